@@ -1,0 +1,86 @@
+"""ARCP v1.1 as a pure state machine: bytes and a clock reading in, envelopes and a timer request out.
+
+Nothing in this package does I/O, reads a clock, or draws randomness. `Runtime` is the server side, `Client`
+the client side; `output` says what comes out of them. All times are integers of nanoseconds.
+"""
+
+from .client import Client, ClientConfig
+from .connection import Connection, Framing, Phase
+from .errors import (
+    RETRYABLE,
+    Denied,
+    ErrorCode,
+    InvariantViolated,
+    LocalProtocolError,
+)
+from .ids import JobId, Principal, RequestId, SessionId, Time
+from .inventory import AgentInfo
+from .limits import Limits
+from .output import (
+    Audit,
+    Authenticate,
+    CancelAnswered,
+    Closing,
+    ConnectionEnded,
+    Deadline,
+    JobAccepted,
+    JobEmitted,
+    JobEnded,
+    Output,
+    PauseJob,
+    RequestRefused,
+    ResumeJob,
+    RuntimeEnded,
+    SessionClosed,
+    SessionFailed,
+    StartJob,
+    StopJob,
+    Welcomed,
+)
+from .recording import record, replay
+from .runtime import Runtime, RuntimeConfig
+from .secret import Secret
+
+__all__ = [
+    "RETRYABLE",
+    "AgentInfo",
+    "Audit",
+    "Authenticate",
+    "CancelAnswered",
+    "Client",
+    "ClientConfig",
+    "Closing",
+    "Connection",
+    "ConnectionEnded",
+    "Deadline",
+    "Denied",
+    "ErrorCode",
+    "Framing",
+    "InvariantViolated",
+    "JobAccepted",
+    "JobEmitted",
+    "JobEnded",
+    "JobId",
+    "Limits",
+    "LocalProtocolError",
+    "Output",
+    "PauseJob",
+    "Phase",
+    "Principal",
+    "RequestId",
+    "RequestRefused",
+    "ResumeJob",
+    "Runtime",
+    "RuntimeConfig",
+    "RuntimeEnded",
+    "Secret",
+    "SessionClosed",
+    "SessionFailed",
+    "SessionId",
+    "StartJob",
+    "StopJob",
+    "Time",
+    "Welcomed",
+    "record",
+    "replay",
+]

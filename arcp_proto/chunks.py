@@ -1,0 +1,146 @@
+"""Results in pieces: cut and written by the runtime, checked and joined by the client (§8.4)."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from . import wire
+from .errors import LocalProtocolError
+from .events import ResultChunk
+
+BODY_BYTES: Final = 160
+"""More than a chunk's JSON without its data, for a `result_id` of at most 64 plain characters."""
+
+_LEAST_CHUNK: Final = 4
+_LEAST_FRAME: Final = BODY_BYTES + 6
+"""The widest character: four bytes in UTF-8, six as an escape."""
+_WHOLE_ESCAPES: Final = re.compile(rb"(?:[^\\]++|\\u.{4}|\\[^u])*+", re.DOTALL)
+
+
+class ChunkError(Exception):
+    """The peer's chunks are not the result that they should be (§8.4). What was there before stays."""
+
+
+def encode_chunk(result_id: str, chunk_seq: int, data: str | bytes, *, more: bool) -> bytes:
+    """The body of a `result_chunk` as JSON: text as utf8, bytes as base64; raises LocalProtocolError."""
+    if isinstance(data, str):
+        return wire.encode_checked(ResultChunk(result_id, chunk_seq, data, "utf8", more))
+    encoded = base64.b64encode(data).decode()
+    return wire.encode_checked(ResultChunk(result_id, chunk_seq, encoded, "base64", more))
+
+
+def cut(data: str | bytes, *, chunk: int, frame: int) -> Iterator[tuple[str | bytes, bool]]:
+    """Pieces of `data`, each with whether more follow; one empty piece of nothing.
+
+    A piece has at most `chunk` decoded bytes, and its body, as `encode_chunk` writes it, at most `frame`.
+    Text is cut between characters. Raises LocalProtocolError for text with a lone surrogate, at its piece,
+    and at once for bounds that do not take a single character.
+    """
+    if chunk < _LEAST_CHUNK or frame < _LEAST_FRAME:
+        raise LocalProtocolError(f"a chunk has at least {_LEAST_CHUNK} bytes and {_LEAST_FRAME} of frame")
+    room = frame - BODY_BYTES
+    if isinstance(data, str):
+        return _cut_text(data, chunk, room)
+    return _cut_bytes(data, min(chunk, room // 4 * 3))
+
+
+class Assembler:
+    """Joins the chunks of one result and never holds more than `limit` decoded bytes (§8.4)."""
+
+    __slots__ = ("_binary", "_data", "_ended", "_limit", "_next", "_result_id")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._data = bytearray()
+        self._next = 0
+        self._result_id: str | None = None
+        self._binary = False
+        self._ended = False
+
+    @property
+    def size(self) -> int:
+        """Decoded bytes held."""
+        return len(self._data)
+
+    def add(self, chunk: ResultChunk) -> None:
+        """Take the next chunk; raises ChunkError for one that does not follow the last."""
+        if self._result_id not in (None, chunk.result_id):
+            raise ChunkError(f"a chunk of {chunk.result_id!r} came in the result {self._result_id!r}")
+        if self._ended:
+            raise ChunkError(f"chunk {chunk.chunk_seq} came after the last one")
+        if chunk.chunk_seq != self._next:
+            raise ChunkError(f"chunk {chunk.chunk_seq} came where {self._next} was due")
+        data = _decode(chunk)
+        if len(self._data) + len(data) > self._limit:
+            raise ChunkError(f"the result is larger than {self._limit} bytes")
+        self._data += data
+        self._next += 1
+        self._result_id = chunk.result_id
+        self._binary = self._binary or chunk.encoding == "base64"
+        self._ended = not chunk.more
+
+    def finish(self, result_id: str, result_size: int | None) -> str | bytes:
+        """The result that `job.result` names: text if all of it came as utf8, else bytes.
+
+        `result_size` is in decoded bytes, None if the peer did not say. Raises ChunkError.
+        """
+        if not self._ended:
+            raise ChunkError(f"the result ended after {self._next} chunks, without the last one")
+        if self._result_id != result_id:
+            raise ChunkError(f"the job names the result {result_id!r}, its chunks {self._result_id!r}")
+        if result_size is not None and result_size != len(self._data):
+            raise ChunkError(f"the result has {len(self._data)} bytes, the job says {result_size}")
+        return bytes(self._data) if self._binary else self._data.decode()
+
+
+def _cut_text(text: str, chunk: int, room: int) -> Iterator[tuple[str, bool]]:
+    start, more = 0, True
+    while more:
+        piece = _fit_json(_fit_utf8(text[start : start + chunk], chunk), room)
+        start += len(piece)
+        more = start < len(text)
+        yield piece, more
+
+
+def _cut_bytes(data: bytes, size: int) -> Iterator[tuple[bytes, bool]]:
+    for start in range(0, len(data) or 1, size):
+        yield data[start : start + size], start + size < len(data)
+
+
+def _fit_utf8(text: str, size: int) -> str:
+    """As much of the text as `size` bytes of UTF-8 hold."""
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        raise LocalProtocolError("a string holds a lone surrogate, which is no text") from None
+    return text if len(encoded) <= size else _whole_characters(encoded[:size])
+
+
+def _fit_json(text: str, size: int) -> str:
+    """As much of the text as `size` bytes hold between the quotes of its JSON string."""
+    encoded = wire.encode_checked(text)
+    if len(encoded) - 2 <= size:
+        return text
+    whole: bytes = _WHOLE_ESCAPES.findall(encoded, 1, 1 + size)[0]
+    piece: str = wire.decode_value(b'"%b"' % _whole_characters(whole).encode())
+    return piece
+
+
+def _whole_characters(encoded: bytes) -> str:
+    """UTF-8 without the character that was cut off at its end."""
+    return encoded.decode(errors="ignore")
+
+
+def _decode(chunk: ResultChunk) -> bytes:
+    try:
+        match chunk.encoding:
+            case "utf8":
+                return chunk.data.encode()
+            case "base64":
+                return base64.b64decode(chunk.data, validate=True)
+    except ValueError:
+        raise ChunkError(f"chunk {chunk.chunk_seq} is no {chunk.encoding}") from None
+    raise ChunkError(f"chunk {chunk.chunk_seq} has the unknown encoding {chunk.encoding[:64]!r}")

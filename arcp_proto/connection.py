@@ -1,0 +1,427 @@
+"""One transport: bytes in, envelopes out. It dies with its socket; what it carries does not."""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from . import wire
+from .errors import LocalProtocolError, Refusal, ensure
+from .ids import SECOND, JobId, SessionId, control_id_prefix
+from .limits import MAX_ID_LENGTH
+from .lines import LineSplitter
+from .messages import TYPE_OF
+from .output import Output
+
+if TYPE_CHECKING:
+    from .machine import Machine
+    from .session import Session
+
+
+class Framing(StrEnum):
+    """How envelopes are told apart: a WebSocket message a call, or lines of bytes cut anywhere (§4)."""
+
+    MESSAGES = "messages"
+    LINES = "lines"
+
+
+class Phase(StrEnum):
+    """Where a connection stands."""
+
+    AWAITING_HELLO = "awaiting_hello"
+    """The runtime waits for `session.hello`."""
+    AUTHENTICATING = "authenticating"
+    """The host verifies; what comes in is held."""
+    AWAITING_WELCOME = "awaiting_welcome"
+    """The client has said hello."""
+    OPEN = "open"
+    CLOSING = "closing"
+    """Nothing more is read; the last envelopes may be pulled."""
+    CLOSED = "closed"
+
+
+class Waiting(NamedTuple):
+    """A control envelope: sent once event `after` is out and `records` are durable."""
+
+    after: int
+    records: int
+    envelope: bytes
+
+
+_DEAF: Final = (Phase.CLOSING, Phase.CLOSED)
+
+
+class Connection:
+    """What a driver holds for one transport: the same class in both roles.
+
+    `number` names it for the life of its machine; `secure` says that nobody can listen (TLS, stdio, in
+    memory); `peer` labels where it comes from. A driver looks at `reading` before each `receive`, and
+    obeys `message_limit` when it buffers.
+    """
+
+    def __init__(
+        self, machine: Machine, number: int, framing: Framing, *, secure: bool, peer: str, phase: Phase
+    ) -> None:
+        self.number = number
+        self.framing = framing
+        self.secure = secure
+        self.peer = peer
+        self.phase = phase
+        self.session: Session | None = None
+        self.session_id: SessionId | None = None
+        """What envelopes say once the handshake is over, in both roles."""
+        self.answering: wire.Envelope | None = None
+        """The message that is being handled, once its envelope was read."""
+        self.message_limit = machine.limits.early_message
+        self.overrun = False
+        """A pull found its next event evicted; tell the machine by `overran`."""
+        self.heartbeat = 0
+        self.heard_at = self.sent_at = machine.now
+        self._machine = machine
+        self._blocked = False
+        self._cursor = 0
+        self._final: int | None = None
+        self._urgent: deque[bytes] = deque()
+        self._control: deque[Waiting] = deque()
+        self._control_bytes = 0
+        self._held: deque[bytes | None] = deque()
+        self._held_bytes = 0
+        self._unread = False
+        self._lines = LineSplitter()
+        self._greeted = False
+        self._id_prefix = control_id_prefix(machine.entropy.bits(self.scope, "control"))
+        self._id_count = 0
+        self._bad_since = machine.now
+        self._bad_count = 0
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.number} {self.phase.value} {self.framing.value}>"
+
+    # Inputs.
+
+    def receive(self, data: bytes, *, now: int) -> Output:
+        """What came in: one message, or bytes cut anywhere when the framing is LINES.
+
+        Never raises for what a peer sends. Raises LocalProtocolError when `reading` is off and what is
+        held is already far over its limit.
+        """
+        machine = self._machine
+        if self._overfull:
+            raise LocalProtocolError("reading is off: receive nothing until `reading` is on again")
+        if self.framing is Framing.MESSAGES:
+            machine.enter(now, "message", self.number, data)
+            self._deliver(data)
+        else:
+            machine.enter(now, "heard", self.number)
+            self.heard_at = machine.now
+            if self.phase not in _DEAF:
+                self._lines.feed(data)
+                self._deliver_lines()
+        return machine.leave()
+
+    def too_large(self, *, now: int) -> Output:
+        """A WebSocket message is larger than `message_limit`, by its header: refuse and close 1009."""
+        self._machine.enter(now, "too_large", self.number)
+        if self.phase not in _DEAF:
+            self._machine.refuse_too_large(self)
+        return self._machine.leave()
+
+    def lost(self, *, now: int, reason: str = "the transport ended") -> Output:
+        """The transport is gone, by whatever way; again is harmless."""
+        self._machine.enter(now, "lost", self.number, reason)
+        self._machine.lose_connection(self, reason)
+        return self._machine.leave()
+
+    def blocked(self, *, now: int) -> Output:
+        """It became writable while its previous write had not finished."""
+        return self._set_blocked(True, now)
+
+    def drained(self, *, now: int) -> Output:
+        """That write has finished."""
+        return self._set_blocked(False, now)
+
+    def stopped_reading(self, *, now: int) -> Output:
+        """The driver has decided to read nothing for now: silence is not counted meanwhile (§6.4)."""
+        return self._set_unread(True, now)
+
+    def reads_again(self, *, now: int) -> Output:
+        """It reads again."""
+        return self._set_unread(False, now)
+
+    def overran(self, *, now: int) -> Output:
+        """A pull set `overrun`: the session's log no longer holds the next event. Close and detach."""
+        self._machine.enter(now, "overran", self.number)
+        if self.phase not in _DEAF:
+            self._machine.refuse_overrun(self)
+        return self._machine.leave()
+
+    # Outputs.
+
+    def envelopes_to_send(self, limit: int | None = None, size: int | None = None) -> list[bytes]:
+        """The next envelopes, oldest first: at most `limit` of them, stopping after `size` bytes.
+
+        Empty means no more for now, or that `overrun` is set. Lines end in a newline.
+        """
+        limits = self._machine.limits
+        limit = limits.pull_envelopes if limit is None else limit
+        left = limits.pull_bytes if size is None else size
+        pulled: list[bytes] = []
+        self._pull_urgent(pulled, limit)
+        while len(pulled) < limit and left > 0:
+            left = self._pull_events(pulled, limit, left)
+            if not self._may_pull_control() or len(pulled) >= limit or left <= 0:
+                break
+            waiting = self._control.popleft()
+            self._control_bytes -= len(waiting.envelope)
+            pulled.append(waiting.envelope)
+            left -= len(waiting.envelope)
+            if not self._greeted:
+                self._greeted = True
+                self._pull_urgent(pulled, limit)
+        if self.framing is Framing.LINES:
+            return [envelope + b"\n" for envelope in pulled]
+        return pulled
+
+    @property
+    def pending(self) -> bool:
+        """Whether a pull would return something."""
+        return self._may_pull_urgent() or self._may_pull_control() or self._next_stop() > self._cursor
+
+    @property
+    def reading(self) -> bool:
+        """Whether `receive` may be called: not while too much is held (back-pressure)."""
+        limits = self._machine.limits
+        return len(self._held) < limits.held_messages and self._held_bytes < limits.held_bytes
+
+    # For the machine.
+
+    @property
+    def listening(self) -> bool:
+        """Whether what the peer sends is read, so that its silence means something."""
+        return self.reading and not self._unread
+
+    @property
+    def scope(self) -> str:
+        """The scope of entropy before there is a principal."""
+        return f"connection {self.number}"
+
+    def fresh_id(self) -> str:
+        """An envelope id that this session has never used."""
+        self._id_count += 1
+        return f"{self._id_prefix}{self._id_count:010d}"
+
+    def open(self, session: Session | None, cursor: int = 0) -> None:
+        """The handshake is over: the whole message limit, and the session's log from `cursor` on."""
+        self.phase = Phase.OPEN
+        self.session = session
+        if session is not None:
+            self.session_id = session.id
+        self.message_limit = self._machine.limits.message
+        self._cursor = cursor
+
+    def send(
+        self,
+        message: msgspec.Struct,
+        *,
+        urgent: bool = False,
+        session_id: SessionId | None = None,
+        job_id: JobId | None = None,
+        trace_id: str | None = None,
+        extensions: bytes | None = None,
+        message_id: str | None = None,
+        message_type: str | None = None,
+    ) -> str:
+        """Queue a control envelope behind the events so far, or in front of everything; returns its id."""
+        message_id = message_id or self.fresh_id()
+        envelope = wire.control_envelope(
+            message_id,
+            message_type or TYPE_OF[type(message)],
+            wire.encode_checked(message),
+            session_id=session_id or self.session_id,
+            job_id=job_id,
+            trace_id=trace_id,
+            extensions=extensions,
+        )
+        if urgent:
+            self._urgent.append(envelope)
+        else:
+            last = 0 if self.session is None else self.session.log.last
+            self._control.append(Waiting(last, self._machine.record_count, envelope))
+            self._control_bytes += len(envelope)
+        self.sent_at = self._machine.now
+        self._machine.mark_writable(self)
+        return message_id
+
+    @property
+    def congested(self) -> bool:
+        """Whether more answers wait for the transport than the limits allow."""
+        limits = self._machine.limits
+        waiting = len(self._control) + len(self._urgent)
+        return waiting > limits.control_envelopes or self._control_bytes > limits.control_bytes
+
+    def has_room(self, size: int) -> bool:
+        """Whether another envelope of `size` bytes may wait for the transport."""
+        return self._control_bytes + size <= self._machine.limits.control_bytes
+
+    def release_held(self) -> None:
+        """Handle what was held while the hello was being verified."""
+        self.heard_at = self._machine.now
+        while self._held and self.phase is Phase.OPEN:
+            message = self._held.popleft()
+            self._held_bytes -= len(message or b"")
+            self._machine.receive_message(self, message)
+        self._deliver_lines()
+
+    def count_bad(self, refusal: Refusal) -> None:
+        """One more unreadable or unknown message; too many a second make the refusal fatal (§1)."""
+        if self._machine.now - self._bad_since >= SECOND:
+            self._bad_since, self._bad_count = self._machine.now, 0
+        self._bad_count += 1
+        if self._bad_count > self._machine.limits.bad_messages:
+            refusal.fatal = True
+
+    def skip_to(self, seq: int) -> None:
+        """The peer has everything up to `seq`, whatever was pulled."""
+        self._cursor = max(self._cursor, seq)
+
+    def end(self, *, flush: bool) -> None:
+        """Nothing is numbered for it any more; without `flush` only what is urgent is still sent.
+
+        That is what the peer can understand without its welcome: if it had none, only what comes after.
+        """
+        self.phase = Phase.CLOSING
+        if self.session is not None:
+            self._final = self.session.log.last if flush else self._cursor
+        if not flush:
+            self._control.clear()
+            self._control_bytes = 0
+            if not self._greeted:
+                self._urgent.clear()
+        self._drop_input()
+
+    def drop_queues(self) -> None:
+        """The transport is gone: nothing will be pulled any more."""
+        self._urgent.clear()
+        self._control.clear()
+        self._control_bytes = 0
+        self._drop_input()
+
+    def request_id(self, envelope: wire.Envelope) -> str:
+        """The id that answers carry; made up for a request without one."""
+        ensure(len(envelope.id) <= MAX_ID_LENGTH, "wire checks the length of ids")
+        return envelope.id or self.fresh_id()
+
+    # Receiving.
+
+    def _deliver(self, message: bytes) -> None:
+        self.heard_at = self._machine.now
+        if self.phase in _DEAF:
+            return  # What was in flight when we closed is not an error.
+        if len(message) > self.message_limit:
+            self._machine.refuse_too_large(self)
+        else:
+            self._accept(message)
+
+    def _deliver_lines(self) -> None:
+        while self.phase not in _DEAF and self.reading:
+            found = self._lines.next(self.message_limit)
+            if found is None:
+                return
+            if self._machine.recorder is not None:
+                self._machine.recorder("line", (self.number, found[0]), self._machine.now)
+            self._accept(found[0])
+
+    def replay_line(self, line: bytes | None) -> None:
+        """A line of a recording: what `receive` cut out of the bytes."""
+        self.heard_at = self._machine.now
+        self._accept(line)
+
+    def _accept(self, message: bytes | None) -> None:
+        if self.phase is Phase.AUTHENTICATING:
+            self._held.append(message)
+            self._held_bytes += len(message or b"")
+        else:
+            self._machine.receive_message(self, message)
+
+    @property
+    def _overfull(self) -> bool:
+        """Whether a driver has gone on receiving although `reading` is off."""
+        limits = self._machine.limits
+        held = self._held_bytes + self._lines.size
+        return len(self._held) > 2 * limits.held_messages or held > 2 * limits.held_bytes + limits.message
+
+    def _drop_input(self) -> None:
+        self._held.clear()
+        self._held_bytes = 0
+        self._lines = LineSplitter()
+
+    def _set_unread(self, unread: bool, now: int) -> Output:
+        self._machine.enter(now, "stopped_reading" if unread else "reads_again", self.number)
+        if self._unread is not unread:
+            self._unread = unread
+            self.heard_at = self._machine.now
+        return self._machine.leave()
+
+    def _set_blocked(self, blocked: bool, now: int) -> Output:
+        self._machine.enter(now, "drained" if not blocked else "blocked", self.number)
+        if self._blocked is not blocked and self.phase not in _DEAF:
+            self._blocked = blocked
+            self._machine.transport_blocked(self, blocked)
+        return self._machine.leave()
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the transport takes nothing at the moment."""
+        return self._blocked
+
+    # Pulling.
+
+    def _visible(self) -> int:
+        """The number up to which events may be sent: those whose records are durable."""
+        if self.session is None or self.phase is Phase.CLOSED:
+            return self._cursor
+        machine = self._machine
+        visible = self.session.log.visible(machine.persisted_count, machine.record_count)
+        return visible if self._final is None else min(visible, self._final)
+
+    def _next_stop(self) -> int:
+        """The number up to which events may be pulled before the next control envelope."""
+        visible = self._visible()
+        return min(visible, self._control[0].after) if self._control else visible
+
+    def _may_pull_urgent(self) -> bool:
+        """Nothing overtakes the first envelope: the hello, or the welcome."""
+        return bool(self._urgent) and (self._greeted or not self._control)
+
+    def _may_pull_control(self) -> bool:
+        if not self._control:
+            return False
+        first = self._control[0]
+        return first.after <= self._cursor and first.records <= self._machine.persisted_count
+
+    def _pull_urgent(self, pulled: list[bytes], limit: int) -> None:
+        while self._may_pull_urgent() and len(pulled) < limit:
+            pulled.append(self._urgent.popleft())
+
+    def _pull_events(self, pulled: list[bytes], limit: int, left: int) -> int:
+        """Pull events up to the next control envelope; returns the bytes still to go."""
+        session = self.session
+        upto = min(self._next_stop(), self._cursor + limit - len(pulled))
+        if session is None or upto <= self._cursor:
+            return left
+        if self._cursor + 1 < session.log.first:
+            self.overrun = True
+            return left
+        prefix, session_id, seq = session.id_prefix, session.id_bytes, self._cursor
+        for entry in session.log.between(self._cursor, upto):
+            seq += 1
+            envelope = wire.event_envelope(entry.head, prefix, session_id, seq, entry.payload)
+            pulled.append(envelope)
+            left -= len(envelope)
+            if left <= 0:
+                break
+        self._cursor = seq
+        return left

@@ -1,0 +1,263 @@
+"""What happens in a job: the bodies of `job.event`, one Struct a kind (§8.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from . import wire
+from .errors import LocalProtocolError
+
+UNSET = msgspec.UNSET
+
+
+class EventKind(StrEnum):
+    """The kinds of §8.2; others begin with `x-vendor.`."""
+
+    LOG = "log"
+    THOUGHT = "thought"
+    TOOL_CALL = "tool_call"
+    TOOL_RESULT = "tool_result"
+    STATUS = "status"
+    METRIC = "metric"
+    ARTIFACT_REF = "artifact_ref"
+    DELEGATE = "delegate"
+    PROGRESS = "progress"
+    RESULT_CHUNK = "result_chunk"
+
+
+class Log(msgspec.Struct, gc=False):
+    """A line for people; `level` is debug, info, warn or error."""
+
+    level: str
+    message: str
+
+
+class Thought(msgspec.Struct, gc=False):
+    text: str
+
+
+class ToolCall(msgspec.Struct):
+    """A tool is about to be called; `call_id` joins it to its tool_result."""
+
+    tool: str
+    args: Any
+    call_id: str
+
+
+class ToolError(msgspec.Struct, gc=False):
+    code: str
+    message: str
+    retryable: bool
+
+
+class ToolResult(msgspec.Struct, omit_defaults=True):
+    """How a tool call ended: with a `result` or an `error`."""
+
+    call_id: str
+    result: Any = UNSET
+    error: ToolError | None = None
+
+
+class Status(msgspec.Struct, gc=False, omit_defaults=True):
+    phase: str
+    message: str | None = None
+
+
+class Metric(msgspec.Struct, omit_defaults=True):
+    """A measurement; names that begin with `cost.` spend a budget (§9.6)."""
+
+    name: str
+    value: int | float
+    unit: str | None = None
+    dimensions: dict[str, Any] | None = None
+
+
+class ArtifactRef(msgspec.Struct, gc=False, omit_defaults=True):
+    """Where something lies that the job made; `byte_size` in bytes, `sha256` in hex."""
+
+    uri: str
+    content_type: str
+    byte_size: int | None = None
+    sha256: str | None = None
+
+
+class Delegate(msgspec.Struct, omit_defaults=True):
+    """A child job was started (§10)."""
+
+    child_job_id: str
+    agent: str
+    lease: dict[str, list[str]] | None = None
+
+
+class Progress(msgspec.Struct, gc=False, omit_defaults=True):
+    """How far the job is; without `total` it cannot be said how far there is to go (§8.2.1)."""
+
+    current: int | float
+    total: int | float | None = None
+    units: str | None = None
+    message: str | None = None
+
+
+class ResultChunk(msgspec.Struct, gc=False):
+    """A piece of a streamed result (§8.4); `encoding` is utf8 or base64."""
+
+    result_id: str
+    chunk_seq: int
+    data: str
+    encoding: str
+    more: bool
+
+
+Body = (
+    Log | Thought | ToolCall | ToolResult | Status | Metric | ArtifactRef | Delegate | Progress | ResultChunk
+)
+
+KINDS: Final[Mapping[type[msgspec.Struct], EventKind]] = {
+    Log: EventKind.LOG,
+    Thought: EventKind.THOUGHT,
+    ToolCall: EventKind.TOOL_CALL,
+    ToolResult: EventKind.TOOL_RESULT,
+    Status: EventKind.STATUS,
+    Metric: EventKind.METRIC,
+    ArtifactRef: EventKind.ARTIFACT_REF,
+    Delegate: EventKind.DELEGATE,
+    Progress: EventKind.PROGRESS,
+    ResultChunk: EventKind.RESULT_CHUNK,
+}
+BODIES: Final[Mapping[str, type[msgspec.Struct]]] = {kind.value: body for body, kind in KINDS.items()}
+
+_OPTIONAL: Final[Mapping[str, frozenset[str]]] = {
+    kind: frozenset(field.name for field in msgspec.structs.fields(body) if field.default is None)
+    for kind, body in BODIES.items()
+}
+"""Fields whose None means that they are absent."""
+
+FEATURE_OF_KIND: Final[Mapping[str, str]] = {"progress": "progress", "result_chunk": "result_chunk"}
+"""Kinds that a session only gets when it negotiated the feature (§6.2)."""
+
+LEVELS: Final[Mapping[str, str]] = {
+    "debug": "debug",
+    "info": "info",
+    "warn": "warn",
+    "error": "error",
+    "trace": "debug",
+    "warning": "warn",
+    "critical": "error",
+    "fatal": "error",
+}
+"""Log levels as people write them, in any case, and as they are sent."""
+
+SYNONYMS: Final[Mapping[str, Mapping[str, str]]] = {
+    "log": {"attributes": "dimensions", "fields": "dimensions", "dims": "dimensions"},
+    "metric": {"attributes": "dimensions", "fields": "dimensions", "dims": "dimensions"},
+    "tool_call": {"tool_call_id": "call_id", "name": "tool", "arguments": "args"},
+    "tool_result": {"tool_call_id": "call_id", "output": "result"},
+}
+"""Field names that peers use beside the draft's."""
+
+VENDOR_PREFIX: Final = "x-vendor."
+
+
+def is_vendor_kind(kind: str) -> bool:
+    """Whether `kind` has the form `x-vendor.<vendor>.<name>`, in printable ASCII."""
+    parts = kind.removeprefix(VENDOR_PREFIX).split(".")
+    printable = kind.isascii() and kind.isprintable() and '"' not in kind and "\\" not in kind
+    return (
+        kind.startswith(VENDOR_PREFIX) and len(parts) >= 2 and all(parts) and printable and len(kind) <= 128
+    )
+
+
+def with_draft_names(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A body with the draft's field names in place of their synonyms."""
+    return renamed(body, SYNONYMS.get(kind, {}))
+
+
+def renamed(fields: Mapping[str, Any], synonyms: Mapping[str, str]) -> dict[str, Any]:
+    """Fields under the names that `synonyms` gives them; what has such a name already keeps it."""
+    names = {name: value for name, value in fields.items() if name not in synonyms}
+    for name, value in fields.items():
+        if name in synonyms:
+            names.setdefault(synonyms[name], value)
+    return names
+
+
+def encode_body(kind: str, body: Body | Mapping[str, Any]) -> bytes:
+    """An agent's body of `kind` as JSON, checked; raises LocalProtocolError."""
+    if isinstance(body, Mapping):
+        return _encode_mapping(kind, body)
+    if KINDS.get(type(body)) != kind:
+        raise LocalProtocolError(f"a {type(body).__name__} is no body of the kind {kind!r}")
+    return wire.encode_checked(_checked(kind, msgspec.structs.asdict(body)))
+
+
+def _encode_mapping(kind: str, body: Mapping[str, Any]) -> bytes:
+    if kind not in BODIES:
+        if not is_vendor_kind(kind):
+            raise LocalProtocolError(f"{kind!r} is no event kind; others are x-vendor.<vendor>.<name>")
+        return wire.encode_value(dict(body))
+    fields = {
+        name: value
+        for name, value in with_draft_names(kind, body).items()
+        if value is not None or name not in _OPTIONAL[kind]
+    }
+    wire.check_value(fields)
+    checked = _checked(kind, fields)
+    if isinstance(checked, Log):
+        fields["level"] = checked.level
+    return wire.encode_checked(fields)
+
+
+def _checked(kind: str, fields: dict[str, Any]) -> msgspec.Struct:
+    """The body that `fields` make, a copy of its own; raises LocalProtocolError."""
+    try:
+        body = msgspec.convert(fields, BODIES[kind])
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        raise LocalProtocolError(f"this is no body of {kind}: {error}") from None
+    _check_body(body)
+    return body
+
+
+def _check_body(body: Any) -> None:
+    """What the types of a body do not say."""
+    match body:
+        case Log():
+            level = LEVELS.get(body.level.lower())
+            if level is None:
+                raise LocalProtocolError(f"{body.level!r} is no log level: debug, info, warn or error")
+            body.level = level
+        case Metric():
+            _check_number("value", body.value)
+            if body.name.startswith("cost.") and body.value < 0:
+                raise LocalProtocolError("a cost is not negative (§9.6)")
+            if body.dimensions is not None:
+                wire.check_value(body.dimensions, around=3)
+        case Progress():
+            _check_number("current", body.current)
+            if body.current < 0:
+                raise LocalProtocolError("progress is not negative (§8.2.1)")
+            if body.total is not None:
+                _check_number("total", body.total)
+        case ToolCall():
+            wire.check_value(body.args, around=3)
+        case ToolResult():
+            if (body.result is UNSET) == (body.error is None):
+                raise LocalProtocolError("a tool_result has either a result or an error")
+            if body.result is not UNSET:
+                wire.check_value(body.result, around=3)
+        case ArtifactRef():
+            if body.byte_size is not None and body.byte_size < 0:
+                raise LocalProtocolError("byte_size is not negative")
+
+
+def _check_number(name: str, value: float) -> None:
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        raise LocalProtocolError(f"{name} is larger than any number that peers can hold") from None
+    if not finite:
+        raise LocalProtocolError(f"{name} is not a finite number")

@@ -1,0 +1,90 @@
+"""Every bound in one place, each with its default and where the default comes from."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+MAX_ID_LENGTH: Final = 256
+"""Characters of an envelope id, a job id, a nonce (protocol: any string up to 256)."""
+MAX_TOKEN_LENGTH: Final = 16 * KIB
+"""Bytes of a bearer token; HTTP servers stop at 8 to 16 KiB of header."""
+MAX_REASON_LENGTH: Final = 1000
+"""Characters kept of a cancel or close reason, and of an error message."""
+MAX_IDEMPOTENCY_KEY_LENGTH: Final = 256
+MAX_AGENT_LENGTH: Final = 256
+MAX_RUNTIME_SEC: Final = 2**31
+MAX_DEPTH: Final = 64
+"""Nesting of JSON in and out; msgspec stops somewhere below 1,000, depending on the caller's stack."""
+MAX_LEASE_BYTES: Final = 16 * KIB
+"""Of a `lease_request` as we write it, so that accepted, subscribed and jobs always fit a frame."""
+MAX_PATTERNS: Final = 64
+MAX_PATTERN_BYTES: Final = 512
+MAX_NAMESPACES: Final = 32
+MAX_TRACESTATE_LENGTH: Final = 512
+"""W3C Trace Context, 3.3.1.5: propagate at least 512 characters."""
+MAX_FEATURES: Final = 64
+MAX_NAME_LENGTH: Final = 256
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds a host may change. Sizes in bytes, times in seconds, unless the name says otherwise."""
+
+    message: int = 4 * MIB
+    """One inbound message; peers send chunks of up to 1 MiB, in base64."""
+    early_message: int = 64 * KIB
+    """One inbound message before the welcome."""
+    frame: int = 60 * KIB
+    """One outbound envelope; the PyPI peer's stdio reader breaks at 64 KiB."""
+    client_frame: int = MIB - KIB
+    """One outbound envelope of a client over WebSocket; peers' default limit is 1 MiB."""
+    chunk: int = 40 * KIB
+    """Decoded bytes of one result chunk; its base64 fits a frame."""
+    result: int = 64 * MIB
+    """Decoded bytes of one streamed result (§14)."""
+    returned: int = 8 * MIB
+    """JSON of one returned value; it goes out all at once, so it has to fit the session's log."""
+    hello: int = 10
+    """From the connection to its first message; websockets' open_timeout."""
+    authentication: int = 10
+    """From the hello to the host's answer."""
+    linger: int = 5
+    """From the last envelope of a closing connection to its abort."""
+    grace: int = 5
+    """From the cancellation of an agent to its terminal, stopped or not."""
+    retention: int = 600
+    """From the end of a job until it is forgotten; the resume window."""
+    held_messages: int = 64
+    """Messages held while a hello is being verified; more stops reading."""
+    held_bytes: int = 256 * KIB
+    """Bytes of them."""
+    bad_messages: int = 10
+    """Unreadable or unknown messages a second, before the connection is closed."""
+    session_events: int = 10_000
+    """Events of one session's log; the Node and Rust SDKs read 10,000."""
+    session_bytes: int = 16 * MIB
+    """Bytes of them; the Node SDK's 16 MiB."""
+    control_envelopes: int = 1_000
+    """Answers waiting for one connection's transport; more closes it."""
+    control_bytes: int = 4 * MIB
+    """Bytes of them."""
+    running_jobs: int = 1_000
+    """Jobs that have not stopped, in all."""
+    requests: int = 500
+    """Requests of one client that wait for their answers; half of `control_envelopes`."""
+    gap: int = 1
+    """From an event that came too early to giving up those before it (client)."""
+    gap_events: int = 256
+    """Events held back for those before them; more give them up at once."""
+    gap_bytes: int = 16 * MIB
+    """Bytes of them."""
+    results: int = 256 * MIB
+    """Decoded bytes of all streamed results that one client is joining; four of the largest."""
+    pull_envelopes: int = 256
+    """Envelopes of one pull."""
+    pull_bytes: int = 64 * KIB
+    """Bytes after which one pull stops."""

@@ -1,0 +1,250 @@
+"""What comes out of a machine: start here.
+
+An input accumulates in the machine what it wants done, and `take()` hands it out, once, as one `Output`.
+Its parts are carried out in the order of its fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from .ids import JobId, Principal, RequestId, SessionId, Time
+from .messages import AgentEntry, Peer
+from .secret import Secret
+
+if TYPE_CHECKING:
+    from .connection import Connection
+    from .records import Record
+
+NOTHING: Final[tuple[()]] = ()
+"""A part of an Output that holds nothing."""
+
+
+class Deadline(NamedTuple):
+    """When to call `handle_timer`, in nanoseconds of the monotonic clock, and what for."""
+
+    at: Time
+    reason: str
+
+
+# What only the host can do. Each is asked once.
+
+
+class Authenticate(msgspec.Struct):
+    """Verify a hello's token (§6.1); answer with `Runtime.authenticated(request, principal)`."""
+
+    request: int
+    connection: Connection
+    scheme: str
+    token: Secret
+    client: Peer
+
+
+class StartJob(msgspec.Struct):
+    """Run an agent; it emits through the runtime and ends with `finish`, `fail` or `job_stopped`."""
+
+    job_id: JobId
+    agent: str
+    version: str | None
+    input: Any
+    principal: Principal
+    lease: Mapping[str, Sequence[str]]
+    trace_id: str
+    trace_headers: Mapping[str, str]
+    """`traceparent` and, if there is one, `tracestate`, for the tools that the agent calls (§11)."""
+
+
+class StopJob(msgspec.Struct):
+    """Cancel an agent by its loop's own means; answer with `job_stopped` when it has ended.
+
+    At `kill_at` (monotonic) its terminal is sent whether it has stopped or not.
+    """
+
+    job_id: JobId
+    reason: str
+    kill_at: Time
+
+
+class PauseJob(msgspec.Struct, gc=False):
+    """The transport of the submitting session is full: the agent waits in its next emit."""
+
+    job_id: JobId
+
+
+class ResumeJob(msgspec.Struct, gc=False):
+    """The transport has drained, or is gone: the agent goes on."""
+
+    job_id: JobId
+
+
+Request = Authenticate | StartJob | StopJob | PauseJob | ResumeJob
+
+
+class Closing(NamedTuple):
+    """Close a transport after its last envelope; at once, without it, when `abort` is set.
+
+    `code` is a WebSocket close code; stdio just ends.
+    """
+
+    connection: Connection
+    code: int
+    reason: str
+    abort: bool = False
+
+
+# What happened; there is nothing to answer.
+
+
+class ConnectionEnded(msgspec.Struct):
+    """A connection is over: `who` is local, peer or transport; `code` an error code or empty."""
+
+    connection: Connection
+    who: str
+    code: str
+    reason: str
+
+
+class Audit(msgspec.Struct):
+    """A fact worth keeping for an audit (§14); `facts` holds no secret."""
+
+    what: str
+    principal: str
+    facts: dict[str, Any]
+
+
+class RuntimeEnded(msgspec.Struct):
+    """A runtime that was shut down has no unfinished job and no open connection left."""
+
+    unstopped: int
+    """Agents that have not stopped by the end of their grace."""
+
+
+class Welcomed(msgspec.Struct):
+    """Our client's session is open (§6.2)."""
+
+    connection: Connection
+    session_id: SessionId
+    runtime: Peer
+    features: frozenset[str]
+    agents: list[AgentEntry]
+    resume_window_sec: int
+
+
+class JobAccepted(msgspec.Struct):
+    """The answer to a submit (§7.1); `budget` maps currency to amount as the runtime wrote it."""
+
+    request_id: RequestId
+    job_id: JobId
+    agent: str
+    lease: dict[str, list[str]]
+    expires_at: str | None
+    budget: dict[str, Any]
+    accepted_at: str
+    trace_id: str | None
+
+
+class RequestRefused(msgspec.Struct):
+    """The answer to any request that was refused (§12)."""
+
+    request_id: RequestId
+    code: str
+    message: str
+    retryable: bool
+    job_id: JobId | None
+    details: dict[str, Any]
+
+
+class JobEmitted(msgspec.Struct):
+    """One event of a job (§8.1)."""
+
+    job_id: JobId
+    seq: int
+    kind: str
+    ts: str
+    body: dict[str, Any]
+
+
+class CancelAnswered(msgspec.Struct):
+    """The answer to a cancel (§7.4); the end of the job follows unless `final_status` says how it ended."""
+
+    request_id: RequestId | None
+    job_id: JobId
+    seq: int
+    final_status: str | None
+
+
+class JobEnded(msgspec.Struct):
+    """The end of a job (§7.3); `code` is empty on success.
+
+    `result` is the value, or the assembled text or bytes of a streamed result.
+    """
+
+    job_id: JobId
+    seq: int
+    final_status: str
+    completed_at: str
+    result: Any = None
+    result_id: str | None = None
+    result_size: int | None = None
+    summary: str | None = None
+    code: str = ""
+    message: str = ""
+    retryable: bool = False
+    details: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class SessionFailed(msgspec.Struct):
+    """An error that answers no request of ours: it is the connection's."""
+
+    code: str
+    message: str
+    retryable: bool
+    details: dict[str, Any]
+
+
+class SessionClosed(msgspec.Struct):
+    """The runtime has acknowledged our close, or says goodbye (§6.7)."""
+
+    reason: str
+
+
+Event = (
+    ConnectionEnded
+    | Audit
+    | RuntimeEnded
+    | Welcomed
+    | JobAccepted
+    | RequestRefused
+    | JobEmitted
+    | CancelAnswered
+    | JobEnded
+    | SessionFailed
+    | SessionClosed
+)
+
+
+class Output(NamedTuple):
+    """Everything that one or more inputs produced, in the order to carry it out."""
+
+    records: Sequence[Record]
+    """Persist these before the envelopes they allow are pulled, then report `persisted`."""
+    writable: Sequence[Connection]
+    """These now have envelopes to pull."""
+    requests: Sequence[Request]
+    """What only the host can do."""
+    closing: Sequence[Closing]
+    """Close these after their last envelope."""
+    events: Sequence[Event]
+    """What happened."""
+    timer: Deadline | None
+    """The machine's next deadline, in place of the last one; None: none."""
+
+    def envelopes(self) -> Iterator[tuple[Connection, bytes]]:
+        """Pull everything from every writable connection: for hosts without back-pressure."""
+        for connection in self.writable:
+            while envelopes := connection.envelopes_to_send():
+                for envelope in envelopes:
+                    yield connection, envelope

@@ -1,0 +1,301 @@
+"""Every input of a machine as a line of JSON, and the machine that those lines make again.
+
+For debugging, for corpora and for tests; recovery uses `records`. Unless told to keep them, a recording
+holds stand-ins of the same length in place of secrets, and a token key that opens nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from . import messages, wire
+from .client import Client, ClientConfig
+from .connection import Connection, Framing
+from .entropy import SEED_BYTES, Entropy
+from .errors import Denied, LocalProtocolError, Refusal
+from .ids import Time
+from .machine import Machine
+from .output import Output
+from .runtime import Runtime, RuntimeConfig
+from .secret import Secret
+
+T = TypeVar("T")
+
+FORMAT: Final = 1
+
+INPUTS: Final[Mapping[str, Sequence[str]]] = {
+    "connection": ("too_large", "lost", "blocked", "drained", "overran", "stopped_reading", "reads_again"),
+    "runtime": (
+        "authenticated",
+        "job_stopped",
+        "persisted",
+        "shut_down",
+        "emit",
+        "write_result",
+        "finish",
+        "fail",
+        "handle_timer",
+        "wall_clock_set",
+    ),
+    "client": ("submit", "cancel", "processed", "close", "handle_timer", "wall_clock_set"),
+}
+"""Methods that a recording may call; `connect`, `message`, `heard` and `line` are looked at one by one."""
+
+INSIDE: Final = ("line", "congested")
+"""What comes up in an input and does not follow from it: where bytes were cut, how much was not pulled."""
+
+SECRET_FIELDS: Final = ("token", "resume_token", "value")
+_WITH_SECRETS: Final = (
+    "session.hello",
+    "session.resume",
+    "session.welcome",
+    "job.accepted",
+    "job.subscribed",
+)
+_KNOWN: Final = (*messages.TO_RUNTIME, *messages.TO_CLIENT)
+
+
+class Replay(NamedTuple):
+    """What the inputs of a recording made a machine do: one output for each."""
+
+    machine: Machine
+    outputs: list[Output]
+    envelopes: list[tuple[int, bytes]]
+    """Connection number and envelope, in the order pulled: after each input, everything there was."""
+
+
+class _Header(msgspec.Struct):
+    recording: Literal[1]
+    machine: Literal["runtime", "client"]
+    config: dict[str, Any]
+    id_key: str
+    token_key: str
+    now: int
+    unix: int
+
+
+class _Entry(msgspec.Struct):
+    """One input; what is in INSIDE belongs to the input before it, in the course of which it came up."""
+
+    input: str
+    arguments: list[Any]
+    now: int
+
+
+def record(machine: Runtime | Client, sink: Callable[[str], object], *, keep_secrets: bool = False) -> None:
+    """Hand a line to `sink` before every input from now on; call it before the first.
+
+    Raises LocalProtocolError for a machine that has already been used, or restored.
+    """
+    if machine.used or machine.recorder is not None:
+        raise LocalProtocolError("a recording begins before the first input")
+    id_key, token_key = machine.entropy.keys(secrets=keep_secrets)
+    role: Literal["runtime", "client"] = "runtime" if isinstance(machine, Runtime) else "client"
+    config = msgspec.to_builtins(machine.config)
+    header = _Header(FORMAT, role, config, id_key.hex(), token_key.hex(), machine.now, machine.unix)
+    sink(wire.encode_checked(header).decode())
+
+    def recorder(name: str, arguments: Sequence[Any], now: Time) -> None:
+        from_peer = name in ("message", "line")
+        written = [_write(argument, keep_secrets, from_peer) for argument in arguments]
+        sink(wire.encode_checked(_Entry(name, written, now)).decode())
+
+    machine.recorder = recorder
+
+
+def replay(lines: Iterable[str]) -> Replay:
+    """Run a recording; raises LocalProtocolError for what is none."""
+    rest = iter(lines)
+    player = _Player(_machine(_read_line(next(rest, ""), _Header)))
+    group: list[_Entry] = []
+    for text in rest:
+        entry = _read_line(text, _Entry)
+        if entry.input not in INSIDE and group:
+            player.play(*group)
+            group = []
+        group.append(entry)
+    if group:
+        player.play(*group)
+    return Replay(player.machine, player.outputs, player.envelopes)
+
+
+def redact(message: bytes) -> bytes:
+    """A message with stand-ins in place of its secrets, as long as before; blanks if it cannot be read."""
+    try:
+        envelope = wire.decode_envelope(message)
+        harmless = envelope.type in _KNOWN and envelope.type not in _WITH_SECRETS
+        if harmless and b"credential_rotated" not in message:
+            return message
+        value = wire.decode_value(message)
+    except Refusal:
+        suspicious = any(name.encode() in message for name in SECRET_FIELDS)
+        return b" " * len(message) if suspicious else message
+    redacted = _without_secrets(value)
+    if redacted == value:
+        return message
+    return wire.encode_checked(redacted).ljust(len(message))
+
+
+def stand_in(secret: str) -> str:
+    """Hexadecimal digits of the same length in UTF-8, equal for equal secrets, that tell nothing else."""
+    size = len(secret.encode())
+    digest = hashlib.shake_256(b"arcp-stand-in" + secret.encode()).hexdigest(size)
+    return digest[:size]
+
+
+class _Player:
+    """Repeats the inputs of one machine."""
+
+    def __init__(self, machine: Runtime | Client) -> None:
+        self.machine = machine
+        self.outputs: list[Output] = []
+        self.envelopes: list[tuple[int, bytes]] = []
+        self._connections: dict[int, Connection] = {}
+
+    def play(self, entry: _Entry, *inside: _Entry) -> None:
+        """One input again, with what came up in it."""
+        output = self._repeat(entry.input, [_read(value) for value in entry.arguments], entry.now)
+        for detail in inside:
+            number, *data = detail.arguments
+            connection = self._connection(number)
+            self.machine.enter(detail.now, detail.input, *detail.arguments)
+            if detail.input == "congested":
+                self.machine.refuse_congested(connection)
+            else:
+                connection.replay_line(_read(data[0]))
+            self.machine.done()
+        if output is None or inside:
+            output = _joined(output, self.machine.take())
+        self.outputs.append(output)
+        self.envelopes.extend((connection.number, envelope) for connection, envelope in output.envelopes())
+
+    def _repeat(self, name: str, arguments: list[Any], now: int) -> Output | None:
+        """None when the output is still to be taken."""
+        machine = self.machine
+        role = "runtime" if isinstance(machine, Runtime) else "client"
+        if name == "connect":
+            self._connect(arguments, now)
+        elif name == "message":
+            number, data = arguments
+            return self._connection(number).receive(data, now=now)
+        elif name == "heard":
+            machine.enter(now, name, *arguments)
+            self._connection(arguments[0]).heard_at = machine.now
+            machine.done()
+        elif name in INPUTS["connection"]:
+            number, *rest = arguments
+            named = {"reason": rest[0]} if rest else {}
+            output: Output = getattr(self._connection(number), name)(now=now, **named)
+            return output
+        elif name in INPUTS[role]:
+            return self._call(name, arguments, now)
+        else:
+            raise LocalProtocolError(f"{name!r} is no input of a {role}")
+        return None
+
+    def _connect(self, arguments: list[Any], now: int) -> None:
+        *rest, framing, secure, peer = arguments
+        if isinstance(self.machine, Runtime):
+            connection = self.machine.connect(Framing(framing), secure=secure, peer=peer, now=now)
+        else:
+            token = rest[0]
+            connection = self.machine.connect(token, Framing(framing), secure=secure, peer=peer, now=now)
+        self._connections[connection.number] = connection
+
+    def _call(self, name: str, arguments: list[Any], now: int) -> Output | None:
+        try:
+            result = getattr(self.machine, name)(*arguments, now=now)
+        except Denied:
+            return None  # As it was: the agent was refused, and its job is ending.
+        return result if isinstance(result, Output) else None
+
+    def _connection(self, number: int) -> Connection:
+        connection = self._connections.get(number)
+        if connection is None:
+            raise LocalProtocolError(f"a recording without connection {number}")
+        return connection
+
+
+def _joined(first: Output | None, second: Output) -> Output:
+    """Two outputs as if taken at once."""
+    if first is None:
+        return second
+    return Output(
+        [*first.records, *second.records],
+        list(dict.fromkeys([*first.writable, *second.writable])),
+        [*first.requests, *second.requests],
+        [*first.closing, *second.closing],
+        [*first.events, *second.events],
+        second.timer,
+    )
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: stand_in(item)
+            if name in SECRET_FIELDS and isinstance(item, str)
+            else _without_secrets(item)
+            for name, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
+    return value
+
+
+def _write(argument: Any, keep_secrets: bool, from_peer: bool) -> Any:
+    """An argument as JSON: bytes and secrets are marked, Structs become objects."""
+    match argument:
+        case bytes():
+            data = redact(argument) if from_peer and not keep_secrets else argument
+            try:
+                return {"$text": data.decode()}
+            except UnicodeDecodeError:
+                return {"$base64": base64.b64encode(data).decode()}
+        case Secret():
+            value = argument.reveal()
+            return {"$secret": value if keep_secrets else stand_in(value)}
+        case msgspec.Struct():
+            return msgspec.to_builtins(argument)
+        case Mapping():
+            marked = any(isinstance(name, str) and name.startswith("$") for name in argument)
+            return {"$json": dict(argument)} if marked else dict(argument)
+        case _:
+            return argument
+
+
+def _read(value: Any) -> Any:
+    match value:
+        case {"$text": str(text), **rest} if not rest:
+            return text.encode()
+        case {"$base64": str(text), **rest} if not rest:
+            return base64.b64decode(text)
+        case {"$secret": str(text), **rest} if not rest:
+            return Secret(text)
+        case {"$json": plain, **rest} if not rest:
+            return plain
+        case _:
+            return value
+
+
+def _read_line(text: str, shape: type[T]) -> T:
+    try:
+        return msgspec.convert(wire.decode_value(text.encode()), shape)
+    except (Refusal, msgspec.ValidationError) as error:
+        raise LocalProtocolError(f"this is no line of a recording: {error}") from None
+
+
+def _machine(header: _Header) -> Runtime | Client:
+    seed, now, unix = bytes(SEED_BYTES), header.now, header.unix
+    machine: Runtime | Client
+    if header.machine == "runtime":
+        machine = Runtime(msgspec.convert(header.config, RuntimeConfig), seed=seed, now=now, unix=unix)
+    else:
+        machine = Client(msgspec.convert(header.config, ClientConfig), seed=seed, now=now, unix=unix)
+    machine.entropy = Entropy.of_keys(bytes.fromhex(header.id_key), bytes.fromhex(header.token_key))
+    return machine

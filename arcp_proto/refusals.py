@@ -1,0 +1,128 @@
+"""What a refused request gets, in the form that its peer can read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from . import messages, wire
+from .connection import Connection, Phase
+from .errors import RETRYABLE, Refusal
+from .ids import JobId, SessionId, ulid
+from .limits import MAX_AGENT_LENGTH
+from .machine import cut
+from .quirks import RefusalForm
+from .session import Session
+from .tolerance import read_request
+from .trace import read_trace
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+UNKNOWN_AGENT: Final = "unknown"
+_OF_A_JOB: Final = ("job.cancel", "job.subscribe", "job.unsubscribe")
+
+
+def answer(runtime: Runtime, connection: Connection, refusal: Refusal) -> None:
+    """Answer `connection.answering`, or tell what is wrong with the connection itself."""
+    envelope, session = connection.answering, connection.session
+    if envelope is not None and envelope.type == "session.error":
+        return  # No error answers an error.
+    if envelope is None or session is None or refusal.fatal:
+        _send_session_error(runtime, connection, envelope, refusal)
+        return
+    match session.quirk.refusal_of(envelope.type):
+        case RefusalForm.NOTHING:
+            return
+        case RefusalForm.SESSION_ERROR:
+            _send_session_error(runtime, connection, envelope, refusal)
+        case form:
+            _send_job_error(runtime, connection, session, envelope, refusal, form)
+
+
+def _send_session_error(
+    runtime: Runtime, connection: Connection, envelope: wire.Envelope | None, refusal: Refusal
+) -> None:
+    error = messages.SessionError(
+        code=refusal.code.value,
+        message=cut(refusal.message),
+        retryable=RETRYABLE[refusal.code],
+        request_id=None if envelope is None else envelope.id or None,
+        job_id=_job_id_of(envelope),
+        details=_details(envelope, refusal),
+    )
+    session_id = None if connection.session is not None else _named_session(runtime, connection, envelope)
+    urgent = refusal.fatal or connection.phase is not Phase.OPEN
+    connection.send(error, urgent=urgent, session_id=session_id)
+
+
+def _send_job_error(
+    runtime: Runtime,
+    connection: Connection,
+    session: Session,
+    envelope: wire.Envelope,
+    refusal: Refusal,
+    form: RefusalForm,
+) -> None:
+    """A refusal for a peer that expects a `job.error`."""
+    now = runtime.time_text()
+    error = messages.JobError(
+        final_status="error",
+        code=refusal.code.value,
+        message=cut(refusal.message),
+        retryable=RETRYABLE[refusal.code],
+        completed_at=now,
+        details=_details(envelope, refusal),
+    )
+    if form is RefusalForm.JOB_ERROR_BY_ID:
+        connection.send(error, message_id=envelope.id)
+        return
+    trace = read_trace(envelope.trace_id, envelope.extensions)
+    trace_id = None if trace is None else trace.trace_id
+    job_id = JobId("job_" + ulid(runtime.entropy.bits(runtime.scope(session.principal), "refused")))
+    if form is RefusalForm.ACCEPTED_THEN_ERROR:
+        accepted = messages.Accepted(job_id, _agent_of(envelope), {}, now, connection.request_id(envelope))
+        connection.send(accepted, job_id=job_id, trace_id=trace_id)
+    connection.send(error, job_id=job_id, trace_id=trace_id)
+
+
+def _details(envelope: wire.Envelope | None, refusal: Refusal) -> dict[str, Any] | None:
+    details = dict(refusal.details or {})
+    if envelope is not None and envelope.id:
+        details["request_id"] = envelope.id
+    return details or None
+
+
+def _named_session(runtime: Runtime, connection: Connection, envelope: wire.Envelope | None) -> SessionId:
+    """Before the welcome: the session that was asked for, else one that names nothing."""
+    match _read(envelope, ("session.hello", "session.resume")):
+        case messages.SessionResume(session_id=str(asked)):
+            return SessionId(asked)
+        case messages.Hello(resume=messages.Resume(session_id=str(asked))):
+            return SessionId(asked)
+    return SessionId("sess_" + ulid(runtime.entropy.bits(connection.scope, "session")))
+
+
+def _job_id_of(envelope: wire.Envelope | None) -> str | None:
+    """The job that a refused message is about, as it was named there."""
+    job_id: str | None = getattr(_read(envelope, _OF_A_JOB), "job_id", None)
+    return job_id
+
+
+def _agent_of(envelope: wire.Envelope) -> str:
+    """The agent that a refused submit names."""
+    try:
+        payload = wire.decode_value(envelope.payload)
+    except Refusal:
+        return UNKNOWN_AGENT
+    agent = payload.get("agent") if isinstance(payload, dict) else None
+    return agent[:MAX_AGENT_LENGTH] if isinstance(agent, str) and agent else UNKNOWN_AGENT
+
+
+def _read(envelope: wire.Envelope | None, types: tuple[str, ...]) -> object:
+    """The payload of a message of these types; None for others, and for what cannot be read."""
+    if envelope is None or envelope.type not in types:
+        return None
+    try:
+        return read_request(envelope)
+    except Refusal:
+        return None

@@ -1,0 +1,147 @@
+"""What an agent returns: inline, or as chunks (§8.4)."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from . import wire
+from .chunks import cut, encode_chunk
+from .errors import Denied, ErrorCode, LocalProtocolError
+from .events import UNSET
+from .ids import ulid
+from .job import Job, Stream
+from .messages import Result
+from .outcome import agent_ended, end_with_result, fix_outcome, outcome_of
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+UTF8: Final = "utf8"
+BASE64: Final = "base64"
+RESULT_CHUNK: Final = "result_chunk"
+TOO_LARGE: Final = "the result does not fit a frame, and its session did not negotiate result_chunk"
+
+
+def check_piece(job: Job, data: str | bytes) -> str:
+    """The encoding of a piece; raises LocalProtocolError when the stream has another."""
+    encoding = UTF8 if isinstance(data, str) else BASE64
+    if job.stream is not None and job.stream.encoding != encoding:
+        raise LocalProtocolError(
+            f"this result is streamed as {job.stream.encoding}: write {_type_of(job.stream)}"
+        )
+    if isinstance(data, str):
+        try:
+            data.encode()
+        except UnicodeEncodeError:
+            raise LocalProtocolError("a string holds a lone surrogate, which is no text") from None
+    return encoding
+
+
+def write(runtime: Runtime, job: Job, data: str | bytes, encoding: str) -> None:
+    """Send a piece as chunks; raises Denied, and ends the job, beyond the limit of a result (§14)."""
+    stream = job.stream or _open_stream(runtime, job, encoding)
+    if not data:
+        return
+    size = len(data.encode() if isinstance(data, str) else data)
+    if stream.size + size > runtime.limits.result:
+        message = f"a streamed result is at most {runtime.limits.result} bytes"
+        fix_outcome(runtime, job, outcome_of(ErrorCode.INTERNAL_ERROR, message))
+        raise Denied(ErrorCode.INTERNAL_ERROR, message)
+    for piece, _ in cut(data, chunk=runtime.limits.chunk, frame=runtime.body_limit(job)):
+        _publish_chunk(runtime, job, stream, piece, more=True)
+    stream.size += size
+    if stream.inline is not None:
+        stream.inline.append(data)
+        if stream.size > runtime.limits.frame:
+            stream.inline = None
+
+
+def finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | None) -> None:
+    """The agent has returned JSON, or nothing: end its job."""
+    if job.stream is not None and encoded is not None:
+        message = "mixed: the agent returned a value after it had streamed a result"
+        _fail(runtime, job, message)
+    elif job.stream is not None:
+        _finish_stream(runtime, job, job.stream, summary, None)
+    elif encoded is None:
+        end_with_result(runtime, job, Result("success", runtime.time_text(), summary=summary))
+    else:
+        result = Result("success", runtime.time_text(), msgspec.Raw(encoded), summary=summary)
+        if _fits(runtime, job, wire.encode_checked(result)):
+            end_with_result(runtime, job, result)
+        else:
+            _finish_in_chunks(runtime, job, encoded.decode(), summary)
+
+
+def _finish_in_chunks(runtime: Runtime, job: Job, text: str, summary: str | None) -> None:
+    if _needs_inline(job):
+        _fail(runtime, job, TOO_LARGE)
+    elif len(text.encode()) > (most := min(runtime.limits.returned, runtime.limits.result)):
+        _fail(runtime, job, f"a returned value is at most {most} bytes: stream the result")
+    else:
+        stream = _open_stream(runtime, job, UTF8)
+        write(runtime, job, text, UTF8)
+        _finish_stream(runtime, job, stream, summary, "application/json")
+
+
+def _finish_stream(
+    runtime: Runtime, job: Job, stream: Stream, summary: str | None, content_type: str | None
+) -> None:
+    completed_at = runtime.time_text()
+    inline = None
+    if _needs_inline(job):
+        inline = _inline(runtime, job, stream, completed_at, summary)
+        if inline is None:
+            _fail(runtime, job, TOO_LARGE)
+            return
+    _publish_chunk(runtime, job, stream, "" if stream.encoding == UTF8 else b"", more=False)
+    result = Result("success", completed_at, UNSET, stream.result_id, stream.size, content_type, summary)
+    end_with_result(runtime, job, result, inline)
+
+
+def _inline(runtime: Runtime, job: Job, stream: Stream, at: str, summary: str | None) -> bytes | None:
+    """The open payload of a stream as an inline result, if it fits."""
+    if stream.inline is None:
+        return None
+    if stream.encoding == UTF8:
+        value = "".join(piece for piece in stream.inline if isinstance(piece, str))
+    else:
+        data = b"".join(piece for piece in stream.inline if isinstance(piece, bytes))
+        value = base64.b64encode(data).decode()
+    payload = wire.encode_checked(Result("success", at, value, summary=summary))
+    return payload[:-1] if _fits(runtime, job, payload) else None
+
+
+def _open_stream(runtime: Runtime, job: Job, encoding: str) -> Stream:
+    result_id = "res_" + ulid(runtime.entropy.bits(runtime.scope(job.terms.principal), "result"))
+    job.stream = Stream(result_id, encoding, inline=[] if _needs_inline(job) else None)
+    return job.stream
+
+
+def _publish_chunk(runtime: Runtime, job: Job, stream: Stream, piece: str | bytes, *, more: bool) -> None:
+    runtime.publish(job, RESULT_CHUNK, encode_chunk(stream.result_id, stream.chunks, piece, more=more))
+    stream.chunks += 1
+
+
+def _fail(runtime: Runtime, job: Job, message: str) -> None:
+    agent_ended(runtime, job, outcome_of(ErrorCode.INTERNAL_ERROR, message))
+
+
+def _fits(runtime: Runtime, job: Job, payload: bytes) -> bool:
+    """Whether an inline result fits a frame, also for a peer that gets it twice (quirks)."""
+    home = job.observers.get(job.terms.session_id)
+    times = 2 if home is not None and home.quirk.result_as_output else 1
+    return times * len(payload) <= runtime.payload_limit(job)
+
+
+def _needs_inline(job: Job) -> bool:
+    """Whether the submitting session is there and cannot read chunks (§6.2)."""
+    home = job.observers.get(job.terms.session_id)
+    return home is not None and RESULT_CHUNK not in home.features
+
+
+def _type_of(stream: Stream) -> str:
+    return "str" if stream.encoding == UTF8 else "bytes"

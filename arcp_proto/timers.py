@@ -1,0 +1,120 @@
+"""Every deadline of a machine in one heap."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from .ids import Time
+
+_SLACK: Final = 64
+
+
+class TimerKind(StrEnum):
+    """What a deadline is for; the value is the reason that `Output.timer` gives."""
+
+    HELLO = "hello"
+    """The first message of a connection is overdue."""
+    AUTHENTICATION = "authentication"
+    """The host's answer to a hello is overdue."""
+    HEARTBEAT = "heartbeat"
+    """Look when the connection last heard and sent; ping, or give it up (§6.4)."""
+    LINGER = "linger"
+    """The transport of a closed connection has not taken its last envelopes."""
+    RESUME_WINDOW = "resume_window"
+    """A detached session ends (§6.3)."""
+    MAX_RUNTIME = "max_runtime"
+    """A job has run for its max_runtime_sec (§12 TIMEOUT)."""
+    GRACE = "grace"
+    """An agent that was told to stop has not."""
+    RETENTION = "retention"
+    """The oldest finished jobs are forgotten."""
+    DRAIN = "drain"
+    """A runtime that shuts down waits no longer for its jobs."""
+    CLOSE = "close"
+    """The answer to our session.close is overdue (§6.7)."""
+    ACK = "ack"
+    """The client tells what it has processed (§6.5)."""
+    GAP = "gap"
+    """Events that the client misses have not come (§8.3)."""
+
+
+class TimerKey(NamedTuple):
+    """One deadline: its kind, and whose it is (a connection's number, a session's or job's id, 0 for all)."""
+
+    kind: TimerKind
+    owner: int | str
+
+
+class Timers:
+    """A heap of deadlines; a key has at most one, and ties come in the order of arming.
+
+    The heap never holds more than twice the live deadlines plus a constant.
+    """
+
+    __slots__ = ("_count", "_heap", "_live")
+
+    def __init__(self) -> None:
+        self._live: dict[TimerKey, tuple[Time, int]] = {}
+        self._heap: list[tuple[Time, int, TimerKey]] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    @property
+    def size(self) -> int:
+        """Entries of the heap, dead ones included."""
+        return len(self._heap)
+
+    def arm(self, kind: TimerKind, owner: int | str, at: Time) -> None:
+        """Set the deadline of a key, in place of an earlier one."""
+        key = TimerKey(kind, owner)
+        self._count += 1
+        self._live[key] = (at, self._count)
+        heapq.heappush(self._heap, (at, self._count, key))
+        self._compact()
+
+    def disarm(self, kind: TimerKind, owner: int | str) -> None:
+        """Drop the deadline of a key, if it has one."""
+        self._live.pop(TimerKey(kind, owner), None)
+        self._compact()
+
+    def armed(self, kind: TimerKind, owner: int | str) -> Time | None:
+        """When a key is due, or None."""
+        entry = self._live.get(TimerKey(kind, owner))
+        return None if entry is None else entry[0]
+
+    def keys(self) -> list[TimerKey]:
+        """Every armed key, for tests of what must be armed."""
+        return list(self._live)
+
+    def next(self) -> tuple[Time, TimerKey] | None:
+        """The first deadline, or None. Drops dead entries from the top; no answer changes by it."""
+        heap = self._heap
+        while heap:
+            at, count, key = heap[0]
+            if self._live.get(key) == (at, count):
+                return at, key
+            heapq.heappop(heap)
+        return None
+
+    def pop_due(self, now: Time) -> Iterator[TimerKey]:
+        """Take the keys that are due, one by one: not those that carrying out an earlier one disarms.
+
+        A key that is armed again meanwhile waits for the next call, so that nothing loops for ever.
+        """
+        before = self._count
+        while (first := self.next()) is not None and first[0] <= now and self._live[first[1]][1] <= before:
+            heapq.heappop(self._heap)
+            del self._live[first[1]]
+            self._compact()
+            yield first[1]
+
+    def _compact(self) -> None:
+        if len(self._heap) <= 2 * len(self._live) + _SLACK:
+            return
+        self._heap = [(at, count, key) for key, (at, count) in self._live.items()]
+        heapq.heapify(self._heap)

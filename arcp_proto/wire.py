@@ -1,0 +1,312 @@
+"""Bytes and JSON: the only module that turns one into the other.
+
+Nothing here raises anything but `Unreadable` (what a peer sent) or `LocalProtocolError` (what our own
+side wanted to send), at any depth of the caller's stack.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+
+from .errors import LocalProtocolError, Unreadable
+from .ids import JobId, SessionId
+from .limits import MAX_DEPTH, MAX_ID_LENGTH
+
+T = TypeVar("T")
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A number of events, bytes or seconds as peers can hold it."""
+
+VERSION: Final = "1.1"
+HEAD_BYTES: Final = 320
+"""More than the longest head of an envelope without `extensions`: fields, ids, 20 digits of a number."""
+
+_ACCEPTED_VERSION: Final = re.compile(r"1(\.\d{1,9})?\Z")
+_MAX_VERSION_LENGTH: Final = 16
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+["\\]?', re.DOTALL)
+"""A string, also one that does not end: it matches at every quote, so that no scan starts twice."""
+_ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
+_NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_HEADROOM: Final = 4 * MAX_DEPTH
+_EMPTY: Final = msgspec.Raw(b"{}")
+
+
+class Envelope(msgspec.Struct):
+    """One envelope as it was read (§5); `id` is empty when it was missing, `payload` is still JSON.
+
+    Names of a session or a job that are longer than any id are as if absent.
+    """
+
+    type: str
+    id: str = ""
+    arcp: str = VERSION
+    session_id: str | None = None
+    job_id: str | None = None
+    trace_id: str | None = None
+    event_seq: Count | None = None
+    extensions: dict[str, Any] | None = None
+    payload: msgspec.Raw = _EMPTY
+
+    @property
+    def supported(self) -> bool:
+        """Whether the major version of the envelope is ours."""
+        return _ACCEPTED_VERSION.match(self.arcp) is not None
+
+
+class _LooseEnvelope(msgspec.Struct):
+    """The same fields, whatever their types: each is looked at by itself."""
+
+    type: Any = None
+    id: Any = None
+    arcp: Any = None
+    session_id: Any = None
+    job_id: Any = None
+    trace_id: Any = None
+    event_seq: Any = None
+    extensions: Any = None
+    payload: msgspec.Raw = _EMPTY
+
+
+_decode_exact: Final = msgspec.json.Decoder(Envelope).decode
+_decode_loose: Final = msgspec.json.Decoder(_LooseEnvelope).decode
+_decode_any: Final = msgspec.json.Decoder().decode
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def decode_envelope(data: bytes) -> Envelope:
+    """One message as an envelope; raises Unreadable for whatever holds none (§12)."""
+    _check_text(data)
+    envelope = _exact(data)
+    if envelope is None:
+        envelope = _loose(_read(_decode_loose, data))
+    if not envelope.type:
+        raise Unreadable("the envelope has no type")
+    if len(envelope.id) > MAX_ID_LENGTH:
+        raise Unreadable(f"the envelope's id is longer than {MAX_ID_LENGTH} characters")
+    envelope.arcp = envelope.arcp[:_MAX_VERSION_LENGTH]
+    envelope.session_id = _name(envelope.session_id)
+    envelope.job_id = _name(envelope.job_id)
+    return envelope
+
+
+def decode_payload(payload: msgspec.Raw, decode: Callable[[bytes | msgspec.Raw], T]) -> T | None:
+    """The payload by an exact decoder, or None when it deviates and has to be read with tolerance."""
+    try:
+        return decode(payload)
+    except (ValueError, RecursionError):
+        return None
+
+
+def decode_value(data: bytes | msgspec.Raw) -> Any:
+    """Any JSON value; raises Unreadable when it is none, or holds what cannot be held.
+
+    A payload has been checked with its envelope; bytes from elsewhere are checked here.
+    """
+    if isinstance(data, bytes):
+        _check_text(data)
+    return _read(_decode_any, data)
+
+
+def check_depth(data: bytes) -> bool:
+    """Whether JSON text nests at most MAX_DEPTH deep. No scan when it has too few brackets to do so."""
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return True
+    brackets = _STRING.sub(b"", data).translate(_ONE_KIND, _NOT_BRACKETS)
+    for _ in range(MAX_DEPTH):  # Each round takes one level away, the innermost.
+        outer = brackets.replace(b"[]", b"")
+        if len(outer) == len(brackets):
+            break
+        brackets = outer
+    return not brackets
+
+
+def encode_value(value: object) -> bytes:
+    """A JSON value of ours, checked first; raises LocalProtocolError for what JSON cannot say."""
+    check_value(value)
+    return encode_checked(value)
+
+
+def encode_checked(value: object) -> bytes:
+    """A message or a value that holds only checked values, as JSON; raises LocalProtocolError."""
+    try:
+        return _with_headroom(_encode, value)
+    except UnicodeEncodeError:
+        raise LocalProtocolError("a string holds a lone surrogate, which is no text") from None
+    except RecursionError:
+        raise LocalProtocolError("the value nests too deeply, or holds itself") from None
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
+        raise LocalProtocolError(f"this cannot be written as JSON: {error}") from None
+
+
+def check_value(value: object, *, around: int = 2) -> None:
+    """Raise LocalProtocolError unless `value` is JSON: str keys, finite numbers, nested not too deeply.
+
+    `around` counts the objects that it will be put in: an envelope and its payload, or more.
+    """
+    deepest = MAX_DEPTH - around
+    open_containers: list[Iterator[object]] = [iter((value,))]
+    while open_containers:
+        for item in open_containers[-1]:
+            children = _children(item)
+            if children is not None:
+                if len(open_containers) > deepest:
+                    raise LocalProtocolError(f"the value nests deeper than {deepest}, or holds itself")
+                open_containers.append(children)
+                break
+        else:
+            open_containers.pop()
+
+
+def control_envelope(
+    message_id: str,
+    message_type: str,
+    payload: bytes,
+    *,
+    session_id: SessionId | None = None,
+    job_id: JobId | None = None,
+    trace_id: str | None = None,
+    extensions: bytes | None = None,
+) -> bytes:
+    """An envelope without a number; `payload` and `extensions` are JSON objects.
+
+    `trace_id` is checked; the other ids may be the peer's, and hold anything.
+    """
+    head = f'{{"arcp":"{VERSION}","id":{_encode(message_id).decode()},"type":"{message_type}"'
+    if session_id is not None:
+        head += ',"session_id":' + _encode(session_id).decode()
+    if job_id is not None:
+        head += ',"job_id":' + _encode(job_id).decode()
+    if trace_id is not None:
+        head += f',"trace_id":"{trace_id}"'
+    if extensions is None:
+        return head.encode() + b',"payload":' + payload + b"}"
+    return head.encode() + b',"extensions":' + extensions + b',"payload":' + payload + b"}"
+
+
+def event_head(
+    message_type: str, job_id: JobId, trace_id: str | None, extensions: bytes | None = None
+) -> bytes:
+    """The head that all numbered envelopes of one type of a job share, as a template for `event_envelope`."""
+    head = b'{"arcp":"1.1","id":"%%b%%010d","type":"%b","session_id":"%%b","job_id":"%b"' % (
+        message_type.encode(),
+        job_id.encode().replace(b"%", b"%%"),
+    )
+    if trace_id is not None:
+        head += b',"trace_id":"%b"' % trace_id.encode()
+    head += b',"event_seq":%d'
+    if extensions is not None:
+        head += b',"extensions":' + extensions.replace(b"%", b"%%")
+    return head + b',"payload":%b}}'
+
+
+def event_envelope(head: bytes, id_prefix: bytes, session_id: bytes, seq: int, payload: bytes) -> bytes:
+    """A numbered envelope; `payload` is a JSON object without its last brace."""
+    return head % (id_prefix, seq, session_id, seq, payload)
+
+
+def _exact(data: bytes) -> Envelope | None:
+    try:
+        return _decode_exact(data)
+    except (ValueError, RecursionError):
+        return None  # Read it again, with tolerance.
+
+
+def _loose(fields: _LooseEnvelope) -> Envelope:
+    return Envelope(
+        type=_text(fields.type) or "",
+        id=_text(fields.id) or "",
+        arcp=_version(fields.arcp),
+        session_id=_text(fields.session_id),
+        job_id=_text(fields.job_id),
+        trace_id=_text(fields.trace_id),
+        event_seq=_count(fields.event_seq),
+        extensions=fields.extensions if isinstance(fields.extensions, dict) else None,
+        payload=fields.payload,
+    )
+
+
+def whole_number(value: object) -> int | None:
+    """A number that a peer may have written as 5, 5.0 or "5"; None for anything else."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    if isinstance(value, str) and len(value) <= 20 and value.isascii() and value.isdigit():
+        return int(value)
+    return None
+
+
+def _version(value: object) -> str:
+    if value is None:
+        return VERSION
+    return str(value) if isinstance(value, str | int | float) else ""
+
+
+def _count(value: object) -> int | None:
+    number = whole_number(value)
+    return number if number is not None and 0 <= number < 2**63 else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _name(value: str | None) -> str | None:
+    return value if value is None or len(value) <= MAX_ID_LENGTH else None
+
+
+def _check_text(data: bytes) -> None:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        raise Unreadable("the message is not UTF-8") from None
+    if not check_depth(data):
+        raise Unreadable(f"the message nests deeper than {MAX_DEPTH}, or its brackets do not match")
+
+
+def _read(decode: Callable[[Any], T], data: bytes | msgspec.Raw) -> T:
+    try:
+        return _with_headroom(decode, data)
+    except UnicodeDecodeError:
+        raise Unreadable("the message is not UTF-8") from None
+    except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+        raise Unreadable(f"the message is no JSON object that can be held: {error}") from None
+
+
+def _with_headroom(call: Callable[[Any], T], argument: object) -> T:
+    """Call C code that recurses at most MAX_DEPTH deep, also where the caller's stack is nearly full."""
+    try:
+        return call(argument)
+    except RecursionError:
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(limit + _HEADROOM)
+        try:
+            return call(argument)
+        finally:
+            sys.setrecursionlimit(limit)
+
+
+def _children(item: object) -> Iterator[object] | None:
+    """What a container holds, None for another value; raises LocalProtocolError for what is no JSON."""
+    if item is None or isinstance(item, str | int):
+        return None
+    if isinstance(item, float):
+        if not math.isfinite(item):
+            raise LocalProtocolError("a number is not finite, which JSON cannot say")
+        return None
+    if isinstance(item, Mapping):
+        for key in item:
+            if not isinstance(key, str):
+                raise LocalProtocolError(f"a key of an object is a {type(key).__name__}, not a string")
+        return iter(item.values())
+    if isinstance(item, list | tuple):
+        return iter(item)
+    raise LocalProtocolError(f"a {type(item).__name__} is no JSON value")
