@@ -1,0 +1,69 @@
+"""Which opening requests a listener accepts: path, Host and Origin."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Final
+
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.typing import Origin
+
+__all__ = ["LOOPBACK_HOSTS", "Admission"]
+
+LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
+
+
+class Admission:
+    """The rules of one listener, shared by its connections.
+
+    `path` is exact, any query is allowed. `hosts` are names or addresses, each for every port or, written
+    "example.com:8443", for one. `origins` are exact; without an Origin, no browser asks, and it is accepted.
+    """
+
+    __slots__ = ("_hosts", "_path", "origins")
+
+    def __init__(
+        self, *, path: str = "/arcp", hosts: Sequence[str] = LOOPBACK_HOSTS, origins: Sequence[str] = ()
+    ) -> None:
+        self._path = path
+        self._hosts = frozenset(map(_host_and_port, hosts))
+        self.origins: tuple[Origin | None, ...] = (None, *map(Origin, origins))
+
+    def answer(self, protocol: ServerProtocol, request: Request) -> Response:
+        """The response to a request: 101, or 403, 404 and what the library refuses (400, 405, 426, 505).
+
+        The Host comes first: a page that has rebound a name to our address learns nothing else.
+        """
+        if not self._lists_host(request.headers.get_all("Host")):
+            return protocol.reject(403, "Failed to open a WebSocket connection: Host is not allowed.\n")
+        if request.path.partition("?")[0] != self._path:
+            return protocol.reject(404, "Failed to open a WebSocket connection: no such path.\n")
+        return protocol.accept(request)
+
+    def _lists_host(self, values: Sequence[str]) -> bool:
+        if len(values) != 1:
+            return False
+        host, port = _host_and_port(values[0])
+        return (host, "") in self._hosts or (host, port) in self._hosts
+
+
+def _host_and_port(authority: str) -> tuple[str, str]:
+    """Split "host:port"; the port is "" without one. An IPv6 address comes out in its shortest form."""
+    host, port = authority.lower(), ""
+    address = _ipv6(host)
+    if address is None:
+        name, colon, digits = host.rpartition(":")
+        if colon and (digits.isdecimal() or not digits):
+            host, port = name, digits
+            address = _ipv6(host)
+    return address or host, port
+
+
+def _ipv6(host: str) -> str | None:
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        return ipaddress.IPv6Address(host[1:-1] if bracketed else host).compressed
+    except ValueError:
+        return None
