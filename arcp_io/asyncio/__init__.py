@@ -1,0 +1,1 @@
+"""The native half for asyncio, and for uvloop."""

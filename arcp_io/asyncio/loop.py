@@ -1,0 +1,148 @@
+"""Tasks, the timer and streams on asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import anyio
+
+from ..loop import Accepted, AgentTask, Connected, Listening
+from ..stream import ByteStream, StreamTransport
+from .listener import Listener
+from .pipes import PipeStream
+from .sockets import SHUTDOWN_TIMEOUT, SocketStream
+
+
+class AsyncioLoop:
+    """A Loop on asyncio, or on uvloop."""
+
+    name: Literal["asyncio", "trio"] = "asyncio"
+
+    def __init__(self) -> None:
+        self.failure: BaseException | None = None
+        self.on_crash: Callable[[], object] = _nothing
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: dict[AgentTask, asyncio.Task[None]] = {}
+        self._listeners: list[Listener] = []
+        self._streams: dict[ByteStream, asyncio.Future[None]] = {}
+
+    # For the pump.
+
+    def arm(self, delay: float | None, callback: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if delay is None else self._loop.call_later(delay, callback)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self._loop.call_soon(callback)
+
+    def crash(self, error: BaseException) -> None:
+        if self.failure is None:
+            self.failure = error
+            self.on_crash()
+
+    # Tasks.
+
+    def start(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> AgentTask:
+        task = self._loop.create_task(run(), name=name)
+        self._tasks[task] = task
+        task.add_done_callback(self._task_ended)
+        return task
+
+    def cancel(self, task: AgentTask) -> None:
+        if task in self._tasks:
+            self._tasks[task].cancel()
+
+    async def wait(self, task: AgentTask) -> None:
+        if task in self._tasks:
+            await asyncio.wait([self._tasks[task]])
+
+    async def checkpoint(self) -> None:
+        await asyncio.sleep(0)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.crash(error)
+
+    # Streams.
+
+    async def listen(
+        self, listener: socket.socket, context: ssl.SSLContext | None, accepted: Accepted
+    ) -> Listening:
+        listening = Listener(self, listener, context, accepted)
+        self._listeners.append(listening)
+        return listening
+
+    async def connect(
+        self, host: str, port: int, context: ssl.SSLContext | None, connected: Connected
+    ) -> StreamTransport:
+        stream = SocketStream(self, connected)
+        await self._loop.create_connection(
+            lambda: stream,
+            host,
+            port,
+            ssl=context,
+            ssl_shutdown_timeout=SHUTDOWN_TIMEOUT if context else None,
+        )
+        return stream.transport
+
+    async def open_pipes(self, reading: int, writing: int, connected: Connected) -> StreamTransport:
+        stream = PipeStream(self, connected)
+        await stream.open(reading, writing)
+        return stream.transport
+
+    def stream_opened(self, stream: ByteStream, connected: Connected) -> StreamTransport:
+        """A stream is there, and stays open until `stream_closed`; whatever fails here is a bug."""
+        self._streams[stream] = self._loop.create_future()
+        try:
+            return connected(stream)
+        except BaseException as error:
+            self.crash(error)
+            stream.abort()
+            raise
+
+    def stream_closed(self, stream: ByteStream) -> None:
+        """Its descriptors are closed."""
+        closed = self._streams.pop(stream, None)
+        if closed is not None:
+            closed.set_result(None)
+
+    async def aclose(self) -> None:
+        """Cancel and close everything, and wait for it even when that is interrupted."""
+        self.arm(None, _nothing)
+        for listener in self._listeners:
+            listener.close()
+        for task in list(self._tasks.values()):
+            task.cancel()
+        interrupted: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while self._tasks or self._streams:
+                for stream in list(self._streams):
+                    stream.abort()
+                try:
+                    await asyncio.wait([*self._tasks.values(), *self._streams.values()])
+                except asyncio.CancelledError as error:
+                    interrupted = error
+        if interrupted is not None:
+            raise interrupted
+
+
+@asynccontextmanager
+async def open_asyncio_loop() -> AsyncIterator[AsyncioLoop]:
+    """See `arcp_io.loop.open_loop`."""
+    loop = AsyncioLoop()
+    try:
+        yield loop
+    finally:
+        await loop.aclose()
+
+
+def _nothing() -> None:
+    """Nobody is told of a crash yet."""

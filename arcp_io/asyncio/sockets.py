@@ -1,0 +1,88 @@
+"""Sockets on asyncio: a Protocol, without a task."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, cast
+
+from ..listeners import send_at_once
+from ..loop import Connected
+from ..stream import StreamTransport
+
+if TYPE_CHECKING:
+    from .loop import AsyncioLoop
+
+SHUTDOWN_TIMEOUT: Final = 5.0
+"""Seconds for the end of TLS."""
+
+
+class SocketStream(asyncio.Protocol):
+    """A ByteStream over a socket, or TLS. Its `transport`, once it is connected, is what it reports to."""
+
+    __slots__ = ("_carried", "_connected", "_loop", "_paused", "_socket", "_tls", "_unfinished", "transport")
+
+    def __init__(self, loop: AsyncioLoop, connected: Connected) -> None:
+        self._loop = loop
+        self._connected = connected
+        self._paused = False
+        self._unfinished = False
+        self._carried = False
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._socket = cast(asyncio.Transport, transport)
+        # Paused means that not all is written. TLS of asyncio pauses at the mark, plain sockets above it.
+        self._tls = transport.get_extra_info("sslcontext") is not None
+        self._socket.set_write_buffer_limits(high=1 if self._tls else 0, low=0)
+        raw = transport.get_extra_info("socket")
+        if raw is not None:
+            send_at_once(raw)
+        self.transport: StreamTransport = self._loop.stream_opened(self, self._connected)
+        self._carried = True
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.received(data)
+
+    def eof_received(self) -> None:
+        self.transport.ended("the peer ended the stream")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._loop.stream_closed(self)
+        if self._carried:
+            self.transport.ended("the stream was closed" if exc is None else f"the stream broke: {exc}")
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self._unfinished:
+            self._unfinished = False
+            self.transport.written()
+
+    # What the transport asks.
+
+    def write(self, data: bytes) -> bool:
+        # TLS pauses for bytes of its own too, and may resume within a write.
+        self._socket.write(data)
+        self._unfinished = self._paused
+        return not self._unfinished
+
+    def pause(self) -> None:
+        self._socket.pause_reading()
+
+    def resume(self) -> None:
+        self._socket.resume_reading()
+
+    def end(self) -> None:
+        if self._tls:
+            self._socket.close()
+        else:
+            self._socket.write_eof()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def abort(self) -> None:
+        self._socket.abort()

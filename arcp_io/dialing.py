@@ -1,0 +1,111 @@
+"""Where a client can connect to, and how."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import anyio
+
+from arcp_proto.connection import Connection, Framing
+
+from .memory import MemoryServer
+from .pump import Pump
+from .stdio import Command, LineCodec, reap, spawn
+from .stream import ByteStream, StreamTransport
+from .websocket import ClientCodec
+
+
+@dataclass(frozen=True)
+class WebSocket:
+    """A runtime at a ws:// or wss:// address; `ssl_context` None: the certificates that the system trusts."""
+
+    url: str
+    ssl_context: ssl.SSLContext | None = None
+    origin: str | None = None
+
+
+Target: TypeAlias = WebSocket | Command | MemoryServer
+"""Where a client can connect to."""
+
+
+def target_of(value: str | Sequence[str] | Target) -> Target:
+    """What a person may write for a target: an address, or the arguments of a command."""
+    if isinstance(value, WebSocket | Command | MemoryServer):
+        return value
+    return WebSocket(value) if isinstance(value, str) else Command(value)
+
+
+def framing_of(target: Target) -> Framing:
+    """How envelopes are told apart there."""
+    return Framing.LINES if isinstance(target, Command) else Framing.MESSAGES
+
+
+def is_secure(target: Target) -> bool:
+    """Whether nobody can listen: TLS, a child's pipes, or memory."""
+    return not isinstance(target, WebSocket) or target.url.startswith("wss:")
+
+
+def label_of(target: Target) -> str:
+    """What to call it in logs: no secret, so no query."""
+    match target:
+        case WebSocket(url):
+            return url.partition("?")[0]
+        case Command(argv):
+            return argv[0]
+        case _:
+            return "memory"
+
+
+async def dial(target: Target, pump: Pump, connection: Connection) -> StreamTransport:
+    """Carry a client's connection to a target; returns when it can be used.
+
+    Raises OSError when there is no way, and ValueError for an address that is none; the connection is lost
+    then, and when it is cancelled.
+    """
+    try:
+        match target:
+            case WebSocket():
+                return await _dial_websocket(target, pump, connection)
+            case Command():
+                return await _dial_child(target, pump, connection)
+            case MemoryServer():
+                return target.dial(pump, connection)
+    except BaseException as error:
+        pump.lost(connection, f"cannot connect: {error}")
+        raise
+
+
+async def _dial_websocket(target: WebSocket, pump: Pump, connection: Connection) -> StreamTransport:
+    codec = ClientCodec(target.url, limit=connection.message_limit, origin=target.origin)
+    context = (target.ssl_context or ssl.create_default_context()) if codec.secure else None
+    ready = anyio.Event()
+    transport = await pump.loop.connect(
+        codec.host,
+        codec.port,
+        context,
+        lambda stream: StreamTransport(pump, connection, codec, stream, ready.set),
+    )
+    try:
+        await ready.wait()
+        if transport.gone or codec.failure is not None:
+            raise ConnectionError(codec.failure or transport.gone)
+    except BaseException:
+        transport.close(1002, "no WebSocket", abort=True)
+        raise
+    return transport
+
+
+async def _dial_child(command: Command, pump: Pump, connection: Connection) -> StreamTransport:
+    child, reading, writing = await spawn(command)
+    ended = anyio.Event()
+    pump.loop.start(partial(reap, child, ended), "arcp child")
+
+    def connected(stream: ByteStream) -> StreamTransport:
+        codec = LineCodec(connection.message_limit)
+        return StreamTransport(pump, connection, codec, stream, on_gone=ended.set)
+
+    return await pump.loop.open_pipes(reading, writing, connected)

@@ -1,0 +1,328 @@
+"""The pump: what stands between a machine of arcp_proto and one event loop. Synchronous, the same on both.
+
+After every input it takes what the machine wants and carries it out: pull and write, ask the host, close,
+tell, arm the timer. There is one for each machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
+
+from arcp_proto.connection import Connection, Phase
+from arcp_proto.errors import ensure
+from arcp_proto.ids import MILLISECOND, SECOND
+from arcp_proto.machine import Machine
+from arcp_proto.output import Closing, Event, Output, Request
+
+from .clock import Clock
+
+if TYPE_CHECKING:
+    from .loop import Loop
+
+EVENTS_HELD: Final = 64
+"""Events that wait for the next turn of the loop; more are sent at once."""
+BYTES_HELD: Final = 64 * 1024
+"""Bytes of them, as far as `soon` was told."""
+COALESCING: Final = MILLISECOND
+"""While events keep coming, they are sent once in this time."""
+
+
+class Transport(Protocol):
+    """What carries one connection. Nothing here blocks."""
+
+    def flush(self) -> None:
+        """Pull one batch of envelopes and write it, unless the last write has not finished."""
+
+    def close(self, code: int, reason: str, *, abort: bool) -> None:
+        """Close after the last envelope; with `abort` at once. The connection is lost when it is done."""
+
+    def read_on(self) -> None:
+        """`connection.reading` was off when something came in, and is on again."""
+
+
+class Host(Protocol):
+    """Who carries out what only the host can do. Nothing here blocks."""
+
+    def request(self, request: Request) -> None:
+        """Do it, soon; the answer is an input of the machine."""
+
+    def happened(self, event: Event) -> None:
+        """Take note; there is nothing to answer."""
+
+
+class Pump:
+    """Carries out what one machine wants.
+
+    An input that returns an Output is followed by `carry_out`, one that returns nothing by `run`, an
+    agent's emit by `soon`, all without an await in between. What transports report has methods of its own.
+    An exception that leaves the machine there is a bug: it stops the loop (`crash`), and is not raised here.
+    """
+
+    def __init__(self, machine: Machine, host: Host, loop: Loop, clock: Clock) -> None:
+        self.machine = machine
+        self.host = host
+        self.loop = loop
+        self.clock = clock
+        self.now = clock.now
+        """The monotonic clock, in nanoseconds: the `now` of every input."""
+        self._transports: dict[Connection, Transport] = {}
+        self._waiting: dict[Connection, Transport] = {}
+        """Transports with something that came in while `reading` was off."""
+        self._held: dict[Connection, None] = {}
+        self._writable: dict[Connection, None] = {}
+        self._requests: list[Request] = []
+        self._closing: list[Closing] = []
+        self._events: list[Event] = []
+        self._settling = False
+        self._stopped = False
+        self._event_count = self._event_bytes = 0
+        self._scheduled = False
+        self._quiet_until = 0
+        self._flush_at: int | None = None
+        self._deadline: int | None = None
+        self._armed: int | None = None
+
+    # After an input.
+
+    def carry_out(self, output: Output) -> None:
+        """Carry out what an input returned."""
+        try:
+            self._gather(output)
+            self._settle()
+        except BaseException as error:
+            self.crash(error)
+
+    def run(self) -> None:
+        """Take and carry out: after an input that returns nothing."""
+        self._event_count = self._event_bytes = 0
+        try:
+            self._gather(self.machine.take())
+            self._settle(at_once=True)
+        except BaseException as error:
+            self.crash(error)
+
+    def soon(self, size: int = 0, *, urgent: bool = False) -> None:
+        """Run at the next turn of the loop, but within a millisecond of the last time only when `urgent`.
+
+        For events of agents; `urgent` for terminals. `size`: bytes of the event, if it is large.
+        """
+        self._event_count += 1
+        self._event_bytes += size
+        if self._event_count >= EVENTS_HELD or self._event_bytes >= BYTES_HELD:
+            self.run()
+        elif urgent:
+            if not self._scheduled or self._flush_at is not None:
+                self._schedule()
+        elif not self._scheduled:
+            if self._quiet_until > self.now():
+                self._scheduled = True
+                self._flush_at = self._quiet_until
+                self._arm()
+            else:
+                self._schedule()
+
+    def crash(self, error: BaseException) -> None:
+        """A bug, ours or the host's: nothing of this machine is to be trusted any more."""
+        self._stopped = True
+        self.loop.crash(error)
+
+    # What transports report.
+
+    def attach(self, connection: Connection, transport: Transport) -> None:
+        """This carries the connection from now on; it pulls what waits when it can be written to."""
+        self._transports[connection] = transport
+        if connection.phase in (Phase.CLOSING, Phase.CLOSED):
+            self.loop.call_soon(lambda: transport.close(1001, "too late", abort=True))
+
+    def receive(self, connection: Connection, messages: Sequence[bytes]) -> int:
+        """Messages (or bytes, for LINES) have come in; returns how many of them were taken.
+
+        When it is fewer, the rest waits in the transport until `read_on` is called.
+        """
+        taken = 0
+        now = self.now()
+        try:
+            for message in messages:
+                if not self._takes(connection):
+                    self._waiting[connection] = self._transports[connection]
+                    break
+                self._gather(connection.receive(message, now=now))
+                taken += 1
+            self._settle()
+        except BaseException as error:
+            self.crash(error)
+        return taken
+
+    def hold(self, connection: Connection, held: bool) -> None:
+        """Take nothing more from a connection for now, or again: the host has enough of it."""
+        if held == (connection in self._held):
+            return
+        if held:
+            self._held[connection] = None
+            self._report(connection.stopped_reading)
+        else:
+            del self._held[connection]
+            self._wake_waiting()
+            self._report(connection.reads_again)
+
+    def too_large(self, connection: Connection) -> None:
+        """The header of a message announced more than `connection.message_limit`."""
+        self._report(connection.too_large)
+
+    def blocked(self, connection: Connection) -> None:
+        """The connection became writable while its last write had not finished."""
+        self._report(connection.blocked)
+
+    def drained(self, connection: Connection) -> None:
+        """That write has finished, and nothing waits."""
+        self._report(connection.drained)
+
+    def overran(self, connection: Connection) -> None:
+        """A pull has set `connection.overrun`."""
+        self._report(connection.overran)
+
+    def lost(self, connection: Connection, reason: str) -> None:
+        """The transport is gone, in whatever way; again is harmless."""
+        self._transports.pop(connection, None)
+        self._waiting.pop(connection, None)
+        self._held.pop(connection, None)
+        if connection.phase is not Phase.CLOSED and not self._stopped:
+            try:
+                self._gather(connection.lost(now=self.now(), reason=reason))
+                self._settle()
+            except BaseException as error:
+                self.crash(error)
+
+    # What the loop calls, and the end.
+
+    def fire(self) -> None:
+        """The armed time has come."""
+        armed, self._armed = self._armed, None
+        if self._stopped or armed is None:
+            return
+        now = max(armed, self.now())
+        try:
+            if self._flush_at is not None and self._flush_at <= now:
+                self._turn()
+            if self._deadline is not None and self._deadline <= now:
+                self._deadline = None
+                unix = self.clock.drifted_to()
+                if unix is not None:
+                    self.machine.wall_clock_set(unix, now=now)
+                self._gather(self.machine.handle_timer(now=now))
+            self._settle()
+            self._arm()
+        except BaseException as error:
+            self.crash(error)
+
+    def stop(self) -> None:
+        """Abort every transport, which loses its connection, and do nothing more."""
+        for connection, transport in list(self._transports.items()):
+            transport.close(1001, "", abort=True)
+            self._transports.pop(connection, None)
+        self._stopped = True
+        self._waiting.clear()
+        self._armed = None
+        self.loop.arm(None, self.fire)
+
+    # Below: steps of the above.
+
+    def _report(self, report: Callable[..., Output]) -> None:
+        try:
+            self._gather(report(now=self.now()))
+            self._settle()
+        except BaseException as error:
+            self.crash(error)
+
+    def _takes(self, connection: Connection) -> bool:
+        """Whether a message may be handed over; what comes in while it closes is dropped there."""
+        if connection.phase in (Phase.CLOSING, Phase.CLOSED):
+            return True
+        return connection.reading and connection not in self._held
+
+    def _gather(self, output: Output) -> None:
+        """Add an output to what is to be done."""
+        ensure(not output.records, "a runtime with a journal needs a pump with one")
+        for connection in output.writable:
+            self._writable[connection] = None
+        self._requests += output.requests
+        self._closing += output.closing
+        self._events += output.events
+        deadline = None if output.timer is None else output.timer.at
+        if deadline != self._deadline:
+            self._deadline = deadline
+            self._arm()
+
+    def _settle(self, *, at_once: bool = False) -> None:
+        """Do it all, and what comes of it; called again from inside, it leaves the work to the first call.
+
+        When the host is asked for something, an agent to start for example, more is to be sent at the next
+        turn: what is writable waits for it, unless `at_once`.
+        """
+        if self._settling or self._stopped:
+            return
+        self._settling = True
+        flush = at_once or not self._requests
+        try:
+            while self._requests or self._closing or self._events or (flush and self._writable):
+                self._settle_once(flush=flush)
+            if self._writable and (not self._scheduled or self._flush_at is not None):
+                self._schedule()
+            if self._waiting:
+                self._wake_waiting()
+        finally:
+            self._settling = False
+
+    def _settle_once(self, *, flush: bool) -> None:
+        if flush and self._writable:
+            writable, self._writable = self._writable, {}
+            for connection in writable:
+                transport = self._transports.get(connection)
+                if transport is not None:
+                    transport.flush()
+        if self._requests:
+            requests, self._requests = self._requests, []
+            for request in requests:
+                self.host.request(request)
+        if self._closing:
+            closings, self._closing = self._closing, []
+            for closing in closings:
+                transport = self._transports.get(closing.connection)
+                if transport is not None:
+                    transport.close(closing.code, closing.reason, abort=closing.abort)
+                else:
+                    self.lost(closing.connection, "it has no transport")
+        if self._events:
+            events, self._events = self._events, []
+            for event in events:
+                self.host.happened(event)
+
+    def _wake_waiting(self) -> None:
+        for connection, transport in list(self._waiting.items()):
+            if self._takes(connection):
+                del self._waiting[connection]
+                self.loop.call_soon(transport.read_on)
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        self._flush_at = None
+        self.loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        self._flush_at = None
+        if not self._stopped:
+            if self._event_count:
+                self._quiet_until = self.now() + COALESCING
+            self.run()
+
+    def _arm(self) -> None:
+        """Let the loop call `fire` at the machine's deadline, or when held events are due."""
+        at = self._deadline
+        if self._flush_at is not None and (at is None or self._flush_at < at):
+            at = self._flush_at
+        if at != self._armed and not self._stopped:
+            self._armed = at
+            delay = None if at is None else max(0, at - self.now()) / SECOND
+            self.loop.arm(delay, self.fire)

@@ -1,0 +1,191 @@
+"""Serving an App: over WebSocket, on our own standard streams, or in memory."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from arcp_proto.connection import Connection, Framing
+from arcp_proto.output import ConnectionEnded, Event, Request, RuntimeEnded
+from arcp_proto.runtime import Runtime
+
+from .agents import AgentHost
+from .clock import Clock
+from .listeners import is_loopback, open_listeners
+from .loop import Listening, Loop, open_loop
+from .pump import Pump
+from .stdio import LineCodec, own_standard_streams
+from .stream import ByteStream, StreamTransport
+from .websocket import ServerCodec
+from .websocket_handshake import LOOPBACK_HOSTS, Admission
+
+if TYPE_CHECKING:
+    from .app import App
+
+DRAIN: Final = 30.0
+"""Seconds that running jobs get when a server shuts down."""
+
+
+class Server:
+    """A runtime that is being served. Made by `serve`, `serve_stdio` and `serve_memory`."""
+
+    def __init__(self, app: App, loop: Loop) -> None:
+        clock = Clock()
+        self.host = ""
+        self.port = 0
+        self.url = ""
+        """Where clients connect, if it listens."""
+        self.runtime = Runtime(app.config(), seed=os.urandom(32), now=clock.now(), unix=clock.unix())
+        self.pump = Pump(self.runtime, self, loop, clock)
+        self.loop = loop
+        self._agents = AgentHost(app, self.runtime, self.pump, loop)
+        self._listening: list[Listening] = []
+        self._shutting_down = False
+        self._connection_ended = anyio.Event()
+        self._ended = anyio.Event()
+
+    async def shut_down(self, drain: float = DRAIN) -> None:
+        """Accept no more, give running jobs `drain` seconds, cancel the rest, close all; return at the end.
+
+        A second call shortens the wait.
+        """
+        self._stop_listening()
+        if not self._ended.is_set():
+            self.runtime.shut_down(drain, now=self.pump.now())
+            self.pump.run()
+        await self.wait_closed()
+
+    async def wait_closed(self) -> None:
+        """Until it was shut down, and every job and connection has ended."""
+        await self._ended.wait()
+
+    # As the host of its pump.
+
+    def request(self, request: Request) -> None:
+        self._agents.request(request)
+
+    def happened(self, event: Event) -> None:
+        if isinstance(event, RuntimeEnded):
+            self._ended.set()
+        elif isinstance(event, ConnectionEnded):
+            self._connection_ended.set()
+        self._agents.happened(event)
+
+    # For those who make it.
+
+    async def listen(
+        self, host: str, port: int, path: str, context: ssl.SSLContext | None, admission: Admission
+    ) -> None:
+        """Accept WebSockets on every address of a host; raises OSError."""
+        listeners = await open_listeners(host, port)
+        accepted = partial(self._accepted, admission, context is not None)
+        for listener in listeners:
+            self._listening.append(await self.loop.listen(listener, context, accepted))
+        self.host = host
+        self.port = listeners[0].getsockname()[1]
+        scheme = "ws" if context is None else "wss"
+        self.url = f"{scheme}://{_bracketed(host)}:{self.port}{path}"
+
+    def connect(self, framing: Framing, *, secure: bool, peer: str) -> Connection:
+        """A new connection of the runtime; run the pump when it has a transport."""
+        return self.runtime.connect(framing, secure=secure, peer=peer, now=self.pump.now())
+
+    async def carry_lines(self, reading: int, writing: int, peer: str) -> None:
+        """One connection over two pipes, which are closed at its end; returns then."""
+
+        def connected(stream: ByteStream) -> StreamTransport:
+            connection = self.connect(Framing.LINES, secure=True, peer=peer)
+            return StreamTransport(self.pump, connection, LineCodec(connection.message_limit), stream)
+
+        await self.loop.open_pipes(reading, writing, connected)
+        self.pump.run()
+        await self._connection_ended.wait()
+
+    async def abort(self) -> int:
+        """Stop everything at once; harmless after the end. Returns how many agents do not stop."""
+        self._stop_listening()
+        self.pump.stop()
+        return await self._agents.aclose()
+
+    def _accepted(self, admission: Admission, secure: bool, stream: ByteStream, peer: str) -> StreamTransport:
+        connection = self.connect(Framing.MESSAGES, secure=secure, peer=peer)
+        codec = ServerCodec(admission, limit=connection.message_limit)
+        transport = StreamTransport(self.pump, connection, codec, stream)
+        if self._shutting_down:
+            transport.close(1012, "the runtime is shutting down", abort=True)
+        self.pump.run()
+        return transport
+
+    def _stop_listening(self) -> None:
+        self._shutting_down = True
+        for listening in self._listening:
+            listening.close()
+
+
+@asynccontextmanager
+async def serve(
+    app: App,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7777,
+    path: str = "/arcp",
+    ssl_context: ssl.SSLContext | None = None,
+    allow_plain: bool = False,
+    origins: Sequence[str] = (),
+    hosts: Sequence[str] | None = None,
+    drain: float = 0.0,
+) -> AsyncIterator[Server]:
+    """Serve an App over WebSocket until the block is left: `async with serve(app) as server`.
+
+    Port 0 is a free one; see `server.url`. Without an `ssl_context` only loopback is served, unless
+    `allow_plain`. `hosts` are the Host headers that are let in, by default loopback and `host`; `origins`
+    the web origins, by default none. Leaving the block gives running jobs `drain` seconds. Raises OSError
+    when it cannot listen, and ValueError for what makes no server.
+    """
+    if ssl_context is None and not allow_plain and not is_loopback(host):
+        raise ValueError(
+            f"tokens would cross the network to {host} in clear text: give an ssl_context or allow_plain=True"
+        )
+    if not path.startswith("/"):
+        raise ValueError(f"the path {path!r} does not begin with a slash")
+    admitted = (*LOOPBACK_HOSTS, _bracketed(host)) if hosts is None else hosts
+    admission = Admission(path=path, hosts=admitted, origins=origins)
+    async with open_server(app, drain) as server:
+        await server.listen(host, port, path, ssl_context, admission)
+        yield server
+
+
+async def serve_stdio(app: App, *, drain: float = 0.0) -> None:
+    """Serve one connection on our own standard input and output, until its end; then `drain` seconds more.
+
+    Meanwhile what is printed goes to standard error.
+    """
+    with own_standard_streams() as (reading, writing):
+        async with open_server(app, drain) as server:
+            await server.carry_lines(reading, writing, "stdio")
+
+
+@asynccontextmanager
+async def open_server(app: App, drain: float) -> AsyncIterator[Server]:
+    """A server that does not listen yet. Leaving the block shuts it down; at once when cancelled."""
+    async with open_loop() as loop:
+        server = Server(app, loop)
+        try:
+            yield server
+        except Exception:
+            await server.shut_down(0.0)
+            raise
+        else:
+            await server.shut_down(drain)
+        finally:
+            await server.abort()
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

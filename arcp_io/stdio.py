@@ -1,0 +1,163 @@
+"""Lines over pipes: our own standard streams, and those of a child process."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+from anyio.abc import Process
+
+EXIT_TIMEOUT: Final = 2.0
+"""Seconds that a child has to end after its input has, and again after it was asked to terminate."""
+
+_CHUNK: Final = 64 * 1024
+
+
+class LineCodec:
+    """The framing of lines, which the core splits and ends itself: bytes in, bytes out, and then the end."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.open = True
+        self.finished = False
+        self.too_large = False
+        self.failure: str | None = None
+
+    def receive(self, data: bytes) -> list[bytes]:
+        return [data]
+
+    def receive_eof(self) -> None:
+        self.open = False
+
+    def frame(self, messages: Sequence[bytes]) -> bytes:
+        return b"".join(messages)
+
+    def close(self, code: int, reason: str) -> None:
+        self.open = False
+        self.finished = True
+
+    def data_to_send(self) -> bytes:
+        return b""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A child process that speaks ARCP on its standard streams; its standard error is ours.
+
+    `env`: its whole environment; None: ours.
+    """
+
+    argv: Sequence[str]
+    env: Mapping[str, str] | None = None
+    cwd: str | os.PathLike[str] | None = None
+
+
+async def spawn(command: Command) -> tuple[Process, int, int]:
+    """Start a child; returns it and our ends of its standard output and input. Raises OSError."""
+    their_input, our_output = os.pipe()
+    our_input, their_output = os.pipe()
+    try:
+        child = await anyio.open_process(
+            list(command.argv),
+            stdin=their_input,
+            stdout=their_output,
+            stderr=None,
+            env=command.env,
+            cwd=command.cwd,
+        )
+    except BaseException:
+        os.close(our_input)
+        os.close(our_output)
+        raise
+    finally:
+        os.close(their_input)
+        os.close(their_output)
+    return child, our_input, our_output
+
+
+async def reap(child: Process, ended: anyio.Event) -> None:
+    """Once its streams have ended, wait for the child to exit, ask it to terminate, and at last kill it.
+
+    When cancelled, begin with that at once; cancelled once more, begin anew.
+    """
+    try:
+        await ended.wait()
+    finally:
+        with anyio.CancelScope(shield=True):
+            while child.returncode is None:
+                with suppress(anyio.get_cancelled_exc_class()):  # No shield against asyncio's own cancel.
+                    await _end(child)
+
+
+async def _end(child: Process) -> None:
+    for stop in (child.terminate, child.kill):
+        with anyio.move_on_after(EXIT_TIMEOUT):
+            await child.wait()
+        if child.returncode is None:
+            stop()
+    await child.wait()
+
+
+@contextmanager
+def own_standard_streams() -> Iterator[tuple[int, int]]:
+    """Take our standard input and output; yields descriptors to read and to write, to be closed in the block.
+
+    From then on whoever reads standard input finds it empty, and what is printed goes to standard error, so
+    that nothing gets between the lines.
+    """
+    reading, writing = os.dup(0), os.dup(1)
+    _point(0, os.devnull, os.O_RDONLY)
+    try:
+        os.dup2(2, 1)
+    except OSError:  # There is no standard error.
+        _point(1, os.devnull, os.O_WRONLY)
+    one = os.path.samestat(os.fstat(reading), os.fstat(writing))  # A socket, or a terminal.
+    if one or not _is_pipe(reading):
+        source = reading
+        reading, far_end = os.pipe()
+        _copy(source, far_end)
+    copying = None
+    if one or not _is_pipe(writing):
+        sink = writing
+        far_end, writing = os.pipe()
+        copying = _copy(far_end, sink)
+    yield reading, writing
+    if copying is not None:
+        copying.join()
+
+
+def _is_pipe(descriptor: int) -> bool:
+    mode = os.fstat(descriptor).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def _point(descriptor: int, path: str, flags: int) -> None:
+    opened = os.open(path, flags)
+    os.dup2(opened, descriptor)
+    os.close(opened)
+
+
+def _copy(source: int, sink: int) -> threading.Thread:
+    """Copy to the end in a thread: an event loop cannot wait for files, and should not make a terminal
+    non-blocking, which others use."""
+
+    def run() -> None:
+        try:
+            while data := os.read(source, _CHUNK):
+                while data:
+                    data = data[os.write(sink, data) :]
+        except OSError:
+            pass  # Whoever reads is gone.
+        finally:
+            os.close(source)
+            os.close(sink)
+
+    thread = threading.Thread(target=run, name="arcp standard stream", daemon=True)
+    thread.start()
+    return thread

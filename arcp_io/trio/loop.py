@@ -1,0 +1,162 @@
+"""Tasks, the timer and streams on trio."""
+
+from __future__ import annotations
+
+import math
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import trio
+
+from ..loop import Accepted, AgentTask, Connected, Listening
+from ..stream import StreamTransport
+from .listener import Listener
+from .streams import PipeStream, SocketStream
+from .tls import TlsStream
+
+
+class TrioTask:
+    """A task with a cancel scope of its own."""
+
+    __slots__ = ("ended", "scope")
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.ended = trio.Event()
+
+    def done(self) -> bool:
+        return self.ended.is_set()
+
+
+class TrioLoop:
+    """A Loop on trio. One task of it, `keep`, stands behind the timer and `call_soon`."""
+
+    name: Literal["asyncio", "trio"] = "trio"
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.failure: BaseException | None = None
+        self.on_crash: Callable[[], object] = _nothing
+        self._nursery = nursery
+        self._tasks: dict[AgentTask, TrioTask] = {}
+        self._soon: list[Callable[[], None]] = []
+        self._due = math.inf
+        self._on_due: Callable[[], None] = _nothing
+        self._sleep = trio.CancelScope()
+        self._keeper: trio.lowlevel.Task | None = None
+        """The task of `keep`, while it sleeps."""
+
+    # For the pump.
+
+    def arm(self, delay: float | None, callback: Callable[[], None]) -> None:
+        self._due = math.inf if delay is None else trio.current_time() + delay
+        self._on_due = callback
+        self._sleep.deadline = self._due
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self._soon.append(callback)
+        if self._keeper is not None:
+            keeper, self._keeper = self._keeper, None
+            trio.lowlevel.reschedule(keeper)
+
+    def crash(self, error: BaseException) -> None:
+        if self.failure is None:
+            self.failure = error
+            self.on_crash()
+
+    async def keep(self) -> None:
+        """Call what is due, and what was asked for soon, until cancelled."""
+        while True:
+            with trio.CancelScope(deadline=self._due) as self._sleep:
+                await self._keep_until_due()
+            if trio.current_time() >= self._due:
+                self._due = math.inf
+                self._on_due()
+
+    async def _keep_until_due(self) -> None:
+        while True:
+            if not self._soon:
+                self._keeper = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._forget_sleeping)
+            # Trio shuffles the tasks of a turn. Let those of this one run first: they may have more to say.
+            await trio.lowlevel.checkpoint()
+            soon, self._soon = self._soon, []
+            for callback in soon:
+                callback()
+
+    def _forget_sleeping(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+        self._keeper = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    # Tasks.
+
+    def start(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> AgentTask:
+        task = TrioTask()
+        self._tasks[task] = task
+        self._nursery.start_soon(self._run, task, run, name=name)
+        return task
+
+    def cancel(self, task: AgentTask) -> None:
+        if task in self._tasks:
+            self._tasks[task].scope.cancel()
+
+    async def wait(self, task: AgentTask) -> None:
+        if task in self._tasks:
+            await self._tasks[task].ended.wait()
+
+    async def checkpoint(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def _run(self, task: TrioTask, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            with task.scope:
+                await run()
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
+            self.crash(error)
+        finally:
+            del self._tasks[task]
+            task.ended.set()
+
+    # Streams.
+
+    async def listen(
+        self, listener: socket.socket, context: ssl.SSLContext | None, accepted: Accepted
+    ) -> Listening:
+        return Listener(self, listener, context, accepted)
+
+    async def connect(
+        self, host: str, port: int, context: ssl.SSLContext | None, connected: Connected
+    ) -> StreamTransport:
+        stream = await trio.open_tcp_stream(host, port)
+        if context is not None:
+            return TlsStream(self, stream, context, connected, server_hostname=host).transport
+        return SocketStream(self, socket.socket(fileno=stream.socket.detach()), connected).transport
+
+    async def open_pipes(self, reading: int, writing: int, connected: Connected) -> StreamTransport:
+        return PipeStream(self, reading, writing, connected).transport
+
+
+@asynccontextmanager
+async def open_trio_loop() -> AsyncIterator[TrioLoop]:
+    """See `arcp_io.loop.open_loop`."""
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        loop = TrioLoop(nursery)
+        loop.start(loop.keep, "arcp timer")
+        try:
+            yield loop
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
+            failure = error  # Raised as it is, not in the nursery's group.
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _nothing() -> None:
+    """Nobody is told of a crash yet, and nothing is due."""

@@ -1,0 +1,112 @@
+"""TLS on trio."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ..loop import Connected
+from .streams import CHUNK
+
+if TYPE_CHECKING:
+    from .loop import TrioLoop
+
+SHUTDOWN_TIMEOUT: Final = 5.0
+"""Seconds for the end of TLS."""
+
+
+class TlsStream:
+    """A ByteStream over TLS: one task reads, and whatever is written has a task until it is gone."""
+
+    def __init__(
+        self,
+        loop: TrioLoop,
+        stream: trio.SocketStream,
+        context: ssl.SSLContext,
+        connected: Connected,
+        *,
+        server_hostname: str | None = None,
+    ) -> None:
+        """The client's side with a `server_hostname`, the server's without."""
+        self._loop = loop
+        self._socket = stream
+        self._tls = trio.SSLStream(
+            stream, context, server_hostname=server_hostname, server_side=server_hostname is None
+        )
+        self._resumed: trio.Event | None = None
+        self._outgoing = b""
+        self._sending = False
+        self._closed = False
+        self.transport = connected(self)
+        """What it reports to."""
+        loop.start(self._read, "arcp TLS reader")
+
+    # What the transport asks.
+
+    def write(self, data: bytes) -> bool:
+        self._outgoing = data
+        if not self._sending:
+            self._sending = True
+            self._loop.start(self._send, "arcp TLS sender")
+        return False
+
+    def pause(self) -> None:
+        if self._resumed is None:
+            self._resumed = trio.Event()
+
+    def resume(self) -> None:
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+
+    def end(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.resume()
+            self._loop.start(self._close, "arcp TLS end")
+
+    close = end
+
+    def abort(self) -> None:
+        self._closed = True
+        self.resume()
+        self._socket.socket.close()
+
+    # The tasks.
+
+    async def _read(self) -> None:
+        reason = "the stream was closed"
+        try:
+            while data := await self._tls.receive_some(CHUNK):
+                self.transport.received(bytes(data))
+                while self._resumed is not None:
+                    await self._resumed.wait()
+            reason = "the peer ended the stream"
+        except trio.BrokenResourceError as error:
+            reason = f"the stream broke: {error.__cause__ or error}"
+        except trio.ClosedResourceError:
+            pass
+        finally:
+            self.transport.ended(reason)
+
+    async def _send(self) -> None:
+        try:
+            while data := self._outgoing:
+                self._outgoing = b""
+                await self._tls.send_all(data)
+                self.transport.written()  # It may write more.
+        except trio.BrokenResourceError as error:
+            self.transport.ended(f"the stream broke: {error.__cause__ or error}")
+        except trio.ClosedResourceError:
+            pass
+        finally:
+            self._sending = False
+
+    async def _close(self) -> None:
+        try:
+            with trio.move_on_after(SHUTDOWN_TIMEOUT):
+                await self._tls.aclose()
+        finally:
+            self.abort()
