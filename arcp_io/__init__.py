@@ -1,0 +1,70 @@
+"""ARCP v1.1 with sockets, clocks and tasks: write agents and serve them, submit jobs and follow them.
+
+Everything is imported when it is first used; importing this package starts no event loop library.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import errors, sync
+    from .app import App
+    from .blocking import BlockingJobContext
+    from .client import connect, connect_stdio
+    from .client_job import Event, Job
+    from .client_session import Session
+    from .context import JobContext
+    from .entry import run
+    from .errors import ArcpError
+    from .serving import serve, serve_stdio
+
+__all__ = [
+    "App",
+    "ArcpError",
+    "BlockingJobContext",
+    "Event",
+    "Job",
+    "JobContext",
+    "Session",
+    "connect",
+    "connect_stdio",
+    "errors",
+    "run",
+    "serve",
+    "serve_stdio",
+    "sync",
+]
+
+_MODULE_OF = {
+    "App": "app",
+    "ArcpError": "errors",
+    "BlockingJobContext": "blocking",
+    "Event": "client_job",
+    "Job": "client_job",
+    "JobContext": "context",
+    "Session": "client_session",
+    "connect": "client",
+    "connect_stdio": "client",
+    "errors": "errors",
+    "run": "entry",
+    "serve": "serving",
+    "serve_stdio": "serving",
+    "sync": "sync",
+}
+"""Public name -> the module that has it, or is it."""
+
+
+def __getattr__(name: str) -> Any:
+    module_name = _MODULE_OF.get(name)
+    if module_name is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(f".{module_name}", __name__)
+    value = globals()[name] = module if name == module_name else getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

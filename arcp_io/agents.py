@@ -1,0 +1,246 @@
+"""Agents as tasks, threads and processes: what a runtime asks of its host, done on the running loop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from arcp_proto.errors import Denied, InvariantViolated, LocalProtocolError
+from arcp_proto.output import (
+    Audit,
+    Authenticate,
+    ConnectionEnded,
+    Event,
+    PauseJob,
+    Request,
+    ResumeJob,
+    RuntimeEnded,
+    StartJob,
+    StopJob,
+)
+
+from .auth import verify
+from .context import JobContext
+from .errors import AgentStopped, ArcpError, ConnectionLost, InternalError, JobOver
+from .running import RunningJob
+from .threads import Threads
+
+if TYPE_CHECKING:
+    from arcp_proto.ids import JobId
+    from arcp_proto.runtime import Runtime
+
+    from .app import App
+    from .loop import AgentTask, Loop
+    from .pump import Pump
+
+__all__ = ["AgentHost", "JobContext"]
+
+logger = logging.getLogger("arcp_io")
+
+AGENT_FAILED: Final = "agent failed"
+"""All that a client is told of an exception that is not one of our error classes (§12)."""
+NOT_JSON: Final = "the agent returned something that cannot be sent"
+
+
+class AgentHost:
+    """Verifies tokens, starts, pauses and stops agents, and tells the runtime how they end.
+
+    Async agents run as tasks and are stopped by the loop's own cancellation; plain functions run in threads,
+    isolated agents in processes, and both are told to stop in their own way.
+    """
+
+    def __init__(self, app: App, runtime: Runtime, pump: Pump, loop: Loop) -> None:
+        self._app = app
+        self._runtime = runtime
+        self._pump = pump
+        self._loop = loop
+        self._jobs: dict[JobId, RunningJob] = {}
+        self._tasks: dict[JobId | int, AgentTask] = {}
+        """By job, or by number of the request to authenticate."""
+        self._threads = Threads(app.max_threads)
+        self._cancelled = anyio.get_cancelled_exc_class()
+
+    # As the host of a pump.
+
+    def request(self, request: Request) -> None:
+        """Do what the runtime asks for; nothing here blocks."""
+        match request:
+            case StartJob():
+                self._start(request)
+            case StopJob():
+                self._stop(request)
+            case PauseJob():
+                if (running := self._jobs.get(request.job_id)) is not None:
+                    running.pause()
+            case ResumeJob():
+                if (running := self._jobs.get(request.job_id)) is not None:
+                    running.resume()
+            case Authenticate():
+                verifying = partial(self._authenticate, request)
+                self._spawn(request.request, verifying, "arcp-io authentication")
+
+    def happened(self, event: Event) -> None:
+        """Log it."""
+        match event:
+            case Audit():
+                logger.info("%s by %s: %s", event.what, event.principal, event.facts)
+            case ConnectionEnded():
+                reason = f"{event.code} {event.reason}".strip()
+                logger.debug("%s ended by the %s: %s", event.connection, event.who, reason)
+            case RuntimeEnded(unstopped) if unstopped:
+                logger.warning("%d agents did not stop in time", unstopped)
+
+    async def aclose(self) -> int:
+        """Stop every agent that still runs, and wait for it for the length of the grace.
+
+        Returns how many have not stopped even so.
+        """
+        for running in list(self._jobs.values()):
+            running.stop("the runtime is gone", self._pump.now())
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            self._loop.cancel(task)
+        with anyio.move_on_after(self._app.limits.grace, shield=True):
+            for task in tasks:
+                await self._loop.wait(task)
+        return sum(not task.done() for task in tasks)
+
+    # Tokens.
+
+    async def _authenticate(self, request: Authenticate) -> None:
+        principal, failed = None, False
+        try:
+            if self._app.verifier is not None:
+                principal = await verify(self._app.verifier, request.token)
+        except (Exception, SystemExit, KeyboardInterrupt):
+            failed = True
+            logger.exception("the verifier of tokens failed")
+        finally:
+            self._tasks.pop(request.request, None)
+        answer = self._runtime.authenticated(request.request, principal, now=self._pump.now(), failed=failed)
+        self._pump.carry_out(answer)
+
+    # Agents.
+
+    def _start(self, request: StartJob) -> None:
+        agent = self._app.find(request.agent, request.version)
+        running = RunningJob(request, agent, self._runtime, self._pump, self._loop)
+        self._jobs[request.job_id] = running
+        self._spawn(request.job_id, partial(self._run, running), f"arcp-io {request.job_id}")
+
+    def _stop(self, request: StopJob) -> None:
+        running = self._jobs.get(request.job_id)
+        if running is None:
+            return
+        running.stop(request.reason, request.kill_at)
+        # On asyncio a task that is cancelled before its first step never takes it: it looks for itself.
+        if running.started and running.cancellable:
+            self._loop.cancel(self._tasks[request.job_id])
+
+    async def _run(self, running: RunningJob) -> None:
+        """The whole life of an agent. Raises nothing: a cancellation too ends here, with the task."""
+        running.started = True
+        try:
+            result = None if running.stopping else await self._call(running)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._forget(running)
+            self._fail(running, error)
+        else:
+            self._forget(running)
+            self._finish(running, result)
+
+    async def _call(self, running: RunningJob) -> Any:
+        agent = running.agent
+        if agent.isolation == "process":
+            from .isolation import run_isolated
+
+            return await run_isolated(running, self._loop.name)
+        if agent.is_async:
+            return await agent.function(JobContext(running), running.start.input)
+        return await self._threads.run(running)
+
+    # Their ends.
+
+    def _finish(self, running: RunningJob, result: Any) -> None:
+        if running.stopping:
+            self._stopped(running)
+            return
+        try:
+            self._runtime.finish(running.start.job_id, result, now=self._pump.now())
+        except LocalProtocolError as error:
+            logger.error("%s: what the agent returned cannot be sent: %s", running, error)
+            self._end(running, InternalError(NOT_JSON))
+        except InvariantViolated as bug:
+            self._pump.crash(bug)
+        else:
+            self._pump.soon(urgent=True)
+
+    def _fail(self, running: RunningJob, error: BaseException) -> None:
+        told = _told(error)
+        if told is None and not (running.stopping and self._is_stop(error)):
+            logger.error("%s: the agent failed", running, exc_info=error)
+        if running.stopping:
+            self._stopped(running)
+            return
+        try:
+            self._end(running, told or InternalError(AGENT_FAILED))
+        except LocalProtocolError as problem:
+            logger.error("%s: the agent's error cannot be sent: %s", running, problem)
+            self._end(running, InternalError(AGENT_FAILED))
+
+    def _end(self, running: RunningJob, error: ArcpError | Denied) -> None:
+        details = error.details if isinstance(error, ArcpError) else {}
+        try:
+            self._runtime.fail(
+                running.start.job_id,
+                error.code,
+                error.message,
+                now=self._pump.now(),
+                retryable=error.retryable,
+                details=details or None,
+            )
+        except InvariantViolated as bug:
+            self._pump.crash(bug)
+        else:
+            self._pump.soon(urgent=True)
+
+    def _stopped(self, running: RunningJob) -> None:
+        try:
+            output = self._runtime.job_stopped(running.start.job_id, now=self._pump.now())
+        except InvariantViolated as bug:
+            self._pump.crash(bug)
+        else:
+            self._pump.carry_out(output)
+
+    # Tasks.
+
+    def _spawn(self, key: JobId | int, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        task = self._loop.start(run, name)
+        if not task.done():
+            self._tasks[key] = task
+
+    def _forget(self, running: RunningJob) -> None:
+        self._jobs.pop(running.start.job_id, None)
+        self._tasks.pop(running.start.job_id, None)
+
+    def _is_stop(self, error: BaseException) -> bool:
+        """Whether nothing but the stop of the agent ended it."""
+        stops = (self._cancelled, AgentStopped, JobOver)
+        if isinstance(error, BaseExceptionGroup):
+            return error.split(stops)[1] is None
+        return isinstance(error, stops)
+
+
+def _told(error: BaseException) -> ArcpError | Denied | None:
+    """What a client is told of an exception, if anything; trio wraps even a single one in a group."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, ConnectionLost):
+        return None  # Of the agent's own connection to somebody else.
+    return error if isinstance(error, ArcpError | Denied) else None

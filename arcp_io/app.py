@@ -1,0 +1,167 @@
+"""What a person writes: an App, and its agents."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias, TypeVar
+
+from arcp_proto.errors import LocalProtocolError
+from arcp_proto.inventory import AgentInfo, Inventory, qualified
+from arcp_proto.limits import Limits
+from arcp_proto.runtime import RuntimeConfig
+
+from .auth import TokenTable, Verifier, is_async
+from .entry import run
+
+__all__ = ["Agent", "App", "run"]
+
+AgentFunction: TypeAlias = Callable[[Any, Any], Any]
+"""`async def agent(job: JobContext, input)`, or a plain function of a BlockingJobContext."""
+Isolation: TypeAlias = Literal["process"] | None
+
+RESUME_WINDOW: Final = 1
+"""Seconds that a session outlives its connection; resuming is not offered yet, and peers refuse a 0."""
+
+F = TypeVar("F", bound=AgentFunction)
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One version of an agent, as it was registered."""
+
+    name: str
+    version: str | None
+    function: AgentFunction
+    default: bool = False
+    isolation: Isolation = None
+
+    @property
+    def qualified_name(self) -> str:
+        """`name@version`, or the name of an agent without versions (§7.5)."""
+        return qualified(self.name, self.version)
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it runs on the loop; a plain function runs in a worker thread."""
+        return is_async(self.function)
+
+
+class App:
+    """A runtime's name, its agents, and who may use them.
+
+    `tokens` maps a bearer token to its principal; `auth` is asked instead, a plain or async function from a
+    token to its principal or None; `anonymous` lets in everybody, each as a principal of their own.
+    `heartbeat` is in seconds, 0 for none. `max_threads` bounds the plain agents that run at a time, those
+    that outlive their job included. `quirks` answers peers that deviate in the form that they read.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        *,
+        tokens: Mapping[str, str] | None = None,
+        auth: Verifier | None = None,
+        anonymous: bool = False,
+        limits: Limits | None = None,
+        heartbeat: int = 30,
+        max_threads: int = 64,
+        quirks: bool = True,
+    ) -> None:
+        if tokens is not None and auth is not None:
+            raise ValueError("an App has tokens or auth, not both: let auth look at the tokens")
+        if max_threads < 1:
+            raise ValueError("max_threads is at least 1")
+        self.name = name
+        self.version = version
+        self.anonymous = anonymous
+        self.limits = limits or Limits()
+        self.heartbeat = heartbeat
+        self.max_threads = max_threads
+        self.quirks = quirks
+        self.verifier: Verifier | None = TokenTable(tokens) if tokens is not None else auth
+        self._agents: dict[str, dict[str | None, Agent]] = {}
+
+    def __repr__(self) -> str:
+        return f"<App {self.name} {self.version}: {', '.join(self._agents) or 'no agents'}>"
+
+    def agent(
+        self, name: str, *, version: str | None = None, default: bool = False, isolation: Isolation = None
+    ) -> Callable[[F], F]:
+        """Register a function as an agent; for use as a decorator, which returns the function as it was.
+
+        Of several versions one is the `default`. `isolation="process"` runs each job in a process of its own.
+        Raises ValueError for a name or version that breaks the grammar of §7.5 or is taken, and TypeError for
+        what cannot be called with (job, input).
+        """
+
+        def register(function: F) -> F:
+            self._register(Agent(name, version, function, default, isolation))
+            return function
+
+        return register
+
+    def find(self, name: str, version: str | None) -> Agent:
+        """The agent that was registered under this name and version; raises KeyError."""
+        return self._agents[name][version]
+
+    def config(self) -> RuntimeConfig:
+        """What a Runtime needs to know; raises ValueError for an App that cannot be served."""
+        if self.verifier is None and not self.anonymous:
+            raise ValueError(
+                "nobody could use this App: give it tokens={token: principal}, auth=<a verifier>,"
+                " or anonymous=True to let in everybody"
+            )
+        return RuntimeConfig(
+            name=self.name,
+            version=self.version,
+            agents=tuple(_info(name, versions) for name, versions in self._agents.items()),
+            anonymous=self.anonymous,
+            heartbeat_interval_sec=self.heartbeat,
+            resume_window_sec=RESUME_WINDOW,
+            quirks=self.quirks,
+            limits=self.limits,
+        )
+
+    def _register(self, agent: Agent) -> None:
+        _check_function(agent)
+        try:
+            Inventory([AgentInfo(agent.name, () if agent.version is None else (agent.version,))])
+        except LocalProtocolError as error:
+            raise ValueError(str(error)) from None
+        versions = self._agents.get(agent.name, {})
+        if agent.version in versions:
+            raise ValueError(f"{agent.qualified_name} is registered already")
+        if versions and (agent.version is None or None in versions):
+            raise ValueError(f"{agent.name} is registered with and without a version: give each a version")
+        if agent.default and any(other.default for other in versions.values()):
+            raise ValueError(f"{agent.name} has a default version already")
+        self._agents.setdefault(agent.name, {})[agent.version] = agent
+
+
+def _check_function(agent: Agent) -> None:
+    function = agent.function
+    if not callable(function):
+        raise TypeError(f"{agent.name}: an agent is a function of (job, input)")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{agent.name}: an agent returns; it streams its result with job.stream_result()")
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        raise TypeError(f"{agent.name}: an agent is called with (job, input)") from None
+    if agent.isolation not in (None, "process"):
+        raise ValueError(f'{agent.name}: isolation is None or "process", not {agent.isolation!r}')
+    if agent.isolation == "process":
+        from .isolation import reference
+
+        reference(function)
+
+
+def _info(name: str, versions: Mapping[str | None, Agent]) -> AgentInfo:
+    named = tuple(version for version in versions if version is not None)
+    default = next((agent.version for agent in versions.values() if agent.default), None)
+    if len(named) > 1 and default is None:
+        raise ValueError(f"{name} has the versions {', '.join(named)}: mark one with default=True")
+    return AgentInfo(name, named, default)

@@ -1,0 +1,107 @@
+"""What agents say, as the bodies of events (§8.2): the types of what a person passed are checked here.
+
+Every function raises TypeError for a value of the wrong type. The values themselves are checked where the
+event is published, which raises LocalProtocolError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from arcp_proto import events
+from arcp_proto.errors import Denied, ErrorCode
+
+from .errors import ArcpError
+
+UNSET = msgspec.UNSET
+
+
+def log(level: str, message: str) -> events.Log:
+    return events.Log(_text("level", level), _text("message", message))
+
+
+def thought(text: str) -> events.Thought:
+    return events.Thought(_text("text", text))
+
+
+def status(phase: str, message: str | None) -> events.Status:
+    return events.Status(_text("phase", phase), _optional_text("message", message))
+
+
+def metric(name: str, value: float, unit: str | None, dimensions: Mapping[str, Any] | None) -> events.Metric:
+    return events.Metric(
+        _text("name", name),
+        _number("value", value),
+        _optional_text("unit", unit),
+        None if dimensions is None else dict(dimensions),
+    )
+
+
+def progress(current: float, total: float | None, units: str | None, message: str | None) -> events.Progress:
+    return events.Progress(
+        _number("current", current),
+        None if total is None else _number("total", total),
+        _optional_text("units", units),
+        _optional_text("message", message),
+    )
+
+
+def artifact(uri: str, content_type: str, byte_size: int | None, sha256: str | None) -> events.ArtifactRef:
+    if byte_size is not None and (isinstance(byte_size, bool) or not isinstance(byte_size, int)):
+        raise TypeError(f"byte_size is an int, not {type(byte_size).__name__}")
+    return events.ArtifactRef(
+        _text("uri", uri), _text("content_type", content_type), byte_size, _optional_text("sha256", sha256)
+    )
+
+
+def tool_call(tool: str, args: Any, call_id: str) -> events.ToolCall:
+    return events.ToolCall(_text("tool", tool), args, call_id)
+
+
+def tool_result(call_id: str, result: Any) -> events.ToolResult:
+    return events.ToolResult(_text("call_id", call_id), result)
+
+
+def tool_failure(
+    call_id: str, error: Mapping[str, Any] | BaseException, *, tool: str = "the tool"
+) -> events.ToolResult:
+    """A tool_result with an error: `{code, message, retryable}`, or an exception.
+
+    Of an exception that is not one of our error classes nothing is told but that `tool` failed.
+    """
+    match error:
+        case ArcpError() | Denied():
+            failure = events.ToolError(str(error.code), error.message, error.retryable)
+        case Exception() | SystemExit() | KeyboardInterrupt():
+            failure = events.ToolError(ErrorCode.INTERNAL_ERROR.value, f"{tool} failed", True)
+        case BaseException():
+            failure = events.ToolError(ErrorCode.CANCELLED.value, f"{tool} was cancelled", False)
+        case _:
+            failure = _tool_error(error)
+    return events.ToolResult(_text("call_id", call_id), error=failure)
+
+
+def _tool_error(fields: Mapping[str, Any]) -> events.ToolError:
+    try:
+        return msgspec.convert({"retryable": False, **fields}, events.ToolError)
+    except msgspec.ValidationError as error:
+        raise TypeError(f"an error is {{code, message, retryable}}: {error}") from None
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a str, not {type(value).__name__}")
+    return value
+
+
+def _optional_text(name: str, value: object) -> str | None:
+    return None if value is None else _text(name, value)
+
+
+def _number(name: str, value: object) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is a number, not {type(value).__name__}")
+    return value

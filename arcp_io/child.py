@@ -1,0 +1,106 @@
+"""The child's side of `isolation`: one agent, served over the standard streams."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import runpy
+import sys
+from functools import reduce, wraps
+from typing import Any, Final
+
+import msgspec
+
+from arcp_proto import wire
+from arcp_proto.errors import LocalProtocolError
+from arcp_proto.limits import Limits
+
+from .app import AgentFunction, App
+from .auth import is_async
+from .entry import run
+
+RESULT_PART: Final = "x-vendor.arcp-io.result_part"
+"""An event with a part of the JSON text of a returned value that is too large for one frame."""
+INLINE_SIZE: Final = 32 * 1024
+PART_LENGTH: Final = 8 * 1024
+"""Characters; a part fits a frame, whatever they are."""
+
+
+MESSAGE_SIZE: Final = 16 * 1024 * 1024
+"""Bytes of a submit: what a runtime accepts from a client fits, however it is written."""
+TOKEN: Final = "isolated"
+"""Pipes need no secret; it stands for the principal of the job."""
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What a child is started for; `script` is the path of a file to run where there is no `module`."""
+
+    agent: str
+    version: str | None
+    module: str
+    script: str
+    qualname: str
+    path: list[str]
+    """`sys.path`."""
+    loop: str
+    job_id: str
+    """The job as the client knows it."""
+    principal: str
+    limits: Limits
+
+
+def main(text: str) -> None:
+    """Carry out an order, in JSON, until standard input ends."""
+    order = msgspec.json.decode(text, type=Order)
+    os.setsid()  # A group of its own: it is killed with every process that the agent has started.
+    sys.argv[1:] = []
+    limits = msgspec.structs.replace(order.limits, message=MESSAGE_SIZE)
+    app = App(order.agent, "isolated", tokens={TOKEN: order.principal}, heartbeat=0, limits=limits)
+    app.agent(order.agent, version=order.version)(_isolated(_load(order), order.job_id))
+    run(app, loop=order.loop, stdio=True, drain=0)
+
+
+def _load(order: Order) -> AgentFunction:
+    if order.script:
+        names = runpy.run_path(order.script, run_name="__arcp_child__")
+    else:
+        names = vars(importlib.import_module(order.module))
+    first, *rest = order.qualname.split(".")
+    function: AgentFunction = reduce(getattr, rest, names[first])
+    return function
+
+
+def _isolated(function: AgentFunction, job_id: str) -> AgentFunction:
+    """The agent under the id that its job has outside; a large value that it returns goes out in parts."""
+
+    @wraps(function)
+    async def of_loop(job: Any, input: Any) -> Any:
+        job._running.id = job_id
+        result = await function(job, input)
+        parts = _parts(result)
+        for part in parts:
+            await job.emit(RESULT_PART, {"text": part})
+        return None if parts else result
+
+    @wraps(function)
+    def of_thread(job: Any, input: Any) -> Any:
+        job._running.id = job_id
+        result = function(job, input)
+        parts = _parts(result)
+        for part in parts:
+            job.emit(RESULT_PART, {"text": part})
+        return None if parts else result
+
+    return of_loop if is_async(function) else of_thread
+
+
+def _parts(result: object) -> list[str]:
+    """The JSON text of a large value; nothing for one that fits a frame, or is no JSON."""
+    try:
+        data = wire.encode_value(result)
+    except LocalProtocolError:
+        return []
+    if len(data) <= INLINE_SIZE:
+        return []
+    text = data.decode()
+    return [text[start : start + PART_LENGTH] for start in range(0, len(text), PART_LENGTH)]

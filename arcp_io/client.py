@@ -1,0 +1,103 @@
+"""The client: connect to a runtime, and get a session."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
+from urllib.parse import urlsplit
+
+import anyio
+
+from arcp_proto.client import ClientConfig
+from arcp_proto.limits import Limits
+
+from .client_job import Event, Job
+from .client_session import BUFFER_SIZE, Session, Token
+from .dialing import Target, WebSocket
+from .listeners import is_loopback
+from .loop import open_loop
+from .stdio import Command
+
+__all__ = ["Event", "Job", "Session", "Token", "connect", "connect_stdio"]
+
+NAME: Final = "arcp-io"
+VERSION: Final = "0.1.0"
+CANCEL_TIMEOUT: Final = 15.0
+"""Seconds that `cancel_on_exit` waits for the ends of jobs; a runtime's own grace is 5."""
+
+
+@asynccontextmanager
+async def connect(
+    target: str | Target,
+    token: Token = None,
+    *,
+    name: str = NAME,
+    version: str = VERSION,
+    ssl_context: ssl.SSLContext | None = None,
+    allow_plain: bool = False,
+    cancel_on_exit: bool = False,
+    buffer_size: int = BUFFER_SIZE,
+    limits: Limits | None = None,
+) -> AsyncIterator[Session]:
+    """A session with the runtime at a ws:// or wss:// address: `async with connect(url, token=…) as session`.
+
+    Without a token it is anonymous. Leaving the block detaches: jobs go on, unless `cancel_on_exit`. A token
+    goes in clear text only to this machine, unless `allow_plain`. `buffer_size` bounds the events of a job
+    that wait, in bytes; `name` and `version` are what the runtime is told of us. Raises OSError when nobody
+    is reached, ValueError for what is no address, Unauthenticated and other ArcpErrors for a refusal.
+    """
+    if isinstance(target, str):
+        target = WebSocket(target, ssl_context)
+    if isinstance(target, WebSocket) and token is not None and not allow_plain:
+        _check_confidential(target.url)
+    config = ClientConfig(name=name, version=version, limits=limits or Limits())
+    async with open_loop() as loop:
+        session = Session(config, loop, buffer_size=buffer_size)
+        try:
+            await session.open(token, target)
+            yield session
+        finally:
+            if cancel_on_exit:
+                with anyio.move_on_after(CANCEL_TIMEOUT, shield=True):
+                    await session.cancel_all()
+            session.leave()
+
+
+def connect_stdio(
+    argv: Sequence[str],
+    token: Token = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    name: str = NAME,
+    version: str = VERSION,
+    cancel_on_exit: bool = False,
+    buffer_size: int = BUFFER_SIZE,
+    limits: Limits | None = None,
+) -> AbstractAsyncContextManager[Session]:
+    """The same with a runtime that is started for it: a child process that speaks on its standard streams.
+
+    `env` is its whole environment, by default ours; its standard error is ours. Leaving the block ends its
+    standard input, and then the child.
+    """
+    return connect(
+        Command(argv, env, cwd),
+        token,
+        name=name,
+        version=version,
+        cancel_on_exit=cancel_on_exit,
+        buffer_size=buffer_size,
+        limits=limits,
+    )
+
+
+def _check_confidential(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme == "ws" and not is_loopback(parts.hostname or ""):
+        raise ValueError(
+            f"the token would cross the network to {parts.hostname} in clear text:"
+            " use wss://, or allow_plain=True"
+        )

@@ -1,0 +1,118 @@
+"""`run`: serve an App until a signal comes, for a program that has no event loop yet."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
+
+import anyio
+from anyio.abc import TaskStatus
+
+if TYPE_CHECKING:
+    import ssl
+
+    from .app import App
+    from .serving import Server
+
+
+def run(
+    app: App,
+    host: str = "127.0.0.1",
+    port: int = 7777,
+    *,
+    loop: str = "asyncio",
+    stdio: bool = False,
+    drain: float = 30.0,
+    path: str = "/arcp",
+    certfile: str | None = None,
+    keyfile: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    allow_plain: bool = False,
+    origins: Sequence[str] = (),
+    hosts: Sequence[str] | None = None,
+) -> None:
+    """Serve an App over WebSocket, or with `stdio` one connection on our standard streams.
+
+    `loop` is asyncio or trio. SIGINT and SIGTERM end it: the first lets running jobs finish for `drain`
+    seconds, a second does not wait. Raises ValueError for an App that cannot be served, OSError when it
+    cannot listen.
+    """
+    app.config()
+    if certfile is not None:
+        ssl_context = _server_context(certfile, keyfile)
+    if stdio:
+        serving = partial(_serve_stdio, app, drain)
+    else:
+        from .serving import serve
+
+        server = partial(
+            serve,
+            app,
+            host=host,
+            port=port,
+            path=path,
+            ssl_context=ssl_context,
+            allow_plain=allow_plain,
+            origins=origins,
+            hosts=hosts,
+        )
+        serving = partial(_serve, server, drain)
+    anyio.run(serving, backend=loop)
+
+
+async def _serve(open_server: Callable[[], AbstractAsyncContextManager[Server]], drain: float) -> None:
+    async with open_server() as server:
+        print(f"serving {server.url}", file=sys.stderr, flush=True)
+        await _until_ended(server, drain, server.wait_closed)
+
+
+async def _serve_stdio(app: App, drain: float) -> None:
+    from .serving import open_server
+    from .stdio import own_standard_streams
+
+    with own_standard_streams() as (reading, writing):
+        async with open_server(app, drain) as server:
+            await _until_ended(server, drain, partial(server.carry_lines, reading, writing, "stdio"))
+
+
+async def _until_ended(server: Server, drain: float, wait: Callable[[], Awaitable[None]]) -> None:
+    """Wait, and shut the server down at the first signal, at once at the second."""
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(_obey_signals, server, drain)
+        await wait()
+        await server.shut_down(drain)
+        if unstopped := await server.abort():
+            _leave(unstopped)
+        tasks.cancel_scope.cancel()
+
+
+async def _obey_signals(server: Server, drain: float, *, task_status: TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async with anyio.create_task_group() as tasks:
+            async for _ in signals:
+                tasks.start_soon(server.shut_down, drain)
+                drain = 0.0
+
+
+def _leave(unstopped: int) -> NoReturn:
+    """End the process without the agents that did not stop: no event loop ends before its tasks do."""
+    print(f"leaving without {unstopped} agents that did not stop", file=sys.stderr)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _server_context(certfile: str, keyfile: str | None) -> ssl.SSLContext:
+    import ssl
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certfile, keyfile)
+    return context

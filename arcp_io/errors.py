@@ -1,0 +1,216 @@
+"""What can go wrong, as exceptions: one class for each code of §12, and a few that are ours alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Final
+
+from arcp_proto.errors import RETRYABLE, Denied, ErrorCode, LocalProtocolError
+
+__all__ = [
+    "AgentNotAvailable",
+    "AgentStopped",
+    "AgentVersionNotAvailable",
+    "ArcpError",
+    "BudgetExhausted",
+    "ConnectionLost",
+    "Denied",
+    "DuplicateKey",
+    "HeartbeatLost",
+    "InternalError",
+    "InvalidRequest",
+    "JobCancelled",
+    "JobNotFound",
+    "JobOver",
+    "JobTimedOut",
+    "LeaseExpired",
+    "LeaseSubsetViolation",
+    "LocalProtocolError",
+    "PermissionDenied",
+    "ResumeWindowExpired",
+    "Unauthenticated",
+    "error_for",
+]
+
+
+class ArcpError(Exception):
+    """A request that was refused, or a job that did not succeed; of its own class for a code of §12.
+
+    An agent that raises one ends its job with its code and message. `retryable` says whether trying again
+    can help, by the table of §12 unless it is given; `details` are the peer's; `job_id` is the job's, if any.
+    """
+
+    default_code: ClassVar[str] = ErrorCode.INTERNAL_ERROR.value
+    default_retryable: ClassVar[bool] = False
+    """For a code that is not of §12."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: str | None = None,
+        retryable: bool | None = None,
+        details: Mapping[str, Any] | None = None,
+        job_id: str | None = None,
+    ) -> None:
+        self.code = self.default_code if code is None else str(code)
+        self.message = message or self.code
+        self.retryable = RETRYABLE.get(self.code, self.default_retryable) if retryable is None else retryable
+        self.details = {} if details is None else dict(details)
+        self.job_id = job_id
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        return self.message if self.message == self.code else f"{self.code}: {self.message}"
+
+
+class PermissionDenied(ArcpError):
+    """The lease, or who we are, does not allow it."""
+
+    default_code = ErrorCode.PERMISSION_DENIED.value
+
+
+class LeaseSubsetViolation(ArcpError):
+    """A delegation asked for more than its parent has."""
+
+    default_code = ErrorCode.LEASE_SUBSET_VIOLATION.value
+
+
+class JobNotFound(ArcpError):
+    """There is no such job, or it is not ours to see."""
+
+    default_code = ErrorCode.JOB_NOT_FOUND.value
+
+
+class DuplicateKey(ArcpError):
+    """The idempotency key belongs to another submission."""
+
+    default_code = ErrorCode.DUPLICATE_KEY.value
+
+
+class AgentNotAvailable(ArcpError):
+    """No agent has that name."""
+
+    default_code = ErrorCode.AGENT_NOT_AVAILABLE.value
+
+
+class AgentVersionNotAvailable(ArcpError):
+    """The agent is there, that version of it is not."""
+
+    default_code = ErrorCode.AGENT_VERSION_NOT_AVAILABLE.value
+
+
+class JobCancelled(ArcpError):
+    """The job was cancelled."""
+
+    default_code = ErrorCode.CANCELLED.value
+
+
+class JobTimedOut(ArcpError):
+    """The job ran longer than its `max_runtime`."""
+
+    default_code = ErrorCode.TIMEOUT.value
+
+
+class ResumeWindowExpired(ArcpError):
+    """The session cannot be resumed any more."""
+
+    default_code = ErrorCode.RESUME_WINDOW_EXPIRED.value
+
+
+class LeaseExpired(ArcpError):
+    """The lease's `expires_at` was reached."""
+
+    default_code = ErrorCode.LEASE_EXPIRED.value
+
+
+class BudgetExhausted(ArcpError):
+    """A counter of the budget reached zero."""
+
+    default_code = ErrorCode.BUDGET_EXHAUSTED.value
+
+
+class InvalidRequest(ArcpError):
+    """What was asked breaks the protocol or one of its limits."""
+
+    default_code = ErrorCode.INVALID_REQUEST.value
+
+
+class Unauthenticated(ArcpError):
+    """The token is missing or not valid."""
+
+    default_code = ErrorCode.UNAUTHENTICATED.value
+
+
+class InternalError(ArcpError):
+    """The agent or the runtime failed."""
+
+    default_code = ErrorCode.INTERNAL_ERROR.value
+
+
+class ConnectionLost(ArcpError):
+    """The connection ended before the answer, or the end of the job, came; the job itself may go on.
+
+    Its code is ours and never on the wire.
+    """
+
+    default_code = "CONNECTION_LOST"
+    default_retryable = True
+
+
+class HeartbeatLost(ConnectionLost):
+    """The connection ended because nothing was heard for too long."""
+
+    default_code = ErrorCode.HEARTBEAT_LOST.value
+
+
+class JobOver(RuntimeError):
+    """An agent called its job after the job's end had been sent: nothing can be said any more (§7.3)."""
+
+
+class AgentStopped(BaseException):
+    """Raised once into a plain function, by its next `job.*` call, when its job is to stop.
+
+    Like `asyncio.CancelledError` it is no Exception, so that `except Exception` does not swallow it. While
+    the function unwinds it may still speak, until the job's end has been sent.
+    """
+
+
+def error_for(
+    code: str,
+    message: str,
+    *,
+    retryable: bool | None = None,
+    details: Mapping[str, Any] | None = None,
+    job_id: str | None = None,
+) -> ArcpError:
+    """The exception for a code of the wire; for an unknown one an `ArcpError` that carries it."""
+    kind = BY_CODE.get(code, ArcpError)
+    return kind(message, code=code, retryable=retryable, details=details, job_id=job_id)
+
+
+BY_CODE: Final[Mapping[str, type[ArcpError]]] = MappingProxyType(
+    {
+        kind.default_code: kind
+        for kind in (
+            PermissionDenied,
+            LeaseSubsetViolation,
+            JobNotFound,
+            DuplicateKey,
+            AgentNotAvailable,
+            AgentVersionNotAvailable,
+            JobCancelled,
+            JobTimedOut,
+            ResumeWindowExpired,
+            HeartbeatLost,
+            LeaseExpired,
+            BudgetExhausted,
+            InvalidRequest,
+            Unauthenticated,
+            InternalError,
+            ConnectionLost,
+        )
+    }
+)
+"""Every code of §12, and the one that is ours, with its class."""

@@ -1,0 +1,204 @@
+"""Agents in processes of their own: a runtime in a child, over lines, and our client in front of it.
+
+The child has an empty environment and a process group of its own. It finds the agent by importing its module
+again, so an isolated agent is a function at the top level of a module, or of the script that runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import anyio
+import msgspec
+
+from arcp_proto import wire
+from arcp_proto.client import ClientConfig
+from arcp_proto.connection import Connection
+from arcp_proto.events import EventKind
+
+from .child import MESSAGE_SIZE, RESULT_PART, TOKEN, Order
+from .client_job import Event, Job
+from .client_session import Session
+from .context import JobContext, ResultStream
+from .dialing import Target
+from .errors import ArcpError, ConnectionLost
+from .loop import open_loop
+from .pump import Pump
+from .running import RunningJob
+from .stdio import EXIT_TIMEOUT, Command, LineCodec, spawn
+from .stream import ByteStream, StreamTransport
+
+if TYPE_CHECKING:
+    from anyio.abc import Process
+
+    from .app import AgentFunction
+
+logger = logging.getLogger("arcp_io")
+
+BOOT: Final = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1])['path'];"
+    " from arcp_io.child import main; main(sys.argv[1])"
+)
+MARGIN: Final = 0.5
+"""Seconds before the end of the grace at which a child is killed, so that its stop is seen in time."""
+
+
+class Reference(NamedTuple):
+    """Where a child finds a function: in a module, or in the script at a path."""
+
+    module: str
+    script: str
+    qualname: str
+
+
+def reference(function: AgentFunction) -> Reference:
+    """Raises ValueError for a function that another process cannot import."""
+    module: str | None = getattr(function, "__module__", None)
+    qualname: str | None = getattr(function, "__qualname__", None)
+    if module is None or qualname is None or "<" in qualname:
+        raise ValueError(
+            f'isolation="process" needs a function at the top level of a module, which {function!r} is not'
+        )
+    if module != "__main__":
+        return Reference(module, "", qualname)
+    main = sys.modules["__main__"]
+    spec, script = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None:
+        return Reference(spec.name, "", qualname)
+    if script is not None and os.path.isfile(script):
+        return Reference("", os.path.abspath(script), qualname)
+    raise ValueError(f'isolation="process" needs a module to import: put {qualname} into a file')
+
+
+async def run_isolated(running: RunningJob, loop: str) -> Any:
+    """Run an agent in a child, on the event loop of that name; returns what it returns.
+
+    Raises the ArcpError that it ended with, and RuntimeError when the child is gone without a word.
+    """
+    isolated = Isolated(running, loop)
+    try:
+        return await isolated.run()
+    except (ConnectionLost, OSError) as error:
+        raise RuntimeError(f"the process of {running} has ended: {error}") from error
+
+
+class Isolated:
+    """One agent in its child, from start to end; it is stopped by cancelling it there, then by SIGKILL."""
+
+    def __init__(self, running: RunningJob, loop: str) -> None:
+        running.cancellable = False
+        self._running = running
+        self._job = JobContext(running)
+        self._loop = loop
+        self._child: Process | None = None
+        self._theirs: Job | None = None
+        self._parts: list[str] = []
+        self._stream: ResultStream | None = None
+
+    async def run(self) -> Any:
+        """Returns what the agent returns, None if it streamed that; raises what it failed with."""
+        limits = msgspec.structs.replace(self._running.limits, frame=MESSAGE_SIZE)
+        async with open_loop() as loop:
+            session = Session(ClientConfig(name="arcp-io parent", limits=limits), loop)
+            loop.start(self._stop_in_time, "arcp-io stop of a child")
+            try:
+                await session.open(TOKEN, self._command(), self._dial)
+                return await self._relay(session)
+            finally:
+                session.leave()
+                await self._end_child()
+
+    def _command(self) -> Command:
+        agent, job = self._running.agent, self._job
+        path = [entry or os.getcwd() for entry in sys.path]
+        order = Order(
+            agent.name,
+            agent.version,
+            *reference(agent.function),
+            path,
+            self._loop,
+            job.id,
+            job.principal,
+            self._running.limits,
+        )
+        return Command([sys.executable, "-c", BOOT, msgspec.json.encode(order).decode()], env={})
+
+    async def _dial(self, target: Target, pump: Pump, connection: Connection) -> None:
+        """As `dialing.dial` does, but with a child that is ours to kill."""
+        if not isinstance(target, Command):
+            raise TypeError("an isolated agent is a command")
+        self._child, reading, writing = await spawn(target)
+        if self._running.stopping:
+            self._kill()
+
+        def connected(stream: ByteStream) -> StreamTransport:
+            return StreamTransport(pump, connection, LineCodec(connection.message_limit), stream)
+
+        await pump.loop.open_pipes(reading, writing, connected)
+
+    async def _relay(self, session: Session) -> Any:
+        headers = self._job.trace_headers()
+        self._theirs = await session.submit(
+            self._running.agent.qualified_name,
+            self._running.start.input,
+            lease=self._job.lease,
+            traceparent=headers["traceparent"],
+            tracestate=headers.get("tracestate"),
+        )
+        async for event in self._theirs:
+            await self._say(event)
+        result = await self._theirs.result()
+        if self._parts:
+            return wire.decode_value("".join(self._parts).encode())
+        return None if self._stream is not None else result
+
+    async def _say(self, event: Event) -> None:
+        match event.kind:
+            case EventKind.RESULT_CHUNK:
+                await self._write(event.body)
+            case kind if kind == RESULT_PART:
+                self._parts.append(event.body["text"])
+            case kind:
+                await self._job.emit(kind, event.body)
+
+    async def _write(self, chunk: dict[str, Any]) -> None:
+        encoding, data = chunk["encoding"], chunk["data"]
+        if self._stream is None:
+            self._stream = ResultStream(self._running, encoding)
+        await self._stream.write(base64.b64decode(data) if encoding == "base64" else data)
+
+    async def _stop_in_time(self) -> None:
+        """Cancelled when the child's job is over."""
+        await self._running.stop_requested()
+        if self._theirs is not None:
+            with anyio.move_on_after(self._running.grace_left - MARGIN), suppress(ArcpError):
+                await self._theirs.cancel(self._running.stop_reason)
+                return
+        logger.warning("%s: its process is killed", self._running)
+        self._kill()
+
+    async def _end_child(self) -> None:
+        """Its input has ended, so it exits by itself, unless there is no time for that."""
+        if self._child is None:
+            return
+        with anyio.CancelScope(shield=True):
+            if not self._running.stopping:
+                with anyio.move_on_after(EXIT_TIMEOUT):
+                    await self._child.wait()
+            self._kill()
+            await self._child.wait()
+
+    def _kill(self) -> None:
+        """Kill the child and whatever it has started, if it still runs."""
+        if self._child is None or self._child.returncode is not None:
+            return
+        try:
+            os.killpg(self._child.pid, signal.SIGKILL)
+        except ProcessLookupError:  # It has not made its group yet.
+            self._child.kill()

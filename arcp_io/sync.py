@@ -1,0 +1,162 @@
+"""The client without `await`, for scripts and notebooks: the event loop runs in a thread of its own.
+
+with arcp_io.sync.connect("ws://127.0.0.1:7777/arcp", token="s3cret") as session:
+    job = session.submit("echo", {"x": 1})
+    for event in job:
+        print(event.kind, event.body)
+    print(job.result())
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from arcp_proto.messages import AgentEntry, Peer
+
+from . import client, client_job, client_session
+from .client_job import Event
+from .client_session import Token
+from .dialing import Target
+
+
+@contextmanager
+def connect(target: str | Target, token: Token = None, **options: Any) -> Iterator[Session]:
+    """A session with a runtime; as `arcp_io.connect`, with the same options."""
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(client.connect(target, token, **options)) as session,
+    ):
+        yield Session(portal, session)
+
+
+@contextmanager
+def connect_stdio(argv: Sequence[str], token: Token = None, **options: Any) -> Iterator[Session]:
+    """The same with a child process; as `arcp_io.connect_stdio`, with the same options."""
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(client.connect_stdio(argv, token, **options)) as session,
+    ):
+        yield Session(portal, session)
+
+
+class Session:
+    """`arcp_io.Session`, blocking. Its calls may come from any thread."""
+
+    def __init__(self, portal: BlockingPortal, session: client_session.Session) -> None:
+        self._portal = portal
+        self._session = session
+
+    def __repr__(self) -> str:
+        return repr(self._session)
+
+    @property
+    def id(self) -> str:
+        return self._session.id
+
+    @property
+    def runtime(self) -> Peer:
+        """The runtime's `name` and `version`."""
+        return self._session.runtime
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What both sides know of §6.2."""
+        return self._session.features
+
+    @property
+    def agents(self) -> Sequence[AgentEntry]:
+        """The runtime's agents: `name`, `versions`, `default` (§7.5)."""
+        return self._session.agents
+
+    def submit(self, agent: str, input: Any = None, **options: Any) -> Job:
+        """Submit a job, and return it once it was accepted; the options are those of `arcp_io.Session`."""
+
+        async def submit() -> client_job.Job:
+            return await self._session.submit(agent, input, **options)
+
+        return Job(self._portal, self._portal.call(submit))
+
+    def close(self, reason: str = "") -> None:
+        """Say goodbye (§6.7) and wait for the end of the connection, at most a second. Jobs go on."""
+        self._portal.call(self._session.close, reason)
+
+
+class Job:
+    """`arcp_io.Job`, blocking: iterate over it for its events, ask `result()` for how it ends."""
+
+    def __init__(self, portal: BlockingPortal, job: client_job.Job) -> None:
+        self._portal = portal
+        self._job = job
+        self._events: list[AsyncIterator[Event]] = []
+        """The iterator, if there is one; it is let go of on the loop's thread, where it belongs."""
+        self._iterating_thread = 0
+
+    def __repr__(self) -> str:
+        return repr(self._job)
+
+    @property
+    def id(self) -> str:
+        return self._job.id
+
+    @property
+    def agent(self) -> str:
+        """`name@version`, or the name of an agent without versions."""
+        return self._job.agent
+
+    @property
+    def lease(self) -> Mapping[str, Sequence[str]]:
+        return self._job.lease
+
+    @property
+    def trace_id(self) -> str | None:
+        return self._job.trace_id
+
+    @property
+    def final_status(self) -> str | None:
+        """success, error, cancelled or timed_out; None while the end has not come."""
+        return self._job.final_status
+
+    @property
+    def summary(self) -> str | None:
+        """What the runtime says in a line about a result, if it does."""
+        return self._job.summary
+
+    @property
+    def events_received(self) -> int:
+        """Numbered frames of this job, the terminal and answers to `cancel` included."""
+        return self._job.events_received
+
+    def __iter__(self) -> Iterator[Event]:
+        """Its events, until its end, or until ConnectionLost is raised."""
+        self._portal.call(self._begin)
+        self._iterating_thread = threading.get_ident()
+        try:
+            while (event := self._portal.call(self._next)) is not None:
+                yield event
+        finally:
+            with suppress(RuntimeError):  # The session has been left, and the loop with it.
+                self._portal.call(self._events.clear)
+
+    def result(self) -> Any:
+        """Wait for the end: the value, or the text or bytes of a streamed result.
+
+        Raises the ArcpError of the job's error code (§12). Inside the job's own loop it ends that loop.
+        """
+        if self._iterating_thread == threading.get_ident():
+            self._portal.call(self._events.clear)
+        return self._portal.call(self._job.result)
+
+    def cancel(self, reason: str = "") -> None:
+        """Cancel the job, and return when its end has come; a job that is over is left as it is."""
+        self._portal.call(self._job.cancel, reason)
+
+    async def _begin(self) -> None:
+        self._events.append(aiter(self._job))
+
+    async def _next(self) -> Event | None:
+        return await anext(self._events[0], None) if self._events else None
