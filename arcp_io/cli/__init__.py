@@ -1,0 +1,34 @@
+"""The command `arcp-io`. Nothing is imported before it is needed: `arcp-io --version` starts no library."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from .exits import Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments` (default: those of the process); returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"]:
+        print(version())
+        return Exit.SUCCESS
+    if find_spec("typer") is None or find_spec("rich") is None:
+        print("arcp-io needs its command-line extra: pip install 'arcp-io[cli]'", file=sys.stderr)
+        return Exit.USAGE
+    from .commands import run
+
+    return run(words)
+
+
+def version() -> str:
+    """Name and version of the installed distribution."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as version_of
+
+    try:
+        return f"arcp-io {version_of('arcp-io')}"
+    except PackageNotFoundError:
+        return "arcp-io (not installed)"

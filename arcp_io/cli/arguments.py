@@ -1,0 +1,112 @@
+"""What the options of the command line mean. Each function raises ValueError with a sentence for the user."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import typer
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_LONGEST_SECONDS: Final = 100 * 365 * 86400.0
+
+
+class Loop(StrEnum):
+    """The event loops there are."""
+
+    ASYNCIO = "asyncio"
+    TRIO = "trio"
+
+
+@contextmanager
+def checked(option: str) -> Iterator[None]:
+    """Turns a ValueError about `option` into a usage error."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def json_argument(text: str) -> Any:
+    """JSON itself, `@file`, or `-` for standard input."""
+    if text == "-":
+        source, document = "standard input", sys.stdin.read()
+    elif text.startswith("@"):
+        source = text[1:]
+        try:
+            document = Path(source).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            raise ValueError(f"cannot read {source}: {_reason(error)}") from None
+    else:
+        source, document = "the argument", text
+    try:
+        return json.loads(document, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source} is not JSON: {_reason(error)}") from None
+
+
+def lease_argument(text: str) -> dict[str, Any]:
+    """A lease: a JSON object of namespace -> patterns, or `@file`, or `-`."""
+    lease = json_argument(text)
+    if not isinstance(lease, dict):
+        raise ValueError("a lease is a JSON object: namespace -> list of patterns")
+    return lease
+
+
+def seconds_argument(text: str) -> float:
+    """A length of time: `90`, `90s`, `10m`, `1h30m`, `2d`; a bare number is seconds."""
+    try:
+        seconds = float(text) if text[:1].isdigit() else None
+    except ValueError:
+        seconds = None
+    if seconds is None and text and not _PART.sub("", text):
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+    if seconds is None or not 0 <= seconds <= _LONGEST_SECONDS:
+        raise ValueError(f"{text!r} is no length of time such as 90s, 10m, 1h30m or 2d")
+    return seconds
+
+
+def whole_seconds_argument(text: str) -> int:
+    """A length of time of at least a second, rounded up to whole seconds."""
+    seconds = -int(-seconds_argument(text) // 1)
+    if seconds < 1:
+        raise ValueError("must be a second or more")
+    return seconds
+
+
+def instant_argument(text: str) -> datetime:
+    """A moment: an RFC 3339 time in UTC, or a length of time from now."""
+    if "T" not in text and " " not in text:
+        return datetime.now(UTC) + timedelta(seconds=seconds_argument(text))
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no time such as 2030-01-31T12:00:00Z, and no length of time") from None
+    if instant.utcoffset() != timedelta(0):
+        raise ValueError("must be in UTC: 2030-01-31T12:00:00Z")
+    return instant
+
+
+def budget_argument(amounts: Iterable[str]) -> list[str]:
+    """Amounts such as `USD:5`, one a currency (§9.6)."""
+    checked = list(amounts)
+    for amount in checked:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*:\d+(\.\d+)?", amount):
+            raise ValueError(f"{amount!r} is no amount such as USD:5 or credits:250.5")
+    return checked
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not allowed")
+
+
+def _reason(error: BaseException) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,0 +1,138 @@
+"""`arcp-io demo`: a runtime, a client and the agent `index`, over a real socket in one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from .arguments import Loop, checked
+from .exits import Exit
+from .printable import one_line
+from .request import Ending, Request
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .view import View
+
+ROWS: Final = 10
+"""Rows of each table that is printed."""
+
+
+def demo(
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="The directory to index.", show_default=False)
+    ] = ".",
+    loop: Annotated[Loop, typer.Option(help="Event loop.")] = Loop.ASYNCIO,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+) -> None:
+    """Index the text files below PATH (default: the current directory) by a real job.
+
+    Starts a runtime on a loopback WebSocket, submits the bundled agent 'index' to it with the lease that it
+    needs, and shows it live. Directories that begin with a dot, links and binary files are left out.
+
+    \b
+    Examples:
+      arcp-io demo
+      arcp-io demo ~/src --loop trio
+      arcp-io demo --json . | jq .by_extension
+    """
+    with checked("PATH"):
+        root = _root(path)
+    with checked("--loop"):
+        if loop is Loop.TRIO and find_spec("trio") is None:
+            raise ValueError("trio is not installed: pip install 'arcp-io[trio]'")
+    ending = _follow(root, loop, live=not as_json)
+    report = json.loads(ending.result) if ending.exit is Exit.SUCCESS else {}
+    if as_json:
+        error = {} if ending.error is None else {"error": ending.error}
+        print(json.dumps({**report, "events": ending.events, "final_status": ending.final_status, **error}))
+    elif report:
+        _print_report(report)
+    raise typer.Exit(ending.exit)
+
+
+def _root(path: str) -> str:
+    root = os.path.realpath(path)
+    if not os.path.isdir(root):
+        raise ValueError(f"{one_line(path)} is no directory")
+    try:
+        root.encode()
+    except UnicodeEncodeError:
+        raise ValueError("its name is no UTF-8, and cannot be sent") from None
+    return root
+
+
+def _follow(root: str, loop: Loop, *, live: bool) -> Ending:
+    import anyio
+    from rich.console import Console
+
+    from .view import View
+
+    if not live:
+        return anyio.run(_run, root, None, backend=loop.value)
+    with View(Console(stderr=True), "index") as view:
+        ending = anyio.run(_run, root, view, backend=loop.value)
+        view.end(ending)
+    return ending
+
+
+async def _run(root: str, view: View | None) -> Ending:
+    from .. import App, serve
+    from .follow import Following
+    from .index import VERSION, index
+
+    token = secrets.token_urlsafe(32)
+    app = App(name="arcp-io demo", version=VERSION, tokens={token: "demo"})
+    app.agent("index", version=VERSION)(index)
+    lease = {"fs.read": [f"{root.rstrip('/')}/**"], "tool.call": ["index.*"]}
+    async with serve(app, host="127.0.0.1", port=0) as server:
+        request = Request(
+            url=server.url, token=token, agent="index", input={"path": root}, options={"lease": lease}
+        )
+        return await Following(request, view).run()
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    from rich.columns import Columns
+    from rich.console import Console
+
+    console = Console()
+    skipped = report["skipped"]
+    console.print(
+        f"{report['files']:,} text files, {report['bytes']:,} bytes, {report['lines']:,} lines, "
+        f"{report['words']:,} words; "
+        f"skipped: {skipped['binary']:,} binary, {skipped['unreadable']:,} unreadable",
+        highlight=False,
+        soft_wrap=True,
+    )
+    extensions = sorted(report["by_extension"].items(), key=lambda entry: -entry[1]["bytes"])
+    tables = (
+        _table(
+            ("extension", "files", "lines"),
+            [(name, kind["files"], kind["lines"]) for name, kind in extensions],
+        ),
+        _table(("largest", "bytes"), [(file["path"], file["bytes"]) for file in report["largest"]]),
+        _table(("identifier", "count"), report["identifiers"]),
+    )
+    console.print(Columns(tables))
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """The first rows; the first column is text, the others are numbers."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE)
+    for column, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if column else "left", overflow="ellipsis", no_wrap=True)
+    for name, *numbers in rows[:ROWS]:
+        table.add_row(Text(one_line(name, longest=40) or "(none)"), *(f"{number:,}" for number in numbers))
+    return table

@@ -1,0 +1,32 @@
+"""What the process exits with."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+
+class Exit(IntEnum):
+    """Exit codes of `arcp-io`."""
+
+    SUCCESS = 0
+    ERROR = 1
+    USAGE = 2
+    CANCELLED = 3
+    TIMED_OUT = 4
+    CONNECTION = 5
+    INTERRUPTED = 130
+
+
+BY_STATUS: Final = {
+    "success": Exit.SUCCESS,
+    "error": Exit.ERROR,
+    "cancelled": Exit.CANCELLED,
+    "timed_out": Exit.TIMED_OUT,
+}
+"""Final status of a job -> exit code."""
+
+EXPLAINED: Final = (
+    "Exit code: 0 the job succeeded, 1 it failed or was refused, 2 usage, 3 cancelled, 4 timed out, "
+    "5 no connection or the connection was lost, 130 left at the second Ctrl-C."
+)
