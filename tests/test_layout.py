@@ -1,0 +1,187 @@
+"""How the project is laid out: sizes, names, docstrings, and words that must not be left behind."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[1]
+PACKAGES: Final = ("arcp_proto", "arcp_io")
+OTHERS: Final = ("tests", "fuzz", "benchmarks")
+TOP_LEVEL: Final = (
+    *PACKAGES,
+    *OTHERS,
+    *("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"),
+    *("dist", "build", "PKG-INFO"),  # What builds make.
+)
+"""And names that begin with a dot."""
+MAX_LINES: Final = {**dict.fromkeys(PACKAGES, 450), **dict.fromkeys(OTHERS, 900)}
+MAX_FUNCTION_LINES: Final = {**dict.fromkeys(PACKAGES, 60), **dict.fromkeys(OTHERS, 80)}
+
+LEFT_BEHIND: Final = re.compile(
+    r"\b(?:TO" + r"DO|FIX" + r"ME)\b"
+    r"|type: *ig" + r"nore|no" + r"qa\b|pragma: *no" + r" cover"
+    r"|pytest\.(?:sk" + r"ip|xf" + r"ail|imports" + r"kip)|mark\.(?:sk" + r"ip|xf" + r"ail)"
+)
+"""Work that is not done, and checks that are switched off."""
+MACHINE_PATH: Final = re.compile(r"(?<![\w.*-])/(?:wo" + r"rk|ro" + r"ot|tm" + r"p|ho" + r"me/\w+)(?![\w-])")
+
+
+class Function(NamedTuple):
+    """A function and how many lines it has."""
+
+    name: str
+    lines: int
+
+
+def functions(source: str) -> list[Function]:
+    """Every function of a module, those in others too."""
+    return [
+        Function(node.name, (node.end_lineno or 0) - node.lineno + 1)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+
+
+def documented(source: str) -> dict[str, bool]:
+    """The top-level names of a module, and whether a docstring stands in them, or after them."""
+    names: dict[str, bool] = {}
+    body = ast.parse(source).body
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        followed = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        match node:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                names[name] = ast.get_docstring(node) is not None
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                names[name] = followed
+    return names
+
+
+def python_blocks(markdown: str) -> list[str]:
+    """The fenced Python blocks of a text."""
+    return re.findall(r"^```python\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE)
+
+
+def _sources(*roots: str) -> Iterator[Path]:
+    for root in roots:
+        yield from sorted((ROOT / root).rglob("*.py"))
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+each_source = pytest.mark.parametrize("path", list(_sources(*PACKAGES, *OTHERS)), ids=_name)
+
+
+@each_source
+def test_a_file_can_be_read_at_one_sitting(path: Path) -> None:
+    root = path.relative_to(ROOT).parts[0]
+    source = path.read_text()
+    assert len(source.splitlines()) <= MAX_LINES[root]
+    assert [found for found in functions(source) if found.lines > MAX_FUNCTION_LINES[root]] == []
+
+
+@each_source
+def test_nothing_is_left_behind(path: Path) -> None:
+    assert LEFT_BEHIND.findall(path.read_text()) == []
+
+
+def test_no_file_names_a_place_on_a_machine() -> None:
+    texts = [path for root in (*PACKAGES, *OTHERS, ".ci") for path in sorted((ROOT / root).rglob("*"))]
+    texts += [ROOT / name for name in ("pyproject.toml", "README.md", "CHANGELOG.md")]
+    found = [
+        (_name(path), match[0])
+        for path in texts
+        if path.is_file() and "__pycache__" not in path.parts
+        for match in MACHINE_PATH.finditer(path.read_text(errors="replace"))
+    ]
+    assert found == []
+
+
+def test_nothing_else_stands_at_the_top() -> None:
+    names = sorted(path.name for path in ROOT.iterdir())
+    assert [name for name in names if name not in TOP_LEVEL and not name.startswith(".")] == []
+    assert set(PACKAGES) <= set(names)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "arcp_proto").glob("[!_]*.py")), ids=_name)
+def test_each_module_of_the_core_has_its_tests(path: Path) -> None:
+    tests = ROOT / "tests" / "unit" / f"test_{path.stem}.py"
+    assert tests.exists()
+    assert any(found.name.startswith("test_") for found in functions(tests.read_text()))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_public_names_are_sorted_and_there(package: str) -> None:
+    module = importlib.import_module(package)
+    names = module.__all__
+    constants = [name for name in names if name.isupper()]
+    assert names == constants + sorted(name for name in names if name not in constants)
+    assert constants == sorted(constants)
+    assert len(names) == len(set(names))
+    assert [name for name in names if not hasattr(module, name)] == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_public_names_are_documented(package: str) -> None:
+    found: dict[str, bool] = {}
+    for path in _sources(package):
+        found[path.stem] = ast.get_docstring(ast.parse(path.read_text())) is not None
+        for name, has_docstring in documented(path.read_text()).items():
+            found[name] = found.get(name, False) or has_docstring
+    module = importlib.import_module(package)
+    assert [name for name in module.__all__ if not found[name]] == []
+
+
+def test_what_the_readme_shows_can_be_compiled() -> None:
+    blocks = python_blocks((ROOT / "README.md").read_text())
+    assert blocks
+    for block in blocks:
+        compile(block, "README.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_long_functions_are_found() -> None:
+    source = "def f():\n    async def g():\n        pass\n    return g\n"
+    assert functions(source) == [("f", 4), ("g", 2)]
+
+
+def test_missing_docstrings_are_found() -> None:
+    source = 'class A:\n    """Doc."""\nclass B: pass\nX = 1\n"""Doc."""\nY: int = 2\ndef f(): ...\n'
+    assert documented(source) == {"A": True, "B": False, "X": True, "Y": False, "f": False}
+
+
+def test_python_blocks_are_found() -> None:
+    text = "```console\nls\n```\n```python\nx = 1\n```\nand\n```python\ny = 2\n```\n"
+    assert python_blocks(text) == ["x = 1\n", "y = 2\n"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# TO" + "DO: later",
+        "x = 1  # no" + "qa: E501",
+        "@pytest.mark.sk" + "ipif(True)",
+        "pytest.sk" + "ip()",
+    ],
+)
+def test_what_is_left_behind_is_found(line: str) -> None:
+    assert LEFT_BEHIND.search(line)
+
+
+@pytest.mark.parametrize("path", ["/wo" + "rk/main", '"/tm' + 'p"', "cd /ro" + "ot", "/ho" + "me/me/x"])
+def test_machine_paths_are_found(path: str) -> None:
+    assert MACHINE_PATH.search(path)
+
+
+@pytest.mark.parametrize(
+    "path", ["/workspace/a", "a/tmp/b", "fs.read:/data/tmp", "/rooted", "/tmpfs", "**/work"]
+)
+def test_other_paths_are_not_found(path: str) -> None:
+    assert not MACHINE_PATH.search(path)

@@ -1,0 +1,282 @@
+"""arcp_proto knows no I/O, clock, randomness, tasks or hash order; importing arcp_io starts no loop."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[1]
+PROTO: Final = sorted((ROOT / "arcp_proto").glob("*.py"))
+IO: Final = sorted((ROOT / "arcp_io").rglob("*.py"))
+
+PURE_MODULES: Final = {
+    "__future__": None,
+    "abc": None,
+    "base64": None,
+    "collections": None,
+    "collections.abc": None,
+    "datetime": ("date", "timedelta"),
+    "decimal": ("Context", "Decimal", "Inexact", "InvalidOperation"),
+    "enum": None,
+    "hashlib": None,
+    "heapq": None,
+    "hmac": None,
+    "ipaddress": None,
+    "math": None,
+    "msgspec": None,
+    "re": None,
+    "typing": None,
+}
+"""What arcp_proto may import, and which of its names; None: all of them."""
+ONLY_WIRE: Final = ("sys",)
+"""For its recursion limit: what a decoder does must not depend on how deep its caller stands."""
+IMPURE_BUILTINS: Final = (
+    *("id", "hash"),
+    *("open", "print", "input", "eval", "exec", "compile", "breakpoint", "__import__"),
+)
+IMPURE_METHODS: Final = ("now", "utcnow", "today", "getcontext", "setcontext", "localcontext")
+"""Of datetime, date and decimal."""
+SETS: Final = ("set", "frozenset")
+ITERATES: Final = (
+    *("list", "tuple", "deque", "iter", "next", "enumerate", "map", "filter", "zip", "reversed"),
+    *("join", "extend", "extendleft", "fromkeys", "from_iterable"),
+)
+"""Calls that show in which order their arguments are iterated."""
+LOOPS: Final = ("asyncio", "trio", "anyio", "websockets")
+
+
+def impure_imports(source: str, module: str = "machine") -> list[str]:
+    """Imports of a module of arcp_proto that are not allowed."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if not _is_pure(alias.name, None, module)]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level == 0:
+                names = [alias.name for alias in node.names]
+                found += [
+                    f"{node.module}.{name}" for name in names if not _is_pure(node.module, name, module)
+                ]
+            elif node.level > 1:
+                found.append("." * node.level + (node.module or ""))
+    return found
+
+
+def impure_code(source: str) -> list[str]:
+    """What arcp_proto does not do: calls of the above, async, assert, iterating a set."""
+    tree = ast.parse(source)
+    sets = _names_of_sets(tree)
+    found = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Name(id=name)) if name in (*IMPURE_BUILTINS, *IMPURE_METHODS):
+                found.append(f"{name}()")
+            case ast.Call(func=ast.Attribute(attr=name)) if name in IMPURE_METHODS:
+                found.append(f"{name}()")
+            case ast.AsyncFunctionDef() | ast.Await() | ast.AsyncFor() | ast.AsyncWith():
+                found.append("async")
+            case ast.Assert():
+                found.append("assert")
+        found += [f"iterates {ast.unparse(item)}" for item in _iterated(node) if _is_set(item, sets)]
+    return found
+
+
+def foreign_imports(source: str, names: tuple[str, ...]) -> list[str]:
+    """Which of these top-level packages a module imports, anywhere in it."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
+            found.append(node.module)
+    return [name for name in found if name.partition(".")[0] in names]
+
+
+@pytest.mark.parametrize("path", PROTO, ids=lambda path: path.stem)
+def test_the_core_is_pure(path: Path) -> None:
+    source = path.read_text()
+    assert impure_imports(source, path.stem) == []
+    assert impure_code(source) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import asyncio", ["asyncio"]),
+        ("import time, os", ["time", "os"]),
+        ("import datetime", ["datetime"]),
+        ("from datetime import date, datetime", ["datetime.datetime"]),
+        ("from random import random", ["random.random"]),
+        ("def f():\n    import socket", ["socket"]),
+        ("import sys", ["sys"]),
+        ("from arcp_io import App", ["arcp_io.App"]),
+        ("from ..arcp_io import App", ["..arcp_io"]),
+        ("from decimal import getcontext", ["decimal.getcontext"]),
+        ("import msgspec.json\nfrom collections.abc import Mapping\nfrom .ids import Time", []),
+    ],
+)
+def test_an_impure_import_is_found(source: str, found: list[str]) -> None:
+    assert impure_imports(source) == found
+
+
+def test_only_wire_knows_the_recursion_limit() -> None:
+    assert impure_imports("import sys", "wire") == []
+    assert impure_imports("import sys\nimport os", "wire") == ["os"]
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("key = id(thing)", ["id()"]),
+        ("key = hash(thing)", ["hash()"]),
+        ("at = datetime.now()", ["now()"]),
+        ("day = date.today()", ["today()"]),
+        ("print(1)", ["print()"]),
+        ("async def f(): pass", ["async"]),
+        ("assert thing", ["assert"]),
+        ("for x in {1, 2}: pass", ["iterates {1, 2}"]),
+        ("y = [x for x in set(z)]", ["iterates set(z)"]),
+        ("y = list(frozenset(z))", ["iterates frozenset(z)"]),
+        ("y = ', '.join({x for x in z})", ["iterates {x for x in z}"]),
+        ("f(*{1, 2})", ["iterates {1, 2}"]),
+        ("a, b = {1, 2}", ["iterates {1, 2}"]),
+        ("seen: set[int] = set()\nfor x in seen: pass", ["iterates seen"]),
+        ("seen = set()\ny = tuple(seen)", ["iterates seen"]),
+        ("def f(names: frozenset[str]):\n    return [n for n in names]", ["iterates names"]),
+        ("def f(self):\n    self.seen = set()\n    yield from self.seen", ["iterates self.seen"]),
+        ("for x in {1} | other: pass", ["iterates {1} | other"]),
+        ("seen = set()\ny = seen.pop()", ["iterates seen"]),
+    ],
+)
+def test_impure_code_is_found(source: str, found: list[str]) -> None:
+    assert impure_code(source) == found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "y = sorted({1, 2})",
+        "y = 1 in {1, 2}",
+        "y = frozenset(x for x in z)",
+        "y = len(set(z))",
+        "pattern = re.compile('x')",
+        "connection.open(session)",
+        "def id(self): return self.terms.id",
+        "for x in {1: 2}: pass",
+        "jobs: dict[str, set[int]] = {}\nfor x in jobs: pass",
+        "queue = deque()\ny = queue.pop()",
+    ],
+)
+def test_pure_code_is_not_found(source: str) -> None:
+    assert impure_code(source) == []
+
+
+def test_importing_the_core_loads_no_event_loop() -> None:
+    loaded = _loaded_by("import arcp_proto")
+    assert "msgspec" in loaded
+    assert loaded.isdisjoint(
+        {*LOOPS, "socket", "selectors", "ssl", "threading", "logging", "random", "secrets"}
+    )
+    assert "arcp_io" not in loaded
+
+
+def test_importing_the_drivers_loads_nothing_of_a_loop() -> None:
+    loaded = _loaded_by("import arcp_io")
+    assert "arcp_io" in loaded
+    assert loaded.isdisjoint({*LOOPS, "arcp_proto", "socket", "ssl", "logging", "typer", "rich"})
+
+
+def test_only_the_trio_driver_loads_trio() -> None:
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in IO]
+    others = [name for name in modules if not name.startswith("arcp_io.trio") and "__main__" not in name]
+    assert len(others) > 20
+    loaded = _loaded_by("\n".join(f"import {name.removesuffix('.__init__')}" for name in others))
+    assert "arcp_io.asyncio" in loaded
+    assert "trio" not in loaded
+
+
+@pytest.mark.parametrize("path", IO, ids=lambda path: str(path.relative_to(ROOT / "arcp_io")))
+def test_each_driver_imports_its_own_loop_only(path: Path) -> None:
+    inside = path.relative_to(ROOT / "arcp_io").parts[0]
+    foreign = {"asyncio": ("trio",), "trio": ("asyncio",)}.get(inside, ("trio",))
+    assert foreign_imports(path.read_text(), foreign) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import trio", ["trio"]),
+        ("def f():\n    from trio.lowlevel import wait_readable", ["trio.lowlevel"]),
+        ("from .trio import loop\nimport triol", []),
+    ],
+)
+def test_a_foreign_import_is_found(source: str, found: list[str]) -> None:
+    assert foreign_imports(source, ("trio",)) == found
+
+
+def _is_pure(module: str | None, name: str | None, inside: str) -> bool:
+    if module in ONLY_WIRE:
+        return inside == "wire"
+    package = module if module in PURE_MODULES else (module or "").partition(".")[0]
+    if package not in PURE_MODULES:
+        return False
+    allowed = PURE_MODULES[package]
+    return allowed is None or name in allowed
+
+
+def _iterated(node: ast.AST) -> Iterator[ast.expr]:
+    """The expressions whose order a node shows."""
+    match node:
+        case ast.For(iter=item) | ast.comprehension(iter=item) | ast.YieldFrom(value=item):
+            yield item
+        case ast.Starred(value=item, ctx=ast.Load()):
+            yield item
+        case ast.Assign(targets=[ast.Tuple() | ast.List()], value=item):
+            yield item
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=args) if name in ITERATES:
+            yield from args
+        case ast.Call(func=ast.Attribute(attr="pop", value=item), args=[]):
+            yield item
+
+
+def _is_set(item: ast.expr, sets: list[str]) -> bool:
+    match item:
+        case ast.Set() | ast.SetComp():
+            return True
+        case ast.Call(func=ast.Name(id=name)):
+            return name in SETS
+        case ast.BinOp(left=left, op=ast.BitOr() | ast.BitAnd() | ast.Sub() | ast.BitXor(), right=right):
+            return _is_set(left, sets) or _is_set(right, sets)
+        case ast.Name() | ast.Attribute():
+            return ast.unparse(item) in sets
+    return False
+
+
+def _names_of_sets(tree: ast.AST) -> list[str]:
+    """Names and `self.` attributes that a module annotates as sets, or binds to one."""
+    names: list[str] = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.AnnAssign(target=target, annotation=annotation) if _is_set_type(annotation):
+                names.append(ast.unparse(target))
+            case ast.arg(arg=name, annotation=ast.expr() as annotation) if _is_set_type(annotation):
+                names.append(name)
+            case ast.Assign(targets=[target], value=value) if _is_set(value, names):
+                names.append(ast.unparse(target))
+    return names
+
+
+def _is_set_type(annotation: ast.expr) -> bool:
+    return ast.unparse(annotation).partition("[")[0] in SETS
+
+
+def _loaded_by(code: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded after running code."""
+    command = [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"]
+    return set(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split())

@@ -1,0 +1,194 @@
+"""A client and a runtime with a wire between them, in memory, at a virtual clock."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from arcp_proto.client import Client, ClientConfig
+from arcp_proto.connection import Connection, Framing, Phase
+from arcp_proto.ids import SECOND, JobId
+from arcp_proto.inventory import AgentInfo
+from arcp_proto.machine import Machine
+from arcp_proto.output import Authenticate, Closing, Event, Output, Request, StartJob
+from arcp_proto.runtime import Runtime, RuntimeConfig
+from arcp_proto.secret import Secret
+
+T = TypeVar("T")
+
+UNIX = 1_780_000_000 * SECOND
+RUNTIME_CONFIG = RuntimeConfig(name="pair", version="1", agents=(AgentInfo("echo"),), anonymous=True)
+
+
+class Sent(NamedTuple):
+    """One envelope as it crossed the wire; `sender` is client or runtime."""
+
+    sender: str
+    envelope: dict[str, Any]
+
+
+class Pair:
+    """Moves envelopes both ways and walks the deadlines of both machines.
+
+    `tokens` maps bearer tokens to principals: hellos are verified at once. With LINES, bytes arrive in pieces
+    of `piece` bytes. What agents do is up to the test: call `runtime.emit` and the like, then `settle`.
+    """
+
+    def __init__(
+        self,
+        runtime: RuntimeConfig = RUNTIME_CONFIG,
+        client: ClientConfig | None = None,
+        *,
+        framing: Framing = Framing.MESSAGES,
+        piece: int = 1 << 20,
+        tokens: Mapping[str, str] | None = None,
+        now: int = SECOND,
+    ) -> None:
+        self.now = now
+        self.runtime = Runtime(runtime, seed=b"r" * 32, now=now, unix=UNIX)
+        self.client = Client(client or ClientConfig(), seed=b"c" * 32, now=now, unix=UNIX)
+        self.tokens = dict(tokens if tokens is not None else {"secret": "alice"})
+        self.framing = framing
+        self.piece = piece
+        self.sent: list[Sent] = []
+        """Every envelope that crossed the wire."""
+        self.requests: list[Request] = []
+        """What the runtime asked its host for, but Authenticate."""
+        self.events: list[Event] = []
+        """What happened to the client."""
+        self.runtime_events: list[Event] = []
+        self.muted: dict[str, bool] = {"client": False, "runtime": False}
+        """Whose envelopes vanish on the way."""
+        self.closings: list[Closing] = []
+        self._peer: dict[Connection, Connection] = {}
+        self._wire: deque[tuple[Connection, bytes | Closing]] = deque()
+        self._machines: dict[Connection, Machine] = {}
+
+    # What a test does.
+
+    def connect(self, token: str | None = "secret") -> Connection:
+        """Open a transport and let the handshake run; returns the client's end."""
+        secret = None if token is None else Secret(token)
+        ours = self.client.connect(secret, self.framing, secure=True, peer="pair", now=self.now)
+        theirs = self.runtime.connect(self.framing, secure=True, peer="pair", now=self.now)
+        self._peer[ours], self._peer[theirs] = theirs, ours
+        self._machines[ours], self._machines[theirs] = self.client, self.runtime
+        self.settle()
+        return ours
+
+    def settle(self) -> None:
+        """Carry out what both machines want until neither wants anything more; no time passes."""
+        self._take()
+        while self._wire:
+            connection, item = self._wire.popleft()
+            if isinstance(item, Closing):
+                self.closings.append(item)
+                self._lose(connection)
+            else:
+                self._deliver(connection, item)
+            self._take()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, calling `handle_timer` of each machine at each of its deadlines."""
+        self.settle()
+        end = self.now + int(seconds * SECOND)
+        while due := [
+            at for at in map(_deadline, (self.client, self.runtime)) if at is not None and at <= end
+        ]:
+            self.now = max(self.now, min(due))
+            for machine in (self.client, self.runtime):
+                at = _deadline(machine)
+                if at is not None and at <= self.now:
+                    self._carry_out(machine, machine.handle_timer(now=self.now))
+            self.settle()
+        self.now = end
+
+    def drop(self) -> None:
+        """The transport is gone: both ends notice."""
+        for connection in list(self._peer):
+            self._lose(connection)
+        self.settle()
+
+    def submit(self, agent: str = "echo", input: Any = None, **options: Any) -> JobId:
+        """Submit a job, which the runtime has to accept, and return its id."""
+        self.client.submit(agent, input, now=self.now, **options)
+        self.settle()
+        return self.last(StartJob).job_id
+
+    def job_stopped(self, job_id: JobId) -> None:
+        """An agent that was told to stop has."""
+        self._carry_out(self.runtime, self.runtime.job_stopped(job_id, now=self.now))
+        self.settle()
+
+    # What a test looks at.
+
+    def last(self, kind: type[T]) -> T:
+        """The last event of the client, or request of the runtime, of a kind."""
+        return self.all(kind)[-1]
+
+    def all(self, kind: type[T]) -> list[T]:
+        """Every event of the client and request of the runtime of a kind, in order."""
+        return [item for item in (*self.requests, *self.events) if isinstance(item, kind)]
+
+    def sent_by(self, sender: str, message_type: str) -> list[dict[str, Any]]:
+        """Every envelope of a type that one side sent."""
+        return [
+            sent.envelope
+            for sent in self.sent
+            if sent.sender == sender and sent.envelope["type"] == message_type
+        ]
+
+    # Below: the wire.
+
+    def _carry_out(self, machine: Machine, output: Output) -> None:
+        (self.events if machine is self.client else self.runtime_events).extend(output.events)
+        for request in output.requests:
+            self._answer(request)
+        for connection in output.writable:
+            while envelopes := connection.envelopes_to_send():
+                self._wire.extend((connection, envelope) for envelope in envelopes)
+        self._wire.extend((closing.connection, closing) for closing in output.closing)
+
+    def _answer(self, request: Request) -> None:
+        if isinstance(request, Authenticate):
+            principal = self.tokens.get(request.token.reveal())
+            self._carry_out(
+                self.runtime, self.runtime.authenticated(request.request, principal, now=self.now)
+            )
+        else:
+            self.requests.append(request)
+
+    def _deliver(self, connection: Connection, envelope: bytes) -> None:
+        sender = "client" if self._machine_of(connection) is self.client else "runtime"
+        self.sent.append(Sent(sender, json.loads(envelope)))
+        peer = self._peer.get(connection)
+        if peer is None or self.muted[sender]:
+            return
+        size = self.piece if self.framing is Framing.LINES else len(envelope)
+        for start in range(0, len(envelope), size):
+            if peer.phase is not Phase.CLOSED:
+                output = peer.receive(envelope[start : start + size], now=self.now)
+                self._carry_out(self._machine_of(peer), output)
+
+    def _lose(self, connection: Connection) -> None:
+        """Both ends of a transport end."""
+        peer = self._peer.pop(connection, None)
+        if peer is None:
+            return
+        del self._peer[peer]
+        for end in (connection, peer):
+            self._carry_out(self._machine_of(end), end.lost(now=self.now))
+
+    def _take(self) -> None:
+        for machine in (self.client, self.runtime):
+            self._carry_out(machine, machine.take())
+
+    def _machine_of(self, connection: Connection) -> Machine:
+        return self._machines[connection]
+
+
+def _deadline(machine: Machine) -> int | None:
+    deadline = machine.deadline()
+    return None if deadline is None else deadline.at

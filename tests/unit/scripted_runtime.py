@@ -1,0 +1,146 @@
+"""A client whose runtime is a script: frames as peers write them, one by one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from arcp_proto.client import Client, ClientConfig
+from arcp_proto.client_handlers import HANDLERS
+from arcp_proto.connection import Framing
+from arcp_proto.ids import SECOND, JobId, RequestId
+from arcp_proto.output import Closing, Event, JobEmitted, Output
+from arcp_proto.secret import Secret
+
+T = TypeVar("T")
+
+UNIX = 1_780_000_000 * SECOND
+FEATURES = ["heartbeat", "ack", "progress", "result_chunk", "agent_versions"]
+WELCOME: dict[str, Any] = {
+    "runtime": {"name": "script", "version": "1"},
+    "session_id": "sess_1",
+    "resume_token": "rt_1",
+    "resume_window_sec": 600,
+    "capabilities": {
+        "encodings": ["json"],
+        "features": FEATURES,
+        "agents": [{"name": "echo", "versions": []}],
+    },
+    "accepted_at": "2026-01-01T00:00:00Z",
+}
+JOB = JobId("job_1")
+
+
+class ScriptedRuntime:
+    """Speaks as a runtime would; collects what the client sends and what happens to it."""
+
+    def __init__(self, config: ClientConfig | None = None, framing: Framing = Framing.MESSAGES) -> None:
+        self.now = SECOND
+        self.client = Client(config or ClientConfig(), seed=bytes(32), now=self.now, unix=UNIX)
+        self.connection = self.client.connect(Secret("secret"), framing, now=self.now)
+        self.events: list[Event] = []
+        self.received: list[dict[str, Any]] = []
+        """Every envelope of the client."""
+        self.closings: list[Closing] = []
+        self._ids = 0
+        self.take()
+
+    def welcome(self, *features: str, **fields: Any) -> list[Event]:
+        """Open the session; all features unless some are named."""
+        capabilities = {**WELCOME["capabilities"], "features": list(features) or FEATURES}
+        return self.say("session.welcome", {**WELCOME, "capabilities": capabilities, **fields})
+
+    def say(self, message_type: str, payload: Any = None, /, **envelope: Any) -> list[Event]:
+        """Send one envelope; returns what happened by it."""
+        assert message_type in {name for phase in HANDLERS.values() for name in phase}
+        self._ids += 1
+        fields = {
+            "arcp": "1.1",
+            "id": f"rt{self._ids}",
+            "type": message_type,
+            **envelope,
+            "payload": payload or {},
+        }
+        return self.say_raw(json.dumps({name: value for name, value in fields.items() if value is not None}))
+
+    def say_raw(self, text: str | bytes) -> list[Event]:
+        """Send one message as it is."""
+        data = text.encode() if isinstance(text, str) else text
+        return self.carry_out(self.connection.receive(data, now=self.now))
+
+    def advance(self, seconds: float) -> list[Event]:
+        """Let time pass, with `handle_timer` at each deadline."""
+        end = self.now + round(seconds * SECOND)
+        happened: list[Event] = []
+        while (deadline := self.client.deadline()) is not None and deadline.at <= end:
+            self.now = max(self.now, deadline.at)
+            happened += self.carry_out(self.client.handle_timer(now=self.now))
+        self.now = end
+        return happened
+
+    def take(self) -> list[Event]:
+        """Carry out what a command of the client wants."""
+        return self.carry_out(self.client.take())
+
+    def carry_out(self, output: Output) -> list[Event]:
+        """Collect what an output holds."""
+        self.events += output.events
+        self.received += [json.loads(envelope) for _, envelope in output.envelopes()]
+        self.closings += output.closing
+        return list(output.events)
+
+    def submit(self, agent: str = "echo", input: Any = None, **options: Any) -> RequestId:
+        """Let the client ask for a job."""
+        request_id = self.client.submit(agent, input, now=self.now, **options)
+        self.take()
+        return request_id
+
+    def cancel(self, job_id: str = JOB, reason: str = "") -> RequestId:
+        """Let the client ask for the end of a job."""
+        request_id = self.client.cancel(JobId(job_id), reason, now=self.now)
+        self.take()
+        return request_id
+
+    def accept(self, job_id: str = JOB, **payload: Any) -> JobId:
+        """Let the client submit a job, and accept it."""
+        request_id = self.submit()
+        self.say("job.accepted", accepted(job_id, request_id=request_id, **payload), job_id=job_id)
+        return JobId(job_id)
+
+    def sent(self, message_type: str) -> list[dict[str, Any]]:
+        """The envelopes of a type that the client has sent."""
+        return [envelope for envelope in self.received if envelope["type"] == message_type]
+
+    def only(self, kind: type[T], events: list[Event]) -> T:
+        """The one event there is, which is of a kind."""
+        (event,) = events
+        assert isinstance(event, kind)
+        return event
+
+
+def numbers(events: list[Event]) -> list[int]:
+    """The numbers of events of jobs."""
+    return [event.seq for event in events if isinstance(event, JobEmitted)]
+
+
+def accepted(job_id: str = JOB, **fields: Any) -> dict[str, Any]:
+    """The payload of a `job.accepted`."""
+    return {"job_id": job_id, "agent": "echo", "lease": {}, "accepted_at": "2026-01-01T00:00:00Z", **fields}
+
+
+def chunk(chunk_seq: int, data: str, more: bool = True, **fields: Any) -> dict[str, Any]:
+    """The payload of a `job.event` with a piece of a result."""
+    body = {
+        "result_id": "res_1",
+        "chunk_seq": chunk_seq,
+        "data": data,
+        "encoding": "utf8",
+        "more": more,
+        **fields,
+    }
+    return {"kind": "result_chunk", "ts": "2026-01-01T00:00:00Z", "body": body}
+
+
+def log(message: str = "hi") -> dict[str, Any]:
+    """The payload of a `job.event` with a line."""
+    return {"kind": "log", "ts": "2026-01-01T00:00:00Z", "body": {"level": "info", "message": message}}

@@ -1,0 +1,173 @@
+"""arcp_io.app: registration, and what a Runtime is told."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+
+from arcp_io.app import App
+from arcp_proto.inventory import AgentInfo
+from arcp_proto.limits import Limits
+
+
+@pytest.fixture
+def app() -> App:
+    return App("example", "0.1.0", tokens={"s3cret": "alice"})
+
+
+async def agent(job: Any, input: Any) -> Any:
+    return input
+
+
+def plain(job: Any, input: Any) -> Any:
+    return input
+
+
+def test_an_agent_is_found_again(app: App) -> None:
+    assert app.agent("echo", version="1.0.0")(agent) is agent
+    app.agent("plain")(plain)
+
+    echo = app.find("echo", "1.0.0")
+    assert (echo.function, echo.qualified_name, echo.is_async) == (agent, "echo@1.0.0", True)
+    assert (app.find("plain", None).qualified_name, app.find("plain", None).is_async) == ("plain", False)
+    with pytest.raises(KeyError):
+        app.find("echo", None)
+
+
+def test_the_configuration() -> None:
+    limits = Limits(running_jobs=3)
+    app = App("example", "0.1.0", anonymous=True, heartbeat=7, limits=limits, quirks=False)
+    app.agent("two", version="1")(agent)
+    app.agent("two", version="2", default=True)(agent)
+    app.agent("none")(agent)
+    app.agent("one", version="1")(agent)
+
+    config = app.config()
+
+    assert (config.name, config.version, config.anonymous) == ("example", "0.1.0", True)
+    assert (config.heartbeat_interval_sec, config.limits, config.quirks) == (7, limits, False)
+    assert config.agents == (
+        AgentInfo("two", ("1", "2"), "2"),
+        AgentInfo("none", (), None),
+        AgentInfo("one", ("1",), None),
+    )
+
+
+def test_an_app_that_lets_nobody_in_is_not_served() -> None:
+    with pytest.raises(ValueError, match=r"tokens=.*auth=.*anonymous=True"):
+        App("example", "0.1.0").config()
+
+
+@pytest.mark.parametrize("options", [{"tokens": {}}, {"auth": str.upper}, {"anonymous": True}])
+def test_any_way_to_get_in_will_do(options: dict[str, Any]) -> None:
+    assert App("example", "0.1.0", **options).config().agents == ()
+
+
+def test_tokens_and_a_verifier_are_one_too_many() -> None:
+    with pytest.raises(ValueError, match="not both"):
+        App("example", "0.1.0", tokens={"a": "b"}, auth=str.upper)
+
+
+def test_there_has_to_be_a_thread() -> None:
+    with pytest.raises(ValueError, match="max_threads"):
+        App("example", "0.1.0", anonymous=True, max_threads=0)
+
+
+@pytest.mark.parametrize("name", ["", "Echo", "-echo", "a b", "echo@1", "e/cho", "é", "x" * 300])
+def test_a_bad_name_is_refused_at_once(app: App, name: str) -> None:
+    with pytest.raises(ValueError):
+        app.agent(name)(agent)
+    assert app.config().agents == ()
+
+
+@pytest.mark.parametrize("version", ["", "1 0", "1@0", "é"])
+def test_a_bad_version_is_refused_at_once(app: App, version: str) -> None:
+    with pytest.raises(ValueError):
+        app.agent("echo", version=version)(agent)
+
+
+def test_the_same_agent_twice(app: App) -> None:
+    app.agent("echo", version="1")(agent)
+    with pytest.raises(ValueError, match="echo@1 is registered already"):
+        app.agent("echo", version="1")(plain)
+    assert app.find("echo", "1").function is agent
+
+
+@pytest.mark.parametrize(("first", "second"), [(None, "1"), ("1", None)])
+def test_with_and_without_a_version(app: App, first: str | None, second: str | None) -> None:
+    app.agent("echo", version=first)(agent)
+    with pytest.raises(ValueError, match="give each a version"):
+        app.agent("echo", version=second)(agent)
+
+
+def test_two_defaults(app: App) -> None:
+    app.agent("echo", version="1", default=True)(agent)
+    with pytest.raises(ValueError, match="a default version already"):
+        app.agent("echo", version="2", default=True)(agent)
+
+
+def test_several_versions_need_a_default(app: App) -> None:
+    app.agent("echo", version="1")(agent)
+    app.agent("echo", version="2")(agent)
+    with pytest.raises(ValueError, match="echo has the versions 1, 2: mark one"):
+        app.config()
+
+
+class Callable:
+    async def __call__(self, job: Any, input: Any) -> None:
+        pass
+
+    def method(self, job: Any, input: Any, more: int = 0) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("function", "is_async"),
+    [
+        (Callable(), True),
+        (Callable().method, False),
+        (functools.partial(agent), True),
+        (lambda job, input: None, False),
+        (lambda *arguments: None, False),
+    ],
+)
+def test_what_can_be_called_with_a_job_and_an_input(app: App, function: Any, is_async: bool) -> None:
+    app.agent("echo")(function)
+    assert app.find("echo", None).is_async is is_async
+
+
+async def of_one(job: Any) -> None:
+    pass
+
+
+async def of_three(job: Any, input: Any, more: Any) -> None:
+    pass
+
+
+async def generates_later(job: Any, input: Any) -> Any:
+    yield input
+
+
+def generates(job: Any, input: Any) -> Any:
+    yield input
+
+
+@pytest.mark.parametrize("function", [of_one, of_three, generates, generates_later, None, "agent", 7])
+def test_what_cannot(app: App, function: Any) -> None:
+    with pytest.raises(TypeError, match="echo: an agent"):
+        app.agent("echo")(function)
+    assert app.config().agents == ()
+
+
+def test_an_unknown_isolation(app: App) -> None:
+    isolation: Any = "thread"
+    with pytest.raises(ValueError, match='isolation is None or "process"'):
+        app.agent("echo", isolation=isolation)(agent)
+
+
+def test_its_repr_names_the_agents_and_no_token(app: App) -> None:
+    assert repr(app) == "<App example 0.1.0: no agents>"
+    app.agent("echo")(agent)
+    assert repr(app) == "<App example 0.1.0: echo>"

@@ -1,0 +1,170 @@
+"""Streamed results as the client joins them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arcp_proto.assembly import Assembly
+from arcp_proto.chunks import ChunkError
+from arcp_proto.ids import JobId
+from arcp_proto.messages import UNSET, Result
+
+A, B, C = JobId("job_a"), JobId("job_b"), JobId("job_c")
+
+
+def body(seq: int, data: str, more: bool = True, **fields: Any) -> dict[str, Any]:
+    return {"result_id": "res_1", "chunk_seq": seq, "data": data, "encoding": "utf8", "more": more, **fields}
+
+
+def ended(result_id: str | None = "res_1", size: int | None = None, **fields: Any) -> Result:
+    return Result("success", "2026-01-01T00:00:00Z", result_id=result_id, result_size=size, **fields)
+
+
+@pytest.fixture
+def assembly() -> Assembly:
+    return Assembly(limit=20, total=50)
+
+
+def test_text(assembly: Assembly) -> None:
+    assembly.add(A, body(0, "grü"))
+    assembly.add(A, body(1, "ße", more=False))
+    assert assembly.finish(A, ended(size=7)) == "grüße"
+
+
+def test_bytes(assembly: Assembly) -> None:
+    assembly.add(A, body(0, "AAH/", more=False, encoding="base64"))
+    assert assembly.finish(A, ended(size=3)) == b"\x00\x01\xff"
+
+
+def test_jobs_are_joined_apart(assembly: Assembly) -> None:
+    assembly.add(A, body(0, "a"))
+    assembly.add(B, body(0, "b", result_id="res_2"))
+    assembly.add(A, body(1, "a", more=False))
+    assembly.add(B, body(1, "b", more=False, result_id="res_2"))
+    assert assembly.finish(A, ended()) == "aa"
+    assert assembly.finish(B, ended("res_2")) == "bb"
+
+
+def test_an_inline_value_wins_over_chunks(assembly: Assembly) -> None:
+    assembly.add(A, body(0, "x"))
+    assert assembly.finish(A, ended(None, result={"a": 1})) == {"a": 1}
+    assert assembly.finish(A, ended(None, result=0)) == 0
+
+
+@pytest.mark.parametrize("value", [UNSET, None])
+def test_nothing_was_returned(assembly: Assembly, value: Any) -> None:
+    assert assembly.finish(A, ended(None, result=value)) is None
+
+
+def test_chunks_whose_result_leaves_out_their_name(assembly: Assembly) -> None:
+    assembly.add(A, body(0, "x", more=False))
+    assert assembly.finish(A, ended(None)) == "x"
+
+
+def test_a_value_that_was_too_large_for_a_frame(assembly: Assembly) -> None:
+    assembly.add(A, body(0, '{"a":'))
+    assembly.add(A, body(1, "[1,2]}", more=False))
+    assert assembly.finish(A, ended(size=11, content_type="application/json")) == {"a": [1, 2]}
+    assembly.add(B, body(0, "WzFd", more=False, encoding="base64"))
+    assert assembly.finish(B, ended(content_type="application/json")) == [1]
+
+
+@pytest.mark.parametrize("text", ['{"a":', "[" * 100 + "]" * 100, "NaN", '"\\ud800"', ""])
+def test_a_value_that_is_no_json(text: str) -> None:
+    assembly = Assembly(1000, 1000)
+    assembly.add(A, body(0, text, more=False))
+    with pytest.raises(ChunkError, match=r"no JSON|nests too deeply"):
+        assembly.finish(A, ended(content_type="application/json"))
+
+
+def test_bytes_that_are_no_text_are_no_json(assembly: Assembly) -> None:
+    assembly.add(A, body(0, "/w==", more=False, encoding="base64"))
+    with pytest.raises(ChunkError, match="no JSON"):
+        assembly.finish(A, ended(content_type="application/json"))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "end", "message"),
+    [
+        ([], ended(), "no chunk of it came"),
+        ([body(0, "a")], ended(), "without the last one"),
+        ([body(1, "a", more=False)], ended(), "where 0 was due"),
+        ([body(0, "a"), body(0, "a", more=False)], ended(), "where 1 was due"),
+        ([body(0, "a"), body(1, "b", more=False, result_id="res_2")], ended(), "came in the result"),
+        ([body(0, "a", more=False), body(1, "b")], ended(), "after the last one"),
+        ([body(0, "a", more=False)], ended("res_2"), "names the result"),
+        ([body(0, "a", more=False)], ended(size=2), "the job says 2"),
+        ([body(0, "?", more=False, encoding="base64")], ended(), "is no base64"),
+        ([body(0, "a", more=False, encoding="utf16")], ended(), "unknown encoding"),
+        ([body(0, "a" * 21, more=False)], ended(), "larger than 20 bytes"),
+        ([{"data": "a"}], ended(), "cannot be read"),
+    ],
+)
+def test_what_is_wrong_with_the_chunks(chunks: list[dict[str, Any]], end: Result, message: str) -> None:
+    assembly = Assembly(limit=20, total=50)
+    for one in chunks:
+        assembly.add(A, one)
+    with pytest.raises(ChunkError, match=message):
+        assembly.finish(A, end)
+
+
+def test_a_fault_frees_what_was_there_and_keeps_its_first_reason(assembly: Assembly) -> None:
+    assembly.add(A, body(0, "aaaa"))
+    assert assembly.size == 4
+    assembly.add(A, body(5, "b"))
+    assert assembly.size == 0
+    assembly.add(A, body(1, "c"))
+    assert assembly.size == 0
+    with pytest.raises(ChunkError, match="chunk 5 came where 1 was due"):
+        assembly.finish(A, ended())
+
+
+def test_what_all_streams_hold_together_is_bounded(assembly: Assembly) -> None:
+    for job_id in (A, B):
+        assembly.add(job_id, body(0, "x" * 20))
+    assembly.add(C, body(0, "x" * 11))
+    assert assembly.size == 40
+    with pytest.raises(ChunkError, match="larger than 50 bytes in all"):
+        assembly.finish(C, ended())
+    assembly.drop(A)
+    assert assembly.size == 20
+    assembly.add(B, body(1, "", more=False))
+    assert assembly.finish(B, ended(size=20)) == "x" * 20
+
+
+def test_a_dropped_job_begins_again(assembly: Assembly) -> None:
+    assembly.add(A, body(3, "a"))
+    assembly.drop(A)
+    assembly.drop(A)
+    assembly.add(A, body(0, "a", more=False))
+    assert assembly.finish(A, ended()) == "a"
+
+
+@pytest.mark.parametrize("field", ["encoding", "result_id", "chunk_seq", "data", "more"])
+def test_null_is_absent(assembly: Assembly, field: str) -> None:
+    assembly.add(A, {**body(0, "a", more=False), field: None})
+    if field == "encoding":
+        assert assembly.finish(A, ended()) == "a"
+    else:
+        with pytest.raises(ChunkError, match="cannot be read"):
+            assembly.finish(A, ended())
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([A, B, C]), st.integers(0, 3), st.text("ab", max_size=30), st.booleans()),
+        max_size=40,
+    )
+)
+def test_never_more_than_the_limits_hold(chunks: list[tuple[JobId, int, str, bool]]) -> None:
+    assembly = Assembly(limit=20, total=50)
+    for job_id, seq, data, more in chunks:
+        assembly.add(job_id, body(seq, data, more))
+        assert 0 <= assembly.size <= 50
+    for job_id in (A, B, C):
+        assembly.drop(job_id)
+    assert assembly.size == 0

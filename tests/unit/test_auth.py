@@ -1,0 +1,138 @@
+"""arcp_io.auth: tokens and verifiers."""
+
+from __future__ import annotations
+
+import functools
+import hmac
+import threading
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from arcp_io.auth import TokenTable, Verifier, is_async, verify
+from arcp_proto.secret import Secret
+
+
+def ask(verifier: Verifier, token: str) -> str | None:
+    async def main() -> str | None:
+        return await verify(verifier, Secret(token))
+
+    return anyio.run(main)
+
+
+def test_a_token_belongs_to_its_principal() -> None:
+    table = TokenTable({"s3cret": "alice", "other": "bob", "third": "alice"})
+
+    assert ask(table, "s3cret") == "alice"
+    assert ask(table, "other") == "bob"
+    assert ask(table, "third") == "alice"
+
+
+@pytest.mark.parametrize("token", ["", "s3cre", "s3cret ", "S3CRET", "alice", "s3cret\0", "\udcff", "é"])
+def test_any_other_token_belongs_to_nobody(token: str) -> None:
+    assert ask(TokenTable({"s3cret": "alice"}), token) is None
+
+
+def test_no_token_at_all() -> None:
+    assert ask(TokenTable({}), "anything") is None
+
+
+def test_every_digest_is_compared_whichever_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[bytes] = []
+
+    def compare(known: bytes, digest: bytes) -> bool:
+        compared.append(known)
+        return hmac.compare_digest(known, digest)
+
+    table = TokenTable({"first": "a", "second": "b", "third": "c"})
+    monkeypatch.setattr("arcp_io.auth.hmac", _Hmac(compare))
+
+    for token, principal in (("first", "a"), ("third", "c"), ("none", None)):
+        compared.clear()
+        assert ask(table, token) == principal
+        assert len(set(compared)) == 3
+
+
+class _Hmac:
+    def __init__(self, compare: Any) -> None:
+        self.compare_digest = compare
+
+
+def test_a_table_shows_no_token() -> None:
+    table = TokenTable({"s3cret": "alice"})
+
+    assert "s3cret" not in repr(table)
+    assert "s3cret" not in str(vars(table))
+
+
+@pytest.mark.parametrize("tokens", [{"": "alice"}, {"s3cret": ""}])
+def test_an_empty_token_or_principal_is_refused(tokens: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="neither of them is empty"):
+        TokenTable(tokens)
+
+
+def test_an_async_verifier() -> None:
+    async def verifier(token: str) -> str | None:
+        await anyio.lowlevel.checkpoint()
+        return "alice" if token == "s3cret" else None
+
+    assert ask(verifier, "s3cret") == "alice"
+    assert ask(verifier, "no") is None
+
+
+def test_a_plain_verifier_runs_beside_the_loop() -> None:
+    threads: list[threading.Thread] = []
+
+    def verifier(token: str) -> str | None:
+        threads.append(threading.current_thread())
+        return token.upper()
+
+    assert ask(verifier, "alice") == "ALICE"
+    assert threads[0] is not threading.current_thread()
+    assert threads[0].daemon
+
+
+def test_a_plain_function_that_returns_an_awaitable() -> None:
+    async def look_up(token: str) -> str:
+        return token.upper()
+
+    assert ask(lambda token: look_up(token), "alice") == "ALICE"
+
+
+@pytest.mark.parametrize("answer", [True, "", b"alice", 7, ("alice",)])
+def test_an_answer_that_is_no_principal(answer: Any) -> None:
+    async def verifier(token: str) -> Any:
+        return answer
+
+    with pytest.raises(TypeError, match="a principal or None"):
+        ask(verifier, "s3cret")
+
+
+def test_what_a_verifier_raises_is_raised() -> None:
+    def verifier(token: str) -> str | None:
+        raise LookupError("the directory is down")
+
+    with pytest.raises(LookupError, match="the directory is down"):
+        ask(verifier, "s3cret")
+
+
+def test_what_is_async() -> None:
+    async def function(token: str) -> None:
+        pass
+
+    class Callable:
+        async def __call__(self, token: str) -> None:
+            pass
+
+        async def method(self, token: str) -> None:
+            pass
+
+    assert is_async(function)
+    assert is_async(functools.partial(function, "token"))
+    assert is_async(Callable())
+    assert is_async(Callable().method)
+    assert not is_async(lambda token: None)
+    assert not is_async({}.get)
+    assert not is_async(Callable)

@@ -1,0 +1,369 @@
+"""The command line: what it understands, prints and exits with. Nothing here opens a socket."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from arcp_io.cli import main
+from arcp_io.cli.arguments import (
+    budget_argument,
+    instant_argument,
+    json_argument,
+    lease_argument,
+    seconds_argument,
+    whole_seconds_argument,
+)
+from arcp_io.cli.exits import Exit
+from arcp_io.cli.printable import one_line, printable
+from arcp_io.cli.request import Ending, Request
+from arcp_io.cli.view import View
+
+FORBIDDEN = [chr(code) for code in (*range(9), *range(11, 32), *range(127, 160), 0x2028, 0x202E, 0x2066)]
+
+
+def run(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    code = main(words)
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def python(source: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
+
+
+# Starting
+
+
+def test_the_version_needs_no_library() -> None:
+    done = python(
+        "import sys; from arcp_io.cli import main; code = main(['--version'])\n"
+        "heavy = {'asyncio', 'trio', 'anyio', 'typer', 'rich', 'websockets', 'msgspec'}\n"
+        "print(code, sorted(heavy & {*sys.modules}))"
+    )
+    assert done.stdout.splitlines()[0].startswith("arcp-io ")
+    assert done.stdout.splitlines()[1] == "0 []"
+
+
+def test_help_needs_no_event_loop() -> None:
+    done = python(
+        "import sys; from arcp_io.cli import main; code = main(['submit', '--help'])\n"
+        "print(code, sorted({'asyncio', 'trio', 'anyio', 'websockets'} & {*sys.modules}))"
+    )
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_the_extra_it_says_what_to_install(missing: str) -> None:
+    done = python(
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "from arcp_io.cli import main; sys.exit(main(['demo', '--json', '.']))"
+    )
+    assert done.returncode == Exit.USAGE
+    assert done.stderr == "arcp-io needs its command-line extra: pip install 'arcp-io[cli]'\n"
+    assert done.stdout == ""
+
+
+def test_another_missing_module_is_not_blamed_on_the_extra() -> None:
+    done = python(
+        "import sys; sys.modules['arcp_io.cli.serve'] = None\n"
+        "from arcp_io.cli import main; sys.exit(main(['demo']))"
+    )
+    assert done.returncode == 1
+    assert "ModuleNotFoundError" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--version", "serve"]])
+def test_version(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(*words, capsys=capsys)
+    assert (code, out.split()[0]) == (0, "arcp-io")
+
+
+@pytest.mark.parametrize("command", ["serve", "submit", "demo"])
+def test_every_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(command, "--help", capsys=capsys)
+    assert code == 0
+    assert "  Examples:\n" in out
+    assert f"    arcp-io {command}" in out
+    assert ("Exit code: 0" in out) == (command != "serve")
+
+
+def test_a_token_in_the_environment_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ARCP_TOKEN", "s3cret")
+    assert "s3cret" not in "".join(run("submit", "--help", capsys=capsys)[1:])
+    assert "s3cret" not in "".join(run("submit", "ws://x", "a", "--input", "{", capsys=capsys)[1:])
+    assert "s3cret" not in repr(Request(url="ws://x", token="s3cret", agent="a"))
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["nonsense"], "No such command"),
+        (["submit", "ws://127.0.0.1:1/arcp"], "AGENT"),
+        (["submit", "ws://x", "a", "--input", "{"], "--input: the argument is not JSON"),
+        (["submit", "ws://x", "a", "--input", "@/no/such/file"], "cannot read /no/such/file: No such file"),
+        (["submit", "ws://x", "a", "--lease", "[]"], "--lease: a lease is a JSON object"),
+        (["submit", "ws://x", "a", "--budget", "5"], "--budget: '5' is no amount"),
+        (["submit", "ws://x", "a", "--expires", "soon"], "--expires: 'soon' is no length of time"),
+        (["submit", "ws://x", "a", "--max-runtime", "0"], "--max-runtime: must be a second or more"),
+        (["serve", "example:app", "--drain", "x"], "--drain: 'x' is no length of time"),
+        (["serve", "example:app", "--host", "0.0.0.0"], "give --certfile, or --allow-plain"),
+        (["serve", "example:app", "--host", "agents.example"], "give --certfile, or --allow-plain"),
+        (["serve", "example:app", "--keyfile", "key.pem"], "a key needs --certfile"),
+        (["serve", "example:app", "--path", "arcp"], "--path: a path begins with a slash"),
+        (["serve", "example"], "is not of the form module:variable"),
+        (["serve", "no_such_module:app"], "there is no module no_such_module"),
+        (["serve", "json:app"], "app in json is no App"),
+        (["demo", "/no/such/place"], "/no/such/place is no directory"),
+        (["demo", "--loop", "curio"], "--loop"),
+    ],
+)
+def test_usage_errors(words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(*words, capsys=capsys)
+    assert (code, out) == (Exit.USAGE, "")
+    assert complaint in err
+
+
+def test_trio_must_be_there_for_the_demo_on_trio(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("arcp_io.cli.demo.find_spec", lambda name: None)
+    code, _, err = run("demo", "--loop", "trio", capsys=capsys)
+    assert code == Exit.USAGE
+    assert "pip install 'arcp-io[trio]'" in err
+
+
+# Arguments
+
+
+def test_json_comes_from_the_argument_a_file_or_stdin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "input.json").write_text('{"é": [1, 2.5, null]}', encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.StringIO("[true]"))
+    assert json_argument('{"x": 1}') == {"x": 1}
+    assert json_argument(f"@{tmp_path}/input.json") == {"é": [1, 2.5, None]}
+    assert json_argument("-") == [True]
+    assert lease_argument('{"fs.read": ["/x/**"]}') == {"fs.read": ["/x/**"]}
+
+
+@pytest.mark.parametrize("text", ["", "{", "NaN", "[Infinity]", "nul", "[" * 100_000, "@", "@\0"])
+def test_what_is_no_json_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"not JSON|cannot read"):
+        json_argument(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 90),
+        ("0", 0),
+        ("1.5", 1.5),
+        ("90s", 90),
+        ("10m", 600),
+        ("1h30m", 5400),
+        ("2d", 172_800),
+        ("250ms", 0.25),
+    ],
+)
+def test_lengths_of_time(text: str, seconds: float) -> None:
+    assert seconds_argument(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-1", "x", "10 m", "m", "1y", "nan", "inf", "1e400", "10m!", "36501d", "²"]
+)
+def test_what_is_no_length_of_time(text: str) -> None:
+    with pytest.raises(ValueError, match="no length of time"):
+        seconds_argument(text)
+
+
+def test_a_runtime_is_whole_seconds_rounded_up() -> None:
+    assert whole_seconds_argument("1500ms") == 2
+    assert whole_seconds_argument("10m") == 600
+
+
+def test_moments_are_utc() -> None:
+    assert instant_argument("2030-01-31T12:00:00Z") == datetime(2030, 1, 31, 12, tzinfo=UTC)
+    assert instant_argument("2030-01-31T12:00:00+00:00") == datetime(2030, 1, 31, 12, tzinfo=UTC)
+    before = datetime.now(UTC)
+    assert before + timedelta(hours=2) <= instant_argument("2h") <= datetime.now(UTC) + timedelta(hours=2)
+    for text in ("2030-01-31T12:00:00", "2030-01-31T12:00:00+01:00"):
+        with pytest.raises(ValueError, match="must be in UTC"):
+            instant_argument(text)
+    with pytest.raises(ValueError, match="no time such as"):
+        instant_argument("2030-02-31T12:00:00Z")
+
+
+def test_budgets_are_amounts() -> None:
+    assert budget_argument(["USD:5", "credits:0.25"]) == ["USD:5", "credits:0.25"]
+    for amount in ("USD", "USD:", ":5", "USD:-5", "USD:5.", "USD:1e3", "USD:5\n"):
+        with pytest.raises(ValueError, match="no amount"):
+            budget_argument([amount])
+
+
+# What is printed
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("plain é 中 😀\n\ttab", "plain é 中 😀\n\ttab"),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07after", "after"),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x9b31mred\x9d0;title\x9cafter", "redafter"),
+        ("\x1b(Bset\x1bcreset", "setreset"),
+        ("cut \x1b[31", "cut "),
+        ("a\rb\x08c\x07d\x7f\0", "abcd"),
+        ("left\u202eright\u2066x\ud800y", "leftrightxy"),
+        ("\x1b\x1b[31m[31mtwice", "[31mtwice"),
+    ],
+)
+def test_what_a_peer_sent_is_made_printable(text: str, clean: str) -> None:
+    assert printable(text) == clean
+
+
+@given(st.text(st.sampled_from([*FORBIDDEN, *"[]0;mPX\\ab\n\ud800"])))
+def test_nothing_that_moves_a_cursor_is_left(text: str) -> None:
+    clean = printable(text)
+    assert not {*FORBIDDEN, "\ud800"} & {*clean}
+    assert "\n" not in one_line(text)
+    clean.encode()
+
+
+def test_long_text_is_cut() -> None:
+    assert printable("x" * 5000) == "x" * 1999 + "…"
+    assert one_line(" a \n b\t c ", longest=20) == "a b c"
+
+
+def shown(*events: tuple[str, dict[str, Any]], terminal: bool = False) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, color_system=None)
+    with View(console, "agent") as view:
+        for kind, body in events:
+            view.show(kind, body)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_each_kind_of_event_is_shown() -> None:
+    lines = shown(
+        ("log", {"level": "warn", "message": "[bold]careful[/bold]"}),
+        ("thought", {"text": "hm"}),
+        ("status", {"phase": "working", "message": "hard"}),
+        ("metric", {"name": "tokens", "value": 3, "unit": "count"}),
+        ("artifact_ref", {"uri": "file:///x", "content_type": "text/plain"}),
+        ("delegate", {"child_job_id": "j", "agent": "child"}),
+        ("tool_call", {"tool": "grep", "args": {}, "call_id": "c"}),
+        ("tool_result", {"call_id": "c", "error": {"code": "LEASE_EXPIRED", "message": "too late"}}),
+        ("tool_result", {"call_id": "c", "result": 1}),
+        ("progress", {"current": 1, "total": 2, "units": "files", "message": "x"}),
+        ("result_chunk", {"data": "abc"}),
+        ("x-vendor.acme.thing", {"anything": 1}),
+    ).splitlines()
+    assert lines == [
+        "warn  [bold]careful[/bold]",
+        "hm",
+        "working: hard",
+        "tokens = 3 count",
+        "artifact file:///x (text/plain)",
+        "delegates to child",
+        "tool failed: LEASE_EXPIRED too late",
+        "x-vendor.acme.thing",
+    ]
+
+
+def test_the_bar_shows_progress_and_the_tool() -> None:
+    drawn = shown(
+        ("progress", {"current": 1200, "total": 5000, "units": "files"}),
+        ("tool_call", {"tool": "grep", "args": {"path": "src"}}),
+        terminal=True,
+    )
+    assert "1,200/5,000 files" in drawn
+    assert "grep {'path': 'src'}" in drawn
+
+
+KINDS = (
+    "log",
+    "thought",
+    "status",
+    "metric",
+    "artifact_ref",
+    "delegate",
+    "tool_call",
+    "tool_result",
+    "progress",
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=6,
+)
+FIELDS = (
+    "level",
+    "message",
+    "text",
+    "phase",
+    "name",
+    "value",
+    "unit",
+    "uri",
+    "agent",
+    "tool",
+    "args",
+    "error",
+)
+BODIES = st.dictionaries(st.sampled_from([*FIELDS, "current", "total", "units", "data"]), JSON)
+
+
+@given(kind=st.sampled_from([*KINDS, "result_chunk", "\x1b[2J"]), body=BODIES)
+def test_any_body_can_be_shown(kind: str, body: dict[str, Any]) -> None:
+    assert not {*FORBIDDEN} & {*shown((kind, body))}
+
+
+def test_the_value_of_a_rotated_credential_is_not_shown() -> None:
+    body = {"phase": "credential_rotated", "id": "c1", "value": "s3cret", "details": {"value": "s3cret"}}
+    assert shown(("status", body)) == "credential_rotated\n"
+
+
+@pytest.mark.parametrize(
+    ("ending", "line"),
+    [
+        (
+            Ending(exit=Exit.SUCCESS, job_id="j", final_status="success", events=1234),
+            "success after 1,234 events",
+        ),
+        (Ending(exit=Exit.INTERRUPTED, job_id="j"), "left job j as it is"),
+        (Ending(exit=Exit.INTERRUPTED), "nothing was submitted"),
+        (
+            Ending(
+                exit=Exit.ERROR, job_id="j", final_status="error", error={"code": "X", "message": "\x1b[1mno"}
+            ),
+            "job j error: X no",
+        ),
+        (
+            Ending(exit=Exit.CONNECTION, job_id="j", error={"code": "X", "message": "m"}),
+            "job j was lost: X m",
+        ),
+        (Ending(exit=Exit.CONNECTION, error={"code": "X", "message": "m"}), "failed: X m"),
+    ],
+)
+def test_the_last_line_says_how_it_ended(ending: Ending, line: str) -> None:
+    console = Console(file=io.StringIO(), width=100)
+    with View(console, "agent") as view:
+        view.end(ending)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == line + "\n"
+    assert json.dumps(ending.exit) == str(int(ending.exit))

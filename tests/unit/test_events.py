@@ -1,0 +1,295 @@
+"""Bodies of events: what an agent may say, and how it is written (§8.2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arcp_proto import events
+from arcp_proto.errors import LocalProtocolError
+from arcp_proto.events import (
+    ArtifactRef,
+    Body,
+    Delegate,
+    EventKind,
+    Log,
+    Metric,
+    Progress,
+    ResultChunk,
+    Status,
+    Thought,
+    ToolCall,
+    ToolError,
+    ToolResult,
+)
+
+NAN: Final = float("nan")
+INFINITY: Final = float("inf")
+NEVER_ENDS: Final[list[Any]] = []
+NEVER_ENDS.append(NEVER_ENDS)
+UNTYPED_LOG: Final[Any] = Log
+
+WRITTEN: Final[list[tuple[str, Body, dict[str, Any]]]] = [
+    ("log", Log("info", "hello"), {"level": "info", "message": "hello"}),
+    ("log", Log("WARNING", "hello"), {"level": "warn", "message": "hello"}),
+    ("thought", Thought("so"), {"text": "so"}),
+    (
+        "tool_call",
+        ToolCall("search", {"q": [1]}, "c1"),
+        {"tool": "search", "args": {"q": [1]}, "call_id": "c1"},
+    ),
+    ("tool_result", ToolResult("c1", 5), {"call_id": "c1", "result": 5}),
+    ("tool_result", ToolResult("c1", None), {"call_id": "c1", "result": None}),
+    (
+        "tool_result",
+        ToolResult("c1", error=ToolError("TIMEOUT", "late", True)),
+        {"call_id": "c1", "error": {"code": "TIMEOUT", "message": "late", "retryable": True}},
+    ),
+    ("status", Status("running"), {"phase": "running"}),
+    ("status", Status("running", "now"), {"phase": "running", "message": "now"}),
+    (
+        "metric",
+        Metric("cost.inference", 0.0234, "USD"),
+        {"name": "cost.inference", "value": 0.0234, "unit": "USD"},
+    ),
+    ("metric", Metric("m", -1, dimensions={"a": 1}), {"name": "m", "value": -1, "dimensions": {"a": 1}}),
+    ("artifact_ref", ArtifactRef("s3://a", "text/plain"), {"uri": "s3://a", "content_type": "text/plain"}),
+    (
+        "artifact_ref",
+        ArtifactRef("s3://a", "text/plain", 0, "ab"),
+        {"uri": "s3://a", "content_type": "text/plain", "byte_size": 0, "sha256": "ab"},
+    ),
+    ("delegate", Delegate("job_2", "echo"), {"child_job_id": "job_2", "agent": "echo"}),
+    (
+        "delegate",
+        Delegate("job_2", "echo", {"fs.read": ["/a"]}),
+        {"child_job_id": "job_2", "agent": "echo", "lease": {"fs.read": ["/a"]}},
+    ),
+    ("progress", Progress(0), {"current": 0}),
+    (
+        "progress",
+        Progress(47, 12.5, "files", "m"),
+        {"current": 47, "total": 12.5, "units": "files", "message": "m"},
+    ),
+    (
+        "result_chunk",
+        ResultChunk("res_1", 0, "data", "utf8", False),
+        {"result_id": "res_1", "chunk_seq": 0, "data": "data", "encoding": "utf8", "more": False},
+    ),
+]
+NAMES: Final = [f"{number} {kind}" for number, (kind, _body, _written) in enumerate(WRITTEN)]
+
+
+@pytest.mark.parametrize(("kind", "body", "written"), WRITTEN, ids=NAMES)
+def test_a_body_is_written_as_the_draft_says(kind: str, body: Body, written: dict[str, Any]) -> None:
+    assert json.loads(events.encode_body(kind, body)) == written
+
+
+@pytest.mark.parametrize(("kind", "body", "written"), WRITTEN, ids=NAMES)
+def test_a_mapping_is_written_like_the_struct(kind: str, body: Body, written: dict[str, Any]) -> None:
+    assert json.loads(events.encode_body(kind, written)) == written
+
+
+def test_integers_stay_integers() -> None:
+    assert events.encode_body("progress", Progress(47, 120)) == b'{"current":47,"total":120}'
+    assert events.encode_body("progress", {"current": 47, "total": 120}) == b'{"current":47,"total":120}'
+
+
+def test_every_kind_of_the_draft_has_a_body() -> None:
+    kinds = "log thought tool_call tool_result status metric artifact_ref delegate progress result_chunk"
+    assert [kind.value for kind in EventKind] == kinds.split(" ")
+    assert set(events.BODIES) == set(kinds.split(" ")) == {kind for kind, _body, _written in WRITTEN}
+    assert {events.BODIES[kind] for kind in EventKind} == set(events.KINDS)
+
+
+WRONG: Final[list[tuple[str, Body | Mapping[str, Any], str]]] = [
+    ("log", Log("loud", "m"), "no log level"),
+    ("log", {"level": "loud", "message": "m"}, "no log level"),
+    ("log", {"message": "m"}, "level"),
+    ("log", {"level": 5, "message": "m"}, "level"),
+    ("thought", {"text": None}, "text"),
+    ("thought", {}, "text"),
+    ("thought", Thought("\ud800"), "surrogate"),
+    ("thought", {"text": "t", "\ud800": 1}, "surrogate"),
+    ("metric", Metric("m", NAN), "finite"),
+    ("metric", {"name": "m", "value": INFINITY}, "finite"),
+    ("metric", {"name": "m", "value": "5"}, "value"),
+    ("metric", {"name": "m", "value": True}, "value"),
+    ("metric", Metric("cost.inference", -0.1, "USD"), "not negative"),
+    ("metric", {"name": "cost.inference", "value": -1}, "not negative"),
+    ("metric", Metric("m", 1, dimensions={"a": NAN}), "finite"),
+    ("metric", Metric("m", 1, dimensions={"a": {1, 2}}), "set"),
+    ("progress", Progress(-1), "not negative"),
+    ("progress", Progress(NAN), "finite"),
+    ("progress", Progress(1, INFINITY), "finite"),
+    ("progress", {"current": -0.5}, "not negative"),
+    ("progress", {"current": 1, "total": None, "units": 5}, "units"),
+    ("tool_call", ToolCall("t", b"bytes", "c"), "bytes"),
+    ("tool_call", ToolCall("t", {1: 2}, "c"), "not a string"),
+    ("tool_call", ToolCall("t", NEVER_ENDS, "c"), "holds itself"),
+    ("tool_call", {"tool": "t", "args": {1: 2}, "call_id": "c"}, "not a string"),
+    ("tool_result", ToolResult("c"), "either a result or an error"),
+    ("tool_result", ToolResult("c", 1, ToolError("TIMEOUT", "m", True)), "either a result or an error"),
+    ("tool_result", {"call_id": "c"}, "either a result or an error"),
+    ("tool_result", ToolResult("c", {"a": object()}), "object"),
+    ("tool_result", {"call_id": "c", "error": {"code": "TIMEOUT"}}, "message"),
+    ("artifact_ref", ArtifactRef("u", "t", -1), "not negative"),
+    ("artifact_ref", {"uri": "u", "content_type": "t", "byte_size": 1.5}, "byte_size"),
+    ("sideways", {}, "no event kind"),
+    ("x-vendor.acme", {}, "no event kind"),
+    ("x-vendor.acme.tick", {"at": NAN}, "finite"),
+    ("log", {"level": "info", "message": "m", "more": NAN}, "finite"),
+    ("status", {"phase": "p", "details": {1: 2}}, "not a string"),
+    ("x-vendor.acme.tick", {"self": NEVER_ENDS}, "holds itself"),
+    ("status", Thought("so"), "a Thought is no body of the kind 'status'"),
+    ("x-vendor.acme.tick", Thought("so"), "a Thought is no body of the kind"),
+    ('a"b', Thought("so"), "a Thought is no body of the kind"),
+    ("log", UNTYPED_LOG(5, "m"), "level"),
+    ("thought", UNTYPED_LOG("info", "m"), "a Log is no body of the kind 'thought'"),
+]
+
+
+@pytest.mark.parametrize(("kind", "body", "says"), WRONG)
+def test_what_is_wrong_raises_in_the_agent(kind: str, body: Body | Mapping[str, Any], says: str) -> None:
+    with pytest.raises(LocalProtocolError, match=says):
+        events.encode_body(kind, body)
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        ("DEBUG", "debug"),
+        ("trace", "debug"),
+        ("Info", "info"),
+        ("Warning", "warn"),
+        ("warn", "warn"),
+        ("ERROR", "error"),
+        ("critical", "error"),
+        ("fatal", "error"),
+    ],
+)
+def test_levels_are_sent_in_four_words(said: str, sent: str) -> None:
+    for body in (Log(said, "m"), {"level": said, "message": "m"}):
+        assert json.loads(events.encode_body("log", body)) == {"level": sent, "message": "m"}
+
+
+def test_an_event_is_not_changed_by_being_sent() -> None:
+    body = Log("WARNING", "m")
+    fields = {"level": "WARNING", "message": "m", "fields": {"k": 1}}
+    events.encode_body("log", body)
+    events.encode_body("log", fields)
+    assert body == Log("WARNING", "m")
+    assert fields == {"level": "WARNING", "message": "m", "fields": {"k": 1}}
+
+
+def test_a_mapping_may_say_more_than_the_draft() -> None:
+    body = {"phase": "running", "details": {"since": [1, 2]}}
+    assert json.loads(events.encode_body("status", body)) == body
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "sent"),
+    [
+        (
+            "tool_call",
+            {"tool_call_id": "c", "name": "t", "arguments": 1},
+            {"call_id": "c", "tool": "t", "args": 1},
+        ),
+        ("tool_result", {"tool_call_id": "c", "output": 1}, {"call_id": "c", "result": 1}),
+        (
+            "log",
+            {"level": "info", "message": "m", "attributes": {"k": 1}},
+            {"level": "info", "message": "m", "dimensions": {"k": 1}},
+        ),
+        (
+            "metric",
+            {"name": "m", "value": 1, "dims": {"k": 1}},
+            {"name": "m", "value": 1, "dimensions": {"k": 1}},
+        ),
+        ("status", {"name": "n", "phase": "p"}, {"name": "n", "phase": "p"}),
+    ],
+)
+def test_synonyms_are_sent_as_the_draft_names_them(
+    kind: str, said: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    assert events.with_draft_names(kind, said) == sent
+    assert json.loads(events.encode_body(kind, said)) == sent
+
+
+@pytest.mark.parametrize("kind", ["log", "metric"])
+@pytest.mark.parametrize("synonym", ["dims", "attributes", "fields"])
+def test_every_synonym_of_dimensions(kind: str, synonym: str) -> None:
+    assert events.with_draft_names(kind, {synonym: 1, "x": 2}) == {"x": 2, "dimensions": 1}
+
+
+def test_the_name_of_the_draft_wins_over_a_synonym() -> None:
+    both = {"output": 1, "result": 2, "call_id": "c"}
+    assert events.with_draft_names("tool_result", both) == {"result": 2, "call_id": "c"}
+    assert both == {"output": 1, "result": 2, "call_id": "c"}
+
+
+@given(st.dictionaries(st.sampled_from(["dims", "fields", "dimensions", "name", "x"]), st.integers()))
+def test_renaming_twice_is_renaming_once(body: dict[str, int]) -> None:
+    once = events.with_draft_names("metric", body)
+    assert events.with_draft_names("metric", once) == once
+    assert ("dimensions" in once) == any(name in body for name in ("dims", "fields", "dimensions"))
+
+
+@pytest.mark.parametrize(
+    "kind", ["x-vendor.acme.tick", "x-vendor.a.b.c", "x-vendor.acme.a b", "x-vendor.a." + "b" * 117]
+)
+def test_kinds_of_vendors(kind: str) -> None:
+    assert events.is_vendor_kind(kind)
+    assert events.encode_body(kind, {"n": 1}) == b'{"n":1}'
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "",
+        "log",
+        "x-vendor.",
+        "x-vendor.acme",
+        "x-vendor.acme.",
+        "x-vendor..tick",
+        "vendor.acme.tick",
+        "acme.tick",
+        "x-vendor.acme.\n",
+        'x-vendor.acme."',
+        "x-vendor.acme.\\",
+        "x-vendor.acme.é",
+        "x-vendor.a." + "b" * 118,
+    ],
+)
+def test_what_is_no_kind_of_a_vendor(kind: str) -> None:
+    assert not events.is_vendor_kind(kind)
+
+
+def test_features_are_needed_by_two_kinds() -> None:
+    assert events.FEATURE_OF_KIND == {"progress": "progress", "result_chunk": "result_chunk"}
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400)])
+@pytest.mark.parametrize(
+    ("kind", "field"), [("metric", "value"), ("progress", "current"), ("progress", "total")]
+)
+def test_a_number_that_no_peer_can_hold_is_refused(kind: str, field: str, number: int) -> None:
+    body = {"name": "x", "value": 1} if kind == "metric" else {"current": 1, "total": 2}
+    with pytest.raises(LocalProtocolError, match=f"{field} is larger than any number"):
+        events.encode_body(kind, {**body, field: number})
+
+
+def test_an_optional_field_of_none_is_absent_and_an_unknown_one_is_kept() -> None:
+    assert (
+        events.encode_body("status", {"phase": "x", "message": None, "more": None})
+        == b'{"phase":"x","more":null}'
+    )
+    assert (
+        events.encode_body("tool_result", {"call_id": "c", "result": None})
+        == b'{"call_id":"c","result":null}'
+    )

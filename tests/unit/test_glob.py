@@ -1,0 +1,268 @@
+"""The grammar of lease patterns."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arcp_proto.errors import ErrorCode, Refusal
+from arcp_proto.glob import check_pattern
+from arcp_proto.limits import MAX_PATTERN_BYTES
+
+NAMESPACES = ["fs.read", "fs.write", "net.fetch", "tool.call", "agent.delegate", "model.use", "x-vendor.acme"]
+FS = ["fs.read", "fs.write"]
+
+
+def refusal(namespace: str, pattern: str) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        check_pattern(namespace, pattern)
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+    assert not caught.value.fatal
+    return caught.value
+
+
+@pytest.mark.parametrize("namespace", NAMESPACES)
+def test_two_stars_alone_are_a_pattern_everywhere(namespace: str) -> None:
+    check_pattern(namespace, "**")
+
+
+@pytest.mark.parametrize("namespace", NAMESPACES)
+def test_an_empty_pattern_is_none(namespace: str) -> None:
+    assert refusal(namespace, "").message == "a pattern is empty"
+
+
+@pytest.mark.parametrize("namespace", NAMESPACES)
+@pytest.mark.parametrize(
+    "character", ["\x00", "\t", "\n", "\r", "\x1f", "\x7f", "\x80", "\x9f", "\ud800", "\udfff"]
+)
+def test_no_pattern_holds_a_control_character(namespace: str, character: str) -> None:
+    start = "https://example.com/" if namespace == "net.fetch" else "/a"
+    check_pattern(namespace, f"{start}b")
+    assert "holds a control character" in refusal(namespace, f"{start}{character}b").message
+
+
+@pytest.mark.parametrize("namespace", NAMESPACES)
+def test_a_pattern_has_a_longest_form_in_bytes(namespace: str) -> None:
+    start = "https://example.com/" if namespace == "net.fetch" else "/"
+    room = MAX_PATTERN_BYTES - len(start)
+    check_pattern(namespace, start + "a" * room)
+    check_pattern(namespace, start + "é" * (room // 2))
+    for pattern in (start + "a" * (room + 1), start + "é" * (room // 2 + 1), start + "a" * 5_000_000):
+        refused = refusal(namespace, pattern)
+        assert refused.details == {"limit": "lease_pattern_bytes", "max": MAX_PATTERN_BYTES}
+        assert len(refused.message) < 100
+
+
+@pytest.mark.parametrize("namespace", FS)
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "/",
+        "/**",
+        "/*",
+        "/workspace/**",
+        "/workspace/*.py",
+        "/a/**/b",
+        "/a b/c",
+        "/ünïcødé/文/👩‍🚀",
+        "/what?/[x]{y}",
+        "/%2e%2e/%00",
+        "/a//b/./c",
+        "/a/../b",
+        "/../..",
+        "/*/x/../y",
+        "/a/..*",
+        "/...",
+    ],
+)
+def test_a_path_is_absolute(namespace: str, pattern: str) -> None:
+    check_pattern(namespace, pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fault"),
+    [
+        ("a", "is no absolute path"),
+        ("*", "is no absolute path"),
+        ("**/x", "is no absolute path"),
+        ("***", "is no absolute path"),
+        ("./a", "is no absolute path"),
+        ("~/a", "is no absolute path"),
+        ("C:/a", "is no absolute path"),
+        (" /a", "is no absolute path"),
+        ("file:///a", "is no absolute path"),
+        ("\\a", "is no absolute path"),
+        ("/a\\b", "holds a backslash"),
+        ("/a/**/..", "has .. after a wildcard"),
+        ("/a*/../b", "has .. after a wildcard"),
+        ("/*/./..", "has .. after a wildcard"),
+        ("/*//..", "has .. after a wildcard"),
+        ("/*/x/../..", "has .. after a wildcard"),
+    ],
+)
+def test_what_is_no_path_is_refused(pattern: str, fault: str) -> None:
+    for namespace in FS:
+        assert refusal(namespace, pattern).message == f"the pattern {pattern!r} {fault}"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "https://example.com",
+        "https://example.com/",
+        "HTTP://EXAMPLE.COM/**",
+        "http://localhost:8080/*",
+        "http://localhost:*/**",
+        "http://127.0.0.1:65535/",
+        "http://[::1]/",
+        "http://[2001:db8::1]:443/**",
+        "http://[::ffff:127.0.0.1]/",
+        "https://*.example.com/**",
+        "https://**.example.com/**",
+        "https://api*.example.com./**",
+        "https://**",
+        "https://example.com*",
+        "https://under_score.example/x",
+        "https://example.com?q=*",
+        "https://example.com/a/?q=a@b:c/../*/..#fragment",
+        "https://example.com/a@b:c",
+        "https://example.com/%41/%2e/x",
+        "https://example.com/a/%2E%2e/b",
+        "https://example.com/*/x/../y",
+        "https://example.com/文",
+        "https://bücher.example/**",
+        "https://xn--bcher-kva.example/**",
+        "https://*.bücher.example/",
+        "https://a23456789b23456789c23456789d23456789e23456789f23456789g23456789.example/",
+    ],
+)
+def test_a_url_names_a_scheme_and_a_host(pattern: str) -> None:
+    check_pattern("net.fetch", pattern)
+
+
+NO_URL = "is no http or https URL"
+NO_HOST = "has no host, or no port after its colon"
+NO_LABEL = "has a host with an empty or too long label, or without an ASCII form"
+NO_CHARACTER = "has a character in its host that no host has"
+NO_TEXT = "holds a space, a backslash, a bare % or an escaped %2F, %5C, %00"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fault"),
+    [
+        ("*", NO_URL),
+        ("**/x", NO_URL),
+        ("example.com", NO_URL),
+        ("//example.com", NO_URL),
+        ("*://example.com", NO_URL),
+        ("http*://example.com", NO_URL),
+        ("http:/example.com", NO_URL),
+        ("httpſ://example.com", NO_URL),
+        ("ftp://example.com", NO_URL),
+        ("file:///etc", NO_URL),
+        ("javascript:http://x", NO_URL),
+        (" https://example.com", NO_URL),
+        ("https://", NO_HOST),
+        ("https:///x", NO_HOST),
+        ("https://?x", NO_HOST),
+        ("https://#x", NO_HOST),
+        ("https://:80/", NO_HOST),
+        ("https://example.com:/", NO_HOST),
+        ("https://example.com:a/", NO_HOST),
+        ("https://example.com:8*/", NO_HOST),
+        ("https://example.com:٨/", NO_HOST),
+        ("https://example.com:123456/", NO_HOST),
+        ("https://a:1:2/", NO_HOST),
+        ("https://::1/", NO_HOST),
+        ("https://[::1/", NO_HOST),
+        ("https://[::1]x/", NO_HOST),
+        ("https://[*]/", NO_HOST),
+        ("https://[fe80::1%25eth0]/", NO_HOST),
+        ("https://example.com:65536/", "has a port above 65535"),
+        ("https://[::1]:65536/", "has a port above 65535"),
+        ("https://[1.2.3.4]/", "has no IPv6 address in its brackets"),
+        ("https://[::1::]/", "has no IPv6 address in its brackets"),
+        ("https://user@example.com/", "names a user"),
+        ("https://user:secret@example.com/", "names a user"),
+        ("https://example.com:80@evil.example/", "names a user"),
+        ("https://@example.com/", "names a user"),
+        ("https://exa mple.com/", NO_TEXT),
+        ("https://example.com/a b", NO_TEXT),
+        ("https://example.com\\@evil.example/", NO_TEXT),
+        ("https://example.com/a\\b", NO_TEXT),
+        ("https://example.com/%", NO_TEXT),
+        ("https://example.com/%2", NO_TEXT),
+        ("https://example.com/%2*", NO_TEXT),
+        ("https://example.com/%zz", NO_TEXT),
+        ("https://example.com/a%2fb", NO_TEXT),
+        ("https://example.com/a%2Fb", NO_TEXT),
+        ("https://example.com/a%5cb", NO_TEXT),
+        ("https://example.com/a%5Cb", NO_TEXT),
+        ("https://example.com/a%00b", NO_TEXT),
+        ("https://example.com/?a=%2F", NO_TEXT),
+        ("https://example.com/#%00", NO_TEXT),
+        ("https://a..b/", NO_LABEL),
+        ("https://.example.com/", NO_LABEL),
+        ("https://./", NO_LABEL),
+        ("https://a23456789b23456789c23456789d23456789e23456789f23456789g23456789h/", NO_LABEL),
+        ("https://xn--ü.example/", NO_LABEL),
+        ("https://exa%6dple.com/", NO_CHARACTER),
+        ("https://a|b/", NO_CHARACTER),
+        ("https://<b>/", NO_CHARACTER),
+        ("https://a\u3000b/", NO_CHARACTER),
+        ("https://example.℀.evil/", NO_CHARACTER),
+        ("https://＊.example.com/", NO_CHARACTER),
+        ("https://straße.example/", "has a host with two ASCII forms; write the one that is meant, xn--..."),
+        (
+            "https://a\u200dé.example/",
+            "has a host with two ASCII forms; write the one that is meant, xn--...",
+        ),
+        ("https://*bücher.example/", "has a * in an internationalized label"),
+        ("https://XN--*.example/", "has a * in an internationalized label"),
+        ("https://example.com/*/..", "has .. after a wildcard"),
+        ("https://example.com/**/%2e%2E/x", "has .. after a wildcard"),
+        ("https://example.com/a*/.%2e", "has .. after a wildcard"),
+    ],
+)
+def test_what_is_no_url_is_refused(pattern: str, fault: str) -> None:
+    assert refusal("net.fetch", pattern).message == f"the pattern {pattern!r} {fault}"
+
+
+@pytest.mark.parametrize("namespace", ["tool.call", "agent.delegate", "model.use", "x-vendor.acme.db"])
+@pytest.mark.parametrize(
+    "pattern", ["*", "index.*", "anthropic/claude-3-*", "a b", "é", "C:\\x", "../..", "http:%"]
+)
+def test_other_namespaces_take_any_text(namespace: str, pattern: str) -> None:
+    check_pattern(namespace, pattern)
+
+
+@given(
+    st.sampled_from(NAMESPACES),
+    st.text() | st.text("/*.%2eEfF5cC:@[]a?#", max_size=40).map("http://".__add__),
+)
+def test_a_pattern_is_accepted_or_refused(namespace: str, pattern: str) -> None:
+    try:
+        check_pattern(namespace, pattern)
+    except Refusal as refused:
+        assert refused.code is ErrorCode.INVALID_REQUEST
+    else:
+        assert 0 < len(pattern.encode()) <= MAX_PATTERN_BYTES
+
+
+@given(st.lists(st.sampled_from(["a", "*", "**", "x*y", ".", "..", "", "b"]), max_size=8))
+def test_dots_are_refused_where_they_would_take_a_wildcard_away(segments: list[str]) -> None:
+    kept: list[str] = []
+    taken: list[str] = []
+    for segment in segments:
+        if segment == "..":
+            taken += kept[-1:]
+            del kept[-1:]
+        elif segment not in ("", "."):
+            kept.append(segment)
+    path = "/" + "/".join(segments)
+    for namespace, pattern in (("fs.read", path), ("net.fetch", "https://example.com" + path)):
+        if any("*" in segment for segment in taken):
+            assert "has .. after a wildcard" in refusal(namespace, pattern).message
+        else:
+            check_pattern(namespace, pattern)

@@ -1,0 +1,158 @@
+"""Agents, their versions, and what a name means."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
+from arcp_proto.inventory import AgentInfo, Inventory, qualified
+from arcp_proto.limits import MAX_AGENT_LENGTH
+from arcp_proto.messages import AgentEntry
+
+INVENTORY = Inventory(
+    [
+        AgentInfo("summarise", ("2026-05",)),
+        AgentInfo("code-refactor", ("1.0.0", "2.0.0"), "2.0.0"),
+        AgentInfo("echo"),
+    ]
+)
+
+
+def test_the_welcome_lists_agents_by_name() -> None:
+    assert INVENTORY.entries == [
+        AgentEntry("code-refactor", ["1.0.0", "2.0.0"], "2.0.0"),
+        AgentEntry("echo", []),
+        AgentEntry("summarise", ["2026-05"], "2026-05"),
+    ]
+
+
+def test_a_runtime_may_have_no_agents() -> None:
+    assert Inventory([]).entries == []
+
+
+@pytest.mark.parametrize(
+    ("agent", "resolved"),
+    [
+        ("code-refactor", ("code-refactor", "2.0.0")),
+        ("code-refactor@1.0.0", ("code-refactor", "1.0.0")),
+        ("code-refactor@2.0.0", ("code-refactor", "2.0.0")),
+        ("summarise", ("summarise", "2026-05")),
+        ("echo", ("echo", None)),
+    ],
+)
+def test_a_name_means_the_default_and_a_version_itself(agent: str, resolved: tuple[str, str | None]) -> None:
+    assert INVENTORY.resolve(agent) == resolved
+
+
+@pytest.mark.parametrize("agent", ["unknown", "unknown@1.0.0", "code", "code-refactor2", "e"])
+def test_an_unknown_name_is_not_available(agent: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        INVENTORY.resolve(agent)
+    assert caught.value.code is ErrorCode.AGENT_NOT_AVAILABLE
+    assert caught.value.message == f"{agent.partition('@')[0]} is not registered"
+
+
+@pytest.mark.parametrize(
+    ("agent", "message"),
+    [
+        ("code-refactor@3.0.0", "code-refactor@3.0.0 is not registered; versions: 1.0.0, 2.0.0"),
+        ("code-refactor@1.0", "code-refactor@1.0 is not registered; versions: 1.0.0, 2.0.0"),
+        ("echo@1", "echo@1 is not registered; versions: none"),
+    ],
+)
+def test_an_unknown_version_is_not_available(agent: str, message: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        INVENTORY.resolve(agent)
+    assert caught.value.code is ErrorCode.AGENT_VERSION_NOT_AVAILABLE
+    assert caught.value.message == message
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        "",
+        "@",
+        "@1",
+        "echo@",
+        "Echo",
+        "-echo",
+        "echo@1@2",
+        "echo 1",
+        " echo",
+        "echo\n",
+        "échò",
+        "echo@1/2",
+        "echo@v\n",
+    ],
+)
+def test_what_breaks_the_grammar_is_invalid(agent: str) -> None:
+    with pytest.raises(Refusal, match="is no agent") as caught:
+        INVENTORY.resolve(agent)
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+
+
+def test_an_agent_has_a_longest_name() -> None:
+    longest = "echo@" + "1" * (MAX_AGENT_LENGTH - 5)
+    with pytest.raises(Refusal) as caught:
+        INVENTORY.resolve(longest)
+    assert caught.value.code is ErrorCode.AGENT_VERSION_NOT_AVAILABLE
+    with pytest.raises(Refusal) as caught:
+        INVENTORY.resolve(longest + "1")
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+    assert caught.value.details == {"limit": "agent_length", "max": MAX_AGENT_LENGTH}
+
+
+@given(st.text())
+def test_whatever_is_asked_is_resolved_or_refused(agent: str) -> None:
+    try:
+        name, version = INVENTORY.resolve(agent)
+    except Refusal:
+        return
+    assert agent in (name, qualified(name, version))
+
+
+@pytest.mark.parametrize(
+    ("agents", "message"),
+    [
+        ([AgentInfo("")], "is no agent name"),
+        ([AgentInfo("Echo")], "is no agent name"),
+        ([AgentInfo("echo@1")], "is no agent name"),
+        ([AgentInfo(".echo")], "is no agent name"),
+        ([AgentInfo("echo", ("",))], "is no version"),
+        ([AgentInfo("echo", ("1 0",))], "is no version"),
+        ([AgentInfo("echo", ("1@0",))], "is no version"),
+        ([AgentInfo("echo", ("1", "1"), "1")], "comes twice"),
+        ([AgentInfo("echo", ("1", "2"))], "needs a default"),
+        ([AgentInfo("echo", ("1", "2"), "3")], "needs a default"),
+        ([AgentInfo("echo", ("1",), "2")], "needs a default"),
+        ([AgentInfo("echo", (), "1")], "needs a default"),
+        ([AgentInfo("echo", ("1",)), AgentInfo("echo", ("2",))], "same name"),
+        ([AgentInfo("a" * (MAX_AGENT_LENGTH + 1))], "longer than"),
+        ([AgentInfo("a", ("1" * (MAX_AGENT_LENGTH - 1),))], "longer than"),
+    ],
+)
+def test_a_host_is_told_what_it_registered_wrongly(agents: list[AgentInfo], message: str) -> None:
+    with pytest.raises(LocalProtocolError, match=message):
+        Inventory(agents)
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        AgentInfo("a" * MAX_AGENT_LENGTH),
+        AgentInfo("a", ("1" * (MAX_AGENT_LENGTH - 2),)),
+        AgentInfo("0._-", ("V1.0+build_7-x",)),
+        AgentInfo("echo", ("1",), "1"),
+    ],
+)
+def test_every_registered_agent_can_be_asked_for(agent: AgentInfo) -> None:
+    inventory = Inventory([agent])
+    name, version = inventory.resolve(agent.name)
+    assert inventory.resolve(qualified(name, version)) == (agent.name, version)
+
+
+def test_an_agent_is_named_with_its_version_if_it_has_one() -> None:
+    assert qualified("echo", None) == "echo"
+    assert qualified("echo", "1.0.0") == "echo@1.0.0"

@@ -1,0 +1,76 @@
+"""One run of an agent: its lifecycle, and what its envelopes share."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+
+import pytest
+
+from arcp_proto.errors import InvariantViolated
+from arcp_proto.ids import JobId, Principal, SessionId, Time
+from arcp_proto.job import Job, Status, Terms
+from arcp_proto.trace import TraceContext
+from arcp_proto.wire import event_envelope
+
+LEGAL = {
+    "pending": "running error cancelled timed_out",
+    "running": "success error cancelled timed_out",
+    "success": "",
+    "error": "",
+    "cancelled": "",
+    "timed_out": "",
+}
+"""The lifecycle of §7.3; `success` only after the agent has run."""
+
+
+def job_of(version: str | None = "1.0.0", extensions: bytes | None = None) -> Job:
+    terms = Terms(
+        job_id=JobId("job_100%d"),
+        session_id=SessionId("sess_x"),
+        principal=Principal("alice"),
+        agent="echo",
+        version=version,
+        lease={},
+        expires_at=None,
+        max_runtime_sec=None,
+        trace=TraceContext("a" * 32),
+        span_id="b" * 16,
+        accepted_at=Time(0),
+    )
+    return Job(terms, {}, extensions)
+
+
+@pytest.mark.parametrize(("before", "after"), list(product(Status, Status)))
+def test_the_lifecycle(before: Status, after: Status) -> None:
+    job = job_of()
+    job.status = before
+    assert job.ended is (LEGAL[before] == "")
+    if after.value in LEGAL[before].split():
+        job.become(after)
+        assert job.status is after
+    else:
+        with pytest.raises(InvariantViolated, match="does not go from"):
+            job.become(after)
+        assert job.status is before
+
+
+def test_its_names() -> None:
+    job = job_of()
+    assert (job.id, job.agent) == ("job_100%d", "echo@1.0.0")
+    assert job_of(version=None).agent == "echo"
+    assert (job.status, job.ended, job.outcome, job.paused) == (Status.PENDING, False, None, False)
+
+
+@pytest.mark.parametrize("extensions", [None, b'{"x-vendor.a":{"b":"100%d %b"}}'])
+def test_a_head_is_made_once(extensions: bytes | None) -> None:
+    job = job_of(extensions=extensions)
+    head = job.head("job.event")
+    assert job.head("job.event") is head
+    assert job.head("job.error") is not head
+    frame = json.loads(event_envelope(head, b"0" * 16, b"sess_x", 7, b'{"a":1'))
+    assert frame["job_id"] == "job_100%d"
+    assert frame["event_seq"] == 7
+    assert frame["id"] == "0" * 25 + "7"
+    assert frame["payload"] == {"a": 1}
+    assert frame.get("extensions") == (None if extensions is None else {"x-vendor.a": {"b": "100%d %b"}})

@@ -1,0 +1,67 @@
+"""The bounds, and that they fit into each other."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from arcp_proto import limits, wire
+from arcp_proto.events import ResultChunk
+from arcp_proto.limits import KIB, MIB, Limits
+from arcp_proto.messages import JobEntry, JobEvent, Jobs
+
+
+def test_the_defaults_are_those_of_the_protocol() -> None:
+    defaults = Limits()
+    assert (defaults.message, defaults.early_message) == (4 * MIB, 64 * KIB)
+    assert (defaults.frame, defaults.client_frame) == (60 * KIB, MIB - KIB)
+    assert (defaults.chunk, defaults.result) == (40 * KIB, 64 * MIB)
+    assert (defaults.hello, defaults.grace) == (10, 5)
+    assert defaults.bad_messages == 10
+    assert (limits.MAX_DEPTH, limits.MAX_ID_LENGTH, limits.MAX_LEASE_BYTES) == (64, 256, 16 * KIB)
+    assert (limits.MAX_PATTERNS, limits.MAX_PATTERN_BYTES, limits.MAX_RUNTIME_SEC) == (64, 512, 2**31)
+
+
+def test_every_default_is_a_positive_whole_number() -> None:
+    for name, value in msgspec.structs.asdict(Limits()).items():
+        assert isinstance(value, int), name
+        assert value > 0, name
+
+
+def test_a_host_changes_one_by_its_name_and_for_good() -> None:
+    changed = Limits(frame=1000)
+    assert changed.frame == 1000
+    assert changed.chunk == Limits().chunk
+    make: Callable[..., Limits] = Limits
+    with pytest.raises(TypeError):
+        make(1000)
+    for name in Limits.__struct_fields__:
+        with pytest.raises(AttributeError):
+            setattr(changed, name, 2000)
+
+
+def test_a_chunk_fits_a_frame() -> None:
+    defaults = Limits()
+    data = base64.b64encode(bytes(defaults.chunk)).decode()
+    body = wire.encode_checked(ResultChunk("res_" + "0" * 26, 10**9, data, "base64", True))
+    event = JobEvent("result_chunk", "2026-05-13T19:42:13.000000Z", {}, source_seq=10**19 - 1)
+    assert wire.HEAD_BYTES + len(wire.encode_checked(event)) + len(body) <= defaults.frame
+
+
+def test_a_listed_job_fits_a_frame_whatever_its_lease() -> None:
+    entry = JobEntry(
+        "job_" + "0" * 26, "a" * 256, "timed_out", {}, "t" * 30, "t" * 30, 10**18, "j" * 30, "f" * 32
+    )
+    page = wire.encode_checked(Jobs("r" * 256, [entry], "c" * 1024))
+    assert wire.HEAD_BYTES + len(page) + limits.MAX_LEASE_BYTES <= Limits().frame
+
+
+def test_what_is_read_early_is_read_later_and_our_frames_are_read_by_us() -> None:
+    defaults = Limits()
+    assert defaults.early_message <= defaults.message
+    assert defaults.frame <= defaults.client_frame <= defaults.message
+    assert defaults.frame < 64 * KIB
+    assert defaults.held_bytes <= defaults.message

@@ -1,0 +1,117 @@
+"""A session's numbered events: no gap, bounded, and not visible before they are durable."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arcp_proto.errors import InvariantViolated
+from arcp_proto.ids import Time
+from arcp_proto.log import Entry, Log
+
+
+def log_of(*sizes: int) -> Log:
+    log = Log()
+    for size in sizes:
+        log.append(Entry(b"head", b"x" * size))
+    return log
+
+
+def test_numbers_begin_at_one() -> None:
+    log = Log()
+    assert (len(log), log.first, log.last, log.size) == (0, 1, 0, 0)
+    log.append(Entry(b"h", b"abc"))
+    assert (len(log), log.first, log.last, log.size) == (1, 1, 1, 3)
+
+
+def test_between_is_by_number() -> None:
+    log = log_of(1, 2, 3, 4)
+    assert [len(entry.payload) for entry in log.between(1, 3)] == [2, 3]
+    assert log.between(4, 4) == []
+    log.release(2)
+    assert [len(entry.payload) for entry in log.between(2, 4)] == [3, 4]
+
+
+def test_release_leaves_no_gap() -> None:
+    log = log_of(1, 2, 3)
+    log.release(0)
+    assert (log.first, log.size) == (1, 6)
+    log.release(2)
+    assert (log.first, log.last, log.size, len(log)) == (3, 3, 3, 1)
+    log.release(1)
+    assert log.first == 3
+    log.release(99)
+    assert (log.first, log.last, log.size, len(log)) == (4, 3, 0, 0)
+    log.append(Entry(b"h", b""))
+    assert log.last == 4
+
+
+def test_excess_leaves_some_to_spare() -> None:
+    assert log_of(*[1] * 16).excess(16, 1_000) == 0
+    assert log_of(*[1] * 17).excess(16, 1_000) == 2
+    log = log_of(*[1] * 40)
+    log.release(10)
+    assert log.excess(16, 1_000) == 25
+
+
+def test_excess_by_size() -> None:
+    assert log_of(10, 10, 10).excess(100, 30) == 0
+    assert log_of(10, 10, 10).excess(100, 29) == 1
+    assert log_of(100).excess(100, 10) == 1
+    assert log_of(*[10] * 16).excess(100, 159) == 1  # 150 of 159 bytes are kept, with 9 to spare.
+
+
+@given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 40), st.integers(1, 500))
+def test_after_the_excess_has_gone_both_limits_hold(sizes: list[int], events: int, size: int) -> None:
+    log = log_of(*sizes)
+    excess = log.excess(events, size)
+    if excess:
+        log.release(excess)
+    assert len(log) <= events and log.size <= size
+    assert log.excess(events, size) == 0
+    assert log.last == len(sizes)
+
+
+# Durability.
+
+
+def test_what_is_not_durable_is_not_visible() -> None:
+    log = log_of(1, 1)
+    assert log.visible(persisted=0, records=0) == 2  # No journal.
+    log.append(Entry(b"", b""))
+    assert log.visible(persisted=4, records=5) == 2
+    log.mark_run(5, Time(0))
+    assert log.visible(persisted=4, records=5) == 2
+    assert log.visible(persisted=5, records=9) == 3
+
+
+def test_runs_become_visible_one_by_one() -> None:
+    log = Log()
+    for records in (1, 2, 3):
+        log.append(Entry(b"", b""))
+        log.mark_run(records, Time(records))
+        log.mark_run(records + 10, Time(records))  # Nothing new: no run.
+    assert [log.visible(persisted, 10) for persisted in (0, 1, 1, 2, 9)] == [0, 1, 1, 2, 3]
+    assert log.visible(10, 10) == 3
+
+
+def test_a_released_log_stays_visible() -> None:
+    log = log_of(1, 1)
+    log.mark_run(1, Time(0))
+    log.release(2)
+    assert log.visible(1, 2) == 2
+
+
+# Snapshots.
+
+
+def test_a_log_is_loaded_as_it_was() -> None:
+    log = log_of(1, 2, 3)
+    log.release(1)
+    copy = Log()
+    copy.load(log.first, log.entries())
+    assert (copy.first, copy.last, copy.size) == (log.first, log.last, log.size)
+    assert copy.entries() == log.entries()
+    with pytest.raises(InvariantViolated):
+        copy.load(1, [])

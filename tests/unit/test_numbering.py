@@ -1,0 +1,108 @@
+"""Numbered envelopes: in order, each once, whatever order they come in."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arcp_proto.numbering import Numbering
+from arcp_proto.wire import Envelope
+
+
+def envelope(seq: int, job_id: str | None = "job_1", copy: str = "") -> Envelope:
+    return Envelope(type="job.event", id=f"e{seq}{copy}", job_id=job_id, event_seq=seq)
+
+
+def offer(numbering: Numbering, *envelopes: Envelope) -> list[str]:
+    """The ids that come out when these go in."""
+    return [handed.id for one in envelopes for handed in numbering.offer(one.event_seq or 0, one, size=10)]
+
+
+def test_numbers_in_order_go_through_at_once() -> None:
+    numbering = Numbering(4)
+    assert offer(numbering, envelope(1)) == ["e1"]
+    assert offer(numbering, envelope(2)) == ["e2"]
+    assert numbering.last == 2
+    assert numbering.missing() is None
+
+
+def test_what_comes_too_early_waits_for_what_it_follows() -> None:
+    numbering = Numbering(4)
+    assert offer(numbering, envelope(3), envelope(5)) == []
+    assert (numbering.held_count, numbering.held_bytes) == (2, 20)
+    assert numbering.missing() == (1, 2)
+    assert offer(numbering, envelope(1)) == ["e1"]
+    assert offer(numbering, envelope(2)) == ["e2", "e3"]
+    assert (numbering.held_count, numbering.held_bytes) == (1, 10)
+    assert numbering.missing() == (4, 4)
+    assert offer(numbering, envelope(4)) == ["e4", "e5"]
+    assert (numbering.held_count, numbering.held_bytes, numbering.last) == (0, 0, 5)
+
+
+def test_a_copy_is_dropped_held_or_handed_on() -> None:
+    numbering = Numbering(4)
+    assert offer(numbering, envelope(1), envelope(1), envelope(3), envelope(3)) == ["e1"]
+    assert numbering.held_count == 1
+    assert offer(numbering, envelope(2), envelope(2), envelope(3)) == ["e2", "e3"]
+
+
+def test_a_number_again_under_another_id_or_job_is_taken_as_it_comes() -> None:
+    numbering = Numbering(8)
+    assert offer(numbering, envelope(1), envelope(2)) == ["e1", "e2"]
+    assert offer(numbering, envelope(1, copy="b"), envelope(1, job_id="job_2")) == ["e1b", "e1"]
+    assert numbering.last == 2
+
+
+def test_two_with_the_same_number_that_wait_come_in_the_order_of_their_arrival() -> None:
+    numbering = Numbering(8)
+    assert offer(numbering, envelope(2), envelope(2, copy="b")) == []
+    assert offer(numbering, envelope(1)) == ["e1", "e2", "e2b"]
+
+
+def test_a_copy_older_than_the_window_is_not_known_any_more() -> None:
+    numbering = Numbering(2)
+    assert offer(numbering, envelope(1), envelope(2)) == ["e1", "e2"]
+    assert offer(numbering, envelope(1)) == []
+    assert offer(numbering, envelope(3), envelope(1)) == ["e3", "e1"]
+
+
+def test_number_0_is_taken_as_it_comes() -> None:
+    numbering = Numbering(2)
+    assert offer(numbering, envelope(0), envelope(1)) == ["e0", "e1"]
+
+
+@given(st.permutations(range(1, 20)), st.lists(st.integers(0, 18), max_size=20))
+def test_any_order_with_copies_comes_out_in_order_and_once(order: list[int], copies: list[int]) -> None:
+    numbering = Numbering(64)
+    arrivals = list(order)
+    for position in copies:
+        arrivals.insert(position * 2, order[position])
+    handed = offer(numbering, *map(envelope, arrivals))
+    assert handed == [f"e{seq}" for seq in range(1, 20)]
+    assert (numbering.held_count, numbering.held_bytes) == (0, 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from("ab")), max_size=60))
+def test_nothing_is_lost_doubled_or_overtaken(arrivals: list[tuple[int, str]]) -> None:
+    numbering = Numbering(1000)
+    handed: list[str] = []
+    for seq, copy in arrivals:
+        before = numbering.last
+        out = offer(numbering, envelope(seq, copy=copy))
+        fresh = [int(one[1:-1]) for one in out if int(one[1:-1]) > before]
+        assert fresh == sorted(fresh)
+        handed += out
+        missing = numbering.missing()
+        assert (missing is None) == (numbering.held_count == 0)
+        assert missing is None or missing[0] == numbering.last + 1 <= missing[1]
+    assert len(handed) == len(set(handed))
+    assert len(handed) + numbering.held_count == len(set(arrivals))
+    assert numbering.held_bytes == 10 * numbering.held_count
+
+
+@given(st.lists(st.integers(1, 40), max_size=200))
+def test_memory_is_bounded_by_the_window_and_what_is_held(arrivals: list[int]) -> None:
+    numbering = Numbering(8)
+    for seq in arrivals:
+        offer(numbering, envelope(seq))
+        assert len(numbering._seen) == len(set(numbering._order)) <= 8

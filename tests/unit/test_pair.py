@@ -1,0 +1,311 @@
+"""The client against the runtime, in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from arcp_proto.client import ClientConfig
+from arcp_proto.connection import Framing
+from arcp_proto.events import Log, Progress
+from arcp_proto.ids import JobId
+from arcp_proto.inventory import AgentInfo
+from arcp_proto.limits import Limits
+from arcp_proto.output import (
+    CancelAnswered,
+    ConnectionEnded,
+    JobAccepted,
+    JobEmitted,
+    JobEnded,
+    RequestRefused,
+    SessionClosed,
+    SessionFailed,
+    StartJob,
+    StopJob,
+    Welcomed,
+)
+from arcp_proto.runtime import RuntimeConfig
+
+from .pair import RUNTIME_CONFIG, Pair
+
+
+@pytest.fixture
+def pair() -> Pair:
+    pair = Pair()
+    pair.connect()
+    return pair
+
+
+def config(**fields: Any) -> RuntimeConfig:
+    return RuntimeConfig(name="pair", version="1", agents=(AgentInfo("echo", ("1.0.0",)),), **fields)
+
+
+def test_the_handshake(pair: Pair) -> None:
+    welcomed = pair.last(Welcomed)
+    assert welcomed.runtime.name == "pair"
+    assert welcomed.features == {"heartbeat", "ack", "progress", "result_chunk", "agent_versions"}
+    assert [agent.name for agent in pair.client.agents] == ["echo"]
+    assert list(pair.runtime.sessions) == [pair.client.session_id]
+
+
+def test_a_wrong_token() -> None:
+    pair = Pair()
+    pair.connect("wrong")
+    failed, ended = pair.events
+    assert isinstance(failed, SessionFailed)
+    assert isinstance(ended, ConnectionEnded)
+    assert (failed.code, ended.who) == ("UNAUTHENTICATED", "peer")
+    assert not pair.client.connections
+    assert not pair.runtime.connections
+
+
+def test_an_anonymous_client(pair: Pair) -> None:
+    pair = Pair()
+    pair.connect(None)
+    assert pair.last(Welcomed).session_id == pair.client.session_id
+    pair = Pair(config())
+    pair.connect(None)
+    assert pair.last(SessionFailed).code == "UNAUTHENTICATED"
+
+
+@pytest.mark.parametrize("framing", list(Framing))
+@pytest.mark.parametrize("piece", [1, 7, 100_000])
+def test_a_job_from_its_submit_to_its_end(framing: Framing, piece: int) -> None:
+    pair = Pair(framing=framing, piece=piece)
+    pair.connect()
+    job_id = pair.submit("echo", {"x": 1}, max_runtime_sec=60)
+    assert pair.last(StartJob).input == {"x": 1}
+    pair.runtime.emit(job_id, "log", Log("info", "hello"), now=pair.now)
+    pair.runtime.emit(job_id, "progress", Progress(1, 2), now=pair.now)
+    pair.runtime.finish(job_id, {"echo": 1}, now=pair.now, summary="done")
+    pair.settle()
+    assert pair.last(JobAccepted).job_id == job_id
+    assert [(event.seq, event.kind) for event in pair.all(JobEmitted)] == [(1, "log"), (2, "progress")]
+    end = pair.last(JobEnded)
+    assert (end.job_id, end.seq, end.final_status, end.result, end.summary) == (
+        job_id,
+        3,
+        "success",
+        {"echo": 1},
+        "done",
+    )
+
+
+def test_several_jobs_at_once_are_told_apart(pair: Pair) -> None:
+    requests = [pair.client.submit("echo", number, now=pair.now) for number in range(5)]
+    pair.settle()
+    jobs = [start.job_id for start in pair.all(StartJob)]
+    assert [accepted.request_id for accepted in pair.all(JobAccepted)] == requests
+    for number, job_id in reversed(list(enumerate(jobs))):
+        pair.runtime.finish(job_id, number, now=pair.now)
+    pair.settle()
+    assert {end.job_id: end.result for end in pair.all(JobEnded)} == dict(zip(jobs, range(5), strict=True))
+
+
+def test_a_refused_submit_between_two_others(pair: Pair) -> None:
+    first = pair.client.submit("echo", now=pair.now)
+    refused = pair.client.submit("nobody", now=pair.now)
+    third = pair.client.submit("echo", now=pair.now)
+    pair.settle()
+    assert [accepted.request_id for accepted in pair.all(JobAccepted)] == [first, third]
+    assert [(event.request_id, event.code) for event in pair.all(RequestRefused)] == [
+        (refused, "AGENT_NOT_AVAILABLE")
+    ]
+
+
+def test_a_cancel_its_answer_and_the_verified_end(pair: Pair) -> None:
+    job_id = pair.submit()
+    request_id = pair.client.cancel(job_id, "enough", now=pair.now)
+    pair.settle()
+    assert pair.last(CancelAnswered) == CancelAnswered(request_id, job_id, 1, None)
+    assert pair.last(StopJob).job_id == job_id
+    assert pair.all(JobEnded) == []
+    pair.job_stopped(job_id)
+    end = pair.last(JobEnded)
+    assert (end.seq, end.final_status, end.code) == (2, "cancelled", "CANCELLED")
+
+
+def test_a_cancel_that_crosses_the_end_of_its_job(pair: Pair) -> None:
+    job_id = pair.submit()
+    pair.runtime.finish(job_id, 1, now=pair.now)
+    request_id = pair.client.cancel(job_id, now=pair.now)
+    pair.settle()
+    assert pair.all(CancelAnswered) == [CancelAnswered(request_id, job_id, 0, "success")]
+    assert [end.final_status for end in pair.all(JobEnded)] == ["success"]
+    again = pair.client.cancel(job_id, now=pair.now)
+    pair.settle()
+    assert pair.last(CancelAnswered) == CancelAnswered(again, job_id, 3, "success")
+
+
+def test_a_cancel_of_no_job(pair: Pair) -> None:
+    request_id = pair.client.cancel(JobId("job_unknown"), now=pair.now)
+    pair.settle()
+    refused = pair.last(RequestRefused)
+    assert (refused.request_id, refused.code, refused.job_id) == (request_id, "JOB_NOT_FOUND", "job_unknown")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        (["grü", "ße" * 30_000], "grü" + "ße" * 30_000),
+        ([b"\x00" * 50_000, b"\xff"], b"\x00" * 50_000 + b"\xff"),
+    ],
+)
+def test_a_streamed_result(pair: Pair, pieces: list[str | bytes], expected: str | bytes) -> None:
+    job_id = pair.submit()
+    for piece in pieces:
+        pair.runtime.write_result(job_id, piece, now=pair.now)
+    pair.runtime.finish(job_id, now=pair.now)
+    pair.settle()
+    end = pair.last(JobEnded)
+    assert end.final_status == "success"
+    assert end.result == expected
+    assert {event.kind for event in pair.all(JobEmitted)} == {"result_chunk"}
+
+
+def test_a_large_value_comes_whole(pair: Pair) -> None:
+    job_id = pair.submit()
+    value = {"text": "ü" * 100_000, "numbers": list(range(1000))}
+    pair.runtime.finish(job_id, value, now=pair.now)
+    pair.settle()
+    assert pair.last(JobEnded).result == value
+
+
+def test_a_stream_for_a_client_without_chunks_comes_inline() -> None:
+    pair = Pair(client=ClientConfig(features=("heartbeat",)))
+    pair.connect()
+    job_id = pair.submit()
+    pair.runtime.write_result(job_id, "small", now=pair.now)
+    pair.runtime.finish(job_id, now=pair.now)
+    pair.settle()
+    assert (pair.last(JobEnded).result, pair.all(JobEmitted)) == ("small", [])
+
+
+@pytest.mark.parametrize(
+    "code", ["INTERNAL_ERROR", "INVALID_REQUEST", "JOB_NOT_FOUND", "UNAUTHENTICATED", "MINE"]
+)
+def test_an_agent_that_fails_with_any_code(pair: Pair, code: str) -> None:
+    job_id = pair.submit()
+    request_id = pair.client.cancel(job_id, now=pair.now)
+    pair.runtime.fail(job_id, code, "why", now=pair.now, details={"request_id": "upstream"})
+    pair.settle()
+    end = pair.last(JobEnded)
+    assert (end.job_id, end.final_status, end.code, end.message) == (job_id, "error", code, "why")
+    assert [answer.request_id for answer in pair.all(CancelAnswered)] == [request_id]
+
+
+def test_a_job_that_runs_too_long(pair: Pair) -> None:
+    job_id = pair.submit(max_runtime_sec=3)
+    pair.advance(3)
+    assert pair.last(StopJob).job_id == job_id
+    pair.advance(5)
+    end = pair.last(JobEnded)
+    assert (end.final_status, end.code, end.details) == ("timed_out", "TIMEOUT", {"stopped": False})
+
+
+def test_what_was_processed_frees_the_log_of_the_runtime(pair: Pair) -> None:
+    job_id = pair.submit()
+    for number in range(100):
+        pair.runtime.emit(job_id, "log", Log("info", str(number)), now=pair.now)
+    pair.settle()
+    session = pair.runtime.sessions[pair.last(Welcomed).session_id]
+    for event in pair.all(JobEmitted)[:60]:
+        pair.client.processed(event.job_id, event.seq, now=pair.now)
+    pair.settle()
+    assert session.log.first == 61 - 28
+    pair.advance(0.25)
+    assert (session.log.first, len(session.log)) == (61, 40)
+
+
+def test_the_trace_of_a_submit_comes_back(pair: Pair) -> None:
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    job_id = pair.submit(traceparent=traceparent, tracestate="a=1")
+    assert pair.last(JobAccepted).trace_id == traceparent[3:35]
+    assert pair.last(StartJob).trace_headers["tracestate"] == "a=1"
+    pair.runtime.finish(job_id, now=pair.now)
+    pair.settle()
+    assert pair.sent_by("runtime", "job.result")[0]["trace_id"] == traceparent[3:35]
+
+
+def test_an_idle_session_stays(pair: Pair) -> None:
+    pair.advance(1000)
+    assert pair.all(ConnectionEnded) == []
+    assert pair.sent_by("client", "session.ping")
+
+
+@pytest.mark.parametrize("mute", ["client", "runtime"])
+def test_a_side_that_is_not_heard_any_more_is_given_up(pair: Pair, mute: str) -> None:
+    pair.muted[mute] = True
+    pair.advance(70)
+    ended = pair.last(ConnectionEnded)
+    assert not pair.client.connections
+    assert not pair.runtime.connections
+    if mute == "runtime":
+        assert (ended.who, ended.code) == ("local", "HEARTBEAT_LOST")
+    else:
+        assert pair.last(SessionFailed).code == "HEARTBEAT_LOST"
+
+
+def test_a_close_and_a_new_session(pair: Pair) -> None:
+    first = pair.client.session_id
+    pair.client.close("done", now=pair.now)
+    pair.settle()
+    assert pair.last(SessionClosed) == SessionClosed("done")
+    assert pair.last(ConnectionEnded).who == "local"
+    assert pair.client.session_id is None
+    pair.connect()
+    assert pair.client.session_id not in (None, first)
+    job_id = pair.submit()
+    pair.runtime.finish(job_id, 1, now=pair.now)
+    pair.settle()
+    assert pair.last(JobEnded).seq == 1
+
+
+def test_a_dropped_transport(pair: Pair) -> None:
+    pair.submit()
+    pair.drop()
+    assert pair.last(ConnectionEnded).who == "transport"
+    assert not pair.client.connections
+    assert not pair.runtime.connections
+    pair.connect()
+    assert len(pair.all(Welcomed)) == 2
+
+
+def test_a_runtime_that_shuts_down(pair: Pair) -> None:
+    job_id = pair.submit()
+    pair.runtime.shut_down(1.0, now=pair.now)
+    pair.client.submit("echo", now=pair.now)
+    pair.settle()
+    assert pair.last(RequestRefused).code == "INTERNAL_ERROR"
+    pair.advance(1)
+    pair.job_stopped(job_id)
+    assert pair.last(JobEnded).code == "INTERNAL_ERROR"
+    assert pair.last(ConnectionEnded).who == "transport"
+
+
+def test_too_many_jobs_is_an_answer() -> None:
+    runtime = config(limits=Limits(running_jobs=1))
+    pair = Pair(runtime)
+    pair.connect()
+    pair.submit()
+    request_id = pair.client.submit("echo", now=pair.now)
+    pair.settle()
+    refused = pair.last(RequestRefused)
+    assert (refused.request_id, refused.retryable) == (request_id, True)
+    assert refused.details["limit"] == "running_jobs"
+
+
+@pytest.mark.parametrize("framing", list(Framing))
+def test_every_frame_of_the_client_is_unique_and_names_its_session(framing: Framing) -> None:
+    pair = Pair(RUNTIME_CONFIG, framing=framing)
+    pair.connect()
+    job_id = pair.submit()
+    pair.client.cancel(job_id, now=pair.now)
+    pair.advance(100)
+    pair.client.close(now=pair.now)
+    pair.settle()
+    envelopes = [sent.envelope for sent in pair.sent if sent.sender == "client"]
+    assert len({envelope["id"] for envelope in envelopes}) == len(envelopes)
+    session_id = pair.last(Welcomed).session_id
+    assert {envelope.get("session_id") for envelope in envelopes[1:]} == {session_id}

@@ -1,0 +1,144 @@
+"""Peers that cannot read what the draft says: how they are recognised, and what their terminals look like."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from arcp_proto import wire
+from arcp_proto.quirks import QUIRKS, RefusalForm, recognise, rewrite_end
+
+from .world import CONFIG, Peer, World
+
+GO_ID = "01972f3e-0000-7000-8000-000000000000"
+HELLOS: dict[str, dict[str, Any]] = {
+    "": {"hello_id": "01M86NRDRS7K5RGNMN77YK8FW5"},
+    "java": {"client": {"name": "arcp-client-java", "version": "1"}},
+    "typescript": {"hello_id": "msg_01J"},
+    "pypi": {"agents": []},
+    "go": {"hello_id": GO_ID},
+}
+"""How each kind of peer says hello."""
+
+
+def peer_of(name: str, **config: Any) -> Peer:
+    world = World(msgspec.structs.replace(CONFIG, **config))
+    return world.client(**HELLOS[name])
+
+
+def hello(message_id: str, payload: object) -> wire.Envelope:
+    frame = {"type": "session.hello", "id": message_id, "payload": payload}
+    return wire.decode_envelope(json.dumps(frame).encode())
+
+
+@pytest.mark.parametrize("name", HELLOS)
+def test_a_peer_is_recognised_by_its_hello(name: str) -> None:
+    session = peer_of(name).connection.session
+    assert session is not None
+    assert session.quirk is QUIRKS[name]
+    assert session.quirk.name == name
+
+
+@pytest.mark.parametrize("name", HELLOS)
+def test_quirks_can_be_switched_off(name: str) -> None:
+    session = peer_of(name, quirks=False).connection.session
+    assert session is not None and session.quirk.name == ""
+
+
+@pytest.mark.parametrize(
+    ("message_id", "payload"),
+    [
+        ("x", {}),
+        ("x", []),
+        ("x", "text"),
+        ("x", {"client": "arcp-client-java", "capabilities": "agents"}),
+        ("x", {"client": {"name": "arcp-client-javascript"}, "capabilities": {"agents": None}}),
+        ("xmsg_", {}),
+        ("01972f3e-0000-4000-8000-000000000000", {}),
+        ("01972F3E-0000-7000-8000-000000000000", {}),
+        (GO_ID + "0", {}),
+    ],
+)
+def test_others_are_not(message_id: str, payload: object) -> None:
+    assert recognise(hello(message_id, payload)) == ""
+
+
+def test_how_a_refusal_is_answered() -> None:
+    forms = {
+        name: [quirk.refusal_of(kind).value for kind in ("job.submit", "job.cancel", "session.ack")]
+        for name, quirk in QUIRKS.items()
+    }
+    assert forms == {
+        "": ["session_error", "session_error", "session_error"],
+        "java": ["job_error_by_id", "job_error_by_id", "job_error_by_id"],
+        "typescript": ["job_error_by_trace", "nothing", "session_error"],
+        "pypi": ["accepted_then_error", "nothing", "session_error"],
+        "go": ["session_error", "session_error", "session_error"],
+    }
+    assert QUIRKS["pypi"].refusal_of("job.submit") is RefusalForm.ACCEPTED_THEN_ERROR
+
+
+@pytest.mark.parametrize("name", HELLOS)
+@pytest.mark.parametrize("how", ["cancel", "timeout", "fail"])
+def test_how_a_job_ends(name: str, how: str) -> None:
+    peer = peer_of(name)
+    world = peer.world
+    job = peer.submit(max_runtime_sec=1)
+    match how:
+        case "cancel":
+            peer.cancel(job)
+            world.stopped(job)
+        case "timeout":
+            world.advance(1)
+            world.stopped(job)
+        case "fail":
+            world.fail(job)
+    end = peer.frames[-1]
+    status = {"cancel": "cancelled", "timeout": "timed_out", "fail": "error"}[how]
+    assert end["payload"]["final_status"] == status
+    if name == "pypi" and how != "fail":
+        assert end["type"] == "job.result"
+        assert sorted(end["payload"]) == ["completed_at", "final_status"]
+    else:
+        assert end["type"] == "job.error"
+        assert sorted(end["payload"])[:2] == ["code", "completed_at"]
+    assert isinstance(end["event_seq"], int)
+
+
+@pytest.mark.parametrize("name", HELLOS)
+def test_an_inline_result(name: str) -> None:
+    peer = peer_of(name)
+    peer.world.finish(peer.submit(), {"x": [1, 2.5, "é"]}, "s")
+    payload = peer.frames[-1]["payload"]
+    assert payload["result"] == {"x": [1, 2.5, "é"]}
+    assert payload.get("output") == ({"x": [1, 2.5, "é"]} if name == "go" else None)
+    assert payload["summary"] == "s"
+
+
+def test_a_result_without_a_value_has_no_output() -> None:
+    peer = peer_of("go")
+    peer.world.finish(peer.submit())
+    assert "output" not in peer.frames[-1]["payload"]
+
+
+@pytest.mark.parametrize("name", HELLOS)
+def test_budgets(name: str) -> None:
+    peer = peer_of(name)
+    lease = {"cost.budget": ["USD:5.00", "EUR:0.50", "credits:100"]}
+    peer.submit(lease_request=lease)
+    payload = peer.frames[-1]["payload"]
+    if name == "pypi":
+        assert payload["budget"] == {"USD": "USD:5", "EUR": "EUR:0.5", "credits": "credits:100"}
+    else:
+        assert payload["budget"] == {"USD": 5, "EUR": 0.5, "credits": 100}
+    peer.submit()
+    assert "budget" not in peer.frames[-1]["payload"]
+
+
+def test_what_needs_no_rewriting_is_left_alone() -> None:
+    payload = b'{ "final_status" : "success"'
+    assert rewrite_end(QUIRKS[""], "job.result", payload) == ("job.result", payload)
+    assert rewrite_end(QUIRKS["java"], "job.error", payload) == ("job.error", payload)

@@ -1,0 +1,359 @@
+"""What an agent returns: inline or in chunks, and always in frames that every peer can read."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arcp_proto.errors import Denied, LocalProtocolError
+from arcp_proto.limits import KIB, Limits
+from arcp_proto.output import StopJob
+
+from .world import CONFIG, FEATURES, Frame, Peer, World
+
+FRAME = 60 * KIB
+NO_CHUNKS = tuple(name for name in FEATURES if name != "result_chunk")
+GO_ID = "01972f3e-0000-7000-8000-000000000000"
+
+
+def chunks_of(peer: Peer) -> list[Frame]:
+    """The bodies of the chunks received, checked for order and end."""
+    bodies = [frame["payload"]["body"] for frame in peer.of("job.event")]
+    assert [body["chunk_seq"] for body in bodies] == list(range(len(bodies)))
+    assert len(dict.fromkeys(body["result_id"] for body in bodies)) == 1
+    assert [body["more"] for body in bodies] == [True] * (len(bodies) - 1) + [False]
+    return bodies
+
+
+def joined(bodies: list[Frame]) -> str:
+    return "".join(body["data"] for body in bodies)
+
+
+# Inline.
+
+
+@pytest.mark.parametrize(
+    "result",
+    [{"x": 1}, [1, 2.5, None], "text", 0, False, 1.5, {}, [], "", "\u0000\u2028é😀", -(2**63), 2**64 - 1],
+)
+def test_an_inline_result(result: Any) -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit()
+    world.finish(job, result, "done")
+    [end] = peer.about(job)
+    assert end["type"] == "job.result"
+    assert end["payload"] == {
+        "final_status": "success",
+        "completed_at": "2026-05-28T20:26:40.000Z",
+        "result": result,
+        "summary": "done",
+    }
+
+
+def test_an_agent_that_returns_nothing() -> None:
+    world = World()
+    peer = world.client()
+    world.finish(peer.submit())
+    assert peer.frames[-1]["payload"] == {
+        "final_status": "success",
+        "completed_at": "2026-05-28T20:26:40.000Z",
+    }
+
+
+def test_a_tuple_is_a_list() -> None:
+    world = World()
+    peer = world.client()
+    world.finish(peer.submit(), (1, (2,)))
+    assert peer.frames[-1]["payload"]["result"] == [1, [2]]
+
+
+# Too large for a frame.
+
+
+def test_a_result_too_large_for_a_frame_comes_in_chunks() -> None:
+    world = World()
+    peer = world.client()
+    result = {"text": "é" * 70_000, "n": list(range(100))}
+    world.finish(peer.submit(), result, "big")
+    bodies = chunks_of(peer)
+    assert json.loads(joined(bodies)) == result
+    assert all(body["encoding"] == "utf8" for body in bodies)
+    end = peer.frames[-1]["payload"]
+    assert end["result_id"] == bodies[0]["result_id"]
+    assert end["result_size"] == len(joined(bodies).encode())
+    assert (end["content_type"], end["summary"]) == ("application/json", "big")
+    assert "result" not in end
+    assert all(len(raw) <= FRAME for raw in peer.raw)
+
+
+def test_a_result_too_large_without_chunks() -> None:
+    world = World()
+    peer = world.client(features=NO_CHUNKS)
+    job = peer.submit()
+    world.finish(job, "x" * FRAME)
+    [end] = peer.about(job)
+    assert (end["type"], end["payload"]["code"]) == ("job.error", "INTERNAL_ERROR")
+    assert "result_chunk" in end["payload"]["message"]
+    assert job not in world.runtime.running
+
+
+@pytest.mark.parametrize("limits", [Limits(result=100_000), Limits(returned=100_000)])
+def test_a_result_too_large_for_a_stream(limits: Limits) -> None:
+    world = World(msgspec.structs.replace(CONFIG, limits=limits))
+    peer = world.client()
+    job = peer.submit()
+    world.finish(job, "x" * 100_000)
+    [end] = peer.about(job)
+    assert end["payload"]["message"] == "a returned value is at most 100000 bytes: stream the result"
+    assert world.all(StopJob) == []
+    assert world.runtime.unfinished == {}
+
+
+@pytest.mark.parametrize("size", [*range(58_500, 61_600, 61), 30_000])
+@pytest.mark.parametrize("hello_id", ["plain", GO_ID])
+def test_a_summary_counts(size: int, hello_id: str) -> None:
+    """Around the limit, with the longest summary: inline or in chunks, but never too large and never lost."""
+    world = World()
+    peer = world.client(hello_id=hello_id)
+    job = peer.submit()
+    world.finish(job, "x" * size, "\x01" * 1000)
+    end = peer.frames[-1]
+    assert end["type"] == "job.result"
+    text = end["payload"].get("result") or json.loads(joined(chunks_of(peer)))
+    assert text == "x" * size
+    assert all(len(raw) <= FRAME for raw in peer.raw)
+
+
+def test_the_largest_inline_result() -> None:
+    world = World()
+    peer = world.client(features=NO_CHUNKS)
+    room = world.runtime.payload_limit(world.runtime.jobs[peer.submit()])
+    overhead = len('{"final_status":"success","completed_at":"2026-05-28T20:26:40.000Z","result":""}')
+    for size, final_type in ((room - overhead, "job.result"), (room - overhead + 1, "job.error")):
+        world.finish(peer.submit(), "x" * size)
+        assert peer.frames[-1]["type"] == final_type
+        assert len(peer.raw[-1]) <= FRAME
+
+
+# Streamed.
+
+
+def test_a_streamed_text() -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit()
+    for piece in ("one ", "", "two ", "😀"):
+        world.write(job, piece)
+    world.finish(job, summary="s")
+    bodies = chunks_of(peer)
+    assert [body["data"] for body in bodies] == ["one ", "two ", "😀", ""]
+    end = peer.frames[-1]["payload"]
+    assert (end["result_size"], end["summary"]) == (12, "s")
+    assert "content_type" not in end and "result" not in end
+
+
+def test_streamed_bytes() -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit()
+    data = bytes(range(256)) * 400
+    world.write(job, data)
+    world.finish(job)
+    bodies = chunks_of(peer)
+    assert b"".join(base64.b64decode(body["data"]) for body in bodies) == data
+    assert {body["encoding"] for body in bodies} == {"base64"}
+    assert peer.frames[-1]["payload"]["result_size"] == len(data)
+    assert all(len(raw) <= FRAME for raw in peer.raw)
+
+
+def test_a_stream_of_nothing_has_one_empty_chunk() -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit()
+    world.write(job, b"")
+    world.finish(job)
+    assert [(body["data"], body["encoding"]) for body in chunks_of(peer)] == [("", "base64")]
+    assert peer.frames[-1]["payload"]["result_size"] == 0
+
+
+def test_a_stream_has_one_type() -> None:
+    world = World()
+    peer = world.client()
+    text, data = peer.submit(), peer.submit()
+    world.write(text, "x")
+    world.write(data, b"x")
+    with pytest.raises(LocalProtocolError, match="streamed as utf8: write str"):
+        world.write(text, b"x")
+    with pytest.raises(LocalProtocolError, match="streamed as base64: write bytes"):
+        world.write(data, "x")
+    with pytest.raises(LocalProtocolError, match="surrogate"):
+        world.write(text, "\ud800")
+    world.finish(text)
+    assert peer.frames[-1]["payload"]["result_size"] == 1
+
+
+def test_a_value_after_a_chunk_is_mixed() -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit()
+    world.write(job, "x")
+    world.finish(job, {"x": 1})
+    end = peer.frames[-1]
+    assert (end["type"], end["payload"]["code"]) == ("job.error", "INTERNAL_ERROR")
+    assert "mixed" in end["payload"]["message"]
+    assert [frame["payload"]["body"]["more"] for frame in peer.of("job.event")] == [True]
+
+
+def test_an_agent_that_fails_leaves_its_stream_open() -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit()
+    world.write(job, "x")
+    world.fail(job)
+    assert [frame["payload"]["body"]["more"] for frame in peer.of("job.event")] == [True]
+
+
+def test_results_have_different_ids() -> None:
+    world = World()
+    peer = world.client()
+    for _ in range(2):
+        job = peer.submit()
+        world.write(job, "x")
+        world.finish(job)
+    ids = [end["payload"]["result_id"] for end in peer.of("job.result")]
+    assert ids[0] != ids[1] and all(result_id.startswith("res_") for result_id in ids)
+
+
+# Streamed to a session without chunks.
+
+
+@pytest.mark.parametrize(("piece", "value"), [("aé", "aéaé"), (b"\xff\x00", "/wD/AA==")])
+def test_a_stream_that_fits_comes_inline(piece: str | bytes, value: str) -> None:
+    world = World()
+    peer = world.client(features=NO_CHUNKS)
+    job = peer.submit()
+    world.write(job, piece)
+    world.write(job, piece)
+    world.finish(job, summary="s")
+    [end] = peer.about(job)
+    assert end["event_seq"] == 1
+    assert end["payload"]["result"] == value
+    assert end["payload"]["summary"] == "s"
+    assert "result_id" not in end["payload"]
+
+
+@pytest.mark.parametrize("hello_id", ["plain", GO_ID])
+@pytest.mark.parametrize("size", [20_000, 40_000, 59_000, 60_500, 61_440, 70_000])
+def test_a_stream_that_does_not_fit_is_an_error(size: int, hello_id: str) -> None:
+    world = World()
+    peer = world.client(features=NO_CHUNKS, hello_id=hello_id)
+    job = peer.submit()
+    for _ in range(10):
+        world.write(job, "x" * (size // 10))
+    world.finish(job)
+    [end] = peer.about(job)
+    fits = size < (30_000 if hello_id == GO_ID else 61_000)
+    assert end["type"] == ("job.result" if fits else "job.error")
+    assert len(peer.raw[-1]) <= FRAME
+
+
+def test_a_stream_nobody_can_take_any_more() -> None:
+    world = World(msgspec.structs.replace(CONFIG, journal=True))
+    peer = world.client(features=NO_CHUNKS)
+    job = peer.submit()
+    world.write(job, "x" * 50_000)
+    peer.drop()
+    world.write(job, "x" * 50_000)
+    world.finish(job)
+    assert world.runtime.jobs[job].status.value == "success"
+
+
+def test_a_stream_beyond_its_limit_stays_refused() -> None:
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(result=4)))
+    job = world.client().submit()
+    for _ in range(2):
+        with pytest.raises(Denied):
+            world.write(job, "12345")
+    world.write(job, "1234")
+    world.take()
+    assert world.stops() == [job]
+
+
+# Whatever it is, no frame is ever too large.
+
+
+PIECE = st.one_of(
+    st.text(max_size=50),
+    st.builds(
+        lambda character, count: character * count,
+        st.sampled_from("x\x01é\u2028😀"),
+        st.integers(1, 70_000),
+    ),
+)
+
+
+@settings(max_examples=60)
+@given(
+    pieces=st.lists(PIECE, min_size=1, max_size=4),
+    binary=st.booleans(),
+    streamed=st.booleans(),
+    features=st.sampled_from([FEATURES, NO_CHUNKS]),
+    hello_id=st.sampled_from(["plain", GO_ID]),
+    summary=st.sampled_from([None, "😀" * 1000, "\x02" * 1000]),
+    traced=st.booleans(),
+)
+def test_no_frame_is_ever_larger_than_60_kib(
+    pieces: list[str],
+    binary: bool,
+    streamed: bool,
+    features: tuple[str, ...],
+    hello_id: str,
+    summary: str | None,
+    traced: bool,
+) -> None:
+    world = World()
+    peer = world.client(features=features, hello_id=hello_id)
+    extensions = {}
+    if traced:
+        carried = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "x" * 512}
+        extensions = {"x-vendor.opentelemetry.tracecontext": carried}
+    peer.send("job.submit", {"agent": "echo"}, extensions=extensions)
+    [job] = list(world.runtime.jobs)
+    if streamed:
+        for piece in pieces:
+            world.write(job, piece.encode() if binary else piece)
+        world.finish(job, summary=summary)
+    else:
+        world.finish(job, pieces, summary)
+    assert max(len(raw) for raw in peer.raw) <= FRAME
+    end = peer.frames[-1]
+    whole = "".join(pieces)
+    if end["type"] == "job.error":
+        assert features == NO_CHUNKS
+    elif "result_id" in end["payload"]:
+        data = joined(chunks_of(peer))
+        if streamed:
+            whole_bytes = whole.encode()
+            received = (
+                b"".join(base64.b64decode(body["data"]) for body in chunks_of(peer))
+                if binary
+                else data.encode()
+            )
+            assert received == whole_bytes
+            assert end["payload"]["result_size"] == len(whole_bytes)
+        else:
+            assert json.loads(data) == pieces
+    elif not streamed:
+        assert end["payload"]["result"] == pieces
+    else:
+        inline = end["payload"]["result"]
+        assert (base64.b64decode(inline).decode() if binary else inline) == whole
+    if hello_id == GO_ID and "result" in end["payload"]:
+        assert end["payload"]["output"] == end["payload"]["result"]

@@ -1,0 +1,264 @@
+"""One runtime at a virtual clock, with clients and agents that do what a test says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+from arcp_proto.connection import Connection, Framing, Phase
+from arcp_proto.ids import SECOND, JobId
+from arcp_proto.inventory import AgentInfo
+from arcp_proto.output import Authenticate, Closing, Event, Output, Request, StartJob, StopJob
+from arcp_proto.records import Record
+from arcp_proto.runtime import Runtime, RuntimeConfig
+
+T = TypeVar("T")
+Frame = dict[str, Any]
+"""An envelope as it came off the wire."""
+
+SEED: Final = b"s" * 32
+START: Final = 1_000 * SECOND
+UNIX: Final = 1_780_000_000 * SECOND
+FEATURES: Final = ("heartbeat", "ack", "progress", "result_chunk", "agent_versions")
+AGENTS: Final = (AgentInfo("echo", ("1.0.0", "2.0.0"), "2.0.0"), AgentInfo("plain"))
+CONFIG: Final = RuntimeConfig(name="world", version="1", agents=AGENTS)
+TOKENS: Final = {"tok-alice": "alice", "tok-bob": "bob"}
+MAX_DEADLINES: Final = 1_000
+"""More deadlines in one walk than any test needs: a timer that always comes back is found."""
+
+
+class World:
+    """A runtime and everything around it.
+
+    Hellos are verified at once by `tokens`, unless `tokens` is None; records are durable at once while
+    `durable` is set. Whatever comes out is carried out and kept.
+    """
+
+    def __init__(
+        self,
+        config: RuntimeConfig = CONFIG,
+        *,
+        tokens: Mapping[str, str] | None = TOKENS,
+        seed: bytes = SEED,
+        runtime: Runtime | None = None,
+    ) -> None:
+        self.now = START
+        self.config = config
+        self.tokens = tokens
+        self.durable = True
+        self.runtime = runtime or Runtime(config, seed=seed, now=START, unix=UNIX)
+        self.peers: dict[Connection, Peer] = {}
+        self.requests: list[Request] = []
+        self.events: list[Event] = []
+        self.records: list[Record] = []
+        self.outputs: list[Output] = []
+
+    # Time.
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass from deadline to deadline."""
+        end = self.now + int(seconds * SECOND)
+        for _ in range(MAX_DEADLINES):
+            deadline = self.runtime.deadline()
+            if deadline is None or deadline.at > end:
+                break
+            self.now = max(self.now, deadline.at)
+            self.carry_out(self.runtime.handle_timer(now=self.now))
+        else:
+            raise AssertionError(f"{MAX_DEADLINES} deadlines in {seconds} s: {self.runtime.deadline()}")
+        self.now = end
+
+    # Outputs.
+
+    def carry_out(self, output: Output) -> None:
+        """Do what an output says, and what comes of it."""
+        self.outputs.append(output)
+        self.records += output.records
+        if output.records and self.durable:
+            self.persist()
+        self.requests += output.requests
+        self.events += output.events
+        for connection in output.writable:
+            if not self.peers[connection].slow:
+                self.peers[connection].pull()
+        for closing in output.closing:
+            self.peers[closing.connection].closing = closing
+        for request in output.requests:
+            if isinstance(request, Authenticate) and self.tokens is not None:
+                principal = self.tokens.get(request.token.reveal())
+                self.carry_out(self.runtime.authenticated(request.request, principal, now=self.now))
+
+    def take(self) -> None:
+        """Take and carry out, after an input that returns nothing."""
+        self.carry_out(self.runtime.take())
+
+    def persist(self) -> None:
+        """Everything is durable now."""
+        self.runtime.persisted(self.runtime.record_count, now=self.now)
+        self.take()
+
+    # Clients.
+
+    def connect(
+        self, framing: Framing = Framing.MESSAGES, *, secure: bool = False, peer: str = "here"
+    ) -> Peer:
+        """Open a transport."""
+        connection = self.runtime.connect(framing, secure=secure, peer=peer, now=self.now)
+        self.peers[connection] = Peer(self, connection)
+        self.take()
+        return self.peers[connection]
+
+    def client(self, token: str = "tok-alice", framing: Framing = Framing.MESSAGES, **hello: Any) -> Peer:
+        """A client that was welcomed."""
+        peer = self.connect(framing)
+        peer.hello(token, **hello)
+        assert peer.connection.phase is Phase.OPEN
+        return peer
+
+    # Agents.
+
+    def emit(self, job_id: str, kind: str = "log", body: Any = None) -> None:
+        """An agent emits; a line of log unless it says something else."""
+        body = {"level": "info", "message": "hi"} if body is None else body
+        self.runtime.emit(JobId(job_id), kind, body, now=self.now)
+        self.take()
+
+    def write(self, job_id: str, data: str | bytes) -> None:
+        """An agent streams."""
+        self.runtime.write_result(JobId(job_id), data, now=self.now)
+        self.take()
+
+    def finish(self, job_id: str, result: Any = None, summary: str | None = None) -> None:
+        """An agent returns."""
+        self.runtime.finish(JobId(job_id), result, summary, now=self.now)
+        self.take()
+
+    def fail(self, job_id: str, code: str = "INTERNAL_ERROR", message: str = "agent failed") -> None:
+        """An agent raises."""
+        self.runtime.fail(JobId(job_id), code, message, now=self.now)
+        self.take()
+
+    def stopped(self, job_id: str) -> None:
+        """An agent is gone without a word."""
+        self.carry_out(self.runtime.job_stopped(JobId(job_id), now=self.now))
+
+    # What a test looks at.
+
+    def all(self, kind: type[T]) -> list[T]:
+        """Every request and event of a kind, in order."""
+        return [item for item in (*self.requests, *self.events) if isinstance(item, kind)]
+
+    def last(self, kind: type[T]) -> T:
+        """The last request or event of a kind."""
+        return self.all(kind)[-1]
+
+    def stops(self) -> list[str]:
+        """The jobs whose agents were told to stop."""
+        return [request.job_id for request in self.all(StopJob)]
+
+
+class Peer:
+    """A client at the other end of a transport, in bytes and frames."""
+
+    def __init__(self, world: World, connection: Connection) -> None:
+        self.world = world
+        self.connection = connection
+        self.frames: list[Frame] = []
+        self.raw: list[bytes] = []
+        self.slow = False
+        """Takes nothing until `pull` is called."""
+        self.closing: Closing | None = None
+        self._count = 0
+
+    # What a client does.
+
+    def send(self, message_type: str, payload: Any = None, **fields: Any) -> list[Frame]:
+        """Send an envelope, with an id unless `fields` has one; returns what came back at once."""
+        self._count += 1
+        frame = {"arcp": "1.1", "id": f"req{self._count}", "type": message_type, **fields}
+        if payload is not None:
+            frame["payload"] = payload
+        return self.send_bytes(json.dumps(frame).encode())
+
+    def send_bytes(self, data: bytes) -> list[Frame]:
+        """Send one message, or a line."""
+        if self.connection.framing is Framing.LINES:
+            data += b"\n"
+        return self.feed(data)
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Bytes as they are."""
+        before = len(self.frames)
+        self.world.carry_out(self.connection.receive(data, now=self.world.now))
+        return self.frames[before:]
+
+    def hello(
+        self,
+        token: str | None = "tok-alice",
+        *,
+        features: tuple[str, ...] = FEATURES,
+        scheme: str = "bearer",
+        client: Mapping[str, str] | None = None,
+        hello_id: str = "hello1",
+        **capabilities: Any,
+    ) -> list[Frame]:
+        """Say hello."""
+        auth = {"scheme": scheme} if token is None else {"scheme": scheme, "token": token}
+        payload = {
+            "client": client or {"name": "test", "version": "1"},
+            "auth": auth,
+            "capabilities": {"encodings": ["json"], "features": list(features), **capabilities},
+        }
+        return self.send("session.hello", payload, id=hello_id)
+
+    def submit(self, agent: str = "echo", input: Any = None, **payload: Any) -> JobId:
+        """Submit a job that has to be accepted, and return its id."""
+        self.send("job.submit", {"agent": agent, "input": input, **payload})
+        started = self.world.last(StartJob)
+        assert self.slow or self.frames[-1]["payload"]["job_id"] == started.job_id
+        return started.job_id
+
+    def cancel(self, job_id: str, reason: str = "") -> list[Frame]:
+        """Cancel a job."""
+        return self.send("job.cancel", {"job_id": job_id, "reason": reason})
+
+    def drop(self) -> None:
+        """The transport is gone."""
+        self.world.carry_out(self.connection.lost(now=self.world.now))
+
+    def pull(self, limit: int | None = None, size: int | None = None) -> list[Frame]:
+        """Take what is there to be pulled: one batch with a limit, else everything."""
+        before = len(self.raw)
+        while envelopes := self.connection.envelopes_to_send(limit, size):
+            self.raw += envelopes
+            if limit is not None or size is not None:
+                break
+        new = [json.loads(envelope) for envelope in self.raw[before:]]
+        self.frames += new
+        return new
+
+    # What a test looks at.
+
+    @property
+    def session_id(self) -> str:
+        """The id that the welcome named."""
+        session_id: str = self.of("session.welcome")[0]["session_id"]
+        return session_id
+
+    def of(self, message_type: str) -> list[Frame]:
+        """Every frame of a type."""
+        return [frame for frame in self.frames if frame["type"] == message_type]
+
+    def about(self, job_id: str) -> list[Frame]:
+        """Every numbered frame of a job."""
+        return [frame for frame in self.frames if frame.get("job_id") == job_id and "event_seq" in frame]
+
+    def numbers(self) -> list[int]:
+        """The numbers received, in order."""
+        return [frame["event_seq"] for frame in self.frames if "event_seq" in frame]
+
+    def codes(self) -> list[str]:
+        """The codes of the errors received, in order."""
+        errors = ("session.error", "job.error")
+        return [frame["payload"]["code"] for frame in self.frames if frame["type"] in errors]
