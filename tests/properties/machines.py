@@ -1,0 +1,69 @@
+"""How the actions of `play` are drawn: one by one, as rules of a state machine, or a list at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from .play import ACTIONS, Action, Play, config_of
+
+NUMBER: Final = st.integers(0, 255)
+SETUP: Final = st.tuples(NUMBER, NUMBER, NUMBER)
+COMMON: Final = ("join", "submit", "emit", "write", "finish", "cancel", "wait", "ack", "slow_down")
+"""What makes the rest possible comes up twice as often."""
+
+
+def examples(count: int) -> int:
+    """So many examples in a fast run, in proportion more under `--hypothesis-profile=long`."""
+    return count * settings().max_examples // 100
+
+
+def actions(*, without: Sequence[str] = (), most: int = 60) -> st.SearchStrategy[list[Action]]:
+    """A beginning with two clients and two jobs, and anything after it."""
+    begin: list[Action] = [("join", 0, 0, 0), ("join", 1, 0, 0), ("submit", 0, 0, 0), ("submit", 1, 0, 1)]
+    names = [name for name in (*ACTIONS, *COMMON, *COMMON) if name not in without]
+    action = st.tuples(st.sampled_from(names), NUMBER, NUMBER, NUMBER)
+    return (
+        st.integers(0, most)  # Else lists are short: five of them on average.
+        .flatmap(lambda count: st.lists(action, min_size=count, max_size=count))
+        .map(lambda drawn: begin + drawn)
+    )
+
+
+class RuntimeMachine(RuleBasedStateMachine):
+    """Starts with two clients and two jobs: long chains of rules are rare."""
+
+    play: Play
+
+    @initialize(a=NUMBER, b=NUMBER, c=NUMBER)
+    def begin(self, a: int, b: int, c: int) -> None:
+        self.play = Play(config_of(a, b, c))
+        self.play.do("join", a, 0, 0)
+        self.play.do("join", a + 1, b, c)
+        self.play.do("submit", 0, 0, 0)
+        self.play.do("submit", 1, 0, c)
+
+    @invariant()
+    def everything_holds(self) -> None:
+        self.play.check()
+
+    def teardown(self) -> None:
+        self.play.check_replay()
+
+
+def _rule(name: str) -> Any:
+    def act(self: RuntimeMachine, a: int, b: int, c: int) -> None:
+        self.play.do(name, a, b, c)
+
+    act.__name__ = name
+    return rule(a=NUMBER, b=NUMBER, c=NUMBER)(act)
+
+
+for _name in ACTIONS:
+    setattr(RuntimeMachine, _name, _rule(_name))
+for _name in COMMON:
+    setattr(RuntimeMachine, f"{_name}_again", _rule(_name))

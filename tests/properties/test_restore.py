@@ -1,0 +1,82 @@
+"""Records are all that is needed, and any number of them is a legal past."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arcp_proto.records import Record
+from arcp_proto.runtime import Runtime, RuntimeConfig
+from tests.unit.world import START, UNIX
+
+from . import structure
+from .machines import SETUP, actions, examples
+from .play import Action, Play, config_of, run
+
+SEED = b"r" * 32
+
+
+def restored(config: RuntimeConfig, records: list[Record]) -> Runtime:
+    return Runtime.restore(config, records, seed=SEED, now=START, unix=UNIX)
+
+
+def played(setup: tuple[int, int, int], drawn: list[Action]) -> Play:
+    """A run with a journal."""
+    return run((setup[0] | 1, *setup[1:]), drawn)
+
+
+@settings(max_examples=examples(25))
+@given(setup=SETUP, drawn=actions(without=("crash",)))
+def test_a_snapshot_is_all_records(setup: tuple[int, int, int], drawn: list[Action]) -> None:
+    play = played(setup, drawn)
+    from_records = restored(play.config, play.world.records)
+    from_snapshot = restored(play.config, play.world.runtime.snapshot())
+    assert from_snapshot.snapshot() == from_records.snapshot()
+    assert from_snapshot.take() == from_records.take()
+    assert from_snapshot.timers.keys() == from_records.timers.keys()
+    assert list(from_snapshot.jobs) == list(from_records.jobs) == list(play.world.runtime.jobs)
+
+
+@settings(max_examples=examples(15))
+@given(setup=SETUP, drawn=actions(without=("crash",)), data=st.data())
+def test_any_prefix_is_a_legal_past(
+    setup: tuple[int, int, int], drawn: list[Action], data: st.DataObject
+) -> None:
+    play = played(setup, drawn)
+    records = play.world.records
+    for count in range(0, len(records) + 1, 1 + len(records) // 25):
+        runtime = restored(play.config, records[:count])
+        structure.check(runtime)
+        assert runtime.unfinished == runtime.running == {}
+        made = runtime.take().records
+        again = restored(play.config, [*records[:count], *made])
+        assert again.snapshot() == runtime.snapshot()  # Recovery is not undone by another one.
+        assert again.take().records == ()
+
+
+@settings(max_examples=examples(15))
+@given(setup=SETUP, drawn=actions())
+def test_records_survive_being_written(setup: tuple[int, int, int], drawn: list[Action]) -> None:
+    play = played(setup, drawn)
+    records = play.world.records
+    written = msgspec.msgpack.encode(records)
+    assert msgspec.msgpack.decode(written, type=list[Record]) == records
+    assert b"secret" not in written
+
+
+@settings(max_examples=examples(15))
+@given(setup=SETUP, drawn=actions(without=("crash",)))
+def test_without_a_journal_the_wire_is_the_same(setup: tuple[int, int, int], drawn: list[Action]) -> None:
+    """Records only say what happened."""
+    with_journal = played(setup, [action for action in drawn if action[0] != "lag"])
+    without = run((setup[0] & ~1, *setup[1:]), drawn)
+    assert without.world.records == []
+    assert [client.peer.raw for client in without.clients] == [
+        client.peer.raw for client in with_journal.clients
+    ]
+
+
+def test_configurations_differ() -> None:
+    configs = [config_of(a, b, 0) for a in range(8) for b in range(8)]
+    assert len(dict.fromkeys(map(str, configs))) == 64
