@@ -1,0 +1,375 @@
+"""The peer, agentruntimecontrolprotocol 1.1.3 of PyPI: its client and its runtime, each on a loop of its own.
+
+python -m tests.interop.peer    its runtime, on the standard streams
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import anyio
+import anyio.to_thread
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from arcp import (
+    ClientInfo,
+    Envelope,
+    RuntimeInfo,
+    StdioTransport,
+    Transport,
+    WebSocketTransport,
+    error_class_for,
+    serve_websocket,
+)
+from arcp._messages import PAYLOAD_REGISTRY, parse_payload
+from arcp.client import ARCPClient
+from arcp.runtime import Agent, ARCPRuntime, JobContext, StaticBearerVerifier
+
+T = TypeVar("T")
+Frame = dict[str, Any]
+"""An envelope as it crossed the wire."""
+
+TOKEN: Final = "t0ken"
+WAIT: Final = 30
+"""Seconds that nothing of a test takes: only a bound on what hangs."""
+ROOT: Final = Path(__file__).parents[2]
+
+
+class Recording:
+    """One of their transports, and every frame that has crossed it."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.sent: list[Frame] = []
+        self.received: list[Frame] = []
+        self._crossed = asyncio.Event()
+
+    async def send(self, envelope: Frame) -> None:
+        self._keep(self.sent, envelope)  # First: who gets it may look here before we go on.
+        await self.transport.send(envelope)
+
+    async def recv(self) -> Frame:
+        envelope = await self.transport.recv()
+        self._keep(self.received, envelope)
+        return envelope
+
+    async def close(self) -> None:
+        await self.transport.close()
+
+    @property
+    def is_closed(self) -> bool:
+        return self.transport.is_closed
+
+    async def until(self, ready: Callable[[], bool]) -> None:
+        """Wait for frames to cross, until `ready` holds."""
+        while not ready():
+            self._crossed.clear()
+            await self._crossed.wait()
+
+    def _keep(self, frames: list[Frame], envelope: Frame) -> None:
+        frames.append(envelope)
+        self._crossed.set()
+
+
+def of(frames: list[Frame], *types: str) -> list[Frame]:
+    """The frames of some types."""
+    return [frame for frame in frames if frame["type"] in types]
+
+
+def read(frame: Frame) -> None:
+    """Read a frame by their models; raises what they raise. Types that they do not know they ignore."""
+    envelope = Envelope.from_wire(frame)
+    if envelope.type in PAYLOAD_REGISTRY:
+        parse_payload(envelope.type, envelope.payload)
+
+
+# Their client.
+
+
+class Guest:
+    """Their client in a session with a runtime of ours."""
+
+    def __init__(self, client: ARCPClient, wire: Recording) -> None:
+        self.client = client
+        self.wire = wire
+
+    def received(self, *types: str) -> list[Frame]:
+        """What the runtime has sent of some types."""
+        return of(self.wire.received, *types)
+
+
+Visit = Callable[[Guest], Awaitable[T]]
+"""What their client does in a session."""
+
+
+async def visit(url: str, what: Visit[T], token: str = TOKEN, **options: Any) -> T:
+    """Let their client connect to a runtime and do something, in a thread with a loop of its own.
+
+    Whatever the runtime has sent has to be what their models read.
+    """
+    return await in_a_thread(partial(converse, partial(over_websocket, url), what, token, **options))
+
+
+async def over_websocket(url: str) -> Transport:
+    """A transport of theirs on the loop that runs."""
+    return await WebSocketTransport.connect(url)
+
+
+async def converse(
+    connect: Callable[[], Awaitable[Transport]], what: Visit[T], token: str = TOKEN, **options: Any
+) -> T:
+    """The same on the loop that runs, over a transport of theirs."""
+    client = ARCPClient(client=ClientInfo(name="peer", version="1.1.3"), token=token, **options)
+    guest = Guest(client, Recording(await connect()))
+    try:
+        await client.connect(guest.wire)
+        result = await what(guest)
+    finally:
+        await client.close()
+    for frame in guest.wire.received:
+        read(frame)
+    return result
+
+
+async def in_a_thread(what: Callable[[], Awaitable[T]]) -> T:
+    """Run something of theirs in a thread with an asyncio loop of its own."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(WAIT):
+            return await what()
+
+    return await anyio.to_thread.run_sync(lambda: asyncio.run(bounded()))
+
+
+# Their runtime.
+
+
+class Host:
+    """Their runtime, served over WebSocket in a thread with an asyncio loop of its own."""
+
+    def __init__(self, portal: BlockingPortal, runtime: ARCPRuntime) -> None:
+        self.runtime = runtime
+        self.url = ""
+        self.wires: list[Recording] = []
+        """A recording of each connection."""
+        self._portal = portal
+
+    @property
+    def wire(self) -> Recording:
+        """The recording of the only connection."""
+        (wire,) = self.wires
+        return wire
+
+    async def call(self, what: Callable[[], Awaitable[T]]) -> T:
+        """Do something on its loop."""
+
+        async def bounded() -> T:
+            async with asyncio.timeout(WAIT):
+                return await what()
+
+        return await anyio.to_thread.run_sync(self._portal.call, bounded)
+
+    async def until(self, ready: Callable[[], bool]) -> None:
+        """Wait for frames to cross the only connection, until `ready` holds."""
+        await self.call(partial(self.wire.until, ready))
+
+    def sent(self, *types: str) -> list[Frame]:
+        """What it has sent of some types over the only connection."""
+        return of(self.wire.sent, *types)
+
+    def received(self, *types: str) -> list[Frame]:
+        """What our client has sent of some types."""
+        return of(self.wire.received, *types)
+
+    async def accept(self, transport: Transport) -> None:
+        """Serve one connection."""
+        wire = Recording(transport)
+        self.wires.append(wire)
+        await self.runtime.accept(wire)
+
+
+@asynccontextmanager
+async def their_runtime(heartbeat: int = 30, **options: Any) -> AsyncIterator[Host]:
+    """Serve their runtime until the block is left; `options` are its own."""
+    with (
+        anyio.fail_after(WAIT),
+        start_blocking_portal("asyncio") as portal,
+        portal.wrap_async_context_manager(_serving(portal, heartbeat, options)) as host,
+    ):
+        yield host
+
+
+def _serving(
+    portal: BlockingPortal, heartbeat: int, options: dict[str, Any]
+) -> AbstractAsyncContextManager[Host]:
+    @asynccontextmanager
+    async def serving() -> AsyncIterator[Host]:
+        host = Host(portal, make_runtime(heartbeat, **options))
+        server = await serve_websocket(host.accept, host="127.0.0.1", port=0)
+        host.url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/arcp"
+        try:
+            yield host
+        finally:
+            await host.runtime.close()
+            server.close()
+            await server.wait_closed()
+
+    return serving()
+
+
+def make_runtime(heartbeat: int = 30, **options: Any) -> ARCPRuntime:
+    """Their runtime with all the agents below."""
+    meeting = Meeting()
+    runtime = ARCPRuntime(
+        runtime=RuntimeInfo(name="their runtime", version="1.1.3"),
+        bearer=StaticBearerVerifier({TOKEN: "alice"}),
+        heartbeat_interval_sec=heartbeat,
+        **options,
+    )
+    agents: dict[str, Agent] = {
+        "echo": echo,
+        "pid": pid,
+        "large": large,
+        "kinds": kinds,
+        "stream": stream,
+        "fail": fail,
+        "sleep": sleep,
+        "stubborn": stubborn,
+        "flood": flood,
+        "unfinished": unfinished,
+        "spoiled": spoiled,
+        "unreadable": unreadable,
+        "meet": meeting.meet,
+        "linger": meeting.linger,
+        "release": meeting.release,
+    }
+    for name, agent in agents.items():
+        runtime.register_agent(name, agent)
+    for version in ("1.0.0", "2.0.0"):
+        runtime.register_agent_version("stage", version, echo)
+    runtime.set_default_agent_version("stage", "2.0.0")
+    return runtime
+
+
+async def echo(input: Any, job: JobContext) -> Any:
+    return input
+
+
+async def pid(input: Any, job: JobContext) -> int:
+    return os.getpid()
+
+
+async def large(input: int, job: JobContext) -> str:
+    return "x" * input
+
+
+async def kinds(input: Any, job: JobContext) -> None:
+    """Everything that their agents can say."""
+    await job.log("warn", "hello", {"k": 1})
+    await job.thought("hm")
+    await job.status("running", "well")
+    await job.metric({"name": "tokens", "value": 3, "unit": "tokens", "attributes": {"model": "m"}})
+    await job.tool_call({"tool_call_id": "c1", "name": "search", "arguments": {"q": "x"}})
+    await job.tool_result({"tool_call_id": "c1", "output": {"hits": 0}})
+    await job.tool_result({"tool_call_id": "c2", "error": {"code": "X", "message": "m", "retryable": False}})
+    await job.progress(1, total=2, units="steps", message="half")
+    await job.job.emit_event("artifact_ref", {"uri": "file:///a", "media_type": "text/plain"})
+    await job.job.emit_event("delegate", {"child_job_id": "job_2", "agent": "echo"})
+    await job.job.emit_event("x-vendor.acme.note", {"anything": [1]})
+    await job.job.emit_event("no-kind", {})
+
+
+async def stream(input: dict[str, Any], job: JobContext) -> None:
+    """Streams `texts` or the bytes of `hex`, each of them `times` over."""
+    async with job.stream_result() as out:
+        for text in input.get("texts", ()):
+            await out.write(text * input.get("times", 1))
+        for digits in input.get("hex", ()):
+            await out.write(bytes.fromhex(digits) * input.get("times", 1))
+        await out.close(summary="streamed")
+
+
+async def fail(input: str, job: JobContext) -> None:
+    if input == "plain":
+        raise RuntimeError("it broke")
+    raise error_class_for(input)("it broke")
+
+
+async def sleep(input: Any, job: JobContext) -> None:
+    await job.status("asleep")
+    await asyncio.Event().wait()
+
+
+async def stubborn(input: Any, job: JobContext) -> str:
+    await job.status("asleep")
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        await job.log("info", "not me")
+    return "not cancelled"
+
+
+async def flood(input: int, job: JobContext) -> None:
+    for number in range(input):
+        await job.log("info", str(number))
+
+
+async def unfinished(input: Any, job: JobContext) -> None:
+    """Writes a result that never ends."""
+    await job.stream_result().write("a")
+
+
+async def spoiled(input: Any, job: JobContext) -> None:
+    """Fails while it writes: they send two ends."""
+    async with job.stream_result() as out:
+        await out.write("partial")
+        raise RuntimeError("it broke")
+
+
+async def unreadable(input: Any, job: JobContext) -> None:
+    """Says what is no JSON: they lose the connection."""
+    await job.job.emit_event("x-vendor.acme.note", {"value": object()})
+    await asyncio.Event().wait()
+
+
+class Meeting:
+    """Jobs that wait for each other."""
+
+    def __init__(self) -> None:
+        self._here = 0
+        self._complete = asyncio.Event()
+        self._released = asyncio.Event()
+
+    async def meet(self, input: dict[str, int], job: JobContext) -> int:
+        """All have to be here before any of them ends."""
+        self._here += 1
+        if self._here == input["all"]:
+            self._complete.set()
+        await self._complete.wait()
+        return input["who"]
+
+    async def linger(self, input: Any, job: JobContext) -> None:
+        """Once cancelled, it does not stop before it is released."""
+        await job.status("asleep")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self._released.wait()
+
+    async def release(self, input: Any, job: JobContext) -> None:
+        self._released.set()
+
+
+async def serve_stdio() -> None:
+    """Their runtime on our standard streams."""
+    await make_runtime().accept(await StdioTransport.from_std_streams())
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(serve_stdio()))

@@ -1,0 +1,517 @@
+"""The client of PyPI's SDK in sessions with our runtime, over WebSockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import anyio
+import arcp
+import pytest
+from arcp import ARCPError, LeaseConstraints, TransportClosed, WebSocketTransport
+from arcp.client import AutoAckOptions, JobHandle
+
+from arcp_io.app import App
+from arcp_io.context import JobContext
+from arcp_io.errors import error_for
+from arcp_io.serving import Server, serve
+from tests.interop.peer import ROOT, TOKEN, WAIT, Guest, converse, over_websocket, visit
+
+pytestmark = pytest.mark.anyio
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+class Place:
+    """Our runtime, and what its agents tell."""
+
+    def __init__(self, server: Server, asleep: anyio.Event) -> None:
+        self.server = server
+        self.url = server.url
+        self.runtime = server.runtime
+        self.asleep = asleep
+        """An agent sleeps."""
+
+
+@asynccontextmanager
+async def our_runtime(heartbeat: int = 30) -> AsyncIterator[Place]:
+    """Serve an App with every agent of these tests."""
+    app = App("our runtime", "0.1.0", tokens={TOKEN: "alice", "bob's": "bob"}, heartbeat=heartbeat)
+    asleep = anyio.Event()
+    add_agents(app, asleep)
+    with anyio.fail_after(WAIT):
+        async with serve(app, port=0) as server:
+            yield Place(server, asleep)
+
+
+def add_agents(app: App, asleep: anyio.Event) -> None:
+    here: list[JobContext] = []
+    everybody = anyio.Event()
+
+    async def sleep(job: JobContext, input: Any) -> None:
+        await job.status("asleep")
+        asleep.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            await job.log("info", "woken")
+
+    async def stream(job: JobContext, input: Any) -> None:
+        binary = "hex" in input
+        async with job.stream_result(encoding="base64" if binary else "utf8") as out:
+            for part in input["hex"] if binary else input["texts"]:
+                await out.write((bytes.fromhex(part) if binary else part) * input.get("times", 1))
+
+    async def fail(job: JobContext, input: Any) -> None:
+        if input == "plain":
+            raise RuntimeError("a secret path")
+        raise error_for(input, "it broke")
+
+    async def meet(job: JobContext, input: Any) -> Any:
+        here.append(job)
+        if len(here) == input["all"]:
+            everybody.set()
+        await everybody.wait()
+        return input["who"]
+
+    async def flood(job: JobContext, input: Any) -> None:
+        for number in range(input):
+            await job.log("info", str(number))
+
+    for agent in (echo, kinds, sleep, stream, fail, meet, flood):
+        app.agent(agent.__name__)(agent)
+    app.agent("stage", version="1.0.0")(echo)
+    app.agent("stage", version="2.0.0", default=True)(echo)
+
+
+async def echo(job: JobContext, input: Any) -> Any:
+    return input
+
+
+async def kinds(job: JobContext, input: Any) -> None:
+    """Everything that an agent can say."""
+    await job.log("warn", "hello")
+    await job.thought("hm")
+    await job.status("running", "well")
+    await job.metric("tokens", 3, "tokens", {"model": "m"})
+    async with job.tool("search", {"q": "x"}) as call:
+        call.result = {"hits": 0}
+    failed = await job.tool_call("fetch")
+    await job.tool_result(failed, error={"code": "X", "message": "m", "retryable": False})
+    await job.progress(1, total=2, units="steps", message="half")
+    await job.artifact("file:///a", "text/plain", 3)
+    await job.emit("delegate", {"child_job_id": "job_2", "agent": "echo"})
+    await job.emit("x-vendor.acme.note", {"anything": [1]})
+
+
+async def error_of(handle: JobHandle) -> ARCPError:
+    """The error by which a job ends."""
+    try:
+        result = await handle.done
+    except ARCPError as error:
+        return error
+    raise AssertionError(f"the job succeeded: {result}")
+
+
+# Sessions.
+
+
+async def test_the_handshake() -> None:
+    async def what(guest: Guest) -> None:
+        welcome = guest.client.welcome
+        assert welcome is not None
+        assert (welcome.runtime.name, welcome.runtime.version) == ("our runtime", "0.1.0")
+        assert welcome.session_id == guest.client.session_id
+        assert welcome.heartbeat_interval_sec == 30
+        agents = {entry.name: entry for entry in welcome.capabilities.agents if not isinstance(entry, str)}
+        assert (agents["echo"].versions, agents["echo"].default) == ((), None)
+        assert (agents["stage"].versions, agents["stage"].default) == (("1.0.0", "2.0.0"), "2.0.0")
+
+    async with our_runtime() as place:
+        await visit(place.url, what)
+
+
+@pytest.mark.parametrize("token", ["wrong", ""])
+async def test_who_is_nobody_gets_no_session(token: str) -> None:
+    async def what(guest: Guest) -> None:
+        pytest.fail("there is no session")
+
+    async with our_runtime() as place:
+        with pytest.raises(arcp.UnauthenticatedError):
+            await visit(place.url, what, token)
+
+
+async def test_features_that_they_do_not_offer() -> None:
+    """What needs them does not reach them, and the numbers have no gap."""
+
+    async def what(guest: Guest) -> None:
+        assert guest.client.negotiated_features == ()
+        assert guest.client.welcome is not None and guest.client.welcome.heartbeat_interval_sec is None
+        job = await guest.client.submit(agent="kinds")
+        assert "progress" not in [event["kind"] async for event in job.events()]
+        job = await guest.client.submit(agent="stream", input={"texts": ["a", "b"]})
+        assert (await job.done).result == "ab"
+        numbered = [frame["event_seq"] for frame in guest.wire.received if "event_seq" in frame]
+        assert numbered == list(range(1, len(numbered) + 1))
+
+    async with our_runtime() as place:
+        await visit(place.url, what, features=())
+
+
+async def test_features_that_we_do_not_offer() -> None:
+    """Their client knows by itself that it must not use them."""
+
+    async def what(guest: Guest) -> None:
+        for call in (guest.client.list_jobs(), guest.client.subscribe("job_1")):
+            with pytest.raises(arcp.InvalidRequestError, match="not negotiated"):
+                await call
+        await guest.client.unsubscribe("job_1")
+        assert [frame["type"] for frame in guest.wire.sent] == ["session.hello"]
+
+    async with our_runtime() as place:
+        await visit(place.url, what, features=("list_jobs", "subscribe", "lease_expires_at"))
+
+
+async def test_a_heartbeat_is_answered() -> None:
+    async def what(guest: Guest) -> None:
+        await guest.wire.until(lambda: len(guest.received("session.ping")) == 3)
+        job = await guest.client.submit(agent="echo", input=1)
+        assert (await job.done).result == 1
+        assert len([frame for frame in guest.wire.sent if frame["type"] == "session.pong"]) >= 3
+
+    async with our_runtime(heartbeat=1) as place:
+        await visit(place.url, what)
+
+
+async def test_acks() -> None:
+    async with our_runtime() as place:
+
+        async def what(guest: Guest) -> int:
+            job = await guest.client.submit(agent="flood", input=20)
+            await job.done
+            await guest.wire.until(lambda: any(frame["type"] == "session.ack" for frame in guest.wire.sent))
+            await guest.client.ack(guest.client.latest_event_seq)
+            await (await guest.client.submit(agent="echo")).done
+            (session,) = place.runtime.sessions.values()
+            return session.acked
+
+        acked = await visit(place.url, what, auto_ack=AutoAckOptions(every_n=5, interval_sec=0.01))
+        assert acked == 21
+
+
+async def test_they_say_goodbye_and_jobs_go_on() -> None:
+    async def what(guest: Guest) -> str:
+        job = await guest.client.submit(agent="sleep")
+        await guest.wire.until(lambda: guest.received("job.event") != [])
+        await guest.client.close(reason="enough")
+        with pytest.raises(TransportClosed):
+            await job.done
+        assert isinstance(guest.wire.transport, WebSocketTransport)
+        assert guest.wire.transport._conn.close_code == 1000
+        return job.job_id
+
+    async with our_runtime() as place:
+        job_id = await visit(place.url, what)
+        assert list(place.runtime.unfinished) == [job_id]
+
+
+async def test_our_runtime_shuts_down() -> None:
+    async with our_runtime() as place:
+
+        async def what(guest: Guest) -> None:
+            job = await guest.client.submit(agent="sleep")
+            error = await error_of(job)
+            assert isinstance(error, arcp.InternalError) and error.retryable
+            with pytest.raises(TransportClosed):
+                while True:
+                    await guest.client.submit(agent="echo")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(visit, place.url, what)
+            await place.asleep.wait()
+            await place.server.shut_down(0)
+            assert not place.runtime.unfinished
+
+
+async def test_a_message_that_is_too_large() -> None:
+    """It ends the connection; what they are told by the error they take for everything that is open."""
+
+    async def what(guest: Guest) -> None:
+        job = await guest.client.submit(agent="sleep")
+        with pytest.raises(arcp.InvalidRequestError):
+            await guest.client.submit(agent="echo", input="x" * 5_000_000)
+        assert isinstance(await error_of(job), arcp.InvalidRequestError)
+
+    async with our_runtime() as place:
+        await visit(place.url, what)
+
+
+# Jobs that succeed.
+
+
+@pytest.mark.parametrize(
+    "value", [None, 0, "", False, [], {}, "text", {"a": [1, 2.5, None, {"é": "\U0001f600"}]}]
+)
+async def test_an_inline_result(value: Any) -> None:
+    async def what(guest: Guest) -> None:
+        job = await guest.client.submit(agent="echo", input=value)
+        result = await job.done
+        assert (result.final_status, result.result, result.result_id) == ("success", value, None)
+
+    async with our_runtime() as place:
+        await visit(place.url, what)
+
+
+async def test_a_result_that_fits_no_frame() -> None:
+    """It comes as a stream of its JSON text."""
+    value = {"x": ["é" * 100] * 1_000}
+
+    async def what(guest: Guest) -> None:
+        job = await guest.client.submit(agent="echo", input=value)
+        data = await job.collect_chunks()
+        result = await job.done
+        assert (result.result, result.result_size) == (None, len(data))
+        assert json.loads(data) == value
+
+    async with our_runtime() as place:
+        await visit(place.url, what)
+
+
+@pytest.mark.parametrize(
+    ("parts", "data"),
+    [
+        ({"texts": ["hel", "lo é", ""]}, "hello é".encode()),
+        ({"hex": ["00", "", "ff"]}, b"\x00\xff"),
+        ({"hex": ["00", "80"], "times": 700_000}, b"\x00" * 700_000 + b"\x80" * 700_000),
+        ({"texts": ["é", "y"], "times": 200_000}, ("é" * 200_000 + "y" * 200_000).encode()),
+        ({"texts": []}, b""),
+    ],
+    ids=["text", "bytes", "many bytes", "much text", "nothing"],
+)
+async def test_a_streamed_result(parts: dict[str, Any], data: bytes) -> None:
+    async def what(guest: Guest) -> None:
+        job = await guest.client.submit(agent="stream", input=parts)
+        assert await job.collect_chunks() == data
+        result = await job.done
+        assert (result.final_status, result.result, result.result_size) == ("success", None, len(data))
+        assert result.result_id is not None
+
+    async with our_runtime() as place:
+        await visit(place.url, what)
+
+
+async def test_every_kind_of_event() -> None:
+    async def what(guest: Guest) -> None:
+        job = await guest.client.submit(agent="kinds")
+        events = [event async for event in job.events()]
+        assert [(event["kind"], event["body"]) for event in events] == [
+            ("log", {"level": "warn", "message": "hello"}),
+            ("thought", {"text": "hm"}),
+            ("status", {"phase": "running", "message": "well"}),
+            ("metric", {"name": "tokens", "value": 3, "unit": "tokens", "dimensions": {"model": "m"}}),
+            ("tool_call", {"tool": "search", "args": {"q": "x"}, "call_id": "call_1"}),
+            ("tool_result", {"call_id": "call_1", "result": {"hits": 0}}),
+            ("tool_call", {"tool": "fetch", "args": {}, "call_id": "call_2"}),
+            (
+                "tool_result",
+                {"call_id": "call_2", "error": {"code": "X", "message": "m", "retryable": False}},
+            ),
+            ("progress", {"current": 1, "total": 2, "units": "steps", "message": "half"}),
+            ("artifact_ref", {"uri": "file:///a", "content_type": "text/plain", "byte_size": 3}),
+            ("delegate", {"child_job_id": "job_2", "agent": "echo"}),
+            ("x-vendor.acme.note", {"anything": [1]}),
+        ]
+        assert (await job.done).result is None
+
+    async with our_runtime() as place:
+        await visit(place.url, what)
+
+
+async def test_versions_of_an_agent() -> None:
+    async def what(guest: Guest) -> None:
+        assert (await guest.client.submit(agent="stage")).agent_ref == "stage@2.0.0"
+        assert (await guest.client.submit(agent="stage@1.0.0")).agent_ref == "stage@1.0.0"
+
+    async with our_runtime() as place:
+        await visit(place.url, what)
+
+
+async def test_what_a_job_may_do() -> None:
+    """Their client reads a budget of strings only."""
+    expires_at = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    async def what(guest: Guest) -> None:
+        job = await guest.client.submit(
+            agent="echo",
+            lease_request={"tool.call": ["search.*"], "cost.budget": ["USD:1.00", "USD:0.50", "credits:10"]},
+            lease_constraints=LeaseConstraints(expires_at=expires_at),
+            max_runtime_sec=60,
+        )
+        assert job.lease["tool.call"] == ["search.*"]
+        assert job.budget == {"USD": "USD:1.5", "credits": "credits:10"}
+        assert job.lease_constraints is not None
+        assert datetime.fromisoformat(str(job.lease_constraints.expires_at)) == datetime.fromisoformat(
+            expires_at
+        )
+        await job.done
+
+    async with our_runtime() as place:
+        await visit(place.url, what)
+
+
+async def test_a_trace() -> None:
+    async def what(guest: Guest) -> None:
+        job = await guest.client.submit(agent="flood", input=1, trace_id=TRACE)
+        await job.done
+        assert job.trace_id == TRACE
+        assert {frame["trace_id"] for frame in guest.wire.received if "job_id" in frame} == {TRACE}
+
+    async with our_runtime() as place:
+        await visit(place.url, what)
+
+
+async def test_many_jobs_at_a_time() -> None:
+    async def what(guest: Guest) -> None:
+        async def one(who: int) -> Any:
+            job = await guest.client.submit(agent="meet", input={"all": 30, "who": who})
+            return (await job.done).result
+
+        assert await asyncio.gather(*map(one, range(30))) == list(range(30))
+
+    async with our_runtime() as place:
+        await visit(place.url, what)
+
+
+async def test_a_flood_arrives_in_order() -> None:
+    async def what(guest: Guest) -> None:
+        job = await guest.client.submit(agent="flood", input=3_000)
+        messages = [event["body"]["message"] async for event in job.events()]
+        assert messages == [str(number) for number in range(3_000)]
+        assert guest.client.latest_event_seq == 3_001
+
+    async with our_runtime() as place:
+        await visit(place.url, what)
+
+
+# Requests that are refused, and jobs that do not succeed.
+
+
+@pytest.mark.parametrize(
+    ("agent", "lease", "error"),
+    [
+        ("none", {}, arcp.AgentNotAvailableError),
+        ("stage@9", {}, arcp.AgentVersionNotAvailableError),
+        ("echo@1", {}, arcp.AgentVersionNotAvailableError),
+        ("echo", {"fs.eat": ["/**"]}, arcp.InvalidRequestError),
+        ("echo", {"cost.budget": ["five dollars"]}, arcp.InvalidRequestError),
+    ],
+)
+async def test_a_submit_is_refused(agent: str, lease: dict[str, Any], error: type[ARCPError]) -> None:
+    """Its own handle fails, as a job that was accepted and ended at once; all others live."""
+
+    async def what(guest: Guest) -> None:
+        client = guest.client
+        sleeping = await client.submit(agent="sleep")
+        refused, done = await asyncio.gather(
+            client.submit(agent=agent, lease_request=lease), client.submit(agent="echo", input="lives")
+        )
+        assert refused.agent_ref == agent
+        assert type(await error_of(refused)) is error
+        assert [event async for event in refused.events()] == []
+        assert (await done.done).result == "lives"
+        await client.cancel_job(sleeping.job_id)
+        assert (await sleeping.done).final_status == "cancelled"
+        assert guest.received("session.error") == []
+
+    async with our_runtime() as place:
+        await visit(place.url, what)
+        assert not place.runtime.unfinished
+
+
+async def test_a_job_is_cancelled() -> None:
+    async def what(guest: Guest) -> None:
+        client = guest.client
+        job, other = await client.submit(agent="sleep"), await client.submit(agent="sleep")
+        await client.cancel_job(job.job_id, reason="enough")
+        result = await job.done
+        assert (result.final_status, result.result) == ("cancelled", None)
+        assert [event["body"] async for event in job.events()][-1] == {"level": "info", "message": "woken"}
+        await client.cancel_job(job.job_id)
+        await client.cancel_job(other.job_id)
+        assert (await other.done).final_status == "cancelled"
+
+    async with our_runtime() as place:
+        await visit(place.url, what)
+
+
+async def test_a_cancel_that_is_refused_harms_nobody() -> None:
+    """They would take an error for the end of everything that is open, so there is none."""
+
+    async def stranger(guest: Guest) -> None:
+        (job_id,) = place.runtime.unfinished
+        await guest.client.cancel_job(job_id)
+        assert (await (await guest.client.submit(agent="echo", input=1)).done).result == 1
+
+    async def owner(guest: Guest) -> None:
+        job = await guest.client.submit(agent="sleep")
+        await converse(partial(over_websocket, place.url), stranger, "bob's")
+        await guest.client.cancel_job("job_00000000000000000000000000")
+        assert (await (await guest.client.submit(agent="echo", input=1)).done).result == 1
+        assert guest.received("session.error", "job.cancelled", "job.error") == []
+        await guest.client.cancel_job(job.job_id)
+        assert (await job.done).final_status == "cancelled"
+
+    async with our_runtime() as place:
+        await visit(place.url, owner)
+
+
+async def test_a_job_runs_too_long() -> None:
+    async def what(guest: Guest) -> None:
+        job = await guest.client.submit(agent="sleep", max_runtime_sec=1)
+        assert (await job.done).final_status == "timed_out"
+
+    async with our_runtime() as place:
+        await visit(place.url, what)
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        ("plain", arcp.InternalError, "agent failed"),
+        ("BUDGET_EXHAUSTED", arcp.BudgetExhaustedError, "it broke"),
+        ("LEASE_EXPIRED", arcp.LeaseExpiredError, "it broke"),
+        ("PERMISSION_DENIED", arcp.PermissionDeniedError, "it broke"),
+        ("AGENT_NOT_AVAILABLE", arcp.AgentNotAvailableError, "it broke"),
+    ],
+)
+async def test_a_job_fails(code: str, error: type[ARCPError], message: str) -> None:
+    async def what(guest: Guest) -> None:
+        caught = await error_of(await guest.client.submit(agent="fail", input=code))
+        assert (type(caught), caught.message) == (error, message)
+        assert (await (await guest.client.submit(agent="echo", input=1)).done).result == 1
+
+    async with our_runtime() as place:
+        await visit(place.url, what)
+
+
+# People.
+
+
+async def test_their_command_line() -> None:
+    async with our_runtime() as place:
+        command = [sys.executable, "-m", "arcp", "submit", "--url", place.url, "--token", TOKEN]
+        ran = await anyio.run_process(
+            [*command, "--agent", "stage", "--input", '{"x": [1]}'], check=False, cwd=ROOT
+        )
+        assert ran.returncode == 0, ran.stderr
+        shown = json.loads(ran.stdout)
+        assert (shown["final_status"], shown["result"]) == ("success", {"x": [1]})
+        ran = await anyio.run_process([*command, "--agent", "none"], check=False, cwd=ROOT)
+        assert ran.returncode != 0
+        assert b"AgentNotAvailableError" in ran.stderr

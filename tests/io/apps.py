@@ -1,0 +1,75 @@
+"""The agents of these tests, and a process that serves them on its standard streams.
+
+python -m tests.io.apps BACKEND
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import anyio
+
+from arcp_io.app import App
+from arcp_io.context import JobContext
+from arcp_io.serving import serve_stdio
+from arcp_proto.limits import Limits
+
+TOKEN = "t0ken"
+
+
+class Counters:
+    """What the agents of one App have done."""
+
+    def __init__(self) -> None:
+        self.emitted = 0
+        self.cancelled = 0
+
+
+def make_app(*, counters: Counters | None = None, **limits: Any) -> App:
+    """An App with every agent of the tests; `limits` override the defaults."""
+    counts = counters or Counters()
+    app = App("tests", "1", tokens={TOKEN: "alice", "other": "bob"}, limits=Limits(**limits))
+
+    @app.agent("echo")
+    async def echo(job: JobContext, input: Any) -> Any:
+        return input
+
+    @app.agent("flood")
+    async def flood(job: JobContext, input: Any) -> None:
+        for number in range(input["events"]):
+            await job.log("info", f"{number} " + "x" * input.get("size", 0))
+            counts.emitted += 1
+
+    @app.agent("sleep")
+    async def sleep(job: JobContext, input: Any) -> None:
+        try:
+            await job.status("asleep")
+            await anyio.sleep_forever()
+        finally:
+            counts.cancelled += 1
+            await job.log("info", "woken")
+
+    @app.agent("large")
+    async def large(job: JobContext, input: Any) -> str:
+        return "y" * int(input)
+
+    @app.agent("print")
+    async def prints(job: JobContext, input: Any) -> str:
+        print("{not a frame}", flush=True)
+        await anyio.run_process([sys.executable, "-c", "print('nor this')"], stdin=None, stdout=None)
+        return sys.stdin.read()
+
+    return app
+
+
+def main() -> None:
+    backend = sys.argv[1]
+    options = {"use_uvloop": True} if backend == "uvloop" else {}
+    anyio.run(
+        serve_stdio, make_app(), backend="trio" if backend == "trio" else "asyncio", backend_options=options
+    )
+
+
+if __name__ == "__main__":
+    main()

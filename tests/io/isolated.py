@@ -1,0 +1,113 @@
+"""Agents that run in processes of their own, for test_isolation; each child imports this module again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import anyio
+
+from arcp_io.app import App
+from arcp_io.blocking import BlockingJobContext
+from arcp_io.context import JobContext
+from arcp_io.errors import PermissionDenied
+from arcp_proto.limits import Limits
+
+app = App("tests", "1", tokens={"t0ken": "alice"}, limits=Limits(grace=2))
+
+
+@app.agent("about", version="1.0.0", isolation="process")
+async def about(job: JobContext, input: Any) -> dict[str, Any]:
+    """Where it runs."""
+    async with job.tool("grep", {"x": 1}) as call:
+        call.result = ["line"]
+    await job.progress(1, total=2, units="steps")
+    await job.emit("x-vendor.tests.kind", {"y": None})
+    return {
+        "pid": os.getpid(),
+        "group": os.getpgrp(),
+        "environment": sorted(os.environ),
+        "id": job.id,
+        "principal": job.principal,
+        "agent": job.agent,
+        "lease": dict(job.lease),
+        "trace_id": job.trace_id,
+        "input": input,
+        "loop": "trio" if "trio" in sys.modules else "asyncio",
+    }
+
+
+@app.agent("plain", isolation="process")
+def plain(job: BlockingJobContext, input: Any) -> Any:
+    """A plain function; what it prints is no frame."""
+    print("{not a frame}", flush=True)
+    job.log("info", f"in {threading.current_thread() is not threading.main_thread()}")
+    return {"id": job.id, "input": input}
+
+
+@app.agent("stream", isolation="process")
+async def stream(job: JobContext, input: Any) -> None:
+    """A streamed result."""
+    async with job.stream_result(encoding=input["encoding"]) as out:
+        for _ in range(3):
+            await out.write(input["text"] if input["encoding"] == "utf8" else input["text"].encode())
+
+
+@app.agent("large", isolation="process")
+async def large(job: JobContext, input: Any) -> Any:
+    """A value that fits no frame."""
+    return ['é\n"' * 100] * input
+
+
+@app.agent("fails", isolation="process")
+async def fails(job: JobContext, input: Any) -> Any:
+    """Ends in the way that is asked for."""
+    match input:
+        case "error":
+            raise ValueError("/etc/shadow could not be read")
+        case "ours":
+            raise PermissionDenied("not that", details={"path": "/etc"})
+        case "no json":
+            return object()
+        case "exit":
+            sys.exit(3)
+        case "gone":
+            os._exit(3)
+
+
+@app.agent("sleep", isolation="process")
+async def sleep(job: JobContext, input: Any) -> None:
+    """Sleeps until it is cancelled."""
+    await job.status(str(os.getpid()))
+    try:
+        await anyio.sleep_forever()
+    finally:
+        await job.log("info", "cleaned up")
+
+
+@app.agent("stuck", isolation="process")
+async def stuck(job: JobContext, input: Any) -> None:
+    """Blocks its loop for ever, and so does a process that it has started."""
+    await job.status(f"{os.getpid()} {start_helper()}")
+    await anyio.sleep(0.1)
+    block()
+
+
+def start_helper() -> int:
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"]).pid
+
+
+def block() -> None:
+    while True:
+        time.sleep(1000)
+
+
+@app.agent("flood", isolation="process")
+async def flood(job: JobContext, input: Any) -> None:
+    """Says a lot."""
+    for number in range(input):
+        await job.log("info", str(number))

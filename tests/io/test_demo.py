@@ -1,0 +1,43 @@
+"""`arcp-io demo`, as it is run: a process of its own, a real socket, both loops."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.io.counting import REPORT_KEYS, compare, count, make
+from tests.io.processes import arcp_io
+
+LOOPS = ("asyncio", "trio")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("trees") / "a [tree] of*files"
+    make(str(root), 10_000)
+    return root
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_demo_equals_the_independent_count(tree: Path, loop: str) -> None:
+    done = arcp_io("demo", str(tree), "--loop", loop, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    said = json.loads(done.stdout)
+    assert compare(str(tree), said) == []
+    assert list(said) == [*REPORT_KEYS, "events", "final_status"]
+    hidden = 3
+    directories = sum(1 for _ in os.walk(tree)) - hidden
+    assert said["events"] > 2 * directories + len(REPORT_KEYS)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_demo_for_people(tree: Path, loop: str) -> None:
+    done = arcp_io("demo", "--loop", loop, cwd=tree)
+    assert done.returncode == 0
+    assert f"{count(tree)['files']:,} text files" in done.stdout
+    assert "success after" in done.stderr
+    assert not re.search("\x1b|\r", done.stdout + done.stderr)

@@ -1,0 +1,190 @@
+"""Our client's connections: WebSocket, TLS, a child process and memory, and what can go wrong with each."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from arcp_io import stdio
+from arcp_io.client import connect
+from arcp_io.dialing import Target, WebSocket, framing_of, is_secure, label_of, target_of
+from arcp_io.errors import ConnectionLost, InvalidRequest
+from arcp_io.memory import serve_memory
+from arcp_io.serving import serve
+from arcp_io.stdio import Command
+from arcp_proto.connection import Framing
+from tests.io.apps import TOKEN, Counters, make_app
+from tests.io.conftest import on_every_loop
+from tests.io.test_leaks import nothing_left
+from tests.io.test_limits import until
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def target(
+    kind: str, backend: Any, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> AsyncIterator[Target]:
+    """Somebody to dial."""
+    match kind:
+        case "ws":
+            async with serve(make_app(), port=0) as server:
+                yield WebSocket(server.url)
+        case "wss":
+            async with serve(make_app(), port=0, ssl_context=server_tls) as server:
+                yield WebSocket(server.url, client_tls)
+        case "child":
+            name = "uvloop" if isinstance(backend, tuple) else backend
+            yield Command([sys.executable, "-m", "tests.io.apps", name])
+        case _:
+            async with serve_memory(make_app()) as memory:
+                yield memory
+
+
+@on_every_loop
+@pytest.mark.parametrize("kind", ["ws", "wss", "child", "memory"])
+async def test_a_session(
+    kind: str, anyio_backend: Any, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    async with nothing_left(), target(kind, anyio_backend, server_tls, client_tls) as there:
+        async with connect(there, TOKEN) as session:
+            job = await session.submit("flood", {"events": 2000, "size": 500})
+            events = [event async for event in job]
+            assert len(events) == 2000
+            text = await (await session.submit("large", 200_000)).result()
+            assert text == "y" * 200_000
+        async with connect(there, TOKEN) as session:
+            assert await (await session.submit("echo", [1])).result() == [1]
+            await session.close()
+
+
+@on_every_loop
+async def test_memory_has_back_pressure() -> None:
+    counters = Counters()
+    async with (
+        serve_memory(make_app(counters=counters), capacity=4096) as memory,
+        connect(memory, TOKEN, buffer_size=200_000) as session,
+    ):
+        running = memory.server.runtime.running
+        events = 0
+        async for _ in await session.submit("flood", {"events": 5000, "size": 1000}):
+            events += 1
+            if events == 1:
+                await until(lambda: any(one.paused for one in running.values()))
+                assert counters.emitted < 1000
+        assert events == 5000
+
+
+async def test_a_message_too_large_in_memory() -> None:
+    async with serve_memory(make_app(message=10_000)) as memory, connect(memory, TOKEN) as session:
+        job = await session.submit("echo", "x" * 9000)
+        assert await job.result() == "x" * 9000
+        with pytest.raises(InvalidRequest, match="larger"):
+            await session.submit("echo", "x" * 10_000)
+
+
+@pytest.mark.parametrize("url", ["http://localhost", "ws://", "localhost:7777"])
+async def test_an_address_that_is_none(url: str) -> None:
+    with pytest.raises(ValueError):
+        async with connect(url, TOKEN):
+            pass
+
+
+@on_every_loop
+async def test_nobody_listens() -> None:
+    async with nothing_left():
+        async with serve(make_app(), port=0) as server:
+            url = server.url
+        with pytest.raises(OSError):
+            async with connect(url, TOKEN):
+                pass
+
+
+@on_every_loop
+async def test_no_arcp_is_spoken_there() -> None:
+    async with nothing_left(), serve(make_app(), port=0) as server:
+        with pytest.raises(OSError, match="404"):
+            async with connect(server.url + "/elsewhere", TOKEN):
+                pass
+
+
+@on_every_loop
+async def test_a_certificate_that_nobody_trusts(server_tls: ssl.SSLContext) -> None:
+    async with nothing_left(), serve(make_app(), port=0, ssl_context=server_tls) as server:
+        with pytest.raises(OSError):
+            async with connect(WebSocket(server.url), TOKEN):
+                pass
+
+
+@on_every_loop
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+async def test_a_call_that_nobody_answers_can_be_cancelled(scheme: str, client_tls: ssl.SSLContext) -> None:
+    async with nothing_left(), await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        async with anyio.create_task_group() as group:
+            group.start_soon(_fail_to_connect, WebSocket(f"{scheme}://127.0.0.1:{port}/arcp", client_tls))
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+
+
+@on_every_loop
+async def test_no_such_program() -> None:
+    async with nothing_left():
+        with pytest.raises(OSError):
+            async with connect(Command(["/nonexistent/program"]), TOKEN):
+                pass
+
+
+@on_every_loop
+async def test_a_child_that_dies(anyio_backend: Any) -> None:
+    async with nothing_left():
+        with pytest.raises(ConnectionLost):
+            async with connect(Command([sys.executable, "-c", "import sys; sys.stdin.readline()"]), TOKEN):
+                pass
+
+
+@on_every_loop
+async def test_a_child_that_does_not_listen_is_killed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(stdio, "EXIT_TIMEOUT", 0.05)
+    started = tmp_path / "pid"
+    stubborn = (
+        "import os, pathlib, signal, sys\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\n"
+        "while True: signal.pause()"
+    )
+    async with nothing_left():
+        async with anyio.create_task_group() as group:
+            group.start_soon(_fail_to_connect, Command([sys.executable, "-c", stubborn, str(started)]))
+            await until(lambda: started.exists() and started.read_text() != "")
+            group.cancel_scope.cancel()
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(started.read_text()), 0)
+
+
+async def _fail_to_connect(there: Target) -> None:
+    async with connect(there, TOKEN):
+        raise AssertionError("it never said welcome")
+
+
+def test_what_a_target_is_called() -> None:
+    socket = target_of("wss://host:1/arcp?token=secret")
+    process = target_of(["program", "--flag"])
+    assert (label_of(socket), framing_of(socket), is_secure(socket)) == (
+        "wss://host:1/arcp",
+        Framing.MESSAGES,
+        True,
+    )
+    assert (label_of(process), framing_of(process), is_secure(process)) == ("program", Framing.LINES, True)
+    assert not is_secure(target_of("ws://localhost/arcp"))
+    assert target_of(process) is process

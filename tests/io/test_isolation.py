@@ -1,0 +1,225 @@
+"""Agents in processes of their own, on both loops."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from arcp_io.app import App
+from arcp_io.client import Event, Session, connect
+from arcp_io.errors import InternalError, JobCancelled, JobTimedOut, PermissionDenied
+from arcp_io.isolation import reference
+from arcp_io.memory import MemoryServer, serve_memory
+from tests.io import isolated
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[tuple[MemoryServer, Session]]:
+    async with serve_memory(isolated.app) as server, connect(server, "t0ken") as session:
+        yield server, session
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def test_an_agent_in_its_own_process(anyio_backend: str) -> None:
+    async with serving() as (_, session):
+        job = await session.submit(
+            "about", {"x": 1}, lease={"fs.read": ["/data/**"]}, traceparent=f"00-{'a' * 32}-{'b' * 16}-01"
+        )
+        assert [(event.kind, event.body) async for event in job] == [
+            ("tool_call", {"tool": "grep", "args": {"x": 1}, "call_id": "call_1"}),
+            ("tool_result", {"call_id": "call_1", "result": ["line"]}),
+            ("progress", {"current": 1, "total": 2, "units": "steps"}),
+            ("x-vendor.tests.kind", {"y": None}),
+        ]
+        about = await job.result()
+        pid = about.pop("pid")
+        assert pid != os.getpid()
+        assert about.pop("group") == pid
+        assert [name for name in about.pop("environment") if name != "LC_CTYPE"] == []
+        assert about == {
+            "id": job.id,
+            "principal": "alice",
+            "agent": "about@1.0.0",
+            "lease": {"fs.read": ["/data/**"]},
+            "trace_id": "a" * 32,
+            "input": {"x": 1},
+            "loop": anyio_backend,
+        }
+        assert not alive(pid)
+
+
+async def test_a_plain_function(capfd: pytest.CaptureFixture[str]) -> None:
+    async with serving() as (_, session):
+        job = await session.submit("plain", "x" * 200_000)
+        assert [event.body["message"] async for event in job if event.kind == "log"] == ["in True"]
+        assert await job.result() == {"id": job.id, "input": "x" * 200_000}
+    assert "{not a frame}" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf8", "base64"])
+async def test_a_streamed_result(encoding: str) -> None:
+    async with serving() as (_, session):
+        for text in ("é" * 50_000, ""):
+            job = await session.submit("stream", {"encoding": encoding, "text": text})
+            assert await job.result() == (text * 3 if encoding == "utf8" else text.encode() * 3)
+
+
+@pytest.mark.parametrize("count", [0, 10, 1000])
+async def test_a_large_value(count: int) -> None:
+    async with serving() as (_, session):
+        job = await session.submit("large", count)
+        assert await job.result() == ['é\n"' * 100] * count
+
+
+async def test_events_keep_their_order() -> None:
+    async with serving() as (_, session):
+        job = await session.submit("flood", 2000)
+        assert [event.body["message"] async for event in job] == [str(number) for number in range(2000)]
+
+
+@pytest.mark.parametrize("how", ["error", "exit", "gone"])
+async def test_an_agent_that_fails(
+    how: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with serving() as (_, session):
+        job = await session.submit("fails", how)
+        with pytest.raises(InternalError) as caught:
+            await job.result()
+        assert caught.value.message == "agent failed"
+        assert await (await session.submit("fails", "not")).result() is None
+    if how == "error":
+        assert "/etc/shadow could not be read" in capfd.readouterr().err
+    if how == "gone":
+        assert "has ended" in caplog.text
+
+
+async def test_an_agent_that_fails_with_a_class_of_ours() -> None:
+    async with serving() as (_, session):
+        with pytest.raises(PermissionDenied, match="not that") as caught:
+            await (await session.submit("fails", "ours")).result()
+        assert caught.value.details == {"path": "/etc"}
+        with pytest.raises(InternalError, match="something that cannot be sent"):
+            await (await session.submit("fails", "no json")).result()
+
+
+async def test_cancelling() -> None:
+    async with serving() as (server, session):
+        job = await session.submit("sleep")
+        events: list[Event] = []
+        async for event in job:
+            events.append(event)
+            if event.kind == "status":
+                await job.cancel("enough")
+        assert [event.kind for event in events] == ["status", "log"]
+        with pytest.raises(JobCancelled) as caught:
+            await job.result()
+        assert caught.value.details == {}
+        assert not server.server.runtime.running
+        assert not alive(int(events[0].body["phase"]))
+
+
+async def test_an_agent_that_never_stops_is_killed_with_what_it_has_started() -> None:
+    async with serving() as (server, session):
+        job = await session.submit("stuck")
+        async for event in job:
+            pids = [int(pid) for pid in event.body["phase"].split()]
+            await job.cancel("enough")
+        with pytest.raises(JobCancelled) as caught:
+            await job.result()
+        assert caught.value.details == {}
+        assert not server.server.runtime.running
+        with anyio.fail_after(10):  # The kill was sent to all, but only the child was waited for.
+            while any(alive(pid) for pid in pids):
+                await anyio.lowlevel.checkpoint()
+
+
+async def test_a_time_limit_that_ends_before_it_has_begun() -> None:
+    async with serving() as (server, session):
+        job = await session.submit("stuck", max_runtime=1)
+        with pytest.raises(JobTimedOut) as caught:
+            await job.result()
+        assert caught.value.details == {}
+        assert not server.server.runtime.running
+
+
+async def test_cancelled_before_it_has_begun() -> None:
+    async with serving() as (server, session):
+        job = await session.submit("sleep")
+        await job.cancel()
+        assert (job.final_status, job.events_received) == ("cancelled", 2)
+        assert not server.server.runtime.running
+
+
+async def test_the_end_of_a_server_ends_its_children() -> None:
+    async with serve_memory(isolated.app) as server, connect(server, "t0ken") as session:
+        job = await session.submit("sleep")
+        async for event in job:
+            pid = int(event.body["phase"])
+            break
+    assert not alive(pid)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_another_process_cannot_import(tmp_path: Path) -> None:
+    def local(job: Any, input: Any) -> None:
+        pass
+
+    app = App("tests", "1", anonymous=True)
+    for function in (local, lambda job, input: None):
+        with pytest.raises(ValueError, match="at the top level of a module"):
+            app.agent("it", isolation="process")(function)
+    assert reference(isolated.about) == ("tests.io.isolated", "", "about")
+
+
+SCRIPT = """
+import anyio
+from arcp_io import App, connect
+from arcp_io.memory import serve_memory
+
+app = App("script", "1", anonymous=True)
+
+@app.agent("echo", isolation="process")
+async def echo(job, input):
+    return [input, __name__]
+
+async def main():
+    async with serve_memory(app) as server, connect(server) as session:
+        print(await (await session.submit("echo", 1)).result())
+
+if __name__ == "__main__":
+    anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_script(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__main__.py").write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), str(tmp_path)])}
+    for arguments, name in ((["script.py"], "__arcp_child__"), (["-m", "package"], "package.__main__")):
+        done = await anyio.run_process([sys.executable, *arguments], cwd=tmp_path, env=environment)
+        assert done.stdout.decode() == f"[1, '{name}']\n"
+    done = await anyio.run_process(
+        [sys.executable, "-"], input=SCRIPT.encode(), env=environment, check=False, stderr=subprocess.PIPE
+    )
+    assert "needs a module to import: put echo into a file" in done.stderr.decode()

@@ -1,0 +1,254 @@
+"""The streams of each loop, alone: what a transport asks of them and what they report."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from arcp_io.loop import Loop, current, open_loop
+from arcp_io.stream import ByteStream, StreamTransport
+from tests.io.conftest import on_every_loop
+from tests.io.test_leaks import nothing_left
+from tests.io.test_limits import until
+
+pytestmark = pytest.mark.anyio
+
+LARGE = 32 * 1024 * 1024
+"""More than any system holds for a socket or a pipe."""
+
+
+class Recorder:
+    """Takes the place of a transport."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self.stream = stream
+        self.size = 0
+        self.writes = 0
+        self.reasons: list[str] = []
+
+    def received(self, data: bytes) -> None:
+        self.size += len(data)
+
+    def written(self) -> None:
+        self.writes += 1
+
+    def ended(self, reason: str) -> None:
+        self.reasons.append(reason)
+        self.stream.close()
+
+
+def record(stream: ByteStream) -> StreamTransport:
+    return cast(StreamTransport, Recorder(stream))
+
+
+class Far:
+    """The other end: something to read and something to write, neither of which blocks."""
+
+    def __init__(self, reading: socket.socket | int, writing: socket.socket | int) -> None:
+        self.ends = (reading, writing)
+        for end in self.ends:
+            if isinstance(end, socket.socket):
+                end.setblocking(False)
+            else:
+                os.set_blocking(end, False)
+
+    def receive(self, size: int) -> bytes:
+        end = self.ends[0]
+        return os.read(end, size) if isinstance(end, int) else end.recv(size)
+
+    def send(self, data: bytes) -> int:
+        end = self.ends[1]
+        return os.write(end, data) if isinstance(end, int) else end.send(data)
+
+    def shut_down(self) -> None:
+        end = self.ends[1]
+        if isinstance(end, int):
+            os.close(end)
+            self.ends = (self.ends[0],) * 2
+        else:
+            end.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        for end in dict.fromkeys(self.ends):
+            if isinstance(end, int):
+                os.close(end)
+            else:
+                end.close()
+        self.ends = (-1, -1)
+
+
+@asynccontextmanager
+async def sockets(loop: Loop) -> AsyncIterator[tuple[Recorder, Far]]:
+    """A recorder of one end of a connection, and the other end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        recorder = cast(Recorder, await loop.connect("127.0.0.1", port, None, record))
+        accepted, _ = listener.accept()
+    with accepted:
+        yield recorder, Far(accepted, accepted)
+
+
+@asynccontextmanager
+async def pipes(loop: Loop) -> AsyncIterator[tuple[Recorder, Far]]:
+    """The same over two pipes, one for each direction."""
+    near_reading, far_writing = os.pipe()
+    far_reading, near_writing = os.pipe()
+    far = Far(far_reading, far_writing)
+    try:
+        yield cast(Recorder, await loop.open_pipes(near_reading, near_writing, record)), far
+    finally:
+        if far.ends != (-1, -1):
+            far.close()
+
+
+both = pytest.mark.parametrize("pair", [sockets, pipes], ids=["socket", "pipes"])
+
+
+@on_every_loop
+@both
+async def test_a_write_that_is_not_taken_at_once_is_reported(pair: Any) -> None:
+    async with nothing_left(), open_loop() as loop, pair(loop) as (recorder, far):
+        assert recorder.stream.write(b"small")
+        assert not recorder.stream.write(bytes(LARGE))
+        assert await read(far, 1000) == b"small" + bytes(995)
+        assert recorder.writes == 0
+        await read(far, LARGE - 995)
+        await until(lambda: recorder.writes == 1)
+        assert recorder.stream.write(b"small")
+        assert recorder.writes == 1
+
+
+@on_every_loop
+@both
+async def test_a_paused_stream_reads_next_to_nothing(pair: Any) -> None:
+    async with nothing_left(), open_loop() as loop, pair(loop) as (recorder, far):
+        recorder.stream.pause()
+        sent = 0
+        for _ in range(200):
+            try:
+                sent += far.send(bytes(65536))
+            except BlockingIOError:
+                await anyio.sleep(0.001)
+        assert recorder.size <= 256 * 1024
+        assert recorder.size < sent
+        recorder.stream.resume()
+        await until(lambda: recorder.size == sent)
+
+
+@on_every_loop
+@both
+async def test_the_end_of_the_peer(pair: Any) -> None:
+    async with nothing_left(), open_loop() as loop, pair(loop) as (recorder, far):
+        far.send(b"last")
+        far.shut_down()
+        await until(lambda: recorder.reasons != [])
+        assert (recorder.size, recorder.reasons[0]) == (4, "the peer ended the stream")
+
+
+@on_every_loop
+@both
+async def test_a_peer_that_is_gone_is_noticed_by_a_write(pair: Any) -> None:
+    async with nothing_left(), open_loop() as loop, pair(loop) as (recorder, far):
+        recorder.stream.pause()
+        await anyio.wait_all_tasks_blocked()
+        far.close()
+        with anyio.fail_after(20):
+            while not recorder.reasons:
+                recorder.stream.write(b"anybody?")
+                await anyio.sleep(0.001)
+
+
+@on_every_loop
+@both
+async def test_an_open_stream_is_closed_with_its_loop(pair: Any) -> None:
+    async with nothing_left(), AsyncExitStack() as stack:
+        async with open_loop() as loop:
+            recorder, _ = await stack.enter_async_context(pair(loop))
+            assert not recorder.stream.write(bytes(LARGE))
+        assert recorder.reasons
+
+
+@on_every_loop
+async def test_pipes_that_nobody_reads_from_the_beginning() -> None:
+    async with nothing_left(), open_loop() as loop:
+        reading, far_writing = os.pipe()
+        far_reading, writing = os.pipe()
+        os.close(far_reading)
+        recorder = cast(Recorder, await loop.open_pipes(reading, writing, record))
+        with anyio.fail_after(20):
+            while not recorder.reasons:
+                recorder.stream.write(b"anybody?")
+                await anyio.sleep(0.001)
+        os.close(far_writing)
+
+
+async def test_which_loop_runs(anyio_backend: Any) -> None:
+    assert current() == anyio_backend
+    async with open_loop() as loop:
+        assert loop.name == anyio_backend
+
+
+@on_every_loop
+async def test_the_timer_is_one_and_the_last() -> None:
+    calls = []
+    async with nothing_left(), open_loop() as loop:
+        loop.arm(3600, lambda: calls.append("late"))
+        loop.arm(0.001, lambda: calls.append("soon"))
+        await until(lambda: calls == ["soon"])
+        loop.arm(0.001, lambda: calls.append("never"))
+        loop.arm(None, lambda: None)
+        loop.call_soon(lambda: calls.append("turn"))
+        assert calls == ["soon"]
+        await until(lambda: len(calls) > 1)
+        await anyio.sleep(0.02)
+        assert calls == ["soon", "turn"]
+        loop.arm(3600, lambda: None)
+
+
+@on_every_loop
+async def test_tasks_are_cancelled_waited_for_and_watched() -> None:
+    ended = []
+
+    async def sleep() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append("asleep")
+
+    async def fail() -> None:
+        raise LookupError("a task has failed")
+
+    async with nothing_left():
+        with pytest.raises(LookupError, match="a task has failed"):
+            async with open_loop() as loop:
+                task = loop.start(sleep, "a task")
+                await loop.checkpoint()
+                assert not task.done()
+                loop.cancel(task)
+                await loop.wait(task)
+                assert task.done()
+                assert ended == ["asleep"]
+                loop.start(sleep, "another")
+                await loop.checkpoint()
+                loop.start(fail, "a third")
+                await anyio.sleep_forever()
+        assert ended == ["asleep", "asleep"]
+
+
+async def read(far: Far, size: int) -> bytes:
+    """Read that much from the other end."""
+    data = b""
+    for _ in range(20_000):
+        try:
+            data += far.receive(min(size - len(data), 1 << 20))
+        except BlockingIOError:
+            await anyio.sleep(0.001)
+        if len(data) == size:
+            return data
+    raise AssertionError(f"only {len(data)} bytes came")

@@ -1,0 +1,214 @@
+"""When a pump sends what, and what it does about timers, full hosts and bugs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from arcp_io.stdio import LineCodec
+from arcp_io.stream import StreamTransport
+from arcp_proto.errors import InvariantViolated
+from arcp_proto.ids import MILLISECOND, SECOND
+from arcp_proto.output import ConnectionEnded, Output, StartJob
+from tests.io.fakes import HELLO, START, SUBMIT, UNIX, FakeStream, Stand
+
+
+def types(writes: list[list[dict[str, Any]]]) -> list[list[str]]:
+    return [[message["type"] for message in write] for write in writes]
+
+
+def test_the_answers_to_one_read_are_one_write() -> None:
+    stand = Stand()
+    stand.say(HELLO, {"type": "session.ping", "payload": {"nonce": "n"}}, {"type": "job.cancel"})
+    assert types(stand.stream.messages()) == [["session.welcome", "session.pong", "session.error"]]
+
+
+def test_a_job_is_accepted_together_with_what_its_agent_says_at_once() -> None:
+    stand = Stand()
+    stand.say(HELLO)
+    stand.stream.messages()
+    stand.say(SUBMIT, SUBMIT | {"id": "2"})
+    assert not stand.stream.messages()
+    first, second = (one.job_id for one in stand.requests if isinstance(one, StartJob))
+    stand.emit(first)
+    for job in (first, second):
+        stand.runtime.finish(job, now=stand.at)
+        stand.pump.soon(urgent=True)
+    stand.loop.turn()
+    assert types(stand.stream.messages()) == [
+        ["job.accepted", "job.accepted", "job.event", "job.result", "job.result"]
+    ]
+
+
+def test_the_first_event_goes_out_at_the_next_turn() -> None:
+    stand = Stand()
+    job = stand.start()
+    stand.emit(job, 3)
+    assert not stand.stream.messages()
+    stand.loop.turn()
+    assert types(stand.stream.messages()) == [["job.event"] * 3]
+
+
+def test_while_events_keep_coming_they_go_out_once_a_millisecond() -> None:
+    stand = Stand()
+    job = stand.start()
+    for _ in range(10):
+        stand.emit(job)
+        stand.loop.turn()
+        stand.pass_time(0.05)
+    assert types(stand.stream.messages()) == [["job.event"]]
+    stand.pass_time(0.5)
+    assert types(stand.stream.messages()) == [["job.event"] * 9]
+    stand.emit(job)
+    stand.loop.turn()
+    assert not stand.stream.messages()  # The millisecond begins again with each write.
+    stand.pass_time(1)
+    assert types(stand.stream.messages()) == [["job.event"]]
+    stand.pass_time(1)
+    stand.emit(job)
+    stand.loop.turn()
+    assert types(stand.stream.messages()) == [["job.event"]]
+
+
+def test_many_events_go_out_at_once() -> None:
+    stand = Stand()
+    job = stand.start()
+    stand.emit(job, 63)
+    assert not stand.stream.messages()
+    stand.emit(job)
+    assert types(stand.stream.messages()) == [["job.event"] * 64]
+    stand.emit(job, size=30_000, told=30_000)
+    assert not stand.stream.messages()
+    stand.emit(job, size=36_000, told=36_000)
+    assert types(stand.stream.messages()) == [["job.event"] * 2]
+
+
+def test_a_terminal_goes_out_at_the_next_turn_with_all_before_it() -> None:
+    stand = Stand()
+    job = stand.start()
+    stand.emit(job)
+    stand.loop.turn()
+    stand.emit(job, 2)
+    stand.stream.messages()
+    stand.runtime.finish(job, now=stand.at)
+    stand.pump.soon(urgent=True)
+    assert not stand.stream.messages()
+    stand.loop.turn()
+    assert types(stand.stream.messages()) == [["job.event", "job.event", "job.result"]]
+    stand.pass_time(1)
+    assert not stand.stream.messages()
+
+
+def test_a_reply_takes_along_what_waits() -> None:
+    stand = Stand()
+    job = stand.start()
+    stand.emit(job)
+    stand.loop.turn()
+    stand.emit(job, 2)
+    stand.stream.messages()
+    stand.say({"type": "session.ping", "id": "p", "payload": {"nonce": "n"}})
+    assert types(stand.stream.messages()) == [["session.pong", "job.event", "job.event"]]
+
+
+def test_the_timer_follows_the_earlier_of_deadline_and_events() -> None:
+    stand = Stand(hello=7)
+    assert stand.loop.armed is not None
+    assert stand.loop.armed[0] == START + 7 * SECOND
+    job = stand.start()
+    assert stand.loop.armed is None
+    stand.emit(job)
+    stand.loop.turn()
+    stand.pass_time(0.25)
+    stand.emit(job)
+    assert stand.loop.armed is not None
+    assert stand.loop.armed[0] == START + MILLISECOND
+
+
+def test_a_timer_that_fires_early_is_taken_at_its_word() -> None:
+    stand = Stand(hello=7)
+    assert stand.loop.armed is not None
+    stand.at += 7 * SECOND - MILLISECOND
+    stand.loop.armed[1]()
+    (write,) = stand.stream.messages()
+    assert write[0]["payload"]["code"] == "UNAUTHENTICATED"
+    assert [type(event) for event in stand.events] == [ConnectionEnded]
+
+
+def test_a_wall_clock_that_was_set_is_told() -> None:
+    stand = Stand(hello=7)
+    stand.wall += 3_600 * SECOND
+    stand.pass_time(7_000)
+    assert stand.runtime.unix == UNIX + 3_607 * SECOND
+
+
+def test_a_wall_clock_that_wanders_is_not() -> None:
+    stand = Stand(hello=7)
+    stand.wall += 99 * MILLISECOND
+    stand.pass_time(7_000)
+    assert stand.runtime.unix == UNIX + 7 * SECOND
+
+
+def test_a_host_that_has_enough_is_left_alone() -> None:
+    stand = Stand()
+    stand.say(HELLO)
+    stand.pump.hold(stand.connection, True)
+    stand.stream.messages()
+    stand.say(SUBMIT)
+    stand.say(SUBMIT | {"id": "2"})
+    assert stand.stream.paused
+    assert not stand.stream.messages()
+    stand.pump.hold(stand.connection, False)
+    stand.loop.turn()
+    stand.loop.turn()
+    assert types(stand.stream.messages()) == [["job.accepted", "job.accepted"]]
+    assert not stand.stream.paused
+
+
+def test_a_bug_in_an_input_stops_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*args: object, **kwargs: object) -> Output:
+        raise InvariantViolated("a bug")
+
+    stand = Stand()
+    job = stand.start()
+    monkeypatch.setattr(stand.runtime, "_handle", bug)
+    stand.say(SUBMIT)
+    assert isinstance(stand.loop.failure, InvariantViolated)
+    monkeypatch.undo()
+    with pytest.raises(InvariantViolated):
+        stand.emit(job)  # The machine does not trust itself either.
+    assert not stand.stream.messages()
+
+
+def test_a_closing_connection_without_a_transport_is_lost() -> None:
+    stand = Stand(hello=7)
+    stand.start()
+    lonely = stand.runtime.connect(now=stand.at)
+    stand.pump.run()
+    stand.pass_time(7_000)
+    assert lonely.number not in stand.runtime.connections
+
+
+def test_a_transport_that_comes_too_late_is_aborted() -> None:
+    stand = Stand(hello=7)
+    late = stand.runtime.connect(now=stand.at)
+    stand.pump.run()
+    stand.pass_time(7_000)
+    stream = FakeStream()
+    stream.transport = StreamTransport(stand.pump, late, LineCodec(late.message_limit), stream)
+    stand.loop.turn()
+    assert stream.ending == ["abort"]
+    assert not stream.written
+
+
+def test_after_the_stop_nothing_is_armed_or_sent() -> None:
+    stand = Stand()
+    job = stand.start()
+    stand.emit(job)
+    stand.pump.stop()
+    assert stand.stream.ending == ["abort"]
+    stand.loop.turn()
+    stand.emit(job, 64)
+    assert not stand.stream.messages()
+    assert stand.loop.armed is None
+    assert stand.loop.failure is None

@@ -1,0 +1,138 @@
+"""The blocking client: no `async` in sight, as in a script."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+import arcp_io
+from arcp_io import sync
+from arcp_io.errors import AgentNotAvailable, ConnectionLost, JobCancelled, Unauthenticated
+from tests.io.apps import TOKEN, make_app
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A server in a thread of its own."""
+    with (
+        start_blocking_portal(backend=request.param) as portal,
+        portal.wrap_async_context_manager(arcp_io.serve(make_app(), port=0)) as server,
+    ):
+        yield server.url
+
+
+def test_a_job_from_its_submission_to_its_result(url: str) -> None:
+    with sync.connect(url, token=TOKEN) as session:
+        assert session.id.startswith("sess_")
+        assert session.runtime.name == "tests"
+        assert "echo" in [agent.name for agent in session.agents]
+        assert "ack" in session.features
+        job = session.submit("flood", {"events": 100}, lease={"fs.read": ["/data/**"]})
+        assert (job.agent, job.lease, job.id[:4]) == ("flood", {"fs.read": ["/data/**"]}, "job_")
+        assert len(str(job.trace_id)) == 32
+        assert [event.body["message"] for event in job] == [f"{number} " for number in range(100)]
+        assert job.result() is None
+        assert (job.final_status, job.summary, job.events_received) == ("success", None, 101)
+        assert session.submit("large", 100_000).result() == "y" * 100_000
+
+
+def test_errors_have_their_classes(url: str) -> None:
+    with sync.connect(url, token=TOKEN) as session, pytest.raises(AgentNotAvailable):
+        session.submit("none")
+    with pytest.raises(Unauthenticated), sync.connect(url, token="wrong"):
+        pytest.fail("there is no session")
+    with pytest.raises(ValueError, match="clear text"), sync.connect("ws://agents.example/", token=TOKEN):
+        pytest.fail("there is no session")
+
+
+def test_cancelling_inside_the_loop(url: str) -> None:
+    with sync.connect(url, token=TOKEN) as session:
+        job = session.submit("sleep")
+        for event in job:
+            if event.kind == "status":
+                job.cancel("enough")
+        assert job.final_status == "cancelled"
+        with pytest.raises(JobCancelled, match="enough"):
+            job.result()
+
+
+def test_a_loop_that_was_left_goes_on_in_the_next(url: str) -> None:
+    with sync.connect(url, token=TOKEN) as session:
+        job = session.submit("flood", {"events": 10})
+        first = []
+        for event in job:
+            first.append(event.seq)
+            if len(first) == 4:
+                break
+        assert first + [event.seq for event in job] == list(range(1, 11))
+
+
+def test_one_loop_at_a_time(url: str) -> None:
+    with sync.connect(url, token=TOKEN) as session:
+        job = session.submit("sleep")
+        events = iter(job)
+        next(events)
+        with pytest.raises(RuntimeError, match="is being iterated already"):
+            next(iter(job))
+        job.cancel()
+        assert [event.kind for event in events] == ["log"]
+
+
+def test_the_result_inside_the_loop_ends_the_loop(url: str) -> None:
+    with sync.connect(url, token=TOKEN, buffer_size=1000) as session:
+        job = session.submit("flood", {"events": 20_000, "size": 1000})
+        assert [job.result() for _ in job] == [None]
+
+
+def test_several_threads_share_a_session(url: str) -> None:
+    results: dict[int, int] = {}
+    with sync.connect(url, token=TOKEN) as session:
+
+        def submit(number: int) -> None:
+            results[number] = session.submit("echo", number).result()
+
+        threads = [threading.Thread(target=submit, args=(number,)) for number in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert results == {number: number for number in range(10)}
+
+
+def test_after_the_block(url: str) -> None:
+    with sync.connect(url, token=TOKEN) as session:
+        job = session.submit("sleep")
+        events = iter(job)
+        next(events)
+        session.close("done")
+        with pytest.raises(ConnectionLost):
+            job.result()
+    with pytest.raises(RuntimeError):
+        session.submit("echo")
+    del events
+
+
+def test_a_child() -> None:
+    with sync.connect_stdio([sys.executable, "-m", "tests.io.apps", "asyncio"], token=TOKEN) as session:
+        assert session.submit("echo", [1]).result() == [1]
+
+
+def test_importing_is_lazy() -> None:
+    code = (
+        "import sys, arcp_io\n"
+        "assert not {'trio', 'asyncio', 'anyio', 'websockets', 'msgspec'} & set(sys.modules)\n"
+        "assert 'connect' in dir(arcp_io)\n"
+        "for name in arcp_io.__all__: getattr(arcp_io, name)\n"
+        "import arcp_io.cli.serve, arcp_io.child, arcp_io.isolation\n"
+        "assert 'trio' not in sys.modules and 'arcp_io.trio' not in sys.modules\n"
+        "assert 'arcp_io.asyncio.loop' not in sys.modules\n"
+        "try: arcp_io.nothing\n"
+        "except AttributeError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "module 'arcp_io' has no attribute 'nothing'\n"
