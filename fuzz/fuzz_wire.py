@@ -1,0 +1,133 @@
+"""Any bytes, as one message and as lines: a typed message or a Refusal comes out, and nothing else.
+
+What was accepted is written and read again, and is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from fuzz import harness
+
+with harness.instrumented(__name__):
+    import msgspec
+
+    from arcp_proto import messages, tolerance, wire
+    from arcp_proto.errors import ErrorCode, Refusal, ensure
+    from arcp_proto.ids import JobId, SessionId
+    from arcp_proto.limits import MAX_ID_LENGTH
+    from arcp_proto.lines import OVERLONG, LineSplitter
+
+CORPUS: Final = Path(__file__).parent / "corpus" / "wire.ndjson"
+LINE_LIMIT: Final = 1024
+
+
+class Role(NamedTuple):
+    """Who reads: which types it knows, and how."""
+
+    shapes: Mapping[str, type[msgspec.Struct]]
+    read: Callable[[wire.Envelope], msgspec.Struct]
+
+
+ROLES: Final = (
+    Role(messages.TO_RUNTIME, tolerance.read_request),
+    Role(messages.TO_CLIENT, tolerance.read_message),
+)
+
+
+def check(data: bytes) -> None:
+    """Raises for an input that is not read as it should be."""
+    check_message(data)
+    check_lines(data)
+
+
+def check_message(data: bytes) -> list[msgspec.Struct]:
+    """One message, in both roles: the payloads that were accepted."""
+    try:
+        envelope = wire.decode_envelope(data)
+    except Refusal as refusal:
+        check_refusal(refusal)
+        return []
+    check_envelope(envelope)
+    read = [check_payload(envelope, role) for role in ROLES if envelope.type in role.shapes]
+    return [message for message in read if message is not None]
+
+
+def check_envelope(envelope: wire.Envelope) -> None:
+    """What is known of every envelope that was accepted."""
+    for name in (envelope.id, envelope.session_id, envelope.job_id):
+        ensure(name is None or len(name) <= MAX_ID_LENGTH, "an id is too long")
+    ensure(envelope.type, "an envelope has no type")
+    written = wire.control_envelope(
+        envelope.id,
+        "session.ping",
+        b"{}",
+        session_id=None if envelope.session_id is None else SessionId(envelope.session_id),
+        job_id=None if envelope.job_id is None else JobId(envelope.job_id),
+    )
+    again = wire.decode_envelope(written)
+    names = (envelope.id, envelope.session_id, envelope.job_id)
+    ensure((again.id, again.session_id, again.job_id) == names, "an id was read again as another")
+
+
+def check_payload(envelope: wire.Envelope, role: Role) -> msgspec.Struct | None:
+    """A payload, or None when it is refused."""
+    try:
+        message = role.read(envelope)
+    except Refusal as refusal:
+        check_refusal(refusal)
+        return None
+    ensure(type(message) is role.shapes[envelope.type], "a message has the shape of another type")
+    written = msgspec.Raw(wire.encode_checked(message))
+    again = role.read(msgspec.structs.replace(envelope, payload=written))
+    ensure(again == message, f"{message!r} was read again as {again!r}")
+    return message
+
+
+def check_refusal(refusal: Refusal) -> None:
+    """A refusal can be sent as it is."""
+    ensure(refusal.code is ErrorCode.INVALID_REQUEST, "a shape is refused by another code")
+    ensure(0 < len(refusal.message) < 300, "a refusal says nothing, or too much")
+    ensure(refusal.message.isprintable(), "a refusal cannot be printed")
+
+
+def check_lines(data: bytes) -> None:
+    """Bytes as lines: the same ones wherever they are cut, and each of them is a message."""
+    whole = split(data, len(data) + 1)
+    for step in (len(data) // 256 + 1, len(data) // 3 + 1):
+        ensure(split(data, step) == whole, f"cut every {step} bytes, the lines are others")
+    for line in whole:
+        if line is not OVERLONG:
+            ensure(0 < len(line) <= LINE_LIMIT and b"\n" not in line, "this is no line")
+            check_message(line)
+
+
+def split(data: bytes, step: int) -> list[bytes | None]:
+    """The lines of `data`, fed `step` bytes at a time."""
+    splitter = LineSplitter()
+    lines: list[bytes | None] = []
+    for start in range(0, len(data), step):
+        splitter.feed(data[start : start + step])
+        while (found := splitter.next(LINE_LIMIT)) is not None:
+            lines.append(found[0])
+    return lines
+
+
+def words() -> list[str]:
+    """Types, fields and values as they stand in a message."""
+    shapes: list[type[msgspec.Struct]] = [
+        wire.Envelope,
+        *messages.TO_RUNTIME.values(),
+        *messages.TO_CLIENT.values(),
+    ]
+    names = [name for shape in shapes for name in shape.__struct_fields__]
+    names += ["output", "value", "request_id", "attributes", "tool_call_id", "cost_budget", "USD"]
+    types = [*messages.TO_RUNTIME, *messages.TO_CLIENT]
+    values = ["null", "{}", "[]", '""', '"5"', "5.0", "true", "1e400", "-1", '"\\ud800"']
+    return [f'"{name}":' for name in dict.fromkeys(names)] + [f'"type":"{name}"' for name in types] + values
+
+
+if __name__ == "__main__":
+    harness.run(check, CORPUS, words())
