@@ -58,6 +58,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """From the cancellation of an agent to its terminal, stopped or not."""
     retention: int = 600
     """From the end of a job until it is forgotten; the resume window."""
+    finished_jobs: int = 10_000
+    """Jobs that have ended and are not forgotten, in all; the oldest go first."""
     held_messages: int = 64
     """Messages held while a hello is being verified; more stops reading."""
     held_bytes: int = 256 * KIB

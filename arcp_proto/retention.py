@@ -22,9 +22,11 @@ def evict(runtime: Runtime, session: Session) -> None:
 
 
 def retire(runtime: Runtime, job: Job) -> None:
-    """A job has ended: forget it when its time is over."""
+    """A job has ended: forget it when its time is over, or when too many others have ended since."""
     at = Time(runtime.now + runtime.limits.retention * SECOND)
     runtime.retired.append((at, job.id))
+    if len(runtime.retired) > runtime.limits.finished_jobs:
+        runtime.commit(JobForgotten(runtime.retired.popleft()[1]))
     if runtime.timers.armed(TimerKind.RETENTION, 0) is None:
         runtime.timers.arm(TimerKind.RETENTION, 0, at)
 
@@ -38,12 +40,13 @@ def forget(runtime: Runtime) -> None:
         runtime.timers.arm(TimerKind.RETENTION, 0, retired[0][0])
 
 
-def forget_anonymous(runtime: Runtime, principal: Principal) -> None:
-    """Forget the entropy of an anonymous principal that has no session and no unfinished job left."""
-    if principal not in runtime.anonymous_principals:
+def let_go(runtime: Runtime, principal: Principal) -> None:
+    """A session or a job of this principal is over: after its last, forget one that never comes again."""
+    left = runtime.anonymous_principals.get(principal)
+    if left is None:
         return
-    owners = [session.principal for session in runtime.sessions.values()]
-    owners += [job.terms.principal for job in runtime.unfinished.values()]
-    if principal not in owners:
+    if left > 1:
+        runtime.anonymous_principals[principal] = left - 1
+    else:
         del runtime.anonymous_principals[principal]
         runtime.entropy.forget(runtime.scope(principal))

@@ -95,7 +95,8 @@ class Runtime(Machine):
         """What waits for the host's verifier, by the number of its connection."""
         self.retired: deque[tuple[Time, JobId]] = deque()
         """Jobs that have ended, and when to forget them."""
-        self.anonymous_principals: dict[Principal, None] = {}
+        self.anonymous_principals: dict[Principal, int] = {}
+        """How many sessions and unfinished jobs each has."""
         self._unnumbered: dict[SessionId, Session] = {}
         self._waiting: dict[Connection, None] = {}
         self.ended = False
@@ -317,24 +318,26 @@ class Runtime(Machine):
         """Nobody can resume it any more; its jobs go on."""
         principal = self.sessions[session_id].principal
         self.commit(SessionEnded(session_id))
-        retention.forget_anonymous(self, principal)
+        retention.let_go(self, principal)
 
     def anonymous(self, connection: Connection) -> Principal:
         """A principal that is nobody else and never comes again (§6.1)."""
         principal = Principal("anonymous-" + ulid(self.entropy.bits(connection.scope, "anonymous")))
-        self.anonymous_principals[principal] = None
+        self.anonymous_principals[principal] = 1
         return principal
 
     def start(self, job: Job) -> None:
         """An agent is about to run."""
         self.running[job.id] = self.unfinished[job.id] = job
+        if job.terms.principal in self.anonymous_principals:
+            self.anonymous_principals[job.terms.principal] += 1
 
     def job_over(self, job: Job) -> None:
         """The terminal of a job is out."""
         self.unfinished.pop(job.id, None)
         job.stream = None
         retention.retire(self, job)
-        retention.forget_anonymous(self, job.terms.principal)
+        retention.let_go(self, job.terms.principal)
         shutdown.end_if_over(self)
 
     # Roles of a machine.

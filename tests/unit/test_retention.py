@@ -67,6 +67,18 @@ def test_an_agent_that_never_stops_counts_on_after_its_job_is_forgotten() -> Non
     assert world.runtime.running == {}
 
 
+def test_beyond_their_number_the_oldest_finished_jobs_are_forgotten() -> None:
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(finished_jobs=3)))
+    peer = world.client()
+    jobs = [peer.submit() for _ in range(5)]
+    for job in jobs:
+        world.finish(job)
+    assert list(world.runtime.jobs) == jobs[2:]
+    assert len(world.runtime.retired) == 3
+    world.advance(600)
+    assert world.runtime.jobs == {}
+
+
 @pytest.mark.parametrize("first", ["session", "job"])
 def test_entropy_of_an_anonymous_principal_is_forgotten_with_its_last_use(first: str) -> None:
     world = World(ANONYMOUS)
