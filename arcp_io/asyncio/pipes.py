@@ -44,7 +44,6 @@ class PipeStream:
         """The second of them is open."""
         self._reader = reader
         self._reader_open = True
-        self._writer.set_write_buffer_limits(high=0)
         self.transport = self._loop.stream_opened(self, self._connected)
         self._opened = True
         if not self._writer_open:
@@ -59,7 +58,8 @@ class PipeStream:
             self._loop.stream_closed(self)
         self.transport.ended("the peer ended the stream")
 
-    def writer_opened(self) -> None:
+    def writer_opened(self, writer: asyncio.WriteTransport) -> None:
+        writer.set_write_buffer_limits(high=0)  # Paused means that not all is written.
         self._writer_open = True
 
     def writer_closed(self, error: Exception | None) -> None:
@@ -120,7 +120,7 @@ class _Writing(asyncio.BaseProtocol):
         self._stream = stream
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._stream.writer_opened()
+        self._stream.writer_opened(cast(asyncio.WriteTransport, transport))
 
     def pause_writing(self) -> None:
         self._stream.writing(True)

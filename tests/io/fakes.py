@@ -20,7 +20,7 @@ from arcp_proto.runtime import Runtime, RuntimeConfig
 
 START = 1_000 * SECOND
 UNIX = 1_780_000_000 * SECOND
-HELLO = {"type": "session.hello", "payload": {"auth": {"scheme": "anonymous"}}}
+HELLO: dict[str, Any] = {"type": "session.hello", "payload": {"auth": {"scheme": "anonymous"}}}
 SUBMIT = {"type": "job.submit", "id": "1", "payload": {"agent": "agent"}}
 
 
@@ -101,7 +101,7 @@ class FakeStream:
 class Stand:
     """One runtime behind one pump, with one client over lines and an agent that does what a test says."""
 
-    def __init__(self, **limits: Any) -> None:
+    def __init__(self, *, heartbeat: int = 0, **limits: Any) -> None:
         self.at, self.wall = START, UNIX
         self.loop = FakeLoop(lambda: self.at)
         self.stream = FakeStream()
@@ -112,7 +112,7 @@ class Stand:
             version="1",
             agents=(AgentInfo("agent"),),
             anonymous=True,
-            heartbeat_interval_sec=0,
+            heartbeat_interval_sec=heartbeat,
             limits=Limits(**limits),
         )
         self.runtime = Runtime(config, seed=bytes(32), now=START, unix=UNIX)

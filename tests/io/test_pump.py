@@ -165,6 +165,19 @@ def test_a_host_that_has_enough_is_left_alone() -> None:
     assert not stand.stream.paused
 
 
+def test_while_a_host_has_enough_the_silence_of_the_peer_is_not_counted() -> None:
+    stand = Stand(heartbeat=30)
+    stand.say(HELLO | {"payload": HELLO["payload"] | {"capabilities": {"features": ["heartbeat"]}}})
+    stand.pump.hold(stand.connection, True)
+    for _ in range(10):
+        stand.pass_time(30_000)
+    assert stand.runtime.connections
+    stand.pump.hold(stand.connection, False)
+    for _ in range(10):
+        stand.pass_time(30_000)
+    assert not stand.runtime.connections
+
+
 def test_a_bug_in_an_input_stops_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     def bug(*args: object, **kwargs: object) -> Output:
         raise InvariantViolated("a bug")
