@@ -289,7 +289,7 @@ def _not_legal(connection: Connection, envelope: wire.Envelope) -> None:
 def _check_submit(
     runtime: Runtime, session: Session, envelope: wire.Envelope, submit: messages.Submit
 ) -> Terms:
-    """The checks of a submit, in the order of protocol.md §6; raises Refusal and leaves no trace."""
+    """Check shape, agent, lease, budget, expiry, limits, in this order; raises Refusal, leaves no trace."""
     seconds = submit.max_runtime_sec
     if seconds is not None and not 1 <= seconds <= MAX_RUNTIME_SEC:
         raise Refusal(
