@@ -37,8 +37,8 @@ async def wait(job, input):
 @app.agent("stubborn")
 async def stubborn(job, input):
     await job.status("waiting")
-    with anyio.CancelScope(shield=True):
-        while not Path("let_go").exists():
+    while not Path("let_go").exists():
+        with suppress(BaseException), anyio.CancelScope(shield=True):  # No shield against asyncio's cancel.
             await anyio.sleep(0.01)
 
 @app.agent("deaf")
