@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -30,13 +29,6 @@ class WebSocket:
 
 Target: TypeAlias = WebSocket | Command | MemoryServer
 """Where a client can connect to."""
-
-
-def target_of(value: str | Sequence[str] | Target) -> Target:
-    """What a person may write for a target: an address, or the arguments of a command."""
-    if isinstance(value, WebSocket | Command | MemoryServer):
-        return value
-    return WebSocket(value) if isinstance(value, str) else Command(value)
 
 
 def framing_of(target: Target) -> Framing:

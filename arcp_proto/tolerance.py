@@ -399,10 +399,10 @@ RULES: Final[Mapping[str, Rule]] = {
 
 
 def _decoders(shapes: Mapping[str, type[msgspec.Struct]]) -> Shapes:
-    return {name: (shape, msgspec.json.Decoder(shape).decode) for name, shape in shapes.items()}
+    return {name: (shape, wire.decoder_of(shape)) for name, shape in shapes.items()}
 
 
-_exact_result: Final = msgspec.json.Decoder(messages.Result).decode
+_exact_result: Final = wire.decoder_of(messages.Result)
 
 
 def _decode_result(payload: bytes | msgspec.Raw) -> messages.Result:

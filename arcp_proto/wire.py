@@ -95,6 +95,11 @@ def decode_envelope(data: bytes) -> Envelope:
     return envelope
 
 
+def decoder_of(shape: type[T]) -> Callable[[bytes | msgspec.Raw], T]:
+    """What `decode_payload` takes, for messages of exactly this shape."""
+    return msgspec.json.Decoder(shape).decode
+
+
 def decode_payload(payload: msgspec.Raw, decode: Callable[[bytes | msgspec.Raw], T]) -> T | None:
     """The payload by an exact decoder, or None when it deviates and has to be read with tolerance."""
     try:

@@ -15,7 +15,7 @@ import pytest
 
 from arcp_io import stdio
 from arcp_io.client import connect
-from arcp_io.dialing import Target, WebSocket, framing_of, is_secure, label_of, target_of
+from arcp_io.dialing import Target, WebSocket, framing_of, is_secure, label_of
 from arcp_io.errors import ConnectionLost, InvalidRequest
 from arcp_io.memory import serve_memory
 from arcp_io.serving import serve
@@ -178,13 +178,12 @@ async def _fail_to_connect(there: Target) -> None:
 
 
 def test_what_a_target_is_called() -> None:
-    socket = target_of("wss://host:1/arcp?token=secret")
-    process = target_of(["program", "--flag"])
+    socket = WebSocket("wss://host:1/arcp?token=secret")
+    process = Command(["program", "--flag"])
     assert (label_of(socket), framing_of(socket), is_secure(socket)) == (
         "wss://host:1/arcp",
         Framing.MESSAGES,
         True,
     )
     assert (label_of(process), framing_of(process), is_secure(process)) == ("program", Framing.LINES, True)
-    assert not is_secure(target_of("ws://localhost/arcp"))
-    assert target_of(process) is process
+    assert not is_secure(WebSocket("ws://localhost/arcp"))
