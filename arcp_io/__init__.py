@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import errors, sync
     from .app import App
+    from .auth import Verified
     from .blocking import BlockingJobContext
     from .client import connect, connect_stdio
     from .client_job import Event, Job
@@ -17,16 +18,23 @@ if TYPE_CHECKING:
     from .context import JobContext
     from .entry import run
     from .errors import ArcpError
+    from .journal import SqliteJournal
     from .serving import serve, serve_stdio
+    from .session_store import FileStore, MemoryStore, SessionStore
 
 __all__ = [
     "App",
     "ArcpError",
     "BlockingJobContext",
     "Event",
+    "FileStore",
     "Job",
     "JobContext",
+    "MemoryStore",
     "Session",
+    "SessionStore",
+    "SqliteJournal",
+    "Verified",
     "connect",
     "connect_stdio",
     "errors",
@@ -41,9 +49,14 @@ _MODULE_OF = {
     "ArcpError": "errors",
     "BlockingJobContext": "blocking",
     "Event": "client_job",
+    "FileStore": "session_store",
     "Job": "client_job",
     "JobContext": "context",
+    "MemoryStore": "session_store",
     "Session": "client_session",
+    "SessionStore": "session_store",
+    "SqliteJournal": "journal",
+    "Verified": "auth",
     "connect": "client",
     "connect_stdio": "client",
     "errors": "errors",

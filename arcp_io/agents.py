@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +24,7 @@ from arcp_proto.output import (
     StopJob,
 )
 
-from .auth import verify
+from .auth import Verified, still_holds, verify
 from .context import JobContext
 from .errors import AgentStopped, ArcpError, ConnectionLost, InternalError, JobOver
 from .running import RunningJob
@@ -62,6 +63,7 @@ class AgentHost:
         self._tasks: dict[JobId | int, AgentTask] = {}
         """By job, or by number of the request to authenticate."""
         self._threads = Threads(app.max_threads)
+        self._held = False
         self._cancelled = anyio.get_cancelled_exc_class()
 
     # As the host of a pump.
@@ -94,6 +96,12 @@ class AgentHost:
             case RuntimeEnded(unstopped) if unstopped:
                 logger.warning("%d agents did not stop in time", unstopped)
 
+    def hold(self, held: bool) -> None:
+        """Let every agent wait in its next emit, or go on: the journal is full, or has caught up."""
+        self._held = held
+        for running in self._jobs.values():
+            running.hold(held)
+
     async def aclose(self) -> int:
         """Stop every agent that still runs, and wait for it for the length of the grace.
 
@@ -112,23 +120,35 @@ class AgentHost:
     # Tokens.
 
     async def _authenticate(self, request: Authenticate) -> None:
-        principal, failed = None, False
+        verified, expires, failed = None, None, False
         try:
-            if self._app.verifier is not None:
-                principal = await verify(self._app.verifier, request.token)
+            verified = await self._verify(request)
+            expires = None if verified is None else verified.expires_ns
         except (Exception, SystemExit, KeyboardInterrupt):
             failed = True
             logger.exception("the verifier of tokens failed")
         finally:
             self._tasks.pop(request.request, None)
-        answer = self._runtime.authenticated(request.request, principal, now=self._pump.now(), failed=failed)
+        principal = None if failed or verified is None else verified.principal
+        answer = self._runtime.authenticated(
+            request.request, principal, failed, expires, now=self._pump.now()
+        )
         self._pump.carry_out(answer)
+
+    async def _verify(self, request: Authenticate) -> Verified | None:
+        verifier, principal = self._app.verifier, request.principal
+        if verifier is None:
+            return None
+        if principal is None:
+            return await verify(verifier, request.token)
+        return Verified(principal) if await still_holds(verifier, principal) else None
 
     # Agents.
 
     def _start(self, request: StartJob) -> None:
         agent = self._app.find(request.agent, request.version)
         running = RunningJob(request, agent, self._runtime, self._pump, self._loop)
+        running.held = self._held
         self._jobs[request.job_id] = running
         self._spawn(request.job_id, partial(self._run, running), f"arcp-io {request.job_id}")
 
@@ -150,7 +170,8 @@ class AgentHost:
             raise
         except BaseException as error:
             self._forget(running)
-            self._fail(running, error)
+            if not self._is_cut_off(running, error):
+                self._fail(running, error)
         else:
             self._forget(running)
             self._finish(running, result)
@@ -228,6 +249,14 @@ class AgentHost:
     def _forget(self, running: RunningJob) -> None:
         self._jobs.pop(running.start.job_id, None)
         self._tasks.pop(running.start.job_id, None)
+
+    def _is_cut_off(self, running: RunningJob, error: BaseException) -> bool:
+        """Whether the loop ends, and with it the agent: that is no end of its job, which a journal may hold.
+
+        Trio cancels its whole nursery then; on asyncio `aclose` does it.
+        """
+        ending = anyio.current_effective_deadline() == -math.inf
+        return ending and not running.stopping and self._is_stop(error)
 
     def _is_stop(self, error: BaseException) -> bool:
         """Whether nothing but the stop of the agent ended it."""

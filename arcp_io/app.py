@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.inventory import AgentInfo, Inventory, qualified
 from arcp_proto.limits import Limits
-from arcp_proto.runtime import RuntimeConfig
+from arcp_proto.runtime_config import RuntimeConfig
 
 from .auth import TokenTable, Verifier, is_async
 from .entry import run
@@ -20,9 +20,6 @@ __all__ = ["Agent", "App", "run"]
 AgentFunction: TypeAlias = Callable[[Any, Any], Any]
 """`async def agent(job: JobContext, input)`, or a plain function of a BlockingJobContext."""
 Isolation: TypeAlias = Literal["process"] | None
-
-RESUME_WINDOW: Final = 1
-"""Seconds that a session outlives its connection; resuming is not offered yet, and peers refuse a 0."""
 
 F = TypeVar("F", bound=AgentFunction)
 
@@ -36,6 +33,7 @@ class Agent:
     function: AgentFunction
     default: bool = False
     isolation: Isolation = None
+    restartable: bool = False
 
     @property
     def qualified_name(self) -> str:
@@ -53,8 +51,11 @@ class App:
 
     `tokens` maps a bearer token to its principal; `auth` is asked instead, a plain or async function from a
     token to its principal or None; `anonymous` lets in everybody, each as a principal of their own.
-    `heartbeat` is in seconds, 0 for none. `max_threads` bounds the plain agents that run at a time, those
-    that outlive their job included. `quirks` answers peers that deviate in the form that they read.
+    `heartbeat` is in seconds, 0 for none. For `resume_window` seconds a session outlives its connection: a
+    client that comes back in time gets what it missed. `observers` says who sees the jobs of others:
+    {principal: {owner or "*": "list" or "observe"}} (§7.6). `max_threads` bounds the plain agents that run
+    at a time, those that outlive their job included. `quirks` answers peers that deviate in the form that
+    they read.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class App:
         anonymous: bool = False,
         limits: Limits | None = None,
         heartbeat: int = 30,
+        resume_window: int = 600,
+        observers: Mapping[str, Mapping[str, str]] | None = None,
         max_threads: int = 64,
         quirks: bool = True,
     ) -> None:
@@ -79,6 +82,8 @@ class App:
         self.anonymous = anonymous
         self.limits = limits or Limits()
         self.heartbeat = heartbeat
+        self.resume_window = resume_window
+        self.observers = {principal: dict(owners) for principal, owners in (observers or {}).items()}
         self.max_threads = max_threads
         self.quirks = quirks
         self.verifier: Verifier | None = TokenTable(tokens) if tokens is not None else auth
@@ -88,17 +93,25 @@ class App:
         return f"<App {self.name} {self.version}: {', '.join(self._agents) or 'no agents'}>"
 
     def agent(
-        self, name: str, *, version: str | None = None, default: bool = False, isolation: Isolation = None
+        self,
+        name: str,
+        *,
+        version: str | None = None,
+        default: bool = False,
+        isolation: Isolation = None,
+        restartable: bool = False,
     ) -> Callable[[F], F]:
         """Register a function as an agent; for use as a decorator, which returns the function as it was.
 
         Of several versions one is the `default`. `isolation="process"` runs each job in a process of its own.
+        With `restartable` a job that was cut off by a restart of a runtime with a journal, and that has
+        streamed nothing of its result, starts again from its input, under the same id (see `job.attempt`).
         Raises ValueError for a name or version that breaks the grammar of §7.5 or is taken, and TypeError for
         what cannot be called with (job, input).
         """
 
         def register(function: F) -> F:
-            self._register(Agent(name, version, function, default, isolation))
+            self._register(Agent(name, version, function, default, isolation, restartable))
             return function
 
         return register
@@ -120,7 +133,8 @@ class App:
             agents=tuple(_info(name, versions) for name, versions in self._agents.items()),
             anonymous=self.anonymous,
             heartbeat_interval_sec=self.heartbeat,
-            resume_window_sec=RESUME_WINDOW,
+            resume_window_sec=self.resume_window,
+            observers=self.observers,
             quirks=self.quirks,
             limits=self.limits,
         )
@@ -164,4 +178,7 @@ def _info(name: str, versions: Mapping[str | None, Agent]) -> AgentInfo:
     default = next((agent.version for agent in versions.values() if agent.default), None)
     if len(named) > 1 and default is None:
         raise ValueError(f"{name} has the versions {', '.join(named)}: mark one with default=True")
-    return AgentInfo(name, named, default)
+    restartable = [agent.restartable for agent in versions.values()]
+    if any(restartable) and not all(restartable):
+        raise ValueError(f"{name} has restartable versions and others: mark all of them, or none")
+    return AgentInfo(name, named, default, all(restartable))

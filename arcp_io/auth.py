@@ -5,15 +5,48 @@ from __future__ import annotations
 import hmac
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from arcp_proto.ids import SECOND
 from arcp_proto.secret import Secret
 
-Verifier: TypeAlias = Callable[[str], str | Awaitable[str | None] | None]
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """Who a token belongs to, and until when: at `expires` the connection is closed, and the session can be
+    resumed with a fresh token.
+
+    `expires` is in seconds of Unix time, or a datetime with a time zone; None: never.
+    """
+
+    principal: str
+    expires: float | datetime | None = None
+
+    @property
+    def expires_ns(self) -> int | None:
+        """`expires` in nanoseconds; raises TypeError and ValueError for what is no moment."""
+        match self.expires:
+            case None:
+                return None
+            case datetime() as moment if moment.tzinfo is None:
+                raise ValueError("the end of a token's validity has no time zone")
+            case datetime() as moment:
+                return round(moment.timestamp() * SECOND)
+            case int() | float() as seconds:
+                return int(seconds) * SECOND + round(seconds % 1 * SECOND)
+        raise TypeError(f"a token expires at a time, not at a {type(self.expires).__name__}")
+
+
+Answer: TypeAlias = str | Verified | None
+Verifier: TypeAlias = Callable[[str], Answer | Awaitable[Answer]]
 """From a token to its principal, None for a token that is not valid; plain or async.
 
-A plain one runs in a worker thread. One that raises makes the connection fail as INTERNAL_ERROR.
+A plain one runs in a worker thread. One that raises makes the connection fail as INTERNAL_ERROR. When it has
+a method `holds(principal)`, that says whether who resumes a session by its resume token alone still may;
+without it everybody may who was let in before.
 """
 
 
@@ -35,22 +68,40 @@ class TokenTable:
                 found = principal
         return found
 
+    async def holds(self, principal: str) -> bool:
+        """Whether there is a token for this principal."""
+        return any(known == principal for _, known in self._principals)
+
     def __repr__(self) -> str:
         return f"<TokenTable of {len(self._principals)} tokens>"
 
 
-async def verify(verifier: Verifier, token: Secret) -> str | None:
+async def verify(verifier: Verifier, token: Secret) -> Verified | None:
     """Ask a verifier; raises what it raises, and TypeError for an answer that is no principal."""
-    if is_async(verifier):
-        answer = verifier(token.reveal())
+    answer = await _ask(verifier, token.reveal())
+    if answer is None:
+        return None
+    verified = answer if isinstance(answer, Verified) else Verified(answer)
+    if not (isinstance(verified.principal, str) and verified.principal):
+        raise TypeError(f"a verifier returns a principal or None, not {type(verified.principal).__name__}")
+    return verified
+
+
+async def still_holds(verifier: Verifier, principal: str) -> bool:
+    """Whether a principal may resume without a bearer token; raises what the verifier raises."""
+    holds = getattr(verifier, "holds", None)
+    return True if holds is None else bool(await _ask(holds, principal))
+
+
+async def _ask(function: Callable[[str], Any], about: str) -> Any:
+    """Call a function of the host's, plain or async."""
+    if is_async(function):
+        answer = function(about)
     else:
         from .threads import call_in_thread
 
-        answer = await call_in_thread(partial(verifier, token.reveal()), name="arcp-io verifier")
-    principal = await answer if inspect.isawaitable(answer) else answer
-    if principal is not None and not (isinstance(principal, str) and principal):
-        raise TypeError(f"a verifier returns a principal or None, not {type(principal).__name__}")
-    return principal
+        answer = await call_in_thread(partial(function, about), name="arcp-io verifier")
+    return await answer if inspect.isawaitable(answer) else answer
 
 
 def is_async(function: Callable[..., object]) -> bool:

@@ -49,6 +49,11 @@ class BlockingJobContext:
         return self._job.principal
 
     @property
+    def attempt(self) -> int:
+        """1, and one more each time that the job was started again after a restart of the runtime."""
+        return self._job.attempt
+
+    @property
     def agent(self) -> str:
         """The agent as `name@version`, or its name if it has no version (§7.5)."""
         return self._job.agent

@@ -18,6 +18,7 @@ from arcp_proto.limits import Limits
 from .app import AgentFunction, App
 from .auth import is_async
 from .entry import run
+from .running import RunningJob
 
 RESULT_PART: Final = "x-vendor.arcp-io.result_part"
 """An event with a part of the JSON text of a returned value that is too large for one frame."""
@@ -45,6 +46,7 @@ class Order(msgspec.Struct, frozen=True):
     loop: str
     job_id: str
     """The job as the client knows it."""
+    attempt: int
     principal: str
     limits: Limits
 
@@ -56,7 +58,7 @@ def main(text: str) -> None:
     sys.argv[1:] = []
     limits = msgspec.structs.replace(order.limits, message=MESSAGE_SIZE)
     app = App(order.agent, "isolated", tokens={TOKEN: order.principal}, heartbeat=0, limits=limits)
-    app.agent(order.agent, version=order.version)(_isolated(_load(order), order.job_id))
+    app.agent(order.agent, version=order.version)(_isolated(_load(order), order))
     run(app, loop=order.loop, stdio=True, drain=0)
 
 
@@ -70,12 +72,15 @@ def _load(order: Order) -> AgentFunction:
     return function
 
 
-def _isolated(function: AgentFunction, job_id: str) -> AgentFunction:
-    """The agent under the id that its job has outside; a large value that it returns goes out in parts."""
+def _isolated(function: AgentFunction, order: Order) -> AgentFunction:
+    """The agent, of the job that there is outside; a large value that it returns goes out in parts."""
+
+    def place(running: RunningJob) -> None:
+        running.id, running.attempt = order.job_id, order.attempt
 
     @wraps(function)
     async def of_loop(job: Any, input: Any) -> Any:
-        job._running.id = job_id
+        place(job._running)
         result = await function(job, input)
         parts = _parts(result)
         for part in parts:
@@ -84,7 +89,7 @@ def _isolated(function: AgentFunction, job_id: str) -> AgentFunction:
 
     @wraps(function)
     def of_thread(job: Any, input: Any) -> Any:
-        job._running.id = job_id
+        place(job._running)
         result = function(job, input)
         parts = _parts(result)
         for part in parts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -15,10 +15,12 @@ from arcp_proto.client import ClientConfig
 from arcp_proto.limits import Limits
 
 from .client_job import Event, Job
-from .client_session import BUFFER_SIZE, Session, Token
-from .dialing import Target, WebSocket
+from .client_session import BUFFER_SIZE, Session
+from .dialing import Target, WebSocket, can_dial_again
 from .listeners import is_loopback
 from .loop import open_loop
+from .redialing import Token
+from .session_store import SessionStore
 from .stdio import Command
 
 __all__ = ["Event", "Job", "Session", "Token", "connect", "connect_stdio"]
@@ -27,6 +29,8 @@ NAME: Final = "arcp-io"
 VERSION: Final = "0.1.0"
 CANCEL_TIMEOUT: Final = 15.0
 """Seconds that `cancel_on_exit` waits for the ends of jobs; a runtime's own grace is 5."""
+GIVE_UP: Final = 600
+"""Seconds, the resume window of most runtimes."""
 
 
 @asynccontextmanager
@@ -34,6 +38,10 @@ async def connect(
     target: str | Target,
     token: Token = None,
     *,
+    store: SessionStore | None = None,
+    reconnect: bool = True,
+    wait: bool = False,
+    give_up: int = GIVE_UP,
     name: str = NAME,
     version: str = VERSION,
     ssl_context: ssl.SSLContext | None = None,
@@ -46,24 +54,39 @@ async def connect(
 
     Without a token it is anonymous. Leaving the block detaches: jobs go on, unless `cancel_on_exit`. A token
     goes in clear text only to this machine, unless `allow_plain`. `buffer_size` bounds the events of a job
-    that wait, in bytes; `name` and `version` are what the runtime is told of us. Raises OSError when nobody
-    is reached, ValueError for what is no address, Unauthenticated and other ArcpErrors for a refusal.
+    that wait, in bytes; `name` and `version` are what the runtime is told of us.
+
+    A WebSocket that is cut is connected again and its session resumed, unless `reconnect` is off; after
+    `give_up` seconds without success it is lost. The first attempt raises at once, unless `wait`.
+
+    A `store` keeps the session from one process to the next, and goes on with what it holds: `attach` takes
+    the jobs up. It is cleared when the block is left with every job at its end and every event taken.
+
+    Raises OSError when nobody is reached, ValueError for what is no address, Unauthenticated and other
+    ArcpErrors for a refusal, StoreInUse when another process has the store.
     """
     if isinstance(target, str):
         target = WebSocket(target, ssl_context)
     if isinstance(target, WebSocket) and token is not None and not allow_plain:
         _check_confidential(target.url)
-    config = ClientConfig(name=name, version=version, limits=limits or Limits())
-    async with open_loop() as loop:
-        session = Session(config, loop, buffer_size=buffer_size)
-        try:
-            await session.open(token, target)
-            yield session
-        finally:
-            if cancel_on_exit:
-                with anyio.move_on_after(CANCEL_TIMEOUT, shield=True):
-                    await session.cancel_all()
-            session.leave()
+    config = ClientConfig(
+        name=name,
+        version=version,
+        resume=reconnect and can_dial_again(target),
+        give_up_sec=give_up,
+        limits=limits or Limits(),
+    )
+    with store if isinstance(store, AbstractContextManager) else nullcontext():
+        async with open_loop() as loop:
+            session = Session(config, loop, buffer_size=buffer_size, store=store)
+            try:
+                await session.open(token, target, patient=wait)
+                yield session
+            finally:
+                if cancel_on_exit:
+                    with anyio.move_on_after(CANCEL_TIMEOUT, shield=True):
+                        await session.cancel_all()
+                session.leave()
 
 
 def connect_stdio(

@@ -1,4 +1,4 @@
-"""A job as its submitter sees it: its events, its result, its end."""
+"""A job as its submitter or an observer sees it: its events, its result, its end."""
 
 from __future__ import annotations
 
@@ -10,55 +10,80 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias
 import anyio
 import msgspec
 
-from arcp_proto.output import JobAccepted, JobEmitted, JobEnded
+from arcp_proto.errors import ErrorCode
+from arcp_proto.ids import JobId
+from arcp_proto.output import JobAccepted, JobEmitted, JobEnded, Subscribed
 
-from .errors import ArcpError, error_for
+from .client_answers import again
+from .errors import ArcpError, ConnectionLost, HistoryCut, ResultIncomplete, error_for
 
 if TYPE_CHECKING:
-    from .client_session import Session
+    from .session_jobs import SessionJobs
 
 Event: TypeAlias = JobEmitted
-"""One event of a job (§8.1): `kind`, `body`, `ts`, `seq` (its number in the session), `job_id`."""
+"""One event of a job (§8.1): `kind`, `body`, `ts`, `seq` (its number in the session), `job_id`, `source_seq`
+(its number where it was submitted, when the job is observed)."""
 
 EVENT_BYTES: Final = 200
 """What an event takes beside its body."""
+GRACE: Final = 5.0
+"""Seconds from the end of a loop until the event that it was left with counts as processed, with the session
+still open: by then whoever failed with it has left the session too."""
 OVERFLOW = 64 * 1024 * 1024
 """Bytes that a full buffer may grow to while somebody waits for what stands behind its events."""
+ENDED_AS: Final = {"cancelled": ErrorCode.CANCELLED, "timed_out": ErrorCode.TIMEOUT}
 
 
 class Job:
-    """A job that was accepted. Iterate over it for its events, ask `result()` for how it ends.
+    """A job that was accepted or is observed. Iterate over it for its events, ask `result()` for how it ends.
 
     Events wait for their iterator. While somebody iterates, more than the session's `buffer_size` of them
     stops reading from the connection, so that the runtime waits; while nobody does, the oldest are dropped,
-    and all of them once somebody waits for the result alone.
+    and all of them once somebody waits for the result alone. A connection that is cut and resumed is not
+    seen here: see `Session.watch`.
     """
 
-    def __init__(self, session: Session, accepted: JobAccepted, buffer_size: int) -> None:
-        self.id: str = accepted.job_id
-        self.agent = accepted.agent
-        """`name@version`, or the name of an agent without versions."""
-        self.lease: Mapping[str, Sequence[str]] = accepted.lease
-        self.expires_at = accepted.expires_at
-        self.budget: Mapping[str, Any] = accepted.budget
+    def __init__(self, jobs: SessionJobs, job_id: str, buffer_size: int, *, claimed: bool = True) -> None:
+        self.id = job_id
+        self.agent = ""
+        """`name@version`, or the name of an agent without versions; empty as long as nobody has told."""
+        self.lease: Mapping[str, Sequence[str]] = {}
+        self.expires_at: str | None = None
+        self.budget: Mapping[str, Any] = {}
         """Currency -> amount, as the runtime wrote it."""
-        self.accepted_at = accepted.accepted_at
-        self.trace_id = accepted.trace_id
+        self.accepted_at: str | None = None
+        """When it was accepted; None for a job that is observed."""
+        self.trace_id: str | None = None
+        self.history_from: int | None = None
+        """The number of the first event that was left of its history, when a bound had cut it (§7.6)."""
         self.events_received = 0
         """Numbered frames of this job, the terminal and answers to `cancel` included."""
         self.events_dropped = 0
         """Of them, those that were dropped because nobody iterated."""
-        self._session = session
+        self.last_seq = 0
+        """The number of the last event received, where it was submitted; to observe it from there."""
+        self._jobs = jobs
+        self._holding = jobs.holding
         self._buffer_size = buffer_size
-        self._buffer: deque[tuple[Event, int]] = deque()
+        self._buffer: deque[tuple[Event | HistoryCut, int]] = deque()
         self._size = 0
         self._full = self._overflowing = False
+        self.stored = not claimed
+        """Whether another process has followed it before."""
+        self._claimed = claimed
+        """Somebody has asked for it, in this process. Until then its events wait for somebody who does."""
         self._wanted = True
         self._taken = 0
         """Number of the event that the iterator has and has not done with; 0: none."""
+        self._letting_go = False
         self._iterator: weakref.ref[_Events] | None = None
         self._arrived: anyio.Event | None = None
         self._end: JobEnded | None = None
+        self._end_seq = 0
+        """Number of an end that is not done with; 0: none."""
+        self._asking = 0
+        """How many wait for `result`."""
+        self._left = False
         self._lost: ArcpError | None = None
         self._over = anyio.Event()
 
@@ -76,10 +101,13 @@ class Job:
         return None if self._end is None else self._end.summary
 
     def __aiter__(self) -> _Events:
-        """Its events, until its end, or until ConnectionLost is raised.
+        """Its events, until its end, or until JobLost or another ConnectionLost is raised.
 
+        HistoryCut is raised where events are missing; a later loop goes on behind them.
         One iterator at a time, RuntimeError for another; leaving the loop gives it up, and a later loop goes
-        on from there.
+        on from there. An event is processed when the next one is asked for: that with which the loop was left
+        once a later one or `result` goes on, or after five seconds; when the session is left before, it comes
+        again in the next process.
         """
         if self._iterator is not None and self._iterator() is not None:
             raise RuntimeError(f"job {self.id} is being iterated already")
@@ -92,19 +120,30 @@ class Job:
         """Wait for the end: the value, or the text or bytes of a streamed result.
 
         Events that wait for no iterator are dropped; asked for inside the job's own loop, it ends that loop.
-        Raises the ArcpError of the job's error code (§12), ConnectionLost when its end will not be seen.
+        Raises the ArcpError of the job's error code (§12), ResultIncomplete when parts of a streamed result
+        are gone, ConnectionLost when its end will not be seen.
         """
         events = None if self._iterator is None else self._iterator()
         if events is None or events.task == anyio.get_current_task().id:
             # Nobody will ask for the next event: there is no iterator, or it waits for us.
             self._wanted = False
+            if events is None:
+                self._done_with_taken()
             while self._buffer:
                 self._drop_oldest()
             self._look_at_buffer()
-        with self._session.reading_on():
-            await self._over.wait()
+            self._look_at_end()
+        self._asking += 1
+        try:
+            with self._holding.reading_on(), self._jobs.awaiting():
+                await self._over.wait()
+        finally:
+            self._asking -= 1
+        self._look_at_end()
         if self._end is None:
             self._raise_lost()
+        if self._end.code and self._end.result_id is not None:
+            raise ResultIncomplete(self._end.message, job_id=self.id)
         if self._end.code:
             raise error_for(
                 self._end.code,
@@ -121,24 +160,62 @@ class Job:
         Raises the error of a refusal (§7.4), ConnectionLost when its end will not be seen.
         """
         if self._end is None:
-            await self._session.cancel(self, reason)
+            await self._jobs.session.cancel(self, reason)
         if self._end is None:
             self._raise_lost()
 
     # For the session.
 
+    def accepted(self, accepted: JobAccepted) -> None:
+        """The answer to its submit."""
+        self.agent, self.lease, self.budget = accepted.agent, accepted.lease, accepted.budget
+        self.expires_at, self.accepted_at = accepted.expires_at, accepted.accepted_at
+        self.trace_id = accepted.trace_id
+
+    def subscribed(self, subscribed: Subscribed) -> None:
+        """The answer to a subscribe."""
+        self.agent, self.lease, self.budget = subscribed.agent, subscribed.lease, subscribed.budget
+        self.expires_at, self.trace_id = subscribed.expires_at, subscribed.trace_id
+        if subscribed.history_from is not None:
+            self.history_from = subscribed.history_from
+            if subscribed.request_id is None and self._wanted:
+                self._buffer.append((self._cut(subscribed.history_from), 0))
+                self._wake()
+
+    def claim(self) -> None:
+        """Somebody has asked for it."""
+        self._claimed = True
+        self._look_at_buffer()
+        self._look_at_end()
+
+    def make_way(self) -> None:
+        """Somebody waits for what stands behind it."""
+        if self._full and not self._claimed:
+            self._look_at_buffer()
+
+    def make_room(self, size: int) -> None:
+        """Drop the oldest events, up to this many bytes, unless somebody is to have them."""
+        floor = self._size - size
+        while self._buffer and self._size > floor and not self._kept:
+            self._drop_oldest()
+        self._look_at_end()
+
     def emitted(self, event: Event) -> None:
         """An event has come."""
         self.events_received += 1
+        self.last_seq = event.source_seq or event.seq
         if not self._wanted:
             self._dropped(event)
             return
         size = len(msgspec.json.encode(event.body)) + EVENT_BYTES
         self._buffer.append((event, size))
         self._size += size
+        self._jobs.size += size
         self._wake()
         if self._size > self._buffer_size:
             self._look_at_buffer()
+        if self._jobs.size > self._jobs.room:
+            self._jobs.make_room()
 
     def cancel_answered(self) -> None:
         """An answer to a cancel has come."""
@@ -147,8 +224,27 @@ class Job:
     def ended(self, end: JobEnded) -> None:
         """The end has come."""
         self.events_received += 1
+        self.last_seq = end.source_seq or end.seq
         self._end = end
+        self._end_seq = end.seq
         self._finish()
+        self._look_at_end()
+
+    def ended_before(self, final_status: str) -> None:
+        """It is over already, as the answer to a cancel says, and its end does not come any more."""
+        if not self.over:
+            code = ENDED_AS.get(final_status, ErrorCode.INTERNAL_ERROR)
+            self._end = JobEnded(JobId(self.id), 0, final_status, "")
+            if final_status != "success":
+                self._end.code, self._end.message = code.value, "the job was over already"
+            self._finish()
+
+    def left(self) -> None:
+        """Nobody observes it any more: its iteration ends."""
+        self._left = True
+        if self._iterator is None:
+            self._done_with_taken()
+        self.lost(ConnectionLost("the job is not observed any more", job_id=self.id))
 
     def lost(self, error: ArcpError) -> None:
         """Nothing comes any more; `error` says why."""
@@ -160,6 +256,11 @@ class Job:
         await self._over.wait()
 
     @property
+    def waiting(self) -> bool:
+        """Whether events of it wait."""
+        return bool(self._buffer)
+
+    @property
     def over(self) -> bool:
         """Whether it has ended or is lost."""
         return self._over.is_set()
@@ -168,18 +269,20 @@ class Job:
 
     async def next(self) -> Event:
         """The next event; the one before is done with."""
-        if self._taken:
-            self._session.processed(self.id, self._taken)
-            self._taken = 0
+        self._done_with_taken()
         while not self._buffer:
-            if self._end is not None:
+            self._done_with_end()
+            if self._end is not None or self._left:
                 raise StopAsyncIteration
             if self._lost is not None:
                 self._raise_lost()
             self._arrived = anyio.Event()
-            await self._arrived.wait()
-        event, size = self._buffer.popleft()
-        self._size -= size
+            with self._jobs.awaiting():
+                await self._arrived.wait()
+        event = self._take_oldest()
+        if isinstance(event, HistoryCut):
+            self._given_up(None)  # Its traceback keeps the iterator, which is over.
+            raise event
         self._taken = event.seq
         if self._full:
             self._look_at_buffer()
@@ -188,35 +291,83 @@ class Job:
     # Below: steps of the above.
 
     def _given_up(self, _: object) -> None:
-        """The iterator is gone."""
+        """The iterator is gone. Whoever had its last event may have failed: that is not done with yet."""
         self._iterator = None
-        if self._taken:
-            self._session.processed(self.id, self._taken)
-            self._taken = 0
+        if self._taken and not self._letting_go:
+            self._letting_go = True
+            self._jobs.session.beside(self._let_go)
         self._look_at_buffer()
+        self._look_at_end()
+
+    async def _let_go(self) -> None:
+        """A loop that was left is over for good when nobody goes on."""
+        while self._taken and self._iterator is None:
+            left_with = self._taken
+            await anyio.sleep(GRACE)
+            if self._taken == left_with and self._iterator is None:
+                self._done_with_taken()
+                self._look_at_end()
+        self._letting_go = False
+
+    def _done_with_taken(self) -> None:
+        if self._taken:
+            self._jobs.session.processed(self.id, self._taken)
+            self._taken = 0
+
+    def _look_at_end(self) -> None:
+        """The end is done with when all that came before it is, unless somebody is about to see it."""
+        awaited = self._iterator is not None or self._asking > 0 or not self._claimed
+        if not awaited and not self._buffer and not self._taken:
+            self._done_with_end()
+
+    def _done_with_end(self) -> None:
+        if self._end_seq:
+            self._jobs.session.processed(self.id, self._end_seq)
+            self._end_seq = 0
 
     def _look_at_buffer(self) -> None:
-        """Hold back the connection, or let it go; without an iterator make room."""
-        if self._iterator is None:
-            while self._size > self._buffer_size:
-                self._drop_oldest()
-        full = self._iterator is not None and self._size > self._buffer_size
+        """Hold back the connection, or let it go; when nobody is to have the events, make room."""
+        kept = self._kept
+        while self._size > self._buffer_size and not kept:
+            self._drop_oldest()
+        full = kept and self._size > self._buffer_size
         if full is not self._full:
             self._full = full
-            self._session.hold_back(full)
+            self._holding.hold_back(full)
         overflowing = full and self._size > OVERFLOW
         if overflowing is not self._overflowing:
             self._overflowing = overflowing
-            self._session.overflow(overflowing)
+            self._holding.overflow(overflowing)
 
-    def _drop_oldest(self) -> None:
+    @property
+    def _kept(self) -> bool:
+        """Whether its events are kept, however many: somebody iterates, or will once it was asked for."""
+        waits = not self._claimed and not self._holding.awaited and self._size <= self._jobs.room
+        return self._iterator is not None or waits
+
+    def _take_oldest(self) -> Event | HistoryCut:
         event, size = self._buffer.popleft()
         self._size -= size
-        self._dropped(event)
+        self._jobs.size -= size
+        return event
+
+    def _drop_oldest(self) -> None:
+        event = self._take_oldest()
+        if not isinstance(event, HistoryCut):
+            self._dropped(event)
 
     def _dropped(self, event: Event) -> None:
         self.events_dropped += 1
-        self._session.processed(self.id, event.seq)
+        if self._iterator is None:
+            self._done_with_taken()
+        self._jobs.session.processed(self.id, event.seq)
+
+    def _cut(self, history_from: int) -> HistoryCut:
+        return HistoryCut(
+            f"events behind number {self.last_seq} are gone: what is left begins with number {history_from}",
+            details={"last_seq": self.last_seq, "history_from": history_from},
+            job_id=self.id,
+        )
 
     def _finish(self) -> None:
         self._over.set()
@@ -230,7 +381,9 @@ class Job:
     def _raise_lost(self) -> NoReturn:
         if self._lost is None:
             raise RuntimeError(f"job {self.id} is not over")
-        raise type(self._lost)(self._lost.message, job_id=self.id) from self._lost.__cause__
+        error = again(self._lost)
+        error.job_id = self.id
+        raise error
 
 
 class _Events:

@@ -1,77 +1,105 @@
-"""The client's session with a runtime, in which jobs are submitted."""
+"""The client's session with a runtime, in which jobs are submitted and observed."""
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from arcp_proto.budget import COST_BUDGET
 from arcp_proto.client import Client, ClientConfig
 from arcp_proto.connection import Connection
-from arcp_proto.errors import ErrorCode
 from arcp_proto.ids import SECOND, JobId, RequestId, Time
 from arcp_proto.messages import AgentEntry, Peer
 from arcp_proto.output import (
     CancelAnswered,
     ConnectionEnded,
+    Detached,
+    Dial,
     JobAccepted,
     JobEmitted,
     JobEnded,
+    JobLost,
+    JobsListed,
     RequestRefused,
+    SessionClosed,
     SessionFailed,
+    SessionLost,
+    Subscribed,
     Welcomed,
 )
 from arcp_proto.output import Event as MachineEvent
 from arcp_proto.output import Request as MachineRequest
-from arcp_proto.secret import Secret
-from arcp_proto.times import format_time
 
+from . import errors
+from .client_answers import Answer, Answers, again, job_loss_of, loss_of, refusal_of
 from .client_job import Job
 from .clock import Clock
-from .dialing import Target, dial, framing_of, is_secure, label_of
-from .errors import ArcpError, ConnectionLost, HeartbeatLost, error_for
-from .pump import Pump
+from .dialing import Target, dial
+from .errors import ArcpError, ConnectionLost, LocalProtocolError, error_for
+from .holding import Holding
+from .listing import Listing
+from .redialing import Dialer, Dialing, Token, first_attempts
+from .session_jobs import SessionJobs
+from .session_keeping import ClientPump, SessionKeeper
+from .session_store import SessionStore
+from .terms import moment, with_budget
+from .watching import State, Watcher, Watchers
 
 if TYPE_CHECKING:
     from .loop import Loop
-
-Token: TypeAlias = str | Callable[[], str | Awaitable[str]] | None
-"""A bearer token, or a plain or async function that is asked for one at each connection; None: anonymous."""
-
-Dial: TypeAlias = Callable[[Target, Pump, Connection], Awaitable[object]]
-"""How a connection gets its transport; see `dialing.dial`."""
 
 BUFFER_SIZE: Final = 1024 * 1024
 """Bytes of a job's events that wait for their iterator."""
 
 
 class Session:
-    """A session with a runtime (§6): submit jobs in it.
+    """A session with a runtime (§6): submit and observe jobs in it.
 
-    When its connection has ended `lost` says why; whatever waits, and every call, raises ConnectionLost.
+    When its connection is cut it resumes by itself (`watch` tells), unless it was opened not to; calls and
+    iterations wait meanwhile. When it is over `lost` says why; whatever waits, and every call, raises
+    ConnectionLost, or one of its kinds.
     """
 
-    def __init__(self, config: ClientConfig, loop: Loop, *, buffer_size: int = BUFFER_SIZE) -> None:
+    def __init__(
+        self,
+        config: ClientConfig,
+        loop: Loop,
+        *,
+        buffer_size: int = BUFFER_SIZE,
+        store: SessionStore | None = None,
+    ) -> None:
+        resumption = None if store is None else store.load()
         self._clock = Clock()
-        self._client = Client(config, seed=os.urandom(32), now=self._clock.now(), unix=self._clock.unix())
-        self._pump = Pump(self._client, self, loop, self._clock)
-        self._buffer_size = buffer_size
+        self._client = Client(
+            config,
+            seed=os.urandom(32),
+            now=self._clock.now(),
+            unix=self._clock.unix(),
+            resumption=resumption,
+        )
+        self._keeper = None if store is None else SessionKeeper(self._client, store, loop)
+        self._pump = ClientPump(self._client, self, loop, self._clock, self._keeper)
+        self._dialer: Dialer | None = None
         self._connection: Connection | None = None
-        self._welcome = _Answer()
-        self._answers: dict[RequestId, _Answer] = {}
-        self._jobs: dict[str, Job] = {}
+        """The one that carries the session."""
+        self._welcome = Answer()
+        self._answers = Answers()
+        self._mends: dict[RequestId, str] = {}
+        """Requests by `mend`."""
+        self._holding = Holding(self._hold)
+        self._jobs = SessionJobs(self, resumption, self._holding, buffer_size)
+        self._watchers = Watchers()
         self._failure: ArcpError | None = None
+        self._patient = False
+        self._finished = False
+        """It was closed with nothing to go on with."""
+        self._give_up = config.give_up_sec * SECOND
         self._over = anyio.Event()
-        self._dialing = anyio.CancelScope()
-        self._full = 0
-        self._asking = 0
-        self._overflowing = 0
         self.lost: ConnectionLost | None = None
         self.id = ""
         self.runtime = Peer("", "")
@@ -82,7 +110,31 @@ class Session:
         """The runtime's agents: `name`, `versions`, `default` (§7.5)."""
 
     def __repr__(self) -> str:
-        return f"<Session {self.id or 'not open'}>"
+        return f"<Session {self.id or 'not open'} {self.state}>"
+
+    @property
+    def state(self) -> State:
+        """attached; detached: cut, and being resumed; lost: beyond its window; closed: over."""
+        return self._watchers.state
+
+    @property
+    def cursor(self) -> int:
+        """The number up to which all events have been processed: what acks and the store tell; at last 0."""
+        return self._client.cursor
+
+    @property
+    def stored_jobs(self) -> Sequence[str]:
+        """The ids of the stored session's jobs whose events wait for `attach`."""
+        return self._jobs.stored
+
+    def watch(self) -> Watcher:
+        """What becomes of the session from now on, for `async for change in session.watch()`.
+
+        `Detached`: it was cut, and is being resumed. `Welcomed`: it is open again. `SessionLost`: it cannot
+        be resumed; its jobs are followed in another one if they can, `JobLost` tells which cannot. The
+        iteration ends with the session.
+        """
+        return self._watchers.watch()
 
     async def submit(
         self,
@@ -103,11 +155,11 @@ class Session:
         time from now; `max_runtime` is in seconds. Raises the ArcpError of the refusal's code (§12),
         ConnectionLost, and LocalProtocolError for what cannot be sent.
         """
-        lease_request = _with_budget(lease, budget)
-        expiry = self._expiry(expires_at)
-
-        def send(now: int) -> RequestId:
-            return self._client.submit(
+        lease_request = with_budget(lease, budget)
+        expiry = moment(expires_at, self._clock.unix())
+        job: Job = await self._ask(
+            partial(
+                self._client.submit,
                 agent,
                 input,
                 lease_request,
@@ -116,15 +168,70 @@ class Session:
                 max_runtime,
                 traceparent,
                 tracestate,
-                now=now,
             )
-
-        job: Job = await self._ask(send)
+        )
         return job
+
+    async def attach(self, job_id: str, from_seq: int | None = None) -> Job:
+        """Follow a job that was submitted before: its events go on where they were processed up to.
+
+        For a job of the stored session its stream simply goes on. Any other is observed (§7.6) with its
+        history, after number `from_seq`, by default from its start; see `subscribe` for what that raises.
+        """
+        if (job := self._jobs.claim(job_id)) is not None:
+            return job
+        return await self.subscribe(job_id, from_seq, history=True)
+
+    async def subscribe(self, job_id: str, from_seq: int | None = None, *, history: bool = False) -> Job:
+        """Observe a job that may be anybody's (§7.6), from now on, or with the history after `from_seq`.
+
+        A job that this session has already is returned as it is. Raises JobNotFound, PermissionDenied when
+        it may be listed only, LocalProtocolError when the runtime does not offer it, ConnectionLost.
+        """
+        if (known := self._jobs.claim(job_id)) is not None:
+            return known
+        job: Job = await self._ask(partial(self._client.subscribe, JobId(job_id), from_seq, history))
+        return job
+
+    async def unsubscribe(self, job: Job) -> None:
+        """Observe a job no longer: its iteration ends. The job itself goes on."""
+        if self._jobs.remove(job.id) is not None:
+            if self.lost is None:
+                self._client.unsubscribe(JobId(job.id), now=self._pump.now())
+                self._pump.run()
+            job.left()
+
+    def list_jobs(
+        self,
+        *,
+        status: str | Sequence[str] | None = None,
+        agent: str | None = None,
+        created_after: str | datetime | timedelta | None = None,
+        created_before: str | datetime | timedelta | None = None,
+        page_size: int | None = None,
+    ) -> Listing:
+        """The jobs that may be seen (§6.6), newest first, for `async for`: a page at a time is asked for.
+
+        `status` is one or several of them; `agent` a name or name@version; times are exclusive. Raises
+        LocalProtocolError when the runtime does not offer it, ConnectionLost.
+        """
+        statuses = [status] if isinstance(status, str) else None if status is None else list(status)
+        after = moment(created_after, self._clock.unix())
+        before = moment(created_before, self._clock.unix())
+        ask = partial(self._client.list_jobs, statuses, agent, after, before, page_size)
+
+        async def next_page(cursor: str | None) -> JobsListed:
+            page: JobsListed = await self._ask(partial(ask, cursor))
+            return page
+
+        return Listing(next_page)
 
     async def close(self, reason: str = "") -> None:
         """Say goodbye (§6.7) and wait for the end of the connection, at most a second. Jobs go on."""
         if self.lost is None:
+            self._finished = self._is_finished()
+            if self._keeper is not None:
+                self._keeper.save()
             self._client.close(reason, now=self._pump.now())
             self._pump.run()
             await self._over.wait()
@@ -133,230 +240,209 @@ class Session:
 
     async def cancel(self, job: Job, reason: str) -> None:
         """Cancel a job and wait for its end; raises the error of a refusal (§7.4)."""
-        with self.reading_on():
-            await self._ask(lambda now: self._client.cancel(JobId(job.id), reason, now=now))
+        with self._holding.reading_on():
+            ended_as = await self._ask(partial(self._client.cancel, JobId(job.id), reason))
+            if ended_as is not None:
+                job.ended_before(ended_as)
             await job.wait()
 
     def processed(self, job_id: str, seq: int) -> None:
         """Somebody has done with what had this number; 0 has none."""
         if seq and self.lost is None:
             self._client.processed(JobId(job_id), seq, now=self._pump.now())
+            if self._keeper is not None:
+                self._keeper.changed()
+                if self._connection is not None and self._connection.pending:
+                    self._keeper.save()  # What waits there may be pulled before the pump runs.
             self._pump.soon()
 
-    @contextmanager
-    def reading_on(self) -> Iterator[None]:
-        """While somebody waits for what may stand behind the events of a full buffer, these are read too."""
-        self._asking += 1
-        self._hold()
+    def mend(self, job_id: str) -> bool:
+        """Ask for the whole history of a job that is over, for its result; False when that cannot be done."""
         try:
-            yield
-        finally:
-            self._asking -= 1
-            self._hold()
+            request_id = self._client.subscribe(JobId(job_id), 0, True, now=self._pump.now())
+        except LocalProtocolError:
+            return False
+        self._mends[request_id] = job_id
+        self._pump.soon()
+        return True
 
-    def overflow(self, over: bool) -> None:
-        """A job's buffer is so full that nothing is read even for an answer, or no longer."""
-        self._overflowing += 1 if over else -1
-        self._hold()
-
-    def hold_back(self, full: bool) -> None:
-        """A job's buffer is full, or no longer."""
-        self._full += 1 if full else -1
-        self._hold()
+    def beside(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run this until the session is over."""
+        if self.lost is None:
+            self._pump.loop.start(run, "arcp job")
 
     # For who opens and leaves it.
 
-    async def open(self, token: Token, target: Target, dial: Dial = dial) -> None:
+    async def open(
+        self, token: Token, target: Target, dialing: Dialing = dial, *, patient: bool = False
+    ) -> None:
         """Connect and say hello; returns when the runtime has said welcome.
 
         Raises OSError when nobody is reached, ConnectionLost when it takes too long, and the ArcpError of a
-        refusal (§6.1).
+        refusal (§6.1). `patient`: nobody reached is tried again, as long as a cut session would be.
         """
-        secret = await _secret(token)
-        connection = self._client.connect(
-            secret,
-            framing_of(target),
-            secure=is_secure(target),
-            peer=label_of(target),
-            now=self._pump.now(),
-        )
-        self._connection = connection
-        self._pump.run()
-        with self._dialing:
-            await dial(target, self._pump, connection)
-        await self._welcome.wait()
+        self._dialer = Dialer(self._client, self._pump, target, token, dialing)
+        self._patient = patient
+        until = self._pump.now() + self._give_up
+        backoff = first_attempts()
+        while True:
+            try:
+                await self._dialer.connect()
+                await self._welcome.wait()
+                return
+            except (OSError, ConnectionLost):
+                if not patient or self.lost is not None or self._pump.now() >= until:
+                    raise
+            if self._client.session is not None:
+                await self._welcome.wait()  # The client goes on by itself with what a store has kept.
+                return
+            self._welcome = Answer()
+            await anyio.sleep(max(0, backoff.dial(Time(self._pump.now())).at - self._pump.now()) / SECOND)
 
     async def cancel_all(self) -> None:
         """Cancel every unfinished job and wait for the ends; refusals and a lost connection are no matter."""
         async with anyio.create_task_group() as tasks:
-            for job in list(self._jobs.values()):
+            for job in self._jobs:
                 tasks.start_soon(_cancel_quietly, job)
 
     def leave(self) -> None:
         """Drop the connection: the session is detached, its jobs go on."""
+        if self._keeper is not None:
+            self._keeper.close(finished=self._finished or self._is_finished())
         self._lose(ConnectionLost("the session was left"))
-        self._pump.stop()
+        try:
+            self._client.detach(now=self._pump.now())
+        finally:
+            self._pump.stop()
 
     # As the host of a pump.
 
     def request(self, request: MachineRequest) -> None:
-        """A client asks nothing of its host."""
+        """The client wants a connection."""
+        if isinstance(request, Dial) and self._dialer is not None:
+            self._dialer.again(request)
 
     def happened(self, event: MachineEvent) -> None:
         """Something came from the runtime, or happened to the connection."""
         match event:
             case JobEmitted():
-                if (job := self._jobs.get(event.job_id)) is not None:
-                    job.emitted(event)
-                else:
-                    self.processed(event.job_id, event.seq)
+                self._jobs.emitted(event)
             case JobEnded():
-                if (job := self._jobs.pop(event.job_id, None)) is not None:
-                    job.ended(event)
-                self.processed(event.job_id, event.seq)
+                self._jobs.ended(event)
             case JobAccepted():
                 self._accepted(event)
+            case Subscribed():
+                self._subscribed(event)
             case RequestRefused():
-                if (answer := self._answers.get(event.request_id)) is not None:
-                    answer.refuse(_refusal(event))
+                if event.request_id in self._mends:
+                    self._jobs.not_mended(self._mends.pop(event.request_id))
+                self._answers.refuse(event.request_id, refusal_of(event))
             case CancelAnswered():
-                self._cancelled(event)
+                self._jobs.cancel_answered(event)
+                self._answers.give(event.request_id, event.final_status)
+            case JobsListed():
+                self._answers.give(event.request_id, event)
+            case _:
+                self._session_changed(event)
+
+    # Below: steps of the above.
+
+    def _session_changed(self, event: MachineEvent) -> None:
+        match event:
             case Welcomed():
-                self.id, self.runtime = event.session_id, event.runtime
-                self.features, self.agents = event.features, event.agents
-                self._welcome.give(None)
+                self._welcomed(event)
+            case Detached():
+                self._watchers.changed(event)
+            case SessionLost():
+                self._watchers.changed(event)
+                if event.final:
+                    self._end_soon(errors.SessionLost(f"the session is lost: {event.reason or event.code}"))
+            case JobLost():
+                self._watchers.changed(event)
+                self._jobs.lose(event.job_id, job_loss_of(event))
             case SessionFailed():
                 self._failure = error_for(
                     event.code, event.message, retryable=event.retryable, details=event.details
                 )
             case ConnectionEnded():
-                self._lose(_loss(event))
+                self._connection = None
+                if self._client.session is None:
+                    self._end_soon(loss_of(event))
+            case SessionClosed():
+                if self._client.session is None:
+                    self._end_soon(ConnectionLost("the session was closed"))
 
-    # Below: steps of the above.
+    def _welcomed(self, event: Welcomed) -> None:
+        self._jobs.resumed(event.resumed)
+        self._connection = event.connection
+        self._failure = None
+        self.id, self.runtime = event.session_id, event.runtime
+        self.features, self.agents = event.features, event.agents
+        self._watchers.changed(event)
+        self._welcome.give(None)
+        self._hold()
 
     def _accepted(self, event: JobAccepted) -> None:
-        """The same job is accepted again when it was submitted again by its idempotency key."""
-        answer = self._answers.get(event.request_id)
-        if answer is None:
-            return
-        job = self._jobs.get(event.job_id)
-        if job is None:
-            job = self._jobs[event.job_id] = Job(self, event, self._buffer_size)
-        answer.give(job)
+        if event.request_id in self._answers:
+            self._answers.give(event.request_id, self._jobs.accepted(event))
 
-    def _cancelled(self, event: CancelAnswered) -> None:
-        job = self._jobs.get(event.job_id)
-        if job is not None and event.seq:
-            job.cancel_answered()
-        if event.request_id is not None and (answer := self._answers.get(event.request_id)) is not None:
-            answer.give(None)
+    def _subscribed(self, event: Subscribed) -> None:
+        """Without a request it was the client itself that asked, for a job that it goes on with."""
+        if event.request_id in self._mends:
+            self._mends.pop(event.request_id)
+        elif event.request_id is None or event.request_id in self._answers:
+            self._answers.give(event.request_id, self._jobs.subscribed(event))
+        elif event.job_id not in self._jobs:
+            self._client.unsubscribe(event.job_id, now=self._pump.now())
+            self._pump.soon()
+
+    def _is_finished(self) -> bool:
+        """Whether nobody could go on with anything: all that was asked for has ended, and was taken."""
+        resumption = self._client.resumption()
+        return bool(self.id) and not self._answers and resumption is not None and not resumption.jobs
+
+    def _end_soon(self, loss: ConnectionLost) -> None:
+        """It is over; what else the client has to say of it, of its jobs for example, comes first."""
+        if self._patient and not self.id and self._failure is None:
+            self._welcome.refuse(loss)  # There was none yet: it is `open` that goes on.
+            return
+        if self.lost is None or isinstance(loss, errors.SessionLost):
+            self.lost = loss
+            loss.__cause__ = self._failure
+        self._pump.loop.call_soon(partial(self._lose, loss))
 
     def _lose(self, lost: ConnectionLost) -> None:
         """The one place where a session ends: nothing more will come for whatever waits."""
-        if self.lost is not None:
+        if self._over.is_set():
             return
+        self.lost = lost = self.lost or lost
         lost.__cause__ = self._failure
-        self.lost = lost
         self._welcome.refuse(self._failure or lost)
-        for answer in self._answers.values():
-            answer.refuse(lost)
-        for job in self._jobs.values():
-            job.lost(lost)
-        self._jobs.clear()
+        self._answers.refuse_all(lost)
+        self._jobs.lose_all(lost)
+        self._watchers.end()
         self._over.set()
-        self._dialing.cancel()
+        if self._dialer is not None:
+            self._dialer.stop()
 
-    async def _ask(self, send: Callable[[int], RequestId]) -> Any:
+    async def _ask(self, send: Callable[..., RequestId]) -> Any:
         """Send a request, and wait for its answer; reading goes on meanwhile."""
         if self.lost is not None:
             raise again(self.lost)
-        request_id = send(self._pump.now())
-        answer = self._answers[request_id] = _Answer()
+        request_id = send(now=self._pump.now())
+        answer = self._answers.expect(request_id)
         self._pump.run()
         try:
-            with self.reading_on():
+            with self._holding.reading_on():
                 return await answer.wait()
         finally:
-            del self._answers[request_id]
+            self._answers.forget(request_id)
 
     def _hold(self) -> None:
-        """Take nothing more from the connection while a buffer is full; but answers stand behind events."""
         if self._connection is not None and self.lost is None:
-            full = self._full > 0 and (self._asking == 0 or self._overflowing > 0)
-            self._pump.hold(self._connection, full)
-
-    def _expiry(self, expires_at: str | datetime | timedelta | None) -> str | None:
-        match expires_at:
-            case datetime():
-                if expires_at.tzinfo is None:
-                    raise ValueError("expires_at has no time zone; datetime.now(timezone.utc) has one")
-                text = expires_at.astimezone(UTC).isoformat(timespec="microseconds")
-                return text.replace("+00:00", "Z")
-            case timedelta():
-                return format_time(Time(self._clock.unix() + int(expires_at.total_seconds() * SECOND)))
-        return expires_at
-
-
-class _Answer:
-    """What somebody waits for."""
-
-    def __init__(self) -> None:
-        self._came = anyio.Event()
-        self._value: Any = None
-        self._error: ArcpError | None = None
-
-    def give(self, value: Any) -> None:
-        self._value = value
-        self._came.set()
-
-    def refuse(self, error: ArcpError) -> None:
-        if not self._came.is_set():
-            self._error = error
-            self._came.set()
-
-    async def wait(self) -> Any:
-        await self._came.wait()
-        if self._error is not None:
-            raise again(self._error)
-        return self._value
-
-
-def again(error: ArcpError) -> ArcpError:
-    """An error for one more caller to raise: one that is raised twice grows two tracebacks into one."""
-    copy = error_for(
-        error.code, error.message, retryable=error.retryable, details=error.details, job_id=error.job_id
-    )
-    copy.__cause__ = error.__cause__
-    return copy
-
-
-async def _secret(token: Token) -> Secret | None:
-    if callable(token):
-        answer = token()
-        token = await answer if inspect.isawaitable(answer) else answer
-    return None if token is None else Secret(token)
+            self._pump.hold(self._connection, self._holding.on)
 
 
 async def _cancel_quietly(job: Job) -> None:
     with suppress(ArcpError):
         await job.cancel("the session was left")
-
-
-def _refusal(event: RequestRefused) -> ArcpError:
-    return error_for(
-        event.code, event.message, retryable=event.retryable, details=event.details, job_id=event.job_id
-    )
-
-
-def _loss(event: ConnectionEnded) -> ConnectionLost:
-    kind = HeartbeatLost if event.code == ErrorCode.HEARTBEAT_LOST else ConnectionLost
-    return kind(f"the connection was ended by the {event.who}: {event.reason or event.code}")
-
-
-def _with_budget(
-    lease: Mapping[str, Sequence[str]] | None, budget: str | Sequence[str] | None
-) -> Mapping[str, Sequence[str]] | None:
-    if budget is None:
-        return lease
-    amounts = [budget] if isinstance(budget, str) else list(budget)
-    return {**(lease or {}), COST_BUDGET: [*(lease or {}).get(COST_BUDGET, ()), *amounts]}

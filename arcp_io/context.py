@@ -19,10 +19,10 @@ Encoding: TypeAlias = Literal["utf8", "base64"]
 class JobContext:
     """The job that an agent runs (§7, §8).
 
-    Its calls publish events; they wait while the submitting session's transport is full, and let others run
-    now and then. They raise TypeError or LocalProtocolError for what cannot be sent, and JobOver once the end
-    of the job has been sent. While a cancelled job unwinds they neither wait nor are cancelled, so that
-    `finally: await job.log(...)` works.
+    Its calls publish events; they wait while the submitting session's transport or the journal is full, and
+    let others run now and then. They raise TypeError or LocalProtocolError for what cannot be sent, and
+    JobOver once the end of the job has been sent. While a cancelled job unwinds they neither wait nor are
+    cancelled, so that `finally: await job.log(...)` works.
     """
 
     __slots__ = ("_running",)
@@ -42,6 +42,11 @@ class JobContext:
     def principal(self) -> str:
         """Who submitted the job."""
         return self._running.start.principal
+
+    @property
+    def attempt(self) -> int:
+        """1, and one more each time that the job was started again after a restart of the runtime."""
+        return self._running.attempt
 
     @property
     def agent(self) -> str:

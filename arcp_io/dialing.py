@@ -41,6 +41,11 @@ def is_secure(target: Target) -> bool:
     return not isinstance(target, WebSocket) or target.url.startswith("wss:")
 
 
+def can_dial_again(target: Target) -> bool:
+    """Whether the same runtime is there for a second connection; a child ends with its pipes."""
+    return isinstance(target, WebSocket)
+
+
 def label_of(target: Target) -> str:
     """What to call it in logs: no secret, so no query."""
     match target:

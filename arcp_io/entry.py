@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import ssl
 
     from .app import App
+    from .journal import Journal
     from .serving import Server
 
 
@@ -36,18 +37,20 @@ def run(
     allow_plain: bool = False,
     origins: Sequence[str] = (),
     hosts: Sequence[str] | None = None,
+    journal: Journal | None = None,
 ) -> None:
     """Serve an App over WebSocket, or with `stdio` one connection on our standard streams.
 
-    `loop` is asyncio or trio. SIGINT and SIGTERM end it: the first lets running jobs finish for `drain`
-    seconds, a second does not wait. Raises ValueError for an App that cannot be served, OSError when it
-    cannot listen.
+    `loop` is asyncio or trio. With a `journal` sessions and jobs survive the process. SIGINT and SIGTERM end
+    it: the first lets running jobs finish for `drain` seconds, a second does not wait. Raises ValueError for
+    an App that cannot be served, OSError when it cannot listen, JournalError for a journal that cannot be
+    used or has failed.
     """
     app.config()
     if certfile is not None:
         ssl_context = _server_context(certfile, keyfile)
     if stdio:
-        serving = partial(_serve_stdio, app, drain)
+        serving = partial(_serve_stdio, app, drain, journal)
     else:
         from .serving import serve
 
@@ -61,6 +64,7 @@ def run(
             allow_plain=allow_plain,
             origins=origins,
             hosts=hosts,
+            journal=journal,
         )
         serving = partial(_serve, server, drain)
     anyio.run(serving, backend=loop)
@@ -72,12 +76,12 @@ async def _serve(open_server: Callable[[], AbstractAsyncContextManager[Server]],
         await _until_ended(server, drain, server.wait_closed)
 
 
-async def _serve_stdio(app: App, drain: float) -> None:
+async def _serve_stdio(app: App, drain: float, journal: Journal | None) -> None:
     from .serving import open_server
     from .stdio import own_standard_streams
 
     with own_standard_streams() as (reading, writing):
-        async with open_server(app, drain) as server:
+        async with open_server(app, drain, journal) as server:
             await _until_ended(server, drain, partial(server.carry_lines, reading, writing, "stdio"))
 
 
@@ -85,10 +89,13 @@ async def _until_ended(server: Server, drain: float, wait: Callable[[], Awaitabl
     """Wait, and shut the server down at the first signal, at once at the second."""
     async with anyio.create_task_group() as tasks:
         await tasks.start(_obey_signals, server, drain)
-        await wait()
-        await server.shut_down(drain)
-        if unstopped := await server.abort():
-            _leave(unstopped)
+        try:
+            await wait()
+            await server.shut_down(drain)
+        finally:
+            with anyio.CancelScope(shield=True):
+                if unstopped := await server.abort():
+                    _leave(unstopped, server.loop.failure)
         tasks.cancel_scope.cancel()
 
 
@@ -101,8 +108,10 @@ async def _obey_signals(server: Server, drain: float, *, task_status: TaskStatus
                 drain = 0.0
 
 
-def _leave(unstopped: int) -> NoReturn:
+def _leave(unstopped: int, failure: BaseException | None) -> NoReturn:
     """End the process without the agents that did not stop: no event loop ends before its tasks do."""
+    if failure is not None:
+        print(f"stopped: {failure}", file=sys.stderr)
     print(f"leaving without {unstopped} agents that did not stop", file=sys.stderr)
     logging.shutdown()
     sys.stdout.flush()

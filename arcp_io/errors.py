@@ -18,9 +18,11 @@ __all__ = [
     "Denied",
     "DuplicateKey",
     "HeartbeatLost",
+    "HistoryCut",
     "InternalError",
     "InvalidRequest",
     "JobCancelled",
+    "JobLost",
     "JobNotFound",
     "JobOver",
     "JobTimedOut",
@@ -28,7 +30,10 @@ __all__ = [
     "LeaseSubsetViolation",
     "LocalProtocolError",
     "PermissionDenied",
+    "ResultIncomplete",
     "ResumeWindowExpired",
+    "SessionLost",
+    "StoreInUse",
     "Unauthenticated",
     "error_for",
 ]
@@ -149,6 +154,10 @@ class InternalError(ArcpError):
     default_code = ErrorCode.INTERNAL_ERROR.value
 
 
+class ResultIncomplete(InternalError):
+    """The job has succeeded, but its streamed result cannot be put together: chunks of it are gone (§8.4)."""
+
+
 class ConnectionLost(ArcpError):
     """The connection ended before the answer, or the end of the job, came; the job itself may go on.
 
@@ -163,6 +172,29 @@ class HeartbeatLost(ConnectionLost):
     """The connection ended because nothing was heard for too long."""
 
     default_code = ErrorCode.HEARTBEAT_LOST.value
+
+
+class SessionLost(ConnectionLost):
+    """The session cannot be resumed any more (§6.3), and no other one could be opened in its place."""
+
+
+class JobLost(ConnectionLost):
+    """What becomes of the job `job_id` will not be seen: its session is lost, and it cannot be observed."""
+
+
+class HistoryCut(ArcpError):
+    """Some events of the job `job_id` are gone: its session was lost, and a bound has cut its history (§7.6).
+
+    Another loop over the job goes on behind them. `details`: `last_seq`, the number of the last event before
+    them, and `history_from`, that of the first one behind, both as the submitting session numbers. The code
+    is ours and never on the wire.
+    """
+
+    default_code = "HISTORY_CUT"
+
+
+class StoreInUse(RuntimeError):
+    """Another process goes on with the session in this store."""
 
 
 class JobOver(RuntimeError):

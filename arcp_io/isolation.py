@@ -105,7 +105,7 @@ class Isolated:
         """Returns what the agent returns, None if it streamed that; raises what it failed with."""
         limits = msgspec.structs.replace(self._running.limits, frame=MESSAGE_SIZE)
         async with open_loop() as loop:
-            session = Session(ClientConfig(name="arcp-io parent", limits=limits), loop)
+            session = Session(ClientConfig(name="arcp-io parent", limits=limits, resume=False), loop)
             loop.start(self._stop_in_time, "arcp-io stop of a child")
             try:
                 await session.open(TOKEN, self._command(), self._dial)
@@ -124,6 +124,7 @@ class Isolated:
             path,
             self._loop,
             job.id,
+            job.attempt,
             job.principal,
             self._running.limits,
         )

@@ -53,6 +53,12 @@ class Loop(Protocol):
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Call back at the next turn of the loop."""
 
+    def call_from_thread(self, callback: Callable[[], None]) -> None:
+        """Call back soon, asked from any thread; raises RuntimeError once the loop is closed.
+
+        What it raises is nobody's to catch.
+        """
+
     def crash(self, error: BaseException) -> None:
         """Stop everything, loudly: whoever opened the loop gets `error`."""
 

@@ -17,6 +17,7 @@ from .stream import StreamTransport
 
 if TYPE_CHECKING:
     from .app import App
+    from .journal import Journal
 
 CAPACITY: Final = 256 * 1024
 """Bytes on their way to one side; a write beyond has not finished until they are handed over."""
@@ -48,10 +49,13 @@ class MemoryServer:
 
 @asynccontextmanager
 async def serve_memory(
-    app: App, *, drain: float = 0.0, capacity: int = CAPACITY
+    app: App, *, drain: float = 0.0, capacity: int = CAPACITY, journal: Journal | None = None
 ) -> AsyncIterator[MemoryServer]:
-    """Serve an App in memory until the block is left; clients `dial` what it yields."""
-    async with open_server(app, drain) as server:
+    """Serve an App in memory until the block is left; clients `dial` what it yields.
+
+    `journal` as in `serve`.
+    """
+    async with open_server(app, drain, journal) as server:
         yield MemoryServer(server, capacity)
 
 

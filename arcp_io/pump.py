@@ -6,11 +6,12 @@ tell, arm the timer. There is one for each machine.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from arcp_proto.connection import Connection, Phase
-from arcp_proto.errors import ensure
+from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import MILLISECOND, SECOND
 from arcp_proto.machine import Machine
 from arcp_proto.output import Closing, Event, Output, Request
@@ -18,6 +19,7 @@ from arcp_proto.output import Closing, Event, Output, Request
 from .clock import Clock
 
 if TYPE_CHECKING:
+    from .keeper import Keeper
     from .loop import Loop
 
 EVENTS_HELD: Final = 64
@@ -59,8 +61,12 @@ class Pump:
     An exception that leaves the machine there is a bug: it stops the loop (`crash`), and is not raised here.
     """
 
-    def __init__(self, machine: Machine, host: Host, loop: Loop, clock: Clock) -> None:
+    def __init__(
+        self, machine: Machine, host: Host, loop: Loop, clock: Clock, keeper: Keeper | None = None
+    ) -> None:
+        """A machine that makes records has a `keeper` for them."""
         self.machine = machine
+        self.keeper = keeper
         self.host = host
         self.loop = loop
         self.clock = clock
@@ -73,6 +79,8 @@ class Pump:
         self._writable: dict[Connection, None] = {}
         self._requests: list[Request] = []
         self._closing: list[Closing] = []
+        self._unkept: deque[tuple[int, Closing]] = deque()
+        """What is to be closed once so many records are durable: its last envelopes may wait for them."""
         self._events: list[Event] = []
         self._settling = False
         self._stopped = False
@@ -86,7 +94,9 @@ class Pump:
     # After an input.
 
     def carry_out(self, output: Output) -> None:
-        """Carry out what an input returned."""
+        """Carry out what an input returned; after the stop nothing."""
+        if self._stopped:
+            return
         try:
             self._gather(output)
             self._settle()
@@ -94,8 +104,10 @@ class Pump:
             self.crash(error)
 
     def run(self) -> None:
-        """Take and carry out: after an input that returns nothing."""
+        """Take and carry out, after an input that returns nothing; after the stop nothing."""
         self._event_count = self._event_bytes = 0
+        if self._stopped:
+            return
         try:
             self._gather(self.machine.take())
             self._settle(at_once=True)
@@ -126,6 +138,26 @@ class Pump:
         """A bug, ours or the host's: nothing of this machine is to be trusted any more."""
         self._stopped = True
         self.loop.crash(error)
+
+    def persisted(self, count: int, report: Callable[..., None]) -> None:
+        """So many records are durable; `report` is the input that says so to the machine."""
+        if self._stopped:
+            return
+        try:
+            report(count, now=self.now())
+            self._gather(self.machine.take())
+            while self._unkept and self._unkept[0][0] <= count:
+                self._closing.append(self._unkept.popleft()[1])
+            self._settle(at_once=True)
+        except BaseException as error:
+            self.crash(error)
+
+    def abandon(self, code: int, reason: str, error: BaseException) -> None:
+        """Nothing can go on: tell every peer by closing, and stop the loop with an error."""
+        if not self._stopped:
+            for transport in list(self._transports.values()):
+                transport.close(code, reason, abort=False)
+            self.crash(error)
 
     # What transports report.
 
@@ -217,7 +249,11 @@ class Pump:
             self.crash(error)
 
     def stop(self) -> None:
-        """Abort every transport, which loses its connection, and do nothing more."""
+        """Abort every transport, which loses its connection, and do nothing more.
+
+        What becomes of agents from now on is not recorded: in a journal they were cut off by the end of the
+        process.
+        """
         for connection, transport in list(self._transports.items()):
             transport.close(1001, "", abort=True)
             self._transports.pop(connection, None)
@@ -243,16 +279,28 @@ class Pump:
 
     def _gather(self, output: Output) -> None:
         """Add an output to what is to be done."""
-        ensure(not output.records, "a runtime with a journal needs a pump with one")
+        if output.records:
+            if self.keeper is None:
+                raise InvariantViolated("a runtime with a journal needs a pump with one")
+            self.keeper.keep(output.records)
         for connection in output.writable:
             self._writable[connection] = None
         self._requests += output.requests
-        self._closing += output.closing
+        if output.closing:
+            self._close(output.closing)
         self._events += output.events
         deadline = None if output.timer is None else output.timer.at
         if deadline != self._deadline:
             self._deadline = deadline
             self._arm()
+
+    def _close(self, closings: Sequence[Closing]) -> None:
+        behind = 0 if self.keeper is None else self.keeper.behind
+        for closing in closings:
+            if behind and not closing.abort:
+                self._unkept.append((behind, closing))
+            else:
+                self._closing.append(closing)
 
     def _settle(self, *, at_once: bool = False) -> None:
         """Do it all, and what comes of it; called again from inside, it leaves the work to the first call.

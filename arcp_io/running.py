@@ -41,8 +41,10 @@ class RunningJob:
         "_stop_requested",
         "_turned_at",
         "agent",
+        "attempt",
         "calls",
         "cancellable",
+        "held",
         "id",
         "kill_at",
         "paused",
@@ -56,6 +58,8 @@ class RunningJob:
         self.start = start
         self.id: str = start.job_id
         """As the agent is told; in a child it is the parent's."""
+        self.attempt = start.attempt
+        """Likewise."""
         self.agent = agent
         self.started = False
         """Its task has begun to run."""
@@ -63,7 +67,10 @@ class RunningJob:
         """Its task may be cancelled; otherwise the agent learns from `stopping` that it is to end."""
         self.calls = 0
         """Tool calls so far."""
+        self.held = False
+        """It waits, as all do, until the journal has caught up."""
         self.paused = False
+        """It waits until the transport of the submitting session has caught up."""
         self.stopping = False
         """The job is to end: from now on nothing here waits, and what unwinds is not cancelled again."""
         self.stop_reason = ""
@@ -118,11 +125,13 @@ class RunningJob:
             yield data[start : start + size]
 
     async def ready(self) -> None:
-        """Wait while the transport of the submitting session is full; a job that is to stop does not wait.
+        """Wait while the transport of the submitting session, or the journal, is full.
+
+        A job that is to stop does not wait.
 
         Trio cancels only where a task waits, so that an agent which does nothing but speak is cancelled here.
         """
-        while self.paused and not self.stopping:
+        while (self.paused or self.held) and not self.stopping:
             if self._resumed is None:
                 self._resumed = anyio.Event()
             await self._resumed.wait()
@@ -148,6 +157,12 @@ class RunningJob:
     def resume(self) -> None:
         self.paused = False
         self._let_go()
+
+    def hold(self, held: bool) -> None:
+        """Wait for the journal, or no longer."""
+        self.held = held
+        if not held:
+            self._let_go()
 
     def stop(self, reason: str, kill_at: int) -> None:
         """The job is to end by `kill_at`; again is harmless."""

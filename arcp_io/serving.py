@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
+import msgspec
 
 from arcp_proto.connection import Connection, Framing
 from arcp_proto.output import ConnectionEnded, Event, Request, RuntimeEnded
@@ -17,16 +18,19 @@ from arcp_proto.runtime import Runtime
 
 from .agents import AgentHost
 from .clock import Clock
+from .keeper import Keeper
 from .listeners import is_loopback, open_listeners
 from .loop import Listening, Loop, open_loop
 from .pump import Pump
 from .stdio import LineCodec, own_standard_streams
 from .stream import ByteStream, StreamTransport
+from .threads import call_in_thread
 from .websocket import ServerCodec
 from .websocket_handshake import LOOPBACK_HOSTS, Admission
 
 if TYPE_CHECKING:
     from .app import App
+    from .journal import Journal
 
 DRAIN: Final = 30.0
 """Seconds that running jobs get when a server shuts down."""
@@ -35,16 +39,20 @@ DRAIN: Final = 30.0
 class Server:
     """A runtime that is being served. Made by `serve`, `serve_stdio` and `serve_memory`."""
 
-    def __init__(self, app: App, loop: Loop) -> None:
-        clock = Clock()
+    def __init__(
+        self, app: App, loop: Loop, clock: Clock, runtime: Runtime, keeper: Keeper | None = None
+    ) -> None:
         self.host = ""
         self.port = 0
         self.url = ""
         """Where clients connect, if it listens."""
-        self.runtime = Runtime(app.config(), seed=os.urandom(32), now=clock.now(), unix=clock.unix())
-        self.pump = Pump(self.runtime, self, loop, clock)
+        self.runtime = runtime
+        self.pump = Pump(runtime, self, loop, clock, keeper)
         self.loop = loop
-        self._agents = AgentHost(app, self.runtime, self.pump, loop)
+        self._agents = AgentHost(app, runtime, self.pump, loop)
+        self._keeper = keeper
+        if keeper is not None:
+            keeper.attach(self.pump, self._agents.hold)
         self._listening: list[Listening] = []
         self._shutting_down = False
         self._connection_ended = anyio.Event()
@@ -60,6 +68,12 @@ class Server:
             self.runtime.shut_down(drain, now=self.pump.now())
             self.pump.run()
         await self.wait_closed()
+
+    def set_observers(self, observers: Mapping[str, Mapping[str, str]]) -> None:
+        """Who sees the jobs of others from now on, as in App; raises LocalProtocolError for other rights."""
+        rights = {principal: dict(owners) for principal, owners in observers.items()}
+        self.runtime.observers_set(rights, now=self.pump.now())
+        self.pump.run()
 
     async def wait_closed(self) -> None:
         """Until it was shut down, and every job and connection has ended."""
@@ -111,7 +125,12 @@ class Server:
         """Stop everything at once; harmless after the end. Returns how many agents do not stop."""
         self._stop_listening()
         self.pump.stop()
-        return await self._agents.aclose()
+        try:
+            return await self._agents.aclose()
+        finally:
+            if self._keeper is not None:
+                with anyio.CancelScope(shield=True):
+                    await call_in_thread(self._keeper.close, name="arcp-io journal")
 
     def _accepted(self, admission: Admission, secure: bool, stream: ByteStream, peer: str) -> StreamTransport:
         connection = self.connect(Framing.MESSAGES, secure=secure, peer=peer)
@@ -140,13 +159,16 @@ async def serve(
     origins: Sequence[str] = (),
     hosts: Sequence[str] | None = None,
     drain: float = 0.0,
+    journal: Journal | None = None,
 ) -> AsyncIterator[Server]:
     """Serve an App over WebSocket until the block is left: `async with serve(app) as server`.
 
     Port 0 is a free one; see `server.url`. Without an `ssl_context` only loopback is served, unless
     `allow_plain`. `hosts` are the Host headers that are let in, by default loopback and `host`; `origins`
-    the web origins, by default none. Leaving the block gives running jobs `drain` seconds. Raises OSError
-    when it cannot listen, and ValueError for what makes no server.
+    the web origins, by default none. Leaving the block gives running jobs `drain` seconds. With a `journal`
+    sessions and jobs survive the process: the next one that is given it goes on with them. Raises OSError
+    when it cannot listen, ValueError for what makes no server, and JournalError for a journal that cannot be
+    used; when it fails later, everything stops, and JournalFailed is raised.
     """
     if ssl_context is None and not allow_plain and not is_loopback(host):
         raise ValueError(
@@ -156,27 +178,28 @@ async def serve(
         raise ValueError(f"the path {path!r} does not begin with a slash")
     admitted = (*LOOPBACK_HOSTS, _bracketed(host)) if hosts is None else hosts
     admission = Admission(path=path, hosts=admitted, origins=origins)
-    async with open_server(app, drain) as server:
+    async with open_server(app, drain, journal) as server:
         await server.listen(host, port, path, ssl_context, admission)
         yield server
 
 
-async def serve_stdio(app: App, *, drain: float = 0.0) -> None:
+async def serve_stdio(app: App, *, drain: float = 0.0, journal: Journal | None = None) -> None:
     """Serve one connection on our own standard input and output, until its end; then `drain` seconds more.
 
-    Meanwhile what is printed goes to standard error.
+    Meanwhile what is printed goes to standard error. `journal` as in `serve`.
     """
     with own_standard_streams() as (reading, writing):
-        async with open_server(app, drain) as server:
+        async with open_server(app, drain, journal) as server:
             await server.carry_lines(reading, writing, "stdio")
 
 
 @asynccontextmanager
-async def open_server(app: App, drain: float) -> AsyncIterator[Server]:
+async def open_server(app: App, drain: float, journal: Journal | None = None) -> AsyncIterator[Server]:
     """A server that does not listen yet. Leaving the block shuts it down; at once when cancelled."""
     async with open_loop() as loop:
-        server = Server(app, loop)
+        server = await _made(app, loop, journal)
         try:
+            server.pump.run()
             yield server
         except Exception:
             await server.shut_down(0.0)
@@ -185,6 +208,24 @@ async def open_server(app: App, drain: float) -> AsyncIterator[Server]:
             await server.shut_down(drain)
         finally:
             await server.abort()
+
+
+async def _made(app: App, loop: Loop, journal: Journal | None) -> Server:
+    """A server with a new runtime, or with the one that its journal holds."""
+    clock, config = Clock(), app.config()
+    seed, now, unix = os.urandom(32), clock.now(), clock.unix()
+    if journal is None:
+        return Server(app, loop, clock, Runtime(config, seed=seed, now=now, unix=unix))
+    keeper = Keeper(journal, loop)
+    config = msgspec.structs.replace(config, journal=True)
+    restore = partial(keeper.restore, config, seed=seed, now=now, unix=unix)
+    try:
+        with anyio.CancelScope(shield=True):
+            runtime = await call_in_thread(restore, name="arcp-io restore")
+    except BaseException:
+        keeper.close()
+        raise
+    return Server(app, loop, clock, runtime, keeper)
 
 
 def _bracketed(host: str) -> str:

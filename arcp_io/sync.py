@@ -12,16 +12,19 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from arcp_proto.messages import AgentEntry, Peer
+from arcp_proto.messages import AgentEntry, JobEntry, Peer
 
 from . import client, client_job, client_session
 from .client_job import Event
-from .client_session import Token
 from .dialing import Target
+from .redialing import Token
+from .watching import Change, State
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -73,6 +76,21 @@ class Session:
         """The runtime's agents: `name`, `versions`, `default` (§7.5)."""
         return self._session.agents
 
+    @property
+    def state(self) -> State:
+        """attached; detached: cut, and being resumed; lost: beyond its window; closed: over."""
+        return self._session.state
+
+    @property
+    def cursor(self) -> int:
+        """The number up to which all events have been processed: what acks and the store tell."""
+        return self._session.cursor
+
+    @property
+    def stored_jobs(self) -> Sequence[str]:
+        """The ids of the stored session's jobs whose events wait for `attach`."""
+        return self._session.stored_jobs
+
     def submit(self, agent: str, input: Any = None, **options: Any) -> Job:
         """Submit a job, and return it once it was accepted; the options are those of `arcp_io.Session`."""
 
@@ -81,9 +99,42 @@ class Session:
 
         return Job(self._portal, self._portal.call(submit))
 
+    def attach(self, job_id: str, from_seq: int | None = None) -> Job:
+        """Follow a job that was submitted before; see `arcp_io.Session.attach`."""
+        return Job(self._portal, self._portal.call(self._session.attach, job_id, from_seq))
+
+    def subscribe(self, job_id: str, from_seq: int | None = None, *, history: bool = False) -> Job:
+        """Observe a job that may be anybody's (§7.6), from now on, or with the history after `from_seq`."""
+
+        async def subscribe() -> client_job.Job:
+            return await self._session.subscribe(job_id, from_seq, history=history)
+
+        return Job(self._portal, self._portal.call(subscribe))
+
+    def unsubscribe(self, job: Job) -> None:
+        """Observe a job no longer: its iteration ends. The job itself goes on."""
+        self._portal.call(self._session.unsubscribe, job._job)
+
+    def list_jobs(self, **filters: Any) -> Iterator[JobEntry]:
+        """The jobs that may be seen (§6.6), newest first; the filters are those of `arcp_io.Session`."""
+        return self._iterate(self._session.list_jobs(**filters))
+
+    def watch(self) -> Iterator[Change]:
+        """What becomes of the session from now on; see `arcp_io.Session.watch`. For a thread of its own."""
+        return self._iterate(self._portal.call(self._session.watch))
+
     def close(self, reason: str = "") -> None:
         """Say goodbye (§6.7) and wait for the end of the connection, at most a second. Jobs go on."""
         self._portal.call(self._session.close, reason)
+
+    def _iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
+        async def next_item() -> tuple[T] | None:
+            async for item in items:
+                return (item,)
+            return None
+
+        while (found := self._portal.call(next_item)) is not None:
+            yield found[0]
 
 
 class Job:

@@ -23,9 +23,13 @@ from .output import (
     Closing,
     ConnectionEnded,
     Deadline,
+    Detached,
+    Dial,
     JobAccepted,
     JobEmitted,
     JobEnded,
+    JobLost,
+    JobsListed,
     Output,
     PauseJob,
     RequestRefused,
@@ -33,12 +37,17 @@ from .output import (
     RuntimeEnded,
     SessionClosed,
     SessionFailed,
+    SessionLost,
     StartJob,
     StopJob,
+    Subscribed,
+    SubscriptionEnded,
     Welcomed,
 )
 from .recording import record, replay
-from .runtime import Runtime, RuntimeConfig
+from .resumption import ResumedJob, Resumption
+from .runtime import Runtime
+from .runtime_config import RuntimeConfig
 from .secret import Secret
 
 __all__ = [
@@ -54,6 +63,8 @@ __all__ = [
     "ConnectionEnded",
     "Deadline",
     "Denied",
+    "Detached",
+    "Dial",
     "ErrorCode",
     "Framing",
     "InvariantViolated",
@@ -61,6 +72,8 @@ __all__ = [
     "JobEmitted",
     "JobEnded",
     "JobId",
+    "JobLost",
+    "JobsListed",
     "Limits",
     "LocalProtocolError",
     "Output",
@@ -70,6 +83,8 @@ __all__ = [
     "RequestId",
     "RequestRefused",
     "ResumeJob",
+    "ResumedJob",
+    "Resumption",
     "Runtime",
     "RuntimeConfig",
     "RuntimeEnded",
@@ -77,8 +92,11 @@ __all__ = [
     "SessionClosed",
     "SessionFailed",
     "SessionId",
+    "SessionLost",
     "StartJob",
     "StopJob",
+    "Subscribed",
+    "SubscriptionEnded",
     "Time",
     "Welcomed",
     "record",

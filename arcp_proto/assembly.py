@@ -20,16 +20,18 @@ JSON_TYPE: Final = "application/json"
 class _Stream:
     """The chunks of one job so far, or what was wrong with one of them; then they are dropped."""
 
-    __slots__ = ("assembler", "fault", "result_id")
+    __slots__ = ("assembler", "due", "fault", "result_id")
 
     def __init__(self, assembler: Assembler) -> None:
         self.assembler: Assembler | None = assembler
+        self.due = 0
+        """Number of the chunk that comes next."""
         self.result_id = ""
         self.fault = ""
 
 
 class Assembly:
-    """The results that are being streamed in one session.
+    """The results that are being streamed, whatever sessions bring their parts.
 
     Holds at most `limit` decoded bytes of a result and `total` of all, and one chunk beyond it.
     """
@@ -43,10 +45,13 @@ class Assembly:
         self._total = total
         self._streams: dict[JobId, _Stream] = {}
 
-    def add(self, job_id: JobId, body: Mapping[str, Any]) -> None:
-        """Take the body of a `result_chunk`. What is wrong with it is said at the end of the job."""
+    def add(self, job_id: JobId, body: Mapping[str, Any], *, replayed: bool = False) -> None:
+        """Take the body of a `result_chunk`. What is wrong with it is said at the end of the job.
+
+        One that is `replayed` may have come before, and the first of them mends what was broken.
+        """
         stream = self._streams.get(job_id)
-        if stream is None:
+        if stream is None or (replayed and stream.assembler is None and body.get("chunk_seq") == 0):
             stream = self._streams[job_id] = _Stream(Assembler(self._limit))
         assembler = stream.assembler
         if assembler is None:
@@ -54,8 +59,13 @@ class Assembly:
         before = assembler.size
         try:
             chunk = _read(body)
+            if replayed and chunk.chunk_seq < stream.due:
+                return
+            if chunk.chunk_seq > stream.due:
+                raise ChunkError(_gone(chunk, stream.due))
             assembler.add(chunk)
             stream.result_id = chunk.result_id
+            stream.due += 1
             self.size += assembler.size - before
             if self.size > self._total:
                 raise ChunkError(f"the results being streamed are larger than {self._total} bytes in all")
@@ -86,6 +96,12 @@ class Assembly:
         stream = self._streams.pop(job_id, None)
         if stream is not None and stream.assembler is not None:
             self.size -= stream.assembler.size
+
+
+def _gone(chunk: ResultChunk, due: int) -> str:
+    last = chunk.chunk_seq - 1
+    which = f"chunk {due} is" if due == last else f"chunks {due} to {last} are"
+    return f"{which} gone: chunk {chunk.chunk_seq} came where {due} was due"
 
 
 def _read(body: Mapping[str, Any]) -> ResultChunk:

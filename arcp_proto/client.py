@@ -1,9 +1,9 @@
-"""The client side of ARCP, without I/O: one session at a time, over one connection.
+"""The client side of ARCP, without I/O: one session at a time, over as many connections as it takes.
 
-`connect` and what the user calls (`submit`, `cancel`, `processed`, `close`) are followed by `take`; what a
-transport reports (`receive`, `lost` of the `Connection`) and `handle_timer` take by themselves. Whatever a
-runtime sends comes out as an event, and never raises. What the user calls raises `LocalProtocolError` before
-anything has changed.
+`connect` and what the user calls (`submit`, `cancel`, `subscribe`, `unsubscribe`, `list_jobs`, `processed`,
+`close`, `detach`, `dial_failed`) are followed by `take`; what a transport reports (`receive`, `lost` of the
+`Connection`) and `handle_timer` take by themselves. Whatever a runtime sends comes out as an event, and never
+raises. What the user calls raises `LocalProtocolError` before anything has changed.
 """
 
 from __future__ import annotations
@@ -13,22 +13,30 @@ from typing import Any, Final
 
 import msgspec
 
-from . import client_handlers, messages, wire
-from .acks import ACK_EVENTS, ACK_INTERVAL
+from . import client_handlers, commands, flow, messages, recovery, resuming, wire
 from .client_session import ClientSession
 from .connection import Connection, Framing, Phase
 from .entropy import Entropy
 from .errors import ErrorCode, InvariantViolated, LocalProtocolError, Refusal
-from .ids import SECOND, JobId, RequestId, SessionId, Time
-from .limits import MAX_NAME_LENGTH, MAX_TOKEN_LENGTH, Limits
-from .machine import CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_REFUSED, Machine, cut
-from .output import SessionFailed
+from .ids import MILLISECOND, SECOND, JobId, RequestId, SessionId, Time, control_id_prefix
+from .limits import MAX_NAME_LENGTH, Limits
+from .machine import CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_REFUSED, CLOSE_TOO_LARGE, Machine, cut, found
+from .output import ConnectionEnded, SessionClosed
+from .reconnecting import Reconnecting
 from .requests import Outstanding, RequestKind
+from .resumption import Resumption
 from .secret import Secret
 from .timers import TimerKey, TimerKind
-from .trace import EXTENSION, read_trace
 
-CLIENT_FEATURES: Final = ("heartbeat", "ack", "progress", "result_chunk", "agent_versions")
+CLIENT_FEATURES: Final = (
+    "heartbeat",
+    "ack",
+    "list_jobs",
+    "subscribe",
+    "progress",
+    "result_chunk",
+    "agent_versions",
+)
 """The features of §6.2 that this client knows."""
 
 CLOSE_REASON_BYTES: Final = 123
@@ -36,21 +44,39 @@ CLOSE_REASON_BYTES: Final = 123
 
 
 class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host decides; `close_wait_sec` is how long a close waits for its answer (§6.7)."""
+    """What a host decides."""
 
     name: str = "arcp-io"
     version: str = "0.1.0"
     features: tuple[str, ...] = CLIENT_FEATURES
     close_wait_sec: int = 1
+    """How long a close waits for its answer (§6.7)."""
+    resume: bool = True
+    """Whether a session whose connection was cut is resumed; else it ends with it (§6.3)."""
+    give_up_sec: int = 600
+    """How long, since it was attached last."""
+    reconnect_first_ms: int = 100
+    """What the second attempt to connect waits at most; each later one at most twice as long."""
+    reconnect_most_sec: int = 30
+    """What any attempt waits at most."""
     limits: Limits = Limits()
 
 
 class Client(Machine):
     """The client's state machine."""
 
-    def __init__(self, config: ClientConfig, *, seed: bytes, now: int, unix: int) -> None:
+    def __init__(
+        self,
+        config: ClientConfig,
+        *,
+        seed: bytes,
+        now: int,
+        unix: int,
+        resumption: Resumption | None = None,
+    ) -> None:
         """`seed` is 32 random bytes, `now` monotonic and `unix` wall-clock nanoseconds.
 
+        The first `connect` goes on with the session of a `resumption`, and what is asked for before it waits.
         Raises LocalProtocolError for a wrong seed, an unknown feature, a name or version that is too long.
         """
         super().__init__(config.limits, Entropy(seed), now=now, unix=unix)
@@ -63,23 +89,47 @@ class Client(Machine):
         self.connection: Connection | None = None
         """The connection that is in use; one that is only being closed is not."""
         self.session: ClientSession | None = None
+        if resumption is not None:
+            self.session = ClientSession.of_resumption(resumption, config.limits, self.now)
+        self.reconnecting = Reconnecting(
+            config.reconnect_first_ms * MILLISECOND,
+            config.reconnect_most_sec * SECOND,
+            lambda: self.entropy.fraction("client", "dial"),
+        )
+        self.left = False
+        """The user has left: the session stays as it is until the next `connect`."""
+        self._id_prefix = ""
+        self._id_count = 0
 
     # Queries.
 
     @property
     def session_id(self) -> SessionId | None:
-        """The id of the open session."""
+        """The id of the session, attached or not."""
         return None if self.session is None else self.session.id
 
     @property
     def features(self) -> frozenset[str]:
-        """What was negotiated for the open session (§6.2)."""
-        return frozenset() if self.session is None else self.session.features
+        """What was negotiated for the session (§6.2)."""
+        return (None if self.session is None else self.session.features) or frozenset()
 
     @property
     def agents(self) -> list[messages.AgentEntry]:
         """The runtime's inventory, as the welcome told it (§7.5)."""
         return [] if self.session is None else self.session.agents
+
+    @property
+    def cursor(self) -> int:
+        """The highest number of the session up to which everything is processed (§6.5)."""
+        return 0 if self.session is None else self.session.cursor
+
+    def resumption(self) -> Resumption | None:
+        """What another process needs to go on with the session; None when there is none to go on with.
+
+        It changes by `Welcomed`, by the answers to submit and subscribe, by the ends of jobs and by
+        `processed`.
+        """
+        return None if self.session is None else self.session.resumption()
 
     # What the user calls.
 
@@ -94,18 +144,31 @@ class Client(Machine):
     ) -> Connection:
         """A transport to a runtime is open: say hello with a bearer token, or anonymously without one.
 
-        `Welcomed` follows, or `ConnectionEnded`. Raises LocalProtocolError while one is in use.
+        `Welcomed` follows, or `ConnectionEnded`; a session that was detached is resumed. Raises
+        LocalProtocolError while one is in use.
         """
         if self.connection is not None:
             raise LocalProtocolError("a connection is already in use")
-        hello = self._hello(token)
+        peer_entry = messages.Peer(self.config.name, self.config.version)
+        resume = resuming.resume_of(self, self.session)
+        hello = commands.hello(peer_entry, self.config.features, token, resume)
         self.enter(now, "connect", token, framing.value, secure, peer)
         connection = self.add_connection(framing, secure=secure, peer=peer, phase=Phase.AWAITING_WELCOME)
-        self.connection = connection
+        self.connection, self.left = connection, False
         connection.send(hello)
         self.timers.arm(TimerKind.HELLO, connection.number, Time(self.now + self.limits.hello * SECOND))
+        if self.session is not None and self.config.resume:
+            resuming.watch(self)
         self.done()
         return connection
+
+    def dial_failed(self, reason: str = "", *, now: int) -> None:
+        """The transport that a `Dial` asked for could not be opened: another Dial follows, if it may."""
+        self.enter(now, "dial_failed", reason)
+        if self.session is not None and self.connection is None and self.config.resume and not self.left:
+            resuming.watch(self)
+            self.request(self.reconnecting.dial(self.now))
+        self.done()
 
     def submit(
         self,
@@ -122,112 +185,172 @@ class Client(Machine):
     ) -> RequestId:
         """Ask for a job (§7.1); `JobAccepted` or `RequestRefused` answers.
 
-        `expires_at` bounds the lease. Raises LocalProtocolError without an open session, for what JSON cannot
-        say or a frame cannot hold, and when too much is unanswered or unfinished.
+        `expires_at` bounds the lease. Raises LocalProtocolError without a session, for what JSON cannot say
+        or a frame cannot hold, and when too much is unanswered or unfinished. While the session is detached
+        it waits. One without a key whose answer was lost with its connection is refused as CONNECTION_LOST,
+        unless the runtime repeats its answers.
         """
-        session, connection = self._open()
-        if len(session.jobs) + len(session.requests) >= self.limits.running_jobs:
-            raise LocalProtocolError(f"{self.limits.running_jobs} jobs are unfinished")
-        trace_id, extensions = _trace(traceparent, tracestate)
-        terms = [lease_request, expires_at, idempotency_key, max_runtime_sec]
-        wire.check_value([agent, input, *terms], around=1)  # The list is what the payload will be.
-        message = messages.Submit(
-            agent=agent,
-            input=msgspec.Raw(wire.encode_checked(input)),
-            lease_request=_lease(lease_request),
-            lease_constraints=None if expires_at is None else messages.LeaseConstraints(expires_at),
-            idempotency_key=idempotency_key,
-            max_runtime_sec=max_runtime_sec,
-        )
-        self._check_size(connection, message, extensions=extensions)
+        session = self._asking(following=1)
+        trace_id, extensions = commands.trace(traceparent, tracestate)
+        terms = (lease_request, expires_at, idempotency_key, max_runtime_sec)
+        message = commands.submit(agent, input, *terms)
+        size = commands.check_size(self, session, message, extensions=extensions)
         self.enter(now, "submit", agent, input, *terms, traceparent, tracestate)
-        request_id = RequestId(connection.send(message, trace_id=trace_id, extensions=extensions))
-        session.requests.add(Outstanding(request_id, RequestKind.SUBMIT))
-        self.done()
-        return request_id
+        return self._ask(RequestKind.SUBMIT, None, message, size, trace_id, extensions)
 
     def cancel(self, job_id: JobId, reason: str = "", *, now: int) -> RequestId:
         """Ask for the end of a job (§7.4); `CancelAnswered` or `RequestRefused` answers, `JobEnded` follows.
 
-        Raises LocalProtocolError without an open session, and when too much is unanswered.
+        Raises LocalProtocolError without a session, and when too much is unanswered.
         """
-        session, connection = self._open()
-        message = messages.Cancel(job_id, cut(reason))
-        self._check_size(connection, message, job_id)
+        session = self._asking()
+        message = commands.cancel(job_id, reason)
+        size = commands.check_size(self, session, message, job_id)
         self.enter(now, "cancel", job_id, reason)
-        request_id = RequestId(connection.send(message, job_id=job_id))
-        session.requests.add(Outstanding(request_id, RequestKind.CANCEL, job_id))
+        return self._ask(RequestKind.CANCEL, job_id, message, size)
+
+    def subscribe(
+        self, job_id: JobId, from_event_seq: int | None = None, history: bool = False, *, now: int
+    ) -> RequestId:
+        """Observe a job (§7.6), with `history` also what came after the home number `from_event_seq`.
+
+        `Subscribed` or `RequestRefused` answers. Raises LocalProtocolError without a session, when the
+        runtime does not offer it, and when too much is unanswered or followed.
+        """
+        session = self._asking(RequestKind.SUBSCRIBE, following=1)
+        message = commands.subscribe(job_id, from_event_seq, history)
+        size = commands.check_size(self, session, message, job_id)
+        self.enter(now, "subscribe", job_id, from_event_seq, history)
+        session.unwanted.pop(job_id, None)
+        return self._ask(RequestKind.SUBSCRIBE, job_id, message, size)
+
+    def unsubscribe(self, job_id: JobId, *, now: int) -> None:
+        """Observe a job no longer (§7.6): nothing more comes of it, unless it is one of ours.
+
+        Raises LocalProtocolError without a session.
+        """
+        session = self._asking()
+        message = messages.Unsubscribe(job_id)
+        commands.check_size(self, session, message, job_id)
+        self.enter(now, "unsubscribe", job_id)
+        resuming.unsubscribe(self, session, message)
         self.done()
-        return request_id
+
+    def list_jobs(
+        self,
+        status: Sequence[str] | None = None,
+        agent: str | None = None,
+        created_after: str | None = None,
+        created_before: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        *,
+        now: int,
+    ) -> RequestId:
+        """Ask for a page of jobs (§6.6), from the `next_cursor` of another on; times are RFC 3339.
+
+        `JobsListed` or `RequestRefused` answers. Raises LocalProtocolError without a session, when the
+        runtime does not offer it, and when too much is unanswered.
+        """
+        session = self._asking(RequestKind.LIST)
+        which = (status, agent, created_after, created_before, limit, cursor)
+        message = commands.list_jobs(*which)
+        size = commands.check_size(self, session, message)
+        self.enter(now, "list_jobs", *which)
+        return self._ask(RequestKind.LIST, None, message, size)
 
     def processed(self, job_id: JobId, seq: int, *, now: int) -> None:
         """The user has done with a `JobEmitted` or a `JobEnded`: what the acks of this client tell (§6.5).
 
-        Call it for each of them that has a `seq`; again, or after the end of the session, is harmless.
+        Call it for each of them that has a `seq`, in the order of the job; again, or after the end of the
+        session, is harmless.
         """
         self.enter(now, "processed", job_id, seq)
-        if self.session is not None and self.session.acks is not None and self.connection is not None:
-            self.session.acks.done(seq, job_id)
-            self.ack_soon(self.connection, self.session)
+        session = self.session
+        if session is not None:
+            session.acks.done(seq, job_id)
+            if session.attached and self.connection is not None:
+                flow.ack_soon(self, self.connection, session)
         self.done()
 
     def close(self, reason: str = "", *, now: int) -> None:
         """Say `session.close`; `ConnectionEnded` follows, at the latest after `close_wait_sec`. Jobs go on.
 
-        Before the welcome it follows at once. A second call is harmless. Raises LocalProtocolError without a
-        connection.
+        Without a welcome it follows at once, and of a session that is detached `SessionClosed`; it is resumed
+        no more. A second call is harmless. Raises LocalProtocolError without a connection or a session.
         """
         connection, session = self.connection, self.session
-        if connection is None:
+        if connection is None and session is None:
             raise LocalProtocolError("no connection is in use")
         message = messages.Close(cut(reason))
         wire.encode_checked(message)
         self.enter(now, "close", reason)
-        if session is None:
-            self.close_connection(connection, CLOSE_NORMAL, "closed before the welcome", flush=False)
-        elif not session.closing:
-            session.closing = True
-            self.timers.disarm(TimerKind.ACK, connection.number)
-            connection.send(message)
-            at = Time(self.now + self.config.close_wait_sec * SECOND)
-            self.timers.arm(TimerKind.CLOSE, connection.number, at)
+        if session is not None and session.attached and connection is not None:
+            self._say_close(connection, session, message)
+        else:
+            if session is not None:
+                resuming.close(self, session, "the session was closed")
+            if connection is not None:
+                self.close_connection(connection, CLOSE_NORMAL, "closed before the welcome", flush=False)
+            if session is not None:
+                self.happened(SessionClosed(message.reason))
+        self.done()
+
+    def detach(self, *, now: int) -> None:
+        """Drop the connection, and make no other: the session is detached, its jobs go on (§6.3).
+
+        `resumption` stays what another process needs; what was asked for is not answered any more.
+        """
+        self.enter(now, "detach")
+        self.left = True
+        self.timers.disarm(TimerKind.GIVE_UP, 0)
+        if self.connection is not None:
+            self.close_connection(self.connection, CLOSE_GOING_AWAY, "the session was left", flush=True)
         self.done()
 
     # For handlers.
 
-    def open_session(self, connection: Connection, session: ClientSession, heartbeat: int | None) -> None:
-        """The welcome has come; `heartbeat` is the interval in seconds, if that was negotiated."""
+    def attach(self, connection: Connection, session: ClientSession) -> None:
+        """The welcome has come."""
         self.timers.disarm(TimerKind.HELLO, connection.number)
+        self.timers.disarm(TimerKind.GIVE_UP, 0)
+        self.reconnecting.welcomed(self.now)
         connection.open(None)
         connection.session_id = session.id
-        self.session = session
-        if heartbeat is not None and "heartbeat" in session.features:
-            self.start_heartbeat(connection, heartbeat)
+        if session.heartbeat_sec is not None and "heartbeat" in self.features:
+            self.start_heartbeat(connection, session.heartbeat_sec)
 
-    def ack_soon(self, connection: Connection, session: ClientSession) -> None:
-        """Something may have been processed: ack it now or when its time has come (§6.5)."""
-        acks = session.acks
-        if acks is None or session.closing:
-            return
-        if acks.processed >= ACK_EVENTS and self.now >= acks.sent_at + ACK_INTERVAL:
-            self._ack(connection, session)
-        elif (
-            self.timers.armed(TimerKind.ACK, connection.number) is None
-            and acks.cursor(session.numbers.last) > acks.told
-        ):
-            self.timers.arm(TimerKind.ACK, connection.number, Time(self.now + ACK_INTERVAL))
+    def fresh_request_id(self) -> RequestId:
+        """An envelope id that no connection of this client gives."""
+        if not self._id_prefix:
+            self._id_prefix = control_id_prefix(self.entropy.bits("client", "request"))
+        self._id_count += 1
+        return RequestId(f"{self._id_prefix}{self._id_count:010d}")
 
-    def watch_gap(self, connection: Connection, session: ClientSession, *, moved: bool) -> None:
-        """Events are held back for missing ones, or no longer; `moved` says that the stream went on."""
-        numbers, limits = session.numbers, self.limits
-        if numbers.held_count == 0:
-            self.timers.disarm(TimerKind.GAP, connection.number)
-        elif numbers.held_count > limits.gap_events or numbers.held_bytes > limits.gap_bytes:
-            self._give_up_gap(connection, session)
-        elif moved or self.timers.armed(TimerKind.GAP, connection.number) is None:
-            self.timers.arm(TimerKind.GAP, connection.number, Time(self.now + limits.gap * SECOND))
+    def ask(self, request: Outstanding) -> None:
+        """Send a request, or keep it until the session is attached; it is checked."""
+        session, connection = found(self.session, "a session is asked"), self.connection
+        kept = session.requests.kept + request.size <= self.limits.control_bytes
+        request.sent = False
+        if session.attached and connection is not None:
+            resuming.transmit(connection, request)
+            request.message = request.message if kept else None
+        session.requests.add(request)
+
+    def frame_limit(self, framing: Framing) -> int:
+        """Bytes of the largest envelope of ours."""
+        return self.limits.frame if framing is Framing.LINES else self.limits.client_frame
 
     # Roles of a machine.
+
+    @property
+    def wants_input(self) -> bool:
+        """Whether it is read from: not while the user holds too much that is not processed (§6.5)."""
+        session = self.session
+        if session is None:
+            return True
+        size, limit = session.acks.size, self.limits.unprocessed_bytes
+        return size <= limit or (size <= 4 * limit and len(session.requests) > 0)  # Answers stand behind.
 
     def _handle(self, connection: Connection, message: bytes) -> None:
         client_handlers.handle(self, connection, message)
@@ -235,15 +358,18 @@ class Client(Machine):
     def refuse(self, connection: Connection, refusal: Refusal, code: int = CLOSE_REFUSED) -> None:
         """What a runtime sends is never answered with an error; what is fatal closes."""
         if refusal.fatal:
+            if code == CLOSE_TOO_LARGE:
+                resuming.too_large(self, refusal.message)
             reason = refusal.message.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore")
             self.close_connection(connection, code, reason, error=refusal.code.value, flush=False)
 
     def _detached(self, connection: Connection) -> None:
-        """The session ends with its connection: this is where it would be kept, to be resumed."""
         for kind in (TimerKind.ACK, TimerKind.GAP):
             self.timers.disarm(kind, connection.number)
         self.connection = None
-        self.session = None
+        end = self._events[-1]
+        if self.session is not None and isinstance(end, ConnectionEnded):
+            resuming.ended(self, self.session, end)
 
     def _gone(self) -> None:
         pass
@@ -256,16 +382,13 @@ class Client(Machine):
         pass
 
     def _on_own_timer(self, key: TimerKey) -> None:
-        connection = self.connections[int(key.owner)]
-        match key.kind:
-            case TimerKind.HELLO:
-                self.refuse(connection, Refusal(ErrorCode.INTERNAL_ERROR, "no welcome in time", fatal=True))
-            case TimerKind.CLOSE:
-                self.close_connection(connection, CLOSE_NORMAL, "the close was not answered", flush=False)
-            case TimerKind.ACK if self.session is not None:
-                self._ack(connection, self.session)
-            case TimerKind.GAP if self.session is not None:
-                self._give_up_gap(connection, self.session)
+        match key:
+            case (TimerKind.GIVE_UP, _):
+                resuming.on_give_up(self)
+            case (TimerKind.RESUBSCRIBE, str(job_id)):
+                recovery.on_timer(self, JobId(job_id))
+            case (kind, int(number)):
+                self._on_connection_timer(kind, self.connections[number])
             case _:
                 raise InvariantViolated(f"a client has no timer {key.kind}")
 
@@ -274,86 +397,54 @@ class Client(Machine):
 
     # Below: steps of the above.
 
-    def _hello(self, token: Secret | None) -> messages.Hello:
-        auth = messages.Auth("anonymous")
-        if token is not None:
-            auth = messages.Auth("bearer", token.reveal())
-        hello = messages.Hello(
-            client=messages.Peer(self.config.name, self.config.version),
-            auth=auth,
-            capabilities=messages.ClientCapabilities(["json"], list(self.config.features)),
-        )
-        wire.encode_checked(hello)
-        if token is not None and not 0 < len(token.reveal().encode()) <= MAX_TOKEN_LENGTH:
-            raise LocalProtocolError(f"a token has from 1 to {MAX_TOKEN_LENGTH} bytes")
-        return hello
+    def _on_connection_timer(self, kind: TimerKind, connection: Connection) -> None:
+        match kind:
+            case TimerKind.HELLO:
+                self.refuse(connection, Refusal(ErrorCode.INTERNAL_ERROR, "no welcome in time", fatal=True))
+            case TimerKind.CLOSE:
+                self.close_connection(connection, CLOSE_NORMAL, "the close was not answered", flush=False)
+            case TimerKind.ACK if self.session is not None:
+                flow.ack(self, connection, self.session)
+            case TimerKind.GAP if self.session is not None:
+                flow.give_up_gap(self, connection, self.session)
+            case _:
+                raise InvariantViolated(f"a client has no timer {kind}")
 
-    def _open(self) -> tuple[ClientSession, Connection]:
-        """The session in which something can be asked for."""
-        session, connection = self.session, self.connection
-        if session is None or connection is None:
+    def _say_close(self, connection: Connection, session: ClientSession, message: messages.Close) -> None:
+        if not session.closing:
+            session.closing = True
+            self.timers.disarm(TimerKind.ACK, connection.number)
+            connection.send(message)
+            at = Time(self.now + self.config.close_wait_sec * SECOND)
+            self.timers.arm(TimerKind.CLOSE, connection.number, at)
+
+    def _asking(self, kind: RequestKind | None = None, following: int = 0) -> ClientSession:
+        """The session in which something can be asked for, that makes it follow so many more jobs."""
+        session = self.session
+        if session is None or self.left:
             raise LocalProtocolError("no session is open")
         if session.closing:
             raise LocalProtocolError("the session is being closed")
         if len(session.requests) >= self.limits.requests:
             raise LocalProtocolError(f"{self.limits.requests} requests wait for their answers")
-        return session, connection
+        if following and len(session.jobs) + len(session.requests) >= self.limits.running_jobs:
+            raise LocalProtocolError(f"{self.limits.running_jobs} jobs are unfinished")
+        needed = None if kind is None else resuming.NEEDS.get(kind)
+        if needed is not None and session.features is not None and needed not in session.features:
+            raise LocalProtocolError(f"the runtime does not offer {needed}")
+        return session
 
-    def _check_size(
+    def _ask(
         self,
-        connection: Connection,
+        kind: RequestKind,
+        job_id: JobId | None,
         message: msgspec.Struct,
-        job_id: JobId | None = None,
+        size: int,
+        trace_id: str | None = None,
         extensions: bytes | None = None,
-    ) -> None:
-        """Raise LocalProtocolError for a message that fits no frame, or finds no room."""
-        limits = self.limits
-        limit = limits.frame if connection.framing is Framing.LINES else limits.client_frame
-        ids = len(wire.encode_checked([connection.session_id, job_id]))
-        size = wire.HEAD_BYTES + ids + len(wire.encode_checked(message)) + len(extensions or b"")
-        if size > limit:
-            raise LocalProtocolError(f"the message is {size} bytes, and a frame holds {limit}")
-        if not connection.has_room(size):
-            raise LocalProtocolError("the requests that wait for the transport are too large together")
-
-    def _ack(self, connection: Connection, session: ClientSession) -> None:
-        acks = session.acks
-        if acks is None:
-            raise InvariantViolated("an ack that was not negotiated")
-        self.timers.disarm(TimerKind.ACK, connection.number)
-        seq = acks.cursor(session.numbers.last)
-        if connection.is_blocked:
-            self.timers.arm(TimerKind.ACK, connection.number, Time(self.now + ACK_INTERVAL))
-        elif seq > acks.told:
-            connection.send(messages.Ack(seq))
-            acks.tell(seq, self.now)
-
-    def _give_up_gap(self, connection: Connection, session: ClientSession) -> None:
-        first, last = session.numbers.missing() or (0, 0)
-        message = f"events {first}..{last} are missing"
-        self.happened(SessionFailed(ErrorCode.INTERNAL_ERROR.value, message, True, {}))
-        self.refuse(connection, Refusal(ErrorCode.INTERNAL_ERROR, message, fatal=True))
-
-
-def _lease(lease_request: Mapping[str, Sequence[str]] | None) -> messages.Lease | None:
-    """A lease as it is sent; raises LocalProtocolError for one that maps names to anything but lists."""
-    if lease_request is None:
-        return None
-    if not isinstance(lease_request, Mapping) or any(
-        isinstance(patterns, str) or not isinstance(patterns, Sequence) for patterns in lease_request.values()
-    ):
-        raise LocalProtocolError("a lease_request maps each capability to a list of patterns (§9.2)")
-    return {name: list(patterns) for name, patterns in lease_request.items()}
-
-
-def _trace(traceparent: str | None, tracestate: str | None) -> tuple[str | None, bytes | None]:
-    """The `trace_id` and `extensions` of an envelope (§11); raises LocalProtocolError for no traceparent."""
-    if traceparent is None:
-        return None, None
-    carrier = {"traceparent": traceparent}
-    context = read_trace(None, {EXTENSION: {**carrier, "tracestate": tracestate}})
-    if context is None:
-        raise LocalProtocolError("the traceparent is not one of W3C Trace Context")
-    if context.tracestate is not None:
-        carrier["tracestate"] = context.tracestate
-    return context.trace_id, wire.encode_checked({EXTENSION: carrier})
+    ) -> RequestId:
+        """The end of a command: what is asked for has been checked."""
+        request_id = self.fresh_request_id()
+        self.ask(Outstanding(request_id, kind, job_id, message, trace_id, extensions, size))
+        self.done()
+        return request_id

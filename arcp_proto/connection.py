@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from . import wire
+from .controls import Controls
 from .errors import LocalProtocolError, Refusal, ensure
 from .ids import SECOND, JobId, SessionId, control_id_prefix
 from .limits import MAX_ID_LENGTH
@@ -17,7 +18,10 @@ from .messages import TYPE_OF
 from .output import Output
 
 if TYPE_CHECKING:
+    from .handshake import Admission
+    from .job import Job
     from .machine import Machine
+    from .replies import Reply
     from .session import Session
 
 
@@ -41,14 +45,6 @@ class Phase(StrEnum):
     CLOSING = "closing"
     """Nothing more is read; the last envelopes may be pulled."""
     CLOSED = "closed"
-
-
-class Waiting(NamedTuple):
-    """A control envelope: sent once event `after` is out and `records` are durable."""
-
-    after: int
-    records: int
-    envelope: bytes
 
 
 _DEAF: Final = (Phase.CLOSING, Phase.CLOSED)
@@ -78,6 +74,10 @@ class Connection:
         self.message_limit = machine.limits.early_message
         self.overrun = False
         """A pull found its next event evicted; tell the machine by `overran`."""
+        self.admission: Admission | None = None
+        """How the runtime has let its peer into the session."""
+        self.ping_nonce = ""
+        """Of the last ping of ours."""
         self.heartbeat = 0
         self.heard_at = self.sent_at = machine.now
         self._machine = machine
@@ -85,8 +85,7 @@ class Connection:
         self._cursor = 0
         self._final: int | None = None
         self._urgent: deque[bytes] = deque()
-        self._control: deque[Waiting] = deque()
-        self._control_bytes = 0
+        self._control = Controls()
         self._held: deque[bytes | None] = deque()
         self._held_bytes = 0
         self._unread = False
@@ -174,10 +173,9 @@ class Connection:
             left = self._pull_events(pulled, limit, left)
             if not self._may_pull_control() or len(pulled) >= limit or left <= 0:
                 break
-            waiting = self._control.popleft()
-            self._control_bytes -= len(waiting.envelope)
-            pulled.append(waiting.envelope)
-            left -= len(waiting.envelope)
+            envelope = self._control.pop()
+            pulled.append(envelope)
+            left -= len(envelope)
             if not self._greeted:
                 self._greeted = True
                 self._pull_urgent(pulled, limit)
@@ -193,6 +191,10 @@ class Connection:
     @property
     def reading(self) -> bool:
         """Whether `receive` may be called: not while too much is held (back-pressure)."""
+        return self._holds_more and self._machine.wants_input
+
+    @property
+    def _holds_more(self) -> bool:
         limits = self._machine.limits
         return len(self._held) < limits.held_messages and self._held_bytes < limits.held_bytes
 
@@ -233,8 +235,12 @@ class Connection:
         extensions: bytes | None = None,
         message_id: str | None = None,
         message_type: str | None = None,
+        after: int | None = None,
     ) -> str:
-        """Queue a control envelope behind the events so far, or in front of everything; returns its id."""
+        """Queue a control envelope; returns its id.
+
+        It stands behind the events so far, or those up to `after`, or `urgent`, in front of everything.
+        """
         message_id = message_id or self.fresh_id()
         envelope = wire.control_envelope(
             message_id,
@@ -247,24 +253,42 @@ class Connection:
         )
         if urgent:
             self._urgent.append(envelope)
+            self.sent_at = self._machine.now
+            self._machine.mark_writable(self)
         else:
-            last = 0 if self.session is None else self.session.log.last
-            self._control.append(Waiting(last, self._machine.record_count, envelope))
-            self._control_bytes += len(envelope)
+            self._queue(envelope, after)
+        return message_id
+
+    def answer(self, reply: Reply, job: Job | None) -> None:
+        """Queue an answer that is kept, at its place among the events (§6.3)."""
+        envelope = wire.control_envelope(
+            self.fresh_id(),
+            reply.message_type,
+            reply.payload,
+            session_id=self.session_id,
+            job_id=reply.job_id,
+            trace_id=None if job is None else job.terms.trace.trace_id,
+            extensions=None if job is None else job.extensions,
+        )
+        self._queue(envelope, reply.after)
+
+    def _queue(self, envelope: bytes, after: int | None) -> None:
+        if after is None:
+            after = 0 if self.session is None else self.session.log.last
+        self._control.add(after, self._machine.record_count, envelope)
         self.sent_at = self._machine.now
         self._machine.mark_writable(self)
-        return message_id
 
     @property
     def congested(self) -> bool:
         """Whether more answers wait for the transport than the limits allow."""
         limits = self._machine.limits
         waiting = len(self._control) + len(self._urgent)
-        return waiting > limits.control_envelopes or self._control_bytes > limits.control_bytes
+        return waiting > limits.control_envelopes or self._control.size > limits.control_bytes
 
     def has_room(self, size: int) -> bool:
         """Whether another envelope of `size` bytes may wait for the transport."""
-        return self._control_bytes + size <= self._machine.limits.control_bytes
+        return self._control.size + size <= self._machine.limits.control_bytes
 
     def release_held(self) -> None:
         """Handle what was held while the hello was being verified."""
@@ -297,7 +321,6 @@ class Connection:
             self._final = self.session.log.last if flush else self._cursor
         if not flush:
             self._control.clear()
-            self._control_bytes = 0
             if not self._greeted:
                 self._urgent.clear()
         self._drop_input()
@@ -306,7 +329,6 @@ class Connection:
         """The transport is gone: nothing will be pulled any more."""
         self._urgent.clear()
         self._control.clear()
-        self._control_bytes = 0
         self._drop_input()
 
     def request_id(self, envelope: wire.Envelope) -> str:
@@ -326,7 +348,7 @@ class Connection:
             self._accept(message)
 
     def _deliver_lines(self) -> None:
-        while self.phase not in _DEAF and self.reading:
+        while self.phase not in _DEAF and self._holds_more:
             found = self._lines.next(self.message_limit)
             if found is None:
                 return
@@ -389,17 +411,17 @@ class Connection:
 
     def _next_stop(self) -> int:
         """The number up to which events may be pulled before the next control envelope."""
-        visible = self._visible()
-        return min(visible, self._control[0].after) if self._control else visible
+        visible, first = self._visible(), self._control.first
+        return visible if first is None else min(visible, first.after)
 
     def _may_pull_urgent(self) -> bool:
         """Nothing overtakes the first envelope: the hello, or the welcome."""
-        return bool(self._urgent) and (self._greeted or not self._control)
+        return bool(self._urgent) and (self._greeted or self._control.first is None)
 
     def _may_pull_control(self) -> bool:
-        if not self._control:
+        first = self._control.first
+        if first is None:
             return False
-        first = self._control[0]
         return first.after <= self._cursor and first.records <= self._machine.persisted_count
 
     def _pull_urgent(self, pulled: list[bytes], limit: int) -> None:
@@ -418,7 +440,7 @@ class Connection:
         prefix, session_id, seq = session.id_prefix, session.id_bytes, self._cursor
         for entry in session.log.between(self._cursor, upto):
             seq += 1
-            envelope = wire.event_envelope(entry.head, prefix, session_id, seq, entry.payload)
+            envelope = wire.event_envelope(entry.head, prefix, session_id, seq, entry.payload, entry.source)
             pulled.append(envelope)
             left -= len(envelope)
             if left <= 0:

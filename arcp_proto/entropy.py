@@ -54,6 +54,10 @@ class Entropy:
         text = base64.urlsafe_b64encode(self._draw(self._token_key, scope, prefix, 32)).rstrip(b"=").decode()
         return Secret(prefix + text)
 
+    def key(self, purpose: str) -> bytes:
+        """A key of 32 bytes for `purpose`, always the same of one seed."""
+        return hashlib.blake2b(purpose.encode(), key=self._id_key, digest_size=32).digest()
+
     def forget(self, scope: str) -> None:
         """Drop the count of a scope whose name never comes again."""
         self._counts.pop(scope, None)

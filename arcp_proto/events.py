@@ -163,6 +163,13 @@ SYNONYMS: Final[Mapping[str, Mapping[str, str]]] = {
 VENDOR_PREFIX: Final = "x-vendor."
 
 
+def check_metric(body: Body | Mapping[str, Any]) -> None:
+    """Raise LocalProtocolError for a metric that is the runtime's own (§9.6)."""
+    name = body.get("name") if isinstance(body, Mapping) else getattr(body, "name", None)
+    if name == "cost.budget.remaining":
+        raise LocalProtocolError("only the runtime emits cost.budget.remaining (§9.6)")
+
+
 def is_vendor_kind(kind: str) -> bool:
     """Whether `kind` has the form `x-vendor.<vendor>.<name>`, in printable ASCII."""
     parts = kind.removeprefix(VENDOR_PREFIX).split(".")

@@ -17,17 +17,21 @@ _VERSION: Final = re.compile(r"[a-zA-Z0-9.+_-]+\Z")
 
 
 class AgentInfo(msgspec.Struct, frozen=True):
-    """An agent as a host registers it; several versions need a default, one is its own."""
+    """An agent as a host registers it; several versions need a default, one is its own.
+
+    The jobs of a `restartable` one start again, from their input, when the runtime was restarted.
+    """
 
     name: str
     versions: tuple[str, ...] = ()
     default: str | None = None
+    restartable: bool = False
 
 
 class Inventory:
     """Every agent of a runtime, for its whole life."""
 
-    __slots__ = ("_by_name", "entries")
+    __slots__ = ("_by_name", "_restartable", "entries")
 
     entries: list[AgentEntry]
     """What the welcome says, sorted by name."""
@@ -37,6 +41,7 @@ class Inventory:
         entries = [_entry(agent) for agent in agents]
         self.entries = sorted(entries, key=lambda entry: entry.name)
         self._by_name = {entry.name: entry for entry in entries}
+        self._restartable = frozenset(agent.name for agent in agents if agent.restartable)
         if len(self._by_name) < len(entries):
             raise LocalProtocolError("two agents have the same name; one agent may have several versions")
 
@@ -57,6 +62,10 @@ class Inventory:
                 ErrorCode.AGENT_VERSION_NOT_AVAILABLE, f"{agent} is not registered; versions: {versions}"
             )
         return name, version
+
+    def restartable(self, name: str) -> bool:
+        """Whether the jobs of an agent start again when the runtime was restarted."""
+        return name in self._restartable
 
 
 def qualified(name: str, version: str | None) -> str:

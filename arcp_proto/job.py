@@ -11,9 +11,10 @@ import msgspec
 
 from . import wire
 from .errors import ensure
+from .history import History
 from .ids import JobId, Principal, SessionId, Time
 from .inventory import qualified
-from .trace import TraceContext
+from .trace import TraceContext, extensions_json
 
 if TYPE_CHECKING:
     from .session import Session
@@ -67,6 +68,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """The span of the agent, 16 hex digits (§11)."""
     accepted_at: Time
     """Unix time in nanoseconds."""
+    idempotency_key: str | None = None
+    fingerprint: bytes | None = None
+    """Of what was submitted under the key (§7.2)."""
 
 
 class Stream(msgspec.Struct):
@@ -81,33 +85,73 @@ class Stream(msgspec.Struct):
     """All of it, for a submitting session without `result_chunk`; None once it is too large for that."""
 
 
+class End(msgspec.Struct, frozen=True):
+    """The terminal of a job as it was sent: its payload without the last brace (§7.3).
+
+    `inline` is the payload for sessions without `result_chunk`, `at` Unix time in nanoseconds, and `source`
+    its home number.
+    """
+
+    message_type: str
+    payload: bytes
+    at: Time
+    source: int
+    inline: bytes | None = None
+
+
 class Job:
-    """The state of one job; `observers` are the sessions that get its events, the submitting one first."""
+    """The state of one job.
+
+    `number` counts jobs by acceptance. `home` is the submitting session while it lives and the job runs,
+    `observers` are the other sessions that get its events live, `behind` those that still get its history.
+    `home_seq` is the home number of the last
+    event; `submitters` are the sessions that were answered `job.accepted`, and may cancel it.
+    """
 
     __slots__ = (
+        "attempt",
+        "behind",
         "budget",
-        "ended_at",
+        "end",
         "extensions",
         "heads",
+        "history",
+        "home",
+        "home_seq",
+        "input",
+        "number",
         "observers",
         "outcome",
         "paused",
         "status",
         "stream",
+        "streamed",
+        "submitters",
         "terms",
     )
 
-    def __init__(self, terms: Terms, budget: dict[str, Decimal], extensions: bytes | None) -> None:
+    def __init__(self, number: int, terms: Terms, budget: dict[str, Decimal]) -> None:
+        self.number = number
         self.terms = terms
         self.budget = budget
-        self.extensions = extensions
+        self.extensions = extensions_json(terms.trace, terms.span_id)
         self.status = Status.PENDING
         self.outcome: Outcome | None = None
         self.paused = False
         self.stream: Stream | None = None
-        self.ended_at: Time | None = None
+        self.streamed = False
+        """A piece of its result is out, which cannot be taken back."""
+        self.attempt = 1
+        self.input: bytes | None = None
+        """The input with which it can be started again."""
+        self.end: End | None = None
+        self.home: Session | None = None
+        self.home_seq = 0
+        self.history = History(terms.job_id)
         self.observers: dict[SessionId, Session] = {}
-        self.heads: dict[str, bytes] = {}
+        self.behind: dict[SessionId, Session] = {}
+        self.submitters: dict[SessionId, None] = {}
+        self.heads: dict[tuple[str, bool], bytes] = {}
 
     @property
     def id(self) -> JobId:
@@ -128,10 +172,11 @@ class Job:
         ensure(status in LIFECYCLE[self.status], f"a job does not go from {self.status} to {status}")
         self.status = status
 
-    def head(self, message_type: str) -> bytes:
-        """The template that all numbered envelopes of one type of this job share."""
-        head = self.heads.get(message_type)
+    def head(self, message_type: str, *, observed: bool = False) -> bytes:
+        """The template that all numbered envelopes of one type of this job share, at home or elsewhere."""
+        head = self.heads.get((message_type, observed))
         if head is None:
-            head = wire.event_head(message_type, self.id, self.terms.trace.trace_id, self.extensions)
-            self.heads[message_type] = head
+            trace_id = self.terms.trace.trace_id
+            head = wire.event_head(message_type, self.id, trace_id, self.extensions, observed=observed)
+            self.heads[message_type, observed] = head
         return head

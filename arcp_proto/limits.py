@@ -59,7 +59,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     retention: int = 600
     """From the end of a job until it is forgotten; the resume window."""
     finished_jobs: int = 10_000
-    """Jobs that have ended and are not forgotten, in all; the oldest go first."""
+    """Jobs of one principal that have ended and are not forgotten; the oldest go first."""
+    finished_jobs_total: int = 100_000
+    """Of all principals; the oldest of the one that has most go first."""
     held_messages: int = 64
     """Messages held while a hello is being verified; more stops reading."""
     held_bytes: int = 256 * KIB
@@ -70,6 +72,40 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Events of one session's log; the Node and Rust SDKs read 10,000."""
     session_bytes: int = 16 * MIB
     """Bytes of them; the Node SDK's 16 MiB."""
+    principal_events: int = 100_000
+    """Events of all logs and histories of one principal; its oldest go first."""
+    principal_bytes: int = 64 * MIB
+    """Bytes of them."""
+    total_events: int = 1_000_000
+    """Events of all logs and histories; the oldest of the principal that holds most go first."""
+    total_bytes: int = 256 * MIB
+    """Bytes of them."""
+    history_events: int = 10_000
+    """Events of one job's history, from which observers are served (§7.6)."""
+    history_bytes: int = 4 * MIB
+    """Bytes of them."""
+    backlog_events: int = 256
+    """Events of a history that are numbered at once for an observer who asked for it."""
+    backlog_bytes: int = 64 * KIB
+    """Bytes of them."""
+    subscriptions: int = 1_000
+    """Jobs that one session observes."""
+    replies: int = 64
+    """Answers to submit and subscribe that one session keeps for a resume (§6.3)."""
+    reply_bytes: int = 256 * KIB
+    """Bytes of them."""
+    lag: int = 5_000
+    """Events that a session may leave unacknowledged before it is told of back-pressure; half of its log."""
+    page: int = 1_000
+    """Jobs of one page of a listing (§6.6), and jobs that a filtered page looks at."""
+    idempotency: int = 24 * 3600
+    """From the end of a job until its idempotency key is forgotten (§7.2)."""
+    idempotency_keys: int = 100_000
+    """Keys of one principal; more are refused."""
+    idempotency_keys_total: int = 400_000
+    """Keys of all principals."""
+    idempotency_bytes: int = 64 * MIB
+    """Bytes of what is kept for the keys of one principal; when it is full, new keys are refused."""
     control_envelopes: int = 1_000
     """Answers waiting for one connection's transport; more closes it."""
     control_bytes: int = 4 * MIB
@@ -84,6 +120,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Events held back for those before them; more give them up at once."""
     gap_bytes: int = 16 * MIB
     """Bytes of them."""
+    unprocessed_bytes: int = 16 * MIB
+    """Bytes of events that the user of a client holds, before nothing more is read; four times as many while
+    a request waits for its answer, which stands behind events."""
     results: int = 256 * MIB
     """Decoded bytes of all streamed results that one client is joining; four of the largest."""
     pull_envelopes: int = 256

@@ -6,23 +6,27 @@ from collections.abc import Iterable
 
 import msgspec
 
+from .ages import Ages
 from .errors import ensure
-from .ids import Time
+from .ids import SessionId, Time
 
 
 class Entry(msgspec.Struct, gc=False, frozen=True):
-    """One event as every log holds it: the template of its head, and its payload without the last brace."""
+    """One event as every log holds it: the template of its head, and its payload without the last brace.
+
+    `source` is its home number in the log of an observer, and 0 at home (§7.6).
+    """
 
     head: bytes
     payload: bytes
+    source: int = 0
 
 
 class Run(msgspec.Struct, gc=False):
-    """Events that one `take` handed out: the last number, how many records came before, and when."""
+    """Events that one `take` handed out: the last number, and how many records came before."""
 
     last: int
     records: int
-    at: Time
 
 
 class Log:
@@ -31,16 +35,24 @@ class Log:
     Entries leave at the front only: released by an ack, or evicted by a limit.
     """
 
-    __slots__ = ("_durable", "_entries", "_runs", "_size", "first")
+    __slots__ = ("_ages", "_durable", "_entries", "_runs", "first", "session_id", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, session_id: SessionId) -> None:
+        self.session_id = session_id
+        self._ages = Ages()
         self._entries: list[Entry] = []
         self._runs: list[Run] = []
-        self._size = 0
         self._durable = 0
+        self.size = 0
+        """Bytes of all payloads."""
         self.first = 1
 
     def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def events(self) -> int:
+        """How many there are."""
         return len(self._entries)
 
     @property
@@ -49,50 +61,73 @@ class Log:
         return self.first + len(self._entries) - 1
 
     @property
-    def size(self) -> int:
-        """Bytes of all payloads."""
-        return self._size
+    def oldest_at(self) -> Time | None:
+        """When the first entry was numbered."""
+        return self._ages.oldest
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: Entry, at: Time) -> None:
         """Give the next number to an entry."""
+        self._ages.note(self.first + len(self._entries), at)
         self._entries.append(entry)
-        self._size += len(entry.payload)
+        self.size += len(entry.payload)
 
     def between(self, after: int, upto: int) -> list[Entry]:
         """The entries numbered above `after`, up to and with `upto`."""
         return self._entries[after + 1 - self.first : upto + 1 - self.first]
 
-    def release(self, seq: int) -> None:
-        """Drop every entry numbered up to and with `seq`."""
+    def release(self, seq: int) -> tuple[int, int]:
+        """Drop every entry numbered up to and with `seq`; returns how many those were, and their bytes."""
         count = min(seq, self.last) - self.first + 1
-        if count > 0:
-            self._size -= sum(len(entry.payload) for entry in self._entries[:count])
-            del self._entries[:count]
-            self.first += count
+        if count <= 0:
+            return 0, 0
+        size = sum(len(entry.payload) for entry in self._entries[:count])
+        self.size -= size
+        del self._entries[:count]
+        self.first += count
+        self._ages.drop(self.first)
+        if not self._entries:
+            self._ages.clear()
+        return count, size
 
     def excess(self, events: int, size: int) -> int:
         """The number up to which the oldest entries go, with some to spare; 0 when within both limits."""
-        if len(self._entries) <= events and self._size <= size:
+        if len(self._entries) <= events and self.size <= size:
             return 0
         keep_events, keep_size = events - events // 16, size - size // 16
-        count, left, remaining = 0, self._size, len(self._entries)
+        count, left, remaining = 0, self.size, len(self._entries)
         while remaining - count > keep_events or left > keep_size:
             left -= len(self._entries[count].payload)
             count += 1
         return self.first + count - 1
 
+    def oldest(self, events: int, size: int) -> int:
+        """The number up to which entries are as old as the first, but at most so many; at least the first."""
+        end = min(self._ages.end_of_oldest(self.last), self.first + events - 1)
+        upto, left = self.first, size
+        while upto < end and (left := left - len(self._entries[upto - self.first].payload)) > 0:
+            upto += 1
+        return upto
+
+    def older_than(self, at: Time) -> int:
+        """The number up to which all was numbered before; 0 for none."""
+        return self._ages.last_before(at, self.last)
+
     # Durability: what was numbered before its records are durable may not be sent.
 
-    def mark_run(self, records: int, at: Time) -> None:
+    def mark_run(self, records: int) -> None:
         """Note that everything up to `last` waits for `records` to be durable."""
         if not self._runs or self._runs[-1].last < self.last:
-            self._runs.append(Run(self.last, records, at))
+            self._runs.append(Run(self.last, records))
+
+    def settle(self) -> None:
+        """All that is there is durable."""
+        self._runs.clear()
+        self._durable = self.last
 
     def visible(self, persisted: int, records: int) -> int:
         """The number up to which entries may be sent, when `persisted` of `records` are durable."""
         if persisted >= records:
-            self._runs.clear()
-            self._durable = self.last
+            self.settle()
             return self._durable
         done = 0
         for run in self._runs:
@@ -105,13 +140,13 @@ class Log:
 
     # Snapshots.
 
-    def entries(self) -> list[tuple[bytes, bytes]]:
-        """Head and payload of every entry."""
-        return [(entry.head, entry.payload) for entry in self._entries]
+    def entries(self) -> list[tuple[bytes, bytes, int]]:
+        """Head, payload and source of every entry."""
+        return [(entry.head, entry.payload, entry.source) for entry in self._entries]
 
-    def load(self, first: int, entries: Iterable[tuple[bytes, bytes]]) -> None:
+    def load(self, first: int, entries: Iterable[tuple[bytes, bytes, int]], at: Time) -> None:
         """Fill an empty log from a snapshot."""
         ensure(not self._entries, "a log is loaded once")
         self.first = first
-        for head, payload in entries:
-            self.append(Entry(head, payload))
+        for head, payload, source in entries:
+            self.append(Entry(head, payload, source), at)

@@ -122,10 +122,24 @@ class Machine(ABC):
     # For handlers and nouns.
 
     @property
+    def wants_input(self) -> bool:
+        """Whether it can take more of what peers send."""
+        return True
+
+    @property
     def unix(self) -> Time:
         """The wall clock, in nanoseconds; it never goes back."""
         self._unix = Time(max(self._unix, self.now + self._unix_offset))
         return self._unix
+
+    @property
+    def wall(self) -> Time:
+        """The wall clock as it was last set: for what passes by it, not for what is written."""
+        return Time(self.now + self._unix_offset)
+
+    def written_before(self, unix: Time) -> None:
+        """This time was written once: no later one is before it."""
+        self._unix = max(self._unix, unix)
 
     def time_text(self) -> str:
         """The wall clock as it is written on the wire."""
@@ -305,13 +319,19 @@ class Machine(ABC):
             return
         quiet_since = min(connection.heard_at, connection.sent_at)
         if self.now >= quiet_since + interval:
-            nonce = "p_" + connection.fresh_id()
+            connection.ping_nonce = nonce = "p_" + connection.fresh_id()
             connection.send(Ping(nonce, self.time_text()), urgent=True)
             quiet_since = self.now
         self.timers.arm(TimerKind.HEARTBEAT, connection.number, Time(min(lost_at, quiet_since + interval)))
 
     def _disarm(self, connection: Connection) -> None:
-        for kind in (TimerKind.HELLO, TimerKind.AUTHENTICATION, TimerKind.HEARTBEAT, TimerKind.CLOSE):
+        for kind in (
+            TimerKind.HELLO,
+            TimerKind.AUTHENTICATION,
+            TimerKind.HEARTBEAT,
+            TimerKind.EXPIRY,
+            TimerKind.CLOSE,
+        ):
             self.timers.disarm(kind, connection.number)
 
     def _live(self, connection: Connection | None) -> Connection:

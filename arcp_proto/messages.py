@@ -76,7 +76,7 @@ class Resume(_Guarded, omit_defaults=True):
     """What a client asks to continue: the session behind `resume_token`, after `last_event_seq` (§6.3)."""
 
     resume_token: str
-    last_event_seq: Count = 0
+    last_event_seq: Count = msgspec.field(default_factory=int)  # So that 0 is written too.
     session_id: Id | None = None
     replies: bool = False
 
@@ -121,6 +121,8 @@ class Welcome(_Guarded, omit_defaults=True):
     capabilities: RuntimeCapabilities
     accepted_at: str
     heartbeat_interval_sec: Annotated[int, msgspec.Meta(ge=1, le=MAX_RUNTIME_SEC)] | None = None
+    replies: bool = False
+    """Answers that may not have arrived come again in their places, as the resume asked (ours)."""
 
     def __repr__(self) -> str:
         return f"Welcome(session_id={self.session_id!r}, runtime={self.runtime!r})"

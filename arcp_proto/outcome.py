@@ -12,7 +12,7 @@ from .ids import SECOND, Time
 from .job import Job, Outcome, Status
 from .machine import found
 from .messages import JobError, Result
-from .output import StopJob
+from .output import ResumeJob, StopJob
 from .records import JobEnded, OutcomeFixed
 from .timers import TimerKind
 
@@ -41,13 +41,26 @@ def fix_outcome(runtime: Runtime, job: Job, outcome: Outcome) -> None:
         return
     runtime.commit(OutcomeFixed(job.id, outcome))
     runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
+    stop_agent(runtime, job, outcome.message)
+
+
+def stop_agent(runtime: Runtime, job: Job, reason: str) -> None:
+    """Cancel the agent, and give it its grace."""
     kill_at = Time(runtime.now + runtime.limits.grace * SECOND)
     runtime.timers.arm(TimerKind.GRACE, job.id, kill_at)
-    runtime.request(StopJob(job.id, outcome.message, kill_at))
+    runtime.request(StopJob(job.id, reason, kill_at))
+
+
+def starts_again(runtime: Runtime, job: Job) -> bool:
+    """Whether an unfinished job starts again, from its input, when the runtime is restarted."""
+    kept = job.input is not None and job.outcome is None and not job.streamed
+    return kept and runtime.inventory.restartable(job.terms.agent)
 
 
 def grace_over(runtime: Runtime, job: Job) -> None:
     """The agent has not stopped in time: the terminal says so, and the agent counts on."""
+    if runtime.left(job):
+        return
     outcome = found(job.outcome, "a grace follows an outcome")
     details = {**(outcome.details or {}), "stopped": False}
     end_with_error(runtime, job, msgspec.structs.replace(outcome, details=details))
@@ -56,7 +69,7 @@ def grace_over(runtime: Runtime, job: Job) -> None:
 def agent_ended(runtime: Runtime, job: Job, outcome: Outcome) -> None:
     """The agent is over: by the outcome that was fixed, else by this one."""
     del runtime.running[job.id]
-    if not job.ended:
+    if not job.ended and not runtime.left(job):
         end_with_error(runtime, job, job.outcome or outcome)
 
 
@@ -86,9 +99,13 @@ def end_with_result(runtime: Runtime, job: Job, result: Result, inline: bytes | 
 def _end(
     runtime: Runtime, job: Job, status: Status, message_type: str, payload: bytes, inline: bytes | None = None
 ) -> None:
-    observers = list(job.observers.values())
+    takers = [*job.observers.values()] if job.home is None else [job.home, *job.observers.values()]
     runtime.commit(JobEnded(job.id, status, message_type, payload, runtime.unix, inline))
-    runtime.sent_to(observers)
+    for session in takers:
+        runtime.delivered(session)
     runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
     runtime.timers.disarm(TimerKind.GRACE, job.id)
+    if job.paused:
+        job.paused = False
+        runtime.request(ResumeJob(job.id))  # An agent that has not stopped finds that its job is over.
     runtime.job_over(job)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from .ids import JobId, Principal, RequestId, SessionId, Time
-from .messages import AgentEntry, Peer
+from .messages import AgentEntry, JobEntry, Peer
 from .secret import Secret
 
 if TYPE_CHECKING:
@@ -34,13 +34,18 @@ class Deadline(NamedTuple):
 
 
 class Authenticate(msgspec.Struct):
-    """Verify a hello's token (§6.1); answer with `Runtime.authenticated(request, principal)`."""
+    """Verify a hello's token (§6.1); answer with `Runtime.authenticated(request, principal)`.
+
+    With a `principal` there is no token to verify: somebody resumes this principal's session by its resume
+    token alone (§6.3). Answer with the principal if it still may, else with None.
+    """
 
     request: int
     connection: Connection
     scheme: str
     token: Secret
     client: Peer
+    principal: Principal | None = None
 
 
 class StartJob(msgspec.Struct):
@@ -55,6 +60,8 @@ class StartJob(msgspec.Struct):
     trace_id: str
     trace_headers: Mapping[str, str]
     """`traceparent` and, if there is one, `tracestate`, for the tools that the agent calls (§11)."""
+    attempt: int = 1
+    """1, and one more each time that the job was started again after a restart of the runtime."""
 
 
 class StopJob(msgspec.Struct):
@@ -80,7 +87,17 @@ class ResumeJob(msgspec.Struct, gc=False):
     job_id: JobId
 
 
-Request = Authenticate | StartJob | StopJob | PauseJob | ResumeJob
+class Dial(msgspec.Struct, gc=False):
+    """Open a transport to the runtime at `at` (monotonic), and `Client.connect` it; or say `dial_failed`.
+
+    `attempt` counts from 1 since the session was last of use.
+    """
+
+    at: Time
+    attempt: int
+
+
+Request = Authenticate | StartJob | StopJob | PauseJob | ResumeJob | Dial
 
 
 class Closing(NamedTuple):
@@ -123,7 +140,10 @@ class RuntimeEnded(msgspec.Struct):
 
 
 class Welcomed(msgspec.Struct):
-    """Our client's session is open (§6.2)."""
+    """Our client's session is open (§6.2), or open again (§6.3).
+
+    What `Client.resumption()` says has changed: a SessionStore keeps it before anything else is done.
+    """
 
     connection: Connection
     session_id: SessionId
@@ -131,6 +151,78 @@ class Welcomed(msgspec.Struct):
     features: frozenset[str]
     agents: list[AgentEntry]
     resume_window_sec: int
+    resumed: bool = False
+
+
+class Detached(msgspec.Struct):
+    """The connection was cut, and the session is being resumed (§6.3): nothing is lost so far.
+
+    `code` is an error code or empty.
+    """
+
+    session_id: SessionId
+    code: str
+    reason: str
+
+
+class SessionLost(msgspec.Struct):
+    """The session cannot be resumed any more. `final`: our client does not open another one by itself.
+
+    Of the jobs that were unfinished `Subscribed` or `JobLost` follows, one for each.
+    """
+
+    session_id: SessionId
+    code: str
+    reason: str
+    final: bool
+
+
+class JobLost(msgspec.Struct):
+    """What becomes of an unfinished job will not be seen: its session is lost, and it cannot be observed."""
+
+    job_id: JobId
+    code: str
+    message: str
+
+
+class JobsListed(msgspec.Struct):
+    """The answer to a list_jobs (§6.6)."""
+
+    request_id: RequestId
+    jobs: list[JobEntry]
+    next_cursor: str | None
+
+
+class Subscribed(msgspec.Struct):
+    """The answer to a subscribe (§7.6). `request_id` is None when the client asked by itself, to recover.
+
+    Events follow as `JobEmitted` with `source_seq`. `history_from` is the first number left of a history
+    that a bound has cut.
+    """
+
+    request_id: RequestId | None
+    job_id: JobId
+    status: str
+    agent: str
+    lease: dict[str, list[str]]
+    expires_at: str | None
+    budget: dict[str, Any]
+    trace_id: str | None
+    parent_job_id: JobId | None
+    subscribed_from: int
+    replayed: bool
+    history_from: int | None
+
+
+class SubscriptionEnded(msgspec.Struct):
+    """The runtime has ended our observation of a job, which goes on (§7.6).
+
+    Subscribe again from the last `source_seq`.
+    """
+
+    job_id: JobId
+    seq: int
+    message: str
 
 
 class JobAccepted(msgspec.Struct):
@@ -158,13 +250,14 @@ class RequestRefused(msgspec.Struct):
 
 
 class JobEmitted(msgspec.Struct):
-    """One event of a job (§8.1)."""
+    """One event of a job (§8.1); `source_seq` is its home number when the job is observed (§7.6)."""
 
     job_id: JobId
     seq: int
     kind: str
     ts: str
     body: dict[str, Any]
+    source_seq: int | None = None
 
 
 class CancelAnswered(msgspec.Struct):
@@ -194,6 +287,7 @@ class JobEnded(msgspec.Struct):
     message: str = ""
     retryable: bool = False
     details: dict[str, Any] = msgspec.field(default_factory=dict)
+    source_seq: int | None = None
 
 
 class SessionFailed(msgspec.Struct):
@@ -216,6 +310,12 @@ Event = (
     | Audit
     | RuntimeEnded
     | Welcomed
+    | Detached
+    | SessionLost
+    | JobLost
+    | JobsListed
+    | Subscribed
+    | SubscriptionEnded
     | JobAccepted
     | RequestRefused
     | JobEmitted

@@ -36,6 +36,8 @@ class Quirk(msgspec.Struct, frozen=True, kw_only=True):
     submit: RefusalForm = RefusalForm.SESSION_ERROR
     cancel: RefusalForm = RefusalForm.SESSION_ERROR
     other: RefusalForm = RefusalForm.SESSION_ERROR
+    history_after_ms: int = 0
+    """Time that it needs after `job.subscribed` until it can take a history."""
     budget_as_strings: bool = False
     """`{"USD":"USD:5"}` in place of `{"USD":5}`."""
     ends_as_result: bool = False
@@ -69,6 +71,7 @@ QUIRKS: Final[Mapping[str, Quirk]] = {
             name="pypi",
             submit=RefusalForm.ACCEPTED_THEN_ERROR,
             cancel=RefusalForm.NOTHING,
+            history_after_ms=50,
             budget_as_strings=True,
             ends_as_result=True,
         ),
@@ -93,8 +96,11 @@ def recognise(envelope: wire.Envelope) -> str:
     return ""
 
 
-def rewrite_end(quirk: Quirk, message_type: str, payload: bytes) -> tuple[str, bytes]:
-    """The type and the open payload of a terminal (without its last brace) as such a peer reads it."""
+def rewrite_end(quirk: Quirk, message_type: str, payload: bytes, limit: int) -> tuple[str, bytes]:
+    """The type and the open payload of a terminal (without its last brace) as such a peer reads it.
+
+    A result that stands there twice only if it fits `limit` bytes.
+    """
     if not (quirk.ends_as_result or quirk.result_as_output):
         return message_type, payload
     fields: dict[str, Any] = wire.decode_value(payload + b"}")
@@ -103,4 +109,5 @@ def rewrite_end(quirk: Quirk, message_type: str, payload: bytes) -> tuple[str, b
         fields = {name: fields[name] for name in ("final_status", "completed_at")}
     elif quirk.result_as_output and "result" in fields:
         fields["output"] = fields["result"]
-    return message_type, wire.encode_checked(fields)[:-1]
+    rewritten = wire.encode_checked(fields)[:-1]
+    return message_type, rewritten if len(rewritten) < limit else payload

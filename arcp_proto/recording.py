@@ -19,9 +19,12 @@ from .connection import Connection, Framing
 from .entropy import SEED_BYTES, Entropy
 from .errors import Denied, LocalProtocolError, Refusal
 from .ids import Time
+from .listing import Cursors
 from .machine import Machine
 from .output import Output
-from .runtime import Runtime, RuntimeConfig
+from .resumption import Resumption
+from .runtime import Runtime
+from .runtime_config import RuntimeConfig
 from .secret import Secret
 
 T = TypeVar("T")
@@ -32,6 +35,7 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
     "connection": ("too_large", "lost", "blocked", "drained", "overran", "stopped_reading", "reads_again"),
     "runtime": (
         "authenticated",
+        "observers_set",
         "job_stopped",
         "persisted",
         "shut_down",
@@ -42,13 +46,26 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
         "handle_timer",
         "wall_clock_set",
     ),
-    "client": ("submit", "cancel", "processed", "close", "handle_timer", "wall_clock_set"),
+    "client": (
+        "submit",
+        "cancel",
+        "subscribe",
+        "unsubscribe",
+        "list_jobs",
+        "processed",
+        "close",
+        "detach",
+        "dial_failed",
+        "handle_timer",
+        "wall_clock_set",
+    ),
 }
 """Methods that a recording may call; `connect`, `message`, `heard` and `line` are looked at one by one."""
 
 INSIDE: Final = ("line", "congested")
 """What comes up in an input and does not follow from it: where bytes were cut, how much was not pulled."""
 
+_NO_TWINS: Final[Mapping[bytes, str]] = {}
 SECRET_FIELDS: Final = ("token", "resume_token", "value")
 _WITH_SECRETS: Final = (
     "session.hello",
@@ -77,6 +94,8 @@ class _Header(msgspec.Struct):
     token_key: str
     now: int
     unix: int
+    resumption: str | None = None
+    """What a client went on with, as JSON."""
 
 
 class _Entry(msgspec.Struct):
@@ -98,11 +117,17 @@ def record(machine: Runtime | Client, sink: Callable[[str], object], *, keep_sec
     role: Literal["runtime", "client"] = "runtime" if isinstance(machine, Runtime) else "client"
     config = msgspec.to_builtins(machine.config)
     header = _Header(FORMAT, role, config, id_key.hex(), token_key.hex(), machine.now, machine.unix)
+    if isinstance(machine, Client):
+        header.resumption = _resumption(machine, keep_secrets)
     sink(wire.encode_checked(header).decode())
+    twins: Mapping[bytes, str] = {}
+    if isinstance(machine, Runtime) and not keep_secrets:
+        machine.entropy = entropy = _Twins(machine.entropy)
+        twins = entropy.twins
 
     def recorder(name: str, arguments: Sequence[Any], now: Time) -> None:
         from_peer = name in ("message", "line")
-        written = [_write(argument, keep_secrets, from_peer) for argument in arguments]
+        written = [_write(argument, keep_secrets, from_peer, twins) for argument in arguments]
         sink(wire.encode_checked(_Entry(name, written, now)).decode())
 
     machine.recorder = recorder
@@ -124,8 +149,11 @@ def replay(lines: Iterable[str]) -> Replay:
     return Replay(player.machine, player.outputs, player.envelopes)
 
 
-def redact(message: bytes) -> bytes:
-    """A message with stand-ins in place of its secrets, as long as before; blanks if it cannot be read."""
+def redact(message: bytes, twins: Mapping[bytes, str] = _NO_TWINS) -> bytes:
+    """A message with stand-ins in place of its secrets, as long as before; blanks if it cannot be read.
+
+    `twins` are the stand-ins of the runtime's own tokens, by digest: those that a replay gives out.
+    """
     try:
         envelope = wire.decode_envelope(message)
         harmless = envelope.type in _KNOWN and envelope.type not in _WITH_SECRETS
@@ -135,7 +163,7 @@ def redact(message: bytes) -> bytes:
     except Refusal:
         suspicious = any(name.encode() in message for name in SECRET_FIELDS)
         return b" " * len(message) if suspicious else message
-    redacted = _without_secrets(value)
+    redacted = _without_secrets(value, twins)
     if redacted == value:
         return message
     return wire.encode_checked(redacted).ljust(len(message))
@@ -146,6 +174,27 @@ def stand_in(secret: str) -> str:
     size = len(secret.encode())
     digest = hashlib.shake_256(b"arcp-stand-in" + secret.encode()).hexdigest(size)
     return digest[:size]
+
+
+class _Twins(Entropy):
+    """Draws every token with the stand-in key as well, and so knows what a replay gives out in its place."""
+
+    __slots__ = ("_stand_in", "twins")
+
+    def __init__(self, entropy: Entropy) -> None:
+        super().__init__(bytes(SEED_BYTES))
+        self._id_key, self._token_key = entropy.keys(secrets=True)
+        self._stand_in = Entropy.of_keys(*entropy.keys(secrets=False))
+        self.twins: dict[bytes, str] = {}
+
+    def token(self, scope: str, prefix: str) -> Secret:
+        """A token of 256 bits behind `prefix`."""
+        self._stand_in._counts[scope] = self._counts.get(scope, 0)
+        twin = self._stand_in.token(scope, prefix)
+        self._stand_in.forget(scope)
+        token = super().token(scope, prefix)
+        self.twins[token.digest()] = twin.reveal()
+        return token
 
 
 class _Player:
@@ -235,24 +284,24 @@ def _joined(first: Output | None, second: Output) -> Output:
     )
 
 
-def _without_secrets(value: Any) -> Any:
+def _without_secrets(value: Any, twins: Mapping[bytes, str]) -> Any:
     if isinstance(value, dict):
         return {
-            name: stand_in(item)
+            name: twins.get(Secret(item).digest()) or stand_in(item)
             if name in SECRET_FIELDS and isinstance(item, str)
-            else _without_secrets(item)
+            else _without_secrets(item, twins)
             for name, item in value.items()
         }
     if isinstance(value, list):
-        return [_without_secrets(item) for item in value]
+        return [_without_secrets(item, twins) for item in value]
     return value
 
 
-def _write(argument: Any, keep_secrets: bool, from_peer: bool) -> Any:
+def _write(argument: Any, keep_secrets: bool, from_peer: bool, twins: Mapping[bytes, str]) -> Any:
     """An argument as JSON: bytes and secrets are marked, Structs become objects."""
     match argument:
         case bytes():
-            data = redact(argument) if from_peer and not keep_secrets else argument
+            data = redact(argument, twins) if from_peer and not keep_secrets else argument
             try:
                 return {"$text": data.decode()}
             except UnicodeDecodeError:
@@ -290,12 +339,33 @@ def _read_line(text: str, shape: type[T]) -> T:
         raise LocalProtocolError(f"this is no line of a recording: {error}") from None
 
 
+def _resumption(client: Client, keep_secrets: bool) -> str | None:
+    resumption = client.resumption()
+    if resumption is None:
+        return None
+    if not keep_secrets:
+        token = Secret(stand_in(resumption.token.reveal()))
+        resumption = msgspec.structs.replace(resumption, token=token)
+    return resumption.to_json().decode()
+
+
+def _read_resumption(text: str) -> Resumption:
+    try:
+        return Resumption.of_json(text.encode())
+    except ValueError as error:
+        raise LocalProtocolError(f"this is no line of a recording: {error}") from None
+
+
 def _machine(header: _Header) -> Runtime | Client:
     seed, now, unix = bytes(SEED_BYTES), header.now, header.unix
     machine: Runtime | Client
     if header.machine == "runtime":
         machine = Runtime(msgspec.convert(header.config, RuntimeConfig), seed=seed, now=now, unix=unix)
     else:
-        machine = Client(msgspec.convert(header.config, ClientConfig), seed=seed, now=now, unix=unix)
+        resumption = None if header.resumption is None else _read_resumption(header.resumption)
+        config = msgspec.convert(header.config, ClientConfig)
+        machine = Client(config, seed=seed, now=now, unix=unix, resumption=resumption)
     machine.entropy = Entropy.of_keys(bytes.fromhex(header.id_key), bytes.fromhex(header.token_key))
+    if isinstance(machine, Runtime):
+        machine.cursors = Cursors(machine.entropy.key("cursors"))
     return machine

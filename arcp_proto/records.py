@@ -1,26 +1,20 @@
-"""Facts: what has to survive a crash, and the only way in which durable state changes.
+"""Facts: what has to survive a crash, and the only way in which durable state changes (see `applying`).
 
 A record holds hashes of tokens and no secret. `RECORD_VERSION` counts changes of this schema.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
-from .budget import parse_budget
-from .events import FEATURE_OF_KIND
+from .idempotency import Claim
 from .ids import JobId, Principal, SessionId, Time
-from .job import Job, Outcome, Status, Terms
-from .log import Entry
-from .quirks import rewrite_end
-from .session import Session
-from .trace import extensions_json
-
-if TYPE_CHECKING:
-    from .runtime import Runtime
+from .job import End, Outcome, Status, Terms
+from .replies import Reply
+from .session import Backlog
 
 RECORD_VERSION: Final = 1
 
@@ -32,10 +26,22 @@ class SessionOpened(msgspec.Struct, tag=True):
     principal: Principal
     features: list[str]
     quirk: str
+    anonymous: bool = False
 
 
 class TokenIssued(msgspec.Struct, tag=True):
-    """A welcome carried a resume token; this is its SHA-256 (§6.3)."""
+    """A welcome carried a resume token; this is its SHA-256 (§6.3).
+
+    `cursor` is the number up to which the client said that it has everything.
+    """
+
+    session_id: SessionId
+    digest: bytes
+    cursor: int = 0
+
+
+class TokenProven(msgspec.Struct, tag=True):
+    """The client has this token: those issued before are not valid any more."""
 
     session_id: SessionId
     digest: bytes
@@ -48,15 +54,29 @@ class SessionEnded(msgspec.Struct, tag=True):
 
 
 class JobAccepted(msgspec.Struct, tag=True):
-    """`job.accepted` was answered (§7.1)."""
+    """`job.accepted` was answered to a request (§7.1).
+
+    `input` is kept when the agent can be started again, as JSON.
+    """
 
     terms: Terms
+    request_id: str
+    input: bytes | None = None
+
+
+class JobJoined(msgspec.Struct, tag=True):
+    """`job.accepted` was answered again, to a submit with the same idempotency key (§7.2)."""
+
+    session_id: SessionId
+    job_id: JobId
+    request_id: str
 
 
 class JobStarted(msgspec.Struct, tag=True):
-    """The agent was asked to run."""
+    """The agent was asked to run; `attempt` counts from 1."""
 
     job_id: JobId
+    attempt: int = 1
 
 
 class Published(msgspec.Struct, tag=True):
@@ -69,12 +89,17 @@ class Published(msgspec.Struct, tag=True):
 
 
 class Delivered(msgspec.Struct, tag=True):
-    """Something numbered in one session only: `job.cancelled`."""
+    """Something numbered in one session only: `job.cancelled`, a notice, a terminal once more.
+
+    `source` is the home number of what has one, and 0 for the rest.
+    """
 
     session_id: SessionId
     job_id: JobId
     message_type: str
     payload: bytes
+    source: int = 0
+    trace_id: str | None = None
 
 
 class OutcomeFixed(msgspec.Struct, tag=True):
@@ -101,6 +126,43 @@ class JobForgotten(msgspec.Struct, tag=True):
     job_id: JobId
 
 
+class KeyForgotten(msgspec.Struct, tag=True):
+    """An idempotency key means nothing any more (§7.2)."""
+
+    principal: Principal
+    key: str
+
+
+class Observed(msgspec.Struct, tag=True):
+    """A session observes a job (§7.6): from a position of its history, or live from now on."""
+
+    session_id: SessionId
+    job_id: JobId
+    backlog: Backlog | None
+
+
+class Replied(msgspec.Struct, tag=True):
+    """An answer that is kept for a resume (§6.3), beside those that follow from `JobAccepted`."""
+
+    session_id: SessionId
+    reply: Reply
+
+
+class Replayed(msgspec.Struct, tag=True):
+    """A piece of a history was numbered for an observer, before position `upto`."""
+
+    session_id: SessionId
+    job_id: JobId
+    upto: int
+
+
+class Unobserved(msgspec.Struct, tag=True):
+    """A session observes a job no longer."""
+
+    session_id: SessionId
+    job_id: JobId
+
+
 class Released(msgspec.Struct, tag=True):
     """A session has acknowledged everything up to `seq` (§6.5)."""
 
@@ -115,169 +177,103 @@ class Evicted(msgspec.Struct, tag=True):
     seq: int
 
 
+class HistoryCut(msgspec.Struct, tag=True):
+    """A limit took a job's history before position `upto`."""
+
+    job_id: JobId
+    upto: int
+
+
+class RuntimeKept(msgspec.Struct, tag=True):
+    """What there is of the runtime itself: how many jobs it has accepted, and the key of its cursors.
+
+    A snapshot says it, and whoever writes the first cursor (§6.6). Such a key only names places in listings.
+    """
+
+    jobs: int
+    cursor_key: bytes | None = None
+
+
 class SessionKept(msgspec.Struct, tag=True):
-    """A session as it is, in a snapshot: its log as pairs of head and payload."""
+    """A session as it is, in a snapshot: its log as head, payload and source of each entry."""
 
     opened: SessionOpened
     tokens: list[bytes]
     acked: int
     first: int
-    entries: list[tuple[bytes, bytes]]
+    entries: list[tuple[bytes, bytes, int]]
+    replies: list[Reply]
+    answered: list[tuple[str, int, JobId]]
 
 
 class JobKept(msgspec.Struct, tag=True):
-    """A job as it is, in a snapshot."""
+    """A job as it is, in a snapshot: its history as payload, home number and feature of each event.
 
+    Sessions that are behind with it follow as `Observed`.
+    """
+
+    number: int
     terms: Terms
     status: Status
     outcome: Outcome | None
+    end: End | None
+    at_home: bool
+    home_seq: int
+    streamed: bool
+    attempt: int
+    input: bytes | None
+    first: int
+    cut: int
+    history: list[tuple[bytes, int, int]]
     observers: list[SessionId]
-    ended_at: Time | None
+    submitters: list[SessionId]
+
+
+class KeyKept(msgspec.Struct, tag=True):
+    """An idempotency key as it is, in a snapshot."""
+
+    principal: Principal
+    key: str
+    claim: Claim
 
 
 Record = (
     SessionOpened
     | TokenIssued
+    | TokenProven
     | SessionEnded
     | JobAccepted
+    | JobJoined
     | JobStarted
     | Published
     | Delivered
     | OutcomeFixed
     | JobEnded
     | JobForgotten
+    | KeyForgotten
+    | Observed
+    | Replied
+    | Replayed
+    | Unobserved
     | Released
     | Evicted
+    | HistoryCut
+    | RuntimeKept
     | SessionKept
     | JobKept
+    | KeyKept
 )
 
 
-def takers_of(job: Job, kind: str) -> list[Session]:
-    """The sessions that get a job's events of a kind: its observers that negotiated it (§6.2)."""
-    feature = FEATURE_OF_KIND.get(kind)
-    return [session for session in job.observers.values() if feature is None or feature in session.features]
+def encode_record(record: Record) -> bytes:
+    """A record as a journal keeps it, in MessagePack."""
+    return _encode(record)
 
 
-def number(job: Job, takers: Iterable[Session], payload: bytes) -> None:
-    """Give one event its number in every session that takes it (§8.3)."""
-    entry = Entry(job.head("job.event"), payload)
-    for session in takers:
-        session.log.append(entry)
+def decode_record(data: bytes) -> Record:
+    """A record of this version of the schema; raises ValueError for what is none."""
+    return _decode(data)
 
 
-def snapshot_of_session(session: Session) -> SessionKept:
-    """One session as a record."""
-    opened = SessionOpened(session.id, session.principal, sorted(session.features), session.quirk.name)
-    return SessionKept(opened, list(session.tokens), session.acked, session.log.first, session.log.entries())
-
-
-def snapshot_of_job(job: Job) -> JobKept:
-    """One job as a record."""
-    return JobKept(job.terms, job.status, job.outcome, list(job.observers), job.ended_at)
-
-
-def _session_opened(runtime: Runtime, record: SessionOpened) -> None:
-    runtime.sessions[record.session_id] = Session(
-        record.session_id, record.principal, record.features, record.quirk
-    )
-
-
-def _token_issued(runtime: Runtime, record: TokenIssued) -> None:
-    runtime.sessions[record.session_id].tokens.append(record.digest)
-
-
-def _session_ended(runtime: Runtime, record: SessionEnded) -> None:
-    session = runtime.sessions.pop(record.session_id)
-    for job in session.jobs.values():
-        job.observers.pop(record.session_id, None)
-
-
-def _job_accepted(runtime: Runtime, record: JobAccepted) -> None:
-    terms = record.terms
-    job = Job(terms, parse_budget(terms.lease), extensions_json(terms.trace, terms.span_id))
-    session = runtime.sessions[terms.session_id]
-    job.observers[session.id] = session
-    session.jobs[job.id] = job
-    runtime.jobs[job.id] = job
-
-
-def _job_started(runtime: Runtime, record: JobStarted) -> None:
-    runtime.jobs[record.job_id].become(Status.RUNNING)
-
-
-def _published(runtime: Runtime, record: Published) -> None:
-    job = runtime.jobs[record.job_id]
-    number(job, takers_of(job, record.kind), record.payload)
-
-
-def _delivered(runtime: Runtime, record: Delivered) -> None:
-    head = runtime.jobs[record.job_id].head(record.message_type)
-    runtime.sessions[record.session_id].log.append(Entry(head, record.payload))
-
-
-def _outcome_fixed(runtime: Runtime, record: OutcomeFixed) -> None:
-    runtime.jobs[record.job_id].outcome = record.outcome
-
-
-def _job_ended(runtime: Runtime, record: JobEnded) -> None:
-    job = runtime.jobs[record.job_id]
-    job.become(record.status)
-    job.ended_at = record.at
-    for session in job.observers.values():
-        payload = record.payload
-        if record.inline is not None and "result_chunk" not in session.features:
-            payload = record.inline
-        message_type, payload = rewrite_end(session.quirk, record.message_type, payload)
-        session.log.append(Entry(job.head(message_type), payload))
-        session.jobs.pop(job.id, None)
-    job.observers.clear()
-
-
-def _job_forgotten(runtime: Runtime, record: JobForgotten) -> None:
-    del runtime.jobs[record.job_id]
-
-
-def _released(runtime: Runtime, record: Released) -> None:
-    runtime.sessions[record.session_id].acknowledge(record.seq)
-
-
-def _evicted(runtime: Runtime, record: Evicted) -> None:
-    runtime.sessions[record.session_id].log.release(record.seq)
-
-
-def _session_kept(runtime: Runtime, record: SessionKept) -> None:
-    _session_opened(runtime, record.opened)
-    session = runtime.sessions[record.opened.session_id]
-    session.tokens.extend(record.tokens)
-    session.acked = record.acked
-    session.log.load(record.first, record.entries)
-
-
-def _job_kept(runtime: Runtime, record: JobKept) -> None:
-    terms = record.terms
-    job = Job(terms, parse_budget(terms.lease), extensions_json(terms.trace, terms.span_id))
-    job.status, job.outcome, job.ended_at = record.status, record.outcome, record.ended_at
-    for session_id in record.observers:
-        session = job.observers[session_id] = runtime.sessions[session_id]
-        session.jobs[job.id] = job
-    runtime.jobs[job.id] = job
-
-
-APPLY: Final[Mapping[type[Any], Callable[[Runtime, Any], None]]] = {
-    SessionOpened: _session_opened,
-    TokenIssued: _token_issued,
-    SessionEnded: _session_ended,
-    JobAccepted: _job_accepted,
-    JobStarted: _job_started,
-    Published: _published,
-    Delivered: _delivered,
-    OutcomeFixed: _outcome_fixed,
-    JobEnded: _job_ended,
-    JobForgotten: _job_forgotten,
-    Released: _released,
-    Evicted: _evicted,
-    SessionKept: _session_kept,
-    JobKept: _job_kept,
-}
-"""What each fact does to the durable state, live and in recovery alike."""
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final[Callable[[bytes], Record]] = msgspec.msgpack.Decoder(Record).decode

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from . import messages, wire
 from .connection import Connection, Phase
-from .errors import RETRYABLE, Refusal
+from .errors import RETRYABLE, ErrorCode, Refusal
 from .ids import JobId, SessionId, ulid
 from .limits import MAX_AGENT_LENGTH
 from .machine import cut
@@ -86,7 +86,10 @@ def _send_job_error(
 
 
 def _details(envelope: wire.Envelope | None, refusal: Refusal) -> dict[str, Any] | None:
+    """`fatal` tells that the connection has failed, and no request that a peer may think was refused."""
     details = dict(refusal.details or {})
+    if envelope is None and refusal.fatal and refusal.code is ErrorCode.INTERNAL_ERROR:
+        details["fatal"] = True
     if envelope is not None and envelope.id:
         details["request_id"] = envelope.id
     return details or None

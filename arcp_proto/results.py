@@ -132,14 +132,14 @@ def _fail(runtime: Runtime, job: Job, message: str) -> None:
 
 def _fits(runtime: Runtime, job: Job, payload: bytes) -> bool:
     """Whether an inline result fits a frame, also for a peer that gets it twice (quirks)."""
-    home = job.observers.get(job.terms.session_id)
+    home = job.home
     times = 2 if home is not None and home.quirk.result_as_output else 1
     return times * len(payload) <= runtime.payload_limit(job)
 
 
 def _needs_inline(job: Job) -> bool:
     """Whether the submitting session is there and cannot read chunks (§6.2)."""
-    home = job.observers.get(job.terms.session_id)
+    home = job.home
     return home is not None and RESULT_CHUNK not in home.features
 
 

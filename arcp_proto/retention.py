@@ -1,43 +1,228 @@
-"""What is kept after its end, and how long."""
+"""What is kept, and how long: logs, histories, finished jobs and keys, within their limits (§6.3, §6.5).
+
+The resume window is a promise within the limits. A limit of one session or job takes its own oldest; that of
+a principal takes that principal's oldest; that of all takes from the principal that holds most.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
 
-from .ids import SECOND, Principal, Time
+from .ages import MARK
+from .applying import ending
+from .errors import ensure
+from .history import History
+from .ids import SECOND, JobId, Principal, SessionId, Time
 from .job import Job
-from .records import Evicted, JobForgotten
+from .log import Log
+from .machine import found
+from .observing import tell_end
+from .records import Delivered, Evicted, HistoryCut, JobForgotten, KeyForgotten, SessionEnded, Unobserved
 from .session import Session
 from .timers import TimerKind
 
 if TYPE_CHECKING:
     from .runtime import Runtime
 
+AT_A_TIME: Final = 64
+"""Of what a principal may hold, this part at most goes at a time when room is made."""
+OF_THE_LARGEST: Final = 16
+"""Of the finished jobs of the principal that has most, this part goes when there are too many in all."""
 
-def evict(runtime: Runtime, session: Session) -> None:
-    """Keep a session's log within its limits: the oldest events go."""
+
+class Retired:
+    """Jobs that have ended and are not forgotten, oldest first, in all and by principal."""
+
+    __slots__ = ("_all", "_by_principal")
+
+    def __init__(self) -> None:
+        self._all: OrderedDict[JobId, tuple[Time, Principal]] = OrderedDict()
+        self._by_principal: dict[Principal, OrderedDict[JobId, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, job_id: JobId, principal: Principal, at: Time) -> None:
+        """A job has ended; forget it at `at`."""
+        self._all[job_id] = (at, principal)
+        self._by_principal.setdefault(principal, OrderedDict())[job_id] = None
+
+    def remove(self, job_id: JobId) -> None:
+        """A job is forgotten."""
+        _, principal = self._all.pop(job_id)
+        of_principal = self._by_principal[principal]
+        del of_principal[job_id]
+        if not of_principal:
+            del self._by_principal[principal]
+
+    @property
+    def next_at(self) -> Time | None:
+        """When the first is to be forgotten."""
+        return next(iter(self._all.values()))[0] if self._all else None
+
+    def due(self, now: Time) -> JobId | None:
+        """The first, if its time has come."""
+        job_id = next(iter(self._all), None)
+        return job_id if job_id is not None and self._all[job_id][0] <= now else None
+
+    def count(self, principal: Principal) -> int:
+        """How many a principal has."""
+        return len(self._by_principal.get(principal, ()))
+
+    def oldest(self, principal: Principal) -> JobId:
+        """The first of a principal that has any."""
+        return next(iter(self._by_principal[principal]))
+
+    def largest(self) -> Principal:
+        """Who has most. A scan over principals, for when there are too many in all."""
+        return max(self._by_principal, key=lambda principal: len(self._by_principal[principal]))
+
+
+# Logs and histories.
+
+
+def shrink(runtime: Runtime, session: Session) -> None:
+    """A log is over its limits: its oldest events go."""
     excess = session.log.excess(runtime.limits.session_events, runtime.limits.session_bytes)
     if excess:
         runtime.commit(Evicted(session.id, excess))
 
 
-def retire(runtime: Runtime, job: Job) -> None:
-    """A job has ended: forget it when its time is over, or when too many others have ended since."""
-    at = Time(runtime.now + runtime.limits.retention * SECOND)
-    runtime.retired.append((at, job.id))
-    if len(runtime.retired) > runtime.limits.finished_jobs:
-        runtime.commit(JobForgotten(runtime.retired.popleft()[1]))
-    if runtime.timers.armed(TimerKind.RETENTION, 0) is None:
+def age(runtime: Runtime, session: Session) -> None:
+    """A session that does not acknowledge keeps what is younger than the window (§6.3)."""
+    horizon = Time(runtime.now - runtime.config.resume_window_sec * SECOND)
+    oldest = session.log.oldest_at
+    if oldest is not None and oldest + MARK <= horizon and (upto := session.log.older_than(horizon)):
+        runtime.commit(Evicted(session.id, upto))
+
+
+def cut_history(runtime: Runtime, job: Job, upto: int) -> None:
+    """The events of a job before a position go; observers that had not come so far are told (§7.6).
+
+    A session that cannot subscribe again, and observes by an idempotency key, goes on with what is left.
+    """
+    over = [
+        session
+        for session in job.behind.values()
+        if session.backlogs[job.id].position < upto and "subscribe" in session.features
+    ]
+    for session in over:
+        runtime.commit(Unobserved(session.id, job.id))
+    runtime.commit(HistoryCut(job.id, upto))
+    for session in over:
+        tell_end(runtime, session, job, "the history was cut: subscribe again from the last source_seq")
+
+
+def trim_history(runtime: Runtime, job: Job) -> None:
+    """Keep a history within its own limits."""
+    excess = job.history.excess(runtime.limits.history_events, runtime.limits.history_bytes)
+    if excess:
+        cut_history(runtime, job, excess)
+
+
+def make_room(runtime: Runtime) -> None:
+    """Principals hold too much, or all of them together: the oldest of who holds most goes (§6.5)."""
+    limits, holdings = runtime.limits, runtime.holdings
+    events, size = limits.principal_events // AT_A_TIME, limits.principal_bytes // AT_A_TIME
+    while (principal := holdings.crowded()) is not None:
+        holder = holdings.victim(principal)
+        upto = holder.oldest(max(events, 1), max(size, 1))
+        if isinstance(holder, Log):
+            runtime.commit(Evicted(holder.session_id, upto))
+        else:
+            ensure(isinstance(holder, History), "a holder is a log or a history")
+            cut_history(runtime, runtime.jobs[holder.job_id], upto)
+
+
+# Finished jobs.
+
+
+def retire(runtime: Runtime, job: Job, at: Time) -> None:
+    """A job has ended: forget it at `at`, or when too many others have ended since."""
+    retired, limits, principal = runtime.retired, runtime.limits, job.terms.principal
+    retired.add(job.id, principal, at)
+    if retired.count(principal) > limits.finished_jobs:
+        forget(runtime, retired.oldest(principal))
+    if len(retired) > limits.finished_jobs_total:
+        largest = retired.largest()
+        for _ in range(max(1, retired.count(largest) // OF_THE_LARGEST)):
+            forget(runtime, retired.oldest(largest))
+    _watch(runtime)
+
+
+def forget(runtime: Runtime, job_id: JobId) -> None:
+    """A finished job is listed and observed no longer."""
+    job = runtime.jobs[job_id]
+    for session in list(job.behind.values()):
+        _end_alone(runtime, session, job)
+    runtime.retired.remove(job_id)
+    runtime.commit(JobForgotten(job_id))
+
+
+def _end_alone(runtime: Runtime, session: Session, job: Job) -> None:
+    """Who is behind with a job that is forgotten gets its end, without the rest of the history (§7.2)."""
+    observed = job.id in session.observed
+    runtime.commit(Unobserved(session.id, job.id))
+    if observed:
+        end = found(job.end, "a job is forgotten after its end")
+        message_type, payload = ending(runtime, job, session, end)
+        runtime.commit(Delivered(session.id, job.id, message_type, payload, end.source))
+        runtime.delivered(session)
+
+
+def forget_due(runtime: Runtime) -> None:
+    """Forget the jobs whose time is over."""
+    while (job_id := runtime.retired.due(runtime.now)) is not None:
+        forget(runtime, job_id)
+    _watch(runtime)
+
+
+def _watch(runtime: Runtime) -> None:
+    at = runtime.retired.next_at
+    if at is not None and runtime.timers.armed(TimerKind.RETENTION, 0) is None:
         runtime.timers.arm(TimerKind.RETENTION, 0, at)
 
 
-def forget(runtime: Runtime) -> None:
-    """Forget the jobs whose time is over."""
-    retired = runtime.retired
-    while retired and retired[0][0] <= runtime.now:
-        runtime.commit(JobForgotten(retired.popleft()[1]))
-    if retired:
-        runtime.timers.arm(TimerKind.RETENTION, 0, retired[0][0])
+# Idempotency keys.
+
+
+def watch_keys(runtime: Runtime) -> None:
+    """Look again when the next key is due; keys go by the wall clock, which outlives a restart."""
+    due = runtime.keys.next_due(runtime.limits)
+    if due is not None and runtime.timers.armed(TimerKind.KEYS, 0) is None:
+        at = Time(runtime.now + max(due - runtime.unix, SECOND))
+        runtime.timers.arm(TimerKind.KEYS, 0, at)
+
+
+def forget_keys(runtime: Runtime) -> None:
+    """Forget the keys of jobs that ended long ago."""
+    for principal, key in runtime.keys.due(runtime.unix, runtime.limits):
+        runtime.commit(KeyForgotten(principal, key))
+    watch_keys(runtime)
+
+
+# Sessions and principals.
+
+
+def await_resume(runtime: Runtime, session: Session) -> None:
+    """A session without a connection ends after its window (§6.3)."""
+    if runtime.config.resume_window_sec > 0:
+        at = Time(runtime.now + runtime.config.resume_window_sec * SECOND)
+        runtime.timers.arm(TimerKind.RESUME_WINDOW, session.id, at)
+    else:
+        end_session(runtime, session.id)
+
+
+def end_session(runtime: Runtime, session_id: SessionId) -> None:
+    """Nobody can resume it any more; its jobs go on."""
+    session = runtime.sessions[session_id]
+    runtime.commit(SessionEnded(session_id))
+    runtime.timers.disarm(TimerKind.RESUME_WINDOW, session_id)
+    runtime.timers.disarm(TimerKind.BACKLOG, session_id)
+    runtime.unfed.pop(session_id, None)
+    runtime.unsettled.pop(session_id, None)
+    let_go(runtime, session.principal)
 
 
 def let_go(runtime: Runtime, principal: Principal) -> None:

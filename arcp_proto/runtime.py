@@ -8,66 +8,42 @@ hands out what to do. The rest are queries and change nothing.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-import msgspec
-
-from . import outcome, refusals, results, retention, runtime_handlers, shutdown, wire
+from . import (
+    delivering,
+    handshake,
+    observing,
+    outcome,
+    refusals,
+    restoring,
+    results,
+    retention,
+    runtime_handlers,
+    shutdown,
+    wire,
+)
+from .applying import APPLY
 from .connection import Connection, Framing, Phase
 from .entropy import Entropy
 from .errors import Denied, ErrorCode, InvariantViolated, LocalProtocolError, Refusal
-from .events import Body, encode_body
-from .ids import SECOND, JobId, Principal, SessionId, Time, ulid
-from .inventory import AgentInfo, Inventory
-from .job import Job
-from .limits import KIB, MAX_NAME_LENGTH, MAX_REASON_LENGTH, MAX_RUNTIME_SEC, Limits
+from .events import Body, check_metric, encode_body
+from .holdings import Holdings
+from .idempotency import Keys
+from .ids import SECOND, JobId, Principal, SessionId, Time
+from .inventory import Inventory
+from .job import Job, Status
+from .limits import MAX_NAME_LENGTH, MAX_REASON_LENGTH, MAX_RUNTIME_SEC
+from .listing import Cursors, Listing
 from .machine import CLOSE_OUR_FAULT, CLOSE_REFUSED, CLOSE_RESTART, Machine, cut
 from .output import Output, PauseJob, ResumeJob
-from .records import (
-    APPLY,
-    Published,
-    Record,
-    SessionEnded,
-    number,
-    snapshot_of_job,
-    snapshot_of_session,
-    takers_of,
-)
+from .records import Record
+from .retention import Retired
+from .runtime_config import EVENT_BYTES, Observers, RuntimeConfig, check_config, check_observers
 from .session import Session
+from .snapshots import snapshot_of
 from .timers import TimerKey, TimerKind
-
-SUPPORTED_FEATURES = ("heartbeat", "ack", "progress", "result_chunk", "agent_versions")
-"""The features of §6.2 that this runtime offers."""
-
-LEAST_FRAME = 32 * KIB
-"""An answer with the largest lease, and every error, fit it."""
-
-WELCOME_BYTES = 1024
-"""More than what stands in a welcome beside names and inventory."""
-
-EVENT_BYTES = 256
-"""More than what stands around a body in its payload: the longest kind, the time, a source_seq."""
-
-
-class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host decides. Times in seconds.
-
-    `resume_window_sec` is how long a session outlives its connection; a `heartbeat_interval_sec` of 0
-    offers no heartbeats; `quirks` answers peers that deviate in the form that they read. `journal` says
-    that the host persists records and reports `persisted`; without it no records are made.
-    """
-
-    name: str
-    version: str
-    agents: tuple[AgentInfo, ...] = ()
-    anonymous: bool = False
-    heartbeat_interval_sec: int = 30
-    resume_window_sec: int = 0
-    quirks: bool = True
-    journal: bool = False
-    limits: Limits = Limits()
 
 
 class Runtime(Machine):
@@ -81,27 +57,40 @@ class Runtime(Machine):
         super().__init__(config.limits, Entropy(seed), now=now, unix=unix, journal=config.journal)
         self.config = config
         self.inventory = Inventory(config.agents)
+        check_config(config, self.inventory)
+        self.features = config.features
+        self.observers: Observers = config.observers
         self.sessions: dict[SessionId, Session] = {}
+        self.tokens: dict[bytes, Session] = {}
+        """Sessions by the digests of their resume tokens."""
         self.jobs: dict[JobId, Job] = {}
+        self.job_count = 0
+        """Jobs accepted so far."""
         self.running: dict[JobId, Job] = {}
         """Jobs whose agent has not stopped."""
         self.unfinished: dict[JobId, Job] = {}
         """Jobs whose terminal is not out."""
-        self.features = tuple(
-            name for name in SUPPORTED_FEATURES if name != "heartbeat" or config.heartbeat_interval_sec > 0
-        )
+        self.leaving: dict[JobId, Job] = {}
+        """Unfinished jobs that a shutdown leaves to the next process."""
+        self.keys = Keys()
+        self.listing = Listing()
+        self.cursor_key: bytes | None = None
+        """What is behind the cursors of listings, once there was one."""
+        self.cursors = Cursors(self.entropy.key("cursors"))
+        self.holdings = Holdings(config.limits)
+        self.retired = Retired()
         self.draining = False
-        self.hellos: dict[int, runtime_handlers.PendingHello] = {}
+        self.pending: dict[int, handshake.Pending] = {}
         """What waits for the host's verifier, by the number of its connection."""
-        self.retired: deque[tuple[Time, JobId]] = deque()
-        """Jobs that have ended, and when to forget them."""
         self.anonymous_principals: dict[Principal, int] = {}
         """How many sessions and unfinished jobs each has."""
-        self._unnumbered: dict[SessionId, Session] = {}
+        self.unsettled: dict[SessionId, Session] = {}
+        """Sessions in which something was numbered since the last take."""
+        self.unfed: dict[SessionId, Session] = {}
+        """Sessions that get the next piece of a history when the journal has caught up."""
         self._waiting: dict[Connection, None] = {}
         self.ended = False
         """Whether `RuntimeEnded` has been told."""
-        _check_config(config, self.inventory)
 
     @classmethod
     def restore(
@@ -109,29 +98,16 @@ class Runtime(Machine):
     ) -> Self:
         """The runtime as its records left it; `seed` is a new one.
 
-        Sessions wait to be resumed, and jobs whose agents died with the process end with INTERNAL_ERROR:
-        the first `take` holds what recovery itself decided.
+        Sessions wait to be resumed. Jobs whose agents died with the process start again if their agent is
+        restartable, else end with INTERNAL_ERROR: the first `take` holds what recovery itself decided.
         """
         runtime = cls(config, seed=seed, now=now, unix=unix)
-        runtime.used = True
-        for record in records:
-            APPLY[type(record)](runtime, record)
-        for session in list(runtime.sessions.values()):
-            retention.evict(runtime, session)
-            runtime.await_resume(session)
-        for job in list(runtime.jobs.values()):
-            if job.ended:
-                retention.retire(runtime, job)
-            else:
-                runtime.unfinished[job.id] = job
-                lost = outcome.outcome_of(ErrorCode.INTERNAL_ERROR, "the runtime was restarted")
-                outcome.end_with_error(runtime, job, job.outcome or lost)
+        restoring.restore(runtime, records)
         return runtime
 
     def snapshot(self) -> list[Record]:
         """The live state as records: restoring them is restoring every record so far."""
-        sessions = [snapshot_of_session(session) for session in self.sessions.values()]
-        return [*sessions, *(snapshot_of_job(job) for job in self.jobs.values())]
+        return snapshot_of(self)
 
     # What the event loop reports.
 
@@ -145,14 +121,44 @@ class Runtime(Machine):
         self.done()
         return connection
 
-    def authenticated(self, request: int, principal: str | None, failed: bool = False, *, now: int) -> Output:
-        """The answer to `Authenticate`: who it is, None for nobody, `failed` when it cannot be told."""
-        self.enter(now, "authenticated", request, principal, failed)
-        hello = self.hellos.pop(request, None)
-        if hello is not None and hello.connection.phase is Phase.AUTHENTICATING:
+    def authenticated(
+        self,
+        request: int,
+        principal: str | None,
+        failed: bool = False,
+        expires: int | None = None,
+        *,
+        now: int,
+    ) -> Output:
+        """The answer to `Authenticate`: who it is, None for nobody, `failed` when it cannot be told.
+
+        At `expires`, Unix time in nanoseconds, the connection is closed, and the session may be resumed with
+        a fresh token.
+        """
+        self.enter(now, "authenticated", request, principal, failed, expires)
+        pending = self.pending.pop(request, None)
+        if pending is not None and pending.connection.phase is Phase.AUTHENTICATING:
             verified = None if principal is None else Principal(principal)
-            runtime_handlers.finish_hello(self, hello, verified, failed=failed)
+            until = None if expires is None else Time(expires)
+            handshake.finish(self, pending, verified, until, failed=failed)
         return self.leave()
+
+    def observers_set(self, observers: dict[str, dict[str, str]], *, now: int) -> None:
+        """Who sees the jobs of others from now on; what is not allowed any more ends. Take afterwards.
+
+        Raises LocalProtocolError for a right that is neither "list" nor "observe".
+        """
+        check_observers(observers)
+        self.enter(now, "observers_set", observers)
+        self.observers = observers
+        observing.revoke(self)
+        self.done()
+
+    def wall_clock_set(self, unix: int, *, now: int) -> None:
+        """The wall clock says `unix` now; times on the wire never go back all the same."""
+        super().wall_clock_set(unix, now=now)
+        for connection in self.connections.values():
+            handshake.watch_expiry(self, connection)
 
     def job_stopped(self, job_id: JobId, *, now: int) -> Output:
         """The answer to `StopJob`, or news that an agent is gone without a word."""
@@ -174,6 +180,9 @@ class Runtime(Machine):
             self.mark_writable(connection)
         if count == self.record_count:
             self._waiting = {}
+        unfed, self.unfed = self.unfed, {}
+        for session in unfed.values():
+            observing.feed_soon(self, session)
         self.done()
 
     def shut_down(self, drain: float = 30.0, *, now: int) -> None:
@@ -198,7 +207,7 @@ class Runtime(Machine):
             raise LocalProtocolError("a result is streamed with write_result")
         encoded = encode_body(kind, body)
         if kind == "metric":
-            _check_metric(body)
+            check_metric(body)
         if len(encoded) > self.body_limit(job):
             raise LocalProtocolError(
                 f"this {kind} is {len(encoded)} bytes, and a frame holds {self.body_limit(job)}:"
@@ -262,6 +271,11 @@ class Runtime(Machine):
 
     # For handlers and nouns.
 
+    @property
+    def journaling(self) -> bool:
+        """Whether records are made."""
+        return self._journal
+
     def commit(self, record: Record) -> None:
         """Change durable state: apply a record, and hand it out when there is a journal."""
         if self._journal:
@@ -270,29 +284,36 @@ class Runtime(Machine):
         APPLY[type(record)](self, record)
 
     def publish(self, job: Job, kind: str, body: bytes) -> None:
-        """Number one event in every session that observes the job and takes its kind."""
-        takers = takers_of(job, kind)
-        if not takers:
-            return
-        payload = b'{"kind":"%b","ts":"%b","body":%b' % (kind.encode(), self.time_text().encode(), body)
-        if self._journal:
-            self.commit(Published(job.id, kind, payload))
-        else:
-            number(job, takers, payload)
-        self.sent_to(takers)
+        """Number one event in every session that gets the job and takes its kind."""
+        delivering.publish(self, job, kind, body)
 
-    def sent_to(self, observers: Iterable[Session]) -> None:
-        """Something was numbered in these sessions: keep their logs within limits, wake their connections."""
-        limits = self.limits
-        for session in observers:
-            log, connection = session.log, session.connection
-            if len(log) > limits.session_events or log.size > limits.session_bytes:
-                retention.evict(self, session)
-            if connection is not None:
-                connection.sent_at = self.now
-                self.mark_writable(connection)
-            if self._journal:
-                self._unnumbered[session.id] = session
+    def delivered(self, session: Session) -> None:
+        """Something was numbered in this session."""
+        delivering.sent_to(self, session)
+        if self.holdings.over:
+            retention.make_room(self)
+
+    def notify(self, session: Session, job_id: JobId, phase: str, message: str) -> None:
+        """Number a `status` of a job in one session only."""
+        delivering.notify(self, session, job_id, phase, message)
+
+    def keep_job(self, job: Job) -> None:
+        """A job is there: find it by id, in listings, and among what its principal holds."""
+        self.jobs[job.id] = job
+        self.listing.add(job)
+        self.holdings.add(job.terms.principal, job.history)
+
+    def drop_job(self, job: Job) -> None:
+        """A job is there no longer."""
+        del self.jobs[job.id]
+        self.listing.remove(job)
+        self.holdings.remove(job.terms.principal, job.history)
+
+    def change_status(self, job: Job, status: Status) -> None:
+        """A job goes on in its lifecycle."""
+        before = job.status
+        job.become(status)
+        self.listing.changed(job, before)
 
     def payload_limit(self, job: Job) -> int:
         """Bytes that a payload may have, with the longest head this job can need (§1)."""
@@ -306,27 +327,7 @@ class Runtime(Machine):
         """The scope of entropy of a principal."""
         return f"principal {principal}"
 
-    def await_resume(self, session: Session) -> None:
-        """A session without a connection ends after its window."""
-        if self.config.resume_window_sec > 0:
-            at = Time(self.now + self.config.resume_window_sec * SECOND)
-            self.timers.arm(TimerKind.RESUME_WINDOW, session.id, at)
-        else:
-            self.end_session(session.id)
-
-    def end_session(self, session_id: SessionId) -> None:
-        """Nobody can resume it any more; its jobs go on."""
-        principal = self.sessions[session_id].principal
-        self.commit(SessionEnded(session_id))
-        retention.let_go(self, principal)
-
-    def anonymous(self, connection: Connection) -> Principal:
-        """A principal that is nobody else and never comes again (§6.1)."""
-        principal = Principal("anonymous-" + ulid(self.entropy.bits(connection.scope, "anonymous")))
-        self.anonymous_principals[principal] = 1
-        return principal
-
-    def start(self, job: Job) -> None:
+    def begin(self, job: Job) -> None:
         """An agent is about to run."""
         self.running[job.id] = self.unfinished[job.id] = job
         if job.terms.principal in self.anonymous_principals:
@@ -336,9 +337,21 @@ class Runtime(Machine):
         """The terminal of a job is out."""
         self.unfinished.pop(job.id, None)
         job.stream = None
-        retention.retire(self, job)
+        retention.retire(self, job, Time(self.now + self.limits.retention * SECOND))
+        retention.watch_keys(self)
         retention.let_go(self, job.terms.principal)
         shutdown.end_if_over(self)
+
+    def left(self, job: Job) -> bool:
+        """Whether a job whose agent has stopped, or will not, is left to the next process."""
+        return shutdown.left(self, job)
+
+    def set_paused(self, session: Session, *, paused: bool) -> None:
+        """Agents wait, or go on, whose jobs this session submitted."""
+        for job in session.jobs.values():
+            if job.paused is not paused:
+                job.paused = paused
+                self.request(PauseJob(job.id) if paused else ResumeJob(job.id))
 
     # Roles of a machine.
 
@@ -355,14 +368,15 @@ class Runtime(Machine):
 
     def _detached(self, connection: Connection) -> None:
         session = connection.session
-        if session is not None:
+        if session is not None and session.connection is connection:
             session.connection = None
-            self._set_paused(session, paused=False)
-            self.await_resume(session)
+            self.set_paused(session, paused=False)
+            observing.fall_behind(self, session)
+            retention.await_resume(self, session)
 
     def lose_connection(self, connection: Connection, reason: str) -> None:
         """The transport is gone, and nothing refers to it any more."""
-        self.hellos.pop(connection.number, None)
+        self.pending.pop(connection.number, None)
         self._waiting.pop(connection, None)
         super().lose_connection(connection, reason)
 
@@ -375,8 +389,13 @@ class Runtime(Machine):
 
     def transport_blocked(self, connection: Connection, blocked: bool) -> None:
         """Agents wait for the transport of the session that submitted their job."""
-        if connection.session is not None:
-            self._set_paused(connection.session, paused=blocked)
+        session = connection.session
+        if session is not None and session.connection is connection:
+            self.set_paused(session, paused=blocked)
+            if blocked:
+                observing.fall_behind(self, session)
+            else:
+                observing.feed_soon(self, session)
 
     def _on_own_timer(self, key: TimerKey) -> None:
         match key.kind:
@@ -387,7 +406,7 @@ class Runtime(Machine):
                 late = Refusal(ErrorCode.INTERNAL_ERROR, "authentication took too long", fatal=True)
                 self.refuse(self.connections[int(key.owner)], late)
             case TimerKind.RESUME_WINDOW:
-                self.end_session(SessionId(str(key.owner)))
+                retention.end_session(self, SessionId(str(key.owner)))
             case TimerKind.MAX_RUNTIME:
                 job = self.jobs[JobId(str(key.owner))]
                 message = f"the job ran longer than its max_runtime_sec of {job.terms.max_runtime_sec}"
@@ -395,7 +414,13 @@ class Runtime(Machine):
             case TimerKind.GRACE:
                 outcome.grace_over(self, self.jobs[JobId(str(key.owner))])
             case TimerKind.RETENTION:
-                retention.forget(self)
+                retention.forget_due(self)
+            case TimerKind.KEYS:
+                retention.forget_keys(self)
+            case TimerKind.BACKLOG:
+                observing.feed(self, self.sessions[SessionId(str(key.owner))])
+            case TimerKind.EXPIRY:
+                handshake.expire(self, self.connections[int(key.owner)])
             case TimerKind.DRAIN:
                 shutdown.cancel_rest(self)
             case _:
@@ -404,9 +429,9 @@ class Runtime(Machine):
     def _close_runs(self) -> None:
         if not self._journal:
             return
-        for session in self._unnumbered.values():
-            session.log.mark_run(self.record_count, self.now)
-        self._unnumbered.clear()
+        for session in self.unsettled.values():
+            session.log.mark_run(self.record_count)
+        self.unsettled.clear()
         if self.record_count > self.persisted_count:
             self._waiting.update(self._writable)
 
@@ -423,27 +448,3 @@ class Runtime(Machine):
         if job is None:
             raise LocalProtocolError(f"{job_id} has no running agent")
         return job
-
-    def _set_paused(self, session: Session, *, paused: bool) -> None:
-        for job in session.jobs.values():
-            if job.terms.session_id == session.id and job.paused is not paused:
-                job.paused = paused
-                self.request(PauseJob(job.id) if paused else ResumeJob(job.id))
-
-
-def _check_config(config: RuntimeConfig, inventory: Inventory) -> None:
-    """Raise LocalProtocolError for bounds in which not every answer fits a frame."""
-    if config.limits.frame < LEAST_FRAME:
-        raise LocalProtocolError(f"a frame has at least {LEAST_FRAME} bytes")
-    size = len(wire.encode_checked([config.name, config.version, inventory.entries]))
-    if size > config.limits.frame - WELCOME_BYTES:
-        raise LocalProtocolError(f"the agents' inventory of {size} bytes does not fit a welcome")
-    for seconds in (config.heartbeat_interval_sec, config.resume_window_sec):
-        if not 0 <= seconds <= MAX_RUNTIME_SEC:
-            raise LocalProtocolError(f"{seconds} is not between 0 and {MAX_RUNTIME_SEC} seconds")
-
-
-def _check_metric(body: Body | Mapping[str, Any]) -> None:
-    name = body.get("name") if isinstance(body, Mapping) else getattr(body, "name", None)
-    if name == "cost.budget.remaining":
-        raise LocalProtocolError("only the runtime emits cost.budget.remaining (§9.6)")

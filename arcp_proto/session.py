@@ -4,52 +4,102 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from .connection import Connection
 from .ids import JobId, Principal, SessionId, event_id_prefix
 from .log import Log
 from .quirks import QUIRKS, Quirk
+from .replies import Replies
 
 if TYPE_CHECKING:
     from .job import Job
+
+MOST_TOKENS = 4
+"""Resume tokens that are valid at a time: the last proven one, and those issued after it (§6.3)."""
+
+
+class Backlog(msgspec.Struct):
+    """History that a session has asked for, from `position` on.
+
+    `until` is where it ends, for a session in which the job flows anyhow; None: what comes live follows.
+    """
+
+    position: int
+    until: int | None = None
 
 
 class Session:
     """Who speaks, what was negotiated, and the log of everything numbered.
 
-    `features` is the effective set of §6.2; `tokens` are digests of the resume tokens that are valid;
-    `jobs` are those that it submitted and that have not ended.
+    `features` is the effective set of §6.2; `tokens` are digests of the resume tokens that are valid, the
+    last proven one first; `jobs` are those that it submitted and that have not ended; `observed` those
+    that it observes, live or with a backlog.
     """
 
     __slots__ = (
         "acked",
+        "acking",
+        "anonymous",
+        "backlogs",
         "connection",
         "features",
+        "fed",
         "id",
         "id_bytes",
         "id_prefix",
         "jobs",
+        "lagging",
         "log",
+        "observed",
         "principal",
         "quirk",
+        "replies",
         "tokens",
     )
 
-    def __init__(self, session_id: SessionId, principal: Principal, features: list[str], quirk: str) -> None:
+    def __init__(
+        self,
+        session_id: SessionId,
+        principal: Principal,
+        features: list[str],
+        quirk: str,
+        anonymous: bool = False,
+    ) -> None:
         self.id = session_id
         self.principal = principal
+        self.anonymous = anonymous
+        """Nobody was verified: whoever has its token may resume it (§6.1)."""
         self.features = frozenset(features)
+        self.acking = "ack" in self.features
         self.quirk: Quirk = QUIRKS[quirk]
-        self.log = Log()
+        self.log = Log(session_id)
         self.acked = 0
+        self.lagging = False
+        """It was told that it does not keep up (§6.5)."""
+        self.fed: list[int] = []
+        """How many records there were at each piece of a history that is not durable yet."""
         self.tokens: list[bytes] = []
+        self.replies = Replies()
         self.jobs: dict[JobId, Job] = {}
+        self.observed: dict[JobId, Job] = {}
+        self.backlogs: dict[JobId, Backlog] = {}
         self.connection: Connection | None = None
         self.id_bytes = session_id.encode()
         self.id_prefix = event_id_prefix(session_id).encode()
 
-    def acknowledge(self, seq: int) -> None:
-        """Everything up to `seq` was processed: free it (§6.5)."""
-        self.acked = max(self.acked, seq)
-        self.log.release(seq)
-        if self.connection is not None:
-            self.connection.skip_to(seq)
+    @property
+    def reading(self) -> bool:
+        """Whether somebody takes what is numbered: it has a connection whose transport is not full."""
+        return self.connection is not None and not self.connection.is_blocked
+
+    def issue(self, digest: bytes) -> bytes | None:
+        """Another resume token is valid; returns the one that is not any more, if there are too many."""
+        self.tokens.append(digest)
+        return self.tokens.pop(1) if len(self.tokens) > MOST_TOKENS else None
+
+    def prove(self, digest: bytes) -> list[bytes]:
+        """The client has this token: those before it are over, and returned."""
+        index = self.tokens.index(digest)
+        over, self.tokens = self.tokens[:index], self.tokens[index:]
+        return over

@@ -8,11 +8,12 @@ from .connection import Phase
 from .errors import ErrorCode
 from .ids import SECOND, Time
 from .machine import CLOSE_RESTART
-from .outcome import fix_outcome, outcome_of
+from .outcome import fix_outcome, outcome_of, starts_again, stop_agent
 from .output import RuntimeEnded
 from .timers import TimerKind
 
 if TYPE_CHECKING:
+    from .job import Job
     from .runtime import Runtime
 
 SHUTTING_DOWN = "the runtime is shutting down"
@@ -31,10 +32,28 @@ def begin(runtime: Runtime, drain: float) -> None:
 
 
 def cancel_rest(runtime: Runtime) -> None:
-    """The time is over: stop every agent whose job has not ended."""
+    """The time is over: stop every agent whose job has not ended.
+
+    A job that can start again when the runtime is restarted is left as it is, to the next process.
+    """
     stop = outcome_of(ErrorCode.INTERNAL_ERROR, SHUTTING_DOWN)
     for job in list(runtime.unfinished.values()):
-        fix_outcome(runtime, job, stop)
+        if not starts_again(runtime, job):
+            fix_outcome(runtime, job, stop)
+        elif job.id not in runtime.leaving:
+            runtime.leaving[job.id] = job
+            stop_agent(runtime, job, SHUTTING_DOWN)
+
+
+def left(runtime: Runtime, job: Job) -> bool:
+    """Whether a job whose agent has stopped, or will not, is left to the next process; here it is done."""
+    if job.id not in runtime.leaving or job.outcome is not None:
+        return False
+    runtime.unfinished.pop(job.id, None)
+    runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
+    runtime.timers.disarm(TimerKind.GRACE, job.id)
+    end_if_over(runtime)
+    return True
 
 
 def end_if_over(runtime: Runtime) -> None:

@@ -31,6 +31,12 @@ class TimerKind(StrEnum):
     """An agent that was told to stop has not."""
     RETENTION = "retention"
     """The oldest finished jobs are forgotten."""
+    KEYS = "keys"
+    """The idempotency keys of jobs that ended long ago are forgotten (§7.2)."""
+    BACKLOG = "backlog"
+    """An observer gets the next piece of a history that it has asked for (§7.6)."""
+    EXPIRY = "expiry"
+    """The authentication of a session's connection has expired (§6.1)."""
     DRAIN = "drain"
     """A runtime that shuts down waits no longer for its jobs."""
     CLOSE = "close"
@@ -39,6 +45,10 @@ class TimerKind(StrEnum):
     """The client tells what it has processed (§6.5)."""
     GAP = "gap"
     """Events that the client misses have not come (§8.3)."""
+    GIVE_UP = "give_up"
+    """A session of the client has not been reached again for too long."""
+    RESUBSCRIBE = "resubscribe"
+    """The client observes a job again whose subscription has ended, or was refused for now (§7.6)."""
 
 
 class TimerKey(NamedTuple):

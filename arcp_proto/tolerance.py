@@ -34,6 +34,9 @@ STATUSES: Final[Mapping[str, str]] = {
 FINAL_STATUS: Final[Mapping[str, str]] = {ErrorCode.CANCELLED: "cancelled", ErrorCode.TIMEOUT: "timed_out"}
 """How a job ended whose error does not say so, by its code; `error` with any other."""
 
+FINAL_STATUSES: Final = ("success", "error", "cancelled", "timed_out")
+"""The statuses of a job that is over, in our words (§7.3)."""
+
 CODES: Final[Mapping[str, str]] = {"INTERNAL": ErrorCode.INTERNAL_ERROR.value}
 """Error codes under other names; unknown ones are kept as they are."""
 

@@ -195,9 +195,17 @@ def control_envelope(
 
 
 def event_head(
-    message_type: str, job_id: JobId, trace_id: str | None, extensions: bytes | None = None
+    message_type: str,
+    job_id: JobId,
+    trace_id: str | None,
+    extensions: bytes | None = None,
+    *,
+    observed: bool = False,
 ) -> bytes:
-    """The head that all numbered envelopes of one type of a job share, as a template for `event_envelope`."""
+    """The head that all numbered envelopes of one type of a job share, as a template for `event_envelope`.
+
+    With `observed` it is that of an observer, whose payload has a `source_seq` (§7.6).
+    """
     head = b'{"arcp":"1.1","id":"%%b%%010d","type":"%b","session_id":"%%b","job_id":"%b"' % (
         message_type.encode(),
         job_id.encode().replace(b"%", b"%%"),
@@ -207,11 +215,15 @@ def event_head(
     head += b',"event_seq":%d'
     if extensions is not None:
         head += b',"extensions":' + extensions.replace(b"%", b"%%")
-    return head + b',"payload":%b}}'
+    return head + (b',"payload":%b,"source_seq":%d}}' if observed else b',"payload":%b}}')
 
 
-def event_envelope(head: bytes, id_prefix: bytes, session_id: bytes, seq: int, payload: bytes) -> bytes:
-    """A numbered envelope; `payload` is a JSON object without its last brace."""
+def event_envelope(
+    head: bytes, id_prefix: bytes, session_id: bytes, seq: int, payload: bytes, source: int = 0
+) -> bytes:
+    """A numbered envelope; `payload` is a JSON object without its last brace, `source` its home number."""
+    if source:
+        return head % (id_prefix, seq, session_id, seq, payload, source)
     return head % (id_prefix, seq, session_id, seq, payload)
 
 

@@ -36,6 +36,7 @@ def check(data: bytes) -> None:
             play.send(*action)
         else:
             play.do(*action)
+    play.wind_down()
     play.check_replay()
 
 

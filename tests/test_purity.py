@@ -18,7 +18,9 @@ IO: Final = sorted((ROOT / "arcp_io").rglob("*.py"))
 PURE_MODULES: Final = {
     "__future__": None,
     "abc": None,
+    "array": None,
     "base64": None,
+    "bisect": None,
     "collections": None,
     "collections.abc": None,
     "datetime": ("date", "timedelta"),

@@ -42,6 +42,9 @@ class AsyncioLoop:
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._loop.call_soon(callback)
 
+    def call_from_thread(self, callback: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(callback)
+
     def crash(self, error: BaseException) -> None:
         if self.failure is None:
             self.failure = error

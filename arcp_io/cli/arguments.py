@@ -95,6 +95,13 @@ def instant_argument(text: str) -> datetime:
     return instant
 
 
+def past_argument(text: str) -> datetime:
+    """A moment: an RFC 3339 time in UTC, or a length of time before now."""
+    if "T" not in text and " " not in text:
+        return datetime.now(UTC) - timedelta(seconds=seconds_argument(text))
+    return instant_argument(text)
+
+
 def budget_argument(amounts: Iterable[str]) -> list[str]:
     """Amounts such as `USD:5`, one a currency (§9.6)."""
     checked = list(amounts)

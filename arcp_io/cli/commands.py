@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from . import version
+from .attach import attach
+from .cancel import cancel
 from .demo import demo
-from .exits import EXPLAINED, Exit
+from .exits import CANCEL_EXPLAINED, EXPLAINED, Exit
+from .jobs import jobs
 from .serve import serve
 from .submit import submit
 
@@ -34,6 +37,9 @@ _app = typer.Typer(
 )
 _app.command()(serve)
 _app.command(epilog=EXPLAINED)(submit)
+_app.command(epilog=EXPLAINED)(attach)
+_app.command(epilog=CANCEL_EXPLAINED)(cancel)
+_app.command()(jobs)
 _app.command(epilog=EXPLAINED)(demo)
 
 

@@ -14,11 +14,12 @@ import typer
 from .arguments import Loop, checked
 from .exits import Exit
 from .printable import one_line
-from .request import Ending, Request
+from .request import Ending, Server, Submission
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from .cutting import Relay
     from .view import View
 
 ROWS: Final = 10
@@ -30,17 +31,21 @@ def demo(
         str, typer.Argument(metavar="PATH", help="The directory to index.", show_default=False)
     ] = ".",
     loop: Annotated[Loop, typer.Option(help="Event loop.")] = Loop.ASYNCIO,
+    drop: Annotated[int, typer.Option(metavar="N", min=0, help="Cut the connection N times meanwhile.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
     """Index the text files below PATH (default: the current directory) by a real job.
 
     Starts a runtime on a loopback WebSocket, submits the bundled agent 'index' to it with the lease that it
-    needs, and shows it live. Directories that begin with a dot, links and binary files are left out.
+    needs, and shows it live. Directories that begin with a dot, links and binary files are left out. With
+    --drop the connection is reset N times while the job runs, with the loss of what is under way: the session
+    is resumed, and the numbers are the same.
 
     \b
     Examples:
       arcp-io demo
       arcp-io demo ~/src --loop trio
+      arcp-io demo --drop 20
       arcp-io demo --json . | jq .by_extension
     """
     with checked("PATH"):
@@ -48,13 +53,18 @@ def demo(
     with checked("--loop"):
         if loop is Loop.TRIO and find_spec("trio") is None:
             raise ValueError("trio is not installed: pip install 'arcp-io[trio]'")
-    ending = _follow(root, loop, live=not as_json)
+    run = _Run(root, loop, drop)
+    ending = run.follow(live=not as_json)
     report = json.loads(ending.result) if ending.exit is Exit.SUCCESS else {}
+    drops = {"drops": run.drops, "resumes": run.resumes} if drop else {}
     if as_json:
         error = {} if ending.error is None else {"error": ending.error}
-        print(json.dumps({**report, "events": ending.events, "final_status": ending.final_status, **error}))
+        status = ending.final_status
+        print(json.dumps({**report, "events": ending.events, "final_status": status, **drops, **error}))
     elif report:
         _print_report(report)
+        if drop:
+            print(f"The connection was cut {run.drops:,} times, and resumed {run.resumes:,} times.")
     raise typer.Exit(ending.exit)
 
 
@@ -69,34 +79,56 @@ def _root(path: str) -> str:
     return root
 
 
-def _follow(root: str, loop: Loop, *, live: bool) -> Ending:
-    import anyio
-    from rich.console import Console
+class _Run:
+    """One run of the demo."""
 
-    from .view import View
+    def __init__(self, root: str, loop: Loop, drop: int) -> None:
+        self.drops = self.resumes = 0
+        self._root = root
+        self._loop = loop
+        self._drop = drop
 
-    if not live:
-        return anyio.run(_run, root, None, backend=loop.value)
-    with View(Console(stderr=True), "index") as view:
-        ending = anyio.run(_run, root, view, backend=loop.value)
-        view.end(ending)
-    return ending
+    def follow(self, *, live: bool) -> Ending:
+        """Run it to its end, shown on stderr while it is live."""
+        import anyio
+        from rich.console import Console
 
+        from .view import View
 
-async def _run(root: str, view: View | None) -> Ending:
-    from .. import App, serve
-    from .follow import Following
-    from .index import VERSION, index
+        if not live:
+            return anyio.run(self._serve, None, backend=self._loop.value)
+        with View(Console(stderr=True), "index") as view:
+            ending = anyio.run(self._serve, view, backend=self._loop.value)
+            view.end(ending)
+        return ending
 
-    token = secrets.token_urlsafe(32)
-    app = App(name="arcp-io demo", version=VERSION, tokens={token: "demo"})
-    app.agent("index", version=VERSION)(index)
-    lease = {"fs.read": [f"{root.rstrip('/')}/**"], "tool.call": ["index.*"]}
-    async with serve(app, host="127.0.0.1", port=0) as server:
-        request = Request(
-            url=server.url, token=token, agent="index", input={"path": root}, options={"lease": lease}
-        )
-        return await Following(request, view).run()
+    async def _serve(self, view: View | None) -> Ending:
+        from .. import App, serve
+        from .cutting import Relay
+        from .index import VERSION, index
+
+        token = secrets.token_urlsafe(32)
+        app = App(name="arcp-io demo", version=VERSION, tokens={token: "demo"})
+        app.agent("index", version=VERSION)(index)
+        async with serve(app, host="127.0.0.1", port=0) as server:
+            if not self._drop:
+                return await self._submit(Server(url=server.url, token=token), view, None)
+            async with Relay.before(server.url) as relay:
+                return await self._submit(Server(url=relay.url, token=token), view, relay)
+
+    async def _submit(self, server: Server, view: View | None, relay: Relay | None) -> Ending:
+        from .cutting import Drops
+        from .follow import Following
+
+        root = self._root
+        lease = {"fs.read": [f"{root.rstrip('/')}/**"], "tool.call": ["index.*"]}
+        job = Submission(agent="index", input={"path": root}, options={"lease": lease})
+        if relay is None:
+            return await Following(server, job, view).run()
+        drops = Drops(relay, self._drop)
+        ending = await Following(server, job, view, drops.after).run()
+        self.drops, self.resumes = drops.cut, drops.resumed
+        return ending
 
 
 def _print_report(report: dict[str, Any]) -> None:

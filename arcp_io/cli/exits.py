@@ -28,5 +28,10 @@ BY_STATUS: Final = {
 
 EXPLAINED: Final = (
     "Exit code: 0 the job succeeded, 1 it failed or was refused, 2 usage, 3 cancelled, 4 timed out, "
-    "5 no connection or the connection was lost, 130 left at the second Ctrl-C."
+    "5 no connection or the connection was lost, 130 the job was left as it is by Ctrl-C."
+)
+
+CANCEL_EXPLAINED: Final = (
+    "Exit code: 0 the job was cancelled, or had succeeded, 1 it had failed, or the cancel was refused, "
+    "2 usage, 4 it had timed out, 5 no connection or the connection was lost, 130 interrupted."
 )

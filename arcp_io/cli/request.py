@@ -1,24 +1,68 @@
-"""A job to submit, and how it ended."""
+"""A job to follow, new or not, and how it ended."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .exits import Exit
 
+if TYPE_CHECKING:
+    from ..client_job import Job
+    from ..client_session import Session
+    from ..session_store import SessionStore
+
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is submitted, and where; `options` are those of `Session.submit`."""
+class Server:
+    """A runtime, and how to be its client; `store` keeps the session, `give_up` is in seconds."""
 
     url: str
     token: str | None = field(repr=False)
     allow_plain: bool = False
+    store: SessionStore | None = None
+    give_up: int = 600
+    attach_options: str = ""
+    """What 'arcp-io attach JOB' has to be told beside the job's id, as it is typed into a shell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A new job; `options` are those of `Session.submit`."""
+
     agent: str
     input: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    async def begin(self, session: Session) -> Job:
+        """Submit it."""
+        return await session.submit(self.agent, self.input, **self.options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attachment:
+    """A job that was submitted before."""
+
+    job_id: str
+
+    async def begin(self, session: Session) -> Job:
+        """Attach to it."""
+        return await session.attach(self.job_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancellation:
+    """A job that is to end."""
+
+    job_id: str
+    reason: str
+
+    async def begin(self, session: Session) -> Job:
+        """Cancel it; returns it when it has ended."""
+        job = await session.subscribe(self.job_id)
+        await job.cancel(self.reason)
+        return job
 
 
 @dataclass(frozen=True, kw_only=True)

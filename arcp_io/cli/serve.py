@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +16,15 @@ from .exits import Exit
 
 if TYPE_CHECKING:
     from ..app import App
+    from ..journal import SqliteJournal
+
+
+class Sync(StrEnum):
+    """How safe a journal is."""
+
+    FULL = "full"
+    NORMAL = "normal"
+
 
 _Target = Annotated[str, typer.Argument(metavar="MODULE:APP", help="The App to serve, as module:variable.")]
 _Host = Annotated[str, typer.Option(help="Address to listen on.")]
@@ -28,6 +39,17 @@ _AllowPlain = Annotated[
     bool, typer.Option("--allow-plain", help="Allow ws:// without TLS beyond this machine.")
 ]
 _Origins = Annotated[list[str] | None, typer.Option(help="A web Origin to let in. Repeatable.")]
+_Journal = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="Keep sessions and jobs in this file, so that they survive a restart and a crash.",
+    ),
+]
+_Sync = Annotated[
+    Sync,
+    typer.Option(help="full: what a client was told survives a power cut; normal: the end of the process."),
+]
 _Hosts = Annotated[
     list[str] | None, typer.Option(help="A Host header to let in, in place of --host. Repeatable.")
 ]
@@ -46,6 +68,8 @@ def serve(
     allow_plain: _AllowPlain = False,
     origin: _Origins = None,
     allow_host: _Hosts = None,
+    journal: _Journal = None,
+    journal_sync: _Sync = Sync.FULL,
 ) -> None:
     """Serve the agents of an App until SIGINT or SIGTERM.
 
@@ -54,27 +78,19 @@ def serve(
 
     \b
     Examples:
-      arcp-io serve example:app
       arcp-io serve example:app --port 0 --loop trio
       arcp-io serve example:app --host 0.0.0.0 --certfile chain.pem --allow-host agents.example
       arcp-io serve example:app --stdio
+      arcp-io serve example:app --journal agents.journal
     """
     from ..entry import run
+    from ..journal import JournalError, JournalFailed
 
     with checked("--drain"):
         patience = seconds_argument(drain)
-    with checked("--path"):
-        if not path.startswith("/"):
-            raise ValueError("a path begins with a slash")
-    with checked("--keyfile"):
-        if keyfile and not certfile:
-            raise ValueError("a key needs --certfile")
-    if not (stdio or certfile or allow_plain):
-        with checked("--host"):
-            _check_loopback(host)
+    _check_address(path, host, certfile, keyfile, plain=stdio or allow_plain)
     with checked("MODULE:APP"):
         app = load(target)
-        app.config()
     try:
         run(
             app,
@@ -89,14 +105,23 @@ def serve(
             allow_plain=allow_plain,
             origins=origin or (),
             hosts=allow_host or None,
+            journal=_journal(journal, journal_sync),
         )
+    except JournalError as error:
+        print(
+            f"{'stopped' if isinstance(error, JournalFailed) else 'cannot serve'}: {error}", file=sys.stderr
+        )
+        raise typer.Exit(Exit.ERROR) from None
     except OSError as error:
         print(f"cannot serve: {error.strerror or error}", file=sys.stderr)
         raise typer.Exit(Exit.ERROR) from None
 
 
 def load(target: str) -> App:
-    """The App that `module:variable` names, looked for from the current directory. Raises ValueError."""
+    """The App that `module:variable` names, looked for from the current directory.
+
+    Raises ValueError for what is none, and for one that cannot be served.
+    """
     from ..app import App
 
     module_name, _, variable = target.partition(":")
@@ -114,7 +139,28 @@ def load(target: str) -> App:
         found = getattr(found, name, None)
     if not isinstance(found, App):
         raise ValueError(f"{variable} in {module_name} is no App")
+    found.config()
     return found
+
+
+def _check_address(path: str, host: str, certfile: str | None, keyfile: str | None, *, plain: bool) -> None:
+    with checked("--path"):
+        if not path.startswith("/"):
+            raise ValueError("a path begins with a slash")
+    with checked("--keyfile"):
+        if keyfile and not certfile:
+            raise ValueError("a key needs --certfile")
+    if not (plain or certfile):
+        with checked("--host"):
+            _check_loopback(host)
+
+
+def _journal(path: Path | None, sync: Sync) -> SqliteJournal | None:
+    from ..journal import SqliteJournal
+
+    if path is None:
+        return None
+    return SqliteJournal(path, sync="full" if sync is Sync.FULL else "normal")
 
 
 def _check_loopback(host: str) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import sys
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 import typer
@@ -17,9 +15,9 @@ from .arguments import (
     lease_argument,
     whole_seconds_argument,
 )
-from .exits import Exit
-from .printable import printable
-from .request import Ending, Request
+from .endings import follow, show
+from .options import AllowPlain, GiveUp, Json, NoStore, Store, Token, enter_new, give_up_argument, server_at
+from .request import Submission
 
 _Url = Annotated[str, typer.Argument(metavar="URL", help="The runtime: ws:// or wss://.")]
 _Agent = Annotated[str, typer.Argument(metavar="AGENT", help="The agent: name or name@version.")]
@@ -31,16 +29,6 @@ _Expires = Annotated[
 ]
 _MaxRuntime = Annotated[str | None, typer.Option(metavar="TIME", help="How long it may run: 10m.")]
 _Key = Annotated[str | None, typer.Option(metavar="KEY", help="The same key again joins the same job.")]
-_Token = Annotated[
-    str,
-    typer.Option(
-        envvar="ARCP_TOKEN", metavar="TOKEN", show_default=False, help="Who asks; better in the environment."
-    ),
-]
-_AllowPlain = Annotated[
-    bool, typer.Option("--allow-plain", help="Send the token over ws:// without TLS, beyond this machine.")
-]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
 
 
 def submit(
@@ -52,14 +40,18 @@ def submit(
     expires: _Expires = None,
     max_runtime: _MaxRuntime = None,
     idempotency_key: _Key = None,
-    token: _Token = "",
-    allow_plain: _AllowPlain = False,
-    as_json: _Json = False,
+    token: Token = "",
+    allow_plain: AllowPlain = False,
+    store: Store = None,
+    no_store: NoStore = False,
+    give_up: GiveUp = "10m",
+    as_json: Json = False,
 ) -> None:
     """Submit a job and follow it to its end.
 
-    The events go to stderr, the result to stdout. The first Ctrl-C cancels the job and waits until it has
-    stopped; the second one leaves at once and prints the job's id.
+    The events go to stderr, the result to stdout. A connection that is cut is resumed. The first Ctrl-C
+    prints the job's id and waits 3 seconds: a second one cancels the job and waits until it has stopped (a
+    third one does not wait), otherwise the job is left as it is, for 'arcp-io attach'.
 
     \b
     Examples:
@@ -70,20 +62,22 @@ def submit(
     """
     with checked("--input"):
         content = json_argument(input)
-    request = Request(
-        url=url,
-        token=token or None,
-        allow_plain=allow_plain,
+    submission = Submission(
         agent=agent,
         input=content,
         options=_options(lease, budget, expires, max_runtime, idempotency_key),
     )
-    ending = _follow(request, live=not as_json)
-    if as_json:
-        print(json.dumps(_as_object(ending)))
-    elif ending.exit is Exit.SUCCESS:
-        _print_result(ending.result)
-    raise typer.Exit(ending.exit)
+    with ExitStack() as stack:
+        server = server_at(
+            url,
+            token or None,
+            enter_new(stack, url, token or None, store, no_store),
+            None if no_store else store,
+            allow_plain=allow_plain,
+            give_up=give_up_argument(give_up),
+        )
+        ending = follow(server, submission, None if as_json else agent)
+    show(ending, as_json=as_json)
 
 
 def _options(
@@ -104,44 +98,3 @@ def _options(
     with checked("--max-runtime"):
         options["max_runtime"] = whole_seconds_argument(max_runtime) if max_runtime is not None else None
     return options
-
-
-def _follow(request: Request, *, live: bool) -> Ending:
-    import anyio
-    from rich.console import Console
-
-    from .follow import Following
-    from .view import View
-
-    if not live:
-        return anyio.run(Following(request, None).run)
-    with View(Console(stderr=True), request.agent) as view:
-        ending = anyio.run(Following(request, view).run)
-        view.end(ending)
-    return ending
-
-
-def _as_object(ending: Ending) -> dict[str, Any]:
-    shown: dict[str, Any] = {
-        "job_id": ending.job_id,
-        "final_status": ending.final_status,
-        "events": ending.events,
-    }
-    if ending.error is not None:
-        shown["error"] = ending.error
-    elif isinstance(ending.result, bytes):
-        shown |= {"result": base64.b64encode(ending.result).decode(), "encoding": "base64"}
-    elif ending.exit is Exit.SUCCESS:
-        shown["result"] = ending.result
-    return shown
-
-
-def _print_result(result: Any) -> None:
-    if isinstance(result, bytes):
-        if sys.stdout.isatty():
-            print(f"{len(result):,} bytes that are no text; redirect stdout to keep them")
-        else:
-            sys.stdout.buffer.write(result)
-    elif result is not None:
-        text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, indent=2)
-        print(printable(text, longest=len(text)))

@@ -40,6 +40,7 @@ class TrioLoop:
         self.failure: BaseException | None = None
         self.on_crash: Callable[[], object] = _nothing
         self._nursery = nursery
+        self._token = trio.lowlevel.current_trio_token()
         self._tasks: dict[AgentTask, TrioTask] = {}
         self._soon: list[Callable[[], None]] = []
         self._due = math.inf
@@ -60,6 +61,9 @@ class TrioLoop:
         if self._keeper is not None:
             keeper, self._keeper = self._keeper, None
             trio.lowlevel.reschedule(keeper)
+
+    def call_from_thread(self, callback: Callable[[], None]) -> None:
+        self._token.run_sync_soon(callback)
 
     def crash(self, error: BaseException) -> None:
         if self.failure is None:

@@ -21,6 +21,7 @@ from arcp import (
     ClientInfo,
     Envelope,
     RuntimeInfo,
+    SessionResume,
     StdioTransport,
     Transport,
     WebSocketTransport,
@@ -103,6 +104,33 @@ class Guest:
         """What the runtime has sent of some types."""
         return of(self.wire.received, *types)
 
+    def about(self, job_id: str) -> list[Frame]:
+        """Every numbered frame of a job that the runtime has sent."""
+        return [
+            frame for frame in self.wire.received if frame.get("job_id") == job_id and "event_seq" in frame
+        ]
+
+    def numbers(self) -> list[int]:
+        """The numbers that the runtime has sent, in order."""
+        return [frame["event_seq"] for frame in self.wire.received if "event_seq" in frame]
+
+    def resumption(self, last_event_seq: int | None = None) -> SessionResume:
+        """What their client has to keep of a session to resume it: it keeps none of it by itself."""
+        welcome = self.client.welcome
+        assert welcome is not None
+        return SessionResume(
+            session_id=welcome.session_id,
+            resume_token=welcome.resume_token,
+            last_event_seq=self.client.latest_event_seq if last_event_seq is None else last_event_seq,
+        )
+
+    async def drop(self) -> None:
+        """The network fails: no goodbye, and no closing handshake; returns when their client has noticed."""
+        assert isinstance(self.wire.transport, WebSocketTransport)
+        self.wire.transport._conn.transport.abort()
+        assert self.client._read_task is not None
+        await self.client._read_task
+
 
 Visit = Callable[[Guest], Awaitable[T]]
 """What their client does in a session."""
@@ -122,13 +150,20 @@ async def over_websocket(url: str) -> Transport:
 
 
 async def converse(
-    connect: Callable[[], Awaitable[Transport]], what: Visit[T], token: str = TOKEN, **options: Any
+    connect: Callable[[], Awaitable[Transport]],
+    what: Visit[T],
+    token: str = TOKEN,
+    resume: SessionResume | None = None,
+    **options: Any,
 ) -> T:
-    """The same on the loop that runs, over a transport of theirs."""
+    """The same on the loop that runs, over a transport of theirs; with `resume` it goes on with a session."""
     client = ARCPClient(client=ClientInfo(name="peer", version="1.1.3"), token=token, **options)
     guest = Guest(client, Recording(await connect()))
     try:
-        await client.connect(guest.wire)
+        if resume is None:
+            await client.connect(guest.wire)
+        else:
+            await client.resume(guest.wire, resume=resume)
         result = await what(guest)
     finally:
         await client.close()
@@ -156,6 +191,9 @@ class Host:
     def __init__(self, portal: BlockingPortal, runtime: ARCPRuntime) -> None:
         self.runtime = runtime
         self.url = ""
+        self.relay = Relay()
+        self.relayed_url = ""
+        """The same runtime, on the far side of the relay."""
         self.wires: list[Recording] = []
         """A recording of each connection."""
         self._portal = portal
@@ -187,11 +225,107 @@ class Host:
         """What our client has sent of some types."""
         return of(self.wire.received, *types)
 
+    async def cut(self) -> None:
+        """The network fails on the newest connection, and both sides notice."""
+
+        async def cut() -> None:
+            transport = self.wires[-1].transport
+            assert isinstance(transport, WebSocketTransport)
+            transport._conn.transport.abort()
+
+        await self.call(cut)
+
+    async def hang_up(self) -> None:
+        """The network fails on all connections through the relay, and their runtime does not notice."""
+
+        async def hang_up() -> None:
+            self.relay.hang_up()
+
+        await self.call(hang_up)
+
+    async def notice(self) -> None:
+        """It notices: the other ends of those connections are gone as well."""
+
+        async def notice() -> None:
+            self.relay.notice()
+
+        await self.call(notice)
+
+    async def forget(self, job_id: str) -> None:
+        """It knows a job no longer."""
+
+        async def forget() -> None:
+            del self.runtime._jobs[job_id]
+
+        await self.call(forget)
+
+    async def ended(self, job_id: str) -> None:
+        """Wait until a job has ended, whoever is told."""
+
+        async def ended() -> None:
+            while self.runtime._jobs[job_id].state in ("pending", "running"):
+                await asyncio.sleep(0.005)
+
+        await self.call(ended)
+
     async def accept(self, transport: Transport) -> None:
         """Serve one connection."""
         wire = Recording(transport)
         self.wires.append(wire)
         await self.runtime.accept(wire)
+
+
+class Relay:
+    """A network that can fail on one side: a client's connection ends, and the runtime's seems to go on."""
+
+    def __init__(self) -> None:
+        self._near: list[asyncio.StreamWriter] = []
+        self._far: list[asyncio.StreamWriter] = []
+        self._dead: list[asyncio.StreamWriter] = []
+
+    async def serve(self, port: int) -> asyncio.Server:
+        """Listen, and connect whoever comes to a port."""
+
+        async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+            self._near.append(writer)
+            self._far.append(far_writer)
+            sending = asyncio.create_task(_copy(reader, far_writer))
+            await _copy(far_reader, writer)
+            sending.cancel()
+            for end in (writer, far_writer):
+                end.close()
+
+        return await asyncio.start_server(carry, "127.0.0.1", 0)
+
+    def hang_up(self) -> None:
+        """End the connections that there are, for the clients."""
+        for writer in self._near:
+            writer.transport.abort()
+        self._near.clear()
+        self._dead += self._far
+        self._far = []
+
+    def notice(self) -> None:
+        """End them for the runtime."""
+        for writer in self._dead:
+            writer.transport.abort()
+        self._dead.clear()
+
+    def close(self) -> None:
+        """End everything."""
+        self.hang_up()
+        self.notice()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Carry bytes until there are no more; those for a side that is gone are lost."""
+    try:
+        while data := await reader.read(65_536):
+            if not writer.is_closing():
+                writer.write(data)
+    except ConnectionError:
+        pass
 
 
 @asynccontextmanager
@@ -212,11 +346,16 @@ def _serving(
     async def serving() -> AsyncIterator[Host]:
         host = Host(portal, make_runtime(heartbeat, **options))
         server = await serve_websocket(host.accept, host="127.0.0.1", port=0)
-        host.url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/arcp"
+        port = server.sockets[0].getsockname()[1]
+        relay = await host.relay.serve(port)
+        host.url = f"ws://127.0.0.1:{port}/arcp"
+        host.relayed_url = f"ws://127.0.0.1:{relay.sockets[0].getsockname()[1]}/arcp"
         try:
             yield host
         finally:
             await host.runtime.close()
+            host.relay.close()
+            relay.close()
             server.close()
             await server.wait_closed()
 
@@ -228,7 +367,7 @@ def make_runtime(heartbeat: int = 30, **options: Any) -> ARCPRuntime:
     meeting = Meeting()
     runtime = ARCPRuntime(
         runtime=RuntimeInfo(name="their runtime", version="1.1.3"),
-        bearer=StaticBearerVerifier({TOKEN: "alice"}),
+        bearer=StaticBearerVerifier({TOKEN: "alice", "bob's": "bob"}),
         heartbeat_interval_sec=heartbeat,
         **options,
     )
@@ -248,6 +387,8 @@ def make_runtime(heartbeat: int = 30, **options: Any) -> ARCPRuntime:
         "meet": meeting.meet,
         "linger": meeting.linger,
         "release": meeting.release,
+        "halves": meeting.halves,
+        "go": meeting.go,
     }
     for name, agent in agents.items():
         runtime.register_agent(name, agent)
@@ -345,6 +486,7 @@ class Meeting:
         self._here = 0
         self._complete = asyncio.Event()
         self._released = asyncio.Event()
+        self._going = asyncio.Event()
 
     async def meet(self, input: dict[str, int], job: JobContext) -> int:
         """All have to be here before any of them ends."""
@@ -364,6 +506,16 @@ class Meeting:
 
     async def release(self, input: Any, job: JobContext) -> None:
         self._released.set()
+
+    async def halves(self, input: int, job: JobContext) -> str:
+        """Says so much, waits for `go`, and says as much again."""
+        await flood(input, job)
+        await self._going.wait()
+        await flood(input, job)
+        return "both"
+
+    async def go(self, input: Any, job: JobContext) -> None:
+        self._going.set()
 
 
 async def serve_stdio() -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
-from typing import Any, Final
+from typing import Any
 
-import msgspec
 import pytest
 
-from arcp_proto.errors import RETRYABLE, ErrorCode
+from arcp_proto.errors import ErrorCode
 from arcp_proto.output import (
     CancelAnswered,
     ConnectionEnded,
@@ -21,46 +19,23 @@ from arcp_proto.output import (
     SessionFailed,
     Welcomed,
 )
+from tests.interop.others import (
+    LOCAL_TIME,
+    TRACE,
+    UNKNOWN_JOB,
+    capabilities,
+    go_client,
+    go_id,
+    java_client,
+    java_id,
+    typescript_client,
+    typescript_id,
+    typescript_reads,
+    world,
+)
 from tests.unit.scripted_runtime import ScriptedRuntime
-from tests.unit.world import CONFIG, Frame, Peer, World
 
-FEATURES: Final = [
-    *("heartbeat", "ack", "list_jobs", "subscribe", "lease_expires_at", "cost.budget", "model.use"),
-    *("provisioned_credentials", "progress", "result_chunk", "agent_versions"),
-]
-"""What each of them offers."""
-TRACE: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
-LOCAL_TIME: Final = "2026-05-13T12:30:00.123456789-07:00"
-UNKNOWN_JOB: Final = "job_01ARZ3NDEKTSV4RRFFQ69G5FAV"
-
-
-def capabilities(features: list[str] = FEATURES) -> dict[str, Any]:
-    return {"encodings": ["json"], "features": features}
-
-
-def world(**config: Any) -> World:
-    """A runtime that keeps sessions."""
-    return World(msgspec.structs.replace(CONFIG, resume_window_sec=600, **config))
-
-
-# Go: envelope ids are UUIDv7, and errors are found by `payload.request_id` only.
-
-
-def go_id(number: int) -> str:
-    return f"0197f3a0-1c2b-7{number:03x}-8000-00000000abcd"
-
-
-def go_client(where: World) -> Peer:
-    peer = where.connect()
-    hello = {
-        "client": {"name": "arcp-go-client", "version": "1.1.0"},
-        "auth": {"scheme": "bearer", "token": "tok-alice"},
-        "capabilities": capabilities(),
-    }
-    (welcome,) = peer.send("session.hello", hello, id=go_id(0))
-    assert welcome["type"] == "session.welcome"
-    assert welcome["session_id"].startswith("sess_")
-    return peer
+# Clients of theirs.
 
 
 def test_a_go_client_has_a_job_done() -> None:
@@ -83,8 +58,8 @@ def test_a_go_client_finds_what_was_refused_by_its_id() -> None:
         ("job.submit", {"agent": "none"}, {}, "AGENT_NOT_AVAILABLE"),
         ("job.cancel", {"reason": "stop"}, {"job_id": UNKNOWN_JOB}, "JOB_NOT_FOUND"),
         ("job.cancel", {}, {}, "INVALID_REQUEST"),
-        ("session.list_jobs", {"filter": {}}, {}, "INVALID_REQUEST"),
-        ("job.subscribe", {"job_id": UNKNOWN_JOB}, {"job_id": UNKNOWN_JOB}, "INVALID_REQUEST"),
+        ("session.list_jobs", {"filter": {}, "cursor": "1|job_1"}, {}, "INVALID_REQUEST"),
+        ("job.subscribe", {"job_id": UNKNOWN_JOB}, {"job_id": UNKNOWN_JOB}, "JOB_NOT_FOUND"),
         ("session.unheard_of", {}, {}, "INVALID_REQUEST"),
     ]
     for number, (kind, payload, fields, code) in enumerate(requests, 1):
@@ -114,24 +89,6 @@ def test_a_go_client_answers_a_ping_and_says_goodbye() -> None:
     assert peer.send("session.pong", pong, id=go_id(1)) == []
     (closed,) = peer.send("session.close", {"reason": "client close"}, id=go_id(2))
     assert (closed["type"], closed["payload"]) == ("session.closed", {"reason": "client close"})
-
-
-# Java: refusals are `job.error`s without a job, under the request's own envelope id.
-
-
-def java_id(number: int) -> str:
-    return f"01JVAM7A8D0000000000{number:06}"
-
-
-def java_client(where: World, auth: dict[str, str] | None = None) -> Peer:
-    peer = where.connect()
-    hello = {
-        "client": {"name": "arcp-client-java", "version": "1.0.0"},
-        "auth": auth or {"scheme": "bearer", "token": "tok-alice"},
-        "capabilities": capabilities(sorted(FEATURES)),
-    }
-    peer.send("session.hello", hello, id=java_id(0))
-    return peer
 
 
 def test_a_java_client_is_anonymous_unless_it_has_a_token() -> None:
@@ -168,7 +125,8 @@ def test_a_java_client_finds_what_was_refused_by_the_envelope_id() -> None:
         ("job.submit", {"agent": "none", "input": 1}, {}, "AGENT_NOT_AVAILABLE"),
         ("job.cancel", {"reason": "r"}, {"job_id": UNKNOWN_JOB}, "JOB_NOT_FOUND"),
         ("job.cancel", {"reason": "r"}, {}, "INVALID_REQUEST"),
-        ("session.list_jobs", {}, {}, "INVALID_REQUEST"),
+        ("session.list_jobs", {"cursor": "MQ"}, {}, "INVALID_REQUEST"),
+        ("job.subscribe", {"job_id": UNKNOWN_JOB}, {"job_id": UNKNOWN_JOB}, "JOB_NOT_FOUND"),
     ]
     for number, (kind, payload, fields, code) in enumerate(requests, 1):
         (error,) = peer.send(kind, payload, id=java_id(number), trace_id=TRACE, **fields)
@@ -192,55 +150,6 @@ def test_a_java_client_takes_answers_in_the_order_of_its_submits() -> None:
     assert answers == [java_id(number) for number in range(1, 6)]
 
 
-# TypeScript: frames that break its schemas are dropped, and an error of the session fails everything.
-
-
-def typescript_id(number: int) -> str:
-    return f"msg_01ARZ3NDEKTSV4RRFFQ69{number:05}"
-
-
-def typescript_client(where: World, token: str = "tok-alice") -> Peer:
-    peer = where.connect()
-    hello = {
-        "client": {"name": "ts", "version": "1.0.0"},
-        "auth": {"scheme": "bearer", "token": token},
-        "capabilities": capabilities(),
-    }
-    peer.send("session.hello", hello, id=typescript_id(0))
-    return peer
-
-
-def typescript_reads(frame: Frame) -> None:
-    """Assert what its schemas want of a frame."""
-    assert frame["arcp"] == "1.1"
-    assert None not in frame.values()
-    assert frame["id"]
-    assert frame["session_id"] or frame["type"] == "session.welcome"
-    assert re.fullmatch("[0-9a-f]{32}", frame.get("trace_id", TRACE))
-    payload = frame["payload"]
-    optional = {name for name, value in payload.items() if value is None}
-    assert optional <= {"next_cursor", "result"}
-    match frame["type"]:
-        case "session.welcome":
-            assert payload["resume_window_sec"] > 0
-            assert payload["heartbeat_interval_sec"] > 0
-            for agent in payload["capabilities"]["agents"]:
-                assert agent["name"]
-                assert isinstance(agent["versions"], list)
-                assert agent.get("default", "") is not None
-        case "session.error" | "job.error":
-            assert payload["message"]
-            assert RETRYABLE[ErrorCode(payload["code"])] == payload["retryable"]
-            assert frame["type"] == "session.error" or payload["final_status"]
-        case "job.accepted":
-            assert all(isinstance(amount, int | float) for amount in payload.get("budget", {}).values())
-        case "job.result":
-            assert payload["final_status"] == "success"
-            assert "result" not in payload or "result_id" not in payload
-        case "job.event":
-            assert payload["kind"] and payload["ts"]
-
-
 def test_a_typescript_client_reads_everything() -> None:
     peer = typescript_client(world())
     lease = {"cost.budget": ["USD:5.00"]}
@@ -258,12 +167,17 @@ def test_a_typescript_client_reads_everything() -> None:
     peer.world.advance(30)
     peer.world.stopped(timed_out)
     peer.send("session.list_jobs", {}, id=typescript_id(2))
-    peer.send("job.submit", {"agent": "none"}, id=typescript_id(3), trace_id=TRACE)
-    (closed,) = peer.send("session.bye", {"reason": "done"}, id=typescript_id(4))
+    peer.send("session.list_jobs", {"limit": 1, "cursor": None}, id=typescript_id(3))
+    for number, job_id in enumerate((job, timed_out, UNKNOWN_JOB), 4):
+        subscribe = {"job_id": job_id, "history": True}
+        peer.send("job.subscribe", subscribe, id=typescript_id(number), job_id=job_id)
+    peer.world.advance(0.001)
+    peer.send("job.submit", {"agent": "none"}, id=typescript_id(7), trace_id=TRACE)
+    (closed,) = peer.send("session.bye", {"reason": "done"}, id=typescript_id(8))
     assert closed["type"] == "session.closed"
     assert {frame["type"] for frame in peer.frames} == {
-        *("session.welcome", "session.ping", "session.error", "session.closed"),
-        *("job.accepted", "job.event", "job.result", "job.error"),
+        *("session.welcome", "session.ping", "session.jobs", "session.error", "session.closed"),
+        *("job.accepted", "job.event", "job.result", "job.error", "job.subscribed"),
     }
     for frame in peer.frames:
         typescript_reads(frame)

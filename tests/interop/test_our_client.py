@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -33,6 +34,7 @@ from arcp_io.errors import (
     PermissionDenied,
     Unauthenticated,
 )
+from arcp_proto.client import CLIENT_FEATURES
 from tests.interop.peer import ROOT, TOKEN, Frame, Host, read, their_runtime
 
 pytestmark = pytest.mark.anyio
@@ -41,10 +43,12 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 @asynccontextmanager
-async def session_with_theirs(**options: Any) -> AsyncIterator[tuple[Session, Host]]:
+async def session_with_theirs(
+    *, reconnect: bool = True, **options: Any
+) -> AsyncIterator[tuple[Session, Host]]:
     """A session with their runtime, which has to have understood everything that we sent."""
     async with their_runtime(**options) as host:
-        async with connect(host.url, TOKEN) as session:
+        async with connect(host.url, TOKEN, reconnect=reconnect) as session:
             yield session, host
         for frame in host.wire.received:
             read(frame)
@@ -76,7 +80,7 @@ async def test_the_handshake() -> None:
     async with session_with_theirs() as (session, host):
         assert session.id == host.sent("session.welcome")[0]["session_id"]
         assert (session.runtime.name, session.runtime.version) == ("their runtime", "1.1.3")
-        assert session.features == {"heartbeat", "ack", "progress", "result_chunk", "agent_versions"}
+        assert session.features == set(CLIENT_FEATURES)
         agents = {agent.name: (agent.versions, agent.default) for agent in session.agents}
         assert agents["echo"] == ([], None)
         assert agents["stage"] == (["1.0.0", "2.0.0"], "2.0.0")
@@ -119,17 +123,17 @@ async def test_saying_goodbye_to_a_runtime_that_knows_no_close() -> None:
 
 
 async def test_they_say_goodbye() -> None:
-    async with session_with_theirs() as (session, host):
+    async with session_with_theirs(reconnect=False) as (session, host):
         job = await running(session)
         bye = SessionByePayload(reason="going").model_dump(exclude_none=True)
         frame = {"arcp": "1.1", "id": new_envelope_id(), "type": "session.bye", "payload": bye}
         await host.call(lambda: host.wire.send(frame))
         assert isinstance(await ends(job), ConnectionLost)
-        assert "ended by the peer" in str(session.lost)
+        assert "the session was closed" in str(session.lost)
 
 
 async def test_their_runtime_goes_away() -> None:
-    async with session_with_theirs() as (session, host):
+    async with session_with_theirs(reconnect=False) as (session, host):
         job = await running(session)
         await host.call(host.wire.close)
         assert isinstance(await ends(job), ConnectionLost)
@@ -138,7 +142,7 @@ async def test_their_runtime_goes_away() -> None:
 
 
 async def test_their_runtime_loses_the_connection_by_a_body_that_is_no_json() -> None:
-    async with session_with_theirs() as (session, _):
+    async with session_with_theirs(reconnect=False) as (session, _):
         assert isinstance(await ends(await session.submit("unreadable")), ConnectionLost)
 
 
@@ -157,7 +161,7 @@ async def test_an_inline_result(value: Any) -> None:
 
 async def test_a_result_of_any_size() -> None:
     """What they send in one message is bounded by what we take, and beyond it the connection ends."""
-    async with session_with_theirs() as (session, _):
+    async with session_with_theirs(reconnect=False) as (session, _):
         assert len(await (await session.submit("large", 4_000_000)).result()) == 4_000_000
         with pytest.raises(ConnectionLost, match="larger than 4194304 bytes"):
             await (await session.submit("large", 5_000_000)).result()
@@ -440,18 +444,27 @@ async def test_the_first_of_two_ends_counts() -> None:
 # People.
 
 
-async def test_our_command_line() -> None:
+async def test_our_command_line(tmp_path: Path) -> None:
     async with their_runtime() as host:
         command = ["submit", host.url, "stage", "--input", '{"x": [1]}', "--budget", "USD:5", "--json"]
-        ran = await command_line(command)
+        ran = await command_line(tmp_path, command)
         assert ran.returncode == 0, ran.stderr
         shown = json.loads(ran.stdout)
         assert (shown["final_status"], shown["result"]) == ("success", {"x": [1]})
-        ran = await command_line(["submit", host.url, "none", "--json"])
+        ran = await command_line(tmp_path, ["jobs", host.url, "--json"])
+        assert ran.returncode == 0, ran.stderr
+        (job,) = json.loads(ran.stdout)["jobs"]
+        assert (job["job_id"], job["status"]) == (shown["job_id"], "success")
+        ran = await command_line(tmp_path, ["attach", job["job_id"], "--url", host.url, "--json"])
+        assert ran.returncode == 0, ran.stderr
+        assert json.loads(ran.stdout)["result"] == {"x": [1]}
+        ran = await command_line(tmp_path, ["submit", host.url, "none", "--json"])
         assert ran.returncode != 0
         assert json.loads(ran.stdout)["error"]["code"] == "AGENT_NOT_AVAILABLE"
 
 
-async def command_line(arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
+async def command_line(state: Path, arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
+    """Run our command line, which keeps its sessions in a directory."""
     command = [sys.executable, "-c", "import sys; from arcp_io.cli import main; sys.exit(main())", *arguments]
-    return await anyio.run_process(command, check=False, cwd=ROOT, env={**os.environ, "ARCP_TOKEN": TOKEN})
+    environment = {**os.environ, "ARCP_TOKEN": TOKEN, "XDG_STATE_HOME": str(state)}
+    return await anyio.run_process(command, check=False, cwd=ROOT, env=environment)

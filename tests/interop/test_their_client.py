@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -17,97 +16,12 @@ import pytest
 from arcp import ARCPError, LeaseConstraints, TransportClosed, WebSocketTransport
 from arcp.client import AutoAckOptions, JobHandle
 
-from arcp_io.app import App
-from arcp_io.context import JobContext
-from arcp_io.errors import error_for
-from arcp_io.serving import Server, serve
-from tests.interop.peer import ROOT, TOKEN, WAIT, Guest, converse, over_websocket, visit
+from tests.interop.peer import ROOT, TOKEN, Guest, converse, over_websocket, visit
+from tests.interop.place import Place, our_runtime
 
 pytestmark = pytest.mark.anyio
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-
-
-class Place:
-    """Our runtime, and what its agents tell."""
-
-    def __init__(self, server: Server, asleep: anyio.Event) -> None:
-        self.server = server
-        self.url = server.url
-        self.runtime = server.runtime
-        self.asleep = asleep
-        """An agent sleeps."""
-
-
-@asynccontextmanager
-async def our_runtime(heartbeat: int = 30) -> AsyncIterator[Place]:
-    """Serve an App with every agent of these tests."""
-    app = App("our runtime", "0.1.0", tokens={TOKEN: "alice", "bob's": "bob"}, heartbeat=heartbeat)
-    asleep = anyio.Event()
-    add_agents(app, asleep)
-    with anyio.fail_after(WAIT):
-        async with serve(app, port=0) as server:
-            yield Place(server, asleep)
-
-
-def add_agents(app: App, asleep: anyio.Event) -> None:
-    here: list[JobContext] = []
-    everybody = anyio.Event()
-
-    async def sleep(job: JobContext, input: Any) -> None:
-        await job.status("asleep")
-        asleep.set()
-        try:
-            await anyio.sleep_forever()
-        finally:
-            await job.log("info", "woken")
-
-    async def stream(job: JobContext, input: Any) -> None:
-        binary = "hex" in input
-        async with job.stream_result(encoding="base64" if binary else "utf8") as out:
-            for part in input["hex"] if binary else input["texts"]:
-                await out.write((bytes.fromhex(part) if binary else part) * input.get("times", 1))
-
-    async def fail(job: JobContext, input: Any) -> None:
-        if input == "plain":
-            raise RuntimeError("a secret path")
-        raise error_for(input, "it broke")
-
-    async def meet(job: JobContext, input: Any) -> Any:
-        here.append(job)
-        if len(here) == input["all"]:
-            everybody.set()
-        await everybody.wait()
-        return input["who"]
-
-    async def flood(job: JobContext, input: Any) -> None:
-        for number in range(input):
-            await job.log("info", str(number))
-
-    for agent in (echo, kinds, sleep, stream, fail, meet, flood):
-        app.agent(agent.__name__)(agent)
-    app.agent("stage", version="1.0.0")(echo)
-    app.agent("stage", version="2.0.0", default=True)(echo)
-
-
-async def echo(job: JobContext, input: Any) -> Any:
-    return input
-
-
-async def kinds(job: JobContext, input: Any) -> None:
-    """Everything that an agent can say."""
-    await job.log("warn", "hello")
-    await job.thought("hm")
-    await job.status("running", "well")
-    await job.metric("tokens", 3, "tokens", {"model": "m"})
-    async with job.tool("search", {"q": "x"}) as call:
-        call.result = {"hits": 0}
-    failed = await job.tool_call("fetch")
-    await job.tool_result(failed, error={"code": "X", "message": "m", "retryable": False})
-    await job.progress(1, total=2, units="steps", message="half")
-    await job.artifact("file:///a", "text/plain", 3)
-    await job.emit("delegate", {"child_job_id": "job_2", "agent": "echo"})
-    await job.emit("x-vendor.acme.note", {"anything": [1]})
 
 
 async def error_of(handle: JobHandle) -> ARCPError:
@@ -165,17 +79,19 @@ async def test_features_that_they_do_not_offer() -> None:
 
 
 async def test_features_that_we_do_not_offer() -> None:
-    """Their client knows by itself that it must not use them."""
+    """Their client knows that they were not negotiated; what a lease says binds all the same."""
 
     async def what(guest: Guest) -> None:
-        for call in (guest.client.list_jobs(), guest.client.subscribe("job_1")):
-            with pytest.raises(arcp.InvalidRequestError, match="not negotiated"):
-                await call
-        await guest.client.unsubscribe("job_1")
-        assert [frame["type"] for frame in guest.wire.sent] == ["session.hello"]
+        assert guest.client.negotiated_features == ("subscribe",)
+        with pytest.raises(arcp.InvalidRequestError, match="not negotiated"):
+            await guest.client.list_jobs()
+        expires_at = (datetime.now(UTC) - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        constraints = LeaseConstraints(expires_at=expires_at)
+        job = await guest.client.submit(agent="echo", lease_constraints=constraints)
+        assert isinstance(await error_of(job), arcp.InvalidRequestError)
 
     async with our_runtime() as place:
-        await visit(place.url, what, features=("list_jobs", "subscribe", "lease_expires_at"))
+        await visit(place.url, what, features=("subscribe", "lease_expires_at", "cost.budget"))
 
 
 async def test_a_heartbeat_is_answered() -> None:
@@ -505,13 +421,26 @@ async def test_a_job_fails(code: str, error: type[ARCPError], message: str) -> N
 
 async def test_their_command_line() -> None:
     async with our_runtime() as place:
-        command = [sys.executable, "-m", "arcp", "submit", "--url", place.url, "--token", TOKEN]
-        ran = await anyio.run_process(
-            [*command, "--agent", "stage", "--input", '{"x": [1]}'], check=False, cwd=ROOT
-        )
+        ran = await their_command_line(place, "submit", "--agent", "stage", "--input", '{"x": [1]}')
         assert ran.returncode == 0, ran.stderr
         shown = json.loads(ran.stdout)
         assert (shown["final_status"], shown["result"]) == ("success", {"x": [1]})
-        ran = await anyio.run_process([*command, "--agent", "none"], check=False, cwd=ROOT)
+        ran = await their_command_line(place, "submit", "--agent", "flood", "--input", "3")
+        assert ran.returncode == 0, ran.stderr
+        *_, job_id = place.runtime.jobs
+        ran = await their_command_line(place, "tail", "--job-id", job_id)
+        assert ran.returncode == 0, ran.stderr
+        *events, end = map(json.loads, ran.stdout.splitlines())
+        assert [event["body"]["message"] for event in events] == ["0", "1", "2"]
+        assert end["final_status"] == "success"
+        ran = await their_command_line(place, "submit", "--agent", "none")
         assert ran.returncode != 0
         assert b"AgentNotAvailableError" in ran.stderr
+
+
+async def their_command_line(
+    place: Place, command: str, *arguments: str
+) -> subprocess.CompletedProcess[bytes]:
+    address = ["--url", place.url, "--token", TOKEN]
+    whole = [sys.executable, "-m", "arcp", command, *address, *arguments]
+    return await anyio.run_process(whole, check=False, cwd=ROOT)

@@ -69,9 +69,8 @@ def compare(root: str, said: dict[str, Any]) -> list[str]:
         for key in REPORT_KEYS
         if said.get(key) != counted[key]
     ]
-    wrong += [
-        f"unexpected key {key!r}" for key in said if key not in (*REPORT_KEYS, "events", "final_status")
-    ]
+    known = (*REPORT_KEYS, "events", "final_status", "drops", "resumes")
+    wrong += [f"unexpected key {key!r}" for key in said if key not in known]
     if said.get("final_status") != "success":
         wrong.append(f"final_status: {said.get('final_status')!r}")
     if type(said.get("events")) is not int or said["events"] < 1:

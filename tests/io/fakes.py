@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 from arcp_io.clock import Clock
+from arcp_io.journal import Journal
+from arcp_io.journal.journal import Durable, Failed
+from arcp_io.keeper import Keeper
 from arcp_io.loop import Loop
 from arcp_io.pump import Pump
 from arcp_io.stdio import LineCodec
@@ -16,7 +20,8 @@ from arcp_proto.ids import MILLISECOND, SECOND, JobId
 from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits
 from arcp_proto.output import Event, PauseJob, Request, ResumeJob, StartJob
-from arcp_proto.runtime import Runtime, RuntimeConfig
+from arcp_proto.runtime import Runtime
+from arcp_proto.runtime_config import RuntimeConfig
 
 START = 1_000 * SECOND
 UNIX = 1_780_000_000 * SECOND
@@ -39,6 +44,8 @@ class FakeLoop:
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self.waiting.append(callback)
+
+    call_from_thread = call_soon
 
     def crash(self, error: BaseException) -> None:
         self.failure = self.failure or error
@@ -98,10 +105,63 @@ class FakeStream:
         return [[json.loads(line) for line in data.splitlines()] for data in written]
 
 
+class SlowJournal:
+    """A journal whose disk stores, or fails, when a test says so."""
+
+    def __init__(self) -> None:
+        self.failed: Exception | None = None
+        self.dropped = ""
+        self.records: list[bytes] = []
+        self.snapshots: list[list[bytes]] = []
+        self.before = 0
+        """Records that the last snapshot stands for."""
+        self.stored = 0
+        self.compaction_due = False
+        self.is_open = False
+
+    @property
+    def next(self) -> int:
+        return self.before + len(self.records)
+
+    @property
+    def waiting_bytes(self) -> int:
+        return sum(map(len, self.records[self.stored - self.before :]))
+
+    def open(self, record_version: int, on_durable: Durable, on_failed: Failed) -> None:
+        self.on_durable, self.on_failed = on_durable, on_failed
+        self.is_open = True
+
+    def read(self) -> Iterator[bytes]:
+        for snapshot in self.snapshots[-1:]:
+            yield from snapshot
+        yield from self.records
+
+    def append(self, first: int, records: Sequence[bytes]) -> None:
+        assert first == self.next
+        self.records += records
+
+    def compact(self, snapshot: Iterable[bytes]) -> None:
+        self.snapshots.append(list(snapshot))
+        self.before, self.stored, self.records = self.next, self.next, []
+        self.compaction_due = False
+
+    def store(self, records: int | None = None) -> None:
+        """The disk has taken so many records more; None: all."""
+        self.stored = self.next if records is None else self.stored + records
+        self.on_durable(self.stored)
+
+    def fail(self, error: Exception) -> None:
+        self.failed = error
+        self.on_failed(error)
+
+    def close(self) -> None:
+        self.is_open = False
+
+
 class Stand:
     """One runtime behind one pump, with one client over lines and an agent that does what a test says."""
 
-    def __init__(self, *, heartbeat: int = 0, **limits: Any) -> None:
+    def __init__(self, *, heartbeat: int = 0, journal: Journal | None = None, **limits: Any) -> None:
         self.at, self.wall = START, UNIX
         self.loop = FakeLoop(lambda: self.at)
         self.stream = FakeStream()
@@ -113,11 +173,18 @@ class Stand:
             agents=(AgentInfo("agent"),),
             anonymous=True,
             heartbeat_interval_sec=heartbeat,
+            journal=journal is not None,
             limits=Limits(**limits),
         )
-        self.runtime = Runtime(config, seed=bytes(32), now=START, unix=UNIX)
+        self.held: list[bool] = []
+        """Whether agents were told to wait for the journal, in order."""
+        keeper = None if journal is None else Keeper(journal, cast(Loop, self.loop))
+        make = partial(Runtime, config) if keeper is None else partial(keeper.restore, config)
+        self.runtime = make(seed=bytes(32), now=START, unix=UNIX)
         clock = Clock(lambda: self.at, lambda: self.wall)
-        self.pump = Pump(self.runtime, self, cast(Loop, self.loop), clock)
+        self.pump = Pump(self.runtime, self, cast(Loop, self.loop), clock, keeper)
+        if keeper is not None:
+            keeper.attach(self.pump, self.held.append)
         self.connection = self.runtime.connect(Framing.LINES, now=START)
         self.stream.transport = StreamTransport(
             self.pump, self.connection, LineCodec(self.connection.message_limit), self.stream

@@ -111,3 +111,12 @@ async def flood(job: JobContext, input: Any) -> None:
     """Says a lot."""
     for number in range(input):
         await job.log("info", str(number))
+
+
+@app.agent("again", isolation="process", restartable=True)
+async def again(job: JobContext, input: Any) -> list[Any]:
+    """Ends when it was started again."""
+    await job.status(f"attempt {job.attempt}")
+    if job.attempt == 1:
+        await anyio.sleep_forever()
+    return [job.id, job.attempt]

@@ -39,6 +39,8 @@ class Peer(ABC):
 
     def __init__(self) -> None:
         self.count = 0
+        self.events: list[Message] = []
+        """Everything numbered that has come so far."""
 
     @abstractmethod
     async def send_text(self, text: str) -> None:
@@ -68,9 +70,41 @@ class Peer(ABC):
         )
         return await self.receive()
 
-    async def submit(self, agent: str, input: Any = None) -> Message:
-        """Submit a job; returns the answer."""
-        request = await self.send("job.submit", {"agent": agent, "input": input})
+    async def resume(
+        self, welcome: Message, last_event_seq: int, *, token: str | None = TOKEN, **more: Any
+    ) -> Message:
+        """Go on with the session of a welcome, by its token alone when `token` is None."""
+        proof = {
+            "session_id": welcome["session_id"],
+            "resume_token": welcome["payload"]["resume_token"],
+            "last_event_seq": last_event_seq,
+            **more,
+        }
+        if token is None:
+            await self.send("session.resume", proof)
+        else:
+            auth = {"scheme": "bearer", "token": token}
+            capabilities = {"encodings": ["json"], "features": FEATURES}
+            await self.send(
+                "session.hello",
+                {
+                    "client": {"name": "tests", "version": "1"},
+                    "auth": auth,
+                    "capabilities": capabilities,
+                    "resume": proof,
+                },
+            )
+        return await self.receive()
+
+    async def until_event(self, number: int) -> list[Message]:
+        """Read until so much that is numbered has come; returns all of it."""
+        while len(self.events) < number:
+            await self.receive()
+        return self.events
+
+    async def submit(self, agent: str, input: Any = None, **fields: Any) -> Message:
+        """Submit a job; returns the answer. `fields` are more of its payload."""
+        request = await self.send("job.submit", {"agent": agent, "input": input, **fields})
         while True:
             message = await self.receive()
             if message["payload"].get("request_id") == request:
@@ -124,7 +158,13 @@ class WebSocketPeer(Peer):
         frame = await self._next()
         assert isinstance(frame, Frame)
         message: Message = json.loads(bytes(frame.data))
+        if "event_seq" in message:
+            self.events.append(message)
         return message
+
+    async def drop(self) -> None:
+        """Let go of the connection without a word, as a broken network does."""
+        await self.stream.aclose()
 
     async def say_goodbye(self, code: int) -> None:
         """Begin the closing handshake of the WebSocket."""

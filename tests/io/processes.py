@@ -20,7 +20,7 @@ from pathlib import Path
 import anyio
 from arcp_io import App
 
-app = App(name="example", version="0.1.0", tokens={"s3cret": "alice"})
+app = App(name="example", version="0.1.0", tokens={"s3cret": "alice", "b0b": "bob"})
 
 @app.agent("echo", version="1.0.0")
 async def echo(job, input):
@@ -33,6 +33,16 @@ async def wait(job, input):
     await job.status("waiting")
     Path("waiting").touch()
     await anyio.sleep_forever()
+
+@app.agent("count")
+async def count(job, input):
+    for number in range(input):
+        await job.log("info", f"number {number}")
+        if number == input // 2:
+            Path("halfway").touch()
+            while not Path("go_on").exists():
+                await anyio.sleep(0.01)
+    return input
 
 @app.agent("stubborn")
 async def stubborn(job, input):
@@ -74,9 +84,9 @@ def environment(**more: str) -> dict[str, str]:
 class Served:
     """`arcp-io serve` in a process of its own."""
 
-    def __init__(self, directory: Path, *words: str) -> None:
+    def __init__(self, directory: Path, *words: str, agents: str = AGENTS) -> None:
         self.directory = directory
-        (directory / "example.py").write_text(AGENTS)
+        (directory / "example.py").write_text(agents)
         self.process = subprocess.Popen(
             [*COMMAND, "serve", "example:app", "--port", "0", "--drain", "0", *words],
             cwd=directory,
@@ -93,19 +103,35 @@ class Served:
                 return found.group()
         raise AssertionError("nothing is served")
 
+    @property
+    def state(self) -> Path:
+        """Where the clients keep their sessions."""
+        return self.directory / "state" / "arcp-io"
+
     def submit(self, *words: str, token: str = "s3cret", **more: str) -> subprocess.CompletedProcess[str]:
-        command = [*COMMAND, "submit", self.url, *words]
-        variables = environment(ARCP_TOKEN=token, **more)
-        return subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
+        return self.run("submit", self.url, *words, token=token, **more)
+
+    def run(self, *words: str, token: str = "s3cret", **more: str) -> subprocess.CompletedProcess[str]:
+        """A command of a client."""
+        variables = self._variables(token, **more)
+        return subprocess.run([*COMMAND, *words], capture_output=True, text=True, env=variables, check=False)
 
     def submitting(self, *words: str) -> subprocess.Popen[str]:
+        return self.running("submit", self.url, *words)
+
+    def running(self, *words: str) -> subprocess.Popen[str]:
+        """A command of a client that is not waited for."""
         return subprocess.Popen(
-            [*COMMAND, "submit", self.url, *words],
-            env=environment(ARCP_TOKEN="s3cret"),
+            [*COMMAND, *words],
+            env=self._variables("s3cret"),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def _variables(self, token: str, **more: str) -> dict[str, str]:
+        state = str(self.directory / "state")
+        return environment(**{"ARCP_TOKEN": token, "XDG_STATE_HOME": state, **more})
 
     def stop(self) -> int:
         """Let its agents go, signal it and wait; returns its exit code."""

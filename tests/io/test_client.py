@@ -31,6 +31,7 @@ from arcp_io.errors import (
 )
 from arcp_io.memory import serve_memory
 from arcp_io.serving import Server, serve
+from arcp_proto.client import CLIENT_FEATURES
 from arcp_proto.limits import Limits
 from tests.io.apps import TOKEN, Counters, make_app
 
@@ -89,6 +90,11 @@ def phases(events: list[Event]) -> list[str]:
     return [event.body["phase"] for event in events]
 
 
+def told_of_back_pressure(event: Event) -> bool:
+    """Whether the runtime itself has said this: that what it sends is acknowledged too late (§6.5)."""
+    return event.body.get("phase") == "back_pressure"
+
+
 # Sessions.
 
 
@@ -96,7 +102,7 @@ async def test_a_session(kind: str) -> None:
     async with place(kind) as there, connect(there.target, TOKEN) as session:
         assert session.id in there.runtime.sessions
         assert (session.runtime.name, session.runtime.version) == ("tests", "1")
-        assert session.features == {"heartbeat", "ack", "progress", "result_chunk", "agent_versions"}
+        assert session.features == set(CLIENT_FEATURES)
         assert [(agent.name, agent.default) for agent in session.agents if agent.versions] == [
             ("stage", "1.0.0")
         ]
@@ -173,7 +179,7 @@ async def test_leaving_detaches_and_jobs_go_on(kind: str) -> None:
             job = await session.submit("sleep")
             async for _ in job:
                 break
-        await until(lambda: not there.runtime.sessions)
+        await until(lambda: there.runtime.sessions[session.id].connection is None)
         assert list(there.runtime.unfinished) == [job.id]
         assert isinstance(session.lost, ConnectionLost)
         for call in (session.submit("echo"), job.result(), job.cancel()):
@@ -434,8 +440,7 @@ async def test_a_slow_reader_holds_back_the_agent(kind: str) -> None:
                     await anyio.sleep(0.3)
                 assert 0 < emitted < 20_000
                 assert await (await other.submit("echo", 1)).result() == 1
-            assert event.seq == count + 1
-            count += 1
+            count += not told_of_back_pressure(event)
         assert count == there.counters.emitted == 20_000
         assert job.events_dropped == 0
 
@@ -470,7 +475,7 @@ async def test_a_slow_reader_of_one_job_does_not_stop_another() -> None:
         slow = await session.submit("flood", {"events": 100, "size": 1000})
         async for _ in slow:
             fast = await session.submit("stage", 100)
-            assert len([event async for event in fast]) == 100
+            assert len([event async for event in fast if not told_of_back_pressure(event)]) == 100
 
 
 async def test_what_was_processed_is_acked() -> None:
@@ -516,7 +521,10 @@ async def test_several_cancels_of_one_job() -> None:
 
 
 async def test_a_connection_that_is_lost(kind: str) -> None:
-    async with doomed_place(kind) as (there, life), connect(there.target, TOKEN) as session:
+    async with (
+        doomed_place(kind) as (there, life),
+        connect(there.target, TOKEN, reconnect=False) as session,
+    ):
         job = await session.submit("sleep")
         other = await session.submit("sleep")
         seen = []
@@ -547,7 +555,7 @@ async def test_a_connection_that_is_lost(kind: str) -> None:
 
 
 async def test_a_runtime_that_shuts_down(kind: str) -> None:
-    async with place(kind) as there, connect(there.target, TOKEN) as session:
+    async with place(kind) as there, connect(there.target, TOKEN, reconnect=False) as session:
         job = await session.submit("sleep")
         async for _ in job:
             break
@@ -555,7 +563,7 @@ async def test_a_runtime_that_shuts_down(kind: str) -> None:
         with pytest.raises(InternalError, match="the runtime is shutting down"):
             await job.result()
         await until(lambda: session.lost is not None)
-        with pytest.raises(ConnectionLost, match="ended by the"):
+        with pytest.raises(ConnectionLost, match=r"the connection was (ended by the runtime|cut)"):
             await session.submit("echo")
 
 

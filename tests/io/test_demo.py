@@ -41,3 +41,19 @@ def test_the_demo_for_people(tree: Path, loop: str) -> None:
     assert f"{count(tree)['files']:,} text files" in done.stdout
     assert "success after" in done.stderr
     assert not re.search("\x1b|\r", done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_numbers_are_the_same_however_often_it_is_cut(tree: Path, loop: str) -> None:
+    done = arcp_io("demo", str(tree), "--loop", loop, "--json", "--drop", "25")
+    assert (done.returncode, done.stderr) == (0, "")
+    said = json.loads(done.stdout)
+    assert compare(str(tree), said) == []
+    assert (said["drops"], said["resumes"]) == (25, 25)
+
+
+def test_cuts_are_told_to_people(tree: Path) -> None:
+    done = arcp_io("demo", "part01", "--drop", "3", cwd=tree)
+    assert done.returncode == 0
+    assert done.stderr.count("The connection was cut") == done.stderr.count("Resumed.") == 3
+    assert "The connection was cut 3 times, and resumed 3 times." in done.stdout

@@ -21,6 +21,7 @@ from arcp_io.serving import serve
 from arcp_proto.errors import InvariantViolated
 from tests.io.apps import Counters, make_app
 from tests.io.conftest import on_every_loop
+from tests.io.dropped_sessions import WAYS, left, open_and_drop, server_of_short_memory
 from tests.io.peers import websocket
 from tests.io.test_limits import connect, no_descriptor_free, read_to_end, until
 
@@ -223,6 +224,19 @@ async def test_it_ends_while_it_waits_for_a_descriptor(monkeypatch: pytest.Monke
                     for _ in range(20):
                         await anyio.sleep(0.01)
                 assert not server.runtime.connections
+
+
+@on_every_loop
+async def test_sessions_opened_and_dropped_leave_nothing() -> None:
+    async with nothing_left(), server_of_short_memory() as server:
+        await open_and_drop(server, len(WAYS))
+        before = left(server)
+        async with websocket(server.url) as peer:
+            await peer.hello()
+            await peer.submit("echo")
+            assert len(left(server).tables) > len(before.tables) + 10
+        await open_and_drop(server, 300)
+        assert left(server) == before
 
 
 @on_every_loop

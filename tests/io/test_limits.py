@@ -143,7 +143,9 @@ async def test_a_peer_that_is_gone(moment: str, reset: bool) -> None:
 
 
 async def test_many_come_and_go() -> None:
-    async with serve(make_app(), port=0) as server:
+    app = make_app()
+    app.resume_window = 1
+    async with serve(app, port=0) as server:
 
         async def come_and_go(number: int) -> None:
             for _ in range(25):

@@ -70,20 +70,23 @@ def test_nobody_there_is_a_problem_of_the_connection() -> None:
     assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (5, "NOT_CONNECTED")
 
 
-def test_ctrl_c_waits_for_the_verified_end(served: Served) -> None:
+def test_the_second_ctrl_c_cancels_and_waits_for_the_verified_end(served: Served) -> None:
     with served.submitting("wait") as submitting:
         await_line(submitting, "waiting")
+        submitting.send_signal(signal.SIGINT)
+        await_line(submitting, "goes on")
         submitting.send_signal(signal.SIGINT)
         out, err = submitting.communicate()
     assert (submitting.returncode, out) == (3, "")
     assert "cancelled: CANCELLED" in err
 
 
-def test_a_second_ctrl_c_leaves_at_once_with_the_job_id(served: Served) -> None:
+def test_a_third_ctrl_c_leaves_at_once_with_the_job_id(served: Served) -> None:
     with served.submitting("stubborn") as submitting:
         await_line(submitting, "waiting")
-        submitting.send_signal(signal.SIGINT)
-        await_line(submitting, "Cancelling")
+        for words in ("goes on", "Cancelling"):
+            submitting.send_signal(signal.SIGINT)
+            await_line(submitting, words)
         submitting.send_signal(signal.SIGINT)
         _, err = submitting.communicate()
     assert submitting.returncode == 130
@@ -92,12 +95,13 @@ def test_a_second_ctrl_c_leaves_at_once_with_the_job_id(served: Served) -> None:
 
 def test_a_runtime_that_dies_is_a_lost_connection(tmp_path: Path) -> None:
     served = Served(tmp_path)
-    with served.submitting("wait") as submitting:
+    with served.submitting("wait", "--give-up", "1s") as submitting:
         await_line(submitting, "waiting")
         served.process.kill()
         _, err = submitting.communicate()
     assert submitting.returncode == 5
-    assert re.search(r"job \S+ was lost: CONNECTION_LOST", err)
+    assert "The connection was cut" in err
+    assert re.search(r"job \S+ was lost: CONNECTION_LOST .*not reached for 1 s", err)
     assert served.stop() == -signal.SIGKILL
 
 

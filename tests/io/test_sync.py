@@ -13,6 +13,7 @@ from anyio.from_thread import start_blocking_portal
 import arcp_io
 from arcp_io import sync
 from arcp_io.errors import AgentNotAvailable, ConnectionLost, JobCancelled, Unauthenticated
+from arcp_io.session_store import MemoryStore
 from tests.io.apps import TOKEN, make_app
 
 
@@ -115,6 +116,52 @@ def test_after_the_block(url: str) -> None:
     with pytest.raises(RuntimeError):
         session.submit("echo")
     del events
+
+
+def test_jobs_are_listed_and_observed(url: str) -> None:
+    with sync.connect(url, token=TOKEN) as session, sync.connect(url, token=TOKEN) as other:
+        jobs = [session.submit("echo", number) for number in range(5)]
+        assert [job.result() for job in jobs] == list(range(5))
+        listed = list(other.list_jobs(status="success", page_size=2))
+        assert [entry.job_id for entry in listed] == [job.id for job in reversed(jobs)]
+        assert next(iter(other.list_jobs())).job_id == jobs[-1].id
+        assert other.attach(jobs[0].id).result() == 0
+        running = session.submit("sleep")
+        observed = other.subscribe(running.id, history=True)
+        for event in observed:
+            assert event.kind == "status"
+            other.unsubscribe(observed)
+        running.cancel()
+
+
+def test_a_session_is_watched_and_kept(url: str) -> None:
+    store = MemoryStore()
+    kinds: list[str] = []
+    with sync.connect(url, token=TOKEN, store=store) as session:
+        assert (session.state, session.cursor, session.stored_jobs) == ("attached", 0, [])
+        job = session.submit("sleep")
+
+        def watch() -> None:
+            kinds.extend(type(change).__name__ for change in session.watch())
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        for event in job:
+            if event.kind == "status":
+                job.cancel()
+        assert (event.kind, session.cursor) == ("log", event.seq + 1)
+        job = session.submit("sleep")
+        session.close()
+        watching.join()
+        assert (session.state, session.cursor) == ("closed", 0)
+    assert kinds == []
+    with sync.connect(url, token=TOKEN, store=store) as session:
+        assert session.stored_jobs == [job.id]
+        again = session.attach(job.id)
+        again.cancel()
+        with pytest.raises(JobCancelled):
+            again.result()
+    assert store.load() is None
 
 
 def test_a_child() -> None:

@@ -6,6 +6,8 @@ import hashlib
 import random
 import sys
 
+from arcp_proto.records import encode_record
+
 from .machines import COMMON
 from .play import ACTIONS, Action, Play, run
 
@@ -26,7 +28,8 @@ def said(play: Play) -> bytes:
     """Everything that a run sent, asked, made durable and wrote into its recording."""
     frames = b"\n".join(raw for client in play.clients for raw in client.peer.raw)
     lines = "\n".join(play.recording or []).encode()
-    return b"\n".join([frames, lines, repr(play.world.records).encode(), repr(play.world.requests).encode()])
+    records = b"".join(map(encode_record, play.world.records))
+    return b"\n".join([frames, lines, records, repr(play.world.requests).encode()])
 
 
 def digest(count: int) -> str:

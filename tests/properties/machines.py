@@ -13,7 +13,10 @@ from .play import ACTIONS, Action, Play, config_of
 
 NUMBER: Final = st.integers(0, 255)
 SETUP: Final = st.tuples(NUMBER, NUMBER, NUMBER)
-COMMON: Final = ("join", "submit", "emit", "write", "finish", "cancel", "wait", "ack", "slow_down")
+COMMON: Final = (
+    *("join", "submit", "emit", "write", "finish", "cancel", "wait", "ack", "slow_down"),
+    *("drop", "resume", "subscribe", "flood", "list_jobs", "crash"),
+)
 """What makes the rest possible comes up twice as often."""
 
 
@@ -52,6 +55,7 @@ class RuntimeMachine(RuleBasedStateMachine):
         self.play.check()
 
     def teardown(self) -> None:
+        self.play.wind_down()
         self.play.check_replay()
 
 

@@ -1,31 +1,67 @@
-"""What clients were promised: 1, 2, 3, …, their jobs' own events in order and one end, one answer each."""
+"""What one connection was promised: the frames above its cursor, its answers in their place, one each."""
 
 from __future__ import annotations
 
-import base64
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from arcp_proto.connection import Phase
 from arcp_proto.errors import ErrorCode, ensure
-from arcp_proto.ids import JobId
 from arcp_proto.limits import KIB
 from tests.unit.world import Frame, Peer
 
+from .streams import Line, Token
+
 FRAME: Final = 60 * KIB
-ANSWERS: Final = ("session.error", "job.accepted", "job.cancelled", "job.error")
-ENDS: Final = {"cancelled": "CANCELLED", "timed_out": "TIMEOUT"}
-"""How a peer that gets every end but an error as `job.result` reads the code."""
+ANSWERS: Final = (
+    *("session.error", "job.accepted", "job.cancelled", "job.error", "job.subscribed", "session.jobs"),
+)
+
+
+@dataclass
+class Asked:
+    """A request that has no answer so far: the types and codes that its answer may have."""
+
+    message_type: str
+    may: tuple[str, ...]
+    check: Callable[[Frame], None] | None = None
+    after: int = 0
+    """The number of the last event before it."""
+    payload: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Attempt:
+    """A resume that is under way."""
+
+    token: str
+    session_id: str | None
+    cursor: int
+    replies: bool
+    bearer: bool
 
 
 @dataclass
 class Client:
-    """A client, and what it has seen."""
+    """A client at the end of one transport, and what it has seen there."""
 
     peer: Peer
     quirk: str
     features: tuple[str, ...]
-    principal: str = ""
+    anonymous: bool = False
+    attempt: Attempt | None = None
+    line: Line | None = None
+    token: Token | None = None
+    cursor: int = 0
+    resumed: bool = False
+    replies: bool = False
+    honest: bool = True
+    """It resumed with what it had, so that whatever was answered before can be answered again."""
+    whole: bool = True
+    """No answer is dropped because there were many."""
+    proved: bool = False
+    expires: int | None = None
     lied: bool = False
     """It acknowledged what it had not received: it may miss some."""
     ever_slow: bool = False
@@ -36,29 +72,37 @@ class Client:
     torn: bool = False
     """It has sent the beginning of a line: what it says next cannot be read."""
     checked: int = 0
+    vetted: int = 0
     last: int = 0
     stamp: str = ""
+    nonce: str = ""
     ids: dict[str, None] = field(default_factory=dict)
-    asked: dict[str, str] = field(default_factory=dict)
-    """Requests without an answer so far: id to type."""
-    accepted: dict[str, str] = field(default_factory=dict)
-    seen: dict[str, list[int]] = field(default_factory=dict)
-    chunks: dict[str, list[bytes]] = field(default_factory=dict)
-    complete: dict[str, bool] = field(default_factory=dict)
-    ends: dict[str, str] = field(default_factory=dict)
+    asked: dict[str, Asked] = field(default_factory=dict)
+    loose: dict[str, None] = field(default_factory=dict)
+    """Requests of which nobody knows whether, and how, they are answered."""
 
     @property
     def open(self) -> bool:
         return self.peer.connection.phase is Phase.OPEN
 
+    @property
+    def number(self) -> int:
+        return self.peer.connection.number
+
     def see(self) -> None:
         """Look at what has come since the last time; raises for what was never promised."""
         frames, raw = self.peer.frames, self.peer.raw
         while self.checked < len(frames):
-            frame = frames[self.checked]
             ensure(len(raw[self.checked]) <= FRAME + 1, "a frame is too large")
-            self._see(frame, first=self.checked == 0)
+            self._see(frames[self.checked], raw[self.checked].rstrip(b"\n"), first=self.checked == 0)
             self.checked += 1
+
+    def vet(self, persisted: int) -> None:
+        """Nothing has come before its records were durable."""
+        for frame in self.peer.frames[self.vetted :]:
+            needs = 0 if self.line is None else self.line.needs.get(frame.get("event_seq", 0), 0)
+            ensure(needs <= persisted, "an event was sent before it was durable")
+        self.vetted = len(self.peer.frames)
 
     def see_end(self) -> None:
         """Whoever is refused is told why, and nothing after it."""
@@ -70,7 +114,7 @@ class Client:
             last = bool(told) and self.peer.frames[-1]["type"] == "session.error"
             ensure(self.erred or (last and told[-1] == closing.reason), "it was refused without a word")
 
-    def _see(self, frame: Frame, *, first: bool) -> None:
+    def _see(self, frame: Frame, raw: bytes, *, first: bool) -> None:
         message_type, payload = frame["type"], frame["payload"]
         refusal = message_type == "job.error" and "event_seq" not in frame
         ensure(frame["arcp"] == "1.1" and isinstance(payload, dict), "this is no envelope")
@@ -80,106 +124,88 @@ class Client:
             ensure(frame["id"] not in self.ids, "an id was used twice")
             self.ids[frame["id"]] = None
         if "event_seq" in frame:
-            self._see_number(frame["event_seq"], payload.get("ts") or payload.get("completed_at") or "")
+            self._see_number(frame["event_seq"], raw, frame)
         if message_type in ANSWERS:
-            request_id = payload.get("request_id") or payload.get("details", {}).get("request_id")
-            self.asked.pop(request_id, None)
+            self._see_answer(frame)
         match message_type:
-            case "job.accepted":
-                ensure(frame["job_id"] not in self.accepted, "a job was accepted twice")
-                self.accepted[frame["job_id"]] = payload["agent"]
-            case "job.event":
-                self._see_event(frame["job_id"], payload)
-            case "job.result":
-                self._see_end(frame["job_id"], ENDS.get(payload["final_status"], "success"))
-            case "job.error" if not refusal:
-                self._see_end(frame["job_id"], payload["code"])
+            case "session.welcome":
+                self._see_welcome(frame)
+            case "session.ping":
+                self.nonce = payload["nonce"]
 
-    def _see_number(self, number: int, stamp: str) -> None:
-        ensure(number == self.last + 1 or (self.lied and number > self.last), "numbers have a gap, or repeat")
-        ensure(stamp >= self.stamp or not stamp, "time goes back")
-        self.last, self.stamp = number, stamp or self.stamp
-
-    def _see_event(self, job_id: str, payload: dict[str, Any]) -> None:
-        ensure(
-            job_id in self.accepted and job_id not in self.ends, "an event before its job, or after its end"
-        )
-        body = payload["body"]
-        match payload["kind"]:
-            case "thought":
-                self._see_marker(job_id, int(body["text"]))
-            case "progress":
-                ensure("progress" in self.features, "progress was not negotiated")
-                self._see_marker(job_id, body["current"])
-            case "metric":
-                self._see_marker(job_id, int(body["name"]))
-            case "x-vendor.a.b":
-                self._see_marker(job_id, body["n"])
-            case "result_chunk":
-                self._see_chunk(job_id, body)
-            case kind:
-                raise AssertionError(f"nobody emitted {kind}")
-
-    def _see_marker(self, job_id: str, marker: int) -> None:
-        self.seen.setdefault(job_id, []).append(marker)
-
-    def _see_chunk(self, job_id: str, body: dict[str, Any]) -> None:
-        ensure("result_chunk" in self.features, "chunks were not negotiated")
-        chunks = self.chunks.setdefault(job_id, [])
-        ensure(body["chunk_seq"] == len(chunks) or self.lied, "a chunk is missing")
-        ensure(job_id not in self.complete, "a chunk came after the last")
-        data = body["data"]
-        chunks.append(base64.b64decode(data) if body["encoding"] == "base64" else data.encode())
-        if not body["more"]:
-            self.complete[job_id] = True
-
-    def _see_end(self, job_id: str, code: str) -> None:
-        ensure(job_id in self.accepted and job_id not in self.ends, "an end without a job, or a second one")
-        ensure(
-            code != "success" or (job_id in self.complete) == (job_id in self.chunks), "chunks without an end"
-        )
-        self.ends[job_id] = code
-
-
-@dataclass
-class Work:
-    """One accepted job, as its client may expect it."""
-
-    job_id: JobId
-    home: Client
-    deadline: int | None = None
-    """Monotonic, by its max_runtime_sec."""
-    grace_at: int | None = None
-    markers: list[int] = field(default_factory=list)
-    """Events that were emitted while the client was connected."""
-    written: list[bytes] = field(default_factory=list)
-    binary: bool | None = None
-    outcomes: tuple[str, ...] = ()
-    """Codes that its end may have, or success: what came first decided."""
-    ended: bool = False
-    stopped: bool = False
-
-    def fix(self, *codes: str) -> None:
-        """How it ends, unless that was decided before."""
-        self.outcomes = self.outcomes or codes
-
-    def check(self) -> None:
-        """What the client has seen of it is the beginning of what there was."""
-        home = self.home
-        seen, code = home.seen.get(self.job_id, []), home.ends.get(self.job_id)
-        ensure(code is None or code in self.outcomes, f"it ended as {code}, not as {self.outcomes}")
-        if home.lied:
+    def _see_welcome(self, frame: Frame) -> None:
+        payload, line = frame["payload"], self.line
+        ensure(line is not None and self.token is not None, "welcomed, and nobody knows")
+        if line is None or self.token is None:
             return
-        ensure(seen == self.markers[: len(seen)], "its events came in another order, or some did not")
-        if code == "success" and self.binary is not None and "result_chunk" in home.features:
-            whole = b"".join(home.chunks.get(self.job_id, []))
-            ensure(whole == b"".join(self.written), "its result came otherwise")
+        ensure(frame["session_id"] == line.session_id, "another session's welcome")
+        known = [token.text for token in line.tokens]
+        ensure(payload["resume_token"] not in known, "a token was given twice")
+        ensure(payload.get("replies", False) == self.replies, "answers are promised, or not")
+        features = payload["capabilities"]["features"]
+        ensure(sorted(features) == sorted(line.features), "the session negotiated something else")
+        self.token.text = payload["resume_token"]
+        line.welcomed = True
 
-    def check_all(self) -> None:
-        """The client has seen everything."""
-        home = self.home
-        ensure(self.job_id in home.accepted, "nobody told that it was accepted")
-        ensure(home.lied or home.seen.get(self.job_id, []) == self.markers, "an event did not come")
-        ensure(
-            home.lied or self.ended == (self.job_id in home.ends), "it ended, and nobody told, or the reverse"
-        )
+    def _see_number(self, number: int, raw: bytes, frame: Frame) -> None:
+        line = self.line
+        ensure(line is not None, "a number without a session")
+        if line is None:
+            return
+        before = self.last or self.cursor
+        ensure(number == before + 1 or (self.lied and number > before), "numbers have a gap, or repeat")
+        if line.over or line.blind:  # It ended, or something was evicted, before anybody could look.
+            line.frames.setdefault(number, raw)
+        ensure(line.frames.get(number) == raw, "a frame is not what it was the first time")
+        self.last = number
+        line.received = max(line.received, number)
+        payload = frame["payload"]
+        if "source_seq" not in payload:  # History has its original time.
+            stamp = payload.get("ts") or payload.get("completed_at") or ""
+            again = frame["type"] in ("job.result", "job.error")  # An end once more has that of the first.
+            ensure(stamp >= self.stamp or not stamp or again or line.unsteady, "time goes back")
+            self.stamp = self.stamp if again else stamp or self.stamp
+        strict = not self.resumed or (self.replies and self.honest and self.whole and not line.skipped)
+        if frame["type"] == "job.event" and "source_seq" not in payload and strict:
+            job_id = frame["job_id"]
+            ensure(job_id in line.accepted or job_id not in line.home, "an event before its job")
+
+    def _see_answer(self, frame: Frame) -> None:
+        message_type, payload = frame["type"], frame["payload"]
+        request_id = payload.get("request_id") or payload.get("details", {}).get("request_id")
+        if "event_seq" in frame and message_type != "job.cancelled":
+            return
+        asked = self.asked.get(request_id or "")
+        if message_type == "job.accepted" and self.line is not None:
+            self.line.outstanding.pop(request_id, None)
+            if self.quirk != "pypi" or frame["job_id"] in self.line.home:
+                self.line.accepted[frame["job_id"]] = None
+        if asked is None:
+            replayed = self.replies and message_type in ("job.accepted", "job.subscribed")
+            cancelled = message_type == "job.cancelled" and self.resumed
+            ours = request_id is not None and request_id.startswith("ask") and request_id not in self.loose
+            ensure(not ours or replayed or cancelled, f"nobody asked for this {message_type}")
+            return
+        given = payload["code"] if message_type.endswith("error") else message_type
+        if message_type == "job.accepted" and self.quirk == "pypi" and message_type not in asked.may:
+            return  # It is refused with the next frame.
+        ensure(given in asked.may, f"{asked.message_type} was answered by {given}, not {asked.may}")
+        if message_type != "job.cancelled" and not self.lied:
+            before = self.last or self.cursor
+            ensure(before == asked.after, f"answered after event {before}, and not {asked.after}")
+        if asked.message_type == "job.submit":
+            first = next(key for key, one in self.asked.items() if one.message_type == "job.submit")
+            ensure(first == request_id or self.replies, "submits are answered in another order")
+        if asked.check is not None and given == message_type:
+            asked.check(frame)
+        del self.asked[request_id or ""]
+
+    def give_up(self) -> None:
+        """What was asked on a connection that is over may be answered there, or asked again elsewhere."""
+        if self.open or not self.asked:
+            return
+        for request_id, asked in self.asked.items():
+            self.loose[request_id] = None
+            if asked.message_type == "job.submit" and self.line is not None and not self.line.skipped:
+                self.line.outstanding[request_id] = asked.payload
+        self.asked.clear()

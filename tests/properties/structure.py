@@ -6,39 +6,96 @@ from collections.abc import Sequence
 
 from arcp_proto.connection import Connection, Phase
 from arcp_proto.errors import ensure
+from arcp_proto.history import History
+from arcp_proto.ids import Principal, SessionId
+from arcp_proto.job import Job
 from arcp_proto.limits import KIB
+from arcp_proto.log import Log
 from arcp_proto.runtime import Runtime
+from arcp_proto.session import MOST_TOKENS, Session
 from arcp_proto.timers import TimerKey, TimerKind
+
+NOTICES = 8
+"""Notices that may stand in a log beyond its limit, until the next event makes room."""
+NOTICE = KIB
+"""More bytes than one of them has."""
 
 
 def check(runtime: Runtime, *, aborted: Sequence[Connection] = (), drain: bool = False) -> None:
     """Raise unless everything holds; `aborted` linger no more, with `drain` a shutdown waits for jobs."""
     check_timers(runtime, aborted, drain)
     check_connections(runtime)
-    check_sessions_and_jobs(runtime)
+    check_sessions(runtime)
+    check_jobs(runtime)
+    check_observers(runtime)
+    check_listing(runtime)
+    check_keys(runtime)
+    check_holdings(runtime)
     check_bounds(runtime)
+
+
+def check_empty(runtime: Runtime) -> None:
+    """Everything is over: nothing is kept of it."""
+    tables = {
+        name: getattr(runtime, name)
+        for name in (
+            *("connections", "sessions", "tokens", "jobs", "running", "unfinished", "keys", "listing"),
+            *("holdings", "retired", "pending", "anonymous_principals", "unsettled", "unfed"),
+            *("timers", "_waiting", "_gated", "_writable"),
+        )
+    }
+    left = {name: table for name, table in tables.items() if len(table)}
+    ensure(not left, f"everything is over, and left are {left}")
+    ensure(not runtime.listing._indexes and not runtime.keys._ended, "an index outlives what it is of")
+    ensure(runtime.holdings.events == runtime.holdings.size == 0, "nobody holds what is held")
+
+
+# Timers.
 
 
 def check_timers(runtime: Runtime, aborted: Sequence[Connection], drain: bool) -> None:
     """The armed timers are a function of the state."""
-    expected = [TimerKey(TimerKind.RETENTION, 0)] if runtime.retired else []
+    expected = [TimerKey(TimerKind.RETENTION, 0)] if len(runtime.retired) else []
+    if any(claim.ended is not None for _, _, claim in runtime.keys.items()):
+        expected.append(TimerKey(TimerKind.KEYS, 0))
     for connection in runtime.connections.values():
         kind = timer_of(connection)
         if kind is not None and not (kind is TimerKind.LINGER and connection in aborted):
             expected.append(TimerKey(kind, connection.number))
+        admission = connection.admission
+        if connection.phase is Phase.OPEN and admission is not None and admission.expires_at is not None:
+            expected.append(TimerKey(TimerKind.EXPIRY, connection.number))
     detached = [session for session in runtime.sessions.values() if session.connection is None]
     expected += [TimerKey(TimerKind.RESUME_WINDOW, session.id) for session in detached]
-    for job in runtime.unfinished.values():
-        if job.outcome is not None:
+    for job in runtime.jobs.values():
+        here = job.id in runtime.unfinished
+        if not job.ended and (job.outcome is not None or (here and job.id in runtime.leaving)):
             expected.append(TimerKey(TimerKind.GRACE, job.id))
-        elif job.terms.max_runtime_sec is not None:
+        if here and job.outcome is None and job.terms.max_runtime_sec is not None:
             expected.append(TimerKey(TimerKind.MAX_RUNTIME, job.id))
     if drain and runtime.unfinished:
         expected.append(TimerKey(TimerKind.DRAIN, 0))
-    armed = runtime.timers.keys()
+    keys = runtime.timers.keys()
+    armed = [key for key in keys if key.kind is not TimerKind.BACKLOG]
     ensure(sorted(map(str, expected)) == sorted(map(str, armed)), f"armed {armed}, expected {expected}")
-    ensure(runtime.timers.size <= 2 * len(armed) + 64, "the heap grows")
-    ensure((runtime.deadline() is None) == (not armed), "a deadline without a timer, or the reverse")
+    check_feeding(runtime, [key for key in keys if key.kind is TimerKind.BACKLOG])
+    ensure(runtime.timers.size <= 2 * len(keys) + 64, "the heap grows")
+    ensure((runtime.deadline() is None) == (not keys), "a deadline without a timer, or the reverse")
+
+
+def check_feeding(runtime: Runtime, armed: list[TimerKey]) -> None:
+    """Whoever waits for a history and takes it gets the next piece, now or when the journal is there."""
+    fed = [str(key.owner) for key in armed]
+    ensure(all(owner in runtime.sessions for owner in fed), "a dead session is fed")
+    for session in runtime.sessions.values():
+        if session.backlogs and session.reading:
+            ensure(session.id in fed or session.id in runtime.unfed, "a history is not fed")
+    ensure(
+        not runtime.unfed or runtime.record_count > runtime.persisted_count,
+        "the journal has caught up, and nobody was told",
+    )
+    at = runtime.retired._all.values()
+    ensure(all(one[0] <= two[0] for one, two in zip(at, list(at)[1:], strict=False)), "retired out of order")
 
 
 def timer_of(connection: Connection) -> TimerKind | None:
@@ -55,6 +112,9 @@ def timer_of(connection: Connection) -> TimerKind | None:
     return None
 
 
+# What refers to what.
+
+
 def check_connections(runtime: Runtime) -> None:
     """Nothing refers to a connection that is gone."""
     live = runtime.connections
@@ -62,44 +122,206 @@ def check_connections(runtime: Runtime) -> None:
         ensure(connection.number == number and connection.phase is not Phase.CLOSED, "a dead connection")
         attached = connection.session is not None and connection.session.connection is connection
         ensure(attached == (connection.phase is Phase.OPEN), "attached, and not open, or the reverse")
-    ensure(all(number in live for number in runtime.hellos), "a hello of a dead connection")
+        verified = connection.phase is Phase.AUTHENTICATING
+        ensure(not verified or number in runtime.pending, "verified, and nobody waits for it")
+        ensure(connection.answering is None, "it still answers what it was asked long ago")
+    ensure(all(number in live for number in runtime.pending), "a hello of a dead connection")
     for connection in (*runtime._writable, *runtime._waiting):
         ensure(live.get(connection.number) is connection, "a dead connection is writable")
     for session in runtime.sessions.values():
         ensure(session.connection is None or session.connection in live.values(), "a dead connection")
+    behind = runtime.record_count > runtime.persisted_count
+    ensure(behind or not (runtime._gated or runtime._waiting), "all is durable, and somebody waits for it")
 
 
-def check_sessions_and_jobs(runtime: Runtime) -> None:
+def check_sessions(runtime: Runtime) -> None:
+    """Sessions by id and by token."""
+    by_token: dict[bytes, Session] = {}
+    for session_id, session in runtime.sessions.items():
+        ensure(session.id == session_id == session.log.session_id, "a session has another's name")
+        least = 0 if session.connection is None else 1  # Records may end before its first one.
+        ensure(least <= len(session.tokens) <= MOST_TOKENS, "a session has one to four tokens")
+        by_token.update(dict.fromkeys(session.tokens, session))
+        ensure(0 <= session.acked <= session.log.last, "it acknowledged what there is not")
+        ensure(session.acked < session.log.first, "what was acknowledged is kept")
+        sizes = [len(payload) for _, payload, _ in session.log.entries()]
+        ensure(session.log.size == sum(sizes), "the bytes of a log")
+        ensure(session.log._durable <= session.log.last, "durable, and not there")
+        replies = list(session.replies)
+        ensure(session.replies.size == sum(len(one.payload) for one in replies), "the bytes of answers")
+        ensure(all(one.after <= session.log.last for one in replies), "an answer stands behind nothing")
+        ensure(all(one.after >= session.acked for one in replies), "an answer that has arrived is kept")
+    ensure(runtime.tokens == by_token, "the index of tokens")
+    for session_id, session in (*runtime.unfed.items(), *runtime.unsettled.items()):
+        ensure(runtime.sessions.get(session_id) is session, "a dead session waits")
+
+
+def check_jobs(runtime: Runtime) -> None:
     """Sessions and jobs refer to each other as long as both live, and no longer."""
     sessions, jobs = runtime.sessions, runtime.jobs
     for session in sessions.values():
         for job_id, job in session.jobs.items():
-            ensure(jobs.get(job_id) is job and not job.ended, "a session holds a job that is over")
-    for job in jobs.values():
-        ensure(job.ended == (job.id not in runtime.unfinished), "an end that is not out, or the reverse")
-        ensure(not job.ended or (not job.observers and job.stream is None), "observed after its end")
-        for session in job.observers.values():
-            ensure(
-                sessions.get(session.id) is session and job.id in session.jobs, "observed by a dead session"
-            )
+            ensure(jobs.get(job_id) is job and job.home is session, "a session holds a job that is not its")
+    for job_id, job in jobs.items():
+        ensure(job.id == job_id == job.history.job_id, "a job has another's name")
+        over = job.id not in runtime.unfinished and (job.ended or job.id not in runtime.leaving)
+        ensure(job.ended == over, "an end that is not out, or the reverse")
+        ensure(job.ended == (job.end is not None) == (job.id in runtime.retired._all), "ended, or not")
+        ensure(not job.ended or (job.home is None and job.stream is None), "it has a home after its end")
+        if job.home is not None:
+            ensure(sessions.get(job.home.id) is job.home and job.id in job.home.jobs, "home is elsewhere")
+            ensure(job.home.id == job.terms.session_id, "home is where it was submitted")
+        elif not job.ended:
+            ensure(job.terms.session_id not in sessions, "it lost a home that is there")
+        ensure(job.paused == _waits(job) or job.ended, "an agent waits for nothing, or does not")
+        check_history(job)
     for job in runtime.unfinished.values():
         ensure(jobs.get(job.id) is job and job.id in runtime.running, "unfinished, and nobody runs it")
-    ensure(all(job_id in jobs for _, job_id in runtime.retired), "what is forgotten is remembered")
+    ensure(all(job_id in jobs for job_id in runtime.retired._all), "what is forgotten is remembered")
+    ensure(runtime.job_count >= max((job.number for job in jobs.values()), default=0), "jobs were counted")
+    _check_anonymous(runtime)
+
+
+def check_history(job: Job) -> None:
+    """The home numbers of a history do not fall, and its bytes are counted."""
+    history = job.history
+    past = list(history.between(history.first, history.end))
+    sources = [history.cut, *(one.source for one in past)]
+    if job.end is not None:
+        sources.append(job.end.source)
+    ensure(sources == sorted(sources), "home numbers fall")
+    ensure(job.home_seq >= sources[-1] or job.end is None, "home numbers go on from the last")
+    ensure(history.size == sum(len(one.payload) for one in past), "the bytes of a history")
+    ensure((history.oldest_at is None) == (not past), "the age of nothing")
+
+
+def _waits(job: Job) -> bool:
+    connection = None if job.home is None else job.home.connection
+    return connection is not None and connection.is_blocked
+
+
+def _check_anonymous(runtime: Runtime) -> None:
+    counts: dict[Principal, int] = {}
+    named = [session.principal for session in runtime.sessions.values()]
+    named += [job.terms.principal for job in runtime.jobs.values() if not job.ended]
+    for principal in named:
+        if principal.startswith("anonymous-"):
+            counts[principal] = counts.get(principal, 0) + 1
+    ensure(counts == runtime.anonymous_principals, "sessions and jobs of those without a name")
+
+
+def check_observers(runtime: Runtime) -> None:
+    """Who observes which job, seen from both sides; a history is waited for at one place."""
+    live: dict[tuple[SessionId, str], None] = {}
+    behind: dict[tuple[SessionId, str], None] = {}
+    for job in runtime.jobs.values():
+        for session_id, session in job.observers.items():
+            live[session_id, job.id] = None
+            ensure(runtime.sessions.get(session_id) is session, "a dead session observes")
+            ensure(session.observed.get(job.id) is job and job.home is not session, "it observes its own")
+            ensure(not job.ended and job.id not in session.backlogs, "live after the end, or before its time")
+        for session_id, session in job.behind.items():
+            behind[session_id, job.id] = None
+            ensure(runtime.sessions.get(session_id) is session, "a dead session is behind")
+    for session in runtime.sessions.values():
+        for job_id, job in session.observed.items():
+            ensure(runtime.jobs.get(job_id) is job, "what is forgotten is observed")
+            ensure((session.id, job_id) in live or job_id in session.backlogs, "observed, but not by the job")
+        for job_id, backlog in session.backlogs.items():
+            ensure((session.id, job_id) in behind, "behind, and the job does not know")
+            history = runtime.jobs[job_id].history
+            until = history.end if backlog.until is None else backlog.until
+            ensure(history.first <= backlog.position <= until <= history.end, "behind what there is not")
+            ensure((backlog.until is None) == (job_id in session.observed), "with an end, and observed")
+    count = sum(len(session.backlogs) for session in runtime.sessions.values())
+    ensure(len(behind) == count, "behind without a backlog")
+
+
+def check_listing(runtime: Runtime) -> None:
+    """Every index of the listing, from the jobs."""
+    listing = runtime.listing
+    ensure(listing._jobs == {job.number: job for job in runtime.jobs.values()}, "the numbers of jobs")
+    expected: dict[tuple[Principal | None, str | None], list[int]] = {}
+    for job in runtime.jobs.values():
+        for owner in (job.terms.principal, None):
+            for status in (job.status, None):
+                expected.setdefault((owner, status), []).append(job.number)
+    indexes = {
+        key: [number for chunk in index.chunks for number in chunk] for key, index in listing._indexes.items()
+    }
+    ensure(indexes == {key: sorted(numbers) for key, numbers in expected.items()}, "an index of the listing")
+
+
+def check_keys(runtime: Runtime) -> None:
+    """What is kept for idempotency keys, and whose job they stand for."""
+    held: dict[Principal, list[int]] = {}
+    for principal, key, claim in runtime.keys.items():
+        counted = held.setdefault(principal, [0, 0])
+        counted[0] += 1
+        counted[1] += len(key.encode("utf-8", "surrogatepass")) + claim.size
+        job = runtime.jobs.get(claim.job_id)
+        ensure(job is not None or claim.ended is not None, "a key of a job that is gone before its end")
+        if job is not None:
+            same = job.terms.principal == principal and job.terms.idempotency_key == key
+            ensure(same and job.terms.fingerprint == claim.fingerprint, "a key of another job")
+            ensure(job.ended == (claim.ended is not None), "a key does not know the end of its job")
+    kept = {principal: [one.keys, one.size] for principal, one in runtime.keys._held.items()}
+    ensure(held == kept, "the sums of what keys hold")
+    ended = {
+        (claim.ended_at, who, key) for who, key, claim in runtime.keys.items() if claim.ended is not None
+    }
+    ensure(ended <= set(runtime.keys._ended), "the end of a key is not watched")
+
+
+# Bounds.
+
+
+def check_holdings(runtime: Runtime) -> None:
+    """The sums of what is held are right, and within every limit."""
+    holdings, limits = runtime.holdings, runtime.limits
+    holders: dict[Principal, dict[str, Log | History]] = {}
+    for session in runtime.sessions.values():
+        holders.setdefault(session.principal, {})[session.id] = session.log
+    for job in runtime.jobs.values():
+        holders.setdefault(job.terms.principal, {})[job.id] = job.history
+    ensure(list(holders.keys() ^ holdings._principals.keys()) == [], "somebody holds nothing, or is missed")
+    for principal, named in holders.items():
+        ensure(holdings._principals[principal].holders == named, "what holds events of a principal")
+        events = sum(holder.events for holder in named.values())
+        size = sum(holder.size for holder in named.values())
+        ensure(holdings.of(principal) == (events, size), "the sum of what a principal holds")
+        ensure(events <= limits.principal_events, "a principal holds too many events")
+        ensure(size <= limits.principal_bytes, "a principal holds too much")
+    sums = [holdings.of(principal) for principal in holders]
+    ensure(holdings.events == sum(events for events, _ in sums) <= limits.total_events, "too many events")
+    ensure(holdings.size == sum(size for _, size in sums) <= limits.total_bytes, "too many bytes of events")
+    ensure(not holdings._crowded and not holdings.over, "somebody is crowded")
 
 
 def check_bounds(runtime: Runtime) -> None:
     """Nothing grows beyond its limit."""
     limits = runtime.limits
     ensure(len(runtime.running) <= limits.running_jobs, "too many jobs run")
+    ensure(len(runtime.retired) <= limits.finished_jobs_total, "too many finished jobs")
+    for principal in runtime.holdings._principals:
+        ensure(runtime.retired.count(principal) <= limits.finished_jobs, "too many of one principal")
+        ensure(runtime.keys.size(principal) <= 2 * limits.idempotency_bytes + 256 * KIB, "keys hold too much")
+    for job in runtime.jobs.values():
+        ensure(job.history.events <= limits.history_events, "a history has too many events")
+        ensure(job.history.size <= limits.history_bytes, "a history is too large")
     for session in runtime.sessions.values():
-        ensure(len(session.log) <= limits.session_events, "a log has too many events")
-        ensure(session.log.size <= limits.session_bytes, "a log is too large")
-        ensure(len(session.tokens) <= 1, "a session has one token")
+        extra = NOTICES + limits.subscriptions
+        ensure(len(session.log) <= limits.session_events + extra, "a log has too many events")
+        most = limits.session_bytes + limits.session_bytes // 16 + extra * NOTICE
+        ensure(session.log.size <= most, "a log is too large")
+        ensure(len(session.observed.keys() | session.backlogs.keys()) <= limits.subscriptions, "subscribed")
+        ensure(len(session.replies) <= limits.replies, "too many answers are kept")
+        ensure(session.replies.size <= limits.reply_bytes, "answers that are kept are too large")
     for connection in runtime.connections.values():
         control = connection._control
-        ensure(len(control) <= limits.control_envelopes + 2, "too many answers wait")
+        ensure(len(control) <= limits.control_envelopes + 2 + limits.replies, "too many answers wait")
         ensure(len(connection._urgent) <= limits.control_envelopes + 2, "too many pongs wait")
-        ensure(connection._control_bytes == sum(len(one.envelope) for one in control), "bytes of answers")
+        ensure(control.size == sum(len(one.envelope) for one in control._waiting), "bytes of answers")
         ensure(len(connection._held) <= limits.held_messages, "too much is held")
         ensure(connection._held_bytes == sum(len(held or b"") for held in connection._held), "bytes held")
         ensure(connection._lines.size <= limits.message + 100 * KIB, "too much of a line is kept")

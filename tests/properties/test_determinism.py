@@ -19,7 +19,7 @@ NAMES = st.sampled_from(["submit", "submit", "refused", "emit", "write", "finish
 STEPS = st.lists(st.tuples(NAMES, NUMBER), min_size=1, max_size=30)
 
 
-@settings(max_examples=examples(25))
+@settings(max_examples=examples(60))
 @given(setup=SETUP, drawn=actions())
 def test_the_same_run_twice(setup: tuple[int, int, int], drawn: list[Action]) -> None:
     assert said(run(setup, drawn)) == said(run(setup, drawn))
@@ -66,7 +66,7 @@ def test_nobody_moves_anothers_bytes(ours: list[Any], theirs: list[Any]) -> None
     assert played(ours, theirs) == played(ours, [])
 
 
-@settings(max_examples=examples(25))
+@settings(max_examples=examples(60))
 @given(ours=STEPS)
 def test_another_seed_has_other_ids_and_nothing_else(ours: list[Any]) -> None:
     one, two = played(ours, []), played(ours, [], seed=b"t" * 32)

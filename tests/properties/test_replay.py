@@ -16,10 +16,19 @@ from .play import Action, run
 ROOT = Path(__file__).parents[2]
 
 
-@settings(max_examples=examples(50))
+@settings(max_examples=examples(150))
 @given(setup=SETUP, drawn=actions(without=("crash",), most=100))
 def test_a_replay_is_the_original(setup: tuple[int, int, int], drawn: list[Action]) -> None:
     run(setup, drawn)  # It replays at its end.
+
+
+@settings(max_examples=examples(150))
+@given(setup=SETUP, drawn=actions(without=("crash",), most=100))
+def test_a_replay_without_secrets_does_the_same(setup: tuple[int, int, int], drawn: list[Action]) -> None:
+    """Also when a session is resumed: the tokens of the recording are those that its replay gives out."""
+    play = run(setup, drawn, secrets=False)
+    lines = "".join(play.recording or [])
+    assert not any(token in lines for token in ["secret", *play.old_tokens])
 
 
 def test_under_any_hash_seed() -> None:

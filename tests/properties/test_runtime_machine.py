@@ -9,7 +9,7 @@ from .machines import RuntimeMachine, examples
 TestRuntimeMachine = RuntimeMachine.TestCase
 TestRuntimeMachine.settings = settings(
     settings.default,
-    max_examples=examples(250),
+    max_examples=examples(800),
     stateful_step_count=60,
     suppress_health_check=[HealthCheck.too_slow],
 )

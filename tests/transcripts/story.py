@@ -4,7 +4,9 @@ A line that is not indented goes in; an indented line came out, and is what `--r
 
     # a comment
     config {"heartbeat_interval_sec":30,"limits":{"grace":5}}   before all else: what deviates from CONFIG
-    host verifies                 hellos wait for `1 is alice`, `1 is nobody` or `1 cannot be told`
+    host verifies                 hellos wait for `1 is alice`, `1 is alice for 20s`, `1 is nobody` or
+                                  `1 cannot be told`
+    observers {"bob":{"alice":"list"}}   who sees the jobs of others from now on
     journal holds                 records are not durable until `journal persists` or `journal persists 3`
     1 connects [lines]            a transport is opened: WebSocket messages, or lines of stdio
     1> {"type":…}                 a message, or a line, of client 1
@@ -204,7 +206,7 @@ class Stage(World):
             self._write("*", self._fields(event))
         for request in output.requests:
             if isinstance(request, Authenticate) and self.tokens is not None:
-                principal = self.tokens.get(request.token.reveal())
+                principal = request.principal or self.tokens.get(request.token.reveal())
                 self.carry_out(self.runtime.authenticated(request.request, principal, now=self.now))
 
     def pull(self, connection: Connection, limit: int | None = None) -> None:
@@ -237,7 +239,8 @@ class Stage(World):
 
     def _fields(self, thing: msgspec.Struct) -> str:
         fields = [(name, getattr(thing, name)) for name in thing.__struct_fields__]
-        shown = [f"{name}={self._value(name, value)}" for name, value in fields if not _is_nothing(value)]
+        fields = [field for field in fields if not _is_nothing(field[1]) and field != ("attempt", 1)]
+        shown = [f"{name}={self._value(name, value)}" for name, value in fields]
         return " ".join([type(thing).__name__, *shown])
 
     def _value(self, name: str, value: Any) -> str:
@@ -310,13 +313,19 @@ class Stage(World):
         """A slow client takes a few."""
         self.pull(self.peer(number), int(limit) if limit else None)
 
-    def verified(self, number: str, verdict: str) -> None:
+    def verified(self, number: str, verdict: str, seconds: str | None) -> None:
         """The host answers a hello."""
         principal = verdict.removeprefix("is ") if verdict.startswith("is ") else None
         principal = None if principal == "nobody" else principal
         failed = verdict == "cannot be told"
         request = self.peer(number).number
-        self.carry_out(self.runtime.authenticated(request, principal, failed, now=self.now))
+        expires = None if seconds is None else UNIX + self.now - START + int(float(seconds) * SECOND)
+        self.carry_out(self.runtime.authenticated(request, principal, failed, expires, now=self.now))
+
+    def observers(self, text: str) -> None:
+        """The host says who sees what."""
+        self.runtime.observers_set(self.value(text), now=self.now)
+        self.take()
 
     def agent(self, name: str, call: Callable[[JobId], None]) -> None:
         """An agent calls; what is raised into it is written down."""
@@ -404,7 +413,8 @@ VERBS: Final[Sequence[tuple[str, Callable[..., None]]]] = (
     (r"(\d+) slow", Stage.slow),
     (r"(\d+) fast", Stage.fast),
     (r"(\d+) pulls(?: (\d+))?", Stage.pulls),
-    (r"(\d+) (is \w+|cannot be told)", Stage.verified),
+    (r"(\d+) (is \w+|cannot be told)(?: for ([\d.]+)s)?", Stage.verified),
+    (r"observers (\{.*\})", Stage.observers),
     (_JOB + r" emit (\S+) (.+)", Stage.emits),
     (_JOB + r' write (".*")', Stage.writes),
     (_JOB + r" bytes ([0-9a-f ]+)", Stage.writes_bytes),

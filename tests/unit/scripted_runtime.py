@@ -9,13 +9,14 @@ from arcp_proto.client import Client, ClientConfig
 from arcp_proto.client_handlers import HANDLERS
 from arcp_proto.connection import Framing
 from arcp_proto.ids import SECOND, JobId, RequestId
-from arcp_proto.output import Closing, Event, JobEmitted, Output
+from arcp_proto.output import Closing, Dial, Event, JobEmitted, Output
+from arcp_proto.resumption import Resumption
 from arcp_proto.secret import Secret
 
 T = TypeVar("T")
 
 UNIX = 1_780_000_000 * SECOND
-FEATURES = ["heartbeat", "ack", "progress", "result_chunk", "agent_versions"]
+FEATURES = ["heartbeat", "ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions"]
 WELCOME: dict[str, Any] = {
     "runtime": {"name": "script", "version": "1"},
     "session_id": "sess_1",
@@ -34,14 +35,28 @@ JOB = JobId("job_1")
 class ScriptedRuntime:
     """Speaks as a runtime would; collects what the client sends and what happens to it."""
 
-    def __init__(self, config: ClientConfig | None = None, framing: Framing = Framing.MESSAGES) -> None:
+    def __init__(
+        self,
+        config: ClientConfig | None = None,
+        framing: Framing = Framing.MESSAGES,
+        resumption: Resumption | None = None,
+    ) -> None:
+        """Without a `config` the session ends with its connection."""
         self.now = SECOND
-        self.client = Client(config or ClientConfig(), seed=bytes(32), now=self.now, unix=UNIX)
+        self.client = Client(
+            config or ClientConfig(resume=False),
+            seed=bytes(32),
+            now=self.now,
+            unix=UNIX,
+            resumption=resumption,
+        )
         self.connection = self.client.connect(Secret("secret"), framing, now=self.now)
         self.events: list[Event] = []
         self.received: list[dict[str, Any]] = []
         """Every envelope of the client."""
         self.closings: list[Closing] = []
+        self.dials: list[Dial] = []
+        """What the client asks its host for."""
         self._ids = 0
         self.take()
 
@@ -87,7 +102,28 @@ class ScriptedRuntime:
         self.events += output.events
         self.received += [json.loads(envelope) for _, envelope in output.envelopes()]
         self.closings += output.closing
+        self.dials += [request for request in output.requests if isinstance(request, Dial)]
         return list(output.events)
+
+    def drop(self) -> list[Event]:
+        """The transport ends."""
+        return self.carry_out(self.connection.lost(now=self.now))
+
+    def connect(self, framing: Framing = Framing.MESSAGES) -> dict[str, Any]:
+        """Open another transport, at the time that the client wants, and return its hello."""
+        if self.dials:
+            self.advance(max(0, self.dials[-1].at - self.now) / SECOND)
+        self.connection = self.client.connect(Secret("secret"), framing, now=self.now)
+        self.take()
+        hello: dict[str, Any] = self.sent("session.hello")[-1]["payload"]
+        return hello
+
+    def reconnect(self, *features: str, **fields: Any) -> list[Event]:
+        """Drop the transport, open another, and welcome the client there; returns what happened by that."""
+        if self.client.connection is not None:
+            self.drop()
+        self.connect()
+        return self.welcome(*features, **fields)
 
     def submit(self, agent: str = "echo", input: Any = None, **options: Any) -> RequestId:
         """Let the client ask for a job."""

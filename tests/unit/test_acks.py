@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto.acks import ACK_INTERVAL, Acks
+from arcp_proto.client_jobs import FollowedJob
 from arcp_proto.ids import SECOND, JobId, Time
 
 A, B = JobId("job_a"), JobId("job_b")
@@ -54,6 +55,74 @@ def test_the_first_ack_needs_no_wait_and_the_next_does() -> None:
     acks.done(1, A)
     acks.tell(1, NOW)
     assert (acks.told, acks.sent_at, acks.processed) == (1, NOW, 0)
+
+
+def test_a_job_has_come_as_far_as_everything_before_is_processed() -> None:
+    acks, job = Acks(NOW), FollowedJob(A, observed=True)
+    for seq, home in ((1, 11), (2, 12), (3, 13)):
+        acks.handed_out(seq, A, 10, job, home)
+    acks.done(2, A)
+    assert job.stored == 0
+    acks.done(1, A)
+    assert (job.stored, acks.cursor(3)) == (12, 2)
+
+
+def test_bytes_that_are_not_processed() -> None:
+    acks = Acks(NOW)
+    acks.handed_out(1, A, 10)
+    acks.handed_out(2, A, 20)
+    acks.handed_out(1, A, 15)
+    assert acks.size == 35
+    acks.done(1, A)
+    acks.done(1, A)
+    assert acks.size == 20
+    acks.begin_session(NOW)
+    assert acks.size == 20
+    acks.done(2, A)
+    assert acks.size == 0
+
+
+def test_a_number_that_was_handed_out_twice_is_processed_once() -> None:
+    acks = Acks(NOW)
+    for _ in range(2):
+        acks.handed_out(1, A, 10)
+    acks.handed_out(2, A, 10)
+    acks.done(1, A)
+    assert (acks.cursor(2), acks.size) == (1, 10)
+
+
+def test_what_was_lost_twice_is_processed_twice() -> None:
+    acks, job = Acks(NOW), FollowedJob(A, observed=False)
+    for home in (1, 2):
+        acks.handed_out(1, A, 10, job, home)
+        acks.begin_session(NOW)
+    acks.done(1, A)
+    assert (job.stored, acks.size) == (1, 10)
+    acks.done(1, A)
+    assert (job.stored, acks.size) == (2, 0)
+
+
+def test_what_a_lost_session_brought_is_processed_first() -> None:
+    acks, job = Acks(NOW), FollowedJob(A, observed=False)
+    for seq in (1, 2):
+        acks.handed_out(seq, A, 10, job, seq)
+    acks.done(1, A)
+    acks.tell(1, NOW)
+    acks.begin_session(NOW)
+    assert (acks.told, acks.processed, acks.cursor(0)) == (0, 0, 0)
+    acks.handed_out(2, A, 10, job, 7)
+    acks.done(2, A)
+    assert (acks.cursor(2), job.stored) == (1, 2)
+    acks.done(2, A)
+    assert (acks.cursor(2), job.stored, acks.size) == (2, 7, 0)
+
+
+def test_memory_is_bounded_by_what_is_not_processed() -> None:
+    acks = Acks(NOW)
+    for seq in range(1, 1000):
+        acks.handed_out(seq, A)
+        acks.done(seq, A)
+    assert (len(acks._open), len(acks._order), len(acks._stale)) == (0, 0, 0)
 
 
 @given(st.permutations(range(1, 15)), st.integers(0, 14))

@@ -55,6 +55,26 @@ def test_the_configuration() -> None:
     )
 
 
+def test_what_outlives_a_connection_and_a_process() -> None:
+    observers = {"bob": {"*": "observe"}}
+    app = App("example", "0.1.0", anonymous=True, resume_window=7, observers=observers)
+    app.agent("again", version="1", restartable=True)(agent)
+    app.agent("once")(agent)
+
+    config = app.config()
+
+    assert (config.resume_window_sec, config.observers, config.journal) == (7, observers, False)
+    assert [info.restartable for info in config.agents] == [True, False]
+    assert App("example", "0.1.0", anonymous=True).config().resume_window_sec == 600
+
+
+def test_all_versions_of_an_agent_are_restartable_or_none(app: App) -> None:
+    app.agent("two", version="1", restartable=True)(agent)
+    app.agent("two", version="2", default=True)(agent)
+    with pytest.raises(ValueError, match="two has restartable versions and others"):
+        app.config()
+
+
 def test_an_app_that_lets_nobody_in_is_not_served() -> None:
     with pytest.raises(ValueError, match=r"tokens=.*auth=.*anonymous=True"):
         App("example", "0.1.0").config()

@@ -144,6 +144,29 @@ def test_a_dropped_job_begins_again(assembly: Assembly) -> None:
     assert assembly.finish(A, ended()) == "a"
 
 
+def test_what_is_gone_is_said(assembly: Assembly) -> None:
+    assembly.add(A, body(0, "a"))
+    assembly.add(A, body(3, "b", more=False))
+    with pytest.raises(ChunkError, match="chunks 1 to 2 are gone"):
+        assembly.finish(A, ended())
+
+
+def test_replayed_chunks_may_have_come_before(assembly: Assembly) -> None:
+    assembly.add(A, body(0, "a"))
+    for seq, data, more in ((0, "a", True), (1, "b", True), (1, "b", True), (2, "c", False)):
+        assembly.add(A, body(seq, data, more), replayed=True)
+    assert assembly.finish(A, ended(size=3)) == "abc"
+
+
+def test_a_replay_from_the_first_chunk_mends_what_was_broken(assembly: Assembly) -> None:
+    assembly.add(A, body(2, "c"))
+    assembly.add(A, body(1, "b"), replayed=True)
+    assembly.add(A, body(0, "a"), replayed=True)
+    assembly.add(A, body(1, "b", more=False), replayed=True)
+    assert assembly.size == 2
+    assert assembly.finish(A, ended(size=2)) == "ab"
+
+
 @pytest.mark.parametrize("field", ["encoding", "result_id", "chunk_seq", "data", "more"])
 def test_null_is_absent(assembly: Assembly, field: str) -> None:
     assembly.add(A, {**body(0, "a", more=False), field: None})

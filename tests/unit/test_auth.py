@@ -5,21 +5,21 @@ from __future__ import annotations
 import functools
 import hmac
 import threading
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from arcp_io.auth import TokenTable, Verifier, is_async, verify
+from arcp_io.auth import TokenTable, Verified, Verifier, is_async, still_holds, verify
+from arcp_proto.ids import SECOND
 from arcp_proto.secret import Secret
 
 
 def ask(verifier: Verifier, token: str) -> str | None:
-    async def main() -> str | None:
-        return await verify(verifier, Secret(token))
-
-    return anyio.run(main)
+    verified = anyio.run(verify, verifier, Secret(token))
+    return None if verified is None else verified.principal
 
 
 def test_a_token_belongs_to_its_principal() -> None:
@@ -136,3 +136,80 @@ def test_what_is_async() -> None:
     assert not is_async(lambda token: None)
     assert not is_async({}.get)
     assert not is_async(Callable)
+
+
+# Until when, and whether it still holds.
+
+
+@pytest.mark.parametrize(
+    ("expires", "nanoseconds"),
+    [
+        (None, None),
+        (1_800_000_000, 1_800_000_000 * SECOND),
+        (1_800_000_000.25, 1_800_000_000 * SECOND + SECOND // 4),
+        (datetime(2027, 1, 15, 8, tzinfo=UTC), 1_800_000_000 * SECOND),
+        (datetime(2027, 1, 15, 10, tzinfo=timezone(timedelta(hours=2))), 1_800_000_000 * SECOND),
+    ],
+)
+def test_a_token_is_valid_until_it_expires(expires: Any, nanoseconds: int | None) -> None:
+    async def verifier(token: str) -> Verified:
+        return Verified("alice", expires)
+
+    verified = anyio.run(verify, verifier, Secret("s3cret"))
+    assert verified is not None
+    assert (verified.principal, verified.expires_ns) == ("alice", nanoseconds)
+
+
+@pytest.mark.parametrize(
+    ("expires", "error"), [(datetime(2027, 1, 15, 8), ValueError), ("tomorrow", TypeError)]
+)
+def test_what_is_no_moment_is_refused(expires: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        _ = Verified("alice", expires).expires_ns
+
+
+@pytest.mark.parametrize("principal", ["", None, 7])
+def test_verified_names_a_principal(principal: Any) -> None:
+    with pytest.raises(TypeError):
+        ask(lambda token: Verified(principal), "s3cret")
+
+
+@pytest.mark.parametrize(("principal", "holds"), [("alice", True), ("bob", False), ("", False)])
+def test_a_principal_of_the_table_holds(principal: str, holds: bool) -> None:
+    assert anyio.run(still_holds, TokenTable({"s3cret": "alice"}), principal) is holds
+
+
+class Directory:
+    """A verifier that knows who has left."""
+
+    def __init__(self, *left: str) -> None:
+        self.left = left
+
+    async def __call__(self, token: str) -> str:
+        return token
+
+    async def holds(self, principal: str) -> bool:
+        return principal not in self.left
+
+
+class BlockingDirectory:
+    """The same, as a plain class."""
+
+    def __call__(self, token: str) -> str:
+        return token
+
+    def holds(self, principal: str) -> bool:
+        return principal != "bob"
+
+
+@pytest.mark.parametrize("directory", [Directory("bob"), BlockingDirectory()])
+def test_a_verifier_is_asked_whether_a_principal_holds(directory: Verifier) -> None:
+    assert anyio.run(still_holds, directory, "alice")
+    assert not anyio.run(still_holds, directory, "bob")
+
+
+def test_without_an_opinion_everybody_holds() -> None:
+    async def verifier(token: str) -> str:
+        return token
+
+    assert anyio.run(still_holds, verifier, "anybody")

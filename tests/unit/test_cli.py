@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from arcp_io.cli import main
+from arcp_io.cli import main, stores
 from arcp_io.cli.arguments import (
     budget_argument,
     instant_argument,
@@ -25,9 +26,14 @@ from arcp_io.cli.arguments import (
     whole_seconds_argument,
 )
 from arcp_io.cli.exits import Exit
+from arcp_io.cli.options import known_url
 from arcp_io.cli.printable import one_line, printable
-from arcp_io.cli.request import Ending, Request
+from arcp_io.cli.request import Ending, Server
 from arcp_io.cli.view import View
+from arcp_io.journal import JournalFailed
+from arcp_proto.ids import JobId, SessionId
+from arcp_proto.resumption import ResumedJob, Resumption
+from arcp_proto.secret import Secret
 
 FORBIDDEN = [chr(code) for code in (*range(9), *range(11, 32), *range(127, 160), 0x2028, 0x202E, 0x2066)]
 
@@ -89,13 +95,13 @@ def test_version(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, out.split()[0]) == (0, "arcp-io")
 
 
-@pytest.mark.parametrize("command", ["serve", "submit", "demo"])
+@pytest.mark.parametrize("command", ["serve", "submit", "attach", "cancel", "jobs", "demo"])
 def test_every_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(command, "--help", capsys=capsys)
     assert code == 0
     assert "  Examples:\n" in out
     assert f"    arcp-io {command}" in out
-    assert ("Exit code: 0" in out) == (command != "serve")
+    assert ("Exit code: 0" in out) == (command not in ("serve", "jobs"))
 
 
 def test_a_token_in_the_environment_is_not_shown(
@@ -104,7 +110,7 @@ def test_a_token_in_the_environment_is_not_shown(
     monkeypatch.setenv("ARCP_TOKEN", "s3cret")
     assert "s3cret" not in "".join(run("submit", "--help", capsys=capsys)[1:])
     assert "s3cret" not in "".join(run("submit", "ws://x", "a", "--input", "{", capsys=capsys)[1:])
-    assert "s3cret" not in repr(Request(url="ws://x", token="s3cret", agent="a"))
+    assert "s3cret" not in repr(Server(url="ws://x", token="s3cret"))
 
 
 @pytest.mark.parametrize(
@@ -128,12 +134,77 @@ def test_a_token_in_the_environment_is_not_shown(
         (["serve", "json:app"], "app in json is no App"),
         (["demo", "/no/such/place"], "/no/such/place is no directory"),
         (["demo", "--loop", "curio"], "--loop"),
+        (["jobs", "ws://x", "--status", "runing"], "--status"),
+        (["jobs"], "for URL: which runtime? no session is stored: give URL, or set ARCP_URL"),
+        (["attach", "job_1"], "for --url: which runtime? no session is stored: give --url URL, or set ARCP_"),
+        (["cancel", "job_1"], "for --url: which runtime? no session is stored: give --url URL, or set ARCP_"),
     ],
 )
-def test_usage_errors(words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors(
+    words: list[str],
+    complaint: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    monkeypatch.delenv("ARCP_URL", raising=False)
     code, out, err = run(*words, capsys=capsys)
     assert (code, out) == (Exit.USAGE, "")
     assert complaint in err
+
+
+def test_which_of_several_runtimes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.delenv("ARCP_URL", raising=False)
+    keep_session("ws://one/arcp", None, "job_1")
+    assert known_url(None) == "ws://one/arcp"
+    keep_session("ws://two/arcp", None, "job_2")
+    code, out, err = run("jobs", capsys=capsys)
+    assert (code, out) == (Exit.USAGE, "")
+    assert "there are 2 with stored sessions" in err
+
+
+def keep_session(url: str, token: str | None, job_id: str) -> None:
+    with ExitStack() as stack:
+        store = stores.enter_free(stack, url, token)
+        assert store is not None
+        jobs = (ResumedJob(JobId(job_id)),)
+        store.save(Resumption(SessionId("sess_1"), Secret("rt_1"), 0, jobs))
+
+
+@pytest.mark.parametrize("url", ["ws://127.0.0.1:7777/arcp", f"ws://127.0.0.1:7777/{'long/' * 50}"])
+def test_a_stored_session_is_for_the_token_that_opened_it(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    keep_session(url, "alice's", "job_1")
+    found = stores.find("job_1", url, "alice's")
+    assert found is not None
+    assert stores.unfinished(found) == ["job_1"]
+    for job_id, where, token in [
+        ("job_1", url, "bob's"),
+        ("job_1", url, None),
+        ("job_1", "ws://else/arcp", "alice's"),
+        ("job_2", url, "alice's"),
+    ]:
+        assert stores.find(job_id, where, token) is None
+
+
+def test_a_journal_that_fails_while_it_serves_is_told_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise JournalFailed("the disk is full")
+
+    (tmp_path / "served_here.py").write_text("from arcp_io import App\napp = App('x', '1', tokens={})\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("arcp_io.entry.run", fail)
+    assert run("serve", "served_here:app", capsys=capsys) == (1, "", "stopped: the disk is full\n")
 
 
 def test_trio_must_be_there_for_the_demo_on_trio(

@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,22 +19,36 @@ from rich.console import Console
 from arcp_io.cli import main
 from arcp_io.cli.exits import Exit
 from arcp_io.cli.follow import Following
-from arcp_io.cli.request import Ending, Request
+from arcp_io.cli.request import Attachment, Cancellation, Ending, Server, Submission
 from arcp_io.cli.view import View
 from arcp_io.errors import (
     AgentNotAvailable,
     ArcpError,
     ConnectionLost,
+    HistoryCut,
     InternalError,
     JobCancelled,
+    JobNotFound,
     JobTimedOut,
     LocalProtocolError,
     PermissionDenied,
     Unauthenticated,
 )
+from arcp_proto.client import Client, ClientConfig
+from arcp_proto.ids import JobId, SessionId
+from arcp_proto.messages import Peer
+from arcp_proto.output import Detached, JobLost, SessionLost, Welcomed
 
 BACKENDS = ("asyncio", "trio")
-REQUEST = Request(url="ws://127.0.0.1:1/arcp", token="s3cret", agent="echo")
+SERVER = Server(url="ws://127.0.0.1:1/arcp", token="s3cret")
+JOB = Submission(agent="echo")
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where sessions are kept."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path
 
 
 @dataclass
@@ -46,23 +61,26 @@ class MadeUpEvent:
 class MadeUpRuntime:
     """Accepts one job, sends its events and ends it; `waits` holds it back until it is cancelled."""
 
-    events: list[MadeUpEvent] = field(default_factory=list)
+    events: list[MadeUpEvent | Exception] = field(default_factory=list)
     outcome: Any = None
     status: str | None = "success"
     refused: Exception | None = None
     unreachable: Exception | None = None
     waits: bool = False
+    ends_by_itself: bool = False
+    """Once it has waited for Ctrl-C."""
     ctrl_c: int = 0
     """How often Ctrl-C is pressed once the job waits."""
     cancel_refused: Exception | None = None
     stubborn: bool = False
+    changes: list[Any] = field(default_factory=list)
     asked: list[Any] = field(default_factory=list)
 
     @asynccontextmanager
     async def connect(
-        self, url: str, token: str | None, *, allow_plain: bool
+        self, url: str, token: str | None, *, store: Any, allow_plain: bool, give_up: int
     ) -> AsyncIterator[MadeUpRuntime]:
-        self.asked.append((url, token, allow_plain))
+        self.asked.append((url, token, store is not None, allow_plain, give_up))
         if self.unreachable is not None:
             raise self.unreachable
         yield self
@@ -72,6 +90,18 @@ class MadeUpRuntime:
         if self.refused is not None:
             raise self.refused
         return MadeUpJob(self)
+
+    async def attach(self, job_id: str) -> MadeUpJob:
+        self.asked.append(("attach", job_id))
+        if self.refused is not None:
+            raise self.refused
+        return MadeUpJob(self)
+
+    subscribe = attach
+
+    async def watch(self) -> AsyncIterator[Any]:
+        for change in self.changes:
+            yield change
 
 
 class MadeUpJob:
@@ -84,14 +114,18 @@ class MadeUpJob:
         self.events_received = 0
 
     async def __aiter__(self) -> AsyncIterator[MadeUpEvent]:
-        for event in self._runtime.events:
+        while self._runtime.events:
+            event = self._runtime.events.pop(0)
+            if isinstance(event, Exception):
+                raise event
             self.events_received += 1
             yield event
         if self._runtime.waits:
             for _ in range(self._runtime.ctrl_c):
                 os.kill(os.getpid(), signal.SIGINT)
                 await anyio.sleep(0.01)
-            await self._cancelled.wait()
+            if not self._runtime.ends_by_itself:
+                await self._cancelled.wait()
         self.final_status = self._runtime.status
         self.events_received += 1
 
@@ -109,19 +143,22 @@ class MadeUpJob:
 
 
 def follow(
-    runtime: MadeUpRuntime, monkeypatch: pytest.MonkeyPatch, backend: str = "asyncio"
+    runtime: MadeUpRuntime,
+    monkeypatch: pytest.MonkeyPatch,
+    backend: str = "asyncio",
+    job: Submission | Attachment | Cancellation = JOB,
 ) -> tuple[Ending, str]:
     monkeypatch.setattr("arcp_io.cli.follow.connect", runtime.connect)
     file = io.StringIO()
     with View(Console(file=file, width=100), "echo") as view:
-        ending = anyio.run(Following(REQUEST, view).run, backend=backend)
+        ending = anyio.run(Following(SERVER, job, view).run, backend=backend)
         view.end(ending)
     return ending, file.getvalue()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_success(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
-    events = [
+    events: list[MadeUpEvent | Exception] = [
         MadeUpEvent("log", {"level": "info", "message": "hello"}),
         MadeUpEvent("progress", {"current": 1}),
     ]
@@ -173,24 +210,70 @@ def test_what_is_never_accepted(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_ctrl_c_cancels_and_waits_for_the_end(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
-    runtime = MadeUpRuntime(outcome=JobCancelled("cancelled"), status="cancelled", waits=True, ctrl_c=1)
-    ending, shown = follow(runtime, monkeypatch, backend)
-    assert (ending.exit, ending.final_status) == (Exit.CANCELLED, "cancelled")
-    assert runtime.asked[-1] == "interrupted by the user"
-    assert shown.splitlines()[0] == "Cancelling; Ctrl-C again leaves the job as it is."
+def test_ctrl_c_leaves_the_job_after_a_while(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    monkeypatch.setattr("arcp_io.cli.follow.PATIENCE", 0.05)
+    ending, shown = follow(MadeUpRuntime(waits=True, ctrl_c=1), monkeypatch, backend)
+    assert (ending.exit, ending.job_id, ending.final_status) == (Exit.INTERRUPTED, "job_1", None)
+    first, last = shown.splitlines()
+    assert first.startswith("Job job_1 goes on. Ctrl-C again within")
+    assert last == "left job job_1 as it is"
+
+
+URL_OPTION = "--url ws://127.0.0.1:1/arcp"
+
+
+@pytest.mark.parametrize(
+    ("words", "attach"),
+    [
+        (["submit", "ws://127.0.0.1:1/arcp", "echo"], ""),
+        (["submit", "ws://127.0.0.1:1/arcp", "echo", "--allow-plain"], " --allow-plain"),
+        (["submit", "ws://127.0.0.1:1/arcp", "echo", "--no-store"], f" {URL_OPTION}"),
+        (["submit", "ws://127.0.0.1:1/arcp", "echo", "--store", "a b"], f" {URL_OPTION} --store 'a b'"),
+        (["attach", "job_1", "--url", "ws://127.0.0.1:1/arcp"], f" {URL_OPTION}"),
+        (["attach", "job_1", *URL_OPTION.split(), "--store", "mine"], f" {URL_OPTION} --store mine"),
+    ],
+)
+def test_ctrl_c_says_how_to_attach(
+    words: list[str],
+    attach: str,
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(state)
+    monkeypatch.setattr("arcp_io.cli.follow.PATIENCE", 0.05)
+    monkeypatch.setattr("arcp_io.cli.follow.connect", MadeUpRuntime(waits=True, ctrl_c=1).connect)
+    assert main([*words, "--json"]) == Exit.INTERRUPTED
+    assert capsys.readouterr().err.endswith(f"left as it is, for: arcp-io attach job_1{attach}\n")
+
+
+def test_a_job_that_ends_meanwhile_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arcp_io.cli.follow.PATIENCE", 10)
+    runtime = MadeUpRuntime(outcome=1, waits=True, ctrl_c=1, ends_by_itself=True)
+    ending, _ = follow(runtime, monkeypatch)
+    assert (ending.exit, ending.final_status) == (Exit.SUCCESS, "success")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_second_ctrl_c_leaves_the_job(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
-    ending, shown = follow(MadeUpRuntime(waits=True, ctrl_c=2, stubborn=True), monkeypatch, backend)
+def test_a_second_ctrl_c_cancels_and_waits_for_the_end(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    monkeypatch.setattr("arcp_io.cli.follow.PATIENCE", 0.2)
+    runtime = MadeUpRuntime(outcome=JobCancelled("cancelled"), status="cancelled", waits=True, ctrl_c=2)
+    ending, shown = follow(runtime, monkeypatch, backend)
+    assert (ending.exit, ending.final_status) == (Exit.CANCELLED, "cancelled")
+    assert runtime.asked[-1] == "interrupted by the user"
+    assert shown.splitlines()[1] == "Cancelling; Ctrl-C again leaves the job as it is."
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_third_ctrl_c_leaves_the_job(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    ending, shown = follow(MadeUpRuntime(waits=True, ctrl_c=3, stubborn=True), monkeypatch, backend)
     assert (ending.exit, ending.job_id, ending.final_status) == (Exit.INTERRUPTED, "job_1", None)
     assert shown.splitlines()[-1] == "left job job_1 as it is"
 
 
 def test_a_refused_cancel_is_told_and_the_job_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     refusal = PermissionDenied("not \x1b[31myours")
-    runtime = MadeUpRuntime(waits=True, ctrl_c=2, cancel_refused=refusal)
+    runtime = MadeUpRuntime(waits=True, ctrl_c=3, cancel_refused=refusal)
     ending, shown = follow(runtime, monkeypatch)
     assert ending.exit is Exit.INTERRUPTED
     assert "The job was not cancelled: PERMISSION_DENIED not yours\n" in shown
@@ -207,6 +290,65 @@ def test_ctrl_c_before_the_job_is_accepted_leaves(monkeypatch: pytest.MonkeyPatc
     ending, shown = follow(Unresponsive(), monkeypatch, backend)
     assert (ending.exit, ending.job_id) == (Exit.INTERRUPTED, None)
     assert shown == "nothing was submitted\n"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_job_that_was_left_is_followed(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    runtime = MadeUpRuntime([MadeUpEvent("log", {"level": "info", "message": "hello"})], 1)
+    ending, shown = follow(runtime, monkeypatch, backend, Attachment(job_id="job_1"))
+    assert (ending.exit, ending.result, ending.events) == (Exit.SUCCESS, 1, 2)
+    assert runtime.asked[-1] == ("attach", "job_1")
+    assert shown.startswith("info  hello\n")
+
+
+def test_events_that_are_gone_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    hello = MadeUpEvent("log", {"level": "info", "message": "hello"})
+    runtime = MadeUpRuntime([hello, HistoryCut("events behind number 1 are gone"), hello], 1)
+    ending, shown = follow(runtime, monkeypatch)
+    assert (ending.exit, ending.events) == (Exit.SUCCESS, 3)
+    assert shown.splitlines()[:3] == [
+        "info  hello",
+        "Of job job_1 events behind number 1 are gone.",
+        "info  hello",
+    ]
+
+
+def test_a_job_is_cancelled_by_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = MadeUpRuntime(outcome=JobCancelled("why not"), status="cancelled", waits=True)
+    ending, _ = follow(runtime, monkeypatch, job=Cancellation(job_id="job_1", reason="why not"))
+    assert (ending.exit, ending.final_status) == (Exit.CANCELLED, "cancelled")
+    assert runtime.asked[-2:] == [("attach", "job_1"), "why not"]
+    runtime = MadeUpRuntime(refused=JobNotFound("no such job"))
+    ending, _ = follow(runtime, monkeypatch, job=Cancellation(job_id="job_1", reason="why not"))
+    assert (ending.exit, ending.error and ending.error["code"]) == (Exit.ERROR, "JOB_NOT_FOUND")
+
+
+def test_what_becomes_of_the_session_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = [
+        Detached(SessionId("sess_1"), "HEARTBEAT_LOST", "nothing was heard \x1b[2J"),
+        Detached(SessionId("sess_1"), "HEARTBEAT_LOST", ""),
+        welcomed(resumed=True),
+        SessionLost(SessionId("sess_1"), "RESUME_WINDOW_EXPIRED", "too late", final=False),
+        welcomed(resumed=False),
+        JobLost(JobId("job_1"), "JOB_NOT_FOUND", "no such job"),
+        SessionLost(SessionId("sess_1"), "", "not reached", final=True),
+    ]
+    monkeypatch.setattr("arcp_io.cli.follow.PATIENCE", 0.05)
+    _, shown = follow(MadeUpRuntime(waits=True, ctrl_c=1, changes=changes), monkeypatch)
+    assert [line for line in shown.splitlines() if "job_1 goes on" not in line][:-1] == [
+        "The connection was cut (nothing was heard ); resuming.",
+        "The connection was cut (HEARTBEAT_LOST); resuming.",
+        "Resumed.",
+        "The session is lost (too late); looking for the job from a new one.",
+        "Connected.",
+        "Job job_1 cannot be followed any more.",
+    ]
+
+
+def welcomed(*, resumed: bool) -> Welcomed:
+    runtime = Client(ClientConfig(), seed=bytes(32), now=0, unix=0)
+    connection = runtime.connect(None, now=0)
+    return Welcomed(connection, SessionId("sess_1"), Peer("x", "1"), frozenset(), [], 600, resumed)
 
 
 # The command
@@ -247,10 +389,13 @@ def test_every_option_reaches_the_session(
         "--idempotency-key",
         "k",
         "--allow-plain",
+        "--no-store",
+        "--give-up",
+        "90s",
     ]
     code, out, err = submit(runtime, *words, monkeypatch=monkeypatch, capsys=capsys)
     assert (code, out) == (0, "[\n  1\n]\n")
-    assert runtime.asked[0] == ("ws://127.0.0.1:1/arcp", "s3cret", True)
+    assert runtime.asked[0] == ("ws://127.0.0.1:1/arcp", "s3cret", False, True, 90)
     agent, input, options = runtime.asked[1]
     assert (agent, input) == ("echo", {"x": 1})
     assert options.pop("expires_at").isoformat() == "2030-01-31T12:00:00+00:00"
@@ -269,7 +414,7 @@ def test_without_options_nothing_is_asked_for(
     monkeypatch.delenv("ARCP_TOKEN", raising=False)
     runtime = MadeUpRuntime()
     assert submit(runtime, monkeypatch=monkeypatch, capsys=capsys)[:2] == (0, "")
-    assert runtime.asked[0] == ("ws://127.0.0.1:1/arcp", None, False)
+    assert runtime.asked[0] == ("ws://127.0.0.1:1/arcp", None, True, False, 600)
     assert set(runtime.asked[1][2].values()) == {None}
 
 

@@ -49,7 +49,7 @@ def fresh(config: ClientConfig | None = None) -> Client:
 @pytest.mark.parametrize(
     "config",
     [
-        ClientConfig(features=("heartbeat", "subscribe")),
+        ClientConfig(features=("heartbeat", "zork")),
         ClientConfig(name="n" * 257),
         ClientConfig(version="v" * 257),
     ],
@@ -122,7 +122,7 @@ def test_a_connection_that_is_only_being_closed_does_not_hinder_the_next(runtime
 
 def test_the_welcome_opens_the_session() -> None:
     runtime = ScriptedRuntime()
-    welcomed = runtime.only(Welcomed, runtime.welcome("ack", "subscribe"))
+    welcomed = runtime.only(Welcomed, runtime.welcome("ack", "zork"))
     assert welcomed == Welcomed(
         runtime.connection,
         SessionId("sess_1"),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcp_proto.client import Client, ClientConfig
-from arcp_proto.client_handlers import ENDS
+from arcp_proto.client_job_handlers import ENDS
 from arcp_proto.errors import ErrorCode
 from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
@@ -123,7 +123,9 @@ SELDOM = st.one_of(
 STEPS = st.lists(
     st.integers(0, 19).flatmap(lambda number: SELDOM if number == 19 else OFTEN), min_size=10, max_size=60
 )
-CONFIG = ClientConfig(limits=Limits(requests=5, running_jobs=6, gap_events=8, result=20, results=40))
+CONFIG = ClientConfig(
+    resume=False, limits=Limits(requests=5, running_jobs=6, gap_events=8, result=20, results=40)
+)
 
 
 @settings(max_examples=300, deadline=None)

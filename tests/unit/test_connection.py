@@ -363,7 +363,7 @@ def test_answers_are_bounded_in_bytes() -> None:
     world = limited(control_bytes=2_000)
     peer = world.client()
     peer.slow = True
-    for _ in range(10):
+    for _ in range(20):
         peer.send("session.list_jobs")
     assert world.last(ConnectionEnded).code == "INTERNAL_ERROR"
 
@@ -393,7 +393,7 @@ def test_a_fatal_error_drops_what_was_queued() -> None:
 
 
 def test_a_transport_that_does_not_take_the_last_envelopes_is_aborted() -> None:
-    world = World()
+    world = World(msgspec.structs.replace(CONFIG, resume_window_sec=0))
     peer = world.client()
     peer.send("session.close", {})
     assert world.runtime.timers.keys() == [TimerKey(TimerKind.LINGER, 1)]
@@ -408,7 +408,7 @@ def test_a_transport_that_does_not_take_the_last_envelopes_is_aborted() -> None:
 
 
 def test_lost_is_told_once() -> None:
-    world = World()
+    world = World(msgspec.structs.replace(CONFIG, resume_window_sec=0))
     peer = world.client()
     world.carry_out(peer.connection.lost(now=world.now, reason="reset"))
     ended = world.last(ConnectionEnded)

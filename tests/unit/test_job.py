@@ -24,7 +24,7 @@ LEGAL = {
 """The lifecycle of §7.3; `success` only after the agent has run."""
 
 
-def job_of(version: str | None = "1.0.0", extensions: bytes | None = None) -> Job:
+def job_of(version: str | None = "1.0.0", trace: TraceContext | None = None) -> Job:
     terms = Terms(
         job_id=JobId("job_100%d"),
         session_id=SessionId("sess_x"),
@@ -34,11 +34,11 @@ def job_of(version: str | None = "1.0.0", extensions: bytes | None = None) -> Jo
         lease={},
         expires_at=None,
         max_runtime_sec=None,
-        trace=TraceContext("a" * 32),
+        trace=trace or TraceContext("a" * 32),
         span_id="b" * 16,
         accepted_at=Time(0),
     )
-    return Job(terms, {}, extensions)
+    return Job(7, terms, {})
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(Status, Status)))
@@ -60,17 +60,27 @@ def test_its_names() -> None:
     assert (job.id, job.agent) == ("job_100%d", "echo@1.0.0")
     assert job_of(version=None).agent == "echo"
     assert (job.status, job.ended, job.outcome, job.paused) == (Status.PENDING, False, None, False)
+    assert (job.number, job.attempt, job.home, job.home_seq) == (7, 1, None, 0)
 
 
-@pytest.mark.parametrize("extensions", [None, b'{"x-vendor.a":{"b":"100%d %b"}}'])
-def test_a_head_is_made_once(extensions: bytes | None) -> None:
-    job = job_of(extensions=extensions)
+@pytest.mark.parametrize("explicit", [False, True])
+def test_a_head_is_made_once(explicit: bool) -> None:
+    job = job_of(trace=TraceContext("a" * 32, explicit=explicit, tracestate="b=100%d %b"))
     head = job.head("job.event")
     assert job.head("job.event") is head
     assert job.head("job.error") is not head
+    assert job.head("job.event", observed=True) is not head
     frame = json.loads(event_envelope(head, b"0" * 16, b"sess_x", 7, b'{"a":1'))
     assert frame["job_id"] == "job_100%d"
     assert frame["event_seq"] == 7
     assert frame["id"] == "0" * 25 + "7"
     assert frame["payload"] == {"a": 1}
-    assert frame.get("extensions") == (None if extensions is None else {"x-vendor.a": {"b": "100%d %b"}})
+    extension = frame.get("extensions", {}).get("x-vendor.opentelemetry.tracecontext", {})
+    assert extension.get("tracestate") == ("b=100%d %b" if explicit else None)
+
+
+def test_an_observer_is_told_the_home_number() -> None:
+    job = job_of()
+    head = job.head("job.event", observed=True)
+    frame = json.loads(event_envelope(head, b"0" * 16, b"sess_x", 7, b'{"a":1', 3))
+    assert frame["payload"] == {"a": 1, "source_seq": 3}

@@ -7,21 +7,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.ids import Time
+from arcp_proto.ids import SECOND, SessionId, Time
 from arcp_proto.log import Entry, Log
+
+SESSION = SessionId("sess_x")
+NOW = Time(5 * SECOND)
 
 
 def log_of(*sizes: int) -> Log:
-    log = Log()
+    log = Log(SESSION)
     for size in sizes:
-        log.append(Entry(b"head", b"x" * size))
+        log.append(Entry(b"head", b"x" * size), NOW)
     return log
 
 
 def test_numbers_begin_at_one() -> None:
-    log = Log()
+    log = Log(SESSION)
     assert (len(log), log.first, log.last, log.size) == (0, 1, 0, 0)
-    log.append(Entry(b"h", b"abc"))
+    log.append(Entry(b"h", b"abc"), NOW)
     assert (len(log), log.first, log.last, log.size) == (1, 1, 1, 3)
 
 
@@ -35,15 +38,15 @@ def test_between_is_by_number() -> None:
 
 def test_release_leaves_no_gap() -> None:
     log = log_of(1, 2, 3)
-    log.release(0)
+    assert log.release(0) == (0, 0)
     assert (log.first, log.size) == (1, 6)
-    log.release(2)
+    assert log.release(2) == (2, 3)
     assert (log.first, log.last, log.size, len(log)) == (3, 3, 3, 1)
     log.release(1)
     assert log.first == 3
     log.release(99)
     assert (log.first, log.last, log.size, len(log)) == (4, 3, 0, 0)
-    log.append(Entry(b"h", b""))
+    log.append(Entry(b"h", b""), NOW)
     assert log.last == 4
 
 
@@ -73,32 +76,64 @@ def test_after_the_excess_has_gone_both_limits_hold(sizes: list[int], events: in
     assert log.last == len(sizes)
 
 
+# Age.
+
+
+def aged(*seconds: float) -> Log:
+    log = Log(SESSION)
+    for second in seconds:
+        log.append(Entry(b"head", b"xx"), Time(int(second * SECOND)))
+    return log
+
+
+def test_the_oldest_of_an_empty_log_is_nothing() -> None:
+    log = aged(1)
+    log.release(1)
+    assert (log.oldest_at, log.older_than(Time(99 * SECOND))) == (None, 0)
+
+
+def test_entries_of_one_second_have_one_age() -> None:
+    log = aged(1, 1.5, 1.9, 3, 3.5)
+    assert log.oldest_at == SECOND
+    assert [log.older_than(Time(int(at * SECOND))) for at in (1.9, 2, 3.9, 4)] == [0, 3, 3, 5]
+
+
+def test_the_oldest_go_together_within_a_share() -> None:
+    log = aged(1, 1.5, 1.9, 3)
+    assert [log.oldest(events, 99) for events in (1, 2, 3, 4)] == [1, 2, 3, 3]
+    assert [log.oldest(99, size) for size in (1, 2, 3, 5)] == [1, 1, 2, 3]
+    log.release(2)
+    assert log.oldest(99, 99) == 3
+    log.release(3)
+    assert log.oldest(99, 99) == 4
+
+
 # Durability.
 
 
 def test_what_is_not_durable_is_not_visible() -> None:
     log = log_of(1, 1)
     assert log.visible(persisted=0, records=0) == 2  # No journal.
-    log.append(Entry(b"", b""))
+    log.append(Entry(b"", b""), NOW)
     assert log.visible(persisted=4, records=5) == 2
-    log.mark_run(5, Time(0))
+    log.mark_run(5)
     assert log.visible(persisted=4, records=5) == 2
     assert log.visible(persisted=5, records=9) == 3
 
 
 def test_runs_become_visible_one_by_one() -> None:
-    log = Log()
+    log = Log(SESSION)
     for records in (1, 2, 3):
-        log.append(Entry(b"", b""))
-        log.mark_run(records, Time(records))
-        log.mark_run(records + 10, Time(records))  # Nothing new: no run.
+        log.append(Entry(b"", b""), NOW)
+        log.mark_run(records)
+        log.mark_run(records + 10)  # Nothing new: no run.
     assert [log.visible(persisted, 10) for persisted in (0, 1, 1, 2, 9)] == [0, 1, 1, 2, 3]
     assert log.visible(10, 10) == 3
 
 
 def test_a_released_log_stays_visible() -> None:
     log = log_of(1, 1)
-    log.mark_run(1, Time(0))
+    log.mark_run(1)
     log.release(2)
     assert log.visible(1, 2) == 2
 
@@ -109,9 +144,9 @@ def test_a_released_log_stays_visible() -> None:
 def test_a_log_is_loaded_as_it_was() -> None:
     log = log_of(1, 2, 3)
     log.release(1)
-    copy = Log()
-    copy.load(log.first, log.entries())
+    copy = Log(SESSION)
+    copy.load(log.first, log.entries(), NOW)
     assert (copy.first, copy.last, copy.size) == (log.first, log.last, log.size)
     assert copy.entries() == log.entries()
     with pytest.raises(InvariantViolated):
-        copy.load(1, [])
+        copy.load(1, [], NOW)

@@ -266,11 +266,8 @@ def test_heartbeats_of_one_moment_survive_each_other() -> None:
     world.carry_out(world.runtime.handle_timer(now=world.now))
     assert peer.closing is not None and peer.closing.code == 1012
     armed = world.runtime.timers.keys()
-    assert [key.kind for key in armed] == [TimerKind.RETENTION, TimerKind.LINGER]
+    assert [key.kind for key in armed] == [TimerKind.RETENTION, TimerKind.LINGER, TimerKind.RESUME_WINDOW]
     assert peer.of("session.ping") == []
-
-
-# The end of a session, in this issue, is the end of its connection; later it is the end of its window.
 
 
 @pytest.mark.parametrize("window", [0, 60])
@@ -291,6 +288,36 @@ def test_a_session_outlives_its_connection_by_its_window(window: int) -> None:
     assert type(world.records[-1]) is SessionEnded
     assert world.runtime.jobs[job].observers == {}
     assert world.runtime.timers.keys() == []
+
+
+# Answers that wait.
+
+
+def test_a_close_whose_answer_is_one_too_many_is_a_close_all_the_same() -> None:
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(control_envelopes=1)))
+    peer = world.client()
+    peer.slow = True
+    peer.send("session.list_jobs")
+    peer.send("session.close", {"reason": "enough"})
+    assert peer.closing is not None and peer.closing.code == 1000
+    assert [frame["type"] for frame in peer.pull()] == ["session.jobs", "session.closed"]
+
+
+# The wall clock.
+
+
+def test_deadlines_follow_the_wall_clock_back_and_times_on_the_wire_do_not() -> None:
+    world = World()
+    runtime = world.runtime
+    runtime.wall_clock_set(UNIX - 300 * SECOND, now=world.now)
+    assert runtime.wall == UNIX - 300 * SECOND
+    assert runtime.unix == UNIX
+    world.take()
+    peer = world.client()
+    earlier = {"expires_at": "2026-05-28T20:25:00Z"}
+    [accepted] = peer.send("job.submit", {"agent": "echo", "lease_constraints": earlier})
+    assert accepted["type"] == "job.accepted"
+    assert accepted["payload"]["accepted_at"] == "2026-05-28T20:26:40.000Z"
 
 
 # Recorders.

@@ -71,6 +71,48 @@ def test_number_0_is_taken_as_it_comes() -> None:
     assert offer(numbering, envelope(0), envelope(1)) == ["e0", "e1"]
 
 
+def test_after_a_resume_what_was_held_is_no_copy() -> None:
+    numbering = Numbering(8)
+    assert offer(numbering, envelope(1), envelope(3), envelope(4)) == ["e1"]
+    numbering.resume()
+    assert (numbering.held_count, numbering.held_bytes, numbering.missing()) == (0, 0, None)
+    assert offer(numbering, envelope(1), envelope(2), envelope(3), envelope(4)) == ["e2", "e3", "e4"]
+
+
+def test_after_a_resume_old_numbers_are_copies_also_beyond_the_window() -> None:
+    numbering = Numbering(2)
+    offer(numbering, *map(envelope, range(1, 10)))
+    numbering.resume()
+    assert offer(numbering, *map(envelope, range(1, 12))) == ["e10", "e11"]
+
+
+def test_after_a_resume_a_job_that_numbers_by_itself_is_still_taken_as_it_comes() -> None:
+    numbering = Numbering(2)
+    offer(numbering, *map(envelope, range(1, 10)))
+    numbering.resume()
+    assert offer(numbering, envelope(1, job_id="job_2"), envelope(2, job_id="job_2")) == ["e1", "e2"]
+
+
+def test_what_came_before_it_began_is_a_copy() -> None:
+    numbering = Numbering(4, last=5)
+    assert offer(numbering, envelope(0), envelope(4), envelope(5), envelope(6)) == ["e0", "e6"]
+
+
+def test_a_gap_can_be_given_up() -> None:
+    numbering = Numbering(8)
+    assert numbering.skip() == []
+    assert offer(numbering, envelope(3), envelope(4), envelope(7)) == []
+    assert [one.id for one in numbering.skip()] == ["e3", "e4"]
+    assert (numbering.last, numbering.missing()) == (4, (5, 6))
+
+
+def test_the_jobs_that_are_known_are_bounded() -> None:
+    numbering = Numbering(1, jobs=3)
+    for seq in range(1, 20):
+        offer(numbering, envelope(seq, job_id=f"job_{seq}"))
+        assert len(numbering._jobs) <= 3
+
+
 @given(st.permutations(range(1, 20)), st.lists(st.integers(0, 18), max_size=20))
 def test_any_order_with_copies_comes_out_in_order_and_once(order: list[int], copies: list[int]) -> None:
     numbering = Numbering(64)

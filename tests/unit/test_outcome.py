@@ -10,7 +10,7 @@ from arcp_proto.errors import RETRYABLE, ErrorCode
 from arcp_proto.ids import SECOND, Time
 from arcp_proto.job import Status
 from arcp_proto.outcome import outcome_of
-from arcp_proto.output import StopJob
+from arcp_proto.output import PauseJob, ResumeJob, StopJob
 from arcp_proto.timers import TimerKind
 
 from .world import World
@@ -97,3 +97,14 @@ def test_the_longest_error_fits_a_frame() -> None:
     job = peer.submit()
     world.fail(job, "\x01" * 256, "\x01" * 1000)
     assert len(peer.raw[-1]) <= 32 * 1024
+
+
+def test_an_agent_that_waits_for_the_transport_goes_on_when_its_job_is_over() -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit(max_runtime_sec=1)
+    world.carry_out(peer.connection.blocked(now=world.now))
+    assert world.all(PauseJob) == [PauseJob(job)]
+    world.advance(7)
+    assert world.runtime.jobs[job].ended
+    assert world.all(ResumeJob) == [ResumeJob(job)]

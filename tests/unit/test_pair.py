@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.client import ClientConfig
+from arcp_proto.client import CLIENT_FEATURES, ClientConfig
 from arcp_proto.connection import Framing
 from arcp_proto.events import Log, Progress
 from arcp_proto.ids import JobId
@@ -44,7 +44,7 @@ def config(**fields: Any) -> RuntimeConfig:
 def test_the_handshake(pair: Pair) -> None:
     welcomed = pair.last(Welcomed)
     assert welcomed.runtime.name == "pair"
-    assert welcomed.features == {"heartbeat", "ack", "progress", "result_chunk", "agent_versions"}
+    assert welcomed.features == set(CLIENT_FEATURES)
     assert [agent.name for agent in pair.client.agents] == ["echo"]
     assert list(pair.runtime.sessions) == [pair.client.session_id]
 

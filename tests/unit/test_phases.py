@@ -42,12 +42,12 @@ def data_of(row: dict[str, Any]) -> bytes:
     return text.encode()
 
 
-def peer_in(phase: str, framing: Framing) -> Peer:
+def peer_in(phase: str, row: dict[str, Any]) -> Peer:
     """A client whose connection stands there."""
     world = World(tokens=None)
-    peer = world.connect(framing)
+    peer = world.connect(Framing(row.get("framing", "messages")))
     if phase != "awaiting_hello":
-        peer.hello(features=FEATURES, hello_id="hello")
+        peer.hello(features=(*FEATURES, *row.get("features", ())), hello_id="hello")
     if phase in ("open", "closing", "closed"):
         answer(world)
     if phase in ("closing", "closed"):
@@ -85,7 +85,7 @@ def says(peer: Peer, frames: list[Frame], expected: str, row: dict[str, Any]) ->
 
 @pytest.mark.parametrize(("row", "phase", "expected"), cells())
 def test_what_a_message_gets(row: dict[str, Any], phase: str, expected: str) -> None:
-    peer = peer_in(phase, Framing(row.get("framing", "messages")))
+    peer = peer_in(phase, row)
     world, before = peer.world, peer.connection.phase
     asked = len(world.all(Authenticate))
     frames = peer.send_bytes(data_of(row))
@@ -120,7 +120,7 @@ def test_no_message_moves_a_session_that_is_closed() -> None:
     """What was in flight when a connection closed changes nothing at all."""
     for phase in ("closing", "closed"):
         for row in TABLE:
-            peer = peer_in(phase, Framing(row.get("framing", "messages")))
+            peer = peer_in(phase, row)
             before = peer.world.runtime.snapshot(), peer.world.runtime.timers.keys()
             peer.send_bytes(data_of(row))
             assert (peer.world.runtime.snapshot(), peer.world.runtime.timers.keys()) == before

@@ -140,5 +140,39 @@ def test_budgets(name: str) -> None:
 
 def test_what_needs_no_rewriting_is_left_alone() -> None:
     payload = b'{ "final_status" : "success"'
-    assert rewrite_end(QUIRKS[""], "job.result", payload) == ("job.result", payload)
-    assert rewrite_end(QUIRKS["java"], "job.error", payload) == ("job.error", payload)
+    assert rewrite_end(QUIRKS[""], "job.result", payload, 99) == ("job.result", payload)
+    assert rewrite_end(QUIRKS["java"], "job.error", payload, 99) == ("job.error", payload)
+
+
+@pytest.mark.parametrize(("limit", "twice"), [(22, False), (23, True)])
+def test_a_result_stands_there_twice_only_if_it_fits_with_its_last_brace(limit: int, twice: bool) -> None:
+    once, doubled = b'{"result":7', b'{"result":7,"output":7'
+    assert len(doubled) == 22
+    _, rewritten = rewrite_end(QUIRKS["go"], "job.result", once, limit)
+    assert rewritten == (doubled if twice else once)
+
+
+def test_an_observer_that_gets_a_result_twice_gets_no_frame_that_is_too_large() -> None:
+    world = World()
+    job = world.client().submit()
+    go = world.connect()
+    go.hello(features=("subscribe",), hello_id=GO_ID)
+    go.send("job.subscribe", {"job_id": job})
+    world.finish(job, "x" * 51_300)
+    assert go.about(job)[0]["type"] == "job.result"
+    assert max(map(len, go.raw)) <= 60 * 1024
+
+
+def test_a_peer_that_is_slow_to_begin_gets_its_history_a_little_later() -> None:
+    peer = peer_of("pypi")
+    world = peer.world
+    job = peer.submit()
+    world.emit(job)
+    again = world.connect()
+    again.hello(agents=[])
+    [answer] = again.send("job.subscribe", {"job_id": job, "history": True})
+    assert answer["type"] == "job.subscribed"
+    world.advance(0.049)
+    assert again.numbers() == []
+    world.advance(0.001)
+    assert again.numbers() == [1]

@@ -13,10 +13,11 @@ from arcp_proto.client import Client, ClientConfig
 from arcp_proto.connection import Framing
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.events import Log, Progress
-from arcp_proto.ids import SECOND, JobId
+from arcp_proto.ids import SECOND, JobId, SessionId
 from arcp_proto.limits import Limits
 from arcp_proto.output import Authenticate, Output
 from arcp_proto.recording import record, redact, replay, stand_in
+from arcp_proto.resumption import ResumedJob, Resumption
 from arcp_proto.runtime import Runtime
 from arcp_proto.secret import Secret
 
@@ -187,6 +188,36 @@ def test_a_client_is_recorded_too() -> None:
     assert [envelope for _, envelope in replay(lines).envelopes] == first
 
 
+def test_a_client_that_goes_on_is_recorded_with_what_it_went_on_with() -> None:
+    job = ResumedJob(JobId("job_1"), 3, observed=True)
+    resumption = Resumption(SessionId("sess_x"), Secret("rt_secret"), 4, (job,))
+    outcomes = []
+    for keep in (False, True):
+        client = Client(ClientConfig(), seed=SEED, now=START, unix=UNIX, resumption=resumption)
+        lines: list[str] = []
+        record(client, lines.append, keep_secrets=keep)
+        outputs = []
+        client.subscribe(JobId("job_2"), 0, True, now=START)
+        client.unsubscribe(JobId("job_3"), now=START)
+        client.list_jobs(["running"], now=START)
+        client.dial_failed("nobody there", now=START)
+        client.connect(Secret("s3cret"), now=START)
+        outputs.append(client.take())
+        client.processed(JobId("job_1"), 5, now=START)
+        client.detach(now=START)
+        outputs.append(client.take())
+        again = replay(lines)
+        assert isinstance(again.machine, Client)
+        assert [request for output in again.outputs for request in output.requests] == [
+            request for output in outputs for request in output.requests
+        ]
+        kept = again.machine.resumption()
+        assert kept is not None
+        assert (kept.session_id, kept.cursor, kept.jobs) == ("sess_x", 4, (job,))
+        outcomes.append(("rt_secret" in "".join(lines), kept.token.reveal() == "rt_secret"))
+    assert outcomes == [(False, False), (True, True)]
+
+
 # Secrets.
 
 
@@ -273,6 +304,7 @@ def test_an_empty_recording_is_a_new_machine() -> None:
         [header(), '{"input":"take","arguments":[],"now":1}'],
         [header(), '{"input":"__init__","arguments":[],"now":1}'],
         [header(), '{"input":"submit","arguments":["echo"],"now":1}'],
+        [header(machine="client", config={}, resumption="{}")],
         [header(), '{"input":"lost","arguments":[7],"now":1}'],
         [header(), '{"input":"message","arguments":[7,{"$text":"x"}],"now":1}'],
     ],

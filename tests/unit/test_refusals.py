@@ -39,7 +39,7 @@ def test_java_gets_a_job_error_with_the_id_of_its_request() -> None:
     for frames in (
         refused_submit(peer),
         peer.send("job.cancel", {"job_id": "job_x"}, id="s1"),
-        peer.send("session.list_jobs", {}, id="s1"),
+        peer.send("session.list_jobs", {"cursor": "x"}, id="s1"),
         peer.send("zork", {}, id="s1"),
     ):
         [error] = frames
@@ -65,7 +65,7 @@ def test_typescript_gets_a_job_error_with_the_trace_of_its_submit() -> None:
     assert again["job_id"] != error["job_id"]
     assert "trace_id" not in again
     assert peer.send("job.cancel", {"job_id": "job_x"}) == []
-    assert peer.send("session.list_jobs", {})[0]["type"] == "session.error"
+    assert peer.send("session.list_jobs", {"cursor": "x"})[0]["type"] == "session.error"
 
 
 def test_pypi_is_accepted_and_at_once_refused() -> None:
@@ -80,7 +80,7 @@ def test_pypi_is_accepted_and_at_once_refused() -> None:
     assert "event_seq" not in error
     assert JobId(error["job_id"]) not in peer.world.runtime.jobs
     assert peer.send("job.cancel", {"job_id": error["job_id"]}) == []
-    assert peer.send("session.list_jobs", {})[0]["type"] == "session.error"
+    assert peer.send("session.list_jobs", {"cursor": "x"})[0]["type"] == "session.error"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 from arcp_proto.errors import ErrorCode
 from arcp_proto.ids import JobId, RequestId
+from arcp_proto.messages import Submit
 from arcp_proto.requests import Outstanding, RequestKind, Requests
 
 A, B = JobId("job_a"), JobId("job_b")
@@ -17,6 +18,10 @@ def submit(name: str) -> Outstanding:
 
 def cancel(name: str, job_id: JobId) -> Outstanding:
     return Outstanding(RequestId(name), RequestKind.CANCEL, job_id)
+
+
+def subscribe(name: str, job_id: JobId) -> Outstanding:
+    return Outstanding(RequestId(name), RequestKind.SUBSCRIBE, job_id)
 
 
 @pytest.fixture
@@ -102,3 +107,74 @@ def test_the_error_of_a_running_job(requests: Requests, code: ErrorCode) -> None
     }
     assert taken(requests.take_about(code, B)) == expected.get(code)
     assert requests.take_about(code, JobId("job_c")) is None or code == ErrorCode.DUPLICATE_KEY
+
+
+def test_an_error_of_a_job_may_be_for_a_subscribe() -> None:
+    for code, expected in (("JOB_NOT_FOUND", "o1"), ("PERMISSION_DENIED", "o1"), ("DUPLICATE_KEY", None)):
+        requests = Requests()
+        requests.add(subscribe("o1", A))
+        requests.add(cancel("c1", A))
+        assert taken(requests.take_refused(code, A)) == expected
+    requests = Requests()
+    requests.add(subscribe("o1", A))
+    assert taken(requests.take_refused("JOB_NOT_FOUND", None)) == "o1"
+    requests.add(subscribe("o2", A))
+    assert taken(requests.take_about("INVALID_REQUEST", A)) == "o2"
+    requests.add(subscribe("o3", A))
+    assert requests.take_subscribe(B) is None
+    assert taken(requests.take_subscribe(A)) == "o3"
+
+
+def test_an_error_without_a_name_may_be_for_a_list() -> None:
+    requests = Requests()
+    requests.add(Outstanding(RequestId("l1"), RequestKind.LIST))
+    assert requests.take_submit() is None
+    assert taken(requests.take_refused("INVALID_REQUEST", None)) == "l1"
+    requests.add(Outstanding(RequestId("l2"), RequestKind.LIST))
+    assert taken(requests.take_list()) == "l2"
+
+
+def test_bytes_of_what_is_kept() -> None:
+    requests = Requests()
+    requests.add(Outstanding(RequestId("s1"), RequestKind.SUBMIT, None, Submit("a", None), size=10))
+    requests.add(Outstanding(RequestId("s2"), RequestKind.SUBMIT, size=10))
+    assert requests.kept == 10
+    requests.take("s1")
+    requests.take("s2")
+    assert requests.kept == 0
+
+
+def test_what_can_be_sent_twice() -> None:
+    keyed = Submit("a", None, idempotency_key="k")
+    assert not submit("s1").repeatable
+    assert not Outstanding(RequestId("s2"), RequestKind.SUBMIT, None, Submit("a", None)).repeatable
+    assert Outstanding(RequestId("s3"), RequestKind.SUBMIT, None, keyed).repeatable
+    assert cancel("c1", A).repeatable
+
+
+def test_submits_in_doubt_are_counted_once() -> None:
+    requests, request = Requests(), submit("s1")
+    requests.add(request)
+    requests.doubt(request)
+    requests.doubt(request)
+    requests.doubt(cancel("c1", A))
+    assert requests.unsure == 1
+    requests.take("s1")
+    assert requests.unsure == 0
+
+
+def test_an_answer_without_a_name_is_known_again() -> None:
+    requests = Requests(window=2)
+    assert not requests.repeated("e1", "job_1")
+    assert requests.repeated("e1", "job_1")
+    assert not requests.repeated("e1", "job_2")
+    assert not requests.repeated("", None)
+    assert not requests.repeated("", None)
+    assert not requests.repeated("e3", None)
+    assert not requests.repeated("e1", "job_1"), "only the last are remembered"
+
+
+def test_they_can_be_taken_while_they_are_looked_at(requests: Requests) -> None:
+    for request in requests:
+        requests.take(request.id)
+    assert len(requests) == 0

@@ -265,7 +265,7 @@ def test_a_stream_that_does_not_fit_is_an_error(size: int, hello_id: str) -> Non
 
 
 def test_a_stream_nobody_can_take_any_more() -> None:
-    world = World(msgspec.structs.replace(CONFIG, journal=True))
+    world = World(msgspec.structs.replace(CONFIG, journal=True, resume_window_sec=0))
     peer = world.client(features=NO_CHUNKS)
     job = peer.submit()
     world.write(job, "x" * 50_000)

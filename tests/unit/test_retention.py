@@ -5,15 +5,28 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from arcp_proto.ids import SECOND
+from arcp_proto.ids import SECOND, JobId, Principal, SessionId, Time
 from arcp_proto.limits import Limits
-from arcp_proto.records import Evicted, JobEnded, JobForgotten
-from arcp_proto.runtime import Runtime
+from arcp_proto.log import Log
+from arcp_proto.records import JobForgotten
+from arcp_proto.retention import Retired
+from arcp_proto.runtime_config import RuntimeConfig
 from arcp_proto.timers import TimerKind
 
-from .world import CONFIG, SEED, START, UNIX, World
+from .world import CONFIG, START, World
 
 ANONYMOUS = msgspec.structs.replace(CONFIG, anonymous=True, journal=True)
+QUIET = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0)
+
+
+def limited(**limits: int) -> RuntimeConfig:
+    return msgspec.structs.replace(QUIET, limits=Limits(**limits))
+
+
+def log_of(world: World) -> Log:
+    """Of the only session."""
+    [session] = world.runtime.sessions.values()
+    return session.log
 
 
 def test_a_job_is_forgotten_600_seconds_after_its_end() -> None:
@@ -33,26 +46,13 @@ def test_a_job_is_forgotten_600_seconds_after_its_end() -> None:
     assert world.runtime.timers.armed(TimerKind.RETENTION, 0) == START + 610 * SECOND
     world.advance(10)
     assert world.runtime.jobs == {}
-    assert list(world.runtime.retired) == []
+    assert len(world.runtime.retired) == 0
     assert [record for record in world.records if isinstance(record, JobForgotten)] == [
         JobForgotten(first),
         JobForgotten(second),
         JobForgotten(third),
     ]
     assert world.runtime.timers.keys() == []
-
-
-def test_a_crash_between_an_event_and_its_eviction() -> None:
-    config = msgspec.structs.replace(ANONYMOUS, resume_window_sec=60, limits=Limits(session_events=16))
-    world = World(config)
-    job = world.client().submit()
-    for _ in range(17):
-        world.emit(job)
-    assert type(world.records[-1]) is Evicted
-    torn = Runtime.restore(config, world.records[:-1], seed=SEED, now=START, unix=UNIX)
-    [session] = torn.sessions.values()
-    assert len(session.log) <= 16
-    assert [type(record) for record in torn.take().records] == [Evicted, JobEnded]
 
 
 def test_an_agent_that_never_stops_counts_on_after_its_job_is_forgotten() -> None:
@@ -68,7 +68,7 @@ def test_an_agent_that_never_stops_counts_on_after_its_job_is_forgotten() -> Non
 
 
 def test_beyond_their_number_the_oldest_finished_jobs_are_forgotten() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(finished_jobs=3)))
+    world = World(limited(finished_jobs=3))
     peer = world.client()
     jobs = [peer.submit() for _ in range(5)]
     for job in jobs:
@@ -79,9 +79,189 @@ def test_beyond_their_number_the_oldest_finished_jobs_are_forgotten() -> None:
     assert world.runtime.jobs == {}
 
 
+def test_the_number_of_finished_jobs_is_one_of_a_principal() -> None:
+    world = World(limited(finished_jobs=2))
+    alice, bob = world.client(), world.client("tok-bob")
+    theirs = bob.submit()
+    world.finish(theirs)
+    jobs = [alice.submit() for _ in range(4)]
+    for job in jobs:
+        world.finish(job)
+    assert list(world.runtime.jobs) == [theirs, *jobs[2:]]
+
+
+def test_of_all_finished_jobs_those_of_the_principal_with_most_go_first() -> None:
+    world = World(limited(finished_jobs_total=40))
+    alice, bob = world.client(), world.client("tok-bob")
+    theirs = [bob.submit() for _ in range(2)]
+    jobs = [alice.submit() for _ in range(50)]
+    for job in (*theirs, *jobs):
+        world.finish(job)
+    assert len(world.runtime.retired) <= 40
+    assert world.runtime.retired.count(Principal("bob")) == 2
+    assert all(job in world.runtime.jobs for job in theirs)
+    assert list(world.runtime.jobs)[-1] == jobs[-1]
+
+
+def test_what_is_retired() -> None:
+    retired = Retired()
+    assert (len(retired), retired.next_at, retired.due(Time(99))) == (0, None, None)
+    for number, (principal, at) in enumerate([("a", 5), ("b", 7), ("a", 7)]):
+        retired.add(JobId(f"job_{number}"), Principal(principal), Time(at))
+    assert (len(retired), retired.next_at, retired.largest()) == (3, 5, "a")
+    assert [retired.count(Principal(name)) for name in "abc"] == [2, 1, 0]
+    assert (retired.due(Time(4)), retired.due(Time(5))) == (None, "job_0")
+    assert retired.oldest(Principal("b")) == "job_1"
+    retired.remove(JobId("job_1"))
+    retired.remove(JobId("job_0"))
+    assert (retired.oldest(Principal("a")), retired.next_at) == ("job_2", 7)
+    assert retired.count(Principal("b")) == 0
+
+
+# Logs.
+
+
+def test_a_session_that_acks_keeps_what_it_has_not_acked_whatever_its_age() -> None:
+    world = World(QUIET)
+    peer = world.client(features=("ack",))
+    job = peer.submit()
+    world.emit(job)
+    world.advance(10_000)
+    world.emit(job)
+    assert log_of(world).first == 1
+
+
+def test_without_ack_what_is_older_than_the_window_goes() -> None:
+    world = World(QUIET)
+    peer = world.client(features=())
+    job = peer.submit()
+    for _ in range(3):
+        world.emit(job)
+        world.advance(300)
+    assert log_of(world).first == 1
+    world.advance(2)
+    world.emit(job)
+    log = log_of(world)
+    assert (log.first, log.last) == (3, 4)
+    peer.drop()
+    assert world.resumed(peer, 2).numbers() == [3, 4]
+
+
+def test_without_ack_nothing_goes_within_the_window() -> None:
+    world = World(QUIET)
+    peer = world.client(features=())
+    job = peer.submit()
+    world.emit(job)
+    world.advance(599)
+    world.emit(job)
+    assert log_of(world).first == 1
+
+
+def test_a_log_beyond_its_bytes_loses_its_oldest() -> None:
+    world = World(limited(session_bytes=1_000))
+    job = world.client().submit()
+    for _ in range(30):
+        world.emit(job)
+    log = log_of(world)
+    assert log.size <= 1_000
+    assert (log.first > 1, log.last) == (True, 30)
+
+
+def test_a_history_is_kept_within_its_bytes() -> None:
+    world = World(limited(history_bytes=1_000))
+    job = world.client().submit()
+    for _ in range(30):
+        world.emit(job)
+    history = world.runtime.jobs[job].history
+    assert history.size <= 1_000 and history.end == 30
+    assert log_of(world).first == 1
+
+
+# Limits of a principal, and of all.
+
+
+def held(world: World, principal: str) -> int:
+    return world.runtime.holdings.of(Principal(principal))[0]
+
+
+def test_a_principal_beyond_its_limit_loses_its_own_oldest() -> None:
+    world = World(limited(principal_events=64))
+    alice, bob = world.client(), world.client("tok-bob")
+    ours, theirs = alice.submit(), bob.submit()
+    world.emit(theirs)
+    for _ in range(100):
+        world.emit(ours)
+        world.advance(2)
+    assert held(world, "alice") <= 64
+    assert held(world, "bob") == 2
+
+
+def test_the_oldest_go_across_the_sessions_and_jobs_of_a_principal() -> None:
+    world = World(limited(principal_events=64))
+    first, second = world.client(), world.client()
+    old, new = first.submit(), second.submit()
+    for _ in range(10):
+        world.emit(old)
+    world.advance(5)
+    for _ in range(25):
+        world.emit(new)
+    assert held(world, "alice") <= 64
+    assert world.runtime.jobs[new].history.first == 0
+    assert len(world.runtime.sessions[SessionId(second.session_id)].log) == 25
+    kept = world.runtime.jobs[old].history.events + len(
+        world.runtime.sessions[SessionId(first.session_id)].log
+    )
+    assert kept < 20
+
+
+@pytest.mark.parametrize("limits", [Limits(total_events=200), Limits(total_bytes=20_000)])
+def test_a_flood_costs_nobody_who_holds_less(limits: Limits) -> None:
+    world = World(msgspec.structs.replace(QUIET, limits=limits))
+    alice, bob = world.client(), world.client("tok-bob")
+    quiet, flood = alice.submit(), bob.submit()
+    for _ in range(20):
+        world.emit(quiet)
+    world.advance(5)
+    for _ in range(500):
+        world.emit(flood)
+    holdings = world.runtime.holdings
+    assert holdings.events <= limits.total_events and holdings.size <= limits.total_bytes
+    assert held(world, "alice") == 40
+    alice.drop()
+    assert world.resumed(alice, 0).numbers() == list(range(1, 21))
+
+
+def test_an_observer_pays_for_what_it_holds() -> None:
+    config = limited(principal_events=40)
+    world = World(msgspec.structs.replace(config, observers={"bob": {"*": "observe"}}))
+    alice, bob = world.client(), world.client("tok-bob")
+    job = alice.submit()
+    bob.send("job.subscribe", {"job_id": job})
+    for _ in range(15):
+        world.emit(job)
+    assert (held(world, "alice"), held(world, "bob")) == (30, 15)
+    alice.send("session.ack", {"last_processed_seq": 15})
+    assert (held(world, "alice"), held(world, "bob")) == (15, 15)
+
+
+def test_what_is_held_is_let_go_in_the_end() -> None:
+    world = World(msgspec.structs.replace(QUIET, resume_window_sec=10))
+    peer = world.client()
+    job = peer.submit()
+    world.emit(job)
+    world.finish(job)
+    peer.drop()
+    world.advance(601)
+    holdings = world.runtime.holdings
+    assert (len(holdings), holdings.events, holdings.size) == (0, 0, 0)
+
+
+# Anonymous principals.
+
+
 @pytest.mark.parametrize("first", ["session", "job"])
 def test_entropy_of_an_anonymous_principal_is_forgotten_with_its_last_use(first: str) -> None:
-    world = World(ANONYMOUS)
+    world = World(msgspec.structs.replace(ANONYMOUS, resume_window_sec=0))
     peer = world.connect()
     peer.hello(None, scheme="anonymous")
     [principal] = world.runtime.anonymous_principals

@@ -51,7 +51,7 @@ def test_a_hello_asks_the_host_and_is_welcomed() -> None:
     assert payload["session_id"] == welcome["session_id"]
     assert payload["session_id"].startswith("sess_") and len(payload["session_id"]) == 31
     assert payload["resume_token"].startswith("rt_") and len(payload["resume_token"]) == 46
-    assert payload["resume_window_sec"] == 0
+    assert payload["resume_window_sec"] == 600
     assert payload["heartbeat_interval_sec"] == 30
     assert payload["runtime"] == {"name": "world", "version": "1"}
     assert payload["accepted_at"] == "2026-05-28T20:26:40.000Z"
@@ -68,8 +68,8 @@ def test_a_hello_asks_the_host_and_is_welcomed() -> None:
 
 def test_features_are_the_intersection() -> None:
     world = World()
-    welcome = world.client(features=("ack", "subscribe", "zork", "progress")).frames[0]
-    assert welcome["payload"]["capabilities"]["features"] == ["ack", "progress"]
+    welcome = world.client(features=("progress", "subscribe", "zork", "ack")).frames[0]
+    assert welcome["payload"]["capabilities"]["features"] == ["ack", "subscribe", "progress"]
     assert "heartbeat_interval_sec" not in welcome["payload"]
     assert world.runtime.timers.keys() == []
 
@@ -119,7 +119,7 @@ def test_an_answer_for_a_connection_that_is_gone() -> None:
     peer = world.connect()
     peer.hello()
     peer.drop()
-    assert world.runtime.hellos == {}
+    assert world.runtime.pending == {}
     request = world.last(Authenticate).request
     world.carry_out(world.runtime.authenticated(request, "alice", now=world.now))
     assert world.runtime.sessions == {}
@@ -574,7 +574,10 @@ def test_who_may_cancel() -> None:
     assert foreign["payload"]["message"] == unknown["payload"]["message"]
     assert world.stops() == []
     alice.drop()
-    [answer] = again.cancel(job)  # The submitting session lives no longer.
+    assert again.cancel(job)[0]["payload"]["code"] == "PERMISSION_DENIED"
+    again.send("session.pong", {})
+    world.advance(601)
+    [answer] = world.client().cancel(job)  # The submitting session lives no longer.
     assert answer["type"] == "job.cancelled"
     world.stopped(job)
     assert again.of("job.error") == []
@@ -657,9 +660,9 @@ def test_what_is_no_message_of_an_open_session() -> None:
     for message_type, payload in (
         ("session.hello", {"auth": {"token": "tok-alice"}}),
         ("session.resume", {"resume_token": "x"}),
-        ("session.list_jobs", {}),
-        ("job.subscribe", {"job_id": "x"}),
-        ("job.unsubscribe", {"job_id": "x"}),
+        ("session.list_jobs", {"cursor": "x"}),
+        ("job.subscribe", {"job_id": ""}),
+        ("job.unsubscribe", {"job_id": ""}),
         ("session.welcome", {}),
         ("job.event", {}),
         ("zork", {}),
@@ -692,11 +695,21 @@ def test_our_major_version(version: Any) -> None:
     assert peer.send("session.ping", {"nonce": "n"}, arcp=version)[0]["type"] == "session.pong"
 
 
-def test_ack_was_not_negotiated() -> None:
-    peer = World().client(features=("heartbeat",))
-    [error] = peer.send("session.ack", {"last_processed_seq": 0})
+@pytest.mark.parametrize(
+    ("message_type", "payload", "feature"),
+    [
+        ("session.ack", {"last_processed_seq": 0}, "ack"),
+        ("session.list_jobs", {}, "list_jobs"),
+        ("job.subscribe", {"job_id": "job_x"}, "subscribe"),
+        ("job.unsubscribe", {"job_id": "job_x"}, "subscribe"),
+    ],
+)
+def test_what_was_not_negotiated(message_type: str, payload: dict[str, Any], feature: str) -> None:
+    peer = World().client(features=tuple(name for name in FEATURES if name != feature))
+    [error] = peer.send(message_type, payload)
     assert error["payload"]["code"] == "INVALID_REQUEST"
-    assert "ack" in error["payload"]["message"]
+    assert f"the feature {feature}" in error["payload"]["message"]
+    assert peer.connection.phase is Phase.OPEN
 
 
 def test_an_inventory_is_the_same_for_everybody() -> None:

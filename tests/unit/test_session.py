@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from arcp_proto.ids import Principal, SessionId
-from arcp_proto.log import Entry
 from arcp_proto.quirks import QUIRKS
 from arcp_proto.session import Session
 
@@ -24,25 +23,46 @@ def test_event_ids_differ_between_sessions() -> None:
     assert one.id_prefix != two.id_prefix
 
 
-def test_acknowledge_without_a_connection() -> None:
-    session = Session(SessionId("sess_x"), Principal("alice"), [], "")
-    for _ in range(3):
-        session.log.append(Entry(b"", b""))
-    session.acknowledge(2)
-    session.acknowledge(1)
-    assert (session.acked, session.log.first) == (2, 3)
-
-
-def test_acknowledge_moves_the_cursor_of_the_connection() -> None:
+def test_an_ack_moves_the_cursor_of_the_connection() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
     peer.slow = True
     for _ in range(3):
         world.emit(job)
+    peer.send("session.ack", {"last_processed_seq": 2})
     [session] = world.runtime.sessions.values()
-    session.acknowledge(2)
+    assert (session.acked, session.log.first) == (2, 3)
     assert [frame["event_seq"] for frame in peer.pull()] == [3]
+
+
+def test_at_most_four_tokens_and_the_proven_one_stays() -> None:
+    session = Session(SessionId("sess_x"), Principal("alice"), [], "")
+    over = [session.issue(bytes([number])) for number in range(6)]
+    assert over == [None, None, None, None, b"\1", b"\2"]
+    assert session.tokens == [b"\0", b"\3", b"\4", b"\5"]
+
+
+def test_a_proven_token_ends_those_before_it() -> None:
+    session = Session(SessionId("sess_x"), Principal("alice"), [], "")
+    for number in range(4):
+        session.issue(bytes([number]))
+    assert session.prove(b"\2") == [b"\0", b"\1"]
+    assert session.prove(b"\2") == []
+    assert session.tokens == [b"\2", b"\3"]
+
+
+def test_who_reads_has_a_transport_that_is_not_full() -> None:
+    world = World()
+    peer = world.client()
+    [session] = world.runtime.sessions.values()
+    assert session.reading
+    world.carry_out(peer.connection.blocked(now=world.now))
+    assert not session.reading
+    world.carry_out(peer.connection.drained(now=world.now))
+    assert session.reading
+    peer.drop()
+    assert not session.reading
 
 
 def test_jobs_of_a_session_are_those_that_have_not_ended() -> None:

@@ -8,10 +8,13 @@ import pytest
 from arcp_proto.connection import Phase
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.ids import SECOND
-from arcp_proto.output import Authenticate, RuntimeEnded
+from arcp_proto.inventory import AgentInfo
+from arcp_proto.output import Authenticate, RuntimeEnded, StartJob
 from arcp_proto.timers import TimerKind
 
 from .world import CONFIG, START, World
+
+AGAIN = msgspec.structs.replace(CONFIG, journal=True, agents=(AgentInfo("echo", restartable=True),))
 
 
 def shut_down(world: World, drain: float = 30) -> None:
@@ -20,7 +23,7 @@ def shut_down(world: World, drain: float = 30) -> None:
 
 
 def test_without_jobs_every_connection_closes_at_once() -> None:
-    world = World()
+    world = World(msgspec.structs.replace(CONFIG, resume_window_sec=0))
     open_, early = world.client(), world.connect()
     shut_down(world)
     for peer in (open_, early):
@@ -166,3 +169,74 @@ def test_a_job_that_was_cancelled_keeps_its_outcome() -> None:
     world.stopped(job)
     assert peer.frames[-1]["payload"]["code"] == "CANCELLED"
     assert world.stops() == [job]
+
+
+def test_a_job_that_can_start_again_is_left_to_the_next_process() -> None:
+    world = World(AGAIN)
+    peer = world.client()
+    job = peer.submit()
+    world.emit(job)
+    shut_down(world, 0)
+    assert world.stops() == [job]
+    world.emit(job)
+    world.stopped(job)
+    assert peer.closing is not None and peer.closing.code == 1012
+    peer.drop()
+    assert world.all(RuntimeEnded) == [RuntimeEnded(0)]
+    world.restart()
+    assert (world.last(StartJob).job_id, world.last(StartJob).attempt) == (job, 2)
+    again = world.resumed(peer)
+    world.finish(job, "done")
+    assert [frame["payload"].get("result") for frame in again.about(job)] == [None, "done"]
+
+
+def test_a_job_that_could_start_again_and_ends_in_its_grace_has_ended() -> None:
+    world = World(AGAIN)
+    peer = world.client()
+    job = peer.submit()
+    shut_down(world, 0)
+    world.finish(job, "done")
+    assert peer.frames[-1]["payload"]["result"] == "done"
+    peer.drop()
+    assert world.all(RuntimeEnded) == [RuntimeEnded(0)]
+
+
+def test_a_job_that_is_cancelled_while_it_is_left_ends() -> None:
+    world = World(AGAIN)
+    peer = world.client()
+    job = peer.submit()
+    shut_down(world, 0)
+    peer.cancel(job)
+    world.stopped(job)
+    assert peer.frames[-1]["payload"]["code"] == "CANCELLED"
+
+
+def test_an_agent_that_does_not_stop_does_not_keep_its_job() -> None:
+    world = World(AGAIN)
+    peer = world.client()
+    job = peer.submit()
+    shut_down(world, 0)
+    shut_down(world, 0)
+    world.advance(5)
+    assert peer.of("job.error") == []
+    peer.drop()
+    assert world.all(RuntimeEnded) == [RuntimeEnded(1)]
+    world.stopped(job)
+    world.restart()
+    assert world.last(StartJob).attempt == 2
+
+
+@pytest.mark.parametrize("how", ["no journal", "streamed", "another agent"])
+def test_what_cannot_start_again_is_ended(how: str) -> None:
+    world = World(
+        msgspec.structs.replace(
+            AGAIN, journal=how != "no journal", agents=(*AGAIN.agents, AgentInfo("plain"))
+        )
+    )
+    peer = world.client()
+    job = peer.submit("plain" if how == "another agent" else "echo")
+    if how == "streamed":
+        world.write(job, "piece")
+    shut_down(world, 0)
+    world.stopped(job)
+    assert peer.frames[-1]["payload"]["message"] == "the runtime is shutting down"

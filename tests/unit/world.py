@@ -11,7 +11,8 @@ from arcp_proto.ids import SECOND, JobId
 from arcp_proto.inventory import AgentInfo
 from arcp_proto.output import Authenticate, Closing, Event, Output, Request, StartJob, StopJob
 from arcp_proto.records import Record
-from arcp_proto.runtime import Runtime, RuntimeConfig
+from arcp_proto.runtime import Runtime
+from arcp_proto.runtime_config import RuntimeConfig
 
 T = TypeVar("T")
 Frame = dict[str, Any]
@@ -20,7 +21,15 @@ Frame = dict[str, Any]
 SEED: Final = b"s" * 32
 START: Final = 1_000 * SECOND
 UNIX: Final = 1_780_000_000 * SECOND
-FEATURES: Final = ("heartbeat", "ack", "progress", "result_chunk", "agent_versions")
+FEATURES: Final = (
+    "heartbeat",
+    "ack",
+    "list_jobs",
+    "subscribe",
+    "progress",
+    "result_chunk",
+    "agent_versions",
+)
 AGENTS: Final = (AgentInfo("echo", ("1.0.0", "2.0.0"), "2.0.0"), AgentInfo("plain"))
 CONFIG: Final = RuntimeConfig(name="world", version="1", agents=AGENTS)
 TOKENS: Final = {"tok-alice": "alice", "tok-bob": "bob"}
@@ -47,6 +56,7 @@ class World:
         self.config = config
         self.tokens = tokens
         self.durable = True
+        self.restarts = 0
         self.runtime = runtime or Runtime(config, seed=seed, now=START, unix=UNIX)
         self.peers: dict[Connection, Peer] = {}
         self.requests: list[Request] = []
@@ -86,7 +96,7 @@ class World:
             self.peers[closing.connection].closing = closing
         for request in output.requests:
             if isinstance(request, Authenticate) and self.tokens is not None:
-                principal = self.tokens.get(request.token.reveal())
+                principal = request.principal or self.tokens.get(request.token.reveal())
                 self.carry_out(self.runtime.authenticated(request.request, principal, now=self.now))
 
     def take(self) -> None:
@@ -96,6 +106,16 @@ class World:
     def persist(self) -> None:
         """Everything is durable now."""
         self.runtime.persisted(self.runtime.record_count, now=self.now)
+        self.take()
+
+    def restart(self) -> None:
+        """The process dies, and another one begins with what its journal holds."""
+        self.restarts += 1
+        unix = self.runtime.unix + self.now - self.runtime.now
+        seed = bytes([self.restarts]) * 32
+        self.runtime = Runtime.restore(self.config, self.records, seed=seed, now=self.now, unix=unix)
+        self.peers.clear()
+        self.records = list(self.records)
         self.take()
 
     # Clients.
@@ -115,6 +135,18 @@ class World:
         peer.hello(token, **hello)
         assert peer.connection.phase is Phase.OPEN
         return peer
+
+    def resumed(self, peer: Peer, last: int | None = None, token: str = "tok-alice", **resume: Any) -> Peer:
+        """Another connection that asks for the session of `peer`, after what that has received."""
+        again = self.connect(peer.connection.framing)
+        last = max(peer.numbers(), default=0) if last is None else last
+        again.hello(token, resume={"resume_token": peer.token, "last_event_seq": last, **resume})
+        return again
+
+    def verdict(self, principal: str | None, *, failed: bool = False, expires: int | None = None) -> None:
+        """The host answers what it was asked last."""
+        request = self.last(Authenticate).request
+        self.carry_out(self.runtime.authenticated(request, principal, failed, expires, now=self.now))
 
     # Agents.
 
@@ -201,15 +233,18 @@ class Peer:
         scheme: str = "bearer",
         client: Mapping[str, str] | None = None,
         hello_id: str = "hello1",
+        resume: Mapping[str, Any] | None = None,
         **capabilities: Any,
     ) -> list[Frame]:
         """Say hello."""
         auth = {"scheme": scheme} if token is None else {"scheme": scheme, "token": token}
-        payload = {
+        payload: dict[str, Any] = {
             "client": client or {"name": "test", "version": "1"},
             "auth": auth,
             "capabilities": {"encodings": ["json"], "features": list(features), **capabilities},
         }
+        if resume is not None:
+            payload["resume"] = resume
         return self.send("session.hello", payload, id=hello_id)
 
     def submit(self, agent: str = "echo", input: Any = None, **payload: Any) -> JobId:
@@ -245,6 +280,17 @@ class Peer:
         """The id that the welcome named."""
         session_id: str = self.of("session.welcome")[0]["session_id"]
         return session_id
+
+    @property
+    def numbered(self) -> list[bytes]:
+        """Everything with a number, byte for byte."""
+        return [raw for raw, frame in zip(self.raw, self.frames, strict=True) if "event_seq" in frame]
+
+    @property
+    def token(self) -> str:
+        """The resume token that the welcome brought."""
+        token: str = self.of("session.welcome")[0]["payload"]["resume_token"]
+        return token
 
     def of(self, message_type: str) -> list[Frame]:
         """Every frame of a type."""

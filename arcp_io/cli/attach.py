@@ -1,0 +1,51 @@
+"""`arcp-io attach`: a job that was left, followed to its end."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+
+from .endings import follow, show
+from .options import AllowPlain, GiveUp, Json, NoStore, Store, Token, Url, give_up_argument, server_of
+from .request import Attachment
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+
+
+def attach(
+    job_id: JobId,
+    url: Url = None,
+    token: Token = "",
+    allow_plain: AllowPlain = False,
+    store: Store = None,
+    no_store: NoStore = False,
+    give_up: GiveUp = "10m",
+    as_json: Json = False,
+) -> None:
+    """Follow a job that was left to its end.
+
+    Where its session is stored the events go on after those that were shown before. Any other job that may
+    be seen, and one that another process follows, is observed with its history, from its first event. Ctrl-C
+    does what it does in 'arcp-io submit'.
+
+    \b
+    Examples:
+      export ARCP_TOKEN=...
+      arcp-io attach job_01JABC
+      arcp-io attach job_01JABC --url ws://127.0.0.1:7777/arcp --json
+    """
+    with ExitStack() as stack:
+        server = server_of(
+            stack,
+            job_id,
+            url=url,
+            token=token or None,
+            store=store,
+            no_store=no_store,
+            allow_plain=allow_plain,
+            give_up=give_up_argument(give_up),
+        )
+        ending = follow(server, Attachment(job_id=job_id), None if as_json else job_id)
+    show(ending, as_json=as_json)

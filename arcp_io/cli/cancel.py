@@ -1,0 +1,72 @@
+"""`arcp-io cancel`: the end of a job, by its id."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from .endings import show
+from .exits import Exit
+from .options import AllowPlain, GiveUp, Json, NoStore, Store, Token, Url, give_up_argument, server_of
+from .printable import one_line
+from .request import Cancellation, Ending
+
+_JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+_Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; the agent is told.")]
+
+
+def cancel(
+    job_id: _JobId,
+    reason: _Reason = "cancelled by the user",
+    url: Url = None,
+    token: Token = "",
+    allow_plain: AllowPlain = False,
+    store: Store = None,
+    no_store: NoStore = False,
+    give_up: GiveUp = "10m",
+    as_json: Json = False,
+) -> None:
+    """Cancel a job, and wait until it has stopped.
+
+    A job is cancelled by the session that submitted it: it is resumed for that where it is stored. While
+    another process follows the job, its two Ctrl-C do it. A job whose session is over is anybody's of the
+    same principal.
+
+    \b
+    Examples:
+      export ARCP_TOKEN=...
+      arcp-io cancel job_01JABC
+      arcp-io cancel job_01JABC --reason 'wrong input' --json
+    """
+    import anyio
+
+    from .follow import Following
+
+    with ExitStack() as stack:
+        server = server_of(
+            stack,
+            job_id,
+            url=url,
+            token=token or None,
+            store=store,
+            no_store=no_store,
+            allow_plain=allow_plain,
+            give_up=give_up_argument(give_up),
+        )
+        ending: Ending = anyio.run(Following(server, Cancellation(job_id=job_id, reason=reason), None).run)
+    if ending.final_status == "cancelled":
+        ending = replace(ending, exit=Exit.SUCCESS)
+    if as_json:
+        show(ending, as_json=True)
+    error = ending.error or {}
+    if ending.final_status is not None:
+        print(f"job {job_id} {one_line(ending.final_status)}")
+    else:
+        print(
+            f"not cancelled: {one_line(error.get('code'))} {one_line(error.get('message'))}", file=sys.stderr
+        )
+    raise typer.Exit(ending.exit)

@@ -1,0 +1,155 @@
+"""The options that the commands of a client share, and what they come to."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from ..errors import StoreInUse
+from ..session_store import FileStore
+from . import stores
+from .arguments import checked, whole_seconds_argument
+from .request import Server
+
+Token: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        envvar="ARCP_TOKEN", metavar="TOKEN", show_default=False, help="Who asks; better in the environment."
+    ),
+]
+Url: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        envvar="ARCP_URL", metavar="URL", help="The runtime; by default that of the stored session."
+    ),
+]
+AllowPlain: TypeAlias = Annotated[
+    bool, typer.Option("--allow-plain", help="Send the token over ws:// without TLS, beyond this machine.")
+]
+Store: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Keep the session there, and not in the default directory.")
+]
+NoStore: TypeAlias = Annotated[bool, typer.Option("--no-store", help="Keep the session nowhere.")]
+GiveUp: TypeAlias = Annotated[
+    str, typer.Option(metavar="TIME", help="How long a connection that was cut is tried again.")
+]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
+
+
+def give_up_argument(text: str) -> int:
+    """A length of time of at least a second, in whole seconds; a usage error for what is none."""
+    with checked("--give-up"):
+        return whole_seconds_argument(text)
+
+
+def enter_new(
+    stack: ExitStack, url: str, token: str | None, path: str | None, no_store: bool
+) -> FileStore | None:
+    """The store for a session in which a job will be submitted, entered; a usage error for one in use.
+
+    Without a `path`, and where the default directory cannot be used, the session is not kept, and a line on
+    stderr says so.
+    """
+    if no_store:
+        return None
+    if path is None:
+        try:
+            return stores.enter_free(stack, url, token)
+        except OSError as error:
+            print(f"the session is not kept: {error.strerror}: {error.filename}", file=sys.stderr)
+            return None
+    with _checked_store():
+        store = stack.enter_context(FileStore(Path(path)))
+        if jobs := stores.unfinished(store):
+            raise ValueError(f"{path} holds the session of job {jobs[0]}: 'arcp-io attach' goes on with it")
+        store.clear()
+        return store
+
+
+def server_of(
+    stack: ExitStack,
+    job_id: str,
+    *,
+    url: str | None,
+    token: str | None,
+    store: str | None,
+    no_store: bool,
+    allow_plain: bool,
+    give_up: int,
+) -> Server:
+    """The server that has a job, with the store of its session, entered, unless another process is at it."""
+    found: FileStore | None = None
+    with _checked_store():
+        if store is not None:
+            found = FileStore(Path(store))
+        elif not no_store:
+            found = stores.find(job_id, url, token)
+        if found is not None:
+            url = url or stores.url_of(found)
+            try:
+                stack.enter_context(found)
+            except StoreInUse:
+                found = None
+    return server_at(known_url(url), token, found, store, allow_plain=allow_plain, give_up=give_up)
+
+
+def server_at(
+    url: str,
+    token: str | None,
+    kept: FileStore | None,
+    path: str | None,
+    *,
+    allow_plain: bool,
+    give_up: int,
+) -> Server:
+    """The server at a URL, with the store that the session is kept in; the user gave its `path`, or none."""
+    words = []
+    if kept is None or path is not None or stores.url_of(kept) is None:
+        words += ["--url", url]
+    if path is not None:
+        words += ["--store", path]
+    if allow_plain:
+        words.append("--allow-plain")
+    return Server(
+        url=url,
+        token=token,
+        allow_plain=allow_plain,
+        store=kept,
+        give_up=give_up,
+        attach_options=shlex.join(words),
+    )
+
+
+def known_url(url: str | None, option: str = "--url") -> str:
+    """This server, or the only one that sessions are stored of; a usage error when it is not clear.
+
+    `option` is how the user gives it.
+    """
+    if url is not None:
+        return url
+    with _checked_store():
+        known = stores.known_urls()
+    with checked(option):
+        if len(known) != 1:
+            there = f"there are {len(known)} with stored sessions" if known else "no session is stored"
+            give = "URL" if option == "URL" else f"{option} URL"
+            raise ValueError(f"which runtime? {there}: give {give}, or set ARCP_URL")
+    return known[0]
+
+
+@contextmanager
+def _checked_store() -> Iterator[None]:
+    """Turns what is wrong with a store into a usage error."""
+    with checked("--store"):
+        try:
+            yield
+        except StoreInUse as error:
+            raise ValueError(str(error)) from None
+        except OSError as error:
+            raise ValueError(f"{error.strerror}: {error.filename}") from None

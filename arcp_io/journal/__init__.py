@@ -1,0 +1,48 @@
+"""Journals: where a runtime keeps the facts that have to survive its process.
+
+Nothing is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .journal import Journal, JournalError, JournalFailed, JournalGap, JournalInUse
+    from .memory import MemoryJournal
+    from .sqlite import SqliteJournal
+
+__all__ = [
+    "Journal",
+    "JournalError",
+    "JournalFailed",
+    "JournalGap",
+    "JournalInUse",
+    "MemoryJournal",
+    "SqliteJournal",
+]
+
+_MODULE_OF = {
+    "Journal": "journal",
+    "JournalError": "journal",
+    "JournalFailed": "journal",
+    "JournalGap": "journal",
+    "JournalInUse": "journal",
+    "MemoryJournal": "memory",
+    "SqliteJournal": "sqlite",
+}
+"""Public name -> the module that has it."""
+
+
+def __getattr__(name: str) -> Any:
+    module_name = _MODULE_OF.get(name)
+    if module_name is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f".{module_name}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

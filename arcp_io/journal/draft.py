@@ -1,0 +1,94 @@
+"""A journal's file while it is being written: it takes its place, in one step, when all is in it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import suppress
+from typing import Final
+
+from .rows import Row
+
+APPLICATION_ID: Final = 0x41524350
+"""Marks a database as ours: "ARCP"."""
+SCHEMA_VERSION: Final = 1
+"""Counts changes of the tables."""
+PAGE_BYTES: Final = 8192
+
+_COLUMNS: Final = (
+    "(first INTEGER PRIMARY KEY, span INTEGER NOT NULL, crc INTEGER NOT NULL, data BLOB NOT NULL)"
+)
+_TABLES: Final = (
+    f"PRAGMA page_size={PAGE_BYTES}",
+    "PRAGMA journal_mode=OFF",
+    "PRAGMA synchronous=FULL",
+    "CREATE TABLE journal (record_version INTEGER NOT NULL, start INTEGER NOT NULL,"
+    " kept_rows INTEGER NOT NULL)",
+    f"CREATE TABLE kept {_COLUMNS}",
+    f"CREATE TABLE record {_COLUMNS}",
+    f"PRAGMA application_id={APPLICATION_ID}",
+    f"PRAGMA user_version={SCHEMA_VERSION}",
+)
+
+
+class Draft:
+    """The file `PATH.new`; each row is on the disk when the call returns.
+
+    Its calls raise sqlite3.Error and OSError.
+    """
+
+    def __init__(self, path: str, record_version: int, start: int) -> None:
+        self._path = path
+        self._new = f"{path}.new"
+        self._kept_rows = 0
+        self._about = (record_version, start)
+        self.next = start
+        """The number that the next row behind the snapshot begins with."""
+        os.close(os.open(self._new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+        os.chmod(self._new, 0o600)
+        self._db = connect(self._new)
+        try:
+            for statement in _TABLES:
+                self._db.execute(statement)
+        except BaseException:
+            self.discard()
+            raise
+
+    def keep(self, row: Row) -> None:
+        """The next row of the snapshot."""
+        self._db.execute("INSERT INTO kept VALUES (?, ?, ?, ?)", row)
+        self._kept_rows += 1
+
+    def add(self, row: Row) -> None:
+        """The next row behind the snapshot."""
+        self._db.execute("INSERT INTO record VALUES (?, ?, ?, ?)", row)
+        self.next += row.span
+
+    def finish(self) -> None:
+        """Put it in the place of the journal's file, whose write-ahead log is gone."""
+        self._db.execute("INSERT INTO journal VALUES (?, ?, ?)", (*self._about, self._kept_rows))
+        self._db.close()
+        os.replace(self._new, self._path)
+        directory = os.open(os.path.dirname(self._path), os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def discard(self) -> None:
+        """Remove it, unless it has taken its place."""
+        self._db.close()
+        with suppress(FileNotFoundError):
+            os.remove(self._new)
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """A connection that nobody else can have, and that does no more than it is told."""
+    db = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
+    db.text_factory = bytes  # A blob whose type is damaged can be read, and its checksum looked at.
+    try:
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+    except BaseException:
+        db.close()
+        raise
+    return db

@@ -1,0 +1,42 @@
+"""One runtime a journal: a lock on a file beside it, which the system lets go of when the process ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from .journal import JournalInUse
+
+
+class FileLock:
+    """An exclusive lock by `flock` on a file of its own, so that it holds while the journal is swapped."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def acquire(self, what: str) -> None:
+        """Take it; raises JournalInUse, which names `what` and the process that has it, and OSError."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+                raise JournalInUse(
+                    f"{what} is in use by process {owner or '?'}: stop it, or give each runtime a journal"
+                    " of its own"
+                ) from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let it go; the file stays, since removing it would let two have it. Again is harmless."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,81 @@
+"""A journal in memory: for tests, and for servers in one process that follow one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from .journal import Amount, Durable, Failed, JournalError, JournalGap, JournalInUse, grown
+
+
+class MemoryJournal:
+    """A Journal whose records are durable as soon as they are appended, and end with the process."""
+
+    failed: Exception | None = None
+    dropped = ""
+    waiting_bytes = 0
+
+    def __init__(self) -> None:
+        self._snapshot: list[bytes] = []
+        self._records: list[bytes] = []
+        self._next = 0
+        self._version = 0
+        self._kept = self._since = Amount()
+        self._on_durable: Durable | None = None
+
+    def __repr__(self) -> str:
+        return f"<MemoryJournal of {self._next} records>"
+
+    @property
+    def next(self) -> int:
+        """The number of the next record."""
+        return self._next
+
+    @property
+    def compaction_due(self) -> bool:
+        """Whether it has grown enough to be worth a `compact`."""
+        return grown(self._kept, self._since)
+
+    def open(self, record_version: int, on_durable: Durable, on_failed: Failed) -> None:
+        """See Journal; it never fails."""
+        if self._on_durable is not None:
+            raise JournalInUse("this journal is open already")
+        if record_version < self._version:
+            raise JournalError(f"its records are of version {self._version}, newer than {record_version}")
+        self._version = record_version
+        self._on_durable = on_durable
+
+    def read(self) -> Iterator[bytes]:
+        """The snapshot and all records behind it."""
+        yield from self._snapshot
+        yield from self._records
+
+    def append(self, first: int, records: Sequence[bytes]) -> None:
+        """Keep them, and report them as durable before it returns. Raises JournalGap."""
+        if self._on_durable is None:
+            raise JournalError("this journal is not open")
+        check_gap(self._next, first)
+        self._records += records
+        self._next += len(records)
+        self._since = added(self._since, records)
+        self._on_durable(self._next)
+
+    def compact(self, snapshot: Iterable[bytes]) -> None:
+        """Keep a snapshot in place of all records so far."""
+        self._snapshot = list(snapshot)
+        self._records = []
+        self._kept, self._since = added(Amount(), self._snapshot), Amount()
+
+    def close(self) -> None:
+        """It can be opened again."""
+        self._on_durable = None
+
+
+def check_gap(expected: int, first: int) -> None:
+    """Raises JournalGap unless the next records have the numbers that come next."""
+    if first != expected:
+        raise JournalGap(f"the next record of the journal is {expected}, not {first}")
+
+
+def added(amount: Amount, records: Sequence[bytes]) -> Amount:
+    """An amount with records added to it."""
+    return Amount(amount.records + len(records), amount.bytes + sum(map(len, records)))

@@ -1,0 +1,185 @@
+"""The jobs that a client's session follows: submitted, observed, or taken over from a stored session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from arcp_proto.output import CancelAnswered, JobAccepted, JobEmitted, JobEnded, Subscribed
+from arcp_proto.resumption import Resumption
+
+from .client_job import Job
+from .errors import ArcpError, ConnectionLost
+from .holding import Holding
+
+if TYPE_CHECKING:
+    from .client_session import Session
+
+__all__ = ["ROOM", "SessionJobs"]
+
+ROOM: Final = 8 * 1024 * 1024
+"""Bytes of events of all jobs that wait; half of what the core lets wait before it stops reading."""
+
+
+class SessionJobs:
+    """Every unfinished job of one session, by its id.
+
+    Those of a stored session are there from the start, and their events wait for `attach`.
+    """
+
+    def __init__(
+        self, session: Session, resumption: Resumption | None, holding: Holding, buffer_size: int
+    ) -> None:
+        self.session = session
+        self.holding = holding
+        self._buffer_size = buffer_size
+        self._unfinished: dict[str, Job] = {}
+        self._stored: dict[str, Job] = {}
+        """Jobs that nobody has asked for in this process; some may have ended."""
+        self._ended: dict[str, Job] = {}
+        """Jobs that have ended, with events that nobody has taken yet."""
+        self._mending: dict[str, tuple[Job, JobEnded]] = {}
+        """Jobs that have ended with chunks of their result missing, which are asked for once more."""
+        self.size = 0
+        """Bytes of all events that wait."""
+        self.room = max(ROOM, buffer_size)
+        """Beyond it those that nobody waits for are dropped, the oldest jobs' first."""
+        self._restoring = resumption is not None
+        for stored in () if resumption is None else resumption.jobs:
+            self._restore(stored.job_id)
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(list(self._unfinished.values()))
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._unfinished or job_id in self._stored or job_id in self._mending
+
+    @property
+    def stored(self) -> Sequence[str]:
+        """The ids of those that wait for `claim`."""
+        return list(self._stored)
+
+    def claim(self, job_id: str) -> Job | None:
+        """The job that has this id, for somebody who will take its events; None when there is none."""
+        job = self._stored.pop(job_id, None) or self._unfinished.get(job_id)
+        if job is not None:
+            job.claim()
+        return job
+
+    def remove(self, job_id: str) -> Job | None:
+        """What comes of it from now on is nobody's."""
+        self._stored.pop(job_id, None)
+        return self._unfinished.pop(job_id, None)
+
+    @contextmanager
+    def awaiting(self) -> Iterator[None]:
+        """While somebody waits for the next event of a job: those that nobody asked for make way."""
+        self.holding.awaited += 1
+        for job in self._stored.values():
+            job.make_way()
+        try:
+            yield
+        finally:
+            self.holding.awaited -= 1
+
+    def make_room(self) -> None:
+        """Drop events that nobody waits for until the rest fits."""
+        for job in [*self._ended.values(), *self._unfinished.values()]:
+            if self.size <= self.room:
+                return
+            job.make_room(self.size - self.room)
+            if not job.waiting:
+                self._ended.pop(job.id, None)
+
+    # What happens to them.
+
+    def accepted(self, event: JobAccepted) -> Job:
+        """The answer to a submit; the same job is accepted again by its idempotency key."""
+        job = self.claim(event.job_id) or self._add(event.job_id)
+        job.accepted(event)
+        return job
+
+    def subscribed(self, event: Subscribed) -> Job:
+        """The answer to a subscribe."""
+        if event.job_id in self._mending:
+            return self._mending[event.job_id][0]
+        job = self._unfinished.get(event.job_id) or self._add(event.job_id)
+        job.subscribed(event)
+        return job
+
+    def emitted(self, event: JobEmitted) -> None:
+        """An event of a job, or of one that is not followed."""
+        job = self._unfinished.get(event.job_id)
+        if job is None and self._restoring and event.job_id not in self._mending:
+            job = self._restore(event.job_id)
+        if job is None:
+            self.session.processed(event.job_id, event.seq)
+        else:
+            job.emitted(event)
+
+    def ended(self, event: JobEnded) -> None:
+        """The end of a job; when another process has taken chunks of its result, all are asked for again."""
+        if event.job_id in self._mending:
+            self.session.processed(event.job_id, event.seq)
+            self._mended(event.job_id, event)
+            return
+        job = self._unfinished.pop(event.job_id, None)
+        if job is None and self._restoring and event.job_id not in self._stored:
+            job = self._restore(event.job_id)
+            del self._unfinished[event.job_id]
+        if job is None:
+            self.session.processed(event.job_id, event.seq)
+        elif job.stored and event.code and event.result_id is not None and self.session.mend(event.job_id):
+            self._mending[event.job_id] = (job, event)
+        else:
+            self._end(job, event)
+
+    def cancel_answered(self, event: CancelAnswered) -> None:
+        """A numbered answer to a cancel."""
+        if event.seq and (job := self._unfinished.get(event.job_id)) is not None:
+            job.cancel_answered()
+
+    def lose(self, job_id: str, error: ArcpError) -> None:
+        """Nothing comes of this one any more."""
+        self.not_mended(job_id)
+        if (job := self._unfinished.pop(job_id, None)) is not None:
+            job.lost(error)
+
+    def not_mended(self, job_id: str) -> None:
+        """The chunks of its result that were asked for do not come."""
+        self._mended(job_id, None)
+
+    def lose_all(self, lost: ConnectionLost) -> None:
+        """Nothing comes of any."""
+        for job_id in list(self._mending):
+            self.not_mended(job_id)
+        for job in self._unfinished.values():
+            job.lost(lost)
+        self._unfinished.clear()
+
+    def resumed(self, resumed: bool) -> None:
+        """A session is open: the stored one, or the same again, or (not `resumed`) another."""
+        self._restoring = self._restoring and resumed
+
+    def _mended(self, job_id: str, end: JobEnded | None) -> None:
+        if job_id in self._mending:
+            job, first_end = self._mending.pop(job_id)
+            if end is not None:
+                first_end.result, first_end.code, first_end.message = end.result, end.code, end.message
+                first_end.final_status, first_end.retryable = end.final_status, end.retryable
+            self._end(job, first_end)
+
+    def _end(self, job: Job, end: JobEnded) -> None:
+        job.ended(end)
+        if job.waiting:
+            self._ended[job.id] = job
+
+    def _restore(self, job_id: str) -> Job:
+        """A job of the stored session, of which nothing but its id is known."""
+        job = self._stored[job_id] = self._add(job_id, claimed=False)
+        return job
+
+    def _add(self, job_id: str, *, claimed: bool = True) -> Job:
+        job = self._unfinished[job_id] = Job(self, job_id, self._buffer_size, claimed=claimed)
+        return job

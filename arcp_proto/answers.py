@@ -1,0 +1,94 @@
+"""What jobs look like in answers: `job.accepted`, `job.subscribed`, an entry of `session.jobs`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from . import messages, wire
+from .budget import to_wire
+from .times import format_time
+
+if TYPE_CHECKING:
+    from .idempotency import Claim
+    from .job import Job
+    from .quirks import Quirk
+
+
+def accepted_of(job: Job, request_id: str, quirk: Quirk | None = None) -> messages.Accepted:
+    """`job.accepted` (§7.1), in the form that the peer reads."""
+    terms = job.terms
+    return messages.Accepted(
+        job_id=job.id,
+        agent=job.agent,
+        lease=terms.lease,
+        accepted_at=format_time(terms.accepted_at),
+        request_id=request_id,
+        lease_constraints=_constraints(job),
+        budget=_budget(job, quirk),
+        trace_id=terms.trace.trace_id,
+    )
+
+
+def accepted_again(claim: Claim, request_id: str, quirk: Quirk) -> messages.Accepted:
+    """`job.accepted` once more, of a job that is known by its idempotency key alone (§7.2)."""
+    accepted = msgspec.convert(wire.decode_value(claim.accepted), messages.Accepted)
+    accepted.request_id = request_id
+    if accepted.budget is not None:
+        amounts = {
+            currency: msgspec.Raw(wire.encode_checked(amount)) for currency, amount in accepted.budget.items()
+        }
+        accepted.budget = _as_read(amounts, quirk)
+    return accepted
+
+
+def subscribed_of(
+    job: Job, request_id: str, *, replayed: bool, history_from: int | None
+) -> messages.Subscribed:
+    """`job.subscribed` (§7.6)."""
+    terms = job.terms
+    return messages.Subscribed(
+        job_id=job.id,
+        current_status=job.status.value,
+        agent=job.agent,
+        lease=terms.lease,
+        subscribed_from=job.home_seq,
+        replayed=replayed,
+        request_id=request_id,
+        lease_constraints=_constraints(job),
+        budget=_budget(job, None),
+        trace_id=terms.trace.trace_id,
+        history_from=history_from,
+    )
+
+
+def entry_of(job: Job) -> messages.JobEntry:
+    """One job of a page (§6.6)."""
+    terms = job.terms
+    accepted_at = format_time(terms.accepted_at)
+    return messages.JobEntry(
+        job_id=job.id,
+        agent=job.agent,
+        status=job.status.value,
+        lease=terms.lease,
+        created_at=accepted_at,
+        submitted_at=accepted_at,
+        last_event_seq=job.home_seq,
+        trace_id=terms.trace.trace_id,
+    )
+
+
+def _constraints(job: Job) -> messages.LeaseConstraints | None:
+    return messages.LeaseConstraints(job.terms.expires_at) if job.terms.expires_at else None
+
+
+def _budget(job: Job, quirk: Quirk | None) -> dict[str, Any] | None:
+    return _as_read(to_wire(job.budget), quirk) if job.budget else None
+
+
+def _as_read(amounts: dict[str, msgspec.Raw], quirk: Quirk | None) -> dict[str, Any]:
+    """The counters in the form that a peer reads."""
+    if quirk is None or not quirk.budget_as_strings:
+        return dict(amounts)
+    return {currency: f"{currency}:{bytes(amount).decode()}" for currency, amount in amounts.items()}

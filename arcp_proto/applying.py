@@ -1,0 +1,312 @@
+"""What each record does to the durable state, live and in recovery alike: one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from . import records, wire
+from .answers import accepted_of
+from .budget import parse_budget
+from .events import FEATURE_OF_KIND
+from .idempotency import Claim
+from .ids import JobId
+from .job import End, Job, Status
+from .log import Entry
+from .quirks import rewrite_end
+from .replies import Reply
+from .session import Backlog, Session
+from .snapshots import job_kept, key_kept, runtime_kept, session_kept
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+
+def number(runtime: Runtime, job: Job, kind: str, payload: bytes) -> None:
+    """Give one event its number in every session that takes its kind, and its place in the history (§8.3)."""
+    feature, now = FEATURE_OF_KIND.get(kind), runtime.now
+    home, holdings, size = job.home, runtime.holdings, len(payload)
+    if home is None:
+        job.home_seq += 1
+    elif feature is None or feature in home.features:
+        home.log.append(Entry(job.head("job.event"), payload), now)
+        holdings.changed(home.principal, 1, size)
+        job.home_seq = home.log.last
+    source = job.home_seq or 1  # What came before the first number of its home has no other.
+    job.history.append(payload, source, feature, now)
+    holdings.changed(job.terms.principal, 1, size)
+    if job.observers:
+        entry = Entry(job.head("job.event", observed=True), payload, source)
+        for session in job.observers.values():
+            if feature is None or feature in session.features:
+                session.log.append(entry, now)
+                holdings.changed(session.principal, 1, size)
+
+
+def _append(runtime: Runtime, session: Session, entry: Entry) -> None:
+    session.log.append(entry, runtime.now)
+    runtime.holdings.changed(session.principal, 1, len(entry.payload))
+
+
+# Sessions.
+
+
+def _session_opened(runtime: Runtime, record: records.SessionOpened) -> None:
+    session = Session(record.session_id, record.principal, record.features, record.quirk, record.anonymous)
+    runtime.sessions[session.id] = session
+    runtime.holdings.add(session.principal, session.log)
+
+
+def _token_issued(runtime: Runtime, record: records.TokenIssued) -> None:
+    session = runtime.sessions[record.session_id]
+    runtime.tokens[record.digest] = session
+    over = session.issue(record.digest)
+    if over is not None:
+        del runtime.tokens[over]
+    session.replies.seen(record.cursor)
+
+
+def _token_proven(runtime: Runtime, record: records.TokenProven) -> None:
+    for over in runtime.sessions[record.session_id].prove(record.digest):
+        del runtime.tokens[over]
+
+
+def _session_ended(runtime: Runtime, record: records.SessionEnded) -> None:
+    session = runtime.sessions.pop(record.session_id)
+    for digest in session.tokens:
+        del runtime.tokens[digest]
+    for job in session.jobs.values():
+        job.home = None
+        job.home_seq = session.log.last
+    for job in session.observed.values():
+        job.observers.pop(session.id, None)
+    for job_id in session.backlogs:
+        del runtime.jobs[job_id].behind[session.id]
+    runtime.holdings.remove(session.principal, session.log)
+
+
+def _released(runtime: Runtime, record: records.Released) -> None:
+    session = runtime.sessions[record.session_id]
+    session.acked = max(session.acked, record.seq)
+    session.replies.seen(record.seq)
+    _free(runtime, session, record.seq)
+    if session.connection is not None:
+        session.connection.skip_to(record.seq)
+
+
+def _evicted(runtime: Runtime, record: records.Evicted) -> None:
+    _free(runtime, runtime.sessions[record.session_id], record.seq)
+
+
+def _free(runtime: Runtime, session: Session, seq: int) -> None:
+    events, size = session.log.release(seq)
+    runtime.holdings.changed(session.principal, -events, -size)
+
+
+def _replied(runtime: Runtime, record: records.Replied) -> None:
+    runtime.sessions[record.session_id].replies.add(record.reply, runtime.limits)
+
+
+# Jobs.
+
+
+def _job_accepted(runtime: Runtime, record: records.JobAccepted) -> None:
+    terms = record.terms
+    runtime.job_count += 1
+    job = Job(runtime.job_count, terms, parse_budget(terms.lease))
+    job.input = record.input
+    runtime.keep_job(job)
+    if terms.idempotency_key is not None and terms.fingerprint is not None:
+        accepted = wire.encode_checked(accepted_of(job, ""))
+        claim = Claim(terms.fingerprint, job.id, accepted)
+        runtime.keys.add(terms.principal, terms.idempotency_key, claim)
+    session = runtime.sessions[terms.session_id]
+    job.home = session
+    session.jobs[job.id] = job
+    _answered(runtime, session, job, record.request_id)
+
+
+def _job_joined(runtime: Runtime, record: records.JobJoined) -> None:
+    session = runtime.sessions[record.session_id]
+    job = runtime.jobs.get(record.job_id)
+    if job is not None:
+        _answered(runtime, session, job, record.request_id)
+
+
+def _answered(runtime: Runtime, session: Session, job: Job, request_id: str) -> None:
+    """A session was told that the job is accepted: it may cancel it, and may ask for the answer again."""
+    gone = [session_id for session_id in job.submitters if session_id not in runtime.sessions]
+    for session_id in gone:
+        del job.submitters[session_id]
+    job.submitters[session.id] = None
+    payload = wire.encode_checked(accepted_of(job, request_id, session.quirk))
+    reply = Reply(session.log.last, request_id, "job.accepted", job.id, payload)
+    session.replies.add(reply, runtime.limits)
+
+
+def _job_started(runtime: Runtime, record: records.JobStarted) -> None:
+    job = runtime.jobs[record.job_id]
+    job.attempt = record.attempt
+    if job.status is Status.PENDING:
+        runtime.change_status(job, Status.RUNNING)
+
+
+def _published(runtime: Runtime, record: records.Published) -> None:
+    job = runtime.jobs[record.job_id]
+    job.streamed = job.streamed or record.kind == "result_chunk"
+    number(runtime, job, record.kind, record.payload)
+
+
+def _delivered(runtime: Runtime, record: records.Delivered) -> None:
+    session = runtime.sessions[record.session_id]
+    head = head_of(runtime, record.job_id, record.trace_id, record.message_type, observed=record.source > 0)
+    _append(runtime, session, Entry(head, record.payload, record.source))
+    job = runtime.jobs.get(record.job_id)
+    if job is not None and job.home is session:
+        job.home_seq = session.log.last
+
+
+def head_of(
+    runtime: Runtime, job_id: JobId, trace_id: str | None, message_type: str, *, observed: bool
+) -> bytes:
+    """The head of what is numbered for a job, also for one that is forgotten."""
+    job = runtime.jobs.get(job_id)
+    if job is not None:
+        return job.head(message_type, observed=observed)
+    return wire.event_head(message_type, job_id, trace_id, observed=observed)
+
+
+def _outcome_fixed(runtime: Runtime, record: records.OutcomeFixed) -> None:
+    runtime.jobs[record.job_id].outcome = record.outcome
+
+
+def _job_ended(runtime: Runtime, record: records.JobEnded) -> None:
+    job = runtime.jobs[record.job_id]
+    runtime.change_status(job, record.status)
+    home = job.home
+    source = (job.home_seq if home is None else home.log.last) + 1
+    end = job.end = End(record.message_type, record.payload, record.at, source, record.inline)
+    if home is not None:
+        _append(runtime, home, terminal(runtime, job, home, end, observed=False))
+        del home.jobs[job.id]
+    job.home_seq = source
+    for session in job.observers.values():
+        _append(runtime, session, terminal(runtime, job, session, end, observed=True))
+        del session.observed[job.id]
+    job.home = None
+    job.observers.clear()
+    job.heads.clear()
+    job.input = None
+    if job.terms.idempotency_key is not None:
+        ended = (record.message_type, record.payload, record.inline)
+        runtime.keys.ended(job.terms.principal, job.terms.idempotency_key, ended, record.at)
+
+
+def terminal(runtime: Runtime, job: Job, session: Session, end: End, *, observed: bool) -> Entry:
+    """The end of a job as an entry of one session's log."""
+    message_type, payload = ending(runtime, job, session, end)
+    head = job.head(message_type, observed=observed)
+    return Entry(head, payload, end.source if observed else 0)
+
+
+def ending(runtime: Runtime, job: Job, session: Session, end: End) -> tuple[str, bytes]:
+    """The end of a job as one session reads it: message type and open payload."""
+    payload = end.payload
+    if end.inline is not None and "result_chunk" not in session.features:
+        payload = end.inline
+    return rewrite_end(session.quirk, end.message_type, payload, runtime.payload_limit(job))
+
+
+def _job_forgotten(runtime: Runtime, record: records.JobForgotten) -> None:
+    runtime.drop_job(runtime.jobs[record.job_id])
+
+
+def _key_forgotten(runtime: Runtime, record: records.KeyForgotten) -> None:
+    runtime.keys.forget(record.principal, record.key)
+
+
+# Observers.
+
+
+def _observed(runtime: Runtime, record: records.Observed) -> None:
+    session, job = runtime.sessions[record.session_id], runtime.jobs[record.job_id]
+    if record.backlog is None:
+        session.observed[job.id] = job
+        job.observers[session.id] = session
+        return
+    session.backlogs[job.id] = Backlog(record.backlog.position, record.backlog.until)
+    job.behind[session.id] = session
+    if record.backlog.until is None:
+        session.observed[job.id] = job
+        job.observers.pop(session.id, None)
+
+
+def _replayed(runtime: Runtime, record: records.Replayed) -> None:
+    session, job = runtime.sessions[record.session_id], runtime.jobs[record.job_id]
+    backlog = session.backlogs[job.id]
+    head = job.head("job.event", observed=True)
+    for past in job.history.between(backlog.position, record.upto):
+        if past.feature is None or past.feature in session.features:
+            _append(runtime, session, Entry(head, past.payload, past.source))
+    backlog.position = record.upto
+    if record.upto < (job.history.end if backlog.until is None else backlog.until):
+        return
+    del session.backlogs[job.id], job.behind[session.id]
+    if backlog.until is None:
+        _catch_up(runtime, session, job)
+
+
+def _catch_up(runtime: Runtime, session: Session, job: Job) -> None:
+    """All that was published is numbered: go on live, or end with the job."""
+    if job.end is None:
+        job.observers[session.id] = session
+        return
+    _append(runtime, session, terminal(runtime, job, session, job.end, observed=True))
+    del session.observed[job.id]
+
+
+def _unobserved(runtime: Runtime, record: records.Unobserved) -> None:
+    session = runtime.sessions[record.session_id]
+    job = runtime.jobs[record.job_id]
+    session.backlogs.pop(job.id, None)
+    session.observed.pop(job.id, None)
+    job.behind.pop(session.id, None)
+    job.observers.pop(session.id, None)
+
+
+def _history_cut(runtime: Runtime, record: records.HistoryCut) -> None:
+    job = runtime.jobs[record.job_id]
+    events, size = job.history.release(record.upto)
+    for session in job.behind.values():
+        backlog = session.backlogs[job.id]
+        backlog.position = max(backlog.position, job.history.first)
+    runtime.holdings.changed(job.terms.principal, -events, -size)
+
+
+APPLY: Final[Mapping[type[Any], Callable[[Runtime, Any], None]]] = {
+    records.SessionOpened: _session_opened,
+    records.TokenIssued: _token_issued,
+    records.TokenProven: _token_proven,
+    records.SessionEnded: _session_ended,
+    records.JobAccepted: _job_accepted,
+    records.JobJoined: _job_joined,
+    records.JobStarted: _job_started,
+    records.Published: _published,
+    records.Delivered: _delivered,
+    records.OutcomeFixed: _outcome_fixed,
+    records.JobEnded: _job_ended,
+    records.JobForgotten: _job_forgotten,
+    records.KeyForgotten: _key_forgotten,
+    records.Observed: _observed,
+    records.Replied: _replied,
+    records.Replayed: _replayed,
+    records.Unobserved: _unobserved,
+    records.Released: _released,
+    records.Evicted: _evicted,
+    records.HistoryCut: _history_cut,
+    records.RuntimeKept: runtime_kept,
+    records.SessionKept: session_kept,
+    records.JobKept: job_kept,
+    records.KeyKept: key_kept,
+}
+"""What each fact does to the durable state, live and in recovery alike."""

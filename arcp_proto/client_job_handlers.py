@@ -1,0 +1,405 @@
+"""What a runtime may say of jobs: answers, events and ends (§7, §8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from . import messages, recovery, wire
+from .chunks import ChunkError
+from .client_jobs import FollowedJob
+from .client_session import ClientSession
+from .connection import Connection
+from .errors import RETRYABLE, ErrorCode, Unreadable
+from .ids import JobId
+from .limits import MAX_ID_LENGTH
+from .machine import found
+from .output import (
+    CancelAnswered,
+    JobAccepted,
+    JobEmitted,
+    JobEnded,
+    RequestRefused,
+    SessionFailed,
+    Subscribed,
+    SubscriptionEnded,
+)
+from .requests import Outstanding, RequestKind
+from .tolerance import FINAL_STATUSES
+
+if TYPE_CHECKING:
+    from .client import Client
+
+OF_THE_CONNECTION: Final = (ErrorCode.HEARTBEAT_LOST, ErrorCode.UNAUTHENTICATED)
+"""Codes that answer no request that they do not name."""
+
+ENDS: Final[Mapping[str, tuple[ErrorCode, str]]] = {
+    "error": (ErrorCode.INTERNAL_ERROR, "the job failed"),
+    "cancelled": (ErrorCode.CANCELLED, "the job was cancelled"),
+    "timed_out": (ErrorCode.TIMEOUT, "the job timed out"),
+}
+"""What a `job.result` means that is none, by its final status; any other word is `error`."""
+
+EVENT_BYTES: Final = 200
+"""What an event takes beside its payload."""
+
+
+# Answers.
+
+
+def on_accepted(
+    client: Client, connection: Connection, envelope: wire.Envelope, accepted: messages.Accepted
+) -> None:
+    """`job.accepted` (§7.1): by `request_id`, or without one for the oldest submit."""
+    session = session_of(client)
+    if accepted.request_id:
+        request = session.requests.take(accepted.request_id, RequestKind.SUBMIT)
+    elif session.requests.repeated(envelope.id, accepted.job_id):
+        return
+    else:
+        request = session.requests.take_submit()
+    if request is None:
+        return
+    job_id = JobId(accepted.job_id)
+    job = session.follow(job_id, observed=False)
+    job.keyed = job.keyed or request.repeatable
+    client.happened(
+        JobAccepted(
+            request.id,
+            job_id,
+            accepted.agent,
+            accepted.lease,
+            _expiry(accepted),
+            accepted.budget or {},
+            accepted.accepted_at,
+            accepted.trace_id or envelope.trace_id,
+        )
+    )
+
+
+def on_subscribed(
+    client: Client, connection: Connection, envelope: wire.Envelope, answer: messages.Subscribed
+) -> None:
+    """`job.subscribed` (§7.6): by `request_id`, or without one for the oldest subscribe of the job."""
+    session, job_id = session_of(client), JobId(answer.job_id)
+    if answer.request_id:
+        request = session.requests.take(answer.request_id, RequestKind.SUBSCRIBE)
+    elif session.requests.repeated(envelope.id, job_id):
+        return
+    else:
+        request = session.requests.take_subscribe(job_id)
+    if request is None:
+        if job_id in session.jobs:
+            session.jobs[job_id].replay_again()
+        return
+    if request.ours:
+        if not recovery.subscribed(client, job_id, answer):
+            return
+    else:
+        if not request.dropped:
+            _observe(session, job_id, request, answer)
+        recovery.answered(client, job_id)
+    client.happened(
+        Subscribed(
+            None if request.ours else request.id,
+            job_id,
+            answer.current_status,
+            answer.agent,
+            answer.lease,
+            _expiry(answer),
+            answer.budget or {},
+            answer.trace_id or envelope.trace_id,
+            None if answer.parent_job_id is None else JobId(answer.parent_job_id),
+            answer.subscribed_from,
+            answer.replayed,
+            answer.history_from,
+        )
+    )
+
+
+def on_cancelled(
+    client: Client, connection: Connection, envelope: wire.Envelope, cancelled: messages.Cancelled
+) -> None:
+    """`job.cancelled` (§7.4): by `request_id`, or without one for the oldest cancel of the job."""
+    requests, job_id = session_of(client).requests, JobId(cancelled.job_id)
+    if cancelled.request_id:
+        request = requests.take(cancelled.request_id, RequestKind.CANCEL)
+        if request is None:
+            return
+    else:
+        request = requests.take_cancel(job_id)
+    request_id = None if request is None else request.id
+    client.happened(CancelAnswered(request_id, job_id, envelope.event_seq or 0, cancelled.final_status))
+
+
+# Events and ends.
+
+
+def on_event(
+    client: Client, connection: Connection, envelope: wire.Envelope, event: messages.JobEvent
+) -> None:
+    """`job.event` (§8.1); chunks of a result are kept for its end as well (§8.4)."""
+    session, job_id = session_of(client), _job_id(envelope)
+    if _is_not_wanted(session, envelope, job_id, event.source_seq):
+        return
+    job = session.jobs.get(job_id)
+    if job is not None:
+        if (job.observed or job.keyed) and event.source_seq is None and _ends_subscription(event):
+            _end_subscription(client, session, job, envelope, event)
+            return
+        if event.kind == "result_chunk":
+            session.assembly.add(job_id, event.body, replayed=event.source_seq is not None)
+    seq = _hand_out(session, envelope, job_id, job, event.source_seq)
+    client.happened(JobEmitted(job_id, seq, event.kind, event.ts, event.body, event.source_seq))
+
+
+def on_result(
+    client: Client, connection: Connection, envelope: wire.Envelope, result: messages.Result
+) -> None:
+    """`job.result` (§8.4): success, or from some peers the end of a job that was cancelled or timed out."""
+    session, job_id = session_of(client), _job_id(envelope)
+    if _is_not_wanted(session, envelope, job_id, result.source_seq):
+        return
+    end = JobEnded(
+        job_id,
+        envelope.event_seq or 0,
+        result.final_status,
+        result.completed_at,
+        result_id=result.result_id,
+        result_size=result.result_size,
+        summary=result.summary,
+        source_seq=result.source_seq,
+    )
+    if result.final_status != "success":
+        _set_fault(end, result.final_status, result.summary)
+    elif job_id in session.jobs:
+        try:
+            end.result = session.assembly.finish(job_id, result)
+        except ChunkError as error:
+            _set_fault(end, "error", str(error))
+    elif result.result is not messages.UNSET:
+        end.result = result.result
+    _end(client, session, envelope, end)
+
+
+def on_job_error(
+    client: Client, connection: Connection, envelope: wire.Envelope, error: messages.JobError
+) -> None:
+    """`job.error`: the end of a job (§7.3), or from some peers the refusal of a request."""
+    session, job_id = session_of(client), name(envelope.job_id)
+    request = _refused_by(session, envelope, error, job_id)
+    if request is not None:
+        refused(client, request, error)
+    elif error.request_id and job_id not in session.jobs and job_id not in session.ended:
+        return  # The refusal of what is no longer waited for.
+    elif job_id is None or (
+        error.code in OF_THE_CONNECTION and job_id not in session.jobs and job_id not in session.ended
+    ):
+        fail(client, error)
+    elif not _is_not_wanted(session, envelope, job_id, error.source_seq):
+        _end(client, session, envelope, _end_of(envelope, error, job_id))
+
+
+# For the other handlers.
+
+
+def refused(client: Client, request: Outstanding, error: messages.SessionError | messages.JobError) -> None:
+    """A request was refused, of the user or of our own."""
+    message = error.message or error.code
+    session = session_of(client)
+    if request.history and request.job_id is not None and not session.requests.wants_history(request.job_id):
+        session.drop_early([request.job_id])
+    if request.ours:
+        if request.job_id is not None:
+            recovery.refused(client, request.job_id, error.code, message, retryable=error.retryable)
+        return
+    if request.history and request.job_id is not None:
+        recovery.answered(client, request.job_id)
+    client.happened(
+        RequestRefused(request.id, error.code, message, error.retryable, request.job_id, error.details or {})
+    )
+
+
+def fail(client: Client, error: messages.SessionError | messages.JobError) -> None:
+    """An error is the connection's."""
+    message = error.message or error.code
+    client.happened(SessionFailed(error.code, message, error.retryable, error.details or {}))
+
+
+def name(job_id: Any) -> JobId | None:
+    """What can name a job."""
+    return JobId(job_id) if isinstance(job_id, str) and 0 < len(job_id) <= MAX_ID_LENGTH else None
+
+
+def session_of(client: Client) -> ClientSession:
+    """The session of an open connection."""
+    return found(client.session, "only an open connection gets here")
+
+
+# Below: steps of the above.
+
+
+def _observe(
+    session: ClientSession, job_id: JobId, request: Outstanding, answer: messages.Subscribed
+) -> None:
+    """A job is observed as the user asked, from where its history was asked for, or from now on."""
+    asked = request.message
+    history = answer.replayed
+    after = answer.subscribed_from
+    if isinstance(asked, messages.Subscribe) and asked.history:
+        history, after = True, asked.from_event_seq or 0
+    over = answer.current_status in FINAL_STATUSES
+    if over and (not history or 0 < answer.subscribed_from <= after):
+        return  # Nothing is left to come.
+    job = session.follow(job_id, observed=True, seen=after)
+    if history:
+        job.replay(after)
+
+
+def _is_not_wanted(
+    session: ClientSession, envelope: wire.Envelope, job_id: JobId, source_seq: int | None
+) -> bool:
+    """Whether it was handed out before, is of a job that is over or not observed, or waits."""
+    if job_id in session.ended:
+        if source_seq is not None and session.requests.unsure:
+            _waits(session, envelope, job_id)  # A submit may have joined it by its key.
+        return True
+    job = session.jobs.get(job_id)
+    if job is None and session.restored and envelope.event_seq and job_id not in session.unwanted:
+        job = session.follow(job_id, observed=source_seq is not None)
+        job.keyed = True  # Nobody knows.
+    if job is None and job_id in session.unwanted:
+        return True
+    if job is None and source_seq is not None:  # Of a job that a submit has joined by its key, or of none.
+        if session.requests.unsure:
+            _waits(session, envelope, job_id)
+        return True
+    if (job is None or job.awaited) and source_seq is None and _waits(session, envelope, job_id):
+        return True
+    seen = job is not None and source_seq is not None and source_seq <= job.seen
+    if seen and session.requests.asked_again(job_id, source_seq or 0):
+        return True  # The answer was lost, and what follows it comes again.
+    if job is None or source_seq is None or job.observed or job.keyed or job.replayed:
+        return job is not None and job.is_copy(source_seq)
+    return session.requests.wants_history(job_id)  # An answer was lost, and all of it comes again.
+
+
+def _waits(session: ClientSession, envelope: wire.Envelope, job_id: JobId) -> bool:
+    """Whether what came of a job that is not followed is kept back for the answer that makes it so."""
+    seq, requests = envelope.event_seq, session.requests
+    if seq is None or not (
+        requests.wants_history(job_id) or (requests.unsure and job_id not in session.jobs)
+    ):
+        return False
+    if not session.early.hold(job_id, envelope):
+        return False
+    session.acks.handed_out(seq, job_id, len(envelope.payload) + EVENT_BYTES)
+    return True
+
+
+def _ends_subscription(event: messages.JobEvent) -> bool:
+    return event.kind == "status" and event.body.get("phase") == "unsubscribed"
+
+
+def _end_subscription(
+    client: Client,
+    session: ClientSession,
+    job: FollowedJob,
+    envelope: wire.Envelope,
+    event: messages.JobEvent,
+) -> None:
+    """The runtime observes a job for us no longer: it is asked again if sessions are resumed."""
+    message = event.body.get("message")
+    client.happened(
+        SubscriptionEnded(job.id, envelope.event_seq or 0, message if isinstance(message, str) else "")
+    )
+    if client.config.resume:
+        recovery.subscribe_later(client, job)
+    else:
+        session.forget_job(job.id)
+
+
+def _refused_by(
+    session: ClientSession, envelope: wire.Envelope, error: messages.JobError, job_id: JobId | None
+) -> Outstanding | None:
+    """The request that a `job.error` answers; None when it is the end of its job, or nobody's.
+
+    A request that it names is what it answers. Otherwise an accepted job ends, unless the code is one by
+    which peers refuse requests in its name; they do not say when it was completed, as ends do. The error of
+    a job that was never accepted refuses what is outstanding.
+    """
+    requests = session.requests
+    request = requests.take(error.request_id or envelope.id)
+    if request is not None:
+        return request
+    if job_id is not None and (job_id in session.jobs or job_id in session.ended):
+        return None if error.completed_at else requests.take_about(error.code, job_id)
+    if error.request_id or error.code in OF_THE_CONNECTION or error.source_seq is not None:
+        return None
+    if job_id in session.early or (error.completed_at and job_id and requests.wants_history(job_id)):
+        return None  # The end of a history that came before its answer.
+    if error.completed_at and envelope.event_seq is not None and requests.unsure:
+        return None  # The end of a job whose acceptance was lost.
+    return None if requests.repeated(envelope.id, job_id) else requests.take_refused(error.code, job_id)
+
+
+def _end_of(envelope: wire.Envelope, error: messages.JobError, job_id: JobId) -> JobEnded:
+    return JobEnded(
+        job_id,
+        envelope.event_seq or 0,
+        error.final_status if error.final_status in ENDS else "error",
+        error.completed_at,
+        code=error.code,
+        message=error.message or error.code,
+        retryable=error.retryable,
+        details=error.details or {},
+        source_seq=error.source_seq,
+    )
+
+
+def _set_fault(end: JobEnded, final_status: str, message: str | None) -> None:
+    """Make a `job.result` the end of a job that has none."""
+    code, meaning = ENDS.get(final_status, ENDS["error"])
+    end.final_status = final_status if final_status in ENDS else "error"
+    end.code, end.message, end.retryable = code.value, message or meaning, RETRYABLE[code]
+
+
+def _end(client: Client, session: ClientSession, envelope: wire.Envelope, end: JobEnded) -> None:
+    """A job is over, and so is every cancel of it that was not answered: some peers never do."""
+    while (request := session.requests.take_cancel(end.job_id)) is not None:
+        client.happened(CancelAnswered(request.id, end.job_id, 0, end.final_status))
+    _hand_out(session, envelope, end.job_id, session.jobs.get(end.job_id), end.source_seq)
+    session.end_job(end.job_id)
+    client.happened(end)
+
+
+def _hand_out(
+    session: ClientSession,
+    envelope: wire.Envelope,
+    job_id: JobId,
+    job: FollowedJob | None,
+    source_seq: int | None,
+) -> int:
+    """The number of what the user has to process; 0 for none."""
+    seq = envelope.event_seq or 0
+    home = seq if source_seq is None else source_seq
+    if job is not None:
+        job.handed_out(home, source_seq)
+    if seq:
+        session.acks.handed_out(seq, job_id, len(envelope.payload) + EVENT_BYTES, job, home)
+    return seq
+
+
+def _expiry(answer: messages.Accepted | messages.Subscribed) -> str | None:
+    return None if answer.lease_constraints is None else answer.lease_constraints.expires_at
+
+
+def _job_id(envelope: wire.Envelope) -> JobId:
+    """The job of a message, which some peers name in the payload alone; raises Unreadable without one."""
+    job_id = name(envelope.job_id)
+    if job_id is None:
+        payload = wire.decode_value(envelope.payload)
+        job_id = name(payload.get("job_id")) if isinstance(payload, dict) else None
+    if job_id is None:
+        raise Unreadable(f"{envelope.type} names no job")
+    return job_id

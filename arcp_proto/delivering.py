@@ -1,0 +1,79 @@
+"""How what is numbered reaches the sessions that get it: one way for events, notices and terminals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import retention, wire
+from .applying import number
+from .events import FEATURE_OF_KIND, Status
+from .job import Job
+from .records import Delivered, Published
+from .session import Session
+
+if TYPE_CHECKING:
+    from .ids import JobId
+    from .runtime import Runtime
+
+
+def publish(runtime: Runtime, job: Job, kind: str, body: bytes) -> None:
+    """Number one event in every session that gets the job and takes its kind (§8.3)."""
+    payload = b'{"kind":"%b","ts":"%b","body":%b' % (kind.encode(), runtime.time_text().encode(), body)
+    if runtime.journaling:
+        runtime.commit(Published(job.id, kind, payload))
+    else:
+        number(runtime, job, kind, payload)
+    spread(runtime, job, FEATURE_OF_KIND.get(kind))
+
+
+def spread(runtime: Runtime, job: Job, feature: str | None) -> None:
+    """An event of a job was numbered: keep what holds it within limits, wake who takes it."""
+    history, limits = job.history, runtime.limits
+    if history.events > limits.history_events or history.size > limits.history_bytes:
+        retention.trim_history(runtime, job)
+    home = job.home
+    if home is not None and (feature is None or feature in home.features):
+        sent_to(runtime, home)
+    if job.observers:
+        for session in list(job.observers.values()):
+            if feature is None or feature in session.features:
+                sent_to(runtime, session)
+    if runtime.holdings.over:
+        retention.make_room(runtime)
+
+
+def sent_to(runtime: Runtime, session: Session) -> None:
+    """Something was numbered in a session: keep its log within limits, wake its connection."""
+    log, limits, connection = session.log, runtime.limits, session.connection
+    if log.events > limits.session_events or log.size > limits.session_bytes:
+        retention.shrink(runtime, session)
+    if not session.acking:
+        retention.age(runtime, session)
+    elif log.last - session.acked > limits.lag and session.acked and not session.lagging:
+        _tell_of_lag(runtime, session)
+    if connection is not None:
+        connection.sent_at = runtime.now
+        runtime.mark_writable(connection)
+    if runtime.journaling:
+        runtime.unsettled[session.id] = session
+
+
+def notify(runtime: Runtime, session: Session, job_id: JobId, phase: str, message: str) -> None:
+    """A `status` of a job in one session only, numbered there and in no history (§6.5, §7.6)."""
+    body = wire.encode_checked(Status(phase, message))
+    ts = runtime.time_text().encode()
+    payload = b'{"kind":"status","ts":"%b","body":%b' % (ts, body)
+    runtime.commit(Delivered(session.id, job_id, "job.event", payload))
+    if session.connection is not None:
+        runtime.mark_writable(session.connection)
+    if runtime.journaling:
+        runtime.unsettled[session.id] = session
+
+
+def _tell_of_lag(runtime: Runtime, session: Session) -> None:
+    """Once per crossing, on the newest unfinished job; without one nobody is told (§6.5)."""
+    job_id = next(reversed(session.jobs), None)
+    if job_id is not None:
+        session.lagging = True
+        lag = session.log.last - session.acked
+        notify(runtime, session, job_id, "back_pressure", f"{lag} events are not acknowledged")

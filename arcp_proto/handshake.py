@@ -1,0 +1,280 @@
+"""How a session begins and goes on: hello, resume, welcome (§6.1 to §6.3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from . import messages, wire
+from .connection import Connection, Phase
+from .errors import ErrorCode, Refusal
+from .ids import SECOND, Principal, SessionId, Time, ulid
+from .machine import found
+from .observing import feed_soon
+from .output import Authenticate
+from .quirks import recognise
+from .records import SessionOpened, TokenIssued, TokenProven
+from .retention import end_session
+from .secret import Secret
+from .session import Session
+from .shutdown import SHUTTING_DOWN
+from .timers import TimerKind
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+ANONYMOUS: Final = "anonymous"
+NOT_RESUMED: Final = "the session cannot be resumed"
+
+
+class Admission(msgspec.Struct):
+    """How a connection was let into its session.
+
+    `token` is the digest of the resume token that its welcome brought, until the peer has proved it; `cursor`
+    what the peer had; `replays` says that it asked for answers that may not have arrived; `expires_at` is
+    Unix time in nanoseconds.
+    """
+
+    token: bytes | None
+    cursor: int
+    replays: bool
+    expires_at: Time | None = None
+
+
+class Pending(msgspec.Struct):
+    """A hello or a resume that the host is verifying."""
+
+    connection: Connection
+    envelope: wire.Envelope
+    features: list[str]
+    quirk: str
+    resume: messages.Resume | None
+    principal: Principal | None = None
+    """Who may resume by the resume token alone, if the host says so."""
+
+
+def on_hello(
+    runtime: Runtime, connection: Connection, envelope: wire.Envelope, hello: messages.Hello
+) -> None:
+    """`session.hello` (§6.2): ask the host who it is."""
+    if runtime.draining and hello.resume is None:
+        raise Refusal(ErrorCode.INTERNAL_ERROR, SHUTTING_DOWN)
+    runtime.timers.disarm(TimerKind.HELLO, connection.number)
+    offered = frozenset(hello.capabilities.features)
+    features = [name for name in runtime.features if name in offered]
+    quirk = recognise(envelope) if runtime.config.quirks else ""
+    pending = Pending(connection, envelope, features, quirk, hello.resume)
+    if hello.auth.scheme == ANONYMOUS and runtime.config.anonymous:
+        _enter_anonymously(runtime, pending)
+    else:
+        _authenticate(runtime, pending, hello.auth, hello.client)
+
+
+def on_resume(
+    runtime: Runtime, connection: Connection, envelope: wire.Envelope, resume: messages.SessionResume
+) -> None:
+    """`session.resume` (§6.3); without `auth` the host is asked whether the principal still holds."""
+    runtime.timers.disarm(TimerKind.HELLO, connection.number)
+    asked = messages.Resume(resume.resume_token, resume.last_event_seq, resume.session_id, resume.replies)
+    pending = Pending(connection, envelope, [], "", asked)
+    nobody = messages.Peer("", "")
+    if resume.auth is not None and resume.auth.scheme != ANONYMOUS:
+        _authenticate(runtime, pending, resume.auth, nobody)
+        return
+    session = _find(runtime, asked)
+    if session is None:
+        raise _not_resumed()
+    if session.anonymous:
+        _resume(runtime, pending, asked, session.principal)
+        return
+    pending.principal = session.principal
+    _ask(runtime, pending, Authenticate(0, connection, "", Secret(""), nobody, session.principal))
+
+
+def finish(
+    runtime: Runtime, pending: Pending, principal: Principal | None, expires: Time | None, *, failed: bool
+) -> None:
+    """The host has answered: welcome, or refuse (§6.1, §6.2)."""
+    connection = pending.connection
+    runtime.timers.disarm(TimerKind.AUTHENTICATION, connection.number)
+    connection.answering = pending.envelope
+    try:
+        if failed:
+            raise Refusal(ErrorCode.INTERNAL_ERROR, "authentication failed by itself")
+        if pending.principal is not None and principal != pending.principal:
+            raise _not_resumed()
+        if principal is None or (expires is not None and expires <= runtime.wall):
+            raise Refusal(ErrorCode.UNAUTHENTICATED, "the token is not valid")
+        if pending.resume is not None:
+            _resume(runtime, pending, pending.resume, principal)
+        elif runtime.draining:
+            raise Refusal(ErrorCode.INTERNAL_ERROR, SHUTTING_DOWN)
+        else:
+            _open(runtime, pending, principal)
+    except Refusal as refusal:
+        runtime.refuse(connection, refusal)
+        return
+    finally:
+        connection.answering = None
+    if connection.admission is not None:
+        connection.admission.expires_at = expires
+        watch_expiry(runtime, connection)
+    connection.release_held()
+
+
+def watch_expiry(runtime: Runtime, connection: Connection) -> None:
+    """Look again when the authentication expires, by the wall clock as it is now."""
+    expires_at = None if connection.admission is None else connection.admission.expires_at
+    if expires_at is not None and connection.phase is Phase.OPEN:
+        at = Time(runtime.now + max(expires_at - runtime.wall, 0))
+        runtime.timers.arm(TimerKind.EXPIRY, connection.number, at)
+
+
+def expire(runtime: Runtime, connection: Connection) -> None:
+    """The authentication has expired: the session is resumed with a fresh one, or not (§6.1)."""
+    message = "the authentication has expired: resume with a fresh token"
+    runtime.refuse(connection, Refusal(ErrorCode.UNAUTHENTICATED, message, fatal=True))
+
+
+def prove(runtime: Runtime, connection: Connection, session: Session) -> None:
+    """The peer has the token that its welcome brought: those before it are over (§6.3)."""
+    admission = found(connection.admission, "whoever is in a session was let in")
+    token, admission.token = admission.token, None
+    if token is not None and token in session.tokens and session.tokens[0] != token:
+        runtime.commit(TokenProven(session.id, token))
+
+
+# Who it is.
+
+
+def _enter_anonymously(runtime: Runtime, pending: Pending) -> None:
+    connection, resume = pending.connection, pending.resume
+    if resume is None:
+        _open(runtime, pending, _nobody_else(runtime, connection), anonymous=True)
+        return
+    session = _find(runtime, resume)
+    if session is None or not session.anonymous:
+        raise _not_resumed()
+    _resume(runtime, pending, resume, session.principal)
+
+
+def _nobody_else(runtime: Runtime, connection: Connection) -> Principal:
+    """A principal that is nobody else and never comes again (§6.1)."""
+    principal = Principal("anonymous-" + ulid(runtime.entropy.bits(connection.scope, ANONYMOUS)))
+    runtime.anonymous_principals[principal] = 1
+    return principal
+
+
+def _authenticate(runtime: Runtime, pending: Pending, auth: messages.Auth, client: messages.Peer) -> None:
+    if auth.scheme != "bearer" or not auth.token:
+        raise Refusal(ErrorCode.UNAUTHENTICATED, "a bearer token is required")
+    _ask(runtime, pending, Authenticate(0, pending.connection, auth.scheme, Secret(auth.token), client))
+
+
+def _ask(runtime: Runtime, pending: Pending, request: Authenticate) -> None:
+    connection = pending.connection
+    request.request = connection.number
+    connection.phase = Phase.AUTHENTICATING
+    at = Time(runtime.now + runtime.limits.authentication * SECOND)
+    runtime.timers.arm(TimerKind.AUTHENTICATION, connection.number, at)
+    runtime.pending[connection.number] = pending
+    runtime.request(request)
+
+
+# Resume.
+
+
+def _find(runtime: Runtime, resume: messages.Resume) -> Session | None:
+    """The session behind a token, found by its digest."""
+    token = Secret(resume.resume_token)
+    digest = token.digest()
+    session = runtime.tokens.get(digest)
+    if session is None or not any(token.matches(valid) for valid in session.tokens):
+        return None
+    return session if resume.session_id in (None, session.id) else None
+
+
+def _resume(runtime: Runtime, pending: Pending, resume: messages.Resume, principal: Principal) -> None:
+    """Go on with a session; raises Refusal, and then nothing has changed for its owner (§6.3).
+
+    Unknown, stale and foreign tokens and sessions that ended are refused in the same way.
+    """
+    connection, cursor = pending.connection, resume.last_event_seq
+    session = _find(runtime, resume)
+    if session is None or session.principal != principal:
+        raise _not_resumed()
+    digest, log = Secret(resume.resume_token).digest(), session.log
+    if cursor > log.last:
+        raise Refusal(
+            ErrorCode.INVALID_REQUEST, f"last_event_seq {cursor} is above the last event, {log.last}"
+        )
+    if cursor < log.first - 1:
+        if session.connection is None and session.tokens[-1] == digest:
+            end_session(runtime, session.id)  # Nobody else can ask for less.
+        raise _not_resumed()
+    if session.tokens[0] != digest:
+        runtime.commit(TokenProven(session.id, digest))
+    _take_over(runtime, session, connection)
+    _welcome(runtime, pending, session, cursor)
+    for reply in session.replies if resume.replies else ():
+        connection.answer(reply, runtime.jobs.get(reply.job_id))
+    if connection.is_blocked:
+        runtime.set_paused(session, paused=True)
+    feed_soon(runtime, session)
+
+
+def _take_over(runtime: Runtime, session: Session, connection: Connection) -> None:
+    """The newest valid resume has the session, however alive the old connection looks (§6.3)."""
+    runtime.timers.disarm(TimerKind.RESUME_WINDOW, session.id)
+    old, session.connection = session.connection, connection
+    if old is not None:
+        runtime.set_paused(session, paused=False)
+        superseded = Refusal(
+            ErrorCode.UNAUTHENTICATED,
+            "another connection has resumed this session",
+            fatal=True,
+            details={"reason": "superseded"},
+        )
+        runtime.refuse(old, superseded)
+
+
+def _not_resumed() -> Refusal:
+    return Refusal(ErrorCode.RESUME_WINDOW_EXPIRED, NOT_RESUMED, fatal=True, details={"final": True})
+
+
+# Welcome.
+
+
+def _open(runtime: Runtime, pending: Pending, principal: Principal, *, anonymous: bool = False) -> None:
+    session_id = SessionId("sess_" + ulid(runtime.entropy.bits(runtime.scope(principal), "session")))
+    runtime.commit(SessionOpened(session_id, principal, pending.features, pending.quirk, anonymous))
+    session = runtime.sessions[session_id]
+    session.connection = pending.connection
+    _welcome(runtime, pending, session, 0)
+
+
+def _welcome(runtime: Runtime, pending: Pending, session: Session, cursor: int) -> None:
+    """`session.welcome`, with a new token; a resumed session keeps what its first one said."""
+    connection, config = pending.connection, runtime.config
+    token = runtime.entropy.token(runtime.scope(session.principal), "rt_")
+    digest = token.digest()
+    runtime.commit(TokenIssued(session.id, digest, cursor))
+    replies = pending.resume is not None and pending.resume.replies
+    connection.admission = Admission(digest, cursor, replies)
+    connection.open(session, cursor)
+    heartbeat = config.heartbeat_interval_sec if "heartbeat" in session.features else None
+    features = [name for name in runtime.features if name in session.features]
+    welcome = messages.Welcome(
+        runtime=messages.Peer(config.name, config.version),
+        session_id=session.id,
+        resume_token=token.reveal(),
+        resume_window_sec=config.resume_window_sec,
+        capabilities=messages.RuntimeCapabilities(["json"], features, runtime.inventory.entries),
+        accepted_at=runtime.time_text(),
+        heartbeat_interval_sec=heartbeat,
+        replies=replies,
+    )
+    connection.send(welcome, after=cursor)
+    if heartbeat is not None:
+        runtime.start_heartbeat(connection, heartbeat)

@@ -1,0 +1,152 @@
+"""Who holds how many events: the limits per principal and of all, and whose events go first (§6.5)."""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heapreplace
+
+from .errors import ensure
+from .history import History
+from .ids import Principal, Time
+from .limits import Limits
+from .log import Log
+
+Holder = Log | History
+"""What holds events: the log of a session, or the history of a job."""
+
+
+class Holdings:
+    """Events and bytes of all logs and histories, by principal; one without any of either is dropped."""
+
+    __slots__ = ("_crowded", "_limits", "_principals", "events", "size")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._principals: dict[Principal, _Held] = {}
+        self._crowded: dict[Principal, None] = {}
+        """Those above the limits of one principal."""
+        self.events = 0
+        """Of all principals."""
+        self.size = 0
+        """Bytes of all principals."""
+
+    def __len__(self) -> int:
+        return len(self._principals)
+
+    def of(self, principal: Principal) -> tuple[int, int]:
+        """How many events a principal holds, and their bytes."""
+        held = self._principals.get(principal)
+        return (0, 0) if held is None else (held.events, held.size)
+
+    def add(self, principal: Principal, holder: Holder) -> None:
+        """A holder is there from now on, with what it holds already."""
+        held = self._principals.get(principal)
+        if held is None:
+            held = self._principals[principal] = _Held()
+        name = _name(holder)
+        ensure(name not in held.holders, "a holder is added once")
+        held.holders[name] = holder
+        if holder.events:
+            held.oldest.clear()
+        self.changed(principal, holder.events, holder.size)
+
+    def remove(self, principal: Principal, holder: Holder) -> None:
+        """A holder is gone, with what it still holds."""
+        held = self._principals[principal]
+        del held.holders[_name(holder)]
+        self.changed(principal, -holder.events, -holder.size)
+        if not held.holders:
+            ensure(held.events == 0 and held.size == 0, "the sum of what is held was wrong")
+            del self._principals[principal]
+
+    def changed(self, principal: Principal, events: int, size: int) -> None:
+        """One of the holders of a principal has so many more, or less."""
+        held, limits = self._principals[principal], self._limits
+        held.events += events
+        held.size += size
+        self.events += events
+        self.size += size
+        if held.events > limits.principal_events or held.size > limits.principal_bytes:
+            self._crowded[principal] = None
+        elif self._crowded:
+            self._crowded.pop(principal, None)
+
+    @property
+    def over(self) -> bool:
+        """Whether a principal holds more than one may, or all together more than they may."""
+        limits = self._limits
+        return bool(self._crowded) or self.events > limits.total_events or self.size > limits.total_bytes
+
+    def crowded(self) -> Principal | None:
+        """Whose oldest goes next; None when all is within the limits.
+
+        A principal above its own limits comes first, then the largest of all, which takes a look at each.
+        """
+        if not self.over:
+            return None
+        return min(self._crowded) if self._crowded else self.largest()
+
+    def largest(self) -> Principal:
+        """Who holds the largest share of the total that is exceeded, or of either; the first by name."""
+        ensure(self._principals, "nobody holds anything")
+        most_events, most_size = self._limits.total_events, self._limits.total_bytes
+        by_events = self.events > most_events or self.size <= most_size
+        by_size = self.size > most_size or self.events <= most_events
+
+        def share(principal: Principal) -> int:
+            held = self._principals[principal]
+            return max(
+                held.events * most_size if by_events else 0,
+                held.size * most_events if by_size else 0,
+            )
+
+        return max(sorted(self._principals), key=share)
+
+    def victim(self, principal: Principal) -> Holder:
+        """The holder whose oldest event is the oldest of the principal's, which has one.
+
+        What a look at all holders has found is kept, so that many calls share one.
+        """
+        return self._principals[principal].victim()
+
+
+class _Held:
+    """Of one principal.
+
+    `oldest` is a heap of holders by the time of their oldest event, then by name: of all whose oldest was not
+    after `upto` when it was made. Time goes forward, so whoever is not in it has nothing older than `upto`.
+    """
+
+    __slots__ = ("events", "holders", "oldest", "size", "upto")
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.size = 0
+        self.holders: dict[str, Holder] = {}
+        self.oldest: list[tuple[Time, str]] = []
+        self.upto = Time(0)
+
+    def victim(self) -> Holder:
+        """The holder whose oldest event is the oldest."""
+        while self.oldest:
+            at, name = self.oldest[0]
+            if at >= self.upto:
+                break  # Others may have something that is as old.
+            holder = self.holders.get(name)
+            now = None if holder is None else holder.oldest_at
+            if holder is not None and now == at:
+                return holder
+            if now is not None and now < self.upto:
+                heapreplace(self.oldest, (now, name))
+            else:
+                heappop(self.oldest)
+        self.oldest = [
+            (holder.oldest_at, name) for name, holder in self.holders.items() if holder.oldest_at is not None
+        ]
+        ensure(self.oldest, "nobody holds an event")
+        self.upto = max(self.oldest)[0]
+        heapify(self.oldest)
+        return self.holders[self.oldest[0][1]]
+
+
+def _name(holder: Holder) -> str:
+    return holder.session_id if isinstance(holder, Log) else holder.job_id

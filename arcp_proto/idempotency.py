@@ -1,0 +1,197 @@
+"""Submitting twice without running twice: what was asked under a key, and what was answered (§7.2)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from heapq import heappop, heappush
+from typing import Any, Final
+
+import msgspec
+
+from .errors import ensure
+from .ids import SECOND, JobId, Principal, Time
+from .limits import Limits
+from .messages import LeaseConstraints
+
+_PLAIN_DIGITS: Final = 16
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
+_TOKEN: Final = re.compile(_STRING.pattern + rb"|-?[0-9][0-9.e+-]*+")
+_OTHER_WAYS: Final = re.compile(rb"(?<![0-9.])[0-9]{17}|[0-9](?:e|\.0(?![0-9]))")
+"""In JSON without its strings: a number that `_one_way` may write differently."""
+_encode_sorted: Final = msgspec.json.Encoder(order="sorted").encode
+
+
+class Claim(msgspec.Struct):
+    """One key: what was submitted under it, which job that became, and what was said of it.
+
+    `accepted` is the encoded payload of `job.accepted` with an empty `request_id`. `ended` is the terminal:
+    its type, its payload without the last brace, and that for sessions without `result_chunk`; None while
+    the job runs. `ended_at` is Unix time in nanoseconds.
+    """
+
+    fingerprint: bytes
+    job_id: JobId
+    accepted: bytes
+    ended: tuple[str, bytes, bytes | None] | None = None
+    ended_at: Time = Time(0)
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is kept."""
+        size = len(self.fingerprint) + len(self.accepted)
+        if self.ended is not None:
+            _, payload, inline = self.ended
+            size += len(payload) + len(inline or b"")
+        return size
+
+
+def fingerprint(
+    agent: str,
+    input: Any,
+    lease_request: Mapping[str, list[str]] | None,
+    lease_constraints: LeaseConstraints | None,
+    max_runtime_sec: int | None,
+) -> bytes:
+    """SHA-256 of a submit: equal exactly when the same was asked.
+
+    Values count as `wire.decode_value` reads them: keys in any order, numbers by value (1 is 1.0 and 1e0, and
+    no bool). A lease or constraints without anything in them are as if absent.
+    """
+    constraints = None if lease_constraints is None else msgspec.structs.asdict(lease_constraints)
+    if constraints is not None and all(value is None for value in constraints.values()):
+        constraints = None
+    return hashlib.sha256(
+        _canonical([agent, input, lease_request or None, constraints, max_runtime_sec])
+    ).digest()
+
+
+class Keys:
+    """The keys of all principals, in the order in which they were claimed."""
+
+    __slots__ = ("_claims", "_ended", "_held")
+
+    def __init__(self) -> None:
+        self._claims: dict[tuple[Principal, str], Claim] = {}
+        self._held: dict[Principal, _Held] = {}
+        self._ended: list[tuple[Time, Principal, str]] = []
+        """A heap; what it says of a key that is forgotten, or claimed anew, is passed over."""
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    def items(self) -> Iterator[tuple[Principal, str, Claim]]:
+        """Everything, for a snapshot."""
+        for (principal, key), claim in self._claims.items():
+            yield principal, key, claim
+
+    def size(self, principal: Principal) -> int:
+        """Bytes that are kept for the keys of a principal, the keys included."""
+        held = self._held.get(principal)
+        return 0 if held is None else held.size
+
+    def get(self, principal: Principal, key: str) -> Claim | None:
+        """What a key stands for; None when it is free."""
+        return self._claims.get((principal, key))
+
+    def room(self, principal: Principal, size: int, limits: Limits) -> str | None:
+        """The name of the limit that one more claim of so many bytes would pass; None when there is room."""
+        held = self._held.get(principal) or _Held()
+        if held.keys >= limits.idempotency_keys:
+            return "idempotency_keys"
+        if len(self._claims) >= limits.idempotency_keys_total:
+            return "idempotency_keys_total"
+        if held.size + size > limits.idempotency_bytes:
+            return "idempotency_bytes"
+        return None
+
+    def add(self, principal: Principal, key: str, claim: Claim) -> None:
+        """A key that was free is claimed."""
+        ensure((principal, key) not in self._claims, "an idempotency key is claimed once")
+        self._claims[principal, key] = claim
+        held = self._held.setdefault(principal, _Held())
+        held.keys += 1
+        held.size += _bytes_of(key) + claim.size
+
+    def load(self, principal: Principal, key: str, claim: Claim) -> None:
+        """Take a claim from a snapshot, ended or not."""
+        self.add(principal, key, claim)
+        if claim.ended is not None:
+            heappush(self._ended, (claim.ended_at, principal, key))
+
+    def ended(self, principal: Principal, key: str, ended: tuple[str, bytes, bytes | None], at: Time) -> None:
+        """The job of a key is over; `at` is Unix time in nanoseconds."""
+        claim = self._claims[principal, key]
+        before = claim.size
+        claim.ended, claim.ended_at = ended, at
+        self._held[principal].size += claim.size - before
+        heappush(self._ended, (at, principal, key))
+
+    def forget(self, principal: Principal, key: str) -> None:
+        """A key is free again."""
+        claim = self._claims.pop((principal, key))
+        held = self._held[principal]
+        held.keys -= 1
+        held.size -= _bytes_of(key) + claim.size
+        if not held.keys:
+            del self._held[principal]
+        while self._ended and not self._stands(*self._ended[0]):
+            heappop(self._ended)
+
+    def due(self, unix: Time, limits: Limits) -> list[tuple[Principal, str]]:
+        """The keys whose time after the end of their job is over, the oldest first; costs what it finds."""
+        ended, before = self._ended, unix - limits.idempotency * SECOND
+        found: list[tuple[Time, Principal, str]] = []
+        places = [0]
+        while places:
+            place = places.pop()
+            if place < len(ended) and ended[place][0] <= before:
+                places += (2 * place + 1, 2 * place + 2)
+                if self._stands(*ended[place]):
+                    found.append(ended[place])
+        return list(dict.fromkeys((principal, key) for _, principal, key in sorted(found)))
+
+    def next_due(self, limits: Limits) -> Time | None:
+        """When the next key is due, in Unix time; None as long as no job of a key has ended."""
+        return Time(self._ended[0][0] + limits.idempotency * SECOND) if self._ended else None
+
+    def _stands(self, at: Time, principal: Principal, key: str) -> bool:
+        claim = self._claims.get((principal, key))
+        return claim is not None and claim.ended is not None and claim.ended_at == at
+
+
+class _Held(msgspec.Struct):
+    """Of one principal."""
+
+    keys: int = 0
+    size: int = 0
+
+
+def _bytes_of(key: str) -> int:
+    return len(key.encode("utf-8", "surrogatepass"))
+
+
+def _canonical(value: Any) -> bytes:
+    """The JSON text that all equal values share: keys sorted, and one way to write each number."""
+    text = _encode_sorted(value)
+    return _TOKEN.sub(_one_way, text) if _OTHER_WAYS.search(_STRING.sub(b"", text)) else text
+
+
+def _one_way(token: re.Match[bytes]) -> bytes:
+    """A string and a fraction as they are; a whole number by its digits, a long one without its zeros."""
+    text = token[0].removesuffix(b".0")
+    if text.startswith(b'"') or (b"." in text and b"e" not in text):
+        return text  # An encoder knows one way for each.
+    if b"e" not in text and len(text) <= _PLAIN_DIGITS:
+        return b"0" if text == b"-0" else text
+    sign, digits, power = Decimal(text.decode()).as_tuple()
+    written = "".join(map(str, digits))
+    kept = written.rstrip("0")
+    exponent = int(power) + len(written) - len(kept)
+    if exponent < 0:
+        return text
+    if exponent + len(kept) <= _PLAIN_DIGITS:
+        kept, exponent = kept + "0" * exponent, 0
+    return f"{'-' * sign}{kept}e{exponent}".encode() if exponent else f"{'-' * sign}{kept}".encode()

@@ -1,0 +1,155 @@
+"""Jobs of a lost session, and of an ended subscription, that the client observes again by itself (§7.6)."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from . import commands, messages
+from .client_jobs import FollowedJob
+from .errors import ErrorCode
+from .ids import SECOND, JobId, Time
+from .machine import found
+from .output import JobLost
+from .requests import Outstanding, RequestKind
+from .timers import TimerKind
+from .tolerance import FINAL_STATUSES
+
+if TYPE_CHECKING:
+    from .client import Client
+    from .client_session import ClientSession
+
+WINDOW: Final = 32
+"""Subscribes of our own that wait for their answers."""
+MOST_REFUSALS: Final = 5
+"""Subscribes of one job that may be refused in a row for what passes with time."""
+PAUSE: Final = SECOND
+"""From the end of a subscription, or a refusal that passes with time, to the next attempt."""
+
+
+class Recovery:
+    """Whose turn it is: `waiting` jobs are asked for when fewer than WINDOW are `open`."""
+
+    __slots__ = ("open", "waiting")
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.waiting: deque[JobId] = deque()
+
+
+def begin(client: Client) -> None:
+    """The session is attached: ask for every job that is awaited and was not asked for."""
+    session = _session(client)
+    recovery = session.recovery
+    asked = {request.job_id for request in session.requests if request.ours}
+    awaited = [job.id for job in session.jobs.values() if job.awaited and job.id not in asked]
+    recovery.open = len(asked)
+    if session.features is not None and "subscribe" in session.features:
+        recovery.waiting = deque(
+            job_id for job_id in awaited if client.timers.armed(TimerKind.RESUBSCRIBE, job_id) is None
+        )
+        _proceed(client, session)
+        return
+    recovery.waiting.clear()
+    for job_id in awaited:
+        _lose(client, session, job_id, "its session is lost, and the runtime does not offer to subscribe")
+
+
+def subscribed(client: Client, job_id: JobId, answer: messages.Subscribed) -> bool:
+    """A subscribe of our own was answered; returns whether the job's events follow."""
+    session = _session(client)
+    session.recovery.open -= 1
+    job = session.jobs.get(job_id)
+    follows = job is not None and (
+        answer.replayed or answer.current_status not in FINAL_STATUSES or job_id in session.early
+    )
+    if job is not None:
+        if job.awaited:
+            job.go_on()
+        else:
+            job.replay_again()  # The user's own subscribe was answered first.
+        job.subscribes = 0
+        if not follows:
+            _lose(client, session, job.id, "it has ended unseen, and its history is gone")
+    _proceed(client, session)
+    return follows
+
+
+def refused(client: Client, job_id: JobId, code: str, message: str, *, retryable: bool) -> None:
+    """A subscribe of our own was refused: it is tried again if that can help."""
+    session = _session(client)
+    session.recovery.open -= 1
+    job = session.jobs.get(job_id)
+    if job is not None:
+        job.subscribes += 1
+        if retryable and job.subscribes < MOST_REFUSALS:
+            subscribe_later(client, job)
+        else:
+            session.forget_job(job_id)
+            client.happened(JobLost(job_id, code, message))
+    _proceed(client, session)
+
+
+def subscribe_later(client: Client, job: FollowedJob) -> None:
+    """What a job brings is lost for now; it is asked for again from where it stopped."""
+    job.stop()
+    client.timers.arm(TimerKind.RESUBSCRIBE, job.id, Time(client.now + PAUSE))
+
+
+def answered(client: Client, job_id: JobId) -> None:
+    """A subscribe of the user's was answered or refused: if it brings no job that we await, we ask."""
+    session = _session(client)
+    job = session.jobs.get(job_id)
+    if job is not None and job.awaited and not session.requests.wants_history(job_id):
+        subscribe_later(client, job)
+
+
+def on_timer(client: Client, job_id: JobId) -> None:
+    """It is time to ask for a job again; a session that is detached asks when it is attached."""
+    session = client.session
+    if session is not None and session.attached and not session.closing:
+        session.recovery.waiting.append(job_id)
+        _proceed(client, session)
+
+
+def forget(client: Client, session: ClientSession) -> None:
+    """The session is lost or over: nothing that was asked for in it by ourselves is answered any more."""
+    for request in session.requests:
+        if request.ours:
+            session.requests.take(request.id)
+    for job_id in session.jobs:
+        client.timers.disarm(TimerKind.RESUBSCRIBE, job_id)
+    session.recovery = Recovery()
+
+
+def _proceed(client: Client, session: ClientSession) -> None:
+    recovery = session.recovery
+    while recovery.waiting and recovery.open < WINDOW and session.attached and not session.closing:
+        job = session.jobs.get(recovery.waiting.popleft())
+        if job is not None and job.awaited and not _is_asked_for(session, job):
+            recovery.open += 1
+            message = commands.subscribe(job.id, job.floor, history=True)
+            request_id = client.fresh_request_id()
+            client.ask(Outstanding(request_id, RequestKind.SUBSCRIBE, job.id, message, ours=True))
+
+
+def _is_asked_for(session: ClientSession, job: FollowedJob) -> bool:
+    """Whether a subscribe that is not answered brings what we would ask for (`answered` is called then)."""
+    return session.requests.wants_history(job.id) and any(
+        request.history and request.job_id == job.id and not request.dropped and _begins(request) <= job.floor
+        for request in session.requests
+    )
+
+
+def _begins(request: Outstanding) -> int:
+    message = request.message
+    return (message.from_event_seq or 0) if isinstance(message, messages.Subscribe) else 0
+
+
+def _lose(client: Client, session: ClientSession, job_id: JobId, message: str) -> None:
+    session.forget_job(job_id)
+    client.happened(JobLost(job_id, ErrorCode.RESUME_WINDOW_EXPIRED.value, message))
+
+
+def _session(client: Client) -> ClientSession:
+    return found(client.session, "only an attached session recovers")

@@ -1,0 +1,113 @@
+"""The live state as records, and back: restoring a snapshot is restoring every record before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from .budget import parse_budget
+from .job import Job
+from .listing import Cursors
+from .records import JobKept, KeyKept, Observed, Record, RuntimeKept, SessionKept, SessionOpened
+from .session import Session
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+
+def snapshot_of(runtime: Runtime) -> list[Record]:
+    """Sessions before the jobs that name them, and who is behind with a history after both.
+
+    Nothing of it changes later.
+    """
+    kept: list[Record] = [RuntimeKept(runtime.job_count, runtime.cursor_key)]
+    kept += [_session(session) for session in runtime.sessions.values()]
+    kept += [_job(job) for job in runtime.jobs.values()]
+    for session in runtime.sessions.values():
+        kept += [
+            Observed(session.id, job_id, msgspec.structs.replace(backlog))
+            for job_id, backlog in session.backlogs.items()
+        ]
+    kept += [
+        KeyKept(principal, key, msgspec.structs.replace(claim))
+        for principal, key, claim in runtime.keys.items()
+    ]
+    return kept
+
+
+def session_kept(runtime: Runtime, record: SessionKept) -> None:
+    """Apply what a snapshot says of one session."""
+    opened = record.opened
+    session = Session(opened.session_id, opened.principal, opened.features, opened.quirk, opened.anonymous)
+    runtime.sessions[session.id] = session
+    session.tokens.extend(record.tokens)
+    runtime.tokens.update(dict.fromkeys(record.tokens, session))
+    session.acked = record.acked
+    session.log.load(record.first, record.entries, runtime.now)
+    session.replies.load(record.replies, record.answered)
+    runtime.holdings.add(session.principal, session.log)
+
+
+def job_kept(runtime: Runtime, record: JobKept) -> None:
+    """Apply what a snapshot says of one job."""
+    job = Job(record.number, record.terms, parse_budget(record.terms.lease))
+    job.status, job.outcome, job.end = record.status, record.outcome, record.end
+    job.home_seq, job.streamed = record.home_seq, record.streamed
+    job.attempt, job.input = record.attempt, record.input
+    job.history.load(record.first, record.cut, record.history, runtime.now)
+    job.submitters.update(dict.fromkeys(record.submitters))
+    runtime.keep_job(job)
+    if record.at_home:
+        home = job.home = runtime.sessions[record.terms.session_id]
+        home.jobs[job.id] = job
+    for session_id in record.observers:
+        session = job.observers[session_id] = runtime.sessions[session_id]
+        session.observed[job.id] = job
+
+
+def key_kept(runtime: Runtime, record: KeyKept) -> None:
+    """Apply what a snapshot says of one idempotency key."""
+    runtime.keys.load(record.principal, record.key, record.claim)
+
+
+def runtime_kept(runtime: Runtime, record: RuntimeKept) -> None:
+    """Apply what a snapshot says of the runtime itself."""
+    runtime.job_count = record.jobs
+    if record.cursor_key is not None:
+        runtime.cursor_key = record.cursor_key
+        runtime.cursors = Cursors(record.cursor_key)
+
+
+def _session(session: Session) -> SessionKept:
+    return SessionKept(
+        SessionOpened(
+            session.id, session.principal, sorted(session.features), session.quirk.name, session.anonymous
+        ),
+        list(session.tokens),
+        session.acked,
+        session.log.first,
+        session.log.entries(),
+        list(session.replies),
+        session.replies.answered(),
+    )
+
+
+def _job(job: Job) -> JobKept:
+    return JobKept(
+        number=job.number,
+        terms=job.terms,
+        status=job.status,
+        outcome=job.outcome,
+        end=job.end,
+        at_home=job.home is not None,
+        home_seq=job.home_seq,
+        streamed=job.streamed,
+        attempt=job.attempt,
+        input=job.input,
+        first=job.history.first,
+        cut=job.history.cut,
+        history=job.history.entries(),
+        observers=list(job.observers),
+        submitters=list(job.submitters),
+    )

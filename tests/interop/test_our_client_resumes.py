@@ -1,0 +1,260 @@
+"""Our client goes on with sessions of the runtime of PyPI's SDK when its connection is cut.
+
+That runtime keeps what it had numbered by then. What its agents say later reaches no session any more, except
+that of who observes, and the end by the idempotency key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from arcp_io import errors
+from arcp_io.client import Session, connect
+from arcp_io.client_job import Job
+from arcp_io.session_store import FileStore, MemoryStore, SessionStore
+from arcp_proto import reconnecting
+from arcp_proto.output import JobLost, Welcomed
+from tests.interop.peer import TOKEN, Host, of, read, their_runtime
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def session_at(url: str, **options: Any) -> AsyncIterator[Session]:
+    async with connect(url, TOKEN, **options) as session:
+        yield session
+
+
+async def half(session: Session) -> tuple[Job, list[str]]:
+    """A job that has done half of its work and waits for `go`, and what it has said."""
+    job = await session.submit("halves", 3, idempotency_key="halves")
+    return job, await said(job, 3)
+
+
+async def said(job: Job, count: int) -> list[Any]:
+    """The next events of a job, and no more of them."""
+    texts = []
+    async for event in job:
+        texts.append(event.body.get("message"))
+        if len(texts) == count:
+            break
+    return texts
+
+
+async def go(host: Host) -> None:
+    """Let the job of another session do the rest."""
+    async with connect(host.url, TOKEN) as session:
+        await (await session.submit("go")).result()
+
+
+async def back(session: Session, host: Host) -> list[str]:
+    """Wait until a session that is cut is open again; returns what became of it."""
+    changes = session.watch()
+    await host.cut()
+    return await until_open(changes)
+
+
+async def until_open(changes: AsyncIterator[Any]) -> list[str]:
+    seen = []
+    async for change in changes:
+        seen.append(type(change).__name__)
+        if isinstance(change, Welcomed):
+            break
+    return seen
+
+
+def understood(host: Host) -> None:
+    """Assert that their runtime could read everything that we sent."""
+    for wire in host.wires:
+        for frame in wire.received:
+            read(frame)
+
+
+# Resume.
+
+
+async def test_a_session_whose_connection_was_cut() -> None:
+    """It is the same, and counts on; what is asked for afterwards is answered."""
+    async with their_runtime() as host, session_at(host.url) as session:
+        session_id = session.id
+        assert await (await session.submit("echo", 1)).result() == 1
+        assert await back(session, host) == ["Detached", "Welcomed"]
+        assert (session.id, session.state, session.lost) == (session_id, "attached", None)
+        job = await session.submit("flood", 2)
+        assert [event.seq async for event in job] == [2, 3]
+        old, new = (of(wire.sent, "session.welcome")[0]["payload"] for wire in host.wires)
+        (hello,) = of(host.wires[1].received, "session.hello")
+        assert hello["payload"]["resume"]["session_id"] == old["session_id"] == new["session_id"]
+        assert hello["payload"]["resume"]["resume_token"] == old["resume_token"] != new["resume_token"]
+        understood(host)
+
+
+async def test_a_session_is_resumed_again_and_again() -> None:
+    async with their_runtime() as host, session_at(host.url) as session:
+        session_id = session.id
+        for number in range(1, 4):
+            assert await back(session, host) == ["Detached", "Welcomed"]
+            job = await session.submit("flood", 1)
+            assert [event.seq async for event in job] == [2 * number - 1]
+        assert session.id == session_id
+        assert len(host.wires) == 4
+
+
+async def test_what_is_asked_for_while_the_session_is_detached() -> None:
+    """It waits, and is asked for when there is somebody to ask."""
+    async with their_runtime() as host, session_at(host.url) as session:
+        await host.cut()
+        async with anyio.create_task_group() as tasks:
+            results: list[Any] = []
+
+            async def ask(number: int) -> None:
+                results.append(
+                    await (await session.submit("echo", number, idempotency_key=str(number))).result()
+                )
+
+            for number in range(10):
+                tasks.start_soon(ask, number)
+        assert sorted(results) == list(range(10))
+        assert len(host.runtime._jobs) == 10
+
+
+async def test_what_was_numbered_before_they_notice_comes_again() -> None:
+    """They refuse to resume while the old connection seems to live, and are asked again and again."""
+    async with their_runtime() as host, session_at(host.relayed_url) as session:
+        job, _ = await half(session)
+        changes = session.watch()
+        await host.hang_up()
+        await go(host)
+        await host.ended(job.id)
+        while len(refusals(host)) < 3:
+            await anyio.sleep(0.01)
+        await host.notice()
+        assert await until_open(changes) == ["Detached", "Welcomed"]
+        assert await said(job, 4) == ["0", "1", "2"]
+        assert await job.result() == "both"
+        assert job.events_received == 7
+        assert set(refusals(host)) == {"PERMISSION_DENIED"}
+        understood(host)
+
+
+def refusals(host: Host) -> list[str]:
+    """The codes by which they have refused."""
+    return [error["payload"]["code"] for wire in host.wires for error in of(wire.sent, "session.error")]
+
+
+async def test_what_they_lose_of_a_job_comes_by_its_key() -> None:
+    """What it says after the cut goes nowhere; the end comes to whoever asks under the same key."""
+    async with their_runtime() as host, session_at(host.url) as session:
+        job, _ = await half(session)
+        await back(session, host)
+        await (await session.submit("go")).result()
+        await host.ended(job.id)
+        assert job.final_status is None
+        assert await session.submit("halves", 3, idempotency_key="halves") is job
+        assert await job.result() == "both"
+        assert len(host.runtime._jobs) == 2
+
+
+async def test_acks_go_on_after_a_resume() -> None:
+    async with their_runtime() as host, session_at(host.url) as session:
+        await (await session.submit("flood", 40)).result()
+        await back(session, host)
+        await (await session.submit("flood", 40)).result()
+        wire = host.wires[1]
+        await host.call(lambda: wire.until(lambda: 82 in acked(wire.received)))
+        assert not of(wire.sent, "session.error")
+
+
+def acked(frames: list[Any]) -> list[int]:
+    return [frame["payload"]["last_processed_seq"] for frame in of(frames, "session.ack")]
+
+
+@pytest.mark.parametrize("stored", ["memory", "file"])
+async def test_the_next_process_goes_on(stored: str, tmp_path: Any) -> None:
+    """With a session that was left; the job that it had is taken up, and ended by its key."""
+    store: SessionStore = MemoryStore() if stored == "memory" else FileStore(tmp_path / "session")
+    async with their_runtime() as host:
+        async with session_at(host.url, store=store) as session:
+            job, _ = await half(session)
+            session_id = session.id
+        await go(host)
+        await host.ended(job.id)
+        async with session_at(host.url, store=store) as session:
+            assert session.id == session_id
+            assert session.stored_jobs == [job.id]
+            attached = await session.attach(job.id)
+            assert await session.submit("halves", 3, idempotency_key="halves") is attached
+            assert await attached.result() == "both"
+        assert store.load() is None
+
+
+# Loss: there is nothing to resume.
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals are believed at once; how long they are not is seen at a virtual clock."""
+    for name in ("REFUSAL_INTERVALS", "CLOSING_SEC"):
+        monkeypatch.setattr(reconnecting, name, 0)
+
+
+async def test_a_session_that_is_lost(impatient: None) -> None:
+    """They keep none. Of its jobs one goes on and is observed in another session, and two are lost.
+
+    One has ended in between, and nothing is left of what it said; one they do not know any more.
+    """
+    async with (
+        their_runtime(resume_window_sec=0) as host,
+        session_at(host.url) as session,
+    ):
+        session_id, lost = session.id, dict[str, str]()
+        job, first = await half(session)
+        ending, forgotten = await session.submit("linger"), await session.submit("sleep")
+        assert await said(ending, 1) == await said(forgotten, 1)
+        changes = session.watch()
+        await host.cut()
+        await end(host, ending)
+        await host.forget(forgotten.id)
+        async for change in changes:
+            if isinstance(change, JobLost):
+                lost[change.job_id] = change.code
+            if len(lost) == 2:
+                break
+        assert session.id != session_id
+        assert lost == {ending.id: "RESUME_WINDOW_EXPIRED", forgotten.id: "JOB_NOT_FOUND"}
+        for gone in (ending, forgotten):
+            with pytest.raises(errors.JobLost):
+                await gone.result()
+        await (await session.submit("go")).result()
+        assert first + await said(job, 4) == ["0", "1", "2"] * 2
+        assert await job.result() == "both"
+        understood(host)
+
+
+async def end(host: Host, job: Job) -> None:
+    """Cancel a job in another session of its principal, and let it stop."""
+    async with connect(host.url, TOKEN) as session:
+        seen = await session.subscribe(job.id)
+        await (await session.submit("release")).result()
+        await seen.cancel()
+
+
+async def test_what_was_numbered_before_they_notice_is_found_by_observing(impatient: None) -> None:
+    """The session is lost; its log is not, and is replayed to the observer, the end as well."""
+    async with (
+        their_runtime(resume_window_sec=0) as host,
+        session_at(host.relayed_url) as session,
+    ):
+        job, first = await half(session)
+        changes = session.watch()
+        await host.hang_up()
+        await go(host)
+        await host.ended(job.id)
+        assert await until_open(changes) == ["Detached", "SessionLost", "Welcomed"]
+        assert first + await said(job, 4) == ["0", "1", "2"] * 2
+        assert await job.result() == "both"

@@ -1,0 +1,133 @@
+"""Journals under test: what they report, and files that are damaged on purpose.
+
+python -m tests.io.journaled PATH SYNC [LIMIT | compacting]
+    appends to a journal until it is killed or, with a limit on the size of files, until it fails; prints
+    what is reported. Compacting, it does so again and again, with a snapshot that is all records once more.
+"""
+
+from __future__ import annotations
+
+import resource
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from arcp_io.journal import Journal, SqliteJournal
+
+VERSION = 1
+
+
+class Watched:
+    """A journal that is open, and what it has reported."""
+
+    def __init__(self, journal: Journal, version: int = VERSION) -> None:
+        self.journal = journal
+        self.inside: Any = journal
+        """The same, for what it does not show."""
+        self.durable: list[int] = []
+        self.failures: list[Exception] = []
+        self.gate = threading.Event()
+        """While it is not set, the journal's thread is held when it has something to report."""
+        self.gate.set()
+        self._changed = threading.Condition()
+        journal.open(version, self._on_durable, self._on_failed)
+        self.held = list(journal.read())
+
+    def append(self, *records: bytes) -> None:
+        self.journal.append(self.journal.next, records)
+
+    def settle(self) -> None:
+        """Wait until everything is durable, or it has failed."""
+        with self._changed:
+            while not self.failures and self.durable[-1:] != [self.journal.next]:
+                self._changed.wait()
+
+    def compacted(self) -> None:
+        """Wait until no compaction is under way."""
+        while getattr(self.inside, "_compacting", None) is not None:
+            time.sleep(0.001)
+
+    def close(self) -> None:
+        self.journal.close()
+
+    def _on_durable(self, count: int) -> None:
+        with self._changed:
+            self.durable.append(count)
+            self._changed.notify()
+        self.gate.wait()
+
+    def _on_failed(self, error: Exception) -> None:
+        with self._changed:
+            self.failures.append(error)
+            self._changed.notify()
+
+
+def numbered(*numbers: int) -> list[bytes]:
+    """Records that say which they are."""
+    return [b"record %d " % number + b"x" * (number % 50) for number in numbers]
+
+
+def filled(path: Path, records: Sequence[bytes], *, row: int = 10, snapshot: Sequence[bytes] = ()) -> None:
+    """A closed journal of these records, so many a row, behind a snapshot."""
+    watched = Watched(SqliteJournal(path))
+    if snapshot:
+        watched.append(b"before")
+        watched.journal.compact(snapshot)
+        watched.append(b"behind")
+        watched.compacted()
+    for first in range(0, len(records), row):
+        watched.append(*records[first : first + row])
+        watched.settle()
+    watched.close()
+
+
+def held_by(path: Path) -> list[bytes]:
+    """What is read of a journal."""
+    watched = Watched(SqliteJournal(path))
+    watched.close()
+    return watched.held
+
+
+def query(path: Path, statement: str) -> list[Any]:
+    """Ask the file of a closed journal."""
+    db = sqlite3.connect(path)
+    try:
+        return db.execute(statement).fetchall()
+    finally:
+        db.close()
+
+
+def main() -> None:
+    path, sync, *limit = sys.argv[1:]
+    compacting = limit == ["compacting"]
+    if limit and not compacting:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit[0]), int(limit[0])))
+    failed = threading.Event()
+    journal = SqliteJournal(path, sync="full" if sync == "full" else "normal")
+
+    def on_failed(error: Exception) -> None:
+        print(f"failed {error}", flush=True)
+        failed.set()
+
+    journal.open(VERSION, lambda count: print(f"durable {count}", flush=True), on_failed)
+    print("open", flush=True)
+    while not failed.is_set():
+        journal.append(journal.next, numbered(*range(journal.next, journal.next + 100)))
+        if compacting and journal._compacting is None:
+            journal.compact(numbered(*range(journal.next)))
+        while journal.waiting_bytes > (0 if compacting else 100_000) and not failed.is_set():
+            time.sleep(0.001)
+    journal.append(journal.next, numbered(0))
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread():
+            thread.join(10)
+    print(f"threads {threading.active_count() - 1}", flush=True)
+    journal.close()
+
+
+if __name__ == "__main__":
+    main()

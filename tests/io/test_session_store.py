@@ -1,0 +1,163 @@
+"""Where a client keeps its session: in files that only their owner reads, whole, for one at a time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from arcp_io.errors import StoreInUse
+from arcp_io.session_store import FileStore, MemoryStore, SessionStore
+from arcp_proto.ids import JobId, SessionId
+from arcp_proto.resumption import ResumedJob, Resumption
+from arcp_proto.secret import Secret
+from tests.io.processes import environment
+
+
+def resumption(cursor: int = 7, token: str = "rt_t0p") -> Resumption:
+    return Resumption(SessionId("sess_1"), Secret(token), cursor, (ResumedJob(JobId("job_1"), 5),))
+
+
+def told(kept: Resumption | None) -> tuple[str, str, int, list[tuple[str, int]]]:
+    assert kept is not None
+    return kept.session_id, kept.token.reveal(), kept.cursor, [(job.job_id, job.seen) for job in kept.jobs]
+
+
+@pytest.fixture(params=["memory", "file"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> SessionStore:
+    return MemoryStore() if request.param == "memory" else FileStore(tmp_path / "session")
+
+
+def test_what_is_saved_is_there(store: SessionStore) -> None:
+    assert store.load() is None
+    for cursor in (7, 8):
+        store.save(resumption(cursor))
+        assert told(store.load()) == ("sess_1", "rt_t0p", cursor, [("job_1", 5)])
+    store.clear()
+    assert store.load() is None
+    store.clear()
+
+
+def test_a_file_is_its_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "session"
+    previous = os.umask(0)
+    try:
+        with FileStore(path) as store:
+            store.save(resumption())
+            modes = {entry.name: entry.stat().st_mode & 0o777 for entry in tmp_path.iterdir()}
+    finally:
+        os.umask(previous)
+    assert modes == {"session": 0o600, "session.lock": 0o600}
+    assert "rt_t0p" not in repr(store)
+
+
+def test_a_file_that_others_can_read_is_closed_to_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FileStore(tmp_path / "session")
+    store.save(resumption())
+    store.path.chmod(0o644)
+    with caplog.at_level(logging.WARNING, "arcp_io"):
+        assert told(store.load())[0] == "sess_1"
+    assert store.path.stat().st_mode & 0o777 == 0o600
+    assert "had mode 644" in caplog.text
+    assert "rt_t0p" not in caplog.text
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"session_id":"s","token":1,"cursor":0}', b"\xff"])
+def test_what_is_no_session_is_as_good_as_nothing(
+    data: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FileStore(tmp_path / "session")
+    store.path.write_bytes(data)
+    store.path.chmod(0o600)
+    with caplog.at_level(logging.WARNING, "arcp_io"):
+        assert store.load() is None
+    assert "holds no session" in caplog.text
+    store.save(resumption())
+    assert told(store.load())[0] == "sess_1"
+
+
+def test_what_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "session").mkdir()
+    with pytest.raises(OSError):
+        FileStore(tmp_path / "session").load()
+    with pytest.raises(OSError):
+        FileStore(tmp_path / "nowhere" / "session").save(resumption())
+
+
+def test_a_save_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileStore(tmp_path / "session")
+    store.save(resumption(7))
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        store.save(resumption(8))
+    monkeypatch.undo()
+    assert told(store.load())[2] == 7
+    assert [entry.name for entry in tmp_path.iterdir()] == ["session"]
+
+
+def test_what_a_crash_has_left_is_no_hindrance(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "session")
+    (tmp_path / "session.new").write_text("half of a sess")
+    (tmp_path / "session.new").chmod(0o666)
+    store.save(resumption())
+    assert told(store.load())[2] == 7
+    assert store.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_it_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileStore(tmp_path / "session")
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        calls.append("fsync")
+        fsync(descriptor)
+
+    def noted_replace(old: Path, new: Path) -> None:
+        calls.append("replace")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    store.save(resumption())
+    assert calls == ["fsync", "replace", "fsync"]
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "session"
+    code = (
+        "import sys\n"
+        "from arcp_io import FileStore\n"
+        "with FileStore(sys.argv[1]):\n"
+        "    print('entered', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(),
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "entered\n"
+        with pytest.raises(StoreInUse, match="another process"), FileStore(path):
+            pytest.fail("it is in use")
+        other.kill()
+        other.wait()
+        with FileStore(path) as store, store:
+            with pytest.raises(StoreInUse), FileStore(path):
+                pytest.fail("it is in use")
+            store.save(resumption())
+    with FileStore(path) as store:
+        assert told(store.load())[2] == 7

@@ -1,0 +1,218 @@
+"""What a journal holds after its process was killed, against what clients were told before.
+
+A copy of the file is opened and restored here, without a process, and asked as a client would ask.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import time
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from arcp_io.journal import SqliteJournal
+from arcp_proto.connection import Connection
+from arcp_proto.ids import SECOND, SessionId
+from arcp_proto.output import Authenticate, Output
+from arcp_proto.records import RECORD_VERSION, decode_record
+from arcp_proto.runtime import Runtime
+from arcp_proto.runtime_config import SUPPORTED_FEATURES
+from tests.kill9.served import app
+from tests.kill9.witness import SessionSeen, Witness
+
+NOW: Final = SECOND
+NOTICES: Final = ("back_pressure", "unsubscribed")
+TERMINALS: Final = ("job.result", "job.error")
+
+
+class Found(NamedTuple):
+    """What an audit has looked at, and what is wrong."""
+
+    records: int
+    jobs: int
+    events: int
+    wrong: list[str]
+
+
+def audit(journal: Path, scratch: Path, witnesses: Iterable[Witness], jobs: Collection[str]) -> Found:
+    """Look at a journal whose process is dead: all sessions and accepted jobs, and the events of `jobs`."""
+    wrong: list[str] = []
+    copy = scratch / "copy"
+    shutil.copyfile(journal, copy)
+    log = Path(f"{journal}-wal")
+    if log.exists():
+        shutil.copyfile(log, f"{copy}-wal")
+    wrong += check_integrity(copy)
+    with_records = _restored(copy)
+    host = _Client(with_records.runtime)
+    if with_records.dropped:
+        wrong.append(f"the journal dropped {with_records.dropped}")
+    events = 0
+    listed = host.list_jobs()
+    for witness in witnesses:
+        for session_id, seen in witness.sessions.items():
+            events += len(seen.told)
+            wrong += check_session(host, session_id, seen)
+        wrong += [
+            f"job {job_id} was accepted, and is not listed"
+            for job_id in witness.accepted
+            if job_id not in listed
+        ]
+        wrong += check_histories(host.history, witness, jobs)
+    for path in (copy, Path(f"{copy}-wal"), Path(f"{copy}-shm"), Path(f"{copy}.lock")):
+        path.unlink(missing_ok=True)
+    return Found(with_records.records, len(listed), events, wrong)
+
+
+def check_integrity(path: Path) -> list[str]:
+    """What SQLite itself has to say against a file."""
+    db = sqlite3.connect(path)
+    try:
+        found = [row[0] for row in db.execute("PRAGMA integrity_check")]
+    finally:
+        db.close()
+    return [] if found == ["ok"] else [f"integrity_check: {line}" for line in found]
+
+
+def check_session(host: _Client, session_id: str, seen: SessionSeen) -> list[str]:
+    """The session can be resumed, and all that its client had not acknowledged comes again, byte for byte."""
+    session = host.runtime.sessions.get(SessionId(session_id))
+    if session is None:
+        return [f"session {session_id} is gone"]
+    first = session.log.first
+    wrong = []
+    if first - 1 > seen.acked:
+        wrong.append(f"session {session_id} begins at {first}, and only {seen.acked} was acknowledged")
+    replayed = host.resume(seen.tokens[-1], first - 1)
+    for number, told in seen.told.items():
+        if number >= first and replayed.get(number) != told.frame:
+            wrong.append(f"{session_id} {number}: was {told.frame!r}, is {replayed.get(number)!r}")
+    return wrong
+
+
+History = Mapping[int, dict[str, Any]]
+"""Home number -> payload."""
+
+
+def check_histories(history: Any, witness: Witness, jobs: Collection[str]) -> list[str]:
+    """Every event that was told is in the history of its job, under the same number, with the same words."""
+    wrong: list[str] = []
+    told: dict[str, dict[int, dict[str, Any]]] = {}
+    for seen in witness.sessions.values():
+        for number, (job_id, frame) in seen.told.items():
+            if job_id in jobs:
+                payload = json.loads(frame)["payload"]
+                if is_notice(payload):
+                    continue
+                told.setdefault(job_id, {})[payload.pop("source_seq", number)] = payload
+    for job_id, events in told.items():
+        held: History = history(job_id)
+        wrong += [
+            f"{job_id} {number}: was {payload!r}, is {held.get(number)!r}"
+            for number, payload in events.items()
+            if held.get(number) != payload
+        ]
+    return wrong
+
+
+def is_notice(payload: dict[str, Any]) -> bool:
+    """Whether this is of one session only, and in no history; no agent here says such a thing."""
+    return payload.get("kind") == "status" and payload["body"]["phase"] in NOTICES
+
+
+class _Restored(NamedTuple):
+    runtime: Runtime
+    records: int
+    dropped: str
+
+
+def _restored(path: Path) -> _Restored:
+    journal = SqliteJournal(path)
+    journal.open(RECORD_VERSION, lambda count: None, lambda error: None)
+    try:
+        records = [decode_record(data) for data in journal.read()]
+    finally:
+        journal.close()
+    config = msgspec.structs.replace(app.config(), journal=True)
+    runtime = Runtime.restore(config, records, seed=bytes(32), now=NOW, unix=time.time_ns())
+    return _Restored(runtime, len(records), journal.dropped)
+
+
+class _Client:
+    """Asks a runtime that nobody serves."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._now = NOW
+        self._pulled: list[dict[str, Any]] = []
+        self._raw: list[bytes] = []
+        self._count = 0
+        self._carry_out(runtime.take())
+        self._connection = self._open({})
+
+    def list_jobs(self) -> dict[str, str]:
+        """All jobs, with their status."""
+        jobs: dict[str, str] = {}
+        cursor: str | None = None
+        while True:
+            payload = {"limit": 1000} if cursor is None else {"limit": 1000, "cursor": cursor}
+            page = self._ask(self._connection, "session.list_jobs", payload)[0]["payload"]
+            jobs |= {entry["job_id"]: entry["status"] for entry in page["jobs"]}
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return jobs
+
+    def resume(self, token: str, last: int) -> dict[int, bytes]:
+        """The numbered frames that a resume brings."""
+        self._raw.clear()
+        connection = self._open({"resume": {"resume_token": token, "last_event_seq": last}})
+        frames = {json.loads(frame).get("event_seq"): frame for frame in self._raw}
+        self._carry_out(connection.lost(now=self._now))
+        return frames
+
+    def history(self, job_id: str) -> History:
+        """Every event of a job from its history, its terminal included, as the submitter had them."""
+        request = {"job_id": job_id, "history": True, "from_event_seq": 0}
+        answers = self._ask(self._connection, "job.subscribe", request)
+        while (deadline := self.runtime.deadline()) is not None and deadline.at <= self._now + SECOND:
+            self._now = max(self._now, deadline.at)
+            self._carry_out(self.runtime.handle_timer(now=self._now))
+        answers = [frame for frame in self._pulled if frame.get("job_id") == job_id and "event_seq" in frame]
+        answers = [frame for frame in answers if not is_notice(frame["payload"])]
+        self._pulled.clear()
+        self._ask(self._connection, "job.unsubscribe", {"job_id": job_id})
+        return {frame["payload"].pop("source_seq"): frame["payload"] for frame in answers}
+
+    def _open(self, more: dict[str, Any]) -> Connection:
+        connection = self.runtime.connect(now=self._now)
+        self._carry_out(self.runtime.take())
+        hello = {
+            "client": {"name": "audit", "version": "1"},
+            "auth": {"scheme": "bearer", "token": "alice"},
+            "capabilities": {"encodings": ["json"], "features": list(SUPPORTED_FEATURES)},
+        }
+        self._ask(connection, "session.hello", {**hello, **more})
+        return connection
+
+    def _ask(self, connection: Connection, kind: str, payload: dict[str, Any]) -> list[dict[str, Any]]:
+        self._count += 1
+        self._pulled.clear()
+        request = {"arcp": "1.1", "id": f"a{self._count}", "type": kind, "payload": payload}
+        self._carry_out(connection.receive(json.dumps(request).encode(), now=self._now))
+        return list(self._pulled)
+
+    def _carry_out(self, output: Output) -> None:
+        if output.records:
+            self.runtime.persisted(self.runtime.record_count, now=self._now)
+            self._carry_out(self.runtime.take())
+        for _, envelope in output.envelopes():
+            self._raw.append(envelope)
+            self._pulled.append(json.loads(envelope))
+        for request in output.requests:
+            if isinstance(request, Authenticate):
+                self._carry_out(self.runtime.authenticated(request.request, "alice", now=self._now))

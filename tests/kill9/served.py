@@ -1,0 +1,69 @@
+"""The agents of the runtime that is killed.
+
+Each says what it is asked to: `{"tag": …, "events": N, "pause": seconds}` gives N lines with the tag.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import anyio
+
+from arcp_io import App
+from arcp_io.context import JobContext
+from arcp_proto.limits import MIB, Limits
+
+TOKEN: Final = "t0ken"
+OTHER_TOKEN: Final = "aud1t"
+"""Of the same principal."""
+PADDING: Final = 97
+"""Lines have up to so many bytes more than they need, so that they are not all alike."""
+
+LIMITS: Final = Limits(
+    retention=24 * 3600,
+    finished_jobs=10**6,
+    finished_jobs_total=10**6,
+    principal_events=10**7,
+    principal_bytes=1024 * MIB,
+    total_events=10**7,
+    total_bytes=1024 * MIB,
+)
+"""Nothing is forgotten before it is looked at."""
+
+app = App("kill9", "1", tokens={TOKEN: "alice", OTHER_TOKEN: "alice"}, limits=LIMITS)
+
+
+def line(tag: str, attempt: int, number: int) -> str:
+    """What an agent says at this place."""
+    return f"{tag} {attempt} {number} " + "x" * (number * 31 % PADDING)
+
+
+async def _count(job: JobContext, input: Any) -> dict[str, Any]:
+    for number in range(input["events"]):
+        await job.log("info", line(input["tag"], job.attempt, number))
+        if input["pause"]:
+            await anyio.sleep(input["pause"])
+    return {"tag": input["tag"], "attempt": job.attempt, "events": input["events"]}
+
+
+@app.agent("once")
+async def once(job: JobContext, input: Any) -> dict[str, Any]:
+    """Is over when its runtime is killed."""
+    return await _count(job, input)
+
+
+@app.agent("again", restartable=True)
+async def again(job: JobContext, input: Any) -> dict[str, Any]:
+    """Begins again when its runtime was killed."""
+    return await _count(job, input)
+
+
+@app.agent("stream", restartable=True)
+async def stream(job: JobContext, input: Any) -> None:
+    """Streams its lines as its result too: from then on it cannot begin again."""
+    await job.status("streaming", input["tag"])
+    await anyio.sleep(input["pause"])
+    async with job.stream_result() as out:
+        for number in range(input["events"]):
+            await out.write(line(input["tag"], job.attempt, number) + "\n")
+            await anyio.sleep(input["pause"])

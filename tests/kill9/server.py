@@ -1,0 +1,87 @@
+"""`arcp-io serve --journal` in a process that can be killed and started again on the same port."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import time
+from asyncio.subprocess import DEVNULL, PIPE
+from pathlib import Path
+from typing import Final
+
+from tests.io.processes import COMMAND, environment
+
+START_TIMEOUT: Final = 60.0
+"""Seconds."""
+
+
+class Server:
+    """The runtime, in one process after the other."""
+
+    def __init__(self, journal: Path) -> None:
+        self.journal = journal
+        self.port = 0
+        self.path = ""
+        self.log: list[str] = []
+        """Lines that it has printed."""
+        self.started = 0.0
+        """When the last process was started; `time.monotonic`."""
+        self.listened = 0.0
+        """When it listened."""
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._listening = asyncio.Event()
+
+    async def start(self, loop: str) -> None:
+        """Start a process; returns at once."""
+        self._listening.clear()
+        self.started = time.monotonic()
+        words = ["serve", "tests.kill9.served:app", "--port", str(self.port), "--loop", loop]
+        words += ["--drain", "0", "--journal", str(self.journal)]
+        self._process = await asyncio.create_subprocess_exec(
+            *COMMAND, *words, stdin=DEVNULL, stderr=PIPE, env=environment()
+        )
+        self._reading = asyncio.create_task(self._read(self._process))
+
+    async def listening(self) -> None:
+        """Wait until it listens; raises RuntimeError when it does not come to that."""
+        waiting = asyncio.create_task(self._listening.wait())
+        assert self._reading is not None
+        await asyncio.wait(
+            (waiting, self._reading), timeout=START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not waiting.done():
+            waiting.cancel()
+            raise RuntimeError("the runtime does not start: " + "".join(self.log[-20:]))
+
+    async def kill(self) -> None:
+        """SIGKILL; returns when it is dead."""
+        await self._end(signal.SIGKILL)
+
+    async def stop(self) -> int:
+        """SIGTERM; returns its exit code."""
+        return await self._end(signal.SIGTERM)
+
+    async def end(self) -> None:
+        """Whatever it does, it is over."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    async def _end(self, number: signal.Signals) -> int:
+        assert self._process is not None and self._reading is not None
+        if self._process.returncode is not None:
+            raise RuntimeError("the runtime has ended by itself: " + "".join(self.log[-20:]))
+        self._process.send_signal(number)
+        await self._reading
+        return await self._process.wait()
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None
+        async for line in process.stderr:
+            self.log.append(line.decode(errors="replace"))
+            if found := re.search(r"ws://[^/]+:(\d+)(/\S*)", self.log[-1]):
+                self.port, self.path = int(found[1]), found[2]
+                self.listened = time.monotonic()
+                self._listening.set()

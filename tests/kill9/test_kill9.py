@@ -1,0 +1,125 @@
+"""The harness itself: a short run of it, and that it finds what is wrong."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.frames import Frame, Opcode
+
+from tests.kill9.__main__ import main
+from tests.kill9.audit import History, check_histories, check_integrity
+from tests.kill9.frames import HEAD_END, FrameReader
+from tests.kill9.judge import check_repeats, check_tags, judge
+from tests.kill9.witness import Told, Witness
+
+
+def test_a_few_kills_lose_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["--kills", "3", "--client-kills", "3", "--seed", "9"])
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    assert "3 kills of the runtime, 3 of clients" in printed
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("step", [1, 7, 1000, 200_000])
+def test_frames_are_read_wherever_they_are_cut(step: int, mask: bool) -> None:
+    payloads = [b"{}", b"x" * 125, b"y" * 126, b"z" * 70_000]
+    frames = [Frame(Opcode.TEXT, payload).serialize(mask=mask) for payload in payloads]
+    frames.insert(2, Frame(Opcode.PING, b"p").serialize(mask=mask))
+    data = b"HTTP/1.1 101 x" + HEAD_END + b"".join(frames)
+    reader = FrameReader()
+    read = [message for at in range(0, len(data), step) for message in reader.feed(data[at : at + step])]
+    assert read == payloads
+
+
+def write(path: Path, *notes: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(note) + "\n" for note in notes))
+    return path
+
+
+def event(seq: int, job: str = "j") -> dict[str, Any]:
+    return {"what": "event", "job": job, "seq": seq, "home": seq, "kind": "log", "body": said(seq)}
+
+
+def said(number: int) -> dict[str, str]:
+    return {"level": "info", "message": f"tag 1 {number}"}
+
+
+LIFE = {"what": "life", "life": 0}
+SESSION = {"what": "session", "id": "s"}
+ACCEPTED = {"what": "accepted", "job": "j", "tag": "tag"}
+END = {"what": "end", "job": "j", "home": 3, "status": "success", "code": "", "message": "", "result": 1}
+LEFT = {"what": "left"}
+HELD: History = {
+    1: {"kind": "log", "body": said(1)},
+    2: {"kind": "log", "body": said(2)},
+    3: {"final_status": "success", "result": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("notes", "wrong"),
+    [
+        pytest.param([event(1), event(2), END, LEFT], "", id="right"),
+        pytest.param([event(1), event(2), LEFT], "has no end", id="no end"),
+        pytest.param([event(2), END, LEFT], "never seen", id="missing"),
+        pytest.param([event(1), event(2), event(2), END, LEFT], "twice", id="twice"),
+        pytest.param([event(2), event(1), END, LEFT], "out of order", id="order"),
+        pytest.param([event(1), {**event(2), "body": said(7)}, END, LEFT], "tag 1 7", id="changed"),
+        pytest.param([event(1), event(2), {**END, "result": 2}, LEFT], "returned 2", id="result"),
+        pytest.param([event(1), event(2), {**END, "status": "error"}, LEFT], "ended as", id="status"),
+        pytest.param([event(1), event(2), END], "did not end", id="hung"),
+        pytest.param([event(1), event(2), END, {**SESSION, "id": "t"}, LEFT], "one session", id="session"),
+    ],
+)
+def test_wrong_notes_are_found(notes: list[dict[str, Any]], wrong: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "notes", LIFE, SESSION, ACCEPTED, *notes)
+    found = judge(path, lambda job_id: HELD, ["j"]).wrong
+    assert any(wrong in line for line in found) if wrong else not found
+
+
+@pytest.mark.parametrize(
+    ("second_life", "wrong"),
+    [
+        pytest.param([repeated := {"what": "repeat", "job": "j", "seq": 2}, event(3)], "", id="right"),
+        pytest.param([event(3)], "without 2", id="lost"),
+        pytest.param([{**repeated, "seq": 1}, repeated, event(3)], "got 1 of j again", id="before"),
+        pytest.param([repeated, repeated, event(3)], "twice", id="twice"),
+    ],
+)
+def test_wrong_repeats_are_found(second_life: list[dict[str, Any]], wrong: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "notes", LIFE, event(1), event(2), LIFE, *second_life)
+    found = check_repeats(path, {1: 1})
+    assert any(wrong in line for line in found) if wrong else not found
+
+
+def test_a_submit_that_was_carried_out_twice_is_found(tmp_path: Path) -> None:
+    path = write(tmp_path / "notes", {"what": "submit", "tag": "tag"})
+    assert check_tags([path], lambda job_id: HELD, ["j"]) == []
+    assert "carried out as ['j', 'k']" in check_tags([path], lambda job_id: HELD, ["j", "k"])[0]
+
+
+def test_what_a_history_has_lost_is_found() -> None:
+    witness = Witness(0, "/")
+    payload = {"kind": "log", "body": said(1)}
+    witness.sessions["s"].told[1] = Told("j", json.dumps({"payload": payload}).encode())
+    assert check_histories(lambda job_id: {1: payload}, witness, ["j"]) == []
+    assert "is None" in check_histories(lambda job_id: {}, witness, ["j"])[0]
+
+
+def test_a_damaged_file_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE t (a TEXT)")
+    db.executemany("INSERT INTO t VALUES (?)", [("x" * 3000,)] * 100)
+    db.commit()
+    db.close()
+    assert check_integrity(path) == []
+    data = bytearray(path.read_bytes())
+    data[4096 : 4096 + 100] = b"\xff" * 100
+    path.write_bytes(data)
+    assert check_integrity(path)

@@ -1,0 +1,193 @@
+"""A proxy in front of the runtime that writes down what it has told one client, byte by byte.
+
+A frame counts as told once the proxy has read it, whether or not its client still did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from tests.kill9.frames import FrameReader
+
+NUMBERED = ("job.event", "job.result", "job.error", "job.cancelled")
+
+
+class Told(NamedTuple):
+    """A numbered frame, as it came."""
+
+    job_id: str
+    frame: bytes
+
+
+class SessionSeen:
+    """What was told in one session, on all its connections."""
+
+    def __init__(self) -> None:
+        self.tokens: list[str] = []
+        """Resume tokens, in order."""
+        self.told: dict[int, Told] = {}
+        """By number."""
+        self.acked = 0
+        """The highest number that its client has acknowledged, or from which it has resumed."""
+        self.resumed_from: list[int] = []
+        """The cursor of each resume."""
+
+
+class Witness:
+    """Carries the connections of one client to a port, and keeps what passes."""
+
+    def __init__(self, port: int, path: str) -> None:
+        self.sessions: dict[str, SessionSeen] = defaultdict(SessionSeen)
+        self.accepted: dict[str, bytes] = {}
+        """Jobs by id, with the answer to their submit."""
+        self.touched: set[str] = set()
+        """Jobs of which something was told since somebody emptied this."""
+        self.welcomes = 0
+        self.frames = 0
+        """From the runtime, of all kinds."""
+        self.repeated = 0
+        """Numbered frames that came again, with the same bytes."""
+        self.wrong: list[str] = []
+        """What must not be."""
+        self.first_frame = 0.0
+        """When the first frame came since somebody set this to 0."""
+        self.on_frame: Callable[[str], object] = lambda kind: None
+        """Told the type of each frame from the runtime, before it is passed on."""
+        self._port = port
+        self._path = path
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        """Where its client connects."""
+        if self._server is None:
+            raise RuntimeError("it does not listen yet")
+        return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}{self._path}"
+
+    async def listen(self) -> None:
+        """Begin."""
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+
+    async def settle(self) -> None:
+        """Wait until the connections to a runtime that is dead are over: all that it said has come."""
+        while self._open:
+            await asyncio.wait(self._open)
+
+    async def close(self) -> None:
+        """End everything."""
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._open):
+            task.cancel()
+        await self.settle()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+        try:
+            await self._both_ways(reader, writer)
+        finally:
+            self._open.discard(task)
+            writer.close()
+
+    async def _both_ways(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            from_runtime, to_runtime = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:
+            return  # Nobody is there; the client sees its connection end.
+        seen = _Connection(self)
+        outward = asyncio.create_task(_copy(reader, to_runtime, seen.from_client))
+        inward = asyncio.create_task(_copy(from_runtime, writer, seen.from_runtime))
+        try:
+            await asyncio.wait((outward, inward), return_when=asyncio.FIRST_COMPLETED)
+            if outward.done() and not inward.done():
+                to_runtime.close()
+            await asyncio.wait((inward,), timeout=5)
+        finally:
+            outward.cancel()
+            inward.cancel()
+            to_runtime.close()
+
+
+class _Connection:
+    """What passes on one connection."""
+
+    def __init__(self, witness: Witness) -> None:
+        self._witness = witness
+        self._inward = FrameReader()
+        self._outward = FrameReader()
+        self._session = ""
+        self._cursor: int | None = None
+
+    def from_client(self, data: bytes) -> None:
+        for message in self._outward.feed(data):
+            frame = json.loads(message)
+            payload = frame.get("payload") or {}
+            match frame["type"]:
+                case "session.hello" if "resume" in payload:
+                    self._cursor = payload["resume"]["last_event_seq"]
+                case "session.ack" if self._session:
+                    seen = self._witness.sessions[self._session]
+                    seen.acked = max(seen.acked, payload["last_processed_seq"])
+
+    def from_runtime(self, data: bytes) -> None:
+        for message in self._inward.feed(data):
+            self._hear(message)
+
+    def _hear(self, message: bytes) -> None:
+        witness = self._witness
+        frame: dict[str, Any] = json.loads(message)
+        kind = frame["type"]
+        witness.frames += 1
+        witness.first_frame = witness.first_frame or time.monotonic()
+        if kind == "session.welcome":
+            witness.welcomes += 1
+            self._session = frame["session_id"]
+            seen = witness.sessions[self._session]
+            seen.tokens.append(frame["payload"]["resume_token"])
+            if self._cursor is not None:
+                seen.resumed_from.append(self._cursor)
+                seen.acked = max(seen.acked, self._cursor)
+        elif kind == "job.accepted":
+            witness.accepted.setdefault(frame["job_id"], message)
+            witness.touched.add(frame["job_id"])
+        elif kind in NUMBERED:
+            self._numbered(frame, message)
+        witness.on_frame(kind)
+
+    def _numbered(self, frame: dict[str, Any], message: bytes) -> None:
+        witness, number = self._witness, frame["event_seq"]
+        told = witness.sessions[self._session].told
+        before = told.get(number)
+        if before is None:
+            told[number] = Told(frame["job_id"], message)
+            witness.touched.add(frame["job_id"])
+        elif before.frame == message:
+            witness.repeated += 1
+        else:
+            witness.wrong.append(f"number {number} was {before.frame!r}, and is {message!r}")
+
+
+async def _copy(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, look: Callable[[bytes], None]
+) -> None:
+    """From one to the other until the end; what was read is looked at even if nobody takes it any more."""
+    broken = False
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            look(data)
+            if not broken:
+                try:
+                    writer.write(data)
+                    await writer.drain()
+                except OSError:
+                    broken = True
+    writer.close()

@@ -1,0 +1,663 @@
+"""What is known of a runtime and its clients, and what each of their requests has to be answered with.
+
+`Judge` looks at every log and history as it grows, before a limit can take anything from it, and tells it to
+the sessions and jobs of `streams`; what it decides is read from the protocol, not from the runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from arcp_proto import wire
+from arcp_proto.ages import MARK
+from arcp_proto.connection import Phase
+from arcp_proto.errors import ensure
+from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, Time
+from arcp_proto.job import Job
+from arcp_proto.limits import Limits
+from arcp_proto.output import NOTHING, Authenticate, Output, PauseJob, ResumeJob, StartJob
+from arcp_proto.recording import record
+from arcp_proto.runtime import Runtime
+from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.session import Session
+from arcp_proto.timers import TimerKind
+from arcp_proto.times import format_time
+from tests.unit.world import FEATURES, UNIX, Frame, World
+
+from .model import Attempt, Client
+from .streams import Flow, Line, Token, Work
+
+GRACE: Final = 5 * SECOND
+EXPIRES_AT: Final = UNIX + 80 * SECOND
+"""When the lease that some submits ask for expires."""
+FILTERS: Final = ("status", "agent", "created_after", "created_before")
+STATUSES: Final = (
+    ["running"],
+    ["success", "error", "cancelled", "timed_out"],
+    ["zork"],
+    ["error", "running"],
+)
+Check = Callable[[Frame], None] | None
+Verdict = str | tuple[Line, Token]
+"""How a resume ends: a code, or the session and the token that was presented."""
+
+
+class Watched(World):
+    """A world in which somebody looks at everything that is numbered before anything else happens."""
+
+    def __init__(self, judge: Judge, runtime: Runtime | None = None) -> None:
+        super().__init__(judge.config, tokens=None, runtime=runtime)
+        self.judge = judge
+
+    def carry_out(self, output: Output) -> None:
+        self.judge.watch()
+        self.requests += output.requests  # Before what the journal's answer asks for.
+        super().carry_out(output._replace(requests=NOTHING))
+        for client in self.judge.clients:
+            client.vet(self.runtime.persisted_count)
+
+
+class Judge:
+    """What is known, and what follows from it."""
+
+    def __init__(self, config: RuntimeConfig, *, secrets: bool = True) -> None:
+        """The recording has the `secrets`, or stand-ins in their place."""
+        self.config = config
+        self.secrets = secrets
+        limits, most = config.limits, Limits()
+        self.roomy = (
+            all(
+                getattr(limits, name) == getattr(most, name)
+                for name in ("session_events", "principal_events", "total_events", "total_bytes")
+            )
+            and limits.session_bytes == most.session_bytes
+        )
+        """No log comes to its limits."""
+        self.works: dict[JobId, Work] = {}
+        self.lines: dict[SessionId, Line] = {}
+        self.clients: list[Client] = []
+        self.pending: list[Authenticate] = []
+        self.keys: dict[tuple[str, str], tuple[dict[str, Any], JobId]] = {}
+        self.claims: dict[tuple[str, str, JobId], dict[str, Any]] = {}
+        """What was ever submitted under a key, and the job that it became."""
+        self.observers = config.observers
+        self.started: dict[JobId, None] = {}
+        self.paused: dict[JobId, None] = {}
+        self.old_tokens: list[str] = []
+        self.pages: list[tuple[str, str, dict[str, Any], int]] = []
+        """Cursors: the text, its principal, filter, and the number of jobs before it."""
+        self.draining = False
+        self.drain_at: int | None = None
+        self.doomed: Line | None = None
+        """The session that ends with the resume under way, which it refuses."""
+        self.blind = False
+        self.count = self.crashes = self.noted = 0
+        self.recording: list[str] | None = []
+        self.world: World = Watched(self)
+        record(self.world.runtime, self.recording.append, keep_secrets=secrets)
+
+    @property
+    def now(self) -> int:
+        """What the runtime takes for the time of the next input."""
+        return max(self.world.now, self.world.runtime.now)
+
+    @property
+    def wall(self) -> int:
+        """The wall clock of the next input."""
+        return self.now + self.world.runtime._unix_offset
+
+    @property
+    def unix(self) -> int:
+        """The same, never going back; to ask the runtime would be an input of its own."""
+        return max(self.world.runtime._unix, self.wall)
+
+    # Looking.
+
+    def watch(self) -> None:
+        """Look at what was numbered since the last time."""
+        runtime = self.world.runtime
+        for line in self.lines.values():
+            if line.session_id not in runtime.sessions and not line.over:
+                self._session_over(line)
+        for session in runtime.sessions.values():
+            self._attached(self._line(session), session)
+        for job in runtime.jobs.values():
+            self._history(self._work(job), job)
+        if self.blind:
+            return
+        for work in self.works.values():
+            if not work.gone and work.job_id not in runtime.jobs:
+                work.gone = True
+                due = self.world.runtime.now >= work.ended_at + self.config.limits.retention * SECOND
+                ensure(work.ended and (due or self._crowded()), "a job is forgotten before its time")
+        for session in runtime.sessions.values():
+            self._left_out(self.lines[session.id])
+            self._numbered(self.lines[session.id], session)
+
+    def _crowded(self) -> bool:
+        limits = self.config.limits
+        finished = [work for work in self.works.values() if work.ended]
+        return len(finished) > min(limits.finished_jobs, limits.finished_jobs_total)
+
+    def _line(self, session: Session) -> Line:
+        line = self.lines.get(session.id)
+        if line is None:
+            features = tuple(name for name in FEATURES if name in session.features)
+            line = Line(session.id, session.principal, features, session.quirk.name)
+            line.detached_at = self.world.runtime.now
+            self.lines[session.id] = line
+        return line
+
+    def _attached(self, line: Line, session: Session) -> None:
+        if session.connection is not None:
+            line.attached = session.connection.number
+        elif line.attached is not None:
+            line.attached, line.detached_at = None, self.world.runtime.now
+
+    def _session_over(self, line: Line) -> None:
+        line.over = True
+        if self.blind:
+            return
+        if line.attached is not None:
+            line.attached, line.detached_at = None, self.world.runtime.now
+        window = self.config.resume_window_sec * SECOND
+        late = self.world.runtime.now >= line.detached_at + window
+        ensure(late or line.may_end, "a session ended before its window")
+        for work in self.works.values():
+            job = self.world.runtime.jobs.get(work.job_id)
+            if work.home is not line or job is None or job.end is not None:
+                continue
+            if job.history.end == len(work.events):  # Else it goes on in the same moment.
+                work.source = job.home_seq
+                ensure(work.source >= line.last, "it goes on before the last number of its home")
+
+    def _work(self, job: Job) -> Work:
+        work = self.works.get(job.id)
+        if work is None:
+            terms, now = job.terms, self.world.runtime.now
+            home = self.lines.get(terms.session_id)
+            if home is None:  # It came and went in one moment.
+                home = Line(terms.session_id, terms.principal, (), "", over=True)
+                self.lines[home.session_id] = home
+            work = Work(job.id, home, terms.principal, terms.agent, terms.accepted_at)
+            work.submitters.append(home.session_id)
+            if terms.max_runtime_sec is not None:
+                work.deadline = now + terms.max_runtime_sec * SECOND
+            home.home[job.id] = Flow(0)
+            home.ends[job.id] = 1
+            self.works[job.id] = work
+        if self.blind:
+            work.ended, work.stopped = job.ended, job.id not in self.world.runtime.running
+        return work
+
+    def _history(self, work: Work, job: Job) -> None:
+        history = job.history
+        if history.first > len(work.events):
+            work.events += [None] * (history.first - len(work.events))
+        for past in history.between(max(len(work.events), history.first), history.end):
+            if self.blind:
+                work.events.append(None)
+            else:
+                work.published(past)
+        if job.end is not None and work.end_source is None and not self.blind:
+            ensure(work.ended, "it ended before its time")
+            work.ended_at, work.ended_unix = self.world.runtime.now, job.end.at
+            work.ended_with(job.end.source)
+
+    def _left_out(self, line: Line) -> None:
+        """Who is behind with a job gets its end alone when it is forgotten, and no history that was cut.
+
+        Others are told of a cut, and may subscribe again.
+        """
+        for job_id, flow in line.flows.items():
+            work, job = self.works[JobId(job_id)], self.world.runtime.jobs.get(JobId(job_id))
+            if job is None and not flow.live:
+                flow.floor = len(work.events)
+            elif job is not None and not flow.live and "subscribe" not in line.features:
+                flow.floor = job.history.first
+
+    def _numbered(self, line: Line, session: Session) -> None:
+        log, before = session.log, line.last
+        if log.first > line.last + 1:
+            line.lost(log.first)
+        prefix, session_id, lag = session.id_prefix, session.id_bytes, self.config.limits.lag
+        for entry in log.between(line.last, log.last):
+            seq = line.last + 1
+            raw = wire.event_envelope(entry.head, prefix, session_id, seq, entry.payload, entry.source)
+            records, now = self.world.runtime.record_count, self.world.runtime.now
+            line.numbered(raw, self.works, lag=lag, records=records, now=now)
+        if line.last > before and line.acking and line.acked and session.jobs and line.told is False:
+            ensure(line.last - line.acked <= lag, "nobody was told of back-pressure")
+        self._check_kept(line, session, aged=line.last > before)
+
+    def _check_kept(self, line: Line, session: Session, *, aged: bool) -> None:
+        """What is not acknowledged is kept, or for the window without acks, as long as limits allow it."""
+        first, now, roomy = session.log.first, self.world.runtime.now, self.roomy
+        since = now - self.config.resume_window_sec * SECOND
+        if line.acking:
+            ensure(first == line.acked + 1 or not roomy, "what was not acknowledged is gone")
+        elif roomy and first > 1:
+            ensure(line.at.get(first - 1, 0) <= since, "what is younger than the window is gone")
+        if not line.acking and aged and first <= line.last:
+            oldest = line.at.get(first, now)
+            ensure(oldest + 2 * MARK > since, "what is older than the window is kept")
+
+    # Taking notice.
+
+    def note(self) -> None:
+        """Take notice of what was asked for."""
+        self.watch()
+        for request in self.world.requests[self.noted :]:
+            match request:
+                case Authenticate():
+                    self.pending.append(request)
+                case StartJob(job_id=job_id):
+                    ensure(job_id not in self.started, "an agent was started twice")
+                    self.started[job_id] = None
+                case PauseJob(job_id=job_id):
+                    ensure(job_id not in self.paused, "an agent waits twice")
+                    self.paused[job_id] = None
+                case ResumeJob(job_id=job_id):
+                    ensure(job_id in self.paused, "an agent goes on that did not wait")
+                    del self.paused[job_id]
+        self.noted = len(self.world.requests)
+        for client in self.clients:
+            if client.open and client.peer.connection.overrun:
+                client.ever_slow = True
+                self.world.carry_out(client.peer.connection.overran(now=self.world.now))
+            text = None if client.token is None else client.token.text
+            if client.line is not None and text is not None and text not in self.old_tokens:
+                self.old_tokens.append(text)
+                client.line.known.append(text)
+
+    def client_of(self, number: int | None) -> Client | None:
+        """The client at the end of a connection."""
+        return next((client for client in self.clients if client.number == number), None)
+
+    def fix(self, work: Work, at: int, *codes: str) -> None:
+        """How a job ends, unless that was decided, and when at the latest."""
+        if not work.outcomes:
+            work.fix(*codes)
+            work.grace_at = at + GRACE
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, and carry out what is due."""
+        end = self.world.now + int(seconds * SECOND)
+        for work in self.works.values():
+            if not work.ended:
+                self._wait_for(work, end)
+        if self.drain_at is not None and self.drain_at <= end:
+            self.drain_at = None
+        self.world.advance(seconds)
+        runtime = self.world.runtime
+        if self.world.now < runtime.now:
+            return  # Its clock has stepped back: nothing was due.
+        window = self.config.resume_window_sec * SECOND
+        for line in () if self.blind else self.lines.values():
+            late = line.attached is None and self.world.now >= line.detached_at + window
+            ensure(line.over or not late, "a session outlives its window")
+        for session in runtime.sessions.values() if seconds else ():
+            at = runtime.timers.armed(TimerKind.BACKLOG, session.id) or 0
+            soon = session.id in runtime.unfed or at > self.world.now
+            fed = not session.backlogs or not session.reading or soon
+            ensure(fed, "a history was not numbered in time")
+        for client in self.clients:
+            late = client.expires is not None and client.expires <= self.wall
+            ensure(not (client.open and late), "an authentication outlives its time")
+
+    def _wait_for(self, work: Work, end: int) -> None:
+        """What the time until `end` does to an unfinished job."""
+        drain_at = self.drain_at
+        again = drain_at is not None and drain_at <= end and self.starts_again(work)
+        if again and drain_at is not None and (work.deadline is None or drain_at < work.deadline):
+            self.leave(work, drain_at)
+            drain_at = None
+        grace_at = work.grace_at if work.leaving and not work.outcomes else None
+        if grace_at is not None and grace_at <= end and (work.deadline is None or grace_at < work.deadline):
+            work.left, work.deadline = True, None
+        due = [(work.deadline, "TIMEOUT"), (drain_at, "INTERNAL_ERROR")]
+        times = [at for at, _ in due if at is not None and at <= end]
+        if times:
+            first = min(times)
+            self.fix(work, first, *[code for at, code in due if at == first])
+        if work.grace_at is not None and work.grace_at <= end and work.outcomes:
+            work.ended = True
+
+    def starts_again(self, work: Work) -> bool:
+        """Whether a job that is not over is left to the next process (§7.3)."""
+        restartable = self.config.journal and work.agent == "again"
+        return restartable and not (work.outcomes or work.streamed or work.ended)
+
+    def leave(self, work: Work, at: int) -> None:
+        """A runtime that shuts down tells the agent to stop, and leaves the job as it is."""
+        if not work.leaving:
+            work.leaving, work.grace_at = True, at + GRACE
+
+    # Sessions.
+
+    def answer(
+        self,
+        asked: Authenticate,
+        client: Client | None,
+        who: str | None,
+        *,
+        failed: bool,
+        expires: int | None,
+    ) -> None:
+        """The host answers who it is, and what comes of it is what it has to be."""
+        verifying = asked.connection.phase is Phase.AUTHENTICATING and client is not None and not self.blind
+        expected: Verdict | None = None
+        if verifying and client is not None and not failed and client.attempt is not None:
+            expected = self.judge_resume(client.attempt, who)
+        old = None if expected is None or isinstance(expected, str) else self.client_of(expected[0].attached)
+        answer = self.world.runtime.authenticated(asked.request, who, failed, expires, now=self.world.now)
+        self.world.carry_out(answer)
+        if not verifying or client is None:
+            return
+        if failed or (expected is None and who is not None and self.draining):
+            expected = "INTERNAL_ERROR"
+        elif who is None and expected is None:
+            expected = "UNAUTHENTICATED"
+        if expected is None:
+            self.welcomed(client)
+        else:
+            self.settle(client, expected)
+        client.expires = expires
+        if old is not None:
+            closing = old.peer.closing
+            told = closing is not None and closing.code == 1008 and closing.reason == "UNAUTHENTICATED"
+            ensure(told, "its session was taken over, and nobody told")
+
+    def welcomed(self, client: Client) -> None:
+        """A new session was opened for a client."""
+        session = client.peer.connection.session
+        ensure(session is not None, "it was not welcomed")
+        if session is None or self.blind:
+            return
+        line = client.line = self._line(session)
+        line.over = session.id not in self.world.runtime.sessions  # It said goodbye before its welcome.
+        offered = [name for name in client.features if name in self.config.features]
+        ensure(sorted(line.features) == sorted(offered), "another set of features was negotiated")
+        client.token = line.issue(client.number)
+
+    def find(self, attempt: Attempt) -> tuple[Line, Token] | None:
+        """The session of a token that is valid."""
+        for line in self.lines.values():
+            for token in line.tokens:
+                if token.text == attempt.token and not line.over:
+                    return (line, token) if attempt.session_id in (None, line.session_id) else None
+        return None
+
+    def judge_resume(self, attempt: Attempt, who: str | None, *, alone: bool = False) -> Verdict | None:
+        """How a resume ends; `alone` without asking the host, and None if it has to be asked."""
+        known = self.find(attempt)
+        if alone:
+            if known is not None and not known[0].principal.startswith("anonymous-"):
+                return None
+        elif attempt.bearer and who is None:
+            return "UNAUTHENTICATED"
+        if known is None or (not alone and known[0].principal != who):
+            return "RESUME_WINDOW_EXPIRED"
+        line, token = known
+        first = self.world.runtime.sessions[line.session_id].log.first
+        if attempt.cursor > line.last:
+            return "INVALID_REQUEST"
+        if attempt.cursor < first - 1:
+            line.may_end = line.attached is None and line.tokens[-1] is token
+            self.doomed = line if line.may_end else None
+            return "RESUME_WINDOW_EXPIRED"
+        return known
+
+    def settle(self, client: Client, expected: Verdict) -> None:
+        """A resume has ended as it had to."""
+        connection = client.peer.connection
+        if self.blind:
+            return
+        closing = client.peer.closing
+        refused = None if closing is None or closing.code == 1000 else closing.reason
+        if isinstance(expected, str):
+            ensure(refused == expected, f"a resume ended with {refused}, not {expected}")
+            ensure(self.doomed is None or self.doomed.over, "nobody can resume it, and it goes on")
+            self.doomed = None
+            if expected == "RESUME_WINDOW_EXPIRED" and client.peer.frames:
+                details = client.peer.frames[-1]["payload"]["details"]
+                ensure(details["final"] is True, "nobody said that it is final")
+            return
+        line, token = expected
+        session = connection.session
+        ensure(refused is None, f"it was not resumed: {refused}")
+        ensure(session is not None and session.id == line.session_id, "it got another session")
+        attempt = client.attempt
+        if attempt is None:
+            return
+        line.prove(token)
+        client.token, client.line, client.quirk = line.issue(client.number), line, line.quirk
+        client.resumed, client.cursor, client.replies = True, attempt.cursor, attempt.replies
+        line.seen = max(line.seen, attempt.cursor)
+        line.lied = line.lied or attempt.cursor > line.received
+        client.honest, client.whole = not line.lied, self.config.limits.replies >= 64
+        line.may_end = False
+        if line.attached is None:  # It said goodbye before its welcome.
+            line.detached_at = self.world.runtime.now
+        if not attempt.replies:  # What was not answered so far never will be.
+            line.skipped = True
+            line.outstanding.clear()
+
+    def proved(self, client: Client) -> None:
+        """A client shows that its welcome has arrived."""
+        if client.line is not None and client.token is not None and not client.proved:
+            client.proved = True
+            client.line.prove(client.token)
+
+    # Jobs.
+
+    def right(self, principal: str, work: Work) -> str | None:
+        """What a principal may see of a job; None: it does not exist for it."""
+        if work.job_id not in self.world.runtime.jobs:
+            return None
+        if work.principal == principal:
+            return "observe"
+        owners = self.observers.get(principal, {})
+        return owners.get(work.principal, owners.get("*"))
+
+    def judge_submit(self, line: Line, payload: dict[str, Any]) -> tuple[tuple[str, ...], JobId | None]:
+        """The answers that a submit may have, and the job that it joins."""
+        limits, invalid = self.config.limits, (("INVALID_REQUEST",), None)
+        if payload.get("max_runtime_sec") == 0:
+            return invalid
+        key = payload.get("idempotency_key")
+        claimed = None if key is None else self.keys.get((line.principal, key))
+        if claimed is not None:
+            same = all(claimed[0].get(name) == payload.get(name) for name in ("agent", "input"))
+            return (("job.accepted",), claimed[1]) if same else (("DUPLICATE_KEY",), None)
+        if payload["agent"] == "zork":
+            return ("AGENT_NOT_AVAILABLE",), None
+        if "zork" in payload.get("lease_request", {}):
+            return invalid
+        if "lease_constraints" in payload and self.wall >= EXPIRES_AT:
+            return invalid
+        running = sum(not work.stopped for work in self.works.values())
+        claims = sum(principal == line.principal for principal, _ in self.keys)
+        full = key is not None and claims >= limits.idempotency_keys
+        if self.draining or running >= limits.running_jobs or full:
+            return ("INTERNAL_ERROR",), None
+        return ("job.accepted",), None
+
+    def join_job(self, line: Line, job_id: JobId, request_id: str, payload: dict[str, Any]) -> None:
+        """A submit with a key of before is answered by its job, and what the session has not seen of it."""
+        work, job = self.works[job_id], self.world.runtime.jobs.get(job_id)
+        line.answers.append(request_id)
+        line.carried[request_id] = (job_id, line.last, payload)
+        if job is None:
+            line.ends[job_id] = line.ends.get(job_id, 0) + 1
+            return
+        if line.session_id not in work.submitters:
+            work.submitters.append(line.session_id)
+        observes = job_id in line.flows and line.flows[job_id].until is None
+        if not observes and (work.ended or work.home is not line):
+            line.flows[job_id] = Flow(job.history.first)
+
+    def judge_cancel(self, line: Line, work: Work) -> str | None:
+        """The code with which a cancel is refused; None when it is carried out."""
+        if self.right(line.principal, work) is None:
+            return "JOB_NOT_FOUND"
+        alive = [session_id for session_id in work.submitters if not self.lines[session_id].over]
+        mine = line.session_id in alive or not alive or work.ended
+        return None if work.principal == line.principal and mine else "PERMISSION_DENIED"
+
+    def judge_subscribe(self, line: Line, work: Work) -> str | None:
+        """The code with which a subscription is refused; None when it is answered."""
+        right = self.right(line.principal, work)
+        if "subscribe" not in line.features:
+            return "INVALID_REQUEST"
+        if right != "observe":
+            return "PERMISSION_DENIED" if right else "JOB_NOT_FOUND"
+        full = len(line.flows) >= self.config.limits.subscriptions
+        return "INVALID_REQUEST" if full and work.job_id not in line.flows else None
+
+    def subscribed(self, line: Line, work: Work, after: int | None) -> Check:
+        """A subscription is carried out; returns what its answer has to be."""
+        history = self.world.runtime.jobs[work.job_id].history
+        at_home = work.home is line and not work.ended
+        if after is None:
+            if not work.ended and not at_home and work.job_id not in line.flows:
+                line.flows[work.job_id] = Flow(len(work.events))
+        else:
+            later = (
+                pos
+                for pos, event in enumerate(work.events)
+                if pos >= history.first and (event is None or event.source > after)
+            )
+            pos = next(later, len(work.events))
+            if at_home and pos < len(work.events):
+                line.flows[work.job_id] = Flow(pos, len(work.events))
+            elif not at_home and (work.end_source is None or after < work.end_source):
+                line.flows[work.job_id] = Flow(pos)
+        cut = after is not None and after < history.cut
+        ended, last = work.ended, max([event.source for event in work.events if event], default=0)
+
+        def check(frame: Frame) -> None:
+            payload = frame["payload"]
+            ensure(payload["job_id"] == work.job_id, "subscribed to another job")
+            ensure(payload["replayed"] is (after is not None), "replayed, or not")
+            ensure(("history_from" in payload) == cut, "history is left out, and nobody told")
+            told = payload["subscribed_from"]
+            ensure(told >= last or (told, last) == (0, 1), "it goes on before its last event")
+            over = payload["current_status"] not in ("pending", "running")
+            ensure(over == ended, "another status")
+
+        return check
+
+    def listing(self, line: Line, b: int, c: int) -> tuple[dict[str, Any], tuple[str, ...], Check]:
+        """A request for a page of jobs, the answers that it may have, and what the page holds."""
+        payload: dict[str, Any] = {"limit": (1, 2, 5, 1000, 0)[c % 5]} if c % 7 else {}
+        works = list(self.works.values())
+        kind = FILTERS[b % 4] if b & 64 else None
+        if kind == "status":
+            payload["filter"] = {kind: STATUSES[b // 4 % 4]}
+        elif kind == "agent":
+            payload["filter"] = {kind: ("echo", "echo@1.0.0", "again", "zork")[b // 4 % 4]}
+        elif kind is not None and works:
+            payload["filter"] = {kind: format_time(Time(works[b % len(works)].created))}
+        upto, stale = len(works), False
+        known = [page for page in self.pages if page[1] == line.principal] or self.pages
+        if b & 128 and known:
+            text, principal, asked, upto = known[-1 - c // 8 % len(known)]
+            payload["cursor"] = text
+            if c % 8:
+                payload["filter"] = asked
+            same = payload.get("filter", {}) == asked
+            stale = not same or principal != line.principal
+        if stale:
+            return payload, ("INVALID_REQUEST",), None
+        if "list_jobs" not in line.features:
+            return payload, ("INVALID_REQUEST",), None
+        most = self.config.limits.page
+        limit = min(max(payload.get("limit", 100), 1), most)
+        expected, rest = self._page(line.principal, payload.get("filter", {}), upto, limit, most)
+
+        def check(frame: Frame) -> None:
+            jobs = [entry["job_id"] for entry in frame["payload"]["jobs"]]
+            ensure(jobs == expected, f"listed {jobs}, not {expected}")
+            cursor = frame["payload"]["next_cursor"]
+            ensure((cursor is None) == (rest is None), "there are more jobs, or not")
+            if rest is not None:
+                self.pages.append((cursor, line.principal, payload.get("filter", {}), rest))
+
+        return payload, ("session.jobs",), check
+
+    def _page(
+        self, principal: str, asked: dict[str, Any], upto: int, limit: int, scan: int
+    ) -> tuple[list[str], int | None]:
+        """The jobs of a page, newest first, and how many jobs stand before the rest, if there is any."""
+        found: list[str] = []
+        looked, last = 0, upto
+        for number in reversed(range(upto)):
+            work = list(self.works.values())[number]
+            if self.right(principal, work) is None:
+                continue
+            status = self.world.runtime.jobs[work.job_id].status
+            if "status" in asked and status not in asked["status"]:
+                continue
+            if len(found) == limit or (looked == scan and asked.keys() - {"status"}):
+                return found, last
+            looked, last = looked + 1, number
+            if self._asked_for(work, asked):
+                found.append(work.job_id)
+        return found, None
+
+    def _asked_for(self, work: Work, asked: dict[str, Any]) -> bool:
+        job = self.world.runtime.jobs[work.job_id]
+        created = format_time(Time(work.created // MILLISECOND * MILLISECOND))
+        return (
+            asked.get("agent") in (None, work.agent, job.agent)
+            and ("created_after" not in asked or created > asked["created_after"])
+            and ("created_before" not in asked or created < asked["created_before"])
+        )
+
+    # What holds at any time.
+
+    def check_promises(self) -> None:
+        """Raise unless everybody has what was promised."""
+        runtime = self.world.runtime
+        durable = runtime.persisted_count == runtime.record_count
+        for client in self.clients:
+            line, peer = client.line, client.peer
+            if line is not None:
+                ensure(client.open == (line.attached == client.number), "open, and not attached, or reverse")
+            if client.open and durable and not peer.slow and not peer.connection.overrun:
+                ensure(client.lied or not client.asked, f"{client.asked} were never answered")
+                last = client.last or client.cursor
+                ensure(line is None or client.lied or last == line.last, "an event did not come")
+        for line in self.lines.values():
+            if not line.over and not line.blind:
+                self._check_line(line, runtime.sessions[line.session_id])
+        for work in self.works.values():
+            ensure(work.gone or work.ended == (work.end_source is not None), "ended, and nobody told")
+        for (principal, key), (_, job_id) in list(self.keys.items()):
+            if runtime.keys.get(Principal(principal), key) is None:
+                due = self.works[job_id].ended_unix + self.config.limits.idempotency * SECOND
+                ensure(self.works[job_id].ended and self.unix >= due, "a key is forgotten before its time")
+                del self.keys[principal, key]
+
+    def _check_line(self, line: Line, session: Session) -> None:
+        ensure(not line.cancels, "a cancel was not answered")
+        for job_id, flow in line.home.items():
+            work = self.works[JobId(job_id)]
+            ensure(not work.ended and not flow.due(work, line.features), "an event is not numbered at home")
+        due = [job_id for job_id, count in line.ends.items() if count and job_id not in line.home]
+        ensure(not due, f"the ends of {due} are missing")
+        for job_id, flow in list(line.flows.items()):
+            work = self.works[JobId(job_id)]
+            if job_id in session.backlogs:
+                flow.live = False
+                continue
+            ensure(not flow.due(work, line.features), "an observer missed an event")
+            ensure(self.right(line.principal, work) == "observe" or work.gone, "it may not observe this job")
+            flow.live = True
+            if flow.until is not None:
+                del line.flows[job_id]
+            else:
+                ensure(not work.ended, "an observer was not told of the end")
+                ensure(job_id in session.observed, "a subscription is lost")

@@ -1,0 +1,259 @@
+"""The process dies and comes back from some of its records: what was told is so, the rest was never."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from arcp_proto import wire
+from arcp_proto.applying import APPLY
+from arcp_proto.errors import ensure
+from arcp_proto.ids import SECOND, JobId
+from arcp_proto.job import Job
+from arcp_proto.records import JobAccepted, JobKept, Record, decode_record, encode_record
+from arcp_proto.runtime import Runtime
+from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.secret import Secret
+from arcp_proto.session import Session
+
+from .streams import Flow, Line, Token, Work, marker_of
+
+if TYPE_CHECKING:
+    from .judge import Judge
+
+SEED = b"z" * 32
+
+
+def applied(config: RuntimeConfig, records: Iterable[Record], *, now: int, unix: int) -> Runtime:
+    """What records say, before a restart decides anything."""
+    runtime = Runtime(config, seed=SEED, now=now, unix=unix)
+    for record in records:
+        APPLY[type(record)](runtime, record)
+    return runtime
+
+
+def encoded(records: Iterable[Record]) -> list[bytes]:
+    """Records as they are compared."""
+    return list(map(encode_record, records))
+
+
+def read(data: bytes) -> Record:
+    """A record that nobody else has, as from a journal."""
+    return decode_record(data)
+
+
+def envelope(session: Session, seq: int) -> bytes:
+    """One envelope of a log as it goes out."""
+    (entry,) = session.log.between(seq - 1, seq)
+    return wire.event_envelope(
+        entry.head, session.id_prefix, session.id_bytes, seq, entry.payload, entry.source
+    )
+
+
+def restart(judge: Judge, a: int, *, snapshot: bool) -> None:
+    """Die and come back from what was durable, and from some of what was not; `a` says from how much."""
+    from .judge import Watched  # A world of a judge, who needs what is above.
+
+    world, old, config = judge.world, judge.world.runtime, judge.config
+    behind = old.record_count - old.persisted_count
+    count = len(world.records) - behind + a % (behind + 1)
+    durable, now, unix = world.records[:count], judge.now, judge.wall
+    bare = check_survives(judge, durable)
+    kept = [list(map(read, encoded(one))) for one in (durable, bare.snapshot())]
+    records, others = reversed(kept) if snapshot else kept
+    judge.crashes += 1
+    seed = bytes([a, judge.crashes]) * 16
+    runtime = Runtime.restore(config, records, seed=seed, now=now, unix=unix)
+    other = Runtime.restore(config, others, seed=seed, now=now, unix=unix)
+    ensure(
+        encoded(other.snapshot()) == encoded(runtime.snapshot()), "a snapshot is not what all records make"
+    )
+    ensure(other.timers.keys() == runtime.timers.keys(), "a snapshot arms other timers")
+    judge.recording = None
+    if not judge.blind:
+        forget(judge, bare, durable)
+    judge.clients, judge.pending = [], []
+    judge.started, judge.paused = {}, {}
+    judge.draining, judge.drain_at, judge.noted = False, None, 0
+    judge.observers = config.observers
+    judge.world = Watched(judge, runtime)
+    judge.world.now, judge.world.records = now, list(map(read, encoded(records)))
+    judge.world.take()
+    judge.note()
+    judge.pass_time(0)
+
+
+def check_survives(judge: Judge, durable: list[Record] | None = None) -> Runtime:
+    """Records make what lived, and so does a snapshot; None: only what is certainly durable has survived."""
+    world, old, config = judge.world, judge.world.runtime, judge.config
+    behind = old.record_count - old.persisted_count
+    records = world.records[: len(world.records) - behind] if durable is None else durable
+    bare = applied(config, records, now=judge.now, unix=judge.wall)
+    if not judge.blind:
+        check_told(judge, bare, records)
+    if len(records) == len(world.records):
+        ensure(facts(bare) == facts(old), "records make another state than lived")
+        ensure(encoded(bare.snapshot()) == encoded(old.snapshot()), "a snapshot is not what lived")
+    again = applied(config, map(read, encoded(bare.snapshot())), now=judge.now, unix=judge.wall)
+    ensure(facts(again) == facts(bare), "a snapshot makes another state")
+    return bare
+
+
+def facts(runtime: Runtime) -> list[Any]:
+    """Everything durable, as values that can be compared; written without what `snapshots` does."""
+    facts: list[Any] = [runtime.job_count, runtime.cursor_key, [list(runtime.sessions), list(runtime.jobs)]]
+    for session in runtime.sessions.values():
+        log = session.log
+        facts += [session.id, session.principal, sorted(session.features), session.quirk.name]
+        facts += [session.anonymous, session.tokens, session.acked, log.first, log.entries()]
+        facts += [list(map(str, session.replies)), session.replies.answered()]
+        facts += [list(session.jobs), sorted(session.observed), list(map(str, session.backlogs.items()))]
+    for job in runtime.jobs.values():
+        history = job.history
+        facts += [job.number, job.terms, job.status, job.outcome, job.end, job.home_seq, job.attempt]
+        facts += [None if job.home is None else job.home.id, job.streamed, job.input, job.budget]
+        facts += [sorted(job.observers), sorted(job.behind), list(job.submitters)]
+        facts += [history.first, history.cut, history.entries(), history.size]
+    facts += [str(claim) for claim in runtime.keys.items()]
+    facts += [sorted(runtime.tokens), runtime.holdings.events, runtime.holdings.size]
+    return facts
+
+
+def check_told(judge: Judge, bare: Runtime, durable: list[Record]) -> None:
+    """What anybody was told, or asked to do, has survived."""
+    accepted: dict[str, None] = {}
+    for record in durable:
+        if isinstance(record, JobAccepted | JobKept):
+            accepted[record.terms.job_id] = None
+    for client in judge.clients:
+        client.see()
+    for line in judge.lines.values():
+        session = bare.sessions.get(line.session_id)
+        ensure(session is not None or line.over or not line.welcomed, "a session that was told is lost")
+        for job_id in line.accepted:
+            forgotten = JobId(job_id) in judge.works and judge.works[JobId(job_id)].gone
+            ensure(forgotten or job_id in accepted, "an accepted job did not survive")
+        if session is not None:
+            ensure(line.received <= session.log.last, "a number that was told is given again")
+            for seq in range(session.log.first, session.log.last + 1):
+                known = line.frames.get(seq)
+                ensure(known in (None, envelope(session, seq)), "a frame is not what it was")
+            for token in line.tokens:
+                survived = token.text is None or Secret(token.text).digest() in session.tokens
+                ensure(survived, "a token that was told is not valid any more")
+            _check_ends(bare, line)
+    ensure(all(job_id in accepted for job_id in judge.started), "an agent was started, and nobody knows")
+
+
+def _check_ends(bare: Runtime, line: Line) -> None:
+    """Ends and cancels that were told still hold."""
+    for seq in range(1, line.received + 1):
+        raw = line.frames.get(seq, b"")
+        if b'"type":"job.event"' in raw or not raw:
+            continue
+        frame = json.loads(raw)
+        job = bare.jobs.get(JobId(frame["job_id"]))
+        if job is None:
+            continue
+        if frame["type"] == "job.cancelled":
+            ensure(job.ended or job.outcome is not None, "a cancel that was told is forgotten")
+        else:
+            ensure(job.ended, "an end that was told did not survive")
+
+
+def forget(judge: Judge, bare: Runtime, durable: list[Record]) -> None:
+    """What was not durable has never been."""
+    accepted = [fact.terms.job_id for fact in durable if isinstance(fact, JobAccepted | JobKept)]
+    for job_id, work in list(judge.works.items()):
+        if job_id not in accepted and not (work.gone and job_id not in bare.jobs):
+            del judge.works[job_id]
+    for session_id, line in list(judge.lines.items()):
+        session = bare.sessions.get(session_id)
+        if session is None and not line.over:
+            del judge.lines[session_id]
+        elif session is not None:
+            _forget_in_line(judge, line, session)
+        else:
+            line.flows.clear()
+            line.home.clear()
+    for work in judge.works.values():
+        job = bare.jobs.get(work.job_id)
+        if job is not None:
+            _forget_in_work(judge, work, job)
+    for session in bare.sessions.values():
+        _flows(judge, judge.lines[session.id], session)
+    judge.keys = {
+        (principal, key): (judge.claims[principal, key, claim.job_id], claim.job_id)
+        for principal, key, claim in bare.keys.items()
+    }
+
+
+def _forget_in_line(judge: Judge, line: Line, session: Session) -> None:
+    log, lag = session.log, judge.config.limits.lag
+    line.frames = {seq: raw for seq, raw in line.frames.items() if seq <= log.last}
+    line.last, line.over, line.may_end = log.last, False, False
+    line.attached, line.detached_at = None, judge.now
+    line.acked = session.acked
+    line.told = None if log.last - session.acked > lag else False
+    known = {Secret(text).digest(): text for text in judge.old_tokens}
+    known |= {Secret(token.text).digest(): token.text for token in line.tokens if token.text}
+    line.tokens = [Token(known.get(digest), 0) for digest in session.tokens]
+    line.cancels.clear()
+    line.needs.clear()
+    line.at = {seq: judge.now if seq >= log.first else at for seq, at in line.at.items()}
+    line.unsteady = line.unsteady or judge.wall < judge.unix
+    line.carried = {key: one for key, one in line.carried.items() if one[0] in judge.works}
+    for client in judge.clients:
+        if client.line is line:
+            for request_id, asked in client.asked.items():
+                if asked.message_type == "job.submit" and not line.skipped:
+                    line.outstanding[request_id] = asked.payload
+
+
+def _flows(judge: Judge, line: Line, session: Session) -> None:
+    """What flows in a session, as its records say."""
+    line.home = {job_id: Flow(len(judge.works[job_id].events)) for job_id in session.jobs}
+    line.ends = dict.fromkeys(session.jobs, 1)
+    line.flows = {job_id: Flow(len(judge.works[job_id].events)) for job_id in session.observed}
+    for job_id, backlog in session.backlogs.items():
+        line.flows[job_id] = Flow(backlog.position, backlog.until)
+
+
+def _forget_in_work(judge: Judge, work: Work, job: Job) -> None:
+    """A job as its records say, and what the restart has to do about it."""
+    for pos, past in enumerate(job.history.between(job.history.first, job.history.end), job.history.first):
+        event: Any = work.events[pos]
+        same = event is None or (event.payload, event.source) == (
+            json.loads(past.payload + b"}"),
+            past.source,
+        )
+        ensure(same, "a history is not what it was")
+    del work.events[job.history.end :]
+    markers = [marker_of(event.payload) for event in work.events if event is not None]
+    kept = [marker for marker in markers if marker is not None]
+    if kept or None not in work.events:
+        work.markers = work.markers[: work.markers.index(kept[-1]) + 1] if kept else []
+        work.marked = len(work.markers)
+    work.gone, work.grace_at = False, None
+    work.source = job.home_seq if job.home is None else None
+    work.submitters = [session_id for session_id in job.submitters if session_id in judge.lines]
+    work.stopped, work.leaving, work.left = True, False, False
+    unix, now, limits = judge.wall, judge.now, judge.config.limits
+    if job.end is not None:
+        work.ended, work.end_source, work.ended_unix = True, job.end.source, job.end.at
+        left = min(max(job.end.at + limits.retention * SECOND - unix, 0), limits.retention * SECOND)
+        work.ended_at = now + left - limits.retention * SECOND
+        return
+    work.end_source = work.code = None
+    work.outcomes = () if job.outcome is None else (str(job.outcome.code),)
+    again = work.agent == "again" and job.outcome is None and not job.streamed
+    work.ended = not again
+    if not again:
+        work.fix("INTERNAL_ERROR")
+        return
+    work.stopped, work.binary = False, None
+    work.written.clear()
+    if job.terms.max_runtime_sec is not None:
+        most = job.terms.max_runtime_sec * SECOND
+        work.deadline = now + min(max(job.terms.accepted_at + most - unix, 0), most)

@@ -1,0 +1,301 @@
+"""What sessions and observers were promised: 1, 2, 3, …; every event of a job in order, and one end.
+
+A `Line` is a session as a client that misses nothing would see it, over all connections; a `Work` is a job,
+with everything that its agent published. Both are told of each envelope and event as it is numbered.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from arcp_proto.errors import ensure
+from arcp_proto.history import Past
+from arcp_proto.ids import JobId, SessionId
+
+ENDS: Final = {"cancelled": "CANCELLED", "timed_out": "TIMEOUT"}
+"""How a peer that gets every end but an error as `job.result` reads the code."""
+NOTICES: Final = ("back_pressure", "unsubscribed")
+
+
+@dataclass
+class Event:
+    """One event of a job: what it said, its home number, and the feature that it needs."""
+
+    payload: dict[str, Any]
+    source: int
+    feature: str | None
+
+    @classmethod
+    def of(cls, past: Past) -> Event:
+        return cls(json.loads(past.payload + b"}"), past.source, past.feature)
+
+    def wanted(self, features: tuple[str, ...]) -> bool:
+        """Whether a session that negotiated these features gets it."""
+        return self.feature is None or self.feature in features
+
+
+@dataclass
+class Work:
+    """One accepted job, as its clients may expect it."""
+
+    job_id: JobId
+    home: Line
+    principal: str
+    agent: str
+    created: int
+    """Unix time in nanoseconds."""
+    deadline: int | None = None
+    """Monotonic, by its max_runtime_sec."""
+    grace_at: int | None = None
+    markers: list[int] = field(default_factory=list)
+    """What its agent emitted."""
+    written: list[bytes] = field(default_factory=list)
+    binary: bool | None = None
+    streamed: bool = False
+    outcomes: tuple[str, ...] = ()
+    """Codes that its end may have, or success: what came first decided."""
+    ended: bool = False
+    ended_at: int = 0
+    ended_unix: int = 0
+    gone: bool = False
+    """It is forgotten."""
+    stopped: bool = False
+    leaving: bool = False
+    """Its agent was told to stop by a runtime that shuts down: the next process starts it again."""
+    left: bool = False
+    """Nothing more comes of it in this process."""
+    submitters: list[SessionId] = field(default_factory=list)
+    events: list[Event | None] = field(default_factory=list)
+    """By position; None for what was cut before anybody looked."""
+    marked: int = 0
+    source: int | None = None
+    """The home number of the last event, once its home is gone."""
+    end_source: int | None = None
+    code: str | None = None
+    """How it ended, as the first who was told of it saw it."""
+
+    def fix(self, *codes: str) -> None:
+        """How it ends, unless that was decided before."""
+        self.outcomes = self.outcomes or codes
+
+    def published(self, past: Past) -> None:
+        """One more event is in its history."""
+        event = Event.of(past)
+        self._count(event.source)
+        before = [one.source for one in self.events[-1:] if one is not None]
+        ensure(not before or before[0] <= event.source, "home numbers fall")
+        self.events.append(event)
+        marker = marker_of(event.payload)
+        if marker is not None and None in self.events[-2:]:
+            self.marked = self.markers.index(marker) + 1
+        elif marker is not None:
+            ensure(self.markers[self.marked : self.marked + 1] == [marker], "not what the agent emitted next")
+            self.marked += 1
+
+    def ended_with(self, source: int) -> None:
+        """Its terminal has this home number."""
+        self._count(source)
+        ensure(self.marked == len(self.markers) or None in self.events, "an event was lost")
+        self.end_source = source
+
+    def _count(self, source: int) -> None:
+        ensure(self.end_source is None, "something comes after the end")
+        if self.source is not None:
+            unseen = None in self.events[-1:]
+            ensure(unseen or source == self.source + 1, "a job without a home counts on by itself")
+            self.source = source
+
+    def told(self, code: str) -> None:
+        """A session was told how it ended."""
+        ensure(code in self.outcomes, f"it ended as {code}, not as {self.outcomes}")
+        self.code = self.code or code
+        ensure(code == self.code, "it ended in two ways")
+
+
+@dataclass
+class Flow:
+    """Of one job in one session: the next event by position, and where it ends if it is history alone."""
+
+    pos: int
+    until: int | None = None
+    floor: int = 0
+    """What was published before this position may be left out: it was cut, or all of it is forgotten."""
+    live: bool = False
+
+    def take(self, work: Work, features: tuple[str, ...], payload: dict[str, Any], source: int) -> None:
+        """An event is numbered: it has to be the next one that the session takes."""
+        theirs = {name: value for name, value in payload.items() if name != "source_seq"}
+        gap: int | None = None
+        for pos in range(self.pos, len(work.events)):
+            event = work.events[pos]
+            if event is None:
+                gap = pos if gap is None else gap
+            elif (event.payload, event.source) == (theirs, source):
+                ensure(event.wanted(features), "an event that was not negotiated")
+                self.pos = pos + 1
+                return
+            elif event.wanted(features) and pos >= self.floor:
+                break
+        ensure(gap is not None, "an event came out of order, or twice, or changed")
+        self.pos = (gap or 0) + 1  # One of those that nobody has seen.
+
+    def due(self, work: Work, features: tuple[str, ...]) -> bool:
+        """Whether something is left for the session, before its end."""
+        rest = work.events[max(self.pos, self.floor) : self.until]
+        return any(event is not None and event.wanted(features) for event in rest)
+
+
+@dataclass
+class Token:
+    """A resume token: what it is as far as anybody knows, and the connection whose welcome brought it."""
+
+    text: str | None
+    number: int
+
+
+@dataclass
+class Line:
+    """A session: what is numbered in it, who may resume it, and what a client of it knows."""
+
+    session_id: SessionId
+    principal: str
+    features: tuple[str, ...]
+    quirk: str
+    last: int = 0
+    frames: dict[int, bytes] = field(default_factory=dict)
+    needs: dict[int, int] = field(default_factory=dict)
+    """How many records have to be durable before a number may be sent."""
+    blind: bool = False
+    """Something was evicted before anybody could look, or the client lied: what it observes is unknown."""
+    at: dict[int, int] = field(default_factory=dict)
+    """When each number was given, or last found in a log that was restored."""
+    tokens: list[Token] = field(default_factory=list)
+    attached: int | None = None
+    """The number of its connection."""
+    detached_at: int = 0
+    over: bool = False
+    may_end: bool = False
+    """Its newest token asked for what is gone."""
+    acked: int = 0
+    told: bool | None = False
+    """Of back-pressure since it last kept up; None when nobody knows."""
+    received: int = 0
+    """The highest number that any of its connections got."""
+    lied: bool = False
+    """It said that it had what it had not: answers may be gone."""
+    skipped: bool = False
+    """It was resumed without asking for answers: some never came."""
+    welcomed: bool = False
+    unsteady: bool = False
+    """The runtime has come back with a clock that was behind."""
+    accepted: dict[str, None] = field(default_factory=dict)
+    home: dict[str, Flow] = field(default_factory=dict)
+    flows: dict[str, Flow] = field(default_factory=dict)
+    """Of the jobs that it observes, or whose history it has asked for."""
+    ends: dict[str, int] = field(default_factory=dict)
+    """Terminals without a home number that are due, by job."""
+    cancels: dict[str, str] = field(default_factory=dict)
+    """Cancels that are answered in here: request to job."""
+    seen: int = 0
+    """The highest number that it has said to have, in an ack or a resume."""
+    known: list[str] = field(default_factory=list)
+    """Every resume token that it ever had."""
+    carried: dict[str, tuple[JobId, int, dict[str, Any]]] = field(default_factory=dict)
+    """Submits that were carried out: request to job, the number after which it was answered, and payload."""
+    outstanding: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Submits whose answer was cut off with their connection: request to payload."""
+    answers: list[str] = field(default_factory=list)
+    """Requests that were answered with a job or a subscription, in order."""
+
+    @property
+    def acking(self) -> bool:
+        return "ack" in self.features
+
+    def numbered(self, raw: bytes, works: dict[JobId, Work], *, lag: int, records: int, now: int) -> None:
+        """The next envelope of its log, which may be sent once so many records are durable."""
+        frame = json.loads(raw)
+        self.last += 1
+        self.frames[self.last] = raw
+        self.needs[self.last], self.at[self.last] = records, now
+        payload, job_id = frame["payload"], frame["job_id"]
+        ensure(frame["event_seq"] == self.last, "a number is left out, or given twice")
+        ensure(frame["session_id"] == self.session_id, "this is another session's")
+        work = works.get(JobId(job_id))
+        source = payload.get("source_seq")
+        match frame["type"]:
+            case "job.cancelled":
+                ensure(self.cancels.pop(payload["request_id"], None) == job_id, "nobody has cancelled it")
+            case "job.event" if payload["kind"] == "status" and payload["body"]["phase"] in NOTICES:
+                ensure(source is None, "a notice has no home number")
+                self._notice(payload["body"]["phase"], job_id, lag)
+            case "job.event" if not self.blind:
+                ensure(work is not None, "an event of an unknown job")
+                flow = (self.home if source is None else self.flows).get(job_id)
+                ensure(flow is not None, f"nobody asked for this event of {job_id}")
+                if flow is not None and work is not None:
+                    flow.take(work, self.features, payload, self.last if source is None else source)
+            case "job.result" | "job.error":
+                self._ended(work, job_id, payload, source)
+
+    def _notice(self, phase: str, job_id: str, lag: int) -> None:
+        if phase == "unsubscribed":
+            ensure(self.blind or self.flows.pop(job_id, None) is not None, "nobody was subscribed")
+            return
+        ensure(self.acking and self.acked and self.told is not True, "told of back-pressure twice, or before")
+        ensure(self.last - 1 - self.acked > lag, "told of back-pressure although it keeps up")
+        ensure(job_id in self.home, "told of back-pressure in a job that is not its")
+        self.told = True
+
+    def _ended(self, work: Work | None, job_id: str, payload: dict[str, Any], source: int | None) -> None:
+        code = payload["code"] if "code" in payload else ENDS.get(payload["final_status"], "success")
+        if work is not None:
+            work.told(code)
+        if self.blind:
+            return
+        if source is None:
+            self.ends[job_id] = self.ends.get(job_id, 0) - 1
+            ensure(self.ends[job_id] >= 0, "an end that nobody waits for")
+            flow = self.home.pop(job_id, None)
+            if flow is not None and work is not None:
+                ensure(work.end_source in (None, self.last), "the end has another home number")
+        else:
+            flow = self.flows.pop(job_id, None)
+            ensure(flow is not None and flow.until is None, "an end of what it does not observe")
+            ensure(work is not None and source == work.end_source, "the end has another home number")
+        if flow is not None and work is not None:
+            ensure(not flow.due(work, self.features), "the end came before an event")
+
+    def lost(self, first: int) -> None:
+        """What was numbered before `first` is gone, and nobody has looked."""
+        self.blind, self.told = True, None
+        self.last = first - 1
+
+    def prove(self, token: Token) -> None:
+        """The client has this token: those before it are over."""
+        if token in self.tokens:
+            del self.tokens[: self.tokens.index(token)]
+
+    def issue(self, number: int) -> Token:
+        """A welcome brings another token; at most four are valid."""
+        token = Token(None, number)
+        self.tokens.append(token)
+        if len(self.tokens) > 4:
+            del self.tokens[1]
+        return token
+
+
+def marker_of(payload: dict[str, Any]) -> int | None:
+    """The number that the agents of a play put into each event; None for what they did not emit."""
+    body = payload["body"]
+    match payload["kind"]:
+        case "thought":
+            return int(body["text"])
+        case "progress":
+            return int(body["current"])
+        case "metric":
+            return int(body["name"])
+        case "x-vendor.a.b":
+            return int(body["n"])
+    return None

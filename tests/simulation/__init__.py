@@ -1,0 +1,1 @@
+"""Deterministic simulation: a runtime, its clients, agents, network, disk, clocks, and one seed for all."""

@@ -1,0 +1,94 @@
+"""Simulate: `python -m tests.simulation --seeds 1000`. Exits with 1 when a seed failed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from .batch import CHUNK, Failure, keep, read_plan, run
+from .plan import Plan, draw
+from .play import play, trace_of
+
+OUT: Final = Path("build/simulation")
+MOST_KEPT: Final = 20
+"""Failures that are shrunk and written; more are only counted."""
+
+
+def main() -> int:
+    """As the command line says."""
+    options = _options()
+    if options.digest:
+        for seed in options.digest:
+            print(seed, play(draw(seed, options.inputs)).digest)
+        return 0
+    if options.replay is not None:
+        return _replay(read_plan(options.replay), options.trace)
+    if options.trace and options.seed is not None:
+        return _replay(draw(options.seed, options.inputs), trace=True)
+    return _simulate(options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1_000, help="how many seeds")
+    parser.add_argument("--seed", type=int, help="the first of them, by default 0")
+    parser.add_argument("--from", type=int, default=0, dest="start", help="leave out so many")
+    parser.add_argument("--minutes", type=float, help="begin nothing more after this time")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--inputs", type=int, default=200, help="moves of one run")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/simulation"), help="where failures are written"
+    )
+    parser.add_argument("--replay", type=Path, help="run a plan that was written, instead of seeds")
+    parser.add_argument("--trace", action="store_true", help="print all that happens in --replay or --seed")
+    parser.add_argument("--digest", type=int, nargs="+", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _replay(plan: Plan, trace: bool) -> int:
+    if trace:
+        print(trace_of(plan), end="")
+    result = play(plan)
+    print(result.message or "passed", dict(sorted(result.counts.items())))
+    return 1 if result.name else 0
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    first = (options.seed or 0) + options.start
+    end = (options.seed or 0) + options.seeds
+    began, done, failed = time.monotonic(), 0, 0
+    step = CHUNK * options.processes * 4
+    for start in range(first, end, step):
+        if options.minutes is not None and time.monotonic() - began >= 60 * options.minutes:
+            break
+        seeds = range(start, min(start + step, end))
+        for count, failures in run(seeds, options.inputs, options.processes):
+            done += count
+            for failure in failures:
+                failed += 1
+                _tell(failure, options, shrinks=failed <= MOST_KEPT)
+        spent = time.monotonic() - began
+        print(
+            f"{done} done in {spent:.0f} s; go on with --from {seeds.stop - (options.seed or 0)}", flush=True
+        )
+    print(f"{done - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+def _tell(failure: Failure, options: argparse.Namespace, *, shrinks: bool) -> None:
+    print(f"seed {failure.seed}: {failure.message}", flush=True)
+    if shrinks:
+        plan, result = keep(failure, options.inputs, options.out)
+        print(f"  {msgspec.json.encode(plan.options).decode()}")
+        print(
+            f"  {options.out}/seed-{failure.seed}.json: {len(plan.moves)} moves: {result.message}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""Scripted agents: they emit, stream, return and fail when a move says so, and stop as they like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from arcp_proto.errors import Denied, LocalProtocolError
+from arcp_proto.ids import MILLISECOND, SECOND, JobId
+from arcp_proto.inventory import AgentInfo
+from arcp_proto.output import StartJob, StopJob
+
+from .truth import Work
+
+if TYPE_CHECKING:
+    from .host import Host
+
+AGENTS: Final = (
+    AgentInfo("good", ("1", "2"), "2", restartable=True),
+    AgentInfo("late", (), restartable=True),
+    AgentInfo("deaf"),
+    AgentInfo("endless"),
+)
+"""`good` stops when it is told, `late` a while after, `deaf` goes on and ends by itself, `endless` never."""
+
+STOPS_AFTER: Final = {"good": 0, "late": 2 * SECOND}
+KINDS: Final = ("log", "progress", "status", "x-vendor.simulation.mark")
+
+
+@dataclass(slots=True)
+class Agent:
+    """One that runs."""
+
+    work: Work
+    attempt: int
+    paused: bool = False
+    stopping: bool = False
+    streams: bool = False
+    over: bool = False
+
+
+class Agents:
+    """All agents of one runtime; they die with it."""
+
+    def __init__(self, host: Host) -> None:
+        self.running: dict[str, Agent] = {}
+        self._host = host
+
+    def start(self, request: StartJob) -> None:
+        """Run one."""
+        world = self._host.world
+        work = world.works.started(request)
+        self.running[request.job_id] = Agent(work, request.attempt)
+
+    def pause(self, job_id: str, paused: bool) -> None:
+        """It waits in its next emit, or goes on."""
+        agent = self.running.get(job_id)
+        if agent is not None:
+            agent.paused = paused
+
+    def stop(self, request: StopJob) -> None:
+        """It is told to stop."""
+        agent = self.running.get(request.job_id)
+        if agent is None:
+            return
+        agent.stopping = True
+        after = STOPS_AFTER.get(agent.work.agent)
+        if after is not None:
+            world = self._host.world
+            world.later(after + world.pick(20) * MILLISECOND, self._stopped, agent)
+
+    def emit(self, agent: Agent, count: int, kind: int, long: bool) -> None:
+        """Some events in a row, unless it waits for the transport."""
+        host, job_id = self._host, JobId(agent.work.job_id)
+        for _ in range(count):
+            if agent.over or agent.paused or agent.work.job_id not in self.running:
+                return
+            name = KINDS[kind % len(KINDS)]
+            mark = host.world.truth.mark()
+            try:
+                host.runtime.emit(job_id, name, _body(name, mark, long), now=host.now)
+            except LocalProtocolError:
+                self._refused(agent)
+                return
+            agent.work.add(mark, name)
+            host.soon()
+        host.take()
+
+    def stream(self, agent: Agent, size: int) -> None:
+        """A piece of its result."""
+        host, work = self._host, agent.work
+        if agent.over or agent.paused:
+            return
+        piece = chr(97 + len(work.pieces) % 26) * (1 + size % 150)
+        try:
+            host.runtime.write_result(JobId(work.job_id), piece, now=host.now)
+        except (LocalProtocolError, Denied):
+            self._refused(agent)
+            return
+        agent.streams = True
+        work.pieces.append(piece)
+        work.add_chunks(-(-len(piece) // host.world.options.limits.chunk))
+        host.take()
+
+    def finish(self, agent: Agent, value: Any) -> None:
+        """It returns."""
+        if agent.over:
+            return
+        host, work = self._host, agent.work
+        value = None if agent.streams else value
+        work.returned.append(value)
+        job = host.runtime.running.get(JobId(work.job_id))
+        closes = agent.streams and job is not None and job.outcome is None
+        try:
+            host.runtime.finish(JobId(work.job_id), value, now=host.now)
+            if closes:
+                work.add_chunks(1)
+        except LocalProtocolError:
+            work.returned.pop()
+        self._over(agent)
+        host.take()
+
+    def fail(self, agent: Agent, code: str) -> None:
+        """It raises."""
+        if agent.over:
+            return
+        host, work = self._host, agent.work
+        message = f"m{host.world.truth.mark()}"
+        work.failed.append((code, message))
+        try:
+            host.runtime.fail(JobId(work.job_id), code, message, now=host.now)
+        except LocalProtocolError:
+            work.failed.pop()
+        self._over(agent)
+        host.take()
+
+    def vanish(self, agent: Agent) -> None:
+        """It is gone without a word."""
+        if not agent.over:
+            agent.work.stopped = True
+            self._over(agent)
+            self._host.carry_out(self._host.runtime.job_stopped(JobId(agent.work.job_id), now=self._host.now))
+
+    def _stopped(self, agent: Agent) -> None:
+        if self._host.agents is self and not agent.over:
+            self.vanish(agent)
+
+    def _refused(self, agent: Agent) -> None:
+        """Its job has ended without it: it stops, and says so."""
+        self._over(agent)
+        job_id = JobId(agent.work.job_id)
+        self._host.carry_out(self._host.runtime.job_stopped(job_id, now=self._host.now))
+
+    def _over(self, agent: Agent) -> None:
+        agent.over = True
+        self.running.pop(agent.work.job_id, None)
+
+
+def _body(kind: str, mark: int, long: bool) -> dict[str, Any]:
+    text = f"m{mark}"
+    match kind:
+        case "log":
+            return {"level": "info", "message": text}
+        case "progress":
+            return {"current": mark, "message": text}
+        case "status":
+            return {"phase": "working", "message": text}
+        case _:
+            return {"m": text, "more": "x" * 300 if long else ""}

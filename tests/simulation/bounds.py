@@ -1,0 +1,146 @@
+"""What may be kept, and what may be taken: limits hold, the largest holder pays, nothing stays for ever."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sized
+from typing import TYPE_CHECKING, Any, Final
+
+from arcp_proto import records as facts
+from arcp_proto.ids import SECOND, SessionId
+
+from .broken import Broken, ensure
+
+if TYPE_CHECKING:
+    from .host import Host
+
+HEAP_SLACK: Final = 64
+NOTICES: Final = 1_000
+"""Bytes of the notices that may come on top of a full log."""
+STAYS: Final = ("config", "inventory", "features", "limits", "entropy", "stamp", "observers")
+"""What a runtime has when nothing is left: its configuration, and what names of principals mean."""
+
+
+def fact(host: Host, record: facts.Record) -> None:
+    """A limit or a window is about to take something: was it its turn? (I1, I8)"""
+    runtime = host.runtime
+    match record:
+        case facts.Evicted(session_id=session_id):
+            session = runtime.sessions[session_id]
+            log, limits = session.log, runtime.limits
+            own = len(log) > limits.session_events or log.size > limits.session_bytes
+            if not own and "ack" not in session.features:
+                oldest = log.oldest_at
+                window = host.config.resume_window_sec * SECOND
+                own = oldest is not None and oldest + window <= runtime.now
+            if not own:
+                _check_turn(host, session.principal, f"events of {session_id}")
+            host.world.count("evicted")
+        case facts.HistoryCut(job_id=job_id):
+            job = runtime.jobs[job_id]
+            history, limits = job.history, runtime.limits
+            if history.events <= limits.history_events and history.size <= limits.history_bytes:
+                _check_turn(host, job.terms.principal, f"history of {job_id}")
+            work = host.world.truth.jobs.get(job_id)
+            if work is not None:
+                work.cut = True
+            host.world.count("history cut")
+        case facts.SessionEnded(session_id=session_id):
+            _check_session_end(host, str(session_id))
+        case _:
+            return
+
+
+def _check_session_end(host: Host, session_id: str) -> None:
+    """A session ends with its window, or when its own client asks for what is gone."""
+    session = host.runtime.sessions[SessionId(session_id)]
+    ensure(session.connection is None, "I1", f"{session_id} ends while it is attached")
+    since = host.detached_at.get(session_id)
+    window = host.config.resume_window_sec * SECOND
+    if since is None or host.world.now - since >= window:
+        host.world.count("window over")
+        return
+    asked = any(_asks_for_lost(end.line.resume, session) for end in host.ends.values())
+    ensure(asked, "I1", f"{session_id} ends {(host.world.now - since) / SECOND} s after its connection")
+
+
+def _asks_for_lost(resume: Any, session: Any) -> bool:
+    return bool(resume) and int(resume.get("last_event_seq") or 0) < session.log.first - 1
+
+
+def _check_turn(host: Host, principal: str, what: str) -> None:
+    """Over its own limit, or the largest of all when all are over theirs."""
+    limits = host.runtime.limits
+    events, size = holdings(host)
+    if events[principal] > limits.principal_events or size[principal] > limits.principal_bytes:
+        return
+    by_events = sum(events.values()) > limits.total_events and events[principal] == max(events.values())
+    by_size = sum(size.values()) > limits.total_bytes and size[principal] == max(size.values())
+    ensure(by_events or by_size, "I8", f"{what} go, and {principal} holds {events} events, {size} bytes")
+
+
+def holdings(host: Host) -> tuple[dict[str, int], dict[str, int]]:
+    """Events and bytes of all logs and histories of each principal."""
+    events: dict[str, int] = {}
+    size: dict[str, int] = {}
+    for session in host.runtime.sessions.values():
+        owner = session.principal
+        events[owner] = events.get(owner, 0) + len(session.log)
+        size[owner] = size.get(owner, 0) + session.log.size
+    for job in host.runtime.jobs.values():
+        owner = job.terms.principal
+        events[owner] = events.get(owner, 0) + job.history.events
+        size[owner] = size.get(owner, 0) + job.history.size
+    return events, size
+
+
+def check(host: Host) -> None:
+    """Everything is within its limits (I8)."""
+    runtime, limits = host.runtime, host.runtime.limits
+    if runtime.timers.size > 2 * len(runtime.timers) + HEAP_SLACK:
+        raise Broken("I8", f"{runtime.timers.size} entries for {len(runtime.timers)} timers")
+    for session in runtime.sessions.values():
+        log = session.log
+        # Of each subscription that ends because the log is full, an event and a notice come on top (§7.6).
+        most = limits.session_events + 2 * min(limits.subscriptions, len(host.world.truth.jobs))
+        if len(log) > most or log.size > limits.session_bytes + limits.session_bytes // 16 + NOTICES:
+            raise Broken("I8", f"{session.id} holds {len(log)} events, {log.size} bytes")
+        if len(session.replies) > limits.replies or session.replies.size > limits.reply_bytes:
+            raise Broken("I8", f"{session.id} holds {len(session.replies)} answers")
+        if session.acked >= log.first and "ack" in session.features:
+            raise Broken("I8", f"{session.id} has acked {session.acked}, and {log.first} is kept")
+        # Jobs that a session has joined by their keys come on top (§7.2).
+        if len(session.observed) > limits.subscriptions + host.world.works.keys_of(session.principal):
+            raise Broken("I8", f"{session.id} observes {len(session.observed)} jobs")
+    for job in runtime.jobs.values():
+        if job.history.events > limits.history_events or job.history.size > limits.history_bytes:
+            raise Broken("I8", f"the history of {job.id} has {job.history.events} events")
+    events, size = holdings(host)
+    if sum(events.values()) > limits.total_events or sum(size.values()) > limits.total_bytes:
+        raise Broken("I8", f"all hold {events} events, {size} bytes")
+    for principal in events:
+        if events[principal] > limits.principal_events or size[principal] > limits.principal_bytes:
+            raise Broken("I8", f"{principal} holds {events[principal]} events, {size[principal]} bytes")
+
+
+def left_over(machine: Any) -> list[str]:
+    """Every table of a machine that is not empty."""
+    return [f"{name}: {content}" for name, content in _tables(machine, "", 0) if name not in STAYS]
+
+
+def _tables(owner: Any, prefix: str, depth: int) -> Iterator[tuple[str, str]]:
+    names = list(getattr(owner, "__dict__", ()))
+    for cls in type(owner).__mro__:
+        slots = cls.__dict__.get("__slots__", ())
+        names += [slots] if isinstance(slots, str) else [name for name in slots if hasattr(owner, name)]
+    for name in names:
+        if name in STAYS:
+            continue
+        value = getattr(owner, name)
+        if isinstance(value, dict | list | set | deque):
+            if value:
+                yield prefix + name, repr(value)[:200]
+        elif depth < 2 and type(value).__module__.startswith("arcp_proto") and not isinstance(value, tuple):
+            yield from _tables(value, f"{prefix}{name}.", depth + 1)
+        elif isinstance(value, Sized) and not isinstance(value, str | bytes | tuple) and len(value):
+            yield prefix + name, repr(value)[:200]

@@ -1,0 +1,551 @@
+"""Honest clients: our own state machine, its driver, and a user who looks at everything it is told."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from arcp_proto.client import Client, ClientConfig
+from arcp_proto.connection import Connection, Framing, Phase
+from arcp_proto.errors import LocalProtocolError
+from arcp_proto.ids import MILLISECOND, SECOND, JobId
+from arcp_proto.output import (
+    CancelAnswered,
+    Closing,
+    ConnectionEnded,
+    Detached,
+    Dial,
+    Event,
+    JobAccepted,
+    JobEmitted,
+    JobEnded,
+    JobLost,
+    JobsListed,
+    Output,
+    RequestRefused,
+    SessionClosed,
+    SessionFailed,
+    SessionLost,
+    Subscribed,
+    SubscriptionEnded,
+    Welcomed,
+)
+from arcp_proto.resumption import Resumption
+from arcp_proto.secret import Secret
+
+from .broken import Broken, ensure
+from .network import Link
+from .plan import Actor
+from .truth import NO_MARK, mark_of
+from .view import ANY, Kept, Views
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+class ClientEnd:
+    """The client's end of one link."""
+
+    __slots__ = ("_blocked", "_closing", "_owner", "connection", "link", "machine")
+
+    def __init__(self, owner: Honest, machine: Client, link: Link, connection: Connection) -> None:
+        self.machine = machine
+        self.link = link
+        self.connection = connection
+        self._owner = owner
+        self._blocked = False
+        self._closing = False
+
+    @property
+    def _gone(self) -> bool:
+        return self.machine is not self._owner.machine
+
+    def takes(self) -> bool:
+        if self.connection.phase in (Phase.CLOSING, Phase.CLOSED):
+            return True
+        return self.connection.reading and not self._owner.full
+
+    def receive(self, data: bytes) -> None:
+        if not self._gone:
+            self._owner.carry_out(self.connection.receive(data, now=self._owner.now))
+
+    def ended(self, reason: str) -> None:
+        self.link.up.end()
+        if not self._gone:
+            self._owner.ends.pop(self.connection, None)
+            self._owner.carry_out(self.connection.lost(now=self._owner.now, reason=reason))
+
+    def written(self) -> None:
+        if self._gone:
+            return
+        if self._blocked:
+            self._blocked = False
+            self._owner.carry_out(self.connection.drained(now=self._owner.now))
+        self.flush()
+
+    def flush(self) -> None:
+        """Pull and write, unless the last write has not finished."""
+        connection, pipe = self.connection, self.link.up
+        if self.link.over or pipe.closing:
+            return
+        if pipe.busy:
+            if not self._blocked:
+                self._blocked = True
+                self._owner.carry_out(connection.blocked(now=self._owner.now))
+            return
+        while not pipe.busy:
+            pulled = connection.envelopes_to_send()
+            if not pulled:
+                break
+            for envelope in pulled:
+                self._owner.world.told(envelope)
+            pipe.write(pulled)
+        if self._closing and not pipe.busy and not connection.pending:
+            pipe.end()
+
+    def close(self, closing: Closing) -> None:
+        """As the client wants it."""
+        if closing.abort:
+            self.link.reset("aborted")
+        else:
+            self._closing = True
+            self.flush()
+
+
+class Honest:
+    """One user, its client, and what it keeps on its disk."""
+
+    def __init__(self, world: World, number: int, actor: Actor) -> None:
+        self.world = world
+        self.number = number
+        self.actor = actor
+        self.machine: Client | None = None
+        self.ends: dict[Connection, ClientEnd] = {}
+        self.labels: set[str] = {""}
+        """Of all its submits; a job that was never started has none."""
+        self.views = self._no_views()
+        self.orphans: set[str] = set()
+        """Jobs that it had asked to observe, without an answer, when its process died."""
+        self.keyed = False
+        """It had asked for a job by a key."""
+        self.asked: dict[str, tuple[str, Any]] = {}
+        """Requests without an answer: what was asked."""
+        self.inbox: deque[tuple[str, int, int]] = deque()
+        """Job, number and place of what is not processed."""
+        self.done: dict[str, int] = {}
+        self.unwanted: dict[str, int] = {}
+        """How often it has unsubscribed from a job."""
+        self.final = False
+        self.closing = False
+        self.leaving = False
+        self.retired = False
+        self.full = False
+        self.attached = False
+        self._epoch = 0
+        self._stored: tuple[bytes, dict[str, Kept]] | None = None
+        self._outputs: deque[Output] = deque()
+        self._settling = False
+        self._armed: int | None = None
+        self._alarm = 0
+        self._labels = 0
+        self._dialling = 0
+
+    @property
+    def now(self) -> int:
+        """Its monotonic clock."""
+        return self.world.now - self._epoch
+
+    @property
+    def name(self) -> str:
+        """In messages."""
+        return f"client {self.number} of {self.actor.principal}"
+
+    def _no_views(self) -> Views:
+        views = Views(f"client {self.number}", self.world.truth, frozenset(self.actor.features))
+        views.labels = self.labels
+        return views
+
+    # Its life.
+
+    def begin(self) -> None:
+        """The process starts, from what is stored if anything is."""
+        if self.machine is not None or self.retired:
+            return
+        world, actor = self.world, self.actor
+        self._epoch = world.now - world.pick(10**5) * SECOND
+        config = ClientConfig(
+            features=actor.features, resume=actor.reconnect, limits=world.options.client_limits
+        )
+        resumption, kept = None, {}
+        if self._stored is not None:
+            resumption, kept = Resumption.of_json(self._stored[0]), self._stored[1]
+        self.machine = Client(config, seed=world.seed(), now=self.now, unix=world.unix, resumption=resumption)
+        self.views = self._no_views()
+        if self._stored is not None:
+            self.views.orphans = self.orphans
+            self.views.restore(kept, self.keyed)
+        self.keyed = False
+        self.done = {job_id: known.done for job_id, known in kept.items()}
+        self.final = self.closing = False
+        self._armed = None
+        self._dial(0)
+
+    def die(self, away: int) -> None:
+        """The process is gone, with all that it has not stored; it comes back after a while."""
+        if self.machine is None:
+            return
+        self._forget()
+        if self.actor.stores and self._stored is not None:
+            self.world.count("client restarted")
+        self.world.later(away, self.begin)
+
+    def _forget(self) -> None:
+        for end in list(self.ends.values()):
+            end.link.reset("the client is gone")
+        self.machine = None
+        self.ends.clear()
+        for command, what in self.asked.values():
+            if command == "subscribe":
+                self.orphans.add(what[0])
+            self.keyed = self.keyed or self._by_key(command, what)
+        self.asked.clear()
+        self.inbox.clear()
+        self._outputs.clear()
+        self._alarm += 1
+        self._dialling += 1
+        self.attached = self.full = False
+
+    @staticmethod
+    def _by_key(command: str, what: Any) -> bool:
+        return command == "submit" and what[0][:1] != "#"
+
+    def _dial(self, wait: int) -> None:
+        self._dialling += 1
+        self.world.later(wait, self._dialled, self._dialling)
+
+    def _dialled(self, number: int) -> None:
+        machine = self.machine
+        if number != self._dialling or machine is None or self.final:
+            return
+        link = self.world.dial(None, self.actor.lines, honest=True)
+        if link is None:
+            machine.dial_failed("nobody is there", now=self.now)
+            self.take()
+            self._dial_without_session()
+            return
+        framing = Framing.LINES if self.actor.lines else Framing.MESSAGES
+        connection = machine.connect(Secret(f"token of {self.actor.principal}"), framing, now=self.now)
+        end = self.ends[connection] = ClientEnd(self, machine, link, connection)
+        link.down.reader = link.up.writer = end
+        self.take()
+
+    def _dial_without_session(self) -> None:
+        """A client that was never welcomed, or is not to resume, asks for no Dial: its user tries again."""
+        machine = self.machine
+        if machine is None or machine.connection is not None:
+            return
+        if machine.session_id is None or not self.actor.reconnect:
+            self._dial(SECOND)
+
+    # Outputs.
+
+    def take(self) -> None:
+        """After an input that returns nothing."""
+        if self.machine is not None:
+            self.carry_out(self.machine.take())
+
+    def carry_out(self, output: Output) -> None:
+        """Do what an output says, and what comes of it, one output after the other."""
+        self._outputs.append(output)
+        if self._settling:
+            return
+        self._settling = True
+        try:
+            while self._outputs:
+                self._do(self._outputs.popleft())
+        finally:
+            self._settling = False
+        self._look_at_room()
+
+    def _do(self, output: Output) -> None:
+        machine = self.machine
+        for event in output.events:
+            self.world.note(self.name, event)
+            self._happened(event)
+        if machine is not self.machine or machine is None:
+            return
+        if output.events and self.actor.stores:
+            self._store()
+        for connection in output.writable:
+            end = self.ends.get(connection)
+            if end is not None:
+                end.flush()
+        for request in output.requests:
+            if not isinstance(request, Dial):
+                raise Broken("simulator", f"a client does not ask for {request}")
+            self._dial(max(0, request.at - self.now))
+        for closing in output.closing:
+            end = self.ends.get(closing.connection)
+            if end is not None:
+                end.close(closing)
+            else:
+                self.carry_out(closing.connection.lost(now=self.now))
+        self._arm(None if output.timer is None else output.timer.at)
+
+    def _look_at_room(self) -> None:
+        """A user who lets too much lie stops reading (and says so), until it has taken some in."""
+        full = len(self.inbox) > 64
+        if full is not self.full:
+            self.full = full
+            for end in list(self.ends.values()):
+                report = end.connection.stopped_reading if full else end.connection.reads_again
+                self.carry_out(report(now=self.now))
+        for end in list(self.ends.values()):
+            if end.link.down.waiting and end.takes():
+                end.link.down.read_on()
+
+    def _arm(self, at: int | None) -> None:
+        if at == self._armed:
+            return
+        self._armed = at
+        self._alarm += 1
+        if at is not None:
+            self.world.at(max(self.world.now, at + self._epoch), self._fire, self._alarm)
+
+    def _fire(self, alarm: int) -> None:
+        if alarm == self._alarm and self.machine is not None:
+            self._armed = None
+            self.carry_out(self.machine.handle_timer(now=self.now))
+
+    # What it is told.
+
+    def _happened(self, event: Event) -> None:
+        match event:
+            case JobEmitted():
+                self.views.emitted(event)
+                mark = mark_of(event.kind, event.body)
+                place = self.views.jobs[event.job_id].work.index[mark] if mark != NO_MARK else ANY
+                self._hand_out(event.job_id, event.seq, place)
+            case JobEnded():
+                self.views.asks_by_key = any(self._by_key(*asked) for asked in self.asked.values())
+                self.views.ended(event)
+                self._hand_out(event.job_id, event.seq, len(self.views.jobs[event.job_id].work.marks))
+            case JobAccepted():
+                _, (label, count) = self._answered(event.request_id, "submit")
+                left = sum(self.unwanted.values()) > count and self.unwanted.get(event.job_id, 0) > 0
+                view = self.views.accepted(event.job_id, left=left)
+                ensure(view.work.owner == self.actor.principal, "I9", f"{self.name} gets another's job")
+                self.world.known.append(event.job_id)
+                self.world.labelled(event.job_id, label)
+            case Subscribed():
+                if event.request_id is None:
+                    self.views.subscribed(event, after=None, own=True)
+                else:
+                    _, (job_id, after, count) = self._answered(event.request_id, "subscribe")
+                    ensure(job_id == event.job_id, "I7", f"{self.name} gets another job's answer")
+                    left = self.unwanted.get(job_id, 0) > count
+                    self.views.subscribed(event, after=after, own=False, left=left)
+                    start = self.views.jobs[job_id].observed
+                    if after is not None and start != ANY:  # It says that it has what comes before.
+                        self.done[job_id] = max(self.done.get(job_id, 0), start)
+            case JobsListed():
+                self._answered(event.request_id, "list")
+            case CancelAnswered() if event.request_id is not None:
+                self._answered(event.request_id, "cancel")
+            case RequestRefused():
+                command, what = self._answered(event.request_id, "")
+                if command == "submit" and event.code == "JOB_NOT_FOUND":
+                    self.views.gone.add(what[0])
+                self.world.count(f"refused {event.code}")
+            case _:
+                self._session(event)
+
+    def _session(self, event: Event) -> None:
+        match event:
+            case Welcomed(resumed=resumed):
+                self.attached = True
+                self.world.count("client resumed" if resumed else "client welcomed")
+                if not resumed:
+                    self.views.new_session()
+            case ConnectionEnded():
+                self.attached = False
+                if self.leaving:
+                    return
+                if self.closing or not self.actor.reconnect:
+                    self._forget()
+                    self._stored = None
+                    self.world.later(100 * MILLISECOND, self.begin)
+                else:
+                    self._dial_without_session()
+            case SessionLost(final=final):
+                self.world.count(f"session lost {event.code}")
+                self.world.check_loss(self, event)
+                self.views.new_session()
+                if final:
+                    self.final = True
+            case JobLost(job_id=job_id):
+                self.views.lose(job_id)
+                self.world.count("job lost")
+            case SubscriptionEnded(job_id=job_id):
+                view = self.views.jobs.get(job_id)
+                if view is not None:
+                    view.observed = ANY
+                    view.ends -= 1
+                    view.whole, view.left = False, True
+            case Detached() | SessionFailed() | SessionClosed() | CancelAnswered():
+                return
+            case _:
+                raise Broken("simulator", f"a client does not tell of {event}")
+
+    def _answered(self, request_id: str, kind: str) -> tuple[str, Any]:
+        asked = self.asked.pop(request_id, None)
+        if asked is None:
+            raise Broken("I7", f"{self.name} gets an answer to {request_id}, which is not open")
+        ensure(kind in ("", asked[0]), "I7", f"{self.name} gets an answer to {asked} as to a {kind}")
+        return asked
+
+    def _hand_out(self, job_id: str, seq: int, place: int) -> None:
+        self.inbox.append((job_id, seq, place))
+        if self.actor.takes_at_once or self.world.healed:
+            self.take_in(1)
+
+    # What it does.
+
+    def take_in(self, count: int) -> None:
+        """Process what lies there."""
+        machine = self.machine
+        if machine is None:
+            return
+        for _ in range(min(count, len(self.inbox))):
+            job_id, seq, place = self.inbox.popleft()
+            machine.processed(JobId(job_id), seq, now=self.now)
+            if place != ANY:
+                self.done[job_id] = max(self.done.get(job_id, 0), place + 1)
+        if self._settling:
+            self._outputs.append(machine.take())
+        else:
+            self.take()
+        if self.actor.stores and self.world.chance(50):
+            self._store()
+
+    def _store(self) -> None:
+        machine = self.machine
+        resumption = None if machine is None else machine.resumption()
+        if machine is None or resumption is None:
+            self._stored = None
+            return
+        self._stored = (resumption.to_json(), self.views.keep(machine.cursor, self.done))
+
+    def submit(self, agent: int, key: int, limit: int) -> None:
+        """Ask for a job; with a key, one of a few."""
+        self._labels += 1
+        name = ("good", "late", "deaf", "endless", "good@1", "nobody")[agent % 16 % 6]
+        label = f"#{self.number}-{self._labels}"
+        keyed = None
+        if key % 5 == 0:
+            keyed, label, name = f"k{key // 5 % 3}", f"key {key // 16 % 3}", ("good", "deaf")[key // 5 % 2]
+        self.labels.add(label)
+        seconds = (1, 5, 60)[limit // 8 % 3] if limit % 8 == 0 else None
+        what = (label, sum(self.unwanted.values()))
+        terms = {"idempotency_key": keyed, "max_runtime_sec": seconds}
+        self._ask("submit", what, agent=name, input={"label": label}, **terms)
+
+    def cancel(self, pick: int) -> None:
+        """Ask for the end of a job that it knows, or of somebody's."""
+        self._ask("cancel", None, job_id=self._some_job(pick), reason="r")
+
+    def subscribe(self, pick: int, how: int) -> None:
+        """Observe a job."""
+        job_id = self._some_job(pick)
+        after = how // 2 % 8 if how & 1 else None
+        if how & 64:
+            after = 0
+        self._ask(
+            "subscribe",
+            (job_id, after, self.unwanted.get(job_id, 0)),
+            job_id=job_id,
+            from_event_seq=after,
+            history=after is not None,
+        )
+
+    def unsubscribe(self, pick: int) -> None:
+        """Observe it no longer."""
+        machine, job_id = self.machine, self._some_job(pick)
+        if machine is None:
+            return
+        try:
+            machine.unsubscribe(JobId(job_id), now=self.now)
+        except LocalProtocolError:
+            return
+        self.unwanted[job_id] = self.unwanted.get(job_id, 0) + 1
+        view = self.views.jobs.get(job_id)
+        if view is not None:
+            view.observed = ANY
+            view.whole, view.left, view.partial = False, True, True
+        self.take()
+
+    def list_jobs(self, how: int) -> None:
+        """Look at what there is."""
+        self._ask("list", None, limit=(None, 1, 3)[how % 3], status=["running"] if how & 4 else None)
+
+    def _ask(self, command: str, what: Any, **arguments: Any) -> None:
+        machine = self.machine
+        if machine is None or self.final:
+            return
+        method = {"list": "list_jobs"}.get(command, command)
+        try:
+            request_id = getattr(machine, method)(now=self.now, **arguments)
+        except LocalProtocolError:
+            self.world.count("local refusal")
+            return
+        self.asked[request_id] = (command, what)
+        self.take()
+
+    def close(self) -> None:
+        """Say goodbye."""
+        if self.machine is not None and self.attached:
+            self.closing = True
+            self.machine.close("enough", now=self.now)
+            self.take()
+
+    def leave(self) -> None:
+        """Detach: another process may go on."""
+        machine = self.machine
+        if machine is None or not self.actor.stores:
+            return
+        self._store()
+        self.leaving = True
+        machine.detach(now=self.now)
+        self.take()
+        self.leaving = False
+        self._forget()
+        self.world.later(self.world.pick(30) * SECOND, self.begin)
+
+    def _some_job(self, pick: int) -> str:
+        own = list(self.views.jobs)
+        if own and pick % 4:
+            return own[pick // 4 % len(own)]
+        known = self.world.known
+        return known[pick // 4 % len(known)] if known else "job_nobody"
+
+    def missing(self) -> str | None:
+        """What it still waits for; None for nothing."""
+        if self.machine is None or not self.attached:
+            return "not attached"
+        if self.asked:
+            return f"no answer to {self.asked}"
+        for view in self.views.jobs.values():
+            own = view.work.owner == self.actor.principal and view.whole
+            if own and not view.ended and not view.lost and not view.left:
+                return f"no end of {view.work.job_id}"
+        return None
+
+    def retire(self) -> None:
+        """It goes for good."""
+        self.retired = True
+        self._forget()
+
+    def heal(self) -> None:
+        """It takes in all that comes from now on."""
+        self.begin()
+        self.take_in(len(self.inbox))

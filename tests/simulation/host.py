@@ -1,0 +1,405 @@
+"""The runtime and its driver: sockets, disk, verifier, timer, crashes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from arcp_proto.connection import Connection, Framing, Phase
+from arcp_proto.ids import SECOND, SessionId
+from arcp_proto.output import (
+    Authenticate,
+    Closing,
+    ConnectionEnded,
+    Output,
+    PauseJob,
+    Request,
+    ResumeJob,
+    StartJob,
+    StopJob,
+)
+from arcp_proto.records import Record
+from arcp_proto.runtime import Runtime
+from arcp_proto.runtime_config import RuntimeConfig
+
+from . import bounds
+from .agents import AGENTS, Agents
+from .broken import Broken, ensure
+from .network import Link
+from .promises import Line, Told, digest_of
+
+if TYPE_CHECKING:
+    from .world import World
+
+TOKENS: Mapping[str, str] = {f"token of {name}": name for name in ("alice", "bob", "carol", "mallory")}
+
+
+class ServerEnd:
+    """The runtime's end of one link."""
+
+    __slots__ = ("_blocked", "_closing", "_host", "_life", "connection", "line", "link")
+
+    def __init__(self, host: Host, link: Link, connection: Connection, honest: bool) -> None:
+        self.link = link
+        self.connection = connection
+        self.line = Line(connection, honest)
+        self._host = host
+        self._life = host.life
+        self._blocked = False
+        self._closing = False
+
+    @property
+    def _gone(self) -> bool:
+        return self._life != self._host.life
+
+    def takes(self) -> bool:
+        return self.connection.phase in (Phase.CLOSING, Phase.CLOSED) or self.connection.reading
+
+    def receive(self, data: bytes) -> None:
+        host, connection = self._host, self.connection
+        if self._gone:
+            return
+        if connection.phase not in (Phase.CLOSING, Phase.CLOSED):
+            host.world.promises.heard(self.line, data)
+        output = connection.receive(data, now=host.now)
+        host.world.promises.handled(self.line)
+        host.carry_out(output)
+
+    def ended(self, reason: str) -> None:
+        if self._gone:
+            return
+        host = self._host
+        host.ends.pop(self.connection, None)
+        self.link.down.end()
+        host.carry_out(self.connection.lost(now=host.now, reason=reason))
+
+    def written(self) -> None:
+        if self._gone:
+            return
+        if self._blocked:
+            self._blocked = False
+            self._host.carry_out(self.connection.drained(now=self._host.now))
+        self._host.flush(self)
+
+    def flush(self) -> None:
+        """Pull and write, unless the last write has not finished."""
+        host, connection, pipe = self._host, self.connection, self.link.down
+        if self.link.over or pipe.closing:
+            return
+        if pipe.busy:
+            if not self._blocked:
+                self._blocked = True
+                host.carry_out(connection.blocked(now=host.now))
+            return
+        world, limit = host.world, host.world.options.pull or None
+        while not pipe.busy:
+            pulled = connection.envelopes_to_send(limit)
+            if not pulled:
+                break
+            for envelope in pulled:
+                world.told(envelope)
+                world.promises.sent(self.line, envelope)
+            pipe.write(pulled)
+        if connection.overrun and connection.phase not in (Phase.CLOSING, Phase.CLOSED):
+            host.carry_out(connection.overran(now=host.now))
+        if self._closing and not pipe.busy and not connection.pending:
+            pipe.end()
+
+    def close(self, closing: Closing) -> None:
+        """As the runtime wants it."""
+        if closing.abort:
+            self.link.reset("aborted")
+        else:
+            self._closing = True
+            self.flush()
+
+
+class Host:
+    """One runtime after another, each from what the last has left on the disk."""
+
+    def __init__(self, world: World) -> None:
+        options = world.options
+        self.world = world
+        self.config = RuntimeConfig(
+            name="simulation",
+            version="1",
+            agents=AGENTS,
+            heartbeat_interval_sec=options.heartbeat_sec,
+            resume_window_sec=options.window_sec,
+            journal=options.journal != "off",
+            limits=options.limits,
+            observers={viewer: dict(owners) for viewer, owners in options.observers.items()},
+        )
+        self.life = 0
+        self.up = True
+        self.step = 0
+        """Of the wall clock, so far."""
+        self.ends: dict[Connection, ServerEnd] = {}
+        self.detached_at: dict[str, int] = {}
+        self._epoch = -world.pick(10**6) * SECOND
+        self._principals: dict[int, str] = {}
+        self._outputs: deque[Output] = deque()
+        self._settling = False
+        self._armed: int | None = None
+        self._alarm = 0
+        self.runtime = self._watch(Runtime(self.config, seed=world.seed(), now=self.now, unix=self.unix))
+        self.agents = Agents(self)
+
+    @property
+    def now(self) -> int:
+        """The runtime's monotonic clock."""
+        return self.world.now - self._epoch
+
+    @property
+    def unix(self) -> int:
+        """The runtime's wall clock."""
+        return self.world.unix + self.step
+
+    # Transports.
+
+    def accept(self, link: Link, lines: bool, honest: bool) -> None:
+        """A client has opened a link."""
+        framing = Framing.LINES if lines else Framing.MESSAGES
+        connection = self.runtime.connect(framing, now=self.now)
+        end = self.ends[connection] = ServerEnd(self, link, connection, honest)
+        link.up.reader = link.down.writer = end
+        self.take()
+
+    def principal_of(self, connection: Connection) -> str:
+        """Who the verifier said it is."""
+        return self._principals[connection.number]
+
+    # Outputs.
+
+    def take(self) -> None:
+        """After an input that returns nothing."""
+        self.carry_out(self.runtime.take())
+
+    def soon(self) -> None:
+        """After an event: now, or with the next."""
+        if self.world.chance(30):
+            self.take()
+
+    def carry_out(self, output: Output) -> None:
+        """Do what an output says, and what comes of it, one output after the other."""
+        self._outputs.append(output)
+        if self._settling:
+            return
+        self._settling = True
+        try:
+            while self._outputs:
+                self._do(self._outputs.popleft())
+        finally:
+            self._settling = False
+        for end in [end for end in self.ends.values() if end.link.up.waiting]:
+            if end.takes():
+                end.link.up.read_on()
+
+    def flush(self, end: ServerEnd) -> None:
+        """Pull what waits for an end whose write has finished."""
+        end.flush()
+
+    def _do(self, output: Output) -> None:
+        world = self.world
+        if output.records:
+            world.journal.append(output.records)
+            if world.options.journal == "prompt" and world.now >= world.journal.slow_until:
+                world.journal.keep_all()
+                self.persisted(world.journal.count)
+            else:
+                world.journal.sync()
+        for connection in output.writable:
+            end = self.ends.get(connection)
+            if end is not None:
+                end.flush()
+        for request in output.requests:
+            self._request(request)
+        for closing in output.closing:
+            end = self.ends.get(closing.connection)
+            if end is not None:
+                end.close(closing)
+            else:
+                self.carry_out(closing.connection.lost(now=self.now))
+        for event in output.events:
+            world.note("runtime", event)
+            if isinstance(event, ConnectionEnded) and event.connection.session_id is not None:
+                self.detached_at[event.connection.session_id] = world.now
+        self._arm(None if output.timer is None else output.timer.at)
+
+    def persisted(self, count: int) -> None:
+        """So many records are durable."""
+        if self.up:
+            self.runtime.persisted(count, now=self.now)
+            self.take()
+
+    def _request(self, request: Request) -> None:
+        self.world.note("asked", request)
+        match request:
+            case Authenticate():
+                wait = 0 if self.world.healed else self.world.pick(self.world.options.verify + 1)
+                self.world.later(wait, self._verified, self.life, request)
+            case StartJob():
+                self.agents.start(request)
+            case StopJob():
+                self.agents.stop(request)
+            case PauseJob(job_id=job_id):
+                self.agents.pause(job_id, True)
+            case ResumeJob(job_id=job_id):
+                self.agents.pause(job_id, False)
+            case _:
+                raise Broken("simulator", f"a runtime does not ask for {request}")
+
+    # The verifier.
+
+    def _verified(self, life: int, request: Authenticate) -> None:
+        if life != self.life or not self.up:
+            return
+        world, connection = self.world, request.connection
+        principal = request.principal or TOKENS.get(request.token.reveal())
+        failed = not world.healed and world.chance(world.options.verifier_fails)
+        expires = None
+        if world.options.expires and not world.healed:
+            expires = self.unix + world.options.expires
+        if principal is not None:
+            self._principals[connection.number] = principal
+        end = self.ends.get(connection)
+        waiting = end is not None and connection.phase is Phase.AUTHENTICATING and not failed
+        expected = self._expected(end.line, principal) if end is not None and waiting else None
+        output = self.runtime.authenticated(
+            request.request, principal, failed=failed, expires=expires, now=self.now
+        )
+        if end is not None and waiting:
+            self._check_resumed(end, expected)
+        self.carry_out(output)
+
+    def _expected(self, line: Line, principal: str | None) -> Told | None:
+        """The session that this client has to get back, by all that was said; None for none (I1, I9)."""
+        resume = line.resume
+        if not resume or principal is None:
+            return None
+        digest = digest_of(str(resume.get("resume_token")))
+        cursor = resume.get("last_event_seq") or 0
+        for told in self.world.promises.sessions.values():
+            session = self.runtime.sessions.get(SessionId(told.id))
+            if digest not in told.tokens or told.principal != principal or session is None:
+                continue
+            if isinstance(cursor, int) and session.log.first - 1 <= cursor <= session.log.last:
+                return told
+        return None
+
+    def _check_resumed(self, end: ServerEnd, expected: Told | None) -> None:
+        session, line = end.connection.session, end.line
+        if expected is not None:
+            given = None if session is None else session.id
+            ensure(given == expected.id, "I1", f"{expected.id} is kept, and its client gets {given}")
+            self.world.count("resumed")
+        elif line.resume:
+            ensure(session is None, "I9", f"{session and session.id} is resumed by {line.resume}")
+            self.world.count("resume refused")
+
+    # Time.
+
+    def _arm(self, at: int | None) -> None:
+        if at == self._armed:
+            return
+        self._armed = at
+        self._alarm += 1
+        if at is not None:
+            late = self.world.options.late_timer
+            due = at + self._epoch + (self.world.pick(late) if late and not self.world.healed else 0)
+            self.world.at(max(self.world.now, due), self._fire, self._alarm)
+
+    def _fire(self, alarm: int) -> None:
+        if alarm == self._alarm and self.up:
+            self._armed = None
+            self.carry_out(self.runtime.handle_timer(now=self.now))
+
+    def step_clock(self, by: int) -> None:
+        """The wall clock is set."""
+        self.step += by
+        self.world.stepped = True
+        if self.up:
+            self.runtime.wall_clock_set(self.unix, now=self.now)
+            self.take()
+
+    # Crashes.
+
+    def crash(self, away: int) -> None:
+        """The process dies, and is started again after a while."""
+        if not self.up or self.world.options.journal == "off":
+            return
+        world = self.world
+        world.count("crash")
+        self.up = False
+        self.life += 1
+        self._alarm += 1
+        self._armed = None
+        self._outputs.clear()
+        for end in list(self.ends.values()):
+            end.link.down.writer = end.link.up.reader = None
+            end.link.reset("the runtime is gone")
+        self.ends.clear()
+        self._principals.clear()
+        self.agents = Agents(self)
+        world.journal.crash()
+        world.truth.crash()
+        world.works.crash()
+        world.promises.crash()
+        world.later(away, self._start)
+
+    def _start(self) -> None:
+        world = self.world
+        self._epoch = world.now - world.pick(10**6) * SECOND
+        self.runtime = self._watch(
+            Runtime.restore(
+                self.config, world.journal.records(), seed=world.seed(), now=self.now, unix=self.unix
+            )
+        )
+        self.up = True
+        self.detached_at = dict.fromkeys(map(str, self.runtime.sessions), world.now)
+        output = self.runtime.take()
+        for record in output.records:
+            world.works.fact(record)
+        self.carry_out(output)
+
+    def compact(self) -> None:
+        """A snapshot takes the place of all records; both must restore to the same (I3)."""
+        world = self.world
+        if not self.up or world.options.journal == "off" or self._settling:
+            return
+        self.take()
+        snapshot = self.runtime.snapshot()
+        world.journal.keep_all()
+        everything = world.journal.records()
+        seed, now, unix = world.seed(), self.now, self.unix
+        one = Runtime.restore(self.config, everything, seed=seed, now=now, unix=unix)
+        other = Runtime.restore(self.config, snapshot, seed=seed, now=now, unix=unix)
+        first, second = one.snapshot(), other.snapshot()
+        if first != second:
+            differ = [(a, b) for a, b in zip(first, second, strict=False) if a != b]
+            raise Broken("I3", f"a snapshot restores to something else: {differ or (first, second)}")
+        world.journal.replace(snapshot)
+        self.persisted(world.journal.count)
+
+    def _watch(self, runtime: Runtime) -> Runtime:
+        """The same runtime, looked at as it decides."""
+        commit, world = runtime.commit, self.world
+
+        def watched(record: Record) -> None:
+            world.works.fact(record)
+            bounds.fact(self, record)
+            commit(record)
+
+        vars(runtime)["commit"] = watched
+        return runtime
+
+    def set_observers(self, observers: dict[str, dict[str, str]]) -> None:
+        """The host changes who may see what."""
+        self.world.works.grant(observers)
+        self.config = msgspec.structs.replace(self.config, observers=observers)
+        if self.up:
+            self.runtime.observers_set(observers, now=self.now)
+            self.take()

@@ -1,0 +1,260 @@
+"""What a seed decides: the options of a run, and its moves.
+
+Moves are drawn before the run, and each says all by numbers, so that a failing run is made smaller by leaving
+some out. What the world draws while it runs (delays, cuts) comes from a generator of its own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+
+from arcp_proto.ids import MILLISECOND, SECOND
+from arcp_proto.limits import KIB, Limits
+
+PRINCIPALS: Final = ("alice", "bob", "carol", "mallory")
+NUMBERS: Final = 1 << 16
+"""Moves hold numbers below this."""
+
+
+class Move(NamedTuple):
+    """One step of a run: after `wait` nanoseconds, what `kind` says, chosen by three numbers."""
+
+    wait: int
+    kind: str
+    a: int
+    b: int
+    c: int
+
+
+class Actor(msgspec.Struct, frozen=True, kw_only=True):
+    """One client of the cast. A `raw` one says what it likes; the others are honest.
+
+    `reconnect` says whether it resumes by itself, `stores` whether it survives its own crash, and
+    `takes_at_once` whether it processes what comes when it comes.
+    """
+
+    principal: str
+    raw: bool = False
+    lines: bool = False
+    reconnect: bool = True
+    stores: bool = False
+    takes_at_once: bool = True
+    features: tuple[str, ...] = ()
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What is drawn once for a run. Times in nanoseconds unless the name says otherwise."""
+
+    seed: int
+    cast: tuple[Actor, ...]
+    journal: str = "prompt"
+    """`prompt`: durable at once; `late`: after a while; `off`: none, and no crash of the runtime."""
+    sync: int = 0
+    """How long a `late` journal takes, at most."""
+    window_sec: int = 60
+    heartbeat_sec: int = 0
+    delay: int = MILLISECOND
+    """Of the network, at most."""
+    cuts: int = 0
+    """In how many of 100 deliveries of bytes they are cut."""
+    buffer: int = 64 * KIB
+    """Bytes that a transport takes before a write does not finish."""
+    pull: int = 0
+    """Envelopes of one pull; 0: as the limits say."""
+    late_timer: int = 0
+    """How late a timer may be."""
+    verify: int = 0
+    """How long the host's verifier takes, at most."""
+    verifier_fails: int = 0
+    """How many of 100 verifications fail by themselves."""
+    expires: int = 0
+    """For how long a verification holds; 0: for ever."""
+    observers: Mapping[str, Mapping[str, str]] = {}
+    limits: Limits = Limits()
+    client_limits: Limits = Limits()
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A whole run."""
+
+    options: Options
+    moves: tuple[Move, ...]
+
+
+WEIGHTS: Final[Mapping[str, int]] = {
+    "submit": 14,
+    "emit": 30,
+    "stream": 6,
+    "finish": 9,
+    "fail": 3,
+    "cancel": 5,
+    "subscribe": 8,
+    "unsubscribe": 2,
+    "list_jobs": 3,
+    "take_in": 10,
+    "wait": 4,
+    "drop": 10,
+    "half_close": 3,
+    "stall": 6,
+    "unstall": 4,
+    "kill_client": 4,
+    "close_session": 1,
+    "leave": 2,
+    "crash": 2,
+    "compact": 2,
+    "step_clock": 2,
+    "slow_disk": 2,
+    "observers": 1,
+    "refuse_dials": 1,
+    "lie": 24,
+}
+"""How often each kind of move comes up; a run leaves some out."""
+
+FAULTS: Final = (
+    *("drop", "half_close", "stall", "kill_client", "crash", "compact", "step_clock", "slow_disk"),
+    *(
+        "observers",
+        "refuse_dials",
+        "lie",
+        "cancel",
+        "subscribe",
+        "list_jobs",
+        "stream",
+        "leave",
+        "close_session",
+    ),
+)
+"""Kinds that a run may leave out."""
+
+
+def draw(seed: int, inputs: int = 200) -> Plan:
+    """The plan of a seed."""
+    dice = random.Random(seed)
+    options = _options(seed, dice)
+    weights = dict(WEIGHTS)
+    for kind in FAULTS:
+        if dice.random() < 0.2:
+            weights[kind] = 0
+        elif dice.random() < 0.2:
+            weights[kind] *= 3
+    if options.journal == "off":
+        weights["crash"] = weights["compact"] = 0
+    if not any(actor.raw for actor in options.cast):
+        weights["lie"] = 0
+    hurry = dice.choice((1, 1, 1, 4))
+    kinds = dice.choices(list(weights), list(weights.values()), k=inputs)
+    number = dice.randrange
+    moves = [
+        Move(_wait(dice) // hurry, kind, number(NUMBERS), number(NUMBERS), number(NUMBERS)) for kind in kinds
+    ]
+    return Plan(options, tuple(moves))
+
+
+def _wait(dice: random.Random) -> int:
+    drawn = dice.random()
+    if drawn < 0.45:
+        return 0
+    if drawn < 0.75:
+        return int(dice.random() * 20 * MILLISECOND)
+    if drawn < 0.93:
+        return int(dice.random() * 400 * MILLISECOND)
+    if drawn < 0.985:
+        return int(dice.random() * 5 * SECOND)
+    return int(dice.random() * 40 * SECOND)
+
+
+def _options(seed: int, dice: random.Random) -> Options:
+    often = dice.random
+    journal = dice.choice(("prompt", "late", "late", "late", "off"))
+    limits = _limits(dice)
+    small_log = limits.session_events < 30 or limits.session_bytes < 5_000
+    tight = limits.control_envelopes < 100 or small_log
+    requests = 6 if often() < 0.3 or tight else 500  # All answers at once must find room.
+    return Options(
+        seed=seed,
+        cast=_cast(dice),
+        journal=journal,
+        sync=dice.choice((1, 20, 300)) * MILLISECOND,
+        window_sec=dice.choice((2, 20, 60, 600)),
+        heartbeat_sec=dice.choice((0, 0, 5, 30)),
+        delay=dice.choice((0, 2, 30, 300)) * MILLISECOND,
+        cuts=dice.choice((0, 20, 60)),
+        buffer=dice.choice((300, 2 * KIB, 64 * KIB)),
+        pull=dice.choice((0, 0, 1, 3)),
+        late_timer=dice.choice((0, 0, 200)) * MILLISECOND,
+        verify=dice.choice((0, 0, 50, 12_000)) * MILLISECOND,
+        verifier_fails=dice.choice((0, 0, 0, 10)),
+        expires=dice.choice((0, 0, 0, 0, 20)) * SECOND,
+        observers={"carol": {"alice": "observe", "bob": "list"}} if often() < 0.5 else {},
+        limits=limits,
+        client_limits=Limits(gap=1, requests=requests),
+    )
+
+
+def _cast(dice: random.Random) -> tuple[Actor, ...]:
+    raw_share = dice.choice((0.0, 0.2, 0.5))
+    cast = []
+    for number in range(dice.randint(2, 8)):
+        raw = number > 0 and dice.random() < raw_share
+        missing: tuple[str, ...] = ()
+        if dice.random() < 0.25:
+            missing = (dice.choice(("progress", "result_chunk", "ack", "heartbeat", "subscribe")),)
+        cast.append(
+            Actor(
+                principal=dice.choice(PRINCIPALS if raw else PRINCIPALS[:3]) if number else "alice",
+                raw=raw,
+                lines=dice.random() < 0.5,
+                reconnect=dice.random() < 0.85,
+                stores=dice.random() < 0.6,
+                takes_at_once=dice.random() < 0.7,
+                features=tuple(name for name in FEATURES if name not in missing),
+            )
+        )
+    return tuple(cast)
+
+
+FEATURES: Final = (
+    *("heartbeat", "ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions"),
+)
+
+
+def _limits(dice: random.Random) -> Limits:
+    """Bounds, most of them as they are by default."""
+
+    def small(name: str, *values: int) -> int:
+        default: int = getattr(Limits(), name)
+        return dice.choice(values) if dice.random() < 0.25 else default
+
+    return Limits(
+        chunk=small("chunk", 64, 200),
+        session_events=small("session_events", 8, 16, 30),
+        session_bytes=small("session_bytes", 1_000, 5_000),
+        principal_events=small("principal_events", 10, 50),
+        principal_bytes=small("principal_bytes", 3_000, 20_000),
+        total_events=small("total_events", 20, 100),
+        total_bytes=small("total_bytes", 5_000, 50_000),
+        history_events=small("history_events", 2, 8),
+        history_bytes=small("history_bytes", 500, 3_000),
+        backlog_events=small("backlog_events", 1, 3),
+        backlog_bytes=small("backlog_bytes", 200),
+        subscriptions=small("subscriptions", 1, 3),
+        replies=small("replies", 1, 3),
+        reply_bytes=small("reply_bytes", 500),
+        lag=small("lag", 2, 10),
+        retention=small("retention", 1, 10, 60),
+        finished_jobs=small("finished_jobs", 1, 3),
+        finished_jobs_total=small("finished_jobs_total", 2, 5),
+        idempotency=small("idempotency", 1, 30),
+        idempotency_keys=small("idempotency_keys", 2),
+        idempotency_keys_total=small("idempotency_keys_total", 3),
+        running_jobs=small("running_jobs", 3, 8),
+        control_envelopes=small("control_envelopes", 16),
+        held_messages=small("held_messages", 1, 2),
+        page=small("page", 1, 3),
+        pull_bytes=small("pull_bytes", 500),
+        linger=small("linger", 1),
+    )

@@ -1,0 +1,224 @@
+"""What really happened: what agents did, what is durable, and what has been on the wire.
+
+Every event of an agent carries a mark of its own, `m` and a number, by which it is known wherever it appears;
+pieces of a result are known by their place, as negative numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from arcp_proto import records as facts
+
+from .broken import Broken, ensure
+
+_MARK: Final = re.compile(rb'"m(\d+)"')
+_CHUNK: Final = re.compile(rb'"chunk_seq":(\d+)')
+_RESTARTED: Final = re.compile(rb'"phase":"restarted","message":"attempt (\d+)"')
+NOTICES: Final = ("back_pressure", "unsubscribed")
+"""Phases of a status that only the runtime says."""
+NO_MARK: Final = 0
+RESTARTS: Final = 10**9
+"""The mark of what the runtime says of a job that it has started again, and its attempt."""
+
+
+def mark_of(kind: str, body: Mapping[str, Any]) -> int:
+    """The mark of an event as a client sees it; NO_MARK for what the runtime says by itself."""
+    if kind == "result_chunk":
+        return -1 - int(body["chunk_seq"])
+    if kind == "status" and body.get("phase") in NOTICES:
+        return NO_MARK
+    if kind == "status" and body.get("phase") == "restarted":
+        return RESTARTS + int(body["message"].split()[-1])
+    for value in (body.get("message"), body.get("m")):
+        if isinstance(value, str) and value[:1] == "m" and value[1:].isdigit():
+            return int(value[1:])
+    raise Broken("I2", f"nobody emitted this {kind}: {body}")
+
+
+def _mark_in(kind: str, payload: bytes) -> int:
+    """The mark of an event as a record holds it."""
+    if kind == "result_chunk":
+        found = _CHUNK.search(payload)
+        return -1 - int(found[1]) if found is not None else NO_MARK
+    found = _MARK.search(payload)
+    if found is not None:
+        return int(found[1])
+    found = _RESTARTED.search(payload)
+    return NO_MARK if found is None else RESTARTS + int(found[1])
+
+
+@dataclass(slots=True)
+class Work:
+    """One job. `marks` are its events in order, `index` the place of each, `kinds` what they are."""
+
+    job_id: str
+    owner: str
+    home: str
+    """The session that submitted it."""
+    label: str
+    """What the submit said, by which the request is known."""
+    agent: str
+    accepted_at: int
+    """World time."""
+    max_runtime_sec: int | None
+    marks: list[int] = field(default_factory=list)
+    index: dict[int, int] = field(default_factory=dict)
+    kinds: dict[int, str] = field(default_factory=dict)
+    homes: dict[int, int] = field(default_factory=dict)
+    """Home numbers, as they have been on the wire."""
+    chunks: int = 0
+    pieces: list[str] = field(default_factory=list)
+    returned: list[Any] = field(default_factory=list)
+    """Every value with which an agent of it has finished."""
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """Every code and message with which one has failed."""
+    stopped: bool = False
+    """An agent of it was gone without a word."""
+    cancelled: bool = False
+    """A cancel of it has reached the runtime."""
+    restarted: bool = False
+    """The runtime went down while it ran."""
+    never_stops: bool = False
+    ended: bool = False
+    """Its terminal is durable."""
+    end: dict[str, Any] | None = None
+    """Its terminal as it was first on the wire."""
+    end_inline: dict[str, Any] | None = None
+    cut: bool = False
+    """A limit has taken some of its history."""
+    forgotten: bool = False
+    """Nothing of it is left but its end, for its key."""
+
+    def add(self, mark: int, kind: str) -> None:
+        """The agent has emitted this."""
+        self.index[mark] = len(self.marks)
+        self.marks.append(mark)
+        self.kinds[mark] = kind
+
+    def add_chunks(self, count: int) -> None:
+        """The agent has streamed so many pieces."""
+        for _ in range(count):
+            self.chunks += 1
+            self.add(-self.chunks, "result_chunk")
+
+    def lose(self, durable: set[int]) -> None:
+        """A crash has taken what was not durable."""
+        kept = [mark for mark in self.marks if mark in durable]
+        ensure(
+            kept == self.marks[: len(kept)], "I3", f"{self.job_id}: a record is gone before one that is kept"
+        )
+        self.marks = kept
+        self.index = {mark: place for place, mark in enumerate(kept)}
+        self.chunks = sum(1 for mark in kept if mark < 0)
+        self.pieces = self.pieces if self.chunks else []
+
+    def next_for(self, place: int, features: frozenset[str]) -> int:
+        """The first place from `place` on that a session with these features gets."""
+        marks, kinds = self.marks, self.kinds
+        while place < len(marks) and kinds[marks[place]] in _FEATURE and kinds[marks[place]] not in features:
+            place += 1
+        return place
+
+
+_FEATURE: Final = ("progress", "result_chunk")
+
+
+class Truth:
+    """Every job, and what the journal has kept."""
+
+    def __init__(self, keeps_all: bool) -> None:
+        self.jobs: dict[str, Work] = {}
+        self.keeps_all = keeps_all
+        """There is no journal, and no crash."""
+        self.kept_jobs: set[str] = set()
+        self.kept_marks: dict[str, set[int]] = {}
+        self.kept_ends: set[str] = set()
+        self.kept_tokens: dict[str, list[bytes]] = {}
+        """Digests of the tokens of a session that are valid."""
+        self.kept_keys: dict[tuple[str, str], str] = {}
+        """Jobs by principal and idempotency key."""
+        self._count = 0
+
+    def mark(self) -> int:
+        """A mark that no other event has."""
+        self._count += 1
+        return self._count
+
+    def durable(self, record: facts.Record) -> None:
+        """The journal has kept a record."""
+        match record:
+            case facts.Published(job_id=job_id, kind=kind, payload=payload):
+                self._published(job_id, kind, payload)
+            case facts.JobAccepted(terms=terms):
+                self.kept_jobs.add(terms.job_id)
+                self.kept_marks[terms.job_id] = set()
+                if terms.idempotency_key is not None:
+                    self.kept_keys[terms.principal, terms.idempotency_key] = terms.job_id
+            case facts.KeyForgotten(principal=principal, key=key):
+                del self.kept_keys[principal, key]
+            case facts.JobEnded(job_id=job_id):
+                self.kept_ends.add(job_id)
+            case facts.TokenIssued(session_id=session_id, digest=digest):
+                tokens = self.kept_tokens.setdefault(session_id, [])
+                tokens.append(digest)
+                if len(tokens) > MOST_TOKENS:
+                    del tokens[1]
+            case facts.TokenProven(session_id=session_id, digest=digest):
+                tokens = self.kept_tokens[session_id]
+                del tokens[: tokens.index(digest)]
+            case _:
+                return
+
+    def restarted(self, record: facts.Published) -> None:
+        """The runtime says of a job that it was started again."""
+        mark = _mark_in(record.kind, record.payload)
+        if mark > RESTARTS:
+            self.jobs[record.job_id].add(mark, "status")
+
+    def _published(self, job_id: str, kind: str, payload: bytes) -> None:
+        self.kept_marks[job_id].add(_mark_in(kind, payload))
+
+    def crash(self) -> None:
+        """The runtime is gone, and what was not durable with it."""
+        for job_id, work in list(self.jobs.items()):
+            if job_id not in self.kept_jobs:
+                del self.jobs[job_id]
+                continue
+            work.lose(self.kept_marks[job_id])
+            if job_id not in self.kept_ends:
+                work.restarted = True
+
+    def is_kept(self, job_id: str, mark: int) -> bool:
+        """Whether an event may be on the wire."""
+        return self.keeps_all or mark in self.kept_marks.get(job_id, ())
+
+    def check_end(self, work: Work, end: Mapping[str, Any], now: int, *, stepped: bool) -> None:
+        """A terminal must have a reason (I2). `stepped`: wall clocks, by which a restart goes, were set."""
+        status, code = end["final_status"], end.get("code", "")
+        detail = f"{work.job_id} ends with {status} {code} {end.get('message')!r}"
+        if status == "success":
+            ensure(work.returned, "I2", f"{detail}, and no agent has returned")
+            if "result_id" in end:
+                ensure(end["result_size"] == sum(map(len, work.pieces)), "I2", f"{detail}: another size")
+            elif not work.pieces:
+                value = end.get("result")
+                ensure(any(value == returned for returned in work.returned), "I2", f"{detail}: {value!r}")
+        elif status == "cancelled":
+            ensure(work.cancelled, "I2", f"{detail}, and nobody cancelled it")
+        elif status == "timed_out":
+            limit = work.max_runtime_sec
+            late = limit is not None and now >= work.accepted_at + limit * 10**9
+            ensure(late or (stepped and work.restarted), "I2", f"{detail} too early")
+        elif (code, end.get("message")) not in work.failed:
+            reasons = {
+                "the runtime was restarted": work.restarted,
+                "agent stopped": work.stopped,
+            }
+            ensure(reasons.get(str(end.get("message"))), "I2", f"{detail}, for no reason: {work.failed}")
+
+
+MOST_TOKENS: Final = 4

@@ -1,0 +1,397 @@
+"""The world of one run: its time, its dice, who is in it, and what each move does."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from arcp_proto.ids import MILLISECOND, SECOND
+from arcp_proto.output import SessionLost
+
+from . import bounds
+from .agents import Agent
+from .broken import Broken, ensure
+from .honest import Honest
+from .host import Host
+from .journal import Journal
+from .network import Link, Pipe, Socket
+from .plan import Move, Plan
+from .promises import Promises
+from .raw import RawClient
+from .truth import Truth
+from .works import Works
+
+if TYPE_CHECKING:
+    from .plan import Options
+
+START: Final = 10**6 * SECOND
+UNIX: Final = 1_780_000_000 * SECOND
+MOST_EVENTS: Final = 60_000
+"""Of one run; more means that something never comes to rest (I10)."""
+HEALING: Final = 300 * SECOND
+"""Within this time everything has to converge once faults have stopped (I10)."""
+
+
+class World:
+    """Everything that a plan describes."""
+
+    def __init__(self, plan: Plan, note: Callable[[str], None] | None = None) -> None:
+        self.options: Options = plan.options
+        self.now = START
+        self.healed = False
+        self.stepped = False
+        """A wall clock was set."""
+        self.loot: list[tuple[str, str]] = []
+        """Resume tokens that were told, and to whom."""
+        self.known: list[str] = []
+        """Jobs that somebody has heard of."""
+        self.counts: dict[str, int] = {}
+        self.links: list[Link] = []
+        self._moves = plan.moves
+        self._note = note
+        self._dice = random.Random(plan.options.seed ^ 0x5EED)
+        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._order = 0
+        self._events = 0
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._refuses_until = 0
+        self.truth = Truth(keeps_all=plan.options.journal == "off")
+        self.journal = Journal(self)
+        self.works = Works(self)
+        self.promises = Promises(self)
+        self.host = Host(self)
+        self.clients: list[Honest | RawClient] = [
+            RawClient(self, number, actor) if actor.raw else Honest(self, number, actor)
+            for number, actor in enumerate(plan.options.cast)
+        ]
+
+    # Time and dice.
+
+    @property
+    def unix(self) -> int:
+        """The true wall clock."""
+        return UNIX + self.now - START
+
+    def at(self, when: int, what: Callable[..., None], *arguments: Any) -> None:
+        """Let something happen."""
+        self._order += 1
+        heapq.heappush(self._heap, (when, self._order, what, arguments))
+
+    def later(self, wait: int, what: Callable[..., None], *arguments: Any) -> None:
+        """Let something happen after a while."""
+        self.at(self.now + wait, what, *arguments)
+
+    def pick(self, below: int) -> int:
+        """A number from 0 on."""
+        return int(self._dice.random() * below)
+
+    def chance(self, percent: int) -> bool:
+        """Whether it happens this time."""
+        return percent > 0 and self._dice.random() * 100 < percent
+
+    def seed(self) -> bytes:
+        """A seed for a machine."""
+        return self._dice.randbytes(32)
+
+    def latency(self) -> int:
+        """Of one write."""
+        return self.pick(self.options.delay + 1) if not self.healed else 0
+
+    def sync_time(self) -> int:
+        """Of one sync of the disk."""
+        return self.pick(self.options.sync + 1) if not self.healed else 0
+
+    def told(self, data: bytes) -> None:
+        """Something left a machine: it belongs to the digest of the run."""
+        self._digest.update(data)
+        if self._note is not None:
+            self._note(f"{(self.now - START) / SECOND:12.6f}  {data!r}")
+
+    def note(self, who: str, what: Any) -> None:
+        """Something happened, for the trace."""
+        if self._note is not None:
+            self._note(f"{(self.now - START) / SECOND:12.6f}  {who}: {what}")
+
+    def count(self, what: str) -> None:
+        """For the statistics of a run."""
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+    @property
+    def digest(self) -> str:
+        """Of everything that machines have made so far."""
+        return self._digest.hexdigest()
+
+    # The whole run.
+
+    def run(self) -> None:
+        """Every move, then healing; raises Broken."""
+        for client in self.clients:
+            if isinstance(client, Honest):
+                self.later(self.pick(50) * MILLISECOND, client.begin)
+        at = self.now
+        for move in self._moves:
+            at += move.wait
+            self._until(at)
+            self.note("move", move)
+            MOVES[move.kind](self, move)
+            if self.host.up:
+                bounds.check(self.host)
+        self._heal()
+
+    def _until(self, at: int) -> None:
+        heap = self._heap
+        while heap and heap[0][0] <= at:
+            self.now, _, what, arguments = heapq.heappop(heap)
+            self._events += 1
+            if self._events > MOST_EVENTS:
+                raise Broken("I10", f"it does not come to rest: {what} {arguments}")
+            what(*arguments)
+        self.now = max(self.now, at)
+
+    # Healing.
+
+    def _heal(self) -> None:
+        """Faults are over, agents come to their end: everything has to converge, and then to go (I10)."""
+        self.note("move", "healing")
+        self.healed = True
+        synced = max(self.now, self.journal.slow_until)  # A slow write that has begun goes on.
+        self.journal.slow_until = 0
+        self._refuses_until = 0
+        for link in self.links:
+            for pipe in (link.up, link.down):
+                heal(pipe)
+        for client in self.clients:
+            client.heal()
+        end = synced + HEALING
+        self._until(synced + 3 * SECOND)
+        for agent in self.host.agents.running.values():
+            ensure(not agent.paused, "I10", f"the agent of {agent.work.job_id} still waits for its transport")
+        while self.now < end:
+            self._until(self.now + SECOND // 4)
+            self._end_agents()
+            if self._converged() is None:
+                break
+        else:
+            raise Broken("I10", str(self._converged()))
+        bounds.check(self.host)
+        self._all_goes()
+
+    def _end_agents(self) -> None:
+        for agent in list(self.host.agents.running.values()):
+            if agent.work.agent != "endless" or not agent.stopping:
+                self.host.agents.finish(agent, "healed")
+
+    def _converged(self) -> str | None:
+        """What is still to come; None for nothing."""
+        if not self.host.up:
+            return "the runtime is down"
+        for job in self.host.runtime.unfinished.values():
+            return f"{job.id} has not ended"
+        for client in self.clients:
+            if isinstance(client, Honest) and not client.final:
+                missing = client.missing()
+                if missing is not None:
+                    return f"{client.name}: {missing}"
+        return None
+
+    def _all_goes(self) -> None:
+        """All leave, every window passes, and nothing is left (I8)."""
+        for client in self.clients:
+            if isinstance(client, Honest):
+                client.retire()
+            else:
+                client.drop()
+        options = self.options
+        limits = options.limits
+        wait = max(options.window_sec, limits.retention, limits.idempotency, limits.grace) + 100
+        for _ in range(40):
+            self._until(self.now + SECOND // 2)
+            for agent in list(self.host.agents.running.values()):
+                self.host.agents.vanish(agent)
+        self._until(self.now + (wait + 3_700) * SECOND)
+        left = bounds.left_over(self.host.runtime)
+        ensure(not left, "I8", f"at the end there is still {left}")
+
+    # For clients.
+
+    def dial(self, client: Socket | None, lines: bool, *, honest: bool) -> Link | None:
+        """A new link to the runtime; None when nobody is there."""
+        if not self.host.up or self.now < self._refuses_until:
+            return None
+        link = Link(self, lines)
+        if client is not None:
+            link.down.reader = link.up.writer = client
+        self.links = [known for known in self.links if not known.over]
+        self.links.append(link)
+        self.host.accept(link, lines, honest)
+        return link
+
+    def labelled(self, job_id: str, label: str) -> None:
+        """A client's submit was answered by this job: it must be the one that it asked for (I7)."""
+        self.works.answered(job_id, label)
+
+    def check_loss(self, client: Honest, lost: SessionLost) -> None:
+        """A session is lost for a reason only (I1)."""
+        if lost.code == "RESUME_WINDOW_EXPIRED":
+            session = self.host.runtime.sessions.get(lost.session_id) if self.host.up else None
+            if session is not None and session.connection is None:
+                self.count("lost though it lives")
+
+    def some_link(self, number: int) -> Link | None:
+        """One that is there."""
+        self.links = [link for link in self.links if not link.over]
+        return self.links[number % len(self.links)] if self.links else None
+
+    def some_agent(self, number: int) -> Agent | None:
+        """One that runs."""
+        running = list(self.host.agents.running.values())
+        return running[number % len(running)] if running else None
+
+    def some_honest(self, number: int) -> Honest:
+        """One of them; the first of the cast always is."""
+        honest = [client for client in self.clients if isinstance(client, Honest)]
+        return honest[number % len(honest)]
+
+    # Moves.
+
+    def submit(self, move: Move) -> None:
+        self.some_honest(move.a).submit(move.b, move.c % 256, move.c // 256)
+
+    def cancel(self, move: Move) -> None:
+        self.some_honest(move.a).cancel(move.b)
+
+    def subscribe(self, move: Move) -> None:
+        self.some_honest(move.a).subscribe(move.b, move.c)
+
+    def unsubscribe(self, move: Move) -> None:
+        self.some_honest(move.a).unsubscribe(move.b)
+
+    def list_jobs(self, move: Move) -> None:
+        self.some_honest(move.a).list_jobs(move.b)
+
+    def take_in(self, move: Move) -> None:
+        self.some_honest(move.a).take_in(1 + move.b % 12)
+
+    def kill_client(self, move: Move) -> None:
+        self.some_honest(move.a).die(self.pick(1 + move.b % 20) * SECOND)
+
+    def close_session(self, move: Move) -> None:
+        self.some_honest(move.a).close()
+
+    def leave(self, move: Move) -> None:
+        self.some_honest(move.a).leave()
+
+    def lie(self, move: Move) -> None:
+        raw = [client for client in self.clients if isinstance(client, RawClient)]
+        if raw and self.host.up:
+            raw[move.a % len(raw)].lie(move.a // 8, move.b, move.c)
+
+    def emit(self, move: Move) -> None:
+        agent = self.some_agent(move.a)
+        if agent is not None:
+            count = 1 + move.b % 3 if move.b % 16 else 20
+            self.host.agents.emit(agent, count, move.c, long=move.c % 64 == 5)
+
+    def stream(self, move: Move) -> None:
+        agent = self.some_agent(move.a)
+        if agent is not None:
+            self.host.agents.stream(agent, move.b)
+
+    def finish(self, move: Move) -> None:
+        agent = self.some_agent(move.a)
+        if agent is not None:
+            self.host.agents.finish(agent, (None, "done", {"n": move.c})[move.b % 3])
+
+    def fail(self, move: Move) -> None:
+        agent = self.some_agent(move.a)
+        if agent is None:
+            return
+        if move.b % 4:
+            self.host.agents.fail(agent, ("INTERNAL_ERROR", "X-OWN", "INVALID_REQUEST")[move.b % 3])
+        else:
+            self.host.agents.vanish(agent)
+
+    def wait(self, move: Move) -> None:
+        """Time passes."""
+
+    def drop(self, move: Move) -> None:
+        link = self.some_link(move.a)
+        if link is not None:
+            link.reset("cut")
+
+    def half_close(self, move: Move) -> None:
+        link = self.some_link(move.a)
+        if link is not None:
+            (link.up if move.b & 1 else link.down).end()
+
+    def stall(self, move: Move) -> None:
+        link = self.some_link(move.a)
+        if link is not None:
+            pipe = link.up if move.b & 1 else link.down
+            pipe.stall(True)
+            self.later(self.pick(1 + move.c % 60) * SECOND, pipe.stall, False)
+
+    def unstall(self, move: Move) -> None:
+        link = self.some_link(move.a)
+        if link is not None:
+            link.up.stall(False)
+            link.down.stall(False)
+
+    def crash(self, move: Move) -> None:
+        self.host.crash(self.pick(1 + move.a % 10) * SECOND)
+
+    def compact(self, move: Move) -> None:
+        self.host.compact()
+
+    def step_clock(self, move: Move) -> None:
+        self.host.step_clock((move.a - 2**15) * SECOND // 100)
+
+    def slow_disk(self, move: Move) -> None:
+        self.journal.slow_until = self.now + self.pick(1 + move.a % 8) * SECOND
+
+    def set_observers(self, move: Move) -> None:
+        right = ("observe", "list")[move.a & 1]
+        self.host.set_observers(({}, {"carol": {"*": right}}, {"bob": {"alice": right}})[move.b % 3])
+
+    def refuse_dials(self, move: Move) -> None:
+        self._refuses_until = self.now + self.pick(1 + move.a % 20) * SECOND
+
+
+def heal(pipe: Pipe) -> None:
+    """Nothing holds it up any more."""
+    pipe.stalled = False
+    pipe.stall(False)
+    if pipe.busy:
+        pipe.free()
+
+
+MOVES: Final[dict[str, Callable[[World, Move], None]]] = {
+    "submit": World.submit,
+    "emit": World.emit,
+    "stream": World.stream,
+    "finish": World.finish,
+    "fail": World.fail,
+    "cancel": World.cancel,
+    "subscribe": World.subscribe,
+    "unsubscribe": World.unsubscribe,
+    "list_jobs": World.list_jobs,
+    "take_in": World.take_in,
+    "wait": World.wait,
+    "drop": World.drop,
+    "half_close": World.half_close,
+    "stall": World.stall,
+    "unstall": World.unstall,
+    "kill_client": World.kill_client,
+    "close_session": World.close_session,
+    "leave": World.leave,
+    "crash": World.crash,
+    "compact": World.compact,
+    "step_clock": World.step_clock,
+    "slow_disk": World.slow_disk,
+    "observers": World.set_observers,
+    "refuse_dials": World.refuse_dials,
+    "lie": World.lie,
+}

@@ -1,0 +1,58 @@
+"""When what is kept was noted: coarse marks."""
+
+from __future__ import annotations
+
+import pytest
+
+from arcp_proto.ages import MARK, Ages
+from arcp_proto.ids import SECOND, Time
+
+
+def ages_of(*seconds: float) -> Ages:
+    """Numbers from 1 on, noted at these times."""
+    ages = Ages()
+    for number, second in enumerate(seconds, 1):
+        ages.note(number, at(second))
+    return ages
+
+
+def at(second: float) -> Time:
+    return Time(int(second * SECOND))
+
+
+def test_nothing_has_no_age() -> None:
+    ages = Ages()
+    assert ages.oldest is None
+    assert ages.last_before(at(1_000), 0) == 0
+
+
+def test_the_first_of_a_mark_says_how_old_it_is() -> None:
+    ages = ages_of(1, 1.5)
+    assert ages.oldest == at(1)
+    assert ages.end_of_oldest(2) == 2
+
+
+def test_a_mark_holds_what_was_noted_within_its_time() -> None:
+    ages = ages_of(1, 1.999, 2, 2.5)
+    assert MARK == SECOND
+    assert ages.end_of_oldest(4) == 2
+
+
+@pytest.mark.parametrize(("first", "oldest"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 9), (6, 9)])
+def test_what_is_dropped_takes_its_marks_along(first: int, oldest: int) -> None:
+    ages = ages_of(1, 1.5, 2, 2.5, 9)
+    ages.drop(first)
+    assert ages.oldest == at(oldest)
+
+
+def test_after_a_clear_the_next_begins_a_mark() -> None:
+    ages = ages_of(1, 1.1)
+    ages.clear()
+    ages.note(3, at(1.2))
+    assert ages.oldest == at(1.2)
+
+
+@pytest.mark.parametrize(("second", "last"), [(1.9, 0), (2, 2), (2.9, 2), (3, 4), (9.9, 4), (10, 5)])
+def test_only_marks_that_are_over_are_before_a_time(second: float, last: int) -> None:
+    ages = ages_of(1, 1.5, 2, 2.5, 9)
+    assert ages.last_before(at(second), 5) == last

@@ -1,0 +1,111 @@
+"""What jobs look like in answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from arcp_proto.answers import accepted_again, accepted_of, entry_of, subscribed_of
+from arcp_proto.budget import parse_budget
+from arcp_proto.idempotency import Claim
+from arcp_proto.ids import JobId, Principal, SessionId, Time
+from arcp_proto.job import Job, Terms
+from arcp_proto.quirks import QUIRKS
+from arcp_proto.trace import TraceContext
+
+from .world import UNIX
+
+LEASE = {"cost.budget": ["USD:1.50", "EUR:2"]}
+
+
+def job_of(**changes: Any) -> Job:
+    """A job as it was accepted."""
+    terms = Terms(
+        job_id=JobId("job_1"),
+        session_id=SessionId("sess_1"),
+        principal=Principal("alice"),
+        agent="echo",
+        version="1.0.0",
+        lease={},
+        expires_at=None,
+        max_runtime_sec=None,
+        trace=TraceContext("a" * 32),
+        span_id="b" * 16,
+        accepted_at=Time(UNIX),
+    )
+    terms = msgspec.structs.replace(terms, **changes)
+    return Job(1, terms, parse_budget(terms.lease))
+
+
+def written(message: msgspec.Struct) -> dict[str, Any]:
+    shown: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(message))
+    return shown
+
+
+def test_what_is_always_there() -> None:
+    assert written(accepted_of(job_of(), "r1")) == {
+        "job_id": "job_1",
+        "agent": "echo@1.0.0",
+        "lease": {},
+        "accepted_at": "2026-05-28T20:26:40.000Z",
+        "request_id": "r1",
+        "trace_id": "a" * 32,
+    }
+
+
+def test_what_is_there_when_it_was_asked_for() -> None:
+    job = job_of(lease=LEASE, expires_at="2030-01-01T00:00:00Z", version=None)
+    shown = written(accepted_of(job, "r1"))
+    assert shown["lease_constraints"] == {"expires_at": "2030-01-01T00:00:00Z"}
+    assert shown["budget"] == {"USD": 1.5, "EUR": 2}
+    assert (shown["agent"], shown["lease"]) == ("echo", LEASE)
+
+
+@pytest.mark.parametrize(
+    ("quirk", "budget"),
+    [
+        ("", {"USD": 1.5, "EUR": 2}),
+        ("java", {"USD": 1.5, "EUR": 2}),
+        ("pypi", {"USD": "USD:1.5", "EUR": "EUR:2"}),
+    ],
+)
+def test_a_budget_is_written_as_its_peer_reads_it(quirk: str, budget: dict[str, Any]) -> None:
+    job = job_of(lease=LEASE)
+    assert written(accepted_of(job, "r1", QUIRKS[quirk]))["budget"] == budget
+    claim = Claim(b"", JobId("job_1"), msgspec.json.encode(accepted_of(job, "")))
+    assert written(accepted_again(claim, "r1", QUIRKS[quirk]))["budget"] == budget
+
+
+def test_what_is_known_by_a_key_alone_is_the_first_answer() -> None:
+    job = job_of(lease=LEASE, expires_at="2030-01-01T00:00:00Z")
+    claim = Claim(b"", JobId("job_1"), msgspec.json.encode(accepted_of(job, "")))
+    assert written(accepted_again(claim, "r2", QUIRKS[""])) == written(accepted_of(job, "r2"))
+    plain = Claim(b"", JobId("job_1"), msgspec.json.encode(accepted_of(job_of(), "")))
+    assert written(accepted_again(plain, "r2", QUIRKS["pypi"])) == written(accepted_of(job_of(), "r2"))
+
+
+def test_a_subscription() -> None:
+    shown = written(subscribed_of(job_of(), "r1", replayed=False, history_from=None))
+    assert shown == {
+        "job_id": "job_1",
+        "current_status": "pending",
+        "agent": "echo@1.0.0",
+        "lease": {},
+        "subscribed_from": 0,
+        "replayed": False,
+        "request_id": "r1",
+        "trace_id": "a" * 32,
+    }
+    cut = written(subscribed_of(job_of(), "r1", replayed=True, history_from=7))
+    assert (cut["replayed"], cut["history_from"]) == (True, 7)
+
+
+def test_an_entry_has_no_budget() -> None:
+    job = job_of(lease=LEASE)
+    job.home_seq = 9
+    shown = written(entry_of(job))
+    assert shown["last_event_seq"] == 9
+    assert shown["created_at"] == shown["submitted_at"] == "2026-05-28T20:26:40.000Z"
+    assert "budget" not in shown and shown["lease"] == LEASE

@@ -1,0 +1,30 @@
+"""Envelopes without a number that wait for one transport."""
+
+from __future__ import annotations
+
+from arcp_proto.controls import Controls, Waiting
+
+
+def test_without_any_there_is_no_first() -> None:
+    controls = Controls()
+    assert (controls.first, len(controls), controls.size) == (None, 0, 0)
+
+
+def test_they_leave_in_the_order_in_which_they_came() -> None:
+    controls = Controls()
+    controls.add(3, 1, b"one")
+    controls.add(3, 2, b"other")
+    assert controls.first == Waiting(3, 1, b"one")
+    assert [controls.pop(), controls.pop()] == [b"one", b"other"]
+    assert controls.first is None
+
+
+def test_their_bytes_are_counted() -> None:
+    controls = Controls()
+    controls.add(0, 0, b"12345")
+    controls.add(0, 0, b"123")
+    assert (len(controls), controls.size) == (2, 8)
+    controls.pop()
+    assert (len(controls), controls.size) == (1, 3)
+    controls.clear()
+    assert (len(controls), controls.size, controls.first) == (0, 0, None)

@@ -1,0 +1,335 @@
+"""Idempotency keys: what counts as the same submit, what is kept, and when a key is free again (§7.2)."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from itertools import combinations
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arcp_proto.errors import InvariantViolated
+from arcp_proto.idempotency import Claim, Keys, fingerprint
+from arcp_proto.ids import SECOND, JobId, Principal, Time
+from arcp_proto.limits import MAX_DEPTH, Limits
+from arcp_proto.messages import LeaseConstraints
+from arcp_proto.wire import decode_value
+
+ALICE, BOB = Principal("alice"), Principal("bob")
+TERMINAL = ("job.result", b'{"final_status":"success"', None)
+DAY = Limits(idempotency=24 * 3600)
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.integers(0, 25).map(lambda power: 10**power)
+    | st.integers(0, 25).map(lambda power: float(10**power))
+    | st.text(max_size=5)
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def of_input(value: Any) -> bytes:
+    return fingerprint("echo", value, None, None, None)
+
+
+def claim_of(size: int = 10) -> Claim:
+    return Claim(b"f" * 32, JobId("job_1"), b"a" * size)
+
+
+# What is the same.
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1", "1.0"),
+        ("1", "1e0"),
+        ("100", "1E2"),
+        ("0", "-0.0"),
+        ("-12.50", "-1.25e1"),
+        ("1" + "0" * 30, "1e30"),
+        ("1234567890123456", "1234567890123456.0"),
+        ("-9007199254740992", "-9007199254740992.0"),
+        ("10000000000000000", "1e16"),
+        ("12345678901234568", "12345678901234568.0"),
+        ('{"a": 1, "b": [2]}', '{"b": [2.0], "a": 1}'),
+        ('{"a": {"x": null, "y": true}}', '{"a": {"y": true, "x": null}}'),
+        ('"\\u00e4"', '"ä"'),
+    ],
+)
+def test_the_same_input_written_differently_is_the_same(one: str, other: str) -> None:
+    assert one != other
+    assert of_input(decode_value(one.encode())) == of_input(decode_value(other.encode()))
+
+
+def test_no_two_of_these_inputs_are_the_same() -> None:
+    different: list[Any] = [
+        *(None, True, False, 0, 1, -1, 10, 0.1, 1.5, 15, 10**30, 10**30 + 1, 10**400, 10**401, 1e-7, -1e-7),
+        *(
+            "",
+            "1",
+            "true",
+            "null",
+            "d1e0;",
+            "n",
+            [],
+            [[]],
+            {},
+            [None],
+            [1],
+            ["1"],
+            [1, 1],
+            [[1], 1],
+            [1, [1]],
+        ),
+        *({"a": None}, {"a": 1}, {"a": "1"}, {"": 1}, {"a": 1, "b": 1}, {"a": {"b": 1}}, ["a", 1], "a1"),
+        *({"a": {"b": 1}, "c": 2}, {"a": {"b": 1, "c": 2}}, {"a": 1, "b": {}}, {"a": {}, "b": 1}),
+        *(["ab", "c"], ["a", "bc"], ["abc"], [{"a": 1}, {}], [{}, {"a": 1}]),
+    ]
+    for one, other in combinations(different, 2):
+        assert of_input(one) != of_input(other), (one, other)
+
+
+@pytest.mark.parametrize("digits", ["1", "15", "1234567"])
+@pytest.mark.parametrize("zeros", [0, 1, 2, 15, 16, 17, 300])
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_a_whole_number_is_the_same_with_and_without_an_exponent(sign: str, digits: str, zeros: int) -> None:
+    plain, power = sign + digits + "0" * zeros, f"{sign}{digits}e{zeros}"
+    around = '{"a": [0.5, "1.0", %s, 20], "1e5": "\\"1e5"}'
+    inputs = [decode_value((around % text).encode()) for text in (plain, power)]
+    assert of_input(inputs[0]) == of_input(inputs[1])
+    assert of_input(decode_value(plain.encode())) == of_input(decode_value(power.encode()))
+    assert of_input(int(plain)) != of_input(int(plain) + 1)
+
+
+def test_the_deepest_input_has_one() -> None:
+    deep = b"[" * MAX_DEPTH + b"]" * MAX_DEPTH
+    assert of_input(decode_value(deep)) != of_input(decode_value(deep[1:-1]))
+
+
+@given(values, values)
+def test_two_inputs_are_the_same_exactly_when_they_are_equal(one: Any, other: Any) -> None:
+    assert (of_input(one) == of_input(other)) == (exact(one) == exact(other))
+
+
+@given(values)
+def test_what_went_over_the_wire_is_still_the_same(value: Any) -> None:
+    again = decode_value(msgspec.json.encode(value))
+    turned = decode_value(json.dumps(backwards(value)).encode())
+    assert of_input(value) == of_input(again) == of_input(turned)
+
+
+def exact(value: Any) -> Any:
+    """A value whose parts compare equal exactly when they are the same JSON value."""
+    match value:
+        case None | bool() | str():
+            return type(value).__name__, value
+        case int() | float():
+            return "number", Decimal(repr(value))
+        case dict():
+            return "object", {key: exact(item) for key, item in value.items()}
+        case _:
+            return "array", [exact(item) for item in value]
+
+
+def backwards(value: Any) -> Any:
+    """The same value with the keys of its objects in another order."""
+    match value:
+        case dict():
+            return {key: backwards(value[key]) for key in reversed(value)}
+        case list():
+            return [backwards(item) for item in value]
+        case _:
+            return value
+
+
+def test_every_term_counts() -> None:
+    lease, constraints = {"tool.call": ["*"]}, LeaseConstraints("2030-01-01T00:00:00Z")
+    submits = [
+        fingerprint("echo", None, None, None, None),
+        fingerprint("echo@1.0.0", None, None, None, None),
+        fingerprint("echo", {}, None, None, None),
+        fingerprint("echo", None, lease, None, None),
+        fingerprint("echo", None, {"tool.call": []}, None, None),
+        fingerprint("echo", None, {"tool.call": ["*", "*"]}, None, None),
+        fingerprint("echo", None, None, constraints, None),
+        fingerprint("echo", None, None, None, 1),
+        fingerprint("echo", None, None, None, 2),
+        fingerprint("echo", lease, None, None, None),
+        fingerprint("echo", 1, None, None, None),
+        fingerprint("echo", None, lease, constraints, 1),
+    ]
+    assert len({*submits}) == len(submits)
+    assert {len(each) for each in submits} == {32}
+
+
+def test_no_lease_and_an_empty_one_are_the_same() -> None:
+    bare = fingerprint("echo", None, None, None, None)
+    assert fingerprint("echo", None, {}, None, None) == bare
+    assert fingerprint("echo", None, None, LeaseConstraints(), None) == bare
+    assert fingerprint("echo", None, {}, LeaseConstraints(None), None) == bare
+
+
+def test_the_order_of_namespaces_does_not_count_but_that_of_patterns_does() -> None:
+    one = fingerprint("echo", None, {"fs.read": ["/a", "/b"], "tool.call": ["*"]}, None, None)
+    assert fingerprint("echo", None, {"tool.call": ["*"], "fs.read": ["/a", "/b"]}, None, None) == one
+    assert fingerprint("echo", None, {"tool.call": ["*"], "fs.read": ["/b", "/a"]}, None, None) != one
+
+
+# What is kept.
+
+
+def test_a_key_belongs_to_its_principal() -> None:
+    keys, claim = Keys(), claim_of()
+    assert keys.get(ALICE, "k") is None
+    keys.add(ALICE, "k", claim)
+    assert keys.get(ALICE, "k") is claim
+    assert keys.get(BOB, "k") is None
+    keys.add(BOB, "k", claim_of())
+    assert keys.get(BOB, "k") is not claim
+    assert len(keys) == 2
+
+
+def test_a_key_is_claimed_once() -> None:
+    keys = Keys()
+    keys.add(ALICE, "k", claim_of())
+    with pytest.raises(InvariantViolated, match="claimed once"):
+        keys.add(ALICE, "k", claim_of())
+
+
+def test_the_end_is_kept_with_the_claim() -> None:
+    keys = Keys()
+    keys.add(ALICE, "k", claim_of(10))
+    assert keys.size(ALICE) == 1 + 32 + 10
+    keys.ended(ALICE, "k", ("job.result", b"123", b"12345"), Time(7))
+    claim = keys.get(ALICE, "k")
+    assert claim is not None
+    assert (claim.ended, claim.ended_at) == (("job.result", b"123", b"12345"), 7)
+    assert keys.size(ALICE) == 1 + 32 + 10 + 3 + 5
+    keys.forget(ALICE, "k")
+    assert (keys.size(ALICE), len(keys), keys.get(ALICE, "k")) == (0, 0, None)
+
+
+def test_a_full_table_says_which_limit_it_is() -> None:
+    limits = Limits(idempotency_keys=2, idempotency_keys_total=3, idempotency_bytes=100)
+    keys = Keys()
+    assert keys.room(ALICE, 100, limits) is None
+    assert keys.room(ALICE, 101, limits) == "idempotency_bytes"
+    keys.add(ALICE, "ä", claim_of(26))
+    assert keys.room(ALICE, 40, limits) is None
+    assert keys.room(ALICE, 41, limits) == "idempotency_bytes"
+    assert keys.room(BOB, 100, limits) is None
+    keys.ended(ALICE, "ä", ("job.result", b"x" * 40, None), Time(1))
+    assert keys.room(ALICE, 0, limits) is None
+    assert keys.room(ALICE, 1, limits) == "idempotency_bytes"
+    keys.add(ALICE, "l", claim_of(0))
+    assert keys.room(ALICE, 0, limits) == "idempotency_keys"
+    assert keys.room(BOB, 0, limits) is None
+    keys.add(BOB, "k", claim_of(0))
+    assert keys.room(BOB, 0, limits) == "idempotency_keys_total"
+    assert keys.room(Principal("carol"), 0, limits) == "idempotency_keys_total"
+    keys.forget(ALICE, "ä")
+    assert keys.room(ALICE, 0, limits) is None
+
+
+# When it goes.
+
+
+def test_a_key_is_due_a_day_after_the_end_of_its_job() -> None:
+    keys = Keys()
+    keys.add(ALICE, "k", claim_of())
+    assert keys.next_due(DAY) is None
+    assert keys.due(Time(10**30), DAY) == []
+    keys.ended(ALICE, "k", TERMINAL, Time(5))
+    due = keys.next_due(DAY)
+    assert due == 5 + 24 * 3600 * SECOND
+    assert keys.due(Time(due - 1), DAY) == []
+    assert keys.due(due, DAY) == [(ALICE, "k")]
+    assert keys.due(due, DAY) == [(ALICE, "k")], "only the record takes it away"
+    keys.forget(ALICE, "k")
+    assert (keys.due(due, DAY), keys.next_due(DAY)) == ([], None)
+
+
+def test_the_oldest_end_is_due_first_also_when_the_clock_went_back() -> None:
+    keys = Keys()
+    for key, at in (("a", 30), ("b", 10), ("c", 20), ("d", 40)):
+        keys.add(ALICE, key, claim_of())
+        keys.ended(ALICE, key, TERMINAL, Time(at * SECOND))
+    limits = Limits(idempotency=100)
+    assert keys.next_due(limits) == 110 * SECOND
+    assert keys.due(Time(130 * SECOND), limits) == [(ALICE, "b"), (ALICE, "c"), (ALICE, "a")]
+    keys.forget(ALICE, "c")
+    assert keys.due(Time(130 * SECOND), limits) == [(ALICE, "b"), (ALICE, "a")]
+    keys.forget(ALICE, "b")
+    assert keys.next_due(limits) == 130 * SECOND
+
+
+def test_many_that_are_due_come_in_the_order_of_their_ends() -> None:
+    keys, limits = Keys(), Limits(idempotency=0)
+    for place in range(50):
+        keys.add(ALICE, str(place), claim_of())
+        keys.ended(ALICE, str(place), TERMINAL, Time(place * 37 % 50))
+    ends = {place * 37 % 50: str(place) for place in range(50)}
+    assert keys.due(Time(39), limits) == [(ALICE, ends[at]) for at in range(40)]
+
+
+def test_a_key_that_is_claimed_anew_is_not_due_by_its_former_end() -> None:
+    keys, limits = Keys(), Limits(idempotency=1)
+    for key, at in (("a", 1), ("b", 2), ("c", 3)):
+        keys.add(ALICE, key, claim_of())
+        keys.ended(ALICE, key, TERMINAL, Time(at))
+    for key in ("b", "c"):
+        keys.forget(ALICE, key)
+        keys.add(ALICE, key, claim_of())
+    assert keys.due(Time(SECOND + 9), limits) == [(ALICE, "a")]
+    keys.ended(ALICE, "b", TERMINAL, Time(5))
+    keys.ended(ALICE, "c", TERMINAL, Time(3))
+    assert keys.due(Time(SECOND + 3), limits) == [(ALICE, "a"), (ALICE, "c")]
+    assert keys.due(Time(SECOND + 5), limits) == [(ALICE, "a"), (ALICE, "c"), (ALICE, "b")]
+    for key in "abc":
+        keys.forget(ALICE, key)
+    assert (keys.due(Time(SECOND + 9), limits), keys.next_due(limits)) == ([], None)
+
+
+names = st.tuples(st.sampled_from([ALICE, BOB]), st.sampled_from("abcde"))
+steps = st.lists(st.tuples(st.sampled_from(["add", "end", "forget", "due"]), names, st.integers(0, 20)))
+
+
+@given(steps)
+def test_keys_are_what_a_plain_table_would_be(steps: list[tuple[str, tuple[Principal, str], int]]) -> None:
+    keys, limits = Keys(), Limits(idempotency=0)
+    table: dict[tuple[Principal, str], Claim] = {}
+    for step, name, number in steps:
+        known = table.get(name)
+        if step == "add" and known is None:
+            table[name] = claim_of(number)
+            keys.add(*name, claim_of(number))
+        elif step == "end" and known is not None and known.ended is None:
+            known.ended, known.ended_at = ("job.error", b"e" * number, b"i"), Time(number)
+            keys.ended(*name, known.ended, known.ended_at)
+        elif step == "forget" and known is not None:
+            del table[name]
+            keys.forget(*name)
+        ends = sorted((claim.ended_at, *name) for name, claim in table.items() if claim.ended is not None)
+        assert keys.due(Time(number), limits) == [(who, key) for at, who, key in ends if at <= number]
+        assert keys.next_due(limits) == (ends[0][0] if ends else None)
+        assert list(keys.items()) == [(*name, claim) for name, claim in table.items()]
+    restored = Keys()
+    for principal, key, claim in keys.items():
+        restored.load(principal, key, msgspec.structs.replace(claim))
+    assert list(restored.items()) == list(keys.items())
+    assert restored.due(Time(20), limits) == keys.due(Time(20), limits)
+    for who in (ALICE, BOB):
+        kept = sum(len(key) + claim.size for (owner, key), claim in table.items() if owner == who)
+        assert keys.size(who) == restored.size(who) == kept

@@ -1,0 +1,191 @@
+"""When the client connects again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from arcp_proto.ids import MILLISECOND, SECOND, Time
+from arcp_proto.reconnecting import Fate, Reconnecting
+
+NOW = Time(1000 * SECOND)
+
+
+def reconnecting(fraction: float = 1.0) -> Reconnecting:
+    return Reconnecting(100 * MILLISECOND, 30 * SECOND, lambda: fraction)
+
+
+def refused(
+    one: Reconnecting,
+    code: str,
+    *,
+    now: Time = NOW,
+    retryable: bool = False,
+    details: Mapping[str, Any] | None = None,
+    resuming: bool = True,
+    cursor: int = 5,
+    heartbeat_sec: int | None = 10,
+) -> Fate:
+    one.refused(
+        code,
+        "why",
+        retryable,
+        details or {},
+        resuming=resuming,
+        cursor=cursor,
+        heartbeat_sec=heartbeat_sec,
+        now=now,
+    )
+    return one.fate
+
+
+def waits(one: Reconnecting, count: int) -> list[float]:
+    return [(one.dial(NOW).at - NOW) / SECOND for _ in range(count)]
+
+
+def test_at_once_and_then_twice_as_long_each_time() -> None:
+    assert waits(reconnecting(), 12) == [0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30]
+
+
+def test_full_jitter() -> None:
+    assert waits(reconnecting(0.0), 5) == [0, 0, 0, 0, 0]
+    assert waits(reconnecting(0.5), 3) == [0, 0.05, 0.1]
+
+
+def test_the_wait_never_overflows() -> None:
+    one = reconnecting()
+    for _ in range(200):
+        dial = one.dial(NOW)
+    assert (dial.at, dial.attempt) == (NOW + 30 * SECOND, 200)
+
+
+def test_a_connection_that_was_of_use_begins_it_anew() -> None:
+    one = reconnecting()
+    waits(one, 5)
+    one.welcomed(NOW)
+    one.detached(NOW)
+    assert one.dial(NOW).attempt == 6
+    one.welcomed(NOW)
+    one.heard = True
+    one.detached(NOW)
+    assert one.dial(NOW).attempt == 1
+    waits(one, 5)
+    one.welcomed(NOW)
+    one.detached(Time(NOW + SECOND))
+    assert one.dial(NOW).attempt == 1
+
+
+@pytest.mark.parametrize("code", ["RESUME_WINDOW_EXPIRED", "PERMISSION_DENIED"])
+def test_a_final_refusal_is_final_at_once(code: str) -> None:
+    one = reconnecting()
+    assert refused(one, code, details={"final": True}) is Fate.LOST
+    assert (one.code, one.reason) == (code, "why")
+
+
+@pytest.mark.parametrize("code", ["RESUME_WINDOW_EXPIRED", "PERMISSION_DENIED"])
+def test_others_are_for_three_heartbeat_intervals_and_a_bit_and_one_number_less(code: str) -> None:
+    one = reconnecting()
+    for second in (0, 1, 44.9):
+        assert refused(one, code, now=Time(NOW + int(second * SECOND))) is Fate.AGAIN
+        assert not one.earlier
+    assert refused(one, code, now=Time(NOW + 45 * SECOND)) is Fate.AGAIN
+    assert one.earlier
+    assert refused(one, code, now=Time(NOW + 46 * SECOND)) is Fate.LOST
+
+
+def test_there_is_no_number_less_than_none() -> None:
+    one = reconnecting()
+    refused(one, "RESUME_WINDOW_EXPIRED", cursor=0)
+    later = Time(NOW + 45 * SECOND)
+    assert refused(one, "RESUME_WINDOW_EXPIRED", cursor=0, now=later) is Fate.LOST
+
+
+def test_an_unknown_heartbeat_interval_is_thirty_seconds() -> None:
+    one = reconnecting()
+    refused(one, "RESUME_WINDOW_EXPIRED", heartbeat_sec=None)
+    refused(one, "RESUME_WINDOW_EXPIRED", heartbeat_sec=None, now=Time(NOW + 104 * SECOND))
+    assert not one.earlier
+    refused(one, "RESUME_WINDOW_EXPIRED", heartbeat_sec=None, now=Time(NOW + 105 * SECOND))
+    assert one.earlier
+
+
+def test_a_welcome_forgets_what_was_refused() -> None:
+    one = reconnecting()
+    refused(one, "RESUME_WINDOW_EXPIRED")
+    refused(one, "UNAUTHENTICATED")
+    refused(one, "UNAUTHENTICATED")
+    one.welcomed(NOW)
+    refused(one, "RESUME_WINDOW_EXPIRED", now=Time(NOW + 60 * SECOND))
+    assert not one.earlier
+    assert refused(one, "UNAUTHENTICATED") is Fate.AGAIN
+
+
+def test_what_cannot_be_asked_in_other_words_is_lost() -> None:
+    assert refused(reconnecting(), "INVALID_REQUEST") is Fate.LOST
+
+
+@pytest.mark.parametrize("code", ["UNAUTHENTICATED", "SOMETHING_NEW"])
+@pytest.mark.parametrize("resuming", [True, False])
+def test_what_does_not_help_is_tried_three_times(code: str, resuming: bool) -> None:
+    one = reconnecting()
+    fates = [refused(one, code, resuming=resuming) for _ in range(3)]
+    assert fates == [Fate.AGAIN, Fate.AGAIN, Fate.OVER]
+    assert one.code == code
+
+
+@pytest.mark.parametrize("code", ["RESUME_WINDOW_EXPIRED", "PERMISSION_DENIED", "INVALID_REQUEST"])
+def test_a_new_session_that_is_refused_is_no_resume(code: str) -> None:
+    one = reconnecting()
+    assert refused(one, code, resuming=False, details={"final": True}) is Fate.AGAIN
+
+
+def test_what_passes_with_time_is_tried_as_long_as_it_takes() -> None:
+    one = reconnecting()
+    for _ in range(50):
+        assert refused(one, "INTERNAL_ERROR") is Fate.AGAIN
+        assert refused(one, "SOMETHING_NEW", retryable=True) is Fate.AGAIN
+
+
+def test_a_runtime_may_say_when() -> None:
+    one = reconnecting(0.0)
+    refused(one, "INTERNAL_ERROR", details={"retry_after_ms": 1500})
+    assert waits(one, 2) == [1.5, 0]
+    refused(one, "INTERNAL_ERROR", details={"retry_after_ms": 10**9})
+    assert waits(one, 1) == [30]
+    refused(one, "INTERNAL_ERROR", details={"retry_after_ms": "soon"})
+    assert waits(one, 1) == [0]
+
+
+def test_a_session_that_was_taken_over_is_taken_back_once_a_minute() -> None:
+    one = reconnecting(0.25)
+    one.superseded(NOW)
+    assert waits(one, 1) == [2]
+    one.superseded(Time(NOW + 60 * SECOND))
+    assert one.fate is Fate.AGAIN
+    one.superseded(Time(NOW + 119 * SECOND))
+    assert (one.fate, one.code) == (Fate.OVER, "UNAUTHENTICATED")
+
+
+def test_sessions_that_are_lost_one_after_another_are_replaced_ever_later() -> None:
+    one = reconnecting()
+    found = []
+    for _ in range(4):
+        one.lost(NOW)
+        found += waits(one, 1)
+    assert found == [0, 0.1, 0.2, 0.4]
+    one.lost(Time(NOW + 60 * SECOND))
+    assert one.dial(Time(NOW + 60 * SECOND)).at == NOW + 60 * SECOND
+
+
+def test_lost() -> None:
+    one = reconnecting()
+    one.lose("CODE", "why")
+    assert (one.fate, one.code, one.reason) == (Fate.LOST, "CODE", "why")
+
+
+def test_given_up() -> None:
+    one = reconnecting()
+    one.give_up("CODE", "why")
+    assert (one.fate, one.code, one.reason) == (Fate.OVER, "CODE", "why")

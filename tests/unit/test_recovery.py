@@ -1,0 +1,335 @@
+"""Jobs that the client observes again by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from arcp_proto.client import ClientConfig
+from arcp_proto.ids import JobId, SessionId
+from arcp_proto.output import (
+    Event,
+    JobEmitted,
+    JobEnded,
+    JobLost,
+    RequestRefused,
+    SessionLost,
+    Subscribed,
+    SubscriptionEnded,
+)
+from arcp_proto.recovery import MOST_REFUSALS, WINDOW
+from arcp_proto.resumption import ResumedJob, Resumption
+from arcp_proto.secret import Secret
+
+from .scripted_runtime import JOB, ScriptedRuntime, chunk, log, numbers
+
+UNSUBSCRIBED: dict[str, Any] = {
+    "kind": "status",
+    "ts": "t",
+    "body": {"phase": "unsubscribed", "message": "too slow"},
+}
+
+
+@pytest.fixture
+def runtime() -> ScriptedRuntime:
+    runtime = ScriptedRuntime(ClientConfig())
+    runtime.welcome()
+    return runtime
+
+
+def lose(runtime: ScriptedRuntime, *features: str) -> list[Event]:
+    """The session is lost, and another takes its place."""
+    count = len(runtime.events)
+    runtime.reconnect(*features, session_id=f"sess_{len(runtime.dials) + 2}")
+    return runtime.events[count:]
+
+
+def subscribes(runtime: ScriptedRuntime) -> list[tuple[str, int]]:
+    return [(frame["job_id"], frame["payload"]["from_event_seq"]) for frame in runtime.sent("job.subscribe")]
+
+
+def answer(runtime: ScriptedRuntime, job_id: str = JOB, **fields: Any) -> list[Event]:
+    """Answer the last subscribe of a job."""
+    asked = [frame for frame in runtime.sent("job.subscribe") if frame["job_id"] == job_id][-1]
+    payload = {
+        "job_id": job_id,
+        "request_id": asked["id"],
+        "current_status": "running",
+        "agent": "echo",
+        "subscribed_from": 9,
+        "replayed": True,
+        **fields,
+    }
+    return runtime.say("job.subscribed", payload)
+
+
+def refuse(runtime: ScriptedRuntime, code: str, **fields: Any) -> list[Event]:
+    request_id = runtime.sent("job.subscribe")[-1]["id"]
+    return runtime.say("session.error", {"code": code, "request_id": request_id, **fields})
+
+
+def observed(runtime: ScriptedRuntime, seq: int, home: int, job_id: str = JOB, **payload: Any) -> list[Event]:
+    return runtime.say(
+        "job.event", {**log(), **payload, "source_seq": home}, job_id=job_id, event_seq=seq, id=f"e{seq}"
+    )
+
+
+# A lost session.
+
+
+def test_a_job_goes_on_behind_what_was_handed_out(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    for seq in (1, 2):
+        runtime.say("job.event", log(), job_id=JOB, event_seq=seq)
+    lose(runtime)
+    assert subscribes(runtime) == [(JOB, 2)]
+    subscribed = runtime.only(Subscribed, answer(runtime))
+    assert (subscribed.request_id, subscribed.job_id, subscribed.replayed) == (None, JOB, True)
+    events = observed(runtime, 1, 2) + observed(runtime, 2, 3) + observed(runtime, 3, 7)
+    assert [(event.seq, event.source_seq) for event in events if isinstance(event, JobEmitted)] == [
+        (2, 3),
+        (3, 7),
+    ]
+    end = runtime.only(
+        JobEnded,
+        runtime.say("job.result", {"result": 5, "source_seq": 8}, job_id=JOB, event_seq=4),
+    )
+    assert (end.result, end.source_seq) == (5, 8)
+    assert runtime.client.resumption() is not None
+
+
+def test_a_second_loss_goes_on_where_the_first_recovery_stopped(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    answer(runtime)
+    observed(runtime, 1, 4)
+    lose(runtime)
+    lose(runtime)
+    assert subscribes(runtime) == [(JOB, 0), (JOB, 4), (JOB, 4)]
+
+
+def test_a_result_is_joined_over_the_loss(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    runtime.say("job.event", chunk(0, "ab"), job_id=JOB, event_seq=1)
+    lose(runtime)
+    answer(runtime)
+    runtime.say("job.event", {**chunk(1, "c", more=False), "source_seq": 2}, job_id=JOB, event_seq=1)
+    payload = {"result_id": "res_1", "result_size": 3, "source_seq": 3}
+    end = runtime.only(JobEnded, runtime.say("job.result", payload, job_id=JOB, event_seq=2))
+    assert (end.result, end.code) == ("abc", "")
+
+
+def test_a_result_that_is_no_longer_whole_is_an_error(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    runtime.say("job.event", chunk(0, "ab"), job_id=JOB, event_seq=1)
+    lose(runtime)
+    subscribed = runtime.only(Subscribed, answer(runtime, history_from=4))
+    assert subscribed.history_from == 4
+    runtime.say("job.event", {**chunk(3, "d", more=False), "source_seq": 4}, job_id=JOB, event_seq=1)
+    payload = {"result_id": "res_1", "source_seq": 5}
+    end = runtime.only(JobEnded, runtime.say("job.result", payload, job_id=JOB, event_seq=2))
+    assert (end.code, end.result) == ("INTERNAL_ERROR", None)
+    assert "chunks 1 to 2 are gone" in end.message
+
+
+def test_a_job_that_is_not_known_any_more_is_lost(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    assert refuse(runtime, "JOB_NOT_FOUND", message="no job") == [JobLost(JOB, "JOB_NOT_FOUND", "no job")]
+    assert runtime.client.session is not None
+    assert not runtime.client.session.jobs
+    assert runtime.advance(100) == []
+
+
+def test_a_job_that_has_ended_unseen_is_lost(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    lost = runtime.only(JobLost, answer(runtime, current_status="completed", replayed=False))
+    assert lost.job_id == JOB
+
+
+def test_a_runtime_that_offers_no_subscription_loses_all(runtime: ScriptedRuntime) -> None:
+    runtime.accept("job_1")
+    runtime.accept("job_2")
+    lost = [event for event in lose(runtime, "ack") if isinstance(event, JobLost)]
+    assert [event.job_id for event in lost] == ["job_1", "job_2"]
+    assert runtime.sent("job.subscribe") == []
+
+
+def test_what_passes_with_time_is_asked_again_a_second_later(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    for count in range(1, MOST_REFUSALS):
+        assert len(subscribes(runtime)) == count
+        assert refuse(runtime, "INTERNAL_ERROR") == []
+        assert runtime.advance(0.9) == []
+        assert len(subscribes(runtime)) == count
+        runtime.advance(0.2)
+    runtime.only(JobLost, refuse(runtime, "INTERNAL_ERROR"))
+
+
+def test_not_all_are_asked_for_at_once(runtime: ScriptedRuntime) -> None:
+    for number in range(WINDOW + 5):
+        runtime.accept(f"job_{number}")
+    lose(runtime)
+    assert len(subscribes(runtime)) == WINDOW
+    answer(runtime, "job_0")
+    refuse(runtime, "JOB_NOT_FOUND")
+    assert len(subscribes(runtime)) == WINDOW + 2
+
+
+def test_a_drop_during_the_recovery_does_not_stop_it(runtime: ScriptedRuntime) -> None:
+    for number in range(WINDOW + 5):
+        runtime.accept(f"job_{number}")
+    lose(runtime)
+    assert runtime.client.session_id is not None
+    runtime.reconnect(session_id=runtime.client.session_id, replies=True)
+    assert len(subscribes(runtime)) == 2 * WINDOW
+    for number in range(WINDOW + 5):
+        answer(runtime, f"job_{number}")
+    assert len(subscribes(runtime)) == 2 * WINDOW + 5
+    assert len({job_id for job_id, _ in subscribes(runtime)}) == WINDOW + 5
+
+
+def test_an_answer_that_comes_twice_replays_nothing_twice(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    answer(runtime)
+    observed(runtime, 1, 5)
+    assert answer(runtime) == []
+    assert observed(runtime, 2, 5) == []
+    assert len(observed(runtime, 3, 6)) == 1
+
+
+def test_what_was_processed_late_is_not_taken_for_the_new_sessions(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    runtime.say("job.event", log(), job_id=JOB, event_seq=1)
+    lose(runtime)
+    answer(runtime)
+    observed(runtime, 1, 2)
+    runtime.client.processed(JOB, 1, now=runtime.now)
+    assert runtime.client.cursor == 0
+    runtime.client.processed(JOB, 1, now=runtime.now)
+    assert runtime.client.cursor == 1
+
+
+def test_a_cancel_of_a_recovered_job(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    answer(runtime)
+    request_id = runtime.cancel()
+    assert runtime.sent("job.cancel")[-1]["payload"]["job_id"] == JOB
+    refused = runtime.only(
+        RequestRefused, runtime.say("session.error", {"code": "JOB_NOT_FOUND", "request_id": request_id})
+    )
+    assert refused.request_id == request_id
+
+
+def test_a_lost_session_that_is_given_up_asks_for_nothing() -> None:
+    runtime = ScriptedRuntime(ClientConfig(give_up_sec=30))
+    runtime.welcome()
+    runtime.accept()
+    lose(runtime)
+    refuse(runtime, "INTERNAL_ERROR")
+    runtime.drop()
+    finals = [event for event in runtime.advance(31) if isinstance(event, SessionLost | JobLost)]
+    assert [type(event) for event in finals] == [SessionLost, JobLost]
+    assert runtime.client.timers.keys() == []
+
+
+# A subscription that has ended.
+
+
+def subscribe(runtime: ScriptedRuntime) -> None:
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    observed(runtime, 1, 3)
+
+
+def test_an_ended_subscription_is_asked_for_again_a_second_later(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    event = runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=2))
+    assert event == SubscriptionEnded(JOB, 2, "too slow")
+    runtime.advance(0.9)
+    assert len(subscribes(runtime)) == 1
+    runtime.advance(0.2)
+    assert subscribes(runtime) == [(JOB, 0), (JOB, 3)]
+    runtime.only(Subscribed, answer(runtime))
+    assert numbers(observed(runtime, 3, 4)) == [3]
+    runtime.client.processed(JOB, 1, now=runtime.now)
+    assert runtime.client.cursor == 2, "nobody has to process the notice"
+
+
+def test_while_it_is_detached_it_waits(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=2)
+    runtime.drop()
+    runtime.advance(2)
+    assert len(subscribes(runtime)) == 1
+    runtime.connect()
+    runtime.welcome()
+    assert len(subscribes(runtime)) == 2
+
+
+def test_what_an_observed_agent_says_is_no_end(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    runtime.only(JobEmitted, observed(runtime, 2, 4, **UNSUBSCRIBED))
+
+
+def test_what_an_agent_of_ours_says_is_no_end(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    runtime.only(JobEmitted, runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=1))
+
+
+def test_a_job_that_a_key_has_brought_may_end_so_too(runtime: ScriptedRuntime) -> None:
+    request_id = runtime.submit(idempotency_key="k")
+    runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
+    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=1))
+    runtime.advance(1.1)
+    assert subscribes(runtime) == [(JOB, 0)]
+
+
+def test_another_process_knows_that_a_key_has_brought_it() -> None:
+    job = ResumedJob(JOB, 3, keyed=True)
+    resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 4, (job,))
+    runtime = ScriptedRuntime(ClientConfig(), resumption=resumption)
+    runtime.welcome()
+    kept = runtime.client.resumption()
+    assert kept is not None
+    assert kept.jobs == (job,)
+    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=5))
+    runtime.advance(1.1)
+    assert subscribes(runtime) == [(JOB, 3)]
+
+
+def test_without_resuming_it_is_only_told() -> None:
+    runtime = ScriptedRuntime(ClientConfig(resume=False))
+    runtime.welcome()
+    subscribe(runtime)
+    notice = {**UNSUBSCRIBED, "body": {"phase": "unsubscribed"}}
+    event = runtime.only(SubscriptionEnded, runtime.say("job.event", notice, job_id=JOB, event_seq=2))
+    assert event.message == ""
+    runtime.advance(10)
+    assert len(subscribes(runtime)) == 1
+
+
+def test_who_unsubscribes_meanwhile_is_asked_for_no_more(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=2)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.advance(5)
+    assert len(subscribes(runtime)) == 1
+
+
+def test_a_job_ends_while_its_subscription_is_asked_for(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    assert answer(runtime) == []
+    assert observed(runtime, 1, 5) == []
+    other = JobId("job_2")
+    runtime.accept(other)
+    assert runtime.client.session is not None
+    assert list(runtime.client.session.jobs) == [other]
