@@ -41,7 +41,10 @@ def fix_outcome(runtime: Runtime, job: Job, outcome: Outcome) -> None:
         return
     runtime.commit(OutcomeFixed(job.id, outcome))
     runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
-    stop_agent(runtime, job, outcome.message)
+    if job.id in runtime.running:
+        stop_agent(runtime, job, outcome.message)
+    else:
+        end_with_error(runtime, job, outcome)
 
 
 def stop_agent(runtime: Runtime, job: Job, reason: str) -> None:
@@ -105,7 +108,7 @@ def _end(
         runtime.delivered(session)
     runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
     runtime.timers.disarm(TimerKind.GRACE, job.id)
-    if job.paused:
-        job.paused = False
+    if job.paused and job.id in runtime.running:
         runtime.request(ResumeJob(job.id))  # An agent that has not stopped finds that its job is over.
+    job.paused = False
     runtime.job_over(job)

@@ -70,6 +70,8 @@ class Work:
     events: list[Event | None] = field(default_factory=list)
     """By position; None for what was cut before anybody looked."""
     marked: int = 0
+    adrift: bool = False
+    """Some were cut before anybody looked, and the next marker says where it is."""
     source: int | None = None
     """The home number of the last event, once its home is gone."""
     end_source: int | None = None
@@ -88,8 +90,9 @@ class Work:
         ensure(not before or before[0] <= event.source, "home numbers fall")
         self.events.append(event)
         marker = marker_of(event.payload)
-        if marker is not None and None in self.events[-2:]:
-            self.marked = self.markers.index(marker) + 1
+        self.adrift = self.adrift or self.events[-2:-1] == [None]
+        if marker is not None and self.adrift:
+            self.marked, self.adrift = self.markers.index(marker) + 1, False
         elif marker is not None:
             ensure(self.markers[self.marked : self.marked + 1] == [marker], "not what the agent emitted next")
             self.marked += 1

@@ -211,6 +211,20 @@ def test_a_job_that_is_cancelled_while_it_is_left_ends() -> None:
     assert peer.frames[-1]["payload"]["code"] == "CANCELLED"
 
 
+def test_a_job_that_is_cancelled_once_its_agent_has_stopped_ends_at_once() -> None:
+    world = World(AGAIN)
+    peer = world.client()
+    job, other = peer.submit(), peer.submit()
+    shut_down(world, 0)
+    world.stopped(job)
+    peer.cancel(job)
+    assert peer.frames[-1]["type"] == "job.error"
+    assert peer.frames[-1]["payload"]["code"] == "CANCELLED"
+    world.stopped(other)
+    peer.drop()
+    assert world.all(RuntimeEnded) == [RuntimeEnded(0)]
+
+
 def test_an_agent_that_does_not_stop_does_not_keep_its_job() -> None:
     world = World(AGAIN)
     peer = world.client()
