@@ -276,7 +276,7 @@ def _is_not_wanted(
         return True
     if (job is None or job.awaited) and source_seq is None and _waits(session, envelope, job_id):
         return True
-    seen = job is not None and source_seq is not None and source_seq <= job.seen
+    seen = job is not None and source_seq is not None and source_seq <= job.reached
     if seen and session.requests.asked_again(job_id, source_seq or 0):
         return True  # The answer was lost, and what follows it comes again.
     if job is None or source_seq is None or job.observed or job.keyed or job.replayed:

@@ -95,6 +95,11 @@ class FollowedJob:
             self.stored = min(self.stored, after)
 
     @property
+    def reached(self) -> int:
+        """The last home number that its subscription has brought, or that was handed out without one."""
+        return self.seen if self._reached is None else self._reached
+
+    @property
     def replayed(self) -> bool:
         """Whether a subscription brings its events."""
         return self._reached is not None

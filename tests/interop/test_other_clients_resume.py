@@ -150,6 +150,7 @@ def test_a_go_client_observes_no_longer() -> None:
     peer.drop()
     again = go_client(owner.world, resumption(peer))
     owner.world.emit(job)
+    owner.world.advance(0.001)  # What it observes waits in the history, as long as nobody reads.
     assert again.send("job.unsubscribe", {"job_id": job}, id=go_id(2), job_id=job) == []
     owner.world.emit(job)
     assert (again.numbers(), len(owner.about(job))) == ([2], 3)

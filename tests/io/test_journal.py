@@ -131,7 +131,7 @@ def test_records_of_a_newer_version_are_refused(tmp_path: Path, kind: str) -> No
     watched = Watched(KINDS[kind](tmp_path), version=3)
     watched.append(b"x")
     watched.close()
-    with pytest.raises(JournalError, match=r"of version 3, .* 2\b"):
+    with pytest.raises(JournalError, match=r"version 3\b.* 2\b"):
         Watched(watched.journal, version=2)
     again = Watched(watched.journal, version=3)
     assert again.held == [b"x"]

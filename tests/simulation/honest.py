@@ -391,7 +391,7 @@ class Honest:
                 if view is not None:
                     view.observed = ANY
                     view.ends -= 1
-                    view.whole, view.left = False, True
+                    view.whole, view.left, view.switched = False, True, True
             case Detached() | SessionFailed() | SessionClosed() | CancelAnswered():
                 return
             case _:
@@ -482,6 +482,8 @@ class Honest:
         if view is not None:
             view.observed = ANY
             view.whole, view.left, view.partial = False, True, True
+        if self._stored is not None and job_id in self._stored[1]:
+            self._stored[1][job_id].left = True  # What was stored before still names it, and waits in vain.
         self.take()
 
     def list_jobs(self, how: int) -> None:

@@ -295,6 +295,8 @@ class Host:
         if expected is not None:
             given = None if session is None else session.id
             ensure(given == expected.id, "I1", f"{expected.id} is kept, and its client gets {given}")
+            presented = digest_of(str((line.resume or {}).get("resume_token")))
+            self.world.promises.prove(expected, presented)
             self.world.count("resumed")
         elif line.resume:
             ensure(session is None, "I9", f"{session and session.id} is resumed by {line.resume}")

@@ -84,6 +84,8 @@ class Line:
     """The digest of the token that its welcome carried."""
     early: int = 0
     """Requests that came before the welcome went."""
+    cancels: list[Work] = field(default_factory=list)
+    """Of those, what they cancel if it is their principal's."""
     first: bool = True
     resumed: bool = False
     resume: Mapping[str, Any] | None = None
@@ -146,15 +148,17 @@ class Promises:
 
     def _asked(self, line: Line, frame: Frame) -> None:
         told, payload = line.told, frame.payload
-        if told is None:
-            line.early += 1
-            return
         job_id = payload.get("job_id") or frame.job_id
+        work = self._world.truth.jobs.get(str(job_id))
+        if told is None:  # Its welcome has not gone.
+            line.early += 1
+            if frame.type == "job.cancel" and work is not None:
+                line.cancels.append(work)
+            return
         if frame.type in ("job.submit", "job.subscribe"):
             told.again += 1
         if frame.type == "job.subscribe":
             told.asked[str(job_id)] = told.asked.get(str(job_id), 0) + 1
-        work = self._world.truth.jobs.get(str(job_id))
         if frame.type == "job.cancel" and work is not None and work.owner == told.principal:
             work.cancelled = True
         key = payload.get("idempotency_key")
@@ -186,12 +190,12 @@ class Promises:
         line.proves = False
         session = self._world.host.runtime.sessions.get(SessionId(told.id))
         if line.connection.phase is Phase.OPEN:
-            self._prove(told, line.token)
+            self.prove(told, line.token)
         elif session is not None and session.tokens[0] == line.token:
-            self._prove(told, line.token)  # It closed on the way: what came first is the runtime's to say.
+            self.prove(told, line.token)  # It closed on the way: what came first is the runtime's to say.
 
     @staticmethod
-    def _prove(told: Told, digest: bytes) -> None:
+    def prove(told: Told, digest: bytes) -> None:
         if digest in told.tokens:
             del told.tokens[: told.tokens.index(digest)]
 
@@ -246,13 +250,15 @@ class Promises:
             if told.last < line.start:
                 told.last, told.skipped = line.start, True
             if digest_of(str((line.resume or {}).get("resume_token"))) in told.tokens:
-                self._prove(told, digest_of(str((line.resume or {}).get("resume_token"))))
+                self.prove(told, digest_of(str((line.resume or {}).get("resume_token"))))
         ensure(digest not in told.tokens, "I9", "a token was issued twice")
         told.tokens.append(digest)
         if len(told.tokens) > MOST_TOKENS:
             del told.tokens[1]
         line.token, line.told = digest, told
         told.again += line.early
+        for work in line.cancels:
+            work.cancelled = work.cancelled or work.owner == principal
         if not world.truth.keeps_all and digest not in world.truth.kept_tokens.get(session_id, ()):
             raise Broken("I3", f"a token of {session_id} was told before it was durable")
         return told

@@ -162,6 +162,8 @@ class Truth:
                 del self.kept_keys[principal, key]
             case facts.JobEnded(job_id=job_id):
                 self.kept_ends.add(job_id)
+            case facts.HistoryCut(job_id=job_id) if job_id in self.jobs:
+                self.jobs[job_id].cut = True
             case facts.TokenIssued(session_id=session_id, digest=digest):
                 tokens = self.kept_tokens.setdefault(session_id, [])
                 tokens.append(digest)

@@ -45,6 +45,8 @@ class View:
     """Where a replay that it had asked for was when its session was lost."""
     fresh: bool = False
     """It has been subscribed, and nothing has come since."""
+    switched: bool = False
+    """The client has asked for it itself, by a subscription."""
     recovers: bool = False
     """The client has asked for it by itself, and may say again what was not processed before a restart."""
     again: bool = False
@@ -135,11 +137,16 @@ class Views:
                 view.before = pending  # The user's own replay has not begun.
             view.observed = ANY if unsure else view.place
             view.recovers = view.least != ANY
+            view.switched = True
+            if told.history_from is not None:
+                view.home = ANY
             if self.restarted and view.again:
                 view.observed = ANY  # How much of a replay was processed, only the client's own store says.
             return
         if left or after is not None:
             view.observed = ANY
+        if told.history_from is not None and view.switched:
+            view.home = ANY  # Of its own stream it has missed some while it waited for this, and is told so.
         if after is not None:
             start = _first_after(work, after) if told.history_from is None else ANY
             view.observed = start
@@ -161,6 +168,10 @@ class Views:
         own = event.source_seq is None
         expected = view.home if own else view.observed
         view.handed.append((event.seq, place, own))
+        if own and view.switched and place == work.next_for(view.place, self.features):
+            expected = ANY  # Its own stream goes on where the client's subscribe has brought it to.
+        if not own and work.cut and ANY < expected < place < view.place and view.home > 0:
+            expected = ANY  # A subscribe sent twice: where the second's history begins is told to nobody.
         if not own and view.recovers and view.least <= place <= view.place:
             expected = ANY
         if (
@@ -221,12 +232,11 @@ class Views:
         return all(work.homes.get(mark, home) == home for mark in work.marks[expected:place])
 
     def _view(self, job_id: str) -> View:
-        """A job that it follows; after a restart also one whose acceptance came before or never."""
+        """A job that it follows; after a restart also what lies behind its cursor (K1)."""
         view = self.jobs.get(job_id)
         work = self._truth.jobs.get(job_id)
-        asked = work is not None and (work.label in self.labels or job_id in self.orphans)
         gone = work is not None and work.label in self.gone
-        if view is None and work is not None and ((self.restarted and asked) or gone):
+        if view is None and work is not None and (self.restarted or gone):
             view = self.jobs[job_id] = View(work, home=ANY, ends=1, whole=False)
         if view is None or view.lost:
             raise Broken("I1", f"{self.who} hears of {job_id}, which it does not follow")
@@ -299,6 +309,8 @@ class Views:
             view.home, view.observed, view.least = known.home, known.observed, known.least
             view.whole, view.ended, view.ends = known.whole, known.ended, known.ends
             view.left, view.again, view.partial = known.left, known.again, True
+            if known.ended:  # The client's store does not name it: what is behind its cursor may come (K1).
+                view.observed, view.ends, view.again = ANY, view.ends + 1, True
             if job_id in self.orphans or (known.work.label[:1] != "#" and keyed):
                 view.observed, view.ends, view.again = ANY, view.ends + 1, True
 
