@@ -51,8 +51,7 @@ def handle(client: Client, connection: Connection, data: bytes) -> None:
         if connection.phase is _OPEN:
             flow.ack_soon(client, connection, session)
     if session.early.count and not session.requests.unsure:
-        for job_id in [one for one in session.early if not session.requests.wants_history(one)]:
-            carry_out(client, connection, session.early.take(job_id))
+        session.drop_early([one for one in session.early if not session.requests.wants_history(one)])
 
 
 def carry_out(client: Client, connection: Connection, envelopes: Iterable[wire.Envelope]) -> None:

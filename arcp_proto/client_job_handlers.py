@@ -62,7 +62,8 @@ def on_accepted(
         return
     job_id = JobId(accepted.job_id)
     job = session.follow(job_id, observed=False)
-    job.keyed = job.keyed or request.repeatable
+    if request.repeatable:
+        job.join()
     client.happened(
         JobAccepted(
             request.id,
@@ -140,11 +141,12 @@ def on_event(
 ) -> None:
     """`job.event` (§8.1); chunks of a result are kept for its end as well (§8.4)."""
     session, job_id = session_of(client), _job_id(envelope)
-    if _is_not_wanted(session, envelope, job_id, event.source_seq):
+    notice = event.source_seq is None and event.kind == "status" and event.body.get("phase") == "unsubscribed"
+    if _is_not_wanted(session, envelope, job_id, event.source_seq, notice=notice):
         return
     job = session.jobs.get(job_id)
     if job is not None:
-        if (job.observed or job.keyed) and event.source_seq is None and _ends_subscription(event):
+        if notice and not job.at_home and (job.observed or job.keyed):
             _end_subscription(client, session, job, envelope, event)
             return
         if event.kind == "result_chunk":
@@ -257,9 +259,17 @@ def _observe(
 
 
 def _is_not_wanted(
-    session: ClientSession, envelope: wire.Envelope, job_id: JobId, source_seq: int | None
+    session: ClientSession,
+    envelope: wire.Envelope,
+    job_id: JobId,
+    source_seq: int | None,
+    *,
+    notice: bool = False,
 ) -> bool:
-    """Whether it was handed out before, is of a job that is over or not observed, or waits."""
+    """Whether it was handed out before, is of a job that is over or not observed, or waits.
+
+    A `notice` says that a subscription has ended; where the job is at home it goes on, and the user reads it.
+    """
     if job_id in session.ended:
         if source_seq is not None and session.requests.unsure:
             _waits(session, envelope, job_id)  # A submit may have joined it by its key.
@@ -268,6 +278,8 @@ def _is_not_wanted(
     if job is None and session.restored and envelope.event_seq and job_id not in session.unwanted:
         job = session.follow(job_id, observed=source_seq is not None)
         job.keyed = True  # Nobody knows.
+    if job is not None and job.awaited and job.at_home is None and source_seq is None and not notice:
+        job.come_home()
     if job is None and job_id in session.unwanted:
         return True
     if job is None and source_seq is not None:  # Of a job that a submit has joined by its key, or of none.
@@ -295,10 +307,6 @@ def _waits(session: ClientSession, envelope: wire.Envelope, job_id: JobId) -> bo
         return False
     session.acks.handed_out(seq, job_id, len(envelope.payload) + EVENT_BYTES)
     return True
-
-
-def _ends_subscription(event: messages.JobEvent) -> bool:
-    return event.kind == "status" and event.body.get("phase") == "unsubscribed"
 
 
 def _end_subscription(

@@ -14,6 +14,8 @@ class FollowedJob:
 
     __slots__ = (
         "_reached",
+        "_repeated",
+        "at_home",
         "awaited",
         "floor",
         "id",
@@ -30,6 +32,8 @@ class FollowedJob:
         self.id = job_id
         self.observed = observed
         """Whether its events come by a subscription alone."""
+        self.at_home: bool | None = False if observed else None
+        """Whether this session has submitted it, so that its events come without being asked for."""
         self.keyed = False
         """Whether it was accepted by a key, so that its events may come as to an observer (§7.2)."""
         self.seen = seen
@@ -48,6 +52,8 @@ class FollowedJob:
         """Refused subscribes of our own in a row."""
         self._reached: int | None = None
         """The last home number that the subscription has brought; None when it brings none."""
+        self._repeated = 0
+        """The home number up to which it was brought again by a subscribe that was carried out twice."""
 
     @property
     def behind(self) -> bool:
@@ -56,11 +62,17 @@ class FollowedJob:
 
     def is_copy(self, source_seq: int | None) -> bool:
         """Whether an event with this home number (None: it has none but its own) was handed out before."""
-        return self.awaited or (source_seq is not None and source_seq <= self.floor)
+        if self.awaited or source_seq is None:
+            return self.awaited
+        if self._reached is not None and source_seq < self._reached:
+            self._repeated = self._reached
+        return source_seq <= max(self.floor, self._repeated)
 
     def handed_out(self, home: int, source_seq: int | None) -> None:
         """An event of this home number goes to the user."""
         self.seen = max(self.seen, home)
+        if source_seq is None and self.at_home is None:
+            self.at_home = True
         if source_seq is not None or self.observed:
             self._reached = source_seq
 
@@ -72,7 +84,7 @@ class FollowedJob:
     def lose(self) -> None:
         """Its session is lost: it is to be observed behind what was handed out."""
         self.stop()
-        self.since = self.floor
+        self.since, self.at_home = self.floor, False
 
     def stop(self) -> None:
         """Nothing more comes of it, until it is observed from where it stopped."""
@@ -81,15 +93,24 @@ class FollowedJob:
             self.floor = self.seen if reached is None else reached
         self.observed = self.awaited = True
 
+    def come_home(self) -> None:
+        """It was stopped, and goes on by itself: the session has submitted it, and misses nothing."""
+        self.at_home, self.observed, self.awaited, self._reached = True, False, False, None
+
     def go_on(self) -> None:
         """The subscription of our own is answered: it begins where the job was stopped."""
-        self._reached = self.floor
-        self.awaited = False
+        self._begin(self.floor)
+
+    def join(self) -> None:
+        """A submit was answered by its key: what came of the job before may come again, for it (§7.2)."""
+        self.keyed = True
+        if not self.awaited:
+            self._reached, self._repeated = None, 0
 
     def replay(self, after: int) -> None:
         """A subscription of the user's begins behind this home number, and brings again what came before."""
-        self.floor = self._reached = after
-        self.awaited = False
+        self.floor = after
+        self._begin(after)
         if self.observed:
             self.replays += 1
             self.stored = min(self.stored, after)
@@ -107,3 +128,6 @@ class FollowedJob:
     def replay_again(self) -> None:
         """A subscription that was answered before is answered again, and may replay what it has brought."""
         self.floor = max(self.floor, self._reached or 0)
+
+    def _begin(self, after: int | None) -> None:
+        self._reached, self._repeated, self.awaited = after, 0, False

@@ -92,8 +92,8 @@ class ClientSession:
         self.jobs: dict[JobId, FollowedJob] = {}
         self.ended: dict[JobId, None] = {}
         """The last jobs that have ended, oldest first: what still comes of them is not theirs."""
-        self.unwanted: dict[JobId, bool] = {}
-        """Jobs that are observed no longer; True: the runtime may not know."""
+        self.unwanted: dict[JobId, int | None] = {}
+        """Jobs that are observed no longer: how much had been asked for then; None: the runtime was told."""
         self.early = Early(limits.history_events, limits.gap_bytes)
         self._ending: deque[FollowedJob] = deque()
         self._ended_limit = limits.running_jobs
@@ -110,6 +110,8 @@ class ClientSession:
             job.keyed = kept.keyed
             if kept.behind:
                 job.lose()
+            if kept.keyed:
+                job.at_home = None
         return session
 
     @property

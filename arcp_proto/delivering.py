@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def publish(runtime: Runtime, job: Job, kind: str, body: bytes) -> None:
     """Number one event in every session that gets the job and takes its kind (§8.3)."""
-    payload = b'{"kind":"%b","ts":"%b","body":%b' % (kind.encode(), runtime.time_text().encode(), body)
+    payload = wire.open_event(kind, runtime.time_text(), body)
     if runtime.journaling:
         runtime.commit(Published(job.id, kind, payload))
     else:
@@ -61,8 +61,7 @@ def sent_to(runtime: Runtime, session: Session) -> None:
 def notify(runtime: Runtime, session: Session, job_id: JobId, phase: str, message: str) -> None:
     """A `status` of a job in one session only, numbered there and in no history (§6.5, §7.6)."""
     body = wire.encode_checked(Status(phase, message))
-    ts = runtime.time_text().encode()
-    payload = b'{"kind":"status","ts":"%b","body":%b' % (ts, body)
+    payload = wire.open_event("status", runtime.time_text(), body)
     runtime.commit(Delivered(session.id, job_id, "job.event", payload))
     if session.connection is not None:
         runtime.mark_writable(session.connection)

@@ -66,6 +66,8 @@ def subscribed(client: Client, job_id: JobId, answer: messages.Subscribed) -> bo
     if job is not None:
         if job.awaited:
             job.go_on()
+        elif job.at_home:
+            job.floor = job.seen  # All that this brings has come by itself.
         else:
             job.replay_again()  # The user's own subscribe was answered first.
         job.subscribes = 0

@@ -48,6 +48,8 @@ class Outstanding(msgspec.Struct):
     """Whether it was sent on an earlier connection, too."""
     unsure: bool = False
     """A submit that was sent again, and may have been carried out and answered before."""
+    number: int = 0
+    """Its place among all that were asked, from 1."""
 
     @property
     def repeatable(self) -> bool:
@@ -78,9 +80,11 @@ class Requests:
     Answers without a request's id are known again by their envelope, the last `window` of them.
     """
 
-    __slots__ = ("_answers", "_histories", "_open", "_window", "kept", "unsure")
+    __slots__ = ("_answers", "_histories", "_open", "_window", "asked", "kept", "unsure")
 
     def __init__(self, window: int = 500) -> None:
+        self.asked = 0
+        """How many there were."""
         self.kept = 0
         """Bytes of the messages that are kept to be sent again."""
         self.unsure = 0
@@ -99,6 +103,8 @@ class Requests:
 
     def add(self, request: Outstanding) -> None:
         """A request was sent, or is to be."""
+        self.asked += 1
+        request.number = self.asked
         self._open[request.id] = request
         request.history = isinstance(request.message, Subscribe) and request.message.history
         if request.message is not None:

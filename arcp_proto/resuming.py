@@ -206,7 +206,7 @@ def unsubscribe(client: Client, session: ClientSession, message: messages.Unsubs
     job = session.jobs.get(job_id)
     if job is None or job.observed:
         session.forget_job(job_id)
-        session.unwanted[job_id] = True
+        session.unwanted[job_id] = session.requests.asked
         for request in session.requests:
             if request.job_id == job_id and request.kind is RequestKind.SUBSCRIBE:
                 request.dropped = True
@@ -219,6 +219,7 @@ def unsubscribe(client: Client, session: ClientSession, message: messages.Unsubs
 def _ask_again(client: Client, connection: Connection, session: ClientSession, replies: bool) -> None:
     """Send what has no answer, in its order: with `replies` the runtime does nothing of it twice."""
     for request in session.requests:
+        _unsubscribe_again(connection, session, request.number)
         fits = request.size <= client.frame_limit(connection.framing)
         again = replies or request.repeatable or not request.sent
         if request.message is not None and again and fits:
@@ -229,9 +230,14 @@ def _ask_again(client: Client, connection: Connection, session: ClientSession, r
             session.requests.take(request.id)
             what = "the answer was lost with the connection" if fits else "it does not fit a frame any more"
             _refuse(client, request, CONNECTION_LOST, what)
-    for job_id, unsure in session.unwanted.items():
-        if unsure:
-            session.unwanted[job_id] = False
+    _unsubscribe_again(connection, session, session.requests.asked + 1)
+
+
+def _unsubscribe_again(connection: Connection, session: ClientSession, number: int) -> None:
+    """Say which jobs are observed no longer since before this request was asked."""
+    for job_id, asked in session.unwanted.items():
+        if asked is not None and asked < number:
+            session.unwanted[job_id] = None
             connection.send(messages.Unsubscribe(job_id), job_id=job_id)
 
 

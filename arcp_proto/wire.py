@@ -218,6 +218,11 @@ def event_head(
     return head + (b',"payload":%b,"source_seq":%d}}' if observed else b',"payload":%b}}')
 
 
+def open_event(kind: str, ts: str, body: bytes) -> bytes:
+    """The payload of a `job.event` without its closing brace: a session may add to it (§7.6, §8.1)."""
+    return b'{"kind":"%b","ts":"%b","body":%b' % (kind.encode(), ts.encode(), body)
+
+
 def event_envelope(
     head: bytes, id_prefix: bytes, session_id: bytes, seq: int, payload: bytes, source: int = 0
 ) -> bytes:

@@ -101,8 +101,8 @@ def check(host: Host) -> None:
         raise Broken("I8", f"{runtime.timers.size} entries for {len(runtime.timers)} timers")
     for session in runtime.sessions.values():
         log = session.log
-        # Of each subscription that ends because the log is full, an event and a notice come on top (§7.6).
-        most = limits.session_events + 2 * min(limits.subscriptions, len(host.world.truth.jobs))
+        # Of each subscription that ends because its history was cut, a notice comes on top (§7.6).
+        most = limits.session_events + min(limits.subscriptions, len(host.world.truth.jobs))
         if len(log) > most or log.size > limits.session_bytes + limits.session_bytes // 16 + NOTICES:
             raise Broken("I8", f"{session.id} holds {len(log)} events, {log.size} bytes")
         if len(session.replies) > limits.replies or session.replies.size > limits.reply_bytes:

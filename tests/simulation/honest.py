@@ -353,9 +353,7 @@ class Honest:
             case CancelAnswered() if event.request_id is not None:
                 self._answered(event.request_id, "cancel")
             case RequestRefused():
-                command, what = self._answered(event.request_id, "")
-                if command == "submit" and event.code == "JOB_NOT_FOUND":
-                    self.views.gone.add(what[0])
+                self._answered(event.request_id, "")
                 self.world.count(f"refused {event.code}")
             case _:
                 self._session(event)
@@ -391,7 +389,7 @@ class Honest:
                 if view is not None:
                     view.observed = ANY
                     view.ends -= 1
-                    view.whole, view.left, view.switched = False, True, True
+                    view.whole, view.left = False, True
             case Detached() | SessionFailed() | SessionClosed() | CancelAnswered():
                 return
             case _:

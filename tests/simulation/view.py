@@ -45,8 +45,6 @@ class View:
     """Where a replay that it had asked for was when its session was lost."""
     fresh: bool = False
     """It has been subscribed, and nothing has come since."""
-    switched: bool = False
-    """The client has asked for it itself, by a subscription."""
     recovers: bool = False
     """The client has asked for it by itself, and may say again what was not processed before a restart."""
     again: bool = False
@@ -83,8 +81,6 @@ class Views:
         self.who = who
         self.features = features
         self.restarted = False
-        self.gone: set[str] = set()
-        """Of submits that were answered too late: their jobs are over, and forgotten."""
         self.asks_by_key = False
         """A submit with a key has no answer: what it means may come before it says so."""
         self.orphans: set[str] = set()
@@ -137,20 +133,15 @@ class Views:
                 view.before = pending  # The user's own replay has not begun.
             view.observed = ANY if unsure else view.place
             view.recovers = view.least != ANY
-            view.switched = True
-            if told.history_from is not None:
-                view.home = ANY
             if self.restarted and view.again:
                 view.observed = ANY  # How much of a replay was processed, only the client's own store says.
             return
         if left or after is not None:
             view.observed = ANY
-        if told.history_from is not None and view.switched:
-            view.home = ANY  # Of its own stream it has missed some while it waited for this, and is told so.
         if after is not None:
             start = _first_after(work, after) if told.history_from is None else ANY
             view.observed = start
-            view.whole = start == 0 or (view.whole and ANY < start <= view.place)
+            view.whole = not left and (start == 0 or (view.whole and ANY < start <= view.place))
             view.partial = view.partial or start != 0
 
     def emitted(self, event: JobEmitted) -> None:
@@ -168,8 +159,6 @@ class Views:
         own = event.source_seq is None
         expected = view.home if own else view.observed
         view.handed.append((event.seq, place, own))
-        if own and view.switched and place == work.next_for(view.place, self.features):
-            expected = ANY  # Its own stream goes on where the client's subscribe has brought it to.
         if not own and work.cut and ANY < expected < place < view.place and view.home > 0:
             expected = ANY  # A subscribe sent twice: where the second's history begins is told to nobody.
         if not own and view.recovers and view.least <= place <= view.place:
@@ -235,8 +224,7 @@ class Views:
         """A job that it follows; after a restart also what lies behind its cursor (K1)."""
         view = self.jobs.get(job_id)
         work = self._truth.jobs.get(job_id)
-        gone = work is not None and work.label in self.gone
-        if view is None and work is not None and (self.restarted or gone):
+        if view is None and work is not None and self.restarted:
             view = self.jobs[job_id] = View(work, home=ANY, ends=1, whole=False)
         if view is None or view.lost:
             raise Broken("I1", f"{self.who} hears of {job_id}, which it does not follow")

@@ -10,6 +10,7 @@ from arcp_proto.client import ClientConfig
 from arcp_proto.ids import JobId, SessionId
 from arcp_proto.output import (
     Event,
+    JobAccepted,
     JobEmitted,
     JobEnded,
     JobLost,
@@ -333,3 +334,161 @@ def test_a_job_ends_while_its_subscription_is_asked_for(runtime: ScriptedRuntime
     runtime.accept(other)
     assert runtime.client.session is not None
     assert list(runtime.client.session.jobs) == [other]
+
+
+# A subscription of a job that this session has submitted.
+
+
+def own(runtime: ScriptedRuntime, *seqs: int) -> list[Event]:
+    """Events that come by themselves."""
+    return [event for seq in seqs for event in runtime.say("job.event", log(), job_id=JOB, event_seq=seq)]
+
+
+def test_where_the_job_is_at_home_it_goes_on_when_a_subscription_ends(runtime: ScriptedRuntime) -> None:
+    request_id = runtime.submit(idempotency_key="k")
+    runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
+    own(runtime, 1, 2)
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    observed(runtime, 3, 1)
+    runtime.only(JobEmitted, runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=4))
+    assert numbers(own(runtime, 5)) == [5]
+    runtime.advance(5)
+    assert len(subscribes(runtime)) == 1
+
+
+def test_a_job_that_nobody_knows_to_be_at_home_goes_on_when_it_says_so(runtime: ScriptedRuntime) -> None:
+    request_id = runtime.submit(idempotency_key="k")
+    runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
+    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=1))
+    assert numbers(own(runtime, 2)) == [2], "its own events come"
+    runtime.advance(5)
+    assert subscribes(runtime) == [], "and nothing need be asked for"
+
+
+def test_it_goes_on_also_when_it_was_asked_for(runtime: ScriptedRuntime) -> None:
+    request_id = runtime.submit(idempotency_key="k")
+    runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
+    runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=1)
+    runtime.advance(1.1)
+    assert numbers(own(runtime, 2, 3)) == [2, 3]
+    answer(runtime)
+    assert numbers(observed(runtime, 4, 2)) == []
+    assert numbers(observed(runtime, 5, 3)) == []
+    assert numbers(own(runtime, 6)) == [6]
+
+
+# What is carried out twice.
+
+
+def test_a_history_that_comes_twice_is_handed_out_once(runtime: ScriptedRuntime) -> None:
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    assert numbers(observed(runtime, 1, 1) + observed(runtime, 2, 2)) == [1, 2]
+    assert observed(runtime, 3, 1) + observed(runtime, 4, 2) == [], "its answer was lost"
+    assert numbers(observed(runtime, 5, 3)) == [5]
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    assert numbers(observed(runtime, 6, 1)) == [6], "it was asked for again"
+
+
+def test_what_is_observed_no_longer_is_said_before_what_was_asked_later(runtime: ScriptedRuntime) -> None:
+    runtime.client.subscribe(JOB, None, False, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    runtime.drop()
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.take()
+    runtime.submit(idempotency_key="k")
+    runtime.connect()
+    runtime.welcome()
+    names = [one["type"] for one in runtime.received if one["type"] in ("job.unsubscribe", "job.submit")]
+    assert names == ["job.unsubscribe", "job.submit"]
+
+
+def test_an_answer_that_comes_again_brings_its_history_again(runtime: ScriptedRuntime) -> None:
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    assert numbers(observed(runtime, 1, 1) + observed(runtime, 2, 2)) == [1, 2]
+    assert answer(runtime) == [], "the request is answered"
+    assert observed(runtime, 3, 2) == []
+    assert numbers(observed(runtime, 4, 3)) == [4]
+
+
+def test_what_a_lost_answer_has_brought_waits_for_the_next(runtime: ScriptedRuntime) -> None:
+    runtime.client.subscribe(JOB, None, False, now=runtime.now)
+    runtime.take()
+    answer(runtime, replayed=False)
+    assert numbers(observed(runtime, 1, 4)) == [1]
+    runtime.client.subscribe(JOB, 2, True, now=runtime.now)
+    runtime.take()
+    runtime.reconnect()
+    assert observed(runtime, 2, 3) + observed(runtime, 3, 4) == [], "all of it comes again"
+    answer(runtime)
+    assert numbers(observed(runtime, 4, 3) + observed(runtime, 5, 4)) == [4, 5]
+
+
+def test_a_subscribe_of_the_user_and_our_own_do_not_bring_it_twice(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    for seq in (1, 2):
+        runtime.say("job.event", log(), job_id=JOB, event_seq=seq)
+    runtime.drop()
+    runtime.client.subscribe(JOB, 3, True, now=runtime.now)
+    runtime.connect()
+    runtime.welcome(session_id="sess_9")
+    assert subscribes(runtime) == [(JOB, 3), (JOB, 2)], "the user's leaves out what we need"
+    users, ours = runtime.sent("job.subscribe")
+    said = {"job_id": JOB, "current_status": "running", "agent": "a", "subscribed_from": 5, "replayed": True}
+    runtime.say("job.subscribed", {**said, "request_id": users["id"]})
+    assert numbers(observed(runtime, 1, 4) + observed(runtime, 2, 5)) == [1, 2]
+    runtime.say("job.subscribed", {**said, "request_id": ours["id"]})
+    assert numbers(observed(runtime, 3, 4) + observed(runtime, 4, 5) + observed(runtime, 5, 6)) == [5]
+
+
+# Keys.
+
+
+def test_the_history_of_a_job_that_a_lost_answer_has_joined_waits_for_it(runtime: ScriptedRuntime) -> None:
+    request_id = runtime.submit(idempotency_key="k")
+    runtime.reconnect()
+    assert observed(runtime, 1, 1) + observed(runtime, 2, 2) == []
+    accepted, *rest = runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
+    assert isinstance(accepted, JobAccepted)
+    assert numbers(rest) == [1, 2]
+
+
+def test_so_does_the_history_of_a_job_that_had_ended_here(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    runtime.say("job.result", {"result": 1}, job_id=JOB, event_seq=1)
+    request_id = runtime.submit(idempotency_key="k")
+    runtime.reconnect()
+    assert observed(runtime, 2, 1) == []
+    accepted, *rest = runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
+    assert isinstance(accepted, JobAccepted)
+    assert numbers(rest) == [2]
+
+
+def test_the_end_of_a_job_whose_acceptance_was_lost_refuses_nothing(runtime: ScriptedRuntime) -> None:
+    request_id = runtime.submit(idempotency_key="k")
+    other = runtime.submit()
+    runtime.reconnect(replies=True)
+    end = {"code": "TIMEOUT", "final_status": "timed_out", "completed_at": "t"}
+    assert runtime.say("job.error", end, job_id=JOB, event_seq=1) == []
+    accepted, ended = runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
+    assert isinstance(accepted, JobAccepted)
+    assert isinstance(ended, JobEnded)
+    runtime.only(JobAccepted, runtime.say("job.accepted", {"job_id": "job_2", "request_id": other}))
+
+
+def test_what_still_comes_of_a_job_that_is_not_observed_is_nobodys(runtime: ScriptedRuntime) -> None:
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.take()
+    assert observed(runtime, 1, 1) == []
+    assert runtime.client.cursor == 1

@@ -237,10 +237,12 @@ def test_they_are_nobodys_when_no_acceptance_comes(runtime: ScriptedRuntime, end
     emit(runtime, 1, 1)
     runtime.say(ending, {"code": "CANCELLED"}, job_id=JOB, event_seq=2)
     payload = {"code": "INTERNAL_ERROR", "request_id": request_id}
-    refused, event, end = runtime.say("session.error", payload)
+    other = runtime.submit()
+    (refused,) = runtime.say("session.error", payload)
     assert isinstance(refused, RequestRefused)
-    assert numbers([event]) == [1]
-    assert isinstance(end, JobEnded)
+    assert refused.request_id == request_id
+    assert runtime.client.cursor == 2, "nobody has to process them"
+    assert isinstance(runtime.say("job.accepted", accepted(request_id=other))[0], JobAccepted)
 
 
 def test_a_request_too_large_for_another_framing_is_refused(runtime: ScriptedRuntime) -> None:
