@@ -97,6 +97,7 @@ def on_subscribed(
         if not recovery.subscribed(client, job_id, answer):
             return
     else:
+        session.drop(job_id, session.early.take_observed(job_id))
         if not request.dropped:
             _observe(session, job_id, request, answer)
         recovery.answered(client, job_id)
@@ -272,7 +273,7 @@ def _is_not_wanted(
     """
     if job_id in session.ended:
         if source_seq is not None and session.requests.unsure:
-            _waits(session, envelope, job_id)  # A submit may have joined it by its key.
+            _waits(session, envelope, job_id, observed=True)  # A submit may have joined it by its key.
         return True
     job = session.jobs.get(job_id)
     if job is None and session.restored and envelope.event_seq and job_id not in session.unwanted:
@@ -284,7 +285,7 @@ def _is_not_wanted(
         return True
     if job is None and source_seq is not None:  # Of a job that a submit has joined by its key, or of none.
         if session.requests.unsure:
-            _waits(session, envelope, job_id)
+            _waits(session, envelope, job_id, observed=True)
         return True
     if (job is None or job.awaited) and source_seq is None and _waits(session, envelope, job_id):
         return True
@@ -296,14 +297,14 @@ def _is_not_wanted(
     return session.requests.wants_history(job_id)  # An answer was lost, and all of it comes again.
 
 
-def _waits(session: ClientSession, envelope: wire.Envelope, job_id: JobId) -> bool:
+def _waits(session: ClientSession, envelope: wire.Envelope, job_id: JobId, *, observed: bool = False) -> bool:
     """Whether what came of a job that is not followed is kept back for the answer that makes it so."""
     seq, requests = envelope.event_seq, session.requests
     if seq is None or not (
         requests.wants_history(job_id) or (requests.unsure and job_id not in session.jobs)
     ):
         return False
-    if not session.early.hold(job_id, envelope):
+    if not session.early.hold(job_id, envelope, observed=observed):
         return False
     session.acks.handed_out(seq, job_id, len(envelope.payload) + EVENT_BYTES)
     return True

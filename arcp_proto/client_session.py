@@ -18,6 +18,7 @@ from .recovery import Recovery
 from .requests import Requests
 from .resumption import ResumedJob, Resumption
 from .secret import Secret
+from .wire import Envelope
 
 
 class ClientSession:
@@ -166,8 +167,12 @@ class ClientSession:
     def drop_early(self, job_ids: Iterable[JobId]) -> None:
         """What waited for an answer of these jobs is of no use: it comes again, or to nobody."""
         for job_id in job_ids:
-            for envelope in self.early.take(job_id):
-                self.acks.done(envelope.event_seq or 0, job_id)
+            self.drop(job_id, self.early.take(job_id))
+
+    def drop(self, job_id: JobId, envelopes: Iterable[Envelope]) -> None:
+        """Nobody gets these events of a job."""
+        for envelope in envelopes:
+            self.acks.done(envelope.event_seq or 0, job_id)
 
     def renew(self, session_id: SessionId, now: Time) -> None:
         """Another session begins in its place."""

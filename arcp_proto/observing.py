@@ -157,15 +157,21 @@ def revoke(runtime: Runtime) -> None:
 
 def _piece(runtime: Runtime) -> tuple[int, int]:
     """Events and bytes that are numbered at once: a log holds them beside as many that were not sent."""
-    limits = runtime.limits
-    events = min(limits.backlog_events, limits.session_events // 2)
-    return max(events, 1), min(limits.backlog_bytes, limits.session_bytes // 2)
+    limits, (events, size) = runtime.limits, _half(runtime)
+    return max(min(limits.backlog_events, events), 1), min(limits.backlog_bytes, size)
 
 
 def _pieces(runtime: Runtime) -> int:
     """Pieces that may wait for the journal at a time."""
-    limits, (events, size) = runtime.limits, _piece(runtime)
-    return max(1, min(limits.session_events // 2 // events, limits.session_bytes // 2 // max(size, 1)))
+    (most, room), (events, size) = _half(runtime), _piece(runtime)
+    return max(1, min(most // events, room // max(size, 1)))
+
+
+def _half(runtime: Runtime) -> tuple[int, int]:
+    """Events and bytes of half a log, or of half of what its principal may hold."""
+    limits = runtime.limits
+    events = min(limits.session_events, limits.principal_events)
+    return events // 2, min(limits.session_bytes, limits.principal_bytes) // 2
 
 
 def tell_end(runtime: Runtime, session: Session, job: Job, why: str) -> None:

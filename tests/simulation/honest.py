@@ -133,6 +133,8 @@ class Honest:
         self.inbox: deque[tuple[str, int, int]] = deque()
         """Job, number and place of what is not processed."""
         self.done: dict[str, int] = {}
+        self.answered: dict[str, str] = {}
+        """The last subscribe of each job that was answered."""
         self.unwanted: dict[str, int] = {}
         """How often it has unsubscribed from a job."""
         self.final = False
@@ -209,6 +211,7 @@ class Honest:
                 self.orphans.add(what[0])
             self.keyed = self.keyed or self._by_key(command, what)
         self.asked.clear()
+        self.answered.clear()
         self.inbox.clear()
         self._outputs.clear()
         self._alarm += 1
@@ -344,7 +347,9 @@ class Honest:
                     _, (job_id, after, count) = self._answered(event.request_id, "subscribe")
                     ensure(job_id == event.job_id, "I7", f"{self.name} gets another job's answer")
                     left = self.unwanted.get(job_id, 0) > count
-                    self.views.subscribed(event, after=after, own=False, left=left)
+                    late = event.request_id < self.answered.get(job_id, "")
+                    self.answered[job_id] = max(event.request_id, self.answered.get(job_id, ""))
+                    self.views.subscribed(event, after=after, own=False, left=left, late=late)
                     start = self.views.jobs[job_id].observed
                     if after is not None and start != ANY:  # It says that it has what comes before.
                         self.done[job_id] = max(self.done.get(job_id, 0), start)

@@ -327,7 +327,7 @@ class Promises:
             if source is not None and told.asked.get(work.job_id, 0) > 0:
                 told.asked[work.job_id] -= 1
                 run = runs[work.job_id] = Run(place)
-            else:
+            elif place < run.place or not _is_untold(told, work):
                 raise Broken("I1", f"{told.id} gets event {place} of {work.job_id} and not {expected}")
         if run.ended:
             raise Broken("I2", f"{told.id} gets event {place} of {work.job_id} after its end")
@@ -362,8 +362,7 @@ class Promises:
         runs = told.home if source is None else told.observed
         run = runs.setdefault(job_id, Run(0 if source is None else -1))
         # What is left of a job that is forgotten, or whose history is cut for a session that cannot be told.
-        untold = work.cut and "subscribe" not in told.features
-        alone = (source is None and work.home != told.id) or work.forgotten or untold
+        alone = (source is None and work.home != told.id) or work.forgotten or _is_untold(told, work)
         whole = alone or run.place < 0 or work.next_for(run.place, told.features) >= len(work.marks)
         ensure(
             whole or told.skipped, "I1", f"{told.id} gets the end of {job_id} before its event {run.place}"
@@ -431,6 +430,11 @@ class Promises:
             if self.not_found is None:
                 self.not_found = told
             ensure(self.not_found == told, "I9", f"two ways to say no: {self.not_found} and {told}")
+
+
+def _is_untold(told: Told, work: Work) -> bool:
+    """Whether a history may be cut for a session that cannot be told: it observes by a key alone (§7.2)."""
+    return work.cut and "subscribe" not in told.features
 
 
 def _resume_of(kind: str, payload: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -105,10 +105,13 @@ class Views:
         view.observed = ANY
         return view
 
-    def subscribed(self, told: Subscribed, *, after: int | None, own: bool, left: bool = False) -> None:
+    def subscribed(
+        self, told: Subscribed, *, after: int | None, own: bool, left: bool = False, late: bool = False
+    ) -> None:
         """The answer to a subscribe; `after` None: live. `own`: the client's own, to recover.
 
-        `left` says that the user has unsubscribed since it asked.
+        `left` says that the user has unsubscribed since it asked, `late` that what it asked for later was
+        answered before, and is what comes.
         """
         work = self._truth.jobs.get(told.job_id)
         if work is None:
@@ -139,7 +142,7 @@ class Views:
         if left or after is not None:
             view.observed = ANY
         if after is not None:
-            start = _first_after(work, after) if told.history_from is None else ANY
+            start = _first_after(work, after) if told.history_from is None and not late else ANY
             view.observed = start
             view.whole = not left and (start == 0 or (view.whole and ANY < start <= view.place))
             view.partial = view.partial or start != 0
@@ -161,6 +164,8 @@ class Views:
         view.handed.append((event.seq, place, own))
         if not own and work.cut and ANY < expected < place < view.place and view.home > 0:
             expected = ANY  # A subscribe sent twice: where the second's history begins is told to nobody.
+        if not own and work.cut and "subscribe" not in self.features and place > expected:
+            expected = ANY  # It observes by a key, and cannot be told what was cut.
         if not own and view.recovers and view.least <= place <= view.place:
             expected = ANY
         if (
@@ -252,7 +257,7 @@ class Views:
         view = self.jobs.get(job_id)
         if view is not None:
             ensure(not view.ended or view.again, "I2", f"{self.who} loses {job_id}, which has ended")
-            view.lost = True
+            view.lost, view.whole = True, False
 
     def new_session(self) -> None:
         """Numbers begin again; what was seen was seen."""

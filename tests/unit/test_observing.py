@@ -268,6 +268,19 @@ def test_a_history_is_numbered_piece_by_piece() -> None:
     assert numbered == [4, 8, 10, 10]
 
 
+def test_a_piece_is_half_of_what_a_principal_may_hold() -> None:
+    limits = Limits(session_events=100, principal_events=40)
+    world = World(msgspec.structs.replace(QUIET, limits=limits, observers={"bob": {"alice": "observe"}}))
+    peer, job = started(world)
+    for number in range(1, 31):
+        say(world, job, number)
+        peer.send("session.ack", {"last_processed_seq": number})
+    other = world.client("tok-bob")
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    world.carry_out(world.runtime.handle_timer(now=world.now))
+    assert len(texts(other, job)) == 20
+
+
 def test_a_history_enters_the_log_only_as_fast_as_its_connection_takes_it() -> None:
     world = World(msgspec.structs.replace(QUIET, limits=Limits(backlog_events=4)))
     _, job = started(world, 20)

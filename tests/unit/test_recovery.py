@@ -492,3 +492,14 @@ def test_what_still_comes_of_a_job_that_is_not_observed_is_nobodys(runtime: Scri
     runtime.take()
     assert observed(runtime, 1, 1) == []
     assert runtime.client.cursor == 1
+
+
+def test_what_a_lost_join_has_brought_is_not_taken_for_a_history(runtime: ScriptedRuntime) -> None:
+    runtime.submit(idempotency_key="k")
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    runtime.reconnect()
+    assert observed(runtime, 1, 8) == [], "it may be of the submit"
+    runtime.only(Subscribed, answer(runtime))
+    assert runtime.client.cursor == 1, "it comes again"
+    assert numbers(observed(runtime, 2, 1) + observed(runtime, 3, 8)) == [2, 3]
