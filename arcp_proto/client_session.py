@@ -111,6 +111,8 @@ class ClientSession:
             job.keyed = kept.keyed
             if kept.behind:
                 job.lose()
+            elif kept.observed:
+                job.floor = kept.seen
             if kept.keyed:
                 job.at_home = None
         return session

@@ -503,3 +503,11 @@ def test_what_a_lost_join_has_brought_is_not_taken_for_a_history(runtime: Script
     runtime.only(Subscribed, answer(runtime))
     assert runtime.client.cursor == 1, "it comes again"
     assert numbers(observed(runtime, 2, 1) + observed(runtime, 3, 8)) == [2, 3]
+
+
+def test_another_process_does_not_show_what_was_left_out_before() -> None:
+    resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 4, (ResumedJob(JOB, 5, observed=True),))
+    runtime = ScriptedRuntime(ClientConfig(), resumption=resumption)
+    runtime.welcome()
+    assert observed(runtime, 5, 4) + observed(runtime, 6, 5) == []
+    assert numbers(observed(runtime, 7, 6)) == [7]
