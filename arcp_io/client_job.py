@@ -109,10 +109,10 @@ class Job:
         once a later one or `result` goes on, or after five seconds; when the session is left before, it comes
         again in the next process.
         """
-        if self._iterator is not None and self._iterator() is not None:
+        if self._iterating:
             raise RuntimeError(f"job {self.id} is being iterated already")
         events = _Events(self)
-        self._iterator = weakref.ref(events, self._given_up)
+        self._iterator = weakref.ref(events, self._collected)
         self._look_at_buffer()
         return events
 
@@ -242,7 +242,7 @@ class Job:
     def left(self) -> None:
         """Nobody observes it any more: its iteration ends."""
         self._left = True
-        if self._iterator is None:
+        if not self._iterating:
             self._done_with_taken()
         self.lost(ConnectionLost("the job is not observed any more", job_id=self.id))
 
@@ -281,7 +281,8 @@ class Job:
                 await self._arrived.wait()
         event = self._take_oldest()
         if isinstance(event, HistoryCut):
-            self._given_up(None)  # Its traceback keeps the iterator, which is over.
+            self._iterator = None  # The traceback keeps it, and it is over.
+            self._given_up()
             raise event
         self._taken = event.seq
         if self._full:
@@ -290,8 +291,18 @@ class Job:
 
     # Below: steps of the above.
 
-    def _given_up(self, _: object) -> None:
-        """The iterator is gone. Whoever had its last event may have failed: that is not done with yet."""
+    @property
+    def _iterating(self) -> bool:
+        return self._iterator is not None and self._iterator() is not None
+
+    def _collected(self, _: object) -> None:
+        """The iterator is gone; of one in a cycle that is told at any moment, and on any thread."""
+        self._jobs.call_from_thread(self._given_up)
+
+    def _given_up(self) -> None:
+        """Whoever had the last event may have failed: that is not done with yet."""
+        if self._iterating:
+            return
         self._iterator = None
         if self._taken and not self._letting_go:
             self._letting_go = True
@@ -301,10 +312,10 @@ class Job:
 
     async def _let_go(self) -> None:
         """A loop that was left is over for good when nobody goes on."""
-        while self._taken and self._iterator is None:
+        while self._taken and not self._iterating:
             left_with = self._taken
             await anyio.sleep(GRACE)
-            if self._taken == left_with and self._iterator is None:
+            if self._taken == left_with and not self._iterating:
                 self._done_with_taken()
                 self._look_at_end()
         self._letting_go = False
@@ -316,7 +327,7 @@ class Job:
 
     def _look_at_end(self) -> None:
         """The end is done with when all that came before it is, unless somebody is about to see it."""
-        awaited = self._iterator is not None or self._asking > 0 or not self._claimed
+        awaited = self._iterating or self._asking > 0 or not self._claimed
         if not awaited and not self._buffer and not self._taken:
             self._done_with_end()
 
@@ -343,7 +354,7 @@ class Job:
     def _kept(self) -> bool:
         """Whether its events are kept, however many: somebody iterates, or will once it was asked for."""
         waits = not self._claimed and not self._holding.awaited and self._size <= self._jobs.room
-        return self._iterator is not None or waits
+        return self._iterating or waits
 
     def _take_oldest(self) -> Event | HistoryCut:
         event, size = self._buffer.popleft()
@@ -358,7 +369,7 @@ class Job:
 
     def _dropped(self, event: Event) -> None:
         self.events_dropped += 1
-        if self._iterator is None:
+        if not self._iterating:
             self._done_with_taken()
         self._jobs.session.processed(self.id, event.seq)
 

@@ -92,7 +92,7 @@ class Session:
         self._mends: dict[RequestId, str] = {}
         """Requests by `mend`."""
         self._holding = Holding(self._hold)
-        self._jobs = SessionJobs(self, resumption, self._holding, buffer_size)
+        self._jobs = SessionJobs(self, loop, resumption, self._holding, buffer_size)
         self._watchers = Watchers()
         self._failure: ArcpError | None = None
         self._patient = False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from arcp_proto.output import CancelAnswered, JobAccepted, JobEmitted, JobEnded, Subscribed
@@ -15,6 +15,7 @@ from .holding import Holding
 
 if TYPE_CHECKING:
     from .client_session import Session
+    from .loop import Loop
 
 __all__ = ["ROOM", "SessionJobs"]
 
@@ -29,9 +30,15 @@ class SessionJobs:
     """
 
     def __init__(
-        self, session: Session, resumption: Resumption | None, holding: Holding, buffer_size: int
+        self,
+        session: Session,
+        loop: Loop,
+        resumption: Resumption | None,
+        holding: Holding,
+        buffer_size: int,
     ) -> None:
         self.session = session
+        self._loop = loop
         self.holding = holding
         self._buffer_size = buffer_size
         self._unfinished: dict[str, Job] = {}
@@ -82,6 +89,11 @@ class SessionJobs:
             yield
         finally:
             self.holding.awaited -= 1
+
+    def call_from_thread(self, callback: Callable[[], None]) -> None:
+        """Call back on the loop, asked on any thread; nothing happens once it is closed."""
+        with suppress(RuntimeError):
+            self._loop.call_from_thread(callback)
 
     def make_room(self) -> None:
         """Drop events that nobody waits for until the rest fits."""

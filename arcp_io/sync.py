@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -144,7 +144,7 @@ class Job:
         self._portal = portal
         self._job = job
         self._events: list[AsyncIterator[Event]] = []
-        """The iterator, if there is one; it is let go of on the loop's thread, where it belongs."""
+        """The iterator, if there is one."""
         self._iterating_thread = 0
 
     def __repr__(self) -> str:
@@ -190,8 +190,7 @@ class Job:
             while (event := self._portal.call(self._next)) is not None:
                 yield event
         finally:
-            with suppress(RuntimeError):  # The session has been left, and the loop with it.
-                self._portal.call(self._events.clear)
+            self._events.clear()  # Without the loop: who collects a generator may be its own thread.
 
     def result(self) -> Any:
         """Wait for the end: the value, or the text or bytes of a streamed result.
@@ -199,7 +198,7 @@ class Job:
         Raises the ArcpError of the job's error code (§12). Inside the job's own loop it ends that loop.
         """
         if self._iterating_thread == threading.get_ident():
-            self._portal.call(self._events.clear)
+            self._events.clear()
         return self._portal.call(self._job.result)
 
     def cancel(self, reason: str = "") -> None:

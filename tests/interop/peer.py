@@ -502,7 +502,8 @@ class Meeting:
         try:
             await asyncio.Event().wait()
         finally:
-            await self._released.wait()
+            async with asyncio.timeout(WAIT):
+                await self._released.wait()
 
     async def release(self, input: Any, job: JobContext) -> None:
         self._released.set()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
+from types import TracebackType
+
+from tests.hanging import PATIENCE
 
 COMMAND = [sys.executable, "-c", "import sys; from arcp_io.cli import main; sys.exit(main())"]
 
@@ -70,15 +77,74 @@ async def binary(job, input):
 """
 
 
-def arcp_io(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *words], capture_output=True, text=True, cwd=cwd, env=environment(), check=False
-    )
+class Child(subprocess.Popen[str]):
+    """A process that is waited for so long only: then it is aborted, and its stacks are on its stderr."""
+
+    def __init__(self, *words: str, stdout: int, env: dict[str, str], cwd: Path | None = None) -> None:
+        command = [*COMMAND, *words]
+        super().__init__(command, stdout=stdout, stderr=subprocess.PIPE, env=env, cwd=cwd, text=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.kill()
+        super().__exit__(kind, error, trace)
+
+    def communicate(self, input: str | None = None, timeout: float | None = None) -> tuple[str, str]:
+        """As always; raises AssertionError with what it had said, and its stacks, when it hangs."""
+        with self._bounded():
+            out, err = super().communicate(input, timeout)
+        self._check_ended(out + err)
+        return out, err
+
+    def read_to_end(self) -> str:
+        """The rest of its stderr; then wait for it. Raises as `communicate`."""
+        assert self.stderr is not None
+        with self._bounded(), self.stderr:
+            said = self.stderr.read()
+            self.wait()
+        self._check_ended(said)
+        return said
+
+    def read_until(self, words: str) -> str:
+        """The lines of its stderr up to one with these words; raises AssertionError when it ends before."""
+        assert self.stderr is not None
+        said = ""
+        with self._bounded():
+            for line in self.stderr:
+                said += line
+                if words in line:
+                    return said
+        raise AssertionError(f"{self.args!r} did not say {words!r}:\n{said}")
+
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        timer = Timer(PATIENCE, self.send_signal, (signal.SIGABRT,))
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _check_ended(self, said: str) -> None:
+        if self.returncode == -signal.SIGABRT:
+            raise AssertionError(f"{self.args!r} hangs:\n{said}")
+
+
+def arcp_io(
+    *words: str, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A command, run to its end."""
+    with Child(*words, stdout=subprocess.PIPE, env=env or environment(), cwd=cwd) as child:
+        out, err = child.communicate()
+    return subprocess.CompletedProcess(child.args, child.returncode, out, err)
 
 
 def environment(**more: str) -> dict[str, str]:
+    """Ours; what is aborted says where it was."""
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONFAULTHANDLER": "1", **more}
 
 
 class Served:
@@ -87,21 +153,14 @@ class Served:
     def __init__(self, directory: Path, *words: str, agents: str = AGENTS) -> None:
         self.directory = directory
         (directory / "example.py").write_text(agents)
-        self.process = subprocess.Popen(
-            [*COMMAND, "serve", "example:app", "--port", "0", "--drain", "0", *words],
-            cwd=directory,
-            env=environment(),
-            stderr=subprocess.PIPE,
-            text=True,
+        options = ("--port", "0", "--drain", "0", *words)
+        self.process = Child(
+            *("serve", "example:app", *options), stdout=subprocess.DEVNULL, env=environment(), cwd=directory
         )
-        self.url = self._url()
-
-    def _url(self) -> str:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            if found := re.search(r"wss?://\S+", line):
-                return found.group()
-        raise AssertionError("nothing is served")
+        atexit.register(self.process.kill)  # Where a test has failed before it could stop it.
+        found = re.search(r"wss?://\S+", self.process.read_until("serving "))
+        assert found is not None
+        self.url = found.group()
 
     @property
     def state(self) -> Path:
@@ -113,21 +172,14 @@ class Served:
 
     def run(self, *words: str, token: str = "s3cret", **more: str) -> subprocess.CompletedProcess[str]:
         """A command of a client."""
-        variables = self._variables(token, **more)
-        return subprocess.run([*COMMAND, *words], capture_output=True, text=True, env=variables, check=False)
+        return arcp_io(*words, env=self._variables(token, **more))
 
-    def submitting(self, *words: str) -> subprocess.Popen[str]:
+    def submitting(self, *words: str) -> Child:
         return self.running("submit", self.url, *words)
 
-    def running(self, *words: str) -> subprocess.Popen[str]:
+    def running(self, *words: str) -> Child:
         """A command of a client that is not waited for."""
-        return subprocess.Popen(
-            [*COMMAND, *words],
-            env=self._variables("s3cret"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return Child(*words, stdout=subprocess.PIPE, env=self._variables("s3cret"))
 
     def _variables(self, token: str, **more: str) -> dict[str, str]:
         state = str(self.directory / "state")
@@ -137,17 +189,13 @@ class Served:
         """Let its agents go, signal it and wait; returns its exit code."""
         (self.directory / "let_go").touch()
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.stderr is not None
-        self.process.stderr.read()
-        self.process.stderr.close()
-        return self.process.wait()
-
-
-def await_line(process: subprocess.Popen[str], words: str) -> None:
-    assert process.stderr is not None
-    assert any(words in line for line in process.stderr)
+        self.process.read_to_end()
+        return self.process.returncode
 
 
 def await_file(path: Path) -> None:
+    """Until somebody has made it."""
+    until = time.monotonic() + PATIENCE
     while not path.exists():
+        assert time.monotonic() < until, f"there is no {path}"
         time.sleep(0.01)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.io.processes import Served, arcp_io, await_file, await_line
+from tests.io.processes import Served, arcp_io, await_file
 
 LOOPS = ("asyncio", "trio")
 
@@ -28,8 +27,7 @@ def submit_and_leave(served: Served, agent: str, *words: str) -> tuple[str, str]
     """Submit a job and press Ctrl-C once; returns its id, and what was shown."""
     with served.submitting(agent, *words) as submitting:
         await_file(served.directory / ("halfway" if agent == "count" else "waiting"))
-        assert submitting.stderr is not None
-        shown = _until(submitting, "number 50" if agent == "count" else "waiting")
+        shown = submitting.read_until("number 50" if agent == "count" else "waiting")
         submitting.send_signal(signal.SIGINT)
         _, rest = submitting.communicate()
     assert submitting.returncode == 130
@@ -37,16 +35,6 @@ def submit_and_leave(served: Served, agent: str, *words: str) -> tuple[str, str]
     assert found is not None
     assert f"left job {found[1]} as it is" in rest
     return found[1], shown + rest
-
-
-def _until(process: subprocess.Popen[str], words: str) -> str:
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if words in line:
-            break
-    return "".join(lines)
 
 
 def numbers(shown: str) -> list[int]:
@@ -94,7 +82,7 @@ def test_what_another_process_follows_is_observed(served: Served) -> None:
         await_file(served.directory / "halfway")
         (job,) = listed(served)
         with served.running("attach", job["job_id"]) as attached:
-            first = _until(attached, "number 50")
+            first = attached.read_until("number 50")
             (served.directory / "go_on").touch()
             out, rest = attached.communicate()
         _, shown = submitting.communicate()
@@ -112,7 +100,7 @@ def test_a_job_that_was_left_is_cancelled(served: Served) -> None:
 
 def test_a_job_of_another_session_is_not_cancelled(served: Served) -> None:
     with served.submitting("wait", "--no-store") as submitting:
-        await_line(submitting, "waiting")
+        submitting.read_until("waiting")
         (job,) = listed(served)
         done = served.run("cancel", job["job_id"], "--url", served.url)
         assert (done.returncode, done.stdout) == (1, "")

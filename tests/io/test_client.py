@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -422,6 +423,31 @@ async def test_a_job_that_nobody_iterates_keeps_the_newest_events() -> None:
 
 
 # Slow readers.
+
+
+async def test_an_iterator_may_be_collected_on_any_thread() -> None:
+    """What it held back goes on at once, though nothing else wakes the loop."""
+    async with place("websocket") as there, connect(there.target, TOKEN, buffer_size=1000) as session:
+        job = await session.submit("flood", {"events": 10_000, "size": 1000})
+        events = aiter(job)
+        await anext(events)
+        emitted = -1
+        while emitted != there.counters.emitted:
+            emitted = there.counters.emitted
+            await anyio.sleep(0.1)
+        cycle: list[Any] = [events]
+        cycle.append(cycle)
+        collecting = threading.Timer(0.2, gc.collect)
+        gc.disable()
+        try:
+            del events, cycle
+            collecting.start()
+            with anyio.fail_after(20):
+                await job.wait()
+        finally:
+            gc.enable()
+            collecting.join()
+        assert job.final_status == "success"
 
 
 async def test_a_slow_reader_holds_back_the_agent(kind: str) -> None:

@@ -50,8 +50,12 @@ async def running(**options: object) -> AsyncIterator[tuple[Process, str]]:
             line += text
             if line.endswith("\n"):
                 break
-        assert line.startswith("serving "), line
-        yield process, line.removeprefix("serving ").strip()
+        try:
+            assert line.startswith("serving "), line
+            yield process, line.removeprefix("serving ").strip()
+        except BaseException:
+            process.kill()  # It would be waited for.
+            raise
 
 
 async def test_the_first_signal_lets_jobs_finish(anyio_backend: str) -> None:

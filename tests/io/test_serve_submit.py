@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from arcp_io import connect_stdio
-from tests.io.processes import AGENTS, COMMAND, Served, arcp_io, await_file, await_line, environment
+from tests.io.processes import AGENTS, COMMAND, Served, arcp_io, await_file, environment
 
 LOOPS = ("asyncio", "trio")
 
@@ -72,9 +72,9 @@ def test_nobody_there_is_a_problem_of_the_connection() -> None:
 
 def test_the_second_ctrl_c_cancels_and_waits_for_the_verified_end(served: Served) -> None:
     with served.submitting("wait") as submitting:
-        await_line(submitting, "waiting")
+        submitting.read_until("waiting")
         submitting.send_signal(signal.SIGINT)
-        await_line(submitting, "goes on")
+        submitting.read_until("goes on")
         submitting.send_signal(signal.SIGINT)
         out, err = submitting.communicate()
     assert (submitting.returncode, out) == (3, "")
@@ -83,10 +83,10 @@ def test_the_second_ctrl_c_cancels_and_waits_for_the_verified_end(served: Served
 
 def test_a_third_ctrl_c_leaves_at_once_with_the_job_id(served: Served) -> None:
     with served.submitting("stubborn") as submitting:
-        await_line(submitting, "waiting")
+        submitting.read_until("waiting")
         for words in ("goes on", "Cancelling"):
             submitting.send_signal(signal.SIGINT)
-            await_line(submitting, words)
+            submitting.read_until(words)
         submitting.send_signal(signal.SIGINT)
         _, err = submitting.communicate()
     assert submitting.returncode == 130
@@ -96,7 +96,7 @@ def test_a_third_ctrl_c_leaves_at_once_with_the_job_id(served: Served) -> None:
 def test_a_runtime_that_dies_is_a_lost_connection(tmp_path: Path) -> None:
     served = Served(tmp_path)
     with served.submitting("wait", "--give-up", "1s") as submitting:
-        await_line(submitting, "waiting")
+        submitting.read_until("waiting")
         served.process.kill()
         _, err = submitting.communicate()
     assert submitting.returncode == 5
@@ -121,14 +121,12 @@ def test_a_signal_ends_jobs_and_the_server(tmp_path: Path, loop: str) -> None:
 def test_the_server_ends_without_an_agent_that_does_not_stop(tmp_path: Path, loop: str) -> None:
     served = Served(tmp_path, "--loop", loop)
     with served.submitting("deaf") as submitting:
-        await_line(submitting, "waiting")
+        submitting.read_until("waiting")
         served.process.send_signal(signal.SIGTERM)
         submitting.communicate()
     assert submitting.returncode == 1
-    assert served.process.stderr is not None
-    assert "leaving without 1 agents that did not stop" in served.process.stderr.read()
-    served.process.stderr.close()
-    assert served.process.wait() == 1
+    assert "leaving without 1 agents that did not stop" in served.process.read_to_end()
+    assert served.process.returncode == 1
 
 
 @pytest.mark.parametrize("loop", LOOPS)

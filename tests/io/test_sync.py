@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -71,6 +72,18 @@ def test_a_loop_that_was_left_goes_on_in_the_next(url: str) -> None:
             if len(first) == 4:
                 break
         assert first + [event.seq for event in job] == list(range(1, 11))
+
+
+def test_a_loop_may_be_collected_on_the_thread_of_the_session(url: str) -> None:
+    with sync.connect(url, token=TOKEN) as session:
+        job = session.submit("flood", {"events": 10})
+        events = iter(job)
+        next(events)
+        cycle: list[object] = [events]
+        cycle.append(cycle)
+        del events, cycle
+        session._portal.call(gc.collect)
+        assert len(list(job)) == 9
 
 
 def test_one_loop_at_a_time(url: str) -> None:
