@@ -347,7 +347,7 @@ class Honest:
                     _, (job_id, after, count) = self._answered(event.request_id, "subscribe")
                     ensure(job_id == event.job_id, "I7", f"{self.name} gets another job's answer")
                     left = self.unwanted.get(job_id, 0) > count
-                    late = event.request_id < self.answered.get(job_id, "")
+                    late = event.request_id < self.answered.get(job_id, "") or self._asks_for(job_id)
                     self.answered[job_id] = max(event.request_id, self.answered.get(job_id, ""))
                     self.views.subscribed(event, after=after, own=False, left=left, late=late)
                     start = self.views.jobs[job_id].observed
@@ -406,6 +406,10 @@ class Honest:
             raise Broken("I7", f"{self.name} gets an answer to {request_id}, which is not open")
         ensure(kind in ("", asked[0]), "I7", f"{self.name} gets an answer to {asked} as to a {kind}")
         return asked
+
+    def _asks_for(self, job_id: str) -> bool:
+        """Whether another subscribe of a job has no answer: it may have been carried out before a crash."""
+        return any(command == "subscribe" and what[0] == job_id for command, what in self.asked.values())
 
     def _hand_out(self, job_id: str, seq: int, place: int) -> None:
         self.inbox.append((job_id, seq, place))

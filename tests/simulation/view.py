@@ -110,8 +110,8 @@ class Views:
     ) -> None:
         """The answer to a subscribe; `after` None: live. `own`: the client's own, to recover.
 
-        `left` says that the user has unsubscribed since it asked, `late` that what it asked for later was
-        answered before, and is what comes.
+        `left` says that the user has unsubscribed since it asked, `late` that what it asked for later was, or
+        may have been, carried out, and is what comes.
         """
         work = self._truth.jobs.get(told.job_id)
         if work is None:
@@ -175,12 +175,8 @@ class Views:
             and place == work.next_for(view.before, self.features)
         ):
             expected = ANY
-        skips = (
-            not own
-            and (view.fresh or view.again)
-            and expected != ANY
-            and self._same_number(work, expected, place)
-        )
+        # Also of a subscribe that was sent twice, which it is not told.
+        skips = not own and expected != ANY and self._same_number(work, expected, place)
         # It had asked for this twice, and forgot in a restart what of it was a copy.
         repeats = not own and self.restarted and view.again and place < expected
         expected = ANY if repeats else expected
@@ -300,7 +296,8 @@ class Views:
                 continue
             view = self.jobs[job_id] = View(known.work, min(known.done, len(known.work.marks)))
             view.home, view.observed, view.least = known.home, known.observed, known.least
-            view.whole, view.ended, view.ends = known.whole, known.ended, known.ends
+            view.whole = known.whole and not known.again
+            view.ended, view.ends = known.ended, known.ends
             view.left, view.again, view.partial = known.left, known.again, True
             if known.ended:  # The client's store does not name it: what is behind its cursor may come (K1).
                 view.observed, view.ends, view.again = ANY, view.ends + 1, True
