@@ -299,6 +299,8 @@ class Views:
             view.whole = known.whole and not known.again
             view.ended, view.ends = known.ended, known.ends
             view.left, view.again, view.partial = known.left, known.again, True
+            if known.again or known.left:  # What was asked for before is left out, if it was asked for anew.
+                view.observed = ANY
             if known.ended:  # The client's store does not name it: what is behind its cursor may come (K1).
                 view.observed, view.ends, view.again = ANY, view.ends + 1, True
             if job_id in self.orphans or (known.work.label[:1] != "#" and keyed):
