@@ -164,6 +164,8 @@ class Views:
         view.handed.append((event.seq, place, own))
         if not own and work.cut and ANY < expected < place < view.place and view.home > 0:
             expected = ANY  # A subscribe sent twice: where the second's history begins is told to nobody.
+        if not own and work.job_id in self.orphans:
+            expected = ANY  # What it had asked for in its last life may begin at any time.
         if not own and work.cut and "subscribe" not in self.features and place > expected:
             expected = ANY  # It observes by a key, and cannot be told what was cut.
         if not own and view.recovers and view.least <= place <= view.place:

@@ -350,7 +350,8 @@ class World:
         self.host.step_clock((move.a - 2**15) * SECOND // 100)
 
     def slow_disk(self, move: Move) -> None:
-        self.journal.slow_until = self.now + self.pick(1 + move.a % 8) * SECOND
+        until = self.now + self.pick(1 + move.a % 8) * SECOND
+        self.journal.slow_until = max(self.journal.slow_until, until)
 
     def set_observers(self, move: Move) -> None:
         right = ("observe", "list")[move.a & 1]
