@@ -179,8 +179,8 @@ class Views:
             expected = ANY
         # Also of a subscribe that was sent twice, which it is not told.
         skips = not own and expected != ANY and self._same_number(work, expected, place)
-        # It had asked for this twice, and forgot in a restart what of it was a copy.
-        repeats = not own and self.restarted and view.again and place < expected
+        # It had asked for this twice: a new process is not told where the second begins, nor what is a copy.
+        repeats = not own and self.restarted and view.again
         expected = ANY if repeats else expected
         view.recovers = view.fresh = False
         view.partial = view.partial or skips
