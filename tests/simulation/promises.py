@@ -99,6 +99,8 @@ class Line:
     pings: dict[str, None] = field(default_factory=dict)
     rest: bytes = b""
     acked: int = 0
+    ahead: int = 0
+    """An ack of what may be numbered by what came in before it, at the same time."""
     proves: bool = False
     """What has just come in proves its token, if it is carried out."""
 
@@ -184,15 +186,19 @@ class Promises:
             told.skipped = True
             line.acked = max(line.acked, seq)
         if seq > line.start:
-            line.proves = True
+            line.proves = True if seq <= session.log.last else line.proves
+            line.ahead = seq
 
     def handled(self, line: Line) -> None:
         """What has come in was carried out, as far as the connection lived."""
         told = line.told
-        if not line.proves or told is None:
+        ahead, line.ahead = line.ahead, 0
+        if told is None or not (line.proves or ahead):
+            return
+        session = self._world.host.runtime.sessions.get(SessionId(told.id))
+        if not line.proves and (session is None or ahead > session.log.last):
             return
         line.proves = False
-        session = self._world.host.runtime.sessions.get(SessionId(told.id))
         if line.connection.phase is Phase.OPEN:
             self.prove(told, line.token)
         elif session is not None and session.tokens[0] == line.token:
@@ -327,7 +333,8 @@ class Promises:
             run = runs[work.job_id] = Run(0 if source is None else -1)
         place = work.index[mark]
         expected = place if run.place < 0 else work.next_for(run.place, told.features)
-        if (place != expected and not told.skipped) or place < run.place:
+        again = run.ended and told.asked.get(work.job_id, 0) > 0
+        if (place != expected and not told.skipped) or place < run.place or again:
             if source is not None and told.asked.get(work.job_id, 0) > 0:
                 told.asked[work.job_id] -= 1
                 run = runs[work.job_id] = Run(place)
