@@ -268,6 +268,11 @@ def _catch_up(runtime: Runtime, session: Session, job: Job) -> None:
 def _unobserved(runtime: Runtime, record: records.Unobserved) -> None:
     session = runtime.sessions[record.session_id]
     job = runtime.jobs[record.job_id]
+    if record.last is not None:
+        _delivered(
+            runtime,
+            records.Delivered(session.id, job.id, record.message_type, record.last, record.source),
+        )
     session.backlogs.pop(job.id, None)
     session.observed.pop(job.id, None)
     job.behind.pop(session.id, None)
@@ -281,6 +286,8 @@ def _history_cut(runtime: Runtime, record: records.HistoryCut) -> None:
         backlog = session.backlogs[job.id]
         backlog.position = max(backlog.position, job.history.first)
     runtime.holdings.changed(job.terms.principal, -events, -size)
+    for unobserved in record.ended:
+        _unobserved(runtime, unobserved)
 
 
 APPLY: Final[Mapping[type[Any], Callable[[Runtime, Any], None]]] = {

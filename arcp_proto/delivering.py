@@ -60,9 +60,18 @@ def sent_to(runtime: Runtime, session: Session) -> None:
 
 def notify(runtime: Runtime, session: Session, job_id: JobId, phase: str, message: str) -> None:
     """A `status` of a job in one session only, numbered there and in no history (§6.5, §7.6)."""
-    body = wire.encode_checked(Status(phase, message))
-    payload = wire.open_event("status", runtime.time_text(), body)
+    payload = notice(runtime, phase, message)
     runtime.commit(Delivered(session.id, job_id, "job.event", payload))
+    noted(runtime, session)
+
+
+def notice(runtime: Runtime, phase: str, message: str) -> bytes:
+    """The open payload of a `status` that the runtime says of a job."""
+    return wire.open_event("status", runtime.time_text(), wire.encode_checked(Status(phase, message)))
+
+
+def noted(runtime: Runtime, session: Session) -> None:
+    """A notice was numbered in a session: wake its connection."""
     if session.connection is not None:
         runtime.mark_writable(session.connection)
     if runtime.journaling:

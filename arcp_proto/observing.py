@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from . import messages, wire
+from . import delivering, messages, wire
 from .answers import subscribed_of
 from .connection import Connection
 from .errors import ErrorCode, Refusal
@@ -150,8 +150,8 @@ def revoke(runtime: Runtime) -> None:
     for session in runtime.sessions.values():
         for job in sorted(session.observed.values(), key=lambda job: job.number):
             if job.id in session.observed and right_to(runtime, session.principal, job) is not Right.OBSERVE:
-                runtime.commit(Unobserved(session.id, job.id))
-                tell_end(runtime, session, job, "this job may not be observed any more")
+                why = "this job may not be observed any more"
+                runtime.commit(end_of(runtime, session, job, why))
                 runtime.delivered(session)
 
 
@@ -174,9 +174,9 @@ def _half(runtime: Runtime) -> tuple[int, int]:
     return events // 2, min(limits.session_bytes, limits.principal_bytes) // 2
 
 
-def tell_end(runtime: Runtime, session: Session, job: Job, why: str) -> None:
-    """A subscription has ended, and says so last; the session and the job go on (§7.6)."""
-    runtime.notify(session, job.id, "unsubscribed", why)
+def end_of(runtime: Runtime, session: Session, job: Job, why: str) -> Unobserved:
+    """The end of a subscription, which says so last; the session and the job go on (§7.6)."""
+    return Unobserved(session.id, job.id, delivering.notice(runtime, "unsubscribed", why))
 
 
 def _answer(

@@ -157,10 +157,16 @@ class Replayed(msgspec.Struct, tag=True):
 
 
 class Unobserved(msgspec.Struct, tag=True):
-    """A session observes a job no longer."""
+    """A session observes a job no longer; `last` is the payload that tells it so, in the same breath.
+
+    It is that of a notice, or with a `source` the end of the job.
+    """
 
     session_id: SessionId
     job_id: JobId
+    last: bytes | None = None
+    message_type: str = "job.event"
+    source: int = 0
 
 
 class Released(msgspec.Struct, tag=True):
@@ -178,10 +184,15 @@ class Evicted(msgspec.Struct, tag=True):
 
 
 class HistoryCut(msgspec.Struct, tag=True):
-    """A limit took a job's history before position `upto`."""
+    """A limit took a job's history before position `upto`, and `ended` the observations that were not so far.
+
+    They are told in the same record: whoever observed without knowing, or knew nothing of an end, would
+    wait for ever.
+    """
 
     job_id: JobId
     upto: int
+    ended: list[Unobserved] = []
 
 
 class RuntimeKept(msgspec.Struct, tag=True):

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
+from . import delivering, observing
 from .ages import MARK
 from .applying import ending
 from .ids import SECOND, JobId, Principal, SessionId, Time
 from .job import Job
 from .log import Log
 from .machine import found
-from .observing import tell_end
-from .records import Delivered, Evicted, HistoryCut, JobForgotten, KeyForgotten, SessionEnded, Unobserved
+from .records import Evicted, HistoryCut, JobForgotten, KeyForgotten, SessionEnded, Unobserved
 from .session import Session
 from .timers import TimerKind
 
@@ -105,11 +105,11 @@ def cut_history(runtime: Runtime, job: Job, upto: int) -> None:
         for session in job.behind.values()
         if session.backlogs[job.id].position < upto and "subscribe" in session.features
     ]
+    why = "the history was cut: subscribe again from the last source_seq"
+    ended = [observing.end_of(runtime, session, job, why) for session in over]
+    runtime.commit(HistoryCut(job.id, upto, ended))
     for session in over:
-        runtime.commit(Unobserved(session.id, job.id))
-    runtime.commit(HistoryCut(job.id, upto))
-    for session in over:
-        tell_end(runtime, session, job, "the history was cut: subscribe again from the last source_seq")
+        delivering.noted(runtime, session)
 
 
 def trim_history(runtime: Runtime, job: Job) -> None:
@@ -159,13 +159,13 @@ def forget(runtime: Runtime, job_id: JobId) -> None:
 
 def _end_alone(runtime: Runtime, session: Session, job: Job) -> None:
     """Who is behind with a job that is forgotten gets its end, without the rest of the history (§7.2)."""
-    observed = job.id in session.observed
-    runtime.commit(Unobserved(session.id, job.id))
-    if observed:
-        end = found(job.end, "a job is forgotten after its end")
-        message_type, payload = ending(runtime, job, session, end)
-        runtime.commit(Delivered(session.id, job.id, message_type, payload, end.source))
-        runtime.delivered(session)
+    if job.id not in session.observed:
+        runtime.commit(Unobserved(session.id, job.id))
+        return
+    end = found(job.end, "a job is forgotten after its end")
+    message_type, payload = ending(runtime, job, session, end)
+    runtime.commit(Unobserved(session.id, job.id, payload, message_type, end.source))
+    runtime.delivered(session)
 
 
 def forget_due(runtime: Runtime) -> None:

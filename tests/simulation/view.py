@@ -208,7 +208,7 @@ class Views:
         missing = work.next_for(view.place, self.features)
         if work.forgotten or (own and view.home <= 0 and work.label[:1] != "#"):
             return  # The end of a job of which all else is gone.
-        skips = (view.fresh or view.again) and self._same_number(work, missing, len(work.marks))
+        skips = not own and self._same_number(work, missing, len(work.marks))
         view.partial = view.partial or skips
         if missing < len(work.marks) and not skips:
             raise Broken("I1", f"{self.who} gets the end of {work.job_id} before its event {missing}")

@@ -296,6 +296,16 @@ def test_to_observe_no_longer(backlog: Backlog | None) -> None:
     assert job.observers == job.behind == other.observed == other.backlogs == {}
 
 
+def test_a_subscription_ends_in_one_record_with_what_ends_it() -> None:
+    runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, *published("log", "log", "log"))
+    ended = records.Unobserved(OTHER, JOB, b'{"kind":"status"')
+    apply(runtime, records.Observed(OTHER, JOB, Backlog(0)), records.HistoryCut(JOB, 2, [ended]))
+    job, other = runtime.jobs[JOB], runtime.sessions[OTHER]
+    assert job.observers == job.behind == other.observed == other.backlogs == {}
+    assert [payload for _, payload, _ in other.log.entries()] == [b'{"kind":"status"']
+    assert other.log.last == 1
+
+
 def test_a_history_is_cut() -> None:
     runtime = applied(OPENED, ACCEPTED, *published("log", "log", "log"), records.HistoryCut(JOB, 2))
     history = runtime.jobs[JOB].history
