@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from arcp_proto.errors import Denied, InvariantViolated, LocalProtocolError
+from arcp_proto.errors import Denied, InvariantViolated
 from arcp_proto.output import (
-    Audit,
     Authenticate,
+    ChildEnded,
     ConnectionEnded,
+    CredentialRotated,
     Event,
     PauseJob,
     Request,
@@ -86,10 +87,14 @@ class AgentHost:
                 self._spawn(request.request, verifying, "arcp-io authentication")
 
     def happened(self, event: Event) -> None:
-        """Log it."""
+        """Log it; an agent that waits for it is told."""
         match event:
-            case Audit():
-                logger.info("%s by %s: %s", event.what, event.principal, event.facts)
+            case ChildEnded():
+                if (running := self._jobs.get(event.parent_id)) is not None:
+                    running.child_ended(event)
+            case CredentialRotated():
+                if (running := self._jobs.get(event.job_id)) is not None:
+                    running.credential_rotated(event)
             case ConnectionEnded():
                 reason = f"{event.code} {event.reason}".strip()
                 logger.debug("%s ended by the %s: %s", event.connection, event.who, reason)
@@ -194,7 +199,7 @@ class AgentHost:
             return
         try:
             self._runtime.finish(running.start.job_id, result, now=self._pump.now())
-        except LocalProtocolError as error:
+        except Exception as error:  # What was returned may raise whatever it likes when it is read.
             logger.error("%s: what the agent returned cannot be sent: %s", running, error)
             self._end(running, InternalError(NOT_JSON))
         except InvariantViolated as bug:
@@ -211,12 +216,12 @@ class AgentHost:
             return
         try:
             self._end(running, told or InternalError(AGENT_FAILED))
-        except LocalProtocolError as problem:
+        except Exception as problem:
             logger.error("%s: the agent's error cannot be sent: %s", running, problem)
             self._end(running, InternalError(AGENT_FAILED))
 
     def _end(self, running: RunningJob, error: ArcpError | Denied) -> None:
-        details = error.details if isinstance(error, ArcpError) else {}
+        details = error.details
         try:
             self._runtime.fail(
                 running.start.job_id,
@@ -267,9 +272,13 @@ class AgentHost:
 
 
 def _told(error: BaseException) -> ArcpError | Denied | None:
-    """What a client is told of an exception, if anything; trio wraps even a single one in a group."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    """What a client is told of an exception, if anything; trio wraps even a single one in a group.
+
+    Of several refusals at a time it is the first; of anything else it could not be said which.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        told = [_told(one) for one in error.exceptions]
+        return told[0] if len(told) == 1 or all(isinstance(one, Denied) for one in told) else None
     if isinstance(error, ConnectionLost):
         return None  # Of the agent's own connection to somebody else.
     return error if isinstance(error, ArcpError | Denied) else None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
+from arcp_proto.ceilings import Ceiling
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.inventory import AgentInfo, Inventory, qualified
 from arcp_proto.limits import Limits
 from arcp_proto.runtime_config import RuntimeConfig
 
+from .auditing import AuditTo
 from .auth import TokenTable, Verifier, is_async
 from .entry import run
+from .provisioning import CredentialProvisioner
 
 __all__ = ["Agent", "App", "run"]
 
@@ -53,9 +56,16 @@ class App:
     token to its principal or None; `anonymous` lets in everybody, each as a principal of their own.
     `heartbeat` is in seconds, 0 for none. For `resume_window` seconds a session outlives its connection: a
     client that comes back in time gets what it missed. `observers` says who sees the jobs of others:
-    {principal: {owner or "*": "list" or "observe"}} (§7.6). `max_threads` bounds the plain agents that run
-    at a time, those that outlive their job included. `quirks` answers peers that deviate in the form that
-    they read.
+    {principal: {owner or "*": "list" or "observe"}} (§7.6). With `models_required` a lease without
+    model.use allows no model, else any (§9.7). `ceilings` bound what may be asked for. `max_threads`
+    bounds the plain agents that run at a time, those that outlive their job included. `quirks` answers
+    peers that deviate in the form that they read. Every fact for an audit (§14) is logged by the logger
+    "arcp_io.audit", and goes to `audit` as well: a file, to which it is appended as a line of JSON, or a
+    function that is called with each Audit and must not block.
+
+    A `provisioner` issues credentials for jobs (§9.8), when there is a journal from which they are revoked
+    after a crash, or with `volatile_credentials`, for tests. They are shown over TLS, stdio and in memory;
+    with `secure_loopback` a plain connection from this machine counts as secure too.
     """
 
     def __init__(
@@ -70,8 +80,14 @@ class App:
         heartbeat: int = 30,
         resume_window: int = 600,
         observers: Mapping[str, Mapping[str, str]] | None = None,
+        models_required: bool = True,
+        ceilings: Sequence[Ceiling] = (),
         max_threads: int = 64,
         quirks: bool = True,
+        audit: AuditTo | None = None,
+        provisioner: CredentialProvisioner | None = None,
+        secure_loopback: bool = False,
+        volatile_credentials: bool = False,
     ) -> None:
         if tokens is not None and auth is not None:
             raise ValueError("an App has tokens or auth, not both: let auth look at the tokens")
@@ -84,8 +100,14 @@ class App:
         self.heartbeat = heartbeat
         self.resume_window = resume_window
         self.observers = {principal: dict(owners) for principal, owners in (observers or {}).items()}
+        self.models_required = models_required
+        self.ceilings = tuple(ceilings)
         self.max_threads = max_threads
         self.quirks = quirks
+        self.audit = audit
+        self.provisioner = provisioner
+        self.secure_loopback = secure_loopback
+        self.volatile_credentials = volatile_credentials
         self.verifier: Verifier | None = TokenTable(tokens) if tokens is not None else auth
         self._agents: dict[str, dict[str | None, Agent]] = {}
 
@@ -135,6 +157,10 @@ class App:
             heartbeat_interval_sec=self.heartbeat,
             resume_window_sec=self.resume_window,
             observers=self.observers,
+            models_required=self.models_required,
+            ceilings=self.ceilings,
+            credentials=self.provisioner is not None,
+            volatile_credentials=self.volatile_credentials,
             quirks=self.quirks,
             limits=self.limits,
         )

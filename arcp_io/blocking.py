@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from typing import Any, ParamSpec, TypeVar
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import IO, TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from anyio.from_thread import BlockingPortal
 
 from arcp_proto.events import Body, EventKind
 
 from . import bodies
-from .context import Encoding, JobContext, ResultStream, ToolCall
+from .children import BlockingChildJob
+from .context import SETTLED, Encoding, Hold, JobContext, ResultStream, ToolCall
 from .errors import AgentStopped, JobOver
 from .running import RunningJob
+
+if TYPE_CHECKING:
+    from arcp_proto.budget import Cost
+    from arcp_proto.credentials import Credential
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,7 +68,7 @@ class BlockingJobContext:
 
     @property
     def lease(self) -> Mapping[str, Sequence[str]]:
-        """What was granted: namespace -> patterns (§9.2). Nothing here enforces it yet."""
+        """What was granted: namespace -> patterns (§9.2)."""
         return self._job.lease
 
     @property
@@ -92,11 +100,14 @@ class BlockingJobContext:
     def metric(
         self,
         name: str,
-        value: float,
+        value: float | Decimal,
         unit: str | None = None,
         dimensions: Mapping[str, Any] | None = None,
     ) -> None:
-        """A measurement; one whose name begins with `cost.` is a cost, and not negative (§9.6)."""
+        """A measurement; one whose name begins with `cost.` spends the budget, if its unit is in it (§9.6).
+
+        A cost is not negative, and exact as a Decimal; of a float its shortest form counts.
+        """
         self._call(self._job.metric, name, value, unit, dimensions)
 
     def progress(
@@ -116,7 +127,10 @@ class BlockingJobContext:
         self._call(self._job.artifact, uri, content_type, byte_size, sha256)
 
     def tool_call(self, tool: str, args: Any = None) -> str:
-        """A tool is about to be called; returns the call's id, for `tool_result`."""
+        """A tool is about to be called; returns the call's id, for `tool_result`.
+
+        Raises Denied when the lease does not cover it; the tool_result that says so is published by then.
+        """
         return self._call(self._job.tool_call, tool, args)
 
     def tool_result(
@@ -127,7 +141,10 @@ class BlockingJobContext:
 
     @contextmanager
     def tool(self, tool: str, args: Any = None) -> Iterator[ToolCall]:
-        """A tool call around a block; set `call.result` in it. An exception is its error, and goes on."""
+        """A tool call around a block; set `call.result` in it. An exception is its error, and goes on.
+
+        Raises Denied when the lease does not cover the tool; the block is not entered then.
+        """
         call = ToolCall(self.tool_call(tool, args))
         try:
             yield call
@@ -141,6 +158,121 @@ class BlockingJobContext:
     def emit(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """An event of any kind but `result_chunk`; ours are `x-vendor.<vendor>.<name>` (§8.2)."""
         self._call(self._job.emit, kind, body)
+
+    # Authority (§9).
+
+    def authorize(self, capability: str, target: str) -> None:
+        """Raises Denied unless the lease covers an operation now: its time, its patterns, its budget (§9.3).
+
+        A capability is a namespace of the lease, such as fs.read or `x-vendor.…`.
+        """
+        self._call(self._job.authorize, capability, target)
+
+    def open(
+        self,
+        path: str | os.PathLike[str],
+        mode: str = "r",
+        *,
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        hard_links: bool = False,
+    ) -> IO[Any]:
+        """The built-in `open` for a regular file that the lease covers: fs.read, fs.write, or with `+` both.
+
+        Links and `..` are resolved first, and what is opened is what was checked, whoever changes the path
+        meanwhile. Text is UTF-8 unless `encoding` says otherwise. A file with more than one name is refused
+        unless `hard_links`. Raises Denied, and OSError, but that only for what is covered.
+        """
+        from .opening import open_allowed
+
+        return open_allowed(
+            path,
+            mode,
+            self.authorize,
+            buffering=buffering,
+            encoding=encoding,
+            errors=errors,
+            newline=newline,
+            hard_links=hard_links,
+        )
+
+    def fetch_allowed(self, url: str) -> None:
+        """Raises Denied unless the lease covers fetching a URL: `net.fetch`. Every redirect asks again."""
+        self._call(self._job.fetch_allowed, url)
+
+    def model(self, name: str) -> None:
+        """Raises Denied unless the lease covers the use of a model: `model.use` (§9.7)."""
+        self._call(self._job.model, name)
+
+    def remaining(self, currency: str) -> Decimal | None:
+        """What is not spent of the budget in a currency, reserved or not; None when nothing bounds it."""
+        return self._call(_later, self._job.remaining, currency)
+
+    @contextmanager
+    def reserve(self, currency: str, amount: str | int | Decimal) -> Iterator[BlockingHold]:
+        """Hold back a part of the budget around a block, so that nothing else can spend it meanwhile.
+
+        `hold.settle(cost)` in the block spends; without it the block ends with nothing spent. Raises Denied
+        when less is left and not reserved.
+        """
+        hold = self._call(self._reserve, currency, amount)
+        try:
+            yield BlockingHold(self, hold)
+        finally:
+            with suppress(JobOver):
+                self._hop(_later, hold.release)
+
+    async def _reserve(self, currency: str, amount: str | int | Decimal) -> Hold:
+        return Hold(self._running, bodies.text("currency", currency), bodies.amount(amount))
+
+    def upstream_exhausted(self, message: str) -> NoReturn:
+        """A vendor says that nothing may be spent any more: raises Denied BUDGET_EXHAUSTED (§9.8)."""
+        self._call(_later, self._job.upstream_exhausted, message)
+        raise AssertionError("not reached")
+
+    @property
+    def credentials(self) -> Sequence[Credential]:
+        """What the host's provisioner has issued for this job, as it is valid now (§9.8).
+
+        `credential.value.reveal()` is the value itself; nothing else shows it.
+        """
+        return self._job.credentials
+
+    def rotate_credential(self, credential_id: str) -> None:
+        """Have a new value issued in place of a credential's, and the old one revoked (§9.8.2).
+
+        It is in `credentials` when this returns. Raises the ArcpError of what went wrong.
+        """
+        self._call(self._job.rotate_credential, credential_id)
+
+    def delegate(
+        self,
+        agent: str,
+        input: Any = None,
+        *,
+        lease_request: Mapping[str, Sequence[str]] | None = None,
+        lease_constraints: Mapping[str, str] | None = None,
+        expires_at: str | datetime | timedelta | None = None,
+        max_runtime: int | None = None,
+    ) -> BlockingChildJob:
+        """Start a job of another agent, with less authority than this one has (§10).
+
+        Without a `lease_request` it gets this lease but `agent.delegate`; what it does not name of budget,
+        models and expiry still binds it. Its lease ends at `expires_at`, also as `lease_constraints`; it may
+        run for `max_runtime` seconds. Raises Denied, for more than this job has with LEASE_SUBSET_VIOLATION.
+        """
+        child = self._call(
+            self._job.delegate,
+            agent,
+            input,
+            lease_request=lease_request,
+            lease_constraints=lease_constraints,
+            expires_at=expires_at,
+            max_runtime=max_runtime,
+        )
+        return BlockingChildJob(child, self)
 
     @contextmanager
     def stream_result(self, *, encoding: Encoding = "utf8") -> Iterator[BlockingResultStream]:
@@ -159,10 +291,14 @@ class BlockingJobContext:
 
     def _call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Hop to the loop's thread, unless the agent has to be told first that it is to stop."""
+        self._tell_stop()
+        return self._hop(function, *args, **kwargs)
+
+    def _tell_stop(self) -> None:
+        """Raise AgentStopped when the agent is to stop and has not been told."""
         if self._running.stopping and not self._told:
             self._told = True
             raise AgentStopped(self._running.stop_reason)
-        return self._hop(function, *args, **kwargs)
 
     def _hop(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         async def call() -> T:
@@ -174,6 +310,36 @@ class BlockingJobContext:
             if isinstance(error, JobOver):
                 raise
             raise JobOver(f"job {self.id} is over: its host is gone") from error
+
+
+async def _later(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    return function(*args, **kwargs)
+
+
+class BlockingHold:
+    """A part of the budget that is held back."""
+
+    __slots__ = ("_hold", "_job")
+
+    def __init__(self, job: BlockingJobContext, hold: Hold) -> None:
+        self._job = job
+        self._hold = hold
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is over, with a cost or without."""
+        return self._hold.settled
+
+    def settle(self, actual: Cost, name: str = SETTLED, dimensions: Mapping[str, Any] | None = None) -> None:
+        """What it has cost, more or less than was held back; published as the metric `name`, which spends.
+
+        The name begins with `cost.`. Raises ValueError for a hold that is over.
+        """
+        self._job._hop(_later, self._hold.settle, actual, name, dimensions)
+
+    def release(self) -> None:
+        """It has cost nothing; again, or after `settle`, is harmless."""
+        self._job._hop(_later, self._hold.release)
 
 
 class BlockingResultStream:

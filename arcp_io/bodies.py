@@ -7,6 +7,7 @@ event is published, which raises LocalProtocolError.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -31,13 +32,15 @@ def status(phase: str, message: str | None) -> events.Status:
     return events.Status(_text("phase", phase), _optional_text("message", message))
 
 
-def metric(name: str, value: float, unit: str | None, dimensions: Mapping[str, Any] | None) -> events.Metric:
-    return events.Metric(
-        _text("name", name),
-        _number("value", value),
-        _optional_text("unit", unit),
-        None if dimensions is None else dict(dimensions),
-    )
+def metric(
+    name: str, value: float | Decimal, unit: str | None, dimensions: Mapping[str, Any] | None
+) -> events.Metric | dict[str, Any]:
+    """A Decimal is sent digit by digit."""
+    named, unit = _text("name", name), _optional_text("unit", unit)
+    fields = None if dimensions is None else dict(dimensions)
+    if isinstance(value, Decimal):
+        return {"name": named, "value": value, "unit": unit, "dimensions": fields}
+    return events.Metric(named, _number("value", value), unit, fields)
 
 
 def progress(current: float, total: float | None, units: str | None, message: str | None) -> events.Progress:
@@ -82,6 +85,32 @@ def tool_failure(
         case _:
             failure = _tool_error(error)
     return events.ToolResult(_text("call_id", call_id), error=failure)
+
+
+def text(name: str, value: object) -> str:
+    """A str that the gate or another input of the core takes."""
+    return _text(name, value)
+
+
+def amount(value: object) -> str | int | Decimal:
+    """Money that has to be exact, so that no float is taken."""
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
+        raise TypeError(f"an amount is a str, int or Decimal, not {type(value).__name__}")
+    return value
+
+
+def cost(value: object) -> str | int | float | Decimal:
+    """What something has cost; of a float its shortest form counts."""
+    return value if isinstance(value, float) else amount(value)
+
+
+def constraint(constraints: Mapping[str, Any], expires_at: str | None) -> str | None:
+    """The `expires_at` of `lease_constraints`, which there is only once; raises ValueError for others."""
+    unknown = [name for name in constraints if name != "expires_at"]
+    if unknown or (constraints and expires_at is not None):
+        raise ValueError("lease_constraints have expires_at, which is given once, and nothing else")
+    value = constraints.get("expires_at", expires_at)
+    return None if value is None else _text("expires_at", value)
 
 
 def _tool_error(fields: Mapping[str, Any]) -> events.ToolError:

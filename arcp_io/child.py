@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
-from arcp_proto import wire
+from arcp_proto import messages, wire
+from arcp_proto.credentials import Credential
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.limits import Limits
 
@@ -48,6 +49,9 @@ class Order(msgspec.Struct, frozen=True):
     """The job as the client knows it."""
     attempt: int
     principal: str
+    lease: dict[str, list[str]]
+    """As the agent is told. What is enforced comes with the submit: of its budget only what is left."""
+    models_required: bool
     limits: Limits
 
 
@@ -57,7 +61,14 @@ def main(text: str) -> None:
     os.setsid()  # A group of its own: it is killed with every process that the agent has started.
     sys.argv[1:] = []
     limits = msgspec.structs.replace(order.limits, message=MESSAGE_SIZE)
-    app = App(order.agent, "isolated", tokens={TOKEN: order.principal}, heartbeat=0, limits=limits)
+    app = App(
+        order.agent,
+        "isolated",
+        tokens={TOKEN: order.principal},
+        heartbeat=0,
+        limits=limits,
+        models_required=order.models_required,
+    )
     app.agent(order.agent, version=order.version)(_isolated(_load(order), order))
     run(app, loop=order.loop, stdio=True, drain=0)
 
@@ -75,12 +86,15 @@ def _load(order: Order) -> AgentFunction:
 def _isolated(function: AgentFunction, order: Order) -> AgentFunction:
     """The agent, of the job that there is outside; a large value that it returns goes out in parts."""
 
-    def place(running: RunningJob) -> None:
-        running.id, running.attempt = order.job_id, order.attempt
+    def place(running: RunningJob, brought: Any) -> None:
+        running.id, running.attempt, running.lease = order.job_id, order.attempt, order.lease
+        running.isolated = True
+        running.brought = [Credential.of_wire(msgspec.convert(sent, messages.Credential)) for sent in brought]
 
     @wraps(function)
     async def of_loop(job: Any, input: Any) -> Any:
-        place(job._running)
+        input, brought = input
+        place(job._running, brought)
         result = await function(job, input)
         parts = _parts(result)
         for part in parts:
@@ -89,7 +103,8 @@ def _isolated(function: AgentFunction, order: Order) -> AgentFunction:
 
     @wraps(function)
     def of_thread(job: Any, input: Any) -> Any:
-        place(job._running)
+        input, brought = input
+        place(job._running, brought)
         result = function(job, input)
         parts = _parts(result)
         for part in parts:

@@ -26,7 +26,7 @@ from .stdio import Command
 __all__ = ["Event", "Job", "Session", "Token", "connect", "connect_stdio"]
 
 NAME: Final = "arcp-io"
-VERSION: Final = "0.1.0"
+VERSION: Final = "0.2.0"
 CANCEL_TIMEOUT: Final = 15.0
 """Seconds that `cancel_on_exit` waits for the ends of jobs; a runtime's own grace is 5."""
 GIVE_UP: Final = 600

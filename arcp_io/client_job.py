@@ -18,6 +18,9 @@ from .client_answers import again
 from .errors import ArcpError, ConnectionLost, HistoryCut, ResultIncomplete, error_for
 
 if TYPE_CHECKING:
+    from arcp_proto.credentials import Credential
+    from arcp_proto.secret import Secret
+
     from .session_jobs import SessionJobs
 
 Event: TypeAlias = JobEmitted
@@ -53,7 +56,14 @@ class Job:
         """Currency -> amount, as the runtime wrote it."""
         self.accepted_at: str | None = None
         """When it was accepted; None for a job that is observed."""
+        self.credentials: Sequence[Credential] = ()
+        """What its runtime has issued for it, as it is valid now (§9.8); nothing once it is over.
+
+        `credential.value.reveal()` is the value itself; nothing else shows it.
+        """
         self.trace_id: str | None = None
+        self.parent_job_id: str | None = None
+        """The job that delegated it, of one that is observed (§10)."""
         self.history_from: int | None = None
         """The number of the first event that was left of its history, when a bound had cut it (§7.6)."""
         self.events_received = 0
@@ -170,12 +180,15 @@ class Job:
         """The answer to its submit."""
         self.agent, self.lease, self.budget = accepted.agent, accepted.lease, accepted.budget
         self.expires_at, self.accepted_at = accepted.expires_at, accepted.accepted_at
-        self.trace_id = accepted.trace_id
+        self.trace_id, self.credentials = accepted.trace_id, accepted.credentials or ()
 
     def subscribed(self, subscribed: Subscribed) -> None:
         """The answer to a subscribe."""
         self.agent, self.lease, self.budget = subscribed.agent, subscribed.lease, subscribed.budget
         self.expires_at, self.trace_id = subscribed.expires_at, subscribed.trace_id
+        if subscribed.credentials is not None:
+            self.credentials = subscribed.credentials
+        self.parent_job_id = subscribed.parent_job_id
         if subscribed.history_from is not None:
             self.history_from = subscribed.history_from
             if subscribed.request_id is None and self._wanted:
@@ -204,6 +217,8 @@ class Job:
         """An event has come."""
         self.events_received += 1
         self.last_seq = event.source_seq or event.seq
+        if event.value is not None:
+            self._rotated(event.body.get("id"), event.value)
         if not self._wanted:
             self._dropped(event)
             return
@@ -226,6 +241,7 @@ class Job:
         self.events_received += 1
         self.last_seq = end.source_seq or end.seq
         self._end = end
+        self.credentials = ()
         self._end_seq = end.seq
         self._finish()
         self._look_at_end()
@@ -290,6 +306,12 @@ class Job:
         return event
 
     # Below: steps of the above.
+
+    def _rotated(self, credential_id: Any, value: Secret) -> None:
+        self.credentials = [
+            msgspec.structs.replace(one, value=value) if one.id == credential_id else one
+            for one in self.credentials
+        ]
 
     @property
     def _iterating(self) -> bool:

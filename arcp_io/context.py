@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Literal, TypeAlias
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
 
 from arcp_proto.events import Body, EventKind
 
 from . import bodies
 from .errors import JobOver
 from .running import RunningJob
+from .terms import moment
+
+if TYPE_CHECKING:
+    from arcp_proto.budget import Cost
+    from arcp_proto.credentials import Credential
+
+    from .children import ChildJob
 
 Encoding: TypeAlias = Literal["utf8", "base64"]
 """Of a streamed result: `utf8` is text, `base64` is bytes."""
+SETTLED: Final = "cost.settled"
+"""The metric of a cost that was reserved for."""
 
 
 class JobContext:
@@ -23,6 +35,11 @@ class JobContext:
     let others run now and then. They raise TypeError or LocalProtocolError for what cannot be sent, and
     JobOver once the end of the job has been sent. While a cancelled job unwinds they neither wait nor are
     cancelled, so that `finally: await job.log(...)` works.
+
+    What needs authority asks the gate first (§9.3): `authorize`, `tool`, `tool_call`, `open`,
+    `fetch_allowed`, `model`, `reserve`, `delegate`. What the lease does not cover raises Denied with its
+    code: LEASE_EXPIRED, PERMISSION_DENIED or BUDGET_EXHAUSTED. An agent that lets it pass ends its job
+    so; one that catches it can still return what it has.
     """
 
     __slots__ = ("_running",)
@@ -55,8 +72,8 @@ class JobContext:
 
     @property
     def lease(self) -> Mapping[str, Sequence[str]]:
-        """What was granted: namespace -> patterns (§9.2). Nothing here enforces it yet."""
-        return self._running.start.lease
+        """What was granted: namespace -> patterns (§9.2)."""
+        return self._running.lease
 
     @property
     def trace_id(self) -> str:
@@ -87,11 +104,14 @@ class JobContext:
     async def metric(
         self,
         name: str,
-        value: float,
+        value: float | Decimal,
         unit: str | None = None,
         dimensions: Mapping[str, Any] | None = None,
     ) -> None:
-        """A measurement; one whose name begins with `cost.` is a cost, and not negative (§9.6)."""
+        """A measurement; one whose name begins with `cost.` spends the budget, if its unit is in it (§9.6).
+
+        A cost is not negative, and exact as a Decimal; of a float its shortest form counts.
+        """
         await self.emit(EventKind.METRIC, bodies.metric(name, value, unit, dimensions))
 
     async def progress(
@@ -111,7 +131,10 @@ class JobContext:
         await self.emit(EventKind.ARTIFACT_REF, bodies.artifact(uri, content_type, byte_size, sha256))
 
     async def tool_call(self, tool: str, args: Any = None) -> str:
-        """A tool is about to be called; returns the call's id, for `tool_result`."""
+        """A tool is about to be called; returns the call's id, for `tool_result`.
+
+        Raises Denied when the lease does not cover it; the tool_result that says so is published by then.
+        """
         call_id = self._next_call_id()
         await self.emit(EventKind.TOOL_CALL, bodies.tool_call(tool, {} if args is None else args, call_id))
         return call_id
@@ -129,7 +152,10 @@ class JobContext:
 
     @asynccontextmanager
     async def tool(self, tool: str, args: Any = None) -> AsyncIterator[ToolCall]:
-        """A tool call around a block; set `call.result` in it. An exception is its error, and goes on."""
+        """A tool call around a block; set `call.result` in it. An exception is its error, and goes on.
+
+        Raises Denied when the lease does not cover the tool; the block is not entered then.
+        """
         call = ToolCall(await self.tool_call(tool, args))
         try:
             yield call
@@ -144,8 +170,122 @@ class JobContext:
     async def emit(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """An event of any kind but `result_chunk`; ours are `x-vendor.<vendor>.<name>` (§8.2)."""
         await self._running.ready()
-        self._running.say(kind, body)
+        try:
+            self._running.say(kind, body)
+        finally:
+            await self._running.give_way()
+
+    # Authority (§9).
+
+    async def authorize(self, capability: str, target: str) -> None:
+        """Raises Denied unless the lease covers an operation now: its time, its patterns, its budget (§9.3).
+
+        A capability is a namespace of the lease, such as fs.read or `x-vendor.…`.
+        """
+        await self._running.ready()
         await self._running.give_way()
+        self._running.authorize(bodies.text("capability", capability), bodies.text("target", target))
+
+    def open(
+        self,
+        path: str | os.PathLike[str],
+        mode: str = "r",
+        *,
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        hard_links: bool = False,
+    ) -> IO[Any]:
+        """The built-in `open` for a regular file that the lease covers: fs.read, fs.write, or with `+` both.
+
+        Links and `..` are resolved first, and what is opened is what was checked, whoever changes the path
+        meanwhile. Text is UTF-8 unless `encoding` says otherwise. A file with more than one name is refused
+        unless `hard_links`. Raises Denied, and OSError, but that only for what is covered.
+        """
+        from .opening import open_allowed
+
+        return open_allowed(
+            path,
+            mode,
+            self._running.authorize,
+            buffering=buffering,
+            encoding=encoding,
+            errors=errors,
+            newline=newline,
+            hard_links=hard_links,
+        )
+
+    async def fetch_allowed(self, url: str) -> None:
+        """Raises Denied unless the lease covers fetching a URL: `net.fetch`. Every redirect asks again."""
+        await self.authorize("net.fetch", url)
+
+    async def model(self, name: str) -> None:
+        """Raises Denied unless the lease covers the use of a model: `model.use` (§9.7)."""
+        await self.authorize("model.use", name)
+
+    def remaining(self, currency: str) -> Decimal | None:
+        """What is not spent of the budget in a currency, reserved or not; None when nothing bounds it."""
+        return self._running.remaining(bodies.text("currency", currency))
+
+    @asynccontextmanager
+    async def reserve(self, currency: str, amount: str | int | Decimal) -> AsyncIterator[Hold]:
+        """Hold back a part of the budget around a block, so that nothing else can spend it meanwhile.
+
+        `hold.settle(cost)` in the block spends; without it the block ends with nothing spent. Raises Denied
+        when less is left and not reserved.
+        """
+        await self._running.ready()
+        await self._running.give_way()
+        hold = Hold(self._running, bodies.text("currency", currency), bodies.amount(amount))
+        try:
+            yield hold
+        finally:
+            with suppress(JobOver):
+                hold.release()
+
+    def upstream_exhausted(self, message: str) -> NoReturn:
+        """A vendor says that nothing may be spent any more: raises Denied BUDGET_EXHAUSTED (§9.8)."""
+        self._running.upstream_exhausted(bodies.text("message", message))
+
+    @property
+    def credentials(self) -> Sequence[Credential]:
+        """What the host's provisioner has issued for this job, as it is valid now (§9.8).
+
+        `credential.value.reveal()` is the value itself; nothing else shows it.
+        """
+        return self._running.credentials
+
+    async def rotate_credential(self, credential_id: str) -> None:
+        """Have a new value issued in place of a credential's, and the old one revoked (§9.8.2).
+
+        It is in `credentials` when this returns. Raises the ArcpError of what went wrong.
+        """
+        await self._running.ready()
+        await self._running.rotate_credential(bodies.text("credential_id", credential_id))
+
+    async def delegate(
+        self,
+        agent: str,
+        input: Any = None,
+        *,
+        lease_request: Mapping[str, Sequence[str]] | None = None,
+        lease_constraints: Mapping[str, str] | None = None,
+        expires_at: str | datetime | timedelta | None = None,
+        max_runtime: int | None = None,
+    ) -> ChildJob:
+        """Start a job of another agent, with less authority than this one has (§10).
+
+        Without a `lease_request` it gets this lease but `agent.delegate`; what it does not name of budget,
+        models and expiry still binds it. Its lease ends at `expires_at`, also as `lease_constraints`; it may
+        run for `max_runtime` seconds. Raises Denied, for more than this job has with LEASE_SUBSET_VIOLATION.
+        """
+        await self._running.ready()
+        await self._running.give_way()
+        expiry = moment(expires_at, self._running.unix)
+        if lease_constraints is not None:
+            expiry = bodies.constraint(lease_constraints, expiry)
+        return self._running.delegate(bodies.text("agent", agent), input, lease_request, expiry, max_runtime)
 
     @asynccontextmanager
     async def stream_result(self, *, encoding: Encoding = "utf8") -> AsyncIterator[ResultStream]:
@@ -173,6 +313,38 @@ class ToolCall:
         self.call_id = call_id
         self.result: Any = None
         """What the tool returned, a JSON value."""
+
+
+class Hold:
+    """A part of the budget that is held back."""
+
+    __slots__ = ("_number", "_running")
+
+    def __init__(self, running: RunningJob, currency: str, amount: str | int | Decimal) -> None:
+        self._running = running
+        self._number: int | None = running.reserve(currency, amount)
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is over, with a cost or without."""
+        return self._number is None
+
+    def settle(self, actual: Cost, name: str = SETTLED, dimensions: Mapping[str, Any] | None = None) -> None:
+        """What it has cost, more or less than was held back; published as the metric `name`, which spends.
+
+        The name begins with `cost.`. Raises ValueError for a hold that is over.
+        """
+        if self._number is None:
+            raise ValueError("this part of the budget was settled or released before")
+        fields = None if dimensions is None else dict(dimensions)
+        self._running.settle(self._number, bodies.cost(actual), bodies.text("name", name), fields)
+        self._number = None
+
+    def release(self) -> None:
+        """It has cost nothing; again, or after `settle`, is harmless."""
+        number, self._number = self._number, None
+        if number is not None:
+            self._running.release(number)
 
 
 class ResultStream:

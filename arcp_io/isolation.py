@@ -20,7 +20,9 @@ import msgspec
 from arcp_proto import wire
 from arcp_proto.client import ClientConfig
 from arcp_proto.connection import Connection
-from arcp_proto.events import EventKind
+from arcp_proto.errors import Denied
+from arcp_proto.events import REMAINING, EventKind
+from arcp_proto.spending import WARNING
 
 from .child import MESSAGE_SIZE, RESULT_PART, TOKEN, Order
 from .client_job import Event, Job
@@ -30,7 +32,7 @@ from .dialing import Target
 from .errors import ArcpError, ConnectionLost
 from .loop import open_loop
 from .pump import Pump
-from .running import RunningJob
+from .running import ASKED, REFUSED_CALL, RunningJob
 from .stdio import EXIT_TIMEOUT, Command, LineCodec, spawn
 from .stream import ByteStream, StreamTransport
 
@@ -126,6 +128,8 @@ class Isolated:
             job.id,
             job.attempt,
             job.principal,
+            {name: list(patterns) for name, patterns in job.lease.items()},
+            not self._running.any_model,
             self._running.limits,
         )
         return Command([sys.executable, "-c", BOOT, msgspec.json.encode(order).decode()], env={})
@@ -145,10 +149,12 @@ class Isolated:
 
     async def _relay(self, session: Session) -> Any:
         headers = self._job.trace_headers()
+        brought = [msgspec.to_builtins(one.on_wire()) for one in self._running.credentials]
         self._theirs = await session.submit(
             self._running.agent.qualified_name,
-            self._running.start.input,
-            lease=self._job.lease,
+            [self._running.start.input, brought],
+            lease=self._running.lease_left(),
+            expires_at=self._running.expires_at,
             traceparent=headers["traceparent"],
             tracestate=headers.get("tracestate"),
         )
@@ -165,8 +171,25 @@ class Isolated:
                 await self._write(event.body)
             case kind if kind == RESULT_PART:
                 self._parts.append(event.body["text"])
+            case kind if kind == ASKED:
+                with suppress(Denied):
+                    await self._job.authorize(event.body["capability"], event.body["target"])
+            case kind if kind == REFUSED_CALL:
+                await self._refuse(event.body["call"], event.body["error"])
+            case EventKind.METRIC if event.body["name"] == REMAINING:
+                pass  # Outside there is a counter of its own.
+            case EventKind.STATUS if event.body["phase"] == WARNING:
+                pass  # Likewise.
             case kind:
                 await self._job.emit(kind, event.body)
+
+    async def _refuse(self, call: dict[str, Any], error: dict[str, Any]) -> None:
+        """A tool call that was refused in there is so here, too, and told by that."""
+        try:
+            await self._job.emit(EventKind.TOOL_CALL, call)
+        except Denied:
+            return
+        await self._job.tool_result(call["call_id"], error=error)
 
     async def _write(self, chunk: dict[str, Any]) -> None:
         encoding, data = chunk["encoding"], chunk["data"]

@@ -3,30 +3,62 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import anyio
 import anyio.lowlevel
 
-from arcp_proto.errors import Denied, InvariantViolated, LocalProtocolError
-from arcp_proto.events import Body
+from arcp_proto.authority import any_model
+from arcp_proto.budget import COST_BUDGET
+from arcp_proto.errors import Denied, ErrorCode, InvariantViolated, LocalProtocolError
+from arcp_proto.events import Body, EventKind, encode_body
+from arcp_proto.wire import decode_value
 
-from .errors import JobOver
+from .children import ChildJob
+from .errors import JobOver, error_for
 
 if TYPE_CHECKING:
+    from arcp_proto.budget import Cost
+    from arcp_proto.credentials import Credential
+    from arcp_proto.job import Job
     from arcp_proto.limits import Limits
-    from arcp_proto.output import StartJob
+    from arcp_proto.output import ChildEnded, CredentialRotated, StartJob
     from arcp_proto.runtime import Runtime
 
     from .app import Agent
     from .loop import Loop
     from .pump import Pump
 
+T = TypeVar("T")
+
 EVENTS_BETWEEN_TURNS: Final = 64
 NANOSECONDS_BETWEEN_TURNS: Final = 1_000_000
+ASKED: Final = "x-vendor.arcp-io.asked"
+"""An event of an agent in a process of its own, with an operation that was refused there."""
+REFUSED_CALL: Final = "x-vendor.arcp-io.refused_call"
+"""Likewise with a tool call, and the error of its result."""
 EVENT_SIZE: Final = 1024
 """Bytes that count as one event."""
+
+
+def to_pattern(amount: Decimal | None) -> str:
+    """The digits of an amount as `cost.budget` takes them (§9.6); what does not fit them is cut off."""
+    text = f"{max(amount or Decimal(0), Decimal(0)):f}"
+    whole, _, rest = text.partition(".")
+    rest = rest[: min(9, 18 - len(whole))].rstrip("0")
+    return f"{whole}.{rest}" if rest else whole
+
+
+class Rotation:
+    """One credential that gets another value."""
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.event: CredentialRotated | None = None
 
 
 class RunningJob:
@@ -37,16 +69,22 @@ class RunningJob:
         "_loop",
         "_pump",
         "_resumed",
+        "_rotations",
         "_runtime",
         "_stop_requested",
+        "_thread",
         "_turned_at",
         "agent",
         "attempt",
+        "brought",
         "calls",
         "cancellable",
+        "children",
         "held",
         "id",
+        "isolated",
         "kill_at",
+        "lease",
         "paused",
         "start",
         "started",
@@ -60,6 +98,8 @@ class RunningJob:
         """As the agent is told; in a child it is the parent's."""
         self.attempt = start.attempt
         """Likewise."""
+        self.lease = start.lease
+        """Likewise."""
         self.agent = agent
         self.started = False
         """Its task has begun to run."""
@@ -67,6 +107,12 @@ class RunningJob:
         """Its task may be cancelled; otherwise the agent learns from `stopping` that it is to end."""
         self.calls = 0
         """Tool calls so far."""
+        self.children: dict[str, ChildJob] = {}
+        """What it has delegated and has not ended."""
+        self.isolated = False
+        """This is the inner side of an agent in a process of its own."""
+        self.brought: Sequence[Credential] | None = None
+        """The credentials that came with the job into that process."""
         self.held = False
         """It waits, as all do, until the journal has caught up."""
         self.paused = False
@@ -79,6 +125,8 @@ class RunningJob:
         self._runtime = runtime
         self._pump = pump
         self._loop = loop
+        self._thread = threading.get_ident()
+        self._rotations: dict[str, Rotation] = {}
         self._load = 0
         self._turned_at = 0
         self._resumed: anyio.Event | None = None
@@ -90,22 +138,152 @@ class RunningJob:
     # What the agent says.
 
     def say(self, kind: str, body: Body | Mapping[str, Any]) -> None:
-        """Publish one event; raises LocalProtocolError for one that cannot be, JobOver after the end."""
-        try:
-            self._runtime.emit(self.start.job_id, kind, body, now=self._pump.now())
-        except LocalProtocolError:
-            self._check_over()
-            raise
-        except InvariantViolated as bug:
-            self._pump.crash(bug)
-            raise
-        self._load += 1
-        self._pump.soon()
+        """Publish one event; raises LocalProtocolError for one that cannot be, JobOver after the end.
+
+        Raises Denied for the call of a tool that is refused: both of its events are published by then.
+        """
+        if self.isolated and kind == EventKind.TOOL_CALL:
+            self._check_call(decode_value(encode_body(kind, body)))
+        self._input(self._runtime.emit, kind, body)
 
     def write(self, data: str | bytes) -> None:
         """Stream a piece of the result; raises as `say`, and Denied beyond the limit of a result."""
+        self._input(self._runtime.write_result, data, size=len(data))
+
+    # What it asks for.
+
+    def authorize(self, capability: str, target: str) -> None:
+        """The gate (§9.3): raises Denied."""
         try:
-            self._runtime.write_result(self.start.job_id, data, now=self._pump.now())
+            self._input(self._runtime.authorize, capability, target)
+        except Denied:
+            self._tell_outside(ASKED, {"capability": capability, "target": target})
+            raise
+
+    def reserve(self, currency: str, amount: str | int | Decimal) -> int:
+        """Hold back so much of the budget; returns the number of the hold. Raises Denied for too much."""
+        return self._input(self._runtime.reserve, currency, amount)
+
+    def settle(self, hold: int, actual: Cost, name: str, dimensions: dict[str, Any] | None) -> None:
+        """The cost of what was reserved for."""
+        self._input(self._runtime.settle, hold, actual, name, dimensions)
+
+    def release(self, hold: int) -> None:
+        """Hold back no longer, for nothing was spent."""
+        self._input(self._runtime.release, hold)
+
+    def upstream_exhausted(self, message: str) -> NoReturn:
+        """Raise Denied BUDGET_EXHAUSTED."""
+        self._input(self._runtime.upstream_exhausted, message)
+        raise InvariantViolated("the budget is exhausted upstream, and the agent is not told")
+
+    def delegate(
+        self,
+        agent: str,
+        input: Any,
+        lease_request: Mapping[str, Any] | None,
+        expires_at: str | None,
+        max_runtime: int | None,
+    ) -> ChildJob:
+        """Start a child (§10); raises Denied, and LocalProtocolError where no other agents are."""
+        if self.isolated:
+            raise LocalProtocolError(
+                "job.delegate is not there in a process of its own: delegate from an agent that is registered"
+                ' without isolation="process", to one that has it'
+            )
+        lease = None if lease_request is None else dict(lease_request)
+        child_id = self._input(self._runtime.delegate, agent, input, lease, expires_at, max_runtime)
+        child = self.children[child_id] = ChildJob(child_id, self)
+        return child
+
+    @property
+    def credentials(self) -> Sequence[Credential]:
+        """Those that are valid now (§9.8)."""
+        if self.brought is not None:
+            return self.brought
+        return self._runtime.credentials_of(self.start.job_id)
+
+    async def rotate_credential(self, credential_id: str) -> None:
+        """Wait for another value of a credential; raises the ArcpError of what went wrong."""
+        if self.isolated:
+            raise LocalProtocolError(
+                "job.rotate_credential is not there in a process of its own: its credentials are those it was"
+                " started with"
+            )
+        self._input(self._runtime.rotate_credential, credential_id)
+        rotation = self._rotations[credential_id] = Rotation()
+        try:
+            await rotation.done.wait()
+        finally:
+            del self._rotations[credential_id]
+        if rotation.event is None:
+            raise error_for(ErrorCode.CANCELLED, "the job is to stop")
+        if rotation.event.code:
+            raise error_for(rotation.event.code, rotation.event.message)
+
+    def remaining(self, currency: str) -> Decimal | None:
+        """What is not spent of a currency; None when nothing bounds it. Raises JobOver after the end."""
+        return self._job.budget.left(currency)
+
+    # For a runtime of its own, in another process.
+
+    def lease_left(self) -> dict[str, list[str]]:
+        """The lease, with what is left and not reserved of its budget."""
+        job = self._job
+        lease = {name: list(patterns) for name, patterns in job.terms.lease.items()}
+        free = {currency: job.budget.free(currency) for currency in job.budget.counters()}
+        if free:
+            lease[COST_BUDGET] = [f"{currency}:{to_pattern(amount)}" for currency, amount in free.items()]
+        return lease
+
+    @property
+    def expires_at(self) -> str | None:
+        """When the lease ends (§9.5)."""
+        return self._job.terms.expires_at
+
+    @property
+    def any_model(self) -> bool:
+        """Whether any model may be used, since none is named (§9.7)."""
+        return any_model(self._runtime, self._job)
+
+    @property
+    def _job(self) -> Job:
+        self._check_over()
+        return self._runtime.unfinished[self.start.job_id]
+
+    @property
+    def unix(self) -> int:
+        """The wall clock, in nanoseconds."""
+        return self._pump.clock.unix()
+
+    def _check_call(self, call: Any) -> None:
+        """In a process of its own: both events of a refused call are published outside."""
+        try:
+            self._input(self._runtime.authorize, "tool.call", call["tool"])
+        except Denied as denied:
+            error = {"code": denied.code, "message": denied.message, "retryable": denied.retryable}
+            self._tell_outside(REFUSED_CALL, {"call": call, "error": error})
+            raise
+
+    def _tell_outside(self, kind: str, body: Mapping[str, Any]) -> None:
+        """The runtime outside is the host's, and has to know of refusals."""
+        if self.isolated:
+            with suppress(LocalProtocolError):
+                self._input(self._runtime.emit, kind, body)
+
+    def _input(self, call: Callable[..., T], *args: Any, size: int = 0) -> T:
+        """One input of the runtime; what follows from it is carried out soon, from a refusal at once.
+
+        `size`: bytes that it sends, if they are many.
+        """
+        if threading.get_ident() != self._thread:
+            raise RuntimeError(
+                "this job belongs to the thread of its event loop: call it there, or make the agent a plain"
+                " function, whose job may be called from its thread"
+            )
+        self._load += 1 + size // EVENT_SIZE
+        try:
+            value = call(self.start.job_id, *args, now=self._pump.now())
         except LocalProtocolError:
             self._check_over()
             raise
@@ -115,8 +293,8 @@ class RunningJob:
         except InvariantViolated as bug:
             self._pump.crash(bug)
             raise
-        self._load += 1 + len(data) // EVENT_SIZE
-        self._pump.soon(len(data))
+        self._pump.soon(size)
+        return value
 
     def pieces(self, data: str | bytes) -> Iterator[str | bytes]:
         """A large piece of a result in parts of about one frame, so that others run in between."""
@@ -171,8 +349,25 @@ class RunningJob:
             self.stop_reason = reason
             self.kill_at = kill_at
             self._let_go()
+            for child in self.children.values():
+                child.let_go()
+            for rotation in self._rotations.values():
+                rotation.done.set()
             if self._stop_requested is not None:
                 self._stop_requested.set()
+
+    def child_ended(self, event: ChildEnded) -> None:
+        """A job that it has delegated is over."""
+        child = self.children.pop(event.job_id, None)
+        if child is not None:
+            child.end(event)
+
+    def credential_rotated(self, event: CredentialRotated) -> None:
+        """A rotation that it has asked for is over."""
+        rotation = self._rotations.get(event.credential_id)
+        if rotation is not None:
+            rotation.event = event
+            rotation.done.set()
 
     async def stop_requested(self) -> None:
         """Until the job is to stop. For one caller."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -13,14 +14,24 @@ import anyio
 import msgspec
 
 from arcp_proto.connection import Connection, Framing
-from arcp_proto.output import ConnectionEnded, Event, Request, RuntimeEnded
+from arcp_proto.output import (
+    Audit,
+    ConnectionEnded,
+    Event,
+    IssueCredentials,
+    Request,
+    RevokeCredential,
+    RuntimeEnded,
+)
 from arcp_proto.runtime import Runtime
 
 from .agents import AgentHost
+from .auditing import Auditor
 from .clock import Clock
 from .keeper import Keeper
 from .listeners import is_loopback, open_listeners
 from .loop import Listening, Loop, open_loop
+from .provisioning import NoProvisioner, Provisioning
 from .pump import Pump
 from .stdio import LineCodec, own_standard_streams
 from .stream import ByteStream, StreamTransport
@@ -31,6 +42,8 @@ from .websocket_handshake import LOOPBACK_HOSTS, Admission
 if TYPE_CHECKING:
     from .app import App
     from .journal import Journal
+
+logger = logging.getLogger("arcp_io")
 
 DRAIN: Final = 30.0
 """Seconds that running jobs get when a server shuts down."""
@@ -50,6 +63,10 @@ class Server:
         self.pump = Pump(runtime, self, loop, clock, keeper)
         self.loop = loop
         self._agents = AgentHost(app, runtime, self.pump, loop)
+        self._auditor = Auditor(app.audit)
+        provisioner = app.provisioner or NoProvisioner()
+        self._provisioning = Provisioning(provisioner, runtime, self.pump, loop, 0.9 * app.limits.issue)
+        self._secure_loopback = app.secure_loopback
         self._keeper = keeper
         if keeper is not None:
             keeper.attach(self.pump, self._agents.hold)
@@ -82,13 +99,18 @@ class Server:
     # As the host of its pump.
 
     def request(self, request: Request) -> None:
-        self._agents.request(request)
+        if isinstance(request, IssueCredentials | RevokeCredential):
+            self._provisioning.request(request)
+        else:
+            self._agents.request(request)
 
     def happened(self, event: Event) -> None:
         if isinstance(event, RuntimeEnded):
             self._ended.set()
         elif isinstance(event, ConnectionEnded):
             self._connection_ended.set()
+        elif isinstance(event, Audit):
+            self._auditor.happened(event)
         self._agents.happened(event)
 
     # For those who make it.
@@ -98,7 +120,8 @@ class Server:
     ) -> None:
         """Accept WebSockets on every address of a host; raises OSError."""
         listeners = await open_listeners(host, port)
-        accepted = partial(self._accepted, admission, context is not None)
+        secure = context is not None or (self._secure_loopback and is_loopback(host))
+        accepted = partial(self._accepted, admission, secure)
         for listener in listeners:
             self._listening.append(await self.loop.listen(listener, context, accepted))
         self.host = host
@@ -128,9 +151,11 @@ class Server:
         try:
             return await self._agents.aclose()
         finally:
-            if self._keeper is not None:
-                with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True):
+                if self._keeper is not None:
                     await call_in_thread(self._keeper.close, name="arcp-io journal")
+                if self._auditor.writes:
+                    await call_in_thread(self._auditor.close, name="arcp-io audit closing")
 
     def _accepted(self, admission: Admission, secure: bool, stream: ByteStream, peer: str) -> StreamTransport:
         connection = self.connect(Framing.MESSAGES, secure=secure, peer=peer)
@@ -180,6 +205,8 @@ async def serve(
     admission = Admission(path=path, hosts=admitted, origins=origins)
     async with open_server(app, drain, journal) as server:
         await server.listen(host, port, path, ssl_context, admission)
+        if not app.ceilings:
+            logger.warning("%s grants every lease as it is asked for: App(ceilings=...) bounds it", app.name)
         yield server
 
 
@@ -222,10 +249,10 @@ async def _made(app: App, loop: Loop, journal: Journal | None) -> Server:
     try:
         with anyio.CancelScope(shield=True):
             runtime = await call_in_thread(restore, name="arcp-io restore")
+        return Server(app, loop, clock, runtime, keeper)
     except BaseException:
         keeper.close()
         raise
-    return Server(app, loop, clock, runtime, keeper)
 
 
 def _bracketed(host: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from arcp_proto.credentials import Credential
 from arcp_proto.messages import AgentEntry, JobEntry, Peer
 
 from . import client, client_job, client_session
@@ -162,6 +163,11 @@ class Job:
     @property
     def lease(self) -> Mapping[str, Sequence[str]]:
         return self._job.lease
+
+    @property
+    def credentials(self) -> Sequence[Credential]:
+        """What its runtime has issued for it, as it is valid now (§9.8); nothing once it is over."""
+        return self._job.credentials
 
     @property
     def trace_id(self) -> str | None:

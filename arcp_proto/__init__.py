@@ -4,6 +4,7 @@ Nothing in this package does I/O, reads a clock, or draws randomness. `Runtime` 
 the client side; `output` says what comes out of them. All times are integers of nanoseconds.
 """
 
+from .ceilings import Ceiling
 from .client import Client, ClientConfig
 from .connection import Connection, Framing, Phase
 from .errors import (
@@ -20,6 +21,7 @@ from .output import (
     Audit,
     Authenticate,
     CancelAnswered,
+    ChildEnded,
     Closing,
     ConnectionEnded,
     Deadline,
@@ -56,6 +58,8 @@ __all__ = [
     "Audit",
     "Authenticate",
     "CancelAnswered",
+    "Ceiling",
+    "ChildEnded",
     "Client",
     "ClientConfig",
     "Closing",

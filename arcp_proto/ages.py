@@ -43,6 +43,11 @@ class Ages:
         """When the first number was noted; None for none."""
         return self._marks[0][1] if self._marks else None
 
+    @property
+    def newest(self) -> Time:
+        """When a number was noted last, to a second; 0 before the first, also once all are gone."""
+        return self._since
+
     def end_of_oldest(self, last: int) -> int:
         """The last number that is as old as the first, when `last` is the last of all."""
         return self._marks[1][0] - 1 if len(self._marks) > 1 else last

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from . import messages, wire
 from .budget import to_wire
+from .credentials import shown
 from .times import format_time
 
 if TYPE_CHECKING:
     from .idempotency import Claim
     from .job import Job
     from .quirks import Quirk
+    from .session import Session
 
 
 def accepted_of(job: Job, request_id: str, quirk: Quirk | None = None) -> messages.Accepted:
@@ -26,7 +30,7 @@ def accepted_of(job: Job, request_id: str, quirk: Quirk | None = None) -> messag
         accepted_at=format_time(terms.accepted_at),
         request_id=request_id,
         lease_constraints=_constraints(job),
-        budget=_budget(job, quirk),
+        budget=_budget(job.budget.initial, quirk),
         trace_id=terms.trace.trace_id,
     )
 
@@ -57,16 +61,19 @@ def subscribed_of(
         replayed=replayed,
         request_id=request_id,
         lease_constraints=_constraints(job),
-        budget=_budget(job, None),
+        budget=_budget(job.budget.counters(), None),
+        parent_job_id=terms.parent_job_id,
         trace_id=terms.trace.trace_id,
         history_from=history_from,
     )
 
 
-def entry_of(job: Job) -> messages.JobEntry:
-    """One job of a page (§6.6)."""
-    terms = job.terms
-    accepted_at = format_time(terms.accepted_at)
+def entry_of(job: Job, session: Session | None = None) -> messages.JobEntry:
+    """One job of a page (§6.6), as this session is shown it."""
+    accepted_at = format_time(job.terms.accepted_at)
+    terms, credentials = job.terms, None
+    if session is not None and terms.parent_job_id is None:
+        credentials = shown(job, session)
     return messages.JobEntry(
         job_id=job.id,
         agent=job.agent,
@@ -75,7 +82,9 @@ def entry_of(job: Job) -> messages.JobEntry:
         created_at=accepted_at,
         submitted_at=accepted_at,
         last_event_seq=job.home_seq,
+        parent_job_id=terms.parent_job_id,
         trace_id=terms.trace.trace_id,
+        credentials=credentials,
     )
 
 
@@ -83,8 +92,8 @@ def _constraints(job: Job) -> messages.LeaseConstraints | None:
     return messages.LeaseConstraints(job.terms.expires_at) if job.terms.expires_at else None
 
 
-def _budget(job: Job, quirk: Quirk | None) -> dict[str, Any] | None:
-    return _as_read(to_wire(job.budget), quirk) if job.budget else None
+def _budget(counters: Mapping[str, Decimal], quirk: Quirk | None) -> dict[str, Any] | None:
+    return _as_read(to_wire(counters), quirk) if counters else None
 
 
 def _as_read(amounts: dict[str, msgspec.Raw], quirk: Quirk | None) -> dict[str, Any]:

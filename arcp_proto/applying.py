@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from . import records, wire
 from .answers import accepted_of
-from .budget import parse_budget
-from .events import FEATURE_OF_KIND
+from .budget import Budget, Hold
+from .credentials import FEATURE, Provision, Rotated, takes
+from .events import FEATURE_OF_KIND, EventKind
 from .idempotency import Claim
 from .ids import JobId
 from .job import End, Job, Status
 from .log import Entry
+from .machine import found
 from .quirks import rewrite_end
 from .replies import Reply
 from .session import Backlog, Session
@@ -22,23 +24,33 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 
-def number(runtime: Runtime, job: Job, kind: str, payload: bytes) -> None:
-    """Give one event its number in every session that takes its kind, and its place in the history (§8.3)."""
-    feature, now = FEATURE_OF_KIND.get(kind), runtime.now
+def number(
+    runtime: Runtime,
+    job: Job,
+    kind: str,
+    payload: bytes,
+    needs: str | None = None,
+    rotated: Rotated | None = None,
+) -> None:
+    """Give one event its number in every session that takes its kind, and its place in the history (§8.3).
+
+    `needs` is a feature that this one needs beside its kind, `rotated` what its payload leaves out.
+    """
+    feature, now = needs or FEATURE_OF_KIND.get(kind), runtime.now
     home, holdings, size = job.home, runtime.holdings, len(payload)
     if home is None:
         job.home_seq += 1
     elif feature is None or feature in home.features:
-        home.log.append(Entry(job.head("job.event"), payload), now)
+        home.log.append(Entry(job.head("job.event"), payload, 0, rotated), now)
         holdings.changed(home.principal, 1, size)
         job.home_seq = home.log.last
     source = job.home_seq or 1  # What came before the first number of its home has no other.
     job.history.append(payload, source, feature, now)
     holdings.changed(job.terms.principal, 1, size)
     if job.observers:
-        entry = Entry(job.head("job.event", observed=True), payload, source)
+        entry = Entry(job.head("job.event", observed=True), payload, source, rotated)
         for session in job.observers.values():
-            if feature is None or feature in session.features:
+            if feature is None or takes(job, session, feature):
                 session.log.append(entry, now)
                 holdings.changed(session.principal, 1, size)
 
@@ -54,6 +66,7 @@ def _append(runtime: Runtime, session: Session, entry: Entry) -> None:
 def _session_opened(runtime: Runtime, record: records.SessionOpened) -> None:
     session = Session(record.session_id, record.principal, record.features, record.quirk, record.anonymous)
     runtime.sessions[session.id] = session
+    runtime.caps.session_opened(session)
     runtime.holdings.add(session.principal, session.log)
 
 
@@ -73,6 +86,7 @@ def _token_proven(runtime: Runtime, record: records.TokenProven) -> None:
 
 def _session_ended(runtime: Runtime, record: records.SessionEnded) -> None:
     session = runtime.sessions.pop(record.session_id)
+    runtime.caps.session_ended(session, runtime.now)
     for digest in session.tokens:
         del runtime.tokens[digest]
     for job in session.jobs.values():
@@ -113,7 +127,7 @@ def _replied(runtime: Runtime, record: records.Replied) -> None:
 def _job_accepted(runtime: Runtime, record: records.JobAccepted) -> None:
     terms = record.terms
     runtime.job_count += 1
-    job = Job(runtime.job_count, terms, parse_budget(terms.lease))
+    job = Job(runtime.job_count, terms, Budget.of(terms.lease))
     job.input = record.input
     runtime.keep_job(job)
     if terms.idempotency_key is not None and terms.fingerprint is not None:
@@ -124,6 +138,22 @@ def _job_accepted(runtime: Runtime, record: records.JobAccepted) -> None:
     job.home = session
     session.jobs[job.id] = job
     _answered(runtime, session, job, record.request_id)
+
+
+def _delegated(runtime: Runtime, record: records.Delegated) -> None:
+    terms = record.terms
+    parent = runtime.jobs[found(terms.parent_job_id, "a child has a parent")]
+    number(runtime, parent, EventKind.DELEGATE, record.payload)
+    runtime.job_count += 1
+    job = Job(runtime.job_count, terms, Budget.of(terms.lease, parent.budget))
+    if job.budget is not parent.budget:
+        parent.budget.withdraw(job.budget.initial)
+    parent.adopt(job)
+    runtime.keep_job(job)
+    home, job.home_seq = parent.home, parent.home_seq
+    if home is not None and home.quirk.children:
+        job.home = home
+        home.jobs[job.id] = job
 
 
 def _job_joined(runtime: Runtime, record: records.JobJoined) -> None:
@@ -147,6 +177,7 @@ def _answered(runtime: Runtime, session: Session, job: Job, request_id: str) -> 
 def _job_started(runtime: Runtime, record: records.JobStarted) -> None:
     job = runtime.jobs[record.job_id]
     job.attempt = record.attempt
+    _lapse(job)  # What an agent that died with its process reserved.
     if job.status is Status.PENDING:
         runtime.change_status(job, Status.RUNNING)
 
@@ -180,8 +211,40 @@ def _outcome_fixed(runtime: Runtime, record: records.OutcomeFixed) -> None:
     runtime.jobs[record.job_id].outcome = record.outcome
 
 
+def _spent(runtime: Runtime, record: records.Spent) -> None:
+    runtime.jobs[record.job_id].budget.spend(record.currency, record.amount)
+
+
+def _reserved(runtime: Runtime, record: records.Reserved) -> None:
+    job = runtime.jobs[record.job_id]
+    job.hold_count = record.hold
+    job.holds[record.hold] = hold = Hold(record.currency, record.amount)
+    job.budget.hold(hold)
+
+
+def _settled(runtime: Runtime, record: records.Settled) -> None:
+    job = runtime.jobs[record.job_id]
+    hold = job.holds.pop(record.hold)
+    job.budget.let_go(hold)
+    job.budget.spend(hold.currency, record.amount)
+
+
+def _lapse(job: Job) -> None:
+    """Nobody will settle what was reserved: it counts as spent (§9.6)."""
+    for hold in job.holds.values():
+        job.budget.let_go(hold)
+        job.budget.spend(hold.currency, hold.amount)
+    job.holds.clear()
+
+
+def _lease_ended(runtime: Runtime, record: records.LeaseEnded) -> None:
+    runtime.jobs[record.job_id].expired = True
+
+
 def _job_ended(runtime: Runtime, record: records.JobEnded) -> None:
     job = runtime.jobs[record.job_id]
+    _lapse(job)
+    _leave(job)
     runtime.change_status(job, record.status)
     home = job.home
     source = (job.home_seq if home is None else home.log.last) + 1
@@ -202,6 +265,21 @@ def _job_ended(runtime: Runtime, record: records.JobEnded) -> None:
         runtime.keys.ended(job.terms.principal, job.terms.idempotency_key, ended, record.at)
 
 
+def _leave(job: Job) -> None:
+    """A child leaves its parent: the signed rest of a budget of its own goes back (§10)."""
+    parent = job.parent
+    if parent is None:
+        return
+    own: Budget = job.budget
+    if own is parent.budget:
+        job.budget = Budget({})
+    else:
+        parent.budget.give_back(own.remaining)
+        own.around = None
+    job.parent = None
+    del parent.children[job.id]
+
+
 def terminal(runtime: Runtime, job: Job, session: Session, end: End, *, observed: bool) -> Entry:
     """The end of a job as an entry of one session's log."""
     message_type, payload = ending(runtime, job, session, end)
@@ -215,6 +293,30 @@ def ending(runtime: Runtime, job: Job, session: Session, end: End) -> tuple[str,
     if end.inline is not None and "result_chunk" not in session.features:
         payload = end.inline
     return rewrite_end(session.quirk, end.message_type, payload, runtime.payload_limit(job))
+
+
+def _credential_requested(runtime: Runtime, record: records.CredentialRequested) -> None:
+    runtime.provisions.add(Provision(record.alias, record.principal, record.job_id, record.at))
+
+
+def _credential_issued(runtime: Runtime, record: records.CredentialIssued) -> None:
+    provision = runtime.provisions[record.alias]
+    provision.issued, provision.ids, provision.handles = True, list(record.ids), list(record.handles)
+
+
+def _credential_revoked(runtime: Runtime, record: records.CredentialRevoked) -> None:
+    runtime.provisions.remove(record.alias)
+
+
+def _credential_outstanding(runtime: Runtime, record: records.CredentialOutstanding) -> None:
+    runtime.provisions[record.alias].outstanding = record.reason
+
+
+def _credential_rotated(runtime: Runtime, record: records.CredentialRotated) -> None:
+    job = runtime.jobs[record.job_id]
+    held = job.credentials.get(record.credential_id)  # In recovery nothing knows the value.
+    rotated = None if held is None else held.rotated
+    number(runtime, job, "status", record.payload, needs=FEATURE, rotated=rotated)
 
 
 def _job_forgotten(runtime: Runtime, record: records.JobForgotten) -> None:
@@ -246,7 +348,7 @@ def _replayed(runtime: Runtime, record: records.Replayed) -> None:
     backlog = session.backlogs[job.id]
     head = job.head("job.event", observed=True)
     for past in job.history.between(backlog.position, record.upto):
-        if past.feature is None or past.feature in session.features:
+        if past.feature is None or takes(job, session, past.feature):
             _append(runtime, session, Entry(head, past.payload, past.source))
     backlog.position = record.upto
     if record.upto < (job.history.end if backlog.until is None else backlog.until):
@@ -296,12 +398,22 @@ APPLY: Final[Mapping[type[Any], Callable[[Runtime, Any], None]]] = {
     records.TokenProven: _token_proven,
     records.SessionEnded: _session_ended,
     records.JobAccepted: _job_accepted,
+    records.Delegated: _delegated,
     records.JobJoined: _job_joined,
     records.JobStarted: _job_started,
     records.Published: _published,
     records.Delivered: _delivered,
     records.OutcomeFixed: _outcome_fixed,
+    records.Spent: _spent,
+    records.Reserved: _reserved,
+    records.Settled: _settled,
+    records.LeaseEnded: _lease_ended,
     records.JobEnded: _job_ended,
+    records.CredentialRequested: _credential_requested,
+    records.CredentialIssued: _credential_issued,
+    records.CredentialRevoked: _credential_revoked,
+    records.CredentialOutstanding: _credential_outstanding,
+    records.CredentialRotated: _credential_rotated,
     records.JobForgotten: _job_forgotten,
     records.KeyForgotten: _key_forgotten,
     records.Observed: _observed,

@@ -18,6 +18,7 @@ from .client_session import ClientSession
 from .connection import Connection, Framing, Phase
 from .entropy import Entropy
 from .errors import ErrorCode, InvariantViolated, LocalProtocolError, Refusal
+from .features import FEATURES
 from .ids import MILLISECOND, SECOND, JobId, RequestId, SessionId, Time, control_id_prefix
 from .limits import MAX_NAME_LENGTH, Limits
 from .machine import CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_REFUSED, CLOSE_TOO_LARGE, Machine, cut, found
@@ -28,15 +29,7 @@ from .resumption import Resumption
 from .secret import Secret
 from .timers import TimerKey, TimerKind
 
-CLIENT_FEATURES: Final = (
-    "heartbeat",
-    "ack",
-    "list_jobs",
-    "subscribe",
-    "progress",
-    "result_chunk",
-    "agent_versions",
-)
+CLIENT_FEATURES: Final = FEATURES
 """The features of §6.2 that this client knows."""
 
 CLOSE_REASON_BYTES: Final = 123
@@ -47,7 +40,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What a host decides."""
 
     name: str = "arcp-io"
-    version: str = "0.1.0"
+    version: str = "0.2.0"
     features: tuple[str, ...] = CLIENT_FEATURES
     close_wait_sec: int = 1
     """How long a close waits for its answer (§6.7)."""

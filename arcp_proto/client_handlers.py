@@ -59,6 +59,7 @@ def carry_out(client: Client, connection: Connection, envelopes: Iterable[wire.E
     for envelope in envelopes:
         if connection.phase is _OPEN:
             _carry_out(client, connection, envelope)
+            _let_children_go_on(client, connection)
 
 
 # Before the session.
@@ -218,6 +219,17 @@ def _go_on(client: Client, connection: Connection, job_id: JobId) -> None:
         job = session.jobs.get(job_id)
         if job is not None:
             job.replay_again()  # The answer may be one to a repeated request, and begin a history anew.
+
+
+def _let_children_go_on(client: Client, connection: Connection) -> None:
+    """What children did has waited with what announces them, for an answer about the job that delegated."""
+    session = client.session
+    if session is None or not session.early.count:
+        return
+    announced = [job_id for job_id in session.early if job_id in session.children]
+    for job_id in announced:
+        if not session.requests.wants_history(job_id):
+            carry_out(client, connection, session.early.take(job_id))
 
 
 def _in_order(

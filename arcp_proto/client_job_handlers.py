@@ -10,6 +10,7 @@ from .chunks import ChunkError
 from .client_jobs import FollowedJob
 from .client_session import ClientSession
 from .connection import Connection
+from .credentials import ROTATED, Credential
 from .errors import RETRYABLE, ErrorCode, Unreadable
 from .ids import JobId
 from .limits import MAX_ID_LENGTH
@@ -25,6 +26,7 @@ from .output import (
     SubscriptionEnded,
 )
 from .requests import Outstanding, RequestKind
+from .secret import Secret
 from .tolerance import FINAL_STATUSES
 
 if TYPE_CHECKING:
@@ -61,9 +63,12 @@ def on_accepted(
     if request is None:
         return
     job_id = JobId(accepted.job_id)
+    over = request.resent and job_id in session.ended and job_id not in session.early
     job = session.follow(job_id, observed=False)
     if request.repeatable:
         job.join()
+    if over:  # Another submit with its key had the end, which may not come again by itself.
+        recovery.subscribe_later(client, job)
     client.happened(
         JobAccepted(
             request.id,
@@ -74,6 +79,7 @@ def on_accepted(
             accepted.budget or {},
             accepted.accepted_at,
             accepted.trace_id or envelope.trace_id,
+            _credentials(accepted),
         )
     )
 
@@ -115,6 +121,7 @@ def on_subscribed(
             answer.subscribed_from,
             answer.replayed,
             answer.history_from,
+            _credentials(answer),
         )
     )
 
@@ -145,6 +152,9 @@ def on_event(
     notice = event.source_seq is None and event.kind == "status" and event.body.get("phase") == "unsubscribed"
     if _is_not_wanted(session, envelope, job_id, event.source_seq, notice=notice):
         return
+    child_id = name(event.body.get("child_job_id")) if event.kind == "delegate" else None
+    if child_id is not None:
+        session.announced(child_id)
     job = session.jobs.get(job_id)
     if job is not None:
         if notice and not job.at_home and (job.observed or job.keyed):
@@ -153,7 +163,8 @@ def on_event(
         if event.kind == "result_chunk":
             session.assembly.add(job_id, event.body, replayed=event.source_seq is not None)
     seq = _hand_out(session, envelope, job_id, job, event.source_seq)
-    client.happened(JobEmitted(job_id, seq, event.kind, event.ts, event.body, event.source_seq))
+    value = _taken_out(event.body) if event.kind == "status" else None
+    client.happened(JobEmitted(job_id, seq, event.kind, event.ts, event.body, event.source_seq, value))
 
 
 def on_result(
@@ -300,9 +311,8 @@ def _is_not_wanted(
 def _waits(session: ClientSession, envelope: wire.Envelope, job_id: JobId, *, observed: bool = False) -> bool:
     """Whether what came of a job that is not followed is kept back for the answer that makes it so."""
     seq, requests = envelope.event_seq, session.requests
-    if seq is None or not (
-        requests.wants_history(job_id) or (requests.unsure and job_id not in session.jobs)
-    ):
+    known = job_id in session.jobs or job_id in session.children  # No answer tells of a child.
+    if seq is None or not (requests.wants_history(job_id) or (requests.unsure and not known)):
         return False
     if not session.early.hold(job_id, envelope, observed=observed):
         return False
@@ -345,10 +355,12 @@ def _refused_by(
         return None if error.completed_at else requests.take_about(error.code, job_id)
     if error.request_id or error.code in OF_THE_CONNECTION or error.source_seq is not None:
         return None
+    if error.completed_at and job_id in session.children:
+        return None  # The end of a child, which was never accepted.
     if job_id in session.early or (error.completed_at and job_id and requests.wants_history(job_id)):
         return None  # The end of a history that came before its answer.
-    if error.completed_at and envelope.event_seq is not None and requests.unsure:
-        return None  # The end of a job whose acceptance was lost.
+    if error.completed_at and envelope.event_seq is not None and (requests.unsure or session.restored):
+        return None  # The end of a job whose acceptance was lost, or of a child that nobody knows any more.
     return None if requests.repeated(envelope.id, job_id) else requests.take_refused(error.code, job_id)
 
 
@@ -397,6 +409,21 @@ def _hand_out(
     if seq:
         session.acks.handed_out(seq, job_id, len(envelope.payload) + EVENT_BYTES, job, home)
     return seq
+
+
+def _credentials(answer: messages.Accepted | messages.Subscribed) -> list[Credential] | None:
+    return None if answer.credentials is None else [Credential.of_wire(one) for one in answer.credentials]
+
+
+def _taken_out(body: dict[str, Any]) -> Secret | None:
+    """The new value of a credential, which is no longer in the body of the event (§9.8.2)."""
+    if body.get("phase") != ROTATED:
+        return None
+    details = body.get("details")
+    if isinstance(details, dict) and details.pop("value", None) is not None and details.keys() <= {"id"}:
+        del body["details"]  # It repeats what stands beside it.
+    value = body.pop("value", None)
+    return Secret(value) if isinstance(value, str) else None
 
 
 def _expiry(answer: messages.Accepted | messages.Subscribed) -> str | None:

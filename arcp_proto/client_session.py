@@ -36,6 +36,7 @@ class ClientSession:
         "agents",
         "assembly",
         "attached",
+        "children",
         "closing",
         "early",
         "ended",
@@ -93,6 +94,8 @@ class ClientSession:
         self.jobs: dict[JobId, FollowedJob] = {}
         self.ended: dict[JobId, None] = {}
         """The last jobs that have ended, oldest first: what still comes of them is not theirs."""
+        self.children: dict[JobId, None] = {}
+        """The last jobs that a job has announced as its children: what they do comes without an answer."""
         self.unwanted: dict[JobId, int | None] = {}
         """Jobs that are observed no longer: how much had been asked for then; None: the runtime was told."""
         self.early = Early(limits.history_events, limits.gap_bytes)
@@ -153,6 +156,12 @@ class ClientSession:
         self.ended[job_id] = None
         if len(self.ended) > self._ended_limit:
             del self.ended[next(iter(self.ended))]
+
+    def announced(self, job_id: JobId) -> None:
+        """A `delegate` event has named a child (§10)."""
+        self.children[job_id] = None
+        if len(self.children) > self._ended_limit:
+            del self.children[next(iter(self.children))]
 
     def forget_job(self, job_id: JobId) -> None:
         """Nothing more of a job is waited for."""

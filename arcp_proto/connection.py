@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from . import wire
+from .buckets import Window
 from .controls import Controls
+from .credentials import shown, with_credentials
 from .errors import LocalProtocolError, Refusal, ensure
-from .ids import SECOND, JobId, SessionId, control_id_prefix
+from .ids import JobId, SessionId, control_id_prefix
 from .limits import MAX_ID_LENGTH
 from .lines import LineSplitter
 from .messages import TYPE_OF
@@ -88,13 +90,12 @@ class Connection:
         self._control = Controls()
         self._held: deque[bytes | None] = deque()
         self._held_bytes = 0
-        self._unread = False
+        self._unread = self.paused = False  # The driver, or the machine, does not read it for a while.
         self._lines = LineSplitter()
         self._greeted = False
         self._id_prefix = control_id_prefix(machine.entropy.bits(self.scope, "control"))
         self._id_count = 0
-        self._bad_since = machine.now
-        self._bad_count = 0
+        self._bad = Window(machine.now)
 
     def __repr__(self) -> str:
         return f"<Connection {self.number} {self.phase.value} {self.framing.value}>"
@@ -196,7 +197,8 @@ class Connection:
     @property
     def _holds_more(self) -> bool:
         limits = self._machine.limits
-        return len(self._held) < limits.held_messages and self._held_bytes < limits.held_bytes
+        full = len(self._held) >= limits.held_messages or self._held_bytes >= limits.held_bytes
+        return not (full or self.paused)
 
     # For the machine.
 
@@ -215,12 +217,12 @@ class Connection:
         self._id_count += 1
         return f"{self._id_prefix}{self._id_count:010d}"
 
-    def open(self, session: Session | None, cursor: int = 0) -> None:
-        """The handshake is over: the whole message limit, and the session's log from `cursor` on."""
+    def open(self, session: Session | None, cursor: int = 0, ids: str = "") -> None:
+        """The handshake is over: the whole message limit, the log from `cursor` on; `ids` begin so now."""
         self.phase = Phase.OPEN
         self.session = session
-        if session is not None:
-            self.session_id = session.id
+        self.session_id = self.session_id if session is None else session.id
+        self._id_prefix = ids or self._id_prefix
         self.message_limit = self._machine.limits.message
         self._cursor = cursor
 
@@ -260,11 +262,14 @@ class Connection:
         return message_id
 
     def answer(self, reply: Reply, job: Job | None) -> None:
-        """Queue an answer that is kept, at its place among the events (§6.3)."""
+        """Queue an answer that is kept, at its place among the events (§6.3), with current credentials."""
+        payload = reply.payload
+        if job is not None and job.credentials and self.session is not None:
+            payload = with_credentials(payload, shown(job, self.session))
         envelope = wire.control_envelope(
             self.fresh_id(),
             reply.message_type,
-            reply.payload,
+            payload,
             session_id=self.session_id,
             job_id=reply.job_id,
             trace_id=None if job is None else job.terms.trace.trace_id,
@@ -293,7 +298,7 @@ class Connection:
     def release_held(self) -> None:
         """Handle what was held while the hello was being verified."""
         self.heard_at = self._machine.now
-        while self._held and self.phase is Phase.OPEN:
+        while self._held and self.phase is Phase.OPEN and not self.paused:
             message = self._held.popleft()
             self._held_bytes -= len(message or b"")
             self._machine.receive_message(self, message)
@@ -301,10 +306,7 @@ class Connection:
 
     def count_bad(self, refusal: Refusal) -> None:
         """One more unreadable or unknown message; too many a second make the refusal fatal (§1)."""
-        if self._machine.now - self._bad_since >= SECOND:
-            self._bad_since, self._bad_count = self._machine.now, 0
-        self._bad_count += 1
-        if self._bad_count > self._machine.limits.bad_messages:
+        if self._bad.count(self._machine.now) > self._machine.limits.bad_messages:
             refusal.fatal = True
 
     def skip_to(self, seq: int) -> None:
@@ -362,7 +364,7 @@ class Connection:
         self._accept(line)
 
     def _accept(self, message: bytes | None) -> None:
-        if self.phase is Phase.AUTHENTICATING:
+        if self.phase is Phase.AUTHENTICATING or self.paused:
             self._held.append(message)
             self._held_bytes += len(message or b"")
         else:
@@ -419,10 +421,8 @@ class Connection:
         return bool(self._urgent) and (self._greeted or self._control.first is None)
 
     def _may_pull_control(self) -> bool:
-        first = self._control.first
-        if first is None:
-            return False
-        return first.after <= self._cursor and first.records <= self._machine.persisted_count
+        first, persisted = self._control.first, self._machine.persisted_count
+        return first is not None and first.after <= self._cursor and first.records <= persisted
 
     def _pull_urgent(self, pulled: list[bytes], limit: int) -> None:
         while self._may_pull_urgent() and len(pulled) < limit:
@@ -440,7 +440,8 @@ class Connection:
         prefix, session_id, seq = session.id_prefix, session.id_bytes, self._cursor
         for entry in session.log.between(self._cursor, upto):
             seq += 1
-            envelope = wire.event_envelope(entry.head, prefix, session_id, seq, entry.payload, entry.source)
+            payload = entry.payload if entry.rotated is None else entry.rotated.complete(entry.payload)
+            envelope = wire.event_envelope(entry.head, prefix, session_id, seq, payload, entry.source)
             pulled.append(envelope)
             left -= len(envelope)
             if left <= 0:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from . import retention, wire
 from .applying import number
+from .credentials import takes
 from .events import FEATURE_OF_KIND, Status
 from .job import Job
 from .records import Delivered, Published
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 
-def publish(runtime: Runtime, job: Job, kind: str, body: bytes) -> None:
-    """Number one event in every session that gets the job and takes its kind (§8.3)."""
+def publish(runtime: Runtime, job: Job, kind: str, body: bytes, taken_as: str = "") -> None:
+    """Number one event in every session that gets the job and takes its kind, or `taken_as` (§8.3)."""
     payload = wire.open_event(kind, runtime.time_text(), body)
+    kind = taken_as or kind
     if runtime.journaling:
         runtime.commit(Published(job.id, kind, payload))
     else:
@@ -36,7 +38,7 @@ def spread(runtime: Runtime, job: Job, feature: str | None) -> None:
         sent_to(runtime, home)
     if job.observers:
         for session in list(job.observers.values()):
-            if feature is None or feature in session.features:
+            if feature is None or takes(job, session, feature):
                 sent_to(runtime, session)
     if runtime.holdings.over:
         retention.make_room(runtime)

@@ -64,13 +64,14 @@ class LocalProtocolError(Exception):
 class Denied(Exception):
     """An agent's operation was refused (§9.3); raised into the agent, before anything happened.
 
-    An agent that lets it pass ends its job with `code`.
+    An agent that lets it pass ends its job with `code`, and `details` if there are any.
     """
 
-    def __init__(self, code: ErrorCode, message: str) -> None:
+    def __init__(self, code: ErrorCode, message: str, details: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.details = details
 
     @property
     def retryable(self) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
 
 from . import wire
+from .budget import to_json
 from .errors import LocalProtocolError
 
 UNSET = msgspec.UNSET
@@ -137,8 +139,18 @@ _OPTIONAL: Final[Mapping[str, frozenset[str]]] = {
 }
 """Fields whose None means that they are absent."""
 
-FEATURE_OF_KIND: Final[Mapping[str, str]] = {"progress": "progress", "result_chunk": "result_chunk"}
-"""Kinds that a session only gets when it negotiated the feature (§6.2)."""
+REMAINING: Final = "cost.budget.remaining"
+"""The metric that tells a counter of the budget, which only the runtime emits (§9.6)."""
+
+COST_PREFIX: Final = "cost."
+"""How the names of metrics begin that spend a budget (§9.6)."""
+
+FEATURE_OF_KIND: Final[Mapping[str, str]] = {
+    "progress": "progress",
+    "result_chunk": "result_chunk",
+    REMAINING: "cost.budget",
+}
+"""Kinds, and one metric, that a session only gets when it negotiated the feature (§6.2)."""
 
 LEVELS: Final[Mapping[str, str]] = {
     "debug": "debug",
@@ -162,12 +174,9 @@ SYNONYMS: Final[Mapping[str, Mapping[str, str]]] = {
 
 VENDOR_PREFIX: Final = "x-vendor."
 
-
-def check_metric(body: Body | Mapping[str, Any]) -> None:
-    """Raise LocalProtocolError for a metric that is the runtime's own (§9.6)."""
-    name = body.get("name") if isinstance(body, Mapping) else getattr(body, "name", None)
-    if name == "cost.budget.remaining":
-        raise LocalProtocolError("only the runtime emits cost.budget.remaining (§9.6)")
+_MAX_DIGITS: Final = 308
+_MAX_DECIMALS: Final = 64
+"""Of a Decimal: what peers can hold, and nobody wants more of."""
 
 
 def is_vendor_kind(kind: str) -> bool:
@@ -197,9 +206,70 @@ def encode_body(kind: str, body: Body | Mapping[str, Any]) -> bytes:
     """An agent's body of `kind` as JSON, checked; raises LocalProtocolError."""
     if isinstance(body, Mapping):
         return _encode_mapping(kind, body)
+    _check_kind(kind, body)
+    return wire.encode_checked(_checked(kind, msgspec.structs.asdict(body)))
+
+
+def read_tool_call(body: Body | Mapping[str, Any]) -> tuple[str, str]:
+    """The tool and the call id of a tool call that was encoded."""
+    fields = _fields_of("tool_call", body)
+    return fields["tool"], fields["call_id"]
+
+
+def read_delegate(body: Body | Mapping[str, Any]) -> str:
+    """The agent of a delegate event that was encoded."""
+    agent: str = _fields_of("delegate", body)["agent"]
+    return agent
+
+
+def read_metric(body: Body | Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a metric, checked; raises LocalProtocolError, also for one that is the runtime's own.
+
+    A Decimal as its value is kept, to be written digit by digit.
+    """
+    fields = _fields_of("metric", body)
+    if fields.get("name") == REMAINING:
+        raise LocalProtocolError(f"only the runtime emits {REMAINING} (§9.6)")
+    value = fields.get("value")
+    if not isinstance(value, Decimal):
+        wire.check_value(fields)
+        _checked("metric", fields)
+        return fields
+    exponent = value.as_tuple().exponent
+    if not isinstance(exponent, int) or exponent < -_MAX_DECIMALS or value.adjusted() > _MAX_DIGITS:
+        raise LocalProtocolError("value is not finite, or has too many digits")
+    rounded = {**fields, "value": float(value)}
+    wire.check_value(rounded)
+    _checked("metric", rounded)
+    return fields
+
+
+def encode_metric(fields: dict[str, Any], exact: Decimal | None = None) -> bytes:
+    """A metric that was read, as JSON: its value as `exact` says, if given; a Decimal digit by digit."""
+    value = fields["value"] if exact is None else exact
+    return wire.encode_checked({**fields, "value": to_json(value)} if isinstance(value, Decimal) else fields)
+
+
+def _fields_of(kind: str, body: Body | Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a body under the draft's names, without those that are absent."""
+    if not isinstance(body, Mapping):
+        _check_kind(kind, body)
+        body = msgspec.structs.asdict(body)
+    return _present(kind, body)
+
+
+def _present(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    optional = _OPTIONAL[kind]
+    return {
+        name: value
+        for name, value in with_draft_names(kind, body).items()
+        if value is not None or name not in optional
+    }
+
+
+def _check_kind(kind: str, body: Body) -> None:
     if KINDS.get(type(body)) != kind:
         raise LocalProtocolError(f"a {type(body).__name__} is no body of the kind {kind!r}")
-    return wire.encode_checked(_checked(kind, msgspec.structs.asdict(body)))
 
 
 def _encode_mapping(kind: str, body: Mapping[str, Any]) -> bytes:
@@ -207,11 +277,7 @@ def _encode_mapping(kind: str, body: Mapping[str, Any]) -> bytes:
         if not is_vendor_kind(kind):
             raise LocalProtocolError(f"{kind!r} is no event kind; others are x-vendor.<vendor>.<name>")
         return wire.encode_value(dict(body))
-    fields = {
-        name: value
-        for name, value in with_draft_names(kind, body).items()
-        if value is not None or name not in _OPTIONAL[kind]
-    }
+    fields = _present(kind, body)
     wire.check_value(fields)
     checked = _checked(kind, fields)
     if isinstance(checked, Log):
@@ -237,6 +303,8 @@ def _check_body(body: Any) -> None:
             if level is None:
                 raise LocalProtocolError(f"{body.level!r} is no log level: debug, info, warn or error")
             body.level = level
+        case Status(phase="credential_rotated"):
+            raise LocalProtocolError("only the runtime tells of a rotation (§9.8.2)")
         case Metric():
             _check_number("value", body.value)
             if body.name.startswith("cost.") and body.value < 0:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from . import messages, wire
+from . import caps, messages, wire
+from .audit import note
 from .connection import Connection, Phase
+from .credentials import FEATURE
 from .errors import ErrorCode, Refusal
-from .ids import SECOND, Principal, SessionId, Time, ulid
-from .machine import found
+from .ids import SECOND, Principal, SessionId, Time, control_id_prefix, ulid
+from .machine import cut, found
 from .observing import feed_soon
 from .output import Authenticate
 from .quirks import recognise
@@ -62,7 +64,8 @@ def on_hello(
         raise Refusal(ErrorCode.INTERNAL_ERROR, SHUTTING_DOWN)
     runtime.timers.disarm(TimerKind.HELLO, connection.number)
     offered = frozenset(hello.capabilities.features)
-    features = [name for name in runtime.features if name in offered]
+    secret = connection.secure and hello.auth.scheme != ANONYMOUS  # Whoever is nobody has no money either.
+    features = [name for name in runtime.features if name in offered and (secret or name != FEATURE)]
     quirk = recognise(envelope) if runtime.config.quirks else ""
     pending = Pending(connection, envelope, features, quirk, hello.resume)
     if hello.auth.scheme == ANONYMOUS and runtime.config.anonymous:
@@ -84,7 +87,7 @@ def on_resume(
         return
     session = _find(runtime, asked)
     if session is None:
-        raise _not_resumed()
+        raise _not_resumed(runtime, pending, asked, "the token")
     if session.anonymous:
         _resume(runtime, pending, asked, session.principal)
         return
@@ -100,17 +103,14 @@ def finish(
     runtime.timers.disarm(TimerKind.AUTHENTICATION, connection.number)
     connection.answering = pending.envelope
     try:
-        if failed:
-            raise Refusal(ErrorCode.INTERNAL_ERROR, "authentication failed by itself")
-        if pending.principal is not None and principal != pending.principal:
-            raise _not_resumed()
-        if principal is None or (expires is not None and expires <= runtime.wall):
-            raise Refusal(ErrorCode.UNAUTHENTICATED, "the token is not valid")
+        principal = _verified(runtime, pending, principal, expires, failed=failed)
+        caps.check_connections(runtime, principal)
         if pending.resume is not None:
             _resume(runtime, pending, pending.resume, principal)
         elif runtime.draining:
             raise Refusal(ErrorCode.INTERNAL_ERROR, SHUTTING_DOWN)
         else:
+            caps.make_room(runtime, principal, anonymous=False)
             _open(runtime, pending, principal)
     except Refusal as refusal:
         runtime.refuse(connection, refusal)
@@ -123,6 +123,28 @@ def finish(
     connection.release_held()
 
 
+def _verified(
+    runtime: Runtime,
+    pending: Pending,
+    principal: Principal | None,
+    expires: Time | None,
+    *,
+    failed: bool,
+) -> Principal:
+    """Who it is; raises Refusal for nobody."""
+    connection, resume = pending.connection, pending.resume
+    if failed:
+        caps.failed(runtime, connection, "the verifier")
+        raise Refusal(ErrorCode.INTERNAL_ERROR, "authentication failed by itself")
+    if pending.principal is not None and resume is not None and principal != pending.principal:
+        raise _not_resumed(runtime, pending, resume, "the host")
+    if principal is None or (expires is not None and expires <= runtime.wall):
+        reason = "the token" if principal is None else "expired"
+        caps.failed(runtime, connection, reason, guessed=principal is None)
+        raise Refusal(ErrorCode.UNAUTHENTICATED, "the token is not valid")
+    return principal
+
+
 def watch_expiry(runtime: Runtime, connection: Connection) -> None:
     """Look again when the authentication expires, by the wall clock as it is now."""
     expires_at = None if connection.admission is None else connection.admission.expires_at
@@ -133,6 +155,14 @@ def watch_expiry(runtime: Runtime, connection: Connection) -> None:
 
 def expire(runtime: Runtime, connection: Connection) -> None:
     """The authentication has expired: the session is resumed with a fresh one, or not (§6.1)."""
+    session = found(connection.session, "only an open connection expires")
+    note(
+        runtime,
+        "authentication_expired",
+        session.principal,
+        peer=connection.peer,
+        session_id=session.id,
+    )
     message = "the authentication has expired: resume with a fresh token"
     runtime.refuse(connection, Refusal(ErrorCode.UNAUTHENTICATED, message, fatal=True))
 
@@ -151,11 +181,13 @@ def prove(runtime: Runtime, connection: Connection, session: Session) -> None:
 def _enter_anonymously(runtime: Runtime, pending: Pending) -> None:
     connection, resume = pending.connection, pending.resume
     if resume is None:
+        caps.make_room(runtime, Principal(""), anonymous=True)
         _open(runtime, pending, _nobody_else(runtime, connection), anonymous=True)
         return
     session = _find(runtime, resume)
     if session is None or not session.anonymous:
-        raise _not_resumed()
+        reason = "the token" if session is None else "the principal"
+        raise _not_resumed(runtime, pending, resume, reason)
     _resume(runtime, pending, resume, session.principal)
 
 
@@ -168,7 +200,10 @@ def _nobody_else(runtime: Runtime, connection: Connection) -> Principal:
 
 def _authenticate(runtime: Runtime, pending: Pending, auth: messages.Auth, client: messages.Peer) -> None:
     if auth.scheme != "bearer" or not auth.token:
+        caps.failed(runtime, pending.connection, "the scheme")
         raise Refusal(ErrorCode.UNAUTHENTICATED, "a bearer token is required")
+    if pending.resume is None or _find(runtime, pending.resume) is None:
+        caps.check_failures(runtime, pending.connection)  # Nobody guesses the token of a session.
     _ask(runtime, pending, Authenticate(0, pending.connection, auth.scheme, Secret(auth.token), client))
 
 
@@ -203,16 +238,21 @@ def _resume(runtime: Runtime, pending: Pending, resume: messages.Resume, princip
     connection, cursor = pending.connection, resume.last_event_seq
     session = _find(runtime, resume)
     if session is None or session.principal != principal:
-        raise _not_resumed()
+        reason = "the token" if session is None else "the principal"
+        raise _not_resumed(runtime, pending, resume, reason, principal)
     digest, log = Secret(resume.resume_token).digest(), session.log
     if cursor > log.last:
+        _note_refused(runtime, pending, resume, "ahead", principal)
         raise Refusal(
             ErrorCode.INVALID_REQUEST, f"last_event_seq {cursor} is above the last event, {log.last}"
         )
     if cursor < log.first - 1:
         if session.connection is None and session.tokens[-1] == digest:
             end_session(runtime, session.id)  # Nobody else can ask for less.
-        raise _not_resumed()
+        raise _not_resumed(runtime, pending, resume, "evicted", principal)
+    if FEATURE in session.features and not connection.secure:
+        message = "a session with credentials is resumed over a secure connection only"
+        raise Refusal(ErrorCode.PERMISSION_DENIED, message, fatal=True)
     if session.tokens[0] != digest:
         runtime.commit(TokenProven(session.id, digest))
     _take_over(runtime, session, connection)
@@ -229,6 +269,14 @@ def _take_over(runtime: Runtime, session: Session, connection: Connection) -> No
     runtime.timers.disarm(TimerKind.RESUME_WINDOW, session.id)
     old, session.connection = session.connection, connection
     if old is not None:
+        note(
+            runtime,
+            "takeover",
+            session.principal,
+            peer=connection.peer,
+            session_id=session.id,
+            superseded_peer=old.peer,
+        )
         runtime.set_paused(session, paused=False)
         superseded = Refusal(
             ErrorCode.UNAUTHENTICATED,
@@ -239,7 +287,19 @@ def _take_over(runtime: Runtime, session: Session, connection: Connection) -> No
         runtime.refuse(old, superseded)
 
 
-def _not_resumed() -> Refusal:
+def _note_refused(
+    runtime: Runtime, pending: Pending, resume: messages.Resume, reason: str, principal: str
+) -> None:
+    session_id = None if resume.session_id is None else cut(resume.session_id)
+    peer = pending.connection.peer
+    note(runtime, "resume_refused", principal, peer=peer, session_id=session_id, reason=reason)
+
+
+def _not_resumed(
+    runtime: Runtime, pending: Pending, resume: messages.Resume, reason: str, principal: str = ""
+) -> Refusal:
+    """The one refusal, whyever; `reason` is for the host alone."""
+    _note_refused(runtime, pending, resume, reason, principal)
     return Refusal(ErrorCode.RESUME_WINDOW_EXPIRED, NOT_RESUMED, fatal=True, details={"final": True})
 
 
@@ -262,7 +322,10 @@ def _welcome(runtime: Runtime, pending: Pending, session: Session, cursor: int) 
     runtime.commit(TokenIssued(session.id, digest, cursor))
     replies = pending.resume is not None and pending.resume.replies
     connection.admission = Admission(digest, cursor, replies)
-    connection.open(session, cursor)
+    runtime.caps.let_in(connection, session, runtime.now)
+    # From here on ids are the principal's: whoever else connects does not change them.
+    ids = control_id_prefix(runtime.entropy.bits(runtime.scope(session.principal), "control"))
+    connection.open(session, cursor, ids)
     heartbeat = config.heartbeat_interval_sec if "heartbeat" in session.features else None
     features = [name for name in runtime.features if name in session.features]
     welcome = messages.Welcome(

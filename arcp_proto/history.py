@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from .ages import Ages
+from .credentials import FEATURE
 from .events import FEATURE_OF_KIND
 from .ids import JobId, Time
 
-_FEATURES: Final[Sequence[str | None]] = (None, *dict.fromkeys(FEATURE_OF_KIND.values()))
+_FEATURES: Final[Sequence[str | None]] = (None, *dict.fromkeys(FEATURE_OF_KIND.values()), FEATURE)
 _CODES: Final = {feature: code for code, feature in enumerate(_FEATURES)}
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from decimal import Decimal
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from . import wire
+from .budget import Budget, Hold
 from .errors import ensure
+from .grants import Grants
 from .history import History
 from .ids import JobId, Principal, SessionId, Time
 from .inventory import qualified
+from .times import parse_time
 from .trace import TraceContext, extensions_json
 
 if TYPE_CHECKING:
+    from .credentials import Held
+    from .outcome import Ending
     from .session import Session
 
 
@@ -71,6 +75,12 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     fingerprint: bytes | None = None
     """Of what was submitted under the key (§7.2)."""
+    parent_job_id: JobId | None = None
+    """The job that delegated it; `session_id` is then the submitting session of the root (§10)."""
+    depth: int = 0
+    """How many jobs are above it."""
+    credentials: bool = False
+    """Whether it gets provisioned credentials (§9.8)."""
 
 
 class Stream(msgspec.Struct):
@@ -82,7 +92,8 @@ class Stream(msgspec.Struct):
     size: int = 0
     """Decoded bytes so far."""
     inline: list[str | bytes] | None = None
-    """All of it, for a submitting session without `result_chunk`; None once it is too large for that."""
+    """All of it, for a submitting session without `result_chunk`, or for whoever delegated the job; None once
+    it is too large for that."""
 
 
 class End(msgspec.Struct, frozen=True):
@@ -105,35 +116,54 @@ class Job:
     `number` counts jobs by acceptance. `home` is the submitting session while it lives and the job runs,
     `observers` are the other sessions that get its events live, `behind` those that still get its history.
     `home_seq` is the home number of the last
-    event; `submitters` are the sessions that were answered `job.accepted`, and may cancel it.
+    event; `submitters` are the sessions that were answered `job.accepted`, and may cancel it. `parent` is the
+    job that delegated it and `children` those that it delegated, as long as they have not ended (§10).
     """
 
     __slots__ = (
+        "_grants",
         "attempt",
         "behind",
         "budget",
+        "children",
+        "credentials",
         "end",
+        "ending",
+        "expired",
+        "expires",
         "extensions",
         "heads",
         "history",
+        "hold_count",
+        "holds",
         "home",
         "home_seq",
         "input",
         "number",
         "observers",
         "outcome",
+        "parent",
         "paused",
         "status",
         "stream",
         "streamed",
         "submitters",
         "terms",
+        "then",
     )
 
-    def __init__(self, number: int, terms: Terms, budget: dict[str, Decimal]) -> None:
+    def __init__(self, number: int, terms: Terms, budget: Budget) -> None:
         self.number = number
         self.terms = terms
         self.budget = budget
+        self.holds: dict[int, Hold] = {}
+        """What the agent has reserved and not settled, by its number."""
+        self.hold_count = 0
+        self.expires: Time | None = None if terms.expires_at is None else parse_time(terms.expires_at)
+        """When its lease ends, Unix time in nanoseconds."""
+        self.expired = False
+        """Its lease has ended: it stays so, wherever the wall clock goes (§9.5)."""
+        self._grants: Grants | None = None
         self.extensions = extensions_json(terms.trace, terms.span_id)
         self.status = Status.PENDING
         self.outcome: Outcome | None = None
@@ -152,6 +182,14 @@ class Job:
         self.behind: dict[SessionId, Session] = {}
         self.submitters: dict[SessionId, None] = {}
         self.heads: dict[tuple[str, bool], bytes] = {}
+        self.parent: Job | None = None
+        self.children: dict[JobId, Job] = {}
+        self.credentials: dict[str, Held] = {}
+        """Its provisioned credentials by their ids, while they are valid."""
+        self.ending: Ending | None = None
+        """Its terminal, which waits for their revocation."""
+        self.then: Callable[[], None] | None = None
+        """How it ends once its children have: its agent is over, and has said so."""
 
     @property
     def id(self) -> JobId:
@@ -162,6 +200,32 @@ class Job:
         """`name@version`, or the name of an agent without versions (§7.5)."""
         return qualified(self.terms.agent, self.terms.version)
 
+    def adopt(self, child: Job) -> None:
+        """It has delegated this job, which has not ended."""
+        child.parent = self
+        self.children[child.id] = child
+
+    @property
+    def root(self) -> Job:
+        """The job at the top of its tree, which a client submitted (§10)."""
+        job = self
+        while job.parent is not None:
+            job = job.parent
+        return job
+
+    def descendants(self) -> Iterator[Job]:
+        """Its children and theirs that have not ended, leaves before branches."""
+        for child in list(self.children.values()):
+            yield from child.descendants()
+            yield child
+
+    @property
+    def grants(self) -> Grants:
+        """Its lease, compiled."""
+        if self._grants is None:
+            self._grants = Grants.of(self.terms.lease)
+        return self._grants
+
     @property
     def ended(self) -> bool:
         """Whether its terminal is out."""
@@ -171,6 +235,8 @@ class Job:
         """Go on in the lifecycle."""
         ensure(status in LIFECYCLE[self.status], f"a job does not go from {self.status} to {status}")
         self.status = status
+        if self.ended:
+            self._grants = None  # Compiled patterns are larger than all else that an ended job keeps.
 
     def head(self, message_type: str, *, observed: bool = False) -> bytes:
         """The template that all numbered envelopes of one type of this job share, at home or elsewhere."""

@@ -112,6 +112,44 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of them."""
     running_jobs: int = 1_000
     """Jobs that have not stopped, in all."""
+    principal_jobs: int = 500
+    """Of one principal, and of all clients without a name together: nobody has all of them."""
+    requests_per_sec: int = 1_000
+    """Requests of one connection, after twice as many at once; nghttp2 takes 1,000 streams and their resets
+    at once (CVE-2023-44487)."""
+    principal_requests_per_sec: int = 4_000
+    """Requests on all connections of one principal, after twice as many at once."""
+    over_rate: int = 10
+    """How long a connection may go on asking too much, before it is closed."""
+    sessions: int = 64
+    """Of one principal, detached ones included (§14)."""
+    anonymous_sessions: int = 1_000
+    """Of all clients without a name together, each of which is a principal of its own."""
+    idle_session: int = 3_600
+    """After so long with nothing but ping and pong an attached session may end for another one."""
+    connections: int = 128
+    """Of one principal, from the welcome until they are gone: of each session one, and one that closes."""
+    early_connections: int = 1_000
+    """Connections before their welcome, half of them at most from one place; a listener's queue is 1,024."""
+    failed_authentications: int = 20
+    """From one place at once, and then in a minute (OpenSSH drops after 6 in one connection, and 10 to 100
+    connections that have not authenticated)."""
+    peers: int = 10_000
+    """Places whose failed authentications are counted; the longest quiet one is forgotten for another."""
+    delegation_depth: int = 8
+    """Jobs above one that is delegated; one more is refused (§10)."""
+    children: int = 64
+    """Jobs of one parent that have not ended."""
+    descendants: int = 256
+    """Jobs below one that a client submitted that have not ended."""
+    issue: int = 30
+    """From the request for credentials to their coming; a submit waits for them (§9.8)."""
+    waiting_submits: int = 64
+    """Submits of one session that wait for credentials, or behind such; more are refused."""
+    revocation: int = 2
+    """From the end of a job to its terminal, while its credentials are being revoked."""
+    revocation_pause: int = 300
+    """The longest pause between two attempts to revoke a credential; they begin with a second."""
     requests: int = 500
     """Requests of one client that wait for their answers; half of `control_envelopes`."""
     gap: int = 1

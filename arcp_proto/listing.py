@@ -174,22 +174,29 @@ class Cursors:
 
     def write(self, principal: Principal, filter: Filter, number: int) -> str:
         """The cursor of a page that begins below `number`."""
-        place = number.to_bytes(_NUMBER_BYTES, "big")
         bound = wire.encode_checked((number, principal.encode("utf-8", "surrogatepass"), filter))
         tag = hashlib.blake2b(bound, key=self._key, digest_size=_TAG_BYTES, person=b"arcp-cursor").digest()
+        place = self._hidden(number.to_bytes(_NUMBER_BYTES, "big"), tag)
         return base64.urlsafe_b64encode(place + tag).decode()
 
     def read(self, cursor: str, principal: Principal, filter: Filter) -> int:
         """The number of a cursor; raises Refusal INVALID_REQUEST unless `write` made it of the same."""
         refusal = Refusal(ErrorCode.INVALID_REQUEST, "the cursor is not one of this listing and filter")
         try:
-            number = int.from_bytes(base64.urlsafe_b64decode(cursor)[:_NUMBER_BYTES], "big")
+            data = base64.urlsafe_b64decode(cursor)
+            number = int.from_bytes(self._hidden(data[:_NUMBER_BYTES], data[_NUMBER_BYTES:]), "big")
         except ValueError:
             raise refusal from None
         written = self.write(principal, filter, number).encode()
         if not hmac.compare_digest(written, cursor.encode("utf-8", "surrogatepass")):
             raise refusal
         return number
+
+    def _hidden(self, place: bytes, tag: bytes) -> bytes:
+        """A place as nobody can read it, or again as it is: it would tell how many jobs others have."""
+        tag = tag[:_TAG_BYTES]
+        pad = hashlib.blake2b(tag, key=self._key, digest_size=_NUMBER_BYTES, person=b"arcp-place").digest()
+        return bytes(a ^ b for a, b in zip(place, pad, strict=False))
 
 
 class _Numbers:

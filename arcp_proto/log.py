@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -10,16 +11,21 @@ from .ages import Ages
 from .errors import ensure
 from .ids import SessionId, Time
 
+if TYPE_CHECKING:
+    from .credentials import Rotated
+
 
 class Entry(msgspec.Struct, gc=False, frozen=True):
     """One event as every log holds it: the template of its head, and its payload without the last brace.
 
-    `source` is its home number in the log of an observer, and 0 at home (§7.6).
+    `source` is its home number in the log of an observer, and 0 at home (§7.6). `rotated` is what the payload
+    leaves out: the new value of a credential, as long as it is valid (§9.8.2).
     """
 
     head: bytes
     payload: bytes
     source: int = 0
+    rotated: Rotated | None = None
 
 
 class Run(msgspec.Struct, gc=False):
@@ -64,6 +70,11 @@ class Log:
     def oldest_at(self) -> Time | None:
         """When the first entry was numbered."""
         return self._ages.oldest
+
+    @property
+    def newest_at(self) -> Time:
+        """When the last event came, to a second; 0 before the first, also once all are released."""
+        return self._ages.newest
 
     def append(self, entry: Entry, at: Time) -> None:
         """Give the next number to an entry."""

@@ -62,6 +62,7 @@ class Machine(ABC):
         self._closing: list[Closing] = []
         self._events: list[Event] = []
         self._deadline: Deadline | None = None
+        self._resumed: list[Connection] = []
 
     # Outputs.
 
@@ -111,6 +112,8 @@ class Machine(ABC):
         self.enter(now, "handle_timer")
         for key in self.timers.pop_due(self.now):
             self._on_timer(key)
+        if self._resumed:
+            self._read_on()
         return self.leave()
 
     def wall_clock_set(self, unix: int, *, now: int) -> None:
@@ -302,6 +305,10 @@ class Machine(ABC):
         match key.kind:
             case TimerKind.HEARTBEAT:
                 self._look_at(self._live(connection))
+            case TimerKind.PAUSE:
+                connection = self._live(connection)
+                connection.paused = False
+                self._resumed.append(connection)
             case TimerKind.LINGER:
                 connection = self._live(connection)
                 self._closing.append(Closing(connection, CLOSE_GOING_AWAY, "linger", abort=True))
@@ -324,6 +331,12 @@ class Machine(ABC):
             quiet_since = self.now
         self.timers.arm(TimerKind.HEARTBEAT, connection.number, Time(min(lost_at, quiet_since + interval)))
 
+    def _read_on(self) -> None:
+        """Handle what was held while connections were not read: lines last, as a replay has them."""
+        resumed, self._resumed = self._resumed, []
+        for connection in sorted(resumed, key=lambda one: one.framing is Framing.LINES):
+            connection.release_held()
+
     def _disarm(self, connection: Connection) -> None:
         for kind in (
             TimerKind.HELLO,
@@ -331,6 +344,7 @@ class Machine(ABC):
             TimerKind.HEARTBEAT,
             TimerKind.EXPIRY,
             TimerKind.CLOSE,
+            TimerKind.PAUSE,
         ):
             self.timers.disarm(kind, connection.number)
 

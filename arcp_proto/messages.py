@@ -178,6 +178,20 @@ class ListJobs(msgspec.Struct, omit_defaults=True):
     cursor: str | None = None
 
 
+class Credential(_Guarded, omit_defaults=True):
+    """A provisioned credential (§9.8.1)."""
+
+    id: str
+    scheme: str
+    value: str
+    endpoint: str
+    profile: str | None = None
+    constraints: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"Credential(id={self.id!r}, scheme={self.scheme!r}, value=…, endpoint={self.endpoint!r})"
+
+
 class JobEntry(msgspec.Struct, omit_defaults=True):
     """One job of a `session.jobs` page."""
 
@@ -190,6 +204,7 @@ class JobEntry(msgspec.Struct, omit_defaults=True):
     last_event_seq: Count
     parent_job_id: str | None = None
     trace_id: str | None = None
+    credentials: list[Credential] | None = None
 
 
 class Jobs(msgspec.Struct):
@@ -213,20 +228,6 @@ class Submit(msgspec.Struct, omit_defaults=True):
     lease_constraints: LeaseConstraints | None = None
     idempotency_key: IdempotencyKey | None = None
     max_runtime_sec: int | None = None
-
-
-class Credential(_Guarded, omit_defaults=True):
-    """A provisioned credential (§9.8.1)."""
-
-    id: str
-    scheme: str
-    value: str
-    endpoint: str
-    profile: str | None = None
-    constraints: dict[str, Any] | None = None
-
-    def __repr__(self) -> str:
-        return f"Credential(id={self.id!r}, scheme={self.scheme!r}, value=…, endpoint={self.endpoint!r})"
 
 
 class Accepted(msgspec.Struct, omit_defaults=True):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from . import delivering, messages, wire
 from .answers import subscribed_of
+from .audit import note
 from .connection import Connection
 from .errors import ErrorCode, Refusal
 from .ids import MILLISECOND, JobId, Principal, Time
@@ -63,6 +64,7 @@ def on_subscribe(
 ) -> None:
     """`job.subscribe` (§7.6): the answer, then history if asked for, then live."""
     session = found(connection.session, "only an open connection gets here")
+    _note_decision(runtime, session, subscribe.job_id)
     job, right = visible_job(runtime, session.principal, subscribe.job_id)
     if right is not Right.OBSERVE:
         raise Refusal(ErrorCode.PERMISSION_DENIED, "this job may be listed, and not observed")
@@ -77,6 +79,22 @@ def on_subscribe(
     after = (subscribe.from_event_seq or 0) if subscribe.history else None
     observe(runtime, session, job, after)
     _answer(runtime, connection, session, envelope, job, after)
+
+
+def _note_decision(runtime: Runtime, session: Session, job_id: str) -> None:
+    """Who asked for whose job, and what it is told (§14)."""
+    job = runtime.jobs.get(JobId(job_id))
+    right = None if job is None else right_to(runtime, session.principal, job)
+    decisions = {Right.OBSERVE: "granted", Right.LIST: "list only", None: "not visible"}
+    note(
+        runtime,
+        "subscription",
+        session.principal,
+        session_id=session.id,
+        job_id=job_id,
+        owner=None if job is None else job.terms.principal,
+        decision="unknown" if job is None else decisions[right],
+    )
 
 
 def on_unsubscribe(
@@ -150,6 +168,14 @@ def revoke(runtime: Runtime) -> None:
     for session in runtime.sessions.values():
         for job in sorted(session.observed.values(), key=lambda job: job.number):
             if job.id in session.observed and right_to(runtime, session.principal, job) is not Right.OBSERVE:
+                note(
+                    runtime,
+                    "subscription_revoked",
+                    session.principal,
+                    session_id=session.id,
+                    job_id=job.id,
+                    owner=job.terms.principal,
+                )
                 why = "this job may not be observed any more"
                 runtime.commit(end_of(runtime, session, job, why))
                 runtime.delivered(session)

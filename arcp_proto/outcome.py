@@ -1,18 +1,22 @@
-"""How jobs end: the first outcome wins, and exactly one terminal is sent (§7.3, §7.4)."""
+"""How jobs end: the first outcome wins, and exactly one terminal is sent (§7.3, §7.4).
+
+A job ends after its children: they are stopped first, leaves before branches (§10).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from . import wire
+from . import revoking, spending, wire
 from .errors import RETRYABLE, ErrorCode
 from .ids import SECOND, Time
 from .job import Job, Outcome, Status
 from .machine import found
 from .messages import JobError, Result
-from .output import ResumeJob, StopJob
+from .output import ChildEnded, ResumeJob, StopJob
 from .records import JobEnded, OutcomeFixed
 from .timers import TimerKind
 
@@ -25,6 +29,8 @@ STATUS_OF: Final[dict[str, Status]] = {
 }
 """The final status of an error code; any other is `error`."""
 
+PARENT_ENDS: Final = "the job that delegated it ends"
+
 
 def outcome_of(
     code: str, message: str, *, retryable: bool | None = None, details: dict[str, Any] | None = None
@@ -36,15 +42,29 @@ def outcome_of(
 
 
 def fix_outcome(runtime: Runtime, job: Job, outcome: Outcome) -> None:
-    """Decide how an unfinished job ends, unless that is decided, and stop its agent."""
-    if job.outcome is not None or job.ended:
+    """Decide how an unfinished job ends, unless that is decided, and stop its children and its agent.
+
+    Once its agent has said how it ends, and it waits for its children only, nothing but a cancel counts.
+    """
+    decided = job.then is not None or job.ending is not None
+    if job.outcome is not None or job.ended or (decided and outcome.status is not Status.CANCELLED):
         return
+    stop_children(runtime, job)
     runtime.commit(OutcomeFixed(job.id, outcome))
     runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
+    runtime.timers.disarm(TimerKind.LEASE_EXPIRED, job.id)
     if job.id in runtime.running:
         stop_agent(runtime, job, outcome.message)
-    else:
-        end_with_error(runtime, job, outcome)
+    elif job.then is None:
+        job.then = lambda: end_with_error(runtime, job, outcome)
+        conclude(runtime, job)
+
+
+def stop_children(runtime: Runtime, job: Job) -> None:
+    """A job is to end: so are its children before it, and theirs before them (§10)."""
+    for child in list(job.children.values()):
+        details = {"parent_job_id": job.id}
+        fix_outcome(runtime, child, outcome_of(ErrorCode.CANCELLED, PARENT_ENDS, details=details))
 
 
 def stop_agent(runtime: Runtime, job: Job, reason: str) -> None:
@@ -56,13 +76,17 @@ def stop_agent(runtime: Runtime, job: Job, reason: str) -> None:
 
 def starts_again(runtime: Runtime, job: Job) -> bool:
     """Whether an unfinished job starts again, from its input, when the runtime is restarted."""
+    if job.then is not None or job.ending is not None:
+        return False  # Its agent is over, and only its end is not out.
     kept = job.input is not None and job.outcome is None and not job.streamed
     return kept and runtime.inventory.restartable(job.terms.agent)
 
 
 def grace_over(runtime: Runtime, job: Job) -> None:
     """The agent has not stopped in time: the terminal says so, and the agent counts on."""
-    if runtime.left(job):
+    for child in job.descendants():
+        grace_over(runtime, child)
+    if job.ended or runtime.left(job):
         return
     outcome = found(job.outcome, "a grace follows an outcome")
     details = {**(outcome.details or {}), "stopped": False}
@@ -71,9 +95,30 @@ def grace_over(runtime: Runtime, job: Job) -> None:
 
 def agent_ended(runtime: Runtime, job: Job, outcome: Outcome) -> None:
     """The agent is over: by the outcome that was fixed, else by this one."""
+    if runtime.left(job):
+        del runtime.running[job.id]
+    else:
+        agent_over(runtime, job, lambda: end_with_error(runtime, job, job.outcome or outcome))
+
+
+def agent_over(runtime: Runtime, job: Job, end: Callable[[], None]) -> None:
+    """The agent is over, and does not count any more: `end` its job, once its children have ended (§10)."""
     del runtime.running[job.id]
-    if not job.ended and not runtime.left(job):
-        end_with_error(runtime, job, job.outcome or outcome)
+    if job.ended:
+        return
+    runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
+    runtime.timers.disarm(TimerKind.LEASE_EXPIRED, job.id)
+    runtime.timers.disarm(TimerKind.GRACE, job.id)
+    stop_children(runtime, job)
+    job.then = end
+    conclude(runtime, job)
+
+
+def conclude(runtime: Runtime, job: Job) -> None:
+    """End a job that waits for its children only, if the last of them has ended."""
+    if job.then is not None and not job.children:
+        end, job.then = job.then, None
+        end()
 
 
 def end_with_error(runtime: Runtime, job: Job, outcome: Outcome) -> None:
@@ -90,25 +135,107 @@ def end_with_error(runtime: Runtime, job: Job, outcome: Outcome) -> None:
     if len(payload) > runtime.payload_limit(job):
         error.details = None
         payload = wire.encode_checked(error)
-    _end(runtime, job, outcome.status, "job.error", payload[:-1])
+    ended = JobEnded(job.id, outcome.status, "job.error", payload[:-1], runtime.unix)
+    _end(runtime, job, ended, how=outcome)
 
 
-def end_with_result(runtime: Runtime, job: Job, result: Result, inline: bytes | None = None) -> None:
-    """Send `job.result`, which fits; `inline` is its open payload for sessions that cannot read chunks."""
-    del runtime.running[job.id]
-    _end(runtime, job, Status.SUCCESS, "job.result", wire.encode_checked(result)[:-1], inline)
-
-
-def _end(
-    runtime: Runtime, job: Job, status: Status, message_type: str, payload: bytes, inline: bytes | None = None
+def end_with_result(
+    runtime: Runtime, job: Job, result: Result, inline: bytes | None = None, *, value: Any = None
 ) -> None:
+    """Send `job.result`, which fits; `inline` is its open payload for sessions that cannot read chunks.
+
+    `value` is the result for whoever delegated the job.
+    """
+    payload = wire.encode_checked(result)[:-1]
+    ended = JobEnded(job.id, Status.SUCCESS, "job.result", payload, runtime.unix, inline)
+    _end(runtime, job, ended, how=Returned(value, result.result_id, result.result_size))
+
+
+class Returned(NamedTuple):
+    """What a job returned: a JSON value, text or bytes; None for nothing, and for a stream that is too large.
+
+    `result_id` and `result_size` are those of a streamed result (§8.4).
+    """
+
+    value: Any
+    result_id: str | None
+    result_size: int | None
+
+
+class Ending(msgspec.Struct):
+    """The terminal of a job, and what its parent is told of it; `waits` for the revocation of credentials."""
+
+    ended: JobEnded
+    how: Outcome | Returned
+    waits: bool = True
+
+
+def _end(runtime: Runtime, job: Job, ended: JobEnded, how: Outcome | Returned) -> None:
+    """Let the terminal go once its credentials are revoked, or two seconds are over (§9.8.2)."""
+    if job.ending is not None:
+        job.ending = Ending(ended, how, job.ending.waits)
+        return
+    job.ending = Ending(ended, how)
+    revoking.begin(runtime, job)
+    release(runtime, job)
+
+
+def wait_over(runtime: Runtime, job: Job) -> None:
+    """The terminal waits no longer for revocation, whatever is still valid."""
+    found(job.ending, "a terminal that waits").waits = False
+    release(runtime, job)
+
+
+def release(runtime: Runtime, job: Job) -> None:
+    """Send the terminal of a job that is over, unless it waits for revocation, or for its children."""
+    ending = job.ending
+    if ending is None or job.children:
+        return
+    if ending.waits and revoking.under_way(runtime, job):
+        if runtime.timers.armed(TimerKind.REVOCATION_WAIT, job.id) is None:
+            at = Time(runtime.now + runtime.limits.revocation * SECOND)
+            runtime.timers.arm(TimerKind.REVOCATION_WAIT, job.id, at)
+        return
+    job.ending = None
+    runtime.timers.disarm(TimerKind.REVOCATION_WAIT, job.id)
+    _send(runtime, job, ending.ended, ending.how)
+
+
+def _send(runtime: Runtime, job: Job, ended: JobEnded, how: Outcome | Returned) -> None:
+    parent = job.parent
     takers = [*job.observers.values()] if job.home is None else [job.home, *job.observers.values()]
-    runtime.commit(JobEnded(job.id, status, message_type, payload, runtime.unix, inline))
+    runtime.commit(ended)
     for session in takers:
         runtime.delivered(session)
     runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
+    runtime.timers.disarm(TimerKind.LEASE_EXPIRED, job.id)
     runtime.timers.disarm(TimerKind.GRACE, job.id)
     if job.paused and job.id in runtime.running:
         runtime.request(ResumeJob(job.id))  # An agent that has not stopped finds that its job is over.
     job.paused = False
+    if parent is not None:
+        _tell_parent(runtime, job, parent, how)
     runtime.job_over(job)
+    if parent is not None:
+        conclude(runtime, parent)
+        release(runtime, parent)
+
+
+def _tell_parent(runtime: Runtime, job: Job, parent: Job, how: Outcome | Returned) -> None:
+    """What the child has left is back in the counters of its parent, whose agent is told how it ended."""
+    if not parent.ended:
+        own = job.budget.initial
+        spending.tell(runtime, parent, own, always=True)
+        # What the child had reserved of its parent's own money, and not settled, is spent by its end.
+        spending.tell(runtime, parent, [name for name in parent.budget.counters() if name not in own])
+    told = ChildEnded(parent.id, job.id, job.status.value)
+    if isinstance(how, Outcome):
+        told.code, told.message, told.retryable, told.details = (
+            how.code,
+            how.message,
+            how.retryable,
+            how.details,
+        )
+    else:
+        told.result, told.result_id, told.result_size = how
+    runtime.happened(told)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from .credentials import Credential
 from .ids import JobId, Principal, RequestId, SessionId, Time
 from .messages import AgentEntry, JobEntry, Peer
 from .secret import Secret
@@ -62,6 +63,8 @@ class StartJob(msgspec.Struct):
     """`traceparent` and, if there is one, `tracestate`, for the tools that the agent calls (§11)."""
     attempt: int = 1
     """1, and one more each time that the job was started again after a restart of the runtime."""
+    credentials: Sequence[Credential] = ()
+    """Those that it begins with; `Runtime.credentials_of` has the current ones."""
 
 
 class StopJob(msgspec.Struct):
@@ -73,6 +76,39 @@ class StopJob(msgspec.Struct):
     job_id: JobId
     reason: str
     kill_at: Time
+
+
+class IssueCredentials(msgspec.Struct):
+    """Ask the provisioner for credentials under `alias` (§9.8); answer with `Runtime.credentials_issued`.
+
+    They are to be bounded by the lease, by what the budget has left, and by `expires_at`. Whatever fails is
+    answered too, and without delay: a client waits.
+    """
+
+    alias: str
+    job_id: JobId
+    principal: Principal
+    agent: str
+    version: str | None
+    lease: Mapping[str, Sequence[str]]
+    budget: Mapping[str, str]
+    """Currency to amount, in decimal digits."""
+    expires_at: str | None
+    any_model: bool
+    """Every model is allowed; else those that the lease names (§9.7)."""
+    rotation: bool = False
+    """They take the place of others, which are revoked then."""
+
+
+class RevokeCredential(msgspec.Struct):
+    """Revoke all that is there under `alias`; answer with `Runtime.credential_revoked`.
+
+    `handles` are the provisioner's own names for it; without any the alias is the name. Nothing being there
+    is a success.
+    """
+
+    alias: str
+    handles: Sequence[str] = ()
 
 
 class PauseJob(msgspec.Struct, gc=False):
@@ -97,7 +133,9 @@ class Dial(msgspec.Struct, gc=False):
     attempt: int
 
 
-Request = Authenticate | StartJob | StopJob | PauseJob | ResumeJob | Dial
+Request = (
+    Authenticate | StartJob | StopJob | IssueCredentials | RevokeCredential | PauseJob | ResumeJob | Dial
+)
 
 
 class Closing(NamedTuple):
@@ -130,6 +168,33 @@ class Audit(msgspec.Struct):
     what: str
     principal: str
     facts: dict[str, Any]
+
+
+class ChildEnded(msgspec.Struct):
+    """A job that another had delegated has ended (§10); `code` is empty on success.
+
+    `result` is the value, or the text or bytes of a streamed result; None when that was too large to keep.
+    """
+
+    parent_id: JobId
+    job_id: JobId
+    final_status: str
+    result: Any = None
+    code: str = ""
+    message: str = ""
+    retryable: bool = False
+    details: dict[str, Any] | None = None
+    result_id: str | None = None
+    result_size: int | None = None
+
+
+class CredentialRotated(msgspec.Struct):
+    """What an agent has asked for with `rotate_credential` is done, or has failed: then there is a `code`."""
+
+    job_id: JobId
+    credential_id: str
+    code: str = ""
+    message: str = ""
 
 
 class RuntimeEnded(msgspec.Struct):
@@ -212,6 +277,8 @@ class Subscribed(msgspec.Struct):
     subscribed_from: int
     replayed: bool
     history_from: int | None
+    credentials: Sequence[Credential] | None = None
+    """The current ones; None: the answer does not show any."""
 
 
 class SubscriptionEnded(msgspec.Struct):
@@ -236,6 +303,8 @@ class JobAccepted(msgspec.Struct):
     budget: dict[str, Any]
     accepted_at: str
     trace_id: str | None
+    credentials: Sequence[Credential] | None = None
+    """The current ones; None: the answer does not show any."""
 
 
 class RequestRefused(msgspec.Struct):
@@ -250,7 +319,10 @@ class RequestRefused(msgspec.Struct):
 
 
 class JobEmitted(msgspec.Struct):
-    """One event of a job (§8.1); `source_seq` is its home number when the job is observed (§7.6)."""
+    """One event of a job (§8.1); `source_seq` is its home number when the job is observed (§7.6).
+
+    `value` is the new value of the credential that a `status credential_rotated` names: not in its body.
+    """
 
     job_id: JobId
     seq: int
@@ -258,6 +330,7 @@ class JobEmitted(msgspec.Struct):
     ts: str
     body: dict[str, Any]
     source_seq: int | None = None
+    value: Secret | None = None
 
 
 class CancelAnswered(msgspec.Struct):
@@ -308,6 +381,8 @@ class SessionClosed(msgspec.Struct):
 Event = (
     ConnectionEnded
     | Audit
+    | ChildEnded
+    | CredentialRotated
     | RuntimeEnded
     | Welcomed
     | Detached

@@ -44,6 +44,8 @@ class Quirk(msgspec.Struct, frozen=True, kw_only=True):
     """`cancelled` and `timed_out` come as `job.result`, without the reason."""
     result_as_output: bool = False
     """The inline result again as `output`."""
+    children: bool = True
+    """What children of its jobs do comes by itself; it can read that of no job without `job.accepted`."""
 
     def refusal_of(self, message_type: str) -> RefusalForm:
         """How a refused message of this type is answered."""
@@ -66,7 +68,12 @@ QUIRKS: Final[Mapping[str, Quirk]] = {
             cancel=RefusalForm.JOB_ERROR_BY_ID,
             other=RefusalForm.JOB_ERROR_BY_ID,
         ),
-        Quirk(name="typescript", submit=RefusalForm.JOB_ERROR_BY_TRACE, cancel=RefusalForm.NOTHING),
+        Quirk(
+            name="typescript",
+            submit=RefusalForm.JOB_ERROR_BY_TRACE,
+            cancel=RefusalForm.NOTHING,
+            children=False,
+        ),
         Quirk(
             name="pypi",
             submit=RefusalForm.ACCEPTED_THEN_ERROR,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -39,8 +40,17 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
         "job_stopped",
         "persisted",
         "shut_down",
+        "credentials_issued",
+        "credential_revoked",
+        "rotate_credential",
         "emit",
+        "authorize",
+        "reserve",
+        "settle",
+        "release",
+        "upstream_exhausted",
         "write_result",
+        "delegate",
         "finish",
         "fail",
         "handle_timer",
@@ -71,6 +81,7 @@ _WITH_SECRETS: Final = (
     "session.hello",
     "session.resume",
     "session.welcome",
+    "session.jobs",
     "job.accepted",
     "job.subscribed",
 )
@@ -307,12 +318,20 @@ def _write(argument: Any, keep_secrets: bool, from_peer: bool, twins: Mapping[by
             except UnicodeDecodeError:
                 return {"$base64": base64.b64encode(data).decode()}
         case Secret():
-            value = argument.reveal()
-            return {"$secret": value if keep_secrets else stand_in(value)}
+            secret = argument.reveal()
+            return {"$secret": secret if keep_secrets else stand_in(secret)}
         case msgspec.Struct():
             return msgspec.to_builtins(argument)
+        case [{"value": Secret()}, *_]:
+            secrets = [_write(fields["value"], keep_secrets, from_peer, twins) for fields in argument]
+            issued = zip(argument, secrets, strict=True)
+            return {"$issued": [{**fields, "value": secret} for fields, secret in issued]}
         case Mapping():
+            value = argument.get("value")
+            if isinstance(value, Decimal):
+                return {**argument, "value": {"$decimal": str(value)}}
             marked = any(isinstance(name, str) and name.startswith("$") for name in argument)
+            marked = marked or (isinstance(value, Mapping) and "$decimal" in value)
             return {"$json": dict(argument)} if marked else dict(argument)
         case _:
             return argument
@@ -326,8 +345,12 @@ def _read(value: Any) -> Any:
             return base64.b64decode(text)
         case {"$secret": str(text), **rest} if not rest:
             return Secret(text)
+        case {"$issued": list(issued), **rest} if not rest:
+            return [{**fields, "value": _read(fields["value"])} for fields in issued]
         case {"$json": plain, **rest} if not rest:
             return plain
+        case {"value": {"$decimal": str(text)}}:
+            return {**value, "value": Decimal(text)}
         case _:
             return value
 

@@ -6,17 +6,19 @@ A record holds hashes of tokens and no secret. `RECORD_VERSION` counts changes o
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Final
 
 import msgspec
 
+from .budget import Hold
 from .idempotency import Claim
 from .ids import JobId, Principal, SessionId, Time
 from .job import End, Outcome, Status, Terms
 from .replies import Reply
 from .session import Backlog
 
-RECORD_VERSION: Final = 1
+RECORD_VERSION: Final = 2
 
 
 class SessionOpened(msgspec.Struct, tag=True):
@@ -64,6 +66,17 @@ class JobAccepted(msgspec.Struct, tag=True):
     input: bytes | None = None
 
 
+class Delegated(msgspec.Struct, tag=True):
+    """A job delegated to a child (§10), and its `delegate` event was numbered, which announces the child.
+
+    `payload` is that event, a JSON object without its last brace. A budget that the lease of the child names
+    has left the counters of the parent.
+    """
+
+    terms: Terms
+    payload: bytes
+
+
 class JobJoined(msgspec.Struct, tag=True):
     """`job.accepted` was answered again, to a submit with the same idempotency key (§7.2)."""
 
@@ -80,7 +93,10 @@ class JobStarted(msgspec.Struct, tag=True):
 
 
 class Published(msgspec.Struct, tag=True):
-    """A `job.event`, numbered in every session that observes the job (§8.3)."""
+    """A `job.event`, numbered in every session that observes the job (§8.3).
+
+    By `kind` it is decided who takes it: the kind, or the name of a metric that has a feature of its own.
+    """
 
     job_id: JobId
     kind: str
@@ -109,6 +125,37 @@ class OutcomeFixed(msgspec.Struct, tag=True):
     outcome: Outcome
 
 
+class Spent(msgspec.Struct, tag=True):
+    """A cost left the counter of its currency (§9.6)."""
+
+    job_id: JobId
+    currency: str
+    amount: Decimal
+
+
+class Reserved(msgspec.Struct, tag=True):
+    """Money is held back for an operation; if nothing settles it, it counts as spent (§9.6)."""
+
+    job_id: JobId
+    hold: int
+    currency: str
+    amount: Decimal
+
+
+class Settled(msgspec.Struct, tag=True):
+    """A hold is over: so much of it, or more, was spent; nothing when it was released."""
+
+    job_id: JobId
+    hold: int
+    amount: Decimal
+
+
+class LeaseEnded(msgspec.Struct, tag=True):
+    """The lease of a job was seen to have expired, and stays so (§9.5)."""
+
+    job_id: JobId
+
+
 class JobEnded(msgspec.Struct, tag=True):
     """The terminal of a job (§7.3); `inline` is its payload for sessions without `result_chunk`."""
 
@@ -118,6 +165,45 @@ class JobEnded(msgspec.Struct, tag=True):
     payload: bytes
     at: Time
     inline: bytes | None = None
+
+
+class CredentialRequested(msgspec.Struct, tag=True):
+    """The provisioner is about to be asked for credentials under this alias (§9.8); `at` is Unix time."""
+
+    alias: str
+    principal: Principal
+    job_id: JobId
+    at: Time
+
+
+class CredentialIssued(msgspec.Struct, tag=True):
+    """Credentials are there: their ids on the wire, and what the provisioner calls them, if it says so."""
+
+    alias: str
+    ids: list[str]
+    handles: list[str]
+
+
+class CredentialRevoked(msgspec.Struct, tag=True):
+    """Nothing is valid any more of what was requested under this alias."""
+
+    alias: str
+
+
+class CredentialOutstanding(msgspec.Struct, tag=True):
+    """What is there under this alias could not be revoked (§14)."""
+
+    alias: str
+    reason: str
+
+
+class CredentialRotated(msgspec.Struct, tag=True):
+    """A `status credential_rotated`, numbered for the principal of the job alone; it holds no value."""
+
+    job_id: JobId
+    credential_id: str
+    payload: bytes
+    """A JSON object without its last brace."""
 
 
 class JobForgotten(msgspec.Struct, tag=True):
@@ -238,6 +324,11 @@ class JobKept(msgspec.Struct, tag=True):
     history: list[tuple[bytes, int, int]]
     observers: list[SessionId]
     submitters: list[SessionId]
+    remaining: dict[str, Decimal] = {}
+    """What is left of its budget."""
+    holds: dict[int, Hold] = {}
+    hold_count: int = 0
+    expired: bool = False
 
 
 class KeyKept(msgspec.Struct, tag=True):
@@ -254,12 +345,22 @@ Record = (
     | TokenProven
     | SessionEnded
     | JobAccepted
+    | Delegated
     | JobJoined
     | JobStarted
     | Published
     | Delivered
     | OutcomeFixed
+    | Spent
+    | Reserved
+    | Settled
+    | LeaseEnded
     | JobEnded
+    | CredentialRequested
+    | CredentialIssued
+    | CredentialRevoked
+    | CredentialOutstanding
+    | CredentialRotated
     | JobForgotten
     | KeyForgotten
     | Observed

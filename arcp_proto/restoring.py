@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from . import delivering, events, observing, outcome, retention, submitting, wire
+from . import delivering, observing, outcome, retention, revoking, submitting, wire
 from .applying import APPLY
 from .errors import ErrorCode
 from .ids import SECOND, Principal, Time
@@ -44,7 +44,12 @@ def restore(runtime: Runtime, records: Iterable[Record]) -> None:
         retention.retire(
             runtime, job, Time(runtime.now + min(max(left, 0), runtime.limits.retention * SECOND))
         )
-    for job in list(runtime.jobs.values()):
+    revoking.restored(runtime)
+    unfinished = [job for job in runtime.jobs.values() if job.end is None]
+    for job in reversed(unfinished):
+        if job.parent is not None:
+            _end(runtime, job)  # Leaves before branches; a job that starts again delegates again.
+    for job in unfinished:
         if job.end is None:
             _go_on(runtime, job)
     if runtime.holdings.over:
@@ -57,10 +62,12 @@ def _go_on(runtime: Runtime, job: Job) -> None:
     if job.input is not None and outcome.starts_again(runtime, job):
         attempt = job.attempt + (job.status is Status.RUNNING)
         submitting.start(runtime, job, wire.decode_value(job.input), attempt=attempt)
-        if attempt > 1:
-            restarted = events.Status("restarted", f"attempt {attempt}")
-            runtime.publish(job, "status", events.encode_body("status", restarted))
         return
+    _end(runtime, job)
+
+
+def _end(runtime: Runtime, job: Job) -> None:
+    """Its agent died with the process."""
     if job.terms.principal in runtime.anonymous_principals:
         _count(runtime, job.terms.principal)
     runtime.unfinished[job.id] = job

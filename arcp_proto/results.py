@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -14,7 +14,7 @@ from .events import UNSET
 from .ids import ulid
 from .job import Job, Stream
 from .messages import Result
-from .outcome import agent_ended, end_with_result, fix_outcome, outcome_of
+from .outcome import agent_over, end_with_error, end_with_result, fix_outcome, outcome_of
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -55,13 +55,19 @@ def write(runtime: Runtime, job: Job, data: str | bytes, encoding: str) -> None:
     stream.size += size
     if stream.inline is not None:
         stream.inline.append(data)
-        if stream.size > runtime.limits.frame:
+        if stream.size > (runtime.limits.frame if job.parent is None else runtime.limits.returned):
             stream.inline = None
 
 
 def finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | None) -> None:
-    """The agent has returned JSON, or nothing: end its job."""
-    if job.stream is not None and encoded is not None:
+    """The agent has returned JSON, or nothing: end its job, unless it is decided that it ends otherwise."""
+    agent_over(runtime, job, lambda: _finish(runtime, job, encoded, summary))
+
+
+def _finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | None) -> None:
+    if job.outcome is not None:
+        end_with_error(runtime, job, job.outcome)
+    elif job.stream is not None and encoded is not None:
         message = "mixed: the agent returned a value after it had streamed a result"
         _fail(runtime, job, message)
     elif job.stream is not None:
@@ -71,7 +77,7 @@ def finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | Non
     else:
         result = Result("success", runtime.time_text(), msgspec.Raw(encoded), summary=summary)
         if _fits(runtime, job, wire.encode_checked(result)):
-            end_with_result(runtime, job, result)
+            end_with_result(runtime, job, result, value=_for_parent(job, encoded))
         else:
             _finish_in_chunks(runtime, job, encoded.decode(), summary)
 
@@ -84,11 +90,16 @@ def _finish_in_chunks(runtime: Runtime, job: Job, text: str, summary: str | None
     else:
         stream = _open_stream(runtime, job, UTF8)
         write(runtime, job, text, UTF8)
-        _finish_stream(runtime, job, stream, summary, "application/json")
+        _finish_stream(runtime, job, stream, summary, "application/json", _for_parent(job, text.encode()))
 
 
 def _finish_stream(
-    runtime: Runtime, job: Job, stream: Stream, summary: str | None, content_type: str | None
+    runtime: Runtime,
+    job: Job,
+    stream: Stream,
+    summary: str | None,
+    content_type: str | None,
+    value: Any = None,
 ) -> None:
     completed_at = runtime.time_text()
     inline = None
@@ -99,25 +110,40 @@ def _finish_stream(
             return
     _publish_chunk(runtime, job, stream, "" if stream.encoding == UTF8 else b"", more=False)
     result = Result("success", completed_at, UNSET, stream.result_id, stream.size, content_type, summary)
-    end_with_result(runtime, job, result, inline)
+    if job.parent is not None and content_type is None:
+        value = _joined(stream)
+    end_with_result(runtime, job, result, inline, value=value)
 
 
 def _inline(runtime: Runtime, job: Job, stream: Stream, at: str, summary: str | None) -> bytes | None:
     """The open payload of a stream as an inline result, if it fits."""
-    if stream.inline is None:
+    value = _joined(stream)
+    if value is None:
         return None
-    if stream.encoding == UTF8:
-        value = "".join(piece for piece in stream.inline if isinstance(piece, str))
-    else:
-        data = b"".join(piece for piece in stream.inline if isinstance(piece, bytes))
-        value = base64.b64encode(data).decode()
+    if isinstance(value, bytes):
+        value = base64.b64encode(value).decode()
     payload = wire.encode_checked(Result("success", at, value, summary=summary))
     return payload[:-1] if _fits(runtime, job, payload) else None
 
 
+def _joined(stream: Stream) -> str | bytes | None:
+    """All of a stream, if it was kept."""
+    if stream.inline is None:
+        return None
+    if stream.encoding == UTF8:
+        return "".join(piece for piece in stream.inline if isinstance(piece, str))
+    return b"".join(piece for piece in stream.inline if isinstance(piece, bytes))
+
+
+def _for_parent(job: Job, encoded: bytes) -> Any:
+    """What the job returned, for whoever delegated it: a value of its own."""
+    return None if job.parent is None else wire.decode_value(encoded)
+
+
 def _open_stream(runtime: Runtime, job: Job, encoding: str) -> Stream:
     result_id = "res_" + ulid(runtime.entropy.bits(runtime.scope(job.terms.principal), "result"))
-    job.stream = Stream(result_id, encoding, inline=[] if _needs_inline(job) else None)
+    kept = _needs_inline(job) or job.parent is not None
+    job.stream = Stream(result_id, encoding, inline=[] if kept else None)
     return job.stream
 
 
@@ -127,7 +153,8 @@ def _publish_chunk(runtime: Runtime, job: Job, stream: Stream, piece: str | byte
 
 
 def _fail(runtime: Runtime, job: Job, message: str) -> None:
-    agent_ended(runtime, job, outcome_of(ErrorCode.INTERNAL_ERROR, message))
+    if not runtime.left(job):
+        end_with_error(runtime, job, outcome_of(ErrorCode.INTERNAL_ERROR, message))
 
 
 def _fits(runtime: Runtime, job: Job, payload: bytes) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-from . import delivering, observing
+from . import delivering, observing, turns
 from .ages import MARK
 from .applying import ending
 from .ids import SECOND, JobId, Principal, SessionId, Time
@@ -214,6 +214,7 @@ def await_resume(runtime: Runtime, session: Session) -> None:
 def end_session(runtime: Runtime, session_id: SessionId) -> None:
     """Nobody can resume it any more; its jobs go on."""
     session = runtime.sessions[session_id]
+    turns.abandon(runtime, session)
     runtime.commit(SessionEnded(session_id))
     runtime.timers.disarm(TimerKind.RESUME_WINDOW, session_id)
     runtime.timers.disarm(TimerKind.BACKLOG, session_id)

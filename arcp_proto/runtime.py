@@ -8,35 +8,43 @@ hands out what to do. The rest are queries and change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
+import msgspec
+
 from . import (
+    authority,
+    caps,
     delivering,
     handshake,
+    issuing,
     observing,
     outcome,
     refusals,
     restoring,
-    results,
     retention,
+    revoking,
     runtime_handlers,
+    runtime_timers,
     shutdown,
+    turns,
     wire,
 )
+from .agent_calls import AgentCalls
 from .applying import APPLY
 from .connection import Connection, Framing, Phase
+from .credentials import Credential, IssuedCredential, Provisions
 from .entropy import Entropy
-from .errors import Denied, ErrorCode, InvariantViolated, LocalProtocolError, Refusal
-from .events import Body, check_metric, encode_body
+from .errors import ErrorCode, LocalProtocolError, Refusal
 from .holdings import Holdings
 from .idempotency import Keys
 from .ids import SECOND, JobId, Principal, SessionId, Time
 from .inventory import Inventory
 from .job import Job, Status
-from .limits import MAX_NAME_LENGTH, MAX_REASON_LENGTH, MAX_RUNTIME_SEC
+from .limits import MAX_RUNTIME_SEC
 from .listing import Cursors, Listing
-from .machine import CLOSE_OUR_FAULT, CLOSE_REFUSED, CLOSE_RESTART, Machine, cut
+from .machine import CLOSE_OUR_FAULT, CLOSE_REFUSED, CLOSE_RESTART, Machine
 from .output import Output, PauseJob, ResumeJob
 from .records import Record
 from .retention import Retired
@@ -46,7 +54,7 @@ from .snapshots import snapshot_of
 from .timers import TimerKey, TimerKind
 
 
-class Runtime(Machine):
+class Runtime(AgentCalls, Machine):
     """The runtime's state machine."""
 
     def __init__(self, config: RuntimeConfig, *, seed: bytes, now: int, unix: int) -> None:
@@ -66,7 +74,8 @@ class Runtime(Machine):
         self.jobs: dict[JobId, Job] = {}
         self.job_count = 0
         """Jobs accepted so far."""
-        self.running: dict[JobId, Job] = {}
+        self.caps = caps.Caps(config.limits)
+        self.running = caps.RunningJobs()
         """Jobs whose agent has not stopped."""
         self.unfinished: dict[JobId, Job] = {}
         """Jobs whose terminal is not out."""
@@ -77,6 +86,8 @@ class Runtime(Machine):
         self.cursor_key: bytes | None = None
         """What is behind the cursors of listings, once there was one."""
         self.cursors = Cursors(self.entropy.key("cursors"))
+        self.provisions = Provisions()
+        self.issuing = issuing.Issuing()
         self.holdings = Holdings(config.limits)
         self.retired = Retired()
         self.draining = False
@@ -114,10 +125,18 @@ class Runtime(Machine):
     def connect(
         self, framing: Framing = Framing.MESSAGES, *, secure: bool = False, peer: str = "", now: int
     ) -> Connection:
-        """A client has opened a transport; `peer` labels it. Take afterwards."""
+        """A client has opened a transport. Take afterwards; when there are too many, it is closed at once.
+
+        `peer` labels where it comes from, as host:port or by any name: what failed there is counted by it.
+        """
         self.enter(now, "connect", framing.value, secure, peer)
         connection = self.add_connection(framing, secure=secure, peer=peer, phase=Phase.AWAITING_HELLO)
-        self.timers.arm(TimerKind.HELLO, connection.number, Time(self.now + self.limits.hello * SECOND))
+        try:
+            caps.arrived(self, connection)
+        except caps.Exceeded as refusal:
+            self.refuse(connection, refusal)
+        else:
+            self.timers.arm(TimerKind.HELLO, connection.number, Time(self.now + self.limits.hello * SECOND))
         self.done()
         return connection
 
@@ -156,9 +175,43 @@ class Runtime(Machine):
 
     def wall_clock_set(self, unix: int, *, now: int) -> None:
         """The wall clock says `unix` now; times on the wire never go back all the same."""
-        super().wall_clock_set(unix, now=now)
+        self.enter(now, "wall_clock_set", unix)
+        authority.wall_clock_moves(self)
+        self._unix_offset = unix - self.now
+        authority.wall_clock_moved(self)
         for connection in self.connections.values():
             handshake.watch_expiry(self, connection)
+        self.done()
+
+    def credentials_issued(
+        self,
+        alias: str,
+        credentials: Sequence[IssuedCredential | Mapping[str, Any]] | None,
+        code: str = "",
+        message: str = "",
+        *,
+        now: int,
+    ) -> Output:
+        """The answer to `IssueCredentials`; None: it has failed, and what is there all the same is revoked.
+
+        `code` is BUDGET_EXHAUSTED when the upstream says so, and the client is told the `message`.
+        """
+        made = None if credentials is None else [IssuedCredential.of(one) for one in credentials]
+        recorded = None if made is None else [msgspec.structs.asdict(one) for one in made]
+        self.enter(now, "credentials_issued", alias, recorded, code, message)
+        issuing.answered(self, alias, made, code, message)
+        return self.leave()
+
+    def credential_revoked(
+        self, alias: str, revoked: bool, final: bool = False, reason: str = "", *, now: int
+    ) -> Output:
+        """The answer to `RevokeCredential`: nothing is valid any more, or why it has failed.
+
+        A `final` failure is not tried again before the next restart. `reason` holds no secret: it is kept.
+        """
+        self.enter(now, "credential_revoked", alias, revoked, final, reason)
+        revoking.answered(self, alias, revoked, final, reason)
+        return self.leave()
 
     def job_stopped(self, job_id: JobId, *, now: int) -> Output:
         """The answer to `StopJob`, or news that an agent is gone without a word."""
@@ -198,78 +251,11 @@ class Runtime(Machine):
         shutdown.begin(self, drain)
         self.done()
 
-    # What agents call.
-
-    def emit(self, job_id: JobId, kind: str, body: Body | Mapping[str, Any], *, now: int) -> None:
-        """Publish one event of a job; raises LocalProtocolError for a bad body, or once the job has ended."""
-        job = self._unended(job_id)
-        if kind == "result_chunk":
-            raise LocalProtocolError("a result is streamed with write_result")
-        encoded = encode_body(kind, body)
-        if kind == "metric":
-            check_metric(body)
-        if len(encoded) > self.body_limit(job):
-            raise LocalProtocolError(
-                f"this {kind} is {len(encoded)} bytes, and a frame holds {self.body_limit(job)}:"
-                " refer to an artifact, or stream the result"
-            )
-        self.enter(now, "emit", job_id, kind, body)
-        self.publish(job, kind, encoded)
-        self.done()
-
-    def write_result(self, job_id: JobId, data: str | bytes, *, now: int) -> None:
-        """Stream a piece of the result, cut to frames (§8.4).
-
-        Raises LocalProtocolError for a piece of the other type, Denied beyond the size limit.
-        """
-        job = self._unended(job_id)
-        encoding = results.check_piece(job, data)
-        self.enter(now, "write_result", job_id, data)
-        try:
-            results.write(self, job, data, encoding)
-        except Denied:
-            self.done()
-            raise
-        self.done()
-
-    def finish(self, job_id: JobId, result: Any = None, summary: str | None = None, *, now: int) -> None:
-        """The agent has returned a JSON value, or None; raises LocalProtocolError for what is none."""
-        job = self._running_agent(job_id)
-        encoded = None if result is None else wire.encode_value(result)
-        wire.encode_value(summary)
-        if summary is not None and len(summary) > MAX_REASON_LENGTH:
-            raise LocalProtocolError(f"a summary has at most {MAX_REASON_LENGTH} characters")
-        self.enter(now, "finish", job_id, result, summary)
-        if job.outcome is not None:
-            outcome.agent_ended(self, job, job.outcome)
-        else:
-            results.finish(self, job, encoded, summary)
-        self.done()
-
-    def fail(
-        self,
-        job_id: JobId,
-        code: str,
-        message: str,
-        retryable: bool | None = None,
-        details: dict[str, Any] | None = None,
-        *,
-        now: int,
-    ) -> None:
-        """The agent has failed; `retryable` by the table of codes unless it is given.
-
-        Raises LocalProtocolError for a code that is empty or longer than a name, and for what is no JSON.
-        """
-        job = self._running_agent(job_id)
-        wire.encode_value([code, message, details])
-        if not 0 < len(code) <= MAX_NAME_LENGTH:
-            raise LocalProtocolError(f"an error code has 1 to {MAX_NAME_LENGTH} characters")
-        self.enter(now, "fail", job_id, code, message, retryable, details)
-        failure = outcome.outcome_of(code, cut(message), retryable=retryable, details=details)
-        outcome.agent_ended(self, job, failure)
-        self.done()
-
     # For handlers and nouns.
+
+    @property
+    def _runtime(self) -> Runtime:
+        return self
 
     @property
     def journaling(self) -> bool:
@@ -329,7 +315,8 @@ class Runtime(Machine):
 
     def begin(self, job: Job) -> None:
         """An agent is about to run."""
-        self.running[job.id] = self.unfinished[job.id] = job
+        self.unfinished[job.id] = job
+        self.running.add(job, caps.job_group(self, job.terms.principal))
         if job.terms.principal in self.anonymous_principals:
             self.anonymous_principals[job.terms.principal] += 1
 
@@ -358,18 +345,28 @@ class Runtime(Machine):
     def _handle(self, connection: Connection, message: bytes) -> None:
         runtime_handlers.handle(self, connection, message)
 
+    def credentials_of(self, job_id: JobId) -> list[Credential]:
+        """The credentials of a job that are valid now (§9.8). Changes nothing."""
+        job = self.jobs.get(job_id)
+        return [] if job is None else [held.credential for held in job.credentials.values()]
+
     def refuse(self, connection: Connection, refusal: Refusal, code: int = CLOSE_REFUSED) -> None:
+        if turns.keeps_place(self, connection, refusal):
+            return
         if refusal.fatal or connection.phase is not Phase.OPEN:
-            if refusal.code is ErrorCode.INTERNAL_ERROR:
+            if refusal.code is ErrorCode.INTERNAL_ERROR and not isinstance(refusal, caps.Exceeded):
                 code = CLOSE_RESTART if self.draining else CLOSE_OUR_FAULT
             error = refusal.code.value
             self.close_connection(connection, code, error, error=error, flush=False)
+        if isinstance(refusal, caps.Exceeded):
+            caps.exceeded(self, connection, refusal)
         refusals.answer(self, connection, refusal)
 
     def _detached(self, connection: Connection) -> None:
         session = connection.session
         if session is not None and session.connection is connection:
             session.connection = None
+            self.caps.session_detached(session)
             self.set_paused(session, paused=False)
             observing.fall_behind(self, session)
             retention.await_resume(self, session)
@@ -379,6 +376,7 @@ class Runtime(Machine):
         self.pending.pop(connection.number, None)
         self._waiting.pop(connection, None)
         super().lose_connection(connection, reason)
+        self.caps.gone(connection, self.now)
 
     def _gone(self) -> None:
         shutdown.end_if_over(self)
@@ -398,33 +396,7 @@ class Runtime(Machine):
                 observing.feed_soon(self, session)
 
     def _on_own_timer(self, key: TimerKey) -> None:
-        match key.kind:
-            case TimerKind.HELLO:
-                late = Refusal(ErrorCode.UNAUTHENTICATED, "no session.hello in time", fatal=True)
-                self.refuse(self.connections[int(key.owner)], late)
-            case TimerKind.AUTHENTICATION:
-                late = Refusal(ErrorCode.INTERNAL_ERROR, "authentication took too long", fatal=True)
-                self.refuse(self.connections[int(key.owner)], late)
-            case TimerKind.RESUME_WINDOW:
-                retention.end_session(self, SessionId(str(key.owner)))
-            case TimerKind.MAX_RUNTIME:
-                job = self.jobs[JobId(str(key.owner))]
-                message = f"the job ran longer than its max_runtime_sec of {job.terms.max_runtime_sec}"
-                outcome.fix_outcome(self, job, outcome.outcome_of(ErrorCode.TIMEOUT, message))
-            case TimerKind.GRACE:
-                outcome.grace_over(self, self.jobs[JobId(str(key.owner))])
-            case TimerKind.RETENTION:
-                retention.forget_due(self)
-            case TimerKind.KEYS:
-                retention.forget_keys(self)
-            case TimerKind.BACKLOG:
-                observing.feed(self, self.sessions[SessionId(str(key.owner))])
-            case TimerKind.EXPIRY:
-                handshake.expire(self, self.connections[int(key.owner)])
-            case TimerKind.DRAIN:
-                shutdown.cancel_rest(self)
-            case _:
-                raise InvariantViolated(f"a runtime has no timer {key.kind}")
+        runtime_timers.carry_out(self, key)
 
     def _close_runs(self) -> None:
         if not self._journal:
@@ -434,17 +406,3 @@ class Runtime(Machine):
         self.unsettled.clear()
         if self.record_count > self.persisted_count:
             self._waiting.update(self._writable)
-
-    # Below: steps of the above.
-
-    def _unended(self, job_id: JobId) -> Job:
-        job = self.unfinished.get(job_id)
-        if job is None:
-            raise LocalProtocolError(f"{job_id} is no unfinished job")
-        return job
-
-    def _running_agent(self, job_id: JobId) -> Job:
-        job = self.running.get(job_id)
-        if job is None:
-            raise LocalProtocolError(f"{job_id} has no running agent")
-        return job

@@ -8,20 +8,15 @@ from typing import Final
 import msgspec
 
 from . import wire
+from .ceilings import Ceiling, check_ceilings
+from .credentials import FEATURE
 from .errors import LocalProtocolError
+from .features import FEATURES
 from .inventory import AgentInfo, Inventory
 from .limits import KIB, MAX_RUNTIME_SEC, Limits
 from .observing import Right
 
-SUPPORTED_FEATURES: Final = (
-    "heartbeat",
-    "ack",
-    "list_jobs",
-    "subscribe",
-    "progress",
-    "result_chunk",
-    "agent_versions",
-)
+SUPPORTED_FEATURES: Final = FEATURES
 """The features of §6.2 that this runtime offers."""
 
 LEAST_FRAME: Final = 32 * KIB
@@ -43,7 +38,8 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     `resume_window_sec` is how long a session outlives its connection; a `heartbeat_interval_sec` of 0
     offers no heartbeats; `quirks` answers peers that deviate in the form that they read. `observers` says
     who sees the jobs of others, until `observers_set`. `journal` says that the host persists records and
-    reports `persisted`; without it no records are made.
+    reports `persisted`; without it no records are made. With `models_required` a lease without `model.use`
+    allows no model, else any (§9.7). Of the `ceilings` the first that is for a submit binds it.
     """
 
     name: str
@@ -55,14 +51,22 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     quirks: bool = True
     journal: bool = False
     observers: dict[str, dict[str, str]] = {}
+    credentials: bool = False
+    """The host has a provisioner, and answers `IssueCredentials` and `RevokeCredential` (§9.8)."""
+    volatile_credentials: bool = False
+    """Credentials are offered without a journal too: what is valid when the process dies stays so."""
+    models_required: bool = True
+    ceilings: tuple[Ceiling, ...] = ()
     limits: Limits = Limits()
 
     @property
     def features(self) -> tuple[str, ...]:
         """What is offered."""
-        return tuple(
-            name for name in SUPPORTED_FEATURES if name != "heartbeat" or self.heartbeat_interval_sec > 0
-        )
+        withheld = {
+            "heartbeat": self.heartbeat_interval_sec == 0,
+            FEATURE: not self.credentials or not (self.journal or self.volatile_credentials),
+        }
+        return tuple(name for name in SUPPORTED_FEATURES if not withheld.get(name, False))
 
 
 def check_config(config: RuntimeConfig, inventory: Inventory) -> None:
@@ -76,6 +80,7 @@ def check_config(config: RuntimeConfig, inventory: Inventory) -> None:
         if not 0 <= seconds <= MAX_RUNTIME_SEC:
             raise LocalProtocolError(f"{seconds} is not between 0 and {MAX_RUNTIME_SEC} seconds")
     check_observers(config.observers)
+    check_ceilings(config.ceilings)
 
 
 def check_observers(observers: Observers) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from . import messages, wire
+from . import caps, messages, wire
 from .answers import entry_of
 from .connection import Connection, Phase
 from .errors import ErrorCode, Refusal
@@ -29,10 +29,16 @@ PAGE_BYTES: Final = 1024
 
 
 class Rule(NamedTuple):
-    """Who handles a message, and the feature that it needs (§6.2)."""
+    """Who handles a message, and the feature that it needs (§6.2).
+
+    `counted` says that it is a request, of which there may be so many a second; `idle` that whoever says
+    nothing else does not use its session (§14).
+    """
 
     handle: Callable[[Runtime, Connection, wire.Envelope, Any], None]
     feature: str | None = None
+    counted: bool = True
+    idle: bool = False
 
 
 def handle(runtime: Runtime, connection: Connection, data: bytes) -> None:
@@ -40,12 +46,18 @@ def handle(runtime: Runtime, connection: Connection, data: bytes) -> None:
     connection.answering = None
     envelope = wire.decode_envelope(data)
     connection.answering = envelope
+    rule = HANDLERS[connection.phase].get(envelope.type)
+    if connection.phase is Phase.AWAITING_HELLO:
+        caps.check_place(runtime, connection)
+    elif rule is None or rule.counted:
+        caps.count_request(runtime, connection)
+    if rule is not None and not rule.idle and connection.phase is Phase.OPEN:
+        caps.active(runtime, connection)
     if not envelope.supported:
         raise Refusal(
             ErrorCode.INVALID_REQUEST,
             f"ARCP {envelope.arcp} is not supported; this runtime speaks {wire.VERSION}",
         )
-    rule = HANDLERS[connection.phase].get(envelope.type)
     if rule is None:
         _not_legal(connection, envelope)
         return
@@ -109,7 +121,7 @@ def on_list_jobs(
     room = limits.frame - wire.HEAD_BYTES - PAGE_BYTES
     entries: list[messages.JobEntry] = []
     for job in jobs:
-        entry = entry_of(job)
+        entry = entry_of(job, session)
         room -= len(wire.encode_checked(entry)) + 1
         if room < 0:
             next_below = last
@@ -131,9 +143,9 @@ HANDLERS: Final[Mapping[Phase, Mapping[str, Rule]]] = {
         "session.resume": Rule(on_resume),
     },
     Phase.OPEN: {
-        "session.ping": Rule(on_ping),
-        "session.pong": Rule(on_pong),
-        "session.ack": Rule(on_ack, feature="ack"),
+        "session.ping": Rule(on_ping, idle=True),
+        "session.pong": Rule(on_pong, counted=False, idle=True),
+        "session.ack": Rule(on_ack, feature="ack", counted=False),
         "session.list_jobs": Rule(on_list_jobs, feature="list_jobs"),
         "session.close": Rule(on_close),
         "session.bye": Rule(on_close),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,6 +15,7 @@ from .replies import Replies
 
 if TYPE_CHECKING:
     from .job import Job
+    from .turns import Turn
 
 MOST_TOKENS = 4
 """Resume tokens that are valid at a time: the last proven one, and those issued after it (§6.3)."""
@@ -56,6 +58,7 @@ class Session:
         "quirk",
         "replies",
         "tokens",
+        "turns",
     )
 
     def __init__(
@@ -81,6 +84,8 @@ class Session:
         """How many records there were at each piece of a history that is not durable yet."""
         self.tokens: list[bytes] = []
         self.replies = Replies()
+        self.turns: deque[Turn] = deque()
+        """Submits that are not answered, in their order."""
         self.jobs: dict[JobId, Job] = {}
         self.observed: dict[JobId, Job] = {}
         self.backlogs: dict[JobId, Backlog] = {}

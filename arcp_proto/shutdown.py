@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from . import outcome, turns
 from .connection import Phase
 from .errors import ErrorCode
 from .ids import SECOND, Time
 from .machine import CLOSE_RESTART
-from .outcome import fix_outcome, outcome_of, starts_again, stop_agent
 from .output import RuntimeEnded
 from .timers import TimerKind
 
@@ -21,6 +21,7 @@ SHUTTING_DOWN = "the runtime is shutting down"
 
 def begin(runtime: Runtime, drain: float) -> None:
     """Give running jobs `drain` seconds, or the rest of an earlier, shorter time."""
+    turns.refuse_all(runtime, SHUTTING_DOWN)
     at = Time(runtime.now + int(drain * SECOND))
     armed = runtime.timers.armed(TimerKind.DRAIN, 0)
     if at <= runtime.now:
@@ -36,13 +37,15 @@ def cancel_rest(runtime: Runtime) -> None:
 
     A job that can start again when the runtime is restarted is left as it is, to the next process.
     """
-    stop = outcome_of(ErrorCode.INTERNAL_ERROR, SHUTTING_DOWN)
+    stop = outcome.outcome_of(ErrorCode.INTERNAL_ERROR, SHUTTING_DOWN)
     for job in list(runtime.unfinished.values()):
-        if not starts_again(runtime, job):
-            fix_outcome(runtime, job, stop)
+        if not outcome.starts_again(runtime, job):
+            outcome.fix_outcome(runtime, job, stop)
         elif job.id not in runtime.leaving:
             runtime.leaving[job.id] = job
-            stop_agent(runtime, job, SHUTTING_DOWN)
+            for child in list(job.children.values()):
+                outcome.fix_outcome(runtime, child, stop)  # It would be started again by its parent only.
+            outcome.stop_agent(runtime, job, SHUTTING_DOWN)
 
 
 def left(runtime: Runtime, job: Job) -> bool:
@@ -51,6 +54,7 @@ def left(runtime: Runtime, job: Job) -> bool:
         return False
     runtime.unfinished.pop(job.id, None)
     runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
+    runtime.timers.disarm(TimerKind.LEASE_EXPIRED, job.id)
     runtime.timers.disarm(TimerKind.GRACE, job.id)
     end_if_over(runtime)
     return True

@@ -6,10 +6,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .budget import parse_budget
+from .budget import Budget
 from .job import Job
 from .listing import Cursors
-from .records import JobKept, KeyKept, Observed, Record, RuntimeKept, SessionKept, SessionOpened
+from .records import (
+    CredentialIssued,
+    CredentialOutstanding,
+    CredentialRequested,
+    JobKept,
+    KeyKept,
+    Observed,
+    Record,
+    RuntimeKept,
+    SessionKept,
+    SessionOpened,
+)
 from .session import Session
 
 if TYPE_CHECKING:
@@ -24,6 +35,14 @@ def snapshot_of(runtime: Runtime) -> list[Record]:
     kept: list[Record] = [RuntimeKept(runtime.job_count, runtime.cursor_key)]
     kept += [_session(session) for session in runtime.sessions.values()]
     kept += [_job(job) for job in runtime.jobs.values()]
+    for provision in runtime.provisions:
+        alias = provision.alias
+        requested_at = provision.requested_at
+        kept.append(CredentialRequested(alias, provision.principal, provision.job_id, requested_at))
+        if provision.issued:
+            kept.append(CredentialIssued(alias, list(provision.ids), list(provision.handles)))
+        if provision.outstanding is not None:
+            kept.append(CredentialOutstanding(alias, provision.outstanding))
     for session in runtime.sessions.values():
         kept += [
             Observed(session.id, job_id, msgspec.structs.replace(backlog))
@@ -41,6 +60,7 @@ def session_kept(runtime: Runtime, record: SessionKept) -> None:
     opened = record.opened
     session = Session(opened.session_id, opened.principal, opened.features, opened.quirk, opened.anonymous)
     runtime.sessions[session.id] = session
+    runtime.caps.session_opened(session)
     session.tokens.extend(record.tokens)
     runtime.tokens.update(dict.fromkeys(record.tokens, session))
     session.acked = record.acked
@@ -51,10 +71,20 @@ def session_kept(runtime: Runtime, record: SessionKept) -> None:
 
 def job_kept(runtime: Runtime, record: JobKept) -> None:
     """Apply what a snapshot says of one job."""
-    job = Job(record.number, record.terms, parse_budget(record.terms.lease))
+    parent_id = None if record.end is not None else record.terms.parent_job_id
+    parent = None if parent_id is None else runtime.jobs[parent_id]
+    around = None if parent is None else parent.budget
+    job = Job(record.number, record.terms, Budget.of(record.terms.lease, around))
+    if parent is not None:
+        parent.adopt(job)
     job.status, job.outcome, job.end = record.status, record.outcome, record.end
     job.home_seq, job.streamed = record.home_seq, record.streamed
     job.attempt, job.input = record.attempt, record.input
+    job.budget.remaining.update(record.remaining)
+    job.hold_count, job.expired = record.hold_count, record.expired
+    for number, hold in record.holds.items():
+        job.holds[number] = hold
+        job.budget.hold(hold)
     job.history.load(record.first, record.cut, record.history, runtime.now)
     job.submitters.update(dict.fromkeys(record.submitters))
     runtime.keep_job(job)
@@ -105,6 +135,10 @@ def _job(job: Job) -> JobKept:
         streamed=job.streamed,
         attempt=job.attempt,
         input=job.input,
+        remaining=dict(job.budget.remaining),
+        holds=dict(job.holds),
+        hold_count=job.hold_count,
+        expired=job.expired,
         first=job.history.first,
         cut=job.history.cut,
         history=job.history.entries(),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import messages, outcome, wire
+from . import audit, authority, caps, ceilings, events, issuing, messages, outcome, spending, turns, wire
 from .answers import accepted_again, accepted_of
-from .budget import parse_budget
 from .connection import Connection
+from .credentials import Credential, shown
 from .errors import ErrorCode, Refusal
 from .idempotency import Claim, fingerprint
-from .ids import SECOND, JobId, Time, ulid
+from .ids import SECOND, JobId, Principal, Time, ulid
 from .job import Job, Terms
-from .lease import parse_expiry, parse_lease
+from .lease import Expiry, parse_expiry, parse_lease
 from .limits import KIB, MAX_RUNTIME_SEC
 from .machine import cut, found
 from .observing import observe, visible_job
@@ -39,39 +40,79 @@ def on_submit(
     admission = found(connection.admission, "whoever is in a session was let in")
     if admission.replays and _answered_before(runtime, connection, session, envelope):
         return
-    _check_runtime(submit)
-    key, claimed = submit.idempotency_key, None
-    if key is not None:
-        claimed = fingerprint(
-            submit.agent,
-            submit.input,
-            submit.lease_request,
-            submit.lease_constraints,
-            submit.max_runtime_sec,
-        )
+    turn = turns.Turn(session, envelope, submit, connection.request_id(envelope), connection)
+    turns.take(runtime, connection, turn)
+
+
+def judge(runtime: Runtime, connection: Connection | None, turn: turns.Turn) -> bool:
+    """Answer a submit whose turn has come; False when it waits; raises Refusal."""
+    session, submit = turn.session, found(turn.submit, "what is judged was read")
+    check_runtime(submit.max_runtime_sec)
+    key, claimed = submit.idempotency_key, fingerprint_of(submit)
+    if key is not None and claimed is not None:
         claim = runtime.keys.get(session.principal, key)
         if claim is not None:
-            _join(runtime, connection, session, envelope, claim, claimed)
-            return
-    terms = _check_submit(runtime, session, envelope, submit, claimed)
-    request_id = connection.request_id(envelope)
+            _join(runtime, connection, turn, claim, claimed)
+            return True
+        if turns.waits_for_key(runtime, session, key):
+            return False
+    terms = _check_submit(runtime, session, turn.envelope, submit, claimed)
+    if issuing.issues(runtime, session):
+        issuing.for_submit(runtime, turn, terms)
+        return False
+    accept(runtime, connection, turn, terms)
+    return True
+
+
+def ask_ahead(runtime: Runtime, turn: turns.Turn) -> None:
+    """Ask for the credentials of a submit that waits behind others; raises Refusal if it is refused."""
+    session, submit = turn.session, found(turn.submit, "what is judged was read")
+    key, claimed = submit.idempotency_key, fingerprint_of(submit)
+    known = key is not None and (
+        runtime.keys.get(session.principal, key) is not None or turns.is_taken(runtime, session, key)
+    )
+    if not known and issuing.issues(runtime, session):
+        check_runtime(submit.max_runtime_sec)
+        issuing.for_submit(runtime, turn, _check_submit(runtime, session, turn.envelope, submit, claimed))
+
+
+def accept(
+    runtime: Runtime,
+    connection: Connection | None,
+    turn: turns.Turn,
+    terms: Terms,
+    credentials: Sequence[Credential] = (),
+) -> None:
+    """The job exists, and its agent is asked to run; the answer goes to the connection of the moment."""
+    submit = found(turn.submit, "what is accepted was read")
     again = runtime.journaling and runtime.inventory.restartable(terms.agent)
     kept = wire.encode_checked(submit.input) if again else None
-    runtime.commit(JobAccepted(terms, request_id, kept))
+    runtime.commit(JobAccepted(terms, turn.request_id, kept))
     job = runtime.jobs[terms.job_id]
-    _send_accepted(connection, session, job, request_id)
-    if connection.is_blocked:
-        job.paused = True
+    issuing.give(job, turn.alias or "", credentials)
+    if connection is not None:
+        _send_accepted(connection, turn.session, job, turn.request_id)
+        job.paused = connection.is_blocked
     start(runtime, job, submit.input, attempt=1)
 
 
 def start(runtime: Runtime, job: Job, input: Any, *, attempt: int) -> None:
-    """Ask the host to run the agent of an accepted job."""
+    """Ask the host to run the agent of an accepted job, once it has the credentials that it needs."""
+    if issuing.needs(runtime, job):
+        issuing.for_start(runtime, job, input, attempt)
+    else:
+        go(runtime, job, input, attempt=attempt)
+
+
+def go(runtime: Runtime, job: Job, input: Any, *, attempt: int) -> None:
+    """Ask the host to run the agent now."""
     terms = job.terms
     if terms.max_runtime_sec is not None:
         most = terms.max_runtime_sec * SECOND
         left = terms.accepted_at + most - runtime.unix
         runtime.timers.arm(TimerKind.MAX_RUNTIME, job.id, Time(runtime.now + min(max(left, 0), most)))
+    authority.watch(runtime, job)
+    held = {hold.currency: None for hold in job.holds.values()}
     runtime.commit(JobStarted(job.id, attempt))
     runtime.begin(job)
     runtime.request(
@@ -85,8 +126,13 @@ def start(runtime: Runtime, job: Job, input: Any, *, attempt: int) -> None:
             terms.trace.trace_id,
             headers(terms.trace, terms.span_id),
             attempt,
+            [one.credential for one in job.credentials.values()],
         )
     )
+    if attempt > 1:
+        restarted = events.Status("restarted", f"attempt {attempt}")
+        runtime.publish(job, "status", events.encode_body("status", restarted))
+        spending.tell(runtime, job, held)  # What an agent that died with its process reserved is spent.
     if job.paused:
         runtime.request(PauseJob(job.id))
 
@@ -99,8 +145,9 @@ def on_cancel(
     job, _ = visible_job(runtime, session.principal, cancel.job_id)
     if job.terms.principal != session.principal:
         raise Refusal(ErrorCode.PERMISSION_DENIED, "only its owner cancels a job")
-    foreign = session.id not in job.submitters
-    if foreign and not job.ended and any(other in runtime.sessions for other in job.submitters):
+    submitters = job.root.submitters  # Of a child: who may cancel the job that a client submitted.
+    foreign = session.id not in submitters
+    if foreign and not job.ended and any(other in runtime.sessions for other in submitters):
         raise Refusal(ErrorCode.PERMISSION_DENIED, "only a session that submitted a job cancels it")
     answer = messages.Cancelled(
         job.id,
@@ -118,28 +165,38 @@ def on_cancel(
 # The same key again (§7.2).
 
 
+def fingerprint_of(submit: messages.Submit) -> bytes | None:
+    """What identifies a submit under its key; None without one."""
+    if submit.idempotency_key is None:
+        return None
+    return fingerprint(
+        submit.agent,
+        submit.input,
+        submit.lease_request,
+        submit.lease_constraints,
+        submit.max_runtime_sec,
+    )
+
+
 def _join(
-    runtime: Runtime,
-    connection: Connection,
-    session: Session,
-    envelope: wire.Envelope,
-    claim: Claim,
-    claimed: bytes,
+    runtime: Runtime, connection: Connection | None, turn: turns.Turn, claim: Claim, claimed: bytes
 ) -> None:
     """The first payload again, and what the session has not seen of the job."""
     if claim.fingerprint != claimed:
         message = "this idempotency_key was used for another submit"
         raise Refusal(ErrorCode.DUPLICATE_KEY, message, details={"job_id": claim.job_id})
-    request_id = connection.request_id(envelope)
+    session, request_id = turn.session, turn.request_id
     job = runtime.jobs.get(claim.job_id)
     if job is not None and job.home is not session and job.id not in session.observed:
         observe(runtime, session, job, 0)
     runtime.commit(JobJoined(session.id, claim.job_id, request_id))
     if job is not None:
-        _send_accepted(connection, session, job, request_id)
+        if connection is not None:
+            _send_accepted(connection, session, job, request_id)
         return
     accepted = accepted_again(claim, request_id, session.quirk)
-    connection.send(accepted, job_id=claim.job_id, trace_id=accepted.trace_id)
+    if connection is not None:
+        connection.send(accepted, job_id=claim.job_id, trace_id=accepted.trace_id)
     _end_again(runtime, session, claim, accepted.trace_id)
 
 
@@ -161,7 +218,7 @@ def _answered_before(
     """Answer a submit again that was carried out before the resume; False if it was not."""
     job_id = session.replies.accepted(envelope.id)
     if job_id is None:
-        return False
+        return turns.knows(session, envelope.id, connection)
     job = runtime.jobs.get(job_id)
     if job is None:
         raise Refusal(ErrorCode.JOB_NOT_FOUND, "the job of this submit is over, and forgotten")
@@ -171,14 +228,15 @@ def _answered_before(
 
 def _send_accepted(connection: Connection, session: Session, job: Job, request_id: str) -> None:
     accepted = accepted_of(job, request_id, session.quirk)
+    accepted.credentials = shown(job, session)
     connection.send(accepted, job_id=job.id, trace_id=job.terms.trace.trace_id, extensions=job.extensions)
 
 
 # Checks.
 
 
-def _check_runtime(submit: messages.Submit) -> None:
-    seconds = submit.max_runtime_sec
+def check_runtime(seconds: int | None) -> None:
+    """Raise Refusal INVALID_REQUEST for a `max_runtime_sec` that is none."""
     if seconds is not None and not 1 <= seconds <= MAX_RUNTIME_SEC:
         raise Refusal(
             ErrorCode.INVALID_REQUEST, f"max_runtime_sec is a whole number from 1 to {MAX_RUNTIME_SEC}"
@@ -192,15 +250,21 @@ def _check_submit(
     submit: messages.Submit,
     claimed: bytes | None,
 ) -> Terms:
-    """Check agent, lease, budget, expiry, limits, in this order; raises Refusal, leaves no trace."""
+    """Check agent, lease and ceiling, expiry, limits, in this order; raises Refusal, leaves no trace."""
     name, version = runtime.inventory.resolve(submit.agent)
-    lease = parse_lease(submit.lease_request)
-    parse_budget(lease)
-    constraints = submit.lease_constraints
-    expires_at = None
-    if constraints is not None and constraints.expires_at is not None:
-        expires_at = parse_expiry(constraints.expires_at, unix=runtime.wall).text
-    _check_limits(runtime, session, keyed=claimed is not None)
+    try:
+        lease, expiry = _authority_asked(runtime, session, submit, name, version)
+    except ceilings.Beyond as beyond:
+        audit.note(
+            runtime,
+            "ceiling_exceeded",
+            session.principal,
+            session_id=session.id,
+            agent=submit.agent,
+            namespace=beyond.namespace,
+        )
+        raise
+    check_limits(runtime, session.principal, keyed=claimed is not None)
     scope = runtime.scope(session.principal)
     trace = read_trace(envelope.trace_id, envelope.extensions)
     if trace is None:
@@ -212,7 +276,7 @@ def _check_submit(
         agent=name,
         version=version,
         lease=lease,
-        expires_at=expires_at,
+        expires_at=None if expiry is None else expiry.text,
         max_runtime_sec=submit.max_runtime_sec,
         trace=trace,
         span_id=runtime.entropy.bits(scope, "span")[:8].hex(),
@@ -222,17 +286,27 @@ def _check_submit(
     )
 
 
-def _check_limits(runtime: Runtime, session: Session, *, keyed: bool) -> None:
+def _authority_asked(
+    runtime: Runtime, session: Session, submit: messages.Submit, name: str, version: str | None
+) -> tuple[messages.Lease, Expiry | None]:
+    """Lease and expiry as they are granted: as asked, below the ceiling; raises Refusal."""
+    lease = parse_lease(submit.lease_request)
+    ceiling = ceilings.ceiling_for(runtime.config.ceilings, session.principal, name, version)
+    ceilings.check_lease(runtime, ceiling, lease)
+    constraints = submit.lease_constraints
+    expiry = None
+    if constraints is not None and constraints.expires_at is not None:
+        expiry = parse_expiry(constraints.expires_at, unix=runtime.wall)
+    ceilings.check_expiry(runtime, ceiling, None if expiry is None else expiry.unix)
+    return lease, expiry
+
+
+def check_limits(runtime: Runtime, principal: Principal, *, keyed: bool) -> None:
     """What passes with time: one more job, and one more key."""
     if runtime.draining:
         raise Refusal(ErrorCode.INTERNAL_ERROR, SHUTTING_DOWN)
-    full = "running_jobs" if len(runtime.running) >= runtime.limits.running_jobs else None
-    if full is None and keyed:
-        full = runtime.keys.room(session.principal, CLAIM_BYTES, runtime.limits)
+    caps.check_jobs(runtime, principal)
+    full = runtime.keys.room(principal, CLAIM_BYTES, runtime.limits) if keyed else None
     if full is not None:
-        what = "jobs are running" if full == "running_jobs" else "idempotency keys are kept"
-        raise Refusal(
-            ErrorCode.INTERNAL_ERROR,
-            f"too many {what}",
-            details={"limit": full, "max": getattr(runtime.limits, full), "retry_after_ms": 1000},
-        )
+        most: int = getattr(runtime.limits, full)
+        raise caps.Exceeded(full, most, "too many idempotency keys are kept", principal=principal)

@@ -53,11 +53,12 @@ def json_argument(text: str) -> Any:
         raise ValueError(f"{source} is not JSON: {_reason(error)}") from None
 
 
-def lease_argument(text: str) -> dict[str, Any]:
-    """A lease: a JSON object of namespace -> patterns, or `@file`, or `-`."""
-    lease = json_argument(text)
-    if not isinstance(lease, dict):
-        raise ValueError("a lease is a JSON object: namespace -> list of patterns")
+def lease_argument(texts: Iterable[str]) -> dict[str, list[str]]:
+    """A lease of parts: `namespace=pattern`, or a JSON object of namespace -> patterns, `@file`, `-`."""
+    lease: dict[str, list[str]] = {}
+    for text in texts:
+        for namespace, patterns in _part_of_lease(text).items():
+            lease.setdefault(namespace, []).extend(patterns)
     return lease
 
 
@@ -109,6 +110,22 @@ def budget_argument(amounts: Iterable[str]) -> list[str]:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*:\d+(\.\d+)?", amount):
             raise ValueError(f"{amount!r} is no amount such as USD:5 or credits:250.5")
     return checked
+
+
+def _part_of_lease(text: str) -> dict[str, list[str]]:
+    if text != "-" and text.lstrip()[:1] not in ("{", "[", "@"):
+        namespace, _, pattern = text.partition("=")
+        if not (namespace and pattern):
+            raise ValueError(f"{text!r} is no grant such as tool.call=search, and no JSON")
+        return {namespace: [pattern]}
+    part = json_argument(text)
+    if not isinstance(part, dict) or not all(_are_texts(patterns) for patterns in part.values()):
+        raise ValueError("a lease is a JSON object: namespace -> list of patterns")
+    return part
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _refuse_constant(name: str) -> NoReturn:

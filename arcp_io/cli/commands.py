@@ -10,6 +10,7 @@ import typer
 from . import version
 from .attach import attach
 from .cancel import cancel
+from .credentials import credentials
 from .demo import demo
 from .exits import CANCEL_EXPLAINED, EXPLAINED, Exit
 from .jobs import jobs
@@ -40,6 +41,7 @@ _app.command(epilog=EXPLAINED)(submit)
 _app.command(epilog=EXPLAINED)(attach)
 _app.command(epilog=CANCEL_EXPLAINED)(cancel)
 _app.command()(jobs)
+_app.command()(credentials)
 _app.command(epilog=EXPLAINED)(demo)
 
 

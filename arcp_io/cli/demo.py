@@ -103,12 +103,15 @@ class _Run:
         return ending
 
     async def _serve(self, view: View | None) -> Ending:
+        from arcp_proto.ceilings import Ceiling
+
         from .. import App, serve
         from .cutting import Relay
         from .index import VERSION, index
 
         token = secrets.token_urlsafe(32)
-        app = App(name="arcp-io demo", version=VERSION, tokens={token: "demo"})
+        most = Ceiling(lease={"fs.read": ["/**"], "tool.call": ["index.*"]})
+        app = App(name="arcp-io demo", version=VERSION, tokens={token: "demo"}, ceilings=[most])
         app.agent("index", version=VERSION)(index)
         async with serve(app, host="127.0.0.1", port=0) as server:
             if not self._drop:

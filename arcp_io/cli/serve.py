@@ -50,6 +50,13 @@ _Sync = Annotated[
     Sync,
     typer.Option(help="full: what a client was told survives a power cut; normal: the end of the process."),
 ]
+_Audit = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="Append to this file, as a line of JSON each, who was refused what, and who looked at what.",
+    ),
+]
 _Hosts = Annotated[
     list[str] | None, typer.Option(help="A Host header to let in, in place of --host. Repeatable.")
 ]
@@ -70,6 +77,7 @@ def serve(
     allow_host: _Hosts = None,
     journal: _Journal = None,
     journal_sync: _Sync = Sync.FULL,
+    audit: _Audit = None,
 ) -> None:
     """Serve the agents of an App until SIGINT or SIGTERM.
 
@@ -90,7 +98,7 @@ def serve(
         patience = seconds_argument(drain)
     _check_address(path, host, certfile, keyfile, plain=stdio or allow_plain)
     with checked("MODULE:APP"):
-        app = load(target)
+        app = load(target, audit)
     try:
         run(
             app,
@@ -108,17 +116,16 @@ def serve(
             journal=_journal(journal, journal_sync),
         )
     except JournalError as error:
-        print(
-            f"{'stopped' if isinstance(error, JournalFailed) else 'cannot serve'}: {error}", file=sys.stderr
-        )
+        what = "stopped" if isinstance(error, JournalFailed) else "cannot serve"
+        print(f"{what}: {error}", file=sys.stderr)
         raise typer.Exit(Exit.ERROR) from None
     except OSError as error:
         print(f"cannot serve: {error.strerror or error}", file=sys.stderr)
         raise typer.Exit(Exit.ERROR) from None
 
 
-def load(target: str) -> App:
-    """The App that `module:variable` names, looked for from the current directory.
+def load(target: str, audit: Path | None = None) -> App:
+    """The App that `module:variable` names, looked for from the current directory; with its audit there.
 
     Raises ValueError for what is none, and for one that cannot be served.
     """
@@ -140,6 +147,7 @@ def load(target: str) -> App:
     if not isinstance(found, App):
         raise ValueError(f"{variable} in {module_name} is no App")
     found.config()
+    found.audit = audit or found.audit
     return found
 
 

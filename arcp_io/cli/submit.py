@@ -22,7 +22,12 @@ from .request import Submission
 _Url = Annotated[str, typer.Argument(metavar="URL", help="The runtime: ws:// or wss://.")]
 _Agent = Annotated[str, typer.Argument(metavar="AGENT", help="The agent: name or name@version.")]
 _Input = Annotated[str, typer.Option(metavar="JSON|@file|-", help="Its input; - is stdin.")]
-_Lease = Annotated[str | None, typer.Option(metavar="JSON|@file", help="What it may do.")]
+_Lease = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GRANT", help="What it may do: tool.call=search, or JSON|@file of a whole lease. Repeatable."
+    ),
+]
 _Budget = Annotated[list[str] | None, typer.Option(metavar="USD:5", help="What it may spend. Repeatable.")]
 _Expires = Annotated[
     str | None, typer.Option(metavar="TIME", help="When the lease ends: 2h from now, or a UTC time.")
@@ -53,11 +58,15 @@ def submit(
     prints the job's id and waits 3 seconds: a second one cancels the job and waits until it has stopped (a
     third one does not wait), otherwise the job is left as it is, for 'arcp-io attach'.
 
+    What an agent may read, write, fetch, call, delegate and use is what --lease grants; without it nothing.
+
     \b
     Examples:
       export ARCP_TOKEN=...
       arcp-io submit ws://127.0.0.1:7777/arcp echo --input '{"x": 1}'
-      arcp-io submit wss://agents.example/arcp report@2.0.0 --input @report.json --budget USD:5 --expires 2h
+      arcp-io submit wss://agents.example/arcp report@2.0.0 --input @report.json --max-runtime 10m
+      arcp-io submit ws://127.0.0.1:7777/arcp research --lease tool.call=search --lease 'fs.read=/data/**' \\
+        --budget USD:1.00 --expires 1h
       cat notes.json | arcp-io submit ws://127.0.0.1:7777/arcp index --input - --max-runtime 10m --json
     """
     with checked("--input"):
@@ -81,7 +90,7 @@ def submit(
 
 
 def _options(
-    lease: str | None,
+    lease: list[str] | None,
     budget: list[str] | None,
     expires: str | None,
     max_runtime: str | None,
@@ -90,7 +99,7 @@ def _options(
     """The options of `Session.submit`; None is what was not asked for."""
     options: dict[str, Any] = {"idempotency_key": idempotency_key}
     with checked("--lease"):
-        options["lease"] = lease_argument(lease) if lease is not None else None
+        options["lease"] = lease_argument(lease) if lease else None
     with checked("--budget"):
         options["budget"] = budget_argument(budget) if budget else None
     with checked("--expires"):

@@ -10,19 +10,26 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from arcp_proto.events import EventKind
+from arcp_proto.budget import COST_BUDGET
+from arcp_proto.errors import ErrorCode
+from arcp_proto.events import REMAINING, EventKind
+from arcp_proto.spending import WARNING
 
 from .exits import Exit
 from .printable import one_line, printable
 from .request import Ending
 
 _LEVELS: Final = {"error": "bold red", "warn": "yellow", "debug": "dim"}
+_DENIALS: Final = (ErrorCode.PERMISSION_DENIED, ErrorCode.LEASE_EXPIRED, ErrorCode.BUDGET_EXHAUSTED)
+_MOST_CALLS: Final = 100
+"""Tool calls whose names are kept until their results come."""
+_MOST_CURRENCIES: Final = 8
 
 
 class View:
-    """One job: a line for each log, thought, status, metric and artifact, a bar for progress and tools.
+    """One job: a line for each log, thought, status, metric, artifact and child, and for a tool that failed.
 
-    On what is no terminal there is no bar.
+    A bar for progress, tools, and what is left of the budget; on what is no terminal there is none.
     """
 
     def __init__(self, console: Console, title: str) -> None:
@@ -33,13 +40,20 @@ class View:
             BarColumn(bar_width=20),
             TextColumn("{task.fields[count]}", markup=False),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}", style="magenta", markup=False),
             TextColumn("{task.fields[doing]}", style="dim", markup=False),
             console=console,
             transient=True,
         )
-        self._task = self._progress.add_task(one_line(title, longest=40), total=None, count="", doing="")
+        self._task = self._progress.add_task(
+            one_line(title, longest=40), total=None, count="", left="", doing=""
+        )
         self._room = max(20, console.width - 75)
         self._streamed = 0
+        self._calls: dict[str, str] = {}
+        """Tool calls that have no result yet: id -> tool."""
+        self._left: dict[str, str] = {}
+        """What is left of the budget: currency -> amount."""
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -67,7 +81,8 @@ class View:
         """The last line: how the job ended."""
         self._stop()
         if ending.exit is Exit.SUCCESS:
-            self.note(f"success after {ending.events:,} events", "bold green")
+            left = f"; {self._told_left()}" if self._left else ""
+            self.note(f"success after {ending.events:,} events{left}", "bold green")
         elif ending.exit is Exit.INTERRUPTED:
             job = f"left job {ending.job_id} as it is" if ending.job_id else "nothing was submitted"
             self.note(job, "bold yellow")
@@ -85,25 +100,53 @@ class View:
 
     def _show_status(self, body: Mapping[str, Any]) -> None:
         # The status that rotates a credential carries its value: phase and message are all that is shown.
-        message = _line(body, "message")
-        self.note(_line(body, "phase") + (f": {message}" if message else ""), "cyan")
+        phase, message = _line(body, "phase"), _line(body, "message")
+        style = "bold yellow" if phase == WARNING else "cyan"
+        self.note(phase + (f": {message}" if message else ""), style)
 
     def _show_metric(self, body: Mapping[str, Any]) -> None:
+        if body.get("name") == REMAINING:
+            self._show_left(body)
+            return
         self.note(f"{_line(body, 'name')} = {_line(body, 'value')} {_line(body, 'unit')}".rstrip(), "magenta")
+
+    def _show_left(self, body: Mapping[str, Any]) -> None:
+        """It comes with every per cent: in the bar, if there is one."""
+        currency = _line(body, "unit")
+        if currency in self._left or len(self._left) < _MOST_CURRENCIES:
+            self._left[currency] = _line(body, "value")
+        if self._console.is_terminal:
+            self._progress.update(self._task, left=one_line(self._told_left(), longest=40))
+        else:
+            self.note(f"{_line(body, 'value')} {currency} left", "magenta")
+
+    def _told_left(self) -> str:
+        return ", ".join(f"{amount} {currency}" for currency, amount in self._left.items()) + " left"
 
     def _show_artifact(self, body: Mapping[str, Any]) -> None:
         self.note(f"artifact {_line(body, 'uri')} ({_line(body, 'content_type')})", "green")
 
     def _show_delegate(self, body: Mapping[str, Any]) -> None:
-        self.note(f"delegates to {_line(body, 'agent')}", "blue")
+        lease = body.get("lease")
+        amounts = lease.get(COST_BUDGET) if isinstance(lease, Mapping) else None
+        budget = (
+            f" with {one_line(', '.join(map(str, amounts)))}" if isinstance(amounts, list) and amounts else ""
+        )
+        self.note(f"delegates to {_line(body, 'agent')}: {_line(body, 'child_job_id')}{budget}", "blue")
 
     def _show_tool_call(self, body: Mapping[str, Any]) -> None:
-        self._doing(f"{_line(body, 'tool')} {_line(body, 'args')}")
+        tool = _line(body, "tool")
+        if len(self._calls) < _MOST_CALLS:
+            self._calls[_line(body, "call_id")] = tool
+        self._doing(f"{tool} {_line(body, 'args')}")
 
     def _show_tool_result(self, body: Mapping[str, Any]) -> None:
+        tool = self._calls.pop(_line(body, "call_id"), "")
         error = body.get("error")
         if isinstance(error, Mapping):
-            self.note(f"tool failed: {_line(error, 'code')} {_line(error, 'message')}", "yellow")
+            code = _line(error, "code")
+            how, style = ("denied", "bold yellow") if code in _DENIALS else ("failed", "yellow")
+            self.note(f"{f'tool {tool}'.rstrip()} {how}: {code} {_line(error, 'message')}", style)
 
     def _show_progress(self, body: Mapping[str, Any]) -> None:
         current, total = _number(body, "current") or 0, _number(body, "total")

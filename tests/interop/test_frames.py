@@ -126,7 +126,7 @@ class AsTheirClient:
 
 STORIES: Final[dict[str, str]] = {
     "a whole session": """
-        welcomed by py-rt with 7 features
+        welcomed by py-rt with 9 features
         job 0 is accepted: ver@2.0.0
         job 0: log
         job 0: thought
@@ -144,7 +144,7 @@ STORIES: Final[dict[str, str]] = {
         the connection is ended by the peer
     """,
     "heartbeat": """
-        welcomed by py-rt with 7 features
+        welcomed by py-rt with 9 features
         job 0 is accepted: gated
         job 0: log
         job 0: log
@@ -154,7 +154,7 @@ STORIES: Final[dict[str, str]] = {
         job 0: log
     """,
     "every end": """
-        welcomed by py-rt with 7 features
+        welcomed by py-rt with 9 features
         job 0 is accepted: slow
         job 0: log
         job 0 ends: timed_out TIMEOUT
@@ -205,7 +205,7 @@ STORIES: Final[dict[str, str]] = {
         job 16 ends: success None
     """,
     "the same key again": """
-        welcomed by py-rt with 7 features
+        welcomed by py-rt with 9 features
         job 0 is accepted: gated
         job 0: log
         job 0: log
@@ -216,18 +216,18 @@ STORIES: Final[dict[str, str]] = {
         request 3 is refused: DUPLICATE_KEY
     """,
     "the same key in another session": """
-        welcomed by py-rt with 7 features
+        welcomed by py-rt with 9 features
         job 0 is accepted: gated
         job 0 is accepted: gated
         job 0 ends: success {'n': 2}
     """,
     "standard streams": """
-        welcomed by s with 7 features
+        welcomed by s with 9 features
         job 0 is accepted: echo
         job 0 ends: success {'len': 1000}
     """,
     "three submits at a time": """
-        welcomed by py-rt with 7 features
+        welcomed by py-rt with 9 features
         job 0 is accepted: gated
         job 1 is accepted: gated
         job 2 is accepted: gated
@@ -239,7 +239,7 @@ STORIES: Final[dict[str, str]] = {
         job 2 ends: success {'n': 1}
     """,
     "acks": """
-        welcomed by py-rt with 7 features
+        welcomed by py-rt with 9 features
         job 0 is accepted: gated
         job 0: log
         job 0: log
@@ -250,18 +250,18 @@ STORIES: Final[dict[str, str]] = {
         job 0 ends: success {'n': 8}
     """,
     "a trace": """
-        welcomed by py-rt with 7 features
+        welcomed by py-rt with 9 features
         job 0 is accepted: gated
         job 0: log
         job 0 ends: success {'n': 1}
     """,
     "errors that name no request": """
-        welcomed by py-rt with 7 features
+        welcomed by py-rt with 9 features
         request 0 is refused: AGENT_NOT_AVAILABLE
         request 1 is refused: JOB_NOT_FOUND
     """,
     "two ends": """
-        welcomed by py-rt with 7 features
+        welcomed by py-rt with 9 features
         job 0 is accepted: streamfail
         job 0: result_chunk
         job 0: result_chunk
@@ -308,6 +308,8 @@ class AsTheirRuntime:
         self.world = World(RuntimeConfig(name="ours", version="1", agents=infos), tokens={TOKEN: "alice"})
         self.peer = self.world.connect()
         self._jobs: dict[str, JobId] = {}
+        self._tools = ["search"] if session == "a whole session" else []
+        """What is called there without a lease for it, which their runtime does not enforce."""
 
     def replay(self) -> list[str]:
         for by, frame in self._rows:
@@ -319,6 +321,9 @@ class AsTheirRuntime:
 
     def hear(self, frame: Frame) -> None:
         job_id = frame.get("job_id", "")
+        if frame["type"] == "job.submit" and self._tools:
+            lease = {**frame["payload"].get("lease_request", {}), "tool.call": self._tools}
+            frame = {**frame, "payload": {**frame["payload"], "lease_request": lease}}
         self.peer.send_bytes(json.dumps({**frame, "job_id": self._jobs.get(job_id, job_id) or None}).encode())
         self.world.advance(0.1)  # History comes behind an answer, and not at once.
 
@@ -392,12 +397,13 @@ DIFFERENCES: Final[dict[str, list[str]]] = {
         *["- result_chunk"] * 3,
         "- success None",
     ],
+    "a whole session": ["+ metric"],  # Of the remaining budget: each time that it has moved by 1 %.
     "every end": [
         "- timed_out None",  # A TimeoutError of the agent's own.
         "+ job.error INTERNAL_ERROR",
         "- success ignored cancel",
         "+ cancelled None",
-        *["- metric"] * 2,  # The remaining budget, which an agent does not emit.
+        "+ status",  # Four fifths of the budget are used.
         "+ result_chunk",  # The end of a stream that the agent forgot to end.
         "- not-a-kind",
     ],

@@ -67,7 +67,9 @@ async def test_features_that_they_do_not_offer() -> None:
     async def what(guest: Guest) -> None:
         assert guest.client.negotiated_features == ()
         assert guest.client.welcome is not None and guest.client.welcome.heartbeat_interval_sec is None
-        job = await guest.client.submit(agent="kinds")
+        job = await guest.client.submit(
+            agent="kinds", lease_request={"tool.call": ["*"], "agent.delegate": ["*"]}
+        )
         assert "progress" not in [event["kind"] async for event in job.events()]
         job = await guest.client.submit(agent="stream", input={"texts": ["a", "b"]})
         assert (await job.done).result == "ab"
@@ -78,8 +80,8 @@ async def test_features_that_they_do_not_offer() -> None:
         await visit(place.url, what, features=())
 
 
-async def test_features_that_we_do_not_offer() -> None:
-    """Their client knows that they were not negotiated; what a lease says binds all the same."""
+async def test_features_that_were_not_negotiated() -> None:
+    """Their client knows that they were not; what a lease says binds all the same."""
 
     async def what(guest: Guest) -> None:
         assert guest.client.negotiated_features == ("subscribe",)
@@ -91,7 +93,7 @@ async def test_features_that_we_do_not_offer() -> None:
         assert isinstance(await error_of(job), arcp.InvalidRequestError)
 
     async with our_runtime() as place:
-        await visit(place.url, what, features=("subscribe", "lease_expires_at", "cost.budget"))
+        await visit(place.url, what, features=("subscribe",))
 
 
 async def test_a_heartbeat_is_answered() -> None:
@@ -224,7 +226,9 @@ async def test_a_streamed_result(parts: dict[str, Any], data: bytes) -> None:
 
 async def test_every_kind_of_event() -> None:
     async def what(guest: Guest) -> None:
-        job = await guest.client.submit(agent="kinds")
+        job = await guest.client.submit(
+            agent="kinds", lease_request={"tool.call": ["*"], "agent.delegate": ["*"]}
+        )
         events = [event async for event in job.events()]
         assert [(event["kind"], event["body"]) for event in events] == [
             ("log", {"level": "warn", "message": "hello"}),

@@ -52,7 +52,8 @@ class Left(NamedTuple):
 @asynccontextmanager
 async def server_of_short_memory() -> AsyncIterator[Server]:
     """One that forgets sessions, jobs and keys after a second."""
-    app = make_app(retention=WINDOW, idempotency=WINDOW, linger=1)
+    limits = {"failed_authentications": 1_000_000, "sessions": 10_000, "connections": 10_000}
+    app = make_app(retention=WINDOW, idempotency=WINDOW, linger=1, **limits)
     app.anonymous = True
     app.resume_window = WINDOW
     async with serve(app, port=0) as server:

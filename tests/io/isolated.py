@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -14,7 +15,7 @@ import anyio
 from arcp_io.app import App
 from arcp_io.blocking import BlockingJobContext
 from arcp_io.context import JobContext
-from arcp_io.errors import PermissionDenied
+from arcp_io.errors import Denied, LocalProtocolError, PermissionDenied
 from arcp_proto.limits import Limits
 
 app = App("tests", "1", tokens={"t0ken": "alice"}, limits=Limits(grace=2))
@@ -87,6 +88,68 @@ async def sleep(job: JobContext, input: Any) -> None:
         await anyio.sleep_forever()
     finally:
         await job.log("info", "cleaned up")
+
+
+@app.agent("asks", isolation="process")
+async def asks(job: JobContext, input: Any) -> list[Any]:
+    """Does what it is asked to, one by one; returns what came of it."""
+    results: list[Any] = []
+    for name, *arguments in input:
+        try:
+            results.append(await DEEDS[name](job, *arguments))
+        except Denied as denied:
+            results.append(denied.code)
+        except LocalProtocolError as error:
+            results.append(str(error))
+    return results
+
+
+@app.agent("plain-asks", isolation="process")
+def plain_asks(job: BlockingJobContext, input: Any) -> str:
+    """Lets a refusal go."""
+    job.log("info", "before")
+    job.authorize(*input)
+    return "not here"
+
+
+async def use(job: JobContext, tool: str) -> str:
+    async with job.tool(tool, {"x": 1}):
+        return "used"
+
+
+async def read(job: JobContext, path: str) -> str:
+    with job.open(path) as file:
+        text: str = file.read()
+    return text
+
+
+async def spend(job: JobContext, reserved: str, cost: str) -> str:
+    async with job.reserve("USD", reserved) as hold:
+        hold.settle(cost, "cost.test")
+    return str(job.remaining("USD"))
+
+
+async def authorize(job: JobContext, capability: str, target: str) -> str:
+    await job.authorize(capability, target)
+    return "allowed"
+
+
+async def tell(job: JobContext, phase: str) -> None:
+    await job.status(phase)
+
+
+async def delegate(job: JobContext, agent: str) -> str:
+    return (await job.delegate(agent)).id
+
+
+DEEDS: dict[str, Callable[..., Awaitable[Any]]] = {
+    "use": use,
+    "read": read,
+    "spend": spend,
+    "authorize": authorize,
+    "tell": tell,
+    "delegate": delegate,
+}
 
 
 @app.agent("stuck", isolation="process")

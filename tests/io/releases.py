@@ -14,10 +14,11 @@ from typing import Any, Final
 import msgspec
 
 from arcp_io.journal import SqliteJournal
+from arcp_proto.ids import JobId
 from arcp_proto.inventory import AgentInfo
 from arcp_proto.records import RECORD_VERSION, Record, encode_record
 from tests.io.journaled import Watched
-from tests.unit.world import CONFIG, World
+from tests.unit.world import CONFIG, Peer, World
 
 JOURNALS: Final = Path(__file__).parent / "journals"
 KEPT: Final = msgspec.structs.replace(
@@ -49,6 +50,7 @@ def write(path: Path) -> dict[str, Any]:
     cancelled = client.submit("plain")
     client.cancel(cancelled)
     world.stopped(cancelled)
+    leased, child = _lease(world, client)
     _keep(watched, world.records[made:])
     watched.close()
     return {
@@ -57,8 +59,31 @@ def write(path: Path) -> dict[str, Any]:
         "events": [raw.decode() for raw in client.numbered[2:]],
         "once": over,
         "again": again,
-        "ends": {over: "success", failed: "error", streaming: "error", cancelled: "cancelled"},
+        "ends": {
+            over: "success",
+            failed: "error",
+            streaming: "error",
+            cancelled: "cancelled",
+            leased: "error",
+            child: "error",
+        },
+        "leased": leased,
     }
+
+
+def _lease(world: World, client: Peer) -> tuple[str, str]:
+    """A job that has spent, holds something back, and has a child with a budget of its own."""
+    lease = {"cost.budget": ["USD:2.00"], "agent.delegate": ["*"], "tool.call": ["search"]}
+    leased = client.submit(
+        "echo", lease_request=lease, lease_constraints={"expires_at": "2030-01-01T00:00:00Z"}
+    )
+    world.emit(leased, "metric", {"name": "cost.search", "value": 0.5, "unit": "USD"})
+    world.runtime.reserve(JobId(leased), "USD", "0.25", now=world.now)
+    wanted = {"cost.budget": ["USD:0.40"]}
+    child = world.runtime.delegate(JobId(leased), "plain", None, wanted, now=world.now)
+    world.take()
+    world.emit(child, "metric", {"name": "cost.search", "value": 0.1, "unit": "USD"})
+    return leased, str(child)
 
 
 def _keep(watched: Watched, records: list[Record]) -> None:

@@ -79,7 +79,7 @@ def make_app(**limits: Any) -> App:
         "1",
         tokens={TOKEN: "alice", STALLED: "bob", READING: "carol"},
         observers={"bob": {"alice": "observe"}, "carol": {"alice": "observe"}},
-        limits=Limits(**limits),
+        limits=Limits(**{"sessions": 1_000, "connections": 2_000} | limits),
     )
 
     @app.agent("flood")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -81,8 +81,10 @@ async def events(job: Job) -> list[tuple[str, dict[str, Any]]]:
 
 
 async def test_an_async_agent() -> None:
+    lease = {"fs.read": ["/data/**"], "tool.call": ["grep"]}
+
     async def agent(job: JobContext, input: Any) -> Any:
-        assert (job.principal, job.agent, job.lease) == ("alice", "it@1.0.0", {"fs.read": ["/data/**"]})
+        assert (job.principal, job.agent, job.lease) == ("alice", "it@1.0.0", lease)
         assert job.trace_headers()["traceparent"].split("-")[1] == job.trace_id == "a" * 32
         await job.log("info", "hello")
         async with job.tool("grep", {"x": 1}) as call:
@@ -90,9 +92,8 @@ async def test_an_async_agent() -> None:
         return {"input": input, "id": job.id}
 
     async with serving(make_app(agent)) as (_, session):
-        job = await session.submit(
-            "it", {"x": 1}, lease={"fs.read": ["/data/**"]}, traceparent=f"00-{'a' * 32}-{'b' * 16}-01"
-        )
+        trace = f"00-{'a' * 32}-{'b' * 16}-01"
+        job = await session.submit("it", {"x": 1}, lease=lease, traceparent=trace)
         assert job.trace_id == "a" * 32
         assert await events(job) == [
             ("log", {"level": "info", "message": "hello"}),
@@ -193,6 +194,19 @@ class Odd:
     pass
 
 
+class Trap(Mapping[str, int]):
+    """Raises when it is read."""
+
+    def __getitem__(self, key: str) -> int:
+        raise RuntimeError("caught")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter("a")
+
+    def __len__(self) -> int:
+        return 1
+
+
 def circle() -> Any:
     value: list[Any] = []
     value.append(value)
@@ -201,8 +215,8 @@ def circle() -> Any:
 
 @pytest.mark.parametrize(
     "value",
-    [Odd(), {1, 2}, {1: 2}, math.nan, b"bytes", "\ud800", circle()],
-    ids=["object", "set", "int-key", "nan", "bytes", "surrogate", "circle"],
+    [Odd(), {1, 2}, {1: 2}, math.nan, b"bytes", "\ud800", circle(), Trap()],
+    ids=["object", "set", "int-key", "nan", "bytes", "surrogate", "circle", "trap"],
 )
 async def test_what_is_no_json_ends_the_job(value: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def agent(job: JobContext, input: Any) -> Any:
@@ -266,7 +280,7 @@ async def test_an_error_class_of_ours_is_kept(error: Any, kind: type[ArcpError],
     assert type(caught.value) is kind
     assert (caught.value.code, caught.value.message) == (error.code, error.message)
     assert caught.value.retryable is error.retryable
-    assert caught.value.details == getattr(error, "details", {})
+    assert caught.value.details == (getattr(error, "details", None) or {})
     assert job.final_status == status
 
 
@@ -371,7 +385,7 @@ async def test_cancel_returns_when_the_agent_has_stopped() -> None:
             steps.append("stopped")
 
     async with serving(make_app(agent)) as (server, session):
-        job = await session.submit("it")
+        job = await session.submit("it", lease={"tool.call": ["rm"]})
         seen = []
         async for event in job:
             seen.append(event.kind)

@@ -40,9 +40,9 @@ def alive(pid: int) -> bool:
 
 async def test_an_agent_in_its_own_process(anyio_backend: str) -> None:
     async with serving() as (_, session):
-        job = await session.submit(
-            "about", {"x": 1}, lease={"fs.read": ["/data/**"]}, traceparent=f"00-{'a' * 32}-{'b' * 16}-01"
-        )
+        lease = {"fs.read": ["/data/**"], "tool.call": ["grep"]}
+        trace = f"00-{'a' * 32}-{'b' * 16}-01"
+        job = await session.submit("about", {"x": 1}, lease=lease, traceparent=trace)
         assert [(event.kind, event.body) async for event in job] == [
             ("tool_call", {"tool": "grep", "args": {"x": 1}, "call_id": "call_1"}),
             ("tool_result", {"call_id": "call_1", "result": ["line"]}),
@@ -58,7 +58,7 @@ async def test_an_agent_in_its_own_process(anyio_backend: str) -> None:
             "id": job.id,
             "principal": "alice",
             "agent": "about@1.0.0",
-            "lease": {"fs.read": ["/data/**"]},
+            "lease": {"fs.read": ["/data/**"], "tool.call": ["grep"]},
             "trace_id": "a" * 32,
             "input": {"x": 1},
             "loop": anyio_backend,
@@ -223,3 +223,75 @@ async def test_a_script(tmp_path: Path) -> None:
         [sys.executable, "-"], input=SCRIPT.encode(), env=environment, check=False, stderr=subprocess.PIPE
     )
     assert "needs a module to import: put echo into a file" in done.stderr.decode()
+
+
+# What it may.
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A directory `data` with a file, and with a link to one in `secret`."""
+    root = tmp_path.resolve()
+    for name in ("data", "secret"):
+        (root / name).mkdir()
+        (root / name / "file").write_text(name)
+    (root / "data" / "link").symlink_to(root / "secret" / "file")
+    return root
+
+
+async def test_a_process_of_its_own_is_held_to_the_lease(root: Path) -> None:
+    asks = [
+        ("use", "grep"),
+        ("use", "rm"),
+        ("read", f"{root}/data/file"),
+        ("read", f"{root}/data/link"),
+        ("authorize", "net.fetch", "https://a.example/"),
+        ("authorize", "model.use", "any"),
+    ]
+    async with serving() as (_, session):
+        lease = {"tool.call": ["grep"], "fs.read": [f"{root}/data/**"]}
+        job = await session.submit("asks", asks, lease=lease)
+        said = [(event.kind, event.body) async for event in job]
+        denied = "PERMISSION_DENIED"
+        assert await job.result() == ["used", denied, "data", denied, denied, denied]
+    assert [kind for kind, _ in said] == ["tool_call", "tool_result"] * 2
+    assert said[1][1] == {"call_id": "call_1", "result": None}
+    assert (said[2][1]["tool"], said[3][1]["error"]["code"]) == ("rm", denied)
+
+
+async def test_a_process_of_its_own_spends_the_budget_outside(caplog: pytest.LogCaptureFixture) -> None:
+    asks = [
+        ("spend", "0.5", "0.3"),
+        ("spend", "0.8", "0.8"),
+        ("spend", "0.7", "0.7"),
+        ("use", "grep"),
+        ("tell", "done"),
+    ]
+    async with serving() as (server, session):
+        job = await session.submit("asks", asks, lease={"tool.call": ["grep"]}, budget="USD:1")
+        said = [(event.kind, event.body) async for event in job]
+        assert await job.result() == ["0.7", "BUDGET_EXHAUSTED", "0.0", "BUDGET_EXHAUSTED", None]
+        assert server.server.runtime.jobs[job.id].budget.remaining == {"USD": 0}
+    metrics = [(body["name"], body["value"]) for kind, body in said if kind == "metric"]
+    remaining = "cost.budget.remaining"
+    assert metrics == [("cost.test", 0.3), (remaining, 0.7), ("cost.test", 0.7), (remaining, 0)]
+    assert [body["phase"] for kind, body in said if kind == "status"] == ["budget_warning", "done"]
+
+
+async def test_what_is_not_there_in_a_process_of_its_own() -> None:
+    async with serving() as (_, session):
+        job = await session.submit("asks", [("delegate", "about")], lease={"agent.delegate": ["about"]})
+        (told,) = await job.result()
+        assert "job.delegate is not there in a process of its own" in told
+
+
+async def test_a_refusal_that_leaves_a_process_of_its_own_ends_its_job(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "arcp_io")
+    async with serving() as (_, session):
+        job = await session.submit("plain-asks", ["fs.read", "/etc/shadow"], lease={"fs.read": ["/data/**"]})
+        with pytest.raises(PermissionDenied, match=r"fs\.read '/etc/shadow'") as caught:
+            await job.result()
+        assert caught.value.details == {"capability": "fs.read", "target": "/etc/shadow"}
+    assert "lease_denied" in caplog.text

@@ -10,7 +10,7 @@ from arcp_io.stdio import LineCodec
 from arcp_io.stream import StreamTransport
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import MILLISECOND, SECOND
-from arcp_proto.output import ConnectionEnded, Output, StartJob
+from arcp_proto.output import Audit, ConnectionEnded, Output, StartJob
 from tests.io.fakes import HELLO, START, SUBMIT, UNIX, FakeStream, Stand
 
 
@@ -132,7 +132,7 @@ def test_a_timer_that_fires_early_is_taken_at_its_word() -> None:
     stand.loop.armed[1]()
     (write,) = stand.stream.messages()
     assert write[0]["payload"]["code"] == "UNAUTHENTICATED"
-    assert [type(event) for event in stand.events] == [ConnectionEnded]
+    assert [type(event) for event in stand.events] == [Audit, ConnectionEnded]
 
 
 def test_a_wall_clock_that_was_set_is_told() -> None:

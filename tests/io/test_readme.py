@@ -1,21 +1,34 @@
-"""The README's loop over selectors, as it stands there, runs jobs for clients on plain sockets."""
+"""What the README shows, as it stands there: its loop over selectors, its agents, its commands, its table."""
 
 from __future__ import annotations
 
 import json
 import re
 import runpy
+import shlex
 import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import indent
 from threading import Thread
 from typing import Any, BinaryIO, Final, NamedTuple
 
+import anyio
 import pytest
 
+from arcp_io import App, JobContext, SqliteJournal, connect, serve
+from arcp_io.errors import InternalError, LeaseSubsetViolation, Unauthenticated
+from arcp_io.journal.outstanding import outstanding_in
+from arcp_proto.audit import FACTS
+from arcp_proto.grants import Grants
+from tests.io.gateway import MASTER, gateway
+from tests.io.processes import Served
+
 README: Final = Path(__file__).parents[2] / "README.md"
+BLOCKS: Final = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+URL: Final = "ws://127.0.0.1:7777/arcp"
 TIMEOUT: Final = 30
 """Seconds after which a server that says nothing is taken for dead."""
 
@@ -44,13 +57,29 @@ class Client(NamedTuple):
         return [frame["payload"] for frame in frames]
 
 
+def example(name: str) -> str:
+    """The block of that name, in its first line; or the one that begins so."""
+    [found] = [block for block in BLOCKS if re.match(rf"(# )?{re.escape(name)}", block)]
+    return found
+
+
+def app_of(name: str, directory: Path, **replaced: str) -> App:
+    """The App of the block of that name, with what it says of the world outside replaced."""
+    path = directory / name
+    source = example(name)
+    for words, by in replaced.items():
+        assert words in source
+        source = source.replace(words, by)
+    path.write_text(source)
+    app: App = runpy.run_path(str(path))["app"]
+    return app
+
+
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[tuple[str, int]]:
     """Where the example listens, in a thread; it has to end when its listener is closed."""
-    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
-    [example] = [block for block in blocks if "import" in block and "selectors" in block]
     module = tmp_path / "any_loop.py"
-    module.write_text(example)
+    module.write_text(example("any_loop.py"))
     serve = runpy.run_path(str(module), run_name="any_loop")["serve"]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listening: tuple[str, int] = listener.getsockname()
@@ -108,3 +137,149 @@ def test_the_loop_in_the_readme_serves_several_and_survives_who_is_gone(address:
         second.send("job.submit", agent="echo", input=2)
         *_, result = second.receive("job.accepted", "job.event", "job.result")
         assert result["result"] == {"echo": 2}
+
+
+# Agents, and what they may do.
+
+
+def test_the_first_agent_and_its_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    served = Served(tmp_path, agents=example("hello.py"))
+    client = tmp_path / "client.py"
+    client.write_text(example("import anyio").replace(URL, served.url))
+    runpy.run_path(str(client))
+    assert served.stop() == 0
+    *events, result = capsys.readouterr().out.splitlines()
+    assert [event.split()[1] for event in events] == ["log", "progress"]
+    assert result == "{'echo': {'x': 1}}"
+
+
+def rows() -> list[tuple[str, str, list[str], list[str]]]:
+    """The table of patterns: capability, pattern, what it covers, and what not."""
+    lines = re.findall(r"^\| (`.*) \|$", README.read_text(), re.MULTILINE)
+    cells = [[re.findall(r"`([^`]+)`", cell) for cell in line.split(" | ")] for line in lines]
+    return [(first[0], pattern[0], covered, others) for first, pattern, covered, others in cells]
+
+
+def test_there_is_a_row_for_each_capability() -> None:
+    capabilities = {"fs.read", "fs.write", "net.fetch", "tool.call", "agent.delegate", "model.use"}
+    assert {row[0] for row in rows()} == capabilities | {"x-vendor.acme.door"}
+
+
+@pytest.mark.parametrize(("capability", "pattern", "covered", "others"), rows())
+def test_the_table_of_patterns(capability: str, pattern: str, covered: list[str], others: list[str]) -> None:
+    grants = Grants.of({capability: [pattern]})
+    assert covered
+    assert [target for target in covered if not grants.allows(capability, target)] == []
+    assert [target for target in others if grants.allows(capability, target)] == []
+
+
+def data(tmp_path: Path) -> Path:
+    """What stands for the README's /data."""
+    directory = tmp_path.resolve() / "data"
+    directory.mkdir()
+    (directory / "question.txt").write_text("why?")
+    return directory
+
+
+FOUND: Final = {"found": [f"part {number}" for number in range(13)], "left": "0.09"}
+"""What a dollar buys of pieces for 7 cents, of which 10 are reserved before each."""
+
+
+def test_the_command_that_asks_for_a_lease(tmp_path: Path) -> None:
+    [command] = re.findall(r"^\$ (arcp-io submit .*? research .*?[^\\])$", README.read_text(), re.M | re.S)
+    at, directory = str(data(tmp_path)), tmp_path / "served"
+    directory.mkdir()
+    served = Served(directory, agents=example("research.py").replace("/data", at))
+    words = shlex.split(command.replace("/data", at).replace("\\\n", ""))
+    assert words[:3] == ["arcp-io", "submit", URL]
+    done = served.submit(*words[3:])
+    without = served.submit(*words[3:], "--budget", "USD:4.01")
+    assert served.stop() == 0
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == FOUND
+    said = done.stderr.splitlines()
+    assert said[:2] == ["cost.search = 0.07 USD", "0.93 USD left"]
+    assert "budget_warning: 80 % of the budget of 1 USD are used; 0.16 are left" in said
+    assert [line[:35] for line in said if line.startswith("tool ")] == ["tool search denied: BUDGET_EXHAUSTE"]
+    assert said[-1].endswith(" events; 0.09 USD left")
+    assert (without.returncode, without.stdout) == (1, "")
+    assert "PERMISSION_DENIED cost.budget has to name at most 5 USD" in without.stderr
+
+
+@pytest.mark.anyio
+async def test_a_lease_from_python(tmp_path: Path) -> None:
+    at = str(data(tmp_path))
+    app = app_of("research.py", tmp_path, **{"/data": at})
+    asking = tmp_path / "asking.py"
+    source = example("from datetime import timedelta").replace("/data", at) + "return job"
+    asking.write_text("async def ask(session):\n" + indent(source, "    "))
+    ask = runpy.run_path(str(asking))["ask"]
+    async with serve(app, port=0) as server, connect(server.url, token="s3cret") as session:
+        job = await ask(session)
+        assert await job.result() == FOUND
+        assert str((await session.subscribe(job.id)).budget["USD"]) == "0.09"
+
+
+@pytest.mark.anyio
+async def test_a_team(tmp_path: Path) -> None:
+    paths = [str(data(tmp_path) / "question.txt")] * 2
+    lease = {"fs.read": paths, "agent.delegate": ["count"]}
+    app = app_of("team.py", tmp_path)
+    async with serve(app, port=0) as server, connect(server.url, token="s3cret") as session:
+        job = await session.submit("team", paths, lease=lease, budget="USD:1")
+        assert [event.body["agent"] async for event in job if event.kind == "delegate"] == ["count@1.0.0"] * 2
+        assert await job.result() == 2
+        broke = await session.submit("team", paths, lease=lease, budget="USD:0.05")
+        with pytest.raises(LeaseSubsetViolation, match=r"0\.05 USD of the budget are left, not 0\.1"):
+            await broke.result()
+
+
+@pytest.mark.anyio
+async def test_keys_of_a_gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_MASTER_KEY", MASTER)
+    journal = tmp_path / "agents.journal"
+    with gateway() as upstream:
+        app = app_of("paid.py", tmp_path, **{"https://gateway.example": upstream.url})
+        app.secure_loopback = True
+        async with (
+            serve(app, port=0, journal=SqliteJournal(journal)) as server,
+            connect(server.url, token="s3cret") as session,
+        ):
+            job = await session.submit("summary", "…", lease={"model.use": ["fast/*"]}, budget="USD:0.10")
+            assert [key.endpoint for key in job.credentials] == [upstream.url]
+            assert await job.result() == 1
+            assert await (await session.submit("summary", "…")).result() == 0
+        (_, asked), *_ = upstream.requests
+        assert (asked["models"], asked["max_budget"]) == (["fast/small", "fast/large"], 0.1)
+        assert len(upstream.values) == 1
+        assert upstream.keys == {}
+    assert list(outstanding_in(journal)) == []
+
+
+@pytest.mark.anyio
+async def test_what_a_client_may_take_and_the_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    app = app_of("bounded.py", tmp_path)
+
+    @app.agent("wait")
+    async def wait(job: JobContext, input: Any) -> None:
+        await anyio.sleep_forever()
+
+    async with serve(app, port=0) as server:
+        with pytest.raises(Unauthenticated):
+            async with connect(server.url, token="wrong"):
+                pass
+        async with connect(server.url, token="s3cret") as session:
+            for _ in range(20):
+                await session.submit("wait")
+            with pytest.raises(InternalError) as refused:
+                await session.submit("echo")
+    assert refused.value.retryable
+    told = {key: refused.value.details[key] for key in ("limit", "max", "retry_after_ms")}
+    assert told == {"limit": "principal_jobs", "max": 20, "retry_after_ms": 1000}
+    failed, limited = [json.loads(line) for line in (tmp_path / "audit.ndjson").read_text().splitlines()]
+    [shown] = re.findall(r"^(\{\"at\".*)$", README.read_text(), re.MULTILINE)
+    assert json.loads(shown).keys() == failed.keys()
+    assert json.loads(shown)["facts"].keys() == failed["facts"].keys() == {*FACTS["authentication_failed"]}
+    assert (failed["what"], failed["facts"]["reason"]) == ("authentication_failed", "the token")
+    assert (limited["what"], limited["principal"], limited["facts"]["max"]) == ("limit_reached", "alice", 20)

@@ -45,14 +45,16 @@ async def running(**options: object) -> AsyncIterator[tuple[Process, str]]:
     command = [sys.executable, "-W", "error", "-c", PROGRAM, repr({"port": 0, **options})]
     async with await anyio.open_process(command, stdin=subprocess.DEVNULL, stdout=None) as process:
         assert process.stderr is not None
-        line = ""
+        said = ""
         async for text in TextReceiveStream(process.stderr):
-            line += text
-            if line.endswith("\n"):
+            said += text
+            if "serving " in said and said.endswith("\n"):
                 break
         try:
+            warning, line = said.splitlines()
+            assert "grants every lease as it is asked for" in warning
             assert line.startswith("serving "), line
-            yield process, line.removeprefix("serving ").strip()
+            yield process, line.removeprefix("serving ")
         except BaseException:
             process.kill()  # It would be waited for.
             raise

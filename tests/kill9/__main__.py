@@ -18,7 +18,7 @@ import tempfile
 import time
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ from tests.io.processes import environment
 from tests.kill9.audit import Found, audit, check_histories, check_integrity
 from tests.kill9.final import look_at_everything
 from tests.kill9.judge import Judged, check_repeats, check_tags, judge, lives_of, stored_cursor
+from tests.kill9.ledger import Ledger, ledger
 from tests.kill9.server import Server
 from tests.kill9.witness import Witness
 
@@ -96,9 +97,10 @@ class ClientProcess:
 class Run:
     """One run of all of it."""
 
-    def __init__(self, options: argparse.Namespace, directory: Path) -> None:
+    def __init__(self, options: argparse.Namespace, directory: Path, ledger: Ledger | None = None) -> None:
         self._options = options
         self._directory = directory
+        self._ledger = ledger
         self._source = random.Random(options.seed)
         self.server = Server(directory / "journal")
         self.clients: list[ClientProcess] = []
@@ -159,6 +161,8 @@ class Run:
             witness.first_frame = 0.0
         found = audit(self.server.journal, self._directory, self.witnesses, touched)
         self.audits.append(found)
+        if self._ledger is not None:
+            self.wrong += self._ledger.after_a_kill(self.server.journal)
         self.wrong += found.wrong
         await self.server.start(self._source.choice(LOOPS))
         if self._source.random() < 0.1:  # Another time while it starts.
@@ -226,8 +230,12 @@ class Run:
             for job_id, status in end.jobs.items()
             if status in ("pending", "running")
         ]
+        if self._ledger is not None:
+            await asyncio.to_thread(self._ledger.settle)
         await self.server.stop()
         self.wrong += check_integrity(self.server.journal)
+        if self._ledger is not None:
+            self.wrong += self._ledger.at_the_end(self.server.journal)
 
     judged: Sequence[Judged] = ()
 
@@ -271,17 +279,23 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**9))
     parser.add_argument("--keep", type=Path, help="leave the journal and all notes in this directory")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds that everybody gets to end")
+    parser.add_argument("--credentials", action="store_true", help="issue a key for every job, and count")
     options = parser.parse_args(words)
     if options.client_kills is None:
         options.client_kills = options.kills
     print(f"seed {options.seed}", flush=True)
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as directory:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        ledger() if options.credentials else nullcontext() as keys,
+    ):
         if options.keep is not None:
             options.keep.mkdir(parents=True, exist_ok=True)
-        run = Run(options, options.keep or Path(directory))
+        run = Run(options, options.keep or Path(directory), keys)
         asyncio.run(run.run())
     print(run.figures())
+    if keys is not None:
+        print(keys.figures())
     print(f"{time.monotonic() - begun:.1f} s")
     for line in run.wrong[:SHOWN]:
         print("WRONG", line[:500])

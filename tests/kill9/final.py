@@ -10,7 +10,16 @@ from tests.io.peers import websocket
 from tests.kill9.audit import TERMINALS, History
 from tests.kill9.served import OTHER_TOKEN
 
-FEATURES = ["heartbeat", "ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions"]
+FEATURES = [
+    "heartbeat",
+    "ack",
+    "list_jobs",
+    "subscribe",
+    "progress",
+    "result_chunk",
+    "agent_versions",
+    "provisioned_credentials",
+]
 TIMEOUT = 120.0
 """Seconds for all of it."""
 

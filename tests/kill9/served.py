@@ -12,6 +12,7 @@ import anyio
 from arcp_io import App
 from arcp_io.context import JobContext
 from arcp_proto.limits import MIB, Limits
+from tests.kill9.ledger import provisioner
 
 TOKEN: Final = "t0ken"
 OTHER_TOKEN: Final = "aud1t"
@@ -30,7 +31,15 @@ LIMITS: Final = Limits(
 )
 """Nothing is forgotten before it is looked at."""
 
-app = App("kill9", "1", tokens={TOKEN: "alice", OTHER_TOKEN: "alice"}, limits=LIMITS)
+app = App(
+    "kill9",
+    "1",
+    tokens={TOKEN: "alice", OTHER_TOKEN: "alice"},
+    limits=LIMITS,
+    provisioner=provisioner(),
+    models_required=provisioner() is None,
+    secure_loopback=True,
+)
 
 
 def line(tag: str, attempt: int, number: int) -> str:

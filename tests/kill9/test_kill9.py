@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 from websockets.frames import Frame, Opcode
 
+from arcp_io.journal import SqliteJournal
+from arcp_proto.records import RECORD_VERSION
+from tests.io.gateway import Key
 from tests.kill9.__main__ import main
 from tests.kill9.audit import History, check_histories, check_integrity
 from tests.kill9.frames import HEAD_END, FrameReader
 from tests.kill9.judge import check_repeats, check_tags, judge
+from tests.kill9.ledger import ledger
 from tests.kill9.witness import Told, Witness
 
 
@@ -22,6 +26,25 @@ def test_a_few_kills_lose_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert code == 0, printed
     assert "3 kills of the runtime, 3 of clients" in printed
+
+
+def test_a_few_kills_leave_no_key_that_nobody_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["--kills", "2", "--client-kills", "1", "--seed", "5", "--credentials"])
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    assert "0 valid at the end; 3 looks" in printed
+
+
+def test_a_key_that_the_journal_does_not_know_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = SqliteJournal(path)
+    journal.open(RECORD_VERSION, lambda count: None, lambda error: None)
+    journal.close()
+    with ledger() as keys:
+        assert keys.after_a_kill(path) == []
+        keys.gateway.keys["sk"] = Key("sk", "cred_lost", [], None, None)
+        [wrong] = keys.after_a_kill(path)
+        assert "cred_lost" in wrong
 
 
 @pytest.mark.parametrize("mask", [False, True])

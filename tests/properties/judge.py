@@ -7,6 +7,7 @@ the sessions and jobs of `streams`; what it decides is read from the protocol, n
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, Final
 
 from arcp_proto import wire
@@ -31,6 +32,9 @@ from .streams import Flow, Line, Token, Work
 GRACE: Final = 5 * SECOND
 EXPIRES_AT: Final = UNIX + 80 * SECOND
 """When the lease that some submits ask for expires."""
+BUDGETED: Final = "cost.budget"
+BUDGET: Final = Decimal("1.50")
+"""What some submits ask for."""
 FILTERS: Final = ("status", "agent", "created_after", "created_before")
 STATUSES: Final = (
     ["running"],
@@ -143,7 +147,7 @@ class Judge:
     def _line(self, session: Session) -> Line:
         line = self.lines.get(session.id)
         if line is None:
-            features = tuple(name for name in FEATURES if name in session.features)
+            features = tuple(name for name in (*FEATURES, BUDGETED) if name in session.features)
             line = Line(session.id, session.principal, features, session.quirk.name)
             line.detached_at = self.world.runtime.now
             self.lines[session.id] = line
@@ -184,6 +188,9 @@ class Judge:
             work.submitters.append(home.session_id)
             if terms.max_runtime_sec is not None:
                 work.deadline = now + terms.max_runtime_sec * SECOND
+            work.expires = EXPIRES_AT if terms.expires_at else None
+            work.expire_by(self.wall, now)
+            work.money = BUDGET if "cost.budget" in terms.lease else None
             home.home[job.id] = Flow(0)
             home.ends[job.id] = 1
             self.works[job.id] = work
@@ -310,13 +317,13 @@ class Judge:
         """What the time until `end` does to an unfinished job."""
         drain_at = self.drain_at
         again = drain_at is not None and drain_at <= end and self.starts_again(work)
-        if again and drain_at is not None and (work.deadline is None or drain_at < work.deadline):
+        if again and drain_at is not None and (work.due is None or drain_at < work.due):
             self.leave(work, drain_at)
             drain_at = None
         grace_at = work.grace_at if work.leaving and not work.outcomes else None
-        if grace_at is not None and grace_at <= end and (work.deadline is None or grace_at < work.deadline):
-            work.left, work.deadline = True, None
-        due = [(work.deadline, "TIMEOUT"), (drain_at, "INTERNAL_ERROR")]
+        if grace_at is not None and grace_at <= end and (work.due is None or grace_at < work.due):
+            work.left, work.deadline, work.stop_at = True, None, None
+        due = [(work.deadline, "TIMEOUT"), (work.stop_at, "LEASE_EXPIRED"), (drain_at, "INTERNAL_ERROR")]
         times = [at for at, _ in due if at is not None and at <= end]
         if times:
             first = min(times)
@@ -333,6 +340,26 @@ class Judge:
         """A runtime that shuts down tells the agent to stop, and leaves the job as it is."""
         if not work.leaving:
             work.leaving, work.grace_at = True, at + GRACE
+
+    def clock_moves(self) -> None:
+        """The wall clock is about to be set: what has expired stays so."""
+        for work in self.works.values():
+            work.expired = work.expired or (work.expires is not None and self.wall >= work.expires)
+
+    def clock_moved(self) -> None:
+        """The wall clock was set: leases end by the new one."""
+        for work in self.works.values():
+            work.expire_by(self.wall, self.now)
+
+    def gate(self, work: Work, allowed: bool) -> str:
+        """The code with which an operation is refused, or nothing; a refusal for expiry decides (§9.5)."""
+        if work.expired or (work.expires is not None and self.wall >= work.expires):
+            work.expired = True
+            return "LEASE_EXPIRED"
+        if not allowed:
+            return "PERMISSION_DENIED"
+        free = None if work.money is None else work.money - sum(work.holds.values())
+        return "BUDGET_EXHAUSTED" if free is not None and free <= 0 else ""
 
     # Sessions.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -33,7 +34,7 @@ from arcp_proto.runtime_config import RuntimeConfig
 from tests.unit.world import AGENTS, FEATURES, UNIX, Peer
 
 from . import structure
-from .judge import Judge
+from .judge import BUDGETED, Judge
 from .model import FRAME, Asked, Attempt, Client
 from .restart import check_survives, restart
 from .streams import Work
@@ -155,7 +156,8 @@ class Play(Judge):
     def connect(self, a: int, b: int, c: int) -> None:
         if len(self._live()) < MOST_CLIENTS:
             peer = self.world.connect(Framing.LINES if a & 1 else Framing.MESSAGES)
-            features = tuple(name for bit, name in enumerate(FEATURES) if not c >> bit & 1)
+            offered = enumerate((*FEATURES, BUDGETED))
+            features = tuple(name for bit, name in offered if not c >> bit & 1)
             self.clients.append(Client(peer, list(HELLOS)[b % len(HELLOS)], features))
 
     def hello(self, a: int, b: int, c: int) -> None:
@@ -529,6 +531,76 @@ class Play(Judge):
             work.written.append(text.encode())
             work.streamed = work.streamed or bool(text)
 
+    def ask(self, a: int, b: int, c: int) -> None:
+        """An agent asks for what its lease allows, or does not, or calls a tool, which none allows."""
+        work = self._emitter(a)
+        if work is None:
+            return
+        runtime, now, job_id = self.world.runtime, self.world.now, work.job_id
+        allowed = b % 3 == 0 and work.money is not None
+        expected = self.gate(work, allowed)
+        if expected == "LEASE_EXPIRED":
+            self.fix(work, self.now, expected)
+        try:
+            if b % 3 == 2:
+                self.world.emit(job_id, "tool_call", {"tool": "t", "args": c, "call_id": "c"})
+            else:
+                runtime.authorize(job_id, "fs.read", "/x/y" if b % 3 == 0 else "/y", now=now)
+        except Denied as denied:
+            ensure(denied.code == expected, f"{denied.code} and not {expected}")
+        else:
+            ensure(not expected, f"it was allowed, and not {expected}")
+        self.world.take()
+
+    def spend(self, a: int, b: int, c: int) -> None:
+        """An agent reports a cost, reserves, settles what it has reserved, or releases it."""
+        work = self._emitter(a)
+        if work is None:
+            return
+        runtime, now, job_id, amount = self.world.runtime, self.world.now, work.job_id, Decimal(c) / 256
+        hold = _one(list(work.holds), a)
+        if b % 4 == 0:
+            work.markers.append(self._next())
+            body = {"name": f"cost.{self.count}", "value": amount if b & 4 else float(amount), "unit": "USD"}
+            self.world.emit(job_id, "metric", body)
+            self._pay(work, amount)
+        elif b % 4 == 1 or hold is None:
+            self._reserve(work, amount)
+        elif b % 4 == 2:
+            work.markers.append(self._next())
+            runtime.settle(job_id, hold, amount, f"cost.{self.count}", now=now)
+            del work.holds[hold]
+            self._pay(work, amount)
+        else:
+            runtime.release(job_id, hold, now=now)
+            del work.holds[hold]
+        self.world.take()
+        left, free = (
+            (None, None) if work.money is None else (work.money, work.money - sum(work.holds.values()))
+        )
+        budget = runtime.jobs[job_id].budget
+        ensure(budget.left("USD") == left and budget.free("USD") == free, "a counter is not exact")
+
+    def _pay(self, work: Work, amount: Decimal) -> None:
+        if work.money is not None:
+            work.money -= amount
+
+    def _reserve(self, work: Work, amount: Decimal) -> None:
+        free = None if work.money is None else work.money - sum(work.holds.values())
+        expected = self.gate(work, True)
+        if not expected and free is not None and amount > free:
+            expected = "BUDGET_EXHAUSTED"
+        if expected == "LEASE_EXPIRED":
+            self.fix(work, self.now, expected)
+        try:
+            hold = self.world.runtime.reserve(work.job_id, "USD", amount, now=self.world.now)
+        except Denied as denied:
+            ensure(denied.code == expected, f"{denied.code} and not {expected}")
+        else:
+            ensure(not expected and hold not in work.holds, f"it was reserved, and not {expected}")
+            if work.money is not None:
+                work.holds[hold] = amount
+
     def finish(self, a: int, b: int, c: int) -> None:
         work = self._agent(a)
         if work is None:
@@ -560,7 +632,9 @@ class Play(Judge):
         self.world.now -= a * SECOND // 10
 
     def set_clock(self, a: int, b: int, c: int) -> None:
+        self.clock_moves()
         self.world.runtime.wall_clock_set(UNIX + (a - 128) * 60 * SECOND, now=self.world.now)
+        self.clock_moved()
         self.pass_time(0)
 
     def tick(self, a: int, b: int, c: int) -> None:
@@ -761,6 +835,7 @@ ACTIONS: Final[Sequence[str]] = (
     *("garbage", "lie", "oversize", "drop", "close_transport", "block", "read", "slow_down"),
     *("emit", "flood", "emit_badly", "write", "finish", "fail", "stop"),
     *("wait", "step_back", "set_clock", "tick", "observers_set", "shut_down", "lag", "crash"),
+    *("ask", "spend"),
 )
 """What may happen; a corpus names them, a fuzzer counts them."""
 

@@ -11,7 +11,7 @@ from arcp_proto.applying import APPLY
 from arcp_proto.errors import ensure
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.job import Job
-from arcp_proto.records import JobAccepted, JobKept, Record, decode_record, encode_record
+from arcp_proto.records import Delegated, JobAccepted, JobKept, Record, decode_record, encode_record
 from arcp_proto.runtime import Runtime
 from arcp_proto.runtime_config import RuntimeConfig
 from arcp_proto.secret import Secret
@@ -112,7 +112,10 @@ def facts(runtime: Runtime) -> list[Any]:
     for job in runtime.jobs.values():
         history = job.history
         facts += [job.number, job.terms, job.status, job.outcome, job.end, job.home_seq, job.attempt]
-        facts += [None if job.home is None else job.home.id, job.streamed, job.input, job.budget]
+        facts += [None if job.home is None else job.home.id, job.streamed, job.input]
+        facts += [job.budget.initial, job.budget.remaining, job.budget.held, job.budget.counters()]
+        facts += [job.holds, job.hold_count, job.expired]
+        facts += [None if job.parent is None else job.parent.id, list(job.children)]
         facts += [sorted(job.observers), sorted(job.behind), list(job.submitters)]
         facts += [history.first, history.cut, history.entries(), history.size]
     facts += [str(claim) for claim in runtime.keys.items()]
@@ -124,7 +127,7 @@ def check_told(judge: Judge, bare: Runtime, durable: list[Record]) -> None:
     """What anybody was told, or asked to do, has survived."""
     accepted: dict[str, None] = {}
     for record in durable:
-        if isinstance(record, JobAccepted | JobKept):
+        if isinstance(record, JobAccepted | Delegated | JobKept):
             accepted[record.terms.job_id] = None
     for client in judge.clients:
         client.see()
@@ -164,7 +167,7 @@ def _check_ends(bare: Runtime, line: Line) -> None:
 
 def forget(judge: Judge, bare: Runtime, durable: list[Record]) -> None:
     """What was not durable has never been."""
-    accepted = [fact.terms.job_id for fact in durable if isinstance(fact, JobAccepted | JobKept)]
+    accepted = [fact.terms.job_id for fact in durable if isinstance(fact, JobAccepted | Delegated | JobKept)]
     for job_id, work in list(judge.works.items()):
         if job_id not in accepted and not (work.gone and job_id not in bare.jobs):
             del judge.works[job_id]
@@ -253,6 +256,12 @@ def _forget_in_work(judge: Judge, work: Work, job: Job) -> None:
         work.fix("INTERNAL_ERROR")
         return
     work.stopped, work.binary = False, None
+    work.expired, work.stop_at = job.expired, now + SECOND if job.expired else None
+    work.expire_by(unix, now)
+    work.money = job.budget.left("USD")
+    if work.money is not None:  # Nobody settles what was reserved.
+        work.money -= sum(hold.amount for hold in job.holds.values())
+    work.holds.clear()
     work.written.clear()
     if job.terms.max_runtime_sec is not None:
         most = job.terms.max_runtime_sec * SECOND

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Final
 
 from arcp_proto.errors import ensure
 from arcp_proto.history import Past
-from arcp_proto.ids import JobId, SessionId
+from arcp_proto.ids import SECOND, JobId, SessionId
 
 ENDS: Final = {"cancelled": "CANCELLED", "timed_out": "TIMEOUT"}
 """How a peer that gets every end but an error as `job.result` reads the code."""
@@ -48,6 +49,15 @@ class Work:
     """Unix time in nanoseconds."""
     deadline: int | None = None
     """Monotonic, by its max_runtime_sec."""
+    expires: int | None = None
+    """When its lease ends, by the wall clock."""
+    expired: bool = False
+    """It has, and a wall clock that is set back changes nothing."""
+    stop_at: int | None = None
+    """Monotonic: a second after its lease has ended."""
+    money: Decimal | None = None
+    """What is left of its budget, if it has one."""
+    holds: dict[int, Decimal] = field(default_factory=dict)
     grace_at: int | None = None
     markers: list[int] = field(default_factory=list)
     """What its agent emitted."""
@@ -81,6 +91,16 @@ class Work:
     def fix(self, *codes: str) -> None:
         """How it ends, unless that was decided before."""
         self.outcomes = self.outcomes or codes
+
+    @property
+    def due(self) -> int | None:
+        """When its agent is to stop by itself, whatever for."""
+        return min((at for at in (self.deadline, self.stop_at) if at is not None), default=None)
+
+    def expire_by(self, wall: int, now: int) -> None:
+        """The wall clock says this."""
+        if self.expires is not None and not self.expired:
+            self.stop_at = now + max(0, self.expires - wall) + SECOND
 
     def published(self, past: Past) -> None:
         """One more event is in its history."""
@@ -298,7 +318,8 @@ def marker_of(payload: dict[str, Any]) -> int | None:
         case "progress":
             return int(body["current"])
         case "metric":
-            return int(body["name"])
+            name = body["name"].removeprefix("cost.")
+            return None if name == "budget.remaining" else int(name)
         case "x-vendor.a.b":
             return int(body["n"])
     return None

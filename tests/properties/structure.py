@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from arcp_proto.caps import Group, group_of
 from arcp_proto.connection import Connection, Phase
 from arcp_proto.errors import ensure
 from arcp_proto.history import History
@@ -27,11 +28,13 @@ def check(runtime: Runtime, *, aborted: Sequence[Connection] = (), drain: bool =
     check_connections(runtime)
     check_sessions(runtime)
     check_jobs(runtime)
+    check_trees(runtime)
     check_observers(runtime)
     check_listing(runtime)
     check_keys(runtime)
     check_holdings(runtime)
     check_bounds(runtime)
+    check_caps(runtime)
 
 
 def check_empty(runtime: Runtime) -> None:
@@ -46,6 +49,10 @@ def check_empty(runtime: Runtime) -> None:
     }
     left = {name: table for name, table in tables.items() if len(table)}
     ensure(not left, f"everything is over, and left are {left}")
+    caps = runtime.caps
+    ensure(not (caps.allowances or len(caps.early) or caps.early._counts), "caps of the dead are kept")
+    ensure(caps.standings.keys() == caps.resting.keys(), "groups that have nothing")
+    ensure(not (runtime.running._groups or runtime.running._counts), "jobs of nobody are counted")
     ensure(not runtime.listing._indexes and not runtime.keys._ended, "an index outlives what it is of")
     ensure(runtime.holdings.events == runtime.holdings.size == 0, "nobody holds what is held")
 
@@ -62,6 +69,8 @@ def check_timers(runtime: Runtime, aborted: Sequence[Connection], drain: bool) -
         kind = timer_of(connection)
         if kind is not None and not (kind is TimerKind.LINGER and connection in aborted):
             expected.append(TimerKey(kind, connection.number))
+        if connection.paused and connection.phase is Phase.OPEN:
+            expected.append(TimerKey(TimerKind.PAUSE, connection.number))
         admission = connection.admission
         if connection.phase is Phase.OPEN and admission is not None and admission.expires_at is not None:
             expected.append(TimerKey(TimerKind.EXPIRY, connection.number))
@@ -69,14 +78,20 @@ def check_timers(runtime: Runtime, aborted: Sequence[Connection], drain: bool) -
     expected += [TimerKey(TimerKind.RESUME_WINDOW, session.id) for session in detached]
     for job in runtime.jobs.values():
         here = job.id in runtime.unfinished
+        if job.then is not None:
+            continue  # Only its children have to stop.
         if not job.ended and (job.outcome is not None or (here and job.id in runtime.leaving)):
             expected.append(TimerKey(TimerKind.GRACE, job.id))
         if here and job.outcome is None and job.terms.max_runtime_sec is not None:
             expected.append(TimerKey(TimerKind.MAX_RUNTIME, job.id))
+        if here and job.outcome is None and job.expires is not None:
+            expected.append(TimerKey(TimerKind.LEASE_EXPIRED, job.id))
+            ensure(runtime.timers.armed(TimerKind.WALL_CLOCK, 0), "nobody looks at the wall clock")
     if drain and runtime.unfinished:
         expected.append(TimerKey(TimerKind.DRAIN, 0))
     keys = runtime.timers.keys()
-    armed = [key for key in keys if key.kind is not TimerKind.BACKLOG]
+    anytime = (TimerKind.BACKLOG, TimerKind.WALL_CLOCK)  # The latter lapses by itself.
+    armed = [key for key in keys if key.kind not in anytime]
     ensure(sorted(map(str, expected)) == sorted(map(str, armed)), f"armed {armed}, expected {expected}")
     check_feeding(runtime, [key for key in keys if key.kind is TimerKind.BACKLOG])
     ensure(runtime.timers.size <= 2 * len(keys) + 64, "the heap grows")
@@ -172,14 +187,34 @@ def check_jobs(runtime: Runtime) -> None:
             ensure(sessions.get(job.home.id) is job.home and job.id in job.home.jobs, "home is elsewhere")
             ensure(job.home.id == job.terms.session_id, "home is where it was submitted")
         elif not job.ended:
-            ensure(job.terms.session_id not in sessions, "it lost a home that is there")
+            session = sessions.get(job.terms.session_id)
+            child = job.parent is not None and session is not None and not session.quirk.children
+            ensure(child or session is None, "it lost a home that is there")
         ensure(job.paused == _waits(job) or job.ended, "an agent waits for nothing, or does not")
         check_history(job)
     for job in runtime.unfinished.values():
-        ensure(jobs.get(job.id) is job and job.id in runtime.running, "unfinished, and nobody runs it")
+        runs = job.id in runtime.running or job.then is not None
+        ensure(jobs.get(job.id) is job and runs, "unfinished, and nobody runs it")
     ensure(all(job_id in jobs for job_id in runtime.retired._all), "what is forgotten is remembered")
     ensure(runtime.job_count >= max((job.number for job in jobs.values()), default=0), "jobs were counted")
     _check_anonymous(runtime)
+
+
+def check_trees(runtime: Runtime) -> None:
+    """Parents and children know each other as long as the child has not ended, and so has not the parent."""
+    for job in runtime.jobs.values():
+        terms, parent = job.terms, job.parent
+        ensure((parent is None) == (job.ended or terms.parent_job_id is None), "a child without its parent")
+        if parent is not None:
+            ensure(runtime.jobs.get(parent.id) is parent and not parent.ended, "a child outlives its parent")
+            ensure(parent.id == terms.parent_job_id and parent.children.get(job.id) is job, "adopted")
+            ensure(terms.depth == parent.terms.depth + 1, "a child is one deeper than its parent")
+            ensure(job.budget is parent.budget or job.budget.around is parent.budget, "a budget of its own")
+            ends = parent.outcome is not None or parent.then is not None
+            ensure(not ends or job.outcome is not None, "a job ends, and its child does not")
+        for child_id, child in job.children.items():
+            ensure(runtime.jobs.get(child_id) is child and child.parent is job, "a child of another job")
+        ensure(job.then is None or job.children, "it waits for children that are over")
 
 
 def check_history(job: Job) -> None:
@@ -328,3 +363,35 @@ def check_bounds(runtime: Runtime) -> None:
     named = 2  # alice and bob.
     scopes = len(runtime.connections) + len(runtime.anonymous_principals) + named
     ensure(len(runtime.entropy._counts) <= scopes, "entropy of the dead is kept")
+
+
+def check_caps(runtime: Runtime) -> None:
+    """Whose sessions, connections and jobs are counted, and that none has too many."""
+    limits, caps, running = runtime.limits, runtime.caps, runtime.running
+    sessions: dict[Group, list[SessionId]] = {}
+    connections: dict[Group, int] = {}
+    for session in runtime.sessions.values():
+        sessions.setdefault(group_of(session), []).append(session.id)
+    for connection in runtime.connections.values():
+        early = connection.session is None and connection.number in caps.early._origins
+        ensure(early != (connection.number in caps.allowances) or connection.phase is Phase.CLOSING, "in")
+        if connection.session is not None:
+            group = group_of(connection.session)
+            connections[group] = connections.get(group, 0) + 1
+    ensure(caps.allowances.keys() <= runtime.connections.keys(), "what the dead may ask for")
+    ensure(caps.early._origins.keys() <= runtime.connections.keys(), "the dead wait for their welcome")
+    for group, standing in caps.standings.items():
+        ensure(sorted(standing.sessions) == sorted(sessions.pop(group, [])), "the sessions of a group")
+        ensure(standing.connections == connections.pop(group, 0), "the connections of a group")
+        idle = not (standing.sessions or standing.connections)
+        ensure(not idle or group in caps.resting, "a group that has nothing is kept")
+        most = limits.sessions if group is not None else limits.anonymous_sessions
+        ensure(len(standing.sessions) <= most, "too many sessions")
+    ensure(not sessions and not connections, "a group that is not counted")
+    ensure(running.keys() == running._groups.keys(), "jobs that are not counted")
+    counts: dict[Group, int] = {}
+    for group in running._groups.values():
+        counts[group] = counts.get(group, 0) + 1
+    ensure(counts == running._counts, "the jobs of a group")
+    ensure(all(count <= limits.principal_jobs for count in counts.values()), "too many jobs of a group")
+    ensure(len(caps.failures) <= limits.peers, "too many places are remembered")

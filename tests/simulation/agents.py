@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from arcp_proto.errors import Denied, LocalProtocolError
@@ -33,10 +33,14 @@ class Agent:
 
     work: Work
     attempt: int
+    started_at: int
+    """World time."""
     paused: bool = False
     stopping: bool = False
     streams: bool = False
     over: bool = False
+    holds: list[tuple[int, str]] = field(default_factory=list)
+    """What it has reserved, and in what."""
 
 
 class Agents:
@@ -50,7 +54,7 @@ class Agents:
         """Run one."""
         world = self._host.world
         work = world.works.started(request)
-        self.running[request.job_id] = Agent(work, request.attempt)
+        self.running[request.job_id] = Agent(work, request.attempt, world.now)
 
     def pause(self, job_id: str, paused: bool) -> None:
         """It waits in its next emit, or goes on."""
@@ -80,7 +84,7 @@ class Agents:
             try:
                 host.runtime.emit(job_id, name, _body(name, mark, long), now=host.now)
             except LocalProtocolError:
-                self._refused(agent)
+                self.refused(agent)
                 return
             agent.work.add(mark, name)
             host.soon()
@@ -95,7 +99,7 @@ class Agents:
         try:
             host.runtime.write_result(JobId(work.job_id), piece, now=host.now)
         except (LocalProtocolError, Denied):
-            self._refused(agent)
+            self.refused(agent)
             return
         agent.streams = True
         work.pieces.append(piece)
@@ -111,13 +115,15 @@ class Agents:
         work.returned.append(value)
         job = host.runtime.running.get(JobId(work.job_id))
         closes = agent.streams and job is not None and job.outcome is None
+        if closes and host.world.ledger.has_children(work.job_id):
+            closes, work.closes = False, True  # Until they have ended it may be cancelled.
         try:
             host.runtime.finish(JobId(work.job_id), value, now=host.now)
             if closes:
                 work.add_chunks(1)
         except LocalProtocolError:
             work.returned.pop()
-        self._over(agent)
+        self.over(agent)
         host.take()
 
     def fail(self, agent: Agent, code: str) -> None:
@@ -131,27 +137,28 @@ class Agents:
             host.runtime.fail(JobId(work.job_id), code, message, now=host.now)
         except LocalProtocolError:
             work.failed.pop()
-        self._over(agent)
+        self.over(agent)
         host.take()
 
     def vanish(self, agent: Agent) -> None:
         """It is gone without a word."""
         if not agent.over:
             agent.work.stopped = True
-            self._over(agent)
+            self.over(agent)
             self._host.carry_out(self._host.runtime.job_stopped(JobId(agent.work.job_id), now=self._host.now))
 
     def _stopped(self, agent: Agent) -> None:
         if self._host.agents is self and not agent.over:
             self.vanish(agent)
 
-    def _refused(self, agent: Agent) -> None:
+    def refused(self, agent: Agent) -> None:
         """Its job has ended without it: it stops, and says so."""
-        self._over(agent)
+        self.over(agent)
         job_id = JobId(agent.work.job_id)
         self._host.carry_out(self._host.runtime.job_stopped(job_id, now=self._host.now))
 
-    def _over(self, agent: Agent) -> None:
+    def over(self, agent: Agent) -> None:
+        """It does nothing more."""
         agent.over = True
         self.running.pop(agent.work.job_id, None)
 

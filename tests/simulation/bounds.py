@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 HEAP_SLACK: Final = 64
 NOTICES: Final = 1_000
 """Bytes of the notices that may come on top of a full log."""
-STAYS: Final = ("config", "inventory", "features", "limits", "entropy", "stamp", "observers")
-"""What a runtime has when nothing is left: its configuration, and what names of principals mean."""
+STAYS: Final = (
+    *("config", "inventory", "features", "limits", "entropy", "stamp", "observers"),
+    *("failures", "told"),
+)
+"""What a runtime has when nothing is left: its configuration, what names of principals mean, and bounded
+tables of who has failed to authenticate and what the host was told, which age as they are used."""
 
 
 def fact(host: Host, record: facts.Record) -> None:

@@ -326,6 +326,8 @@ class Honest:
         match event:
             case JobEmitted():
                 self.views.emitted(event)
+                if event.kind == "delegate" and event.source_seq is None:
+                    self.views.announced(event.body["child_job_id"])
                 mark = mark_of(event.kind, event.body)
                 place = self.views.jobs[event.job_id].work.index[mark] if mark != NO_MARK else ANY
                 self._hand_out(event.job_id, event.seq, place)
@@ -443,7 +445,7 @@ class Honest:
             return
         self._stored = (resumption.to_json(), self.views.keep(machine.cursor, self.done))
 
-    def submit(self, agent: int, key: int, limit: int) -> None:
+    def submit(self, agent: int, key: int, limit: int, **authority: Any) -> None:
         """Ask for a job; with a key, one of a few."""
         self._labels += 1
         name = ("good", "late", "deaf", "endless", "good@1", "nobody")[agent % 16 % 6]
@@ -455,11 +457,23 @@ class Honest:
         seconds = (1, 5, 60)[limit // 8 % 3] if limit % 8 == 0 else None
         what = (label, sum(self.unwanted.values()))
         terms = {"idempotency_key": keyed, "max_runtime_sec": seconds}
-        self._ask("submit", what, agent=name, input={"label": label}, **terms)
+        given = {"label": label, **({"lease": authority["lease_request"]} if authority else {})}
+        self._ask("submit", what, agent=name, input=given, **terms, **authority)
 
     def cancel(self, pick: int) -> None:
         """Ask for the end of a job that it knows, or of somebody's."""
-        self._ask("cancel", None, job_id=self._some_job(pick), reason="r")
+        self.cancel_job(self._some_job(pick))
+
+    def cancel_job(self, job_id: str) -> None:
+        """Ask for the end of this job."""
+        self._ask("cancel", None, job_id=job_id, reason="r")
+
+    def watch(self, job_id: str) -> None:
+        """Observe what somebody has delegated, unless its events come by themselves."""
+        work = self.world.truth.jobs.get(job_id)
+        if work is not None and (self.machine is None or work.home != self.machine.session_id):
+            what = (job_id, 0, self.unwanted.get(job_id, 0))
+            self._ask("subscribe", what, job_id=job_id, from_event_seq=0, history=True)
 
     def subscribe(self, pick: int, how: int) -> None:
         """Observe a job."""

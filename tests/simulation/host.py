@@ -10,14 +10,19 @@ import msgspec
 
 from arcp_proto.connection import Connection, Framing, Phase
 from arcp_proto.ids import SECOND, SessionId
+from arcp_proto.job import Job
 from arcp_proto.output import (
     Authenticate,
+    ChildEnded,
     Closing,
     ConnectionEnded,
+    CredentialRotated,
+    IssueCredentials,
     Output,
     PauseJob,
     Request,
     ResumeJob,
+    RevokeCredential,
     StartJob,
     StopJob,
 )
@@ -29,6 +34,7 @@ from . import bounds
 from .agents import AGENTS, Agents
 from .broken import Broken, ensure
 from .network import Link
+from .powers import Powers
 from .promises import Line, Told, digest_of
 
 if TYPE_CHECKING:
@@ -131,10 +137,15 @@ class Host:
             resume_window_sec=options.window_sec,
             journal=options.journal != "off",
             limits=options.limits,
+            models_required=options.models_required,
+            credentials=options.credentials,
+            volatile_credentials=options.credentials and options.journal == "off",
             observers={viewer: dict(owners) for viewer, owners in options.observers.items()},
         )
         self.life = 0
         self.up = True
+        self.changed_at = world.now
+        """When the process was started, or its wall clock set, last."""
         self.step = 0
         """Of the wall clock, so far."""
         self.ends: dict[Connection, ServerEnd] = {}
@@ -147,6 +158,7 @@ class Host:
         self._alarm = 0
         self.runtime = self._watch(Runtime(self.config, seed=world.seed(), now=self.now, unix=self.unix))
         self.agents = Agents(self)
+        self.powers = Powers(self)
 
     @property
     def now(self) -> int:
@@ -163,7 +175,7 @@ class Host:
     def accept(self, link: Link, lines: bool, honest: bool) -> None:
         """A client has opened a link."""
         framing = Framing.LINES if lines else Framing.MESSAGES
-        connection = self.runtime.connect(framing, now=self.now)
+        connection = self.runtime.connect(framing, secure=self.world.options.credentials, now=self.now)
         end = self.ends[connection] = ServerEnd(self, link, connection, honest)
         link.up.reader = link.down.writer = end
         self.take()
@@ -227,6 +239,10 @@ class Host:
             world.note("runtime", event)
             if isinstance(event, ConnectionEnded) and event.connection.session_id is not None:
                 self.detached_at[event.connection.session_id] = world.now
+            if isinstance(event, CredentialRotated):
+                world.count("rotated" if not event.code else f"rotation {event.code}")
+            if isinstance(event, ChildEnded):
+                world.ledger.child_ended(event)
         self._arm(None if output.timer is None else output.timer.at)
 
     def persisted(self, count: int) -> None:
@@ -242,7 +258,13 @@ class Host:
                 wait = 0 if self.world.healed else self.world.pick(self.world.options.verify + 1)
                 self.world.later(wait, self._verified, self.life, request)
             case StartJob():
+                self.world.ledger.started(request)
+                self.world.gateway.started(request)
                 self.agents.start(request)
+            case IssueCredentials():
+                self.world.gateway.issue(self, request)
+            case RevokeCredential():
+                self.world.gateway.revoke(self, request)
             case StopJob():
                 self.agents.stop(request)
             case PauseJob(job_id=job_id):
@@ -321,10 +343,15 @@ class Host:
 
     def step_clock(self, by: int) -> None:
         """The wall clock is set."""
+        past = self.unix
+        for work in self.world.truth.jobs.values():
+            work.latest = max(work.latest, past)
         self.step += by
+        self.changed_at = self.world.now
         self.world.stepped = True
         if self.up:
             self.runtime.wall_clock_set(self.unix, now=self.now)
+            self.world.ledger.stepped(past)
             self.take()
 
     # Crashes.
@@ -348,6 +375,7 @@ class Host:
         self.agents = Agents(self)
         world.journal.crash()
         world.truth.crash()
+        world.ledger.crash()
         world.works.crash()
         world.promises.crash()
         world.later(away, self._start)
@@ -361,10 +389,12 @@ class Host:
             )
         )
         self.up = True
+        self.changed_at = world.now
         self.detached_at = dict.fromkeys(map(str, self.runtime.sessions), world.now)
         output = self.runtime.take()
         for record in output.records:
             world.works.fact(record)
+            world.ledger.fact(record)
         self.carry_out(output)
 
     def compact(self) -> None:
@@ -392,10 +422,21 @@ class Host:
 
         def watched(record: Record) -> None:
             world.works.fact(record)
+            world.ledger.fact(record)
+            world.gateway.fact(record)
             bounds.fact(self, record)
             commit(record)
 
-        vars(runtime)["commit"] = watched
+        publish = runtime.publish
+
+        def published(job: Job, kind: str, body: bytes) -> None:
+            work = world.truth.jobs.get(job.id)
+            if kind == "result_chunk" and work is not None and work.closes:
+                work.closes = False
+                work.add_chunks(1)
+            publish(job, kind, body)
+
+        vars(runtime).update(commit=watched, publish=published)
         return runtime
 
     def set_observers(self, observers: dict[str, dict[str, str]]) -> None:

@@ -24,6 +24,8 @@ class Journal:
         self.count = 0
         """Records of the present runtime that are kept."""
         self.slow_until = 0
+        self.busy_until = 0
+        """The write that is under way takes so long."""
         self._world = world
         self._open: list[tuple[bytes, Record]] = []
         self._syncing = 0
@@ -39,6 +41,7 @@ class Journal:
         for record in records:
             data = encode_record(record)
             ensure(decode_record(data) == record, "I3", f"a record does not survive being written: {record}")
+            self._world.gateway.appended(data)
             self._open.append((data, record))
             self._world.told(data)
 
@@ -48,6 +51,7 @@ class Journal:
             self._syncing = len(self._open)
             world = self._world
             takes = world.sync_time() + max(0, self.slow_until - world.now)
+            self.busy_until = world.now + takes
             world.later(takes, self._synced, self._life)
 
     def keep_all(self) -> None:
@@ -88,6 +92,8 @@ class Journal:
         for data, record in self._open[:count]:
             self.kept.append(data)
             self._world.truth.durable(record)
+            self._world.ledger.durable(record)
+            self._world.gateway.durable(record)
         del self._open[:count]
         self.count += count
         self._syncing = max(0, self._syncing - count)

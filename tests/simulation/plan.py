@@ -74,6 +74,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     expires: int = 0
     """For how long a verification holds; 0: for ever."""
     observers: Mapping[str, Mapping[str, str]] = {}
+    models_required: bool = True
+    credentials: bool = False
     limits: Limits = Limits()
     client_limits: Limits = Limits()
 
@@ -130,9 +132,65 @@ FAULTS: Final = (
 )
 """Kinds that a run may leave out."""
 
+AUTHORITY: Final[Mapping[str, int]] = {
+    "submit_lease": 14,
+    "lie_lease": 3,
+    "operate": 24,
+    "spend": 12,
+    "flood": 2,
+    "forge": 2,
+    "reserve": 8,
+    "settle": 6,
+    "delegate": 20,
+    "upstream": 1,
+    "rotate": 6,
+    "cancel_child": 3,
+    "watch_child": 4,
+    "near_expiry": 3,
+}
+"""Moves of a run with authority, and how often each comes up; they stand between the others."""
+OF_AUTHORITY: Final = ("lease_expires_at", "cost.budget", "model.use")
 
-def draw(seed: int, inputs: int = 200) -> Plan:
-    """The plan of a seed."""
+
+def draw(seed: int, inputs: int = 200, *, authority: bool = True) -> Plan:
+    """The plan of a seed; half of them are with authority, unless that is not wanted."""
+    plan = _draw(seed, inputs)
+    dice = random.Random(f"authority {seed}")
+    return _with_authority(plan, dice) if authority and dice.random() < 0.5 else plan
+
+
+def _with_authority(plan: Plan, dice: random.Random) -> Plan:
+    """The same run, with leases, budgets and children."""
+    often, number = dice.random, dice.randrange
+    weights = {kind: weight * dice.choice((0, 1, 1, 1, 3)) for kind, weight in AUTHORITY.items()}
+    weights["submit_lease"] = weights["submit_lease"] or AUTHORITY["submit_lease"]
+    if not any(actor.raw for actor in plan.options.cast):
+        weights["lie_lease"] = 0
+    kinds = dice.choices(list(weights), list(weights.values()), k=len(plan.moves))
+    moves = []
+    for move, kind in zip(plan.moves, kinds, strict=True):
+        wait = _wait(dice) // 4
+        moves += [move, Move(wait, kind, number(NUMBERS), number(NUMBERS), number(NUMBERS))]
+    limits = plan.options.limits
+    limits = msgspec.structs.replace(
+        limits,
+        delegation_depth=dice.choice((1, 2, 8)) if often() < 0.25 else limits.delegation_depth,
+        children=dice.choice((1, 2)) if often() < 0.15 else limits.children,
+        descendants=dice.choice((1, 3)) if often() < 0.15 else limits.descendants,
+    )
+    credentials = often() < 0.4
+    more = (*OF_AUTHORITY, "provisioned_credentials") if credentials else OF_AUTHORITY
+    cast = tuple(
+        msgspec.structs.replace(actor, features=(*actor.features, *more)) if often() < 0.9 else actor
+        for actor in plan.options.cast
+    )
+    options = msgspec.structs.replace(
+        plan.options, cast=cast, limits=limits, models_required=often() < 0.7, credentials=credentials
+    )
+    return Plan(options, tuple(moves))
+
+
+def _draw(seed: int, inputs: int) -> Plan:
     dice = random.Random(seed)
     options = _options(seed, dice)
     weights = dict(WEIGHTS)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from .leases import draw_lease
 from .network import Link
 from .plan import Actor
 from .promises import decode_frame
@@ -173,6 +174,22 @@ class RawClient:
                 self.say("job.submit", payload, id=self.said[-1])
             else:
                 self.said.append(self.say("job.submit", payload))
+
+    def submit_lease(self, b: int, c: int) -> None:
+        """A job with authority, or what looks like it."""
+        if not self.open or self.connect() is None:
+            return
+        lease: dict[str, Any] = dict(draw_lease(b // 8))
+        odd: dict[str, Any] = {"tool.call": "*", "cost.budget": ["USD:-1"], "fs.read": ["a"], "zork": ["*"]}
+        name = list(odd)[c % 4]
+        payload: dict[str, Any] = {
+            "agent": ("good", "late", "deaf", "endless")[b % 4],
+            "input": {"label": "raw"},
+            "lease_request": {**lease, name: odd[name]} if c % 16 < 6 else lease,
+        }
+        if c % 32 == 9:
+            payload["lease_constraints"] = {"expires_at": ("never", "2020-01-01T00:00:00Z", 5)[b % 3]}
+        self.said.append(self.say("job.submit", payload))
 
     def cancel(self, b: int, c: int) -> None:
         """Somebody's job, or many."""

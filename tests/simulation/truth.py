@@ -7,6 +7,7 @@ pieces of a result are known by their place, as negative numbers.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,12 +18,24 @@ from .broken import Broken, ensure
 
 _MARK: Final = re.compile(rb'"m(\d+)"')
 _CHUNK: Final = re.compile(rb'"chunk_seq":(\d+)')
+_CALL: Final = re.compile(rb'"call_id":"m(\d+)"')
 _RESTARTED: Final = re.compile(rb'"phase":"restarted","message":"attempt (\d+)"')
-NOTICES: Final = ("back_pressure", "unsubscribed")
+NOTICES: Final = ("back_pressure", "unsubscribed", "budget_warning", "credential_rotated")
 """Phases of a status that only the runtime says."""
 NO_MARK: Final = 0
 RESTARTS: Final = 10**9
 """The mark of what the runtime says of a job that it has started again, and its attempt."""
+RESULTS: Final = 10**10
+"""The mark of the result of a tool call that was refused, and that of the call."""
+CHILDREN: Final = 10**11
+"""The mark of the event that announces a child is from here on."""
+REMAINING: Final = "cost.budget.remaining"
+"""A metric that only the runtime emits."""
+
+
+def child_mark(job_id: str) -> int:
+    """The mark of the event that announces a child."""
+    return CHILDREN + zlib.crc32(job_id.encode())
 
 
 def mark_of(kind: str, body: Mapping[str, Any]) -> int:
@@ -33,7 +46,14 @@ def mark_of(kind: str, body: Mapping[str, Any]) -> int:
         return NO_MARK
     if kind == "status" and body.get("phase") == "restarted":
         return RESTARTS + int(body["message"].split()[-1])
-    for value in (body.get("message"), body.get("m")):
+    if kind == "metric" and body.get("name") == REMAINING:
+        return NO_MARK
+    if kind == "delegate":
+        return child_mark(body["child_job_id"])
+    if kind == "tool_result":
+        return RESULTS + int(body["call_id"][1:])
+    dimensions = body.get("dimensions") or {}
+    for value in (body.get("message"), body.get("m"), body.get("call_id"), dimensions.get("m")):
         if isinstance(value, str) and value[:1] == "m" and value[1:].isdigit():
             return int(value[1:])
     raise Broken("I2", f"nobody emitted this {kind}: {body}")
@@ -44,6 +64,9 @@ def _mark_in(kind: str, payload: bytes) -> int:
     if kind == "result_chunk":
         found = _CHUNK.search(payload)
         return -1 - int(found[1]) if found is not None else NO_MARK
+    if kind == "tool_result":
+        found = _CALL.search(payload)
+        return NO_MARK if found is None else RESULTS + int(found[1])
     found = _MARK.search(payload)
     if found is not None:
         return int(found[1])
@@ -65,6 +88,12 @@ class Work:
     accepted_at: int
     """World time."""
     max_runtime_sec: int | None
+    parent: str | None = None
+    """The job that has delegated it."""
+    expires: int | None = None
+    """When its lease ends, by the wall clock."""
+    latest: int = 0
+    """The latest that a wall clock has shown since it was accepted, before it was set."""
     marks: list[int] = field(default_factory=list)
     index: dict[int, int] = field(default_factory=dict)
     kinds: dict[int, str] = field(default_factory=dict)
@@ -83,6 +112,10 @@ class Work:
     restarted: bool = False
     """The runtime went down while it ran."""
     never_stops: bool = False
+    provisioned: bool = False
+    """It was to get credentials, after it had begun."""
+    closes: bool = False
+    """The last piece of its result comes with its end, once its children have ended."""
     ended: bool = False
     """Its terminal is durable."""
     end: dict[str, Any] | None = None
@@ -158,6 +191,10 @@ class Truth:
                 self.kept_marks[terms.job_id] = set()
                 if terms.idempotency_key is not None:
                     self.kept_keys[terms.principal, terms.idempotency_key] = terms.job_id
+            case facts.Delegated(terms=terms):
+                self.kept_jobs.add(terms.job_id)
+                self.kept_marks[terms.job_id] = set()
+                self.kept_marks[str(terms.parent_job_id)].add(child_mark(terms.job_id))
             case facts.KeyForgotten(principal=principal, key=key):
                 del self.kept_keys[principal, key]
             case facts.JobEnded(job_id=job_id):
@@ -198,7 +235,7 @@ class Truth:
         """Whether an event may be on the wire."""
         return self.keeps_all or mark in self.kept_marks.get(job_id, ())
 
-    def check_end(self, work: Work, end: Mapping[str, Any], now: int, *, stepped: bool) -> None:
+    def check_end(self, work: Work, end: Mapping[str, Any], now: int, *, wall: int, stepped: bool) -> None:
         """A terminal must have a reason (I2). `stepped`: wall clocks, by which a restart goes, were set."""
         status, code = end["final_status"], end.get("code", "")
         detail = f"{work.job_id} ends with {status} {code} {end.get('message')!r}"
@@ -210,15 +247,23 @@ class Truth:
                 value = end.get("result")
                 ensure(any(value == returned for returned in work.returned), "I2", f"{detail}: {value!r}")
         elif status == "cancelled":
-            ensure(work.cancelled, "I2", f"{detail}, and nobody cancelled it")
+            above = (end.get("details") or {}).get("parent_job_id")
+            with_parent = above is not None and above == work.parent
+            ensure(work.cancelled or with_parent, "I2", f"{detail}, and nobody cancelled it")
         elif status == "timed_out":
             limit = work.max_runtime_sec
             late = limit is not None and now >= work.accepted_at + limit * 10**9
-            ensure(late or (stepped and work.restarted), "I2", f"{detail} too early")
+            by_wall = stepped and (work.restarted or work.provisioned)
+            ensure(late or by_wall, "I2", f"{detail} too early")
+        elif code == "LEASE_EXPIRED":
+            late = work.expires is not None and max(work.latest, wall) >= work.expires
+            ensure(late, "I4", f"{detail} before its lease has")
         elif (code, end.get("message")) not in work.failed:
             reasons = {
                 "the runtime was restarted": work.restarted,
                 "agent stopped": work.stopped,
+                "no money": work.provisioned,
+                "credentials were not issued in time": work.provisioned,
             }
             ensure(reasons.get(str(end.get("message"))), "I2", f"{detail}, for no reason: {work.failed}")
 

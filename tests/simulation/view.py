@@ -105,6 +105,12 @@ class Views:
         view.observed = ANY
         return view
 
+    def announced(self, job_id: str) -> None:
+        """A job of its own has delegated: what the child does comes by itself, in this session."""
+        work = self._truth.jobs.get(job_id)
+        if work is not None and job_id not in self.jobs:
+            self.jobs[job_id] = View(work, ends=1)
+
     def subscribed(
         self, told: Subscribed, *, after: int | None, own: bool, left: bool = False, late: bool = False
     ) -> None:
@@ -152,7 +158,7 @@ class Views:
         view = self._view(event.job_id)
         mark = mark_of(event.kind, event.body)
         if mark == NO_MARK:
-            if event.body["phase"] == "unsubscribed":
+            if event.body.get("phase") == "unsubscribed":
                 view.observed = ANY  # A replay that it had asked for ends here.
             return
         work = view.work
@@ -228,7 +234,7 @@ class Views:
         """A job that it follows; after a restart also what lies behind its cursor (K1)."""
         view = self.jobs.get(job_id)
         work = self._truth.jobs.get(job_id)
-        if view is None and work is not None and self.restarted:
+        if view is None and work is not None and (self.restarted or work.parent is not None):
             view = self.jobs[job_id] = View(work, home=ANY, ends=1, whole=False)
         if view is None or view.lost:
             raise Broken("I1", f"{self.who} hears of {job_id}, which it does not follow")
@@ -245,8 +251,8 @@ class Views:
             return  # What it has of a streamed result is not whole, and it is told so.
         same = (event.final_status, event.code) == (status, code)
         ensure(same, "I2", f"{self.who} reads {event.final_status} {event.code} in {status} {code}")
-        if status != "success":
-            return
+        if status != "success" or (work.parent is not None and work.pieces and event.result is None):
+            return  # A client joins the pieces of what it follows, and no other.
         value: Any = "".join(work.pieces) if work.pieces else event.result
         right = event.result == value and (work.pieces or any(value == given for given in work.returned))
         ensure(right, "I2", f"{self.who} gets {event.result!r} as the result of {work.job_id}, not {value!r}")
@@ -266,6 +272,7 @@ class Views:
                 view.before = view.observed
             view.home = ANY
             view.observed = ANY
+            view.left = view.left or view.work.parent is not None  # Its client does not ask for it again.
 
     # What outlives the process.
 

@@ -9,10 +9,12 @@ import msgspec
 
 from arcp_proto import records as facts
 from arcp_proto.ids import SECOND
+from arcp_proto.job import Terms
 from arcp_proto.output import StartJob
 
 from .broken import Broken, ensure
-from .truth import Work
+from .leases import unix_of
+from .truth import Work, child_mark
 
 if TYPE_CHECKING:
     from .world import World
@@ -39,11 +41,13 @@ class Works:
     def fact(self, record: facts.Record) -> None:
         """A record is about to be applied."""
         match record:
-            case facts.JobAccepted():
-                self._accepted(record)
+            case facts.JobAccepted(terms=terms) | facts.Delegated(terms=terms):
+                self._accepted(terms)
             case facts.JobEnded(job_id=job_id):
                 ensure(job_id not in self._ended_at, "I2", f"{job_id} ends twice")
                 self._ended_at[job_id] = self._world.now
+            case facts.CredentialRequested(job_id=job_id) if job_id in self._world.truth.jobs:
+                self._world.truth.jobs[job_id].provisioned = True
             case facts.KeyForgotten(principal=principal, key=key):
                 self._key_forgotten(principal, key)
             case facts.Published(kind="status"):
@@ -54,8 +58,8 @@ class Works:
             case _:
                 return
 
-    def _accepted(self, record: facts.JobAccepted) -> None:
-        terms, world = record.terms, self._world
+    def _accepted(self, terms: Terms) -> None:
+        world = self._world
         ensure(terms.job_id not in self._owners, "I7", f"the id {terms.job_id} comes twice")
         self._owners[terms.job_id] = terms.principal
         world.truth.jobs[terms.job_id] = Work(
@@ -66,7 +70,11 @@ class Works:
             terms.agent,
             world.now,
             terms.max_runtime_sec,
+            terms.parent_job_id,
+            None if terms.expires_at is None else unix_of(terms.expires_at),
         )
+        if terms.parent_job_id is not None:
+            world.truth.jobs[terms.parent_job_id].add(child_mark(terms.job_id), "delegate")
         if terms.idempotency_key is not None:
             key = (terms.principal, terms.idempotency_key)
             before = self._keys.get(key)
@@ -80,7 +88,10 @@ class Works:
         ensure(ended_at is not None, "I7", f"the key of {job_id} is forgotten before its end")
         kept = self._world.options.limits.idempotency * SECOND
         # Wall clocks step, and what was kept is told by them after a restart.
-        early = self._world.now < (ended_at or 0) + kept and not self._world.stepped
+        # A terminal waits for credentials to be revoked, and the key counts from when the job was over.
+        limits = self._world.options.limits
+        waits = (limits.revocation + limits.grace) * SECOND if self._world.options.credentials else 0
+        early = self._world.now < (ended_at or 0) + kept - waits and not self._world.stepped
         ensure(not early, "I7", f"the key of {job_id} is forgotten too early")
 
     def keys_of(self, principal: str) -> int:

@@ -14,9 +14,12 @@ from arcp_proto.output import SessionLost
 from . import bounds
 from .agents import Agent
 from .broken import Broken, ensure
+from .gateway import Gateway
 from .honest import Honest
 from .host import Host
 from .journal import Journal
+from .leases import draw_lease, time_text
+from .ledger import Ledger
 from .network import Link, Pipe, Socket
 from .plan import Move, Plan
 from .promises import Promises
@@ -48,6 +51,8 @@ class World:
         """Resume tokens that were told, and to whom."""
         self.known: list[str] = []
         """Jobs that somebody has heard of."""
+        self.children: list[str] = []
+        """Jobs that were delegated."""
         self.counts: dict[str, int] = {}
         self.links: list[Link] = []
         self._moves = plan.moves
@@ -59,6 +64,8 @@ class World:
         self._digest = hashlib.blake2b(digest_size=16)
         self._refuses_until = 0
         self.truth = Truth(keeps_all=plan.options.journal == "off")
+        self.ledger = Ledger(self)
+        self.gateway = Gateway(self)
         self.journal = Journal(self)
         self.works = Works(self)
         self.promises = Promises(self)
@@ -91,6 +98,10 @@ class World:
     def chance(self, percent: int) -> bool:
         """Whether it happens this time."""
         return percent > 0 and self._dice.random() * 100 < percent
+
+    def some(self, *ways: str) -> str:
+        """One of them."""
+        return ways[self.pick(len(ways))]
 
     def seed(self) -> bytes:
         """A seed for a machine."""
@@ -139,6 +150,8 @@ class World:
             MOVES[move.kind](self, move)
             if self.host.up:
                 bounds.check(self.host)
+                self.ledger.check_stopped()
+            self.gateway.check()
         self._heal()
 
     def _until(self, at: int) -> None:
@@ -157,7 +170,8 @@ class World:
         """Faults are over, agents come to their end: everything has to converge, and then to go (I10)."""
         self.note("move", "healing")
         self.healed = True
-        synced = max(self.now, self.journal.slow_until)  # A slow write that has begun goes on.
+        # A slow write that has begun goes on.
+        synced = max(self.now, self.journal.slow_until, self.journal.busy_until)
         self.journal.slow_until = 0
         self._refuses_until = 0
         for link in self.links:
@@ -177,6 +191,7 @@ class World:
         else:
             raise Broken("I10", str(self._converged()))
         bounds.check(self.host)
+        self.ledger.check_all()
         self._all_goes()
 
     def _end_agents(self) -> None:
@@ -208,10 +223,12 @@ class World:
         limits = options.limits
         wait = max(options.window_sec, limits.retention, limits.idempotency, limits.grace) + 100
         for _ in range(40):
-            self._until(self.now + SECOND // 2)
+            # What was asked of a slow gateway may begin yet.
+            self._until(self.now + (2 * SECOND if self.options.credentials else SECOND // 2))
             for agent in list(self.host.agents.running.values()):
                 self.host.agents.vanish(agent)
         self._until(self.now + (wait + 3_700) * SECOND)
+        self.gateway.check_none()
         left = bounds.left_over(self.host.runtime)
         ensure(not left, "I8", f"at the end there is still {left}")
 
@@ -250,6 +267,14 @@ class World:
         running = list(self.host.agents.running.values())
         return running[number % len(running)] if running else None
 
+    def some_entitled(self, number: int) -> Agent | None:
+        """One that runs, mostly one with a lease."""
+        running = list(self.host.agents.running.values())
+        with_lease = [agent for agent in running if self.ledger.account(agent.work.job_id).lease]
+        if number % 8 and with_lease:
+            return with_lease[number // 8 % len(with_lease)]
+        return running[number % len(running)] if running else None
+
     def some_honest(self, number: int) -> Honest:
         """One of them; the first of the cast always is."""
         honest = [client for client in self.clients if isinstance(client, Honest)]
@@ -259,6 +284,88 @@ class World:
 
     def submit(self, move: Move) -> None:
         self.some_honest(move.a).submit(move.b, move.c % 256, move.c // 256)
+
+    def submit_lease(self, move: Move) -> None:
+        """A job with authority, now and then for a short time, or with what cannot be granted."""
+        expires = {0: -1, 1: 2, 2: 2, 3: 8, 4: 30, 5: 10**7}.get(move.c % 16)
+        at = None if expires is None else time_text(self.host.unix + expires * SECOND)
+        lease = draw_lease(move.b // 64)
+        if move.c % 128 == 77:
+            lease["zork"] = ["*"]
+        limit = move.c // 256
+        self.some_honest(move.a).submit(move.b, move.c % 256, limit, lease_request=lease, expires_at=at)
+
+    def lie_lease(self, move: Move) -> None:
+        raw = [client for client in self.clients if isinstance(client, RawClient)]
+        if raw and self.host.up:
+            raw[move.a % len(raw)].submit_lease(move.b, move.c)
+
+    def operate(self, move: Move) -> None:
+        agent = self.some_entitled(move.a)
+        if agent is not None:
+            tools = move.c % 3 == 0
+            capability = 0 if tools else move.c // 3
+            self.host.powers.operate(agent, capability, move.b, passes=move.c % 31 == 7)
+
+    def spend(self, move: Move) -> None:
+        agent = self.some_entitled(move.a)
+        if agent is not None:
+            self.host.powers.spend(agent, move.b, move.c, 1)
+
+    def flood(self, move: Move) -> None:
+        """It spends as if there were no end of it."""
+        agent = self.some_entitled(move.a)
+        if agent is not None:
+            self.host.powers.spend(agent, move.b, move.c, 25)
+
+    def forge(self, move: Move) -> None:
+        agent = self.some_entitled(move.a)
+        if agent is not None:
+            self.host.powers.forge(agent, move.b)
+
+    def reserve(self, move: Move) -> None:
+        agent = self.some_entitled(move.a)
+        if agent is not None:
+            self.host.powers.reserve(agent, move.b, move.c)
+
+    def settle(self, move: Move) -> None:
+        agent = self.some_entitled(move.a)
+        if agent is not None:
+            self.host.powers.settle(agent, move.b, releases=move.c % 4 == 0)
+
+    def upstream(self, move: Move) -> None:
+        agent = self.some_entitled(move.a)
+        if agent is not None:
+            self.host.powers.exhausted_upstream(agent)
+
+    def rotate(self, move: Move) -> None:
+        agent = self.some_entitled(move.a)
+        if agent is not None:
+            self.host.powers.rotate(agent, move.b)
+
+    def delegate(self, move: Move) -> None:
+        agent = self.some_entitled(move.a)
+        if agent is not None:
+            self.host.powers.delegate(agent, move.b % 8, move.b // 8, move.c)
+
+    def cancel_child(self, move: Move) -> None:
+        if self.children:
+            self.some_honest(move.a).cancel_job(self.children[move.b % len(self.children)])
+
+    def watch_child(self, move: Move) -> None:
+        """Somebody who does not get its events anyway wants to see them."""
+        if self.children:
+            client, child = self.some_honest(move.a), self.children[move.b % len(self.children)]
+            client.watch(child)
+
+    def near_expiry(self, move: Move) -> None:
+        """The wall clock is set to just about where a lease ends."""
+        ends = [work.expires for work in self.truth.jobs.values() if work.expires and not work.end]
+        if ends:
+            at = ends[move.a % len(ends)]
+            by = (-(10**9), -1, 0, 1, 10**6, 10**9, 2 * 10**9)[move.b % 7]
+            if abs(at + by - self.host.unix) < 300 * SECOND:
+                self.host.step_clock(at + by - self.host.unix)
 
     def cancel(self, move: Move) -> None:
         self.some_honest(move.a).cancel(move.b)
@@ -395,4 +502,18 @@ MOVES: Final[dict[str, Callable[[World, Move], None]]] = {
     "observers": World.set_observers,
     "refuse_dials": World.refuse_dials,
     "lie": World.lie,
+    "submit_lease": World.submit_lease,
+    "lie_lease": World.lie_lease,
+    "operate": World.operate,
+    "spend": World.spend,
+    "flood": World.flood,
+    "forge": World.forge,
+    "reserve": World.reserve,
+    "settle": World.settle,
+    "upstream": World.upstream,
+    "rotate": World.rotate,
+    "delegate": World.delegate,
+    "cancel_child": World.cancel_child,
+    "watch_child": World.watch_child,
+    "near_expiry": World.near_expiry,
 }

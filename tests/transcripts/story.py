@@ -15,7 +15,8 @@ A line that is not indented goes in; an indented line came out, and is what `--r
     1 lost                        or blocked, drained, overran, too_large
     1 slow                        takes no envelope until `1 pulls [3]`, or `1 fast`
     job-1 emit log {…}            an agent; also: write "text", bytes ff 00, finish [JSON [summary]],
-                                  fail CODE message, stopped
+                                  fail CODE message, stopped, and with the arguments as a JSON list:
+                                  authorize, reserve, settle, release, upstream_exhausted, delegate
     @ +1.5s                       time passes, from deadline to deadline
     wall +3600s                   the wall clock is set
     shut down 30
@@ -357,6 +358,17 @@ class Stage(World):
         """An agent raises."""
         self.agent(name, lambda job: self.fail(job, code, self.names.actual(message)))
 
+    def calls(self, name: str, method: str, arguments: str) -> None:
+        """An agent calls anything else; what it gets back is written down."""
+
+        def call(job: JobId) -> None:
+            got = getattr(self.runtime, method)(job, *self.value(arguments), now=self.now)
+            if got is not None:
+                self._write("returns", json.dumps(got))
+            self.take()
+
+        self.agent(name, call)
+
     def stops_by_itself(self, name: str) -> None:
         """An agent is gone."""
         self.stopped(self.job(name))
@@ -420,6 +432,7 @@ VERBS: Final[Sequence[tuple[str, Callable[..., None]]]] = (
     (_JOB + r" bytes ([0-9a-f ]+)", Stage.writes_bytes),
     (_JOB + r" finish(?: " + _JSON + r")?(?: summary (.+))?", Stage.finishes),
     (_JOB + r" fail (\S+) (.*)", Stage.fails),
+    (_JOB + r" (authorize|reserve|settle|release|upstream_exhausted|delegate) (\[.*\])", Stage.calls),
     (_JOB + r" stopped", Stage.stops_by_itself),
     (r"@ \+([\d.]+)s", Stage.passes),
     (r"wall ([+-][\d.]+)s", Stage.wall),

@@ -16,7 +16,19 @@ from arcp_proto.secret import Secret
 T = TypeVar("T")
 
 UNIX = 1_780_000_000 * SECOND
-FEATURES = ["heartbeat", "ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions"]
+FEATURES = [
+    "heartbeat",
+    "ack",
+    "list_jobs",
+    "subscribe",
+    "progress",
+    "result_chunk",
+    "agent_versions",
+    "lease_expires_at",
+    "cost.budget",
+    "model.use",
+    "provisioned_credentials",
+]
 WELCOME: dict[str, Any] = {
     "runtime": {"name": "script", "version": "1"},
     "session_id": "sess_1",

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from arcp_proto.answers import accepted_again, accepted_of, entry_of, subscribed_of
-from arcp_proto.budget import parse_budget
+from arcp_proto.budget import Budget
 from arcp_proto.idempotency import Claim
 from arcp_proto.ids import JobId, Principal, SessionId, Time
 from arcp_proto.job import Job, Terms
@@ -36,7 +36,7 @@ def job_of(**changes: Any) -> Job:
         accepted_at=Time(UNIX),
     )
     terms = msgspec.structs.replace(terms, **changes)
-    return Job(1, terms, parse_budget(terms.lease))
+    return Job(1, terms, Budget.of(terms.lease))
 
 
 def written(message: msgspec.Struct) -> dict[str, Any]:

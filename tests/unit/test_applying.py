@@ -139,7 +139,7 @@ def test_a_job_from_its_acceptance_to_its_end() -> None:
     job = runtime.jobs[JOB]
     assert (job.status, job.terms, job.home) == (Status.PENDING, TERMS, runtime.sessions[SESSION])
     assert (job.number, list(job.submitters)) == (1, [SESSION])
-    assert {name: str(amount) for name, amount in job.budget.items()} == {"USD": "1.50"}
+    assert {name: str(amount) for name, amount in job.budget.remaining.items()} == {"USD": "1.50"}
     assert job.extensions is not None and b"v=1" in job.extensions
     assert list(runtime.sessions[SESSION].jobs) == [JOB]
     apply(runtime, STARTED)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal, localcontext
+from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto import wire
-from arcp_proto.budget import parse_amount, parse_budget, to_json, to_wire
+from arcp_proto.budget import Budget, Hold, parse_amount, parse_budget, shown, to_cost, to_json, to_wire
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
 
 numbers = st.one_of(
@@ -160,6 +162,146 @@ def test_numbers_come_back_exactly_and_without_an_exponent(digits: int, decimals
     assert json.loads(written, parse_float=Decimal, parse_int=Decimal) == amount
     assert b"e" not in written.lower()
     assert not (b"." in written and written.endswith((b"0", b".")))
+
+
+# Counters.
+
+
+def test_a_budget_spends_holds_and_lets_go() -> None:
+    budget = Budget.of({"cost.budget": ["USD:1.00", "EUR:2"]})
+    budget.spend("USD", Decimal("0.3"))
+    budget.hold(Hold("USD", Decimal("0.5")))
+    assert (budget.left("USD"), budget.free("USD"), budget.free("EUR")) == (
+        Decimal("0.7"),
+        Decimal("0.2"),
+        Decimal(2),
+    )
+    assert not budget.exhausted
+    budget.hold(Hold("USD", Decimal("0.2")))
+    assert (budget.exhausted, budget.used_up()) == (True, "USD")
+    budget.let_go(Hold("USD", Decimal("0.5")))
+    budget.let_go(Hold("USD", Decimal("0.2")))
+    assert (budget.held, budget.remaining["USD"], budget.initial["USD"]) == ({}, Decimal("0.7"), Decimal(1))
+
+
+def test_what_nothing_bounds_has_no_counter() -> None:
+    budget = Budget.of({})
+    budget.spend("USD", Decimal(5))
+    budget.hold(Hold("USD", Decimal(5)))
+    budget.let_go(Hold("USD", Decimal(5)))
+    assert (budget.counters(), budget.left("USD"), budget.free("USD"), budget.exhausted) == (
+        {},
+        None,
+        None,
+        False,
+    )
+
+
+def test_a_child_without_a_budget_has_that_of_its_parent() -> None:
+    parent = Budget.of({"cost.budget": ["USD:1"]})
+    assert Budget.of({"tool.call": ["*"]}, parent) is parent
+
+
+def test_a_currency_that_a_child_does_not_name_is_still_its_parents() -> None:
+    parent = Budget.of({"cost.budget": ["USD:5", "EUR:1"]})
+    parent.withdraw({"USD": Decimal(2)})
+    child = Budget.of({"cost.budget": ["USD:2"]}, parent)
+    child.spend("USD", Decimal("0.5"))
+    child.spend("EUR", Decimal("0.75"))
+    child.hold(Hold("EUR", Decimal("0.25")))
+    assert child.counters() == {"USD": Decimal("1.5"), "EUR": Decimal("0.25")}
+    assert (child.exhausted, parent.exhausted) == (True, True)
+    child.let_go(Hold("EUR", Decimal("0.25")))
+    parent.give_back(child.remaining)
+    assert parent.counters() == {"USD": Decimal("4.5"), "EUR": Decimal("0.25")}
+
+
+def test_an_overspend_is_charged() -> None:
+    parent = Budget.of({"cost.budget": ["USD:5"]})
+    parent.withdraw({"USD": Decimal(1)})
+    parent.give_back({"USD": Decimal("-0.5")})
+    assert parent.remaining == {"USD": Decimal("3.5")}
+
+
+@pytest.mark.parametrize(
+    ("spent", "moved"), [("0.00999", False), ("0.01", True), ("-0.01", True), ("0", False), ("1", True)]
+)
+def test_a_counter_is_told_again_when_it_has_moved_by_a_hundredth(spent: str, moved: bool) -> None:
+    budget = Budget.of({"cost.budget": ["USD:1"]})
+    budget.spend("USD", Decimal(spent))
+    assert budget.moved("USD") is moved
+
+
+def test_arithmetic_does_not_know_the_context_of_its_caller() -> None:
+    with localcontext(prec=3):
+        budget = Budget.of({"cost.budget": ["USD:999999999.999999999"]})
+        budget.spend("USD", Decimal("0.1234567890123456789"))
+        budget.hold(Hold("USD", Decimal("0.000000001")))
+        budget.give_back({"USD": Decimal("-0.000000000000000001")})
+        free = budget.free("USD")
+        assert (budget.moved("USD"), budget.low("USD")) == (False, False)
+    assert str(free) == "999999999.8765432089876543201"
+
+
+@pytest.mark.parametrize(
+    ("cost", "exact"),
+    [
+        (0.1, "0.1"),
+        (1e-7, "1E-7"),
+        (3, "3"),
+        ("0.50", "0.5"),
+        (Decimal("1.10"), "1.1"),
+        (-0.0, "0"),
+        (1e17, "1E17"),
+    ],
+)
+def test_a_cost_is_what_its_digits_say(cost: Any, exact: str) -> None:
+    assert to_cost(cost) == Decimal(exact)
+    assert shown(to_cost(cost)) == format(Decimal(exact), "f")
+
+
+def test_a_float_of_a_class_of_its_own_is_read_as_a_float() -> None:
+    class Odd(float):
+        def __repr__(self) -> str:
+            return "a million"
+
+    assert to_cost(Odd(0.5)) == Decimal("0.5")
+
+
+@given(
+    st.floats(min_value=0, max_value=1e17, allow_subnormal=False).filter(
+        lambda number: not 0 < number < 1e-20
+    )
+)
+def test_a_float_counts_as_its_shortest_form(number: float) -> None:
+    with localcontext(prec=3):
+        assert to_cost(number) == Decimal(repr(number))
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**12), st.integers(0, 12)), max_size=50))
+def test_no_money_is_made_or_lost(costs: list[tuple[int, int]]) -> None:
+    budget = Budget.of({"cost.budget": ["USD:1000000"]})
+    total = Fraction(0)
+    for digits, decimals in costs:
+        budget.spend("USD", to_cost(f"{digits // 10**decimals}.{digits % 10**decimals:0{max(decimals, 1)}}"))
+        total += Fraction(digits // 10**decimals) + Fraction(
+            digits % 10**decimals, 10 ** max(decimals, 1) if decimals else 1
+        )
+    assert Fraction(budget.remaining["USD"]) == 1_000_000 - total
+
+
+def test_no_agent_reports_so_many_costs_that_a_counter_cannot_hold_their_sum() -> None:
+    budget = Budget({"USD": Decimal(1)})
+    budget.spend("USD", to_cost("0." + "0" * 39 + "1"))
+    most = to_cost(10**18 - 1)
+    with localcontext(prec=200):
+        budget.remaining["USD"] -= most * 10**40
+    before = budget.remaining["USD"]
+    budget.spend("USD", most)
+    assert budget.moved("USD")
+    assert budget.low("USD")
+    with localcontext(prec=200):
+        assert budget.remaining["USD"] == before - most
 
 
 def test_counters_are_written_as_json_numbers() -> None:

@@ -95,13 +95,13 @@ def test_version(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, out.split()[0]) == (0, "arcp-io")
 
 
-@pytest.mark.parametrize("command", ["serve", "submit", "attach", "cancel", "jobs", "demo"])
+@pytest.mark.parametrize("command", ["serve", "submit", "attach", "cancel", "jobs", "credentials", "demo"])
 def test_every_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(command, "--help", capsys=capsys)
     assert code == 0
     assert "  Examples:\n" in out
     assert f"    arcp-io {command}" in out
-    assert ("Exit code: 0" in out) == (command not in ("serve", "jobs"))
+    assert ("Exit code: 0" in out) == (command not in ("serve", "jobs", "credentials"))
 
 
 def test_a_token_in_the_environment_is_not_shown(
@@ -121,6 +121,10 @@ def test_a_token_in_the_environment_is_not_shown(
         (["submit", "ws://x", "a", "--input", "{"], "--input: the argument is not JSON"),
         (["submit", "ws://x", "a", "--input", "@/no/such/file"], "cannot read /no/such/file: No such file"),
         (["submit", "ws://x", "a", "--lease", "[]"], "--lease: a lease is a JSON object"),
+        (
+            ["submit", "ws://x", "a", "--lease", "search"],
+            "--lease: 'search' is no grant such as tool.call=search",
+        ),
         (["submit", "ws://x", "a", "--budget", "5"], "--budget: '5' is no amount"),
         (["submit", "ws://x", "a", "--expires", "soon"], "--expires: 'soon' is no length of time"),
         (["submit", "ws://x", "a", "--max-runtime", "0"], "--max-runtime: must be a second or more"),
@@ -227,7 +231,29 @@ def test_json_comes_from_the_argument_a_file_or_stdin(
     assert json_argument('{"x": 1}') == {"x": 1}
     assert json_argument(f"@{tmp_path}/input.json") == {"é": [1, 2.5, None]}
     assert json_argument("-") == [True]
-    assert lease_argument('{"fs.read": ["/x/**"]}') == {"fs.read": ["/x/**"]}
+
+
+def test_a_lease_comes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lease.json").write_text('{"tool.call": ["a", "b"], "x-vendor.acme.door": []}')
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"tool.call": ["d"]}'))
+    assert lease_argument(['{"fs.read": ["/x/**"]}']) == {"fs.read": ["/x/**"]}
+    assert lease_argument(["tool.call=c", f"@{tmp_path}/lease.json", "net.fetch=https://x/?a=b", "-"]) == {
+        "tool.call": ["c", "a", "b", "d"],
+        "x-vendor.acme.door": [],
+        "net.fetch": ["https://x/?a=b"],
+    }
+
+
+@pytest.mark.parametrize("text", ["", "tool.call", "tool.call=", "=search", "null", "5", "--"])
+def test_what_is_no_grant(text: str) -> None:
+    with pytest.raises(ValueError, match="no grant such as"):
+        lease_argument(["tool.call=search", text])
+
+
+@pytest.mark.parametrize("text", ["[]", '{"fs.read": "/x"}', '{"fs.read": [5]}', ' {"fs.read": null}'])
+def test_what_is_no_lease(text: str) -> None:
+    with pytest.raises(ValueError, match="a lease is a JSON object"):
+        lease_argument([text])
 
 
 @pytest.mark.parametrize("text", ["", "{", "NaN", "[Infinity]", "nul", "[" * 100_000, "@", "@\0"])
@@ -337,8 +363,10 @@ def test_each_kind_of_event_is_shown() -> None:
         ("metric", {"name": "tokens", "value": 3, "unit": "count"}),
         ("artifact_ref", {"uri": "file:///x", "content_type": "text/plain"}),
         ("delegate", {"child_job_id": "j", "agent": "child"}),
+        ("delegate", {"child_job_id": "k", "agent": "child", "lease": {"cost.budget": ["USD:5", "EUR:1"]}}),
         ("tool_call", {"tool": "grep", "args": {}, "call_id": "c"}),
         ("tool_result", {"call_id": "c", "error": {"code": "LEASE_EXPIRED", "message": "too late"}}),
+        ("tool_result", {"call_id": "d", "error": {"code": "INTERNAL_ERROR", "message": "no"}}),
         ("tool_result", {"call_id": "c", "result": 1}),
         ("progress", {"current": 1, "total": 2, "units": "files", "message": "x"}),
         ("result_chunk", {"data": "abc"}),
@@ -350,19 +378,51 @@ def test_each_kind_of_event_is_shown() -> None:
         "working: hard",
         "tokens = 3 count",
         "artifact file:///x (text/plain)",
-        "delegates to child",
-        "tool failed: LEASE_EXPIRED too late",
+        "delegates to child: j",
+        "delegates to child: k with USD:5, EUR:1",
+        "tool grep denied: LEASE_EXPIRED too late",
+        "tool failed: INTERNAL_ERROR no",
         "x-vendor.acme.thing",
     ]
+
+
+def test_what_is_left_of_the_budget_is_told_as_it_changes_and_at_the_end() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    with View(console, "agent") as view:
+        view.show("metric", {"name": "cost.search", "value": 0.8, "unit": "USD"})
+        view.show("metric", {"name": "cost.budget.remaining", "value": 0.2, "unit": "USD"})
+        view.show("status", {"phase": "budget_warning", "message": "80 % are used"})
+        view.show("metric", {"name": "cost.budget.remaining", "value": -0.1, "unit": "USD"})
+        view.show("metric", {"name": "cost.budget.remaining", "value": 5, "unit": "EUR"})
+        view.end(Ending(exit=Exit.SUCCESS, job_id="j", final_status="success", events=6))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == [
+        "cost.search = 0.8 USD",
+        "0.2 USD left",
+        "budget_warning: 80 % are used",
+        "-0.1 USD left",
+        "5 EUR left",
+        "success after 6 events; -0.1 USD, 5 EUR left",
+    ]
+
+
+def test_what_a_peer_makes_up_of_budgets_and_calls_is_bounded() -> None:
+    view = View(Console(file=io.StringIO()), "agent")
+    for number in range(1000):
+        view.show("metric", {"name": "cost.budget.remaining", "value": 1, "unit": f"C{number}"})
+        view.show("tool_call", {"tool": "grep", "args": {}, "call_id": str(number)})
+    assert (len(view._left), len(view._calls)) == (8, 100)
 
 
 def test_the_bar_shows_progress_and_the_tool() -> None:
     drawn = shown(
         ("progress", {"current": 1200, "total": 5000, "units": "files"}),
         ("tool_call", {"tool": "grep", "args": {"path": "src"}}),
+        ("metric", {"name": "cost.budget.remaining", "value": 0.07, "unit": "USD"}),
         terminal=True,
     )
     assert "1,200/5,000 files" in drawn
+    assert "0.07 USD left" in drawn
     assert "grep {'path': 'src'}" in drawn
 
 
@@ -395,6 +455,9 @@ FIELDS = (
     "tool",
     "args",
     "error",
+    "call_id",
+    "child_job_id",
+    "lease",
 )
 BODIES = st.dictionaries(st.sampled_from([*FIELDS, "current", "total", "units", "data"]), JSON)
 

@@ -270,8 +270,12 @@ def test_what_is_no_kind_of_a_vendor(kind: str) -> None:
     assert not events.is_vendor_kind(kind)
 
 
-def test_features_are_needed_by_two_kinds() -> None:
-    assert events.FEATURE_OF_KIND == {"progress": "progress", "result_chunk": "result_chunk"}
+def test_features_are_needed_by_two_kinds_and_one_metric() -> None:
+    assert events.FEATURE_OF_KIND == {
+        "progress": "progress",
+        "result_chunk": "result_chunk",
+        "cost.budget.remaining": "cost.budget",
+    }
 
 
 @pytest.mark.parametrize("number", [10**400, -(10**400)])

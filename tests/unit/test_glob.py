@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto.errors import ErrorCode, Refusal
-from arcp_proto.glob import check_pattern
+from arcp_proto.glob import Part, check_pattern, parse_pattern
 from arcp_proto.limits import MAX_PATTERN_BYTES
 
 NAMESPACES = ["fs.read", "fs.write", "net.fetch", "tool.call", "agent.delegate", "model.use", "x-vendor.acme"]
@@ -120,6 +120,8 @@ def test_what_is_no_path_is_refused(pattern: str, fault: str) -> None:
         "http://[::ffff:127.0.0.1]/",
         "https://*.example.com/**",
         "https://**.example.com/**",
+        "https://127.0.0.*/",
+        "https://*.1/",
         "https://api*.example.com./**",
         "https://**",
         "https://example.com*",
@@ -145,6 +147,8 @@ NO_URL = "is no http or https URL"
 NO_HOST = "has no host, or no port after its colon"
 NO_LABEL = "has a host with an empty or too long label, or without an ASCII form"
 NO_CHARACTER = "has a character in its host that no host has"
+NO_ADDRESS = "has a host that ends in a number and is no IPv4 address"
+TWO_FORMS = "has a host with two ASCII forms; write the one that is meant, xn--..."
 NO_TEXT = "holds a space, a backslash, a bare % or an escaped %2F, %5C, %00"
 
 
@@ -213,11 +217,14 @@ NO_TEXT = "holds a space, a backslash, a bare % or an escaped %2F, %5C, %00"
         ("https://a\u3000b/", NO_CHARACTER),
         ("https://example.℀.evil/", NO_CHARACTER),
         ("https://＊.example.com/", NO_CHARACTER),
-        ("https://straße.example/", "has a host with two ASCII forms; write the one that is meant, xn--..."),
-        (
-            "https://a\u200dé.example/",
-            "has a host with two ASCII forms; write the one that is meant, xn--...",
-        ),
+        ("https://straße.example/", TWO_FORMS),
+        ("https://a\u200dé.example/", TWO_FORMS),
+        ("https://127.1/", NO_ADDRESS),
+        ("https://0x7f.0.0.1/", NO_ADDRESS),
+        ("https://2130706433/", NO_ADDRESS),
+        ("https://127.0.0.1./", NO_ADDRESS),
+        ("https://example.com.01/", NO_ADDRESS),
+        ("https://a\u00adb.example/", TWO_FORMS),
         ("https://*bücher.example/", "has a * in an internationalized label"),
         ("https://XN--*.example/", "has a * in an internationalized label"),
         ("https://example.com/*/..", "has .. after a wildcard"),
@@ -266,3 +273,64 @@ def test_dots_are_refused_where_they_would_take_a_wildcard_away(segments: list[s
             assert "has .. after a wildcard" in refusal(namespace, pattern).message
         else:
             check_pattern(namespace, pattern)
+
+
+def told(namespace: str, pattern: str) -> list[str]:
+    check_pattern(namespace, pattern)
+    return ["".join(part.text for part in parts) for parts in parse_pattern(namespace, pattern)]
+
+
+@pytest.mark.parametrize("namespace", FS)
+@pytest.mark.parametrize(
+    ("pattern", "form"),
+    [
+        ("**", "/**"),
+        ("/", "/"),
+        ("/a/", "/a"),
+        ("/a//./b/../*/", "/a/*"),
+        ("/%2e%2e/A", "/%2e%2e/A"),
+    ],
+)
+def test_a_path_is_resolved_as_its_targets_are(namespace: str, pattern: str, form: str) -> None:
+    assert told(namespace, pattern) == [form]
+
+
+def test_the_root_is_no_directory_that_may_be_missing() -> None:
+    for pattern in ("/**", "**", "/**/**", "/***"):
+        assert parse_pattern("fs.read", pattern) == [(Part("/"), Part("**", "/", ""))]
+    assert parse_pattern("fs.read", "/**/a") == [(Part("/**/a", "/", ""),)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "forms"),
+    [
+        ("HTTPS://A", ["https a 443 / **"]),
+        ("http://a:0081/b/../c?", ["http a 81 /c "]),
+        ("http://a:*/%2e/b?c/../d#e", ["http a * /b c/../d"]),
+        ("https://*.bücher.example/**", ["https *.xn--bcher-kva.example 443 /** **"]),
+        ("https://[0::1]/", ["https [::1] 443 / **"]),
+        ("https://**/", ["https ** 443 / **", "https [** 443 / **"]),
+        ("https://**.a/", ["https **.a 443 / **"]),
+        (
+            "**",
+            ["http ** * /** **", "http [** * /** **", "https ** * /** **", "https [** * /** **"],
+        ),
+    ],
+)
+def test_a_url_is_taken_apart_as_its_targets_are(pattern: str, forms: list[str]) -> None:
+    assert told("net.fetch", pattern) == forms
+
+
+@pytest.mark.parametrize("namespace", ["tool.call", "agent.delegate", "model.use", "x-vendor.acme.db"])
+def test_a_name_is_one_part(namespace: str) -> None:
+    assert parse_pattern(namespace, "/a/../**//") == [(Part("/a/../**//", "/", ""),)]
+
+
+@given(st.sampled_from(NAMESPACES), st.text("/*.%2ea:?#", max_size=20))
+def test_what_is_accepted_can_be_parsed(namespace: str, text: str) -> None:
+    for pattern in (text, f"/{text}", f"https://{text}", f"https://a/{text}"):
+        try:
+            check_pattern(namespace, pattern)
+        except Refusal:
+            continue
+        assert parse_pattern(namespace, pattern)

@@ -279,6 +279,13 @@ def test_the_order_of_statuses_does_not_change_a_cursor() -> None:
     assert cursors.read(cursors.write(ALICE, Filter.of(one), 5), ALICE, Filter.of(other)) == 5
 
 
+def test_a_cursor_does_not_tell_how_many_jobs_there_are() -> None:
+    cursors = Cursors(KEY)
+    first = [base64.urlsafe_b64decode(cursors.write(ALICE, ALL, number))[:8] for number in range(200)]
+    assert len(set(first)) == 200
+    assert not any(place[:4] == bytes(4) for place in first)
+
+
 def test_a_forged_cursor_is_refused() -> None:
     cursors = Cursors(KEY)
     good = cursors.write(ALICE, ALL, 1_000)

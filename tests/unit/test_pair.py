@@ -44,7 +44,7 @@ def config(**fields: Any) -> RuntimeConfig:
 def test_the_handshake(pair: Pair) -> None:
     welcomed = pair.last(Welcomed)
     assert welcomed.runtime.name == "pair"
-    assert welcomed.features == set(CLIENT_FEATURES)
+    assert welcomed.features == set(CLIENT_FEATURES) - {"provisioned_credentials"}
     assert [agent.name for agent in pair.client.agents] == ["echo"]
     assert list(pair.runtime.sessions) == [pair.client.session_id]
 
@@ -309,3 +309,54 @@ def test_every_frame_of_the_client_is_unique_and_names_its_session(framing: Fram
     assert len({envelope["id"] for envelope in envelopes}) == len(envelopes)
     session_id = pair.last(Welcomed).session_id
     assert {envelope.get("session_id") for envelope in envelopes[1:]} == {session_id}
+
+
+def delegated(pair: Pair) -> tuple[JobId, JobId]:
+    """A job and its child."""
+    job_id = pair.submit(lease_request={"agent.delegate": ["*"], "fs.read": ["/a"]})
+    child = pair.runtime.delegate(job_id, "echo", now=pair.now)
+    pair.settle()
+    return job_id, child
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_end_of_a_child_refuses_no_submit(pair: Pair, depth: int) -> None:
+    job_id = pair.submit(lease_request={"agent.delegate": ["*"], "fs.read": ["/a", "/b", "/c"]})
+    for n in range(depth):
+        lease = {"agent.delegate": ["*"], "fs.read": ["/a", "/b", "/c"][n + 1 :]}
+        job_id = pair.runtime.delegate(job_id, "echo", None, lease, now=pair.now)
+        pair.settle()
+    pair.muted["client"] = True
+    pair.client.submit("echo", None, now=pair.now)
+    pair.settle()
+    pair.runtime.fail(job_id, "INTERNAL_ERROR", "no", now=pair.now)
+    pair.settle()
+    assert pair.all(RequestRefused) == []
+    assert pair.last(JobEnded).job_id == job_id and pair.last(JobEnded).code == "INTERNAL_ERROR"
+
+
+def test_a_child_is_followed_where_its_frames_come_anyhow(pair: Pair) -> None:
+    job_id, child = delegated(pair)
+    pair.client.subscribe(child, history=True, now=pair.now)
+    pair.settle()
+    pair.runtime.emit(child, "log", Log("info", "hi"), now=pair.now)
+    pair.settle()
+    pair.runtime.finish(child, {"ok": True}, now=pair.now)
+    pair.settle()
+    pair.advance(1)
+    of_child = [event for event in pair.events if getattr(event, "job_id", None) == child]
+    assert [type(event).__name__ for event in of_child] == ["Subscribed", "JobEmitted", "JobEnded"]
+    assert pair.last(JobEnded).result == {"ok": True}
+    pair.runtime.finish(job_id, None, now=pair.now)
+    pair.settle()
+    assert pair.last(JobEnded).job_id == job_id
+
+
+def test_what_children_did_comes_after_a_resume(pair: Pair) -> None:
+    _, child = delegated(pair)
+    pair.drop()
+    pair.runtime.emit(child, "log", Log("info", "hi"), now=pair.now)
+    pair.runtime.fail(child, "X_MINE", "no", now=pair.now)
+    pair.settle()
+    pair.connect()
+    assert (pair.last(JobEmitted).job_id, pair.last(JobEnded).code) == (child, "X_MINE")

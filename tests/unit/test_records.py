@@ -33,7 +33,7 @@ def busy() -> tuple[World, list[Peer]]:
 
 
 def test_this_is_the_first_version() -> None:
-    assert RECORD_VERSION == 1
+    assert RECORD_VERSION == 2
 
 
 def test_records_can_be_written_and_read_again() -> None:

@@ -17,6 +17,7 @@ from arcp_proto.output import (
     Detached,
     Dial,
     JobAccepted,
+    JobEmitted,
     JobEnded,
     JobLost,
     RequestRefused,
@@ -352,6 +353,43 @@ def test_of_a_new_session_an_unsure_submit_is_refused_and_the_rest_asked_again(
     events = runtime.welcome(session_id="sess_2", replies=True)
     assert [event.request_id for event in events if isinstance(event, RequestRefused)] == [lost]
     assert [frame["id"] for frame in runtime.received[-3:]] == [keyed, cancel, fresh]
+
+
+def child(job_id: str) -> dict[str, Any]:
+    return {"kind": "delegate", "ts": "", "body": {"child_job_id": job_id, "agent": "a", "lease": {}}}
+
+
+def test_what_a_child_does_waits_for_no_answer(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    runtime.say("job.event", child("job_2"), job_id=JOB, event_seq=1)
+    runtime.submit()
+    runtime.reconnect(replies=True)
+    (event,) = runtime.say("job.event", log("of the child"), job_id="job_2", event_seq=2)
+    assert isinstance(event, JobEmitted) and event.job_id == "job_2"
+
+
+def test_what_a_child_does_waits_with_what_announces_it(runtime: ScriptedRuntime) -> None:
+    request_id = runtime.submit()
+    runtime.reconnect(replies=True)
+    waiting = [
+        *runtime.say("job.event", child("job_2"), job_id=JOB, event_seq=1),
+        *runtime.say("job.event", child("job_3"), job_id="job_2", event_seq=2),
+        *runtime.say("job.event", log("of the grandchild"), job_id="job_3", event_seq=3),
+        *runtime.say("job.event", log(), job_id=JOB, event_seq=4),
+    ]
+    assert waiting == []
+    events = runtime.say("job.accepted", accepted(JOB, request_id=request_id), job_id=JOB)
+    assert [event.seq for event in events if isinstance(event, JobEmitted)] == [1, 2, 3, 4]
+
+
+def test_the_end_of_a_child_that_a_restarted_client_does_not_know_refuses_nothing() -> None:
+    runtime = ScriptedRuntime(ClientConfig(), resumption=resumption())
+    runtime.welcome()
+    runtime.submit()
+    at = "2026-01-01T00:00:00Z"
+    end = {"code": "CANCELLED", "message": "", "final_status": "cancelled", "completed_at": at}
+    (event,) = runtime.say("job.error", end, job_id="job_2", event_seq=5)
+    assert isinstance(event, JobEnded) and event.job_id == "job_2"
 
 
 def test_foreign_refusals_are_final_after_three_intervals(runtime: ScriptedRuntime) -> None:

@@ -88,7 +88,7 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
 def test_every_kind_of_event(kind: str, body: dict[str, Any]) -> None:
     world = World()
     peer = world.client()
-    job = peer.submit()
+    job = peer.submit(lease_request={"tool.call": ["t"], "agent.delegate": ["echo"]})
     world.emit(job, kind, body)
     shape = events.BODIES.get(kind)
     if shape is not None:
@@ -256,14 +256,27 @@ def test_fail_says_what_the_agent_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "message", "details"),
-    [("", "m", None), ("x" * 257, "m", None), ("X", "\ud800", None), ("X", "m", {"a": float("inf")})],
+    ("code", "message", "retryable", "details"),
+    [
+        ("", "m", None, None),
+        ("x" * 257, "m", None, None),
+        ("X", "\ud800", None, None),
+        ("X", "m", None, {"a": float("inf")}),
+        (7, "m", None, None),
+        (None, "m", None, None),
+        ("X", None, None, None),
+        ("X", 7, None, None),
+        ("X", {"a": 1}, None, None),
+        ("X", "m", "no", None),
+        ("X", "m", None, ["a"]),
+        ("X", "m", None, "a"),
+    ],
 )
-def test_a_failure_that_cannot_be_said(code: str, message: str, details: Any) -> None:
+def test_a_failure_that_cannot_be_said(code: Any, message: Any, retryable: Any, details: Any) -> None:
     world = World()
     job = world.client().submit()
     with pytest.raises(LocalProtocolError):
-        world.runtime.fail(job, code, message, None, details, now=world.now)
+        world.runtime.fail(job, code, message, retryable, details, now=world.now)
     assert job in world.runtime.running
     world.fail(job)
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto.credentials import FEATURE
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import MAX_RUNTIME_SEC, Limits
@@ -44,9 +45,10 @@ def test_times_that_are_none(name: str, seconds: int) -> None:
 
 
 def test_without_an_interval_no_heartbeats_are_offered() -> None:
-    assert CONFIG.features == SUPPORTED_FEATURES
+    without = tuple(name for name in SUPPORTED_FEATURES if name != FEATURE)  # There is no provisioner.
+    assert CONFIG.features == without
     offered = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0).features
-    assert offered == tuple(name for name in SUPPORTED_FEATURES if name != "heartbeat")
+    assert offered == tuple(name for name in without if name != "heartbeat")
 
 
 def test_by_default_a_session_can_be_resumed_for_ten_minutes() -> None:

@@ -432,10 +432,12 @@ def test_too_many_running_jobs() -> None:
         "retry_after_ms": 1000,
         "request_id": "s2",
     }
+    world.advance(1)
     peer.cancel(job)
     world.advance(6)
     assert peer.of("job.error")
     assert peer.send("job.submit", {"agent": "echo"})[0]["type"] == "session.error"  # It still runs.
+    world.advance(1)
     world.stopped(job)
     peer.submit()
 

@@ -319,6 +319,7 @@ def test_a_full_table_refuses_new_keys_and_forgets_none(limits: Limits, name: st
     assert error["payload"]["details"]["limit"] == name
     assert error["payload"]["details"]["max"] == getattr(limits, name)
     assert error["payload"]["details"]["retry_after_ms"] > 0
+    world.advance(1)
     assert keyed(peer)[0]["type"] == "job.accepted"
     peer.submit()
     assert len(world.all(StartJob)) == 2

@@ -1,0 +1,188 @@
+"""Submits that wait: for their credentials, or for those before them (§7.1): answers keep submit order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from . import issuing, messages, refusals, submitting, wire
+from .connection import Connection, Phase
+from .credentials import Credential
+from .errors import ErrorCode, Refusal
+from .job import Terms
+from .session import Session
+
+if TYPE_CHECKING:
+    from .ids import SessionId
+    from .runtime import Runtime
+
+GIVEN_UP: Final = "too many submits wait for their answers"
+
+
+class Turn(msgspec.Struct, eq=False):
+    """One submit that is not answered: judged when its turn comes, unless it has been before.
+
+    `alias` names the credentials that it waits for, until they or the `refusal` have come. `asked_on` is the
+    connection on which it came last.
+    """
+
+    session: Session
+    envelope: wire.Envelope
+    submit: messages.Submit | None
+    request_id: str
+    asked_on: Connection | None = None
+    alias: str | None = None
+    terms: Terms | None = None
+    credentials: list[Credential] | None = None
+    refusal: Refusal | None = None
+
+
+def take(runtime: Runtime, connection: Connection, turn: Turn) -> None:
+    """Judge a submit, or let it wait behind others; raises Refusal when none waits."""
+    session = turn.session
+    if not session.turns:
+        if not submitting.judge(runtime, connection, turn):
+            session.turns.append(turn)
+        return
+    if len(session.turns) >= runtime.limits.waiting_submits:
+        raise Refusal(
+            ErrorCode.INTERNAL_ERROR,
+            GIVEN_UP,
+            details={
+                "limit": "waiting_submits",
+                "max": runtime.limits.waiting_submits,
+                "retry_after_ms": 1000,
+            },
+        )
+    session.turns.append(turn)
+    try:
+        submitting.ask_ahead(runtime, turn)
+    except Refusal as refusal:
+        turn.refusal = refusal
+
+
+def keeps_place(runtime: Runtime, connection: Connection, refusal: Refusal) -> bool:
+    """Whether the refusal of a submit waits for the answers to those before it."""
+    envelope, session = connection.answering, connection.session
+    if envelope is None or session is None or not session.turns or refusal.fatal:
+        return False
+    if envelope.type != "job.submit" or connection.phase is not Phase.OPEN:
+        return False
+    if len(session.turns) >= runtime.limits.control_envelopes:
+        refusal.fatal = True
+        return False
+    envelope = msgspec.structs.replace(envelope, payload=msgspec.Raw(b"{}"))
+    session.turns.append(Turn(session, envelope, None, envelope.id, connection, refusal=refusal))
+    return True
+
+
+def ready(runtime: Runtime, turn: Turn, credentials: list[Credential]) -> None:
+    """What a submit has waited for is there."""
+    turn.credentials = credentials
+    proceed(runtime, turn.session)
+
+
+def refused(runtime: Runtime, turn: Turn, refusal: Refusal) -> None:
+    """A submit does not get its credentials."""
+    turn.refusal = refusal
+    proceed(runtime, turn.session)
+
+
+def proceed(runtime: Runtime, session: Session) -> None:
+    """Answer the submits of a session that can be answered, in their order, and those that wait for a key."""
+    freed: dict[SessionId, None] = {}
+    _answer(runtime, session, freed)
+    for session_id in freed:
+        waiting = runtime.sessions.get(session_id)
+        if waiting is not None and waiting is not session:
+            proceed(runtime, waiting)
+
+
+def _answer(runtime: Runtime, session: Session, freed: dict[SessionId, None]) -> None:
+    while session.turns:
+        turn = session.turns[0]
+        connection = session.connection
+        try:
+            if turn.refusal is not None:
+                raise turn.refusal
+            if turn.alias is None:
+                if not submitting.judge(runtime, connection, turn):
+                    return
+            elif turn.credentials is None or turn.terms is None:
+                return
+            else:
+                accepted_at, some = runtime.unix, bool(turn.credentials)
+                terms = msgspec.structs.replace(turn.terms, accepted_at=accepted_at, credentials=some)
+                submitting.accept(runtime, connection, turn, terms, turn.credentials)
+        except Refusal as refusal:
+            session.turns.popleft()
+            _refuse(runtime, connection, turn, refusal)
+        else:
+            session.turns.popleft()
+        _free_key(runtime, turn, freed)
+
+
+def is_taken(runtime: Runtime, session: Session, key: str) -> bool:
+    """Whether a submit that is not answered has this key of the session's principal."""
+    return (session.principal, key) in runtime.issuing.keys
+
+
+def waits_for_key(runtime: Runtime, session: Session, key: str) -> bool:
+    """Whether another submit has this key, and is not answered: then this session waits for it too."""
+    if not is_taken(runtime, session, key):
+        return False
+    runtime.issuing.keys[session.principal, key][session.id] = None
+    return True
+
+
+def knows(session: Session, request_id: str, connection: Connection) -> bool:
+    """Whether this submit has come before, and waits; its answer is awaited on this connection now."""
+    for turn in session.turns:
+        if turn.request_id == request_id:
+            turn.asked_on = connection
+            return True
+    return False
+
+
+def abandon(runtime: Runtime, session: Session) -> None:
+    """The session is over: nobody gets these answers, so no job comes of the submits."""
+    waiting = list(session.turns)
+    freed: dict[SessionId, None] = {}
+    session.turns.clear()
+    for turn in waiting:
+        if turn.alias is not None:
+            issuing.drop(runtime, turn.alias)
+        _free_key(runtime, turn, freed)
+    for session_id in freed:
+        if session_id in runtime.sessions:
+            proceed(runtime, runtime.sessions[session_id])
+
+
+def refuse_all(runtime: Runtime, message: str) -> None:
+    """Nothing that waits becomes a job: the runtime is shutting down."""
+    for session in list(runtime.sessions.values()):
+        for turn in session.turns:
+            if turn.refusal is None:
+                turn.refusal = Refusal(ErrorCode.INTERNAL_ERROR, message)
+                if turn.alias is not None:
+                    issuing.drop(runtime, turn.alias)
+        proceed(runtime, session)
+
+
+def _refuse(runtime: Runtime, connection: Connection | None, turn: Turn, refusal: Refusal) -> None:
+    if connection is None or connection.phase is not Phase.OPEN:
+        return
+    repeats = connection.admission is not None and connection.admission.replays
+    if repeats and connection is not turn.asked_on:
+        return  # It was asked on a connection that is gone, and is asked again on this one: judged anew.
+    before, connection.answering = connection.answering, turn.envelope
+    refusals.answer(runtime, connection, refusal)
+    connection.answering = before
+
+
+def _free_key(runtime: Runtime, turn: Turn, freed: dict[SessionId, None]) -> None:
+    """The key of a submit that is answered is free, or means a job: add the sessions that wait for it."""
+    terms = turn.terms
+    if terms is not None and terms.idempotency_key is not None:
+        freed.update(runtime.issuing.keys.pop((terms.principal, terms.idempotency_key), {}))

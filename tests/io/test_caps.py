@@ -1,0 +1,296 @@
+"""Clients that want too much, over the wire: each is told so, and costs nobody else anything."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio.abc import ByteStream
+from websockets.exceptions import InvalidState
+
+from arcp_io.app import App
+from arcp_io.serving import Server, serve
+from arcp_proto.limits import Limits
+from arcp_proto.output import Audit
+from tests.io.apps import TOKEN, make_app
+from tests.io.peers import Ended, Message, Peer, WebSocketPeer, child, websocket
+from tests.io.processes import COMMAND
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def served(**limits: Any) -> AsyncIterator[tuple[Server, list[Audit]]]:
+    """A server with these limits, and what it tells for an audit."""
+    app, facts = make_app(**limits), list[Audit]()
+    app.audit = facts.append
+    async with serve(app, port=0) as server:
+        with anyio.fail_after(30):
+            yield server, facts
+
+
+@asynccontextmanager
+async def welcomed(server: Server, token: str = TOKEN) -> AsyncIterator[WebSocketPeer]:
+    """A client that was let in."""
+    async with websocket(server.url) as peer:
+        welcome = await peer.hello(token)
+        assert welcome["type"] == "session.welcome", welcome
+        yield peer
+
+
+async def still_works(peer: Peer) -> None:
+    """Somebody else notices nothing."""
+    with anyio.fail_after(2):
+        assert (await peer.run("echo", "hi"))[-1]["payload"]["result"] == "hi"
+
+
+def limit_of(message: Message) -> str:
+    """The limit that an error names; it is retryable and says when."""
+    payload = message["payload"]
+    assert message["type"] == "session.error", message
+    assert (payload["code"], payload["retryable"]) == ("INTERNAL_ERROR", True)
+    assert payload["details"]["max"] > 0
+    assert payload["details"]["retry_after_ms"] > 0
+    limit: str = payload["details"]["limit"]
+    return limit
+
+
+def reached(facts: list[Audit]) -> list[str]:
+    """The limits that were told of."""
+    return [fact.facts["limit"] for fact in facts if fact.what == "limit_reached"]
+
+
+async def test_a_flood_of_submit_and_cancel_is_slowed_told_and_in_the_end_closed() -> None:
+    """Rapid reset (CVE-2023-44487)."""
+    async with served(requests_per_sec=40, over_rate=2) as (server, facts), welcomed(server, "other") as bob:
+        errors, accepted, code = 0, 0, None
+        async with welcomed(server) as peer, anyio.create_task_group() as tasks:
+            peer.stream = OneWriter(peer.stream)
+            begun = anyio.current_time()
+            tasks.start_soon(flood, peer)
+            try:
+                while True:
+                    message = await peer.receive()
+                    accepted += message["type"] == "job.accepted"
+                    if message["type"] == "session.error":
+                        errors += message["payload"]["code"] == "INTERNAL_ERROR"
+            except Ended as ended:
+                code = ended.code
+            took = anyio.current_time() - begun
+            tasks.cancel_scope.cancel()
+        assert code == 1008
+        assert 2 <= took < 6
+        assert 2 <= errors <= took + 2
+        assert accepted <= 40 + 20 * (took + 1)
+        assert set(reached(facts)) == {"requests_per_sec"}
+        await still_works(bob)
+
+
+class OneWriter(ByteStream):
+    """A stream that several tasks write to, one after the other."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+        self._writing = anyio.Lock()
+
+    async def send(self, item: bytes) -> None:
+        async with self._writing:
+            await self._stream.send(item)
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        return await self._stream.receive(max_bytes)
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def flood(peer: WebSocketPeer) -> None:
+    """Submit and cancel, as fast as it is taken, and answer nothing meanwhile."""
+    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, InvalidState):
+        for number in count():
+            await peer.send("job.submit", {"agent": "sleep"}, id=f"s{number}")
+            await peer.send("job.cancel", {"job_id": f"job_{number}"})
+
+
+async def test_within_its_rate_nobody_is_told_anything() -> None:
+    async with served(requests_per_sec=50) as (server, facts), welcomed(server) as peer:
+        for _ in range(60):
+            await peer.send("session.ping", {"nonce": "n", "sent_at": ""})
+            assert (await peer.receive())["type"] == "session.pong"
+        assert facts == []
+
+
+async def test_a_flood_over_stdio(anyio_backend_name: str) -> None:
+    async with child(anyio_backend_name) as peer:
+        await peer.hello()
+        ping = json.dumps({"type": "session.ping", "id": "p", "payload": {"nonce": "n", "sent_at": ""}})
+        answers = []
+        for _ in range(15):
+            await peer.send_text("\n".join([ping] * 200))
+            answers += [await peer.receive() for _ in range(200)]
+        kinds = [answer["type"] for answer in answers]
+        assert 1 <= kinds.count("session.error") <= 3
+        assert {limit_of(answer) for answer in answers if answer["type"] == "session.error"} == {
+            "requests_per_sec"
+        }
+
+
+async def test_connections_that_never_say_hello_take_no_place_of_others() -> None:
+    async with served(early_connections=6, hello=1) as (server, facts), welcomed(server, "other") as bob:
+        async with AsyncExitStack() as stack:
+            silent = [await stack.enter_async_context(websocket(server.url)) for _ in range(3)]
+            for _ in range(3):
+                late = await stack.enter_async_context(websocket(server.url))
+                assert limit_of(await late.hello()) == "early_connections"
+                assert await late.end() == 1008
+            await still_works(bob)
+            for peer in silent:
+                assert (await peer.receive())["payload"]["code"] == "UNAUTHENTICATED"
+        async with welcomed(server) as peer:
+            await still_works(peer)
+        assert reached(facts) == ["early_connections"] * 3
+        told = [fact.facts["reason"] for fact in facts if fact.what == "authentication_failed"]
+        assert told == ["no hello"] * 3
+
+
+async def test_far_too_many_connections_are_closed_at_once_and_cost_nothing() -> None:
+    async with served(early_connections=4, hello=1) as (server, facts):
+        async with AsyncExitStack() as stack:
+            streams = [
+                await stack.enter_async_context(await anyio.connect_tcp(server.host, server.port))
+                for _ in range(50)
+            ]
+            for stream in streams[4:]:
+                with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                    await stream.receive()
+            assert len(server.runtime.connections) <= 4
+        assert "early_connections" in reached(facts)
+
+
+async def test_who_drips_its_hello_is_cut_off() -> None:
+    async with served(hello=1) as (server, facts), websocket(server.url) as peer:
+        await peer.stream.send(b"\x81\xfe\x10\x00\x00\x00\x00\x00")
+        begun = anyio.current_time()
+        with anyio.move_on_after(20):
+            try:
+                while True:
+                    await peer.stream.send(b" ")
+                    await anyio.sleep(0.05)
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                pass
+        assert anyio.current_time() - begun < 10
+        assert [fact.facts["reason"] for fact in facts] == ["no hello"]
+
+
+async def test_who_guesses_tokens_is_not_even_asked_about() -> None:
+    asked: list[str] = []
+
+    async def verify(token: str) -> str | None:
+        asked.append(token)
+        return "alice" if token == TOKEN else None
+
+    facts: list[Audit] = []
+    limits = Limits(failed_authentications=5)
+    app = App("guess", "1", auth=verify, limits=limits, audit=facts.append)
+    async with serve(app, port=0) as server:
+        async with websocket(server.url) as early:
+            welcome = await early.hello()
+            for number in range(12):
+                async with websocket(server.url) as peer:
+                    answer = await peer.hello(f"guess{number}")
+                    if number < 5:
+                        assert answer["payload"]["code"] == "UNAUTHENTICATED"
+                    else:
+                        assert limit_of(answer) == "failed_authentications"
+        assert asked == [TOKEN, *(f"guess{number}" for number in range(5))]
+        async with websocket(server.url) as peer:
+            assert (await peer.resume(welcome, 0))["type"] == "session.welcome"
+    whats = [fact.what for fact in facts]
+    assert whats == ["authentication_failed"] * 5 + ["limit_reached"] * 7
+    assert all(fact.facts["peer"].startswith("127.0.0.1:") for fact in facts)
+    assert "guess1" not in repr(facts)
+
+
+async def test_sessions_without_end() -> None:
+    async with served(sessions=5) as (server, facts), welcomed(server, "other") as bob:
+        first: Message = {}
+        for number in range(30):
+            async with websocket(server.url) as peer:
+                welcome = await peer.hello()
+                assert welcome["type"] == "session.welcome"
+                first = first or welcome
+                assert len(server.runtime.sessions) <= 6, number
+        async with websocket(server.url) as peer:
+            refused = await peer.resume(first, 0)
+            assert refused["payload"]["code"] == "RESUME_WINDOW_EXPIRED"
+        await still_works(bob)
+        assert [fact.what for fact in facts].count("session_evicted") == 25
+
+
+async def test_sessions_that_stay_are_the_principals_own_limit() -> None:
+    async with served(sessions=3) as (server, facts), AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(welcomed(server)) for _ in range(3)]
+        async with websocket(server.url) as peer:
+            assert limit_of(await peer.hello()) == "sessions"
+            assert await peer.end() == 1008
+        async with welcomed(server, "other") as bob:
+            await still_works(bob)
+        await still_works(peers[0])
+        assert reached(facts) == ["sessions"]
+
+
+async def test_jobs_without_end() -> None:
+    async with served(principal_jobs=4) as (server, facts), welcomed(server) as peer:
+        for _ in range(4):
+            assert (await peer.submit("sleep"))["type"] == "job.accepted"
+        assert limit_of(await peer.submit("sleep")) == "principal_jobs"
+        async with welcomed(server, "other") as bob:
+            await still_works(bob)
+        assert reached(facts) == ["principal_jobs"]
+
+
+async def test_what_is_served_writes_its_audit(tmp_path: Path, anyio_backend_name: str) -> None:
+    path = tmp_path / "audit.ndjson"
+    loop = "trio" if anyio_backend_name == "trio" else "asyncio"
+    command = [*COMMAND, "serve", "tests.io.audited:app", "--port", "0", "--loop", loop]
+    command += ["--audit", str(path), "--drain", "0"]
+    async with await anyio.open_process(command, stdin=None, stdout=None) as process:
+        assert process.stderr is not None
+        said = b""
+        while b"serving" not in said:
+            said += await process.stderr.receive()
+        url = said.decode().partition("serving ")[2].split()[0]
+        async with websocket(url) as peer:
+            await peer.hello("wr0ng\u2028")
+        async with websocket(url) as peer:
+            await peer.hello(features=["subscribe"])
+            await peer.send("job.subscribe", {"job_id": "job_\nx"})
+            await peer.receive()
+        process.terminate()
+        assert await process.wait() == 0
+    written = path.read_text()
+    facts = [json.loads(line) for line in written.splitlines()]
+    assert [fact["what"] for fact in facts] == ["authentication_failed", "subscription"]
+    assert (facts[1]["principal"], facts[1]["facts"]["decision"]) == ("alice", "unknown")
+    assert all(fact["at"].endswith("Z") for fact in facts)
+    assert "wr0ng" not in written
+    assert written.isascii()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_an_audit_file_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
+    app = make_app()
+    app.audit = tmp_path / "there is no such directory" / "audit"
+    with pytest.raises(OSError):
+        async with serve(app, port=0):
+            raise AssertionError("it serves all the same")

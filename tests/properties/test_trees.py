@@ -1,0 +1,423 @@
+"""Jobs that delegate at random, agents that end anyhow, crashes: what holds of every tree (§10).
+
+No money is made or lost: what the root's counters and those of its descendants hold, and what was spent, is
+what the root began with. Nobody is allowed what its parent is not. Every child is announced before it does
+anything, and ends before its parent. A snapshot makes what all records make, and a replay the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from arcp_proto.connection import Phase
+from arcp_proto.errors import Denied, ensure
+from arcp_proto.ids import SECOND, JobId
+from arcp_proto.inventory import AgentInfo
+from arcp_proto.job import Job
+from arcp_proto.limits import Limits
+from arcp_proto.output import ChildEnded, StartJob, StopJob
+from arcp_proto.recording import record, replay
+from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.timers import TimerKind
+from arcp_proto.times import format_time
+from tests.unit.world import FEATURES, UNIX, Frame, Peer, World
+
+from . import structure
+from .machines import NUMBER, examples
+from .restart import applied, encoded, facts, read
+
+Action = tuple[str, int, int, int]
+
+AGENTS: Final = (AgentInfo("echo"), AgentInfo("plain"), AgentInfo("again", restartable=True))
+ROOTS: Final[Sequence[dict[str, list[str]]]] = (
+    {"agent.delegate": ["*"], "fs.read": ["/a/**", "/b/*"], "cost.budget": ["USD:10", "credits:7.5"]},
+    {"agent.delegate": ["*"], "fs.read": ["/a/**"], "tool.call": ["*"], "cost.budget": ["USD:1"]},
+    {"agent.delegate": ["**"], "fs.read": ["/**"], "tool.call": ["*"], "model.use": ["m-*"]},
+)
+LEASES: Final[Sequence[dict[str, list[str]] | None]] = (
+    None,
+    {"agent.delegate": ["*"], "fs.read": ["/a/**"]},
+    {"agent.delegate": ["plain"], "fs.read": ["/a/x/**"], "tool.call": ["t"]},
+    {"agent.delegate": ["pl*"], "tool.call": ["t*"]},
+    {"fs.read": ["/**"], "agent.delegate": ["**"]},
+    {"fs.read": ["/b/c", "/a/x"], "model.use": ["m-1", "n"]},
+    {"model.use": ["m-?*"], "agent.delegate": ["echo"]},
+    {},
+)
+BUDGETS: Final[Sequence[list[str]]] = ([], ["USD:0.4"], ["USD:3", "credits:2"], ["EUR:1"], ["credits:0.001"])
+TARGETS: Final = tuple(
+    [("fs.read", path) for path in ("/a", "/a/x", "/a/x/y", "/b/c", "/b/c/d", "/c")]
+    + [("tool.call", name) for name in ("t", "tt", "u")]
+    + [("agent.delegate", name) for name in ("echo", "plain", "pl", "again")]
+    + [("model.use", name) for name in ("m-1", "m-22", "n")]
+)
+COSTS: Final = ("0", "0.1", "0.25", "1e-9", "3", "0.333333333333", "12")
+NAMES: Final = (
+    *("submit", "delegate", "delegate", "delegate", "delegate", "delegate", "spend", "spend", "reserve"),
+    *("settle", "emit", "write", "finish", "finish", "fail", "stop", "stop", "cancel", "cancel", "wait"),
+    *("drop", "resume", "subscribe", "crash", "shut_down", "clock"),
+)
+
+
+class Forest(World):
+    """A world with one client, and what is known of its trees."""
+
+    def __init__(self, setup: int) -> None:
+        super().__init__(
+            RuntimeConfig(
+                name="trees",
+                version="1",
+                agents=AGENTS,
+                journal=bool(setup & 1),
+                resume_window_sec=0 if setup & 2 else 60,
+                heartbeat_interval_sec=0,
+                models_required=not setup & 4,
+                limits=Limits(
+                    delegation_depth=3 if setup & 8 else 8,
+                    children=3 if setup & 16 else 64,
+                    descendants=5 if setup & 32 else 256,
+                    retention=20,
+                ),
+            )
+        )
+        self.hello = {"hello_id": "msg_1"} if setup & 64 else {}
+        self.recording: list[str] | None = []
+        record(self.runtime, self.recording.append, keep_secrets=True)
+        self.spent: dict[tuple[JobId, str], Decimal] = {}
+        """By root and currency."""
+        self.holds: dict[JobId, dict[int, tuple[str, Decimal]]] = {}
+        self.parents: dict[JobId, JobId | None] = {}
+        self.over: dict[JobId, None] = {}
+        self.frames: dict[str, dict[int, Frame]] = {}
+        """By session and number."""
+        self.all_peers: list[Peer] = []
+        self.peer = self._open()
+
+    def do(self, name: str, a: int, b: int, c: int) -> None:
+        """One action, and every check."""
+        getattr(self, f"_{name}")(a, b, c)
+        self.check()
+
+    # Actions.
+
+    def _submit(self, a: int, b: int, c: int) -> None:
+        if not self.there or len(self.parents) > 40:
+            return
+        payload: dict[str, Any] = {"agent": AGENTS[a % 3].name, "lease_request": ROOTS[b % 3]}
+        if c & 1:
+            payload["lease_constraints"] = {"expires_at": format_time(UNIX + 90 * SECOND)}
+        if c & 2:
+            payload["max_runtime_sec"] = 1 + c % 20
+        before = len(self.runtime.jobs)
+        self.peer.send("job.submit", payload)
+        if len(self.runtime.jobs) > before:
+            self._born(self.last(StartJob).job_id)
+
+    def _delegate(self, a: int, b: int, c: int) -> None:
+        job = self._unended(a)
+        if job is None:
+            return
+        lease = LEASES[b % len(LEASES)]
+        budget = BUDGETS[c % len(BUDGETS)]
+        if lease is not None and budget:
+            lease = {**lease, "cost.budget": budget}
+        expires = format_time(self.runtime.wall + (1 + c) * SECOND) if b & 64 else None
+        runtime_sec = 1 + c % 9 if b & 128 else None
+        agent = ("plain", "echo", "again", "zork")[a // 64]
+        before = facts(self.runtime)
+        try:
+            child = self.runtime.delegate(job.id, agent, c, lease, expires, runtime_sec, now=self.now)
+        except Denied as denied:
+            expired = denied.code == "LEASE_EXPIRED"
+            ensure(expired or facts(self.runtime) == before, "a refused delegation leaves a trace")
+            self.take()
+            return
+        self.take()
+        self._born(child)
+        self._check_authority(self.runtime.jobs[child], job)
+
+    def _spend(self, a: int, b: int, c: int) -> None:
+        job = self._unended(a)
+        if job is None:
+            return
+        cost, unit = Decimal(COSTS[b % len(COSTS)]), ("USD", "credits", "EUR")[c % 3]
+        self._count(job, unit, cost)
+        self.emit(job.id, "metric", {"name": "cost.x", "value": cost, "unit": unit})
+
+    def _reserve(self, a: int, b: int, c: int) -> None:
+        job = self._unended(a)
+        if job is None:
+            return
+        cost, unit = Decimal(COSTS[b % len(COSTS)]), ("USD", "credits", "EUR")[c % 3]
+        try:
+            hold = self.runtime.reserve(job.id, unit, cost, now=self.now)
+        except Denied:
+            pass
+        else:
+            self.holds[job.id][hold] = (unit, cost)
+        self.take()
+
+    def _settle(self, a: int, b: int, c: int) -> None:
+        job = self._unended(a)
+        hold = None if job is None else next(iter(self.holds[job.id]), None)
+        if job is None or hold is None:
+            return
+        unit, _ = self.holds[job.id].pop(hold)
+        if b & 1:
+            self.runtime.release(job.id, hold, now=self.now)
+        else:
+            cost = Decimal(COSTS[c % len(COSTS)])
+            self._count(job, unit, cost)
+            self.runtime.settle(job.id, hold, cost, now=self.now)
+        self.take()
+
+    def _emit(self, a: int, b: int, c: int) -> None:
+        job = self._unended(a)
+        if job is not None:
+            self.emit(job.id)
+
+    def _write(self, a: int, b: int, c: int) -> None:
+        job = self._unended(a)
+        if job is not None:
+            self.write(job.id, "x" * c)
+
+    def _finish(self, a: int, b: int, c: int) -> None:
+        job = self._one(self.runtime.running, a)
+        if job is not None:
+            self.finish(job.id, None if b & 1 else {"n": c})
+
+    def _fail(self, a: int, b: int, c: int) -> None:
+        job = self._one(self.runtime.running, a)
+        if job is not None:
+            self.fail(job.id, "X_MINE")
+
+    def _stop(self, a: int, b: int, c: int) -> None:
+        """Those that were told to stop do so before the others."""
+        told = {request.job_id: None for request in self.all(StopJob)}
+        stopping = {key: job for key, job in self.runtime.running.items() if key in told}
+        job = self._one(stopping or self.runtime.running, a)
+        if job is not None:
+            self.stopped(job.id)
+
+    def _cancel(self, a: int, b: int, c: int) -> None:
+        job = self._one(self.runtime.unfinished, a)
+        if job is not None and self.there:
+            self.peer.cancel(job.id)
+
+    def _wait(self, a: int, b: int, c: int) -> None:
+        self.advance((0.5, 2, 5, 12, 30)[a % 5])
+
+    def _clock(self, a: int, b: int, c: int) -> None:
+        self.runtime.wall_clock_set(UNIX + (a - 128) * SECOND, now=self.now)
+        self.take()
+
+    def _drop(self, a: int, b: int, c: int) -> None:
+        if self.there:
+            self.peer.drop()
+
+    def _resume(self, a: int, b: int, c: int) -> None:
+        if self.there:
+            return
+        self._see()
+        if self.peer.session_id in self.runtime.sessions:
+            last = max(self.frames.get(self.peer.session_id, {}), default=0)
+            again = self.connect()
+            self.all_peers.append(again)
+            resume = {"resume_token": self.peer.token, "last_event_seq": last}
+            again.hello(features=self.features, resume=resume, **self.hello)
+            ensure(again.connection.phase is Phase.OPEN, "a session was not resumed")
+            self.peer = again
+        elif not self.runtime.draining:
+            self.peer = self._open()
+
+    def _subscribe(self, a: int, b: int, c: int) -> None:
+        job = self._one(self.runtime.jobs, a)
+        if job is not None and self.there:
+            self.peer.send("job.subscribe", {"job_id": job.id, "history": bool(b & 1), "from_event_seq": 0})
+
+    def _crash(self, a: int, b: int, c: int) -> None:
+        if not self.config.journal or c % 3:
+            return
+        self._see()
+        self.check_replay()
+        self.check_survives()
+        self.recording = None
+        if b & 1:
+            self.records = list(self.runtime.snapshot())
+        self.restart()
+        for job_id, holds in self.holds.items():
+            self._lapse(job_id, holds)
+
+    def _shut_down(self, a: int, b: int, c: int) -> None:
+        if c % 8 == 0:
+            self.runtime.shut_down(a % 4, now=self.now)
+            self.take()
+
+    # Checks.
+
+    def check(self) -> None:
+        """Raise unless everything holds."""
+        for job in self.runtime.jobs.values():
+            if job.ended and job.id not in self.over:
+                self.over[job.id] = None
+                self._lapse(job.id, self.holds[job.id])
+        structure.check_trees(self.runtime)
+        structure.check_jobs(self.runtime)
+        aborted = [one for one, peer in self.peers.items() if peer.closing and peer.closing.abort]
+        structure.check_timers(
+            self.runtime, aborted, drain=bool(self.runtime.timers.armed(TimerKind.DRAIN, 0))
+        )
+        for job in self.runtime.jobs.values():
+            if job.terms.parent_job_id is None:
+                self._check_money(job)
+        for told in self.all(ChildEnded):
+            ensure(self.parents.get(told.job_id) == told.parent_id, "the end of another's child")
+
+    def _check_money(self, root: Job) -> None:
+        for currency, initial in root.budget.initial.items():
+            total = root.budget.remaining[currency] + self.spent.get((root.id, currency), Decimal(0))
+            for job in root.descendants():
+                if job.parent is not None and job.budget is not job.parent.budget:
+                    total += job.budget.remaining.get(currency, Decimal(0))
+            ensure(total == initial, f"{total} {currency} of {initial}")
+
+    def _check_authority(self, child: Job, parent: Job) -> None:
+        for capability, target in TARGETS:
+            allowed = child.grants.allows(capability, target)
+            free = capability == "model.use" and not self.config.models_required
+            ensure(not allowed or free or parent.grants.allows(capability, target), "a wider child")
+        ensure(parent.expires is None or (child.expires or 0) <= parent.expires, "it lasts longer")
+        ensure(child.expires is not None or parent.expires is None, "it lasts for ever")
+        ensure(child.terms.trace.trace_id == parent.terms.trace.trace_id, "another trace")
+
+    def check_survives(self) -> None:
+        """Records make what lived, and so does a snapshot of it."""
+        if not self.config.journal:
+            return
+        moment = {"now": self.now, "unix": self.runtime.wall}
+        bare = applied(self.config, map(read, encoded(self.records)), **moment)
+        ensure(facts(bare) == facts(self.runtime), "records make another state than lived")
+        again = applied(self.config, map(read, encoded(self.runtime.snapshot())), **moment)
+        ensure(facts(again) == facts(self.runtime), "a snapshot makes another state")
+
+    def check_replay(self) -> None:
+        """The recording makes the same again."""
+        if self.recording is None:
+            return
+        again = replay(self.recording)
+        sent = [raw for peer in self.all_peers for raw in peer.raw]
+        ensure(sorted(raw for _, raw in again.envelopes) == sorted(sent), "a replay sends other bytes")
+        happened = [str(event) for output in again.outputs for event in output.events]
+        ensure(happened == [str(event) for event in self.events], "other things happen in a replay")
+
+    def check_frames(self) -> None:
+        """What a session saw: a child is announced before it does anything, and ends before its parent."""
+        self._see()
+        for frames in self.frames.values():
+            announced: dict[str, None] = {}
+            ended: dict[str, None] = {}
+            for _, frame in sorted(frames.items()):
+                job_id, payload = JobId(frame["job_id"]), frame["payload"]
+                if frame["type"] == "job.cancelled" or "source_seq" in payload:
+                    continue
+                parent_id = self.parents.get(job_id)
+                ensure(parent_id is None or job_id in announced, "a child that was not announced")
+                ensure(job_id not in ended, "something follows the end of a job")
+                ensure(parent_id not in ended, "something of a child follows the end of its parent")
+                if frame["type"] != "job.event":
+                    ended[job_id] = None
+                elif payload["kind"] == "delegate":
+                    announced[payload["body"]["child_job_id"]] = None
+
+    def wind_down(self) -> None:
+        """Every agent stops, and in the end nothing is left."""
+        self.check_survives()
+        for peer in self.peers.values():
+            if peer.connection.phase is not Phase.CLOSED:
+                peer.drop()
+        for job_id in list(self.runtime.running):
+            self.stopped(job_id)
+            self.check()
+        if not self.runtime.leaving:
+            ensure(not self.runtime.unfinished, "a job without agents goes on")
+        self.check_frames()
+        self.check_replay()
+        if not self.runtime.leaving:
+            self.advance(100)
+            structure.check_empty(self.runtime)
+
+    # Below.
+
+    @property
+    def there(self) -> bool:
+        """Whether the client is connected: not cut off, and not to a process that has died."""
+        return self.peer.connection in self.peers and self.peer.connection.phase is Phase.OPEN
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return (*FEATURES, "cost.budget")
+
+    def _open(self) -> Peer:
+        peer = self.client(features=self.features, **self.hello)
+        self.all_peers.append(peer)
+        return peer
+
+    def _see(self) -> None:
+        """Keep what every session got."""
+        for peer in self.all_peers:
+            for raw in peer.raw:
+                frame = json.loads(raw)
+                if "event_seq" in frame:
+                    known = self.frames.setdefault(frame["session_id"], {})
+                    before = known.setdefault(frame["event_seq"], frame)
+                    ensure(before == frame, "a number is given twice")
+
+    def _one(self, jobs: Any, number: int) -> Job | None:
+        items = list(jobs.values())
+        return items[number % len(items)] if items else None
+
+    def _unended(self, number: int) -> Job | None:
+        running = {key: job for key, job in self.runtime.running.items() if key in self.runtime.unfinished}
+        return self._one(running, number)
+
+    def _born(self, job_id: JobId) -> None:
+        self.parents[job_id] = self.runtime.jobs[job_id].terms.parent_job_id
+        self.holds[job_id] = {}
+
+    def _count(self, job: Job, unit: str, cost: Decimal) -> None:
+        """What is spent of a counter that began as the root's."""
+        self._count_for(job.id, unit, cost)
+
+    def _count_for(self, job_id: JobId, unit: str, cost: Decimal) -> None:
+        root = job_id
+        while (parent := self.parents[root]) is not None:
+            root = parent
+        self.spent[root, unit] = self.spent.get((root, unit), Decimal(0)) + cost
+
+    def _lapse(self, job_id: JobId, holds: dict[int, tuple[str, Decimal]]) -> None:
+        for unit, cost in holds.values():
+            self._count_for(job_id, unit, cost)
+        holds.clear()
+
+
+@settings(settings.default, max_examples=examples(150), suppress_health_check=[HealthCheck.too_slow])
+@given(
+    setup=NUMBER,
+    actions=st.integers(0, 60).flatmap(
+        lambda count: st.lists(
+            st.tuples(st.sampled_from(NAMES), NUMBER, NUMBER, NUMBER), min_size=count, max_size=count
+        )
+    ),
+)
+def test_what_holds_of_every_tree(setup: int, actions: list[Action]) -> None:
+    forest = Forest(setup)
+    forest.do("submit", 0, setup, 0)
+    for action in actions:
+        forest.do(*action)
+    forest.wind_down()

@@ -1,0 +1,152 @@
+"""A provisioner of credentials that lives on when the runtime dies, answers late, and fails (I6).
+
+What is valid at it is always known to the journal as asked for and not revoked; in the end nothing is valid.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from arcp_proto import records as facts
+from arcp_proto.ids import MILLISECOND, SECOND
+from arcp_proto.output import IssueCredentials, RevokeCredential, StartJob
+from arcp_proto.secret import Secret
+
+from .broken import Broken, ensure
+
+if TYPE_CHECKING:
+    from .host import Host
+    from .world import World
+
+VALUE: Final = re.compile(rb"sk-[0-9]+-secret")
+LATE: Final = 20 * SECOND
+"""Something may come into being so long after it was asked for, though the answer was that it has failed."""
+
+SLOW: Final = 50 * SECOND
+"""So long after it was asked it may answer: longer than anybody waits for it."""
+
+
+class Gateway:
+    """The other side of every credential, and what the journal says of it."""
+
+    def __init__(self, world: World) -> None:
+        self.valid: dict[str, dict[str, str]] = {}
+        """By alias: the values that are valid, and whose they are."""
+        self._world = world
+        self._owners: dict[str, tuple[str, str]] = {}
+        """By value: whose it is, and its alias."""
+        self._asked: dict[str, None] = {}
+        self._issued: dict[str, None] = {}
+        self._revoked: dict[str, None] = {}
+        self._count = 0
+
+    # What it is asked.
+
+    def issue(self, host: Host, request: IssueCredentials) -> None:
+        """Make one credential, or two, or fail in one of some ways."""
+        world = self._world
+        known = request.alias in self._asked or world.truth.keeps_all
+        ensure(known, "I6", f"{request.alias} is asked for before the journal has it")
+        fault = "" if world.healed else world.some("", "", "", "lost", "late", "slow", "exhausted")
+        wait = world.latency() + world.pick(50) * MILLISECOND + (world.pick(SLOW) if fault == "slow" else 0)
+        if fault in ("", "late", "slow"):
+            made = wait if fault != "late" else world.pick(LATE)
+            world.later(made, self._make, request)
+        world.later(wait + world.latency(), self._issued_to, host, host.life, request, fault)
+
+    def _make(self, request: IssueCredentials) -> None:
+        gone = request.alias in self._revoked
+        ensure(not gone, "I6", f"{request.alias} comes into being, and counts as revoked")
+        values = self.valid.setdefault(request.alias, {})
+        for _ in range(1 + self._world.pick(2)):
+            self._count += 1
+            value = f"sk-{self._count}-secret"
+            values[value] = request.principal
+            self._owners[value] = (request.principal, request.alias)
+        self._world.count("issued")
+
+    def _issued_to(self, host: Host, life: int, request: IssueCredentials, fault: str) -> None:
+        if life != host.life or not host.up:
+            return
+        made: list[dict[str, Any]] | None = None
+        if fault in ("", "slow"):
+            made = [
+                {"scheme": "bearer", "value": Secret(value), "endpoint": "https://m.test"}
+                for value in self.valid.get(request.alias, {})
+            ]
+        code = "BUDGET_EXHAUSTED" if fault == "exhausted" else ""
+        host.carry_out(
+            host.runtime.credentials_issued(request.alias, made or None, code, "no money", now=host.now)
+        )
+
+    def revoke(self, host: Host, request: RevokeCredential) -> None:
+        """Make everything under an alias worthless, or fail."""
+        world = self._world
+        fault = "" if world.healed else world.some("", "", "", "fails", "silent", "silently done")
+        wait = world.latency() + world.pick(50) * MILLISECOND
+        world.later(wait, self._revoke, host, host.life, request, fault)
+
+    def _revoke(self, host: Host, life: int, request: RevokeCredential, fault: str) -> None:
+        if fault in ("", "silently done"):
+            self.valid.pop(request.alias, None)
+            self._world.count("revoked")
+        if life == host.life and host.up:
+            done = not fault
+            host.carry_out(
+                host.runtime.credential_revoked(request.alias, done, reason="a fault", now=host.now)
+            )
+
+    # What the runtime says.
+
+    def fact(self, record: facts.Record) -> None:
+        """A record is about to be applied."""
+        if isinstance(record, facts.CredentialRevoked):
+            values = self.valid.get(record.alias)
+            ensure(not values, "I6", f"{record.alias} counts as revoked, and {values} are valid")
+
+    def durable(self, record: facts.Record) -> None:
+        """A record is kept."""
+        match record:
+            case facts.CredentialRequested(alias=alias):
+                self._asked[alias] = None
+            case facts.CredentialIssued(alias=alias):
+                self._issued[alias] = None
+            case facts.CredentialRevoked(alias=alias):
+                self._revoked[alias] = None
+            case _:
+                return
+
+    def check(self) -> None:
+        """Whatever is valid is in the journal, as asked for and not revoked."""
+        if self._world.truth.keeps_all:
+            return
+        for alias in self.valid:
+            listed = alias in self._asked and alias not in self._revoked
+            ensure(listed, "I6", f"{alias} is valid, and the journal does not list it")
+
+    def started(self, request: StartJob) -> None:
+        """An agent gets those of its own principal."""
+        for credential in request.credentials:
+            owner, _ = self._owners[credential.value.reveal()]
+            ensure(owner == request.principal, "I9", f"{request.job_id} gets a credential of {owner}")
+
+    def appended(self, data: bytes) -> None:
+        """A record is written: it holds no value."""
+        if VALUE.search(data) is not None:
+            raise Broken("I6", f"a value is in the journal: {data!r}")
+
+    def sent(self, principal: str, data: bytes) -> None:
+        """An envelope leaves: values go to whom they belong, once the journal knows them."""
+        if b"-secret" not in data:
+            return
+        for value in VALUE.findall(data):
+            owner, alias = self._owners[value.decode()]
+            ensure(owner == principal, "I9", f"{principal} is shown a credential of {owner}")
+            known = self._world.truth.keeps_all or alias in self._issued
+            ensure(known, "I6", f"{alias} is shown before the journal has it")
+            self._world.count("shown")
+
+    def check_none(self) -> None:
+        """All jobs are over, and faults too: nothing is valid any more."""
+        ensure(not self.valid, "I6", f"in the end {self.valid} are valid")

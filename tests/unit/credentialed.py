@@ -1,0 +1,80 @@
+"""A world with a provisioner that does what a test says."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from arcp_proto.connection import Connection, Framing
+from arcp_proto.credentials import FEATURE, IssuedCredential
+from arcp_proto.ids import JobId
+from arcp_proto.output import IssueCredentials, RevokeCredential
+from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.secret import Secret
+
+from .world import CONFIG, FEATURES, Peer, World
+
+WITH: Final = (*FEATURES, FEATURE)
+PROVIDED: Final = msgspec.structs.replace(CONFIG, credentials=True, volatile_credentials=True)
+JOURNALED: Final = msgspec.structs.replace(CONFIG, credentials=True, journal=True)
+ENDPOINT: Final = "https://gateway.example/v1"
+
+
+def made(value: str = "sk-1", **fields: Any) -> IssuedCredential:
+    """One credential as the provisioner has made it."""
+    return IssuedCredential("bearer", Secret(value), ENDPOINT, **fields)
+
+
+class Provided(World):
+    """Every client has a secure connection and the feature, unless a test says otherwise."""
+
+    def __init__(self, config: RuntimeConfig = PROVIDED, **world: Any) -> None:
+        super().__init__(config, **world)
+        self.count = 0
+
+    def connect(
+        self, framing: Framing = Framing.MESSAGES, *, secure: bool = True, peer: str = "here"
+    ) -> Peer:
+        return super().connect(framing, secure=secure, peer=peer)
+
+    def client(self, token: str = "tok-alice", framing: Framing = Framing.MESSAGES, **hello: Any) -> Peer:
+        return super().client(token, framing, **{"features": WITH, **hello})
+
+    def issue(self, *values: str, alias: str | None = None, **fields: Any) -> str:
+        """The provisioner has made credentials with these values for what was asked last; by default one."""
+        self.count += 1
+        alias = alias or self.last(IssueCredentials).alias
+        credentials = [made(value, **fields) for value in values or (f"sk-{self.count}",)]
+        self.carry_out(self.runtime.credentials_issued(alias, credentials, now=self.now))
+        return alias
+
+    def refuse(self, code: str = "", message: str = "", alias: str | None = None) -> None:
+        """The provisioner has failed."""
+        alias = alias or self.last(IssueCredentials).alias
+        self.carry_out(self.runtime.credentials_issued(alias, None, code, message, now=self.now))
+
+    def revoke(self, alias: str, revoked: bool = True, *, final: bool = False, reason: str = "") -> None:
+        """The provisioner has revoked, or not."""
+        self.carry_out(self.runtime.credential_revoked(alias, revoked, final, reason, now=self.now))
+
+    def job(self, peer: Peer, **payload: Any) -> JobId:
+        """A job that has its credential."""
+        peer.send("job.submit", {"agent": "echo", "input": None, **payload})
+        self.issue()
+        job_id: str = peer.frames[-1]["payload"]["job_id"]
+        return JobId(job_id)
+
+    @property
+    def asked(self) -> list[str]:
+        """The aliases that were asked for."""
+        return [request.alias for request in self.all(IssueCredentials)]
+
+    @property
+    def revocations(self) -> list[str]:
+        """The aliases that were to be revoked, in order."""
+        return [request.alias for request in self.all(RevokeCredential)]
+
+    def values(self, connection: Connection) -> bytes:
+        """Everything that was sent on a connection."""
+        return b"\n".join(self.peers[connection].raw)

@@ -1,0 +1,98 @@
+"""Token buckets: how much passes, in any rhythm."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arcp_proto.buckets import Bucket, Buckets, Window
+from arcp_proto.ids import MILLISECOND, SECOND, Time
+
+GAPS = st.lists(st.one_of(st.just(0), st.integers(0, 3 * SECOND), st.integers(0, 1_000)), max_size=200)
+
+
+@given(rate=st.integers(1, 5_000), burst=st.integers(1, 20), start=st.integers(0, 10**18), gaps=GAPS)
+def test_never_more_than_the_rate_and_the_burst(rate: int, burst: int, start: int, gaps: list[int]) -> None:
+    bucket, now = Bucket(rate, burst), start
+    times: list[int] = []
+    for gap in gaps:
+        now += gap
+        if bucket.take(Time(now)):
+            times.append(now)
+    for first in range(0, len(times), 7):
+        for last in range(first, len(times)):
+            most = burst + rate * (times[last] - times[first]) / SECOND
+            assert last - first + 1 <= most
+
+
+@given(rate=st.integers(1, 5_000), burst=st.integers(1, 20), start=st.integers(0, 10**18), gaps=GAPS)
+def test_whoever_waits_as_long_as_is_said_may_pass_and_not_earlier(
+    rate: int, burst: int, start: int, gaps: list[int]
+) -> None:
+    bucket, now = Bucket(rate, burst), Time(start)
+    for gap in gaps:
+        now = Time(now + gap)
+        wait = bucket.wait(now)
+        assert bucket.ready(now) is (wait == 0)
+        if wait:
+            assert not bucket.ready(Time(now + wait - 1))
+            now = Time(now + wait)
+        assert bucket.take(now)
+
+
+def test_a_burst_passes_at_once_and_then_the_rate() -> None:
+    bucket = Bucket(10, 3)
+    assert [bucket.take(Time(SECOND)) for _ in range(4)] == [True, True, True, False]
+    assert bucket.wait(Time(SECOND)) == SECOND // 10
+    assert not bucket.take(Time(SECOND + SECOND // 10 - 1))
+    assert bucket.take(Time(SECOND + SECOND // 10))
+    assert not bucket.is_full(Time(SECOND + SECOND // 10))
+    assert bucket.is_full(Time(2 * SECOND))
+
+
+def test_what_was_charged_too_much_is_waited_for_as_well() -> None:
+    bucket = Bucket(1, 2)
+    for _ in range(5):
+        bucket.charge(Time(0))
+    assert bucket.wait(Time(0)) == 4 * SECOND
+    assert bucket.take(Time(4 * SECOND))
+
+
+def test_a_rate_beyond_the_clock_lets_everything_through() -> None:
+    bucket = Bucket(10**12, 10**12)
+    assert all(bucket.take(Time(0)) for _ in range(1_000))
+
+
+def test_a_window_counts_what_comes_within_a_second_of_its_first() -> None:
+    window = Window(Time(0))
+    counts = [window.count(Time(at * MILLISECOND)) for at in (0, 10, 999, 1_000, 1_500, 2_500)]
+    assert counts == [1, 2, 3, 1, 2, 1]
+
+
+def test_names_have_their_own_and_those_that_are_full_are_forgotten() -> None:
+    buckets = Buckets(1, 2, most=10)
+    for _ in range(2):
+        buckets.charge("a", Time(0))
+    assert buckets.wait("a", Time(0)) == SECOND
+    assert buckets.wait("b", Time(0)) == 0
+    assert len(buckets) == 1
+    buckets.charge("b", Time(2 * SECOND))
+    assert len(buckets) == 1
+    assert buckets.wait("a", Time(2 * SECOND)) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, SECOND)), max_size=300))
+def test_never_more_names_than_there_may_be(charges: list[tuple[int, int]]) -> None:
+    buckets, now = Buckets(1, 5, most=8), 0
+    for name, gap in charges:
+        now += gap
+        buckets.charge(str(name), Time(now))
+        assert len(buckets) <= 8
+
+
+def test_the_longest_quiet_one_makes_room() -> None:
+    buckets = Buckets(1, 1, 1_000 * SECOND, most=2)
+    for name in ("a", "b", "a", "c"):
+        buckets.charge(name, Time(0))
+    assert buckets.wait("b", Time(0)) == 0
+    assert buckets.wait("a", Time(0)) > buckets.wait("c", Time(0)) > 0

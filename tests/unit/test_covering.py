@@ -1,0 +1,165 @@
+"""Which patterns cover which, and what it costs to know."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arcp_proto import covering
+from arcp_proto.covering import MOST_STATES, Budget, Spent, covers
+from arcp_proto.glob import Part
+from arcp_proto.matching import Automaton
+
+
+def automaton(*patterns: str) -> Automaton:
+    return Automaton([(Part(pattern),) for pattern in patterns])
+
+
+def cost(parent: list[str], child: list[str]) -> tuple[bool, int]:
+    """The answer, and how many states were looked at."""
+    budget = Budget()
+    answer = covers(automaton(*parent), automaton(*child), budget)
+    return answer, MOST_STATES - budget.left
+
+
+def covered(parent: list[str], *child: str) -> bool:
+    return cost(parent, list(child))[0]
+
+
+@pytest.mark.parametrize(
+    ("parent", "child"),
+    [
+        (["a"], "a"),
+        (["*"], "a"),
+        (["*"], "a*b*c"),
+        (["**"], "*"),
+        (["**"], "/a/**/b"),
+        (["/a/**"], "/a"),
+        (["/a/**"], "/a/**"),
+        (["/a/**"], "/a/*"),
+        (["/a/**"], "/a/b/**"),
+        (["/a/**"], "/a/**/b"),
+        (["/a/*"], "/a/b*"),
+        (["/a/**/b"], "/a/b"),
+        (["/a/**/b"], "/a/*/b"),
+        (["/a/**/b"], "/a/**/x/b"),
+        (["/a/**/b"], "/a/**/**/b"),
+        (["a**b"], "ab"),
+        (["a**b"], "a*b*b"),
+        (["*a*"], "*aa*"),
+        # Only together.
+        (["/a", "/a/*/**"], "/a/*"),
+        (["/a", "/a/*/**"], "/a/**"),
+        (["/**/*"], "/**"),
+        (["*/**", "/x"], "/**"),
+        (["*", "**/*"], "**"),
+        (["a*", "b*"], "a*b"),
+    ],
+)
+def test_what_is_covered(parent: list[str], child: str) -> None:
+    assert covered(parent, child)
+
+
+@pytest.mark.parametrize(
+    ("parent", "child"),
+    [
+        (["a"], "b"),
+        (["a"], "a*"),
+        (["ab"], "a"),
+        (["*"], "**"),
+        (["*"], "a/b"),
+        (["*"], "a/**"),
+        # A wildcard of the child is more than its text.
+        (["/a/*"], "/a/**"),
+        (["/a/*"], "/a/*/b"),
+        (["/a/b*"], "/a/*"),
+        (["/a/**/b"], "/a/**"),
+        (["/a/**/b"], "/a/**b"),
+        (["a/**/*b"], "a/**/"),
+        # A name that begins alike is another one.
+        (["/a/**"], "/a**"),
+        (["/a/**"], "/ab"),
+        (["/a/**"], "/*"),
+        (["/a/*"], "/a"),
+        # Two patterns are not what is between them.
+        (["/a/**", "/c/**"], "/*/**"),
+        (["*a", "*b"], "*"),
+        (["a*", "*b"], "*b*"),
+        (["/", "/*/*"], "/**"),
+        ([], "a"),
+    ],
+)
+def test_what_is_not_covered(parent: list[str], child: str) -> None:
+    assert not covered(parent, child)
+
+
+def test_every_pattern_of_the_child_counts() -> None:
+    assert covered(["a*", "b*"], "ab", "ba", "b")
+    assert not covered(["a*", "b*"], "ab", "c")
+    assert covered([])
+    assert covered(["a"])
+
+
+def test_a_character_that_no_pattern_names_is_one_more() -> None:
+    every = [chr(at) for at in range(1, 0x80) if chr(at) not in "*/"]
+    assert not covered(["", *(f"{character}*" for character in every)], "*")
+    private = [chr(0xE000 + at) for at in range(50)]
+    assert not covered([f"{character}*" for character in private], "*")
+
+
+def test_a_lease_covers_itself_at_once() -> None:
+    patterns = [f"*{chr(0x4E00 + at)}**{chr(0x5E00 + at)}/**" for at in range(64)]
+    assert cost(patterns, patterns[::-1]) == (True, 0)
+
+
+def test_the_empty_text_is_no_target() -> None:
+    assert covered(["/**/*"], "/**")
+    assert covered(["*/*", "**a", "*"], "*")
+
+
+def test_patterns_of_a_lease_cost_little() -> None:
+    parent = [f"/workspace/project-{number}/**" for number in range(32)] + ["/workspace/**/*.py", "/var/*"]
+    for child in (parent, [f"/workspace/project-{number}/src/**/*.c" for number in range(32)], ["/var/a*"]):
+        answer, states = cost(parent, child)
+        assert answer
+        assert states < 2_000
+
+
+EXPLOSIVE = [f"**{chr(97 + at)}*/{chr(97 + at)}**0" for at in range(24)]
+"""Which of the 24 letters a text has had are 2 ** 24 sets."""
+
+
+def test_beyond_the_budget_it_is_not_known() -> None:
+    parent, child = automaton(*EXPLOSIVE, "/**", "**0"), automaton("/**0/*0", "**0/**0")
+    budget = Budget()
+    with pytest.raises(Spent):
+        covers(parent, child, budget)
+    assert MOST_STATES == 20_000
+    assert budget.left == -1
+
+
+def test_a_budget_is_for_all_that_is_asked() -> None:
+    budget = Budget(40)
+    with pytest.raises(Spent):
+        while budget.left:
+            assert covers(automaton("/a/**/b*", "x"), automaton("/a/c/*/bb", "/a/b"), budget)
+    assert budget.left == -1
+
+
+def test_letters_of_a_parent_are_paid_for() -> None:
+    letters = ["*a*", *(chr(0x4E00 + at) for at in range(10 * covering._LETTERS_A_STATE))]
+    assert cost(letters, ["*a**"])[1] > cost(letters[:1], ["*a**"])[1] + 10
+
+
+@given(
+    st.lists(st.text("ab/*", min_size=1, max_size=6), max_size=3),
+    st.text("ab/*", min_size=1, max_size=6),
+    st.lists(st.text("ab/x", min_size=1, max_size=8), max_size=6),
+)
+def test_what_is_covered_is_matched(parent: list[str], child: str, texts: list[str]) -> None:
+    one, other = automaton(*parent), automaton(child)
+    if covers(one, other, Budget()):
+        assert all(one.matches(text) for text in texts if other.matches(text))
+    assert covers(automaton(*parent, child), other, Budget())
+    assert covers(automaton("**"), one, Budget())

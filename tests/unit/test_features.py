@@ -1,0 +1,12 @@
+"""Both roles know the same features."""
+
+from __future__ import annotations
+
+from arcp_proto.client import CLIENT_FEATURES, ClientConfig
+from arcp_proto.features import FEATURES
+from arcp_proto.runtime_config import SUPPORTED_FEATURES
+
+
+def test_both_roles_know_the_same() -> None:
+    assert CLIENT_FEATURES == SUPPORTED_FEATURES == ClientConfig().features == FEATURES
+    assert len(dict.fromkeys(FEATURES)) == len(FEATURES)

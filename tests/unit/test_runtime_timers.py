@@ -1,0 +1,17 @@
+"""Timers of the runtime: each kind that it arms has a place in the table."""
+
+from __future__ import annotations
+
+import pytest
+
+from arcp_proto.errors import InvariantViolated
+from arcp_proto.runtime import Runtime
+from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.runtime_timers import carry_out
+from arcp_proto.timers import TimerKey, TimerKind
+
+
+def test_a_timer_of_a_client_is_a_bug_here() -> None:
+    runtime = Runtime(RuntimeConfig(name="r", version="1"), seed=bytes(32), now=0, unix=0)
+    with pytest.raises(InvariantViolated, match=TimerKind.GIVE_UP):
+        carry_out(runtime, TimerKey(TimerKind.GIVE_UP, 0))

@@ -1,0 +1,266 @@
+"""The one form of a path, a URL and a name."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arcp_proto.targets import Unfit, Url, canonical, matchable, read_path, read_url
+
+NAMES = ["tool.call", "agent.delegate", "model.use", "x-vendor.acme.db"]
+
+
+@pytest.mark.parametrize("capability", NAMES)
+@pytest.mark.parametrize(
+    "name", ["a", "A", "a/../b", "//", "é", "e\u0301", "%2e", "a\nb", " ", "*", "HTTP://A/"]
+)
+def test_a_name_is_taken_as_it_is(capability: str, name: str) -> None:
+    assert canonical(capability, name) == matchable(capability, name) == name
+
+
+@pytest.mark.parametrize("capability", [*NAMES, "fs.read", "net.fetch"])
+@pytest.mark.parametrize("text", ["", "\ud800", "/a\udfff"])
+def test_what_cannot_be_shown_is_no_target(capability: str, text: str) -> None:
+    assert canonical(capability, text) is None
+    assert matchable(capability, text) is None
+
+
+def test_a_budget_has_no_targets() -> None:
+    assert canonical("cost.budget", "USD:5") is None
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("/", "/"),
+        ("//", "/"),
+        ("/.", "/"),
+        ("/..", "/"),
+        ("/../..", "/"),
+        ("/a", "/a"),
+        ("/a/", "/a"),
+        ("/a//", "/a"),
+        ("//a", "/a"),
+        ("/a//b", "/a/b"),
+        ("/a/./b/.", "/a/b"),
+        ("/a/../b", "/b"),
+        ("/a/b/..", "/a"),
+        ("/a/b/../../../../etc/passwd", "/etc/passwd"),
+        ("/a//../b", "/b"),
+        ("/a/.../b", "/a/.../b"),
+        ("/a/..b", "/a/..b"),
+        ("/a/.b", "/a/.b"),
+        ("/a./b..", "/a./b.."),
+        ("/a/%2e%2e/b", "/a/%2e%2e/b"),
+        ("/a/%2f", "/a/%2f"),
+        ("/a/%00", "/a/%00"),
+        ("/A/É", "/A/É"),
+        ("/e\u0301", "/e\u0301"),
+        ("/a b?c#d*", "/a b?c#d*"),
+        ("/a\nb", "/a\nb"),
+    ],
+)
+def test_a_path_is_resolved_and_never_decoded(path: str, form: str) -> None:
+    for capability in ("fs.read", "fs.write"):
+        assert canonical(capability, path) == matchable(capability, path) == form
+    assert read_path(form) == form
+
+
+@pytest.mark.parametrize(
+    "path", ["a", "./a", "~/a", "C:/a", "file:///a", "\\a", "/a\\..\\b", "/a\x00b", "/\x00"]
+)
+def test_what_is_no_path(path: str) -> None:
+    assert canonical("fs.read", path) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "form"),
+    [
+        ("https://example.com", "https://example.com/"),
+        ("HTTPS://EXAMPLE.com/A", "https://example.com/A"),
+        ("https://example.com:443/", "https://example.com/"),
+        ("https://example.com:0443/", "https://example.com/"),
+        ("http://example.com:80/", "http://example.com/"),
+        ("https://example.com:80/", "https://example.com:80/"),
+        ("http://example.com:443/", "http://example.com:443/"),
+        ("http://example.com:00008/", "http://example.com:8/"),
+        ("http://example.com./", "http://example.com./"),
+        ("http://a_b.example/", "http://a_b.example/"),
+        # A fragment is no part of it, a query is.
+        ("https://a/#b", "https://a/"),
+        ("https://a#b", "https://a/"),
+        ("https://a/b?c#d?e", "https://a/b?c"),
+        ("https://a/b?", "https://a/b"),
+        ("https://a?b", "https://a/?b"),
+        ("https://a/?b?c/../d%2e", "https://a/?b?c/../d%2e"),
+        ("https://a/?x=https://b@c:1/", "https://a/?x=https://b@c:1/"),
+        # Dots are decoded, then resolved; empty segments are segments.
+        ("https://a/b/../c", "https://a/c"),
+        ("https://a/b/%2e%2E/c", "https://a/c"),
+        ("https://a/b/.%2e/c", "https://a/c"),
+        ("https://a/%2e", "https://a/"),
+        ("https://a/b/..", "https://a/"),
+        ("https://a/b/c/.", "https://a/b/c/"),
+        ("https://a/b/c/..", "https://a/b/"),
+        ("https://a/../../b", "https://a/b"),
+        ("https://a/b//c", "https://a/b//c"),
+        ("https://a//../b", "https://a/b"),
+        ("https://a/b//../c", "https://a/b/c"),
+        ("https://a/b.%2ec/...", "https://a/b..c/..."),
+        ("https://a/%252e%252e/b", "https://a/%252e%252e/b"),
+        ("https://a/%252f", "https://a/%252f"),
+        ("https://a/%41%c3%a9/é", "https://a/%41%c3%a9/é"),
+        ("https://a/b@c:d", "https://a/b@c:d"),
+        ("https://a/*", "https://a/*"),
+        # Hosts by their ASCII form.
+        ("https://bücher.example/", "https://xn--bcher-kva.example/"),
+        ("https://BÜCHER.example/", "https://xn--bcher-kva.example/"),
+        ("https://bu\u0308cher.example/", "https://xn--bcher-kva.example/"),
+        ("https://XN--BCHER-KVA.example/", "https://xn--bcher-kva.example/"),
+        ("https://ｅｘａｍｐｌｅ.com/", "https://example.com/"),
+        ("https://例え。jp/", "https://xn--r8jz45g.jp/"),
+        ("https://еxample.com/", "https://xn--xample-2of.com/"),
+        ("https://🫠.example/", "https://xn--129h.example/"),
+        # Addresses in one form.
+        ("http://127.0.0.1/", "http://127.0.0.1/"),
+        ("http://[::1]/", "http://[::1]/"),
+        ("http://[0:0:0:0:0:0:0:1]:80/", "http://[::1]/"),
+        ("http://[2001:DB8:0:0:1:0:0:1]/", "http://[2001:db8::1:0:0:1]/"),
+        ("http://[1:0:0:2:0:0:0:3]/", "http://[1:0:0:2::3]/"),
+        ("http://[1:2:3:4:5:6:7:8]/", "http://[1:2:3:4:5:6:7:8]/"),
+        ("http://[::]/", "http://[::]/"),
+        ("http://[1::]/", "http://[1::]/"),
+        ("http://[10:0:100:1000:0:0:10:0]/", "http://[10:0:100:1000::10:0]/"),
+        ("http://[::ffff:127.0.0.1]/", "http://[::ffff:7f00:1]/"),
+    ],
+)
+def test_a_url_has_one_form(url: str, form: str) -> None:
+    assert canonical("net.fetch", url) == form
+    assert canonical("net.fetch", form) == form
+    assert matchable("net.fetch", form) == matchable("net.fetch", url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "example.com",
+        "//example.com/",
+        "/a",
+        "ftp://a/",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "http:/a",
+        "http:a",
+        "httpſ://a/",
+        " https://a/",
+        "https:///a",
+        "https://",
+        "https://?a",
+        "https://#a",
+        # Who is meant?
+        "https://user@a/",
+        "https://user:secret@a/",
+        "https://a:443@evil.example/",
+        "https://@a/",
+        "https://a\\@evil.example/",
+        "https://a\\.evil.example/",
+        "https://a%40evil.example/",
+        "https://a%2eb/",
+        "https://a%00.evil.example/",
+        "https://a b/",
+        "https://*/",
+        "https://*.example.com/",
+        "https://a*/",
+        "https://a..b/",
+        "https://.a/",
+        "https://" + "a" * 64 + "/",
+        "https://" + "a." * 300 + "b/",
+        "https://" + "é" * 10_000 + "/",
+        "https://example.℀.evil/",
+        "https://a／b/",
+        "https://straße.example/",
+        "https://a\u200db.example/",
+        "https://a\u00adb.example/",
+        # Which port, which address?
+        "https://a:/",
+        "https://a:b/",
+        "https://a:*/",
+        "https://a:80:443/",
+        "https://a:-1/",
+        "https://a:65536/",
+        "https://a:000080/",
+        "https://a:٨/",
+        "http://2130706433/",
+        "http://0x7f000001/",
+        "http://0x/",
+        "http://0177.0.0.1/",
+        "http://127.1/",
+        "http://127.0.0.1./",
+        "http://127.0.0.256/",
+        "http://1.2.3.4.5/",
+        "http://a.0x7F/",
+        "http://１２７.1/",
+        "http://::1/",
+        "http://[::1/",
+        "http://[1.2.3.4]/",
+        "http://[fe80::1%25eth0]/",
+        "http://[::1]a/",
+        # What a server may read as something else.
+        "https://a/b%2fc",
+        "https://a/b%2Fc",
+        "https://a/b%5cc",
+        "https://a/b%00",
+        "https://a/b\\c",
+        "https://a/b\x00",
+        "https://a/b\r\nHost: evil.example",
+        "https://a/b\tc",
+        "https://a/b\x7f",
+        "https://a/b\x85",
+        "https://a/b c",
+        "https://a/b%",
+        "https://a/b%2",
+        "https://a/b%zz",
+        "https://a/?b=%2f",
+        "https://a/?b=\\",
+        "https://a/#%00",
+    ],
+)
+def test_what_is_no_url(url: str) -> None:
+    assert canonical("net.fetch", url) is None
+    assert matchable("net.fetch", url) is None
+
+
+def test_the_parts_of_a_url() -> None:
+    assert read_url("HTTP://A/b?c") == Url("http", "a", "80", "/b", "c")
+    assert read_url("http://a:81").query == ""
+    assert read_url("http://*.a:*/**", pattern=True) == Url("http", "*.a", "*", "/**", None)
+    assert read_url("http://a?", pattern=True).query == ""
+    assert read_url("http://a:1/b?c").matched == "http a 1 /b c"
+    with pytest.raises(Unfit, match=r"has a \* in its host"):
+        read_url("http://*.a/")
+
+
+@given(st.lists(st.sampled_from(["a", ".", "..", "", "...", "%2e", "%2E.", "a.b"]), max_size=8))
+def test_no_path_keeps_a_dot_segment(segments: list[str]) -> None:
+    text = "/" + "/".join(segments)
+    path = canonical("fs.read", text)
+    assert path is not None
+    assert not {"", ".", ".."} & {*path.split("/")[1:]} or path == "/"
+    url = canonical("net.fetch", "https://a" + text)
+    assert url is not None
+    assert not {".", "..", "%2e", "%2E."} & {*url.split("/")[3:]}
+
+
+@given(
+    st.sampled_from(["fs.read", "net.fetch", "tool.call"]),
+    st.text()
+    | st.text("/.a%2eE:@[]?# \\é", max_size=30).map("https://a".__add__)
+    | st.text("/.a", max_size=9),
+)
+def test_a_form_is_a_target_and_its_own_form(capability: str, text: str) -> None:
+    form = canonical(capability, text)
+    if form is not None:
+        assert canonical(capability, form) == form
+        assert matchable(capability, form) == matchable(capability, text)
+        form.encode()
