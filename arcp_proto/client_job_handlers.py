@@ -63,12 +63,9 @@ def on_accepted(
     if request is None:
         return
     job_id = JobId(accepted.job_id)
-    over = request.resent and job_id in session.ended and job_id not in session.early
     job = session.follow(job_id, observed=False)
     if request.repeatable:
         job.join()
-    if over:  # Another submit with its key had the end, which may not come again by itself.
-        recovery.subscribe_later(client, job)
     client.happened(
         JobAccepted(
             request.id,

@@ -215,13 +215,18 @@ def _end_again(runtime: Runtime, session: Session, claim: Claim, trace_id: str |
 def _answered_before(
     runtime: Runtime, connection: Connection, session: Session, envelope: wire.Envelope
 ) -> bool:
-    """Answer a submit again that was carried out before the resume; False if it was not."""
+    """Answer a submit again that was carried out before the resume; False if it was not.
+
+    Its end may have been taken for that of another submit with its key: it comes again.
+    """
     job_id = session.replies.accepted(envelope.id)
     if job_id is None:
         return turns.knows(session, envelope.id, connection)
     job = runtime.jobs.get(job_id)
     if job is None:
         raise Refusal(ErrorCode.JOB_NOT_FOUND, "the job of this submit is over, and forgotten")
+    if job.ended and job.terms.idempotency_key is not None and job.id not in session.observed:
+        observe(runtime, session, job, 0)
     _send_accepted(connection, session, job, envelope.id)
     return True
 

@@ -17,6 +17,7 @@ STDERR: Final = pytest.StashKey[int]()
 """Standard error, also while it is captured."""
 
 settings.register_profile("fast", deadline=None, print_blob=True)
+settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
 settings.register_profile(
     "long",
     deadline=None,

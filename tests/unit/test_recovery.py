@@ -511,16 +511,3 @@ def test_another_process_does_not_show_what_was_left_out_before() -> None:
     runtime.welcome()
     assert observed(runtime, 5, 4) + observed(runtime, 6, 5) == []
     assert numbers(observed(runtime, 7, 6)) == [7]
-
-
-def test_the_end_that_another_submit_has_had_is_asked_for(runtime: ScriptedRuntime) -> None:
-    first, second = runtime.submit(idempotency_key="k"), runtime.submit(idempotency_key="k")
-    runtime.say("job.accepted", {"job_id": JOB, "request_id": second})
-    runtime.say("job.result", {"result": 1}, job_id=JOB, event_seq=1)
-    runtime.reconnect(replies=True)
-    runtime.only(JobAccepted, runtime.say("job.accepted", {"job_id": JOB, "request_id": first}))
-    runtime.advance(1.1)
-    assert subscribes(runtime) == [(JOB, 0)]
-    answer(runtime, current_status="success")
-    end = runtime.say("job.result", {"result": 1, "source_seq": 1}, job_id=JOB, event_seq=2)
-    runtime.only(JobEnded, end)

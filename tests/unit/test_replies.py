@@ -208,6 +208,21 @@ def test_a_submit_that_was_answered_is_not_carried_out_again() -> None:
     assert answer["payload"]["request_id"] == "s1"
 
 
+def test_the_end_of_a_job_that_two_submits_have_comes_for_each() -> None:
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(replies=1)))
+    peer = deaf(world)
+    submit = {"agent": "echo", "idempotency_key": "k"}
+    for name in ("s1", "s2"):
+        peer.send("job.submit", submit, id=name)
+    [start] = world.all(StartJob)
+    world.finish(start.job_id, 1)
+    again = world.resumed(peer, 0, replies=True)
+    assert types(again) == ["session.welcome", "job.accepted", "job.result"], "of the second"
+    again.send("job.submit", submit, id="s1")
+    world.advance(1)
+    assert types(again)[3:] == ["job.accepted", "job.result"]
+
+
 def test_a_submit_that_was_not_answered_is_carried_out() -> None:
     world = World()
     peer = world.client()
