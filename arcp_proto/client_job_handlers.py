@@ -307,9 +307,10 @@ def _is_not_wanted(
 
 def _waits(session: ClientSession, envelope: wire.Envelope, job_id: JobId, *, observed: bool = False) -> bool:
     """Whether what came of a job that is not followed is kept back for the answer that makes it so."""
-    seq, requests = envelope.event_seq, session.requests
-    known = job_id in session.jobs or job_id in session.children  # No answer tells of a child.
-    if seq is None or not (requests.wants_history(job_id) or (requests.unsure and not known)):
+    seq, requests, followed = envelope.event_seq, session.requests, job_id in session.jobs
+    if seq is None or (job_id in session.children and not followed):  # What a child does needs no answer.
+        return False
+    if not (requests.wants_history(job_id) or (requests.unsure and not followed)):
         return False
     if not session.early.hold(job_id, envelope, observed=observed):
         return False

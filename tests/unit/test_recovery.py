@@ -511,3 +511,15 @@ def test_another_process_does_not_show_what_was_left_out_before() -> None:
     runtime.welcome()
     assert observed(runtime, 5, 4) + observed(runtime, 6, 5) == []
     assert numbers(observed(runtime, 7, 6)) == [7]
+
+
+def test_what_a_child_does_waits_for_no_answer(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": "job_2", "agent": "a"}}
+    runtime.say("job.event", said, job_id=JOB, event_seq=1)
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    assert numbers(runtime.say("job.event", log(), job_id="job_2", event_seq=2)) == [2]
+    refuse(runtime, "JOB_NOT_FOUND")
+    end = {"code": "INTERNAL_ERROR", "final_status": "error", "completed_at": "t"}
+    runtime.only(JobEnded, runtime.say("job.error", end, job_id="job_2", event_seq=3))
