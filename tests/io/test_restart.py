@@ -173,7 +173,7 @@ async def test_agents_wait_for_a_slow_disk_and_nothing_else_does(tmp_path: Path)
         await peer.submit("flood", {"events": 5_000, "size": 4_000})
         disk.clear()
         emitted = -1
-        while counters.emitted != emitted:
+        while counters.emitted != emitted or journal.waiting_bytes <= AGENTS_WAIT:
             emitted = counters.emitted
             await peer.send("session.ping", {"nonce": "n"})
             await peer.until("session.pong")
