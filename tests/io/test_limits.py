@@ -178,10 +178,10 @@ async def test_a_client_that_never_reads_pauses_its_agents_and_nobody_else(
         await idle.submit("flood", {"events": 1_000_000, "size": 2000})
         emitted = -1
         with anyio.fail_after(20):
-            while counters.emitted != emitted:  # Until what lies between has filled up.
-                emitted = counters.emitted
+            running = server.runtime.running
+            while counters.emitted != emitted or not all(job.paused for job in running.values()):
+                emitted = counters.emitted  # Until what lies between has filled up.
                 await still_serves(server, client_tls)
-        assert all(job.paused for job in server.runtime.running.values())
         for _ in range(3):
             await still_serves(server, client_tls)
         assert counters.emitted == emitted < 10_000
