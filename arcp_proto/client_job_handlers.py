@@ -262,7 +262,7 @@ def _observe(
     over = answer.current_status in FINAL_STATUSES
     if over and (not history or 0 < answer.subscribed_from <= after):
         return  # Nothing is left to come.
-    job = session.follow(job_id, observed=True, seen=after)
+    job = session.follow(job_id, observed=job_id not in session.children, seen=after)
     if history:
         job.replay(after)
 

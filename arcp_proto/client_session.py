@@ -193,6 +193,7 @@ class ClientSession:
         self.numbers = Numbering(self._limits.gap_events)
         self.ended.clear()
         self.unwanted.clear()
+        self.children.clear()
 
     def _forget_processed(self) -> None:
         """Jobs whose end is processed need not be found again."""

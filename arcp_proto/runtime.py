@@ -279,10 +279,6 @@ class Runtime(AgentCalls, Machine):
         if self.holdings.over:
             retention.make_room(self)
 
-    def notify(self, session: Session, job_id: JobId, phase: str, message: str) -> None:
-        """Number a `status` of a job in one session only."""
-        delivering.notify(self, session, job_id, phase, message)
-
     def keep_job(self, job: Job) -> None:
         """A job is there: find it by id, in listings, and among what its principal holds."""
         self.jobs[job.id] = job

@@ -523,3 +523,14 @@ def test_what_a_child_does_waits_for_no_answer(runtime: ScriptedRuntime) -> None
     refuse(runtime, "JOB_NOT_FOUND")
     end = {"code": "INTERNAL_ERROR", "final_status": "error", "completed_at": "t"}
     runtime.only(JobEnded, runtime.say("job.error", end, job_id="job_2", event_seq=3))
+
+
+def test_a_child_goes_on_when_a_subscription_of_it_ends(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": "job_2", "agent": "a"}}
+    runtime.say("job.event", said, job_id=JOB, event_seq=1)
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2")
+    runtime.only(JobEmitted, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=2))
+    assert numbers(runtime.say("job.event", log(), job_id="job_2", event_seq=3)) == [3]
