@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sized
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +12,8 @@ from arcp_proto.ids import SECOND, SessionId
 from .broken import Broken, ensure
 
 if TYPE_CHECKING:
+    from arcp_proto.session import Session
+
     from .host import Host
 
 HEAP_SLACK: Final = 64
@@ -85,16 +87,14 @@ def _check_turn(host: Host, principal: str, what: str) -> None:
 
 def holdings(host: Host) -> tuple[dict[str, int], dict[str, int]]:
     """Events and bytes of all logs and histories of each principal."""
-    events: dict[str, int] = {}
-    size: dict[str, int] = {}
+    events: dict[str, int] = defaultdict(int)
+    size: dict[str, int] = defaultdict(int)
     for session in host.runtime.sessions.values():
-        owner = session.principal
-        events[owner] = events.get(owner, 0) + len(session.log)
-        size[owner] = size.get(owner, 0) + session.log.size
+        events[session.principal] += len(session.log)
+        size[session.principal] += session.log.size
     for job in host.runtime.jobs.values():
-        owner = job.terms.principal
-        events[owner] = events.get(owner, 0) + job.history.events
-        size[owner] = size.get(owner, 0) + job.history.size
+        events[job.terms.principal] += job.history.events
+        size[job.terms.principal] += job.history.size
     return events, size
 
 
@@ -104,27 +104,34 @@ def check(host: Host) -> None:
     if runtime.timers.size > 2 * len(runtime.timers) + HEAP_SLACK:
         raise Broken("I8", f"{runtime.timers.size} entries for {len(runtime.timers)} timers")
     for session in runtime.sessions.values():
-        log = session.log
-        # Of each subscription that ends because its history was cut, a notice comes on top (§7.6).
-        most = limits.session_events + min(limits.subscriptions, len(host.world.truth.jobs))
-        if len(log) > most or log.size > limits.session_bytes + limits.session_bytes // 16 + NOTICES:
-            raise Broken("I8", f"{session.id} holds {len(log)} events, {log.size} bytes")
-        if len(session.replies) > limits.replies or session.replies.size > limits.reply_bytes:
-            raise Broken("I8", f"{session.id} holds {len(session.replies)} answers")
-        if session.acked >= log.first and "ack" in session.features:
-            raise Broken("I8", f"{session.id} has acked {session.acked}, and {log.first} is kept")
-        # Jobs that a session has joined by their keys come on top (§7.2).
-        if len(session.observed) > limits.subscriptions + host.world.works.keys_of(session.principal):
-            raise Broken("I8", f"{session.id} observes {len(session.observed)} jobs")
+        _check_session(host, session)
     for job in runtime.jobs.values():
-        if job.history.events > limits.history_events or job.history.size > limits.history_bytes:
-            raise Broken("I8", f"the history of {job.id} has {job.history.events} events")
+        history = job.history
+        if history.size > limits.history_bytes or history.events > limits.history_events:
+            raise Broken("I8", f"the history of {job.id} has {history.events} events")
     events, size = holdings(host)
     if sum(events.values()) > limits.total_events or sum(size.values()) > limits.total_bytes:
         raise Broken("I8", f"all hold {events} events, {size} bytes")
     for principal in events:
         if events[principal] > limits.principal_events or size[principal] > limits.principal_bytes:
             raise Broken("I8", f"{principal} holds {events[principal]} events, {size[principal]} bytes")
+
+
+def _check_session(host: Host, session: Session) -> None:
+    log, limits, replies = session.log, host.runtime.limits, session.replies
+    count = len(log)
+    # Of each subscription that ends because its history was cut, a notice comes on top (§7.6).
+    most = limits.session_events + min(limits.subscriptions, len(host.world.truth.jobs))
+    if count > most or log.size > limits.session_bytes + limits.session_bytes // 16 + NOTICES:
+        raise Broken("I8", f"{session.id} holds {count} events, {log.size} bytes")
+    if replies.size > limits.reply_bytes or len(replies) > limits.replies:
+        raise Broken("I8", f"{session.id} holds {len(replies)} answers")
+    if session.acked >= log.first and "ack" in session.features:
+        raise Broken("I8", f"{session.id} has acked {session.acked}, and {log.first} is kept")
+    # Jobs that a session has joined by their keys come on top (§7.2).
+    observed = len(session.observed)
+    if observed > limits.subscriptions + host.world.works.keys_of(session.principal):
+        raise Broken("I8", f"{session.id} observes {observed} jobs")
 
 
 def left_over(machine: Any) -> list[str]:
