@@ -93,8 +93,8 @@ def on_subscribed(
     else:
         request = session.requests.take_subscribe(job_id)
     if request is None:
-        if job_id in session.jobs:
-            session.jobs[job_id].replay_again()
+        if job_id in session.jobs and answer.replayed:
+            session.jobs[job_id].begin_again()
         return
     if request.ours:
         if not recovery.subscribed(client, job_id, answer):
@@ -262,9 +262,12 @@ def _observe(
     over = answer.current_status in FINAL_STATUSES
     if over and (not history or 0 < answer.subscribed_from <= after):
         return  # Nothing is left to come.
+    known = job_id in session.jobs
     job = session.follow(job_id, observed=job_id not in session.children, seen=after)
     if history:
         job.replay(after)
+    elif not known:
+        job.begin_within(max(after, 1))
 
 
 def _is_not_wanted(
@@ -287,6 +290,7 @@ def _is_not_wanted(
     if job is None and session.restored and envelope.event_seq and job_id not in session.unwanted:
         job = session.follow(job_id, observed=source_seq is not None)
         job.keyed = True  # Nobody knows.
+        job.begin_within(source_seq or 0)
     if job is not None and job.awaited and job.at_home is None and source_seq is None and not notice:
         job.come_home()
     if job is None and job_id in session.unwanted:
@@ -297,11 +301,15 @@ def _is_not_wanted(
         return True
     if (job is None or job.awaited) and source_seq is None and _waits(session, envelope, job_id):
         return True
-    seen = job is not None and source_seq is not None and source_seq <= job.reached
-    if seen and session.requests.asked_again(job_id, source_seq or 0):
+    copy = job is not None and job.is_copy(source_seq)
+    if job is None or source_seq is None:
+        return copy
+    if job.may_repeat and session.requests.asked_again(job_id, source_seq):
+        if job.observed:
+            job.stop()  # So does all that follows: behind the answer, or because we ask for it.
         return True  # The answer was lost, and what follows it comes again.
-    if job is None or source_seq is None or job.observed or job.keyed or job.replayed:
-        return job is not None and job.is_copy(source_seq)
+    if job.observed or job.keyed or job.replayed:
+        return copy
     return session.requests.wants_history(job_id)  # An answer was lost, and all of it comes again.
 
 
@@ -401,11 +409,9 @@ def _hand_out(
 ) -> int:
     """The number of what the user has to process; 0 for none."""
     seq = envelope.event_seq or 0
-    home = seq if source_seq is None else source_seq
-    if job is not None:
-        job.handed_out(home, source_seq)
+    place = 0 if job is None else job.handed_out(seq, source_seq)
     if seq:
-        session.acks.handed_out(seq, job_id, len(envelope.payload) + EVENT_BYTES, job, home)
+        session.acks.handed_out(seq, job_id, len(envelope.payload) + EVENT_BYTES, job, place)
     return seq
 
 

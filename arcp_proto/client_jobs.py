@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from .ids import JobId
+
+ALL: Final = 2**31
+"""As a count: all events of a home number, or nobody knows how many."""
+_HOME: Final = 2**32
+
+
+def place(home: int, count: int = ALL) -> int:
+    """Where a client is in a job: it has all events below a home number, and so many of this one; 0: none."""
+    return home * _HOME + count if home else 0
+
+
+def home_of(at: int) -> int:
+    """The home number of a place."""
+    return at // _HOME
+
+
+def count_of(at: int) -> int:
+    """How many events of its home number it has; ALL or more when it has all, or nobody knows."""
+    return at % _HOME
 
 
 class FollowedJob:
@@ -10,11 +31,12 @@ class FollowedJob:
 
     Its *home numbers* are its `event_seq` in the session that submitted it; observers get them as
     `source_seq`. Several events may have one home number: those that their submitter did not take.
+    So how far its events have come is a `place`.
     """
 
     __slots__ = (
+        "_at",
         "_reached",
-        "_repeated",
         "at_home",
         "awaited",
         "floor",
@@ -28,7 +50,7 @@ class FollowedJob:
         "subscribes",
     )
 
-    def __init__(self, job_id: JobId, *, observed: bool, seen: int = 0) -> None:
+    def __init__(self, job_id: JobId, *, observed: bool, seen: int = 0, count: int = ALL) -> None:
         self.id = job_id
         self.observed = observed
         """Whether its events come by a subscription alone."""
@@ -36,14 +58,14 @@ class FollowedJob:
         """Whether this session has submitted it, so that its events come without being asked for."""
         self.keyed = False
         """Whether it was accepted by a key, so that its events may come as to an observer (§7.2)."""
-        self.seen = seen
-        """The highest home number that was handed out."""
-        self.stored = seen
-        """The highest home number up to which all of its events are processed."""
+        self.seen = place(seen, count)
+        """The highest place that was handed out."""
+        self.stored = self.seen
+        """The highest place up to which all of its events are processed."""
         self.since = 0
-        """The home number behind which our own subscription began, after a session was lost."""
+        """The place behind which our own subscription began, after a session was lost."""
         self.floor = 0
-        """The home number up to which what a subscription replays was handed out before."""
+        """The place up to which what a subscription replays was handed out before."""
         self.awaited = False
         """Its session is lost and its subscription not answered yet: what comes of it comes again."""
         self.replays = 0
@@ -51,35 +73,56 @@ class FollowedJob:
         self.subscribes = 0
         """Refused subscribes of our own in a row."""
         self._reached: int | None = None
-        """The last home number that the subscription has brought; None when it brings none."""
-        self._repeated = 0
-        """The home number up to which it was brought again by a subscribe that was carried out twice."""
+        """The highest place that the subscription has brought; None when it brings none."""
+        self._at = self.seen
+        """The place of what came last, also of a subscribe that was carried out twice."""
 
     @property
     def behind(self) -> bool:
         """Whether some of its events came in a lost session and are not processed yet."""
         return self.awaited or self.stored < self.since
 
-    def is_copy(self, source_seq: int | None) -> bool:
-        """Whether an event with this home number (None: it has none but its own) was handed out before."""
-        if self.awaited or source_seq is None:
-            return self.awaited
-        if self._reached is not None and source_seq < self._reached:
-            self._repeated = self._reached
-        return source_seq <= max(self.floor, self._repeated)
+    @property
+    def asked_from(self) -> int:
+        """The home number to ask from, so that what comes first is no later than what it misses."""
+        home = home_of(self.floor)
+        return home - 1 if 0 < count_of(self.floor) < ALL else home
 
-    def handed_out(self, home: int, source_seq: int | None) -> None:
-        """An event of this home number goes to the user."""
-        self.seen = max(self.seen, home)
+    @property
+    def may_repeat(self) -> bool:
+        """Whether what came last has no later home number than what was handed out."""
+        return home_of(self._at) <= home_of(self.seen if self._reached is None else self._reached)
+
+    def is_copy(self, source_seq: int | None) -> bool:
+        """Whether an event that comes now was handed out before; None: it has no home number but its own."""
+        if source_seq is None:
+            return self.awaited
+        at = self._at
+        self._at = at = at + 1 if home_of(at) == source_seq else place(source_seq, 1)
+        return self.awaited or at <= self.floor or (self._reached is not None and at <= self._reached)
+
+    def handed_out(self, seq: int, source_seq: int | None) -> int:
+        """The event that came last goes to the user; returns its place."""
+        at = place(seq) if source_seq is None else self._at
+        self.seen = max(self.seen, at)
         if source_seq is None and self.at_home is None:
             self.at_home = True
         if source_seq is not None or self.observed:
-            self._reached = source_seq
+            self._reached = None if source_seq is None else at
+        return at
 
-    def processed(self, home: int, replays: int) -> None:
-        """The user has done with everything up to this home number, handed out after so many replays."""
+    def processed(self, at: int, replays: int) -> None:
+        """The user has done with everything up to this place, handed out after so many replays."""
         if replays == self.replays:
-            self.stored = max(self.stored, home)
+            self.stored = max(self.stored, at)
+
+    def begin_within(self, home: int) -> None:
+        """What comes now began somewhere within this home number."""
+        self._at = place(home)
+
+    def forget_count(self) -> None:
+        """How many of its last number are to be left out is not known any more: all of them are."""
+        self.floor = place(home_of(self.floor))
 
     def lose(self) -> None:
         """Its session is lost: it is to be observed behind what was handed out."""
@@ -99,26 +142,23 @@ class FollowedJob:
 
     def go_on(self) -> None:
         """The subscription of our own is answered: it begins where the job was stopped."""
-        self._begin(self.floor)
+        self._begin()
 
     def join(self) -> None:
         """A submit was answered by its key: what came of the job before may come again, for it (§7.2)."""
         self.keyed = True
         if not self.awaited:
-            self._reached, self._repeated = None, 0
+            self._reached = None
+            if not self.observed:
+                self._at = 0
 
     def replay(self, after: int) -> None:
         """A subscription of the user's begins behind this home number, and brings again what came before."""
-        self.floor = after
-        self._begin(after)
+        self.floor = place(after)
+        self._begin()
         if self.observed:
             self.replays += 1
-            self.stored = min(self.stored, after)
-
-    @property
-    def reached(self) -> int:
-        """The last home number that its subscription has brought, or that was handed out without one."""
-        return self.seen if self._reached is None else self._reached
+            self.stored = min(self.stored, self.floor)
 
     @property
     def replayed(self) -> bool:
@@ -129,5 +169,14 @@ class FollowedJob:
         """A subscription that was answered before is answered again, and may replay what it has brought."""
         self.floor = max(self.floor, self._reached or 0)
 
-    def _begin(self, after: int | None) -> None:
-        self._reached, self._repeated, self.awaited = after, 0, False
+    def begin_again(self) -> None:
+        """So it is, and what it replays comes now."""
+        self.replay_again()
+        self._at = 0
+
+    def come_by_itself(self) -> None:
+        """What a subscription replays from now on has come as its own."""
+        self.floor, self._at = self.seen, 0
+
+    def _begin(self) -> None:
+        self._reached, self._at, self.awaited = self.floor, 0, False

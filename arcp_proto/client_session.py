@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from .acks import Acks
 from .assembly import Assembly
-from .client_jobs import FollowedJob
+from .client_jobs import ALL, FollowedJob, count_of, home_of
 from .connection import Framing
 from .early import Early
 from .ids import JobId, SessionId, Time
@@ -38,6 +38,7 @@ class ClientSession:
         "attached",
         "children",
         "closing",
+        "counted",
         "early",
         "ended",
         "features",
@@ -72,6 +73,8 @@ class ClientSession:
         """`session.close` was sent."""
         self.features: frozenset[str] | None = None
         """None until a welcome has told."""
+        self.counted: frozenset[str] | None = None
+        """The features with which the events of one home number were counted."""
         self.acking = False
         """Whether acks were negotiated."""
         self.agents: list[AgentEntry] = []
@@ -110,12 +113,12 @@ class ClientSession:
         session.token, session.restored = resumption.token, True
         session.numbers = Numbering(limits.gap_events, resumption.cursor)
         for kept in resumption.jobs:
-            job = session.follow(kept.job_id, observed=kept.observed, seen=kept.seen)
-            job.keyed = kept.keyed
+            job = FollowedJob(kept.job_id, observed=kept.observed, seen=kept.seen, count=kept.count or ALL)
+            session.jobs[job.id], job.keyed = job, kept.keyed
             if kept.behind:
                 job.lose()
             elif kept.observed:
-                job.floor = kept.seen
+                job.floor = job.seen
             if kept.keyed:
                 job.at_home = None
         return session
@@ -131,10 +134,7 @@ class ClientSession:
             return None
         cursor = self.cursor
         self._forget_processed()
-        jobs = tuple(
-            ResumedJob(job.id, job.stored, job.observed, job.behind, job.keyed)
-            for job in (*self.jobs.values(), *self._ending)
-        )
+        jobs = tuple(_resumed(job) for job in (*self.jobs.values(), *self._ending))
         return Resumption(self.id, self.token, cursor, jobs)
 
     def follow(self, job_id: JobId, *, observed: bool, seen: int = 0) -> FollowedJob:
@@ -199,3 +199,10 @@ class ClientSession:
         """Jobs whose end is processed need not be found again."""
         while self._ending and self._ending[0].stored >= self._ending[0].seen:
             self._ending.popleft()
+
+
+def _resumed(job: FollowedJob) -> ResumedJob:
+    count = count_of(job.stored)
+    return ResumedJob(
+        job.id, home_of(job.stored), job.observed, job.behind, job.keyed, count if count < ALL else 0
+    )

@@ -41,6 +41,11 @@ def begin(client: Client) -> None:
     """The session is attached: ask for every job that is awaited and was not asked for."""
     session = _session(client)
     recovery = session.recovery
+    if session.counted not in (None, session.features):
+        for job in session.jobs.values():
+            if job.awaited:
+                job.forget_count()  # Another session may take more of one number, or less.
+    session.counted = session.features
     asked = {request.job_id for request in session.requests if request.ours}
     awaited = [job.id for job in session.jobs.values() if job.awaited and job.id not in asked]
     recovery.open = len(asked)
@@ -67,9 +72,9 @@ def subscribed(client: Client, job_id: JobId, answer: messages.Subscribed) -> bo
         if job.awaited:
             job.go_on()
         elif job.at_home:
-            job.floor = job.seen  # All that this brings has come by itself.
+            job.come_by_itself()
         else:
-            job.replay_again()  # The user's own subscribe was answered first.
+            job.begin_again()  # The user's own subscribe was answered first.
         job.subscribes = 0
         if not follows:
             _lose(client, session, job.id, "it has ended unseen, and its history is gone")
@@ -130,7 +135,7 @@ def _proceed(client: Client, session: ClientSession) -> None:
         job = session.jobs.get(recovery.waiting.popleft())
         if job is not None and job.awaited and not _is_asked_for(session, job):
             recovery.open += 1
-            message = commands.subscribe(job.id, job.floor, history=True)
+            message = commands.subscribe(job.id, job.asked_from, history=True)
             request_id = client.fresh_request_id()
             client.ask(Outstanding(request_id, RequestKind.SUBSCRIBE, job.id, message, ours=True))
 
@@ -138,7 +143,10 @@ def _proceed(client: Client, session: ClientSession) -> None:
 def _is_asked_for(session: ClientSession, job: FollowedJob) -> bool:
     """Whether a subscribe that is not answered brings what we would ask for (`answered` is called then)."""
     return session.requests.wants_history(job.id) and any(
-        request.history and request.job_id == job.id and not request.dropped and _begins(request) <= job.floor
+        request.history
+        and request.job_id == job.id
+        and not request.dropped
+        and _begins(request) <= job.asked_from
         for request in session.requests
     )
 

@@ -26,6 +26,8 @@ class ResumedJob(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether the session does not hold all that comes after `seen`, so that it is subscribed again."""
     keyed: bool = False
     """Whether it was accepted by a key, so that its events may come as to an observer (§7.2)."""
+    count: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0
+    """How many events of the number `seen` were, if several have it; 0: all that there are."""
 
 
 class Resumption(msgspec.Struct, frozen=True):

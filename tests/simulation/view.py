@@ -183,14 +183,11 @@ class Views:
             and place == work.next_for(view.before, self.features)
         ):
             expected = ANY
-        # Also of a subscribe that was sent twice, which it is not told.
-        skips = not own and expected != ANY and self._same_number(work, expected, place)
         # It had asked for this twice: a new process is not told where the second begins, nor what is a copy.
         repeats = not own and self.restarted and view.again
         expected = ANY if repeats else expected
         view.recovers = view.fresh = False
-        view.partial = view.partial or skips
-        if expected != ANY and not skips and place != work.next_for(expected, self.features):
+        if expected != ANY and place != work.next_for(expected, self.features):
             expected = work.next_for(expected, self.features)
             raise Broken("I1", f"{self.who} gets event {place} of {work.job_id} and not {expected}")
         if own:
@@ -214,21 +211,9 @@ class Views:
         missing = work.next_for(view.place, self.features)
         if work.forgotten or (own and view.home <= 0 and work.label[:1] != "#"):
             return  # The end of a job of which all else is gone.
-        skips = not own and self._same_number(work, missing, len(work.marks))
-        view.partial = view.partial or skips
-        if missing < len(work.marks) and not skips:
+        if missing < len(work.marks):
             raise Broken("I1", f"{self.who} gets the end of {work.job_id} before its event {missing}")
         self._check_result(view, event)
-
-    def _same_number(self, work: Work, expected: int, place: int) -> bool:
-        """Whether all between two places has one home number: a subscribe cannot tell it apart (§7.6).
-
-        So it is with what the submitting session does not take, which shares the number before it.
-        """
-        if not 0 < expected < place:
-            return False
-        home = work.homes.get(work.marks[expected - 1])
-        return all(work.homes.get(mark, home) == home for mark in work.marks[expected:place])
 
     def _view(self, job_id: str) -> View:
         """A job that it follows; after a restart also what lies behind its cursor (K1)."""

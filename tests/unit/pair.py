@@ -105,9 +105,9 @@ class Pair:
             self.settle()
         self.now = end
 
-    def drop(self) -> None:
-        """The transport is gone: both ends notice."""
-        for connection in list(self._peer):
+    def drop(self, *connections: Connection) -> None:
+        """These transports are gone, or all: both ends notice."""
+        for connection in connections or list(self._peer):
             self._lose(connection)
         self.settle()
 

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from arcp_proto.client_jobs import FollowedJob
+from arcp_proto.client_jobs import ALL, FollowedJob, count_of, home_of, place
 from arcp_proto.ids import JobId
 
 
 def job(*, observed: bool = True, seen: int = 0) -> FollowedJob:
     return FollowedJob(JobId("job_1"), observed=observed, seen=seen)
+
+
+def come(followed: FollowedJob, *sources: int) -> list[bool]:
+    """Events with these home numbers come; returns which are handed out."""
+    taken = []
+    for source in sources:
+        copy = followed.is_copy(source)
+        if not copy:
+            followed.handed_out(99, source)
+        taken.append(not copy)
+    return taken
+
+
+def test_a_place_is_a_home_number_and_a_count() -> None:
+    assert [home_of(at) for at in (place(7, 2), place(7), place(0), 0)] == [7, 7, 0, 0]
+    assert [count_of(at) for at in (place(7, 2), place(7), place(0))] == [2, ALL, 0]
+    assert place(6) < place(7, 1) < place(7, 2) < place(7) < place(8, 1)
 
 
 def test_what_one_subscription_brings_is_never_a_copy() -> None:
@@ -26,9 +43,9 @@ def test_a_subscription_that_is_answered_again_brings_copies() -> None:
     followed.replay(0)
     followed.replay_again()
     assert not followed.is_copy(1), "nothing has come"
-    followed.handed_out(5, 5)
-    followed.replay_again()
-    assert [followed.is_copy(seq) for seq in (1, 5, 6)] == [True, True, False]
+    assert come(followed, 5) == [True]
+    followed.begin_again()
+    assert [followed.is_copy(seq) for seq in (1, 5, 5, 6)] == [True, True, False, False]
 
 
 def test_a_replay_begins_where_it_was_asked_for() -> None:
@@ -42,7 +59,7 @@ def test_while_it_is_awaited_everything_comes_again() -> None:
     followed = job(observed=False)
     followed.handed_out(4, None)
     followed.lose()
-    assert (followed.observed, followed.awaited, followed.floor) == (True, True, 4)
+    assert (followed.observed, followed.awaited, followed.floor) == (True, True, place(4))
     assert followed.is_copy(None) and followed.is_copy(5)
     followed.go_on()
     assert [followed.is_copy(seq) for seq in (4, 5)] == [True, False]
@@ -50,14 +67,19 @@ def test_while_it_is_awaited_everything_comes_again() -> None:
 
 def test_it_goes_on_where_its_subscription_stopped() -> None:
     followed = job()
-    followed.handed_out(20, 20)
+    come(followed, 20)
     followed.replay(0)
-    followed.handed_out(7, 7)
+    come(followed, 7, 7)
     followed.stop()
-    assert (followed.floor, followed.seen) == (7, 20)
+    assert (followed.floor, followed.seen, followed.asked_from) == (place(7, 2), place(20, 1), 6)
     followed.stop()
     followed.lose()
-    assert (followed.floor, followed.since) == (7, 7)
+    assert (followed.floor, followed.since) == (place(7, 2), place(7, 2))
+    followed.go_on()
+    assert come(followed, 7, 7, 7, 8) == [False, False, True, True]
+    followed.lose()
+    followed.forget_count()
+    assert (followed.floor, followed.asked_from) == (place(8), 8)
 
 
 def test_a_runtime_that_tells_no_home_numbers_is_asked_by_its_own() -> None:
@@ -65,16 +87,16 @@ def test_a_runtime_that_tells_no_home_numbers_is_asked_by_its_own() -> None:
     followed.replay(0)
     followed.handed_out(7, None)
     followed.lose()
-    assert followed.floor == 7
+    assert (followed.floor, followed.asked_from) == (place(7), 7)
 
 
 def test_one_of_ours_goes_on_behind_all_that_was_handed_out() -> None:
     followed = job(observed=False)
     followed.handed_out(20, None)
     followed.replay(0)
-    followed.handed_out(3, 3)
+    come(followed, 3)
     followed.lose()
-    assert followed.floor == 20
+    assert (followed.floor, followed.asked_from) == (place(20), 20)
 
 
 def test_behind_until_what_a_lost_session_brought_is_processed() -> None:
@@ -84,14 +106,14 @@ def test_behind_until_what_a_lost_session_brought_is_processed() -> None:
     followed.lose()
     followed.go_on()
     assert followed.behind
-    followed.processed(4, 0)
-    followed.processed(2, 0)
-    assert (followed.behind, followed.stored) == (False, 4)
+    followed.processed(place(4), 0)
+    followed.processed(place(2), 0)
+    assert (followed.behind, followed.stored) == (False, place(4))
 
 
 def test_what_a_replay_brings_again_is_not_processed_before_it_is() -> None:
     followed = job(seen=2)
-    followed.handed_out(3, 3)
+    come(followed, 3)
     followed.replay(0)
     assert followed.stored == 0
     followed.processed(3, 0)
@@ -104,8 +126,58 @@ def test_the_stream_of_our_own_job_does_not_hide_where_its_replay_is() -> None:
     followed = job(observed=False)
     assert not followed.replayed
     followed.replay(0)
-    followed.handed_out(1, 1)
+    come(followed, 1)
     followed.handed_out(9, None)
-    followed.replay_again()
+    followed.begin_again()
     assert followed.replayed
     assert [followed.is_copy(seq) for seq in (1, 2)] == [True, False]
+
+
+def test_a_live_subscription_begins_within_a_number() -> None:
+    followed = job(seen=3)
+    followed.begin_within(3)
+    assert come(followed, 3, 3) == [True, True]
+    followed.stop()
+    assert followed.asked_from == 3
+    followed.go_on()
+    assert come(followed, 3, 4, 4) == [False, True, True]
+    followed.stop()
+    assert followed.asked_from == 3
+    followed.go_on()
+    assert come(followed, 4, 4, 4) == [False, False, True]
+
+
+def test_a_stored_count_goes_on() -> None:
+    followed = FollowedJob(JobId("job_1"), observed=True, seen=3, count=2)
+    followed.floor = followed.seen
+    assert followed.asked_from == 2
+    assert come(followed, 3, 4) == [True, True]
+    assert followed.seen == place(4, 1)
+
+
+def test_a_key_may_bring_all_again() -> None:
+    followed = job(observed=False)
+    followed.join()
+    assert come(followed, 1, 1, 2) == [True, True, True]
+    followed.join()
+    assert come(followed, 1, 1, 2) == [True, True, True]
+    assert followed.seen == place(2, 1)
+
+
+def test_a_key_goes_on_with_what_is_observed() -> None:
+    followed = job()
+    assert come(followed, 1, 1) == [True, True]
+    followed.join()
+    assert come(followed, 1) == [True]
+    assert followed.seen == place(1, 3)
+    followed.stop()
+    followed.join()
+    followed.go_on()
+    assert come(followed, 1, 1, 1, 1) == [False, False, False, True]
+
+
+def test_what_has_come_by_itself_does_not_come_again() -> None:
+    followed = job(observed=False)
+    followed.handed_out(4, None)
+    followed.come_by_itself()
+    assert come(followed, 3, 4, 4, 5) == [False, False, False, True]

@@ -36,8 +36,7 @@ def test_a_job_is_kept_until_its_end_is_processed() -> None:
     job = opened.follow(job_id, observed=False)
     for seq in (1, 2):
         opened.numbers.last = seq
-        job.handed_out(seq, None)
-        opened.acks.handed_out(seq, job_id, 10, job, seq)
+        opened.acks.handed_out(seq, job_id, 10, job, job.handed_out(seq, None))
     opened.end_job(job_id)
     opened.acks.done(1, job_id)
     assert kept(opened) == (1, [ResumedJob(job_id, 1)])
@@ -50,8 +49,7 @@ def test_of_what_a_job_brought_in_a_lost_session_nothing_is_forgotten() -> None:
     opened.token = Secret("rt_1")
     job = opened.follow(job_id, observed=False)
     opened.numbers.last = 5
-    job.handed_out(5, None)
-    opened.acks.handed_out(5, job_id, 10, job, 5)
+    opened.acks.handed_out(5, job_id, 10, job, job.handed_out(5, None))
     opened.lose()
     opened.renew(SessionId("sess_2"), Time(0))
     opened.token = Secret("rt_2")
@@ -62,7 +60,11 @@ def test_of_what_a_job_brought_in_a_lost_session_nothing_is_forgotten() -> None:
 
 
 def test_another_process_goes_on() -> None:
-    jobs = (ResumedJob(JobId("job_1"), 3), ResumedJob(JobId("job_2"), 4, observed=True, behind=True))
+    jobs = (
+        ResumedJob(JobId("job_1"), 3),
+        ResumedJob(JobId("job_2"), 4, observed=True, behind=True),
+        ResumedJob(JobId("job_3"), 4, observed=True, count=2),
+    )
     resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 7, jobs)
     opened = ClientSession.of_resumption(resumption, Limits(), Time(0))
     assert (opened.id, opened.cursor, opened.numbers.last) == ("sess_1", 7, 7)
