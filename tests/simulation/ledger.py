@@ -47,6 +47,8 @@ class Account:
     """How it will end, once that is decided."""
     ends: bool = False
     """Its children were stopped because it ends."""
+    earlier: bool = False
+    """Its parent was started again after it had delegated it."""
     ended: bool = False
 
     def spend(self, currency: str, amount: Fraction) -> None:
@@ -80,6 +82,9 @@ class Ledger:
 
     def fact(self, record: facts.Record) -> None:
         """A record is about to be applied."""
+        if isinstance(record, facts.JobAccepted):
+            over = self.is_expired(_account(record.terms))
+            ensure(not over, "I4", f"{record.terms.job_id} is accepted after the end of its lease")
         if isinstance(record, facts.Delegated):
             self._check_child(record.terms)
         if isinstance(record, facts.JobEnded):
@@ -117,6 +122,8 @@ class Ledger:
             case facts.JobStarted(job_id=job_id):
                 book[job_id].lapse()
                 book[job_id].ends = False
+                for child in book.values():
+                    child.earlier = child.earlier or child.parent == job_id
             case facts.JobEnded(job_id=job_id):
                 book[job_id].lapse()
                 book[job_id].ended = True
@@ -154,7 +161,7 @@ class Ledger:
         account = self._live[record.job_id]
         for child in self.children(account):
             ensure(child.ended, "I4", f"{record.job_id} ends before its child {child.job_id}")
-        if account.parent is not None and PARENT_ENDS.encode() in record.payload:
+        if account.parent is not None and not account.earlier and PARENT_ENDS.encode() in record.payload:
             self._live[account.parent].ends = True
 
     def _check_told(self, record: facts.Published) -> None:
