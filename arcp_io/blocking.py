@@ -225,7 +225,8 @@ class BlockingJobContext:
                 self._hop(_later, hold.release)
 
     async def _reserve(self, currency: str, amount: str | int | Decimal) -> Hold:
-        return Hold(self._running, bodies.text("currency", currency), bodies.amount(amount))
+        asked = bodies.text("currency", currency), bodies.amount(amount)
+        return Hold(self._running, await self._running.reserve(*asked))
 
     def upstream_exhausted(self, message: str) -> NoReturn:
         """A vendor says that nothing may be spent any more: raises Denied BUDGET_EXHAUSTED (§9.8)."""

@@ -11,14 +11,15 @@ from typing import Any, Final
 
 import msgspec
 
-from arcp_proto import messages, wire
-from arcp_proto.credentials import Credential
+from arcp_proto import wire
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.limits import Limits
 
 from .app import AgentFunction, App
 from .auth import is_async
+from .between import Brought, limits_inside
 from .entry import run
+from .outside import Outside
 from .running import RunningJob
 
 RESULT_PART: Final = "x-vendor.arcp-io.result_part"
@@ -27,9 +28,6 @@ INLINE_SIZE: Final = 32 * 1024
 PART_LENGTH: Final = 8 * 1024
 """Characters; a part fits a frame, whatever they are."""
 
-
-MESSAGE_SIZE: Final = 16 * 1024 * 1024
-"""Bytes of a submit: what a runtime accepts from a client fits, however it is written."""
 TOKEN: Final = "isolated"
 """Pipes need no secret; it stands for the principal of the job."""
 
@@ -50,7 +48,7 @@ class Order(msgspec.Struct, frozen=True):
     attempt: int
     principal: str
     lease: dict[str, list[str]]
-    """As the agent is told. What is enforced comes with the submit: of its budget only what is left."""
+    """As the agent is told. What is enforced comes with the submit, the budget beside it."""
     models_required: bool
     limits: Limits
 
@@ -60,17 +58,23 @@ def main(text: str) -> None:
     order = msgspec.json.decode(text, type=Order)
     os.setsid()  # A group of its own: it is killed with every process that the agent has started.
     sys.argv[1:] = []
-    limits = msgspec.structs.replace(order.limits, message=MESSAGE_SIZE)
+    place = Place(order)
     app = App(
         order.agent,
         "isolated",
         tokens={TOKEN: order.principal},
         heartbeat=0,
-        limits=limits,
+        limits=limits_inside(order.limits),
         models_required=order.models_required,
     )
-    app.agent(order.agent, version=order.version)(_isolated(_load(order), order))
+    app.agent(order.agent, version=order.version)(_isolated(_load(order), place))
+    app.agent(answers_name(order.agent))(place.answered)
     run(app, loop=order.loop, stdio=True, drain=0)
+
+
+def answers_name(agent: str) -> str:
+    """The name of the agent that takes answers, beside that one."""
+    return "answers" if agent != "answers" else "replies"
 
 
 def _load(order: Order) -> AgentFunction:
@@ -83,19 +87,34 @@ def _load(order: Order) -> AgentFunction:
     return function
 
 
-def _isolated(function: AgentFunction, order: Order) -> AgentFunction:
-    """The agent, of the job that there is outside; a large value that it returns goes out in parts."""
+class Place:
+    """Where the agent runs, as if its job was that outside."""
 
-    def place(running: RunningJob, brought: Any) -> None:
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._outside: Outside | None = None
+
+    async def taken(self, running: RunningJob, brought: Any) -> None:
+        """The agent begins."""
+        order, given = self._order, msgspec.convert(brought, Brought)
         running.id, running.attempt, running.lease = order.job_id, order.attempt, order.lease
-        running.isolated = True
-        running.brought = [Credential.of_wire(msgspec.convert(sent, messages.Credential)) for sent in brought]
+        running.start = msgspec.structs.replace(running.start, trace_headers=given.trace_headers)
+        running.outside = self._outside = Outside(running, given)
+
+    async def answered(self, job: Any, input: Any) -> None:
+        """The runtime outside has something to tell, and a part of it has come."""
+        if self._outside is not None:
+            self._outside.arrived(*input)
+
+
+def _isolated(function: AgentFunction, place: Place) -> AgentFunction:
+    """The agent, of the job that there is outside; a large value that it returns goes out in parts."""
 
     @wraps(function)
     async def of_loop(job: Any, input: Any) -> Any:
-        input, brought = input
-        place(job._running, brought)
-        result = await function(job, input)
+        text, brought = input
+        await place.taken(job._running, brought)
+        result = await function(job, msgspec.json.decode(text))
         parts = _parts(result)
         for part in parts:
             await job.emit(RESULT_PART, {"text": part})
@@ -103,9 +122,9 @@ def _isolated(function: AgentFunction, order: Order) -> AgentFunction:
 
     @wraps(function)
     def of_thread(job: Any, input: Any) -> Any:
-        input, brought = input
-        place(job._running, brought)
-        result = function(job, input)
+        text, brought = input
+        job._hop(place.taken, job._running, brought)
+        result = function(job, msgspec.json.decode(text))
         parts = _parts(result)
         for part in parts:
             job.emit(RESULT_PART, {"text": part})

@@ -62,6 +62,11 @@ class ChildJob:
 
     # For the job that delegated it.
 
+    @property
+    def ended(self) -> ChildEnded | None:
+        """How it has ended, if it has."""
+        return self._end
+
     def end(self, event: ChildEnded) -> None:
         """It has ended."""
         self._end = event

@@ -26,6 +26,8 @@ Encoding: TypeAlias = Literal["utf8", "base64"]
 """Of a streamed result: `utf8` is text, `base64` is bytes."""
 SETTLED: Final = "cost.settled"
 """The metric of a cost that was reserved for."""
+GATED: Final = (EventKind.TOOL_CALL, EventKind.DELEGATE)
+"""Events that tell of what needs authority."""
 
 
 class JobContext:
@@ -170,6 +172,8 @@ class JobContext:
     async def emit(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """An event of any kind but `result_chunk`; ours are `x-vendor.<vendor>.<name>` (§8.2)."""
         await self._running.ready()
+        if kind in GATED:
+            await self._running.catch_up()
         try:
             self._running.say(kind, body)
         finally:
@@ -184,6 +188,7 @@ class JobContext:
         """
         await self._running.ready()
         await self._running.give_way()
+        await self._running.catch_up()
         self._running.authorize(bodies.text("capability", capability), bodies.text("target", target))
 
     def open(
@@ -237,7 +242,8 @@ class JobContext:
         """
         await self._running.ready()
         await self._running.give_way()
-        hold = Hold(self._running, bodies.text("currency", currency), bodies.amount(amount))
+        asked = bodies.text("currency", currency), bodies.amount(amount)
+        hold = Hold(self._running, await self._running.reserve(*asked))
         try:
             yield hold
         finally:
@@ -285,7 +291,8 @@ class JobContext:
         expiry = moment(expires_at, self._running.unix)
         if lease_constraints is not None:
             expiry = bodies.constraint(lease_constraints, expiry)
-        return self._running.delegate(bodies.text("agent", agent), input, lease_request, expiry, max_runtime)
+        name = bodies.text("agent", agent)
+        return await self._running.delegate(name, input, lease_request, expiry, max_runtime)
 
     @asynccontextmanager
     async def stream_result(self, *, encoding: Encoding = "utf8") -> AsyncIterator[ResultStream]:
@@ -320,9 +327,9 @@ class Hold:
 
     __slots__ = ("_number", "_running")
 
-    def __init__(self, running: RunningJob, currency: str, amount: str | int | Decimal) -> None:
+    def __init__(self, running: RunningJob, number: int) -> None:
         self._running = running
-        self._number: int | None = running.reserve(currency, amount)
+        self._number: int | None = number
 
     @property
     def settled(self) -> bool:

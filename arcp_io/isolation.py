@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import anyio
@@ -20,19 +21,21 @@ import msgspec
 from arcp_proto import wire
 from arcp_proto.client import ClientConfig
 from arcp_proto.connection import Connection
-from arcp_proto.errors import Denied
+from arcp_proto.errors import Denied, ErrorCode
 from arcp_proto.events import REMAINING, EventKind
 from arcp_proto.spending import WARNING
 
-from .child import MESSAGE_SIZE, RESULT_PART, TOKEN, Order
+from .answering import Answering
+from .between import MESSAGE_SIZE, NOTE, START_TIMEOUT, limits_inside
+from .child import RESULT_PART, TOKEN, Order, answers_name
 from .client_job import Event, Job
 from .client_session import Session
 from .context import JobContext, ResultStream
 from .dialing import Target
-from .errors import ArcpError, ConnectionLost
+from .errors import ArcpError, ConnectionLost, InvalidRequest
 from .loop import open_loop
 from .pump import Pump
-from .running import ASKED, REFUSED_CALL, RunningJob
+from .running import RunningJob
 from .stdio import EXIT_TIMEOUT, Command, LineCodec, spawn
 from .stream import ByteStream, StreamTransport
 
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from anyio.abc import Process
 
     from .app import AgentFunction
+    from .loop import Loop
 
 logger = logging.getLogger("arcp_io")
 
@@ -47,6 +51,8 @@ BOOT: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1])['path'];"
     " from arcp_io.child import main; main(sys.argv[1])"
 )
+STARTED: Final = "x-vendor.arcp-io.start"
+"""What the gate is asked for when a child does not take its job."""
 MARGIN: Final = 0.5
 """Seconds before the end of the grace at which a child is killed, so that its stop is seen in time."""
 
@@ -101,17 +107,19 @@ class Isolated:
         self._child: Process | None = None
         self._theirs: Job | None = None
         self._parts: list[str] = []
+        self._length = 0
         self._stream: ResultStream | None = None
 
     async def run(self) -> Any:
         """Returns what the agent returns, None if it streamed that; raises what it failed with."""
-        limits = msgspec.structs.replace(self._running.limits, frame=MESSAGE_SIZE)
+        inside = limits_inside(self._running.limits)
+        limits = msgspec.structs.replace(inside, frame=MESSAGE_SIZE, hello=START_TIMEOUT)
         async with open_loop() as loop:
             session = Session(ClientConfig(name="arcp-io parent", limits=limits, resume=False), loop)
             loop.start(self._stop_in_time, "arcp-io stop of a child")
             try:
                 await session.open(TOKEN, self._command(), self._dial)
-                return await self._relay(session)
+                return await self._relay(session, Answering(self._running, loop), loop)
             finally:
                 session.leave()
                 await self._end_child()
@@ -147,49 +155,60 @@ class Isolated:
 
         await pump.loop.open_pipes(reading, writing, connected)
 
-    async def _relay(self, session: Session) -> Any:
-        headers = self._job.trace_headers()
-        brought = [msgspec.to_builtins(one.on_wire()) for one in self._running.credentials]
-        self._theirs = await session.submit(
-            self._running.agent.qualified_name,
-            [self._running.start.input, brought],
-            lease=self._running.lease_left(),
-            expires_at=self._running.expires_at,
-            traceparent=headers["traceparent"],
-            tracestate=headers.get("tracestate"),
-        )
+    async def _relay(self, session: Session, answering: Answering, loop: Loop) -> Any:
+        agent, headers = self._running.agent, self._job.trace_headers()
+        input = wire.encode_checked(self._running.start.input).decode()  # As text it nests no deeper.
+        try:
+            self._theirs = await session.submit(
+                agent.qualified_name,
+                [input, msgspec.to_builtins(answering.brought())],
+                lease=self._running.lease_without_budget(),
+                expires_at=self._running.expires_at,
+                traceparent=headers["traceparent"],
+                tracestate=headers.get("tracestate"),
+            )
+        except InvalidRequest:
+            await self._check_expiry()
+            raise
+        loop.start(partial(answering.send, session, answers_name(agent.name)), "arcp-io answers to a child")
         async for event in self._theirs:
-            await self._say(event)
+            await self._say(event, answering)
         result = await self._theirs.result()
         if self._parts:
             return wire.decode_value("".join(self._parts).encode())
         return None if self._stream is not None else result
 
-    async def _say(self, event: Event) -> None:
+    async def _check_expiry(self) -> None:
+        """Raise Denied if the lease has ended while the child was starting."""
+        try:
+            await self._job.authorize(STARTED, self._running.agent.name)
+        except Denied as denied:
+            if denied.code is ErrorCode.LEASE_EXPIRED:
+                raise
+
+    async def _say(self, event: Event, answering: Answering) -> None:
         match event.kind:
             case EventKind.RESULT_CHUNK:
                 await self._write(event.body)
             case kind if kind == RESULT_PART:
-                self._parts.append(event.body["text"])
-            case kind if kind == ASKED:
-                with suppress(Denied):
-                    await self._job.authorize(event.body["capability"], event.body["target"])
-            case kind if kind == REFUSED_CALL:
-                await self._refuse(event.body["call"], event.body["error"])
+                self._keep(event.body["text"])
+            case kind if kind == NOTE:
+                await answering.noted(event.body)
             case EventKind.METRIC if event.body["name"] == REMAINING:
                 pass  # Outside there is a counter of its own.
+            case EventKind.METRIC:
+                await answering.metric(event.body)
             case EventKind.STATUS if event.body["phase"] == WARNING:
                 pass  # Likewise.
             case kind:
                 await self._job.emit(kind, event.body)
 
-    async def _refuse(self, call: dict[str, Any], error: dict[str, Any]) -> None:
-        """A tool call that was refused in there is so here, too, and told by that."""
-        try:
-            await self._job.emit(EventKind.TOOL_CALL, call)
-        except Denied:
-            return
-        await self._job.tool_result(call["call_id"], error=error)
+    def _keep(self, part: str) -> None:
+        """More of a large value; raises ValueError beyond what one may return."""
+        self._length += len(part)
+        if self._length > self._running.limits.returned:
+            raise ValueError("the agent's process returns too much")
+        self._parts.append(part)
 
     async def _write(self, chunk: dict[str, Any]) -> None:
         encoding, data = chunk["encoding"], chunk["data"]

@@ -14,15 +14,17 @@ import anyio.lowlevel
 
 from arcp_proto.authority import any_model
 from arcp_proto.budget import COST_BUDGET
+from arcp_proto.delegation import AGENT_DELEGATE
 from arcp_proto.errors import Denied, ErrorCode, InvariantViolated, LocalProtocolError
-from arcp_proto.events import Body, EventKind, encode_body
+from arcp_proto.events import Body, EventKind, encode_body, read_delegate
 from arcp_proto.wire import decode_value
 
+from .between import REFUSED, REFUSED_CALL, UPSTREAM
 from .children import ChildJob
 from .errors import JobOver, error_for
 
 if TYPE_CHECKING:
-    from arcp_proto.budget import Cost
+    from arcp_proto.budget import Budget, Cost
     from arcp_proto.credentials import Credential
     from arcp_proto.job import Job
     from arcp_proto.limits import Limits
@@ -31,26 +33,15 @@ if TYPE_CHECKING:
 
     from .app import Agent
     from .loop import Loop
+    from .outside import Outside
     from .pump import Pump
 
 T = TypeVar("T")
 
 EVENTS_BETWEEN_TURNS: Final = 64
 NANOSECONDS_BETWEEN_TURNS: Final = 1_000_000
-ASKED: Final = "x-vendor.arcp-io.asked"
-"""An event of an agent in a process of its own, with an operation that was refused there."""
-REFUSED_CALL: Final = "x-vendor.arcp-io.refused_call"
-"""Likewise with a tool call, and the error of its result."""
 EVENT_SIZE: Final = 1024
 """Bytes that count as one event."""
-
-
-def to_pattern(amount: Decimal | None) -> str:
-    """The digits of an amount as `cost.budget` takes them (§9.6); what does not fit them is cut off."""
-    text = f"{max(amount or Decimal(0), Decimal(0)):f}"
-    whole, _, rest = text.partition(".")
-    rest = rest[: min(9, 18 - len(whole))].rstrip("0")
-    return f"{whole}.{rest}" if rest else whole
 
 
 class Rotation:
@@ -76,15 +67,14 @@ class RunningJob:
         "_turned_at",
         "agent",
         "attempt",
-        "brought",
         "calls",
         "cancellable",
         "children",
         "held",
         "id",
-        "isolated",
         "kill_at",
         "lease",
+        "outside",
         "paused",
         "start",
         "started",
@@ -109,10 +99,8 @@ class RunningJob:
         """Tool calls so far."""
         self.children: dict[str, ChildJob] = {}
         """What it has delegated and has not ended."""
-        self.isolated = False
-        """This is the inner side of an agent in a process of its own."""
-        self.brought: Sequence[Credential] | None = None
-        """The credentials that came with the job into that process."""
+        self.outside: Outside | None = None
+        """This is the inner side of an agent in a process of its own: the runtime that it works for."""
         self.held = False
         """It waits, as all do, until the journal has caught up."""
         self.paused = False
@@ -142,8 +130,22 @@ class RunningJob:
 
         Raises Denied for the call of a tool that is refused: both of its events are published by then.
         """
-        if self.isolated and kind == EventKind.TOOL_CALL:
+        if self.outside is None:
+            self.publish(kind, body)
+            return
+        if kind == EventKind.TOOL_CALL:
             self._check_call(decode_value(encode_body(kind, body)))
+        if kind == EventKind.METRIC:
+            body = self.outside.with_exact_value(body)
+        try:
+            self.publish(kind, body)
+        except Denied:
+            if kind == EventKind.DELEGATE:
+                self._tell_outside(REFUSED, AGENT_DELEGATE, read_delegate(body))
+            raise
+
+    def publish(self, kind: str, body: Body | Mapping[str, Any]) -> None:
+        """Publish one event here, as it is."""
         self._input(self._runtime.emit, kind, body)
 
     def write(self, data: str | bytes) -> None:
@@ -157,27 +159,49 @@ class RunningJob:
         try:
             self._input(self._runtime.authorize, capability, target)
         except Denied:
-            self._tell_outside(ASKED, {"capability": capability, "target": target})
+            self._tell_outside(REFUSED, capability, target)
             raise
 
-    def reserve(self, currency: str, amount: str | int | Decimal) -> int:
+    async def catch_up(self) -> None:
+        """In a process of its own the gate is asked here: let it know what others have spent outside."""
+        if self.outside is not None:
+            await self.outside.catch_up()
+
+    async def reserve(self, currency: str, amount: str | int | Decimal) -> int:
         """Hold back so much of the budget; returns the number of the hold. Raises Denied for too much."""
+        if self.outside is not None:
+            return await self.outside.reserve(currency, amount)
+        return self.reserve_here(currency, amount)
+
+    def reserve_here(self, currency: str, amount: str | int | Decimal) -> int:
+        """The same, in this process."""
         return self._input(self._runtime.reserve, currency, amount)
 
     def settle(self, hold: int, actual: Cost, name: str, dimensions: dict[str, Any] | None) -> None:
         """The cost of what was reserved for."""
+        if self.outside is None:
+            self._input(self._runtime.settle, hold, actual, name, dimensions)
+            return
+        dimensions = self.outside.settling(hold, actual, dimensions)
         self._input(self._runtime.settle, hold, actual, name, dimensions)
+        self.outside.settled(hold)
 
     def release(self, hold: int) -> None:
         """Hold back no longer, for nothing was spent."""
         self._input(self._runtime.release, hold)
+        if self.outside is not None:
+            self.outside.released(hold)
 
     def upstream_exhausted(self, message: str) -> NoReturn:
         """Raise Denied BUDGET_EXHAUSTED."""
-        self._input(self._runtime.upstream_exhausted, message)
+        try:
+            self._input(self._runtime.upstream_exhausted, message)
+        except Denied:
+            self._tell_outside(UPSTREAM, message)
+            raise
         raise InvariantViolated("the budget is exhausted upstream, and the agent is not told")
 
-    def delegate(
+    async def delegate(
         self,
         agent: str,
         input: Any,
@@ -185,13 +209,10 @@ class RunningJob:
         expires_at: str | None,
         max_runtime: int | None,
     ) -> ChildJob:
-        """Start a child (§10); raises Denied, and LocalProtocolError where no other agents are."""
-        if self.isolated:
-            raise LocalProtocolError(
-                "job.delegate is not there in a process of its own: delegate from an agent that is registered"
-                ' without isolation="process", to one that has it'
-            )
+        """Start a child (§10); raises Denied."""
         lease = None if lease_request is None else dict(lease_request)
+        if self.outside is not None:
+            return await self.outside.delegate(agent, input, lease, expires_at, max_runtime)
         child_id = self._input(self._runtime.delegate, agent, input, lease, expires_at, max_runtime)
         child = self.children[child_id] = ChildJob(child_id, self)
         return child
@@ -199,17 +220,15 @@ class RunningJob:
     @property
     def credentials(self) -> Sequence[Credential]:
         """Those that are valid now (§9.8)."""
-        if self.brought is not None:
-            return self.brought
+        if self.outside is not None:
+            return self.outside.credentials
         return self._runtime.credentials_of(self.start.job_id)
 
     async def rotate_credential(self, credential_id: str) -> None:
         """Wait for another value of a credential; raises the ArcpError of what went wrong."""
-        if self.isolated:
-            raise LocalProtocolError(
-                "job.rotate_credential is not there in a process of its own: its credentials are those it was"
-                " started with"
-            )
+        if self.outside is not None:
+            await self.outside.rotate_credential(credential_id)
+            return
         self._input(self._runtime.rotate_credential, credential_id)
         rotation = self._rotations[credential_id] = Rotation()
         try:
@@ -223,18 +242,26 @@ class RunningJob:
 
     def remaining(self, currency: str) -> Decimal | None:
         """What is not spent of a currency; None when nothing bounds it. Raises JobOver after the end."""
-        return self._job.budget.left(currency)
+        return self.budget.left(currency)
+
+    @property
+    def budget(self) -> Budget:
+        """The counters of the job. Raises JobOver after its end."""
+        return self._job.budget
 
     # For a runtime of its own, in another process.
 
-    def lease_left(self) -> dict[str, list[str]]:
-        """The lease, with what is left and not reserved of its budget."""
+    def lease_without_budget(self) -> dict[str, list[str]]:
+        """The lease but for `cost.budget`, which is counted beside it."""
+        lease = self._job.terms.lease
+        return {name: list(patterns) for name, patterns in lease.items() if name != COST_BUDGET}
+
+    @property
+    def shares_budget(self) -> bool:
+        """Whether other jobs spend from the same counters, those above this one (§10)."""
         job = self._job
-        lease = {name: list(patterns) for name, patterns in job.terms.lease.items()}
-        free = {currency: job.budget.free(currency) for currency in job.budget.counters()}
-        if free:
-            lease[COST_BUDGET] = [f"{currency}:{to_pattern(amount)}" for currency, amount in free.items()]
-        return lease
+        above = None if job.parent is None else job.parent.budget
+        return above is not None and (job.budget is above or job.budget.around is not None)
 
     @property
     def expires_at(self) -> str | None:
@@ -262,14 +289,14 @@ class RunningJob:
             self._input(self._runtime.authorize, "tool.call", call["tool"])
         except Denied as denied:
             error = {"code": denied.code, "message": denied.message, "retryable": denied.retryable}
-            self._tell_outside(REFUSED_CALL, {"call": call, "error": error})
+            self._tell_outside(REFUSED_CALL, call, error)
             raise
 
-    def _tell_outside(self, kind: str, body: Mapping[str, Any]) -> None:
+    def _tell_outside(self, what: str, *arguments: Any) -> None:
         """The runtime outside is the host's, and has to know of refusals."""
-        if self.isolated:
+        if self.outside is not None:
             with suppress(LocalProtocolError):
-                self._input(self._runtime.emit, kind, body)
+                self.outside.tell(what, *arguments)
 
     def _input(self, call: Callable[..., T], *args: Any, size: int = 0) -> T:
         """One input of the runtime; what follows from it is carried out soon, from a refusal at once.

@@ -15,7 +15,7 @@ import anyio
 from arcp_io.app import App
 from arcp_io.blocking import BlockingJobContext
 from arcp_io.context import JobContext
-from arcp_io.errors import Denied, LocalProtocolError, PermissionDenied
+from arcp_io.errors import Denied, PermissionDenied
 from arcp_proto.limits import Limits
 
 app = App("tests", "1", tokens={"t0ken": "alice"}, limits=Limits(grace=2))
@@ -99,8 +99,6 @@ async def asks(job: JobContext, input: Any) -> list[Any]:
             results.append(await DEEDS[name](job, *arguments))
         except Denied as denied:
             results.append(denied.code)
-        except LocalProtocolError as error:
-            results.append(str(error))
     return results
 
 
@@ -138,17 +136,12 @@ async def tell(job: JobContext, phase: str) -> None:
     await job.status(phase)
 
 
-async def delegate(job: JobContext, agent: str) -> str:
-    return (await job.delegate(agent)).id
-
-
 DEEDS: dict[str, Callable[..., Awaitable[Any]]] = {
     "use": use,
     "read": read,
     "spend": spend,
     "authorize": authorize,
     "tell": tell,
-    "delegate": delegate,
 }
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import pytest
 
 from arcp_io.app import App
 from arcp_io.client import Event, Session, connect
-from arcp_io.errors import InternalError, JobCancelled, JobTimedOut, PermissionDenied
+from arcp_io.errors import InternalError, JobCancelled, JobTimedOut, LeaseExpired, PermissionDenied
 from arcp_io.isolation import reference
 from arcp_io.memory import MemoryServer, serve_memory
-from tests.io import isolated
+from arcp_proto.ids import JobId
+from tests.io import isolated, slow_start
 
 pytestmark = pytest.mark.anyio
 
@@ -118,6 +120,18 @@ async def test_an_agent_that_fails_with_a_class_of_ours() -> None:
         assert caught.value.details == {"path": "/etc"}
         with pytest.raises(InternalError, match="something that cannot be sent"):
             await (await session.submit("fails", "no json")).result()
+
+
+async def test_limits_of_clients_do_not_bound_the_start_of_a_process() -> None:
+    async with serve_memory(slow_start.app) as server, connect(server, "t0ken") as session:
+        assert await (await session.submit("late", 300)).result() == 300
+
+
+async def test_a_lease_that_ends_before_the_agent_begins() -> None:
+    async with serving() as (_, session):
+        job = await session.submit("sleep", expires_at=timedelta(seconds=0.3))
+        with pytest.raises(LeaseExpired, match="expired at"):
+            await job.result()
 
 
 async def test_cancelling() -> None:
@@ -271,18 +285,11 @@ async def test_a_process_of_its_own_spends_the_budget_outside(caplog: pytest.Log
         job = await session.submit("asks", asks, lease={"tool.call": ["grep"]}, budget="USD:1")
         said = [(event.kind, event.body) async for event in job]
         assert await job.result() == ["0.7", "BUDGET_EXHAUSTED", "0.0", "BUDGET_EXHAUSTED", None]
-        assert server.server.runtime.jobs[job.id].budget.remaining == {"USD": 0}
+        assert server.server.runtime.jobs[JobId(job.id)].budget.remaining == {"USD": 0}
     metrics = [(body["name"], body["value"]) for kind, body in said if kind == "metric"]
     remaining = "cost.budget.remaining"
     assert metrics == [("cost.test", 0.3), (remaining, 0.7), ("cost.test", 0.7), (remaining, 0)]
     assert [body["phase"] for kind, body in said if kind == "status"] == ["budget_warning", "done"]
-
-
-async def test_what_is_not_there_in_a_process_of_its_own() -> None:
-    async with serving() as (_, session):
-        job = await session.submit("asks", [("delegate", "about")], lease={"agent.delegate": ["about"]})
-        (told,) = await job.result()
-        assert "job.delegate is not there in a process of its own" in told
 
 
 async def test_a_refusal_that_leaves_a_process_of_its_own_ends_its_job(

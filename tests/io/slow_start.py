@@ -1,0 +1,22 @@
+"""A module that takes longer to import than a client may take to say hello."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from arcp_io.app import App
+from arcp_io.context import JobContext
+from arcp_proto.limits import Limits
+
+app = App("slow", "1", tokens={"t0ken": "alice"}, limits=Limits(hello=1, authentication=1, principal_jobs=1))
+if "PATH" not in os.environ:  # Only in a child.
+    time.sleep(1.5)
+
+
+@app.agent("late", isolation="process")
+async def late(job: JobContext, input: int) -> int:
+    """Says a lot, in a process whose import took long."""
+    for number in range(input):
+        await job.log("info", str(number))
+    return input

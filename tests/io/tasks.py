@@ -1,0 +1,218 @@
+"""What agents do that delegate, share and stop, in the runtime's process or in one of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from typing import Any
+
+import anyio
+
+from arcp_io.app import App
+from arcp_io.between import EXACT, HOLD, NOTE
+from arcp_io.blocking import BlockingJobContext
+from arcp_io.context import JobContext
+from arcp_io.errors import AgentStopped, ArcpError, Denied
+from arcp_io.provisioning import StaticProvisioner
+from arcp_proto.limits import Limits
+
+app = App(
+    "tasks",
+    "1",
+    tokens={"t0ken": "alice"},
+    limits=Limits(grace=2, delegation_depth=2, children=3),
+    provisioner=StaticProvisioner(map(str, range(1000)), "https://models.example/"),
+    volatile_credentials=True,
+)
+
+
+async def code_of(work: Awaitable[Any]) -> Any:
+    """What comes of it; of an error its class and code."""
+    try:
+        return await work
+    except (Denied, ArcpError) as error:
+        return f"{type(error).__name__} {error.code}"
+
+
+async def nested(job: JobContext, input: Any) -> Any:
+    """Delegates to itself, as deep as it may."""
+    child = await job.delegate(job.agent, input + 1, lease_request=input_lease(job, input))
+    return [input, await code_of(child.result())]
+
+
+def input_lease(job: JobContext, depth: int) -> dict[str, list[str]]:
+    lease = {name: list(patterns) for name, patterns in job.lease.items()}
+    lease["tool.call"] = lease["tool.call"][: 3 - depth]
+    return lease
+
+
+async def crowd(job: JobContext, input: Any) -> Any:
+    """More children than there may be."""
+    codes: list[Any] = []
+    for _ in range(5):
+        try:
+            codes.append((await job.delegate("wait", lease_request={})).final_status)
+        except Denied as denied:
+            codes.append([str(denied.code), denied.details])
+    return codes
+
+
+async def waits(job: JobContext, input: Any) -> Any:
+    """Waits for a child that does not end."""
+    child = await job.delegate("wait", lease_request={})
+    try:
+        await child.result()
+    finally:
+        await job.log("info", f"cancelled {job.cancelled}")
+
+
+def waits_in_a_thread(job: BlockingJobContext, input: Any) -> Any:
+    child = job.delegate("wait", lease_request={})
+    try:
+        child.result()
+    except AgentStopped:
+        job.log("info", f"cancelled {job.cancelled}")
+        raise
+
+
+async def shared(job: JobContext, input: Any) -> Any:
+    """What a child has spent of the common budget is missing here."""
+    child = await job.delegate("spend", "0.6")
+    async with job.tool("a"):
+        pass
+    await child.result()
+    left = [str(job.remaining("USD"))]
+    child = await job.delegate("spend-and-wait", "0.6")
+    while str(job.remaining("USD")) == "0.4":
+        await code_of(job.authorize("x-vendor.tests.other", "x"))
+    told = [await code_of(job.authorize("tool.call", "a")), await code_of(job.tool_call("a"))]
+    return [*left, str(job.remaining("USD")), *told]
+
+
+async def rush(job: JobContext, input: Any) -> Any:
+    """A hundred operations at a time, of which the budget allows two."""
+    paid: list[int] = []
+
+    async def pay(number: int) -> None:
+        try:
+            async with job.reserve("USD", "0.4") as hold:
+                await anyio.sleep(0.01)
+                hold.settle(Decimal("0.35"), "cost.test", {"number": number})
+        except Denied as denied:
+            assert denied.code == "BUDGET_EXHAUSTED"
+        else:
+            paid.append(number)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(100):
+            tasks.start_soon(pay, number)
+    return [len(paid), str(job.remaining("USD"))]
+
+
+async def hasty(job: JobContext, input: Any) -> Any:
+    """Gives up before it has begun; nothing is left behind."""
+    for _ in range(20):
+        with anyio.move_on_after(0):
+            async with job.reserve("USD", "0.2"):
+                await anyio.lowlevel.checkpoint()
+        with anyio.move_on_after(0.0005):
+            async with job.reserve("USD", "0.2"):
+                await anyio.sleep(0.001)
+    async with job.reserve("USD", "1"):
+        return "all is there"
+
+
+async def rotates(job: JobContext, input: Any) -> Any:
+    [before] = job.credentials
+    told = []
+    for _ in range(2):
+        told.append(await code_of(job.rotate_credential(before.id)))
+        [after] = job.credentials
+        told.append(after.value.reveal())
+    return told
+
+
+async def deep(job: JobContext, input: Any) -> Any:
+    child = await job.delegate("echo", input, lease_request={})
+    return await child.result()
+
+
+async def late(job: JobContext, input: Any) -> Any:
+    """Delegates when its lease has ended."""
+    await anyio.sleep(input)
+    return await code_of(job.delegate("echo"))
+
+
+async def forges(job: JobContext, input: Any) -> Any:
+    """Says what only our side of the process says."""
+    await job.emit(*FORGED[input])
+    await anyio.sleep_forever()
+
+
+def part(text: str, number: int = 1, *, more: bool = False) -> tuple[str, dict[str, Any]]:
+    return NOTE, {"number": number, "text": text, "more": more}
+
+
+def metric(**dimensions: Any) -> tuple[str, dict[str, Any]]:
+    return "metric", {"name": "cost.x", "value": 1, "unit": "USD", "dimensions": dimensions}
+
+
+FORGED: list[tuple[str, dict[str, Any]]] = [
+    part("no JSON"),
+    part('{"number":1,"what":"everything","arguments":[]}'),
+    part('{"number":1,"what":"released","arguments":[7]}'),
+    part('{"number":1,"what":"reserve","arguments":[]}'),
+    part('{"number":1,"what":"delegate","arguments":[1]}'),
+    (NOTE, {"number": "x"}),
+    metric(**{HOLD: 7}),
+    metric(**{EXACT: "-1"}),
+    metric(**{EXACT: "x"}),
+]
+
+
+async def hoards(job: JobContext, input: Any) -> Any:
+    """Sends parts that never end."""
+    number = 0
+    while True:
+        number += 1
+        await job.emit(*part("x" * 8000, number if input else 1, more=True))
+
+
+TASKS: dict[str, Callable[..., Any]] = {
+    "nested": nested,
+    "crowd": crowd,
+    "waits": waits,
+    "waits-thread": waits_in_a_thread,
+    "shared": shared,
+    "rush": rush,
+    "hasty": hasty,
+    "rotates": rotates,
+    "deep": deep,
+    "late": late,
+    "forges": forges,
+    "hoards": hoards,
+}
+for name, function in TASKS.items():
+    app.agent(f"inside-{name}")(function)
+    app.agent(f"isolated-{name}", isolation="process")(function)
+
+
+@app.agent("echo")
+async def echo(job: JobContext, input: Any) -> Any:
+    return input
+
+
+@app.agent("spend")
+async def spend(job: JobContext, input: Any) -> None:
+    await job.metric("cost.child", Decimal(input), "USD")
+
+
+@app.agent("spend-and-wait")
+async def spend_then_wait(job: JobContext, input: Any) -> None:
+    await job.metric("cost.child", Decimal(input), "USD")
+    await anyio.sleep_forever()
+
+
+@app.agent("wait")
+async def wait(job: JobContext, input: Any) -> None:
+    await anyio.sleep_forever()
