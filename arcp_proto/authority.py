@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from . import outcome
+from . import outcome, turns
 from .audit import note
 from .budget import COST_BUDGET, shown
 from .errors import Denied, ErrorCode
@@ -130,6 +130,7 @@ def wall_clock_moves(runtime: Runtime) -> None:
     for job in runtime.unfinished.values():
         if job.expires is not None and runtime.wall >= job.expires:
             expire(runtime, job)
+    turns.wall_clock_moves(runtime)
 
 
 def wall_clock_moved(runtime: Runtime) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
 from heapq import heappop, heappush
 from typing import Any, Final
 
@@ -16,11 +15,12 @@ from .ids import SECOND, JobId, Principal, Time
 from .limits import Limits
 from .messages import LeaseConstraints
 
-_PLAIN_DIGITS: Final = 16
-_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
-_TOKEN: Final = re.compile(_STRING.pattern + rb"|-?[0-9][0-9.e+-]*+")
-_OTHER_WAYS: Final = re.compile(rb"(?<![0-9.])[0-9]{17}|[0-9](?:e|\.0(?![0-9]))")
-"""In JSON without its strings: a number that `_one_way` may write differently."""
+_LONG: Final = re.compile(rb"[0-9]{17,}+")
+"""A whole number that an encoder writes with an exponent when it is a float. No fraction ends with a zero."""
+_POWER: Final = re.compile(rb"\.([0-9]++)e([0-9]++)")
+_DIGITS: Final = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
+_FLOAT_DIGITS: Final = 17
+"""An encoder never writes more of them in front of an exponent."""
 _encode_sorted: Final = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -174,24 +174,58 @@ def _bytes_of(key: str) -> int:
 
 
 def _canonical(value: Any) -> bytes:
-    """The JSON text that all equal values share: keys sorted, and one way to write each number."""
+    """The JSON text that all equal values share: keys sorted, and one way to write each number.
+
+    Strings are set apart as a whole: what costs something for each number looks at nothing else.
+    """
     text = _encode_sorted(value)
-    return _TOKEN.sub(_one_way, text) if _OTHER_WAYS.search(_STRING.sub(b"", text)) else text
-
-
-def _one_way(token: re.Match[bytes]) -> bytes:
-    """A string and a fraction as they are; a whole number by its digits, a long one without its zeros."""
-    text = token[0].removesuffix(b".0")
-    if text.startswith(b'"') or (b"." in text and b"e" not in text):
-        return text  # An encoder knows one way for each.
-    if b"e" not in text and len(text) <= _PLAIN_DIGITS:
-        return b"0" if text == b"-0" else text
-    sign, digits, power = Decimal(text.decode()).as_tuple()
-    written = "".join(map(str, digits))
-    kept = written.rstrip("0")
-    exponent = int(power) + len(written) - len(kept)
-    if exponent < 0:
+    parts = text.replace(b"\\\\", b"\0").replace(b'\\"', b"\1").split(b'"')  # Neither is in any JSON text.
+    bare = b'"'.join(parts[::2])
+    one_way = _with_powers(_with_long_numbers(_without_fractions(bare)))
+    if one_way == bare:
         return text
-    if exponent + len(kept) <= _PLAIN_DIGITS:
-        kept, exponent = kept + "0" * exponent, 0
-    return f"{'-' * sign}{kept}e{exponent}".encode() if exponent else f"{'-' * sign}{kept}".encode()
+    parts[::2] = one_way.split(b'"')
+    return b'"'.join(parts).replace(b"\1", b'\\"').replace(b"\0", b"\\\\")
+
+
+def _without_fractions(bare: bytes) -> bytes:
+    """`1.0` is 1, and `-0.0` is 0."""
+    if b".0" in bare:
+        negative_zero = b"-0.0" in bare
+        for end in (b",", b"]", b"}"):
+            bare = bare.replace(b".0" + end, end)
+            if negative_zero:
+                bare = bare.replace(b"-0" + end, b"0" + end)
+    return bare
+
+
+def _with_long_numbers(bare: bytes) -> bytes:
+    """A whole number of 17 digits or more, without the zeros at its end: `12e16`."""
+    if b"0" * 17 in bare.translate(_DIGITS):  # Far cheaper than to try the pattern at each short number.
+        return _LONG.sub(_without_zeros, bare)
+    return bare
+
+
+def _without_zeros(number: re.Match[bytes]) -> bytes:
+    digits = number[0]
+    kept = digits.rstrip(b"0")
+    return b"%be%d" % (kept, len(digits) - len(kept)) if len(kept) < len(digits) else digits
+
+
+def _with_powers(bare: bytes) -> bytes:
+    """A float that is written with an exponent, as a whole number with fewer zeros: `1.2e17` is `12e16`."""
+    parts, powers = _POWER.split(bare), [_Powers(count) for count in range(_FLOAT_DIGITS)]
+    parts[2::3] = [powers[len(digits)][power] for digits, power in zip(parts[1::3], parts[2::3], strict=True)]
+    return b"".join(parts)
+
+
+class _Powers(dict[bytes, bytes]):
+    """Exponents by what they are when so many digits stand behind the point; each is worked out once."""
+
+    def __init__(self, digits: int) -> None:
+        self._digits = digits
+
+    def __missing__(self, power: bytes) -> bytes:
+        zeros = int(power) - self._digits
+        written = self[power] = b"e%d" % zeros if zeros else b""
+        return written

@@ -24,7 +24,7 @@ from .credentials import (
     named,
 )
 from .errors import ErrorCode, LocalProtocolError, Refusal
-from .ids import SECOND, Principal, SessionId, Time, ulid
+from .ids import SECOND, JobId, Principal, SessionId, Time, ulid
 from .job import Job, Terms
 from .output import CredentialRotated, IssueCredentials
 from .records import CredentialIssued, CredentialRequested, CredentialRevoked
@@ -60,13 +60,32 @@ class Rotating(msgspec.Struct):
 class Issuing:
     """What waits for credentials, by their alias, and who waits for a key that one of these submits has."""
 
-    __slots__ = ("awaited", "keys", "submits")
+    __slots__ = ("_starting", "awaited", "keys", "submits")
 
     def __init__(self) -> None:
         self.awaited: dict[str, turns.Turn | Starting | Rotating] = {}
         self.submits: Counter[Principal] = Counter()
-        """Submits that wait, by principal; each may become a job."""
+        """What may run soon, by principal: submits that asked and are not answered, and jobs that wait."""
+        self._starting: dict[JobId, None] = {}
         self.keys: dict[tuple[Principal, str], dict[SessionId, None]] = {}
+
+    def starts(self, job: Job) -> None:
+        """A job is to start once it has its credentials; again is harmless."""
+        if job.id not in self._starting:
+            self._starting[job.id] = None
+            self.submits[job.terms.principal] += 1
+
+    def starts_no_more(self, job: Job) -> None:
+        """It has started, or never will; again is harmless."""
+        if job.id in self._starting:
+            del self._starting[job.id]
+            self.one_less(job.terms.principal)
+
+    def one_less(self, principal: Principal) -> None:
+        """What may run soon is a job that runs, or none."""
+        self.submits[principal] -= 1
+        if not self.submits[principal]:
+            del self.submits[principal]
 
 
 def issues(runtime: Runtime, session: Session) -> bool:
@@ -85,6 +104,7 @@ def for_submit(runtime: Runtime, turn: turns.Turn, terms: Terms) -> None:
     any_model = not runtime.config.models_required and authority.MODEL_USE not in terms.lease
     turn.alias = _ask(runtime, terms, parse_budget(terms.lease), turn, any_model=any_model)
     runtime.issuing.submits[terms.principal] += 1
+    turn.counts = True
     if terms.idempotency_key is not None:
         runtime.issuing.keys.setdefault((terms.principal, terms.idempotency_key), {})
 
@@ -92,6 +112,7 @@ def for_submit(runtime: Runtime, turn: turns.Turn, terms: Terms) -> None:
 def for_start(runtime: Runtime, job: Job, input: Any, attempt: int) -> None:
     """Ask for what a job needs before its agent starts."""
     runtime.unfinished[job.id] = job
+    runtime.issuing.starts(job)
     before = [provision for provision in runtime.provisions.of_job(job.id) if provision.issued]
     ids = before[-1].ids if before else []
     _ask_for(runtime, job, Starting(job, input, attempt, ids))
@@ -151,14 +172,22 @@ def late(runtime: Runtime, alias: str) -> None:
         _failed(runtime, waiting, Refusal(ErrorCode.INTERNAL_ERROR, LATE))
 
 
-def drop(runtime: Runtime, alias: str) -> None:
-    """Nothing waits for an alias any more: it is revoked, now and when the answer has come."""
-    waiting = runtime.issuing.awaited.pop(alias, None)
-    if isinstance(waiting, turns.Turn):
-        _waits_no_more(runtime, waiting)
-    provision = runtime.provisions.get(alias)
+def drop(runtime: Runtime, turn: turns.Turn) -> None:
+    """A submit comes to nothing: what it asked for is revoked, now and when the answer has come."""
+    counts_no_more(runtime, turn)
+    if turn.alias is None:
+        return
+    runtime.issuing.awaited.pop(turn.alias, None)
+    provision = runtime.provisions.get(turn.alias)
     if provision is not None:
         revoking.revoke(runtime, provision)
+
+
+def counts_no_more(runtime: Runtime, turn: turns.Turn) -> None:
+    """A submit is a job now, or never will be; again is harmless."""
+    if turn.counts:
+        turn.counts = False
+        runtime.issuing.one_less(turn.session.principal)
 
 
 def give(job: Job, alias: str, credentials: Sequence[Credential]) -> None:
@@ -245,9 +274,9 @@ def _came(
 ) -> None:
     match waiting:
         case turns.Turn():
-            _waits_no_more(runtime, waiting)
             turns.ready(runtime, waiting, credentials)
         case Starting(job=job):
+            runtime.issuing.starts_no_more(job)
             waits = job.id in runtime.unfinished and job.id not in runtime.leaving
             if not waits or job.ending is not None or job.outcome is not None:
                 revoking.revoke(runtime, provision)
@@ -260,19 +289,13 @@ def _came(
             _rotate(runtime, waiting, provision, credentials)
 
 
-def _waits_no_more(runtime: Runtime, turn: turns.Turn) -> None:
-    submits, principal = runtime.issuing.submits, turn.session.principal
-    submits[principal] -= 1
-    if not submits[principal]:
-        del submits[principal]
-
-
 def _failed(runtime: Runtime, waiting: turns.Turn | Starting | Rotating, refusal: Refusal) -> None:
     match waiting:
         case turns.Turn():
-            _waits_no_more(runtime, waiting)
+            counts_no_more(runtime, waiting)
             turns.refused(runtime, waiting, refusal)
         case Starting(job=job):
+            runtime.issuing.starts_no_more(job)
             if job.id in runtime.unfinished and job.ending is None and job.id not in runtime.leaving:
                 failed = outcome.outcome_of(refusal.code, refusal.message)
                 outcome.end_with_error(runtime, job, job.outcome or failed)

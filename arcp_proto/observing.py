@@ -68,14 +68,7 @@ def on_subscribe(
     job, right = visible_job(runtime, session.principal, subscribe.job_id)
     if right is not Right.OBSERVE:
         raise Refusal(ErrorCode.PERMISSION_DENIED, "this job may be listed, and not observed")
-    most = runtime.limits.subscriptions
-    known = session.observed.keys() | session.backlogs.keys()
-    if job.id not in known and len(known) >= most:
-        raise Refusal(
-            ErrorCode.INVALID_REQUEST,
-            f"a session observes at most {most} jobs: unsubscribe from some",
-            details={"limit": "subscriptions", "max": most},
-        )
+    check_room(runtime, session, job)
     after = (subscribe.from_event_seq or 0) if subscribe.history else None
     observe(runtime, session, job, after)
     _answer(runtime, connection, session, envelope, job, after)
@@ -105,6 +98,18 @@ def on_unsubscribe(
     job_id = JobId(unsubscribe.job_id)
     if job_id in session.observed or job_id in session.backlogs:
         runtime.commit(Unobserved(session.id, job_id))
+
+
+def check_room(runtime: Runtime, session: Session, job: Job) -> None:
+    """Raise Refusal unless a session may observe one more job, or does observe this one."""
+    most = runtime.limits.subscriptions
+    known = session.observed.keys() | session.backlogs.keys()
+    if job.id not in known and len(known) >= most:
+        raise Refusal(
+            ErrorCode.INVALID_REQUEST,
+            f"a session observes at most {most} jobs: unsubscribe from some",
+            details={"limit": "subscriptions", "max": most},
+        )
 
 
 def observe(runtime: Runtime, session: Session, job: Job, after: int | None) -> None:

@@ -16,7 +16,7 @@ from .job import Job, Terms
 from .lease import Expiry, parse_expiry, parse_lease
 from .limits import KIB, MAX_RUNTIME_SEC
 from .machine import cut, found
-from .observing import observe, visible_job
+from .observing import check_room, observe, visible_job
 from .output import PauseJob, StartJob
 from .quirks import rewrite_end
 from .records import Delivered, JobAccepted, JobJoined, JobStarted
@@ -188,6 +188,7 @@ def _join(
     session, request_id = turn.session, turn.request_id
     job = runtime.jobs.get(claim.job_id)
     if job is not None and job.home is not session and job.id not in session.observed:
+        check_room(runtime, session, job)
         observe(runtime, session, job, 0)
     runtime.commit(JobJoined(session.id, claim.job_id, request_id))
     if job is not None:
@@ -226,6 +227,7 @@ def _answered_before(
     if job is None:
         raise Refusal(ErrorCode.JOB_NOT_FOUND, "the job of this submit is over, and forgotten")
     if job.ended and job.terms.idempotency_key is not None and job.id not in session.observed:
+        check_room(runtime, session, job)
         observe(runtime, session, job, 0)
     _send_accepted(connection, session, job, envelope.id)
     return True

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from . import issuing, messages, refusals, submitting, wire
+from .audit import note
 from .connection import Connection, Phase
 from .credentials import Credential
 from .errors import ErrorCode, Refusal
 from .job import Terms
+from .machine import found
 from .session import Session
+from .times import parse_time
 
 if TYPE_CHECKING:
     from .ids import SessionId
@@ -24,7 +27,8 @@ class Turn(msgspec.Struct, eq=False):
     """One submit that is not answered: judged when its turn comes, unless it has been before.
 
     `alias` names the credentials that it waits for, until they or the `refusal` have come. `asked_on` is the
-    connection on which it came last.
+    connection on which it came last. `counts`: it is among the submits that may become jobs. `expired`: its
+    lease has ended, whatever a wall clock says later.
     """
 
     session: Session
@@ -36,6 +40,8 @@ class Turn(msgspec.Struct, eq=False):
     terms: Terms | None = None
     credentials: list[Credential] | None = None
     refusal: Refusal | None = None
+    counts: bool = False
+    expired: bool = False
 
 
 def take(runtime: Runtime, connection: Connection, turn: Turn) -> None:
@@ -78,8 +84,13 @@ def keeps_place(runtime: Runtime, connection: Connection, refusal: Refusal) -> b
 
 
 def ready(runtime: Runtime, turn: Turn, credentials: list[Credential]) -> None:
-    """What a submit has waited for is there."""
-    turn.credentials = credentials
+    """What a submit has waited for is there, unless its lease has ended meanwhile (§9.5)."""
+    try:
+        _check_lease(runtime, turn)
+    except Refusal as refusal:
+        turn.refusal = refusal
+    else:
+        turn.credentials = credentials
     proceed(runtime, turn.session)
 
 
@@ -112,7 +123,9 @@ def _answer(runtime: Runtime, session: Session, freed: dict[SessionId, None]) ->
             elif turn.credentials is None or turn.terms is None:
                 return
             else:
+                _check_lease(runtime, turn)
                 accepted_at, some = runtime.unix, bool(turn.credentials)
+                issuing.counts_no_more(runtime, turn)
                 terms = msgspec.structs.replace(turn.terms, accepted_at=accepted_at, credentials=some)
                 submitting.accept(runtime, connection, turn, terms, turn.credentials)
         except Refusal as refusal:
@@ -151,12 +164,18 @@ def abandon(runtime: Runtime, session: Session) -> None:
     freed: dict[SessionId, None] = {}
     session.turns.clear()
     for turn in waiting:
-        if turn.alias is not None:
-            issuing.drop(runtime, turn.alias)
+        issuing.drop(runtime, turn)
         _free_key(runtime, turn, freed)
     for session_id in freed:
         if session_id in runtime.sessions:
             proceed(runtime, runtime.sessions[session_id])
+
+
+def wall_clock_moves(runtime: Runtime) -> None:
+    """The wall clock is about to be set: a lease that has ended by now stays so (§9.5)."""
+    for session in runtime.sessions.values():
+        for turn in session.turns:
+            turn.expired = _has_ended(runtime, turn)
 
 
 def refuse_all(runtime: Runtime, message: str) -> None:
@@ -165,9 +184,25 @@ def refuse_all(runtime: Runtime, message: str) -> None:
         for turn in session.turns:
             if turn.refusal is None:
                 turn.refusal = Refusal(ErrorCode.INTERNAL_ERROR, message)
-                if turn.alias is not None:
-                    issuing.drop(runtime, turn.alias)
+                issuing.drop(runtime, turn)
         proceed(runtime, session)
+
+
+def _check_lease(runtime: Runtime, turn: Turn) -> None:
+    """Raise Refusal LEASE_EXPIRED when nothing can be done with what a submit gets: it is revoked."""
+    if not _has_ended(runtime, turn):
+        return
+    terms = found(turn.terms, "a lease that has ended was asked for")
+    issuing.drop(runtime, turn)
+    note(runtime, "lease_expired", terms.principal, job_id=terms.job_id, expires_at=terms.expires_at)
+    message = f"the lease expired at {terms.expires_at}, before the job could begin"
+    raise Refusal(ErrorCode.LEASE_EXPIRED, message)
+
+
+def _has_ended(runtime: Runtime, turn: Turn) -> bool:
+    expires_at = None if turn.terms is None else turn.terms.expires_at
+    expires = None if expires_at is None else parse_time(expires_at)
+    return turn.expired or (expires is not None and runtime.wall >= expires)
 
 
 def _refuse(runtime: Runtime, connection: Connection | None, turn: Turn, refusal: Refusal) -> None:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import struct
 import zlib
 from contextlib import AsyncExitStack, suppress
-from itertools import count
-from typing import Any, Final
+from typing import Final
 
 import anyio
-from anyio.abc import ByteStream
-from websockets.exceptions import InvalidState
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
 
 from arcp_io.serving import Server
 from tests.attacks.place import Place, Spy
 from tests.attacks.rows import Stories, code_of, run
+from tests.io.floods import flood
 from tests.io.peers import Message
 
 ROWS: Final = Stories()
@@ -182,11 +180,8 @@ async def frames_without_end(place: Place) -> None:
 async def a_flood_of_submit_and_cancel(place: Place) -> None:
     """Rapid reset (CVE-2023-44487)."""
     async with place.other(requests_per_sec=40) as server, place.session(server=server) as bob:
-        async with place.session(server=server) as peer, anyio.create_task_group() as tasks:
-            peer.stream = OneWriter(peer.stream)
-            tasks.start_soon(flood, peer)
-            told, code = await peer.ended()
-            tasks.cancel_scope.cancel()
+        async with place.session(server=server) as peer:
+            told, code = await flood(peer, "victim")
         assert code == 1008
         limits = [limit_of(message) for message in told if code_of(message) == "INTERNAL_ERROR"]
         assert set(limits) == {"requests_per_sec"}
@@ -197,35 +192,6 @@ async def a_flood_of_submit_and_cancel(place: Place) -> None:
     assert {fact.facts["limit"] for fact in place.facts if fact.what == "limit_reached"} == {
         "requests_per_sec"
     }
-
-
-class OneWriter(ByteStream):
-    """A stream that two tasks write to, one after the other."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._writing = anyio.Lock()
-
-    async def send(self, item: bytes) -> None:
-        async with self._writing:
-            await self._stream.send(item)
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        data: bytes = await self._stream.receive(max_bytes)
-        return data
-
-    async def send_eof(self) -> None:
-        await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-async def flood(peer: Spy) -> None:
-    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, InvalidState):
-        for number in count():
-            await peer.send("job.submit", {"agent": "victim"}, id=f"s{number}")
-            await peer.send("job.cancel", {"job_id": f"job_{number}"})
 
 
 @story(

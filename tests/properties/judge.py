@@ -91,6 +91,8 @@ class Judge:
         self.old_tokens: list[str] = []
         self.pages: list[tuple[str, str, dict[str, Any], int]] = []
         """Cursors: the text, its principal, filter, and the number of jobs before it."""
+        self.crowded_until: dict[str, int] = {}
+        """Until when a principal gets no other session, unless one that it has is left or ends."""
         self.draining = False
         self.drain_at: int | None = None
         self.doomed: Line | None = None
@@ -138,6 +140,7 @@ class Judge:
         for session in runtime.sessions.values():
             self._left_out(self.lines[session.id])
             self._numbered(self.lines[session.id], session)
+            self._overlooked(self.lines[session.id], session)
 
     def _crowded(self) -> bool:
         limits = self.config.limits
@@ -158,16 +161,18 @@ class Judge:
             line.attached = session.connection.number
         elif line.attached is not None:
             line.attached, line.detached_at = None, self.world.runtime.now
+            self.crowded_until.pop(line.principal, None)
 
     def _session_over(self, line: Line) -> None:
         line.over = True
+        self.crowded_until.pop(line.principal, None)
         if self.blind:
             return
         if line.attached is not None:
             line.attached, line.detached_at = None, self.world.runtime.now
         window = self.config.resume_window_sec * SECOND
         late = self.world.runtime.now >= line.detached_at + window
-        ensure(late or line.may_end, "a session ended before its window")
+        ensure(late or line.may_end or line.may_make_room, "a session ended before its window")
         for work in self.works.values():
             job = self.world.runtime.jobs.get(work.job_id)
             if work.home is not line or job is None or job.end is not None:
@@ -223,6 +228,12 @@ class Judge:
                 flow.floor = len(work.events)
             elif job is not None and not flow.live and "subscribe" not in line.features:
                 flow.floor = job.history.first
+
+    def _overlooked(self, line: Line, session: Session) -> None:
+        """What a session observes of which something was lost, nobody but the runtime knows."""
+        if line.blind:
+            observed = dict.fromkeys([*session.observed, *session.backlogs])
+            line.flows = {job_id: line.flows.get(job_id) or Flow(0) for job_id in observed}
 
     def _numbered(self, line: Line, session: Session) -> None:
         log, before = session.log, line.last
@@ -377,6 +388,9 @@ class Judge:
         expected: Verdict | None = None
         if verifying and client is not None and not failed and client.attempt is not None:
             expected = self.judge_resume(client.attempt, who)
+        new = verifying and client is not None and client.attempt is None and not (failed or self.draining)
+        if new and who is not None and self._too_many(who):
+            expected = "INTERNAL_ERROR"
         old = None if expected is None or isinstance(expected, str) else self.client_of(expected[0].attached)
         answer = self.world.runtime.authenticated(asked.request, who, failed, expires, now=self.world.now)
         self.world.carry_out(answer)
@@ -390,11 +404,33 @@ class Judge:
             self.welcomed(client)
         else:
             self.settle(client, expected)
+        if new and expected == "INTERNAL_ERROR" and client.peer.frames:
+            details = client.peer.frames[-1]["payload"]["details"]
+            ensure(details["limit"] == "sessions", "it was refused for another limit")
+        for line in self.lines.values():
+            line.may_make_room = False
         client.expires = expires
         if old is not None:
             closing = old.peer.closing
             told = closing is not None and closing.code == 1008 and closing.reason == "UNAUTHENTICATED"
             ensure(told, "its session was taken over, and nobody told")
+
+    def _too_many(self, who: str) -> bool:
+        """Whether a principal has too many sessions for another, and none that ends for it (§14)."""
+        lines = [line for line in self.lines.values() if line.principal == who and not line.over]
+        if len(lines) < self.config.limits.sessions:
+            return False
+        sessions = self.world.runtime.sessions
+        ending = [line for line in lines if line.attached is None and not sessions[line.session_id].jobs]
+        if self.now < self.crowded_until.get(who, 0):
+            return True
+        if not ending:
+            self.crowded_until[who] = self.now + SECOND
+            return True
+        longest = min(line.detached_at for line in ending)
+        for line in ending:
+            line.may_make_room = line.detached_at == longest
+        return False
 
     def welcomed(self, client: Client) -> None:
         """A new session was opened for a client."""
@@ -490,26 +526,38 @@ class Judge:
 
     def judge_submit(self, line: Line, payload: dict[str, Any]) -> tuple[tuple[str, ...], JobId | None]:
         """The answers that a submit may have, and the job that it joins."""
-        limits, invalid = self.config.limits, (("INVALID_REQUEST",), None)
+        invalid = (("INVALID_REQUEST",), None)
         if payload.get("max_runtime_sec") == 0:
             return invalid
         key = payload.get("idempotency_key")
         claimed = None if key is None else self.keys.get((line.principal, key))
         if claimed is not None:
-            same = all(claimed[0].get(name) == payload.get(name) for name in ("agent", "input"))
-            return (("job.accepted",), claimed[1]) if same else (("DUPLICATE_KEY",), None)
+            if any(claimed[0].get(name) != payload.get(name) for name in ("agent", "input")):
+                return ("DUPLICATE_KEY",), None
+            work = self.works[claimed[1]]
+            if self._is_new(line, work) and self._observes_all(line, work):
+                return invalid
+            return ("job.accepted",), claimed[1]
         if payload["agent"] == "zork":
             return ("AGENT_NOT_AVAILABLE",), None
         if "zork" in payload.get("lease_request", {}):
             return invalid
         if "lease_constraints" in payload and self.wall >= EXPIRES_AT:
             return invalid
-        running = sum(not work.stopped for work in self.works.values())
-        claims = sum(principal == line.principal for principal, _ in self.keys)
-        full = key is not None and claims >= limits.idempotency_keys
-        if self.draining or running >= limits.running_jobs or full:
+        if self.draining or self.cap_of(line, key is not None):
             return ("INTERNAL_ERROR",), None
         return ("job.accepted",), None
+
+    def cap_of(self, line: Line, keyed: bool) -> str:
+        """The first limit that one more job of a session would pass; empty if there is room."""
+        limits = self.config.limits
+        running = [_group(work.principal) for work in self.works.values() if not work.stopped]
+        claims = sum(principal == line.principal for principal, _ in self.keys)
+        if len(running) >= limits.running_jobs:
+            return "running_jobs"
+        if running.count(_group(line.principal)) >= limits.principal_jobs:
+            return "principal_jobs"
+        return "idempotency_keys" if keyed and claims >= limits.idempotency_keys else ""
 
     def join_job(self, line: Line, job_id: JobId, request_id: str, payload: dict[str, Any]) -> None:
         """A submit with a key of before is answered by its job, and what the session has not seen of it."""
@@ -521,9 +569,29 @@ class Judge:
             return
         if line.session_id not in work.submitters:
             work.submitters.append(line.session_id)
-        observes = job_id in line.flows and line.flows[job_id].until is None
-        if not observes and (work.ended or work.home is not line):
+        if self._is_new(line, work):
             line.flows[job_id] = Flow(job.history.first)
+
+    def judge_again(self, line: Line, work: Work, payload: dict[str, Any]) -> str:
+        """The answer to a submit that was carried out before; with a key the end of its job comes again."""
+        job = self.world.runtime.jobs.get(work.job_id)
+        if job is None:
+            return "JOB_NOT_FOUND"
+        if work.ended and "idempotency_key" in payload and self._is_new(line, work):
+            if self._observes_all(line, work):
+                return "INVALID_REQUEST"
+            line.flows[work.job_id] = Flow(job.history.first)
+        return "job.accepted"
+
+    def _is_new(self, line: Line, work: Work) -> bool:
+        """Whether a session observes a job from the time on at which it submits it again."""
+        observes = work.job_id in line.flows and line.flows[work.job_id].until is None
+        known = work.job_id in self.world.runtime.jobs
+        return known and not observes and (work.ended or work.home is not line)
+
+    def _observes_all(self, line: Line, work: Work) -> bool:
+        """Whether a session observes as many jobs as it may, and not this one."""
+        return len(line.flows) >= self.config.limits.subscriptions and work.job_id not in line.flows
 
     def judge_cancel(self, line: Line, work: Work) -> str | None:
         """The code with which a cancel is refused; None when it is carried out."""
@@ -540,8 +608,7 @@ class Judge:
             return "INVALID_REQUEST"
         if right != "observe":
             return "PERMISSION_DENIED" if right else "JOB_NOT_FOUND"
-        full = len(line.flows) >= self.config.limits.subscriptions
-        return "INVALID_REQUEST" if full and work.job_id not in line.flows else None
+        return "INVALID_REQUEST" if self._observes_all(line, work) else None
 
     def subscribed(self, line: Line, work: Work, after: int | None) -> Check:
         """A subscription is carried out; returns what its answer has to be."""
@@ -688,3 +755,8 @@ class Judge:
             else:
                 ensure(not work.ended, "an observer was not told of the end")
                 ensure(job_id in session.observed, "a subscription is lost")
+
+
+def _group(principal: str) -> str:
+    """With whom the jobs of a principal are counted: clients without a name are one."""
+    return "anonymous" if principal.startswith("anonymous-") else principal

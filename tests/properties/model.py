@@ -29,6 +29,8 @@ class Asked:
     after: int = 0
     """The number of the last event before it."""
     payload: dict[str, Any] = field(default_factory=dict)
+    cap: str = ""
+    """The limit that it would pass."""
 
 
 @dataclass
@@ -190,6 +192,9 @@ class Client:
         if message_type == "job.accepted" and self.quirk == "pypi" and message_type not in asked.may:
             return  # It is refused with the next frame.
         ensure(given in asked.may, f"{asked.message_type} was answered by {given}, not {asked.may}")
+        if asked.cap and given == "INTERNAL_ERROR":
+            told = payload["details"]["limit"]
+            ensure(told == asked.cap, f"refused for {told}, and not {asked.cap}")
         if message_type != "job.cancelled" and not self.lied:
             before = self.last or self.cursor
             ensure(before == asked.after, f"answered after event {before}, and not {asked.after}")

@@ -91,6 +91,8 @@ def config_of(a: int, b: int, c: int) -> RuntimeConfig:
         control_envelopes=8 if b & 4 else 1_000,
         held_messages=2 if b & 8 else 64,
         running_jobs=3 if c & 1 else 1_000,
+        principal_jobs=2 if c & 16 else 500,
+        sessions=3 if c & 16 else 64,
         result=100_000 if c & 2 else 64 * 1024 * KIB,
         retention=15 if c & 4 else 600,
         chunk=1_000 if c & 8 else 40 * KIB,
@@ -296,12 +298,13 @@ class Play(Judge):
         may: tuple[str, ...]
         job_id: JobId | None
         if carried is not None and carried in self.works:
-            may, job_id = ("job.accepted" if carried in jobs else "JOB_NOT_FOUND",), carried
+            may, job_id = (self.judge_again(line, self.works[carried], payload),), carried
         else:
             may, job_id = self.judge_submit(line, payload)
             if job_id is not None:
                 self.join_job(line, job_id, request_id, payload)
-        client.asked[request_id] = Asked("job.submit", may, _names(job_id), line.last, payload)
+        cap = "" if self.draining else self.cap_of(line, "idempotency_key" in payload)
+        client.asked[request_id] = Asked("job.submit", may, _names(job_id), line.last, payload, cap)
         self._send(client, "job.submit", payload, request_id, **fields)
         new = [job_id for job_id in self.world.runtime.jobs if job_id not in jobs]
         ensure(len(new) == (may == ("job.accepted",) and job_id is None), f"{new} after {may}")
@@ -634,6 +637,7 @@ class Play(Judge):
     def set_clock(self, a: int, b: int, c: int) -> None:
         self.clock_moves()
         self.world.runtime.wall_clock_set(UNIX + (a - 128) * 60 * SECOND, now=self.world.now)
+        self.world.take()
         self.clock_moved()
         self.pass_time(0)
 

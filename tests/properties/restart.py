@@ -74,7 +74,7 @@ def restart(judge: Judge, a: int, *, snapshot: bool) -> None:
     if not judge.blind:
         forget(judge, bare, durable)
     judge.clients, judge.pending = [], []
-    judge.started, judge.paused = {}, {}
+    judge.started, judge.paused, judge.crowded_until = {}, {}, {}
     judge.draining, judge.drain_at, judge.noted = False, None, 0
     judge.observers = config.observers
     judge.world = Watched(judge, runtime)
@@ -181,6 +181,7 @@ def forget(judge: Judge, bare: Runtime, durable: list[Record]) -> None:
             line.flows.clear()
             line.home.clear()
     for work in judge.works.values():
+        work.stopped = True  # Agents die with their process, also those that had not stopped in time.
         job = bare.jobs.get(work.job_id)
         if job is not None:
             _forget_in_work(judge, work, job)

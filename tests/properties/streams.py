@@ -123,6 +123,11 @@ class Work:
         ensure(self.marked == len(self.markers) or None in self.events, "an event was lost")
         self.end_source = source
 
+    def ended_at_home(self, source: int) -> None:
+        """A session was told of the end under this home number: the first, if all else is forgotten."""
+        ensure(self.end_source in (None, source), "the end has another home number")
+        self.end_source = source
+
     def _count(self, source: int) -> None:
         ensure(self.end_source is None, "something comes after the end")
         if self.source is not None:
@@ -201,6 +206,8 @@ class Line:
     over: bool = False
     may_end: bool = False
     """Its newest token asked for what is gone."""
+    may_make_room: bool = False
+    """It is the one that ends for another session of its principal."""
     acked: int = 0
     told: bool | None = False
     """Of back-pressure since it last kept up; None when nobody knows."""
@@ -282,11 +289,12 @@ class Line:
             ensure(self.ends[job_id] >= 0, "an end that nobody waits for")
             flow = self.home.pop(job_id, None)
             if flow is not None and work is not None:
-                ensure(work.end_source in (None, self.last), "the end has another home number")
+                work.ended_at_home(self.last)
         else:
             flow = self.flows.pop(job_id, None)
             ensure(flow is not None and flow.until is None, "an end of what it does not observe")
-            ensure(work is not None and source == work.end_source, "the end has another home number")
+            if work is not None:
+                work.ended_at_home(source)
         if flow is not None and work is not None:
             ensure(not flow.due(work, self.features), "the end came before an event")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from decimal import Decimal
 from itertools import combinations
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.idempotency import Claim, Keys, fingerprint
+from arcp_proto.idempotency import Claim, Keys, _canonical, fingerprint
 from arcp_proto.ids import SECOND, JobId, Principal, Time
 from arcp_proto.limits import MAX_DEPTH, Limits
 from arcp_proto.messages import LeaseConstraints
@@ -152,6 +152,45 @@ def backwards(value: Any) -> Any:
             return [backwards(item) for item in value]
         case _:
             return value
+
+
+STORED: Final = (
+    (
+        '{"text": "a \\" 1.0, \\\\", "n": [1, 1.0, -0.0, 0.5, true, null]}',
+        "4b9220330c334e6318de9e8eb00ee0a24bb55a123b958afa4983ac0f50f66036",
+    ),
+    (
+        "[1e300, 1.5e16, 15e15, 1.2345678901234567e16, -1.5e-7, 9e15, -9e15, 5e-324]",
+        "cbd6463e8894b358d17e38af5edbe18941b13873a6578bdba7a652b4c9a150d4",
+    ),
+    (
+        "[10000000000000000, -12345678901234560, 1234567890123456789, 123456789012345600000000000]",
+        "ee38d7a806be5a2c0c7a42ece8578e96cf563e3c8cfbe70bc24e172b1df9bc3c",
+    ),
+    (
+        "[9007199254740993, 9007199254740992, 9007199254740992.0, 18446744073709551616, -1234567890123450]",
+        "2a0b2944b016223e31a0c17e137bbc70a3c205ca50f024713747d7766b9d62ee",
+    ),
+)
+"""Inputs, and what a journal of 0.1.0 holds as their fingerprint."""
+
+
+@pytest.mark.parametrize(("text", "stored"), STORED)
+def test_a_fingerprint_is_what_journals_hold(text: str, stored: str) -> None:
+    assert of_input(decode_value(text.encode())).hex() == stored
+
+
+@pytest.mark.parametrize(
+    "number", [1.5e300, 1e16, 1.2345678901234567e16, 10.0, 10**20, 10**15 + 1, -0.0, 0.5]
+)
+@pytest.mark.parametrize(
+    "beside", ["", "1.0", '",', '\\"', "\\\\", "\0\1", "1.5e300", "[10000000000000000000]"]
+)
+def test_strings_stay_what_they_are_beside_any_number(number: float, beside: str) -> None:
+    written = _canonical([beside, number, beside, {beside: number}])
+    assert [one for one in json.loads(written) if isinstance(one, str)] == [beside, beside]
+    assert list(json.loads(written)[3]) == [beside]
+    assert _canonical([beside, number]) == _canonical([beside, decode_value(str(number).encode())])
 
 
 def test_every_term_counts() -> None:

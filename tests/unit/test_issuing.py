@@ -10,6 +10,7 @@ import pytest
 from arcp_proto.credentials import FEATURE
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.inventory import AgentInfo
+from arcp_proto.limits import Limits
 from arcp_proto.output import CredentialRotated, IssueCredentials, StartJob
 from arcp_proto.recording import record, replay
 from arcp_proto.records import CredentialIssued, CredentialRequested, CredentialRevoked, encode_record
@@ -421,6 +422,36 @@ def test_a_child_whose_credentials_fail_ends_so() -> None:
 
 
 RESTARTABLE = msgspec.structs.replace(JOURNALED, agents=(AgentInfo("echo", restartable=True),))
+
+
+def test_a_child_that_waits_for_its_own_counts_as_a_running_job() -> None:
+    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(principal_jobs=2)))
+    peer = world.client()
+    job = world.job(peer, lease_request={"agent.delegate": ["*"]})
+    for end in ("starts", "fails", "comes late", "is cancelled"):
+        child = world.runtime.delegate(job, "plain", now=world.now)
+        world.take()
+        [error] = submit(peer)
+        assert error["payload"]["details"]["limit"] == "principal_jobs", end
+        world.advance(1.1)  # Until its connection is read again.
+        if end == "starts":
+            world.issue()
+            world.finish(child)
+        elif end == "fails":
+            world.refuse()
+        elif end == "comes late":
+            world.advance(30)
+            world.issue()
+        else:
+            peer.cancel(child)
+            assert not world.runtime.issuing.submits
+            world.issue()
+        assert not world.runtime.issuing.submits, end
+        for alias in world.revocations:
+            world.revoke(alias)
+        world.advance(3)
+    submit(peer)
+    assert len(world.asked) == 6
 
 
 def test_a_job_that_starts_again_gets_others_first_and_its_session_is_told() -> None:

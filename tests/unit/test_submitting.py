@@ -93,6 +93,36 @@ def test_a_session_that_observes_the_job_already_gets_nothing_twice() -> None:
     assert second.numbers() == [1, 2]
 
 
+def test_a_session_that_observes_as_many_jobs_as_it_may_joins_no_other() -> None:
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(subscriptions=1)))
+    first, second = world.client(), world.client()
+    keyed(first)
+    other = first.submit()
+    second.send("job.subscribe", {"job_id": other})
+    [error] = keyed(second)
+    assert error["payload"]["code"] == "INVALID_REQUEST"
+    assert error["payload"]["details"]["limit"] == "subscriptions"
+    assert [frame["type"] for frame in keyed(first)] == ["job.accepted"], "it flows here, and is not observed"
+    second.send("job.unsubscribe", {"job_id": other})
+    assert [frame["type"] for frame in keyed(second)] == ["job.accepted"]
+
+
+def test_of_a_job_that_is_over_the_end_comes_again_within_the_same_limit() -> None:
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(subscriptions=1)))
+    first = world.client()
+    other = world.client().submit()
+    submit = {"agent": "echo", "idempotency_key": "k"}
+    first.send("job.submit", submit, id="s1")
+    world.finish(jobs_of(world)[-1])
+    again = world.resumed(first, 0, replies=True)
+    again.send("job.subscribe", {"job_id": other})
+    again.send("job.submit", submit, id="s1")
+    assert again.frames[-1]["payload"]["details"]["limit"] == "subscriptions"
+    again.send("job.unsubscribe", {"job_id": other})
+    assert [frame["type"] for frame in again.send("job.submit", submit, id="s1")] == ["job.accepted"]
+    assert [frame["type"] for frame in settled(world, again)] == ["job.result"]
+
+
 def test_once_the_job_is_over_history_and_end_come_again_with_fresh_numbers() -> None:
     world = World()
     peer = world.client()

@@ -7,11 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto.ids import SECOND, Time
 from arcp_proto.limits import Limits
-from arcp_proto.output import StartJob
+from arcp_proto.output import Audit, IssueCredentials, StartJob
+from arcp_proto.times import format_time
 
 from .credentialed import PROVIDED, WITH, Provided
-from .world import FEATURES, Frame, Peer
+from .world import FEATURES, UNIX, Frame, Peer
 
 
 def submit(peer: Peer, **payload: Any) -> list[Frame]:
@@ -200,6 +202,46 @@ def test_those_that_wait_count_as_running_jobs() -> None:
     assert len(world.asked) == 2
 
 
+@pytest.mark.parametrize("limits", [Limits(running_jobs=3), Limits(principal_jobs=3)])
+def test_those_that_have_their_credentials_and_wait_behind_others_count_too(limits: Limits) -> None:
+    world = Provided(msgspec.structs.replace(PROVIDED, limits=limits))
+    peer, other = world.client(), world.client()
+    for _ in range(3):
+        submit(peer)
+    first, second, third = world.asked
+    world.issue(alias=second)
+    world.issue(alias=third)
+    submit(other)
+    assert (other.codes(), len(world.asked)) == (["INTERNAL_ERROR"], 3)
+    world.issue(alias=first)
+    assert len(world.runtime.running) == 3
+    assert world.runtime.issuing.submits.total() == 0
+
+
+@pytest.mark.parametrize("ready", [True, False])
+@pytest.mark.parametrize("how", ["the session ends", "the runtime shuts down", "the lease ends"])
+def test_what_waits_no_more_counts_no_more(how: str, ready: bool) -> None:
+    world = Provided(msgspec.structs.replace(PROVIDED, resume_window_sec=1))
+    peer = world.client()
+    submit(peer)
+    submit(peer, lease_constraints=until(10))
+    assert world.runtime.issuing.submits.total() == 2
+    if ready:
+        world.issue(alias=world.asked[1])
+    if how == "the session ends":
+        peer.drop()
+        world.advance(1.1)
+    elif how == "the runtime shuts down":
+        world.runtime.shut_down(5.0, now=world.now)
+        world.take()
+    else:
+        world.advance(11)
+        for alias in world.asked[: 1 if ready else 2]:
+            world.issue(alias=alias)
+        assert peer.codes() == ["LEASE_EXPIRED"]
+    assert not world.runtime.issuing.submits
+
+
 def test_a_session_that_is_over_frees_its_keys() -> None:
     world = Provided(msgspec.structs.replace(PROVIDED, resume_window_sec=1))
     peer, other = world.client(), world.client()
@@ -236,3 +278,119 @@ def test_the_date_of_acceptance_is_that_of_the_answer(count: int) -> None:
     world.issue()
     first, second = (frame["payload"]["accepted_at"] for frame in peer.of("job.accepted"))
     assert first == second
+
+
+# The lease of a submit may end while it waits (§9.5).
+
+
+def until(seconds: int) -> dict[str, str]:
+    """`lease_constraints` of a lease that ends so long after the world began."""
+    return {"expires_at": format_time(Time(UNIX + seconds * SECOND))}
+
+
+def test_a_lease_that_ends_before_its_credentials_come_refuses_the_submit() -> None:
+    world = Provided()
+    peer = world.client()
+    submit(peer, lease_constraints=until(10))
+    world.advance(10)
+    assert answers(peer) == []
+    world.issue("sk-late")
+    assert peer.codes() == ["LEASE_EXPIRED"]
+    error = peer.frames[-1]["payload"]
+    assert (error["retryable"], error["request_id"]) == (False, "req2")
+    assert (peer.of("job.accepted"), world.all(StartJob), len(world.runtime.jobs)) == ([], [], 0)
+    assert world.revocations == world.asked
+    assert b"sk-late" not in world.values(peer.connection)
+    world.revoke(world.asked[0])
+    assert len(world.runtime.provisions) == 0
+    assert world.last(Audit) == Audit(
+        "lease_expired", "alice", {"job_id": world.last(IssueCredentials).job_id, **until(10)}
+    )
+
+
+def test_a_lease_that_lasts_a_moment_longer_is_accepted() -> None:
+    world = Provided()
+    peer = world.client()
+    submit(peer, lease_constraints=until(10))
+    world.advance(9.999)
+    world.issue()
+    assert [kind for kind, _ in answers(peer)] == ["job.accepted"]
+    assert (world.revocations, len(world.all(StartJob))) == ([], 1)
+
+
+def test_a_provisioner_that_has_made_none_leaves_nothing_to_revoke() -> None:
+    world = Provided()
+    peer = world.client()
+    submit(peer, lease_constraints=until(10))
+    world.advance(11)
+    world.carry_out(world.runtime.credentials_issued(world.asked[0], [], now=world.now))
+    assert (peer.codes(), world.revocations) == (["LEASE_EXPIRED"], [])
+
+
+def test_the_refusal_of_an_ended_lease_keeps_its_place_and_its_values_go_at_once() -> None:
+    world = Provided()
+    peer = world.client()
+    submit(peer)
+    submit(peer, lease_constraints=until(10))
+    submit(peer)
+    first, second, third = world.asked
+    world.advance(11)
+    world.issue(alias=third)
+    world.issue(alias=second)
+    assert (answers(peer), world.revocations) == ([], [second])
+    world.issue(alias=first)
+    assert answers(peer) == [("job.accepted", "req1"), ("session.error", "req2"), ("job.accepted", "req3")]
+    assert peer.codes() == ["LEASE_EXPIRED"]
+
+
+def test_a_lease_that_ends_behind_others_refuses_the_submit_in_its_turn() -> None:
+    world = Provided()
+    peer = world.client()
+    submit(peer)
+    submit(peer, lease_constraints=until(10))
+    first, second = world.asked
+    world.issue(alias=second)
+    world.advance(11)
+    assert (answers(peer), world.revocations) == ([], [])
+    world.issue(alias=first)
+    assert answers(peer) == [("job.accepted", "req1"), ("session.error", "req2")]
+    assert (peer.codes(), world.revocations) == (["LEASE_EXPIRED"], [second])
+
+
+def test_the_key_of_a_submit_whose_lease_has_ended_is_free() -> None:
+    world = Provided()
+    peer, other = world.client(), world.client()
+    submit(peer, idempotency_key="k", lease_constraints=until(10))
+    submit(other, idempotency_key="k", lease_constraints=until(20))
+    world.advance(11)
+    world.issue()
+    assert (peer.codes(), answers(other), len(world.asked)) == (["LEASE_EXPIRED"], [], 2)
+    world.issue()
+    assert answers(other) == [("job.accepted", "req1")]
+    assert [request.job_id for request in world.all(StartJob)] == list(world.runtime.jobs)
+
+
+def test_a_lease_that_has_ended_stays_so_when_the_wall_clock_is_set_back() -> None:
+    world = Provided()
+    peer = world.client()
+    submit(peer, lease_constraints=until(10))
+    submit(peer, lease_constraints=until(20))
+    submit(peer)
+    world.advance(11)
+    world.runtime.wall_clock_set(UNIX, now=world.now)
+    world.take()
+    world.advance(1)
+    for alias in world.asked:
+        world.issue(alias=alias)
+    assert [kind for kind, _ in answers(peer)] == ["session.error", "job.accepted", "job.accepted"]
+    assert peer.codes() == ["LEASE_EXPIRED"]
+
+
+def test_a_wall_clock_that_is_set_forward_ends_a_lease_that_waits() -> None:
+    world = Provided()
+    peer = world.client()
+    submit(peer, lease_constraints=until(3_600))
+    world.runtime.wall_clock_set(UNIX + 7_200 * SECOND, now=world.now)
+    world.take()
+    world.issue()
+    assert peer.codes() == ["LEASE_EXPIRED"]
