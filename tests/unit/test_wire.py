@@ -669,3 +669,45 @@ def test_no_head_is_longer_than_head_bytes(
         trace_id=trace_id,
     )
     assert max(len(event), len(control)) - len(b"{}") <= wire.HEAD_BYTES
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[1, 2.5, true]", False),
+        ('{"e": 1}', False),
+        ("1e5", True),
+        ("1E5", True),
+        ("9E-5", True),
+        ("1.5e+300", True),
+        ('"0e"', True),
+    ],
+)
+def test_exponents_are_seen(text: str, found: bool) -> None:
+    assert wire.has_exponents(text.encode()) is found
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(), st.sampled_from(["", ".5", ".25"]), st.sampled_from("eE"), st.integers(-400, 400)
+        ),
+        min_size=1,
+    )
+)
+def test_a_long_text_with_exponents_is_read_as_a_short_one(parts: list[tuple[int, str, str, int]]) -> None:
+    numbers = [f"{whole}{fraction}{letter}{power}" for whole, fraction, letter, power in parts]
+    each: list[object] = []
+    for number in numbers:
+        try:
+            each.append(wire.decode_value(number.encode()))
+        except Unreadable as unreadable:
+            assert "out of range" in str(unreadable)
+            each.append(None)
+    text = f"[{', '.join(numbers)}{' ' * 512}]".encode()
+    if None in each:
+        with pytest.raises(Unreadable, match="out of range"):
+            wire.decode_value(text)
+    else:
+        assert wire.decode_value(text) == each
+        assert all(type(number) is float for number in each)
