@@ -79,8 +79,8 @@ class _LooseEnvelope(msgspec.Struct):
 def decoder_of(shape: type[T]) -> Callable[[bytes | msgspec.Raw], T]:
     """What `decode_payload` takes, for messages of exactly this shape.
 
-    msgspec takes 10 us for a float near the end of the range, 2 us a byte: what is not short and has exponents
-    is given to a decoder that lets `float` read each number, which is even.
+    msgspec takes 10 us for a float near the end of the range, 2 us a byte: what is not short and has
+    exponents is given to a decoder that lets `float` read each number, which is even.
     """
     decode = msgspec.json.Decoder(shape).decode
     decode_evenly = msgspec.json.Decoder(shape, float_hook=_float).decode
