@@ -50,8 +50,8 @@ def judge(path: Path, history: Callable[[str], History], told: Iterable[str]) ->
     wrong = [f"{path.name}: {note['error']} {note['causes']}" for note in notes if note["what"] == "failed"]
     if notes[-1]["what"] != "left":
         wrong.append(f"{path.name}: did not end by itself")
-    if len({note["id"] for note in notes if note["what"] == "session"}) != 1:
-        wrong.append(f"{path.name}: more than one session")
+    if len(sessions := _sessions(notes)) > 1:
+        wrong.append(f"{path.name}: worked in {len(sessions)} sessions: {sessions}")
     events = _by_job(notes, "event")
     ends = _by_job(notes, "end")
     accepted = {note["job"] for note in notes if note["what"] == "accepted"}
@@ -123,6 +123,18 @@ def _lives(notes: list[Note]) -> list[Life]:
             case "repeat":
                 lives[-1].repeats.append(note)
     return lives
+
+
+def _sessions(notes: list[Note]) -> list[str]:
+    """Those in which something came of a job: one that is killed before has stored none, and lost none."""
+    found: dict[str, None] = {}
+    session = ""
+    for note in notes:
+        if note["what"] == "session":
+            session = note["id"]
+        elif note["what"] in ("accepted", "event", "repeat"):
+            found[session] = None
+    return list(found)
 
 
 def _by_job(notes: list[Note], what: str) -> dict[str, list[Note]]:

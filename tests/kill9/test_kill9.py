@@ -96,7 +96,10 @@ HELD: History = {
         pytest.param([event(1), event(2), {**END, "result": 2}, LEFT], "returned 2", id="result"),
         pytest.param([event(1), event(2), {**END, "status": "error"}, LEFT], "ended as", id="status"),
         pytest.param([event(1), event(2), END], "did not end", id="hung"),
-        pytest.param([event(1), event(2), END, {**SESSION, "id": "t"}, LEFT], "one session", id="session"),
+        pytest.param(
+            [event(1), {**SESSION, "id": "t"}, event(2), END, LEFT], "worked in 2 sessions", id="session"
+        ),
+        pytest.param([event(1), event(2), END, {**SESSION, "id": "t"}, LEFT], "", id="session without work"),
     ],
 )
 def test_wrong_notes_are_found(notes: list[dict[str, Any]], wrong: str, tmp_path: Path) -> None:
