@@ -1,0 +1,1 @@
+"""How fast the runtime and its client are, beside the peer of PyPI and a floor: see `__main__`."""

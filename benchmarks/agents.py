@@ -1,0 +1,97 @@
+"""The agents that every server runs, written once; what differs between implementations is a Host."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NamedTuple, Protocol
+
+
+class Gate(Protocol):
+    """An event of the loop that runs."""
+
+    def set(self) -> object:
+        """Let everybody through."""
+
+    async def wait(self) -> object:
+        """Until it is set."""
+
+
+class Host(NamedTuple):
+    """What agents need beside `job.log`, which is the same everywhere."""
+
+    checkpoint: Callable[[], Awaitable[object]]
+    """Let others run."""
+    gate: Callable[[], Gate]
+    stream: Callable[[Any, str], AbstractAsyncContextManager[Any]]
+    """(job, encoding): a result stream with an async `write`."""
+    authorize: Callable[[Any, str, str], Awaitable[object]]
+    """(job, capability, target)."""
+
+
+Agent = Callable[[Any, Any], Awaitable[Any]]
+
+
+def agents_of(host: Host) -> dict[str, Agent]:
+    """Name to `async def agent(job, input)`."""
+    gates: dict[str, Gate] = {}
+
+    def gate_of(input: Any) -> Gate:
+        return gates.setdefault(input["gate"], host.gate())
+
+    async def emit(job: Any, input: Any) -> Any:
+        """`n` log events, with `suspend` one turn of the loop after each, `size` characters longer than
+        they have to be; begins when its `gate` opens."""
+        count, checkpoint = input["n"], host.checkpoint if input.get("suspend") else None
+        rest = "x" * input.get("size", 0)
+        if "gate" in input:
+            await gate_of(input).wait()
+        for number in range(count):
+            await job.log("info", f"processed item {number} of the batch{rest}")
+            if checkpoint is not None:
+                await checkpoint()
+        return {"n": count}
+
+    async def open_gate(job: Any, input: Any) -> Any:
+        gate_of(input).set()
+
+    async def echo(job: Any, input: Any) -> Any:
+        return input
+
+    async def emit_for(job: Any, input: Any) -> Any:
+        """Events of `size` characters for `seconds`, one turn of the loop each; returns how many."""
+        end, message, count = time.perf_counter() + input["seconds"], "x" * input["size"], 0
+        while time.perf_counter() < end:
+            await job.log("info", message)
+            count += 1
+            await host.checkpoint()
+        return {"n": count}
+
+    async def chunks(job: Any, input: Any) -> Any:
+        """A result of `total` characters or bytes in pieces of `chunk`, each a new object, as data is."""
+        size, encoding = input["chunk"], input["encoding"]
+        text = ("0123456789abcde\n" * (size // 16 + 1))[16:size]
+        rest = text.encode() if encoding == "base64" else text
+        async with host.stream(job, encoding) as stream:
+            for number in range(-(-input["total"] // size)):
+                head = f"{number:015d}\n"
+                await stream.write((head.encode() if encoding == "base64" else head) + rest)
+                await host.checkpoint()
+
+    async def authorize(job: Any, input: Any) -> Any:
+        """`n` questions at the gate; returns the microseconds of CPU of one."""
+        count, capability, target = input["n"], input["capability"], input["target"]
+        start = time.process_time()
+        for _ in range(count):
+            await host.authorize(job, capability, target)
+        return {"us": (time.process_time() - start) / count * 1e6}
+
+    return {
+        "emit": emit,
+        "open_gate": open_gate,
+        "echo": echo,
+        "emit_for": emit_for,
+        "chunks": chunks,
+        "authorize": authorize,
+    }

@@ -1,0 +1,94 @@
+"""A runtime of arcp_proto without I/O: one job, its submitter and its observers, and framed bytes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any, Final
+
+from arcp_io import bodies
+from arcp_io.websocket import ServerCodec
+from arcp_io.websocket_handshake import Admission
+from arcp_proto.connection import Connection
+from arcp_proto.events import EventKind
+from arcp_proto.ids import SECOND
+from arcp_proto.inventory import AgentInfo
+from arcp_proto.output import Authenticate, Output, StartJob
+from arcp_proto.runtime import Runtime
+from arcp_proto.runtime_config import RuntimeConfig
+
+from .servers.options import PRINCIPAL, TOKEN
+from .servers.ours import ROOMY
+
+UNIX: Final = 1_780_000_000 * SECOND
+BATCH: Final = 64
+"""Events between two pulls, as drivers have it."""
+UPGRADE: Final = (
+    b"GET /arcp HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+class Core:
+    """A running job with so many observers; time goes a microsecond at each input."""
+
+    def __init__(self, observers: int = 0) -> None:
+        config = RuntimeConfig(name="core", version="1", agents=(AgentInfo("agent"),), limits=ROOMY)
+        self._now = SECOND
+        self.runtime = Runtime(config, seed=bytes(32), now=self._now, unix=UNIX)
+        self._ids = itertools.count(1)
+        self._codecs: dict[Connection, ServerCodec] = {}
+        self._started: list[StartJob] = []
+        self.framed = 0
+        """Bytes."""
+        owner = self.connect()
+        self.send(owner, "job.submit", {"agent": "agent", "input": None})
+        self.job = self._started[0].job_id
+        for _ in range(observers):
+            self.send(self.connect(), "job.subscribe", {"job_id": self.job})
+
+    def now(self) -> int:
+        """Later than before."""
+        self._now += SECOND // 1_000_000
+        return self._now
+
+    def connect(self) -> Connection:
+        """Another session."""
+        connection = self.runtime.connect(now=self.now())
+        codec = ServerCodec(Admission(path="/arcp", hosts=("127.0.0.1",), origins=()), limit=1 << 20)
+        codec.receive(UPGRADE)
+        codec.data_to_send()
+        self._codecs[connection] = codec
+        hello = {
+            "client": {"name": "load", "version": "1"},
+            "auth": {"scheme": "bearer", "token": TOKEN},
+            "capabilities": {"encodings": ["json"], "features": ["subscribe"]},
+        }
+        self.send(connection, "session.hello", hello)
+        return connection
+
+    def send(self, connection: Connection, kind: str, payload: dict[str, Any]) -> None:
+        """A message of a client, and everything that comes of it."""
+        envelope = {"arcp": "1.1", "id": f"01J{next(self._ids)}", "type": kind, "payload": payload}
+        self._carry_out(connection.receive(json.dumps(envelope).encode(), now=self.now()))
+
+    def emit(self, count: int) -> None:
+        """Log events of the job, up to framed bytes."""
+        emit, job = self.runtime.emit, self.job
+        for number in range(count):
+            body = bodies.log("info", f"processed item {number} of the batch")
+            emit(job, EventKind.LOG, body, now=self.now())
+            if number % BATCH == BATCH - 1:
+                self._carry_out(self.runtime.take())
+        self._carry_out(self.runtime.take())
+
+    def _carry_out(self, output: Output) -> None:
+        for connection in output.writable:
+            codec = self._codecs[connection]
+            while envelopes := connection.envelopes_to_send():
+                self.framed += len(codec.frame(envelopes))
+        for request in output.requests:
+            if isinstance(request, Authenticate):
+                self._carry_out(self.runtime.authenticated(request.request, PRINCIPAL, now=self.now()))
+            elif isinstance(request, StartJob):
+                self._started.append(request)

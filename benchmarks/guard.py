@@ -1,0 +1,164 @@
+"""python -m benchmarks.guard: do the hot paths still take the steps that they may?
+
+Counts, not times: calls of Python functions, calls of C functions and bytecodes, for each event or job, on
+CPython 3.11, since other versions count otherwise. They have to stay within a tenth of budget.json;
+`--update` writes that anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from . import simulated
+from .core import Core
+from .in_memory import Pair
+
+BUDGET: Final = Path(__file__).with_name("budget.json")
+SLACK: Final = 1.10
+VERSION: Final = (3, 11)
+WARM: Final = 200
+
+Counts = dict[str, float]
+"""`python_calls`, `c_calls` and `bytecodes`."""
+
+
+def measure() -> dict[str, Counts]:
+    """What each path takes for one unit."""
+    return {
+        "core: event": count_core(0),
+        "core: delivery to one of 11": count_core(10),
+        "drivers: event": _pair(Pair.emit, False),
+        "drivers: event of an agent that suspends": _pair(Pair.emit, True),
+        "drivers: job": _pair(Pair.jobs),
+        "drivers: event that a client iterates over": _pair(Pair.receive),
+    }
+
+
+def exceeded(found: Mapping[str, Counts], budget: Mapping[str, Counts]) -> list[str]:
+    """What takes more than a tenth more than it may, and what has no budget."""
+    problems = []
+    for path, counts in found.items():
+        for name, value in counts.items():
+            allowed = budget.get(path, {}).get(name)
+            if allowed is None:
+                problems.append(f"{path}: {name} has no budget")
+            elif value > allowed * SLACK:
+                problems.append(f"{path}: {value:.1f} {name}, {value / allowed - 1:+.0%} of {allowed:.1f}")
+    return problems
+
+
+def main() -> int:
+    """Compare or write; 1 when something is exceeded."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.guard", description=__doc__)
+    parser.add_argument("--update", action="store_true", help="write the budget anew")
+    arguments = parser.parse_args()
+    if sys.version_info[:2] != VERSION:
+        print("only CPython 3.11 has a budget: nothing was counted")
+        return 0
+    found = measure()
+    if arguments.update:
+        BUDGET.write_text(json.dumps(found, indent=1) + "\n")
+    budget = json.loads(BUDGET.read_text())
+    for path, counts in found.items():
+        print(f"{path:45}", ", ".join(f"{value:9.1f} {name}" for name, value in counts.items()))
+    problems = exceeded(found, budget)
+    for problem in problems:
+        print(f"EXCEEDED: {problem}")
+    if problems:
+        print("mend it, or change the budget in the same commit and say why: --update")
+    return 1 if problems else 0
+
+
+class Counter:
+    """Counts what is done between `start` and `stop`."""
+
+    def __init__(self, *, bytecodes: bool) -> None:
+        self.counts = {"bytecodes": 0} if bytecodes else {"python_calls": 0, "c_calls": 0}
+        self._bytecodes = bytecodes
+
+    def start(self) -> None:
+        if self._bytecodes:
+            sys.settrace(self._entered)
+            frame: FrameType | None = sys._getframe(1)
+            while frame is not None:  # Those that run already, a task of the loop for example.
+                frame.f_trace, frame.f_trace_opcodes = self._stepped, True
+                frame = frame.f_back
+        else:
+            sys.setprofile(self._called)
+
+    def stop(self) -> None:
+        sys.settrace(None)
+        sys.setprofile(None)
+
+    def _called(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            self.counts["python_calls"] += 1
+        elif event == "c_call":
+            self.counts["c_calls"] += 1
+
+    def _entered(self, frame: FrameType, event: str, argument: Any) -> Any:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return self._stepped
+
+    def _stepped(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "opcode":
+            self.counts["bytecodes"] += 1
+        return self._stepped
+
+
+def count_core(observers: int, count: int = 1_024) -> Counts:
+    """What the core takes for an event, or for the delivery of one to its submitter or an observer."""
+    counts: Counts = {}
+    for bytecodes in (False, True):
+        core, counter = Core(observers), Counter(bytecodes=bytecodes)
+        core.emit(WARM)
+        _counted(counter, partial(core.emit, count))
+        counts |= {name: value / count / (observers + 1) for name, value in counter.counts.items()}
+    return counts
+
+
+def _counted(counter: Counter, do: Callable[[], object]) -> None:
+    gc.collect()
+    gc.disable()
+    counter.start()
+    try:
+        do()
+    finally:
+        counter.stop()
+        gc.enable()
+
+
+def _pair(do: Callable[..., Awaitable[object]], *arguments: Any, count: int = 512) -> Counts:
+    counts: Counts = {}
+    for bytecodes in (False, True):
+        counter = Counter(bytecodes=bytecodes)
+        simulated.run(partial(_counted_pair, counter, do, arguments, count))
+        counts |= {name: value / count for name, value in counter.counts.items()}
+    return counts
+
+
+async def _counted_pair(
+    counter: Counter, do: Callable[..., Awaitable[object]], arguments: tuple[Any, ...], count: int
+) -> None:
+    async with Pair.open() as pair:
+        await do(pair, WARM, *arguments)
+        gc.collect()
+        gc.disable()
+        counter.start()
+        try:
+            await do(pair, count, *arguments)
+        finally:
+            counter.stop()
+            gc.enable()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The machine: its cores, its speed, and what the operating system knows about a process."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+import time
+from typing import Final, NamedTuple
+
+import psutil
+
+REFERENCE_MS: Final = 5.5
+"""What `calibrate` returns on the machine of which the absolute targets are."""
+LINUX: Final = sys.platform == "linux"
+
+
+class Cores(NamedTuple):
+    """Where the two sides run; None where processes cannot be pinned."""
+
+    server: int | None
+    client: int | None
+
+
+def cores() -> Cores:
+    """Two cores of those that we may use: of one core both sides share it."""
+    if not LINUX:
+        return Cores(None, None)
+    allowed = sorted(os.sched_getaffinity(0))
+    return Cores(allowed[0], allowed[-1])
+
+
+CORES: Final = cores()
+"""Found before anybody is pinned."""
+
+
+def pin(core: int | None, pid: int = 0) -> None:
+    """Keep a process, and what it starts, on one core."""
+    if core is not None and LINUX:
+        os.sched_setaffinity(pid, {core})
+
+
+def calibrate() -> float:
+    """Milliseconds of CPU of a fixed loop, the best of some: how fast this machine is now."""
+    took = []
+    for _ in range(3):
+        start = time.process_time()
+        total = 0
+        for number in range(300_000):
+            total += number
+        took.append((time.process_time() - start) * 1e3)
+    return min(took)
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU that a process has used; from its own clock, to the nanosecond, where there is one."""
+    if LINUX:
+        return time.clock_gettime((~pid << 3) | 2)
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
+
+
+def memory(pid: int) -> int:
+    """Bytes that would be free if a process ended."""
+    return psutil.Process(pid).memory_full_info().uss
+
+
+def resident_memory(pid: int) -> int:
+    """Bytes that are resident; from now on `peak_memory` is the most of them, where the system counts it."""
+    if LINUX:
+        with open(f"/proc/{pid}/clear_refs", "w") as switch:
+            switch.write("5")
+    return int(psutil.Process(pid).memory_info().rss)
+
+
+def peak_memory(pid: int) -> int:
+    """The most bytes that a process has had resident; where nobody counts, what it has now."""
+    if LINUX:
+        with open(f"/proc/{pid}/status") as status:
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    return psutil.Process(pid).memory_info().rss
+
+
+def allow_many_files() -> int:
+    """Raise the limit of open files as far as we may; returns it."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY:
+        hard = 65_536
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def describe() -> dict[str, object]:
+    """What a reader of figures has to know."""
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "server_core": CORES.server,
+        "client_core": CORES.client,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    if LINUX:
+        with open("/proc/cpuinfo") as info:
+            for line in info:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor()

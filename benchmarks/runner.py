@@ -1,0 +1,112 @@
+"""Runs cases: interleaved repetitions on all implementations, and the rows that come of them."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any, Final
+
+from .case import Case, Implementation, Metrics, Row, Scenario
+from .machine import calibrate
+
+QUICK_REPETITIONS: Final = 2
+REPETITIONS: Final = 5
+
+Samples = Mapping[Implementation, Mapping[str, list[float]]]
+
+
+class Runner:
+    """One run; `calibrations` are of every case."""
+
+    def __init__(self, *, quick: bool, implementations: Iterable[Implementation] = Implementation) -> None:
+        self.quick = quick
+        self.calibrations: list[float] = []
+        self.failures: list[str] = []
+        self._implementations = tuple(implementations)
+
+    def run(self, scenario: Scenario) -> Iterator[list[Row]]:
+        """The rows of each case."""
+        for case in scenario.cases:
+            if case.quick or not self.quick:
+                self.calibrations.append(calibrate())
+                start = time.perf_counter()
+                rows = rows_of(scenario.letter, case.name, self._samples(scenario, case))
+                took = time.perf_counter() - start
+                print(f"{scenario.letter} {case.name}: {took:.1f} s", file=sys.stderr, flush=True)
+                yield rows
+
+    def _samples(self, scenario: Scenario, case: Case) -> Samples:
+        """Every implementation in turn, and again."""
+        samples: dict[Implementation, dict[str, list[float]]] = {}
+        with ExitStack() as stack:
+            opened: dict[Implementation, Any] = {}
+            takes_part = self._takes_part(case)
+            usual = QUICK_REPETITIONS if self.quick else REPETITIONS
+            for _ in range(min(case.repetitions or usual, usual)):
+                for implementation in list(takes_part):
+                    try:
+                        if implementation not in opened:
+                            opened[implementation] = stack.enter_context(case.open(implementation))
+                        metrics = _measured(case, opened[implementation])
+                    except Exception as error:
+                        takes_part.remove(implementation)
+                        self._failed(f"{scenario.letter} {case.name}: {implementation}: {error!r}")
+                    else:
+                        of_implementation = samples.setdefault(implementation, defaultdict(list))
+                        for metric, value in metrics.items():
+                            of_implementation[metric].append(value)
+        return samples
+
+    def _failed(self, failure: str) -> None:
+        self.failures.append(failure[:300])
+        print(failure[:300], file=sys.stderr, flush=True)
+
+    def _takes_part(self, case: Case) -> list[Implementation]:
+        left_out = {Implementation.PEER} if self.quick and not case.quick_peer else set()
+        return [
+            implementation
+            for implementation in case.implementations
+            if implementation in self._implementations and implementation not in left_out
+        ]
+
+
+def _measured(case: Case, subject: Any) -> Metrics:
+    """Without a pause of our own garbage collector in it."""
+    gc.collect()
+    gc.disable()
+    try:
+        return case.measure(subject)
+    finally:
+        gc.enable()
+
+
+def rows_of(scenario: str, case: str, samples: Samples) -> list[Row]:
+    """Medians, spreads and ratios."""
+    medians = {
+        implementation: {metric: statistics.median(values) for metric, values in metrics.items()}
+        for implementation, metrics in samples.items()
+    }
+
+    def ratio(value: float, metric: str, to: Implementation) -> float | None:
+        other = medians.get(to, {}).get(metric)
+        return value / other if other else None
+
+    return [
+        Row(
+            scenario,
+            case,
+            implementation,
+            metric,
+            value,
+            (min(samples[implementation][metric]), max(samples[implementation][metric])),
+            ratio(value, metric, Implementation.PEER),
+            ratio(value, metric, Implementation.FLOOR),
+        )
+        for implementation, metrics in medians.items()
+        for metric, value in metrics.items()
+    ]

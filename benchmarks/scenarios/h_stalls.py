@@ -1,0 +1,94 @@
+"""(h) Clients that do not read, and observers who have gone: nobody else pays for them.
+
+With the usual bounds of each implementation, since these are what a stalled client meets.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from functools import partial
+from typing import Final
+
+from ..case import Case, Implementation, Metrics, Scenario
+from ..load import until_all
+from ..process import anew, serving
+from .c_observers import audience
+
+MIB: Final = 1024 * 1024
+SECONDS: Final = 2.0
+MANY: Final = {
+    "sessions": 1_000,
+    "connections": 1_000,
+    "principal_events": 10**9,
+    "principal_bytes": 10**12,
+    "total_events": 10**9,
+    "total_bytes": 10**12,
+}
+"""Everybody here is one principal; the bounds of a session and of a job are the usual ones."""
+WITH_PATIENCE: Final = tuple(name for name in Implementation if name is not Implementation.FLOOR)
+"""The agents of the floor wait for everybody."""
+
+
+def stalled(implementation: Implementation) -> Metrics:
+    """A job emits as fast as it may, and its client does not read."""
+    with serving(roomy=False)(implementation) as server, server.connect() as session:
+        before = server.memory()
+        session.start("emit_for", {"seconds": SECONDS, "size": 200})
+        time.sleep(SECONDS + 0.5)
+        grown = server.memory() - before
+        session.until("job.result")
+        return {"grown_mb": grown / MIB, "emitted_events": float(session.events)}
+
+
+def one_stalled(events: int, observers: int, implementation: Implementation) -> Metrics:
+    """Observers who read, while one does not; beside the same when all do."""
+    seconds = []
+    with serving(roomy=False, limits=MANY)(implementation) as server:
+        for readers in (observers, observers - 1):
+            with audience(server, observers, "emit", n=events, suspend=True, size=8_000) as seen_by:
+                reading = [seen_by.owner, *seen_by.observers[:readers]]
+                start = seen_by.begin()
+                until_all(reading, "job.result")
+                seconds.append((time.perf_counter() - start) / len(reading))
+    return {"stalled_over_all_reading": seconds[1] / seconds[0]}
+
+
+def dead(events: int, observers: int, implementation: Implementation) -> Metrics:
+    """What each observer who has gone without a word costs at each event."""
+    cpus, grown = [], []
+    for count in (0, observers):
+        with serving(roomy=False, limits=MANY)(implementation) as server, ExitStack() as stack:
+            seen_by = stack.enter_context(audience(server, count, "emit", n=events, suspend=True))
+            for observer in seen_by.observers:
+                observer.close()
+            time.sleep(0.3)
+            before, cpu = server.memory(), server.cpu()
+            seen_by.begin()
+            seen_by.owner.until("job.result")
+            cpus.append((server.cpu() - cpu) / events * 1e6)
+            grown.append((server.memory() - before) / events / 1024)
+    return {
+        "event_cpu_us": cpus[1],
+        "each_dead_cpu_us": (cpus[1] - cpus[0]) / observers,
+        "each_dead_kb": (grown[1] - grown[0]) / observers,
+    }
+
+
+SCENARIO = Scenario(
+    "h",
+    "stalls",
+    "clients that stall",
+    [
+        Case("client stalls 2 s", anew, stalled, repetitions=1),
+        Case(
+            "1 of 100 observers stalls",
+            anew,
+            partial(one_stalled, 600, 100),
+            quick_peer=False,
+            repetitions=2,
+            implementations=WITH_PATIENCE,
+        ),
+        Case("10 dead observers", anew, partial(dead, 5_000, 10), repetitions=2),
+    ],
+)

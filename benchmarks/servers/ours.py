@@ -1,0 +1,105 @@
+"""arcp_io, on asyncio, on asyncio with uvloop, or on trio."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+from arcp_io import App, SqliteJournal, serve, serve_stdio
+from arcp_io.loop import current
+from arcp_proto.limits import Limits
+
+from ..agents import Host, agents_of
+from .options import PRINCIPAL, TOKEN, Options, from_command_line
+
+PLENTY = 10**9
+ROOMY = Limits(
+    session_events=PLENTY,
+    session_bytes=PLENTY * 1000,
+    principal_events=PLENTY,
+    principal_bytes=PLENTY * 1000,
+    total_events=PLENTY,
+    total_bytes=PLENTY * 1000,
+    history_events=PLENTY,
+    history_bytes=PLENTY * 1000,
+    lag=PLENTY,
+    finished_jobs=PLENTY,
+    finished_jobs_total=PLENTY,
+    running_jobs=PLENTY,
+    principal_jobs=PLENTY,
+    requests_per_sec=PLENTY,
+    principal_requests_per_sec=PLENTY,
+    idempotency_keys=PLENTY,
+    idempotency_keys_total=PLENTY,
+    idempotency_bytes=PLENTY * 1000,
+    control_envelopes=PLENTY,
+    control_bytes=PLENTY,
+    sessions=PLENTY,
+    connections=PLENTY,
+    early_connections=PLENTY,
+)
+"""The bounds that a benchmark would meet. One client does here what a thousand do elsewhere."""
+
+
+def host() -> Host:
+    """The native calls of the loop that runs."""
+    if current() == "trio":
+        import trio
+
+        return Host(trio.lowlevel.checkpoint, trio.Event, _stream, _authorize)
+    import asyncio
+
+    return Host(partial(asyncio.sleep, 0), asyncio.Event, _stream, _authorize)
+
+
+def app_of(options: Options) -> App:
+    """The App with all agents, which are bound to the loop that runs."""
+    limits = msgspec.structs.replace(ROOMY if options.roomy else Limits(), **options.limits)
+    app = App("benchmark", "1", tokens={TOKEN: PRINCIPAL}, heartbeat=options.heartbeat, limits=limits)
+    for name, agent in agents_of(host()).items():
+        app.agent(name)(agent)
+    return app
+
+
+def main(options: Options) -> None:
+    """Serve until killed."""
+    logging.getLogger("arcp_io").setLevel(logging.ERROR)
+    if options.loop == "trio":
+        anyio.run(_serve, options, backend="trio")
+    else:
+        anyio.run(_serve, options, backend_options={"use_uvloop": options.loop == "uvloop"})
+
+
+async def _serve(options: Options) -> None:
+    app = app_of(options)
+    if options.stdio:
+        await serve_stdio(app)
+        return
+    sync = "normal" if options.sync == "normal" else "full"
+    journal = None if options.journal is None else _journal(options.journal, sync == "full")
+    async with serve(app, port=0, journal=journal) as server:
+        print(server.port, flush=True)
+        await server.wait_closed()
+
+
+def _journal(path: str, full: bool) -> SqliteJournal:
+    return SqliteJournal(path, sync="full" if full else "normal")
+
+
+def _stream(job: Any, encoding: str) -> Any:
+    return job.stream_result(encoding=encoding)
+
+
+def _authorize(job: Any, capability: str, target: str) -> Any:
+    return job.authorize(capability, target)
+
+
+if __name__ == "__main__":
+    main(from_command_line())
+    sys.exit()

@@ -1,0 +1,70 @@
+"""An asyncio loop, and clocks, on which time is a count: the same program takes the same steps each time."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from arcp_io.clock import Clock
+
+T = TypeVar("T")
+TICK: Final = 1_000
+"""Nanoseconds that go by each time somebody asks what time it is."""
+UNIX: Final = 1_780_000_000_000_000_000
+
+
+class Time:
+    """Nanoseconds since the beginning."""
+
+    def __init__(self) -> None:
+        self._now = 0
+
+    def now(self) -> int:
+        """Later each time."""
+        self._now += TICK
+        return self._now
+
+    def unix(self) -> int:
+        """The wall clock."""
+        return UNIX + self._now
+
+    def sleep(self, seconds: float) -> None:
+        """Nobody has anything to do for so long."""
+        self._now += int(seconds * 1e9) + TICK
+
+
+class _Selector(selectors.SelectSelector):
+    """Does not wait: time jumps instead."""
+
+    def __init__(self, time: Time) -> None:
+        super().__init__()
+        self._time = time
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if timeout and not ready:
+            self._time.sleep(timeout)
+        return ready
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self, time: Time) -> None:
+        self._simulated = time
+        super().__init__(_Selector(time))
+
+    def time(self) -> float:
+        return self._simulated.now() / 1e9
+
+
+def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a program that does nothing but with what is in this process."""
+    time = Time()
+    usual = Clock.__init__.__defaults__
+    Clock.__init__.__defaults__ = (time.now, time.unix)
+    try:
+        with asyncio.Runner(loop_factory=lambda: _Loop(time)) as runner:
+            return runner.run(main())
+    finally:
+        Clock.__init__.__defaults__ = usual

@@ -1,0 +1,152 @@
+"""What the figures have to be, and what they should be: the table of targets, and which of them hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Final, NamedTuple
+
+from .case import Implementation, Row
+from .table import number
+
+ASYNCIO, TRIO, PEER, FLOOR = (
+    Implementation.ASYNCIO,
+    Implementation.TRIO,
+    Implementation.PEER,
+    Implementation.FLOOR,
+)
+
+
+class To(Enum):
+    """What a value is compared with."""
+
+    PEER = "of the peer"
+    FLOOR = "of the floor"
+    ASYNCIO = "of asyncio"
+    REFERENCE = ""
+    """An absolute figure of the machine of which the targets are: divided by this machine's scale."""
+    PLAIN = " "
+    """An absolute figure that no speed changes."""
+    CASE = "of the other case"
+
+
+class Target(NamedTuple):
+    """A bound of one figure; a `least` one is to be reached, any other not to be exceeded."""
+
+    scenario: str
+    case: str
+    metric: str
+    implementation: Implementation
+    to: To
+    must: float
+    aim: float
+    least: bool = False
+    other_case: str = ""
+
+
+class Verdict(NamedTuple):
+    """How a target stands."""
+
+    target: Target
+    value: float
+    holds: bool
+    reaches_aim: bool
+
+    def __str__(self) -> str:
+        target = self.target
+        sign = "≥" if target.least else "≤"
+        word = "aim" if self.reaches_aim else "held" if self.holds else "MISSED"
+        against = f"to {target.other_case}" if target.to is To.CASE else target.to.value.strip()
+        return (
+            f"{word:7}{target.scenario} {target.case}, {target.metric}, {target.implementation}: "
+            f"{number(self.value)} {against} (must {sign} {number(target.must)}, aim {number(target.aim)})"
+        )
+
+
+BURST = "burst n=20000"
+SUSPENDING = "suspending n=20000"
+TARGETS: Final[tuple[Target, ...]] = (
+    Target("a", BURST, "server_cpu_us", ASYNCIO, To.PEER, 1 / 9, 1 / 13),
+    Target("a", BURST, "server_cpu_us", ASYNCIO, To.FLOOR, 2, 1.5),
+    Target("a", BURST, "server_cpu_us", TRIO, To.ASYNCIO, 1.3, 1.15),
+    Target("a", SUSPENDING, "server_cpu_us", ASYNCIO, To.PEER, 1 / 6, 1 / 9),
+    Target("a", SUSPENDING, "server_cpu_us", TRIO, To.PEER, 1 / 4.5, 1 / 9),
+    *(
+        Target("a", f"burst n={count}", "first_event_ms", name, To.REFERENCE, 2, 1)
+        for count in (1_000, 20_000, 100_000)
+        for name in (ASYNCIO, TRIO)
+    ),
+    Target("b", "one after the other", "p50_us", ASYNCIO, To.PEER, 0.6, 0.5),
+    Target("b", "one after the other", "p50_us", TRIO, To.PEER, 0.7, 0.5),
+    Target("b", "64 in flight", "server_cpu_us", ASYNCIO, To.PEER, 28 / 75, 20 / 75),
+    Target("b", "64 in flight", "server_cpu_us", TRIO, To.PEER, 28 / 75, 20 / 75),
+    Target("c", "100 observers", "server_cpu_us", ASYNCIO, To.PEER, 1 / 15, 1 / 22),
+    Target("c", "100 observers", "server_cpu_us", TRIO, To.PEER, 1 / 11, 1 / 22),
+    Target("c", "100 observers, suspending", "server_cpu_us", ASYNCIO, To.PEER, 1 / 10, 1 / 15),
+    Target("c", "100 observers, suspending", "server_cpu_us", TRIO, To.PEER, 1 / 5, 1 / 15),
+    Target("d", "n=10000", "replay_ms", ASYNCIO, To.REFERENCE, 25, 15),
+    Target("d", "n=10000", "replay_ms", TRIO, To.REFERENCE, 25, 15),
+    Target("d", "n=40000", "replay_ms", ASYNCIO, To.CASE, 4.5, 4, other_case="n=10000"),
+    Target("e", "10000 jobs", "server_cpu_ms", ASYNCIO, To.REFERENCE, 0.3, 0.1),
+    Target("e", "10000 jobs", "server_cpu_ms", ASYNCIO, To.CASE, 1.5, 1.1, other_case="100 jobs"),
+    Target("e", "100000 jobs", "server_cpu_ms", ASYNCIO, To.CASE, 1.5, 1.1, other_case="100 jobs"),
+    Target("f", "16000 keys", "last_over_first", ASYNCIO, To.PLAIN, 1.2, 1.1),
+    Target("g", "500 idle sessions", "session_kb", ASYNCIO, To.PLAIN, 12, 8),
+    Target("g", "500 idle sessions", "session_kb", TRIO, To.PLAIN, 22, 18),
+    Target("g", "20000 buffered events", "event_kb", ASYNCIO, To.PLAIN, 0.45, 0.36),
+    Target("g", "5000 finished jobs", "finished_job_kb", ASYNCIO, To.PLAIN, 2, 1.4),
+    Target("h", "client stalls 2 s", "grown_mb", ASYNCIO, To.PLAIN, 8, 5),
+    Target("h", "client stalls 2 s", "grown_mb", TRIO, To.PLAIN, 8, 5),
+    Target("h", "10 dead observers", "each_dead_cpu_us", ASYNCIO, To.REFERENCE, 0.1, 0.05),
+    Target("h", "10 dead observers", "each_dead_kb", ASYNCIO, To.PLAIN, 0.01, 0.005),
+    Target("h", "1 of 100 observers stalls", "stalled_over_all_reading", ASYNCIO, To.PLAIN, 1.1, 1.05),
+    Target("i", "text, own client", "mb_per_s", ASYNCIO, To.PEER, 1.3, 1.6, least=True),
+    Target("i", "text, load client", "peak_mb", ASYNCIO, To.PLAIN, 20, 10),
+    Target("j", "receive n=20000", "client_cpu_us", ASYNCIO, To.PEER, 2.5 / 7.9, 1.5 / 7.9),
+    Target("k", "burst n=20000", "events_per_s", ASYNCIO, To.PEER, 6, 9, least=True),
+    Target("l", "normal n=5000", "events_per_s", ASYNCIO, To.PEER, 20, 30, least=True),
+    Target("o", "import", "ms", ASYNCIO, To.REFERENCE, 60, 50),
+    Target("o", "start to first welcome", "ms", ASYNCIO, To.PEER, 0.7, 0.6),
+    Target("o", "--version", "ms", ASYNCIO, To.REFERENCE, 60, 35),
+)
+"""Ratios decide where there are any; what has no bound for an aim has one that we chose."""
+
+
+def verdicts(rows: Iterable[Row], scale: float) -> list[Verdict]:
+    """Of every target whose figure is there; `scale` says how much slower this machine is."""
+    values = {(row.scenario, row.case, row.metric, row.implementation): row.value for row in rows}
+    found = []
+    for target in TARGETS:
+        value = _compared(target, values, scale)
+        if value is not None:
+            found.append(
+                Verdict(target, value, _holds(target, value, target.must), _holds(target, value, target.aim))
+            )
+    return found
+
+
+def _compared(
+    target: Target, values: Mapping[tuple[str, str, str, Implementation], float], scale: float
+) -> float | None:
+    place = (target.scenario, target.case, target.metric)
+    value = values.get((*place, target.implementation))
+    if value is None:
+        return None
+    match target.to:
+        case To.REFERENCE:
+            return value / scale
+        case To.PLAIN:
+            return value
+        case To.CASE:
+            other = values.get((target.scenario, target.other_case, target.metric, target.implementation))
+        case To.PEER:
+            other = values.get((*place, PEER))
+        case To.FLOOR:
+            other = values.get((*place, FLOOR))
+        case To.ASYNCIO:
+            other = values.get((*place, ASYNCIO))
+    return value / other if other else None
+
+
+def _holds(target: Target, value: float, bound: float) -> bool:
+    return value >= bound if target.least else value <= bound
