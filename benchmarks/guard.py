@@ -83,8 +83,11 @@ class Counter:
     def __init__(self, *, bytecodes: bool) -> None:
         self.counts = {"bytecodes": 0} if bytecodes else {"python_calls": 0, "c_calls": 0}
         self._bytecodes = bytecodes
+        self._traced = sys.gettrace()
+        """Who looks on besides, such as the measurement of coverage; it goes on afterwards."""
 
     def start(self) -> None:
+        sys.settrace(None)
         if self._bytecodes:
             sys.settrace(self._entered)
             frame: FrameType | None = sys._getframe(1)
@@ -95,8 +98,8 @@ class Counter:
             sys.setprofile(self._called)
 
     def stop(self) -> None:
-        sys.settrace(None)
         sys.setprofile(None)
+        sys.settrace(self._traced)
 
     def _called(self, frame: FrameType, event: str, argument: Any) -> None:
         if event == "call":
