@@ -281,14 +281,20 @@ class Job:
         """Whether it has ended or is lost."""
         return self._over.is_set()
 
+    def done_with_end(self) -> None:
+        """Whoever was to see the end has."""
+        if self._end_seq:
+            self._jobs.session.processed(self.id, self._end_seq)
+            self._end_seq = 0
+
     # For its iterator.
 
     async def next(self) -> Event:
         """The next event; the one before is done with."""
         self._done_with_taken()
         while not self._buffer:
-            self._done_with_end()
             if self._end is not None or self._left:
+                self._jobs.end_seen(self)
                 raise StopAsyncIteration
             if self._lost is not None:
                 self._raise_lost()
@@ -351,12 +357,7 @@ class Job:
         """The end is done with when all that came before it is, unless somebody is about to see it."""
         awaited = self._iterating or self._asking > 0 or not self._claimed
         if not awaited and not self._buffer and not self._taken:
-            self._done_with_end()
-
-    def _done_with_end(self) -> None:
-        if self._end_seq:
-            self._jobs.session.processed(self.id, self._end_seq)
-            self._end_seq = 0
+            self.done_with_end()
 
     def _look_at_buffer(self) -> None:
         """Hold back the connection, or let it go; when nobody is to have the events, make room."""

@@ -229,6 +229,7 @@ class Session:
     async def close(self, reason: str = "") -> None:
         """Say goodbye (§6.7) and wait for the end of the connection, at most a second. Jobs go on."""
         if self.lost is None:
+            self._jobs.done_with_ends()
             self._finished = self._is_finished()
             if self._keeper is not None:
                 self._keeper.save()
@@ -307,6 +308,7 @@ class Session:
 
     def leave(self) -> None:
         """Drop the connection: the session is detached, its jobs go on."""
+        self._jobs.done_with_ends()
         if self._keeper is not None:
             self._keeper.close(finished=self._finished or self._is_finished())
         self._lose(ConnectionLost("the session was left"))

@@ -48,6 +48,8 @@ class SessionJobs:
         """Jobs that have ended, with events that nobody has taken yet."""
         self._mending: dict[str, tuple[Job, JobEnded]] = {}
         """Jobs that have ended with chunks of their result missing, which are asked for once more."""
+        self._seen: list[Job] = []
+        """Jobs of which a loop has come to the end in this turn."""
         self.size = 0
         """Bytes of all events that wait."""
         self.room = max(ROOM, buffer_size)
@@ -89,6 +91,18 @@ class SessionJobs:
             yield
         finally:
             self.holding.awaited -= 1
+
+    def end_seen(self, job: Job) -> None:
+        """A loop has come to the end of a job: that is stored only when whoever looped has noted it."""
+        if not self._seen:
+            self._loop.call_soon(self.done_with_ends)
+        self._seen.append(job)
+
+    def done_with_ends(self) -> None:
+        """By now they have, unless they wait for something first."""
+        seen, self._seen = self._seen, []
+        for job in seen:
+            job.done_with_end()
 
     def call_from_thread(self, callback: Callable[[], None]) -> None:
         """Call back on the loop, asked on any thread; nothing happens once it is closed."""

@@ -562,6 +562,35 @@ async def test_what_was_not_taken_comes_again_after_a_crash() -> None:
     assert rest[0] <= 300
 
 
+@pytest.mark.parametrize("events", range(29, 34))
+async def test_an_end_is_not_stored_before_the_loop_can_note_it(events: int) -> None:
+    class Watched(MemoryStore):
+        """Whether the loop had noted its end when the store was told that no more is to come."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.submitted = self.noted = False
+            self.stored: list[bool] = []
+
+        def save(self, resumption: Resumption) -> None:
+            super().save(resumption)
+            if self.submitted and not resumption.jobs:
+                self.stored.append(self.noted)
+
+    store = Watched()
+    async with place() as there:
+        there.step.set()
+        async with connect(there.url, TOKEN, store=store) as session:
+            job = await session.submit("halves", events)
+            store.submitted = True
+            async for _ in job:
+                pass
+            store.noted = True
+            await anyio.sleep(0.5)
+    assert store.stored
+    assert all(store.stored)
+
+
 async def test_the_store_is_never_behind_what_the_runtime_may_forget() -> None:
     store = MemoryStore()
     async with place() as there, connect(there.url, TOKEN, store=store) as session:
