@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -162,6 +163,10 @@ def test_a_session_is_watched_and_kept(url: str) -> None:
         for event in job:
             if event.kind == "status":
                 job.cancel()
+        for _ in range(500):  # The end counts a turn after the loop has come to it.
+            if session.cursor > event.seq:
+                break
+            time.sleep(0.01)
         assert (event.kind, session.cursor) == ("log", event.seq + 1)
         job = session.submit("sleep")
         session.close()
