@@ -70,6 +70,9 @@ class Note(msgspec.Struct):
     arguments: list[Any]
 
 
+_decode_note: Final = wire.decoder_of(Note)
+
+
 class Part(msgspec.Struct):
     """A piece of the text of the note with this number; the last has no `more`."""
 
@@ -169,7 +172,7 @@ class Gathering:
             return None
         text = "".join(self._texts.pop(part.number))
         self._size -= len(text)
-        return msgspec.json.decode(text, type=Note)
+        return _decode_note(text.encode())
 
 
 def failure_of(error: Exception) -> Failure:
