@@ -60,7 +60,7 @@ class Rotating(msgspec.Struct):
 class Issuing:
     """What waits for credentials, by their alias, and who waits for a key that one of these submits has."""
 
-    __slots__ = ("_starting", "awaited", "keys", "submits")
+    __slots__ = ("_starting", "awaited", "keys", "submits", "wanted")
 
     def __init__(self) -> None:
         self.awaited: dict[str, turns.Turn | Starting | Rotating] = {}
@@ -68,6 +68,8 @@ class Issuing:
         """What may run soon, by principal: submits that asked and are not answered, and jobs that wait."""
         self._starting: dict[JobId, None] = {}
         self.keys: dict[tuple[Principal, str], dict[SessionId, None]] = {}
+        self.wanted: Counter[tuple[Principal, str]] = Counter()
+        """How many submits that are not answered may get a key: none that comes later asks ahead of them."""
 
     def starts(self, job: Job) -> None:
         """A job is to start once it has its credentials; again is harmless."""

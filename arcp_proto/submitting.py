@@ -69,7 +69,7 @@ def ask_ahead(runtime: Runtime, turn: turns.Turn) -> None:
     session, submit = turn.session, found(turn.submit, "what is judged was read")
     key, claimed = submit.idempotency_key, fingerprint_of(submit)
     known = key is not None and (
-        runtime.keys.get(session.principal, key) is not None or turns.is_taken(runtime, session, key)
+        runtime.keys.get(session.principal, key) is not None or turns.is_wanted(runtime, session, key)
     )
     if not known and issuing.issues(runtime, session):
         check_runtime(submit.max_runtime_sec)

@@ -17,7 +17,7 @@ from .session import Session
 from .times import parse_time
 
 if TYPE_CHECKING:
-    from .ids import SessionId
+    from .ids import Principal, SessionId
     from .runtime import Runtime
 
 GIVEN_UP: Final = "too many submits wait for their answers"
@@ -27,8 +27,8 @@ class Turn(msgspec.Struct, eq=False):
     """One submit that is not answered: judged when its turn comes, unless it has been before.
 
     `alias` names the credentials that it waits for, until they or the `refusal` have come. `asked_on` is the
-    connection on which it came last. `counts`: it is among the submits that may become jobs. `expired`: its
-    lease has ended, whatever a wall clock says later.
+    connection on which it came last. `counts`: it is among the submits that may become jobs. `wants`: the key
+    that nobody behind it takes. `expired`: its lease has ended, whatever a wall clock says later.
     """
 
     session: Session
@@ -41,6 +41,7 @@ class Turn(msgspec.Struct, eq=False):
     credentials: list[Credential] | None = None
     refusal: Refusal | None = None
     counts: bool = False
+    wants: tuple[Principal, str] | None = None
     expired: bool = False
 
 
@@ -49,7 +50,7 @@ def take(runtime: Runtime, connection: Connection, turn: Turn) -> None:
     session = turn.session
     if not session.turns:
         if not submitting.judge(runtime, connection, turn):
-            session.turns.append(turn)
+            _wait(runtime, turn)
         return
     if len(session.turns) >= runtime.limits.waiting_submits:
         raise Refusal(
@@ -61,11 +62,11 @@ def take(runtime: Runtime, connection: Connection, turn: Turn) -> None:
                 "retry_after_ms": 1000,
             },
         )
-    session.turns.append(turn)
     try:
         submitting.ask_ahead(runtime, turn)
     except Refusal as refusal:
         turn.refusal = refusal
+    _wait(runtime, turn)
 
 
 def keeps_place(runtime: Runtime, connection: Connection, refusal: Refusal) -> bool:
@@ -136,16 +137,20 @@ def _answer(runtime: Runtime, session: Session, freed: dict[SessionId, None]) ->
         _free_key(runtime, turn, freed)
 
 
-def is_taken(runtime: Runtime, session: Session, key: str) -> bool:
-    """Whether a submit that is not answered has this key of the session's principal."""
-    return (session.principal, key) in runtime.issuing.keys
+def is_wanted(runtime: Runtime, session: Session, key: str) -> bool:
+    """Whether a submit that is not answered may get this key of the session's principal.
+
+    Who comes later does not ask ahead of it: in the same session each would wait for the other.
+    """
+    return (session.principal, key) in runtime.issuing.wanted
 
 
 def waits_for_key(runtime: Runtime, session: Session, key: str) -> bool:
     """Whether another submit has this key, and is not answered: then this session waits for it too."""
-    if not is_taken(runtime, session, key):
+    waiting = runtime.issuing.keys.get((session.principal, key))
+    if waiting is None:
         return False
-    runtime.issuing.keys[session.principal, key][session.id] = None
+    waiting[session.id] = None
     return True
 
 
@@ -188,6 +193,15 @@ def refuse_all(runtime: Runtime, message: str) -> None:
         proceed(runtime, session)
 
 
+def _wait(runtime: Runtime, turn: Turn) -> None:
+    """It is not answered at once: what comes later with its key waits for it."""
+    turn.session.turns.append(turn)
+    key = found(turn.submit, "what waits to be judged was read").idempotency_key
+    if key is not None and turn.refusal is None:
+        turn.wants = turn.session.principal, key
+        runtime.issuing.wanted[turn.wants] += 1
+
+
 def _check_lease(runtime: Runtime, turn: Turn) -> None:
     """Raise Refusal LEASE_EXPIRED when nothing can be done with what a submit gets: it is revoked."""
     if not _has_ended(runtime, turn):
@@ -218,6 +232,11 @@ def _refuse(runtime: Runtime, connection: Connection | None, turn: Turn, refusal
 
 def _free_key(runtime: Runtime, turn: Turn, freed: dict[SessionId, None]) -> None:
     """The key of a submit that is answered is free, or means a job: add the sessions that wait for it."""
-    terms = turn.terms
-    if terms is not None and terms.idempotency_key is not None:
-        freed.update(runtime.issuing.keys.pop((terms.principal, terms.idempotency_key), {}))
+    key, wanted = turn.wants, runtime.issuing.wanted
+    if key is None:
+        return
+    wanted[key] -= 1
+    if not wanted[key]:
+        del wanted[key]
+    if turn.terms is not None:
+        freed.update(runtime.issuing.keys.pop(key, {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from arcp_proto.caps import Group, group_of
@@ -32,6 +33,7 @@ def check(runtime: Runtime, *, aborted: Sequence[Connection] = (), drain: bool =
     check_observers(runtime)
     check_listing(runtime)
     check_keys(runtime)
+    check_turns(runtime)
     check_holdings(runtime)
     check_bounds(runtime)
     check_caps(runtime)
@@ -306,6 +308,30 @@ def check_keys(runtime: Runtime) -> None:
         (claim.ended_at, who, key) for who, key, claim in runtime.keys.items() if claim.ended is not None
     }
     ensure(ended <= set(runtime.keys._ended), "the end of a key is not watched")
+
+
+def check_turns(runtime: Runtime) -> None:
+    """Whoever waits for a key waits, over others at last, for credentials: nobody waits for himself."""
+    issuing, wanted = runtime.issuing, Counter[tuple[Principal, str]]()
+    holders: dict[tuple[Principal, str], Session] = {}
+    for session in runtime.sessions.values():
+        for turn in session.turns:
+            if turn.wants is not None:
+                wanted[turn.wants] += 1
+                if turn.alias is not None:
+                    ensure(turn.wants not in holders, "two submits have the same key")
+                    holders[turn.wants] = session
+    ensure(wanted == issuing.wanted, "the number of submits with a key")
+    ensure(holders.keys() == issuing.keys.keys(), "a key that a submit has, or none")
+    for session in runtime.sessions.values():
+        waiting, met = session, list[SessionId]()
+        while waiting.turns and waiting.turns[0].alias is None:
+            key = waiting.turns[0].wants
+            ensure(key is not None and waiting.id not in met, "submits that wait for each other")
+            if key is not None:
+                ensure(waiting.id in issuing.keys[key], "a session waits, and is not woken")
+                met.append(waiting.id)
+                waiting = holders[key]
 
 
 # Bounds.

@@ -290,6 +290,7 @@ class Provider(World):
         self._check_revoked()
         for check in (structure.check_sessions, structure.check_caps, structure.check_keys):
             check(self.runtime)
+        structure.check_turns(self.runtime)
         running = self.runtime.running
         ensure(len(running) <= self.config.limits.running_jobs, "too many jobs run")
         for job in self.runtime.jobs.values():
@@ -385,7 +386,8 @@ class Provider(World):
         ensure(not left, f"in the end {left} are valid")
         listed = [one for one in self.runtime.provisions if one.alias not in self.stuck]
         ensure(not listed and not self.runtime.issuing.awaited, f"in the end {listed} are left")
-        ensure(not self.runtime.issuing.submits and not self.runtime.issuing.keys, "somebody waits for ever")
+        issuing = self.runtime.issuing
+        ensure(not (issuing.submits or issuing.keys or issuing.wanted), "somebody waits for ever")
         ensure(
             all(one.outstanding for one in self.runtime.provisions), "it cannot be revoked, and nobody says"
         )

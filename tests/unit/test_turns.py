@@ -30,6 +30,13 @@ def answers(peer: Peer) -> list[tuple[str, str]]:
     ]
 
 
+def assert_nobody_waits(world: Provided) -> None:
+    """Every submit is answered, and no key is kept for one."""
+    assert not any(session.turns for session in world.runtime.sessions.values())
+    issuing = world.runtime.issuing
+    assert not (issuing.keys or issuing.wanted or issuing.submits)
+
+
 def test_answers_keep_submit_order_whoever_is_ready_first() -> None:
     world = Provided()
     peer = world.client()
@@ -107,6 +114,78 @@ def test_when_the_first_is_refused_the_duplicate_is_judged_anew() -> None:
     world.refuse()
     assert [kind for kind, _ in answers(peer)] == ["session.error", "session.error"]
     assert [kind for kind, _ in answers(other)] == ["job.accepted", "job.accepted"]
+
+
+def test_a_duplicate_that_comes_later_waits_behind_the_one_that_is_to_be_judged_anew() -> None:
+    world = Provided()
+    peer = world.client()
+    submit(peer, idempotency_key="k")
+    submit(peer)
+    submit(peer, idempotency_key="k")
+    first, second = world.asked
+    world.refuse(alias=first)
+    submit(peer, idempotency_key="k")
+    assert world.asked == [first, second]  # Ahead of the third it would wait for the answer to that one.
+    world.issue(alias=second)
+    world.issue()
+    assert len(world.asked) == 3
+    assert answers(peer)[1:] == [("job.accepted", name) for name in ("req2", "req3", "req4")]
+    assert len({frame["payload"]["job_id"] for frame in peer.of("job.accepted")}) == 2
+    assert_nobody_waits(world)
+
+
+def test_a_duplicate_waits_behind_one_whose_key_is_forgotten_meanwhile() -> None:
+    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(idempotency=1)))
+    peer = world.client()
+    job = world.job(peer, idempotency_key="k")
+    submit(peer)
+    submit(peer, idempotency_key="k")
+    world.stopped(job)
+    world.revoke(world.asked[0])
+    world.advance(2)
+    submit(peer, idempotency_key="k")
+    assert len(world.asked) == 2
+    world.issue()
+    world.issue()
+    assert [kind for kind, _ in answers(peer)] == ["job.accepted"] * 4
+    assert_nobody_waits(world)
+
+
+def test_two_sessions_never_wait_for_the_keys_of_each_other() -> None:
+    world = Provided()
+    first, one, two = world.client(), world.client(), world.client()
+    submit(first, idempotency_key="k")
+    submit(first, idempotency_key="l")
+    submit(one)
+    submit(one, idempotency_key="k")
+    submit(two)
+    submit(two, idempotency_key="l")
+    for alias in world.asked[:2]:
+        world.refuse(alias=alias)
+    submit(one, idempotency_key="l")
+    submit(two, idempotency_key="k")
+    count = 0
+    for _ in range(4):
+        for alias in world.asked[2:][count:]:
+            count += 1
+            world.issue(alias=alias)
+    assert [kind for kind, _ in answers(one) + answers(two)] == ["job.accepted"] * 6
+    assert len({job.terms.idempotency_key for job in world.runtime.jobs.values()}) == 3
+    assert_nobody_waits(world)
+
+
+def test_a_submit_that_is_refused_ahead_leaves_its_key() -> None:
+    world = Provided()
+    peer = world.client()
+    submit(peer)
+    submit(peer, agent="nobody", idempotency_key="k")
+    submit(peer, idempotency_key="k")
+    assert len(world.asked) == 2
+    for alias in world.asked:
+        world.issue(alias=alias)
+    kinds = ["job.accepted", "session.error", "job.accepted"]
+    assert [kind for kind, _ in answers(peer)] == kinds
+    assert_nobody_waits(world)
 
 
 def test_what_is_sent_again_after_a_resume_is_refused_once() -> None:
