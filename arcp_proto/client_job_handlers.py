@@ -309,6 +309,8 @@ def _is_not_wanted(
             job.stop()  # So does all that follows: behind the answer, or because we ask for it.
         return True  # The answer was lost, and what follows it comes again.
     if job.observed or job.keyed or job.replayed:
+        if copy:
+            job.left_out(envelope.event_seq or 0)
         return copy
     return session.requests.wants_history(job_id)  # An answer was lost, and all of it comes again.
 

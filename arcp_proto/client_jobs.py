@@ -36,6 +36,7 @@ class FollowedJob:
 
     __slots__ = (
         "_at",
+        "_level",
         "_reached",
         "at_home",
         "awaited",
@@ -76,17 +77,28 @@ class FollowedJob:
         """The highest place that the subscription has brought; None when it brings none."""
         self._at = self.seen
         """The place of what came last, also of a subscribe that was carried out twice."""
+        self._level: int | None = 0
+        """The number in the session at which what comes has reached `floor`; None: it has not."""
 
-    @property
-    def behind(self) -> bool:
-        """Whether some of its events came in a lost session and are not processed yet."""
-        return self.awaited or self.stored < self.since
+    def behind(self, cursor: int) -> bool:
+        """Whether what the session holds above this number does not go on where its events are processed.
+
+        Some came in a lost session and are not processed yet; or some that are come again, of one home
+        number with what does not: they could not be told apart.
+        """
+        if self.awaited or self.stored < self.since:
+            return True
+        return self.observed and self.stored == self.floor and (self._level is None or self._level > cursor)
 
     @property
     def asked_from(self) -> int:
         """The home number to ask from, so that what comes first is no later than what it misses."""
-        home = home_of(self.floor)
-        return home - 1 if 0 < count_of(self.floor) < ALL else home
+        return home_of(self.floor) - self._is_within
+
+    @property
+    def _is_within(self) -> bool:
+        """Whether what comes first was handed out, since it has its home number with what it misses."""
+        return 0 < count_of(self.floor) < ALL
 
     @property
     def may_repeat(self) -> bool:
@@ -100,6 +112,11 @@ class FollowedJob:
         at = self._at
         self._at = at = at + 1 if home_of(at) == source_seq else place(source_seq, 1)
         return self.awaited or at <= self.floor or (self._reached is not None and at <= self._reached)
+
+    def left_out(self, seq: int) -> None:
+        """The event that came last was handed out before."""
+        if self._level is None and self._at >= self.floor:
+            self._level = seq
 
     def handed_out(self, seq: int, source_seq: int | None) -> int:
         """The event that came last goes to the user; returns its place."""
@@ -172,11 +189,15 @@ class FollowedJob:
     def begin_again(self) -> None:
         """So it is, and what it replays comes now."""
         self.replay_again()
-        self._at = 0
+        self._rewind()
 
     def come_by_itself(self) -> None:
         """What a subscription replays from now on has come as its own."""
         self.floor, self._at = self.seen, 0
 
     def _begin(self) -> None:
-        self._reached, self._at, self.awaited = self.floor, 0, False
+        self._reached, self.awaited = self.floor, False
+        self._rewind()
+
+    def _rewind(self) -> None:
+        self._at, self._level = 0, None if self._is_within else 0

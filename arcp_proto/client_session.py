@@ -134,7 +134,7 @@ class ClientSession:
             return None
         cursor = self.cursor
         self._forget_processed()
-        jobs = tuple(_resumed(job) for job in (*self.jobs.values(), *self._ending))
+        jobs = tuple(_resumed(job, cursor) for job in (*self.jobs.values(), *self._ending))
         return Resumption(self.id, self.token, cursor, jobs)
 
     def follow(self, job_id: JobId, *, observed: bool, seen: int = 0) -> FollowedJob:
@@ -201,8 +201,7 @@ class ClientSession:
             self._ending.popleft()
 
 
-def _resumed(job: FollowedJob) -> ResumedJob:
-    count = count_of(job.stored)
-    return ResumedJob(
-        job.id, home_of(job.stored), job.observed, job.behind, job.keyed, count if count < ALL else 0
-    )
+def _resumed(job: FollowedJob, cursor: int) -> ResumedJob:
+    home, count = home_of(job.stored), count_of(job.stored)
+    behind = job.behind(cursor)
+    return ResumedJob(job.id, home, job.observed, behind, job.keyed, count if count < ALL else 0)

@@ -23,7 +23,7 @@ class ResumedJob(msgspec.Struct, frozen=True, omit_defaults=True):
     observed: bool = False
     """Whether its events come by a subscription."""
     behind: bool = False
-    """Whether the session does not hold all that comes after `seen`, so that it is subscribed again."""
+    """Whether what the session holds does not go on after `seen`, so that it is subscribed again."""
     keyed: bool = False
     """Whether it was accepted by a key, so that its events may come as to an observer (§7.2)."""
     count: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0

@@ -102,13 +102,30 @@ def test_one_of_ours_goes_on_behind_all_that_was_handed_out() -> None:
 def test_behind_until_what_a_lost_session_brought_is_processed() -> None:
     followed = job(observed=False)
     followed.handed_out(4, None)
-    assert not followed.behind
+    assert not followed.behind(4)
     followed.lose()
     followed.go_on()
-    assert followed.behind
+    assert followed.behind(4)
     followed.processed(place(4), 0)
     followed.processed(place(2), 0)
-    assert (followed.behind, followed.stored) == (False, place(4))
+    assert (followed.behind(4), followed.stored) == (False, place(4))
+
+
+def test_behind_until_what_comes_again_of_a_number_has_come() -> None:
+    followed = job()
+    followed.replay(0)
+    assert [followed.is_copy(home) for home in (3, 3)] == [False, False]
+    followed.processed(followed.handed_out(2, 3), 1)
+    followed.lose()
+    followed.go_on()
+    assert followed.behind(9) and followed.asked_from == 2
+    for seq in (5, 6):
+        assert followed.is_copy(3) and followed.behind(9)
+        followed.left_out(seq)
+    assert [followed.behind(cursor) for cursor in (5, 6)] == [True, False]
+    assert not followed.is_copy(3)
+    followed.processed(followed.handed_out(7, 3), 1)
+    assert not followed.behind(5)
 
 
 def test_what_a_replay_brings_again_is_not_processed_before_it_is() -> None:

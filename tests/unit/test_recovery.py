@@ -612,3 +612,46 @@ def test_counts_are_forgotten_where_they_were_counted_otherwise(runtime: Scripte
     assert subscribes(runtime)[-1] == (JOB, 2)
     lose(runtime, "subscribe")
     assert subscribes(runtime)[-1] == (JOB, 3)
+
+
+def another_process(runtime: ScriptedRuntime) -> ScriptedRuntime:
+    """It begins with what this one has written down, in the same session."""
+    resumption = runtime.client.resumption()
+    assert resumption is not None
+    other = ScriptedRuntime(ClientConfig(), resumption=Resumption.of_json(resumption.to_json()))
+    other.welcome(session_id=resumption.session_id)
+    return other
+
+
+def lose_all_processed(runtime: ScriptedRuntime) -> None:
+    """The session is lost; 3 is asked for again, as others may have that number, and comes behind `job_2`."""
+    subscribe(runtime)
+    runtime.client.processed(JOB, 1, now=runtime.now)
+    lose(runtime)
+    answer(runtime)
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2")
+    observed(runtime, 1, 5, "job_2")
+    assert subscribes(runtime)[1] == (JOB, 2)
+
+
+def test_another_process_does_not_show_again_what_comes_again_of_a_number(runtime: ScriptedRuntime) -> None:
+    lose_all_processed(runtime)
+    runtime.client.processed(JobId("job_2"), 1, now=runtime.now)
+    other = another_process(runtime)
+    assert subscribes(other) == [(JOB, 2)]
+    assert observed(other, 2, 3) == [], "it may be any of that number"
+    answer(other)
+    assert observed(other, 3, 3) == []
+    assert numbers(observed(other, 4, 3) + observed(other, 5, 4)) == [4, 5]
+
+
+def test_when_that_has_come_another_process_asks_for_nothing(runtime: ScriptedRuntime) -> None:
+    lose_all_processed(runtime)
+    assert observed(runtime, 2, 3) == []
+    assert subscribes(another_process(runtime)) == [(JOB, 2)], "the event before it is not processed"
+    runtime.client.processed(JobId("job_2"), 1, now=runtime.now)
+    other = another_process(runtime)
+    assert subscribes(other) == []
+    assert numbers(observed(other, 3, 3) + observed(other, 4, 4)) == [3, 4]
