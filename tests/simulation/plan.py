@@ -152,11 +152,28 @@ AUTHORITY: Final[Mapping[str, int]] = {
 OF_AUTHORITY: Final = ("lease_expires_at", "cost.budget", "model.use")
 
 
+OF_EVENTS: Final = ("progress", "result_chunk")
+FEW_FEATURES: Final = 1_000_000_000
+"""From this seed on many sessions leave out kinds of events, also those that submit."""
+
+
 def draw(seed: int, inputs: int = 200, *, authority: bool = True) -> Plan:
     """The plan of a seed; half of them are with authority, unless that is not wanted."""
     plan = _draw(seed, inputs)
+    if seed >= FEW_FEATURES:
+        plan = _with_few_features(plan, random.Random(f"features {seed}"))
     dice = random.Random(f"authority {seed}")
     return _with_authority(plan, dice) if authority and dice.random() < 0.5 else plan
+
+
+def _with_few_features(plan: Plan, dice: random.Random) -> Plan:
+    """The same run, where half of the sessions take no progress, and half no chunks of a result."""
+    cast = []
+    for actor in plan.options.cast:
+        missing = [name for name in OF_EVENTS if dice.random() < 0.5]
+        features = tuple(name for name in actor.features if name not in missing)
+        cast.append(msgspec.structs.replace(actor, features=features))
+    return Plan(msgspec.structs.replace(plan.options, cast=tuple(cast)), plan.moves)
 
 
 def _with_authority(plan: Plan, dice: random.Random) -> Plan:
