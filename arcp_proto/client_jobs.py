@@ -78,13 +78,13 @@ class FollowedJob:
         self._at = self.seen
         """The place of what came last, also of a subscribe that was carried out twice."""
         self._level: int | None = 0
-        """The number in the session at which what comes has reached `floor`; None: it has not."""
+        """The number in the session behind which what comes goes on where its events are; None: not yet."""
 
     def behind(self, cursor: int) -> bool:
         """Whether what the session holds above this number does not go on where its events are processed.
 
-        Some came in a lost session and are not processed yet; or some that are come again, of one home
-        number with what does not: they could not be told apart.
+        Some came in a lost session and are not processed yet; or our own subscription begins above it; or
+        some events come again, of one home number with others that do not: they could not be told apart.
         """
         if self.awaited or self.stored < self.since:
             return True
@@ -157,9 +157,9 @@ class FollowedJob:
         """It was stopped, and goes on by itself: the session has submitted it, and misses nothing."""
         self.at_home, self.observed, self.awaited, self._reached = True, False, False, None
 
-    def go_on(self) -> None:
-        """The subscription of our own is answered: it begins where the job was stopped."""
-        self._begin()
+    def go_on(self, last: int) -> None:
+        """Our own subscription is answered, behind this number: it begins where the job was stopped."""
+        self._begin(last)
 
     def join(self) -> None:
         """A submit was answered by its key: what came of the job before may come again, for it (§7.2)."""
@@ -169,10 +169,13 @@ class FollowedJob:
             if not self.observed:
                 self._at = 0
 
-    def replay(self, after: int) -> None:
-        """A subscription of the user's begins behind this home number, and brings again what came before."""
+    def replay(self, after: int, last: int) -> None:
+        """A subscription of the user's begins behind a home number, and brings again what came before.
+
+        `last` is the number of the session behind which it was answered.
+        """
         self.floor = place(after)
-        self._begin()
+        self._begin(last)
         if self.observed:
             self.replays += 1
             self.stored = min(self.stored, self.floor)
@@ -189,15 +192,13 @@ class FollowedJob:
     def begin_again(self) -> None:
         """So it is, and what it replays comes now."""
         self.replay_again()
-        self._rewind()
+        self._at, self._level = 0, None if self._is_within else self._level
 
     def come_by_itself(self) -> None:
         """What a subscription replays from now on has come as its own."""
         self.floor, self._at = self.seen, 0
 
-    def _begin(self) -> None:
-        self._reached, self.awaited = self.floor, False
-        self._rewind()
-
-    def _rewind(self) -> None:
-        self._at, self._level = 0, None if self._is_within else 0
+    def _begin(self, last: int) -> None:
+        dropped = last if self.awaited else 0
+        self._level = None if self._is_within else dropped
+        self._reached, self._at, self.awaited = self.floor, 0, False

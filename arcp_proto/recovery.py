@@ -70,7 +70,7 @@ def subscribed(client: Client, job_id: JobId, answer: messages.Subscribed) -> bo
     )
     if job is not None:
         if job.awaited:
-            job.go_on()
+            job.go_on(session.numbers.last)
         elif job.at_home:
             job.come_by_itself()
         else:

@@ -29,7 +29,7 @@ def test_a_place_is_a_home_number_and_a_count() -> None:
 
 def test_what_one_subscription_brings_is_never_a_copy() -> None:
     followed = job()
-    followed.replay(3)
+    followed.replay(3, 0)
     assert [followed.is_copy(seq) for seq in (3, 4, 4, 5)] == [True, False, False, False]
 
 
@@ -40,7 +40,7 @@ def test_what_has_no_home_number_is_no_copy() -> None:
 
 def test_a_subscription_that_is_answered_again_brings_copies() -> None:
     followed = job(seen=20)
-    followed.replay(0)
+    followed.replay(0, 0)
     followed.replay_again()
     assert not followed.is_copy(1), "nothing has come"
     assert come(followed, 5) == [True]
@@ -51,7 +51,7 @@ def test_a_subscription_that_is_answered_again_brings_copies() -> None:
 def test_a_replay_begins_where_it_was_asked_for() -> None:
     followed = job(seen=8)
     followed.handed_out(9, 9)
-    followed.replay(2)
+    followed.replay(2, 0)
     assert [followed.is_copy(seq) for seq in (2, 3, 9)] == [True, False, False]
 
 
@@ -61,21 +61,21 @@ def test_while_it_is_awaited_everything_comes_again() -> None:
     followed.lose()
     assert (followed.observed, followed.awaited, followed.floor) == (True, True, place(4))
     assert followed.is_copy(None) and followed.is_copy(5)
-    followed.go_on()
+    followed.go_on(0)
     assert [followed.is_copy(seq) for seq in (4, 5)] == [True, False]
 
 
 def test_it_goes_on_where_its_subscription_stopped() -> None:
     followed = job()
     come(followed, 20)
-    followed.replay(0)
+    followed.replay(0, 0)
     come(followed, 7, 7)
     followed.stop()
     assert (followed.floor, followed.seen, followed.asked_from) == (place(7, 2), place(20, 1), 6)
     followed.stop()
     followed.lose()
     assert (followed.floor, followed.since) == (place(7, 2), place(7, 2))
-    followed.go_on()
+    followed.go_on(0)
     assert come(followed, 7, 7, 7, 8) == [False, False, True, True]
     followed.lose()
     followed.forget_count()
@@ -84,7 +84,7 @@ def test_it_goes_on_where_its_subscription_stopped() -> None:
 
 def test_a_runtime_that_tells_no_home_numbers_is_asked_by_its_own() -> None:
     followed = job()
-    followed.replay(0)
+    followed.replay(0, 0)
     followed.handed_out(7, None)
     followed.lose()
     assert (followed.floor, followed.asked_from) == (place(7), 7)
@@ -93,7 +93,7 @@ def test_a_runtime_that_tells_no_home_numbers_is_asked_by_its_own() -> None:
 def test_one_of_ours_goes_on_behind_all_that_was_handed_out() -> None:
     followed = job(observed=False)
     followed.handed_out(20, None)
-    followed.replay(0)
+    followed.replay(0, 0)
     come(followed, 3)
     followed.lose()
     assert (followed.floor, followed.asked_from) == (place(20), 20)
@@ -104,7 +104,7 @@ def test_behind_until_what_a_lost_session_brought_is_processed() -> None:
     followed.handed_out(4, None)
     assert not followed.behind(4)
     followed.lose()
-    followed.go_on()
+    followed.go_on(0)
     assert followed.behind(4)
     followed.processed(place(4), 0)
     followed.processed(place(2), 0)
@@ -113,11 +113,11 @@ def test_behind_until_what_a_lost_session_brought_is_processed() -> None:
 
 def test_behind_until_what_comes_again_of_a_number_has_come() -> None:
     followed = job()
-    followed.replay(0)
+    followed.replay(0, 0)
     assert [followed.is_copy(home) for home in (3, 3)] == [False, False]
     followed.processed(followed.handed_out(2, 3), 1)
     followed.lose()
-    followed.go_on()
+    followed.go_on(0)
     assert followed.behind(9) and followed.asked_from == 2
     for seq in (5, 6):
         assert followed.is_copy(3) and followed.behind(9)
@@ -131,7 +131,7 @@ def test_behind_until_what_comes_again_of_a_number_has_come() -> None:
 def test_what_a_replay_brings_again_is_not_processed_before_it_is() -> None:
     followed = job(seen=2)
     come(followed, 3)
-    followed.replay(0)
+    followed.replay(0, 0)
     assert followed.stored == 0
     followed.processed(3, 0)
     assert followed.stored == 0
@@ -142,7 +142,7 @@ def test_what_a_replay_brings_again_is_not_processed_before_it_is() -> None:
 def test_the_stream_of_our_own_job_does_not_hide_where_its_replay_is() -> None:
     followed = job(observed=False)
     assert not followed.replayed
-    followed.replay(0)
+    followed.replay(0, 0)
     come(followed, 1)
     followed.handed_out(9, None)
     followed.begin_again()
@@ -156,11 +156,11 @@ def test_a_live_subscription_begins_within_a_number() -> None:
     assert come(followed, 3, 3) == [True, True]
     followed.stop()
     assert followed.asked_from == 3
-    followed.go_on()
+    followed.go_on(0)
     assert come(followed, 3, 4, 4) == [False, True, True]
     followed.stop()
     assert followed.asked_from == 3
-    followed.go_on()
+    followed.go_on(0)
     assert come(followed, 4, 4, 4) == [False, False, True]
 
 
@@ -189,7 +189,7 @@ def test_a_key_goes_on_with_what_is_observed() -> None:
     assert followed.seen == place(1, 3)
     followed.stop()
     followed.join()
-    followed.go_on()
+    followed.go_on(0)
     assert come(followed, 1, 1, 1, 1) == [False, False, False, True]
 
 

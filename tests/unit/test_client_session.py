@@ -53,7 +53,7 @@ def test_of_what_a_job_brought_in_a_lost_session_nothing_is_forgotten() -> None:
     opened.lose()
     opened.renew(SessionId("sess_2"), Time(0))
     opened.token = Secret("rt_2")
-    job.go_on()
+    job.go_on(0)
     assert kept(opened) == (0, [ResumedJob(job_id, 0, observed=True, behind=True)])
     opened.acks.done(5, job_id)
     assert kept(opened) == (0, [ResumedJob(job_id, 5, observed=True)])

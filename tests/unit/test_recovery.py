@@ -655,3 +655,24 @@ def test_when_that_has_come_another_process_asks_for_nothing(runtime: ScriptedRu
     other = another_process(runtime)
     assert subscribes(other) == []
     assert numbers(observed(other, 3, 3) + observed(other, 4, 4)) == [3, 4]
+
+
+def test_another_process_asks_again_when_it_resumes_from_before_the_answer(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    own(runtime, 1, 2)
+    for seq in (1, 2):
+        runtime.client.processed(JOB, seq, now=runtime.now)
+    lose(runtime)
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2")
+    observed(runtime, 1, 5, "job_2")
+    assert observed(runtime, 2, 7) == [], "of whatever; it comes again"
+    answer(runtime)
+    other = another_process(runtime)
+    assert subscribes(other) == [(JOB, 2)]
+    assert numbers(observed(other, 1, 5, "job_2") + observed(other, 2, 7)) == [1]
+    answer(other)
+    assert numbers(observed(other, 3, 3) + observed(other, 4, 7)) == [3, 4]
+    runtime.client.processed(JobId("job_2"), 1, now=runtime.now)
+    assert subscribes(another_process(runtime)) == []
