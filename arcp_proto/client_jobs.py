@@ -36,7 +36,7 @@ class FollowedJob:
 
     __slots__ = (
         "_at",
-        "_level",
+        "_levels",
         "_reached",
         "at_home",
         "awaited",
@@ -77,8 +77,8 @@ class FollowedJob:
         """The highest place that the subscription has brought; None when it brings none."""
         self._at = self.seen
         """The place of what came last, also of a subscribe that was carried out twice."""
-        self._level: int | None = 0
-        """The number in the session behind which what comes goes on where its events are; None: not yet."""
+        self._levels: dict[int, int | None] = {}
+        """By places, the number of the session above which what comes goes on there; None: not yet."""
 
     def behind(self, cursor: int) -> bool:
         """Whether what the session holds above this number does not go on where its events are processed.
@@ -88,7 +88,8 @@ class FollowedJob:
         """
         if self.awaited or self.stored < self.since:
             return True
-        return self.observed and self.stored == self.floor and (self._level is None or self._level > cursor)
+        level = self._levels.get(self.stored, 0)
+        return self.observed and (level is None or level > cursor)
 
     @property
     def asked_from(self) -> int:
@@ -115,8 +116,8 @@ class FollowedJob:
 
     def left_out(self, seq: int) -> None:
         """The event that came last was handed out before."""
-        if self._level is None and self._at >= self.floor:
-            self._level = seq
+        if self._at >= self.floor and self._levels.get(self.floor, 0) is None:
+            self._levels[self.floor] = seq
 
     def handed_out(self, seq: int, source_seq: int | None) -> int:
         """The event that came last goes to the user; returns its place."""
@@ -144,7 +145,7 @@ class FollowedJob:
     def lose(self) -> None:
         """Its session is lost: it is to be observed behind what was handed out."""
         self.stop()
-        self.since, self.at_home = self.floor, False
+        self.since, self.at_home, self._levels = self.floor, False, {}
 
     def stop(self) -> None:
         """Nothing more comes of it, until it is observed from where it stopped."""
@@ -192,13 +193,16 @@ class FollowedJob:
     def begin_again(self) -> None:
         """So it is, and what it replays comes now."""
         self.replay_again()
-        self._at, self._level = 0, None if self._is_within else self._level
+        self._at = 0
+        if self._is_within:
+            self._levels[self.floor] = None
 
     def come_by_itself(self) -> None:
         """What a subscription replays from now on has come as its own."""
         self.floor, self._at = self.seen, 0
 
     def _begin(self, last: int) -> None:
-        dropped = last if self.awaited else 0
-        self._level = None if self._is_within else dropped
+        if self._is_within or self.awaited:
+            self._levels = {at: level for at, level in self._levels.items() if at >= self.stored}
+            self._levels[self.floor] = None if self._is_within else last
         self._reached, self._at, self.awaited = self.floor, 0, False

@@ -128,6 +128,22 @@ def test_behind_until_what_comes_again_of_a_number_has_come() -> None:
     assert not followed.behind(5)
 
 
+def test_behind_before_the_subscription_that_brings_what_is_not_processed() -> None:
+    followed = job(observed=False)
+    followed.lose()
+    followed.go_on(4)
+    assert not followed.is_copy(7)
+    first = followed.handed_out(5, 7)
+    followed.stop()
+    followed.go_on(9)
+    assert [followed.behind(cursor) for cursor in (3, 4, 9)] == [True, False, False]
+    followed.processed(first, 0)
+    assert followed.behind(9), "7 comes again"
+    assert followed.is_copy(7)
+    followed.left_out(10)
+    assert [followed.behind(cursor) for cursor in (9, 10)] == [True, False]
+
+
 def test_what_a_replay_brings_again_is_not_processed_before_it_is() -> None:
     followed = job(seen=2)
     come(followed, 3)
