@@ -19,14 +19,28 @@ Time = NewType("Time", int)
 SECOND: Final = 1_000_000_000
 MILLISECOND: Final = 1_000_000
 
-_CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_MOST_DIGITS: Final = 32
+_CROCKFORD: Final = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ".ljust(256, b"?")
 
 
 def crockford(bits: bytes, length: int) -> str:
-    """The first `length` base-32 digits of `bits`, in the alphabet of ULIDs."""
-    number = int.from_bytes(bits, "big")
-    width = len(bits) * 8
-    return "".join(_CROCKFORD[(number >> (width - 5 * (i + 1))) & 31] for i in range(length))
+    """The first `length` base-32 digits of `bits`, at most 32, in the alphabet of ULIDs."""
+    number = int.from_bytes(bits, "big") >> len(bits) * 8 - length * 5
+    for lower, upper, distance in _APART:
+        number = number & lower | (number & upper) << distance
+    return number.to_bytes(length, "big").translate(_CROCKFORD).decode()
+
+
+def _halves(digits: int) -> tuple[int, int, int]:
+    """Of groups of twice so many digits, each group in as many bytes as it has digits: the bits of all their
+    lower halves, those of the upper ones, and how far these move until each half has its own bytes.
+    """
+    lower = sum((1 << digits * 5) - 1 << start * 8 for start in range(0, _MOST_DIGITS, 2 * digits))
+    return lower, lower << digits * 5, digits * 3
+
+
+_APART: Final = tuple(_halves(digits) for digits in (16, 8, 4, 2, 1))
+"""Step by step, digits of five bits that stand close together become digits of a byte each."""
 
 
 def ulid(bits: bytes) -> str:
