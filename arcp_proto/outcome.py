@@ -18,7 +18,7 @@ from .machine import found
 from .messages import JobError, Result
 from .output import ChildEnded, ResumeJob, StopJob
 from .records import JobEnded, OutcomeFixed
-from .timers import TimerKind
+from .timers import OF_A_RUN, TimerKind
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -106,9 +106,7 @@ def agent_over(runtime: Runtime, job: Job, end: Callable[[], None]) -> None:
     del runtime.running[job.id]
     if job.ended:
         return
-    runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
-    runtime.timers.disarm(TimerKind.LEASE_EXPIRED, job.id)
-    runtime.timers.disarm(TimerKind.GRACE, job.id)
+    runtime.timers.disarm_all(OF_A_RUN, job.id)
     stop_children(runtime, job)
     job.then = end
     conclude(runtime, job)
@@ -207,9 +205,7 @@ def _send(runtime: Runtime, job: Job, ended: JobEnded, how: Outcome | Returned) 
     runtime.commit(ended)
     for session in takers:
         runtime.delivered(session)
-    runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
-    runtime.timers.disarm(TimerKind.LEASE_EXPIRED, job.id)
-    runtime.timers.disarm(TimerKind.GRACE, job.id)
+    runtime.timers.disarm_all(OF_A_RUN, job.id)
     if job.paused and job.id in runtime.running:
         runtime.request(ResumeJob(job.id))  # An agent that has not stopped finds that its job is over.
     job.paused = False

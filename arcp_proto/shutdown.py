@@ -10,7 +10,7 @@ from .errors import ErrorCode
 from .ids import SECOND, Time
 from .machine import CLOSE_RESTART
 from .output import RuntimeEnded
-from .timers import TimerKind
+from .timers import OF_A_RUN, TimerKind
 
 if TYPE_CHECKING:
     from .job import Job
@@ -53,9 +53,7 @@ def left(runtime: Runtime, job: Job) -> bool:
     if job.id not in runtime.leaving or job.outcome is not None:
         return False
     runtime.unfinished.pop(job.id, None)
-    runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
-    runtime.timers.disarm(TimerKind.LEASE_EXPIRED, job.id)
-    runtime.timers.disarm(TimerKind.GRACE, job.id)
+    runtime.timers.disarm_all(OF_A_RUN, job.id)
     end_if_over(runtime)
     return True
 

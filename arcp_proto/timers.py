@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -63,11 +63,19 @@ class TimerKind(StrEnum):
     """The client observes a job again whose subscription has ended, or was refused for now (§7.6)."""
 
 
+OF_A_RUN: Final = (TimerKind.MAX_RUNTIME, TimerKind.LEASE_EXPIRED, TimerKind.GRACE)
+"""What may be armed for a job while its agent runs."""
+
+
 class TimerKey(NamedTuple):
     """One deadline: its kind, and whose it is (a connection's number, a session's or job's id, 0 for all)."""
 
     kind: TimerKind
     owner: int | str
+
+
+_Entry = tuple[Time, int, TimerKey]
+"""When a key is due, how many were armed up to it, and the key."""
 
 
 class Timers:
@@ -76,15 +84,18 @@ class Timers:
     The heap never holds more than twice the live deadlines plus a constant.
     """
 
-    __slots__ = ("_count", "_heap", "_live")
+    __slots__ = ("_armed", "_count", "_heap", "_live")
 
     def __init__(self) -> None:
-        self._live: dict[TimerKey, tuple[Time, int]] = {}
-        self._heap: list[tuple[Time, int, TimerKey]] = []
+        self._armed: dict[int | str, dict[TimerKind, _Entry]] = {}
+        """By owner; most that ever had a deadline have none any more, and are not in here."""
+        self._live = 0
+        """How many there are."""
+        self._heap: list[_Entry] = []
         self._count = 0
 
     def __len__(self) -> int:
-        return len(self._live)
+        return self._live
 
     @property
     def size(self) -> int:
@@ -93,33 +104,49 @@ class Timers:
 
     def arm(self, kind: TimerKind, owner: int | str, at: Time) -> None:
         """Set the deadline of a key, in place of an earlier one."""
-        key = TimerKey(kind, owner)
         self._count += 1
-        self._live[key] = (at, self._count)
-        heapq.heappush(self._heap, (at, self._count, key))
+        entry = (at, self._count, TimerKey(kind, owner))
+        armed = self._armed.get(owner)
+        if armed is None:
+            armed = self._armed[owner] = {}
+        if kind not in armed:
+            self._live += 1
+        armed[kind] = entry
+        heapq.heappush(self._heap, entry)
         self._compact()
 
     def disarm(self, kind: TimerKind, owner: int | str) -> None:
         """Drop the deadline of a key, if it has one."""
-        self._live.pop(TimerKey(kind, owner), None)
-        self._compact()
+        if self.armed(kind, owner) is not None:
+            self._drop(kind, owner)
+            self._compact()
+
+    def disarm_all(self, kinds: Iterable[TimerKind], owner: int | str) -> None:
+        """Drop the deadlines of these kinds that an owner has."""
+        if owner in self._armed:
+            for kind in kinds:
+                self.disarm(kind, owner)
 
     def armed(self, kind: TimerKind, owner: int | str) -> Time | None:
         """When a key is due, or None."""
-        entry = self._live.get(TimerKey(kind, owner))
-        return None if entry is None else entry[0]
+        armed = self._armed.get(owner)
+        if armed is None or (entry := armed.get(kind)) is None:
+            return None
+        return entry[0]
 
     def keys(self) -> list[TimerKey]:
         """Every armed key, for tests of what must be armed."""
-        return list(self._live)
+        return [key for _, _, key in self._entries()]
 
     def next(self) -> tuple[Time, TimerKey] | None:
         """The first deadline, or None. Drops dead entries from the top; no answer changes by it."""
         heap = self._heap
         while heap:
-            at, count, key = heap[0]
-            if self._live.get(key) == (at, count):
-                return at, key
+            first = heap[0]
+            at, _, (kind, owner) = first
+            armed = self._armed.get(owner)
+            if armed is not None and armed.get(kind) is first:
+                return at, first[2]
             heapq.heappop(heap)
         return None
 
@@ -129,14 +156,23 @@ class Timers:
         A key that is armed again meanwhile waits for the next call, so that nothing loops for ever.
         """
         before = self._count
-        while (first := self.next()) is not None and first[0] <= now and self._live[first[1]][1] <= before:
-            heapq.heappop(self._heap)
-            del self._live[first[1]]
+        while self.next() is not None and self._heap[0][0] <= now and self._heap[0][1] <= before:
+            _, _, key = heapq.heappop(self._heap)
+            self._drop(key.kind, key.owner)
             self._compact()
-            yield first[1]
+            yield key
+
+    def _drop(self, kind: TimerKind, owner: int | str) -> None:
+        armed = self._armed[owner]
+        del armed[kind]
+        if not armed:
+            del self._armed[owner]
+        self._live -= 1
+
+    def _entries(self) -> list[_Entry]:
+        return [entry for armed in self._armed.values() for entry in armed.values()]
 
     def _compact(self) -> None:
-        if len(self._heap) <= 2 * len(self._live) + _SLACK:
-            return
-        self._heap = [(at, count, key) for key, (at, count) in self._live.items()]
-        heapq.heapify(self._heap)
+        if len(self._heap) > 2 * self._live + _SLACK:
+            self._heap = self._entries()
+            heapq.heapify(self._heap)

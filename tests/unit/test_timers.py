@@ -94,6 +94,17 @@ def test_disarming_drops_it_and_what_is_not_armed_is_no_error() -> None:
     assert list(timers.pop_due(Time(100))) == []
 
 
+def test_several_kinds_of_one_owner_are_dropped_at_once() -> None:
+    timers = Timers()
+    for kind in [TimerKind.HELLO, TimerKind.GRACE, TimerKind.LINGER]:
+        arm(timers, kind, "a", 5)
+    arm(timers, TimerKind.GRACE, "b", 5)
+    timers.disarm_all([TimerKind.LINGER, TimerKind.PAUSE, TimerKind.GRACE], "a")
+    timers.disarm_all([TimerKind.LINGER], "c")
+    assert timers.keys() == [(TimerKind.HELLO, "a"), (TimerKind.GRACE, "b")]
+    assert len(timers) == 2
+
+
 def test_the_kind_and_the_owner_make_the_key() -> None:
     timers = Timers()
     arm(timers, TimerKind.HELLO, 1, 5)
