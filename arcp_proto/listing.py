@@ -12,6 +12,7 @@ import hmac
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from heapq import merge
+from itertools import islice
 from typing import Final, Self
 
 import msgspec
@@ -25,6 +26,7 @@ from .times import parse_time
 
 _CHUNK: Final = 512
 """Numbers of one chunk, before it is cut in two."""
+_INDEXED: Final = frozenset((None, *Status))
 _NUMBER_BYTES: Final = 8
 _TAG_BYTES: Final = 16
 
@@ -71,13 +73,18 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 class Listing:
-    """The jobs by number: of each principal and of all, in any status and in each."""
+    """The jobs by number: of each principal, and in whatever other ways they were asked for.
 
-    __slots__ = ("_indexes", "_jobs")
+    Such an index, of all principals or of one status, is made when it is first asked for, and kept up to
+    date from then on: the jobs that nobody lists so cost nothing.
+    """
+
+    __slots__ = ("_asked", "_jobs", "_owned")
 
     def __init__(self) -> None:
         self._jobs: dict[int, Job] = {}
-        self._indexes: dict[tuple[Principal | None, str | None], _Numbers] = {}
+        self._owned: dict[Principal, _Numbers] = {}
+        self._asked: dict[Principal | None, dict[str | None, _Numbers]] = {}
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -88,24 +95,40 @@ class Listing:
 
     def add(self, job: Job) -> None:
         """A job is there from now on, in the status that it has."""
-        ensure(job.number not in self._jobs, "a job is listed once")
-        self._jobs[job.number] = job
-        for owner in (job.terms.principal, None):
-            self._put(owner, None, job.number)
-            self._put(owner, job.status, job.number)
+        number, principal = job.number, job.terms.principal
+        ensure(number not in self._jobs, "a job is listed once")
+        self._jobs[number] = job
+        owned = self._owned.get(principal)
+        if owned is None:
+            owned = self._owned[principal] = _Numbers()
+        owned.add(number)
+        if self._asked:
+            for index in self._asked_of(principal, (None, job.status)):
+                index.add(number)
 
     def changed(self, job: Job, old_status: Status) -> None:
         """A listed job has another status than before."""
-        for owner in (job.terms.principal, None):
-            self._take(owner, old_status, job.number)
-            self._put(owner, job.status, job.number)
+        ensure(job.number in self._jobs, "a job that is not listed has changed")
+        if self._asked:
+            for index in self._asked_of(job.terms.principal, (old_status,)):
+                index.remove(job.number)
+            for index in self._asked_of(job.terms.principal, (job.status,)):
+                index.add(job.number)
 
     def remove(self, job: Job) -> None:
         """A job is forgotten."""
-        del self._jobs[job.number]
-        for owner in (job.terms.principal, None):
-            self._take(owner, None, job.number)
-            self._take(owner, job.status, job.number)
+        number, principal = job.number, job.terms.principal
+        del self._jobs[number]
+        owned = self._owned[principal]
+        owned.remove(number)
+        if self._asked:
+            for index in self._asked_of(principal, (None, job.status)):
+                index.remove(number)
+        if not owned.chunks:
+            del self._owned[principal]
+            self._asked.pop(principal, None)
+        if not self._jobs:
+            self._asked.clear()
 
     def below(
         self, owners: Sequence[Principal] | None, statuses: Sequence[str] | None, number: int | None
@@ -115,24 +138,35 @@ class Listing:
         Lazy: what is not asked for costs nothing. Valid until the listing changes.
         """
         rows = [
-            self._indexes[owner, status].below(number)
+            self._index(owner, status).below(number)
             for owner in (dict.fromkeys(owners) if owners is not None else (None,))
             for status in (dict.fromkeys(statuses) if statuses is not None else (None,))
-            if (owner, status) in self._indexes
+            if (self._jobs if owner is None else owner in self._owned) and status in _INDEXED
         ]
         return rows[0] if len(rows) == 1 else merge(*rows, reverse=True)
 
-    def _put(self, owner: Principal | None, status: str | None, number: int) -> None:
-        index = self._indexes.get((owner, status))
+    def _index(self, owner: Principal | None, status: str | None) -> _Numbers:
+        """The index of an owner who has jobs, or of all; made when it is not there."""
+        if owner is not None and status is None:
+            return self._owned[owner]
+        of_owner = self._asked.setdefault(owner, {})
+        index = of_owner.get(status)
         if index is None:
-            index = self._indexes[owner, status] = _Numbers()
-        index.add(number)
+            jobs = self._jobs
+            numbers = sorted(jobs) if owner is None else reversed([*self._owned[owner].below(None)])
+            index = of_owner[status] = _Numbers()
+            for number in numbers:
+                if status is None or jobs[number].status == status:
+                    index.add(number)
+        return index
 
-    def _take(self, owner: Principal | None, status: str | None, number: int) -> None:
-        index = self._indexes[owner, status]
-        index.remove(number)
-        if not index.chunks:
-            del self._indexes[owner, status]
+    def _asked_of(self, principal: Principal, statuses: Sequence[str | None]) -> Iterator[_Numbers]:
+        """The indexes that are there of these statuses, and hold the jobs of a principal."""
+        for owner in (principal, None):
+            of_owner = self._asked.get(owner, {})
+            for status in statuses:
+                if status in of_owner:
+                    yield of_owner[status]
 
 
 def page(
@@ -149,17 +183,24 @@ def page(
     second value is the number below which the next page begins; None when nothing is left to look at.
     """
     ensure(limit > 0 and scan > 0, "a page looks at one job at least")
-    indexed = filter.indexed
+    numbers = listing.below(owners, filter.statuses, below)
+    if filter.indexed:
+        shown = list(islice(numbers, limit))
+        return [listing.job(number) for number in shown], _next_below(shown, numbers)
+    looked: list[int] = []
     found: list[Job] = []
-    last: int | None = None
-    for looked, number in enumerate(listing.below(owners, filter.statuses, below)):
-        if len(found) == limit or (looked == scan and not indexed):
-            return found, last
-        last = number
+    for number in islice(numbers, scan):
+        looked.append(number)
         job = listing.job(number)
-        if indexed or filter.matches(job):
+        if filter.matches(job):
             found.append(job)
-    return found, None
+            if len(found) == limit:
+                break
+    return found, _next_below(looked, numbers)
+
+
+def _next_below(looked: list[int], rest: Iterator[int]) -> int | None:
+    return looked[-1] if looked and next(rest, None) is not None else None
 
 
 class Cursors:
@@ -213,22 +254,25 @@ class _Numbers:
 
     def add(self, number: int) -> None:
         """Put in a number that is not there."""
-        if not self.chunks:
-            self.chunks.append([number])
-            self.firsts.append(number)
+        if not self.chunks or number > self.chunks[-1][-1]:
+            self._append(number)
             return
         place = max(bisect_right(self.firsts, number) - 1, 0)
         chunk = self.chunks[place]
-        if number > chunk[-1] and place == len(self.chunks) - 1 and len(chunk) >= _CHUNK:
-            self.chunks.append([number])
-            self.firsts.append(number)
-            return
         chunk.insert(bisect_left(chunk, number), number)
         if len(chunk) > _CHUNK:
             self.chunks.insert(place + 1, chunk[_CHUNK // 2 :])
             self.firsts.insert(place + 1, chunk[_CHUNK // 2])
             del chunk[_CHUNK // 2 :]
         self.firsts[place] = chunk[0]
+
+    def _append(self, number: int) -> None:
+        """Put in the greatest of all."""
+        if self.chunks and len(self.chunks[-1]) < _CHUNK:
+            self.chunks[-1].append(number)
+        else:
+            self.chunks.append([number])
+            self.firsts.append(number)
 
     def remove(self, number: int) -> None:
         """Take out a number that is there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from arcp_proto.caps import Group, group_of
 from arcp_proto.connection import Connection, Phase
@@ -55,7 +56,8 @@ def check_empty(runtime: Runtime) -> None:
     ensure(not (caps.allowances or len(caps.early) or caps.early._counts), "caps of the dead are kept")
     ensure(caps.standings.keys() == caps.resting.keys(), "groups that have nothing")
     ensure(not (runtime.running._groups or runtime.running._counts), "jobs of nobody are counted")
-    ensure(not runtime.listing._indexes and not runtime.keys._ended, "an index outlives what it is of")
+    listing = runtime.listing
+    ensure(not (listing._owned or listing._asked or runtime.keys._ended), "an index outlives what it is of")
     ensure(runtime.holdings.events == runtime.holdings.size == 0, "nobody holds what is held")
 
 
@@ -278,15 +280,27 @@ def check_listing(runtime: Runtime) -> None:
     """Every index of the listing, from the jobs."""
     listing = runtime.listing
     ensure(listing._jobs == {job.number: job for job in runtime.jobs.values()}, "the numbers of jobs")
-    expected: dict[tuple[Principal | None, str | None], list[int]] = {}
+    owned: dict[Principal, list[int]] = {}
     for job in runtime.jobs.values():
-        for owner in (job.terms.principal, None):
-            for status in (job.status, None):
-                expected.setdefault((owner, status), []).append(job.number)
-    indexes = {
-        key: [number for chunk in index.chunks for number in chunk] for key, index in listing._indexes.items()
-    }
-    ensure(indexes == {key: sorted(numbers) for key, numbers in expected.items()}, "an index of the listing")
+        owned.setdefault(job.terms.principal, []).append(job.number)
+    ensure(
+        {owner: _numbers(index) for owner, index in listing._owned.items()}
+        == {owner: sorted(numbers) for owner, numbers in owned.items()},
+        "the index of an owner",
+    )
+    for owner, of_owner in listing._asked.items():
+        ensure(owner is None or owner in owned, "an index of nobody")
+        for status, index in of_owner.items():
+            expected = [
+                job.number
+                for job in runtime.jobs.values()
+                if owner in (None, job.terms.principal) and status in (None, job.status)
+            ]
+            ensure(_numbers(index) == sorted(expected), "an index that was asked for")
+
+
+def _numbers(index: Any) -> list[int]:
+    return [number for chunk in index.chunks for number in chunk]
 
 
 def check_keys(runtime: Runtime) -> None:
