@@ -138,6 +138,7 @@ class Job:
         "holds",
         "home",
         "home_seq",
+        "id",
         "input",
         "number",
         "observers",
@@ -154,6 +155,7 @@ class Job:
 
     def __init__(self, number: int, terms: Terms, budget: Budget) -> None:
         self.number = number
+        self.id: JobId = terms.job_id
         self.terms = terms
         self.budget = budget
         self.holds: dict[int, Hold] = {}
@@ -190,10 +192,6 @@ class Job:
         """Its terminal, which waits for their revocation."""
         self.then: Callable[[], None] | None = None
         """How it ends once its children have: its agent is over, and has said so."""
-
-    @property
-    def id(self) -> JobId:
-        return self.terms.job_id
 
     @property
     def agent(self) -> str:
