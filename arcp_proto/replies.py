@@ -30,9 +30,11 @@ class Reply(msgspec.Struct):
 class Replies:
     """Of one session, oldest first: bounded, and dropped when an event behind them was seen."""
 
-    __slots__ = ("_answered", "_kept", "_size")
+    __slots__ = ("_answered", "_kept", "_size", "newest")
 
     def __init__(self) -> None:
+        self.newest: Reply | None = None
+        """What was added last, also when it is kept no more."""
         self._kept: list[Reply] = []
         self._size = 0
         self._answered: dict[str, tuple[int, JobId]] = {}
@@ -50,6 +52,7 @@ class Replies:
 
     def add(self, reply: Reply, limits: Limits) -> None:
         """An answer was sent; the oldest ones go when there are too many."""
+        self.newest = reply
         self._kept.append(reply)
         self._size += len(reply.payload)
         if reply.message_type == "job.accepted":

@@ -91,7 +91,7 @@ def accept(
     job = runtime.jobs[terms.job_id]
     issuing.give(job, turn.alias or "", credentials)
     if connection is not None:
-        _send_accepted(connection, turn.session, job, turn.request_id)
+        _send_kept(connection, turn.session, job)
         job.paused = connection.is_blocked
     start(runtime, job, submit.input, attempt=1)
 
@@ -193,7 +193,7 @@ def _join(
     runtime.commit(JobJoined(session.id, claim.job_id, request_id))
     if job is not None:
         if connection is not None:
-            _send_accepted(connection, session, job, request_id)
+            _send_kept(connection, session, job)
         return
     accepted = accepted_again(claim, request_id, session.quirk)
     if connection is not None:
@@ -231,6 +231,15 @@ def _answered_before(
         observe(runtime, session, job, 0)
     _send_accepted(connection, session, job, envelope.id)
     return True
+
+
+def _send_kept(connection: Connection, session: Session, job: Job) -> None:
+    """Send `job.accepted` as it was just kept for a resume; with credentials, which are not kept, anew."""
+    kept = found(session.replies.newest, "a session keeps the answer to a submit")
+    if job.credentials:
+        _send_accepted(connection, session, job, kept.request_id)
+    else:
+        connection.answer(kept, job)
 
 
 def _send_accepted(connection: Connection, session: Session, job: Job, request_id: str) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from datetime import date, timedelta
+from functools import lru_cache
 from typing import Final
 
 from .ids import MILLISECOND, SECOND, Time
 
 _DAY: Final = 86_400
 _EPOCH: Final = date(1970, 1, 1)
-_FIRST_DAY: Final = (date.min - _EPOCH).days
-_LAST_DAY: Final = (date.max - _EPOCH).days
+_FIRST_MILLISECOND: Final = (date.min - _EPOCH).days * _DAY * 1000
+_LAST_MILLISECOND: Final = ((date.max - _EPOCH).days + 1) * _DAY * 1000 - 1
+_SECONDS_KEPT: Final = 64
 _RFC_3339: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([01][0-9]|2[0-3]):([0-5][0-9]):([0-5][0-9])(?:\.([0-9]{1,9}))?"
     r"(?:[Zz]|([+-])([01][0-9]|2[0-3]):([0-5][0-9]))?\Z"
@@ -42,16 +44,19 @@ def format_time(unix: Time) -> str:
 
     Never raises: a time before the year 1 or after 9999 is written as the first or last that has a date.
     """
-    seconds, nanoseconds = divmod(unix, SECOND)
-    days, second = divmod(seconds, _DAY)
-    if days < _FIRST_DAY:
-        days, second, nanoseconds = _FIRST_DAY, 0, 0
-    elif days > _LAST_DAY:
-        days, second, nanoseconds = _LAST_DAY, _DAY - 1, SECOND - 1
+    millisecond = min(max(unix // MILLISECOND, _FIRST_MILLISECOND), _LAST_MILLISECOND)
+    second, millisecond = divmod(millisecond, 1000)
+    return f"{_format_second(second)}.{millisecond:03}Z"
+
+
+@lru_cache(_SECONDS_KEPT)
+def _format_second(unix: int) -> str:
+    """Date and time of day: what is written of one time after the other seldom differs in the second."""
+    days, second = divmod(unix, _DAY)
     day = (_EPOCH + timedelta(days)).isoformat()
     minute, second = divmod(second, 60)
     hour, minute = divmod(minute, 60)
-    return f"{day}T{hour:02}:{minute:02}:{second:02}.{nanoseconds // MILLISECOND:03}Z"
+    return f"{day}T{hour:02}:{minute:02}:{second:02}"
 
 
 def parse_time(text: str) -> Time | None:

@@ -36,6 +36,12 @@ def test_they_are_kept_in_order() -> None:
     assert (len(replies), replies.size) == (2, 20)
 
 
+def test_the_newest_is_known_also_without_room_for_it() -> None:
+    assert Replies().newest is None
+    replies = replies_of(reply(0, "a"), large := reply(0, "b", size=101))
+    assert (names(replies), replies.newest) == ([], large)
+
+
 def test_beyond_their_number_the_oldest_go() -> None:
     assert names(replies_of(*[reply(0, name) for name in "abcde"])) == ["c", "d", "e"]
 
