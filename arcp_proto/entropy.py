@@ -19,22 +19,29 @@ class Entropy:
     on nothing that any other scope does. A scope is a principal, or a connection before it has one.
     """
 
-    __slots__ = ("_counts", "_id_key", "_token_key")
+    __slots__ = ("_id_key", "_ids", "_scopes", "_token_key", "_tokens")
 
     def __init__(self, seed: bytes) -> None:
         """`seed` is 32 bytes of the operating system's; raises LocalProtocolError for another length."""
         if len(seed) != SEED_BYTES:
             raise LocalProtocolError(f"a seed is {SEED_BYTES} bytes, not {len(seed)}")
-        self._id_key = hashlib.blake2b(seed, digest_size=32, person=b"arcp-ids").digest()
-        self._token_key = hashlib.blake2b(seed, digest_size=32, person=b"arcp-tokens").digest()
-        self._counts: dict[str, int] = {}
+        self._take_keys(
+            hashlib.blake2b(seed, digest_size=32, person=b"arcp-ids").digest(),
+            hashlib.blake2b(seed, digest_size=32, person=b"arcp-tokens").digest(),
+        )
+        self._scopes: dict[str, _Scope] = {}
 
     @classmethod
     def of_keys(cls, id_key: bytes, token_key: bytes) -> Self:
         """The source that a recording names; `token_key` is a stand-in unless secrets were kept."""
         entropy = cls(bytes(SEED_BYTES))
-        entropy._id_key, entropy._token_key = id_key, token_key
+        entropy._take_keys(id_key, token_key)
         return entropy
+
+    def _take_keys(self, id_key: bytes, token_key: bytes) -> None:
+        self._id_key, self._token_key = id_key, token_key
+        self._ids = hashlib.blake2b(key=id_key, digest_size=16)
+        self._tokens = hashlib.blake2b(key=token_key, digest_size=32)
 
     def keys(self, *, secrets: bool) -> tuple[bytes, bytes]:
         """What `of_keys` takes; without `secrets` the token key is a stand-in that opens nothing."""
@@ -43,15 +50,22 @@ class Entropy:
 
     def bits(self, scope: str, purpose: str) -> bytes:
         """16 bytes for an id of `purpose`."""
-        return self._draw(self._id_key, scope, purpose, 16)
+        drawn = self._ids.copy()
+        drawn.update(self._next(scope, purpose))
+        return drawn.digest()
 
     def fraction(self, scope: str, purpose: str) -> float:
         """A number in [0, 1), for jitter."""
-        return int.from_bytes(self._draw(self._id_key, scope, purpose, 16)[:6], "big") / 2**48
+        return int.from_bytes(self.bits(scope, purpose)[:6], "big") / 2**48
 
     def token(self, scope: str, prefix: str) -> Secret:
         """A token of 256 bits behind `prefix`."""
-        text = base64.urlsafe_b64encode(self._draw(self._token_key, scope, prefix, 32)).rstrip(b"=").decode()
+        return self._token_of(self._next(scope, prefix), prefix)
+
+    def _token_of(self, draw: bytes, prefix: str) -> Secret:
+        drawn = self._tokens.copy()
+        drawn.update(draw)
+        text = base64.urlsafe_b64encode(drawn.digest()).rstrip(b"=").decode()
         return Secret(prefix + text)
 
     def key(self, purpose: str) -> bytes:
@@ -60,10 +74,23 @@ class Entropy:
 
     def forget(self, scope: str) -> None:
         """Drop the count of a scope whose name never comes again."""
-        self._counts.pop(scope, None)
+        self._scopes.pop(scope, None)
 
-    def _draw(self, key: bytes, scope: str, purpose: str, size: int) -> bytes:
-        count = self._counts[scope] = self._counts.get(scope, 0) + 1
-        encoded = scope.encode("utf-8", "surrogatepass")
-        block = b"%d:%b/%b/%d" % (len(encoded), encoded, purpose.encode(), count)
-        return hashlib.blake2b(block, key=key, digest_size=size).digest()
+    def _next(self, name: str, purpose: str) -> bytes:
+        """What is hashed for the next draw of a scope: nothing else is the same."""
+        scope = self._scopes.get(name)
+        if scope is None:
+            scope = self._scopes[name] = _Scope(name)
+        scope.draws += 1
+        return b"%b%b/%d" % (scope.prefix, purpose.encode(), scope.draws)
+
+
+class _Scope:
+    """How often a scope has drawn, and how all its draws begin."""
+
+    __slots__ = ("draws", "prefix")
+
+    def __init__(self, name: str) -> None:
+        encoded = name.encode("utf-8", "surrogatepass")
+        self.draws = 0
+        self.prefix = b"%d:%b/" % (len(encoded), encoded)

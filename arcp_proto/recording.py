@@ -194,17 +194,15 @@ class _Twins(Entropy):
 
     def __init__(self, entropy: Entropy) -> None:
         super().__init__(bytes(SEED_BYTES))
-        self._id_key, self._token_key = entropy.keys(secrets=True)
+        self._take_keys(*entropy.keys(secrets=True))
         self._stand_in = Entropy.of_keys(*entropy.keys(secrets=False))
         self.twins: dict[bytes, str] = {}
 
     def token(self, scope: str, prefix: str) -> Secret:
         """A token of 256 bits behind `prefix`."""
-        self._stand_in._counts[scope] = self._counts.get(scope, 0)
-        twin = self._stand_in.token(scope, prefix)
-        self._stand_in.forget(scope)
-        token = super().token(scope, prefix)
-        self.twins[token.digest()] = twin.reveal()
+        draw = self._next(scope, prefix)
+        token = self._token_of(draw, prefix)
+        self.twins[token.digest()] = self._stand_in._token_of(draw, prefix).reveal()
         return token
 
 

@@ -402,7 +402,7 @@ def check_bounds(runtime: Runtime) -> None:
         ensure(connection._lines.size <= limits.message + 100 * KIB, "too much of a line is kept")
     named = 2  # alice and bob.
     scopes = len(runtime.connections) + len(runtime.anonymous_principals) + named
-    ensure(len(runtime.entropy._counts) <= scopes, "entropy of the dead is kept")
+    ensure(len(runtime.entropy._scopes) <= scopes, "entropy of the dead is kept")
 
 
 def check_caps(runtime: Runtime) -> None:

@@ -436,4 +436,4 @@ def test_entropy_of_a_connection_is_forgotten_with_it() -> None:
     world = World()
     for _ in range(5):
         world.connect().drop()
-    assert world.runtime.entropy._counts == {}
+    assert world.runtime.entropy._scopes == {}

@@ -269,14 +269,14 @@ def test_entropy_of_an_anonymous_principal_is_forgotten_with_its_last_use(first:
     scope = world.runtime.scope(principal)
     if first == "session":
         peer.drop()
-        assert scope in world.runtime.entropy._counts
+        assert scope in world.runtime.entropy._scopes
         world.finish(job)
     else:
         world.finish(job)
-        assert scope in world.runtime.entropy._counts
+        assert scope in world.runtime.entropy._scopes
         peer.drop()
     assert world.runtime.anonymous_principals == {}
-    assert world.runtime.entropy._counts == {}
+    assert world.runtime.entropy._scopes == {}
 
 
 def test_entropy_of_others_is_kept() -> None:
@@ -285,4 +285,4 @@ def test_entropy_of_others_is_kept() -> None:
     world.finish(one.submit())
     one.drop()
     two.drop()
-    assert sorted(world.runtime.entropy._counts) == ["principal alice", "principal bob"]
+    assert sorted(world.runtime.entropy._scopes) == ["principal alice", "principal bob"]
