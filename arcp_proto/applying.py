@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from . import records, wire
 from .answers import accepted_of
-from .budget import Budget, Hold
+from .budget import UNBOUND, Budget, Hold
 from .credentials import FEATURE, Provision, Rotated, takes
 from .events import FEATURE_OF_KIND, EventKind
 from .idempotency import Claim
 from .ids import JobId
-from .job import End, Job, Status
+from .job import NO_EVENTS, End, Job, Status
 from .log import Entry
 from .machine import found
+from .nothing import NOTHING
 from .quirks import rewrite_end
 from .replies import Reply
 from .session import Backlog, Session
@@ -45,7 +46,8 @@ def number(
         holdings.changed(home.principal, 1, size)
         job.home_seq = home.log.last
     source = job.home_seq or 1  # What came before the first number of its home has no other.
-    job.history.append(payload, source, feature, now)
+    history = job.history if job.history is not NO_EVENTS else runtime.open_history(job)
+    history.append(payload, source, feature, now)
     holdings.changed(job.terms.principal, 1, size)
     if job.observers:
         entry = Entry(job.head("job.event", observed=True), payload, source, rotated)
@@ -165,10 +167,8 @@ def _job_joined(runtime: Runtime, record: records.JobJoined) -> None:
 
 def _answered(runtime: Runtime, session: Session, job: Job, request_id: str) -> None:
     """A session was told that the job is accepted: it may cancel it, and may ask for the answer again."""
-    gone = [session_id for session_id in job.submitters if session_id not in runtime.sessions]
-    for session_id in gone:
-        del job.submitters[session_id]
-    job.submitters[session.id] = None
+    submitters = tuple(session_id for session_id in job.submitters if session_id in runtime.sessions)
+    job.submitters = submitters if session.id in submitters else (*submitters, session.id)
     payload = wire.encode_checked(accepted_of(job, request_id, session.quirk))
     reply = Reply(session.log.last, request_id, "job.accepted", job.id, payload)
     session.replies.add(reply, runtime.limits)
@@ -218,8 +218,7 @@ def _spent(runtime: Runtime, record: records.Spent) -> None:
 def _reserved(runtime: Runtime, record: records.Reserved) -> None:
     job = runtime.jobs[record.job_id]
     job.hold_count = record.hold
-    job.holds[record.hold] = hold = Hold(record.currency, record.amount)
-    job.budget.hold(hold)
+    job.hold(record.hold, Hold(record.currency, record.amount))
 
 
 def _settled(runtime: Runtime, record: records.Settled) -> None:
@@ -234,7 +233,7 @@ def _lapse(job: Job) -> None:
     for hold in job.holds.values():
         job.budget.let_go(hold)
         job.budget.spend(hold.currency, hold.amount)
-    job.holds.clear()
+    job.holds = NOTHING
 
 
 def _lease_ended(runtime: Runtime, record: records.LeaseEnded) -> None:
@@ -256,10 +255,7 @@ def _job_ended(runtime: Runtime, record: records.JobEnded) -> None:
     for session in job.observers.values():
         _append(runtime, session, terminal(runtime, job, session, end, observed=True))
         del session.observed[job.id]
-    job.home = None
-    job.observers.clear()
-    job.heads.clear()
-    job.input = None
+    job.close()
     if job.terms.idempotency_key is not None:
         ended = (record.message_type, record.payload, record.inline)
         runtime.keys.ended(job.terms.principal, job.terms.idempotency_key, ended, record.at)
@@ -272,7 +268,7 @@ def _leave(job: Job) -> None:
         return
     own: Budget = job.budget
     if own is parent.budget:
-        job.budget = Budget({})
+        job.budget = UNBOUND
     else:
         parent.budget.give_back(own.remaining)
         own.around = None
@@ -334,10 +330,10 @@ def _observed(runtime: Runtime, record: records.Observed) -> None:
     session, job = runtime.sessions[record.session_id], runtime.jobs[record.job_id]
     if record.backlog is None:
         session.observed[job.id] = job
-        job.observers[session.id] = session
+        job.observed_by(session)
         return
     session.backlogs[job.id] = Backlog(record.backlog.position, record.backlog.until)
-    job.behind[session.id] = session
+    job.awaited_by(session)
     if record.backlog.until is None:
         session.observed[job.id] = job
         job.observers.pop(session.id, None)
@@ -361,7 +357,7 @@ def _replayed(runtime: Runtime, record: records.Replayed) -> None:
 def _catch_up(runtime: Runtime, session: Session, job: Job) -> None:
     """All that was published is numbered: go on live, or end with the job."""
     if job.end is None:
-        job.observers[session.id] = session
+        job.observed_by(session)
         return
     _append(runtime, session, terminal(runtime, job, session, job.end, observed=True))
     del session.observed[job.id]

@@ -62,8 +62,10 @@ class Budget:
     @classmethod
     def of(cls, lease: Mapping[str, Sequence[str]], around: Budget | None = None) -> Budget:
         """The budget of a lease; a child that names none spends from its parent's own (§10)."""
-        counters = parse_budget(lease)
-        return cls(counters, around) if counters or around is None else around
+        counters = parse_budget(lease) if COST_BUDGET in lease else None
+        if not counters:
+            return UNBOUND if around is None else around
+        return cls(counters, around)
 
     def bound(self, currency: str) -> Budget | None:
         """Whose counter bounds a currency; None when nothing does."""
@@ -150,6 +152,10 @@ class Budget:
         """Whether four fifths of a counter are gone, for the first time."""
         left = _EXACT.multiply(self.remaining[currency], _WARNED_SHARE)
         return currency not in self.warned and left <= self.initial[currency] > 0
+
+
+UNBOUND: Final = Budget({})
+"""That of every lease that names no amount: there is nothing in it to change."""
 
 
 def to_cost(value: Cost, what: str = "a cost") -> Decimal:

@@ -15,6 +15,7 @@ from . import messages, wire
 from .errors import ensure
 from .ids import JobId, Principal, Time
 from .limits import KIB, MAX_ID_LENGTH
+from .nothing import NOTHING
 from .secret import Secret
 
 if TYPE_CHECKING:
@@ -253,4 +254,4 @@ def forget(job: Job) -> None:
     for held in job.credentials.values():
         if held.rotated is not None:
             held.rotated.forget()
-    job.credentials.clear()
+    job.credentials = NOTHING

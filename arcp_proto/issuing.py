@@ -195,7 +195,7 @@ def counts_no_more(runtime: Runtime, turn: turns.Turn) -> None:
 def give(job: Job, alias: str, credentials: Sequence[Credential]) -> None:
     """A job has its first credentials."""
     for credential in credentials:
-        job.credentials[credential.id] = Held(credential, alias)
+        job.give(Held(credential, alias))
 
 
 # Below: steps of the above.

@@ -15,6 +15,7 @@ from .grants import Grants
 from .history import History
 from .ids import JobId, Principal, SessionId, Time
 from .inventory import qualified
+from .nothing import NOTHING
 from .times import parse_time
 from .trace import TraceContext, extensions_json
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from .credentials import Held
     from .outcome import Ending
     from .session import Session
+
+
+NO_EVENTS: Final = History(JobId(""))
+"""The history of every job that has had no event."""
 
 
 class Status(StrEnum):
@@ -158,7 +163,7 @@ class Job:
         self.id: JobId = terms.job_id
         self.terms = terms
         self.budget = budget
-        self.holds: dict[int, Hold] = {}
+        self.holds: dict[int, Hold] = NOTHING
         """What the agent has reserved and not settled, by its number."""
         self.hold_count = 0
         self.expires: Time | None = None if terms.expires_at is None else parse_time(terms.expires_at)
@@ -179,14 +184,14 @@ class Job:
         self.end: End | None = None
         self.home: Session | None = None
         self.home_seq = 0
-        self.history = History(terms.job_id)
-        self.observers: dict[SessionId, Session] = {}
-        self.behind: dict[SessionId, Session] = {}
-        self.submitters: dict[SessionId, None] = {}
-        self.heads: dict[tuple[str, bool], bytes] = {}
+        self.history = NO_EVENTS
+        self.observers: dict[SessionId, Session] = NOTHING
+        self.behind: dict[SessionId, Session] = NOTHING
+        self.submitters: tuple[SessionId, ...] = ()
+        self.heads: dict[tuple[str, bool], bytes] = NOTHING
         self.parent: Job | None = None
-        self.children: dict[JobId, Job] = {}
-        self.credentials: dict[str, Held] = {}
+        self.children: dict[JobId, Job] = NOTHING
+        self.credentials: dict[str, Held] = NOTHING
         """Its provisioned credentials by their ids, while they are valid."""
         self.ending: Ending | None = None
         """Its terminal, which waits for their revocation."""
@@ -201,7 +206,46 @@ class Job:
     def adopt(self, child: Job) -> None:
         """It has delegated this job, which has not ended."""
         child.parent = self
+        if self.children is NOTHING:
+            self.children = {}
         self.children[child.id] = child
+
+    def observed_by(self, session: Session) -> None:
+        """This session gets its events live from now on."""
+        if self.observers is NOTHING:
+            self.observers = {}
+        self.observers[session.id] = session
+
+    def awaited_by(self, session: Session) -> None:
+        """This session still gets its history."""
+        if self.behind is NOTHING:
+            self.behind = {}
+        self.behind[session.id] = session
+
+    def hold(self, number: int, hold: Hold) -> None:
+        """Money is held back for it."""
+        if self.holds is NOTHING:
+            self.holds = {}
+        self.holds[number] = hold
+        self.budget.hold(hold)
+
+    def give(self, held: Held) -> None:
+        """It has a credential."""
+        if self.credentials is NOTHING:
+            self.credentials = {}
+        self.credentials[held.credential.id] = held
+
+    def open_history(self) -> History:
+        """Its history, from its first event on one of its own."""
+        if self.history is NO_EVENTS:
+            self.history = History(self.id)
+        return self.history
+
+    def close(self) -> None:
+        """Its terminal is out: what only a job that runs needs is given up."""
+        self.home = None
+        self.observers = self.heads = self.holds = self.children = NOTHING
+        self.input = None
 
     @property
     def root(self) -> Job:
@@ -242,5 +286,7 @@ class Job:
         if head is None:
             trace_id = self.terms.trace.trace_id
             head = wire.event_head(message_type, self.id, trace_id, self.extensions, observed=observed)
+            if self.heads is NOTHING:
+                self.heads = {}
             self.heads[message_type, observed] = head
         return head

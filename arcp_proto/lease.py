@@ -15,6 +15,7 @@ from .glob import check_pattern
 from .ids import Time
 from .limits import MAX_LEASE_BYTES, MAX_NAME_LENGTH, MAX_NAMESPACES, MAX_PATTERNS
 from .messages import Lease
+from .nothing import NOTHING
 from .times import parse_utc
 
 RESERVED: Final = (
@@ -39,12 +40,12 @@ class Expiry(msgspec.Struct, frozen=True, gc=False):
 
 
 def parse_lease(request: Mapping[str, list[str]] | None) -> Lease:
-    """A copy of a `lease_request`, order kept, none = {}; raises Refusal INVALID_REQUEST (§9.2).
+    """A copy of a `lease_request`, order kept, none is empty; raises Refusal INVALID_REQUEST (§9.2).
 
     An empty list grants nothing, but `cost.budget` has to name an amount.
     """
-    if request is None:
-        return {}
+    if not request:
+        return NOTHING
     _check_size("lease_namespaces", "namespaces", len(request), MAX_NAMESPACES)
     for namespace, patterns in request.items():
         _check_namespace(namespace)

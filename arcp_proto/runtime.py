@@ -37,11 +37,12 @@ from .connection import Connection, Framing, Phase
 from .credentials import Credential, IssuedCredential, Provisions
 from .entropy import Entropy
 from .errors import ErrorCode, LocalProtocolError, Refusal
+from .history import History
 from .holdings import Holdings
 from .idempotency import Keys
 from .ids import SECOND, JobId, Principal, SessionId, Time
 from .inventory import Inventory
-from .job import Job, Status
+from .job import NO_EVENTS, Job, Status
 from .limits import MAX_RUNTIME_SEC
 from .listing import Cursors, Listing
 from .machine import CLOSE_OUR_FAULT, CLOSE_REFUSED, CLOSE_RESTART, Machine
@@ -280,16 +281,24 @@ class Runtime(AgentCalls, Machine):
             retention.make_room(self)
 
     def keep_job(self, job: Job) -> None:
-        """A job is there: find it by id, in listings, and among what its principal holds."""
+        """A job is there: find it by id, in listings, and its events among what its principal holds."""
         self.jobs[job.id] = job
         self.listing.add(job)
-        self.holdings.add(job.terms.principal, job.history)
+        if job.history is not NO_EVENTS:
+            self.holdings.add(job.terms.principal, job.history)
+
+    def open_history(self, job: Job) -> History:
+        """A job has its first event: its principal holds it from now on."""
+        history = job.open_history()
+        self.holdings.add(job.terms.principal, history)
+        return history
 
     def drop_job(self, job: Job) -> None:
         """A job is there no longer."""
         del self.jobs[job.id]
         self.listing.remove(job)
-        self.holdings.remove(job.terms.principal, job.history)
+        if job.history is not NO_EVENTS:
+            self.holdings.remove(job.terms.principal, job.history)
 
     def change_status(self, job: Job, status: Status) -> None:
         """A job goes on in its lifecycle."""

@@ -83,16 +83,17 @@ def job_kept(runtime: Runtime, record: JobKept) -> None:
     job.budget.remaining.update(record.remaining)
     job.hold_count, job.expired = record.hold_count, record.expired
     for number, hold in record.holds.items():
-        job.holds[number] = hold
-        job.budget.hold(hold)
-    job.history.load(record.first, record.cut, record.history, runtime.now)
-    job.submitters.update(dict.fromkeys(record.submitters))
+        job.hold(number, hold)
+    if record.cut or record.history:
+        job.open_history().load(record.first, record.cut, record.history, runtime.now)
+    job.submitters = tuple(record.submitters)
     runtime.keep_job(job)
     if record.at_home:
         home = job.home = runtime.sessions[record.terms.session_id]
         home.jobs[job.id] = job
     for session_id in record.observers:
-        session = job.observers[session_id] = runtime.sessions[session_id]
+        session = runtime.sessions[session_id]
+        job.observed_by(session)
         session.observed[job.id] = job
 
 

@@ -11,7 +11,7 @@ from arcp_proto.connection import Connection, Phase
 from arcp_proto.errors import ensure
 from arcp_proto.history import History
 from arcp_proto.ids import Principal, SessionId
-from arcp_proto.job import Job
+from arcp_proto.job import NO_EVENTS, Job
 from arcp_proto.limits import KIB
 from arcp_proto.log import Log
 from arcp_proto.runtime import Runtime
@@ -182,7 +182,8 @@ def check_jobs(runtime: Runtime) -> None:
         for job_id, job in session.jobs.items():
             ensure(jobs.get(job_id) is job and job.home is session, "a session holds a job that is not its")
     for job_id, job in jobs.items():
-        ensure(job.id == job_id == job.history.job_id, "a job has another's name")
+        named = job.id == job_id == job.terms.job_id
+        ensure(named and job.history.job_id in (job_id, NO_EVENTS.job_id), "a job has another's name")
         over = job.id not in runtime.unfinished and (job.ended or job.id not in runtime.leaving)
         ensure(job.ended == over, "an end that is not out, or the reverse")
         ensure(job.ended == (job.end is not None) == (job.id in runtime.retired._all), "ended, or not")
@@ -358,7 +359,9 @@ def check_holdings(runtime: Runtime) -> None:
     for session in runtime.sessions.values():
         holders.setdefault(session.principal, {})[session.id] = session.log
     for job in runtime.jobs.values():
-        holders.setdefault(job.terms.principal, {})[job.id] = job.history
+        if job.history is not NO_EVENTS:
+            holders.setdefault(job.terms.principal, {})[job.id] = job.history
+    ensure(not NO_EVENTS.end, "an event of nobody")
     ensure(list(holders.keys() ^ holdings._principals.keys()) == [], "somebody holds nothing, or is missed")
     for principal, named in holders.items():
         ensure(holdings._principals[principal].holders == named, "what holds events of a principal")

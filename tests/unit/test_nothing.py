@@ -1,0 +1,43 @@
+"""The shared empty table: a table to whoever reads it, and closed to whoever writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from arcp_proto.errors import InvariantViolated
+from arcp_proto.nothing import NOTHING
+
+
+def test_it_reads_as_an_empty_table() -> None:
+    assert not NOTHING and NOTHING == {} and list(NOTHING) == [] and NOTHING.get("a") is None
+    assert NOTHING.pop("a", 1) == 1
+    NOTHING.clear()
+    assert msgspec.json.encode({"lease": NOTHING}) == b'{"lease":{}}'
+
+
+def _set(table: dict[Any, Any]) -> None:
+    table["a"] = 1
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        _set,
+        lambda table: table.update({"a": 1}),
+        lambda table: table.update(a=1),
+        lambda table: table.setdefault("a", 1),
+    ],
+)
+def test_nothing_can_be_put_in(write: Callable[[dict[Any, Any]], None]) -> None:
+    with pytest.raises(InvariantViolated):
+        write(NOTHING)
+    assert NOTHING == {}
+
+
+def test_nothing_more_leaves_it_as_it_is() -> None:
+    NOTHING.update({})
+    assert NOTHING == {}
