@@ -177,7 +177,8 @@ def _answered(runtime: Runtime, session: Session, job: Job, request_id: str) -> 
 def _job_started(runtime: Runtime, record: records.JobStarted) -> None:
     job = runtime.jobs[record.job_id]
     job.attempt = record.attempt
-    _lapse(job)  # What an agent that died with its process reserved.
+    if job.holds:
+        _lapse(job)  # What an agent that died with its process reserved.
     if job.status is Status.PENDING:
         runtime.change_status(job, Status.RUNNING)
 
@@ -242,8 +243,10 @@ def _lease_ended(runtime: Runtime, record: records.LeaseEnded) -> None:
 
 def _job_ended(runtime: Runtime, record: records.JobEnded) -> None:
     job = runtime.jobs[record.job_id]
-    _lapse(job)
-    _leave(job)
+    if job.holds:
+        _lapse(job)
+    if job.parent is not None:
+        _leave(job, job.parent)
     runtime.change_status(job, record.status)
     home = job.home
     source = (job.home_seq if home is None else home.log.last) + 1
@@ -261,11 +264,8 @@ def _job_ended(runtime: Runtime, record: records.JobEnded) -> None:
         runtime.keys.ended(job.terms.principal, job.terms.idempotency_key, ended, record.at)
 
 
-def _leave(job: Job) -> None:
+def _leave(job: Job, parent: Job) -> None:
     """A child leaves its parent: the signed rest of a budget of its own goes back (§10)."""
-    parent = job.parent
-    if parent is None:
-        return
     own: Budget = job.budget
     if own is parent.budget:
         job.budget = UNBOUND
@@ -288,6 +288,8 @@ def ending(runtime: Runtime, job: Job, session: Session, end: End) -> tuple[str,
     payload = end.payload
     if end.inline is not None and "result_chunk" not in session.features:
         payload = end.inline
+    if not session.quirk.rewrites_ends:
+        return end.message_type, payload
     return rewrite_end(session.quirk, end.message_type, payload, runtime.payload_limit(job))
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from . import wire
 from .budget import Budget, Hold
-from .errors import ensure
+from .errors import InvariantViolated
 from .grants import Grants
 from .history import History
 from .ids import JobId, Principal, SessionId, Time
@@ -275,9 +275,10 @@ class Job:
 
     def become(self, status: Status) -> None:
         """Go on in the lifecycle."""
-        ensure(status in LIFECYCLE[self.status], f"a job does not go from {self.status} to {status}")
+        if status not in LIFECYCLE[self.status]:
+            raise InvariantViolated(f"a job does not go from {self.status} to {status}")
         self.status = status
-        if self.ended:
+        if not LIFECYCLE[status]:
             self._grants = None  # Compiled patterns are larger than all else that an ended job keeps.
 
     def head(self, message_type: str, *, observed: bool = False) -> bytes:

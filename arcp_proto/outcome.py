@@ -15,7 +15,7 @@ from .errors import RETRYABLE, ErrorCode
 from .ids import SECOND, Time
 from .job import Job, Outcome, Status
 from .machine import found
-from .messages import JobError, Result
+from .messages import JobError
 from .output import ChildEnded, ResumeJob, StopJob
 from .records import JobEnded, OutcomeFixed
 from .timers import OF_A_RUN, TimerKind
@@ -107,9 +107,12 @@ def agent_over(runtime: Runtime, job: Job, end: Callable[[], None]) -> None:
     if job.ended:
         return
     runtime.timers.disarm_all(OF_A_RUN, job.id)
-    stop_children(runtime, job)
-    job.then = end
-    conclude(runtime, job)
+    if job.children:
+        stop_children(runtime, job)
+        job.then = end
+        conclude(runtime, job)
+    else:
+        end()
 
 
 def conclude(runtime: Runtime, job: Job) -> None:
@@ -138,15 +141,14 @@ def end_with_error(runtime: Runtime, job: Job, outcome: Outcome) -> None:
 
 
 def end_with_result(
-    runtime: Runtime, job: Job, result: Result, inline: bytes | None = None, *, value: Any = None
+    runtime: Runtime, job: Job, payload: bytes, inline: bytes | None = None, *, how: Returned | None = None
 ) -> None:
-    """Send `job.result`, which fits; `inline` is its open payload for sessions that cannot read chunks.
+    """Send `job.result` with this open payload, which fits; `inline` is for sessions that cannot read chunks.
 
-    `value` is the result for whoever delegated the job.
+    `how` is for whoever delegated the job.
     """
-    payload = wire.encode_checked(result)[:-1]
     ended = JobEnded(job.id, Status.SUCCESS, "job.result", payload, runtime.unix, inline)
-    _end(runtime, job, ended, how=Returned(value, result.result_id, result.result_size))
+    _end(runtime, job, ended, how)
 
 
 class Returned(NamedTuple):
@@ -164,14 +166,17 @@ class Ending(msgspec.Struct):
     """The terminal of a job, and what its parent is told of it; `waits` for the revocation of credentials."""
 
     ended: JobEnded
-    how: Outcome | Returned
+    how: Outcome | Returned | None
     waits: bool = True
 
 
-def _end(runtime: Runtime, job: Job, ended: JobEnded, how: Outcome | Returned) -> None:
+def _end(runtime: Runtime, job: Job, ended: JobEnded, how: Outcome | Returned | None) -> None:
     """Let the terminal go once its credentials are revoked, or two seconds are over (§9.8.2)."""
     if job.ending is not None:
         job.ending = Ending(ended, how, job.ending.waits)
+        return
+    if not (job.children or job.terms.credentials or runtime.provisions):
+        _send(runtime, job, ended, how)  # Nothing has to go before it.
         return
     job.ending = Ending(ended, how)
     revoking.begin(runtime, job)
@@ -199,11 +204,12 @@ def release(runtime: Runtime, job: Job) -> None:
     _send(runtime, job, ending.ended, ending.how)
 
 
-def _send(runtime: Runtime, job: Job, ended: JobEnded, how: Outcome | Returned) -> None:
-    parent = job.parent
-    takers = [*job.observers.values()] if job.home is None else [job.home, *job.observers.values()]
+def _send(runtime: Runtime, job: Job, ended: JobEnded, how: Outcome | Returned | None) -> None:
+    parent, home, observers = job.parent, job.home, job.observers
     runtime.commit(ended)
-    for session in takers:
+    if home is not None:
+        runtime.delivered(home)
+    for session in observers.values():
         runtime.delivered(session)
     runtime.timers.disarm_all(OF_A_RUN, job.id)
     if job.paused and job.id in runtime.running:
@@ -217,7 +223,7 @@ def _send(runtime: Runtime, job: Job, ended: JobEnded, how: Outcome | Returned) 
         release(runtime, parent)
 
 
-def _tell_parent(runtime: Runtime, job: Job, parent: Job, how: Outcome | Returned) -> None:
+def _tell_parent(runtime: Runtime, job: Job, parent: Job, how: Outcome | Returned | None) -> None:
     """What the child has left is back in the counters of its parent, whose agent is told how it ended."""
     if not parent.ended:
         own = job.budget.initial
@@ -233,5 +239,5 @@ def _tell_parent(runtime: Runtime, job: Job, parent: Job, how: Outcome | Returne
             how.details,
         )
     else:
-        told.result, told.result_id, told.result_size = how
+        told.result, told.result_id, told.result_size = found(how, "a child says how it ended")
     runtime.happened(told)

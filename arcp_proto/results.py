@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -14,7 +15,7 @@ from .events import UNSET
 from .ids import ulid
 from .job import Job, Stream
 from .messages import Result
-from .outcome import agent_over, end_with_error, end_with_result, fix_outcome, outcome_of
+from .outcome import Returned, agent_over, end_with_error, end_with_result, fix_outcome, outcome_of
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -61,7 +62,7 @@ def write(runtime: Runtime, job: Job, data: str | bytes, encoding: str) -> None:
 
 def finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | None) -> None:
     """The agent has returned JSON, or nothing: end its job, unless it is decided that it ends otherwise."""
-    agent_over(runtime, job, lambda: _finish(runtime, job, encoded, summary))
+    agent_over(runtime, job, partial(_finish, runtime, job, encoded, summary))
 
 
 def _finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | None) -> None:
@@ -72,12 +73,11 @@ def _finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | No
         _fail(runtime, job, message)
     elif job.stream is not None:
         _finish_stream(runtime, job, job.stream, summary, None)
-    elif encoded is None:
-        end_with_result(runtime, job, Result("success", runtime.time_text(), summary=summary))
     else:
-        result = Result("success", runtime.time_text(), msgspec.Raw(encoded), summary=summary)
-        if _fits(runtime, job, wire.encode_checked(result)):
-            end_with_result(runtime, job, result, value=_for_parent(job, encoded))
+        value = UNSET if encoded is None else msgspec.Raw(encoded)
+        payload = wire.encode_checked(Result("success", runtime.time_text(), value, summary=summary))
+        if encoded is None or _fits(runtime, job, payload):
+            end_with_result(runtime, job, payload[:-1], how=_for_parent(job, encoded))
         else:
             _finish_in_chunks(runtime, job, encoded.decode(), summary)
 
@@ -90,7 +90,7 @@ def _finish_in_chunks(runtime: Runtime, job: Job, text: str, summary: str | None
     else:
         stream = _open_stream(runtime, job, UTF8)
         write(runtime, job, text, UTF8)
-        _finish_stream(runtime, job, stream, summary, "application/json", _for_parent(job, text.encode()))
+        _finish_stream(runtime, job, stream, summary, "application/json", text)
 
 
 def _finish_stream(
@@ -99,8 +99,9 @@ def _finish_stream(
     stream: Stream,
     summary: str | None,
     content_type: str | None,
-    value: Any = None,
+    returned: str | None = None,
 ) -> None:
+    """All of a stream is there; `returned` is the JSON that it carries, if the agent returned a value."""
     completed_at = runtime.time_text()
     inline = None
     if _needs_inline(job):
@@ -110,9 +111,11 @@ def _finish_stream(
             return
     _publish_chunk(runtime, job, stream, "" if stream.encoding == UTF8 else b"", more=False)
     result = Result("success", completed_at, UNSET, stream.result_id, stream.size, content_type, summary)
-    if job.parent is not None and content_type is None:
-        value = _joined(stream)
-    end_with_result(runtime, job, result, inline, value=value)
+    how = None
+    if job.parent is not None:
+        value = _joined(stream) if returned is None else wire.decode_value(returned.encode())
+        how = Returned(value, stream.result_id, stream.size)
+    end_with_result(runtime, job, wire.encode_checked(result)[:-1], inline, how=how)
 
 
 def _inline(runtime: Runtime, job: Job, stream: Stream, at: str, summary: str | None) -> bytes | None:
@@ -135,9 +138,11 @@ def _joined(stream: Stream) -> str | bytes | None:
     return b"".join(piece for piece in stream.inline if isinstance(piece, bytes))
 
 
-def _for_parent(job: Job, encoded: bytes) -> Any:
+def _for_parent(job: Job, encoded: bytes | None) -> Returned | None:
     """What the job returned, for whoever delegated it: a value of its own."""
-    return None if job.parent is None else wire.decode_value(encoded)
+    if job.parent is None:
+        return None
+    return Returned(None if encoded is None else wire.decode_value(encoded), None, None)
 
 
 def _open_stream(runtime: Runtime, job: Job, encoding: str) -> Stream:
