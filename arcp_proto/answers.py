@@ -25,12 +25,12 @@ def accepted_of(job: Job, request_id: str, quirk: Quirk | None = None) -> messag
     terms = job.terms
     return messages.Accepted(
         job_id=job.id,
-        agent=job.agent,
+        agent=terms.agent if terms.version is None else job.agent,
         lease=terms.lease,
         accepted_at=format_time(terms.accepted_at),
         request_id=request_id,
-        lease_constraints=_constraints(job),
-        budget=_budget(job.budget.initial, quirk),
+        lease_constraints=_constraints(job) if terms.expires_at else None,
+        budget=_budget(job.budget.initial, quirk) if job.budget.initial else None,
         trace_id=terms.trace.trace_id,
     )
 

@@ -167,8 +167,8 @@ def _job_joined(runtime: Runtime, record: records.JobJoined) -> None:
 
 def _answered(runtime: Runtime, session: Session, job: Job, request_id: str) -> None:
     """A session was told that the job is accepted: it may cancel it, and may ask for the answer again."""
-    submitters = tuple(session_id for session_id in job.submitters if session_id in runtime.sessions)
-    job.submitters = submitters if session.id in submitters else (*submitters, session.id)
+    others = job.submitters and tuple(other for other in job.submitters if other in runtime.sessions)
+    job.submitters = others if session.id in others else (*others, session.id)
     payload = wire.encode_checked(accepted_of(job, request_id, session.quirk))
     reply = Reply(session.log.last, request_id, "job.accepted", job.id, payload)
     session.replies.add(reply, runtime.limits)

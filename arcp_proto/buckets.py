@@ -36,6 +36,15 @@ class Bucket:
             return True
         return False
 
+    def take_with(self, other: Bucket, now: Time) -> bool:
+        """Let one pass both, if it may."""
+        mine, theirs = self._full_at, other._full_at
+        if mine + self._interval > now + self._depth or theirs + other._interval > now + other._depth:
+            return False
+        self._full_at = (mine if mine > now else now) + self._interval
+        other._full_at = (theirs if theirs > now else now) + other._interval
+        return True
+
     def wait(self, now: Time) -> int:
         """Nanoseconds until one more may pass; 0: it may now."""
         return max(0, self._full_at + self._interval - now - self._depth)

@@ -361,11 +361,7 @@ def count_request(runtime: Runtime, connection: Connection) -> None:
     """One more request of a connection, and of its principal; raises Exceeded, fatal in the end (§14)."""
     allowance, now = runtime.caps.allowances[connection.number], runtime.now
     own, shared = allowance.bucket, allowance.shared
-    if shared is None:
-        if own.take(now):
-            return
-    elif own.ready(now) and shared.take(now):
-        own.charge(now)
+    if own.take(now) if shared is None else own.take_with(shared, now):
         return
     if now - allowance.over_at > 2 * PAUSE:
         allowance.over_since = now
@@ -384,9 +380,9 @@ def active(runtime: Runtime, connection: Connection) -> None:
 def check_jobs(runtime: Runtime, principal: Principal) -> None:
     """One more job of a principal, by whatever way, beside those that wait to run; raises Exceeded."""
     limits, group, waiting = runtime.limits, job_group(runtime, principal), runtime.issuing.submits
-    if len(runtime.running) + waiting.total() >= limits.running_jobs:
+    if len(runtime.running) + (waiting.total() if waiting else 0) >= limits.running_jobs:
         raise Exceeded("running_jobs", limits.running_jobs, "too many jobs are running", principal=principal)
-    if runtime.running.count(group) + waiting[principal] >= limits.principal_jobs:
+    if runtime.running.count(group) + waiting.get(principal, 0) >= limits.principal_jobs:
         whose = principal if group is not None else "clients without a name"
         message = f"too many jobs of {whose} are running"
         raise Exceeded("principal_jobs", limits.principal_jobs, message, principal=principal)

@@ -50,8 +50,12 @@ class Entropy:
 
     def bits(self, scope: str, purpose: str) -> bytes:
         """16 bytes for an id of `purpose`."""
+        known = self._scopes.get(scope)
+        if known is None:
+            known = self._scopes[scope] = _Scope(scope)
+        known.draws = count = known.draws + 1
         drawn = self._ids.copy()
-        drawn.update(self._next(scope, purpose))
+        drawn.update(b"%b%b/%d" % (known.prefix, purpose.encode(), count))
         return drawn.digest()
 
     def fraction(self, scope: str, purpose: str) -> float:

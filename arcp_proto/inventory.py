@@ -50,6 +50,9 @@ class Inventory:
 
         Raises Refusal INVALID_REQUEST, AGENT_NOT_AVAILABLE, AGENT_VERSION_NOT_AVAILABLE.
         """
+        named = self._by_name.get(agent)
+        if named is not None:
+            return agent, named.default
         name, version = _split(agent)
         entry = self._by_name.get(name)
         if entry is None:

@@ -255,7 +255,11 @@ class _Numbers:
     def add(self, number: int) -> None:
         """Put in a number that is not there."""
         if not self.chunks or number > self.chunks[-1][-1]:
-            self._append(number)
+            if self.chunks and len(self.chunks[-1]) < _CHUNK:
+                self.chunks[-1].append(number)
+            else:
+                self.chunks.append([number])
+                self.firsts.append(number)
             return
         place = max(bisect_right(self.firsts, number) - 1, 0)
         chunk = self.chunks[place]
@@ -265,14 +269,6 @@ class _Numbers:
             self.firsts.insert(place + 1, chunk[_CHUNK // 2])
             del chunk[_CHUNK // 2 :]
         self.firsts[place] = chunk[0]
-
-    def _append(self, number: int) -> None:
-        """Put in the greatest of all."""
-        if self.chunks and len(self.chunks[-1]) < _CHUNK:
-            self.chunks[-1].append(number)
-        else:
-            self.chunks.append([number])
-            self.firsts.append(number)
 
     def remove(self, number: int) -> None:
         """Take out a number that is there."""

@@ -53,7 +53,7 @@ def handle(runtime: Runtime, connection: Connection, data: bytes) -> None:
         caps.count_request(runtime, connection)
     if rule is not None and not rule.idle and connection.phase is Phase.OPEN:
         caps.active(runtime, connection)
-    if not envelope.supported:
+    if envelope.arcp != wire.VERSION and not envelope.supported:
         raise Refusal(
             ErrorCode.INVALID_REQUEST,
             f"ARCP {envelope.arcp} is not supported; this runtime speaks {wire.VERSION}",

@@ -16,6 +16,7 @@ from .job import Job, Terms
 from .lease import Expiry, parse_expiry, parse_lease
 from .limits import KIB, MAX_RUNTIME_SEC
 from .machine import cut, found
+from .nothing import NOTHING
 from .observing import check_room, observe, visible_job
 from .output import PauseJob, StartJob
 from .quirks import rewrite_end
@@ -48,8 +49,9 @@ def judge(runtime: Runtime, connection: Connection | None, turn: turns.Turn) -> 
     """Answer a submit whose turn has come; False when it waits; raises Refusal."""
     session, submit = turn.session, found(turn.submit, "what is judged was read")
     check_runtime(submit.max_runtime_sec)
-    key, claimed = submit.idempotency_key, fingerprint_of(submit)
-    if key is not None and claimed is not None:
+    key, claimed = submit.idempotency_key, None
+    if key is not None:
+        claimed = fingerprint_of(submit)
         claim = runtime.keys.get(session.principal, key)
         if claim is not None:
             _join(runtime, connection, turn, claim, claimed)
@@ -67,7 +69,8 @@ def judge(runtime: Runtime, connection: Connection | None, turn: turns.Turn) -> 
 def ask_ahead(runtime: Runtime, turn: turns.Turn) -> None:
     """Ask for the credentials of a submit that waits behind others; raises Refusal if it is refused."""
     session, submit = turn.session, found(turn.submit, "what is judged was read")
-    key, claimed = submit.idempotency_key, fingerprint_of(submit)
+    key = submit.idempotency_key
+    claimed = None if key is None else fingerprint_of(submit)
     known = key is not None and (
         runtime.keys.get(session.principal, key) is not None or turns.is_wanted(runtime, session, key)
     )
@@ -89,7 +92,8 @@ def accept(
     kept = wire.encode_checked(submit.input) if again else None
     runtime.commit(JobAccepted(terms, turn.request_id, kept))
     job = runtime.jobs[terms.job_id]
-    issuing.give(job, turn.alias or "", credentials)
+    if credentials:
+        issuing.give(job, turn.alias or "", credentials)
     if connection is not None:
         _send_kept(connection, turn.session, job)
         job.paused = connection.is_blocked
@@ -98,7 +102,7 @@ def accept(
 
 def start(runtime: Runtime, job: Job, input: Any, *, attempt: int) -> None:
     """Ask the host to run the agent of an accepted job, once it has the credentials that it needs."""
-    if issuing.needs(runtime, job):
+    if job.terms.credentials and issuing.needs(runtime, job):
         issuing.for_start(runtime, job, input, attempt)
     else:
         go(runtime, job, input, attempt=attempt)
@@ -111,8 +115,9 @@ def go(runtime: Runtime, job: Job, input: Any, *, attempt: int) -> None:
         most = terms.max_runtime_sec * SECOND
         left = terms.accepted_at + most - runtime.unix
         runtime.timers.arm(TimerKind.MAX_RUNTIME, job.id, Time(runtime.now + min(max(left, 0), most)))
-    authority.watch(runtime, job)
-    held = {hold.currency: None for hold in job.holds.values()}
+    if job.expires is not None:
+        authority.watch(runtime, job)
+    held = dict.fromkeys(hold.currency for hold in job.holds.values()) if job.holds else NOTHING
     runtime.commit(JobStarted(job.id, attempt))
     runtime.begin(job)
     runtime.request(
@@ -126,7 +131,7 @@ def go(runtime: Runtime, job: Job, input: Any, *, attempt: int) -> None:
             terms.trace.trace_id,
             headers(terms.trace, terms.span_id),
             attempt,
-            [one.credential for one in job.credentials.values()],
+            [one.credential for one in job.credentials.values()] if job.credentials else [],
         )
     )
     if attempt > 1:
@@ -165,10 +170,8 @@ def on_cancel(
 # The same key again (§7.2).
 
 
-def fingerprint_of(submit: messages.Submit) -> bytes | None:
-    """What identifies a submit under its key; None without one."""
-    if submit.idempotency_key is None:
-        return None
+def fingerprint_of(submit: messages.Submit) -> bytes:
+    """What identifies a submit under its key."""
     return fingerprint(
         submit.agent,
         submit.input,
@@ -306,10 +309,12 @@ def _authority_asked(
     runtime: Runtime, session: Session, submit: messages.Submit, name: str, version: str | None
 ) -> tuple[messages.Lease, Expiry | None]:
     """Lease and expiry as they are granted: as asked, below the ceiling; raises Refusal."""
+    constraints = submit.lease_constraints
+    if not (submit.lease_request or constraints or runtime.config.ceilings):
+        return NOTHING, None
     lease = parse_lease(submit.lease_request)
     ceiling = ceilings.ceiling_for(runtime.config.ceilings, session.principal, name, version)
     ceilings.check_lease(runtime, ceiling, lease)
-    constraints = submit.lease_constraints
     expiry = None
     if constraints is not None and constraints.expires_at is not None:
         expiry = parse_expiry(constraints.expires_at, unix=runtime.wall)

@@ -42,6 +42,8 @@ def read_trace(trace_id: str | None, extensions: Mapping[str, Any] | None) -> Tr
 
     Where they name different traces the envelope's `trace_id` wins. What cannot be read is as if absent.
     """
+    if trace_id is None and extensions is None:
+        return None
     named = _read_trace_id(trace_id)
     carried = _read_extension(extensions)
     if named is None or carried is None:

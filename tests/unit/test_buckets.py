@@ -40,6 +40,30 @@ def test_whoever_waits_as_long_as_is_said_may_pass_and_not_earlier(
         assert bucket.take(now)
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, SECOND), st.integers(0, 2)), max_size=60),
+    st.integers(1, 20),
+    st.integers(1, 20),
+)
+def test_two_together_let_pass_what_each_would(steps: list[tuple[int, int]], one: int, other: int) -> None:
+    """Beside two that are asked one by one; whoever is refused by one is charged by neither."""
+    a, b, expected_a, expected_b = Bucket(one, 2), Bucket(other, 3), Bucket(one, 2), Bucket(other, 3)
+    now = 0
+    for gap, action in steps:
+        now += gap
+        if action:
+            both = expected_a.ready(Time(now)) and expected_b.take(Time(now))
+            if both:
+                expected_a.charge(Time(now))
+            assert a.take_with(b, Time(now)) == both
+        else:
+            assert b.take(Time(now)) == expected_b.take(Time(now))
+        assert (a.wait(Time(now)), b.wait(Time(now))) == (
+            expected_a.wait(Time(now)),
+            expected_b.wait(Time(now)),
+        )
+
+
 def test_a_burst_passes_at_once_and_then_the_rate() -> None:
     bucket = Bucket(10, 3)
     assert [bucket.take(Time(SECOND)) for _ in range(4)] == [True, True, True, False]
