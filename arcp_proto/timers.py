@@ -84,7 +84,7 @@ class Timers:
     The heap never holds more than twice the live deadlines plus a constant.
     """
 
-    __slots__ = ("_armed", "_count", "_heap", "_live")
+    __slots__ = ("_armed", "_count", "_heap", "_live", "_next")
 
     def __init__(self) -> None:
         self._armed: dict[int | str, dict[TimerKind, _Entry]] = {}
@@ -93,6 +93,8 @@ class Timers:
         """How many there are."""
         self._heap: list[_Entry] = []
         self._count = 0
+        self._next: tuple[Time, TimerKey] | None = None
+        """The first deadline, as long as it is known."""
 
     def __len__(self) -> int:
         return self._live
@@ -112,6 +114,7 @@ class Timers:
         if kind not in armed:
             self._live += 1
         armed[kind] = entry
+        self._next = None
         heapq.heappush(self._heap, entry)
         self._compact()
 
@@ -140,15 +143,12 @@ class Timers:
 
     def next(self) -> tuple[Time, TimerKey] | None:
         """The first deadline, or None. Drops dead entries from the top; no answer changes by it."""
-        heap = self._heap
-        while heap:
-            first = heap[0]
-            at, _, (kind, owner) = first
-            armed = self._armed.get(owner)
-            if armed is not None and armed.get(kind) is first:
-                return at, first[2]
-            heapq.heappop(heap)
-        return None
+        if self._next is None and self._live:
+            heap, armed = self._heap, self._armed
+            while heap[0] is not armed.get(heap[0][2].owner, {}).get(heap[0][2].kind):
+                heapq.heappop(heap)
+            self._next = heap[0][0], heap[0][2]
+        return self._next
 
     def pop_due(self, now: Time) -> Iterator[TimerKey]:
         """Take the keys that are due, one by one: not those that carrying out an earlier one disarms.
@@ -168,6 +168,7 @@ class Timers:
         if not armed:
             del self._armed[owner]
         self._live -= 1
+        self._next = None
 
     def _entries(self) -> list[_Entry]:
         return [entry for armed in self._armed.values() for entry in armed.values()]
