@@ -6,13 +6,12 @@ a principal takes that principal's oldest; that of all takes from the principal 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from . import delivering, observing, turns
 from .ages import MARK
 from .applying import ending
-from .ids import SECOND, JobId, Principal, SessionId, Time
+from .ids import SECOND, Principal, SessionId, Time
 from .job import Job
 from .log import Log
 from .machine import found
@@ -27,54 +26,6 @@ AT_A_TIME: Final = 64
 """Of what a principal may hold, this part at most goes at a time when room is made."""
 OF_THE_LARGEST: Final = 16
 """Of the finished jobs of the principal that has most, this part goes when there are too many in all."""
-
-
-class Retired:
-    """Jobs that have ended and are not forgotten, oldest first, in all and by principal."""
-
-    __slots__ = ("_all", "_by_principal")
-
-    def __init__(self) -> None:
-        self._all: OrderedDict[JobId, tuple[Time, Principal]] = OrderedDict()
-        self._by_principal: dict[Principal, OrderedDict[JobId, None]] = {}
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def add(self, job_id: JobId, principal: Principal, at: Time) -> None:
-        """A job has ended; forget it at `at`."""
-        self._all[job_id] = (at, principal)
-        self._by_principal.setdefault(principal, OrderedDict())[job_id] = None
-
-    def remove(self, job_id: JobId) -> None:
-        """A job is forgotten."""
-        _, principal = self._all.pop(job_id)
-        of_principal = self._by_principal[principal]
-        del of_principal[job_id]
-        if not of_principal:
-            del self._by_principal[principal]
-
-    @property
-    def next_at(self) -> Time | None:
-        """When the first is to be forgotten."""
-        return next(iter(self._all.values()))[0] if self._all else None
-
-    def due(self, now: Time) -> JobId | None:
-        """The first, if its time has come."""
-        job_id = next(iter(self._all), None)
-        return job_id if job_id is not None and self._all[job_id][0] <= now else None
-
-    def count(self, principal: Principal) -> int:
-        """How many a principal has."""
-        return len(self._by_principal.get(principal, ()))
-
-    def oldest(self, principal: Principal) -> JobId:
-        """The first of a principal that has any."""
-        return next(iter(self._by_principal[principal]))
-
-    def largest(self) -> Principal:
-        """Who has most. A scan over principals, for when there are too many in all."""
-        return max(self._by_principal, key=lambda principal: len(self._by_principal[principal]))
 
 
 # Logs and histories.
@@ -138,23 +89,22 @@ def make_room(runtime: Runtime) -> None:
 def retire(runtime: Runtime, job: Job, at: Time) -> None:
     """A job has ended: forget it at `at`, or when too many others have ended since."""
     retired, limits, principal = runtime.retired, runtime.limits, job.terms.principal
-    retired.add(job.id, principal, at)
-    if retired.count(principal) > limits.finished_jobs:
-        forget(runtime, retired.oldest(principal))
+    if retired.add(job.id, principal, at) > limits.finished_jobs:
+        forget_oldest(runtime, principal)
     if len(retired) > limits.finished_jobs_total:
         largest = retired.largest()
         for _ in range(max(1, retired.count(largest) // OF_THE_LARGEST)):
-            forget(runtime, retired.oldest(largest))
+            forget_oldest(runtime, largest)
     _watch(runtime)
 
 
-def forget(runtime: Runtime, job_id: JobId) -> None:
-    """A finished job is listed and observed no longer."""
-    job = runtime.jobs[job_id]
+def forget_oldest(runtime: Runtime, principal: Principal) -> None:
+    """The first finished job of a principal is listed and observed no longer."""
+    job = runtime.jobs[runtime.retired.oldest(principal)]
     for session in list(job.behind.values()):
         _end_alone(runtime, session, job)
-    runtime.retired.remove(job_id)
-    runtime.commit(JobForgotten(job_id))
+    runtime.retired.remove(principal)
+    runtime.commit(JobForgotten(job.id))
 
 
 def _end_alone(runtime: Runtime, session: Session, job: Job) -> None:
@@ -170,14 +120,16 @@ def _end_alone(runtime: Runtime, session: Session, job: Job) -> None:
 
 def forget_due(runtime: Runtime) -> None:
     """Forget the jobs whose time is over."""
-    while (job_id := runtime.retired.due(runtime.now)) is not None:
-        forget(runtime, job_id)
+    while (principal := runtime.retired.due(runtime.now)) is not None:
+        forget_oldest(runtime, principal)
     _watch(runtime)
 
 
 def _watch(runtime: Runtime) -> None:
+    if runtime.timers.armed(TimerKind.RETENTION, 0) is not None:
+        return
     at = runtime.retired.next_at
-    if at is not None and runtime.timers.armed(TimerKind.RETENTION, 0) is None:
+    if at is not None:
         runtime.timers.arm(TimerKind.RETENTION, 0, at)
 
 

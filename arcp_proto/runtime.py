@@ -48,7 +48,7 @@ from .listing import Cursors, Listing
 from .machine import CLOSE_OUR_FAULT, CLOSE_REFUSED, CLOSE_RESTART, Machine
 from .output import Output, PauseJob, ResumeJob
 from .records import Record
-from .retention import Retired
+from .retired import Retired
 from .runtime_config import EVENT_BYTES, Observers, RuntimeConfig, check_config, check_observers
 from .session import Session
 from .snapshots import snapshot_of

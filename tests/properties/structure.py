@@ -113,8 +113,8 @@ def check_feeding(runtime: Runtime, armed: list[TimerKey]) -> None:
         not runtime.unfed or runtime.record_count > runtime.persisted_count,
         "the journal has caught up, and nobody was told",
     )
-    at = runtime.retired._all.values()
-    ensure(all(one[0] <= two[0] for one, two in zip(at, list(at)[1:], strict=False)), "retired out of order")
+    at = [at for _, at in runtime.retired.entries()]
+    ensure(at == sorted(at), "retired out of order")
 
 
 def timer_of(connection: Connection) -> TimerKind | None:
@@ -178,6 +178,7 @@ def check_sessions(runtime: Runtime) -> None:
 def check_jobs(runtime: Runtime) -> None:
     """Sessions and jobs refer to each other as long as both live, and no longer."""
     sessions, jobs = runtime.sessions, runtime.jobs
+    retired = [job_id for job_id, _ in runtime.retired.entries()]
     for session in sessions.values():
         for job_id, job in session.jobs.items():
             ensure(jobs.get(job_id) is job and job.home is session, "a session holds a job that is not its")
@@ -186,7 +187,7 @@ def check_jobs(runtime: Runtime) -> None:
         ensure(named and job.history.job_id in (job_id, NO_EVENTS.job_id), "a job has another's name")
         over = job.id not in runtime.unfinished and (job.ended or job.id not in runtime.leaving)
         ensure(job.ended == over, "an end that is not out, or the reverse")
-        ensure(job.ended == (job.end is not None) == (job.id in runtime.retired._all), "ended, or not")
+        ensure(job.ended == (job.end is not None) == (job.id in retired), "ended, or not")
         ensure(not job.ended or (job.home is None and job.stream is None), "it has a home after its end")
         if job.home is not None:
             ensure(sessions.get(job.home.id) is job.home and job.id in job.home.jobs, "home is elsewhere")
@@ -200,7 +201,7 @@ def check_jobs(runtime: Runtime) -> None:
     for job in runtime.unfinished.values():
         runs = job.id in runtime.running or job.then is not None
         ensure(jobs.get(job.id) is job and runs, "unfinished, and nobody runs it")
-    ensure(all(job_id in jobs for job_id in runtime.retired._all), "what is forgotten is remembered")
+    ensure(all(job_id in jobs for job_id in retired), "what is forgotten is remembered")
     ensure(runtime.job_count >= max((job.number for job in jobs.values()), default=0), "jobs were counted")
     _check_anonymous(runtime)
 

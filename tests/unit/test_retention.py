@@ -5,11 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from arcp_proto.ids import SECOND, JobId, Principal, SessionId, Time
+from arcp_proto.ids import SECOND, Principal, SessionId
 from arcp_proto.limits import Limits
 from arcp_proto.log import Log
 from arcp_proto.records import JobForgotten
-from arcp_proto.retention import Retired
 from arcp_proto.runtime_config import RuntimeConfig
 from arcp_proto.timers import TimerKind
 
@@ -101,21 +100,6 @@ def test_of_all_finished_jobs_those_of_the_principal_with_most_go_first() -> Non
     assert world.runtime.retired.count(Principal("bob")) == 2
     assert all(job in world.runtime.jobs for job in theirs)
     assert list(world.runtime.jobs)[-1] == jobs[-1]
-
-
-def test_what_is_retired() -> None:
-    retired = Retired()
-    assert (len(retired), retired.next_at, retired.due(Time(99))) == (0, None, None)
-    for number, (principal, at) in enumerate([("a", 5), ("b", 7), ("a", 7)]):
-        retired.add(JobId(f"job_{number}"), Principal(principal), Time(at))
-    assert (len(retired), retired.next_at, retired.largest()) == (3, 5, "a")
-    assert [retired.count(Principal(name)) for name in "abc"] == [2, 1, 0]
-    assert (retired.due(Time(4)), retired.due(Time(5))) == (None, "job_0")
-    assert retired.oldest(Principal("b")) == "job_1"
-    retired.remove(JobId("job_1"))
-    retired.remove(JobId("job_0"))
-    assert (retired.oldest(Principal("a")), retired.next_at) == ("job_2", 7)
-    assert retired.count(Principal("b")) == 0
 
 
 # Logs.

@@ -1,0 +1,134 @@
+"""Jobs that have ended and are not forgotten: oldest first, in all and by principal."""
+
+from __future__ import annotations
+
+from array import array
+from heapq import heapify, heappop, heappush
+
+from .errors import ensure
+from .ids import JobId, Principal, Time
+
+_SLACK = 64
+
+
+class Retired:
+    """A queue of each principal, and of the principals a heap by the job that is first in their queue.
+
+    `at` does not fall from one `add` to the next. The heap never holds more than twice the principals plus a
+    constant.
+    """
+
+    __slots__ = ("_count", "_firsts", "_queues", "_size")
+
+    def __init__(self) -> None:
+        self._queues: dict[Principal, _Queue] = {}
+        self._firsts: list[tuple[Time, int, Principal]] = []
+        """When the first of a queue is to be forgotten, its place and whose; stale ones are passed over."""
+        self._count = 0
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, job_id: JobId, principal: Principal, at: Time) -> int:
+        """A job has ended; forget it at `at`. Returns how many its principal has."""
+        self._count += 1
+        self._size += 1
+        queue = self._queues.get(principal)
+        if queue is None:
+            queue = self._queues[principal] = _Queue()
+            heappush(self._firsts, (at, self._count, principal))
+        queue.append(job_id, at, self._count)
+        return len(queue)
+
+    def remove(self, principal: Principal) -> None:
+        """The oldest of a principal that has any is forgotten."""
+        queue = self._queues[principal]
+        queue.pop()
+        self._size -= 1
+        if len(queue):
+            heappush(self._firsts, (*queue.first, principal))
+        else:
+            del self._queues[principal]
+        if len(self._firsts) > 2 * len(self._queues) + _SLACK:
+            self._firsts = [(*queue.first, principal) for principal, queue in self._queues.items()]
+            heapify(self._firsts)
+
+    @property
+    def next_at(self) -> Time | None:
+        """When the first of all is to be forgotten."""
+        while self._firsts:
+            at, place, principal = self._firsts[0]
+            queue = self._queues.get(principal)
+            if queue is not None and queue.first[1] == place:
+                return at
+            heappop(self._firsts)
+        return None
+
+    def due(self, now: Time) -> Principal | None:
+        """Whose oldest is the first of all, if its time has come."""
+        at = self.next_at
+        return self._firsts[0][2] if at is not None and at <= now else None
+
+    def count(self, principal: Principal) -> int:
+        """How many a principal has."""
+        queue = self._queues.get(principal)
+        return 0 if queue is None else len(queue)
+
+    def oldest(self, principal: Principal) -> JobId:
+        """The first of a principal that has any."""
+        return self._queues[principal].job_id
+
+    def largest(self) -> Principal:
+        """Who has most. A scan over principals, for when there are too many in all."""
+        return max(self._queues, key=lambda principal: len(self._queues[principal]))
+
+    def entries(self) -> list[tuple[JobId, Time]]:
+        """All of them by their places, for tests."""
+        found = sorted(entry for queue in self._queues.values() for entry in queue.entries())
+        return [(job_id, at) for _, job_id, at in found]
+
+
+class _Queue:
+    """Jobs of one principal, when each is to be forgotten, and its place among those of all."""
+
+    __slots__ = ("_ats", "_gone", "_job_ids", "_places")
+
+    def __init__(self) -> None:
+        self._job_ids: list[JobId] = []
+        self._ats = array("q")
+        self._places = array("Q")
+        self._gone = 0
+        """How many at the front are not there any more."""
+
+    def __len__(self) -> int:
+        return len(self._job_ids) - self._gone
+
+    @property
+    def first(self) -> tuple[Time, int]:
+        """When the first is to be forgotten, and its place."""
+        return Time(self._ats[self._gone]), self._places[self._gone]
+
+    @property
+    def job_id(self) -> JobId:
+        """The first."""
+        return self._job_ids[self._gone]
+
+    def append(self, job_id: JobId, at: Time, place: int) -> None:
+        """One more."""
+        self._job_ids.append(job_id)
+        self._ats.append(at)
+        self._places.append(place)
+
+    def pop(self) -> None:
+        """The first is gone."""
+        ensure(len(self), "nothing is left to forget")
+        self._gone += 1
+        if self._gone > _SLACK and 2 * self._gone > len(self._job_ids):
+            del self._job_ids[: self._gone], self._ats[: self._gone], self._places[: self._gone]
+            self._gone = 0
+
+    def entries(self) -> list[tuple[int, JobId, Time]]:
+        """Place, job and time of each."""
+        rows = zip(self._places, self._job_ids, self._ats, strict=True)
+        return [(place, job_id, Time(at)) for place, job_id, at in rows][self._gone :]
