@@ -88,6 +88,16 @@ def entry_of(job: Job, session: Session | None = None) -> messages.JobEntry:
     )
 
 
+def entry_json(job: Job, session: Session) -> bytes:
+    """The same as JSON, written once of a job that has ended: then nobody is shown anything else."""
+    if job.entry is not None:
+        return job.entry
+    entry = wire.encode_checked(entry_of(job, session))
+    if job.end is not None:
+        job.entry = entry
+    return entry
+
+
 def _constraints(job: Job) -> messages.LeaseConstraints | None:
     return messages.LeaseConstraints(job.terms.expires_at) if job.terms.expires_at else None
 

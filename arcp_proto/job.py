@@ -134,6 +134,7 @@ class Job:
         "credentials",
         "end",
         "ending",
+        "entry",
         "expired",
         "expires",
         "extensions",
@@ -182,6 +183,8 @@ class Job:
         self.input: bytes | None = None
         """The input with which it can be started again."""
         self.end: End | None = None
+        self.entry: bytes | None = None
+        """How it is listed, as JSON, which does not change after its end; written when first asked for."""
         self.home: Session | None = None
         self.home_seq = 0
         self.history = NO_EVENTS

@@ -215,6 +215,14 @@ class Jobs(msgspec.Struct):
     next_cursor: str | None
 
 
+class EncodedJobs(msgspec.Struct):
+    """`session.jobs` as a runtime writes it, of entries that are JSON already."""
+
+    request_id: str
+    jobs: list[msgspec.Raw]
+    next_cursor: str | None
+
+
 class LeaseConstraints(msgspec.Struct, omit_defaults=True):
     expires_at: str | None = None
 

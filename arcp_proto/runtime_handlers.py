@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import msgspec
+
 from . import caps, messages, wire
-from .answers import entry_of
+from .answers import entry_json
 from .connection import Connection, Phase
 from .errors import ErrorCode, Refusal
 from .handshake import on_hello, on_resume, prove
@@ -119,22 +121,22 @@ def on_list_jobs(
     owners = owners_listed(runtime, principal)
     jobs, next_below = page(runtime.listing, owners, asked, below, limit, limits.page)
     room = limits.frame - wire.HEAD_BYTES - PAGE_BYTES
-    entries: list[messages.JobEntry] = []
+    entries: list[msgspec.Raw] = []
     for job in jobs:
-        entry = entry_of(job, session)
-        room -= len(wire.encode_checked(entry)) + 1
+        entry = job.entry or entry_json(job, session)
+        room -= len(entry) + 1
         if room < 0:
             next_below = last
             break
-        entries.append(entry)
+        entries.append(msgspec.Raw(entry))
         last = job.number
     cursor = None
     if next_below is not None:
         cursor = cursors.write(principal, asked, next_below)
         if runtime.cursor_key is None:
             runtime.commit(RuntimeKept(runtime.job_count, runtime.entropy.key("cursors")))
-    answer = messages.Jobs(connection.request_id(envelope), entries, cursor)
-    connection.send(answer)
+    answer = messages.EncodedJobs(connection.request_id(envelope), entries, cursor)
+    connection.send(answer, message_type="session.jobs")
 
 
 HANDLERS: Final[Mapping[Phase, Mapping[str, Rule]]] = {

@@ -7,12 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.answers import accepted_again, accepted_of, entry_of, subscribed_of
+from arcp_proto.answers import accepted_again, accepted_of, entry_json, entry_of, subscribed_of
 from arcp_proto.budget import Budget
 from arcp_proto.idempotency import Claim
 from arcp_proto.ids import JobId, Principal, SessionId, Time
-from arcp_proto.job import Job, Terms
+from arcp_proto.job import End, Job, Status, Terms
 from arcp_proto.quirks import QUIRKS
+from arcp_proto.session import Session
 from arcp_proto.trace import TraceContext
 
 from .world import UNIX
@@ -42,6 +43,20 @@ def job_of(**changes: Any) -> Job:
 def written(message: msgspec.Struct) -> dict[str, Any]:
     shown: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(message))
     return shown
+
+
+def test_an_entry_is_written_anew_until_the_job_has_ended() -> None:
+    job, session = job_of(), Session(SessionId("sess_1"), Principal("alice"), [], "")
+    job.home_seq = 1
+    assert msgspec.json.decode(entry_json(job, session)) == written(entry_of(job, session))
+    job.home_seq = 2
+    assert msgspec.json.decode(entry_json(job, session))["last_event_seq"] == 2
+    assert job.entry is None
+    job.become(Status.ERROR)
+    job.end = End("job.error", b"{", Time(UNIX), 2)
+    last = entry_json(job, session)
+    assert msgspec.json.decode(last) == written(entry_of(job, session))
+    assert entry_json(job, session) is job.entry is last
 
 
 def test_what_is_always_there() -> None:
