@@ -79,12 +79,12 @@ class Listing:
     date from then on: the jobs that nobody lists so cost nothing.
     """
 
-    __slots__ = ("_asked", "_jobs", "_owned")
+    __slots__ = ("_jobs", "_owned", "asked")
 
     def __init__(self) -> None:
         self._jobs: dict[int, Job] = {}
         self._owned: dict[Principal, _Numbers] = {}
-        self._asked: dict[Principal | None, dict[str | None, _Numbers]] = {}
+        self.asked: dict[Principal | None, dict[str | None, _Numbers]] = {}
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -102,14 +102,14 @@ class Listing:
         if owned is None:
             owned = self._owned[principal] = _Numbers()
         owned.add(number)
-        if self._asked:
+        if self.asked:
             for index in self._asked_of(principal, (None, job.status)):
                 index.add(number)
 
     def changed(self, job: Job, old_status: Status) -> None:
         """A listed job has another status than before."""
         ensure(job.number in self._jobs, "a job that is not listed has changed")
-        if self._asked:
+        if self.asked:
             for index in self._asked_of(job.terms.principal, (old_status,)):
                 index.remove(job.number)
             for index in self._asked_of(job.terms.principal, (job.status,)):
@@ -121,14 +121,14 @@ class Listing:
         del self._jobs[number]
         owned = self._owned[principal]
         owned.remove(number)
-        if self._asked:
+        if self.asked:
             for index in self._asked_of(principal, (None, job.status)):
                 index.remove(number)
         if not owned.chunks:
             del self._owned[principal]
-            self._asked.pop(principal, None)
+            self.asked.pop(principal, None)
         if not self._jobs:
-            self._asked.clear()
+            self.asked.clear()
 
     def below(
         self, owners: Sequence[Principal] | None, statuses: Sequence[str] | None, number: int | None
@@ -149,7 +149,7 @@ class Listing:
         """The index of an owner who has jobs, or of all; made when it is not there."""
         if owner is not None and status is None:
             return self._owned[owner]
-        of_owner = self._asked.setdefault(owner, {})
+        of_owner = self.asked.setdefault(owner, {})
         index = of_owner.get(status)
         if index is None:
             jobs = self._jobs
@@ -163,7 +163,7 @@ class Listing:
     def _asked_of(self, principal: Principal, statuses: Sequence[str | None]) -> Iterator[_Numbers]:
         """The indexes that are there of these statuses, and hold the jobs of a principal."""
         for owner in (principal, None):
-            of_owner = self._asked.get(owner, {})
+            of_owner = self.asked.get(owner, {})
             for status in statuses:
                 if status in of_owner:
                     yield of_owner[status]

@@ -304,7 +304,8 @@ class Runtime(AgentCalls, Machine):
         """A job goes on in its lifecycle."""
         before = job.status
         job.become(status)
-        self.listing.changed(job, before)
+        if self.listing.asked:
+            self.listing.changed(job, before)
 
     def payload_limit(self, job: Job) -> int:
         """Bytes that a payload may have, with the longest head this job can need (§1)."""
@@ -330,9 +331,12 @@ class Runtime(AgentCalls, Machine):
         self.unfinished.pop(job.id, None)
         job.stream = None
         retention.retire(self, job, Time(self.now + self.limits.retention * SECOND))
-        retention.watch_keys(self)
-        retention.let_go(self, job.terms.principal)
-        shutdown.end_if_over(self)
+        if job.terms.idempotency_key is not None:
+            retention.watch_keys(self)
+        if self.anonymous_principals:
+            retention.let_go(self, job.terms.principal)
+        if self.draining:
+            shutdown.end_if_over(self)
 
     def left(self, job: Job) -> bool:
         """Whether a job whose agent has stopped, or will not, is left to the next process."""

@@ -41,8 +41,13 @@ def on_submit(
     admission = found(connection.admission, "whoever is in a session was let in")
     if admission.replays and _answered_before(runtime, connection, session, envelope):
         return
-    turn = turns.Turn(session, envelope, submit, connection.request_id(envelope), connection)
-    turns.take(runtime, connection, turn)
+    request_id = connection.request_id(envelope)
+    if session.turns or submit.idempotency_key is not None or issuing.issues(runtime, session):
+        turns.take(runtime, connection, turns.Turn(session, envelope, submit, request_id, connection))
+    else:  # It waits for nothing: not for others, a key or credentials.
+        check_runtime(submit.max_runtime_sec)
+        terms = _check_submit(runtime, session, envelope, submit, None)
+        accept(runtime, connection, session, submit, terms, request_id)
 
 
 def judge(runtime: Runtime, connection: Connection | None, turn: turns.Turn) -> bool:
@@ -62,7 +67,7 @@ def judge(runtime: Runtime, connection: Connection | None, turn: turns.Turn) -> 
     if issuing.issues(runtime, session):
         issuing.for_submit(runtime, turn, terms)
         return False
-    accept(runtime, connection, turn, terms)
+    accept(runtime, connection, session, submit, terms, turn.request_id)
     return True
 
 
@@ -82,20 +87,25 @@ def ask_ahead(runtime: Runtime, turn: turns.Turn) -> None:
 def accept(
     runtime: Runtime,
     connection: Connection | None,
-    turn: turns.Turn,
+    session: Session,
+    submit: messages.Submit,
     terms: Terms,
+    request_id: str,
     credentials: Sequence[Credential] = (),
+    alias: str = "",
 ) -> None:
-    """The job exists, and its agent is asked to run; the answer goes to the connection of the moment."""
-    submit = found(turn.submit, "what is accepted was read")
+    """The job exists, and its agent is asked to run; the answer goes to the connection of the moment.
+
+    `alias` names the credentials.
+    """
     again = runtime.journaling and runtime.inventory.restartable(terms.agent)
     kept = wire.encode_checked(submit.input) if again else None
-    runtime.commit(JobAccepted(terms, turn.request_id, kept))
+    runtime.commit(JobAccepted(terms, request_id, kept))
     job = runtime.jobs[terms.job_id]
     if credentials:
-        issuing.give(job, turn.alias or "", credentials)
+        issuing.give(job, alias, credentials)
     if connection is not None:
-        _send_kept(connection, turn.session, job)
+        _send_kept(connection, session, job)
         job.paused = connection.is_blocked
     start(runtime, job, submit.input, attempt=1)
 

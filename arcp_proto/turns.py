@@ -128,7 +128,11 @@ def _answer(runtime: Runtime, session: Session, freed: dict[SessionId, None]) ->
                 accepted_at, some = runtime.unix, bool(turn.credentials)
                 issuing.counts_no_more(runtime, turn)
                 terms = msgspec.structs.replace(turn.terms, accepted_at=accepted_at, credentials=some)
-                submitting.accept(runtime, connection, turn, terms, turn.credentials)
+                submit, alias = found(turn.submit, "what is accepted was read"), turn.alias
+                credentials = turn.credentials
+                submitting.accept(
+                    runtime, connection, session, submit, terms, turn.request_id, credentials, alias
+                )
         except Refusal as refusal:
             session.turns.popleft()
             _refuse(runtime, connection, turn, refusal)

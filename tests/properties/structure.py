@@ -57,7 +57,7 @@ def check_empty(runtime: Runtime) -> None:
     ensure(caps.standings.keys() == caps.resting.keys(), "groups that have nothing")
     ensure(not (runtime.running._groups or runtime.running._counts), "jobs of nobody are counted")
     listing = runtime.listing
-    ensure(not (listing._owned or listing._asked or runtime.keys._ended), "an index outlives what it is of")
+    ensure(not (listing._owned or listing.asked or runtime.keys._ended), "an index outlives what it is of")
     ensure(runtime.holdings.events == runtime.holdings.size == 0, "nobody holds what is held")
 
 
@@ -290,7 +290,7 @@ def check_listing(runtime: Runtime) -> None:
         == {owner: sorted(numbers) for owner, numbers in owned.items()},
         "the index of an owner",
     )
-    for owner, of_owner in listing._asked.items():
+    for owner, of_owner in listing.asked.items():
         ensure(owner is None or owner in owned, "an index of nobody")
         for status, index in of_owner.items():
             expected = [
