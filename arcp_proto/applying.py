@@ -288,9 +288,10 @@ def ending(runtime: Runtime, job: Job, session: Session, end: End) -> tuple[str,
     payload = end.payload
     if end.inline is not None and "result_chunk" not in session.features:
         payload = end.inline
-    if not session.quirk.rewrites_ends:
+    quirk = session.quirk
+    if not (quirk.ends_as_result or quirk.result_as_output):
         return end.message_type, payload
-    return rewrite_end(session.quirk, end.message_type, payload, runtime.payload_limit(job))
+    return rewrite_end(quirk, end.message_type, payload, runtime.payload_limit(job))
 
 
 def _credential_requested(runtime: Runtime, record: records.CredentialRequested) -> None:

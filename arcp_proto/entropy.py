@@ -50,13 +50,21 @@ class Entropy:
 
     def bits(self, scope: str, purpose: str) -> bytes:
         """16 bytes for an id of `purpose`."""
+        return self.draws(scope, purpose)[0]
+
+    def draws(self, scope: str, *purposes: str) -> list[bytes]:
+        """16 bytes for each, as if they were drawn one after the other."""
         known = self._scopes.get(scope)
         if known is None:
             known = self._scopes[scope] = _Scope(scope)
-        known.draws = count = known.draws + 1
-        drawn = self._ids.copy()
-        drawn.update(b"%b%b/%d" % (known.prefix, purpose.encode(), count))
-        return drawn.digest()
+        prefix, count, drawn = known.prefix, known.draws, []
+        for purpose in purposes:
+            count += 1
+            draw = self._ids.copy()
+            draw.update(b"%b%b/%d" % (prefix, purpose.encode(), count))
+            drawn.append(draw.digest())
+        known.draws = count
+        return drawn
 
     def fraction(self, scope: str, purpose: str) -> float:
         """A number in [0, 1), for jitter."""

@@ -52,7 +52,7 @@ class Inventory:
         """
         named = self._by_name.get(agent)
         if named is not None:
-            return agent, named.default
+            return named.name, named.default
         name, version = _split(agent)
         entry = self._by_name.get(name)
         if entry is None:

@@ -101,25 +101,25 @@ def agent_ended(runtime: Runtime, job: Job, outcome: Outcome) -> None:
         agent_over(runtime, job, lambda: end_with_error(runtime, job, job.outcome or outcome))
 
 
-def agent_over(runtime: Runtime, job: Job, end: Callable[[], None]) -> None:
-    """The agent is over, and does not count any more: `end` its job, once its children have ended (§10)."""
+def agent_over(runtime: Runtime, job: Job, then: Callable[[], None]) -> None:
+    """The agent is over, and does not count: `then` ends its job, once its children have ended (§10)."""
     del runtime.running[job.id]
-    if job.ended:
+    if job.end is not None:
         return
     runtime.timers.disarm_all(OF_A_RUN, job.id)
     if job.children:
         stop_children(runtime, job)
-        job.then = end
+        job.then = then
         conclude(runtime, job)
     else:
-        end()
+        then()
 
 
 def conclude(runtime: Runtime, job: Job) -> None:
     """End a job that waits for its children only, if the last of them has ended."""
     if job.then is not None and not job.children:
-        end, job.then = job.then, None
-        end()
+        then, job.then = job.then, None
+        then()
 
 
 def end_with_error(runtime: Runtime, job: Job, outcome: Outcome) -> None:
@@ -137,18 +137,7 @@ def end_with_error(runtime: Runtime, job: Job, outcome: Outcome) -> None:
         error.details = None
         payload = wire.encode_checked(error)
     ended = JobEnded(job.id, outcome.status, "job.error", payload[:-1], runtime.unix)
-    _end(runtime, job, ended, how=outcome)
-
-
-def end_with_result(
-    runtime: Runtime, job: Job, payload: bytes, inline: bytes | None = None, *, how: Returned | None = None
-) -> None:
-    """Send `job.result` with this open payload, which fits; `inline` is for sessions that cannot read chunks.
-
-    `how` is for whoever delegated the job.
-    """
-    ended = JobEnded(job.id, Status.SUCCESS, "job.result", payload, runtime.unix, inline)
-    _end(runtime, job, ended, how)
+    end(runtime, job, ended, outcome)
 
 
 class Returned(NamedTuple):
@@ -170,8 +159,11 @@ class Ending(msgspec.Struct):
     waits: bool = True
 
 
-def _end(runtime: Runtime, job: Job, ended: JobEnded, how: Outcome | Returned | None) -> None:
-    """Let the terminal go once its credentials are revoked, or two seconds are over (§9.8.2)."""
+def end(runtime: Runtime, job: Job, ended: JobEnded, how: Outcome | Returned | None) -> None:
+    """Let the terminal go once its credentials are revoked, or two seconds are over (§9.8.2).
+
+    `how` is for whoever delegated the job.
+    """
     if job.ending is not None:
         job.ending = Ending(ended, how, job.ending.waits)
         return

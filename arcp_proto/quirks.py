@@ -47,11 +47,6 @@ class Quirk(msgspec.Struct, frozen=True, kw_only=True):
     children: bool = True
     """What children of its jobs do comes by itself; it can read that of no job without `job.accepted`."""
 
-    @property
-    def rewrites_ends(self) -> bool:
-        """Whether terminals are not sent as they are."""
-        return self.ends_as_result or self.result_as_output
-
     def refusal_of(self, message_type: str) -> RefusalForm:
         """How a refused message of this type is answered."""
         match message_type:
@@ -113,7 +108,7 @@ def rewrite_end(quirk: Quirk, message_type: str, payload: bytes, limit: int) -> 
 
     A result that stands there twice only if it fits `limit` bytes.
     """
-    if not quirk.rewrites_ends:
+    if not (quirk.ends_as_result or quirk.result_as_output):
         return message_type, payload
     fields: dict[str, Any] = wire.decode_value(payload + b"}")
     if quirk.ends_as_result and fields["final_status"] in ("cancelled", "timed_out"):

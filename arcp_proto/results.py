@@ -13,9 +13,10 @@ from .chunks import cut, encode_chunk
 from .errors import Denied, ErrorCode, LocalProtocolError
 from .events import UNSET
 from .ids import ulid
-from .job import Job, Stream
+from .job import Job, Status, Stream
 from .messages import Result
-from .outcome import Returned, agent_over, end_with_error, end_with_result, fix_outcome, outcome_of
+from .outcome import Returned, agent_over, end, end_with_error, fix_outcome, outcome_of
+from .records import JobEnded
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -77,7 +78,8 @@ def _finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | No
         value = UNSET if encoded is None else msgspec.Raw(encoded)
         payload = wire.encode_checked(Result("success", runtime.time_text(), value, summary=summary))
         if encoded is None or _fits(runtime, job, payload):
-            end_with_result(runtime, job, payload[:-1], how=_for_parent(job, encoded))
+            how = None if job.parent is None else _for_parent(encoded)
+            _end(runtime, job, payload, None, how)
         else:
             _finish_in_chunks(runtime, job, encoded.decode(), summary)
 
@@ -115,7 +117,12 @@ def _finish_stream(
     if job.parent is not None:
         value = _joined(stream) if returned is None else wire.decode_value(returned.encode())
         how = Returned(value, stream.result_id, stream.size)
-    end_with_result(runtime, job, wire.encode_checked(result)[:-1], inline, how=how)
+    _end(runtime, job, wire.encode_checked(result), inline, how)
+
+
+def _end(runtime: Runtime, job: Job, payload: bytes, inline: bytes | None, how: Returned | None) -> None:
+    """Send `job.result`, which fits; `inline` is its open payload for sessions that cannot read chunks."""
+    end(runtime, job, JobEnded(job.id, Status.SUCCESS, "job.result", payload[:-1], runtime.unix, inline), how)
 
 
 def _inline(runtime: Runtime, job: Job, stream: Stream, at: str, summary: str | None) -> bytes | None:
@@ -138,10 +145,8 @@ def _joined(stream: Stream) -> str | bytes | None:
     return b"".join(piece for piece in stream.inline if isinstance(piece, bytes))
 
 
-def _for_parent(job: Job, encoded: bytes | None) -> Returned | None:
+def _for_parent(encoded: bytes | None) -> Returned:
     """What the job returned, for whoever delegated it: a value of its own."""
-    if job.parent is None:
-        return None
     return Returned(None if encoded is None else wire.decode_value(encoded), None, None)
 
 

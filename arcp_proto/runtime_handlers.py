@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -30,7 +30,7 @@ PAGE_BYTES: Final = 1024
 """More than what stands around the entries of a page: the request's id, the cursor."""
 
 
-class Rule(NamedTuple):
+class Rule(msgspec.Struct, frozen=True):
     """Who handles a message, and the feature that it needs (§6.2).
 
     `counted` says that it is a request, of which there may be so many a second; `idle` that whoever says
@@ -48,12 +48,13 @@ def handle(runtime: Runtime, connection: Connection, data: bytes) -> None:
     connection.answering = None
     envelope = wire.decode_envelope(data)
     connection.answering = envelope
-    rule = HANDLERS[connection.phase].get(envelope.type)
-    if connection.phase is Phase.AWAITING_HELLO:
+    phase = connection.phase
+    rule = HANDLERS[phase].get(envelope.type)
+    if phase is Phase.AWAITING_HELLO:
         caps.check_place(runtime, connection)
     elif rule is None or rule.counted:
         caps.count_request(runtime, connection)
-    if rule is not None and not rule.idle and connection.phase is Phase.OPEN:
+    if rule is not None and not rule.idle and phase is Phase.OPEN:
         caps.active(runtime, connection)
     if envelope.arcp != wire.VERSION and not envelope.supported:
         raise Refusal(

@@ -297,9 +297,12 @@ def _check_submit(
     scope = runtime.scope(session.principal)
     trace = read_trace(envelope.trace_id, envelope.extensions)
     if trace is None:
-        trace = TraceContext(runtime.entropy.bits(scope, "trace").hex())
+        trace_id, job_id, span = runtime.entropy.draws(scope, "trace", "job", "span")
+        trace = TraceContext(trace_id.hex())
+    else:
+        job_id, span = runtime.entropy.draws(scope, "job", "span")
     return Terms(
-        job_id=JobId("job_" + ulid(runtime.entropy.bits(scope, "job"))),
+        job_id=JobId("job_" + ulid(job_id)),
         session_id=session.id,
         principal=session.principal,
         agent=name,
@@ -308,7 +311,7 @@ def _check_submit(
         expires_at=None if expiry is None else expiry.text,
         max_runtime_sec=submit.max_runtime_sec,
         trace=trace,
-        span_id=runtime.entropy.bits(scope, "span")[:8].hex(),
+        span_id=span[:8].hex(),
         accepted_at=runtime.unix,
         idempotency_key=submit.idempotency_key,
         fingerprint=claimed,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -47,7 +47,7 @@ SCHEMES: Final = ("bearer",)
 """Credential schemes that we know; others are skipped (§9.8.1)."""
 
 
-class Rule(NamedTuple):
+class Rule(msgspec.Struct, frozen=True):
     """How messages of one type are repaired and settled."""
 
     defaults: Mapping[str, Any] = {}
@@ -153,7 +153,7 @@ def _settle_list_jobs(request: messages.ListJobs, envelope: wire.Envelope) -> No
 
 
 def _settle_submit(submit: messages.Submit, envelope: wire.Envelope) -> None:
-    if submit.lease_constraints == messages.LeaseConstraints():
+    if submit.lease_constraints is not None and submit.lease_constraints == messages.LeaseConstraints():
         submit.lease_constraints = None
 
 

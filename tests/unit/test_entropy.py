@@ -48,6 +48,13 @@ def test_what_a_seed_gives_never_changes() -> None:
     assert entropy.fraction("alice", "jitter") == 0.5657080342164988
 
 
+@given(SEEDS, SCOPES, st.lists(PURPOSES, max_size=4))
+def test_draws_together_are_draws_one_by_one(seed: bytes, scope: str, purposes: list[str]) -> None:
+    one, other = Entropy(seed), Entropy(seed)
+    assert one.draws(scope, *purposes) == [other.bits(scope, purpose) for purpose in purposes]
+    assert one.bits(scope, "more") == other.bits(scope, "more")
+
+
 @given(SEEDS, DRAWS)
 def test_the_same_seed_says_the_same(seed: bytes, draws: list[Draw]) -> None:
     one, other = Entropy(seed), Entropy(seed)
