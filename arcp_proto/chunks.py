@@ -27,9 +27,21 @@ class ChunkError(Exception):
 def encode_chunk(result_id: str, chunk_seq: int, data: str | bytes, *, more: bool) -> bytes:
     """The body of a `result_chunk` as JSON: text as utf8, bytes as base64; raises LocalProtocolError."""
     if isinstance(data, str):
-        return wire.encode_checked(ResultChunk(result_id, chunk_seq, data, "utf8", more))
-    encoded = base64.b64encode(data).decode()
-    return wire.encode_checked(ResultChunk(result_id, chunk_seq, encoded, "base64", more))
+        return _body(result_id, chunk_seq, wire.encode_checked(data), b"utf8", more=more)
+    return _body(result_id, chunk_seq, _as_base64(data), b"base64", more=more)
+
+
+def encode_chunks(
+    result_id: str, chunk_seq: int, data: str | bytes, *, chunk: int, frame: int
+) -> Iterator[bytes]:
+    """The bodies of what `cut` makes of `data`, from a number on, none of them the last of its result."""
+    room = _room(chunk, frame)
+    if isinstance(data, str):
+        for number, (_, encoded, _) in enumerate(_cut_text(data, chunk, room), chunk_seq):
+            yield _body(result_id, number, encoded, b"utf8", more=True)
+    else:
+        for number, (piece, _) in enumerate(_cut_bytes(data, min(chunk, room // 4 * 3)), chunk_seq):
+            yield _body(result_id, number, _as_base64(piece), b"base64", more=True)
 
 
 def cut(data: str | bytes, *, chunk: int, frame: int) -> Iterator[tuple[str | bytes, bool]]:
@@ -39,11 +51,9 @@ def cut(data: str | bytes, *, chunk: int, frame: int) -> Iterator[tuple[str | by
     Text is cut between characters. Raises LocalProtocolError for text with a lone surrogate, at its piece,
     and at once for bounds that do not take a single character.
     """
-    if chunk < _LEAST_CHUNK or frame < _LEAST_FRAME:
-        raise LocalProtocolError(f"a chunk has at least {_LEAST_CHUNK} bytes and {_LEAST_FRAME} of frame")
-    room = frame - BODY_BYTES
+    room = _room(chunk, frame)
     if isinstance(data, str):
-        return _cut_text(data, chunk, room)
+        return ((piece, more) for piece, _, more in _cut_text(data, chunk, room))
     return _cut_bytes(data, min(chunk, room // 4 * 3))
 
 
@@ -96,13 +106,38 @@ class Assembler:
         return bytes(self._data) if self._binary else self._data.decode()
 
 
-def _cut_text(text: str, chunk: int, room: int) -> Iterator[tuple[str, bool]]:
+def _body(result_id: str, chunk_seq: int, data: bytes, encoding: bytes, *, more: bool) -> bytes:
+    """What a `ResultChunk` is as JSON, of data that is a JSON string already."""
+    named = wire.encode_checked(result_id)
+    last = b"true" if more else b"false"
+    return b'{"result_id":%b,"chunk_seq":%d,"data":%b,"encoding":"%b","more":%b}' % (
+        named,
+        chunk_seq,
+        data,
+        encoding,
+        last,
+    )
+
+
+def _as_base64(data: bytes) -> bytes:
+    """A JSON string, in which base64 has nothing to escape."""
+    return b'"%b"' % base64.b64encode(data)
+
+
+def _room(chunk: int, frame: int) -> int:
+    if chunk < _LEAST_CHUNK or frame < _LEAST_FRAME:
+        raise LocalProtocolError(f"a chunk has at least {_LEAST_CHUNK} bytes and {_LEAST_FRAME} of frame")
+    return frame - BODY_BYTES
+
+
+def _cut_text(text: str, chunk: int, room: int) -> Iterator[tuple[str, bytes, bool]]:
+    """Pieces, each as a JSON string too, and whether more follow."""
     start, more = 0, True
     while more:
-        piece = _fit_json(_fit_utf8(text[start : start + chunk], chunk), room)
+        piece, encoded = _fit_json(_fit_utf8(text[start : start + chunk], chunk), room)
         start += len(piece)
         more = start < len(text)
-        yield piece, more
+        yield piece, encoded, more
 
 
 def _cut_bytes(data: bytes, size: int) -> Iterator[tuple[bytes, bool]]:
@@ -112,6 +147,8 @@ def _cut_bytes(data: bytes, size: int) -> Iterator[tuple[bytes, bool]]:
 
 def _fit_utf8(text: str, size: int) -> str:
     """As much of the text as `size` bytes of UTF-8 hold."""
+    if text.isascii():
+        return text[:size]
     try:
         encoded = text.encode()
     except UnicodeEncodeError:
@@ -119,14 +156,14 @@ def _fit_utf8(text: str, size: int) -> str:
     return text if len(encoded) <= size else _whole_characters(encoded[:size])
 
 
-def _fit_json(text: str, size: int) -> str:
-    """As much of the text as `size` bytes hold between the quotes of its JSON string."""
+def _fit_json(text: str, size: int) -> tuple[str, bytes]:
+    """As much of the text as `size` bytes hold between the quotes of its JSON string, and that string."""
     encoded = wire.encode_checked(text)
     if len(encoded) - 2 <= size:
-        return text
+        return text, encoded
     whole: bytes = _WHOLE_ESCAPES.findall(encoded, 1, 1 + size)[0]
-    piece: str = wire.decode_value(b'"%b"' % _whole_characters(whole).encode())
-    return piece
+    encoded = b'"%b"' % _whole_characters(whole).encode()
+    return wire.decode_value(encoded), encoded
 
 
 def _whole_characters(encoded: bytes) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from . import wire
-from .chunks import cut, encode_chunk
+from .chunks import encode_chunk, encode_chunks
 from .errors import Denied, ErrorCode, LocalProtocolError
 from .events import UNSET
 from .ids import ulid
@@ -34,7 +34,7 @@ def check_piece(job: Job, data: str | bytes) -> str:
         raise LocalProtocolError(
             f"this result is streamed as {job.stream.encoding}: write {_type_of(job.stream)}"
         )
-    if isinstance(data, str):
+    if isinstance(data, str) and not data.isascii():
         try:
             data.encode()
         except UnicodeEncodeError:
@@ -47,13 +47,15 @@ def write(runtime: Runtime, job: Job, data: str | bytes, encoding: str) -> None:
     stream = job.stream or _open_stream(runtime, job, encoding)
     if not data:
         return
-    size = len(data.encode() if isinstance(data, str) else data)
+    size = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
     if stream.size + size > runtime.limits.result:
         message = f"a streamed result is at most {runtime.limits.result} bytes"
         fix_outcome(runtime, job, outcome_of(ErrorCode.INTERNAL_ERROR, message))
         raise Denied(ErrorCode.INTERNAL_ERROR, message)
-    for piece, _ in cut(data, chunk=runtime.limits.chunk, frame=runtime.body_limit(job)):
-        _publish_chunk(runtime, job, stream, piece, more=True)
+    chunk, frame = runtime.limits.chunk, runtime.body_limit(job)
+    for body in encode_chunks(stream.result_id, stream.chunks, data, chunk=chunk, frame=frame):
+        runtime.publish(job, RESULT_CHUNK, body)
+        stream.chunks += 1
     stream.size += size
     if stream.inline is not None:
         stream.inline.append(data)
@@ -76,10 +78,11 @@ def _finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | No
         _finish_stream(runtime, job, job.stream, summary, None)
     else:
         value = UNSET if encoded is None else msgspec.Raw(encoded)
-        payload = wire.encode_checked(Result("success", runtime.time_text(), value, summary=summary))
+        at = runtime.unix
+        payload = wire.encode_checked(Result("success", runtime.stamp.text(at), value, summary=summary))
         if encoded is None or _fits(runtime, job, payload):
             how = None if job.parent is None else _for_parent(encoded)
-            _end(runtime, job, payload, None, how)
+            end(runtime, job, JobEnded(job.id, Status.SUCCESS, "job.result", payload[:-1], at), how)
         else:
             _finish_in_chunks(runtime, job, encoded.decode(), summary)
 
@@ -111,18 +114,17 @@ def _finish_stream(
         if inline is None:
             _fail(runtime, job, TOO_LARGE)
             return
-    _publish_chunk(runtime, job, stream, "" if stream.encoding == UTF8 else b"", more=False)
+    end_of_data = "" if stream.encoding == UTF8 else b""
+    last = encode_chunk(stream.result_id, stream.chunks, end_of_data, more=False)
+    runtime.publish(job, RESULT_CHUNK, last)
+    stream.chunks += 1
     result = Result("success", completed_at, UNSET, stream.result_id, stream.size, content_type, summary)
     how = None
     if job.parent is not None:
         value = _joined(stream) if returned is None else wire.decode_value(returned.encode())
         how = Returned(value, stream.result_id, stream.size)
-    _end(runtime, job, wire.encode_checked(result), inline, how)
-
-
-def _end(runtime: Runtime, job: Job, payload: bytes, inline: bytes | None, how: Returned | None) -> None:
-    """Send `job.result`, which fits; `inline` is its open payload for sessions that cannot read chunks."""
-    end(runtime, job, JobEnded(job.id, Status.SUCCESS, "job.result", payload[:-1], runtime.unix, inline), how)
+    payload = wire.encode_checked(result)[:-1]
+    end(runtime, job, JobEnded(job.id, Status.SUCCESS, "job.result", payload, runtime.unix, inline), how)
 
 
 def _inline(runtime: Runtime, job: Job, stream: Stream, at: str, summary: str | None) -> bytes | None:
@@ -155,11 +157,6 @@ def _open_stream(runtime: Runtime, job: Job, encoding: str) -> Stream:
     kept = _needs_inline(job) or job.parent is not None
     job.stream = Stream(result_id, encoding, inline=[] if kept else None)
     return job.stream
-
-
-def _publish_chunk(runtime: Runtime, job: Job, stream: Stream, piece: str | bytes, *, more: bool) -> None:
-    runtime.publish(job, RESULT_CHUNK, encode_chunk(stream.result_id, stream.chunks, piece, more=more))
-    stream.chunks += 1
 
 
 def _fail(runtime: Runtime, job: Job, message: str) -> None:

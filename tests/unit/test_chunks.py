@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from arcp_proto.chunks import BODY_BYTES, Assembler, ChunkError, cut, encode_chunk
+from arcp_proto.chunks import BODY_BYTES, Assembler, ChunkError, cut, encode_chunk, encode_chunks
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.events import ResultChunk
 from arcp_proto.limits import Limits
@@ -59,6 +59,23 @@ def test_text_is_written_as_utf8_and_bytes_as_base64() -> None:
     assert encode_chunk("r", 7, b"\x00\xff", more=False) == (
         b'{"result_id":"r","chunk_seq":7,"data":"AP8=","encoding":"base64","more":false}'
     )
+
+
+@given(texts | st.binary(max_size=300), st.integers(4, 60), st.integers(BODY_BYTES + 6, BODY_BYTES + 90))
+def test_chunks_that_are_encoded_at_once_are_those_that_are_cut(
+    data: str | bytes, size: int, frame: int
+) -> None:
+    pieces = [piece for piece, _ in cut(data, chunk=size, frame=frame)]
+    bodies = list(encode_chunks(RESULT, 7, data, chunk=size, frame=frame))
+    assert bodies == [encode_chunk(RESULT, seq, piece, more=True) for seq, piece in enumerate(pieces, 7)]
+
+
+@given(texts | st.binary(max_size=300), st.booleans(), st.text(max_size=8))
+def test_a_body_is_what_its_struct_is(data: str | bytes, more: bool, result_id: str) -> None:
+    encoded = data if isinstance(data, str) else base64.b64encode(data).decode()
+    encoding = "utf8" if isinstance(data, str) else "base64"
+    struct = ResultChunk(result_id, 3, encoded, encoding, more)
+    assert encode_chunk(result_id, 3, data, more=more) == msgspec.json.encode(struct)
 
 
 def test_a_lone_surrogate_is_no_text() -> None:
