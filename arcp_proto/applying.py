@@ -129,7 +129,7 @@ def _replied(runtime: Runtime, record: records.Replied) -> None:
 def _job_accepted(runtime: Runtime, record: records.JobAccepted) -> None:
     terms = record.terms
     runtime.job_count += 1
-    job = Job(runtime.job_count, terms, Budget.of(terms.lease))
+    job = Job(runtime.job_count, terms, Budget.of(terms.lease) if terms.lease else UNBOUND)
     job.input = record.input
     runtime.keep_job(job)
     if terms.idempotency_key is not None and terms.fingerprint is not None:

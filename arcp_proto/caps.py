@@ -379,7 +379,8 @@ def active(runtime: Runtime, connection: Connection) -> None:
 
 def check_jobs(runtime: Runtime, principal: Principal) -> None:
     """One more job of a principal, by whatever way, beside those that wait to run; raises Exceeded."""
-    limits, group, waiting = runtime.limits, job_group(runtime, principal), runtime.issuing.submits
+    limits, waiting = runtime.limits, runtime.issuing.submits
+    group = None if principal in runtime.anonymous_principals else principal
     if len(runtime.running) + (waiting.total() if waiting else 0) >= limits.running_jobs:
         raise Exceeded("running_jobs", limits.running_jobs, "too many jobs are running", principal=principal)
     if runtime.running.count(group) + waiting.get(principal, 0) >= limits.principal_jobs:

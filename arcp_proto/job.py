@@ -172,7 +172,7 @@ class Job:
         self.expired = False
         """Its lease has ended: it stays so, wherever the wall clock goes (§9.5)."""
         self._grants: Grants | None = None
-        self.extensions = extensions_json(terms.trace, terms.span_id)
+        self.extensions = extensions_json(terms.trace, terms.span_id) if terms.trace.explicit else None
         self.status = Status.PENDING
         self.outcome: Outcome | None = None
         self.paused = False

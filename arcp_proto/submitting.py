@@ -340,7 +340,6 @@ def check_limits(runtime: Runtime, principal: Principal, *, keyed: bool) -> None
     if runtime.draining:
         raise Refusal(ErrorCode.INTERNAL_ERROR, SHUTTING_DOWN)
     caps.check_jobs(runtime, principal)
-    full = runtime.keys.room(principal, CLAIM_BYTES, runtime.limits) if keyed else None
-    if full is not None:
+    if keyed and (full := runtime.keys.room(principal, CLAIM_BYTES, runtime.limits)) is not None:
         most: int = getattr(runtime.limits, full)
         raise caps.Exceeded(full, most, "too many idempotency keys are kept", principal=principal)
