@@ -94,6 +94,8 @@ class Budget:
 
     def used_up(self) -> str | None:
         """A currency of which nothing is free any more, the first in order; None while there is none."""
+        if not self.remaining and self.around is None:
+            return None
         for currency in self.counters():
             free = self.free(currency)
             if free is not None and free <= 0:

@@ -59,8 +59,9 @@ class Replies:
             self._answered[reply.request_id] = (reply.after, reply.job_id)
             if len(self._answered) > ANSWERED:
                 del self._answered[next(iter(self._answered))]
-        while len(self._kept) > limits.replies or self._size > limits.reply_bytes:
-            dropped = self._kept.pop(0)
+        kept = self._kept
+        while len(kept) > limits.replies or self._size > limits.reply_bytes:
+            dropped = kept.pop(0)
             self._size -= len(dropped.payload)
             if dropped.request_id in self._answered:
                 self._answered[dropped.request_id] = (NEVER, dropped.job_id)
