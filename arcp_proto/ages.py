@@ -48,6 +48,11 @@ class Ages:
         """When a number was noted last, to a second; 0 before the first, also once all are gone."""
         return self._since
 
+    @property
+    def next_mark(self) -> Time:
+        """Until when another number needs no mark of its own; 0 when the next one does."""
+        return Time(self._since + MARK) if self._marks else Time(0)
+
     def end_of_oldest(self, last: int) -> int:
         """The last number that is as old as the first, when `last` is the last of all."""
         return self._marks[1][0] - 1 if len(self._marks) > 1 else last

@@ -32,34 +32,49 @@ def number(
     payload: bytes,
     needs: str | None = None,
     rotated: Rotated | None = None,
-) -> None:
+) -> bool:
     """Give one event its number in every session that takes its kind, and its place in the history (§8.3).
 
-    `needs` is a feature that this one needs beside its kind, `rotated` what its payload leaves out.
+    `needs` is a feature that this one needs beside its kind, `rotated` what its payload leaves out. Returns
+    whether something has come to a limit, so that it has to be looked at; else whoever takes it was woken.
     """
-    feature, now = needs or FEATURE_OF_KIND.get(kind), runtime.now
-    home, holdings, size = job.home, runtime.holdings, len(payload)
+    feature, now, size = needs or FEATURE_OF_KIND.get(kind), runtime.now, len(payload)
+    home, principal, ready = job.home, job.terms.principal, runtime.ready
+    count, connection, look = 1, None, False
     if home is None:
         job.home_seq += 1
     elif feature is None or feature in home.features:
-        home.log.append(Entry(job.head("job.event"), payload, 0, rotated), now)
-        holdings.changed(home.principal, 1, size)
-        job.home_seq = home.log.last
+        log, connection = home.log, home.connection
+        count = 2  # Its home is a session of the same principal.
+        look = log.append(Entry(job.head("job.event"), payload, 0, rotated), size, now)
+        job.home_seq = log.last
     source = job.home_seq or 1  # What came before the first number of its home has no other.
     history = job.history if job.history is not NO_EVENTS else runtime.open_history(job)
-    history.append(payload, source, feature, now)
-    holdings.changed(job.terms.principal, 1, size)
+    if history.append(payload, source, feature, size, now):
+        look = True
+    elif connection is not None:
+        connection.sent_at = now
+        ready[connection] = None
     if job.observers:
         entry = Entry(job.head("job.event", observed=True), payload, source, rotated)
         for session in job.observers.values():
             if feature is None or takes(job, session, feature):
-                session.log.append(entry, now)
-                holdings.changed(session.principal, 1, size)
+                if session.log.append(entry, size, now):
+                    look = True
+                if session.principal == principal:
+                    count += 1
+                else:
+                    runtime.holdings.changed(session.principal, 1, size)
+                if not look and (connection := session.connection) is not None:
+                    connection.sent_at = now
+                    ready[connection] = None
+    return runtime.holdings.changed(principal, count, count * size) or look
 
 
 def _append(runtime: Runtime, session: Session, entry: Entry) -> None:
-    session.log.append(entry, runtime.now)
-    runtime.holdings.changed(session.principal, 1, len(entry.payload))
+    size = len(entry.payload)
+    session.log.append(entry, size, runtime.now)
+    runtime.holdings.changed(session.principal, 1, size)
 
 
 # Sessions.
@@ -106,6 +121,7 @@ def _released(runtime: Runtime, record: records.Released) -> None:
     session.acked = max(session.acked, record.seq)
     session.replies.seen(record.seq)
     _free(runtime, session, record.seq)
+    session.log.look_again()  # Also when nothing went: from the first ack on its lag counts.
     if session.connection is not None:
         session.connection.skip_to(record.seq)
 
@@ -138,7 +154,7 @@ def _job_accepted(runtime: Runtime, record: records.JobAccepted) -> None:
         runtime.keys.add(terms.principal, terms.idempotency_key, claim)
     session = runtime.sessions[terms.session_id]
     job.home = session
-    session.jobs[job.id] = job
+    session.take_on(job)
     _answered(runtime, session, job, record.request_id)
 
 
@@ -155,7 +171,7 @@ def _delegated(runtime: Runtime, record: records.Delegated) -> None:
     home, job.home_seq = parent.home, parent.home_seq
     if home is not None and home.quirk.children:
         job.home = home
-        home.jobs[job.id] = job
+        home.take_on(job)
 
 
 def _job_joined(runtime: Runtime, record: records.JobJoined) -> None:

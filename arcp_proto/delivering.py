@@ -23,36 +23,56 @@ def publish(runtime: Runtime, job: Job, kind: str, body: bytes, taken_as: str = 
     kind = taken_as or kind
     if runtime.journaling:
         runtime.commit(Published(job.id, kind, payload))
-    else:
-        number(runtime, job, kind, payload)
-    spread(runtime, job, FEATURE_OF_KIND.get(kind))
+        spread(runtime, job, FEATURE_OF_KIND.get(kind))
+    elif number(runtime, job, kind, payload):
+        spread(runtime, job, FEATURE_OF_KIND.get(kind))
 
 
 def spread(runtime: Runtime, job: Job, feature: str | None) -> None:
     """An event of a job was numbered: keep what holds it within limits, wake who takes it."""
-    history, limits = job.history, runtime.limits
-    if history.events > limits.history_events or history.size > limits.history_bytes:
+    history, limits, now = job.history, runtime.limits, runtime.now
+    if history.due(now):
         retention.trim_history(runtime, job)
+        history.allow(history.first + limits.history_events, limits.history_bytes)
     home = job.home
     if home is not None and (feature is None or feature in home.features):
-        sent_to(runtime, home)
+        _sent(runtime, home)
     if job.observers:
         for session in list(job.observers.values()):
             if feature is None or takes(job, session, feature):
-                sent_to(runtime, session)
+                _sent(runtime, session)
     if runtime.holdings.over:
         retention.make_room(runtime)
 
 
 def sent_to(runtime: Runtime, session: Session) -> None:
     """Something was numbered in a session: keep its log within limits, wake its connection."""
-    log, limits, connection = session.log, runtime.limits, session.connection
-    if log.events > limits.session_events or log.size > limits.session_bytes:
-        retention.shrink(runtime, session)
+    look_at(runtime, session)
+    _wake(runtime, session)
+
+
+def _sent(runtime: Runtime, session: Session) -> None:
+    if session.log.due(runtime.now):
+        look_at(runtime, session)
+    _wake(runtime, session)
+
+
+def look_at(runtime: Runtime, session: Session) -> None:
+    """Keep the log of a session within limits, tell a session that does not keep up, and allow some more."""
+    log, limits = session.log, runtime.limits
+    retention.shrink(runtime, session)
     if not session.acking:
         retention.age(runtime, session)
     elif log.last - session.acked > limits.lag and session.acked and not session.lagging:
         _tell_of_lag(runtime, session)
+    upto = log.first - 1 + limits.session_events
+    if session.acking and session.acked and session.jobs and not session.lagging:
+        upto = min(upto, session.acked + limits.lag)
+    log.allow(upto, limits.session_bytes, None if session.acking else retention.aged_at(runtime, session))
+
+
+def _wake(runtime: Runtime, session: Session) -> None:
+    connection = session.connection
     if connection is not None:
         connection.sent_at = runtime.now
         runtime.mark_writable(connection)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final
@@ -204,6 +204,9 @@ def renamed(fields: Mapping[str, Any], synonyms: Mapping[str, str]) -> dict[str,
 
 def encode_body(kind: str, body: Body | Mapping[str, Any]) -> bytes:
     """An agent's body of `kind` as JSON, checked; raises LocalProtocolError."""
+    plain = _PLAIN.get(kind)
+    if plain is not None and plain(body):
+        return wire.encode_checked(body)
     if isinstance(body, Mapping):
         return _encode_mapping(kind, body)
     _check_kind(kind, body)
@@ -327,6 +330,51 @@ def _check_body(body: Any) -> None:
         case ArtifactRef():
             if body.byte_size is not None and body.byte_size < 0:
                 raise LocalProtocolError("byte_size is not negative")
+
+
+def _plain_log(body: Any) -> bool:
+    return (
+        type(body) is Log
+        and type(body.level) is str
+        and body.level in _LEVELS_SENT
+        and type(body.message) is str
+    )
+
+
+def _plain_thought(body: Any) -> bool:
+    return type(body) is Thought and type(body.text) is str
+
+
+def _plain_status(body: Any) -> bool:
+    return (
+        type(body) is Status
+        and type(body.phase) is str
+        and body.phase != "credential_rotated"
+        and (body.message is None or type(body.message) is str)
+    )
+
+
+def _plain_progress(body: Any) -> bool:
+    return (
+        type(body) is Progress
+        and type(body.current) in _NUMBERS
+        and 0 <= body.current < _PLAIN_NUMBER
+        and (body.total is None or (type(body.total) in _NUMBERS and 0 <= body.total < _PLAIN_NUMBER))
+        and (body.units is None or type(body.units) is str)
+        and (body.message is None or type(body.message) is str)
+    )
+
+
+_LEVELS_SENT: Final = frozenset(LEVELS.values())
+_NUMBERS: Final = (int, float)
+_PLAIN_NUMBER: Final = 2**63
+_PLAIN: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "log": _plain_log,
+    "thought": _plain_thought,
+    "status": _plain_status,
+    "progress": _plain_progress,
+}
+"""Whether a body is as it is sent, so that nothing of it has to be read, put right or told of."""
 
 
 def _check_number(name: str, value: float) -> None:

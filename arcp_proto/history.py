@@ -27,10 +27,24 @@ class Past(NamedTuple):
 class History:
     """Events by position, from `first` to before `end`.
 
-    A position counts the events of the job from 0; the home number of each does not fall.
+    A position counts the events of the job from 0; the home number of each does not fall. What `allow` says
+    lets the next ones in without a look at limits and ages.
     """
 
-    __slots__ = ("_ages", "_features", "_payloads", "_sources", "cut", "first", "job_id", "size")
+    __slots__ = (
+        "_ages",
+        "_allowed_end",
+        "_allowed_size",
+        "_allowed_until",
+        "_features",
+        "_payloads",
+        "_sources",
+        "cut",
+        "end",
+        "first",
+        "job_id",
+        "size",
+    )
 
     def __init__(self, job_id: JobId) -> None:
         self.job_id = job_id
@@ -39,10 +53,13 @@ class History:
         self._sources = array("Q")
         self._features = bytearray()
         self.first = 0
+        self.end = 0
+        """The position of the next event."""
         self.cut = 0
         """The home number of the last event that is gone."""
         self.size = 0
         """Bytes of all payloads."""
+        self.look_again()
 
     @property
     def events(self) -> int:
@@ -50,22 +67,38 @@ class History:
         return len(self._payloads)
 
     @property
-    def end(self) -> int:
-        """The position of the next event."""
-        return self.first + len(self._payloads)
-
-    @property
     def oldest_at(self) -> Time | None:
         """When the first of them was published."""
         return self._ages.oldest
 
-    def append(self, payload: bytes, source: int, feature: str | None, at: Time) -> None:
-        """One event was published."""
-        self._ages.note(self.end, at)
+    def append(self, payload: bytes, source: int, feature: str | None, size: int, at: Time) -> bool:
+        """One event was published, with so many bytes of payload.
+
+        True when it goes beyond what is allowed: then limits are to be looked at.
+        """
         self._payloads.append(payload)
         self._sources.append(source)
         self._features.append(_CODES[feature])
-        self.size += len(payload)
+        position = self.end
+        self.end = position + 1
+        self.size = held = self.size + size
+        if position < self._allowed_end and held <= self._allowed_size and at < self._allowed_until:
+            return False
+        self._ages.note(position, at)
+        return True
+
+    def due(self, at: Time) -> bool:
+        """Whether limits are to be looked at."""
+        return self.end > self._allowed_end or self.size > self._allowed_size or at >= self._allowed_until
+
+    def allow(self, end: int, size: int) -> None:
+        """Limits were looked at: that is not needed again up to this end, bytes in all, and mark of time."""
+        self._allowed_end, self._allowed_size, self._allowed_until = end, size, self._ages.next_mark
+
+    def look_again(self) -> None:
+        """Limits are to be looked at with the next event."""
+        self._allowed_end = self._allowed_size = 0
+        self._allowed_until = Time(0)
 
     def after(self, source: int) -> int:
         """The position of the first event whose home number is above `source`."""
@@ -101,6 +134,7 @@ class History:
         self._ages.drop(self.first)
         if not self._payloads:
             self._ages.clear()
+        self.look_again()
         return count, size
 
     def excess(self, events: int, size: int) -> int:
@@ -127,6 +161,6 @@ class History:
 
     def load(self, first: int, cut: int, entries: Sequence[tuple[bytes, int, int]], at: Time) -> None:
         """Fill an empty history from a snapshot."""
-        self.first, self.cut = first, cut
+        self.first, self.end, self.cut = first, first, cut
         for payload, source, code in entries:
-            self.append(payload, source, _FEATURES[code], at)
+            self.append(payload, source, _FEATURES[code], len(payload), at)

@@ -17,7 +17,7 @@ Holder = Log | History
 class Holdings:
     """Events and bytes of all logs and histories, by principal; one without any of either is dropped."""
 
-    __slots__ = ("_crowded", "_limits", "_principals", "events", "size")
+    __slots__ = ("_crowded", "_limits", "_principals", "events", "over", "size")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -28,6 +28,8 @@ class Holdings:
         """Of all principals."""
         self.size = 0
         """Bytes of all principals."""
+        self.over = False
+        """Whether a principal holds more than one may, or all together more than they may."""
 
     def __len__(self) -> int:
         return len(self._principals)
@@ -58,8 +60,8 @@ class Holdings:
             ensure(held.events == 0 and held.size == 0, "the sum of what is held was wrong")
             del self._principals[principal]
 
-    def changed(self, principal: Principal, events: int, size: int) -> None:
-        """One of the holders of a principal has so many more, or less."""
+    def changed(self, principal: Principal, events: int, size: int) -> bool:
+        """The holders of a principal have so many more, or less; returns `over`."""
         held, limits = self._principals[principal], self._limits
         held.events += events
         held.size += size
@@ -69,12 +71,9 @@ class Holdings:
             self._crowded[principal] = None
         elif self._crowded:
             self._crowded.pop(principal, None)
-
-    @property
-    def over(self) -> bool:
-        """Whether a principal holds more than one may, or all together more than they may."""
-        limits = self._limits
-        return bool(self._crowded) or self.events > limits.total_events or self.size > limits.total_bytes
+        over = bool(self._crowded) or self.events > limits.total_events or self.size > limits.total_bytes
+        self.over = over
+        return over
 
     def crowded(self) -> Principal | None:
         """Whose oldest goes next; None when all is within the limits.

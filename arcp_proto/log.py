@@ -38,10 +38,23 @@ class Run(msgspec.Struct, gc=False):
 class Log:
     """Entries by number, from `first` to `last`, without a gap.
 
-    Entries leave at the front only: released by an ack, or evicted by a limit.
+    Entries leave at the front only: released by an ack, or evicted by a limit. What `allow` says lets the
+    next ones in without a look at limits and ages.
     """
 
-    __slots__ = ("_ages", "_durable", "_entries", "_runs", "first", "session_id", "size")
+    __slots__ = (
+        "_ages",
+        "_allowed_size",
+        "_allowed_until",
+        "_allowed_upto",
+        "_durable",
+        "_entries",
+        "_runs",
+        "first",
+        "last",
+        "session_id",
+        "size",
+    )
 
     def __init__(self, session_id: SessionId) -> None:
         self.session_id = session_id
@@ -52,6 +65,9 @@ class Log:
         self.size = 0
         """Bytes of all payloads."""
         self.first = 1
+        self.last = 0
+        """The last number given out; 0 for none."""
+        self.look_again()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -60,11 +76,6 @@ class Log:
     def events(self) -> int:
         """How many there are."""
         return len(self._entries)
-
-    @property
-    def last(self) -> int:
-        """The last number given out; 0 for none."""
-        return self.first + len(self._entries) - 1
 
     @property
     def oldest_at(self) -> Time | None:
@@ -76,11 +87,34 @@ class Log:
         """When the last event came, to a second; 0 before the first, also once all are released."""
         return self._ages.newest
 
-    def append(self, entry: Entry, at: Time) -> None:
-        """Give the next number to an entry."""
-        self._ages.note(self.first + len(self._entries), at)
+    def append(self, entry: Entry, size: int, at: Time) -> bool:
+        """Give the next number to an entry with so many bytes of payload.
+
+        True when it goes beyond what is allowed: then limits are to be looked at.
+        """
         self._entries.append(entry)
-        self.size += len(entry.payload)
+        self.last = last = self.last + 1
+        self.size = held = self.size + size
+        if last <= self._allowed_upto and held <= self._allowed_size and at < self._allowed_until:
+            return False
+        self._ages.note(last, at)
+        return True
+
+    def due(self, at: Time) -> bool:
+        """Whether limits are to be looked at."""
+        return self.last > self._allowed_upto or self.size > self._allowed_size or at >= self._allowed_until
+
+    def allow(self, upto: int, size: int, until: Time | None) -> None:
+        """Limits were looked at: that is not needed again up to this number, bytes in all, and time."""
+        next_mark = self._ages.next_mark
+        self._allowed_upto, self._allowed_size = upto, size
+        self._allowed_until = next_mark if until is None or next_mark < until else until
+
+    def look_again(self) -> None:
+        """Limits are to be looked at with the next entry."""
+        self._allowed_upto = -1
+        self._allowed_size = 0
+        self._allowed_until = Time(0)
 
     def between(self, after: int, upto: int) -> list[Entry]:
         """The entries numbered above `after`, up to and with `upto`."""
@@ -98,6 +132,7 @@ class Log:
         self._ages.drop(self.first)
         if not self._entries:
             self._ages.clear()
+        self.look_again()
         return count, size
 
     def excess(self, events: int, size: int) -> int:
@@ -158,6 +193,6 @@ class Log:
     def load(self, first: int, entries: Iterable[tuple[bytes, bytes, int]], at: Time) -> None:
         """Fill an empty log from a snapshot."""
         ensure(not self._entries, "a log is loaded once")
-        self.first = first
+        self.first, self.last = first, first - 1
         for head, payload, source in entries:
-            self.append(Entry(head, payload, source), at)
+            self.append(Entry(head, payload, source), len(payload), at)

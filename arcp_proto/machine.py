@@ -56,7 +56,8 @@ class Machine(ABC):
         """Whether it has had an input, or was restored."""
         self._connection_count = 0
         self._records: list[Record] = []
-        self._writable: dict[Connection, None] = {}
+        self.ready: dict[Connection, None] = {}
+        """Connections that have had something to pull since the last `take`."""
         self._requests: list[Request] = []
         self._gated: list[tuple[int, Request]] = []
         self._closing: list[Closing] = []
@@ -73,7 +74,7 @@ class Machine(ABC):
         self._close_runs()
         output = Output(
             self._records or NOTHING,
-            list(self._writable) if self._writable else NOTHING,
+            list(self.ready) if self.ready else NOTHING,
             self._requests or NOTHING,
             self._closing or NOTHING,
             self._events or NOTHING,
@@ -81,8 +82,8 @@ class Machine(ABC):
         )
         if self._records:
             self._records = []
-        if self._writable:
-            self._writable = {}
+        if self.ready:
+            self.ready = {}
         if self._requests:
             self._requests = []
         if self._closing:
@@ -132,7 +133,9 @@ class Machine(ABC):
     @property
     def unix(self) -> Time:
         """The wall clock, in nanoseconds; it never goes back."""
-        self._unix = Time(max(self._unix, self.now + self._unix_offset))
+        unix = self.now + self._unix_offset
+        if unix > self._unix:
+            self._unix = Time(unix)
         return self._unix
 
     @property
@@ -180,7 +183,7 @@ class Machine(ABC):
 
     def mark_writable(self, connection: Connection) -> None:
         """The connection has something to pull."""
-        self._writable[connection] = None
+        self.ready[connection] = None
 
     # Connections.
 
@@ -226,7 +229,7 @@ class Machine(ABC):
         connection.drop_queues()
         self.entropy.forget(connection.scope)
         del self.connections[connection.number]
-        self._writable.pop(connection, None)
+        self.ready.pop(connection, None)
         self._closing = [closing for closing in self._closing if closing.connection is not connection]
         if was is not Phase.CLOSING:
             self.happened(ConnectionEnded(connection, "transport", "", reason))

@@ -38,11 +38,17 @@ def shrink(runtime: Runtime, session: Session) -> None:
         runtime.commit(Evicted(session.id, excess))
 
 
+def aged_at(runtime: Runtime, session: Session) -> Time | None:
+    """When the oldest events of a session that does not acknowledge will be older than the window (§6.3)."""
+    oldest = session.log.oldest_at
+    return None if oldest is None else Time(oldest + MARK + runtime.config.resume_window_sec * SECOND)
+
+
 def age(runtime: Runtime, session: Session) -> None:
     """A session that does not acknowledge keeps what is younger than the window (§6.3)."""
+    aged = aged_at(runtime, session)
     horizon = Time(runtime.now - runtime.config.resume_window_sec * SECOND)
-    oldest = session.log.oldest_at
-    if oldest is not None and oldest + MARK <= horizon and (upto := session.log.older_than(horizon)):
+    if aged is not None and runtime.now >= aged and (upto := session.log.older_than(horizon)):
         runtime.commit(Evicted(session.id, upto))
 
 

@@ -414,4 +414,4 @@ class Runtime(AgentCalls, Machine):
             session.log.mark_run(self.record_count)
         self.unsettled.clear()
         if self.record_count > self.persisted_count:
-            self._waiting.update(self._writable)
+            self._waiting.update(self.ready)

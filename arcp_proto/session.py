@@ -98,6 +98,11 @@ class Session:
         """Whether somebody takes what is numbered: it has a connection whose transport is not full."""
         return self.connection is not None and not self.connection.is_blocked
 
+    def take_on(self, job: Job) -> None:
+        """It has submitted a job, or gets what a child of one says; on its jobs it is told of its lag."""
+        self.jobs[job.id] = job
+        self.log.look_again()
+
     def issue(self, digest: bytes) -> bytes | None:
         """Another resume token is valid; returns the one that is not any more, if there are too many."""
         self.tokens.append(digest)

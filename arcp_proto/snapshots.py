@@ -90,7 +90,7 @@ def job_kept(runtime: Runtime, record: JobKept) -> None:
     runtime.keep_job(job)
     if record.at_home:
         home = job.home = runtime.sessions[record.terms.session_id]
-        home.jobs[job.id] = job
+        home.take_on(job)
     for session_id in record.observers:
         session = runtime.sessions[session_id]
         job.observed_by(session)

@@ -166,6 +166,13 @@ def encode_value(value: object) -> bytes:
 def encode_checked(value: object) -> bytes:
     """A message or a value that holds only checked values, as JSON; raises LocalProtocolError."""
     try:
+        return _encode(value)
+    except (msgspec.MsgspecError, RecursionError, TypeError, ValueError, OverflowError):
+        return _encode_or_say_why(value)
+
+
+def _encode_or_say_why(value: object) -> bytes:
+    try:
         return _with_headroom(_encode, value)
     except UnicodeEncodeError:
         raise LocalProtocolError("a string holds a lone surrogate, which is no text") from None

@@ -47,7 +47,7 @@ def check_empty(runtime: Runtime) -> None:
         for name in (
             *("connections", "sessions", "tokens", "jobs", "running", "unfinished", "keys", "listing"),
             *("holdings", "retired", "pending", "anonymous_principals", "unsettled", "unfed"),
-            *("timers", "_waiting", "_gated", "_writable"),
+            *("timers", "_waiting", "_gated", "ready"),
         )
     }
     left = {name: table for name, table in tables.items() if len(table)}
@@ -145,7 +145,7 @@ def check_connections(runtime: Runtime) -> None:
         ensure(not verified or number in runtime.pending, "verified, and nobody waits for it")
         ensure(connection.answering is None, "it still answers what it was asked long ago")
     ensure(all(number in live for number in runtime.pending), "a hello of a dead connection")
-    for connection in (*runtime._writable, *runtime._waiting):
+    for connection in (*runtime.ready, *runtime._waiting):
         ensure(live.get(connection.number) is connection, "a dead connection is writable")
     for session in runtime.sessions.values():
         ensure(session.connection is None or session.connection in live.values(), "a dead connection")

@@ -339,3 +339,18 @@ def test_a_pause_ends_with_the_session() -> None:
     world.carry_out(world.runtime.handle_timer(now=world.now))
     assert world.runtime.sessions == {}
     world.emit(job)
+
+
+def test_who_submits_a_job_after_it_has_come_to_lag_is_told() -> None:
+    """Without a job there is nothing to tell it on."""
+    world = World(LAG)
+    submitter, observer = world.client(), world.client()
+    job = submitter.submit()
+    observer.send("job.subscribe", {"job_id": job})
+    emits(world, job, 1)
+    acked(observer, 1)
+    emits(world, job, 6)
+    assert notices(observer) == []
+    observer.submit()
+    emits(world, job, 1)
+    assert len(notices(observer)) == 1

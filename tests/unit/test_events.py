@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from arcp_proto import events
@@ -152,6 +152,31 @@ WRONG: Final[list[tuple[str, Body | Mapping[str, Any], str]]] = [
     ("log", UNTYPED_LOG(5, "m"), "level"),
     ("thought", UNTYPED_LOG("info", "m"), "a Log is no body of the kind 'thought'"),
 ]
+
+
+FIELDS: Final = st.one_of(
+    st.none(), st.booleans(), st.text(max_size=3), st.integers(-(2**70), 2**70), st.floats(), st.just("info")
+)
+
+
+@given(
+    kind=st.sampled_from(["log", "thought", "status", "progress"]),
+    values=st.lists(FIELDS, min_size=4, max_size=4),
+)
+@example("progress", [2**63, None, None, None])
+@example("status", ["credential_rotated", None, None, None])
+def test_a_struct_is_written_or_refused_as_its_fields_are(kind: str, values: list[Any]) -> None:
+    shape = events.BODIES[kind]
+    names = shape.__struct_fields__
+    fields = dict(zip(names, values, strict=False))
+    made: Any = shape(*values[: len(names)])
+    try:
+        written = events.encode_body(kind, fields)
+    except LocalProtocolError:
+        with pytest.raises(LocalProtocolError):
+            events.encode_body(kind, made)
+    else:
+        assert events.encode_body(kind, made) == written
 
 
 @pytest.mark.parametrize(("kind", "body", "says"), WRONG)

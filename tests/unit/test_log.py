@@ -17,14 +17,14 @@ NOW = Time(5 * SECOND)
 def log_of(*sizes: int) -> Log:
     log = Log(SESSION)
     for size in sizes:
-        log.append(Entry(b"head", b"x" * size), NOW)
+        log.append(Entry(b"head", b"x" * size), size, NOW)
     return log
 
 
 def test_numbers_begin_at_one() -> None:
     log = Log(SESSION)
     assert (len(log), log.first, log.last, log.size) == (0, 1, 0, 0)
-    log.append(Entry(b"h", b"abc"), NOW)
+    log.append(Entry(b"h", b"abc"), 3, NOW)
     assert (len(log), log.first, log.last, log.size) == (1, 1, 1, 3)
 
 
@@ -46,7 +46,7 @@ def test_release_leaves_no_gap() -> None:
     assert log.first == 3
     log.release(99)
     assert (log.first, log.last, log.size, len(log)) == (4, 3, 0, 0)
-    log.append(Entry(b"h", b""), NOW)
+    log.append(Entry(b"h", b""), 0, NOW)
     assert log.last == 4
 
 
@@ -82,7 +82,7 @@ def test_after_the_excess_has_gone_both_limits_hold(sizes: list[int], events: in
 def aged(*seconds: float) -> Log:
     log = Log(SESSION)
     for second in seconds:
-        log.append(Entry(b"head", b"xx"), Time(int(second * SECOND)))
+        log.append(Entry(b"head", b"xx"), 2, Time(int(second * SECOND)))
     return log
 
 
@@ -108,13 +108,59 @@ def test_the_oldest_go_together_within_a_share() -> None:
     assert log.oldest(99, 99) == 4
 
 
+# What is allowed without a look at limits.
+
+
+def append(log: Log, size: int, at: float) -> bool:
+    return log.append(Entry(b"head", b"x" * size), size, Time(int(at * SECOND)))
+
+
+@pytest.mark.parametrize(
+    ("upto", "size", "until", "looks"),
+    [
+        (9, 99, None, [False, False, True]),  # A mark of time is due.
+        (9, 99, 1.2, [False, True, True]),
+        (9, 14, None, [False, True, True]),
+        (2, 99, None, [False, True, True]),
+        (0, 99, None, [True, True, True]),
+    ],
+)
+def test_a_look_is_due_beyond_what_was_allowed(
+    upto: int, size: int, until: float | None, looks: list[bool]
+) -> None:
+    log = Log(SESSION)
+    assert append(log, 5, 1)
+    log.allow(upto, size, None if until is None else Time(int(until * SECOND)))
+    assert [(append(log, 5, at), log.due(Time(int(at * SECOND)))) for at in (1.1, 1.2, 2)] == [
+        (look, look) for look in looks
+    ]
+
+
+def test_what_goes_makes_a_look_due() -> None:
+    log = log_of(1, 1)
+    log.allow(9, 99, None)
+    assert not log.due(NOW)
+    log.release(1)
+    assert log.due(NOW)
+    log.allow(9, 99, None)
+    log.look_again()
+    assert append(log, 1, 5)
+
+
+def test_an_empty_log_allows_nothing() -> None:
+    log = Log(SESSION)
+    log.allow(9, 99, None)
+    assert append(log, 1, 0)
+    assert log.oldest_at == 0
+
+
 # Durability.
 
 
 def test_what_is_not_durable_is_not_visible() -> None:
     log = log_of(1, 1)
     assert log.visible(persisted=0, records=0) == 2  # No journal.
-    log.append(Entry(b"", b""), NOW)
+    log.append(Entry(b"", b""), 0, NOW)
     assert log.visible(persisted=4, records=5) == 2
     log.mark_run(5)
     assert log.visible(persisted=4, records=5) == 2
@@ -124,7 +170,7 @@ def test_what_is_not_durable_is_not_visible() -> None:
 def test_runs_become_visible_one_by_one() -> None:
     log = Log(SESSION)
     for records in (1, 2, 3):
-        log.append(Entry(b"", b""), NOW)
+        log.append(Entry(b"", b""), 0, NOW)
         log.mark_run(records)
         log.mark_run(records + 10)  # Nothing new: no run.
     assert [log.visible(persisted, 10) for persisted in (0, 1, 1, 2, 9)] == [0, 1, 1, 2, 3]
