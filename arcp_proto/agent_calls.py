@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -32,16 +31,14 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 
-class AgentCalls(ABC):
+class AgentCalls:
     """The inputs of a runtime that come from agents; the driver takes afterwards.
 
     They raise before anything has changed.
     """
 
-    @property
-    @abstractmethod
-    def _runtime(self) -> Runtime:
-        """The runtime itself."""
+    _runtime: Runtime
+    """The runtime itself."""
 
     def emit(self, job_id: JobId, kind: str, body: Body | Mapping[str, Any], *, now: int) -> None:
         """Publish one event of a job; raises LocalProtocolError for a bad body, or once the job has ended.
@@ -55,7 +52,9 @@ class AgentCalls(ABC):
         if special is not None:
             special(runtime, job, body, now)
             return
-        encoded = _fitting(runtime, job, kind, encode_body(kind, body))
+        encoded = encode_body(kind, body)
+        if len(encoded) > job.body_limit:
+            raise _too_large(job, kind, encoded)
         runtime.enter(now, "emit", job_id, kind, body)
         runtime.publish(job, kind, encoded)
         runtime.done()
@@ -116,7 +115,7 @@ class AgentCalls(ABC):
         if not isinstance(name, str) or not name.startswith(COST_PREFIX):
             raise LocalProtocolError(f"the metric of a cost begins with {COST_PREFIX} (§9.6)")
         fields = read_metric(Metric(name, 0, currency, dimensions))
-        encoded = _fitting(runtime, job, "metric", encode_metric(fields, exact))
+        encoded = _fitting(job, "metric", encode_metric(fields, exact))
         runtime.enter(now, "settle", job_id, hold, f"{exact:f}", name, dimensions)
         spending.settle(runtime, job, hold, exact, encoded)
         runtime.done()
@@ -246,14 +245,18 @@ def _running(runtime: Runtime, job_id: JobId) -> Job:
     return job
 
 
-def _fitting(runtime: Runtime, job: Job, kind: str, encoded: bytes) -> bytes:
+def _fitting(job: Job, kind: str, encoded: bytes) -> bytes:
     """The body of an event, which a frame can hold; else raises LocalProtocolError."""
-    if len(encoded) > runtime.body_limit(job):
-        raise LocalProtocolError(
-            f"this {kind} is {len(encoded)} bytes, and a frame holds {runtime.body_limit(job)}:"
-            " refer to an artifact, or stream the result"
-        )
+    if len(encoded) > job.body_limit:
+        raise _too_large(job, kind, encoded)
     return encoded
+
+
+def _too_large(job: Job, kind: str, encoded: bytes) -> LocalProtocolError:
+    return LocalProtocolError(
+        f"this {kind} is {len(encoded)} bytes, and a frame holds {job.body_limit}:"
+        " refer to an artifact, or stream the result"
+    )
 
 
 def _text(text: str) -> str:
@@ -265,7 +268,7 @@ def _text(text: str) -> str:
 
 def _emit_tool_call(runtime: Runtime, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
     """Publish a tool call that is allowed; one that is not with its result, and raise Denied (§9.3)."""
-    encoded = _fitting(runtime, job, "tool_call", encode_body("tool_call", body))
+    encoded = _fitting(job, "tool_call", encode_body("tool_call", body))
     tool, call_id = read_tool_call(body)
     if len(call_id) > MAX_ID_LENGTH:
         raise LocalProtocolError(f"a call_id has at most {MAX_ID_LENGTH} characters")
@@ -284,7 +287,7 @@ def _emit_tool_call(runtime: Runtime, job: Job, body: Body | Mapping[str, Any], 
 
 def _emit_delegate(runtime: Runtime, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
     """Publish that a job elsewhere works for this one, if its lease allows that; ours say so themselves."""
-    encoded = _fitting(runtime, job, "delegate", encode_body("delegate", body))
+    encoded = _fitting(job, "delegate", encode_body("delegate", body))
     agent = read_delegate(body)
     runtime.enter(now, "emit", job.id, "delegate", body)
     try:
@@ -301,7 +304,7 @@ def _emit_metric(runtime: Runtime, job: Job, body: Body | Mapping[str, Any], now
     fields = read_metric(body)
     cost = spending.cost_of(job, fields)
     encoded = encode_metric(fields, None if cost is None else cost[1])
-    _fitting(runtime, job, "metric", encoded)
+    _fitting(job, "metric", encoded)
     runtime.enter(now, "emit", job.id, "metric", fields)
     if cost is None:
         runtime.publish(job, "metric", encoded)

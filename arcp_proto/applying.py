@@ -56,7 +56,7 @@ def number(
         connection.sent_at = now
         ready[connection] = None
     if job.observers:
-        entry = Entry(job.head("job.event", observed=True), payload, source, rotated)
+        entry = Entry.of(job.head("job.event", observed=True), payload, source, rotated)
         for session in job.observers.values():
             if feature is None or takes(job, session, feature):
                 if session.log.append(entry, size, now):
@@ -208,7 +208,7 @@ def _published(runtime: Runtime, record: records.Published) -> None:
 def _delivered(runtime: Runtime, record: records.Delivered) -> None:
     session = runtime.sessions[record.session_id]
     head = head_of(runtime, record.job_id, record.trace_id, record.message_type, observed=record.source > 0)
-    _append(runtime, session, Entry(head, record.payload, record.source))
+    _append(runtime, session, Entry.of(head, record.payload, record.source))
     job = runtime.jobs.get(record.job_id)
     if job is not None and job.home is session:
         job.home_seq = session.log.last
@@ -296,7 +296,7 @@ def terminal(runtime: Runtime, job: Job, session: Session, end: End, *, observed
     """The end of a job as an entry of one session's log."""
     message_type, payload = ending(runtime, job, session, end)
     head = job.head(message_type, observed=observed)
-    return Entry(head, payload, end.source if observed else 0)
+    return Entry.of(head, payload, end.source if observed else 0)
 
 
 def ending(runtime: Runtime, job: Job, session: Session, end: End) -> tuple[str, bytes]:
@@ -364,7 +364,7 @@ def _replayed(runtime: Runtime, record: records.Replayed) -> None:
     head = job.head("job.event", observed=True)
     for past in job.history.between(backlog.position, record.upto):
         if past.feature is None or takes(job, session, past.feature):
-            _append(runtime, session, Entry(head, past.payload, past.source))
+            _append(runtime, session, Entry.of(head, past.payload, past.source))
     backlog.position = record.upto
     if record.upto < (job.history.end if backlog.until is None else backlog.until):
         return

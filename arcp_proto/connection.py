@@ -437,14 +437,8 @@ class Connection:
         if self._cursor + 1 < session.log.first:
             self.overrun = True
             return left
-        prefix, session_id, seq = session.id_prefix, session.id_bytes, self._cursor
-        for entry in session.log.between(self._cursor, upto):
-            seq += 1
-            payload = entry.payload if entry.rotated is None else entry.rotated.complete(entry.payload)
-            envelope = wire.event_envelope(entry.head, prefix, session_id, seq, payload, entry.source)
-            pulled.append(envelope)
-            left -= len(envelope)
-            if left <= 0:
-                break
-        self._cursor = seq
-        return left
+        entries = session.log.between(self._cursor, upto)
+        envelopes = session.envelopes.of(entries, self._cursor, left)
+        pulled += envelopes
+        self._cursor += len(envelopes)
+        return left - sum(map(len, envelopes))

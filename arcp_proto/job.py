@@ -129,6 +129,7 @@ class Job:
         "_grants",
         "attempt",
         "behind",
+        "body_limit",
         "budget",
         "children",
         "credentials",
@@ -173,6 +174,8 @@ class Job:
         """Its lease has ended: it stays so, wherever the wall clock goes (§9.5)."""
         self._grants: Grants | None = None
         self.extensions = extensions_json(terms.trace, terms.span_id) if terms.trace.explicit else None
+        self.body_limit = 0
+        """Bytes that the body of an event may have; the runtime that keeps the job says so."""
         self.status = Status.PENDING
         self.outcome: Outcome | None = None
         self.paused = False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from . import wire
 from .ages import Ages
 from .errors import ensure
 from .ids import SessionId, Time
@@ -19,13 +20,20 @@ class Entry(msgspec.Struct, gc=False, frozen=True):
     """One event as every log holds it: the template of its head, and its payload without the last brace.
 
     `source` is its home number in the log of an observer, and 0 at home (§7.6). `rotated` is what the payload
-    leaves out: the new value of a credential, as long as it is valid (§9.8.2).
+    leaves out: the new value of a credential, as long as it is valid (§9.8.2). `tail` is what follows the
+    payload.
     """
 
     head: bytes
     payload: bytes
     source: int = 0
     rotated: Rotated | None = None
+    tail: bytes = wire.AT_HOME
+
+    @classmethod
+    def of(cls, head: bytes, payload: bytes, source: int, rotated: Rotated | None = None) -> Entry:
+        """With the tail that belongs to its home number."""
+        return cls(head, payload, source, rotated, wire.event_tail(source))
 
 
 class Run(msgspec.Struct, gc=False):
@@ -195,4 +203,4 @@ class Log:
         ensure(not self._entries, "a log is loaded once")
         self.first, self.last = first, first - 1
         for head, payload, source in entries:
-            self.append(Entry(head, payload, source), len(payload), at)
+            self.append(Entry.of(head, payload, source), len(payload), at)

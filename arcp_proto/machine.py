@@ -48,7 +48,8 @@ class Machine(ABC):
         self.recorder: Recorder | None = None
         self.record_count = 0
         self.persisted_count = 0
-        self._journal = journal
+        self.journaling = journal
+        """Whether records are made."""
         self._unix_offset = unix - now
         self._unix = Time(unix)
         self._busy = False

@@ -46,6 +46,7 @@ from .job import NO_EVENTS, Job, Status
 from .limits import MAX_RUNTIME_SEC
 from .listing import Cursors, Listing
 from .machine import CLOSE_OUR_FAULT, CLOSE_REFUSED, CLOSE_RESTART, Machine
+from .openings import Openings
 from .output import Output, PauseJob, ResumeJob
 from .records import Record
 from .retired import Retired
@@ -63,6 +64,7 @@ class Runtime(AgentCalls, Machine):
 
         Raises LocalProtocolError for a wrong seed or inventory, also for one that fits no frame.
         """
+        self._runtime = self
         super().__init__(config.limits, Entropy(seed), now=now, unix=unix, journal=config.journal)
         self.config = config
         self.inventory = Inventory(config.agents)
@@ -90,6 +92,7 @@ class Runtime(AgentCalls, Machine):
         self.provisions = Provisions()
         self.issuing = issuing.Issuing()
         self.holdings = Holdings(config.limits)
+        self.openings = Openings()
         self.retired = Retired()
         self.draining = False
         self.pending: dict[int, handshake.Pending] = {}
@@ -254,25 +257,14 @@ class Runtime(AgentCalls, Machine):
 
     # For handlers and nouns.
 
-    @property
-    def _runtime(self) -> Runtime:
-        return self
-
-    @property
-    def journaling(self) -> bool:
-        """Whether records are made."""
-        return self._journal
-
     def commit(self, record: Record) -> None:
         """Change durable state: apply a record, and hand it out when there is a journal."""
-        if self._journal:
+        if self.journaling:
             self._records.append(record)
             self.record_count += 1
         APPLY[type(record)](self, record)
 
-    def publish(self, job: Job, kind: str, body: bytes) -> None:
-        """Number one event in every session that gets the job and takes its kind."""
-        delivering.publish(self, job, kind, body)
+    publish = delivering.publish
 
     def delivered(self, session: Session) -> None:
         """Something was numbered in this session."""
@@ -283,6 +275,7 @@ class Runtime(AgentCalls, Machine):
     def keep_job(self, job: Job) -> None:
         """A job is there: find it by id, in listings, and its events among what its principal holds."""
         self.jobs[job.id] = job
+        job.body_limit = self.body_limit(job)
         self.listing.add(job)
         if job.history is not NO_EVENTS:
             self.holdings.add(job.terms.principal, job.history)
@@ -408,7 +401,7 @@ class Runtime(AgentCalls, Machine):
         runtime_timers.carry_out(self, key)
 
     def _close_runs(self) -> None:
-        if not self._journal:
+        if not self.journaling:
             return
         for session in self.unsettled.values():
             session.log.mark_run(self.record_count)

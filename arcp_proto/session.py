@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from .connection import Connection
-from .ids import JobId, Principal, SessionId, event_id_prefix
+from .envelopes import Envelopes
+from .ids import JobId, Principal, SessionId
 from .log import Log
 from .quirks import QUIRKS, Quirk
 from .replies import Replies
@@ -45,11 +46,10 @@ class Session:
         "anonymous",
         "backlogs",
         "connection",
+        "envelopes",
         "features",
         "fed",
         "id",
-        "id_bytes",
-        "id_prefix",
         "jobs",
         "lagging",
         "log",
@@ -90,8 +90,7 @@ class Session:
         self.observed: dict[JobId, Job] = {}
         self.backlogs: dict[JobId, Backlog] = {}
         self.connection: Connection | None = None
-        self.id_bytes = session_id.encode()
-        self.id_prefix = event_id_prefix(session_id).encode()
+        self.envelopes = Envelopes(session_id)
 
     @property
     def reading(self) -> bool:

@@ -253,7 +253,21 @@ def event_head(
 
 def open_event(kind: str, ts: str, body: bytes) -> bytes:
     """The payload of a `job.event` without its closing brace: a session may add to it (§7.6, §8.1)."""
-    return b'{"kind":"%b","ts":"%b","body":%b' % (kind.encode(), ts.encode(), body)
+    return event_opening(kind, ts) + body
+
+
+def event_opening(kind: str, ts: str) -> bytes:
+    """What stands before the body in the payload of a `job.event`."""
+    return b'{"kind":"%b","ts":"%b","body":' % (kind.encode(), ts.encode())
+
+
+AT_HOME: Final = b"}}"
+"""What follows the payload of a numbered envelope, without its last brace, at home."""
+
+
+def event_tail(source: int) -> bytes:
+    """What follows the payload of a numbered envelope, without its last brace; `source` as there."""
+    return b',"source_seq":%d}}' % source if source else AT_HOME
 
 
 def event_envelope(

@@ -14,7 +14,7 @@ from arcp_proto import wire
 from arcp_proto.ages import MARK
 from arcp_proto.connection import Phase
 from arcp_proto.errors import ensure
-from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, Time
+from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, Time, event_id_prefix
 from arcp_proto.job import Job
 from arcp_proto.limits import Limits
 from arcp_proto.output import NOTHING, Authenticate, Output, PauseJob, ResumeJob, StartJob
@@ -239,7 +239,8 @@ class Judge:
         log, before = session.log, line.last
         if log.first > line.last + 1:
             line.lost(log.first)
-        prefix, session_id, lag = session.id_prefix, session.id_bytes, self.config.limits.lag
+        prefix, session_id = event_id_prefix(session.id).encode(), session.id.encode()
+        lag = self.config.limits.lag
         for entry in log.between(line.last, log.last):
             seq = line.last + 1
             raw = wire.event_envelope(entry.head, prefix, session_id, seq, entry.payload, entry.source)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from arcp_proto import wire
 from arcp_proto.applying import APPLY
 from arcp_proto.errors import ensure
-from arcp_proto.ids import SECOND, JobId
+from arcp_proto.ids import SECOND, JobId, event_id_prefix
 from arcp_proto.job import Job
 from arcp_proto.records import Delegated, JobAccepted, JobKept, Record, decode_record, encode_record
 from arcp_proto.runtime import Runtime
@@ -47,7 +47,12 @@ def envelope(session: Session, seq: int) -> bytes:
     """One envelope of a log as it goes out."""
     (entry,) = session.log.between(seq - 1, seq)
     return wire.event_envelope(
-        entry.head, session.id_prefix, session.id_bytes, seq, entry.payload, entry.source
+        entry.head,
+        event_id_prefix(session.id).encode(),
+        session.id.encode(),
+        seq,
+        entry.payload,
+        entry.source,
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from arcp_proto.ids import Principal, SessionId
+from arcp_proto.ids import JobId, Principal, SessionId
+from arcp_proto.log import Entry
 from arcp_proto.quirks import QUIRKS
 from arcp_proto.session import Session
+from arcp_proto.wire import decode_envelope, event_head
 
 from .world import World
 
@@ -14,13 +16,14 @@ def test_what_a_session_holds() -> None:
     assert session.features == {"ack", "progress"}
     assert session.quirk is QUIRKS["java"]
     assert (session.acked, session.tokens, session.jobs, session.connection) == (0, [], {}, None)
-    assert session.id_bytes == b"sess_x"
-    assert len(session.id_prefix) == 16 and session.id_prefix.startswith(b"0")
 
 
 def test_event_ids_differ_between_sessions() -> None:
-    one, two = (Session(SessionId(name), Principal("alice"), [], "") for name in ("sess_a", "sess_b"))
-    assert one.id_prefix != two.id_prefix
+    sessions = [Session(SessionId(name), Principal("alice"), [], "") for name in ("sess_a", "sess_b")]
+    entry = Entry(event_head("job.event", JobId("job_x"), None), b"{")
+    one, two = (decode_envelope(session.envelopes.one(entry, 7)).id for session in sessions)
+    assert one != two
+    assert one[0] == two[0] == "0" and one[16:] == two[16:] == "0000000007"
 
 
 def test_an_ack_moves_the_cursor_of_the_connection() -> None:
