@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -10,13 +9,13 @@ import msgspec
 
 from . import wire
 from .buckets import Window
-from .controls import Controls
 from .credentials import shown, with_credentials
 from .errors import LocalProtocolError, Refusal, ensure
 from .ids import JobId, SessionId, control_id_prefix
 from .limits import MAX_ID_LENGTH
 from .lines import LineSplitter
 from .messages import TYPE_OF
+from .outbox import Outbox
 from .output import Output
 
 if TYPE_CHECKING:
@@ -50,6 +49,8 @@ class Phase(StrEnum):
 
 
 _DEAF: Final = (Phase.CLOSING, Phase.CLOSED)
+_NO_LINES: Final = LineSplitter()
+"""Of every connection that has nothing to split: messages, or no more input."""
 
 
 class Connection:
@@ -59,6 +60,34 @@ class Connection:
     memory); `peer` labels where it comes from. A driver looks at `reading` before each `receive`, and
     obeys `message_limit` when it buffers.
     """
+
+    __slots__ = (
+        "_bad",
+        "_blocked",
+        "_held",
+        "_held_bytes",
+        "_id_count",
+        "_id_prefix",
+        "_lines",
+        "_machine",
+        "_outbox",
+        "_unread",
+        "admission",
+        "answering",
+        "framing",
+        "heard_at",
+        "heartbeat",
+        "message_limit",
+        "number",
+        "paused",
+        "peer",
+        "phase",
+        "ping_nonce",
+        "secure",
+        "sent_at",
+        "session",
+        "session_id",
+    )
 
     def __init__(
         self, machine: Machine, number: int, framing: Framing, *, secure: bool, peer: str, phase: Phase
@@ -74,8 +103,6 @@ class Connection:
         self.answering: wire.Envelope | None = None
         """The message that is being handled, once its envelope was read."""
         self.message_limit = machine.limits.early_message
-        self.overrun = False
-        """A pull found its next event evicted; tell the machine by `overran`."""
         self.admission: Admission | None = None
         """How the runtime has let its peer into the session."""
         self.ping_nonce = ""
@@ -84,18 +111,14 @@ class Connection:
         self.heard_at = self.sent_at = machine.now
         self._machine = machine
         self._blocked = False
-        self._cursor = 0
-        self._final: int | None = None
-        self._urgent: deque[bytes] = deque()
-        self._control = Controls()
-        self._held: deque[bytes | None] = deque()
+        self._outbox = Outbox(machine)
+        self._held: list[bytes | None] = []
         self._held_bytes = 0
         self._unread = self.paused = False  # The driver, or the machine, does not read it for a while.
-        self._lines = LineSplitter()
-        self._greeted = False
+        self._lines = _NO_LINES if framing is Framing.MESSAGES else LineSplitter()
         self._id_prefix = control_id_prefix(machine.entropy.bits(self.scope, "control"))
         self._id_count = 0
-        self._bad = Window(machine.now)
+        self._bad: Window | None = None
 
     def __repr__(self) -> str:
         return f"<Connection {self.number} {self.phase.value} {self.framing.value}>"
@@ -166,20 +189,9 @@ class Connection:
         Empty means no more for now, or that `overrun` is set. Lines end in a newline.
         """
         limits = self._machine.limits
-        limit = limits.pull_envelopes if limit is None else limit
-        left = limits.pull_bytes if size is None else size
-        pulled: list[bytes] = []
-        self._pull_urgent(pulled, limit)
-        while len(pulled) < limit and left > 0:
-            left = self._pull_events(pulled, limit, left)
-            if not self._may_pull_control() or len(pulled) >= limit or left <= 0:
-                break
-            envelope = self._control.pop()
-            pulled.append(envelope)
-            left -= len(envelope)
-            if not self._greeted:
-                self._greeted = True
-                self._pull_urgent(pulled, limit)
+        pulled = self._outbox.pull(
+            limits.pull_envelopes if limit is None else limit, limits.pull_bytes if size is None else size
+        )
         if self.framing is Framing.LINES:
             return [envelope + b"\n" for envelope in pulled]
         return pulled
@@ -187,7 +199,12 @@ class Connection:
     @property
     def pending(self) -> bool:
         """Whether a pull would return something."""
-        return self._may_pull_urgent() or self._may_pull_control() or self._next_stop() > self._cursor
+        return self._outbox.pending
+
+    @property
+    def overrun(self) -> bool:
+        """Whether a pull found its next event evicted; tell the machine by `overran`."""
+        return self._outbox.overrun
 
     @property
     def reading(self) -> bool:
@@ -224,7 +241,7 @@ class Connection:
         self.session_id = self.session_id if session is None else session.id
         self._id_prefix = ids or self._id_prefix
         self.message_limit = self._machine.limits.message
-        self._cursor = cursor
+        self._outbox.session, self._outbox.cursor = session, cursor
 
     def send(
         self,
@@ -254,7 +271,7 @@ class Connection:
             extensions=extensions,
         )
         if urgent:
-            self._urgent.append(envelope)
+            self._outbox.urgent.append(envelope)
             self.sent_at = self._machine.now
             self._machine.mark_writable(self)
         else:
@@ -278,9 +295,7 @@ class Connection:
         self._queue(envelope, reply.after)
 
     def _queue(self, envelope: bytes, after: int | None) -> None:
-        if after is None:
-            after = 0 if self.session is None else self.session.log.last
-        self._control.add(after, self._machine.record_count, envelope)
+        self._outbox.add(envelope, after)
         self.sent_at = self._machine.now
         self._machine.mark_writable(self)
 
@@ -288,49 +303,42 @@ class Connection:
     def congested(self) -> bool:
         """Whether more answers wait for the transport than the limits allow."""
         limits = self._machine.limits
-        waiting = len(self._control) + len(self._urgent)
-        return waiting > limits.control_envelopes or self._control.size > limits.control_bytes
+        outbox = self._outbox
+        return outbox.waiting > limits.control_envelopes or outbox.controls.size > limits.control_bytes
 
     def has_room(self, size: int) -> bool:
         """Whether another envelope of `size` bytes may wait for the transport."""
-        return self._control.size + size <= self._machine.limits.control_bytes
+        return self._outbox.controls.size + size <= self._machine.limits.control_bytes
 
     def release_held(self) -> None:
         """Handle what was held while the hello was being verified."""
         self.heard_at = self._machine.now
         while self._held and self.phase is Phase.OPEN and not self.paused:
-            message = self._held.popleft()
+            message = self._held.pop(0)
             self._held_bytes -= len(message or b"")
             self._machine.receive_message(self, message)
         self._deliver_lines()
 
     def count_bad(self, refusal: Refusal) -> None:
         """One more unreadable or unknown message; too many a second make the refusal fatal (§1)."""
+        if self._bad is None:
+            self._bad = Window(self._machine.now)
         if self._bad.count(self._machine.now) > self._machine.limits.bad_messages:
             refusal.fatal = True
 
     def skip_to(self, seq: int) -> None:
         """The peer has everything up to `seq`, whatever was pulled."""
-        self._cursor = max(self._cursor, seq)
+        self._outbox.cursor = max(self._outbox.cursor, seq)
 
     def end(self, *, flush: bool) -> None:
-        """Nothing is numbered for it any more; without `flush` only what is urgent is still sent.
-
-        That is what the peer can understand without its welcome: if it had none, only what comes after.
-        """
+        """Nothing is numbered for it any more; without `flush` only what is urgent is still sent."""
         self.phase = Phase.CLOSING
-        if self.session is not None:
-            self._final = self.session.log.last if flush else self._cursor
-        if not flush:
-            self._control.clear()
-            if not self._greeted:
-                self._urgent.clear()
+        self._outbox.end(flush=flush)
         self._drop_input()
 
     def drop_queues(self) -> None:
         """The transport is gone: nothing will be pulled any more."""
-        self._urgent.clear()
-        self._control.clear()
+        self._outbox.drop()
         self._drop_input()
 
     def request_id(self, envelope: wire.Envelope) -> str:
@@ -380,7 +388,7 @@ class Connection:
     def _drop_input(self) -> None:
         self._held.clear()
         self._held_bytes = 0
-        self._lines = LineSplitter()
+        self._lines = _NO_LINES
 
     def _set_unread(self, unread: bool, now: int) -> Output:
         self._machine.enter(now, "stopped_reading" if unread else "reads_again", self.number)
@@ -400,45 +408,3 @@ class Connection:
     def is_blocked(self) -> bool:
         """Whether the transport takes nothing at the moment."""
         return self._blocked
-
-    # Pulling.
-
-    def _visible(self) -> int:
-        """The number up to which events may be sent: those whose records are durable."""
-        if self.session is None or self.phase is Phase.CLOSED:
-            return self._cursor
-        machine = self._machine
-        visible = self.session.log.visible(machine.persisted_count, machine.record_count)
-        return visible if self._final is None else min(visible, self._final)
-
-    def _next_stop(self) -> int:
-        """The number up to which events may be pulled before the next control envelope."""
-        visible, first = self._visible(), self._control.first
-        return visible if first is None else min(visible, first.after)
-
-    def _may_pull_urgent(self) -> bool:
-        """Nothing overtakes the first envelope: the hello, or the welcome."""
-        return bool(self._urgent) and (self._greeted or self._control.first is None)
-
-    def _may_pull_control(self) -> bool:
-        first, persisted = self._control.first, self._machine.persisted_count
-        return first is not None and first.after <= self._cursor and first.records <= persisted
-
-    def _pull_urgent(self, pulled: list[bytes], limit: int) -> None:
-        while self._may_pull_urgent() and len(pulled) < limit:
-            pulled.append(self._urgent.popleft())
-
-    def _pull_events(self, pulled: list[bytes], limit: int, left: int) -> int:
-        """Pull events up to the next control envelope; returns the bytes still to go."""
-        session = self.session
-        upto = min(self._next_stop(), self._cursor + limit - len(pulled))
-        if session is None or upto <= self._cursor:
-            return left
-        if self._cursor + 1 < session.log.first:
-            self.overrun = True
-            return left
-        entries = session.log.between(self._cursor, upto)
-        envelopes = session.envelopes.of(entries, self._cursor, left)
-        pulled += envelopes
-        self._cursor += len(envelopes)
-        return left - sum(map(len, envelopes))

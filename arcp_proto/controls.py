@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import NamedTuple
 
 
@@ -20,7 +19,7 @@ class Controls:
     __slots__ = ("_waiting", "size")
 
     def __init__(self) -> None:
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: list[Waiting] = []
         self.size = 0
         """Bytes of all of them."""
 
@@ -39,7 +38,7 @@ class Controls:
 
     def pop(self) -> bytes:
         """Take the first, which is there."""
-        envelope = self._waiting.popleft().envelope
+        envelope = self._waiting.pop(0).envelope
         self.size -= len(envelope)
         return envelope
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .job import Job
     from .turns import Turn
 
-MOST_TOKENS = 4
+MOST_TOKENS: Final = 4
 """Resume tokens that are valid at a time: the last proven one, and those issued after it (§6.3)."""
 
 
@@ -73,7 +73,7 @@ class Session:
         self.principal = principal
         self.anonymous = anonymous
         """Nobody was verified: whoever has its token may resume it (§6.1)."""
-        self.features = frozenset(features)
+        self.features = _set_of(tuple(features))
         self.acking = "ack" in self.features
         self.quirk: Quirk = QUIRKS[quirk]
         self.log = Log(session_id)
@@ -84,7 +84,7 @@ class Session:
         """How many records there were at each piece of a history that is not durable yet."""
         self.tokens: list[bytes] = []
         self.replies = Replies()
-        self.turns: deque[Turn] = deque()
+        self.turns: list[Turn] = []
         """Submits that are not answered, in their order."""
         self.jobs: dict[JobId, Job] = {}
         self.observed: dict[JobId, Job] = {}
@@ -112,3 +112,9 @@ class Session:
         index = self.tokens.index(digest)
         over, self.tokens = self.tokens[:index], self.tokens[index:]
         return over
+
+
+@lru_cache(64)
+def _set_of(features: tuple[str, ...]) -> frozenset[str]:
+    """One set for all sessions that have negotiated the same; there are as many as kinds of peers."""
+    return frozenset(features)

@@ -134,10 +134,10 @@ def _answer(runtime: Runtime, session: Session, freed: dict[SessionId, None]) ->
                     runtime, connection, session, submit, terms, turn.request_id, credentials, alias
                 )
         except Refusal as refusal:
-            session.turns.popleft()
+            session.turns.pop(0)
             _refuse(runtime, connection, turn, refusal)
         else:
-            session.turns.popleft()
+            session.turns.pop(0)
         _free_key(runtime, turn, freed)
 
 

@@ -26,6 +26,7 @@ PURE_MODULES: Final = {
     "datetime": ("date", "timedelta"),
     "decimal": ("Context", "Decimal", "Inexact", "InvalidOperation"),
     "enum": None,
+    "functools": ("lru_cache",),
     "hashlib": None,
     "heapq": None,
     "hmac": None,

@@ -397,9 +397,9 @@ def check_bounds(runtime: Runtime) -> None:
         ensure(len(session.replies) <= limits.replies, "too many answers are kept")
         ensure(session.replies.size <= limits.reply_bytes, "answers that are kept are too large")
     for connection in runtime.connections.values():
-        control = connection._control
+        control = connection._outbox.controls
         ensure(len(control) <= limits.control_envelopes + 2 + limits.replies, "too many answers wait")
-        ensure(len(connection._urgent) <= limits.control_envelopes + 2, "too many pongs wait")
+        ensure(len(connection._outbox.urgent) <= limits.control_envelopes + 2, "too many pongs wait")
         ensure(control.size == sum(len(one.envelope) for one in control._waiting), "bytes of answers")
         ensure(len(connection._held) <= limits.held_messages, "too much is held")
         ensure(connection._held_bytes == sum(len(held or b"") for held in connection._held), "bytes held")
