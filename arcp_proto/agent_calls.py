@@ -47,7 +47,9 @@ class AgentCalls:
         metric that begins with `cost.`, in a currency of the budget, spends (§9.6).
         """
         runtime = self._runtime
-        job = _unended(runtime, job_id)
+        job = runtime.unfinished.get(job_id)
+        if job is None or job.then is not None:
+            raise _no_job(job_id)
         special = _SPECIAL.get(kind)
         if special is not None:
             special(runtime, job, body, now)
@@ -234,8 +236,12 @@ class AgentCalls:
 def _unended(runtime: Runtime, job_id: JobId) -> Job:
     job = runtime.unfinished.get(job_id)
     if job is None or job.then is not None:  # Its agent may be over, and its children not.
-        raise LocalProtocolError(f"{job_id} is no unfinished job")
+        raise _no_job(job_id)
     return job
+
+
+def _no_job(job_id: JobId) -> LocalProtocolError:
+    return LocalProtocolError(f"{job_id} is no unfinished job")
 
 
 def _running(runtime: Runtime, job_id: JobId) -> Job:

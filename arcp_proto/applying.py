@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 
+_EVENT: Final = "job.event"
+_AT_HOME: Final = (_EVENT, False)
+
+
 def number(
     runtime: Runtime,
     job: Job,
@@ -46,7 +50,8 @@ def number(
     elif feature is None or feature in home.features:
         log, connection = home.log, home.connection
         count = 2  # Its home is a session of the same principal.
-        look = log.append(Entry(job.head("job.event"), payload, 0, rotated), size, now)
+        head = job.heads.get(_AT_HOME) or job.head(_EVENT)
+        look = log.append(Entry(head, payload, 0, rotated), size, now)
         job.home_seq = log.last
     source = job.home_seq or 1  # What came before the first number of its home has no other.
     history = job.history if job.history is not NO_EVENTS else runtime.open_history(job)
@@ -56,7 +61,7 @@ def number(
         connection.sent_at = now
         ready[connection] = None
     if job.observers:
-        entry = Entry.of(job.head("job.event", observed=True), payload, source, rotated)
+        entry = Entry.of(job.head(_EVENT, observed=True), payload, source, rotated)
         for session in job.observers.values():
             if feature is None or takes(job, session, feature):
                 if session.log.append(entry, size, now):
@@ -361,7 +366,7 @@ def _observed(runtime: Runtime, record: records.Observed) -> None:
 def _replayed(runtime: Runtime, record: records.Replayed) -> None:
     session, job = runtime.sessions[record.session_id], runtime.jobs[record.job_id]
     backlog = session.backlogs[job.id]
-    head = job.head("job.event", observed=True)
+    head = job.head(_EVENT, observed=True)
     for past in job.history.between(backlog.position, record.upto):
         if past.feature is None or takes(job, session, past.feature):
             _append(runtime, session, Entry.of(head, past.payload, past.source))

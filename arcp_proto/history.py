@@ -52,6 +52,7 @@ class History:
         self._payloads: list[bytes] = []
         self._sources = array("Q")
         self._features = bytearray()
+        """What they need, up to the last one that needs any."""
         self.first = 0
         self.end = 0
         """The position of the next event."""
@@ -78,7 +79,8 @@ class History:
         """
         self._payloads.append(payload)
         self._sources.append(source)
-        self._features.append(_CODES[feature])
+        if feature is not None:
+            self._need(feature)
         position = self.end
         self.end = position + 1
         self.size = held = self.size + size
@@ -86,6 +88,14 @@ class History:
             return False
         self._ages.note(position, at)
         return True
+
+    def _need(self, feature: str) -> None:
+        """The last event needs a feature."""
+        self._features.extend(bytes(len(self._payloads) - 1 - len(self._features)))
+        self._features.append(_CODES[feature])
+
+    def _code(self, index: int) -> int:
+        return self._features[index] if index < len(self._features) else 0
 
     def due(self, at: Time) -> bool:
         """Whether limits are to be looked at."""
@@ -111,7 +121,7 @@ class History:
     def between(self, start: int, end: int) -> Iterator[Past]:
         """The events from position `start` on, before `end`."""
         for index in range(start - self.first, end - self.first):
-            yield Past(self._payloads[index], self._sources[index], _FEATURES[self._features[index]])
+            yield Past(self._payloads[index], self._sources[index], _FEATURES[self._code(index)])
 
     def reach(self, start: int, events: int, size: int) -> int:
         """The position to which one goes from `start` with so many events and bytes; at least one event."""
@@ -157,7 +167,8 @@ class History:
 
     def entries(self) -> list[tuple[bytes, int, int]]:
         """Payload, home number and feature's code of every event."""
-        return list(zip(self._payloads, self._sources, self._features, strict=True))
+        codes = map(self._code, range(len(self._payloads)))
+        return list(zip(self._payloads, self._sources, codes, strict=True))
 
     def load(self, first: int, cut: int, entries: Sequence[tuple[bytes, int, int]], at: Time) -> None:
         """Fill an empty history from a snapshot."""

@@ -17,10 +17,23 @@ Holder = Log | History
 class Holdings:
     """Events and bytes of all logs and histories, by principal; one without any of either is dropped."""
 
-    __slots__ = ("_crowded", "_limits", "_principals", "events", "over", "size")
+    __slots__ = (
+        "_crowded",
+        "_limits",
+        "_most_events",
+        "_most_size",
+        "_principals",
+        "_total_events",
+        "_total_size",
+        "events",
+        "over",
+        "size",
+    )
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._most_events, self._most_size = limits.principal_events, limits.principal_bytes
+        self._total_events, self._total_size = limits.total_events, limits.total_bytes
         self._principals: dict[Principal, _Held] = {}
         self._crowded: dict[Principal, None] = {}
         """Those above the limits of one principal."""
@@ -62,17 +75,21 @@ class Holdings:
 
     def changed(self, principal: Principal, events: int, size: int) -> bool:
         """The holders of a principal have so many more, or less; returns `over`."""
-        held, limits = self._principals[principal], self._limits
-        held.events += events
-        held.size += size
-        self.events += events
-        self.size += size
-        if held.events > limits.principal_events or held.size > limits.principal_bytes:
+        held = self._principals[principal]
+        held.events = of_it = held.events + events
+        held.size = size_of_it = held.size + size
+        self.events = in_all = self.events + events
+        self.size = size_in_all = self.size + size
+        if of_it > self._most_events or size_of_it > self._most_size:
             self._crowded[principal] = None
         elif self._crowded:
             self._crowded.pop(principal, None)
-        over = bool(self._crowded) or self.events > limits.total_events or self.size > limits.total_bytes
-        self.over = over
+        elif in_all <= self._total_events and size_in_all <= self._total_size:
+            self.over = False
+            return False
+        self.over = over = (
+            bool(self._crowded) or in_all > self._total_events or size_in_all > self._total_size
+        )
         return over
 
     def crowded(self) -> Principal | None:
