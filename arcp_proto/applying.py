@@ -367,9 +367,13 @@ def _replayed(runtime: Runtime, record: records.Replayed) -> None:
     session, job = runtime.sessions[record.session_id], runtime.jobs[record.job_id]
     backlog = session.backlogs[job.id]
     head = job.head(_EVENT, observed=True)
-    for past in job.history.between(backlog.position, record.upto):
-        if past.feature is None or takes(job, session, past.feature):
-            _append(runtime, session, Entry.of(head, past.payload, past.source))
+    entries = [
+        Entry.of(head, payload, source)
+        for payload, source, feature in job.history.between(backlog.position, record.upto)
+        if feature is None or takes(job, session, feature)
+    ]
+    size = session.log.extend(entries, runtime.now)
+    runtime.holdings.changed(session.principal, len(entries), size)
     backlog.position = record.upto
     if record.upto < (job.history.end if backlog.until is None else backlog.until):
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from .ages import Ages
@@ -118,10 +118,12 @@ class History:
         """The home number of the event at a position that is kept."""
         return self._sources[position - self.first]
 
-    def between(self, start: int, end: int) -> Iterator[Past]:
+    def between(self, start: int, end: int) -> Iterable[Past]:
         """The events from position `start` on, before `end`."""
-        for index in range(start - self.first, end - self.first):
-            yield Past(self._payloads[index], self._sources[index], _FEATURES[self._code(index)])
+        low, high = start - self.first, end - self.first
+        features = [_FEATURES[code] for code in self._features[low:high]]
+        features += [None] * (high - low - len(features))
+        return map(Past, self._payloads[low:high], self._sources[low:high], features)
 
     def reach(self, start: int, events: int, size: int) -> int:
         """The position to which one goes from `start` with so many events and bytes; at least one event."""

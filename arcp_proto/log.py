@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -107,6 +107,20 @@ class Log:
             return False
         self._ages.note(last, at)
         return True
+
+    def extend(self, entries: Sequence[Entry], at: Time) -> int:
+        """Give the next numbers to entries that come at once; returns the bytes of their payloads.
+
+        Limits are to be looked at afterwards.
+        """
+        size = sum(len(entry.payload) for entry in entries)
+        if entries:
+            self._ages.note(self.last + 1, at)
+            self._entries += entries
+            self.last += len(entries)
+            self.size += size
+            self.look_again()
+        return size
 
     def due(self, at: Time) -> bool:
         """Whether limits are to be looked at."""

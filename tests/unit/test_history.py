@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto.history import History, Past
+from arcp_proto.history import History
 from arcp_proto.ids import SECOND, JobId, Time
 
 JOB = JobId("job_x")
@@ -37,8 +37,10 @@ def test_what_lies_between_two_positions() -> None:
     for number, feature in enumerate([None, "progress", "result_chunk", None], 1):
         history.append(b"%d" % number, number * 10, feature, 1, Time(0))
     history.release(1)
-    assert list(history.between(1, 3)) == [Past(b"2", 20, "progress"), Past(b"3", 30, "result_chunk")]
+    assert list(history.between(1, 3)) == [(b"2", 20, "progress"), (b"3", 30, "result_chunk")]
     assert history.source_at(3) == 40
+    assert list(history.between(3, 4)) == [(b"4", 40, None)]
+    assert list(history.between(4, 4)) == []
 
 
 def test_release_says_what_has_gone() -> None:

@@ -136,6 +136,19 @@ def test_a_look_is_due_beyond_what_was_allowed(
     ]
 
 
+def test_what_comes_at_once_is_as_what_comes_one_by_one() -> None:
+    entries = [Entry(b"head", b"x" * size) for size in (3, 1, 2)]
+    log, other = aged(1), aged(1)
+    log.allow(99, 99, None)
+    assert log.extend([], NOW) == 0 and not log.due(Time(SECOND))
+    assert log.extend(entries, NOW) == 6
+    for entry in entries:
+        other.append(entry, len(entry.payload), NOW)
+    assert (log.last, log.size, log.entries()) == (other.last, other.size, other.entries())
+    assert [log.older_than(Time(at * SECOND)) for at in (2, 5, 6)] == [1, 1, 4]
+    assert log.due(NOW)
+
+
 def test_what_goes_makes_a_look_due() -> None:
     log = log_of(1, 1)
     log.allow(9, 99, None)
