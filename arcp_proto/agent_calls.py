@@ -335,9 +335,10 @@ _SPECIAL: Final[Mapping[str, Callable[[Runtime, Job, Body | Mapping[str, Any], i
 def _encode_result(result: Any, summary: str | None) -> bytes | None:
     """A returned value as JSON, None for nothing; raises LocalProtocolError for what is no JSON value."""
     encoded = None if result is None else wire.encode_value(result)
-    wire.encode_value(summary)
-    if summary is not None and len(summary) > MAX_REASON_LENGTH:
-        raise LocalProtocolError(f"a summary has at most {MAX_REASON_LENGTH} characters")
+    if summary is not None:
+        wire.encode_value(summary)
+        if len(summary) > MAX_REASON_LENGTH:
+            raise LocalProtocolError(f"a summary has at most {MAX_REASON_LENGTH} characters")
     return encoded
 
 

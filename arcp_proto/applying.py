@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 from . import records, wire
 from .answers import accepted_of
 from .budget import UNBOUND, Budget, Hold
-from .credentials import FEATURE, Provision, Rotated, takes
-from .events import FEATURE_OF_KIND, EventKind
+from .credentials import FEATURE, Provision, takes
+from .entering import EVENT, append, number
+from .events import EventKind
 from .idempotency import Claim
 from .ids import JobId
-from .job import NO_EVENTS, End, Job, Status
+from .job import End, Job, Status
 from .log import Entry
 from .machine import found
 from .nothing import NOTHING
@@ -23,63 +24,6 @@ from .snapshots import job_kept, key_kept, runtime_kept, session_kept
 
 if TYPE_CHECKING:
     from .runtime import Runtime
-
-
-_EVENT: Final = "job.event"
-_AT_HOME: Final = (_EVENT, False)
-
-
-def number(
-    runtime: Runtime,
-    job: Job,
-    kind: str,
-    payload: bytes,
-    needs: str | None = None,
-    rotated: Rotated | None = None,
-) -> bool:
-    """Give one event its number in every session that takes its kind, and its place in the history (§8.3).
-
-    `needs` is a feature that this one needs beside its kind, `rotated` what its payload leaves out. Returns
-    whether something has come to a limit, so that it has to be looked at; else whoever takes it was woken.
-    """
-    feature, now, size = needs or FEATURE_OF_KIND.get(kind), runtime.now, len(payload)
-    home, principal, ready = job.home, job.terms.principal, runtime.ready
-    count, connection, look = 1, None, False
-    if home is None:
-        job.home_seq += 1
-    elif feature is None or feature in home.features:
-        log, connection = home.log, home.connection
-        count = 2  # Its home is a session of the same principal.
-        head = job.heads.get(_AT_HOME) or job.head(_EVENT)
-        look = log.append(Entry(head, payload, 0, rotated), size, now)
-        job.home_seq = log.last
-    source = job.home_seq or 1  # What came before the first number of its home has no other.
-    history = job.history if job.history is not NO_EVENTS else runtime.open_history(job)
-    if history.append(payload, source, feature, size, now):
-        look = True
-    elif connection is not None:
-        connection.sent_at = now
-        ready[connection] = None
-    if job.observers:
-        entry = Entry.of(job.head(_EVENT, observed=True), payload, source, rotated)
-        for session in job.observers.values():
-            if feature is None or takes(job, session, feature):
-                if session.log.append(entry, size, now):
-                    look = True
-                if session.principal == principal:
-                    count += 1
-                else:
-                    runtime.holdings.changed(session.principal, 1, size)
-                if not look and (connection := session.connection) is not None:
-                    connection.sent_at = now
-                    ready[connection] = None
-    return runtime.holdings.changed(principal, count, count * size) or look
-
-
-def _append(runtime: Runtime, session: Session, entry: Entry) -> None:
-    size = len(entry.payload)
-    session.log.append(entry, size, runtime.now)
-    runtime.holdings.changed(session.principal, 1, size)
 
 
 # Sessions.
@@ -213,7 +157,7 @@ def _published(runtime: Runtime, record: records.Published) -> None:
 def _delivered(runtime: Runtime, record: records.Delivered) -> None:
     session = runtime.sessions[record.session_id]
     head = head_of(runtime, record.job_id, record.trace_id, record.message_type, observed=record.source > 0)
-    _append(runtime, session, Entry.of(head, record.payload, record.source))
+    append(runtime, session, Entry.of(head, record.payload, record.source))
     job = runtime.jobs.get(record.job_id)
     if job is not None and job.home is session:
         job.home_seq = session.log.last
@@ -273,11 +217,11 @@ def _job_ended(runtime: Runtime, record: records.JobEnded) -> None:
     source = (job.home_seq if home is None else home.log.last) + 1
     end = job.end = End(record.message_type, record.payload, record.at, source, record.inline)
     if home is not None:
-        _append(runtime, home, terminal(runtime, job, home, end, observed=False))
+        append(runtime, home, terminal(runtime, job, home, end, observed=False))
         del home.jobs[job.id]
     job.home_seq = source
     for session in job.observers.values():
-        _append(runtime, session, terminal(runtime, job, session, end, observed=True))
+        append(runtime, session, terminal(runtime, job, session, end, observed=True))
         del session.observed[job.id]
     job.close()
     if job.terms.idempotency_key is not None:
@@ -366,7 +310,7 @@ def _observed(runtime: Runtime, record: records.Observed) -> None:
 def _replayed(runtime: Runtime, record: records.Replayed) -> None:
     session, job = runtime.sessions[record.session_id], runtime.jobs[record.job_id]
     backlog = session.backlogs[job.id]
-    head = job.head(_EVENT, observed=True)
+    head = job.head(EVENT, observed=True)
     entries = [
         Entry.of(head, payload, source)
         for payload, source, feature in job.history.between(backlog.position, record.upto)
@@ -387,7 +331,7 @@ def _catch_up(runtime: Runtime, session: Session, job: Job) -> None:
     if job.end is None:
         job.observed_by(session)
         return
-    _append(runtime, session, terminal(runtime, job, session, job.end, observed=True))
+    append(runtime, session, terminal(runtime, job, session, job.end, observed=True))
     del session.observed[job.id]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import retention, wire
-from .applying import number
 from .credentials import takes
+from .entering import number
 from .events import FEATURE_OF_KIND, Status
 from .job import Job
 from .records import Delivered, Published

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final, NewType
 
-if TYPE_CHECKING:
-    SessionId = NewType("SessionId", str)
-    """`sess_` and a ULID: names a session for as long as it can be resumed (§6.2)."""
-    JobId = NewType("JobId", str)
-    """`job_` and a ULID: names a job, in every session (§7.1)."""
-    RequestId = NewType("RequestId", str)
-    """The envelope `id` of a request: what its answer carries as `request_id`."""
-    Principal = NewType("Principal", str)
-    """Who a session acts for, as the host's verifier named it."""
-    Time = NewType("Time", int)
-    """Nanoseconds of a monotonic clock, or of the Unix epoch where a name says `unix`."""
-else:  # A NewType is called as a function of Python, wherever one is named.
+SessionId = NewType("SessionId", str)
+"""`sess_` and a ULID: names a session for as long as it can be resumed (§6.2)."""
+JobId = NewType("JobId", str)
+"""`job_` and a ULID: names a job, in every session (§7.1)."""
+RequestId = NewType("RequestId", str)
+"""The envelope `id` of a request: what its answer carries as `request_id`."""
+Principal = NewType("Principal", str)
+"""Who a session acts for, as the host's verifier named it."""
+Time = NewType("Time", int)
+"""Nanoseconds of a monotonic clock, or of the Unix epoch where a name says `unix`."""
+
+if not TYPE_CHECKING:  # A NewType is a function that is called wherever one is named.
     SessionId = JobId = RequestId = Principal = str
     Time = int
 

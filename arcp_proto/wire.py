@@ -38,6 +38,9 @@ _SHORT: Final = 512
 """Bytes of JSON in which no number can cost much."""
 _HEADROOM: Final = 4 * MAX_DEPTH
 _EMPTY: Final = msgspec.Raw(b"{}")
+_TEXT: Final = frozenset((str,))
+_LEAVES: Final = frozenset((str, int, bool, type(None)))
+"""Types whose values hold no others and can all be written as JSON, but for surrogates and large integers."""
 
 
 class Envelope(msgspec.Struct):
@@ -187,6 +190,8 @@ def check_value(value: object, *, around: int = 2) -> None:
 
     `around` counts the objects that it will be put in: an envelope and its payload, or more.
     """
+    if type(value) in _LEAVES or (type(value) is dict and _is_flat(value)):
+        return
     deepest = MAX_DEPTH - around
     open_containers: list[Iterator[object]] = [iter((value,))]
     while open_containers:
@@ -215,16 +220,16 @@ def control_envelope(
 
     `trace_id` is checked; the other ids may be the peer's, and hold anything.
     """
-    head = f'{{"arcp":"{VERSION}","id":{_encode(message_id).decode()},"type":"{message_type}"'
+    head = b'{"arcp":"1.1","id":%b,"type":"%b"' % (_encode(message_id), message_type.encode())
     if session_id is not None:
-        head += ',"session_id":' + _encode(session_id).decode()
+        head += b',"session_id":' + _encode(session_id)
     if job_id is not None:
-        head += ',"job_id":' + _encode(job_id).decode()
+        head += b',"job_id":' + _encode(job_id)
     if trace_id is not None:
-        head += f',"trace_id":"{trace_id}"'
-    if extensions is None:
-        return head.encode() + b',"payload":' + payload + b"}"
-    return head.encode() + b',"extensions":' + extensions + b',"payload":' + payload + b"}"
+        head += b',"trace_id":"%b"' % trace_id.encode()
+    if extensions is not None:
+        head += b',"extensions":' + extensions
+    return b'%b,"payload":%b}' % (head, payload)
 
 
 def event_head(
@@ -361,6 +366,11 @@ def _with_headroom(call: Callable[[Any], T], argument: object) -> T:
             return call(argument)
         finally:
             sys.setrecursionlimit(limit)
+
+
+def _is_flat(fields: dict[Any, Any]) -> bool:
+    """Whether an object holds nothing but values that hold no others."""
+    return {*map(type, fields)} <= _TEXT and {*map(type, fields.values())} <= _LEAVES
 
 
 def _children(item: object) -> Iterator[object] | None:
