@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from .keeper import Keeper
     from .loop import Loop
 
-EVENTS_HELD: Final = 64
-"""Events that wait for the next turn of the loop; more are sent at once."""
 BYTES_HELD: Final = 64 * 1024
-"""Bytes of them, as far as `soon` was told."""
+"""Bytes of events that wait for the next turn of the loop; more are sent at once."""
+EVENT_SIZE: Final = 1024
+"""Bytes that an event counts as, beside those that `soon` is told: no more than 64 of them wait."""
 COALESCING: Final = MILLISECOND
-"""While events keep coming, they are sent once in this time."""
+"""While events keep coming, nothing is sent for so long after they were: they go out together then."""
+LONGEST_COALESCING: Final = 20 * MILLISECOND
+"""It is as long as sending took, to thousands of observers for example, but not longer than this."""
 
 
 class Transport(Protocol):
@@ -77,6 +79,8 @@ class Pump:
         """Transports with something that came in while `reading` was off."""
         self._held: dict[Connection, None] = {}
         self._writable: dict[Connection, None] = {}
+        self._spoken_to: dict[Connection, None] = {}
+        """Those that have nothing to pull but what agents have said, the time of which comes."""
         self._requests: list[Request] = []
         self._closing: list[Closing] = []
         self._unkept: deque[tuple[int, Closing]] = deque()
@@ -84,7 +88,8 @@ class Pump:
         self._events: list[Event] = []
         self._settling = False
         self._stopped = False
-        self._event_count = self._event_bytes = 0
+        self._unsent = 0
+        """Bytes that agents have said since the last run."""
         self._scheduled = False
         self._quiet_until = 0
         self._flush_at: int | None = None
@@ -105,23 +110,24 @@ class Pump:
 
     def run(self) -> None:
         """Take and carry out, after an input that returns nothing; after the stop nothing."""
-        self._event_count = self._event_bytes = 0
+        self._unsent = 0
         if self._stopped:
             return
         try:
+            self._writable |= self._spoken_to
+            self._spoken_to.clear()
             self._gather(self.machine.take())
             self._settle(at_once=True)
         except BaseException as error:
             self.crash(error)
 
     def soon(self, size: int = 0, *, urgent: bool = False) -> None:
-        """Run at the next turn of the loop, but within a millisecond of the last time only when `urgent`.
+        """Run at the next turn of the loop, but soon after the last time only when `urgent`.
 
         For events of agents; `urgent` for terminals. `size`: bytes of the event, if it is large.
         """
-        self._event_count += 1
-        self._event_bytes += size
-        if self._event_count >= EVENTS_HELD or self._event_bytes >= BYTES_HELD:
+        self._unsent += EVENT_SIZE + size
+        if self._unsent >= BYTES_HELD:
             self.run()
         elif urgent:
             if not self._scheduled or self._flush_at is not None:
@@ -175,10 +181,13 @@ class Pump:
         taken = 0
         now = self.now()
         try:
+            self._set_aside()
             for message in messages:
                 if not self._takes(connection):
-                    self._waiting[connection] = self._transports[connection]
-                    break
+                    self._settle(at_once=True)  # Perhaps it takes more when some of its answers are gone.
+                    if not self._takes(connection):
+                        self._waiting[connection] = self._transports[connection]
+                        break
                 self._gather(connection.receive(message, now=now))
                 taken += 1
             self._settle()
@@ -197,6 +206,11 @@ class Pump:
             del self._held[connection]
             self._wake_waiting()
             self._report(connection.reads_again)
+
+    def advanced(self, connection: Connection) -> None:
+        """Some of what it has to send is gone, while messages of it wait."""
+        if connection in self._waiting:
+            self._wake_waiting()
 
     def too_large(self, connection: Connection) -> None:
         """The header of a message announced more than `connection.message_limit`."""
@@ -221,6 +235,7 @@ class Pump:
         self._held.pop(connection, None)
         if connection.phase is not Phase.CLOSED and not self._stopped:
             try:
+                self._set_aside()
                 self._gather(connection.lost(now=self.now(), reason=reason))
                 self._settle()
             except BaseException as error:
@@ -238,6 +253,7 @@ class Pump:
             if self._flush_at is not None and self._flush_at <= now:
                 self._turn()
             if self._deadline is not None and self._deadline <= now:
+                self._set_aside()
                 self._deadline = None
                 unix = self.clock.drifted_to()
                 if unix is not None:
@@ -266,16 +282,24 @@ class Pump:
 
     def _report(self, report: Callable[..., Output]) -> None:
         try:
+            self._set_aside()
             self._gather(report(now=self.now()))
             self._settle()
         except BaseException as error:
             self.crash(error)
 
+    def _set_aside(self) -> None:
+        """What agents have said is sent when its time has come, and not with what an input brings about."""
+        if self._flush_at is not None and not self._settling:
+            writable, self._writable = self._writable, self._spoken_to
+            self._gather(self.machine.take())
+            self._writable = writable
+
     def _takes(self, connection: Connection) -> bool:
         """Whether a message may be handed over; what comes in while it closes is dropped there."""
         if connection.phase in (Phase.CLOSING, Phase.CLOSED):
             return True
-        return connection.reading and connection not in self._held
+        return connection.reading and connection not in self._held and not self.machine.crowded(connection)
 
     def _gather(self, output: Output) -> None:
         """Add an output to what is to be done."""
@@ -360,10 +384,13 @@ class Pump:
     def _turn(self) -> None:
         self._scheduled = False
         self._flush_at = None
-        if not self._stopped:
-            if self._event_count:
-                self._quiet_until = self.now() + COALESCING
+        if not self._unsent:
             self.run()
+            return
+        begun = self.now()
+        self.run()
+        ended = self.now()
+        self._quiet_until = ended + min(max(COALESCING, ended - begun), LONGEST_COALESCING)
 
     def _arm(self) -> None:
         """Let the loop call `fire` at the machine's deadline, or when held events are due."""

@@ -19,6 +19,10 @@ EXIT_TIMEOUT: Final = 2.0
 _CHUNK: Final = 64 * 1024
 
 
+PIECE: Final = 8 * 1024
+"""Bytes that are handed over at once: even the shortest requests in them have fewer answers than may wait."""
+
+
 class LineCodec:
     """The framing of lines, which the core splits and ends itself: bytes in, bytes out, and then the end."""
 
@@ -30,7 +34,7 @@ class LineCodec:
         self.failure: str | None = None
 
     def receive(self, data: bytes) -> list[bytes]:
-        return [data]
+        return [data] if len(data) <= PIECE else [data[at : at + PIECE] for at in range(0, len(data), PIECE)]
 
     def receive_eof(self) -> None:
         self.open = False

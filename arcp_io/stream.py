@@ -220,8 +220,11 @@ class StreamTransport:
         codec = self._codec
         data = codec.data_to_send()
         if codec.open and (envelopes := self.connection.envelopes_to_send()):
-            data += codec.frame(envelopes)
+            framed = codec.frame(envelopes)
+            data = data + framed if data else framed
         self._write(data)
+        if self._undelivered:
+            self._pump.advanced(self.connection)
 
     def _write(self, data: bytes) -> None:
         if not data or self._stream.write(data):

@@ -299,12 +299,14 @@ class Connection:
         self.sent_at = self._machine.now
         self._machine.mark_writable(self)
 
-    @property
-    def congested(self) -> bool:
-        """Whether more answers wait for the transport than the limits allow."""
+    def congested(self, share: int = 1) -> bool:
+        """Whether more answers wait for the transport than the limits allow, or one in `share` of that."""
         limits = self._machine.limits
         outbox = self._outbox
-        return outbox.waiting > limits.control_envelopes or outbox.controls.size > limits.control_bytes
+        return (
+            outbox.waiting > limits.control_envelopes // share
+            or outbox.controls.size > limits.control_bytes // share
+        )
 
     def has_room(self, size: int) -> bool:
         """Whether another envelope of `size` bytes may wait for the transport."""

@@ -107,6 +107,13 @@ class Machine(ABC):
         """Every connection that has envelopes to pull. Changes nothing."""
         return [connection for connection in self.connections.values() if connection.pending]
 
+    def crowded(self, connection: Connection) -> bool:
+        """Whether half as many answers wait as close a connection: pull some before it receives more.
+
+        Changes nothing. A client has no answers: if both sides stopped to read, they would wait for ever.
+        """
+        return False
+
     # Inputs that both machines know.
 
     def handle_timer(self, *, now: int) -> Output:
@@ -248,7 +255,7 @@ class Machine(ABC):
                 connection.count_bad(refusal)
             self.refuse(connection, refusal)
         connection.answering = None
-        if connection.congested:
+        if connection.congested():
             if self.recorder is not None:
                 self.recorder("congested", (connection.number,), self.now)
             self.refuse_congested(connection)

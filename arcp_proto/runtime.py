@@ -124,6 +124,9 @@ class Runtime(AgentCalls, Machine):
         """The live state as records: restoring them is restoring every record so far."""
         return snapshot_of(self)
 
+    def crowded(self, connection: Connection) -> bool:
+        return connection.congested(2)
+
     # What the event loop reports.
 
     def connect(

@@ -63,6 +63,9 @@ class FakeStream:
     def __init__(self) -> None:
         self.transport: StreamTransport
         self.full = False
+        self.takes = 0.0
+        """Milliseconds that a write takes."""
+        self.wrote: Callable[[float], None] = lambda milliseconds: None
         self.unfinished = b""
         self.written: list[bytes] = []
         self.paused = False
@@ -71,6 +74,7 @@ class FakeStream:
     def write(self, data: bytes) -> bool:
         assert not self.unfinished, "one write at a time"
         assert not self.ending, "nothing after the end"
+        self.wrote(self.takes)
         if self.full:
             self.unfinished = data
         else:
@@ -164,7 +168,6 @@ class Stand:
     def __init__(self, *, heartbeat: int = 0, journal: Journal | None = None, **limits: Any) -> None:
         self.at, self.wall = START, UNIX
         self.loop = FakeLoop(lambda: self.at)
-        self.stream = FakeStream()
         self.requests: list[Request] = []
         self.events: list[Event] = []
         config = RuntimeConfig(
@@ -185,11 +188,8 @@ class Stand:
         self.pump = Pump(self.runtime, self, cast(Loop, self.loop), clock, keeper)
         if keeper is not None:
             keeper.attach(self.pump, self.held.append)
-        self.connection = self.runtime.connect(Framing.LINES, now=START)
-        self.stream.transport = StreamTransport(
-            self.pump, self.connection, LineCodec(self.connection.message_limit), self.stream
-        )
-        self.pump.run()
+        self.stream = self.connect()
+        self.connection = self.stream.transport.connection
 
     def request(self, request: Request) -> None:
         self.requests.append(request)
@@ -197,9 +197,20 @@ class Stand:
     def happened(self, event: Event) -> None:
         self.events.append(event)
 
-    def say(self, *messages: dict[str, Any]) -> None:
-        """The client has sent something."""
-        self.stream.transport.received("".join(json.dumps(message) + "\n" for message in messages).encode())
+    def connect(self) -> FakeStream:
+        """One more client."""
+        stream = FakeStream()
+        stream.wrote = self._move
+        connection = self.runtime.connect(Framing.LINES, now=self.at)
+        codec = LineCodec(connection.message_limit)
+        stream.transport = StreamTransport(self.pump, connection, codec, stream)
+        self.pump.run()
+        return stream
+
+    def say(self, *messages: dict[str, Any], on: FakeStream | None = None) -> None:
+        """The client, or another one, has sent something."""
+        lines = "".join(json.dumps(message) + "\n" for message in messages)
+        (on or self.stream).transport.received(lines.encode())
 
     def start(self) -> JobId:
         """The client has opened a session and submitted a job; returns it, and forgets what was written."""
@@ -217,12 +228,15 @@ class Stand:
 
     def pass_time(self, milliseconds: float) -> None:
         """The clock moves, and the loop fires what was armed, if it is due."""
-        self.at += int(milliseconds * MILLISECOND)
-        self.wall += int(milliseconds * MILLISECOND)
+        self._move(milliseconds)
         if self.loop.armed is not None and self.loop.armed[0] <= self.at:
             callback = self.loop.armed[1]
             self.loop.armed = None
             callback()
+
+    def _move(self, milliseconds: float) -> None:
+        self.at += int(milliseconds * MILLISECOND)
+        self.wall += int(milliseconds * MILLISECOND)
 
     @property
     def pauses(self) -> list[str]:

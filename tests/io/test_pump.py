@@ -71,6 +71,48 @@ def test_while_events_keep_coming_they_go_out_once_a_millisecond() -> None:
     assert types(stand.stream.messages()) == [["job.event"]]
 
 
+def test_the_quiet_begins_when_a_write_to_many_has_ended_and_is_as_long_as_it() -> None:
+    stand = Stand()
+    job = stand.start()
+    stand.stream.takes = 5
+    stand.emit(job)
+    stand.loop.turn()
+    stand.emit(job)
+    stand.pass_time(4.5)
+    assert types(stand.stream.messages()) == [["job.event"]]
+    stand.emit(job)
+    stand.pass_time(0.5)
+    assert types(stand.stream.messages()) == [["job.event"] * 2]
+    stand.pass_time(5)
+    stand.stream.takes = 500  # But it is bounded.
+    stand.emit(job)
+    stand.loop.turn()
+    stand.emit(job)
+    stand.stream.messages()
+    stand.pass_time(19.5)
+    assert not stand.stream.messages()
+    stand.pass_time(0.5)
+    assert types(stand.stream.messages()) == [["job.event"]]
+
+
+def test_what_one_client_says_sends_nobody_else_what_agents_have_said() -> None:
+    stand = Stand()
+    job = stand.start()
+    other = stand.connect()
+    stand.say(HELLO, {"type": "job.submit", "id": "2", "payload": {"agent": "agent"}}, on=other)
+    stand.loop.turn()
+    stand.emit(job)
+    stand.loop.turn()
+    stand.emit(job)
+    stand.stream.messages()
+    other.messages()
+    stand.say({"type": "session.ping", "id": "p", "payload": {"nonce": "n"}}, on=other)
+    assert types(other.messages()) == [["session.pong"]]
+    assert not stand.stream.messages()
+    stand.pass_time(1)
+    assert types(stand.stream.messages()) == [["job.event"]]
+
+
 def test_many_events_go_out_at_once() -> None:
     stand = Stand()
     job = stand.start()

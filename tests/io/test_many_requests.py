@@ -1,0 +1,166 @@
+"""More requests at once than answers may wait: every one is answered, and what waits stays bounded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from arcp_io.journal import Journal
+from arcp_io.journal.memory import MemoryJournal
+from arcp_io.journal.sqlite import SqliteJournal
+from arcp_io.serving import serve
+from arcp_proto.ids import JobId
+from tests.io.apps import make_app
+from tests.io.conftest import on_every_loop
+from tests.io.fakes import HELLO, SUBMIT, SlowJournal, Stand
+from tests.io.peers import LinePeer, Message, Peer, WebSocketPeer, child, websocket
+
+pytestmark = pytest.mark.anyio
+
+REQUESTS = 2_500
+ROOM = {"requests_per_sec": 10_000, "principal_jobs": 5_000, "running_jobs": 5_000, "finished_jobs": 5_000}
+
+JOURNALS: dict[str, Callable[[Path], Journal | None]] = {
+    "without": lambda _: None,
+    "in memory": lambda _: MemoryJournal(),
+    "on disk": lambda path: SqliteJournal(path / "journal"),
+}
+
+
+async def submit_at_once(peer: Peer, count: int) -> dict[str, Message]:
+    """Send so many submits in one write, and read to the last answer: request to answer."""
+    envelopes = [
+        json.dumps({"type": "job.submit", "id": f"s{number}", "payload": {"agent": "echo", "input": number}})
+        for number in range(count)
+    ]
+    answers: dict[str, Message] = {}
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_send, peer, envelopes)
+        while len(answers) < count:
+            message = await peer.receive()
+            request = message["payload"].get("request_id")
+            if request is not None:
+                assert request not in answers
+                answers[request] = message
+    return answers
+
+
+async def _send(peer: Peer, envelopes: list[str]) -> None:
+    if isinstance(peer, LinePeer):
+        await peer.send_text("\n".join(envelopes))
+        return
+    assert isinstance(peer, WebSocketPeer)
+    for envelope in envelopes:
+        peer.protocol.send_text(envelope.encode())
+    await peer.stream.send(b"".join(peer.protocol.data_to_send()))
+
+
+@on_every_loop
+@pytest.mark.parametrize("journal", JOURNALS)
+async def test_each_of_2500_submits_in_one_write_becomes_a_job(journal: str, tmp_path: Path) -> None:
+    app = make_app(**ROOM)
+    async with (
+        serve(app, port=0, journal=JOURNALS[journal](tmp_path)) as server,
+        websocket(server.url) as peer,
+    ):
+        await peer.hello()
+        answers = await submit_at_once(peer, REQUESTS)
+        assert {answer["type"] for answer in answers.values()} == {"job.accepted"}
+        assert (await peer.run("echo", "and on"))[-1]["payload"]["result"] == "and on"
+
+
+@on_every_loop
+@pytest.mark.parametrize("journal", JOURNALS)
+async def test_with_the_usual_limits_some_may_be_sent_again(journal: str, tmp_path: Path) -> None:
+    async with (
+        serve(make_app(), port=0, journal=JOURNALS[journal](tmp_path)) as server,
+        websocket(server.url) as peer,
+    ):
+        await peer.hello()
+        answers = await submit_at_once(peer, 1_900)  # Of 2,000 that a connection may ask for at once.
+        refused = [answer["payload"] for answer in answers.values() if answer["type"] != "job.accepted"]
+        assert all(refusal["retryable"] for refusal in refused)
+        assert (await peer.run("echo", "and on"))[-1]["payload"]["result"] == "and on"
+
+
+@on_every_loop
+async def test_over_a_childs_pipes(anyio_backend: Any) -> None:
+    async with child("uvloop" if isinstance(anyio_backend, tuple) else anyio_backend) as peer:
+        await peer.hello()
+        answers = await submit_at_once(peer, 1_900)
+        refused = [answer["payload"] for answer in answers.values() if answer["type"] != "job.accepted"]
+        assert all(refusal["retryable"] for refusal in refused)
+        assert (await peer.run("echo", "and on"))[-1]["payload"]["result"] == "and on"
+
+
+def submits(count: int) -> list[dict[str, Any]]:
+    return [SUBMIT | {"id": f"s{number}"} for number in range(count)]
+
+
+def test_a_transport_that_takes_nothing_is_not_read_once_half_of_its_answers_wait() -> None:
+    stand = Stand(control_envelopes=20, principal_jobs=100)
+    stand.say(HELLO)
+    stand.stream.full = True
+    for submit in submits(40):
+        stand.say(submit)
+    assert stand.stream.paused
+    assert len(stand.runtime.jobs) == 22  # A write of eleven is under way, and eleven wait.
+    stand.stream.full = False
+    stand.stream.take()
+    for _ in range(100):
+        stand.loop.turn()
+    assert not stand.stream.paused
+    accepted = [one for write in stand.stream.messages() for one in write if one["type"] == "job.accepted"]
+    assert [one["payload"]["request_id"] for one in accepted] == [f"s{number}" for number in range(40)]
+
+
+def test_lines_that_come_in_one_read_are_not_taken_all_at_once() -> None:
+    stand = Stand(**ROOM)
+    stand.say(HELLO, *submits(REQUESTS))
+    for _ in range(1_000):
+        stand.loop.turn()
+    assert len(stand.runtime.jobs) == REQUESTS
+    accepted = [one for write in stand.stream.messages() for one in write if one["type"] == "job.accepted"]
+    assert len(accepted) == REQUESTS
+
+
+def test_so_it_is_while_answers_wait_for_the_disk() -> None:
+    journal = SlowJournal()
+    stand = Stand(journal=journal, control_envelopes=20, principal_jobs=100)
+    stand.say(HELLO)
+    journal.store()
+    stand.loop.turn()
+    stand.stream.messages()
+    for submit in submits(40):
+        stand.say(submit)
+    assert stand.stream.paused
+    assert len(stand.runtime.jobs) < 20
+    assert not stand.stream.messages()
+    for _ in range(20):
+        journal.store()
+        stand.loop.turn()
+        stand.loop.turn()
+    assert not stand.stream.paused
+    assert len(stand.runtime.jobs) == 40
+
+
+def test_a_job_that_ends_meanwhile_is_told_of() -> None:
+    stand = Stand(control_envelopes=20, principal_jobs=100)
+    job: JobId = stand.start()
+    stand.stream.full = True
+    for submit in submits(40):
+        stand.say(submit)
+    stand.runtime.finish(job, now=stand.at)
+    stand.pump.soon(urgent=True)
+    stand.stream.full = False
+    stand.stream.take()
+    for _ in range(100):
+        stand.loop.turn()
+    written = [one["type"] for write in stand.stream.messages() for one in write]
+    assert written.count("job.accepted") == 40
+    assert written.count("job.result") == 1
