@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -181,15 +181,16 @@ class AgentHost:
             self._forget(running)
             self._finish(running, result)
 
-    async def _call(self, running: RunningJob) -> Any:
+    def _call(self, running: RunningJob) -> Awaitable[Any]:
         agent = running.agent
         if agent.isolation == "process":
             from .isolation import run_isolated
 
-            return await run_isolated(running, self._loop.name)
+            return run_isolated(running, self._loop.name)
         if agent.is_async:
-            return await agent.function(JobContext(running), running.start.input)
-        return await self._threads.run(running)
+            called: Awaitable[Any] = agent.function(JobContext(running), running.start.input)
+            return called
+        return self._threads.run(running)
 
     # Their ends.
 

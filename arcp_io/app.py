@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from arcp_proto.ceilings import Ceiling
@@ -37,16 +37,16 @@ class Agent:
     default: bool = False
     isolation: Isolation = None
     restartable: bool = False
+    is_async: bool = field(init=False)
+    """Whether it runs on the loop; a plain function runs in a worker thread."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_async", is_async(self.function))
 
     @property
     def qualified_name(self) -> str:
         """`name@version`, or the name of an agent without versions (§7.5)."""
         return qualified(self.name, self.version)
-
-    @property
-    def is_async(self) -> bool:
-        """Whether it runs on the loop; a plain function runs in a worker thread."""
-        return is_async(self.function)
 
 
 class App:

@@ -21,6 +21,8 @@ UNSET = msgspec.UNSET
 
 
 def log(level: str, message: str) -> events.Log:
+    if isinstance(level, str) and isinstance(message, str):
+        return events.Log(level, message)
     return events.Log(_text("level", level), _text("message", message))
 
 

@@ -13,7 +13,7 @@ from arcp_proto.events import Body, EventKind
 
 from . import bodies
 from .errors import JobOver
-from .running import RunningJob
+from .running import GATED, RunningJob
 from .terms import moment
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ Encoding: TypeAlias = Literal["utf8", "base64"]
 """Of a streamed result: `utf8` is text, `base64` is bytes."""
 SETTLED: Final = "cost.settled"
 """The metric of a cost that was reserved for."""
-GATED: Final = (EventKind.TOOL_CALL, EventKind.DELEGATE)
-"""Events that tell of what needs authority."""
 
 
 class JobContext:
@@ -93,15 +91,18 @@ class JobContext:
 
     async def log(self, level: str, message: str) -> None:
         """A line for people; `level` is debug, info, warn or error."""
-        await self.emit(EventKind.LOG, bodies.log(level, message))
+        if (rest := self._running.speak(EventKind.LOG, bodies.log(level, message))) is not None:
+            await rest
 
     async def thought(self, text: str) -> None:
         """A step of reasoning."""
-        await self.emit(EventKind.THOUGHT, bodies.thought(text))
+        if (rest := self._running.speak(EventKind.THOUGHT, bodies.thought(text))) is not None:
+            await rest
 
     async def status(self, phase: str, message: str | None = None) -> None:
         """The agent has come to a phase of its work."""
-        await self.emit(EventKind.STATUS, bodies.status(phase, message))
+        if (rest := self._running.speak(EventKind.STATUS, bodies.status(phase, message))) is not None:
+            await rest
 
     async def metric(
         self,
@@ -114,7 +115,10 @@ class JobContext:
 
         A cost is not negative, and exact as a Decimal; of a float its shortest form counts.
         """
-        await self.emit(EventKind.METRIC, bodies.metric(name, value, unit, dimensions))
+        if (
+            rest := self._running.speak(EventKind.METRIC, bodies.metric(name, value, unit, dimensions))
+        ) is not None:
+            await rest
 
     async def progress(
         self,
@@ -124,7 +128,10 @@ class JobContext:
         message: str | None = None,
     ) -> None:
         """How far the job is; not negative, and beyond `total` is allowed (§8.2.1)."""
-        await self.emit(EventKind.PROGRESS, bodies.progress(current, total, units, message))
+        if (
+            rest := self._running.speak(EventKind.PROGRESS, bodies.progress(current, total, units, message))
+        ) is not None:
+            await rest
 
     async def artifact(
         self, uri: str, content_type: str, byte_size: int | None = None, sha256: str | None = None
@@ -171,13 +178,10 @@ class JobContext:
 
     async def emit(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """An event of any kind but `result_chunk`; ours are `x-vendor.<vendor>.<name>` (§8.2)."""
-        await self._running.ready()
         if kind in GATED:
-            await self._running.catch_up()
-        try:
-            self._running.say(kind, body)
-        finally:
-            await self._running.give_way()
+            await self._running.speak_in_turn(kind, body)
+        elif (rest := self._running.speak(kind, body)) is not None:
+            await rest
 
     # Authority (§9).
 

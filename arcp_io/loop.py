@@ -101,6 +101,17 @@ def current() -> Literal["asyncio", "trio"]:
     return "asyncio"
 
 
+def unwinding() -> bool:
+    """Whether the caller is handling its cancellation, as in `finally: await job.log(...)`."""
+    cancelled = anyio.get_cancelled_exc_class()
+    handled = sys.exc_info()[1]
+    while handled is not None:
+        if isinstance(handled, cancelled):
+            return True
+        handled = handled.__context__
+    return False
+
+
 @asynccontextmanager
 async def open_loop() -> AsyncIterator[Loop]:
     """The running event loop; leaving the block cancels what was started on it, and waits for it.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import anyio
@@ -15,13 +14,16 @@ import anyio.lowlevel
 from arcp_proto.authority import any_model
 from arcp_proto.budget import COST_BUDGET
 from arcp_proto.delegation import AGENT_DELEGATE
-from arcp_proto.errors import Denied, ErrorCode, InvariantViolated, LocalProtocolError
+from arcp_proto.errors import Denied, InvariantViolated, LocalProtocolError
 from arcp_proto.events import Body, EventKind, encode_body, read_delegate
 from arcp_proto.wire import decode_value
 
 from .between import REFUSED, REFUSED_CALL, UPSTREAM
 from .children import ChildJob
-from .errors import JobOver, error_for
+from .errors import JobOver
+from .loop import unwinding
+from .pump import BYTES_HELD, EVENT_SIZE
+from .rotating import Rotations
 
 if TYPE_CHECKING:
     from arcp_proto.budget import Budget, Cost
@@ -38,18 +40,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-EVENTS_BETWEEN_TURNS: Final = 64
+BYTES_BETWEEN_TURNS: Final = BYTES_HELD
+LAST_LOAD: Final = BYTES_BETWEEN_TURNS - EVENT_SIZE
+"""With one event more it is the others' turn."""
 NANOSECONDS_BETWEEN_TURNS: Final = 1_000_000
-EVENT_SIZE: Final = 1024
-"""Bytes that count as one event."""
-
-
-class Rotation:
-    """One credential that gets another value."""
-
-    def __init__(self) -> None:
-        self.done = anyio.Event()
-        self.event: CredentialRotated | None = None
+GATED: Final = (EventKind.TOOL_CALL, EventKind.DELEGATE)
+"""Events that tell of what needs authority."""
 
 
 class RunningJob:
@@ -64,7 +60,7 @@ class RunningJob:
         "_runtime",
         "_stop_requested",
         "_thread",
-        "_turned_at",
+        "_turn_due",
         "agent",
         "attempt",
         "calls",
@@ -113,10 +109,10 @@ class RunningJob:
         self._runtime = runtime
         self._pump = pump
         self._loop = loop
-        self._thread = threading.get_ident()
-        self._rotations: dict[str, Rotation] = {}
+        self._thread = get_ident()
+        self._rotations = Rotations()
         self._load = 0
-        self._turned_at = 0
+        self._turn_due = NANOSECONDS_BETWEEN_TURNS
         self._resumed: anyio.Event | None = None
         self._stop_requested: anyio.Event | None = None
 
@@ -124,6 +120,30 @@ class RunningJob:
         return f"<RunningJob {self.start.job_id} {self.agent.qualified_name}>"
 
     # What the agent says.
+
+    def speak(self, kind: str, body: Body | Mapping[str, Any]) -> Coroutine[Any, Any, None] | None:
+        """Publish one event; raises as `say`. None when that is done, else what has to be awaited for it."""
+        if (
+            self._load >= LAST_LOAD
+            or self._pump.now() >= self._turn_due
+            or self.paused
+            or self.held
+            or self.stopping
+            or self.outside is not None
+        ):
+            return self.speak_in_turn(kind, body)
+        self.publish(kind, body)
+        return None
+
+    async def speak_in_turn(self, kind: str, body: Body | Mapping[str, Any]) -> None:
+        """The same, when there is something to wait for before it, or others may run after it."""
+        await self.ready()
+        if kind in GATED:
+            await self.catch_up()
+        try:
+            self.say(kind, body)
+        finally:
+            await self.give_way()
 
     def say(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """Publish one event; raises LocalProtocolError for one that cannot be, JobOver after the end.
@@ -146,7 +166,15 @@ class RunningJob:
 
     def publish(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """Publish one event here, as it is."""
-        self._input(self._runtime.emit, kind, body)
+        if get_ident() != self._thread:
+            self._refuse_thread()
+        self._load += EVENT_SIZE
+        try:
+            self._runtime.emit(self.start.job_id, kind, body, now=self._pump.now())
+        except (LocalProtocolError, Denied, InvariantViolated) as error:
+            self._refused(error)
+            raise
+        self._pump.soon()
 
     def write(self, data: str | bytes) -> None:
         """Stream a piece of the result; raises as `say`, and Denied beyond the limit of a result."""
@@ -230,15 +258,7 @@ class RunningJob:
             await self.outside.rotate_credential(credential_id)
             return
         self._input(self._runtime.rotate_credential, credential_id)
-        rotation = self._rotations[credential_id] = Rotation()
-        try:
-            await rotation.done.wait()
-        finally:
-            del self._rotations[credential_id]
-        if rotation.event is None:
-            raise error_for(ErrorCode.CANCELLED, "the job is to stop")
-        if rotation.event.code:
-            raise error_for(rotation.event.code, rotation.event.message)
+        await self._rotations.wait(credential_id)
 
     def remaining(self, currency: str) -> Decimal | None:
         """What is not spent of a currency; None when nothing bounds it. Raises JobOver after the end."""
@@ -303,25 +323,31 @@ class RunningJob:
 
         `size`: bytes that it sends, if they are many.
         """
-        if threading.get_ident() != self._thread:
-            raise RuntimeError(
-                "this job belongs to the thread of its event loop: call it there, or make the agent a plain"
-                " function, whose job may be called from its thread"
-            )
-        self._load += 1 + size // EVENT_SIZE
+        if get_ident() != self._thread:
+            self._refuse_thread()
+        self._load += EVENT_SIZE + size
         try:
             value = call(self.start.job_id, *args, now=self._pump.now())
-        except LocalProtocolError:
-            self._check_over()
-            raise
-        except Denied:
-            self._pump.run()
-            raise
-        except InvariantViolated as bug:
-            self._pump.crash(bug)
+        except (LocalProtocolError, Denied, InvariantViolated) as error:
+            self._refused(error)
             raise
         self._pump.soon(size)
         return value
+
+    def _refuse_thread(self) -> NoReturn:
+        raise RuntimeError(
+            "this job belongs to the thread of its event loop: call it there, or make the agent a plain"
+            " function, whose job may be called from its thread"
+        )
+
+    def _refused(self, error: LocalProtocolError | Denied | InvariantViolated) -> None:
+        """The runtime has refused an input, or is broken."""
+        if isinstance(error, Denied):
+            self._pump.run()
+        elif isinstance(error, InvariantViolated):
+            self._pump.crash(error)
+        else:
+            self._check_over()
 
     def pieces(self, data: str | bytes) -> Iterator[str | bytes]:
         """A large piece of a result in parts of about one frame, so that others run in between."""
@@ -340,19 +366,18 @@ class RunningJob:
             if self._resumed is None:
                 self._resumed = anyio.Event()
             await self._resumed.wait()
-        if self.stopping and not self._unwinding():
+        if self.stopping and not unwinding():
             await self._loop.checkpoint()
 
     async def give_way(self) -> None:
         """Let others run, when enough was said since the last time."""
-        now = self._pump.now()
-        if self._load >= EVENTS_BETWEEN_TURNS or now - self._turned_at >= NANOSECONDS_BETWEEN_TURNS:
+        if self._load >= BYTES_BETWEEN_TURNS or self._pump.now() >= self._turn_due:
             if self.stopping:
                 await anyio.lowlevel.cancel_shielded_checkpoint()
             else:
                 await self._loop.checkpoint()
             self._load = 0
-            self._turned_at = self._pump.now()
+            self._turn_due = self._pump.now() + NANOSECONDS_BETWEEN_TURNS
 
     # What the host is told.
 
@@ -378,8 +403,7 @@ class RunningJob:
             self._let_go()
             for child in self.children.values():
                 child.let_go()
-            for rotation in self._rotations.values():
-                rotation.done.set()
+            self._rotations.let_go()
             if self._stop_requested is not None:
                 self._stop_requested.set()
 
@@ -391,10 +415,7 @@ class RunningJob:
 
     def credential_rotated(self, event: CredentialRotated) -> None:
         """A rotation that it has asked for is over."""
-        rotation = self._rotations.get(event.credential_id)
-        if rotation is not None:
-            rotation.event = event
-            rotation.done.set()
+        self._rotations.over(event)
 
     async def stop_requested(self) -> None:
         """Until the job is to stop. For one caller."""
@@ -416,16 +437,6 @@ class RunningJob:
     def over(self) -> bool:
         """Whether the end of the job has been sent."""
         return self.start.job_id not in self._runtime.unfinished
-
-    def _unwinding(self) -> bool:
-        """Whether our caller is handling its cancellation, as in `finally: await job.log(...)`."""
-        cancelled = anyio.get_cancelled_exc_class()
-        handled = sys.exc_info()[1]
-        while handled is not None:
-            if isinstance(handled, cancelled):
-                return True
-            handled = handled.__context__
-        return False
 
     def _let_go(self) -> None:
         if self._resumed is not None:

@@ -99,7 +99,7 @@ class Server:
     # As the host of its pump.
 
     def request(self, request: Request) -> None:
-        if isinstance(request, IssueCredentials | RevokeCredential):
+        if isinstance(request, (IssueCredentials, RevokeCredential)):
             self._provisioning.request(request)
         else:
             self._agents.request(request)

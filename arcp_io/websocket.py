@@ -196,6 +196,8 @@ class WebSocketCodec(ABC):
 
         It can wait while the transport takes nothing: beyond the handshake, less than 5 KiB are held.
         """
+        if not (self._outgoing or self._pongs):
+            return b""
         data = b"".join((*self._outgoing, *self._pongs))
         self._outgoing.clear()
         self._pongs.clear()

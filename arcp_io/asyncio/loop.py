@@ -53,14 +53,15 @@ class AsyncioLoop:
     # Tasks.
 
     def start(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> AgentTask:
-        task = self._loop.create_task(run(), name=name)
+        task = self._loop.create_task(self._run(run), name=name)
         self._tasks[task] = task
-        task.add_done_callback(self._task_ended)
         return task
 
     def cancel(self, task: AgentTask) -> None:
         if task in self._tasks:
             self._tasks[task].cancel()
+            # One that has not begun does not get to the end of `_run`.
+            self._tasks[task].add_done_callback(self._forget)
 
     async def wait(self, task: AgentTask) -> None:
         if task in self._tasks:
@@ -69,10 +70,19 @@ class AsyncioLoop:
     async def checkpoint(self) -> None:
         await asyncio.sleep(0)
 
-    def _task_ended(self, task: asyncio.Task[None]) -> None:
-        del self._tasks[task]
-        if not task.cancelled() and (error := task.exception()) is not None:
+    async def _run(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await run()
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:
             self.crash(error)
+        finally:
+            self._forget(asyncio.current_task())
+
+    def _forget(self, task: asyncio.Task[None] | None) -> None:
+        if task is not None:
+            self._tasks.pop(task, None)
 
     # Streams.
 
@@ -122,8 +132,8 @@ class AsyncioLoop:
         self.arm(None, _nothing)
         for listener in self._listeners:
             listener.close()
-        for task in list(self._tasks.values()):
-            task.cancel()
+        for task in list(self._tasks):
+            self.cancel(task)
         interrupted: asyncio.CancelledError | None = None
         with anyio.CancelScope(shield=True):
             while self._tasks or self._streams:

@@ -241,6 +241,20 @@ async def test_tasks_are_cancelled_waited_for_and_watched() -> None:
         assert ended == ["asleep", "asleep"]
 
 
+@on_every_loop
+async def test_a_task_that_is_cancelled_before_it_begins_is_over() -> None:
+    async def never() -> None:
+        await anyio.sleep_forever()
+
+    async with nothing_left(), open_loop() as loop:
+        task = loop.start(never, "a task")
+        loop.cancel(task)
+        await loop.wait(task)
+        await loop.checkpoint()
+        assert task.done()
+        loop.start(never, "another that ends with the loop")
+
+
 async def read(far: Far, size: int) -> bytes:
     """Read that much from the other end."""
     data = b""
