@@ -64,6 +64,8 @@ class AgentHost:
         self._tasks: dict[JobId | int, AgentTask] = {}
         """By job, or by number of the request to authenticate."""
         self._threads = Threads(app.max_threads)
+        self._beginning = 0
+        """Agents that were started, and have not begun to run."""
         self._held = False
         self._cancelled = anyio.get_cancelled_exc_class()
 
@@ -155,6 +157,7 @@ class AgentHost:
         running = RunningJob(request, agent, self._runtime, self._pump, self._loop)
         running.held = self._held
         self._jobs[request.job_id] = running
+        self._beginning += 1
         self._spawn(request.job_id, partial(self._run, running), f"arcp-io {request.job_id}")
 
     def _stop(self, request: StopJob) -> None:
@@ -169,6 +172,7 @@ class AgentHost:
     async def _run(self, running: RunningJob) -> None:
         """The whole life of an agent. Raises nothing: a cancellation too ends here, with the task."""
         running.started = True
+        self._beginning -= 1
         try:
             result = None if running.stopping else await self._call(running)
         except GeneratorExit:
@@ -206,7 +210,7 @@ class AgentHost:
         except InvariantViolated as bug:
             self._pump.crash(bug)
         else:
-            self._pump.soon(urgent=True)
+            self._send_end()
 
     def _fail(self, running: RunningJob, error: BaseException) -> None:
         told = _told(error)
@@ -234,6 +238,13 @@ class AgentHost:
             )
         except InvariantViolated as bug:
             self._pump.crash(bug)
+        else:
+            self._send_end()
+
+    def _send_end(self) -> None:
+        """Soon, or at once when all has been said that was waited for."""
+        if self._pump.waits_for_agents and not self._beginning:
+            self._pump.run()
         else:
             self._pump.soon(urgent=True)
 

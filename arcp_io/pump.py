@@ -90,7 +90,11 @@ class Pump:
         self._stopped = False
         self._unsent = 0
         """Bytes that agents have said since the last run."""
+        self.waits_for_agents = False
+        """What is writable waits a turn for agents that were just asked for, since they may say more."""
         self._scheduled = False
+        self._turns = 0
+        """Those of the loop that were asked for, and have not come."""
         self._quiet_until = 0
         self._flush_at: int | None = None
         self._deadline: int | None = None
@@ -111,6 +115,8 @@ class Pump:
     def run(self) -> None:
         """Take and carry out, after an input that returns nothing; after the stop nothing."""
         self._unsent = 0
+        if self.waits_for_agents:
+            self.waits_for_agents = self._scheduled = False
         if self._stopped:
             return
         try:
@@ -251,7 +257,7 @@ class Pump:
         now = max(armed, self.now())
         try:
             if self._flush_at is not None and self._flush_at <= now:
-                self._turn()
+                self._send_events()
             if self._deadline is not None and self._deadline <= now:
                 self._set_aside()
                 self._deadline = None
@@ -339,8 +345,10 @@ class Pump:
         try:
             while self._requests or self._closing or self._events or (flush and self._writable):
                 self._settle_once(flush=flush)
-            if self._writable and (not self._scheduled or self._flush_at is not None):
-                self._schedule()
+            if self._writable:
+                self.waits_for_agents = True
+                if not self._scheduled or self._flush_at is not None:
+                    self._schedule()
             if self._waiting:
                 self._wake_waiting()
         finally:
@@ -379,9 +387,16 @@ class Pump:
     def _schedule(self) -> None:
         self._scheduled = True
         self._flush_at = None
+        self._turns += 1
         self.loop.call_soon(self._turn)
 
     def _turn(self) -> None:
+        self._turns -= 1
+        if not self._turns and self._scheduled:  # Else all was sent, and what came since has another turn.
+            self._send_events()
+
+    def _send_events(self) -> None:
+        """Run, and let what agents say next wait a while."""
         self._scheduled = False
         self._flush_at = None
         if not self._unsent:

@@ -15,9 +15,9 @@ from typing import Final
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidURI
-from websockets.frames import Frame, Opcode
+from websockets.frames import Close, Frame, Opcode
 from websockets.http11 import Request, Response
-from websockets.protocol import Side, State
+from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
 from websockets.typing import Origin
 from websockets.uri import parse_uri
@@ -74,6 +74,7 @@ class WebSocketCodec(ABC):
         "_outgoing",
         "_pongs",
         "_protocol",
+        "_side",
         "_wanted",
         "failure",
         "finished",
@@ -88,7 +89,9 @@ class WebSocketCodec(ABC):
         self.finished = False
         self.status: int | None = None
         self.failure: str | None = None
-        self._protocol = protocol
+        self._side = protocol.side
+        self._protocol: Protocol | None = protocol
+        """The library's: first for the handshake, then for what is no text message, once there is some."""
         self._mask_bit, self._mask_size = (_MASKED, 4) if protocol.side is Side.SERVER else (0, 0)
         self._connecting = True
         self._head_read = False
@@ -103,17 +106,18 @@ class WebSocketCodec(ABC):
     @property
     def open(self) -> bool:
         """Whether messages can be framed: the handshake succeeded, and no close frame was sent."""
-        return self._protocol.state is _OPEN
+        protocol = self._protocol
+        return protocol is None or protocol.state is _OPEN
 
     @property
     def closed(self) -> bool:
         """Whether the peer's end of stream was received."""
-        return self._protocol.state is State.CLOSED
+        return self._protocol is not None and self._protocol.state is State.CLOSED
 
     @property
     def close_expected(self) -> bool:
         """Whether the peer should soon end the stream. Give it a moment, then close the transport."""
-        return self._protocol.close_expected()
+        return self._protocol is not None and self._protocol.close_expected()
 
     @property
     def close_code(self) -> int | None:
@@ -121,7 +125,7 @@ class WebSocketCodec(ABC):
 
         1005: the peer gave no code; 1006: the stream ended without a close frame.
         """
-        close = self._protocol.close_sent
+        close = self._close_sent
         if close is not None:
             return int(close.code)
         return 1006 if self.closed else None
@@ -129,14 +133,16 @@ class WebSocketCodec(ABC):
     @property
     def close_reason(self) -> str:
         """The text beside `close_code`, often empty; the peer's is not to be trusted."""
-        close = self._protocol.close_sent
+        close = self._close_sent
         return "" if close is None else close.reason
 
     @property
     def closed_by_peer(self) -> bool:
         """Whether the first close frame was the peer's; ours then repeats its code."""
         protocol = self._protocol
-        return protocol.close_rcvd_then_sent is True and protocol.close_rcvd == protocol.close_sent
+        if protocol is None or protocol.close_rcvd_then_sent is not True:
+            return False
+        return protocol.close_rcvd == protocol.close_sent
 
     def receive(self, data: bytes | bytearray) -> list[bytes]:
         """Take bytes, cut anywhere; return the messages they complete, text (UTF-8 unchecked) or binary.
@@ -163,7 +169,7 @@ class WebSocketCodec(ABC):
     def receive_eof(self) -> None:
         """The transport ended, in order or not. May be repeated."""
         if not self.closed:
-            self._protocol.receive_eof()
+            self._library().receive_eof()
             if self._connecting:
                 self._note_handshake()
             self._collect()
@@ -186,9 +192,9 @@ class WebSocketCodec(ABC):
         elif self.open:
             text = reason.encode(errors="replace")[:_MAX_REASON].decode(errors="ignore")
             if self.too_large:
-                self._protocol.fail(code, text)
+                self._library().fail(code, text)
             else:
-                self._protocol.send_close(code, text)
+                self._library().send_close(code, text)
             self._collect()
 
     def data_to_send(self) -> bytes:
@@ -202,6 +208,16 @@ class WebSocketCodec(ABC):
         self._outgoing.clear()
         self._pongs.clear()
         return data
+
+    @property
+    def _close_sent(self) -> Close | None:
+        return None if self._protocol is None else self._protocol.close_sent
+
+    def _library(self) -> Protocol:
+        """No extension is ever negotiated, so that any connection goes on where another has begun."""
+        if self._protocol is None:
+            self._protocol = Protocol(self._side, max_size=None, logger=_SILENT)
+        return self._protocol
 
     def _check_open(self) -> None:
         if not self.open:
@@ -222,22 +238,24 @@ class WebSocketCodec(ABC):
             size = end + len(_HEAD_END) - len(self._head_tail)
             self._head_read = True
         self._head_tail = seen[-2:]
-        self._protocol.receive_data(data[:size])
+        self._library().receive_data(data[:size])
         self._note_handshake()
         rest = data[size:]
         return self._shake_hands(rest) if rest and self._connecting else rest
 
     def _note_handshake(self) -> None:
-        for event in self._protocol.events_received():
+        protocol = self._library()
+        for event in protocol.events_received():
             self._read_head(event)
         self._collect()
-        error = self._protocol.handshake_exc
+        error = protocol.handshake_exc
         if error is not None and self.failure is None:
             self.failure = str(error)
         if self.failure is not None:
             self._discard()
         elif self.open:
             self._connecting = False
+            self._protocol = None  # It would keep the request, with its headers.
 
     def _split(self, data: bytes, messages: list[bytes]) -> int:
         """Take the whole frames that `data` begins with; return their size in bytes.
@@ -290,11 +308,11 @@ class WebSocketCodec(ABC):
         """
         if self._fragments is not None:
             return False, self.limit - len(self._fragments)
-        return self._protocol.state is _OPEN and not self._protocol.extensions, self.limit
+        return self.open, self.limit
 
     def _hand_over(self, frame: bytes, messages: list[bytes]) -> None:
         """Give the library a whole frame, or the header of one that it will not read."""
-        protocol = self._protocol
+        protocol = self._library()
         protocol.receive_data(frame)
         for event in protocol.events_received():
             if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
@@ -322,7 +340,7 @@ class WebSocketCodec(ABC):
         if self.open:
             self.too_large = True
         else:
-            self._protocol.fail(1009)
+            self._library().fail(1009)
             self._collect()
         self._discard()
 
@@ -332,7 +350,7 @@ class WebSocketCodec(ABC):
         self._buffer.clear()
 
     def _collect(self) -> None:
-        for chunk in self._protocol.data_to_send():
+        for chunk in self._library().data_to_send():
             if chunk:
                 self._outgoing += (*self._pongs, chunk)
                 self._pongs.clear()
@@ -346,11 +364,12 @@ class ServerCodec(WebSocketCodec):
     `target`: path and query of the request; None before it. A query may hold secrets.
     """
 
-    __slots__ = ("_admission", "_server", "target")
+    __slots__ = ("_admission", "target")
 
     def __init__(self, admission: Admission, *, limit: int) -> None:
-        self._server = ServerProtocol(origins=admission.origins, max_size=None, logger=_SILENT)
-        super().__init__(self._server, limit=limit)
+        super().__init__(
+            ServerProtocol(origins=admission.origins, max_size=None, logger=_SILENT), limit=limit
+        )
         self._admission = admission
         self.target: str | None = None
 
@@ -364,10 +383,11 @@ class ServerCodec(WebSocketCodec):
         return b"".join(parts)
 
     def _read_head(self, head: _Event) -> None:
-        if isinstance(head, Request):
+        server = self._library()
+        if isinstance(head, Request) and isinstance(server, ServerProtocol):
             self.target = head.path
-            response = self._admission.answer(self._server, head)
-            self._server.send_response(response)
+            response = self._admission.answer(server, head)
+            server.send_response(response)
             self.status = response.status_code
             if self.status != 101:
                 self.failure = f"the request was refused with HTTP {self.status}"

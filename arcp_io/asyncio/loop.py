@@ -30,7 +30,9 @@ class AsyncioLoop:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: dict[AgentTask, asyncio.Task[None]] = {}
         self._listeners: list[Listener] = []
-        self._streams: dict[ByteStream, asyncio.Future[None]] = {}
+        self._streams: dict[ByteStream, None] = {}
+        self._closed: asyncio.Future[None] | None = None
+        """The last of them is."""
 
     # For the pump.
 
@@ -113,7 +115,7 @@ class AsyncioLoop:
 
     def stream_opened(self, stream: ByteStream, connected: Connected) -> StreamTransport:
         """A stream is there, and stays open until `stream_closed`; whatever fails here is a bug."""
-        self._streams[stream] = self._loop.create_future()
+        self._streams[stream] = None
         try:
             return connected(stream)
         except BaseException as error:
@@ -123,9 +125,9 @@ class AsyncioLoop:
 
     def stream_closed(self, stream: ByteStream) -> None:
         """Its descriptors are closed."""
-        closed = self._streams.pop(stream, None)
-        if closed is not None:
-            closed.set_result(None)
+        self._streams.pop(stream, None)
+        if self._closed is not None and not self._streams and not self._closed.done():
+            self._closed.set_result(None)
 
     async def aclose(self) -> None:
         """Cancel and close everything, and wait for it even when that is interrupted."""
@@ -137,10 +139,14 @@ class AsyncioLoop:
         interrupted: asyncio.CancelledError | None = None
         with anyio.CancelScope(shield=True):
             while self._tasks or self._streams:
+                waiting: list[asyncio.Future[None]] = list(self._tasks.values())
+                if self._streams:
+                    self._closed = self._loop.create_future()
+                    waiting.append(self._closed)
                 for stream in list(self._streams):
                     stream.abort()
                 try:
-                    await asyncio.wait([*self._tasks.values(), *self._streams.values()])
+                    await asyncio.wait(waiting)
                 except asyncio.CancelledError as error:
                     interrupted = error
         if interrupted is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
+from arcp_proto.errors import InvariantViolated
+
 from ..listeners import send_at_once
 from ..loop import Connected
 from ..stream import StreamTransport
@@ -23,7 +25,7 @@ class SocketStream(asyncio.Protocol):
 
     def __init__(self, loop: AsyncioLoop, connected: Connected) -> None:
         self._loop = loop
-        self._connected = connected
+        self._connected: Connected | None = connected
         self._paused = False
         self._unfinished = False
         self._carried = False
@@ -38,7 +40,10 @@ class SocketStream(asyncio.Protocol):
         raw = transport.get_extra_info("socket")
         if raw is not None:
             send_at_once(raw)
-        self.transport: StreamTransport = self._loop.stream_opened(self, self._connected)
+        connected, self._connected = self._connected, None
+        if connected is None:
+            raise InvariantViolated("a stream is connected once")
+        self.transport: StreamTransport = self._loop.stream_opened(self, connected)
         self._carried = True
 
     def data_received(self, data: bytes) -> None:

@@ -21,14 +21,28 @@ from .tls import TlsStream
 class TrioTask:
     """A task with a cancel scope of its own."""
 
-    __slots__ = ("ended", "scope")
+    __slots__ = ("_done", "_ended", "scope")
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
-        self.ended = trio.Event()
+        self._done = False
+        self._ended: trio.Event | None = None
 
     def done(self) -> bool:
-        return self.ended.is_set()
+        return self._done
+
+    def end(self) -> None:
+        """It has ended."""
+        self._done = True
+        if self._ended is not None:
+            self._ended.set()
+
+    async def wait(self) -> None:
+        """Until it has ended."""
+        if not self._done:
+            if self._ended is None:
+                self._ended = trio.Event()
+            await self._ended.wait()
 
 
 class TrioLoop:
@@ -43,6 +57,8 @@ class TrioLoop:
         self._token = trio.lowlevel.current_trio_token()
         self._tasks: dict[AgentTask, TrioTask] = {}
         self._soon: list[Callable[[], None]] = []
+        self._started = self._begun = 0
+        """Tasks so far; they begin in the order in which they were started, but for those of one turn."""
         self._due = math.inf
         self._on_due: Callable[[], None] = _nothing
         self._sleep = trio.CancelScope()
@@ -81,12 +97,15 @@ class TrioLoop:
 
     async def _keep_until_due(self) -> None:
         while True:
-            if not self._soon:
+            if self._soon:
+                await trio.lowlevel.checkpoint()
+            else:
                 self._keeper = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._forget_sleeping)
-            # Trio shuffles the tasks of a turn. Let those of this one run first: they may have more to say.
-            await trio.lowlevel.checkpoint()
             soon, self._soon = self._soon, []
+            started = self._started
+            while self._begun < started:  # Trio shuffles the tasks of a turn; these may say something.
+                await trio.lowlevel.cancel_shielded_checkpoint()
             for callback in soon:
                 callback()
 
@@ -100,6 +119,7 @@ class TrioLoop:
         task = TrioTask()
         self._tasks[task] = task
         self._nursery.start_soon(self._run, task, run, name=name)
+        self._started += 1
         return task
 
     def cancel(self, task: AgentTask) -> None:
@@ -108,12 +128,13 @@ class TrioLoop:
 
     async def wait(self, task: AgentTask) -> None:
         if task in self._tasks:
-            await self._tasks[task].ended.wait()
+            await self._tasks[task].wait()
 
     async def checkpoint(self) -> None:
         await trio.lowlevel.checkpoint()
 
     async def _run(self, task: TrioTask, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._begun += 1
         try:
             with task.scope:
                 await run()
@@ -123,7 +144,7 @@ class TrioLoop:
             self.crash(error)
         finally:
             del self._tasks[task]
-            task.ended.set()
+            task.end()
 
     # Streams.
 

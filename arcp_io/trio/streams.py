@@ -20,10 +20,24 @@ if TYPE_CHECKING:
 
 CHUNK: Final = 256 * 1024
 """Bytes of one read."""
+_NOTHING: Final = memoryview(b"")
 
 
 class DirectStream(ABC):
     """A ByteStream: one task reads; a write is tried at once, what it leaves has a task until it is out."""
+
+    __slots__ = (
+        "_closed",
+        "_loop",
+        "_reading",
+        "_receive",
+        "_rest",
+        "_resumed",
+        "_send",
+        "_sending",
+        "_writing",
+        "transport",
+    )
 
     def __init__(
         self,
@@ -41,7 +55,7 @@ class DirectStream(ABC):
         self._send = send
         self._closed = False
         self._resumed: trio.Event | None = None
-        self._rest = memoryview(b"")
+        self._rest = _NOTHING
         self._sending = False
         self.transport = connected(self)
         """What it reports to."""
@@ -137,6 +151,8 @@ class DirectStream(ABC):
 class SocketStream(DirectStream):
     """A socket, which it owns."""
 
+    __slots__ = ("_socket",)
+
     def __init__(self, loop: TrioLoop, opened: socket.socket, connected: Connected) -> None:
         opened.setblocking(False)
         send_at_once(opened)
@@ -154,6 +170,8 @@ class SocketStream(DirectStream):
 
 class PipeStream(DirectStream):
     """Two pipes, one for each direction, which it owns."""
+
+    __slots__ = ("_pipes",)
 
     def __init__(self, loop: TrioLoop, reading: int, writing: int, connected: Connected) -> None:
         os.set_blocking(reading, False)
