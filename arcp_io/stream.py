@@ -75,6 +75,7 @@ class StreamTransport:
         "_closing",
         "_codec",
         "_ended",
+        "_more",
         "_on_gone",
         "_on_ready",
         "_opened",
@@ -109,6 +110,8 @@ class StreamTransport:
         self._undelivered: list[bytes] = []
         self._opened = False
         self._busy = self._blocked = False
+        self._more = True
+        """There may be more to pull; not when the last batch could have been larger."""
         self._refused = self._overran = False
         self._closing: tuple[int, str] | None = None
         self._close_sent = self._ended = False
@@ -134,6 +137,7 @@ class StreamTransport:
             self._leave(reason or "aborted", in_order=False)
         elif not self.gone and self._closing is None:
             self._closing = (code, reason)
+            self._more = True
             if self._undelivered:
                 self._undelivered.clear()
                 self._stream.resume()
@@ -222,6 +226,8 @@ class StreamTransport:
         if codec.open and (envelopes := self.connection.envelopes_to_send()):
             framed = codec.frame(envelopes)
             data = data + framed if data else framed
+            limits = self._pump.machine.limits
+            self._more = len(envelopes) >= limits.pull_envelopes or len(framed) >= limits.pull_bytes
         self._write(data)
         if self._undelivered:
             self._pump.advanced(self.connection)
@@ -236,10 +242,10 @@ class StreamTransport:
         """Everything so far is written: see what comes next."""
         self._busy = False
         connection, codec = self.connection, self._codec
-        if codec.open and connection.overrun and not self._overran:
+        if connection.overrun and not self._overran and codec.open:
             self._overran = True
             self._pump.overran(connection)
-        elif codec.open and connection.pending:
+        elif self._more and codec.open and connection.pending:
             self._busy = True
             self._pump.loop.call_soon(self.written)
         elif self._closing is not None and not self._close_sent:

@@ -164,3 +164,13 @@ def test_a_job_that_ends_meanwhile_is_told_of() -> None:
     written = [one["type"] for write in stand.stream.messages() for one in write]
     assert written.count("job.accepted") == 40
     assert written.count("job.result") == 1
+
+
+@on_every_loop
+async def test_an_agent_that_never_waits_is_answered_in_one_write() -> None:
+    async with serve(make_app(), port=0) as server, websocket(server.url) as peer:
+        await peer.hello()
+        for _ in range(20):
+            await peer.send("job.submit", {"agent": "echo"})
+            written = await peer.stream.receive(65536)
+            assert [written.count(kind) for kind in (b"job.accepted", b"job.result")] == [1, 1]
