@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -366,6 +367,21 @@ def test_answers_are_bounded_in_bytes() -> None:
     for _ in range(20):
         peer.send("session.list_jobs")
     assert world.last(ConnectionEnded).code == "INTERNAL_ERROR"
+
+
+@pytest.mark.parametrize("limits", [{"control_envelopes": 8}, {"control_bytes": 1_500}])
+def test_half_of_them_make_it_crowded_until_some_are_pulled(limits: dict[str, Any]) -> None:
+    world = limited(**limits)
+    peer = world.client()
+    peer.slow = True
+    crowded = []
+    for _ in range(5):
+        peer.send("session.list_jobs")
+        crowded.append(world.runtime.crowded(peer.connection))
+    assert crowded[0] is False and crowded[-1] is True
+    assert peer.connection.phase is Phase.OPEN
+    peer.pull()
+    assert not world.runtime.crowded(peer.connection)
 
 
 def test_what_was_pulled_no_longer_counts() -> None:
