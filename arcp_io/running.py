@@ -123,16 +123,11 @@ class RunningJob:
 
     def speak(self, kind: str, body: Body | Mapping[str, Any]) -> Coroutine[Any, Any, None] | None:
         """Publish one event; raises as `say`. None when that is done, else what has to be awaited for it."""
-        if (
-            self._load >= LAST_LOAD
-            or self._pump.now() >= self._turn_due
-            or self.paused
-            or self.held
-            or self.stopping
-            or self.outside is not None
-        ):
+        now = self._pump.now()
+        turn_due = now >= self._turn_due or self._load >= LAST_LOAD
+        if turn_due or self.paused or self.held or self.stopping or self.outside is not None:
             return self.speak_in_turn(kind, body)
-        self.publish(kind, body)
+        self._publish(kind, body, now)
         return None
 
     async def speak_in_turn(self, kind: str, body: Body | Mapping[str, Any]) -> None:
@@ -166,11 +161,14 @@ class RunningJob:
 
     def publish(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """Publish one event here, as it is."""
+        self._publish(kind, body, self._pump.now())
+
+    def _publish(self, kind: str, body: Body | Mapping[str, Any], now: int) -> None:
         if get_ident() != self._thread:
             self._refuse_thread()
         self._load += EVENT_SIZE
         try:
-            self._runtime.emit(self.start.job_id, kind, body, now=self._pump.now())
+            self._runtime.emit(self.start.job_id, kind, body, now=now)
         except (LocalProtocolError, Denied, InvariantViolated) as error:
             self._refused(error)
             raise

@@ -59,6 +59,7 @@ class WebSocketCodec(ABC):
     `too_large`: a frame header announced more. Reading has stopped, sending goes on until `close(1009)`.
     `finished`: after what `data_to_send()` returns next comes nothing: half-close the transport, or close it.
     `status`: of the HTTP response, sent or received; None without one.
+    `open`: messages can be framed: the handshake succeeded, and no close frame was sent.
     `failure`: why the opening handshake failed; None unless it did.
     """
 
@@ -79,12 +80,14 @@ class WebSocketCodec(ABC):
         "failure",
         "finished",
         "limit",
+        "open",
         "status",
         "too_large",
     )
 
     def __init__(self, protocol: ServerProtocol | ClientProtocol, *, limit: int) -> None:
         self.limit = limit
+        self.open = False
         self.too_large = False
         self.finished = False
         self.status: int | None = None
@@ -102,12 +105,6 @@ class WebSocketCodec(ABC):
         self._discarding = False
         self._outgoing: list[bytes] = []
         self._pongs: list[bytes] = []
-
-    @property
-    def open(self) -> bool:
-        """Whether messages can be framed: the handshake succeeded, and no close frame was sent."""
-        protocol = self._protocol
-        return protocol is None or protocol.state is _OPEN
 
     @property
     def closed(self) -> bool:
@@ -350,7 +347,9 @@ class WebSocketCodec(ABC):
         self._buffer.clear()
 
     def _collect(self) -> None:
-        for chunk in self._library().data_to_send():
+        protocol = self._library()
+        self.open = protocol.state is _OPEN
+        for chunk in protocol.data_to_send():
             if chunk:
                 self._outgoing += (*self._pongs, chunk)
                 self._pongs.clear()
