@@ -125,7 +125,7 @@ class Runtime(AgentCalls, Machine):
         return snapshot_of(self)
 
     def crowded(self, connection: Connection) -> bool:
-        return connection.congested(2)
+        return connection.phase is Phase.OPEN and connection.congested(2)
 
     # What the event loop reports.
 

@@ -384,6 +384,17 @@ def test_half_of_them_make_it_crowded_until_some_are_pulled(limits: dict[str, An
     assert not world.runtime.crowded(peer.connection)
 
 
+def test_a_connection_that_closes_is_never_crowded() -> None:
+    world = limited(control_envelopes=8)
+    peer = world.client()
+    peer.slow = True
+    for _ in range(5):
+        peer.send("session.list_jobs")
+    peer.send("session.close", {})
+    assert peer.connection.phase is Phase.CLOSING
+    assert not world.runtime.crowded(peer.connection)
+
+
 def test_what_was_pulled_no_longer_counts() -> None:
     world = limited(control_envelopes=5, control_bytes=3_000)
     peer = world.client()
