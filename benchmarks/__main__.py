@@ -3,24 +3,26 @@
 Needs the extra `bench`; the peer's own environment is made below build/ when there is none. Client and server
 are processes of their own, on cores of their own; CPU is what the operating system has counted for the one
 that is measured. Repetitions take turns, so that what disturbs one disturbs all: the ratios of one run are
-the result, figures alone are not.
+the result, figures alone are not. `--json` replaces in the file what it held of the scenarios that are run,
+and keeps the others: a whole run can be done in slices.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
+import time
 from pathlib import Path
 
-from .case import Implementation, Row
+from .case import Implementation
 from .environment import peer_environment
+from .figures import Figures
 from .machine import CORES, REFERENCE_MS, allow_many_files, describe, pin
-from .plots import write_plots
 from .runner import Runner
 from .scenarios import SCENARIOS
-from .table import as_json, heading, lines
+from .svg import write_plots
+from .table import heading, lines
 from .targets import verdicts
 
 
@@ -32,23 +34,43 @@ def main() -> int:
     if Implementation.PEER in arguments.implementations:
         peer_environment()
     runner = Runner(quick=arguments.quick, implementations=arguments.implementations)
-    rows: list[Row] = []
+    figures = Figures() if arguments.json is None else Figures.read(arguments.json)
+    measured = set()
     print(heading())
     for scenario in SCENARIOS:
         if not arguments.only or {scenario.letter, scenario.name} & set(arguments.only):
+            rows, start = [], time.perf_counter()
             for found in runner.run(scenario):
                 rows += found
                 print("\n".join(lines(found)), flush=True)
-    speed = statistics.median(runner.calibrations)
-    print(f"calibration {speed:.2f} ms, {speed / REFERENCE_MS:.2f} of the reference")
-    print("\n".join(map(str, verdicts(rows, speed / REFERENCE_MS))))
-    machine = {**describe(), "calibration_ms": speed, "scale": speed / REFERENCE_MS}
-    if arguments.json is not None:
-        report = {"machine": machine, "rows": as_json(rows)}
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+            speed = statistics.median(runner.calibrations)
+            runner.calibrations.clear()
+            run = {
+                "calibration_ms": round(speed, 3),
+                "scale": round(speed / REFERENCE_MS, 3),
+                "quick": arguments.quick,
+                "seconds": round(time.perf_counter() - start),
+            }
+            figures.machine = describe()
+            figures.replace(scenario.letter, rows, run)
+            measured.add(scenario.letter)
+            if arguments.json is not None:
+                figures.write(arguments.json)
+    print(_speed(figures, measured))
+    print("\n".join(str(found) for found in verdicts(figures) if found.target.scenario in measured))
     if arguments.plot is not None:
-        write_plots(rows, arguments.plot)
+        write_plots(figures.rows, arguments.plot)
     return 1 if runner.failures else 0
+
+
+def _speed(figures: Figures, measured: set[str]) -> str:
+    runs = {letter: run for letter, run in figures.runs.items() if letter in measured}
+    took = ", ".join(f"{letter} {run['seconds']}" for letter, run in runs.items())
+    scale = statistics.median(run["scale"] for run in runs.values()) if runs else 1.0
+    return (
+        f"{sum(run['seconds'] for run in runs.values())} s ({took}); "
+        f"this machine takes {scale:.2f} of the time of the reference"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,8 +78,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks", description="Measure everything side by side."
     )
     parser.add_argument("--only", action="append", metavar="NAME", help="a scenario, repeatable")
-    parser.add_argument("--quick", action="store_true", help="the whole table in some minutes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument("--quick", action="store_true", help="the whole table in less than five minutes")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the figures, over those of the same scenarios"
+    )
     parser.add_argument("--plot", type=Path, metavar="DIR", help="write the scaling plots, as SVG")
     parser.add_argument(
         "--implementations",

@@ -35,10 +35,10 @@ def measure() -> dict[str, Counts]:
     return {
         "core: event": count_core(0),
         "core: delivery to one of 11": count_core(10),
-        "drivers: event": _pair(Pair.emit, False),
-        "drivers: event of an agent that suspends": _pair(Pair.emit, True),
-        "drivers: job": _pair(Pair.jobs),
-        "drivers: event that a client iterates over": _pair(Pair.receive),
+        "drivers: event": count_drivers(Pair.emit, False),
+        "drivers: event of an agent that suspends": count_drivers(Pair.emit, True),
+        "drivers: job": count_drivers(Pair.jobs),
+        "drivers: event that a client iterates over": count_drivers(Pair.receive),
     }
 
 
@@ -128,6 +128,16 @@ def count_core(observers: int, count: int = 1_024) -> Counts:
     return counts
 
 
+def count_drivers(do: Callable[..., Awaitable[object]], *arguments: Any, count: int = 512) -> Counts:
+    """What the drivers and the core take for one of the `count` events or jobs of this."""
+    counts: Counts = {}
+    for bytecodes in (False, True):
+        counter = Counter(bytecodes=bytecodes)
+        simulated.run(partial(_counted_pair, counter, do, arguments, count))
+        counts |= {name: value / count for name, value in counter.counts.items()}
+    return counts
+
+
 def _counted(counter: Counter, do: Callable[[], object]) -> None:
     gc.collect()
     gc.disable()
@@ -137,15 +147,6 @@ def _counted(counter: Counter, do: Callable[[], object]) -> None:
     finally:
         counter.stop()
         gc.enable()
-
-
-def _pair(do: Callable[..., Awaitable[object]], *arguments: Any, count: int = 512) -> Counts:
-    counts: Counts = {}
-    for bytecodes in (False, True):
-        counter = Counter(bytecodes=bytecodes)
-        simulated.run(partial(_counted_pair, counter, do, arguments, count))
-        counts |= {name: value / count for name, value in counter.counts.items()}
-    return counts
 
 
 async def _counted_pair(

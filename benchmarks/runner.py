@@ -1,4 +1,7 @@
-"""Runs cases: interleaved repetitions on all implementations, and the rows that come of them."""
+"""Runs cases: interleaved repetitions on all implementations, and the rows that come of them.
+
+What took how long goes to standard error.
+"""
 
 from __future__ import annotations
 
@@ -21,27 +24,32 @@ Samples = Mapping[Implementation, Mapping[str, list[float]]]
 
 
 class Runner:
-    """One run; `calibrations` are of every case."""
+    """One run; `calibrations` are of every case since they were cleared."""
 
     def __init__(self, *, quick: bool, implementations: Iterable[Implementation] = Implementation) -> None:
         self.quick = quick
         self.calibrations: list[float] = []
         self.failures: list[str] = []
         self._implementations = tuple(implementations)
+        self._began = time.perf_counter()
 
     def run(self, scenario: Scenario) -> Iterator[list[Row]]:
         """The rows of each case."""
         for case in scenario.cases:
             if case.quick or not self.quick:
                 self.calibrations.append(calibrate())
-                start = time.perf_counter()
-                rows = rows_of(scenario.letter, case.name, self._samples(scenario, case))
-                took = time.perf_counter() - start
-                print(f"{scenario.letter} {case.name}: {took:.1f} s", file=sys.stderr, flush=True)
+                took: dict[str, float] = defaultdict(float)
+                rows = rows_of(scenario.letter, case.name, self._samples(scenario, case, took))
+                self._progress(f"{scenario.letter} {case.name}", took)
                 yield rows
 
-    def _samples(self, scenario: Scenario, case: Case) -> Samples:
-        """Every implementation in turn, and again."""
+    def _progress(self, case: str, took: Mapping[str, float]) -> None:
+        elapsed = time.perf_counter() - self._began
+        each = ", ".join(f"{implementation} {seconds:.1f}" for implementation, seconds in took.items())
+        print(f"{elapsed:6.0f} s  {case}: {sum(took.values()):.1f} s ({each})", file=sys.stderr, flush=True)
+
+    def _samples(self, scenario: Scenario, case: Case, took: dict[str, float]) -> Samples:
+        """Every implementation in turn, and again; `took` has the seconds of each."""
         samples: dict[Implementation, dict[str, list[float]]] = {}
         with ExitStack() as stack:
             opened: dict[Implementation, Any] = {}
@@ -49,6 +57,7 @@ class Runner:
             usual = QUICK_REPETITIONS if self.quick else REPETITIONS
             for _ in range(min(case.repetitions or usual, usual)):
                 for implementation in list(takes_part):
+                    start = time.perf_counter()
                     try:
                         if implementation not in opened:
                             opened[implementation] = stack.enter_context(case.open(implementation))
@@ -60,6 +69,7 @@ class Runner:
                         of_implementation = samples.setdefault(implementation, defaultdict(list))
                         for metric, value in metrics.items():
                             of_implementation[metric].append(value)
+                    took[implementation] += time.perf_counter() - start
         return samples
 
     def _failed(self, failure: str) -> None:

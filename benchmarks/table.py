@@ -30,23 +30,6 @@ def lines(rows: Iterable[Row]) -> list[str]:
     return _without_repeated_names(written)
 
 
-def as_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """The `rows` of a report."""
-    return [
-        {
-            "scenario": row.scenario,
-            "case": row.case,
-            "implementation": str(row.implementation),
-            "metric": row.metric,
-            "value": row.value,
-            "spread": list(row.spread),
-            "ratio_to_peer": row.ratio_to_peer,
-            "ratio_to_floor": row.ratio_to_floor,
-        }
-        for row in rows
-    ]
-
-
 def number(value: float) -> str:
     """Three digits, or all before the point."""
     if abs(value) >= 1e6:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from arcp_proto.runtime import Runtime
-from benchmarks import guard, simulated
+from benchmarks import guard, readme, simulated
 from benchmarks.case import Case, Implementation, Metrics, Row, Scenario
+from benchmarks.figures import FIGURES, Figures, as_json
 from benchmarks.in_memory import Pair
 from benchmarks.load import Session
-from benchmarks.plots import PLOTS, drawn, lines_of
 from benchmarks.process import Server, serving
 from benchmarks.runner import Runner, rows_of
 from benchmarks.scenarios import SCENARIOS
@@ -24,7 +27,8 @@ from benchmarks.scenarios.a_events import events
 from benchmarks.scenarios.b_jobs import throughput
 from benchmarks.scenarios.c_observers import fan_out
 from benchmarks.scenarios.d_resume import replay
-from benchmarks.table import as_json, lines, number, ratio
+from benchmarks.svg import PLOTS, drawn, lines_of
+from benchmarks.table import lines, number, ratio
 from benchmarks.targets import TARGETS, To, verdicts
 
 ASYNCIO, TRIO, PEER, FLOOR = (Implementation(name) for name in ("asyncio", "trio", "peer", "floor"))
@@ -86,8 +90,15 @@ def test_ratios_are_read_as_people_say_them(value: float, text: str) -> None:
     assert ratio(value) == text
 
 
+def _figures(rows: list[Row], scale: float = 1.0) -> Figures:
+    figures = Figures()
+    for letter in {row.scenario for row in rows}:
+        figures.replace(letter, [row for row in rows if row.scenario == letter], {"scale": scale})
+    return figures
+
+
 def test_a_target_is_held_missed_or_not_measured() -> None:
-    to_peer, to_floor = verdicts(_rows(), scale=1.0)
+    to_peer, to_floor = verdicts(_figures(_rows()))
     assert (to_peer.value, to_peer.holds, to_peer.reaches_aim) == (0.1, True, False)
     assert (to_floor.value, to_floor.holds, to_floor.reaches_aim) == (2.0, True, False)
     assert str(to_peer).startswith("held")
@@ -95,11 +106,58 @@ def test_a_target_is_held_missed_or_not_measured() -> None:
 
 def test_absolute_targets_are_scaled_and_others_are_not() -> None:
     samples = {ASYNCIO: {"first_event_ms": [6.0]}}
-    (found,) = verdicts(rows_of("a", "burst n=20000", samples), scale=4.0)
+    (found,) = verdicts(_figures(rows_of("a", "burst n=20000", samples), scale=4.0))
     assert (found.value, found.holds, found.reaches_aim) == (1.5, True, False)
-    (found,) = verdicts(rows_of("g", "500 idle sessions", {ASYNCIO: {"session_kb": [13.0]}}), scale=4.0)
+    rows = rows_of("g", "500 idle sessions", {ASYNCIO: {"session_kb": [13.0]}})
+    (found,) = verdicts(_figures(rows, scale=4.0))
     assert (found.value, found.holds) == (13.0, False)
     assert str(found).startswith("MISSED")
+
+
+def test_what_the_peer_takes_in_the_same_run_scales_rather_than_the_loop() -> None:
+    samples = {ASYNCIO: {"replay_ms": [40.0]}, PEER: {"replay_ms": [980.0]}}
+    (found,) = verdicts(_figures(rows_of("d", "n=10000", samples), scale=1.0))
+    assert (found.value, found.holds) == (20.0, True)
+
+
+def test_slices_of_a_run_are_one_file(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    assert Figures.read(file).rows == []
+    for rows in (_rows("old"), rows_of("b", "case", {ASYNCIO: {"p50_us": [1.0]}}), _rows("new")):
+        figures = Figures.read(file)
+        figures.machine = {"cores": 2}
+        figures.replace(rows[0].scenario, rows, {"scale": 2.0})
+        figures.write(file)
+    assert [row.case for row in Figures.read(file).rows] == ["new", "new", "new", "case"]
+    assert Figures.read(file).rows[:3] == _rows("new")
+    assert Figures.read(file).scales() == {"a": 2.0, "b": 2.0}
+    assert set(json.loads(file.read_text())) == {"machine", "runs", "rows"}
+
+
+def test_the_readme_shows_the_figures_that_are_committed() -> None:
+    figures, text = Figures.read(FIGURES), readme.README.read_text()
+    assert readme.with_figures(text, figures) == text
+    for plot in PLOTS:
+        picture = readme.PICTURES / f"{plot.file}.svg"
+        assert picture.read_text() == drawn(plot, lines_of(plot, figures.rows))
+        assert f"(benchmarks/plots/{plot.file}.svg)" in text
+
+
+def test_every_line_of_the_readme_is_of_a_case_that_there_is() -> None:
+    cases = {(scenario.letter, case.name) for scenario in SCENARIOS for case in scenario.cases}
+    assert [line for line in readme.LINES if (line.scenario, line.case) not in cases] == []
+
+
+def test_the_readme_says_what_was_missed() -> None:
+    samples = {ASYNCIO: {"server_cpu_us": [9.0]}, PEER: {"server_cpu_us": [20.0]}}
+    figures = _figures(rows_of("a", "burst n=20000", samples))
+    figures.machine = {"processor": "any", "cores": 2, "python": "3.11.7"}
+    figures.runs["a"]["quick"] = True
+    written = readme.part(figures)
+    assert "| a) event, agent never suspends: µs | 20 |  | 9 = 1/2.22 ✗ |" in written
+    assert "MISSED a burst n=20000, server_cpu_us, asyncio: 0.45 of the peer" in written
+    with pytest.raises(ValueError, match="marks"):
+        readme.with_figures("no marks", figures)
 
 
 def test_every_target_is_of_a_case_that_there_is() -> None:
@@ -198,19 +256,34 @@ def test_the_guard_counts_the_same_each_time() -> None:
     assert found[0]["python_calls"] > 100
 
 
-def test_the_guard_finds_a_planted_slowdown(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {"event": guard.count_core(0, 128)}
-    assert guard.exceeded(before, before) == []
+def _some_paths() -> dict[str, guard.Counts]:
+    return {
+        "core: event": guard.count_core(0, 256),
+        "drivers: event": guard.count_drivers(Pair.emit, False, count=256),
+    }
+
+
+def test_the_guard_fails_on_a_planted_slowdown_and_only_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["guard"])
+    monkeypatch.setattr(guard, "measure", _some_paths)
+    assert guard.main() == 0
+    assert "EXCEEDED" not in capsys.readouterr().out
     publish = Runtime.publish
 
     def slower(*arguments: Any) -> None:
-        for text in "abcdefghij":
-            assert not (lambda text=text: text.isupper())()
+        for letter in "many a little makes a mickle":
+            assert not (lambda text=letter: text.isupper())()
         publish(*arguments)
 
     monkeypatch.setattr(Runtime, "publish", slower)
-    after = {"event": guard.count_core(0, 128)}
-    assert len(guard.exceeded(after, before)) == 3
+    counted = sys.version_info[:2] == guard.VERSION
+    assert guard.main() == counted
+    out = capsys.readouterr().out
+    for path in ("core: event", "drivers: event"):
+        for count in ("python_calls", "c_calls", "bytecodes"):
+            assert bool(re.search(f"EXCEEDED: {path}: [0-9.]+ {count}", out)) == counted
 
 
 def test_a_path_without_a_budget_is_told() -> None:

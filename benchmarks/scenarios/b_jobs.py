@@ -15,18 +15,19 @@ def latency(count: int, server: Server) -> Metrics:
     """One job after the other."""
     with server.connect() as session:
         took = []
-        cpu = server.cpu()
+        cpu, begin = server.cpu(), time.perf_counter()
         for _ in range(count):
             submission = session.submission("echo", {"x": 1})
             start = time.perf_counter()
             session.send_frames([submission])
             session.until("job.result")
             took.append(time.perf_counter() - start)
-        cpu = server.cpu() - cpu
+        seconds, cpu = time.perf_counter() - begin, server.cpu() - cpu
         percentiles = statistics.quantiles(took, n=100)
         return {
             "p50_us": percentiles[49] * 1e6,
             "p99_us": percentiles[98] * 1e6,
+            "jobs_per_s": count / seconds,
             "server_cpu_us": cpu / count * 1e6,
         }
 

@@ -9,8 +9,6 @@ from ..load import run_jobs
 from ..process import anew, serving
 
 IN_FLIGHT = 64
-IMPLEMENTATIONS = (*(name for name in Implementation if name is not Implementation.FLOOR),)
-"""The floor keeps no keys."""
 
 
 def keys(count: int, implementation: Implementation) -> Metrics:
@@ -39,7 +37,6 @@ def _case(count: int) -> Case:
         partial(keys, count),
         quick=count == 16_000,
         quick_peer=False,
-        implementations=IMPLEMENTATIONS,
         repetitions=2,
     )
 

@@ -194,6 +194,7 @@ class Floor:
         self.agents = agents_of(host)
         self.jobs: list[Job] = []
         self.sessions: dict[str, Session] = {}
+        self.keys: dict[str, Job] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
     def open(self, connection: Connection) -> Session:
@@ -240,6 +241,8 @@ class Floor:
     def _submit(self, session: Session, request: str, submit: Any) -> None:
         name = submit["agent"]
         job = Job(session, name)
+        if "idempotency_key" in submit:
+            job = self.keys.setdefault(submit["idempotency_key"], job)
         self.jobs.append(job)
         accepted = (
             b'{"job_id":"%b","agent":"%b","lease":{},"accepted_at":"%b","trace_id":"%032x","request_id":"%b"}'

@@ -1,0 +1,168 @@
+"""python -m benchmarks.readme [FIGURES]: write what was measured into the README, and draw the plots.
+
+Without a file the figures are those that are committed, benchmarks/figures.json; another file replaces them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from .case import Implementation, Row
+from .environment import ROOT
+from .figures import FIGURES, Figures
+from .svg import PLOTS, write_plots
+from .table import number, ratio
+from .targets import BURST, SUSPENDING, TARGETS, Target, To, Verdict, verdicts
+
+README: Final = ROOT / "README.md"
+PICTURES: Final = Path(__file__).with_name("plots")
+BEGIN: Final = "<!-- Between here and the end of figures `python -m benchmarks.readme` writes. -->\n"
+END: Final = "<!-- The end of figures. -->\n"
+OURS: Final = (Implementation.ASYNCIO, Implementation.UVLOOP, Implementation.TRIO)
+
+
+class Line(NamedTuple):
+    """A line of the table."""
+
+    what: str
+    scenario: str
+    case: str
+    metric: str
+
+
+LINES: Final = (
+    Line("event, agent never suspends: µs", "a", BURST, "server_cpu_us"),
+    Line("the same, events/s", "a", BURST, "events_per_s"),
+    Line("event, agent suspends at each: µs", "a", SUSPENDING, "server_cpu_us"),
+    Line("first of 20,000 events at the client: ms", "a", BURST, "first_event_ms"),
+    Line("first of 100,000 events: ms", "a", "burst n=100000", "first_event_ms"),
+    Line("submit → result, p50: µs of time", "b", "one after the other", "p50_us"),
+    Line("job, 64 in flight: µs", "b", "64 in flight", "server_cpu_us"),
+    Line("job, 1,024 in flight: µs", "b", "1024 in flight", "server_cpu_us"),
+    Line("delivery to one of 100 observers: µs", "c", "100 observers", "server_cpu_us"),
+    Line("the same, agent suspends: µs", "c", "100 observers, suspending", "server_cpu_us"),
+    Line("replay of 10,000 events: ms", "d", "n=10000", "replay_ms"),
+    Line("replay of 40,000 events: ms", "d", "n=40000", "replay_ms"),
+    Line("page of 100 of 10,000 jobs: ms", "e", "10000 jobs", "server_cpu_ms"),
+    Line("page of 100 of 100,000 jobs: ms", "e", "100000 jobs", "server_cpu_ms"),
+    Line("16,000 idempotency keys, last quarter over first", "f", "16000 keys", "last_over_first"),
+    Line("idle session: KB", "g", "500 idle sessions", "session_kb"),
+    Line("buffered event: KB", "g", "20000 buffered events", "event_kb"),
+    Line("finished job: KB", "g", "5000 finished jobs", "finished_job_kb"),
+    Line("10,000 idle sessions: % of a core", "g", "10000 sessions, heartbeats every 30 s", "cpu_percent"),
+    Line("client stalls for 2 s: MB", "h", "client stalls 2 s", "grown_mb"),
+    Line("each dead observer, an event: µs", "h", "10 dead observers", "each_dead_cpu_us"),
+    Line("each dead observer, an event: KB", "h", "10 dead observers", "each_dead_kb"),
+    Line("others, while 1 of 100 stalls", "h", "1 of 100 observers stalls", "stalled_over_all_reading"),
+    Line("30 MB result to its own client: MB/s", "i", "text, own client", "mb_per_s"),
+    Line("30 MB result, peak above idle: MB", "i", "text, load client", "peak_mb"),
+    Line("client, an event: µs", "j", "receive n=20000", "client_cpu_us"),
+    Line("stdio: events/s", "k", "burst n=20000", "events_per_s"),
+    Line("SQLite journal, NORMAL: events/s", "l", "normal n=5000", "events_per_s"),
+    Line("SQLite journal, FULL: events/s", "l", "full n=5000", "events_per_s"),
+    Line("`authorize`, 64 patterns: µs", "m", "authorize, 64 patterns", "authorize_cpu_us"),
+    Line("event, core alone: µs", "n", "events n=20000", "cpu_us"),
+    Line("`import arcp_io`: ms of time", "o", "import", "ms"),
+    Line("process start → first welcome: ms of time", "o", "start to first welcome", "ms"),
+    Line("`arcp-io --version`: ms of time", "o", "--version", "ms"),
+)
+
+
+def main() -> int:
+    """Write the README's part and the plots; 0."""
+    if sys.argv[1:]:
+        Figures.read(Path(sys.argv[1])).write(FIGURES)
+    figures = Figures.read(FIGURES)
+    README.write_text(with_figures(README.read_text(), figures))
+    write_plots(figures.rows, PICTURES)
+    return 0
+
+
+def with_figures(text: str, figures: Figures) -> str:
+    """The README's text with these figures in it; raises ValueError when it has no place for them."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError("the marks of the figures are missing")
+    return f"{before}{BEGIN}\n{part(figures)}\n{END}{after}"
+
+
+def part(figures: Figures) -> str:
+    """The table, what was missed, and the plots."""
+    found: dict[tuple[str, str, str], dict[Implementation, Row]] = defaultdict(dict)
+    for row in figures.rows:
+        found[row.scenario, row.case, row.metric][row.implementation] = row
+    stand: dict[tuple[str, str, str, Implementation], list[Verdict]] = defaultdict(list)
+    for verdict in verdicts(figures):
+        stand[*_place(verdict.target), verdict.target.implementation].append(verdict)
+    names = ("PyPI", "floor", *OURS, "must", "aim")
+    written = [f"| | {' | '.join(names)} |", f"|---{'|---:' * (len(names) - 2)}|---|---|"]
+    for line in LINES:
+        place = (line.scenario, line.case, line.metric)
+        if rows := found.get(place):
+            cells = [_value(rows.get(Implementation.PEER)), _value(rows.get(Implementation.FLOOR))]
+            cells += [_ours(rows.get(name), stand.get((*place, name), ())) for name in OURS]
+            cells += [_bounds(line, "must"), _bounds(line, "aim")]
+            written.append(f"| {line.scenario}) {line.what} | {' | '.join(cells)} |")
+    missed = [f"* {verdict}" for verdict in verdicts(figures) if not verdict.holds]
+    written += ["", _about(figures), ""]
+    written += ["Of the musts are missed:", "", *missed, ""] if missed else ["All musts hold.", ""]
+    written += [f"![{plot.title}](benchmarks/plots/{plot.file}.svg)" for plot in PLOTS]
+    return "\n".join([*written, ""])
+
+
+def _place(target: Target) -> tuple[str, str, str]:
+    return target.scenario, target.case, target.metric
+
+
+def _value(row: Row | None) -> str:
+    return "" if row is None else number(row.value)
+
+
+def _ours(row: Row | None, stand: Iterable[Verdict]) -> str:
+    if row is None:
+        return ""
+    mark = _mark(list(stand))
+    of_peer = "" if row.ratio_to_peer is None else f" = {ratio(row.ratio_to_peer)}"
+    return f"{number(row.value)}{of_peer}{mark}"
+
+
+def _mark(stand: list[Verdict]) -> str:
+    """Of the worst of them."""
+    if not stand:
+        return ""
+    if not all(one.holds for one in stand):
+        return " ✗"
+    return " ✓✓" if all(one.reaches_aim for one in stand) else " ✓"
+
+
+def _bounds(line: Line, which: str) -> str:
+    """What is asked of ours, for trio only where it differs."""
+    texts: dict[Implementation, str] = defaultdict(str)
+    for target in TARGETS:
+        if _place(target) == (line.scenario, line.case, line.metric):
+            bound = number(target.must if which == "must" else target.aim)
+            if target.to in (To.PEER, To.FLOOR, To.ASYNCIO):
+                bound = f"{ratio(target.must if which == 'must' else target.aim)} {target.to.value}"
+            elif target.to is To.CASE:
+                bound += f" of that of {target.other_case}"
+            texts[target.implementation] += f"{', ' if texts[target.implementation] else ''}{bound}"
+    asyncio, trio = texts[Implementation.ASYNCIO], texts[Implementation.TRIO]
+    return f"{asyncio}; trio {trio}" if trio and trio != asyncio else asyncio
+
+
+def _about(figures: Figures) -> str:
+    machine, scales = figures.machine, sorted(figures.scales().values())
+    quick = ", a quick run" if any(run["quick"] for run in figures.runs.values()) else ""
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, CPython {machine['python']}{quick}; a loop takes "
+        f"{scales[0]:.2f} to {scales[-1]:.2f} of its time on the machine of which the absolute bounds are."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
