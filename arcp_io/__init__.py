@@ -5,9 +5,10 @@ Everything is imported when it is first used; importing this package starts no e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # Type checkers take it as true; `typing` itself would be most of this import.
 if TYPE_CHECKING:
+    from typing import Any
+
     from . import errors, sync
     from .app import App
     from .auth import Verified

@@ -22,11 +22,11 @@ from .loop import open_loop
 from .redialing import Token
 from .session_store import SessionStore
 from .stdio import Command
+from .version import VERSION
 
 __all__ = ["Event", "Job", "Session", "Token", "connect", "connect_stdio"]
 
 NAME: Final = "arcp-io"
-VERSION: Final = "0.2.0"
 CANCEL_TIMEOUT: Final = 15.0
 """Seconds that `cancel_on_exit` waits for the ends of jobs; a runtime's own grace is 5."""
 GIVE_UP: Final = 600

@@ -2,10 +2,15 @@
 
 Nothing in this package does I/O, reads a clock, or draws randomness. `Runtime` is the server side, `Client`
 the client side; `output` says what comes out of them. All times are integers of nanoseconds.
+
+The client side and recordings are imported when they are first used: a server needs neither.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .ceilings import Ceiling
-from .client import Client, ClientConfig
 from .connection import Connection, Framing, Phase
 from .errors import (
     RETRYABLE,
@@ -46,11 +51,14 @@ from .output import (
     SubscriptionEnded,
     Welcomed,
 )
-from .recording import record, replay
 from .resumption import ResumedJob, Resumption
 from .runtime import Runtime
 from .runtime_config import RuntimeConfig
 from .secret import Secret
+
+if TYPE_CHECKING:
+    from .client import Client, ClientConfig
+    from .recording import record, replay
 
 __all__ = [
     "RETRYABLE",
@@ -106,3 +114,21 @@ __all__ = [
     "record",
     "replay",
 ]
+
+_OF_CLIENT = ("Client", "ClientConfig")
+_OF_RECORDING = ("record", "replay")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OF_CLIENT:
+        from . import client
+
+        value = getattr(client, name)
+    elif name in _OF_RECORDING:
+        from . import recording
+
+        value = getattr(recording, name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value

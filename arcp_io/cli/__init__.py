@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from importlib.util import find_spec
 
-from .exits import Exit
+from ..version import VERSION
+
+TYPE_CHECKING = False  # Type checkers take it as true.
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,7 +16,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words == ["--version"]:
         print(version())
-        return Exit.SUCCESS
+        return 0
+    from importlib.util import find_spec
+
+    from .exits import Exit
+
     if find_spec("typer") is None or find_spec("rich") is None:
         print("arcp-io needs its command-line extra: pip install 'arcp-io[cli]'", file=sys.stderr)
         return Exit.USAGE
@@ -24,11 +30,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def version() -> str:
-    """Name and version of the installed distribution."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as version_of
-
-    try:
-        return f"arcp-io {version_of('arcp-io')}"
-    except PackageNotFoundError:
-        return "arcp-io (not installed)"
+    """Name and version of this distribution."""
+    return f"arcp-io {VERSION}"

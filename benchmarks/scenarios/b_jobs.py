@@ -43,12 +43,12 @@ def throughput(count: int, in_flight: int, server: Server) -> Metrics:
 
 
 def _in_flight(jobs: int) -> Case:
-    return Case(f"{jobs} in flight", serving(), partial(throughput, 4_000, jobs))
+    return Case(f"{jobs} in flight", serving(), partial(throughput, 2_048, jobs))
 
 
 SCENARIO = Scenario(
     "b",
     "jobs",
     "from a submit to its result",
-    [Case("one after the other", serving(), partial(latency, 2_000)), _in_flight(64), _in_flight(1_024)],
+    [Case("one after the other", serving(), partial(latency, 1_000)), _in_flight(64), _in_flight(1_024)],
 )

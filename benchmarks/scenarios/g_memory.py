@@ -91,9 +91,9 @@ SCENARIO = Scenario(
         Case("5000 finished jobs", anew, partial(finished_jobs, 5_000), repetitions=1),
         Case("20000 buffered events", anew, partial(buffered_events, 20_000), repetitions=1),
         Case(
-            "500 sessions, heartbeats every 5 s",
+            "500 sessions, heartbeats every 2 s",
             anew,
-            partial(heartbeats, 500, 5, 1),
+            partial(heartbeats, 500, 2, 1),
             repetitions=1,
             implementations=WITH_HEARTBEATS,
         ),
