@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-import anyio
-from anyio.abc import TaskStatus
-
 if TYPE_CHECKING:
     import ssl
+
+    from anyio.abc import TaskStatus
 
     from .app import App
     from .journal import Journal
@@ -46,6 +44,8 @@ def run(
     an App that cannot be served, OSError when it cannot listen, JournalError for a journal that cannot be
     used or has failed.
     """
+    import anyio
+
     app.config()
     if certfile is not None:
         ssl_context = _server_context(certfile, keyfile)
@@ -87,6 +87,8 @@ async def _serve_stdio(app: App, drain: float, journal: Journal | None) -> None:
 
 async def _until_ended(server: Server, drain: float, wait: Callable[[], Awaitable[None]]) -> None:
     """Wait, and shut the server down at the first signal, at once at the second."""
+    import anyio
+
     async with anyio.create_task_group() as tasks:
         await tasks.start(_obey_signals, server, drain)
         try:
@@ -100,6 +102,10 @@ async def _until_ended(server: Server, drain: float, wait: Callable[[], Awaitabl
 
 
 async def _obey_signals(server: Server, drain: float, *, task_status: TaskStatus[None]) -> None:
+    import signal
+
+    import anyio
+
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async with anyio.create_task_group() as tasks:

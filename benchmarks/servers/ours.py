@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import sys
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anyio
-import anyio.lowlevel
 import msgspec
 
-from arcp_io import App, SqliteJournal, serve, serve_stdio
+from arcp_io import App, serve, serve_stdio
 from arcp_io.loop import current
 from arcp_proto.limits import Limits
 
 from ..agents import Host, agents_of
 from .options import PRINCIPAL, TOKEN, Options, from_command_line
+
+if TYPE_CHECKING:
+    from arcp_io import SqliteJournal
 
 PLENTY = 10**9
 ROOMY = Limits(
@@ -71,9 +72,17 @@ def main(options: Options) -> None:
     """Serve until killed."""
     logging.getLogger("arcp_io").setLevel(logging.ERROR)
     if options.loop == "trio":
-        anyio.run(_serve, options, backend="trio")
+        import trio
+
+        trio.run(_serve, options)
+    elif options.loop == "uvloop":
+        import uvloop
+
+        uvloop.run(_serve(options))
     else:
-        anyio.run(_serve, options, backend_options={"use_uvloop": options.loop == "uvloop"})
+        import asyncio
+
+        asyncio.run(_serve(options))
 
 
 async def _serve(options: Options) -> None:
@@ -89,6 +98,8 @@ async def _serve(options: Options) -> None:
 
 
 def _journal(path: str, full: bool) -> SqliteJournal:
+    from arcp_io import SqliteJournal
+
     return SqliteJournal(path, sync="full" if full else "normal")
 
 
