@@ -73,7 +73,7 @@ def heartbeats(count: int, interval: int, rounds: int, implementation: Implement
         idle: list[Session] = []
         for number in range(count):
             idle.append(stack.enter_context(server.connect(features=("heartbeat",))))
-            if number % 200 == 0:
+            if number % 50 == 0:
                 attend(idle, 0.0)
         attend(idle, SETTLING)
         cpu, seconds = server.cpu(), interval * rounds
@@ -91,9 +91,9 @@ SCENARIO = Scenario(
         Case("5000 finished jobs", anew, partial(finished_jobs, 5_000), repetitions=1),
         Case("20000 buffered events", anew, partial(buffered_events, 20_000), repetitions=1),
         Case(
-            "500 sessions, heartbeats every 2 s",
+            "500 sessions, heartbeats every 3 s",
             anew,
-            partial(heartbeats, 500, 2, 1),
+            partial(heartbeats, 500, 3, 1),
             repetitions=1,
             implementations=WITH_HEARTBEATS,
         ),
