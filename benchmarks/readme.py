@@ -108,7 +108,7 @@ def part(figures: Figures) -> str:
             cells += [_ours(rows.get(name), stand.get((*place, name), ())) for name in OURS]
             cells += [_bounds(line, "must"), _bounds(line, "aim")]
             written.append(f"| {line.scenario}) {line.what} | {' | '.join(cells)} |")
-    missed = [f"* {verdict}" for verdict in verdicts(figures) if not verdict.holds]
+    missed = [f"* {verdict.text}" for verdict in verdicts(figures) if not verdict.holds]
     written += ["", _about(figures), ""]
     written += ["Of the musts are missed:", "", *missed, ""] if missed else ["All musts hold.", ""]
     written += [f"![{plot.title}](benchmarks/plots/{plot.file}.svg)" for plot in PLOTS]
@@ -127,7 +127,7 @@ def _ours(row: Row | None, stand: Iterable[Verdict]) -> str:
     if row is None:
         return ""
     mark = _mark(list(stand))
-    of_peer = "" if row.ratio_to_peer is None else f" = {ratio(row.ratio_to_peer)}"
+    of_peer = f" = {ratio(row.ratio_to_peer)}" if row.ratio_to_peer and row.ratio_to_peer > 0 else ""
     return f"{number(row.value)}{of_peer}{mark}"
 
 
@@ -142,25 +142,39 @@ def _mark(stand: list[Verdict]) -> str:
 
 def _bounds(line: Line, which: str) -> str:
     """What is asked of ours, for trio only where it differs."""
-    texts: dict[Implementation, str] = defaultdict(str)
+    bounds: dict[Implementation, list[str]] = defaultdict(list)
     for target in TARGETS:
         if _place(target) == (line.scenario, line.case, line.metric):
-            bound = number(target.must if which == "must" else target.aim)
-            if target.to in (To.PEER, To.FLOOR, To.ASYNCIO):
-                bound = f"{ratio(target.must if which == 'must' else target.aim)} {target.to.value}"
-            elif target.to is To.CASE:
-                bound += f" of that of {target.other_case}"
-            texts[target.implementation] += f"{', ' if texts[target.implementation] else ''}{bound}"
-    asyncio, trio = texts[Implementation.ASYNCIO], texts[Implementation.TRIO]
+            bounds[target.implementation].append(
+                _bound(target, target.must if which == "must" else target.aim)
+            )
+    asyncio, trio = (", ".join(bounds[name]) for name in (Implementation.ASYNCIO, Implementation.TRIO))
     return f"{asyncio}; trio {trio}" if trio and trio != asyncio else asyncio
 
 
+def _bound(target: Target, value: float) -> str:
+    match target.to:
+        case To.PEER:
+            return f"{ratio(value)} PyPI"
+        case To.FLOOR:
+            return f"{ratio(value)} floor"
+        case To.ASYNCIO:
+            return f"{ratio(value)} asyncio"
+        case To.CASE:
+            return f"{number(value)} of that of {target.other_case}"
+        case To.REFERENCE | To.PLAIN:
+            return number(value)
+
+
 def _about(figures: Figures) -> str:
-    machine, scales = figures.machine, sorted(figures.scales().values())
-    quick = ", a quick run" if any(run["quick"] for run in figures.runs.values()) else ""
+    machine, runs, scales = figures.machine, figures.runs.values(), sorted(figures.scales().values())
+    quick = {run["quick"] for run in runs}
+    kind = "whole" if quick == {False} else "quick" if quick == {True} else "partly quick"
+    minutes = sum(run["seconds"] for run in runs) / 60
     return (
-        f"{machine['processor']}, {machine['cores']} cores, CPython {machine['python']}{quick}; a loop takes "
-        f"{scales[0]:.2f} to {scales[-1]:.2f} of its time on the machine of which the absolute bounds are."
+        f"A {kind} run of {minutes:.0f} minutes on {machine['processor']}, {machine['cores']} cores, "
+        f"CPython {machine['python']}; a loop takes {scales[0]:.2f} to {scales[-1]:.2f} of its time on the "
+        "machine of which the absolute bounds are."
     )
 
 

@@ -56,15 +56,20 @@ class Verdict(NamedTuple):
     holds: bool
     reaches_aim: bool
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """What was found, and what was asked for."""
         target = self.target
         sign = "≥" if target.least else "≤"
-        word = "aim" if self.reaches_aim else "held" if self.holds else "MISSED"
-        against = f"to {target.other_case}" if target.to is To.CASE else target.to.value.strip()
+        against = f" to {target.other_case}" if target.to is To.CASE else f" {target.to.value}".rstrip()
         return (
-            f"{word:7}{target.scenario} {target.case}, {target.metric}, {target.implementation}: "
-            f"{number(self.value)} {against} (must {sign} {number(target.must)}, aim {number(target.aim)})"
+            f"{target.scenario} {target.case}, {target.metric}, {target.implementation}: {number(self.value)}"
+            f"{against} (must {sign} {number(target.must)}, aim {number(target.aim)})"
         )
+
+    def __str__(self) -> str:
+        word = "aim" if self.reaches_aim else "held" if self.holds else "MISSED"
+        return f"{word:7}{self.text}"
 
 
 BURST = "burst n=20000"

@@ -152,10 +152,11 @@ def test_the_readme_says_what_was_missed() -> None:
     samples = {ASYNCIO: {"server_cpu_us": [9.0]}, PEER: {"server_cpu_us": [20.0]}}
     figures = _figures(rows_of("a", "burst n=20000", samples))
     figures.machine = {"processor": "any", "cores": 2, "python": "3.11.7"}
-    figures.runs["a"]["quick"] = True
+    figures.runs["a"] |= {"quick": True, "seconds": 120}
     written = readme.part(figures)
     assert "| a) event, agent never suspends: µs | 20 |  | 9 = 1/2.22 ✗ |" in written
-    assert "MISSED a burst n=20000, server_cpu_us, asyncio: 0.45 of the peer" in written
+    assert "* a burst n=20000, server_cpu_us, asyncio: 0.45 of the peer (must ≤ 0.111" in written
+    assert "A quick run of 2 minutes on any, 2 cores" in written
     with pytest.raises(ValueError, match="marks"):
         readme.with_figures("no marks", figures)
 

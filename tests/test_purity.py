@@ -11,6 +11,8 @@ from typing import Final
 
 import pytest
 
+from arcp_io.version import VERSION
+
 ROOT: Final = Path(__file__).parents[1]
 PROTO: Final = sorted((ROOT / "arcp_proto").glob("*.py"))
 IO: Final = sorted((ROOT / "arcp_io").rglob("*.py"))
@@ -188,6 +190,21 @@ def test_importing_the_core_loads_no_event_loop() -> None:
         {*LOOPS, "socket", "selectors", "ssl", "threading", "logging", "random", "secrets"}
     )
     assert "arcp_io" not in loaded
+
+
+def test_a_server_loads_nothing_of_the_client_side() -> None:
+    client = {"arcp_proto.client", "arcp_proto.client_handlers", "arcp_proto.recording"}
+    assert not client & _loaded_by("from arcp_io import App, serve")
+    assert client <= _loaded_by("from arcp_proto import Client, record")
+
+
+def test_the_version_is_told_before_anything_is_loaded() -> None:
+    before, told = _loaded_by(""), _loaded_by("from arcp_io.cli import main; main(['--version'])")
+    assert {name for name in told - before if not name.startswith("arcp_io")} <= {
+        "__future__",
+        "arcp-io",
+        VERSION,
+    }
 
 
 def test_importing_the_drivers_loads_nothing_of_a_loop() -> None:

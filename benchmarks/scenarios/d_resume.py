@@ -29,7 +29,10 @@ def replay(count: int, server: Server) -> Metrics:
 
 def _case(count: int) -> Case:
     quick = count in (1_000, 10_000, 40_000)
-    return Case(f"n={count}", serving(), partial(replay, count), quick, count <= 10_000)
+    repetitions = 2 if count == 100_000 else None
+    return Case(
+        f"n={count}", serving(), partial(replay, count), quick, count <= 10_000, repetitions=repetitions
+    )
 
 
 SCENARIO = Scenario(
