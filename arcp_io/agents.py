@@ -67,7 +67,6 @@ class AgentHost:
         self._beginning = 0
         """Agents that were started, and have not begun to run."""
         self._held = False
-        self._cancelled = anyio.get_cancelled_exc_class()
 
     # As the host of a pump.
 
@@ -277,7 +276,7 @@ class AgentHost:
 
     def _is_stop(self, error: BaseException) -> bool:
         """Whether nothing but the stop of the agent ended it."""
-        stops = (self._cancelled, AgentStopped, JobOver)
+        stops = (anyio.get_cancelled_exc_class(), AgentStopped, JobOver)
         if isinstance(error, BaseExceptionGroup):
             return error.split(stops)[1] is None
         return isinstance(error, stops)

@@ -10,8 +10,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
-from anyio.from_thread import BlockingPortal
-
 from arcp_proto.events import Body, EventKind
 
 from . import bodies
@@ -21,6 +19,8 @@ from .errors import AgentStopped, JobOver
 from .running import RunningJob
 
 if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
+
     from arcp_proto.budget import Cost
     from arcp_proto.credentials import Credential
 

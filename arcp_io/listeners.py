@@ -18,7 +18,7 @@ RETRY_DELAY: Final = 0.1
 
 async def open_listeners(host: str, port: int) -> list[socket.socket]:
     """Listen on every address of a host, on one port; 0: a free one. Raises OSError."""
-    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found = await _addresses(host, port)
     listeners: list[socket.socket] = []
     try:
         for family, _, _, _, address in dict.fromkeys(found):
@@ -30,6 +30,14 @@ async def open_listeners(host: str, port: int) -> list[socket.socket]:
             listener.close()
         raise
     return listeners
+
+
+async def _addresses(host: str, port: int) -> Any:
+    kind, passive = socket.SOCK_STREAM, socket.AI_PASSIVE
+    try:  # Nobody has to be asked for what is an address.
+        return socket.getaddrinfo(host, port, type=kind, flags=passive | socket.AI_NUMERICHOST)
+    except (socket.gaierror, UnicodeError):
+        return await anyio.getaddrinfo(host, port, type=kind, flags=passive)
 
 
 def is_loopback(host: str) -> bool:

@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, Protocol
 
-import anyio
-
 from .stream import ByteStream, StreamTransport
 
 Connected = Callable[[ByteStream], StreamTransport]
@@ -27,6 +25,19 @@ class AgentTask(Protocol):
         """Whether it has ended."""
 
 
+class Event(Protocol):
+    """Something that happens once."""
+
+    def set(self) -> object:
+        """It has happened."""
+
+    def is_set(self) -> bool:
+        """Whether it has."""
+
+    async def wait(self) -> object:
+        """Until it has."""
+
+
 class Listening(Protocol):
     """A socket that is being listened on."""
 
@@ -39,7 +50,6 @@ class Loop(Protocol):
 
     failure: BaseException | None
     """What `crash` was called with first."""
-    on_crash: Callable[[], object]
 
     @property
     def name(self) -> Literal["asyncio", "trio"]:
@@ -75,6 +85,9 @@ class Loop(Protocol):
 
     async def checkpoint(self) -> None:
         """Let others run."""
+
+    def event(self) -> Event:
+        """An event of this loop."""
 
     # Streams.
 
@@ -119,14 +132,7 @@ async def open_loop() -> AsyncIterator[Loop]:
     A crash cancels the block, and is raised when it is left.
     """
     async with _native() as loop:
-        scope = anyio.CancelScope()
-        loop.on_crash = scope.cancel
-        try:
-            with scope:
-                yield loop
-        finally:
-            if loop.failure is not None:
-                raise loop.failure
+        yield loop
 
 
 def _native() -> AbstractAsyncContextManager[Loop]:

@@ -9,7 +9,6 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import anyio
-import anyio.lowlevel
 
 from arcp_proto.authority import any_model
 from arcp_proto.budget import COST_BUDGET
@@ -371,7 +370,9 @@ class RunningJob:
         """Let others run, when enough was said since the last time."""
         if self._load >= BYTES_BETWEEN_TURNS or self._pump.now() >= self._turn_due:
             if self.stopping:
-                await anyio.lowlevel.cancel_shielded_checkpoint()
+                from anyio.lowlevel import cancel_shielded_checkpoint
+
+                await cancel_shielded_checkpoint()
             else:
                 await self._loop.checkpoint()
             self._load = 0

@@ -72,8 +72,8 @@ class Server:
             keeper.attach(self.pump, self._agents.hold)
         self._listening: list[Listening] = []
         self._shutting_down = False
-        self._connection_ended = anyio.Event()
-        self._ended = anyio.Event()
+        self._connection_ended = loop.event()
+        self._ended = loop.event()
 
     async def shut_down(self, drain: float = DRAIN) -> None:
         """Accept no more, give running jobs `drain` seconds, cancel the rest, close all; return at the end.

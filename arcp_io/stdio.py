@@ -8,10 +8,12 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
-from anyio.abc import Process
+
+if TYPE_CHECKING:
+    from anyio.abc import Process
 
 EXIT_TIMEOUT: Final = 2.0
 """Seconds that a child has to end after its input has, and again after it was asked to terminate."""

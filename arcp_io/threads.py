@@ -8,15 +8,17 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import partial
-from typing import Any, Generic, TypeVar
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
-from anyio.from_thread import BlockingPortal
 
 from .blocking import BlockingJobContext
 from .errors import InternalError
 from .running import RunningJob
+
+if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
 
 logger = logging.getLogger("arcp_io")
 
@@ -28,8 +30,11 @@ class Threads:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._free = anyio.CapacityLimiter(limit)
         self._jobs: list[RunningJob] = []
+
+    @cached_property
+    def _free(self) -> anyio.CapacityLimiter:
+        return anyio.CapacityLimiter(self._limit)
 
     @property
     def outlived(self) -> int:
@@ -54,6 +59,8 @@ class Threads:
         return worker.result()
 
     async def _call(self, running: RunningJob) -> Worker[Any]:
+        from anyio.from_thread import BlockingPortal
+
         async with anyio.create_task_group() as tasks, BlockingPortal() as portal:
             job = BlockingJobContext(running, portal)
             call = partial(running.agent.function, job, running.start.input)
@@ -110,6 +117,8 @@ class Worker(Generic[T]):
 
 async def call_in_thread(function: Callable[[], T], *, name: str) -> T:
     """What a plain function returns, run beside the loop; cancelled, it leaves the thread to itself."""
+    from anyio.from_thread import BlockingPortal
+
     async with BlockingPortal() as portal:
         worker = Worker(portal, function, name=name)
         await worker.wait()

@@ -198,6 +198,27 @@ def test_a_server_loads_nothing_of_the_client_side() -> None:
     assert client <= _loaded_by("from arcp_proto import Client, record")
 
 
+SERVING: Final = """
+import asyncio, os, sys
+from arcp_io import App, serve
+
+async def main():
+    async with serve(App("example", "1", tokens={"s3cret": "alice"}), port=0):
+        print(*sys.modules, flush=True)
+        os._exit(0)
+
+asyncio.run(main())
+"""
+
+
+def test_a_server_on_asyncio_starts_without_what_only_anyio_needs() -> None:
+    loaded = _loaded_by(SERVING)
+    assert "arcp_io.serving" in loaded
+    assert not [
+        name for name in loaded if name.startswith(("anyio._backends", "anyio.from_thread", "sqlite3"))
+    ]
+
+
 def test_the_version_is_told_before_anything_is_loaded() -> None:
     before, told = _loaded_by(""), _loaded_by("from arcp_io.cli import main; main(['--version'])")
     assert {name for name in told - before if not name.startswith("arcp_io")} <= {

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Literal
 
 import anyio
@@ -25,7 +26,7 @@ class AsyncioLoop:
 
     def __init__(self) -> None:
         self.failure: BaseException | None = None
-        self.on_crash: Callable[[], object] = _nothing
+        self._on_crash: Callable[[], object] = _nothing
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: dict[AgentTask, asyncio.Task[None]] = {}
@@ -50,7 +51,27 @@ class AsyncioLoop:
     def crash(self, error: BaseException) -> None:
         if self.failure is None:
             self.failure = error
-            self.on_crash()
+            self._on_crash()
+
+    def event(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    @asynccontextmanager
+    async def guard(self) -> AsyncIterator[None]:
+        """A block that a crash cancels; it is left with what the crash was."""
+        try:
+            async with asyncio.timeout(None) as crash:
+                self._on_crash = partial(crash.reschedule, 0)
+                try:
+                    yield
+                finally:
+                    self._on_crash = _nothing
+        except TimeoutError:
+            if self.failure is None:
+                raise
+        finally:
+            if self.failure is not None:
+                raise self.failure
 
     # Tasks.
 
@@ -158,7 +179,8 @@ async def open_asyncio_loop() -> AsyncIterator[AsyncioLoop]:
     """See `arcp_io.loop.open_loop`."""
     loop = AsyncioLoop()
     try:
-        yield loop
+        async with loop.guard():
+            yield loop
     finally:
         await loop.aclose()
 

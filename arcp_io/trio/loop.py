@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal
 
 import trio
@@ -52,7 +52,7 @@ class TrioLoop:
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.failure: BaseException | None = None
-        self.on_crash: Callable[[], object] = _nothing
+        self._on_crash: Callable[[], object] = _nothing
         self._nursery = nursery
         self._token = trio.lowlevel.current_trio_token()
         self._tasks: dict[AgentTask, TrioTask] = {}
@@ -84,7 +84,7 @@ class TrioLoop:
     def crash(self, error: BaseException) -> None:
         if self.failure is None:
             self.failure = error
-            self.on_crash()
+            self._on_crash()
 
     async def keep(self) -> None:
         """Call what is due, and what was asked for soon, until cancelled."""
@@ -133,6 +133,20 @@ class TrioLoop:
     async def checkpoint(self) -> None:
         await trio.lowlevel.checkpoint()
 
+    def event(self) -> trio.Event:
+        return trio.Event()
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """A block that a crash cancels; it is left with what the crash was."""
+        with trio.CancelScope() as crash:
+            self._on_crash = crash.cancel
+            try:
+                yield
+            finally:
+                if self.failure is not None:
+                    raise self.failure
+
     async def _run(self, task: TrioTask, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._begun += 1
         try:
@@ -173,7 +187,8 @@ async def open_trio_loop() -> AsyncIterator[TrioLoop]:
         loop = TrioLoop(nursery)
         loop.start(loop.keep, "arcp timer")
         try:
-            yield loop
+            with loop.guard():
+                yield loop
         except trio.Cancelled:
             raise
         except BaseException as error:
