@@ -113,11 +113,12 @@ TARGETS: Final[tuple[Target, ...]] = (
     Target("j", "receive n=20000", "client_cpu_us", ASYNCIO, To.PEER, 2.5 / 7.9, 1.5 / 7.9),
     Target("k", "burst n=20000", "events_per_s", ASYNCIO, To.PEER, 6, 9, least=True),
     Target("l", "normal n=5000", "events_per_s", ASYNCIO, To.PEER, 20, 30, least=True),
-    Target("o", "import", "ms", ASYNCIO, To.REFERENCE, 60, 50, peer=119),
+    Target("o", "import", "ms", ASYNCIO, To.REFERENCE, 60, 15, peer=119),
     Target("o", "start to first welcome", "ms", ASYNCIO, To.PEER, 0.7, 0.6),
-    Target("o", "--version", "ms", ASYNCIO, To.REFERENCE, 60, 35, peer=168),
+    Target("o", "--version", "ms", ASYNCIO, To.REFERENCE, 60, 15, peer=168),
 )
-"""Ratios decide where there are any; what has no bound for an aim has one that we chose."""
+"""Ratios decide where there are any. An aim that we chose stands where none was asked for, and where the one
+that was asked for is far behind us: 50 for the import, 35 for the version."""
 
 
 Place = tuple[str, str, str, Implementation]
