@@ -16,6 +16,11 @@ def place(home: int, count: int = ALL) -> int:
     return home * _HOME + count if home else 0
 
 
+def behind(at: int, homes: int) -> int:
+    """The place so many home numbers behind this one."""
+    return at + homes * _HOME
+
+
 def home_of(at: int) -> int:
     """The home number of a place."""
     return at // _HOME

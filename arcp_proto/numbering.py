@@ -21,6 +21,8 @@ class Numbering:
 
     __slots__ = (
         "_began_at",
+        "_followed",
+        "_followed_count",
         "_held",
         "_job_limit",
         "_jobs",
@@ -41,6 +43,9 @@ class Numbering:
         self._window = window
         self._seen: set[Key] = set()
         self._order: deque[Key] = deque()
+        self._followed: deque[tuple[int, str, Sequence[str]]] = deque()
+        """What `follow` has noted, and `offer` has not needed so far: first number, job, envelope ids."""
+        self._followed_count = 0
         self._held: dict[int, list[tuple[Envelope, int]]] = {}
         self._jobs: dict[str | None, int] = {}
         self._job_limit = jobs
@@ -49,6 +54,8 @@ class Numbering:
 
     def offer(self, seq: int, envelope: Envelope, size: int) -> Sequence[Envelope]:
         """What may be handled now that this envelope of `size` bytes has come, in order."""
+        if self._followed:
+            self._remember_followed()
         key = (seq, envelope.job_id, envelope.id)
         if key in self._seen:
             return ()
@@ -56,17 +63,28 @@ class Numbering:
             return ()
         self._remember(key)
         if seq <= self.last:
-            self._reached(seq, envelope)
+            self._reached(seq, envelope.job_id)
             return (envelope,)
         if seq > self.last + 1:
             self._held.setdefault(seq, []).append((envelope, size))
             self.held_count += 1
             self.held_bytes += size
             return ()
-        self.last = self._jobs[envelope.job_id] = seq
-        if len(self._jobs) > self._job_limit:
-            del self._jobs[next(iter(self._jobs))]
+        self.last = seq
+        self._reached(seq, envelope.job_id)
         return (envelope, *self._release()) if self._held else (envelope,)
+
+    def follow(self, job_id: str, ids: Sequence[str]) -> None:
+        """Envelopes of one job have the numbers behind `last`, by their ids, and nothing is held.
+
+        They are no copies: whatever is known has no later number than `last`.
+        """
+        self._followed.append((self.last + 1, job_id, ids))
+        self._followed_count += len(ids)
+        while self._followed_count - len(self._followed[0][2]) >= self._window:
+            self._followed_count -= len(self._followed.popleft()[2])
+        self.last += len(ids)
+        self._reached(self.last, job_id)
 
     def resume(self) -> None:
         """The session goes on behind `last`: what is held comes again, and is no copy then."""
@@ -96,15 +114,22 @@ class Numbering:
             self.held_count -= len(found)
             self.held_bytes -= sum(size for _, size in found)
             for envelope, _ in found:
-                self._reached(self.last, envelope)
+                self._reached(self.last, envelope.job_id)
                 released.append(envelope)
         return released
 
-    def _reached(self, seq: int, envelope: Envelope) -> None:
+    def _reached(self, seq: int, job_id: str | None) -> None:
         jobs = self._jobs
-        jobs[envelope.job_id] = max(seq, jobs.get(envelope.job_id, 0))
+        jobs[job_id] = max(seq, jobs.get(job_id, 0))
         if len(jobs) > self._job_limit:
             del jobs[next(iter(jobs))]
+
+    def _remember_followed(self) -> None:
+        for first, job_id, ids in self._followed:
+            for seq, envelope_id in enumerate(ids, first):
+                self._remember((seq, job_id, envelope_id))
+        self._followed.clear()
+        self._followed_count = 0
 
     def _remember(self, key: Key) -> None:
         self._seen.add(key)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto.acks import ACK_INTERVAL, Acks
-from arcp_proto.client_jobs import FollowedJob
+from arcp_proto.client_jobs import FollowedJob, place
 from arcp_proto.ids import SECOND, JobId, Time
 
 A, B = JobId("job_a"), JobId("job_b")
@@ -133,3 +133,65 @@ def test_the_cursor_is_the_number_before_the_first_that_is_open(order: list[int]
     for seq in order[:count]:
         acks.done(seq, A)
     assert acks.cursor(14) == min(order[count:], default=15) - 1
+
+
+Step = tuple[str, int, int]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["run", "run", "one", "done", "done", "all", "again", "session"]),
+            st.integers(0, 12),
+            st.integers(1, 5),
+        ),
+        max_size=40,
+    )
+)
+def test_a_run_is_processed_as_its_events_are(steps: list[Step]) -> None:
+    runs, ones = Acks(NOW), Acks(NOW)
+    jobs = [[FollowedJob(job_id, observed=False) for job_id in (A, B)] for _ in range(2)]
+    last = 0
+    for what, number, count in steps:
+        which = number % 2
+        job_id = (A, B)[which]
+        if what == "run":
+            runs.run_handed_out(
+                last + 1, [10 * size for size in range(count)], jobs[0][which], place(last + 1)
+            )
+            for size in range(count):
+                seq = last + 1 + size
+                ones.handed_out(seq, job_id, 10 * size, jobs[1][which], place(seq))
+            last += count
+        elif what in ("one", "again"):
+            seq = last + 1 if what == "one" else min(number, last)
+            last = max(last, seq)
+            for acks, (*followed,) in zip((runs, ones), jobs, strict=True):
+                acks.handed_out(seq, job_id, count, followed[which], place(seq))
+        elif what == "done":
+            for acks in (runs, ones):
+                acks.done(number, job_id)
+        elif what == "all":
+            runs.all_done(number, number + count, job_id)
+            for seq in range(number, number + count + 1):
+                ones.done(seq, job_id)
+        else:
+            last = 0
+            for acks in (runs, ones):
+                acks.begin_session(NOW)
+        assert runs.cursor(last) == ones.cursor(last)
+        assert (runs.size, runs.processed) == (ones.size, ones.processed)
+        assert [job.stored for job in jobs[0]] == [job.stored for job in jobs[1]]
+    for acks in (runs, ones):
+        for seq in range(last + 1):
+            for job_id in (A, B) * 50:
+                acks.done(seq, job_id)
+    assert (runs.size, runs._open, runs._runs, list(runs._order)) == (ones.size, ones._open, {}, [])
+
+
+def test_memory_is_bounded_by_what_is_not_processed_of_runs() -> None:
+    acks, job = Acks(NOW), FollowedJob(A, observed=False)
+    for first in range(1, 3000, 3):
+        acks.run_handed_out(first, [1, 1, 1], job, place(first))
+        acks.all_done(first, first + 2, A)
+    assert (len(acks._runs), len(acks._order), acks.size, job.stored) == (0, 0, 0, place(3000))

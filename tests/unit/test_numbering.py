@@ -148,3 +148,23 @@ def test_memory_is_bounded_by_the_window_and_what_is_held(arrivals: list[int]) -
     for seq in arrivals:
         offer(numbering, envelope(seq))
         assert len(numbering._seen) == len(set(numbering._order)) <= 8
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 30), st.sampled_from("ab")), max_size=40))
+def test_what_follows_is_known_as_what_was_offered_is(steps: list[tuple[int, int, str]]) -> None:
+    followed, offered = Numbering(8, jobs=2), Numbering(8, jobs=2)
+    for what, number, copy in steps:
+        if what < 2 and not followed.held_count:
+            job_id, first = f"job_{number % 3}", followed.last + 1
+            run = [envelope(seq, job_id, copy) for seq in range(first, first + number % 12 + 1)]
+            followed.follow(job_id, [one.id for one in run])
+            assert offer(offered, *run) == [one.id for one in run]
+        elif what == 2 and number == 1:
+            followed.resume()
+            offered.resume()
+        else:
+            one = envelope(number, f"job_{number % 3}", copy)
+            assert offer(followed, one) == offer(offered, one)
+        assert (followed.last, followed._jobs) == (offered.last, offered._jobs)
+        assert (followed.held_count, followed.missing()) == (offered.held_count, offered.missing())
+        assert followed._followed_count < 8 + 12
