@@ -161,7 +161,8 @@ def on_event(
             session.assembly.add(job_id, event.body, replayed=event.source_seq is not None)
     seq = _hand_out(session, envelope, job_id, job, event.source_seq)
     value = _taken_out(event.body) if event.kind == "status" else None
-    client.happened(JobEmitted(job_id, seq, event.kind, event.ts, event.body, event.source_seq, value))
+    size = len(envelope.payload) + EVENT_BYTES
+    client.happened(JobEmitted(job_id, seq, event.kind, event.ts, event.body, event.source_seq, value, size))
 
 
 def on_result(

@@ -331,6 +331,8 @@ class JobEmitted(msgspec.Struct):
     body: dict[str, Any]
     source_seq: int | None = None
     value: Secret | None = None
+    size: int = 0
+    """Bytes that it takes, about: what is not processed is bounded by them."""
 
 
 class CancelAnswered(msgspec.Struct):

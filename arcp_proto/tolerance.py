@@ -37,6 +37,8 @@ FINAL_STATUS: Final[Mapping[str, str]] = {ErrorCode.CANCELLED: "cancelled", Erro
 FINAL_STATUSES: Final = ("success", "error", "cancelled", "timed_out")
 """The statuses of a job that is over, in our words (§7.3)."""
 
+_LEVELS: Final = frozenset(events.LEVELS.values())
+
 CODES: Final[Mapping[str, str]] = {"INTERNAL": ErrorCode.INTERNAL_ERROR.value}
 """Error codes under other names; unknown ones are kept as they are."""
 
@@ -284,15 +286,24 @@ def _repair_event(fields: Fields) -> None:
 
 
 def _settle_event(event: messages.JobEvent, envelope: wire.Envelope) -> None:
-    synonyms = events.SYNONYMS.get(event.kind)
-    if synonyms is not None and not synonyms.keys().isdisjoint(event.body):
-        event.body = events.renamed(event.body, synonyms)
-    match event.kind, event.body:
-        case "log", {"level": str(level)}:
+    event.body = settled_body(event.kind, event.body)
+
+
+def settled_body(kind: str, body: Fields) -> Fields:
+    """The body of an event in our words."""
+    synonyms = events.SYNONYMS.get(kind)
+    if synonyms is not None and not synonyms.keys().isdisjoint(body):
+        body = events.renamed(body, synonyms)
+    if kind == "log":
+        level = body.get("level")
+        if isinstance(level, str) and level not in _LEVELS:
             word = level.lower().replace("-", "+").partition("+")[0]  # Go has levels between levels: INFO+2.
-            event.body["level"] = events.LEVELS.get(word, word)
-        case "status", {"phase": "credential_rotated", "details": {"id": str(id_), "value": str(value)}}:
-            event.body = {"id": id_, "value": value, **event.body}
+            body["level"] = events.LEVELS.get(word, word)
+    elif kind == "status":
+        match body:
+            case {"phase": "credential_rotated", "details": {"id": str(id_), "value": str(value)}}:
+                body = {"id": id_, "value": value, **body}
+    return body
 
 
 def _repair_result(fields: Fields) -> None:

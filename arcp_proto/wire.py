@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Final, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -85,14 +85,27 @@ def decoder_of(shape: type[T]) -> Callable[[bytes | msgspec.Raw], T]:
     msgspec takes 10 us for a float near the end of the range, 2 us a byte: what is not short and has
     exponents is given to a decoder that lets `float` read each number, which is even.
     """
-    decode = msgspec.json.Decoder(shape).decode
-    decode_evenly = msgspec.json.Decoder(shape, float_hook=_float).decode
+    return Decoders(shape).either
 
-    def decode_either(data: bytes | msgspec.Raw) -> T:
+
+class Decoders(Generic[T]):
+    """What decodes messages of exactly one shape; raises ValueError or RecursionError for any other.
+
+    Nothing but the shape is checked: not what has no place in it, nor how deep what may be anything nests.
+    """
+
+    def __init__(self, shape: type[T]) -> None:
+        self._short = msgspec.json.Decoder(shape).decode
+        self._evenly = msgspec.json.Decoder(shape, float_hook=_float).decode
+
+    def either(self, data: bytes | msgspec.Raw) -> T:
+        """One message, of whatever length."""
         text = bytes(data)
-        return decode_evenly(data) if len(text) > _SHORT and has_exponents(text) else decode(data)
+        return self._evenly(data) if len(text) > _SHORT and has_exponents(text) else self._short(data)
 
-    return decode_either
+    def suited_to(self, messages: Iterable[bytes]) -> Callable[[bytes], T]:
+        """What decodes each of these; at its best when all are short."""
+        return self._short if max(map(len, messages), default=0) <= _SHORT else self.either
 
 
 def has_exponents(data: bytes) -> bool:

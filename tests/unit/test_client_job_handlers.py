@@ -264,14 +264,16 @@ def test_the_end_of_a_job_answers_its_cancels_first(
 def test_an_event(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     event = runtime.only(JobEmitted, runtime.say("job.event", log(), job_id=JOB, event_seq=1))
-    assert event == JobEmitted(JOB, 1, "log", "2026-01-01T00:00:00Z", {"level": "info", "message": "hi"})
+    body = {"level": "info", "message": "hi"}
+    assert event == JobEmitted(JOB, 1, "log", "2026-01-01T00:00:00Z", body, size=event.size)
+    assert event.size >= len(json.dumps(body))
 
 
 def test_an_event_of_another_job_without_a_number(runtime: ScriptedRuntime) -> None:
     event = runtime.only(
         JobEmitted, runtime.say("job.event", {"kind": "x-vendor.a.b", "body": 5, "job_id": "job_9"})
     )
-    assert event == JobEmitted(JobId("job_9"), 0, "x-vendor.a.b", "", {"value": 5})
+    assert event == JobEmitted(JobId("job_9"), 0, "x-vendor.a.b", "", {"value": 5}, size=event.size)
 
 
 def test_a_copy_of_an_event_is_nothing(runtime: ScriptedRuntime) -> None:
