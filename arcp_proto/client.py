@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from . import client_handlers, commands, flow, messages, recovery, resuming, wire
+from . import client_handlers, commands, event_runs, flow, messages, recovery, resuming, wire
 from .client_session import ClientSession
 from .connection import Connection, Framing, Phase
 from .entropy import Entropy
@@ -252,16 +252,16 @@ class Client(Machine):
         self.enter(now, "list_jobs", *which)
         return self._ask(RequestKind.LIST, None, message, size)
 
-    def processed(self, job_id: JobId, seq: int, *, now: int) -> None:
+    def processed(self, job_id: JobId, seq: int, since: int | None = None, *, now: int) -> None:
         """The user has done with a `JobEmitted` or a `JobEnded`: what the acks of this client tell (§6.5).
 
-        Call it for each of them that has a `seq`, in the order of the job; again, or after the end of the
-        session, is harmless.
+        Call it for each of them that has a `seq`, in the order of the job, or once for all of a job that have
+        the numbers from `since` to `seq`; again, or after the end of the session, is harmless.
         """
-        self.enter(now, "processed", job_id, seq)
+        self.enter(now, "processed", job_id, seq, *(() if since is None else (since,)))
         session = self.session
         if session is not None:
-            session.acks.done(seq, job_id)
+            session.acks.all_done(seq if since is None else since, seq, job_id)
             if session.attached and self.connection is not None:
                 flow.ack_soon(self, self.connection, session)
         self.done()
@@ -300,6 +300,11 @@ class Client(Machine):
         if self.connection is not None:
             self.close_connection(self.connection, CLOSE_GOING_AWAY, "the session was left", flush=True)
         self.done()
+
+    def receive_all(self, connection: Connection, messages: Sequence[bytes], *, now: int) -> int:
+        if self.recorder is not None or connection.framing is not Framing.MESSAGES:
+            return super().receive_all(connection, messages, now=now)
+        return event_runs.receive_all(self, connection, messages, now=now)
 
     # For handlers.
 

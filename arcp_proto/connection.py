@@ -131,19 +131,10 @@ class Connection:
         Never raises for what a peer sends. Raises LocalProtocolError when `reading` is off and what is
         held is already far over its limit.
         """
-        machine = self._machine
         if self._overfull:
             raise LocalProtocolError("reading is off: receive nothing until `reading` is on again")
-        if self.framing is Framing.MESSAGES:
-            machine.enter(now, "message", self.number, data)
-            self._deliver(data)
-        else:
-            machine.enter(now, "heard", self.number)
-            self.heard_at = machine.now
-            if self.phase not in _DEAF:
-                self._lines.feed(data)
-                self._deliver_lines()
-        return machine.leave()
+        self._machine.hear(self, data, now=now)
+        return self._machine.leave()
 
     def too_large(self, *, now: int) -> Output:
         """A WebSocket message is larger than `message_limit`, by its header: refuse and close 1009."""
@@ -350,7 +341,8 @@ class Connection:
 
     # Receiving.
 
-    def _deliver(self, message: bytes) -> None:
+    def deliver(self, message: bytes) -> None:
+        """A message has come."""
         self.heard_at = self._machine.now
         if self.phase in _DEAF:
             return  # What was in flight when we closed is not an error.
@@ -358,6 +350,13 @@ class Connection:
             self._machine.refuse_too_large(self)
         else:
             self._accept(message)
+
+    def deliver_bytes(self, data: bytes) -> None:
+        """Bytes of lines have come."""
+        self.heard_at = self._machine.now
+        if self.phase not in _DEAF:
+            self._lines.feed(data)
+            self._deliver_lines()
 
     def _deliver_lines(self) -> None:
         while self.phase not in _DEAF and self._holds_more:

@@ -116,6 +116,18 @@ class Machine(ABC):
 
     # Inputs that both machines know.
 
+    def receive_all(self, connection: Connection, messages: Sequence[bytes], *, now: int) -> int:
+        """Inputs as of `Connection.receive`, for each message in its order; `take` follows.
+
+        Returns how many were carried out: the rest waits until `reading` is on again.
+        """
+        taken = 0
+        while taken < len(messages) and takes(connection):
+            self.hear(connection, messages[taken], now=now)
+            self.done()
+            taken += 1
+        return taken
+
     def handle_timer(self, *, now: int) -> Output:
         """A deadline may have come; early, late or twice is harmless."""
         self.enter(now, "handle_timer")
@@ -132,6 +144,15 @@ class Machine(ABC):
         self.done()
 
     # For handlers and nouns.
+
+    def hear(self, connection: Connection, data: bytes, *, now: int) -> None:
+        """Begin the input of a message, or of bytes of lines, and carry it out; its end follows."""
+        if connection.framing is Framing.MESSAGES:
+            self.enter(now, "message", connection.number, data)
+            connection.deliver(data)
+        else:
+            self.enter(now, "heard", connection.number)
+            connection.deliver_bytes(data)
 
     @property
     def wants_input(self) -> bool:
@@ -188,6 +209,10 @@ class Machine(ABC):
     def happened(self, event: Event) -> None:
         """Tell the host."""
         self._events.append(event)
+
+    def all_happened(self, events: Sequence[Event]) -> None:
+        """Tell the host of each of them."""
+        self._events += events
 
     def mark_writable(self, connection: Connection) -> None:
         """The connection has something to pull."""
@@ -373,6 +398,11 @@ class Machine(ABC):
             self._requests.append(request)
             passed += 1
         del self._gated[:passed]
+
+
+def takes(connection: Connection) -> bool:
+    """Whether a message may be received: what comes in while a connection closes is dropped there."""
+    return connection.phase in (Phase.CLOSING, Phase.CLOSED) or connection.reading
 
 
 def cut(message: str) -> str:

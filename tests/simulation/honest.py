@@ -67,7 +67,8 @@ class ClientEnd:
 
     def receive(self, data: bytes) -> None:
         if not self._gone:
-            self._owner.carry_out(self.connection.receive(data, now=self._owner.now))
+            self.machine.receive_all(self.connection, [data], now=self._owner.now)
+            self._owner.carry_out(self.machine.take())
 
     def ended(self, reason: str) -> None:
         self.link.up.end()
