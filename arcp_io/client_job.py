@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias
 
 import anyio
+import anyio.lowlevel
 import msgspec
 
 from arcp_proto.errors import ErrorCode
-from arcp_proto.ids import JobId
+from arcp_proto.ids import MILLISECOND, JobId
 from arcp_proto.output import JobAccepted, JobEmitted, JobEnded, Subscribed
 
 from .client_answers import again
 from .errors import ArcpError, ConnectionLost, HistoryCut, ResultIncomplete, error_for
+from .inbox import Inbox
 
 if TYPE_CHECKING:
     from arcp_proto.credentials import Credential
-    from arcp_proto.secret import Secret
 
     from .session_jobs import SessionJobs
 
@@ -27,14 +28,17 @@ Event: TypeAlias = JobEmitted
 """One event of a job (§8.1): `kind`, `body`, `ts`, `seq` (its number in the session), `job_id`, `source_seq`
 (its number where it was submitted, when the job is observed)."""
 
-EVENT_BYTES: Final = 200
-"""What an event takes beside its body."""
 GRACE: Final = 5.0
 """Seconds from the end of a loop until the event that it was left with counts as processed, with the session
 still open: by then whoever failed with it has left the session too."""
 OVERFLOW = 64 * 1024 * 1024
 """Bytes that a full buffer may grow to while somebody waits for what stands behind its events."""
+LOOK_EVERY: Final = 16
+"""Events that an iterator has ready, and returns without looking at the clock."""
+TURN_EVERY: Final = MILLISECOND
+"""For so long it does so without letting others run."""
 ENDED_AS: Final = {"cancelled": ErrorCode.CANCELLED, "timed_out": ErrorCode.TIMEOUT}
+_VALUE: Final = attrgetter("value")
 
 
 class Job:
@@ -75,16 +79,13 @@ class Job:
         self._jobs = jobs
         self._holding = jobs.holding
         self._buffer_size = buffer_size
-        self._buffer: deque[tuple[Event | HistoryCut, int]] = deque()
-        self._size = 0
+        self._inbox = Inbox(jobs, job_id)
         self._full = self._overflowing = False
         self.stored = not claimed
         """Whether another process has followed it before."""
         self._claimed = claimed
         """Somebody has asked for it, in this process. Until then its events wait for somebody who does."""
         self._wanted = True
-        self._taken = 0
-        """Number of the event that the iterator has and has not done with; 0: none."""
         self._letting_go = False
         self._iterator: weakref.ref[_Events] | None = None
         self._arrived: anyio.Event | None = None
@@ -138,8 +139,8 @@ class Job:
             # Nobody will ask for the next event: there is no iterator, or it waits for us.
             self._wanted = False
             if events is None:
-                self._done_with_taken()
-            while self._buffer:
+                self._inbox.done_with_taken()
+            while self._inbox.waiting:
                 self._drop_oldest()
             self._look_at_buffer()
             self._look_at_end()
@@ -192,7 +193,7 @@ class Job:
         if subscribed.history_from is not None:
             self.history_from = subscribed.history_from
             if subscribed.request_id is None and self._wanted:
-                self._buffer.append((self._cut(subscribed.history_from), 0))
+                self._inbox.waiting.append(self._cut(subscribed.history_from))
                 self._wake()
 
     def claim(self) -> None:
@@ -208,26 +209,25 @@ class Job:
 
     def make_room(self, size: int) -> None:
         """Drop the oldest events, up to this many bytes, unless somebody is to have them."""
-        floor = self._size - size
-        while self._buffer and self._size > floor and not self._kept:
+        floor = self._inbox.size - size
+        while self._inbox.waiting and self._inbox.size > floor and not self._kept:
             self._drop_oldest()
         self._look_at_end()
 
-    def emitted(self, event: Event) -> None:
-        """An event has come."""
-        self.events_received += 1
-        self.last_seq = event.source_seq or event.seq
-        if event.value is not None:
-            self._rotated(event.body.get("id"), event.value)
+    def emitted(self, events: Sequence[Event]) -> None:
+        """Events have come, one at least."""
+        last = events[-1]
+        self.events_received += len(events)
+        self.last_seq = last.source_seq or last.seq
+        for event in filter(_VALUE, events):
+            self._rotated(event)
         if not self._wanted:
-            self._dropped(event)
+            for event in events:
+                self._dropped(event)
             return
-        size = len(msgspec.json.encode(event.body)) + EVENT_BYTES
-        self._buffer.append((event, size))
-        self._size += size
-        self._jobs.size += size
+        self._inbox.add(events)
         self._wake()
-        if self._size > self._buffer_size:
+        if self._inbox.size > self._buffer_size:
             self._look_at_buffer()
         if self._jobs.size > self._jobs.room:
             self._jobs.make_room()
@@ -259,7 +259,7 @@ class Job:
         """Nobody observes it any more: its iteration ends."""
         self._left = True
         if not self._iterating:
-            self._done_with_taken()
+            self._inbox.done_with_taken()
         self.lost(ConnectionLost("the job is not observed any more", job_id=self.id))
 
     def lost(self, error: ArcpError) -> None:
@@ -274,7 +274,7 @@ class Job:
     @property
     def waiting(self) -> bool:
         """Whether events of it wait."""
-        return bool(self._buffer)
+        return bool(self._inbox.waiting)
 
     @property
     def over(self) -> bool:
@@ -284,15 +284,14 @@ class Job:
     def done_with_end(self) -> None:
         """Whoever was to see the end has."""
         if self._end_seq:
-            self._jobs.session.processed(self.id, self._end_seq)
+            self._inbox.done_with(self._end_seq)
             self._end_seq = 0
 
-    # For its iterator.
+    # Below: steps of the above, and of its iterator.
 
-    async def next(self) -> Event:
-        """The next event; the one before is done with."""
-        self._done_with_taken()
-        while not self._buffer:
+    async def _wait(self) -> None:
+        """Until an event waits; raises StopAsyncIteration when none will come, or why."""
+        while not self._inbox.waiting:
             if self._end is not None or self._left:
                 self._jobs.end_seen(self)
                 raise StopAsyncIteration
@@ -301,21 +300,15 @@ class Job:
             self._arrived = anyio.Event()
             with self._jobs.awaiting():
                 await self._arrived.wait()
-        event = self._take_oldest()
-        if isinstance(event, HistoryCut):
-            self._iterator = None  # The traceback keeps it, and it is over.
-            self._given_up()
-            raise event
-        self._taken = event.seq
-        if self._full:
-            self._look_at_buffer()
-        return event
 
-    # Below: steps of the above.
+    def _cut_off(self, cut: HistoryCut) -> NoReturn:
+        self._iterator = None  # The traceback keeps it, and it is over.
+        self._given_up()
+        raise cut
 
-    def _rotated(self, credential_id: Any, value: Secret) -> None:
+    def _rotated(self, event: Event) -> None:
         self.credentials = [
-            msgspec.structs.replace(one, value=value) if one.id == credential_id else one
+            msgspec.structs.replace(one, value=event.value) if one.id == event.body.get("id") else one
             for one in self.credentials
         ]
 
@@ -332,43 +325,38 @@ class Job:
         if self._iterating:
             return
         self._iterator = None
-        if self._taken and not self._letting_go:
+        if self._inbox.taken and not self._letting_go:
             self._letting_go = True
-            self._jobs.session.beside(self._let_go)
+            self._jobs.beside(self._let_go)
         self._look_at_buffer()
         self._look_at_end()
 
     async def _let_go(self) -> None:
         """A loop that was left is over for good when nobody goes on."""
-        while self._taken and not self._iterating:
-            left_with = self._taken
+        while self._inbox.taken and not self._iterating:
+            left_with = self._inbox.taken
             await anyio.sleep(GRACE)
-            if self._taken == left_with and not self._iterating:
-                self._done_with_taken()
+            if self._inbox.taken == left_with and not self._iterating:
+                self._inbox.done_with_taken()
                 self._look_at_end()
         self._letting_go = False
-
-    def _done_with_taken(self) -> None:
-        if self._taken:
-            self._jobs.session.processed(self.id, self._taken)
-            self._taken = 0
 
     def _look_at_end(self) -> None:
         """The end is done with when all that came before it is, unless somebody is about to see it."""
         awaited = self._iterating or self._asking > 0 or not self._claimed
-        if not awaited and not self._buffer and not self._taken:
+        if not awaited and not self._inbox.waiting and not self._inbox.taken:
             self.done_with_end()
 
     def _look_at_buffer(self) -> None:
         """Hold back the connection, or let it go; when nobody is to have the events, make room."""
         kept = self._kept
-        while self._size > self._buffer_size and not kept:
+        while self._inbox.size > self._buffer_size and not kept:
             self._drop_oldest()
-        full = kept and self._size > self._buffer_size
+        full = kept and self._inbox.size > self._buffer_size
         if full is not self._full:
             self._full = full
             self._holding.hold_back(full)
-        overflowing = full and self._size > OVERFLOW
+        overflowing = full and self._inbox.size > OVERFLOW
         if overflowing is not self._overflowing:
             self._overflowing = overflowing
             self._holding.overflow(overflowing)
@@ -376,25 +364,19 @@ class Job:
     @property
     def _kept(self) -> bool:
         """Whether its events are kept, however many: somebody iterates, or will once it was asked for."""
-        waits = not self._claimed and not self._holding.awaited and self._size <= self._jobs.room
+        waits = not self._claimed and not self._holding.awaited and self._inbox.size <= self._jobs.room
         return self._iterating or waits
 
-    def _take_oldest(self) -> Event | HistoryCut:
-        event, size = self._buffer.popleft()
-        self._size -= size
-        self._jobs.size -= size
-        return event
-
     def _drop_oldest(self) -> None:
-        event = self._take_oldest()
+        event = self._inbox.take()
         if not isinstance(event, HistoryCut):
             self._dropped(event)
 
     def _dropped(self, event: Event) -> None:
         self.events_dropped += 1
         if not self._iterating:
-            self._done_with_taken()
-        self._jobs.session.processed(self.id, event.seq)
+            self._inbox.done_with_taken()
+        self._inbox.done_with(event.seq)
 
     def _cut(self, history_from: int) -> HistoryCut:
         return HistoryCut(
@@ -425,10 +407,36 @@ class _Events:
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._inbox = job._inbox
+        self._ready = LOOK_EVERY
+        self._turned_at = 0
         self.task = anyio.get_current_task().id
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
-        return await self._job.next()
+        """The next event; the one before is done with."""
+        inbox = self._inbox
+        inbox.done_with_taken()
+        self._ready -= 1
+        if not self._ready:
+            await self._look_at_clock()
+        if not inbox.waiting:
+            await self._job._wait()
+            self._turned_at = self._job._jobs.now()
+        event = inbox.take()
+        if isinstance(event, HistoryCut):
+            self._job._cut_off(event)
+        inbox.taken = event.seq
+        if self._job._full:
+            self._job._look_at_buffer()
+        return event
+
+    async def _look_at_clock(self) -> None:
+        """Let others run, when it was long since the last time."""
+        self._ready = LOOK_EVERY
+        now = self._job._jobs.now
+        if now() - self._turned_at >= TURN_EVERY:
+            await anyio.lowlevel.checkpoint()
+            self._turned_at = now()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -21,7 +21,6 @@ from arcp_proto.output import (
     Detached,
     Dial,
     JobAccepted,
-    JobEmitted,
     JobEnded,
     JobLost,
     JobsListed,
@@ -83,7 +82,6 @@ class Session:
             resumption=resumption,
         )
         self._keeper = None if store is None else SessionKeeper(self._client, store, loop)
-        self._pump = ClientPump(self._client, self, loop, self._clock, self._keeper)
         self._dialer: Dialer | None = None
         self._connection: Connection | None = None
         """The one that carries the session."""
@@ -92,7 +90,8 @@ class Session:
         self._mends: dict[RequestId, str] = {}
         """Requests by `mend`."""
         self._holding = Holding(self._hold)
-        self._jobs = SessionJobs(self, loop, resumption, self._holding, buffer_size)
+        self._jobs = SessionJobs(self, loop, self._clock, resumption, self._holding, buffer_size)
+        self._pump = ClientPump(self._client, self, loop, self._clock, self._keeper, self._jobs.tell)
         self._watchers = Watchers()
         self._failure: ArcpError | None = None
         self._patient = False
@@ -120,6 +119,7 @@ class Session:
     @property
     def cursor(self) -> int:
         """The number up to which all events have been processed: what acks and the store tell; at last 0."""
+        self._jobs.tell()
         return self._client.cursor
 
     @property
@@ -230,6 +230,7 @@ class Session:
         """Say goodbye (§6.7) and wait for the end of the connection, at most a second. Jobs go on."""
         if self.lost is None:
             self._jobs.done_with_ends()
+            self._jobs.tell()
             self._finished = self._is_finished()
             if self._keeper is not None:
                 self._keeper.save()
@@ -247,15 +248,16 @@ class Session:
                 job.ended_before(ended_as)
             await job.wait()
 
-    def processed(self, job_id: str, seq: int) -> None:
-        """Somebody has done with what had this number; 0 has none."""
+    def processed(self, job_id: str, seq: int, since: int | None = None) -> None:
+        """Somebody has done with what had this number, or those from `since` to it; 0 has none."""
         if seq and self.lost is None:
-            self._client.processed(JobId(job_id), seq, now=self._pump.now())
+            self._client.processed(JobId(job_id), seq, since, now=self._pump.now())
             if self._keeper is not None:
-                self._keeper.changed()
-                if self._connection is not None and self._connection.pending:
-                    self._keeper.save()  # What waits there may be pulled before the pump runs.
-            self._pump.soon()
+                self._keeper.changed_before(self._connection)
+
+    def tells_soon(self) -> None:
+        """Something is processed, which the pump is to find at its next turn."""
+        self._pump.soon()
 
     def mend(self, job_id: str) -> bool:
         """Ask for the whole history of a job that is over, for its result; False when that cannot be done."""
@@ -266,11 +268,6 @@ class Session:
         self._mends[request_id] = job_id
         self._pump.soon()
         return True
-
-    def beside(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run this until the session is over."""
-        if self.lost is None:
-            self._pump.loop.start(run, "arcp job")
 
     # For who opens and leaves it.
 
@@ -309,6 +306,7 @@ class Session:
     def leave(self) -> None:
         """Drop the connection: the session is detached, its jobs go on."""
         self._jobs.done_with_ends()
+        self._jobs.tell()
         if self._keeper is not None:
             self._keeper.close(finished=self._finished or self._is_finished())
         self._lose(ConnectionLost("the session was left"))
@@ -324,11 +322,15 @@ class Session:
         if isinstance(request, Dial) and self._dialer is not None:
             self._dialer.again(request)
 
-    def happened(self, event: MachineEvent) -> None:
+    def happened(self, events: Sequence[MachineEvent]) -> None:
         """Something came from the runtime, or happened to the connection."""
+        for event in self._jobs.take_emitted(events):
+            self._told(event)
+
+    # Below: steps of the above.
+
+    def _told(self, event: MachineEvent) -> None:
         match event:
-            case JobEmitted():
-                self._jobs.emitted(event)
             case JobEnded():
                 self._jobs.ended(event)
             case JobAccepted():
@@ -346,8 +348,6 @@ class Session:
                 self._answers.give(event.request_id, event)
             case _:
                 self._session_changed(event)
-
-    # Below: steps of the above.
 
     def _session_changed(self, event: MachineEvent) -> None:
         match event:

@@ -53,8 +53,8 @@ class Host(Protocol):
     def request(self, request: Request) -> None:
         """Do it, soon; the answer is an input of the machine."""
 
-    def happened(self, event: Event) -> None:
-        """Take note; there is nothing to answer."""
+    def happened(self, events: Sequence[Event]) -> None:
+        """Take note of each, in this order; there is nothing to answer."""
 
 
 class Pump:
@@ -187,17 +187,15 @@ class Pump:
         When it is fewer, the rest waits in the transport until `read_on` is called.
         """
         taken = 0
-        now = self.now()
         try:
             self._set_aside()
-            for message in messages:
-                if not self._takes(connection):
+            while taken < len(messages) and self._takes(connection):
+                taken += self.machine.receive_all(connection, messages[taken:], now=self.now())
+                self._gather(self.machine.take())
+                if taken < len(messages):
                     self._settle(at_once=True)  # Perhaps it takes more when some of its answers are gone.
-                    if not self._takes(connection):
-                        self._waiting[connection] = self._transports[connection]
-                        break
-                self._gather(connection.receive(message, now=now))
-                taken += 1
+            if taken < len(messages):
+                self._waiting[connection] = self._transports[connection]
             self._settle()
         except BaseException as error:
             self.crash(error)
@@ -377,8 +375,7 @@ class Pump:
                     self.lost(closing.connection, "it has no transport")
         if self._events:
             events, self._events = self._events, []
-            for event in events:
-                self.host.happened(event)
+            self.host.happened(events)
 
     def _wake_waiting(self) -> None:
         for connection, transport in list(self._waiting.items()):

@@ -104,14 +104,15 @@ class Server:
         else:
             self._agents.request(request)
 
-    def happened(self, event: Event) -> None:
-        if isinstance(event, RuntimeEnded):
-            self._ended.set()
-        elif isinstance(event, ConnectionEnded):
-            self._connection_ended.set()
-        elif isinstance(event, Audit):
-            self._auditor.happened(event)
-        self._agents.happened(event)
+    def happened(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, RuntimeEnded):
+                self._ended.set()
+            elif isinstance(event, ConnectionEnded):
+                self._connection_ended.set()
+            elif isinstance(event, Audit):
+                self._auditor.happened(event)
+            self._agents.happened(event)
 
     # For those who make it.
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from arcp_proto.output import CancelAnswered, JobAccepted, JobEmitted, JobEnded, Subscribed
+from arcp_proto.output import CancelAnswered, Event, JobAccepted, JobEmitted, JobEnded, Subscribed
 from arcp_proto.resumption import Resumption
 
 from .client_job import Job
+from .clock import Clock
 from .errors import ArcpError, ConnectionLost
 from .holding import Holding
+from .inbox import Inbox
 
 if TYPE_CHECKING:
     from .client_session import Session
@@ -21,6 +25,7 @@ __all__ = ["ROOM", "SessionJobs"]
 
 ROOM: Final = 8 * 1024 * 1024
 """Bytes of events of all jobs that wait; half of what the core lets wait before it stops reading."""
+_JOB_ID: Final = attrgetter("job_id")
 
 
 class SessionJobs:
@@ -33,12 +38,15 @@ class SessionJobs:
         self,
         session: Session,
         loop: Loop,
+        clock: Clock,
         resumption: Resumption | None,
         holding: Holding,
         buffer_size: int,
     ) -> None:
         self.session = session
         self._loop = loop
+        self.now = clock.now
+        """The monotonic clock, in nanoseconds."""
         self.holding = holding
         self._buffer_size = buffer_size
         self._unfinished: dict[str, Job] = {}
@@ -50,6 +58,8 @@ class SessionJobs:
         """Jobs that have ended with chunks of their result missing, which are asked for once more."""
         self._seen: list[Job] = []
         """Jobs of which a loop has come to the end in this turn."""
+        self._telling: dict[Inbox, None] = {}
+        """Those with something that the session was not told."""
         self.size = 0
         """Bytes of all events that wait."""
         self.room = max(ROOM, buffer_size)
@@ -104,6 +114,23 @@ class SessionJobs:
         for job in seen:
             job.done_with_end()
 
+    def told_soon(self, inbox: Inbox) -> None:
+        """What is processed of a job is told to the session with all that is by then."""
+        if not self._telling:
+            self.session.tells_soon()
+        self._telling[inbox] = None
+
+    def tell(self) -> None:
+        """Tell it now."""
+        telling, self._telling = self._telling, {}
+        for inbox in telling:
+            inbox.tell()
+
+    def beside(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run this until the session is over."""
+        if self.session.lost is None:
+            self._loop.start(run, "arcp job")
+
     def call_from_thread(self, callback: Callable[[], None]) -> None:
         """Call back on the loop, asked on any thread; nothing happens once it is closed."""
         with suppress(RuntimeError):
@@ -134,20 +161,19 @@ class SessionJobs:
         job.subscribed(event)
         return job
 
-    def emitted(self, event: JobEmitted) -> None:
-        """An event of a job, or of one that is not followed."""
-        job = self._unfinished.get(event.job_id)
-        if job is None and self._restoring and event.job_id not in self._mending:
-            job = self._restore(event.job_id)
-        if job is None:
-            self.session.processed(event.job_id, event.seq)
-        else:
-            job.emitted(event)
+    def take_emitted(self, events: Sequence[Event]) -> Iterator[Event]:
+        """Take the events of jobs out of all that has happened; yields everything else, at its place."""
+        for kind, group in groupby(events, type):
+            if kind is JobEmitted:
+                for job_id, emitted in groupby(cast(Iterator[JobEmitted], group), _JOB_ID):
+                    self._emitted(job_id, list(emitted))
+            else:
+                yield from group
 
     def ended(self, event: JobEnded) -> None:
         """The end of a job; when another process has taken chunks of its result, all are asked for again."""
         if event.job_id in self._mending:
-            self.session.processed(event.job_id, event.seq)
+            self._done_with(event)
             self._mended(event.job_id, event)
             return
         job = self._unfinished.pop(event.job_id, None)
@@ -155,7 +181,7 @@ class SessionJobs:
             job = self._restore(event.job_id)
             del self._unfinished[event.job_id]
         if job is None:
-            self.session.processed(event.job_id, event.seq)
+            self._done_with(event)
         elif job.stored and event.code and event.result_id is not None and self.session.mend(event.job_id):
             self._mending[event.job_id] = (job, event)
         else:
@@ -187,6 +213,22 @@ class SessionJobs:
     def resumed(self, resumed: bool) -> None:
         """A session is open: the stored one, or the same again, or (not `resumed`) another."""
         self._restoring = self._restoring and resumed
+
+    def _emitted(self, job_id: str, events: Sequence[JobEmitted]) -> None:
+        """Events of a job, or of one that is not followed."""
+        job = self._unfinished.get(job_id)
+        if job is None and self._restoring and job_id not in self._mending:
+            job = self._restore(job_id)
+        if job is not None:
+            job.emitted(events)
+            return
+        for event in events:
+            self._done_with(event)
+
+    def _done_with(self, event: JobEmitted | JobEnded) -> None:
+        """Nobody wants it."""
+        self.session.processed(event.job_id, event.seq)
+        self.session.tells_soon()
 
     def _mended(self, job_id: str, end: JobEnded | None) -> None:
         if job_id in self._mending:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import anyio
 
 from arcp_proto.client import Client
+from arcp_proto.connection import Connection
 from arcp_proto.output import Output
 from arcp_proto.resumption import Resumption
 
@@ -44,6 +46,12 @@ class SessionKeeper:
         if not self._waiting:
             self._waiting = True
             self._loop.start(self._save_later, "arcp store")
+
+    def changed_before(self, connection: Connection | None) -> None:
+        """Likewise, and now if something waits there, which may be pulled before the pump runs."""
+        self.changed()
+        if connection is not None and connection.pending:
+            self.save()
 
     def save(self) -> None:
         """Save it now, if it has changed. That it cannot be saved is logged, and the session goes on."""
@@ -84,10 +92,22 @@ class ClientPump(Pump):
     """A pump for a client whose session may be kept."""
 
     def __init__(
-        self, client: Client, host: Host, loop: Loop, clock: Clock, session_keeper: SessionKeeper | None
+        self,
+        client: Client,
+        host: Host,
+        loop: Loop,
+        clock: Clock,
+        session_keeper: SessionKeeper | None,
+        tell: Callable[[], None],
     ) -> None:
+        """`tell` tells the client what is processed by now."""
         super().__init__(client, host, loop, clock)
         self._session_keeper = session_keeper
+        self._tell = tell
+
+    def run(self) -> None:
+        self._tell()
+        super().run()
 
     def _gather(self, output: Output) -> None:
         if self._session_keeper is not None:

@@ -194,8 +194,8 @@ class Stand:
     def request(self, request: Request) -> None:
         self.requests.append(request)
 
-    def happened(self, event: Event) -> None:
-        self.events.append(event)
+    def happened(self, events: Sequence[Event]) -> None:
+        self.events += events
 
     def connect(self) -> FakeStream:
         """One more client."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
 import anyio
@@ -78,7 +78,9 @@ class Stand:
         self.client = Client(ClientConfig(), seed=bytes(32), now=START, unix=UNIX)
         loop = cast(Loop, self.loop)
         self.keeper = SessionKeeper(self.client, self.store, loop)
-        self.pump = ClientPump(self.client, self, loop, Clock(lambda: self.at, lambda: UNIX), self.keeper)
+        self.pump = ClientPump(
+            self.client, self, loop, Clock(lambda: self.at, lambda: UNIX), self.keeper, lambda: None
+        )
         connection = self.client.connect(None, Framing.LINES, now=START)
         self.stream.transport = StreamTransport(
             self.pump, connection, LineCodec(connection.message_limit), self.stream
@@ -88,7 +90,7 @@ class Stand:
     def request(self, request: Request) -> None:
         raise AssertionError(request)
 
-    def happened(self, event: Event) -> None:
+    def happened(self, events: Sequence[Event]) -> None:
         pass
 
     def hear(self, *messages: dict[str, Any]) -> None:
