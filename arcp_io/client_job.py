@@ -80,7 +80,7 @@ class Job:
         self._holding = jobs.holding
         self._buffer_size = buffer_size
         self._inbox = Inbox(jobs, job_id)
-        self._full = self._overflowing = False
+        self._overflowing = False
         self.stored = not claimed
         """Whether another process has followed it before."""
         self._claimed = claimed
@@ -204,7 +204,7 @@ class Job:
 
     def make_way(self) -> None:
         """Somebody waits for what stands behind it."""
-        if self._full and not self._claimed:
+        if self._inbox.full and not self._claimed:
             self._look_at_buffer()
 
     def make_room(self, size: int) -> None:
@@ -353,8 +353,8 @@ class Job:
         while self._inbox.size > self._buffer_size and not kept:
             self._drop_oldest()
         full = kept and self._inbox.size > self._buffer_size
-        if full is not self._full:
-            self._full = full
+        if full is not self._inbox.full:
+            self._inbox.full = full
             self._holding.hold_back(full)
         overflowing = full and self._inbox.size > OVERFLOW
         if overflowing is not self._overflowing:
@@ -418,25 +418,33 @@ class _Events:
     async def __anext__(self) -> Event:
         """The next event; the one before is done with."""
         inbox = self._inbox
-        inbox.done_with_taken()
+        taken = inbox.taken
+        if taken == inbox.upto + 1:
+            inbox.upto = taken
+        else:
+            inbox.done_with(taken)
         self._ready -= 1
-        if not self._ready:
-            await self._look_at_clock()
-        if not inbox.waiting:
-            await self._job._wait()
-            self._turned_at = self._job._jobs.now()
-        event = inbox.take()
+        if not self._ready or not inbox.waiting:
+            inbox.taken = 0
+            await self._pause()
+        event = inbox.waiting.popleft()
         if isinstance(event, HistoryCut):
+            inbox.taken = 0
             self._job._cut_off(event)
         inbox.taken = event.seq
-        if self._job._full:
+        inbox.size -= event.size
+        inbox.jobs.size -= event.size
+        if inbox.full:
             self._job._look_at_buffer()
         return event
 
-    async def _look_at_clock(self) -> None:
-        """Let others run, when it was long since the last time."""
+    async def _pause(self) -> None:
+        """Wait for an event; when there is one, let others run if it was long since the last time."""
         self._ready = LOOK_EVERY
-        now = self._job._jobs.now
-        if now() - self._turned_at >= TURN_EVERY:
+        now = self._inbox.jobs.now
+        if self._inbox.waiting:
+            if now() - self._turned_at < TURN_EVERY:
+                return
             await anyio.lowlevel.checkpoint()
-            self._turned_at = now()
+        await self._job._wait()
+        self._turned_at = now()

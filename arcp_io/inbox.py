@@ -24,7 +24,7 @@ _SIZE: Final = attrgetter("size")
 class Inbox:
     """Holds what waits, and notes what is processed: the session is told soon, of many numbers at once."""
 
-    __slots__ = ("_job_id", "_jobs", "_since", "_upto", "size", "taken", "waiting")
+    __slots__ = ("_job_id", "_since", "full", "jobs", "size", "taken", "upto", "waiting")
 
     def __init__(self, jobs: SessionJobs, job_id: str) -> None:
         self.waiting: deque[JobEmitted | HistoryCut] = deque()
@@ -33,25 +33,27 @@ class Inbox:
         """Bytes of them."""
         self.taken = 0
         """Number of the event that the iterator has and has not done with; 0: none."""
-        self._jobs = jobs
+        self.jobs = jobs
         self._job_id = job_id
         self._since = 0
-        self._upto = NOTHING
+        self.upto = NOTHING
         """The numbers from `_since` to here are processed, and nobody was told."""
+        self.full = False
+        """More than it is to hold waits."""
 
     def add(self, events: Sequence[JobEmitted]) -> None:
         """They have come."""
         size = sum(map(_SIZE, events))
         self.waiting += events
         self.size += size
-        self._jobs.size += size
+        self.jobs.size += size
 
     def take(self) -> JobEmitted | HistoryCut:
         """What has waited longest."""
         event = self.waiting.popleft()
         if isinstance(event, JobEmitted):
             self.size -= event.size
-            self._jobs.size -= event.size
+            self.jobs.size -= event.size
         return event
 
     def done_with_taken(self) -> None:
@@ -62,15 +64,15 @@ class Inbox:
 
     def done_with(self, seq: int) -> None:
         """What had this number is processed; 0 is none."""
-        if seq == self._upto + 1:
-            self._upto = seq
+        if seq == self.upto + 1:
+            self.upto = seq
         elif seq:
             self.tell()
-            self._since = self._upto = seq
-            self._jobs.told_soon(self)
+            self._since = self.upto = seq
+            self.jobs.told_soon(self)
 
     def tell(self) -> None:
         """Tell the session now."""
-        if self._upto != NOTHING:
-            since, upto, self._upto = self._since, self._upto, NOTHING
-            self._jobs.session.processed(self._job_id, upto, since)
+        if self.upto != NOTHING:
+            since, upto, self.upto = self._since, self.upto, NOTHING
+            self.jobs.session.processed(self._job_id, upto, since)

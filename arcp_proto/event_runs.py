@@ -59,8 +59,8 @@ class _WholeEvent(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 _DECODERS: Final = Decoders(_WholeEvent)
 _MARK: Final = b'"job.event"'
 """Nearly no other message has it, and is not looked at here."""
-_MEANT: Final = ("status", "delegate")
-"""Kinds that may tell the client something."""
+_PARTICULAR: Final = frozenset({*SYNONYMS, "result_chunk", "status", "delegate"})
+"""Kinds with which something is to be done."""
 
 
 def receive_all(client: Client, connection: Connection, messages: Sequence[bytes], *, now: int) -> int:
@@ -99,6 +99,7 @@ def _receive_run(
     most, longest = client.limits.unprocessed_bytes, connection.message_limit
     seq, held = session.numbers.last, session.acks.size
     job: FollowedJob | None = None
+    job_id = JobId("")
     events: list[Event] = []
     ids: list[str] = []
     sizes: list[int] = []
@@ -111,23 +112,27 @@ def _receive_run(
         except (ValueError, RecursionError):
             break  # Whatever it is, it is read again.
         seq += 1
-        kind, body = event.payload.kind, event.payload.body
-        if event.event_seq != seq or kind in _MEANT:
+        if event.event_seq != seq:
             break
-        if job is None or event.job_id != job.id:
+        if job is None or event.job_id != job_id:
             next_job = session.jobs.get(JobId(event.job_id))
             if next_job is None or next_job.awaited:
                 break
             _hand_out(session, job, ids, sizes)
-            job, ids, sizes = next_job, [], []
-        if kind in SYNONYMS:
-            body = settled_body(kind, body)
-        elif kind == "result_chunk":
-            session.assembly.add(job.id, body)
+            job, job_id, ids, sizes = next_job, next_job.id, [], []
+        payload = event.payload
+        kind, body = payload.kind, payload.body
+        if kind in _PARTICULAR:
+            if kind in ("status", "delegate"):
+                break  # It may tell the client something.
+            if kind == "result_chunk":
+                session.assembly.add(job_id, body)
+            else:
+                body = settled_body(kind, body)
         held += size
         ids.append(event.id)
         sizes.append(size)
-        events.append(JobEmitted(job.id, seq, kind, event.payload.ts, body, None, None, size))
+        events.append(JobEmitted(job_id, seq, kind, payload.ts, body, None, None, size))
     if events:
         _hand_out(session, job, ids, sizes)
         connection.heard_at, client.reconnecting.heard = client.now, True
@@ -138,7 +143,7 @@ def _receive_run(
 
 def _hand_out(session: ClientSession, job: FollowedJob | None, ids: list[str], sizes: list[int]) -> None:
     """The next events of a job go to the user."""
-    if job is not None:
+    if job is not None and ids:
         first = session.numbers.last + 1
         session.numbers.follow(job.id, ids)
         job.handed_out(session.numbers.last, None)

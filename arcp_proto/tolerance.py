@@ -37,7 +37,8 @@ FINAL_STATUS: Final[Mapping[str, str]] = {ErrorCode.CANCELLED: "cancelled", Erro
 FINAL_STATUSES: Final = ("success", "error", "cancelled", "timed_out")
 """The statuses of a job that is over, in our words (§7.3)."""
 
-_LEVELS: Final = frozenset(events.LEVELS.values())
+_LEVELS: Final = tuple(dict.fromkeys(events.LEVELS.values()))
+_OTHER_NAMES: Final = {kind: frozenset(names) for kind, names in events.SYNONYMS.items()}
 
 CODES: Final[Mapping[str, str]] = {"INTERNAL": ErrorCode.INTERNAL_ERROR.value}
 """Error codes under other names; unknown ones are kept as they are."""
@@ -291,9 +292,11 @@ def _settle_event(event: messages.JobEvent, envelope: wire.Envelope) -> None:
 
 def settled_body(kind: str, body: Fields) -> Fields:
     """The body of an event in our words."""
-    synonyms = events.SYNONYMS.get(kind)
-    if synonyms is not None and not synonyms.keys().isdisjoint(body):
-        body = events.renamed(body, synonyms)
+    if kind == "log" and len(body) == 2 and "message" in body and body.get("level") in _LEVELS:
+        return body  # It is in our words, and has nothing else.
+    other_names = _OTHER_NAMES.get(kind)
+    if other_names is not None and not other_names.isdisjoint(body):
+        body = events.renamed(body, events.SYNONYMS[kind])
     if kind == "log":
         level = body.get("level")
         if isinstance(level, str) and level not in _LEVELS:
