@@ -7,7 +7,7 @@ carried out together, as many as have come one after the other; for each of them
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -33,14 +33,18 @@ _Nested3: TypeAlias = _Plain | dict[str, _Nested2] | list[_Nested2]
 _Nested4: TypeAlias = _Plain | dict[str, _Nested3] | list[_Nested3]
 
 
-class _Payload(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+_Text: TypeAlias = str | int | bool | None
+V = TypeVar("V")
+
+
+class _Payload(msgspec.Struct, Generic[V], forbid_unknown_fields=True, gc=False):
     kind: str
     ts: str
-    body: dict[str, _Nested4]
+    body: dict[str, V]
 
 
-class _WholeEvent(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A `job.event` with its envelope, of the exact shape; without `source_seq`.
+class _WholeEvent(msgspec.Struct, Generic[V], forbid_unknown_fields=True, gc=False):
+    """A `job.event` with its envelope, of the exact shape, without `source_seq`; V: the values of its body.
 
     Every string of it is decoded, so all of it is UTF-8, and it nests no deeper than its types say.
     """
@@ -49,14 +53,16 @@ class _WholeEvent(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     id: Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)]
     job_id: str
     event_seq: Count
-    payload: _Payload
+    payload: _Payload[V]
     arcp: Literal["1.1"] = "1.1"
     session_id: str | None = None
     trace_id: str | None = None
-    extensions: dict[str, _Nested4] | None = None
+    extensions: dict[str, V] | None = None
 
 
-_DECODERS: Final = Decoders(_WholeEvent)
+_DECODERS: Final[Decoders[_WholeEvent[Any]]] = Decoders(
+    _WholeEvent[_Nested4], without_floats=_WholeEvent[_Text]
+)
 _MARK: Final = b'"job.event"'
 """Nearly no other message has it, and is not looked at here."""
 _PARTICULAR: Final = frozenset({*SYNONYMS, "result_chunk", "status", "delegate"})
@@ -93,7 +99,7 @@ def _receive_run(
     connection: Connection,
     session: ClientSession,
     rest: Iterator[bytes],
-    decode: Callable[[bytes], _WholeEvent],
+    decode: Callable[[bytes], _WholeEvent[Any]],
 ) -> int:
     """Carry out what `rest` begins with; returns how many. One more was looked at, unless it was the last."""
     most, longest = client.limits.unprocessed_bytes, connection.message_limit

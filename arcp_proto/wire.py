@@ -92,11 +92,13 @@ class Decoders(Generic[T]):
     """What decodes messages of exactly one shape; raises ValueError or RecursionError for any other.
 
     Nothing but the shape is checked: not what has no place in it, nor how deep what may be anything nests.
+    Messages that are not short are first tried as the shape `without_floats`, if there is one.
     """
 
-    def __init__(self, shape: type[T]) -> None:
+    def __init__(self, shape: type[T], without_floats: type[T] | None = None) -> None:
         self._short = msgspec.json.Decoder(shape).decode
         self._evenly = msgspec.json.Decoder(shape, float_hook=_float).decode
+        self._without_floats = None if without_floats is None else msgspec.json.Decoder(without_floats).decode
 
     def either(self, data: bytes | msgspec.Raw) -> T:
         """One message, of whatever length."""
@@ -105,7 +107,17 @@ class Decoders(Generic[T]):
 
     def suited_to(self, messages: Iterable[bytes]) -> Callable[[bytes], T]:
         """What decodes each of these; at its best when all are short."""
-        return self._short if max(map(len, messages), default=0) <= _SHORT else self.either
+        if max(map(len, messages), default=0) <= _SHORT:
+            return self._short
+        return self.either if self._without_floats is None else self._long
+
+    def _long(self, data: bytes) -> T:
+        if len(data) > _SHORT and self._without_floats is not None:
+            try:
+                return self._without_floats(data)
+            except ValueError:
+                pass  # At its first float, if it has any.
+        return self.either(data)
 
 
 def has_exponents(data: bytes) -> bool:

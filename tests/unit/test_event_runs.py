@@ -93,6 +93,8 @@ BODIES: list[Any] = [
     [1],
     None,
     {"long": "x" * 600, "number": 1e5},
+    {"long": "1e5" * 200, "number": 5},
+    {"result_id": "r", "chunk_seq": 0, "data": "1e5" * 200, "encoding": "utf8", "more": True},
 ]
 KINDS = ["log", "status", "delegate", "result_chunk", "tool_call", "metric", "progress", "x-vendor.a.b", 5]
 ODD: list[dict[str, Any]] = [

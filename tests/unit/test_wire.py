@@ -711,3 +711,34 @@ def test_a_long_text_with_exponents_is_read_as_a_short_one(parts: list[tuple[int
     else:
         assert wire.decode_value(text) == each
         assert all(type(number) is float for number in each)
+
+
+class Texts(msgspec.Struct):
+    """A shape without floats."""
+
+    values: list[str | int]
+
+
+class Values(msgspec.Struct):
+    """The same with them."""
+
+    values: list[Any]
+
+
+@pytest.mark.parametrize("value", ["x", 5, 1.5, 1e300, None, True, "1e5" * 400, [["x" * 600]], 2**60])
+@pytest.mark.parametrize("filling", [0, 600])
+def test_a_shape_without_floats_is_only_a_shortcut(value: object, filling: int) -> None:
+    decoders: wire.Decoders[Any] = wire.Decoders(Values, without_floats=Texts)
+    data = msgspec.json.encode({"values": ["x" * filling, value]})
+    for others in ([], [b"x" * 1000]):
+        found = decoders.suited_to([data, *others])(data)
+        assert found.values == decoders.either(data).values == ["x" * filling, value]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b'{"values":5}', b'{"values":[1e999],"x":"' + b"x" * 600 + b'"}']
+)
+def test_no_shape_fits(data: bytes) -> None:
+    decoders: wire.Decoders[Any] = wire.Decoders(Values, without_floats=Texts)
+    with pytest.raises(ValueError):
+        decoders.suited_to([data])(data)
