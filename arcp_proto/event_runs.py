@@ -91,7 +91,7 @@ def receive_all(client: Client, connection: Connection, messages: Sequence[bytes
 def _flows(connection: Connection, session: ClientSession) -> bool:
     """Whether nothing is held back, and nothing is in the way of what comes next."""
     held_back = session.numbers.held_count or session.early.count
-    return connection.phase is Phase.OPEN and not held_back and not connection.congested
+    return connection.phase is Phase.OPEN and not held_back and not connection.congested()
 
 
 def _receive_run(
