@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
+
 from . import wire
 from .errors import LocalProtocolError
 from .events import ResultChunk
@@ -177,7 +179,15 @@ def _decode(chunk: ResultChunk) -> bytes:
             case "utf8":
                 return chunk.data.encode()
             case "base64":
-                return base64.b64decode(chunk.data, validate=True)
+                return _of_base64(chunk.data)
     except ValueError:
         raise ChunkError(f"chunk {chunk.chunk_seq} is no {chunk.encoding}") from None
     raise ChunkError(f"chunk {chunk.chunk_seq} has the unknown encoding {chunk.encoding[:64]!r}")
+
+
+def _of_base64(text: str) -> bytes:
+    """The bytes; raises ValueError. msgspec takes half the time, and forgives no padding too many."""
+    try:
+        return msgspec.convert(text, bytes)
+    except msgspec.ValidationError:
+        return base64.b64decode(text, validate=True)

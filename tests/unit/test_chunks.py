@@ -293,3 +293,17 @@ def test_no_sequence_of_chunks_makes_it_raise_anything_else(chunks: list[ResultC
     except ChunkError:
         return
     assert len(result) <= 100
+
+
+@given(st.text("AQz09+/=-_ \né", max_size=12))
+@example("AAAA=")
+@example("\ud800")
+def test_base64_is_read_as_strictly_as_the_standard_library_reads_it(text: str) -> None:
+    try:
+        expected = base64.b64decode(text, validate=True)
+    except ValueError:
+        with pytest.raises(ChunkError):
+            assembler(chunk(0, text, encoding="base64"))
+    else:
+        joined = assembler(chunk(0, text, encoding="base64"), chunk(1, "", more=False))
+        assert joined.finish(RESULT, None) == expected
