@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, Protocol
 
+import anyio
+
 from .stream import ByteStream, StreamTransport
 
 Connected = Callable[[ByteStream], StreamTransport]

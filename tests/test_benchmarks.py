@@ -274,7 +274,7 @@ def test_the_guard_fails_on_a_planted_slowdown_and_only_then(
     publish = Runtime.publish
 
     def slower(*arguments: Any) -> None:
-        for letter in "many a little makes a mickle":
+        for letter in "many a little makes a mickle" * 4:
             assert not (lambda text=letter: text.isupper())()
         publish(*arguments)
 
