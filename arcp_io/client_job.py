@@ -5,19 +5,20 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 import anyio
 import anyio.lowlevel
 import msgspec
 
 from arcp_proto.errors import ErrorCode
-from arcp_proto.ids import MILLISECOND, JobId
+from arcp_proto.ids import JobId
 from arcp_proto.output import JobAccepted, JobEmitted, JobEnded, Subscribed
 
 from .client_answers import again
 from .errors import ArcpError, ConnectionLost, HistoryCut, ResultIncomplete, error_for
 from .inbox import Inbox
+from .job_events import JobEvents
 
 if TYPE_CHECKING:
     from arcp_proto.credentials import Credential
@@ -33,10 +34,6 @@ GRACE: Final = 5.0
 still open: by then whoever failed with it has left the session too."""
 OVERFLOW = 64 * 1024 * 1024
 """Bytes that a full buffer may grow to while somebody waits for what stands behind its events."""
-LOOK_EVERY: Final = 16
-"""Events that an iterator has ready, and returns without looking at the clock."""
-TURN_EVERY: Final = MILLISECOND
-"""For so long it does so without letting others run."""
 ENDED_AS: Final = {"cancelled": ErrorCode.CANCELLED, "timed_out": ErrorCode.TIMEOUT}
 _VALUE: Final = attrgetter("value")
 
@@ -79,7 +76,7 @@ class Job:
         self._jobs = jobs
         self._holding = jobs.holding
         self._buffer_size = buffer_size
-        self._inbox = Inbox(jobs, job_id)
+        self.inbox = Inbox(jobs, job_id)
         self._overflowing = False
         self.stored = not claimed
         """Whether another process has followed it before."""
@@ -87,7 +84,7 @@ class Job:
         """Somebody has asked for it, in this process. Until then its events wait for somebody who does."""
         self._wanted = True
         self._letting_go = False
-        self._iterator: weakref.ref[_Events] | None = None
+        self._iterator: weakref.ref[JobEvents] | None = None
         self._arrived: anyio.Event | None = None
         self._end: JobEnded | None = None
         self._end_seq = 0
@@ -111,7 +108,7 @@ class Job:
         """What the runtime says in a line about a result, if it does."""
         return None if self._end is None else self._end.summary
 
-    def __aiter__(self) -> _Events:
+    def __aiter__(self) -> JobEvents:
         """Its events, until its end, or until JobLost or another ConnectionLost is raised.
 
         HistoryCut is raised where events are missing; a later loop goes on behind them.
@@ -120,11 +117,12 @@ class Job:
         once a later one or `result` goes on, or after five seconds; when the session is left before, it comes
         again in the next process.
         """
-        if self._iterating:
+        current = None if self._iterator is None else self._iterator()
+        if current is not None and not current.cut:
             raise RuntimeError(f"job {self.id} is being iterated already")
-        events = _Events(self)
+        events = JobEvents(self)
         self._iterator = weakref.ref(events, self._collected)
-        self._look_at_buffer()
+        self.look_at_buffer()
         return events
 
     async def result(self) -> Any:
@@ -139,10 +137,10 @@ class Job:
             # Nobody will ask for the next event: there is no iterator, or it waits for us.
             self._wanted = False
             if events is None:
-                self._inbox.done_with_taken()
-            while self._inbox.waiting:
+                self.inbox.done_with_taken()
+            while self.inbox.waiting:
                 self._drop_oldest()
-            self._look_at_buffer()
+            self.look_at_buffer()
             self._look_at_end()
         self._asking += 1
         try:
@@ -193,24 +191,24 @@ class Job:
         if subscribed.history_from is not None:
             self.history_from = subscribed.history_from
             if subscribed.request_id is None and self._wanted:
-                self._inbox.waiting.append(self._cut(subscribed.history_from))
+                self.inbox.waiting.append(self._cut(subscribed.history_from))
                 self._wake()
 
     def claim(self) -> None:
         """Somebody has asked for it."""
         self._claimed = True
-        self._look_at_buffer()
+        self.look_at_buffer()
         self._look_at_end()
 
     def make_way(self) -> None:
         """Somebody waits for what stands behind it."""
-        if self._inbox.full and not self._claimed:
-            self._look_at_buffer()
+        if self.inbox.full and not self._claimed:
+            self.look_at_buffer()
 
     def make_room(self, size: int) -> None:
         """Drop the oldest events, up to this many bytes, unless somebody is to have them."""
-        floor = self._inbox.size - size
-        while self._inbox.waiting and self._inbox.size > floor and not self._kept:
+        floor = self.inbox.size - size
+        while self.inbox.waiting and self.inbox.size > floor and not self._kept:
             self._drop_oldest()
         self._look_at_end()
 
@@ -225,10 +223,10 @@ class Job:
             for event in events:
                 self._dropped(event)
             return
-        self._inbox.add(events)
+        self.inbox.add(events)
         self._wake()
-        if self._inbox.size > self._buffer_size:
-            self._look_at_buffer()
+        if self.inbox.size > self._buffer_size:
+            self.look_at_buffer()
         if self._jobs.size > self._jobs.room:
             self._jobs.make_room()
 
@@ -259,7 +257,7 @@ class Job:
         """Nobody observes it any more: its iteration ends."""
         self._left = True
         if not self._iterating:
-            self._inbox.done_with_taken()
+            self.inbox.done_with_taken()
         self.lost(ConnectionLost("the job is not observed any more", job_id=self.id))
 
     def lost(self, error: ArcpError) -> None:
@@ -274,7 +272,7 @@ class Job:
     @property
     def waiting(self) -> bool:
         """Whether events of it wait."""
-        return bool(self._inbox.waiting)
+        return bool(self.inbox.waiting)
 
     @property
     def over(self) -> bool:
@@ -284,14 +282,18 @@ class Job:
     def done_with_end(self) -> None:
         """Whoever was to see the end has."""
         if self._end_seq:
-            self._inbox.done_with(self._end_seq)
+            self.inbox.done_with(self._end_seq)
             self._end_seq = 0
 
-    # Below: steps of the above, and of its iterator.
+    # For its iterator, and steps of the above.
 
-    async def _wait(self) -> None:
-        """Until an event waits; raises StopAsyncIteration when none will come, or why."""
-        while not self._inbox.waiting:
+    async def wait_for(self, events: JobEvents) -> None:
+        """Let others run, and wait for an event; raises StopAsyncIteration when none will come, or why."""
+        if self._iterator is not None and self._iterator() is not events:
+            raise RuntimeError(f"job {self.id} is being iterated by another loop")
+        if self.inbox.waiting:
+            await anyio.lowlevel.checkpoint()
+        while not self.inbox.waiting:
             if self._end is not None or self._left:
                 self._jobs.end_seen(self)
                 raise StopAsyncIteration
@@ -301,7 +303,7 @@ class Job:
             with self._jobs.awaiting():
                 await self._arrived.wait()
 
-    def _cut_off(self, cut: HistoryCut) -> NoReturn:
+    def cut_off(self, cut: HistoryCut) -> NoReturn:
         self._iterator = None  # The traceback keeps it, and it is over.
         self._given_up()
         raise cut
@@ -325,38 +327,38 @@ class Job:
         if self._iterating:
             return
         self._iterator = None
-        if self._inbox.taken and not self._letting_go:
+        if self.inbox.taken and not self._letting_go:
             self._letting_go = True
             self._jobs.beside(self._let_go)
-        self._look_at_buffer()
+        self.look_at_buffer()
         self._look_at_end()
 
     async def _let_go(self) -> None:
         """A loop that was left is over for good when nobody goes on."""
-        while self._inbox.taken and not self._iterating:
-            left_with = self._inbox.taken
+        while self.inbox.taken and not self._iterating:
+            left_with = self.inbox.taken
             await anyio.sleep(GRACE)
-            if self._inbox.taken == left_with and not self._iterating:
-                self._inbox.done_with_taken()
+            if self.inbox.taken == left_with and not self._iterating:
+                self.inbox.done_with_taken()
                 self._look_at_end()
         self._letting_go = False
 
     def _look_at_end(self) -> None:
         """The end is done with when all that came before it is, unless somebody is about to see it."""
         awaited = self._iterating or self._asking > 0 or not self._claimed
-        if not awaited and not self._inbox.waiting and not self._inbox.taken:
+        if not awaited and not self.inbox.waiting and not self.inbox.taken:
             self.done_with_end()
 
-    def _look_at_buffer(self) -> None:
+    def look_at_buffer(self) -> None:
         """Hold back the connection, or let it go; when nobody is to have the events, make room."""
         kept = self._kept
-        while self._inbox.size > self._buffer_size and not kept:
+        while self.inbox.size > self._buffer_size and not kept:
             self._drop_oldest()
-        full = kept and self._inbox.size > self._buffer_size
-        if full is not self._inbox.full:
-            self._inbox.full = full
+        full = kept and self.inbox.size > self._buffer_size
+        if full is not self.inbox.full:
+            self.inbox.full = full
             self._holding.hold_back(full)
-        overflowing = full and self._inbox.size > OVERFLOW
+        overflowing = full and self.inbox.size > OVERFLOW
         if overflowing is not self._overflowing:
             self._overflowing = overflowing
             self._holding.overflow(overflowing)
@@ -364,19 +366,19 @@ class Job:
     @property
     def _kept(self) -> bool:
         """Whether its events are kept, however many: somebody iterates, or will once it was asked for."""
-        waits = not self._claimed and not self._holding.awaited and self._inbox.size <= self._jobs.room
+        waits = not self._claimed and not self._holding.awaited and self.inbox.size <= self._jobs.room
         return self._iterating or waits
 
     def _drop_oldest(self) -> None:
-        event = self._inbox.take()
+        event = self.inbox.take()
         if not isinstance(event, HistoryCut):
             self._dropped(event)
 
     def _dropped(self, event: Event) -> None:
         self.events_dropped += 1
         if not self._iterating:
-            self._inbox.done_with_taken()
-        self._inbox.done_with(event.seq)
+            self.inbox.done_with_taken()
+        self.inbox.done_with(event.seq)
 
     def _cut(self, history_from: int) -> HistoryCut:
         return HistoryCut(
@@ -400,51 +402,3 @@ class Job:
         error = again(self._lost)
         error.job_id = self.id
         raise error
-
-
-class _Events:
-    """The iterator over a job; when it is given up, so is the iteration."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._inbox = job._inbox
-        self._ready = LOOK_EVERY
-        self._turned_at = 0
-        self.task = anyio.get_current_task().id
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        """The next event; the one before is done with."""
-        inbox = self._inbox
-        taken = inbox.taken
-        if taken == inbox.upto + 1:
-            inbox.upto = taken
-        else:
-            inbox.done_with(taken)
-        self._ready -= 1
-        if not self._ready or not inbox.waiting:
-            inbox.taken = 0
-            await self._pause()
-        event = inbox.waiting.popleft()
-        if isinstance(event, HistoryCut):
-            inbox.taken = 0
-            self._job._cut_off(event)
-        inbox.taken = event.seq
-        inbox.size -= event.size
-        inbox.jobs.size -= event.size
-        if inbox.full:
-            self._job._look_at_buffer()
-        return event
-
-    async def _pause(self) -> None:
-        """Wait for an event; when there is one, let others run if it was long since the last time."""
-        self._ready = LOOK_EVERY
-        now = self._inbox.jobs.now
-        if self._inbox.waiting:
-            if now() - self._turned_at < TURN_EVERY:
-                return
-            await anyio.lowlevel.checkpoint()
-        await self._job._wait()
-        self._turned_at = now()

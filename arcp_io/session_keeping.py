@@ -106,7 +106,10 @@ class ClientPump(Pump):
         self._tell = tell
 
     def run(self) -> None:
-        self._tell()
+        try:
+            self._tell()
+        except BaseException as error:
+            self.crash(error)
         super().run()
 
     def _gather(self, output: Output) -> None:

@@ -85,7 +85,14 @@ class Session:
     @property
     def cursor(self) -> int:
         """The number up to which all events have been processed: what acks and the store tell."""
-        return self._session.cursor
+
+        async def cursor() -> int:
+            return self._session.cursor
+
+        try:
+            return self._portal.call(cursor)
+        except RuntimeError:
+            return self._session.cursor  # This is the loop's thread, or there is no loop any more.
 
     @property
     def stored_jobs(self) -> Sequence[str]:

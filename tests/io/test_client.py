@@ -6,6 +6,7 @@ import gc
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -89,6 +90,13 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 def phases(events: list[Event]) -> list[str]:
     return [event.body["phase"] for event in events]
+
+
+def spend(seconds: float) -> None:
+    """Compute for so long."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
 
 
 def told_of_back_pressure(event: Event) -> bool:
@@ -349,6 +357,60 @@ async def test_a_loop_that_was_left_goes_on_in_the_next() -> None:
                 break
         rest = [event async for event in job]
         assert phases(first + rest) == [str(number) for number in range(10)]
+
+
+async def test_events_that_wait_do_not_keep_others_from_running(kind: str) -> None:
+    turns: list[int] = []
+
+    async def count() -> None:
+        while True:
+            turns.append(len(turns))
+            await anyio.lowlevel.checkpoint()
+
+    async with place(kind) as there, connect(there.target, TOKEN) as session:
+        job = await session.submit("flood", {"events": 320})
+        await until(lambda: job.final_status is not None)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(count)
+            await anyio.lowlevel.checkpoint()
+            before, seen = len(turns), 0
+            async for event in job:
+                seen += 1
+                spend(0.0002)
+                assert session.cursor == event.seq - 1
+            assert (seen, len(turns) - before > 5) == (320, True)
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_loop_that_is_cancelled_goes_on_in_the_next(kind: str) -> None:
+    async with place(kind) as there, connect(there.target, TOKEN) as session:
+        job = await session.submit("flood", {"events": 320})
+        await until(lambda: job.final_status is not None)
+        seen: list[int] = []
+        while len(seen) < 320:
+            with anyio.CancelScope() as scope:
+                async for event in job:
+                    seen.append(event.seq)
+                    spend(0.0002)
+                    if len(seen) % 10 == 0:
+                        scope.cancel()
+        assert seen == list(range(1, 321))
+
+
+async def test_a_loop_that_waits_and_is_cancelled_is_over(kind: str) -> None:
+    async with place(kind) as there, connect(there.target, TOKEN) as session:
+        job = await session.submit("sleep")
+        events = aiter(job)
+        assert (await anext(events)).body["phase"] == "asleep"
+        for _ in range(2):
+            with anyio.move_on_after(0.01) as scope:
+                await anext(events)
+            assert scope.cancelled_caught
+        with anyio.move_on_after(0.01):
+            async for _ in job:
+                raise AssertionError("it is asleep")
+        with pytest.raises(RuntimeError, match="by another loop"):
+            await anext(events)
 
 
 async def test_one_iterator_at_a_time() -> None:

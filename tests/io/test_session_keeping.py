@@ -17,6 +17,7 @@ from arcp_io.stdio import LineCodec
 from arcp_io.stream import StreamTransport
 from arcp_proto.client import Client, ClientConfig
 from arcp_proto.connection import Framing
+from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import JobId
 from arcp_proto.output import Event, Request
 from arcp_proto.resumption import Resumption
@@ -70,7 +71,7 @@ class WatchfulStore(MemoryStore):
 class Stand:
     """One client behind one pump, which keeps its session."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[], None] = lambda: None) -> None:
         self.at = START
         self.loop = TaskLoop(lambda: self.at)
         self.stream = FakeStream()
@@ -79,7 +80,7 @@ class Stand:
         loop = cast(Loop, self.loop)
         self.keeper = SessionKeeper(self.client, self.store, loop)
         self.pump = ClientPump(
-            self.client, self, loop, Clock(lambda: self.at, lambda: UNIX), self.keeper, lambda: None
+            self.client, self, loop, Clock(lambda: self.at, lambda: UNIX), self.keeper, tell
         )
         connection = self.client.connect(None, Framing.LINES, now=START)
         self.stream.transport = StreamTransport(
@@ -190,3 +191,10 @@ def test_what_is_not_is_kept_at_the_end() -> None:
     kept = stand.store.load()
     assert kept is not None
     assert kept.session_id == "sess_1"
+
+
+def test_a_bug_of_whoever_tells_what_is_processed_stops_the_loop() -> None:
+    def tell() -> None:
+        raise InvariantViolated("a bug")
+
+    assert isinstance(Stand(tell).loop.failure, InvariantViolated)
