@@ -189,13 +189,14 @@ class Pump:
         taken = 0
         try:
             self._set_aside()
-            while taken < len(messages) and self._takes(connection):
-                taken += self.machine.receive_all(connection, messages[taken:], now=self.now())
-                self._gather(self.machine.take())
-                if taken < len(messages):
-                    self._settle(at_once=True)  # Perhaps it takes more when some of its answers are gone.
-            if taken < len(messages):
-                self._waiting[connection] = self._transports[connection]
+            taken = self._hand_over(connection, messages)
+            while taken < len(messages):
+                self._settle(at_once=True)  # Perhaps it takes more when some of its answers are gone.
+                more = self._hand_over(connection, messages[taken:])
+                if not more:
+                    self._waiting[connection] = self._transports[connection]
+                    break
+                taken += more
             self._settle()
         except BaseException as error:
             self.crash(error)
@@ -300,6 +301,14 @@ class Pump:
             writable, self._writable = self._writable, self._spoken_to
             self._gather(self.machine.take())
             self._writable = writable
+
+    def _hand_over(self, connection: Connection, messages: Sequence[bytes]) -> int:
+        """Returns how many of them the machine has taken."""
+        if connection in self._held and connection.phase not in (Phase.CLOSING, Phase.CLOSED):
+            return 0
+        taken = self.machine.receive_all(connection, messages, now=self.now())
+        self._gather(self.machine.take())
+        return taken
 
     def _takes(self, connection: Connection) -> bool:
         """Whether a message may be handed over; what comes in while it closes is dropped there."""

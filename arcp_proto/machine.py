@@ -119,10 +119,11 @@ class Machine(ABC):
     def receive_all(self, connection: Connection, messages: Sequence[bytes], *, now: int) -> int:
         """Inputs as of `Connection.receive`, for each message in its order; `take` follows.
 
-        Returns how many were carried out: the rest waits until `reading` is on again.
+        Returns how many were carried out: the rest waits until `reading` is on again, or until some of the
+        answers are pulled.
         """
         taken = 0
-        while taken < len(messages) and takes(connection):
+        while taken < len(messages) and takes(connection) and not self.crowded(connection):
             self.hear(connection, messages[taken], now=now)
             self.done()
             taken += 1
