@@ -143,11 +143,12 @@ class Timers:
 
     def next(self) -> tuple[Time, TimerKey] | None:
         """The first deadline, or None. Drops dead entries from the top; no answer changes by it."""
-        if self._next is None and self._live:
+        if self._next is None and self._heap:
             heap, armed = self._heap, self._armed
-            while heap[0] is not armed.get(heap[0][2].owner, {}).get(heap[0][2].kind):
+            while heap and heap[0] is not armed.get(heap[0][2].owner, {}).get(heap[0][2].kind):
                 heapq.heappop(heap)
-            self._next = heap[0][0], heap[0][2]
+            if heap:
+                self._next = heap[0][0], heap[0][2]
         return self._next
 
     def pop_due(self, now: Time) -> Iterator[TimerKey]:

@@ -21,10 +21,11 @@ NOTICES: Final = 1_000
 """Bytes of the notices that may come on top of a full log."""
 STAYS: Final = (
     *("config", "inventory", "features", "limits", "entropy", "stamp", "observers"),
-    *("failures", "told"),
+    *("failures", "told", "openings"),
 )
 """What a runtime has when nothing is left: its configuration, what names of principals mean, and bounded
-tables of who has failed to authenticate and what the host was told, which age as they are used."""
+tables of who has failed to authenticate, what the host was told and how payloads of one millisecond begin,
+which age as they are used."""
 
 
 def fact(host: Host, record: facts.Record) -> None:

@@ -175,3 +175,13 @@ def test_looking_changes_no_answer(times: list[int]) -> None:
             arm(timers, TimerKind.GRACE, number % 3, at)
         looked_at.next()
     assert list(looked_at.pop_due(Time(100))) == list(left_alone.pop_due(Time(100)))
+
+
+def test_nothing_is_kept_of_what_was_disarmed_last() -> None:
+    timers = Timers()
+    for owner in range(10):
+        timers.arm(TimerKind.HEARTBEAT, owner, Time(owner))
+    for owner in range(10):
+        timers.disarm(TimerKind.HEARTBEAT, owner)
+    assert timers.next() is None
+    assert timers.size == 0
