@@ -162,16 +162,25 @@ async def test_agents_wait_for_a_slow_disk_and_nothing_else_does(tmp_path: Path)
 
     journal._store = slowly
     disk.set()
-    counters = Counters()
+    counters, opened = Counters(), anyio.Event()
     app = make_app(counters=counters)
+
+    @app.agent("gated")
+    async def gated(job: JobContext, input: Any) -> None:
+        await opened.wait()
+        for _ in range(5_000):
+            await job.log("info", "x" * 4_000)
+            counters.emitted += 1
+
     async with (
         serve(app, port=0, journal=journal) as server,
         websocket(server.url) as peer,
         set_at_last(disk),
     ):
         await peer.hello()
-        await peer.submit("flood", {"events": 5_000, "size": 4_000})
+        await peer.submit("gated")
         disk.clear()
+        opened.set()
         emitted = -1
         while counters.emitted != emitted or journal.waiting_bytes <= AGENTS_WAIT:
             emitted = counters.emitted
