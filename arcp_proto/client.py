@@ -218,7 +218,7 @@ class Client(Machine):
         return self._ask(RequestKind.SUBSCRIBE, job_id, message, size)
 
     def unsubscribe(self, job_id: JobId, *, now: int) -> None:
-        """Observe a job no longer (§7.6): nothing more comes of it, unless it is one of ours.
+        """Observe a job no longer (§7.6): nothing more comes of it, unless it is one of ours or a child.
 
         Raises LocalProtocolError without a session.
         """

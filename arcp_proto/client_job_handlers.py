@@ -294,7 +294,7 @@ def _is_not_wanted(
         job.begin_within(source_seq or 0)
     if job is not None and job.awaited and job.at_home is None and source_seq is None and not notice:
         job.come_home()
-    if job is None and job_id in session.unwanted:
+    if job is None and session.is_unwanted(job_id, source_seq):
         return True
     if job is None and source_seq is not None:  # Of a job that a submit has joined by its key, or of none.
         if session.requests.unsure:

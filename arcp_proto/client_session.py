@@ -168,6 +168,10 @@ class ClientSession:
         self.assembly.drop(job_id)
         self.jobs.pop(job_id, None)
 
+    def is_unwanted(self, job_id: JobId, source_seq: int | None) -> bool:
+        """Whether it comes of a job that is observed no longer; what a child does comes by itself (§10)."""
+        return job_id in self.unwanted and (source_seq is not None or job_id not in self.children)
+
     def lose(self) -> None:
         """It cannot be resumed: its jobs are observed in another."""
         self.lost = True

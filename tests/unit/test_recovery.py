@@ -676,3 +676,18 @@ def test_another_process_asks_again_when_it_resumes_from_before_the_answer(runti
     assert numbers(observed(other, 3, 3) + observed(other, 4, 7)) == [3, 4]
     runtime.client.processed(JobId("job_2"), 1, now=runtime.now)
     assert subscribes(another_process(runtime)) == []
+
+
+def test_a_child_goes_on_when_it_is_unsubscribed(runtime: ScriptedRuntime) -> None:
+    child = JobId("job_2")
+    runtime.accept()
+    runtime.client.unsubscribe(child, now=runtime.now)
+    runtime.take()
+    assert runtime.say("job.event", log(), job_id=child, event_seq=1) == [], "whose it is, nobody knows"
+    said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": child, "agent": "a"}}
+    runtime.say("job.event", said, job_id=JOB, event_seq=2)
+    assert numbers(runtime.say("job.event", log(), job_id=child, event_seq=3)) == [3]
+    runtime.client.unsubscribe(child, now=runtime.now)
+    runtime.take()
+    assert numbers(runtime.say("job.event", log(), job_id=child, event_seq=4)) == [4]
+    assert observed(runtime, 5, 1, child) == [], "what it was subscribed to for, comes no more"
