@@ -62,12 +62,25 @@ class Told:
     ends: dict[str, int] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)
     """Subscribes by job, each of which may begin its history anew: also one whose answer was lost."""
+    joins: dict[str, int] = field(default_factory=dict)
+    """Submits by key, each of which may do the same with the job that the key means (§7.2)."""
     requests: dict[str, int] = field(default_factory=dict)
     """How often each was asked, on any connection."""
     again: int = 0
     """Requests that may bring a job's past once more."""
     skipped: bool = False
     """Its client said that it has what it has not: it may miss some."""
+
+    def may_begin_anew(self, work: Work) -> bool:
+        """Whether something was asked for that may begin the history of a job anew."""
+        return self.asked.get(work.job_id, 0) > 0 or self.joins.get(work.key or "", 0) > 0
+
+    def begins_anew(self, work: Work) -> None:
+        """So it does."""
+        if self.asked.get(work.job_id, 0) > 0:
+            self.asked[work.job_id] -= 1
+        else:
+            self.joins[work.key or ""] -= 1
 
 
 AT_ONCE: Final = 100
@@ -169,6 +182,7 @@ class Promises:
             work.cancelled = True
         key = payload.get("idempotency_key")
         if frame.type == "job.submit" and isinstance(key, str):
+            told.joins[key] = told.joins.get(key, 0) + 1
             self._world.works.asked(told.principal, key, payload)
 
     def _ack(self, line: Line, seq: Any) -> None:
@@ -354,10 +368,10 @@ class Promises:
             run = runs[work.job_id] = Run(0 if source is None else -1)
         place = work.index[mark]
         expected = place if run.place < 0 else work.next_for(run.place, told.features)
-        again = run.ended and told.asked.get(work.job_id, 0) > 0
+        again = run.ended and told.may_begin_anew(work)
         if (place != expected and not told.skipped) or place < run.place or again:
-            if source is not None and told.asked.get(work.job_id, 0) > 0:
-                told.asked[work.job_id] -= 1
+            if source is not None and told.may_begin_anew(work):
+                told.begins_anew(work)
                 run = runs[work.job_id] = Run(place)
             elif place < run.place or not _is_untold(told, work):
                 raise Broken("I1", f"{told.id} gets event {place} of {work.job_id} and not {expected}")

@@ -92,6 +92,8 @@ class Work:
     """The job that has delegated it."""
     expires: int | None = None
     """When its lease ends, by the wall clock."""
+    key: str | None = None
+    """The key of its submit."""
     latest: int = 0
     """The latest that a wall clock has shown since it was accepted, before it was set."""
     marks: list[int] = field(default_factory=list)

@@ -72,6 +72,7 @@ class Works:
             terms.max_runtime_sec,
             terms.parent_job_id,
             None if terms.expires_at is None else unix_of(terms.expires_at),
+            terms.idempotency_key,
         )
         if terms.parent_job_id is not None:
             world.truth.jobs[terms.parent_job_id].add(child_mark(terms.job_id), "delegate")
