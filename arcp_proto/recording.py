@@ -86,6 +86,8 @@ _WITH_SECRETS: Final = (
     "job.subscribed",
 )
 _KNOWN: Final = (*messages.TO_RUNTIME, *messages.TO_CLIENT)
+_FILLERS: Final[Mapping[str, bytes]] = {wire.NOT_TEXT: b"\xff", wire.TOO_DEEP: b"[", wire.NO_OBJECT: b" "}
+"""The byte of which a message consists that is unreadable in the same way."""
 
 
 class Replay(NamedTuple):
@@ -161,22 +163,18 @@ def replay(lines: Iterable[str]) -> Replay:
 
 
 def redact(message: bytes, twins: Mapping[bytes, str] = _NO_TWINS) -> bytes:
-    """A message with stand-ins in place of its secrets, as long as before; blanks if it cannot be read.
+    """A message with stand-ins in place of its secrets, as long as before.
 
+    Nothing is left of what holds no JSON object but what is wrong with it: a secret may stand anywhere.
     `twins` are the stand-ins of the runtime's own tokens, by digest: those that a replay gives out.
     """
-    try:
-        envelope = wire.decode_envelope(message)
-        harmless = envelope.type in _KNOWN and envelope.type not in _WITH_SECRETS
-        if harmless and b"credential_rotated" not in message:
-            return message
-        value = wire.decode_value(message)
-    except Refusal:
-        suspicious = any(name.encode() in message for name in SECRET_FIELDS)
-        return b" " * len(message) if suspicious else message
-    redacted = _without_secrets(value, twins)
-    if redacted == value:
+    if _is_harmless(message):
         return message
+    try:
+        fields = wire.decode_fields(message)
+        redacted = {name: _redacted(value, name in SECRET_FIELDS, twins) for name, value in fields.items()}
+    except Refusal as refusal:
+        return _FILLERS[refusal.message] * len(message)
     return wire.encode_checked(redacted).ljust(len(message))
 
 
@@ -293,17 +291,31 @@ def _joined(first: Output | None, second: Output) -> Output:
     )
 
 
-def _without_secrets(value: Any, twins: Mapping[bytes, str]) -> Any:
-    if isinstance(value, dict):
-        return {
-            name: twins.get(Secret(item).digest()) or stand_in(item)
-            if name in SECRET_FIELDS and isinstance(item, str)
-            else _without_secrets(item, twins)
-            for name, item in value.items()
-        }
-    if isinstance(value, list):
-        return [_without_secrets(item, twins) for item in value]
-    return value
+def _is_harmless(message: bytes) -> bool:
+    """Whether it is of a type that holds no secrets."""
+    try:
+        message_type = wire.decode_envelope(message).type
+    except Refusal:
+        return False
+    harmless = message_type in _KNOWN and message_type not in _WITH_SECRETS
+    return harmless and b"credential_rotated" not in message
+
+
+def _redacted(value: msgspec.Raw, secret: bool, twins: Mapping[bytes, str]) -> object:
+    """A JSON value with stand-ins in place of the texts in it if they are `secret`; the rest as written."""
+    match bytes(value)[:1]:
+        case b"{":
+            return {
+                name: _redacted(item, secret or name in SECRET_FIELDS, twins)
+                for name, item in wire.decode_fields(value).items()
+            }
+        case b"[":
+            return [_redacted(item, secret, twins) for item in wire.decode_items(value)]
+        case b'"' if secret:
+            text = wire.decode_value(value)
+            return twins.get(Secret(text).digest()) or stand_in(text)
+        case _:
+            return value
 
 
 def _write(argument: Any, keep_secrets: bool, from_peer: bool, twins: Mapping[bytes, str]) -> Any:

@@ -27,6 +27,11 @@ VERSION: Final = "1.1"
 HEAD_BYTES: Final = 320
 """More than the longest head of an envelope without `extensions`: fields, ids, 20 digits of a number."""
 
+NOT_TEXT: Final = "the message is not UTF-8"
+TOO_DEEP: Final = f"the message nests deeper than {MAX_DEPTH}, or its brackets do not match"
+NO_OBJECT: Final = "the message is no JSON object that can be held"
+"""What an unreadable message is, and nothing of what it holds: a recording has another in its place."""
+
 _ACCEPTED_VERSION: Final = re.compile(r"1(\.\d{1,9})?\Z")
 _MAX_VERSION_LENGTH: Final = 16
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+["\\]?', re.DOTALL)
@@ -135,6 +140,8 @@ def _float(text: str) -> float:
 _decode_exact: Final = decoder_of(Envelope)
 _decode_loose: Final = decoder_of(_LooseEnvelope)
 _decode_any: Final[Callable[[bytes | msgspec.Raw], Any]] = decoder_of(object)
+_decode_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_items: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -170,6 +177,18 @@ def decode_value(data: bytes | msgspec.Raw) -> Any:
     if isinstance(data, bytes):
         _check_text(data)
     return _read(_decode_any, data)
+
+
+def decode_fields(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
+    """The fields of a JSON object, each as it is written; raises Unreadable for whatever is none."""
+    if isinstance(data, bytes):
+        _check_text(data)
+    return _read(_decode_fields, data)
+
+
+def decode_items(data: msgspec.Raw) -> list[msgspec.Raw]:
+    """The items of a JSON array, each as it is written; raises Unreadable for whatever is none."""
+    return _read(_decode_items, data)
 
 
 def check_depth(data: bytes) -> bool:
@@ -366,18 +385,18 @@ def _check_text(data: bytes) -> None:
     try:
         data.decode()
     except UnicodeDecodeError:
-        raise Unreadable("the message is not UTF-8") from None
+        raise Unreadable(NOT_TEXT) from None
     if not check_depth(data):
-        raise Unreadable(f"the message nests deeper than {MAX_DEPTH}, or its brackets do not match")
+        raise Unreadable(TOO_DEEP)
 
 
 def _read(decode: Callable[[Any], T], data: bytes | msgspec.Raw) -> T:
     try:
         return _with_headroom(decode, data)
     except UnicodeDecodeError:
-        raise Unreadable("the message is not UTF-8") from None
-    except (msgspec.MsgspecError, ValueError, OverflowError) as error:
-        raise Unreadable(f"the message is no JSON object that can be held: {error}") from None
+        raise Unreadable(NOT_TEXT) from None
+    except (msgspec.MsgspecError, ValueError, OverflowError):
+        raise Unreadable(NO_OBJECT) from None
 
 
 def _with_headroom(call: Callable[[Any], T], argument: object) -> T:

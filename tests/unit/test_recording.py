@@ -8,10 +8,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from arcp_proto import tolerance, wire
 from arcp_proto.client import Client, ClientConfig
 from arcp_proto.connection import Framing
-from arcp_proto.errors import Denied, LocalProtocolError
+from arcp_proto.errors import Denied, LocalProtocolError, Refusal
 from arcp_proto.events import Log, Progress
 from arcp_proto.ids import SECOND, JobId, SessionId
 from arcp_proto.limits import Limits
@@ -234,6 +237,13 @@ def test_a_client_that_goes_on_is_recorded_with_what_it_went_on_with() -> None:
         '{"type":"session.hello","payload":{"auth":{"token":"%s"}}} \xff',
         '{"type":"job.event","payload":{"body":{"phase":"credential_rotated","value":"%s"}}}',
         '{"type":"job.accepted","payload":{"credentials":[{"id":"c","value":"%s"}]}}',
+        '{"type":"session.hello","payload":{"auth":{"token":"%s","token":5}}}',
+        '{"type":"session.hello","payload":{"auth":{"token":["%s",{"a":"%s"}]}}}',
+        '{"type":"session.hello","payload":{"auth":{"tok\\u0065n":"%s"',
+        '{}{"type":"session.hello","payload":{"auth":{"token":"%s"}}}',
+        '["%s"]',
+        "GET / HTTP/1.1\r\nAuthorization: Bearer %s\r\n",
+        '{"auth":{"token":"%s"},"x":' + "[" * 70,
     ],
 )
 def test_no_secret_survives(text: str) -> None:
@@ -249,13 +259,41 @@ def test_no_secret_survives(text: str) -> None:
         b'{"type":"job.submit","payload":{"agent":"a","input":{"token":"not ours"}}}',
         b'{"type":"job.event","payload":{"kind":"metric","body":{"value":"5"}}}',
         b'{"type":"session.hello","payload":{"auth":{"token":5}}}',
-        b"garbage",
-        b"\xff\xfe",
+        b'{"type":"session.hello","payload":{"x":1e999,"y":1e5,"z":[{}]}}',
         b"",
     ],
 )
 def test_what_holds_no_secret_is_left_alone(message: bytes) -> None:
     assert redact(message) == message
+
+
+HELLO = b'{"type":"session.hello","id":"h","payload":{"auth":{"token":"s3cret","n":1}}}'
+
+
+@given(
+    st.integers(0, len(HELLO)),
+    st.integers(0, len(HELLO)),
+    st.binary(max_size=3) | st.sampled_from([b"", b"{}", b"[" * 70, b'"\\ud800"', b"1e999", b"\\", b'"']),
+)
+@example(0, 0, b"{}")
+@example(0, len(HELLO), b"[1]")
+@example(7, 22, b"")
+@example(HELLO.index(b"1}"), HELLO.index(b"1}") + 1, b"1e999")
+def test_a_redacted_message_is_refused_like_the_original(start: int, end: int, other: bytes) -> None:
+    message = HELLO[:start] + other + HELLO[end:]
+    redacted = redact(message)
+    assert _came_of(redacted) == _came_of(message)
+    assert len(redacted) == len(message)
+
+
+def _came_of(message: bytes) -> object:
+    """What a peer is told of a message, or what was read of it; the repr of a hello has no secrets."""
+    try:
+        envelope = wire.decode_envelope(message)
+        hello = tolerance.read_request(envelope) if envelope.type == "session.hello" else None
+    except Refusal as refusal:
+        return refusal.message
+    return envelope.type, envelope.id, repr(hello)
 
 
 def test_a_redacted_message_still_says_the_rest() -> None:

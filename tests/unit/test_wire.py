@@ -702,11 +702,11 @@ def test_a_long_text_with_exponents_is_read_as_a_short_one(parts: list[tuple[int
         try:
             each.append(wire.decode_value(number.encode()))
         except Unreadable as unreadable:
-            assert "out of range" in str(unreadable)
+            assert str(unreadable) == wire.NO_OBJECT
             each.append(None)
     text = f"[{', '.join(numbers)}{' ' * 512}]".encode()
     if None in each:
-        with pytest.raises(Unreadable, match="out of range"):
+        with pytest.raises(Unreadable, match=wire.NO_OBJECT):
             wire.decode_value(text)
     else:
         assert wire.decode_value(text) == each
