@@ -327,6 +327,8 @@ class Judge:
 
     def _wait_for(self, work: Work, end: int) -> None:
         """What the time until `end` does to an unfinished job."""
+        if work.left and not work.outcomes:
+            return  # Nothing of it is due in this process.
         drain_at = self.drain_at
         again = drain_at is not None and drain_at <= end and self.starts_again(work)
         if again and drain_at is not None and (work.due is None or drain_at < work.due):
@@ -334,7 +336,8 @@ class Judge:
             drain_at = None
         grace_at = work.grace_at if work.leaving and not work.outcomes else None
         if grace_at is not None and grace_at <= end and (work.due is None or grace_at < work.due):
-            work.left, work.deadline, work.stop_at = True, None, None
+            work.left = True
+            return
         due = [(work.deadline, "TIMEOUT"), (work.stop_at, "LEASE_EXPIRED"), (drain_at, "INTERNAL_ERROR")]
         times = [at for at, _ in due if at is not None and at <= end]
         if times:

@@ -327,6 +327,7 @@ class Play(Judge):
             client.asked[request_id] = Asked("job.cancel", ("job.cancelled",), _over(work.ended))
             if not work.ended:
                 self.fix(work, self.now, "CANCELLED")
+                work.ended = work.left and work.stopped  # There is no agent to wait for.
         elif line.quirk not in ("typescript", "pypi"):
             client.asked[request_id] = Asked("job.cancel", (code,), None, line.last)
         payload = {"job_id": work.job_id, "reason": "r" * (c % 3)}
@@ -661,7 +662,7 @@ class Play(Judge):
             for work in self.works.values():
                 if self.starts_again(work):
                     self.leave(work, at)
-                elif not work.ended:
+                elif not (work.ended or work.left):
                     self.fix(work, at, "INTERNAL_ERROR")
             self.drain_at = None
         elif self.drain_at is None or at < self.drain_at:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from arcp_proto.records import Record, decode_record
@@ -19,6 +19,31 @@ from .restart import applied as applied_at
 from .restart import encoded
 
 SEED = b"r" * 32
+LEFT_AND_LAPSED: Sequence[Action] = (
+    ("join", 0, 0, 0),
+    ("submit", 187, 111, 59),
+    ("shut_down", 171, 42, 120),
+    ("set_clock", 185, 139, 109),
+)
+"""A job is left to the next process, and then its lease ends."""
+LEFT_AND_CANCELLED: Sequence[Action] = (
+    ("join", 0, 0, 0),
+    ("submit", 179, 45, 131),
+    ("submit", 221, 243, 233),
+    ("shut_down", 66, 198, 32),
+    ("fail", 74, 50, 180),
+    ("cancel", 188, 102, 57),
+)
+"""A job is left to the next process, and cancelled while another has its grace."""
+LEFT_AND_STREAMED: Sequence[Action] = (
+    ("join", 0, 0, 0),
+    ("submit", 130, 3, 106),
+    ("shut_down", 240, 187, 184),
+    ("write", 56, 205, 18),
+    ("stop", 151, 54, 49),
+    ("shut_down", 141, 165, 248),
+)
+"""A job streams in its grace and is left to the next process, and the runtime is shut down once more."""
 
 
 def restored(config: RuntimeConfig, records: Sequence[Record]) -> Runtime:
@@ -30,14 +55,17 @@ def applied(config: RuntimeConfig, records: Sequence[Record]) -> Runtime:
     return applied_at(config, records, now=START, unix=UNIX)
 
 
-def played(setup: tuple[int, int, int], drawn: list[Action]) -> Play:
+def played(setup: tuple[int, int, int], drawn: Sequence[Action]) -> Play:
     """A run with a journal."""
     return run((setup[0] | 1, *setup[1:]), drawn)
 
 
 @settings(max_examples=examples(80))
 @given(setup=SETUP, drawn=actions(without=("crash",)))
-def test_a_snapshot_is_all_records(setup: tuple[int, int, int], drawn: list[Action]) -> None:
+@example((61, 66, 161), LEFT_AND_CANCELLED)
+@example((93, 206, 197), LEFT_AND_LAPSED)
+@example((17, 161, 52), LEFT_AND_STREAMED)
+def test_a_snapshot_is_all_records(setup: tuple[int, int, int], drawn: Sequence[Action]) -> None:
     play = played(setup, drawn)
     lived = play.world.runtime.snapshot()
     from_records = restored(play.config, play.world.records)
