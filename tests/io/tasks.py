@@ -61,6 +61,7 @@ async def waits(job: JobContext, input: Any) -> Any:
     """Waits for a child that does not end."""
     child = await job.delegate("wait", lease_request={})
     try:
+        await job.log("info", "waits")
         await child.result()
     finally:
         await job.log("info", f"cancelled {job.cancelled}")
@@ -69,6 +70,7 @@ async def waits(job: JobContext, input: Any) -> Any:
 def waits_in_a_thread(job: BlockingJobContext, input: Any) -> Any:
     child = job.delegate("wait", lease_request={})
     try:
+        job.log("info", "waits")
         child.result()
     except AgentStopped:
         job.log("info", f"cancelled {job.cancelled}")

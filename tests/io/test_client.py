@@ -34,6 +34,7 @@ from arcp_io.errors import (
 from arcp_io.memory import serve_memory
 from arcp_io.serving import Server, serve
 from arcp_proto.client import CLIENT_FEATURES
+from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
 from tests.io.apps import TOKEN, Counters, make_app
 
@@ -536,8 +537,9 @@ async def test_a_slow_reader_holds_back_the_agent(kind: str) -> None:
 async def test_a_full_buffer_holds_back_no_answer() -> None:
     async with place() as there, connect(there.target, TOKEN, buffer_size=1000) as session:
         job = await session.submit("flood", {"events": 10_000, "size": 1000})
+        flood = there.runtime.jobs[JobId(job.id)]
         async for event in job:
-            await until(lambda: there.counters.emitted > 300)
+            await until(lambda: flood.paused)  # All that may be on its way is full of events.
             assert await (await session.submit("echo", event.seq)).result() == event.seq
             await job.cancel("enough")
             break
