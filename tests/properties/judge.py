@@ -335,7 +335,8 @@ class Judge:
             self.leave(work, drain_at)
             drain_at = None
         grace_at = work.grace_at if work.leaving and not work.outcomes else None
-        if grace_at is not None and grace_at <= end and (work.due is None or grace_at < work.due):
+        stops = [at for at in (work.due, drain_at) if at is not None]
+        if grace_at is not None and grace_at <= end and all(grace_at < at for at in stops):
             work.left = True
             return
         due = [(work.deadline, "TIMEOUT"), (work.stop_at, "LEASE_EXPIRED"), (drain_at, "INTERNAL_ERROR")]

@@ -44,6 +44,15 @@ LEFT_AND_STREAMED: Sequence[Action] = (
     ("shut_down", 141, 165, 248),
 )
 """A job streams in its grace and is left to the next process, and the runtime is shut down once more."""
+STREAMED_AND_DRAINED: Sequence[Action] = (
+    ("join", 0, 0, 0),
+    ("submit", 57, 145, 244),
+    ("shut_down", 147, 204, 88),
+    ("write", 7, 190, 49),
+    ("shut_down", 79, 108, 96),
+    ("wait", 227, 41, 223),
+)
+"""A job streams in its grace, and the time of another drain is over before."""
 
 
 def restored(config: RuntimeConfig, records: Sequence[Record]) -> Runtime:
@@ -64,6 +73,7 @@ def played(setup: tuple[int, int, int], drawn: Sequence[Action]) -> Play:
 @given(setup=SETUP, drawn=actions(without=("crash",)))
 @example((61, 66, 161), LEFT_AND_CANCELLED)
 @example((93, 206, 197), LEFT_AND_LAPSED)
+@example((53, 36, 93), STREAMED_AND_DRAINED)
 @example((17, 161, 52), LEFT_AND_STREAMED)
 def test_a_snapshot_is_all_records(setup: tuple[int, int, int], drawn: Sequence[Action]) -> None:
     play = played(setup, drawn)
