@@ -204,6 +204,8 @@ class Connection:
 
     @property
     def _holds_more(self) -> bool:
+        if not self._held:
+            return not self.paused
         limits = self._machine.limits
         full = len(self._held) >= limits.held_messages or self._held_bytes >= limits.held_bytes
         return not (full or self.paused)
@@ -292,12 +294,10 @@ class Connection:
 
     def congested(self, share: int = 1) -> bool:
         """Whether more answers wait for the transport than the limits allow, or one in `share` of that."""
-        limits = self._machine.limits
-        outbox = self._outbox
-        return (
-            outbox.waiting > limits.control_envelopes // share
-            or outbox.controls.size > limits.control_bytes // share
-        )
+        limits, outbox = self._machine.limits, self._outbox
+        controls = outbox.controls
+        waiting = len(controls.waiting) + len(outbox.urgent)
+        return waiting > limits.control_envelopes // share or controls.size > limits.control_bytes // share
 
     def has_room(self, size: int) -> bool:
         """Whether another envelope of `size` bytes may wait for the transport."""

@@ -16,33 +16,42 @@ class Waiting(NamedTuple):
 class Controls:
     """Control envelopes among the events, oldest first."""
 
-    __slots__ = ("_waiting", "size")
+    __slots__ = ("size", "waiting")
 
     def __init__(self) -> None:
-        self._waiting: list[Waiting] = []
+        self.waiting: list[Waiting] = []
         self.size = 0
         """Bytes of all of them."""
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.waiting)
 
     @property
     def first(self) -> Waiting | None:
         """What goes next; None for nothing."""
-        return self._waiting[0] if self._waiting else None
+        return self.waiting[0] if self.waiting else None
 
     def add(self, after: int, records: int, envelope: bytes) -> None:
         """One more, behind all others."""
-        self._waiting.append(Waiting(after, records, envelope))
+        self.waiting.append(Waiting(after, records, envelope))
         self.size += len(envelope)
 
-    def pop(self) -> bytes:
-        """Take the first, which is there."""
-        envelope = self._waiting.pop(0).envelope
-        self.size -= len(envelope)
-        return envelope
+    def take(self, upto: int, persisted: int, limit: int, size: int) -> list[bytes]:
+        """Take the first ones that may be sent once event `upto` is out and so many records are durable.
+
+        At most `limit` of them, and no more once they have `size` bytes.
+        """
+        taken: list[bytes] = []
+        for after, records, envelope in self.waiting:
+            if after > upto or records > persisted or len(taken) == limit or size <= 0:
+                break
+            taken.append(envelope)
+            size -= len(envelope)
+            self.size -= len(envelope)
+        del self.waiting[: len(taken)]
+        return taken
 
     def clear(self) -> None:
         """Nothing is sent any more."""
-        self._waiting.clear()
+        self.waiting.clear()
         self.size = 0

@@ -36,22 +36,17 @@ def spread(runtime: Runtime, job: Job, feature: str | None) -> None:
         history.allow(history.first + limits.history_events, limits.history_bytes)
     home = job.home
     if home is not None and (feature is None or feature in home.features):
-        _sent(runtime, home)
+        sent(runtime, home)
     if job.observers:
         for session in list(job.observers.values()):
             if feature is None or takes(job, session, feature):
-                _sent(runtime, session)
+                sent(runtime, session)
     if runtime.holdings.over:
         retention.make_room(runtime)
 
 
-def sent_to(runtime: Runtime, session: Session) -> None:
+def sent(runtime: Runtime, session: Session) -> None:
     """Something was numbered in a session: keep its log within limits, wake its connection."""
-    look_at(runtime, session)
-    _wake(runtime, session)
-
-
-def _sent(runtime: Runtime, session: Session) -> None:
     if session.log.due(runtime.now):
         look_at(runtime, session)
     _wake(runtime, session)

@@ -35,7 +35,7 @@ class Outbox:
     @property
     def waiting(self) -> int:
         """Envelopes that have no number."""
-        return len(self.controls) + len(self.urgent)
+        return len(self.controls.waiting) + len(self.urgent)
 
     @property
     def pending(self) -> bool:
@@ -69,14 +69,16 @@ class Outbox:
     def pull(self, limit: int, size: int) -> list[bytes]:
         """The next envelopes: at most `limit` of them, stopping after `size` bytes."""
         pulled: list[bytes] = []
-        self._pull_urgent(pulled, limit)
+        if self.urgent:
+            self._pull_urgent(pulled, limit)
         while len(pulled) < limit and size > 0:
             size = self._pull_events(pulled, limit, size)
             if not self._may_pull_control() or len(pulled) >= limit or size <= 0:
                 break
-            envelope = self.controls.pop()
-            pulled.append(envelope)
-            size -= len(envelope)
+            most = limit - len(pulled) if self._greeted else 1
+            envelopes = self.controls.take(self.cursor, self._machine.persisted_count, most, size)
+            pulled += envelopes
+            size -= sum(map(len, envelopes))
             if not self._greeted:
                 self._greeted = True
                 self._pull_urgent(pulled, limit)

@@ -34,7 +34,7 @@ def restore(runtime: Runtime, records: Iterable[Record]) -> None:
         observing.fall_behind(runtime, session)
     observing.revoke(runtime)
     for session in list(runtime.sessions.values()):
-        delivering.sent_to(runtime, session)
+        delivering.sent(runtime, session)
         retention.await_resume(runtime, session)
     for job in runtime.jobs.values():
         retention.trim_history(runtime, job)

@@ -271,7 +271,7 @@ class Runtime(AgentCalls, Machine):
 
     def delivered(self, session: Session) -> None:
         """Something was numbered in this session."""
-        delivering.sent_to(self, session)
+        delivering.sent(self, session)
         if self.holdings.over:
             retention.make_room(self)
 

@@ -99,8 +99,9 @@ class Session:
 
     def take_on(self, job: Job) -> None:
         """It has submitted a job, or gets what a child of one says; on its jobs it is told of its lag."""
+        if not self.jobs:
+            self.log.look_again()
         self.jobs[job.id] = job
-        self.log.look_again()
 
     def issue(self, digest: bytes) -> bytes | None:
         """Another resume token is valid; returns the one that is not any more, if there are too many."""

@@ -15,7 +15,7 @@ def test_they_leave_in_the_order_in_which_they_came() -> None:
     controls.add(3, 1, b"one")
     controls.add(3, 2, b"other")
     assert controls.first == Waiting(3, 1, b"one")
-    assert [controls.pop(), controls.pop()] == [b"one", b"other"]
+    assert controls.take(3, 2, 9, 99) == [b"one", b"other"]
     assert controls.first is None
 
 
@@ -24,7 +24,21 @@ def test_their_bytes_are_counted() -> None:
     controls.add(0, 0, b"12345")
     controls.add(0, 0, b"123")
     assert (len(controls), controls.size) == (2, 8)
-    controls.pop()
+    controls.take(0, 0, 1, 99)
     assert (len(controls), controls.size) == (1, 3)
     controls.clear()
     assert (len(controls), controls.size, controls.first) == (0, 0, None)
+
+
+def test_what_is_taken_may_be_sent_and_is_within_the_limits() -> None:
+    controls = Controls()
+    for after, records in ((0, 1), (2, 1), (2, 3), (0, 1)):
+        controls.add(after, records, b"12345")
+    assert controls.take(1, 9, 9, 99) == [b"12345"]  # The next stands behind event 2.
+    assert controls.take(2, 0, 9, 99) == []
+    assert controls.take(2, 2, 9, 99) == [b"12345"]
+    assert controls.take(2, 3, 1, 99) == [b"12345"]
+    controls.add(0, 1, b"12345")
+    controls.add(0, 1, b"12345")
+    assert controls.take(2, 3, 9, 6) == [b"12345", b"12345"]
+    assert (len(controls), controls.size) == (1, 5)
