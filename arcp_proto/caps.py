@@ -357,11 +357,16 @@ def _evict(runtime: Runtime, session: Session, peer: str, reason: str) -> None:
 # In an open session.
 
 
-def count_request(runtime: Runtime, connection: Connection) -> None:
-    """One more request of a connection, and of its principal; raises Exceeded, fatal in the end (§14)."""
+def count_request(runtime: Runtime, connection: Connection, *, idle: bool) -> None:
+    """One more request of a connection, and of its principal; raises Exceeded, fatal in the end (§14).
+
+    One that is `idle` is of no use.
+    """
     allowance, now = runtime.caps.allowances[connection.number], runtime.now
     own, shared = allowance.bucket, allowance.shared
     if own.take(now) if shared is None else own.take_with(shared, now):
+        if not idle:
+            allowance.active_at = now
         return
     if now - allowance.over_at > 2 * PAUSE:
         allowance.over_since = now
@@ -387,11 +392,6 @@ def check_jobs(runtime: Runtime, principal: Principal) -> None:
         whose = principal if group is not None else "clients without a name"
         message = f"too many jobs of {whose} are running"
         raise Exceeded("principal_jobs", limits.principal_jobs, message, principal=principal)
-
-
-def job_group(runtime: Runtime, principal: Principal) -> Group:
-    """With whom the jobs of a principal are counted, while it has sessions or unfinished jobs."""
-    return None if principal in runtime.anonymous_principals else principal
 
 
 # What follows.

@@ -200,12 +200,10 @@ class Connection:
     @property
     def reading(self) -> bool:
         """Whether `receive` may be called: not while too much is held (back-pressure)."""
-        return self._holds_more and self._machine.wants_input
+        return (self._holds_more if self._held else not self.paused) and self._machine.wants_input
 
     @property
     def _holds_more(self) -> bool:
-        if not self._held:
-            return not self.paused
         limits = self._machine.limits
         full = len(self._held) >= limits.held_messages or self._held_bytes >= limits.held_bytes
         return not (full or self.paused)
@@ -290,7 +288,7 @@ class Connection:
     def _queue(self, envelope: bytes, after: int | None) -> None:
         self._outbox.add(envelope, after)
         self.sent_at = self._machine.now
-        self._machine.mark_writable(self)
+        self._machine.ready[self] = None
 
     def congested(self, share: int = 1) -> bool:
         """Whether more answers wait for the transport than the limits allow, or one in `share` of that."""

@@ -70,7 +70,7 @@ def _wake(runtime: Runtime, session: Session) -> None:
     connection = session.connection
     if connection is not None:
         connection.sent_at = runtime.now
-        runtime.mark_writable(connection)
+        runtime.ready[connection] = None
     if runtime.journaling:
         runtime.unsettled[session.id] = session
 

@@ -403,7 +403,7 @@ class Machine(ABC):
 
 def takes(connection: Connection) -> bool:
     """Whether a message may be received: what comes in while a connection closes is dropped there."""
-    return connection.phase in (Phase.CLOSING, Phase.CLOSED) or connection.reading
+    return connection.reading or connection.phase in (Phase.CLOSING, Phase.CLOSED)
 
 
 def cut(message: str) -> str:

@@ -101,7 +101,8 @@ def retire(runtime: Runtime, job: Job, at: Time) -> None:
         largest = retired.largest()
         for _ in range(max(1, retired.count(largest) // OF_THE_LARGEST)):
             forget_oldest(runtime, largest)
-    _watch(runtime)
+    if runtime.timers.armed(TimerKind.RETENTION, 0) is None:
+        _watch(runtime)
 
 
 def forget_oldest(runtime: Runtime, principal: Principal) -> None:
@@ -128,12 +129,11 @@ def forget_due(runtime: Runtime) -> None:
     """Forget the jobs whose time is over."""
     while (principal := runtime.retired.due(runtime.now)) is not None:
         forget_oldest(runtime, principal)
-    _watch(runtime)
+    if runtime.timers.armed(TimerKind.RETENTION, 0) is None:
+        _watch(runtime)
 
 
 def _watch(runtime: Runtime) -> None:
-    if runtime.timers.armed(TimerKind.RETENTION, 0) is not None:
-        return
     at = runtime.retired.next_at
     if at is not None:
         runtime.timers.arm(TimerKind.RETENTION, 0, at)

@@ -38,8 +38,7 @@ class Retired:
         if queue is None:
             queue = self._queues[principal] = _Queue()
             heappush(self._firsts, (at, self._count, principal))
-        queue.append(job_id, at, self._count)
-        return len(queue)
+        return queue.append(job_id, at, self._count)
 
     def remove(self, principal: Principal) -> None:
         """The oldest of a principal that has any is forgotten."""
@@ -114,11 +113,12 @@ class _Queue:
         """The first."""
         return self._job_ids[self._gone]
 
-    def append(self, job_id: JobId, at: Time, place: int) -> None:
-        """One more."""
+    def append(self, job_id: JobId, at: Time, place: int) -> int:
+        """One more; returns how many there are."""
         self._job_ids.append(job_id)
         self._ats.append(at)
         self._places.append(place)
+        return len(self._job_ids) - self._gone
 
     def pop(self) -> None:
         """The first is gone."""

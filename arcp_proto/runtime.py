@@ -318,9 +318,12 @@ class Runtime(AgentCalls, Machine):
     def begin(self, job: Job) -> None:
         """An agent is about to run."""
         self.unfinished[job.id] = job
-        self.running.add(job, caps.job_group(self, job.terms.principal))
-        if job.terms.principal in self.anonymous_principals:
-            self.anonymous_principals[job.terms.principal] += 1
+        principal = job.terms.principal
+        if principal in self.anonymous_principals:
+            self.running.add(job, None)
+            self.anonymous_principals[principal] += 1
+        else:
+            self.running.add(job, principal)
 
     def job_over(self, job: Job) -> None:
         """The terminal of a job is out."""
@@ -347,8 +350,7 @@ class Runtime(AgentCalls, Machine):
 
     # Roles of a machine.
 
-    def _handle(self, connection: Connection, message: bytes) -> None:
-        runtime_handlers.handle(self, connection, message)
+    _handle = runtime_handlers.handle
 
     def credentials_of(self, job_id: JobId) -> list[Credential]:
         """The credentials of a job that are valid now (§9.8). Changes nothing."""

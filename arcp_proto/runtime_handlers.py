@@ -43,18 +43,18 @@ class Rule(msgspec.Struct, frozen=True):
     idle: bool = False
 
 
-def handle(runtime: Runtime, connection: Connection, data: bytes) -> None:
+def handle(runtime: Runtime, connection: Connection, message: bytes) -> None:
     """Read one message and carry it out; raises Refusal."""
     connection.answering = None
-    envelope = wire.decode_envelope(data)
+    envelope = wire.decode_envelope(message)
     connection.answering = envelope
     phase = connection.phase
     rule = HANDLERS[phase].get(envelope.type)
     if phase is Phase.AWAITING_HELLO:
         caps.check_place(runtime, connection)
     elif rule is None or rule.counted:
-        caps.count_request(runtime, connection)
-    if rule is not None and not rule.idle and phase is Phase.OPEN:
+        caps.count_request(runtime, connection, idle=rule is None or rule.idle)
+    elif not rule.idle:
         caps.active(runtime, connection)
     if envelope.arcp != wire.VERSION and not envelope.supported:
         raise Refusal(

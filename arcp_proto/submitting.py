@@ -45,7 +45,8 @@ def on_submit(
     if session.turns or submit.idempotency_key is not None or issuing.issues(runtime, session):
         turns.take(runtime, connection, turns.Turn(session, envelope, submit, request_id, connection))
     else:  # It waits for nothing: not for others, a key or credentials.
-        check_runtime(submit.max_runtime_sec)
+        if submit.max_runtime_sec is not None:
+            check_runtime(submit.max_runtime_sec)
         terms = _check_submit(runtime, session, envelope, submit, None)
         accept(runtime, connection, session, submit, terms, request_id)
 

@@ -107,8 +107,9 @@ class Decoders(Generic[T]):
 
     def either(self, data: bytes | msgspec.Raw) -> T:
         """One message, of whatever length."""
-        text = bytes(data)
-        return self._evenly(data) if len(text) > _SHORT and has_exponents(text) else self._short(data)
+        if len(data) > _SHORT and has_exponents(bytes(data)):
+            return self._evenly(data)
+        return self._short(data)
 
     def suited_to(self, messages: Iterable[bytes]) -> Callable[[bytes], T]:
         """What decodes each of these; at its best when all are short."""
@@ -155,9 +156,12 @@ def decode_envelope(data: bytes) -> Envelope:
         raise Unreadable("the envelope has no type")
     if len(envelope.id) > MAX_ID_LENGTH:
         raise Unreadable(f"the envelope's id is longer than {MAX_ID_LENGTH} characters")
-    envelope.arcp = envelope.arcp[:_MAX_VERSION_LENGTH]
-    envelope.session_id = _name(envelope.session_id)
-    envelope.job_id = _name(envelope.job_id)
+    if len(envelope.arcp) > _MAX_VERSION_LENGTH:
+        envelope.arcp = envelope.arcp[:_MAX_VERSION_LENGTH]
+    if envelope.session_id is not None:
+        envelope.session_id = _name(envelope.session_id)
+    if envelope.job_id is not None:
+        envelope.job_id = _name(envelope.job_id)
     return envelope
 
 
@@ -377,8 +381,8 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _name(value: str | None) -> str | None:
-    return value if value is None or len(value) <= MAX_ID_LENGTH else None
+def _name(value: str) -> str | None:
+    return value if len(value) <= MAX_ID_LENGTH else None
 
 
 def _check_text(data: bytes) -> None:
