@@ -207,7 +207,10 @@ class AgentCalls:
         job = _running(runtime, job_id)
         encoded = _encode_result(result, summary)
         runtime.enter(now, "finish", job_id, result, summary)
-        _finish(runtime, job, encoded, summary)
+        if job.outcome is None:
+            results.finish(runtime, job, encoded, summary)
+        else:  # It is decided that it ends otherwise.
+            outcome.agent_ended(runtime, job, job.outcome)
         runtime.done()
 
     def fail(
@@ -340,14 +343,6 @@ def _encode_result(result: Any, summary: str | None) -> bytes | None:
         if len(summary) > MAX_REASON_LENGTH:
             raise LocalProtocolError(f"a summary has at most {MAX_REASON_LENGTH} characters")
     return encoded
-
-
-def _finish(runtime: Runtime, job: Job, result: bytes | None, summary: str | None) -> None:
-    """The agent has returned: its job ends so, unless it is decided that it ends otherwise."""
-    if job.outcome is not None:
-        outcome.agent_ended(runtime, job, job.outcome)
-    else:
-        results.finish(runtime, job, result, summary)
 
 
 def _check_failure(code: Any, message: Any, retryable: Any, details: Any) -> None:

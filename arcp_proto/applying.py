@@ -244,8 +244,9 @@ def _leave(job: Job, parent: Job) -> None:
 def terminal(runtime: Runtime, job: Job, session: Session, end: End, *, observed: bool) -> Entry:
     """The end of a job as an entry of one session's log."""
     message_type, payload = ending(runtime, job, session, end)
-    head = job.head(message_type, observed=observed)
-    return Entry.of(head, payload, end.source if observed else 0)
+    if observed:
+        return Entry.of(job.head(message_type, observed=True), payload, end.source)
+    return Entry(job.new_head(message_type), payload)
 
 
 def ending(runtime: Runtime, job: Job, session: Session, end: End) -> tuple[str, bytes]:

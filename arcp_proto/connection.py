@@ -346,6 +346,8 @@ class Connection:
             return  # What was in flight when we closed is not an error.
         if len(message) > self.message_limit:
             self._machine.refuse_too_large(self)
+        elif self.phase is Phase.OPEN and not self.paused:
+            self._machine.receive_message(self, message)
         else:
             self._accept(message)
 

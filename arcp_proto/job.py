@@ -291,9 +291,13 @@ class Job:
         """The template that all numbered envelopes of one type of this job share, at home or elsewhere."""
         head = self.heads.get((message_type, observed))
         if head is None:
-            trace_id = self.terms.trace.trace_id
-            head = wire.event_head(message_type, self.id, trace_id, self.extensions, observed=observed)
+            head = self.new_head(message_type, observed=observed)
             if self.heads is NOTHING:
                 self.heads = {}
             self.heads[message_type, observed] = head
         return head
+
+    def new_head(self, message_type: str, *, observed: bool = False) -> bytes:
+        """The same template, of what is sent once: nobody is to share it."""
+        trace_id = self.terms.trace.trace_id
+        return wire.event_head(message_type, self.id, trace_id, self.extensions, observed=observed)

@@ -254,9 +254,10 @@ class _Numbers:
 
     def add(self, number: int) -> None:
         """Put in a number that is not there."""
-        if not self.chunks or number > self.chunks[-1][-1]:
-            if self.chunks and len(self.chunks[-1]) < _CHUNK:
-                self.chunks[-1].append(number)
+        last = self.chunks[-1] if self.chunks else None
+        if last is None or number > last[-1]:
+            if last is not None and len(last) < _CHUNK:
+                last.append(number)
             else:
                 self.chunks.append([number])
                 self.firsts.append(number)

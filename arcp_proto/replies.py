@@ -52,19 +52,19 @@ class Replies:
 
     def add(self, reply: Reply, limits: Limits) -> None:
         """An answer was sent; the oldest ones go when there are too many."""
+        kept, answered, size = self._kept, self._answered, self._size + len(reply.payload)
         self.newest = reply
-        self._kept.append(reply)
-        self._size += len(reply.payload)
+        kept.append(reply)
         if reply.message_type == "job.accepted":
-            self._answered[reply.request_id] = (reply.after, reply.job_id)
-            if len(self._answered) > ANSWERED:
-                del self._answered[next(iter(self._answered))]
-        kept = self._kept
-        while len(kept) > limits.replies or self._size > limits.reply_bytes:
+            answered[reply.request_id] = (reply.after, reply.job_id)
+            if len(answered) > ANSWERED:
+                del answered[next(iter(answered))]
+        while len(kept) > limits.replies or size > limits.reply_bytes:
             dropped = kept.pop(0)
-            self._size -= len(dropped.payload)
-            if dropped.request_id in self._answered:
-                self._answered[dropped.request_id] = (NEVER, dropped.job_id)
+            size -= len(dropped.payload)
+            if dropped.request_id in answered:
+                answered[dropped.request_id] = (NEVER, dropped.job_id)
+        self._size = size
 
     def seen(self, seq: int) -> None:
         """The client has the event numbered `seq`, and so every answer that stood before it."""

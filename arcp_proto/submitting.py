@@ -108,7 +108,10 @@ def accept(
     if connection is not None:
         _send_kept(connection, session, job)
         job.paused = connection.is_blocked
-    start(runtime, job, submit.input, attempt=1)
+    if terms.credentials:
+        start(runtime, job, submit.input, attempt=1)
+    else:
+        go(runtime, job, submit.input, attempt=1)
 
 
 def start(runtime: Runtime, job: Job, input: Any, *, attempt: int) -> None:
@@ -282,18 +285,9 @@ def _check_submit(
 ) -> Terms:
     """Check agent, lease and ceiling, expiry, limits, in this order; raises Refusal, leaves no trace."""
     name, version = runtime.inventory.resolve(submit.agent)
-    try:
+    lease, expiry = NOTHING, None
+    if submit.lease_request or submit.lease_constraints or runtime.config.ceilings:
         lease, expiry = _authority_asked(runtime, session, submit, name, version)
-    except ceilings.Beyond as beyond:
-        audit.note(
-            runtime,
-            "ceiling_exceeded",
-            session.principal,
-            session_id=session.id,
-            agent=submit.agent,
-            namespace=beyond.namespace,
-        )
-        raise
     check_limits(runtime, session.principal, keyed=claimed is not None)
     scope = runtime.scope(session.principal)
     trace = read_trace(envelope.trace_id, envelope.extensions)
@@ -322,10 +316,26 @@ def _check_submit(
 def _authority_asked(
     runtime: Runtime, session: Session, submit: messages.Submit, name: str, version: str | None
 ) -> tuple[messages.Lease, Expiry | None]:
-    """Lease and expiry as they are granted: as asked, below the ceiling; raises Refusal."""
+    """Lease and expiry as they are granted; raises Refusal, and tells the host of what a ceiling refuses."""
+    try:
+        return _authority_below(runtime, session, submit, name, version)
+    except ceilings.Beyond as beyond:
+        audit.note(
+            runtime,
+            "ceiling_exceeded",
+            session.principal,
+            session_id=session.id,
+            agent=submit.agent,
+            namespace=beyond.namespace,
+        )
+        raise
+
+
+def _authority_below(
+    runtime: Runtime, session: Session, submit: messages.Submit, name: str, version: str | None
+) -> tuple[messages.Lease, Expiry | None]:
+    """As asked, below the ceiling; raises Refusal."""
     constraints = submit.lease_constraints
-    if not (submit.lease_request or constraints or runtime.config.ceilings):
-        return NOTHING, None
     lease = parse_lease(submit.lease_request)
     ceiling = ceilings.ceiling_for(runtime.config.ceilings, session.principal, name, version)
     ceilings.check_lease(runtime, ceiling, lease)
