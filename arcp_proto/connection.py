@@ -200,13 +200,13 @@ class Connection:
     @property
     def reading(self) -> bool:
         """Whether `receive` may be called: not while too much is held (back-pressure)."""
-        return (self._holds_more if self._held else not self.paused) and self._machine.wants_input
+        return self._holds_more and self._machine.wants_input
 
     @property
     def _holds_more(self) -> bool:
         limits = self._machine.limits
-        full = len(self._held) >= limits.held_messages or self._held_bytes >= limits.held_bytes
-        return not (full or self.paused)
+        room = len(self._held) < limits.held_messages and self._held_bytes < limits.held_bytes
+        return room and not self.paused
 
     # For the machine.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 
-class Waiting(NamedTuple):
+class Waiting(msgspec.Struct, gc=False):
     """A control envelope: sent once event `after` is out and `records` are durable."""
 
     after: int
@@ -42,12 +42,12 @@ class Controls:
         At most `limit` of them, and no more once they have `size` bytes.
         """
         taken: list[bytes] = []
-        for after, records, envelope in self.waiting:
-            if after > upto or records > persisted or len(taken) == limit or size <= 0:
+        for one in self.waiting:
+            if one.after > upto or one.records > persisted or len(taken) == limit or size <= 0:
                 break
-            taken.append(envelope)
-            size -= len(envelope)
-            self.size -= len(envelope)
+            taken.append(one.envelope)
+            size -= len(one.envelope)
+            self.size -= len(one.envelope)
         del self.waiting[: len(taken)]
         return taken
 

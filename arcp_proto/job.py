@@ -101,7 +101,7 @@ class Stream(msgspec.Struct):
     it is too large for that."""
 
 
-class End(msgspec.Struct, frozen=True):
+class End(msgspec.Struct, frozen=True, gc=False):
     """The terminal of a job as it was sent: its payload without the last brace (§7.3).
 
     `inline` is the payload for sessions without `result_chunk`, `at` Unix time in nanoseconds, and `source`

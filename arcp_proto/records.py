@@ -85,7 +85,7 @@ class JobJoined(msgspec.Struct, tag=True):
     request_id: str
 
 
-class JobStarted(msgspec.Struct, tag=True):
+class JobStarted(msgspec.Struct, tag=True, gc=False):
     """The agent was asked to run; `attempt` counts from 1."""
 
     job_id: JobId
@@ -156,7 +156,7 @@ class LeaseEnded(msgspec.Struct, tag=True):
     job_id: JobId
 
 
-class JobEnded(msgspec.Struct, tag=True):
+class JobEnded(msgspec.Struct, tag=True, gc=False):
     """The terminal of a job (§7.3); `inline` is its payload for sessions without `result_chunk`."""
 
     job_id: JobId

@@ -17,7 +17,7 @@ NEVER: Final = 2**63
 """Of an answer that was dropped unseen: no event shows that it has arrived."""
 
 
-class Reply(msgspec.Struct):
+class Reply(msgspec.Struct, gc=False):
     """One answer: the number after which it stood, and what it said; `payload` holds no secret."""
 
     after: int

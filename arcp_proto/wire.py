@@ -149,8 +149,9 @@ _encode: Final = msgspec.json.Encoder().encode
 def decode_envelope(data: bytes) -> Envelope:
     """One message as an envelope; raises Unreadable for whatever holds none (§12)."""
     _check_text(data)
-    envelope = _exact(data)
-    if envelope is None:
+    try:
+        envelope = _decode_exact(data)
+    except (ValueError, RecursionError):
         envelope = _loose(_read(_decode_loose, data))
     if not envelope.type:
         raise Unreadable("the envelope has no type")
@@ -330,13 +331,6 @@ def event_envelope(
     if source:
         return head % (id_prefix, seq, session_id, seq, payload, source)
     return head % (id_prefix, seq, session_id, seq, payload)
-
-
-def _exact(data: bytes) -> Envelope | None:
-    try:
-        return _decode_exact(data)
-    except (ValueError, RecursionError):
-        return None  # Read it again, with tolerance.
 
 
 def _loose(fields: _LooseEnvelope) -> Envelope:
