@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 Encoding: TypeAlias = Literal["utf8", "base64"]
 """Of a streamed result: `utf8` is text, `base64` is bytes."""
+LOG: Final = EventKind.LOG.value
+THOUGHT: Final = EventKind.THOUGHT.value
+STATUS: Final = EventKind.STATUS.value
+METRIC: Final = EventKind.METRIC.value
+PROGRESS: Final = EventKind.PROGRESS.value
 SETTLED: Final = "cost.settled"
 """The metric of a cost that was reserved for."""
 
@@ -91,17 +96,17 @@ class JobContext:
 
     async def log(self, level: str, message: str) -> None:
         """A line for people; `level` is debug, info, warn or error."""
-        if (rest := self._running.speak(EventKind.LOG, bodies.log(level, message))) is not None:
+        if (rest := self._running.speak(LOG, bodies.log(level, message))) is not None:
             await rest
 
     async def thought(self, text: str) -> None:
         """A step of reasoning."""
-        if (rest := self._running.speak(EventKind.THOUGHT, bodies.thought(text))) is not None:
+        if (rest := self._running.speak(THOUGHT, bodies.thought(text))) is not None:
             await rest
 
     async def status(self, phase: str, message: str | None = None) -> None:
         """The agent has come to a phase of its work."""
-        if (rest := self._running.speak(EventKind.STATUS, bodies.status(phase, message))) is not None:
+        if (rest := self._running.speak(STATUS, bodies.status(phase, message))) is not None:
             await rest
 
     async def metric(
@@ -115,9 +120,7 @@ class JobContext:
 
         A cost is not negative, and exact as a Decimal; of a float its shortest form counts.
         """
-        if (
-            rest := self._running.speak(EventKind.METRIC, bodies.metric(name, value, unit, dimensions))
-        ) is not None:
+        if (rest := self._running.speak(METRIC, bodies.metric(name, value, unit, dimensions))) is not None:
             await rest
 
     async def progress(
@@ -129,7 +132,7 @@ class JobContext:
     ) -> None:
         """How far the job is; not negative, and beyond `total` is allowed (§8.2.1)."""
         if (
-            rest := self._running.speak(EventKind.PROGRESS, bodies.progress(current, total, units, message))
+            rest := self._running.speak(PROGRESS, bodies.progress(current, total, units, message))
         ) is not None:
             await rest
 
@@ -378,9 +381,10 @@ class ResultStream:
         if not isinstance(data, bytes if self._binary else str):
             wanted = "bytes" if self._binary else "str"
             raise TypeError(f"this result is a stream of {wanted}, not of {type(data).__name__}")
-        for piece in self._running.pieces(data):
+        size = self._running.limits.chunk  # About one frame at a time, so that others run in between.
+        for start in range(0, len(data), size):
             await self._running.ready()
-            self._running.write(piece)
+            self._running.write(data[start : start + size])
             await self._running.give_way()
 
     def close(self) -> None:

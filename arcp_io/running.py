@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from threading import get_ident
@@ -53,6 +53,8 @@ class RunningJob:
     __slots__ = (
         "_load",
         "_loop",
+        "_may_wait",
+        "_now",
         "_pump",
         "_resumed",
         "_rotations",
@@ -105,8 +107,11 @@ class RunningJob:
         self.stop_reason = ""
         self.kill_at = 0
         """When the end of a job that is stopping is sent in any case."""
+        self._may_wait = False
+        """It is paused, held or stopping."""
         self._runtime = runtime
         self._pump = pump
+        self._now = pump.now
         self._loop = loop
         self._thread = get_ident()
         self._rotations = Rotations()
@@ -122,9 +127,8 @@ class RunningJob:
 
     def speak(self, kind: str, body: Body | Mapping[str, Any]) -> Coroutine[Any, Any, None] | None:
         """Publish one event; raises as `say`. None when that is done, else what has to be awaited for it."""
-        now = self._pump.now()
-        turn_due = now >= self._turn_due or self._load >= LAST_LOAD
-        if turn_due or self.paused or self.held or self.stopping or self.outside is not None:
+        now = self._now()
+        if now >= self._turn_due or self._load >= LAST_LOAD or self._may_wait or self.outside is not None:
             return self.speak_in_turn(kind, body)
         self._publish(kind, body, now)
         return None
@@ -160,7 +164,7 @@ class RunningJob:
 
     def publish(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """Publish one event here, as it is."""
-        self._publish(kind, body, self._pump.now())
+        self._publish(kind, body, self._now())
 
     def _publish(self, kind: str, body: Body | Mapping[str, Any], now: int) -> None:
         if get_ident() != self._thread:
@@ -324,7 +328,7 @@ class RunningJob:
             self._refuse_thread()
         self._load += EVENT_SIZE + size
         try:
-            value = call(self.start.job_id, *args, now=self._pump.now())
+            value = call(self.start.job_id, *args, now=self._now())
         except (LocalProtocolError, Denied, InvariantViolated) as error:
             self._refused(error)
             raise
@@ -346,12 +350,6 @@ class RunningJob:
         else:
             self._check_over()
 
-    def pieces(self, data: str | bytes) -> Iterator[str | bytes]:
-        """A large piece of a result in parts of about one frame, so that others run in between."""
-        size = self._runtime.limits.chunk
-        for start in range(0, len(data), size):
-            yield data[start : start + size]
-
     async def ready(self) -> None:
         """Wait while the transport of the submitting session, or the journal, is full.
 
@@ -368,7 +366,7 @@ class RunningJob:
 
     async def give_way(self) -> None:
         """Let others run, when enough was said since the last time."""
-        if self._load >= BYTES_BETWEEN_TURNS or self._pump.now() >= self._turn_due:
+        if self._load >= BYTES_BETWEEN_TURNS or self._now() >= self._turn_due:
             if self.stopping:
                 from anyio.lowlevel import cancel_shielded_checkpoint
 
@@ -376,27 +374,29 @@ class RunningJob:
             else:
                 await self._loop.checkpoint()
             self._load = 0
-            self._turn_due = self._pump.now() + NANOSECONDS_BETWEEN_TURNS
+            self._turn_due = self._now() + NANOSECONDS_BETWEEN_TURNS
 
     # What the host is told.
 
     def pause(self) -> None:
-        self.paused = True
+        self.paused = self._may_wait = True
 
     def resume(self) -> None:
         self.paused = False
+        self._may_wait = self.held or self.stopping
         self._let_go()
 
     def hold(self, held: bool) -> None:
         """Wait for the journal, or no longer."""
         self.held = held
+        self._may_wait = held or self.paused or self.stopping
         if not held:
             self._let_go()
 
     def stop(self, reason: str, kill_at: int) -> None:
         """The job is to end by `kill_at`; again is harmless."""
         if not self.stopping:
-            self.stopping = True
+            self.stopping = self._may_wait = True
             self.stop_reason = reason
             self.kill_at = kill_at
             self._let_go()
@@ -430,7 +430,7 @@ class RunningJob:
     @property
     def grace_left(self) -> float:
         """Seconds until the end of a stopping job is sent in any case."""
-        return max(0, self.kill_at - self._pump.now()) / 1_000_000_000
+        return max(0, self.kill_at - self._now()) / 1_000_000_000
 
     @property
     def over(self) -> bool:

@@ -22,7 +22,7 @@ from .events import (
     read_metric,
     read_tool_call,
 )
-from .ids import JobId
+from .ids import JobId, Time
 from .job import Job
 from .limits import MAX_ID_LENGTH, MAX_NAME_LENGTH, MAX_REASON_LENGTH
 from .machine import cut
@@ -57,9 +57,14 @@ class AgentCalls:
         encoded = encode_body(kind, body)
         if len(encoded) > job.body_limit:
             raise _too_large(job, kind, encoded)
-        runtime.enter(now, "emit", job_id, kind, body)
+        if runtime.busy or runtime.recorder is not None:
+            runtime.enter(now, "emit", job_id, kind, body)
+        else:
+            runtime.busy = runtime.used = True
+            if now > runtime.now:
+                runtime.now = Time(now)
         runtime.publish(job, kind, encoded)
-        runtime.done()
+        runtime.busy = False
 
     def authorize(self, job_id: JobId, capability: str, target: str, *, now: int) -> None:
         """The gate (§9.3): raises Denied unless the job's lease allows the operation now.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def publish(runtime: Runtime, job: Job, kind: str, body: bytes, taken_as: str = "") -> None:
     """Number one event in every session that gets the job and takes its kind, or `taken_as` (§8.3)."""
-    payload = runtime.openings.of(kind, runtime.unix) + body
+    payload = runtime.openings.of(kind) + body
     kind = taken_as or kind
     if runtime.journaling:
         runtime.commit(Published(job.id, kind, payload))

@@ -335,8 +335,8 @@ def _check_body(body: Any) -> None:
 def _plain_log(body: Any) -> bool:
     return (
         type(body) is Log
-        and type(body.level) is str
-        and body.level in _LEVELS_SENT
+        and type(level := body.level) is str
+        and level in _LEVELS_SENT
         and type(body.message) is str
     )
 

@@ -19,6 +19,8 @@ from .times import Stamp
 
 T = TypeVar("T")
 
+NEVER: Final = Time(-(2**63))
+"""Before any time."""
 CLOSE_NORMAL: Final = 1000
 CLOSE_GOING_AWAY: Final = 1001
 CLOSE_REFUSED: Final = 1008
@@ -52,7 +54,10 @@ class Machine(ABC):
         """Whether records are made."""
         self._unix_offset = unix - now
         self._unix = Time(unix)
-        self._busy = False
+        self.read_at = self.now
+        """When the wall clock was read last since it was set."""
+        self.busy = False
+        """An input is under way, or has died."""
         self.used = False
         """Whether it has had an input, or was restored."""
         self._connection_count = 0
@@ -141,7 +146,7 @@ class Machine(ABC):
     def wall_clock_set(self, unix: int, *, now: int) -> None:
         """The wall clock says `unix` now; times on the wire never go back all the same."""
         self.enter(now, "wall_clock_set", unix)
-        self._unix_offset = unix - self.now
+        self.set_wall(unix)
         self.done()
 
     # For handlers and nouns.
@@ -163,7 +168,8 @@ class Machine(ABC):
     @property
     def unix(self) -> Time:
         """The wall clock, in nanoseconds; it never goes back."""
-        unix = self.now + self._unix_offset
+        self.read_at = now = self.now
+        unix = now + self._unix_offset
         if unix > self._unix:
             self._unix = Time(unix)
         return self._unix
@@ -172,6 +178,12 @@ class Machine(ABC):
     def wall(self) -> Time:
         """The wall clock as it was last set: for what passes by it, not for what is written."""
         return Time(self.now + self._unix_offset)
+
+    def set_wall(self, unix: int) -> None:
+        """From now on the wall clock goes on from `unix`."""
+        self.written_before(Time(self.read_at + self._unix_offset))
+        self.read_at = NEVER
+        self._unix_offset = unix - self.now
 
     def written_before(self, unix: Time) -> None:
         """This time was written once: no later one is before it."""
@@ -183,21 +195,21 @@ class Machine(ABC):
 
     def enter(self, now: int, name: str, *arguments: Any) -> None:
         """Begin an input; raises InvariantViolated on a machine that a bug has stopped."""
-        if self._busy:
+        if self.busy:
             raise InvariantViolated(f"{name} called while another input is, or died, under way")
         if self.recorder is not None:
             self.recorder(name, arguments, Time(now))
-        self._busy = self.used = True
+        self.busy = self.used = True
         if now > self.now:
             self.now = Time(now)
 
     def done(self) -> None:
         """End an input whose output the caller takes later."""
-        self._busy = False
+        self.busy = False
 
     def leave(self) -> Output:
         """End an input and take."""
-        self._busy = False
+        self.busy = False
         return self.take()
 
     def request(self, request: Request) -> None:

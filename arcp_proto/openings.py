@@ -6,6 +6,7 @@ from typing import Final
 
 from . import wire
 from .ids import MILLISECOND, Time
+from .machine import NEVER, Machine
 from .times import format_time
 
 MOST: Final = 64
@@ -13,24 +14,35 @@ MOST: Final = 64
 
 
 class Openings:
-    """Of the events of one millisecond, by kind."""
+    """Of the events of one millisecond of the wall clock of a machine, by kind."""
 
-    __slots__ = ("_by_kind", "_text", "_until")
+    __slots__ = ("_by_kind", "_machine", "_text", "_until")
 
-    def __init__(self) -> None:
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
         self._by_kind: dict[str, bytes] = {}
-        self._until = -(2**63)
         self._text = ""
+        self._until = NEVER
 
-    def of(self, kind: str, unix: Time) -> bytes:
-        """What stands before the body, at a time that never goes back."""
-        if unix >= self._until:
+    def of(self, kind: str) -> bytes:
+        """What stands before the body of an event that is published now."""
+        machine = self._machine
+        now = machine.now
+        if now < self._until:
+            machine.read_at = now
+            opening = self._by_kind.get(kind)
+            if opening is not None:
+                return opening
+        else:
             self._by_kind.clear()
+            unix = machine.unix
             self._text = format_time(unix)
-            self._until = unix - unix % MILLISECOND + MILLISECOND
-        opening = self._by_kind.get(kind)
-        if opening is None:
-            opening = wire.event_opening(kind, self._text)
-            if len(self._by_kind) < MOST:
-                self._by_kind[kind] = opening
+            self._until = Time(now + MILLISECOND - unix % MILLISECOND)
+        opening = wire.event_opening(kind, self._text)
+        if len(self._by_kind) < MOST:
+            self._by_kind[kind] = opening
         return opening
+
+    def forget(self) -> None:
+        """The wall clock was set."""
+        self._until = NEVER

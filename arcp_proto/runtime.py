@@ -92,7 +92,7 @@ class Runtime(AgentCalls, Machine):
         self.provisions = Provisions()
         self.issuing = issuing.Issuing()
         self.holdings = Holdings(config.limits)
-        self.openings = Openings()
+        self.openings = Openings(self)
         self.retired = Retired()
         self.draining = False
         self.pending: dict[int, handshake.Pending] = {}
@@ -184,7 +184,8 @@ class Runtime(AgentCalls, Machine):
         """The wall clock says `unix` now; times on the wire never go back all the same."""
         self.enter(now, "wall_clock_set", unix)
         authority.wall_clock_moves(self)
-        self._unix_offset = unix - self.now
+        self.set_wall(unix)
+        self.openings.forget()
         authority.wall_clock_moved(self)
         for connection in self.connections.values():
             handshake.watch_expiry(self, connection)

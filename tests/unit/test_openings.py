@@ -2,24 +2,68 @@
 
 from __future__ import annotations
 
-from arcp_proto.ids import MILLISECOND, Time
-from arcp_proto.openings import MOST, Openings
+from arcp_proto.ids import MILLISECOND, SECOND
+from arcp_proto.inventory import AgentInfo
+from arcp_proto.openings import MOST
+from arcp_proto.runtime import Runtime
+from arcp_proto.runtime_config import RuntimeConfig
 
-THEN = Time(1_780_000_000_000 * MILLISECOND)
+THEN = 1_780_000_000_000 * MILLISECOND
+NOON = b'{"kind":"log","ts":"2026-05-28T20:26:40.%03dZ","body":'
+
+
+def runtime_at(now: int) -> Runtime:
+    config = RuntimeConfig(name="clock", version="1", agents=(AgentInfo("agent"),))
+    return Runtime(config, seed=bytes(32), now=now, unix=THEN)
+
+
+def go_to(runtime: Runtime, now: int) -> None:
+    runtime.enter(now, "later")
+    runtime.done()
 
 
 def test_an_opening_is_that_of_its_kind_and_millisecond() -> None:
-    openings = Openings()
-    assert openings.of("log", THEN) == b'{"kind":"log","ts":"2026-05-28T20:26:40.000Z","body":'
-    assert openings.of("log", Time(THEN + MILLISECOND - 1)) is openings.of("log", THEN)
-    assert openings.of("status", THEN) == b'{"kind":"status","ts":"2026-05-28T20:26:40.000Z","body":'
-    later = Time(THEN + MILLISECOND)
-    assert openings.of("log", later) == b'{"kind":"log","ts":"2026-05-28T20:26:40.001Z","body":'
+    runtime = runtime_at(SECOND)
+    openings = runtime.openings
+    first = openings.of("log")
+    assert first == NOON % 0
+    assert openings.of("status") == b'{"kind":"status","ts":"2026-05-28T20:26:40.000Z","body":'
+    go_to(runtime, SECOND + MILLISECOND - 1)
+    assert openings.of("log") is first
+    go_to(runtime, SECOND + MILLISECOND)
+    assert openings.of("log") == NOON % 1
+
+
+def test_the_wall_clock_is_read_again_when_it_was_set() -> None:
+    runtime = runtime_at(SECOND)
+    assert runtime.openings.of("log") == NOON % 0
+    runtime.wall_clock_set(THEN + 7 * MILLISECOND, now=SECOND + 1)
+    assert runtime.openings.of("log") == NOON % 7
+
+
+def test_it_never_goes_back_behind_what_was_written() -> None:
+    runtime = runtime_at(SECOND)
+    assert runtime.openings.of("log") == NOON % 0
+    go_to(runtime, SECOND + MILLISECOND // 2)
+    assert runtime.openings.of("log") == NOON % 0
+    runtime.wall_clock_set(THEN - SECOND, now=SECOND + MILLISECOND // 2)
+    assert runtime.unix == THEN + MILLISECOND // 2
+    go_to(runtime, 2 * SECOND + MILLISECOND)
+    assert runtime.openings.of("log") == NOON % 0
+    go_to(runtime, 2 * SECOND + 2 * MILLISECOND)
+    assert runtime.openings.of("log") == NOON % 1
+
+
+def test_a_wall_clock_that_was_set_and_not_read_was_not_written() -> None:
+    runtime = runtime_at(SECOND)
+    runtime.wall_clock_set(THEN + 3_600 * SECOND, now=SECOND)
+    runtime.wall_clock_set(THEN + MILLISECOND, now=SECOND)
+    assert runtime.openings.of("log") == NOON % 1
 
 
 def test_no_more_are_kept_than_a_limit_says() -> None:
-    openings = Openings()
+    openings = runtime_at(SECOND).openings
     for number in range(2 * MOST):
         kind = f"x-vendor.acme.n{number}"
-        assert openings.of(kind, THEN).startswith(b'{"kind":"%b"' % kind.encode())
+        assert openings.of(kind).startswith(b'{"kind":"%b"' % kind.encode())
     assert len(openings._by_kind) == MOST
