@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +20,8 @@ EXIT_TIMEOUT: Final = 2.0
 """Seconds that a child has to end after its input has, and again after it was asked to terminate."""
 
 _CHUNK: Final = 64 * 1024
-
+_CAPACITY: Final = 256 * 1024
+"""Bytes that a pipe of ours holds, where the system can be told: else it is 64 KiB, which two writes fill."""
 
 PIECE: Final = 8 * 1024
 """Bytes that are handed over at once: even the shortest requests in them have fewer answers than may wait."""
@@ -84,6 +86,8 @@ async def spawn(command: Command) -> tuple[Process, int, int]:
     finally:
         os.close(their_input)
         os.close(their_output)
+    _widen(our_input)
+    _widen(our_output)
     return child, our_input, our_output
 
 
@@ -133,6 +137,7 @@ def own_standard_streams() -> Iterator[tuple[int, int]]:
         sink = writing
         far_end, writing = os.pipe()
         copying = _copy(far_end, sink)
+    _widen(writing)
     yield reading, writing
     if copying is not None:
         copying.join()
@@ -141,6 +146,15 @@ def own_standard_streams() -> Iterator[tuple[int, int]]:
 def _is_pipe(descriptor: int) -> bool:
     mode = os.fstat(descriptor).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def _widen(pipe: int) -> None:
+    """Whoever writes a lot waits less often for whoever reads. Systems may refuse it, or not know it."""
+    if sys.platform == "linux":
+        from fcntl import F_SETPIPE_SZ, fcntl
+
+        with suppress(OSError):
+            fcntl(pipe, F_SETPIPE_SZ, _CAPACITY)
 
 
 def _point(descriptor: int, path: str, flags: int) -> None:

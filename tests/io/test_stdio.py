@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -120,3 +121,19 @@ def command(backend: str) -> list[str]:
 
 def name_of(backend: Any) -> str:
     return "uvloop" if isinstance(backend, tuple) else str(backend)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a pipe holds what it holds")
+def test_what_waits_for_a_reader_is_more_than_two_writes() -> None:
+    from fcntl import F_GETPIPE_SZ, fcntl
+
+    program = (
+        "import fcntl, os; from arcp_io.stdio import own_standard_streams as own\nwith own() as (_, out):"
+    )
+    program += " os.write(out, b'%d' % fcntl.fcntl(out, fcntl.F_GETPIPE_SZ))"
+    reading, writing = os.pipe()
+    usual = fcntl(writing, F_GETPIPE_SZ)
+    subprocess.run([sys.executable, "-c", program], stdout=writing, check=True)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        assert int(pipe.read()) >= max(usual, 256 * 1024)
