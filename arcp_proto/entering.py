@@ -43,7 +43,9 @@ def number(
         look = log.append(Entry(head, payload, 0, rotated), size, now)
         job.home_seq = log.last
     source = job.home_seq or 1  # What came before the first number of its home has no other.
-    history = job.history if job.history is not NO_EVENTS else runtime.open_history(job)
+    history = job.history
+    if history is NO_EVENTS:
+        history = runtime.open_history(job)
     if history.append(payload, source, feature, size, now):
         look = True
     elif connection is not None:

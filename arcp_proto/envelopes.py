@@ -11,7 +11,7 @@ from .ids import SessionId, event_id_prefix
 if TYPE_CHECKING:
     from .log import Entry
 
-AT_ONCE: Final = 32
+AT_ONCE: Final = 64
 """Envelopes that are written before their bytes are counted."""
 FEW: Final = 4
 """So few are written one by one."""

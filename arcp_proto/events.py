@@ -174,6 +174,7 @@ SYNONYMS: Final[Mapping[str, Mapping[str, str]]] = {
 
 VENDOR_PREFIX: Final = "x-vendor."
 
+_encode: Final = msgspec.json.Encoder().encode
 _MAX_DIGITS: Final = 308
 _MAX_DECIMALS: Final = 64
 """Of a Decimal: what peers can hold, and nobody wants more of."""
@@ -206,7 +207,10 @@ def encode_body(kind: str, body: Body | Mapping[str, Any]) -> bytes:
     """An agent's body of `kind` as JSON, checked; raises LocalProtocolError."""
     plain = _PLAIN.get(kind)
     if plain is not None and plain(body):
-        return wire.encode_checked(body)
+        try:
+            return _encode(body)
+        except (UnicodeEncodeError, RecursionError):
+            return wire.encode_checked(body)  # It makes room on the stack, or says what is wrong.
     if isinstance(body, Mapping):
         return _encode_mapping(kind, body)
     _check_kind(kind, body)
