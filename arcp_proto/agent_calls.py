@@ -60,7 +60,7 @@ class AgentCalls:
         if runtime.busy or runtime.recorder is not None:
             runtime.enter(now, "emit", job_id, kind, body)
         else:
-            runtime.busy = runtime.used = True
+            runtime.busy = True
             if now > runtime.now:
                 runtime.now = Time(now)
         runtime.publish(job, kind, encoded)

@@ -35,14 +35,15 @@ def number(
     home, principal, ready = job.home, job.terms.principal, runtime.ready
     count, connection, look = 1, None, False
     if home is None:
-        job.home_seq += 1
+        source = job.home_seq = job.home_seq + 1
     elif feature is None or feature in home.features:
         log, connection = home.log, home.connection
         count = 2  # Its home is a session of the same principal.
         head = job.heads.get(_AT_HOME) or job.head(EVENT)
         look = log.append(Entry(head, payload, 0, rotated), size, now)
-        job.home_seq = log.last
-    source = job.home_seq or 1  # What came before the first number of its home has no other.
+        source = job.home_seq = log.last
+    else:
+        source = job.home_seq or 1  # What came before the first number of its home has no other.
     history = job.history
     if history is NO_EVENTS:
         history = runtime.open_history(job)
