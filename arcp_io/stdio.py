@@ -20,8 +20,9 @@ EXIT_TIMEOUT: Final = 2.0
 """Seconds that a child has to end after its input has, and again after it was asked to terminate."""
 
 _CHUNK: Final = 64 * 1024
-_CAPACITY: Final = 256 * 1024
-"""Bytes that a pipe of ours holds, where the system can be told: else it is 64 KiB, which two writes fill."""
+_CAPACITY: Final = 1024 * 1024
+"""Bytes that a pipe of ours holds, as much as Linux grants to anybody: else it is 64 KiB, which two writes
+fill. It takes memory only for what is in it."""
 
 PIECE: Final = 8 * 1024
 """Bytes that are handed over at once: even the shortest requests in them have fewer answers than may wait."""

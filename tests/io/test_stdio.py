@@ -136,4 +136,4 @@ def test_what_waits_for_a_reader_is_more_than_two_writes() -> None:
     subprocess.run([sys.executable, "-c", program], stdout=writing, check=True)
     os.close(writing)
     with open(reading, "rb") as pipe:
-        assert int(pipe.read()) >= max(usual, 256 * 1024)
+        assert int(pipe.read()) > usual
