@@ -123,7 +123,6 @@ def name_of(backend: Any) -> str:
     return "uvloop" if isinstance(backend, tuple) else str(backend)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a pipe holds what it holds")
 def test_what_waits_for_a_reader_is_more_than_two_writes() -> None:
     from fcntl import F_GETPIPE_SZ, fcntl
 
