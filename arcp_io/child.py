@@ -6,6 +6,7 @@ import importlib
 import os
 import runpy
 import sys
+from contextlib import suppress
 from functools import reduce, wraps
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from .app import AgentFunction, App
 from .auth import is_async
 from .between import Brought, limits_inside
 from .entry import run
+from .errors import JobOver
 from .outside import Outside
 from .running import RunningJob
 
@@ -104,7 +106,8 @@ class Place:
     async def answered(self, job: Any, input: Any) -> None:
         """The runtime outside has something to tell, and a part of it has come."""
         if self._outside is not None:
-            self._outside.arrived(*input)
+            with suppress(JobOver):  # The agent has ended meanwhile.
+                self._outside.arrived(*input)
 
 
 def _isolated(function: AgentFunction, place: Place) -> AgentFunction:

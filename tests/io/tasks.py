@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +14,7 @@ from arcp_io.app import App
 from arcp_io.between import EXACT, HOLD, NOTE
 from arcp_io.blocking import BlockingJobContext
 from arcp_io.context import JobContext
-from arcp_io.errors import AgentStopped, ArcpError, Denied
+from arcp_io.errors import AgentStopped, ArcpError, Denied, JobCancelled
 from arcp_io.provisioning import StaticProvisioner
 from arcp_proto.limits import Limits
 
@@ -62,7 +64,12 @@ async def waits(job: JobContext, input: Any) -> Any:
     child = await job.delegate("wait", lease_request={})
     try:
         await job.log("info", "waits")
-        await child.result()
+        while True:
+            with suppress(
+                JobCancelled
+            ):  # So it is when both are cancelled, and we are told of the other first.
+                await child.result()
+            await anyio.sleep(0.01)
     finally:
         await job.log("info", f"cancelled {job.cancelled}")
 
@@ -71,7 +78,10 @@ def waits_in_a_thread(job: BlockingJobContext, input: Any) -> Any:
     child = job.delegate("wait", lease_request={})
     try:
         job.log("info", "waits")
-        child.result()
+        while True:
+            with suppress(JobCancelled):
+                child.result()
+            time.sleep(0.01)
     except AgentStopped:
         job.log("info", f"cancelled {job.cancelled}")
         raise
