@@ -400,7 +400,7 @@ def check_bounds(runtime: Runtime) -> None:
         control = connection._outbox.controls
         ensure(len(control) <= limits.control_envelopes + 2 + limits.replies, "too many answers wait")
         ensure(len(connection._outbox.urgent) <= limits.control_envelopes + 2, "too many pongs wait")
-        ensure(control.size == sum(len(one.envelope) for one in control._waiting), "bytes of answers")
+        ensure(control.size == sum(len(one.envelope) for one in control.waiting), "bytes of answers")
         ensure(len(connection._held) <= limits.held_messages, "too much is held")
         ensure(connection._held_bytes == sum(len(held or b"") for held in connection._held), "bytes held")
         ensure(connection._lines.size <= limits.message + 100 * KIB, "too much of a line is kept")
