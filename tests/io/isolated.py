@@ -83,8 +83,8 @@ async def fails(job: JobContext, input: Any) -> Any:
 @app.agent("sleep", isolation="process")
 async def sleep(job: JobContext, input: Any) -> None:
     """Sleeps until it is cancelled."""
-    await job.status(str(os.getpid()))
     try:
+        await job.status(str(os.getpid()))
         await anyio.sleep_forever()
     finally:
         await job.log("info", "cleaned up")

@@ -605,16 +605,16 @@ async def test_the_end_of_a_server_stops_every_agent() -> None:
     stopped: list[str] = []
 
     async def agent(job: JobContext, input: Any) -> None:
-        await job.status("asleep")
         try:
+            await job.status("asleep")
             await anyio.sleep_forever()
         finally:
             await job.log("info", "cleaned up")
             stopped.append("agent")
 
     def plain(job: BlockingJobContext, input: Any) -> None:
-        job.status("busy")
         try:
+            job.status("busy")
             while True:
                 job.thought("hm")
         finally:
