@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from .play import Result, play, shrink, trace_of
 
 TWICE: Final = 20
 """One seed in so many is run twice, and once more in another process under another hash seed."""
+BETWEEN_COLLECTIONS: Final = 25
+"""Seeds, after which garbage goes; in a process of its own nothing else looks for it, which takes long."""
 CHUNK: Final = 100
 """Seeds of one task."""
 ROOT: Final = Path(__file__).parents[2]
@@ -36,6 +39,8 @@ def run_chunk(seeds: Sequence[int], inputs: int) -> list[Failure]:
     failures = []
     twins: dict[int, str] = {}
     for seed in seeds:
+        if seed % BETWEEN_COLLECTIONS == 0:
+            gc.collect()
         result = play(draw(seed, inputs))
         if result.name:
             failures.append(Failure(seed, result.name, result.message))
@@ -74,7 +79,7 @@ def run(seeds: Sequence[int], inputs: int, processes: int) -> Iterator[tuple[int
         for chunk in chunks:
             yield len(chunk), run_chunk(chunk, inputs)
         return
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=gc.disable) as pool:
         tasks: dict[Future[list[Failure]], int] = {
             pool.submit(run_chunk, chunk, inputs): len(chunk) for chunk in chunks
         }
