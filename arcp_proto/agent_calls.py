@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from . import authority, delegation, issuing, outcome, results, spending, wire
+from . import authority, delegation, issuing, outcome, results, speaking, spending, wire
 from .authority import TOOL_CALL
 from .budget import COST_BUDGET, Cost, to_cost
 from .delegation import AGENT_DELEGATE
 from .errors import Denied, ErrorCode, LocalProtocolError
 from .events import (
     COST_PREFIX,
+    FEATURE_OF_KIND,
     Body,
     Metric,
     ToolError,
@@ -47,6 +48,18 @@ class AgentCalls:
         metric that begins with `cost.`, in a currency of the budget, spends (§9.6).
         """
         runtime = self._runtime
+        job, openings = runtime.speaker, runtime.openings
+        if job is not None and job.id == job_id and now < openings.until and kind not in _ALONE:
+            opening = openings.by_kind.get(kind)
+            encoded = encode_body(kind, body)
+            if opening is not None and len(encoded) <= speaking.SHORT:
+                if now > runtime.now:
+                    runtime.now = Time(now)
+                said = runtime.said
+                said.append(opening + encoded)
+                if len(said) >= speaking.MOST:
+                    speaking.end(runtime, job)
+                return
         job = runtime.unfinished.get(job_id)
         if job is None or job.then is not None:
             raise _no_job(job_id)
@@ -64,7 +77,7 @@ class AgentCalls:
             if now > runtime.now:
                 runtime.now = Time(now)
         runtime.publish(job, kind, encoded)
-        runtime.busy = False
+        speaking.begin(runtime, job)
 
     def authorize(self, job_id: JobId, capability: str, target: str, *, now: int) -> None:
         """The gate (§9.3): raises Denied unless the job's lease allows the operation now.
@@ -338,6 +351,8 @@ _SPECIAL: Final[Mapping[str, Callable[[Runtime, Job, Body | Mapping[str, Any], i
     "result_chunk": _emit_chunk,
 }
 """Kinds of events that do more than being published."""
+_ALONE: Final = frozenset((*_SPECIAL, *FEATURE_OF_KIND))
+"""Kinds that are numbered one by one."""
 
 
 def _encode_result(result: Any, summary: str | None) -> bytes | None:

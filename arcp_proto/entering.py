@@ -68,6 +68,31 @@ def number(
     return runtime.holdings.changed(principal, count, count * size) or look
 
 
+def number_all(runtime: Runtime, job: Job, payloads: list[bytes]) -> bool:
+    """Do the same for many events that need no feature, of a job with a home and no observers, in one go.
+
+    False, and nothing is done, when there are observers or something would come to a limit.
+    """
+    home, history, now = job.home, job.history, runtime.now
+    if home is None or job.observers:
+        return False
+    log, principal = home.log, job.terms.principal
+    count, size = len(payloads), sum(map(len, payloads))
+    lets_in = log.lets_in(count, size, now) and history.lets_in(count, size, now)
+    if not lets_in or not runtime.holdings.let_in(principal, 2 * count, 2 * size):
+        return False
+    history.add(payloads, log.last + 1, size)
+    head = job.heads.get(_AT_HOME) or job.head(EVENT)
+    log.add([Entry(head, payload) for payload in payloads], size)
+    job.home_seq = log.last
+    runtime.holdings.changed(principal, 2 * count, 2 * size)
+    connection = home.connection
+    if connection is not None:
+        connection.sent_at = now
+        runtime.ready[connection] = None
+    return True
+
+
 def append(runtime: Runtime, session: Session, entry: Entry) -> None:
     """Give one entry its number in one session."""
     size = len(entry.payload)

@@ -89,6 +89,21 @@ class History:
         self._ages.note(position, at)
         return True
 
+    def lets_in(self, count: int, size: int, at: Time) -> bool:
+        """Whether so many more, with so many bytes, come to no limit."""
+        return (
+            self.end + count <= self._allowed_end
+            and self.size + size <= self._allowed_size
+            and at < self._allowed_until
+        )
+
+    def add(self, payloads: Sequence[bytes], source: int, size: int) -> None:
+        """Events that need no feature and are let in were published, under home numbers from `source` on."""
+        self._payloads += payloads
+        self._sources.extend(range(source, source + len(payloads)))
+        self.end += len(payloads)
+        self.size += size
+
     def _need(self, feature: str) -> None:
         """The last event needs a feature."""
         self._features.extend(bytes(len(self._payloads) - 1 - len(self._features)))

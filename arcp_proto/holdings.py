@@ -92,6 +92,17 @@ class Holdings:
         )
         return over
 
+    def let_in(self, principal: Principal, events: int, size: int) -> bool:
+        """Whether a principal may hold so many more while nobody holds more than is allowed."""
+        held = self._principals[principal]
+        return (
+            not self.over
+            and held.events + events <= self._most_events
+            and held.size + size <= self._most_size
+            and self.events + events <= self._total_events
+            and self.size + size <= self._total_size
+        )
+
     def crowded(self) -> Principal | None:
         """Whose oldest goes next; None when all is within the limits.
 

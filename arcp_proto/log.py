@@ -108,6 +108,20 @@ class Log:
         self._ages.note(last, at)
         return True
 
+    def lets_in(self, count: int, size: int, at: Time) -> bool:
+        """Whether so many more, with so many bytes, come to no limit."""
+        return (
+            self.last + count <= self._allowed_upto
+            and self.size + size <= self._allowed_size
+            and at < self._allowed_until
+        )
+
+    def add(self, entries: Sequence[Entry], size: int) -> None:
+        """Give the next numbers to entries that are let in."""
+        self._entries += entries
+        self.last += len(entries)
+        self.size += size
+
     def extend(self, entries: Sequence[Entry], at: Time) -> int:
         """Give the next numbers to entries that come at once; returns the bytes of their payloads.
 

@@ -16,33 +16,35 @@ MOST: Final = 64
 class Openings:
     """Of the events of one millisecond of the wall clock of a machine, by kind."""
 
-    __slots__ = ("_by_kind", "_machine", "_text", "_until")
+    __slots__ = ("_machine", "_text", "by_kind", "until")
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._by_kind: dict[str, bytes] = {}
         self._text = ""
-        self._until = NEVER
+        self.by_kind: dict[str, bytes] = {}
+        """Those of the millisecond that were written."""
+        self.until = NEVER
+        """The end of it."""
 
     def of(self, kind: str) -> bytes:
         """What stands before the body of an event that is published now."""
         machine = self._machine
         now = machine.now
-        if now < self._until:
+        if now < self.until:
             machine.read_at = now
-            opening = self._by_kind.get(kind)
+            opening = self.by_kind.get(kind)
             if opening is not None:
                 return opening
         else:
-            self._by_kind.clear()
+            self.by_kind.clear()
             unix = machine.unix
             self._text = format_time(unix)
-            self._until = Time(now + MILLISECOND - unix % MILLISECOND)
+            self.until = Time(now + MILLISECOND - unix % MILLISECOND)
         opening = wire.event_opening(kind, self._text)
-        if len(self._by_kind) < MOST:
-            self._by_kind[kind] = opening
+        if len(self.by_kind) < MOST:
+            self.by_kind[kind] = opening
         return opening
 
     def forget(self) -> None:
         """The wall clock was set."""
-        self._until = NEVER
+        self.until = NEVER

@@ -28,6 +28,7 @@ from . import (
     runtime_handlers,
     runtime_timers,
     shutdown,
+    speaking,
     turns,
     wire,
 )
@@ -104,6 +105,10 @@ class Runtime(AgentCalls, Machine):
         self.unfed: dict[SessionId, Session] = {}
         """Sessions that get the next piece of a history when the journal has caught up."""
         self._waiting: dict[Connection, None] = {}
+        self.speaker: Job | None = None
+        """Whose event was the last input: the next of them are numbered together, before anything else."""
+        self.said: list[bytes] = []
+        """Their payloads."""
         self.ended = False
         """Whether `RuntimeEnded` has been told."""
 
@@ -122,6 +127,7 @@ class Runtime(AgentCalls, Machine):
 
     def snapshot(self) -> list[Record]:
         """The live state as records: restoring them is restoring every record so far."""
+        self._completed()
         return snapshot_of(self)
 
     def crowded(self, connection: Connection) -> bool:
@@ -406,8 +412,15 @@ class Runtime(AgentCalls, Machine):
     def _on_own_timer(self, key: TimerKey) -> None:
         runtime_timers.carry_out(self, key)
 
+    def _completed(self) -> bool:
+        if self.speaker is None:
+            return False
+        speaking.end(self, self.speaker)
+        return True
+
     def _close_runs(self) -> None:
         if not self.journaling:
+            self._completed()
             return
         for session in self.unsettled.values():
             session.log.mark_run(self.record_count)

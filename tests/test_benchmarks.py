@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from arcp_proto.runtime import Runtime
+from arcp_proto import agent_calls
+from arcp_proto.events import Body
 from benchmarks import guard, readme, simulated
 from benchmarks.case import Case, Implementation, Metrics, Row, Scenario
 from benchmarks.figures import FIGURES, Figures, as_json
@@ -271,14 +272,14 @@ def test_the_guard_fails_on_a_planted_slowdown_and_only_then(
     monkeypatch.setattr(guard, "measure", _some_paths)
     assert guard.main() == 0
     assert "EXCEEDED" not in capsys.readouterr().out
-    publish = Runtime.publish
+    encode_body = agent_calls.encode_body
 
-    def slower(*arguments: Any) -> None:
+    def slower(kind: str, body: Body | Mapping[str, Any]) -> bytes:
         for letter in "many a little makes a mickle" * 4:
             assert not (lambda text=letter: text.isupper())()
-        publish(*arguments)
+        return encode_body(kind, body)
 
-    monkeypatch.setattr(Runtime, "publish", slower)
+    monkeypatch.setattr(agent_calls, "encode_body", slower)
     counted = sys.version_info[:2] == guard.VERSION
     assert guard.main() == counted
     out = capsys.readouterr().out

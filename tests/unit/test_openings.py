@@ -66,4 +66,4 @@ def test_no_more_are_kept_than_a_limit_says() -> None:
     for number in range(2 * MOST):
         kind = f"x-vendor.acme.n{number}"
         assert openings.of(kind).startswith(b'{"kind":"%b"' % kind.encode())
-    assert len(openings._by_kind) == MOST
+    assert len(openings.by_kind) == MOST
