@@ -147,10 +147,10 @@ class Views:
             return
         if left or after is not None:
             view.observed = ANY
-        if after is not None:
+        if after is not None and not left:
             start = _first_after(work, after) if told.history_from is None and not late else ANY
             view.observed = start
-            view.whole = not left and (start == 0 or (view.whole and ANY < start <= view.place))
+            view.whole = start == 0 or (view.whole and ANY < start <= view.place)
             view.partial = view.partial or start != 0
 
     def emitted(self, event: JobEmitted) -> None:
