@@ -266,7 +266,7 @@ def _observe(
     known = job_id in session.jobs
     job = session.follow(job_id, observed=job_id not in session.children, seen=after)
     if history:
-        job.replay(after, session.numbers.last)
+        job.replay(after, session.numbers.last, answer.subscribed_from)
     elif not known:
         job.begin_within(max(after, 1))
 

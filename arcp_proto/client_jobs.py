@@ -175,13 +175,14 @@ class FollowedJob:
             if not self.observed:
                 self._at = 0
 
-    def replay(self, after: int, last: int) -> None:
+    def replay(self, after: int, last: int, told: int) -> None:
         """A subscription of the user's begins behind a home number, and brings again what came before.
 
-        `last` is the number of the session behind which it was answered.
+        `last` is the number of the session behind which it was answered, `told` the home number from which
+        on something comes: it is below `after` when the job has not come so far.
         """
         self.floor = place(after)
-        self._begin(last)
+        self._begin(last, below=told < after)
         if self.observed:
             self.replays += 1
             self.stored = min(self.stored, self.floor)
@@ -206,8 +207,10 @@ class FollowedJob:
         """What a subscription replays from now on has come as its own."""
         self.floor, self._at = self.seen, 0
 
-    def _begin(self, last: int) -> None:
-        if self._is_within or self.awaited:
+    def _begin(self, last: int, *, below: bool = False) -> None:
+        """With something that is left out, if `below` or within a home number."""
+        below = below or self._is_within
+        if below or self.awaited:
             self._levels = {at: level for at, level in self._levels.items() if at >= self.stored}
-            self._levels[self.floor] = None if self._is_within else last
+            self._levels[self.floor] = None if below else last
         self._reached, self._at, self.awaited = self.floor, 0, False

@@ -29,7 +29,7 @@ def test_a_place_is_a_home_number_and_a_count() -> None:
 
 def test_what_one_subscription_brings_is_never_a_copy() -> None:
     followed = job()
-    followed.replay(3, 0)
+    followed.replay(3, 0, told=3)
     assert [followed.is_copy(seq) for seq in (3, 4, 4, 5)] == [True, False, False, False]
 
 
@@ -40,7 +40,7 @@ def test_what_has_no_home_number_is_no_copy() -> None:
 
 def test_a_subscription_that_is_answered_again_brings_copies() -> None:
     followed = job(seen=20)
-    followed.replay(0, 0)
+    followed.replay(0, 0, told=0)
     followed.replay_again()
     assert not followed.is_copy(1), "nothing has come"
     assert come(followed, 5) == [True]
@@ -51,7 +51,7 @@ def test_a_subscription_that_is_answered_again_brings_copies() -> None:
 def test_a_replay_begins_where_it_was_asked_for() -> None:
     followed = job(seen=8)
     followed.handed_out(9, 9)
-    followed.replay(2, 0)
+    followed.replay(2, 0, told=2)
     assert [followed.is_copy(seq) for seq in (2, 3, 9)] == [True, False, False]
 
 
@@ -68,7 +68,7 @@ def test_while_it_is_awaited_everything_comes_again() -> None:
 def test_it_goes_on_where_its_subscription_stopped() -> None:
     followed = job()
     come(followed, 20)
-    followed.replay(0, 0)
+    followed.replay(0, 0, told=0)
     come(followed, 7, 7)
     followed.stop()
     assert (followed.floor, followed.seen, followed.asked_from) == (place(7, 2), place(20, 1), 6)
@@ -84,7 +84,7 @@ def test_it_goes_on_where_its_subscription_stopped() -> None:
 
 def test_a_runtime_that_tells_no_home_numbers_is_asked_by_its_own() -> None:
     followed = job()
-    followed.replay(0, 0)
+    followed.replay(0, 0, told=0)
     followed.handed_out(7, None)
     followed.lose()
     assert (followed.floor, followed.asked_from) == (place(7), 7)
@@ -93,7 +93,7 @@ def test_a_runtime_that_tells_no_home_numbers_is_asked_by_its_own() -> None:
 def test_one_of_ours_goes_on_behind_all_that_was_handed_out() -> None:
     followed = job(observed=False)
     followed.handed_out(20, None)
-    followed.replay(0, 0)
+    followed.replay(0, 0, told=0)
     come(followed, 3)
     followed.lose()
     assert (followed.floor, followed.asked_from) == (place(20), 20)
@@ -113,7 +113,7 @@ def test_behind_until_what_a_lost_session_brought_is_processed() -> None:
 
 def test_behind_until_what_comes_again_of_a_number_has_come() -> None:
     followed = job()
-    followed.replay(0, 0)
+    followed.replay(0, 0, told=0)
     assert [followed.is_copy(home) for home in (3, 3)] == [False, False]
     followed.processed(followed.handed_out(2, 3), 1)
     followed.lose()
@@ -147,7 +147,7 @@ def test_behind_before_the_subscription_that_brings_what_is_not_processed() -> N
 def test_what_a_replay_brings_again_is_not_processed_before_it_is() -> None:
     followed = job(seen=2)
     come(followed, 3)
-    followed.replay(0, 0)
+    followed.replay(0, 0, told=0)
     assert followed.stored == 0
     followed.processed(3, 0)
     assert followed.stored == 0
@@ -158,7 +158,7 @@ def test_what_a_replay_brings_again_is_not_processed_before_it_is() -> None:
 def test_the_stream_of_our_own_job_does_not_hide_where_its_replay_is() -> None:
     followed = job(observed=False)
     assert not followed.replayed
-    followed.replay(0, 0)
+    followed.replay(0, 0, told=0)
     come(followed, 1)
     followed.handed_out(9, None)
     followed.begin_again()
@@ -214,3 +214,13 @@ def test_what_has_come_by_itself_does_not_come_again() -> None:
     followed.handed_out(4, None)
     followed.come_by_itself()
     assert come(followed, 3, 4, 4, 5) == [False, False, False, True]
+
+
+def test_behind_while_what_comes_may_be_earlier_than_was_asked_for() -> None:
+    followed = job(seen=3)
+    followed.replay(3, 7, told=1)
+    assert come(followed, 2, 3) == [False, False]
+    assert followed.behind(9), "a new process could not tell 3 from what is above it"
+    assert come(followed, 4) == [True]
+    followed.processed(place(4, 1), 1)
+    assert not followed.behind(9)
