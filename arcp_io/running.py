@@ -51,9 +51,9 @@ class RunningJob:
     """One job from its start until its agent has ended. Everything here runs on the loop's thread."""
 
     __slots__ = (
+        "_free_until",
         "_load",
         "_loop",
-        "_may_wait",
         "_now",
         "_pump",
         "_resumed",
@@ -107,8 +107,8 @@ class RunningJob:
         self.stop_reason = ""
         self.kill_at = 0
         """When the end of a job that is stopping is sent in any case."""
-        self._may_wait = False
-        """It is paused, held or stopping."""
+        self._free_until = 0
+        """Until then nothing makes it wait, and it may speak without a look at what could."""
         self._runtime = runtime
         self._pump = pump
         self._now = pump.now
@@ -128,9 +128,17 @@ class RunningJob:
     def speak(self, kind: str, body: Body | Mapping[str, Any]) -> Coroutine[Any, Any, None] | None:
         """Publish one event; raises as `say`. None when that is done, else what has to be awaited for it."""
         now = self._now()
-        if now >= self._turn_due or self._load >= LAST_LOAD or self._may_wait or self.outside is not None:
+        if now >= self._free_until or self._load >= LAST_LOAD:
             return self.speak_in_turn(kind, body)
-        self._publish(kind, body, now)
+        if get_ident() != self._thread:
+            self._refuse_thread()
+        self._load += EVENT_SIZE
+        try:
+            self._runtime.emit(self.start.job_id, kind, body, now=now)
+        except (LocalProtocolError, Denied, InvariantViolated) as error:
+            self._refused(error)
+            raise
+        self._pump.soon()
         return None
 
     async def speak_in_turn(self, kind: str, body: Body | Mapping[str, Any]) -> None:
@@ -164,18 +172,7 @@ class RunningJob:
 
     def publish(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """Publish one event here, as it is."""
-        self._publish(kind, body, self._now())
-
-    def _publish(self, kind: str, body: Body | Mapping[str, Any], now: int) -> None:
-        if get_ident() != self._thread:
-            self._refuse_thread()
-        self._load += EVENT_SIZE
-        try:
-            self._runtime.emit(self.start.job_id, kind, body, now=now)
-        except (LocalProtocolError, Denied, InvariantViolated) as error:
-            self._refused(error)
-            raise
-        self._pump.soon()
+        self._input(self._runtime.emit, kind, body)
 
     def write(self, data: str | bytes) -> None:
         """Stream a piece of the result; raises as `say`, and Denied beyond the limit of a result."""
@@ -375,28 +372,31 @@ class RunningJob:
                 await self._loop.checkpoint()
             self._load = 0
             self._turn_due = self._now() + NANOSECONDS_BETWEEN_TURNS
+            self._look_for_waits()
 
     # What the host is told.
 
     def pause(self) -> None:
-        self.paused = self._may_wait = True
+        self.paused = True
+        self._look_for_waits()
 
     def resume(self) -> None:
         self.paused = False
-        self._may_wait = self.held or self.stopping
+        self._look_for_waits()
         self._let_go()
 
     def hold(self, held: bool) -> None:
         """Wait for the journal, or no longer."""
         self.held = held
-        self._may_wait = held or self.paused or self.stopping
+        self._look_for_waits()
         if not held:
             self._let_go()
 
     def stop(self, reason: str, kill_at: int) -> None:
         """The job is to end by `kill_at`; again is harmless."""
         if not self.stopping:
-            self.stopping = self._may_wait = True
+            self.stopping = True
+            self._look_for_waits()
             self.stop_reason = reason
             self.kill_at = kill_at
             self._let_go()
@@ -436,6 +436,10 @@ class RunningJob:
     def over(self) -> bool:
         """Whether the end of the job has been sent."""
         return self.start.job_id not in self._runtime.unfinished
+
+    def _look_for_waits(self) -> None:
+        waits = self.paused or self.held or self.stopping or self.outside is not None
+        self._free_until = 0 if waits else self._turn_due
 
     def _let_go(self) -> None:
         if self._resumed is not None:

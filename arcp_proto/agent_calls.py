@@ -27,6 +27,7 @@ from .ids import JobId, Time
 from .job import Job
 from .limits import MAX_ID_LENGTH, MAX_NAME_LENGTH, MAX_REASON_LENGTH
 from .machine import cut
+from .speaking import MOST, SHORT
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -52,12 +53,11 @@ class AgentCalls:
         if job is not None and job.id == job_id and now < openings.until and kind not in _ALONE:
             opening = openings.by_kind.get(kind)
             encoded = encode_body(kind, body)
-            if opening is not None and len(encoded) <= speaking.SHORT:
-                if now > runtime.now:
-                    runtime.now = Time(now)
+            if opening is not None and len(encoded) <= SHORT:
                 said = runtime.said
                 said.append(opening + encoded)
-                if len(said) >= speaking.MOST:
+                runtime.said_at = now
+                if len(said) >= MOST:
                     speaking.end(runtime, job)
                 return
         job = runtime.unfinished.get(job_id)

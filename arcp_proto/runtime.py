@@ -109,6 +109,8 @@ class Runtime(AgentCalls, Machine):
         """Whose event was the last input: the next of them are numbered together, before anything else."""
         self.said: list[bytes] = []
         """Their payloads."""
+        self.said_at = 0
+        """When the last of them was."""
         self.ended = False
         """Whether `RuntimeEnded` has been told."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from .delivering import spread
 from .entering import number, number_all
+from .ids import Time
 from .job import Job
 
 if TYPE_CHECKING:
@@ -34,9 +35,13 @@ def begin(runtime: Runtime, job: Job) -> None:
 
 def end(runtime: Runtime, job: Job) -> None:
     """Number what the speaker has said, and end the input."""
-    said, runtime.said = runtime.said, []
     runtime.speaker, runtime.busy = None, False
-    if said and not number_all(runtime, job, said):
+    said, runtime.said = runtime.said, []
+    if not said:
+        return
+    if runtime.said_at > runtime.now:
+        runtime.now = Time(runtime.said_at)
+    if not number_all(runtime, job, said):
         for payload in said:
             if number(runtime, job, "", payload):
                 spread(runtime, job, None)
