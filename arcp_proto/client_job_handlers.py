@@ -94,7 +94,7 @@ def on_subscribed(
         request = session.requests.take_subscribe(job_id)
     if request is None:
         if job_id in session.jobs and answer.replayed:
-            session.jobs[job_id].begin_again()
+            session.jobs[job_id].begin_again(session.numbers.last)
         return
     if request.ours:
         if not recovery.subscribed(client, job_id, answer):

@@ -40,6 +40,7 @@ class FollowedJob:
     """
 
     __slots__ = (
+        "_again",
         "_at",
         "_levels",
         "_reached",
@@ -82,19 +83,22 @@ class FollowedJob:
         """The highest place that the subscription has brought; None when it brings none."""
         self._at = self.seen
         """The place of what came last, also of a subscribe that was carried out twice."""
+        self._again = 0
+        """The number of the session behind which a subscription began once more, and repeats itself."""
         self._levels: dict[int, int | None] = {}
         """By places, the number of the session above which what comes goes on there; None: not yet."""
 
     def behind(self, cursor: int) -> bool:
         """Whether what the session holds above this number does not go on where its events are processed.
 
-        Some came in a lost session and are not processed yet; or our own subscription begins above it; or
-        some events come again, of one home number with others that do not: they could not be told apart.
+        Some came in a lost session and are not processed yet; or our own subscription begins above it, or
+        once more; or some events come again, of one home number with others that do not: they could not be
+        told apart.
         """
         if self.awaited or self.stored < self.since:
             return True
         level = self._levels.get(self.stored, 0)
-        return self.observed and (level is None or level > cursor)
+        return self.observed and (level is None or max(level, self._again) > cursor)
 
     @property
     def asked_from(self) -> int:
@@ -150,7 +154,7 @@ class FollowedJob:
     def lose(self) -> None:
         """Its session is lost: it is to be observed behind what was handed out."""
         self.stop()
-        self.since, self.at_home, self._levels = self.floor, False, {}
+        self.since, self.at_home, self._levels, self._again = self.floor, False, {}, 0
 
     def stop(self) -> None:
         """Nothing more comes of it, until it is observed from where it stopped."""
@@ -196,10 +200,10 @@ class FollowedJob:
         """A subscription that was answered before is answered again, and may replay what it has brought."""
         self.floor = max(self.floor, self._reached or 0)
 
-    def begin_again(self) -> None:
-        """So it is, and what it replays comes now."""
+    def begin_again(self, last: int) -> None:
+        """So it is, behind this number, and what it replays comes now."""
         self.replay_again()
-        self._at = 0
+        self._at, self._again = 0, last
         if self._is_within:
             self._levels[self.floor] = None
 

@@ -44,7 +44,7 @@ def test_a_subscription_that_is_answered_again_brings_copies() -> None:
     followed.replay_again()
     assert not followed.is_copy(1), "nothing has come"
     assert come(followed, 5) == [True]
-    followed.begin_again()
+    followed.begin_again(0)
     assert [followed.is_copy(seq) for seq in (1, 5, 5, 6)] == [True, True, False, False]
 
 
@@ -161,7 +161,7 @@ def test_the_stream_of_our_own_job_does_not_hide_where_its_replay_is() -> None:
     followed.replay(0, 0, told=0)
     come(followed, 1)
     followed.handed_out(9, None)
-    followed.begin_again()
+    followed.begin_again(0)
     assert followed.replayed
     assert [followed.is_copy(seq) for seq in (1, 2)] == [True, False]
 
@@ -224,3 +224,13 @@ def test_behind_while_what_comes_may_be_earlier_than_was_asked_for() -> None:
     assert come(followed, 4) == [True]
     followed.processed(place(4, 1), 1)
     assert not followed.behind(9)
+
+
+def test_behind_before_a_subscription_that_has_begun_once_more() -> None:
+    followed = job()
+    followed.replay(0, 0, told=0)
+    assert come(followed, 5) == [True]
+    assert not followed.behind(3)
+    followed.begin_again(4)
+    assert come(followed, 5, 6) == [False, True]
+    assert [followed.behind(cursor) for cursor in (3, 4)] == [True, False]
