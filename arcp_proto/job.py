@@ -115,94 +115,66 @@ class End(msgspec.Struct, frozen=True, gc=False):
     inline: bytes | None = None
 
 
-class Job:
+class Job(msgspec.Struct, eq=False):
     """The state of one job.
 
     `number` counts jobs by acceptance. `home` is the submitting session while it lives and the job runs,
     `observers` are the other sessions that get its events live, `behind` those that still get its history.
-    `home_seq` is the home number of the last
-    event; `submitters` are the sessions that were answered `job.accepted`, and may cancel it. `parent` is the
-    job that delegated it and `children` those that it delegated, as long as they have not ended (§10).
+    `home_seq` is the home number of the last event; `submitters` are the sessions that were answered
+    `job.accepted`, and may cancel it. `parent` is the job that delegated it and `children` those that it
+    delegated, as long as they have not ended (§10).
     """
 
-    __slots__ = (
-        "_grants",
-        "attempt",
-        "behind",
-        "body_limit",
-        "budget",
-        "children",
-        "credentials",
-        "end",
-        "ending",
-        "entry",
-        "expired",
-        "expires",
-        "extensions",
-        "heads",
-        "history",
-        "hold_count",
-        "holds",
-        "home",
-        "home_seq",
-        "id",
-        "input",
-        "number",
-        "observers",
-        "outcome",
-        "parent",
-        "paused",
-        "status",
-        "stream",
-        "streamed",
-        "submitters",
-        "terms",
-        "then",
-    )
+    number: int
+    terms: Terms
+    budget: Budget
+    id: JobId = JobId("")
+    holds: dict[int, Hold] = NOTHING
+    """What the agent has reserved and not settled, by its number."""
+    hold_count: int = 0
+    expires: Time | None = None
+    """When its lease ends, Unix time in nanoseconds."""
+    expired: bool = False
+    """Its lease has ended: it stays so, wherever the wall clock goes (§9.5)."""
+    _grants: Grants | None = None
+    extensions: bytes | None = None
+    body_limit: int = 0
+    """Bytes that the body of an event may have; the runtime that keeps the job says so."""
+    status: Status = Status.PENDING
+    outcome: Outcome | None = None
+    paused: bool = False
+    stream: Stream | None = None
+    streamed: bool = False
+    """A piece of its result is out, which cannot be taken back."""
+    attempt: int = 1
+    input: bytes | None = None
+    """The input with which it can be started again."""
+    end: End | None = None
+    entry: bytes | None = None
+    """How it is listed, as JSON, which does not change after its end; written when first asked for."""
+    home: Session | None = None
+    home_seq: int = 0
+    history: History = NO_EVENTS
+    observers: dict[SessionId, Session] = NOTHING
+    behind: dict[SessionId, Session] = NOTHING
+    submitters: tuple[SessionId, ...] = ()
+    heads: dict[tuple[str, bool], bytes] = NOTHING
+    parent: Job | None = None
+    children: dict[JobId, Job] = NOTHING
+    credentials: dict[str, Held] = NOTHING
+    """Its provisioned credentials by their ids, while they are valid."""
+    ending: Ending | None = None
+    """Its terminal, which waits for their revocation."""
+    then: Callable[[], None] | None = None
+    """How it ends once its children have: its agent is over, and has said so."""
 
-    def __init__(self, number: int, terms: Terms, budget: Budget) -> None:
-        self.number = number
-        self.id: JobId = terms.job_id
-        self.terms = terms
-        self.budget = budget
-        self.holds: dict[int, Hold] = NOTHING
-        """What the agent has reserved and not settled, by its number."""
-        self.hold_count = 0
-        self.expires: Time | None = None if terms.expires_at is None else parse_time(terms.expires_at)
-        """When its lease ends, Unix time in nanoseconds."""
-        self.expired = False
-        """Its lease has ended: it stays so, wherever the wall clock goes (§9.5)."""
-        self._grants: Grants | None = None
-        self.extensions = extensions_json(terms.trace, terms.span_id) if terms.trace.explicit else None
-        self.body_limit = 0
-        """Bytes that the body of an event may have; the runtime that keeps the job says so."""
-        self.status = Status.PENDING
-        self.outcome: Outcome | None = None
-        self.paused = False
-        self.stream: Stream | None = None
-        self.streamed = False
-        """A piece of its result is out, which cannot be taken back."""
-        self.attempt = 1
-        self.input: bytes | None = None
-        """The input with which it can be started again."""
-        self.end: End | None = None
-        self.entry: bytes | None = None
-        """How it is listed, as JSON, which does not change after its end; written when first asked for."""
-        self.home: Session | None = None
-        self.home_seq = 0
-        self.history = NO_EVENTS
-        self.observers: dict[SessionId, Session] = NOTHING
-        self.behind: dict[SessionId, Session] = NOTHING
-        self.submitters: tuple[SessionId, ...] = ()
-        self.heads: dict[tuple[str, bool], bytes] = NOTHING
-        self.parent: Job | None = None
-        self.children: dict[JobId, Job] = NOTHING
-        self.credentials: dict[str, Held] = NOTHING
-        """Its provisioned credentials by their ids, while they are valid."""
-        self.ending: Ending | None = None
-        """Its terminal, which waits for their revocation."""
-        self.then: Callable[[], None] | None = None
-        """How it ends once its children have: its agent is over, and has said so."""
+    def __post_init__(self) -> None:
+        terms = self.terms
+        self.id = terms.job_id
+        if terms.expires_at is not None:
+            self.expires = parse_time(terms.expires_at)
+        if terms.trace.explicit:
+            self.extensions = extensions_json(terms.trace, terms.span_id)
 
     @property
     def agent(self) -> str:

@@ -71,15 +71,22 @@ class Outbox:
         pulled: list[bytes] = []
         if self.urgent:
             self._pull_urgent(pulled, limit)
+        visible, controls, persisted = self._visible(), self.controls, self._machine.persisted_count
         while len(pulled) < limit and size > 0:
-            size = self._pull_events(pulled, limit, size)
-            if not self._may_pull_control() or len(pulled) >= limit or size <= 0:
+            first = controls.first
+            upto = visible if first is None else min(visible, first.after)
+            if upto > self.cursor:
+                envelopes = self._next_events(min(upto, self.cursor + limit - len(pulled)), size)
+                if not envelopes:
+                    break
+            elif first is not None and first.after <= self.cursor and first.records <= persisted:
+                most = limit - len(pulled) if self._greeted else 1
+                envelopes = controls.take(self.cursor, persisted, most, size)
+            else:
                 break
-            most = limit - len(pulled) if self._greeted else 1
-            envelopes = self.controls.take(self.cursor, self._machine.persisted_count, most, size)
             pulled += envelopes
             size -= sum(map(len, envelopes))
-            if not self._greeted:
+            if first is not None and not self._greeted:
                 self._greeted = True
                 self._pull_urgent(pulled, limit)
         return pulled
@@ -108,16 +115,12 @@ class Outbox:
         while self._may_pull_urgent() and len(pulled) < limit:
             pulled.append(self.urgent.pop(0))
 
-    def _pull_events(self, pulled: list[bytes], limit: int, left: int) -> int:
-        """Pull events up to the next control envelope; returns the bytes still to go."""
+    def _next_events(self, upto: int, size: int) -> list[bytes]:
+        """Events up to this number, until they have so many bytes; none when the next was evicted."""
         session = self.session
-        upto = min(self._next_stop(), self.cursor + limit - len(pulled))
-        if session is None or upto <= self.cursor:
-            return left
-        if self.cursor + 1 < session.log.first:
-            self.overrun = True
-            return left
-        envelopes = session.envelopes.of(session.log.between(self.cursor, upto), self.cursor, left)
-        pulled += envelopes
+        if session is None or self.cursor + 1 < session.log.first:
+            self.overrun = session is not None
+            return []
+        envelopes = session.envelopes.of(session.log.between(self.cursor, upto), self.cursor, size)
         self.cursor += len(envelopes)
-        return left - sum(map(len, envelopes))
+        return envelopes
