@@ -154,7 +154,8 @@ class AgentHost:
     def _start(self, request: StartJob) -> None:
         agent = self._app.find(request.agent, request.version)
         running = RunningJob(request, agent, self._runtime, self._pump, self._loop)
-        running.hold(self._held)
+        if self._held:
+            running.hold(True)
         self._jobs[request.job_id] = running
         self._beginning += 1
         self._spawn(request.job_id, partial(self._run, running), f"arcp-io {request.job_id}")

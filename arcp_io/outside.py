@@ -141,7 +141,7 @@ class Outside:
             self._running.child_ended(event_of(answer.ended))
         given = answer.value
         if answer.what == DELEGATE and answer.failure is None:
-            given = self._running.children[answer.value] = ChildJob(answer.value, self._running)
+            given = self._running.adopt(answer.value)
         waiting = self._waiting.pop(answer.number, None)
         if waiting is not None:
             waiting.answer, waiting.given = answer, given

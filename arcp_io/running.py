@@ -9,12 +9,14 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import anyio
+import msgspec
 
 from arcp_proto.authority import any_model
 from arcp_proto.budget import COST_BUDGET
 from arcp_proto.delegation import AGENT_DELEGATE
 from arcp_proto.errors import Denied, InvariantViolated, LocalProtocolError
 from arcp_proto.events import Body, EventKind, encode_body, read_delegate
+from arcp_proto.nothing import NOTHING
 from arcp_proto.wire import decode_value
 
 from .between import REFUSED, REFUSED_CALL, UPSTREAM
@@ -47,78 +49,55 @@ GATED: Final = (EventKind.TOOL_CALL, EventKind.DELEGATE)
 """Events that tell of what needs authority."""
 
 
-class RunningJob:
+class RunningJob(msgspec.Struct, eq=False):
     """One job from its start until its agent has ended. Everything here runs on the loop's thread."""
 
-    __slots__ = (
-        "_free_until",
-        "_load",
-        "_loop",
-        "_now",
-        "_pump",
-        "_resumed",
-        "_rotations",
-        "_runtime",
-        "_stop_requested",
-        "_thread",
-        "_turn_due",
-        "agent",
-        "attempt",
-        "calls",
-        "cancellable",
-        "children",
-        "held",
-        "id",
-        "kill_at",
-        "lease",
-        "outside",
-        "paused",
-        "start",
-        "started",
-        "stop_reason",
-        "stopping",
-    )
+    start: StartJob
+    agent: Agent
+    _runtime: Runtime
+    _pump: Pump
+    _loop: Loop
+    id: str = ""
+    """As the agent is told; in a child it is the parent's."""
+    attempt: int = 1
+    """Likewise."""
+    lease: Mapping[str, Sequence[str]] = NOTHING
+    """Likewise."""
+    started: bool = False
+    """Its task has begun to run."""
+    cancellable: bool = True
+    """Its task may be cancelled; otherwise the agent learns from `stopping` that it is to end."""
+    calls: int = 0
+    """Tool calls so far."""
+    children: dict[str, ChildJob] = NOTHING
+    """What it has delegated and has not ended."""
+    outside: Outside | None = None
+    """This is the inner side of an agent in a process of its own: the runtime that it works for."""
+    held: bool = False
+    """It waits, as all do, until the journal has caught up."""
+    paused: bool = False
+    """It waits until the transport of the submitting session has caught up."""
+    stopping: bool = False
+    """The job is to end: from now on nothing here waits, and what unwinds is not cancelled again."""
+    stop_reason: str = ""
+    kill_at: int = 0
+    """When the end of a job that is stopping is sent in any case."""
+    _free_until: int = NANOSECONDS_BETWEEN_TURNS
+    """Until then nothing makes it wait, and it may speak without a look at what could."""
+    _now: Callable[[], int] = int
+    """The pump's clock."""
+    _thread: int = 0
+    _rotations: Rotations | None = None
+    _load: int = 0
+    _turn_due: int = NANOSECONDS_BETWEEN_TURNS
+    _resumed: anyio.Event | None = None
+    _stop_requested: anyio.Event | None = None
 
-    def __init__(self, start: StartJob, agent: Agent, runtime: Runtime, pump: Pump, loop: Loop) -> None:
-        self.start = start
-        self.id: str = start.job_id
-        """As the agent is told; in a child it is the parent's."""
-        self.attempt = start.attempt
-        """Likewise."""
-        self.lease = start.lease
-        """Likewise."""
-        self.agent = agent
-        self.started = False
-        """Its task has begun to run."""
-        self.cancellable = True
-        """Its task may be cancelled; otherwise the agent learns from `stopping` that it is to end."""
-        self.calls = 0
-        """Tool calls so far."""
-        self.children: dict[str, ChildJob] = {}
-        """What it has delegated and has not ended."""
-        self.outside: Outside | None = None
-        """This is the inner side of an agent in a process of its own: the runtime that it works for."""
-        self.held = False
-        """It waits, as all do, until the journal has caught up."""
-        self.paused = False
-        """It waits until the transport of the submitting session has caught up."""
-        self.stopping = False
-        """The job is to end: from now on nothing here waits, and what unwinds is not cancelled again."""
-        self.stop_reason = ""
-        self.kill_at = 0
-        """When the end of a job that is stopping is sent in any case."""
-        self._free_until = 0
-        """Until then nothing makes it wait, and it may speak without a look at what could."""
-        self._runtime = runtime
-        self._pump = pump
-        self._now = pump.now
-        self._loop = loop
+    def __post_init__(self) -> None:
+        start = self.start
+        self.id, self.attempt, self.lease = start.job_id, start.attempt, start.lease
+        self._now = self._pump.now
         self._thread = get_ident()
-        self._rotations = Rotations()
-        self._load = 0
-        self._turn_due = NANOSECONDS_BETWEEN_TURNS
-        self._resumed: anyio.Event | None = None
-        self._stop_requested: anyio.Event | None = None
 
     def __repr__(self) -> str:
         return f"<RunningJob {self.start.job_id} {self.agent.qualified_name}>"
@@ -240,6 +219,12 @@ class RunningJob:
         if self.outside is not None:
             return await self.outside.delegate(agent, input, lease, expires_at, max_runtime)
         child_id = self._input(self._runtime.delegate, agent, input, lease, expires_at, max_runtime)
+        return self.adopt(child_id)
+
+    def adopt(self, child_id: str) -> ChildJob:
+        """A job that it has delegated is there."""
+        if self.children is NOTHING:
+            self.children = {}
         child = self.children[child_id] = ChildJob(child_id, self)
         return child
 
@@ -256,6 +241,8 @@ class RunningJob:
             await self.outside.rotate_credential(credential_id)
             return
         self._input(self._runtime.rotate_credential, credential_id)
+        if self._rotations is None:
+            self._rotations = Rotations()
         await self._rotations.wait(credential_id)
 
     def remaining(self, currency: str) -> Decimal | None:
@@ -402,7 +389,8 @@ class RunningJob:
             self._let_go()
             for child in self.children.values():
                 child.let_go()
-            self._rotations.let_go()
+            if self._rotations is not None:
+                self._rotations.let_go()
             if self._stop_requested is not None:
                 self._stop_requested.set()
 
@@ -414,7 +402,8 @@ class RunningJob:
 
     def credential_rotated(self, event: CredentialRotated) -> None:
         """A rotation that it has asked for is over."""
-        self._rotations.over(event)
+        if self._rotations is not None:
+            self._rotations.over(event)
 
     async def stop_requested(self) -> None:
         """Until the job is to stop. For one caller."""

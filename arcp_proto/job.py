@@ -51,7 +51,7 @@ LIFECYCLE: Final[Mapping[Status, frozenset[Status]]] = {
 """From which status a job can go to which; a status that leads nowhere is terminal."""
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """How a job that did not succeed ends; fixed once, sent when its agent has stopped (§7.4)."""
 
     status: Status
@@ -61,7 +61,7 @@ class Outcome(msgspec.Struct, frozen=True):
     details: dict[str, Any] | None = None
 
 
-class Terms(msgspec.Struct, frozen=True, kw_only=True):
+class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What was accepted, and never changes."""
 
     job_id: JobId

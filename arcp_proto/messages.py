@@ -227,7 +227,7 @@ class LeaseConstraints(msgspec.Struct, omit_defaults=True):
     expires_at: str | None = None
 
 
-class Submit(msgspec.Struct, omit_defaults=True):
+class Submit(msgspec.Struct, omit_defaults=True, gc=False):
     """`job.submit` (§7.1); `max_runtime_sec` in seconds, from acceptance."""
 
     agent: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_AGENT_LENGTH)]

@@ -49,7 +49,7 @@ class Authenticate(msgspec.Struct):
     principal: Principal | None = None
 
 
-class StartJob(msgspec.Struct):
+class StartJob(msgspec.Struct, gc=False):
     """Run an agent; it emits through the runtime and ends with `finish`, `fail` or `job_stopped`."""
 
     job_id: JobId

@@ -21,7 +21,7 @@ from .session import Backlog
 RECORD_VERSION: Final = 2
 
 
-class SessionOpened(msgspec.Struct, tag=True):
+class SessionOpened(msgspec.Struct, tag=True, gc=False):
     """A client was welcomed (§6.2)."""
 
     session_id: SessionId
@@ -31,7 +31,7 @@ class SessionOpened(msgspec.Struct, tag=True):
     anonymous: bool = False
 
 
-class TokenIssued(msgspec.Struct, tag=True):
+class TokenIssued(msgspec.Struct, tag=True, gc=False):
     """A welcome carried a resume token; this is its SHA-256 (§6.3).
 
     `cursor` is the number up to which the client said that it has everything.
@@ -42,20 +42,20 @@ class TokenIssued(msgspec.Struct, tag=True):
     cursor: int = 0
 
 
-class TokenProven(msgspec.Struct, tag=True):
+class TokenProven(msgspec.Struct, tag=True, gc=False):
     """The client has this token: those issued before are not valid any more."""
 
     session_id: SessionId
     digest: bytes
 
 
-class SessionEnded(msgspec.Struct, tag=True):
+class SessionEnded(msgspec.Struct, tag=True, gc=False):
     """The session can be resumed no longer."""
 
     session_id: SessionId
 
 
-class JobAccepted(msgspec.Struct, tag=True):
+class JobAccepted(msgspec.Struct, tag=True, gc=False):
     """`job.accepted` was answered to a request (§7.1).
 
     `input` is kept when the agent can be started again, as JSON.
@@ -66,7 +66,7 @@ class JobAccepted(msgspec.Struct, tag=True):
     input: bytes | None = None
 
 
-class Delegated(msgspec.Struct, tag=True):
+class Delegated(msgspec.Struct, tag=True, gc=False):
     """A job delegated to a child (§10), and its `delegate` event was numbered, which announces the child.
 
     `payload` is that event, a JSON object without its last brace. A budget that the lease of the child names
@@ -77,7 +77,7 @@ class Delegated(msgspec.Struct, tag=True):
     payload: bytes
 
 
-class JobJoined(msgspec.Struct, tag=True):
+class JobJoined(msgspec.Struct, tag=True, gc=False):
     """`job.accepted` was answered again, to a submit with the same idempotency key (§7.2)."""
 
     session_id: SessionId
@@ -92,7 +92,7 @@ class JobStarted(msgspec.Struct, tag=True, gc=False):
     attempt: int = 1
 
 
-class Published(msgspec.Struct, tag=True):
+class Published(msgspec.Struct, tag=True, gc=False):
     """A `job.event`, numbered in every session that observes the job (§8.3).
 
     By `kind` it is decided who takes it: the kind, or the name of a metric that has a feature of its own.
@@ -104,7 +104,7 @@ class Published(msgspec.Struct, tag=True):
     """A JSON object without its last brace."""
 
 
-class Delivered(msgspec.Struct, tag=True):
+class Delivered(msgspec.Struct, tag=True, gc=False):
     """Something numbered in one session only: `job.cancelled`, a notice, a terminal once more.
 
     `source` is the home number of what has one, and 0 for the rest.
@@ -118,14 +118,14 @@ class Delivered(msgspec.Struct, tag=True):
     trace_id: str | None = None
 
 
-class OutcomeFixed(msgspec.Struct, tag=True):
+class OutcomeFixed(msgspec.Struct, tag=True, gc=False):
     """How the job will end, whatever its agent still does (§7.4)."""
 
     job_id: JobId
     outcome: Outcome
 
 
-class Spent(msgspec.Struct, tag=True):
+class Spent(msgspec.Struct, tag=True, gc=False):
     """A cost left the counter of its currency (§9.6)."""
 
     job_id: JobId
@@ -133,7 +133,7 @@ class Spent(msgspec.Struct, tag=True):
     amount: Decimal
 
 
-class Reserved(msgspec.Struct, tag=True):
+class Reserved(msgspec.Struct, tag=True, gc=False):
     """Money is held back for an operation; if nothing settles it, it counts as spent (§9.6)."""
 
     job_id: JobId
@@ -142,7 +142,7 @@ class Reserved(msgspec.Struct, tag=True):
     amount: Decimal
 
 
-class Settled(msgspec.Struct, tag=True):
+class Settled(msgspec.Struct, tag=True, gc=False):
     """A hold is over: so much of it, or more, was spent; nothing when it was released."""
 
     job_id: JobId
@@ -150,7 +150,7 @@ class Settled(msgspec.Struct, tag=True):
     amount: Decimal
 
 
-class LeaseEnded(msgspec.Struct, tag=True):
+class LeaseEnded(msgspec.Struct, tag=True, gc=False):
     """The lease of a job was seen to have expired, and stays so (§9.5)."""
 
     job_id: JobId
@@ -167,7 +167,7 @@ class JobEnded(msgspec.Struct, tag=True, gc=False):
     inline: bytes | None = None
 
 
-class CredentialRequested(msgspec.Struct, tag=True):
+class CredentialRequested(msgspec.Struct, tag=True, gc=False):
     """The provisioner is about to be asked for credentials under this alias (§9.8); `at` is Unix time."""
 
     alias: str
@@ -176,7 +176,7 @@ class CredentialRequested(msgspec.Struct, tag=True):
     at: Time
 
 
-class CredentialIssued(msgspec.Struct, tag=True):
+class CredentialIssued(msgspec.Struct, tag=True, gc=False):
     """Credentials are there: their ids on the wire, and what the provisioner calls them, if it says so."""
 
     alias: str
@@ -184,20 +184,20 @@ class CredentialIssued(msgspec.Struct, tag=True):
     handles: list[str]
 
 
-class CredentialRevoked(msgspec.Struct, tag=True):
+class CredentialRevoked(msgspec.Struct, tag=True, gc=False):
     """Nothing is valid any more of what was requested under this alias."""
 
     alias: str
 
 
-class CredentialOutstanding(msgspec.Struct, tag=True):
+class CredentialOutstanding(msgspec.Struct, tag=True, gc=False):
     """What is there under this alias could not be revoked (§14)."""
 
     alias: str
     reason: str
 
 
-class CredentialRotated(msgspec.Struct, tag=True):
+class CredentialRotated(msgspec.Struct, tag=True, gc=False):
     """A `status credential_rotated`, numbered for the principal of the job alone; it holds no value."""
 
     job_id: JobId
@@ -206,20 +206,20 @@ class CredentialRotated(msgspec.Struct, tag=True):
     """A JSON object without its last brace."""
 
 
-class JobForgotten(msgspec.Struct, tag=True):
+class JobForgotten(msgspec.Struct, tag=True, gc=False):
     """A finished job is listed and observed no longer."""
 
     job_id: JobId
 
 
-class KeyForgotten(msgspec.Struct, tag=True):
+class KeyForgotten(msgspec.Struct, tag=True, gc=False):
     """An idempotency key means nothing any more (§7.2)."""
 
     principal: Principal
     key: str
 
 
-class Observed(msgspec.Struct, tag=True):
+class Observed(msgspec.Struct, tag=True, gc=False):
     """A session observes a job (§7.6): from a position of its history, or live from now on."""
 
     session_id: SessionId
@@ -227,14 +227,14 @@ class Observed(msgspec.Struct, tag=True):
     backlog: Backlog | None
 
 
-class Replied(msgspec.Struct, tag=True):
+class Replied(msgspec.Struct, tag=True, gc=False):
     """An answer that is kept for a resume (§6.3), beside those that follow from `JobAccepted`."""
 
     session_id: SessionId
     reply: Reply
 
 
-class Replayed(msgspec.Struct, tag=True):
+class Replayed(msgspec.Struct, tag=True, gc=False):
     """A piece of a history was numbered for an observer, before position `upto`."""
 
     session_id: SessionId
@@ -242,7 +242,7 @@ class Replayed(msgspec.Struct, tag=True):
     upto: int
 
 
-class Unobserved(msgspec.Struct, tag=True):
+class Unobserved(msgspec.Struct, tag=True, gc=False):
     """A session observes a job no longer; `last` is the payload that tells it so, in the same breath.
 
     It is that of a notice, or with a `source` the end of the job.
@@ -255,21 +255,21 @@ class Unobserved(msgspec.Struct, tag=True):
     source: int = 0
 
 
-class Released(msgspec.Struct, tag=True):
+class Released(msgspec.Struct, tag=True, gc=False):
     """A session has acknowledged everything up to `seq` (§6.5)."""
 
     session_id: SessionId
     seq: int
 
 
-class Evicted(msgspec.Struct, tag=True):
+class Evicted(msgspec.Struct, tag=True, gc=False):
     """A limit took a session's events up to `seq`."""
 
     session_id: SessionId
     seq: int
 
 
-class HistoryCut(msgspec.Struct, tag=True):
+class HistoryCut(msgspec.Struct, tag=True, gc=False):
     """A limit took a job's history before position `upto`, and `ended` the observations that were not so far.
 
     They are told in the same record: whoever observed without knowing, or knew nothing of an end, would
@@ -281,7 +281,7 @@ class HistoryCut(msgspec.Struct, tag=True):
     ended: list[Unobserved] = []
 
 
-class RuntimeKept(msgspec.Struct, tag=True):
+class RuntimeKept(msgspec.Struct, tag=True, gc=False):
     """What there is of the runtime itself: how many jobs it has accepted, and the key of its cursors.
 
     A snapshot says it, and whoever writes the first cursor (§6.6). Such a key only names places in listings.
@@ -291,7 +291,7 @@ class RuntimeKept(msgspec.Struct, tag=True):
     cursor_key: bytes | None = None
 
 
-class SessionKept(msgspec.Struct, tag=True):
+class SessionKept(msgspec.Struct, tag=True, gc=False):
     """A session as it is, in a snapshot: its log as head, payload and source of each entry."""
 
     opened: SessionOpened
@@ -303,7 +303,7 @@ class SessionKept(msgspec.Struct, tag=True):
     answered: list[tuple[str, int, JobId]]
 
 
-class JobKept(msgspec.Struct, tag=True):
+class JobKept(msgspec.Struct, tag=True, gc=False):
     """A job as it is, in a snapshot: its history as payload, home number and feature of each event.
 
     Sessions that are behind with it follow as `Observed`.
@@ -331,7 +331,7 @@ class JobKept(msgspec.Struct, tag=True):
     expired: bool = False
 
 
-class KeyKept(msgspec.Struct, tag=True):
+class KeyKept(msgspec.Struct, tag=True, gc=False):
     """An idempotency key as it is, in a snapshot."""
 
     principal: Principal

@@ -48,7 +48,7 @@ _LEAVES: Final = frozenset((str, int, bool, type(None)))
 """Types whose values hold no others and can all be written as JSON, but for surrogates and large integers."""
 
 
-class Envelope(msgspec.Struct):
+class Envelope(msgspec.Struct, gc=False):
     """One envelope as it was read (§5); `id` is empty when it was missing, `payload` is still JSON.
 
     Names of a session or a job that are longer than any id are as if absent.
