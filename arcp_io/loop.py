@@ -8,7 +8,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import anyio
 
@@ -18,6 +18,9 @@ Connected = Callable[[ByteStream], StreamTransport]
 """Told of a fresh stream, makes the transport that it reports to."""
 Accepted = Callable[[ByteStream, str], StreamTransport]
 """The same, with the peer's address."""
+
+READ_SIZE: Final = 256 * 1024
+"""Bytes of one read."""
 
 
 class AgentTask(Protocol):

@@ -7,12 +7,12 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import anyio
 
-from ..loop import Accepted, AgentTask, Connected, Listening
+from ..loop import READ_SIZE, Accepted, AgentTask, Connected, Listening
 from ..stream import ByteStream, StreamTransport
 from .listener import Listener
 from .pipes import PipeStream
@@ -34,6 +34,11 @@ class AsyncioLoop:
         self._streams: dict[ByteStream, None] = {}
         self._closed: asyncio.Future[None] | None = None
         """The last of them is."""
+
+    @cached_property
+    def buffer(self) -> memoryview:
+        """For what is read from sockets."""
+        return memoryview(bytearray(READ_SIZE))
 
     # For the pump.
 
@@ -101,7 +106,7 @@ class AsyncioLoop:
         except BaseException as error:
             self.crash(error)
         finally:
-            self._forget(asyncio.current_task())
+            self._forget(asyncio.current_task(self._loop))
 
     def _forget(self, task: asyncio.Task[None] | None) -> None:
         if task is not None:

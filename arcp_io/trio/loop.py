@@ -7,11 +7,12 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cached_property
 from typing import Any, Literal
 
 import trio
 
-from ..loop import Accepted, AgentTask, Connected, Listening
+from ..loop import READ_SIZE, Accepted, AgentTask, Connected, Listening
 from ..stream import StreamTransport
 from .listener import Listener
 from .streams import PipeStream, SocketStream
@@ -64,6 +65,11 @@ class TrioLoop:
         self._sleep = trio.CancelScope()
         self._keeper: trio.lowlevel.Task | None = None
         """The task of `keep`, while it sleeps."""
+
+    @cached_property
+    def buffer(self) -> memoryview:
+        """For what is read from sockets and pipes."""
+        return memoryview(bytearray(READ_SIZE))
 
     # For the pump.
 

@@ -18,13 +18,15 @@ from ..loop import Connected
 if TYPE_CHECKING:
     from .loop import TrioLoop
 
-CHUNK: Final = 256 * 1024
-"""Bytes of one read."""
 _NOTHING: Final = memoryview(b"")
 
 
 class DirectStream(ABC):
-    """A ByteStream: one task reads; a write is tried at once, what it leaves has a task until it is out."""
+    """A ByteStream: one task reads; a write is tried at once, what it leaves has a task until it is out.
+
+    All of them read into one buffer of their loop, and take what has come out of it at once: a large one
+    that is made for each read costs the operating system more than the read.
+    """
 
     __slots__ = (
         "_closed",
@@ -44,7 +46,7 @@ class DirectStream(ABC):
         loop: TrioLoop,
         reading: int | socket.socket,
         writing: int | socket.socket,
-        receive: Callable[[int], bytes],
+        receive: Callable[[memoryview], int],
         send: Callable[[bytes | memoryview], int],
         connected: Connected,
     ) -> None:
@@ -116,13 +118,13 @@ class DirectStream(ABC):
                     continue
                 await trio.lowlevel.wait_readable(self._reading)
                 try:
-                    data = self._receive(CHUNK)
+                    size = self._receive(self._loop.buffer)
                 except BlockingIOError:
                     continue
-                if not data:
+                if not size:
                     reason = "the peer ended the stream"
                     break
-                self.transport.received(data)
+                self.transport.received(bytes(self._loop.buffer[:size]))
         except OSError as error:
             reason = f"the stream broke: {error}"
         except trio.ClosedResourceError:
@@ -157,7 +159,7 @@ class SocketStream(DirectStream):
         opened.setblocking(False)
         send_at_once(opened)
         self._socket = opened
-        super().__init__(loop, opened, opened, opened.recv, opened.send, connected)
+        super().__init__(loop, opened, opened, opened.recv_into, opened.send, connected)
 
     def end(self) -> None:
         with suppress(OSError):
@@ -178,7 +180,12 @@ class PipeStream(DirectStream):
         os.set_blocking(writing, False)
         self._pipes = (reading, writing)
         super().__init__(
-            loop, reading, writing, partial(os.read, reading), partial(os.write, writing), connected
+            loop,
+            reading,
+            writing,
+            lambda buffer: os.readv(reading, [buffer]),
+            partial(os.write, writing),
+            connected,
         )
 
     def end(self) -> None:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ..loop import Connected
-from .streams import CHUNK
+from ..loop import READ_SIZE, Connected
 
 if TYPE_CHECKING:
     from .loop import TrioLoop
@@ -79,7 +78,7 @@ class TlsStream:
     async def _read(self) -> None:
         reason = "the stream was closed"
         try:
-            while data := await self._tls.receive_some(CHUNK):
+            while data := await self._tls.receive_some(READ_SIZE):
                 self.transport.received(bytes(data))
                 while self._resumed is not None:
                     await self._resumed.wait()
