@@ -78,10 +78,10 @@ TARGETS: Final[tuple[Target, ...]] = (
     Target("a", BURST, "server_cpu_us", ASYNCIO, To.PEER, 1 / 9, 1 / 13),
     Target("a", BURST, "server_cpu_us", ASYNCIO, To.FLOOR, 2, 1.5),
     Target("a", BURST, "server_cpu_us", TRIO, To.ASYNCIO, 1.3, 1.15),
-    Target("a", SUSPENDING, "server_cpu_us", ASYNCIO, To.PEER, 1 / 6, 1 / 9),
+    Target("a", SUSPENDING, "server_cpu_us", ASYNCIO, To.PEER, 1 / 6, 1 / 12),
     Target("a", SUSPENDING, "server_cpu_us", TRIO, To.PEER, 1 / 4.5, 1 / 9),
     *(
-        Target("a", f"burst n={count}", "first_event_ms", name, To.REFERENCE, 2, 1, peer=peer)
+        Target("a", f"burst n={count}", "first_event_ms", name, To.REFERENCE, 2, 0.5, peer=peer)
         for count, peer in ((1_000, None), (20_000, 223), (100_000, None))
         for name in (ASYNCIO, TRIO)
     ),
@@ -89,19 +89,19 @@ TARGETS: Final[tuple[Target, ...]] = (
     Target("b", "one after the other", "p50_us", TRIO, To.PEER, 0.7, 0.5),
     Target("b", "64 in flight", "server_cpu_us", ASYNCIO, To.PEER, 28 / 75, 20 / 75),
     Target("b", "64 in flight", "server_cpu_us", TRIO, To.PEER, 28 / 75, 20 / 75),
-    Target("c", "100 observers", "server_cpu_us", ASYNCIO, To.PEER, 1 / 15, 1 / 22),
-    Target("c", "100 observers", "server_cpu_us", TRIO, To.PEER, 1 / 11, 1 / 22),
-    Target("c", "100 observers, suspending", "server_cpu_us", ASYNCIO, To.PEER, 1 / 10, 1 / 15),
-    Target("c", "100 observers, suspending", "server_cpu_us", TRIO, To.PEER, 1 / 5, 1 / 15),
-    *(Target("d", "n=10000", "replay_ms", name, To.REFERENCE, 25, 15, peer=490) for name in (ASYNCIO, TRIO)),
+    Target("c", "100 observers", "server_cpu_us", ASYNCIO, To.PEER, 1 / 15, 1 / 30),
+    Target("c", "100 observers", "server_cpu_us", TRIO, To.PEER, 1 / 11, 1 / 30),
+    Target("c", "100 observers, suspending", "server_cpu_us", ASYNCIO, To.PEER, 1 / 10, 1 / 35),
+    Target("c", "100 observers, suspending", "server_cpu_us", TRIO, To.PEER, 1 / 5, 1 / 35),
+    *(Target("d", "n=10000", "replay_ms", name, To.REFERENCE, 25, 6, peer=490) for name in (ASYNCIO, TRIO)),
     Target("d", "n=40000", "replay_ms", ASYNCIO, To.CASE, 4.5, 4, other_case="n=10000"),
     Target("e", "10000 jobs", "server_cpu_ms", ASYNCIO, To.REFERENCE, 0.3, 0.1, peer=6.3),
     Target("e", "10000 jobs", "server_cpu_ms", ASYNCIO, To.CASE, 1.5, 1.1, other_case="100 jobs"),
     Target("e", "100000 jobs", "server_cpu_ms", ASYNCIO, To.CASE, 1.5, 1.1, other_case="100 jobs"),
     Target("f", "16000 keys", "last_over_first", ASYNCIO, To.PLAIN, 1.2, 1.1),
-    Target("g", "500 idle sessions", "session_kb", ASYNCIO, To.PLAIN, 12, 8),
-    Target("g", "500 idle sessions", "session_kb", TRIO, To.PLAIN, 22, 18),
-    Target("g", "20000 buffered events", "event_kb", ASYNCIO, To.PLAIN, 0.45, 0.36),
+    Target("g", "500 idle sessions", "session_kb", ASYNCIO, To.PLAIN, 12, 5),
+    Target("g", "500 idle sessions", "session_kb", TRIO, To.PLAIN, 22, 8),
+    Target("g", "20000 buffered events", "event_kb", ASYNCIO, To.PLAIN, 0.45, 0.25),
     Target("g", "5000 finished jobs", "finished_job_kb", ASYNCIO, To.PLAIN, 2, 1.4),
     Target("h", "client stalls 2 s", "grown_mb", ASYNCIO, To.PLAIN, 8, 5),
     Target("h", "client stalls 2 s", "grown_mb", TRIO, To.PLAIN, 8, 5),
@@ -109,16 +109,17 @@ TARGETS: Final[tuple[Target, ...]] = (
     Target("h", "10 dead observers", "each_dead_kb", ASYNCIO, To.PLAIN, 0.01, 0.005),
     Target("h", "1 of 100 observers stalls", "stalled_over_all_reading", ASYNCIO, To.PLAIN, 1.1, 1.05),
     Target("i", "text, own client", "mb_per_s", ASYNCIO, To.PEER, 1.3, 1.6, least=True),
-    Target("i", "text, load client", "peak_mb", ASYNCIO, To.PLAIN, 20, 10),
+    Target("i", "text, load client", "peak_mb", ASYNCIO, To.PLAIN, 20, 5),
     Target("j", "receive n=20000", "client_cpu_us", ASYNCIO, To.PEER, 2.5 / 7.9, 1.5 / 7.9),
-    Target("k", "burst n=20000", "events_per_s", ASYNCIO, To.PEER, 6, 9, least=True),
-    Target("l", "normal n=5000", "events_per_s", ASYNCIO, To.PEER, 20, 30, least=True),
+    Target("k", "burst n=20000", "events_per_s", ASYNCIO, To.PEER, 6, 11, least=True),
+    Target("l", "normal n=5000", "events_per_s", ASYNCIO, To.PEER, 20, 50, least=True),
     Target("o", "import", "ms", ASYNCIO, To.REFERENCE, 60, 15, peer=119),
     Target("o", "start to first welcome", "ms", ASYNCIO, To.PEER, 0.7, 0.6),
     Target("o", "--version", "ms", ASYNCIO, To.REFERENCE, 60, 15, peer=168),
 )
 """Ratios decide where there are any. An aim that we chose stands where none was asked for, and where the one
-that was asked for is far behind us: 50 for the import, 35 for the version."""
+that was asked for is behind us, as 50 for the import and 1/15 for observers of an agent that suspends: it is
+raised to what was reached, or a little beyond."""
 
 
 Place = tuple[str, str, str, Implementation]
