@@ -92,11 +92,12 @@ def on_subscribed(
         return
     else:
         request = session.requests.take_subscribe(job_id)
-    if request is None:
-        if job_id in session.jobs and answer.replayed:
-            session.jobs[job_id].begin_again(session.numbers.last)
-        return
-    if request.ours:
+    if request is None:  # It was answered before.
+        job = session.jobs.get(job_id)
+        last = session.numbers.last
+        if job is None or not answer.replayed or job.begin_again(last, answer.history_from):
+            return
+    elif request.ours:
         if not recovery.subscribed(client, job_id, answer):
             return
     else:
@@ -106,7 +107,7 @@ def on_subscribed(
         recovery.answered(client, job_id)
     client.happened(
         Subscribed(
-            None if request.ours else request.id,
+            None if request is None or request.ours else request.id,
             job_id,
             answer.current_status,
             answer.agent,

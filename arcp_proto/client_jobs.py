@@ -200,12 +200,20 @@ class FollowedJob:
         """A subscription that was answered before is answered again, and may replay what it has brought."""
         self.floor = max(self.floor, self._reached or 0)
 
-    def begin_again(self, last: int) -> None:
-        """So it is, behind this number, and what it replays comes now."""
+    def begin_again(self, last: int, history_from: int | None) -> bool:
+        """So it is, behind this number, and what it replays comes now.
+
+        `history_from`: the first home number that is left of a history that was cut. Returns whether what
+        comes is known to go on where it was.
+        """
         self.replay_again()
-        self._at, self._again = 0, last
+        self._at, self._again, home = 0, last, home_of(self.floor)
+        if history_from is not None and history_from > home:  # What comes is new, also of the same number.
+            self._at = self.floor
+            return history_from == home + 1
         if self._is_within:
             self._levels[self.floor] = None
+        return history_from != home or not self._is_within
 
     def come_by_itself(self) -> None:
         """What a subscription replays from now on has come as its own."""

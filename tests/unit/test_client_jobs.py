@@ -44,7 +44,7 @@ def test_a_subscription_that_is_answered_again_brings_copies() -> None:
     followed.replay_again()
     assert not followed.is_copy(1), "nothing has come"
     assert come(followed, 5) == [True]
-    followed.begin_again(0)
+    followed.begin_again(0, None)
     assert [followed.is_copy(seq) for seq in (1, 5, 5, 6)] == [True, True, False, False]
 
 
@@ -161,7 +161,7 @@ def test_the_stream_of_our_own_job_does_not_hide_where_its_replay_is() -> None:
     followed.replay(0, 0, told=0)
     come(followed, 1)
     followed.handed_out(9, None)
-    followed.begin_again(0)
+    followed.begin_again(0, None)
     assert followed.replayed
     assert [followed.is_copy(seq) for seq in (1, 2)] == [True, False]
 
@@ -231,6 +231,26 @@ def test_behind_before_a_subscription_that_has_begun_once_more() -> None:
     followed.replay(0, 0, told=0)
     assert come(followed, 5) == [True]
     assert not followed.behind(3)
-    followed.begin_again(4)
+    followed.begin_again(4, None)
     assert come(followed, 5, 6) == [False, True]
     assert [followed.behind(cursor) for cursor in (3, 4)] == [True, False]
+
+
+def test_what_begins_once_more_behind_a_cut_is_new() -> None:
+    followed = job()
+    followed.replay(0, 0, told=0)
+    assert come(followed, 6, 7) == [True, True]
+    assert followed.begin_again(2, 8), "nothing is missing"
+    assert come(followed, 7, 7, 8) == [True, True, True]
+    assert not followed.begin_again(5, 8), "some of 8 may be gone, and what is left may be new or not"
+    assert come(followed, 8, 8) == [False, True]
+
+
+def test_what_a_cut_has_taken_may_be_missing() -> None:
+    followed = job()
+    followed.replay(0, 0, told=0)
+    assert come(followed, 3) == [True]
+    assert not followed.begin_again(1, 5), "4 is gone"
+    followed = job(seen=3)
+    followed.replay(3, 0, told=3)
+    assert followed.begin_again(1, 3), "nothing of 3 was wanted"
