@@ -31,6 +31,11 @@ class Answer:
         self._value: Any = None
         self._error: ArcpError | None = None
 
+    @property
+    def value(self) -> Any:
+        """It, or None as long as there is none."""
+        return self._value
+
     def give(self, value: Any) -> None:
         """Here it is."""
         if not self._came.is_set():

@@ -82,6 +82,8 @@ class Job:
         """Whether another process has followed it before."""
         self._claimed = claimed
         """Somebody has asked for it, in this process. Until then its events wait for somebody who does."""
+        self._offered = False
+        """Whoever has asked for it has had no turn yet, in which a loop could begin: its events wait."""
         self._wanted = True
         self._letting_go = False
         self._iterator: weakref.ref[JobEvents] | None = None
@@ -132,6 +134,7 @@ class Job:
         Raises the ArcpError of the job's error code (§12), ResultIncomplete when parts of a streamed result
         are gone, ConnectionLost when its end will not be seen.
         """
+        self._offered = False
         events = None if self._iterator is None else self._iterator()
         if events is None or events.task == anyio.get_current_task().id:
             # Nobody will ask for the next event: there is no iterator, or it waits for us.
@@ -195,9 +198,15 @@ class Job:
                 self._wake()
 
     def claim(self) -> None:
-        """Somebody has asked for it."""
-        self._claimed = True
+        """Somebody has asked for it, and gets it at the next turn; `taken` says when that is over."""
+        self._claimed = self._offered = True
         self.look_at_buffer()
+
+    def taken(self) -> None:
+        """Whoever has asked for it has had that turn."""
+        self._offered = False
+        self.look_at_buffer()
+        self._look_at_end()
         self._look_at_end()
 
     def make_way(self) -> None:
@@ -345,7 +354,7 @@ class Job:
 
     def _look_at_end(self) -> None:
         """The end is done with when all that came before it is, unless somebody is about to see it."""
-        awaited = self._iterating or self._asking > 0 or not self._claimed
+        awaited = self._iterating or self._asking > 0 or self._offered or not self._claimed
         if not awaited and not self.inbox.waiting and not self.inbox.taken:
             self.done_with_end()
 
@@ -365,9 +374,9 @@ class Job:
 
     @property
     def _kept(self) -> bool:
-        """Whether its events are kept, however many: somebody iterates, or will once it was asked for."""
+        """Whether its events are kept, however many: somebody iterates, or may be about to."""
         waits = not self._claimed and not self._holding.awaited and self.inbox.size <= self._jobs.room
-        return self._iterating or waits
+        return self._iterating or self._offered or waits
 
     def _drop_oldest(self) -> None:
         event = self.inbox.take()

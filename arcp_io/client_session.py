@@ -439,6 +439,8 @@ class Session:
                 return await answer.wait()
         finally:
             self._answers.forget(request_id)
+            if isinstance(answer.value, Job):
+                self._jobs.taken_soon(answer.value)
 
     def _hold(self) -> None:
         if self._connection is not None and self.lost is None:

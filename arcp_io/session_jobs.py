@@ -84,7 +84,12 @@ class SessionJobs:
         job = self._stored.pop(job_id, None) or self._unfinished.get(job_id)
         if job is not None:
             job.claim()
+            self.taken_soon(job)
         return job
+
+    def taken_soon(self, job: Job) -> None:
+        """It is in the hands of who has asked for it, and whose turn it is."""
+        self._loop.call_soon(job.taken)
 
     def remove(self, job_id: str) -> Job | None:
         """What comes of it from now on is nobody's."""
@@ -149,7 +154,9 @@ class SessionJobs:
 
     def accepted(self, event: JobAccepted) -> Job:
         """The answer to a submit; the same job is accepted again by its idempotency key."""
-        job = self.claim(event.job_id) or self._add(event.job_id)
+        job = self._stored.pop(event.job_id, None) or self._unfinished.get(event.job_id)
+        job = job or self._add(event.job_id)
+        job.claim()
         job.accepted(event)
         return job
 
@@ -158,6 +165,8 @@ class SessionJobs:
         if event.job_id in self._mending:
             return self._mending[event.job_id][0]
         job = self._unfinished.get(event.job_id) or self._add(event.job_id)
+        if event.request_id is not None:
+            job.claim()
         job.subscribed(event)
         return job
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from arcp_io.memory import serve_memory
 from arcp_io.serving import serve
 from arcp_io.stdio import Command
 from arcp_proto.connection import Framing
+from arcp_proto.output import Event as MachineEvent
+from arcp_proto.output import JobEnded
 from tests.io.apps import TOKEN, Counters, make_app
 from tests.io.conftest import on_every_loop
 from tests.io.test_leaks import nothing_left
@@ -187,3 +189,43 @@ def test_what_a_target_is_called() -> None:
     )
     assert (label_of(process), framing_of(process), is_secure(process)) == ("program", Framing.LINES, True)
     assert not is_secure(WebSocket("ws://localhost/arcp"))
+
+
+@on_every_loop
+@pytest.mark.parametrize("how", ["submit", "subscribe"])
+async def test_what_comes_with_the_answer_waits_for_who_asked(
+    how: str, anyio_backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        serve_memory(make_app()) as memory,
+        connect(memory, TOKEN) as other,
+        connect(memory, TOKEN, buffer_size=1000) as session,
+    ):
+        flood = {"events": 60, "size": 100}
+        happened, held = session.happened, list[MachineEvent]()
+
+        def at_once(events: Sequence[MachineEvent]) -> None:
+            held.extend(events)
+            if any(isinstance(event, JobEnded) for event in events):
+                happened(held)
+
+        if how == "submit":
+            monkeypatch.setattr(session, "happened", at_once)
+            job = await session.submit("flood", flood)
+        else:
+            known = await other.submit("flood", flood)
+            await known.result()
+            monkeypatch.setattr(session, "happened", at_once)
+            job = await session.subscribe(known.id, history=True)
+        assert len([event async for event in job]) == 60
+        assert job.events_dropped == 0
+
+
+@on_every_loop
+async def test_who_asks_and_does_not_listen_has_no_more_than_the_buffer(anyio_backend: Any) -> None:
+    async with serve_memory(make_app()) as memory, connect(memory, TOKEN, buffer_size=1000) as session:
+        job = await session.submit("flood", {"events": 60, "size": 100})
+        await job.wait()
+        await anyio.sleep(0.05)
+        assert 0 < len([event async for event in job]) < 10
+        assert job.events_dropped > 50
