@@ -28,18 +28,14 @@ class Answer:
 
     def __init__(self) -> None:
         self._came = anyio.Event()
-        self._value: Any = None
+        self.value: Any = None
+        """None as long as there is none."""
         self._error: ArcpError | None = None
-
-    @property
-    def value(self) -> Any:
-        """It, or None as long as there is none."""
-        return self._value
 
     def give(self, value: Any) -> None:
         """Here it is."""
         if not self._came.is_set():
-            self._value = value
+            self.value = value
             self._came.set()
 
     def refuse(self, error: ArcpError) -> None:
@@ -53,7 +49,7 @@ class Answer:
         await self._came.wait()
         if self._error is not None:
             raise again(self._error)
-        return self._value
+        return self.value
 
 
 class Answers:
@@ -73,9 +69,10 @@ class Answers:
         answer = self._waiting[request_id] = Answer()
         return answer
 
-    def forget(self, request_id: RequestId) -> None:
-        """Nobody waits any more."""
-        self._waiting.pop(request_id, None)
+    def forget(self, request_id: RequestId) -> Any:
+        """Nobody waits any more; returns what has come, None for nothing."""
+        answer = self._waiting.pop(request_id, None)
+        return None if answer is None else answer.value
 
     def give(self, request_id: RequestId | None, value: Any) -> None:
         """The answer has come; that nobody waits for it is fine."""

@@ -438,9 +438,7 @@ class Session:
             with self._holding.reading_on():
                 return await answer.wait()
         finally:
-            self._answers.forget(request_id)
-            if isinstance(answer.value, Job):
-                self._jobs.taken_soon(answer.value)
+            self._jobs.taken_soon(self._answers.forget(request_id))
 
     def _hold(self) -> None:
         if self._connection is not None and self.lost is None:

@@ -87,9 +87,10 @@ class SessionJobs:
             self.taken_soon(job)
         return job
 
-    def taken_soon(self, job: Job) -> None:
-        """It is in the hands of who has asked for it, and whose turn it is."""
-        self._loop.call_soon(job.taken)
+    def taken_soon(self, answer: object) -> None:
+        """It is in the hands of who has asked for it, and whose turn it is: a job, perhaps."""
+        if isinstance(answer, Job):
+            self._loop.call_soon(answer.taken)
 
     def remove(self, job_id: str) -> Job | None:
         """What comes of it from now on is nobody's."""
