@@ -29,6 +29,8 @@ Event: TypeAlias = JobEmitted
 """One event of a job (§8.1): `kind`, `body`, `ts`, `seq` (its number in the session), `job_id`, `source_seq`
 (its number where it was submitted, when the job is observed)."""
 
+TURN_OF_A_THREAD: Final = 1.0
+"""Seconds in which a thread that has asked for a job begins its loop."""
 GRACE: Final = 5.0
 """Seconds from the end of a loop until the event that it was left with counts as processed, with the session
 still open: by then whoever failed with it has left the session too."""
@@ -82,8 +84,8 @@ class Job:
         """Whether another process has followed it before."""
         self._claimed = claimed
         """Somebody has asked for it, in this process. Until then its events wait for somebody who does."""
-        self._offered = False
-        """Whoever has asked for it has had no turn yet, in which a loop could begin: its events wait."""
+        self._offered = 0
+        """How many have asked for it and had no turn yet, in which a loop could begin: its events wait."""
         self._wanted = True
         self._letting_go = False
         self._iterator: weakref.ref[JobEvents] | None = None
@@ -134,7 +136,7 @@ class Job:
         Raises the ArcpError of the job's error code (§12), ResultIncomplete when parts of a streamed result
         are gone, ConnectionLost when its end will not be seen.
         """
-        self._offered = False
+        self._offered = 0
         events = None if self._iterator is None else self._iterator()
         if events is None or events.task == anyio.get_current_task().id:
             # Nobody will ask for the next event: there is no iterator, or it waits for us.
@@ -199,14 +201,24 @@ class Job:
 
     def claim(self) -> None:
         """Somebody has asked for it, and gets it at the next turn; `taken` says when that is over."""
-        self._claimed = self._offered = True
+        self._claimed = True
+        self._offered += 1
         self.look_at_buffer()
 
     def taken(self) -> None:
         """Whoever has asked for it has had that turn."""
-        self._offered = False
+        self._offered = max(0, self._offered - 1)
         self.look_at_buffer()
         self._look_at_end()
+
+    def taken_by_a_thread(self) -> None:
+        """Whoever has asked for it gets it in another thread, a little later."""
+        self._offered += 1
+        self._jobs.beside(self._taken_late)
+
+    async def _taken_late(self) -> None:
+        await anyio.sleep(TURN_OF_A_THREAD)
+        self.taken()
         self._look_at_end()
 
     def make_way(self) -> None:
@@ -354,7 +366,7 @@ class Job:
 
     def _look_at_end(self) -> None:
         """The end is done with when all that came before it is, unless somebody is about to see it."""
-        awaited = self._iterating or self._asking > 0 or self._offered or not self._claimed
+        awaited = self._iterating or self._asking > 0 or self._offered > 0 or not self._claimed
         if not awaited and not self.inbox.waiting and not self.inbox.taken:
             self.done_with_end()
 
@@ -376,7 +388,7 @@ class Job:
     def _kept(self) -> bool:
         """Whether its events are kept, however many: somebody iterates, or may be about to."""
         waits = not self._claimed and not self._holding.awaited and self.inbox.size <= self._jobs.room
-        return self._iterating or self._offered or waits
+        return self._iterating or self._offered > 0 or waits
 
     def _drop_oldest(self) -> None:
         event = self.inbox.take()

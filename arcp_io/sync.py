@@ -10,8 +10,9 @@ with arcp_io.sync.connect("ws://127.0.0.1:7777/arcp", token="s3cret") as session
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -105,11 +106,11 @@ class Session:
         async def submit() -> client_job.Job:
             return await self._session.submit(agent, input, **options)
 
-        return Job(self._portal, self._portal.call(submit))
+        return self._job_of(submit)
 
     def attach(self, job_id: str, from_seq: int | None = None) -> Job:
         """Follow a job that was submitted before; see `arcp_io.Session.attach`."""
-        return Job(self._portal, self._portal.call(self._session.attach, job_id, from_seq))
+        return self._job_of(partial(self._session.attach, job_id, from_seq))
 
     def subscribe(self, job_id: str, from_seq: int | None = None, *, history: bool = False) -> Job:
         """Observe a job that may be anybody's (§7.6), from now on, or with the history after `from_seq`."""
@@ -117,7 +118,7 @@ class Session:
         async def subscribe() -> client_job.Job:
             return await self._session.subscribe(job_id, from_seq, history=history)
 
-        return Job(self._portal, self._portal.call(subscribe))
+        return self._job_of(subscribe)
 
     def unsubscribe(self, job: Job) -> None:
         """Observe a job no longer: its iteration ends. The job itself goes on."""
@@ -134,6 +135,14 @@ class Session:
     def close(self, reason: str = "") -> None:
         """Say goodbye (§6.7) and wait for the end of the connection, at most a second. Jobs go on."""
         self._portal.call(self._session.close, reason)
+
+    def _job_of(self, ask: Callable[[], Awaitable[client_job.Job]]) -> Job:
+        async def asked() -> client_job.Job:
+            job = await ask()
+            job.taken_by_a_thread()
+            return job
+
+        return Job(self._portal, self._portal.call(asked))
 
     def _iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
         async def next_item() -> tuple[T] | None:

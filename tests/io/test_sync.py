@@ -87,6 +87,13 @@ def test_a_loop_may_be_collected_on_the_thread_of_the_session(url: str) -> None:
         assert len(list(job)) == 9
 
 
+def test_a_thread_has_a_while_to_begin_its_loop(url: str) -> None:
+    with sync.connect(url, token=TOKEN, buffer_size=1000) as session:
+        job = session.submit("flood", {"events": 60, "size": 100})
+        time.sleep(0.3)
+        assert len(list(job)) == 60
+
+
 def test_one_loop_at_a_time(url: str) -> None:
     with sync.connect(url, token=TOKEN) as session:
         job = session.submit("sleep")
