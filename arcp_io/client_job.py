@@ -219,7 +219,6 @@ class Job:
     async def _taken_late(self) -> None:
         await anyio.sleep(TURN_OF_A_THREAD)
         self.taken()
-        self._look_at_end()
 
     def make_way(self) -> None:
         """Somebody waits for what stands behind it."""

@@ -73,10 +73,8 @@ def subscribed(client: Client, job_id: JobId, answer: messages.Subscribed) -> bo
             job.go_on(session.numbers.last)
         elif job.at_home:
             job.come_by_itself()
-        else:
-            job.begin_again(
-                session.numbers.last, answer.history_from
-            )  # The user's own subscribe was answered first.
+        else:  # The user's own subscribe was answered first.
+            job.begin_again(session.numbers.last, answer.history_from)
         job.subscribes = 0
         if not follows:
             _lose(client, session, job.id, "it has ended unseen, and its history is gone")
