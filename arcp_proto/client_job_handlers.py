@@ -150,10 +150,9 @@ def on_event(
     notice = event.source_seq is None and event.kind == "status" and event.body.get("phase") == "unsubscribed"
     if _is_not_wanted(session, envelope, job_id, event.source_seq, notice=notice):
         return
-    child_id = name(event.body.get("child_job_id")) if event.kind == "delegate" else None
-    if child_id is not None:
-        session.announced(child_id)
     job = session.jobs.get(job_id)
+    if event.kind == "delegate" and (event.source_seq is None or (job is not None and job.is_ours)):
+        session.announced(name(event.body.get("child_job_id")))
     if job is not None:
         if notice and not job.at_home and (job.observed or job.keyed):
             _end_subscription(client, session, job, envelope, event)

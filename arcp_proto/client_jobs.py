@@ -101,6 +101,11 @@ class FollowedJob:
         return self.observed and (level is None or max(level, self._again) > cursor)
 
     @property
+    def is_ours(self) -> bool:
+        """Whether this session has submitted it, as far as anybody knows: so its children come, too."""
+        return not self.keyed if self.at_home is None else self.at_home
+
+    @property
     def asked_from(self) -> int:
         """The home number to ask from, so that what comes first is no later than what it misses."""
         return home_of(self.floor) - self._is_within

@@ -157,9 +157,10 @@ class ClientSession:
         if len(self.ended) > self._ended_limit:
             del self.ended[next(iter(self.ended))]
 
-    def announced(self, job_id: JobId) -> None:
-        """A `delegate` event has named a child (§10)."""
-        self.children[job_id] = None
+    def announced(self, job_id: JobId | None) -> None:
+        """A `delegate` event of a job that this session has submitted names a child (§10)."""
+        if job_id is not None:
+            self.children[job_id] = None
         if len(self.children) > self._ended_limit:
             del self.children[next(iter(self.children))]
 

@@ -536,6 +536,29 @@ def test_a_child_goes_on_when_a_subscription_of_it_ends(runtime: ScriptedRuntime
     assert numbers(runtime.say("job.event", log(), job_id="job_2", event_seq=3)) == [3]
 
 
+def test_a_child_of_a_job_whose_session_is_lost_is_asked_for_again(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    answer(runtime)
+    observed(runtime, 1, 1, kind="delegate", body={"child_job_id": "job_2", "agent": "a"})
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2")
+    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=2))
+    runtime.advance(1.1)
+    assert subscribes(runtime) == [(JOB, 0), ("job_2", 0), ("job_2", 0)], "it does not come by itself"
+
+
+def test_so_is_a_child_of_a_job_that_a_key_has_brought(runtime: ScriptedRuntime) -> None:
+    request_id = runtime.submit(idempotency_key="k")
+    runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
+    observed(runtime, 1, 1, kind="delegate", body={"child_job_id": "job_2", "agent": "a"})
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2")
+    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=2))
+
+
 # A subscribe whose answer is lost, and events that share a home number.
 
 
@@ -691,3 +714,17 @@ def test_a_child_goes_on_when_it_is_unsubscribed(runtime: ScriptedRuntime) -> No
     runtime.take()
     assert numbers(runtime.say("job.event", log(), job_id=child, event_seq=4)) == [4]
     assert observed(runtime, 5, 1, child) == [], "what it was subscribed to for, comes no more"
+
+
+def test_another_process_learns_of_a_child_by_the_history(runtime: ScriptedRuntime) -> None:
+    child = JobId("job_2")
+    runtime.accept()
+    said = {"kind": "delegate", "body": {"child_job_id": child, "agent": "a"}}
+    other = another_process(runtime)
+    other.client.subscribe(JOB, 0, True, now=other.now)
+    other.take()
+    answer(other)
+    observed(other, 1, 1, **said)
+    other.client.unsubscribe(child, now=other.now)
+    other.take()
+    assert numbers(other.say("job.event", log(), job_id=child, event_seq=2)) == [2]
