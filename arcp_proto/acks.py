@@ -20,7 +20,7 @@ ACK_EVENTS: Final = 32
 Key = tuple[int, JobId]
 
 
-class _HandedOut(msgspec.Struct, frozen=True, gc=False):
+class _HandedOut(msgspec.Struct, gc=False):
     key: Key
     size: int
     job: FollowedJob | None
@@ -94,12 +94,19 @@ class Acks:
     def handed_out(
         self, seq: int, job_id: JobId, size: int = 0, job: FollowedJob | None = None, home: int = 0
     ) -> None:
-        """The user has to process this number of a job; every other counts as processed when it comes."""
+        """The user has to process this number of a job; every other counts as processed when it comes.
+
+        One that has waited for an answer stays where it came, and has its `job` and its place there now.
+        """
         self._take_apart(seq, job_id)
-        entry = _HandedOut((seq, job_id), size, job, home, 0 if job is None else job.replays)
-        again = self._open.get(entry.key)
-        self.size += size - (0 if again is None else again.size)
-        self._open[entry.key] = entry
+        key, replays = (seq, job_id), 0 if job is None else job.replays
+        entry = self._open.get(key)
+        if entry is not None:
+            self.size += size - entry.size
+            entry.size, entry.job, entry.home, entry.replays = size, job, home, replays
+            return
+        entry = self._open[key] = _HandedOut(key, size, job, home, replays)
+        self.size += size
         self._order.append(entry)
 
     def run_handed_out(self, first: int, sizes: Sequence[int], job: FollowedJob, home: int) -> None:

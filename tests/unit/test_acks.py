@@ -67,6 +67,16 @@ def test_a_job_has_come_as_far_as_everything_before_is_processed() -> None:
     assert (job.stored, acks.cursor(3)) == (12, 2)
 
 
+def test_a_job_that_waited_for_its_answer_has_come_as_far_as_the_cursor() -> None:
+    acks, job = Acks(NOW), FollowedJob(A, observed=False)
+    for seq in (1, 2, 3):
+        acks.handed_out(seq, A)
+    for seq in (1, 2, 3):
+        acks.handed_out(seq, A, 10, job, seq)
+    acks.done(1, A)
+    assert (acks.cursor(3), job.stored) == (1, 1)
+
+
 def test_bytes_that_are_not_processed() -> None:
     acks = Acks(NOW)
     acks.handed_out(1, A, 10)
