@@ -129,6 +129,7 @@ class Views:
             view.whole = view.whole and told.history_from is None
         else:
             view.again = True
+            view.whole = view.whole and not (view.left and after is None)  # It was not observed meanwhile.
         over = told.status in FINAL and not told.replayed
         view.whole = view.whole and not left
         view.ends += 1
@@ -145,6 +146,8 @@ class Views:
             if self.restarted and view.again:
                 view.observed = ANY  # How much of a replay was processed, only the client's own store says.
             return
+        if after is None and work.parent is not None and work.pieces:
+            view.partial = True  # The pieces of a child are joined from when it is followed.
         if left or after is not None:
             view.observed = ANY
         if after is not None and not left:
