@@ -82,7 +82,6 @@ class Connection:
         "paused",
         "peer",
         "phase",
-        "ping_nonce",
         "secure",
         "sent_at",
         "session",
@@ -105,8 +104,6 @@ class Connection:
         self.message_limit = machine.limits.early_message
         self.admission: Admission | None = None
         """How the runtime has let its peer into the session."""
-        self.ping_nonce = ""
-        """Of the last ping of ours."""
         self.heartbeat = 0
         self.heard_at = self.sent_at = machine.now
         self._machine = machine
@@ -224,6 +221,14 @@ class Connection:
         """An envelope id that this session has never used."""
         self._id_count += 1
         return f"{self._id_prefix}{self._id_count:010d}"
+
+    def fresh_nonce(self) -> str:
+        """For a ping that is sent now."""
+        return f"p_{self.fresh_id()}"
+
+    def has_pinged(self, nonce: str) -> bool:
+        """Whether a ping of this connection had this nonce: whoever knows it has had what came before it."""
+        return nonce.startswith(f"p_{self._id_prefix}")
 
     def open(self, session: Session | None, cursor: int = 0, ids: str = "") -> None:
         """The handshake is over: the whole message limit, the log from `cursor` on; `ids` begin so now."""

@@ -379,8 +379,7 @@ class Machine(ABC):
             return
         quiet_since = min(connection.heard_at, connection.sent_at)
         if self.now >= quiet_since + interval:
-            connection.ping_nonce = nonce = "p_" + connection.fresh_id()
-            connection.send(Ping(nonce, self.time_text()), urgent=True)
+            connection.send(Ping(connection.fresh_nonce(), self.time_text()), urgent=True)
             quiet_since = self.now
         self.timers.arm(TimerKind.HEARTBEAT, connection.number, Time(min(lost_at, quiet_since + interval)))
 

@@ -82,7 +82,7 @@ def on_ping(runtime: Runtime, connection: Connection, envelope: wire.Envelope, p
 
 def on_pong(runtime: Runtime, connection: Connection, envelope: wire.Envelope, pong: messages.Pong) -> None:
     """`session.pong` (§6.4): whoever answers a ping has had the welcome before it, and its token."""
-    if connection.ping_nonce and pong.ping_nonce == connection.ping_nonce:
+    if connection.has_pinged(pong.ping_nonce):
         prove(runtime, connection, _session(connection))
 
 

@@ -77,7 +77,8 @@ class Client:
     vetted: int = 0
     last: int = 0
     stamp: str = ""
-    nonce: str = ""
+    nonces: list[str] = field(default_factory=list)
+    """Of the pings that it got."""
     ids: dict[str, None] = field(default_factory=dict)
     asked: dict[str, Asked] = field(default_factory=dict)
     loose: dict[str, None] = field(default_factory=dict)
@@ -133,7 +134,7 @@ class Client:
             case "session.welcome":
                 self._see_welcome(frame)
             case "session.ping":
-                self.nonce = payload["nonce"]
+                self.nonces.append(payload["nonce"])
 
     def _see_welcome(self, frame: Frame) -> None:
         payload, line = frame["payload"], self.line

@@ -373,12 +373,11 @@ class Play(Judge):
             self._say(client, "session.pong" if b & 1 else "session.ping", {"nonce": "n" * (c % 4)})
 
     def pong(self, a: int, b: int, c: int) -> None:
-        """A client answers the last ping that it got."""
+        """A client answers a ping that it got."""
         client = self._reader(a)
-        if client is not None and client.nonce and self._acts(client):
-            if client.nonce == client.peer.connection.ping_nonce:
-                self.proved(client)
-            self._say(client, "session.pong", {"ping_nonce": client.nonce})
+        if client is not None and client.nonces and self._acts(client):
+            self.proved(client)
+            self._say(client, "session.pong", {"ping_nonce": client.nonces[b % len(client.nonces)]})
 
     def ack(self, a: int, b: int, c: int) -> None:
         client = self._reader(a)
