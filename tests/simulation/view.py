@@ -98,6 +98,8 @@ class Views:
         if view is None:
             view = self.jobs[job_id] = View(work)
         else:
+            if view.ended:
+                view.place = 0  # Its client had done with it: all of it comes again.
             view.ended = view.lost = False
             view.again = view.partial = True
         view.ends += 1
