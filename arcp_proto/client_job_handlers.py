@@ -10,7 +10,7 @@ from .chunks import ChunkError
 from .client_jobs import FollowedJob
 from .client_session import ClientSession
 from .connection import Connection
-from .credentials import ROTATED, Credential
+from .credentials import Credential, taken_out
 from .errors import RETRYABLE, ErrorCode, Unreadable
 from .ids import JobId
 from .limits import MAX_ID_LENGTH
@@ -26,7 +26,6 @@ from .output import (
     SubscriptionEnded,
 )
 from .requests import Outstanding, RequestKind
-from .secret import Secret
 from .tolerance import FINAL_STATUSES
 
 if TYPE_CHECKING:
@@ -148,7 +147,7 @@ def on_event(
     """`job.event` (§8.1); chunks of a result are kept for its end as well (§8.4)."""
     session, job_id = session_of(client), _job_id(envelope)
     notice = event.source_seq is None and event.kind == "status" and event.body.get("phase") == "unsubscribed"
-    if _is_not_wanted(session, envelope, job_id, event.source_seq, notice=notice):
+    if _is_not_wanted(client, envelope, job_id, event.source_seq, notice=notice):
         return
     job = session.jobs.get(job_id)
     if event.kind == "delegate" and (event.source_seq is None or (job is not None and job.is_ours)):
@@ -160,7 +159,7 @@ def on_event(
         if event.kind == "result_chunk":
             session.assembly.add(job_id, event.body, replayed=event.source_seq is not None)
     seq = _hand_out(session, envelope, job_id, job, event.source_seq)
-    value = _taken_out(event.body) if event.kind == "status" else None
+    value = taken_out(event.body) if event.kind == "status" else None
     size = len(envelope.payload) + EVENT_BYTES
     client.happened(JobEmitted(job_id, seq, event.kind, event.ts, event.body, event.source_seq, value, size))
 
@@ -170,7 +169,7 @@ def on_result(
 ) -> None:
     """`job.result` (§8.4): success, or from some peers the end of a job that was cancelled or timed out."""
     session, job_id = session_of(client), _job_id(envelope)
-    if _is_not_wanted(session, envelope, job_id, result.source_seq):
+    if _is_not_wanted(client, envelope, job_id, result.source_seq):
         return
     end = JobEnded(
         job_id,
@@ -208,7 +207,7 @@ def on_job_error(
         error.code in OF_THE_CONNECTION and job_id not in session.jobs and job_id not in session.ended
     ):
         fail(client, error)
-    elif not _is_not_wanted(session, envelope, job_id, error.source_seq):
+    elif not _is_not_wanted(client, envelope, job_id, error.source_seq):
         _end(client, session, envelope, _end_of(envelope, error, job_id))
 
 
@@ -267,12 +266,13 @@ def _observe(
     job = session.follow(job_id, observed=job_id not in session.children, seen=after)
     if history:
         job.replay(after, session.numbers.last, answer.subscribed_from)
+        job.twice = request.resent
     elif not known:
         job.begin_within(max(after, 1))
 
 
 def _is_not_wanted(
-    session: ClientSession,
+    client: Client,
     envelope: wire.Envelope,
     job_id: JobId,
     source_seq: int | None,
@@ -283,6 +283,7 @@ def _is_not_wanted(
 
     A `notice` says that a subscription has ended; where the job is at home it goes on, and the user reads it.
     """
+    session = session_of(client)
     if job_id in session.ended:
         if source_seq is not None and session.requests.unsure:
             _waits(session, envelope, job_id, observed=True)  # A submit may have joined it by its key.
@@ -309,6 +310,9 @@ def _is_not_wanted(
         if job.observed:
             job.stop()  # So does all that follows: behind the answer, or because we ask for it.
         return True  # The answer was lost, and what follows it comes again.
+    if job.twice and job.observed and job.may_repeat and not copy:
+        recovery.subscribe_later(client, job)
+        return True  # Of one number with what came last, or a copy of it: we ask for it.
     if job.observed or job.keyed or job.replayed:
         if copy:
             job.left_out(envelope.event_seq or 0)
@@ -420,17 +424,6 @@ def _hand_out(
 
 def _credentials(answer: messages.Accepted | messages.Subscribed) -> list[Credential] | None:
     return None if answer.credentials is None else [Credential.of_wire(one) for one in answer.credentials]
-
-
-def _taken_out(body: dict[str, Any]) -> Secret | None:
-    """The new value of a credential, which is no longer in the body of the event (§9.8.2)."""
-    if body.get("phase") != ROTATED:
-        return None
-    details = body.get("details")
-    if isinstance(details, dict) and details.pop("value", None) is not None and details.keys() <= {"id"}:
-        del body["details"]  # It repeats what stands beside it.
-    value = body.pop("value", None)
-    return Secret(value) if isinstance(value, str) else None
 
 
 def _expiry(answer: messages.Accepted | messages.Subscribed) -> str | None:

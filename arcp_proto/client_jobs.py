@@ -55,6 +55,7 @@ class FollowedJob:
         "since",
         "stored",
         "subscribes",
+        "twice",
     )
 
     def __init__(self, job_id: JobId, *, observed: bool, seen: int = 0, count: int = ALL) -> None:
@@ -79,6 +80,8 @@ class FollowedJob:
         """Subscriptions that have brought again what was processed."""
         self.subscribes = 0
         """Refused subscribes of our own in a row."""
+        self.twice = False
+        """What its subscription brings may come once more, behind an answer that can be lost."""
         self._reached: int | None = None
         """The highest place that the subscription has brought; None when it brings none."""
         self._at = self.seen
@@ -126,7 +129,12 @@ class FollowedJob:
             return self.awaited
         at = self._at
         self._at = at = at + 1 if home_of(at) == source_seq else place(source_seq, 1)
-        return self.awaited or at <= self.floor or (self._reached is not None and at <= self._reached)
+        if self.awaited or at <= self.floor:
+            return True
+        reached = self._reached
+        if reached is None or at <= reached:
+            return reached is not None
+        return source_seq <= home_of(reached) and self.is_ours  # No two of ours have one number.
 
     def left_out(self, seq: int) -> None:
         """The event that came last was handed out before."""
@@ -212,7 +220,7 @@ class FollowedJob:
         comes is known to go on where it was.
         """
         self.replay_again()
-        self._at, self._again, home = 0, last, home_of(self.floor)
+        self._at, self._again, self.twice, home = 0, last, False, home_of(self.floor)
         if history_from is not None and history_from > home:  # What comes is new, also of the same number.
             self._at = self.floor
             return history_from == home + 1
@@ -230,4 +238,4 @@ class FollowedJob:
         if below or self.awaited:
             self._levels = {at: level for at, level in self._levels.items() if at >= self.stored}
             self._levels[self.floor] = None if below else last
-        self._reached, self._at, self.awaited = self.floor, 0, False
+        self._reached, self._at, self.awaited, self.twice = self.floor, 0, False, False

@@ -249,6 +249,17 @@ def with_credentials(payload: bytes, credentials: list[messages.Credential] | No
     return b'%b,"credentials":%b}' % (payload[:-1], wire.encode_checked(credentials))
 
 
+def taken_out(body: dict[str, Any]) -> Secret | None:
+    """The new value of a credential, which is no longer in the body of the event (§9.8.2)."""
+    if body.get("phase") != ROTATED:
+        return None
+    details = body.get("details")
+    if isinstance(details, dict) and details.pop("value", None) is not None and details.keys() <= {"id"}:
+        del body["details"]  # It repeats what stands beside it.
+    value = body.pop("value", None)
+    return Secret(value) if isinstance(value, str) else None
+
+
 def forget(job: Job) -> None:
     """The credentials of a job are not valid any more: nothing knows their values."""
     for held in job.credentials.values():

@@ -575,8 +575,42 @@ def test_from_what_may_be_a_copy_all_waits_for_the_answer(runtime: ScriptedRunti
     in_doubt(runtime)
     assert observed(runtime, 2, 3) + observed(runtime, 3, 4) == []
     answer(runtime)
-    again = [event for seq, home in ((4, 3), (5, 3), (6, 4)) for event in observed(runtime, seq, home)]
+    again = [event for seq, home in ((4, 3), (5, 4), (6, 5)) for event in observed(runtime, seq, home)]
     assert numbers(again) == [4, 5, 6]
+
+
+def asked_twice(runtime: ScriptedRuntime) -> None:
+    """The history was asked for again, since the first answer came late: it may come twice, unanswered."""
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    assert runtime.client.session_id is not None
+    runtime.reconnect(session_id=runtime.client.session_id, replies=True)
+    answer(runtime)
+
+
+def test_a_replay_that_begins_once_more_without_an_answer_is_left_out_where_the_job_is_at_home(
+    runtime: ScriptedRuntime,
+) -> None:
+    runtime.accept()
+    own(runtime, 1, 2)
+    asked_twice(runtime)
+    assert numbers(observed(runtime, 3, 1)) == [3]
+    assert observed(runtime, 4, 1) == []
+    assert numbers(observed(runtime, 5, 2) + own(runtime, 6)) == [5, 6]
+
+
+def test_a_replay_that_may_have_begun_once_more_without_an_answer_is_asked_for(
+    runtime: ScriptedRuntime,
+) -> None:
+    asked_twice(runtime)
+    assert numbers(observed(runtime, 1, 3)) == [1]
+    assert observed(runtime, 2, 3) + observed(runtime, 3, 4) == [], "of the second, or of the first with 3"
+    runtime.advance(1.1)
+    assert subscribes(runtime) == [(JOB, 0), (JOB, 0), (JOB, 2)]
+    answer(runtime)
+    again = [event for seq, home in ((4, 3), (5, 3), (6, 4)) for event in observed(runtime, seq, home)]
+    assert numbers(again) == [5, 6]
+    assert numbers(observed(runtime, 7, 4)) == [7], "nothing else may come twice"
 
 
 def test_from_what_may_be_a_copy_all_is_asked_for_when_there_is_no_answer(runtime: ScriptedRuntime) -> None:
