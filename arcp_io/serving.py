@@ -33,7 +33,7 @@ from .listeners import is_loopback, open_listeners
 from .loop import Listening, Loop, open_loop
 from .provisioning import NoProvisioner, Provisioning
 from .pump import Pump
-from .stdio import LineCodec, own_standard_streams
+from .stdio import RequestCodec, own_standard_streams
 from .stream import ByteStream, StreamTransport
 from .threads import call_in_thread
 from .websocket import ServerCodec
@@ -139,7 +139,7 @@ class Server:
 
         def connected(stream: ByteStream) -> StreamTransport:
             connection = self.connect(Framing.LINES, secure=True, peer=peer)
-            return StreamTransport(self.pump, connection, LineCodec(connection.message_limit), stream)
+            return StreamTransport(self.pump, connection, RequestCodec(connection.message_limit), stream)
 
         await self.loop.open_pipes(reading, writing, connected)
         self.pump.run()

@@ -24,9 +24,6 @@ _CAPACITY: Final = 1024 * 1024
 """Bytes that a pipe of ours holds, as much as Linux grants to anybody: else it is 64 KiB, which two writes
 fill. It takes memory only for what is in it."""
 
-PIECE: Final = 8 * 1024
-"""Bytes that are handed over at once: even the shortest requests in them have fewer answers than may wait."""
-
 
 class LineCodec:
     """The framing of lines, which the core splits and ends itself: bytes in, bytes out, and then the end."""
@@ -39,7 +36,7 @@ class LineCodec:
         self.failure: str | None = None
 
     def receive(self, data: bytes) -> list[bytes]:
-        return [data] if len(data) <= PIECE else [data[at : at + PIECE] for at in range(0, len(data), PIECE)]
+        return [data]
 
     def receive_eof(self) -> None:
         self.open = False
@@ -53,6 +50,13 @@ class LineCodec:
 
     def data_to_send(self) -> bytes:
         return b""
+
+
+class RequestCodec(LineCodec):
+    """The same for a runtime: line by line, as each may have to wait until some of the answers are taken."""
+
+    def receive(self, data: bytes) -> list[bytes]:
+        return data.splitlines(keepends=True)
 
 
 @dataclass(frozen=True)

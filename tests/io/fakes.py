@@ -13,7 +13,7 @@ from arcp_io.journal.journal import Durable, Failed
 from arcp_io.keeper import Keeper
 from arcp_io.loop import Loop
 from arcp_io.pump import Pump
-from arcp_io.stdio import LineCodec
+from arcp_io.stdio import RequestCodec
 from arcp_io.stream import StreamTransport
 from arcp_proto.connection import Framing
 from arcp_proto.ids import MILLISECOND, SECOND, JobId
@@ -202,7 +202,7 @@ class Stand:
         stream = FakeStream()
         stream.wrote = self._move
         connection = self.runtime.connect(Framing.LINES, now=self.at)
-        codec = LineCodec(connection.message_limit)
+        codec = RequestCodec(connection.message_limit)
         stream.transport = StreamTransport(self.pump, connection, codec, stream)
         self.pump.run()
         return stream

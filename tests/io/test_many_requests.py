@@ -129,6 +129,15 @@ def test_lines_that_come_in_one_read_are_not_taken_all_at_once() -> None:
     assert len(accepted) == REQUESTS
 
 
+def test_nor_when_few_answers_may_wait() -> None:
+    stand = Stand(control_envelopes=10, principal_jobs=100)
+    stand.say(HELLO, *submits(40))
+    for _ in range(100):
+        stand.loop.turn()
+    accepted = [one for write in stand.stream.messages() for one in write if one["type"] == "job.accepted"]
+    assert [one["payload"]["request_id"] for one in accepted] == [f"s{number}" for number in range(40)]
+
+
 def test_so_it_is_while_answers_wait_for_the_disk() -> None:
     journal = SlowJournal()
     stand = Stand(journal=journal, control_envelopes=20, principal_jobs=100)

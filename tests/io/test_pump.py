@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arcp_io.stdio import LineCodec
+from arcp_io.stdio import RequestCodec
 from arcp_io.stream import StreamTransport
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import MILLISECOND, SECOND
@@ -250,7 +250,7 @@ def test_a_transport_that_comes_too_late_is_aborted() -> None:
     stand.pump.run()
     stand.pass_time(7_000)
     stream = FakeStream()
-    stream.transport = StreamTransport(stand.pump, late, LineCodec(late.message_limit), stream)
+    stream.transport = StreamTransport(stand.pump, late, RequestCodec(late.message_limit), stream)
     stand.loop.turn()
     assert stream.ending == ["abort"]
     assert not stream.written
