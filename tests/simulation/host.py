@@ -68,6 +68,8 @@ class ServerEnd:
         host, connection = self._host, self.connection
         if self._gone:
             return
+        if self.link.up.lines:
+            data = self.link.up.keep_back(data, host.world.options.limits.control_envelopes // 2)
         if connection.phase not in (Phase.CLOSING, Phase.CLOSED):
             host.world.promises.heard(self.line, data)
         output = connection.receive(data, now=host.now)

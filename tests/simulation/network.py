@@ -100,6 +100,16 @@ class Pipe:
             self.waiting = False
             self._schedule()
 
+    def keep_back(self, data: bytes, most: int) -> bytes:
+        """So many lines of what has come; the rest comes when their reader has seen to them."""
+        lines = data.splitlines(keepends=True)
+        rest = b"".join(lines[most:])
+        if rest:
+            self._queue.appendleft((self._link.world.now, rest))
+            self._size += len(rest)
+            self._schedule()
+        return b"".join(lines[:most])
+
     def drop(self) -> None:
         """Lose what is under way."""
         self._queue.clear()
