@@ -88,7 +88,9 @@ def notice(runtime: Runtime, phase: str, message: str) -> bytes:
 
 
 def noted(runtime: Runtime, session: Session) -> None:
-    """A notice was numbered in a session: wake its connection."""
+    """A notice was numbered in a session: keep its log within limits as well, wake its connection."""
+    if session.log.due(runtime.now):
+        look_at(runtime, session)
     if session.connection is not None:
         runtime.mark_writable(session.connection)
     if runtime.journaling:

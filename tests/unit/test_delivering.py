@@ -354,3 +354,22 @@ def test_who_submits_a_job_after_it_has_come_to_lag_is_told() -> None:
     observer.submit()
     emits(world, job, 1)
     assert len(notices(observer)) == 1
+
+
+def test_a_notice_that_a_history_was_cut_counts_for_the_lag_as_well() -> None:
+    limits = Limits(lag=5, history_events=8, backlog_events=2)
+    world = World(msgspec.structs.replace(QUIET, limits=limits))
+    owner, peer = world.client(), world.client()
+    job, mine = owner.submit(), peer.submit()
+    world.emit(mine)
+    acked(peer, 1)
+    emits(world, job, 6)
+    peer.slow = True
+    peer.send("job.subscribe", {"job_id": job, "history": True})
+    session = peer.connection.session
+    assert session is not None
+    emits(world, mine, 6 - session.log.last)
+    assert (session.log.last - session.acked, session.lagging) == (5, False)
+    emits(world, job, 8)
+    assert job not in session.backlogs
+    assert (session.log.last - session.acked, session.lagging) == (7, True)
