@@ -227,7 +227,7 @@ class Connection:
         return f"p_{self.fresh_id()}"
 
     def has_pinged(self, nonce: str) -> bool:
-        """Whether a ping of this connection had this nonce: whoever knows it has had what came before it."""
+        """Whether a nonce begins as only those of this connection do: who knows that has had its welcome."""
         return nonce.startswith(f"p_{self._id_prefix}")
 
     def open(self, session: Session | None, cursor: int = 0, ids: str = "") -> None:
