@@ -380,21 +380,31 @@ def _name(value: str) -> str | None:
 
 
 def _check_text(data: bytes) -> None:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        raise Unreadable(NOT_TEXT) from None
+    if not _is_text(data):
+        raise Unreadable(NOT_TEXT)
     if not check_depth(data):
         raise Unreadable(TOO_DEEP)
 
 
+def _is_text(data: bytes) -> bool:
+    """Return whether bytes are UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _read(decode: Callable[[Any], T], data: bytes | msgspec.Raw) -> T:
+    """Decode with a decoder of msgspec; raise Unreadable for every error of it.
+
+    The reason is found by a check of our own: which class msgspec raises for bytes that are not UTF-8 differs
+    between its releases.
+    """
     try:
         return _with_headroom(decode, data)
-    except UnicodeDecodeError:
-        raise Unreadable(NOT_TEXT) from None
     except (msgspec.MsgspecError, ValueError, OverflowError):
-        raise Unreadable(NO_OBJECT) from None
+        raise Unreadable(NO_OBJECT if _is_text(bytes(data)) else NOT_TEXT) from None
 
 
 def _with_headroom(call: Callable[[Any], T], argument: object) -> T:
