@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -168,7 +169,12 @@ def line_of(fact: Audit, unix_ns: int) -> str:
 
 
 def _open(path: str) -> int:
-    """Open a file for appending, which from now on is only its owner's."""
+    """Open a file for appending, which from now on is only its owner's.
+
+    Raises OSError, also for a file that holds something else than facts.
+    """
+    if os.path.isfile(path):
+        _check_facts(path)
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:
         if hasattr(os, "fchmod") and os.fstat(file).st_mode & 0o077 and os.path.isfile(path):
@@ -177,3 +183,14 @@ def _open(path: str) -> int:
         os.close(file)
         raise
     return file
+
+
+def _check_facts(path: str) -> None:
+    """Raise FileExistsError for a file that begins with something else than a fact."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64).lstrip(b"\n")
+    except PermissionError:
+        return  # It may be appended to, and not read.
+    if head and not head.startswith(b'{"at":'):
+        raise FileExistsError(errno.EEXIST, "it holds something else than audit facts: move it away", path)

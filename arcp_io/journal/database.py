@@ -16,7 +16,7 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from .draft import APPLICATION_ID, SCHEMA_VERSION, Draft, connect
+from .draft import APPLICATION_ID, SCHEMA_VERSION, Draft, connect, draft_of
 from .journal import Amount, JournalError, JournalInUse
 from .rows import Row, unpack
 
@@ -66,7 +66,7 @@ def open_database(path: str, synchronous: str, record_version: int) -> Opened:
     Raises JournalError, OSError and sqlite3.Error.
     """
     with suppress(FileNotFoundError):
-        os.remove(f"{path}.new")
+        os.remove(draft_of(path))
     if not os.path.exists(path) or not os.path.getsize(path):
         Draft(path, record_version, start=0).finish()
     elif not _is_ours(path):
@@ -195,7 +195,9 @@ def _check_versions(what: str, path: str, found: int, known: int) -> None:
 def _migrate(db: sqlite3.Connection, path: str, schema: int, records: int, record_version: int) -> str:
     """Bring a file up to date in one transaction, after a copy of it was kept; returns the name of that."""
     copy = f"{path}.schema-{schema}-records-{records}"
-    os.close(os.open(copy, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+    if os.path.exists(copy):
+        copy = _free_name(copy)
+    os.close(os.open(copy, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
     target = connect(copy)
     try:
         db.backup(target)
@@ -211,6 +213,7 @@ def _migrate(db: sqlite3.Connection, path: str, schema: int, records: int, recor
         db.execute("COMMIT")
     except BaseException:
         db.execute("ROLLBACK")
+        os.remove(copy)
         raise
     return copy
 

@@ -32,14 +32,14 @@ _TABLES: Final = (
 
 
 class Draft:
-    """The file `PATH.new`; each row is on the disk when the call returns.
+    """The file beside a journal that will replace it; each row is on the disk when the call returns.
 
     Its calls raise sqlite3.Error and OSError.
     """
 
     def __init__(self, path: str, record_version: int, start: int) -> None:
         self._path = path
-        self._new = f"{path}.new"
+        self._new = draft_of(path)
         self._kept_rows = 0
         self._about = (record_version, start)
         self.next = start
@@ -80,6 +80,11 @@ class Draft:
         self._db.close()
         with suppress(FileNotFoundError):
             os.remove(self._new)
+
+
+def draft_of(path: str) -> str:
+    """Return the path of a journal's draft, which is ours by its name."""
+    return f"{path}.arcp-io-new"
 
 
 def connect(path: str) -> sqlite3.Connection:

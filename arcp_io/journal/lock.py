@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from .journal import JournalInUse
+from .journal import JournalError, JournalInUse
 
 
 class FileLock:
@@ -16,10 +16,10 @@ class FileLock:
         self._descriptor: int | None = None
 
     def acquire(self, what: str) -> None:
-        """Take it; raises JournalInUse, which names `what` and the process that has it, and OSError."""
+        """Take it; raises JournalInUse, which names `what` and the process that has it, JournalError for a
+        file that is something else, and OSError."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            os.fchmod(descriptor, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -28,12 +28,22 @@ class FileLock:
                     f"{what} is in use by process {owner or '?'}: stop it, or give each runtime a journal"
                     " of its own"
                 ) from None
+            self._check_ours(descriptor)
             os.ftruncate(descriptor, 0)
+            os.fchmod(descriptor, 0o600)
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         except BaseException:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
+
+    def _check_ours(self, descriptor: int) -> None:
+        """Raise JournalError for a file that holds something else than the number of a process."""
+        held = os.pread(descriptor, 33, 0)
+        if held and not (held.endswith(b"\n") and held[:-1].isdigit()):
+            raise JournalError(
+                f"{self.path} is not the lock of a journal: move it away, or name the journal otherwise"
+            )
 
     def release(self) -> None:
         """Let it go; the file stays, since removing it would let two have it. Again is harmless."""

@@ -164,8 +164,9 @@ def newer_schema(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("newer_schema")
 def test_an_older_schema_is_migrated_and_a_copy_kept(tmp_path: Path) -> None:
-    path, copy = tmp_path / "journal", tmp_path / "journal.schema-1-records-1"
+    path, copy = tmp_path / "journal", tmp_path / "journal.schema-1-records-1-1"
     filled(path, ROWS, snapshot=[b"a", b"b"])
+    (tmp_path / "journal.schema-1-records-1").write_text("precious")
     assert held_by(path) == [b"a", b"b", b"behind", *ROWS]
     assert query(path, "SELECT two FROM journal") == [(2,)]
     assert query(path, "SELECT * FROM three") == []
@@ -174,6 +175,7 @@ def test_an_older_schema_is_migrated_and_a_copy_kept(tmp_path: Path) -> None:
     assert query(copy, "PRAGMA user_version") == [(1,)]
     assert query(copy, "SELECT sum(span) FROM record") == [(101,)]
     assert query(copy, "PRAGMA integrity_check") == [("ok",)]
+    assert (tmp_path / "journal.schema-1-records-1").read_text() == "precious"
 
 
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,9 +479,27 @@ def test_a_journal_that_cannot_be_opened_again_has_failed(
 def test_what_a_compaction_left_behind_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     filled(path, ROWS)
-    (tmp_path / "journal.new").write_bytes(b"half of a file")
+    (tmp_path / "journal.arcp-io-new").write_bytes(b"half of a file")
     assert held_by(path) == ROWS
-    assert not (tmp_path / "journal.new").exists()
+    assert not (tmp_path / "journal.arcp-io-new").exists()
+
+
+def test_files_of_others_beside_a_journal_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    (tmp_path / "journal.new").write_text("precious")
+    filled(path, ROWS)
+    assert held_by(path) == ROWS
+    assert (tmp_path / "journal.new").read_text() == "precious"
+
+
+def test_a_lock_file_of_another_program_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "Cargo.lock").write_text("# precious\n")
+    (tmp_path / "Cargo.lock").chmod(0o644)
+    with pytest.raises(JournalError, match=r"Cargo\.lock is not the lock of a journal: move it away"):
+        held_by(tmp_path / "Cargo")
+    assert (tmp_path / "Cargo.lock").read_text() == "# precious\n"
+    assert (tmp_path / "Cargo.lock").stat().st_mode & 0o777 == 0o644
+    assert [entry.name for entry in tmp_path.iterdir()] == ["Cargo.lock"]
 
 
 def test_no_thread_outlives_its_journal(tmp_path: Path) -> None:

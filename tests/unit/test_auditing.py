@@ -47,7 +47,7 @@ def test_a_fact_is_a_line_of_ascii() -> None:
 
 def test_facts_are_appended_in_their_order_and_only_the_owner_reads_them(tmp_path: Path) -> None:
     path = tmp_path / "audit"
-    path.write_text('{"what": "before"}\n')
+    path.write_text('{"at": "1970-01-01T00:00:00.000Z", "what": "before"}\n')
     path.chmod(0o644)
     auditor = Auditor(path)
     for number in range(500):
@@ -198,3 +198,12 @@ def test_a_function_gets_every_fact_and_its_failure_is_told_once(caplog: pytest.
 def test_a_file_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Auditor(tmp_path / "nowhere" / "audit")
+
+
+def test_a_file_that_holds_something_else_is_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("precious\n")
+    path.chmod(0o644)
+    with pytest.raises(FileExistsError, match="something else than audit facts: move it away"):
+        AuditFile(path)
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("precious\n", 0o644)
