@@ -63,7 +63,8 @@ async def connect(
     the jobs up. It is cleared when the block is left with every job at its end and every event taken.
 
     Raises OSError when nobody is reached, ValueError for what is no address, Unauthenticated and other
-    ArcpErrors for a refusal, StoreInUse when another process has the store.
+    ArcpErrors for a refusal, StoreInUse when another process has the store, NotAStore for a store whose
+    file holds something else.
     """
     if isinstance(target, str):
         target = WebSocket(target, ssl_context)

@@ -29,6 +29,7 @@ __all__ = [
     "LeaseExpired",
     "LeaseSubsetViolation",
     "LocalProtocolError",
+    "NotAStore",
     "PermissionDenied",
     "ResultIncomplete",
     "ResumeWindowExpired",
@@ -195,6 +196,10 @@ class HistoryCut(ArcpError):
 
 class StoreInUse(RuntimeError):
     """Another process goes on with the session in this store."""
+
+
+class NotAStore(ValueError):
+    """The file of a store holds something that is not a session; it is not changed."""
 
 
 class JobOver(RuntimeError):

@@ -14,6 +14,7 @@ from arcp_proto.output import Output
 from arcp_proto.resumption import Resumption
 
 from .clock import Clock
+from .errors import NotAStore
 from .pump import Host, Pump
 from .session_store import SessionStore
 
@@ -63,7 +64,7 @@ class SessionKeeper:
             return
         try:
             self._store.save(resumption)
-        except OSError as error:
+        except (OSError, NotAStore) as error:
             if not self._failing:
                 logger.error("the session cannot be saved in %r: %s", self._store, error)
             self._changed = self._failing = True
@@ -79,7 +80,7 @@ class SessionKeeper:
         if finished:
             try:
                 self._store.clear()
-            except OSError as error:
+            except (OSError, NotAStore) as error:
                 logger.error("the session cannot be cleared in %r: %s", self._store, error)
 
     async def _save_later(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -13,7 +14,7 @@ from typing import Final, Protocol, Self
 
 from arcp_proto.resumption import Resumption
 
-from .errors import StoreInUse
+from .errors import NotAStore, StoreInUse
 
 __all__ = ["FileStore", "MemoryStore", "SessionStore"]
 
@@ -21,6 +22,8 @@ logger = logging.getLogger("arcp_io")
 
 MODE: Final = 0o600
 """What it holds opens a session: nobody else may read it."""
+LARGEST: Final = 64 * 1024 * 1024
+"""Bytes of a file that may hold a session; a larger file is not read."""
 
 
 class SessionStore(Protocol):
@@ -59,15 +62,20 @@ class MemoryStore:
 class FileStore:
     """Keeps a session in a file that only its owner can read.
 
-    Each save is another file, synced and then renamed: a crash leaves the old or the new one, whole. Entered
-    as a context manager, which may be done again inside, it is for one process at a time: StoreInUse for
-    the next, by a lock on the file beside it that ends in `.lock`.
+    Each save writes another file, syncs and renames it: a crash leaves the old or the new session, whole. A
+    file at this path that holds something else is never changed or removed: NotAStore is raised instead.
+
+    Entered as a context manager, which may be done again inside, the store is for one process at a time:
+    StoreInUse for the next one, by a lock on the file beside it that ends in `.arcp-io-lock`. That file is
+    there while the store is entered.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._lock = -1
         self._entered = 0
+        self._known: tuple[int, ...] | None = None
+        """The identity of the file that is known to hold a session; None: of no file."""
 
     def __repr__(self) -> str:
         return f"<FileStore {self.path}>"
@@ -83,32 +91,37 @@ class FileStore:
     ) -> None:
         self._entered -= 1
         if self._entered == 0:
-            os.close(self._lock)
+            self._release_lock()
 
     def load(self) -> Resumption | None:
-        """What was saved last. What is there and cannot be read is as good as nothing: a warning says so.
+        """Return the session that was saved last; None without a file, and for an empty one.
 
-        A file that others could read is closed to them, with a warning. Raises OSError when there is a file
-        that cannot be opened.
+        A file that others could read is closed to them, with a warning. Raises NotAStore for a file that
+        holds no session, which stays as it is, and OSError for one that cannot be opened.
         """
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        with os.fdopen(descriptor, "rb") as file:
-            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-            if mode & ~MODE:
+        try:
+            status = os.fstat(descriptor)
+            resumption = self._read(descriptor, status)
+            mode = stat.S_IMODE(status.st_mode)
+            if resumption is not None and mode & ~MODE:
                 logger.warning("%s had mode %03o: others may know the session in it", self.path, mode)
                 os.fchmod(descriptor, MODE)
-            data = file.read()
-        try:
-            return Resumption.of_json(data)
-        except ValueError as error:
-            logger.warning("%s holds no session that can be gone on with: %s", self.path, error)
-            return None
+        finally:
+            os.close(descriptor)
+        self._known = _identity(status)
+        return resumption
 
     def save(self, resumption: Resumption) -> None:
-        """Raises OSError when it cannot be written; what was there before is there still."""
+        """Keep a session in place of the one that was kept.
+
+        Raises NotAStore for a file that holds something else, and OSError when it cannot be written; what was
+        there before is there still.
+        """
+        self._check_replaceable()
         fresh = self._beside("new")
         descriptor = os.open(
             fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, MODE
@@ -124,27 +137,80 @@ class FileStore:
             with suppress(OSError):
                 os.unlink(fresh)
             raise
+        self._known = _identity(os.stat(self.path))
         self._sync_directory()
 
+    def touch(self) -> None:
+        """Note that the session is attached: its file, if there is one, counts as written now."""
+        with suppress(FileNotFoundError):
+            unchanged = _identity(os.stat(self.path)) == self._known
+            os.utime(self.path)
+            if unchanged:
+                self._known = _identity(os.stat(self.path))
+
     def clear(self) -> None:
-        """Raises OSError when the file cannot be removed; that there is none is fine."""
+        """Remove the session; without one nothing is done.
+
+        Raises NotAStore for a file that holds something else, and OSError when the file cannot be removed.
+        """
+        self._check_replaceable()
         with suppress(FileNotFoundError):
             os.unlink(self.path)
             self._sync_directory()
 
-    def _take_lock(self) -> int:
-        lock = os.open(self._beside("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+    def _read(self, descriptor: int, status: os.stat_result) -> Resumption | None:
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self.path))
+        if not stat.S_ISREG(status.st_mode):
+            raise NotAStore(f"{self.path} is not a regular file: give a path of its own to the session")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(LARGEST + 1)
+        if not data:
+            return None
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BaseException as error:
-            os.close(lock)
-            if isinstance(error, BlockingIOError):
-                raise StoreInUse(f"another process goes on with the session in {self.path}") from None
-            raise
-        return lock
+            if len(data) > LARGEST:
+                raise ValueError
+            return Resumption.of_json(data)
+        except ValueError:
+            raise NotAStore(
+                f"{self.path} holds no session of arcp-io: move it away, or give another path"
+            ) from None
 
-    def _beside(self, suffix: str) -> Path:
-        return self.path.with_name(f"{self.path.name}.{suffix}")
+    def _check_replaceable(self) -> None:
+        """Raise NotAStore unless the path is free, or its file holds a session."""
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            return
+        if _identity(status) != self._known:
+            self.load()
+
+    def _take_lock(self) -> int:
+        """Return the descriptor of the lock file, locked; raises StoreInUse, and OSError."""
+        path = self._beside("lock")
+        while True:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_at(path, lock):
+                    return lock
+            except BlockingIOError:
+                os.close(lock)
+                raise StoreInUse(f"another process goes on with the session in {self.path}") from None
+            except BaseException:
+                os.close(lock)
+                raise
+            os.close(lock)  # Its owner has removed it meanwhile: a lock on it excludes nobody.
+
+    def _release_lock(self) -> None:
+        """Remove the lock file, which only its owner may do, and unlock it."""
+        with suppress(OSError):
+            os.unlink(self._beside("lock"))
+        os.close(self._lock)
+
+    def _beside(self, purpose: str) -> Path:
+        """Return the path of a file that is ours by its name."""
+        return self.path.with_name(f"{self.path.name}.arcp-io-{purpose}")
 
     def _sync_directory(self) -> None:
         directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -152,3 +218,16 @@ class FileStore:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes when a file is replaced or written to."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Return whether an open file is the one at this path."""
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -16,7 +16,7 @@ from .messages import AgentEntry
 from .numbering import Numbering
 from .recovery import Recovery
 from .requests import Requests
-from .resumption import ResumedJob, Resumption
+from .resumption import RESUME_WINDOW_SEC, ResumedJob, Resumption
 from .secret import Secret
 from .wire import Envelope
 
@@ -53,6 +53,7 @@ class ClientSession:
         "recovery",
         "requests",
         "restored",
+        "resume_window_sec",
         "skipped",
         "stuck",
         "token",
@@ -65,6 +66,8 @@ class ClientSession:
         """What resumes it; some runtimes give none."""
         self.attached = False
         """Whether its connection is open."""
+        self.resume_window_sec = RESUME_WINDOW_SEC
+        """As the last welcome said (§6.3)."""
         self.lost = False
         """The next hello opens a session in its place."""
         self.names = False
@@ -111,6 +114,7 @@ class ClientSession:
         """The session that another process has left."""
         session = cls(resumption.session_id, limits, now)
         session.token, session.restored = resumption.token, True
+        session.resume_window_sec = resumption.resume_window_sec
         session.numbers = Numbering(limits.gap_events, resumption.cursor)
         for kept in resumption.jobs:
             job = FollowedJob(kept.job_id, observed=kept.observed, seen=kept.seen, count=kept.count or ALL)
@@ -135,7 +139,7 @@ class ClientSession:
         cursor = self.cursor
         self._forget_processed()
         jobs = tuple(_resumed(job, cursor) for job in (*self.jobs.values(), *self._ending))
-        return Resumption(self.id, self.token, cursor, jobs)
+        return Resumption(self.id, self.token, cursor, jobs, self.resume_window_sec)
 
     def follow(self, job_id: JobId, *, observed: bool, seen: int = 0) -> FollowedJob:
         """A submit or a subscribe was answered; a job may come again after its end."""

@@ -55,6 +55,7 @@ def welcomed(client: Client, connection: Connection, welcome: messages.Welcome) 
         session.token = Secret(welcome.resume_token)
     session.features, session.agents = features, welcome.capabilities.agents
     session.heartbeat_sec, session.framing = welcome.heartbeat_interval_sec, connection.framing
+    session.resume_window_sec = welcome.resume_window_sec
     session.attached, session.acking = True, "ack" in features
     session.names = session.names or welcome.replies
     client.attach(connection, session)

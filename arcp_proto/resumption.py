@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 import msgspec
 
@@ -13,6 +13,9 @@ from .limits import MAX_ID_LENGTH, MAX_TOKEN_LENGTH
 from .messages import Id
 from .secret import Secret
 from .wire import Count
+
+RESUME_WINDOW_SEC: Final = 600
+"""What is assumed of a runtime that has not told."""
 
 
 class ResumedJob(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -41,10 +44,14 @@ class Resumption(msgspec.Struct, frozen=True):
     token: Secret
     cursor: int
     jobs: tuple[ResumedJob, ...] = ()
+    resume_window_sec: int = RESUME_WINDOW_SEC
+    """Seconds from the end of its connection in which the runtime lets it be resumed (§6.3)."""
 
     def to_json(self) -> bytes:
         """One object of JSON with the token in it: for a file that nobody else can read."""
-        return wire.encode_checked(_Stored(self.session_id, self.token.reveal(), self.cursor, self.jobs))
+        return wire.encode_checked(
+            _Stored(self.session_id, self.token.reveal(), self.cursor, self.jobs, self.resume_window_sec)
+        )
 
     @classmethod
     def of_json(cls, data: bytes) -> Self:
@@ -55,7 +62,13 @@ class Resumption(msgspec.Struct, frozen=True):
             raise ValueError("this is no stored session") from None  # The reason could show the token.
         if not 0 < len(stored.token.encode()) <= MAX_TOKEN_LENGTH:
             raise ValueError("this is no stored session")
-        return cls(SessionId(stored.session_id), Secret(stored.token), stored.cursor, stored.jobs)
+        return cls(
+            SessionId(stored.session_id),
+            Secret(stored.token),
+            stored.cursor,
+            stored.jobs,
+            stored.resume_window_sec,
+        )
 
 
 class _Stored(msgspec.Struct, frozen=True):
@@ -65,3 +78,4 @@ class _Stored(msgspec.Struct, frozen=True):
     token: str
     cursor: Count
     jobs: tuple[ResumedJob, ...] = ()
+    resume_window_sec: Count = RESUME_WINDOW_SEC

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import anyio
@@ -16,6 +17,7 @@ from .. import connect
 from ..client_job import Event, Job
 from ..client_session import Session
 from ..errors import ArcpError, HistoryCut
+from ..session_store import FileStore
 from ..watching import Change
 from .exits import BY_STATUS, Exit
 from .failures import described, failure_of
@@ -25,6 +27,8 @@ from .view import View
 
 PATIENCE: Final = 3.0
 """Seconds in which a second Ctrl-C cancels the job."""
+
+MINUTE: Final = 60.0
 
 Each: TypeAlias = Callable[[Session, Event], Awaitable[None]]
 """Called with every event of the job, before the next is asked for."""
@@ -74,6 +78,7 @@ class Following:
                 give_up=server.give_up,
             ) as session:
                 tasks.start_soon(self._watch, session)
+                tasks.start_soon(self._keep_stored, session)
                 self._job = await self._begin(session)
                 return await self._to_its_end(session, self._job)
         except Exception as error:
@@ -116,6 +121,15 @@ class Following:
         async for change in session.watch():
             if self._view is not None and (told := told_of(change)):
                 self._view.note(told, "yellow")
+
+    async def _keep_stored(self, session: Session) -> None:
+        """Note in the stored session, once a minute, that it is attached: until then it does not expire."""
+        store = self._server.store
+        while isinstance(store, FileStore):
+            if session.state == "attached":
+                with suppress(OSError):
+                    store.touch()
+            await anyio.sleep(MINUTE)
 
     # Ctrl-C.
 

@@ -11,10 +11,11 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from ..errors import StoreInUse
+from ..errors import NotAStore, StoreInUse
 from ..session_store import FileStore
 from . import stores
 from .arguments import checked, whole_seconds_argument
+from .printable import printable
 from .request import Server
 
 Token: TypeAlias = Annotated[
@@ -88,6 +89,7 @@ def server_of(
     with _checked_store():
         if store is not None:
             found = FileStore(Path(store))
+            found.load()
         elif not no_store:
             found = stores.find(job_id, url, token)
         if found is not None:
@@ -127,20 +129,33 @@ def server_at(
 
 
 def known_url(url: str | None, option: str = "--url") -> str:
-    """This server, or the only one that sessions are stored of; a usage error when it is not clear.
+    """Return this server, or the only one that sessions are stored of; a usage error when it is not clear.
 
     `option` is how the user gives it.
     """
     if url is not None:
         return url
     with _checked_store():
-        known = stores.known_urls()
+        known = stores.known()
     with checked(option):
         if len(known) != 1:
-            there = f"there are {len(known)} with stored sessions" if known else "no session is stored"
             give = "URL" if option == "URL" else f"{option} URL"
-            raise ValueError(f"which runtime? {there}: give {give}, or set ARCP_URL")
-    return known[0]
+            raise ValueError(f"which runtime? {_told_stored(known, give)}")
+    return known[0].url
+
+
+def _told_stored(known: list[stores.Kept], give: str) -> str:
+    """Say which runtimes have stored sessions, a line each, and how to give one of them."""
+    if not known:
+        return f"no session is stored: give {give}, or set ARCP_URL"
+    lines = [f"  {give.replace('URL', shlex.quote(kept.url))}  ({_told_jobs(kept.jobs)})" for kept in known]
+    told = "\n".join(map(printable, lines))
+    return f"sessions with {len(known)} of them are stored. Give one of these, or set ARCP_URL:\n{told}"
+
+
+def _told_jobs(jobs: list[str]) -> str:
+    more = f" and {len(jobs) - 3} more" if len(jobs) > 3 else ""
+    return ", ".join(jobs[:3]) + more or "no unfinished job"
 
 
 @contextmanager
@@ -149,7 +164,7 @@ def _checked_store() -> Iterator[None]:
     with checked("--store"):
         try:
             yield
-        except StoreInUse as error:
+        except (StoreInUse, NotAStore) as error:
             raise ValueError(str(error)) from None
         except OSError as error:
             raise ValueError(f"{error.strerror}: {error.filename}") from None

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anyio
 import pytest
 
-from arcp_io.errors import StoreInUse
+from arcp_io import App, JobContext, connect, serve
+from arcp_io.errors import NotAStore, StoreInUse
 from arcp_io.session_store import FileStore, MemoryStore, SessionStore
 from arcp_proto.ids import JobId, SessionId
 from arcp_proto.resumption import ResumedJob, Resumption
@@ -51,7 +53,7 @@ def test_a_file_is_its_owners_alone(tmp_path: Path) -> None:
             modes = {entry.name: entry.stat().st_mode & 0o777 for entry in tmp_path.iterdir()}
     finally:
         os.umask(previous)
-    assert modes == {"session": 0o600, "session.lock": 0o600}
+    assert modes == {"session": 0o600, "session.arcp-io-lock": 0o600}
     assert "rt_t0p" not in repr(store)
 
 
@@ -68,23 +70,73 @@ def test_a_file_that_others_can_read_is_closed_to_them(
     assert "rt_t0p" not in caplog.text
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"session_id":"s","token":1,"cursor":0}', b"\xff"])
-def test_what_is_no_session_is_as_good_as_nothing(
-    data: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize(
+    "data", [b"precious\n", b"{", b"[]", b'{"session_id":"s","token":1,"cursor":0}', b"\xff"]
+)
+def test_a_file_that_holds_no_session_is_refused_and_kept(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(data)
+    path.chmod(0o644)
+    with FileStore(path) as store:
+        for change in (store.load, store.clear, lambda: store.save(resumption())):
+            with pytest.raises(NotAStore, match="holds no session of arcp-io: move it away"):
+                change()
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (data, 0o644)
+
+
+def test_a_file_that_was_replaced_meanwhile_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "session"
+    store = FileStore(path)
+    store.save(resumption())
+    path.unlink()
+    path.write_text("precious")
+    for change in (store.clear, lambda: store.save(resumption())):
+        with pytest.raises(NotAStore):
+            change()
+    assert path.read_text() == "precious"
+
+
+def test_an_empty_file_holds_nothing(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "session")
-    store.path.write_bytes(data)
-    store.path.chmod(0o600)
-    with caplog.at_level(logging.WARNING, "arcp_io"):
-        assert store.load() is None
-    assert "holds no session" in caplog.text
+    store.path.touch()
+    assert store.load() is None
     store.save(resumption())
     assert told(store.load())[0] == "sess_1"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(NotAStore, match="not a regular file"):
+        FileStore(tmp_path / "pipe").load()
+
+
+def test_a_session_that_cannot_be_saved_any_more_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "session"
+
+    async def main() -> object:
+        app = App("store", "1", anonymous=True)
+
+        @app.agent("echo")
+        async def echo(job: JobContext, input: object) -> object:
+            path.unlink()
+            path.write_text("precious")
+            return input
+
+        async with serve(app, port=0) as server, connect(server.url, store=FileStore(path)) as session:
+            return await (await session.submit("echo", 1)).result()
+
+    assert anyio.run(main) == 1
+    assert path.read_text() == "precious"
+    assert "holds no session of arcp-io" in caplog.text
 
 
 def test_what_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "session").mkdir()
     with pytest.raises(OSError):
+        FileStore(tmp_path / "session").load()
+    with pytest.raises(IsADirectoryError, match=str(tmp_path / "session")):
         FileStore(tmp_path / "session").load()
     with pytest.raises(OSError):
         FileStore(tmp_path / "nowhere" / "session").save(resumption())
@@ -105,10 +157,31 @@ def test_a_save_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytes
     assert [entry.name for entry in tmp_path.iterdir()] == ["session"]
 
 
+def test_files_of_others_beside_a_session_are_kept(tmp_path: Path) -> None:
+    for name in ("session.new", "session.lock"):
+        (tmp_path / name).write_text("precious")
+    with FileStore(tmp_path / "session") as store:
+        store.save(resumption())
+        store.clear()
+    assert {entry.name: entry.read_text() for entry in tmp_path.iterdir()} == {
+        "session.new": "precious",
+        "session.lock": "precious",
+    }
+
+
+def test_no_lock_is_left(tmp_path: Path) -> None:
+    with FileStore(tmp_path / "session") as store:
+        store.save(resumption())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["session"]
+    with FileStore(tmp_path / "session") as store:
+        store.clear()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_a_crash_has_left_is_no_hindrance(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "session")
-    (tmp_path / "session.new").write_text("half of a sess")
-    (tmp_path / "session.new").chmod(0o666)
+    (tmp_path / "session.arcp-io-new").write_text("half of a sess")
+    (tmp_path / "session.arcp-io-new").chmod(0o666)
     store.save(resumption())
     assert told(store.load())[2] == 7
     assert store.path.stat().st_mode & 0o777 == 0o600

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +33,7 @@ from arcp_io.cli.printable import one_line, printable
 from arcp_io.cli.request import Ending, Server
 from arcp_io.cli.view import View
 from arcp_io.journal import JournalFailed
+from arcp_io.session_store import FileStore
 from arcp_proto.ids import JobId, SessionId
 from arcp_proto.resumption import ResumedJob, Resumption
 from arcp_proto.secret import Secret
@@ -166,18 +169,82 @@ def test_which_of_several_runtimes(
     monkeypatch.delenv("ARCP_URL", raising=False)
     keep_session("ws://one/arcp", None, "job_1")
     assert known_url(None) == "ws://one/arcp"
-    keep_session("ws://two/arcp", None, "job_2")
+    keep_session("ws://two/arcp?a=1&b=2", None, "job_2")
+    keep_session("ws://two/arcp?a=1&b=2", "other", "job_3")
     code, out, err = run("jobs", capsys=capsys)
     assert (code, out) == (Exit.USAGE, "")
-    assert "there are 2 with stored sessions" in err
+    assert "which runtime? sessions with 2 of them are stored" in err
+    assert "\n  ws://one/arcp  (job_1)\n  'ws://two/arcp?a=1&b=2'  (job_2, job_3)" in err
+    code, out, err = run("attach", "job_9", capsys=capsys)
+    assert (code, out) == (Exit.USAGE, "")
+    assert "\n  --url ws://one/arcp  (job_1)\n" in err
 
 
-def keep_session(url: str, token: str | None, job_id: str) -> None:
+def test_a_stored_session_is_forgotten_half_an_hour_after_its_resume_window(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.delenv("ARCP_URL", raising=False)
+    keep_session("ws://gone/arcp", None, "job_1", resume_window_sec=600)
+    keep_session("ws://there/arcp", None, "job_2", resume_window_sec=3600)
+    last_alive = time.time() - 600 - 30 * 60 - 1
+    for path in (tmp_path / "arcp-io").glob("*.session"):
+        os.utime(path, (last_alive, last_alive))
+    assert known_url(None) == "ws://there/arcp"
+    assert stores.find("job_1", None, None) is None
+    assert len(list((tmp_path / "arcp-io").glob("*.session"))) == 1
+    assert [path.name for path in (tmp_path / "arcp-io").iterdir() if "gone" in path.name] == []
+
+
+def test_a_session_that_a_process_has_does_not_expire(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    keep_session("ws://one/arcp", None, "job_1")
+    (path,) = (tmp_path / "arcp-io").glob("*.session")
+    os.utime(path, (0, 0))
+    with FileStore(path):
+        assert stores.known() == [("ws://one/arcp", ["job_1"])]
+    assert stores.known() == []
+
+
+def test_a_session_that_was_attached_a_moment_ago_does_not_expire(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    keep_session("ws://one/arcp", None, "job_1")
+    (path,) = (tmp_path / "arcp-io").glob("*.session")
+    os.utime(path, (0, 0))
+    FileStore(path).touch()
+    assert stores.known() == [("ws://one/arcp", ["job_1"])]
+
+
+def test_a_url_that_was_tried_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    (tmp_path / "arcp-io").mkdir()
+    (tmp_path / "arcp-io" / "ws%3A%2F%2Fold.0123456789abcdef.1.session.arcp-io-lock").touch()
+    with ExitStack() as stack:
+        assert stores.enter_free(stack, "ws://typo/arcp", None) is not None
+    assert list((tmp_path / "arcp-io").iterdir()) == []
+
+
+def test_a_damaged_stored_session_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    keep_session("ws://one/arcp", None, "job_1")
+    (path,) = (tmp_path / "arcp-io").glob("*.session")
+    path.write_text("damaged")
+    assert stores.find("job_1", None, None) is None
+    keep_session("ws://one/arcp", None, "job_2")
+    assert stores.known() == [("ws://one/arcp", ["job_2"])]
+    assert path.read_text() == "damaged"
+
+
+def keep_session(url: str, token: str | None, job_id: str, resume_window_sec: int = 600) -> None:
     with ExitStack() as stack:
         store = stores.enter_free(stack, url, token)
         assert store is not None
         jobs = (ResumedJob(JobId(job_id)),)
-        store.save(Resumption(SessionId("sess_1"), Secret("rt_1"), 0, jobs))
+        store.save(Resumption(SessionId("sess_1"), Secret("rt_1"), 0, jobs, resume_window_sec))
 
 
 @pytest.mark.parametrize("url", ["ws://127.0.0.1:7777/arcp", f"ws://127.0.0.1:7777/{'long/' * 50}"])

@@ -74,6 +74,7 @@ class MadeUpRuntime:
     cancel_refused: Exception | None = None
     stubborn: bool = False
     changes: list[Any] = field(default_factory=list)
+    state: str = "attached"
     asked: list[Any] = field(default_factory=list)
 
     @asynccontextmanager

@@ -19,6 +19,12 @@ def test_it_is_read_as_it_was_written() -> None:
     assert again.to_json() == RESUMPTION.to_json()
 
 
+def test_the_resume_window_is_kept_and_ten_minutes_without_one() -> None:
+    resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 7, JOBS, 30)
+    assert Resumption.of_json(resumption.to_json()).resume_window_sec == 30
+    assert Resumption.of_json(b'{"session_id":"s","token":"rt_1","cursor":1}').resume_window_sec == 600
+
+
 def test_its_repr_hides_the_token() -> None:
     assert "very_secret" not in repr(RESUMPTION)
     assert "sess_1" in repr(RESUMPTION)
