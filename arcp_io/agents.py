@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -272,12 +271,11 @@ class AgentHost:
 
         Trio cancels its whole nursery then; on asyncio `aclose` does it.
         """
-        ending = anyio.current_effective_deadline() == -math.inf
-        return ending and not running.stopping and self._is_stop(error)
+        return self._loop.cut_off() and not running.stopping and self._is_stop(error)
 
     def _is_stop(self, error: BaseException) -> bool:
         """Whether nothing but the stop of the agent ended it."""
-        stops = (anyio.get_cancelled_exc_class(), AgentStopped, JobOver)
+        stops = (self._loop.cancelled, AgentStopped, JobOver)
         if isinstance(error, BaseExceptionGroup):
             return error.split(stops)[1] is None
         return isinstance(error, stops)

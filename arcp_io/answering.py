@@ -62,7 +62,8 @@ class Answering:
         self._counted = Counted(running.budget)
         self._rotating = 0
         self._answers: deque[Answer] = deque()
-        self._more = anyio.Event()
+        self._more: anyio.Event | None = None
+        """There while `send` waits for an answer to send."""
 
     def brought(self) -> Brought:
         """What the agent's side begins with."""
@@ -193,7 +194,8 @@ class Answering:
             raise ValueError("the agent's process does not take its answers")
         answer.moved = self._counted.moved()
         self._answers.append(answer)
-        self._more.set()
+        if self._more is not None:
+            self._more.set()
 
     def _parts(self, answer: Answer) -> list[list[Any]]:
         text = msgspec.json.encode(answer).decode()

@@ -28,7 +28,8 @@ class ChildJob:
         """Its id, as the client sees it too."""
         self._parent = parent
         self._end: ChildEnded | None = None
-        self._changed = anyio.Event()
+        self._changed: anyio.Event | None = None
+        """There when a task waits for a change."""
 
     def __repr__(self) -> str:
         return f"<ChildJob {self.id} {self.final_status or 'running'}>"
@@ -41,13 +42,13 @@ class ChildJob:
     async def result(self) -> Any:
         """Wait for its end; returns what it returned or streamed, raises the ArcpError that it ended with."""
         while self._end is None:
-            await self._changed.wait()
+            await self._change()
         return self.outcome()
 
     async def until_ended_or_stopping(self, told: bool) -> None:
         """Wait for its end; unless its agent is `told` already, also until that is to stop."""
         while self._end is None and (told or not self._parent.stopping):
-            await self._changed.wait()
+            await self._change()
 
     def outcome(self) -> Any:
         """What `result` returns or raises, of a job that has ended."""
@@ -74,8 +75,14 @@ class ChildJob:
 
     def let_go(self) -> None:
         """Whoever waits looks again."""
-        self._changed.set()
-        self._changed = anyio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    async def _change(self) -> None:
+        if self._changed is None:
+            self._changed = anyio.Event()
+        await self._changed.wait()
 
 
 class BlockingChildJob:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 
 from arcp_proto.errors import ErrorCode
 from arcp_proto.ids import RequestId
@@ -27,29 +28,41 @@ class Answer:
     """A value or an error, which comes once."""
 
     def __init__(self) -> None:
-        self._came = anyio.Event()
+        self._came = False
+        self._arrival: anyio.Event | None = None
+        """There when a task waits."""
         self.value: Any = None
         """None as long as there is none."""
         self._error: ArcpError | None = None
 
     def give(self, value: Any) -> None:
         """Here it is."""
-        if not self._came.is_set():
+        if not self._came:
             self.value = value
-            self._came.set()
+            self._arrive()
 
     def refuse(self, error: ArcpError) -> None:
         """There will be none."""
-        if not self._came.is_set():
+        if not self._came:
             self._error = error
-            self._came.set()
+            self._arrive()
 
     async def wait(self) -> Any:
         """The value; raises the error."""
-        await self._came.wait()
+        if self._came:
+            await anyio.lowlevel.checkpoint()
+        else:
+            if self._arrival is None:
+                self._arrival = anyio.Event()
+            await self._arrival.wait()
         if self._error is not None:
             raise again(self._error)
         return self.value
+
+    def _arrive(self) -> None:
+        self._came = True
+        if self._arrival is not None:
+            self._arrival.set()
 
 
 class Answers:

@@ -97,7 +97,7 @@ class Job:
         """How many wait for `result`."""
         self._left = False
         self._lost: ArcpError | None = None
-        self._over = anyio.Event()
+        self._over = jobs.event()
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.agent} {self.final_status or 'unfinished'}>"
@@ -138,7 +138,7 @@ class Job:
         """
         self._offered = 0
         events = None if self._iterator is None else self._iterator()
-        if events is None or events.task == anyio.get_current_task().id:
+        if events is None or events.task == self._jobs.task_id():
             # Nobody will ask for the next event: there is no iterator, or it waits for us.
             self._wanted = False
             if events is None:

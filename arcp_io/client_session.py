@@ -98,7 +98,7 @@ class Session:
         self._finished = False
         """It was closed with nothing to go on with."""
         self._give_up = config.give_up_sec * SECOND
-        self._over = anyio.Event()
+        self._over = loop.event()
         self.lost: ConnectionLost | None = None
         self.id = ""
         self.runtime = Peer("", "")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Self
 
-import anyio
-
 from arcp_proto.ids import MILLISECOND
 from arcp_proto.output import JobEmitted
 
@@ -32,7 +30,7 @@ class JobEvents:
         self._turned_at = 0
         self.cut = False
         """Its last wait was cancelled, or failed: most likely its loop is over, and another one may begin."""
-        self.task = anyio.get_current_task().id
+        self.task = job.inbox.jobs.task_id()
 
     def __aiter__(self) -> Self:
         return self

@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Literal, Protocol
 
-import anyio
-
 from .stream import ByteStream, StreamTransport
 
 Connected = Callable[[ByteStream], StreamTransport]
@@ -60,6 +58,10 @@ class Loop(Protocol):
     def name(self) -> Literal["asyncio", "trio"]:
         """Which event loop this is."""
 
+    @property
+    def cancelled(self) -> type[BaseException]:
+        """The class of the exception that cancels a task."""
+
     # For the pump.
 
     def arm(self, delay: float | None, callback: Callable[[], None]) -> None:
@@ -91,8 +93,14 @@ class Loop(Protocol):
     async def checkpoint(self) -> None:
         """Let others run."""
 
+    def task_id(self) -> int:
+        """Return a number of the task that runs, unique while it does; 0 outside a task."""
+
+    def cut_off(self) -> bool:
+        """Return whether the running task is cancelled together with all others of this loop."""
+
     def event(self) -> Event:
-        """An event of this loop."""
+        """Return a new event, which may be made and set outside a task; `wait` always lets others run."""
 
     # Streams.
 
@@ -119,9 +127,11 @@ def current() -> Literal["asyncio", "trio"]:
     return "asyncio"
 
 
-def unwinding() -> bool:
-    """Whether the caller is handling its cancellation, as in `finally: await job.log(...)`."""
-    cancelled = anyio.get_cancelled_exc_class()
+def unwinding(cancelled: type[BaseException]) -> bool:
+    """Whether the caller is handling its cancellation, as in `finally: await job.log(...)`.
+
+    `cancelled` is the class of the exception that cancels.
+    """
     handled = sys.exc_info()[1]
     while handled is not None:
         if isinstance(handled, cancelled):

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 class Waiting:
     """Somebody who waits for an answer."""
 
-    def __init__(self) -> None:
-        self.came = anyio.Event()
+    def __init__(self, came: anyio.Event) -> None:
+        self.came = came
         self.answer = Answer()
         self.given: Any = None
 
@@ -63,8 +63,8 @@ class Outside:
         """Numbers of what is reserved: inside -> outside."""
         self._notes = 0
         self._waiting: dict[int, Waiting] = {}
-        self._asking = anyio.Semaphore(MOST_ASKED)
-        self._sending = anyio.Lock()
+        self._asking: anyio.Semaphore | None = None
+        self._sending: anyio.Lock | None = None
         self._texts: list[str] = []
         count_from(running.budget, brought.counters)
 
@@ -156,8 +156,10 @@ class Outside:
         self._notes += 1
         number = self._notes
         text = note_text(number, what, arguments)
+        if self._asking is None:
+            self._asking = anyio.Semaphore(MOST_ASKED)
         async with self._asking:
-            waiting = self._waiting[number] = Waiting()
+            waiting = self._waiting[number] = Waiting(anyio.Event())
             try:
                 with anyio.CancelScope(shield=True):
                     await self._send(number, text)
@@ -170,6 +172,8 @@ class Outside:
         return waiting.given
 
     async def _send(self, number: int, text: str) -> None:
+        if self._sending is None:
+            self._sending = anyio.Lock()
         async with self._sending:
             for part in parts_of(number, text):
                 await self._running.ready()

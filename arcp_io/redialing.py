@@ -36,6 +36,26 @@ Dialing: TypeAlias = Callable[[Target, Pump, Connection], Awaitable[object]]
 """How a connection gets its transport; see `dialing.dial`."""
 
 
+class Attempt:
+    """One attempt to connect. It may be given up outside a task, and before its own task has begun."""
+
+    def __init__(self) -> None:
+        self.given_up = False
+        self._scope: anyio.CancelScope | None = None
+
+    def give_up(self) -> None:
+        """Cancel what runs under `run`, now or as soon as it begins."""
+        self.given_up = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def run(self, connect: Callable[[], Awaitable[None]]) -> None:
+        """Await `connect()`; return early when the attempt is given up."""
+        with anyio.CancelScope() as self._scope:
+            if not self.given_up:
+                await connect()
+
+
 class Dialer:
     """Connects a client to one target, again whenever the client asks for it; one attempt at a time."""
 
@@ -51,7 +71,7 @@ class Dialer:
         self._target = target
         self._token = token
         self._dial = dialing
-        self._attempt = anyio.CancelScope()
+        self._attempt = Attempt()
 
     async def connect(self) -> None:
         """One attempt: returns when the transport can be used, or when the attempt is given up.
@@ -59,35 +79,35 @@ class Dialer:
         Raises OSError when nobody is reached, ValueError for an address that is none, and what asking for a
         token raises.
         """
-        with anyio.CancelScope() as self._attempt:
-            await self._connect(self._attempt)
+        attempt = self._attempt = Attempt()
+        await attempt.run(partial(self._connect, attempt))
 
     def again(self, request: Dial) -> None:
         """The client wants a connection; one that is being made is given up for it."""
         self.stop()
-        self._attempt = anyio.CancelScope()
-        self._pump.loop.start(partial(self._redial, request, self._attempt), "arcp dial")
+        attempt = self._attempt = Attempt()
+        redial = partial(self._redial, request, attempt)
+        self._pump.loop.start(partial(attempt.run, redial), "arcp dial")
 
     def stop(self) -> None:
         """Give up the attempt that is being made."""
-        self._attempt.cancel()
+        self._attempt.give_up()
 
-    async def _redial(self, request: Dial, attempt: anyio.CancelScope) -> None:
-        with attempt:
-            await anyio.sleep(max(0, request.at - self._pump.now()) / SECOND)
-            before = self.connection
-            try:
-                await self._connect(attempt)
-            except Exception as error:  # Whatever it is, the next attempt may go better.
-                self.failure = error
-                logger.info("attempt %d to reach %s: %s", request.attempt, label_of(self._target), error)
-                if self.connection is before and not attempt.cancel_called:
-                    self._client.dial_failed(f"no token: {type(error).__name__}", now=self._pump.now())
-                    self._pump.run()
+    async def _redial(self, request: Dial, attempt: Attempt) -> None:
+        await anyio.sleep(max(0, request.at - self._pump.now()) / SECOND)
+        before = self.connection
+        try:
+            await self._connect(attempt)
+        except Exception as error:  # Whatever it is, the next attempt may go better.
+            self.failure = error
+            logger.info("attempt %d to reach %s: %s", request.attempt, label_of(self._target), error)
+            if self.connection is before and not attempt.given_up:
+                self._client.dial_failed(f"no token: {type(error).__name__}", now=self._pump.now())
+                self._pump.run()
 
-    async def _connect(self, attempt: anyio.CancelScope) -> None:
+    async def _connect(self, attempt: Attempt) -> None:
         secret = await _secret(self._token)
-        if attempt.cancel_called:
+        if attempt.given_up:
             return
         connection = self._client.connect(
             secret,

@@ -24,7 +24,7 @@ class Rotations:
 
     async def wait(self, credential_id: str) -> None:
         """Until it is over; raises the ArcpError of what went wrong."""
-        rotation = self._waiting[credential_id] = _Rotation()
+        rotation = self._waiting[credential_id] = _Rotation(anyio.Event())
         try:
             await rotation.done.wait()
         finally:
@@ -48,6 +48,6 @@ class Rotations:
 
 
 class _Rotation:
-    def __init__(self) -> None:
-        self.done = anyio.Event()
+    def __init__(self, done: anyio.Event) -> None:
+        self.done = done
         self.event: CredentialRotated | None = None

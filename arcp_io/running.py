@@ -345,7 +345,7 @@ class RunningJob(msgspec.Struct, eq=False):
             if self._resumed is None:
                 self._resumed = anyio.Event()
             await self._resumed.wait()
-        if self.stopping and not unwinding():
+        if self.stopping and not unwinding(anyio.get_cancelled_exc_class()):
             await self._loop.checkpoint()
 
     async def give_way(self) -> None:

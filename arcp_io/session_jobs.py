@@ -47,6 +47,10 @@ class SessionJobs:
         self._loop = loop
         self.now = clock.now
         """The monotonic clock, in nanoseconds."""
+        self.event = loop.event
+        """Makes an event of the loop."""
+        self.task_id = loop.task_id
+        """Returns a number of the task that runs."""
         self.holding = holding
         self._buffer_size = buffer_size
         self._unfinished: dict[str, Job] = {}

@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
@@ -30,11 +30,8 @@ class Threads:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._free: anyio.CapacityLimiter | None = None
         self._jobs: list[RunningJob] = []
-
-    @cached_property
-    def _free(self) -> anyio.CapacityLimiter:
-        return anyio.CapacityLimiter(self._limit)
 
     @property
     def outlived(self) -> int:
@@ -49,6 +46,8 @@ class Threads:
         if self.outlived >= self._limit:
             details = {"limit": "threads", "max": self._limit, "retry_after_ms": 1000}
             raise InternalError("agents that do not stop hold every thread", details=details)
+        if self._free is None:
+            self._free = anyio.CapacityLimiter(self._limit)
         async with self._free:
             running.cancellable = False
             self._jobs.append(running)
@@ -64,7 +63,7 @@ class Threads:
         async with anyio.create_task_group() as tasks, BlockingPortal() as portal:
             job = BlockingJobContext(running, portal)
             call = partial(running.agent.function, job, running.start.input)
-            worker = Worker(portal, call, name=f"arcp-io {running.start.job_id}")
+            worker = Worker(portal, anyio.Event(), call, name=f"arcp-io {running.start.job_id}")
             tasks.start_soon(self._report_late, running)
             try:
                 await worker.wait()
@@ -88,13 +87,16 @@ class Threads:
 class Worker(Generic[T]):
     """One call of a plain function in a thread of its own, with the caller's context variables.
 
-    `portal` is how the thread reaches the loop; it has to be open when the worker is made.
+    `portal` is how the thread reaches the loop, and has to be open when the worker is made; `ended` is set
+    there when the function has ended.
     """
 
-    def __init__(self, portal: BlockingPortal, function: Callable[[], T], *, name: str) -> None:
+    def __init__(
+        self, portal: BlockingPortal, ended: anyio.Event, function: Callable[[], T], *, name: str
+    ) -> None:
         self._portal = portal
         self._future: Future[T] = Future()
-        self._ended = anyio.Event()
+        self._ended = ended
         run = partial(contextvars.copy_context().run, self._run, function)
         threading.Thread(target=run, name=name, daemon=True).start()
 
@@ -120,6 +122,6 @@ async def call_in_thread(function: Callable[[], T], *, name: str) -> T:
     from anyio.from_thread import BlockingPortal
 
     async with BlockingPortal() as portal:
-        worker = Worker(portal, function, name=name)
+        worker = Worker(portal, anyio.Event(), function, name=name)
         await worker.wait()
     return worker.result()

@@ -68,7 +68,8 @@ class Watcher:
     def __init__(self, watchers: Watchers) -> None:
         self._watchers = watchers
         self._changes: deque[Change] = deque(maxlen=CHANGES_KEPT)
-        self._arrived = anyio.Event()
+        self._arrived: anyio.Event | None = None
+        """There while a task waits for a change."""
 
     def __aiter__(self) -> Self:
         return self
@@ -88,4 +89,5 @@ class Watcher:
 
     def wake(self) -> None:
         """There may be something to tell, or nothing any more."""
-        self._arrived.set()
+        if self._arrived is not None:
+            self._arrived.set()

@@ -55,6 +55,7 @@ ITERATES: Final = (
     *("join", "extend", "extendleft", "fromkeys", "from_iterable"),
 )
 """Calls that show in which order their arguments are iterated."""
+STARTS_A_LOOP: Final = ("anyio.run", "start_blocking_portal")
 LOOPS: Final = ("asyncio", "trio", "anyio", "websockets")
 
 
@@ -103,6 +104,39 @@ def foreign_imports(source: str, names: tuple[str, ...]) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
             found.append(node.module)
     return [name for name in found if name.partition(".")[0] in names]
+
+
+def anyio_outside_tasks(source: str) -> list[str]:
+    """Calls of anyio that do not stand in an `async def`, except those that start an event loop.
+
+    anyio finds its loop through the task that runs. Callbacks of transports and timers run outside a task.
+    """
+    tree = ast.parse(source)
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [
+                (alias.asname or alias.name).partition(".")[0]
+                for alias in node.names
+                if alias.name.partition(".")[0] == "anyio"
+            ]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "anyio":
+            names += [alias.asname or alias.name for alias in node.names]
+    return list(_calls_outside_tasks(tree, names, in_task=False))
+
+
+def _calls_outside_tasks(node: ast.AST, names: list[str], *, in_task: bool) -> Iterator[str]:
+    match node:
+        case ast.AsyncFunctionDef():
+            in_task = True
+        case ast.FunctionDef() | ast.Lambda() | ast.ClassDef():
+            in_task = False
+        case ast.Call(func=function) if not in_task:
+            called = ast.unparse(function)
+            if called.partition(".")[0] in names and called not in STARTS_A_LOOP:
+                yield called
+    for child in ast.iter_child_nodes(node):
+        yield from _calls_outside_tasks(child, names, in_task=in_task)
 
 
 @pytest.mark.parametrize("path", PROTO, ids=lambda path: path.stem)
@@ -242,6 +276,30 @@ def test_only_the_trio_driver_loads_trio() -> None:
     loaded = _loaded_by("\n".join(f"import {name.removesuffix('.__init__')}" for name in others))
     assert "arcp_io.asyncio" in loaded
     assert "trio" not in loaded
+
+
+@pytest.mark.parametrize("path", IO, ids=lambda path: str(path.relative_to(ROOT / "arcp_io")))
+def test_anyio_is_called_in_tasks_only(path: Path) -> None:
+    assert anyio_outside_tasks(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import anyio\nlock = anyio.Lock()", ["anyio.Lock"]),
+        ("import anyio\ndef f():\n    with anyio.CancelScope(): pass", ["anyio.CancelScope"]),
+        ("import anyio\nasync def f():\n    g(lambda: anyio.current_time())", ["anyio.current_time"]),
+        ("import anyio\nasync def f():\n    def g(): return anyio.Event()", ["anyio.Event"]),
+        ("import anyio.lowlevel as low\ndef f(): low.checkpoint()", ["low.checkpoint"]),
+        ("from anyio import Event\nclass A:\n    event = Event()", ["Event"]),
+        ("from anyio.abc import TaskGroup\ndef f(tasks: TaskGroup): tasks.start_soon(g)", []),
+        ("import anyio\ndef f() -> anyio.Event: return g()", []),
+        ("import anyio\nasync def f(): await anyio.sleep(1)", []),
+        ("import anyio\ndef f(): anyio.run(g)", []),
+    ],
+)
+def test_anyio_outside_a_task_is_found(source: str, found: list[str]) -> None:
+    assert anyio_outside_tasks(source) == found
 
 
 @pytest.mark.parametrize("path", IO, ids=lambda path: str(path.relative_to(ROOT / "arcp_io")))

@@ -23,6 +23,7 @@ class AsyncioLoop:
     """A Loop on asyncio, or on uvloop."""
 
     name: Literal["asyncio", "trio"] = "asyncio"
+    cancelled: type[BaseException] = asyncio.CancelledError
 
     def __init__(self) -> None:
         self.failure: BaseException | None = None
@@ -58,8 +59,15 @@ class AsyncioLoop:
             self.failure = error
             self._on_crash()
 
+    def task_id(self) -> int:
+        task = asyncio.current_task()
+        return 0 if task is None else id(task)
+
+    def cut_off(self) -> bool:
+        return False  # Its tasks are cancelled one by one.
+
     def event(self) -> asyncio.Event:
-        return asyncio.Event()
+        return _Event()
 
     @asynccontextmanager
     async def guard(self) -> AsyncIterator[None]:
@@ -177,6 +185,14 @@ class AsyncioLoop:
                     interrupted = error
         if interrupted is not None:
             raise interrupted
+
+
+class _Event(asyncio.Event):
+    async def wait(self) -> Literal[True]:
+        if self.is_set():
+            await asyncio.sleep(0)
+            return True
+        return await super().wait()
 
 
 @asynccontextmanager

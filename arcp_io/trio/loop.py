@@ -50,6 +50,7 @@ class TrioLoop:
     """A Loop on trio. One task of it, `keep`, stands behind the timer and `call_soon`."""
 
     name: Literal["asyncio", "trio"] = "trio"
+    cancelled: type[BaseException] = trio.Cancelled
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.failure: BaseException | None = None
@@ -138,6 +139,12 @@ class TrioLoop:
 
     async def checkpoint(self) -> None:
         await trio.lowlevel.checkpoint()
+
+    def task_id(self) -> int:
+        return id(trio.lowlevel.current_task()) if trio.lowlevel.in_trio_task() else 0
+
+    def cut_off(self) -> bool:
+        return trio.current_effective_deadline() == -math.inf
 
     def event(self) -> trio.Event:
         return trio.Event()

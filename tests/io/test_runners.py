@@ -1,0 +1,77 @@
+"""Programs as people write them: under a plain `asyncio.run`, `uvloop.run` and `trio.run`."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+import trio
+
+from arcp_io import connect, serve
+from tests.io.apps import TOKEN, make_app
+from tests.io.proxy import proxy
+from tests.io.test_client import told_of_back_pressure
+
+
+def run_asyncio(main: Callable[[], Awaitable[Any]]) -> Any:
+    return asyncio.run(main())
+
+
+def run_uvloop(main: Callable[[], Awaitable[Any]]) -> Any:
+    import uvloop
+
+    return uvloop.run(main())
+
+
+RUNNERS: dict[str, Callable[[Any], Any]] = {
+    "asyncio.run": run_asyncio,
+    "trio.run": trio.run,
+    "anyio.run": anyio.run,
+}
+if importlib.util.find_spec("uvloop"):
+    RUNNERS["uvloop.run"] = run_uvloop
+
+on_every_runner = pytest.mark.parametrize("run", RUNNERS.values(), ids=RUNNERS)
+
+
+@on_every_runner
+def test_a_client_that_is_cut_resumes(run: Callable[[Any], Any]) -> None:
+    async def main() -> tuple[list[str], Any, int]:
+        async with (
+            serve(make_app(), port=0) as server,
+            proxy(server.url, cuts=3, span=(3_000, 9_000), seed=1) as between,
+            connect(between.url, TOKEN, wait=True) as session,
+        ):
+            job = await session.submit("flood", {"events": 500})
+            messages = [event.body["message"] async for event in job if not told_of_back_pressure(event)]
+            echoed = await (await session.submit("echo", "there")).result()
+            return messages, echoed, between.connections
+
+    messages, echoed, connections = run(main)
+    assert messages == [f"{number} " for number in range(500)]
+    assert (echoed, connections) == ("there", 4)
+
+
+@on_every_runner
+def test_a_client_that_nobody_answers_gives_up_its_attempts(run: Callable[[Any], Any]) -> None:
+    async def main() -> str:
+        async with (
+            serve(make_app(), port=0) as server,
+            proxy(server.url) as between,
+            connect(between.url, TOKEN) as session,
+        ):
+            changes = session.watch()
+            between.refusing = True
+            between.cut()
+            async for _ in changes:
+                break
+            while between.connections < 3:
+                await anyio.sleep(0.01)
+            between.refusing = False
+            return str(await (await session.submit("echo", "there")).result())
+
+    assert run(main) == "there"
