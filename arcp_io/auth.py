@@ -16,8 +16,8 @@ from arcp_proto.secret import Secret
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """Who a token belongs to, and until when: at `expires` the connection is closed, and the session can be
-    resumed with a fresh token.
+    """Who a token belongs to, and until when: at `expires` the connection is closed, and from then on the
+    session is resumed only with a fresh token, whatever its resume token.
 
     `expires` is in seconds of Unix time, or a datetime with a time zone; None: never.
     """
@@ -44,9 +44,10 @@ Answer: TypeAlias = str | Verified | None
 Verifier: TypeAlias = Callable[[str], Answer | Awaitable[Answer]]
 """From a token to its principal, None for a token that is not valid; plain or async.
 
-A plain one runs in a worker thread. One that raises makes the connection fail as INTERNAL_ERROR. When it has
-a method `holds(principal)`, that says whether who resumes a session by its resume token alone still may;
-without it everybody may who was let in before.
+A plain one runs in a worker thread. One that raises, or whose principal is not valid text, makes the
+connection fail as INTERNAL_ERROR, with a line in the log. When it has a method `holds(principal)`, that says
+whether a principal may still resume a session by its resume token alone; without it every principal may,
+until its last bearer has expired.
 """
 
 
@@ -58,6 +59,7 @@ class TokenTable:
         for token, principal in tokens.items():
             if not token or not principal:
                 raise ValueError("tokens maps a token to its principal, and neither of them is empty")
+            _check_text(principal)
         self._principals = [(Secret(token).digest(), principal) for token, principal in tokens.items()]
 
     async def __call__(self, token: str) -> str | None:
@@ -77,13 +79,16 @@ class TokenTable:
 
 
 async def verify(verifier: Verifier, token: Secret) -> Verified | None:
-    """Ask a verifier; raises what it raises, and TypeError for an answer that is no principal."""
+    """Ask a verifier; raises what it raises, TypeError for an answer that is not a principal, and
+    ValueError for a principal that is not valid text.
+    """
     answer = await _ask(verifier, token.reveal())
     if answer is None:
         return None
     verified = answer if isinstance(answer, Verified) else Verified(answer)
     if not (isinstance(verified.principal, str) and verified.principal):
         raise TypeError(f"a verifier returns a principal or None, not {type(verified.principal).__name__}")
+    _check_text(verified.principal)
     return verified
 
 
@@ -91,6 +96,15 @@ async def still_holds(verifier: Verifier, principal: str) -> bool:
     """Whether a principal may resume without a bearer token; raises what the verifier raises."""
     holds = getattr(verifier, "holds", None)
     return True if holds is None else bool(await _ask(holds, principal))
+
+
+def _check_text(principal: str) -> None:
+    """Check that a principal can be written as UTF-8: one from JSON may hold a lone surrogate."""
+    try:
+        principal.encode()
+    except UnicodeEncodeError:
+        message = f"the principal {principal!r} is not valid text: it holds a lone surrogate"
+        raise ValueError(message) from None
 
 
 async def _ask(function: Callable[[str], Any], about: str) -> Any:

@@ -43,6 +43,7 @@ def _token_issued(runtime: Runtime, record: records.TokenIssued) -> None:
     if over is not None:
         del runtime.tokens[over]
     session.replies.seen(record.cursor)
+    session.expires = record.expires
 
 
 def _token_proven(runtime: Runtime, record: records.TokenProven) -> None:

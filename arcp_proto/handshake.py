@@ -10,7 +10,7 @@ from . import caps, messages, wire
 from .audit import note
 from .connection import Connection, Phase
 from .credentials import FEATURE
-from .errors import ErrorCode, Refusal
+from .errors import ErrorCode, LocalProtocolError, Refusal
 from .ids import SECOND, Principal, SessionId, Time, control_id_prefix, ulid
 from .machine import cut, found
 from .observing import feed_soon
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 ANONYMOUS: Final = "anonymous"
+LATEST: Final = Time(2**63 - 1)
+"""The last expiry that a record holds, in the year 2262; a later one counts as this one."""
 NOT_RESUMED: Final = "the session cannot be resumed"
+EXPIRED: Final = "the authentication has expired: resume with a fresh token"
 
 
 class Admission(msgspec.Struct):
@@ -54,6 +57,8 @@ class Pending(msgspec.Struct):
     resume: messages.Resume | None
     principal: Principal | None = None
     """Who may resume by the resume token alone, if the host says so."""
+    expires: Time | None = None
+    """When the authentication ends, in Unix nanoseconds, as the host has answered."""
 
 
 def on_hello(
@@ -88,11 +93,22 @@ def on_resume(
     session = _find(runtime, asked)
     if session is None:
         raise _not_resumed(runtime, pending, asked, "the token")
+    _check_expiry(runtime, connection, session)
     if session.anonymous:
         _resume(runtime, pending, asked, session.principal)
         return
     pending.principal = session.principal
     _ask(runtime, pending, Authenticate(0, connection, "", Secret(""), nobody, session.principal))
+
+
+def check_principal(principal: str | None) -> None:
+    """Check that a record can hold a principal; raises LocalProtocolError for an empty one and no text."""
+    if principal == "":
+        raise LocalProtocolError("a principal is not empty: answer None for a token that is not valid")
+    try:
+        (principal or "").encode()
+    except UnicodeEncodeError:
+        raise LocalProtocolError("the principal holds a lone surrogate, which is no text") from None
 
 
 def finish(
@@ -102,6 +118,7 @@ def finish(
     connection = pending.connection
     runtime.timers.disarm(TimerKind.AUTHENTICATION, connection.number)
     connection.answering = pending.envelope
+    pending.expires = expires
     try:
         principal = _verified(runtime, pending, principal, expires, failed=failed)
         caps.check_connections(runtime, principal)
@@ -118,7 +135,6 @@ def finish(
     finally:
         connection.answering = None
     if connection.admission is not None:
-        connection.admission.expires_at = expires
         watch_expiry(runtime, connection)
     connection.release_held()
 
@@ -163,8 +179,7 @@ def expire(runtime: Runtime, connection: Connection) -> None:
         peer=connection.peer,
         session_id=session.id,
     )
-    message = "the authentication has expired: resume with a fresh token"
-    runtime.refuse(connection, Refusal(ErrorCode.UNAUTHENTICATED, message, fatal=True))
+    runtime.refuse(connection, Refusal(ErrorCode.UNAUTHENTICATED, EXPIRED, fatal=True))
 
 
 def prove(runtime: Runtime, connection: Connection, session: Session) -> None:
@@ -240,6 +255,9 @@ def _resume(runtime: Runtime, pending: Pending, resume: messages.Resume, princip
     if session is None or session.principal != principal:
         reason = "the token" if session is None else "the principal"
         raise _not_resumed(runtime, pending, resume, reason, principal)
+    if pending.principal is not None:
+        _check_expiry(runtime, connection, session)
+        pending.expires = min(filter(None, (pending.expires, session.expires)), default=None)
     digest, log = Secret(resume.resume_token).digest(), session.log
     if cursor > log.last:
         _note_refused(runtime, pending, resume, "ahead", principal)
@@ -262,6 +280,13 @@ def _resume(runtime: Runtime, pending: Pending, resume: messages.Resume, princip
     if connection.is_blocked:
         runtime.set_paused(session, paused=True)
     feed_soon(runtime, session)
+
+
+def _check_expiry(runtime: Runtime, connection: Connection, session: Session) -> None:
+    """Check that a session may be resumed without a bearer; raises Refusal once that has expired (§6.3)."""
+    if session.expires is not None and session.expires <= runtime.wall:
+        caps.failed(runtime, connection, "expired")
+        raise Refusal(ErrorCode.UNAUTHENTICATED, EXPIRED)
 
 
 def _take_over(runtime: Runtime, session: Session, connection: Connection) -> None:
@@ -319,9 +344,9 @@ def _welcome(runtime: Runtime, pending: Pending, session: Session, cursor: int) 
     connection, config = pending.connection, runtime.config
     token = runtime.entropy.token(runtime.scope(session.principal), "rt_")
     digest = token.digest()
-    runtime.commit(TokenIssued(session.id, digest, cursor))
+    runtime.commit(TokenIssued(session.id, digest, cursor, pending.expires))
     replies = pending.resume is not None and pending.resume.replies
-    connection.admission = Admission(digest, cursor, replies)
+    connection.admission = Admission(digest, cursor, replies, pending.expires)
     runtime.caps.let_in(connection, session, runtime.now)
     # From here on ids are the principal's: whoever else connects does not change them.
     ids = control_id_prefix(runtime.entropy.bits(runtime.scope(session.principal), "control"))

@@ -34,12 +34,14 @@ class SessionOpened(msgspec.Struct, tag=True, gc=False):
 class TokenIssued(msgspec.Struct, tag=True, gc=False):
     """A welcome carried a resume token; this is its SHA-256 (§6.3).
 
-    `cursor` is the number up to which the client said that it has everything.
+    `cursor` is the number up to which the client said that it has everything; `expires` the Unix time, in
+    nanoseconds, from which on the session is resumed only with a fresh bearer (None: never).
     """
 
     session_id: SessionId
     digest: bytes
     cursor: int = 0
+    expires: Time | None = None
 
 
 class TokenProven(msgspec.Struct, tag=True, gc=False):
@@ -301,6 +303,8 @@ class SessionKept(msgspec.Struct, tag=True, gc=False):
     entries: list[tuple[bytes, bytes, int]]
     replies: list[Reply]
     answered: list[tuple[str, int, JobId]]
+    expires: Time | None = None
+    """As in `TokenIssued`, of the latest one."""
 
 
 class JobKept(msgspec.Struct, tag=True, gc=False):

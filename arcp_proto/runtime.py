@@ -166,14 +166,16 @@ class Runtime(AgentCalls, Machine):
     ) -> Output:
         """The answer to `Authenticate`: who it is, None for nobody, `failed` when it cannot be told.
 
-        At `expires`, Unix time in nanoseconds, the connection is closed, and the session may be resumed with
-        a fresh token.
+        At `expires`, Unix time in nanoseconds, the connection is closed, and from then on the session is
+        resumed only with a fresh bearer (§6.1). Raises LocalProtocolError for a principal that is empty or
+        holds a lone surrogate.
         """
+        handshake.check_principal(principal)
         self.enter(now, "authenticated", request, principal, failed, expires)
         pending = self.pending.pop(request, None)
         if pending is not None and pending.connection.phase is Phase.AUTHENTICATING:
             verified = None if principal is None else Principal(principal)
-            until = None if expires is None else Time(expires)
+            until = None if expires is None else Time(min(expires, handshake.LATEST))
             handshake.finish(self, pending, verified, until, failed=failed)
         return self.leave()
 

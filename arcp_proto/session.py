@@ -9,7 +9,7 @@ import msgspec
 
 from .connection import Connection
 from .envelopes import Envelopes
-from .ids import JobId, Principal, SessionId
+from .ids import JobId, Principal, SessionId, Time
 from .log import Log
 from .quirks import QUIRKS, Quirk
 from .replies import Replies
@@ -47,6 +47,7 @@ class Session:
         "backlogs",
         "connection",
         "envelopes",
+        "expires",
         "features",
         "fed",
         "id",
@@ -83,6 +84,8 @@ class Session:
         self.fed: list[int] = []
         """How many records there were at each piece of a history that is not durable yet."""
         self.tokens: list[bytes] = []
+        self.expires: Time | None = None
+        """Unix time in nanoseconds from which on a resume needs a fresh bearer (§6.1); None: never."""
         self.replies = Replies()
         self.turns: list[Turn] = []
         """Submits that are not answered, in their order."""

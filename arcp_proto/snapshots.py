@@ -66,6 +66,7 @@ def session_kept(runtime: Runtime, record: SessionKept) -> None:
     session.acked = record.acked
     session.log.load(record.first, record.entries, runtime.now)
     session.replies.load(record.replies, record.answered)
+    session.expires = record.expires
     runtime.holdings.add(session.principal, session.log)
 
 
@@ -121,6 +122,7 @@ def _session(session: Session) -> SessionKept:
         session.log.entries(),
         list(session.replies),
         session.replies.answered(),
+        session.expires,
     )
 
 

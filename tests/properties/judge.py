@@ -414,7 +414,11 @@ class Judge:
             ensure(details["limit"] == "sessions", "it was refused for another limit")
         for line in self.lines.values():
             line.may_make_room = False
+        if client.attempt is not None and not client.attempt.bearer and client.line is not None:
+            expires = min(filter(None, (expires, client.line.expires)), default=None)
         client.expires = expires
+        if client.line is not None:
+            client.line.expires = expires
         if old is not None:
             closing = old.peer.closing
             told = closing is not None and closing.code == 1008 and closing.reason == "UNAUTHENTICATED"
@@ -462,12 +466,15 @@ class Judge:
         known = self.find(attempt)
         if alone:
             if known is not None and not known[0].principal.startswith("anonymous-"):
-                return None
+                late = known[0].expires is not None and known[0].expires <= self.wall
+                return "UNAUTHENTICATED" if late else None
         elif attempt.bearer and who is None:
             return "UNAUTHENTICATED"
         if known is None or (not alone and known[0].principal != who):
             return "RESUME_WINDOW_EXPIRED"
         line, token = known
+        if not attempt.bearer and line.expires is not None and line.expires <= self.wall:
+            return "UNAUTHENTICATED"
         first = self.world.runtime.sessions[line.session_id].log.first
         if attempt.cursor > line.last:
             return "INVALID_REQUEST"

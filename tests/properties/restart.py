@@ -111,7 +111,7 @@ def facts(runtime: Runtime) -> list[Any]:
     for session in runtime.sessions.values():
         log = session.log
         facts += [session.id, session.principal, sorted(session.features), session.quirk.name]
-        facts += [session.anonymous, session.tokens, session.acked, log.first, log.entries()]
+        facts += [session.anonymous, session.tokens, session.expires, session.acked, log.first, log.entries()]
         facts += [list(map(str, session.replies)), session.replies.answered()]
         facts += [list(session.jobs), sorted(session.observed), list(map(str, session.backlogs.items()))]
     for job in runtime.jobs.values():
@@ -208,6 +208,7 @@ def _forget_in_line(judge: Judge, line: Line, session: Session) -> None:
     known = {Secret(text).digest(): text for text in judge.old_tokens}
     known |= {Secret(token.text).digest(): token.text for token in line.tokens if token.text}
     line.tokens = [Token(known.get(digest), 0) for digest in session.tokens]
+    line.expires = session.expires
     line.cancels.clear()
     line.needs.clear()
     line.at = {seq: judge.now if seq >= log.first else at for seq, at in line.at.items()}

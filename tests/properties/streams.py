@@ -200,6 +200,8 @@ class Line:
     at: dict[int, int] = field(default_factory=dict)
     """When each number was given, or last found in a log that was restored."""
     tokens: list[Token] = field(default_factory=list)
+    expires: int | None = None
+    """Unix time in nanoseconds from which on its resume token alone resumes it no longer."""
     attached: int | None = None
     """The number of its connection."""
     detached_at: int = 0

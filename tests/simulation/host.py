@@ -291,16 +291,24 @@ class Host:
             self._principals[connection.number] = principal
         end = self.ends.get(connection)
         waiting = end is not None and connection.phase is Phase.AUTHENTICATING and not failed
-        expected = self._expected(end.line, principal) if end is not None and waiting else None
+        alone = request.principal is not None
+        expected = self._expected(end.line, principal, alone=alone) if end is not None and waiting else None
+        before = None if expected is None else self.runtime.sessions[SessionId(expected.id)].expires
         output = self.runtime.authenticated(
             request.request, principal, failed=failed, expires=expires, now=self.now
         )
         if end is not None and waiting:
             self._check_resumed(end, expected)
+            least = min(filter(None, (before, expires)), default=None) if alone else expires
+            session = connection.session
+            ensure(session is None or session.expires == least, "I9", "an authentication got another end")
         self.carry_out(output)
 
-    def _expected(self, line: Line, principal: str | None) -> Told | None:
-        """The session that this client has to get back, by all that was said; None for none (I1, I9)."""
+    def _expected(self, line: Line, principal: str | None, *, alone: bool) -> Told | None:
+        """The session that this client has to get back, by all that was said; None for none (I1, I9).
+
+        A resume token `alone` resumes nothing once the authentication of its session has expired.
+        """
         resume = line.resume
         if not resume or principal is None:
             return None
@@ -309,6 +317,9 @@ class Host:
         for told in self.world.promises.sessions.values():
             session = self.runtime.sessions.get(SessionId(told.id))
             if digest not in told.tokens or told.principal != principal or session is None:
+                continue
+            wall = self.runtime.wall + self.now - self.runtime.now
+            if alone and session.expires is not None and session.expires <= wall:
                 continue
             if isinstance(cursor, int) and session.log.first - 1 <= cursor <= session.log.last:
                 return told

@@ -213,3 +213,15 @@ def test_without_an_opinion_everybody_holds() -> None:
         return token
 
     assert anyio.run(still_holds, verifier, "anybody")
+
+
+@pytest.mark.parametrize("principal", ["a\ud800", "\udfff"])
+def test_a_principal_that_is_not_valid_text_is_refused(principal: str) -> None:
+    async def verifier(token: str) -> str:
+        await anyio.lowlevel.checkpoint()
+        return principal
+
+    with pytest.raises(ValueError, match="not valid text"):
+        ask(verifier, "s3cret")
+    with pytest.raises(ValueError, match="not valid text"):
+        TokenTable({"s3cret": principal})
