@@ -27,6 +27,8 @@ MODEL_USE: Final = "model.use"
 RESPONSE_BYTES: Final = 1024 * 1024
 GONE: Final = (200, 404)
 """What deleting answers when nothing is left: it was there, or it was not."""
+EVERY_MODEL: Final = ("all-proxy-models", "all-team-models", "no-default-models")
+"""Names in the `models` of a key that LiteLLM does not take for the one model so called."""
 EXCEEDED: Final = "budget_exceeded"
 """The type of the error that says that no money is left."""
 
@@ -34,8 +36,9 @@ EXCEEDED: Final = "budget_exceeded"
 class LiteLLMProvisioner:
     """One virtual key a job: for the models, the money and the time of its lease.
 
-    Without `model.use` in the lease no key is issued, unless the host allows any model. Patterns with `*` are
-    resolved by `models`, the names that the gateway knows. Money in other currencies than `currency` is not
+    Without `model.use` in the lease no key is issued, unless the host allows any model. A key is for those of
+    `models`, the names that the gateway knows, that the lease covers, and for no other name; for none of them
+    there is no key. Money in other currencies than `currency` is not
     bounded by the key. A lease that does not end has a key that does, after `lifetime` seconds.
     """
 
@@ -55,13 +58,17 @@ class LiteLLMProvisioner:
     ) -> None:
         """`url` is where the gateway is managed, `endpoint` where keys are used, by default the same.
 
-        Raises ValueError for what is no URL, and for http:// beyond this machine without `allow_plain`.
+        Raises ValueError for what is no URL, for http:// beyond this machine without `allow_plain`, and for
+        a name in `models` that the gateway takes for several models.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise ValueError("the URL of a gateway is http(s)://host[:port][/path]")
         if parts.scheme == "http" and not allow_plain and not is_loopback(parts.hostname):
             raise ValueError(f"keys would cross the network to {parts.hostname} in clear text")
+        for name in models:
+            if not name or "*" in name or is_every_model(name):
+                raise ValueError(f"models names {name!r}, which a gateway takes for several models")
         if lifetime < 1:
             raise ValueError("a key lives for a second at least")
         self._tls = parts.scheme == "https"
@@ -79,7 +86,9 @@ class LiteLLMProvisioner:
         return f"<LiteLLMProvisioner {self._host}>"
 
     async def issue(self, context: IssueContext) -> Sequence[IssuedCredential]:
-        """A key of its own; raises ProvisioningError when the gateway makes none."""
+        """Return a key of its own; raises ProvisioningError when the gateway makes none, and for a lease
+        that names what the gateway takes for several models.
+        """
         models = self._allowed(context)
         if models is not None and not models:
             return []
@@ -125,14 +134,16 @@ class LiteLLMProvisioner:
             raise ProvisioningError(f"the gateway {kept} (HTTP {status})")
 
     def _allowed(self, context: IssueContext) -> list[str] | None:
-        """The models that a key is for; None: all."""
+        """Return the names that a key is for; None stands for every model. Raises ProvisioningError."""
         if context.any_model:
             return None
-        grants = Grants.of({MODEL_USE: context.lease.get(MODEL_USE, ())})
-        named = [pattern for pattern in context.lease.get(MODEL_USE, ()) if "*" not in pattern]
-        return list(
-            dict.fromkeys([*named, *(name for name in self._models if grants.allows(MODEL_USE, name))])
-        )
+        patterns = context.lease.get(MODEL_USE, ())
+        for pattern in patterns:
+            if is_every_model(pattern):
+                message = f"model.use names {pattern!r}, which the gateway takes for several models"
+                raise ProvisioningError(f"{message}: name the models", final=True)
+        grants = Grants.of({MODEL_USE: patterns})
+        return [name for name in dict.fromkeys(self._models) if grants.allows(MODEL_USE, name)]
 
     def _seconds(self, expires_at: datetime | None) -> int:
         if expires_at is None:
@@ -170,6 +181,11 @@ class LiteLLMProvisioner:
             return answer.status, msgspec.json.decode(data)
         except msgspec.DecodeError:
             return answer.status, None
+
+
+def is_every_model(name: str) -> bool:
+    """Return whether LiteLLM takes a name for others than the model so called, in whatever case or spaces."""
+    return name.strip().lower() in EVERY_MODEL
 
 
 def _error_type(answer: Any) -> str | None:

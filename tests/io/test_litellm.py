@@ -76,6 +76,34 @@ async def test_without_a_model_there_is_no_key(upstream: Gateway, models: tuple[
     assert upstream.requests == []
 
 
+@pytest.mark.parametrize(
+    "name", ["all-proxy-models", "all-team-models", "no-default-models", "ALL-Proxy-models "]
+)
+async def test_a_name_that_means_every_model_is_refused(upstream: Gateway, name: str) -> None:
+    with pytest.raises(ProvisioningError, match="several models"):
+        await provisioner(upstream).issue(context(models=("fast/small", name)))
+    assert upstream.requests == []
+    with pytest.raises(ValueError, match="several models"):
+        provisioner(upstream, models=("fast/small", name))
+
+
+@pytest.mark.parametrize("name", ["", "*", "openai/*"])
+def test_a_model_of_the_gateway_has_one_name(name: str) -> None:
+    with pytest.raises(ValueError, match="several models"):
+        LiteLLMProvisioner("https://host", MASTER, models=("fast/small", name))
+
+
+async def test_only_names_of_the_host_are_handed_on(upstream: Gateway) -> None:
+    models = ("beta-access-group", "fast/small", "slow/*", "fast/unknown")
+    [issued] = await provisioner(upstream).issue(context(models=models))
+    [(_, asked)] = upstream.requests
+    assert asked["models"] == ["fast/small", "slow/large"]
+    assert issued.constraints == {"model.use": ["fast/small", "slow/large"]}
+    assert await provisioner(upstream).issue(context("cred_2", models=("beta-access-group",))) == []
+    assert await provisioner(upstream, models=()).issue(context("cred_3", models=("fast/small",))) == []
+    assert len(upstream.requests) == 1
+
+
 async def test_a_budget_that_is_gone_is_no_key(upstream: Gateway) -> None:
     with pytest.raises(ProvisioningError) as failed:
         await provisioner(upstream).issue(context(budget={"USD": Decimal(0)}))
