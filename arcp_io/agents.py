@@ -27,6 +27,7 @@ from arcp_proto.output import (
 from .auth import Verified, still_holds, verify
 from .context import JobContext
 from .errors import AgentStopped, ArcpError, ConnectionLost, InternalError, JobOver
+from .noticing import counted
 from .running import RunningJob
 from .threads import Threads
 
@@ -99,7 +100,7 @@ class AgentHost:
                 reason = f"{event.code} {event.reason}".strip()
                 logger.debug("%s ended by the %s: %s", event.connection, event.who, reason)
             case RuntimeEnded(unstopped) if unstopped:
-                logger.warning("%d agents did not stop in time", unstopped)
+                logger.warning("%s did not stop in time", counted(unstopped, "agent"))
 
     def hold(self, held: bool) -> None:
         """Let every agent wait in its next emit, or go on: the journal is full, or has caught up."""

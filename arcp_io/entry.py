@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .serving import Server
 
 
+logger = logging.getLogger("arcp_io")
+
+
 def run(
     app: App,
     host: str = "127.0.0.1",
@@ -41,8 +44,8 @@ def run(
 
     `loop` is asyncio or trio. With a `journal` sessions and jobs survive the process. SIGINT and SIGTERM end
     it: the first lets running jobs finish for `drain` seconds, a second does not wait. Raises ValueError for
-    an App that cannot be served, OSError when it cannot listen, JournalError for a journal that cannot be
-    used or has failed.
+    an App that cannot be served and for files that hold no certificate and key, OSError when it cannot
+    listen, JournalError for a journal that cannot be used or has failed.
     """
     import anyio
 
@@ -72,8 +75,7 @@ def run(
 
 async def _serve(open_server: Callable[[], AbstractAsyncContextManager[Server]], drain: float) -> None:
     async with open_server() as server:
-        print(f"serving {server.url}", file=sys.stderr, flush=True)
-        await _until_ended(server, drain, server.wait_closed)
+        await _until_ended(server, drain, server.wait_closed, f"serving {server.url}")
 
 
 async def _serve_stdio(app: App, drain: float, journal: Journal | None) -> None:
@@ -85,12 +87,19 @@ async def _serve_stdio(app: App, drain: float, journal: Journal | None) -> None:
             await _until_ended(server, drain, partial(server.carry_lines, reading, writing, "stdio"))
 
 
-async def _until_ended(server: Server, drain: float, wait: Callable[[], Awaitable[None]]) -> None:
-    """Wait, and shut the server down at the first signal, at once at the second."""
+async def _until_ended(
+    server: Server, drain: float, wait: Callable[[], Awaitable[None]], begun: str = ""
+) -> None:
+    """Wait, and shut the server down at the first signal, at once at the second.
+
+    Signals are obeyed when `begun` is printed on stderr.
+    """
     import anyio
 
     async with anyio.create_task_group() as tasks:
         await tasks.start(_obey_signals, server, drain)
+        if begun:
+            print(begun, file=sys.stderr, flush=True)
         try:
             await wait()
             await server.shut_down(drain)
@@ -109,16 +118,36 @@ async def _obey_signals(server: Server, drain: float, *, task_status: TaskStatus
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async with anyio.create_task_group() as tasks:
-            async for _ in signals:
+            async for number in signals:
+                _tell_drain(server, drain, by_ctrl_c=number == signal.SIGINT)
                 tasks.start_soon(server.shut_down, drain)
                 drain = 0.0
+
+
+def _tell_drain(server: Server, drain: float, *, by_ctrl_c: bool) -> None:
+    """Log what a signal that has just come does, and what another one would do."""
+    from .noticing import counted
+
+    running = len(server.runtime.running)
+    jobs = counted(running, "job")
+    if not running:
+        logger.info("shutting down")
+    elif drain > 0:
+        again = "Ctrl-C again" if by_ctrl_c else "a second signal"
+        logger.info(
+            "waiting for %s, at most %g s; %s stops %s", jobs, drain, again, "it" if running == 1 else "them"
+        )
+    else:
+        logger.info("stopping %s", jobs)
 
 
 def _leave(unstopped: int, failure: BaseException | None) -> NoReturn:
     """End the process without the agents that did not stop: no event loop ends before its tasks do."""
     if failure is not None:
         print(f"stopped: {failure}", file=sys.stderr)
-    print(f"leaving without {unstopped} agents that did not stop", file=sys.stderr)
+    from .noticing import counted
+
+    print(f"leaving without {counted(unstopped, 'agent')} that did not stop", file=sys.stderr)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -126,8 +155,23 @@ def _leave(unstopped: int, failure: BaseException | None) -> NoReturn:
 
 
 def _server_context(certfile: str, keyfile: str | None) -> ssl.SSLContext:
+    """Return a context with this certificate; raises OSError, and ValueError for files that do not fit."""
     import ssl
 
+    for path in filter(None, (certfile, keyfile)):
+        with open(path, "rb"):  # OpenSSL does not say which file it cannot open.
+            pass
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certfile, keyfile)
+    try:
+        context.load_cert_chain(certfile, keyfile)
+    except ssl.SSLError as error:
+        reason = (error.reason or str(error)).lower().replace("_", " ")
+        if keyfile is None:
+            raise ValueError(
+                f"{certfile} is not a PEM file with a certificate chain and its private key ({reason}):"
+                " give the key as keyfile if it is in a file of its own"
+            ) from None
+        raise ValueError(
+            f"{certfile} and {keyfile} are not PEM files with a certificate chain and its key ({reason})"
+        ) from None
     return context

@@ -73,6 +73,9 @@ def _listen(family: int, address: Any) -> socket.socket:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, error.strerror, address_text(address)) from None
     except BaseException:
         listener.close()
         raise

@@ -19,12 +19,14 @@ from arcp_proto.output import (
     ConnectionEnded,
     Event,
     IssueCredentials,
+    Noted,
     Request,
     RevokeCredential,
     RuntimeEnded,
 )
 from arcp_proto.runtime import Runtime
 
+from . import noticing
 from .agents import AgentHost
 from .auditing import Auditor
 from .clock import Clock
@@ -112,6 +114,8 @@ class Server:
                 self._connection_ended.set()
             elif isinstance(event, Audit):
                 self._auditor.happened(event)
+            elif isinstance(event, Noted):
+                noticing.log(event)
             self._agents.happened(event)
 
     # For those who make it.
@@ -240,7 +244,7 @@ async def open_server(app: App, drain: float, journal: Journal | None = None) ->
 
 async def _made(app: App, loop: Loop, journal: Journal | None) -> Server:
     """A server with a new runtime, or with the one that its journal holds."""
-    clock, config = Clock(), app.config()
+    clock, config = Clock(), msgspec.structs.replace(app.config(), notices=noticing.wanted())
     seed, now, unix = os.urandom(32), clock.now(), clock.unix()
     if journal is None:
         return Server(app, loop, clock, Runtime(config, seed=seed, now=now, unix=unix))

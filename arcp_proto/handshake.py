@@ -13,6 +13,7 @@ from .credentials import FEATURE
 from .errors import ErrorCode, LocalProtocolError, Refusal
 from .ids import SECOND, Principal, SessionId, Time, control_id_prefix, ulid
 from .machine import cut, found
+from .notices import notice
 from .observing import feed_soon
 from .output import Authenticate
 from .quirks import recognise
@@ -275,6 +276,7 @@ def _resume(runtime: Runtime, pending: Pending, resume: messages.Resume, princip
         runtime.commit(TokenProven(session.id, digest))
     _take_over(runtime, session, connection)
     _welcome(runtime, pending, session, cursor)
+    notice(runtime, "session_resumed", principal, session_id=session.id, peer=connection.peer)
     for reply in session.replies if resume.replies else ():
         connection.answer(reply, runtime.jobs.get(reply.job_id))
     if connection.is_blocked:
@@ -337,6 +339,7 @@ def _open(runtime: Runtime, pending: Pending, principal: Principal, *, anonymous
     session = runtime.sessions[session_id]
     session.connection = pending.connection
     _welcome(runtime, pending, session, 0)
+    notice(runtime, "session_opened", principal, session_id=session_id, peer=pending.connection.peer)
 
 
 def _welcome(runtime: Runtime, pending: Pending, session: Session, cursor: int) -> None:

@@ -13,9 +13,11 @@ import msgspec
 from . import revoking, spending, wire
 from .errors import RETRYABLE, ErrorCode
 from .ids import SECOND, Time
+from .inventory import qualified
 from .job import Job, Outcome, Status
 from .machine import found
 from .messages import JobError
+from .notices import notice
 from .output import ChildEnded, ResumeJob, StopJob
 from .records import JobEnded, OutcomeFixed
 from .timers import OF_A_RUN, TimerKind
@@ -199,6 +201,18 @@ def release(runtime: Runtime, job: Job) -> None:
 def _send(runtime: Runtime, job: Job, ended: JobEnded, how: Outcome | Returned | None) -> None:
     parent, home, observers = job.parent, job.home, job.observers
     runtime.commit(ended)
+    if runtime.config.notices:
+        code = how.code if isinstance(how, Outcome) else ""
+        agent, status = qualified(job.terms.agent, job.terms.version), ended.status.value
+        notice(
+            runtime,
+            "job_ended",
+            job.terms.principal,
+            job_id=job.id,
+            agent=agent,
+            final_status=status,
+            code=code,
+        )
     if home is not None:
         runtime.delivered(home)
     for session in observers.values():

@@ -170,6 +170,14 @@ class Audit(msgspec.Struct):
     facts: dict[str, Any]
 
 
+class Noted(msgspec.Struct):
+    """A fact of every day for the host's log, if its configuration asks for `notices` (`notices.NOTICES`)."""
+
+    what: str
+    principal: str
+    facts: dict[str, Any]
+
+
 class ChildEnded(msgspec.Struct):
     """A job that another had delegated has ended (§10); `code` is empty on success.
 
@@ -383,6 +391,7 @@ class SessionClosed(msgspec.Struct):
 Event = (
     ConnectionEnded
     | Audit
+    | Noted
     | ChildEnded
     | CredentialRotated
     | RuntimeEnded

@@ -15,6 +15,7 @@ from .ids import SECOND, Principal, SessionId, Time
 from .job import Job
 from .log import Log
 from .machine import found
+from .notices import notice
 from .records import Evicted, HistoryCut, JobForgotten, KeyForgotten, SessionEnded, Unobserved
 from .session import Session
 from .timers import TimerKind
@@ -162,8 +163,12 @@ def forget_keys(runtime: Runtime) -> None:
 
 def await_resume(runtime: Runtime, session: Session) -> None:
     """A session without a connection ends after its window (§6.3)."""
-    if runtime.config.resume_window_sec > 0:
-        at = Time(runtime.now + runtime.config.resume_window_sec * SECOND)
+    window = runtime.config.resume_window_sec
+    if window > 0:
+        notice(
+            runtime, "session_detached", session.principal, session_id=session.id, resume_window_sec=window
+        )
+        at = Time(runtime.now + window * SECOND)
         runtime.timers.arm(TimerKind.RESUME_WINDOW, session.id, at)
     else:
         end_session(runtime, session.id)
@@ -174,6 +179,7 @@ def end_session(runtime: Runtime, session_id: SessionId) -> None:
     session = runtime.sessions[session_id]
     turns.abandon(runtime, session)
     runtime.commit(SessionEnded(session_id))
+    notice(runtime, "session_ended", session.principal, session_id=session_id)
     runtime.timers.disarm(TimerKind.RESUME_WINDOW, session_id)
     runtime.timers.disarm(TimerKind.BACKLOG, session_id)
     runtime.unfed.pop(session_id, None)

@@ -56,6 +56,8 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     volatile_credentials: bool = False
     """Credentials are offered without a journal too: what is valid when the process dies stays so."""
     models_required: bool = True
+    notices: bool = False
+    """The host is told of sessions and jobs that come and go, by `Noted`."""
     ceilings: tuple[Ceiling, ...] = ()
     limits: Limits = Limits()
 

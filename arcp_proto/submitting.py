@@ -12,11 +12,13 @@ from .credentials import Credential, shown
 from .errors import ErrorCode, Refusal
 from .idempotency import Claim, fingerprint
 from .ids import SECOND, JobId, Principal, Time, ulid
+from .inventory import qualified
 from .job import Job, Terms
 from .lease import Expiry, parse_expiry, parse_lease
 from .limits import KIB, MAX_RUNTIME_SEC
 from .machine import cut, found
 from .nothing import NOTHING
+from .notices import notice
 from .observing import check_room, observe, visible_job
 from .output import PauseJob, StartJob
 from .quirks import rewrite_end
@@ -134,6 +136,9 @@ def go(runtime: Runtime, job: Job, input: Any, *, attempt: int) -> None:
     held = dict.fromkeys(hold.currency for hold in job.holds.values()) if job.holds else NOTHING
     runtime.commit(JobStarted(job.id, attempt))
     runtime.begin(job)
+    if runtime.config.notices:
+        agent = qualified(terms.agent, terms.version)
+        notice(runtime, "job_started", terms.principal, job_id=job.id, agent=agent, attempt=attempt)
     runtime.request(
         StartJob(
             job.id,

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
+import errno
+import logging
 import os
+import socket
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .arguments import Loop, checked, seconds_argument
 from .exits import Exit
+from .importing import load
 
 if TYPE_CHECKING:
-    from ..app import App
     from ..journal import SqliteJournal
 
 
@@ -26,11 +31,29 @@ class Sync(StrEnum):
     NORMAL = "normal"
 
 
+class LogLevel(StrEnum):
+    """The least that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 _Target = Annotated[str, typer.Argument(metavar="MODULE:APP", help="The App to serve, as module:variable.")]
-_Host = Annotated[str, typer.Option(help="Address to listen on.")]
-_Port = Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)]
-_Path = Annotated[str, typer.Option(help="Path of the WebSocket.")]
-_Loop = Annotated[Loop, typer.Option(help="Event loop.")]
+_Host = Annotated[str, typer.Option(metavar="HOST", help="Address to listen on.")]
+_Port = Annotated[
+    int,
+    typer.Option(
+        metavar="PORT",
+        help="Port, by default 7777; 0 takes a free one.",
+        min=0,
+        max=65535,
+        show_default=False,
+    ),
+]
+_Path = Annotated[str, typer.Option(metavar="PATH", help="Path of the WebSocket.")]
+_Loop = Annotated[Loop, typer.Option(metavar="LOOP", help="Event loop: asyncio or trio.")]
 _Stdio = Annotated[bool, typer.Option("--stdio", help="Serve one connection on stdin and stdout instead.")]
 _Drain = Annotated[str, typer.Option(metavar="TIME", help="How long running jobs may finish at shutdown.")]
 _Certfile = Annotated[str | None, typer.Option(metavar="FILE", help="Certificate chain (PEM): serve wss://.")]
@@ -38,7 +61,9 @@ _Keyfile = Annotated[str | None, typer.Option(metavar="FILE", help="Its private 
 _AllowPlain = Annotated[
     bool, typer.Option("--allow-plain", help="Allow ws:// without TLS beyond this machine.")
 ]
-_Origins = Annotated[list[str] | None, typer.Option(help="A web Origin to let in. Repeatable.")]
+_Origins = Annotated[
+    list[str] | None, typer.Option(metavar="ORIGIN", help="A web Origin to let in. Repeatable.")
+]
 _Journal = Annotated[
     Path | None,
     typer.Option(
@@ -48,7 +73,10 @@ _Journal = Annotated[
 ]
 _Sync = Annotated[
     Sync,
-    typer.Option(help="full: what a client was told survives a power cut; normal: the end of the process."),
+    typer.Option(
+        metavar="SYNC",
+        help="full: what a client was told survives a power cut; normal: the end of the process.",
+    ),
 ]
 _Audit = Annotated[
     Path | None,
@@ -58,7 +86,16 @@ _Audit = Annotated[
     ),
 ]
 _Hosts = Annotated[
-    list[str] | None, typer.Option(help="A Host header to let in, in place of --host. Repeatable.")
+    list[str] | None,
+    typer.Option(metavar="HOST", help="A Host header to let in, in place of --host. Repeatable."),
+]
+
+
+_LogLevel = Annotated[
+    LogLevel, typer.Option(metavar="LEVEL", help=f"The least that is logged: {', '.join(LogLevel)}.")
+]
+_Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Log warnings and errors only, as --log-level warning does.")
 ]
 
 
@@ -78,11 +115,13 @@ def serve(
     journal: _Journal = None,
     journal_sync: _Sync = Sync.FULL,
     audit: _Audit = None,
+    log_level: _LogLevel = LogLevel.INFO,
+    quiet: _Quiet = False,
 ) -> None:
     """Serve the agents of an App until SIGINT or SIGTERM.
 
     The first signal refuses new connections and jobs and waits for running ones (--drain); the second one
-    does not wait.
+    does not wait. Sessions and jobs that come and go are a line of the log each, on stderr.
 
     \b
     Examples:
@@ -92,14 +131,15 @@ def serve(
       arcp-io serve example:app --journal agents.journal
     """
     from ..entry import run
-    from ..journal import JournalError, JournalFailed
 
     with checked("--drain"):
         patience = seconds_argument(drain)
     _check_address(path, host, certfile, keyfile, plain=stdio or allow_plain)
     with checked("MODULE:APP"):
-        app = load(target, audit)
-    try:
+        app = load(target)
+    app.audit = audit or app.audit
+    _log_to_stderr(LogLevel.WARNING if quiet else log_level)
+    with _told_failures():
         run(
             app,
             host,
@@ -115,40 +155,25 @@ def serve(
             hosts=allow_host or None,
             journal=_journal(journal, journal_sync),
         )
+
+
+@contextmanager
+def _told_failures() -> Iterator[None]:
+    """Tell what cannot be served in a line, and end with its exit code."""
+    from ..journal import JournalError, JournalFailed
+
+    try:
+        yield
+    except ValueError as error:
+        print(f"cannot serve: {error}", file=sys.stderr)
+        raise typer.Exit(Exit.USAGE) from None
     except JournalError as error:
         what = "stopped" if isinstance(error, JournalFailed) else "cannot serve"
         print(f"{what}: {error}", file=sys.stderr)
         raise typer.Exit(Exit.ERROR) from None
     except OSError as error:
-        print(f"cannot serve: {error.strerror or error}", file=sys.stderr)
+        print(f"cannot serve: {_reason(error)}", file=sys.stderr)
         raise typer.Exit(Exit.ERROR) from None
-
-
-def load(target: str, audit: Path | None = None) -> App:
-    """The App that `module:variable` names, looked for from the current directory; with its audit there.
-
-    Raises ValueError for what is none, and for one that cannot be served.
-    """
-    from ..app import App
-
-    module_name, _, variable = target.partition(":")
-    if not module_name or not variable:
-        raise ValueError(f"{target!r} is not of the form module:variable, such as example:app")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as missing:
-        if not missing.name or not f"{module_name}.".startswith(f"{missing.name}."):
-            raise
-        raise ValueError(f"there is no module {missing.name}") from None
-    for name in variable.split("."):
-        found = getattr(found, name, None)
-    if not isinstance(found, App):
-        raise ValueError(f"{variable} in {module_name} is no App")
-    found.config()
-    found.audit = audit or found.audit
-    return found
 
 
 def _check_address(path: str, host: str, certfile: str | None, keyfile: str | None, *, plain: bool) -> None:
@@ -178,3 +203,39 @@ def _check_loopback(host: str) -> None:
         raise ValueError(
             f"{host} is not this machine alone: give --certfile, or --allow-plain for plain ws://"
         )
+
+
+def _reason(error: OSError) -> str:
+    """Say what cannot be used, and the way out of what happens most."""
+    reason, about = error.strerror or str(error), error.filename
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"another program listens on {about}: stop it, or give another --port (0 takes a free one)"
+        case errno.EADDRNOTAVAIL:
+            return f"{about} is not an address of this machine: give another --host"
+        case errno.EACCES if about is not None and _is_address(str(about)):
+            return f"this user may not listen on {about}: give a --port from 1024 on"
+    if isinstance(error, socket.gaierror):
+        return f"--host is not a name or an address of this machine: {reason}"
+    return f"{reason}: {about}" if about is not None else reason
+
+
+def _is_address(text: str) -> bool:
+    return text.rpartition(":")[2].isdigit() and not os.path.exists(text)
+
+
+def _log_to_stderr(level: LogLevel) -> None:
+    """Log on stderr, unless the App's module has set up logging for itself."""
+    logger = logging.getLogger("arcp_io")
+    logger.setLevel(level.upper())
+    if not logger.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Utc("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+
+
+class _Utc(logging.Formatter):
+    """Formats times in UTC."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))

@@ -150,10 +150,11 @@ def environment(**more: str) -> dict[str, str]:
 class Served:
     """`arcp-io serve` in a process of its own."""
 
-    def __init__(self, directory: Path, *words: str, agents: str = AGENTS) -> None:
+    def __init__(self, directory: Path, *words: str, agents: str = AGENTS, log: bool = False) -> None:
+        """`log`: its log has to be read, or it fills the pipe."""
         self.directory = directory
         (directory / "example.py").write_text(agents)
-        options = ("--port", "0", "--drain", "0", *words)
+        options = ("--port", "0", "--drain", "0", *(() if log else ("--quiet",)), *words)
         self.process = Child(
             *("serve", "example:app", *options), stdout=subprocess.DEVNULL, env=environment(), cwd=directory
         )

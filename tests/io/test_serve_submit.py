@@ -125,7 +125,7 @@ def test_the_server_ends_without_an_agent_that_does_not_stop(tmp_path: Path, loo
         served.process.send_signal(signal.SIGTERM)
         submitting.communicate()
     assert submitting.returncode == 1
-    assert "leaving without 1 agents that did not stop" in served.process.read_to_end()
+    assert "leaving without 1 agent that did not stop" in served.process.read_to_end()
     assert served.process.returncode == 1
 
 
@@ -134,7 +134,10 @@ def test_a_port_that_is_taken(tmp_path: Path, loop: str) -> None:
     served = Served(tmp_path, "--loop", loop)
     port = served.url.rpartition(":")[2].partition("/")[0]
     done = arcp_io("serve", "example:app", "--port", port, "--loop", loop, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (1, "cannot serve: Address already in use\n")
+    told = (
+        f"another program listens on 127.0.0.1:{port}: stop it, or give another --port (0 takes a free one)"
+    )
+    assert (done.returncode, done.stderr) == (1, f"cannot serve: {told}\n")
     assert served.stop() == 0
 
 
