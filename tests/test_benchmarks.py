@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import sys
@@ -239,23 +240,54 @@ def _frame(message: bytes) -> bytes:
     return b"\x81" + (bytes((size,)) if size < 126 else b"\x7e" + size.to_bytes(2, "big")) + message
 
 
-def test_the_guard_counts_the_same_each_time() -> None:
-    async def steps() -> None:
+class _Garbage:
+    """An object of a cycle, whose finalizer is a Python function."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        pass
+
+
+def _hook_of_the_collector(phase: str, info: dict[str, int]) -> None:
+    pass
+
+
+@pytest.fixture
+def busy_collector() -> Iterator[None]:
+    """A collector that runs at nearly every allocation, and calls a hook each time."""
+    threshold = gc.get_threshold()
+    gc.callbacks.append(_hook_of_the_collector)
+    gc.set_threshold(1)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(_hook_of_the_collector)
+
+
+@pytest.mark.parametrize("bytecodes", [False, True])
+def test_the_guard_counts_the_same_each_time(busy_collector: None, bytecodes: bool) -> None:
+    async def steps(count: int) -> None:
         async with Pair.open() as pair:
             await pair.emit(100, True)
+            garbage.extend(_Garbage() for _ in range(count))
+            garbage.clear()
             counter.start()
             try:
                 await pair.emit(100, True)
             finally:
                 counter.stop()
 
-    found = []
-    for _ in range(2):
-        counter = guard.Counter(bytecodes=False)
-        simulated.run(steps)
+    found, garbage = [], list[_Garbage]()
+    for count in (0, 50):
+        counter = guard.Counter(bytecodes=bytecodes)
+        simulated.run(partial(steps, count))
         found.append(counter.counts)
+        assert gc.isenabled()
     assert found[0] == found[1]
-    assert found[0]["python_calls"] > 100
+    assert all(value > 100 for value in found[0].values())
 
 
 def _some_paths() -> dict[str, guard.Counts]:
