@@ -152,7 +152,10 @@ class LiteLLMProvisioner:
         return max(1, min(int(left), self._lifetime))
 
     async def _ask(self, method: str, path: str, fields: Mapping[str, Any] | None) -> tuple[int, Any]:
-        """Status and JSON of an answer; None for what is no JSON. Raises ProvisioningError without one."""
+        """Return the status and the JSON value of an answer, None if it is not JSON.
+
+        Raises ProvisioningError when the gateway does not answer.
+        """
         body = None if fields is None else msgspec.json.encode(fields)
         call = partial(self._call, method, self._path + path, body)
         try:
@@ -179,7 +182,7 @@ class LiteLLMProvisioner:
             connection.close()
         try:
             return answer.status, msgspec.json.decode(data)
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):  # Each error of msgspec is a ValueError, in every release of it.
             return answer.status, None
 
 

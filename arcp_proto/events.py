@@ -209,7 +209,7 @@ def encode_body(kind: str, body: Body | Mapping[str, Any]) -> bytes:
     if plain is not None and plain(body):
         try:
             return _encode(body)
-        except (UnicodeEncodeError, RecursionError):
+        except (ValueError, RecursionError):
             return wire.encode_checked(body)  # It makes room on the stack, or says what is wrong.
     if isinstance(body, Mapping):
         return _encode_mapping(kind, body)
@@ -296,7 +296,7 @@ def _checked(kind: str, fields: dict[str, Any]) -> msgspec.Struct:
     """The body that `fields` make, a copy of its own; raises LocalProtocolError."""
     try:
         body = msgspec.convert(fields, BODIES[kind])
-    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+    except ValueError as error:  # Each error of msgspec is one.
         raise LocalProtocolError(f"this is no body of {kind}: {error}") from None
     _check_body(body)
     return body

@@ -41,7 +41,10 @@ class Gateway:
     values: list[str] = field(default_factory=list)
     """Of every key that was ever made."""
     generate: list[str | None] = field(default_factory=list)
-    """500 (nothing made), lost (made, then 502), late (made, answered after `pause`), broke, text."""
+    """500 (nothing made), lost (made, then 502), late (made, answered after `pause`), broke, text.
+
+    Answers that are not JSON: text, bytes (not UTF-8), deep (nested too deeply to be read).
+    """
     delete: list[str | None] = field(default_factory=list)
     """500, lie (answers as if it were deleted), late, lost (deleted, answered with 502)."""
     pause: float = 1.0
@@ -107,6 +110,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(502, {"key": value})
         elif fault == "text":
             self._answer(200, f"made {value}")
+        elif fault == "bytes":
+            self._answer(200, b'{"key":"\xff"}')
+        elif fault == "deep":
+            self._answer(200, b"[" * 60_000)
         else:
             self._answer(200, {"key": value, "key_alias": fields["key_alias"], "expires": None})
 
@@ -145,7 +152,10 @@ class _Handler(BaseHTTPRequestHandler):
         return self.headers.get("Authorization") == f"Bearer {MASTER}"
 
     def _answer(self, status: int, value: Any) -> None:
-        data = value.encode() if isinstance(value, str) else json.dumps(value).encode()
+        if isinstance(value, bytes):
+            data = value
+        else:
+            data = value.encode() if isinstance(value, str) else json.dumps(value).encode()
         try:
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

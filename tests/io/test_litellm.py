@@ -118,7 +118,7 @@ async def test_the_gateway_says_that_the_money_is_gone(upstream: Gateway) -> Non
     assert failed.value.budget_exhausted
 
 
-@pytest.mark.parametrize("fault", ["500", "lost", "late", "text"])
+@pytest.mark.parametrize("fault", ["500", "lost", "late", "text", "bytes", "deep"])
 async def test_a_failure_is_told_without_a_secret(upstream: Gateway, fault: str) -> None:
     upstream.generate = [fault]
     with pytest.raises(ProvisioningError) as failed:
