@@ -16,7 +16,12 @@ from tests.hanging import bounded
 STDERR: Final = pytest.StashKey[int]()
 """Standard error, also while it is captured."""
 
-settings.register_profile("fast", deadline=None, print_blob=True)
+QUICK: Final = 25
+"""Examples of a property in the profile `quick`, the default; `ci` tries 100, `long` 5,000."""
+MOST_WORKERS: Final = 8
+"""Processes that share the tests, at most; one a processor below that."""
+
+settings.register_profile("quick", deadline=None, print_blob=True, derandomize=True, max_examples=QUICK)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
 settings.register_profile(
     "long",
@@ -27,11 +32,18 @@ settings.register_profile(
     suppress_health_check=list(HealthCheck),
     verbosity=Verbosity.normal,
 )
-settings.load_profile("fast")
+settings.load_profile("quick")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite", action="store_true", help="write what transcripts and tables say anew")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many processes `-n auto` starts: one a processor that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return min(len(affinity(0)) if affinity else os.cpu_count() or 1, MOST_WORKERS)
 
 
 def pytest_configure(config: pytest.Config) -> None:

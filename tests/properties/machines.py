@@ -21,8 +21,8 @@ COMMON: Final = (
 
 
 def examples(count: int) -> int:
-    """So many examples in a fast run, in proportion more under `--hypothesis-profile=long`."""
-    return count * settings().max_examples // 100
+    """Return `count` for the profile `ci`, in proportion fewer or more for `quick` and `long`; at least 1."""
+    return max(1, count * settings().max_examples // 100)
 
 
 def actions(*, without: Sequence[str] = (), most: int = 60) -> st.SearchStrategy[list[Action]]:

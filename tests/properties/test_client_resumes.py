@@ -28,6 +28,7 @@ from arcp_proto.output import (
 from arcp_proto.secret import Secret
 
 from .fake_runtime import FEATURES, FakeRuntime
+from .machines import examples
 
 UNIX = 1_780_000_000 * SECOND
 ANSWERS = (JobAccepted, RequestRefused, CancelAnswered, Subscribed, JobsListed)
@@ -271,7 +272,7 @@ def check(wire: Wire) -> None:
     assert resumption.jobs == ()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(STEPS, st.sampled_from([0, 1, 3, 100]))
 def test_a_runtime_that_repeats_its_answers(steps: list[tuple[str, Any]], repeats: int) -> None:
     wire = Wire(FakeRuntime(repeats=repeats))
@@ -282,7 +283,7 @@ def test_a_runtime_that_repeats_its_answers(steps: list[tuple[str, Any]], repeat
     assert set(refused) <= {"JOB_NOT_FOUND"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(STEPS, st.sampled_from([0, 1, 100]))
 def test_a_runtime_that_does_not(steps: list[tuple[str, Any]], repeats: int) -> None:
     wire = Wire(FakeRuntime(replies=False, repeats=repeats))
@@ -296,7 +297,7 @@ def test_a_runtime_that_does_not(steps: list[tuple[str, Any]], repeats: int) -> 
     assert all(wire.asked[request] == "submit" for request in refused)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(STEPS, st.booleans())
 def test_a_runtime_that_loses_sessions(steps: list[tuple[str, Any]], replies: bool) -> None:
     wire = Wire(FakeRuntime(replies=replies))
@@ -305,7 +306,7 @@ def test_a_runtime_that_loses_sessions(steps: list[tuple[str, Any]], replies: bo
     assert not any(isinstance(event, JobLost) for event in wire.events)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(STEPS)
 def test_a_runtime_that_loses_sessions_and_offers_no_subscription(steps: list[tuple[str, Any]]) -> None:
     runtime = FakeRuntime(features=[name for name in FEATURES if name not in ("subscribe", "list_jobs")])

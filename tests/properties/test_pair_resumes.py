@@ -16,6 +16,7 @@ from arcp_proto.output import JobAccepted, JobEnded, JobLost, SessionLost
 from arcp_proto.recording import replay
 
 from .lossy_pair import LossyPair
+from .machines import examples
 
 ASK = st.sampled_from(["submit", "submit", "submit keyed", "cancel", "list"])
 COMMON = [
@@ -99,7 +100,7 @@ def ends(pair: LossyPair) -> list[JobEnded]:
     return [event for event in pair.events if isinstance(event, JobEnded)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(steps(), FRAMINGS)
 def test_drops(story: list[tuple[str, Any]], framing: Framing) -> None:
     pair = LossyPair(framing=framing)
@@ -111,7 +112,7 @@ def test_drops(story: list[tuple[str, Any]], framing: Framing) -> None:
         assert end.result is None or len(end.result) == (end.result_size or 0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(steps(*RUNTIME_DIES))
 def test_a_runtime_that_dies(story: list[tuple[str, Any]]) -> None:
     pair = LossyPair()
@@ -120,7 +121,7 @@ def test_a_runtime_that_dies(story: list[tuple[str, Any]]) -> None:
     assert not any(isinstance(event, SessionLost | JobLost) for event in pair.events)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(steps(*CLIENT_DIES))
 def test_a_client_that_dies(story: list[tuple[str, Any]]) -> None:
     pair = LossyPair()
@@ -129,7 +130,7 @@ def test_a_client_that_dies(story: list[tuple[str, Any]]) -> None:
     assert not any(isinstance(event, SessionLost | JobLost) for event in pair.events)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(steps(*RUNTIME_DIES, *CLIENT_DIES), st.integers(4, 12))
 def test_logs_that_are_too_short(story: list[tuple[str, Any]], size: int) -> None:
     pair = LossyPair(Limits(session_events=size, backlog_events=size // 2))

@@ -13,7 +13,7 @@ from .plan import FEW_FEATURES, draw
 from .play import play
 
 HERE: Final = Path(__file__).parent
-FRESH: Final = range(10_000_000, 10_000_050)
+FRESH: Final = range(10_000_000, 10_000_140)
 
 
 def _known() -> Iterator[int]:
