@@ -19,6 +19,7 @@ from .errors import (
     InvariantViolated,
     LocalProtocolError,
 )
+from .hosting import Counts, JobInfo
 from .ids import JobId, Principal, RequestId, SessionId, Time
 from .inventory import AgentInfo
 from .limits import Limits
@@ -74,6 +75,7 @@ __all__ = [
     "Closing",
     "Connection",
     "ConnectionEnded",
+    "Counts",
     "Deadline",
     "Denied",
     "Detached",
@@ -85,6 +87,7 @@ __all__ = [
     "JobEmitted",
     "JobEnded",
     "JobId",
+    "JobInfo",
     "JobLost",
     "JobsListed",
     "Limits",

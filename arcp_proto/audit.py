@@ -26,6 +26,8 @@ FACTS: Final[Mapping[str, tuple[str, ...]]] = {
     "subscription_revoked": ("session_id", "job_id", "owner"),
     # What was too much.
     "limit_reached": ("peer", "session_id", "limit", "max", "untold"),
+    # Jobs that the host has cancelled (§7.4).
+    "job_cancelled": ("job_id", "owner", "reason"),
     # Leases (§9).
     "ceiling_exceeded": ("session_id", "agent", "namespace"),
     "lease_denied": ("job_id", "capability", "target", "code"),

@@ -43,14 +43,15 @@ def outcome_of(
     return Outcome(STATUS_OF.get(code, Status.ERROR), code, message, retryable, details)
 
 
-def fix_outcome(runtime: Runtime, job: Job, outcome: Outcome) -> None:
+def fix_outcome(runtime: Runtime, job: Job, outcome: Outcome) -> bool:
     """Decide how an unfinished job ends, unless that is decided, and stop its children and its agent.
 
     Once its agent has said how it ends, and it waits for its children only, nothing but a cancel counts.
+    Return whether this outcome is the one that counts.
     """
     decided = job.then is not None or job.ending is not None
     if job.outcome is not None or job.ended or (decided and outcome.status is not Status.CANCELLED):
-        return
+        return False
     stop_children(runtime, job)
     runtime.commit(OutcomeFixed(job.id, outcome))
     runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
@@ -60,6 +61,7 @@ def fix_outcome(runtime: Runtime, job: Job, outcome: Outcome) -> None:
     elif job.then is None:
         job.then = lambda: end_with_error(runtime, job, outcome)
         conclude(runtime, job)
+    return True
 
 
 def stop_children(runtime: Runtime, job: Job) -> None:

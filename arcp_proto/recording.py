@@ -37,6 +37,7 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
     "runtime": (
         "authenticated",
         "observers_set",
+        "cancel_job",
         "job_stopped",
         "persisted",
         "shut_down",

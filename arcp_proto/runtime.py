@@ -2,8 +2,9 @@
 
 Methods come in four kinds. What the event loop reports (`connect`, `authenticated`, `job_stopped`,
 `handle_timer`, and `receive` or `lost` of a `Connection`) never raises for a peer's fault. What agents call
-(`emit`, `write_result`, `finish`, `fail`) raises `LocalProtocolError` before anything has changed. `take`
-hands out what to do. The rest are queries and change nothing.
+(`emit`, `write_result`, `finish`, `fail`), and what the host decides (`cancel_job`), raises
+`LocalProtocolError` before anything has changed. `take` hands out what to do. The rest are queries and change
+nothing.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from .entropy import Entropy
 from .errors import ErrorCode, LocalProtocolError, Refusal
 from .history import History
 from .holdings import Holdings
+from .hosting import HostCalls
 from .idempotency import Keys
 from .ids import SECOND, JobId, Principal, SessionId, Time
 from .inventory import Inventory
@@ -57,7 +59,7 @@ from .snapshots import snapshot_of
 from .timers import TimerKey, TimerKind
 
 
-class Runtime(AgentCalls, Machine):
+class Runtime(AgentCalls, HostCalls, Machine):
     """The runtime's state machine."""
 
     def __init__(self, config: RuntimeConfig, *, seed: bytes, now: int, unix: int) -> None:

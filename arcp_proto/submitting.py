@@ -172,7 +172,11 @@ def on_cancel(
     submitters = job.root.submitters  # Of a child: who may cancel the job that a client submitted.
     foreign = session.id not in submitters
     if foreign and not job.ended and any(other in runtime.sessions for other in submitters):
-        raise Refusal(ErrorCode.PERMISSION_DENIED, "only a session that submitted a job cancels it")
+        raise Refusal(
+            ErrorCode.PERMISSION_DENIED,
+            "only a session that submitted a job cancels it while such a session can be resumed: cancel it"
+            " there, or let the host of the runtime cancel it",
+        )
     answer = messages.Cancelled(
         job.id,
         connection.request_id(envelope),

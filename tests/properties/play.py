@@ -651,6 +651,20 @@ class Play(Judge):
         self.world.runtime.observers_set(self.observers, now=self.world.now)
         self.world.take()
 
+    def host_cancel(self, a: int, b: int, c: int) -> None:
+        """The host cancels a job, whoever submitted it."""
+        work = _one(list(self.works.values()), a)
+        if work is None or work.gone:
+            return
+        decides = not (work.ended or work.outcomes)
+        if not work.ended:
+            self.fix(work, self.now, "CANCELLED")
+            work.ended = work.left and work.stopped  # There is no agent to wait for.
+        job_id, reason = work.job_id, "r" * (b % 3)
+        cancelled = self.world.runtime.cancel_job(job_id, reason, now=self.world.now)
+        ensure(cancelled == decides, f"a cancel by the host decided: {cancelled}")
+        self.world.take()
+
     def shut_down(self, a: int, b: int, c: int) -> None:
         if c % 8:
             return  # Not in every run.
@@ -839,7 +853,7 @@ ACTIONS: Final[Sequence[str]] = (
     *("garbage", "lie", "oversize", "drop", "close_transport", "block", "read", "slow_down"),
     *("emit", "flood", "emit_badly", "write", "finish", "fail", "stop"),
     *("wait", "step_back", "set_clock", "tick", "observers_set", "shut_down", "lag", "crash"),
-    *("ask", "spend"),
+    *("ask", "spend", "host_cancel"),
 )
 """What may happen; a corpus names them, a fuzzer counts them."""
 

@@ -61,7 +61,7 @@ COSTS: Final = ("0", "0.1", "0.25", "1e-9", "3", "0.333333333333", "12")
 NAMES: Final = (
     *("submit", "delegate", "delegate", "delegate", "delegate", "delegate", "spend", "spend", "reserve"),
     *("settle", "emit", "write", "finish", "finish", "fail", "stop", "stop", "cancel", "cancel", "wait"),
-    *("drop", "resume", "subscribe", "crash", "shut_down", "clock"),
+    *("drop", "resume", "subscribe", "crash", "shut_down", "clock", "host_cancel"),
 )
 
 
@@ -209,6 +209,12 @@ class Forest(World):
         job = self._one(self.runtime.unfinished, a)
         if job is not None and self.there:
             self.peer.cancel(job.id)
+
+    def _host_cancel(self, a: int, b: int, c: int) -> None:
+        job = self._one(self.runtime.unfinished, a)
+        if job is not None:
+            self.runtime.cancel_job(job.id, now=self.now)
+            self.take()
 
     def _wait(self, a: int, b: int, c: int) -> None:
         self.advance((0.5, 2, 5, 12, 30)[a % 5])
