@@ -14,6 +14,8 @@ import anyio
 import msgspec
 
 from arcp_proto.connection import Connection, Framing
+from arcp_proto.hosting import Counts, JobInfo
+from arcp_proto.ids import JobId
 from arcp_proto.output import (
     Audit,
     ConnectionEnded,
@@ -93,6 +95,26 @@ class Server:
         rights = {principal: dict(owners) for principal, owners in observers.items()}
         self.runtime.observers_set(rights, now=self.pump.now())
         self.pump.run()
+
+    def jobs(self, *, finished: bool = False) -> list[JobInfo]:
+        """Return the unfinished jobs of all principals, oldest first; with `finished` all that are listed."""
+        return self.runtime.job_infos(finished=finished)
+
+    def counts(self) -> Counts:
+        """Return how many connections, sessions and jobs the server has."""
+        return self.runtime.counts()
+
+    def cancel(self, job_id: str, *, reason: str = "") -> bool:
+        """Cancel a job, whoever submitted it, and its children before it (§7.4).
+
+        The client of the job gets CANCELLED, "cancelled by the host", once the agent has stopped or its grace
+        of 5 s is over; `jobs` shows the job until then. Returns False when the job has ended, or its end was
+        decided before: the first outcome wins. Raises LocalProtocolError for a job that the server does not
+        have.
+        """
+        cancelled = self.runtime.cancel_job(JobId(job_id), reason, now=self.pump.now())
+        self.pump.run()
+        return cancelled
 
     async def wait_closed(self) -> None:
         """Until it was shut down, and every job and connection has ended."""

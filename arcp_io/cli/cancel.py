@@ -5,15 +5,24 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+
+from arcp_proto.errors import ErrorCode
 
 from .endings import show
 from .exits import Exit
 from .options import AllowPlain, GiveUp, Json, NoStore, Store, Token, Url, give_up_argument, server_of
 from .printable import one_line
 from .request import Cancellation, Ending
+
+WAYS: Final = (
+    "press Ctrl-C twice in the terminal that submitted the job; or end that process, and cancel again when"
+    " its session has expired (10 minutes by default); the program that serves the runtime can always cancel"
+    " it with server.cancel(job_id)"
+)
+"""The ways that work when another session has submitted the job."""
 
 _JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 _Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; the agent is told.")]
@@ -34,7 +43,7 @@ def cancel(
 
     A job is cancelled by the session that submitted it: it is resumed for that where it is stored. While
     another process follows the job, its two Ctrl-C do it. A job whose session is over is anybody's of the
-    same principal.
+    same principal. The program that serves the runtime cancels any job with server.cancel(job_id).
 
     \b
     Examples:
@@ -69,4 +78,6 @@ def cancel(
         print(
             f"not cancelled: {one_line(error.get('code'))} {one_line(error.get('message'))}", file=sys.stderr
         )
+        if error.get("code") == ErrorCode.PERMISSION_DENIED:
+            print(WAYS, file=sys.stderr)
     raise typer.Exit(ending.exit)

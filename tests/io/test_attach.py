@@ -105,6 +105,8 @@ def test_a_job_of_another_session_is_not_cancelled(served: Served) -> None:
         done = served.run("cancel", job["job_id"], "--url", served.url)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith("not cancelled: PERMISSION_DENIED")
+        assert "press Ctrl-C twice in the terminal that submitted the job" in done.stderr
+        assert "server.cancel(job_id)" in done.stderr
         submitting.kill()
     assert list(served.state.glob("*.session")) == []
 
