@@ -4,56 +4,129 @@ with arcp_io.sync.connect("ws://127.0.0.1:7777/arcp", token="s3cret") as session
     job = session.submit("echo", {"x": 1})
     for event in job:
         print(event.kind, event.body)
-    print(job.result())
+    print(job.result(timeout=60))
+
+Every public name of `arcp_io.Session` and `arcp_io.Job` is here with the same parameters. Calls that wait for
+the end of a job also take a `timeout` in seconds and raise TimeoutError. A call after the `with` block raises
+ConnectionLost.
 """
 
 from __future__ import annotations
 
+import os
+import ssl
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import start_blocking_portal
 
 from arcp_proto.credentials import Credential
+from arcp_proto.limits import Limits
 from arcp_proto.messages import AgentEntry, JobEntry, Peer
 
 from . import client, client_job, client_session
 from .client_job import Event
 from .dialing import Target
+from .errors import ConnectionLost
+from .hop import Hop
 from .redialing import Token
+from .session_store import SessionStore
+from .version import VERSION
 from .watching import Change, State
 
-T = TypeVar("T")
+
+@contextmanager
+def connect(
+    target: str | Target,
+    token: Token = None,
+    *,
+    store: SessionStore | None = None,
+    reconnect: bool = True,
+    wait: bool = False,
+    give_up: int = client.GIVE_UP,
+    name: str = client.NAME,
+    version: str = VERSION,
+    ssl_context: ssl.SSLContext | None = None,
+    allow_plain: bool = False,
+    cancel_on_exit: bool = False,
+    buffer_size: int = client_session.BUFFER_SIZE,
+    limits: Limits | None = None,
+) -> Iterator[Session]:
+    """Open a session with a runtime: `with connect(url, token=…) as session`.
+
+    The parameters, and what is raised, are those of `arcp_io.connect`.
+    """
+    opening = client.connect(
+        target,
+        token,
+        store=store,
+        reconnect=reconnect,
+        wait=wait,
+        give_up=give_up,
+        name=name,
+        version=version,
+        ssl_context=ssl_context,
+        allow_plain=allow_plain,
+        cancel_on_exit=cancel_on_exit,
+        buffer_size=buffer_size,
+        limits=limits,
+    )
+    with _opened(opening) as session:
+        yield session
 
 
 @contextmanager
-def connect(target: str | Target, token: Token = None, **options: Any) -> Iterator[Session]:
-    """A session with a runtime; as `arcp_io.connect`, with the same options."""
-    with (
-        start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(client.connect(target, token, **options)) as session,
-    ):
-        yield Session(portal, session)
+def connect_stdio(
+    argv: Sequence[str],
+    token: Token = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    name: str = client.NAME,
+    version: str = VERSION,
+    cancel_on_exit: bool = False,
+    buffer_size: int = client_session.BUFFER_SIZE,
+    limits: Limits | None = None,
+) -> Iterator[Session]:
+    """Open a session with a runtime that is started for it as a child process.
+
+    The parameters, and what is raised, are those of `arcp_io.connect_stdio`.
+    """
+    opening = client.connect_stdio(
+        argv,
+        token,
+        env=env,
+        cwd=cwd,
+        name=name,
+        version=version,
+        cancel_on_exit=cancel_on_exit,
+        buffer_size=buffer_size,
+        limits=limits,
+    )
+    with _opened(opening) as session:
+        yield session
 
 
 @contextmanager
-def connect_stdio(argv: Sequence[str], token: Token = None, **options: Any) -> Iterator[Session]:
-    """The same with a child process; as `arcp_io.connect_stdio`, with the same options."""
-    with (
-        start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(client.connect_stdio(argv, token, **options)) as session,
-    ):
-        yield Session(portal, session)
+def _opened(opening: AbstractAsyncContextManager[client_session.Session]) -> Iterator[Session]:
+    with start_blocking_portal() as portal:
+        hop = Hop(portal)
+        try:
+            with portal.wrap_async_context_manager(opening) as session:
+                yield Session(hop, session)
+        finally:
+            hop.over = True
 
 
 class Session:
     """`arcp_io.Session`, blocking. Its calls may come from any thread."""
 
-    def __init__(self, portal: BlockingPortal, session: client_session.Session) -> None:
-        self._portal = portal
+    def __init__(self, hop: Hop, session: client_session.Session) -> None:
+        self._hop = hop
         self._session = session
 
     def __repr__(self) -> str:
@@ -61,6 +134,7 @@ class Session:
 
     @property
     def id(self) -> str:
+        """The session's id."""
         return self._session.id
 
     @property
@@ -84,6 +158,11 @@ class Session:
         return self._session.state
 
     @property
+    def lost(self) -> ConnectionLost | None:
+        """Why the session is over; None while it is not."""
+        return self._session.lost
+
+    @property
     def cursor(self) -> int:
         """The number up to which all events have been processed: what acks and the store tell."""
 
@@ -91,8 +170,8 @@ class Session:
             return self._session.cursor
 
         try:
-            return self._portal.call(cursor)
-        except RuntimeError:
+            return self._hop.call(cursor)
+        except (RuntimeError, ConnectionLost):
             return self._session.cursor  # This is the loop's thread, or there is no loop any more.
 
     @property
@@ -100,11 +179,33 @@ class Session:
         """The ids of the stored session's jobs whose events wait for `attach`."""
         return self._session.stored_jobs
 
-    def submit(self, agent: str, input: Any = None, **options: Any) -> Job:
-        """Submit a job, and return it once it was accepted; the options are those of `arcp_io.Session`."""
+    def submit(
+        self,
+        agent: str,
+        input: Any = None,
+        *,
+        lease: Mapping[str, Sequence[str]] | None = None,
+        budget: str | Sequence[str] | None = None,
+        expires_at: str | datetime | timedelta | None = None,
+        max_runtime: int | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
+    ) -> Job:
+        """Submit a job (§7.1), and return it once it was accepted; see `arcp_io.Session.submit`."""
 
         async def submit() -> client_job.Job:
-            return await self._session.submit(agent, input, **options)
+            return await self._session.submit(
+                agent,
+                input,
+                lease=lease,
+                budget=budget,
+                expires_at=expires_at,
+                max_runtime=max_runtime,
+                idempotency_key=idempotency_key,
+                traceparent=traceparent,
+                tracestate=tracestate,
+            )
 
         return self._job_of(submit)
 
@@ -122,43 +223,54 @@ class Session:
 
     def unsubscribe(self, job: Job) -> None:
         """Observe a job no longer: its iteration ends. The job itself goes on."""
-        self._portal.call(self._session.unsubscribe, job._job)
+        self._hop.call(partial(self._session.unsubscribe, job._job))
 
-    def list_jobs(self, **filters: Any) -> Iterator[JobEntry]:
-        """The jobs that may be seen (§6.6), newest first; the filters are those of `arcp_io.Session`."""
-        return self._iterate(self._session.list_jobs(**filters))
+    def list_jobs(
+        self,
+        *,
+        status: str | Sequence[str] | None = None,
+        agent: str | None = None,
+        created_after: str | datetime | timedelta | None = None,
+        created_before: str | datetime | timedelta | None = None,
+        page_size: int | None = None,
+    ) -> Iterator[JobEntry]:
+        """Iterate over the jobs that may be seen (§6.6), newest first; see `arcp_io.Session.list_jobs`."""
+        return self._hop.iterate(
+            self._session.list_jobs(
+                status=status,
+                agent=agent,
+                created_after=created_after,
+                created_before=created_before,
+                page_size=page_size,
+            )
+        )
 
     def watch(self) -> Iterator[Change]:
         """What becomes of the session from now on; see `arcp_io.Session.watch`. For a thread of its own."""
-        return self._iterate(self._portal.call(self._session.watch))
+        return self._hop.iterate(self._hop.call(self._session.watch))
+
+    def cancel_all(self) -> None:
+        """Cancel every unfinished job and wait for the ends; refusals and a lost connection are no matter."""
+        self._hop.call(self._session.cancel_all)
 
     def close(self, reason: str = "") -> None:
         """Say goodbye (§6.7) and wait for the end of the connection, at most a second. Jobs go on."""
-        self._portal.call(self._session.close, reason)
+        self._hop.call(partial(self._session.close, reason))
 
-    def _job_of(self, ask: Callable[[], Awaitable[client_job.Job]]) -> Job:
+    def _job_of(self, ask: Callable[[], Coroutine[Any, Any, client_job.Job]]) -> Job:
         async def asked() -> client_job.Job:
             job = await ask()
             job.taken_by_a_thread()
             return job
 
-        return Job(self._portal, self._portal.call(asked))
-
-    def _iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
-        async def next_item() -> tuple[T] | None:
-            async for item in items:
-                return (item,)
-            return None
-
-        while (found := self._portal.call(next_item)) is not None:
-            yield found[0]
+        return Job(self._hop, self._hop.call(asked))
 
 
 class Job:
     """`arcp_io.Job`, blocking: iterate over it for its events, ask `result()` for how it ends."""
 
-    def __init__(self, portal: BlockingPortal, job: client_job.Job) -> None:
-        self._portal = portal
+    def __init__(self, hop: Hop, job: client_job.Job) -> None:
+        self._hop = hop
         self._job = job
         self._events: list[AsyncIterator[Event]] = []
         """The iterator, if there is one."""
@@ -169,6 +281,7 @@ class Job:
 
     @property
     def id(self) -> str:
+        """The job's id."""
         return self._job.id
 
     @property
@@ -178,7 +291,23 @@ class Job:
 
     @property
     def lease(self) -> Mapping[str, Sequence[str]]:
+        """What was granted: namespace -> patterns (§9.2)."""
         return self._job.lease
+
+    @property
+    def expires_at(self) -> str | None:
+        """When the lease ends, in UTC (§9.5); None: never."""
+        return self._job.expires_at
+
+    @property
+    def budget(self) -> Mapping[str, Any]:
+        """Currency -> amount, as the runtime wrote it (§9.6)."""
+        return self._job.budget
+
+    @property
+    def accepted_at(self) -> str | None:
+        """When it was accepted; None for a job that is observed."""
+        return self._job.accepted_at
 
     @property
     def credentials(self) -> Sequence[Credential]:
@@ -187,12 +316,28 @@ class Job:
 
     @property
     def trace_id(self) -> str | None:
+        """The trace that the job belongs to, 32 hex digits (§11)."""
         return self._job.trace_id
+
+    @property
+    def parent_job_id(self) -> str | None:
+        """The job that delegated it, of one that is observed (§10)."""
+        return self._job.parent_job_id
+
+    @property
+    def history_from(self) -> int | None:
+        """The number of the first event that was left of its history, when a bound had cut it (§7.6)."""
+        return self._job.history_from
 
     @property
     def final_status(self) -> str | None:
         """success, error, cancelled or timed_out; None while the end has not come."""
         return self._job.final_status
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended or is lost."""
+        return self._job.over
 
     @property
     def summary(self) -> str | None:
@@ -204,28 +349,47 @@ class Job:
         """Numbered frames of this job, the terminal and answers to `cancel` included."""
         return self._job.events_received
 
+    @property
+    def events_dropped(self) -> int:
+        """Of them, those that were dropped because nobody iterated."""
+        return self._job.events_dropped
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last event received, where it was submitted; to observe it from there."""
+        return self._job.last_seq
+
     def __iter__(self) -> Iterator[Event]:
         """Its events, until its end, or until ConnectionLost is raised."""
-        self._portal.call(self._begin)
+        self._hop.call(self._begin)
         self._iterating_thread = threading.get_ident()
         try:
-            while (event := self._portal.call(self._next)) is not None:
+            while (event := self._hop.call(self._next)) is not None:
                 yield event
         finally:
             self._events.clear()  # Without the loop: who collects a generator may be its own thread.
 
-    def result(self) -> Any:
+    def result(self, *, timeout: float | None = None) -> Any:
         """Wait for the end: the value, or the text or bytes of a streamed result.
 
-        Raises the ArcpError of the job's error code (§12). Inside the job's own loop it ends that loop.
+        Raises the ArcpError of the job's error code (§12), and TimeoutError when the end has not come after
+        `timeout` seconds: the job goes on, and `result` may be called again. Inside the job's own loop it
+        ends that loop.
         """
         if self._iterating_thread == threading.get_ident():
             self._events.clear()
-        return self._portal.call(self._job.result)
+        return self._hop.call_within(timeout, self._job.result)
 
-    def cancel(self, reason: str = "") -> None:
-        """Cancel the job, and return when its end has come; a job that is over is left as it is."""
-        self._portal.call(self._job.cancel, reason)
+    def wait(self, *, timeout: float | None = None) -> None:
+        """Wait until the job has ended or is lost; raises TimeoutError after `timeout` seconds."""
+        self._hop.call_within(timeout, self._job.wait)
+
+    def cancel(self, reason: str = "", *, timeout: float | None = None) -> None:
+        """Cancel the job, and return when its end has come; a job that is over is left as it is.
+
+        Raises TimeoutError after `timeout` seconds: the runtime has been asked all the same.
+        """
+        self._hop.call_within(timeout, partial(self._job.cancel, reason))
 
     async def _begin(self) -> None:
         self._events.append(aiter(self._job))

@@ -83,7 +83,7 @@ def test_a_loop_may_be_collected_on_the_thread_of_the_session(url: str) -> None:
         cycle: list[object] = [events]
         cycle.append(cycle)
         del events, cycle
-        session._portal.call(gc.collect)
+        session._hop.call(gc.collect)
         assert len(list(job)) == 9
 
 
@@ -134,9 +134,61 @@ def test_after_the_block(url: str) -> None:
         session.close("done")
         with pytest.raises(ConnectionLost):
             job.result()
-    with pytest.raises(RuntimeError):
-        session.submit("echo")
+    for late in (lambda: session.submit("echo"), job.result, job.cancel, lambda: next(session.list_jobs())):
+        with pytest.raises(ConnectionLost, match="only inside the `with` block"):
+            late()
+    assert (session.state, job.final_status, job.over) == ("closed", None, True)
+    assert isinstance(session.lost, ConnectionLost)
     del events
+
+
+def test_a_call_that_waits_when_the_block_is_left(url: str) -> None:
+    lost: list[ConnectionLost] = []
+    with sync.connect(url, token=TOKEN) as session:
+        job = session.submit("sleep")
+
+        def wait() -> None:
+            try:
+                job.result()
+            except ConnectionLost as error:
+                lost.append(error)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        while not job._job._asking:
+            time.sleep(0.01)
+    waiting.join()
+    assert len(lost) == 1
+
+
+def test_timeouts(url: str) -> None:
+    with sync.connect(url, token=TOKEN) as session:
+        job = session.submit("sleep")
+        with pytest.raises(TimeoutError):
+            job.result(timeout=0.05)
+        with pytest.raises(TimeoutError):
+            job.wait(timeout=0.05)
+        assert (job.final_status, job.over, session.lost) == (None, False, None)
+        job.cancel("enough", timeout=60)
+        job.wait(timeout=60)
+        with pytest.raises(JobCancelled, match="enough"):
+            job.result(timeout=60)
+
+
+def test_what_a_job_tells(url: str) -> None:
+    with sync.connect(url, token=TOKEN) as session:
+        job = session.submit("echo", 1, budget="USD:1.50", expires_at="2099-01-01T00:00:00Z")
+        assert (job.budget, job.expires_at) == ({"USD": 1.5}, "2099-01-01T00:00:00Z")
+        assert job.result() == 1
+        assert str(job.accepted_at).startswith("20") and job.parent_job_id is None
+        assert (job.history_from, job.events_dropped, job.last_seq) == (None, 0, 1)
+
+
+def test_all_jobs_are_cancelled(url: str) -> None:
+    with sync.connect(url, token=TOKEN) as session:
+        jobs = [session.submit("sleep"), session.submit("sleep")]
+        session.cancel_all()
+        assert [job.final_status for job in jobs] == ["cancelled", "cancelled"]
 
 
 def test_jobs_are_listed_and_observed(url: str) -> None:

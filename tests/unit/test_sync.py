@@ -1,0 +1,85 @@
+"""The blocking client has every public name of the async one, with the same parameters."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+
+from arcp_io import client, client_job, client_session, sync
+
+PLUMBING: Final[dict[type, frozenset[str]]] = {
+    client_session.Session: frozenset(
+        ("cancel", "happened", "leave", "mend", "open", "processed", "request", "tells_soon")
+    ),
+    client_job.Job: frozenset(
+        (
+            *("accepted", "cancel_answered", "claim", "cut_off", "done_with_end", "emitted", "ended"),
+            *("ended_before", "inbox", "left", "look_at_buffer", "lost", "make_room", "make_way", "stored"),
+            *("subscribed", "taken", "taken_by_a_thread", "wait_for", "waiting"),
+        )
+    ),
+}
+"""Names without an underscore that only `arcp_io` itself uses. A new public name belongs into `sync`, too."""
+ONLY_SYNC: Final = ("timeout",)
+"""Parameters that `sync` has beside those of the async API, which uses the timeouts of its event loop."""
+TWINS: Final = [(client_session.Session, sync.Session), (client_job.Job, sync.Job)]
+
+
+def public_names(cls: type) -> list[str]:
+    """The methods, properties and instance attributes of a class that begin with no underscore."""
+    source = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    attributes = [
+        node.attr
+        for node in ast.walk(source)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    ]
+    names = dict.fromkeys([*vars(cls), *attributes])
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def parameters(function: Callable[..., Any]) -> list[tuple[str, Any, Any, Any]]:
+    """Name, kind, default and annotation of each parameter but `self`."""
+    found = inspect.signature(function).parameters.values()
+    return [(one.name, one.kind, one.default, one.annotation) for one in found if one.name != "self"]
+
+
+@pytest.mark.parametrize(("theirs", "ours"), TWINS, ids=lambda cls: str(cls.__module__))
+def test_every_public_name_is_there(theirs: type, ours: type) -> None:
+    names = [name for name in public_names(theirs) if name not in PLUMBING[theirs]]
+    assert [name for name in names if name not in vars(ours)] == []
+    assert [name for name in public_names(ours) if name not in names] == []
+
+
+@pytest.mark.parametrize(("theirs", "ours"), TWINS, ids=lambda cls: str(cls.__module__))
+def test_what_is_left_out_exists(theirs: type, ours: type) -> None:
+    assert sorted(PLUMBING[theirs] - set(public_names(theirs))) == []
+
+
+FUNCTIONS: Final = [
+    (client.connect, sync.connect),
+    (client.connect_stdio, sync.connect_stdio),
+    *(
+        (getattr(theirs, name), getattr(ours, name))
+        for theirs, ours in TWINS
+        for name in public_names(theirs)
+        if name not in PLUMBING[theirs] and inspect.isfunction(getattr(theirs, name, None))
+    ),
+]
+
+
+@pytest.mark.parametrize(("theirs", "ours"), FUNCTIONS, ids=lambda function: str(function.__qualname__))
+def test_the_parameters_are_the_same(theirs: Callable[..., Any], ours: Callable[..., Any]) -> None:
+    assert [one for one in parameters(ours) if one[0] not in ONLY_SYNC] == parameters(theirs)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), FUNCTIONS, ids=lambda function: str(function.__qualname__))
+def test_no_parameter_takes_any_name(theirs: Callable[..., Any], ours: Callable[..., Any]) -> None:
+    assert [one[0] for one in parameters(ours) if one[1] is inspect.Parameter.VAR_KEYWORD] == []
