@@ -185,11 +185,22 @@ class Client(Machine):
         """
         session = self._asking(following=1)
         trace_id, extensions = commands.trace(traceparent, tracestate)
+        minted = trace_id is None
         terms = (lease_request, expires_at, idempotency_key, max_runtime_sec)
         message = commands.submit(agent, input, *terms)
         size = commands.check_size(self, session, message, extensions=extensions)
         self.enter(now, "submit", agent, input, *terms, traceparent, tracestate)
-        return self._ask(RequestKind.SUBMIT, None, message, size, trace_id, extensions)
+        request = Outstanding(
+            self.fresh_request_id(),
+            RequestKind.SUBMIT,
+            message=message,
+            trace_id=trace_id or self.entropy.bits("client", "trace").hex(),
+            minted=minted,
+            key=idempotency_key,
+            extensions=extensions,
+            size=size,
+        )
+        return self._ask(request)
 
     def cancel(self, job_id: JobId, reason: str = "", *, now: int) -> RequestId:
         """Ask for the end of a job (§7.4); `CancelAnswered` or `RequestRefused` answers, `JobEnded` follows.
@@ -200,7 +211,7 @@ class Client(Machine):
         message = commands.cancel(job_id, reason)
         size = commands.check_size(self, session, message, job_id)
         self.enter(now, "cancel", job_id, reason)
-        return self._ask(RequestKind.CANCEL, job_id, message, size)
+        return self._ask(self._about(RequestKind.CANCEL, job_id, message, size))
 
     def subscribe(
         self, job_id: JobId, from_event_seq: int | None = None, history: bool = False, *, now: int
@@ -215,7 +226,7 @@ class Client(Machine):
         size = commands.check_size(self, session, message, job_id)
         self.enter(now, "subscribe", job_id, from_event_seq, history)
         session.unwanted.pop(job_id, None)
-        return self._ask(RequestKind.SUBSCRIBE, job_id, message, size)
+        return self._ask(self._about(RequestKind.SUBSCRIBE, job_id, message, size))
 
     def unsubscribe(self, job_id: JobId, *, now: int) -> None:
         """Observe a job no longer (§7.6): nothing more comes of it, unless it is one of ours or a child.
@@ -250,7 +261,7 @@ class Client(Machine):
         message = commands.list_jobs(*which)
         size = commands.check_size(self, session, message)
         self.enter(now, "list_jobs", *which)
-        return self._ask(RequestKind.LIST, None, message, size)
+        return self._ask(self._about(RequestKind.LIST, None, message, size))
 
     def processed(self, job_id: JobId, seq: int, since: int | None = None, *, now: int) -> None:
         """The user has done with a `JobEmitted` or a `JobEnded`: what the acks of this client tell (§6.5).
@@ -432,17 +443,14 @@ class Client(Machine):
             raise LocalProtocolError(f"the runtime does not offer {needed}")
         return session
 
-    def _ask(
-        self,
-        kind: RequestKind,
-        job_id: JobId | None,
-        message: msgspec.Struct,
-        size: int,
-        trace_id: str | None = None,
-        extensions: bytes | None = None,
-    ) -> RequestId:
+    def _about(
+        self, kind: RequestKind, job_id: JobId | None, message: msgspec.Struct, size: int
+    ) -> Outstanding:
+        """A request that is no submit, with an id of its own."""
+        return Outstanding(self.fresh_request_id(), kind, job_id, message, size=size)
+
+    def _ask(self, request: Outstanding) -> RequestId:
         """The end of a command: what is asked for has been checked."""
-        request_id = self.fresh_request_id()
-        self.ask(Outstanding(request_id, kind, job_id, message, trace_id, extensions, size))
+        self.ask(request)
         self.done()
-        return request_id
+        return request.id

@@ -140,7 +140,7 @@ def on_session_error(
             return
         if requests.repeated(envelope.id, error.job_id):
             return
-        request = requests.take_refused(error.code, jobs.name(error.job_id))
+        request = requests.take_refused(error.code, jobs.name(error.job_id), jobs.trace_ids_of(envelope))
     if request is not None:
         jobs.refused(client, request, error)
         return
@@ -157,7 +157,10 @@ def on_accepted(
 ) -> None:
     """`job.accepted` (§7.1), and what came of the job before it."""
     jobs.on_accepted(client, connection, envelope, accepted)
-    _go_on(client, connection, JobId(accepted.job_id))
+    if accepted.parent_job_id:
+        _let_children_go_on(client, connection)
+    else:
+        _go_on(client, connection, JobId(accepted.job_id))
 
 
 def on_subscribed(

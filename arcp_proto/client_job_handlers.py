@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from . import messages, recovery, wire
@@ -27,6 +27,7 @@ from .output import (
 )
 from .requests import Outstanding, RequestKind
 from .tolerance import FINAL_STATUSES
+from .trace import read_trace
 
 if TYPE_CHECKING:
     from .client import Client
@@ -51,17 +52,21 @@ EVENT_BYTES: Final = 200
 def on_accepted(
     client: Client, connection: Connection, envelope: wire.Envelope, accepted: messages.Accepted
 ) -> None:
-    """`job.accepted` (§7.1): by `request_id`, or without one for the oldest submit."""
-    session = session_of(client)
+    """`job.accepted` (§7.1), the answer to a submit; with a `parent_job_id` it announces a child (§10)."""
+    session, job_id = session_of(client), JobId(accepted.job_id)
+    if accepted.parent_job_id:
+        session.announced(job_id)
+        return
+    trace_ids = _trace_ids(envelope.trace_id, accepted.trace_id)
     if accepted.request_id:
         request = session.requests.take(accepted.request_id, RequestKind.SUBMIT)
-    elif session.requests.repeated(envelope.id, accepted.job_id):
+    elif session.requests.repeated(envelope.id, job_id):
         return
     else:
-        request = session.requests.take_submit()
+        request = session.requests.take_accepted(job_id, trace_ids)
     if request is None:
         return
-    job_id = JobId(accepted.job_id)
+    session.requests.accepted(request, job_id, trace_ids)
     job = session.follow(job_id, observed=False)
     if request.repeatable:
         job.join()
@@ -201,11 +206,9 @@ def on_job_error(
     request = _refused_by(session, envelope, error, job_id)
     if request is not None:
         refused(client, request, error)
-    elif error.request_id and job_id not in session.jobs and job_id not in session.ended:
+    elif error.request_id and not session.knows(job_id):
         return  # The refusal of what is no longer waited for.
-    elif job_id is None or (
-        error.code in OF_THE_CONNECTION and job_id not in session.jobs and job_id not in session.ended
-    ):
+    elif job_id is None or (error.code in OF_THE_CONNECTION and not session.knows(job_id)):
         fail(client, error)
     elif not _is_not_wanted(client, envelope, job_id, error.source_seq):
         _end(client, session, envelope, _end_of(envelope, error, job_id))
@@ -240,6 +243,11 @@ def fail(client: Client, error: messages.SessionError | messages.JobError) -> No
 def name(job_id: Any) -> JobId | None:
     """What can name a job."""
     return JobId(job_id) if isinstance(job_id, str) and 0 < len(job_id) <= MAX_ID_LENGTH else None
+
+
+def trace_ids_of(envelope: wire.Envelope) -> Sequence[str]:
+    """The trace id of an envelope that has one (§11)."""
+    return _trace_ids(envelope.trace_id)
 
 
 def session_of(client: Client) -> ClientSession:
@@ -356,25 +364,25 @@ def _refused_by(
 ) -> Outstanding | None:
     """The request that a `job.error` answers; None when it is the end of its job, or nobody's.
 
-    A request that it names is what it answers. Otherwise an accepted job ends, unless the code is one by
-    which peers refuse requests in its name; they do not say when it was completed, as ends do. The error of
-    a job that was never accepted refuses what is outstanding.
+    A request that it names is what it answers. Otherwise a job that the client knows, its own or a child,
+    ends, unless the code is one by which peers refuse requests in its name; they do not say when it was
+    completed, as ends do. The error of a job that nobody has told of refuses what is outstanding.
     """
     requests = session.requests
     request = requests.take(error.request_id or envelope.id)
     if request is not None:
         return request
-    if job_id is not None and (job_id in session.jobs or job_id in session.ended):
+    if job_id is not None and session.knows(job_id):
         return None if error.completed_at else requests.take_about(error.code, job_id)
     if error.request_id or error.code in OF_THE_CONNECTION or error.source_seq is not None:
         return None
-    if error.completed_at and job_id in session.children:
-        return None  # The end of a child, which was never accepted.
     if job_id in session.early or (error.completed_at and job_id and requests.wants_history(job_id)):
         return None  # The end of a history that came before its answer.
     if error.completed_at and envelope.event_seq is not None and (requests.unsure or session.restored):
         return None  # The end of a job whose acceptance was lost, or of a child that nobody knows any more.
-    return None if requests.repeated(envelope.id, job_id) else requests.take_refused(error.code, job_id)
+    if requests.repeated(envelope.id, job_id):
+        return None
+    return requests.take_refused(error.code, job_id, trace_ids_of(envelope))
 
 
 def _end_of(envelope: wire.Envelope, error: messages.JobError, job_id: JobId) -> JobEnded:
@@ -420,6 +428,14 @@ def _hand_out(
     if seq:
         session.acks.handed_out(seq, job_id, len(envelope.payload) + EVENT_BYTES, job, place)
     return seq
+
+
+def _trace_ids(*texts: str | None) -> Sequence[str]:
+    """The trace ids that a frame carries, each once; those that cannot be read are as if absent."""
+    if not any(texts):
+        return ()
+    contexts = [read_trace(text, None) for text in texts]
+    return list(dict.fromkeys(context.trace_id for context in contexts if context is not None))
 
 
 def _credentials(answer: messages.Accepted | messages.Subscribed) -> list[Credential] | None:

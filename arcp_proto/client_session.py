@@ -101,7 +101,7 @@ class ClientSession:
         self.ended: dict[JobId, None] = {}
         """The last jobs that have ended, oldest first: what still comes of them is not theirs."""
         self.children: dict[JobId, None] = {}
-        """The last jobs that a job has announced as its children: what they do comes without an answer."""
+        """The last jobs that were announced as children of a job: what they do comes without an answer."""
         self.unwanted: dict[JobId, int | None] = {}
         """Jobs that are observed no longer: how much had been asked for then; None: the runtime was told."""
         self.early = Early(limits.history_events, limits.gap_bytes)
@@ -161,8 +161,14 @@ class ClientSession:
         if len(self.ended) > self._ended_limit:
             del self.ended[next(iter(self.ended))]
 
+    def knows(self, job_id: JobId | None) -> bool:
+        """Whether the client was told of a job: its own, one that it observes or observed, or a child."""
+        return (
+            job_id in self.jobs or job_id in self.ended or job_id in self.children or job_id in self.unwanted
+        )
+
     def announced(self, job_id: JobId | None) -> None:
-        """A `delegate` event of a job that this session has submitted names a child (§10)."""
+        """A `job.accepted`, or a `delegate` event of a job of this session, names a child (§10)."""
         if job_id is not None:
             self.children[job_id] = None
         if len(self.children) > self._ended_limit:

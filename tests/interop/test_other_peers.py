@@ -400,7 +400,8 @@ def test_a_typescript_runtime_refuses_in_three_ways() -> None:
     runtime = ScriptedRuntime()
     runtime.welcome()
     job = runtime.accept("job_1")
-    unknown, version, repeated = (runtime.submit(agent) for agent in ("none", "echo@9", "echo"))
+    unknown, version = runtime.submit("none"), runtime.submit("echo@9")
+    repeated = runtime.submit(idempotency_key="k")
     error = {"final_status": "error", "code": "AGENT_NOT_AVAILABLE", "message": "m", "retryable": False}
     refusals = [
         runtime.say("job.error", error, job_id="job_fresh", event_seq=1),

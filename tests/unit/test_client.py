@@ -211,7 +211,19 @@ def test_a_submit_with_nothing_still_has_its_input(runtime: ScriptedRuntime) -> 
     runtime.submit("echo")
     (submit,) = runtime.sent("job.submit")
     assert submit["payload"] == {"agent": "echo", "input": None}
-    assert not {"trace_id", "extensions", "job_id"} & set(submit)
+    assert not {"extensions", "job_id"} & set(submit)
+
+
+def test_every_submit_has_a_trace_id_of_its_own(runtime: ScriptedRuntime) -> None:
+    for _ in range(3):
+        runtime.submit("echo")
+    traces = [frame["trace_id"] for frame in runtime.sent("job.submit")]
+    assert len(set(traces)) == 3
+    assert all(len(trace) == 32 and int(trace, 16) for trace in traces)
+    again = ScriptedRuntime()
+    again.welcome()
+    again.submit("echo")
+    assert again.sent("job.submit")[0]["trace_id"] == traces[0], "the seed decides"
 
 
 @pytest.mark.parametrize("tracestate", [None, "x" * 513, "a\n=1"])

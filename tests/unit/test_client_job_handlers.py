@@ -88,6 +88,30 @@ def test_an_acceptance_of_what_was_not_asked_for_is_nothing(runtime: ScriptedRun
     assert event.request_id == request_id
 
 
+def test_an_acceptance_with_a_parent_announces_a_child_and_answers_nothing(runtime: ScriptedRuntime) -> None:
+    runtime.accept("job_parent")
+    request_id = runtime.submit()
+    child = accepted("job_child", parent_job_id="job_parent", delegate_id="d1")
+    assert runtime.say("job.accepted", child, job_id="job_child") == []
+    payload = error("INTERNAL_ERROR", final_status="error", message="child")
+    ended = runtime.only(JobEnded, runtime.say("job.error", payload, job_id="job_child", event_seq=1))
+    assert (ended.job_id, ended.code) == ("job_child", "INTERNAL_ERROR")
+    event = runtime.only(JobAccepted, runtime.say("job.accepted", accepted("job_2")))
+    assert event.request_id == request_id
+
+
+def test_the_end_of_a_job_that_is_observed_no_longer_refuses_nothing(runtime: ScriptedRuntime) -> None:
+    runtime.client.subscribe(JobId("job_9"), now=runtime.now)
+    runtime.take()
+    runtime.say("job.subscribed", {"job_id": "job_9", "current_status": "running"})
+    runtime.client.unsubscribe(JobId("job_9"), now=runtime.now)
+    runtime.take()
+    request_id = runtime.submit()
+    assert runtime.say("job.error", error("INTERNAL_ERROR"), job_id="job_9", event_seq=1) == []
+    event = runtime.only(JobAccepted, runtime.say("job.accepted", accepted("job_2")))
+    assert event.request_id == request_id
+
+
 def test_a_little_acceptance_with_its_job_in_the_envelope(runtime: ScriptedRuntime) -> None:
     runtime.submit()
     event = runtime.only(JobAccepted, runtime.say("job.accepted", {"budget": {"USD": "USD:5"}}, job_id=JOB))

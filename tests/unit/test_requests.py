@@ -12,8 +12,9 @@ from arcp_proto.requests import Outstanding, RequestKind, Requests
 A, B = JobId("job_a"), JobId("job_b")
 
 
-def submit(name: str) -> Outstanding:
-    return Outstanding(RequestId(name), RequestKind.SUBMIT)
+def submit(name: str, key: str | None = None, trace_id: str | None = None) -> Outstanding:
+    minted = trace_id is not None and trace_id.startswith("minted")
+    return Outstanding(RequestId(name), RequestKind.SUBMIT, trace_id=trace_id, minted=minted, key=key)
 
 
 def cancel(name: str, job_id: JobId) -> Outstanding:
@@ -27,7 +28,7 @@ def subscribe(name: str, job_id: JobId) -> Outstanding:
 @pytest.fixture
 def requests() -> Requests:
     requests = Requests()
-    for request in (cancel("c1", A), submit("s1"), cancel("c2", B), submit("s2"), cancel("c3", A)):
+    for request in (cancel("c1", A), submit("s1"), cancel("c2", B), submit("s2", "k"), cancel("c3", A)):
         requests.add(request)
     return requests
 
@@ -71,11 +72,11 @@ def test_the_oldest_of_a_kind(requests: Requests) -> None:
         ("SOMETHING_NEW", None, "s1"),
         ("AGENT_NOT_AVAILABLE", None, "s1"),
         ("AGENT_VERSION_NOT_AVAILABLE", None, "s1"),
-        ("DUPLICATE_KEY", None, "s1"),
+        ("DUPLICATE_KEY", None, "s2"),
         ("JOB_NOT_FOUND", None, "c1"),
         ("INTERNAL_ERROR", B, "c2"),
         ("JOB_NOT_FOUND", B, "c2"),
-        ("DUPLICATE_KEY", B, "s1"),
+        ("DUPLICATE_KEY", B, "s2"),
         ("INVALID_REQUEST", JobId("job_made_up"), "s1"),
         ("JOB_NOT_FOUND", JobId("job_made_up"), None),
     ],
@@ -100,7 +101,7 @@ def test_an_error_that_only_a_kind_gets_takes_no_other() -> None:
 @pytest.mark.parametrize("code", list(ErrorCode))
 def test_the_error_of_a_running_job(requests: Requests, code: ErrorCode) -> None:
     expected = {
-        ErrorCode.DUPLICATE_KEY: "s1",
+        ErrorCode.DUPLICATE_KEY: "s2",
         ErrorCode.JOB_NOT_FOUND: "c2",
         ErrorCode.INVALID_REQUEST: "c2",
         ErrorCode.PERMISSION_DENIED: "c2",
@@ -145,11 +146,86 @@ def test_bytes_of_what_is_kept() -> None:
 
 
 def test_what_can_be_sent_twice() -> None:
-    keyed = Submit("a", None, idempotency_key="k")
     assert not submit("s1").repeatable
-    assert not Outstanding(RequestId("s2"), RequestKind.SUBMIT, None, Submit("a", None)).repeatable
-    assert Outstanding(RequestId("s3"), RequestKind.SUBMIT, None, keyed).repeatable
+    assert submit("s2", "k").repeatable
     assert cancel("c1", A).repeatable
+
+
+def traced() -> Requests:
+    requests = Requests()
+    for request in (
+        submit("s1", trace_id="minted_1"),
+        submit("s2", "k", "minted_2"),
+        submit("s3", trace_id="of a user"),
+        submit("s4", trace_id="of a user"),
+        submit("s5", "j", "minted_5"),
+    ):
+        requests.add(request)
+    return requests
+
+
+def accept(requests: Requests, job_id: str, *trace_ids: str) -> str | None:
+    request = requests.take_accepted(JobId(job_id), trace_ids)
+    if request is not None:
+        requests.accepted(request, JobId(job_id), trace_ids)
+    return taken(request)
+
+
+def test_an_acceptance_is_for_the_submit_with_its_trace_id() -> None:
+    requests = traced()
+    assert accept(requests, "job_2", "minted_2") == "s2"
+    assert accept(requests, "job_3", "of a user") == "s3"
+    assert accept(requests, "job_4", "of a user") == "s4"
+    assert accept(requests, "job_5", "minted_2") is None, "a child has the trace id of its parent"
+    assert accept(requests, "job_6", "unknown") == "s5", "only a job of an earlier submit has another one"
+    assert accept(requests, "job_7", "unknown") is None
+    assert accept(requests, "job_1") == "s1"
+
+
+def test_trace_ids_of_a_runtime_that_draws_its_own_say_nothing() -> None:
+    requests = traced()
+    assert [accept(requests, f"job_{n}", f"unknown_{n}") for n in range(3)] == ["s1", "s2", "s3"]
+
+
+def test_a_job_that_is_accepted_again_answers_a_submit_with_its_key_alone() -> None:
+    requests = traced()
+    assert accept(requests, "job_1", "minted_1") == "s1"
+    assert accept(requests, "job_2", "minted_2") == "s2"
+    requests.add(submit("s6", "k", "minted_6"))
+    assert accept(requests, "job_1", "of a user") is None
+    assert accept(requests, "job_2", "minted_2") == "s6"
+    assert accept(requests, "job_2") is None
+
+
+def test_a_refusal_is_for_the_submit_with_its_trace_id() -> None:
+    requests = traced()
+    assert taken(requests.take_refused("INTERNAL_ERROR", None, ["minted_5"])) == "s5"
+    assert taken(requests.take_refused("INTERNAL_ERROR", JobId("job_made_up"), ["minted_2"])) == "s2"
+    assert requests.take_refused("INTERNAL_ERROR", JobId("job_child"), ["minted_2"]) is None
+    assert taken(requests.take_refused("INTERNAL_ERROR", JobId("job_made_up"), ["unknown"])) == "s1"
+
+
+def test_an_error_without_a_name_is_for_what_is_answered_in_order() -> None:
+    requests = Requests()
+    for request in (
+        cancel("c1", A),
+        Outstanding(RequestId("l1"), RequestKind.LIST),
+        submit("s1"),
+        subscribe("o1", A),
+    ):
+        requests.add(request)
+    order = [taken(requests.take_refused("INVALID_REQUEST", None)) for _ in range(5)]
+    assert order == ["l1", "s1", "o1", "c1", None]
+
+
+def test_only_the_last_answered_submits_are_remembered() -> None:
+    requests = Requests(window=1)
+    for number in (1, 2, 3):
+        requests.add(submit(f"s{number}", trace_id=f"minted_{number}"))
+    assert accept(requests, "job_1", "minted_1") == "s1"
+    assert accept(requests, "job_2", "minted_2") == "s2"
+    assert accept(requests, "job_2") is None
+    assert accept(requests, "job_1") == "s3"
 
 
 def test_submits_in_doubt_are_counted_once() -> None:
