@@ -5,13 +5,12 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
-from inspect import iscoroutinefunction
 from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, Verbosity, settings
 
-from tests.hanging import bounded
+from tests import loops
 
 STDERR: Final = pytest.StashKey[int]()
 """Standard error, also while it is captured."""
@@ -37,6 +36,12 @@ settings.load_profile("quick")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite", action="store_true", help="write what transcripts and tables say anew")
+    parser.addoption(
+        "--loops",
+        choices=("one", "all"),
+        default="one",
+        help="one: each I/O test on one of its event loops; all: on all of them",
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -47,14 +52,42 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    for line in (
+        "anyio: run this async test under the runners of tests/loops.py",
+        "on_every_loop: run it under anyio.run too",
+        "only_on(name): run it under this runner only",
+    ):
+        config.addinivalue_line("markers", line)
     if sys.__stderr__ is not None:
         config.stash[STDERR] = os.dup(sys.__stderr__.fileno())
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    loops.generate(metafunc)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("loops") == "one":
+        items[:], left_out = loops.one_of_each(items)
+        config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
-    if iscoroutinefunction(pyfuncitem.obj):
-        pyfuncitem.obj = bounded(pyfuncitem.obj)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    return loops.call(pyfuncitem)
+
+
+@pytest.fixture
+def runner(request: pytest.FixtureRequest) -> str:
+    """The name of the runner that an async test runs under; see tests/loops.py."""
+    return str(request.param)
+
+
+@pytest.fixture
+def anyio_backend(runner: str) -> str:
+    """The event loop that it runs on: asyncio or trio."""
+    return loops.driver_of(runner)
 
 
 @pytest.hookimpl(trylast=True)

@@ -52,7 +52,7 @@ async def test_their_runtime_has_ended_when_our_session_is_left(close: bool) -> 
             os.kill(pid, 0)
 
 
-async def test_their_client_is_the_parent_of_our_runtime(anyio_backend_name: str) -> None:
+async def test_their_client_is_the_parent_of_our_runtime(runner: str) -> None:
     """Their lines have at most 64 KiB, so a large result has to come in pieces."""
 
     async def what(guest: Guest) -> None:
@@ -72,7 +72,7 @@ async def test_their_client_is_the_parent_of_our_runtime(anyio_backend_name: str
 
     async def talk() -> int:
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-W", "error", "-m", "tests.io.apps", anyio_backend_name),
+            *(sys.executable, "-W", "error", "-m", "tests.io.apps", runner),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

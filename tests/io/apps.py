@@ -1,11 +1,12 @@
 """The agents of these tests, and a process that serves them on its standard streams.
 
-python -m tests.io.apps BACKEND
+python -m tests.io.apps RUNNER
 """
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
 import anyio
@@ -14,6 +15,7 @@ from arcp_io.app import App
 from arcp_io.context import JobContext
 from arcp_io.serving import serve_stdio
 from arcp_proto.limits import Limits
+from tests.loops import run
 
 TOKEN = "t0ken"
 
@@ -64,11 +66,7 @@ def make_app(*, counters: Counters | None = None, **limits: Any) -> App:
 
 
 def main() -> None:
-    backend = sys.argv[1]
-    options = {"use_uvloop": True} if backend == "uvloop" else {}
-    anyio.run(
-        serve_stdio, make_app(), backend="trio" if backend == "trio" else "asyncio", backend_options=options
-    )
+    run(sys.argv[1], partial(serve_stdio, make_app()))
 
 
 if __name__ == "__main__":

@@ -1,26 +1,13 @@
-"""Every test marked anyio runs on asyncio and on trio; those marked on_every_loop on uvloop too."""
+"""Every test marked anyio runs on each loop; those marked on_every_loop under anyio's own runner too."""
 
 from __future__ import annotations
 
-import importlib.util
 import ssl
-from typing import Any
 
 import pytest
 import trustme
 
-_UVLOOP = [("asyncio", {"use_uvloop": True})] if importlib.util.find_spec("uvloop") else []
-
-BACKENDS = ["asyncio", "trio", *("uvloop" for _ in _UVLOOP)]
-"""Names for processes of their own."""
-
-on_every_loop = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio", *_UVLOOP], ids=BACKENDS)
-"""Runs a test on uvloop too, where it is installed."""
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    return request.param
+on_every_loop = pytest.mark.on_every_loop
 
 
 @pytest.fixture(scope="session")

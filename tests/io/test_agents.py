@@ -316,7 +316,7 @@ async def test_an_error_in_a_task_group() -> None:
         await outcome(agent, 2)
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.only_on("asyncio")
 async def test_an_agent_that_cancels_itself(caplog: pytest.LogCaptureFixture) -> None:
     async def agent(job: JobContext, input: Any) -> None:
         raise asyncio.CancelledError
@@ -488,7 +488,7 @@ async def test_a_plain_function_that_looks_for_itself() -> None:
         assert job.final_status == "cancelled"
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.only_on("asyncio")
 async def test_an_agent_that_swallows_its_cancellation_and_goes_on() -> None:
     let_go = anyio.Event()
     late: list[BaseException] = []

@@ -91,8 +91,8 @@ async def test_within_its_rate_nobody_is_told_anything() -> None:
         assert facts == []
 
 
-async def test_a_flood_over_stdio(anyio_backend_name: str) -> None:
-    async with child(anyio_backend_name) as peer:
+async def test_a_flood_over_stdio(runner: str) -> None:
+    async with child(runner) as peer:
         await peer.hello()
         ping = json.dumps({"type": "session.ping", "id": "p", "payload": {"nonce": "n", "sent_at": ""}})
         answers = []
@@ -220,10 +220,9 @@ async def test_jobs_without_end() -> None:
         assert reached(facts) == ["principal_jobs"]
 
 
-async def test_what_is_served_writes_its_audit(tmp_path: Path, anyio_backend_name: str) -> None:
+async def test_what_is_served_writes_its_audit(tmp_path: Path, anyio_backend: str) -> None:
     path = tmp_path / "audit.ndjson"
-    loop = "trio" if anyio_backend_name == "trio" else "asyncio"
-    command = [*COMMAND, "serve", "tests.io.audited:app", "--port", "0", "--loop", loop]
+    command = [*COMMAND, "serve", "tests.io.audited:app", "--port", "0", "--loop", anyio_backend]
     command += ["--audit", str(path), "--drain", "0"]
     async with await anyio.open_process(command, stdin=None, stdout=None) as process:
         assert process.stderr is not None

@@ -660,8 +660,8 @@ async def test_a_runtime_that_shuts_down(kind: str) -> None:
 # Child processes.
 
 
-async def test_a_runtime_in_a_child(anyio_backend: str) -> None:
-    command = [sys.executable, "-m", "tests.io.apps", anyio_backend]
+async def test_a_runtime_in_a_child(runner: str) -> None:
+    command = [sys.executable, "-m", "tests.io.apps", runner]
     async with connect_stdio(command, TOKEN) as session:
         job = await session.submit("flood", {"events": 1000})
         assert len([event async for event in job]) == 1000

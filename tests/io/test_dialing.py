@@ -8,7 +8,6 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -33,7 +32,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def target(
-    kind: str, backend: Any, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+    kind: str, runner: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> AsyncIterator[Target]:
     """Somebody to dial."""
     match kind:
@@ -44,8 +43,7 @@ async def target(
             async with serve(make_app(), port=0, ssl_context=server_tls) as server:
                 yield WebSocket(server.url, client_tls)
         case "child":
-            name = "uvloop" if isinstance(backend, tuple) else backend
-            yield Command([sys.executable, "-m", "tests.io.apps", name])
+            yield Command([sys.executable, "-m", "tests.io.apps", runner])
         case _:
             async with serve_memory(make_app()) as memory:
                 yield memory
@@ -54,9 +52,9 @@ async def target(
 @on_every_loop
 @pytest.mark.parametrize("kind", ["ws", "wss", "child", "memory"])
 async def test_a_session(
-    kind: str, anyio_backend: Any, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+    kind: str, runner: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
-    async with nothing_left(), target(kind, anyio_backend, server_tls, client_tls) as there:
+    async with nothing_left(), target(kind, runner, server_tls, client_tls) as there:
         async with connect(there, TOKEN) as session:
             job = await session.submit("flood", {"events": 2000, "size": 500})
             events = [event async for event in job]
@@ -146,7 +144,7 @@ async def test_no_such_program() -> None:
 
 
 @on_every_loop
-async def test_a_child_that_dies(anyio_backend: Any) -> None:
+async def test_a_child_that_dies() -> None:
     async with nothing_left():
         with pytest.raises(ConnectionLost):
             async with connect(Command([sys.executable, "-c", "import sys; sys.stdin.readline()"]), TOKEN):
@@ -194,7 +192,7 @@ def test_what_a_target_is_called() -> None:
 @on_every_loop
 @pytest.mark.parametrize("how", ["submit", "subscribe"])
 async def test_what_comes_with_the_answer_waits_for_who_asked(
-    how: str, anyio_backend: Any, monkeypatch: pytest.MonkeyPatch
+    how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with (
         serve_memory(make_app()) as memory,
@@ -222,7 +220,7 @@ async def test_what_comes_with_the_answer_waits_for_who_asked(
 
 
 @on_every_loop
-async def test_who_asks_and_does_not_listen_has_no_more_than_the_buffer(anyio_backend: Any) -> None:
+async def test_who_asks_and_does_not_listen_has_no_more_than_the_buffer() -> None:
     async with serve_memory(make_app()) as memory, connect(memory, TOKEN, buffer_size=1000) as session:
         job = await session.submit("flood", {"events": 60, "size": 100})
         await job.wait()

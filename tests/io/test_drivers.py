@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 import anyio
 import pytest
@@ -135,8 +134,8 @@ async def test_over_tls(talk: Talk, server_tls: ssl.SSLContext, client_tls: ssl.
 
 @on_every_loop
 @talks
-async def test_over_a_childs_pipes(talk: Talk, anyio_backend: Any) -> None:
-    async with child("uvloop" if isinstance(anyio_backend, tuple) else anyio_backend) as peer:
+async def test_over_a_childs_pipes(talk: Talk, runner: str) -> None:
+    async with child(runner) as peer:
         await talk(peer)
 
 

@@ -191,7 +191,7 @@ async def test_the_end_of_a_server_ends_its_children() -> None:
     assert not alive(pid)
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.only_on("asyncio")
 async def test_what_another_process_cannot_import(tmp_path: Path) -> None:
     def local(job: Any, input: Any) -> None:
         pass
@@ -223,7 +223,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.only_on("asyncio")
 async def test_a_script(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

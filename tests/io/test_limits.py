@@ -109,8 +109,8 @@ async def test_a_message_too_large_in_a_session() -> None:
         await still_serves(server)
 
 
-async def test_a_line_too_large_is_skipped(anyio_backend: Any) -> None:
-    async with child(anyio_backend) as peer:
+async def test_a_line_too_large_is_skipped(runner: str) -> None:
+    async with child(runner) as peer:
         await peer.hello()
         await peer.send_text("x" * (4 * 1024 * 1024 + 1))
         assert (await peer.receive())["payload"]["code"] == "INVALID_REQUEST"

@@ -89,8 +89,8 @@ async def test_with_the_usual_limits_some_may_be_sent_again(journal: str, tmp_pa
 
 
 @on_every_loop
-async def test_over_a_childs_pipes(anyio_backend: Any) -> None:
-    async with child("uvloop" if isinstance(anyio_backend, tuple) else anyio_backend) as peer:
+async def test_over_a_childs_pipes(runner: str) -> None:
+    async with child(runner) as peer:
         await peer.hello()
         answers = await submit_at_once(peer, 1_900)
         refused = [answer["payload"] for answer in answers.values() if answer["type"] != "job.accepted"]

@@ -188,7 +188,7 @@ async def test_pipes_that_nobody_reads_from_the_beginning() -> None:
         os.close(far_writing)
 
 
-async def test_which_loop_runs(anyio_backend: Any) -> None:
+async def test_which_loop_runs(anyio_backend: str) -> None:
     assert current() == anyio_backend
     async with open_loop() as loop:
         assert loop.name == anyio_backend
@@ -266,3 +266,21 @@ async def read(far: Far, size: int) -> bytes:
         if len(data) == size:
             return data
     raise AssertionError(f"only {len(data)} bytes came")
+
+
+@pytest.mark.only_on("asyncio", "uvloop")
+async def test_these_tests_run_on_a_loop_that_anyio_has_not_started() -> None:
+    """See tests/loops.py: anyio does not know its loop in a callback of these, as in programs of users."""
+    raised: list[BaseException] = []
+
+    def callback() -> None:
+        try:
+            anyio.CancelScope()
+        except RuntimeError as error:
+            raised.append(error)
+
+    async with open_loop() as loop:
+        loop.call_soon(callback)
+        await loop.checkpoint()
+        await loop.checkpoint()
+    assert len(raised) == 1

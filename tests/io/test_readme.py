@@ -145,7 +145,7 @@ def test_the_loop_in_the_readme_serves_several_and_survives_who_is_gone(address:
 def test_the_first_agent_and_its_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     served = Served(tmp_path, agents=example("hello.py"))
     client = tmp_path / "client.py"
-    client.write_text(example("import anyio").replace(URL, served.url))
+    client.write_text(example("import asyncio").replace(URL, served.url))
     runpy.run_path(str(client))
     assert served.stop() == 0
     *events, result = capsys.readouterr().out.splitlines()

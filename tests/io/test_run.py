@@ -123,7 +123,7 @@ async def test_certificates(anyio_backend: str, tmp_path: Path) -> None:
         assert await process.wait() == 0
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.only_on("asyncio")
 async def test_what_is_not_served() -> None:
     for app, options in (
         (App("run", "1"), {}),

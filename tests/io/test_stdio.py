@@ -8,13 +8,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.io.apps import TOKEN
-from tests.io.conftest import BACKENDS, on_every_loop
+from tests.io.conftest import on_every_loop
 from tests.io.peers import child
+from tests.loops import RUNNERS
 
 HELLO = {"type": "session.hello", "payload": {"auth": {"scheme": "bearer", "token": TOKEN}}}
 PING = {"type": "session.ping", "payload": {"nonce": "n"}}
@@ -27,8 +27,8 @@ FLOOD = {
 
 @on_every_loop
 @pytest.mark.anyio
-async def test_what_agents_print_and_read_does_not_get_between(anyio_backend: Any) -> None:
-    async with child(name_of(anyio_backend)) as peer:
+async def test_what_agents_print_and_read_does_not_get_between(runner: str) -> None:
+    async with child(runner) as peer:
         await peer.hello()
         (result,) = await peer.run("print")
         assert result["payload"]["result"] == ""  # Standard input is empty for them.
@@ -38,8 +38,8 @@ async def test_what_agents_print_and_read_does_not_get_between(anyio_backend: An
 
 @on_every_loop
 @pytest.mark.anyio
-async def test_it_ends_with_its_input_whatever_runs(anyio_backend: Any) -> None:
-    async with child(name_of(anyio_backend)) as peer:
+async def test_it_ends_with_its_input_whatever_runs(runner: str) -> None:
+    async with child(runner) as peer:
         await peer.hello()
         await peer.submit("sleep")
         await peer.receive()
@@ -47,15 +47,15 @@ async def test_it_ends_with_its_input_whatever_runs(anyio_backend: Any) -> None:
 
 @on_every_loop
 @pytest.mark.anyio
-async def test_a_parent_that_never_reads_can_end_it_all_the_same(anyio_backend: Any) -> None:
-    async with child(name_of(anyio_backend)) as peer:
+async def test_a_parent_that_never_reads_can_end_it_all_the_same(runner: str) -> None:
+    async with child(runner) as peer:
         await peer.hello()
         await peer.submit("flood", {"events": 100_000, "size": 1000})
 
 
 @pytest.mark.anyio
-async def test_lines_may_end_in_crlf_and_be_blank(anyio_backend: Any) -> None:
-    async with child(anyio_backend) as peer:
+async def test_lines_may_end_in_crlf_and_be_blank(runner: str) -> None:
+    async with child(runner) as peer:
         await peer.stdin.send(b"\r\n \n" + json.dumps(HELLO).encode() + b"\r\n")
         assert (await peer.receive())["type"] == "session.welcome"
         await peer.stdin.send(b"\n" + json.dumps(PING).encode()[:10])
@@ -63,9 +63,9 @@ async def test_lines_may_end_in_crlf_and_be_blank(anyio_backend: Any) -> None:
         assert (await peer.receive())["type"] == "session.pong"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_it_ends_when_nobody_reads_any_more(backend: str) -> None:
-    with subprocess.Popen(command(backend), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+@pytest.mark.parametrize("runner", list(RUNNERS), indirect=True)
+def test_it_ends_when_nobody_reads_any_more(runner: str) -> None:
+    with subprocess.Popen(command(runner), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None
         for message in (HELLO, FLOOD):
             process.stdin.write(json.dumps(message).encode() + b"\n")
@@ -75,23 +75,23 @@ def test_it_ends_when_nobody_reads_any_more(backend: str) -> None:
         assert process.wait(timeout=30) == 0
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_files(backend: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("runner", list(RUNNERS), indirect=True)
+def test_files(runner: str, tmp_path: Path) -> None:
     first, second = tmp_path / "in", tmp_path / "out"
     first.write_text(json.dumps(PING) + "\n")
     with first.open() as reading, second.open("w") as writing:
-        subprocess.run(command(backend), stdin=reading, stdout=writing, check=True, timeout=30)
+        subprocess.run(command(runner), stdin=reading, stdout=writing, check=True, timeout=30)
     (answer,) = second.read_text().splitlines()
     assert json.loads(answer)["payload"]["code"] == "INVALID_REQUEST"  # A connection begins with a hello.
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_one_socket_for_both(backend: str) -> None:
+@pytest.mark.parametrize("runner", list(RUNNERS), indirect=True)
+def test_one_socket_for_both(runner: str) -> None:
     ours, theirs = socket.socketpair()
     with (
         ours,
         theirs,
-        subprocess.Popen(command(backend), stdin=theirs.fileno(), stdout=theirs.fileno()) as process,
+        subprocess.Popen(command(runner), stdin=theirs.fileno(), stdout=theirs.fileno()) as process,
     ):
         theirs.close()
         with ours.makefile("rwb") as lines:
@@ -103,10 +103,10 @@ def test_one_socket_for_both(backend: str) -> None:
         assert process.wait(timeout=30) == 0
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_nothing_at_all(backend: str) -> None:
+@pytest.mark.parametrize("runner", list(RUNNERS), indirect=True)
+def test_nothing_at_all(runner: str) -> None:
     ended = subprocess.run(
-        command(backend),
+        command(runner),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -115,12 +115,8 @@ def test_nothing_at_all(backend: str) -> None:
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
-def command(backend: str) -> list[str]:
-    return [sys.executable, "-W", "error", "-m", "tests.io.apps", backend]
-
-
-def name_of(backend: Any) -> str:
-    return "uvloop" if isinstance(backend, tuple) else str(backend)
+def command(runner: str) -> list[str]:
+    return [sys.executable, "-W", "error", "-m", "tests.io.apps", runner]
 
 
 def test_what_waits_for_a_reader_is_more_than_two_writes() -> None:
