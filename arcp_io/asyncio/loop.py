@@ -31,6 +31,8 @@ class AsyncioLoop:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: dict[AgentTask, asyncio.Task[None]] = {}
+        self._starting = False
+        """The loop is asked for a task."""
         self._listeners: list[Listener] = []
         self._streams: dict[ByteStream, None] = {}
         self._closed: asyncio.Future[None] | None = None
@@ -89,7 +91,9 @@ class AsyncioLoop:
     # Tasks.
 
     def start(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> AgentTask:
+        self._starting = True
         task = self._loop.create_task(self._run(run), name=name)
+        self._starting = False
         self._tasks[task] = task
         return task
 
@@ -108,6 +112,8 @@ class AsyncioLoop:
 
     async def _run(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
+            if self._starting:
+                await asyncio.sleep(0)  # An eager task factory begins a task within `start`.
             await run()
         except (asyncio.CancelledError, GeneratorExit):
             raise

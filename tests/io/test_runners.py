@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from arcp_io import connect, serve
+from arcp_io.loop import open_loop
 from tests.io.apps import TOKEN, make_app
 from tests.io.proxy import proxy
 from tests.io.test_client import told_of_back_pressure
@@ -27,6 +28,16 @@ def run_uvloop(main: Callable[[], Awaitable[Any]]) -> Any:
     return uvloop.run(main())
 
 
+def run_eager(main: Callable[[], Awaitable[Any]]) -> Any:
+    async def eager() -> Any:
+        asyncio.get_running_loop().set_task_factory(getattr(asyncio, EAGER))
+        return await main()
+
+    return asyncio.run(eager())
+
+
+EAGER = "eager_task_factory"
+"""Of Python 3.12 and newer: a task runs at once, up to where it first waits."""
 RUNNERS: dict[str, Callable[[Any], Any]] = {
     "asyncio.run": run_asyncio,
     "trio.run": trio.run,
@@ -34,6 +45,8 @@ RUNNERS: dict[str, Callable[[Any], Any]] = {
 }
 if importlib.util.find_spec("uvloop"):
     RUNNERS["uvloop.run"] = run_uvloop
+if hasattr(asyncio, EAGER):
+    RUNNERS["asyncio.run with eager tasks"] = run_eager
 
 on_every_runner = pytest.mark.parametrize("run", RUNNERS.values(), ids=RUNNERS)
 
@@ -75,3 +88,22 @@ def test_a_client_that_nobody_answers_gives_up_its_attempts(run: Callable[[Any],
             return str(await (await session.submit("echo", "there")).result())
 
     assert run(main) == "there"
+
+
+@on_every_runner
+def test_a_task_begins_when_its_starter_waits(run: Callable[[Any], Any]) -> None:
+    async def main() -> list[str]:
+        steps = []
+
+        async def step() -> None:
+            steps.append("begun")
+
+        async with open_loop() as loop:
+            task = loop.start(step, "a task")
+            steps.append("started")
+            assert not task.done()
+            await loop.wait(task)
+            steps.append("over")
+        return steps
+
+    assert run(main) == ["started", "begun", "over"]
