@@ -53,6 +53,16 @@ DRAIN: Final = 30.0
 """Seconds that running jobs get when a server shuts down."""
 
 
+VOLATILE: Final = (
+    "%s issues no credentials, and refuses jobs whose leases name models: without a journal they stay valid"
+    " after a crash; give a journal, or App(volatile_credentials=True) for tests"
+)
+PLAIN: Final = (
+    "%s issues no credentials at %s, and refuses jobs whose leases name models: a plain connection shows them"
+    " to the network; give an ssl_context, or on loopback App(secure_loopback=True)"
+)
+
+
 class Server:
     """A runtime that is being served. Made by `serve`, `serve_stdio` and `serve_memory`."""
 
@@ -63,6 +73,8 @@ class Server:
         self.port = 0
         self.url = ""
         """Where clients connect, if it listens."""
+        self.secure = True
+        """Whether credentials may be shown to its clients (§9.8)."""
         self.runtime = runtime
         self.pump = Pump(runtime, self, loop, clock, keeper)
         self.loop = loop
@@ -147,8 +159,8 @@ class Server:
     ) -> None:
         """Accept WebSockets on every address of a host; raises OSError."""
         listeners = await open_listeners(host, port)
-        secure = context is not None or (self._secure_loopback and is_loopback(host))
-        accepted = partial(self._accepted, admission, secure)
+        self.secure = context is not None or (self._secure_loopback and is_loopback(host))
+        accepted = partial(self._accepted, admission, self.secure)
         for listener in listeners:
             self._listening.append(await self.loop.listen(listener, context, accepted))
         self.host = host
@@ -232,6 +244,8 @@ async def serve(
     admission = Admission(path=path, hosts=admitted, origins=origins)
     async with open_server(app, drain, journal) as server:
         await server.listen(host, port, path, ssl_context, admission)
+        if app.provisioner is not None and not server.secure:
+            logger.warning(PLAIN, app.name, server.url)
         if not app.ceilings:
             logger.warning("%s grants every lease as it is asked for: App(ceilings=...) bounds it", app.name)
         yield server
@@ -250,6 +264,8 @@ async def serve_stdio(app: App, *, drain: float = 0.0, journal: Journal | None =
 @asynccontextmanager
 async def open_server(app: App, drain: float, journal: Journal | None = None) -> AsyncIterator[Server]:
     """A server that does not listen yet. Leaving the block shuts it down; at once when cancelled."""
+    if app.provisioner is not None and journal is None and not app.volatile_credentials:
+        logger.warning(VOLATILE, app.name)
     async with open_loop() as loop:
         server = await _made(app, loop, journal)
         try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from . import caps, messages, wire
+from . import caps, issuing, messages, wire
 from .audit import note
 from .connection import Connection, Phase
 from .credentials import FEATURE
@@ -56,6 +56,8 @@ class Pending(msgspec.Struct):
     features: list[str]
     quirk: str
     resume: messages.Resume | None
+    asks: bool | None = None
+    """Whether the client asks for credentials; None when a `session.resume` does not say."""
     principal: Principal | None = None
     """Who may resume by the resume token alone, if the host says so."""
     expires: Time | None = None
@@ -73,7 +75,7 @@ def on_hello(
     secret = connection.secure and hello.auth.scheme != ANONYMOUS  # Whoever is nobody has no money either.
     features = [name for name in runtime.features if name in offered and (secret or name != FEATURE)]
     quirk = recognise(envelope) if runtime.config.quirks else ""
-    pending = Pending(connection, envelope, features, quirk, hello.resume)
+    pending = Pending(connection, envelope, features, quirk, hello.resume, FEATURE in offered)
     if hello.auth.scheme == ANONYMOUS and runtime.config.anonymous:
         _enter_anonymously(runtime, pending)
     else:
@@ -345,6 +347,8 @@ def _open(runtime: Runtime, pending: Pending, principal: Principal, *, anonymous
 def _welcome(runtime: Runtime, pending: Pending, session: Session, cursor: int) -> None:
     """`session.welcome`, with a new token; a resumed session keeps what its first one said."""
     connection, config = pending.connection, runtime.config
+    if pending.asks is not None:
+        session.withheld = issuing.withheld(runtime, session) if pending.asks else ""
     token = runtime.entropy.token(runtime.scope(session.principal), "rt_")
     digest = token.digest()
     runtime.commit(TokenIssued(session.id, digest, cursor, pending.expires))

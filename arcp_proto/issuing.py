@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -37,6 +37,14 @@ if TYPE_CHECKING:
 
 FAILED = "no credentials were issued"
 LATE = "credentials were not issued in time"
+
+NO_JOURNAL: Final = "this runtime issues no credentials for them, since it keeps no journal"
+ANONYMOUS: Final = "credentials for them are issued to authenticated principals only"
+NOT_SECURE: Final = (
+    "credentials for them are shown on secure connections only (TLS, stdio or in memory), while this session"
+    " began on a plain one"
+)
+"""Why a session gets no credentials (§9.8)."""
 
 
 class Starting(msgspec.Struct):
@@ -93,6 +101,26 @@ class Issuing:
 def issues(runtime: Runtime, session: Session) -> bool:
     """Whether what this session submits gets credentials."""
     return FEATURE in session.features and FEATURE in runtime.features
+
+
+def withheld(runtime: Runtime, session: Session) -> str:
+    """Return why a session whose client asks for credentials gets none; empty when it gets them."""
+    if FEATURE in session.features or not runtime.config.credentials:
+        return ""
+    if FEATURE not in runtime.features:
+        return NO_JOURNAL
+    return ANONYMOUS if session.anonymous else NOT_SECURE
+
+
+def check_withheld(session: Session, lease: Mapping[str, Sequence[str]]) -> None:
+    """Raise Refusal PERMISSION_DENIED for a lease with models whose credentials are withheld (§9.8).
+
+    The job could not call a model: its agent would run, and do nothing.
+    """
+    if session.withheld and lease.get(authority.MODEL_USE):
+        details = {"feature": FEATURE}
+        message = f"the lease names models, and {session.withheld}"
+        raise Refusal(ErrorCode.PERMISSION_DENIED, message, details=details)
 
 
 def needs(runtime: Runtime, job: Job) -> bool:

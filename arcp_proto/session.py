@@ -60,6 +60,7 @@ class Session:
         "replies",
         "tokens",
         "turns",
+        "withheld",
     )
 
     def __init__(
@@ -94,6 +95,8 @@ class Session:
         self.backlogs: dict[JobId, Backlog] = {}
         self.connection: Connection | None = None
         self.envelopes = Envelopes(session_id)
+        self.withheld = ""
+        """Why the session gets no credentials, although its client has asked for them (§9.8); else empty."""
 
     @property
     def reading(self) -> bool:

@@ -352,6 +352,7 @@ def _authority_below(
     if constraints is not None and constraints.expires_at is not None:
         expiry = parse_expiry(constraints.expires_at, unix=runtime.wall)
     ceilings.check_expiry(runtime, ceiling, None if expiry is None else expiry.unix)
+    issuing.check_withheld(session, lease)
     return lease, expiry
 
 

@@ -19,7 +19,7 @@ import pytest
 from arcp_io.app import App
 from arcp_io.client import connect
 from arcp_io.context import JobContext
-from arcp_io.errors import ArcpError, BudgetExhausted, InternalError
+from arcp_io.errors import ArcpError, BudgetExhausted, InternalError, PermissionDenied
 from arcp_io.journal import SqliteJournal
 from arcp_io.journal.outstanding import outstanding_in
 from arcp_io.litellm import LiteLLMProvisioner
@@ -401,3 +401,50 @@ async def test_an_exception_of_a_provisioner_is_logged_without_its_words(everyth
     assert [line for line in everything.lines if "sk-w0rds" in line] == []
     assert any("the provisioner failed to issue" in line for line in everything.lines)
     assert threading.active_count() < 50
+
+
+# Who gets none, and is told so.
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log says about credentials that are not issued."""
+    return [
+        record.getMessage() for record in caplog.records if "issues no credentials" in record.getMessage()
+    ]
+
+
+async def test_a_server_without_a_journal_says_that_it_issues_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    provisioner = StaticProvisioner(["sk-1"], "https://gateway.example")
+    async with serve_memory(app_of(provisioner)) as memory, connect(memory, token="t0ken") as session:
+        with pytest.raises(PermissionDenied, match="keeps no journal"):
+            await session.submit("wait", lease=LEASE)
+    [message] = told(caplog)
+    assert "without a journal" in message and "volatile_credentials" in message
+    assert provisioner.valid == {}
+
+
+async def test_a_plain_server_says_that_it_issues_nothing(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    provisioner = StaticProvisioner(["sk-1"], "https://gateway.example")
+    app = app_of(provisioner)
+    app.secure_loopback = False
+    async with serve(app, port=0, journal=SqliteJournal(tmp_path / "journal")) as server:
+        async with connect(server.url, token="t0ken") as session:
+            with pytest.raises(PermissionDenied, match="secure connections only"):
+                await session.submit("wait", lease=LEASE)
+        [message] = told(caplog)
+        assert server.url in message and "secure_loopback" in message
+    assert provisioner.valid == {}
+
+
+async def test_a_server_that_issues_says_nothing(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    provisioner = StaticProvisioner(["sk-1"], "https://gateway.example")
+    journal = SqliteJournal(tmp_path / "journal")
+    async with serve(app_of(provisioner), port=0, journal=journal) as server:
+        assert server.secure
+    async with serve_memory(app_of(provisioner, volatile_credentials=True)):
+        pass
+    assert told(caplog) == []

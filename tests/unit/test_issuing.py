@@ -14,6 +14,7 @@ from arcp_proto.limits import Limits
 from arcp_proto.output import CredentialRotated, IssueCredentials, StartJob
 from arcp_proto.recording import record, replay
 from arcp_proto.records import CredentialIssued, CredentialRequested, CredentialRevoked, encode_record
+from arcp_proto.runtime_config import RuntimeConfig
 
 from .credentialed import ENDPOINT, JOURNALED, PROVIDED, WITH, Provided, made
 from .world import CONFIG, FEATURES, Frame, Peer
@@ -526,3 +527,77 @@ def test_a_recording_does_the_same_again_and_holds_no_value_unless_it_keeps_secr
     assert [len(envelope) for envelope in again] == list(map(len, peer.raw))
     assert (again == peer.raw) is keep
     assert any("sk-" in line for line in lines) is keep
+
+
+# Who gets none, although its lease names models.
+
+MODELS = {"model.use": ["fast/*"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "secure", "reason"),
+    [
+        (PROVIDED, False, "secure connections only"),
+        (msgspec.structs.replace(CONFIG, credentials=True), True, "keeps no journal"),
+        (msgspec.structs.replace(CONFIG, credentials=True), False, "keeps no journal"),
+    ],
+    ids=["plain", "volatile", "both"],
+)
+def test_a_lease_with_models_is_refused_when_credentials_are_withheld(
+    config: RuntimeConfig, secure: bool, reason: str
+) -> None:
+    world = Provided(config)
+    peer = world.connect(secure=secure)
+    peer.hello(features=WITH)
+    [refused] = submit(peer, lease_request=MODELS)
+    payload = refused["payload"]
+    assert (refused["type"], payload["code"], payload["retryable"]) == (
+        "session.error",
+        "PERMISSION_DENIED",
+        False,
+    )
+    assert reason in payload["message"] and payload["details"]["feature"] == FEATURE
+    assert world.asked == [] and world.all(StartJob) == []
+    [accepted] = submit(peer, lease_request={"fs.read": ["/x"], "model.use": []})
+    assert accepted["type"] == "job.accepted"
+
+
+def test_an_anonymous_client_is_told_that_credentials_need_a_principal() -> None:
+    world = Provided(msgspec.structs.replace(PROVIDED, anonymous=True))
+    peer = world.connect()
+    peer.hello(None, scheme="anonymous", features=WITH)
+    [refused] = submit(peer, lease_request=MODELS)
+    assert refused["payload"]["code"] == "PERMISSION_DENIED"
+    assert "authenticated principals only" in refused["payload"]["message"]
+
+
+@pytest.mark.parametrize("config", [PROVIDED, CONFIG], ids=["not asked for", "no provisioner"])
+def test_a_client_that_does_not_ask_for_credentials_runs_without(config: RuntimeConfig) -> None:
+    world = Provided(config)
+    peer = world.connect(secure=False)
+    peer.hello(features=FEATURES if config is PROVIDED else WITH)
+    assert submit(peer, lease_request=MODELS)[0]["type"] == "job.accepted"
+
+
+def test_a_resumed_session_is_told_the_same() -> None:
+    world = Provided(JOURNALED)
+    peer = world.connect(secure=False)
+    peer.hello(features=WITH)
+    peer.drop()
+    world.restart()
+    again = world.connect(secure=True)
+    again.hello(features=WITH, resume={"resume_token": peer.token, "last_event_seq": 0})
+    [refused] = submit(again, lease_request=MODELS)
+    assert refused["payload"]["code"] == "PERMISSION_DENIED"
+
+
+def test_a_session_that_is_resumed_without_features_keeps_what_it_was_told() -> None:
+    world = Provided()
+    peer = world.connect(secure=False)
+    peer.hello(features=WITH)
+    peer.drop()
+    again = world.connect(secure=False)
+    auth = {"scheme": "bearer", "token": "tok-alice"}
+    again.send("session.resume", {"auth": auth, "resume_token": peer.token, "last_event_seq": 0})
+    [refused] = submit(again, lease_request=MODELS)
+    assert refused["payload"]["code"] == "PERMISSION_DENIED"
