@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from arcp_proto.output import Noted
+from arcp_proto.ids import SECOND
+from arcp_proto.output import Audit, Noted
 
 logger = logging.getLogger("arcp_io")
 
@@ -18,6 +19,44 @@ _LINES: Final[Mapping[str, str]] = {
     "job_started": "job {job_id} of {principal} started: {agent}",
     "job_ended": "job {job_id} of {principal} ended: {agent} {final_status}",
 }
+
+_REFUSALS: Final[Mapping[str, tuple[str, str]]] = {
+    "limit_reached": (
+        "limit",
+        "{who} from {peer} has reached the limit {limit} of {max}: App(limits=Limits({limit}=...)) raises it",
+    ),
+    "authentication_failed": ("reason", "a client from {peer} was refused: authentication failed, {reason}"),
+    "resume_refused": ("reason", "{who} from {peer} was refused to resume session {session_id}: {reason}"),
+}
+"""By audit fact, the field that tells its kind, and the line of the log."""
+REFUSALS_EVERY: Final = 10 * SECOND
+"""A line of one kind is logged at most once in this time; the next one counts those that were left out."""
+
+
+class Refusals:
+    """Log, as warnings, who was refused and which limit was reached (§14)."""
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        """`now` is a monotonic clock in nanoseconds."""
+        self._now = now
+        self._logged_at: dict[str, int] = {}
+        self._left_out: dict[str, int] = {}
+
+    def happened(self, fact: Audit) -> None:
+        """Log a fact if it is a refusal, and none of its kind was logged in the last ten seconds."""
+        refusal = _REFUSALS.get(fact.what)
+        if refusal is None:
+            return
+        field, line = refusal
+        kind, now = f"{fact.what} {fact.facts[field]}", self._now()
+        left_out = self._left_out.get(kind, 0) + fact.facts.get("untold", 0)
+        if kind in self._logged_at and now - self._logged_at[kind] < REFUSALS_EVERY:
+            self._left_out[kind] = left_out + 1
+            return
+        self._logged_at[kind], self._left_out[kind] = now, 0
+        fields = {name: _plain(str(value)) for name, value in fact.facts.items()}
+        text = line.format(who=_plain(fact.principal) or "a client", **fields)
+        logger.warning("%s%s", text, f" ({left_out:,} more like this before)" if left_out else "")
 
 
 def wanted() -> bool:

@@ -80,6 +80,7 @@ class Server:
         self.loop = loop
         self._agents = AgentHost(app, runtime, self.pump, loop)
         self._auditor = Auditor(app.audit)
+        self._refusals = noticing.Refusals(clock.now)
         provisioner = app.provisioner or NoProvisioner()
         self._provisioning = Provisioning(provisioner, runtime, self.pump, loop, 0.9 * app.limits.issue)
         self._secure_loopback = app.secure_loopback
@@ -148,6 +149,7 @@ class Server:
                 self._connection_ended.set()
             elif isinstance(event, Audit):
                 self._auditor.happened(event)
+                self._refusals.happened(event)
             elif isinstance(event, Noted):
                 noticing.log(event)
             self._agents.happened(event)

@@ -333,7 +333,9 @@ def make_room(runtime: Runtime, principal: Principal, *, anonymous: bool) -> Non
             _evict(runtime, session, connection.peer, "idle")
             return
         standing.settled_until = Time(runtime.now + PAUSE)
-    raise Exceeded(limit, most, f"there are {most} sessions that are in use", principal=principal)
+    whose = "clients without a name have" if anonymous else f"{principal} has"
+    message = f"{whose} {most} sessions in use, which is the limit {limit}"
+    raise Exceeded(limit, most, message, principal=principal)
 
 
 def _longest_idle(runtime: Runtime, standing: Standing, horizon: Time) -> tuple[Connection, Session] | None:

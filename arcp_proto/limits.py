@@ -32,138 +32,152 @@ MAX_NAME_LENGTH: Final = 256
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds a host may change. Sizes in bytes, times in seconds, unless the name says otherwise."""
+    """Bounds a host may change. Sizes in bytes, times in seconds, unless the name says otherwise.
+
+    The fields:
+
+      message: One inbound message; peers send chunks of up to 1 MiB, in base64.
+      early_message: One inbound message before the welcome.
+      frame: One outbound envelope; the PyPI peer's stdio reader breaks at 64 KiB.
+      client_frame: One outbound envelope of a client over WebSocket; peers' default limit is 1 MiB.
+      chunk: Decoded bytes of one result chunk; its base64 fits a frame.
+      result: Decoded bytes of one streamed result (§14).
+      returned: JSON of one returned value; it goes out all at once, so it has to fit the session's log.
+      hello: From the connection to its first message; websockets' open_timeout.
+      authentication: From the hello to the host's answer.
+      linger: From the last envelope of a closing connection to its abort.
+      grace: From the cancellation of an agent to its terminal, stopped or not.
+      retention: From the end of a job until it is forgotten; the resume window.
+      finished_jobs: Jobs of one principal that have ended and are not forgotten; the oldest go first.
+      finished_jobs_total: Of all principals; the oldest of the one that has most go first.
+      held_messages: Messages held while a hello is being verified; more stops reading.
+      held_bytes: Bytes of them.
+      bad_messages: Unreadable or unknown messages a second, before the connection is closed.
+      session_events: Events of one session's log; the Node and Rust SDKs read 10,000.
+      session_bytes: Bytes of them; the Node SDK's 16 MiB.
+      principal_events: Events of all logs and histories of one principal; its oldest go first.
+      principal_bytes: Bytes of them.
+      total_events: Events of all logs and histories; the oldest of the principal that holds most go
+        first.
+      total_bytes: Bytes of them.
+      history_events: Events of one job's history, from which observers are served (§7.6).
+      history_bytes: Bytes of them.
+      backlog_events: Events of a history that are numbered at once for an observer who asked for it.
+      backlog_bytes: Bytes of them.
+      subscriptions: Jobs that one session observes.
+      replies: Answers to submit and subscribe that one session keeps for a resume (§6.3).
+      reply_bytes: Bytes of them.
+      lag: Events that a session may leave unacknowledged before it is told of back-pressure; half of its
+        log.
+      page: Jobs of one page of a listing (§6.6), and jobs that a filtered page looks at.
+      idempotency: From the end of a job until its idempotency key is forgotten (§7.2).
+      idempotency_keys: Keys of one principal; more are refused.
+      idempotency_keys_total: Keys of all principals.
+      idempotency_bytes: Bytes of what is kept for the keys of one principal; when it is full, new keys
+        are refused.
+      control_envelopes: Answers waiting for one connection's transport; more closes it.
+      control_bytes: Bytes of them.
+      running_jobs: Jobs that have not stopped, in all.
+      principal_jobs: Of one principal, and of all clients without a name together: nobody has all of
+        them.
+      requests_per_sec: Requests of one connection, after twice as many at once; nghttp2 takes 1,000
+        streams and their resets at once (CVE-2023-44487).
+      principal_requests_per_sec: Requests on all connections of one principal, after twice as many at
+        once.
+      over_rate: How long a connection may go on asking too much, before it is closed.
+      sessions: Of one principal, detached ones included (§14).
+      anonymous_sessions: Of all clients without a name together, each of which is a principal of its own.
+      idle_session: After so long with nothing but ping and pong an attached session may end for another
+        one.
+      connections: Of one principal, from the welcome until they are gone: of each session one, and one
+        that closes.
+      early_connections: Connections before their welcome, half of them at most from one place; a
+        listener's queue is 1,024.
+      failed_authentications: From one place at once, and then in a minute (OpenSSH drops after 6 in one
+        connection, and 10 to 100 connections that have not authenticated).
+      peers: Places whose failed authentications are counted; the longest quiet one is forgotten for
+        another.
+      delegation_depth: Jobs above one that is delegated; one more is refused (§10).
+      children: Jobs of one parent that have not ended.
+      descendants: Jobs below one that a client submitted that have not ended.
+      issue: From the request for credentials to their coming; a submit waits for them (§9.8).
+      waiting_submits: Submits of one session that wait for credentials, or behind such; more are refused.
+      revocation: From the end of a job to its terminal, while its credentials are being revoked.
+      revocation_pause: The longest pause between two attempts to revoke a credential; they begin with a
+        second.
+      requests: Requests of one client that wait for their answers; half of `control_envelopes`.
+      gap: From an event that came too early to giving up those before it (client).
+      gap_events: Events held back for those before them; more give them up at once.
+      gap_bytes: Bytes of them.
+      unprocessed_bytes: Bytes of events that the user of a client holds, before nothing more is read;
+        four times as many while a request waits for its answer, which stands behind events.
+      results: Decoded bytes of all streamed results that one client is joining; four of the largest.
+      pull_envelopes: Envelopes of one pull.
+      pull_bytes: Bytes after which one pull stops.
+    """
 
     message: int = 4 * MIB
-    """One inbound message; peers send chunks of up to 1 MiB, in base64."""
     early_message: int = 64 * KIB
-    """One inbound message before the welcome."""
     frame: int = 60 * KIB
-    """One outbound envelope; the PyPI peer's stdio reader breaks at 64 KiB."""
     client_frame: int = MIB - KIB
-    """One outbound envelope of a client over WebSocket; peers' default limit is 1 MiB."""
     chunk: int = 40 * KIB
-    """Decoded bytes of one result chunk; its base64 fits a frame."""
     result: int = 64 * MIB
-    """Decoded bytes of one streamed result (§14)."""
     returned: int = 8 * MIB
-    """JSON of one returned value; it goes out all at once, so it has to fit the session's log."""
     hello: int = 10
-    """From the connection to its first message; websockets' open_timeout."""
     authentication: int = 10
-    """From the hello to the host's answer."""
     linger: int = 5
-    """From the last envelope of a closing connection to its abort."""
     grace: int = 5
-    """From the cancellation of an agent to its terminal, stopped or not."""
     retention: int = 600
-    """From the end of a job until it is forgotten; the resume window."""
     finished_jobs: int = 10_000
-    """Jobs of one principal that have ended and are not forgotten; the oldest go first."""
     finished_jobs_total: int = 100_000
-    """Of all principals; the oldest of the one that has most go first."""
     held_messages: int = 64
-    """Messages held while a hello is being verified; more stops reading."""
     held_bytes: int = 256 * KIB
-    """Bytes of them."""
     bad_messages: int = 10
-    """Unreadable or unknown messages a second, before the connection is closed."""
     session_events: int = 10_000
-    """Events of one session's log; the Node and Rust SDKs read 10,000."""
     session_bytes: int = 16 * MIB
-    """Bytes of them; the Node SDK's 16 MiB."""
     principal_events: int = 100_000
-    """Events of all logs and histories of one principal; its oldest go first."""
     principal_bytes: int = 64 * MIB
-    """Bytes of them."""
     total_events: int = 1_000_000
-    """Events of all logs and histories; the oldest of the principal that holds most go first."""
     total_bytes: int = 256 * MIB
-    """Bytes of them."""
     history_events: int = 10_000
-    """Events of one job's history, from which observers are served (§7.6)."""
     history_bytes: int = 4 * MIB
-    """Bytes of them."""
     backlog_events: int = 256
-    """Events of a history that are numbered at once for an observer who asked for it."""
     backlog_bytes: int = 64 * KIB
-    """Bytes of them."""
     subscriptions: int = 1_000
-    """Jobs that one session observes."""
     replies: int = 64
-    """Answers to submit and subscribe that one session keeps for a resume (§6.3)."""
     reply_bytes: int = 256 * KIB
-    """Bytes of them."""
     lag: int = 5_000
-    """Events that a session may leave unacknowledged before it is told of back-pressure; half of its log."""
     page: int = 1_000
-    """Jobs of one page of a listing (§6.6), and jobs that a filtered page looks at."""
     idempotency: int = 24 * 3600
-    """From the end of a job until its idempotency key is forgotten (§7.2)."""
     idempotency_keys: int = 100_000
-    """Keys of one principal; more are refused."""
     idempotency_keys_total: int = 400_000
-    """Keys of all principals."""
     idempotency_bytes: int = 64 * MIB
-    """Bytes of what is kept for the keys of one principal; when it is full, new keys are refused."""
     control_envelopes: int = 1_000
-    """Answers waiting for one connection's transport; more closes it."""
     control_bytes: int = 4 * MIB
-    """Bytes of them."""
     running_jobs: int = 1_000
-    """Jobs that have not stopped, in all."""
     principal_jobs: int = 500
-    """Of one principal, and of all clients without a name together: nobody has all of them."""
     requests_per_sec: int = 1_000
-    """Requests of one connection, after twice as many at once; nghttp2 takes 1,000 streams and their resets
-    at once (CVE-2023-44487)."""
     principal_requests_per_sec: int = 4_000
-    """Requests on all connections of one principal, after twice as many at once."""
     over_rate: int = 10
-    """How long a connection may go on asking too much, before it is closed."""
     sessions: int = 64
-    """Of one principal, detached ones included (§14)."""
     anonymous_sessions: int = 1_000
-    """Of all clients without a name together, each of which is a principal of its own."""
     idle_session: int = 3_600
-    """After so long with nothing but ping and pong an attached session may end for another one."""
     connections: int = 128
-    """Of one principal, from the welcome until they are gone: of each session one, and one that closes."""
     early_connections: int = 1_000
-    """Connections before their welcome, half of them at most from one place; a listener's queue is 1,024."""
     failed_authentications: int = 20
-    """From one place at once, and then in a minute (OpenSSH drops after 6 in one connection, and 10 to 100
-    connections that have not authenticated)."""
     peers: int = 10_000
-    """Places whose failed authentications are counted; the longest quiet one is forgotten for another."""
     delegation_depth: int = 8
-    """Jobs above one that is delegated; one more is refused (§10)."""
     children: int = 64
-    """Jobs of one parent that have not ended."""
     descendants: int = 256
-    """Jobs below one that a client submitted that have not ended."""
     issue: int = 30
-    """From the request for credentials to their coming; a submit waits for them (§9.8)."""
     waiting_submits: int = 64
-    """Submits of one session that wait for credentials, or behind such; more are refused."""
     revocation: int = 2
-    """From the end of a job to its terminal, while its credentials are being revoked."""
     revocation_pause: int = 300
-    """The longest pause between two attempts to revoke a credential; they begin with a second."""
     requests: int = 500
-    """Requests of one client that wait for their answers; half of `control_envelopes`."""
     gap: int = 1
-    """From an event that came too early to giving up those before it (client)."""
     gap_events: int = 256
-    """Events held back for those before them; more give them up at once."""
     gap_bytes: int = 16 * MIB
-    """Bytes of them."""
     unprocessed_bytes: int = 16 * MIB
-    """Bytes of events that the user of a client holds, before nothing more is read; four times as many while
-    a request waits for its answer, which stands behind events."""
     results: int = 256 * MIB
-    """Decoded bytes of all streamed results that one client is joining; four of the largest."""
     pull_envelopes: int = 256
-    """Envelopes of one pull."""
     pull_bytes: int = 64 * KIB
-    """Bytes after which one pull stops."""

@@ -254,3 +254,22 @@ async def test_an_audit_file_that_cannot_be_opened_is_told_at_once(tmp_path: Pat
     with pytest.raises(OSError):
         async with serve(app, port=0):
             raise AssertionError("it serves all the same")
+
+
+async def test_a_refused_session_is_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with served(sessions=1) as (server, facts), welcomed(server):
+        for _ in range(3):
+            async with websocket(server.url) as peer:
+                assert limit_of(await peer.hello(TOKEN)) == "sessions"
+        assert reached(facts) == ["sessions"] * 3
+    [line] = [record.getMessage() for record in caplog.records if "sessions" in record.getMessage()]
+    assert line.startswith("alice from 127.0.0.1:")
+    assert line.endswith("has reached the limit sessions of 1: App(limits=Limits(sessions=...)) raises it")
+
+
+async def test_a_refused_client_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with served() as (server, _), websocket(server.url) as peer:
+        await peer.hello("wrong")
+    [line] = [record.getMessage() for record in caplog.records if "was refused" in record.getMessage()]
+    assert line.startswith("a client from 127.0.0.1:")
+    assert line.endswith(" was refused: authentication failed, the token")

@@ -155,7 +155,8 @@ def test_the_first_agent_and_its_client(tmp_path: Path, capsys: pytest.CaptureFi
 
 def rows() -> list[tuple[str, str, list[str], list[str]]]:
     """The table of patterns: capability, pattern, what it covers, and what not."""
-    lines = re.findall(r"^\| (`.*) \|$", README.read_text(), re.MULTILINE)
+    table = README.read_text().partition("| Asked by | Pattern |")[2].partition("\n\n")[0]
+    lines = re.findall(r"^\| (`.*) \|$", table, re.MULTILINE)
     cells = [[re.findall(r"`([^`]+)`", cell) for cell in line.split(" | ")] for line in lines]
     return [(first[0], pattern[0], covered, others) for first, pattern, covered, others in cells]
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import inspect
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -65,3 +68,19 @@ def test_what_is_read_early_is_read_later_and_our_frames_are_read_by_us() -> Non
     assert defaults.frame <= defaults.client_frame <= defaults.message
     assert defaults.frame < 64 * KIB
     assert defaults.held_bytes <= defaults.message
+
+
+def test_help_documents_every_field() -> None:
+    text = inspect.getdoc(Limits) or ""
+    told = re.findall(r"^  ([a-z_]+): \S", text, re.MULTILINE)
+    assert told == list(Limits.__struct_fields__)
+
+
+def test_the_table_of_the_readme_says_the_defaults() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    table = readme.partition("| Field of `Limits` |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| \S", table, re.MULTILINE)
+    assert len(rows) >= 25
+    assert [(name, int(value.replace(",", ""))) for name, value in rows] == [
+        (name, getattr(Limits(), name)) for name, _ in rows
+    ]

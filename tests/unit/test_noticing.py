@@ -1,0 +1,56 @@
+"""What the log says of clients that were refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from arcp_io.noticing import REFUSALS_EVERY, Refusals
+from arcp_proto.audit import FACTS
+from arcp_proto.output import Audit
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.at = 0
+
+    def now(self) -> int:
+        return self.at
+
+
+def limit(name: str, *, untold: int = 0, principal: str = "alice") -> Audit:
+    facts = {"peer": "192.0.2.7:1", "session_id": None, "limit": name, "max": 3, "untold": untold}
+    return Audit("limit_reached", principal, facts)
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_one_line_in_ten_seconds_for_each_limit(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    refusals = Refusals(clock.now)
+    for name in ("sessions", "sessions", "connections", "sessions"):
+        refusals.happened(limit(name, principal=""))
+    text = "a client from 192.0.2.7:1 has reached the limit {0} of 3: App(limits=Limits({0}=...)) raises it"
+    assert lines(caplog) == [text.format("sessions"), text.format("connections")]
+    clock.at = REFUSALS_EVERY
+    refusals.happened(limit("sessions", untold=5, principal="bob\n"))
+    assert lines(caplog)[2:] == [
+        "'bob\\n' from 192.0.2.7:1 has reached the limit sessions of 3:"
+        " App(limits=Limits(sessions=...)) raises it (7 more like this before)"
+    ]
+
+
+@pytest.mark.parametrize("what", list(FACTS))
+def test_every_fact_can_be_told(what: str, caplog: pytest.LogCaptureFixture) -> None:
+    facts: dict[str, Any] = {
+        **dict.fromkeys(FACTS[what], "x"),
+        **({"untold": 0} if "untold" in FACTS[what] else {}),
+    }
+    Refusals(Clock().now).happened(Audit(what, "alice", facts))
+    told = what in ("limit_reached", "authentication_failed", "resume_refused")
+    assert len(caplog.records) == told
