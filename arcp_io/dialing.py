@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import anyio
 
@@ -13,9 +13,15 @@ from arcp_proto.connection import Connection, Framing
 
 from .memory import MemoryServer
 from .pump import Pump
-from .stdio import Command, LineCodec, reap, spawn
+from .stdio import Command, LineCodec, ending, reap, spawn
 from .stream import ByteStream, StreamTransport
 from .websocket import ClientCodec
+
+if TYPE_CHECKING:
+    from anyio.abc import Process
+
+EXIT_SEEN: Final = 1.0
+"""Seconds that a child gets to exit after the end of its output, so that its exit code can be told."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,39 @@ async def _dial_child(command: Command, pump: Pump, connection: Connection) -> S
 
     def connected(stream: ByteStream) -> StreamTransport:
         codec = LineCodec(connection.message_limit)
-        return StreamTransport(pump, connection, codec, stream, on_gone=ended.set)
+        return ChildTransport(pump, connection, codec, stream, child, command.argv[0], ended)
 
     return await pump.loop.open_pipes(reading, writing, connected)
+
+
+class ChildTransport(StreamTransport):
+    """Carries a connection over the pipes of a child, and tells how the child ended when they end."""
+
+    __slots__ = ("_child", "_ending", "_name")
+
+    def __init__(
+        self,
+        pump: Pump,
+        connection: Connection,
+        codec: LineCodec,
+        stream: ByteStream,
+        child: Process,
+        name: str,
+        ended: anyio.Event,
+    ) -> None:
+        self._child = child
+        self._name = name
+        self._ending = False
+        super().__init__(pump, connection, codec, stream, on_gone=ended.set)
+
+    def ended(self, reason: str) -> None:
+        """The child's output has ended, or its input is broken: see first how it exits."""
+        if not self.gone and not self._ending:
+            self._ending = True
+            self._pump.loop.start(partial(self._tell_end, reason), "arcp end of a child")
+
+    async def _tell_end(self, reason: str) -> None:
+        with anyio.move_on_after(EXIT_SEEN):
+            await self._child.wait()
+        code = self._child.returncode
+        super().ended(reason if code is None else f"{self._name} {ending(code)}")

@@ -32,11 +32,11 @@ from .client_job import Event, Job
 from .client_session import Session
 from .context import JobContext, ResultStream
 from .dialing import Target
-from .errors import ArcpError, ConnectionLost, InvalidRequest
+from .errors import AgentStopped, ArcpError, ConnectionLost, InternalError, InvalidRequest
 from .loop import open_loop
 from .pump import Pump
 from .running import RunningJob
-from .stdio import EXIT_TIMEOUT, Command, LineCodec, spawn
+from .stdio import EXIT_TIMEOUT, Command, LineCodec, ending, spawn
 from .stream import ByteStream, StreamTransport
 
 if TYPE_CHECKING:
@@ -87,13 +87,21 @@ def reference(function: AgentFunction) -> Reference:
 async def run_isolated(running: RunningJob, loop: str) -> Any:
     """Run an agent in a child, on the event loop of that name; returns what it returns.
 
-    Raises the ArcpError that it ended with, and RuntimeError when the child is gone without a word.
+    Raises the ArcpError that it ended with; InternalError, which names the exit code or the signal, when the
+    child has ended without a word; AgentStopped when it was to stop; and RuntimeError when it never ran.
     """
     isolated = Isolated(running, loop)
     try:
         return await isolated.run()
     except (ConnectionLost, OSError) as error:
-        raise RuntimeError(f"the process of {running} has ended: {error}") from error
+        how = isolated.ended_by_itself
+        if how is not None:
+            logger.error("%s: its process %s", running, how)
+        if running.stopping:
+            raise AgentStopped(running.stop_reason) from None
+        if how is None:
+            raise RuntimeError(f"the process of {running} has ended: {error}") from error
+        raise InternalError(f"the agent's process {how}") from None
 
 
 class Isolated:
@@ -105,6 +113,7 @@ class Isolated:
         self._job = JobContext(running)
         self._loop = loop
         self._child: Process | None = None
+        self._killed = False
         self._theirs: Job | None = None
         self._parts: list[str] = []
         self._length = 0
@@ -123,6 +132,13 @@ class Isolated:
             finally:
                 session.leave()
                 await self._end_child()
+
+    @property
+    def ended_by_itself(self) -> str | None:
+        """How the child has ended, as in "exited with code 7"; None when it was killed here, or never ran."""
+        if self._child is None or self._child.returncode is None or self._killed:
+            return None
+        return ending(self._child.returncode)
 
     def _command(self) -> Command:
         agent, job = self._running.agent, self._job
@@ -241,6 +257,7 @@ class Isolated:
         """Kill the child and whatever it has started, if it still runs."""
         if self._child is None or self._child.returncode is not None:
             return
+        self._killed = True
         try:
             os.killpg(self._child.pid, signal.SIGKILL)
         except ProcessLookupError:  # It has not made its group yet.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import sys
 import threading
@@ -94,6 +95,16 @@ async def spawn(command: Command) -> tuple[Process, int, int]:
     _widen(our_input)
     _widen(our_output)
     return child, our_input, our_output
+
+
+def ending(returncode: int) -> str:
+    """Return how a process has ended: "exited with code 7", or "was killed by SIGSEGV"."""
+    if returncode >= 0:
+        return f"exited with code {returncode}"
+    try:
+        return f"was killed by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"was killed by signal {-returncode}"
 
 
 async def reap(child: Process, ended: anyio.Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from arcp_io.app import App
 from arcp_io.blocking import BlockingJobContext
@@ -78,6 +80,18 @@ async def fails(job: JobContext, input: Any) -> Any:
             sys.exit(3)
         case "gone":
             os._exit(3)
+        case "signal":
+            os.kill(os.getpid(), signal.SIGSEGV)
+    return None
+
+
+@app.agent("spins", isolation="process")
+async def spins(job: JobContext, input: Any) -> None:
+    """Never lets its event loop run again."""
+    await job.status("spinning")
+    await anyio.lowlevel.checkpoint()
+    while True:
+        pass
 
 
 @app.agent("sleep", isolation="process")

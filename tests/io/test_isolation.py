@@ -97,7 +97,10 @@ async def test_events_keep_their_order() -> None:
         assert [event.body["message"] async for event in job] == [str(number) for number in range(2000)]
 
 
-@pytest.mark.parametrize("how", ["error", "exit", "gone"])
+ENDS = {"gone": "exited with code 3", "signal": "was killed by SIGSEGV"}
+
+
+@pytest.mark.parametrize("how", ["error", "exit", *ENDS])
 async def test_an_agent_that_fails(
     how: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,12 +108,15 @@ async def test_an_agent_that_fails(
         job = await session.submit("fails", how)
         with pytest.raises(InternalError) as caught:
             await job.result()
-        assert caught.value.message == "agent failed"
+        told = f"the agent's process {ENDS[how]}" if how in ENDS else "agent failed"
+        assert caught.value.message == told
         assert await (await session.submit("fails", "not")).result() is None
     if how == "error":
         assert "/etc/shadow could not be read" in capfd.readouterr().err
-    if how == "gone":
-        assert "has ended" in caplog.text
+    if how in ENDS:
+        [logged] = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert logged.getMessage().endswith(f"fails>: its process {ENDS[how]}")
+        assert logged.exc_info is None
 
 
 async def test_an_agent_that_fails_with_a_class_of_ours() -> None:
@@ -148,6 +154,20 @@ async def test_cancelling() -> None:
         assert caught.value.details == {}
         assert not server.server.runtime.running
         assert not alive(int(events[0].body["phase"]))
+
+
+async def test_an_agent_that_spins_is_killed_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as (server, session):
+        job = await session.submit("spins")
+        async for _ in job:
+            await job.cancel("enough")
+        with pytest.raises(JobCancelled) as caught:
+            await job.result()
+        assert caught.value.details == {}
+        assert not server.server.runtime.running
+    [logged] = caplog.records
+    assert logged.getMessage() == f"<RunningJob {job.id} spins>: its process is killed"
+    assert logged.exc_info is None
 
 
 async def test_an_agent_that_never_stops_is_killed_with_what_it_has_started() -> None:
