@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
@@ -11,6 +11,7 @@ import anyio
 import anyio.lowlevel
 import msgspec
 
+from arcp_proto.chunks import ChunkReader
 from arcp_proto.errors import ErrorCode
 from arcp_proto.ids import JobId
 from arcp_proto.output import JobAccepted, JobEmitted, JobEnded, Subscribed
@@ -19,6 +20,7 @@ from .client_answers import again
 from .errors import ArcpError, ConnectionLost, HistoryCut, ResultIncomplete, error_for
 from .inbox import Inbox
 from .job_events import JobEvents
+from .result_reader import ResultReader
 
 if TYPE_CHECKING:
     from arcp_proto.credentials import Credential
@@ -98,6 +100,10 @@ class Job:
         self._left = False
         self._lost: ArcpError | None = None
         self._over = jobs.event()
+        self._chunks: ChunkReader | None = None
+        """Reads the chunks of its result, once that is read as a stream."""
+        self.chunks_before = 0
+        """The first number of a chunk that is read from its event."""
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.agent} {self.final_status or 'unfinished'}>"
@@ -134,8 +140,13 @@ class Job:
 
         Events that wait for no iterator are dropped; asked for inside the job's own loop, it ends that loop.
         Raises the ArcpError of the job's error code (§12), ResultIncomplete when parts of a streamed result
-        are gone, ConnectionLost when its end will not be seen.
+        are gone, ConnectionLost when its end will not be seen, and RuntimeError once `result_stream` has been
+        called, since nothing keeps the result then.
         """
+        if self._chunks is not None and (self._end is None or self._chunks.due):
+            raise RuntimeError(
+                f"the result of job {self.id} is read by result_stream(), and is not kept for result()"
+            )
         self._offered = 0
         events = None if self._iterator is None else self._iterator()
         if events is None or events.task == self._jobs.task_id():
@@ -154,19 +165,23 @@ class Job:
         finally:
             self._asking -= 1
         self._look_at_end()
-        if self._end is None:
-            self._raise_lost()
-        if self._end.code and self._end.result_id is not None:
-            raise ResultIncomplete(self._end.message, job_id=self.id)
-        if self._end.code:
-            raise error_for(
-                self._end.code,
-                self._end.message,
-                retryable=self._end.retryable,
-                details=self._end.details,
-                job_id=self.id,
-            )
-        return self._end.result
+        return self.successful_end().result
+
+    def result_stream(self, *, on_event: Callable[[Event], object] | None = None) -> ResultReader:
+        """Return an iterator over the pieces of the result (§8.4), in constant memory whatever its size.
+
+        Pieces are `str` of a result that the agent streams as text, and `bytes` of one that it streams as
+        bytes. A value that the agent returned comes as its JSON text: `content_type` of the iterator is
+        `application/json` then; None that was returned has no piece. The iteration is the loop over the job's
+        events: it holds back the connection while it is behind, and acknowledges what was taken; `on_event`
+        is called with every event that is not a chunk. Call it right after `submit`: what came before is
+        held in memory, and so is the result of a job that another process has followed before.
+
+        The iteration raises the ArcpError of the job's error code (§12), ResultIncomplete when chunks are
+        missing or do not match the end of the job, and ConnectionLost when its end will not be seen. Raises
+        RuntimeError while another loop iterates over the job.
+        """
+        return ResultReader(self, on_event)
 
     async def cancel(self, reason: str = "") -> None:
         """Cancel the job, and return when its end has come; a job that is over is left as it is.
@@ -177,6 +192,42 @@ class Job:
             await self._jobs.session.cancel(self, reason)
         if self._end is None:
             self._raise_lost()
+
+    # For `result_stream`.
+
+    @property
+    def keeps_result(self) -> bool:
+        """Whether its result is put together by the client, for somebody else or from an earlier process."""
+        whole = self._end is not None and not self._end.code
+        return self._chunks is None and (self.stored or not self._wanted or whole)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended without a result."""
+        return self._end is not None and bool(self._end.code) and self._end.result_id is None
+
+    def release_result(self) -> tuple[ChunkReader, str | bytes]:
+        """Return what reads the chunks of its result from now on, and what came of it before."""
+        if self.keeps_result:
+            return ChunkReader(), ""
+        if self._chunks is not None:
+            return self._chunks, ""
+        self._chunks, early = self._jobs.session.stream_result(self.id)
+        self.chunks_before = self._chunks.due
+        return self._chunks, early
+
+    def successful_end(self) -> JobEnded:
+        """Return how it ended; raises the ArcpError of a failure, or the reason why its end is not seen."""
+        end = self._end
+        if end is None:
+            self._raise_lost()
+        if end.code and end.result_id is not None:
+            raise ResultIncomplete(end.message, job_id=self.id)
+        if end.code:
+            raise error_for(
+                end.code, end.message, retryable=end.retryable, details=end.details, job_id=self.id
+            )
+        return end
 
     # For the session.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from arcp_proto.chunks import ChunkReader
 from arcp_proto.client import Client, ClientConfig
 from arcp_proto.connection import Connection
 from arcp_proto.ids import SECOND, JobId, RequestId, Time
@@ -254,6 +255,10 @@ class Session:
             self._client.processed(JobId(job_id), seq, since, now=self._pump.now())
             if self._keeper is not None:
                 self._keeper.changed_before(self._connection)
+
+    def stream_result(self, job_id: str) -> tuple[ChunkReader, str | bytes]:
+        """Leave the chunks of a job's result to its reader; see `Client.stream_result`."""
+        return self._client.stream_result(JobId(job_id), now=self._pump.now())
 
     def tells_soon(self) -> None:
         """Something is processed, which the pump is to find at its next turn."""

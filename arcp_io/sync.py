@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from anyio.from_thread import start_blocking_portal
 
@@ -31,9 +31,10 @@ from arcp_proto.messages import AgentEntry, JobEntry, Peer
 from . import client, client_job, client_session
 from .client_job import Event
 from .dialing import Target
-from .errors import ConnectionLost
+from .errors import ConnectionLost, HistoryCut
 from .hop import Hop
 from .redialing import Token
+from .result_reader import ResultReader
 from .session_store import SessionStore
 from .version import VERSION
 from .watching import Change, State
@@ -380,6 +381,13 @@ class Job:
             self._events.clear()
         return self._hop.call_within(timeout, self._job.result)
 
+    def result_stream(self, *, on_event: Callable[[Event], object] | None = None) -> ResultPieces:
+        """Return an iterator over the pieces of the result; see `arcp_io.Job.result_stream`.
+
+        `on_event` is called on the thread that iterates.
+        """
+        return ResultPieces(self._hop, self._hop.call(self._reader), on_event)
+
     def wait(self, *, timeout: float | None = None) -> None:
         """Wait until the job has ended or is lost; raises TimeoutError after `timeout` seconds."""
         self._hop.call_within(timeout, self._job.wait)
@@ -391,8 +399,47 @@ class Job:
         """
         self._hop.call_within(timeout, partial(self._job.cancel, reason))
 
+    async def _reader(self) -> ResultReader:
+        return self._job.result_stream()
+
     async def _begin(self) -> None:
         self._events.append(aiter(self._job))
 
     async def _next(self) -> Event | None:
         return await anext(self._events[0], None) if self._events else None
+
+
+class ResultPieces:
+    """`arcp_io.result_reader.ResultReader`, blocking: iterates over the pieces of a job's result."""
+
+    def __init__(self, hop: Hop, reader: ResultReader, on_event: Callable[[Event], object] | None) -> None:
+        self._hop = hop
+        self._reader = reader
+        self._on_event = on_event
+
+    @property
+    def content_type(self) -> str | None:
+        """`application/json` when the pieces are the JSON text of a returned value, None for a stream."""
+        return self._reader.content_type
+
+    @property
+    def size(self) -> int:
+        """Bytes of the result that have come so far; of text in UTF-8."""
+        return self._reader.size
+
+    @property
+    def history_cut(self) -> HistoryCut | None:
+        """Set when events of the job are gone; none of them was a chunk as long as the iteration goes on."""
+        return self._reader.history_cut
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str | bytes:
+        """Return the next piece; raises as `arcp_io.Job.result_stream` says."""
+        while not isinstance(item := self._hop.call(self._reader.next_item), str | bytes):
+            if item is None:
+                raise StopIteration
+            if self._on_event is not None:
+                self._on_event(item)
+        return item

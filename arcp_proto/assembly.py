@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from . import wire
-from .chunks import Assembler, ChunkError
+from .chunks import JSON_TYPE, Assembler, ChunkError, ChunkReader, missing_chunks, read_chunk
 from .errors import Unreadable
-from .events import ResultChunk
 from .ids import JobId
 from .messages import Result
-
-JSON_TYPE: Final = "application/json"
 
 
 class _Stream:
     """The chunks of one job so far, or what was wrong with one of them; then they are dropped."""
 
-    __slots__ = ("assembler", "due", "fault", "result_id")
+    __slots__ = ("assembler", "due", "fault", "released")
 
-    def __init__(self, assembler: Assembler) -> None:
-        self.assembler: Assembler | None = assembler
+    def __init__(self, assembler: Assembler | None) -> None:
+        self.assembler = assembler
         self.due = 0
         """Number of the chunk that comes next."""
-        self.result_id = ""
         self.fault = ""
+        self.released = assembler is None
+        """Somebody reads the chunks from the events of the job, and nothing is joined here."""
 
 
 class Assembly:
@@ -51,6 +49,8 @@ class Assembly:
         One that is `replayed` may have come before, and the first of them mends what was broken.
         """
         stream = self._streams.get(job_id)
+        if stream is not None and stream.released:
+            return
         if stream is None or (replayed and stream.assembler is None and body.get("chunk_seq") == 0):
             stream = self._streams[job_id] = _Stream(Assembler(self._limit))
         assembler = stream.assembler
@@ -58,13 +58,12 @@ class Assembly:
             return
         before = assembler.size
         try:
-            chunk = _read(body)
+            chunk = read_chunk(body)
             if replayed and chunk.chunk_seq < stream.due:
                 return
             if chunk.chunk_seq > stream.due:
-                raise ChunkError(_gone(chunk, stream.due))
+                raise ChunkError(missing_chunks(chunk, stream.due))
             assembler.add(chunk)
-            stream.result_id = chunk.result_id
             stream.due += 1
             self.size += assembler.size - before
             if self.size > self._total:
@@ -82,34 +81,37 @@ class Assembly:
         if result.result is not msgspec.UNSET and result.result is not None:
             return result.result
         stream = self._streams.get(job_id)
+        if stream is not None and stream.released:
+            return None
         if stream is None:
             if result.result_id is None:
                 return None
             raise ChunkError("the result was streamed, and no chunk of it came")
         if stream.assembler is None:
             raise ChunkError(stream.fault)
-        joined = stream.assembler.finish(result.result_id or stream.result_id, result.result_size)
+        joined = stream.assembler.finish(result.result_id, result.result_size)
         return _parse(joined) if result.content_type == JSON_TYPE else joined
+
+    def release(self, job_id: JobId) -> tuple[ChunkReader, str | bytes]:
+        """Join no more of the result of a job: its chunks are read from its events from now on.
+
+        Returns the reader of the chunks that follow, and what came before them. When that is lost, the
+        reader is at the first chunk.
+        """
+        stream = self._streams.get(job_id)
+        assembler = None if stream is None else stream.assembler
+        self.drop(job_id)
+        self._streams[job_id] = _Stream(None)
+        if assembler is None:
+            return ChunkReader(), ""
+        assembler.reader.limit = None
+        return assembler.reader, assembler.joined
 
     def drop(self, job_id: JobId) -> None:
         """The job is over."""
         stream = self._streams.pop(job_id, None)
         if stream is not None and stream.assembler is not None:
             self.size -= stream.assembler.size
-
-
-def _gone(chunk: ResultChunk, due: int) -> str:
-    last = chunk.chunk_seq - 1
-    which = f"chunk {due} is" if due == last else f"chunks {due} to {last} are"
-    return f"{which} gone: chunk {chunk.chunk_seq} came where {due} was due"
-
-
-def _read(body: Mapping[str, Any]) -> ResultChunk:
-    fields = {"encoding": "utf8", **{name: value for name, value in body.items() if value is not None}}
-    try:
-        return msgspec.convert(fields, ResultChunk, strict=False)
-    except msgspec.ValidationError as error:
-        raise ChunkError(f"a chunk cannot be read: {error}") from None
 
 
 def _parse(joined: str | bytes) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import msgspec
 
@@ -13,9 +13,12 @@ from . import wire
 from .errors import LocalProtocolError
 from .events import ResultChunk
 
-BODY_BYTES: Final = 160
+BODY_BYTES: Final = 200
 """More than a chunk's JSON without its data, for a `result_id` of at most 64 plain characters."""
+JSON_TYPE: Final = "application/json"
+"""The content type of chunks that are the JSON text of a returned value."""
 
+_JSON_FIELD: Final = b',"content_type":"%b"' % JSON_TYPE.encode()
 _LEAST_CHUNK: Final = 4
 _LEAST_FRAME: Final = BODY_BYTES + 6
 """The widest character: four bytes in UTF-8, six as an escape."""
@@ -34,13 +37,16 @@ def encode_chunk(result_id: str, chunk_seq: int, data: str | bytes, *, more: boo
 
 
 def encode_chunks(
-    result_id: str, chunk_seq: int, data: str | bytes, *, chunk: int, frame: int
+    result_id: str, chunk_seq: int, data: str | bytes, *, chunk: int, frame: int, json: bool = False
 ) -> Iterator[bytes]:
-    """The bodies of what `cut` makes of `data`, from a number on, none of them the last of its result."""
+    """The bodies of what `cut` makes of `data`, from a number on, none of them the last of its result.
+
+    With `json` the text is JSON, and the first chunk of the result says so by its `content_type`.
+    """
     room = _room(chunk, frame)
     if isinstance(data, str):
         for number, (_, encoded, _) in enumerate(_cut_text(data, chunk, room), chunk_seq):
-            yield _body(result_id, number, encoded, b"utf8", more=True)
+            yield _body(result_id, number, encoded, b"utf8", more=True, json=json and number == 0)
     else:
         for number, (piece, _) in enumerate(_cut_bytes(data, min(chunk, room // 4 * 3)), chunk_seq):
             yield _body(result_id, number, _as_base64(piece), b"base64", more=True)
@@ -59,65 +65,127 @@ def cut(data: str | bytes, *, chunk: int, frame: int) -> Iterator[tuple[str | by
     return _cut_bytes(data, min(chunk, room // 4 * 3))
 
 
+class ChunkReader:
+    """Reads the chunks of one result in order and checks their number, name, size and end (§8.4).
+
+    It holds none of them, so a result of any size is read in constant memory.
+    """
+
+    __slots__ = ("binary", "content_type", "due", "ended", "limit", "result_id", "size")
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        """Decoded bytes of the whole result; None: no limit."""
+        self.due = 0
+        """The number of the chunk that comes next."""
+        self.size = 0
+        """Decoded bytes read so far."""
+        self.result_id: str | None = None
+        self.content_type: str | None = None
+        """`application/json` for the JSON text of a returned value; None for a stream, or if nobody said."""
+        self.binary = False
+        """Whether a chunk came as base64, so that the result is bytes."""
+        self.ended = False
+        """Whether the last chunk was read."""
+
+    def read(self, chunk: ResultChunk) -> bytes:
+        """Return the decoded data of the next chunk; raises ChunkError for one that does not follow the last.
+
+        A chunk that is refused changes nothing.
+        """
+        if self.result_id not in (None, chunk.result_id):
+            raise ChunkError(f"a chunk of {chunk.result_id!r} came in the result {self.result_id!r}")
+        if self.ended:
+            raise ChunkError(f"chunk {chunk.chunk_seq} came after the last one")
+        if chunk.chunk_seq != self.due:
+            raise ChunkError(f"chunk {chunk.chunk_seq} came where {self.due} was due")
+        data = _decode(chunk)
+        if self.limit is not None and self.size + len(data) > self.limit:
+            raise ChunkError(f"the result is larger than {self.limit} bytes")
+        self.size += len(data)
+        self.due += 1
+        self.result_id = chunk.result_id
+        self.content_type = self.content_type or chunk.content_type
+        self.binary = self.binary or chunk.encoding == "base64"
+        self.ended = not chunk.more
+        return data
+
+    def finish(self, result_id: str | None, result_size: int | None) -> None:
+        """Check the end against what `job.result` says; raises ChunkError when it does not match.
+
+        `result_size` is in decoded bytes. Both are None if the peer did not say.
+        """
+        if not self.ended:
+            raise ChunkError(f"the result ended after {self.due} chunks, without the last one")
+        if result_id not in (None, self.result_id):
+            raise ChunkError(f"the job names the result {result_id!r}, its chunks {self.result_id!r}")
+        if result_size is not None and result_size != self.size:
+            raise ChunkError(f"the result has {self.size} bytes, the job says {result_size}")
+
+
 class Assembler:
     """Joins the chunks of one result and never holds more than `limit` decoded bytes (§8.4)."""
 
-    __slots__ = ("_binary", "_data", "_ended", "_limit", "_next", "_result_id")
+    __slots__ = ("_data", "reader")
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.reader = ChunkReader(limit)
         self._data = bytearray()
-        self._next = 0
-        self._result_id: str | None = None
-        self._binary = False
-        self._ended = False
 
     @property
     def size(self) -> int:
         """Decoded bytes held."""
         return len(self._data)
 
+    @property
+    def joined(self) -> str | bytes:
+        """What was read so far: text if all of it came as utf8, else bytes."""
+        return bytes(self._data) if self.reader.binary else self._data.decode()
+
     def add(self, chunk: ResultChunk) -> None:
         """Take the next chunk; raises ChunkError for one that does not follow the last."""
-        if self._result_id not in (None, chunk.result_id):
-            raise ChunkError(f"a chunk of {chunk.result_id!r} came in the result {self._result_id!r}")
-        if self._ended:
-            raise ChunkError(f"chunk {chunk.chunk_seq} came after the last one")
-        if chunk.chunk_seq != self._next:
-            raise ChunkError(f"chunk {chunk.chunk_seq} came where {self._next} was due")
-        data = _decode(chunk)
-        if len(self._data) + len(data) > self._limit:
-            raise ChunkError(f"the result is larger than {self._limit} bytes")
-        self._data += data
-        self._next += 1
-        self._result_id = chunk.result_id
-        self._binary = self._binary or chunk.encoding == "base64"
-        self._ended = not chunk.more
+        self._data += self.reader.read(chunk)
 
-    def finish(self, result_id: str, result_size: int | None) -> str | bytes:
+    def finish(self, result_id: str | None, result_size: int | None) -> str | bytes:
         """The result that `job.result` names: text if all of it came as utf8, else bytes.
 
         `result_size` is in decoded bytes, None if the peer did not say. Raises ChunkError.
         """
-        if not self._ended:
-            raise ChunkError(f"the result ended after {self._next} chunks, without the last one")
-        if self._result_id != result_id:
-            raise ChunkError(f"the job names the result {result_id!r}, its chunks {self._result_id!r}")
-        if result_size is not None and result_size != len(self._data):
-            raise ChunkError(f"the result has {len(self._data)} bytes, the job says {result_size}")
-        return bytes(self._data) if self._binary else self._data.decode()
+        self.reader.finish(result_id, result_size)
+        return self.joined
 
 
-def _body(result_id: str, chunk_seq: int, data: bytes, encoding: bytes, *, more: bool) -> bytes:
+def read_chunk(body: Mapping[str, Any]) -> ResultChunk:
+    """Return the body of a `result_chunk` as its Struct; raises ChunkError for one that cannot be read."""
+    fields = {"encoding": "utf8", **{name: value for name, value in body.items() if value is not None}}
+    if not isinstance(fields.get("content_type", ""), str):
+        del fields["content_type"]
+    try:
+        return msgspec.convert(fields, ResultChunk, strict=False)
+    except msgspec.ValidationError as error:
+        raise ChunkError(f"a chunk cannot be read: {error}") from None
+
+
+def missing_chunks(chunk: ResultChunk, due: int) -> str:
+    """Return the sentence which says that the chunks before this one are gone."""
+    last = chunk.chunk_seq - 1
+    which = f"chunk {due} is" if due == last else f"chunks {due} to {last} are"
+    return f"{which} gone: chunk {chunk.chunk_seq} came where {due} was due"
+
+
+def _body(
+    result_id: str, chunk_seq: int, data: bytes, encoding: bytes, *, more: bool, json: bool = False
+) -> bytes:
     """What a `ResultChunk` is as JSON, of data that is a JSON string already."""
     named = wire.encode_checked(result_id)
     last = b"true" if more else b"false"
-    return b'{"result_id":%b,"chunk_seq":%d,"data":%b,"encoding":"%b","more":%b}' % (
+    return b'{"result_id":%b,"chunk_seq":%d,"data":%b,"encoding":"%b","more":%b%b}' % (
         named,
         chunk_seq,
         data,
         encoding,
         last,
+        _JSON_FIELD if json else b"",
     )
 
 

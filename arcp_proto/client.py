@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from . import client_handlers, commands, event_runs, flow, messages, recovery, resuming, wire
+from .chunks import ChunkReader
 from .client_session import ClientSession
 from .connection import Connection, Framing, Phase
 from .entropy import Entropy
@@ -276,6 +277,21 @@ class Client(Machine):
             if session.attached and self.connection is not None:
                 flow.ack_soon(self, self.connection, session)
         self.done()
+
+    def stream_result(self, job_id: JobId, *, now: int) -> tuple[ChunkReader, str | bytes]:
+        """Leave the chunks of a job's result (§8.4) to the user, who reads them from its events.
+
+        From now on the client joins and holds none of them, so that a result of any size takes no memory
+        here, and `JobEnded.result` is None unless the result came inline. Returns the reader of the chunks
+        that follow and what came before them; the events of those have a `chunk_seq` below `reader.due`.
+        """
+        self.enter(now, "stream_result", job_id)
+        session = self.session
+        released: tuple[ChunkReader, str | bytes] = ChunkReader(), ""
+        if session is not None and job_id in session.jobs:
+            released = session.assembly.release(job_id)
+        self.done()
+        return released
 
     def close(self, reason: str = "", *, now: int) -> None:
         """Say `session.close`; `ConnectionEnded` follows, at the latest after `close_wait_sec`. Jobs go on.

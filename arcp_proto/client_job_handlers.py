@@ -185,6 +185,7 @@ def on_result(
         result_size=result.result_size,
         summary=result.summary,
         source_seq=result.source_seq,
+        content_type=result.content_type,
     )
     if result.final_status != "success":
         _set_fault(end, result.final_status, result.summary)

@@ -105,14 +105,19 @@ class Progress(msgspec.Struct, gc=False, omit_defaults=True):
     message: str | None = None
 
 
-class ResultChunk(msgspec.Struct, gc=False):
-    """A piece of a streamed result (§8.4); `encoding` is utf8 or base64."""
+class ResultChunk(msgspec.Struct, gc=False, omit_defaults=True):
+    """A piece of a streamed result (§8.4); `encoding` is utf8 or base64.
+
+    The first chunk of a value that the agent returned has the `content_type` of the job's result, which is
+    ours: a reader knows what the text is before its end.
+    """
 
     result_id: str
     chunk_seq: int
     data: str
     encoding: str
     more: bool
+    content_type: str | None = None
 
 
 Body = (

@@ -355,7 +355,9 @@ class CancelAnswered(msgspec.Struct):
 class JobEnded(msgspec.Struct):
     """The end of a job (§7.3); `code` is empty on success.
 
-    `result` is the value, or the assembled text or bytes of a streamed result.
+    `result` is the value, or the assembled text or bytes of a streamed result; None for one whose chunks
+    were left to the user (`Client.stream_result`). `content_type` is `application/json` when the chunks are
+    the JSON text of a value that was too large for a frame.
     """
 
     job_id: JobId
@@ -371,6 +373,7 @@ class JobEnded(msgspec.Struct):
     retryable: bool = False
     details: dict[str, Any] = msgspec.field(default_factory=dict)
     source_seq: int | None = None
+    content_type: str | None = None
 
 
 class SessionFailed(msgspec.Struct):

@@ -64,6 +64,7 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
         "unsubscribe",
         "list_jobs",
         "processed",
+        "stream_result",
         "close",
         "detach",
         "dial_failed",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from . import wire
-from .chunks import encode_chunk, encode_chunks
+from .chunks import JSON_TYPE, encode_chunk, encode_chunks
 from .errors import Denied, ErrorCode, LocalProtocolError
 from .events import UNSET
 from .ids import ulid
@@ -42,8 +42,11 @@ def check_piece(job: Job, data: str | bytes) -> str:
     return encoding
 
 
-def write(runtime: Runtime, job: Job, data: str | bytes, encoding: str) -> None:
-    """Send a piece as chunks; raises Denied, and ends the job, beyond the limit of a result (§14)."""
+def write(runtime: Runtime, job: Job, data: str | bytes, encoding: str, *, json: bool = False) -> None:
+    """Send a piece as chunks; raises Denied, and ends the job, beyond the limit of a result (§14).
+
+    With `json` it is the JSON text of a returned value.
+    """
     stream = job.stream or _open_stream(runtime, job, encoding)
     if not data:
         return
@@ -53,7 +56,8 @@ def write(runtime: Runtime, job: Job, data: str | bytes, encoding: str) -> None:
         fix_outcome(runtime, job, outcome_of(ErrorCode.INTERNAL_ERROR, message))
         raise Denied(ErrorCode.INTERNAL_ERROR, message)
     chunk, frame = runtime.limits.chunk, runtime.body_limit(job)
-    for body in encode_chunks(stream.result_id, stream.chunks, data, chunk=chunk, frame=frame):
+    bodies = encode_chunks(stream.result_id, stream.chunks, data, chunk=chunk, frame=frame, json=json)
+    for body in bodies:
         runtime.publish(job, RESULT_CHUNK, body)
         stream.chunks += 1
     stream.size += size
@@ -94,8 +98,8 @@ def _finish_in_chunks(runtime: Runtime, job: Job, text: str, summary: str | None
         _fail(runtime, job, f"a returned value is at most {most} bytes: stream the result")
     else:
         stream = _open_stream(runtime, job, UTF8)
-        write(runtime, job, text, UTF8)
-        _finish_stream(runtime, job, stream, summary, "application/json", text)
+        write(runtime, job, text, UTF8, json=True)
+        _finish_stream(runtime, job, stream, summary, JSON_TYPE, text)
 
 
 def _finish_stream(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto.assembly import Assembly
-from arcp_proto.chunks import ChunkError
+from arcp_proto.chunks import ChunkError, read_chunk
 from arcp_proto.ids import JobId
 from arcp_proto.messages import UNSET, Result
 
@@ -191,3 +191,38 @@ def test_never_more_than_the_limits_hold(chunks: list[tuple[JobId, int, str, boo
     for job_id in (A, B, C):
         assembly.drop(job_id)
     assert assembly.size == 0
+
+
+def test_what_came_is_released_and_the_rest_is_not_kept(assembly: Assembly) -> None:
+    assembly.add(A, body(0, "grü"))
+    reader, early = assembly.release(A)
+    assert (early, reader.due, reader.size, reader.limit, assembly.size) == ("grü", 1, 4, None, 0)
+    assembly.add(A, body(1, "x" * 50))
+    assembly.add(A, body(0, "grü"), replayed=True)
+    assert assembly.size == 0
+    assert reader.read(read_chunk(body(1, "x" * 50, more=False))) == b"x" * 50
+    reader.finish("res_1", 54)
+    assert assembly.finish(A, ended(size=54)) is None
+    assert assembly.finish(A, ended(None, result=0)) == 0
+
+
+def test_bytes_are_released_as_bytes(assembly: Assembly) -> None:
+    assembly.add(A, body(0, "AAH/", encoding="base64"))
+    assert assembly.release(A)[1] == b"\x00\x01\xff"
+
+
+@pytest.mark.parametrize("before", [[], [body(0, "x" * 21)], [body(1, "x")]])
+def test_a_result_of_which_nothing_is_held_is_released_from_its_first_chunk(
+    assembly: Assembly, before: list[dict[str, Any]]
+) -> None:
+    for one in before:
+        assembly.add(A, one)
+    reader, early = assembly.release(A)
+    assert (reader.due, early, assembly.size) == (0, "", 0)
+
+
+def test_the_content_type_of_the_first_chunk_counts(assembly: Assembly) -> None:
+    assembly.add(A, body(0, "1", content_type="application/json"))
+    assembly.add(B, body(0, "1", content_type=5))
+    assert assembly.release(A)[0].content_type == "application/json"
+    assert assembly.release(B)[0].content_type is None

@@ -454,6 +454,28 @@ def test_a_streamed_result_is_joined_and_its_chunks_are_events(runtime: Scripted
     assert event == JobEnded(JOB, 3, "success", "t", "abc", "res_1", 3)
 
 
+def test_a_result_that_the_user_reads_is_not_joined(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    runtime.say("job.event", chunk(0, "ab"), job_id=JOB, event_seq=1)
+    reader, early = runtime.client.stream_result(JOB, now=runtime.now)
+    assert (early, reader.due) == ("ab", 1)
+    event = runtime.only(
+        JobEmitted, runtime.say("job.event", chunk(1, "c", more=False), job_id=JOB, event_seq=2)
+    )
+    assert event.body["data"] == "c"
+    session = runtime.client.session
+    assert session is not None
+    assert session.assembly.size == 0
+    payload = {"final_status": "success", "completed_at": "t", "result_id": "res_1", "result_size": 3}
+    end = runtime.only(JobEnded, runtime.say("job.result", payload, job_id=JOB, event_seq=3))
+    assert end == JobEnded(JOB, 3, "success", "t", None, "res_1", 3)
+
+
+def test_a_result_of_a_job_that_is_not_followed_has_nothing_to_read(runtime: ScriptedRuntime) -> None:
+    reader, early = runtime.client.stream_result(JOB, now=runtime.now)
+    assert (early, reader.due) == ("", 0)
+
+
 def test_a_value_too_large_for_a_frame_is_a_value_again(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.say("job.event", chunk(0, '{"a":1}', more=False), job_id=JOB, event_seq=1)

@@ -210,6 +210,7 @@ def test_a_client_that_goes_on_is_recorded_with_what_it_went_on_with() -> None:
         client.dial_failed("nobody there", now=START)
         client.connect(Secret("s3cret"), now=START)
         outputs.append(client.take())
+        client.stream_result(JobId("job_1"), now=START)
         client.processed(JobId("job_1"), 5, now=START)
         client.detach(now=START)
         outputs.append(client.take())

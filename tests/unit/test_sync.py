@@ -14,13 +14,14 @@ from arcp_io import client, client_job, client_session, sync
 
 PLUMBING: Final[dict[type, frozenset[str]]] = {
     client_session.Session: frozenset(
-        ("cancel", "happened", "leave", "mend", "open", "processed", "request", "tells_soon")
+        ("cancel", "happened", "leave", "mend", "open", "processed", "request", "stream_result", "tells_soon")
     ),
     client_job.Job: frozenset(
         (
             *("accepted", "cancel_answered", "claim", "cut_off", "done_with_end", "emitted", "ended"),
             *("ended_before", "inbox", "left", "look_at_buffer", "lost", "make_room", "make_way", "stored"),
             *("subscribed", "taken", "taken_by_a_thread", "wait_for", "waiting"),
+            *("chunks_before", "failed", "keeps_result", "release_result", "successful_end"),
         )
     ),
 }
