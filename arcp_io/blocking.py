@@ -198,9 +198,13 @@ class BlockingJobContext:
             hard_links=hard_links,
         )
 
-    def fetch_allowed(self, url: str) -> None:
-        """Raises Denied unless the lease covers fetching a URL: `net.fetch`. Every redirect asks again."""
-        self._call(self._job.fetch_allowed, url)
+    def fetch_allowed(self, url: str) -> str:
+        """Return the URL to fetch, in the form in which the lease covers it: `net.fetch` (§9.3).
+
+        Fetch what is returned, not `url`, which HTTP clients may read in another way. Ask again for every
+        redirect. Raises Denied.
+        """
+        return self._call(self._job.fetch_allowed, url)
 
     def model(self, name: str) -> None:
         """Raises Denied unless the lease covers the use of a model: `model.use` (§9.7)."""

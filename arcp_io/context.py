@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
 
 from arcp_proto.events import Body, EventKind
+from arcp_proto.targets import canonical
 
 from . import bodies
 from .errors import JobOver
@@ -228,9 +229,15 @@ class JobContext:
             hard_links=hard_links,
         )
 
-    async def fetch_allowed(self, url: str) -> None:
-        """Raises Denied unless the lease covers fetching a URL: `net.fetch`. Every redirect asks again."""
-        await self.authorize("net.fetch", url)
+    async def fetch_allowed(self, url: str) -> str:
+        """Return the URL to fetch, in the form in which the lease covers it: `net.fetch` (§9.3).
+
+        Fetch what is returned, not `url`, which HTTP clients may read in another way; pass it to aiohttp as
+        `yarl.URL(..., encoded=True)`. Ask again for every redirect. Raises Denied.
+        """
+        form = canonical("net.fetch", bodies.text("url", url)) or url
+        await self.authorize("net.fetch", form)
+        return form
 
     async def model(self, name: str) -> None:
         """Raises Denied unless the lease covers the use of a model: `model.use` (§9.7)."""

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO, Any, Final, NamedTuple
 
 from arcp_proto.errors import Denied, ErrorCode
+from arcp_proto.targets import is_too_long
 
 FS_READ: Final = "fs.read"
 FS_WRITE: Final = "fs.write"
@@ -100,6 +101,10 @@ def open_allowed(
     if "\0" in text:
         raise ValueError("a path has no null characters")
     text = posixpath.join(os.getcwd(), text)
+    if is_too_long(text):
+        for capability in wanted.capabilities:
+            ask(capability, text)
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     for _ in range(ATTEMPTS):
         with suppress(_Changed), _Walk() as walk:
             opened = _open(walk, text, wanted, ask, hard_links)

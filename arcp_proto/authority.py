@@ -15,8 +15,10 @@ from .budget import COST_BUDGET, shown
 from .errors import Denied, ErrorCode
 from .ids import SECOND, Time
 from .job import Job
+from .limits import MAX_TARGET_BYTES
 from .machine import cut
 from .records import LeaseEnded
+from .targets import is_too_long
 from .timers import TimerKind
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ LOOK_SEC: Final = 10
 SHOWN: Final = 256
 """Characters of a target in messages and facts."""
 
+TOO_LONG: Final = f"a target has at most {MAX_TARGET_BYTES} bytes"
+
 _QUERY: Final = re.compile(r"[?#].*", re.DOTALL)
 _LOGIN: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*:[/\\]++)?[^/]*@")
 """No backslash is tried twice, so that it is linear in a target that holds nothing else."""
@@ -42,6 +46,9 @@ _LOGIN: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*:[/\\]++)?[^/]*@")
 def check(runtime: Runtime, job: Job, capability: str, target: str) -> None:
     """Raise Denied unless the lease of a job allows an operation now: the one gate (§9.3)."""
     check_expiry(runtime, job, capability, target)
+    if is_too_long(target):
+        message = f"{capability} {_quoted(capability, target)} is not allowed: {TOO_LONG}"
+        deny(runtime, job, ErrorCode.PERMISSION_DENIED, message, capability, target)
     if not _granted(runtime, job, capability, target):
         message = (
             f"{capability} {_quoted(capability, target)} is not covered by the lease of this job:"

@@ -46,7 +46,7 @@ def check_pattern(namespace: str, pattern: str) -> None:
         elif namespace == "net.fetch":
             read_url(pattern, pattern=True)
             path = _URL_PATH.match(pattern)
-            _check_dots(re.sub("%2e", ".", path[1] if path else "", flags=re.IGNORECASE))
+            _check_dots(path[1] if path else "")
     except Unfit as unfit:
         raise _refusal(pattern, str(unfit)) from None
 

@@ -24,6 +24,8 @@ MAX_LEASE_BYTES: Final = 16 * KIB
 """Of a `lease_request` as we write it, so that accepted, subscribed and jobs always fit a frame."""
 MAX_PATTERNS: Final = 64
 MAX_PATTERN_BYTES: Final = 512
+MAX_TARGET_BYTES: Final = 8 * KIB
+"""Of a path, a URL or a name that the gate is asked for; PATH_MAX is 4 KiB, and HTTP servers take 8 KiB."""
 MAX_NAMESPACES: Final = 32
 MAX_TRACESTATE_LENGTH: Final = 512
 """W3C Trace Context, 3.3.1.5: propagate at least 512 characters."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, NamedTuple
-from unicodedata import normalize
+from unicodedata import category, normalize
 
 from .budget import COST_BUDGET
+from .limits import MAX_TARGET_BYTES
 
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
@@ -18,7 +19,15 @@ _LABELS: Final = re.compile(r"(?:[^.]{1,63}\.)*[^.]{1,63}\.?\Z")
 _NO_HOST: Final = re.compile(r"[\x00-\x20\"#%/:<>?@\[\\\]^`{|}\x7f]")
 _NUMBER: Final = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\.?\Z")
 _ZEROS: Final = re.compile(r"(?:\b0:)+0\b")
-_ESCAPED_DOT: Final = re.compile("%2e", re.IGNORECASE)
+_ESCAPED_DOTS: Final = re.compile(r"/(?:%2e|\.%2e|%2e\.|%2e%2e)(?:/|\Z)", re.IGNORECASE)
+_ESCAPE: Final = re.compile("%([0-9A-Fa-f]{2})")
+_ESCAPED: Final = re.compile(r"[^A-Za-z0-9._~!$&'()*+,;=:@/?%-]+")
+"""What no URL holds in its path or query as it is, but escaped (RFC 3986, 3.3 and 3.4)."""
+_UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_IGNORED: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""Letters and marks that are ignored by default (Unicode, DerivedCoreProperties)."""
 _MOST_HOST: Final = 512
 """Characters of a host; DNS knows 253, and a pattern has no more bytes."""
 _PORTS: Final = {"http": "80", "https": "443"}
@@ -30,7 +39,8 @@ class Unfit(Exception):
 
 
 class Url(NamedTuple):
-    """A URL, or a pattern of URLs, without its fragment: scheme and host in small letters, port always there.
+    """A URL, or a pattern of URLs, without its fragment: scheme and host in small letters, port always there,
+    path and query in the normal form of RFC 3986, 6.2.2, so that every client sends them as they are.
 
     `query` is None where a pattern has no `?`; a target without a query has an empty one.
     """
@@ -43,7 +53,7 @@ class Url(NamedTuple):
 
     @property
     def text(self) -> str:
-        """As it is shown: without the port that the scheme has anyway."""
+        """The URL as it is shown and fetched: without the port that the scheme has anyway."""
         port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
         query = f"?{self.query}" if self.query else ""
         return f"{self.scheme}://{self.host}{port}{self.path}{query}"
@@ -55,25 +65,30 @@ class Url(NamedTuple):
 
 
 def canonical(capability: str, target: str) -> str | None:
-    """The form in which a target is shown; None for what can be no target of the capability (§9.3).
+    """Return the form of a target to show and to use; None for what is not one of the capability (§9.3).
 
-    Of fs.* an absolute path, of net.fetch an http or https URL, of others any text; of cost.budget nothing.
+    A target of fs.* is an absolute path, of net.fetch an http or https URL, of others any text; cost.budget
+    has none. For net.fetch the form is the URL to fetch: ASCII, and the same for every HTTP client.
     """
     if capability != "net.fetch":
         return matchable(capability, target)
+    if is_too_long(target):
+        return None
     try:
-        return read_url(target).text
+        text = read_url(target).text
     except Unfit:
         return None
+    return None if is_too_long(text) else text
 
 
 def matchable(capability: str, target: str) -> str | None:
-    """The form in which a target is matched; None for what can be no target of the capability (§9.3)."""
-    if not target or capability == COST_BUDGET:
+    """Return the form in which a target is matched; None for what is not one of the capability (§9.3)."""
+    if not target or capability == COST_BUDGET or is_too_long(target):
         return None
     try:
         if capability == "net.fetch":
-            return read_url(target).matched
+            url = read_url(target)
+            return None if is_too_long(url.text) else url.matched
         if not target.isascii() and _SURROGATE.search(target):
             return None
         if not capability.startswith("fs."):
@@ -81,6 +96,13 @@ def matchable(capability: str, target: str) -> str | None:
         return None if "\x00" in target else read_path(target)
     except Unfit:
         return None
+
+
+def is_too_long(target: str) -> bool:
+    """Return whether a target has more bytes than a gate compares (`limits.MAX_TARGET_BYTES`)."""
+    if len(target) > MAX_TARGET_BYTES:
+        return True
+    return not target.isascii() and len(target.encode("utf-8", "surrogatepass")) > MAX_TARGET_BYTES
 
 
 def read_path(text: str) -> str:
@@ -112,6 +134,8 @@ def read_url(text: str, *, pattern: bool = False) -> Url:
         raise Unfit("is no http or https URL")
     if _NO_URL.search(text):
         raise Unfit("holds a space, a backslash, a bare % or an escaped %2F, %5C, %00")
+    if text.count("#") > 1:
+        raise Unfit("holds a second #, at which some clients cut it")
     scheme, authority, path, query = url.groups()
     if "@" in authority:
         raise Unfit("names a user")
@@ -119,7 +143,7 @@ def read_url(text: str, *, pattern: bool = False) -> Url:
     host, port = _read_authority(authority, pattern)
     if query is None and not pattern:
         query = ""
-    return Url(scheme, host, port or _PORTS[scheme], _read_url_path(path), query)
+    return Url(scheme, host, port or _PORTS[scheme], _read_url_path(path), query and _normal(query))
 
 
 def _read_authority(authority: str, pattern: bool) -> tuple[str, str | None]:
@@ -146,7 +170,7 @@ def _read_host(host: str, pattern: bool) -> str:
     ascii_host = _to_ascii(host).lower()
     if _NO_HOST.search(ascii_host) or ascii_host.count("*") != host.count("*"):
         raise Unfit("has a character in its host that no host has")
-    if not host.isascii() and ascii_host != _encoded(host):
+    if not host.isascii() and ascii_host not in _encoded(host):
         raise Unfit("has a host with two ASCII forms; write the one that is meant, xn--...")
     if "*" in ascii_host:
         if not pattern:
@@ -167,13 +191,27 @@ def _to_ascii(host: str) -> str:
         raise Unfit("has a host with an empty or too long label, or without an ASCII form") from None
 
 
-def _encoded(host: str) -> str:
-    """The ASCII form by today's Unicode; IDNA 2003, which the codec is, deletes and folds some characters."""
-    folded = normalize("NFKC", normalize("NFKC", host).lower())
+def _encoded(host: str) -> tuple[str, ...]:
+    """Return the ASCII form that today's Unicode and UTS 46 agree on; none where they do not.
+
+    IDNA 2003, which the codec is, deletes and folds some characters. UTS 46 deletes those that are ignored,
+    folds some that `lower` does not, and knows letters that are not assigned here.
+    """
+    shown = normalize("NFKC", host)
+    folded = normalize("NFKC", shown.lower())
+    if folded != normalize("NFKC", shown.casefold()) or any(map(_is_ignored, host + folded)):
+        return ()
     labels = folded.replace(_FULL_STOP, ".").split(".")
-    return ".".join(
-        label if label.isascii() else "xn--" + label.encode("punycode").decode() for label in labels
+    return (
+        ".".join(
+            label if label.isascii() else "xn--" + label.encode("punycode").decode() for label in labels
+        ),
     )
+
+
+def _is_ignored(character: str) -> bool:
+    """Return whether a character is ignored, private or not assigned, by its category or by UTS 46."""
+    return category(character) in ("Cf", "Cn", "Co") or _IGNORED.match(character) is not None
 
 
 def _is_ipv4(host: str) -> bool:
@@ -195,8 +233,13 @@ def _compressed(address: IPv6Address) -> str:
 
 
 def _read_url_path(path: str) -> str:
-    """RFC 3986, 5.2.4: `%2e` is a dot, `.` and `..` are resolved, and empty segments are segments."""
-    path = _ESCAPED_DOT.sub(".", path)
+    """Resolve `.` and `..` as RFC 3986, 5.2.4 does; raises Unfit for an escaped one.
+
+    Clients disagree on `%2e%2e`: some resolve it before the other dots, some after them, some not at all.
+    """
+    if _ESCAPED_DOTS.search(path):
+        raise Unfit("holds an escaped dot segment, such as %2e%2e")
+    path = _normal(path)
     if "/." not in path:
         return path or "/"
     segments: list[str] = []
@@ -209,3 +252,19 @@ def _read_url_path(path: str) -> str:
     if parts[-1] in (".", ".."):
         segments.append("")
     return "/" + "/".join(segments)
+
+
+def _normal(text: str) -> str:
+    """Return a path or a query in normal form: escaped is what has to be, in capitals, and nothing else."""
+    if "%" in text:
+        text = _ESCAPE.sub(_unescaped, text)
+    return _ESCAPED.sub(_escaped, text)
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    character = chr(int(match[1], 16))
+    return character if character in _UNRESERVED else match[0].upper()
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode())

@@ -38,7 +38,7 @@ PURE_MODULES: Final = {
     "msgspec": None,
     "re": None,
     "typing": None,
-    "unicodedata": ("normalize",),
+    "unicodedata": ("category", "normalize"),
 }
 """What arcp_proto may import, and which of its names; None: all of them."""
 ONLY_WIRE: Final = ("sys",)

@@ -194,7 +194,7 @@ async def try_to(job: JobContext, step: Step) -> Any:
         case ["authorize", str(capability), str(target)]:
             await job.authorize(capability, target)
         case ["fetch", str(url)]:
-            await job.fetch_allowed(url)
+            return await job.fetch_allowed(url)
         case ["model", str(name)]:
             await job.model(name)
         case ["tool", str(name)]:

@@ -96,6 +96,7 @@ ROWS: Final[list[Row]] = [
                 *("https://api.example.com:99999/", "https://api.example.com:4*/", "https://a b/"),
                 *("https://*%2eexample.com/", "https://api.example.com/*/../admin", "https://[::*]/"),
                 *("https://api.example.com/*/%2e%2e/admin", "https://127.1/"),
+                *("https://api.example.com/a/.%2E/admin", "https://api.example.com/a#b#c"),
             )
         ],
         allowed=[lease(net_fetch=["https://*:*/**"])],

@@ -158,7 +158,7 @@ async def _search_until_refused(job: JobContext, vendor: str, findings: list[str
 async def _search(job: JobContext, vendor: str, query: str) -> str:
     async with job.tool("search", {"q": query}) as call:
         url = address(vendor, "search", query)
-        await job.fetch_allowed(url)
+        url = await job.fetch_allowed(url)
         async with job.reserve("USD", MOST["search"]) as hold:
             answer, cost = await run_sync(fetch, url, headers(job))
             hold.settle(cost, "cost.search")
@@ -174,7 +174,7 @@ def writer(job: BlockingJobContext, input: Any) -> list[str]:
         with job.tool("complete", {"model": MODEL}) as call:
             job.model(MODEL)
             url = address(input["vendor"], "complete", f"text {len(texts)}")
-            job.fetch_allowed(url)
+            url = job.fetch_allowed(url)
             call.result, cost = fetch(url, headers(job))
             job.metric("cost.inference", Decimal(cost), unit="USD", dimensions={"model": MODEL})
         texts.append(call.result)

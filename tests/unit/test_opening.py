@@ -451,3 +451,17 @@ def test_a_race_is_never_won(place: Path, gate: Gate) -> None:
     assert (place / "secret/file").read_text() == "secret"
     assert "secret" not in seen
     assert seen["Denied"] > 0
+
+
+def test_a_path_longer_than_a_target_is_refused_before_it_is_walked(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "_Walk", None)
+    path = f"{place}/data" + "/a" * 4_096
+    gate = Gate("/nothing")
+    with pytest.raises(Denied):
+        open_allowed(path, "r", gate)
+    assert gate.asked == [("fs.read", path)]
+    with pytest.raises(OSError) as failed:
+        open_allowed(path, "w", Gate("/"))
+    assert failed.value.errno == errno.ENAMETOOLONG
