@@ -116,7 +116,10 @@ def check_size(
     """The size of an envelope; raises LocalProtocolError if it fits no frame, or finds no room."""
     limit = client.frame_limit(session.framing)
     ids = len(wire.encode_checked([session.id, job_id]))
-    size = wire.HEAD_BYTES + ids + len(wire.encode_checked(message)) + len(extensions or b"")
+    payload = wire.encode_checked(message)
+    if wire.holds_too_many(payload):
+        raise LocalProtocolError(wire.TOO_MANY)
+    size = wire.HEAD_BYTES + ids + len(payload) + len(extensions or b"")
     if size > limit:
         raise LocalProtocolError(f"the message is {size} bytes, and a frame holds {limit}")
     if session.attached and client.connection is not None:

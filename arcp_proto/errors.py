@@ -57,6 +57,13 @@ class Unreadable(Refusal):
         super().__init__(ErrorCode.INVALID_REQUEST, message)
 
 
+class UnreadablePayload(Refusal):
+    """A payload that is not of the shape of its type, which is not read again to refuse it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.INVALID_REQUEST, message)
+
+
 class LocalProtocolError(Exception):
     """Our own side asked for something the protocol does not allow. Nothing has changed."""
 

@@ -20,6 +20,10 @@ MAX_AGENT_LENGTH: Final = 256
 MAX_RUNTIME_SEC: Final = 2**31
 MAX_DEPTH: Final = 64
 """Nesting of JSON in and out; msgspec stops somewhere below 1,000, depending on the caller's stack."""
+MAX_CONTAINERS: Final = 100_000
+"""Objects and lists of one message, which take some 100 bytes of memory each, however few bytes of text."""
+MAX_STATUS_WORDS: Final = 16
+"""Words of `filter.status` in a listing; there are six statuses."""
 MAX_LEASE_BYTES: Final = 16 * KIB
 """Of a `lease_request` as we write it, so that accepted, subscribed and jobs always fit a frame."""
 MAX_PATTERNS: Final = 64

@@ -21,12 +21,14 @@ from . import wire
 from .errors import ErrorCode, Refusal, ensure
 from .ids import MILLISECOND, Principal, Time
 from .job import Job, Status
+from .limits import MAX_STATUS_WORDS
 from .messages import JobFilter
 from .times import parse_time
 
 _CHUNK: Final = 512
 """Numbers of one chunk, before it is cut in two."""
-_INDEXED: Final = frozenset((None, *Status))
+_STATUSES: Final = frozenset(Status)
+_INDEXED: Final = _STATUSES | {None}
 _NUMBER_BYTES: Final = 8
 _TAG_BYTES: Final = 16
 
@@ -34,7 +36,7 @@ _TAG_BYTES: Final = 16
 class Filter(msgspec.Struct, frozen=True):
     """Which jobs are asked for; None asks for all.
 
-    `statuses` are words of the wire, sorted; an unknown one matches nothing. `agent` is a name or
+    `statuses` are words of the wire, sorted, without unknown ones, which match nothing. `agent` is a name or
     `name@version`. Times are Unix times in nanoseconds, both exclusive, and compared with `created_at` as
     it is written, to the millisecond.
     """
@@ -46,11 +48,18 @@ class Filter(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, asked: JobFilter | None) -> Self:
-        """The filter of a request; raises Refusal INVALID_REQUEST for a time that is none."""
+        """Return the filter of a request.
+
+        Raises Refusal INVALID_REQUEST for a time that is none, and for more words than MAX_STATUS_WORDS.
+        """
         if asked is None:
             return cls()
+        if asked.status is not None and len(asked.status) > MAX_STATUS_WORDS:
+            message = f"filter.status names more than {MAX_STATUS_WORDS} statuses"
+            details = {"limit": "filter_status", "max": MAX_STATUS_WORDS}
+            raise Refusal(ErrorCode.INVALID_REQUEST, message, details=details)
         return cls(
-            None if asked.status is None else tuple(sorted(dict.fromkeys(asked.status))),
+            None if asked.status is None else tuple(sorted(_STATUSES.intersection(asked.status))),
             asked.agent,
             _time("created_after", asked.created_after),
             _time("created_before", asked.created_before),

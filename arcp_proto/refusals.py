@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from . import messages, wire
 from .connection import Connection, Phase
-from .errors import RETRYABLE, ErrorCode, Refusal
+from .errors import RETRYABLE, ErrorCode, Refusal, Unreadable, UnreadablePayload
 from .ids import JobId, SessionId, ulid
 from .limits import MAX_AGENT_LENGTH
 from .machine import cut
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 UNKNOWN_AGENT: Final = "unknown"
+_UNREAD: Final = (Unreadable, UnreadablePayload)
 _OF_A_JOB: Final = ("job.cancel", "job.subscribe", "job.unsubscribe")
 
 
@@ -47,10 +48,10 @@ def _send_session_error(
         message=cut(refusal.message),
         retryable=RETRYABLE[refusal.code],
         request_id=None if envelope is None else envelope.id or None,
-        job_id=_job_id_of(envelope),
+        job_id=_job_id_of(envelope, refusal),
         details=_details(envelope, refusal),
     )
-    session_id = None if connection.session is not None else _named_session(runtime, connection, envelope)
+    session_id = None if connection.session is not None else _named_session(runtime, connection, refusal)
     urgent = refusal.fatal or connection.phase is not Phase.OPEN
     connection.send(error, urgent=urgent, session_id=session_id)
 
@@ -95,9 +96,9 @@ def _details(envelope: wire.Envelope | None, refusal: Refusal) -> dict[str, Any]
     return details or None
 
 
-def _named_session(runtime: Runtime, connection: Connection, envelope: wire.Envelope | None) -> SessionId:
+def _named_session(runtime: Runtime, connection: Connection, refusal: Refusal) -> SessionId:
     """Before the welcome: the session that was asked for, else one that names nothing."""
-    match _read(envelope, ("session.hello", "session.resume")):
+    match _read(connection.answering, ("session.hello", "session.resume"), refusal):
         case messages.SessionResume(session_id=str(asked)):
             return SessionId(asked)
         case messages.Hello(resume=messages.Resume(session_id=str(asked))):
@@ -105,25 +106,27 @@ def _named_session(runtime: Runtime, connection: Connection, envelope: wire.Enve
     return SessionId("sess_" + ulid(runtime.entropy.bits(connection.scope, "session")))
 
 
-def _job_id_of(envelope: wire.Envelope | None) -> str | None:
+def _job_id_of(envelope: wire.Envelope | None, refusal: Refusal) -> str | None:
     """The job that a refused message is about, as it was named there."""
-    job_id: str | None = getattr(_read(envelope, _OF_A_JOB), "job_id", None)
+    job_id: str | None = getattr(_read(envelope, _OF_A_JOB, refusal), "job_id", None)
     return job_id
 
 
 def _agent_of(envelope: wire.Envelope) -> str:
     """The agent that a refused submit names."""
     try:
-        payload = wire.decode_value(envelope.payload)
-    except Refusal:
+        agent = wire.decode_value(wire.decode_fields(envelope.payload)["agent"])
+    except (Refusal, KeyError):
         return UNKNOWN_AGENT
-    agent = payload.get("agent") if isinstance(payload, dict) else None
     return agent[:MAX_AGENT_LENGTH] if isinstance(agent, str) and agent else UNKNOWN_AGENT
 
 
-def _read(envelope: wire.Envelope | None, types: tuple[str, ...]) -> object:
-    """The payload of a message of these types; None for others, and for what cannot be read."""
-    if envelope is None or envelope.type not in types:
+def _read(envelope: wire.Envelope | None, types: tuple[str, ...], refusal: Refusal) -> object:
+    """Return the payload of a message of these types; None for others, and for what cannot be read.
+
+    A payload that is refused because it could not be read is not decoded again.
+    """
+    if envelope is None or envelope.type not in types or isinstance(refusal, _UNREAD):
         return None
     try:
         return read_request(envelope)

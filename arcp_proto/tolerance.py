@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from . import events, messages, wire
-from .errors import RETRYABLE, ErrorCode, Refusal
+from .errors import RETRYABLE, ErrorCode, Refusal, Unreadable, UnreadablePayload
 from .limits import MAX_FEATURES, MAX_REASON_LENGTH, MAX_RUNTIME_SEC
 
 Fields = dict[str, Any]
@@ -82,7 +82,12 @@ def _read(envelope: wire.Envelope, shapes: Shapes) -> msgspec.Struct:
     rule = RULES[envelope.type]
     message = wire.decode_payload(envelope.payload, decode)
     if message is None:
-        message = _repaired(envelope, shape, rule)
+        try:
+            message = _repaired(envelope, shape, rule)
+        except Unreadable:
+            raise
+        except Refusal as refusal:
+            raise UnreadablePayload(refusal.message) from None
     if rule.settle is not None:
         rule.settle(message, envelope)
     return message

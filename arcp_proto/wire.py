@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 import re
 import sys
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
 from .errors import LocalProtocolError, Unreadable
 from .ids import JobId, SessionId
-from .limits import MAX_DEPTH, MAX_ID_LENGTH
+from .limits import MAX_CONTAINERS, MAX_DEPTH, MAX_ID_LENGTH
 
 T = TypeVar("T")
 
@@ -29,6 +31,7 @@ HEAD_BYTES: Final = 320
 
 NOT_TEXT: Final = "the message is not UTF-8"
 TOO_DEEP: Final = f"the message nests deeper than {MAX_DEPTH}, or its brackets do not match"
+TOO_MANY: Final = f"the message holds more than {MAX_CONTAINERS} objects and lists"
 NO_OBJECT: Final = "the message is no JSON object that can be held"
 """What an unreadable message is, and nothing of what it holds: a recording has another in its place."""
 
@@ -36,11 +39,14 @@ _ACCEPTED_VERSION: Final = re.compile(r"1(\.\d{1,9})?\Z")
 _MAX_VERSION_LENGTH: Final = 16
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+["\\]?', re.DOTALL)
 """A string, also one that does not end: it matches at every quote, so that no scan starts twice."""
-_ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
+_STEPS: Final = bytes.maketrans(b"{}[]", b"\x01\xff\x01\xff")
+"""What a bracket does to the depth, as a signed byte."""
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _ONE_DIGIT: Final = bytes.maketrans(b"123456789E", b"000000000e")
 _SHORT: Final = 512
 """Bytes of JSON in which no number can cost much."""
+_MANY: Final = 2 * MAX_CONTAINERS
+"""Bytes of JSON that cannot hold more than MAX_CONTAINERS."""
 _HEADROOM: Final = 4 * MAX_DEPTH
 _EMPTY: Final = msgspec.Raw(b"{}")
 _TEXT: Final = frozenset((str,))
@@ -147,7 +153,9 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def decode_envelope(data: bytes) -> Envelope:
-    """One message as an envelope; raises Unreadable for whatever holds none (§12)."""
+    """Return one message as an envelope; raises Unreadable for whatever holds none (§12)."""
+    if len(data) > _MANY and holds_too_many(data):
+        raise Unreadable(TOO_MANY)
     _check_text(data)
     try:
         envelope = _decode_exact(data)
@@ -197,16 +205,22 @@ def decode_items(data: msgspec.Raw) -> list[msgspec.Raw]:
 
 
 def check_depth(data: bytes) -> bool:
-    """Whether JSON text nests at most MAX_DEPTH deep. No scan when it has too few brackets to do so."""
+    """Return whether JSON text nests at most MAX_DEPTH deep, in one pass over its brackets.
+
+    There is no pass when it has too few brackets to do so. False for brackets that are not closed.
+    """
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return True
-    brackets = _STRING.sub(b"", data).translate(_ONE_KIND, _NOT_BRACKETS)
-    for _ in range(MAX_DEPTH):  # Each round takes one level away, the innermost.
-        outer = brackets.replace(b"[]", b"")
-        if len(outer) == len(brackets):
-            break
-        brackets = outer
-    return not brackets
+    steps = array("b", _STRING.sub(b"", data).translate(_STEPS, _NOT_BRACKETS))
+    return 2 * steps.count(1) == len(steps) and max(accumulate(steps), default=0) <= MAX_DEPTH
+
+
+def holds_too_many(data: bytes) -> bool:
+    """Return whether JSON text holds more than MAX_CONTAINERS objects and lists."""
+    if data.count(b"[") + data.count(b"{") <= MAX_CONTAINERS:
+        return False
+    brackets = _STRING.sub(b"", data)
+    return brackets.count(b"[") + brackets.count(b"{") > MAX_CONTAINERS
 
 
 def encode_value(value: object) -> bytes:

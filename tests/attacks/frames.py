@@ -48,6 +48,25 @@ ROWS: Final[list[Row]] = [
         ],
     ),
     Frames(
+        "more objects and lists than a message holds, wherever they stand",
+        [
+            submit("[" + "[]," * 100_000 + "[]]"),
+            submit("[" + '{"":0},' * 100_000 + "0]"),
+            submit("1", ',"lease_request":[' + ("[" * 50 + "]" * 50 + ",") * 2_000 + "0]"),
+            b'{"type":"job.subscribe","id":"x","payload":{"job_id":[' + b"[]," * 100_000 + b"[]]}}",
+            b'{"type":"session.ping","id":"x","extensions":{"x":[' + b"[]," * 100_000 + b"[]]}}",
+        ],
+        early=False,
+    ),
+    Frames(
+        "more statuses in a filter than there are",
+        [
+            envelope(type="session.list_jobs", payload={"filter": {"status": ["success"] * 17}}),
+            envelope(type="session.list_jobs", payload={"filter": {"status": ["x"] * 300_000}}),
+        ],
+        early=False,
+    ),
+    Frames(
         "numbers that are none, or that nobody can hold",
         [
             submit(text)

@@ -10,6 +10,8 @@ import pytest
 
 from arcp_proto.ids import SECOND
 from arcp_proto.limits import Limits
+from arcp_proto.listing import Filter
+from arcp_proto.messages import JobFilter
 
 from .world import CONFIG, UNIX, Peer, World
 
@@ -236,6 +238,24 @@ def test_by_several_statuses_of_which_one_is_unknown() -> None:
     assert ids(page) == [jobs["running"], jobs["error"]]
     assert ids(listed(peer, filter={"status": ["zork"]})) == []
     assert ids(listed(peer, filter={"status": []})) == []
+
+
+def test_a_filter_names_at_most_16_statuses() -> None:
+    world = World(QUIET)
+    peer = world.client()
+    jobs = statuses(world, peer)
+    words = ["error", *(f"word{number}" for number in range(15))]
+    assert ids(listed(peer, filter={"status": words})) == [jobs["error"]]
+    [refused] = peer.send("session.list_jobs", {"filter": {"status": [*words, "success"]}})
+    assert refused["payload"]["code"] == "INVALID_REQUEST"
+    assert refused["payload"]["details"].items() >= {"limit": "filter_status", "max": 16}.items()
+
+
+def test_a_filter_looks_at_no_more_words_than_there_are_statuses() -> None:
+    assert Filter.of(JobFilter(["zork", "running", "success", "running", "x"])).statuses == (
+        "running",
+        "success",
+    )
 
 
 def test_by_agent_with_and_without_a_version() -> None:

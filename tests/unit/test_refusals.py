@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from arcp_proto import wire
 from arcp_proto.connection import Phase
 from arcp_proto.ids import JobId
 
@@ -91,7 +92,7 @@ def test_pypi_is_accepted_and_at_once_refused() -> None:
         ('{"agent":""}', "unknown"),
         ('"text"', "unknown"),
         ('{"agent":"' + "x" * 300 + '"}', "x" * 256),
-        ('{"agent":"a","input":1e999}', "unknown"),
+        ('{"agent":"a","input":1e999}', "a"),
     ],
 )
 def test_the_agent_of_a_refused_submit(payload: str, agent: str) -> None:
@@ -172,3 +173,50 @@ def test_the_longest_refusal_fits_a_frame(name: str) -> None:
     peer.send("job.submit", {"agent": "echo", "lease_request": {"y" * 100_000: []}}, id=long)
     assert all(len(raw) < 16 * 1024 for raw in peer.raw[before:])
     assert all(json.loads(raw) for raw in peer.raw)
+
+
+NESTED = "[" * 60 + "]" * 60
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"type":"job.cancel","id":"x","payload":{"job_id":%s}}',
+        '{"type":"job.subscribe","id":"x","payload":{"job_id":%s}}',
+        '{"type":"job.submit","id":"x","payload":{"agent":%s,"input":1}}',
+        '{"type":"job.submit","id":"x","payload":{"agent":"echo","input":{"a":%s},"max_runtime_sec":"x"}}',
+        '{"type":"session.list_jobs","id":"x","payload":{"filter":%s}}',
+    ],
+)
+def test_a_payload_that_is_refused_is_not_decoded_again(
+    monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    decoded: list[int] = []
+    decode = wire.decode_value
+
+    def counted(data: Any) -> Any:
+        decoded.append(len(bytes(data)))
+        return decode(data)
+
+    peer = peer_of("")
+    monkeypatch.setattr(wire, "decode_value", counted)
+    [error] = peer.feed((message % NESTED).encode())
+    assert error["payload"]["code"] == "INVALID_REQUEST"
+    assert len(decoded) == 1
+
+
+@pytest.mark.parametrize("kind", ["session.hello", "session.resume"])
+def test_a_hello_that_is_refused_is_not_decoded_again(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    decoded: list[int] = []
+    decode = wire.decode_value
+
+    def counted(data: Any) -> Any:
+        decoded.append(len(bytes(data)))
+        return decode(data)
+
+    monkeypatch.setattr(wire, "decode_value", counted)
+    peer = World().connect()
+    payload = f'{{"resume_token":{NESTED},"auth":{NESTED},"capabilities":[]}}'
+    [error] = peer.feed(f'{{"type":"{kind}","id":"x","payload":{payload}}}'.encode())
+    assert error["payload"]["code"] == "INVALID_REQUEST"
+    assert len(decoded) == 1

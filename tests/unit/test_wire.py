@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from arcp_proto import messages, wire
 from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal, Unreadable
 from arcp_proto.ids import JobId, SessionId, control_id_prefix, event_id_prefix, ulid
-from arcp_proto.limits import MAX_DEPTH
+from arcp_proto.limits import MAX_CONTAINERS, MAX_DEPTH
 
 JSON_VALUES: Final[st.SearchStrategy[Any]] = st.recursive(
     st.none()
@@ -742,3 +742,50 @@ def test_no_shape_fits(data: bytes) -> None:
     decoders: wire.Decoders[Any] = wire.Decoders(Values, without_floats=Texts)
     with pytest.raises(ValueError):
         decoders.suited_to([data])(data)
+
+
+# How many objects and lists a message holds.
+
+
+def calls_of(function: Any, data: bytes) -> int:
+    """Return how many calls of C functions one call of `function` makes."""
+    calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event == "c_call"
+
+    sys.setprofile(count)
+    try:
+        function(data)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_depth_is_one_pass_however_deep() -> None:
+    flat = b"[" + b"[]," * 60_000 + b"[]]"
+    deep = b"[" + (b"[" * 60 + b"]" * 60 + b",") * 1_000 + b"[]]"
+    assert wire.check_depth(flat) and wire.check_depth(deep)
+    assert calls_of(wire.check_depth, deep) == calls_of(wire.check_depth, flat) <= 16
+
+
+@pytest.mark.parametrize("pair", ["[]", "{}", '{"":0}', '["]","[[[["]'])
+@pytest.mark.parametrize(
+    ("text", "around"),
+    [
+        ('{"type":"x","payload":{"input":[%s]}}', 3),
+        ('{"type":"x","payload":{},"extensions":{"x":[%s]}}', 4),
+        ('{"type":"x","payload":{},"trace_id":[%s]}', 3),
+    ],
+)
+def test_a_message_holds_at_most_100_000_objects_and_lists(pair: str, text: str, around: int) -> None:
+    most = MAX_CONTAINERS - around
+    assert wire.decode_envelope((text % ",".join([pair] * most)).encode()).type == "x"
+    with pytest.raises(Unreadable, match="more than 100000 objects and lists"):
+        wire.decode_envelope((text % ",".join([pair] * (most + 1))).encode())
+
+
+def test_brackets_in_strings_are_no_containers() -> None:
+    text = '{"type":"x","payload":{"input":"%s"}}' % ("[{" * 200_000)
+    assert wire.decode_envelope(text.encode()).type == "x"
