@@ -118,7 +118,7 @@ def _begin(runtime: Runtime, parent: Job, terms: Terms, input: Any) -> Job:
     child = runtime.jobs[terms.job_id]
     spending.tell(runtime, parent, parse_budget(terms.lease), always=True)
     home = child.home
-    child.paused = home is not None and home.connection is not None and home.connection.is_blocked
+    child.paused = home is not None and home.full
     submitting.start(runtime, child, input, attempt=1)
     return child
 

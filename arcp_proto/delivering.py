@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import retention, wire
+from . import retention, saving, wire
 from .credentials import takes
 from .entering import number
 from .events import FEATURE_OF_KIND, Status
@@ -63,7 +63,11 @@ def look_at(runtime: Runtime, session: Session) -> None:
     upto = log.first - 1 + limits.session_events
     if session.acking and session.acked and session.jobs and not session.lagging:
         upto = min(upto, session.acked + limits.lag)
-    log.allow(upto, limits.session_bytes, None if session.acking else retention.aged_at(runtime, session))
+    size = limits.session_bytes
+    if runtime.journaling:
+        last, most = saving.look(runtime, session)
+        upto, size = min(upto, last), min(size, most)
+    log.allow(upto, size, None if session.acking else retention.aged_at(runtime, session))
 
 
 def _wake(runtime: Runtime, session: Session) -> None:

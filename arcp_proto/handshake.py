@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from . import caps, issuing, messages, wire
+from . import caps, issuing, messages, pausing, wire
 from .audit import note
 from .connection import Connection, Phase
 from .credentials import FEATURE
@@ -281,8 +281,7 @@ def _resume(runtime: Runtime, pending: Pending, resume: messages.Resume, princip
     notice(runtime, "session_resumed", principal, session_id=session.id, peer=connection.peer)
     for reply in session.replies if resume.replies else ():
         connection.answer(reply, runtime.jobs.get(reply.job_id))
-    if connection.is_blocked:
-        runtime.set_paused(session, paused=True)
+    pausing.pause_jobs(runtime, session)
     feed_soon(runtime, session)
 
 
@@ -306,7 +305,6 @@ def _take_over(runtime: Runtime, session: Session, connection: Connection) -> No
             session_id=session.id,
             superseded_peer=old.peer,
         )
-        runtime.set_paused(session, paused=False)
         superseded = Refusal(
             ErrorCode.UNAUTHENTICATED,
             "another connection has resumed this session",

@@ -43,6 +43,14 @@ class Run(msgspec.Struct, gc=False):
     records: int
 
 
+class Mark(msgspec.Struct, gc=False):
+    """Everything up to the number `last`, with `size` bytes in all, is durable once `records` are."""
+
+    last: int
+    size: int
+    records: int
+
+
 class Log:
     """Entries by number, from `first` to `last`, without a gap.
 
@@ -57,7 +65,11 @@ class Log:
         "_allowed_upto",
         "_durable",
         "_entries",
+        "_marks",
+        "_released",
         "_runs",
+        "_saved",
+        "_saved_size",
         "first",
         "last",
         "session_id",
@@ -70,6 +82,10 @@ class Log:
         self._entries: list[Entry] = []
         self._runs: list[Run] = []
         self._durable = 0
+        self._marks: list[Mark] = []
+        self._saved = 0
+        self._released = self._saved_size = 0
+        """Bytes of the payloads that are gone, and of all that are known to be durable."""
         self.size = 0
         """Bytes of all payloads."""
         self.first = 1
@@ -163,6 +179,7 @@ class Log:
             return 0, 0
         size = sum(len(entry.payload) for entry in self._entries[:count])
         self.size -= size
+        self._released += size
         del self._entries[:count]
         self.first += count
         self._ages.drop(self.first)
@@ -205,11 +222,13 @@ class Log:
         """All that is there is durable."""
         self._runs.clear()
         self._durable = self.last
+        self.save(0, 0)
 
     def visible(self, persisted: int, records: int) -> int:
         """The number up to which entries may be sent, when `persisted` of `records` are durable."""
         if persisted >= records:
-            self.settle()
+            self._runs.clear()
+            self._durable = self.last
             return self._durable
         done = 0
         for run in self._runs:
@@ -219,6 +238,34 @@ class Log:
             done += 1
         del self._runs[:done]
         return self._durable
+
+    # Back-pressure: how much of what was numbered is not durable, whenever the driver takes.
+
+    @property
+    def unsaved(self) -> tuple[int, int]:
+        """Return how many entries are not known to be durable, and the bytes of their payloads."""
+        size = self._released + self.size - max(self._saved_size, self._released)
+        return self.last - max(self._saved, self.first - 1), size
+
+    def mark(self, records: int) -> None:
+        """Note that everything up to `last` is durable once so many records are."""
+        if not self._marks or self._marks[-1].last < self.last:
+            self._marks.append(Mark(self.last, self._released + self.size, records))
+
+    def save(self, persisted: int, records: int) -> bool:
+        """Note that `persisted` of `records` are durable; return whether no mark waits for the others."""
+        if persisted >= records:
+            self._marks.clear()
+            self._saved, self._saved_size = self.last, self._released + self.size
+            return True
+        done = 0
+        for mark in self._marks:
+            if mark.records > persisted:
+                break
+            self._saved, self._saved_size = mark.last, mark.size
+            done += 1
+        del self._marks[:done]
+        return not self._marks
 
     # Snapshots.
 

@@ -75,8 +75,6 @@ class Machine(ABC):
 
     def take(self) -> Output:
         """Everything since the last `take`, whoever caused it. Carry it out in the order of its fields."""
-        if self._gated:
-            self._open_gate()
         self._close_runs()
         output = Output(
             self._records or NOTHING,
@@ -216,12 +214,20 @@ class Machine(ABC):
         self.busy = False
         return self.take()
 
-    def request(self, request: Request) -> None:
-        """Ask the host; with a journal only once every record so far is persisted."""
+    def request(self, request: Request) -> bool:
+        """Ask the host, with a journal only once every record so far is persisted.
+
+        Return whether it is asked at once.
+        """
         if self._gated or self.record_count > self.persisted_count:
             self._gated.append((self.record_count, request))
-        else:
-            self._requests.append(request)
+            return False
+        self.ask_now(request)
+        return True
+
+    def ask_now(self, request: Request) -> None:
+        """Ask the host, whatever is not persisted."""
+        self._requests.append(request)
 
     def happened(self, event: Event) -> None:
         """Tell the host."""
@@ -313,8 +319,13 @@ class Machine(ABC):
             self.refuse(connection, Refusal(ErrorCode.INTERNAL_ERROR, "answers are not read", fatal=True))
 
     def refuse_overrun(self, connection: Connection) -> None:
-        """The peer reads too slowly: what it should get next is no longer kept."""
-        message = "events were evicted before this connection took them; read faster, or ack"
+        """What the peer should get next is no longer kept."""
+        limits = self.limits
+        message = (
+            "events were evicted before this connection took them: the runtime keeps at most"
+            f" {limits.session_events} events and {limits.session_bytes} bytes of a session, and fewer while"
+            " its principal or all together hold too much"
+        )
         self.refuse(connection, Refusal(ErrorCode.INTERNAL_ERROR, message, fatal=True))
 
     # What differs between the roles.
@@ -405,15 +416,16 @@ class Machine(ABC):
             raise InvariantViolated("a timer outlived its connection")
         return connection
 
-    def _open_gate(self) -> None:
-        """Hand out the requests whose records are all persisted, in order."""
+    def _open_gate(self) -> Sequence[Request]:
+        """Take out the requests whose records are all persisted, in order."""
         passed = 0
-        for count, request in self._gated:
+        for count, _ in self._gated:
             if count > self.persisted_count:
                 break
-            self._requests.append(request)
             passed += 1
+        opened = [request for _, request in self._gated[:passed]]
         del self._gated[:passed]
+        return opened
 
 
 def takes(connection: Connection) -> bool:

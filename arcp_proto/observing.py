@@ -129,9 +129,10 @@ def observe(runtime: Runtime, session: Session, job: Job, after: int | None) -> 
 
 
 def fall_behind(runtime: Runtime, session: Session) -> None:
-    """Nobody takes what is numbered: what the session observes waits in the histories of the jobs.
+    """Nobody takes what is numbered, or the journal is behind: let what the session observes wait.
 
-    So an observer that does not read costs nothing, and its log keeps what it will resume with.
+    It waits in the histories of the jobs. So an observer costs nothing that does not read, or has to wait for
+    the journal, and its log keeps what it will resume with.
     """
     for job in sorted(session.observed.values(), key=lambda job: job.number):
         if session.id in job.observers:
@@ -139,16 +140,10 @@ def fall_behind(runtime: Runtime, session: Session) -> None:
 
 
 def feed_soon(runtime: Runtime, session: Session, after_ms: int = 0) -> None:
-    """Number the next piece of what a session has asked for, as fast as its transport takes it.
-
-    What waits to be persisted cannot be sent: it takes half of a log at most.
-    """
+    """Number the next piece of what a session has asked for, as fast as transport and journal take it."""
     if not session.backlogs or not session.reading:
         return
-    session.fed = [records for records in session.fed if records > runtime.persisted_count]
-    if len(session.fed) >= _pieces(runtime):
-        runtime.unfed[session.id] = session
-    elif runtime.timers.armed(TimerKind.BACKLOG, session.id) is None:
+    if runtime.timers.armed(TimerKind.BACKLOG, session.id) is None:
         at = Time(runtime.now + after_ms * MILLISECOND)
         runtime.timers.arm(TimerKind.BACKLOG, session.id, at)
 
@@ -163,7 +158,6 @@ def feed(runtime: Runtime, session: Session) -> None:
     if backlog.until is not None:
         upto = min(upto, backlog.until)
     runtime.commit(Replayed(session.id, job.id, upto))
-    session.fed.append(runtime.record_count)
     runtime.delivered(session)
     feed_soon(runtime, session)
 
@@ -188,21 +182,10 @@ def revoke(runtime: Runtime) -> None:
 
 def _piece(runtime: Runtime) -> tuple[int, int]:
     """Events and bytes that are numbered at once: a log holds them beside as many that were not sent."""
-    limits, (events, size) = runtime.limits, _half(runtime)
-    return max(min(limits.backlog_events, events), 1), min(limits.backlog_bytes, size)
-
-
-def _pieces(runtime: Runtime) -> int:
-    """Pieces that may wait for the journal at a time."""
-    (most, room), (events, size) = _half(runtime), _piece(runtime)
-    return max(1, min(most // events, room // max(size, 1)))
-
-
-def _half(runtime: Runtime) -> tuple[int, int]:
-    """Events and bytes of half a log, or of half of what its principal may hold."""
     limits = runtime.limits
-    events = min(limits.session_events, limits.principal_events)
-    return events // 2, min(limits.session_bytes, limits.principal_bytes) // 2
+    events = min(limits.session_events, limits.principal_events) // 2
+    size = min(limits.session_bytes, limits.principal_bytes) // 2
+    return max(min(limits.backlog_events, events), 1), min(limits.backlog_bytes, size)
 
 
 def end_of(runtime: Runtime, session: Session, job: Job, why: str) -> Unobserved:

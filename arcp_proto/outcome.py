@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from . import revoking, spending, wire
+from . import pausing, revoking, spending, wire
 from .errors import RETRYABLE, ErrorCode
 from .ids import SECOND, Time
 from .inventory import qualified
@@ -18,7 +18,7 @@ from .job import Job, Outcome, Status
 from .machine import found
 from .messages import JobError
 from .notices import notice
-from .output import ChildEnded, ResumeJob, StopJob
+from .output import ChildEnded, StopJob
 from .records import JobEnded, OutcomeFixed
 from .timers import OF_A_RUN, TimerKind
 
@@ -220,9 +220,9 @@ def _send(runtime: Runtime, job: Job, ended: JobEnded, how: Outcome | Returned |
     for session in observers.values():
         runtime.delivered(session)
     runtime.timers.disarm_all(OF_A_RUN, job.id)
-    if job.paused and job.id in runtime.running:
-        runtime.request(ResumeJob(job.id))  # An agent that has not stopped finds that its job is over.
-    job.paused = False
+    if job.paused:
+        job.paused = False
+        pausing.tell_agent(runtime, job)  # An agent that has not stopped finds that its job is over.
     if parent is not None:
         _tell_parent(runtime, job, parent, how)
     runtime.job_over(job)

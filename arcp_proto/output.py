@@ -230,7 +230,8 @@ class Welcomed(msgspec.Struct):
 class Detached(msgspec.Struct):
     """The connection was cut, and the session is being resumed (§6.3): nothing is lost so far.
 
-    `code` is an error code or empty.
+    `code` is an error code or empty, `reason` says why: in the words of the runtime, if it sent an error
+    before it closed the connection.
     """
 
     session_id: SessionId

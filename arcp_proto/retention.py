@@ -182,7 +182,7 @@ def end_session(runtime: Runtime, session_id: SessionId) -> None:
     notice(runtime, "session_ended", session.principal, session_id=session_id)
     runtime.timers.disarm(TimerKind.RESUME_WINDOW, session_id)
     runtime.timers.disarm(TimerKind.BACKLOG, session_id)
-    runtime.unfed.pop(session_id, None)
+    runtime.unsaved.pop(session_id, None)
     runtime.unsettled.pop(session_id, None)
     let_go(runtime, session.principal)
 

@@ -22,12 +22,14 @@ from . import (
     issuing,
     observing,
     outcome,
+    pausing,
     refusals,
     restoring,
     retention,
     revoking,
     runtime_handlers,
     runtime_timers,
+    saving,
     shutdown,
     speaking,
     turns,
@@ -50,7 +52,7 @@ from .limits import MAX_RUNTIME_SEC
 from .listing import Cursors, Listing
 from .machine import CLOSE_OUR_FAULT, CLOSE_REFUSED, CLOSE_RESTART, Machine
 from .openings import Openings
-from .output import Output, PauseJob, ResumeJob
+from .output import Output, StartJob
 from .records import Record
 from .retired import Retired
 from .runtime_config import EVENT_BYTES, Observers, RuntimeConfig, check_config, check_observers
@@ -104,8 +106,11 @@ class Runtime(AgentCalls, HostCalls, Machine):
         """How many sessions and unfinished jobs each has."""
         self.unsettled: dict[SessionId, Session] = {}
         """Sessions in which something was numbered since the last take."""
-        self.unfed: dict[SessionId, Session] = {}
-        """Sessions that get the next piece of a history when the journal has caught up."""
+        self.most_unsaved = saving.Most.of(config.limits)
+        self.unsaved: dict[SessionId, Session] = {}
+        """Sessions with something in their logs that is not known to be durable."""
+        self.unstarted: dict[JobId, None] = {}
+        """Jobs whose agents are asked for once enough records are durable."""
         self._waiting: dict[Connection, None] = {}
         self.speaker: Job | None = None
         """Whose event was the last input: the next of them are numbered together, before anything else."""
@@ -249,13 +254,15 @@ class Runtime(AgentCalls, HostCalls, Machine):
             )
         self.enter(now, "persisted", count)
         self.persisted_count = count
+        saving.persisted(self)
+        for request in self._open_gate():
+            self.ask_now(request)
+            if isinstance(request, StartJob):
+                pausing.agent_is_asked_for(self, request.job_id)
         for connection in self._waiting:
             self.mark_writable(connection)
         if count == self.record_count:
             self._waiting = {}
-        unfed, self.unfed = self.unfed, {}
-        for session in unfed.values():
-            observing.feed_soon(self, session)
         self.done()
 
     def shut_down(self, drain: float = 30.0, *, now: int) -> None:
@@ -354,13 +361,6 @@ class Runtime(AgentCalls, HostCalls, Machine):
         """Whether a job whose agent has stopped, or will not, is left to the next process."""
         return shutdown.left(self, job)
 
-    def set_paused(self, session: Session, *, paused: bool) -> None:
-        """Agents wait, or go on, whose jobs this session submitted."""
-        for job in session.jobs.values():
-            if job.paused is not paused:
-                job.paused = paused
-                self.request(PauseJob(job.id) if paused else ResumeJob(job.id))
-
     # Roles of a machine.
 
     _handle = runtime_handlers.handle
@@ -387,7 +387,7 @@ class Runtime(AgentCalls, HostCalls, Machine):
         if session is not None and session.connection is connection:
             session.connection = None
             self.caps.session_detached(session)
-            self.set_paused(session, paused=False)
+            pausing.pause_jobs(self, session)
             observing.fall_behind(self, session)
             retention.await_resume(self, session)
 
@@ -409,7 +409,7 @@ class Runtime(AgentCalls, HostCalls, Machine):
         """Agents wait for the transport of the session that submitted their job."""
         session = connection.session
         if session is not None and session.connection is connection:
-            self.set_paused(session, paused=blocked)
+            pausing.pause_jobs(self, session)
             if blocked:
                 observing.fall_behind(self, session)
             else:

@@ -44,12 +44,12 @@ class Session:
         "acked",
         "acking",
         "anonymous",
+        "awaits_journal",
         "backlogs",
         "connection",
         "envelopes",
         "expires",
         "features",
-        "fed",
         "id",
         "jobs",
         "lagging",
@@ -82,8 +82,8 @@ class Session:
         self.acked = 0
         self.lagging = False
         """It was told that it does not keep up (§6.5)."""
-        self.fed: list[int] = []
-        """How many records there were at each piece of a history that is not durable yet."""
+        self.awaits_journal = False
+        """Too much of its log is not durable (see `saving`)."""
         self.tokens: list[bytes] = []
         self.expires: Time | None = None
         """Unix time in nanoseconds from which on a resume needs a fresh bearer (§6.1); None: never."""
@@ -100,8 +100,13 @@ class Session:
 
     @property
     def reading(self) -> bool:
-        """Whether somebody takes what is numbered: it has a connection whose transport is not full."""
-        return self.connection is not None and not self.connection.is_blocked
+        """Whether more may be numbered for it: it is attached, and neither transport nor journal are full."""
+        return self.connection is not None and not self.connection.is_blocked and not self.awaits_journal
+
+    @property
+    def full(self) -> bool:
+        """Whether the agents of its jobs wait: it is attached, and its transport or the journal is full."""
+        return self.connection is not None and (self.connection.is_blocked or self.awaits_journal)
 
     def take_on(self, job: Job) -> None:
         """It has submitted a job, or gets what a child of one says; on its jobs it is told of its lag."""

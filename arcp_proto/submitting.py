@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import audit, authority, caps, ceilings, events, issuing, messages, outcome, spending, turns, wire
+from . import (
+    audit,
+    authority,
+    caps,
+    ceilings,
+    events,
+    issuing,
+    messages,
+    outcome,
+    pausing,
+    spending,
+    turns,
+    wire,
+)
 from .answers import accepted_again, accepted_of
 from .connection import Connection
 from .credentials import Credential, shown
@@ -20,7 +33,7 @@ from .machine import cut, found
 from .nothing import NOTHING
 from .notices import notice
 from .observing import check_room, observe, visible_job
-from .output import PauseJob, StartJob
+from .output import StartJob
 from .quirks import rewrite_end
 from .records import Delivered, JobAccepted, JobJoined, JobStarted
 from .session import Session
@@ -109,7 +122,7 @@ def accept(
         issuing.give(job, alias, credentials)
     if connection is not None:
         _send_kept(connection, session, job)
-        job.paused = connection.is_blocked
+    job.paused = session.full
     if terms.credentials:
         start(runtime, job, submit.input, attempt=1)
     else:
@@ -139,7 +152,7 @@ def go(runtime: Runtime, job: Job, input: Any, *, attempt: int) -> None:
     if runtime.config.notices:
         agent = qualified(terms.agent, terms.version)
         notice(runtime, "job_started", terms.principal, job_id=job.id, agent=agent, attempt=attempt)
-    runtime.request(
+    asked = runtime.request(
         StartJob(
             job.id,
             terms.agent,
@@ -153,12 +166,14 @@ def go(runtime: Runtime, job: Job, input: Any, *, attempt: int) -> None:
             [one.credential for one in job.credentials.values()] if job.credentials else [],
         )
     )
+    if not asked:
+        runtime.unstarted[job.id] = None
+    elif job.paused:
+        pausing.tell_agent(runtime, job)
     if attempt > 1:
         restarted = events.Status("restarted", f"attempt {attempt}")
         runtime.publish(job, "status", events.encode_body("status", restarted))
         spending.tell(runtime, job, held)  # What an agent that died with its process reserved is spent.
-    if job.paused:
-        runtime.request(PauseJob(job.id))
 
 
 def on_cancel(

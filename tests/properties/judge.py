@@ -318,7 +318,7 @@ class Judge:
             ensure(line.over or not late, "a session outlives its window")
         for session in runtime.sessions.values() if seconds else ():
             at = runtime.timers.armed(TimerKind.BACKLOG, session.id) or 0
-            soon = session.id in runtime.unfed or at > self.world.now
+            soon = at > self.world.now
             fed = not session.backlogs or not session.reading or soon
             ensure(fed, "a history was not numbered in time")
         for client in self.clients:

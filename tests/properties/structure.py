@@ -29,6 +29,7 @@ def check(runtime: Runtime, *, aborted: Sequence[Connection] = (), drain: bool =
     check_timers(runtime, aborted, drain)
     check_connections(runtime)
     check_sessions(runtime)
+    check_saving(runtime)
     check_jobs(runtime)
     check_trees(runtime)
     check_observers(runtime)
@@ -46,7 +47,7 @@ def check_empty(runtime: Runtime) -> None:
         name: getattr(runtime, name)
         for name in (
             *("connections", "sessions", "tokens", "jobs", "running", "unfinished", "keys", "listing"),
-            *("holdings", "retired", "pending", "anonymous_principals", "unsettled", "unfed"),
+            *("holdings", "retired", "pending", "anonymous_principals", "unsettled", "unsaved", "unstarted"),
             *("timers", "_waiting", "_gated", "ready"),
         )
     }
@@ -103,16 +104,12 @@ def check_timers(runtime: Runtime, aborted: Sequence[Connection], drain: bool) -
 
 
 def check_feeding(runtime: Runtime, armed: list[TimerKey]) -> None:
-    """Whoever waits for a history and takes it gets the next piece, now or when the journal is there."""
+    """Whoever waits for a history and takes it gets the next piece."""
     fed = [str(key.owner) for key in armed]
     ensure(all(owner in runtime.sessions for owner in fed), "a dead session is fed")
     for session in runtime.sessions.values():
         if session.backlogs and session.reading:
-            ensure(session.id in fed or session.id in runtime.unfed, "a history is not fed")
-    ensure(
-        not runtime.unfed or runtime.record_count > runtime.persisted_count,
-        "the journal has caught up, and nobody was told",
-    )
+            ensure(session.id in fed, "a history is not fed")
     at = [at for _, at in runtime.retired.entries()]
     ensure(at == sorted(at), "retired out of order")
 
@@ -171,8 +168,23 @@ def check_sessions(runtime: Runtime) -> None:
         ensure(all(one.after <= session.log.last for one in replies), "an answer stands behind nothing")
         ensure(all(one.after >= session.acked for one in replies), "an answer that has arrived is kept")
     ensure(runtime.tokens == by_token, "the index of tokens")
-    for session_id, session in (*runtime.unfed.items(), *runtime.unsettled.items()):
+    for session_id, session in (*runtime.unsaved.items(), *runtime.unsettled.items()):
         ensure(runtime.sessions.get(session_id) is session, "a dead session waits")
+
+
+def check_saving(runtime: Runtime) -> None:
+    """A session awaits the journal if and only if too much of its log is not durable."""
+    behind, most = runtime.record_count > runtime.persisted_count, runtime.most_unsaved
+    ensure(behind or not (runtime.unsaved or runtime.unstarted), "the journal has caught up, and is awaited")
+    for session in runtime.sessions.values():
+        events, size = session.log.unsaved
+        ensure(0 <= events <= len(session.log) and 0 <= size <= session.log.size, "what is not durable")
+        waits = session.awaits_journal
+        ensure(not waits or session.id in runtime.unsaved, "it waits for the journal, and is not told")
+        ensure(not waits or not most.passed(events, size), "it waits for a journal that has caught up")
+        ensure(waits or not most.reached(events, size) or not runtime.journaling, "it does not wait")
+    for job_id in runtime.unstarted:
+        ensure(job_id in runtime.running, "an agent that is not asked for does not run")
 
 
 def check_jobs(runtime: Runtime) -> None:
@@ -238,7 +250,8 @@ def check_history(job: Job) -> None:
 
 def _waits(job: Job) -> bool:
     connection = None if job.home is None else job.home.connection
-    return connection is not None and connection.is_blocked
+    journal = job.home is not None and job.home.awaits_journal
+    return connection is not None and (connection.is_blocked or journal)
 
 
 def _check_anonymous(runtime: Runtime) -> None:

@@ -509,9 +509,9 @@ def test_requests_come_in_order_once_their_records_are_durable() -> None:
     assert len(world.all(StartJob)) == 1
     job = world.last(StartJob).job_id
     world.carry_out(peer.connection.blocked(now=world.now))
-    assert world.all(PauseJob) == []
+    assert world.all(PauseJob) == [PauseJob(job)]  # It waits for no record; its agent runs.
     world.persist()
-    assert [type(request) for request in world.requests[-3:]] == [StartJob, PauseJob, PauseJob]
+    assert [type(request) for request in world.requests[-3:]] == [PauseJob, StartJob, PauseJob]
     peer.cancel(job)
     assert world.stops() == []
     world.persist()

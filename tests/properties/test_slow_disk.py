@@ -1,0 +1,176 @@
+"""A slow disk costs time, never an event: no client that reads is overrun, whatever the disk does (§6.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from arcp_proto.errors import ensure
+from arcp_proto.ids import JobId, SessionId
+from arcp_proto.limits import Limits
+from arcp_proto.output import PauseJob, ResumeJob
+from tests.unit.world import CONFIG, Frame, Peer, World
+
+from . import structure
+from .machines import examples
+
+Action = tuple[str, int, int]
+
+LIMITS: Final = Limits(
+    session_events=80, session_bytes=16_000, history_events=400, backlog_events=7, result=2**20
+)
+SETUP: Final = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0, journal=True, limits=LIMITS)
+BURST: Final = 5
+"""Events that an agent may publish after it was told to wait, and before its driver takes."""
+NAMES: Final = (*("emit",) * 8, *("persist",) * 3, "catch_up", "block", "drain", "stream", "drop", "ack")
+ACTIONS: Final = st.integers(0, 120).flatmap(  # Else lists are short: five of them on average.
+    lambda count: st.lists(
+        st.tuples(st.sampled_from(NAMES), st.integers(0, 255), st.integers(0, 255)),
+        min_size=count,
+        max_size=count,
+    )
+)
+
+
+class Reader:
+    """A client with what it has received on all of its connections."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.past: list[Frame] = []
+        self.session_id = SessionId(peer.session_id)
+
+    @property
+    def last(self) -> int:
+        """Return the last number received."""
+        return max((frame.get("event_seq", 0) for frame in (*self.past, *self.peer.frames)), default=0)
+
+    def texts(self, job: JobId) -> list[str]:
+        """Return the messages of the events of a job."""
+        frames = [frame for frame in (*self.past, *self.peer.frames) if frame.get("job_id") == job]
+        bodies = [frame["payload"].get("body", {}) for frame in frames]
+        return [body["message"] for body in bodies if "message" in body]
+
+
+class SlowDisk:
+    """Two clients with two jobs each, an observer of two of the jobs, and a journal that answers late."""
+
+    def __init__(self) -> None:
+        self.world = World(SETUP)
+        self.clients = [Reader(self.world.client()), Reader(self.world.client("tok-bob"))]
+        self.jobs = [client.peer.submit() for client in (*self.clients, *self.clients)]
+        self.observer = Reader(self.world.client())
+        for job in self.jobs[::2]:
+            self.observer.peer.send("job.subscribe", {"job_id": job})
+        self.readers = [*self.clients, self.observer]
+        self.said: dict[JobId, int] = dict.fromkeys(self.jobs, 0)
+        self.waiting: dict[JobId, bool] = dict.fromkeys(self.jobs, False)
+        self.noted = 0
+        self.world.durable = False
+
+    def do(self, name: str, a: int, b: int) -> None:
+        """Carry out one action, and look at everything."""
+        world = self.world
+        job, reader = self.jobs[a % len(self.jobs)], self.readers[a % len(self.readers)]
+        match name:
+            case "emit" if not self.waiting[job]:
+                for _ in range(1 + b % BURST):
+                    self._emit(job, "x" * (400 if a > 200 else 1))
+                world.take()
+            case "stream" if not self.waiting[job]:
+                world.write(job, "y" * b * 10)
+            case "persist":
+                self._persist(world.runtime.persisted_count + b)
+            case "catch_up":
+                self._persist(world.runtime.record_count)
+            case "block" if not reader.peer.slow:
+                reader.peer.slow = True
+                world.carry_out(reader.peer.connection.blocked(now=world.now))
+            case "drain":
+                self._drain(reader)
+            case "drop" if not reader.peer.slow:
+                self._resume(reader)
+            case "ack" if not reader.peer.slow:
+                reader.peer.send("session.ack", {"last_processed_seq": reader.last})
+        world.advance(0.001)
+        self._note()
+        structure.check(world.runtime)
+
+    def end(self) -> None:
+        """Everybody reads and everything is durable: all has come, and nobody waits."""
+        for reader in self.readers:
+            self._drain(reader)
+        self.world.advance(0.001)  # Histories that wait for their observers are numbered.
+        while self.world.runtime.persisted_count < self.world.runtime.record_count:
+            self._persist(self.world.runtime.record_count)
+            self.world.advance(0.001)
+        self._note()
+        ensure(not any(self.waiting.values()), "an agent waits for ever")
+        for job, said in self.said.items():
+            for reader in self._readers_of(job):
+                told, expected = reader.texts(job), [f"{number}" for number in range(1, said + 1)]
+                ensure(told == expected, f"{job}: {told} of {said}")
+
+    def _readers_of(self, job: JobId) -> list[Reader]:
+        place = self.jobs.index(job)
+        return [self.clients[place % 2], *([self.observer] if place % 2 == 0 else [])]
+
+    def _emit(self, job: JobId, padding: str) -> None:
+        self.said[job] += 1
+        body = {"level": "info", "message": f"{self.said[job]}", "padding": padding}
+        self.world.runtime.emit(job, "log", body, now=self.world.now)
+
+    def _persist(self, count: int) -> None:
+        runtime = self.world.runtime
+        runtime.persisted(min(count, runtime.record_count), now=self.world.now)
+        self.world.take()
+
+    def _drain(self, reader: Reader) -> None:
+        if reader.peer.slow:
+            reader.peer.slow = False
+            reader.peer.pull()
+            self.world.carry_out(reader.peer.connection.drained(now=self.world.now))
+
+    def _resume(self, reader: Reader) -> None:
+        """A client is cut off, and resumes before anything else happens."""
+        token = "tok-bob" if reader is self.clients[1] else "tok-alice"
+        resume = {"resume_token": reader.peer.token, "last_event_seq": reader.last}
+        reader.peer.drop()
+        reader.past += reader.peer.frames
+        reader.peer = self.world.connect()
+        reader.peer.hello(token, resume=resume)
+        while not reader.peer.of("session.welcome"):  # Its token has to be durable.
+            self._persist(self.world.runtime.record_count)
+
+    def _note(self) -> None:
+        for request in self.world.requests[self.noted :]:
+            if isinstance(request, PauseJob | ResumeJob):
+                self.waiting[request.job_id] = isinstance(request, PauseJob)
+        self.noted = len(self.world.requests)
+        for reader in self.readers:
+            ensure(not reader.peer.connection.overrun, "a client that reads was overrun")
+            ensure(reader.peer.closing is None, f"a client that reads was closed: {reader.peer.closing}")
+
+
+@settings(settings.default, max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow])
+@given(ACTIONS)
+def test_no_client_that_reads_loses_an_event_whatever_the_journal_does(actions: Sequence[Action]) -> None:
+    play = SlowDisk()
+    for name, a, b in actions:
+        play.do(name, a, b)
+    play.end()
+
+
+def test_an_agent_without_pause_and_a_journal_that_never_catches_up() -> None:
+    """The journal answers for a part of what was published since it was asked last."""
+    play = SlowDisk()
+    for turn in range(600):
+        play.do("emit", turn % 4, 4)
+        if turn % 7 == 0:
+            play.do("persist", 0, 6)
+    play.end()
+    ensure(sum(play.said.values()) > 400, "the agents came to nothing")
