@@ -452,11 +452,14 @@ class Job:
         self.inbox.done_with(event.seq)
 
     def _cut(self, history_from: int) -> HistoryCut:
-        return HistoryCut(
-            f"events behind number {self.last_seq} are gone: what is left begins with number {history_from}",
-            details={"last_seq": self.last_seq, "history_from": history_from},
-            job_id=self.id,
+        told = (
+            f"events behind number {self.last_seq} are gone: what is left begins with number {history_from}"
         )
+        details: dict[str, Any] = {"last_seq": self.last_seq, "history_from": history_from}
+        if self._jobs.loss:
+            told += f" ({self._jobs.loss})"
+            details["reason"] = self._jobs.loss
+        return HistoryCut(told, details=details, job_id=self.id)
 
     def _finish(self) -> None:
         self._over.set()

@@ -359,8 +359,10 @@ class Session:
             case Welcomed():
                 self._welcomed(event)
             case Detached():
+                self._jobs.detached(event)
                 self._watchers.changed(event)
             case SessionLost():
+                self._jobs.session_lost(event)
                 self._watchers.changed(event)
                 if event.final:
                     self._end_soon(errors.SessionLost(f"the session is lost: {event.reason or event.code}"))

@@ -187,8 +187,9 @@ class HistoryCut(ArcpError):
     """Some events of the job `job_id` are gone: its session was lost, and a bound has cut its history (§7.6).
 
     Another loop over the job goes on behind them. `details`: `last_seq`, the number of the last event before
-    them, and `history_from`, that of the first one behind, both as the submitting session numbers. The code
-    is ours and never on the wire.
+    them, and `history_from`, that of the first one behind, both as the submitting session numbers; `reason`,
+    if it is known, says why the session was lost, in the words of the runtime. The code is ours and never on
+    the wire.
     """
 
     default_code = "HISTORY_CUT"

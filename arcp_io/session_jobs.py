@@ -8,7 +8,16 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from arcp_proto.output import CancelAnswered, Event, JobAccepted, JobEmitted, JobEnded, Subscribed
+from arcp_proto.output import (
+    CancelAnswered,
+    Detached,
+    Event,
+    JobAccepted,
+    JobEmitted,
+    JobEnded,
+    SessionLost,
+    Subscribed,
+)
 from arcp_proto.resumption import Resumption
 
 from .client_job import Job
@@ -66,6 +75,9 @@ class SessionJobs:
         """Those with something that the session was not told."""
         self.size = 0
         """Bytes of all events that wait."""
+        self.loss = ""
+        """Why the last session was lost, for people; empty as long as none was."""
+        self._detached_by = ""
         self.room = max(ROOM, buffer_size)
         """Beyond it those that nobody waits for are dropped, the oldest jobs' first."""
         self._restoring = resumption is not None
@@ -74,6 +86,16 @@ class SessionJobs:
 
     def __iter__(self) -> Iterator[Job]:
         return iter(list(self._unfinished.values()))
+
+    def detached(self, event: Detached) -> None:
+        """Note why the connection has ended."""
+        self._detached_by = event.reason or event.code
+
+    def session_lost(self, event: SessionLost) -> None:
+        """Note why the session was lost: a cut of a history that follows comes of that."""
+        self.loss = f"its session was lost: {event.reason or event.code}"
+        if self._detached_by:
+            self.loss += f"; before that its connection had ended: {self._detached_by}"
 
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._unfinished or job_id in self._stored or job_id in self._mending

@@ -15,7 +15,7 @@ import msgspec
 
 from . import client_handlers, commands, event_runs, flow, messages, recovery, resuming, wire
 from .chunks import ChunkReader
-from .client_session import ClientSession
+from .client_session import ClientSession, Failure
 from .connection import Connection, Framing, Phase
 from .entropy import Entropy
 from .errors import ErrorCode, InvariantViolated, LocalProtocolError, Refusal
@@ -90,6 +90,8 @@ class Client(Machine):
             config.reconnect_most_sec * SECOND,
             lambda: self.entropy.fraction("client", "dial"),
         )
+        self.failure: Failure | None = None
+        """The last error that answered no request, on the connection of the moment."""
         self.left = False
         """The user has left: the session stays as it is until the next `connect`."""
         self._id_prefix = ""
@@ -339,6 +341,7 @@ class Client(Machine):
         """The welcome has come."""
         self.timers.disarm(TimerKind.HELLO, connection.number)
         self.timers.disarm(TimerKind.GIVE_UP, 0)
+        self.failure = None
         self.reconnecting.welcomed(self.now)
         connection.open(None)
         connection.session_id = session.id
@@ -394,6 +397,10 @@ class Client(Machine):
         self.connection = None
         end = self._events[-1]
         if self.session is not None and isinstance(end, ConnectionEnded):
+            failure, self.failure = self.failure, None
+            told = failure is not None and self.now <= failure.at + self.limits.linger * SECOND
+            if failure is not None and told and end.who != "local":
+                end = ConnectionEnded(end.connection, end.who, failure.code, failure.message)
             resuming.ended(self, self.session, end)
 
     def _gone(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from . import messages, recovery, wire
 from .chunks import ChunkError
 from .client_jobs import FollowedJob
-from .client_session import ClientSession
+from .client_session import ClientSession, Failure
 from .connection import Connection
 from .credentials import Credential, taken_out
 from .errors import RETRYABLE, ErrorCode, Unreadable
@@ -236,8 +236,9 @@ def refused(client: Client, request: Outstanding, error: messages.SessionError |
 
 
 def fail(client: Client, error: messages.SessionError | messages.JobError) -> None:
-    """An error is the connection's."""
+    """An error is the connection's, and the reason of its end if that follows soon."""
     message = error.message or error.code
+    client.failure = Failure(error.code, message, client.now)
     client.happened(SessionFailed(error.code, message, error.retryable, error.details or {}))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from .acks import Acks
 from .assembly import Assembly
@@ -19,6 +20,14 @@ from .requests import Requests
 from .resumption import RESUME_WINDOW_SEC, ResumedJob, Resumption
 from .secret import Secret
 from .wire import Envelope
+
+
+class Failure(NamedTuple):
+    """An error that answers no request, and when it came."""
+
+    code: str
+    message: str
+    at: Time
 
 
 class ClientSession:

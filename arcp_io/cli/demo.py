@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from .arguments import Loop, checked
-from .exits import Exit
+from .exits import SUCCEEDED
 from .printable import one_line
 from .request import Ending, Server, Submission
 
@@ -55,12 +55,15 @@ def demo(
             raise ValueError("trio is not installed: pip install 'arcp-io[trio]'")
     run = _Run(root, loop, drop)
     ending = run.follow(live=not as_json)
-    report = json.loads(ending.result) if ending.exit is Exit.SUCCESS else {}
+    report = json.loads(ending.result) if ending.exit in SUCCEEDED else {}
     drops = {"drops": run.drops, "resumes": run.resumes} if drop else {}
     if as_json:
         error = {} if ending.error is None else {"error": ending.error}
+        lost = {"events_lost": list(ending.events_lost)} if ending.events_lost else {}
         status = ending.final_status
-        print(json.dumps({**report, "events": ending.events, "final_status": status, **drops, **error}))
+        print(
+            json.dumps({**report, "events": ending.events, "final_status": status, **drops, **lost, **error})
+        )
     elif report:
         _print_report(report)
         if drop:

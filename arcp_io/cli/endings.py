@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from .exits import Exit
+from .exits import SUCCEEDED
 from .printable import printable
 from .request import Attachment, Ending, Server, Submission
 
@@ -34,7 +34,7 @@ def show(ending: Ending, *, as_json: bool) -> None:
     """Print the result, or the whole ending as JSON, and exit with its code."""
     if as_json:
         print(json.dumps(_as_object(ending)))
-    elif ending.exit is Exit.SUCCESS:
+    elif ending.exit in SUCCEEDED:
         _print_result(ending.result)
     raise typer.Exit(ending.exit)
 
@@ -45,11 +45,13 @@ def _as_object(ending: Ending) -> dict[str, Any]:
         "final_status": ending.final_status,
         "events": ending.events,
     }
+    if ending.events_lost:
+        shown["events_lost"] = list(ending.events_lost)
     if ending.error is not None:
         shown["error"] = ending.error
     elif isinstance(ending.result, bytes):
         shown |= {"result": base64.b64encode(ending.result).decode(), "encoding": "base64"}
-    elif ending.exit is Exit.SUCCESS:
+    elif ending.exit in SUCCEEDED:
         shown["result"] = ending.result
     return shown
 

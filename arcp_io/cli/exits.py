@@ -15,6 +15,7 @@ class Exit(IntEnum):
     CANCELLED = 3
     TIMED_OUT = 4
     CONNECTION = 5
+    EVENTS_LOST = 6
     INTERRUPTED = 130
 
 
@@ -26,9 +27,13 @@ BY_STATUS: Final = {
 }
 """Final status of a job -> exit code."""
 
+SUCCEEDED: Final = (Exit.SUCCESS, Exit.EVENTS_LOST)
+"""Exit codes of a job that has a result."""
+
 EXPLAINED: Final = (
     "Exit code: 0 the job succeeded, 1 it failed or was refused, 2 usage, 3 cancelled, 4 timed out, "
-    "5 no connection or the connection was lost, 130 the job was left as it is by Ctrl-C."
+    "5 no connection or the connection was lost, 6 the job succeeded and some of its events were lost, "
+    "130 the job was left as it is by Ctrl-C."
 )
 
 CANCEL_EXPLAINED: Final = (

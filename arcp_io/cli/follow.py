@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
@@ -57,6 +57,7 @@ class Following:
         self._leaving: anyio.CancelScope | None = None
         """Around the wait for the second Ctrl-C."""
         self._interrupts = 0
+        self._events_lost: list[Mapping[str, Any]] = []
         self._ending = Ending(exit=Exit.INTERRUPTED)
 
     async def run(self) -> Ending:
@@ -94,6 +95,7 @@ class Following:
                     if self._each is not None:
                         await self._each(session, event)
             except HistoryCut as cut:
+                self._events_lost.append(cut.details)
                 self._note(f"Of job {job.id} {cut.message}.")
             else:
                 break
@@ -103,7 +105,7 @@ class Following:
             if job.final_status is None:
                 raise
             return self._ended(BY_STATUS.get(job.final_status, Exit.ERROR), error=described(error))
-        return self._ended(Exit.SUCCESS, result=result)
+        return self._ended(Exit.EVENTS_LOST if self._events_lost else Exit.SUCCESS, result=result)
 
     def _ended(self, code: Exit, *, result: Any = None, error: dict[str, Any] | None = None) -> Ending:
         if self._job is None:
@@ -115,6 +117,7 @@ class Following:
             result=result,
             error=error,
             events=self._job.events_received,
+            events_lost=tuple(self._events_lost),
         )
 
     async def _watch(self, session: Session) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -76,3 +76,5 @@ class Ending:
     error: Mapping[str, Any] | None = None
     events: int = 0
     """Numbered frames of the job that were received, its terminal included."""
+    events_lost: Sequence[Mapping[str, Any]] = ()
+    """The `details` of each HistoryCut: events between two numbers were never received."""

@@ -83,6 +83,8 @@ class View:
         if ending.exit is Exit.SUCCESS:
             left = f"; {self._told_left()}" if self._left else ""
             self.note(f"success after {ending.events:,} events{left}", "bold green")
+        elif ending.exit is Exit.EVENTS_LOST:
+            self.note(f"success, but some events were lost; {ending.events:,} were received", "bold yellow")
         elif ending.exit is Exit.INTERRUPTED:
             job = f"left job {ending.job_id} as it is" if ending.job_id else "nothing was submitted"
             self.note(job, "bold yellow")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -27,6 +28,7 @@ from arcp_io.cli.arguments import (
     seconds_argument,
     whole_seconds_argument,
 )
+from arcp_io.cli.endings import show
 from arcp_io.cli.exits import Exit
 from arcp_io.cli.options import known_url
 from arcp_io.cli.printable import one_line, printable
@@ -559,6 +561,10 @@ def test_the_value_of_a_rotated_credential_is_not_shown() -> None:
             "job j was lost: X m",
         ),
         (Ending(exit=Exit.CONNECTION, error={"code": "X", "message": "m"}), "failed: X m"),
+        (
+            Ending(exit=Exit.EVENTS_LOST, job_id="j", final_status="success", events=7),
+            "success, but some events were lost; 7 were received",
+        ),
     ],
 )
 def test_the_last_line_says_how_it_ended(ending: Ending, line: str) -> None:
@@ -568,3 +574,27 @@ def test_the_last_line_says_how_it_ended(ending: Ending, line: str) -> None:
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == line + "\n"
     assert json.dumps(ending.exit) == str(int(ending.exit))
+
+
+def test_the_ending_as_json_says_which_events_were_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    lost = {"last_seq": 7, "history_from": 30}
+    ending = Ending(
+        exit=Exit.EVENTS_LOST, job_id="j", final_status="success", result=1, events=9, events_lost=(lost,)
+    )
+    with pytest.raises(typer.Exit) as left:
+        show(ending, as_json=True)
+    assert left.value.exit_code == 6
+    told = json.loads(capsys.readouterr().out)
+    assert told == {
+        "job_id": "j",
+        "final_status": "success",
+        "events": 9,
+        "events_lost": [lost],
+        "result": 1,
+    }
+
+
+def test_the_result_of_a_job_that_lost_events_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit):
+        show(Ending(exit=Exit.EVENTS_LOST, job_id="j", final_status="success", result="r"), as_json=False)
+    assert capsys.readouterr().out == "r\n"

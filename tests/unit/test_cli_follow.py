@@ -304,9 +304,12 @@ def test_a_job_that_was_left_is_followed(monkeypatch: pytest.MonkeyPatch, backen
 
 def test_events_that_are_gone_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     hello = MadeUpEvent("log", {"level": "info", "message": "hello"})
-    runtime = MadeUpRuntime([hello, HistoryCut("events behind number 1 are gone"), hello], 1)
+    cut = HistoryCut("events behind number 1 are gone", details={"last_seq": 1, "history_from": 3})
+    runtime = MadeUpRuntime([hello, cut, hello], 1)
     ending, shown = follow(runtime, monkeypatch)
-    assert (ending.exit, ending.events) == (Exit.SUCCESS, 3)
+    assert (ending.exit, ending.events, ending.result) == (Exit.EVENTS_LOST, 3, 1)
+    assert ending.events_lost == ({"last_seq": 1, "history_from": 3},)
+    assert shown.splitlines()[-1] == "success, but some events were lost; 3 were received"
     assert shown.splitlines()[:3] == [
         "info  hello",
         "Of job job_1 events behind number 1 are gone.",

@@ -67,6 +67,28 @@ def test_a_drop_is_told_and_another_transport_asked_for_at_once(runtime: Scripte
     assert runtime.client.session_id == "sess_1"
 
 
+def test_an_error_before_the_end_says_why_the_connection_ended(runtime: ScriptedRuntime) -> None:
+    runtime.say("session.error", {"code": "INTERNAL_ERROR", "message": "events were evicted"})
+    _, detached = runtime.drop()
+    assert detached == Detached(SessionId("sess_1"), "INTERNAL_ERROR", "events were evicted")
+
+
+def test_an_old_error_says_nothing_of_the_end(runtime: ScriptedRuntime) -> None:
+    runtime.say("session.error", {"code": "INTERNAL_ERROR", "message": "too many requests"})
+    runtime.advance(6)
+    _, detached = runtime.drop()
+    assert detached == Detached(SessionId("sess_1"), "", "the transport ended")
+
+
+def test_an_error_says_nothing_of_the_next_connection(runtime: ScriptedRuntime) -> None:
+    runtime.say("session.error", {"code": "INTERNAL_ERROR", "message": "events were evicted"})
+    runtime.drop()
+    runtime.connect()
+    runtime.welcome()
+    _, detached = runtime.drop()
+    assert detached == Detached(SessionId("sess_1"), "", "the transport ended")
+
+
 def test_the_hello_asks_to_resume_in_both_forms(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     emit(runtime, 1, 3)
