@@ -112,13 +112,17 @@ class RevokeCredential(msgspec.Struct):
 
 
 class PauseJob(msgspec.Struct, gc=False):
-    """The transport of the submitting session is full: the agent waits in its next emit."""
+    """The transport of the submitting session, or its journal, is full: the agent waits in its next emit.
+
+    It comes at once, and waits for no record. Each output is carried out before the next, so that a
+    `ResumeJob` stays behind it.
+    """
 
     job_id: JobId
 
 
 class ResumeJob(msgspec.Struct, gc=False):
-    """The transport has drained, or is gone: the agent goes on."""
+    """Neither transport nor journal are full any more, or the session is detached: the agent goes on."""
 
     job_id: JobId
 

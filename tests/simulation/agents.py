@@ -24,6 +24,8 @@ AGENTS: Final = (
 """`good` stops when it is told, `late` a while after, `deaf` goes on and ends by itself, `endless` never."""
 
 STOPS_AFTER: Final = {"good": 0, "late": 2 * SECOND}
+BURST: Final = 8
+"""Events that an agent that publishes without pause says in one turn."""
 KINDS: Final = ("log", "progress", "status", "x-vendor.simulation.mark")
 
 
@@ -39,6 +41,8 @@ class Agent:
     stopping: bool = False
     streams: bool = False
     over: bool = False
+    pours: tuple[int, int] | None = None
+    """Events that it has yet to say once it does not wait any more, and of which kind."""
     holds: list[tuple[int, str]] = field(default_factory=list)
     """What it has reserved, and in what."""
 
@@ -61,6 +65,10 @@ class Agents:
         agent = self.running.get(job_id)
         if agent is not None:
             agent.paused = paused
+            if agent.pours is not None and not paused:
+                count, kind = agent.pours
+                agent.pours = None
+                self._host.world.later(0, self.pour, agent, count, kind)
 
     def stop(self, request: StopJob) -> None:
         """It is told to stop."""
@@ -89,6 +97,20 @@ class Agents:
             agent.work.add(mark, name)
             host.soon()
         host.take()
+
+    def pour(self, agent: Agent, count: int, kind: int) -> None:
+        """So many events, a few in each turn; it goes on when transport and journal let it."""
+        world = self._host.world
+        if count <= 0 or agent.over or world.healed or self._host.agents is not self:
+            return
+        if agent.paused:
+            world.count("waited")
+            agent.pours = (count, kind)
+            return
+        world.count("poured")
+        said = min(count, 1 + world.pick(BURST))
+        self.emit(agent, said, kind, long=kind % 7 == 5)
+        world.later(1 + world.pick(2) * MILLISECOND, self.pour, agent, count - said, kind)
 
     def stream(self, agent: Agent, size: int) -> None:
         """A piece of its result."""

@@ -42,6 +42,7 @@ def fact(host: Host, record: facts.Record) -> None:
                 own = oldest is not None and oldest + window <= runtime.now
             if not own:
                 _check_turn(host, session.principal, f"events of {session_id}")
+            _check_unsent(host, session, record.seq)
             host.world.count("evicted")
         case facts.HistoryCut(job_id=job_id):
             job = runtime.jobs[job_id]
@@ -56,6 +57,17 @@ def fact(host: Host, record: facts.Record) -> None:
             _check_session_end(host, str(session_id))
         case _:
             return
+
+
+def _check_unsent(host: Host, session: Session, seq: int) -> None:
+    """What a client that reads was not sent so far stays, whatever the disk does (I11)."""
+    connection = session.connection
+    end = None if connection is None else host.ends.get(connection)
+    if connection is None or end is None or not end.reads:
+        return
+    unsent = seq - connection._outbox.cursor
+    if unsent > 0 and host.world.options.slow_disk:
+        raise Broken("I11", f"{unsent} events of {session.id} go, and its client, which reads, has none")
 
 
 def _check_session_end(host: Host, session_id: str) -> None:

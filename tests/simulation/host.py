@@ -46,7 +46,7 @@ TOKENS: Mapping[str, str] = {f"token of {name}": name for name in ("alice", "bob
 class ServerEnd:
     """The runtime's end of one link."""
 
-    __slots__ = ("_blocked", "_closing", "_host", "_life", "connection", "line", "link")
+    __slots__ = ("_blocked", "_closing", "_host", "_life", "caught_up", "connection", "line", "link")
 
     def __init__(self, host: Host, link: Link, connection: Connection, honest: bool) -> None:
         self.link = link
@@ -56,6 +56,13 @@ class ServerEnd:
         self._life = host.life
         self._blocked = False
         self._closing = False
+        self.caught_up = False
+        """It was welcomed, and its transport took all that could be sent the last time."""
+
+    @property
+    def reads(self) -> bool:
+        """Whether its client takes everything as it can be sent."""
+        return self.caught_up and not (self.link.over or self.link.down.closing)
 
     @property
     def _gone(self) -> bool:
@@ -98,6 +105,7 @@ class ServerEnd:
         if self.link.over or pipe.closing:
             return
         if pipe.busy:
+            self.caught_up = False
             if not self._blocked:
                 self._blocked = True
                 host.carry_out(connection.blocked(now=host.now))
@@ -111,6 +119,7 @@ class ServerEnd:
                 world.told(envelope)
                 world.promises.sent(self.line, envelope)
             pipe.write(pulled)
+        self.caught_up = self.line.told is not None and not pipe.busy
         if connection.overrun and connection.phase not in (Phase.CLOSING, Phase.CLOSED):
             host.carry_out(connection.overran(now=host.now))
         if self._closing and not pipe.busy and not connection.pending:

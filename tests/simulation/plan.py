@@ -74,6 +74,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     expires: int = 0
     """For how long a verification holds; 0: for ever."""
     observers: Mapping[str, Mapping[str, str]] = {}
+    slow_disk: bool = False
+    """Agents publish without pause, and no client that reads may lose an event by that (I11)."""
     models_required: bool = True
     credentials: bool = False
     limits: Limits = Limits()
@@ -152,15 +154,22 @@ AUTHORITY: Final[Mapping[str, int]] = {
 OF_AUTHORITY: Final = ("lease_expires_at", "cost.budget", "model.use")
 
 
+ROOMY_EVENTS: Final = 400
+ROOMY_BYTES: Final = 200_000
+"""What a small log holds in a run with a slow disk: more than all agents publish in one turn."""
 OF_EVENTS: Final = ("progress", "result_chunk")
 FEW_FEATURES: Final = 1_000_000_000
 """From this seed on many sessions leave out kinds of events, also those that submit."""
+SLOW_DISK: Final = 2_000_000_000
+"""From this seed on the disk is slow, and agents publish without pause, as far as they are let."""
 
 
 def draw(seed: int, inputs: int = 200, *, authority: bool = True) -> Plan:
     """The plan of a seed; half of them are with authority, unless that is not wanted."""
     plan = _draw(seed, inputs)
-    if seed >= FEW_FEATURES:
+    if seed >= SLOW_DISK:
+        plan = _with_slow_disk(plan, random.Random(f"disk {seed}"))
+    elif seed >= FEW_FEATURES:
         plan = _with_few_features(plan, random.Random(f"features {seed}"))
     dice = random.Random(f"authority {seed}")
     return _with_authority(plan, dice) if authority and dice.random() < 0.5 else plan
@@ -174,6 +183,32 @@ def _with_few_features(plan: Plan, dice: random.Random) -> Plan:
         features = tuple(name for name in actor.features if name not in missing)
         cast.append(msgspec.structs.replace(actor, features=features))
     return Plan(msgspec.structs.replace(plan.options, cast=tuple(cast)), plan.moves)
+
+
+def _with_slow_disk(plan: Plan, dice: random.Random) -> Plan:
+    """The same run with a slow disk and fast agents; a log has room for what they publish in one turn."""
+    options, number, moves = plan.options, dice.randrange, []
+    for move in plan.moves:
+        moves.append(move)
+        if dice.random() < 0.15:
+            kind = dice.choice(("pour", "pour", "slow_disk"))
+            moves.append(Move(_wait(dice) // 4, kind, number(NUMBERS), number(NUMBERS), number(NUMBERS)))
+    small = dice.random() < 0.75
+    limits = msgspec.structs.replace(
+        options.limits,
+        session_events=ROOMY_EVENTS if small else Limits().session_events,
+        session_bytes=ROOMY_BYTES if dice.random() < 0.5 else Limits().session_bytes,
+        **{name: getattr(Limits(), name) for name in ("principal_events", "principal_bytes")},
+        **{name: getattr(Limits(), name) for name in ("total_events", "total_bytes")},
+    )
+    options = msgspec.structs.replace(
+        options,
+        journal=dice.choice(("prompt", "late", "late", "late")),
+        sync=dice.choice((1, 20, 300, 2_000)) * MILLISECOND,
+        limits=limits,
+        slow_disk=True,
+    )
+    return Plan(options, tuple(moves))
 
 
 def _with_authority(plan: Plan, dice: random.Random) -> Plan:

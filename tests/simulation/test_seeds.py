@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from .batch import digests_elsewhere, read_plan
-from .plan import FEW_FEATURES, draw
+from .plan import FEW_FEATURES, SLOW_DISK, draw
 from .play import play
 
 HERE: Final = Path(__file__).parent
@@ -32,7 +32,10 @@ def test_a_plan_that_failed_once(path: Path) -> None:
     assert play(read_plan(path)).message == ""
 
 
-@pytest.mark.parametrize("seed", [*FRESH, *range(FEW_FEATURES, FEW_FEATURES + 10)])
+@pytest.mark.parametrize(
+    "seed",
+    [*FRESH, *range(FEW_FEATURES, FEW_FEATURES + 10), *range(SLOW_DISK, SLOW_DISK + 20)],
+)
 def test_a_fresh_seed(seed: int) -> None:
     assert play(draw(seed)).message == ""
 

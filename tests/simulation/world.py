@@ -402,6 +402,12 @@ class World:
             count = 1 + move.b % 3 if move.b % 16 else 20
             self.host.agents.emit(agent, count, move.c, long=move.c % 64 == 5)
 
+    def pour(self, move: Move) -> None:
+        """An agent publishes without pause, as far as it is let."""
+        agent = self.some_agent(move.a)
+        if agent is not None:
+            self.host.agents.pour(agent, 50 + move.b % 1_000, move.c)
+
     def stream(self, move: Move) -> None:
         agent = self.some_agent(move.a)
         if agent is not None:
@@ -479,6 +485,7 @@ def heal(pipe: Pipe) -> None:
 MOVES: Final[dict[str, Callable[[World, Move], None]]] = {
     "submit": World.submit,
     "emit": World.emit,
+    "pour": World.pour,
     "stream": World.stream,
     "finish": World.finish,
     "fail": World.fail,
