@@ -175,6 +175,7 @@ class AgentHost:
         self._beginning -= 1
         try:
             result = None if running.stopping else await self._call(running)
+            await running.ready_to_return(result)
         except GeneratorExit:
             raise
         except BaseException as error:
@@ -242,8 +243,8 @@ class AgentHost:
             self._send_end()
 
     def _send_end(self) -> None:
-        """Soon, or at once when all has been said that was waited for."""
-        if self._pump.waits_for_agents and not self._beginning:
+        """Soon, or at once when all has been said that was waited for, or other agents have to wait."""
+        if self._runtime.asks or (self._pump.waits_for_agents and not self._beginning):
             self._pump.run()
         else:
             self._pump.soon(urgent=True)

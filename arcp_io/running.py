@@ -17,7 +17,7 @@ from arcp_proto.delegation import AGENT_DELEGATE
 from arcp_proto.errors import Denied, InvariantViolated, LocalProtocolError
 from arcp_proto.events import Body, EventKind, encode_body, read_delegate
 from arcp_proto.nothing import NOTHING
-from arcp_proto.wire import decode_value
+from arcp_proto.wire import decode_value, encode_value
 
 from .between import REFUSED, REFUSED_CALL, UPSTREAM
 from .children import ChildJob
@@ -111,13 +111,13 @@ class RunningJob(msgspec.Struct, eq=False):
             return self.speak_in_turn(kind, body)
         if get_ident() != self._thread:
             self._refuse_thread()
-        self._load += EVENT_SIZE
         try:
-            self._runtime.emit(self.start.job_id, kind, body, now=now)
+            size = self._runtime.emit(self.start.job_id, kind, body, now=now)
         except (LocalProtocolError, Denied, InvariantViolated) as error:
             self._refused(error)
             raise
-        self._pump.soon()
+        self._load += EVENT_SIZE + size
+        self._pump.soon(size)
         return None
 
     async def speak_in_turn(self, kind: str, body: Body | Mapping[str, Any]) -> None:
@@ -151,7 +151,10 @@ class RunningJob(msgspec.Struct, eq=False):
 
     def publish(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """Publish one event here, as it is."""
-        self._input(self._runtime.emit, kind, body)
+        size = self._input(self._runtime.emit, kind, body)
+        if size:
+            self._load += size
+            self._pump.soon(size)
 
     def write(self, data: str | bytes) -> None:
         """Stream a piece of the result; raises as `say`, and Denied beyond the limit of a result."""
@@ -348,6 +351,11 @@ class RunningJob(msgspec.Struct, eq=False):
         if self.stopping and not unwinding(anyio.get_cancelled_exc_class()):
             await self._loop.checkpoint()
 
+    async def ready_to_return(self, result: Any) -> None:
+        """Wait with a result as with an event, if it is large: all of it is numbered at once."""
+        if (self.paused or self.held) and _is_large(result):
+            await self.ready()
+
     async def give_way(self) -> None:
         """Let others run, when enough was said since the last time."""
         if self._load >= BYTES_BETWEEN_TURNS or self._now() >= self._turn_due:
@@ -438,3 +446,11 @@ class RunningJob(msgspec.Struct, eq=False):
     def _check_over(self) -> None:
         if self.over:
             raise JobOver(f"job {self.start.job_id} is over: nothing can be said any more") from None
+
+
+def _is_large(result: Any) -> bool:
+    """Return whether a result fills more than a batch; one that cannot be sent does not."""
+    try:
+        return len(encode_value(result)) > BYTES_HELD
+    except Exception:  # What was returned may raise whatever it likes when it is read.
+        return False

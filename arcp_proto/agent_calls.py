@@ -42,9 +42,10 @@ class AgentCalls:
     _runtime: Runtime
     """The runtime itself."""
 
-    def emit(self, job_id: JobId, kind: str, body: Body | Mapping[str, Any], *, now: int) -> None:
+    def emit(self, job_id: JobId, kind: str, body: Body | Mapping[str, Any], *, now: int) -> int:
         """Publish one event of a job; raises LocalProtocolError for a bad body, or once the job has ended.
 
+        Returns how many bytes more than a KiB its body has, so that a driver takes large events soon.
         A tool call passes the gate: refused, its `tool_result` follows it, and Denied is raised (§9.3). A
         metric that begins with `cost.`, in a currency of the budget, spends (§9.6).
         """
@@ -59,14 +60,14 @@ class AgentCalls:
                 runtime.said_at = now
                 if len(said) >= MOST:
                     speaking.end(runtime, job)
-                return
+                return 0
         job = runtime.unfinished.get(job_id)
         if job is None or job.then is not None:
             raise _no_job(job_id)
         special = _SPECIAL.get(kind)
         if special is not None:
             special(runtime, job, body, now)
-            return
+            return 0
         encoded = encode_body(kind, body)
         if len(encoded) > job.body_limit:
             raise _too_large(job, kind, encoded)
@@ -78,6 +79,7 @@ class AgentCalls:
                 runtime.now = Time(now)
         runtime.publish(job, kind, encoded)
         speaking.begin(runtime, job)
+        return len(encoded) - SHORT if len(encoded) > SHORT else 0
 
     def authorize(self, job_id: JobId, capability: str, target: str, *, now: int) -> None:
         """The gate (§9.3): raises Denied unless the job's lease allows the operation now.

@@ -96,6 +96,11 @@ class Machine(ABC):
             self._events = []
         return output
 
+    @property
+    def asks(self) -> bool:
+        """Whether the host is asked for something that the next `take` hands out. Changes nothing."""
+        return bool(self._requests)
+
     def deadline(self) -> Deadline | None:
         """The next deadline, as the last Output said it. Changes nothing."""
         first = self.timers.next()

@@ -39,3 +39,16 @@ def test_who_delegates_to_a_job_elsewhere_needs_the_authority() -> None:
         world.runtime.emit(job, "delegate", {**body, "agent": "other"}, now=world.now)
     world.take()
     assert [frame["payload"]["body"] for frame in peer.about(job)] == [body]
+
+
+@pytest.mark.parametrize("observed", [True, False])
+def test_an_event_says_how_much_larger_than_a_kib_its_body_is(observed: bool) -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit()
+    if observed:
+        world.client().send("job.subscribe", {"job_id": job})
+    empty = len('{"level":"info","message":""}')
+    for size, more in ((1, 0), (1024 - empty, 0), (1025 - empty, 1), (5_000, 5_000 + empty - 1024)):
+        body = {"level": "info", "message": "x" * size}
+        assert world.runtime.emit(job, "log", body, now=world.now) == more

@@ -44,11 +44,12 @@ class Notes:
         self.tick = 0
         self.fault: BaseException | None = None
 
-    def emit(self, job_id: JobId, kind: str, body: Body | dict[str, Any], *, now: int) -> None:
+    def emit(self, job_id: JobId, kind: str, body: Body | dict[str, Any], *, now: int) -> int:
         self._check(job_id)
         if isinstance(body, msgspec.Struct):
             assert type(body) is BODIES[kind]
         self.said.append((kind, msgspec.json.decode(encode_body(kind, body))))
+        return 0
 
     def write_result(self, job_id: JobId, data: str | bytes, *, now: int) -> None:
         self._check(job_id)

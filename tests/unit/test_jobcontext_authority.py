@@ -52,8 +52,9 @@ class Notes:
         if self.fault is not None and not asked[0].startswith(("emit x-vendor", "release")):
             raise self.fault
 
-    def emit(self, job_id: str, kind: str, body: Any, *, now: int) -> None:
+    def emit(self, job_id: str, kind: str, body: Any, *, now: int) -> int:
         self._note(job_id, f"emit {kind}", body)
+        return 0
 
     def authorize(self, job_id: str, capability: str, target: str, *, now: int) -> None:
         self._note(job_id, "authorize", capability, target)

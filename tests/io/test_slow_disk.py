@@ -1,0 +1,187 @@
+"""A journal that answers late makes agents wait, whatever they are, and costs a client that reads nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from arcp_io.app import App
+from arcp_io.blocking import BlockingJobContext
+from arcp_io.client import connect
+from arcp_io.context import JobContext
+from arcp_io.journal import MemoryJournal
+from arcp_io.journal.journal import Durable, Failed
+from arcp_io.serving import Server, serve
+from arcp_proto.limits import KIB, Limits
+from arcp_proto.log import Log
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = "t0ken"
+EVENTS = 1_500
+LIMITS = Limits(session_events=400, session_bytes=800 * KIB)
+QUARTER = 100
+ONE_BATCH = 64
+"""Events that agents publish before the pump takes what follows from them."""
+
+
+class LateJournal(MemoryJournal):
+    """A journal whose disk answers when a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = threading.Event()
+        self._stored = 0
+        self._report: Durable
+
+    def open(self, record_version: int, on_durable: Durable, on_failed: Failed) -> None:
+        self._report = on_durable
+        super().open(record_version, self._on_stored, on_failed)
+
+    def release(self) -> None:
+        """The disk answers again."""
+        self.held.clear()
+        self._report(self._stored)
+
+    def _on_stored(self, count: int) -> None:
+        self._stored = count
+        if not self.held.is_set():
+            self._report(count)
+
+
+class Start:
+    """Lets agents begin, in tasks and in threads."""
+
+    def __init__(self) -> None:
+        self.task, self.thread = anyio.Event(), threading.Event()
+
+    def set(self) -> None:
+        self.task.set()
+        self.thread.set()
+
+
+def make_app(start: Start) -> App:
+    """Agents that publish without pause, once they are let begin."""
+    app = App("slow disk", "1", tokens={TOKEN: "alice"}, limits=LIMITS)
+
+    @app.agent("task")
+    async def task(job: JobContext, input: Any) -> None:
+        await start.task.wait()
+        for number in range(EVENTS):
+            await job.log("info", f"{number}")
+
+    @app.agent("thread")
+    def thread(job: BlockingJobContext, input: Any) -> None:
+        start.thread.wait()
+        for number in range(EVENTS):
+            job.log("info", f"{number}")
+
+    app.agent("process", isolation="process")(publish)
+
+    @app.agent("large.events")
+    async def large_events(job: JobContext, input: Any) -> None:
+        await start.task.wait()
+        for number in range(60):
+            await job.log("info", f"{number} " + "x" * 50_000)
+
+    @app.agent("stream")
+    async def stream(job: JobContext, input: Any) -> None:
+        await start.task.wait()
+        async with job.stream_result() as result:
+            for _ in range(60):
+                await result.write("x" * 50_000)
+
+    @app.agent("large.result")
+    async def large_result(job: JobContext, input: Any) -> str:
+        await start.task.wait()
+        return "x" * 500_000
+
+    return app
+
+
+async def publish(job: JobContext, input: Any) -> None:
+    """Publish without pause, in a process of its own."""
+    for number in range(EVENTS):
+        await job.log("info", f"{number}")
+
+
+async def until(done: Callable[[], bool]) -> None:
+    with anyio.fail_after(30):
+        while not done():
+            await anyio.sleep(0.001)
+
+
+def log_of(server: Server) -> Log:
+    [session] = server.runtime.sessions.values()
+    return session.log
+
+
+async def comes_to_rest(server: Server) -> None:
+    """Every agent that runs waits, and nothing more is published."""
+    await until(lambda: any(job.paused for job in server.runtime.running.values()))
+    last = -1
+    while last != log_of(server).last:
+        last = log_of(server).last
+        for _ in range(20):
+            await anyio.sleep(0.001)
+
+
+@pytest.mark.parametrize("agent", ["task", "thread", "process"])
+async def test_an_agent_waits_in_its_next_call_for_a_journal_that_is_held(agent: str) -> None:
+    journal, start = LateJournal(), Start()
+    async with (
+        serve(make_app(start), port=0, journal=journal) as server,
+        connect(server.url, token=TOKEN) as session,
+    ):
+        job = await session.submit(agent)
+        events = aiter(job)
+        seen = [await anext(events)] if agent == "process" else []
+        journal.held.set()
+        start.set()
+        await comes_to_rest(server)
+        waiting, _ = log_of(server).unsaved
+        assert QUARTER <= waiting < QUARTER + ONE_BATCH
+        journal.release()
+        seen += [event async for event in events]
+        texts = [event.body["message"] for event in seen if event.kind == "log"]
+        assert texts == [f"{number}" for number in range(EVENTS)]
+        assert session.lost is None
+
+
+@pytest.mark.parametrize(
+    ("agent", "most"),
+    [
+        pytest.param("large.events", 200 * KIB + 2 * 64 * KIB, id="large events"),
+        pytest.param("stream", 200 * KIB + 2 * 64 * KIB, id="a streamed result"),
+        pytest.param("large.result", 600 * KIB, id="large results"),
+    ],
+)
+async def test_much_at_once_waits_as_well(agent: str, most: int) -> None:
+    """Two of them: together they are too much for a log, if the second one does not wait for the first."""
+    journal, start = LateJournal(), Start()
+    async with (
+        serve(make_app(start), port=0, journal=journal) as server,
+        connect(server.url, token=TOKEN) as session,
+    ):
+        jobs = [await session.submit(agent) for _ in range(2)]
+        journal.held.set()
+        start.set()
+        await comes_to_rest(server)
+        assert log_of(server).unsaved[1] <= most
+        journal.release()
+        sizes = []
+        async with anyio.create_task_group() as tasks:
+
+            async def follow(job: Any) -> None:
+                sizes.append(len([event async for event in job if event.kind == "log"]))
+                assert await job.result() in (None, "x" * 500_000, "x" * 3_000_000)
+
+            for job in jobs:
+                tasks.start_soon(follow, job)
+        assert sizes == ([60, 60] if agent == "large.events" else [0, 0])
+        assert session.lost is None
