@@ -262,14 +262,19 @@ class Pump:
             if self._deadline is not None and self._deadline <= now:
                 self._set_aside()
                 self._deadline = None
-                unix = self.clock.drifted_to()
-                if unix is not None:
-                    self.machine.wall_clock_set(unix, now=now)
+                self.look_at_wall()
                 self._gather(self.machine.handle_timer(now=now))
             self._settle()
             self._arm()
         except BaseException as error:
             self.crash(error)
+
+    def look_at_wall(self) -> None:
+        """Tell the machine when the wall clock was set since the last look: before what is decided by it."""
+        unix = self.clock.drifted_to()
+        if unix is not None:
+            self.machine.wall_clock_set(unix, now=self.now())
+            self.soon()
 
     def stop(self) -> None:
         """Abort every transport, which loses its connection, and do nothing more.

@@ -151,7 +151,7 @@ class RunningJob(msgspec.Struct, eq=False):
 
     def publish(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """Publish one event here, as it is."""
-        size = self._input(self._runtime.emit, kind, body)
+        size = self._input(self._runtime.emit, kind, body, gate=kind in GATED)
         if size:
             self._load += size
             self._pump.soon(size)
@@ -165,7 +165,7 @@ class RunningJob(msgspec.Struct, eq=False):
     def authorize(self, capability: str, target: str) -> None:
         """The gate (§9.3): raises Denied."""
         try:
-            self._input(self._runtime.authorize, capability, target)
+            self._input(self._runtime.authorize, capability, target, gate=True)
         except Denied:
             self._tell_outside(REFUSED, capability, target)
             raise
@@ -183,7 +183,7 @@ class RunningJob(msgspec.Struct, eq=False):
 
     def reserve_here(self, currency: str, amount: str | int | Decimal) -> int:
         """The same, in this process."""
-        return self._input(self._runtime.reserve, currency, amount)
+        return self._input(self._runtime.reserve, currency, amount, gate=True)
 
     def settle(self, hold: int, actual: Cost, name: str, dimensions: dict[str, Any] | None) -> None:
         """The cost of what was reserved for."""
@@ -221,7 +221,8 @@ class RunningJob(msgspec.Struct, eq=False):
         lease = None if lease_request is None else dict(lease_request)
         if self.outside is not None:
             return await self.outside.delegate(agent, input, lease, expires_at, max_runtime)
-        child_id = self._input(self._runtime.delegate, agent, input, lease, expires_at, max_runtime)
+        asked = (agent, input, lease, expires_at, max_runtime)
+        child_id = self._input(self._runtime.delegate, *asked, gate=True)
         return self.adopt(child_id)
 
     def adopt(self, child_id: str) -> ChildJob:
@@ -294,7 +295,7 @@ class RunningJob(msgspec.Struct, eq=False):
     def _check_call(self, call: Any) -> None:
         """In a process of its own: both events of a refused call are published outside."""
         try:
-            self._input(self._runtime.authorize, "tool.call", call["tool"])
+            self._input(self._runtime.authorize, "tool.call", call["tool"], gate=True)
         except Denied as denied:
             error = {"code": denied.code, "message": denied.message, "retryable": denied.retryable}
             self._tell_outside(REFUSED_CALL, call, error)
@@ -306,15 +307,18 @@ class RunningJob(msgspec.Struct, eq=False):
             with suppress(LocalProtocolError):
                 self.outside.tell(what, *arguments)
 
-    def _input(self, call: Callable[..., T], *args: Any, size: int = 0) -> T:
+    def _input(self, call: Callable[..., T], *args: Any, size: int = 0, gate: bool = False) -> T:
         """One input of the runtime; what follows from it is carried out soon, from a refusal at once.
 
-        `size`: bytes that it sends, if they are many.
+        `size`: bytes that it sends, if they are many. `gate`: it asks for authority, which may have expired
+        by a wall clock that was set since a timer looked at it.
         """
         if get_ident() != self._thread:
             self._refuse_thread()
         self._load += EVENT_SIZE + size
         try:
+            if gate:
+                self._pump.look_at_wall()
             value = call(self.start.job_id, *args, now=self._now())
         except (LocalProtocolError, Denied, InvariantViolated) as error:
             self._refused(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -29,6 +30,7 @@ from arcp_io.errors import (
     PermissionDenied,
 )
 from arcp_io.memory import MemoryServer, serve_memory
+from arcp_proto.ids import SECOND
 
 pytestmark = pytest.mark.anyio
 
@@ -67,6 +69,51 @@ async def serving(function: Any, **options: Any) -> AsyncIterator[tuple[MemorySe
 
 async def said(job: Job) -> list[tuple[str, Any]]:
     return [(event.kind, event.body) async for event in job]
+
+
+# The wall clock.
+
+
+@pytest.mark.parametrize("how", ["authorize", "tool", "reserve", "delegate", "thread"])
+async def test_a_wall_clock_that_is_set_forward_is_noticed_at_the_gate(how: str) -> None:
+    """As on a machine that slept: no timer has come since, and no connection has said anything."""
+    servers: list[MemoryServer] = []
+    seen: list[str] = []
+
+    def set_forward() -> None:
+        servers[0].server.pump.clock.unix = lambda: time.time_ns() + 2 * 3600 * SECOND
+
+    async def asks(job: JobContext, input: Any) -> None:
+        async def ask() -> None:
+            match how:
+                case "authorize":
+                    await job.authorize("fs.read", "/data/x")
+                case "tool":
+                    await job.tool_call("search")
+                case "reserve":
+                    async with job.reserve("USD", "0.01"):
+                        pass
+                case "delegate":
+                    await job.delegate("echo", lease_request={})
+
+        await ask()
+        seen.append("allowed")
+        set_forward()
+        await ask()
+
+    def asks_in_a_thread(job: BlockingJobContext, input: Any) -> None:
+        job.authorize("fs.read", "/data/x")
+        seen.append("allowed")
+        set_forward()
+        job.authorize("fs.read", "/data/x")
+
+    lease = {"fs.read": ["/data/**"], "tool.call": ["search"], "agent.delegate": ["echo"]}
+    async with serving(asks_in_a_thread if how == "thread" else asks) as (server, session):
+        servers.append(server)
+        job = await session.submit("it", lease=lease, budget="USD:1", expires_at=timedelta(hours=1))
+        with pytest.raises(LeaseExpired):
+            await job.result()
+    assert seen == ["allowed"]
 
 
 # Refusals that leave the agent.

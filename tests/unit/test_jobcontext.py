@@ -65,6 +65,9 @@ class Notes:
         self.time += self.tick
         return self.time
 
+    def look_at_wall(self) -> None:
+        """Nobody sets this clock."""
+
     def soon(self, size: int = 0, *, urgent: bool = False) -> None:
         self.sizes.append(size)
 
