@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .entry import run
     from .errors import ArcpError
     from .journal import SqliteJournal
+    from .memory import MemoryServer, serve_memory
     from .serving import serve, serve_stdio
     from .session_store import FileStore, MemoryStore, SessionStore
 
@@ -31,6 +32,7 @@ __all__ = [
     "FileStore",
     "Job",
     "JobContext",
+    "MemoryServer",
     "MemoryStore",
     "Session",
     "SessionStore",
@@ -41,6 +43,7 @@ __all__ = [
     "errors",
     "run",
     "serve",
+    "serve_memory",
     "serve_stdio",
     "sync",
 ]
@@ -53,6 +56,7 @@ _MODULE_OF = {
     "FileStore": "session_store",
     "Job": "client_job",
     "JobContext": "context",
+    "MemoryServer": "memory",
     "MemoryStore": "session_store",
     "Session": "client_session",
     "SessionStore": "session_store",
@@ -63,6 +67,7 @@ _MODULE_OF = {
     "errors": "errors",
     "run": "entry",
     "serve": "serving",
+    "serve_memory": "memory",
     "serve_stdio": "serving",
     "sync": "sync",
 }

@@ -16,7 +16,7 @@ from arcp_proto.limits import Limits
 
 from .client_job import Event, Job
 from .client_session import BUFFER_SIZE, Session
-from .dialing import Target, WebSocket, can_dial_again
+from .dialing import Target, WebSocket, can_dial_again, check_target
 from .listeners import is_loopback
 from .loop import open_loop
 from .redialing import Token
@@ -62,12 +62,15 @@ async def connect(
     A `store` keeps the session from one process to the next, and goes on with what it holds: `attach` takes
     the jobs up. It is cleared when the block is left with every job at its end and every event taken.
 
-    Raises OSError when nobody is reached, ValueError for what is no address, Unauthenticated and other
-    ArcpErrors for a refusal, StoreInUse when another process has the store, NotAStore for a store whose
-    file holds something else.
+    A `target` may also be what `serve_memory` yields, for tests of agents.
+
+    Raises OSError when nobody is reached, ValueError for what is no address, TypeError for what is no target,
+    Unauthenticated and other ArcpErrors for a refusal, StoreInUse when another process has the store,
+    NotAStore for a store whose file holds something else.
     """
     if isinstance(target, str):
         target = WebSocket(target, ssl_context)
+    check_target(target)
     if isinstance(target, WebSocket) and token is not None and not allow_plain:
         _check_confidential(target.url)
     config = ClientConfig(

@@ -37,6 +37,15 @@ Target: TypeAlias = WebSocket | Command | MemoryServer
 """Where a client can connect to."""
 
 
+def check_target(target: object) -> None:
+    """Raise TypeError for what a client cannot connect to."""
+    if not isinstance(target, WebSocket | Command | MemoryServer):
+        raise TypeError(
+            "connect() takes a ws:// or wss:// URL, or what serve_memory() yields, as in"
+            f" connect(memory, token); it cannot connect to {target!r}"
+        )
+
+
 def framing_of(target: Target) -> Framing:
     """How envelopes are told apart there."""
     return Framing.LINES if isinstance(target, Command) else Framing.MESSAGES

@@ -26,7 +26,10 @@ _LENGTH: Final = struct.Struct(">I")
 
 
 class MemoryServer:
-    """An App that is served in memory, for `dial`."""
+    """An App that is served in memory: clients of the same event loop `connect` to it.
+
+    `server` is its Server, with `jobs`, `cancel` and `counts`.
+    """
 
     def __init__(self, server: Server, capacity: int) -> None:
         self.server = server
@@ -51,9 +54,10 @@ class MemoryServer:
 async def serve_memory(
     app: App, *, drain: float = 0.0, capacity: int = CAPACITY, journal: Journal | None = None
 ) -> AsyncIterator[MemoryServer]:
-    """Serve an App in memory until the block is left; clients `dial` what it yields.
+    """Serve an App in memory until the block is left, without sockets: for tests of agents.
 
-    `journal` as in `serve`.
+    Clients of the same event loop connect to what it yields: `connect(memory, token)`. Connections hold
+    `capacity` bytes in each direction. `drain` and `journal` are those of `serve`.
     """
     async with open_server(app, drain, journal) as server:
         yield MemoryServer(server, capacity)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
@@ -63,3 +65,12 @@ async def test_a_refused_cancel_names_the_way_that_works() -> None:
         server.cancel(job.id)
         with anyio.fail_after(30), pytest.raises(JobCancelled):
             await observed.result()
+
+
+async def test_what_a_client_cannot_connect_to_is_said_at_once() -> None:
+    async with serve_memory(make_app()) as memory:
+        targets: list[Any] = [memory.dial, memory.server, 7777]
+        for target in targets:
+            with pytest.raises(TypeError, match=r"connect\(memory, token\)"):
+                async with connect(target, TOKEN):
+                    pytest.fail("there is no session")

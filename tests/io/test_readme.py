@@ -8,6 +8,7 @@ import runpy
 import shlex
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,6 +152,20 @@ def test_the_first_agent_and_its_client(tmp_path: Path, capsys: pytest.CaptureFi
     *events, result = capsys.readouterr().out.splitlines()
     assert [event.split()[1] for event in events] == ["log", "progress"]
     assert result == "{'echo': {'x': 1}}"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_the_test_of_an_agent(
+    anyio_backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hello.py").write_text(example("hello.py"))
+    test = tmp_path / "test_echo.py"
+    test.write_text(example("test_echo.py"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "hello", raising=False)
+    await runpy.run_path(str(test))["test_echo"]()
+    monkeypatch.delitem(sys.modules, "hello")
 
 
 def rows() -> list[tuple[str, str, list[str], list[str]]]:
