@@ -14,7 +14,7 @@ from arcp_proto.events import Body, EventKind
 
 from . import bodies
 from .children import BlockingChildJob
-from .context import SETTLED, Encoding, Hold, JobContext, ResultStream, ToolCall
+from .context import SETTLED, Encoding, Hold, JobContext, LogLevel, ResultStream, ToolCall
 from .errors import AgentStopped, JobOver
 from .running import RunningJob
 
@@ -85,7 +85,7 @@ class BlockingJobContext:
         """`traceparent` and, if there is one, `tracestate`, for the tools that the agent calls (§11)."""
         return self._job.trace_headers()
 
-    def log(self, level: str, message: str) -> None:
+    def log(self, level: LogLevel, message: str) -> None:
         """A line for people; `level` is debug, info, warn or error."""
         self._call(self._job.log, level, message)
 

@@ -133,9 +133,15 @@ def loss_of(event: ConnectionEnded) -> ConnectionLost:
 
 def job_loss_of(event: JobLostEvent) -> JobLost:
     """What everybody gets who waits for a job that cannot be followed any more."""
-    reason = event.message or event.code
+    if event.code in (ErrorCode.JOB_NOT_FOUND, ErrorCode.PERMISSION_DENIED):
+        reason = (
+            "the runtime does not show it to this session any more: it has forgotten the job, or the right to"
+            f" observe it was withdrawn ({event.code}: {event.message})"
+        )
+    else:
+        reason = event.message or event.code
     return JobLost(
-        f"job {event.job_id} was lost with its session, and cannot be observed: {reason}",
+        f"job {event.job_id} cannot be followed any further: {reason}",
         details={"code": event.code},
         job_id=event.job_id,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias, cast
 
 import anyio
 import anyio.lowlevel
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 Event: TypeAlias = JobEmitted
 """One event of a job (§8.1): `kind`, `body`, `ts`, `seq` (its number in the session), `job_id`, `source_seq`
 (its number where it was submitted, when the job is observed)."""
+
+FinalStatus: TypeAlias = Literal["success", "error", "cancelled", "timed_out"]
+"""How a job has ended (§7.3)."""
 
 TURN_OF_A_THREAD: Final = 1.0
 """Seconds in which a thread that has asked for a job begins its loop."""
@@ -71,6 +74,12 @@ class Job:
         """The job that delegated it, of one that is observed (§10)."""
         self.history_from: int | None = None
         """The number of the first event that was left of its history, when a bound had cut it (§7.6)."""
+        self.current_status: str | None = None
+        """The status in the answer to the last subscribe (§7.6); None for a job that was only submitted."""
+        self.subscribed_from: int | None = None
+        """The number of the last event before that subscribe, 0 for none (§7.6); None without one."""
+        self.replayed = False
+        """Whether that subscribe brings earlier events."""
         self.events_received = 0
         """Numbered frames of this job, the terminal and answers to `cancel` included."""
         self.events_dropped = 0
@@ -109,9 +118,9 @@ class Job:
         return f"<Job {self.id} {self.agent} {self.final_status or 'unfinished'}>"
 
     @property
-    def final_status(self) -> str | None:
+    def final_status(self) -> FinalStatus | None:
         """success, error, cancelled or timed_out; None while the end has not come."""
-        return None if self._end is None else self._end.final_status
+        return None if self._end is None else cast(FinalStatus, self._end.final_status)
 
     @property
     def summary(self) -> str | None:
@@ -129,7 +138,10 @@ class Job:
         """
         current = None if self._iterator is None else self._iterator()
         if current is not None and not current.cut:
-            raise RuntimeError(f"job {self.id} is being iterated already")
+            raise RuntimeError(
+                f"job {self.id} is being iterated already, and one loop takes its events: leave that loop,"
+                " pass its events on in it, or observe the job in a session of its own"
+            )
         events = JobEvents(self)
         self._iterator = weakref.ref(events, self._collected)
         self.look_at_buffer()
@@ -244,6 +256,8 @@ class Job:
         if subscribed.credentials is not None:
             self.credentials = subscribed.credentials
         self.parent_job_id = subscribed.parent_job_id
+        self.current_status, self.replayed = subscribed.status, subscribed.replayed
+        self.subscribed_from = subscribed.subscribed_from
         if subscribed.history_from is not None:
             self.history_from = subscribed.history_from
             if subscribed.request_id is None and self._wanted:

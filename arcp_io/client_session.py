@@ -108,6 +108,8 @@ class Session:
         """What both sides know of §6.2."""
         self.agents: Sequence[AgentEntry] = ()
         """The runtime's agents: `name`, `versions`, `default` (§7.5)."""
+        self.resume_window_sec = 0
+        """Seconds for which the runtime keeps the session after its connection was cut (§6.3)."""
 
     def __repr__(self) -> str:
         return f"<Session {self.id or 'not open'} {self.state}>"
@@ -387,6 +389,7 @@ class Session:
         self._failure = None
         self.id, self.runtime = event.session_id, event.runtime
         self.features, self.agents = event.features, event.agents
+        self.resume_window_sec = event.resume_window_sec
         self._watchers.changed(event)
         self._welcome.give(None)
         self._hold()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from .children import ChildJob
 
+LogLevel: TypeAlias = Literal["debug", "info", "warn", "error"]
+"""How important a line of log is (§8.2)."""
 Encoding: TypeAlias = Literal["utf8", "base64"]
 """Of a streamed result: `utf8` is text, `base64` is bytes."""
 LOG: Final = EventKind.LOG.value
@@ -95,7 +97,7 @@ class JobContext:
         """`traceparent` and, if there is one, `tracestate`, for the tools that the agent calls (§11)."""
         return dict(self._running.start.trace_headers)
 
-    async def log(self, level: str, message: str) -> None:
+    async def log(self, level: LogLevel, message: str) -> None:
         """A line for people; `level` is debug, info, warn or error."""
         if (rest := self._running.speak(LOG, bodies.log(level, message))) is not None:
             await rest

@@ -180,7 +180,11 @@ class SessionLost(ConnectionLost):
 
 
 class JobLost(ConnectionLost):
-    """What becomes of the job `job_id` will not be seen: its session is lost, and it cannot be observed."""
+    """What becomes of the job `job_id` will not be seen.
+
+    Its session is lost and the job cannot be observed in another one, or the right to observe it was
+    withdrawn.
+    """
 
 
 class HistoryCut(ArcpError):

@@ -29,7 +29,7 @@ from arcp_proto.limits import Limits
 from arcp_proto.messages import AgentEntry, JobEntry, Peer
 
 from . import client, client_job, client_session
-from .client_job import Event
+from .client_job import Event, FinalStatus
 from .dialing import Target
 from .errors import ConnectionLost, HistoryCut
 from .hop import Hop
@@ -152,6 +152,11 @@ class Session:
     def agents(self) -> Sequence[AgentEntry]:
         """The runtime's agents: `name`, `versions`, `default` (§7.5)."""
         return self._session.agents
+
+    @property
+    def resume_window_sec(self) -> int:
+        """Seconds for which the runtime keeps the session after its connection was cut (§6.3)."""
+        return self._session.resume_window_sec
 
     @property
     def state(self) -> State:
@@ -331,7 +336,22 @@ class Job:
         return self._job.history_from
 
     @property
-    def final_status(self) -> str | None:
+    def current_status(self) -> str | None:
+        """The status in the answer to the last subscribe (§7.6); None for a job that was only submitted."""
+        return self._job.current_status
+
+    @property
+    def subscribed_from(self) -> int | None:
+        """The number of the last event before that subscribe, 0 for none (§7.6); None without one."""
+        return self._job.subscribed_from
+
+    @property
+    def replayed(self) -> bool:
+        """Whether that subscribe brings earlier events."""
+        return self._job.replayed
+
+    @property
+    def final_status(self) -> FinalStatus | None:
         """success, error, cancelled or timed_out; None while the end has not come."""
         return self._job.final_status
 

@@ -373,7 +373,7 @@ async def test_a_job_that_cannot_be_followed_is_lost() -> None:
         there.proxy.cut()
         told = [await anext(changes) for _ in range(4)]
         assert [type(change) for change in told] == [Detached, SessionLostChange, Welcomed, JobLostChange]
-        with pytest.raises(JobLost, match=f"job {job.id} was lost with its session.*: no such job") as caught:
+        with pytest.raises(JobLost, match=f"job {job.id} cannot be followed.*: no such job") as caught:
             async for event in job:
                 assert event.kind == "status"
         assert (caught.value.job_id, caught.value.retryable) == (job.id, True)

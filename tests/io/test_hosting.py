@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from arcp_io.client import connect
-from arcp_io.errors import JobCancelled, LocalProtocolError, PermissionDenied
+from arcp_io.errors import JobCancelled, JobLost, LocalProtocolError, PermissionDenied
 from arcp_io.memory import serve_memory
 from arcp_io.serving import serve
 from arcp_proto.output import Audit
@@ -74,3 +74,24 @@ async def test_what_a_client_cannot_connect_to_is_said_at_once() -> None:
             with pytest.raises(TypeError, match=r"connect\(memory, token\)"):
                 async with connect(target, TOKEN):
                     pytest.fail("there is no session")
+
+
+async def test_an_observer_whose_right_is_withdrawn_is_told_so() -> None:
+    app = make_app()
+    app.observers = {"bob": {"alice": "observe"}}
+    async with (
+        serve(app, port=0) as server,
+        connect(server.url, token=TOKEN) as alice,
+        connect(server.url, token="other") as bob,
+    ):
+        job = await alice.submit("sleep")
+        observed = await bob.subscribe(job.id)
+        assert (job.current_status, job.subscribed_from, job.replayed) == (None, None, False)
+        assert (observed.current_status, observed.replayed) == ("running", False)
+        assert observed.subscribed_from in (0, 1)
+        assert (await alice.attach(job.id)) is job and bob.resume_window_sec == app.resume_window == 600
+        server.set_observers({})
+        with anyio.fail_after(30), pytest.raises(JobLost, match="the right to observe it was withdrawn"):
+            await observed.result()
+        assert bob.lost is None
+        await job.cancel()

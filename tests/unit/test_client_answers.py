@@ -35,8 +35,22 @@ def test_a_lost_connection_says_who_ended_it(
     assert (type(error), error.message) == (kind, message)
 
 
-@pytest.mark.parametrize(("message", "reason"), [("no such job", "no such job"), ("", "JOB_NOT_FOUND")])
-def test_a_lost_job_says_which(message: str, reason: str) -> None:
-    error = job_loss_of(JobLost(JobId("job_1"), "JOB_NOT_FOUND", message))
-    assert error.message == f"job job_1 was lost with its session, and cannot be observed: {reason}"
-    assert (error.job_id, error.details) == ("job_1", {"code": "JOB_NOT_FOUND"})
+HIDDEN = (
+    "the runtime does not show it to this session any more: it has forgotten the job, or the right to observe"
+    " it was withdrawn ({})"
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "reason"),
+    [
+        ("JOB_NOT_FOUND", "no such job", HIDDEN.format("JOB_NOT_FOUND: no such job")),
+        ("PERMISSION_DENIED", "list only", HIDDEN.format("PERMISSION_DENIED: list only")),
+        ("RESUME_WINDOW_EXPIRED", "its session is lost: gone", "its session is lost: gone"),
+        ("CONNECTION_LOST", "", "CONNECTION_LOST"),
+    ],
+)
+def test_a_lost_job_says_which_and_why(code: str, message: str, reason: str) -> None:
+    error = job_loss_of(JobLost(JobId("job_1"), code, message))
+    assert error.message == f"job job_1 cannot be followed any further: {reason}"
+    assert (error.job_id, error.details) == ("job_1", {"code": code})
