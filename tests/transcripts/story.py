@@ -7,6 +7,7 @@ A line that is not indented goes in; an indented line came out, and is what `--r
     host verifies                 hellos wait for `1 is alice`, `1 is alice for 20s`, `1 is nobody` or
                                   `1 cannot be told`
     observers {"bob":{"alice":"list"}}   who sees the jobs of others from now on
+    host cancels job-1 reason     a job of anybody ends; without a reason too
     journal holds                 records are not durable until `journal persists` or `journal persists 3`
     1 connects [lines]            a transport is opened: WebSocket messages, or lines of stdio
     1> {"type":…}                 a message, or a line, of client 1
@@ -399,6 +400,11 @@ class Stage(World):
         self.runtime.wall_clock_set(unix, now=self.now)
         self.take()
 
+    def host_cancels(self, name: str, reason: str | None) -> None:
+        """The host ends a job, whoever submitted it."""
+        self.runtime.cancel_job(self.job(name), reason or "", now=self.now)
+        self.take()
+
     def shuts_down(self, drain: str) -> None:
         """The host ends the runtime."""
         self.runtime.shut_down(float(drain), now=self.now)
@@ -436,6 +442,7 @@ VERBS: Final[Sequence[tuple[str, Callable[..., None]]]] = (
     (_JOB + r" stopped", Stage.stops_by_itself),
     (r"@ \+([\d.]+)s", Stage.passes),
     (r"wall ([+-][\d.]+)s", Stage.wall),
+    (r"host cancels (\S+)(?: (.+))?", Stage.host_cancels),
     (r"shut down ([\d.]+)", Stage.shuts_down),
     (r"restart", Stage.restart),
     (r"host verifies", Stage.host_verifies),
