@@ -9,6 +9,10 @@ TYPE_CHECKING = False  # Type checkers take it as true; `typing` itself would be
 if TYPE_CHECKING:
     from typing import Any
 
+    from arcp_proto.ceilings import Ceiling
+    from arcp_proto.hosting import Counts, JobInfo
+    from arcp_proto.limits import Limits
+
     from . import errors, sync
     from .app import App
     from .auth import Verified
@@ -28,10 +32,14 @@ __all__ = [
     "App",
     "ArcpError",
     "BlockingJobContext",
+    "Ceiling",
+    "Counts",
     "Event",
     "FileStore",
     "Job",
     "JobContext",
+    "JobInfo",
+    "Limits",
     "MemoryServer",
     "MemoryStore",
     "Session",
@@ -52,10 +60,14 @@ _MODULE_OF = {
     "App": "app",
     "ArcpError": "errors",
     "BlockingJobContext": "blocking",
+    "Ceiling": "app",
+    "Counts": "serving",
     "Event": "client_job",
     "FileStore": "session_store",
     "Job": "client_job",
     "JobContext": "context",
+    "JobInfo": "serving",
+    "Limits": "app",
     "MemoryServer": "memory",
     "MemoryStore": "session_store",
     "Session": "client_session",
