@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Verbosity, settings
 
 from tests import loops
+from tests.runners import driver_of
 
 STDERR: Final = pytest.StashKey[int]()
 """Standard error, also while it is captured."""
@@ -87,7 +88,7 @@ def runner(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def anyio_backend(runner: str) -> str:
     """The event loop that it runs on: asyncio or trio."""
-    return loops.driver_of(runner)
+    return driver_of(runner)
 
 
 @pytest.hookimpl(trylast=True)

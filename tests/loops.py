@@ -2,71 +2,28 @@
 
 A test marked `anyio` runs once for each runner. anyio's own pytest plugin is not used: its runner sets a
 context variable that tells anyio its event loop, also in callbacks where no task runs, and so hides code that
-needs that variable. Programs that start with `asyncio.run` do not have it.
+needs that variable. Programs that start with `asyncio.run` do not have it. The plugins of pytest-asyncio and
+pytest-trio are off too (pyproject.toml); tests/io/test_fixtures.py uses them in processes of their own.
 """
 
 from __future__ import annotations
 
-import asyncio
-import importlib.util
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from inspect import iscoroutinefunction
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 from zlib import crc32
 
-import anyio
 import pytest
 
 from tests.hanging import bounded
+from tests.runners import RUNNERS, run
 
-Main: TypeAlias = Callable[[], Awaitable[Any]]
-
-
-def _asyncio(main: Main) -> Any:
-    async def coroutine() -> Any:
-        return await main()
-
-    return asyncio.run(coroutine())
-
-
-def _uvloop(main: Main) -> Any:
-    import uvloop
-
-    async def coroutine() -> Any:
-        return await main()
-
-    return uvloop.run(coroutine())
-
-
-def _trio(main: Main) -> Any:
-    import trio
-
-    return trio.run(main)
-
-
-RUNNERS: Final[dict[str, Callable[[Main], Any]]] = {
-    "asyncio": _asyncio,
-    "trio": _trio,
-    **({"uvloop": _uvloop} if importlib.util.find_spec("uvloop") else {}),
-    "anyio": anyio.run,
-}
-"""Name -> runs an async function without arguments, and returns what it returns."""
 ANYWHERE: Final = tuple(name for name in RUNNERS if name != "anyio")
 """The runners of a test that is not marked `on_every_loop`."""
 TWINS: Final = ("io", "interop", "attacks")
 """The folders where `--loops=one` selects."""
-
-
-def run(name: str, main: Main) -> Any:
-    """Run an async function under the runner of this name."""
-    return RUNNERS[name](main)
-
-
-def driver_of(name: str) -> str:
-    """Return the event loop that a runner runs, as `arcp_io.loop.current` names it: asyncio or trio."""
-    return "trio" if name == "trio" else "asyncio"
 
 
 def generate(metafunc: pytest.Metafunc) -> None:

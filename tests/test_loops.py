@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from tests.loops import ANYWHERE, RUNNERS, one_of_each
+from tests.loops import ANYWHERE, one_of_each
+from tests.runners import RUNNERS
 
 
 class Collected:

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
@@ -28,6 +29,7 @@ from arcp_io.client import Session
 from arcp_io.context import JobContext
 from arcp_proto.limits import MIB, Limits
 from arcp_proto.output import Detached, Welcomed
+from tests import runners
 from tests.io.processes import environment
 
 TOKEN: Final = "t0ken"
@@ -182,7 +184,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**9))
     options = parser.parse_args(words)
     print(f"{options.loop}, seed {options.seed}", flush=True)
-    found = anyio.run(run, options.events, options.drops, options.seed, backend=options.loop)
+    found: Drops = runners.run(options.loop, partial(run, options.events, options.drops, options.seed))
     print(
         f"{found.events:,} events exactly once and in order, in {found.seconds:.1f} s;"
         f" {found.cuts:,} cuts, {found.resumed:,} resumes"

@@ -15,7 +15,7 @@ from arcp_io.app import App
 from arcp_io.context import JobContext
 from arcp_io.serving import serve_stdio
 from arcp_proto.limits import Limits
-from tests.loops import run
+from tests.runners import run
 
 TOKEN = "t0ken"
 

@@ -17,7 +17,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from weakref import WeakSet
 
 import anyio
@@ -27,6 +27,7 @@ from anyio.abc import SocketAttribute
 from arcp_io.serving import Server, serve
 from tests.io.apps import TOKEN, make_app
 from tests.io.peers import Ended, Message, WebSocketPeer, websocket
+from tests.runners import run
 
 AT_A_TIME: Final = 20
 """Sessions."""
@@ -255,9 +256,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--sessions", type=int, default=10_000)
     parser.add_argument("--loop", choices=("asyncio", "trio", "uvloop"), default="asyncio")
     options = parser.parse_args(words)
-    backend = "trio" if options.loop == "trio" else "asyncio"
-    backend_options: dict[str, Any] = {"use_uvloop": True} if options.loop == "uvloop" else {}
-    return anyio.run(partial(_main, options.sessions), backend=backend, backend_options=backend_options)
+    return int(run(options.loop, partial(_main, options.sessions)))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from arcp_proto.limits import MIB, Limits
 from tests.io.apps import TOKEN
 from tests.io.peers import WebSocketPeer, websocket
 from tests.io.processes import environment
+from tests.runners import run
 
 FEATURES: Final = ["ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions"]
 """No heartbeat: who does not read is not found out by it."""
@@ -257,7 +258,7 @@ def _measured(options: argparse.Namespace, observers: int) -> tuple[Rate, Peak]:
     assert process.stdin is not None and process.stdout is not None
     url = process.stdout.readline().strip()
     try:
-        rate = anyio.run(partial(flood, url, options.events, observers))
+        rate: Rate = run("asyncio", partial(flood, url, options.events, observers))
     finally:
         process.stdin.close()
         told = process.stdout.read()
@@ -274,7 +275,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--serve", action="store_true", help="be the runtime")
     options = parser.parse_args(words)
     if options.serve:
-        anyio.run(_serve, backend=options.loop)
+        run(options.loop, _serve)
         return 0
     limits = Limits()
     within = True

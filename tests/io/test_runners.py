@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 import pytest
-import trio
 
 from arcp_io import connect, serve
 from arcp_io.loop import open_loop
 from tests.io.apps import TOKEN, make_app
 from tests.io.proxy import proxy
 from tests.io.test_client import told_of_back_pressure
-
-
-def run_asyncio(main: Callable[[], Awaitable[Any]]) -> Any:
-    return asyncio.run(main())
-
-
-def run_uvloop(main: Callable[[], Awaitable[Any]]) -> Any:
-    import uvloop
-
-    return uvloop.run(main())
+from tests.runners import RUNNERS
 
 
 def run_eager(main: Callable[[], Awaitable[Any]]) -> Any:
@@ -38,17 +27,11 @@ def run_eager(main: Callable[[], Awaitable[Any]]) -> Any:
 
 EAGER = "eager_task_factory"
 """Of Python 3.12 and newer: a task runs at once, up to where it first waits."""
-RUNNERS: dict[str, Callable[[Any], Any]] = {
-    "asyncio.run": run_asyncio,
-    "trio.run": trio.run,
-    "anyio.run": anyio.run,
-}
-if importlib.util.find_spec("uvloop"):
-    RUNNERS["uvloop.run"] = run_uvloop
+PROGRAMS: dict[str, Callable[[Any], Any]] = {f"{name}.run": runner for name, runner in RUNNERS.items()}
 if hasattr(asyncio, EAGER):
-    RUNNERS["asyncio.run with eager tasks"] = run_eager
+    PROGRAMS["asyncio.run with eager tasks"] = run_eager
 
-on_every_runner = pytest.mark.parametrize("run", RUNNERS.values(), ids=RUNNERS)
+on_every_runner = pytest.mark.parametrize("run", PROGRAMS.values(), ids=PROGRAMS)
 
 
 @on_every_runner

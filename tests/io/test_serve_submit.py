@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 import trustme
 
 from arcp_io import connect_stdio
 from tests.io.processes import AGENTS, COMMAND, Served, arcp_io, await_file, environment
+from tests.runners import run
 
 LOOPS = ("asyncio", "trio")
 
@@ -166,4 +166,4 @@ def test_stdio(tmp_path: Path, loop: str) -> None:
             job = await session.submit("echo", 1)
             return await job.result()
 
-    assert anyio.run(main, backend=loop) == {"echo": 1, "escape": "\x1b[2J"}
+    assert run(loop, main) == {"echo": 1, "escape": "\x1b[2J"}

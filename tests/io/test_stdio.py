@@ -14,7 +14,7 @@ import pytest
 from tests.io.apps import TOKEN
 from tests.io.conftest import on_every_loop
 from tests.io.peers import child
-from tests.loops import RUNNERS
+from tests.runners import RUNNERS
 
 HELLO = {"type": "session.hello", "payload": {"auth": {"scheme": "bearer", "token": TOKEN}}}
 PING = {"type": "session.ping", "payload": {"nonce": "n"}}

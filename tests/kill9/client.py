@@ -14,6 +14,7 @@ import os
 import random
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from arcp_io.client import Job, Session
 from arcp_io.errors import ArcpError, ConnectionLost, InvalidRequest
 from arcp_io.session_store import FileStore
 from tests.kill9.served import TOKEN
+from tests.runners import run
 
 WORKERS: Final = 3
 """Jobs at a time."""
@@ -181,7 +183,7 @@ def _causes(error: BaseException) -> list[str]:
 def main() -> None:
     name, url, notes, loop, *store = sys.argv[1:]
     with suppress(KeyboardInterrupt):
-        anyio.run(_main, name, url, notes, store[0] if store else None, backend=loop)
+        run(loop, partial(_main, name, url, notes, store[0] if store else None))
 
 
 if __name__ == "__main__":
