@@ -71,6 +71,7 @@ class LengthCodec:
         self.open = True
         self.finished = False
         self.too_large = False
+        self.controls = 0
         self.failure: str | None = None
         self._buffer = bytearray()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from arcp_proto.connection import Connection, Phase
@@ -222,6 +223,16 @@ class Pump:
     def too_large(self, connection: Connection) -> None:
         """The header of a message announced more than `connection.message_limit`."""
         self._report(connection.too_large)
+
+    def control_frames(self, connection: Connection, count: int) -> bool:
+        """Frames that carry no message have come in; returns whether the connection is read on.
+
+        If not, `read_on` is called when it is.
+        """
+        self._report(partial(connection.control_frames, count))
+        if connection in self._transports and not self._takes(connection):
+            self._waiting[connection] = self._transports[connection]
+        return connection not in self._waiting
 
     def blocked(self, connection: Connection) -> None:
         """The connection became writable while its last write had not finished."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import msgspec
 
-from arcp_proto.connection import Connection, Framing
+from arcp_proto.connection import Connection, Framing, Phase
 from arcp_proto.hosting import Counts, JobInfo
 from arcp_proto.ids import JobId
 from arcp_proto.output import (
@@ -201,6 +202,7 @@ class Server:
     def _accepted(self, admission: Admission, secure: bool, stream: ByteStream, peer: str) -> StreamTransport:
         connection = self.connect(Framing.MESSAGES, secure=secure, peer=peer)
         codec = ServerCodec(admission, limit=connection.message_limit)
+        codec.most_controls = partial(_most_controls, connection, self.runtime.limits.early_control_frames)
         transport = StreamTransport(self.pump, connection, codec, stream)
         if self._shutting_down:
             transport.close(1012, "the runtime is shutting down", abort=True)
@@ -298,6 +300,11 @@ async def _made(app: App, loop: Loop, journal: Journal | None) -> Server:
     except BaseException:
         keeper.close()
         raise
+
+
+def _most_controls(connection: Connection, early: int) -> int:
+    """Return how many frames without a message are read at once: few before the welcome."""
+    return sys.maxsize if connection.phase is Phase.OPEN else early
 
 
 def _bracketed(host: str) -> str:

@@ -34,6 +34,7 @@ class LineCodec:
         self.open = True
         self.finished = False
         self.too_large = False
+        self.controls = 0
         self.failure: str | None = None
 
     def receive(self, data: bytes) -> list[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from arcp_proto.connection import Connection
+from arcp_proto.connection import Connection, Phase
 
 if TYPE_CHECKING:
     from .pump import Pump
@@ -38,6 +38,7 @@ class Codec(Protocol):
 
     limit: int
     too_large: bool
+    controls: int
     finished: bool
     failure: str | None
 
@@ -80,6 +81,7 @@ class StreamTransport:
         "_on_ready",
         "_opened",
         "_overran",
+        "_paused",
         "_pump",
         "_refused",
         "_stream",
@@ -108,6 +110,8 @@ class StreamTransport:
         self._on_ready = on_ready
         self._on_gone = on_gone
         self._undelivered: list[bytes] = []
+        self._paused = False
+        """The stream is not read."""
         self._opened = False
         self._busy = self._blocked = False
         self._more = True
@@ -138,18 +142,19 @@ class StreamTransport:
         elif not self.gone and self._closing is None:
             self._closing = (code, reason)
             self._more = True
-            if self._undelivered:
-                self._undelivered.clear()
-                self._stream.resume()
+            self._undelivered.clear()
+            self._resume()
             if not self._busy:
                 self._settle()
 
     def read_on(self) -> None:
         messages, self._undelivered = self._undelivered, []
-        if messages and not self.gone:
+        if self.gone:
+            return
+        if messages:
             self._deliver(messages)
-            if not self._undelivered:
-                self._stream.resume()
+        if not self._undelivered:
+            self._resume()
 
     # What the stream reports.
 
@@ -164,6 +169,8 @@ class StreamTransport:
             self._open()
         if messages:
             self._deliver(messages)
+        if codec.controls:
+            self._count_controls()
         if codec.too_large and not self._refused:
             self._refused = True
             self._pump.too_large(self.connection)
@@ -190,7 +197,25 @@ class StreamTransport:
         taken = self._pump.receive(self.connection, messages)
         if taken < len(messages):
             self._undelivered = messages[taken:]
+            self._pause()
+
+    def _count_controls(self) -> None:
+        """Tell of frames that carry no message; read no more while the connection is not read."""
+        count = self._codec.controls
+        if self.connection.phase is Phase.OPEN:
+            self._codec.controls = 0  # Before the welcome they count together.
+        if not self._pump.control_frames(self.connection, count) and not self.gone:
+            self._pause()
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
             self._stream.pause()
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._stream.resume()
 
     def _open(self) -> None:
         self._opened = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import struct
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -33,6 +34,10 @@ except ImportError:
 
 __all__ = ["ClientCodec", "ServerCodec", "WebSocketCodec"]
 
+HEAD_BYTES: Final = 16 * 1024
+"""Of the head of the opening request or response; HTTP servers take 8 to 16 KiB."""
+SMALL_PIECE: Final = 128
+"""A piece of a message that is shorter, and not its last one, counts as a control frame."""
 PONGS_HELD: Final = 32
 """Pongs kept for a peer that pings and does not read; the latest alone would do (RFC 6455, 5.5.3)."""
 
@@ -44,6 +49,9 @@ _LENGTH_64: Final = struct.Struct(">Q")
 _OPEN: Final = State.OPEN
 _MAX_REASON: Final = 123
 _HEAD_END: Final = b"\n\r\n"
+_HEAD_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+)
 
 _Event = Request | Response | Frame
 """What the library hands out; only frames after the handshake."""
@@ -61,6 +69,8 @@ class WebSocketCodec(ABC):
     `status`: of the HTTP response, sent or received; None without one.
     `open`: messages can be framed: the handshake succeeded, and no close frame was sent.
     `failure`: why the opening handshake failed; None unless it did.
+    `controls`: control frames and small pieces so far; the owner may set it back. `most_controls` says how
+    many there may be: the frames behind one more are dropped.
     """
 
     __slots__ = (
@@ -69,6 +79,7 @@ class WebSocketCodec(ABC):
         "_discarding",
         "_fragments",
         "_head_read",
+        "_head_size",
         "_head_tail",
         "_mask_bit",
         "_mask_size",
@@ -77,9 +88,11 @@ class WebSocketCodec(ABC):
         "_protocol",
         "_side",
         "_wanted",
+        "controls",
         "failure",
         "finished",
         "limit",
+        "most_controls",
         "open",
         "status",
         "too_large",
@@ -88,6 +101,8 @@ class WebSocketCodec(ABC):
     def __init__(self, protocol: ServerProtocol | ClientProtocol, *, limit: int) -> None:
         self.limit = limit
         self.open = False
+        self.controls = 0
+        self.most_controls: Callable[[], int] = _any_number
         self.too_large = False
         self.finished = False
         self.status: int | None = None
@@ -98,6 +113,7 @@ class WebSocketCodec(ABC):
         self._mask_bit, self._mask_size = (_MASKED, 4) if protocol.side is Side.SERVER else (0, 0)
         self._connecting = True
         self._head_read = False
+        self._head_size = 0
         self._head_tail = b""
         self._buffer = bytearray()
         self._wanted = 0
@@ -179,7 +195,8 @@ class WebSocketCodec(ABC):
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Send a close frame, once; during the opening handshake, give the connection up.
 
-        The reason is cut to 123 bytes. After `too_large` no answer is awaited (RFC 6455, 7.1.7).
+        The reason is cut to 123 bytes. After `too_large`, or too many control frames, no answer is awaited
+        (RFC 6455, 7.1.7).
         """
         if self._connecting:
             self.failure = self.failure or "closed before the opening handshake was over"
@@ -188,7 +205,7 @@ class WebSocketCodec(ABC):
             self._discard()
         elif self.open:
             text = reason.encode(errors="replace")[:_MAX_REASON].decode(errors="ignore")
-            if self.too_large:
+            if self._discarding:  # No answer is awaited, which would not be read.
                 self._library().fail(code, text)
             else:
                 self._library().send_close(code, text)
@@ -227,13 +244,18 @@ class WebSocketCodec(ABC):
     def _shake_hands(self, data: bytes) -> bytes:
         """Give the library the HTTP head and return what follows it: alone, the library would read on."""
         seen = self._head_tail + data
-        end = seen.find(_HEAD_END)
+        end, in_head = seen.find(_HEAD_END), not self._head_read
         if self._head_read or end < 0:
             # Once the head is over and we still connect, this is the body of a response that refuses us.
             size = len(data)
         else:
             size = end + len(_HEAD_END) - len(self._head_tail)
             self._head_read = True
+        if in_head:
+            self._head_size += size
+            if self._head_size > HEAD_BYTES:
+                self._refuse_head()
+                return b""
         self._head_tail = seen[-2:]
         self._library().receive_data(data[:size])
         self._note_handshake()
@@ -309,6 +331,12 @@ class WebSocketCodec(ABC):
 
     def _hand_over(self, frame: bytes, messages: list[bytes]) -> None:
         """Give the library a whole frame, or the header of one that it will not read."""
+        first = frame[0]
+        if first & 0x08 or (first < _MASKED and len(frame) < SMALL_PIECE):
+            self.controls += 1
+            if self.controls > self.most_controls():
+                self._discard()
+                return
         protocol = self._library()
         protocol.receive_data(frame)
         for event in protocol.events_received():
@@ -331,6 +359,12 @@ class WebSocketCodec(ABC):
         if frame.fin:
             messages.append(bytes(self._fragments))
             self._fragments = None
+
+    def _refuse_head(self) -> None:
+        """Give up an opening handshake whose head is too large, before it is read."""
+        self.failure = f"the head of the opening handshake is larger than {HEAD_BYTES} bytes"
+        self.finished = True
+        self._discard()
 
     def _refuse_frame(self) -> None:
         """Where the library alone closes at once, leave the owner the time to say why."""
@@ -380,6 +414,11 @@ class ServerCodec(WebSocketCodec):
             parts.append(_TEXT_HEADERS[size] if size < 4096 else _text_header(size))
             parts.append(message)
         return b"".join(parts)
+
+    def _refuse_head(self) -> None:
+        super()._refuse_head()
+        self.status = 431
+        self._outgoing.append(_HEAD_TOO_LARGE)
 
     def _read_head(self, head: _Event) -> None:
         server = self._library()
@@ -434,6 +473,10 @@ class ClientCodec(WebSocketCodec):
     def _read_head(self, head: _Event) -> None:
         if isinstance(head, Response):
             self.status = head.status_code
+
+
+def _any_number() -> int:
+    return sys.maxsize
 
 
 def _text_header(size: int, masked: int = 0) -> bytes:

@@ -379,6 +379,19 @@ def count_request(runtime: Runtime, connection: Connection, *, idle: bool) -> No
     raise Exceeded(limit, most, f"more than {most} requests a second", fatal=fatal)
 
 
+def count_control_frames(runtime: Runtime, connection: Connection, count: int) -> None:
+    """Count WebSocket frames that carry no message; raises Refusal.
+
+    In a session each is a request that is of no use. Before the welcome `count` is of all of them.
+    """
+    if connection.phase is Phase.OPEN:
+        for _ in range(count):
+            count_request(runtime, connection, idle=True)
+    elif count > (most := runtime.limits.early_control_frames):
+        message = f"more than {most} control frames before the welcome"
+        raise Refusal(ErrorCode.INVALID_REQUEST, message, fatal=True)
+
+
 def active(runtime: Runtime, connection: Connection) -> None:
     """Its peer has said something of use."""
     runtime.caps.allowances[connection.number].active_at = runtime.now

@@ -413,6 +413,9 @@ class Client(Machine):
     def transport_blocked(self, connection: Connection, blocked: bool) -> None:
         pass
 
+    def count_control_frames(self, connection: Connection, count: int) -> None:
+        pass  # A runtime was chosen, and is trusted with their number.
+
     def _on_own_timer(self, key: TimerKey) -> None:
         match key:
             case (TimerKind.GIVE_UP, _):

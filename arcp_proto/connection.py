@@ -140,6 +140,16 @@ class Connection:
             self._machine.refuse_too_large(self)
         return self._machine.leave()
 
+    def control_frames(self, count: int, *, now: int) -> Output:
+        """Count frames that carry no message: pings, pongs, small pieces; before the welcome all so far.
+
+        Each counts as a request of its session (§14); too many before the welcome close the connection.
+        """
+        self._machine.enter(now, "control_frames", self.number, count)
+        if self.phase not in _DEAF:
+            self._machine.count_control_frames(self, count)
+        return self._machine.leave()
+
     def lost(self, *, now: int, reason: str = "the transport ended") -> Output:
         """The transport is gone, by whatever way; again is harmless."""
         self._machine.enter(now, "lost", self.number, reason)

@@ -44,6 +44,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
       message: One inbound message; peers send chunks of up to 1 MiB, in base64.
       early_message: One inbound message before the welcome.
+      early_control_frames: Pings, pongs and small pieces of WebSocket messages before the welcome; later
+        they are requests.
       frame: One outbound envelope; the PyPI peer's stdio reader breaks at 64 KiB.
       client_frame: One outbound envelope of a client over WebSocket; peers' default limit is 1 MiB.
       chunk: Decoded bytes of one result chunk; its base64 fits a frame.
@@ -124,6 +126,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     message: int = 4 * MIB
     early_message: int = 64 * KIB
+    early_control_frames: int = 16
     frame: int = 60 * KIB
     client_frame: int = MIB - KIB
     chunk: int = 40 * KIB

@@ -336,6 +336,10 @@ class Machine(ABC):
     # What differs between the roles.
 
     @abstractmethod
+    def count_control_frames(self, connection: Connection, count: int) -> None:
+        """Count frames of a peer that carry no message (§14)."""
+
+    @abstractmethod
     def _handle(self, connection: Connection, message: bytes) -> None:
         """Read one message and carry it out; raises Refusal."""
 

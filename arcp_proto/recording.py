@@ -20,6 +20,7 @@ from .connection import Connection, Framing
 from .entropy import SEED_BYTES, Entropy
 from .errors import Denied, LocalProtocolError, Refusal
 from .ids import Time
+from .limits import MAX_CONTAINERS, MAX_DEPTH
 from .listing import Cursors
 from .machine import Machine
 from .output import Output
@@ -33,7 +34,16 @@ T = TypeVar("T")
 FORMAT: Final = 1
 
 INPUTS: Final[Mapping[str, Sequence[str]]] = {
-    "connection": ("too_large", "lost", "blocked", "drained", "overran", "stopped_reading", "reads_again"),
+    "connection": (
+        "too_large",
+        "control_frames",
+        "lost",
+        "blocked",
+        "drained",
+        "overran",
+        "stopped_reading",
+        "reads_again",
+    ),
     "runtime": (
         "authenticated",
         "observers_set",
@@ -88,8 +98,13 @@ _WITH_SECRETS: Final = (
     "job.subscribed",
 )
 _KNOWN: Final = (*messages.TO_RUNTIME, *messages.TO_CLIENT)
-_FILLERS: Final[Mapping[str, bytes]] = {wire.NOT_TEXT: b"\xff", wire.TOO_DEEP: b"[", wire.NO_OBJECT: b" "}
-"""The byte of which a message consists that is unreadable in the same way."""
+_FILLERS: Final[Mapping[str, bytes]] = {
+    wire.NOT_TEXT: b"\xff",
+    wire.TOO_DEEP: b"[" * (MAX_DEPTH + 1),
+    wire.TOO_MANY: b"[" * (MAX_CONTAINERS + 1),
+    wire.NO_OBJECT: b"",
+}
+"""What a message that is unreadable in the same way begins with; spaces follow."""
 
 
 class Replay(NamedTuple):
@@ -176,7 +191,8 @@ def redact(message: bytes, twins: Mapping[bytes, str] = _NO_TWINS) -> bytes:
         fields = wire.decode_fields(message)
         redacted = {name: _redacted(value, name in SECRET_FIELDS, twins) for name, value in fields.items()}
     except Refusal as refusal:
-        return _FILLERS[refusal.message] * len(message)
+        reason = wire.TOO_MANY if wire.holds_too_many(message) else refusal.message
+        return _FILLERS[reason].ljust(len(message))
     return wire.encode_checked(redacted).ljust(len(message))
 
 

@@ -382,6 +382,13 @@ class Runtime(AgentCalls, HostCalls, Machine):
             caps.exceeded(self, connection, refusal)
         refusals.answer(self, connection, refusal)
 
+    def count_control_frames(self, connection: Connection, count: int) -> None:
+        """Count frames that carry no message as requests; before the welcome there are a few (§14)."""
+        try:
+            caps.count_control_frames(self, connection, count)
+        except Refusal as refusal:
+            self.refuse(connection, refusal)
+
     def _detached(self, connection: Connection) -> None:
         session = connection.session
         if session is not None and session.connection is connection:

@@ -45,8 +45,6 @@ _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _ONE_DIGIT: Final = bytes.maketrans(b"123456789E", b"000000000e")
 _SHORT: Final = 512
 """Bytes of JSON in which no number can cost much."""
-_MANY: Final = 2 * MAX_CONTAINERS
-"""Bytes of JSON that cannot hold more than MAX_CONTAINERS."""
 _HEADROOM: Final = 4 * MAX_DEPTH
 _EMPTY: Final = msgspec.Raw(b"{}")
 _TEXT: Final = frozenset((str,))
@@ -154,7 +152,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 def decode_envelope(data: bytes) -> Envelope:
     """Return one message as an envelope; raises Unreadable for whatever holds none (§12)."""
-    if len(data) > _MANY and holds_too_many(data):
+    if len(data) > MAX_CONTAINERS and holds_too_many(data):
         raise Unreadable(TOO_MANY)
     _check_text(data)
     try:

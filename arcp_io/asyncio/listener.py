@@ -8,7 +8,7 @@ import ssl
 from typing import TYPE_CHECKING, Final
 
 from ..listeners import ACCEPTED_AT_ONCE, RETRY_DELAY, address_text
-from ..loop import Accepted
+from ..loop import Accepted, AgentTask
 from .sockets import SHUTDOWN_TIMEOUT, SocketStream
 
 if TYPE_CHECKING:
@@ -60,8 +60,15 @@ class Listener:
     def _start(self, accepted: socket.socket, peer: str) -> None:
         stream = SocketStream(self._loop, lambda stream: self._accepted(stream, peer))
 
+        task: AgentTask | None = None
+        given_up = begun = False
+
         async def connect() -> None:
+            nonlocal begun
+            begun, reason = True, "TLS has not begun"
             try:
+                if given_up:
+                    raise ConnectionAbortedError("it was given up")
                 await self._native.connect_accepted_socket(
                     lambda: stream,
                     accepted,
@@ -69,7 +76,18 @@ class Listener:
                     ssl_handshake_timeout=HANDSHAKE_TIMEOUT if self._context else None,
                     ssl_shutdown_timeout=SHUTDOWN_TIMEOUT if self._context else None,
                 )
-            except OSError:
+            except OSError as error:
+                reason = f"TLS failed: {error}"
                 accepted.close()
+            finally:
+                stream.failed(reason)
 
-        self._loop.start(connect, f"arcp connection from {peer}")
+        def give_up() -> None:
+            nonlocal given_up
+            given_up = True
+            if begun and task is not None:  # A task that is cancelled before it begins closes nothing.
+                self._loop.cancel(task)
+
+        task = self._loop.start(connect, f"arcp connection from {peer}")
+        if self._context is not None:
+            stream.accept(give_up)

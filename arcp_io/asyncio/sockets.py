@@ -7,6 +7,7 @@ is made for each read costs the operating system more than the read.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
 from arcp_proto.errors import InvariantViolated
@@ -25,7 +26,17 @@ SHUTDOWN_TIMEOUT: Final = 5.0
 class SocketStream(asyncio.BufferedProtocol):
     """A ByteStream over a socket, or TLS. Its `transport`, once it is connected, is what it reports to."""
 
-    __slots__ = ("_carried", "_connected", "_loop", "_paused", "_socket", "_tls", "_unfinished", "transport")
+    __slots__ = (
+        "_carried",
+        "_connected",
+        "_give_up",
+        "_loop",
+        "_paused",
+        "_socket",
+        "_tls",
+        "_unfinished",
+        "transport",
+    )
 
     def __init__(self, loop: AsyncioLoop, connected: Connected) -> None:
         self._loop = loop
@@ -33,10 +44,25 @@ class SocketStream(asyncio.BufferedProtocol):
         self._paused = False
         self._unfinished = False
         self._carried = False
+        self._give_up: Callable[[], object] | None = None
+        """Ends what makes the connection, as long as it is not made."""
+
+    def accept(self, give_up: Callable[[], object]) -> None:
+        """Report to a transport from now on, before TLS has begun; `give_up` ends that."""
+        self._give_up = give_up
+        self._carry()
+
+    def failed(self, reason: str) -> None:
+        """End the stream, unless its connection is made."""
+        if self._give_up not in (None, _nothing):
+            self._give_up = _nothing
+            self._loop.stream_closed(self)
+            self.transport.ended(reason)
 
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._give_up = None
         self._socket = cast(asyncio.Transport, transport)
         # Paused means that not all is written. TLS of asyncio pauses at the mark, plain sockets above it.
         self._tls = transport.get_extra_info("sslcontext") is not None
@@ -44,6 +70,10 @@ class SocketStream(asyncio.BufferedProtocol):
         raw = transport.get_extra_info("socket")
         if raw is not None:
             send_at_once(raw)
+        if not self._carried:
+            self._carry()
+
+    def _carry(self) -> None:
         connected, self._connected = self._connected, None
         if connected is None:
             raise InvariantViolated("a stream is connected once")
@@ -88,13 +118,25 @@ class SocketStream(asyncio.BufferedProtocol):
         self._socket.resume_reading()
 
     def end(self) -> None:
-        if self._tls:
+        if self._give_up is not None:
+            self._give_up()
+        elif self._tls:
             self._socket.close()
         else:
             self._socket.write_eof()
 
     def close(self) -> None:
-        self._socket.close()
+        if self._give_up is not None:
+            self._give_up()
+        else:
+            self._socket.close()
 
     def abort(self) -> None:
-        self._socket.abort()
+        if self._give_up is not None:
+            self._give_up()
+        else:
+            self._socket.abort()
+
+
+def _nothing() -> None:
+    """Take the place of what ends the making of a connection, once that has ended."""

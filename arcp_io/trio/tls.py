@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -37,7 +38,7 @@ class TlsStream:
         self._resumed: trio.Event | None = None
         self._outgoing = b""
         self._sending = False
-        self._closed = False
+        self._begun = self._closed = False
         self.transport = connected(self)
         """What it reports to."""
         loop.start(self._read, "arcp TLS reader")
@@ -61,7 +62,9 @@ class TlsStream:
             self._resumed = None
 
     def end(self) -> None:
-        if not self._closed:
+        if not self._begun:
+            self.abort()  # To close in order, trio would go on with the handshake.
+        elif not self._closed:
             self._closed = True
             self.resume()
             self._loop.start(self._close, "arcp TLS end")
@@ -78,6 +81,8 @@ class TlsStream:
     async def _read(self) -> None:
         reason = "the stream was closed"
         try:
+            await self._tls.do_handshake()
+            self._begun = True
             while data := await self._tls.receive_some(READ_SIZE):
                 self.transport.received(bytes(data))
                 while self._resumed is not None:
@@ -105,7 +110,7 @@ class TlsStream:
 
     async def _close(self) -> None:
         try:
-            with trio.move_on_after(SHUTDOWN_TIMEOUT):
+            with trio.move_on_after(SHUTDOWN_TIMEOUT), suppress(trio.BrokenResourceError):
                 await self._tls.aclose()
         finally:
             self.abort()

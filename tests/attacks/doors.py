@@ -162,16 +162,45 @@ async def messages_that_are_too_large(place: Place) -> None:
 
 
 @story(
-    "empty pieces of a message, and pings, without end", "nothing, and the last pongs", "memory, others' time"
+    "empty pieces of a message, and pings, without end",
+    "INTERNAL_ERROR {requests_per_sec}",
+    "memory, others' time",
 )
 async def frames_without_end(place: Place) -> None:
-    async with place.session() as peer:
+    async with (
+        place.other(requests_per_sec=40) as server,
+        place.session(server=server) as bob,
+        place.session(server=server) as peer,
+    ):
+        piece = Frame(Opcode.CONT, b"", fin=False).serialize(mask=True)
+        ping = Frame(Opcode.PING, b"x" * 125).serialize(mask=True)
         await peer.stream.send(Frame(Opcode.TEXT, b'{"type":', fin=False).serialize(mask=True))
-        await peer.stream.send(Frame(Opcode.CONT, b"", fin=False).serialize(mask=True) * 20_000)
-        await peer.stream.send(Frame(Opcode.PING, b"x" * 125).serialize(mask=True) * 2_000)
-        end = b'"session.ping","payload":{"nonce":"whole"}}'
-        await peer.stream.send(Frame(Opcode.CONT, end).serialize(mask=True))
-        assert (await peer.receive())["payload"]["ping_nonce"] == "whole"
+        await peer.stream.send(piece * 2_000 + ping * 200)
+        assert limit_of(await peer.receive()) == "requests_per_sec"
+        assert (await run(bob, "puppet", []))[2]["type"] == "job.result"
+
+
+@story("pings, pongs and empty pieces before a hello", "INVALID_REQUEST, 1008, after 16", "others' time")
+async def control_frames_before_a_hello(place: Place) -> None:
+    for frame in (
+        Frame(Opcode.PING, b""),
+        Frame(Opcode.PONG, b"x" * 125),
+        Frame(Opcode.TEXT, b"", fin=False),
+    ):
+        async with place.connected() as peer:
+            frames = frame.serialize(mask=True)
+            if frame.opcode is Opcode.TEXT:
+                frames += Frame(Opcode.CONT, b"", fin=False).serialize(mask=True) * 1_000
+            await peer.stream.send(frames if frame.opcode is Opcode.TEXT else frames * 1_000)
+            (answer,), code = await peer.ended()
+            assert (code_of(answer), code) == ("INVALID_REQUEST", 1008)
+
+
+@story("a head of an opening that is larger than 16 KiB", "431", "memory")
+async def a_head_without_end(place: Place) -> None:
+    lines = opening(*(f"X-{number}: {'y' * 6_000}" for number in range(3)))
+    assert await answers_http(place.server, *lines) == 431
+    assert await answers_http(place.server, *lines[:-2]) == 101
 
 
 @story(
