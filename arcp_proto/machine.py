@@ -19,6 +19,8 @@ from .times import Stamp
 
 T = TypeVar("T")
 
+_LATE: Final = 10
+"""A timer that comes later than this part of what it measures tells that the process has stood still."""
 NEVER: Final = Time(-(2**63))
 """Before any time."""
 CLOSE_NORMAL: Final = 1000
@@ -378,6 +380,9 @@ class Machine(ABC):
         match key.kind:
             case TimerKind.HEARTBEAT:
                 self._look_at(self._live(connection))
+            case TimerKind.HELLO if self.now - self.timers.due > self.limits.hello * SECOND // _LATE:
+                # The process has stood still: read what has come before the connection is given up.
+                self.timers.arm(TimerKind.HELLO, key.owner, Time(self.now + SECOND))
             case TimerKind.PAUSE:
                 connection = self._live(connection)
                 connection.paused = False
@@ -395,8 +400,12 @@ class Machine(ABC):
             connection.heard_at = self.now  # While we do not read, silence is not counted.
         lost_at = connection.heard_at + 2 * interval + interval // 10
         if self.now >= lost_at:
-            self._silent(connection)
-            return
+            if self.now - self.timers.due <= interval // _LATE:
+                self._silent(connection)
+                return
+            # The process has stood still: what the peer has said meanwhile waits in its transport.
+            lost_at = Time(self.now + interval // _LATE)
+            connection.heard_at = Time(lost_at - 2 * interval - interval // 10)
         quiet_since = min(connection.heard_at, connection.sent_at)
         if self.now >= quiet_since + interval:
             connection.send(Ping(connection.fresh_nonce(), self.time_text()), urgent=True)

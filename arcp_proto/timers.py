@@ -84,7 +84,7 @@ class Timers:
     The heap never holds more than twice the live deadlines plus a constant.
     """
 
-    __slots__ = ("_armed", "_count", "_heap", "_live", "_next")
+    __slots__ = ("_armed", "_count", "_heap", "_live", "_next", "due")
 
     def __init__(self) -> None:
         self._armed: dict[int | str, dict[TimerKind, _Entry]] = {}
@@ -93,6 +93,8 @@ class Timers:
         """How many there are."""
         self._heap: list[_Entry] = []
         self._count = 0
+        self.due = Time(0)
+        """When the key that was taken last was due."""
         self._next: tuple[Time, TimerKey] | None = None
         """The first deadline, as long as it is known."""
 
@@ -158,7 +160,7 @@ class Timers:
         """
         before = self._count
         while self.next() is not None and self._heap[0][0] <= now and self._heap[0][1] <= before:
-            _, _, key = heapq.heappop(self._heap)
+            self.due, _, key = heapq.heappop(self._heap)
             self._drop(key.kind, key.owner)
             self._compact()
             yield key
