@@ -35,6 +35,7 @@ class LineCodec:
         self.finished = False
         self.too_large = False
         self.controls = 0
+        self.incomplete = False
         self.failure: str | None = None
 
     def receive(self, data: bytes) -> list[bytes]:

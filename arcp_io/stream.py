@@ -39,6 +39,7 @@ class Codec(Protocol):
     limit: int
     too_large: bool
     controls: int
+    incomplete: bool
     finished: bool
     failure: str | None
 
@@ -76,6 +77,7 @@ class StreamTransport:
         "_closing",
         "_codec",
         "_ended",
+        "_incomplete",
         "_more",
         "_on_gone",
         "_on_ready",
@@ -110,6 +112,7 @@ class StreamTransport:
         self._on_ready = on_ready
         self._on_gone = on_gone
         self._undelivered: list[bytes] = []
+        self._incomplete = False
         self._paused = False
         """The stream is not read."""
         self._opened = False
@@ -171,6 +174,9 @@ class StreamTransport:
             self._deliver(messages)
         if codec.controls:
             self._count_controls()
+        if codec.incomplete is not self._incomplete and not self.gone:
+            self._incomplete = codec.incomplete
+            self._pump.begun(self.connection, self._incomplete)
         if codec.too_large and not self._refused:
             self._refused = True
             self._pump.too_large(self.connection)

@@ -69,6 +69,7 @@ class WebSocketCodec(ABC):
     `status`: of the HTTP response, sent or received; None without one.
     `open`: messages can be framed: the handshake succeeded, and no close frame was sent.
     `failure`: why the opening handshake failed; None unless it did.
+    `incomplete`: a part of a message or frame was received, and the rest was not.
     `controls`: control frames and small pieces so far; the owner may set it back. `most_controls` says how
     many there may be: the frames behind one more are dropped.
     """
@@ -91,6 +92,7 @@ class WebSocketCodec(ABC):
         "controls",
         "failure",
         "finished",
+        "incomplete",
         "limit",
         "most_controls",
         "open",
@@ -102,6 +104,7 @@ class WebSocketCodec(ABC):
         self.limit = limit
         self.open = False
         self.controls = 0
+        self.incomplete = False
         self.most_controls: Callable[[], int] = _any_number
         self.too_large = False
         self.finished = False
@@ -177,6 +180,9 @@ class WebSocketCodec(ABC):
         taken = self._split(data, messages)
         if taken < len(data):
             self._buffer += data[taken:]
+            self.incomplete = True
+        else:
+            self.incomplete = self._fragments is not None
         return messages
 
     def receive_eof(self) -> None:
@@ -377,6 +383,7 @@ class WebSocketCodec(ABC):
 
     def _discard(self) -> None:
         self._discarding = True
+        self.incomplete = False
         self._fragments = None
         self._buffer.clear()
 

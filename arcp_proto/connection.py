@@ -17,6 +17,7 @@ from .lines import LineSplitter
 from .messages import TYPE_OF
 from .outbox import Outbox
 from .output import Output
+from .timers import TimerKind
 
 if TYPE_CHECKING:
     from .handshake import Admission
@@ -148,6 +149,19 @@ class Connection:
         self._machine.enter(now, "control_frames", self.number, count)
         if self.phase not in _DEAF:
             self._machine.count_control_frames(self, count)
+        return self._machine.leave()
+
+    def message_begun(self, *, now: int) -> Output:
+        """A part of a WebSocket message has come in: the rest follows within `limits.rest` seconds."""
+        self._machine.enter(now, "message_begun", self.number)
+        if self.phase not in _DEAF:
+            self._machine.await_rest(self)
+        return self._machine.leave()
+
+    def message_whole(self, *, now: int) -> Output:
+        """The rest of it has come."""
+        self._machine.enter(now, "message_whole", self.number)
+        self._machine.timers.disarm(TimerKind.REST, self.number)
         return self._machine.leave()
 
     def lost(self, *, now: int, reason: str = "the transport ended") -> Output:

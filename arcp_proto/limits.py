@@ -53,6 +53,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
       returned: JSON of one returned value; it goes out all at once, so it has to fit the session's log.
       hello: From the connection to its first message; websockets' open_timeout.
       authentication: From the hello to the host's answer.
+      rest: From the first bytes of a WebSocket message to its last, while the connection is read.
       linger: From the last envelope of a closing connection to its abort.
       grace: From the cancellation of an agent to its terminal, stopped or not.
       retention: From the end of a job until it is forgotten; the resume window.
@@ -134,6 +135,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     returned: int = 8 * MIB
     hello: int = 10
     authentication: int = 10
+    rest: int = 60
     linger: int = 5
     grace: int = 5
     retention: int = 600

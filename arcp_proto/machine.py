@@ -315,6 +315,19 @@ class Machine(ABC):
                 self.recorder("congested", (connection.number,), self.now)
             self.refuse_congested(connection)
 
+    def await_rest(self, connection: Connection) -> None:
+        """A part of a message has come: refuse the connection when the rest does not follow in time."""
+        at = Time(self.now + self.limits.rest * SECOND)
+        self.timers.arm(TimerKind.REST, connection.number, at)
+
+    def _miss_rest(self, connection: Connection) -> None:
+        """The rest of a message is overdue, unless nothing was read, or the process has stood still."""
+        if not connection.listening or self.now - self.timers.due > self.limits.rest * SECOND // _LATE:
+            self.await_rest(connection)
+            return
+        message = f"the rest of a message has not come within {self.limits.rest} seconds"
+        self.refuse(connection, Refusal(ErrorCode.INVALID_REQUEST, message, fatal=True))
+
     def refuse_too_large(self, connection: Connection) -> None:
         """A WebSocket message is larger than the limit: INVALID_REQUEST, then close 1009 (§1)."""
         message = f"the message is larger than {connection.message_limit} bytes"
@@ -387,6 +400,8 @@ class Machine(ABC):
                 connection = self._live(connection)
                 connection.paused = False
                 self._resumed.append(connection)
+            case TimerKind.REST:
+                self._miss_rest(self._live(connection))
             case TimerKind.LINGER:
                 connection = self._live(connection)
                 self._closing.append(Closing(connection, CLOSE_GOING_AWAY, "linger", abort=True))
@@ -426,6 +441,7 @@ class Machine(ABC):
             TimerKind.EXPIRY,
             TimerKind.CLOSE,
             TimerKind.PAUSE,
+            TimerKind.REST,
         ):
             self.timers.disarm(kind, connection.number)
 

@@ -37,6 +37,8 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
     "connection": (
         "too_large",
         "control_frames",
+        "message_begun",
+        "message_whole",
         "lost",
         "blocked",
         "drained",

@@ -23,6 +23,8 @@ class TimerKind(StrEnum):
     """Look when the connection last heard and sent; ping, or give it up (§6.4)."""
     PAUSE = "pause"
     """A connection that was told of a limit is read again (§14)."""
+    REST = "rest"
+    """The rest of a message that has begun is overdue."""
     LINGER = "linger"
     """The transport of a closed connection has not taken its last envelopes."""
     RESUME_WINDOW = "resume_window"

@@ -14,6 +14,7 @@ from websockets.frames import Frame, Opcode
 
 from arcp_io.client import connect
 from arcp_io.serving import Server, serve
+from arcp_proto.timers import TimerKind
 from tests.io.apps import TOKEN, make_app
 from tests.io.peers import Ended, WebSocketPeer, websocket
 
@@ -161,3 +162,24 @@ async def test_control_frames_count_as_requests(frame: Frame) -> None:
                 await peer.send("session.ping", {"nonce": "later"})
             told = await peer.receive()
         assert told["payload"]["ping_nonce"] == "later"
+
+
+@pytest.mark.parametrize("half", ["frame", "message"])
+async def test_the_rest_of_a_message_comes_in_time(half: str) -> None:
+    text = b'{"type":"session.ping","id":"p","payload":{"nonce":"whole"}}'
+    frames = Frame(Opcode.TEXT, text).serialize(mask=True)
+    if half == "message":
+        frames = Frame(Opcode.TEXT, text[:9], fin=False).serialize(mask=True)
+        frames += Frame(Opcode.CONT, text[9:]).serialize(mask=True)
+    async with served(rest=1) as server, websocket(server.url) as peer:
+        assert (await peer.hello(TOKEN, features=["ack"]))["type"] == "session.welcome"
+        for _ in range(3):
+            await peer.stream.send(frames[:20])
+            await until(lambda: server.runtime.timers.armed(TimerKind.REST, 1) is not None)
+            await peer.stream.send(frames[20:])
+            assert (await peer.receive())["payload"]["ping_nonce"] == "whole"
+            assert server.runtime.timers.armed(TimerKind.REST, 1) is None
+        await peer.stream.send(frames[:20])
+        error = await peer.receive()
+        assert error["payload"]["code"] == "INVALID_REQUEST"
+        assert "the rest of a message" in error["payload"]["message"]

@@ -464,3 +464,66 @@ def test_entropy_of_a_connection_is_forgotten_with_it() -> None:
     for _ in range(5):
         world.connect().drop()
     assert world.runtime.entropy._scopes == {}
+
+
+# The rest of a message.
+
+
+def begun(world: World) -> Any:
+    """A client that was welcomed, without a heartbeat, and of which a part of a message has come."""
+    peer = world.client(features=("ack",))
+    world.carry_out(peer.connection.message_begun(now=world.now))
+    return peer
+
+
+def test_the_rest_of_a_message_comes_within_a_minute() -> None:
+    world = World()
+    peer = begun(world)
+    world.advance(59.9)
+    assert peer.closing is None
+    world.advance(0.2)
+    assert peer.codes() == ["INVALID_REQUEST"]
+    assert "60 seconds" in peer.frames[-1]["payload"]["message"]
+    assert peer.closing is not None and peer.closing.code == 1008
+
+
+def test_a_message_that_is_whole_in_time_is_one() -> None:
+    world = World()
+    peer = begun(world)
+    world.advance(59)
+    world.carry_out(peer.connection.message_whole(now=world.now))
+    world.advance(600)
+    assert peer.closing is None
+    assert world.runtime.timers.armed(TimerKind.REST, peer.connection.number) is None
+
+
+def test_the_rest_is_not_overdue_while_nothing_is_read() -> None:
+    world = World()
+    peer = begun(world)
+    world.carry_out(peer.connection.stopped_reading(now=world.now))
+    world.advance(300)
+    assert peer.closing is None
+    world.carry_out(peer.connection.reads_again(now=world.now))
+    world.advance(60.1)
+    assert peer.closing is not None
+
+
+def test_the_rest_is_read_after_the_process_stood_still() -> None:
+    world = World()
+    peer = begun(world)
+    world.now += 600 * SECOND
+    world.carry_out(world.runtime.handle_timer(now=world.now))
+    assert peer.closing is None
+
+
+def test_a_connection_that_ends_awaits_no_rest() -> None:
+    world = World()
+    for end in ("drop", "close"):
+        peer = begun(world)
+        if end == "drop":
+            peer.drop()
+        else:
+            peer.send("session.close", {})
+        assert world.runtime.timers.armed(TimerKind.REST, peer.connection.number) is None
+        world.carry_out(peer.connection.message_begun(now=world.now))
+        assert world.runtime.timers.armed(TimerKind.REST, peer.connection.number) is None
