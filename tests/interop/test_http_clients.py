@@ -129,7 +129,7 @@ def test_what_arrives_is_what_was_covered() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.only_on("asyncio")
 async def test_what_aiohttp_sends_is_what_was_covered() -> None:
     with served() as arrived:
         async with aiohttp.ClientSession() as session:

@@ -52,7 +52,7 @@ EVERY: Final = 0.25
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.parametrize("anyio_backend", ["asyncio"]),
+    pytest.mark.only_on("asyncio"),
     pytest.mark.parametrize("loop", ["asyncio", "trio"]),
 ]
 
