@@ -100,3 +100,13 @@ def test_a_session_that_is_resumed_waits_for_what_was_said_meanwhile() -> None:
     world.persist()
     assert told(world, job)[-1] is ResumeJob
     assert again.numbers() == list(range(1, 2 * QUARTER + 1))
+
+
+def test_a_pause_comes_before_its_end_also_when_all_is_durable_at_once() -> None:
+    world = World(QUIET)
+    peer = world.client()
+    first, second = peer.submit(), peer.submit()
+    for _ in range(QUARTER):
+        world.runtime.emit(first, "log", {"level": "info", "message": "x"}, now=world.now)
+    world.take()
+    assert told(world, first) == told(world, second) == [PauseJob, ResumeJob]

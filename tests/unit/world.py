@@ -85,10 +85,10 @@ class World:
         """Do what an output says, and what comes of it."""
         self.outputs.append(output)
         self.records += output.records
-        if output.records and self.durable:
-            self.persist()
         self.requests += output.requests
         self.events += output.events
+        if output.records and self.durable:
+            self.persist()  # What comes of it comes behind what this output asks for.
         for connection in output.writable:
             if not self.peers[connection].slow:
                 self.peers[connection].pull()
