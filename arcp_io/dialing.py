@@ -6,6 +6,7 @@ import ssl
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
+from urllib.parse import urlsplit
 
 import anyio
 
@@ -95,16 +96,21 @@ async def _dial_websocket(target: WebSocket, pump: Pump, connection: Connection)
     codec = ClientCodec(target.url, limit=connection.message_limit, origin=target.origin)
     context = (target.ssl_context or ssl.create_default_context()) if codec.secure else None
     ready = anyio.Event()
-    transport = await pump.loop.connect(
-        codec.host,
-        codec.port,
-        context,
-        lambda stream: StreamTransport(pump, connection, codec, stream, ready.set),
-    )
+    try:
+        transport = await pump.loop.connect(
+            codec.host,
+            codec.port,
+            context,
+            lambda stream: StreamTransport(pump, connection, codec, stream, ready.set),
+        )
+    except ssl.SSLCertVerificationError:
+        raise
+    except (ssl.SSLError, ConnectionResetError) as error:
+        raise ConnectionError(_explained(target, error.strerror or str(error))) from error
     try:
         await ready.wait()
         if transport.gone or codec.failure is not None:
-            raise ConnectionError(codec.failure or transport.gone)
+            raise ConnectionError(_explained(target, codec.failure or transport.gone))
     except BaseException:
         transport.close(1002, "no WebSocket", abort=True)
         raise
@@ -154,3 +160,15 @@ class ChildTransport(StreamTransport):
             await self._child.wait()
         code = self._child.returncode
         super().ended(reason if code is None else f"{self._name} {ending(code)}")
+
+
+def _explained(target: WebSocket, reason: str) -> str:
+    """Return why there is no WebSocket, and the mistake in the address that it points to."""
+    path = urlsplit(target.url).path
+    if "HTTP 404" in reason:
+        return f"{reason}: no runtime is at the path {path or '/'}; that of most is /arcp"
+    if target.url.startswith("wss:") and "HTTP" not in reason:
+        return f"TLS failed ({reason}): if the runtime does not use TLS, its address begins with ws://"
+    if "did not receive a valid HTTP response" in reason:
+        return f"{reason}: if the runtime uses TLS, its address begins with wss://"
+    return reason

@@ -82,7 +82,9 @@ def check_amount(runtime: Runtime, job: Job, currency: str, amount: Decimal) -> 
     check_budget(runtime, job, COST_BUDGET, currency)
     free = job.budget.free(currency)
     if free is not None and amount > free:
-        message = f"{shown(free)} {currency} are left and not reserved, and {shown(amount)} are not"
+        message = (
+            f"{shown(amount)} {currency} are asked for, and only {shown(free)} are left and not reserved"
+        )
         deny(runtime, job, ErrorCode.BUDGET_EXHAUSTED, message, COST_BUDGET, currency)
 
 

@@ -124,4 +124,6 @@ def _check_amounts(
     for currency, most in parse_budget(ceiling.lease).items():
         amount = asked.get(currency)
         if amount is None or amount > most:
-            raise Beyond(f"cost.budget has to name at most {shown(most)} {currency}", COST_BUDGET)
+            raise Beyond(
+                f"the lease has to name a cost.budget of at most {currency}:{shown(most)}", COST_BUDGET
+            )

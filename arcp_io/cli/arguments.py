@@ -16,6 +16,7 @@ import typer
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SIZE: Final = re.compile(r"(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE | re.ASCII)
 _LONGEST_SECONDS: Final = 100 * 365 * 86400.0
 
 
@@ -83,6 +84,15 @@ def whole_seconds_argument(text: str) -> int:
     return seconds
 
 
+def size_argument(text: str) -> int:
+    """A number of bytes: `1000`, `64KiB`, `500MB`, `2GiB`; a bare number is bytes."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no size such as 1000, 500MB or 2GiB")
+    prefix, binary = found[2].upper(), bool(found[3])
+    return int(float(found[1]) * (1024 if binary else 1000) ** " KMGT".index(prefix or " "))
+
+
 def instant_argument(text: str) -> datetime:
     """A moment: an RFC 3339 time in UTC, or a length of time from now."""
     if "T" not in text and " " not in text:
@@ -109,6 +119,19 @@ def budget_argument(amounts: Iterable[str]) -> list[str]:
     for amount in checked:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*:\d+(\.\d+)?", amount):
             raise ValueError(f"{amount!r} is no amount such as USD:5 or credits:250.5")
+        currency, _, number = amount.partition(":")
+        written = (
+            "credits"
+            if currency.lower() == "credits"
+            else currency.upper()
+            if len(currency) == 3
+            else currency
+        )
+        if currency != written:
+            raise ValueError(
+                f"{amount!r}: write {written}:{number}, for currencies are told apart by case; a unit of the"
+                f" runtime's own can be given as --lease cost.budget={amount}"
+            )
     return checked
 
 

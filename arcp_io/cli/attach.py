@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from .endings import follow, show
-from .options import AllowPlain, GiveUp, Json, NoStore, Store, Token, Url, give_up_argument, server_of
+from .options import (
+    AllowPlain,
+    Cafile,
+    GiveUp,
+    Json,
+    MaxResult,
+    NoStore,
+    Output,
+    Store,
+    Token,
+    Url,
+    output_argument,
+    server_of,
+)
 from .request import Attachment
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
@@ -17,8 +30,11 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 def attach(
     job_id: JobId,
     url: Url = None,
+    output: Output = None,
+    max_result: MaxResult = None,
     token: Token = "",
     allow_plain: AllowPlain = False,
+    cafile: Cafile = None,
     store: Store = None,
     no_store: NoStore = False,
     give_up: GiveUp = "10m",
@@ -45,7 +61,9 @@ def attach(
             store=store,
             no_store=no_store,
             allow_plain=allow_plain,
-            give_up=give_up_argument(give_up),
+            give_up=give_up,
+            cafile=cafile,
         )
-        ending = follow(server, Attachment(job_id=job_id), None if as_json else job_id)
-    show(ending, as_json=as_json)
+        result = output_argument(output, max_result, as_json=as_json)
+        ending = follow(server, Attachment(job_id=job_id), None if as_json else "attached", result)
+    show(ending, as_json=as_json, output=output)

@@ -13,7 +13,8 @@ from arcp_proto.errors import ErrorCode
 
 from .endings import show
 from .exits import Exit
-from .options import AllowPlain, GiveUp, Json, NoStore, Store, Token, Url, give_up_argument, server_of
+from .options import AllowPlain, Cafile, GiveUp, Json, NoStore, Store, Token, Url, server_of
+from .output import print_out
 from .printable import one_line
 from .request import Cancellation, Ending
 
@@ -34,6 +35,7 @@ def cancel(
     url: Url = None,
     token: Token = "",
     allow_plain: AllowPlain = False,
+    cafile: Cafile = None,
     store: Store = None,
     no_store: NoStore = False,
     give_up: GiveUp = "10m",
@@ -64,16 +66,19 @@ def cancel(
             store=store,
             no_store=no_store,
             allow_plain=allow_plain,
-            give_up=give_up_argument(give_up),
+            give_up=give_up,
+            cafile=cafile,
         )
         ending: Ending = anyio.run(Following(server, Cancellation(job_id=job_id, reason=reason), None).run)
     if ending.final_status == "cancelled":
-        ending = replace(ending, exit=Exit.SUCCESS)
+        ending = replace(ending, exit=Exit.NOT_STOPPED if ending.not_stopped else Exit.SUCCESS)
     if as_json:
         show(ending, as_json=True)
     error = ending.error or {}
     if ending.final_status is not None:
-        print(f"job {job_id} {one_line(ending.final_status)}")
+        print_out(f"job {job_id} {one_line(ending.final_status)}")
+        if ending.not_stopped:
+            print("its agent did not stop in its grace, and goes on in the runtime", file=sys.stderr)
     else:
         print(
             f"not cancelled: {one_line(error.get('code'))} {one_line(error.get('message'))}", file=sys.stderr

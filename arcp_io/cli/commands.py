@@ -2,29 +2,59 @@
 
 from __future__ import annotations
 
+import json
+import re
+import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand
 
 from . import version
 from .attach import attach
 from .cancel import cancel
 from .credentials import credentials
 from .demo import demo
-from .exits import CANCEL_EXPLAINED, EXPLAINED, Exit
+from .exits import CANCEL_EXPLAINED, DEMO_EXPLAINED, EXPLAINED, Exit
 from .jobs import jobs
+from .output import OutputFailed, print_out
 from .serve import serve
 from .submit import submit
+
+_TYPE: Final = re.compile(r" <(?:str|int|bool|list\[str\])>")
+_UsageError: Final[type[typer.BadParameter]] = typer.BadParameter.__mro__[1]
+"""Some releases of typer have click in them, others import it."""
 
 
 def run(words: Sequence[str]) -> int:
     """Run one command line; returns its exit code."""
     try:
-        _app(args=list(words), prog_name="arcp-io")
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else Exit.ERROR
-    return Exit.SUCCESS
+        try:
+            code = _app(args=list(words), prog_name="arcp-io", standalone_mode=False)
+        except _UsageError as error:
+            error.show()
+            if "--json" in words:
+                message = error.format_message() or "see --help"
+                print_out(json.dumps({"error": {"code": "USAGE", "message": message, "retryable": False}}))
+            return Exit.USAGE
+        except (typer.Abort, KeyboardInterrupt):
+            return Exit.INTERRUPTED
+    except OutputFailed as failure:
+        if str(failure):
+            print(failure, file=sys.stderr)
+        return Exit.OUTPUT
+    return code if isinstance(code, int) else Exit.SUCCESS
+
+
+class _Command(TyperCommand):
+    """A command whose help shows an argument by its name alone, whatever the release of typer adds to it."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.removesuffix("...").strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+    def get_help(self, ctx: Any) -> str:
+        return _TYPE.sub(lambda found: " " * len(found[0]), super().get_help(ctx))
 
 
 _app = typer.Typer(
@@ -36,13 +66,17 @@ _app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_app.command()(serve)
-_app.command(epilog=EXPLAINED)(submit)
-_app.command(epilog=EXPLAINED)(attach)
-_app.command(epilog=CANCEL_EXPLAINED)(cancel)
-_app.command()(jobs)
-_app.command()(credentials)
-_app.command(epilog=EXPLAINED)(demo)
+_app.command(cls=_Command, short_help="Serve the agents of an App until a signal comes.")(serve)
+_app.command(cls=_Command, short_help="Submit a job and follow it to its end.", epilog=EXPLAINED)(submit)
+_app.command(cls=_Command, short_help="Follow a job that was left to its end.", epilog=EXPLAINED)(attach)
+_app.command(
+    cls=_Command, short_help="Cancel a job, and wait until it has stopped.", epilog=CANCEL_EXPLAINED
+)(cancel)
+_app.command(cls=_Command, short_help="List jobs.")(jobs)
+_app.command(cls=_Command, short_help="List credentials that are not known to be revoked.")(credentials)
+_app.command(
+    cls=_Command, short_help="Index the text files of a directory by a real job.", epilog=DEMO_EXPLAINED
+)(demo)
 
 
 def _show_version(wanted: bool) -> None:

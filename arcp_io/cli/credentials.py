@@ -12,6 +12,7 @@ import typer
 
 from .exits import Exit
 from .options import Json
+from .output import print_out
 from .printable import one_line
 
 _Journal = Annotated[
@@ -42,9 +43,9 @@ def credentials(journal: _Journal, as_json: Json = False) -> None:
         at = datetime.fromtimestamp(one.requested_at / 1e9, UTC)
         requested = f"{at:%Y-%m-%dT%H:%M:%SZ}"
         if as_json:
-            print(json.dumps({**one._asdict(), "requested_at": requested}))
+            print_out(json.dumps({**one._asdict(), "requested_at": requested}))
         else:
             why = f": {one_line(one.reason)}" if one.reason else ""
-            print(f"{one.alias}  {one.job_id}  {one_line(one.principal)}  {requested}  {one.state}{why}")
+            print_out(f"{one.alias}  {one.job_id}  {one_line(one.principal)}  {requested}  {one.state}{why}")
     if not found and not as_json:
-        print("no credentials are outstanding")
+        print_out("no credentials are outstanding")

@@ -13,6 +13,7 @@ import typer
 
 from .arguments import Loop, checked
 from .exits import SUCCEEDED
+from .output import print_out
 from .printable import one_line
 from .request import Ending, Server, Submission
 
@@ -30,7 +31,7 @@ def demo(
     path: Annotated[
         str, typer.Argument(metavar="PATH", help="The directory to index.", show_default=False)
     ] = ".",
-    loop: Annotated[Loop, typer.Option(help="Event loop.")] = Loop.ASYNCIO,
+    loop: Annotated[Loop, typer.Option(metavar="LOOP", help="Event loop: asyncio or trio.")] = Loop.ASYNCIO,
     drop: Annotated[int, typer.Option(metavar="N", min=0, help="Cut the connection N times meanwhile.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
@@ -39,7 +40,8 @@ def demo(
     Starts a runtime on a loopback WebSocket, submits the bundled agent 'index' to it with the lease that it
     needs, and shows it live. Directories that begin with a dot, links and binary files are left out. With
     --drop the connection is reset N times while the job runs, with the loss of what is under way: the session
-    is resumed, and the numbers are the same.
+    is resumed, and the numbers are the same. The runtime ends with this process: Ctrl-C cancels the job, a
+    second one ends both at once.
 
     \b
     Examples:
@@ -61,13 +63,12 @@ def demo(
         error = {} if ending.error is None else {"error": ending.error}
         lost = {"events_lost": list(ending.events_lost)} if ending.events_lost else {}
         status = ending.final_status
-        print(
-            json.dumps({**report, "events": ending.events, "final_status": status, **drops, **lost, **error})
-        )
+        said = {**report, "events": ending.events, "final_status": status, **drops, **lost, **error}
+        print_out(json.dumps(said))
     elif report:
         _print_report(report)
         if drop:
-            print(f"The connection was cut {run.drops:,} times, and resumed {run.resumes:,} times.")
+            print_out(f"The connection was cut {run.drops:,} times, and resumed {run.resumes:,} times.")
     raise typer.Exit(ending.exit)
 
 
@@ -100,7 +101,7 @@ class _Run:
 
         if not live:
             return anyio.run(self._serve, None, backend=self._loop.value)
-        with View(Console(stderr=True), "index") as view:
+        with View(Console(stderr=True), "index", ends_with_us=True) as view:
             ending = anyio.run(self._serve, view, backend=self._loop.value)
             view.end(ending)
         return ending
@@ -118,9 +119,9 @@ class _Run:
         app.agent("index", version=VERSION)(index)
         async with serve(app, host="127.0.0.1", port=0) as server:
             if not self._drop:
-                return await self._submit(Server(url=server.url, token=token), view, None)
+                return await self._submit(_server(server.url, token), view, None)
             async with Relay.before(server.url) as relay:
-                return await self._submit(Server(url=relay.url, token=token), view, relay)
+                return await self._submit(_server(relay.url, token), view, relay)
 
     async def _submit(self, server: Server, view: View | None, relay: Relay | None) -> Ending:
         from .cutting import Drops
@@ -137,18 +138,19 @@ class _Run:
         return ending
 
 
+def _server(url: str, token: str) -> Server:
+    return Server(url=url, token=token, ends_with_us=True)
+
+
 def _print_report(report: dict[str, Any]) -> None:
     from rich.columns import Columns
     from rich.console import Console
 
-    console = Console()
     skipped = report["skipped"]
-    console.print(
+    print_out(
         f"{report['files']:,} text files, {report['bytes']:,} bytes, {report['lines']:,} lines, "
         f"{report['words']:,} words; "
-        f"skipped: {skipped['binary']:,} binary, {skipped['unreadable']:,} unreadable",
-        highlight=False,
-        soft_wrap=True,
+        f"skipped: {skipped['binary']:,} binary, {skipped['unreadable']:,} unreadable"
     )
     extensions = sorted(report["by_extension"].items(), key=lambda entry: -entry[1]["bytes"])
     tables = (
@@ -159,7 +161,10 @@ def _print_report(report: dict[str, Any]) -> None:
         _table(("largest", "bytes"), [(file["path"], file["bytes"]) for file in report["largest"]]),
         _table(("identifier", "count"), report["identifiers"]),
     )
-    console.print(Columns(tables))
+    console = Console()
+    with console.capture() as drawn:
+        console.print(Columns(tables))
+    print_out(drawn.get().removesuffix("\n"))
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
 from .exits import SUCCEEDED
-from .printable import printable
+from .output import ResultOutput, print_out, show_result
 from .request import Attachment, Ending, Server, Submission
 
 
-def follow(server: Server, job: Submission | Attachment, title: str | None) -> Ending:
+def follow(server: Server, job: Submission | Attachment, title: str | None, output: ResultOutput) -> Ending:
     """Follow a job to its end; under a title it is shown on stderr meanwhile."""
     import anyio
     from rich.console import Console
@@ -23,23 +22,23 @@ def follow(server: Server, job: Submission | Attachment, title: str | None) -> E
     from .view import View
 
     if title is None:
-        return anyio.run(Following(server, job, None).run)
+        return anyio.run(Following(server, job, None, output=output).run)
     with View(Console(stderr=True), title) as view:
-        ending = anyio.run(Following(server, job, view).run)
+        ending = anyio.run(Following(server, job, view, output=output).run)
         view.end(ending)
     return ending
 
 
-def show(ending: Ending, *, as_json: bool) -> None:
-    """Print the result, or the whole ending as JSON, and exit with its code."""
+def show(ending: Ending, *, as_json: bool, output: str | None = None) -> NoReturn:
+    """Print what was collected of the result, or the whole ending as JSON, and exit with its code."""
     if as_json:
-        print(json.dumps(_as_object(ending)))
+        print_out(json.dumps(_as_object(ending, output)))
     elif ending.exit in SUCCEEDED:
-        _print_result(ending.result)
+        show_result(ending.result)
     raise typer.Exit(ending.exit)
 
 
-def _as_object(ending: Ending) -> dict[str, Any]:
+def _as_object(ending: Ending, output: str | None) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "job_id": ending.job_id,
         "final_status": ending.final_status,
@@ -49,19 +48,10 @@ def _as_object(ending: Ending) -> dict[str, Any]:
         shown["events_lost"] = list(ending.events_lost)
     if ending.error is not None:
         shown["error"] = ending.error
+    elif ending.size is not None:
+        shown |= {"output": output, "size": ending.size}
     elif isinstance(ending.result, bytes):
         shown |= {"result": base64.b64encode(ending.result).decode(), "encoding": "base64"}
     elif ending.exit in SUCCEEDED:
         shown["result"] = ending.result
     return shown
-
-
-def _print_result(result: Any) -> None:
-    if isinstance(result, bytes):
-        if sys.stdout.isatty():
-            print(f"{len(result):,} bytes that are no text; redirect stdout to keep them")
-        else:
-            sys.stdout.buffer.write(result)
-    elif result is not None:
-        text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, indent=2)
-        print(printable(text, longest=len(text)))

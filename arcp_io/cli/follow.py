@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from arcp_proto.limits import Limits
+from arcp_proto.messages import AgentEntry
 from arcp_proto.output import Detached, JobLost, SessionLost, Welcomed
 
 from .. import connect
@@ -19,8 +21,9 @@ from ..client_session import Session
 from ..errors import ArcpError, HistoryCut
 from ..session_store import FileStore
 from ..watching import Change
-from .exits import BY_STATUS, Exit
+from .exits import BY_STATUS, SUCCEEDED, Exit
 from .failures import described, failure_of
+from .output import COLLECTED, ResultOutput
 from .printable import one_line
 from .request import Attachment, Cancellation, Ending, Server, Submission
 from .view import View
@@ -28,7 +31,12 @@ from .view import View
 PATIENCE: Final = 3.0
 """Seconds in which a second Ctrl-C cancels the job."""
 
+SLOW: Final = 1.0
+"""Seconds without a welcome after which the user is told."""
 MINUTE: Final = 60.0
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if sys.platform != "win32" else []))
+"""The first is Ctrl-C; the others leave the job as it is, at once."""
 
 Each: TypeAlias = Callable[[Session, Event], Awaitable[None]]
 """Called with every event of the job, before the next is asked for."""
@@ -39,7 +47,10 @@ class Following:
 
     The first Ctrl-C prints the job's id; a second one within three seconds cancels the job and waits for its
     verified end, and one more leaves at once. Without the second one the job is left as it is. Before the job
-    is accepted the first one leaves.
+    is accepted the first one leaves. A runtime that ends with this process leaves no job: there the first one
+    cancels, and the second one leaves.
+
+    The result goes to `output`; without one it is in the ending.
     """
 
     def __init__(
@@ -48,12 +59,16 @@ class Following:
         job: Submission | Attachment | Cancellation,
         view: View | None,
         each: Each | None = None,
+        output: ResultOutput | None = None,
     ) -> None:
         self._server = server
         self._begin = job.begin
         self._view = view
         self._each = each
+        self._output = output
         self._job: Job | None = None
+        self._agents: Sequence[AgentEntry] = ()
+        self._connected = False
         self._leaving: anyio.CancelScope | None = None
         """Around the wait for the second Ctrl-C."""
         self._interrupts = 0
@@ -64,8 +79,11 @@ class Following:
         """Returns how it ended; raises nothing that the user could have known."""
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._obey_interrupts, tasks)
+            tasks.start_soon(self._tell_slow_connection)
             self._ending = await self._attempt(tasks)
             tasks.cancel_scope.cancel()
+        if self._output is not None and self._ending.exit not in SUCCEEDED:
+            self._output.discard()
         return self._ending
 
     async def _attempt(self, tasks: TaskGroup) -> Ending:
@@ -77,48 +95,103 @@ class Following:
                 store=server.store,
                 allow_plain=server.allow_plain,
                 give_up=server.give_up,
+                **self._connect_options(),
             ) as session:
+                self._connected = True
+                self._agents = session.agents
                 tasks.start_soon(self._watch, session)
                 tasks.start_soon(self._keep_stored, session)
                 self._job = await self._begin(session)
+                if self._view is not None:
+                    self._view.begin(self._job.id)
                 return await self._to_its_end(session, self._job)
         except Exception as error:
-            code, told = failure_of(error)
+            code, told = failure_of(error, server, self._agents)
             return self._ended(code, error=told)
 
+    def _connect_options(self) -> dict[str, Any]:
+        """What is not said unless it was asked for."""
+        options: dict[str, Any] = {}
+        if (context := self._server.ssl_context()) is not None:
+            options["ssl_context"] = context
+        if self._output is not None and self._output.memory > COLLECTED:
+            # What came before it can be streamed is put together in memory.
+            options["limits"] = Limits(result=self._output.memory, results=self._output.memory)
+        return options
+
     async def _to_its_end(self, session: Session, job: Job) -> Ending:
-        while True:
-            try:
-                async for event in job:
-                    if self._view is not None:
-                        self._view.show(event.kind, event.body)
-                    if self._each is not None:
-                        await self._each(session, event)
-            except HistoryCut as cut:
-                self._events_lost.append(cut.details)
-                self._note(f"Of job {job.id} {cut.message}.")
-            else:
-                break
+        """Follow a job; its result is not put together if it can be written piece by piece."""
         try:
-            result = await job.result()
+            if self._output is None:
+                await self._events(session, job)
+                result = await job.result()
+            else:
+                result = await self._pieces(session, job, self._output)
         except ArcpError as error:
             if job.final_status is None:
                 raise
-            return self._ended(BY_STATUS.get(job.final_status, Exit.ERROR), error=described(error))
+            code = BY_STATUS.get(job.final_status, Exit.ERROR)
+            return self._ended(code or Exit.ERROR, error=described(error))
         return self._ended(Exit.EVENTS_LOST if self._events_lost else Exit.SUCCESS, result=result)
+
+    async def _events(self, session: Session, job: Job) -> None:
+        while True:
+            try:
+                async for event in job:
+                    await self._show(session, event)
+            except HistoryCut as cut:
+                self._note_cut(job, cut)
+            else:
+                return
+
+    async def _pieces(self, session: Session, job: Job, output: ResultOutput) -> Any:
+        """Write the pieces of the result, and show the events between them; returns what was collected."""
+        pieces, told = job.result_stream(), None
+        while (item := await pieces.next_item()) is not None:
+            if pieces.history_cut is not told:
+                told = pieces.history_cut
+                self._note_cut(job, told)
+            if isinstance(item, str | bytes):
+                await output.take(item, pieces.content_type)
+                if self._view is not None:
+                    self._view.result(output.size)
+            else:
+                await self._show(session, item)
+        if pieces.history_cut is not told:
+            self._note_cut(job, pieces.history_cut)
+        return await output.end(pieces.content_type)
+
+    async def _show(self, session: Session, event: Event) -> None:
+        if self._view is not None:
+            self._view.show(event.kind, event.body)
+        if self._each is not None:
+            await self._each(session, event)
+
+    def _note_cut(self, job: Job, cut: HistoryCut | None) -> None:
+        if cut is not None:
+            self._events_lost.append(cut.details)
+            self._note(f"Of job {job.id} {cut.message}.")
 
     def _ended(self, code: Exit, *, result: Any = None, error: dict[str, Any] | None = None) -> Ending:
         if self._job is None:
             return Ending(exit=code, error=error)
+        written = self._output is not None and self._output.path is not None and code in SUCCEEDED
         return Ending(
             exit=code,
             job_id=self._job.id,
             final_status=self._job.final_status,
             result=result,
+            size=self._output.size if written and self._output is not None else None,
             error=error,
             events=self._job.events_received,
             events_lost=tuple(self._events_lost),
+            not_stopped=error is not None and error.get("details", {}).get("stopped") is False,
         )
+
+    async def _tell_slow_connection(self) -> None:
+        await anyio.sleep(SLOW)
+        if not self._connected and self._view is not None:
+            self._note(f"Connecting to {self._server.url} ...")
 
     async def _watch(self, session: Session) -> None:
         async for change in session.watch():
@@ -140,25 +213,37 @@ class Following:
         if sys.platform == "win32":
             task_status.started()
             return
-        with anyio.open_signal_receiver(signal.SIGINT) as interrupts:
+        # What is ignored stays ignored, as nohup wants it.
+        obeyed = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        with anyio.open_signal_receiver(*obeyed) as signals:
             task_status.started()
-            async for _ in interrupts:
-                self._interrupts += 1
-                if self._job is None or self._interrupts > 2:
-                    self._leave(tasks)
-                elif self._interrupts == 1:
-                    attach = f"arcp-io attach {self._job.id} {self._server.attach_options}".rstrip()
-                    self._note(
-                        f"Job {self._job.id} goes on. Ctrl-C again within {PATIENCE:.0f} s cancels it;"
-                        f" else it is left as it is, for: {attach}"
-                    )
-                    self._leaving = anyio.CancelScope()
-                    tasks.start_soon(self._leave_later, tasks, self._leaving)
+            async for number in signals:
+                if number == signal.SIGINT:
+                    self._interrupts += 1
+                    await self._interrupted(tasks)
                 else:
-                    if self._leaving is not None:
-                        self._leaving.cancel()
-                    self._note("Cancelling; Ctrl-C again leaves the job as it is.")
-                    tasks.start_soon(self._cancel, self._job)
+                    self._leave(tasks)
+
+    async def _interrupted(self, tasks: TaskGroup) -> None:
+        job, server = self._job, self._server
+        if job is None or self._interrupts > (1 if server.ends_with_us else 2):
+            self._leave(tasks)
+        elif server.ends_with_us:
+            self._note("The runtime ends with this process: cancelling the job. Ctrl-C again ends both.")
+            tasks.start_soon(self._cancel, job)
+        elif self._interrupts == 1:
+            attach = f"arcp-io attach {job.id} {server.attach_options}".rstrip()
+            self._note(
+                f"Job {job.id} goes on. Ctrl-C again within {PATIENCE:.0f} s cancels it;"
+                f" else it is left as it is, for: {attach}"
+            )
+            self._leaving = anyio.CancelScope()
+            tasks.start_soon(self._leave_later, tasks, self._leaving)
+        else:
+            if self._leaving is not None:
+                self._leaving.cancel()
+            self._note("Cancelling; Ctrl-C again leaves the job as it is.")
+            tasks.start_soon(self._cancel, job)
 
     async def _leave_later(self, tasks: TaskGroup, leaving: anyio.CancelScope) -> None:
         with leaving:

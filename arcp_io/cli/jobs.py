@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from datetime import datetime
 from enum import StrEnum
@@ -14,11 +15,14 @@ import typer
 from .arguments import checked, past_argument
 from .exits import Exit
 from .failures import failure_of
-from .options import AllowPlain, Json, Token, known_url
+from .options import GIVE_UP, AllowPlain, Cafile, Json, Token, known_url, server_at
+from .output import print_out
 from .printable import one_line
 
 if TYPE_CHECKING:
     from arcp_proto.messages import JobEntry
+
+    from .request import Server
 
 
 class Status(StrEnum):
@@ -45,7 +49,7 @@ _Status = Annotated[
 _Agent = Annotated[str | None, typer.Option(metavar="AGENT", help="name or name@version.")]
 _After = Annotated[str | None, typer.Option(metavar="TIME", help="Submitted after: 2h ago, or a UTC time.")]
 _Before = Annotated[str | None, typer.Option(metavar="TIME", help="Submitted before.")]
-_Limit = Annotated[int, typer.Option(min=1, help="At most so many, the newest.")]
+_Limit = Annotated[int, typer.Option(metavar="NUMBER", help="List at most so many.")]
 
 
 def jobs(
@@ -57,9 +61,10 @@ def jobs(
     limit: _Limit = 100,
     token: Token = "",
     allow_plain: AllowPlain = False,
+    cafile: Cafile = None,
     as_json: Json = False,
 ) -> None:
-    """List jobs, the newest first.
+    """List jobs, in the order of the runtime: that of 'arcp-io serve' lists the newest first.
 
     \b
     Examples:
@@ -73,33 +78,36 @@ def jobs(
     filters: dict[str, Any] = {"status": [word.value for word in status] if status else None, "agent": agent}
     with checked("--after"):
         filters["created_after"] = past_argument(after) if after is not None else None
+    with checked("--limit"):
+        if limit < 1:
+            raise ValueError("lists at least one job")
     with checked("--before"):
         filters["created_before"] = past_argument(before) if before is not None else None
-    listing = _Listing(known_url(url, "URL"), token or None, allow_plain, filters, limit)
+    at = known_url(url, "URL")
+    server = server_at(at, token or None, None, None, allow_plain=allow_plain, give_up=GIVE_UP, cafile=cafile)
+    listing = _Listing(server, filters, limit)
     anyio.run(listing.run)
     if as_json:
         error = {} if listing.error is None else {"error": listing.error}
-        print(json.dumps({"jobs": msgspec.to_builtins(listing.found), "more": listing.more, **error}))
+        print_out(json.dumps({"jobs": msgspec.to_builtins(listing.found), "more": listing.more, **error}))
     elif listing.error is not None:
         code, message = (one_line(listing.error.get(key)) for key in ("code", "message"))
         print(f"failed: {code} {message}", file=sys.stderr)
     else:
-        _print_table(listing.found, listing.more)
+        _print_table(listing)
     raise typer.Exit(listing.exit)
 
 
 class _Listing:
     """One listing: what was found, or what went wrong."""
 
-    def __init__(
-        self, url: str, token: str | None, allow_plain: bool, filters: dict[str, Any], limit: int
-    ) -> None:
+    def __init__(self, server: Server, filters: dict[str, Any], limit: int) -> None:
         self.found: list[JobEntry] = []
         self.more = False
         """There are more than were asked for."""
         self.error: dict[str, Any] | None = None
         self.exit = Exit.SUCCESS
-        self._server = (url, token, allow_plain)
+        self._server = server
         self._filters = filters
         self._limit = limit
 
@@ -107,13 +115,20 @@ class _Listing:
         try:
             await self._list()
         except Exception as error:
-            self.exit, self.error = failure_of(error)
+            self.exit, self.error = failure_of(error, self._server)
 
     async def _list(self) -> None:
         from .. import connect
 
-        url, token, allow_plain = self._server
-        async with connect(url, token, allow_plain=allow_plain, reconnect=False) as session:
+        server = self._server
+        context = server.ssl_context()
+        async with connect(
+            server.url,
+            server.token,
+            allow_plain=server.allow_plain,
+            reconnect=False,
+            ssl_context=context,
+        ) as session:
             async for entry in session.list_jobs(**self._filters, page_size=min(self._limit + 1, 1000)):
                 if len(self.found) == self._limit:
                     self.more = True
@@ -121,23 +136,32 @@ class _Listing:
                 self.found.append(entry)
 
 
-def _print_table(found: list[JobEntry], more: bool) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _print_table(listing: _Listing) -> None:
+    """A line for each job in the order of the runtime; on a narrow terminal two, the first with the id alone.
 
-    table = Table(box=box.SIMPLE)
-    for column in ("job", "agent", "status", "submitted", "events"):
-        table.add_column(column, overflow="fold", justify="right" if column == "events" else "left")
+    An id is never wrapped or cut, so that it can be copied.
+    """
+    found = listing.found
+    if not found:
+        print("There are no such jobs.", file=sys.stderr)
+        return
+    rows = [("job", "agent", "status", "submitted", "events")]
     for entry in found:
-        when = _local(entry.submitted_at)
-        cells = (entry.job_id, entry.agent, entry.status, when, f"{entry.last_event_seq:,}")
-        table.add_row(*(Text(one_line(cell)) for cell in cells))
-    console = Console()
-    console.print(table)
-    if more:
-        console.print("There are more: --limit.", highlight=False)
+        cells = (entry.job_id, entry.agent, entry.status, _local(entry.submitted_at))
+        job_id, agent, status, when = map(one_line, cells)
+        rows.append((job_id, agent, status, when, f"{entry.last_event_seq:,}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    narrow = sys.stdout.isatty() and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns
+    lines = []
+    for row in rows:
+        job_id, *rest = (cell.ljust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True))
+        told = "  ".join([*rest, row[-1].rjust(widths[-1])])
+        lines.append(f"{row[0]}\n  {told}" if narrow else f"{job_id}  {told}")
+    print_out("\n".join(lines))
+    if listing.more:
+        oldest = found[0].submitted_at < found[-1].submitted_at
+        order = " This runtime lists the oldest first." if oldest else ""
+        print(f"There are more: --limit.{order}", file=sys.stderr)
 
 
 def _local(time: str) -> str:

@@ -7,16 +7,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
+from urllib.parse import urlsplit
 
 import typer
 
 from ..errors import NotAStore, StoreInUse
 from ..session_store import FileStore
 from . import stores
-from .arguments import checked, whole_seconds_argument
+from .arguments import checked, size_argument, whole_seconds_argument
+from .output import ResultOutput
 from .printable import printable
 from .request import Server
+
+GIVE_UP: Final = "10m"
+"""How long a connection that was cut is tried again, by default."""
 
 Token: TypeAlias = Annotated[
     str,
@@ -28,6 +33,27 @@ Url: TypeAlias = Annotated[
     str | None,
     typer.Option(
         envvar="ARCP_URL", metavar="URL", help="The runtime; by default that of the stored session."
+    ),
+]
+Cafile: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Trust the certificates in this file (PEM), and not those of the system and of SSL_CERT_FILE.",
+    ),
+]
+Output: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write the result there, and not to stdout; once it is whole."
+    ),
+]
+MaxResult: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="The largest result: 500MB, 2GiB. By default there is no limit where it is written as it comes,"
+        " and 64 MiB where it is put together in memory (a terminal, --json, a value that is not streamed).",
     ),
 ]
 AllowPlain: TypeAlias = Annotated[
@@ -47,6 +73,17 @@ def give_up_argument(text: str) -> int:
     """A length of time of at least a second, in whole seconds; a usage error for what is none."""
     with checked("--give-up"):
         return whole_seconds_argument(text)
+
+
+def output_argument(path: str | None, most: str | None, *, as_json: bool) -> ResultOutput:
+    """Where the result goes; a usage error for a file that cannot be written."""
+    with checked("--max-result"):
+        limit = size_argument(most) if most is not None else None
+    with checked("--output"):
+        try:
+            return ResultOutput(path, collect=as_json, limit=limit)
+        except OSError as error:
+            raise ValueError(f"{error.strerror}: {error.filename}") from None
 
 
 def enter_new(
@@ -82,7 +119,8 @@ def server_of(
     store: str | None,
     no_store: bool,
     allow_plain: bool,
-    give_up: int,
+    give_up: str,
+    cafile: str | None,
 ) -> Server:
     """The server that has a job, with the store of its session, entered, unless another process is at it."""
     found: FileStore | None = None
@@ -98,7 +136,12 @@ def server_of(
                 stack.enter_context(found)
             except StoreInUse:
                 found = None
-    return server_at(known_url(url), token, found, store, allow_plain=allow_plain, give_up=give_up)
+    if not job_id:
+        with checked("JOB"):
+            raise ValueError("the id of a job is not empty: 'arcp-io jobs' lists them")
+    return server_at(
+        known_url(url), token, found, store, allow_plain=allow_plain, give_up=give_up, cafile=cafile
+    )
 
 
 def server_at(
@@ -108,7 +151,8 @@ def server_at(
     path: str | None,
     *,
     allow_plain: bool,
-    give_up: int,
+    give_up: str,
+    cafile: str | None,
 ) -> Server:
     """The server at a URL, with the store that the session is kept in; the user gave its `path`, or none."""
     words = []
@@ -118,14 +162,53 @@ def server_at(
         words += ["--store", path]
     if allow_plain:
         words.append("--allow-plain")
+    if cafile is not None:
+        words += ["--cafile", cafile]
+    check_url(url, token, allow_plain=allow_plain)
+    check_cafile(cafile)
     return Server(
         url=url,
         token=token,
         allow_plain=allow_plain,
         store=kept,
-        give_up=give_up,
+        give_up=give_up_argument(give_up),
+        cafile=cafile,
         attach_options=shlex.join(words),
     )
+
+
+def check_url(url: str, token: str | None, *, allow_plain: bool) -> None:
+    """A usage error for what is no address of a runtime, or one to which the token would go in clear text."""
+    from ..listeners import is_loopback
+
+    with checked("URL"):
+        try:
+            parts = urlsplit(url)
+            host, _ = parts.hostname, parts.port
+        except ValueError as error:
+            raise ValueError(f"{url!r} is not an address such as ws://127.0.0.1:7777/arcp: {error}") from None
+        if parts.scheme not in ("ws", "wss") or not host:
+            raise ValueError(f"{url!r} is not an address such as ws://127.0.0.1:7777/arcp")
+        if parts.scheme == "ws" and token is not None and not (allow_plain or is_loopback(host)):
+            raise ValueError(
+                f"the token would cross the network to {host} in clear text: use wss://, or --allow-plain"
+            )
+
+
+def check_cafile(path: str | None) -> None:
+    """A usage error for a file that holds no certificates."""
+    if path is None:
+        return
+    import ssl
+
+    with checked("--cafile"):
+        try:
+            with open(path, "rb"):  # OpenSSL does not say which file it cannot open.
+                ssl.create_default_context(cafile=path)
+        except ssl.SSLError:
+            raise ValueError(f"{path} holds no certificates in PEM format") from None
+        except OSError as error:
+            raise ValueError(f"{error.strerror}: {error.filename}") from None
 
 
 def known_url(url: str | None, option: str = "--url") -> str:

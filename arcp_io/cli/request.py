@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,16 @@ class Server:
     allow_plain: bool = False
     store: SessionStore | None = None
     give_up: int = 600
+    cafile: str | None = None
+    """A file of the certificates that are trusted, in place of those of the system."""
+    ends_with_us: bool = False
+    """The runtime ends with this process, and so do its jobs."""
     attach_options: str = ""
     """What 'arcp-io attach JOB' has to be told beside the job's id, as it is typed into a shell."""
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """What trusts `cafile`; None without one."""
+        return None if self.cafile is None else ssl.create_default_context(cafile=self.cafile)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +82,11 @@ class Ending:
     job_id: str | None = None
     final_status: str | None = None
     result: Any = None
+    """What was to be collected of it, to be shown or to stand in the JSON object."""
+    size: int | None = None
+    """Bytes of a result that was written to the file of --output."""
+    not_stopped: bool = False
+    """The runtime has ended the job, and says that its agent goes on."""
     error: Mapping[str, Any] | None = None
     events: int = 0
     """Numbered frames of the job that were received, its terminal included."""

@@ -47,8 +47,6 @@ _Port = Annotated[
     typer.Option(
         metavar="PORT",
         help="Port, by default 7777; 0 takes a free one.",
-        min=0,
-        max=65535,
         show_default=False,
     ),
 ]
@@ -134,6 +132,9 @@ def serve(
 
     with checked("--drain"):
         patience = seconds_argument(drain)
+    with checked("--port"):
+        if not 0 <= port <= 65535:
+            raise ValueError(f"a port is a number from 0 to 65535, not {port}")
     _check_address(path, host, certfile, keyfile, plain=stdio or allow_plain)
     with checked("MODULE:APP"):
         app = load(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from typing import Annotated, Any
 
@@ -16,11 +17,30 @@ from .arguments import (
     whole_seconds_argument,
 )
 from .endings import follow, show
-from .options import AllowPlain, GiveUp, Json, NoStore, Store, Token, enter_new, give_up_argument, server_at
+from .options import (
+    AllowPlain,
+    Cafile,
+    GiveUp,
+    Json,
+    MaxResult,
+    NoStore,
+    Output,
+    Store,
+    Token,
+    enter_new,
+    output_argument,
+    server_at,
+)
 from .request import Submission
 
-_Url = Annotated[str, typer.Argument(metavar="URL", help="The runtime: ws:// or wss://.")]
-_Agent = Annotated[str, typer.Argument(metavar="AGENT", help="The agent: name or name@version.")]
+_Where = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[URL] AGENT",
+        help="The runtime, ws:// or wss://, by default ARCP_URL; and the agent, name or name@version.",
+        show_default=False,
+    ),
+]
 _Input = Annotated[str, typer.Option(metavar="JSON|@file|-", help="Its input; - is stdin.")]
 _Lease = Annotated[
     list[str] | None,
@@ -37,16 +57,18 @@ _Key = Annotated[str | None, typer.Option(metavar="KEY", help="The same key agai
 
 
 def submit(
-    url: _Url,
-    agent: _Agent,
+    where: _Where,
     input: _Input = "null",
     lease: _Lease = None,
     budget: _Budget = None,
     expires: _Expires = None,
     max_runtime: _MaxRuntime = None,
     idempotency_key: _Key = None,
+    output: Output = None,
+    max_result: MaxResult = None,
     token: Token = "",
     allow_plain: AllowPlain = False,
+    cafile: Cafile = None,
     store: Store = None,
     no_store: NoStore = False,
     give_up: GiveUp = "10m",
@@ -54,9 +76,10 @@ def submit(
 ) -> None:
     """Submit a job and follow it to its end.
 
-    The events go to stderr, the result to stdout. A connection that is cut is resumed. The first Ctrl-C
-    prints the job's id and waits 3 seconds: a second one cancels the job and waits until it has stopped (a
-    third one does not wait), otherwise the job is left as it is, for 'arcp-io attach'.
+    The job's id and its events go to stderr, the result to stdout: byte for byte, unless that is a terminal.
+    A connection that is cut is resumed. The first Ctrl-C prints the job's id and waits 3 seconds: a second
+    one cancels the job and waits until it has stopped (a third one does not wait), otherwise the job is left
+    as it is, for 'arcp-io attach'.
 
     What an agent may read, write, fetch, call, delegate and use is what --lease grants; without it nothing.
 
@@ -65,17 +88,15 @@ def submit(
       export ARCP_TOKEN=...
       arcp-io submit ws://127.0.0.1:7777/arcp echo --input '{"x": 1}'
       arcp-io submit wss://agents.example/arcp report@2.0.0 --input @report.json --max-runtime 10m
+      arcp-io submit wss://agents.example/arcp export --output export.csv
       arcp-io submit ws://127.0.0.1:7777/arcp research --lease tool.call=search --lease 'fs.read=/data/**' \\
         --budget USD:1.00 --expires 1h
       cat notes.json | arcp-io submit ws://127.0.0.1:7777/arcp index --input - --max-runtime 10m --json
     """
+    url, agent = _runtime_and_agent(where)
     with checked("--input"):
         content = json_argument(input)
-    submission = Submission(
-        agent=agent,
-        input=content,
-        options=_options(lease, budget, expires, max_runtime, idempotency_key),
-    )
+    options = _options(lease, budget, expires, max_runtime, idempotency_key)
     with ExitStack() as stack:
         server = server_at(
             url,
@@ -83,10 +104,27 @@ def submit(
             enter_new(stack, url, token or None, store, no_store),
             None if no_store else store,
             allow_plain=allow_plain,
-            give_up=give_up_argument(give_up),
+            give_up=give_up,
+            cafile=cafile,
         )
-        ending = follow(server, submission, None if as_json else agent)
-    show(ending, as_json=as_json)
+        result = output_argument(output, max_result, as_json=as_json)
+        job = Submission(agent=agent, input=content, options=options)
+        ending = follow(server, job, None if as_json else agent, result)
+    show(ending, as_json=as_json, output=output)
+
+
+def _runtime_and_agent(where: list[str]) -> tuple[str, str]:
+    """The two arguments; a usage error when one is missing."""
+    if len(where) == 2:
+        return where[0], where[1]
+    with checked("[URL] AGENT"):
+        if len(where) > 2:
+            raise ValueError(f"two arguments are taken, and there are {len(where)}")
+        if where[0].startswith(("ws://", "wss://")):
+            raise ValueError("which agent? Give its name after the URL")
+        if not (url := os.environ.get("ARCP_URL")):
+            raise ValueError(f"which runtime? Give its URL before {where[0]}, or set ARCP_URL")
+    return url, where[0]
 
 
 def _options(

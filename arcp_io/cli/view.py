@@ -32,7 +32,8 @@ class View:
     A bar for progress, tools, and what is left of the budget; on what is no terminal there is none.
     """
 
-    def __init__(self, console: Console, title: str) -> None:
+    def __init__(self, console: Console, title: str, *, ends_with_us: bool = False) -> None:
+        """`ends_with_us`: the runtime ends with this process."""
         self._console = console
         self._progress = Progress(
             SpinnerColumn(),
@@ -48,6 +49,7 @@ class View:
         self._task = self._progress.add_task(
             one_line(title, longest=40), total=None, count="", left="", doing=""
         )
+        self._ends_with_us = ends_with_us
         self._room = max(20, console.width - 75)
         self._streamed = 0
         self._calls: dict[str, str] = {}
@@ -64,6 +66,14 @@ class View:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop()
+
+    def begin(self, job_id: str) -> None:
+        """The job was accepted: its id comes first, whole and on a line of its own."""
+        self.note(f"job {job_id}")
+
+    def result(self, size: int) -> None:
+        """So much of the result has come, in bytes."""
+        self._doing(f"result: {size:,} bytes")
 
     def note(self, text: str, style: str = "bold") -> None:
         """A line of its own."""
@@ -86,12 +96,16 @@ class View:
         elif ending.exit is Exit.EVENTS_LOST:
             self.note(f"success, but some events were lost; {ending.events:,} were received", "bold yellow")
         elif ending.exit is Exit.INTERRUPTED:
-            job = f"left job {ending.job_id} as it is" if ending.job_id else "nothing was submitted"
-            self.note(job, "bold yellow")
+            self.note(self._interrupted(ending), "bold yellow")
         else:
-            error = ending.error or {}
-            what = f"job {ending.job_id} {ending.final_status or 'was lost'}" if ending.job_id else "failed"
-            self.note(f"{what}: {error.get('code')} {error.get('message')}", "bold red")
+            self.note(failed(ending), "bold red")
+
+    def _interrupted(self, ending: Ending) -> str:
+        if ending.job_id is None:
+            return "nothing was submitted"
+        if self._ends_with_us:
+            return f"job {ending.job_id} ended with its runtime"
+        return f"left job {ending.job_id} as it is"
 
     def _show_log(self, body: Mapping[str, Any]) -> None:
         level = _line(body, "level").lower() or "info"
@@ -161,7 +175,7 @@ class View:
 
     def _show_result_chunk(self, body: Mapping[str, Any]) -> None:
         self._streamed += len(str(body.get("data", "")))
-        self._doing(f"result: {self._streamed:,} characters")
+        self.result(self._streamed)
 
     def _stop(self) -> None:
         if self._console.is_terminal:
@@ -184,6 +198,20 @@ _SHOW: Final[Mapping[str, Callable[[View, Mapping[str, Any]], None]]] = {
     EventKind.RESULT_CHUNK: View._show_result_chunk,
 }
 """Event kind (§8.2) -> how it is shown."""
+
+
+def failed(ending: Ending) -> str:
+    """Say in a line how a job failed, or that nothing was submitted."""
+    error = ending.error or {}
+    told = f"{error.get('code')} {error.get('message')}"
+    if ending.job_id is None:
+        return f"failed: {told}"
+    if ending.exit is Exit.OUTPUT:
+        return f"job {ending.job_id} {ending.final_status or 'goes on'}, result not written: {told}"
+    if ending.final_status is None:
+        return f"job {ending.job_id} was lost: {told}"
+    told += "; its agent did not stop, and goes on" if ending.not_stopped else ""
+    return f"job {ending.job_id} {ending.final_status}: {told}"
 
 
 def _line(body: Mapping[str, Any], field: str) -> str:

@@ -61,7 +61,8 @@ def outstanding_in(path: str | os.PathLike[str]) -> list[Outstanding]:
                 opened = open_database(copy, "normal", RECORD_VERSION)
             except (OSError, sqlite3.Error, JournalError) as error:
                 if last:
-                    raise JournalError(f"the journal {os.fspath(path)} cannot be read: {error}") from None
+                    reason = str(error).replace(copy, os.fspath(path))
+                    raise JournalError(f"the journal {os.fspath(path)} cannot be read: {reason}") from None
                 continue
             try:
                 if not opened.dropped or last:

@@ -150,7 +150,7 @@ def test_jobs_are_listed(served: Served) -> None:
         ["broken", "error"],
         ["echo@1.0.0", "success"],
     ]
-    assert "There are more" in shown.stdout
+    assert "There are more: --limit." in shown.stderr
 
 
 def test_what_is_not_there(served: Served) -> None:

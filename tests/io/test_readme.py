@@ -219,7 +219,8 @@ def test_the_command_that_asks_for_a_lease(tmp_path: Path) -> None:
     assert [line[:35] for line in said if line.startswith("tool ")] == ["tool search denied: BUDGET_EXHAUSTE"]
     assert said[-1].endswith(" events; 0.09 USD left")
     assert (without.returncode, without.stdout) == (1, "")
-    assert "PERMISSION_DENIED cost.budget has to name at most 5 USD" in without.stderr
+    refusal = "PERMISSION_DENIED the lease has to name a cost.budget of at most USD:5"
+    assert f"{refusal}: give that amount, or less, with --budget" in without.stderr
 
 
 @pytest.mark.anyio

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from arcp_io.cli.arguments import (
     json_argument,
     lease_argument,
     seconds_argument,
+    size_argument,
     whole_seconds_argument,
 )
 from arcp_io.cli.endings import show
@@ -137,6 +139,11 @@ def test_a_token_in_the_environment_is_not_shown(
         (["serve", "example:app", "--host", "0.0.0.0"], "give --certfile, or --allow-plain"),
         (["serve", "example:app", "--host", "agents.example"], "give --certfile, or --allow-plain"),
         (["serve", "example:app", "--keyfile", "key.pem"], "a key needs --certfile"),
+        (
+            ["serve", "example:app", "--port", "70000"],
+            "--port: a port is a number from 0 to 65535, not 70000",
+        ),
+        (["jobs", "ws://x", "--limit", "0"], "--limit: lists at least one job"),
         (["serve", "example:app", "--path", "arcp"], "--path: a path begins with a slash"),
         (["serve", "example"], "is not of the form module:variable"),
         (["serve", "no_such_module:app"], "there is no module no_such_module"),
@@ -145,6 +152,31 @@ def test_a_token_in_the_environment_is_not_shown(
         (["demo", "--loop", "curio"], "--loop"),
         (["jobs", "ws://x", "--status", "runing"], "--status"),
         (["jobs"], "for URL: which runtime? no session is stored: give URL, or set ARCP_URL"),
+        (["attach", ""], "for JOB: the id of a job is not empty"),
+        (["attach", "", "--url", "ws://x"], "for JOB: the id of a job is not empty"),
+        (["cancel", "", "--url", "ws://x"], "for JOB: the id of a job is not empty"),
+        (["submit", "echo"], "which runtime? Give its URL before echo, or set ARCP_URL"),
+        (["submit", "ws://x"], "which agent? Give its name after the URL"),
+        (["submit", "ws://x", "a", "b"], "two arguments are taken, and there are 3"),
+        (
+            ["submit", "http://x/arcp", "a"],
+            "'http://x/arcp' is not an address such as ws://127.0.0.1:7777/arcp",
+        ),
+        (["jobs", "ws://x:y"], "'ws://x:y' is not an address such as ws://"),
+        (["submit", "ws://agents.example/arcp", "a", "--token", "t"], "use wss://, or --allow-plain"),
+        (
+            ["submit", "ws://x", "a", "--output", "/no/such/file"],
+            "--output: No such file or directory: /no/such",
+        ),
+        (["submit", "ws://x", "a", "--output", "/"], "--output: Is a directory: /"),
+        (
+            ["submit", "ws://x", "a", "--max-result", "much"],
+            "--max-result: 'much' is no size such as 1000, 500MB",
+        ),
+        (
+            ["submit", "wss://x", "a", "--cafile", "/no/ca.pem"],
+            "--cafile: No such file or directory: /no/ca.pem",
+        ),
         (["attach", "job_1"], "for --url: which runtime? no session is stored: give --url URL, or set ARCP_"),
         (["cancel", "job_1"], "for --url: which runtime? no session is stored: give --url URL, or set ARCP_"),
     ],
@@ -289,7 +321,45 @@ def test_trio_must_be_there_for_the_demo_on_trio(
     assert "pip install 'arcp-io[trio]'" in err
 
 
+def test_a_usage_error_is_json_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for words, complaint in [
+        (["submit", "ws://x", "a", "--input", "{", "--json"], "--input: the argument is not JSON"),
+        (["submit", "--json"], "Missing argument"),
+        (["jobs", "--jason", "--json"], "No such option"),
+    ]:
+        code, out, err = run(*words, capsys=capsys)
+        assert code == Exit.USAGE
+        said = json.loads(out)
+        assert said["error"]["code"] == "USAGE"
+        assert complaint in said["error"]["message"]
+        assert complaint in err
+
+
+def test_the_list_of_commands_is_not_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    code, out, _ = run("--help", capsys=capsys)
+    assert code == 0
+    assert "..." not in out.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("command", ["serve", "submit", "attach", "cancel", "jobs", "credentials", "demo"])
+def test_the_help_shows_no_types_of_python(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(command, "--help", capsys=capsys)
+    assert not re.search(r"<\w+|list\[|<=|\bINTEGER\b|\[asyncio\|", out)
+
+
 # Arguments
+
+
+def test_sizes() -> None:
+    for text, size in (("0", 0), ("1000", 1000), ("1k", 1000), ("1.5MiB", 1_572_864), ("2 GB", 2 * 10**9)):
+        assert size_argument(text) == size
+    for text in ("", "-1", "much", "1XB", "1e3"):
+        with pytest.raises(ValueError, match="no size such as"):
+            size_argument(text)
 
 
 def test_json_comes_from_the_argument_a_file_or_stdin(
@@ -375,6 +445,10 @@ def test_moments_are_utc() -> None:
 
 def test_budgets_are_amounts() -> None:
     assert budget_argument(["USD:5", "credits:0.25"]) == ["USD:5", "credits:0.25"]
+    for amount, written in (("usd:5", "USD:5"), ("Usd:0.5", "USD:0.5"), ("Credits:1", "credits:1")):
+        with pytest.raises(ValueError, match=f"write {written}, for currencies are told apart by case"):
+            budget_argument([amount])
+    assert budget_argument(["gpu.hours:2"]) == ["gpu.hours:2"]
     for amount in ("USD", "USD:", ":5", "USD:-5", "USD:5.", "USD:1e3", "USD:5\n"):
         with pytest.raises(ValueError, match="no amount"):
             budget_argument([amount])

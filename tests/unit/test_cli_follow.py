@@ -6,7 +6,7 @@ import io
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ from arcp_io.errors import (
 )
 from arcp_proto.client import Client, ClientConfig
 from arcp_proto.ids import JobId, SessionId
-from arcp_proto.messages import Peer
+from arcp_proto.messages import AgentEntry, Peer
 from arcp_proto.output import Detached, JobLost, SessionLost, Welcomed
 
 BACKENDS = ("asyncio", "trio")
@@ -75,11 +75,12 @@ class MadeUpRuntime:
     stubborn: bool = False
     changes: list[Any] = field(default_factory=list)
     state: str = "attached"
+    agents: Sequence[AgentEntry] = ()
     asked: list[Any] = field(default_factory=list)
 
     @asynccontextmanager
     async def connect(
-        self, url: str, token: str | None, *, store: Any, allow_plain: bool, give_up: int
+        self, url: str, token: str | None, *, store: Any, allow_plain: bool, give_up: int, **options: Any
     ) -> AsyncIterator[MadeUpRuntime]:
         self.asked.append((url, token, store is not None, allow_plain, give_up))
         if self.unreachable is not None:
@@ -130,6 +131,9 @@ class MadeUpJob:
         self.final_status = self._runtime.status
         self.events_received += 1
 
+    def result_stream(self) -> MadeUpResult:
+        return MadeUpResult(self)
+
     async def result(self) -> Any:
         if isinstance(self._runtime.outcome, Exception):
             raise self._runtime.outcome
@@ -143,16 +147,46 @@ class MadeUpJob:
             self._cancelled.set()
 
 
+class MadeUpResult:
+    """The result of a job as a stream: its events, then the outcome as one piece."""
+
+    def __init__(self, job: MadeUpJob) -> None:
+        self._job = job
+        self._events = aiter(job)
+        self.history_cut: HistoryCut | None = None
+        self.content_type: str | None = None
+        self._over = False
+
+    async def next_item(self) -> Any:
+        while not self._over:
+            try:
+                event = await anext(self._events, None)
+            except HistoryCut as cut:
+                self.history_cut = cut
+                self._events = aiter(self._job)
+                continue
+            if event is not None:
+                return event
+            self._over = True
+            outcome = await self._job.result()
+            if outcome is None or isinstance(outcome, str | bytes):
+                return outcome
+            self.content_type = "application/json"
+            return json.dumps(outcome)
+        return None
+
+
 def follow(
     runtime: MadeUpRuntime,
     monkeypatch: pytest.MonkeyPatch,
     backend: str = "asyncio",
     job: Submission | Attachment | Cancellation = JOB,
+    server: Server = SERVER,
 ) -> tuple[Ending, str]:
     monkeypatch.setattr("arcp_io.cli.follow.connect", runtime.connect)
     file = io.StringIO()
-    with View(Console(file=file, width=100), "echo") as view:
-        ending = anyio.run(Following(SERVER, job, view).run, backend=backend)
+    with View(Console(file=file, width=100), "echo", ends_with_us=server.ends_with_us) as view:
+        ending = anyio.run(Following(server, job, view).run, backend=backend)
         view.end(ending)
     return ending, file.getvalue()
 
@@ -167,7 +201,7 @@ def test_success(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     assert ending == Ending(
         exit=Exit.SUCCESS, job_id="job_1", final_status="success", result={"x": 1}, events=3
     )
-    assert shown == "info  hello\nsuccess after 3 events\n"
+    assert shown == "job job_1\ninfo  hello\nsuccess after 3 events\n"
 
 
 @pytest.mark.parametrize(
@@ -215,7 +249,7 @@ def test_ctrl_c_leaves_the_job_after_a_while(monkeypatch: pytest.MonkeyPatch, ba
     monkeypatch.setattr("arcp_io.cli.follow.PATIENCE", 0.05)
     ending, shown = follow(MadeUpRuntime(waits=True, ctrl_c=1), monkeypatch, backend)
     assert (ending.exit, ending.job_id, ending.final_status) == (Exit.INTERRUPTED, "job_1", None)
-    first, last = shown.splitlines()
+    _, first, last = shown.splitlines()
     assert first.startswith("Job job_1 goes on. Ctrl-C again within")
     assert last == "left job job_1 as it is"
 
@@ -257,12 +291,12 @@ def test_a_job_that_ends_meanwhile_has_ended(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_second_ctrl_c_cancels_and_waits_for_the_end(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
-    monkeypatch.setattr("arcp_io.cli.follow.PATIENCE", 0.2)
+    monkeypatch.setattr("arcp_io.cli.follow.PATIENCE", 30)
     runtime = MadeUpRuntime(outcome=JobCancelled("cancelled"), status="cancelled", waits=True, ctrl_c=2)
     ending, shown = follow(runtime, monkeypatch, backend)
     assert (ending.exit, ending.final_status) == (Exit.CANCELLED, "cancelled")
     assert runtime.asked[-1] == "interrupted by the user"
-    assert shown.splitlines()[1] == "Cancelling; Ctrl-C again leaves the job as it is."
+    assert shown.splitlines()[2] == "Cancelling; Ctrl-C again leaves the job as it is."
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -299,7 +333,7 @@ def test_a_job_that_was_left_is_followed(monkeypatch: pytest.MonkeyPatch, backen
     ending, shown = follow(runtime, monkeypatch, backend, Attachment(job_id="job_1"))
     assert (ending.exit, ending.result, ending.events) == (Exit.SUCCESS, 1, 2)
     assert runtime.asked[-1] == ("attach", "job_1")
-    assert shown.startswith("info  hello\n")
+    assert shown.startswith("job job_1\ninfo  hello\n")
 
 
 def test_events_that_are_gone_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +344,7 @@ def test_events_that_are_gone_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ending.exit, ending.events, ending.result) == (Exit.EVENTS_LOST, 3, 1)
     assert ending.events_lost == ({"last_seq": 1, "history_from": 3},)
     assert shown.splitlines()[-1] == "success, but some events were lost; 3 were received"
-    assert shown.splitlines()[:3] == [
+    assert shown.splitlines()[1:4] == [
         "info  hello",
         "Of job job_1 events behind number 1 are gone.",
         "info  hello",
@@ -340,6 +374,7 @@ def test_what_becomes_of_the_session_is_told(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("arcp_io.cli.follow.PATIENCE", 0.05)
     _, shown = follow(MadeUpRuntime(waits=True, ctrl_c=1, changes=changes), monkeypatch)
     assert [line for line in shown.splitlines() if "job_1 goes on" not in line][:-1] == [
+        "job job_1",
         "The connection was cut (nothing was heard ); resuming.",
         "The connection was cut (HEARTBEAT_LOST); resuming.",
         "Resumed.",
@@ -468,13 +503,70 @@ def test_json_is_one_object_and_nothing_else(
     assert "\x1b" not in out
 
 
-def test_text_is_printed_as_text_without_escapes(
+TEXT = "line\r\n" * 1000 + "\x1b[31mé"
+
+
+def test_a_terminal_shows_text_without_escapes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = "line\n" * 1000 + "\x1b[31mé"
-    assert (
-        submit(MadeUpRuntime(outcome=text), monkeypatch=monkeypatch, capsys=capsys)[1]
-        == "line\n" * 1000 + "é\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    _, out, _ = submit(MadeUpRuntime(outcome=TEXT), monkeypatch=monkeypatch, capsys=capsys)
+    assert out == "line\n" * 1000 + "é\n"
+
+
+def test_a_pipe_gets_text_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.setattr("arcp_io.cli.follow.connect", MadeUpRuntime(outcome=TEXT).connect)
+    assert main(["submit", "ws://127.0.0.1:1/arcp", "echo"]) == 0
+    assert capfdbinary.readouterr().out == TEXT.encode()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_runtime_that_ends_with_the_process_leaves_no_job(
+    monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    server = Server(url="ws://127.0.0.1:1/arcp", token=None, ends_with_us=True)
+    cancelled = MadeUpRuntime(outcome=JobCancelled("x"), status="cancelled", waits=True, ctrl_c=1)
+    ending, shown = follow(cancelled, monkeypatch, backend, server=server)
+    assert (ending.exit, ending.final_status) == (Exit.CANCELLED, "cancelled")
+    assert "The runtime ends with this process: cancelling the job." in shown
+    assert "goes on" not in shown and "attach" not in shown
+    ending, shown = follow(
+        MadeUpRuntime(waits=True, ctrl_c=2, stubborn=True), monkeypatch, backend, server=server
+    )
+    assert ending.exit is Exit.INTERRUPTED
+    assert shown.splitlines()[-1] == "job job_1 ended with its runtime"
+
+
+def test_a_slow_connection_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arcp_io.cli.follow.SLOW", 0.01)
+
+    class Slow(MadeUpRuntime):
+        @asynccontextmanager
+        async def connect(self, *words: Any, **options: Any) -> AsyncIterator[MadeUpRuntime]:
+            await anyio.sleep(0.2)
+            yield self
+
+    _, shown = follow(Slow(), monkeypatch)
+    assert shown.splitlines()[0] == "Connecting to ws://127.0.0.1:1/arcp ..."
+
+
+def test_an_agent_that_did_not_stop_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal = JobCancelled("cancelled", details={"stopped": False})
+
+    def runtime() -> MadeUpRuntime:
+        return MadeUpRuntime(outcome=refusal, status="cancelled", waits=True)
+
+    _, shown = follow(runtime(), monkeypatch, job=Cancellation(job_id="job_1", reason=""))
+    assert "its agent did not stop, and goes on" in shown
+    monkeypatch.setattr("arcp_io.cli.follow.connect", runtime().connect)
+    assert main(["cancel", "job_1", "--url", "ws://127.0.0.1:1/arcp"]) == Exit.NOT_STOPPED
+    assert capsys.readouterr() == (
+        "job job_1 cancelled\n",
+        "its agent did not stop in its grace, and goes on in the runtime\n",
     )
 
 

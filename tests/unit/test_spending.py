@@ -359,7 +359,7 @@ def test_a_refused_reservation_says_what_is_left() -> None:
     gate = budget("USD:1.00")
     with pytest.raises(Denied) as denied:
         gate.runtime.reserve(gate.id, "USD", "1.01", now=gate.world.now)
-    assert str(denied.value) == "1 USD are left and not reserved, and 1.01 are not"
+    assert str(denied.value) == "1.01 USD are asked for, and only 1 are left and not reserved"
     assert denied.value.details == {"capability": "cost.budget", "target": "USD"}
     gate.world.take()
     assert gate.job.holds == {}
