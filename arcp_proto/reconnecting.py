@@ -52,7 +52,10 @@ class Reconnecting:
         self.attempt = 0
         """Of the last Dial."""
         self.earlier = False
-        """Ask for one number more than is needed: some runtimes refuse a cursor at the end of their log."""
+        """Whether the next resume asks for the last event once more, which is then dropped as a copy.
+
+        Some runtimes refuse the cursor of a client that has everything, so refused resumes alternate.
+        """
         self.code = self.reason = ""
         """Why the fate is what it is."""
         self.heard = True
@@ -148,13 +151,11 @@ class Reconnecting:
     ) -> None:
         if self._refused_at is None:
             self._refused_at = now
-        if details.get("final") is True or self.earlier:
+        patience = (REFUSAL_INTERVALS * heartbeat_sec + CLOSING_SEC) * SECOND
+        if details.get("final") is True or now - self._refused_at >= patience:
             self._end(Fate.LOST, code, message)
-        elif now - self._refused_at >= (REFUSAL_INTERVALS * heartbeat_sec + CLOSING_SEC) * SECOND:
-            if cursor > 0:
-                self.earlier = True
-            else:
-                self._end(Fate.LOST, code, message)
+        else:
+            self.earlier = cursor > 0 and not self.earlier
 
     def _end(self, fate: Fate, code: str, reason: str) -> None:
         self.fate, self.code, self.reason = fate, str(code), reason

@@ -47,10 +47,19 @@ class FakeSession:
 class FakeRuntime:
     """Takes and gives frames, one connection at a time; `replies` and `repeats` say how it resumes.
 
-    With `repeats` it replays that many numbers more than were asked for.
+    With `repeats` it replays that many numbers more than were asked for. With `refuses_the_end` it refuses a
+    resume that misses nothing, as long as its log holds an event.
     """
 
-    def __init__(self, *, replies: bool = True, repeats: int = 0, features: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        replies: bool = True,
+        repeats: int = 0,
+        features: list[str] | None = None,
+        refuses_the_end: bool = False,
+    ) -> None:
+        self.refuses_the_end = refuses_the_end
         self.replies = replies
         self.repeats = repeats
         self.features = FEATURES if features is None else features
@@ -132,6 +141,10 @@ class FakeRuntime:
                 send(self._frame("session.error", payload))
                 return
             assert last <= found.last
+            if self.refuses_the_end and 0 < last == found.last:
+                self.refused_resumes += 1
+                send(self._frame("session.error", {"code": "RESUME_WINDOW_EXPIRED", "message": "the end"}))
+                return
             session = found
         self.current = session
         session.out = send

@@ -298,6 +298,17 @@ def test_a_runtime_that_does_not(steps: list[tuple[str, Any]], repeats: int) -> 
 
 
 @settings(max_examples=examples(200), deadline=None)
+@given(STEPS, st.sampled_from([0, 1, 100]))
+def test_a_runtime_that_refuses_a_resume_that_misses_nothing(
+    steps: list[tuple[str, Any]], repeats: int
+) -> None:
+    wire = Wire(FakeRuntime(refuses_the_end=True, repeats=repeats))
+    play(wire, steps)
+    check(wire)
+    assert not any(isinstance(event, SessionLost | JobLost) for event in wire.events)
+
+
+@settings(max_examples=examples(200), deadline=None)
 @given(STEPS, st.booleans())
 def test_a_runtime_that_loses_sessions(steps: list[tuple[str, Any]], replies: bool) -> None:
     wire = Wire(FakeRuntime(replies=replies))

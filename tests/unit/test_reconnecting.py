@@ -85,30 +85,37 @@ def test_a_final_refusal_is_final_at_once(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", ["RESUME_WINDOW_EXPIRED", "PERMISSION_DENIED"])
-def test_others_are_for_three_heartbeat_intervals_and_a_bit_and_one_number_less(code: str) -> None:
+def test_another_refusal_is_final_after_three_heartbeat_intervals_and_15_seconds(code: str) -> None:
     one = reconnecting()
     for second in (0, 1, 44.9):
         assert refused(one, code, now=Time(NOW + int(second * SECOND))) is Fate.AGAIN
-        assert not one.earlier
-    assert refused(one, code, now=Time(NOW + 45 * SECOND)) is Fate.AGAIN
-    assert one.earlier
-    assert refused(one, code, now=Time(NOW + 46 * SECOND)) is Fate.LOST
+    assert refused(one, code, now=Time(NOW + 45 * SECOND)) is Fate.LOST
+
+
+@pytest.mark.parametrize("code", ["RESUME_WINDOW_EXPIRED", "PERMISSION_DENIED"])
+def test_refused_resumes_alternate_between_the_cursor_and_the_one_before_it(code: str) -> None:
+    one = reconnecting()
+    asked_earlier = []
+    for _ in range(4):
+        asked_earlier.append(one.earlier)
+        refused(one, code)
+    assert asked_earlier == [False, True, False, True]
 
 
 def test_there_is_no_number_less_than_none() -> None:
     one = reconnecting()
     refused(one, "RESUME_WINDOW_EXPIRED", cursor=0)
+    assert not one.earlier
     later = Time(NOW + 45 * SECOND)
     assert refused(one, "RESUME_WINDOW_EXPIRED", cursor=0, now=later) is Fate.LOST
 
 
 def test_an_unknown_heartbeat_interval_is_thirty_seconds() -> None:
     one = reconnecting()
-    refused(one, "RESUME_WINDOW_EXPIRED", heartbeat_sec=None)
-    refused(one, "RESUME_WINDOW_EXPIRED", heartbeat_sec=None, now=Time(NOW + 104 * SECOND))
-    assert not one.earlier
-    refused(one, "RESUME_WINDOW_EXPIRED", heartbeat_sec=None, now=Time(NOW + 105 * SECOND))
-    assert one.earlier
+    code = "RESUME_WINDOW_EXPIRED"
+    refused(one, code, heartbeat_sec=None)
+    assert refused(one, code, heartbeat_sec=None, now=Time(NOW + 104 * SECOND)) is Fate.AGAIN
+    assert refused(one, code, heartbeat_sec=None, now=Time(NOW + 105 * SECOND)) is Fate.LOST
 
 
 def test_a_welcome_forgets_what_was_refused() -> None:
@@ -117,8 +124,8 @@ def test_a_welcome_forgets_what_was_refused() -> None:
     refused(one, "UNAUTHENTICATED")
     refused(one, "UNAUTHENTICATED")
     one.welcomed(NOW)
-    refused(one, "RESUME_WINDOW_EXPIRED", now=Time(NOW + 60 * SECOND))
     assert not one.earlier
+    assert refused(one, "RESUME_WINDOW_EXPIRED", now=Time(NOW + 60 * SECOND)) is Fate.AGAIN
     assert refused(one, "UNAUTHENTICATED") is Fate.AGAIN
 
 
