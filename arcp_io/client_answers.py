@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import anyio
 import anyio.lowlevel
@@ -11,8 +11,9 @@ from arcp_proto.errors import ErrorCode
 from arcp_proto.ids import RequestId
 from arcp_proto.output import ConnectionEnded, RequestRefused
 from arcp_proto.output import JobLost as JobLostEvent
+from arcp_proto.resuming import NOT_NEGOTIATED
 
-from .errors import ArcpError, ConnectionLost, HeartbeatLost, JobLost, error_for
+from .errors import ArcpError, ConnectionLost, HeartbeatLost, JobLost, LocalProtocolError, error_for
 
 __all__ = ["Answer", "Answers", "again", "job_loss_of", "loss_of", "refusal_of"]
 
@@ -24,6 +25,10 @@ ENDED_BY: Final = {
 """Who ended a connection -> what became of it."""
 
 
+Failure: TypeAlias = ArcpError | LocalProtocolError
+"""What the caller of a request may get in place of its answer."""
+
+
 class Answer:
     """A value or an error, which comes once."""
 
@@ -33,7 +38,7 @@ class Answer:
         """There when a task waits."""
         self.value: Any = None
         """None as long as there is none."""
-        self._error: ArcpError | None = None
+        self._error: Failure | None = None
 
     def give(self, value: Any) -> None:
         """Here it is."""
@@ -41,7 +46,7 @@ class Answer:
             self.value = value
             self._arrive()
 
-    def refuse(self, error: ArcpError) -> None:
+    def refuse(self, error: Failure) -> None:
         """There will be none."""
         if not self._came:
             self._error = error
@@ -55,6 +60,8 @@ class Answer:
             if self._arrival is None:
                 self._arrival = anyio.Event()
             await self._arrival.wait()
+        if isinstance(self._error, LocalProtocolError):
+            raise LocalProtocolError(*self._error.args)
         if self._error is not None:
             raise again(self._error)
         return self.value
@@ -92,7 +99,7 @@ class Answers:
         if request_id is not None and (answer := self._waiting.get(request_id)) is not None:
             answer.give(value)
 
-    def refuse(self, request_id: RequestId, error: ArcpError) -> None:
+    def refuse(self, request_id: RequestId, error: Failure) -> None:
         """A refusal has come; that nobody waits for it is fine."""
         if (answer := self._waiting.get(request_id)) is not None:
             answer.refuse(error)
@@ -116,8 +123,10 @@ def again(error: ArcpError) -> ArcpError:
     return copy
 
 
-def refusal_of(event: RequestRefused) -> ArcpError:
-    """What the caller of a refused request gets (§12)."""
+def refusal_of(event: RequestRefused) -> Failure:
+    """What the caller of a refused request gets (§12): of one that could not be sent, what sending raises."""
+    if event.code == NOT_NEGOTIATED:
+        return LocalProtocolError(event.message)
     return error_for(
         event.code, event.message, retryable=event.retryable, details=event.details, job_id=event.job_id
     )

@@ -156,7 +156,8 @@ class Session:
 
         `budget` is one amount such as USD:5, or several; `expires_at`, of the lease, is a time in UTC or a
         time from now; `max_runtime` is in seconds. Raises the ArcpError of the refusal's code (§12),
-        ConnectionLost, and LocalProtocolError for what cannot be sent.
+        ConnectionLost, and LocalProtocolError for what cannot be sent: a budget, an expiry, models or a
+        version of the agent too, when the runtime did not negotiate to enforce them (§6.2).
         """
         lease_request = with_budget(lease, budget)
         expiry = moment(expires_at, self._clock.unix())

@@ -15,6 +15,7 @@ from .budget import COST_BUDGET, shown
 from .errors import Denied, ErrorCode
 from .ids import SECOND, Time
 from .job import Job
+from .lease import MODEL_USE
 from .limits import MAX_TARGET_BYTES
 from .machine import cut
 from .records import LeaseEnded
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 NET_FETCH: Final = "net.fetch"
 TOOL_CALL: Final = "tool.call"
-MODEL_USE: Final = "model.use"
 GRACE_SEC: Final = 1
 """From the end of a lease until its job is stopped, whatever it does (§14)."""
 LOOK_SEC: Final = 10

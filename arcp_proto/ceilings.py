@@ -14,7 +14,7 @@ from .errors import ErrorCode, LocalProtocolError, Refusal
 from .grants import Grants
 from .ids import SECOND, Principal, Time
 from .inventory import qualified
-from .lease import parse_lease
+from .lease import MODEL_USE, parse_lease
 from .limits import MAX_RUNTIME_SEC
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 EVERYBODY: Final = "*"
-MODEL_USE: Final = "model.use"
 
 
 class Ceiling(msgspec.Struct, frozen=True, kw_only=True):

@@ -182,15 +182,18 @@ class Client(Machine):
         """Ask for a job (§7.1); `JobAccepted` or `RequestRefused` answers.
 
         `expires_at` bounds the lease. Raises LocalProtocolError without a session, for what JSON cannot say
-        or a frame cannot hold, and when too much is unanswered or unfinished. While the session is detached
-        it waits. One without a key whose answer was lost with its connection is refused as CONNECTION_LOST,
-        unless the runtime repeats its answers.
+        or a frame cannot hold, when too much is unanswered or unfinished, and for a budget, an expiry, models
+        or a version of the agent whose feature the runtime did not negotiate (§6.2): nobody would enforce it.
+        While the session is detached the submit waits; if the runtime that is found then did not negotiate
+        such a feature, it is refused as NOT_NEGOTIATED and not sent. One without a key whose answer was lost
+        with its connection is refused as CONNECTION_LOST, unless the runtime repeats its answers.
         """
         session = self._asking(following=1)
         trace_id, extensions = commands.trace(traceparent, tracestate)
         minted = trace_id is None
         terms = (lease_request, expires_at, idempotency_key, max_runtime_sec)
         message = commands.submit(agent, input, *terms)
+        commands.check_negotiated(session, message)
         size = commands.check_size(self, session, message, extensions=extensions)
         self.enter(now, "submit", agent, input, *terms, traceparent, tracestate)
         request = Outstanding(
@@ -224,8 +227,9 @@ class Client(Machine):
         `Subscribed` or `RequestRefused` answers. Raises LocalProtocolError without a session, when the
         runtime does not offer it, and when too much is unanswered or followed.
         """
-        session = self._asking(RequestKind.SUBSCRIBE, following=1)
+        session = self._asking(following=1)
         message = commands.subscribe(job_id, from_event_seq, history)
+        commands.check_negotiated(session, message)
         size = commands.check_size(self, session, message, job_id)
         self.enter(now, "subscribe", job_id, from_event_seq, history)
         session.unwanted.pop(job_id, None)
@@ -259,9 +263,10 @@ class Client(Machine):
         `JobsListed` or `RequestRefused` answers. Raises LocalProtocolError without a session, when the
         runtime does not offer it, and when too much is unanswered.
         """
-        session = self._asking(RequestKind.LIST)
+        session = self._asking()
         which = (status, agent, created_after, created_before, limit, cursor)
         message = commands.list_jobs(*which)
+        commands.check_negotiated(session, message)
         size = commands.check_size(self, session, message)
         self.enter(now, "list_jobs", *which)
         return self._ask(self._about(RequestKind.LIST, None, message, size))
@@ -453,7 +458,7 @@ class Client(Machine):
             at = Time(self.now + self.config.close_wait_sec * SECOND)
             self.timers.arm(TimerKind.CLOSE, connection.number, at)
 
-    def _asking(self, kind: RequestKind | None = None, following: int = 0) -> ClientSession:
+    def _asking(self, following: int = 0) -> ClientSession:
         """The session in which something can be asked for, that makes it follow so many more jobs."""
         session = self.session
         if session is None or self.left:
@@ -464,9 +469,6 @@ class Client(Machine):
             raise LocalProtocolError(f"{self.limits.requests} requests wait for their answers")
         if following and len(session.jobs) + len(session.requests) >= self.limits.running_jobs:
             raise LocalProtocolError(f"{self.limits.running_jobs} jobs are unfinished")
-        needed = None if kind is None else resuming.NEEDS.get(kind)
-        if needed is not None and session.features is not None and needed not in session.features:
-            raise LocalProtocolError(f"the runtime does not offer {needed}")
         return session
 
     def _about(

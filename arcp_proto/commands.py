@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from . import messages, wire
+from .budget import COST_BUDGET
 from .errors import LocalProtocolError
 from .ids import JobId
+from .lease import MODEL_USE
 from .limits import MAX_TOKEN_LENGTH
 from .machine import cut
 from .secret import Secret
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 
 MAX_SEQ: Final = 2**63 - 1
 """The highest number that peers can hold."""
+
+NEEDS: Final[Mapping[type[msgspec.Struct], str]] = {
+    messages.Subscribe: "subscribe",
+    messages.ListJobs: "list_jobs",
+}
+"""The feature that a request needs as such (§6.2); what a submit needs depends on what it asks for."""
 
 
 def hello(
@@ -104,6 +112,47 @@ def trace(traceparent: str | None, tracestate: str | None) -> tuple[str | None, 
     if context.tracestate is not None:
         carrier["tracestate"] = context.tracestate
     return context.trace_id, wire.encode_checked({EXTENSION: carrier})
+
+
+def check_negotiated(session: ClientSession, message: msgspec.Struct) -> None:
+    """Raise LocalProtocolError for a request that the runtime of a session did not negotiate (§6.2).
+
+    Before the first welcome nothing is known; such a request waits, and is looked at before it is sent.
+    """
+    if session.features is not None and (reason := not_negotiated(message, session.features)):
+        raise LocalProtocolError(reason)
+
+
+def not_negotiated(message: msgspec.Struct, negotiated: frozenset[str]) -> str | None:
+    """Return why a request cannot go to a runtime with these features (§6.2); None if it can.
+
+    A runtime need not enforce a bound whose feature it did not negotiate, and does not say so.
+    """
+    if isinstance(message, messages.Submit):
+        for feature, consequence in _bounds(message):
+            if feature not in negotiated:
+                return (
+                    f"the runtime did not negotiate {feature}, so {consequence};"
+                    " submit without it, or to a runtime that offers it"
+                )
+        return None
+    needed = NEEDS.get(type(message))
+    return None if needed is None or needed in negotiated else f"the runtime does not offer {needed}"
+
+
+def _bounds(submit: messages.Submit) -> Iterator[tuple[str, str]]:
+    """The features that a submit uses, each with what would not be held to without it."""
+    agent, at, version = submit.agent.partition("@")
+    if at:
+        yield "agent_versions", f"another version of {agent} than {version} may run"
+    lease = submit.lease_request or {}
+    if COST_BUDGET in lease:
+        yield COST_BUDGET, f"the budget {', '.join(lease[COST_BUDGET])} would not be enforced"
+    constraints = submit.lease_constraints
+    if constraints is not None and constraints.expires_at is not None:
+        yield "lease_expires_at", f"the end of the lease at {constraints.expires_at} would not be enforced"
+    if MODEL_USE in lease:
+        yield MODEL_USE, f"the models {', '.join(lease[MODEL_USE])} would not be enforced"
 
 
 def check_size(

@@ -10,7 +10,6 @@ import msgspec
 
 from . import authority, caps, ceilings, delivering, spending, submitting, wire
 from .audit import note
-from .authority import MODEL_USE
 from .budget import COST_BUDGET, parse_budget
 from .errors import Denied, ErrorCode, LocalProtocolError, Refusal
 from .events import Delegate, EventKind, encode_body
@@ -18,7 +17,7 @@ from .grants import Grants
 from .ids import JobId, Time, ulid
 from .inventory import qualified
 from .job import Job, Terms
-from .lease import parse_expiry, parse_lease
+from .lease import MODEL_USE, parse_expiry, parse_lease
 from .messages import Lease
 from .records import Delegated
 

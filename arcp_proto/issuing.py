@@ -26,6 +26,7 @@ from .credentials import (
 from .errors import ErrorCode, LocalProtocolError, Refusal
 from .ids import SECOND, JobId, Principal, SessionId, Time, ulid
 from .job import Job, Terms
+from .lease import MODEL_USE
 from .output import CredentialRotated, IssueCredentials
 from .records import CredentialIssued, CredentialRequested, CredentialRevoked
 from .records import CredentialRotated as RotatedRecord
@@ -117,7 +118,7 @@ def check_withheld(session: Session, lease: Mapping[str, Sequence[str]]) -> None
 
     The job could not call a model: its agent would run, and do nothing.
     """
-    if session.withheld and lease.get(authority.MODEL_USE):
+    if session.withheld and lease.get(MODEL_USE):
         details = {"feature": FEATURE}
         message = f"the lease names models, and {session.withheld}"
         raise Refusal(ErrorCode.PERMISSION_DENIED, message, details=details)
@@ -131,7 +132,7 @@ def needs(runtime: Runtime, job: Job) -> bool:
 def for_submit(runtime: Runtime, turn: turns.Turn, terms: Terms) -> None:
     """Ask for what a submit needs before it is answered."""
     turn.terms = terms
-    any_model = not runtime.config.models_required and authority.MODEL_USE not in terms.lease
+    any_model = not runtime.config.models_required and MODEL_USE not in terms.lease
     turn.alias = _ask(runtime, terms, parse_budget(terms.lease), turn, any_model=any_model)
     runtime.issuing.submits[terms.principal] += 1
     turn.counts = True

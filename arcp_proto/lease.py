@@ -18,6 +18,8 @@ from .messages import Lease
 from .nothing import NOTHING
 from .times import parse_utc
 
+MODEL_USE: Final = "model.use"
+"""The namespace of the models that a job may use (§9.7)."""
 RESERVED: Final = (
     "fs.read",
     "fs.write",
@@ -25,7 +27,7 @@ RESERVED: Final = (
     "tool.call",
     "agent.delegate",
     COST_BUDGET,
-    "model.use",
+    MODEL_USE,
 )
 """The namespaces of §9.2; others are `x-vendor.` and printable ASCII without spaces."""
 

@@ -149,10 +149,12 @@ class Reconnecting:
     def _resume_refused(
         self, code: str, message: str, details: Mapping[str, Any], cursor: int, heartbeat_sec: int, now: Time
     ) -> None:
+        first = self._refused_at is None
         if self._refused_at is None:
             self._refused_at = now
         patience = (REFUSAL_INTERVALS * heartbeat_sec + CLOSING_SEC) * SECOND
-        if details.get("final") is True or now - self._refused_at >= patience:
+        both_refused = cursor == 0 or not first
+        if details.get("final") is True or (both_refused and now - self._refused_at >= patience):
             self._end(Fate.LOST, code, message)
         else:
             self.earlier = cursor > 0 and not self.earlier

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import messages, recovery
+from . import commands, messages, recovery
 from .client_session import ClientSession
 from .connection import Connection
 from .errors import ErrorCode
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 CONNECTION_LOST = "CONNECTION_LOST"
 """The code of a request that may have been carried out, or not: its answer will not come. It is ours."""
 
-NEEDS = {RequestKind.SUBSCRIBE: "subscribe", RequestKind.LIST: "list_jobs"}
-"""The feature that a request needs (§6.2)."""
+NOT_NEGOTIATED = "NOT_NEGOTIATED"
+"""The code of a request that waited for a runtime which did not negotiate its feature (§6.2). It is ours."""
 
 
 def resume_of(client: Client, session: ClientSession | None) -> messages.Resume | None:
@@ -179,13 +179,14 @@ def close(client: Client, session: ClientSession, reason: str) -> None:
 
 
 def _send(client: Client, connection: Connection, session: ClientSession, request: Outstanding) -> None:
-    """Send a request, now that the session is attached; one that cannot be sent there is refused."""
-    needed, message = NEEDS.get(request.kind), request.message
-    if message is None or (needed is not None and needed not in (session.features or ())):
+    """Send a request, now that the session is attached; one that its runtime did not negotiate is refused."""
+    message = found(request.message, "a request that waits has its message")
+    reason = commands.not_negotiated(message, session.features or frozenset())
+    if reason is None:
+        transmit(connection, request)
+    else:
         session.requests.take(request.id)
-        _refuse(client, request, ErrorCode.INVALID_REQUEST.value, f"the runtime does not offer {needed}")
-        return
-    transmit(connection, request)
+        _refuse(client, request, NOT_NEGOTIATED, reason)
 
 
 def transmit(connection: Connection, request: Outstanding) -> None:

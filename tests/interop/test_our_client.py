@@ -17,6 +17,7 @@ import pytest
 from arcp._messages.session import SessionByePayload
 from arcp._ulid import new_envelope_id
 
+from arcp_io import sync
 from arcp_io.client import Session, connect
 from arcp_io.client_job import Job
 from arcp_io.errors import (
@@ -31,6 +32,7 @@ from arcp_io.errors import (
     JobCancelled,
     JobTimedOut,
     LeaseExpired,
+    LocalProtocolError,
     PermissionDenied,
     Unauthenticated,
 )
@@ -468,3 +470,30 @@ async def command_line(state: Path, arguments: list[str]) -> subprocess.Complete
     command = [sys.executable, "-c", "import sys; from arcp_io.cli import main; sys.exit(main())", *arguments]
     environment = {**os.environ, "ARCP_TOKEN": TOKEN, "XDG_STATE_HOME": str(state)}
     return await anyio.run_process(command, check=False, cwd=ROOT, env=environment)
+
+
+# What they did not negotiate.
+
+
+async def test_models_that_they_would_not_enforce_are_not_sent() -> None:
+    async with session_with_theirs() as (session, host):
+        with pytest.raises(LocalProtocolError, match=r"did not negotiate model\.use.*tier-fast"):
+            await session.submit("echo", lease={"model.use": ["tier-fast/*"]})
+        assert await (await session.submit("echo", 1)).result() == 1
+        submits = [frame for frame in host.wire.received if frame["type"] == "job.submit"]
+        assert [frame["payload"]["input"] for frame in submits] == [1]
+
+
+async def test_the_blocking_client_and_the_command_line_say_so_too(tmp_path: Path) -> None:
+    async with their_runtime() as host:
+
+        def blocking() -> str:
+            with sync.connect(host.url, TOKEN) as session, pytest.raises(LocalProtocolError) as raised:
+                session.submit("echo", lease={"model.use": ["tier-fast/*"]})
+            return str(raised.value)
+
+        assert "did not negotiate model.use" in await anyio.to_thread.run_sync(blocking)
+        lease = ["--lease", "model.use=tier-fast/*", "--no-store"]
+        done = await command_line(tmp_path, ["submit", host.url, "echo", *lease])
+        assert done.returncode == 2
+        assert b"did not negotiate model.use" in done.stderr + done.stdout

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
-from arcp_io.client_answers import job_loss_of, loss_of
-from arcp_io.errors import ConnectionLost, HeartbeatLost
+from arcp_io.client_answers import Answer, job_loss_of, loss_of, refusal_of
+from arcp_io.errors import ConnectionLost, HeartbeatLost, LocalProtocolError
 from arcp_proto.client import Client, ClientConfig
-from arcp_proto.ids import JobId
-from arcp_proto.output import ConnectionEnded, JobLost
+from arcp_proto.ids import JobId, RequestId
+from arcp_proto.output import ConnectionEnded, JobLost, RequestRefused
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,21 @@ def test_a_lost_connection_says_who_ended_it(
     connection = Client(ClientConfig(), seed=bytes(32), now=0, unix=0).connect(None, now=0)
     error = loss_of(ConnectionEnded(connection, who, code, reason))
     assert (type(error), error.message) == (kind, message)
+
+
+def test_a_request_that_could_not_be_sent_raises_what_sending_raises() -> None:
+    error = refusal_of(RequestRefused(RequestId("r"), "NOT_NEGOTIATED", "why", False, None, {}))
+    assert type(error) is LocalProtocolError
+    assert str(error) == "why"
+
+
+def test_every_caller_gets_an_error_of_its_own() -> None:
+    answer = Answer()
+    error = LocalProtocolError("why")
+    answer.refuse(error)
+    with pytest.raises(LocalProtocolError, match="why") as raised:
+        anyio.run(answer.wait)
+    assert raised.value is not error
 
 
 HIDDEN = (

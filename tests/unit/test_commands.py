@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -13,7 +13,7 @@ from arcp_proto.ids import JobId
 from arcp_proto.output import JobsListed, RequestRefused, Subscribed
 from arcp_proto.secret import Secret
 
-from .scripted_runtime import JOB, ScriptedRuntime
+from .scripted_runtime import FEATURES, JOB, ScriptedRuntime
 
 PEER = messages.Peer("me", "1")
 
@@ -158,6 +158,74 @@ def test_jobs_that_are_followed_are_bounded(runtime: ScriptedRuntime) -> None:
         runtime.client.subscribe(JOB, now=runtime.now)
     runtime.cancel()
     runtime.client.list_jobs(now=runtime.now)
+
+
+EXPIRES: Final = "2099-01-01T00:00:00Z"
+BOUNDS: Final = [
+    ("cost.budget", {"lease_request": {"cost.budget": ["USD:5", "EUR:1"]}}, "the budget USD:5, EUR:1"),
+    ("lease_expires_at", {"expires_at": EXPIRES}, f"the end of the lease at {EXPIRES}"),
+    ("model.use", {"lease_request": {"model.use": ["tier-fast/*"]}}, "the models tier-fast/*"),
+    ("agent_versions", {"agent": "echo@1.0.0"}, "another version of echo than 1.0.0"),
+]
+"""A feature, what uses it in a submit, and what nobody would hold to without it."""
+
+
+@pytest.mark.parametrize(("feature", "options", "consequence"), BOUNDS)
+def test_a_bound_that_nobody_would_enforce_is_not_sent(
+    feature: str, options: dict[str, Any], consequence: str
+) -> None:
+    runtime = ScriptedRuntime(ClientConfig())
+    runtime.welcome(*(name for name in FEATURES if name != feature))
+    asked = runtime.client.session.requests.asked if runtime.client.session else None
+    with pytest.raises(LocalProtocolError) as raised:
+        runtime.submit(**options)
+    assert feature in str(raised.value)
+    assert consequence in str(raised.value)
+    runtime.take()
+    assert runtime.sent("job.submit") == []
+    assert runtime.client.session is not None and runtime.client.session.requests.asked == asked
+    runtime.submit("echo", lease_request={"tool.call": ["search"]})
+    assert len(runtime.sent("job.submit")) == 1
+
+
+@pytest.mark.parametrize(("feature", "options", "consequence"), BOUNDS)
+def test_a_bound_that_was_negotiated_is_sent(feature: str, options: dict[str, Any], consequence: str) -> None:
+    runtime = ScriptedRuntime(ClientConfig())
+    runtime.welcome(feature)
+    runtime.submit(**options)
+    assert len(runtime.sent("job.submit")) == 1
+
+
+@pytest.mark.parametrize(("feature", "options", "consequence"), BOUNDS)
+def test_a_submit_that_waits_is_not_sent_to_a_runtime_with_fewer_features(
+    feature: str, options: dict[str, Any], consequence: str
+) -> None:
+    """A session is lost, and the one in its place is opened at a runtime that enforces less."""
+    runtime = ScriptedRuntime(ClientConfig())
+    runtime.welcome()
+    runtime.drop()
+    request_id = runtime.submit(**options)
+    keyed = runtime.submit(idempotency_key="k", **options)
+    _, _, *refused = runtime.reconnect("subscribe", session_id="sess_2")
+    assert [event.request_id for event in refused if isinstance(event, RequestRefused)] == [request_id, keyed]
+    for event in refused:
+        assert isinstance(event, RequestRefused)
+        assert (event.code, event.retryable) == ("NOT_NEGOTIATED", False)
+        assert feature in event.message and consequence in event.message
+    assert runtime.sent("job.submit") == []
+
+
+@pytest.mark.parametrize(("feature", "options", "consequence"), BOUNDS)
+def test_a_submit_with_a_key_is_not_sent_again_to_a_runtime_with_fewer_features(
+    feature: str, options: dict[str, Any], consequence: str
+) -> None:
+    runtime = ScriptedRuntime(ClientConfig())
+    runtime.welcome()
+    keyed = runtime.submit(idempotency_key="k", **options)
+    *_, refused = runtime.reconnect("subscribe", session_id="sess_2")
+    assert isinstance(refused, RequestRefused)
+    assert (refused.request_id, refused.code) == (keyed, "NOT_NEGOTIATED")
+    assert len(runtime.sent("job.submit")) == 1
 
 
 def test_what_was_not_negotiated_cannot_be_asked_for() -> None:
