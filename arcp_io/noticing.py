@@ -48,14 +48,23 @@ class Refusals:
         if refusal is None:
             return
         field, line = refusal
-        kind, now = f"{fact.what} {fact.facts[field]}", self._now()
-        left_out = self._left_out.get(kind, 0) + fact.facts.get("untold", 0)
+        fields = {name: _plain(str(value)) for name, value in fact.facts.items()}
+        text = line.format(who=_plain(fact.principal) or "a client", **fields)
+        self._warn(f"{fact.what} {fact.facts[field]}", text, fact.facts.get("untold", 0))
+
+    def http_refused(self, status: int, asked: str) -> None:
+        """Log a request for a WebSocket that got an HTTP error; `asked` is what it asked for."""
+        hint = "; serve(hosts=..., origins=...) lists who is let in" if status == 403 else ""
+        self._warn(
+            f"HTTP {status}", f"a client was refused with HTTP {status}: it asked for {asked}{hint}", 0
+        )
+
+    def _warn(self, kind: str, text: str, untold: int) -> None:
+        now, left_out = self._now(), self._left_out.get(kind, 0) + untold
         if kind in self._logged_at and now - self._logged_at[kind] < REFUSALS_EVERY:
             self._left_out[kind] = left_out + 1
             return
         self._logged_at[kind], self._left_out[kind] = now, 0
-        fields = {name: _plain(str(value)) for name, value in fact.facts.items()}
-        text = line.format(who=_plain(fact.principal) or "a client", **fields)
         logger.warning("%s%s", text, f" ({left_out:,} more like this before)" if left_out else "")
 
 

@@ -81,7 +81,7 @@ class Server:
         self.loop = loop
         self._agents = AgentHost(app, runtime, self.pump, loop)
         self._auditor = Auditor(app.audit)
-        self._refusals = noticing.Refusals(clock.now)
+        self.refusals = noticing.Refusals(clock.now)
         provisioner = app.provisioner or NoProvisioner()
         self._provisioning = Provisioning(provisioner, runtime, self.pump, loop, 0.9 * app.limits.issue)
         self._secure_loopback = app.secure_loopback
@@ -150,7 +150,7 @@ class Server:
                 self._connection_ended.set()
             elif isinstance(event, Audit):
                 self._auditor.happened(event)
-                self._refusals.happened(event)
+                self.refusals.happened(event)
             elif isinstance(event, Noted):
                 noticing.log(event)
             self._agents.happened(event)
@@ -245,8 +245,9 @@ async def serve(
     if not path.startswith("/"):
         raise ValueError(f"the path {path!r} does not begin with a slash")
     admitted = (*LOOPBACK_HOSTS, _bracketed(host)) if hosts is None else hosts
-    admission = Admission(path=path, hosts=admitted, origins=origins)
     async with open_server(app, drain, journal) as server:
+        refused = server.refusals.http_refused
+        admission = Admission(path=path, hosts=admitted, origins=origins, refused=refused)
         await server.listen(host, port, path, ssl_context, admission)
         if app.provisioner is not None and not server.secure:
             logger.warning(PLAIN, app.name, server.url)

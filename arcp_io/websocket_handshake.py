@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from websockets.http11 import Request, Response
@@ -20,22 +20,38 @@ class Admission:
 
     `path` is exact, any query is allowed. `hosts` are names or addresses, each for every port or, written
     "example.com:8443", for one. `origins` are exact; without an Origin, no browser asks, and it is accepted.
+    `refused` is called with the status and the reason of every request that is answered by anything but 101.
     """
 
-    __slots__ = ("_hosts", "_path", "origins")
+    __slots__ = ("_hosts", "_path", "_refused", "origins")
 
     def __init__(
-        self, *, path: str = "/arcp", hosts: Sequence[str] = LOOPBACK_HOSTS, origins: Sequence[str] = ()
+        self,
+        *,
+        path: str = "/arcp",
+        hosts: Sequence[str] = LOOPBACK_HOSTS,
+        origins: Sequence[str] = (),
+        refused: Callable[[int, str], object] | None = None,
     ) -> None:
         self._path = path
         self._hosts = frozenset(map(_host_and_port, hosts))
         self.origins: tuple[Origin | None, ...] = (None, *map(Origin, origins))
+        self._refused = refused
 
     def answer(self, protocol: ServerProtocol, request: Request) -> Response:
         """The response to a request: 101, or 403, 404 and what the library refuses (400, 405, 426, 505).
 
         The Host comes first: a page that has rebound a name to our address learns nothing else.
         """
+        response = self._answer(protocol, request)
+        if response.status_code != 101 and self._refused is not None:
+            hosts, origins = request.headers.get_all("Host"), request.headers.get_all("Origin")
+            path = request.path.partition("?")[0][:200]  # A query may hold a secret.
+            asked = f"path {path!r}, Host {hosts!r:.200}, Origin {origins!r:.200}"
+            self._refused(response.status_code, asked)
+        return response
+
+    def _answer(self, protocol: ServerProtocol, request: Request) -> Response:
         if not self._lists_host(request.headers.get_all("Host")):
             return protocol.reject(403, "Failed to open a WebSocket connection: Host is not allowed.\n")
         if request.path.partition("?")[0] != self._path:

@@ -273,3 +273,31 @@ async def test_a_refused_client_is_in_the_log(caplog: pytest.LogCaptureFixture) 
     [line] = [record.getMessage() for record in caplog.records if "was refused" in record.getMessage()]
     assert line.startswith("a client from 127.0.0.1:")
     assert line.endswith(" was refused: authentication failed, the token")
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "told"),
+    [
+        (
+            "/arcp?t=s3cret",
+            "Host: evil.example",
+            "HTTP 403: it asked for path '/arcp', Host ['evil.example'],",
+        ),
+        ("/arcp", "Host: localhost\r\nOrigin: http://evil.example", "Origin ['http://evil.example']; serve("),
+        ("/other", "Host: localhost", "HTTP 404: it asked for path '/other', Host ['localhost'], Origin []"),
+    ],
+    ids=["host", "origin", "path"],
+)
+async def test_a_refused_web_socket_is_in_the_log(
+    path: str, headers: str, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13"
+    key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="
+    head = f"GET {path} HTTP/1.1\r\n{headers}\r\n{upgrade}\r\n{key}\r\n\r\n"
+    async with served() as (server, _):
+        for _ in range(2):
+            async with await anyio.connect_tcp(server.host, server.port) as stream:
+                await stream.send(head.encode())
+                assert (await stream.receive()).startswith(b"HTTP/1.1 40")
+    [line] = [record.getMessage() for record in caplog.records if "HTTP" in record.getMessage()]
+    assert told in line and "s3cret" not in caplog.text
