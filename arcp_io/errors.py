@@ -183,7 +183,7 @@ class JobLost(ConnectionLost):
     """What becomes of the job `job_id` will not be seen.
 
     Its session is lost and the job cannot be observed in another one, or the right to observe it was
-    withdrawn.
+    withdrawn, or the runtime has accepted its idempotency key again and forgotten the job.
     """
 
 

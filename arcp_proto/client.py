@@ -427,6 +427,8 @@ class Client(Machine):
                 resuming.on_give_up(self)
             case (TimerKind.RESUBSCRIBE, str(job_id)):
                 recovery.on_timer(self, JobId(job_id))
+            case (TimerKind.SILENCE, str(job_id)):
+                recovery.on_silence(self, JobId(job_id))
             case (kind, int(number)):
                 self._on_connection_timer(kind, self.connections[number])
             case _:

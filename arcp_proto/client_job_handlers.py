@@ -12,7 +12,7 @@ from .client_session import ClientSession, Failure
 from .connection import Connection
 from .credentials import Credential, taken_out
 from .errors import RETRYABLE, ErrorCode, Unreadable
-from .ids import JobId
+from .ids import SECOND, JobId
 from .limits import MAX_ID_LENGTH
 from .machine import found
 from .output import (
@@ -26,6 +26,7 @@ from .output import (
     SubscriptionEnded,
 )
 from .requests import Outstanding, RequestKind
+from .times import parse_time
 from .tolerance import FINAL_STATUSES
 from .trace import read_trace
 
@@ -41,6 +42,9 @@ ENDS: Final[Mapping[str, tuple[ErrorCode, str]]] = {
     "timed_out": (ErrorCode.TIMEOUT, "the job timed out"),
 }
 """What a `job.result` means that is none, by its final status; any other word is `error`."""
+
+MADE_BEFORE: Final = 5 * SECOND
+"""A job that was accepted longer ago, by two clocks that differ by less, was made by an earlier submit."""
 
 EVENT_BYTES: Final = 200
 """What an event takes beside its payload."""
@@ -67,9 +71,12 @@ def on_accepted(
     if request is None:
         return
     session.requests.accepted(request, job_id, trace_ids)
+    known = job_id in session.jobs
     job = session.follow(job_id, observed=False)
-    if request.repeatable:
+    if request.key is not None:
         job.join()
+        if not known and not _is_made_by(client, request, accepted, trace_ids):
+            recovery.look_for(client, session, job, over=accepted.status in FINAL_STATUSES)
     client.happened(
         JobAccepted(
             request.id,
@@ -258,6 +265,20 @@ def session_of(client: Client) -> ClientSession:
 
 
 # Below: steps of the above.
+
+
+def _is_made_by(
+    client: Client, request: Outstanding, accepted: messages.Accepted, trace_ids: Sequence[str]
+) -> bool:
+    """Whether a job was made by this submit with a key, and by no earlier one (§7.2).
+
+    Its events then come by themselves. Such an acceptance repeats a trace id that only this submit has, and
+    was not given before; some runtimes repeat it also for an earlier job, which was accepted earlier.
+    """
+    if request.resent or not request.minted or request.trace_id not in trace_ids:
+        return False
+    accepted_at = parse_time(accepted.accepted_at)
+    return accepted_at is None or accepted_at > client.unix - MADE_BEFORE
 
 
 def _observe(

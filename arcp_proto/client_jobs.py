@@ -47,6 +47,7 @@ class FollowedJob:
         "at_home",
         "awaited",
         "floor",
+        "heard",
         "id",
         "keyed",
         "observed",
@@ -66,6 +67,8 @@ class FollowedJob:
         """Whether this session has submitted it, so that its events come without being asked for."""
         self.keyed = False
         """Whether it was accepted by a key, so that its events may come as to an observer (§7.2)."""
+        self.heard = True
+        """Whether anything has come of it; False after a repeated key until something has."""
         self.seen = place(seen, count)
         """The highest place that was handed out."""
         self.stored = self.seen
@@ -143,6 +146,7 @@ class FollowedJob:
 
     def handed_out(self, seq: int, source_seq: int | None) -> int:
         """The event that came last goes to the user; returns its place."""
+        self.heard = True
         at = place(seq) if source_seq is None else self._at
         self.seen = max(self.seen, at)
         if source_seq is None and self.at_home is None:
@@ -165,8 +169,9 @@ class FollowedJob:
         self.floor = place(home_of(self.floor))
 
     def lose(self) -> None:
-        """Its session is lost: it is to be observed behind what was handed out."""
+        """Its session is lost: it is to be observed behind what was handed out, and comes in no other way."""
         self.stop()
+        self.heard = True
         self.since, self.at_home, self._levels, self._again = self.floor, False, {}, 0
 
     def stop(self) -> None:
@@ -175,6 +180,11 @@ class FollowedJob:
             reached = self._reached if self.observed else None
             self.floor = self.seen if reached is None else reached
         self.observed = self.awaited = True
+
+    def wait_on(self) -> None:
+        """It cannot be observed: what comes of it, if anything does, comes by itself."""
+        self.heard = True
+        self.observed = self.awaited = False
 
     def come_home(self) -> None:
         """It was stopped, and goes on by itself: the session has submitted it, and misses nothing."""

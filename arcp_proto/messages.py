@@ -251,6 +251,8 @@ class Accepted(msgspec.Struct, omit_defaults=True):
     credentials: list[Credential] | None = None
     trace_id: str | None = None
     parent_job_id: str | None = None
+    status: str | None = None
+    """What some runtimes say of a job that is accepted again by its key; ours does not."""
 
 
 class Cancel(msgspec.Struct, omit_defaults=True):

@@ -25,6 +25,8 @@ MOST_REFUSALS: Final = 5
 """Subscribes of one job that may be refused in a row for what passes with time."""
 PAUSE: Final = SECOND
 """From the end of a subscription, or a refusal that passes with time, to the next attempt."""
+SILENCE: Final = SECOND
+"""From the acceptance of a repeated key until its job is asked for, if nothing comes of it (§7.2)."""
 
 
 class Recovery:
@@ -46,6 +48,9 @@ def begin(client: Client) -> None:
             if job.awaited:
                 job.forget_count()  # Another session may take more of one number, or less.
     session.counted = session.features
+    for job in session.jobs.values():
+        if not job.heard:
+            _await_sign(client, session, job)
     asked = {request.job_id for request in session.requests if request.ours}
     awaited = [job.id for job in session.jobs.values() if job.awaited and job.id not in asked]
     recovery.open = len(asked)
@@ -65,6 +70,8 @@ def subscribed(client: Client, job_id: JobId, answer: messages.Subscribed) -> bo
     session = _session(client)
     session.recovery.open -= 1
     job = session.jobs.get(job_id)
+    if job is not None:
+        job.heard = True
     follows = job is not None and (
         answer.replayed or answer.current_status not in FINAL_STATUSES or job_id in session.early
     )
@@ -87,13 +94,16 @@ def refused(client: Client, job_id: JobId, code: str, message: str, *, retryable
     session = _session(client)
     session.recovery.open -= 1
     job = session.jobs.get(job_id)
-    if job is not None:
+    if job is not None and job.awaited:
         job.subscribes += 1
         if retryable and job.subscribes < MOST_REFUSALS:
             subscribe_later(client, job)
+        elif not job.heard and code != ErrorCode.JOB_NOT_FOUND:
+            job.wait_on()
         else:
+            why = "" if job.heard else "the runtime accepted its idempotency key, and no longer knows it: "
             session.forget_job(job_id)
-            client.happened(JobLost(job_id, code, message))
+            client.happened(JobLost(job_id, code, why + message))
     _proceed(client, session)
 
 
@@ -101,6 +111,43 @@ def subscribe_later(client: Client, job: FollowedJob) -> None:
     """What a job brings is lost for now; it is asked for again from where it stopped."""
     job.stop()
     client.timers.arm(TimerKind.RESUBSCRIBE, job.id, Time(client.now + PAUSE))
+
+
+def look_for(client: Client, session: ClientSession, job: FollowedJob, *, over: bool) -> None:
+    """A submit with a key was answered by a job that an earlier one has made, as far as anybody knows (§7.2).
+
+    Some runtimes send nothing behind such an answer. So the job is observed with its history: at once if its
+    status says that it is `over`, else when nothing has come of it for a second. A runtime that does not
+    offer to subscribe cannot be asked: then the job waits for what comes.
+    """
+    job.heard = False
+    if over and "subscribe" in (session.features or ()):
+        _ask_for(client, session, job)
+    else:
+        _await_sign(client, session, job)
+
+
+def on_silence(client: Client, job_id: JobId) -> None:
+    """Nothing has come of a job for a second; a session that is detached waits again when it is attached."""
+    session = client.session
+    job = None if session is None else session.jobs.get(job_id)
+    if session is None or job is None or job.heard or job.awaited:
+        return
+    if session.attached and not session.closing:
+        _ask_for(client, session, job)
+
+
+def _await_sign(client: Client, session: ClientSession, job: FollowedJob) -> None:
+    """Give a job a second in which something may come of it."""
+    if not job.awaited and "subscribe" in (session.features or ()):
+        client.timers.arm(TimerKind.SILENCE, job.id, Time(client.now + SILENCE))
+
+
+def _ask_for(client: Client, session: ClientSession, job: FollowedJob) -> None:
+    """Observe a job of which nothing has come; what comes by itself after all is taken as it comes."""
+    job.stop()
+    session.recovery.waiting.append(job.id)
+    _proceed(client, session)
 
 
 def answered(client: Client, job_id: JobId) -> None:
@@ -125,7 +172,7 @@ def forget(client: Client, session: ClientSession) -> None:
         if request.ours:
             session.requests.take(request.id)
     for job_id in session.jobs:
-        client.timers.disarm(TimerKind.RESUBSCRIBE, job_id)
+        client.timers.disarm_all((TimerKind.RESUBSCRIBE, TimerKind.SILENCE), job_id)
     session.recovery = Recovery()
 
 

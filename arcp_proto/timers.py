@@ -63,6 +63,8 @@ class TimerKind(StrEnum):
     """A session of the client has not been reached again for too long."""
     RESUBSCRIBE = "resubscribe"
     """The client observes a job again whose subscription has ended, or was refused for now (§7.6)."""
+    SILENCE = "silence"
+    """Nothing has followed the acceptance of a submit with a key: the client asks for its job (§7.2)."""
 
 
 OF_A_RUN: Final = (TimerKind.MAX_RUNTIME, TimerKind.LEASE_EXPIRED, TimerKind.GRACE)

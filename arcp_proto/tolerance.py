@@ -245,6 +245,8 @@ def _credential(entry: Any) -> Fields | None:
 
 def _settle_accepted(accepted: messages.Accepted | messages.Subscribed, envelope: wire.Envelope) -> None:
     accepted.budget = _amounts(accepted.budget)
+    if isinstance(accepted, messages.Accepted) and accepted.status is not None:
+        accepted.status = STATUSES.get(accepted.status, accepted.status)
     if accepted.credentials is not None:
         accepted.credentials = [_named(one) for one in accepted.credentials if one.scheme in SCHEMES]
 

@@ -48,7 +48,8 @@ class FakeRuntime:
     """Takes and gives frames, one connection at a time; `replies` and `repeats` say how it resumes.
 
     With `repeats` it replays that many numbers more than were asked for. With `refuses_the_end` it refuses a
-    resume that misses nothing, as long as its log holds an event.
+    resume that misses nothing, as long as its log holds an event. With `silent_keys` nothing follows the
+    acceptance of a repeated key but what a subscription brings.
     """
 
     def __init__(
@@ -58,7 +59,9 @@ class FakeRuntime:
         repeats: int = 0,
         features: list[str] | None = None,
         refuses_the_end: bool = False,
+        silent_keys: bool = False,
     ) -> None:
+        self.silent_keys = silent_keys
         self.refuses_the_end = refuses_the_end
         self.replies = replies
         self.repeats = repeats
@@ -185,7 +188,7 @@ class FakeRuntime:
             return
         key = payload.get("idempotency_key")
         job_id = self.keys.get(key) if key else None
-        known = job_id is not None and job_id in session.own
+        known = job_id is not None and (job_id in session.own or self.silent_keys)
         if job_id is None:
             job_id = f"job_{len(self.jobs)}"
             self.jobs[job_id] = FakeJob(job_id, request)

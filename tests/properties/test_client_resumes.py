@@ -317,6 +317,17 @@ def test_a_runtime_that_loses_sessions(steps: list[tuple[str, Any]], replies: bo
     assert not any(isinstance(event, JobLost) for event in wire.events)
 
 
+@settings(max_examples=examples(200), deadline=None)
+@given(STEPS, st.booleans())
+def test_a_runtime_that_sends_nothing_behind_a_repeated_key(
+    steps: list[tuple[str, Any]], replies: bool
+) -> None:
+    wire = Wire(FakeRuntime(replies=replies, silent_keys=True))
+    play(wire, steps, loses=True)
+    check(wire)
+    assert not any(isinstance(event, JobLost) for event in wire.events)
+
+
 @settings(max_examples=examples(50), deadline=None)
 @given(STEPS)
 def test_a_runtime_that_loses_sessions_and_offers_no_subscription(steps: list[tuple[str, Any]]) -> None:
