@@ -69,6 +69,10 @@ class Interleaving:
         self.keys: dict[str, ScriptedJob] = {}
         self.answered = 0
         """Requests that were answered by a frame without a `request_id`."""
+        self.echoed = False
+        """Whether an acceptance has repeated a trace id that no other submit has."""
+        self.names = False
+        """Whether a `session.error` has named its request: then one that does not is no answer."""
         self._count = 0
         self._seq = 0
 
@@ -127,6 +131,23 @@ class Interleaving:
             case "order" if not self.echoes and number % 2:
                 payload["trace_id"] = envelope["trace_id"] = FOREIGN_TRACE
         self._tell("job.accepted", payload, [(request.id, "JobAccepted", job.id)], **envelope)
+        if known is None and way in ("trace", "payload trace") and request.trace_id not in SHARED_TRACES:
+            self.echoed = True
+
+    def accept_elsewhere(self, number: int) -> None:
+        """Accept a submit as the job that another client has made with its key: its trace id says so."""
+        keyed = [one for one in self.open if one.key is not None]
+        if not self.echoed or not keyed or keyed[0].key in self.keys:
+            return
+        request = keyed[0]
+        self._close(request)
+        self._count += 1
+        job = ScriptedJob(f"job_{self._count}", FOREIGN_TRACE)
+        self.jobs.append(job)
+        self.keys[request.key or ""] = job
+        payload = accepted(job.id, trace_id=FOREIGN_TRACE)
+        envelope = {"job_id": job.id, "trace_id": FOREIGN_TRACE if number % 2 else None}
+        self._tell("job.accepted", payload, [(request.id, "JobAccepted", job.id)], **envelope)
 
     def refuse(self, number: int, way: str, form: str, code: int) -> None:
         """Refuse a submit, as `session.error` or as `job.error` with a job id of its own or none."""
@@ -134,6 +155,8 @@ class Interleaving:
         if request is None:
             return
         payload = self._error(OF_A_SUBMIT[code % len(OF_A_SUBMIT)])
+        if self.names and payload["code"] == "INTERNAL_ERROR":
+            payload["code"] = "BUDGET_EXHAUSTED"
         envelope: dict[str, Any] = {}
         match way:
             case "request_id" if number % 2:
@@ -272,7 +295,9 @@ class Interleaving:
             if request.job_id is None:
                 return  # Nothing tells it from a refused submit.
             code = "JOB_NOT_FOUND"
-        else:
+        elif not named and self.names and code == "INTERNAL_ERROR":
+            code = "INVALID_REQUEST"
+        if named or code != "JOB_NOT_FOUND":
             envelope.pop("job_id", None)
         payload |= self._error(code)
         self._close(request)
@@ -319,6 +344,7 @@ class Interleaving:
         self, message_type: str, payload: dict[str, Any], expected: list[Told], **envelope: Any
     ) -> list[Event]:
         """Send a frame; the answers that come out are the expected ones, and no others."""
+        self.names |= message_type == "session.error" and "request_id" in payload
         events = self.runtime.say(message_type, payload, **envelope)
         assert answers(events) == expected, (message_type, payload, envelope)
         return events

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from .interleaving import Interleaving
+from .machines import examples
 
 NUMBER = st.integers(0, 7)
 WAY = st.sampled_from(["order", "order", "trace", "trace", "payload trace", "request_id"])
@@ -19,6 +20,7 @@ STEPS = st.lists(
         st.tuples(st.just("ask"), st.sampled_from(["cancel", "subscribe", "list"]), NUMBER),
         st.tuples(st.just("accept"), NUMBER, WAY),
         st.tuples(st.just("accept"), NUMBER, WAY),
+        st.tuples(st.just("accept elsewhere"), NUMBER),
         st.tuples(st.just("refuse"), NUMBER, WAY, FORM, st.integers(0, 5)),
         st.tuples(st.just("duplicate key"), NUMBER),
         st.tuples(st.just("answer other"), NUMBER, WAY, st.booleans()),
@@ -27,7 +29,7 @@ STEPS = st.lists(
         st.tuples(st.just("say"), NUMBER),
         st.tuples(st.just("end"), NUMBER, st.integers(0, 5), st.booleans(), st.booleans()),
     ),
-    min_size=5,
+    min_size=20,
     max_size=60,
 )
 
@@ -42,6 +44,8 @@ def play(script: Interleaving, steps: list[tuple[Any, ...]]) -> None:
                 script.ask(*how)
             case "accept":
                 script.accept(*how)
+            case "accept elsewhere":
+                script.accept_elsewhere(*how)
             case "refuse":
                 script.refuse(*how)
             case "duplicate key":
@@ -63,7 +67,7 @@ def play(script: Interleaving, steps: list[tuple[Any, ...]]) -> None:
     assert len(session.requests) == 0
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(STEPS, st.booleans())
 def test_every_answer_reaches_the_request_that_it_is_for(steps: list[tuple[Any, ...]], echoes: bool) -> None:
     play(Interleaving(echoes=echoes), steps)
