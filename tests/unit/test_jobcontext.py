@@ -733,7 +733,7 @@ def test_the_twin_of_a_host_that_is_gone(running: RunningJob) -> None:
 def test_a_paused_twin_waits(notes: Notes, running: RunningJob, backend: str) -> None:
     async def main() -> None:
         running.pause()
-        async with anyio.create_task_group() as tasks, BlockingPortal() as portal:
+        async with BlockingPortal() as portal, anyio.create_task_group() as tasks:
             job = BlockingJobContext(running, portal)
             call = partial(call_in_thread, partial(job.log, "info", "a"), name="agent")
             tasks.start_soon(call)
