@@ -37,6 +37,8 @@ def generate(metafunc: pytest.Metafunc) -> None:
         names = RUNNERS
     else:
         names = ANYWHERE
+    if any("anyio_backend" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")):
+        raise pytest.UsageError(f"{metafunc.definition.nodeid}: name its runners by pytest.mark.only_on(...)")
     if "runner" not in metafunc.fixturenames:
         metafunc.fixturenames.append("runner")
     metafunc.parametrize("runner", list(names), indirect=True)

@@ -155,10 +155,7 @@ def test_the_first_agent_and_its_client(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-async def test_the_test_of_an_agent(
-    anyio_backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_test_of_an_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hello.py").write_text(example("hello.py"))
     test = tmp_path / "test_echo.py"
     test.write_text(example("test_echo.py"))
