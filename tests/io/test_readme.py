@@ -211,7 +211,8 @@ def test_the_command_that_asks_for_a_lease(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == FOUND
     said = done.stderr.splitlines()
-    assert said[:2] == ["cost.search = 0.07 USD", "0.93 USD left"]
+    assert said[0].startswith("job job_")
+    assert said[1:3] == ["cost.search = 0.07 USD", "0.93 USD left"]
     assert "budget_warning: 80 % of the budget of 1 USD are used; 0.16 are left" in said
     assert [line[:35] for line in said if line.startswith("tool ")] == ["tool search denied: BUDGET_EXHAUSTE"]
     assert said[-1].endswith(" events; 0.09 USD left")
