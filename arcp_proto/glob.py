@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from .errors import ErrorCode, Refusal
 from .limits import MAX_PATTERN_BYTES
-from .targets import Unfit, Url, read_path, read_url
+from .targets import Unfit, Url, is_other_url, read_other_url, read_path, read_url
 
 EVERYTHING: Final = "**"
 
@@ -33,8 +33,8 @@ Parts = tuple[Part, ...]
 def check_pattern(namespace: str, pattern: str) -> None:
     """Raise Refusal INVALID_REQUEST unless `pattern` can be a grant of `namespace` (§9.2).
 
-    For fs.* an absolute path, for net.fetch an http or https URL, `**` alone in both; otherwise any
-    text without control characters.
+    For fs.* an absolute path, for net.fetch a URL, `**` alone in both; otherwise any text without control
+    characters. The scheme of a URL has no wildcard.
     """
     _check_text(pattern)
     if pattern == EVERYTHING:
@@ -43,6 +43,8 @@ def check_pattern(namespace: str, pattern: str) -> None:
         if namespace.startswith("fs."):
             read_path(pattern)
             _check_dots(pattern)
+        elif namespace == "net.fetch" and is_other_url(pattern):
+            read_other_url(pattern)
         elif namespace == "net.fetch":
             read_url(pattern, pattern=True)
             path = _URL_PATH.match(pattern)
@@ -52,13 +54,20 @@ def check_pattern(namespace: str, pattern: str) -> None:
 
 
 def parse_pattern(namespace: str, pattern: str) -> list[Parts]:
-    """The parsed forms of which a valid pattern is the union, fit to be matched with targets (§9.2)."""
+    """The parsed forms of which a valid pattern is the union, fit to be matched with targets (§9.2).
+
+    `**` alone in net.fetch covers http and https; URLs of other schemes are covered by patterns that name
+    their scheme.
+    """
     if namespace.startswith("fs."):
         return [_rooted(read_path("/**" if pattern == EVERYTHING else pattern))]
     if namespace != "net.fetch":
         return [(Part(pattern),)]
     if pattern == EVERYTHING:
         return [*parse_pattern(namespace, "http://**:*/**"), *parse_pattern(namespace, "https://**:*/**")]
+    if is_other_url(pattern):
+        scheme, rest = read_other_url(pattern)
+        return [(Part(scheme), *_rooted(rest))]  # Parts: the slashes of the scheme are no directory.
     url = read_url(pattern, pattern=True)
     if _ANY_HOST.match(url.host):
         return [_parse_url(url, url.host), _parse_url(url, f"[{EVERYTHING}")]

@@ -31,6 +31,7 @@ _IGNORED: Final = re.compile(
 _MOST_HOST: Final = 512
 """Characters of a host; DNS knows 253, and a pattern has no more bytes."""
 _PORTS: Final = {"http": "80", "https": "443"}
+_OTHER: Final = re.compile(r"(?!https?:)([a-z][a-z0-9+.-]*)://([^/?#]*)([^?#]*)", re.IGNORECASE | re.ASCII)
 _FULL_STOP: Final = "\u3002"
 
 
@@ -67,10 +68,10 @@ class Url(NamedTuple):
 def canonical(capability: str, target: str) -> str | None:
     """Return the form of a target to show and to use; None for what is not one of the capability (§9.3).
 
-    A target of fs.* is an absolute path, of net.fetch an http or https URL, of others any text; cost.budget
-    has none. For net.fetch the form is the URL to fetch: ASCII, and the same for every HTTP client.
+    A target of fs.* is an absolute path, of net.fetch a URL, of others any text; cost.budget has none. For
+    net.fetch the form is the URL to fetch: of http and https in ASCII, and the same for every HTTP client.
     """
-    if capability != "net.fetch":
+    if capability != "net.fetch" or is_other_url(target):
         return matchable(capability, target)
     if is_too_long(target):
         return None
@@ -87,6 +88,8 @@ def matchable(capability: str, target: str) -> str | None:
         return None
     try:
         if capability == "net.fetch":
+            if is_other_url(target):
+                return "".join(read_other_url(target))
             url = read_url(target)
             return None if is_too_long(url.text) else url.matched
         if not target.isascii() and _SURROGATE.search(target):
@@ -131,7 +134,7 @@ def read_url(text: str, *, pattern: bool = False) -> Url:
         raise Unfit("holds a control character")
     url = _URL.match(text)
     if url is None:
-        raise Unfit("is no http or https URL")
+        raise Unfit("is no URL of the form scheme://...")
     if _NO_URL.search(text):
         raise Unfit("holds a space, a backslash, a bare % or an escaped %2F, %5C, %00")
     if text.count("#") > 1:
@@ -144,6 +147,34 @@ def read_url(text: str, *, pattern: bool = False) -> Url:
     if query is None and not pattern:
         query = ""
     return Url(scheme, host, port or _PORTS[scheme], _read_url_path(path), query and _normal(query))
+
+
+def is_other_url(text: str) -> bool:
+    """Return whether a target or pattern of net.fetch begins with a `scheme://` other than http and https."""
+    return _OTHER.match(text) is not None
+
+
+def read_other_url(text: str) -> tuple[str, str]:
+    """Return `scheme://` in small letters and the rest, unchanged, of a URL that is not http or https.
+
+    Such a URL is compared as text, because nothing says which of its forms mean the same. So it must have
+    one form only. Raises Unfit for control characters, a space, a backslash, a bare `%`, an escaped `/`, `\\`
+    or NUL, a user, and for a segment `.` or `..`, escaped or not.
+    """
+    if _UNPRINTABLE.search(text):
+        raise Unfit("holds a control character")
+    if _NO_URL.search(text):
+        raise Unfit("holds a space, a backslash, a bare % or an escaped %2F, %5C, %00")
+    url = _OTHER.match(text)
+    rest = "" if url is None else text[url.end(1) + 3 :]
+    if url is None or not rest:
+        raise Unfit("is no URL of the form scheme://...")
+    scheme, authority, path = url.groups()
+    if "@" in authority:
+        raise Unfit("names a user")
+    if any(segment in (".", "..") for segment in _ESCAPED_DOT.sub(".", authority + path).split("/")):
+        raise Unfit("has a segment . or .., which only http and https resolve")
+    return f"{scheme.lower()}://", rest
 
 
 def _read_authority(authority: str, pattern: bool) -> tuple[str, str | None]:

@@ -90,7 +90,7 @@ ROWS: Final[list[Row]] = [
         [
             lease(net_fetch=[pattern])
             for pattern in (
-                *("*", "*://api.example.com/", "ftp://**", "https://", "https:///x", "api.example.com"),
+                *("*", "*://api.example.com/", "s3://b/../**", "https://", "https:///x", "api.example.com"),
                 *("https://user@api.example.com/", "https://*@evil.example/", "https://api.example.com\\x"),
                 *("https://api.example.com/%2f", "https://xn--*.example/", "https://b\u00fc*.example/"),
                 *("https://api.example.com:99999/", "https://api.example.com:4*/", "https://a b/"),

@@ -79,3 +79,10 @@ def test_paths_and_queries() -> None:
     made = ["https://h", *(f"https://h/{text}" for text in words(["a", "/", "*", "**", "?"], 3))]
     texts = [f"https://h/{text}" for text in words("a/x?", 5)]
     compare("net.fetch", made, targets("net.fetch", texts), 30)
+
+
+def test_other_schemes() -> None:
+    """Beside http, whose URLs no other scheme covers."""
+    made = ["**", "https://a/**", *(f"s3://{text}" for text in words(["a", "/", "*", "**"], 3) if text)]
+    texts = [f"{scheme}://{text}" for scheme in ("s3", "S3") for text in words("a/x", 5)]
+    compare("net.fetch", made, targets("net.fetch", [*texts, "https://a/x", "http://x/"]), 60)

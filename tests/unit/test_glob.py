@@ -137,19 +137,28 @@ def test_what_is_no_path_is_refused(pattern: str, fault: str) -> None:
         "https://xn--bcher-kva.example/**",
         "https://*.bücher.example/",
         "https://a23456789b23456789c23456789d23456789e23456789f23456789g23456789.example/",
+        "s3://bucket",
+        "S3://Bucket/**",
+        "s3://**",
+        "ftp://example.com:21/a*",
+        "file:///etc/**",
+        "git+ssh://host/x.git",
+        "s3://bucket/..a/.b/a..?x=../y",
+        "gs://bücket/é",
     ],
 )
 def test_a_url_names_a_scheme_and_a_host(pattern: str) -> None:
     check_pattern("net.fetch", pattern)
 
 
-NO_URL = "is no http or https URL"
+NO_URL = "is no URL of the form scheme://..."
 NO_HOST = "has no host, or no port after its colon"
 NO_LABEL = "has a host with an empty or too long label, or without an ASCII form"
 NO_CHARACTER = "has a character in its host that no host has"
 NO_ADDRESS = "has a host that ends in a number and is no IPv4 address"
 TWO_FORMS = "has a host with two ASCII forms; write the one that is meant, xn--..."
 ESCAPED_DOTS = "holds an escaped dot segment, such as %2e%2e"
+DOTS = "has a segment . or .., which only http and https resolve"
 NO_TEXT = "holds a space, a backslash, a bare % or an escaped %2F, %5C, %00"
 
 
@@ -164,8 +173,25 @@ NO_TEXT = "holds a space, a backslash, a bare % or an escaped %2F, %5C, %00"
         ("http*://example.com", NO_URL),
         ("http:/example.com", NO_URL),
         ("httpſ://example.com", NO_URL),
-        ("ftp://example.com", NO_URL),
-        ("file:///etc", NO_URL),
+        ("s3:/example.com", NO_URL),
+        ("s3://", NO_URL),
+        ("s*://example", NO_URL),
+        ("ſ3://example", NO_URL),
+        ("3s://example", NO_URL),
+        ("s3://user@bucket/x", "names a user"),
+        ("s3://user:secret@bucket", "names a user"),
+        ("s3://bucket\\x", NO_TEXT),
+        ("s3://bucket/a b", NO_TEXT),
+        ("s3://bucket/100%", NO_TEXT),
+        ("s3://bucket/a%2Fb", NO_TEXT),
+        ("s3://bucket/a%5cb", NO_TEXT),
+        ("s3://bucket/a%00b", NO_TEXT),
+        ("s3://bucket/../x", DOTS),
+        ("s3://bucket/./x", DOTS),
+        ("s3://bucket/%2e%2E/x", DOTS),
+        ("s3://bucket/.%2e", DOTS),
+        ("s3://../x", DOTS),
+        ("s3://bucket/*/..", DOTS),
         ("javascript:http://x", NO_URL),
         (" https://example.com", NO_URL),
         ("https://", NO_HOST),
@@ -317,6 +343,7 @@ def test_the_root_is_no_directory_that_may_be_missing() -> None:
         ("https://[0::1]/", ["https [::1] 443 / **"]),
         ("https://**/", ["https ** 443 / **", "https [** 443 / **"]),
         ("https://**.a/", ["https **.a 443 / **"]),
+        ("S3://Bucket/**/A?x#y", ["s3://Bucket/**/A?x#y"]),
         (
             "**",
             ["http ** * /** **", "http [** * /** **", "https ** * /** **", "https [** * /** **"],

@@ -47,6 +47,36 @@ def test_names_are_compared_as_they_are(capability: str) -> None:
     assert allowed(capability, ["**"], targets) == targets[:-1]
 
 
+def test_urls_of_other_schemes_are_compared_as_text_after_their_scheme() -> None:
+    inside = ["s3://bucket/data", "S3://bucket/data/", "s3://bucket/data/a/b?x#y", "s3://bucket/data//a"]
+    outside = [
+        "s3://Bucket/data/a",
+        "s3://bucket/Data/a",
+        "s3://bucket/%64ata/a",
+        "s3://bucket/database",
+        "s3://bucket:443/data/a",
+        "s3://bucket/data/../secret",
+        "s3://bucket/data/%2e%2E/secret",
+        "s3://bucket/data/.",
+        "s3://bucket/data/a\\b",
+        "s3://bucket/data/%2fa",
+        "s3://me@bucket/data/a",
+        "s3://bucket/data/a\nb",
+        "s3n://bucket/data/a",
+        "https://bucket/data/a",
+        "s3:bucket/data/a",
+        "s3://",
+    ]
+    assert allowed("net.fetch", ["s3://bucket/data/**"], inside + outside) == inside
+    assert allowed("net.fetch", ["S3://bucket/data/**"], inside + outside) == inside
+    assert allowed("net.fetch", ["**", "https://**"], inside + outside) == ["https://bucket/data/a"]
+    every = allowed("net.fetch", ["s3://**"], inside + outside)
+    assert every == inside + outside[:5]
+    one = ["s3://bucket/a", "s3://bucket/a/b", "s3://bucket", "s3://a"]
+    assert allowed("net.fetch", ["s3://*/*"], one) == ["s3://bucket/a"]
+    assert allowed("net.fetch", ["s3://**/a"], one) == ["s3://bucket/a"]
+
+
 @pytest.mark.parametrize("capability", ["fs.read", "fs.write"])
 def test_paths_are_resolved_before_they_are_compared(capability: str) -> None:
     inside = [

@@ -96,7 +96,7 @@ def test_any_other_namespace_is_refused(namespace: str) -> None:
 
 def test_every_pattern_is_checked_by_its_namespace() -> None:
     assert "is no absolute path" in refused_lease({"fs.read": ["/ok", "relative"]}).message
-    assert "is no http or https URL" in refused_lease({"net.fetch": ["/ok"]}).message
+    assert "is no URL of the form" in refused_lease({"net.fetch": ["/ok"]}).message
     assert "a pattern is empty" in refused_lease({"tool.call": [""]}).message
 
 
