@@ -23,6 +23,14 @@ class RefusalForm(StrEnum):
     """`job.error` without a job, its envelope id that of the request."""
     JOB_ERROR_BY_TRACE = "job_error_by_trace"
     """`job.error` with a job id of its own and the trace id of the submit."""
+    JOB_ERROR_OF_JOB = "job_error_of_job"
+    """`job.error` with the asked job id and without a number; nothing while that job is the session's own.
+
+    The TypeScript client rejects every open promise at a `session.error`, and the promise of its own job at
+    a `job.error` that names it.
+    """
+    SESSION_ERROR_IF_IDLE = "session_error_if_idle"
+    """`session.error` while no job of the session is open, else nothing: it would reject all of them."""
     ACCEPTED_THEN_ERROR = "accepted_then_error"
     """`job.accepted` and at once its `job.error`."""
     NOTHING = "nothing"
@@ -35,6 +43,8 @@ class Quirk(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     submit: RefusalForm = RefusalForm.SESSION_ERROR
     cancel: RefusalForm = RefusalForm.SESSION_ERROR
+    subscribe: RefusalForm = RefusalForm.SESSION_ERROR
+    list_jobs: RefusalForm = RefusalForm.SESSION_ERROR
     other: RefusalForm = RefusalForm.SESSION_ERROR
     history_after_ms: int = 0
     """Time that it needs after `job.subscribed` until it can take a history."""
@@ -54,6 +64,10 @@ class Quirk(msgspec.Struct, frozen=True, kw_only=True):
                 return self.submit
             case "job.cancel":
                 return self.cancel
+            case "job.subscribe":
+                return self.subscribe
+            case "session.list_jobs":
+                return self.list_jobs
             case _:
                 return self.other
 
@@ -66,12 +80,16 @@ QUIRKS: Final[Mapping[str, Quirk]] = {
             name="java",
             submit=RefusalForm.JOB_ERROR_BY_ID,
             cancel=RefusalForm.JOB_ERROR_BY_ID,
+            subscribe=RefusalForm.JOB_ERROR_BY_ID,
+            list_jobs=RefusalForm.JOB_ERROR_BY_ID,
             other=RefusalForm.JOB_ERROR_BY_ID,
         ),
         Quirk(
             name="typescript",
             submit=RefusalForm.JOB_ERROR_BY_TRACE,
             cancel=RefusalForm.NOTHING,
+            subscribe=RefusalForm.JOB_ERROR_OF_JOB,
+            list_jobs=RefusalForm.SESSION_ERROR_IF_IDLE,
             children=False,
         ),
         Quirk(

@@ -36,6 +36,15 @@ def answer(runtime: Runtime, connection: Connection, refusal: Refusal) -> None:
             return
         case RefusalForm.SESSION_ERROR:
             _send_session_error(runtime, connection, envelope, refusal)
+        case RefusalForm.SESSION_ERROR_IF_IDLE:
+            if not (session.jobs or session.turns):
+                _send_session_error(runtime, connection, envelope, refusal)
+        case RefusalForm.JOB_ERROR_OF_JOB:
+            job_id = job_id_of(envelope, refusal)
+            if job_id is None:
+                _send_session_error(runtime, connection, envelope, refusal)
+            elif JobId(job_id) not in session.jobs:
+                connection.send(_job_error(runtime, envelope, refusal), job_id=JobId(job_id))
         case form:
             _send_job_error(runtime, connection, session, envelope, refusal, form)
 
@@ -48,7 +57,7 @@ def _send_session_error(
         message=cut(refusal.message),
         retryable=RETRYABLE[refusal.code],
         request_id=None if envelope is None else envelope.id or None,
-        job_id=_job_id_of(envelope, refusal),
+        job_id=job_id_of(envelope, refusal),
         details=_details(envelope, refusal),
     )
     session_id = None if connection.session is not None else _named_session(runtime, connection, refusal)
@@ -65,15 +74,7 @@ def _send_job_error(
     form: RefusalForm,
 ) -> None:
     """A refusal for a peer that expects a `job.error`."""
-    now = runtime.time_text()
-    error = messages.JobError(
-        final_status="error",
-        code=refusal.code.value,
-        message=cut(refusal.message),
-        retryable=RETRYABLE[refusal.code],
-        completed_at=now,
-        details=_details(envelope, refusal),
-    )
+    error = _job_error(runtime, envelope, refusal)
     if form is RefusalForm.JOB_ERROR_BY_ID:
         connection.send(error, message_id=envelope.id)
         return
@@ -81,9 +82,21 @@ def _send_job_error(
     trace_id = None if trace is None else trace.trace_id
     job_id = JobId("job_" + ulid(runtime.entropy.bits(runtime.scope(session.principal), "refused")))
     if form is RefusalForm.ACCEPTED_THEN_ERROR:
-        accepted = messages.Accepted(job_id, _agent_of(envelope), {}, now, connection.request_id(envelope))
+        request_id, now = connection.request_id(envelope), runtime.time_text()
+        accepted = messages.Accepted(job_id, _agent_of(envelope), {}, now, request_id)
         connection.send(accepted, job_id=job_id, trace_id=trace_id)
     connection.send(error, job_id=job_id, trace_id=trace_id)
+
+
+def _job_error(runtime: Runtime, envelope: wire.Envelope, refusal: Refusal) -> messages.JobError:
+    return messages.JobError(
+        final_status="error",
+        code=refusal.code.value,
+        message=cut(refusal.message),
+        retryable=RETRYABLE[refusal.code],
+        completed_at=runtime.time_text(),
+        details=_details(envelope, refusal),
+    )
 
 
 def _details(envelope: wire.Envelope | None, refusal: Refusal) -> dict[str, Any] | None:
@@ -106,8 +119,8 @@ def _named_session(runtime: Runtime, connection: Connection, refusal: Refusal) -
     return SessionId("sess_" + ulid(runtime.entropy.bits(connection.scope, "session")))
 
 
-def _job_id_of(envelope: wire.Envelope | None, refusal: Refusal) -> str | None:
-    """The job that a refused message is about, as it was named there."""
+def job_id_of(envelope: wire.Envelope | None, refusal: Refusal) -> str | None:
+    """Return the id of the job that a refused message is about, as it was named there."""
     job_id: str | None = getattr(_read(envelope, _OF_A_JOB, refusal), "job_id", None)
     return job_id
 

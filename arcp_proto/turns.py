@@ -13,6 +13,7 @@ from .credentials import Credential
 from .errors import ErrorCode, Refusal
 from .job import Terms
 from .machine import found
+from .quirks import RefusalForm
 from .session import Session
 from .times import parse_time
 
@@ -70,16 +71,23 @@ def take(runtime: Runtime, connection: Connection, turn: Turn) -> None:
 
 
 def keeps_place(runtime: Runtime, connection: Connection, refusal: Refusal) -> bool:
-    """Whether the refusal of a submit waits for the answers to those before it."""
+    """Return whether a refusal waits for the answers to the submits before it, and queue it there.
+
+    That is the refusal of a submit, and one that its peer would take for the answer to a submit
+    (`RefusalForm.JOB_ERROR_OF_JOB`).
+    """
     envelope, session = connection.answering, connection.session
     if envelope is None or session is None or not session.turns or refusal.fatal:
         return False
-    if envelope.type != "job.submit" or connection.phase is not Phase.OPEN:
+    binds = session.quirk.refusal_of(envelope.type) is RefusalForm.JOB_ERROR_OF_JOB
+    if not (envelope.type == "job.submit" or binds) or connection.phase is not Phase.OPEN:
         return False
     if len(session.turns) >= runtime.limits.control_envelopes:
         refusal.fatal = True
         return False
-    envelope = msgspec.structs.replace(envelope, payload=msgspec.Raw(b"{}"))
+    job_id = refusals.job_id_of(envelope, refusal)
+    payload = msgspec.Raw(b"{}" if job_id is None else wire.encode_checked({"job_id": job_id}))
+    envelope = msgspec.structs.replace(envelope, payload=payload)
     session.turns.append(Turn(session, envelope, None, envelope.id, connection, refusal=refusal))
     return True
 

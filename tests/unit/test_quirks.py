@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from arcp_proto import wire
+from arcp_proto.limits import Limits
 from arcp_proto.quirks import QUIRKS, RefusalForm, recognise, rewrite_end
 
 from .world import CONFIG, Peer, World
@@ -67,16 +68,16 @@ def test_others_are_not(message_id: str, payload: object) -> None:
 
 
 def test_how_a_refusal_is_answered() -> None:
-    forms = {
-        name: [quirk.refusal_of(kind).value for kind in ("job.submit", "job.cancel", "session.ack")]
-        for name, quirk in QUIRKS.items()
-    }
+    kinds = ("job.submit", "job.cancel", "job.subscribe", "session.list_jobs", "session.ack")
+    forms = {name: [quirk.refusal_of(kind).value for kind in kinds] for name, quirk in QUIRKS.items()}
     assert forms == {
-        "": ["session_error", "session_error", "session_error"],
-        "java": ["job_error_by_id", "job_error_by_id", "job_error_by_id"],
-        "typescript": ["job_error_by_trace", "nothing", "session_error"],
-        "pypi": ["accepted_then_error", "nothing", "session_error"],
-        "go": ["session_error", "session_error", "session_error"],
+        "": ["session_error"] * 5,
+        "java": ["job_error_by_id"] * 5,
+        "typescript": [
+            *("job_error_by_trace", "nothing", "job_error_of_job", "session_error_if_idle", "session_error"),
+        ],
+        "pypi": ["accepted_then_error", "nothing", *["session_error"] * 3],
+        "go": ["session_error"] * 5,
     }
     assert QUIRKS["pypi"].refusal_of("job.submit") is RefusalForm.ACCEPTED_THEN_ERROR
 
@@ -116,6 +117,43 @@ def test_an_inline_result(name: str) -> None:
     assert payload["result"] == {"x": [1, 2.5, "é"]}
     assert payload.get("output") == ({"x": [1, 2.5, "é"]} if name == "go" else None)
     assert payload["summary"] == "s"
+
+
+def test_a_refused_subscribe_is_an_unnumbered_error_of_that_job_for_typescript() -> None:
+    peer = peer_of("typescript")
+    job = peer.submit()
+    [refused] = peer.send("job.subscribe", {"job_id": "job_gone"}, id="msg_s")
+    assert (refused["type"], refused["job_id"]) == ("job.error", "job_gone")
+    assert "event_seq" not in refused
+    payload = refused["payload"]
+    assert (payload["final_status"], payload["code"]) == ("error", "JOB_NOT_FOUND")
+    assert payload["details"] == {"request_id": "msg_s"}
+    peer.world.finish(job, 1)
+    assert peer.numbers() == [1]  # The running job goes on, and no number is missing.
+
+
+def test_a_refused_subscribe_does_not_end_a_job_of_the_same_typescript_session() -> None:
+    """Its client would take the error for the end of the job that it names."""
+    peer = peer_of("typescript", limits=Limits(subscriptions=0))
+    job = peer.submit()
+    assert peer.send("job.subscribe", {"job_id": job}, id="msg_s") == []
+    peer.world.finish(job)
+    [refused] = peer.send("job.subscribe", {"job_id": job}, id="msg_t")
+    assert (refused["type"], refused["job_id"]) == ("job.error", job)
+
+
+def test_a_subscribe_that_names_no_job_is_refused_as_a_session_error_for_typescript() -> None:
+    [refused] = peer_of("typescript").send("job.subscribe", {"job_id": 5}, id="msg_s")
+    assert (refused["type"], refused["payload"]["code"]) == ("session.error", "INVALID_REQUEST")
+
+
+def test_a_refused_list_is_silent_while_a_job_of_the_typescript_session_runs() -> None:
+    peer = peer_of("typescript")
+    job = peer.submit()
+    assert peer.send("session.list_jobs", {"cursor": "forged"}, id="msg_l") == []
+    peer.world.finish(job)
+    [refused] = peer.send("session.list_jobs", {"cursor": "forged"}, id="msg_m")
+    assert (refused["type"], refused["payload"]["request_id"]) == ("session.error", "msg_m")
 
 
 def test_a_result_without_a_value_has_no_output() -> None:
