@@ -243,7 +243,7 @@ class AgentCalls:
         *,
         now: int,
     ) -> None:
-        """The agent has failed; `retryable` by the table of codes unless it is given.
+        """The agent has failed; for the codes of §12 the table says `retryable`, whatever is given.
 
         Raises LocalProtocolError for a code that is empty or longer than a name, and for what is no JSON.
         """

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from . import messages, wire
-from .budget import to_wire
+from .budget import COST_BUDGET, to_wire
 from .credentials import shown
+from .nothing import NOTHING
 from .times import format_time
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def subscribed_of(
         replayed=replayed,
         request_id=request_id,
         lease_constraints=_constraints(job),
-        budget=_budget(job.budget.counters(), None),
+        budget=_budget(_own_counters(job), None),
         parent_job_id=terms.parent_job_id,
         trace_id=terms.trace.trace_id,
         history_from=history_from,
@@ -100,6 +101,14 @@ def entry_json(job: Job, session: Session) -> bytes:
 
 def _constraints(job: Job) -> messages.LeaseConstraints | None:
     return messages.LeaseConstraints(job.terms.expires_at) if job.terms.expires_at else None
+
+
+def _own_counters(job: Job) -> Mapping[str, Decimal]:
+    """Return what is left of the currencies that the lease of a job names (§7.6).
+
+    A child that names none spends from the counters of the jobs above it, which are not its own.
+    """
+    return job.budget.remaining if COST_BUDGET in job.terms.lease else NOTHING
 
 
 def _budget(counters: Mapping[str, Decimal], quirk: Quirk | None) -> dict[str, Any] | None:

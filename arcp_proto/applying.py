@@ -71,7 +71,7 @@ def _released(runtime: Runtime, record: records.Released) -> None:
     session.acked = max(session.acked, record.seq)
     session.replies.seen(record.seq)
     _free(runtime, session, record.seq)
-    session.log.look_again()  # Also when nothing went: from the first ack on its lag counts.
+    session.log.look_again()  # Also when nothing was freed: the next notice of its lag is due later.
     if session.connection is not None:
         session.connection.skip_to(record.seq)
 

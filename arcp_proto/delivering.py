@@ -58,10 +58,10 @@ def look_at(runtime: Runtime, session: Session) -> None:
     retention.shrink(runtime, session)
     if not session.acking:
         retention.age(runtime, session)
-    elif log.last - session.acked > limits.lag and session.acked and not session.lagging:
+    elif log.last - session.acked > limits.lag and not session.lagging:
         _tell_of_lag(runtime, session)
     upto = log.first - 1 + limits.session_events
-    if session.acking and session.acked and session.jobs and not session.lagging:
+    if session.acking and session.jobs and not session.lagging:
         upto = min(upto, session.acked + limits.lag)
     size = limits.session_bytes
     if runtime.journaling:

@@ -12,7 +12,7 @@ import msgspec
 
 from . import wire
 from .budget import to_json
-from .errors import LocalProtocolError
+from .errors import RETRYABLE, LocalProtocolError
 
 UNSET = msgspec.UNSET
 
@@ -294,6 +294,8 @@ def _encode_mapping(kind: str, body: Mapping[str, Any]) -> bytes:
     checked = _checked(kind, fields)
     if isinstance(checked, Log):
         fields["level"] = checked.level
+    elif isinstance(checked, ToolResult) and checked.error is not None:
+        fields["error"] = {**fields["error"], "retryable": checked.error.retryable}
     return wire.encode_checked(fields)
 
 
@@ -334,11 +336,19 @@ def _check_body(body: Any) -> None:
         case ToolResult():
             if (body.result is UNSET) == (body.error is None):
                 raise LocalProtocolError("a tool_result has either a result or an error")
+            if body.error is not None:
+                body.error = _with_table(body.error)
             if body.result is not UNSET:
                 wire.check_value(body.result, around=3)
         case ArtifactRef():
             if body.byte_size is not None and body.byte_size < 0:
                 raise LocalProtocolError("byte_size is not negative")
+
+
+def _with_table(error: ToolError) -> ToolError:
+    """Return an error whose `retryable` is that of the table for each code of §12."""
+    retryable = RETRYABLE.get(error.code, error.retryable)
+    return error if retryable is error.retryable else ToolError(error.code, error.message, retryable)
 
 
 def _plain_log(body: Any) -> bool:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ANONYMOUS: Final = "anonymous"
 LATEST: Final = Time(2**63 - 1)
 """The last expiry that a record holds, in the year 2262; a later one counts as this one."""
+BEARER: Final = "bearer"
 NOT_RESUMED: Final = "the session cannot be resumed"
 EXPIRED: Final = "the authentication has expired: resume with a fresh token"
 
@@ -72,11 +73,12 @@ def on_hello(
         raise Refusal(ErrorCode.INTERNAL_ERROR, SHUTTING_DOWN)
     runtime.timers.disarm(TimerKind.HELLO, connection.number)
     offered = frozenset(hello.capabilities.features)
-    secret = connection.secure and hello.auth.scheme != ANONYMOUS  # Whoever is nobody has no money either.
+    nobody = _claims_nobody(runtime, hello.auth)
+    secret = connection.secure and not nobody  # No credentials without a verified principal (§9.8).
     features = [name for name in runtime.features if name in offered and (secret or name != FEATURE)]
     quirk = recognise(envelope) if runtime.config.quirks else ""
     pending = Pending(connection, envelope, features, quirk, hello.resume, FEATURE in offered)
-    if hello.auth.scheme == ANONYMOUS and runtime.config.anonymous:
+    if nobody and runtime.config.anonymous:
         _enter_anonymously(runtime, pending)
     else:
         _authenticate(runtime, pending, hello.auth, hello.client)
@@ -90,7 +92,7 @@ def on_resume(
     asked = messages.Resume(resume.resume_token, resume.last_event_seq, resume.session_id, resume.replies)
     pending = Pending(connection, envelope, [], "", asked)
     nobody = messages.Peer("", "")
-    if resume.auth is not None and resume.auth.scheme != ANONYMOUS:
+    if resume.auth is not None and not _claims_nobody(runtime, resume.auth):
         _authenticate(runtime, pending, resume.auth, nobody)
         return
     session = _find(runtime, asked)
@@ -196,6 +198,14 @@ def prove(runtime: Runtime, connection: Connection, session: Session) -> None:
 # Who it is.
 
 
+def _claims_nobody(runtime: Runtime, auth: messages.Auth) -> bool:
+    """Return whether `auth` claims no principal: scheme `anonymous`, or `bearer` without a token.
+
+    Go clients without a token send the second form; it counts where the host allows anonymous sessions.
+    """
+    return auth.scheme == ANONYMOUS or (runtime.config.anonymous and auth.scheme == BEARER and not auth.token)
+
+
 def _enter_anonymously(runtime: Runtime, pending: Pending) -> None:
     connection, resume = pending.connection, pending.resume
     if resume is None:
@@ -217,7 +227,7 @@ def _nobody_else(runtime: Runtime, connection: Connection) -> Principal:
 
 
 def _authenticate(runtime: Runtime, pending: Pending, auth: messages.Auth, client: messages.Peer) -> None:
-    if auth.scheme != "bearer" or not auth.token:
+    if auth.scheme != BEARER or not auth.token:
         caps.failed(runtime, pending.connection, "the scheme")
         raise Refusal(ErrorCode.UNAUTHENTICATED, "a bearer token is required")
     if pending.resume is None or _find(runtime, pending.resume) is None:

@@ -37,9 +37,12 @@ PARENT_ENDS: Final = "the job that delegated it ends"
 def outcome_of(
     code: str, message: str, *, retryable: bool | None = None, details: dict[str, Any] | None = None
 ) -> Outcome:
-    """The outcome that an error code means; `retryable` by the table unless it is given."""
-    if retryable is None:
-        retryable = RETRYABLE.get(code, False)
+    """Return the outcome that an error code means.
+
+    For each code of §12 the table decides whether it is retryable, whatever the agent says; `retryable`
+    counts only for other codes, which are not retryable without it.
+    """
+    retryable = RETRYABLE.get(code, bool(retryable))
     return Outcome(STATUS_OF.get(code, Status.ERROR), code, message, retryable, details)
 
 

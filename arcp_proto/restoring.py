@@ -27,7 +27,7 @@ def restore(runtime: Runtime, records: Iterable[Record]) -> None:
         runtime.written_before(job.terms.accepted_at if job.end is None else job.end.at)
     for session in runtime.sessions.values():
         session.log.settle()
-        session.lagging = 0 < session.acked < session.log.last - runtime.limits.lag
+        session.lagging = session.acking and session.log.last - session.acked > runtime.limits.lag
         if session.anonymous:
             _count(runtime, session.principal)
     for session in list(runtime.sessions.values()):

@@ -106,8 +106,13 @@ def on_ack(runtime: Runtime, connection: Connection, envelope: wire.Envelope, ac
 def on_close(
     runtime: Runtime, connection: Connection, envelope: wire.Envelope, close: messages.Close
 ) -> None:
-    """`session.close` and `session.bye` (§6.7): jobs go on."""
-    connection.send(messages.Closed(close.reason))
+    """Detach the session and close; jobs go on (§6.7).
+
+    `session.close` is answered by `session.closed`. `session.bye` is answered by the close alone: its
+    senders do not know `session.closed`.
+    """
+    if envelope.type == "session.close":
+        connection.send(messages.Closed(close.reason))
     runtime.close_connection(connection, CLOSE_NORMAL, "session closed", who="peer", flush=True)
 
 

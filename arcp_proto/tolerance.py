@@ -149,7 +149,10 @@ def _settle_resume(resume: messages.SessionResume, envelope: wire.Envelope) -> N
 
 
 def _repair_list_jobs(fields: Fields) -> None:
-    status = fields.get("filter", {}).get("status")
+    """A filter may stand flat, as in the draft's example 13.3; a field of `filter` wins over a flat one."""
+    flat = {name: fields[name] for name in messages.JobFilter.__struct_fields__ if name in fields}
+    fields["filter"] = {**flat, **fields.get("filter", {})}
+    status = fields["filter"].get("status")
     if isinstance(status, str):
         fields["filter"]["status"] = [status]
 
@@ -437,5 +440,18 @@ def _decode_result(payload: bytes | msgspec.Raw) -> messages.Result:
     return result
 
 
-_TO_RUNTIME: Final = _decoders(messages.TO_RUNTIME)
+class _ExactListJobs(messages.ListJobs, forbid_unknown_fields=True):
+    """Without any other field: a filter may stand flat."""
+
+
+def _decode_list_jobs(payload: bytes | msgspec.Raw) -> messages.ListJobs:
+    read = _exact_list_jobs(payload)
+    return messages.ListJobs(read.filter, read.limit, read.cursor)
+
+
+_exact_list_jobs: Final = wire.decoder_of(_ExactListJobs)
+_TO_RUNTIME: Final[Shapes] = {
+    **_decoders(messages.TO_RUNTIME),
+    "session.list_jobs": (messages.ListJobs, _decode_list_jobs),
+}
 _TO_CLIENT: Final[Shapes] = {**_decoders(messages.TO_CLIENT), "job.result": (messages.Result, _decode_result)}

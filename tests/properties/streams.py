@@ -275,7 +275,7 @@ class Line:
         if phase == "unsubscribed":
             ensure(self.blind or self.flows.pop(job_id, None) is not None, "nobody was subscribed")
             return
-        ensure(self.acking and self.acked and self.told is not True, "told of back-pressure twice, or before")
+        ensure(self.acking and self.told is not True, "told of back-pressure twice, or without ack")
         ensure(self.last - 1 - self.acked > lag, "told of back-pressure although it keeps up")
         ensure(job_id in self.home, "told of back-pressure in a job that is not its")
         self.told = True

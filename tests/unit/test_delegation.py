@@ -390,6 +390,26 @@ def test_how_many_children_there_are_at_a_time(limit: str, most: int) -> None:
 # Budgets.
 
 
+def test_an_observer_of_a_child_sees_the_currencies_that_its_own_lease_names() -> None:
+    world = Tree(lease={**LEASE, "cost.budget": ["USD:1", "EUR:5"]})
+    own = world.delegate(lease={**NARROW, "cost.budget": ["USD:0.5"]})
+    shared = world.delegate(lease=NARROW)
+    world.spend(own, 0.125)
+    other = world.client(features=ALL)
+
+    def budget(job_id: JobId) -> Any:
+        [answer] = other.send("job.subscribe", {"job_id": job_id})
+        return answer["payload"].get("budget")
+
+    assert budget(world.root) == {"USD": 0.5, "EUR": 5}
+    assert budget(own) == {"USD": 0.375}
+    assert budget(shared) is None
+    world.finish(own)
+    world.finish(shared)
+    assert budget(own) == {"USD": 0.375}
+    assert budget(shared) is None
+
+
 def test_a_budget_leaves_its_parent_and_the_rest_comes_back() -> None:
     world = Tree()
     child = world.delegate(lease={**NARROW, "cost.budget": ["USD:0.6"]})

@@ -146,11 +146,16 @@ def test_a_session_that_does_not_keep_up_is_told_once_a_crossing() -> None:
     assert len(notices(peer)) == 2
 
 
-def test_a_session_that_has_never_acked_is_not_told() -> None:
+def test_a_session_that_negotiated_ack_is_told_before_its_first_ack() -> None:
     world = World(LAG)
     peer = world.client()
-    emits(world, peer.submit(), 30)
+    job = peer.submit()
+    emits(world, job, 5)
     assert notices(peer) == []
+    emits(world, job, 25)
+    [notice] = notices(peer)
+    assert (notice["job_id"], notice["event_seq"]) == (job, 7)
+    assert "6 events" in notice["payload"]["body"]["message"]
 
 
 def test_a_session_without_ack_is_not_told() -> None:

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from arcp_proto import events
-from arcp_proto.errors import LocalProtocolError
+from arcp_proto.errors import RETRYABLE, ErrorCode, LocalProtocolError
 from arcp_proto.events import (
     ArtifactRef,
     Body,
@@ -322,3 +322,15 @@ def test_an_optional_field_of_none_is_absent_and_an_unknown_one_is_kept() -> Non
         events.encode_body("tool_result", {"call_id": "c", "result": None})
         == b'{"call_id":"c","result":null}'
     )
+
+
+@pytest.mark.parametrize("said", [True, False])
+@pytest.mark.parametrize("code", [*ErrorCode, "X_MINE"])
+def test_the_retryable_of_a_tool_result_is_the_tables_for_a_code_of_the_draft(code: str, said: bool) -> None:
+    expected = RETRYABLE.get(code, said)
+    error = {"code": code, "message": "m", "retryable": said}
+    given = ToolError(code, "m", said)
+    for body in (ToolResult("c", error=given), {"call_id": "c", "error": error}):
+        encoded = json.loads(events.encode_body("tool_result", body))
+        assert encoded == {"call_id": "c", "error": {**error, "retryable": expected}}
+    assert (given.retryable, error["retryable"]) == (said, said)  # What an agent holds stays as it is.

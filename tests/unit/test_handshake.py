@@ -622,10 +622,36 @@ def test_an_anonymous_session_is_resumed_by_its_token(how: str) -> None:
     assert world.all(Authenticate) == []
 
 
+@pytest.mark.parametrize("token", [None, ""])
+def test_a_bearer_without_a_token_is_anonymous_where_that_is_allowed(token: str | None) -> None:
+    world = World(ANONYMOUS)
+    first, other = world.connect(secure=True), world.connect()
+    for peer in (first, other):
+        peer.hello(token)
+    assert first.connection.phase is other.connection.phase is Phase.OPEN
+    assert world.all(Authenticate) == []
+    job = first.submit()
+    assert other.cancel(job)[0]["payload"]["code"] == "JOB_NOT_FOUND"
+    again = world.connect()
+    again.hello(token, resume={"resume_token": first.token})
+    by_token = asked_by_token(world, again.token, auth={"scheme": "bearer"})
+    assert again.session_id == by_token.session_id == first.session_id
+
+
+@pytest.mark.parametrize("token", [None, ""])
+def test_a_bearer_without_a_token_is_refused_where_nobody_is_anonymous(token: str | None) -> None:
+    peer = World().connect()
+    peer.hello(token)
+    refused(peer, "UNAUTHENTICATED")
+
+
 def test_a_verified_session_is_not_resumed_without_a_bearer() -> None:
     world = World(ANONYMOUS)
     first = world.client()
     refused(nobody(world, resume={"resume_token": first.token}))
+    again = world.connect()
+    again.hello(None, resume={"resume_token": first.token})
+    refused(again)
     assert first.closing is None
 
 

@@ -23,13 +23,25 @@ def test_the_status_and_retryable_of_every_code(code: ErrorCode) -> None:
     assert outcome.status.value == expected
     assert outcome.retryable is RETRYABLE[code]
     assert outcome.retryable is (code.value in ("INTERNAL_ERROR", "TIMEOUT", "HEARTBEAT_LOST"))
-    assert outcome_of(code, "m", retryable=True).retryable
-    assert not outcome_of(code, "m", retryable=False).retryable
+    for said in (True, False):
+        assert outcome_of(code, "m", retryable=said).retryable is RETRYABLE[code]
 
 
 def test_a_code_that_nobody_knows() -> None:
     outcome = outcome_of("X_MINE", "m", details={"a": 1})
     assert (outcome.status, outcome.retryable, outcome.details) == (Status.ERROR, False, {"a": 1})
+    assert outcome_of("X_MINE", "m", retryable=True).retryable
+
+
+@pytest.mark.parametrize("said", [True, False])
+@pytest.mark.parametrize("code", ErrorCode)
+def test_an_agent_does_not_change_the_retryable_of_a_code_of_the_draft(code: ErrorCode, said: bool) -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit()
+    world.runtime.fail(job, code.value, "m", said, now=world.now)
+    world.take()
+    assert peer.frames[-1]["payload"]["retryable"] is RETRYABLE[code]
 
 
 @pytest.mark.parametrize("first", ["finish", "fail", "stopped", "cancel", "timeout"])

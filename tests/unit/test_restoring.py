@@ -177,13 +177,18 @@ def test_the_notice_of_a_lag_does_not_come_again_after_a_restart() -> None:
     assert str(again.frames).count("back_pressure") == 1
 
 
-def test_a_session_that_has_never_acked_is_told_of_its_lag_after_a_restart() -> None:
+def test_a_session_that_was_told_of_its_lag_is_told_once_across_a_restart() -> None:
     world = World(msgspec.structs.replace(AGAIN, limits=Limits(lag=5)))
     peer, job = started(world, 10)
+    assert str(peer.frames).count("back_pressure") == 1
     world.restart()
     again = world.resumed(peer)
     again.send("session.ack", {"last_processed_seq": 1})
     world.emit(job)
+    assert str(again.frames).count("back_pressure") == 0
+    again.send("session.ack", {"last_processed_seq": max(again.numbers())})
+    for _ in range(6):
+        world.emit(job)
     assert str(again.frames).count("back_pressure") == 1
 
 
