@@ -399,7 +399,7 @@ class WebSocketCodec(ABC):
 
 
 class ServerCodec(WebSocketCodec):
-    """The listening side: masked frames in, unmasked out, no subprotocol, no extension.
+    """The listening side: masked frames in, unmasked out, no extension.
 
     `target`: path and query of the request; None before it. A query may hold secrets.
     """
@@ -407,9 +407,7 @@ class ServerCodec(WebSocketCodec):
     __slots__ = ("_admission", "target")
 
     def __init__(self, admission: Admission, *, limit: int) -> None:
-        super().__init__(
-            ServerProtocol(origins=admission.origins, max_size=None, logger=_SILENT), limit=limit
-        )
+        super().__init__(admission.protocol(_SILENT), limit=limit)
         self._admission = admission
         self.target: str | None = None
 

@@ -1,18 +1,28 @@
-"""Which opening requests a listener accepts: path, Host and Origin."""
+"""Which opening requests a listener accepts: path, Host and Origin; and which subprotocol it answers."""
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
-from websockets.typing import Origin
+from websockets.typing import Origin, Subprotocol
 
 __all__ = ["LOOPBACK_HOSTS", "Admission"]
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
+
+
+def choose_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """Return the first offered subprotocol that is `arcp` or begins with `arcp.`, or None.
+
+    A client that offers subprotocols and is answered none fails the connection: browsers and the `ws`
+    library do, with `new WebSocket(url, ["arcp.v1"])`. The answer changes nothing else.
+    """
+    return next((name for name in offered if name == "arcp" or name.startswith("arcp.")), None)
 
 
 class Admission:
@@ -37,6 +47,12 @@ class Admission:
         self._hosts = frozenset(map(_host_and_port, hosts))
         self.origins: tuple[Origin | None, ...] = (None, *map(Origin, origins))
         self._refused = refused
+
+    def protocol(self, logger: logging.Logger) -> ServerProtocol:
+        """Return the library's side of a new connection, which tells `logger` what it does."""
+        return ServerProtocol(
+            origins=self.origins, select_subprotocol=choose_subprotocol, max_size=None, logger=logger
+        )
 
     def answer(self, protocol: ServerProtocol, request: Request) -> Response:
         """The response to a request: 101, or 403, 404 and what the library refuses (400, 405, 426, 505).

@@ -104,6 +104,15 @@ async def talk_at_length(peer: Peer) -> None:
     assert result["payload"]["result_size"] == 300_002
 
 
+async def talk_and_say_bye(peer: Peer) -> None:
+    """The close alone answers `session.bye`."""
+    await peer.hello()
+    await peer.send("session.bye", {"reason": "done"})
+    with pytest.raises(Ended) as ended:
+        await peer.receive()
+    assert ended.value.code in (1000, None)
+
+
 TALKS = [
     talk_through_a_job,
     talk_nonsense,
@@ -112,6 +121,7 @@ TALKS = [
     talk_and_cancel,
     talk_at_once,
     talk_at_length,
+    talk_and_say_bye,
 ]
 talks = pytest.mark.parametrize("talk", TALKS, ids=lambda talk: talk.__name__)
 
@@ -173,3 +183,21 @@ async def byte_by_byte(port: int) -> AsyncIterator[int]:
         group.start_soon(listener.serve, proxy)
         yield listener.extra(anyio.abc.SocketAttribute.local_port)
         group.cancel_scope.cancel()
+
+
+@on_every_loop
+async def test_a_client_that_offers_subprotocols_is_answered_ours() -> None:
+    """A browser fails a connection whose offers are not answered."""
+    async with serve(make_app(), port=0) as server:
+        host, port = server.url.removeprefix("ws://").partition("/")[0].split(":")
+        async with await anyio.connect_tcp(host, int(port)) as stream:
+            await stream.send(
+                f"GET /arcp HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+                "Sec-WebSocket-Protocol: chat, arcp.v1\r\n\r\n".encode()
+            )
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += await stream.receive()
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert b"\r\nSec-WebSocket-Protocol: arcp.v1\r\n" in head

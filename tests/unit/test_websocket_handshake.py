@@ -102,3 +102,24 @@ def test_path_is_configurable() -> None:
 
 def test_a_foreign_host_learns_nothing_of_paths() -> None:
     assert status(Admission(), request("/nowhere", host="evil.example")) == 403
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        (["arcp"], "arcp"),
+        (["arcp.v1"], "arcp.v1"),
+        (["chat, arcp.v1.1, arcp"], "arcp.v1.1"),
+        (["chat", "arcp"], "arcp"),
+        (["chat"], None),
+        (["arcpx", "ARCP", "x.arcp", "arcp-v1"], None),
+        ([], None),
+    ],
+)
+def test_the_first_offered_subprotocol_of_ours_is_answered(offered: list[str], chosen: str | None) -> None:
+    server = ServerCodec(Admission(), limit=100)
+    server.receive(request(extra="".join(f"Sec-WebSocket-Protocol: {names}\r\n" for names in offered)))
+    assert server.status == 101
+    head = server.data_to_send().decode()
+    answered = [line for line in head.split("\r\n") if line.startswith("Sec-WebSocket-Protocol:")]
+    assert answered == ([] if chosen is None else [f"Sec-WebSocket-Protocol: {chosen}"])
