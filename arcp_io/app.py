@@ -160,6 +160,7 @@ class App:
             models_required=self.models_required,
             ceilings=self.ceilings,
             credentials=self.provisioner is not None,
+            credential_namespaces=tuple(getattr(self.provisioner, "namespaces", ())),
             volatile_credentials=self.volatile_credentials,
             quirks=self.quirks,
             limits=self.limits,

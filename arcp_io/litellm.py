@@ -42,6 +42,9 @@ class LiteLLMProvisioner:
     bounded by the key. A lease that does not end has a key that does, after `lifetime` seconds.
     """
 
+    namespaces: Final = (MODEL_USE,)
+    """It is asked for leases that name models only."""
+
     def __init__(
         self,
         url: str,

@@ -63,7 +63,11 @@ class IssueContext:
 
 
 class CredentialProvisioner(Protocol):
-    """Issues credentials of an upstream service for one job each, and revokes them."""
+    """Issues credentials of an upstream service for one job each, and revokes them.
+
+    An attribute `namespaces`, a tuple of capability namespaces, is optional: with it only leases that name a
+    pattern of one of them are asked for.
+    """
 
     async def issue(self, context: IssueContext) -> Sequence[IssuedCredential]:
         """New credentials that are used for nothing else, see `credential`; none is an answer too.

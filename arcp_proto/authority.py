@@ -114,12 +114,20 @@ def watch(runtime: Runtime, job: Job) -> None:
         return
     left = 0 if job.expired else max(0, job.expires - runtime.wall)
     runtime.timers.arm(TimerKind.LEASE_EXPIRED, job.id, Time(runtime.now + left + GRACE_SEC * SECOND))
+    watch_wall_clock(runtime)
+
+
+def watch_wall_clock(runtime: Runtime) -> None:
+    """Wake the driver now and then to look at the wall clock, while a lease is to end."""
     if runtime.timers.armed(TimerKind.WALL_CLOCK, 0) is None:
         runtime.timers.arm(TimerKind.WALL_CLOCK, 0, Time(runtime.now + LOOK_SEC * SECOND))
 
 
 def look_again(runtime: Runtime) -> None:
     """The driver has looked at the wall clock, as it does at every timer: again, as long as a lease ends."""
+    if turns.watches_lease(runtime):
+        watch_wall_clock(runtime)
+        return
     for job in runtime.unfinished.values():
         if job.expires is not None and job.outcome is None:
             runtime.timers.arm(TimerKind.WALL_CLOCK, 0, Time(runtime.now + LOOK_SEC * SECOND))
@@ -146,6 +154,7 @@ def wall_clock_moved(runtime: Runtime) -> None:
     """The wall clock was set: leases end by the new one."""
     for job in runtime.unfinished.values():
         watch(runtime, job)
+    turns.wall_clock_moved(runtime)
 
 
 def expire(runtime: Runtime, job: Job) -> None:

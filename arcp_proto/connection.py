@@ -227,7 +227,24 @@ class Connection:
     def _holds_more(self) -> bool:
         limits = self._machine.limits
         room = len(self._held) < limits.held_messages and self._held_bytes < limits.held_bytes
-        return room and not self.paused
+        return room and not self._waits
+
+    @property
+    def _waits(self) -> bool:
+        """Whether nothing more is carried out for now: it is paused, or too many submits of its session wait.
+
+        Submits that wait need no input to go on, and their number falls in bounded time: so neither side
+        can wait for the other.
+        """
+        session = self.session
+        return self.paused or (
+            session is not None and len(session.turns) >= self._machine.limits.waiting_submits
+        )
+
+    @property
+    def holds_input(self) -> bool:
+        """Whether something has come in that is not carried out yet."""
+        return bool(self._held or self._lines.size)
 
     # For the machine.
 
@@ -331,9 +348,9 @@ class Connection:
         return self._outbox.controls.size + size <= self._machine.limits.control_bytes
 
     def release_held(self) -> None:
-        """Handle what was held while the hello was being verified."""
+        """Handle what was held while the hello was being verified, or while nothing was carried out."""
         self.heard_at = self._machine.now
-        while self._held and self.phase is Phase.OPEN and not self.paused:
+        while self._held and self.phase is Phase.OPEN and not self._waits:
             message = self._held.pop(0)
             self._held_bytes -= len(message or b"")
             self._machine.receive_message(self, message)
@@ -375,7 +392,7 @@ class Connection:
             return  # What was in flight when we closed is not an error.
         if len(message) > self.message_limit:
             self._machine.refuse_too_large(self)
-        elif self.phase is Phase.OPEN and not self.paused:
+        elif self.phase is Phase.OPEN and not self._waits:
             self._machine.receive_message(self, message)
         else:
             self._accept(message)
@@ -402,7 +419,7 @@ class Connection:
         self._accept(line)
 
     def _accept(self, message: bytes | None) -> None:
-        if self.phase is Phase.AUTHENTICATING or self.paused:
+        if self.phase is Phase.AUTHENTICATING or self._waits:
             self._held.append(message)
             self._held_bytes += len(message or b"")
         else:

@@ -30,7 +30,7 @@ from .lease import MODEL_USE
 from .output import CredentialRotated, IssueCredentials
 from .records import CredentialIssued, CredentialRequested, CredentialRevoked
 from .records import CredentialRotated as RotatedRecord
-from .timers import TimerKind
+from .timers import OF_A_REQUEST, TimerKind
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -124,9 +124,25 @@ def check_withheld(session: Session, lease: Mapping[str, Sequence[str]]) -> None
         raise Refusal(ErrorCode.PERMISSION_DENIED, message, details=details)
 
 
+def may_have(runtime: Runtime, lease: Mapping[str, Sequence[str]], *, any_model: bool) -> bool:
+    """Return whether a lease can have credentials, by `RuntimeConfig.credential_namespaces` (§9.8)."""
+    namespaces = runtime.config.credential_namespaces
+    if not namespaces or any(lease.get(namespace) for namespace in namespaces):
+        return True
+    return any_model and MODEL_USE in namespaces
+
+
+def waits(runtime: Runtime, session: Session, terms: Terms) -> bool:
+    """Return whether a submit of this session has to wait for credentials."""
+    any_model = not runtime.config.models_required and MODEL_USE not in terms.lease
+    return issues(runtime, session) and may_have(runtime, terms.lease, any_model=any_model)
+
+
 def needs(runtime: Runtime, job: Job) -> bool:
     """Whether a job that is about to start has to get credentials first: a child, or one that lost them."""
-    return job.terms.credentials and not job.credentials and FEATURE in runtime.features
+    if not job.terms.credentials or job.credentials or FEATURE not in runtime.features:
+        return False
+    return may_have(runtime, job.terms.lease, any_model=authority.any_model(runtime, job))
 
 
 def for_submit(runtime: Runtime, turn: turns.Turn, terms: Terms) -> None:
@@ -136,6 +152,7 @@ def for_submit(runtime: Runtime, turn: turns.Turn, terms: Terms) -> None:
     turn.alias = _ask(runtime, terms, parse_budget(terms.lease), turn, any_model=any_model)
     runtime.issuing.submits[terms.principal] += 1
     turn.counts = True
+    turns.watch_lease(runtime, turn)
     if terms.idempotency_key is not None:
         runtime.issuing.keys.setdefault((terms.principal, terms.idempotency_key), {})
 
@@ -178,7 +195,7 @@ def answered(
     if provision is None or not provision.asked:
         return
     provision.asked = provision.gone = False
-    runtime.timers.disarm(TimerKind.ISSUE, alias)
+    runtime.timers.disarm_all(OF_A_REQUEST, alias)
     waiting = runtime.issuing.awaited.pop(alias, None)
     if made is None:
         revoking.doubt(runtime, provision)
@@ -197,6 +214,7 @@ def answered(
 
 def late(runtime: Runtime, alias: str) -> None:
     """The answer is overdue: nothing waits for it any more, and what it brings is revoked."""
+    runtime.timers.disarm(TimerKind.LEASE_ENDS, alias)
     waiting = runtime.issuing.awaited.pop(alias, None)
     revoking.revoke(runtime, runtime.provisions[alias])
     if waiting is not None:
@@ -208,6 +226,7 @@ def drop(runtime: Runtime, turn: turns.Turn) -> None:
     counts_no_more(runtime, turn)
     if turn.alias is None:
         return
+    runtime.timers.disarm(TimerKind.LEASE_ENDS, turn.alias)
     runtime.issuing.awaited.pop(turn.alias, None)
     provision = runtime.provisions.get(turn.alias)
     if provision is not None:

@@ -402,6 +402,8 @@ class Machine(ABC):
                 self._resumed.append(connection)
             case TimerKind.REST:
                 self._miss_rest(self._live(connection))
+            case TimerKind.ROOM:
+                self._resumed.append(self._live(connection))
             case TimerKind.LINGER:
                 connection = self._live(connection)
                 self._closing.append(Closing(connection, CLOSE_GOING_AWAY, "linger", abort=True))
@@ -442,6 +444,7 @@ class Machine(ABC):
             TimerKind.CLOSE,
             TimerKind.PAUSE,
             TimerKind.REST,
+            TimerKind.ROOM,
         ):
             self.timers.disarm(kind, connection.number)
 

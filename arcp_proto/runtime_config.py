@@ -53,6 +53,9 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     observers: dict[str, dict[str, str]] = {}
     credentials: bool = False
     """The host has a provisioner, and answers `IssueCredentials` and `RevokeCredential` (§9.8)."""
+    credential_namespaces: tuple[str, ...] = ()
+    """Namespaces for which there are credentials: a lease that names no pattern of any of them is not asked
+    for. Empty: every lease may have some."""
     volatile_credentials: bool = False
     """Credentials are offered without a journal too: what is valid when the process dies stays so."""
     models_required: bool = True

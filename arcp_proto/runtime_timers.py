@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from . import authority, caps, handshake, issuing, observing, outcome, retention, revoking, shutdown
+from . import authority, caps, handshake, issuing, observing, outcome, retention, revoking, shutdown, turns
 from .errors import ErrorCode, InvariantViolated, Refusal
 from .ids import JobId, SessionId
 from .timers import TimerKey, TimerKind
@@ -46,6 +46,7 @@ DUE: Final[Mapping[TimerKind, Callable[[Runtime, int | str], None]]] = {
     TimerKind.RESUME_WINDOW: lambda runtime, owner: retention.end_session(runtime, SessionId(str(owner))),
     TimerKind.MAX_RUNTIME: _ran_too_long,
     TimerKind.LEASE_EXPIRED: lambda runtime, owner: authority.due(runtime, runtime.jobs[JobId(str(owner))]),
+    TimerKind.LEASE_ENDS: lambda runtime, owner: turns.lease_ends(runtime, str(owner)),
     TimerKind.ISSUE: lambda runtime, owner: issuing.late(runtime, str(owner)),
     TimerKind.REVOCATION: lambda runtime, owner: revoking.again(runtime, str(owner)),
     TimerKind.REVOCATION_WAIT: lambda runtime, owner: outcome.wait_over(

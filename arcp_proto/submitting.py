@@ -80,7 +80,7 @@ def judge(runtime: Runtime, connection: Connection | None, turn: turns.Turn) -> 
         if turns.waits_for_key(runtime, session, key):
             return False
     terms = _check_submit(runtime, session, turn.envelope, submit, claimed)
-    if issuing.issues(runtime, session):
+    if issuing.waits(runtime, session, terms):
         issuing.for_submit(runtime, turn, terms)
         return False
     accept(runtime, connection, session, submit, terms, turn.request_id)
@@ -97,7 +97,9 @@ def ask_ahead(runtime: Runtime, turn: turns.Turn) -> None:
     )
     if not known and issuing.issues(runtime, session):
         check_runtime(submit.max_runtime_sec)
-        issuing.for_submit(runtime, turn, _check_submit(runtime, session, turn.envelope, submit, claimed))
+        terms = _check_submit(runtime, session, turn.envelope, submit, claimed)
+        if issuing.waits(runtime, session, terms):
+            issuing.for_submit(runtime, turn, terms)
 
 
 def accept(

@@ -25,6 +25,8 @@ class TimerKind(StrEnum):
     """A connection that was told of a limit is read again (§14)."""
     REST = "rest"
     """The rest of a message that has begun is overdue."""
+    ROOM = "room"
+    """A connection is read again: there is room for another submit that waits (§7.1)."""
     LINGER = "linger"
     """The transport of a closed connection has not taken its last envelopes."""
     RESUME_WINDOW = "resume_window"
@@ -33,6 +35,8 @@ class TimerKind(StrEnum):
     """A job has run for its max_runtime_sec (§12 TIMEOUT)."""
     LEASE_EXPIRED = "lease_expired"
     """A lease has ended a second ago, and its job with it (§9.5, §14)."""
+    LEASE_ENDS = "lease_ends"
+    """The lease of a submit that waits for credentials has ended (§9.5)."""
     ISSUE = "issue"
     """Credentials were asked for, and have not come (§9.8)."""
     REVOCATION = "revocation"
@@ -69,6 +73,9 @@ class TimerKind(StrEnum):
 
 OF_A_RUN: Final = (TimerKind.MAX_RUNTIME, TimerKind.LEASE_EXPIRED, TimerKind.GRACE)
 """What may be armed for a job while its agent runs."""
+
+OF_A_REQUEST: Final = (TimerKind.ISSUE, TimerKind.LEASE_ENDS)
+"""What may be armed for credentials that were asked for."""
 
 
 class TimerKey(NamedTuple):

@@ -1,27 +1,30 @@
-"""Submits that wait: for their credentials, or for those before them (§7.1): answers keep submit order."""
+"""Submits that wait: for their credentials, or for those before them (§7.1): answers keep submit order.
+
+While `Limits.waiting_submits` of a session wait, its connection is not read.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from . import issuing, messages, refusals, submitting, wire
+from . import authority, issuing, messages, refusals, submitting, wire
 from .audit import note
 from .connection import Connection, Phase
 from .credentials import Credential
 from .errors import ErrorCode, Refusal
+from .ids import Time
 from .job import Terms
 from .machine import found
 from .quirks import RefusalForm
 from .session import Session
+from .timers import TimerKind
 from .times import parse_time
 
 if TYPE_CHECKING:
     from .ids import Principal, SessionId
     from .runtime import Runtime
-
-GIVEN_UP: Final = "too many submits wait for their answers"
 
 
 class Turn(msgspec.Struct, eq=False):
@@ -53,16 +56,6 @@ def take(runtime: Runtime, connection: Connection, turn: Turn) -> None:
         if not submitting.judge(runtime, connection, turn):
             _wait(runtime, turn)
         return
-    if len(session.turns) >= runtime.limits.waiting_submits:
-        raise Refusal(
-            ErrorCode.INTERNAL_ERROR,
-            GIVEN_UP,
-            details={
-                "limit": "waiting_submits",
-                "max": runtime.limits.waiting_submits,
-                "retry_after_ms": 1000,
-            },
-        )
     try:
         submitting.ask_ahead(runtime, turn)
     except Refusal as refusal:
@@ -112,11 +105,23 @@ def refused(runtime: Runtime, turn: Turn, refusal: Refusal) -> None:
 def proceed(runtime: Runtime, session: Session) -> None:
     """Answer the submits of a session that can be answered, in their order, and those that wait for a key."""
     freed: dict[SessionId, None] = {}
+    full = len(session.turns) >= runtime.limits.waiting_submits
     _answer(runtime, session, freed)
+    if full:
+        _read_on(runtime, session)
     for session_id in freed:
         waiting = runtime.sessions.get(session_id)
         if waiting is not None and waiting is not session:
             proceed(runtime, waiting)
+
+
+def _read_on(runtime: Runtime, session: Session) -> None:
+    """Carry out what has come in on the session's connection meanwhile, if there is room for it."""
+    connection = session.connection
+    if connection is None or connection.phase is not Phase.OPEN or not connection.holds_input:
+        return
+    if len(session.turns) < runtime.limits.waiting_submits:
+        runtime.timers.arm(TimerKind.ROOM, connection.number, runtime.now)
 
 
 def _answer(runtime: Runtime, session: Session, freed: dict[SessionId, None]) -> None:
@@ -173,6 +178,48 @@ def knows(session: Session, request_id: str, connection: Connection) -> bool:
             turn.asked_on = connection
             return True
     return False
+
+
+def lease_ends(runtime: Runtime, alias: str) -> None:
+    """The lease of a submit has ended before its credentials came: refuse it now (§9.5).
+
+    After the wall clock was set back the lease ends later: watch it again.
+    """
+    turn = runtime.issuing.awaited.get(alias)
+    if not isinstance(turn, Turn):
+        return
+    try:
+        _check_lease(runtime, turn)
+    except Refusal as refusal:
+        refused(runtime, turn, refusal)
+    else:
+        watch_lease(runtime, turn)
+
+
+def watch_lease(runtime: Runtime, turn: Turn) -> None:
+    """Look when the lease of a submit that waits for credentials ends, by the wall clock as it is now."""
+    expires_at = None if turn.terms is None else turn.terms.expires_at
+    expires = None if expires_at is None else parse_time(expires_at)
+    if expires is None or turn.alias not in runtime.issuing.awaited:
+        return
+    left = 0 if turn.expired else max(0, expires - runtime.wall)
+    runtime.timers.arm(TimerKind.LEASE_ENDS, turn.alias, Time(runtime.now + left))
+    authority.watch_wall_clock(runtime)
+
+
+def watches_lease(runtime: Runtime) -> bool:
+    """Return whether the lease of a submit that waits for credentials is to end."""
+    return any(
+        isinstance(waiting, Turn) and waiting.terms is not None and waiting.terms.expires_at is not None
+        for waiting in runtime.issuing.awaited.values()
+    )
+
+
+def wall_clock_moved(runtime: Runtime) -> None:
+    """The wall clock was set: leases of submits that wait end by the new one."""
+    for waiting in runtime.issuing.awaited.values():
+        if isinstance(waiting, Turn):
+            watch_lease(runtime, waiting)
 
 
 def abandon(runtime: Runtime, session: Session) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
+from arcp_io.app import App
+from arcp_io.context import JobContext
 from arcp_io.journal import Journal
 from arcp_io.journal.memory import MemoryJournal
 from arcp_io.journal.sqlite import SqliteJournal
+from arcp_io.provisioning import IssueContext, IssuedCredential, StaticProvisioner
 from arcp_io.serving import serve
 from arcp_proto.ids import JobId
-from tests.io.apps import make_app
+from tests.io.apps import TOKEN, make_app
 from tests.io.conftest import on_every_loop
 from tests.io.fakes import HELLO, SUBMIT, SlowJournal, Stand
 from tests.io.peers import LinePeer, Message, Peer, WebSocketPeer, child, websocket
@@ -183,3 +186,38 @@ async def test_an_agent_that_never_waits_is_answered_in_one_write() -> None:
             await peer.send("job.submit", {"agent": "echo"})
             written = await peer.stream.receive(65536)
             assert [written.count(kind) for kind in (b"job.accepted", b"job.result")] == [1, 1]
+
+
+@on_every_loop
+@pytest.mark.parametrize("count", [200, 450])
+async def test_submits_that_wait_for_credentials_are_all_accepted_however_many(count: int) -> None:
+    """More than may wait at once are not read yet, and none is refused."""
+    values = (f"sk-{number}" for number in range(count))
+    app = App(
+        "provided",
+        "1",
+        tokens={TOKEN: "alice"},
+        provisioner=SlowProvisioner(values, "https://gateway.example"),
+        volatile_credentials=True,
+        secure_loopback=True,
+    )
+
+    @app.agent("echo")
+    async def echo(job: JobContext, input: Any) -> Any:
+        return input
+
+    async with serve(app, port=0) as server, websocket(server.url) as peer:
+        await peer.hello(features=["provisioned_credentials", "result_chunk"])
+        answers = await submit_at_once(peer, count)
+    assert {answer["type"] for answer in answers.values()} == {"job.accepted"}
+    assert list(answers) == [f"s{number}" for number in range(count)]
+    shown = [answer["payload"]["credentials"][0]["value"] for answer in answers.values()]
+    assert sorted(shown) == sorted(f"sk-{number}" for number in range(count))
+
+
+class SlowProvisioner(StaticProvisioner):
+    """It takes a turn of the loop, so that submits come in faster than they are answered."""
+
+    async def issue(self, context: IssueContext) -> Sequence[IssuedCredential]:
+        await anyio.sleep(0.001)
+        return await super().issue(context)

@@ -95,7 +95,8 @@ def check_timers(runtime: Runtime, aborted: Sequence[Connection], drain: bool) -
     if drain and runtime.unfinished:
         expected.append(TimerKey(TimerKind.DRAIN, 0))
     keys = runtime.timers.keys()
-    anytime = (TimerKind.BACKLOG, TimerKind.WALL_CLOCK)  # The latter lapses by itself.
+    # The wall clock's lapses by itself, and that of room is due at once.
+    anytime = (TimerKind.BACKLOG, TimerKind.WALL_CLOCK, TimerKind.ROOM)
     armed = [key for key in keys if key.kind not in anytime]
     ensure(sorted(map(str, expected)) == sorted(map(str, armed)), f"armed {armed}, expected {expected}")
     check_feeding(runtime, [key for key in keys if key.kind is TimerKind.BACKLOG])

@@ -37,7 +37,7 @@ Action = tuple[str, int, int, int]
 
 AGENTS: Final = (AgentInfo("echo"), AgentInfo("again", restartable=True))
 VALUE: Final = re.compile(rb"sk-[0-9]+-secret")
-CAPS: Final = ("sessions", "principal_jobs", "running_jobs", "waiting_submits")
+CAPS: Final = ("sessions", "principal_jobs", "running_jobs")
 LEASE: Final = {"agent.delegate": ["*"], "tool.call": ["*"], "model.use": ["m"], "cost.budget": ["USD:5"]}
 NAMES: Final = (
     *("submit", "submit", "submit", "issue", "issue", "issue", "issue_badly", "revoke", "revoke", "rotate"),

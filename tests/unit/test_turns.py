@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto.connection import Framing
 from arcp_proto.ids import SECOND, Time
 from arcp_proto.limits import Limits
 from arcp_proto.output import Audit, IssueCredentials, StartJob
@@ -256,17 +257,69 @@ def test_a_submit_that_is_sent_again_after_a_resume_is_carried_out_once() -> Non
     assert answers(again) == [("job.accepted", "req1")]
 
 
-def test_too_many_are_refused_in_their_place_and_far_too_many_close() -> None:
-    limits = Limits(waiting_submits=2, control_envelopes=4)
-    world = Provided(msgspec.structs.replace(PROVIDED, limits=limits))
-    peer = world.client()
-    for _ in range(4):
-        submit(peer)
-    assert len(world.asked) == 2
-    assert answers(peer) == []
+@pytest.mark.parametrize("framing", Framing)
+def test_a_connection_is_not_read_while_too_many_submits_wait(framing: Framing) -> None:
+    """What comes all the same is held, and is carried out when there is room: no submit is refused."""
+    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(waiting_submits=2)))
+    peer = world.client(framing=framing)
+    job = world.job(peer)
     submit(peer)
-    assert peer.closing is not None
-    assert peer.codes() == ["INTERNAL_ERROR"]
+    assert peer.connection.reading
+    submit(peer)
+    assert not peer.connection.reading
+    for _ in range(3):
+        submit(peer)
+    peer.cancel(job)
+    assert (len(world.asked), peer.codes(), world.stops()) == (3, [], [])
+    world.issue(alias=world.asked[2])
+    assert not peer.connection.reading
+    for asked in (1, 3, 4, 5):
+        assert len(answers(peer)) <= asked
+        world.issue(alias=world.asked[asked])
+        world.advance(0)
+    assert answers(peer) == [("job.accepted", f"req{number}") for number in range(1, 7)]
+    assert (peer.connection.reading, world.stops()) == (True, [job])
+    assert_nobody_waits(world)
+
+
+def test_no_input_is_needed_to_read_on() -> None:
+    """A provisioner that never answers holds submits for so long as credentials may take to come."""
+    limits = Limits(waiting_submits=2, issue=30)
+    world = Provided(msgspec.structs.replace(PROVIDED, limits=limits))
+    peer = world.client(features=(*WITH, "heartbeat"))
+    for _ in range(5):
+        submit(peer)
+    world.advance(91)
+    assert [kind for kind, _ in answers(peer)] == ["session.error"] * 5
+    assert peer.codes() == ["INTERNAL_ERROR"] * 5
+    assert peer.closing is None  # While it is not read its silence does not count.
+    assert len(peer.of("session.ping")) >= 2  # It is not left in silence either.
+
+
+def test_a_session_that_is_resumed_while_too_many_submits_wait_goes_on() -> None:
+    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(waiting_submits=2)))
+    peer = world.client()
+    submit(peer)
+    submit(peer)
+    again = world.resumed(peer, 0, features=WITH)
+    assert not again.connection.reading
+    submit(again)
+    for asked in range(3):
+        world.issue(alias=world.asked[asked])
+        world.advance(0)
+    assert [kind for kind, _ in answers(again)] == ["job.accepted"] * 3
+    assert_nobody_waits(world)
+
+
+def test_a_connection_that_ends_while_too_many_submits_wait_is_read_no_more() -> None:
+    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(waiting_submits=1)))
+    peer = world.client()
+    submit(peer)
+    submit(peer)
+    world.issue()
+    peer.drop()
+    world.advance(1)
+    assert (len(world.asked), world.runtime.connections) == (1, {})
 
 
 def test_those_that_wait_count_as_running_jobs() -> None:
@@ -371,8 +424,10 @@ def test_a_lease_that_ends_before_its_credentials_come_refuses_the_submit() -> N
     world = Provided()
     peer = world.client()
     submit(peer, lease_constraints=until(10))
-    world.advance(10)
+    world.advance(9.999)
     assert answers(peer) == []
+    world.advance(0.001)
+    assert peer.codes() == ["LEASE_EXPIRED"]
     world.issue("sk-late")
     assert peer.codes() == ["LEASE_EXPIRED"]
     error = peer.frames[-1]["payload"]
@@ -403,7 +458,9 @@ def test_a_provisioner_that_has_made_none_leaves_nothing_to_revoke() -> None:
     submit(peer, lease_constraints=until(10))
     world.advance(11)
     world.carry_out(world.runtime.credentials_issued(world.asked[0], [], now=world.now))
-    assert (peer.codes(), world.revocations) == (["LEASE_EXPIRED"], [])
+    assert (peer.codes(), world.revocations) == (["LEASE_EXPIRED"], world.asked)
+    world.revoke(world.asked[0])
+    assert len(world.runtime.provisions) == 0
 
 
 def test_the_refusal_of_an_ended_lease_keeps_its_place_and_its_values_go_at_once() -> None:
@@ -442,7 +499,6 @@ def test_the_key_of_a_submit_whose_lease_has_ended_is_free() -> None:
     submit(peer, idempotency_key="k", lease_constraints=until(10))
     submit(other, idempotency_key="k", lease_constraints=until(20))
     world.advance(11)
-    world.issue()
     assert (peer.codes(), answers(other), len(world.asked)) == (["LEASE_EXPIRED"], [], 2)
     world.issue()
     assert answers(other) == [("job.accepted", "req1")]
@@ -471,5 +527,53 @@ def test_a_wall_clock_that_is_set_forward_ends_a_lease_that_waits() -> None:
     submit(peer, lease_constraints=until(3_600))
     world.runtime.wall_clock_set(UNIX + 7_200 * SECOND, now=world.now)
     world.take()
-    world.issue()
+    world.advance(0)
+    assert (peer.codes(), world.revocations) == (["LEASE_EXPIRED"], world.asked)
+
+
+def test_a_wall_clock_that_is_set_back_lets_a_lease_wait_longer() -> None:
+    world = Provided()
+    peer = world.client()
+    submit(peer, lease_constraints=until(10))
+    world.advance(9)
+    world.runtime.wall_clock_set(UNIX, now=world.now)
+    world.take()
+    world.advance(9)
+    assert answers(peer) == []
+    world.advance(1)
     assert peer.codes() == ["LEASE_EXPIRED"]
+
+
+# A lease for which there are no credentials.
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_nobody_is_asked_for_a_lease_that_can_have_no_credential(required: bool) -> None:
+    config = msgspec.structs.replace(PROVIDED, credential_namespaces=("model.use",), models_required=required)
+    world = Provided(config)
+    peer = world.client()
+    submit(peer, lease_request={"tool.call": ["*"]})
+    submit(peer, lease_request={"model.use": []})
+    assert len(world.asked) == (0 if required else 1)  # Without model.use any model is allowed.
+    if not required:
+        world.issue()
+    assert answers(peer) == [("job.accepted", "req1"), ("job.accepted", "req2")]
+    submit(peer, lease_request={"model.use": ["small"]})
+    submit(peer, lease_request={"model.use": []})
+    assert answers(peer)[2:] == []  # The last one waits for the answer before its own.
+    world.issue()
+    assert answers(peer)[2:] == [("job.accepted", "req3"), ("job.accepted", "req4")]
+    assert len(world.asked) == (1 if required else 2)
+
+
+def test_a_child_that_can_have_no_credential_starts_at_once() -> None:
+    world = Provided(msgspec.structs.replace(PROVIDED, credential_namespaces=("model.use",)))
+    peer = world.client()
+    lease = {"agent.delegate": ["plain"], "model.use": ["small", "large"], "fs.read": ["/a/**"]}
+    job = world.job(peer, lease_request=lease)
+    bare = world.runtime.delegate(job, "plain", None, {"fs.read": ["/a/b"]}, now=world.now)
+    world.take()
+    assert (world.last(StartJob).job_id, len(world.asked)) == (bare, 1)
+    world.runtime.delegate(job, "plain", None, {"model.use": ["small"]}, now=world.now)
+    world.take()
+    assert (world.last(StartJob).job_id, len(world.asked)) == (bare, 2)
