@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 from . import records, wire
 from .answers import accepted_of
 from .budget import UNBOUND, Budget, Hold
+from .chunks import encode_whole
 from .credentials import FEATURE, Provision, takes
-from .entering import EVENT, append, number
-from .events import EventKind
+from .entering import EVENT, append, keep, number
+from .events import RESULT_CHUNK, EventKind
 from .idempotency import Claim
 from .ids import JobId
 from .job import End, Job, Status
@@ -30,7 +31,14 @@ if TYPE_CHECKING:
 
 
 def _session_opened(runtime: Runtime, record: records.SessionOpened) -> None:
-    session = Session(record.session_id, record.principal, record.features, record.quirk, record.anonymous)
+    session = Session(
+        record.session_id,
+        record.principal,
+        record.features,
+        record.quirk,
+        record.anonymous,
+        record.long_frames,
+    )
     runtime.sessions[session.id] = session
     runtime.caps.session_opened(session)
     runtime.holdings.add(session.principal, session.log)
@@ -216,17 +224,23 @@ def _job_ended(runtime: Runtime, record: records.JobEnded) -> None:
     runtime.change_status(job, record.status)
     home = job.home
     source = (job.home_seq if home is None else home.log.last) + 1
-    end = job.end = End(record.message_type, record.payload, record.at, source, record.inline)
+    inline = record.inline
+    if inline is not None and len(inline) > runtime.limits.frame:
+        inline = None  # Who comes later gets the result as chunks: it is not kept twice.
+    job.end = End(record.message_type, record.payload, record.at, source, inline)
+    end = End(record.message_type, record.payload, record.at, source, record.inline)
+    if record.whole is not None:
+        _cut_whole(runtime, job, record.whole, end)
     if home is not None:
-        append(runtime, home, terminal(runtime, job, home, end, observed=False))
+        append(runtime, home, terminal(runtime, job, home, end, record.whole, observed=False))
         del home.jobs[job.id]
     job.home_seq = source
     for session in job.observers.values():
-        append(runtime, session, terminal(runtime, job, session, end, observed=True))
+        append(runtime, session, terminal(runtime, job, session, end, record.whole, observed=True))
         del session.observed[job.id]
     job.close()
     if job.terms.idempotency_key is not None:
-        ended = (record.message_type, record.payload, record.inline)
+        ended = (record.message_type, record.payload, inline)
         runtime.keys.ended(job.terms.principal, job.terms.idempotency_key, ended, record.at)
 
 
@@ -242,23 +256,54 @@ def _leave(job: Job, parent: Job) -> None:
     del parent.children[job.id]
 
 
-def terminal(runtime: Runtime, job: Job, session: Session, end: End, *, observed: bool) -> Entry:
-    """The end of a job as an entry of one session's log."""
-    message_type, payload = ending(runtime, job, session, end)
+def _cut_whole(runtime: Runtime, job: Job, whole: records.Whole, end: End) -> None:
+    """Put a value that only long frames hold into the history, and to observers without them, as chunks.
+
+    They have the home number of the terminal, which they precede.
+    """
+    result = wire.decode_value(end.payload + b"}")
+    text, ts = whole.payload[whole.begin : whole.end].decode(), result["completed_at"]
+    observers = [one for one in job.observers.values() if _reads_chunks(one) and not one.long_frames]
+    for body in encode_whole(result["result_id"], text, whole.chunk, whole.body):
+        payload = wire.open_event(EventKind.RESULT_CHUNK, ts, body)
+        keep(runtime, job, payload, end.source, RESULT_CHUNK)
+        for session in observers:
+            append(runtime, session, Entry.of(job.head(EVENT, observed=True), payload, end.source))
+
+
+def _reads_chunks(session: Session) -> bool:
+    return RESULT_CHUNK in session.features
+
+
+def terminal(
+    runtime: Runtime,
+    job: Job,
+    session: Session,
+    end: End,
+    whole: records.Whole | None = None,
+    *,
+    observed: bool,
+) -> Entry:
+    """The end of a job as an entry of one session's log; `whole` as in `JobEnded`."""
+    message_type, payload = ending(runtime, job, session, end, whole)
     if observed:
         return Entry.of(job.head(message_type, observed=True), payload, end.source)
     return Entry(job.new_head(message_type), payload)
 
 
-def ending(runtime: Runtime, job: Job, session: Session, end: End) -> tuple[str, bytes]:
+def ending(
+    runtime: Runtime, job: Job, session: Session, end: End, whole: records.Whole | None = None
+) -> tuple[str, bytes]:
     """The end of a job as one session reads it: message type and open payload."""
     payload = end.payload
-    if end.inline is not None and "result_chunk" not in session.features:
+    if whole is not None and session.long_frames:
+        payload = whole.payload
+    elif end.inline is not None and not _reads_chunks(session):
         payload = end.inline
     quirk = session.quirk
     if not (quirk.ends_as_result or quirk.result_as_output):
         return end.message_type, payload
-    return rewrite_end(quirk, end.message_type, payload, runtime.payload_limit(job))
+    return rewrite_end(quirk, end.message_type, payload, runtime.result_limit(job, session))
 
 
 def _credential_requested(runtime: Runtime, record: records.CredentialRequested) -> None:

@@ -37,19 +37,25 @@ def encode_chunk(result_id: str, chunk_seq: int, data: str | bytes, *, more: boo
 
 
 def encode_chunks(
-    result_id: str, chunk_seq: int, data: str | bytes, *, chunk: int, frame: int, json: bool = False
+    result_id: str, chunk_seq: int, data: str | bytes, *, chunk: int, frame: int
 ) -> Iterator[bytes]:
-    """The bodies of what `cut` makes of `data`, from a number on, none of them the last of its result.
-
-    With `json` the text is JSON, and the first chunk of the result says so by its `content_type`.
-    """
+    """The bodies of what `cut` makes of `data`, from a number on, none of them the last of its result."""
     room = _room(chunk, frame)
     if isinstance(data, str):
         for number, (_, encoded, _) in enumerate(_cut_text(data, chunk, room), chunk_seq):
-            yield _body(result_id, number, encoded, b"utf8", more=True, json=json and number == 0)
+            yield _body(result_id, number, encoded, b"utf8", more=True)
     else:
         for number, (piece, _) in enumerate(_cut_bytes(data, min(chunk, room // 4 * 3)), chunk_seq):
             yield _body(result_id, number, _as_base64(piece), b"base64", more=True)
+
+
+def encode_whole(result_id: str, text: str, chunk: int, frame: int) -> Iterator[bytes]:
+    """Yield the bodies of the chunks of the JSON text of a returned value.
+
+    The first says by its `content_type` that it is JSON, only the last that no more follow.
+    """
+    for number, (_, encoded, more) in enumerate(_cut_text(text, chunk, _room(chunk, frame))):
+        yield _body(result_id, number, encoded, b"utf8", more=more, json=number == 0)
 
 
 def cut(data: str | bytes, *, chunk: int, frame: int) -> Iterator[tuple[str | bytes, bool]]:

@@ -93,6 +93,15 @@ def number_all(runtime: Runtime, job: Job, payloads: list[bytes]) -> bool:
     return True
 
 
+def keep(runtime: Runtime, job: Job, payload: bytes, source: int, feature: str | None) -> None:
+    """Put an event into the history of a job alone, under the home number `source`."""
+    history, size = job.history, len(payload)
+    if history is NO_EVENTS:
+        history = runtime.open_history(job)
+    history.append(payload, source, feature, size, runtime.now)
+    runtime.holdings.changed(job.terms.principal, 1, size)
+
+
 def append(runtime: Runtime, session: Session, entry: Entry) -> None:
     """Give one entry its number in one session."""
     size = len(entry.payload)

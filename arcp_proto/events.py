@@ -147,6 +147,9 @@ _OPTIONAL: Final[Mapping[str, frozenset[str]]] = {
 REMAINING: Final = "cost.budget.remaining"
 """The metric that tells a counter of the budget, which only the runtime emits (§9.6)."""
 
+RESULT_CHUNK: Final = "result_chunk"
+"""The kind of a piece of a streamed result, and the feature that a session needs for it (§8.4)."""
+
 COST_PREFIX: Final = "cost."
 """How the names of metrics begin that spend a budget (§9.6)."""
 

@@ -8,7 +8,7 @@ import msgspec
 
 from . import caps, issuing, messages, pausing, wire
 from .audit import note
-from .connection import Connection, Phase
+from .connection import Connection, Framing, Phase
 from .credentials import FEATURE
 from .errors import ErrorCode, LocalProtocolError, Refusal
 from .ids import SECOND, Principal, SessionId, Time, control_id_prefix, ulid
@@ -16,7 +16,7 @@ from .machine import cut, found
 from .notices import notice
 from .observing import feed_soon
 from .output import Authenticate
-from .quirks import recognise
+from .quirks import QUIRKS, recognise
 from .records import SessionOpened, TokenIssued, TokenProven
 from .retention import end_session
 from .secret import Secret
@@ -284,6 +284,9 @@ def _resume(runtime: Runtime, pending: Pending, resume: messages.Resume, princip
     if FEATURE in session.features and not connection.secure:
         message = "a session with credentials is resumed over a secure connection only"
         raise Refusal(ErrorCode.PERMISSION_DENIED, message, fatal=True)
+    if session.long_frames and connection.framing is Framing.LINES:
+        message = "a session that was opened over WebSocket is resumed over WebSocket only"
+        raise Refusal(ErrorCode.PERMISSION_DENIED, message, fatal=True)
     if session.tokens[0] != digest:
         runtime.commit(TokenProven(session.id, digest))
     _take_over(runtime, session, connection)
@@ -345,7 +348,10 @@ def _not_resumed(
 
 def _open(runtime: Runtime, pending: Pending, principal: Principal, *, anonymous: bool = False) -> None:
     session_id = SessionId("sess_" + ulid(runtime.entropy.bits(runtime.scope(principal), "session")))
-    runtime.commit(SessionOpened(session_id, principal, pending.features, pending.quirk, anonymous))
+    long_frames = pending.connection.framing is Framing.MESSAGES and QUIRKS[pending.quirk].long_frames
+    runtime.commit(
+        SessionOpened(session_id, principal, pending.features, pending.quirk, anonymous, long_frames)
+    )
     session = runtime.sessions[session_id]
     session.connection = pending.connection
     _welcome(runtime, pending, session, 0)

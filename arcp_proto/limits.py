@@ -47,6 +47,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
       early_control_frames: Pings, pongs and small pieces of WebSocket messages before the welcome; later
         they are requests.
       frame: One outbound envelope; the PyPI peer's stdio reader breaks at 64 KiB.
+      inline_frame: One `job.result` with its value, to a session that reads long frames; all else that a
+        runtime sends has at most `frame`.
       client_frame: One outbound envelope of a client over WebSocket; peers' default limit is 1 MiB.
       chunk: Decoded bytes of one result chunk; its base64 fits a frame.
       result: Decoded bytes of one streamed result (§14).
@@ -130,6 +132,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     early_message: int = 64 * KIB
     early_control_frames: int = 16
     frame: int = 60 * KIB
+    inline_frame: int = MIB - KIB
     client_frame: int = MIB - KIB
     chunk: int = 40 * KIB
     result: int = 64 * MIB

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from . import pausing, revoking, spending, wire
+from . import pausing, retention, revoking, spending, wire
 from .errors import RETRYABLE, ErrorCode
 from .ids import SECOND, Time
 from .inventory import qualified
@@ -206,6 +206,8 @@ def release(runtime: Runtime, job: Job) -> None:
 def _send(runtime: Runtime, job: Job, ended: JobEnded, how: Outcome | Returned | None) -> None:
     parent, home, observers = job.parent, job.home, job.observers
     runtime.commit(ended)
+    if ended.whole is not None:
+        retention.trim_history(runtime, job)
     if runtime.config.notices:
         code = how.code if isinstance(how, Outcome) else ""
         agent, status = qualified(job.terms.agent, job.terms.version), ended.status.value

@@ -54,6 +54,8 @@ class Quirk(msgspec.Struct, frozen=True, kw_only=True):
     """`cancelled` and `timed_out` come as `job.result`, without the reason."""
     result_as_output: bool = False
     """The inline result again as `output`."""
+    long_frames: bool = True
+    """It reads frames of more than 60 KiB, over WebSocket."""
     children: bool = True
     """What children of its jobs do comes by itself; it can read that of no job without `job.accepted`."""
 
@@ -98,6 +100,7 @@ QUIRKS: Final[Mapping[str, Quirk]] = {
             cancel=RefusalForm.NOTHING,
             history_after_ms=50,
             budget_as_strings=True,
+            long_frames=False,
             ends_as_result=True,
         ),
         Quirk(name="go", result_as_output=True),

@@ -22,13 +22,14 @@ RECORD_VERSION: Final = 2
 
 
 class SessionOpened(msgspec.Struct, tag=True, gc=False):
-    """A client was welcomed (§6.2)."""
+    """A client was welcomed (§6.2); `long_frames` as in `Session`."""
 
     session_id: SessionId
     principal: Principal
     features: list[str]
     quirk: str
     anonymous: bool = False
+    long_frames: bool = False
 
 
 class TokenIssued(msgspec.Struct, tag=True, gc=False):
@@ -158,8 +159,25 @@ class LeaseEnded(msgspec.Struct, tag=True, gc=False):
     job_id: JobId
 
 
+class Whole(msgspec.Struct, frozen=True, gc=False):
+    """A returned value that fits a long frame, and no other (§8.4).
+
+    `payload` is the open payload of `job.result` with the value, which is `payload[begin:end]`. Sessions
+    without long frames, and the history, get it as chunks of so many bytes, whose bodies have at most `body`.
+    """
+
+    payload: bytes
+    begin: int
+    end: int
+    chunk: int
+    body: int
+
+
 class JobEnded(msgspec.Struct, tag=True, gc=False):
-    """The terminal of a job (§7.3); `inline` is its payload for sessions without `result_chunk`."""
+    """The terminal of a job (§7.3); `inline` is its payload for sessions without `result_chunk`.
+
+    With `whole` the payload names a `result_id`, and the submitting session has long frames.
+    """
 
     job_id: JobId
     status: Status
@@ -167,6 +185,7 @@ class JobEnded(msgspec.Struct, tag=True, gc=False):
     payload: bytes
     at: Time
     inline: bytes | None = None
+    whole: Whole | None = None
 
 
 class CredentialRequested(msgspec.Struct, tag=True, gc=False):

@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from . import wire
-from .chunks import JSON_TYPE, encode_chunk, encode_chunks
+from .chunks import JSON_TYPE, encode_chunk, encode_chunks, encode_whole
 from .errors import Denied, ErrorCode, LocalProtocolError
-from .events import UNSET
+from .events import RESULT_CHUNK, UNSET
 from .ids import ulid
 from .job import Job, Status, Stream
 from .messages import Result
 from .outcome import Returned, agent_over, end, end_with_error, fix_outcome, outcome_of
-from .records import JobEnded
+from .records import JobEnded, Whole
 
 if TYPE_CHECKING:
     from .runtime import Runtime
 
 UTF8: Final = "utf8"
 BASE64: Final = "base64"
-RESULT_CHUNK: Final = "result_chunk"
 TOO_LARGE: Final = "the result does not fit a frame, and its session did not negotiate result_chunk"
 
 
@@ -42,11 +41,8 @@ def check_piece(job: Job, data: str | bytes) -> str:
     return encoding
 
 
-def write(runtime: Runtime, job: Job, data: str | bytes, encoding: str, *, json: bool = False) -> None:
-    """Send a piece as chunks; raises Denied, and ends the job, beyond the limit of a result (§14).
-
-    With `json` it is the JSON text of a returned value.
-    """
+def write(runtime: Runtime, job: Job, data: str | bytes, encoding: str) -> None:
+    """Send a piece as chunks; raises Denied, and ends the job, beyond the limit of a result (§14)."""
     stream = job.stream or _open_stream(runtime, job, encoding)
     if not data:
         return
@@ -56,14 +52,14 @@ def write(runtime: Runtime, job: Job, data: str | bytes, encoding: str, *, json:
         fix_outcome(runtime, job, outcome_of(ErrorCode.INTERNAL_ERROR, message))
         raise Denied(ErrorCode.INTERNAL_ERROR, message)
     chunk, frame = runtime.limits.chunk, runtime.body_limit(job)
-    bodies = encode_chunks(stream.result_id, stream.chunks, data, chunk=chunk, frame=frame, json=json)
-    for body in bodies:
+    for body in encode_chunks(stream.result_id, stream.chunks, data, chunk=chunk, frame=frame):
         runtime.publish(job, RESULT_CHUNK, body)
         stream.chunks += 1
     stream.size += size
     if stream.inline is not None:
         stream.inline.append(data)
-        if stream.size > (runtime.limits.frame if job.parent is None else runtime.limits.returned):
+        most = runtime.result_limit(job, job.home) if job.parent is None else runtime.limits.returned
+        if stream.size > most:
             stream.inline = None
 
 
@@ -79,38 +75,50 @@ def _finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | No
         message = "mixed: the agent returned a value after it had streamed a result"
         _fail(runtime, job, message)
     elif job.stream is not None:
-        _finish_stream(runtime, job, job.stream, summary, None)
+        _finish_stream(runtime, job, job.stream, summary)
     else:
         value = UNSET if encoded is None else msgspec.Raw(encoded)
         at = runtime.unix
         payload = wire.encode_checked(Result("success", runtime.stamp.text(at), value, summary=summary))
-        if encoded is None or _fits(runtime, job, payload):
-            how = None if job.parent is None else _for_parent(encoded)
-            end(runtime, job, JobEnded(job.id, Status.SUCCESS, "job.result", payload[:-1], at), how)
-        else:
+        how = None if job.parent is None else _for_parent(encoded)
+        ended = JobEnded(job.id, Status.SUCCESS, "job.result", payload[:-1], at)
+        if encoded is None:
+            end(runtime, job, ended, how)
+        elif not _fits(runtime, job, payload):
             _finish_in_chunks(runtime, job, encoded.decode(), summary)
+        elif len(payload) <= runtime.payload_limit(job):
+            end(runtime, job, ended, how)
+        elif len(encoded) > (most := _most_returned(runtime)):
+            _fail(runtime, job, f"a returned value is at most {most} bytes: stream the result")
+        else:
+            end(runtime, job, _as_whole(runtime, job, ended, encoded, summary), how)
+
+
+def _as_whole(runtime: Runtime, job: Job, ended: JobEnded, encoded: bytes, summary: str | None) -> JobEnded:
+    """Return a terminal that has its value where frames are long, and names a `result_id` elsewhere."""
+    at, begin = runtime.stamp.text(ended.at), ended.payload.index(encoded)
+    result = Result("success", at, UNSET, _new_id(runtime, job), len(encoded), JSON_TYPE, summary)
+    whole = Whole(ended.payload, begin, begin + len(encoded), runtime.limits.chunk, runtime.body_limit(job))
+    payload = wire.encode_checked(result)[:-1]
+    return msgspec.structs.replace(ended, payload=payload, whole=whole)
 
 
 def _finish_in_chunks(runtime: Runtime, job: Job, text: str, summary: str | None) -> None:
     if _needs_inline(job):
         _fail(runtime, job, TOO_LARGE)
-    elif len(text.encode()) > (most := min(runtime.limits.returned, runtime.limits.result)):
+    elif len(text.encode()) > (most := _most_returned(runtime)):
         _fail(runtime, job, f"a returned value is at most {most} bytes: stream the result")
     else:
         stream = _open_stream(runtime, job, UTF8)
-        write(runtime, job, text, UTF8, json=True)
-        _finish_stream(runtime, job, stream, summary, JSON_TYPE, text)
+        chunk, frame = runtime.limits.chunk, runtime.body_limit(job)
+        for body in encode_whole(stream.result_id, text, chunk, frame):
+            runtime.publish(job, RESULT_CHUNK, body)
+        stream.size = len(text.encode())
+        _end_stream(runtime, job, stream, summary, JSON_TYPE, text)
 
 
-def _finish_stream(
-    runtime: Runtime,
-    job: Job,
-    stream: Stream,
-    summary: str | None,
-    content_type: str | None,
-    returned: str | None = None,
-) -> None:
-    """All of a stream is there; `returned` is the JSON that it carries, if the agent returned a value."""
+def _finish_stream(runtime: Runtime, job: Job, stream: Stream, summary: str | None) -> None:
+    """All of a stream is there: say so by an empty last chunk, and end its job."""
     completed_at = runtime.time_text()
     inline = None
     if _needs_inline(job):
@@ -121,7 +129,20 @@ def _finish_stream(
     end_of_data = "" if stream.encoding == UTF8 else b""
     last = encode_chunk(stream.result_id, stream.chunks, end_of_data, more=False)
     runtime.publish(job, RESULT_CHUNK, last)
-    stream.chunks += 1
+    _end_stream(runtime, job, stream, summary, None, inline=inline)
+
+
+def _end_stream(
+    runtime: Runtime,
+    job: Job,
+    stream: Stream,
+    summary: str | None,
+    content_type: str | None,
+    returned: str | None = None,
+    inline: bytes | None = None,
+) -> None:
+    """All chunks are out; `returned` is the JSON that they carry, if the agent returned a value."""
+    completed_at = runtime.time_text()
     result = Result("success", completed_at, UNSET, stream.result_id, stream.size, content_type, summary)
     how = None
     if job.parent is not None:
@@ -157,10 +178,19 @@ def _for_parent(encoded: bytes | None) -> Returned:
 
 
 def _open_stream(runtime: Runtime, job: Job, encoding: str) -> Stream:
-    result_id = "res_" + ulid(runtime.entropy.bits(runtime.scope(job.terms.principal), "result"))
+    result_id = _new_id(runtime, job)
     kept = _needs_inline(job) or job.parent is not None
     job.stream = Stream(result_id, encoding, inline=[] if kept else None)
     return job.stream
+
+
+def _most_returned(runtime: Runtime) -> int:
+    """Return how many bytes the JSON of a returned value may have that does not fit `Limits.frame`."""
+    return min(runtime.limits.returned, runtime.limits.result)
+
+
+def _new_id(runtime: Runtime, job: Job) -> str:
+    return "res_" + ulid(runtime.entropy.bits(runtime.scope(job.terms.principal), "result"))
 
 
 def _fail(runtime: Runtime, job: Job, message: str) -> None:
@@ -169,10 +199,10 @@ def _fail(runtime: Runtime, job: Job, message: str) -> None:
 
 
 def _fits(runtime: Runtime, job: Job, payload: bytes) -> bool:
-    """Whether an inline result fits a frame, also for a peer that gets it twice (quirks)."""
+    """Return whether an inline result fits a frame of its session, also where it stands twice (quirks)."""
     home = job.home
     times = 2 if home is not None and home.quirk.result_as_output else 1
-    return times * len(payload) <= runtime.payload_limit(job)
+    return times * len(payload) <= runtime.result_limit(job, home)
 
 
 def _needs_inline(job: Job) -> bool:

@@ -327,6 +327,17 @@ class Runtime(AgentCalls, HostCalls, Machine):
         """Bytes that a payload may have, with the longest head this job can need (§1)."""
         return self.limits.frame - wire.HEAD_BYTES - len(job.extensions or b"")
 
+    def result_limit(self, job: Job, session: Session | None) -> int:
+        """Return how many bytes the payload of a `job.result` with its value may have in a session (§8.4).
+
+        A quarter of what a log and a history hold, at most: it must not drive out what was not read.
+        """
+        limits, most = self.limits, self.limits.frame
+        if session is not None and session.long_frames:
+            held = min(limits.session_bytes, limits.history_bytes, limits.principal_bytes) // 4
+            most = max(most, min(limits.inline_frame, held))
+        return self.payload_limit(job) - limits.frame + most
+
     def body_limit(self, job: Job) -> int:
         """Bytes that the body of an event may have."""
         return self.payload_limit(job) - EVENT_BYTES

@@ -54,6 +54,7 @@ class Session:
         "jobs",
         "lagging",
         "log",
+        "long_frames",
         "observed",
         "principal",
         "quirk",
@@ -70,6 +71,7 @@ class Session:
         features: list[str],
         quirk: str,
         anonymous: bool = False,
+        long_frames: bool = False,
     ) -> None:
         self.id = session_id
         self.principal = principal
@@ -78,6 +80,14 @@ class Session:
         self.features = _set_of(tuple(features))
         self.acking = "ack" in self.features
         self.quirk: Quirk = QUIRKS[quirk]
+        self.long_frames = long_frames
+        """Whether a `job.result` with its value may be as large as `Limits.inline_frame`.
+
+        Like the features, it is settled by the first welcome: a session that was opened over WebSocket, by a
+        peer without the quirk of the PyPI reader, has long frames, and is resumed over WebSocket only. One
+        that was opened over stdio has none on any transport. Events keep `Limits.frame` everywhere: a log, a
+        job's history and every observer hold the same bytes.
+        """
         self.log = Log(session_id)
         self.acked = 0
         self.lagging = False

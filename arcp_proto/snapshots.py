@@ -58,7 +58,14 @@ def snapshot_of(runtime: Runtime) -> list[Record]:
 def session_kept(runtime: Runtime, record: SessionKept) -> None:
     """Apply what a snapshot says of one session."""
     opened = record.opened
-    session = Session(opened.session_id, opened.principal, opened.features, opened.quirk, opened.anonymous)
+    session = Session(
+        opened.session_id,
+        opened.principal,
+        opened.features,
+        opened.quirk,
+        opened.anonymous,
+        opened.long_frames,
+    )
     runtime.sessions[session.id] = session
     runtime.caps.session_opened(session)
     session.tokens.extend(record.tokens)
@@ -114,7 +121,12 @@ def runtime_kept(runtime: Runtime, record: RuntimeKept) -> None:
 def _session(session: Session) -> SessionKept:
     return SessionKept(
         SessionOpened(
-            session.id, session.principal, sorted(session.features), session.quirk.name, session.anonymous
+            session.id,
+            session.principal,
+            sorted(session.features),
+            session.quirk.name,
+            session.anonymous,
+            session.long_frames,
         ),
         list(session.tokens),
         session.acked,

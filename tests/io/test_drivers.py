@@ -13,7 +13,7 @@ from anyio.abc import ByteStream
 from arcp_io.serving import serve
 from tests.io.apps import make_app
 from tests.io.conftest import on_every_loop
-from tests.io.peers import Ended, Peer, child, websocket
+from tests.io.peers import Ended, Peer, WebSocketPeer, child, websocket
 
 pytestmark = pytest.mark.anyio
 
@@ -97,11 +97,15 @@ async def talk_at_once(peer: Peer) -> None:
 
 
 async def talk_at_length(peer: Peer) -> None:
-    """A result that fits no frame comes in chunks."""
+    """A result that fits no frame comes in chunks: over stdio beyond 60 KiB, else beyond 1 MiB - 1 KiB."""
     await peer.hello()
-    *chunks, result = await peer.run("large", 300_000)
-    assert "".join(chunk["payload"]["body"]["data"] for chunk in chunks) == '"' + "y" * 300_000 + '"'
-    assert result["payload"]["result_size"] == 300_002
+    for size, fits in ((300_000, isinstance(peer, WebSocketPeer)), (1_100_000, False)):
+        *chunks, result = await peer.run("large", size)
+        if fits:
+            assert (chunks, result["payload"]["result"]) == ([], "y" * size)
+        else:
+            assert "".join(chunk["payload"]["body"]["data"] for chunk in chunks) == '"' + "y" * size + '"'
+            assert result["payload"]["result_size"] == size + 2
 
 
 async def talk_and_say_bye(peer: Peer) -> None:

@@ -475,13 +475,16 @@ class Judge:
         line, token = known
         if not attempt.bearer and line.expires is not None and line.expires <= self.wall:
             return "UNAUTHENTICATED"
-        first = self.world.runtime.sessions[line.session_id].log.first
+        session = self.world.runtime.sessions[line.session_id]
+        first = session.log.first
         if attempt.cursor > line.last:
             return "INVALID_REQUEST"
         if attempt.cursor < first - 1:
             line.may_end = line.attached is None and line.tokens[-1] is token
             self.doomed = line if line.may_end else None
             return "RESUME_WINDOW_EXPIRED"
+        if session.long_frames and attempt.lines:
+            return "PERMISSION_DENIED"
         return known
 
     def settle(self, client: Client, expected: Verdict) -> None:
@@ -654,6 +657,11 @@ class Judge:
             ensure(over == ended, "another status")
 
         return check
+
+    def is_silent(self, line: Line, job_id: JobId | None = None) -> bool:
+        """Whether a refusal would end a job of a TypeScript client: the one that it names, or all of them."""
+        jobs = self.world.runtime.sessions[line.session_id].jobs
+        return line.quirk == "typescript" and (bool(jobs) if job_id is None else job_id in jobs)
 
     def listing(self, line: Line, b: int, c: int) -> tuple[dict[str, Any], tuple[str, ...], Check]:
         """A request for a page of jobs, the answers that it may have, and what the page holds."""

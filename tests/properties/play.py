@@ -219,7 +219,8 @@ class Play(Judge):
         peer = self.world.connect(Framing.LINES if b & 64 else Framing.MESSAGES)
         client = Client(peer, line.quirk, line.features, anonymous=anonymous)
         bearer = form != 3 and not (anonymous and form < 2)
-        attempt = Attempt(token, None if form == 1 else session_id, cursor, replies, bearer)
+        asked = None if form == 1 else session_id
+        attempt = Attempt(token, asked, cursor, replies, bearer, lines=bool(b & 64))
         client.attempt = attempt
         self.clients.append(client)
         expected = None if bearer else self.judge_resume(attempt, None, alone=True)
@@ -344,7 +345,8 @@ class Play(Judge):
             payload["from_event_seq"] = after
         code = self.judge_subscribe(line, work)
         check = None if code else self.subscribed(line, work, (after or 0) if c & 1 else None)
-        request_id = self._say(client, "job.subscribe", payload, (code or "job.subscribed",), check)
+        may = () if code and self.is_silent(line, work.job_id) else (code or "job.subscribed",)
+        request_id = self._say(client, "job.subscribe", payload, may, check)
         if not code:
             line.answers.append(request_id)
 
@@ -365,6 +367,7 @@ class Play(Judge):
         if client is None or client.line is None or not self._acts(client):
             return
         payload, may, check = self.listing(client.line, b, c)
+        may = () if "session.jobs" not in may and self.is_silent(client.line) else may
         self._say(client, "session.list_jobs", payload, may, check)
 
     def ping(self, a: int, b: int, c: int) -> None:

@@ -20,7 +20,7 @@ from arcp_proto.messages import JobEntry, JobEvent, Jobs
 def test_the_defaults_are_those_of_the_protocol() -> None:
     defaults = Limits()
     assert (defaults.message, defaults.early_message) == (4 * MIB, 64 * KIB)
-    assert (defaults.frame, defaults.client_frame) == (60 * KIB, MIB - KIB)
+    assert (defaults.frame, defaults.inline_frame, defaults.client_frame) == (60 * KIB, MIB - KIB, MIB - KIB)
     assert (defaults.chunk, defaults.result) == (40 * KIB, 64 * MIB)
     assert (defaults.hello, defaults.grace) == (10, 5)
     assert defaults.bad_messages == 10

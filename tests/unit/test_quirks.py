@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from arcp_proto import wire
+from arcp_proto.connection import Framing
 from arcp_proto.limits import Limits
 from arcp_proto.quirks import QUIRKS, RefusalForm, recognise, rewrite_end
 
@@ -193,12 +194,17 @@ def test_a_result_stands_there_twice_only_if_it_fits_with_its_last_brace(limit: 
 def test_an_observer_that_gets_a_result_twice_gets_no_frame_that_is_too_large() -> None:
     world = World()
     job = world.client().submit()
-    go = world.connect()
-    go.hello(features=("subscribe",), hello_id=GO_ID)
-    go.send("job.subscribe", {"job_id": job})
+    most = {Framing.LINES: 60 * 1024, Framing.MESSAGES: 1024 * 1024 - 1024}
+    peers = {framing: world.connect(framing) for framing in Framing}
+    for go in peers.values():
+        go.hello(features=("subscribe",), hello_id=GO_ID)
+        go.send("job.subscribe", {"job_id": job})
     world.finish(job, "x" * 51_300)
-    assert go.about(job)[0]["type"] == "job.result"
-    assert max(map(len, go.raw)) <= 60 * 1024
+    for framing, go in peers.items():
+        [end] = go.about(job)
+        assert end["type"] == "job.result"
+        assert ("output" in end["payload"]) is (framing is Framing.MESSAGES)
+        assert max(map(len, go.raw)) <= most[framing]
 
 
 def test_a_peer_that_is_slow_to_begin_gets_its_history_a_little_later() -> None:

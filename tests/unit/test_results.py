@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arcp_proto import wire
+from arcp_proto.connection import Framing
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.limits import KIB, Limits
 from arcp_proto.output import StopJob
@@ -18,6 +20,7 @@ from arcp_proto.output import StopJob
 from .world import CONFIG, FEATURES, Frame, Peer, World
 
 FRAME = 60 * KIB
+LONG_FRAME = 1024 * KIB - KIB
 NO_CHUNKS = tuple(name for name in FEATURES if name != "result_chunk")
 GO_ID = "01972f3e-0000-7000-8000-000000000000"
 
@@ -29,6 +32,16 @@ def chunks_of(peer: Peer) -> list[Frame]:
     assert len(dict.fromkeys(body["result_id"] for body in bodies)) == 1
     assert [body["more"] for body in bodies] == [True] * (len(bodies) - 1) + [False]
     return bodies
+
+
+def narrow(world: World, **hello: Any) -> Peer:
+    """A client over stdio, whose frames are not long."""
+    return world.client(framing=Framing.LINES, **hello)
+
+
+def longest(peer: Peer) -> int:
+    """Bytes of the longest frame, without the newline of a line."""
+    return max(len(raw.rstrip(b"\n")) for raw in peer.raw)
 
 
 def joined(bodies: list[Frame]) -> str:
@@ -79,7 +92,7 @@ def test_a_tuple_is_a_list() -> None:
 
 def test_a_result_too_large_for_a_frame_comes_in_chunks() -> None:
     world = World()
-    peer = world.client()
+    peer = narrow(world)
     result = {"text": "é" * 70_000, "n": list(range(100))}
     world.finish(peer.submit(), result, "big")
     bodies = chunks_of(peer)
@@ -90,12 +103,12 @@ def test_a_result_too_large_for_a_frame_comes_in_chunks() -> None:
     assert end["result_size"] == len(joined(bodies).encode())
     assert (end["content_type"], end["summary"]) == ("application/json", "big")
     assert "result" not in end
-    assert all(len(raw) <= FRAME for raw in peer.raw)
+    assert longest(peer) <= FRAME
 
 
 def test_a_result_too_large_without_chunks() -> None:
     world = World()
-    peer = world.client(features=NO_CHUNKS)
+    peer = narrow(world, features=NO_CHUNKS)
     job = peer.submit()
     world.finish(job, "x" * FRAME)
     [end] = peer.about(job)
@@ -121,25 +134,134 @@ def test_a_result_too_large_for_a_stream(limits: Limits) -> None:
 def test_a_summary_counts(size: int, hello_id: str) -> None:
     """Around the limit, with the longest summary: inline or in chunks, but never too large and never lost."""
     world = World()
-    peer = world.client(hello_id=hello_id)
+    peer = narrow(world, hello_id=hello_id)
     job = peer.submit()
     world.finish(job, "x" * size, "\x01" * 1000)
     end = peer.frames[-1]
     assert end["type"] == "job.result"
     text = end["payload"].get("result") or json.loads(joined(chunks_of(peer)))
     assert text == "x" * size
-    assert all(len(raw) <= FRAME for raw in peer.raw)
+    assert longest(peer) <= FRAME
 
 
-def test_the_largest_inline_result() -> None:
+@pytest.mark.parametrize(("framing", "frame"), [(Framing.LINES, FRAME), (Framing.MESSAGES, LONG_FRAME)])
+@pytest.mark.parametrize("features", [FEATURES, NO_CHUNKS])
+def test_the_largest_inline_result(framing: Framing, frame: int, features: tuple[str, ...]) -> None:
     world = World()
-    peer = world.client(features=NO_CHUNKS)
-    room = world.runtime.payload_limit(world.runtime.jobs[peer.submit()])
+    peer = world.client(framing=framing, features=features)
+    job = world.runtime.jobs[peer.submit()]
+    room = world.runtime.result_limit(job, job.home)
+    assert room == frame - wire.HEAD_BYTES
     overhead = len('{"final_status":"success","completed_at":"2026-05-28T20:26:40.000Z","result":""}')
-    for size, final_type in ((room - overhead, "job.result"), (room - overhead + 1, "job.error")):
+    world.finish(peer.submit(), "x" * (room - overhead))
+    assert peer.frames[-1]["payload"]["result"] == "x" * (room - overhead)
+    assert frame - 200 < longest(peer) <= frame
+    world.finish(peer.submit(), "x" * (room - overhead + 1))
+    end = peer.frames[-1]
+    if features == NO_CHUNKS:
+        assert (end["type"], end["payload"]["code"]) == ("job.error", "INTERNAL_ERROR")
+    else:
+        assert (end["type"], end["payload"]["result_size"]) == ("job.result", room - overhead + 3)
+        assert json.loads(joined(chunks_of(peer))) == "x" * (room - overhead + 1)
+    assert longest(peer) <= frame
+
+
+@pytest.mark.parametrize("framing", Framing)
+def test_a_peer_with_the_quirk_of_the_pypi_reader_gets_no_long_frame(framing: Framing) -> None:
+    world = World()
+    peer = world.client(framing=framing, agents=[])
+    world.finish(peer.submit(), "x" * 100_000)
+    assert peer.frames[-1]["payload"]["result_size"] == 100_002
+    assert longest(peer) <= FRAME
+
+
+def test_the_same_result_is_whole_in_long_frames_and_in_chunks_elsewhere() -> None:
+    world = World(msgspec.structs.replace(CONFIG, journal=True))
+    home, wide, small = world.client(), world.client(), narrow(world)
+    deaf = narrow(world, features=NO_CHUNKS)
+    result = {"text": "é" * 50_000}
+    job = home.submit(idempotency_key="k")
+    for peer in (wide, small, deaf):
+        peer.send("job.subscribe", {"job_id": job})
+    world.emit(job)
+    world.finish(job, result, "big")
+    for peer in (home, wide):
+        _, end = peer.about(job)
+        assert (end["payload"]["result"], end["payload"]["summary"]) == (result, "big")
+        assert "result_id" not in end["payload"]
+    chunks = small.about(job)[1:-1]
+    data = joined([frame["payload"]["body"] for frame in chunks])
+    assert json.loads(data) == result
+    assert [frame["payload"]["body"]["more"] for frame in chunks] == [True, True, False]
+    end = small.frames[-1]["payload"]
+    assert (end["result_id"], end["result_size"]) == (
+        chunks[0]["payload"]["body"]["result_id"],
+        len(data.encode()),
+    )
+    assert (end["content_type"], end["summary"]) == ("application/json", "big")
+    assert deaf.frames[-1]["payload"] == end
+    assert [frame["payload"]["source_seq"] for frame in small.about(job)] == [1, *[2] * 4]
+    assert max(longest(small), longest(deaf)) <= FRAME
+    # Who comes later gets it in chunks, whatever its frames; also after a restart, and by the key.
+    world.restart()
+    late, again = world.client(), world.client()
+    late.send("job.subscribe", {"job_id": job, "history": True, "from_event_seq": 1})
+    again.send("job.submit", {"agent": "echo", "input": None, "idempotency_key": "k"})
+    world.advance(0.001)
+    for peer in (late, again):
+        chunks = [frame for frame in peer.about(job) if frame["payload"].get("kind") == "result_chunk"]
+        assert json.loads(joined([frame["payload"]["body"] for frame in chunks])) == result
+        assert peer.frames[-1]["payload"] == {**end, "source_seq": 2}
+    resumed = world.resumed(home, 1)
+    assert resumed.numbered == home.numbered[1:]  # Byte for byte, by another process.
+    assert world.resumed(small, 0).numbered[-4:] == small.numbered[-4:]
+
+
+def test_a_session_with_long_frames_is_resumed_over_websocket_only() -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit()
+    peer.drop()
+    lines = world.connect(Framing.LINES)
+    lines.hello(resume={"resume_token": peer.token, "last_event_seq": 0})
+    assert lines.codes() == ["PERMISSION_DENIED"]
+    again = world.resumed(peer)
+    world.finish(job, "x" * 100_000)
+    assert again.frames[-1]["payload"]["result"] == "x" * 100_000
+
+
+def test_a_session_that_was_opened_over_stdio_has_no_long_frames_anywhere() -> None:
+    world = World()
+    peer = narrow(world)
+    job = peer.submit()
+    again = world.connect()
+    again.hello(resume={"resume_token": peer.token, "last_event_seq": 0})
+    world.finish(job, "x" * 100_000)
+    assert again.frames[-1]["payload"]["result_size"] == 100_002
+    assert longest(again) <= FRAME
+
+
+def test_a_long_result_leaves_most_of_a_log_and_of_a_history_to_others() -> None:
+    """What a log cannot hold would be lost before it was sent."""
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(session_bytes=400_000)))
+    peer = world.client()
+    for size, inline in ((99_000, True), (101_000, False)):
         world.finish(peer.submit(), "x" * size)
-        assert peer.frames[-1]["type"] == final_type
-        assert len(peer.raw[-1]) <= FRAME
+        assert ("result" in peer.frames[-1]["payload"]) is inline
+
+
+def test_a_long_result_is_kept_once_and_counts() -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit(idempotency_key="k")
+    world.finish(job, "x" * 500_000)
+    kept = world.runtime.jobs[job]
+    assert kept.end is not None and len(kept.end.payload) < 500 and kept.end.inline is None
+    assert 500_000 < kept.history.size < 510_000
+    claim = world.runtime.keys.get(kept.terms.principal, "k")
+    assert claim is not None and claim.ended is not None and len(claim.ended[1]) < 500
+    peer.send("session.ack", {"last_processed_seq": 1})
+    assert world.runtime.holdings.of(kept.terms.principal) == (kept.history.events, kept.history.size)
 
 
 # Streamed.
@@ -253,7 +375,7 @@ def test_a_stream_that_fits_comes_inline(piece: str | bytes, value: str) -> None
 @pytest.mark.parametrize("size", [20_000, 40_000, 59_000, 60_500, 61_440, 70_000])
 def test_a_stream_that_does_not_fit_is_an_error(size: int, hello_id: str) -> None:
     world = World()
-    peer = world.client(features=NO_CHUNKS, hello_id=hello_id)
+    peer = narrow(world, features=NO_CHUNKS, hello_id=hello_id)
     job = peer.submit()
     for _ in range(10):
         world.write(job, "x" * (size // 10))
@@ -261,7 +383,7 @@ def test_a_stream_that_does_not_fit_is_an_error(size: int, hello_id: str) -> Non
     [end] = peer.about(job)
     fits = size < (30_000 if hello_id == GO_ID else 61_000)
     assert end["type"] == ("job.result" if fits else "job.error")
-    assert len(peer.raw[-1]) <= FRAME
+    assert longest(peer) <= FRAME
 
 
 def test_a_stream_nobody_can_take_any_more() -> None:
@@ -308,8 +430,9 @@ PIECE = st.one_of(
     hello_id=st.sampled_from(["plain", GO_ID]),
     summary=st.sampled_from([None, "😀" * 1000, "\x02" * 1000]),
     traced=st.booleans(),
+    framing=st.sampled_from(Framing),
 )
-def test_no_frame_is_ever_larger_than_60_kib(
+def test_no_frame_is_ever_larger_than_its_session_reads(
     pieces: list[str],
     binary: bool,
     streamed: bool,
@@ -317,9 +440,10 @@ def test_no_frame_is_ever_larger_than_60_kib(
     hello_id: str,
     summary: str | None,
     traced: bool,
+    framing: Framing,
 ) -> None:
     world = World()
-    peer = world.client(features=features, hello_id=hello_id)
+    peer = world.client(framing=framing, features=features, hello_id=hello_id)
     extensions = {}
     if traced:
         carried = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "x" * 512}
@@ -332,8 +456,10 @@ def test_no_frame_is_ever_larger_than_60_kib(
         world.finish(job, summary=summary)
     else:
         world.finish(job, pieces, summary)
-    assert max(len(raw) for raw in peer.raw) <= FRAME
+    assert longest(peer) <= (FRAME if framing is Framing.LINES else LONG_FRAME)
     end = peer.frames[-1]
+    others = [raw for raw, frame in zip(peer.raw, peer.frames, strict=True) if frame is not end]
+    assert max(map(len, others)) <= FRAME  # Only a result with its value is longer.
     whole = "".join(pieces)
     if end["type"] == "job.error":
         assert features == NO_CHUNKS
