@@ -57,6 +57,11 @@ class BlockingJobContext:
         return self._job.principal
 
     @property
+    def session_id(self) -> str:
+        """The session that submitted the job; of a child that of the job at the top of its tree (§10)."""
+        return self._job.session_id
+
+    @property
     def attempt(self) -> int:
         """1, and one more each time that the job was started again after a restart of the runtime."""
         return self._job.attempt

@@ -47,6 +47,8 @@ class Order(msgspec.Struct, frozen=True):
     loop: str
     job_id: str
     """The job as the client knows it."""
+    session_id: str
+    """The session that submitted it."""
     attempt: int
     principal: str
     lease: dict[str, list[str]]
@@ -100,6 +102,7 @@ class Place:
         """The agent begins."""
         order, given = self._order, msgspec.convert(brought, Brought)
         running.id, running.attempt, running.lease = order.job_id, order.attempt, order.lease
+        running.session_id = order.session_id
         running.start = msgspec.structs.replace(running.start, trace_headers=given.trace_headers)
         running.outside = self._outside = Outside(running, given)
 

@@ -69,6 +69,11 @@ class JobContext:
         return self._running.start.principal
 
     @property
+    def session_id(self) -> str:
+        """The session that submitted the job; of a child that of the job at the top of its tree (§10)."""
+        return self._running.submitted_in()
+
+    @property
     def attempt(self) -> int:
         """1, and one more each time that the job was started again after a restart of the runtime."""
         return self._running.attempt

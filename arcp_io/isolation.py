@@ -150,6 +150,7 @@ class Isolated:
             path,
             self._loop,
             job.id,
+            job.session_id,
             job.attempt,
             job.principal,
             {name: list(patterns) for name, patterns in job.lease.items()},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -14,11 +13,17 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import anyio
 
 from arcp_proto.credentials import IssuedCredential
-from arcp_proto.errors import ErrorCode, InvariantViolated
+from arcp_proto.errors import Denied, ErrorCode, InvariantViolated, LocalProtocolError
+from arcp_proto.events import encode_body
+from arcp_proto.ids import JobId
 from arcp_proto.output import IssueCredentials, RevokeCredential
 from arcp_proto.secret import Secret
 
+from .issue_context import IssueContext
+
 if TYPE_CHECKING:
+    from arcp_proto.credentials import Credential
+    from arcp_proto.events import Body
     from arcp_proto.runtime import Runtime
 
     from .loop import Loop
@@ -35,31 +40,10 @@ __all__ = [
 
 logger = logging.getLogger("arcp_io")
 
+OF_AGENTS: Final = ("tool_call", "delegate", "result_chunk")
+"""Kinds of events that a provisioner does not publish."""
 UNAVAILABLE: Final = "credentials cannot be issued at the moment"
 """All that a client is told when a provisioner fails with an exception of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class IssueContext:
-    """What credentials are for, and what they are to be bounded by.
-
-    Make them findable by `alias`: by it they are revoked when nothing else is known of them.
-    """
-
-    alias: str
-    job_id: str
-    principal: str
-    agent: str
-    version: str | None
-    lease: Mapping[str, Sequence[str]]
-    budget: Mapping[str, Decimal]
-    """What may still be spent, by currency; a currency that is not named is not bounded."""
-    expires_at: datetime | None
-    """When the lease ends, in UTC."""
-    any_model: bool
-    """Every model is allowed; else those that `lease["model.use"]` names, and none without it."""
-    rotation: bool
-    """They take the place of others of the same job."""
 
 
 class CredentialProvisioner(Protocol):
@@ -163,11 +147,50 @@ class Provisioning:
         self._pump = pump
         self._loop = loop
         self._patience = patience
+        self._events: dict[str, list[tuple[str, str, Any]]] = {}
+        """Of jobs that have not begun, by the alias of their credentials: job, kind and body of each."""
 
     def request(self, request: IssueCredentials | RevokeCredential) -> None:
         """Do what the runtime asks for, in a task."""
+        if isinstance(request, RevokeCredential):
+            self._events.pop(request.alias, None)
         run = partial(self._issue if isinstance(request, IssueCredentials) else self._revoke, request)
         self._loop.start(run, f"arcp-io {request.alias}")
+
+    def begins(self, job_id: str) -> None:
+        """Publish what provisioners have said of a job that is about to begin."""
+        for alias, events in list(self._events.items()):
+            if events[0][0] == job_id:
+                del self._events[alias]
+                for _, kind, body in events:
+                    self._publish(job_id, kind, body)
+
+    # What an IssueContext asks.
+
+    def emit(self, alias: str, job_id: str, kind: str, body: Body | Mapping[str, Any]) -> None:
+        """Publish an event of a job: at once if it runs, else when it begins."""
+        if kind in OF_AGENTS:
+            raise LocalProtocolError(f"a provisioner publishes no {kind}: it is the agent's")
+        encode_body(kind, body)
+        if JobId(job_id) in self._runtime.running:
+            self._publish(job_id, kind, body)
+            self._pump.soon()
+        elif self.awaits(alias):
+            self._events.setdefault(alias, []).append((job_id, kind, body))
+
+    def awaits(self, alias: str) -> bool:
+        """Return whether somebody waits for what is issued under the alias."""
+        return self._runtime.credentials_awaited(alias)
+
+    def credentials_of(self, job_id: str) -> list[Credential]:
+        """Return the credentials of a job that are valid now."""
+        return self._runtime.credentials_of(JobId(job_id))
+
+    def _publish(self, job_id: str, kind: str, body: Body | Mapping[str, Any]) -> None:
+        try:
+            self._runtime.emit(JobId(job_id), kind, body, now=self._pump.now())
+        except (LocalProtocolError, Denied) as error:
+            logger.warning("an event of a provisioner was not published in %s: %s", job_id, error)
 
     async def _issue(self, request: Any) -> None:
         answer = await self._issued(request)
@@ -177,7 +200,7 @@ class Provisioning:
         """What was made, or None and why not: code and message."""
         with anyio.move_on_after(self._patience):
             try:
-                return list(await self._provisioner.issue(context_of(request))), "", ""
+                return list(await self._provisioner.issue(context_of(request, self))), "", ""
             except ProvisioningError as error:
                 logger.warning("no credentials for %s: %s", request.job_id, error.message)
                 code = ErrorCode.BUDGET_EXHAUSTED if error.budget_exhausted else ErrorCode.INTERNAL_ERROR
@@ -215,8 +238,8 @@ class Provisioning:
             self._pump.carry_out(output)
 
 
-def context_of(request: IssueCredentials) -> IssueContext:
-    """What a provisioner is told."""
+def context_of(request: IssueCredentials, seen_by: Provisioning | None = None) -> IssueContext:
+    """Return what a provisioner is told, and asks `seen_by`."""
     expires_at = request.expires_at
     return IssueContext(
         request.alias,
@@ -229,6 +252,8 @@ def context_of(request: IssueCredentials) -> IssueContext:
         None if expires_at is None else datetime.fromisoformat(expires_at.replace("Z", "+00:00")),
         request.any_model,
         request.rotation,
+        request.session_id,
+        seen_by,
     )
 
 

@@ -59,6 +59,8 @@ class RunningJob(msgspec.Struct, eq=False):
     _loop: Loop
     id: str = ""
     """As the agent is told; in a child it is the parent's."""
+    session_id: str = ""
+    """Likewise."""
     attempt: int = 1
     """Likewise."""
     lease: Mapping[str, Sequence[str]] = NOTHING
@@ -98,6 +100,12 @@ class RunningJob(msgspec.Struct, eq=False):
         self.id, self.attempt, self.lease = start.job_id, start.attempt, start.lease
         self._now = self._pump.now
         self._thread = get_ident()
+
+    def submitted_in(self) -> str:
+        """Return the id of the session that submitted the job, or the job at the top of its tree (§10)."""
+        if not self.session_id:
+            self.session_id = self._runtime.jobs[self.start.job_id].terms.session_id
+        return self.session_id
 
     def __repr__(self) -> str:
         return f"<RunningJob {self.start.job_id} {self.agent.qualified_name}>"

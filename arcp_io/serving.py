@@ -26,6 +26,7 @@ from arcp_proto.output import (
     Request,
     RevokeCredential,
     RuntimeEnded,
+    StartJob,
 )
 from arcp_proto.runtime import Runtime
 
@@ -140,6 +141,8 @@ class Server:
         if isinstance(request, (IssueCredentials, RevokeCredential)):
             self._provisioning.request(request)
         else:
+            if isinstance(request, StartJob):
+                self._provisioning.begins(request.job_id)
             self._agents.request(request)
 
     def happened(self, events: Sequence[Event]) -> None:

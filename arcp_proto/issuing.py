@@ -183,6 +183,18 @@ def for_rotation(runtime: Runtime, job: Job, held: Held) -> None:
     _ask_for(runtime, job, Rotating(job, held.alias, held.credential.id, ids))
 
 
+def awaited(runtime: Runtime, alias: str) -> bool:
+    """Return whether a submit, or a job that is not about to end, waits for these credentials."""
+    match runtime.issuing.awaited.get(alias):
+        case None:
+            return False
+        case turns.Turn():
+            return True
+        case waiting:
+            job = waiting.job
+            return not job.ended and job.ending is None and job.outcome is None
+
+
 def answered(
     runtime: Runtime,
     alias: str,
@@ -279,6 +291,7 @@ def _ask(
             terms.expires_at,
             any_model,
             rotation=isinstance(waiting, Rotating),
+            session_id=terms.session_id,
         )
     )
     return alias

@@ -98,6 +98,8 @@ class IssueCredentials(msgspec.Struct):
     """Every model is allowed; else those that the lease names (§9.7)."""
     rotation: bool = False
     """They take the place of others, which are revoked then."""
+    session_id: str = ""
+    """The session that submitted the job; of a child that of the root of its tree (§10)."""
 
 
 class RevokeCredential(msgspec.Struct):

@@ -381,6 +381,10 @@ class Runtime(AgentCalls, HostCalls, Machine):
         job = self.jobs.get(job_id)
         return [] if job is None else [held.credential for held in job.credentials.values()]
 
+    def credentials_awaited(self, alias: str) -> bool:
+        """Return whether anybody still waits for what `IssueCredentials` asked for. Changes nothing."""
+        return issuing.awaited(self, alias)
+
     def refuse(self, connection: Connection, refusal: Refusal, code: int = CLOSE_REFUSED) -> None:
         if turns.keeps_place(self, connection, refusal):
             return

@@ -36,6 +36,7 @@ async def about(job: JobContext, input: Any) -> dict[str, Any]:
         "environment": sorted(os.environ),
         "id": job.id,
         "principal": job.principal,
+        "session_id": job.session_id,
         "agent": job.agent,
         "lease": dict(job.lease),
         "trace_id": job.trace_id,

@@ -59,6 +59,7 @@ async def test_an_agent_in_its_own_process(anyio_backend: str) -> None:
         assert about == {
             "id": job.id,
             "principal": "alice",
+            "session_id": session.id,
             "agent": "about@1.0.0",
             "lease": {"fs.read": ["/data/**"], "tool.call": ["grep"]},
             "trace_id": "a" * 32,
