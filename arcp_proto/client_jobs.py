@@ -181,11 +181,6 @@ class FollowedJob:
             self.floor = self.seen if reached is None else reached
         self.observed = self.awaited = True
 
-    def wait_on(self) -> None:
-        """It cannot be observed: what comes of it, if anything does, comes by itself."""
-        self.heard = True
-        self.observed = self.awaited = False
-
     def come_home(self) -> None:
         """It was stopped, and goes on by itself: the session has submitted it, and misses nothing."""
         self.at_home, self.observed, self.awaited, self._reached = True, False, False, None

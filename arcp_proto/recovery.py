@@ -70,13 +70,13 @@ def subscribed(client: Client, job_id: JobId, answer: messages.Subscribed) -> bo
     session = _session(client)
     session.recovery.open -= 1
     job = session.jobs.get(job_id)
-    if job is not None:
-        job.heard = True
     follows = job is not None and (
         answer.replayed or answer.current_status not in FINAL_STATUSES or job_id in session.early
     )
     if job is not None:
-        if job.awaited:
+        if not job.heard:
+            job.heard = True  # What comes now is its history, all of which is new.
+        elif job.awaited:
             job.go_on(session.numbers.last)
         elif job.at_home:
             job.come_by_itself()
@@ -94,16 +94,15 @@ def refused(client: Client, job_id: JobId, code: str, message: str, *, retryable
     session = _session(client)
     session.recovery.open -= 1
     job = session.jobs.get(job_id)
-    if job is not None and job.awaited:
+    if job is not None and not job.heard:
+        _not_found(client, session, job, code, message, retryable=retryable)
+    elif job is not None and job.awaited:
         job.subscribes += 1
         if retryable and job.subscribes < MOST_REFUSALS:
             subscribe_later(client, job)
-        elif not job.heard and code != ErrorCode.JOB_NOT_FOUND:
-            job.wait_on()
         else:
-            why = "" if job.heard else "the runtime accepted its idempotency key, and no longer knows it: "
             session.forget_job(job_id)
-            client.happened(JobLost(job_id, code, why + message))
+            client.happened(JobLost(job_id, code, message))
     _proceed(client, session)
 
 
@@ -144,10 +143,28 @@ def _await_sign(client: Client, session: ClientSession, job: FollowedJob) -> Non
 
 
 def _ask_for(client: Client, session: ClientSession, job: FollowedJob) -> None:
-    """Observe a job of which nothing has come; what comes by itself after all is taken as it comes."""
-    job.stop()
-    session.recovery.waiting.append(job.id)
-    _proceed(client, session)
+    """Observe a job of which nothing has come. It stays what it is: it may be ours, and come by itself."""
+    if session.requests.wants_history(job.id):
+        return
+    session.recovery.open += 1
+    message = commands.subscribe(job.id, 0, history=True)
+    request_id = client.fresh_request_id()
+    client.ask(Outstanding(request_id, RequestKind.SUBSCRIBE, job.id, message, ours=True))
+
+
+def _not_found(
+    client: Client, session: ClientSession, job: FollowedJob, code: str, message: str, *, retryable: bool
+) -> None:
+    """A job of which nothing has come is gone, or cannot be observed: then it is waited for."""
+    job.subscribes += 1
+    if code == ErrorCode.JOB_NOT_FOUND:
+        session.forget_job(job.id)
+        why = "the runtime accepted its idempotency key, and no longer knows it"
+        client.happened(JobLost(job.id, code, f"{why}: {message}"))
+    elif retryable and job.subscribes < MOST_REFUSALS:
+        _await_sign(client, session, job)
+    else:
+        job.heard = True
 
 
 def answered(client: Client, job_id: JobId) -> None:

@@ -214,6 +214,17 @@ def test_a_session_that_is_lost_asks_as_for_any_job(runtime: ScriptedRuntime) ->
     assert len(asked(runtime)) == 1
 
 
+def test_an_unsubscribe_leaves_a_job_that_may_be_ours(runtime: ScriptedRuntime) -> None:
+    """As without the subscription of our own: nobody knows whether it comes by itself."""
+    repeat(runtime)
+    runtime.advance(1)
+    answer(runtime)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.take()
+    assert said(runtime, 1, "a") == ["a"]
+    assert runtime.client.session is not None and JOB in runtime.client.session.jobs
+
+
 def test_a_job_that_cannot_be_observed_in_another_session_is_lost(runtime: ScriptedRuntime) -> None:
     """There nothing comes of it by itself."""
     repeat(runtime)
