@@ -27,6 +27,7 @@ from .ids import JobId, Time
 from .job import Job
 from .limits import MAX_ID_LENGTH, MAX_NAME_LENGTH, MAX_REASON_LENGTH
 from .machine import cut
+from .shortening import shorten
 from .speaking import MOST, SHORT
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class AgentCalls:
 
     def emit(self, job_id: JobId, kind: str, body: Body | Mapping[str, Any], *, now: int) -> int:
         """Publish one event of a job; raises LocalProtocolError for a bad body, or once the job has ended.
+
+        A body that is too large for a frame is cut, and marks in it say how much is left out (§8.2).
 
         Returns how many bytes more than a KiB its body has, so that a driver takes large events soon.
         A tool call passes the gate: refused, its `tool_result` follows it, and Denied is raised (§9.3). A
@@ -70,7 +73,7 @@ class AgentCalls:
             return 0
         encoded = encode_body(kind, body)
         if len(encoded) > job.body_limit:
-            raise _too_large(job, kind, encoded)
+            encoded = _short(job, kind, encoded)
         if runtime.busy or runtime.recorder is not None:
             runtime.enter(now, "emit", job_id, kind, body)
         else:
@@ -275,17 +278,18 @@ def _running(runtime: Runtime, job_id: JobId) -> Job:
 
 
 def _fitting(job: Job, kind: str, encoded: bytes) -> bytes:
-    """The body of an event, which a frame can hold; else raises LocalProtocolError."""
-    if len(encoded) > job.body_limit:
-        raise _too_large(job, kind, encoded)
-    return encoded
+    """The body of an event, cut to what a frame can hold; raises LocalProtocolError if that cannot be."""
+    return encoded if len(encoded) <= job.body_limit else _short(job, kind, encoded)
 
 
-def _too_large(job: Job, kind: str, encoded: bytes) -> LocalProtocolError:
-    return LocalProtocolError(
-        f"this {kind} is {len(encoded)} bytes, and a frame holds {job.body_limit}:"
-        " refer to an artifact, or stream the result"
-    )
+def _short(job: Job, kind: str, encoded: bytes) -> bytes:
+    short = shorten(kind, encoded, job.body_limit)
+    if short is None:
+        raise LocalProtocolError(
+            f"this {kind} is {len(encoded)} bytes, a frame holds {job.body_limit}, and what it names cannot"
+            " be cut: refer to an artifact, or stream the result"
+        )
+    return short
 
 
 def _text(text: str) -> str:
@@ -333,7 +337,7 @@ def _emit_metric(runtime: Runtime, job: Job, body: Body | Mapping[str, Any], now
     fields = read_metric(body)
     cost = spending.cost_of(job, fields)
     encoded = encode_metric(fields, None if cost is None else cost[1])
-    _fitting(job, "metric", encoded)
+    encoded = _fitting(job, "metric", encoded)
     runtime.enter(now, "emit", job.id, "metric", fields)
     if cost is None:
         runtime.publish(job, "metric", encoded)

@@ -210,7 +210,7 @@ def _cut_text(text: str, chunk: int, room: int) -> Iterator[tuple[str, bytes, bo
     """Pieces, each as a JSON string too, and whether more follow."""
     start, more = 0, True
     while more:
-        piece, encoded = _fit_json(_fit_utf8(text[start : start + chunk], chunk), room)
+        piece, encoded = fit_json(_fit_utf8(text[start : start + chunk], chunk), room)
         start += len(piece)
         more = start < len(text)
         yield piece, encoded, more
@@ -232,7 +232,7 @@ def _fit_utf8(text: str, size: int) -> str:
     return text if len(encoded) <= size else _whole_characters(encoded[:size])
 
 
-def _fit_json(text: str, size: int) -> tuple[str, bytes]:
+def fit_json(text: str, size: int) -> tuple[str, bytes]:
     """As much of the text as `size` bytes hold between the quotes of its JSON string, and that string."""
     encoded = wire.encode_checked(text)
     if len(encoded) - 2 <= size:

@@ -131,7 +131,7 @@ BAD_EVENTS: list[tuple[str, Any, str]] = [
     ("metric", {"name": "cost.budget.remaining", "value": 1}, "only the runtime"),
     ("metric", events.Metric("cost.budget.remaining", 1), "only the runtime"),
     ("progress", {"current": -1}, "negative"),
-    ("thought", {"text": "x" * 70_000}, "a frame holds"),
+    ("artifact_ref", {"uri": "x" * 70_000, "content_type": "t"}, "a frame holds"),
     ("x-vendor.a.b", {"x": "\ud800"}, "surrogate"),
     ("result_chunk", {}, "write_result"),
     ("status", {"phase": {1, 2}}, "no JSON"),
@@ -162,8 +162,29 @@ def test_the_largest_event_that_fits() -> None:
     text = "x" * (limit - len('{"text":""}'))
     world.emit(job, "thought", {"text": text})
     assert len(peer.raw[-1]) <= 60 * 1024
-    with pytest.raises(LocalProtocolError, match=f"holds {limit}"):
-        world.runtime.emit(job, "thought", {"text": text + "x"}, now=world.now)
+    assert peer.frames[-1]["payload"]["body"] == {"text": text}
+    world.emit(job, "thought", {"text": text + "x"})
+    cut = peer.frames[-1]["payload"]["body"]["text"]
+    assert cut.startswith("x" * (limit - 100))
+    assert cut.endswith(" bytes left out]")
+    assert len(peer.raw[-1]) <= 60 * 1024
+
+
+@pytest.mark.parametrize("kind", ["tool_call", "metric"])
+def test_events_that_pass_the_gate_or_spend_are_cut_too(kind: str) -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit(lease_request={"tool.call": ["t"]})
+    large = {"x": "x" * 100_000}
+    body = {
+        "tool_call": {"tool": "t", "args": large, "call_id": "c"},
+        "metric": {"name": "m", "value": 1, "dimensions": large},
+    }[kind]
+    world.emit(job, kind, body)
+    [event] = peer.of("job.event")
+    said = event["payload"]["body"]
+    assert said["args" if kind == "tool_call" else "dimensions"]["x"].endswith(" bytes left out]")
+    assert len(peer.raw[-1]) <= 60 * 1024
 
 
 def test_nothing_is_emitted_before_or_after() -> None:
