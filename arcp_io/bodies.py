@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
-from arcp_proto import events
-from arcp_proto.errors import Denied, ErrorCode
+from arcp_proto import events, wire
+from arcp_proto.errors import RETRYABLE, Denied, ErrorCode, LocalProtocolError
+from arcp_proto.limits import MAX_REASON_LENGTH
 
 from .errors import ArcpError
 
@@ -71,22 +72,35 @@ def tool_result(call_id: str, result: Any) -> events.ToolResult:
 
 
 def tool_failure(
-    call_id: str, error: Mapping[str, Any] | BaseException, *, tool: str = "the tool"
+    call_id: str, error: Mapping[str, Any] | BaseException, *, tool: str = "the tool", debug: bool = False
 ) -> events.ToolResult:
     """A tool_result with an error: `{code, message, retryable}`, or an exception.
 
-    Of an exception that is not one of our error classes nothing is told but that `tool` failed.
+    Of an exception that is not one of our error classes nothing is told but that `tool` failed, unless the
+    App is in `debug` mode.
     """
     match error:
         case ArcpError() | Denied():
             failure = events.ToolError(str(error.code), error.message, error.retryable)
         case Exception() | SystemExit() | KeyboardInterrupt():
-            failure = events.ToolError(ErrorCode.INTERNAL_ERROR.value, f"{tool} failed", True)
+            message = f"{tool} failed: {described(error)}" if debug else f"{tool} failed"
+            failure = events.ToolError(ErrorCode.INTERNAL_ERROR.value, message, True)
         case BaseException():
             failure = events.ToolError(ErrorCode.CANCELLED.value, f"{tool} was cancelled", False)
         case _:
             failure = _tool_error(error)
     return events.ToolResult(_text("call_id", call_id), error=failure)
+
+
+def summary(value: object) -> str:
+    """What an agent says of its result; raises TypeError, and LocalProtocolError for what cannot be sent."""
+    said = _text("summary", value)
+    wire.encode_value(said)
+    if len(said) > MAX_REASON_LENGTH:
+        raise LocalProtocolError(
+            f"a summary has at most {MAX_REASON_LENGTH} characters, this has {len(said)}"
+        )
+    return said
 
 
 def text(name: str, value: object) -> str:
@@ -115,11 +129,25 @@ def constraint(constraints: Mapping[str, Any], expires_at: str | None) -> str | 
     return None if value is None else _text("expires_at", value)
 
 
-def _tool_error(fields: Mapping[str, Any]) -> events.ToolError:
+def described(error: BaseException) -> str:
+    """Return the type and the text of an exception that nobody has foreseen, for the debug mode."""
     try:
-        return msgspec.convert({"retryable": False, **fields}, events.ToolError)
+        text = str(error)
+    except Exception:  # A __str__ of the agent's own.
+        text = ""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
+
+
+def _tool_error(fields: Mapping[str, Any]) -> events.ToolError:
+    """The error of a tool; `retryable` is the table's for the codes of §12, and False by default."""
+    try:
+        failure = msgspec.convert({"retryable": False, **fields}, events.ToolError)
     except msgspec.ValidationError as error:
         raise TypeError(f"an error is {{code, message, retryable}}: {error}") from None
+    failure.retryable = RETRYABLE.get(failure.code, failure.retryable)
+    return failure
 
 
 def _text(name: str, value: object) -> str:

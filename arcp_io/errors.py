@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final
 from arcp_proto.errors import RETRYABLE, Denied, ErrorCode, LocalProtocolError
 
 __all__ = [
+    "AgentError",
     "AgentNotAvailable",
     "AgentStopped",
     "AgentVersionNotAvailable",
@@ -32,6 +33,7 @@ __all__ = [
     "NotAStore",
     "PermissionDenied",
     "ResultIncomplete",
+    "ResultMismatch",
     "ResumeWindowExpired",
     "SessionLost",
     "StoreInUse",
@@ -43,8 +45,10 @@ __all__ = [
 class ArcpError(Exception):
     """A request that was refused, or a job that did not succeed; of its own class for a code of §12.
 
-    An agent that raises one ends its job with its code and message. `retryable` says whether trying again
-    can help, by the table of §12 unless it is given; `details` are the peer's; `job_id` is the job's, if any.
+    An agent that raises one ends its job with its code, message and details; `AgentError` is the one to use
+    for a failure of its own. `retryable` says whether trying again can help. For each of the fifteen codes of
+    §12 the table decides: ValueError is raised when `retryable` contradicts it. For any other code it is what
+    is given, False by default. `details` are the peer's; `job_id` is the job's, if any.
     """
 
     default_code: ClassVar[str] = ErrorCode.INTERNAL_ERROR.value
@@ -62,13 +66,38 @@ class ArcpError(Exception):
     ) -> None:
         self.code = self.default_code if code is None else str(code)
         self.message = message or self.code
-        self.retryable = RETRYABLE.get(self.code, self.default_retryable) if retryable is None else retryable
+        self.retryable = _retryable(self.code, retryable, self.default_retryable)
         self.details = {} if details is None else dict(details)
         self.job_id = job_id
         super().__init__(self.message)
 
     def __str__(self) -> str:
         return self.message if self.message == self.code else f"{self.code}: {self.message}"
+
+
+class AgentError(ArcpError):
+    """The failure of an agent: raise it to end the job with this message.
+
+    With `retryable` (the default) the code is INTERNAL_ERROR, and a caller that retries may try again. With
+    `retryable=False` it is INVALID_REQUEST: the same job fails again, whoever submits it. A `code` of your
+    own, such as `x-vendor.acme.DISK_FULL`, has the `retryable` that you give, False if you give none; peers
+    that read the codes of §12 alone may drop it. Callers get `InternalError`, `InvalidRequest`, or an
+    `ArcpError` with the code of your own. Raises ValueError for a `retryable` that contradicts the table of
+    §12.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retryable: bool | None = None,
+        details: Mapping[str, Any] | None = None,
+        job_id: str | None = None,
+    ) -> None:
+        if code is None and retryable is False:
+            code = ErrorCode.INVALID_REQUEST.value
+        super().__init__(message, code=code, retryable=retryable, details=details, job_id=job_id)
 
 
 class PermissionDenied(ArcpError):
@@ -159,6 +188,15 @@ class ResultIncomplete(InternalError):
     """The job has succeeded, but its streamed result cannot be put together: chunks of it are gone (§8.4)."""
 
 
+class ResultMismatch(ArcpError):
+    """The job has succeeded, but its result is not of the `result_type` that was asked for.
+
+    The message names the part that does not fit. The code is ours and never on the wire.
+    """
+
+    default_code = "RESULT_MISMATCH"
+
+
 class ConnectionLost(ArcpError):
     """The connection ended before the answer, or the end of the job, came; the job itself may go on.
 
@@ -227,9 +265,27 @@ def error_for(
     details: Mapping[str, Any] | None = None,
     job_id: str | None = None,
 ) -> ArcpError:
-    """The exception for a code of the wire; for an unknown one an `ArcpError` that carries it."""
+    """Return the exception for a code of the wire; for an unknown one an `ArcpError` that carries it.
+
+    A peer whose `retryable` contradicts the table of §12 is not believed.
+    """
     kind = BY_CODE.get(code, ArcpError)
+    if code in RETRYABLE:
+        retryable = None
     return kind(message, code=code, retryable=retryable, details=details, job_id=job_id)
+
+
+def _retryable(code: str, given: bool | None, default: bool) -> bool:
+    """Return whether trying again can help, by the table of §12 for the codes that it has."""
+    decided = RETRYABLE.get(code)
+    if decided is None:
+        return default if given is None else given
+    if given not in (None, decided):
+        raise ValueError(
+            f"{code} is {'always' if decided else 'never'} retryable (§12): leave retryable out, raise"
+            " AgentError(message, retryable=...) without a code, or give a code of your own"
+        )
+    return decided
 
 
 BY_CODE: Final[Mapping[str, type[ArcpError]]] = MappingProxyType(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -73,7 +73,7 @@ def _finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | No
         end_with_error(runtime, job, job.outcome)
     elif job.stream is not None and encoded is not None:
         message = "mixed: the agent returned a value after it had streamed a result"
-        _fail(runtime, job, message)
+        _fail(runtime, job, ErrorCode.INVALID_REQUEST, message)
     elif job.stream is not None:
         _finish_stream(runtime, job, job.stream, summary)
     else:
@@ -88,8 +88,8 @@ def _finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | No
             _finish_in_chunks(runtime, job, encoded.decode(), summary)
         elif len(payload) <= runtime.payload_limit(job):
             end(runtime, job, ended, how)
-        elif len(encoded) > (most := _most_returned(runtime)):
-            _fail(runtime, job, f"a returned value is at most {most} bytes: stream the result")
+        elif _is_too_large(runtime, job, len(encoded)):
+            pass
         else:
             end(runtime, job, _as_whole(runtime, job, ended, encoded, summary), how)
 
@@ -105,9 +105,9 @@ def _as_whole(runtime: Runtime, job: Job, ended: JobEnded, encoded: bytes, summa
 
 def _finish_in_chunks(runtime: Runtime, job: Job, text: str, summary: str | None) -> None:
     if _needs_inline(job):
-        _fail(runtime, job, TOO_LARGE)
-    elif len(text.encode()) > (most := _most_returned(runtime)):
-        _fail(runtime, job, f"a returned value is at most {most} bytes: stream the result")
+        _fail(runtime, job, ErrorCode.INVALID_REQUEST, TOO_LARGE)
+    elif _is_too_large(runtime, job, len(text.encode())):
+        pass
     else:
         stream = _open_stream(runtime, job, UTF8)
         chunk, frame = runtime.limits.chunk, runtime.body_limit(job)
@@ -124,7 +124,7 @@ def _finish_stream(runtime: Runtime, job: Job, stream: Stream, summary: str | No
     if _needs_inline(job):
         inline = _inline(runtime, job, stream, completed_at, summary)
         if inline is None:
-            _fail(runtime, job, TOO_LARGE)
+            _fail(runtime, job, ErrorCode.INVALID_REQUEST, TOO_LARGE)
             return
     end_of_data = "" if stream.encoding == UTF8 else b""
     last = encode_chunk(stream.result_id, stream.chunks, end_of_data, more=False)
@@ -184,18 +184,27 @@ def _open_stream(runtime: Runtime, job: Job, encoding: str) -> Stream:
     return job.stream
 
 
-def _most_returned(runtime: Runtime) -> int:
-    """Return how many bytes the JSON of a returned value may have that does not fit `Limits.frame`."""
-    return min(runtime.limits.returned, runtime.limits.result)
+def _is_too_large(runtime: Runtime, job: Job, size: int) -> bool:
+    """Return whether a returned value that does not fit `Limits.frame` is too large; end its job if so."""
+    limits = runtime.limits
+    if size > limits.returned:
+        message = f"a returned value is at most {limits.returned} bytes: stream the result"
+        _fail(runtime, job, ErrorCode.INVALID_REQUEST, message, {"limit": "returned", "max": limits.returned})
+    elif size > limits.result:  # It would be streamed: §14 names the code.
+        _fail(runtime, job, ErrorCode.INTERNAL_ERROR, f"a returned value is at most {limits.result} bytes")
+    return size > min(limits.returned, limits.result)
 
 
 def _new_id(runtime: Runtime, job: Job) -> str:
     return "res_" + ulid(runtime.entropy.bits(runtime.scope(job.terms.principal), "result"))
 
 
-def _fail(runtime: Runtime, job: Job, message: str) -> None:
+def _fail(
+    runtime: Runtime, job: Job, code: ErrorCode, message: str, details: dict[str, Any] | None = None
+) -> None:
+    """End a job whose result cannot be sent; INVALID_REQUEST says that the next attempt fails as well."""
     if not runtime.left(job):
-        end_with_error(runtime, job, outcome_of(ErrorCode.INTERNAL_ERROR, message))
+        end_with_error(runtime, job, outcome_of(code, message, details=details))
 
 
 def _fits(runtime: Runtime, job: Job, payload: bytes) -> bool:

@@ -841,12 +841,12 @@ class Play(Judge):
         """How a job may end whose agent returns a value; near the limit of a frame either way."""
         streamed = work.binary is not None
         if streamed and value is not None:
-            return ("INTERNAL_ERROR",)
+            return ("INVALID_REQUEST",)
         size = sum(map(len, work.written)) * 4 // 3 if streamed else len(msgspec.json.encode(value))
         if not streamed and size > max(self.config.limits.result, FRAME):
             return ("INTERNAL_ERROR",)
         if not work.home.over and "result_chunk" not in work.home.features and size > FRAME // 2 - KIB:
-            return ("success", "INTERNAL_ERROR")
+            return ("success", "INVALID_REQUEST")
         return ("success",)
 
 

@@ -7,7 +7,15 @@ import builtins
 import pytest
 
 from arcp_io import errors
-from arcp_io.errors import ArcpError, ConnectionLost, HeartbeatLost, InternalError, JobTimedOut, error_for
+from arcp_io.errors import (
+    AgentError,
+    ArcpError,
+    ConnectionLost,
+    HeartbeatLost,
+    InternalError,
+    JobTimedOut,
+    error_for,
+)
 
 CODES = {
     "PERMISSION_DENIED": "PermissionDenied",
@@ -63,9 +71,34 @@ def test_an_unknown_code_is_kept_and_not_retryable() -> None:
     assert (error.code, error.retryable) == ("QUOTA_OF_THE_MOON", False)
 
 
-def test_what_the_peer_says_wins_over_the_table() -> None:
-    assert error_for("TIMEOUT", "", retryable=False).retryable is False
-    assert error_for("CANCELLED", "", retryable=True).retryable is True
+@pytest.mark.parametrize("code", CODES)
+def test_retryable_of_a_code_of_the_draft_is_what_its_table_says(code: str) -> None:
+    for told in (True, False, None):
+        assert error_for(code, "", retryable=told).retryable is (code in RETRYABLE)
+    with pytest.raises(ValueError, match=f"{code} is (always|never) retryable"):
+        ArcpError("", code=code, retryable=code not in RETRYABLE)
+    assert ArcpError("", code=code, retryable=(code in RETRYABLE)).code == code
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+def test_retryable_of_another_code_is_what_its_owner_says(retryable: bool) -> None:
+    assert ArcpError("", code="x-vendor.acme.DISK", retryable=retryable).retryable is retryable
+    assert error_for("x-vendor.acme.DISK", "", retryable=retryable).retryable is retryable
+    assert AgentError("no", code="x-vendor.acme.DISK", retryable=retryable).retryable is retryable
+
+
+def test_the_failure_of_an_agent_has_a_code_that_fits() -> None:
+    failure = AgentError("the disk is on fire")
+    assert (failure.code, failure.retryable, str(failure)) == (
+        "INTERNAL_ERROR",
+        True,
+        "INTERNAL_ERROR: the disk is on fire",
+    )
+    for_ever = AgentError("no rows", retryable=False, details={"rows": 0})
+    assert (for_ever.code, for_ever.retryable, for_ever.details) == ("INVALID_REQUEST", False, {"rows": 0})
+    assert AgentError("full", code="x-vendor.acme.DISK").retryable is False
+    with pytest.raises(ValueError, match="TIMEOUT is always retryable"):
+        AgentError("late", code="TIMEOUT", retryable=False)
 
 
 def test_an_error_without_a_message_says_its_code() -> None:

@@ -234,7 +234,7 @@ def test_what_is_of_the_wrong_type_raises_and_says_nothing(
         lambda job: job.log("info", "\ud800"),
         lambda job: job.metric("m", math.inf),
         lambda job: job.progress(-1),
-        lambda job: job.tool_call("grep", {1: 2}),
+        lambda job: job.tool_call("grep", {None: 2}),
         lambda job: job.tool_call("grep", {"x": object()}),
         lambda job: job.tool_result("c"),
         lambda job: job.emit("mine", {}),

@@ -112,19 +112,27 @@ def test_a_result_too_large_without_chunks() -> None:
     job = peer.submit()
     world.finish(job, "x" * FRAME)
     [end] = peer.about(job)
-    assert (end["type"], end["payload"]["code"]) == ("job.error", "INTERNAL_ERROR")
+    assert (end["type"], end["payload"]["code"]) == ("job.error", "INVALID_REQUEST")
     assert "result_chunk" in end["payload"]["message"]
     assert job not in world.runtime.running
 
 
-@pytest.mark.parametrize("limits", [Limits(result=100_000), Limits(returned=100_000)])
-def test_a_result_too_large_for_a_stream(limits: Limits) -> None:
+@pytest.mark.parametrize(
+    ("limits", "code", "details"),
+    [
+        (Limits(result=100_000), "INTERNAL_ERROR", None),
+        (Limits(returned=100_000), "INVALID_REQUEST", {"limit": "returned", "max": 100_000}),
+    ],
+)
+def test_a_result_too_large_for_a_stream(limits: Limits, code: str, details: Any) -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=limits))
     peer = world.client()
     job = peer.submit()
     world.finish(job, "x" * 100_000)
     [end] = peer.about(job)
-    assert end["payload"]["message"] == "a returned value is at most 100000 bytes: stream the result"
+    assert "a returned value is at most 100000 bytes" in end["payload"]["message"]
+    assert (end["payload"]["code"], end["payload"].get("details")) == (code, details)
+    assert end["payload"]["retryable"] is (code == "INTERNAL_ERROR")
     assert world.all(StopJob) == []
     assert world.runtime.unfinished == {}
 
@@ -159,7 +167,7 @@ def test_the_largest_inline_result(framing: Framing, frame: int, features: tuple
     world.finish(peer.submit(), "x" * (room - overhead + 1))
     end = peer.frames[-1]
     if features == NO_CHUNKS:
-        assert (end["type"], end["payload"]["code"]) == ("job.error", "INTERNAL_ERROR")
+        assert (end["type"], end["payload"]["code"]) == ("job.error", "INVALID_REQUEST")
     else:
         assert (end["type"], end["payload"]["result_size"]) == ("job.result", room - overhead + 3)
         assert json.loads(joined(chunks_of(peer))) == "x" * (room - overhead + 1)
@@ -328,7 +336,8 @@ def test_a_value_after_a_chunk_is_mixed() -> None:
     world.write(job, "x")
     world.finish(job, {"x": 1})
     end = peer.frames[-1]
-    assert (end["type"], end["payload"]["code"]) == ("job.error", "INTERNAL_ERROR")
+    assert (end["type"], end["payload"]["code"]) == ("job.error", "INVALID_REQUEST")
+    assert not end["payload"]["retryable"]
     assert "mixed" in end["payload"]["message"]
     assert [frame["payload"]["body"]["more"] for frame in peer.of("job.event")] == [True]
 
