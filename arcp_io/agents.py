@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from arcp_proto.errors import Denied, InvariantViolated
+from arcp_proto.errors import Denied, InvariantViolated, LocalProtocolError
 from arcp_proto.output import (
     Authenticate,
     ChildEnded,
@@ -24,12 +24,14 @@ from arcp_proto.output import (
     StopJob,
 )
 
+from . import bodies
 from .auth import Verified, still_holds, verify
 from .context import JobContext
-from .errors import AgentStopped, ArcpError, ConnectionLost, InternalError, JobOver
+from .errors import AgentStopped, ArcpError, ConnectionLost, InternalError, InvalidRequest, JobOver
 from .noticing import counted
 from .running import RunningJob
 from .threads import Threads
+from .values import converted
 
 if TYPE_CHECKING:
     from arcp_proto.ids import JobId
@@ -44,8 +46,9 @@ __all__ = ["AgentHost", "JobContext"]
 logger = logging.getLogger("arcp_io")
 
 AGENT_FAILED: Final = "agent failed"
-"""All that a client is told of an exception that is not one of our error classes (§12)."""
-NOT_JSON: Final = "the agent returned something that cannot be sent"
+"""All that a client is told of an exception that is not one of our error classes (§12), but in debug mode."""
+NOT_SENT: Final = "the agent returned something that cannot be sent"
+NOT_DONE: Final = "the agent asked its job for something that cannot be done"
 
 
 class AgentHost:
@@ -153,7 +156,7 @@ class AgentHost:
 
     def _start(self, request: StartJob) -> None:
         agent = self._app.find(request.agent, request.version)
-        running = RunningJob(request, agent, self._runtime, self._pump, self._loop)
+        running = RunningJob(request, agent, self._runtime, self._pump, self._loop, debug=self._app.debug)
         if self._held:
             running.hold(True)
         self._jobs[request.job_id] = running
@@ -193,7 +196,7 @@ class AgentHost:
 
             return run_isolated(running, self._loop.name)
         if agent.is_async:
-            called: Awaitable[Any] = agent.function(JobContext(running), running.start.input)
+            called: Awaitable[Any] = agent.function(JobContext(running), agent.input_of(running.start.input))
             return called
         return self._threads.run(running)
 
@@ -204,14 +207,25 @@ class AgentHost:
             self._stopped(running)
             return
         try:
-            self._runtime.finish(running.start.job_id, result, now=self._pump.now())
+            self._return(running, result)
+        except LocalProtocolError as error:
+            logger.error("%s: %s: %s", running, NOT_SENT, error)
+            self._end(running, InvalidRequest(f"{NOT_SENT}: {error}"))
         except Exception as error:  # What was returned may raise whatever it likes when it is read.
-            logger.error("%s: what the agent returned cannot be sent: %s", running, error)
-            self._end(running, InternalError(NOT_JSON))
+            logger.error("%s: %s: %s", running, NOT_SENT, bodies.described(error))
+            self._end(running, InvalidRequest(self._debugged(NOT_SENT, error)))
         except InvariantViolated as bug:
             self._pump.crash(bug)
         else:
             self._send_end()
+
+    def _return(self, running: RunningJob, result: Any) -> None:
+        """Hand over what an agent has returned, converted if it is not JSON; raises LocalProtocolError."""
+        finish = partial(self._runtime.finish, running.start.job_id, now=self._pump.now())
+        try:
+            finish(result, running.summary)
+        except LocalProtocolError:
+            finish(converted("result", result), running.summary)
 
     def _fail(self, running: RunningJob, error: BaseException) -> None:
         told = _told(error)
@@ -221,10 +235,14 @@ class AgentHost:
             self._stopped(running)
             return
         try:
-            self._end(running, told or InternalError(AGENT_FAILED))
+            self._end(running, told or InternalError(self._debugged(AGENT_FAILED, error)))
         except Exception as problem:
             logger.error("%s: the agent's error cannot be sent: %s", running, problem)
             self._end(running, InternalError(AGENT_FAILED))
+
+    def _debugged(self, message: str, error: BaseException) -> str:
+        """Return a message with the type and the text of an exception, if the App is in debug mode."""
+        return f"{message}: {bodies.described(error)}" if self._app.debug else message
 
     def _end(self, running: RunningJob, error: ArcpError | Denied) -> None:
         details = error.details
@@ -293,4 +311,6 @@ def _told(error: BaseException) -> ArcpError | Denied | None:
         return told[0] if len(told) == 1 or all(isinstance(one, Denied) for one in told) else None
     if isinstance(error, ConnectionLost):
         return None  # Of the agent's own connection to somebody else.
+    if isinstance(error, LocalProtocolError):
+        return InvalidRequest(f"{NOT_DONE}: {error}")  # It repeats with every attempt.
     return error if isinstance(error, ArcpError | Denied) else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, TypeVar
+from functools import cached_property
+from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 from arcp_proto.ceilings import Ceiling
 from arcp_proto.errors import LocalProtocolError
@@ -16,7 +17,9 @@ from arcp_proto.runtime_config import RuntimeConfig
 from .auditing import AuditTo
 from .auth import TokenTable, Verifier, is_async
 from .entry import run
+from .errors import InvalidRequest
 from .provisioning import CredentialProvisioner
+from .values import is_shape, read_as
 
 __all__ = ["Agent", "App", "run"]
 
@@ -27,7 +30,7 @@ Isolation: TypeAlias = Literal["process"] | None
 F = TypeVar("F", bound=AgentFunction)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Agent:
     """One version of an agent, as it was registered."""
 
@@ -43,10 +46,49 @@ class Agent:
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_async", is_async(self.function))
 
+    @cached_property
+    def input_type(self) -> type[Any] | None:
+        """The class that its input is read as, if it has an annotation that is one."""
+        return _input_type(self.function)
+
     @property
     def qualified_name(self) -> str:
         """`name@version`, or the name of an agent without versions (§7.5)."""
         return qualified(self.name, self.version)
+
+    def input_of(self, value: Any) -> Any:
+        """Return the input of a job as the function takes it; see `input_of`."""
+        return value if self.input_type is None else _read_input(value, self.input_type)
+
+
+def input_of(function: AgentFunction, value: Any) -> Any:
+    """Return the input of a job as the annotation of the function's second parameter says.
+
+    That counts if it is a class with fields: a dataclass, a Struct, an attrs class or a pydantic model.
+    Raises InvalidRequest for a value that does not fit; it names the field.
+    """
+    kind = _input_type(function)
+    return value if kind is None else _read_input(value, kind)
+
+
+def _read_input(value: Any, kind: type[Any]) -> Any:
+    try:
+        return read_as("input", value, kind)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from None
+
+
+def _input_type(function: AgentFunction) -> type[Any] | None:
+    """Return the class that a function asks its input to be; None for any other annotation, or none."""
+    parameters = list(inspect.signature(function).parameters.values())
+    if len(parameters) < 2:
+        return None
+    try:
+        hints = get_type_hints(function if inspect.isroutine(function) else type(function).__call__)
+    except (NameError, TypeError, AttributeError):
+        return None  # Names for type checkers alone.
+    kind = hints.get(parameters[1].name)
+    return kind if is_shape(kind) else None
 
 
 class App:
@@ -66,6 +108,9 @@ class App:
     A `provisioner` issues credentials for jobs (§9.8), when there is a journal from which they are revoked
     after a crash, or with `volatile_credentials`, for tests. They are shown over TLS, stdio and in memory;
     with `secure_loopback` a plain connection from this machine counts as secure too.
+
+    With `debug`, for development, clients are told the type and the text of an exception that ends a job or a
+    tool call; else they are told that the agent failed, and the log of the server has the rest.
     """
 
     def __init__(
@@ -88,6 +133,7 @@ class App:
         provisioner: CredentialProvisioner | None = None,
         secure_loopback: bool = False,
         volatile_credentials: bool = False,
+        debug: bool = False,
     ) -> None:
         if tokens is not None and auth is not None:
             raise ValueError("an App has tokens or auth, not both: let auth look at the tokens")
@@ -108,6 +154,7 @@ class App:
         self.provisioner = provisioner
         self.secure_loopback = secure_loopback
         self.volatile_credentials = volatile_credentials
+        self.debug = debug
         self.verifier: Verifier | None = TokenTable(tokens) if tokens is not None else auth
         self._agents: dict[str, dict[str | None, Agent]] = {}
 
@@ -128,6 +175,8 @@ class App:
         Of several versions one is the `default`. `isolation="process"` runs each job in a process of its own.
         With `restartable` a job that was cut off by a restart of a runtime with a journal, and that has
         streamed nothing of its result, starts again from its input, under the same id (see `job.attempt`).
+        An input whose parameter is annotated with a dataclass, a Struct, an attrs class or a pydantic model
+        is read as that; one that does not fit ends the job with INVALID_REQUEST.
         Raises ValueError for a name or version that breaks the grammar of §7.5 or is taken, and TypeError for
         what cannot be called with (job, input).
         """

@@ -86,6 +86,19 @@ class BlockingJobContext:
         """Whether the job is to stop, for whatever reason."""
         return self._job.cancelled
 
+    @property
+    def summary(self) -> str | None:
+        """A line about the result, which its submitter gets with it (§8.4); None for none.
+
+        Set it before the agent returns; a job that does not succeed has none. Setting it raises
+        LocalProtocolError for more than 1,000 characters.
+        """
+        return self._job.summary
+
+    @summary.setter
+    def summary(self, summary: str | None) -> None:
+        self._job.summary = summary
+
     def trace_headers(self) -> dict[str, str]:
         """`traceparent` and, if there is one, `tracestate`, for the tools that the agent calls (§11)."""
         return self._job.trace_headers()
@@ -141,7 +154,10 @@ class BlockingJobContext:
     def tool_result(
         self, call_id: str, *, result: Any = bodies.UNSET, error: Mapping[str, Any] | Exception | None = None
     ) -> None:
-        """How a tool call ended: a `result`, or an `error`: `{code, message, retryable}` or an exception."""
+        """How a tool call ended: a `result`, or an `error`: `{code, message, retryable}` or an exception.
+
+        `retryable` counts for codes of your own; for those of §12 it is what their table says.
+        """
         self._call(self._job.tool_result, call_id, result=result, error=error)
 
     @contextmanager
@@ -155,7 +171,7 @@ class BlockingJobContext:
             yield call
             self.tool_result(call.call_id, result=call.result)
         except BaseException as error:
-            failure = bodies.tool_failure(call.call_id, error, tool=tool)
+            failure = bodies.tool_failure(call.call_id, error, tool=tool, debug=self._running.debug)
             with suppress(JobOver):
                 self._hop(self._job.emit, EventKind.TOOL_RESULT, failure)
             raise

@@ -16,19 +16,23 @@ from arcp_proto import wire
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.limits import Limits
 
-from .app import AgentFunction, App
+from .app import AgentFunction, App, input_of
 from .auth import is_async
 from .between import Brought, limits_inside
 from .entry import run
 from .errors import JobOver
 from .outside import Outside
 from .running import RunningJob
+from .values import as_json
 
 RESULT_PART: Final = "x-vendor.arcp-io.result_part"
 """An event with a part of the JSON text of a returned value that is too large for one frame."""
 INLINE_SIZE: Final = 32 * 1024
 PART_LENGTH: Final = 8 * 1024
 """Characters; a part fits a frame, whatever they are."""
+
+_NAMES: Final = ("__module__", "__name__", "__qualname__", "__doc__")
+"""What a wrapper has of its agent: not the annotations, since it reads the input itself."""
 
 TOKEN: Final = "isolated"
 """Pipes need no secret; it stands for the principal of the job."""
@@ -54,6 +58,7 @@ class Order(msgspec.Struct, frozen=True):
     lease: dict[str, list[str]]
     """As the agent is told. What is enforced comes with the submit, the budget beside it."""
     models_required: bool
+    debug: bool
     limits: Limits
 
 
@@ -70,6 +75,7 @@ def main(text: str) -> None:
         heartbeat=0,
         limits=limits_inside(order.limits),
         models_required=order.models_required,
+        debug=order.debug,
     )
     app.agent(order.agent, version=order.version)(_isolated(_load(order), place))
     app.agent(answers_name(order.agent))(place.answered)
@@ -116,27 +122,35 @@ class Place:
 def _isolated(function: AgentFunction, place: Place) -> AgentFunction:
     """The agent, of the job that there is outside; a large value that it returns goes out in parts."""
 
-    @wraps(function)
+    @wraps(function, assigned=_NAMES)
     async def of_loop(job: Any, input: Any) -> Any:
         text, brought = input
         await place.taken(job._running, brought)
-        result = await function(job, msgspec.json.decode(text))
+        result = _returned(await function(job, input_of(function, msgspec.json.decode(text))))
         parts = _parts(result)
         for part in parts:
             await job.emit(RESULT_PART, {"text": part})
         return None if parts else result
 
-    @wraps(function)
+    @wraps(function, assigned=_NAMES)
     def of_thread(job: Any, input: Any) -> Any:
         text, brought = input
         job._hop(place.taken, job._running, brought)
-        result = function(job, msgspec.json.decode(text))
+        result = _returned(function(job, input_of(function, msgspec.json.decode(text))))
         parts = _parts(result)
         for part in parts:
             job.emit(RESULT_PART, {"text": part})
         return None if parts else result
 
     return of_loop if is_async(function) else of_thread
+
+
+def _returned(result: object) -> object:
+    """Return a value as JSON, or as it is if that is not possible: the runtime here says so."""
+    try:
+        return as_json("result", result)
+    except LocalProtocolError:
+        return result
 
 
 def _parts(result: object) -> list[str]:

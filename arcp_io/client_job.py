@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, TypeAlias, cast
 
 import anyio
 import anyio.lowlevel
@@ -17,15 +17,24 @@ from arcp_proto.ids import JobId
 from arcp_proto.output import JobAccepted, JobEmitted, JobEnded, Subscribed
 
 from .client_answers import again
-from .errors import ArcpError, ConnectionLost, HistoryCut, ResultIncomplete, error_for
+from .errors import ArcpError, ConnectionLost, HistoryCut, ResultIncomplete, ResultMismatch, error_for
 from .inbox import Inbox
 from .job_events import JobEvents
 from .result_reader import ResultReader
+from .values import read_as
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from arcp_proto.credentials import Credential
 
     from .session_jobs import SessionJobs
+
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 Event: TypeAlias = JobEmitted
 """One event of a job (§8.1): `kind`, `body`, `ts`, `seq` (its number in the session), `job_id`, `source_seq`
@@ -45,7 +54,7 @@ ENDED_AS: Final = {"cancelled": ErrorCode.CANCELLED, "timed_out": ErrorCode.TIME
 _VALUE: Final = attrgetter("value")
 
 
-class Job:
+class Job(Generic[T]):
     """A job that was accepted or is observed. Iterate over it for its events, ask `result()` for how it ends.
 
     Events wait for their iterator. While somebody iterates, more than the session's `buffer_size` of them
@@ -53,6 +62,9 @@ class Job:
     and all of them once somebody waits for the result alone. A connection that is cut and resumed is not
     seen here: see `Session.watch`.
     """
+
+    result_type: type[T] | None = None
+    """What `result` returns; None: JSON as it comes."""
 
     def __init__(self, jobs: SessionJobs, job_id: str, buffer_size: int, *, claimed: bool = True) -> None:
         self.id = job_id
@@ -147,13 +159,13 @@ class Job:
         self.look_at_buffer()
         return events
 
-    async def result(self) -> Any:
-        """Wait for the end: the value, or the text or bytes of a streamed result.
+    async def result(self) -> T:
+        """Wait for the end: the value, or the text or bytes of a streamed result; as `result_type`, if any.
 
         Events that wait for no iterator are dropped; asked for inside the job's own loop, it ends that loop.
         Raises the ArcpError of the job's error code (§12), ResultIncomplete when parts of a streamed result
-        are gone, ConnectionLost when its end will not be seen, and RuntimeError once `result_stream` has been
-        called, since nothing keeps the result then.
+        are gone, ResultMismatch for a value that is not a `result_type`, ConnectionLost when its end will not
+        be seen, and RuntimeError once `result_stream` has been called, since nothing keeps the result then.
         """
         if self._chunks is not None and (self._end is None or self._chunks.due):
             raise RuntimeError(
@@ -177,7 +189,13 @@ class Job:
         finally:
             self._asking -= 1
         self._look_at_end()
-        return self.successful_end().result
+        value: T = self.successful_end().result
+        if self.result_type is None:
+            return value
+        try:
+            return read_as("result", value, self.result_type)
+        except ValueError as error:
+            raise ResultMismatch(str(error), job_id=self.id) from None
 
     def result_stream(self, *, on_event: Callable[[Event], object] | None = None) -> ResultReader:
         """Return an iterator over the pieces of the result (§8.4), in constant memory whatever its size.

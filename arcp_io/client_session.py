@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 import anyio
 
@@ -48,10 +48,13 @@ from .session_jobs import SessionJobs
 from .session_keeping import ClientPump, SessionKeeper
 from .session_store import SessionStore
 from .terms import moment, with_budget
+from .values import converted
 from .watching import State, Watcher, Watchers
 
 if TYPE_CHECKING:
     from .loop import Loop
+
+R = TypeVar("R")
 
 BUFFER_SIZE: Final = 1024 * 1024
 """Bytes of a job's events that wait for their iterator."""
@@ -139,6 +142,7 @@ class Session:
         """
         return self._watchers.watch()
 
+    @overload
     async def submit(
         self,
         agent: str,
@@ -151,29 +155,61 @@ class Session:
         idempotency_key: str | None = None,
         traceparent: str | None = None,
         tracestate: str | None = None,
-    ) -> Job:
+        result_type: type[R],
+    ) -> Job[R]: ...
+
+    @overload
+    async def submit(
+        self,
+        agent: str,
+        input: Any = None,
+        *,
+        lease: Mapping[str, Sequence[str]] | None = None,
+        budget: str | Sequence[str] | None = None,
+        expires_at: str | datetime | timedelta | None = None,
+        max_runtime: int | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
+        result_type: Any = None,
+    ) -> Job[Any]: ...
+
+    async def submit(
+        self,
+        agent: str,
+        input: Any = None,
+        *,
+        lease: Mapping[str, Sequence[str]] | None = None,
+        budget: str | Sequence[str] | None = None,
+        expires_at: str | datetime | timedelta | None = None,
+        max_runtime: int | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
+        result_type: Any = None,
+    ) -> Job[Any]:
         """Submit a job (§7.1), and return it once it was accepted.
 
-        `budget` is one amount such as USD:5, or several; `expires_at`, of the lease, is a time in UTC or a
-        time from now; `max_runtime` is in seconds. Raises the ArcpError of the refusal's code (§12),
-        ConnectionLost, and LocalProtocolError for what cannot be sent: a budget, an expiry, models or a
-        version of the agent too, when the runtime did not negotiate to enforce them (§6.2).
+        `input` is JSON, or what `arcp_io.values` converts to it: dataclasses, Structs, attrs classes,
+        pydantic models, datetimes and the like. `budget` is one amount such as USD:5, or several;
+        `expires_at`, of the lease, is a time in UTC or a time from now; `max_runtime` is in seconds. With a
+        `result_type`, a type of JSON or of those libraries, `result()` of the job returns such a value.
+        Raises the ArcpError of the refusal's code (§12), ConnectionLost, and LocalProtocolError for what
+        cannot be sent: a budget, an expiry, models or a version of the agent too, when the runtime did not
+        negotiate to enforce them (§6.2).
         """
         lease_request = with_budget(lease, budget)
         expiry = moment(expires_at, self._clock.unix())
-        job: Job = await self._ask(
-            partial(
-                self._client.submit,
-                agent,
-                input,
-                lease_request,
-                expiry,
-                idempotency_key,
-                max_runtime,
-                traceparent,
-                tracestate,
-            )
-        )
+        terms = (lease_request, expiry, idempotency_key, max_runtime, traceparent, tracestate)
+
+        def send(*, now: int) -> RequestId:
+            try:
+                return self._client.submit(agent, input, *terms, now=now)
+            except LocalProtocolError:
+                return self._client.submit(agent, converted("input", input), *terms, now=now)
+
+        job: Job[Any] = await self._ask(send)
+        job.result_type = result_type
         return job
 
     async def attach(self, job_id: str, from_seq: int | None = None) -> Job:

@@ -40,8 +40,9 @@ class JobContext:
     """The job that an agent runs (§7, §8).
 
     Its calls publish events; they wait while the submitting session's transport or the journal is full, and
-    let others run now and then. They raise TypeError or LocalProtocolError for what cannot be sent, and
-    JobOver once the end of the job has been sent. While a cancelled job unwinds they neither wait nor are
+    let others run now and then. An event that is too large for a frame is cut, and marks in it say how many
+    bytes are left out. They raise TypeError or LocalProtocolError for what cannot be sent, and JobOver once
+    the end of the job has been sent. While a cancelled job unwinds they neither wait nor are
     cancelled, so that `finally: await job.log(...)` works.
 
     What needs authority asks the gate first (§9.3): `authorize`, `tool`, `tool_call`, `open`,
@@ -97,6 +98,19 @@ class JobContext:
     def cancelled(self) -> bool:
         """Whether the job is to stop, for whatever reason."""
         return self._running.stopping
+
+    @property
+    def summary(self) -> str | None:
+        """A line about the result, which its submitter gets with it (§8.4); None for none.
+
+        Set it before the agent returns; a job that does not succeed has none. Setting it raises
+        LocalProtocolError for more than 1,000 characters.
+        """
+        return self._running.summary
+
+    @summary.setter
+    def summary(self, summary: str | None) -> None:
+        self._running.summary = None if summary is None else bodies.summary(summary)
 
     def trace_headers(self) -> dict[str, str]:
         """`traceparent` and, if there is one, `tracestate`, for the tools that the agent calls (§11)."""
@@ -162,11 +176,15 @@ class JobContext:
     async def tool_result(
         self, call_id: str, *, result: Any = bodies.UNSET, error: Mapping[str, Any] | Exception | None = None
     ) -> None:
-        """How a tool call ended: a `result`, or an `error`: `{code, message, retryable}` or an exception."""
+        """How a tool call ended: a `result`, or an `error`: `{code, message, retryable}` or an exception.
+
+        `retryable` counts for codes of your own; for those of §12 it is what their table says.
+        """
         if error is None:
             await self.emit(EventKind.TOOL_RESULT, bodies.tool_result(call_id, result))
         elif result is bodies.UNSET:
-            await self.emit(EventKind.TOOL_RESULT, bodies.tool_failure(call_id, error))
+            failure = bodies.tool_failure(call_id, error, debug=self._running.debug)
+            await self.emit(EventKind.TOOL_RESULT, failure)
         else:
             raise TypeError("a tool_result has either a result or an error")
 
@@ -183,7 +201,8 @@ class JobContext:
             self._running.say(EventKind.TOOL_RESULT, bodies.tool_result(call.call_id, call.result))
         except BaseException as error:
             with suppress(JobOver):
-                self._running.say(EventKind.TOOL_RESULT, bodies.tool_failure(call.call_id, error, tool=tool))
+                failure = bodies.tool_failure(call.call_id, error, tool=tool, debug=self._running.debug)
+                self._running.say(EventKind.TOOL_RESULT, failure)
             raise
         await self._running.give_way()
 

@@ -155,6 +155,7 @@ class Isolated:
             job.principal,
             {name: list(patterns) for name, patterns in job.lease.items()},
             not self._running.any_model,
+            self._running.debug,
             self._running.limits,
         )
         return Command([sys.executable, "-c", BOOT, msgspec.json.encode(order).decode()], env={})
@@ -191,6 +192,7 @@ class Isolated:
         async for event in self._theirs:
             await self._say(event, answering)
         result = await self._theirs.result()
+        self._running.summary = self._theirs.summary
         if self._parts:
             return wire.decode_value("".join(self._parts).encode())
         return None if self._stream is not None else result
@@ -221,10 +223,13 @@ class Isolated:
                 await self._job.emit(kind, event.body)
 
     def _keep(self, part: str) -> None:
-        """More of a large value; raises ValueError beyond what one may return."""
-        self._length += len(part)
-        if self._length > self._running.limits.returned:
-            raise ValueError("the agent's process returns too much")
+        """Keep more of a large value; raises InvalidRequest beyond what one may return."""
+        self._length += len(part.encode())
+        if self._length > (most := self._running.limits.returned):
+            raise InvalidRequest(
+                f"a returned value is at most {most} bytes: stream the result",
+                details={"limit": "returned", "max": most},
+            )
         self._parts.append(part)
 
     async def _write(self, chunk: dict[str, Any]) -> None:

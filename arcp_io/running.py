@@ -25,6 +25,7 @@ from .errors import JobOver
 from .loop import unwinding
 from .pump import BYTES_HELD, EVENT_SIZE
 from .rotating import Rotations
+from .values import as_json, body_as_json
 
 if TYPE_CHECKING:
     from arcp_proto.budget import Budget, Cost
@@ -82,6 +83,10 @@ class RunningJob(msgspec.Struct, eq=False):
     stopping: bool = False
     """The job is to end: from now on nothing here waits, and what unwinds is not cancelled again."""
     stop_reason: str = ""
+    summary: str | None = None
+    """What the agent says of its result in a line (§8.4)."""
+    debug: bool = False
+    """Clients are told the text of exceptions that nobody has foreseen."""
     kill_at: int = 0
     """When the end of a job that is stopping is sent in any case."""
     _free_until: int = NANOSECONDS_BETWEEN_TURNS
@@ -121,7 +126,11 @@ class RunningJob(msgspec.Struct, eq=False):
             self._refuse_thread()
         try:
             size = self._runtime.emit(self.start.job_id, kind, body, now=now)
-        except (LocalProtocolError, Denied, InvariantViolated) as error:
+        except LocalProtocolError as error:
+            self._refused(error)
+            self.say_converted(kind, body)
+            return None
+        except (Denied, InvariantViolated) as error:
             self._refused(error)
             raise
         self._load += EVENT_SIZE + size
@@ -141,8 +150,19 @@ class RunningJob(msgspec.Struct, eq=False):
     def say(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """Publish one event; raises LocalProtocolError for one that cannot be, JobOver after the end.
 
-        Raises Denied for the call of a tool that is refused: both of its events are published by then.
+        What is not JSON in the body is converted. Raises Denied for the call of a tool that is refused: both
+        of its events are published by then.
         """
+        try:
+            self._say(kind, body)
+        except LocalProtocolError:
+            self.say_converted(kind, body)
+
+    def say_converted(self, kind: str, body: Body | Mapping[str, Any]) -> None:
+        """Publish an event that the core has refused, with a body that is JSON; raises as `say`."""
+        self._say(kind, body_as_json(kind, body))
+
+    def _say(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         if self.outside is None:
             self.publish(kind, body)
             return
@@ -227,6 +247,7 @@ class RunningJob(msgspec.Struct, eq=False):
     ) -> ChildJob:
         """Start a child (§10); raises Denied."""
         lease = None if lease_request is None else dict(lease_request)
+        input = as_json("input", input)
         if self.outside is not None:
             return await self.outside.delegate(agent, input, lease, expires_at, max_runtime)
         asked = (agent, input, lease, expires_at, max_runtime)

@@ -256,7 +256,14 @@ async def serve(
             logger.warning(PLAIN, app.name, server.url)
         if not app.ceilings:
             logger.warning("%s grants every lease as it is asked for: App(ceilings=...) bounds it", app.name)
+        warn_of_debug(app)
         yield server
+
+
+def warn_of_debug(app: App) -> None:
+    """Log that an App is in debug mode, if it is."""
+    if app.debug:
+        logger.warning("%s is in debug mode: clients are told the text of exceptions of agents", app.name)
 
 
 async def serve_stdio(app: App, *, drain: float = 0.0, journal: Journal | None = None) -> None:

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from anyio.from_thread import start_blocking_portal
 
@@ -38,6 +38,12 @@ from .result_reader import ResultReader
 from .session_store import SessionStore
 from .version import VERSION
 from .watching import Change, State
+
+if TYPE_CHECKING:
+    from .client_job import T
+else:
+    T = TypeVar("T")
+R = TypeVar("R")
 
 
 @contextmanager
@@ -185,6 +191,7 @@ class Session:
         """The ids of the stored session's jobs whose events wait for `attach`."""
         return self._session.stored_jobs
 
+    @overload
     def submit(
         self,
         agent: str,
@@ -197,10 +204,42 @@ class Session:
         idempotency_key: str | None = None,
         traceparent: str | None = None,
         tracestate: str | None = None,
-    ) -> Job:
+        result_type: type[R],
+    ) -> Job[R]: ...
+
+    @overload
+    def submit(
+        self,
+        agent: str,
+        input: Any = None,
+        *,
+        lease: Mapping[str, Sequence[str]] | None = None,
+        budget: str | Sequence[str] | None = None,
+        expires_at: str | datetime | timedelta | None = None,
+        max_runtime: int | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
+        result_type: Any = None,
+    ) -> Job[Any]: ...
+
+    def submit(
+        self,
+        agent: str,
+        input: Any = None,
+        *,
+        lease: Mapping[str, Sequence[str]] | None = None,
+        budget: str | Sequence[str] | None = None,
+        expires_at: str | datetime | timedelta | None = None,
+        max_runtime: int | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
+        result_type: Any = None,
+    ) -> Job[Any]:
         """Submit a job (§7.1), and return it once it was accepted; see `arcp_io.Session.submit`."""
 
-        async def submit() -> client_job.Job:
+        async def submit() -> client_job.Job[Any]:
             return await self._session.submit(
                 agent,
                 input,
@@ -211,6 +250,7 @@ class Session:
                 idempotency_key=idempotency_key,
                 traceparent=traceparent,
                 tracestate=tracestate,
+                result_type=result_type,
             )
 
         return self._job_of(submit)
@@ -272,10 +312,10 @@ class Session:
         return Job(self._hop, self._hop.call(asked))
 
 
-class Job:
+class Job(Generic[T]):
     """`arcp_io.Job`, blocking: iterate over it for its events, ask `result()` for how it ends."""
 
-    def __init__(self, hop: Hop, job: client_job.Job) -> None:
+    def __init__(self, hop: Hop, job: client_job.Job[T]) -> None:
         self._hop = hop
         self._job = job
         self._events: list[AsyncIterator[Event]] = []
@@ -289,6 +329,11 @@ class Job:
     def id(self) -> str:
         """The job's id."""
         return self._job.id
+
+    @property
+    def result_type(self) -> type[T] | None:
+        """What `result` returns; None: JSON as it comes."""
+        return self._job.result_type
 
     @property
     def agent(self) -> str:
@@ -390,8 +435,8 @@ class Job:
         finally:
             self._events.clear()  # Without the loop: who collects a generator may be its own thread.
 
-    def result(self, *, timeout: float | None = None) -> Any:
-        """Wait for the end: the value, or the text or bytes of a streamed result.
+    def result(self, *, timeout: float | None = None) -> T:
+        """Wait for the end: the value, or the text or bytes of a streamed result; as `result_type`, if any.
 
         Raises the ArcpError of the job's error code (§12), and TimeoutError when the end has not come after
         `timeout` seconds: the job goes on, and `result` may be called again. Inside the job's own loop it

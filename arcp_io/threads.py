@@ -60,9 +60,10 @@ class Threads:
     async def _call(self, running: RunningJob) -> Worker[Any]:
         from anyio.from_thread import BlockingPortal
 
+        input = running.agent.input_of(running.start.input)
         async with anyio.create_task_group() as tasks, BlockingPortal() as portal:
             job = BlockingJobContext(running, portal)
-            call = partial(running.agent.function, job, running.start.input)
+            call = partial(running.agent.function, job, input)
             worker = Worker(portal, anyio.Event(), call, name=f"arcp-io {running.start.job_id}")
             tasks.start_soon(self._report_late, running)
             try:

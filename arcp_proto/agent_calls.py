@@ -47,8 +47,8 @@ class AgentCalls:
         """Publish one event of a job; raises LocalProtocolError for a bad body, or once the job has ended.
 
         A body that is too large for a frame is cut, and marks in it say how much is left out (§8.2).
-
         Returns how many bytes more than a KiB its body has, so that a driver takes large events soon.
+
         A tool call passes the gate: refused, its `tool_result` follows it, and Denied is raised (§9.3). A
         metric that begins with `cost.`, in a currency of the budget, spends (§9.6).
         """

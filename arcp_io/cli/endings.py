@@ -46,6 +46,8 @@ def _as_object(ending: Ending, output: str | None) -> dict[str, Any]:
     }
     if ending.events_lost:
         shown["events_lost"] = list(ending.events_lost)
+    if ending.summary is not None:
+        shown["summary"] = ending.summary
     if ending.error is not None:
         shown["error"] = ending.error
     elif ending.size is not None:

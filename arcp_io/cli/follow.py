@@ -182,6 +182,7 @@ class Following:
             final_status=self._job.final_status,
             result=result,
             size=self._output.size if written and self._output is not None else None,
+            summary=self._job.summary,
             error=error,
             events=self._job.events_received,
             events_lost=tuple(self._events_lost),

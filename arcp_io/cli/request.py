@@ -87,6 +87,8 @@ class Ending:
     """Bytes of a result that was written to the file of --output."""
     not_stopped: bool = False
     """The runtime has ended the job, and says that its agent goes on."""
+    summary: str | None = None
+    """What the agent says of its result in a line."""
     error: Mapping[str, Any] | None = None
     events: int = 0
     """Numbered frames of the job that were received, its terminal included."""

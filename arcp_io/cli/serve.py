@@ -21,6 +21,7 @@ from .exits import Exit
 from .importing import load
 
 if TYPE_CHECKING:
+    from ..app import App
     from ..journal import SqliteJournal
 
 
@@ -83,6 +84,10 @@ _Audit = Annotated[
         help="Append to this file, as a line of JSON each, who was refused what, and who looked at what.",
     ),
 ]
+_Debug = Annotated[
+    bool,
+    typer.Option("--debug", help="Tell clients the text of exceptions of agents. For development only."),
+]
 _Hosts = Annotated[
     list[str] | None,
     typer.Option(metavar="HOST", help="A Host header to let in, in place of --host. Repeatable."),
@@ -115,6 +120,7 @@ def serve(
     audit: _Audit = None,
     log_level: _LogLevel = LogLevel.INFO,
     quiet: _Quiet = False,
+    debug: _Debug = False,
 ) -> None:
     """Serve the agents of an App until SIGINT or SIGTERM.
 
@@ -138,8 +144,8 @@ def serve(
     _check_address(path, host, certfile, keyfile, plain=stdio or allow_plain)
     with checked("MODULE:APP"):
         app = load(target)
-    app.audit = audit or app.audit
-    _log_to_stderr(LogLevel.WARNING if quiet else log_level)
+    app.audit, app.debug = audit or app.audit, app.debug or debug
+    _log_to_stderr(LogLevel.WARNING if quiet else log_level, app if stdio else None)
     with _told_failures():
         run(
             app,
@@ -225,14 +231,21 @@ def _is_address(text: str) -> bool:
     return text.rpartition(":")[2].isdigit() and not os.path.exists(text)
 
 
-def _log_to_stderr(level: LogLevel) -> None:
-    """Log on stderr, unless the App's module has set up logging for itself."""
+def _log_to_stderr(level: LogLevel, of_stdio: App | None) -> None:
+    """Log on stderr, unless the App's module has set up logging for itself.
+
+    That an App which is served on stdio is in debug mode is logged here: a listener says it for itself.
+    """
+    from ..serving import warn_of_debug
+
     logger = logging.getLogger("arcp_io")
     logger.setLevel(level.upper())
     if not logger.hasHandlers():
         handler = logging.StreamHandler()
         handler.setFormatter(_Utc("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
+    if of_stdio is not None:
+        warn_of_debug(of_stdio)
 
 
 class _Utc(logging.Formatter):

@@ -93,6 +93,8 @@ class View:
         if ending.exit is Exit.SUCCESS:
             left = f"; {self._told_left()}" if self._left else ""
             self.note(f"success after {ending.events:,} events{left}", "bold green")
+            if ending.summary:
+                self.note(one_line(ending.summary), "green")
         elif ending.exit is Exit.EVENTS_LOST:
             self.note(f"success, but some events were lost; {ending.events:,} were received", "bold yellow")
         elif ending.exit is Exit.INTERRUPTED:

@@ -407,7 +407,7 @@ async def an_agent_that_vandalises(place: Place) -> None:
         assert place.server.runtime.jobs[JobId(accepted["job_id"])].budget.remaining == {"USD": 9}
 
 
-@story("agents that return, or raise, what cannot be sent", "INTERNAL_ERROR, or a part", "the runtime's end")
+@story("agents that return, or raise, what cannot be sent", "an error, or a part of it", "the runtime's end")
 async def ends_that_cannot_be_sent(place: Place) -> None:
     async with place.session() as peer:
         for how in ("result", "message", "details", "code", "denied"):

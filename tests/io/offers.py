@@ -57,6 +57,14 @@ async def trace_headers(job: Any, input: Any) -> Any:
     return job.trace_headers()
 
 
+async def summary(job: Any, input: Any) -> Any:
+    async def summarized(text: Any) -> Any:
+        job.summary = text
+        return job.summary
+
+    return [await told(summarized(text)) for text in ("done", 7, "x" * 1001, "\ud800", None)]
+
+
 async def tool(job: Any, input: Any) -> Any:
     async def use(name: str) -> Any:
         async with job.tool(name, {"x": 1}) as used:
@@ -238,6 +246,7 @@ OFFERS: dict[str, Probe] = {
     "tool_call": call("tool_call", "ls", [1]),
     "tool_result": tool_result,
     "trace_headers": trace_headers,
+    "summary": summary,
     "trace_id": read("trace_id"),
     "upstream_exhausted": upstream_exhausted,
     "stream_result": stream_result,
@@ -273,7 +282,10 @@ class Awaited:
     """A blocking object as its async twin, for a coroutine that never waits."""
 
     def __init__(self, of: Any) -> None:
-        self._of = of
+        object.__setattr__(self, "_of", of)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._of, name, value)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._of, name)

@@ -27,6 +27,7 @@ from arcp_io.errors import (
     ConnectionLost,
     Denied,
     InternalError,
+    InvalidRequest,
     JobCancelled,
     JobOver,
     JobTimedOut,
@@ -215,8 +216,8 @@ def circle() -> Any:
 
 @pytest.mark.parametrize(
     "value",
-    [Odd(), {1, 2}, {1: 2}, math.nan, b"bytes", "\ud800", circle(), Trap()],
-    ids=["object", "set", "int-key", "nan", "bytes", "surrogate", "circle", "trap"],
+    [Odd(), {None: 2}, math.nan, "\ud800", circle(), Trap(), iter("a")],
+    ids=["object", "none-key", "nan", "surrogate", "circle", "trap", "iterator"],
 )
 async def test_what_is_no_json_ends_the_job(value: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def agent(job: JobContext, input: Any) -> Any:
@@ -227,7 +228,7 @@ async def test_what_is_no_json_ends_the_job(value: Any, caplog: pytest.LogCaptur
 
     for function in (agent, plain):
         caplog.clear()
-        with pytest.raises(InternalError, match="the agent returned something that cannot be sent"):
+        with pytest.raises(InvalidRequest, match="the agent returned something that cannot be sent"):
             await outcome(function)
         assert "cannot be sent" in caplog.text
 
@@ -331,7 +332,7 @@ async def test_an_agent_that_cancels_itself(caplog: pytest.LogCaptureFixture) ->
 
 async def test_what_cannot_be_said_raises_in_the_agent_and_harms_nothing() -> None:
     async def agent(job: JobContext, input: Any) -> str:
-        for body in ({"message": "x" * 100_000, "level": "info"}, {"level": "info"}, {"a": Odd()}):
+        for body in ({"message": "x", "level": "loud"}, {"level": "info"}, {"a": Odd()}):
             with pytest.raises(LocalProtocolError):
                 await job.emit("log", body)
         return "done"
@@ -345,7 +346,7 @@ async def test_a_value_after_a_stream() -> None:
             await out.write("a")
         return 1
 
-    with pytest.raises(InternalError, match="mixed"):
+    with pytest.raises(InvalidRequest, match="mixed"):
         await outcome(agent)
 
 

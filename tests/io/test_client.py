@@ -264,7 +264,7 @@ async def test_a_refusal_has_the_class_of_its_code(
         assert await (await session.submit("echo", 1)).result() == 1
 
 
-@pytest.mark.parametrize("input", [object(), {1: 2}, "x" * 2_000_000])
+@pytest.mark.parametrize("input", [object(), {None: 2}, "x" * 2_000_000])
 async def test_what_cannot_be_sent_raises_here(input: Any) -> None:
     async with place() as there, connect(there.target, TOKEN) as session:
         with pytest.raises(LocalProtocolError):

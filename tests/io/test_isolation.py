@@ -17,7 +17,14 @@ import pytest
 
 from arcp_io.app import App
 from arcp_io.client import Event, Session, connect
-from arcp_io.errors import InternalError, JobCancelled, JobTimedOut, LeaseExpired, PermissionDenied
+from arcp_io.errors import (
+    InternalError,
+    InvalidRequest,
+    JobCancelled,
+    JobTimedOut,
+    LeaseExpired,
+    PermissionDenied,
+)
 from arcp_io.isolation import reference
 from arcp_io.memory import MemoryServer, serve_memory
 from arcp_proto.ids import JobId
@@ -125,7 +132,7 @@ async def test_an_agent_that_fails_with_a_class_of_ours() -> None:
         with pytest.raises(PermissionDenied, match="not that") as caught:
             await (await session.submit("fails", "ours")).result()
         assert caught.value.details == {"path": "/etc"}
-        with pytest.raises(InternalError, match="something that cannot be sent"):
+        with pytest.raises(InvalidRequest, match="something that cannot be sent"):
             await (await session.submit("fails", "no json")).result()
 
 

@@ -14,9 +14,11 @@ from typing import Any
 
 import anyio
 import pytest
+import typer
 from rich.console import Console
 
 from arcp_io.cli import main
+from arcp_io.cli.endings import show
 from arcp_io.cli.exits import Exit
 from arcp_io.cli.follow import Following
 from arcp_io.cli.request import Attachment, Cancellation, Ending, Server, Submission
@@ -64,6 +66,7 @@ class MadeUpRuntime:
     events: list[MadeUpEvent | Exception] = field(default_factory=list)
     outcome: Any = None
     status: str | None = "success"
+    summary: str | None = None
     refused: Exception | None = None
     unreachable: Exception | None = None
     waits: bool = False
@@ -114,6 +117,7 @@ class MadeUpJob:
         self._cancelled = anyio.Event()
         self.final_status: str | None = None
         self.events_received = 0
+        self.summary: str | None = None
 
     async def __aiter__(self) -> AsyncIterator[MadeUpEvent]:
         while self._runtime.events:
@@ -129,6 +133,7 @@ class MadeUpJob:
             if not self._runtime.ends_by_itself:
                 await self._cancelled.wait()
         self.final_status = self._runtime.status
+        self.summary = self._runtime.summary
         self.events_received += 1
 
     def result_stream(self) -> MadeUpResult:
@@ -189,6 +194,18 @@ def follow(
         ending = anyio.run(Following(server, job, view).run, backend=backend)
         view.end(ending)
     return ending, file.getvalue()
+
+
+def test_a_summary_is_shown_and_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made_up = MadeUpRuntime([], {"x": 1}, summary="one\x1b[1m thing")
+    ending, shown = follow(made_up, monkeypatch, "asyncio")
+    assert ending.summary == "one\x1b[1m thing"
+    assert shown == "job job_1\nsuccess after 1 events\none thing\n"
+    with pytest.raises(typer.Exit):
+        show(ending, as_json=True)
+    assert json.loads(capsys.readouterr().out)["summary"] == "one\x1b[1m thing"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
