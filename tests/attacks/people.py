@@ -10,7 +10,7 @@ import anyio
 
 from arcp_proto.ids import JobId
 from tests.attacks.cheats import SECRET, oddities
-from tests.attacks.place import Place
+from tests.attacks.place import CREDENTIALS, FEATURES, Place
 from tests.attacks.rows import Stories, code_of, run
 from tests.io.peers import Message
 
@@ -345,12 +345,17 @@ async def requests_before_the_hello(place: Place) -> None:
 
 
 @story(
-    "a session that asks for credentials in clear text", "they are not offered, and no job has any", "a value"
+    "a session that asks for credentials in clear text",
+    "they are not offered, a job that needs them is refused, and no job has any",
+    "a value",
 )
 async def credentials_over_an_insecure_connection(place: Place) -> None:
-    async with place.session() as peer:
-        assert "provisioned_credentials" not in peer.welcome["payload"]["capabilities"]["features"]
-        accepted = await peer.submit("victim", lease_request={"model.use": ["*"]})
+    async with place.connected() as peer:
+        await peer.enter(place.name(), [*FEATURES, CREDENTIALS])
+        assert CREDENTIALS not in peer.welcome["payload"]["capabilities"]["features"]
+        refused = await peer.submit("victim", lease_request={"model.use": ["*"]})
+        assert code_of(refused) == "PERMISSION_DENIED"
+        accepted = await peer.submit("victim", lease_request={"fs.read": ["/**"]})
         subscribed = await peer.ask("job.subscribe", {"job_id": accepted["job_id"]})
         page = await peer.ask("session.list_jobs", {})
         answers = [accepted["payload"], subscribed["payload"], *page["payload"]["jobs"]]

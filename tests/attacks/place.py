@@ -33,10 +33,11 @@ FEATURES: Final = [
     "list_jobs",
     "model.use",
     "progress",
-    "provisioned_credentials",
     "result_chunk",
     "subscribe",
 ]
+"""What a session negotiates: not `provisioned_credentials`, so that jobs may name models without keys."""
+CREDENTIALS: Final = "provisioned_credentials"
 VICTIM: Final = "victim"
 CEILING: Final = Ceiling(
     agent="bounded", lease={"fs.read": ["/data/**"], "cost.budget": ["USD:5"]}, longest_expiry_sec=60
