@@ -128,6 +128,16 @@ class Work:
         ensure(self.end_source in (None, source), "the end has another home number")
         self.end_source = source
 
+    def returned(self, value: Any) -> bool:
+        """Whether this value is in the history as chunks under the home number of the end, and is the same."""
+        last = [event for event in self.events if event is not None and event.source == self.end_source]
+        bodies = [event.payload["body"] for event in last if event.payload["kind"] == "result_chunk"]
+        if not bodies or None in self.events:
+            return bool(bodies)
+        ensure(len(bodies) == len(last), "something else has the home number of the end")
+        ensure(json.loads("".join(body["data"] for body in bodies)) == value, "its chunks are another value")
+        return True
+
     def _count(self, source: int) -> None:
         ensure(self.end_source is None, "something comes after the end")
         if self.source is not None:
@@ -169,9 +179,14 @@ class Flow:
         ensure(gap is not None, "an event came out of order, or twice, or changed")
         self.pos = (gap or 0) + 1  # One of those that nobody has seen.
 
-    def due(self, work: Work, features: tuple[str, ...]) -> bool:
-        """Whether something is left for the session, before its end."""
+    def due(self, work: Work, features: tuple[str, ...], *, whole: bool = False) -> bool:
+        """Whether something is left for the session, before its end.
+
+        With `whole` the end has the value itself, in place of the chunks under its home number.
+        """
         rest = work.events[max(self.pos, self.floor) : self.until]
+        if whole:
+            rest = [event for event in rest if event is None or event.source != work.end_source]
         return any(event is not None and event.wanted(features) for event in rest)
 
 
@@ -298,7 +313,8 @@ class Line:
             if work is not None:
                 work.ended_at_home(source)
         if flow is not None and work is not None:
-            ensure(not flow.due(work, self.features), "the end came before an event")
+            whole = "result" in payload and work.returned(payload["result"])
+            ensure(not flow.due(work, self.features, whole=whole), "the end came before an event")
 
     def lost(self, first: int) -> None:
         """What was numbered before `first` is gone, and nobody has looked."""
