@@ -129,7 +129,7 @@ class Work:
         self.end_source = source
 
     def returned(self, value: Any) -> bool:
-        """Whether this value is in the history as chunks under the home number of the end, and is the same."""
+        """Whether the history has this value as chunks under the home number of the end, and the same one."""
         last = [event for event in self.events if event is not None and event.source == self.end_source]
         bodies = [event.payload["body"] for event in last if event.payload["kind"] == "result_chunk"]
         if not bodies or None in self.events:
