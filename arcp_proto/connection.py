@@ -102,7 +102,10 @@ class Connection:
         """What envelopes say once the handshake is over, in both roles."""
         self.answering: wire.Envelope | None = None
         """The message that is being handled, once its envelope was read."""
-        self.message_limit = machine.limits.early_message
+        limits = machine.limits
+        self.message_limit = limits.message if phase is Phase.AWAITING_WELCOME else limits.early_message
+        """Bytes of one inbound message. Only a runtime has a smaller limit before the welcome: a client has
+        chosen its peer, and may read the welcome and a large replayed frame at once."""
         self.admission: Admission | None = None
         """How the runtime has let its peer into the session."""
         self.heartbeat = 0

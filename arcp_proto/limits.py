@@ -43,7 +43,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     The fields:
 
       message: One inbound message; peers send chunks of up to 1 MiB, in base64.
-      early_message: One inbound message before the welcome.
+      early_message: One inbound message before the welcome; of a runtime alone.
       early_control_frames: Pings, pongs and small pieces of WebSocket messages before the welcome; later
         they are requests.
       frame: One outbound envelope; the PyPI peer's stdio reader breaks at 64 KiB.
