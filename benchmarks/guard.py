@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import logging
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -80,9 +81,9 @@ def main() -> int:
 class Counter:
     """Counts the calls or the bytecodes of this thread between `start` and `stop`.
 
-    The cyclic garbage collector is off in between: when it runs depends on all that the process has allocated
-    before, and what it runs (finalizers, callbacks of weak references, hooks in `gc.callbacks`) is not
-    part of the path that is counted.
+    Logging is off in between: what it takes depends on the handlers and levels that others have set. So is
+    the cyclic garbage collector: when it runs depends on all that the process has allocated before, and what
+    it runs (finalizers, callbacks of weak references, hooks in `gc.callbacks`) is not what is to be counted.
     """
 
     def __init__(self, *, bytecodes: bool) -> None:
@@ -91,9 +92,12 @@ class Counter:
         self._traced = sys.gettrace()
         """The trace function that was set before, such as that of coverage; `stop` sets it again."""
         self._collected = gc.isenabled()
+        self._logged = logging.NOTSET
 
     def start(self) -> None:
-        """Collect all garbage, switch the collector off, and begin to count."""
+        """Switch logging off, collect all garbage, switch the collector off, and begin to count."""
+        self._logged = logging.root.manager.disable
+        logging.disable()
         gc.collect()
         gc.disable()
         sys.settrace(None)
@@ -107,9 +111,10 @@ class Counter:
             sys.setprofile(self._called)
 
     def stop(self) -> None:
-        """End the count, and restore the trace function and the collector."""
+        """End the count, and restore the trace function, logging and the collector."""
         sys.setprofile(None)
         sys.settrace(self._traced)
+        logging.disable(self._logged)
         if self._collected:
             gc.enable()
 

@@ -292,8 +292,8 @@ def test_the_guard_counts_the_same_each_time(busy_collector: None, bytecodes: bo
 
 def _some_paths() -> dict[str, guard.Counts]:
     return {
-        "core: event": guard.count_core(0, 256),
-        "drivers: event": guard.count_drivers(Pair.emit, False, count=256),
+        "core: event": guard.count_core(0),
+        "drivers: event": guard.count_drivers(Pair.emit, False),
     }
 
 
