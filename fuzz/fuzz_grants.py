@@ -77,8 +77,21 @@ def check_target(namespace: str, target: str) -> None:
         segments = form.split("/")
         ensure(form == "/" or not {"", ".", ".."} & {*segments[1:]}, "a path is not resolved")
         ensure(segments[0] == "" and not re.search(r"[\0\\]", form), "a path is none")
-    elif namespace == "net.fetch":
+    elif namespace == "net.fetch" and form.startswith(("http:", "https:")):
         check_url(form)
+    elif namespace == "net.fetch":
+        check_other_url(form)
+
+
+def check_other_url(form: str) -> None:
+    """Check what is known of a URL of a scheme other than http and https, which is compared as text."""
+    scheme, separator, rest = form.partition("://")
+    ensure(separator and scheme == scheme.lower(), "a scheme is not in small letters")
+    authority, *segments = re.split("[?#]", rest)[0].split("/")
+    ensure("@" not in authority, "a URL names a user")
+    ensure(not re.search(r"[\\\x00-\x1f\x7f]", form), "a URL holds what it must not")
+    dots = {re.sub("%2e", ".", segment, flags=re.IGNORECASE) for segment in segments} & {".", ".."}
+    ensure(not dots, "dots are left")
 
 
 def check_url(form: str) -> None:

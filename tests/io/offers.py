@@ -247,6 +247,7 @@ OFFERS: dict[str, Probe] = {
     "tool_result": tool_result,
     "trace_headers": trace_headers,
     "summary": summary,
+    "session_id": read("session_id"),
     "trace_id": read("trace_id"),
     "upstream_exhausted": upstream_exhausted,
     "stream_result": stream_result,
