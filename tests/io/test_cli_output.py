@@ -209,6 +209,7 @@ def test_a_full_disk_is_an_error_that_says_so(served: Served, words: list[str]) 
 
 
 def test_a_reader_that_has_seen_enough_is_no_error_to_tell(served: Served) -> None:
+    assert run(served, "submit", served.url, "text")[0] == 0
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as gone:
