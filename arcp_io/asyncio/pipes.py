@@ -79,7 +79,9 @@ class PipeStream:
     # What the transport asks.
 
     def write(self, data: bytes) -> bool:
-        self._writer.write(data)
+        """Write without waiting, and return whether all was taken; a closed pipe drops it, and is told of."""
+        if self._writer_open:  # asyncio drops what is written to a closed pipe, uvloop raises RuntimeError.
+            self._writer.write(data)
         return not self._writing
 
     def pause(self) -> None:
