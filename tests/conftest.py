@@ -19,7 +19,7 @@ STDERR: Final = pytest.StashKey[int]()
 QUICK: Final = 25
 """Examples of a property in the profile `quick`, the default; `ci` tries 100, `long` 5,000."""
 MOST_WORKERS: Final = 8
-"""Processes that share the tests, at most; one a processor below that."""
+"""Processes that share the tests, at most; two a processor below that, since many tests wait."""
 
 settings.register_profile("quick", deadline=None, print_blob=True, derandomize=True, max_examples=QUICK)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
@@ -47,9 +47,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return how many processes `-n auto` starts: one a processor that this process may use."""
+    """Return how many processes `-n auto` starts: two a processor that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return min(len(affinity(0)) if affinity else os.cpu_count() or 1, MOST_WORKERS)
+    return min(2 * (len(affinity(0)) if affinity else os.cpu_count() or 1), MOST_WORKERS)
 
 
 def pytest_configure(config: pytest.Config) -> None:
