@@ -86,8 +86,10 @@ def make_app(**limits: Any) -> App:
     @app.agent("flood")
     async def flood(job: JobContext, input: Any) -> int:
         await gates[0].wait()
-        for _ in range(FILLING):
+        for number in range(FILLING):
             await job.thought(FILLER)
+            if number % 8 == 7:  # An observer that reads keeps up with 64 KiB at a time, whatever the loop.
+                await anyio.sleep(0.001)
         await gates[1].wait()
         for number in range(input):
             await job.log("info", f"{number} {PADDING}")

@@ -18,6 +18,7 @@ from arcp_io.client_session import Session
 from arcp_io.context import JobContext
 from arcp_io.errors import HistoryCut, InternalError, JobCancelled, ResultIncomplete
 from arcp_io.memory import serve_memory
+from arcp_io.result_reader import ResultReader
 from arcp_io.serving import serve
 from arcp_io.session_store import MemoryStore
 from tests.io.apps import TOKEN, make_app
@@ -227,7 +228,7 @@ async def test_a_session_that_is_lost_goes_on_in_another() -> None:
     async with place(window=1) as there, connect(there.url, TOKEN) as session:
         job = await session.submit("text", [10, 10])
         pieces = job.result_stream()
-        taken = [await anext(pieces) for _ in range(5)]
+        taken = await take(pieces, 5)
         first_id = session.id
         await lose(there)
         taken += [piece async for piece in pieces]
@@ -236,11 +237,11 @@ async def test_a_session_that_is_lost_goes_on_in_another() -> None:
 
 
 async def test_chunks_that_are_gone_are_an_error_of_its_own() -> None:
-    few = {"history_events": 5, "session_events": 5}
+    few = {"history_events": 10, "session_events": 10}  # The first half, and a notice, are less.
     async with place(window=1, **few) as there, connect(there.url, TOKEN) as session:
         job = await session.submit("text", [4, 30])
         pieces = job.result_stream()
-        taken = [await anext(pieces) for _ in range(2)]
+        taken = await take(pieces, 2)
         await lose(there)
         with pytest.raises(ResultIncomplete, match=r"gone: chunk .* came where .* was due") as caught:
             while True:
@@ -286,8 +287,7 @@ async def test_a_result_that_another_process_has_begun_is_whole() -> None:
         async with connect(there.url, TOKEN, store=store) as session:
             job = await session.submit("text", [10, 10])
             pieces = job.result_stream()
-            for _ in range(5):
-                await anext(pieces)
+            await take(pieces, 5)
         there.step.set()
         async with connect(there.url, TOKEN, store=store) as session:
             job = await session.attach(job.id)
@@ -339,6 +339,14 @@ async def test_without_await() -> None:
         await anyio.to_thread.run_sync(follow)
         assert results[0] == (20 * PIECE, 20 * len(PIECE.encode()), None, None)
         assert results[1] == ("y" * 2_000_000, "application/json")
+
+
+async def take(pieces: ResultReader, count: int) -> list[str | bytes]:
+    """Take what `count` pieces hold, or more: what came before the stream was asked for is one piece."""
+    taken: list[str | bytes] = []
+    while len(joined(taken)) < count * len(PIECE):
+        taken.append(await anext(pieces))
+    return taken
 
 
 async def lose(there: Place) -> None:
