@@ -68,6 +68,8 @@ def on_accepted(
         return
     else:
         request = session.requests.take_accepted(job_id, trace_ids)
+        if request is None and not session.knows(job_id):
+            session.announced(job_id)  # Its trace id is of an answered submit: it is a child of that job.
     if request is None:
         return
     session.requests.accepted(request, job_id, trace_ids)

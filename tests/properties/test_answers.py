@@ -67,6 +67,12 @@ def play(script: Interleaving, steps: list[tuple[Any, ...]]) -> None:
     assert len(session.requests) == 0
 
 
+def test_a_child_that_only_its_trace_id_announces_ends_no_submit() -> None:
+    steps = [("submit", 0, 0)] * 3
+    more = [("accept", 0, "order"), ("child", 0, 3), ("end", 0, 0, False, False), ("end", 0, 1, False, False)]
+    play(Interleaving(echoes=True), [*steps, *more])
+
+
 @settings(max_examples=examples(500), deadline=None)
 @given(STEPS, st.booleans())
 def test_every_answer_reaches_the_request_that_it_is_for(steps: list[tuple[Any, ...]], echoes: bool) -> None:
