@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import signal
 import sys
 from typing import Final
 
@@ -53,6 +54,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # As in a job that a script has put in the background.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for line in (
         "anyio: run this async test under the runners of tests/loops.py",
         "on_every_loop: run it under anyio.run too",

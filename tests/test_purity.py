@@ -247,7 +247,7 @@ asyncio.run(main())
 
 
 def test_a_server_on_asyncio_starts_without_what_only_anyio_needs() -> None:
-    loaded = _loaded_by(SERVING)
+    loaded = _loaded_by(SERVING) - _loaded_by("import anyio")  # Old releases load more by themselves.
     assert "arcp_io.serving" in loaded
     assert not [
         name for name in loaded if name.startswith(("anyio._backends", "anyio.from_thread", "sqlite3"))
