@@ -240,12 +240,12 @@ def read_as(name: str, value: Any, kind: type[T]) -> T:
 
 
 def _read_other(kind: type, value: Any) -> Any:
-    """Read what msgspec does not know; raises ValueError."""
+    """Read what msgspec does not know; raises ValueError or TypeError, which msgspec makes its own."""
     if is_model(kind):
         return _read_model(kind, value)
     if issubclass(kind, PurePath) and isinstance(value, str):
         return kind(value)
-    raise NotImplementedError(f"results and inputs cannot be read as {kind.__name__}")
+    raise TypeError(f"results and inputs cannot be read as {kind.__name__}")
 
 
 def _read_model(kind: Any, value: Any) -> Any:

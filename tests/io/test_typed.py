@@ -166,3 +166,8 @@ async def test_without_await() -> None:
         import anyio
 
         assert await anyio.to_thread.run_sync(follow) == ORDER
+
+
+def test_a_type_that_nothing_can_be_read_as_is_named_with_its_place() -> None:
+    with pytest.raises(ValueError, match=r"result\[0\]: results and inputs cannot be read as complex"):
+        read_as("result", [1], list[complex])
