@@ -17,6 +17,7 @@ from arcp_io.client import Session, connect
 from arcp_io.errors import InvalidRequest, LocalProtocolError, ResultMismatch
 from arcp_io.memory import serve_memory
 from arcp_io.serving import serve
+from arcp_io.values import read_as
 from tests.io.typed import (
     KINDS,
     MODEL,
