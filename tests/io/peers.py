@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
-from anyio.abc import ByteStream, Process
+from anyio.abc import ByteStream, Process, SocketStream
+from anyio.streams.tls import TLSStream
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
@@ -193,16 +195,22 @@ class WebSocketPeer(Peer):
                 await self.stream.send(data)
 
 
+async def connect_tcp(host: str, port: int) -> SocketStream:
+    """Connect to a server that listens on this machine.
+
+    An `anyio.connect_tcp` whose task is cancelled as it connects leaves its socket open, before anyio 4.16.
+    """
+    return await SocketStream.from_socket(socket.create_connection((host, port), timeout=10))
+
+
 @asynccontextmanager
 async def websocket(url: str, context: ssl.SSLContext | None = None) -> AsyncIterator[WebSocketPeer]:
     """Connect to a server that listens."""
     uri = parse_uri(url)
-    stream: ByteStream
-    if uri.secure:
-        stream = await anyio.connect_tcp(uri.host, uri.port, tls=True, ssl_context=context)
-    else:
-        stream = await anyio.connect_tcp(uri.host, uri.port)
+    stream: ByteStream = await connect_tcp(uri.host, uri.port)
     try:
+        if uri.secure:
+            stream = await TLSStream.wrap(stream, hostname=uri.host, ssl_context=context)
         peer = WebSocketPeer(stream, ClientProtocol(uri, max_size=None))
         response = await peer.shake_hands()
         assert response.status_code == 101, response

@@ -165,11 +165,15 @@ async def test_cancelling() -> None:
         assert not alive(int(events[0].body["phase"]))
 
 
-async def test_an_agent_that_spins_is_killed_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_agent_that_spins_is_killed_without_a_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spinning = tmp_path / "spinning"
     async with serving() as (server, session):
-        job = await session.submit("spins")
-        async for _ in job:
-            await job.cancel("enough")
+        job = await session.submit("spins", str(spinning))
+        while not spinning.exists():
+            await anyio.sleep(0.01)
+        await job.cancel("enough")
         with pytest.raises(JobCancelled) as caught:
             await job.result()
         assert caught.value.details == {}

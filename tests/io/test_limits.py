@@ -19,7 +19,7 @@ from arcp_io.app import App
 from arcp_io.serving import Server, serve
 from tests.io.apps import Counters, make_app
 from tests.io.conftest import on_every_loop
-from tests.io.peers import child, websocket
+from tests.io.peers import child, connect_tcp, websocket
 
 pytestmark = pytest.mark.anyio
 
@@ -302,7 +302,7 @@ def no_descriptor_free() -> Iterator[None]:
 
 
 async def connect(server: Server) -> SocketStream:
-    return await anyio.connect_tcp("127.0.0.1", server.port)
+    return await connect_tcp("127.0.0.1", server.port)
 
 
 async def read_to_end(stream: SocketStream) -> bytes:
