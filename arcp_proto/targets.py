@@ -185,8 +185,8 @@ def _read_authority(authority: str, pattern: bool) -> tuple[str, str | None]:
     address, host, port = match.groups()
     if port not in (None, "*"):
         port = str(int(port))
-        if int(port) > 65_535:
-            raise Unfit("has a port above 65535")
+        if not 1 <= int(port) <= 65_535:
+            raise Unfit("has a port that is not between 1 and 65535")
     if host is not None:
         return _read_host(host, pattern), port
     try:
@@ -265,13 +265,20 @@ def _compressed(address: IPv6Address) -> str:
 
 
 def _read_url_path(path: str) -> str:
-    """Resolve `.` and `..` as RFC 3986, 5.2.4 does; raises Unfit for an escaped one.
+    """Resolve `.` and `..` as RFC 3986, 5.2.4 does; raises Unfit for an escaped one, and for `//` in front.
 
-    Clients disagree on `%2e%2e`: some resolve it before the other dots, some after them, some not at all.
+    Clients disagree on `%2e%2e`: some resolve it before the other dots, some after them, some not at all. Of
+    a path that begins with `//` some send one slash, because the text could be read as a host.
     """
     if _ESCAPED_DOTS.search(path):
         raise Unfit("holds an escaped dot segment, such as %2e%2e")
-    path = _normal(path)
+    path = _without_dots(_normal(path))
+    if path.startswith("//"):
+        raise Unfit("has a path that begins with //, of which some clients send one /")
+    return path
+
+
+def _without_dots(path: str) -> str:
     if "/." not in path:
         return path or "/"
     segments: list[str] = []

@@ -152,6 +152,8 @@ def test_a_url_names_a_scheme_and_a_host(pattern: str) -> None:
 
 
 NO_URL = "is no URL of the form scheme://..."
+NO_PORT = "has a port that is not between 1 and 65535"
+SLASHES = "has a path that begins with //, of which some clients send one /"
 NO_HOST = "has no host, or no port after its colon"
 NO_LABEL = "has a host with an empty or too long label, or without an ASCII form"
 NO_CHARACTER = "has a character in its host that no host has"
@@ -210,8 +212,14 @@ NO_TEXT = "holds a space, a backslash, a bare % or an escaped %2F, %5C, %00"
         ("https://[::1]x/", NO_HOST),
         ("https://[*]/", NO_HOST),
         ("https://[fe80::1%25eth0]/", NO_HOST),
-        ("https://example.com:65536/", "has a port above 65535"),
-        ("https://[::1]:65536/", "has a port above 65535"),
+        ("https://example.com:65536/", NO_PORT),
+        ("https://example.com:0/", NO_PORT),
+        ("https://example.com:000/", NO_PORT),
+        ("https://[::1]:65536/", NO_PORT),
+        ("https://[::1]:0/", NO_PORT),
+        ("https://example.com//a", SLASHES),
+        ("https://example.com/a/..//*", SLASHES),
+        ("https://example.com//**", SLASHES),
         ("https://[1.2.3.4]/", "has no IPv6 address in its brackets"),
         ("https://[::1::]/", "has no IPv6 address in its brackets"),
         ("https://user@example.com/", "names a user"),
@@ -298,8 +306,8 @@ def test_dots_are_refused_where_they_would_take_a_wildcard_away(segments: list[s
             del kept[-1:]
         elif segment not in ("", "."):
             kept.append(segment)
-    path = "/" + "/".join(segments)
-    for namespace, pattern in (("fs.read", path), ("net.fetch", "https://example.com" + path)):
+    url = "https://example.com/" + "/".join(segment for segment in segments if segment)
+    for namespace, pattern in (("fs.read", "/" + "/".join(segments)), ("net.fetch", url)):
         if any("*" in segment for segment in taken):
             assert "has .. after a wildcard" in refusal(namespace, pattern).message
         else:

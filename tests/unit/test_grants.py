@@ -163,7 +163,11 @@ def test_a_star_of_a_path_stays_in_its_segment() -> None:
         ),
         ("http://a:80/", ["http://a/", "http://a:80/"], ["https://a:80/", "https://a/", "http://a:8080/"]),
         ("http://a:8080/", ["http://a:8080/"], ["http://a/", "http://a:80/", "http://a:808/"]),
-        ("http://a:*/", ["http://a/", "http://a:1/", "http://a:0/"], ["https://a/", "http://a:1/b"]),
+        (
+            "http://a:*/",
+            ["http://a/", "http://a:1/", "http://a:65535/"],
+            ["https://a/", "http://a:1/b", "http://a:0/"],
+        ),
         # A star in a host never crosses a dot, and nothing of a host goes on behind it.
         (
             "https://*.example.com/**",
@@ -247,6 +251,7 @@ def test_a_star_of_a_path_stays_in_its_segment() -> None:
         ),
         ("https://a/b?c?d", ["https://a/b?c?d"], ["https://a/b?cd", "https://a/bc?d"]),
         ("https://a/b#c", ["https://a/b", "https://a/b#d"], ["https://a/b/c"]),
+        ("https://a/*/b", ["https://a/c/b"], ["https://a//b", "https://a/b", "https://a/./b"]),
         ("https://a/b*", ["https://a/b", "https://a/bc?d"], ["https://a/b/c", "https://a/c?b"]),
         ("https://a/%2561*", ["https://a/%2561b"], ["https://a/ab", "https://a/%61b"]),
         # Everything that is a URL.
