@@ -84,13 +84,13 @@ async def connect(
         async with open_loop() as loop:
             session = Session(config, loop, buffer_size=buffer_size, store=store)
             try:
-                await session.open(token, target, patient=wait)
+                await session._open(token, target, patient=wait)
                 yield session
             finally:
                 if cancel_on_exit:
                     with anyio.move_on_after(CANCEL_TIMEOUT, shield=True):
                         await session.cancel_all()
-                session.leave()
+                session._leave()
 
 
 def connect_stdio(

@@ -55,7 +55,17 @@ _VALUE: Final = attrgetter("value")
 
 
 class Job(Generic[T]):
-    """A job that was accepted or is observed. Iterate over it for its events, ask `result()` for how it ends.
+    """A job that was submitted or is observed; `submit`, `attach` and `subscribe` of a Session return it.
+
+        async for event in job: ...    its events: `event.kind`, `event.body`, `event.seq`, `event.ts`
+        await job.result()             its result, or the error with which it ended
+        async for piece in job.result_stream(): ...    a large result, in constant memory
+        await job.cancel()             ends it; `await job.wait()` waits until it is over
+
+    Its attributes: `id`; `agent`; as it was accepted `lease`, `expires_at`, `budget`, `accepted_at`,
+    `trace_id`, `parent_job_id`, `credentials` and `result_type`; how it ended `over`, `final_status` and
+    `summary`; of the answer to a subscribe `current_status`, `subscribed_from`, `replayed` and
+    `history_from`; counted here `events_received`, `events_dropped` and `last_seq`.
 
     Events wait for their iterator. While somebody iterates, more than the session's `buffer_size` of them
     stops reading from the connection, so that the runtime waits; while nobody does, the oldest are dropped,
@@ -67,6 +77,7 @@ class Job(Generic[T]):
     """What `result` returns; None: JSON as it comes."""
 
     def __init__(self, jobs: SessionJobs, job_id: str, buffer_size: int, *, claimed: bool = True) -> None:
+        """Jobs are made by their Session."""
         self.id = job_id
         self.agent = ""
         """`name@version`, or the name of an agent without versions; empty as long as nobody has told."""
@@ -101,9 +112,9 @@ class Job(Generic[T]):
         self._jobs = jobs
         self._holding = jobs.holding
         self._buffer_size = buffer_size
-        self.inbox = Inbox(jobs, job_id)
+        self._inbox = Inbox(jobs, job_id)
         self._overflowing = False
-        self.stored = not claimed
+        self._stored = not claimed
         """Whether another process has followed it before."""
         self._claimed = claimed
         """Somebody has asked for it, in this process. Until then its events wait for somebody who does."""
@@ -123,7 +134,7 @@ class Job(Generic[T]):
         self._over = jobs.event()
         self._chunks: ChunkReader | None = None
         """Reads the chunks of its result, once that is read as a stream."""
-        self.chunks_before = 0
+        self._chunks_before = 0
         """The first number of a chunk that is read from its event."""
 
     def __repr__(self) -> str:
@@ -133,6 +144,11 @@ class Job(Generic[T]):
     def final_status(self) -> FinalStatus | None:
         """success, error, cancelled or timed_out; None while the end has not come."""
         return None if self._end is None else cast(FinalStatus, self._end.final_status)
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended or is lost."""
+        return self._over.is_set()
 
     @property
     def summary(self) -> str | None:
@@ -156,7 +172,7 @@ class Job(Generic[T]):
             )
         events = JobEvents(self)
         self._iterator = weakref.ref(events, self._collected)
-        self.look_at_buffer()
+        self._look_at_buffer()
         return events
 
     async def result(self) -> T:
@@ -177,10 +193,10 @@ class Job(Generic[T]):
             # Nobody will ask for the next event: there is no iterator, or it waits for us.
             self._wanted = False
             if events is None:
-                self.inbox.done_with_taken()
-            while self.inbox.waiting:
+                self._inbox.done_with_taken()
+            while self._inbox.waiting:
                 self._drop_oldest()
-            self.look_at_buffer()
+            self._look_at_buffer()
             self._look_at_end()
         self._asking += 1
         try:
@@ -189,7 +205,7 @@ class Job(Generic[T]):
         finally:
             self._asking -= 1
         self._look_at_end()
-        value: T = self.successful_end().result
+        value: T = self._successful_end().result
         if self.result_type is None:
             return value
         try:
@@ -213,40 +229,44 @@ class Job(Generic[T]):
         """
         return ResultReader(self, on_event)
 
+    async def wait(self) -> None:
+        """Wait until the job has ended or is lost."""
+        await self._over.wait()
+
     async def cancel(self, reason: str = "") -> None:
         """Cancel the job, and return when its end has come; a job that is over is left as it is.
 
         Raises the error of a refusal (§7.4), ConnectionLost when its end will not be seen.
         """
         if self._end is None:
-            await self._jobs.session.cancel(self, reason)
+            await self._jobs.session._cancel(self, reason)
         if self._end is None:
             self._raise_lost()
 
     # For `result_stream`.
 
     @property
-    def keeps_result(self) -> bool:
+    def _keeps_result(self) -> bool:
         """Whether its result is put together by the client, for somebody else or from an earlier process."""
         whole = self._end is not None and not self._end.code
-        return self._chunks is None and (self.stored or not self._wanted or whole)
+        return self._chunks is None and (self._stored or not self._wanted or whole)
 
     @property
-    def failed(self) -> bool:
+    def _failed(self) -> bool:
         """Whether it has ended without a result."""
         return self._end is not None and bool(self._end.code) and self._end.result_id is None
 
-    def release_result(self) -> tuple[ChunkReader, str | bytes]:
+    def _release_result(self) -> tuple[ChunkReader, str | bytes]:
         """Return what reads the chunks of its result from now on, and what came of it before."""
-        if self.keeps_result:
+        if self._keeps_result:
             return ChunkReader(), ""
         if self._chunks is not None:
             return self._chunks, ""
-        self._chunks, early = self._jobs.session.stream_result(self.id)
-        self.chunks_before = self._chunks.due
+        self._chunks, early = self._jobs.session._stream_result(self.id)
+        self._chunks_before = self._chunks.due
         return self._chunks, early
 
-    def successful_end(self) -> JobEnded:
+    def _successful_end(self) -> JobEnded:
         """Return how it ended; raises the ArcpError of a failure, or the reason why its end is not seen."""
         end = self._end
         if end is None:
@@ -261,13 +281,13 @@ class Job(Generic[T]):
 
     # For the session.
 
-    def accepted(self, accepted: JobAccepted) -> None:
+    def _accepted(self, accepted: JobAccepted) -> None:
         """The answer to its submit."""
         self.agent, self.lease, self.budget = accepted.agent, accepted.lease, accepted.budget
         self.expires_at, self.accepted_at = accepted.expires_at, accepted.accepted_at
         self.trace_id, self.credentials = accepted.trace_id, accepted.credentials or ()
 
-    def subscribed(self, subscribed: Subscribed) -> None:
+    def _subscribed(self, subscribed: Subscribed) -> None:
         """The answer to a subscribe."""
         self.agent, self.lease, self.budget = subscribed.agent, subscribed.lease, subscribed.budget
         self.expires_at, self.trace_id = subscribed.expires_at, subscribed.trace_id
@@ -279,43 +299,43 @@ class Job(Generic[T]):
         if subscribed.history_from is not None:
             self.history_from = subscribed.history_from
             if subscribed.request_id is None and self._wanted:
-                self.inbox.waiting.append(self._cut(subscribed.history_from))
+                self._inbox.waiting.append(self._cut(subscribed.history_from))
                 self._wake()
 
-    def claim(self) -> None:
-        """Somebody has asked for it, and gets it at the next turn; `taken` says when that is over."""
+    def _claim(self) -> None:
+        """Somebody has asked for it, and gets it at the next turn; `_taken` says when that is over."""
         self._claimed = True
         self._offered += 1
-        self.look_at_buffer()
+        self._look_at_buffer()
 
-    def taken(self) -> None:
+    def _taken(self) -> None:
         """Whoever has asked for it has had that turn."""
         self._offered = max(0, self._offered - 1)
-        self.look_at_buffer()
+        self._look_at_buffer()
         self._look_at_end()
 
-    def taken_by_a_thread(self) -> None:
+    def _taken_by_a_thread(self) -> None:
         """Whoever has asked for it gets it in another thread, a little later."""
         self._offered += 1
         self._jobs.beside(self._taken_late)
 
     async def _taken_late(self) -> None:
         await anyio.sleep(TURN_OF_A_THREAD)
-        self.taken()
+        self._taken()
 
-    def make_way(self) -> None:
+    def _make_way(self) -> None:
         """Somebody waits for what stands behind it."""
-        if self.inbox.full and not self._claimed:
-            self.look_at_buffer()
+        if self._inbox.full and not self._claimed:
+            self._look_at_buffer()
 
-    def make_room(self, size: int) -> None:
+    def _make_room(self, size: int) -> None:
         """Drop the oldest events, up to this many bytes, unless somebody is to have them."""
-        floor = self.inbox.size - size
-        while self.inbox.waiting and self.inbox.size > floor and not self._kept:
+        floor = self._inbox.size - size
+        while self._inbox.waiting and self._inbox.size > floor and not self._kept:
             self._drop_oldest()
         self._look_at_end()
 
-    def emitted(self, events: Sequence[Event]) -> None:
+    def _emitted(self, events: Sequence[Event]) -> None:
         """Events have come, one at least."""
         last = events[-1]
         self.events_received += len(events)
@@ -326,18 +346,18 @@ class Job(Generic[T]):
             for event in events:
                 self._dropped(event)
             return
-        self.inbox.add(events)
+        self._inbox.add(events)
         self._wake()
-        if self.inbox.size > self._buffer_size:
-            self.look_at_buffer()
+        if self._inbox.size > self._buffer_size:
+            self._look_at_buffer()
         if self._jobs.size > self._jobs.room:
             self._jobs.make_room()
 
-    def cancel_answered(self) -> None:
+    def _cancel_answered(self) -> None:
         """An answer to a cancel has come."""
         self.events_received += 1
 
-    def ended(self, end: JobEnded) -> None:
+    def _ended(self, end: JobEnded) -> None:
         """The end has come."""
         self.events_received += 1
         self.last_seq = end.source_seq or end.seq
@@ -347,7 +367,7 @@ class Job(Generic[T]):
         self._finish()
         self._look_at_end()
 
-    def ended_before(self, final_status: str) -> None:
+    def _ended_before(self, final_status: str) -> None:
         """It is over already, as the answer to a cancel says, and its end does not come any more."""
         if not self.over:
             code = ENDED_AS.get(final_status, ErrorCode.INTERNAL_ERROR)
@@ -356,47 +376,38 @@ class Job(Generic[T]):
                 self._end.code, self._end.message = code.value, "the job was over already"
             self._finish()
 
-    def left(self) -> None:
+    def _leave(self) -> None:
         """Nobody observes it any more: its iteration ends."""
         self._left = True
         if not self._iterating:
-            self.inbox.done_with_taken()
-        self.lost(ConnectionLost("the job is not observed any more", job_id=self.id))
+            self._inbox.done_with_taken()
+        self._lose(ConnectionLost("the job is not observed any more", job_id=self.id))
 
-    def lost(self, error: ArcpError) -> None:
+    def _lose(self, error: ArcpError) -> None:
         """Nothing comes any more; `error` says why."""
         self._lost = error
         self._finish()
 
-    async def wait(self) -> None:
-        """Until the job has ended or is lost."""
-        await self._over.wait()
-
     @property
-    def waiting(self) -> bool:
+    def _waiting(self) -> bool:
         """Whether events of it wait."""
-        return bool(self.inbox.waiting)
+        return bool(self._inbox.waiting)
 
-    @property
-    def over(self) -> bool:
-        """Whether it has ended or is lost."""
-        return self._over.is_set()
-
-    def done_with_end(self) -> None:
+    def _done_with_end(self) -> None:
         """Whoever was to see the end has."""
         if self._end_seq:
-            self.inbox.done_with(self._end_seq)
+            self._inbox.done_with(self._end_seq)
             self._end_seq = 0
 
     # For its iterator, and steps of the above.
 
-    async def wait_for(self, events: JobEvents) -> None:
+    async def _wait_for(self, events: JobEvents) -> None:
         """Let others run, and wait for an event; raises StopAsyncIteration when none will come, or why."""
         if self._iterator is not None and self._iterator() is not events:
             raise RuntimeError(f"job {self.id} is being iterated by another loop")
-        if self.inbox.waiting:
+        if self._inbox.waiting:
             await anyio.lowlevel.checkpoint()
-        while not self.inbox.waiting:
+        while not self._inbox.waiting:
             if self._end is not None or self._left:
                 self._jobs.end_seen(self)
                 raise StopAsyncIteration
@@ -406,7 +417,7 @@ class Job(Generic[T]):
             with self._jobs.awaiting():
                 await self._arrived.wait()
 
-    def cut_off(self, cut: HistoryCut) -> NoReturn:
+    def _cut_off(self, cut: HistoryCut) -> NoReturn:
         self._iterator = None  # The traceback keeps it, and it is over.
         self._given_up()
         raise cut
@@ -430,38 +441,38 @@ class Job(Generic[T]):
         if self._iterating:
             return
         self._iterator = None
-        if self.inbox.taken and not self._letting_go:
+        if self._inbox.taken and not self._letting_go:
             self._letting_go = True
             self._jobs.beside(self._let_go)
-        self.look_at_buffer()
+        self._look_at_buffer()
         self._look_at_end()
 
     async def _let_go(self) -> None:
         """A loop that was left is over for good when nobody goes on."""
-        while self.inbox.taken and not self._iterating:
-            left_with = self.inbox.taken
+        while self._inbox.taken and not self._iterating:
+            left_with = self._inbox.taken
             await anyio.sleep(GRACE)
-            if self.inbox.taken == left_with and not self._iterating:
-                self.inbox.done_with_taken()
+            if self._inbox.taken == left_with and not self._iterating:
+                self._inbox.done_with_taken()
                 self._look_at_end()
         self._letting_go = False
 
     def _look_at_end(self) -> None:
         """The end is done with when all that came before it is, unless somebody is about to see it."""
         awaited = self._iterating or self._asking > 0 or self._offered > 0 or not self._claimed
-        if not awaited and not self.inbox.waiting and not self.inbox.taken:
-            self.done_with_end()
+        if not awaited and not self._inbox.waiting and not self._inbox.taken:
+            self._done_with_end()
 
-    def look_at_buffer(self) -> None:
+    def _look_at_buffer(self) -> None:
         """Hold back the connection, or let it go; when nobody is to have the events, make room."""
         kept = self._kept
-        while self.inbox.size > self._buffer_size and not kept:
+        while self._inbox.size > self._buffer_size and not kept:
             self._drop_oldest()
-        full = kept and self.inbox.size > self._buffer_size
-        if full is not self.inbox.full:
-            self.inbox.full = full
+        full = kept and self._inbox.size > self._buffer_size
+        if full is not self._inbox.full:
+            self._inbox.full = full
             self._holding.hold_back(full)
-        overflowing = full and self.inbox.size > OVERFLOW
+        overflowing = full and self._inbox.size > OVERFLOW
         if overflowing is not self._overflowing:
             self._overflowing = overflowing
             self._holding.overflow(overflowing)
@@ -469,19 +480,19 @@ class Job(Generic[T]):
     @property
     def _kept(self) -> bool:
         """Whether its events are kept, however many: somebody iterates, or may be about to."""
-        waits = not self._claimed and not self._holding.awaited and self.inbox.size <= self._jobs.room
+        waits = not self._claimed and not self._holding.awaited and self._inbox.size <= self._jobs.room
         return self._iterating or self._offered > 0 or waits
 
     def _drop_oldest(self) -> None:
-        event = self.inbox.take()
+        event = self._inbox.take()
         if not isinstance(event, HistoryCut):
             self._dropped(event)
 
     def _dropped(self, event: Event) -> None:
         self.events_dropped += 1
         if not self._iterating:
-            self.inbox.done_with_taken()
-        self.inbox.done_with(event.seq)
+            self._inbox.done_with_taken()
+        self._inbox.done_with(event.seq)
 
     def _cut(self, history_from: int) -> HistoryCut:
         told = (

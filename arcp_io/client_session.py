@@ -61,7 +61,19 @@ BUFFER_SIZE: Final = 1024 * 1024
 
 
 class Session:
-    """A session with a runtime (§6): submit and observe jobs in it.
+    """A session with a runtime (§6): submit and observe jobs in it; `connect` opens it.
+
+        job = await session.submit("agent", input)         a Job
+        job = await session.attach(job_id)                 one that was submitted before
+        job = await session.subscribe(job_id)              one that may be anybody's
+        async for entry in session.list_jobs(): ...        those that may be seen
+        async for change in session.watch(): ...           what becomes of the connection
+        await session.cancel_all()                         ends all unfinished jobs
+        await session.unsubscribe(job)                     ends the observation, and not the job
+        await session.close()                              says goodbye: the session ends, its jobs go on
+
+    Its attributes: `id`; `runtime`, `agents`, `features` and `resume_window_sec` as the runtime said in its
+    welcome; `state`, `lost`, `cursor` and `stored_jobs`.
 
     When its connection is cut it resumes by itself (`watch` tells), unless it was opened not to; calls and
     iterations wait meanwhile. When it is over `lost` says why; whatever waits, and every call, raises
@@ -76,6 +88,7 @@ class Session:
         buffer_size: int = BUFFER_SIZE,
         store: SessionStore | None = None,
     ) -> None:
+        """Sessions are made by `connect` and `connect_stdio`."""
         resumption = None if store is None else store.load()
         self._clock = Clock()
         self._client = Client(
@@ -95,7 +108,9 @@ class Session:
         """Requests by `mend`."""
         self._holding = Holding(self._hold)
         self._jobs = SessionJobs(self, loop, self._clock, resumption, self._holding, buffer_size)
-        self._pump = ClientPump(self._client, self, loop, self._clock, self._keeper, self._jobs.tell)
+        self._pump = ClientPump(
+            self._client, _PumpHost(self), loop, self._clock, self._keeper, self._jobs.tell
+        )
         self._watchers = Watchers()
         self._failure: ArcpError | None = None
         self._patient = False
@@ -239,7 +254,7 @@ class Session:
             if self.lost is None:
                 self._client.unsubscribe(JobId(job.id), now=self._pump.now())
                 self._pump.run()
-            job.left()
+            job._leave()
 
     def list_jobs(
         self,
@@ -266,6 +281,12 @@ class Session:
 
         return Listing(next_page)
 
+    async def cancel_all(self) -> None:
+        """Cancel every unfinished job and wait for the ends; refusals and a lost connection are no matter."""
+        async with anyio.create_task_group() as tasks:
+            for job in self._jobs:
+                tasks.start_soon(_cancel_quietly, job)
+
     async def close(self, reason: str = "") -> None:
         """Say goodbye (§6.7) and wait for the end of the connection, at most a second. Jobs go on."""
         if self.lost is None:
@@ -280,30 +301,30 @@ class Session:
 
     # For its jobs.
 
-    async def cancel(self, job: Job, reason: str) -> None:
+    async def _cancel(self, job: Job, reason: str) -> None:
         """Cancel a job and wait for its end; raises the error of a refusal (§7.4)."""
         with self._holding.reading_on():
             ended_as = await self._ask(partial(self._client.cancel, JobId(job.id), reason))
             if ended_as is not None:
-                job.ended_before(ended_as)
+                job._ended_before(ended_as)
             await job.wait()
 
-    def processed(self, job_id: str, seq: int, since: int | None = None) -> None:
+    def _processed(self, job_id: str, seq: int, since: int | None = None) -> None:
         """Somebody has done with what had this number, or those from `since` to it; 0 has none."""
         if seq and self.lost is None:
             self._client.processed(JobId(job_id), seq, since, now=self._pump.now())
             if self._keeper is not None:
                 self._keeper.changed_before(self._connection)
 
-    def stream_result(self, job_id: str) -> tuple[ChunkReader, str | bytes]:
+    def _stream_result(self, job_id: str) -> tuple[ChunkReader, str | bytes]:
         """Leave the chunks of a job's result to its reader; see `Client.stream_result`."""
         return self._client.stream_result(JobId(job_id), now=self._pump.now())
 
-    def tells_soon(self) -> None:
+    def _tells_soon(self) -> None:
         """Something is processed, which the pump is to find at its next turn."""
         self._pump.soon()
 
-    def mend(self, job_id: str) -> bool:
+    def _mend(self, job_id: str) -> bool:
         """Ask for the whole history of a job that is over, for its result; False when that cannot be done."""
         try:
             request_id = self._client.subscribe(JobId(job_id), 0, True, now=self._pump.now())
@@ -315,7 +336,7 @@ class Session:
 
     # For who opens and leaves it.
 
-    async def open(
+    async def _open(
         self, token: Token, target: Target, dialing: Dialing = dial, *, patient: bool = False
     ) -> None:
         """Connect and say hello; returns when the runtime has said welcome.
@@ -341,13 +362,7 @@ class Session:
             self._welcome = Answer()
             await anyio.sleep(max(0, backoff.dial(Time(self._pump.now())).at - self._pump.now()) / SECOND)
 
-    async def cancel_all(self) -> None:
-        """Cancel every unfinished job and wait for the ends; refusals and a lost connection are no matter."""
-        async with anyio.create_task_group() as tasks:
-            for job in self._jobs:
-                tasks.start_soon(_cancel_quietly, job)
-
-    def leave(self) -> None:
+    def _leave(self) -> None:
         """Drop the connection: the session is detached, its jobs go on."""
         self._jobs.done_with_ends()
         self._jobs.tell()
@@ -359,14 +374,14 @@ class Session:
         finally:
             self._pump.stop()
 
-    # As the host of a pump.
+    # For its pump.
 
-    def request(self, request: MachineRequest) -> None:
+    def _request(self, request: MachineRequest) -> None:
         """The client wants a connection."""
         if isinstance(request, Dial) and self._dialer is not None:
             self._dialer.again(request)
 
-    def happened(self, events: Sequence[MachineEvent]) -> None:
+    def _happened(self, events: Sequence[MachineEvent]) -> None:
         """Something came from the runtime, or happened to the connection."""
         for event in self._jobs.take_emitted(events):
             self._told(event)
@@ -490,6 +505,19 @@ class Session:
     def _hold(self) -> None:
         if self._connection is not None and self.lost is None:
             self._pump.hold(self._connection, self._holding.on)
+
+
+class _PumpHost:
+    """Hands to a session what its pump has for its host."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def request(self, request: MachineRequest) -> None:
+        self._session._request(request)
+
+    def happened(self, events: Sequence[MachineEvent]) -> None:
+        self._session._happened(events)
 
 
 async def _cancel_quietly(job: Job) -> None:

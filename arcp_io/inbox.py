@@ -75,4 +75,4 @@ class Inbox:
         """Tell the session now."""
         if self.upto != NOTHING:
             since, upto, self.upto = self._since, self.upto, NOTHING
-            self.jobs.session.processed(self._job_id, upto, since)
+            self.jobs.session._processed(self._job_id, upto, since)

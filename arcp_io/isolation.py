@@ -127,10 +127,10 @@ class Isolated:
             session = Session(ClientConfig(name="arcp-io parent", limits=limits, resume=False), loop)
             loop.start(self._stop_in_time, "arcp-io stop of a child")
             try:
-                await session.open(TOKEN, self._command(), self._dial)
+                await session._open(TOKEN, self._command(), self._dial)
                 return await self._relay(session, Answering(self._running, loop), loop)
             finally:
-                session.leave()
+                session._leave()
                 await self._end_child()
 
     @property

@@ -25,12 +25,12 @@ class JobEvents:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._inbox = job.inbox
+        self._inbox = job._inbox
         self._ready = LOOK_EVERY
         self._turned_at = 0
         self.cut = False
         """Its last wait was cancelled, or failed: most likely its loop is over, and another one may begin."""
-        self.task = job.inbox.jobs.task_id()
+        self.task = job._inbox.jobs.task_id()
 
     def __aiter__(self) -> Self:
         return self
@@ -50,12 +50,12 @@ class JobEvents:
         event = inbox.waiting.popleft()
         if isinstance(event, HistoryCut):
             inbox.taken = 0
-            self._job.cut_off(event)
+            self._job._cut_off(event)
         inbox.taken = event.seq
         inbox.size -= event.size
         inbox.jobs.size -= event.size
         if inbox.full:
-            self._job.look_at_buffer()
+            self._job._look_at_buffer()
         return event
 
     async def _pause(self) -> None:
@@ -65,7 +65,7 @@ class JobEvents:
         if self._inbox.waiting and not self.cut and now() - self._turned_at < TURN_EVERY:
             return
         try:
-            await self._job.wait_for(self)
+            await self._job._wait_for(self)
         except BaseException:
             self.cut, self._ready = True, 1
             raise

@@ -29,8 +29,8 @@ class ResultReader:
         self._job = job
         self._on_event = on_event
         self._events = aiter(job)
-        self._kept = job.keeps_result
-        self._chunks, self._early = job.release_result()
+        self._kept = job._keeps_result
+        self._chunks, self._early = job._release_result()
         self._done = False
         self.history_cut: HistoryCut | None = None
         """Set when events of the job are gone; none of them was a chunk as long as the iteration goes on."""
@@ -92,13 +92,13 @@ class ResultReader:
         try:
             chunk = read_chunk(event.body)
             due, replayed = self._chunks.due, event.source_seq is not None
-            if chunk.chunk_seq < (due if replayed else self._job.chunks_before):
+            if chunk.chunk_seq < (due if replayed else self._job._chunks_before):
                 return ""
             if chunk.chunk_seq > due:
                 raise ChunkError(missing_chunks(chunk, due))
             data = self._chunks.read(chunk)
         except ChunkError as error:
-            if self._job.failed:  # Its error is what counts, at the end.
+            if self._job._failed:  # Its error is what counts, at the end.
                 return ""
             raise self._incomplete(error) from self.history_cut
         return data.decode() if chunk.encoding == "utf8" else data
@@ -107,7 +107,7 @@ class ResultReader:
         """Check the end of the job, and return a result that was kept or came inline."""
         if self._kept:
             await self._job.result()
-        end = self._job.successful_end()
+        end = self._job._successful_end()
         if self._kept or (not self._chunks.due and end.result_id is None):
             is_text = isinstance(end.result, str) and end.result_id is not None
             if isinstance(end.result, bytes) or (is_text and end.content_type != JSON_TYPE):

@@ -109,14 +109,14 @@ class SessionJobs:
         """The job that has this id, for somebody who will take its events; None when there is none."""
         job = self._stored.pop(job_id, None) or self._unfinished.get(job_id)
         if job is not None:
-            job.claim()
+            job._claim()
             self.taken_soon(job)
         return job
 
     def taken_soon(self, answer: object) -> None:
         """It is in the hands of who has asked for it, and whose turn it is: a job, perhaps."""
         if isinstance(answer, Job):
-            self._loop.call_soon(answer.taken)
+            self._loop.call_soon(answer._taken)
 
     def remove(self, job_id: str) -> Job | None:
         """What comes of it from now on is nobody's."""
@@ -128,7 +128,7 @@ class SessionJobs:
         """While somebody waits for the next event of a job: those that nobody asked for make way."""
         self.holding.awaited += 1
         for job in self._stored.values():
-            job.make_way()
+            job._make_way()
         try:
             yield
         finally:
@@ -144,12 +144,12 @@ class SessionJobs:
         """By now they have, unless they wait for something first."""
         seen, self._seen = self._seen, []
         for job in seen:
-            job.done_with_end()
+            job._done_with_end()
 
     def told_soon(self, inbox: Inbox) -> None:
         """What is processed of a job is told to the session with all that is by then."""
         if not self._telling:
-            self.session.tells_soon()
+            self.session._tells_soon()
         self._telling[inbox] = None
 
     def tell(self) -> None:
@@ -173,8 +173,8 @@ class SessionJobs:
         for job in [*self._ended.values(), *self._unfinished.values()]:
             if self.size <= self.room:
                 return
-            job.make_room(self.size - self.room)
-            if not job.waiting:
+            job._make_room(self.size - self.room)
+            if not job._waiting:
                 self._ended.pop(job.id, None)
 
     # What happens to them.
@@ -183,8 +183,8 @@ class SessionJobs:
         """The answer to a submit; the same job is accepted again by its idempotency key."""
         job = self._stored.pop(event.job_id, None) or self._unfinished.get(event.job_id)
         job = job or self._add(event.job_id)
-        job.claim()
-        job.accepted(event)
+        job._claim()
+        job._accepted(event)
         return job
 
     def subscribed(self, event: Subscribed) -> Job:
@@ -193,8 +193,8 @@ class SessionJobs:
             return self._mending[event.job_id][0]
         job = self._unfinished.get(event.job_id) or self._add(event.job_id)
         if event.request_id is not None:
-            job.claim()
-        job.subscribed(event)
+            job._claim()
+        job._subscribed(event)
         return job
 
     def take_emitted(self, events: Sequence[Event]) -> Iterator[Event]:
@@ -218,7 +218,7 @@ class SessionJobs:
             del self._unfinished[event.job_id]
         if job is None:
             self._done_with(event)
-        elif job.stored and event.code and event.result_id is not None and self.session.mend(event.job_id):
+        elif job._stored and event.code and event.result_id is not None and self.session._mend(event.job_id):
             self._mending[event.job_id] = (job, event)
         else:
             self._end(job, event)
@@ -226,13 +226,13 @@ class SessionJobs:
     def cancel_answered(self, event: CancelAnswered) -> None:
         """A numbered answer to a cancel."""
         if event.seq and (job := self._unfinished.get(event.job_id)) is not None:
-            job.cancel_answered()
+            job._cancel_answered()
 
     def lose(self, job_id: str, error: ArcpError) -> None:
         """Nothing comes of this one any more."""
         self.not_mended(job_id)
         if (job := self._unfinished.pop(job_id, None)) is not None:
-            job.lost(error)
+            job._lose(error)
 
     def not_mended(self, job_id: str) -> None:
         """The chunks of its result that were asked for do not come."""
@@ -243,7 +243,7 @@ class SessionJobs:
         for job_id in list(self._mending):
             self.not_mended(job_id)
         for job in self._unfinished.values():
-            job.lost(lost)
+            job._lose(lost)
         self._unfinished.clear()
 
     def resumed(self, resumed: bool) -> None:
@@ -256,15 +256,15 @@ class SessionJobs:
         if job is None and self._restoring and job_id not in self._mending:
             job = self._restore(job_id)
         if job is not None:
-            job.emitted(events)
+            job._emitted(events)
             return
         for event in events:
             self._done_with(event)
 
     def _done_with(self, event: JobEmitted | JobEnded) -> None:
         """Nobody wants it."""
-        self.session.processed(event.job_id, event.seq)
-        self.session.tells_soon()
+        self.session._processed(event.job_id, event.seq)
+        self.session._tells_soon()
 
     def _mended(self, job_id: str, end: JobEnded | None) -> None:
         if job_id in self._mending:
@@ -275,8 +275,8 @@ class SessionJobs:
             self._end(job, first_end)
 
     def _end(self, job: Job, end: JobEnded) -> None:
-        job.ended(end)
-        if job.waiting:
+        job._ended(end)
+        if job._waiting:
             self._ended[job.id] = job
 
     def _restore(self, job_id: str) -> Job:

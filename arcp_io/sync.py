@@ -306,7 +306,7 @@ class Session:
     def _job_of(self, ask: Callable[[], Coroutine[Any, Any, client_job.Job]]) -> Job:
         async def asked() -> client_job.Job:
             job = await ask()
-            job.taken_by_a_thread()
+            job._taken_by_a_thread()
             return job
 
         return Job(self._hop, self._hop.call(asked))

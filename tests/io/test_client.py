@@ -594,7 +594,7 @@ async def test_cancel_by_a_refusal() -> None:
         job = await session.submit("sleep")
         for other, code in ((mine, "PERMISSION_DENIED"), (of_bob, "JOB_NOT_FOUND")):
             with pytest.raises(ArcpError) as caught:
-                await other.cancel(job, "not mine")
+                await other._cancel(job, "not mine")
             assert (caught.value.code, caught.value.job_id) == (code, job.id)
         assert job.final_status is None
 

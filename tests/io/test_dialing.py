@@ -200,7 +200,7 @@ async def test_what_comes_with_the_answer_waits_for_who_asked(
         connect(memory, TOKEN, buffer_size=1000) as session,
     ):
         flood = {"events": 60, "size": 100}
-        happened, held = session.happened, list[MachineEvent]()
+        happened, held = session._happened, list[MachineEvent]()
 
         def at_once(events: Sequence[MachineEvent]) -> None:
             held.extend(events)
@@ -208,12 +208,12 @@ async def test_what_comes_with_the_answer_waits_for_who_asked(
                 happened(held)
 
         if how == "submit":
-            monkeypatch.setattr(session, "happened", at_once)
+            monkeypatch.setattr(session, "_happened", at_once)
             job = await session.submit("flood", flood)
         else:
             known = await other.submit("flood", flood)
             await known.result()
-            monkeypatch.setattr(session, "happened", at_once)
+            monkeypatch.setattr(session, "_happened", at_once)
             job = await session.subscribe(known.id, history=True)
         assert len([event async for event in job]) == 60
         assert job.events_dropped == 0
