@@ -15,6 +15,7 @@ from typing import Final, Protocol, Self
 from arcp_proto.resumption import Resumption
 
 from .errors import NotAStore, StoreInUse
+from .forks import keep_from_copies, share_with_copies
 
 __all__ = ["FileStore", "MemoryStore", "SessionStore"]
 
@@ -190,23 +191,26 @@ class FileStore:
         path = self._beside("lock")
         while True:
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
+            keep_from_copies(lock)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_at(path, lock):
                     return lock
             except BlockingIOError:
-                os.close(lock)
+                _close(lock)
                 raise StoreInUse(f"another process goes on with the session in {self.path}") from None
             except BaseException:
-                os.close(lock)
+                _close(lock)
                 raise
-            os.close(lock)  # Its owner has removed it meanwhile: a lock on it excludes nobody.
+            _close(lock)  # Its owner has removed it meanwhile: a lock on it excludes nobody.
 
     def _release_lock(self) -> None:
-        """Remove the lock file, which only its owner may do, and unlock it."""
+        """Remove the lock file, which only its owner may do, and unlock it; a forked copy does not own it."""
+        path = self._beside("lock")
         with suppress(OSError):
-            os.unlink(self._beside("lock"))
-        os.close(self._lock)
+            if _is_at(path, self._lock):
+                os.unlink(path)
+        _close(self._lock)
 
     def _beside(self, purpose: str) -> Path:
         """Return the path of a file that is ours by its name."""
@@ -218,6 +222,11 @@ class FileStore:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def _close(lock: int) -> None:
+    share_with_copies(lock)
+    os.close(lock)
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

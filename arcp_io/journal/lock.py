@@ -1,10 +1,14 @@
-"""One runtime a journal: a lock on a file beside it, which the system lets go of when the process ends."""
+"""One runtime a journal: a lock on a file beside it, which the system lets go of when the process ends.
+
+Copies of the process that agents fork off do not hold it (see `forks`).
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
 
+from ..forks import keep_from_copies, share_with_copies
 from .journal import JournalError, JournalInUse
 
 
@@ -19,6 +23,7 @@ class FileLock:
         """Take it; raises JournalInUse, which names `what` and the process that has it, JournalError for a
         file that is something else, and OSError."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        keep_from_copies(descriptor)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -33,6 +38,7 @@ class FileLock:
             os.fchmod(descriptor, 0o600)
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         except BaseException:
+            share_with_copies(descriptor)
             os.close(descriptor)
             raise
         self._descriptor = descriptor
@@ -48,5 +54,6 @@ class FileLock:
     def release(self) -> None:
         """Let it go; the file stays, since removing it would let two have it. Again is harmless."""
         if self._descriptor is not None:
+            share_with_copies(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,0 +1,48 @@
+"""Descriptors that a forked copy of this process does not share: locks, and pipes that speak for a job.
+
+A lock by `flock` and a pipe stay open as long as any process has them. A copy that an agent forks off would
+hold them after the end of this process, so in a copy they are pointed at the null device. Programs that are
+executed do not inherit them in the first place.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Final
+
+__all__ = ["keep_from_copies", "share_with_copies"]
+
+_kept: Final[dict[int, tuple[int, int]]] = {}
+"""Descriptor -> the device and inode of its file."""
+
+
+def keep_from_copies(descriptor: int) -> None:
+    """Let copies of this process have the null device in place of an open descriptor."""
+    _kept[descriptor] = _identity(descriptor)
+
+
+def share_with_copies(descriptor: int) -> None:
+    """Forget a descriptor before it is closed; again is harmless."""
+    _kept.pop(descriptor, None)
+
+
+def _point_away() -> None:
+    """In a copy that has just been forked off: let go of what belongs to the process it is a copy of."""
+    if not _kept:
+        return
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for descriptor, identity in _kept.items():
+        with suppress(OSError):  # It was closed.
+            if _identity(descriptor) == identity:
+                os.dup2(null, descriptor, inheritable=False)
+    _kept.clear()
+    os.close(null)
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+os.register_at_fork(after_in_child=_point_away)
