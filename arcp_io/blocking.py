@@ -19,6 +19,7 @@ from .errors import AgentStopped, JobOver
 from .running import RunningJob
 
 if TYPE_CHECKING:
+    import httpx
     from anyio.from_thread import BlockingPortal
 
     from arcp_proto.budget import Cost
@@ -226,6 +227,19 @@ class BlockingJobContext:
         redirect. Raises Denied.
         """
         return self._call(self._job.fetch_allowed, url)
+
+    def http_client(self, **options: Any) -> httpx.Client:
+        """Return an httpx client that asks the gate for each request and each redirect: `net.fetch` (§9.3).
+
+        It sends the URL in the form in which the lease covers it, with its own Host. For other URLs it raises
+        Denied, whose message and `details["pattern"]` name the pattern that is missing. When the job is to
+        stop, the next request, or the next piece of a body, raises AgentStopped. `options` are those of
+        `httpx.Client` but `mounts`; redirects are followed if they say so, proxies of the environment are not
+        used. Leave its block before the agent returns: it holds connections. Needs the extra `http`.
+        """
+        from .http_client import make_blocking_client
+
+        return make_blocking_client(self.fetch_allowed, self._tell_stop, options)
 
     def model(self, name: str) -> None:
         """Raises Denied unless the lease covers the use of a model: `model.use` (§9.7)."""

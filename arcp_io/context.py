@@ -18,6 +18,8 @@ from .running import GATED, RunningJob
 from .terms import moment
 
 if TYPE_CHECKING:
+    import httpx
+
     from arcp_proto.budget import Cost
     from arcp_proto.credentials import Credential
 
@@ -46,9 +48,9 @@ class JobContext:
     cancelled, so that `finally: await job.log(...)` works.
 
     What needs authority asks the gate first (§9.3): `authorize`, `tool`, `tool_call`, `open`,
-    `fetch_allowed`, `model`, `reserve`, `delegate`. What the lease does not cover raises Denied with its
-    code: LEASE_EXPIRED, PERMISSION_DENIED or BUDGET_EXHAUSTED. An agent that lets it pass ends its job
-    so; one that catches it can still return what it has.
+    `fetch_allowed`, `http_client`, `model`, `reserve`, `delegate`. What the lease does not cover raises
+    Denied with its code: LEASE_EXPIRED, PERMISSION_DENIED or BUDGET_EXHAUSTED. An agent that lets it pass
+    ends its job so; one that catches it can still return what it has.
     """
 
     __slots__ = ("_running",)
@@ -264,6 +266,18 @@ class JobContext:
         form = canonical("net.fetch", bodies.text("url", url)) or url
         await self.authorize("net.fetch", form)
         return form
+
+    def http_client(self, **options: Any) -> httpx.AsyncClient:
+        """Return an httpx client that asks the gate for each request and each redirect: `net.fetch` (§9.3).
+
+        It sends the URL in the form in which the lease covers it, with its own Host. For other URLs it raises
+        Denied, whose message and `details["pattern"]` name the pattern that is missing. `options` are those
+        of `httpx.AsyncClient` but `mounts`; redirects are followed if they say so, proxies of the environment
+        are not used. Leave its block before the agent returns: it holds connections. Needs the extra `http`.
+        """
+        from .http_client import make_client
+
+        return make_client(self.fetch_allowed, options)
 
     async def model(self, name: str) -> None:
         """Raises Denied unless the lease covers the use of a model: `model.use` (§9.7)."""

@@ -266,7 +266,7 @@ def test_the_version_is_told_before_anything_is_loaded() -> None:
 def test_importing_the_drivers_loads_nothing_of_a_loop() -> None:
     loaded = _loaded_by("import arcp_io")
     assert "arcp_io" in loaded
-    assert loaded.isdisjoint({*LOOPS, "arcp_proto", "socket", "ssl", "logging", "typer", "rich"})
+    assert loaded.isdisjoint({*LOOPS, "arcp_proto", "socket", "ssl", "logging", "typer", "rich", "httpx"})
 
 
 def test_only_the_trio_driver_loads_trio() -> None:

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
+import httpx
+
 from arcp_io.app import App
 from arcp_io.blocking import BlockingJobContext
 from arcp_io.context import JobContext
@@ -99,6 +101,17 @@ async def emit(job: Any, input: Any) -> Any:
 
 async def authorize(job: Any, input: Any) -> Any:
     return [await told(job.authorize("fs.read", path)) for path in ("/data/a", "/etc/passwd")]
+
+
+async def http_client(job: Any, input: Any) -> Any:
+    """A client whose transport answers with the URL that it is asked for."""
+    answer = httpx.MockTransport(lambda request: httpx.Response(200, text=str(request.url)))
+    client = job.http_client(transport=answer)
+
+    async def got(url: str) -> Any:
+        return (await client.get(url)).text
+
+    return [await told(got(url)) for url in ("https://a.example/x/../y#z", "https://b.example/y", "s3://a/b")]
 
 
 async def open_(job: Any, input: Any) -> Any:
@@ -229,6 +242,7 @@ OFFERS: dict[str, Probe] = {
     "delegate": delegate,
     "emit": emit,
     "fetch_allowed": call("fetch_allowed", "https://a.example/x"),
+    "http_client": http_client,
     "id": read("id"),
     "lease": read("lease"),
     "log": call("log", "info", "text"),
@@ -294,6 +308,9 @@ class Awaited:
             return value
         if name in ("tool", "reserve", "stream_result"):
             return self._entered(name)
+
+        if name == "http_client":
+            return lambda **options: Awaited(value(**options))
 
         async def method(*arguments: Any, **options: Any) -> Any:
             made = value(*arguments, **options)

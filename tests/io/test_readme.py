@@ -19,12 +19,13 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import anyio
 import pytest
 
-from arcp_io import App, JobContext, SqliteJournal, connect, serve
+from arcp_io import App, JobContext, SqliteJournal, connect, serve, serve_memory
 from arcp_io.errors import InternalError, LeaseSubsetViolation, Unauthenticated
 from arcp_io.journal.outstanding import outstanding_in
 from arcp_proto.audit import FACTS
 from arcp_proto.grants import Grants
 from tests.io.gateway import MASTER, gateway
+from tests.io.http_server import served
 from tests.io.processes import Served
 
 README: Final = Path(__file__).parents[2] / "README.md"
@@ -233,6 +234,24 @@ async def test_a_lease_from_python(tmp_path: Path) -> None:
         job = await ask(session)
         assert await job.result() == FOUND
         assert str((await session.subscribe(job.id)).budget["USD"]) == "0.09"
+
+
+@pytest.mark.anyio
+async def test_a_client_that_asks_the_gate(tmp_path: Path) -> None:
+    app = app_of("status.py", tmp_path)
+    with served() as arrived:
+        urls = [
+            f"{arrived.base}/v1/./a",
+            f"{arrived.base}/to?{arrived.base}/v1/b",
+            f"{arrived.base}/to?/admin",
+        ]
+        lease = {"net.fetch": [f"{arrived.base}/v1/**", f"{arrived.base}/to"]}
+        async with serve_memory(app) as memory, connect(memory, token="s3cret") as session:
+            job = await session.submit("status", urls, lease=lease)
+            found = await job.result()
+        assert [found[url] for url in urls[:2]] == [200, 200]
+        assert f"such as net.fetch: ['{arrived.base}/admin']" in found[urls[2]]
+        assert arrived.targets[:2] == ["/v1/a", f"/to?{arrived.base}/v1/b"]
 
 
 @pytest.mark.anyio
