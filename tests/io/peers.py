@@ -253,4 +253,8 @@ async def child(backend: str) -> AsyncIterator[LinePeer]:
         peer = LinePeer(process)
         yield peer
         await peer.stdin.aclose()
-        assert await process.wait() == 0
+        while process.returncode is None:  # `wait` of asyncio waits for the pipes too, before anyio 4.16.
+            await anyio.sleep(0.01)
+        assert process.returncode == 0
+        async for _ in peer.stdout:  # asyncio closes no pipe that has something unread.
+            pass
