@@ -106,7 +106,8 @@ async def _dial_websocket(target: WebSocket, pump: Pump, connection: Connection)
     except ssl.SSLCertVerificationError:
         raise
     except (ssl.SSLError, ConnectionResetError) as error:
-        raise ConnectionError(_explained(target, error.strerror or str(error))) from error
+        reason = error.strerror or str(error) or "the connection was reset"  # asyncio says nothing of it.
+        raise ConnectionError(_explained(target, reason)) from error
     try:
         await ready.wait()
         if transport.gone or codec.failure is not None:

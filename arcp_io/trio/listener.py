@@ -63,7 +63,8 @@ class Listener:
                 SocketStream(self._loop, accepted, lambda stream: self._accepted(stream, peer))
             else:
                 stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
-                TlsStream(self._loop, stream, self._context, lambda stream: self._accepted(stream, peer))
+                tls = trio.SSLStream(stream, self._context, server_side=True)
+                TlsStream(self._loop, tls, lambda stream: self._accepted(stream, peer))
         except BaseException:
             accepted.close()
             raise

@@ -16,7 +16,7 @@ from ..loop import READ_SIZE, Accepted, AgentTask, Connected, Listening
 from ..stream import StreamTransport
 from .listener import Listener
 from .streams import PipeStream, SocketStream
-from .tls import TlsStream
+from .tls import TlsStream, client_side
 
 
 class TrioTask:
@@ -185,7 +185,7 @@ class TrioLoop:
     ) -> StreamTransport:
         stream = await trio.open_tcp_stream(host, port)
         if context is not None:
-            return TlsStream(self, stream, context, connected, server_hostname=host).transport
+            return TlsStream(self, await client_side(stream, context, host), connected).transport
         return SocketStream(self, socket.socket(fileno=stream.socket.detach()), connected).transport
 
     async def open_pipes(self, reading: int, writing: int, connected: Connected) -> StreamTransport:

@@ -17,24 +17,34 @@ SHUTDOWN_TIMEOUT: Final = 5.0
 """Seconds for the end of TLS."""
 
 
+async def client_side(
+    stream: trio.SocketStream, context: ssl.SSLContext, hostname: str
+) -> trio.SSLStream[trio.SocketStream]:
+    """Begin TLS as a client; raises ssl.SSLError, or another OSError, and the stream is closed then."""
+    tls = trio.SSLStream(stream, context, server_hostname=hostname)
+    try:
+        await tls.do_handshake()
+    except BaseException as error:
+        stream.socket.close()
+        if isinstance(error, trio.BrokenResourceError) and isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        raise
+    return tls
+
+
 class TlsStream:
     """A ByteStream over TLS: one task reads, and whatever is written has a task until it is gone."""
 
     def __init__(
         self,
         loop: TrioLoop,
-        stream: trio.SocketStream,
-        context: ssl.SSLContext,
+        tls: trio.SSLStream[trio.SocketStream],
         connected: Connected,
-        *,
-        server_hostname: str | None = None,
     ) -> None:
-        """The client's side with a `server_hostname`, the server's without."""
+        """Of `tls` the handshake may be due."""
         self._loop = loop
-        self._socket = stream
-        self._tls = trio.SSLStream(
-            stream, context, server_hostname=server_hostname, server_side=server_hostname is None
-        )
+        self._socket = tls.transport_stream
+        self._tls = tls
         self._resumed: trio.Event | None = None
         self._outgoing = b""
         self._sending = False

@@ -119,8 +119,27 @@ async def test_no_arcp_is_spoken_there() -> None:
 @on_every_loop
 async def test_a_certificate_that_nobody_trusts(server_tls: ssl.SSLContext) -> None:
     async with nothing_left(), serve(make_app(), port=0, ssl_context=server_tls) as server:
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="certificate verify failed") as caught:
             async with connect(WebSocket(server.url), TOKEN):
+                pass
+        assert "does not use TLS" not in str(caught.value)
+
+
+@on_every_loop
+async def test_no_tls_is_spoken_there(client_tls: ssl.SSLContext) -> None:
+    async with nothing_left(), serve(make_app(), port=0) as server:
+        url = server.url.replace("ws://", "wss://")
+        with pytest.raises(OSError, match=r"TLS failed \(.+\): if the runtime does not use TLS, its address"):
+            async with connect(WebSocket(url, client_tls), TOKEN):
+                pass
+
+
+@on_every_loop
+async def test_nothing_but_tls_is_spoken_there(server_tls: ssl.SSLContext) -> None:
+    async with nothing_left(), serve(make_app(), port=0, ssl_context=server_tls) as server:
+        url = server.url.replace("wss://", "ws://")
+        with pytest.raises(OSError, match=r"if the runtime uses TLS, its address begins with wss://"):
+            async with connect(url, allow_plain=True):
                 pass
 
 
