@@ -202,6 +202,8 @@ def _read_host(host: str, pattern: bool) -> str:
     ascii_host = _to_ascii(host).lower()
     if _NO_HOST.search(ascii_host) or ascii_host.count("*") != host.count("*"):
         raise Unfit("has a character in its host that no host has")
+    if ascii_host.endswith("."):
+        raise Unfit("has a host that ends in a dot, which some clients leave out")
     if not host.isascii() and ascii_host not in _encoded(host):
         raise Unfit("has a host with two ASCII forms; write the one that is meant, xn--...")
     if "*" in ascii_host:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -12,6 +12,8 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 PIECE: Final = b"piece"
+NUMBER: Final = "X-Number"
+"""A header by which a request is known."""
 
 
 @dataclass
@@ -23,6 +25,8 @@ class Arrived:
     """The request target of each request, byte for byte."""
     hosts: list[str] = field(default_factory=list)
     """The Host header of each."""
+    numbered: dict[str, str] = field(default_factory=dict)
+    """The URL of each request that has a number, as the server knows it."""
     connections: int = 0
 
     @property
@@ -34,6 +38,13 @@ class Arrived:
     def last(self) -> str:
         """The URL that was asked for last, as the server knows it."""
         return f"http://{self.hosts[-1]}{self.targets[-1]}"
+
+    def add(self, target: str, headers: Mapping[str, str]) -> None:
+        """Keep a request."""
+        self.targets.append(target)
+        self.hosts.append(headers.get("Host", ""))
+        if (number := headers.get(NUMBER)) is not None:
+            self.numbered[number] = self.last
 
 
 @contextmanager
@@ -52,8 +63,9 @@ def served() -> Iterator[Arrived]:
             # The request line as it came: `parse_request` of the library joins slashes at its beginning.
             words = str(self.raw_requestline, "latin-1").split()
             parsed = super().parse_request()
-            arrived.targets.append(words[1] if len(words) > 1 else "")
-            arrived.hosts.append(self.headers.get("Host", "") if parsed else "")
+            if parsed:
+                with lock:
+                    arrived.add(words[1], self.headers)
             return parsed
 
         def do_GET(self) -> None:
@@ -85,7 +97,7 @@ def served() -> Iterator[Arrived]:
         block_on_close = False
         request_queue_size = 64
 
-    closing = threading.Event()
+    closing, lock = threading.Event(), threading.Lock()
     with Threads(("127.0.0.1", 0), Handler) as server:
         arrived = Arrived(server.server_address[1])
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

@@ -111,7 +111,6 @@ def test_what_is_no_path(path: str) -> None:
         ("https://example.com:65535/", "https://example.com:65535/"),
         ("http://example.com:443/", "http://example.com:443/"),
         ("http://example.com:00008/", "http://example.com:8/"),
-        ("http://example.com./", "http://example.com./"),
         ("http://a_b.example/", "http://a_b.example/"),
         # A fragment is no part of it, a query is.
         ("https://a/#b", "https://a/"),
@@ -218,6 +217,10 @@ def test_a_url_has_one_form(url: str, form: str) -> None:
         "https://a///",
         "https://a/.//b",
         "https://a/b/..//c",
+        # Some clients leave the dot out.
+        "http://example.com./",
+        "http://a.:8080/",
+        "http://例え。jp。/",
         # Which port, which address?
         "https://a:/",
         "https://a:b/",
