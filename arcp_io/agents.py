@@ -196,7 +196,9 @@ class AgentHost:
 
             return run_isolated(running, self._loop.name)
         if agent.is_async:
-            called: Awaitable[Any] = agent.function(JobContext(running), agent.input_of(running.start.input))
+            called: Awaitable[Any] = agent.function(
+                JobContext(running), agent.input_of(running.start.take_input())
+            )
             return called
         return self._threads.run(running)
 

@@ -175,7 +175,7 @@ class Isolated:
 
     async def _relay(self, session: Session, answering: Answering, loop: Loop) -> Any:
         agent, headers = self._running.agent, self._job.trace_headers()
-        input = wire.encode_checked(self._running.start.input).decode()  # As text it nests no deeper.
+        input = self._running.start.given.json.decode()  # As text it nests no deeper.
         try:
             self._theirs = await session.submit(
                 agent.qualified_name,

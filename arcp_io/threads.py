@@ -60,7 +60,7 @@ class Threads:
     async def _call(self, running: RunningJob) -> Worker[Any]:
         from anyio.from_thread import BlockingPortal
 
-        input = running.agent.input_of(running.start.input)
+        input = running.agent.input_of(running.start.take_input())
         async with anyio.create_task_group() as tasks, BlockingPortal() as portal:
             job = BlockingJobContext(running, portal)
             call = partial(running.agent.function, job, input)

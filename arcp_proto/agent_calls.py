@@ -196,12 +196,13 @@ class AgentCalls:
 
         Without a lease the child gets that of the job, without agent.delegate. Raises Denied: as `authorize`,
         then AGENT_NOT_AVAILABLE, AGENT_VERSION_NOT_AVAILABLE, INVALID_REQUEST, LEASE_SUBSET_VIOLATION,
-        PERMISSION_DENIED beyond a ceiling of the host, INTERNAL_ERROR when too many jobs are running.
+        PERMISSION_DENIED beyond a ceiling of the host, INTERNAL_ERROR when too many jobs are running or what
+        they were given takes too many bytes.
         """
         runtime = self._runtime
         job = _unended(runtime, _running(runtime, job_id).id)
         wish = delegation.read_wish(agent, lease_request, expires_at, max_runtime_sec)
-        given = delegation.copied(runtime, input)
+        given = delegation.written(runtime, input)
         runtime.enter(now, "delegate", job_id, agent, input, wish.lease, expires_at, max_runtime_sec)
         try:
             child = delegation.delegate(runtime, job, wish, given)

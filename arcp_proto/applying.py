@@ -221,6 +221,9 @@ def _job_ended(runtime: Runtime, record: records.JobEnded) -> None:
         _lapse(job)
     if job.parent is not None:
         _leave(job, job.parent)
+    if job.pinned:
+        runtime.unpin(job.terms.principal, job.pinned)
+        job.pinned = 0
     runtime.change_status(job, record.status)
     home = job.home
     source = (job.home_seq if home is None else home.log.last) + 1

@@ -409,6 +409,21 @@ def check_jobs(runtime: Runtime, principal: Principal) -> None:
         raise Exceeded("principal_jobs", limits.principal_jobs, message, principal=principal)
 
 
+def check_bytes(runtime: Runtime, principal: Principal, size: int) -> None:
+    """So many bytes more that cannot go while they are in use; raises Exceeded.
+
+    They take a share of what a principal, or all, may hold; clients without a name share one (`Holdings`).
+    """
+    nameless = principal in runtime.anonymous_principals
+    full = runtime.holdings.admits(principal, size, nameless=nameless)
+    if full:
+        most: int = getattr(runtime.limits, full)
+        whose = "clients without a name" if nameless else principal
+        whose = whose if full == "principal_bytes" else "all principals"
+        message = f"what running jobs of {whose} were given takes half of {most} bytes"
+        raise Exceeded(full, most, message, principal=principal)
+
+
 # What follows.
 
 

@@ -15,6 +15,7 @@ from .errors import Denied, ErrorCode, LocalProtocolError, Refusal
 from .events import Delegate, EventKind, encode_body
 from .grants import Grants
 from .ids import JobId, Time, ulid
+from .inputs import Input
 from .inventory import qualified
 from .job import Job, Terms
 from .lease import MODEL_USE, parse_expiry, parse_lease
@@ -61,15 +62,15 @@ def read_wish(agent: Any, lease: Any, expires_at: Any, max_runtime_sec: Any) -> 
     return wish
 
 
-def copied(runtime: Runtime, input: Any) -> Any:
-    """The input of a child, a copy of its own; raises LocalProtocolError for no JSON, or too much of it."""
+def written(runtime: Runtime, input: Any) -> Input:
+    """Return the input of a child as JSON; raises LocalProtocolError for no JSON, or too much of it."""
     encoded = wire.encode_value(input)
     if len(encoded) > runtime.limits.message:
         raise LocalProtocolError(f"the input of a child has at most {runtime.limits.message} bytes")
-    return wire.decode_value(encoded)
+    return Input.of(encoded)
 
 
-def delegate(runtime: Runtime, parent: Job, wish: Wish, input: Any) -> Job:
+def delegate(runtime: Runtime, parent: Job, wish: Wish, input: Input) -> Job:
     """Start a child of a running job; raises Denied, and leaves no trace then.
 
     The order of the checks is that of §10: the gate, the agent, the subset, what the host bounds.
@@ -83,7 +84,7 @@ def delegate(runtime: Runtime, parent: Job, wish: Wish, input: Any) -> Job:
         submitting.check_runtime(wish.max_runtime_sec)
         share = share_of(runtime, parent, wish)
         ceilings.check(runtime, parent.terms.principal, name, version, share.lease, share.expires, parent)
-        _check_limits(runtime, parent)
+        _check_limits(runtime, parent, input)
     except Refusal as refusal:
         _refuse(runtime, parent, target, refusal)
     principal = parent.terms.principal
@@ -107,7 +108,7 @@ def delegate(runtime: Runtime, parent: Job, wish: Wish, input: Any) -> Job:
     return _begin(runtime, parent, terms, input)
 
 
-def _begin(runtime: Runtime, parent: Job, terms: Terms, input: Any) -> Job:
+def _begin(runtime: Runtime, parent: Job, terms: Terms, input: Input) -> Job:
     """The `delegate` event announces the child, and comes before all that the child does."""
     announced = Delegate(terms.job_id, qualified(terms.agent, terms.version), terms.lease)
     body = encode_body(EventKind.DELEGATE, announced)
@@ -196,7 +197,7 @@ def target_of(parent: Job, agent: str) -> str:
     return agent if parent.grants.allows(AGENT_DELEGATE, agent) else agent.partition("@")[0]
 
 
-def _check_limits(runtime: Runtime, parent: Job) -> None:
+def _check_limits(runtime: Runtime, parent: Job, input: Input) -> None:
     """How deep and how many; what passes with time is retryable (§12)."""
     limits = runtime.limits
     if parent.terms.depth >= limits.delegation_depth:
@@ -215,7 +216,7 @@ def _check_limits(runtime: Runtime, parent: Job) -> None:
         most: int = getattr(limits, full)
         message = f"too many {full} of a job are running"
         raise caps.Exceeded(full, most, message, principal=parent.terms.principal)
-    submitting.check_limits(runtime, parent.terms.principal, keyed=False)
+    submitting.check_limits(runtime, parent.terms.principal, input, keyed=False)
 
 
 def _refuse(runtime: Runtime, parent: Job, target: str, refusal: Refusal) -> NoReturn:

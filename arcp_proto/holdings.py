@@ -1,8 +1,15 @@
-"""Who holds how many events: the limits per principal and of all, and whose events go first (§6.5)."""
+"""The account of each principal: what the runtime holds for it, and whose holdings go first (§6.5, §14).
+
+There are two kinds. Events can go: a principal above its limits, or the one that holds most when all together
+are above theirs, loses its oldest. What is *pinned* cannot: the inputs of running jobs. Both count to
+`principal_bytes` and `total_bytes`. What is pinned takes half of either at most, so that there is room for
+events; whoever asks for more is refused.
+"""
 
 from __future__ import annotations
 
 from heapq import heapify, heappop, heapreplace
+from typing import Final
 
 from .errors import ensure
 from .history import History
@@ -14,33 +21,45 @@ Holder = Log | History
 """What holds events: the log of a session, or the history of a job."""
 
 
+PINNED: Final = 2
+"""One in so many of the bytes that a principal, or all of them, may hold can be pinned."""
+
+
 class Holdings:
-    """Events and bytes of all logs and histories, by principal; one without any of either is dropped."""
+    """The accounts of all principals; one that holds nothing is dropped."""
 
     __slots__ = (
         "_crowded",
         "_limits",
         "_most_events",
         "_most_size",
+        "_nameless",
         "_principals",
         "_total_events",
-        "_total_size",
+        "_total_room",
         "events",
         "over",
+        "pinned",
         "size",
     )
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._most_events, self._most_size = limits.principal_events, limits.principal_bytes
-        self._total_events, self._total_size = limits.total_events, limits.total_bytes
+        self._total_events = limits.total_events
+        self._total_room = limits.total_bytes
+        """What is left of it beside what is pinned."""
+        self._nameless = 0
+        """Bytes that are pinned for all clients without a name."""
         self._principals: dict[Principal, _Held] = {}
         self._crowded: dict[Principal, None] = {}
         """Those above the limits of one principal."""
         self.events = 0
         """Of all principals."""
         self.size = 0
-        """Bytes of all principals."""
+        """Bytes of the events of all principals."""
+        self.pinned = 0
+        """Bytes of all principals that cannot go."""
         self.over = False
         """Whether a principal holds more than one may, or all together more than they may."""
 
@@ -52,11 +71,38 @@ class Holdings:
         held = self._principals.get(principal)
         return (0, 0) if held is None else (held.events, held.size)
 
+    def pinned_by(self, principal: Principal) -> int:
+        """Return how many bytes of a principal cannot go."""
+        held = self._principals.get(principal)
+        return 0 if held is None else held.pinned
+
+    def admits(self, principal: Principal, size: int, *, nameless: bool) -> str:
+        """Return the name of the limit that so many more bytes would pass if they were pinned; "" for none.
+
+        All clients without a name are counted together.
+        """
+        limits = self._limits
+        pinned = self._nameless if nameless else self.pinned_by(principal)
+        if pinned + size > limits.principal_bytes // PINNED:
+            return "principal_bytes"
+        return "total_bytes" if self.pinned + size > limits.total_bytes // PINNED else ""
+
+    def pin(self, principal: Principal, size: int, *, nameless: bool = False) -> bool:
+        """So many bytes more, or less, of a principal cannot go; returns `over`."""
+        held = self._account(principal)
+        held.pinned += size
+        held.room = self._most_size - held.pinned
+        self.pinned += size
+        self._total_room -= size
+        if nameless:
+            self._nameless += size
+        over = self.changed(principal, 0, 0)
+        self._drop(principal, held)
+        return over
+
     def add(self, principal: Principal, holder: Holder) -> None:
         """A holder is there from now on, with what it holds already."""
-        held = self._principals.get(principal)
-        if held is None:
-            held = self._principals[principal] = _Held()
+        held = self._account(principal)
         name = _name(holder)
         ensure(name not in held.holders, "a holder is added once")
         held.holders[name] = holder
@@ -69,9 +115,20 @@ class Holdings:
         held = self._principals[principal]
         del held.holders[_name(holder)]
         self.changed(principal, -holder.events, -holder.size)
+        self._drop(principal, held)
+
+    def _account(self, principal: Principal) -> _Held:
+        held = self._principals.get(principal)
+        if held is None:
+            held = self._principals[principal] = _Held(self._most_size)
+        return held
+
+    def _drop(self, principal: Principal, held: _Held) -> None:
+        """Forget a principal that holds nothing."""
         if not held.holders:
             ensure(held.events == 0 and held.size == 0, "the sum of what is held was wrong")
-            del self._principals[principal]
+            if not held.pinned:
+                del self._principals[principal]
 
     def changed(self, principal: Principal, events: int, size: int) -> bool:
         """The holders of a principal have so many more, or less; returns `over`."""
@@ -80,15 +137,17 @@ class Holdings:
         held.size = size_of_it = held.size + size
         self.events = in_all = self.events + events
         self.size = size_in_all = self.size + size
-        if of_it > self._most_events or size_of_it > self._most_size:
+        if of_it > self._most_events or (size_of_it > held.room and size_of_it > 0):
             self._crowded[principal] = None
         elif self._crowded:
             self._crowded.pop(principal, None)
-        elif in_all <= self._total_events and size_in_all <= self._total_size:
+        elif in_all <= self._total_events and size_in_all <= self._total_room:
             self.over = False
             return False
         self.over = over = (
-            bool(self._crowded) or in_all > self._total_events or size_in_all > self._total_size
+            bool(self._crowded)
+            or in_all > self._total_events
+            or (size_in_all > self._total_room and size_in_all > 0)
         )
         return over
 
@@ -98,9 +157,9 @@ class Holdings:
         return (
             not self.over
             and held.events + events <= self._most_events
-            and held.size + size <= self._most_size
+            and held.size + size <= held.room
             and self.events + events <= self._total_events
-            and self.size + size <= self._total_size
+            and self.size + size <= self._total_room
         )
 
     def crowded(self) -> Principal | None:
@@ -116,8 +175,8 @@ class Holdings:
         """Who holds the largest share of the total that is exceeded, or of either; the first by name."""
         ensure(self._principals, "nobody holds anything")
         most_events, most_size = self._limits.total_events, self._limits.total_bytes
-        by_events = self.events > most_events or self.size <= most_size
-        by_size = self.size > most_size or self.events <= most_events
+        by_events = self.events > most_events or self.size <= self._total_room
+        by_size = self.size > self._total_room or self.events <= most_events
 
         def share(principal: Principal) -> int:
             held = self._principals[principal]
@@ -143,11 +202,14 @@ class _Held:
     after `upto` when it was made. Time goes forward, so whoever is not in it has nothing older than `upto`.
     """
 
-    __slots__ = ("events", "holders", "oldest", "size", "upto")
+    __slots__ = ("events", "holders", "oldest", "pinned", "room", "size", "upto")
 
-    def __init__(self) -> None:
+    def __init__(self, room: int) -> None:
         self.events = 0
         self.size = 0
+        self.pinned = 0
+        self.room = room
+        """Bytes that there may be beside what is pinned; below zero when that alone is too much."""
         self.holders: dict[str, Holder] = {}
         self.oldest: list[tuple[Time, str]] = []
         self.upto = Time(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -25,6 +25,7 @@ from .credentials import (
 )
 from .errors import ErrorCode, LocalProtocolError, Refusal
 from .ids import SECOND, JobId, Principal, SessionId, Time, ulid
+from .inputs import Input
 from .job import Job, Terms
 from .lease import MODEL_USE
 from .output import CredentialRotated, IssueCredentials
@@ -52,7 +53,7 @@ class Starting(msgspec.Struct):
     """A job that exists, and starts when it has its credentials; `ids` are those that it had before."""
 
     job: Job
-    input: Any
+    input: Input
     attempt: int
     ids: list[str]
 
@@ -157,7 +158,7 @@ def for_submit(runtime: Runtime, turn: turns.Turn, terms: Terms) -> None:
         runtime.issuing.keys.setdefault((terms.principal, terms.idempotency_key), {})
 
 
-def for_start(runtime: Runtime, job: Job, input: Any, attempt: int) -> None:
+def for_start(runtime: Runtime, job: Job, input: Input, attempt: int) -> None:
     """Ask for what a job needs before its agent starts."""
     runtime.unfinished[job.id] = job
     runtime.issuing.starts(job)

@@ -149,6 +149,8 @@ class Job(msgspec.Struct, eq=False):
     attempt: int = 1
     input: bytes | None = None
     """The input with which it can be started again."""
+    pinned: int = 0
+    """Bytes that its principal's account has for what it was given, while it runs."""
     end: End | None = None
     entry: bytes | None = None
     """How it is listed, as JSON, which does not change after its end; written when first asked for."""

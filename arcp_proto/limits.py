@@ -67,10 +67,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
       session_events: Events of one session's log; the Node and Rust SDKs read 10,000.
       session_bytes: Bytes of them; the Node SDK's 16 MiB.
       principal_events: Events of all logs and histories of one principal; its oldest go first.
-      principal_bytes: Bytes of them.
+      principal_bytes: Bytes of them, and of inputs of more than 512 bytes while their jobs run: each counts
+        by its JSON, or by what its values take in memory if that is more. They may be half of it; a submit
+        for more is refused.
       total_events: Events of all logs and histories; the oldest of the principal that holds most go
         first.
-      total_bytes: Bytes of them.
+      total_bytes: Bytes of them, and of what running jobs were given, as of one principal.
       history_events: Events of one job's history, from which observers are served (§7.6).
       history_bytes: Bytes of them.
       backlog_events: Events of a history that are numbered at once for an observer who asked for it.

@@ -13,6 +13,7 @@ import msgspec
 
 from .credentials import Credential
 from .ids import JobId, Principal, RequestId, SessionId, Time
+from .inputs import NO_INPUT, Input
 from .messages import AgentEntry, JobEntry, Peer
 from .secret import Secret
 
@@ -55,7 +56,8 @@ class StartJob(msgspec.Struct, gc=False):
     job_id: JobId
     agent: str
     version: str | None
-    input: Any
+    given: Input
+    """Its input as JSON; `input` is the value."""
     principal: Principal
     lease: Mapping[str, Sequence[str]]
     trace_id: str
@@ -65,6 +67,16 @@ class StartJob(msgspec.Struct, gc=False):
     """1, and one more each time that the job was started again after a restart of the runtime."""
     credentials: Sequence[Credential] = ()
     """Those that it begins with; `Runtime.credentials_of` has the current ones."""
+
+    @property
+    def input(self) -> Any:
+        """The input as a value, which is made from JSON at each call."""
+        return self.given.value()
+
+    def take_input(self) -> Any:
+        """Return the input as a value, and keep its JSON no longer: `input` is None from now on."""
+        value, self.given = self.given.value(), NO_INPUT
+        return value
 
 
 class StopJob(msgspec.Struct):

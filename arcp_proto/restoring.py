@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from . import delivering, observing, outcome, retention, revoking, submitting, wire
+from . import delivering, observing, outcome, retention, revoking, submitting
 from .applying import APPLY
 from .errors import ErrorCode
 from .ids import SECOND, Principal, Time
+from .inputs import Input
 from .job import Job, Status
 from .records import Record
 
@@ -61,7 +62,7 @@ def _go_on(runtime: Runtime, job: Job) -> None:
     """The agent of an unfinished job died with the process: it starts again, or the job ends."""
     if job.input is not None and outcome.starts_again(runtime, job):
         attempt = job.attempt + (job.status is Status.RUNNING)
-        submitting.start(runtime, job, wire.decode_value(job.input), attempt=attempt)
+        submitting.start(runtime, job, Input.of(job.input), attempt=attempt)
         return
     _end(runtime, job)
 

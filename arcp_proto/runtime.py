@@ -316,6 +316,16 @@ class Runtime(AgentCalls, HostCalls, Machine):
         if job.history is not NO_EVENTS:
             self.holdings.remove(job.terms.principal, job.history)
 
+    def pin(self, principal: Principal, size: int) -> None:
+        """So many bytes more of a principal cannot go: if needed, its events make room."""
+        nameless = principal in self.anonymous_principals
+        if self.holdings.pin(principal, size, nameless=nameless):
+            retention.make_room(self)
+
+    def unpin(self, principal: Principal, size: int) -> None:
+        """So many bytes less cannot go."""
+        self.holdings.pin(principal, -size, nameless=principal in self.anonymous_principals)
+
     def change_status(self, job: Job, status: Status) -> None:
         """A job goes on in its lifecycle."""
         before = job.status

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import (
     audit,
@@ -25,6 +25,7 @@ from .credentials import Credential, shown
 from .errors import ErrorCode, Refusal
 from .idempotency import Claim, fingerprint
 from .ids import SECOND, JobId, Principal, Time, ulid
+from .inputs import Input, input_of
 from .inventory import qualified
 from .job import Job, Terms
 from .lease import Expiry, parse_expiry, parse_lease
@@ -56,6 +57,7 @@ def on_submit(
     admission = found(connection.admission, "whoever is in a session was let in")
     if admission.replays and _answered_before(runtime, connection, session, envelope):
         return
+    submit.input = input_of(envelope)  # The value has shown that it is one, and the agent makes it again.
     request_id = connection.request_id(envelope)
     if session.turns or submit.idempotency_key is not None or issuing.issues(runtime, session):
         turns.take(runtime, connection, turns.Turn(session, envelope, submit, request_id, connection))
@@ -117,7 +119,7 @@ def accept(
     `alias` names the credentials.
     """
     again = runtime.journaling and runtime.inventory.restartable(terms.agent)
-    kept = wire.encode_checked(submit.input) if again else None
+    kept = submit.input.json if again else None
     runtime.commit(JobAccepted(terms, request_id, kept))
     job = runtime.jobs[terms.job_id]
     if credentials:
@@ -131,17 +133,21 @@ def accept(
         go(runtime, job, submit.input, attempt=1)
 
 
-def start(runtime: Runtime, job: Job, input: Any, *, attempt: int) -> None:
+def start(runtime: Runtime, job: Job, input: Input, *, attempt: int) -> None:
     """Ask the host to run the agent of an accepted job, once it has the credentials that it needs."""
     if job.terms.credentials and issuing.needs(runtime, job):
+        if input.size:
+            _pin(runtime, job, input)
         issuing.for_start(runtime, job, input, attempt)
     else:
         go(runtime, job, input, attempt=attempt)
 
 
-def go(runtime: Runtime, job: Job, input: Any, *, attempt: int) -> None:
+def go(runtime: Runtime, job: Job, input: Input, *, attempt: int) -> None:
     """Ask the host to run the agent now."""
     terms = job.terms
+    if input.size and not job.pinned:
+        _pin(runtime, job, input)
     if terms.max_runtime_sec is not None:
         most = terms.max_runtime_sec * SECOND
         left = terms.accepted_at + most - runtime.unix
@@ -176,6 +182,12 @@ def go(runtime: Runtime, job: Job, input: Any, *, attempt: int) -> None:
         restarted = events.Status("restarted", f"attempt {attempt}")
         runtime.publish(job, "status", events.encode_body("status", restarted))
         spending.tell(runtime, job, held)  # What an agent that died with its process reserved is spent.
+
+
+def _pin(runtime: Runtime, job: Job, input: Input) -> None:
+    """What a job was given counts until its end, with the JSON that is kept of one that starts again."""
+    job.pinned = input.size + len(job.input or b"")
+    runtime.pin(job.terms.principal, job.pinned)
 
 
 def on_cancel(
@@ -214,7 +226,7 @@ def fingerprint_of(submit: messages.Submit) -> bytes:
     """What identifies a submit under its key."""
     return fingerprint(
         submit.agent,
-        submit.input,
+        submit.input.value(),
         submit.lease_request,
         submit.lease_constraints,
         submit.max_runtime_sec,
@@ -314,7 +326,7 @@ def _check_submit(
     lease, expiry = NOTHING, None
     if submit.lease_request or submit.lease_constraints or runtime.config.ceilings:
         lease, expiry = _authority_asked(runtime, session, submit, name, version)
-    check_limits(runtime, session.principal, keyed=claimed is not None)
+    check_limits(runtime, session.principal, submit.input, keyed=claimed is not None)
     scope = runtime.scope(session.principal)
     trace = read_trace(envelope.trace_id, envelope.extensions)
     if trace is None:
@@ -373,11 +385,13 @@ def _authority_below(
     return lease, expiry
 
 
-def check_limits(runtime: Runtime, principal: Principal, *, keyed: bool) -> None:
-    """What passes with time: one more job, and one more key."""
+def check_limits(runtime: Runtime, principal: Principal, input: Input, *, keyed: bool) -> None:
+    """What passes with time: one more job with its input, and one more key."""
     if runtime.draining:
         raise Refusal(ErrorCode.INTERNAL_ERROR, SHUTTING_DOWN)
     caps.check_jobs(runtime, principal)
+    if input.size:
+        caps.check_bytes(runtime, principal, input.size)
     if keyed and (full := runtime.keys.room(principal, CLAIM_BYTES, runtime.limits)) is not None:
         most: int = getattr(runtime.limits, full)
         raise caps.Exceeded(full, most, "too many idempotency keys are kept", principal=principal)

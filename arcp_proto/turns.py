@@ -32,7 +32,8 @@ class Turn(msgspec.Struct, eq=False):
 
     `alias` names the credentials that it waits for, until they or the `refusal` have come. `asked_on` is the
     connection on which it came last. `counts`: it is among the submits that may become jobs. `wants`: the key
-    that nobody behind it takes. `expired`: its lease has ended, whatever a wall clock says later.
+    that nobody behind it takes. `expired`: its lease has ended, whatever a wall clock says later. `pinned`:
+    bytes of its input that the account of its principal has while it waits.
     """
 
     session: Session
@@ -47,6 +48,7 @@ class Turn(msgspec.Struct, eq=False):
     counts: bool = False
     wants: tuple[Principal, str] | None = None
     expired: bool = False
+    pinned: int = 0
 
 
 def take(runtime: Runtime, connection: Connection, turn: Turn) -> None:
@@ -128,13 +130,16 @@ def _answer(runtime: Runtime, session: Session, freed: dict[SessionId, None]) ->
     while session.turns:
         turn = session.turns[0]
         connection = session.connection
+        _unpin(runtime, turn)  # As a job it is counted anew.
         try:
             if turn.refusal is not None:
                 raise turn.refusal
             if turn.alias is None:
                 if not submitting.judge(runtime, connection, turn):
+                    _pin(runtime, turn)
                     return
             elif turn.credentials is None or turn.terms is None:
+                _pin(runtime, turn)
                 return
             else:
                 _check_lease(runtime, turn)
@@ -228,6 +233,7 @@ def abandon(runtime: Runtime, session: Session) -> None:
     freed: dict[SessionId, None] = {}
     session.turns.clear()
     for turn in waiting:
+        _unpin(runtime, turn)
         issuing.drop(runtime, turn)
         _free_key(runtime, turn, freed)
     for session_id in freed:
@@ -255,10 +261,27 @@ def refuse_all(runtime: Runtime, message: str) -> None:
 def _wait(runtime: Runtime, turn: Turn) -> None:
     """It is not answered at once: what comes later with its key waits for it."""
     turn.session.turns.append(turn)
-    key = found(turn.submit, "what waits to be judged was read").idempotency_key
+    submit = found(turn.submit, "what waits to be judged was read")
+    payload = msgspec.Raw(wire.encode_checked({"agent": submit.agent}))  # What a refusal may name.
+    turn.envelope = msgspec.structs.replace(turn.envelope, payload=payload)
+    _pin(runtime, turn)
+    key = submit.idempotency_key
     if key is not None and turn.refusal is None:
         turn.wants = turn.session.principal, key
         runtime.issuing.wanted[turn.wants] += 1
+
+
+def _pin(runtime: Runtime, turn: Turn) -> None:
+    """The input of a submit that waits, and is not refused, counts."""
+    if turn.submit is not None and turn.refusal is None and turn.submit.input.size:
+        turn.pinned = turn.submit.input.size
+        runtime.pin(turn.session.principal, turn.pinned)
+
+
+def _unpin(runtime: Runtime, turn: Turn) -> None:
+    if turn.pinned:
+        runtime.unpin(turn.session.principal, turn.pinned)
+        turn.pinned = 0
 
 
 def _check_lease(runtime: Runtime, turn: Turn) -> None:

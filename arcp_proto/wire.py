@@ -190,6 +190,11 @@ def decode_value(data: bytes | msgspec.Raw) -> Any:
     return _read(_decode_any, data)
 
 
+def decode_again(data: bytes) -> Any:
+    """Return a JSON value that was decoded before."""
+    return _with_headroom(_decode_any, data)
+
+
 def decode_fields(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
     """The fields of a JSON object, each as it is written; raises Unreadable for whatever is none."""
     if isinstance(data, bytes):

@@ -39,6 +39,7 @@ from arcp_io.loop import open_loop
 from arcp_io.memory import MemoryServer, serve_memory
 from arcp_proto.errors import ErrorCode, InvariantViolated
 from arcp_proto.ids import JobId, Principal
+from arcp_proto.inputs import NO_INPUT
 from arcp_proto.limits import Limits
 from arcp_proto.output import PauseJob, ResumeJob, StartJob, StopJob
 
@@ -762,7 +763,7 @@ class Notes:
 
 
 def start(job_id: str) -> StartJob:
-    return StartJob(JobId(job_id), "it", "1.0.0", None, Principal("alice"), {}, "a" * 32, {})
+    return StartJob(JobId(job_id), "it", "1.0.0", NO_INPUT, Principal("alice"), {}, "a" * 32, {})
 
 
 async def test_a_job_that_is_stopped_before_its_agent_runs() -> None:

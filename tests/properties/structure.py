@@ -59,7 +59,8 @@ def check_empty(runtime: Runtime) -> None:
     ensure(not (runtime.running._groups or runtime.running._counts), "jobs of nobody are counted")
     listing = runtime.listing
     ensure(not (listing._owned or listing.asked or runtime.keys._ended), "an index outlives what it is of")
-    ensure(runtime.holdings.events == runtime.holdings.size == 0, "nobody holds what is held")
+    holdings = runtime.holdings
+    ensure(holdings.events == holdings.size == holdings.pinned == 0, "nobody holds what is held")
 
 
 # Timers.
@@ -377,18 +378,36 @@ def check_holdings(runtime: Runtime) -> None:
         if job.history is not NO_EVENTS:
             holders.setdefault(job.terms.principal, {})[job.id] = job.history
     ensure(not NO_EVENTS.end, "an event of nobody")
-    ensure(list(holders.keys() ^ holdings._principals.keys()) == [], "somebody holds nothing, or is missed")
-    for principal, named in holders.items():
+    pinned = pinned_bytes(runtime)
+    held = holders.keys() | pinned.keys()
+    ensure(list(held ^ holdings._principals.keys()) == [], "somebody holds nothing, or is missed")
+    for principal in held:
+        named = holders.get(principal, {})
         ensure(holdings._principals[principal].holders == named, "what holds events of a principal")
         events = sum(holder.events for holder in named.values())
         size = sum(holder.size for holder in named.values())
         ensure(holdings.of(principal) == (events, size), "the sum of what a principal holds")
         ensure(events <= limits.principal_events, "a principal holds too many events")
-        ensure(size <= limits.principal_bytes, "a principal holds too much")
-    sums = [holdings.of(principal) for principal in holders]
+        ensure(holdings.pinned_by(principal) == pinned.get(principal, 0), "the sum of what cannot go")
+        room = limits.principal_bytes - pinned.get(principal, 0)
+        ensure(size <= max(room, 0), "a principal holds too much")
+    ensure(holdings.pinned == sum(pinned.values()), "the sum of all that cannot go")
+    sums = [holdings.of(principal) for principal in held]
     ensure(holdings.events == sum(events for events, _ in sums) <= limits.total_events, "too many events")
-    ensure(holdings.size == sum(size for _, size in sums) <= limits.total_bytes, "too many bytes of events")
+    ensure(holdings.size == sum(size for _, size in sums), "the sum of all bytes of events")
+    ensure(holdings.size <= max(limits.total_bytes - holdings.pinned, 0), "too many bytes of events")
     ensure(not holdings._crowded and not holdings.over, "somebody is crowded")
+
+
+def pinned_bytes(runtime: Runtime) -> dict[Principal, int]:
+    """Bytes that cannot go, by principal: what running jobs were given, and submits that wait."""
+    pinned = Counter[Principal]()
+    for job in runtime.jobs.values():
+        ensure(not job.pinned or not job.ended, "a job that has ended has its input")
+        pinned[job.terms.principal] += job.pinned
+    for session in runtime.sessions.values():
+        pinned[session.principal] += sum(turn.pinned for turn in session.turns)
+    return +pinned
 
 
 def check_bounds(runtime: Runtime) -> None:

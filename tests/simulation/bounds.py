@@ -91,10 +91,14 @@ def _check_turn(host: Host, principal: str, what: str) -> None:
     """Over its own limit, or the largest of all when all are over theirs."""
     limits = host.runtime.limits
     events, size = holdings(host)
-    if events[principal] > limits.principal_events or size[principal] > limits.principal_bytes:
+    pinned = pinned_bytes(host)
+    if events[principal] > limits.principal_events:
+        return
+    if size[principal] + pinned[principal] > limits.principal_bytes:
         return
     by_events = sum(events.values()) > limits.total_events and events[principal] == max(events.values())
-    by_size = sum(size.values()) > limits.total_bytes and size[principal] == max(size.values())
+    over = sum(size.values()) + sum(pinned.values()) > limits.total_bytes
+    by_size = over and size[principal] == max(size.values())
     ensure(by_events or by_size, "I8", f"{what} go, and {principal} holds {events} events, {size} bytes")
 
 
@@ -109,6 +113,16 @@ def holdings(host: Host) -> tuple[dict[str, int], dict[str, int]]:
         events[job.terms.principal] += job.history.events
         size[job.terms.principal] += job.history.size
     return events, size
+
+
+def pinned_bytes(host: Host) -> dict[str, int]:
+    """Bytes of what running jobs, and submits that wait, were given."""
+    pinned: dict[str, int] = defaultdict(int)
+    for job in host.runtime.jobs.values():
+        pinned[job.terms.principal] += job.pinned
+    for session in host.runtime.sessions.values():
+        pinned[session.principal] += sum(turn.pinned for turn in session.turns)
+    return pinned
 
 
 def check(host: Host) -> None:
@@ -129,10 +143,13 @@ def check(host: Host) -> None:
         if history.size > limits.history_bytes or history.events > limits.history_events:
             raise Broken("I8", f"the history of {job.id} has {history.events} events")
     events, size = holdings(host)
-    if sum(events.values()) > limits.total_events or sum(size.values()) > limits.total_bytes:
+    pinned = pinned_bytes(host)
+    room = max(limits.total_bytes - sum(pinned.values()), 0)
+    if sum(events.values()) > limits.total_events or sum(size.values()) > room:
         raise Broken("I8", f"all hold {events} events, {size} bytes")
     for principal in events:
-        if events[principal] > limits.principal_events or size[principal] > limits.principal_bytes:
+        room = max(limits.principal_bytes - pinned[principal], 0)
+        if events[principal] > limits.principal_events or size[principal] > room:
             raise Broken("I8", f"{principal} holds {events[principal]} events, {size[principal]} bytes")
 
 

@@ -240,7 +240,8 @@ class Stage(World):
         self.came_out.append(self.names.readable(" ".join(part for part in parts if part)))
 
     def _fields(self, thing: msgspec.Struct) -> str:
-        fields = [(name, getattr(thing, name)) for name in thing.__struct_fields__]
+        names = ["input" if name == "given" else name for name in thing.__struct_fields__]
+        fields = [(name, getattr(thing, name)) for name in names]
         fields = [field for field in fields if not _is_nothing(field[1]) and field != ("attempt", 1)]
         shown = [f"{name}={self._value(name, value)}" for name, value in fields]
         return " ".join([type(thing).__name__, *shown])

@@ -23,6 +23,7 @@ from arcp_io.threads import call_in_thread
 from arcp_proto.errors import ErrorCode, InvariantViolated
 from arcp_proto.events import BODIES, Body, encode_body
 from arcp_proto.ids import JobId, Principal
+from arcp_proto.inputs import Input
 from arcp_proto.limits import Limits
 from arcp_proto.output import StartJob
 
@@ -85,7 +86,7 @@ class Notes:
 def begin(notes: Any) -> RunningJob:
     headers = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}
     lease = {"fs.read": ["/data/**"]}
-    start = StartJob(JOB, "echo", "1.0.0", {"x": 1}, Principal("alice"), lease, "1" * 32, headers)
+    start = StartJob(JOB, "echo", "1.0.0", Input.of(b'{"x":1}'), Principal("alice"), lease, "1" * 32, headers)
     return RunningJob(start, Agent("echo", "1.0.0", lambda job, input: None), notes, notes, notes)
 
 

@@ -27,6 +27,7 @@ from arcp_io.threads import call_in_thread
 from arcp_proto.budget import Budget
 from arcp_proto.errors import ErrorCode, InvariantViolated
 from arcp_proto.ids import JobId, Principal
+from arcp_proto.inputs import NO_INPUT
 from arcp_proto.output import ChildEnded, StartJob
 
 JOB, CHILD = JobId("job_1"), JobId("job_2")
@@ -107,7 +108,7 @@ def notes() -> Notes:
 @pytest.fixture
 def running(notes: Any) -> RunningJob:
     lease = {"fs.read": ["/data/**"]}
-    start = StartJob(JOB, "echo", "1.0.0", None, Principal("alice"), lease, "1" * 32, {})
+    start = StartJob(JOB, "echo", "1.0.0", NO_INPUT, Principal("alice"), lease, "1" * 32, {})
     return RunningJob(start, Agent("echo", "1.0.0", lambda job, input: None), notes, notes, notes)
 
 
@@ -569,7 +570,7 @@ class Told:
 
 
 def running_of(notes: Any) -> RunningJob:
-    start = StartJob(JOB, "echo", "1.0.0", None, Principal("alice"), {}, "1" * 32, {})
+    start = StartJob(JOB, "echo", "1.0.0", NO_INPUT, Principal("alice"), {}, "1" * 32, {})
     return RunningJob(start, Agent("echo", "1.0.0", lambda job, input: None), notes, notes, notes)
 
 

@@ -514,7 +514,7 @@ def test_an_input_is_kept_while_its_job_may_start_again(restartable: bool) -> No
     agents = (AgentInfo("echo", restartable=restartable),)
     world = World(msgspec.structs.replace(JOURNAL, agents=agents))
     job = world.client().submit(input={"secret": 1})
-    assert world.runtime.jobs[job].input == (b'{"secret":1}' if restartable else None)
+    assert world.runtime.jobs[job].input == (b'{"secret": 1}' if restartable else None)
     world.finish(job)
     assert world.runtime.jobs[job].input is None
 
