@@ -143,6 +143,8 @@ class Views:
             )
             if pending != ANY:
                 view.before = pending  # The user's own replay has not begun.
+            elif ANY < view.observed < view.place:
+                view.before = view.observed  # The user's own replay has not come to its end.
             view.observed = ANY if unsure else view.place
             view.recovers = view.least != ANY
             if self.restarted and view.again:
