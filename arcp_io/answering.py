@@ -147,9 +147,9 @@ class Answering:
             self._loop.start(partial(self._follow, child), "arcp-io child of a child")
 
     async def _follow(self, child: ChildJob) -> None:
-        await child.until_ended_or_stopping(told=True)
-        if child.ended is not None:
-            self._tell(Answer(ended=ended_of(child.ended)))
+        await child._until_ended_or_stopping(told=True)
+        if child._ended is not None:
+            self._tell(Answer(ended=ended_of(child._ended)))
 
     async def _reserve(self, note: Note) -> None:
         currency, amount = note.arguments

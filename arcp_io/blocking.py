@@ -324,7 +324,7 @@ class BlockingJobContext:
         try:
             yield BlockingResultStream(self, stream)
         finally:
-            stream.close()
+            stream._close()
 
     async def _open_stream(self, encoding: Encoding) -> ResultStream:
         return ResultStream(self._running, encoding)

@@ -43,14 +43,14 @@ class ChildJob:
         """Wait for its end; returns what it returned or streamed, raises the ArcpError that it ended with."""
         while self._end is None:
             await self._change()
-        return self.outcome()
+        return self._outcome()
 
-    async def until_ended_or_stopping(self, told: bool) -> None:
+    async def _until_ended_or_stopping(self, told: bool) -> None:
         """Wait for its end; unless its agent is `told` already, also until that is to stop."""
         while self._end is None and (told or not self._parent.stopping):
             await self._change()
 
-    def outcome(self) -> Any:
+    def _outcome(self) -> Any:
         """What `result` returns or raises, of a job that has ended."""
         if self._end is None:
             raise RuntimeError(f"job {self.id} has not ended")
@@ -64,16 +64,16 @@ class ChildJob:
     # For the job that delegated it.
 
     @property
-    def ended(self) -> ChildEnded | None:
+    def _ended(self) -> ChildEnded | None:
         """How it has ended, if it has."""
         return self._end
 
-    def end(self, event: ChildEnded) -> None:
+    def _has_ended(self, event: ChildEnded) -> None:
         """It has ended."""
         self._end = event
-        self.let_go()
+        self._let_go()
 
-    def let_go(self) -> None:
+    def _let_go(self) -> None:
         """Whoever waits looks again."""
         if self._changed is not None:
             self._changed.set()
@@ -113,6 +113,6 @@ class BlockingChildJob:
         Raises AgentStopped when the job that delegated it is to stop meanwhile.
         """
         while self._child.final_status is None:
-            self._job._call(self._child.until_ended_or_stopping, self._job._told)
+            self._job._call(self._child._until_ended_or_stopping, self._job._told)
         self._job._tell_stop()
-        return self._child.outcome()
+        return self._child._outcome()

@@ -358,7 +358,7 @@ class JobContext:
         try:
             yield stream
         finally:
-            stream.close()
+            stream._close()
 
     def _next_call_id(self) -> str:
         self._running.calls += 1
@@ -434,6 +434,6 @@ class ResultStream:
             self._running.write(data[start : start + size])
             await self._running.give_way()
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Nothing more is written."""
         self._closed = True

@@ -429,7 +429,7 @@ class RunningJob(msgspec.Struct, eq=False):
             self.kill_at = kill_at
             self._let_go()
             for child in self.children.values():
-                child.let_go()
+                child._let_go()
             if self._rotations is not None:
                 self._rotations.let_go()
             if self._stop_requested is not None:
@@ -439,7 +439,7 @@ class RunningJob(msgspec.Struct, eq=False):
         """A job that it has delegated is over."""
         child = self.children.pop(event.job_id, None)
         if child is not None:
-            child.end(event)
+            child._has_ended(event)
 
     def credential_rotated(self, event: CredentialRotated) -> None:
         """A rotation that it has asked for is over."""

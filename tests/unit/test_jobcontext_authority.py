@@ -445,16 +445,16 @@ def test_a_child_that_succeeds(running: RunningJob, backend: str) -> None:
 )
 def test_a_child_that_fails(running: RunningJob, run: Any, fields: dict[str, Any], error: Any) -> None:
     child = ChildJob(CHILD, running)
-    child.end(ended(final_status="error", **fields))
+    child._has_ended(ended(final_status="error", **fields))
     with pytest.raises(error, match=fields["message"]) as caught:
-        child.outcome()
+        child._outcome()
     assert (caught.value.job_id, caught.value.details) == (CHILD, fields.get("details", {}))
     assert caught.value.retryable == fields.get("retryable", False)
 
 
 def test_a_child_that_runs_has_no_outcome(running: RunningJob) -> None:
     with pytest.raises(RuntimeError, match="has not ended"):
-        ChildJob(CHILD, running).outcome()
+        ChildJob(CHILD, running)._outcome()
 
 
 def delegating(running: RunningJob, then: Callable[[], None]) -> Function:
