@@ -1,26 +1,25 @@
 """Every input of a machine as a line of JSON, and the machine that those lines make again.
 
 For debugging, for corpora and for tests; recovery uses `records`. Unless told to keep them, a recording
-holds stand-ins of the same length in place of secrets, and a token key that opens nothing.
+holds stand-ins of the same length in place of secrets, and a token key that opens nothing. The host gives
+the salt of the stand-ins, which is not recorded: without it not even a weak secret can be found by guessing.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from . import messages, wire
+from . import wire
 from .client import Client, ClientConfig
 from .connection import Connection, Framing
 from .entropy import SEED_BYTES, Entropy
 from .errors import Denied, LocalProtocolError, Refusal
 from .ids import Time
-from .limits import MAX_CONTAINERS, MAX_DEPTH
 from .listing import Cursors
 from .machine import Machine
 from .output import Output
@@ -28,6 +27,7 @@ from .resumption import Resumption
 from .runtime import Runtime
 from .runtime_config import RuntimeConfig
 from .secret import Secret
+from .stand_ins import SALT_BYTES, StandIns, Walk, redact, token_of
 
 T = TypeVar("T")
 
@@ -86,27 +86,11 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
 }
 """Methods that a recording may call; `connect`, `message`, `heard` and `line` are looked at one by one."""
 
+_FREE: Final = ("submit", "emit", "write_result", "delegate", "finish", "fail")
+"""Inputs that hold what agents and users say."""
+
 INSIDE: Final = ("line", "congested")
 """What comes up in an input and does not follow from it: where bytes were cut, how much was not pulled."""
-
-_NO_TWINS: Final[Mapping[bytes, str]] = {}
-SECRET_FIELDS: Final = ("token", "resume_token", "value")
-_WITH_SECRETS: Final = (
-    "session.hello",
-    "session.resume",
-    "session.welcome",
-    "session.jobs",
-    "job.accepted",
-    "job.subscribed",
-)
-_KNOWN: Final = (*messages.TO_RUNTIME, *messages.TO_CLIENT)
-_FILLERS: Final[Mapping[str, bytes]] = {
-    wire.NOT_TEXT: b"\xff",
-    wire.TOO_DEEP: b"[" * (MAX_DEPTH + 1),
-    wire.TOO_MANY: b"[" * (MAX_CONTAINERS + 1),
-    wire.NO_OBJECT: b"",
-}
-"""What a message that is unreadable in the same way begins with; spaces follow."""
 
 
 class Replay(NamedTuple):
@@ -138,28 +122,39 @@ class _Entry(msgspec.Struct):
     now: int
 
 
-def record(machine: Runtime | Client, sink: Callable[[str], object], *, keep_secrets: bool = False) -> None:
+def record(
+    machine: Runtime | Client,
+    sink: Callable[[str], object],
+    *,
+    salt: bytes = b"",
+    keep_secrets: bool = False,
+) -> None:
     """Hand a line to `sink` before every input from now on; call it before the first.
 
-    Raises LocalProtocolError for a machine that has already been used, or restored.
+    `salt` is at least 16 random bytes, new for each recording, which are thrown away; with `keep_secrets`
+    it is not needed. Raises LocalProtocolError for a shorter one, and for a machine that has already been
+    used, or restored.
     """
     if machine.used or machine.recorder is not None:
         raise LocalProtocolError("a recording begins before the first input")
+    if len(salt) < SALT_BYTES and not keep_secrets:
+        raise LocalProtocolError(f"the salt of a recording has at least {SALT_BYTES} random bytes")
     id_key, token_key = machine.entropy.keys(secrets=keep_secrets)
     role: Literal["runtime", "client"] = "runtime" if isinstance(machine, Runtime) else "client"
     config = msgspec.to_builtins(machine.config)
     header = _Header(FORMAT, role, config, id_key.hex(), token_key.hex(), machine.now, machine.unix)
+    stand_ins = None if keep_secrets else StandIns(salt, trusting=role == "client")
     if isinstance(machine, Client):
-        header.resumption = _resumption(machine, keep_secrets)
+        header.resumption = _resumption(machine, stand_ins)
     sink(wire.encode_checked(header).decode())
-    twins: Mapping[bytes, str] = {}
-    if isinstance(machine, Runtime) and not keep_secrets:
+    if isinstance(machine, Runtime) and stand_ins is not None:
         machine.entropy = entropy = _Twins(machine.entropy)
-        twins = entropy.twins
+        stand_ins.twins = entropy.twins
 
     def recorder(name: str, arguments: Sequence[Any], now: Time) -> None:
-        from_peer = name in ("message", "line")
-        written = [_write(argument, keep_secrets, from_peer, twins) for argument in arguments]
+        if stand_ins is not None:
+            arguments = _without_secrets(name, arguments, stand_ins, from_clients=role == "runtime")
+        written = [_write(argument, stand_ins) for argument in arguments]
         sink(wire.encode_checked(_Entry(name, written, now)).decode())
 
     machine.recorder = recorder
@@ -179,30 +174,6 @@ def replay(lines: Iterable[str]) -> Replay:
     if group:
         player.play(*group)
     return Replay(player.machine, player.outputs, player.envelopes)
-
-
-def redact(message: bytes, twins: Mapping[bytes, str] = _NO_TWINS) -> bytes:
-    """A message with stand-ins in place of its secrets, as long as before.
-
-    Nothing is left of what holds no JSON object but what is wrong with it: a secret may stand anywhere.
-    `twins` are the stand-ins of the runtime's own tokens, by digest: those that a replay gives out.
-    """
-    if _is_harmless(message):
-        return message
-    try:
-        fields = wire.decode_fields(message)
-        redacted = {name: _redacted(value, name in SECRET_FIELDS, twins) for name, value in fields.items()}
-    except Refusal as refusal:
-        reason = wire.TOO_MANY if wire.holds_too_many(message) else refusal.message
-        return _FILLERS[reason].ljust(len(message))
-    return wire.encode_checked(redacted).ljust(len(message))
-
-
-def stand_in(secret: str) -> str:
-    """Hexadecimal digits of the same length in UTF-8, equal for equal secrets, that tell nothing else."""
-    size = len(secret.encode())
-    digest = hashlib.shake_256(b"arcp-stand-in" + secret.encode()).hexdigest(size)
-    return digest[:size]
 
 
 class _Twins(Entropy):
@@ -311,49 +282,52 @@ def _joined(first: Output | None, second: Output) -> Output:
     )
 
 
-def _is_harmless(message: bytes) -> bool:
-    """Whether it is of a type that holds no secrets."""
-    try:
-        message_type = wire.decode_envelope(message).type
-    except Refusal:
-        return False
-    harmless = message_type in _KNOWN and message_type not in _WITH_SECRETS
-    return harmless and b"credential_rotated" not in message
+def _without_secrets(
+    name: str, arguments: Sequence[Any], stand_ins: StandIns, *, from_clients: bool
+) -> Sequence[Any]:
+    """Return the arguments of an input with stand-ins in place of secrets, and learn which there are."""
+    if name in ("message", "line") and arguments[1] is not None:  # None: a line that is too long.
+        number, message = arguments
+        if from_clients:
+            token = token_of(message)
+            if token is not None:
+                stand_ins.shown(number, token)
+        return number, redact(message, stand_ins)
+    if name == "authenticated":
+        stand_ins.answered(*arguments[:2])
+    elif name == "lost":
+        stand_ins.answered(arguments[0], None)
+    elif name == "connect" and isinstance(arguments[0], Secret):
+        stand_ins.prove(arguments[0].reveal())
+    elif name == "credentials_issued":
+        for issued in arguments[1] or ():
+            if isinstance(issued, Mapping) and isinstance(issued.get("value"), Secret):
+                stand_ins.prove(issued["value"].reveal())
+    elif name in _FREE:
+        walk = Walk(stand_ins, everything=False)
+        return [walk.covered(_plain(argument)) for argument in arguments]
+    return arguments
 
 
-def _redacted(value: msgspec.Raw, secret: bool, twins: Mapping[bytes, str]) -> object:
-    """A JSON value with stand-ins in place of the texts in it if they are `secret`; the rest as written."""
-    match bytes(value)[:1]:
-        case b"{":
-            return {
-                name: _redacted(item, secret or name in SECRET_FIELDS, twins)
-                for name, item in wire.decode_fields(value).items()
-            }
-        case b"[":
-            return [_redacted(item, secret, twins) for item in wire.decode_items(value)]
-        case b'"' if secret:
-            text = wire.decode_value(value)
-            return twins.get(Secret(text).digest()) or stand_in(text)
-        case _:
-            return value
+def _plain(argument: Any) -> Any:
+    return msgspec.to_builtins(argument) if isinstance(argument, msgspec.Struct) else argument
 
 
-def _write(argument: Any, keep_secrets: bool, from_peer: bool, twins: Mapping[bytes, str]) -> Any:
+def _write(argument: Any, stand_ins: StandIns | None) -> Any:
     """An argument as JSON: bytes and secrets are marked, Structs become objects."""
     match argument:
         case bytes():
-            data = redact(argument, twins) if from_peer and not keep_secrets else argument
             try:
-                return {"$text": data.decode()}
+                return {"$text": argument.decode()}
             except UnicodeDecodeError:
-                return {"$base64": base64.b64encode(data).decode()}
+                return {"$base64": base64.b64encode(argument).decode()}
         case Secret():
             secret = argument.reveal()
-            return {"$secret": secret if keep_secrets else stand_in(secret)}
+            return {"$secret": secret if stand_ins is None else stand_ins.of(secret)}
         case msgspec.Struct():
             return msgspec.to_builtins(argument)
         case [{"value": Secret()}, *_]:
-            secrets = [_write(fields["value"], keep_secrets, from_peer, twins) for fields in argument]
+            secrets = [_write(fields["value"], stand_ins) for fields in argument]
             issued = zip(argument, secrets, strict=True)
             return {"$issued": [{**fields, "value": secret} for fields, secret in issued]}
         case Mapping():
@@ -392,12 +366,13 @@ def _read_line(text: str, shape: type[T]) -> T:
         raise LocalProtocolError(f"this is no line of a recording: {error}") from None
 
 
-def _resumption(client: Client, keep_secrets: bool) -> str | None:
+def _resumption(client: Client, stand_ins: StandIns | None) -> str | None:
     resumption = client.resumption()
     if resumption is None:
         return None
-    if not keep_secrets:
-        token = Secret(stand_in(resumption.token.reveal()))
+    if stand_ins is not None:
+        stand_ins.prove(resumption.token.reveal())
+        token = Secret(stand_ins.of(resumption.token.reveal()))
         resumption = msgspec.structs.replace(resumption, token=token)
     return resumption.to_json().decode()
 

@@ -101,7 +101,7 @@ class Judge:
         self.count = self.crashes = self.noted = 0
         self.recording: list[str] | None = []
         self.world: World = Watched(self)
-        record(self.world.runtime, self.recording.append, keep_secrets=secrets)
+        record(self.world.runtime, self.recording.append, salt=bytes(16), keep_secrets=secrets)
 
     @property
     def now(self) -> int:

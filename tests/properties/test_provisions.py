@@ -73,7 +73,7 @@ class Provider(World):
         )
         self.keeps = bool(setup & 128)
         self.recording: list[str] | None = []
-        record(self.runtime, self.recording.append, keep_secrets=self.keeps)
+        record(self.runtime, self.recording.append, salt=bytes(16), keep_secrets=self.keeps)
         self.owners: dict[bytes, str] = {}
         """Whose a value is."""
         self.valid: dict[str, list[bytes]] = {}

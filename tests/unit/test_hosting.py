@@ -122,7 +122,7 @@ def test_a_child_can_be_cancelled_alone() -> None:
 def test_what_cannot_be_cancelled_is_said_before_anything_changes(job_id: str, reason: str) -> None:
     world = World()
     lines: list[str] = []
-    record(world.runtime, lines.append)
+    record(world.runtime, lines.append, salt=bytes(16))
     job = world.client().submit()
     recorded = len(lines)
     with pytest.raises(LocalProtocolError):

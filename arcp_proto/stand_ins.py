@@ -1,0 +1,216 @@
+"""What a recording holds in place of secrets, and where secrets stand in a message."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from . import messages, wire
+from .errors import Refusal, Unreadable
+from .limits import MAX_CONTAINERS, MAX_DEPTH
+from .secret import Secret
+
+SALT_BYTES: Final = 16
+"""At least so many bytes has the salt of the stand-ins."""
+SECRET_FIELDS: Final = (
+    *("token", "resume_token", "access_token", "refresh_token", "bearer", "authorization", "auth"),
+    *("password", "passwd", "secret", "client_secret", "api_key", "apikey"),
+)
+"""Fields whose texts are secrets, in any message, and in what agents and users say."""
+VALUE: Final = "value"
+"""Likewise, but only in messages with credentials: elsewhere it is any value."""
+_SCHEME: Final = "scheme"
+"""Of what stands in `auth` the one field that is told (§6.1)."""
+_MOST_PROVED: Final = 100_000
+"""Digests of proved secrets that are remembered, to find them in other messages; the oldest go first."""
+_WITH_SECRETS: Final = (
+    "session.hello",
+    "session.resume",
+    "session.welcome",
+    "session.jobs",
+    "job.accepted",
+    "job.subscribed",
+)
+_OWN: Final = tuple(name for name in wire.Envelope.__struct_fields__ if name not in ("extensions", "payload"))
+"""Fields of an envelope that are the protocol's own, and hold no secret."""
+_KNOWN: Final = (*messages.TO_RUNTIME, *messages.TO_CLIENT)
+_FILLERS: Final[Mapping[str, bytes]] = {
+    wire.NOT_TEXT: b"\xff",
+    wire.TOO_DEEP: b"[" * (MAX_DEPTH + 1),
+    wire.TOO_MANY: b"[" * (MAX_CONTAINERS + 1),
+    wire.NO_OBJECT: b"",
+}
+"""What a message that is unreadable in the same way begins with; spaces follow."""
+
+
+class StandIns:
+    """What a recording holds in place of secrets: for the same secret the same, of the same length.
+
+    `trusting`: the peer is a runtime, whose secrets are proved by being sent.
+    """
+
+    __slots__ = ("_pending", "_proved", "_salt", "trusting", "twins")
+
+    def __init__(self, salt: bytes, *, trusting: bool = False) -> None:
+        self._salt = hashlib.blake2b(salt, digest_size=64, person=b"arcp-stand-in").digest()
+        self._proved: dict[bytes, None] = {}
+        self._pending: dict[int, bytes] = {}
+        self.trusting = trusting
+        self.twins: Mapping[bytes, str] = {}
+        """The stand-ins of the runtime's own tokens, by digest: those that a replay gives out."""
+
+    def of(self, secret: str) -> str:
+        """Return hexadecimal digits, as many as the secret has bytes in UTF-8; without the salt they tell
+        nothing else.
+        """
+        twin = self.twins.get(Secret(secret).digest())
+        if twin is not None:
+            return twin
+        data = secret.encode()
+        return hashlib.shake_256(self._salt + data).hexdigest(len(data))[: len(data)]
+
+    def knows(self, text: str) -> bool:
+        """Return whether a text is a secret that was proved to be one, wherever it stands."""
+        digest = Secret(text).digest()
+        return digest in self._proved or digest in self.twins
+
+    def shown(self, connection: int, token: str) -> None:
+        """Note the token that a client has shown: it opens something once the host has said so."""
+        self._pending[connection] = Secret(token).digest()
+
+    def answered(self, connection: int, principal: object) -> None:
+        """The host has said whose token it is, if anybody's."""
+        digest = self._pending.pop(connection, None)
+        if digest is not None and principal is not None:
+            self._keep(digest)
+
+    def prove(self, secret: str) -> None:
+        """Note a text that is a secret in any case."""
+        self._keep(Secret(secret).digest())
+
+    def _keep(self, digest: bytes) -> None:
+        self._proved[digest] = None
+        if len(self._proved) > _MOST_PROVED:
+            del self._proved[next(iter(self._proved))]
+
+
+def redact(message: bytes, stand_ins: StandIns) -> bytes:
+    """Return a message with stand-ins in place of its secrets, as long as before.
+
+    Secrets are the texts in fields that are named so, and those that were proved to be some. Nothing is left
+    of a message that holds no JSON object but what is wrong with it: a secret may stand anywhere.
+    """
+    try:
+        if len(message) > MAX_CONTAINERS and wire.holds_too_many(message):
+            raise Unreadable(wire.TOO_MANY)
+        fields = wire.decode_fields(message)
+        walk = Walk(stand_ins, everything=not _is_harmless(message))
+        redacted = {
+            name: value if name in _OWN else walk.redacted(value, walk.is_secret(name))
+            for name, value in fields.items()
+        }
+    except Refusal as refusal:
+        return _FILLERS[refusal.message].ljust(len(message))
+    if not walk.everything and all(redacted[name] is value for name, value in fields.items()):
+        return message
+    return wire.encode_checked(redacted).ljust(len(message))
+
+
+class Walk:
+    """Goes over JSON and puts stand-ins in place of its secrets.
+
+    `everything`: the message is of a type with secrets, or of none. Then what cannot be read is an error, and
+    all of it is written anew, so that no field that is there twice hides one; elsewhere what holds no secret
+    stays as it is written.
+    """
+
+    def __init__(self, stand_ins: StandIns, *, everything: bool) -> None:
+        self._stand_ins = stand_ins
+        self.everything = everything
+
+    def is_secret(self, name: str) -> bool:
+        """Return whether the texts in a field are secrets."""
+        return name.lower().replace("-", "_") in SECRET_FIELDS or (self.everything and name == VALUE)
+
+    def redacted(self, value: msgspec.Raw, secret: bool) -> object:
+        """Return a JSON value with stand-ins in place of the texts in it that are secrets."""
+        try:
+            return self._redacted(value, secret)
+        except Refusal:
+            if self.everything:
+                raise
+            return value
+
+    def _redacted(self, value: msgspec.Raw, secret: bool) -> object:
+        match bytes(value)[:1]:
+            case b"{":
+                fields = wire.decode_fields(value)
+                found = {
+                    name: item
+                    if secret and name == _SCHEME
+                    else self.redacted(item, secret or self.is_secret(name))
+                    for name, item in fields.items()
+                }
+                same = not self.everything and all(found[name] is item for name, item in fields.items())
+                return value if same else found
+            case b"[":
+                items = wire.decode_items(value)
+                listed = [self.redacted(item, secret) for item in items]
+                same = not self.everything and all(new is old for new, old in zip(listed, items, strict=True))
+                return value if same else listed
+            case b'"':
+                return self._text(value, secret)
+            case _:
+                return value
+
+    def _text(self, value: msgspec.Raw, secret: bool) -> object:
+        try:
+            text = wire.decode_value(value)
+        except Refusal:
+            if secret:
+                raise
+            return value
+        if secret and self.everything and self._stand_ins.trusting:
+            self._stand_ins.prove(text)
+        return self._stand_ins.of(text) if secret or self._stand_ins.knows(text) else value
+
+    def covered(self, value: object, secret: bool = False) -> object:
+        """The same of a value of ours."""
+        match value:
+            case str():
+                return self._stand_ins.of(value) if secret or self._stand_ins.knows(value) else value
+            case Mapping():
+                return {
+                    name: self.covered(item, secret or (isinstance(name, str) and self.is_secret(name)))
+                    for name, item in value.items()
+                }
+            case list() | tuple():
+                return [self.covered(item, secret) for item in value]
+            case _:
+                return value
+
+
+def token_of(message: bytes) -> str | None:
+    """Return the bearer token of a hello, or of a resume; None where there is none."""
+    try:
+        envelope = wire.decode_envelope(message)
+        if envelope.type not in ("session.hello", "session.resume"):
+            return None
+        auth = wire.decode_fields(wire.decode_fields(envelope.payload)["auth"])
+        token = wire.decode_value(auth["token"])
+    except (Refusal, KeyError):
+        return None
+    return token if isinstance(token, str) else None
+
+
+def _is_harmless(message: bytes) -> bool:
+    """Whether it is of a type that holds no secrets."""
+    try:
+        message_type = wire.decode_envelope(message).type
+    except Refusal:
+        return False
+    harmless = message_type in _KNOWN and message_type not in _WITH_SECRETS
+    return harmless and b"credential_rotated" not in message
