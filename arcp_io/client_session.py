@@ -265,10 +265,11 @@ class Session:
         created_before: str | datetime | timedelta | None = None,
         page_size: int | None = None,
     ) -> Listing:
-        """The jobs that may be seen (§6.6), newest first, for `async for`: a page at a time is asked for.
+        """Iterate over the jobs that may be seen (§6.6), a page at a time, in the order of the runtime.
 
-        `status` is one or several of them; `agent` a name or name@version; times are exclusive. Raises
-        LocalProtocolError when the runtime does not offer it, ConnectionLost.
+        A runtime of `serve` lists the newest first. `status` is one or several of them; `agent` a name or
+        name@version; times are exclusive. Raises LocalProtocolError when the runtime does not offer it,
+        ConnectionLost.
         """
         statuses = [status] if isinstance(status, str) else None if status is None else list(status)
         after = moment(created_after, self._clock.unix())

@@ -280,7 +280,7 @@ class Session:
         created_before: str | datetime | timedelta | None = None,
         page_size: int | None = None,
     ) -> Iterator[JobEntry]:
-        """Iterate over the jobs that may be seen (§6.6), newest first; see `arcp_io.Session.list_jobs`."""
+        """Iterate over the jobs that may be seen (§6.6); see `arcp_io.Session.list_jobs`."""
         return self._hop.iterate(
             self._session.list_jobs(
                 status=status,
