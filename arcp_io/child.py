@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import runpy
 import sys
 from contextlib import suppress
@@ -46,8 +45,6 @@ class Order(msgspec.Struct, frozen=True):
     module: str
     script: str
     qualname: str
-    path: list[str]
-    """`sys.path`."""
     loop: str
     job_id: str
     """The job as the client knows it."""
@@ -65,7 +62,6 @@ class Order(msgspec.Struct, frozen=True):
 def main(text: str) -> None:
     """Carry out an order, in JSON, until standard input ends."""
     order = msgspec.json.decode(text, type=Order)
-    os.setsid()  # A group of its own: it is killed with every process that the agent has started.
     sys.argv[1:] = []
     place = Place(order)
     app = App(

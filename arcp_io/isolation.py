@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import logging
 import os
-import signal
 import sys
 from contextlib import suppress
 from functools import partial
@@ -36,21 +35,16 @@ from .errors import AgentStopped, ArcpError, ConnectionLost, InternalError, Inva
 from .loop import open_loop
 from .pump import Pump
 from .running import RunningJob
-from .stdio import EXIT_TIMEOUT, Command, LineCodec, ending, spawn
+from .stdio import EXIT_TIMEOUT, Command, LineCodec
 from .stream import ByteStream, StreamTransport
+from .supervised import SupervisedProcess
 
 if TYPE_CHECKING:
-    from anyio.abc import Process
-
     from .app import AgentFunction
     from .loop import Loop
 
 logger = logging.getLogger("arcp_io")
 
-BOOT: Final = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1])['path'];"
-    " from arcp_io.child import main; main(sys.argv[1])"
-)
 STARTED: Final = "x-vendor.arcp-io.start"
 """What the gate is asked for when a child does not take its job."""
 MARGIN: Final = 0.5
@@ -112,8 +106,7 @@ class Isolated:
         self._running = running
         self._job = JobContext(running)
         self._loop = loop
-        self._child: Process | None = None
-        self._killed = False
+        self._process = SupervisedProcess()
         self._theirs: Job | None = None
         self._parts: list[str] = []
         self._length = 0
@@ -127,7 +120,7 @@ class Isolated:
             session = Session(ClientConfig(name="arcp-io parent", limits=limits, resume=False), loop)
             loop.start(self._stop_in_time, "arcp-io stop of a child")
             try:
-                await session._open(TOKEN, self._command(), self._dial)
+                await session._open(TOKEN, Command([self._running.agent.name]), self._dial)
                 return await self._relay(session, Answering(self._running, loop), loop)
             finally:
                 session._leave()
@@ -136,18 +129,14 @@ class Isolated:
     @property
     def ended_by_itself(self) -> str | None:
         """How the child has ended, as in "exited with code 7"; None when it was killed here, or never ran."""
-        if self._child is None or self._child.returncode is None or self._killed:
-            return None
-        return ending(self._child.returncode)
+        return self._process.ended_by_itself
 
-    def _command(self) -> Command:
+    def _order(self) -> bytes:
         agent, job = self._running.agent, self._job
-        path = [entry or os.getcwd() for entry in sys.path]
         order = Order(
             agent.name,
             agent.version,
             *reference(agent.function),
-            path,
             self._loop,
             job.id,
             job.session_id,
@@ -158,15 +147,13 @@ class Isolated:
             self._running.debug,
             self._running.limits,
         )
-        return Command([sys.executable, "-c", BOOT, msgspec.json.encode(order).decode()], env={})
+        return msgspec.json.encode(order)
 
     async def _dial(self, target: Target, pump: Pump, connection: Connection) -> None:
         """As `dialing.dial` does, but with a child that is ours to kill."""
-        if not isinstance(target, Command):
-            raise TypeError("an isolated agent is a command")
-        self._child, reading, writing = await spawn(target)
+        reading, writing = await self._process.start(self._order())
         if self._running.stopping:
-            self._kill()
+            self._process.kill()
 
         def connected(stream: ByteStream) -> StreamTransport:
             return StreamTransport(pump, connection, LineCodec(connection.message_limit), stream)
@@ -246,25 +233,16 @@ class Isolated:
                 await self._theirs.cancel(self._running.stop_reason)
                 return
         logger.warning("%s: its process is killed", self._running)
-        self._kill()
+        self._process.kill()
 
     async def _end_child(self) -> None:
-        """Its input has ended, so it exits by itself, unless there is no time for that."""
-        if self._child is None:
-            return
-        with anyio.CancelScope(shield=True):
-            if not self._running.stopping:
-                with anyio.move_on_after(EXIT_TIMEOUT):
-                    await self._child.wait()
-            self._kill()
-            await self._child.wait()
+        """End the child, and what it has started; its input has ended, so it exits if there is time for that.
 
-    def _kill(self) -> None:
-        """Kill the child and whatever it has started, if it still runs."""
-        if self._child is None or self._child.returncode is not None:
-            return
-        self._killed = True
-        try:
-            os.killpg(self._child.pid, signal.SIGKILL)
-        except ProcessLookupError:  # It has not made its group yet.
-            self._child.kill()
+        When that cannot be seen, the stop of the job is not told before its grace is over.
+        """
+        with anyio.CancelScope(shield=True):
+            if await self._process.end(0 if self._running.stopping else EXIT_TIMEOUT):
+                return
+            logger.error("%s: what its process has started may still run", self._running)
+            if self._running.stopping:
+                await anyio.sleep(self._running.grace_left + MARGIN)

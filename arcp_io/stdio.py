@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from .forks import keep_from_copies, share_with_copies
+
 if TYPE_CHECKING:
     from anyio.abc import Process
 
@@ -74,8 +76,13 @@ class Command:
     cwd: str | os.PathLike[str] | None = None
 
 
-async def spawn(command: Command) -> tuple[Process, int, int]:
-    """Start a child; returns it and our ends of its standard output and input. Raises OSError."""
+async def spawn(
+    command: Command, *, pass_fds: Sequence[int] = (), new_session: bool = False
+) -> tuple[Process, int, int]:
+    """Start a child; returns it and our ends of its standard output and input. Raises OSError.
+
+    It inherits the descriptors `pass_fds`; with `new_session` no signal of our terminal reaches it.
+    """
     their_input, our_output = os.pipe()
     our_input, their_output = os.pipe()
     try:
@@ -86,6 +93,8 @@ async def spawn(command: Command) -> tuple[Process, int, int]:
             stderr=None,
             env=command.env,
             cwd=command.cwd,
+            pass_fds=pass_fds,
+            start_new_session=new_session,
         )
     except BaseException:
         os.close(our_input)
@@ -156,7 +165,11 @@ def own_standard_streams() -> Iterator[tuple[int, int]]:
         far_end, writing = os.pipe()
         copying = _copy(far_end, sink)
     _widen(writing)
+    for descriptor in (reading, writing):
+        keep_from_copies(descriptor)
     yield reading, writing
+    for descriptor in (reading, writing):
+        share_with_copies(descriptor)
     if copying is not None:
         copying.join()
 

@@ -1,0 +1,225 @@
+"""At the end of an isolated job nothing is left of its processes; what they are started with is not shown."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from arcp_io.client import Session, connect
+from arcp_io.errors import InternalError, JobCancelled
+from arcp_io.memory import MemoryServer, serve_memory
+from tests.hanging import PATIENCE
+from tests.io import leaving
+from tests.io.processes import environment
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[tuple[MemoryServer, Session]]:
+    async with serve_memory(leaving.app) as server, connect(server, "t0ken") as session:
+        yield server, session
+
+
+def words(pid: int | str) -> bytes:
+    """The command line of a process; empty for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def running(token: str) -> list[str]:
+    """The processes with a token in their command line."""
+    pids = [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+    return [pid for pid in pids if token.encode() in words(pid)]
+
+
+def alive(pid: int) -> bool:
+    return bool(words(pid))
+
+
+@pytest.fixture
+def token() -> str:
+    return f"helper-{uuid.uuid4().hex}"
+
+
+CODES = {"died": "was killed by SIGKILL", "gone": "exited with code 7"}
+
+
+@pytest.mark.parametrize("ending", leaving.ENDINGS)
+@pytest.mark.parametrize("helper", ["session", "daemon"])
+@pytest.mark.anyio
+async def test_however_a_job_ends_nothing_is_left(helper: str, ending: str, token: str) -> None:
+    await leave(helper, ending, token)
+
+
+@pytest.mark.parametrize("helper", ["child", "group", "forks on", "stubborn"])
+@pytest.mark.anyio
+async def test_whatever_an_agent_has_started_nothing_is_left(helper: str, token: str) -> None:
+    await leave(helper, "returned", token)
+
+
+async def leave(helper: str, ending: str, token: str) -> None:
+    """Run a job that leaves a helper and ends; raises AssertionError when any process is left."""
+    async with serving() as (server, session):
+        job = await session.submit("leaves", [helper, ending, token])
+        async for _ in job:
+            assert running(token) or helper == "forks on"
+            if ending in ("cancelled", "killed"):
+                await job.cancel("enough")
+        match ending:
+            case "returned":
+                assert await job.result() == "returned"
+            case "cancelled" | "killed":
+                with pytest.raises(JobCancelled) as cancelled:
+                    await job.result()
+                assert cancelled.value.details == {}
+            case _:
+                with pytest.raises(InternalError) as failed:
+                    await job.result()
+                told = f"the agent's process {CODES[ending]}" if ending in CODES else "agent failed"
+                assert failed.value.message == told
+        assert running(token) == []
+        assert not server.server.runtime.running
+
+
+@pytest.mark.anyio
+async def test_a_copy_of_the_agent_does_not_speak_for_it(tmp_path: Path) -> None:
+    async with serving() as (server, session):
+        for number in range(5):
+            pid_file = tmp_path / str(number)
+            job = await session.submit("copies", str(pid_file))
+            assert [event.body async for event in job] == []
+            with pytest.raises(InternalError) as caught:
+                await job.result()
+            assert caught.value.message == "the agent's process exited with code 0"
+            assert not alive(int(pid_file.read_text()))
+        assert not server.server.runtime.running
+
+
+@pytest.mark.anyio
+async def test_a_copy_of_the_agent_is_stopped_with_it(tmp_path: Path) -> None:
+    async with serving() as (server, session):
+        job = await session.submit("copies-and-waits", str(tmp_path / "pid"))
+        async for _ in job:
+            await job.cancel()
+        with pytest.raises(JobCancelled) as caught:
+            await job.result()
+        assert caught.value.details == {}
+        assert not alive(int((tmp_path / "pid").read_text()))
+        assert not server.server.runtime.running
+
+
+def test_the_end_of_the_runtime_ends_its_agents(token: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.io.leaving", token], env=environment(), stdout=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
+        assert len(running(token)) == 2
+        process.kill()
+    deadline = time.monotonic() + PATIENCE
+    while running(token) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert running(token) == []
+
+
+# The process between.
+
+
+@pytest.mark.anyio
+async def test_a_supervisor_that_is_killed_takes_its_agent_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving() as (server, session):
+        job = await session.submit("signals", [signal.SIGKILL, "begun"])
+        with pytest.raises(InternalError, match="agent failed"):
+            await job.result()
+        job = await session.submit("signals", [signal.SIGKILL, "cancelled"])
+        async for event in job:
+            agent, supervisor = map(int, event.body["phase"].split())
+            await job.cancel()
+        with pytest.raises(JobCancelled) as caught:
+            await job.result()
+        assert caught.value.details == {"stopped": False}
+        assert not alive(supervisor)
+        assert not alive(agent)
+        with anyio.fail_after(PATIENCE):
+            while server.server.runtime.running:
+                await anyio.sleep(0.01)
+    told = [record.getMessage() for record in caplog.records if "may still run" in record.getMessage()]
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.anyio
+async def test_other_signals_do_not_keep_a_supervisor_from_its_work(number: int) -> None:
+    async with serving() as (_, session):
+        job = await session.submit("signals", [number, "begun"])
+        async for event in job:
+            agent, supervisor = map(int, event.body["phase"].split())
+            await job.cancel()
+        with pytest.raises(JobCancelled) as caught:
+            await job.result()
+        assert caught.value.details == {}
+        assert not alive(supervisor)
+        assert not alive(agent)
+
+
+@pytest.mark.anyio
+async def test_orphans_of_the_host_are_not_taken(token: str) -> None:
+    async with serving() as (_, session):
+        job = await session.submit("waits")
+        async for event in job:
+            await anyio.run_process(
+                [sys.executable, "-c", leaving.DAEMON, token], stdout=subprocess.DEVNULL, stderr=None
+            )
+            supervisor = event.body["phase"].split()[1]
+            await job.cancel()
+        with anyio.fail_after(PATIENCE):
+            while len(running(token)) != 1:
+                await anyio.sleep(0.01)
+        [orphan] = running(token)
+        stat = await anyio.Path(f"/proc/{orphan}/stat").read_text()
+        parent = stat.rpartition(")")[2].split()[1]
+        assert parent not in (str(os.getpid()), supervisor)
+        os.kill(int(orphan), signal.SIGKILL)
+
+
+# What is shown.
+
+
+@pytest.mark.anyio
+async def test_what_a_job_is_about_is_in_no_command_line_and_no_environment() -> None:
+    async with serving() as (_, session):
+        lease = {"fs.read": ["/pattern-of-tests/**"], "cost.budget": ["USD:1234.5"]}
+        job = await session.submit("waits", "input-of-tests", lease=lease)
+        async for event in job:
+            for pid in event.body["phase"].split():
+                shown = words(pid) + await anyio.Path(f"/proc/{pid}/environ").read_bytes()
+                assert shown
+                for secret in (job.id, session.id, "alice", "pattern-of", "1234", "input-of", "waits"):
+                    assert secret.encode() not in shown
+            await job.cancel()
+
+
+@pytest.mark.anyio
+async def test_no_descriptor_is_left() -> None:
+    async with serving() as (_, session):
+        counts = []
+        for _ in range(4):
+            job = await session.submit("waits")
+            async for _ in job:
+                await job.cancel()
+            counts.append(len(os.listdir("/proc/self/fd")))
+        assert counts[1:] == counts[1:2] * 3
