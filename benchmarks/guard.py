@@ -102,11 +102,11 @@ class Counter:
         gc.disable()
         sys.settrace(None)
         if self._bytecodes:
-            sys.settrace(self._entered)
             frame: FrameType | None = sys._getframe(1)
             while frame is not None:  # Those that run already, a task of the loop for example.
                 frame.f_trace, frame.f_trace_opcodes = self._stepped, True
                 frame = frame.f_back
+            sys.settrace(self._entered)  # Python 3.12 looks only now whether a frame wants its opcodes.
         else:
             sys.setprofile(self._called)
 
