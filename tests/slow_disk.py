@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -29,6 +30,7 @@ from arcp_io.context import JobContext
 from arcp_io.errors import ArcpError, HistoryCut
 from arcp_io.journal import SqliteJournal
 from arcp_proto.output import Detached, Welcomed
+from tests.runners import run
 
 TOKEN: Final = "t0ken"
 MILLISECONDS: Final = 1_000
@@ -148,10 +150,10 @@ def main() -> int:
     options = parser.parse_args()
     if options.serve:
         delay = float(options.commits) / MILLISECONDS
-        anyio.run(serve_until_told, delay, options.serve, backend=options.loops)
+        run(options.loops, partial(serve_until_told, delay, options.serve))
         return 0
     if options.follow:
-        found = anyio.run(follow, options.follow, options.events, backend=options.loops)
+        found = run(options.loops, partial(follow, options.follow, options.events))
         print(json.dumps([*found, _resident()]))
         return 0
     cases = [

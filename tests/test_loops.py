@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pytest
 
-from tests.loops import ANYWHERE, one_of_each
+from tests.loops import ANYWHERE, TWINS, one_of_each
 from tests.runners import RUNNERS
 
 
@@ -58,3 +59,19 @@ def test_a_test_without_a_loop_runs(params: dict[str, Any]) -> None:
 def test_other_folders_run_whole() -> None:
     items = [item("test", "unit", backend=backend) for backend in ("asyncio", "trio")]
     assert one_of_each(items) == (items, [])
+
+
+TESTS: Final = Path(__file__).parent
+PROGRAMS: Final = [
+    TESTS / "slow_disk.py",
+    *(path for name in (*TWINS, "drops", "kill9") for path in (TESTS / name).glob("*.py")),
+]
+STARTS: Final = re.compile(r"\s*(?!#).*\banyio\.run\(")
+"""A call of it, also in the text of a program that a test starts."""
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: str(path.relative_to(TESTS)))
+def test_no_program_starts_under_the_runner_of_anyio_alone(path: Path) -> None:
+    """Its context variable hides code that needs anyio outside a task; tests.runners has all runners."""
+    calls = [line.strip() for line in path.read_text().splitlines() if STARTS.match(line)]
+    assert calls == []

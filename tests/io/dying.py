@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-
-import anyio
 
 from arcp_io.app import App
 from arcp_io.context import JobContext
@@ -21,4 +20,4 @@ async def dies(job: JobContext, code: int) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(serve_stdio, app)
+    asyncio.run(serve_stdio(app))

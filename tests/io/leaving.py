@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ app = App("tests", "1", tokens={"t0ken": "alice-of-tests"}, limits=Limits(grace=
 
 SLEEP = "import sys, time; print('begun', flush=True); time.sleep(1000)"
 DAEMON = f"""
+import asyncio
 import os
 if os.fork():
     os._exit(0)
@@ -32,6 +34,7 @@ if os.fork():
 """
 LEAVES_GROUP = f"import os; os.setpgid(0, 0)\n{SLEEP}"
 FORKS_ON = """
+import asyncio
 import os
 print("begun", flush=True)
 while True:
@@ -173,4 +176,4 @@ async def serve_and_wait() -> None:
 if __name__ == "__main__":
     from tests.io import leaving
 
-    anyio.run(leaving.serve_and_wait)
+    asyncio.run(leaving.serve_and_wait())

@@ -237,7 +237,7 @@ async def test_what_another_process_cannot_import(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import anyio
+import asyncio
 from arcp_io import App, connect
 from arcp_io.memory import serve_memory
 
@@ -252,7 +252,7 @@ async def main():
         print(await (await session.submit("echo", 1)).result())
 
 if __name__ == "__main__":
-    anyio.run(main)
+    asyncio.run(main())
 """
 
 

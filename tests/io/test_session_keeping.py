@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
-import anyio
 import pytest
 
 from arcp_io.clock import Clock
@@ -22,6 +21,7 @@ from arcp_proto.ids import JobId
 from arcp_proto.output import Event, Request
 from arcp_proto.resumption import Resumption
 from tests.io.fakes import START, UNIX, FakeLoop, FakeStream
+from tests.runners import run
 
 WELCOME: dict[str, Any] = {
     "type": "session.welcome",
@@ -100,7 +100,7 @@ class Stand:
     def run_tasks(self) -> None:
         tasks, self.loop.tasks = self.loop.tasks, []
         for task in tasks:
-            anyio.run(task)
+            run("asyncio", task)
 
     def emit(self, seq: int) -> None:
         self.hear(

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import anyio
 import pytest
 
 from arcp_io import App, JobContext, connect, serve
@@ -18,6 +17,7 @@ from arcp_proto.ids import JobId, SessionId
 from arcp_proto.resumption import ResumedJob, Resumption
 from arcp_proto.secret import Secret
 from tests.io.processes import environment
+from tests.runners import run
 
 
 def resumption(cursor: int = 7, token: str = "rt_t0p") -> Resumption:
@@ -127,7 +127,7 @@ def test_a_session_that_cannot_be_saved_any_more_goes_on(
         async with serve(app, port=0) as server, connect(server.url, store=FileStore(path)) as session:
             return await (await session.submit("echo", 1)).result()
 
-    assert anyio.run(main) == 1
+    assert run("asyncio", main) == 1
     assert path.read_text() == "precious"
     assert "holds no session of arcp-io" in caplog.text
 

@@ -24,25 +24,27 @@ SERVER: Final = """
 import sys, anyio
 from arcp_io import App
 from arcp_io.serving import serve
+from tests.runners import run
 
 async def main():
     async with serve(App("stopped", "1", tokens={"t0ken": "alice"}, heartbeat=1), port=0) as server:
         print(server.url, flush=True)
         await anyio.sleep_forever()
 
-anyio.run(main, backend=sys.argv[1])
+run(sys.argv[1], main)
 """
 
 CLIENT: Final = """
 import sys, anyio
 from arcp_io.client import connect
+from tests.runners import run
 
 async def main():
     async with connect(sys.argv[2], token="t0ken"):
         print("welcomed", flush=True)
         await anyio.sleep_forever()
 
-anyio.run(main, backend=sys.argv[1])
+run(sys.argv[1], main)
 """
 
 STOPPED: Final = 4.0
