@@ -18,6 +18,7 @@ from .credentials import credentials
 from .demo import demo
 from .exits import CANCEL_EXPLAINED, DEMO_EXPLAINED, EXPLAINED, Exit
 from .jobs import jobs
+from .journal import repair
 from .output import OutputFailed, print_out
 from .serve import serve
 from .submit import submit
@@ -74,6 +75,11 @@ _app.command(
 )(cancel)
 _app.command(cls=_Command, short_help="List jobs.")(jobs)
 _app.command(cls=_Command, short_help="List credentials that are not known to be revoked.")(credentials)
+_journal = typer.Typer(
+    help="Look after the journal of a runtime.", no_args_is_help=True, rich_markup_mode=None
+)
+_journal.command(cls=_Command, short_help="Keep what is good of a damaged journal.")(repair)
+_app.add_typer(_journal, name="journal")
 _app.command(
     cls=_Command, short_help="Index the text files of a directory by a real job.", epilog=DEMO_EXPLAINED
 )(demo)

@@ -8,28 +8,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .journal import Journal, JournalError, JournalFailed, JournalGap, JournalInUse
+    from .journal import Journal, JournalDamaged, JournalError, JournalFailed, JournalGap, JournalInUse
     from .memory import MemoryJournal
+    from .repair import Repair, repair_journal
     from .sqlite import SqliteJournal
 
 __all__ = [
     "Journal",
+    "JournalDamaged",
     "JournalError",
     "JournalFailed",
     "JournalGap",
     "JournalInUse",
     "MemoryJournal",
+    "Repair",
     "SqliteJournal",
+    "repair_journal",
 ]
 
 _MODULE_OF = {
     "Journal": "journal",
+    "JournalDamaged": "journal",
     "JournalError": "journal",
     "JournalFailed": "journal",
     "JournalGap": "journal",
     "JournalInUse": "journal",
     "MemoryJournal": "memory",
+    "Repair": "repair",
     "SqliteJournal": "sqlite",
+    "repair_journal": "repair",
 }
 """Public name -> the module that has it."""
 

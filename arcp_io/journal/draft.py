@@ -69,17 +69,22 @@ class Draft:
         self._db.execute("INSERT INTO journal VALUES (?, ?, ?)", (*self._about, self._kept_rows))
         self._db.close()
         os.replace(self._new, self._path)
-        directory = os.open(os.path.dirname(self._path), os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(self._path)
 
     def discard(self) -> None:
         """Remove it, unless it has taken its place."""
         self._db.close()
         with suppress(FileNotFoundError):
             os.remove(self._new)
+
+
+def sync_directory(path: str) -> None:
+    """Let the name of a file survive a loss of power; raises OSError."""
+    directory = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def draft_of(path: str) -> str:

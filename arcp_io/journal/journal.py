@@ -26,6 +26,10 @@ class JournalInUse(JournalError):
     """Somebody else has the journal open."""
 
 
+class JournalDamaged(JournalError):
+    """Something of the journal is lost, and it was left as it is; `repair_journal` keeps what is good."""
+
+
 class JournalFailed(JournalError):
     """The journal could not store something (disk full, I/O error): from then on it stores nothing."""
 
@@ -52,7 +56,7 @@ class Journal(Protocol):
     failed: Exception | None
     """Why it stores nothing any more; None while all is well."""
     dropped: str
-    """What of it could not be read when it was opened, in words; empty: everything is there."""
+    """What of an unfinished write was found when it was opened, in words; empty: everything is there."""
 
     @property
     def next(self) -> int:
@@ -69,8 +73,8 @@ class Journal(Protocol):
     def open(self, record_version: int, on_durable: Durable, on_failed: Failed) -> None:
         """Open it for one writer, whose records are of this version; it may have been closed before.
 
-        Raises JournalError: JournalInUse when it is open already, others for one that was written by a newer
-        version or cannot be read.
+        Raises JournalError: JournalInUse when it is open already, JournalDamaged when something of it is lost
+        that was durable, others for one that was written by a newer version or cannot be read.
         """
 
     def read(self) -> Iterator[bytes]:

@@ -17,6 +17,8 @@ class FileLock:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.used = False
+        """Whether it had been taken before it was taken last, maybe by a process that is gone."""
         self._descriptor: int | None = None
 
     def acquire(self, what: str) -> None:
@@ -33,7 +35,7 @@ class FileLock:
                     f"{what} is in use by process {owner or '?'}: stop it, or give each runtime a journal"
                     " of its own"
                 ) from None
-            self._check_ours(descriptor)
+            self.used = self._check_ours(descriptor)
             os.ftruncate(descriptor, 0)
             os.fchmod(descriptor, 0o600)
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
@@ -43,13 +45,14 @@ class FileLock:
             raise
         self._descriptor = descriptor
 
-    def _check_ours(self, descriptor: int) -> None:
-        """Raise JournalError for a file that holds something else than the number of a process."""
+    def _check_ours(self, descriptor: int) -> bool:
+        """Return whether a file holds the number of a process; raises JournalError for anything else."""
         held = os.pread(descriptor, 33, 0)
         if held and not (held.endswith(b"\n") and held[:-1].isdigit()):
             raise JournalError(
                 f"{self.path} is not the lock of a journal: move it away, or name the journal otherwise"
             )
+        return bool(held)
 
     def release(self) -> None:
         """Let it go; the file stays, since removing it would let two have it. Again is harmless."""

@@ -22,8 +22,10 @@ from arcp_proto.records import (
     decode_record,
 )
 
-from .database import open_database, stored
-from .journal import JournalError
+from .contents import stored
+from .database import open_database
+from .journal import JournalDamaged, JournalError
+from .wal import LOG_HEADER_BYTES, log_of
 
 COPIES: Final = 5
 """How often a journal that is being written to is copied until the copy is whole."""
@@ -48,28 +50,26 @@ class Outstanding(NamedTuple):
 def outstanding_in(path: str | os.PathLike[str]) -> list[Outstanding]:
     """What the journal in a file knows, the oldest first; a runtime may have it open meanwhile.
 
-    Raises JournalError for what is no journal, or cannot be read.
+    Raises JournalError for what is no journal, or cannot be read, and JournalDamaged for one that has lost
+    something.
     """
+    failure = JournalError(f"there is no journal {os.fspath(path)}")
     if not os.path.exists(path):
-        raise JournalError(f"there is no journal {os.fspath(path)}")
-    for attempt in range(COPIES):
+        raise failure
+    for _ in range(COPIES):
         with tempfile.TemporaryDirectory(prefix="arcp-io-") as directory:
             copy = os.path.join(directory, "journal")
-            last = attempt == COPIES - 1
             try:
                 _copy(os.path.realpath(path), copy)
                 opened = open_database(copy, "normal", RECORD_VERSION)
             except (OSError, sqlite3.Error, JournalError) as error:
-                if last:
-                    reason = str(error).replace(copy, os.fspath(path))
-                    raise JournalError(f"the journal {os.fspath(path)} cannot be read: {reason}") from None
+                failure = _told(error, copy, os.fspath(path))
                 continue
             try:
-                if not opened.dropped or last:
-                    return listed(map(decode_record, stored(opened.db)))
+                return listed(map(decode_record, stored(opened.db)))
             finally:
                 opened.db.close()
-    raise AssertionError("the last copy is used, or raises")
+    raise failure
 
 
 def listed(records: Iterable[Record]) -> list[Outstanding]:
@@ -104,7 +104,28 @@ def _stated(found: Iterable[Outstanding], ended: dict[str, None]) -> Iterator[Ou
 
 
 def _copy(path: str, copy: str) -> None:
-    """The file and its write-ahead log; what is written in between may be torn, which is found then."""
+    """Copy the file and its write-ahead log; what is written in between may be torn, which is found then.
+
+    Raises OSError, and JournalError when the log was begun anew, or another file came in its place.
+    """
+    before = _state(path)
     shutil.copyfile(path, copy)
     with suppress(FileNotFoundError):
-        shutil.copyfile(f"{path}-wal", f"{copy}-wal")
+        shutil.copyfile(log_of(path), log_of(copy))
+    if _state(path) != before:
+        raise JournalError("it is being written to: try again")
+
+
+def _state(path: str) -> tuple[int, bytes]:
+    """Return the number of a file, and how its write-ahead log begins."""
+    with suppress(FileNotFoundError), open(log_of(path), "rb") as log:
+        return os.stat(path).st_ino, log.read(LOG_HEADER_BYTES)
+    return os.stat(path).st_ino, b""
+
+
+def _told(error: Exception, copy: str, path: str) -> JournalError:
+    """Return an error of a copy as one of the journal itself."""
+    said = str(error).replace(copy, path)
+    if isinstance(error, JournalDamaged):
+        return JournalDamaged(said)
+    return JournalError(said if path in said else f"the journal {path} cannot be read: {said}")

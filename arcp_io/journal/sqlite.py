@@ -10,7 +10,8 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Final, Literal
 
-from .database import open_database, reopen_database, stored
+from .contents import stored
+from .database import make_database, open_database, reopen_database
 from .draft import Draft
 from .journal import Amount, Durable, Failed, JournalError, JournalFailed, JournalInUse, grown
 from .lock import FileLock
@@ -78,11 +79,12 @@ class SqliteJournal:
         return self._compacting is None and self.failed is None and grown(self._kept, self._since)
 
     def open(self, record_version: int, on_durable: Durable, on_failed: Failed) -> None:
-        """See Journal. A damaged file is repaired as far as it can be read, and kept beside the new one."""
+        """See Journal. A damaged file stays as it is: `repair_journal` keeps what of it is good."""
         if self._thread is not None:
             raise JournalInUse(f"{self.path} is open already")
         try:
             self._lock.acquire(self.path)
+            make_database(self.path, record_version, used=self._lock.used)
             opened = open_database(self.path, self.sync, record_version)
         except OSError as error:
             self._lock.release()
@@ -96,7 +98,7 @@ class SqliteJournal:
         if opened.copy:
             logger.warning("the journal %s was migrated; as it was before it is %s", self.path, opened.copy)
         if opened.dropped:
-            logger.warning("the journal %s has lost %s", self.path, opened.dropped)
+            logger.warning("the journal %s was opened without %s", self.path, opened.dropped)
         self.failed, self.dropped = None, opened.dropped
         self._db = opened.db
         self._next = self._stored = opened.contents.next

@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from arcp_io.journal import Journal, SqliteJournal
+import pytest
+
+from arcp_io.journal import Journal, JournalDamaged, Repair, SqliteJournal, repair_journal
 
 VERSION = 1
 
@@ -90,6 +92,21 @@ def held_by(path: Path) -> list[bytes]:
     watched = Watched(SqliteJournal(path))
     watched.close()
     return watched.held
+
+
+def repaired(path: Path, version: int = VERSION) -> Repair:
+    """Repair a journal that is refused before, as often as it is opened, and changed by nobody."""
+    before = {file: file.read_bytes() for file in (path, Path(f"{path}-wal")) if file.exists()}
+    for _ in range(2):
+        with pytest.raises(JournalDamaged, match=f"run 'arcp-io journal repair {path}'") as refused:
+            Watched(SqliteJournal(path), version)
+    assert {file: file.read_bytes() for file in before} == before
+    done = repair_journal(path)
+    assert f"is damaged, and has lost {done.lost}. Put a backup" in str(refused.value)
+    kept = {Path(done.copy + file.name.removeprefix(path.name)): data for file, data in before.items()}
+    assert {file: file.read_bytes() for file in kept} == kept
+    assert repair_journal(path) == Repair(done.records, "", "")
+    return done
 
 
 def query(path: Path, statement: str) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import signal
@@ -15,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from arcp_io.journal import JournalError, JournalInUse, SqliteJournal, database
+from arcp_io.journal import JournalError, JournalInUse, Repair, SqliteJournal, database, repair_journal
 from arcp_io.journal import draft as draft_module
 from arcp_io.journal import sqlite as sqlite_module
-from tests.io.journaled import Watched, filled, held_by, numbered, query
+from tests.io.journaled import Watched, filled, held_by, numbered, query, repaired
 from tests.io.processes import environment
 
 ROWS = [b"%d " % number + b"x" * 4_000 for number in range(100)]
@@ -104,7 +103,7 @@ def test_a_program_that_looks_into_it_keeps_us_out(tmp_path: Path, monkeypatch: 
         (b"Dear diary, today I have written a rather long entry. " * 10, "is no journal"),
         (b"x", "is no journal"),
         (b"SQLite format 3\0" + bytes(1000), "is no journal"),
-        (b"SQLite format 3\0" + bytes(52) + b"ARCP" + bytes(1000), "cannot be opened"),
+        (b"SQLite format 3\0" + bytes(52) + b"ARCP" + bytes(1000), "is damaged beyond repair"),
     ],
 )
 def test_what_is_no_journal_is_left_as_it_is(tmp_path: Path, content: bytes, said: str) -> None:
@@ -221,23 +220,25 @@ def overwrite(path: Path, at: int, content: bytes) -> None:
         file.write(content)
 
 
-def test_a_flipped_byte_costs_what_stands_behind_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flipped_byte_costs_what_stands_behind_it(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     filled(path, ROWS)
     overwrite(path, place(path, b"57 xxx"), b"5")
     overwrite(path, place(path, b"57 xxx") + 1_000, b"y")
-    damaged = path.read_bytes()
-    with caplog.at_level(logging.WARNING, logger="arcp_io"):
-        watched = Watched(SqliteJournal(path))
-    aside = tmp_path / "journal.damaged-1"
-    said = "everything from record 50 on (the checksum of the row of record 50 is wrong); the damaged file is"
-    assert watched.journal.dropped == f"{said} kept as {aside}"
-    assert watched.journal.dropped in caplog.text
+    said = "everything from record 50 on (the checksum of the row of record 50 is wrong)"
+    assert repaired(path) == Repair(50, said, str(tmp_path / "journal.damaged-1"))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        "journal",
+        "journal.damaged-1",
+        "journal.lock",
+    ]
+    assert mode(path) == "0o600"
+    watched = Watched(SqliteJournal(path))
+    assert watched.journal.dropped == ""
     assert watched.held == ROWS[:50]
     assert watched.journal.next == 50
     watched.append(*ROWS[50:])
     watched.close()
-    assert aside.read_bytes() == damaged
     assert query(path, "PRAGMA integrity_check") == [("ok",)]
     again = Watched(SqliteJournal(path))
     assert (again.held, again.journal.dropped) == (ROWS, "")
@@ -251,10 +252,8 @@ def test_a_row_that_is_gone_costs_what_stands_behind_it(tmp_path: Path) -> None:
     db.execute("DELETE FROM record WHERE first = 30")
     db.commit()
     db.close()
-    watched = Watched(SqliteJournal(path))
-    assert "from record 30 on (record 30 is missing)" in watched.journal.dropped
-    assert watched.held == ROWS[:30]
-    watched.close()
+    assert repaired(path).lost == "everything from record 30 on (record 30 is missing)"
+    assert held_by(path) == ROWS[:30]
 
 
 @pytest.mark.parametrize("name", ["journal.damaged-1", "journal.damaged-2"])
@@ -264,12 +263,12 @@ def test_a_truncated_file_costs_its_end(tmp_path: Path, name: str) -> None:
         (tmp_path / f"journal.damaged-{number}").touch()
     filled(path, ROWS)
     os.truncate(path, path.stat().st_size * 2 // 3)
-    watched = Watched(SqliteJournal(path))
-    assert 0 < len(watched.held) < 100
-    assert watched.held == ROWS[: len(watched.held)]
-    assert f"everything from record {len(watched.held)} on" in watched.journal.dropped
-    assert (tmp_path / name).stat().st_size
-    watched.close()
+    done = repaired(path)
+    held = held_by(path)
+    assert 0 < len(held) == done.records < 100
+    assert held == ROWS[: len(held)]
+    assert f"everything from record {len(held)} on" in done.lost
+    assert done.copy == str(tmp_path / name)
     assert query(path, "PRAGMA integrity_check") == [("ok",)]
 
 
@@ -279,14 +278,16 @@ def test_a_page_of_nonsense_costs_no_more_than_its_end(tmp_path: Path, page: int
     filled(path, ROWS[:40], row=5)
     assert path.stat().st_size == 24 * draft_module.PAGE_BYTES
     overwrite(path, draft_module.PAGE_BYTES * (page - 1), b"\x5a" * draft_module.PAGE_BYTES)
-    try:
-        watched = Watched(SqliteJournal(path))
-    except JournalError as error:
-        assert page == 2, "the table that says what the file holds"
-        assert str(path) in str(error)
+    if page == 2:  # The table that says what the file holds.
+        for act in (lambda: Watched(SqliteJournal(path)), lambda: repair_journal(path)):
+            with pytest.raises(
+                JournalError, match=f"{path} is damaged beyond repair: .* Put a backup in its"
+            ):
+                act()
         return
+    assert repaired(path).lost
+    watched = Watched(SqliteJournal(path))
     assert watched.held == ROWS[: len(watched.held)]
-    assert watched.journal.dropped
     watched.append(b"more")
     held = watched.held
     watched.close()
@@ -298,9 +299,9 @@ def test_a_damaged_snapshot_costs_what_stands_behind_it_too(tmp_path: Path) -> N
     snapshot = [b"%d:" % number + bytes(600_000) for number in range(6)]
     filled(path, ROWS, snapshot=snapshot)
     overwrite(path, place(path, b"3:" + bytes(50)) + 10, b"y")
+    assert repaired(path).lost.startswith("its snapshot from record 2 on and everything behind it (")
     watched = Watched(SqliteJournal(path))
     assert watched.held == snapshot[:2]
-    assert watched.journal.dropped.startswith("its snapshot from record 2 on and everything behind it (")
     assert watched.journal.next == 1
     watched.close()
     assert held_by(path) == snapshot[:2]
@@ -313,10 +314,8 @@ def test_rows_of_a_snapshot_that_are_gone_are_missed(tmp_path: Path) -> None:
     db.execute("DELETE FROM kept WHERE first = 2")
     db.commit()
     db.close()
-    watched = Watched(SqliteJournal(path))
-    assert watched.held == [bytes(600_000)] * 2
-    assert "1 of its rows are missing" in watched.journal.dropped
-    watched.close()
+    assert "1 of its rows are missing" in repaired(path).lost
+    assert held_by(path) == [bytes(600_000)] * 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])

@@ -1,0 +1,139 @@
+"""A damaged journal: how much of it is good. Nothing here changes its files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final, NamedTuple
+
+from .contents import Contents, Versions, scan, versions
+from .draft import APPLICATION_ID, PAGE_BYTES, connect
+from .journal import JournalDamaged, JournalError
+from .wal import log_of, read_log
+
+_HEAD_BYTES: Final = 100
+_PAGES_AT: Final = 28
+"""Where the header of a database says how many pages it has."""
+
+
+class Assessed(NamedTuple):
+    """What of a journal is good; `with_log`: with its write-ahead log more of it is than without."""
+
+    versions: Versions
+    contents: Contents
+    with_log: bool
+
+
+def is_ours(path: str) -> bool:
+    """Whether the header of a file is a database's, and marked as a journal's."""
+    head = _head_of(path)
+    return head.startswith(b"SQLite format 3\0") and head[68:72] == APPLICATION_ID.to_bytes(4, "big")
+
+
+def is_short(path: str) -> bool:
+    """Whether a file has fewer bytes than its header says."""
+    head = _head_of(path)
+    page = int.from_bytes(head[16:18], "big")
+    return os.path.getsize(path) < page * int.from_bytes(head[_PAGES_AT : _PAGES_AT + 4], "big")
+
+
+def assess(path: str) -> Assessed:
+    """Look at a copy of a journal, beside it, and return how much of it is good.
+
+    What its write-ahead log has lost may be in the file already, so that more is good without the log.
+    Raises JournalError when it cannot even be said what it holds.
+    """
+    with _explained(path):
+        log = read_log(path)
+        best = _assessed(path, with_log=True)
+        if log.damaged:
+            with suppress(JournalError, sqlite3.Error, UnicodeDecodeError):
+                best = max(best, _assessed(path, with_log=False), key=_goodness)
+    if log.damaged and not best.contents.lost:
+        fault = f"{log.lost} of {log.pages} pages of its write-ahead log cannot be read"
+        return _lost(best, f"everything from record {best.contents.next} on ({fault})")
+    return best
+
+
+def damaged(path: str) -> JournalDamaged:
+    """Return the error that says what is lost of a journal, and what to do."""
+    return JournalDamaged(
+        f"the journal {path} is damaged, and has lost {assess(path).contents.lost}. Put a backup in its"
+        f" place, or run 'arcp-io journal repair {path}': it keeps a copy, and what is good"
+    )
+
+
+@contextmanager
+def readable_copy(path: str, *, with_log: bool, fitted: bool = True) -> Iterator[sqlite3.Connection]:
+    """Open a copy of a journal, `fitted` if it is shorter than it says; raises OSError and sqlite3.Error."""
+    with tempfile.TemporaryDirectory(prefix=".arcp-io-", dir=os.path.dirname(path)) as directory:
+        copy = os.path.join(directory, "journal")
+        shutil.copyfile(path, copy)
+        if with_log:
+            with suppress(FileNotFoundError):
+                shutil.copyfile(log_of(path), log_of(copy))
+        if fitted and is_short(copy):
+            _fit_length(copy)
+        db = connect(copy)
+        try:
+            yield db
+        finally:
+            db.close()
+
+
+def _assessed(path: str, *, with_log: bool) -> Assessed:
+    """Read a copy as it is or, when SQLite does not, one whose header says how long it is."""
+    for fitted in (False, True):
+        try:
+            with readable_copy(path, with_log=with_log, fitted=fitted) as db:
+                found = Assessed(versions(db), scan(db), with_log)
+        except sqlite3.DatabaseError:
+            if fitted:
+                raise
+        else:
+            break
+    return (
+        _lost(found, "nothing but the number of its pages") if fitted and not found.contents.lost else found
+    )
+
+
+def _lost(found: Assessed, lost: str) -> Assessed:
+    return found._replace(contents=found.contents._replace(lost=lost))
+
+
+def _goodness(found: Assessed) -> tuple[int, int]:
+    return found.contents.kept.records, found.contents.next
+
+
+def _fit_length(path: str) -> None:
+    """Let the header of a file that was cut say how many pages there are: SQLite opens it then."""
+    with open(path, "r+b") as file:
+        pages = -(-file.seek(0, os.SEEK_END) // PAGE_BYTES)
+        file.truncate(pages * PAGE_BYTES)
+        file.seek(_PAGES_AT)
+        file.write(pages.to_bytes(4, "big"))
+
+
+def _head_of(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(_HEAD_BYTES)
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Raise JournalError for a journal of which nothing can be read."""
+    try:
+        yield
+    except (JournalError, sqlite3.Error, UnicodeDecodeError) as error:
+        raise JournalError(
+            f"the journal {path} is damaged beyond repair: {error}. Put a backup in its place, or move it"
+            " away to begin anew"
+        ) from None
+    except OSError as error:
+        raise JournalError(
+            f"the journal {path} is damaged, and cannot be looked at: {error.strerror}"
+        ) from None

@@ -1,0 +1,251 @@
+"""Flipped bits, cuts and zeroed sectors of a journal's files: each is whole, or told; none is silent.
+
+A runtime was killed: some of its records are in the file, and more in the write-ahead log beside it.
+
+python -m tests.io.test_damaged_journal EVERY
+    damages every so manieth byte, and prints what came of it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+from arcp_io.journal import JournalDamaged, JournalError, SqliteJournal, database, repair_journal
+from arcp_io.journal.draft import PAGE_BYTES
+from arcp_io.journal.wal import read_log
+from tests.io.journaled import VERSION, Watched, held_by, numbered
+
+SNAPSHOT: Final = [b"snapshot %d" % number for number in range(4)]
+RECORDS: Final = [*SNAPSHOT, *numbered(*range(42))]
+ROW: Final = 3
+"""Records of a transaction."""
+SECTOR: Final = 512
+LOG_HEAD: Final = 32
+FRAME: Final = 24 + PAGE_BYTES
+
+
+class Damage(NamedTuple):
+    """What happened to one of the two files, at which byte."""
+
+    file: str
+    kind: str
+    at: int
+
+    def do(self, path: Path) -> bool:
+        """Damage a copy; returns whether anything is different now."""
+        target = Path(f"{path}{self.file}")
+        before = target.read_bytes()
+        if self.kind == "cut":
+            after = before[: self.at]
+        elif self.kind == "zeroed":
+            after = before[: self.at] + bytes(SECTOR) + before[self.at + SECTOR :]
+            after = after[: len(before)]
+        else:
+            flipped = before[self.at] ^ 1 << (self.at * 7 + 3) % 8
+            after = before[: self.at] + bytes([flipped]) + before[self.at + 1 :]
+        target.write_bytes(after)
+        return before != after
+
+
+class Killed:
+    """The files of a runtime that was killed."""
+
+    def __init__(self, directory: Path) -> None:
+        live = directory / "live"
+        self.path = directory / "killed"
+        self.ends = [0, LOG_HEAD]
+        """Lengths of the write-ahead log at which no transaction is cut."""
+        watched = Watched(SqliteJournal(live, sync="normal"))
+        watched.append(b"before")
+        watched.journal.compact(SNAPSHOT)
+        watched.append(*RECORDS[4:10])
+        watched.compacted()
+        watched.settle()
+        watched.close()
+        watched = Watched(SqliteJournal(live, sync="normal"))
+        for first in range(10, len(RECORDS), ROW):
+            watched.append(*RECORDS[first : first + ROW])
+            watched.settle()
+            self.ends.append(os.path.getsize(f"{live}-wal"))
+        for file in ("", "-wal"):
+            shutil.copy(f"{live}{file}", f"{self.path}{file}")
+        watched.close()
+
+    def size(self, file: str) -> int:
+        return os.path.getsize(f"{self.path}{file}")
+
+    def damages(self, every: int) -> Iterator[Damage]:
+        """All kinds, at every so manieth byte, and a hundred times as often in the headers."""
+        for file in ("", "-wal"):
+            size = self.size(file)
+            heads = set(range(LOG_HEAD if file else 100))
+            if file:
+                heads |= {at + byte for at in range(LOG_HEAD, size, FRAME) for byte in range(24)}
+            flips = {*sorted(heads)[:: 1 + every // 100], *range(0, size, every)}
+            yield from (Damage(file, "flipped", at) for at in sorted(flips))
+            yield from (Damage(file, "zeroed", at) for at in range(0, size, SECTOR * (1 + every // 64)))
+            yield from (Damage(file, "cut", at) for at in range(0, size, 1 + every * 5))
+        yield from (Damage("-wal", "cut", end) for end in self.ends)
+
+    def outcome(self, directory: Path, damage: Damage) -> str:
+        """Damage a copy of the files in a directory, and open it; raises AssertionError for a silent loss."""
+        path = directory / "journal"
+        shutil.copy(self.path, path)
+        shutil.copy(f"{self.path}-wal", f"{path}-wal")
+        if not damage.do(path):
+            return "same"
+        before = files_of(path)
+        try:
+            held, dropped = opened(path)
+        except JournalError as error:
+            assert str(path) in str(error)
+            if isinstance(error, JournalDamaged):
+                assert not damage.file or files_of(path) == before, "not before it is asked for"
+                return self._repaired(path)
+            with pytest.raises(JournalError):
+                repair_journal(path)
+            assert not damage.file or files_of(path) == before
+            return "refused"
+        if held == RECORDS:
+            return "whole"
+        assert held == RECORDS[: len(held)]
+        if damage.kind == "cut" and damage.file and damage.at in self.ends:
+            return "an earlier state"
+        assert dropped, f"{damage}: {len(RECORDS) - len(held)} records are lost, and nobody was told"
+        most = {"cut": len(RECORDS), "zeroed": 2 * ROW, "flipped": ROW}[damage.kind]
+        assert len(held) >= len(RECORDS) - most, "more than what may have been unfinished"
+        return "without an unfinished write"
+
+    def _repaired(self, path: Path) -> str:
+        before = files_of(path)
+        done = repair_journal(path)
+        assert done.lost
+        assert files_of(Path(done.copy)) == before
+        held = held_by(path)
+        assert held == RECORDS[: len(held)]
+        assert done.records == len(held)
+        return "repaired"
+
+
+def files_of(path: Path) -> list[bytes]:
+    """What a journal's file and its write-ahead log are, byte for byte."""
+    return [file.read_bytes() for file in (path, Path(f"{path}-wal")) if file.exists()]
+
+
+def opened(path: Path) -> tuple[list[bytes], str]:
+    """What a journal holds, and what it says that it was opened without."""
+    watched = Watched(SqliteJournal(path, sync="normal"))
+    watched.close()
+    return watched.held, watched.journal.dropped
+
+
+def outcomes(directory: Path, every: int) -> Counter[tuple[str, str, str]]:
+    """What came of how many damages, by file and kind."""
+    killed = Killed(directory)
+    counted: Counter[tuple[str, str, str]] = Counter()
+    for damage in killed.damages(every):
+        with tempfile.TemporaryDirectory(dir=directory) as place:
+            counted[damage.file, damage.kind, killed.outcome(Path(place), damage)] += 1
+    return counted
+
+
+def test_no_damage_is_silent(tmp_path: Path) -> None:
+    counted = outcomes(tmp_path, 1_999)
+    kinds = {(file, kind) for file, kind, _ in counted}
+    assert kinds == {(file, kind) for file in ("", "-wal") for kind in ("flipped", "zeroed", "cut")}
+    assert {outcome for _, _, outcome in counted} >= {"repaired", "refused", "whole", "an earlier state"}
+    assert counted.total() > 100
+
+
+@pytest.mark.parametrize("bit", range(64))
+@pytest.mark.parametrize("frame", ["first", "middle"])
+def test_a_bit_of_a_salt_is_told(tmp_path: Path, frame: str, bit: int) -> None:
+    """SQLite stops reading there, and says nothing."""
+    killed = Killed(tmp_path)
+    pages = (killed.size("-wal") - LOG_HEAD) // FRAME
+    at = LOG_HEAD + (0 if frame == "first" else pages // 2) * FRAME + 8
+    log = Path(f"{killed.path}-wal")
+    data = bytearray(log.read_bytes())
+    data[at + bit // 8] ^= 1 << bit % 8
+    log.write_bytes(data)
+    said = r"everything from record \d+ on \((\d+) of (\d+) pages of its write-ahead log cannot be read\)"
+    with pytest.raises(JournalDamaged, match=said):
+        opened(killed.path)
+    assert read_log(str(killed.path)).pages == pages
+
+
+def test_what_a_log_before_it_has_left_is_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that is begun anew overwrites the last one from its beginning."""
+    monkeypatch.setattr(database, "CHECKPOINT_BYTES", 10 * PAGE_BYTES)
+    path, copy = tmp_path / "journal", tmp_path / "copy"
+    watched = Watched(SqliteJournal(path))
+    stale = 0
+    for number in range(60):
+        watched.append(b"%d" % number + bytes(3_000))
+        watched.settle()
+        for file in ("", "-wal"):
+            shutil.copy(f"{path}{file}", f"{copy}{file}")
+        log = read_log(str(copy))
+        assert (log.lost, log.damaged) == (0, False)
+        stale += (os.path.getsize(f"{copy}-wal") - LOG_HEAD) // FRAME > log.pages
+        held, dropped = opened(copy)
+        assert (len(held), dropped) == (number + 1, "")
+    assert stale > 20
+    watched.close()
+
+
+def test_a_log_without_its_file_is_no_new_journal(tmp_path: Path) -> None:
+    killed = Killed(tmp_path)
+    killed.path.unlink()
+    for state in ("is missing", "is empty"):
+        with pytest.raises(JournalError, match=f"{killed.path} {state}, and its write-ahead log .* is not"):
+            opened(killed.path)
+        killed.path.touch()
+
+
+def test_a_journal_that_was_emptied_is_no_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    Watched(SqliteJournal(path)).close()
+    os.truncate(path, 0)
+    with pytest.raises(
+        JournalError, match=f"{path} has been a journal, and is empty: put a backup in its place"
+    ):
+        opened(path)
+    path.unlink()
+    assert opened(path) == ([], "")
+
+
+@pytest.mark.parametrize("pages", [0, 5])
+def test_a_file_that_is_larger_by_its_header_is_not_made_larger(tmp_path: Path, pages: int) -> None:
+    killed = Killed(tmp_path)
+    os.remove(f"{killed.path}-wal")
+    there = killed.size("") // PAGE_BYTES
+    with killed.path.open("r+b") as file:
+        file.seek(28)
+        file.write((there + pages).to_bytes(4, "big"))
+    if not pages:
+        assert opened(killed.path)[0] == RECORDS[:10]
+        return
+    with pytest.raises(JournalDamaged):
+        opened(killed.path)
+    assert killed.size("") == there * PAGE_BYTES
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        for key, count in sorted(outcomes(Path(directory), int(sys.argv[1])).items()):
+            print(count, *key)
+
+
+if __name__ == "__main__":
+    assert VERSION == 1
+    main()
