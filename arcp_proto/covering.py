@@ -8,11 +8,13 @@ from .matching import Automaton
 
 MOST_STATES: Final = 20_000
 """States that are looked at for one lease; what is not decided by then is not covered."""
+LETTERS_A_STATE: Final = 4
+"""Letters of a parent that are gone through at the cost of one state."""
+PLACES_A_STATE: Final = 2_048
+"""A set of a parent's states is a bit a place: each time it has so many more, it costs one state more."""
 
 _OTHER: Final = "\ue000"
 """Stands for a character that no pattern names, where one does not name this one as well."""
-_LETTERS_A_STATE: Final = 32
-"""Letters of a parent that are gone through at the cost of one state."""
 _SMALLEST: Final = 16
 """Sets of the parent's states that are compared with a new one, for each state of the child."""
 
@@ -60,6 +62,7 @@ class _Search:
         self._decided = [parent.universal | same for same in _same_ends(parent, child)]
         """For each place of the child the states of the parent that accept whatever is accepted from it."""
         self._other = _unnamed(parent, child)
+        self._cost = 1 + len(parent.letters) // PLACES_A_STATE
 
     def run(self) -> bool:
         """The answer. The empty text is no target, so it does not matter who matches it."""
@@ -90,19 +93,31 @@ class _Search:
         )
 
     def _letters(self, states: int) -> list[str]:
-        """The characters that are not all alike to these states, and one for those that are."""
-        moves = self._parent.moves
-        self._budget.spend(len(moves) // _LETTERS_A_STATE)
-        other = self._parent.other.stay & states
-        return [
-            character
-            for character, (on, past, stay) in moves.items()
-            if states & (on | past) or states & stay != other
-        ] + [self._other]
+        """The characters that are not all alike to these states, and one for those that are.
+
+        What is gone through, and paid for, is what stands at these places, or every letter of the parent if
+        those are fewer.
+        """
+        parent, count = self._parent, states.bit_count()
+        self._budget.spend(self._cost * min(len(parent.moves), count) // LETTERS_A_STATE)
+        if len(parent.moves) <= count:
+            other = parent.other.stay & states
+            return [
+                character
+                for character, (on, past, stay) in parent.moves.items()
+                if states & (on | past) or states & stay != other
+            ] + [self._other]
+        letters: dict[str, None] = {}
+        for place in _places(states):
+            for characters in (parent.letters[place], parent.past[place], parent.stops[place]):
+                if characters:
+                    letters.update(dict.fromkeys(characters))
+        letters[self._other] = None
+        return list(letters)
 
     def _reach(self, place: int, states: int) -> bool:
         """Note a state of the search, unless nothing can come of it; False if the child has more."""
-        self._budget.spend(1)
+        self._budget.spend(self._cost)
         if not states:
             return False
         if self._child.accepting >> place & 1 and not states & self._parent.accepting:
@@ -159,4 +174,9 @@ def _unnamed(parent: Automaton, child: Automaton) -> str:
 
 
 def _places(states: int) -> list[int]:
-    return [place for place in range(states.bit_length()) if states >> place & 1]
+    places = []
+    while states:
+        lowest = states & -states
+        places.append(lowest.bit_length() - 1)
+        states ^= lowest
+    return places

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto import covering
-from arcp_proto.covering import MOST_STATES, Budget, Spent, covers
+from arcp_proto.covering import LETTERS_A_STATE, MOST_STATES, PLACES_A_STATE, Budget, Spent, covers
 from arcp_proto.glob import Part
 from arcp_proto.matching import Automaton
 
@@ -147,9 +151,62 @@ def test_a_budget_is_for_all_that_is_asked() -> None:
     assert budget.left == -1
 
 
-def test_letters_of_a_parent_are_paid_for() -> None:
-    letters = ["*a*", *(chr(0x4E00 + at) for at in range(10 * covering._LETTERS_A_STATE))]
+def test_letters_of_a_parent_are_paid_for_that_can_follow() -> None:
+    letters = ["*a*", *(f"*{chr(0x4E00 + at)}" for at in range(10 * LETTERS_A_STATE))]
     assert cost(letters, ["*a**"])[1] > cost(letters[:1], ["*a**"])[1] + 10
+    elsewhere = ["*a*", "/x" + "".join(chr(0x4E00 + at) for at in range(1_000))]
+    assert cost(elsewhere, ["*a*c"])[1] < cost(["*a*"], ["*a*c"])[1] + 10
+
+
+@pytest.mark.parametrize(("places", "each"), [(PLACES_A_STATE - 1, 1), (PLACES_A_STATE, 2)])
+def test_a_state_costs_more_the_more_places_a_parent_has(places: int, each: int) -> None:
+    parent = automaton("x" * (places - 1))
+    assert len(parent.letters) == places
+    budget = Budget()
+    assert not covers(parent, automaton("x"), budget)
+    assert MOST_STATES - budget.left == each
+
+
+def letters(beginning: str) -> list[str]:
+    """64 patterns of at most 512 bytes, with as many letters as they can have."""
+    every = (chr(0x80 + at) for at in range(1 << 15))
+    return [beginning + "".join(next(every) for _ in range(200)) for _ in range(64)]
+
+
+DEAR = {
+    "letters": (letters("*"), ["*a" * 200]),
+    "letters of any depth": (letters("**"), ["**" + "*b" * 150] * 4),
+    "letters and live places": (
+        [*letters("**")[:32], *(["**" + "*a" * 240] * 32)],
+        ["**" + "a" * 200 + "**b" + "*" * 20],
+    ),
+    "sets": ([*EXPLOSIVE, *letters("**")[:40]], ["/**0/*0", "**0/**0"]),
+    "places": ([f"**{one}*{'z' * 450}{other}**0" for one in "abcdefgh" for other in "abcdefgh"], ["**0/*0"]),
+}
+
+
+@pytest.mark.parametrize(("parent", "child"), DEAR.values(), ids=DEAR)
+def test_what_a_peer_can_ask_for_takes_few_steps(parent: list[str], child: list[str]) -> None:
+    """In lines of Python: a budget that counts states alone let one question take 2.9 million."""
+    one, other = automaton(*parent), automaton(*child)
+    lines = 0
+
+    def count(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename != covering.__file__:
+            return None
+        lines += event == "line"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        covers(one, other, Budget())
+    except Spent:
+        pass
+    finally:
+        sys.settrace(before)
+    assert lines < 25 * MOST_STATES
 
 
 @given(
