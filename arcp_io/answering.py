@@ -38,6 +38,7 @@ from .between import (
     ended_of,
     exactly,
     failure_of,
+    note_limit,
 )
 from .errors import ArcpError, ConnectionLost, JobOver
 
@@ -58,7 +59,7 @@ class Answering:
     def __init__(self, running: RunningJob, loop: Loop) -> None:
         self._running = running
         self._loop = loop
-        self._gathering = Gathering()
+        self._gathering = Gathering(note_limit(running.limits))
         self._counted = Counted(running.budget)
         self._rotating = 0
         self._answers: deque[Answer] = deque()
@@ -73,12 +74,11 @@ class Answering:
 
     async def noted(self, body: Any) -> None:
         """A part of a note has come; raises ValueError for what no side of ours sends."""
-        note = self._gathering.add(body)
-        if note is None:
-            return
         await self._running.ready()
         try:
-            await self._carry_out(note)
+            note = self._gathering.add(body)
+            if note is not None:
+                await self._carry_out(note)
         finally:
             await self._running.give_way()
 

@@ -44,12 +44,18 @@ MESSAGE_SIZE: Final = 16 * 1024 * 1024
 """Bytes of a submit to the child: what a runtime accepts from a client fits, however it is written."""
 MOST_ASKED: Final = 64
 """Notes of one agent that wait for their answers; more wait to be sent."""
+MOST_BEGUN: Final = 2
+"""Notes that have come in part: one that waits for its turn to be sent on, and one that is told meanwhile."""
+NOTE_ROOM: Final = 64 * 1024
+"""Bytes of a note beside the largest value in it."""
 PART_LENGTH: Final = 8 * 1024
 """Characters of a part that goes outside; it fits a frame, whatever they are."""
 ANSWER_LENGTH: Final = 1024 * 1024
 """Characters of a part that goes inside."""
 START_TIMEOUT: Final = 600
 """Seconds that a process has to start, and to import its agent."""
+HELD: Final = 1024 * 1024
+"""Bytes of events of a child that wait here, before nothing more is read from it."""
 _SAME: Final = ("chunk", "frame", "grace", "result", "returned")
 """Limits that an agent meets are the same inside; others bound what clients do, and are never less there."""
 DEFAULT: Final = Limits()
@@ -128,7 +134,7 @@ class Brought(msgspec.Struct):
 
 
 def limits_inside(limits: Limits) -> Limits:
-    """The limits of the runtime in the child, and of our client in front of it."""
+    """The limits of the runtime in the child."""
     larger = {
         name: max(getattr(limits, name), getattr(DEFAULT, name))
         for name in Limits.__struct_fields__
@@ -137,42 +143,71 @@ def limits_inside(limits: Limits) -> Limits:
     return msgspec.structs.replace(limits, **{**larger, **_ONE_AGENT, "message": MESSAGE_SIZE})
 
 
-def note_text(number: int, what: str, arguments: tuple[Any, ...]) -> str:
-    """A note as JSON; raises LocalProtocolError for what is no JSON, or too much of it."""
+def limits_in_front(limits: Limits) -> Limits:
+    """The limits of our client in front of a child: what comes from there is bounded as what goes to clients.
+
+    Nothing that an agent does makes it hold more than a few messages and `HELD` bytes of events.
+    """
+    return msgspec.structs.replace(
+        limits_inside(limits),
+        message=limits.frame,
+        frame=MESSAGE_SIZE,
+        hello=START_TIMEOUT,
+        unprocessed_bytes=HELD,
+        gap_events=1,
+        gap_bytes=HELD,
+    )
+
+
+def note_limit(limits: Limits) -> int:
+    """Bytes of a note, and of all notes of one agent that have not come whole: an input of a child fits."""
+    return limits.message + NOTE_ROOM
+
+
+def note_text(number: int, what: str, arguments: tuple[Any, ...], limit: int) -> str:
+    """A note as JSON; raises LocalProtocolError for what is no JSON, or has more than `limit` bytes."""
     written = [msgspec.Raw(wire.encode_value(argument)) for argument in arguments]
     data = msgspec.json.encode(Note(number, what, written))
-    if len(data) > MESSAGE_SIZE:
-        raise LocalProtocolError(f"what is asked for has at most {MESSAGE_SIZE} bytes")
+    if len(data) > limit:
+        raise LocalProtocolError(f"what is asked for has at most {limit} bytes")
     return data.decode()
 
 
 def parts_of(number: int, text: str) -> Iterator[dict[str, Any]]:
-    """The bodies of the events that carry a note."""
+    """The bodies of the events that carry a note; all but the last are of one length."""
     for start in range(0, len(text), PART_LENGTH):
         end = start + PART_LENGTH
         yield {"number": number, "text": text[start:end], "more": end < len(text)}
 
 
 class Gathering:
-    """Puts notes together from their parts; raises ValueError for what no side of ours sends."""
+    """Puts notes together from their parts; raises ValueError for what no side of ours sends.
 
-    def __init__(self) -> None:
-        self._texts: dict[int, list[str]] = {}
+    It holds `limit` bytes at most. A part that is shorter than others is the last of its note, so that their
+    number is bounded as well.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._texts: dict[int, bytearray] = {}
         self._size = 0
 
     def add(self, body: Any) -> Note | None:
         """The note, when this was its last part."""
         part = msgspec.convert(body, Part)
-        self._size += len(part.text)
-        if self._size > 2 * MESSAGE_SIZE or len(self._texts) > MOST_ASKED:
+        if part.more and len(part.text) != PART_LENGTH:
+            raise ValueError("the agent's process sends a part that is not whole")
+        data = part.text.encode()
+        self._size += len(data)
+        texts = self._texts.setdefault(part.number, bytearray())
+        if self._size > self._limit or len(self._texts) > MOST_BEGUN:
             raise ValueError("the agent's process asks for too much at a time")
-        texts = self._texts.setdefault(part.number, [])
-        texts.append(part.text)
+        texts += data
         if part.more:
             return None
-        text = "".join(self._texts.pop(part.number))
+        text = self._texts.pop(part.number)
         self._size -= len(text)
-        return _decode_note(text.encode())
+        return _decode_note(bytes(text))
 
 
 def failure_of(error: Exception) -> Failure:

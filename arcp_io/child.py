@@ -106,7 +106,7 @@ class Place:
         running.id, running.attempt, running.lease = order.job_id, order.attempt, order.lease
         running.session_id = order.session_id
         running.start = msgspec.structs.replace(running.start, trace_headers=given.trace_headers)
-        running.outside = self._outside = Outside(running, given)
+        running.outside = self._outside = Outside(running, given, order.limits)
 
     async def answered(self, job: Any, input: Any) -> None:
         """The runtime outside has something to tell, and a part of it has come."""

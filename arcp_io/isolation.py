@@ -25,7 +25,7 @@ from arcp_proto.events import REMAINING, EventKind
 from arcp_proto.spending import WARNING
 
 from .answering import Answering
-from .between import MESSAGE_SIZE, NOTE, START_TIMEOUT, limits_inside
+from .between import NOTE, limits_in_front
 from .child import RESULT_PART, TOKEN, Order, answers_name
 from .client_job import Event, Job
 from .client_session import Session
@@ -108,14 +108,13 @@ class Isolated:
         self._loop = loop
         self._process = SupervisedProcess()
         self._theirs: Job | None = None
-        self._parts: list[str] = []
-        self._length = 0
+        self._value = bytearray()
+        """The JSON of a large value, as far as it has come."""
         self._stream: ResultStream | None = None
 
     async def run(self) -> Any:
         """Returns what the agent returns, None if it streamed that; raises what it failed with."""
-        inside = limits_inside(self._running.limits)
-        limits = msgspec.structs.replace(inside, frame=MESSAGE_SIZE, hello=START_TIMEOUT)
+        limits = limits_in_front(self._running.limits)
         async with open_loop() as loop:
             session = Session(ClientConfig(name="arcp-io parent", limits=limits, resume=False), loop)
             loop.start(self._stop_in_time, "arcp-io stop of a child")
@@ -176,12 +175,13 @@ class Isolated:
             await self._check_expiry()
             raise
         loop.start(partial(answering.send, session, answers_name(agent.name)), "arcp-io answers to a child")
+        self._theirs._release_result()  # Its chunks go on as they come: nothing joins them here.
         async for event in self._theirs:
             await self._say(event, answering)
-        result = await self._theirs.result()
+        result = self._theirs._successful_end().result
         self._running.summary = self._theirs.summary
-        if self._parts:
-            return wire.decode_value("".join(self._parts).encode())
+        if self._value:
+            return wire.decode_value(bytes(self._value))
         return None if self._stream is not None else result
 
     async def _check_expiry(self) -> None:
@@ -211,13 +211,12 @@ class Isolated:
 
     def _keep(self, part: str) -> None:
         """Keep more of a large value; raises InvalidRequest beyond what one may return."""
-        self._length += len(part.encode())
-        if self._length > (most := self._running.limits.returned):
+        self._value += part.encode()
+        if len(self._value) > (most := self._running.limits.returned):
             raise InvalidRequest(
                 f"a returned value is at most {most} bytes: stream the result",
                 details={"limit": "returned", "max": most},
             )
-        self._parts.append(part)
 
     async def _write(self, chunk: dict[str, Any]) -> None:
         encoding, data = chunk["encoding"], chunk["data"]

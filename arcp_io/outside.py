@@ -31,12 +31,15 @@ from .between import (
     error_of,
     event_of,
     exactly,
+    note_limit,
     note_text,
     parts_of,
 )
 from .children import ChildJob
 
 if TYPE_CHECKING:
+    from arcp_proto.limits import Limits
+
     from .running import RunningJob
 
 
@@ -55,10 +58,12 @@ class Outside:
     Its budget is counted inside as well, where the gate asks without waiting; what moves it outside is told.
     """
 
-    def __init__(self, running: RunningJob, brought: Brought) -> None:
+    def __init__(self, running: RunningJob, brought: Brought, limits: Limits) -> None:
+        """`limits` are those of the runtime outside."""
         self.credentials = _credentials(brought.credentials)
         self._running = running
         self._shared = brought.shared
+        self._note_limit = note_limit(limits)
         self._holds: dict[int, int] = {}
         """Numbers of what is reserved: inside -> outside."""
         self._notes = 0
@@ -101,7 +106,7 @@ class Outside:
     def tell(self, what: str, *arguments: Any) -> None:
         """Something that is not answered."""
         self._notes += 1
-        for part in parts_of(self._notes, note_text(self._notes, what, arguments)):
+        for part in parts_of(self._notes, note_text(self._notes, what, arguments, self._note_limit)):
             self._running.publish(NOTE, part)
 
     def released(self, hold: int) -> None:
@@ -155,7 +160,7 @@ class Outside:
         """Send a note, and wait for its answer. `shield`: what was begun is not left to itself."""
         self._notes += 1
         number = self._notes
-        text = note_text(number, what, arguments)
+        text = note_text(number, what, arguments, self._note_limit)
         if self._asking is None:
             self._asking = anyio.Semaphore(MOST_ASKED)
         async with self._asking:

@@ -16,6 +16,7 @@ from arcp_proto.budget import COST_BUDGET
 from arcp_proto.delegation import AGENT_DELEGATE
 from arcp_proto.errors import Denied, InvariantViolated, LocalProtocolError
 from arcp_proto.events import Body, EventKind, encode_body, read_delegate
+from arcp_proto.limits import MAX_TARGET_BYTES
 from arcp_proto.nothing import NOTHING
 from arcp_proto.wire import decode_value, encode_value
 
@@ -195,7 +196,7 @@ class RunningJob(msgspec.Struct, eq=False):
         try:
             self._input(self._runtime.authorize, capability, target, gate=True)
         except Denied:
-            self._tell_outside(REFUSED, capability, target)
+            self._tell_outside(REFUSED, capability, target[: MAX_TARGET_BYTES + 1])  # As little is too long.
             raise
 
     async def catch_up(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -11,8 +12,9 @@ from typing import Any
 import anyio
 
 from arcp_io.app import App
-from arcp_io.between import EXACT, HOLD, NOTE
+from arcp_io.between import EXACT, HOLD, NOTE, PART_LENGTH
 from arcp_io.blocking import BlockingJobContext
+from arcp_io.child import RESULT_PART
 from arcp_io.context import JobContext
 from arcp_io.errors import AgentStopped, ArcpError, Denied, JobCancelled
 from arcp_io.provisioning import StaticProvisioner
@@ -184,10 +186,16 @@ FORGED: list[tuple[str, dict[str, Any]]] = [
 
 async def hoards(job: JobContext, input: Any) -> Any:
     """Sends parts that never end."""
-    number = 0
-    while True:
-        number += 1
-        await job.emit(*part("x" * 8000, number if input else 1, more=True))
+    for number in itertools.count(1):
+        await job.emit(*HOARDED[input](number))
+
+
+HOARDED: dict[str, Callable[[int], tuple[str, dict[str, Any]]]] = {
+    "one note": lambda number: part("x" * PART_LENGTH, 1, more=True),
+    "many notes": lambda number: part("x" * PART_LENGTH, number, more=True),
+    "nothing": lambda number: part("", 1, more=True),
+    "a value": lambda number: (RESULT_PART, {"text": "x" * PART_LENGTH}),
+}
 
 
 TASKS: dict[str, Callable[..., Any]] = {

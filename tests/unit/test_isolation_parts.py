@@ -10,8 +10,9 @@ import pytest
 
 from arcp_io.answering import Counted
 from arcp_io.between import (
+    HELD,
     MESSAGE_SIZE,
-    MOST_ASKED,
+    MOST_BEGUN,
     PART_LENGTH,
     Answer,
     Counter,
@@ -22,6 +23,7 @@ from arcp_io.between import (
     error_of,
     event_of,
     failure_of,
+    limits_in_front,
     limits_inside,
     note_text,
     parts_of,
@@ -34,19 +36,22 @@ from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
 from arcp_proto.output import ChildEnded
 
+LIMIT = 100_000
+"""Bytes of notes, in these tests."""
+
 
 @pytest.mark.parametrize("length", [0, 1, PART_LENGTH - 1, 3 * PART_LENGTH])
 def test_a_note_comes_as_it_was(length: int) -> None:
-    text = note_text(5, "delegate", ("é" * length, {"x": [None]}, 10**30))
+    text = note_text(5, "delegate", ("é" * length, {"x": [None]}, 10**30), LIMIT)
     parts = list(parts_of(5, text))
-    gathering = Gathering()
+    gathering = Gathering(LIMIT)
     assert [gathering.add(part) for part in parts[:-1]] == [None] * (len(parts) - 1)
     assert gathering.add(parts[-1]) == Note(5, "delegate", ["é" * length, {"x": [None]}, 10**30])
 
 
-def test_notes_between_the_parts_of_another() -> None:
-    one, two = note_text(1, "left", ("x" * 20_000,)), note_text(2, "left", ())
-    gathering = Gathering()
+def test_a_note_between_the_parts_of_another() -> None:
+    one, two = note_text(1, "left", ("x" * 20_000,), LIMIT), note_text(2, "left", (), LIMIT)
+    gathering = Gathering(LIMIT)
     first, *rest = parts_of(1, one)
     assert gathering.add(first) is None
     assert gathering.add(*parts_of(2, two)) == Note(2, "left", [])
@@ -56,22 +61,42 @@ def test_notes_between_the_parts_of_another() -> None:
 def test_what_is_no_note() -> None:
     for body in ({}, {"number": 1, "text": 2, "more": False}, {"number": 1, "text": "{}", "more": False}):
         with pytest.raises(ValueError, match=r"Object|Expected"):
-            Gathering().add(body)
-    for value in (object(), float("nan"), "x" * MESSAGE_SIZE):
+            Gathering(LIMIT).add(body)
+    for value in (object(), float("nan"), "x" * LIMIT):
         with pytest.raises(LocalProtocolError):
-            note_text(1, "left", (value,))
+            note_text(1, "left", (value,), LIMIT)
+
+
+def test_a_note_has_so_many_bytes_and_no_more() -> None:
+    room = LIMIT - len(note_text(1, "left", ("",), LIMIT))
+    text = note_text(1, "left", ("é" * (room // 2) + "x" * (room % 2),), LIMIT)
+    assert len(text.encode()) == LIMIT
+    gathering = Gathering(LIMIT)
+    for _ in range(3):
+        *_, last = [gathering.add(part) for part in parts_of(1, text)]
+        assert last is not None
+    with pytest.raises(LocalProtocolError, match=f"at most {LIMIT} bytes"):
+        note_text(1, "left", ("é" * (room // 2) + "xx",), LIMIT)
 
 
 def test_parts_without_end() -> None:
-    gathering = Gathering()
-    part = {"number": 1, "text": "x" * MESSAGE_SIZE, "more": True}
-    assert gathering.add(part) is gathering.add(part) is None
+    part = {"number": 1, "text": "é" * PART_LENGTH, "more": True}
+    whole, rest = divmod(LIMIT, 2 * PART_LENGTH)
+    gathering = Gathering(LIMIT)
+    assert [gathering.add(part) for _ in range(whole)] == [None] * whole
     with pytest.raises(ValueError, match="too much"):
-        gathering.add(part)
-    gathering = Gathering()
+        gathering.add({"number": 1, "text": "x" * (rest + 1), "more": False})
+    gathering = Gathering(LIMIT)
+    for number in range(MOST_BEGUN):
+        gathering.add({**part, "number": number})
     with pytest.raises(ValueError, match="too much"):
-        for number in range(MOST_ASKED + 2):
-            gathering.add({"number": number, "text": "", "more": True})
+        gathering.add({**part, "number": MOST_BEGUN})
+
+
+@pytest.mark.parametrize("length", [0, 1, PART_LENGTH - 1, PART_LENGTH + 1])
+def test_parts_that_are_not_whole(length: int) -> None:
+    with pytest.raises(ValueError, match="not whole"):
+        Gathering(LIMIT).add({"number": 1, "text": "x" * length, "more": True})
 
 
 @pytest.mark.parametrize(
@@ -105,6 +130,12 @@ def test_limits_of_clients_are_never_less_inside() -> None:
     assert (inside.hello, inside.principal_jobs, inside.sessions) == (10, 500, 64)
     assert (inside.chunk, inside.grace, inside.results) == (100, 1, 2**40)
     assert (inside.message, inside.finished_jobs) == (MESSAGE_SIZE, 100)
+
+
+def test_what_comes_from_a_child_is_bounded_as_what_goes_to_clients() -> None:
+    front = limits_in_front(Limits(frame=50_000, unprocessed_bytes=2**40, message=2**30))
+    assert front.message == 50_000
+    assert (front.unprocessed_bytes, front.gap_bytes) == (HELD, HELD)
 
 
 # Counters.

@@ -1,0 +1,70 @@
+"""Agents that want the runtime outside to hold more than it should; for test_isolated_bounds."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any
+
+import anyio
+
+from arcp_io.app import App
+from arcp_io.context import JobContext
+from arcp_io.errors import Denied
+from arcp_proto.limits import MAX_TARGET_BYTES, MIB, Limits
+
+app = App(
+    "tests",
+    "1",
+    tokens={"t0ken": "alice"},
+    limits=Limits(grace=2, session_bytes=MIB, history_bytes=MIB // 4, unprocessed_bytes=MIB),
+)
+PIECE = 512 * 1024
+
+
+@app.agent("streams", isolation="process")
+async def streams(job: JobContext, input: Any) -> None:
+    """Stream a result of so many pieces, say so, and wait."""
+    encoding, pieces = input
+    text: Any = "é" * (PIECE // 2) if encoding == "utf8" else b"\xff" * PIECE
+    async with job.stream_result(encoding=encoding) as out:
+        for _ in range(pieces):
+            await out.write(text)
+    await job.status("streamed")
+    await anyio.sleep_forever()
+
+
+@app.agent("writes", isolation="process")
+async def writes(job: JobContext, input: Any) -> None:
+    """Write bytes of its own to the pipe that its own side writes to, and then make a file."""
+    size, path = input
+    await job.status("writes")
+    await anyio.sleep(0.1)
+    write_to_pipes(b"x" * size)
+    await anyio.Path(path).touch()
+    await anyio.sleep_forever()
+
+
+def write_to_pipes(data: bytes) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        descriptor = int(name)
+        try:
+            if descriptor > 2 and stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+                os.set_blocking(descriptor, True)
+                while data:
+                    data = data[os.write(descriptor, data) :]
+        except OSError:
+            continue  # It is for reading.
+
+
+@app.agent("asks", isolation="process")
+async def asks(job: JobContext, input: Any) -> list[Any]:
+    """Ask the gate for targets as long as they may be, longer, and much longer."""
+    codes: list[Any] = []
+    for size in (MAX_TARGET_BYTES, MAX_TARGET_BYTES + 1, input):
+        try:
+            await job.authorize("tool.call", "x" * size)
+            codes.append("allowed")
+        except Denied as denied:
+            codes.append([denied.code, "at most" in denied.message])
+    return codes
