@@ -11,6 +11,7 @@ import msgspec
 from . import messages, wire
 from .budget import COST_BUDGET, to_wire
 from .credentials import shown
+from .inputs import SMALL
 from .nothing import NOTHING
 from .times import format_time
 
@@ -27,7 +28,7 @@ def accepted_of(job: Job, request_id: str, quirk: Quirk | None = None) -> messag
     return messages.Accepted(
         job_id=job.id,
         agent=terms.agent if terms.version is None else job.agent,
-        lease=terms.lease,
+        lease=job.lease,
         accepted_at=format_time(terms.accepted_at),
         request_id=request_id,
         lease_constraints=_constraints(job) if terms.expires_at else None,
@@ -57,7 +58,7 @@ def subscribed_of(
         job_id=job.id,
         current_status=job.status.value,
         agent=job.agent,
-        lease=terms.lease,
+        lease=job.lease,
         subscribed_from=job.home_seq,
         replayed=replayed,
         request_id=request_id,
@@ -79,7 +80,7 @@ def entry_of(job: Job, session: Session | None = None) -> messages.JobEntry:
         job_id=job.id,
         agent=job.agent,
         status=job.status.value,
-        lease=terms.lease,
+        lease=job.lease,
         created_at=accepted_at,
         submitted_at=accepted_at,
         last_event_seq=job.home_seq,
@@ -90,11 +91,14 @@ def entry_of(job: Job, session: Session | None = None) -> messages.JobEntry:
 
 
 def entry_json(job: Job, session: Session) -> bytes:
-    """The same as JSON, written once of a job that has ended: then nobody is shown anything else."""
+    """The same as JSON, written once of a job that has ended: then nobody is shown anything else.
+
+    What is not small is written each time: it is kept once, in the job.
+    """
     if job.entry is not None:
         return job.entry
     entry = wire.encode_checked(entry_of(job, session))
-    if job.end is not None:
+    if job.end is not None and len(job.packed or b"") <= SMALL:
         job.entry = entry
     return entry
 
@@ -108,7 +112,7 @@ def _own_counters(job: Job) -> Mapping[str, Decimal]:
 
     A child that names none spends from the counters of the jobs above it, which are not its own.
     """
-    return job.budget.remaining if COST_BUDGET in job.terms.lease else NOTHING
+    return job.budget.remaining if COST_BUDGET in job.lease else NOTHING
 
 
 def _budget(counters: Mapping[str, Decimal], quirk: Quirk | None) -> dict[str, Any] | None:

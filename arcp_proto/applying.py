@@ -242,9 +242,12 @@ def _job_ended(runtime: Runtime, record: records.JobEnded) -> None:
         append(runtime, session, terminal(runtime, job, session, end, record.whole, observed=True))
         del session.observed[job.id]
     job.close()
+    if job.kept:
+        runtime.holdings.keep(job.terms.principal, job.kept)
     if job.terms.idempotency_key is not None:
         ended = (record.message_type, record.payload, inline)
-        runtime.keys.ended(job.terms.principal, job.terms.idempotency_key, ended, record.at)
+        size = runtime.keys.ended(job.terms.principal, job.terms.idempotency_key, ended, record.at)
+        runtime.holdings.keep(job.terms.principal, size)
 
 
 def _leave(job: Job, parent: Job) -> None:
@@ -338,7 +341,8 @@ def _job_forgotten(runtime: Runtime, record: records.JobForgotten) -> None:
 
 
 def _key_forgotten(runtime: Runtime, record: records.KeyForgotten) -> None:
-    runtime.keys.forget(record.principal, record.key)
+    size = runtime.keys.forget(record.principal, record.key)
+    runtime.holdings.keep(record.principal, -size)
 
 
 # Observers.

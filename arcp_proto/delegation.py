@@ -15,7 +15,7 @@ from .errors import Denied, ErrorCode, LocalProtocolError, Refusal
 from .events import Delegate, EventKind, encode_body
 from .grants import Grants
 from .ids import JobId, Time, ulid
-from .inputs import Input
+from .inputs import Input, given_bytes
 from .inventory import qualified
 from .job import Job, Terms
 from .lease import MODEL_USE, parse_expiry, parse_lease
@@ -84,7 +84,7 @@ def delegate(runtime: Runtime, parent: Job, wish: Wish, input: Input) -> Job:
         submitting.check_runtime(wish.max_runtime_sec)
         share = share_of(runtime, parent, wish)
         ceilings.check(runtime, parent.terms.principal, name, version, share.lease, share.expires, parent)
-        _check_limits(runtime, parent, input)
+        _check_limits(runtime, parent, given_bytes(input, share.lease))
     except Refusal as refusal:
         _refuse(runtime, parent, target, refusal)
     principal = parent.terms.principal
@@ -197,7 +197,7 @@ def target_of(parent: Job, agent: str) -> str:
     return agent if parent.grants.allows(AGENT_DELEGATE, agent) else agent.partition("@")[0]
 
 
-def _check_limits(runtime: Runtime, parent: Job, input: Input) -> None:
+def _check_limits(runtime: Runtime, parent: Job, given: int) -> None:
     """How deep and how many; what passes with time is retryable (§12)."""
     limits = runtime.limits
     if parent.terms.depth >= limits.delegation_depth:
@@ -216,7 +216,7 @@ def _check_limits(runtime: Runtime, parent: Job, input: Input) -> None:
         most: int = getattr(limits, full)
         message = f"too many {full} of a job are running"
         raise caps.Exceeded(full, most, message, principal=parent.terms.principal)
-    submitting.check_limits(runtime, parent.terms.principal, input, keyed=False)
+    submitting.check_limits(runtime, parent.terms.principal, given, keyed=False)
 
 
 def _refuse(runtime: Runtime, parent: Job, target: str, refusal: Refusal) -> NoReturn:

@@ -1,9 +1,9 @@
 """The account of each principal: what the runtime holds for it, and whose holdings go first (§6.5, §14).
 
-There are two kinds. Events can go: a principal above its limits, or the one that holds most when all together
-are above theirs, loses its oldest. What is *pinned* cannot: the inputs of running jobs. Both count to
-`principal_bytes` and `total_bytes`. What is pinned takes half of either at most, so that there is room for
-events; whoever asks for more is refused.
+What running jobs were given is *pinned*: it cannot go. It may be half of `principal_bytes` and of
+`total_bytes`, and whoever asks for more is refused. The rest can go. A principal above its limits, or the
+one that holds most when all together are above theirs, loses what is oldest of its events and finished jobs,
+or of its idempotency keys when these take more than those do (see `retention.make_room`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Holdings:
         self.events = 0
         """Of all principals."""
         self.size = 0
-        """Bytes of the events of all principals."""
+        """Bytes of all principals that can go."""
         self.pinned = 0
         """Bytes of all principals that cannot go."""
         self.over = False
@@ -67,7 +67,7 @@ class Holdings:
         return len(self._principals)
 
     def of(self, principal: Principal) -> tuple[int, int]:
-        """How many events a principal holds, and their bytes."""
+        """How many events a principal holds, and the bytes of all that can go."""
         held = self._principals.get(principal)
         return (0, 0) if held is None else (held.events, held.size)
 
@@ -90,13 +90,23 @@ class Holdings:
     def pin(self, principal: Principal, size: int, *, nameless: bool = False) -> bool:
         """So many bytes more, or less, of a principal cannot go; returns `over`."""
         held = self._account(principal)
+        if not held.pinned:
+            held.nameless = nameless
         held.pinned += size
         held.room = self._most_size - held.pinned
         self.pinned += size
         self._total_room -= size
-        if nameless:
+        if held.nameless:
             self._nameless += size
         over = self.changed(principal, 0, 0)
+        self._drop(principal, held)
+        return over
+
+    def keep(self, principal: Principal, size: int) -> bool:
+        """So many bytes more, or less, are kept of what is no event; returns `over`."""
+        held = self._account(principal)
+        held.beside += size
+        over = self.changed(principal, 0, size)
         self._drop(principal, held)
         return over
 
@@ -126,8 +136,8 @@ class Holdings:
     def _drop(self, principal: Principal, held: _Held) -> None:
         """Forget a principal that holds nothing."""
         if not held.holders:
-            ensure(held.events == 0 and held.size == 0, "the sum of what is held was wrong")
-            if not held.pinned:
+            ensure(held.events == 0 and held.size == held.beside, "the sum of what is held was wrong")
+            if not (held.pinned or held.beside):
                 del self._principals[principal]
 
     def changed(self, principal: Principal, events: int, size: int) -> bool:
@@ -187,6 +197,11 @@ class Holdings:
 
         return max(sorted(self._principals), key=share)
 
+    def too_large(self, principal: Principal) -> bool:
+        """Whether bytes of a principal have to go, not only events."""
+        held = self._principals[principal]
+        return held.size > held.room or self.size > self._total_room
+
     def victim(self, principal: Principal) -> Holder:
         """The holder whose oldest event is the oldest of the principal's, which has one.
 
@@ -202,12 +217,16 @@ class _Held:
     after `upto` when it was made. Time goes forward, so whoever is not in it has nothing older than `upto`.
     """
 
-    __slots__ = ("events", "holders", "oldest", "pinned", "room", "size", "upto")
+    __slots__ = ("beside", "events", "holders", "nameless", "oldest", "pinned", "room", "size", "upto")
 
     def __init__(self, room: int) -> None:
         self.events = 0
         self.size = 0
+        self.beside = 0
+        """Bytes that can go, and are no events."""
         self.pinned = 0
+        self.nameless = False
+        """Whether what is pinned counts with that of all clients without a name."""
         self.room = room
         """Bytes that there may be beside what is pinned; below zero when that alone is too much."""
         self.holders: dict[str, Holder] = {}

@@ -142,6 +142,6 @@ def _info(runtime: Runtime, job: Job) -> JobInfo:
         session_id=terms.session_id,
         parent_job_id=terms.parent_job_id,
         trace_id=terms.trace.trace_id,
-        lease=terms.lease,
+        lease=job.lease,
         expires_at=terms.expires_at,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from heapq import heappop, heappush
 from typing import Any, Final
@@ -92,6 +93,11 @@ class Keys:
         held = self._held.get(principal)
         return 0 if held is None else held.size
 
+    def kept(self, principal: Principal) -> int:
+        """Return the bytes that are kept for those keys of a principal whose jobs have ended."""
+        held = self._held.get(principal)
+        return 0 if held is None else held.kept
+
     def get(self, principal: Principal, key: str) -> Claim | None:
         """What a key stands for; None when it is free."""
         return self._claims.get((principal, key))
@@ -113,32 +119,46 @@ class Keys:
         self._claims[principal, key] = claim
         held = self._held.setdefault(principal, _Held())
         held.keys += 1
-        held.size += _bytes_of(key) + claim.size
+        held.size += key_bytes(key, claim)
 
     def load(self, principal: Principal, key: str, claim: Claim) -> None:
         """Take a claim from a snapshot, ended or not."""
         self.add(principal, key, claim)
         if claim.ended is not None:
+            held = self._held[principal]
+            held.kept += key_bytes(key, claim)
+            held.ended.append(key)
             heappush(self._ended, (claim.ended_at, principal, key))
 
-    def ended(self, principal: Principal, key: str, ended: tuple[str, bytes, bytes | None], at: Time) -> None:
-        """The job of a key is over; `at` is Unix time in nanoseconds."""
+    def ended(self, principal: Principal, key: str, ended: tuple[str, bytes, bytes | None], at: Time) -> int:
+        """The job of a key is over; `at` is Unix time in nanoseconds. Returns the bytes that are kept."""
         claim = self._claims[principal, key]
         before = claim.size
         claim.ended, claim.ended_at = ended, at
-        self._held[principal].size += claim.size - before
+        held = self._held[principal]
+        held.size += claim.size - before
+        size = key_bytes(key, claim)
+        held.kept += size
+        held.ended.append(key)
         heappush(self._ended, (at, principal, key))
+        return size
 
-    def forget(self, principal: Principal, key: str) -> None:
-        """A key is free again."""
+    def forget(self, principal: Principal, key: str) -> int:
+        """A key is free again. Returns the bytes that were kept for it, if its job had ended; else 0."""
         claim = self._claims.pop((principal, key))
         held = self._held[principal]
+        size = key_bytes(key, claim)
         held.keys -= 1
-        held.size -= _bytes_of(key) + claim.size
+        held.size -= size
+        if claim.ended is not None:
+            held.kept -= size
+        while held.ended and not self._over(principal, held.ended[0]):
+            held.ended.popleft()
         if not held.keys:
             del self._held[principal]
         while self._ended and not self._stands(*self._ended[0]):
             heappop(self._ended)
+        return 0 if claim.ended is None else size
 
     def due(self, unix: Time, limits: Limits) -> list[tuple[Principal, str]]:
         """The keys whose time after the end of their job is over, the oldest first; costs what it finds."""
@@ -157,6 +177,15 @@ class Keys:
         """When the next key is due, in Unix time; None as long as no job of a key has ended."""
         return Time(self._ended[0][0] + limits.idempotency * SECOND) if self._ended else None
 
+    def oldest(self, principal: Principal) -> str | None:
+        """Return the key of a principal whose job has ended first, in about; None if none has ended."""
+        held = self._held.get(principal)
+        return held.ended[0] if held is not None and held.ended else None
+
+    def _over(self, principal: Principal, key: str) -> bool:
+        claim = self._claims.get((principal, key))
+        return claim is not None and claim.ended is not None
+
     def _stands(self, at: Time, principal: Principal, key: str) -> bool:
         claim = self._claims.get((principal, key))
         return claim is not None and claim.ended is not None and claim.ended_at == at
@@ -167,10 +196,15 @@ class _Held(msgspec.Struct):
 
     keys: int = 0
     size: int = 0
+    kept: int = 0
+    """Bytes of those whose jobs have ended."""
+    ended: deque[str] = msgspec.field(default_factory=deque)
+    """Keys whose jobs have ended, in that order; the first of them means something."""
 
 
-def _bytes_of(key: str) -> int:
-    return len(key.encode("utf-8", "surrogatepass"))
+def key_bytes(key: str, claim: Claim) -> int:
+    """Return how many bytes are kept for a key."""
+    return len(key.encode("utf-8", "surrogatepass")) + claim.size
 
 
 def _canonical(value: Any) -> bytes:

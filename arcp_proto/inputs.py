@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -58,6 +59,16 @@ def input_of(envelope: Envelope) -> Input:
     """Return the input in the payload of a `job.submit` that was read; nothing else of it is kept."""
     json = bytes(_decode_fields(envelope.payload).input)
     return Input(json, memory_of(json) if len(json) > SMALL else 0)
+
+
+def given_bytes(input: Input, lease: Mapping[str, Sequence[str]] | None) -> int:
+    """Return the bytes that count for what a job is given: its input, and a lease that is not small."""
+    size = input.size
+    if lease:
+        json = wire.encode_checked(lease)
+        if len(json) > SMALL:
+            size += memory_of(json)
+    return size
 
 
 def memory_of(json: bytes) -> int:

@@ -14,6 +14,7 @@ from .errors import InvariantViolated
 from .grants import Grants
 from .history import History
 from .ids import JobId, Principal, SessionId, Time
+from .inputs import SMALL
 from .inventory import qualified
 from .nothing import NOTHING
 from .times import parse_time
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from .session import Session
 
 
+CURRENCY_BYTES: Final = 256
+"""What the counters of one currency take, in about."""
 NO_EVENTS: Final = History(JobId(""))
 """The history of every job that has had no event."""
 
@@ -151,6 +154,10 @@ class Job(msgspec.Struct, eq=False):
     """The input with which it can be started again."""
     pinned: int = 0
     """Bytes that its principal's account has for what it was given, while it runs."""
+    packed: bytes | None = None
+    """Its lease as JSON, once it has ended: then `terms` have none."""
+    kept: int = 0
+    """Bytes that its principal's account has for what is left of it, once it has ended."""
     end: End | None = None
     entry: bytes | None = None
     """How it is listed, as JSON, which does not change after its end; written when first asked for."""
@@ -226,6 +233,32 @@ class Job(msgspec.Struct, eq=False):
         self.home = None
         self.observers = self.heads = self.holds = self.children = NOTHING
         self.input = None
+        self.pack()
+
+    def pack(self) -> None:
+        """It has ended: what is left of it takes as little as it can, and counts if it is not small."""
+        lease, end = self.terms.lease, self.end
+        if end is None:
+            raise InvariantViolated(f"job {self.id} has not ended")
+        if lease:
+            self.packed = wire.encode_checked(lease)
+            self.terms = msgspec.structs.replace(self.terms, lease=NOTHING)
+        size = len(self.packed or b"") + len(end.payload) + len(end.inline or b"")
+        size += len(self.budget.initial) * CURRENCY_BYTES
+        self.kept = size if size > SMALL else 0
+
+    @property
+    def lease(self) -> dict[str, list[str]]:
+        """Its lease, which is made from JSON once it has ended."""
+        if self.packed is None:
+            return self.terms.lease
+        lease: dict[str, list[str]] = wire.decode_again(self.packed)
+        return lease
+
+    @property
+    def whole_terms(self) -> Terms:
+        """Its terms with its lease."""
+        return self.terms if self.packed is None else msgspec.structs.replace(self.terms, lease=self.lease)
 
     @property
     def root(self) -> Job:

@@ -67,12 +67,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
       session_events: Events of one session's log; the Node and Rust SDKs read 10,000.
       session_bytes: Bytes of them; the Node SDK's 16 MiB.
       principal_events: Events of all logs and histories of one principal; its oldest go first.
-      principal_bytes: Bytes of them, and of inputs of more than 512 bytes while their jobs run: each counts
-        by its JSON, or by what its values take in memory if that is more. They may be half of it; a submit
-        for more is refused.
+      principal_bytes: Bytes of all that is held for one principal: events, finished jobs, idempotency keys,
+        and what running jobs were given. Inputs and leases of more than 512 bytes count by their JSON, or by
+        what their values take in memory if that is more. They may be half of it, and a submit for more is
+        refused. Of the rest the oldest events and finished jobs go, or the oldest keys when these take more.
+        A finished job counts by its lease and its end, if they have more than 512 bytes.
       total_events: Events of all logs and histories; the oldest of the principal that holds most go
         first.
-      total_bytes: Bytes of them, and of what running jobs were given, as of one principal.
+      total_bytes: Bytes of all that is held for all principals, by the same rule.
       history_events: Events of one job's history, from which observers are served (§7.6).
       history_bytes: Bytes of them.
       backlog_events: Events of a history that are numbered at once for an observer who asked for it.
@@ -86,8 +88,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
       idempotency: From the end of a job until its idempotency key is forgotten (§7.2).
       idempotency_keys: Keys of one principal; more are refused.
       idempotency_keys_total: Keys of all principals.
-      idempotency_bytes: Bytes of what is kept for the keys of one principal; when it is full, new keys
-        are refused.
+      idempotency_bytes: Bytes of what is kept for the keys of one principal, which count to
+        `principal_bytes`; when it is full, new keys are refused.
       control_envelopes: Answers waiting for one connection's transport; more closes it.
       control_bytes: Bytes of them.
       running_jobs: Jobs that have not stopped, in all.
@@ -168,7 +170,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     idempotency: int = 24 * 3600
     idempotency_keys: int = 100_000
     idempotency_keys_total: int = 400_000
-    idempotency_bytes: int = 64 * MIB
+    idempotency_bytes: int = 16 * MIB
     control_envelopes: int = 1_000
     control_bytes: int = 4 * MIB
     running_jobs: int = 1_000

@@ -78,16 +78,41 @@ def trim_history(runtime: Runtime, job: Job) -> None:
 
 
 def make_room(runtime: Runtime) -> None:
-    """Principals hold too much, or all of them together: the oldest of who holds most goes (§6.5)."""
+    """Principals hold too much, or all of them together: the oldest of who holds most goes (§6.5).
+
+    That is the oldest of its events and of the finished jobs that count, or of its idempotency keys when
+    these take more bytes than those do. A job that is just about to be finished goes when it is.
+    """
+    while (principal := runtime.holdings.crowded()) is not None:
+        if not _give_up_oldest(runtime, principal):
+            break
+
+
+def _give_up_oldest(runtime: Runtime, principal: Principal) -> bool:
     limits, holdings = runtime.limits, runtime.holdings
+    held, size = holdings.of(principal)
+    holder = holdings.victim(principal) if held else None
+    large = None
+    if holdings.too_large(principal):
+        key = runtime.keys.oldest(principal)
+        if key is not None and 2 * runtime.keys.kept(principal) > size:
+            runtime.commit(KeyForgotten(principal, key))
+            return True
+        large = runtime.retired.oldest_large(principal)
+    if large is not None:
+        ended_at = large[1] - limits.retention * SECOND
+        if holder is None or ended_at <= found(holder.oldest_at, "who is chosen holds an event"):
+            forget(runtime, runtime.jobs[large[0]])
+            return True
+    if holder is None:
+        return False
     events, size = limits.principal_events // AT_A_TIME, limits.principal_bytes // AT_A_TIME
-    while (principal := holdings.crowded()) is not None:
-        holder = holdings.victim(principal)
-        upto = holder.oldest(max(events, 1), max(size, 1))
-        if isinstance(holder, Log):
-            runtime.commit(Evicted(holder.session_id, upto))
-        else:
-            cut_history(runtime, runtime.jobs[holder.job_id], upto)
+    upto = holder.oldest(max(events, 1), max(size, 1))
+    if isinstance(holder, Log):
+        runtime.commit(Evicted(holder.session_id, upto))
+    else:
+        cut_history(runtime, runtime.jobs[holder.job_id], upto)
+    return True
 
 
 # Finished jobs.
@@ -96,7 +121,7 @@ def make_room(runtime: Runtime) -> None:
 def retire(runtime: Runtime, job: Job, at: Time) -> None:
     """A job has ended: forget it at `at`, or when too many others have ended since."""
     retired, limits, principal = runtime.retired, runtime.limits, job.terms.principal
-    if retired.add(job.id, principal, at) > limits.finished_jobs:
+    if retired.add(job.id, principal, at, large=job.kept > 0) > limits.finished_jobs:
         forget_oldest(runtime, principal)
     if len(retired) > limits.finished_jobs_total:
         largest = retired.largest()
@@ -104,14 +129,20 @@ def retire(runtime: Runtime, job: Job, at: Time) -> None:
             forget_oldest(runtime, largest)
     if runtime.timers.armed(TimerKind.RETENTION, 0) is None:
         _watch(runtime)
+    if runtime.holdings.over:
+        make_room(runtime)
 
 
 def forget_oldest(runtime: Runtime, principal: Principal) -> None:
     """The first finished job of a principal is listed and observed no longer."""
-    job = runtime.jobs[runtime.retired.oldest(principal)]
+    forget(runtime, runtime.jobs[runtime.retired.oldest(principal)])
+
+
+def forget(runtime: Runtime, job: Job) -> None:
+    """A finished job is listed and observed no longer."""
+    runtime.retired.remove(job.terms.principal, job.id)  # Whoever makes room meanwhile takes another.
     for session in list(job.behind.values()):
         _end_alone(runtime, session, job)
-    runtime.retired.remove(principal)
     runtime.commit(JobForgotten(job.id))
 
 
@@ -197,3 +228,5 @@ def let_go(runtime: Runtime, principal: Principal) -> None:
     else:
         del runtime.anonymous_principals[principal]
         runtime.entropy.forget(runtime.scope(principal))
+        while (key := runtime.keys.oldest(principal)) is not None:
+            runtime.commit(KeyForgotten(principal, key))  # Nobody else can use it.

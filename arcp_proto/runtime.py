@@ -298,6 +298,8 @@ class Runtime(AgentCalls, HostCalls, Machine):
     def keep_job(self, job: Job) -> None:
         """A job is there: find it by id, in listings, and its events among what its principal holds."""
         self.jobs[job.id] = job
+        if job.kept:
+            self.holdings.keep(job.terms.principal, job.kept)
         job.body_limit = self.body_limit(job)
         self.listing.add(job)
         if job.history is not NO_EVENTS:
@@ -312,6 +314,8 @@ class Runtime(AgentCalls, HostCalls, Machine):
     def drop_job(self, job: Job) -> None:
         """A job is there no longer."""
         del self.jobs[job.id]
+        if job.kept:
+            self.holdings.keep(job.terms.principal, -job.kept)
         self.listing.remove(job)
         if job.history is not NO_EVENTS:
             self.holdings.remove(job.terms.principal, job.history)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from .budget import Budget
+from .idempotency import key_bytes
 from .job import Job
 from .listing import Cursors
 from .records import (
@@ -95,6 +96,8 @@ def job_kept(runtime: Runtime, record: JobKept) -> None:
     if record.cut or record.history:
         job.open_history().load(record.first, record.cut, record.history, runtime.now)
     job.submitters = tuple(record.submitters)
+    if job.end is not None:
+        job.pack()
     runtime.keep_job(job)
     if record.at_home:
         home = job.home = runtime.sessions[record.terms.session_id]
@@ -107,7 +110,10 @@ def job_kept(runtime: Runtime, record: JobKept) -> None:
 
 def key_kept(runtime: Runtime, record: KeyKept) -> None:
     """Apply what a snapshot says of one idempotency key."""
-    runtime.keys.load(record.principal, record.key, record.claim)
+    claim = msgspec.structs.replace(record.claim)  # It changes, and the record does not.
+    runtime.keys.load(record.principal, record.key, claim)
+    if claim.ended is not None:
+        runtime.holdings.keep(record.principal, key_bytes(record.key, claim))
 
 
 def runtime_kept(runtime: Runtime, record: RuntimeKept) -> None:
@@ -141,7 +147,7 @@ def _session(session: Session) -> SessionKept:
 def _job(job: Job) -> JobKept:
     return JobKept(
         number=job.number,
-        terms=job.terms,
+        terms=job.whole_terms,
         status=job.status,
         outcome=job.outcome,
         end=job.end,

@@ -25,7 +25,7 @@ from .credentials import Credential, shown
 from .errors import ErrorCode, Refusal
 from .idempotency import Claim, fingerprint
 from .ids import SECOND, JobId, Principal, Time, ulid
-from .inputs import Input, input_of
+from .inputs import Input, given_bytes, input_of
 from .inventory import qualified
 from .job import Job, Terms
 from .lease import Expiry, parse_expiry, parse_lease
@@ -136,8 +136,7 @@ def accept(
 def start(runtime: Runtime, job: Job, input: Input, *, attempt: int) -> None:
     """Ask the host to run the agent of an accepted job, once it has the credentials that it needs."""
     if job.terms.credentials and issuing.needs(runtime, job):
-        if input.size:
-            _pin(runtime, job, input)
+        _pin(runtime, job, input)
         issuing.for_start(runtime, job, input, attempt)
     else:
         go(runtime, job, input, attempt=attempt)
@@ -146,7 +145,7 @@ def start(runtime: Runtime, job: Job, input: Input, *, attempt: int) -> None:
 def go(runtime: Runtime, job: Job, input: Input, *, attempt: int) -> None:
     """Ask the host to run the agent now."""
     terms = job.terms
-    if input.size and not job.pinned:
+    if (input.size or terms.lease) and not job.pinned:
         _pin(runtime, job, input)
     if terms.max_runtime_sec is not None:
         most = terms.max_runtime_sec * SECOND
@@ -186,8 +185,10 @@ def go(runtime: Runtime, job: Job, input: Input, *, attempt: int) -> None:
 
 def _pin(runtime: Runtime, job: Job, input: Input) -> None:
     """What a job was given counts until its end, with the JSON that is kept of one that starts again."""
-    job.pinned = input.size + len(job.input or b"")
-    runtime.pin(job.terms.principal, job.pinned)
+    given = given_bytes(input, job.terms.lease)
+    if given:
+        job.pinned = given + len(job.input or b"")
+        runtime.pin(job.terms.principal, job.pinned)
 
 
 def on_cancel(
@@ -326,7 +327,8 @@ def _check_submit(
     lease, expiry = NOTHING, None
     if submit.lease_request or submit.lease_constraints or runtime.config.ceilings:
         lease, expiry = _authority_asked(runtime, session, submit, name, version)
-    check_limits(runtime, session.principal, submit.input, keyed=claimed is not None)
+    given = given_bytes(submit.input, lease)
+    check_limits(runtime, session.principal, given, keyed=claimed is not None)
     scope = runtime.scope(session.principal)
     trace = read_trace(envelope.trace_id, envelope.extensions)
     if trace is None:
@@ -385,13 +387,13 @@ def _authority_below(
     return lease, expiry
 
 
-def check_limits(runtime: Runtime, principal: Principal, input: Input, *, keyed: bool) -> None:
-    """What passes with time: one more job with its input, and one more key."""
+def check_limits(runtime: Runtime, principal: Principal, given: int, *, keyed: bool) -> None:
+    """What passes with time: one more job, with so many bytes that it is given, and one more key."""
     if runtime.draining:
         raise Refusal(ErrorCode.INTERNAL_ERROR, SHUTTING_DOWN)
     caps.check_jobs(runtime, principal)
-    if input.size:
-        caps.check_bytes(runtime, principal, input.size)
+    if given:
+        caps.check_bytes(runtime, principal, given)
     if keyed and (full := runtime.keys.room(principal, CLAIM_BYTES, runtime.limits)) is not None:
         most: int = getattr(runtime.limits, full)
         raise caps.Exceeded(full, most, "too many idempotency keys are kept", principal=principal)

@@ -15,6 +15,7 @@ from .connection import Connection, Phase
 from .credentials import Credential
 from .errors import ErrorCode, Refusal
 from .ids import Time
+from .inputs import given_bytes
 from .job import Terms
 from .machine import found
 from .quirks import RefusalForm
@@ -272,10 +273,13 @@ def _wait(runtime: Runtime, turn: Turn) -> None:
 
 
 def _pin(runtime: Runtime, turn: Turn) -> None:
-    """The input of a submit that waits, and is not refused, counts."""
-    if turn.submit is not None and turn.refusal is None and turn.submit.input.size:
-        turn.pinned = turn.submit.input.size
-        runtime.pin(turn.session.principal, turn.pinned)
+    """What a submit that waits, and is not refused, would give its job counts."""
+    if turn.submit is None or turn.refusal is not None:
+        return
+    given = given_bytes(turn.submit.input, turn.submit.lease_request)
+    if given:
+        turn.pinned = given
+        runtime.pin(turn.session.principal, given)
 
 
 def _unpin(runtime: Runtime, turn: Turn) -> None:

@@ -10,6 +10,7 @@ from arcp_proto.caps import Group, group_of
 from arcp_proto.connection import Connection, Phase
 from arcp_proto.errors import ensure
 from arcp_proto.history import History
+from arcp_proto.idempotency import key_bytes
 from arcp_proto.ids import Principal, SessionId
 from arcp_proto.job import NO_EVENTS, Job
 from arcp_proto.limits import KIB
@@ -379,13 +380,14 @@ def check_holdings(runtime: Runtime) -> None:
             holders.setdefault(job.terms.principal, {})[job.id] = job.history
     ensure(not NO_EVENTS.end, "an event of nobody")
     pinned = pinned_bytes(runtime)
-    held = holders.keys() | pinned.keys()
+    kept = kept_bytes(runtime)
+    held = holders.keys() | pinned.keys() | kept.keys()
     ensure(list(held ^ holdings._principals.keys()) == [], "somebody holds nothing, or is missed")
     for principal in held:
         named = holders.get(principal, {})
         ensure(holdings._principals[principal].holders == named, "what holds events of a principal")
         events = sum(holder.events for holder in named.values())
-        size = sum(holder.size for holder in named.values())
+        size = sum(holder.size for holder in named.values()) + kept[principal]
         ensure(holdings.of(principal) == (events, size), "the sum of what a principal holds")
         ensure(events <= limits.principal_events, "a principal holds too many events")
         ensure(holdings.pinned_by(principal) == pinned.get(principal, 0), "the sum of what cannot go")
@@ -408,6 +410,17 @@ def pinned_bytes(runtime: Runtime) -> dict[Principal, int]:
     for session in runtime.sessions.values():
         pinned[session.principal] += sum(turn.pinned for turn in session.turns)
     return +pinned
+
+
+def kept_bytes(runtime: Runtime) -> Counter[Principal]:
+    """Bytes that can go and are no events, by principal: finished jobs, and keys whose jobs have ended."""
+    kept = Counter[Principal]()
+    for job in runtime.jobs.values():
+        ensure(job.ended or not job.kept, "a job that runs is kept")
+        kept[job.terms.principal] += job.kept
+    for principal, key, claim in runtime.keys.items():
+        kept[principal] += 0 if claim.ended is None else key_bytes(key, claim)
+    return +kept
 
 
 def check_bounds(runtime: Runtime) -> None:

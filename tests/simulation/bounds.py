@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sized
 from typing import TYPE_CHECKING, Any, Final
 
 from arcp_proto import records as facts
+from arcp_proto.idempotency import key_bytes
 from arcp_proto.ids import SECOND, SessionId
 
 from .broken import Broken, ensure
@@ -103,7 +104,7 @@ def _check_turn(host: Host, principal: str, what: str) -> None:
 
 
 def holdings(host: Host) -> tuple[dict[str, int], dict[str, int]]:
-    """Events and bytes of all logs and histories of each principal."""
+    """Events of all logs and histories of each principal, and the bytes of all that can go."""
     events: dict[str, int] = defaultdict(int)
     size: dict[str, int] = defaultdict(int)
     for session in host.runtime.sessions.values():
@@ -111,7 +112,9 @@ def holdings(host: Host) -> tuple[dict[str, int], dict[str, int]]:
         size[session.principal] += session.log.size
     for job in host.runtime.jobs.values():
         events[job.terms.principal] += job.history.events
-        size[job.terms.principal] += job.history.size
+        size[job.terms.principal] += job.history.size + job.kept
+    for principal, key, claim in host.runtime.keys.items():
+        size[principal] += 0 if claim.ended is None else key_bytes(key, claim)
     return events, size
 
 

@@ -24,8 +24,8 @@ def test_what_is_retired() -> None:
     assert [retired.count(Principal(name)) for name in "abc"] == [2, 1, 0]
     assert (retired.due(Time(4)), retired.due(Time(5))) == (None, "a")
     assert retired.oldest(Principal("b")) == "job_1"
-    retired.remove(Principal("b"))
-    retired.remove(Principal("a"))
+    retired.remove(Principal("b"), JobId("job_1"))
+    retired.remove(Principal("a"), JobId("job_0"))
     assert (retired.oldest(Principal("a")), retired.next_at) == ("job_2", 7)
     assert retired.count(Principal("b")) == 0
 
@@ -43,13 +43,14 @@ def test_it_does_what_a_list_would(steps: list[tuple[str, Principal, int]]) -> N
             assert retired.add(JobId(f"job_{number}"), principal, Time(now + 5)) == len(mine) + 1
         elif action == "remove" and mine:
             assert retired.oldest(principal) == mine[0]
-            retired.remove(principal)
+            retired.remove(principal, mine[0])
             model = [entry for entry in model if entry[0] != mine[0]]
         else:
             while (due := retired.due(Time(now))) is not None:
                 assert model[0][1] == due and model[0][2] <= now
-                assert retired.oldest(due) == model.pop(0)[0]
-                retired.remove(due)
+                job_id, _, _ = model.pop(0)
+                assert retired.oldest(due) == job_id
+                retired.remove(due, job_id)
             assert not model or model[0][2] > now
         assert len(retired) == len(model)
         assert retired.next_at == (model[0][2] if model else None)
@@ -63,7 +64,54 @@ def test_what_went_before_others_of_its_principal_leaves_nothing_behind() -> Non
     for number in range(1_000):
         retired.add(JobId(f"job_{number}"), a, Time(number))
         if number >= 10:
-            retired.remove(a)
+            retired.remove(a, retired.oldest(a))
     assert (len(retired), retired.next_at, len(retired.entries())) == (11, 0, 11)
     assert len(retired._firsts) <= 2 * 2 + 64
     assert len(retired._queues[a]._job_ids) <= 2 * 64
+
+
+LARGE_STEPS = st.lists(
+    st.tuples(st.sampled_from(["add", "add", "large", "early", "remove"]), PRINCIPALS, st.integers(0, 9)),
+    max_size=400,
+)
+
+
+@given(LARGE_STEPS)
+def test_those_that_are_large_go_from_between_the_others(steps: list[tuple[str, Principal, int]]) -> None:
+    retired = Retired()
+    model: list[tuple[JobId, Principal, bool]] = []
+    for number, (action, principal, _) in enumerate(steps):
+        mine = [job_id for job_id, owner, _ in model if owner == principal]
+        large = [job_id for job_id, owner, counts in model if owner == principal and counts]
+        if action in ("add", "large"):
+            model.append((JobId(f"job_{number}"), principal, action == "large"))
+            retired.add(JobId(f"job_{number}"), principal, Time(number), large=action == "large")
+        elif gone := (large if action == "early" else mine)[:1]:
+            retired.remove(principal, gone[0])
+            model = [entry for entry in model if entry[0] != gone[0]]
+        for owner in ("a", "b", "c"):
+            left = [job_id for job_id, whose, _ in model if whose == owner]
+            first = next((job_id for job_id, whose, counts in model if whose == owner and counts), None)
+            found = retired.oldest_large(Principal(owner))
+            assert (None if found is None else found[0]) == first
+            assert retired.count(Principal(owner)) == len(left)
+            assert not left or retired.oldest(Principal(owner)) == left[0]
+        assert [job_id for job_id, _ in retired.entries()] == [job_id for job_id, _, _ in model]
+        assert retired.next_at == (int(model[0][0][4:]) if model else None)
+
+
+def test_what_goes_early_leaves_no_more_behind_than_what_stays() -> None:
+    retired, a = Retired(), Principal("a")
+    for number in range(1_000):
+        retired.add(JobId(f"small_{number}"), a, Time(number))
+        retired.add(JobId(f"large_{number}"), a, Time(number), large=True)
+    for _ in range(1_000):
+        first = retired.oldest_large(a)
+        assert first is not None
+        retired.remove(a, first[0])
+    assert (retired.oldest_large(a), len(retired), retired._large) == (None, 1_000, {})
+    for number in range(100_000):
+        retired.add(JobId(f"more_{number}"), a, Time(1_000 + number), large=True)
+        retired.remove(a, JobId(f"more_{number}"))
+    assert (len(retired), retired.oldest(a)) == (1_000, "small_0")
+    assert len(retired._queues[a]._job_ids) <= 2 * 1_000 + 2 * 64
