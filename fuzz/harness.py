@@ -1,4 +1,4 @@
-"""One way to run every fuzz target: under atheris where it is installed, else under hypothesis.
+"""One way to run every fuzz target: under atheris, or by random edits of its corpus.
 
 A target is a function of bytes that returns, or raises when what it checks does not hold:
 
@@ -10,11 +10,14 @@ A target is a function of bytes that returns, or raises when what it checks does
     if __name__ == "__main__":
         harness.run(check, CORPUS)
 
-From the root of the repository: `PYTHONPATH=. python fuzz/fuzz_wire.py -max_total_time=600`.
+From the root of the repository: `python -m fuzz.fuzz_wire --seed 1 --runs 100000` does the same each time,
+and `--seconds 600` ends by time. `python -m fuzz.fuzz_wire -max_total_time=600` runs libFuzzer by atheris, if
+that is installed; then inputs that reach new code are edited again.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import json
@@ -27,18 +30,18 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 Check = Callable[[bytes], None]
 
 MAX_LENGTH: Final = 64 * 1024
 """Bytes of one input."""
+MOST_EDITS: Final = 6
+MOST_CUT: Final = 16
+"""Bytes that one edit takes away."""
 
 
 def instrumented(module: str) -> AbstractContextManager[object]:
-    """Goes around the imports of what is fuzzed; counts their branches when `module` is `__main__`."""
-    if module != "__main__" or not _has_atheris():
+    """Goes around the imports of what is fuzzed; counts their branches under atheris."""
+    if module != "__main__" or not _by_atheris():
         return nullcontext()
     context: AbstractContextManager[object] = _atheris().instrument_imports()
     return context
@@ -55,17 +58,83 @@ def seeds(corpus: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def run(check: Check, corpus: Path, words: Sequence[str] = ()) -> None:
-    """Try a corpus, then whatever grows from it, until an input fails or the time given is over.
+    """Try a corpus, then whatever grows from it, until an input fails or what was asked for is done.
 
-    `words` are what inputs are likely to hold, in printable ASCII. Takes libFuzzer's options from the
-    command line; hypothesis knows `-runs=N` and `-max_total_time=SECONDS`.
+    `words` are what inputs are likely to hold, in printable ASCII. Takes its options from the command line.
     """
     for _name, data in seeds(corpus):
         check(data)
-    if _has_atheris():
+    if _by_atheris():
         _run_atheris(check, corpus, words)
-    else:
-        _run_hypothesis(check, corpus, words)
+        return
+    options = _parser().parse_args()
+    print(edit(check, corpus, words, seed=options.seed, runs=options.runs, seconds=options.seconds))
+
+
+def edit(
+    check: Check,
+    corpus: Path,
+    words: Sequence[str] = (),
+    *,
+    seed: int,
+    runs: int,
+    seconds: float = float("inf"),
+) -> str:
+    """Try random edits of a corpus, the same for the same seed; returns how many, and how fast.
+
+    An input that fails is printed as a line for the corpus, and what it raises goes on.
+    """
+    dice, inputs = random.Random(seed), [data for _name, data in seeds(corpus)]
+    pieces = [word.encode() for word in words] or [b"\0"]
+    began, cpu, tried = time.monotonic(), time.process_time(), 0
+    while tried < runs and time.monotonic() - began < seconds:
+        data = edited(dice, inputs, pieces)
+        try:
+            check(data)
+        except BaseException:
+            print(entry(data, f"seed {seed}, run {tried}"), file=sys.stderr)
+            raise
+        tried += 1
+    rates = [tried / max(took, 1e-9) for took in (time.monotonic() - began, time.process_time() - cpu)]
+    return (
+        f"{tried} runs from seed {seed}, none failed; {rates[0]:.0f} a second, {rates[1]:.0f} a second of CPU"
+    )
+
+
+def edited(dice: random.Random, inputs: Sequence[bytes], pieces: Sequence[bytes]) -> bytes:
+    """Return one of the inputs with some bytes changed, taken away, doubled, or replaced by a piece."""
+    data = bytearray(dice.choice(inputs))
+    for _ in range(1 + dice.randrange(MOST_EDITS)):
+        at = dice.randrange(len(data) + 1)
+        end = at + dice.randrange(MOST_CUT)
+        match dice.randrange(7):
+            case 0 if data:
+                data[at - 1] ^= 1 << dice.randrange(8)
+            case 1:
+                del data[at:end]
+            case 2:
+                data[at:at] = data[at : at + dice.randrange(64)]
+            case 3:
+                other = dice.choice(inputs)
+                start = dice.randrange(len(other) + 1)
+                data[at:end] = other[start : start + dice.randrange(64)]
+            case 4:
+                data[at:end] = dice.randbytes(dice.randrange(5))
+            case 5:
+                line = data.split(b"\n")
+                dice.shuffle(line)
+                data[:] = b"\n".join(line)
+            case _:
+                data[at : at + dice.choice((0, 0, end - at))] = dice.choice(pieces)
+    return bytes(data[:MAX_LENGTH])
+
+
+def entry(data: bytes, name: str) -> str:
+    """Return an input as a line of a corpus."""
+    try:
+        return json.dumps({"name": name, "text": data.decode()}, ensure_ascii=False)
+    except UnicodeDecodeError:
+        return json.dumps({"name": name, "hex": data.hex()})
 
 
 def _seed(entry: dict[str, Any]) -> bytes:
@@ -79,8 +148,18 @@ def _seed(entry: dict[str, Any]) -> bytes:
     raise ValueError("a line of a corpus has text, hex or frame")
 
 
-def _has_atheris() -> bool:
-    return importlib.util.find_spec("atheris") is not None
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", "-runs", type=int, default=sys.maxsize)
+    parser.add_argument("--seconds", "-max_total_time", type=float, default=60)
+    return parser
+
+
+def _by_atheris() -> bool:
+    """Return whether libFuzzer runs: it is there, and none of our own options are given."""
+    own = any(option.startswith("--") for option in sys.argv[1:])
+    return not own and importlib.util.find_spec("atheris") is not None
 
 
 def _atheris() -> Any:
@@ -99,38 +178,3 @@ def _run_atheris(check: Check, corpus: Path, words: Sequence[str]) -> None:
     atheris = _atheris()
     atheris.Setup([sys.argv[0], *limits, *sys.argv[1:], str(grown)], check)
     atheris.Fuzz()
-
-
-def _run_hypothesis(check: Check, corpus: Path, words: Sequence[str]) -> None:
-    runs = _option("runs", 10_000)
-    deadline = time.monotonic() + _option("max_total_time", 10**9)
-    inputs = given(_grown([data for _name, data in seeds(corpus)], [word.encode() for word in words]))
-    target: Any = settings(database=None, deadline=None, suppress_health_check=list(HealthCheck))(
-        inputs(check)
-    )
-    fuzz_one_input: Check = target.hypothesis.fuzz_one_input
-    tried = 0
-    while tried < runs and time.monotonic() < deadline:
-        fuzz_one_input(random.randbytes(random.randrange(1, 4096)))
-        tried += 1
-    print(f"{tried} inputs, none failed")
-
-
-def _option(name: str, default: int) -> int:
-    given_options = [option for option in sys.argv[1:] if option.startswith(f"-{name}=")]
-    return int(given_options[-1].partition("=")[2]) if given_options else default
-
-
-def _grown(grown_from: list[bytes], words: list[bytes]) -> st.SearchStrategy[bytes]:
-    """Arbitrary bytes, and seeds with words, each other or anything put into them."""
-    piece = st.binary(max_size=16) | st.sampled_from(grown_from + words)
-    place = st.integers(0, 1 << 16)
-    edits = st.lists(st.tuples(place, place, piece), max_size=8)
-    return st.binary() | st.builds(_edited, st.sampled_from(grown_from), edits)
-
-
-def _edited(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
-    for start, length, piece in edits:
-        at = start % (len(data) + 1)
-        data = data[:at] + piece + data[at + length % 16 :]
-    return data[:MAX_LENGTH]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -34,33 +35,62 @@ def test_what_the_words_of_a_target_may_be() -> None:
         assert word.isprintable()
 
 
-def test_an_input_that_fails_ends_a_run(tmp_path: Path) -> None:
+def corpus_of(tmp_path: Path, *lines: str) -> Path:
     corpus = tmp_path / "corpus.ndjson"
-    corpus.write_text('{"name": "fails", "hex": "ff"}\n')
+    corpus.write_text("".join(f"{line}\n" for line in lines))
+    return corpus
 
+
+def test_an_input_that_fails_ends_a_run(tmp_path: Path) -> None:
     def check(data: bytes) -> None:
         assert data != b"\xff"
 
     with pytest.raises(AssertionError):
-        harness.run(check, corpus)
+        harness.run(check, corpus_of(tmp_path, '{"name": "fails", "hex": "ff"}'))
 
 
-def test_without_atheris_hypothesis_grows_the_corpus(
+SEEDS: Final = ('{"text": "é"}', '{"frame": {"type": "a"}}', '{"hex": "00ff"}')
+
+
+def test_edits_grow_the_corpus_and_are_the_same_for_the_same_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    corpus = tmp_path / "corpus.ndjson"
-    corpus.write_text('{"text": "é"}\n{"frame": {"type": "a"}}\n{"hex": "00ff"}\n')
-    monkeypatch.setattr(harness, "_has_atheris", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["fuzz", "-runs=50"])
-    tried: list[bytes] = []
+    tried: list[list[bytes]] = []
+    for seed in ("1", "1", "2"):
+        monkeypatch.setattr(sys, "argv", ["fuzz", "--seed", seed, "--runs=50"])
+        tried.append([])
+        harness.run(tried[-1].append, corpus_of(tmp_path, *SEEDS), ["word"])
+    assert tried[0][:3] == ["é".encode(), b'{"type":"a"}', b"\x00\xff"]
+    assert tried[0] == tried[1] != tried[2]
+    assert len(tried[0]) == 53
+    assert len(set(tried[0])) > 30
+    assert any(b"word" in data for data in tried[0])
+    assert "50 runs from seed 1, none failed" in capsys.readouterr().out
 
+
+def test_an_edit_that_fails_is_told_as_a_line_for_the_corpus(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def check(data: bytes) -> None:
-        tried.append(data)
+        assert b"word" not in data
 
-    harness.run(check, corpus, ["word"])
-    assert tried[:3] == ["é".encode(), b'{"type":"a"}', b"\x00\xff"]
-    assert len(set(tried)) > 10
-    assert "50 inputs, none failed" in capsys.readouterr().out
+    corpus = corpus_of(tmp_path, *SEEDS)
+    with pytest.raises(AssertionError):
+        harness.edit(check, corpus, ["word"], seed=1, runs=1_000)
+    told = corpus_of(tmp_path, capsys.readouterr().err.strip())
+    [(name, data)] = harness.seeds(told)
+    assert name.startswith("seed 1, run ")
+    assert b"word" in data
+
+
+def test_a_run_ends_by_time(tmp_path: Path) -> None:
+    assert harness.edit(len, corpus_of(tmp_path, *SEEDS), seed=1, runs=10**9, seconds=0).startswith("0 runs")
+
+
+def test_inputs_are_bounded(tmp_path: Path) -> None:
+    dice, long = random.Random(1), b"x" * harness.MAX_LENGTH
+    lengths = {len(harness.edited(dice, [long], [b"word"])) for _ in range(50)}
+    assert max(lengths) == harness.MAX_LENGTH
 
 
 def test_a_line_of_a_corpus_says_what_it_is(tmp_path: Path) -> None:

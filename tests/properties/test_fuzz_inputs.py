@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arcp_proto.errors import InvariantViolated
 from fuzz import fuzz_inputs, harness
 
 from .machines import examples
@@ -17,6 +18,7 @@ SEEDS = [pytest.param(data, id=about) for about, data in harness.seeds(fuzz_inpu
 @pytest.mark.parametrize("data", SEEDS)
 def test_the_corpus(data: bytes) -> None:
     fuzz_inputs.check(data)
+    fuzz_inputs.play(data)
 
 
 def test_how_a_text_is_read() -> None:
@@ -41,6 +43,24 @@ def test_the_corpus_plays_everything() -> None:
     }
     rare = {"garbage", "lie", "read", "oversize", "tick", "ack", "close", "fail", "emit_badly"}
     assert played | rare == set(ACTIONS)
+
+
+def test_what_is_played_here_is_what_is_played_there() -> None:
+    for name in ACTIONS:
+        fuzz_inputs.check(f"setup 1 0 0\njoin 0 0 0\nsubmit 0 0 2\n{name} 0 1 2\n{name} 1 2 3".encode())
+
+
+def test_numbers_that_are_not_consecutive_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = fuzz_inputs.Inputs._read
+
+    def misread(inputs: fuzz_inputs.Inputs, client: fuzz_inputs.Client, frame: fuzz_inputs.Frame) -> None:
+        if frame.event_seq == 2:
+            frame.event_seq = 3
+        read(inputs, client, frame)
+
+    monkeypatch.setattr(fuzz_inputs.Inputs, "_read", misread)
+    with pytest.raises(InvariantViolated, match="not consecutive"):
+        fuzz_inputs.check(b"join 0 0 0\nsubmit 0 0 0\nemit 0 0 0\nemit 0 0 0\nfinish 0 0 0")
 
 
 @settings(max_examples=examples(50))
