@@ -170,7 +170,7 @@ def for_start(runtime: Runtime, job: Job, input: Input, attempt: int) -> None:
 def check_rotation(runtime: Runtime, job: Job, credential_id: str) -> Held:
     """The credential that is to be rotated; raises LocalProtocolError when it cannot be."""
     held = job.credentials.get(credential_id)
-    if held is None or job.ending is not None or job.outcome is not None:
+    if held is None or _is_over(job):
         raise LocalProtocolError(f"{job.id} has no credential {credential_id}")
     for waiting in runtime.issuing.awaited.values():
         if isinstance(waiting, Rotating) and waiting.old == held.alias:
@@ -192,8 +192,7 @@ def awaited(runtime: Runtime, alias: str) -> bool:
         case turns.Turn():
             return True
         case waiting:
-            job = waiting.job
-            return not job.ended and job.ending is None and job.outcome is None
+            return not _is_over(waiting.job)
 
 
 def answered(
@@ -260,6 +259,14 @@ def give(job: Job, alias: str, credentials: Sequence[Credential]) -> None:
 
 
 # Below: steps of the above.
+
+
+def _is_over(job: Job) -> bool:
+    """Return whether a job has ended, or is about to: then it gets no other credentials (§9.8.2).
+
+    That includes the grace of an agent that is told to stop: its lease may have expired.
+    """
+    return job.ended or job.ending is not None or job.outcome is not None
 
 
 def _ask_for(runtime: Runtime, job: Job, waiting: Starting | Rotating) -> None:
@@ -341,8 +348,7 @@ def _came(
             turns.ready(runtime, waiting, credentials)
         case Starting(job=job):
             runtime.issuing.starts_no_more(job)
-            waits = job.id in runtime.unfinished and job.id not in runtime.leaving
-            if not waits or job.ending is not None or job.outcome is not None:
+            if _is_over(job) or job.id not in runtime.unfinished or job.id in runtime.leaving:
                 revoking.revoke(runtime, provision)
                 return
             give(job, provision.alias, credentials)
@@ -371,7 +377,7 @@ def _rotate(runtime: Runtime, waiting: Rotating, provision: Provision, credentia
     """New values in place of the old ones, which are revoked once the new ones are out."""
     job, old = waiting.job, waiting.old
     before = [held for held in job.credentials.values() if held.alias == old]
-    over = job.ended or job.ending is not None
+    over = _is_over(job)
     if over or len(before) != len(credentials):
         revoking.revoke(runtime, provision)
         message = "the job is over" if over else "not as many credentials were issued as before"

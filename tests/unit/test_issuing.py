@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
 
+from arcp_proto.authority import GRACE_SEC
 from arcp_proto.credentials import FEATURE
 from arcp_proto.errors import LocalProtocolError
+from arcp_proto.ids import SECOND
 from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits
 from arcp_proto.output import CredentialRotated, IssueCredentials, StartJob
@@ -17,7 +20,7 @@ from arcp_proto.records import CredentialIssued, CredentialRequested, Credential
 from arcp_proto.runtime_config import RuntimeConfig
 
 from .credentialed import ENDPOINT, JOURNALED, PROVIDED, WITH, Provided, made
-from .world import CONFIG, FEATURES, Frame, Peer
+from .world import CONFIG, FEATURES, UNIX, Frame, Peer
 
 
 def submit(peer: Peer, **payload: Any) -> list[Frame]:
@@ -90,6 +93,25 @@ def test_the_provisioner_is_asked_for_what_the_lease_bounds() -> None:
     assert asked.expires_at == "2026-06-30T00:00:00Z"
     assert asked.alias.startswith("cred_")
     assert not asked.rotation
+
+
+@pytest.mark.parametrize("required", [True, False])
+@pytest.mark.parametrize(
+    ("lease", "free"),
+    [({"fs.read": ["/a"]}, True), ({"model.use": ["fast/small"]}, False), ({"model.use": []}, False)],
+    ids=["no models", "one model", "none of them"],
+)
+def test_they_are_for_any_model_only_when_the_host_allows_it_and_the_lease_names_none(
+    lease: dict[str, list[str]], free: bool, required: bool
+) -> None:
+    world = Provided(msgspec.structs.replace(RESTARTABLE, models_required=required))
+    job = world.job(world.client(), lease_request=lease)
+    world.runtime.rotate_credential(job, world.asked[0], now=world.now)
+    world.take()
+    world.restart()
+    asked = world.all(IssueCredentials)
+    assert [request.lease for request in asked] == [lease] * 3
+    assert [request.any_model for request in asked] == [free and not required] * 3
 
 
 def test_there_is_no_job_and_no_answer_until_they_are_there() -> None:
@@ -382,6 +404,37 @@ def test_a_rotation_of_a_job_that_is_over_is_revoked() -> None:
         world.runtime.rotate_credential(job, old, now=world.now)
 
 
+@pytest.mark.parametrize("how", ["finish", "cancel", "expire"])
+@pytest.mark.parametrize("values", [("sk-late",), ()], ids=["one", "none"])
+def test_a_rotation_that_is_answered_while_its_job_ends_gives_nothing(
+    how: str, values: tuple[str, ...]
+) -> None:
+    world = Provided()
+    peer = world.client()
+    expires_at = datetime.fromtimestamp(UNIX // SECOND + 5, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    job = world.job(peer, lease_constraints={"expires_at": expires_at})
+    [old] = world.asked
+    world.runtime.rotate_credential(job, old, now=world.now)
+    world.take()
+    if how == "finish":
+        world.finish(job)  # The terminal waits for revocation.
+    elif how == "cancel":
+        peer.cancel(job)  # The agent has its grace, and the value that it began with.
+    else:
+        world.advance(5 + GRACE_SEC + 0.1)
+        assert world.stops() == [job]
+    held = [one.value.reveal() for one in world.runtime.credentials_of(job)]
+    new = world.last(IssueCredentials).alias
+    answer = [made(value) for value in values]
+    world.carry_out(world.runtime.credentials_issued(new, answer, now=world.now))
+    assert held == ([] if how == "finish" else ["sk-1"])
+    assert [one.value.reveal() for one in world.runtime.credentials_of(job)] == held
+    assert rotations(peer) == []
+    assert (new in world.revocations) is (how == "finish" or bool(values))
+    told = CredentialRotated(job, old, "INTERNAL_ERROR", "the job is over")
+    assert world.all(CredentialRotated) == [told]
+
+
 def test_only_the_runtime_tells_of_a_rotation() -> None:
     world = Provided()
     job = world.job(world.client())
@@ -468,6 +521,18 @@ def test_a_job_that_starts_again_gets_others_first_and_its_session_is_told() -> 
     assert world.last(StartJob).attempt == 2
     again = world.resumed(peer, 0, features=WITH)
     assert [(body["id"], body["value"]) for body in rotations(again)] == [(old, "sk-new")]
+
+
+def test_after_two_rotations_a_job_starts_again_under_the_ids_that_its_client_knows() -> None:
+    world = Provided(RESTARTABLE)
+    job = world.job(world.client())
+    for value in ("sk-two", "sk-three"):
+        world.runtime.rotate_credential(job, world.asked[0], now=world.now)
+        world.take()
+        world.issue(value)
+    world.restart()
+    world.issue("sk-new")
+    assert [one.id for one in world.last(StartJob).credentials] == [world.asked[0]]
 
 
 def test_a_job_that_waits_for_others_through_two_restarts_starts_again_once() -> None:

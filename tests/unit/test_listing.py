@@ -113,6 +113,18 @@ def test_new_and_forgotten_jobs_do_not_move_a_page() -> None:
     assert numbers(page(listing, [ALICE], ALL, below, 10, 10)) == [4, 2, 1]
 
 
+@pytest.mark.parametrize("late", [1, 2, 256, 257, 512, 513])
+def test_a_job_that_comes_out_of_order_among_many_is_listed_once(late: int) -> None:
+    running = Filter(("running",))
+    jobs = [job_of(number, status=Status.RUNNING) for number in range(1, 514)]
+    listing = listing_of(*(job for job in jobs if job.number != late))
+    listing.add(jobs[late - 1])
+    assert numbers(page(listing, [ALICE], running, None, 600, 600)) == list(range(513, 0, -1))
+    for job in jobs:
+        listing.remove(job)
+    assert page(listing, [ALICE], running, None, 600, 600) == ([], None)
+
+
 def test_only_of_these_owners() -> None:
     listing = listing_of(job_of(1), job_of(2, BOB), job_of(3, CAROL), job_of(4), job_of(5, BOB))
     assert numbers(page(listing, [ALICE], ALL, None, 10, 10)) == [4, 1]
