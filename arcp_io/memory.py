@@ -72,7 +72,7 @@ class LengthCodec:
         self.finished = False
         self.too_large = False
         self.controls = 0
-        self.incomplete = False
+        self.pending = 0
         self.failure: str | None = None
         self._buffer = bytearray()
 

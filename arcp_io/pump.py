@@ -234,9 +234,9 @@ class Pump:
             self._waiting[connection] = self._transports[connection]
         return connection not in self._waiting
 
-    def begun(self, connection: Connection, incomplete: bool) -> None:
-        """A part of a message has come in, or the rest of it."""
-        self._report(connection.message_begun if incomplete else connection.message_whole)
+    def pending(self, connection: Connection, size: int) -> None:
+        """So many bytes of a message have come in and not the rest, or with 0 the rest of it."""
+        self._report(partial(connection.message_begun, size) if size else connection.message_whole)
 
     def blocked(self, connection: Connection) -> None:
         """The connection became writable while its last write had not finished."""

@@ -37,11 +37,18 @@ class LineCodec:
         self.finished = False
         self.too_large = False
         self.controls = 0
-        self.incomplete = False
+        self.pending = 0
         self.failure: str | None = None
 
     def receive(self, data: bytes) -> list[bytes]:
+        self._count(data)
         return [data]
+
+    def _count(self, data: bytes) -> None:
+        """Note how much there is of a line that has not ended; what is too long of it is not kept."""
+        end = data.rfind(b"\n")
+        pending = self.pending + len(data) if end < 0 else len(data) - end - 1
+        self.pending = min(pending, self.limit)
 
     def receive_eof(self) -> None:
         self.open = False
@@ -61,6 +68,7 @@ class RequestCodec(LineCodec):
     """The same for a runtime: line by line, as each may have to wait until some of the answers are taken."""
 
     def receive(self, data: bytes) -> list[bytes]:
+        self._count(data)
         return data.splitlines(keepends=True)
 
 

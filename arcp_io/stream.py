@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from arcp_proto.connection import Connection, Phase
+from arcp_proto.limits import KIB
 
 if TYPE_CHECKING:
     from .pump import Pump
@@ -33,13 +34,17 @@ class ByteStream(Protocol):
         """Close at once, whatever is under way; harmless on a closed stream."""
 
 
+STEP: Final = 64 * KIB
+"""Bytes after which it is told again how much there is of a message that is not whole."""
+
+
 class Codec(Protocol):
     """The framing of one connection, without I/O (see `websocket`)."""
 
     limit: int
     too_large: bool
     controls: int
-    incomplete: bool
+    pending: int
     finished: bool
     failure: str | None
 
@@ -77,7 +82,6 @@ class StreamTransport:
         "_closing",
         "_codec",
         "_ended",
-        "_incomplete",
         "_more",
         "_on_gone",
         "_on_ready",
@@ -86,6 +90,7 @@ class StreamTransport:
         "_paused",
         "_pump",
         "_refused",
+        "_reported",
         "_stream",
         "_undelivered",
         "connection",
@@ -112,7 +117,8 @@ class StreamTransport:
         self._on_ready = on_ready
         self._on_gone = on_gone
         self._undelivered: list[bytes] = []
-        self._incomplete = False
+        self._reported = 0
+        """Bytes of a message that is not whole, as the core knows."""
         self._paused = False
         """The stream is not read."""
         self._opened = False
@@ -174,9 +180,9 @@ class StreamTransport:
             self._deliver(messages)
         if codec.controls:
             self._count_controls()
-        if codec.incomplete is not self._incomplete and not self.gone:
-            self._incomplete = codec.incomplete
-            self._pump.begun(self.connection, self._incomplete)
+        pending = codec.pending
+        if pending or self._reported:
+            self._look_at_pending(pending)
         if codec.too_large and not self._refused:
             self._refused = True
             self._pump.too_large(self.connection)
@@ -204,6 +210,13 @@ class StreamTransport:
         if taken < len(messages):
             self._undelivered = messages[taken:]
             self._pause()
+
+    def _look_at_pending(self, pending: int) -> None:
+        """Tell how much there is of a message that is not whole: when it begins or ends, and as it grows."""
+        told = self._reported
+        if not self.gone and (not pending or not told or abs(pending - told) >= STEP):
+            self._reported = pending
+            self._pump.pending(self.connection, pending)
 
     def _count_controls(self) -> None:
         """Tell of frames that carry no message; read no more while the connection is not read."""

@@ -69,7 +69,7 @@ class WebSocketCodec(ABC):
     `status`: of the HTTP response, sent or received; None without one.
     `open`: messages can be framed: the handshake succeeded, and no close frame was sent.
     `failure`: why the opening handshake failed; None unless it did.
-    `incomplete`: a part of a message or frame was received, and the rest was not.
+    `pending`: bytes of a message or frame that were received, while the rest was not; 0 for none.
     `controls`: control frames and small pieces so far; the owner may set it back. `most_controls` says how
     many there may be: the frames behind one more are dropped.
     """
@@ -92,10 +92,10 @@ class WebSocketCodec(ABC):
         "controls",
         "failure",
         "finished",
-        "incomplete",
         "limit",
         "most_controls",
         "open",
+        "pending",
         "status",
         "too_large",
     )
@@ -104,7 +104,7 @@ class WebSocketCodec(ABC):
         self.limit = limit
         self.open = False
         self.controls = 0
-        self.incomplete = False
+        self.pending = 0
         self.most_controls: Callable[[], int] = _any_number
         self.too_large = False
         self.finished = False
@@ -174,15 +174,18 @@ class WebSocketCodec(ABC):
         if self._buffer:
             self._buffer += data
             if len(self._buffer) < self._wanted:
+                self.pending += len(data)
                 return messages
             data = bytes(self._buffer)
             self._buffer.clear()
         taken = self._split(data, messages)
         if taken < len(data):
             self._buffer += data[taken:]
-            self.incomplete = True
+            self.pending = len(self._buffer)
         else:
-            self.incomplete = self._fragments is not None
+            self.pending = 0
+        if self._fragments is not None:
+            self.pending += max(len(self._fragments), 1)
         return messages
 
     def receive_eof(self) -> None:
@@ -383,7 +386,7 @@ class WebSocketCodec(ABC):
 
     def _discard(self) -> None:
         self._discarding = True
-        self.incomplete = False
+        self.pending = 0
         self._fragments = None
         self._buffer.clear()
 

@@ -80,6 +80,7 @@ class Connection:
         "heartbeat",
         "message_limit",
         "number",
+        "partial",
         "paused",
         "peer",
         "phase",
@@ -87,6 +88,7 @@ class Connection:
         "sent_at",
         "session",
         "session_id",
+        "whole_at",
     )
 
     def __init__(
@@ -110,6 +112,10 @@ class Connection:
         """How the runtime has let its peer into the session."""
         self.heartbeat = 0
         self.heard_at = self.sent_at = machine.now
+        self.whole_at = machine.now
+        """When the last message was whole."""
+        self.partial = 0
+        """Bytes of a message that is not whole, as far as they count."""
         self._machine = machine
         self._blocked = False
         self._outbox = Outbox(machine)
@@ -154,17 +160,22 @@ class Connection:
             self._machine.count_control_frames(self, count)
         return self._machine.leave()
 
-    def message_begun(self, *, now: int) -> Output:
-        """A part of a WebSocket message has come in: the rest follows within `limits.rest` seconds."""
-        self._machine.enter(now, "message_begun", self.number)
+    def message_begun(self, size: int = 0, *, now: int) -> Output:
+        """So many bytes of a message have come in: the rest follows within `limits.rest` seconds.
+
+        Say it again as they grow: what is held of it counts (§14).
+        """
+        self._machine.enter(now, "message_begun", self.number, size)
         if self.phase not in _DEAF:
-            self._machine.await_rest(self)
+            self._machine.message_grows(self, size)
         return self._machine.leave()
 
     def message_whole(self, *, now: int) -> Output:
         """The rest of it has come."""
         self._machine.enter(now, "message_whole", self.number)
         self._machine.timers.disarm(TimerKind.REST, self.number)
+        if self.partial:
+            self._machine.hold_partial(self, 0)
         return self._machine.leave()
 
     def lost(self, *, now: int, reason: str = "the transport ended") -> Output:
@@ -390,7 +401,9 @@ class Connection:
 
     def deliver(self, message: bytes) -> None:
         """A message has come."""
-        self.heard_at = self._machine.now
+        self.heard_at = self.whole_at = self._machine.now
+        if self.partial:
+            self._machine.hold_partial(self, 0)
         if self.phase in _DEAF:
             return  # What was in flight when we closed is not an error.
         if len(message) > self.message_limit:
@@ -414,11 +427,17 @@ class Connection:
                 return
             if self._machine.recorder is not None:
                 self._machine.recorder("line", (self.number, found[0]), self._machine.now)
-            self._accept(found[0])
+            self._accept_line(found[0])
 
     def replay_line(self, line: bytes | None) -> None:
         """A line of a recording: what `receive` cut out of the bytes."""
         self.heard_at = self._machine.now
+        self._accept_line(line)
+
+    def _accept_line(self, line: bytes | None) -> None:
+        self.whole_at = self._machine.now
+        if self.partial:
+            self._machine.hold_partial(self, 0)
         self._accept(line)
 
     def _accept(self, message: bytes | None) -> None:

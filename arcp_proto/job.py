@@ -237,14 +237,16 @@ class Job(msgspec.Struct, eq=False):
 
     def pack(self) -> None:
         """It has ended: what is left of it takes as little as it can, and counts if it is not small."""
-        lease, end = self.terms.lease, self.end
+        end = self.end
         if end is None:
             raise InvariantViolated(f"job {self.id} has not ended")
-        if lease:
-            self.packed = wire.encode_checked(lease)
+        size = len(end.payload)
+        if end.inline is not None:
+            size += len(end.inline)
+        if self.terms.lease:
+            self.packed = wire.encode_checked(self.terms.lease)
             self.terms = msgspec.structs.replace(self.terms, lease=NOTHING)
-        size = len(self.packed or b"") + len(end.payload) + len(end.inline or b"")
-        size += len(self.budget.initial) * CURRENCY_BYTES
+            size += len(self.packed) + len(self.budget.initial) * CURRENCY_BYTES
         self.kept = size if size > SMALL else 0
 
     @property

@@ -55,7 +55,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
       returned: JSON of one returned value; it goes out all at once, so it has to fit the session's log.
       hello: From the connection to its first message; websockets' open_timeout.
       authentication: From the hello to the host's answer.
-      rest: From the first bytes of a WebSocket message to its last, while the connection is read.
+      rest: From the first bytes of a message or a line to its last, while the connection is read.
       linger: From the last envelope of a closing connection to its abort.
       grace: From the cancellation of an agent to its terminal, stopped or not.
       retention: From the end of a job until it is forgotten; the resume window.
@@ -68,10 +68,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
       session_bytes: Bytes of them; the Node SDK's 16 MiB.
       principal_events: Events of all logs and histories of one principal; its oldest go first.
       principal_bytes: Bytes of all that is held for one principal: events, finished jobs, idempotency keys,
-        and what running jobs were given. Inputs and leases of more than 512 bytes count by their JSON, or by
-        what their values take in memory if that is more. They may be half of it, and a submit for more is
-        refused. Of the rest the oldest events and finished jobs go, or the oldest keys when these take more.
-        A finished job counts by its lease and its end, if they have more than 512 bytes.
+        what running jobs were given, and parts of messages that are not whole. Inputs and leases of more
+        than 512 bytes count by their JSON, or by what their values take in memory if that is more. They and
+        parts of messages of more than 64 KiB may be half of it: a submit for more is refused, and a
+        connection that sends more is closed. Of the rest the oldest events and finished jobs go, or the
+        oldest keys when these take more. A finished job counts by its lease and its end, if they have more
+        than 512 bytes.
       total_events: Events of all logs and histories; the oldest of the principal that holds most go
         first.
       total_bytes: Bytes of all that is held for all principals, by the same rule.

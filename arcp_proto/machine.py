@@ -315,15 +315,30 @@ class Machine(ABC):
                 self.recorder("congested", (connection.number,), self.now)
             self.refuse_congested(connection)
 
-    def await_rest(self, connection: Connection) -> None:
-        """A part of a message has come: refuse the connection when the rest does not follow in time."""
-        at = Time(self.now + self.limits.rest * SECOND)
+    def message_grows(self, connection: Connection, size: int) -> None:
+        """So much of a message has come: refuse the connection when the rest does not follow in time."""
+        if self.timers.armed(TimerKind.REST, connection.number) is None:
+            self._await_rest(connection, self.now)
+        self.hold_partial(connection, size)
+
+    def hold_partial(self, connection: Connection, size: int) -> None:
+        """So many bytes are held of a message that is not whole. Only a runtime counts them."""
+        connection.partial = 0
+
+    def _await_rest(self, connection: Connection, since: Time) -> None:
+        at = Time(since + self.limits.rest * SECOND)
         self.timers.arm(TimerKind.REST, connection.number, at)
 
     def _miss_rest(self, connection: Connection) -> None:
-        """The rest of a message is overdue, unless nothing was read, or the process has stood still."""
+        """The rest of a message is overdue, unless others came, nothing was read, or the process stood still.
+
+        A peer that sends without a pause is never seen at the end of a message.
+        """
+        if connection.whole_at > self.now - self.limits.rest * SECOND:
+            self._await_rest(connection, connection.whole_at)
+            return
         if not connection.listening or self.now - self.timers.due > self.limits.rest * SECOND // _LATE:
-            self.await_rest(connection)
+            self._await_rest(connection, self.now)
             return
         message = f"the rest of a message has not come within {self.limits.rest} seconds"
         self.refuse(connection, Refusal(ErrorCode.INVALID_REQUEST, message, fatal=True))

@@ -236,9 +236,8 @@ class _Player:
             machine.done()
         elif name in INPUTS["connection"]:
             number, *rest = arguments
-            named = {"reason": rest[0]} if rest else {}
-            output: Output = getattr(self._connection(number), name)(now=now, **named)
-            return output
+            call: Callable[..., Output] = getattr(self._connection(number), name)
+            return call(now=now, reason=rest[0]) if name == "lost" else call(*rest, now=now)
         elif name in INPUTS[role]:
             return self._call(name, arguments, now)
         else:

@@ -10,7 +10,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -48,7 +48,7 @@ from .idempotency import Keys
 from .ids import SECOND, JobId, Principal, SessionId, Time
 from .inventory import Inventory
 from .job import NO_EVENTS, Job, Status
-from .limits import MAX_RUNTIME_SEC
+from .limits import KIB, MAX_RUNTIME_SEC
 from .listing import Cursors, Listing
 from .machine import CLOSE_OUR_FAULT, CLOSE_REFUSED, CLOSE_RESTART, Machine
 from .openings import Openings
@@ -59,6 +59,9 @@ from .runtime_config import EVENT_BYTES, Observers, RuntimeConfig, check_config,
 from .session import Session
 from .snapshots import snapshot_of
 from .timers import TimerKey, TimerKind
+
+PARTIAL: Final = 64 * KIB
+"""Bytes of a message that is not whole that do not count: about what a driver reads at once."""
 
 
 class Runtime(AgentCalls, HostCalls, Machine):
@@ -418,7 +421,28 @@ class Runtime(AgentCalls, HostCalls, Machine):
         except Refusal as refusal:
             self.refuse(connection, refusal)
 
+    def hold_partial(self, connection: Connection, size: int) -> None:
+        """What is held of a message that is not whole counts for the principal of its session (§14)."""
+        session = connection.session
+        if session is None:
+            return
+        counted = size if size > PARTIAL else 0
+        more, connection.partial = counted - connection.partial, counted
+        if more > 0:
+            try:
+                caps.check_bytes(self, session.principal, more)
+            except caps.Exceeded as refusal:
+                connection.partial -= more
+                refusal.fatal = True
+                self.refuse(connection, refusal)
+                return
+            self.pin(session.principal, more)
+        elif more:
+            self.unpin(session.principal, -more)
+
     def _detached(self, connection: Connection) -> None:
+        if connection.partial:
+            self.hold_partial(connection, 0)
         session = connection.session
         if session is not None and session.connection is connection:
             session.connection = None

@@ -14,6 +14,7 @@ from websockets.frames import Frame, Opcode
 
 from arcp_io.client import connect
 from arcp_io.serving import Server, serve
+from arcp_proto.limits import KIB, MIB
 from arcp_proto.timers import TimerKind
 from tests.io.apps import TOKEN, make_app
 from tests.io.peers import Ended, WebSocketPeer, websocket
@@ -183,3 +184,30 @@ async def test_the_rest_of_a_message_comes_in_time(half: str) -> None:
         error = await peer.receive()
         assert error["payload"]["code"] == "INVALID_REQUEST"
         assert "the rest of a message" in error["payload"]["message"]
+
+
+@pytest.mark.parametrize("half", ["frame", "message"])
+async def test_what_is_held_of_a_message_counts_as_it_grows(half: str) -> None:
+    """Two connections hold half a message each; the third is refused, and the two go on."""
+    text = b'{"type":"session.ping","id":"p","payload":{"nonce":"whole","x":"%b"}}' % (b"x" * 500 * KIB)
+    frames = Frame(Opcode.TEXT, text).serialize(mask=True)
+    if half == "message":
+        frames = Frame(Opcode.TEXT, text[:100], fin=False).serialize(mask=True)
+        frames += Frame(Opcode.CONT, text[100 : 300 * KIB], fin=False).serialize(mask=True)
+        frames += Frame(Opcode.CONT, text[300 * KIB :]).serialize(mask=True)
+    begun, rest = frames[: 400 * KIB], frames[400 * KIB :]
+    async with served(principal_bytes=2 * MIB) as server, AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(websocket(server.url)) for _ in range(3)]
+        for count, peer in enumerate(peers, 1):
+            assert (await peer.hello(TOKEN, features=["ack"]))["type"] == "session.welcome"
+            if count == 3:
+                break
+            await peer.stream.send(begun)
+            await until(lambda count=count: server.runtime.holdings.pinned > count * 300 * KIB)
+        await peers[2].stream.send(begun)
+        error = await peers[2].receive()
+        assert error["payload"]["details"]["limit"] == "principal_bytes"
+        for peer in peers[:2]:
+            await peer.stream.send(rest)
+            assert (await peer.receive())["payload"]["ping_nonce"] == "whole"
+        await until(lambda: server.runtime.holdings.pinned == 0)

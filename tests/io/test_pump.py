@@ -10,6 +10,7 @@ from arcp_io.stdio import RequestCodec
 from arcp_io.stream import StreamTransport
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import MILLISECOND, SECOND
+from arcp_proto.limits import KIB, MIB
 from arcp_proto.output import Audit, ConnectionEnded, Output, StartJob
 from tests.io.fakes import HELLO, START, SUBMIT, UNIX, FakeStream, Stand
 
@@ -267,3 +268,56 @@ def test_after_the_stop_nothing_is_armed_or_sent() -> None:
     assert not stand.stream.messages()
     assert stand.loop.armed is None
     assert stand.loop.failure is None
+
+
+# A line that has begun.
+
+
+def test_the_rest_of_a_line_comes_within_a_minute() -> None:
+    stand = Stand()
+    stand.say(HELLO)
+    stand.stream.messages()
+    ping = b'{"type":"session.ping","payload":{"nonce":"n"}}'
+    for _ in range(3):
+        stand.stream.transport.received(ping[:9])
+        stand.pass_time(59_000)
+        stand.stream.transport.received(ping[9:] + b"\r\n")
+        assert types(stand.stream.messages()) == [["session.pong"]]
+    stand.pass_time(600_000)
+    assert not stand.stream.messages()
+    stand.stream.transport.received(ping + b"\n" + ping[:9])
+    stand.stream.messages()
+    stand.pass_time(59_900)
+    assert not stand.stream.messages()
+    stand.pass_time(200)
+    [[error]] = stand.stream.messages()
+    assert (error["type"], error["payload"]["code"]) == ("session.error", "INVALID_REQUEST")
+    assert "the rest of a message" in error["payload"]["message"]
+
+
+def test_what_is_held_of_a_line_counts_as_it_grows() -> None:
+    stand = Stand(principal_bytes=MIB)
+    stand.say(HELLO)
+    stand.stream.messages()
+    holdings, inputs = stand.runtime.holdings, 0
+    for piece in range(1, 9):
+        stand.stream.transport.received(b"x" * 32 * KIB)
+        held = piece * 32 * KIB
+        assert holdings.pinned in (0, held, held - 32 * KIB)  # Told each 64 KiB.
+        inputs += holdings.pinned == held
+    assert (holdings.pinned, inputs) == (224 * KIB, 3)
+    stand.stream.transport.received(b"\n")
+    assert holdings.pinned == 0
+    stand.stream.messages()
+    stand.stream.transport.received(b"x" * 600 * KIB)
+    [[error]] = stand.stream.messages()
+    assert error["payload"]["details"]["limit"] == "principal_bytes"
+    assert holdings.pinned == 0
+
+
+def test_a_line_that_is_too_long_counts_no_more_than_is_kept() -> None:
+    stand = Stand(message=MIB)
+    stand.say(HELLO)
+    for _ in range(40):
+        stand.stream.transport.received(b"x" * 100 * KIB)
+    assert stand.runtime.holdings.pinned <= MIB

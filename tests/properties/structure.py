@@ -15,6 +15,7 @@ from arcp_proto.ids import Principal, SessionId
 from arcp_proto.job import NO_EVENTS, Job
 from arcp_proto.limits import KIB
 from arcp_proto.log import Log
+from arcp_proto.machine import found
 from arcp_proto.runtime import Runtime
 from arcp_proto.session import MOST_TOKENS, Session
 from arcp_proto.timers import TimerKey, TimerKind
@@ -409,6 +410,9 @@ def pinned_bytes(runtime: Runtime) -> dict[Principal, int]:
         pinned[job.terms.principal] += job.pinned
     for session in runtime.sessions.values():
         pinned[session.principal] += sum(turn.pinned for turn in session.turns)
+    for connection in runtime.connections.values():
+        if connection.partial:
+            pinned[found(connection.session, "it counts in a session").principal] += connection.partial
     return +pinned
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pytest
 
 from arcp_proto.connection import Framing, Phase
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.ids import SECOND
-from arcp_proto.limits import KIB, Limits
+from arcp_proto.ids import SECOND, Principal
+from arcp_proto.limits import KIB, MIB, Limits
 from arcp_proto.output import Authenticate, ConnectionEnded
+from arcp_proto.recording import record, replay
+from arcp_proto.runtime import PARTIAL, Runtime
 from arcp_proto.timers import TimerKey, TimerKind
 
-from .world import CONFIG, World
+from .world import CONFIG, Peer, World
 
 
 def limited(**limits: int) -> World:
@@ -527,3 +529,99 @@ def test_a_connection_that_ends_awaits_no_rest() -> None:
         assert world.runtime.timers.armed(TimerKind.REST, peer.connection.number) is None
         world.carry_out(peer.connection.message_begun(now=world.now))
         assert world.runtime.timers.armed(TimerKind.REST, peer.connection.number) is None
+
+
+@pytest.mark.parametrize("framing", Framing)
+def test_a_peer_that_sends_without_a_pause_is_not_given_up(framing: Framing) -> None:
+    """Whenever something of it is read, it ends within a message, and messages become whole all the time."""
+    world = World()
+    peer = world.client(features=("ack",), framing=framing)
+    world.carry_out(peer.connection.message_begun(10, now=world.now))
+    for _ in range(4):
+        world.advance(30)
+        peer.send("session.ack", {"last_processed_seq": 0})
+    world.advance(59)
+    assert peer.closing is None
+    world.advance(2)
+    assert peer.closing is not None
+
+
+# Its bytes (§14).
+
+ALICE: Final = Principal("alice")
+
+
+def pinned(world: World) -> tuple[int, int]:
+    return world.runtime.holdings.pinned_by(ALICE), world.runtime.holdings.pinned
+
+
+def grows(peer: Peer, size: int) -> None:
+    peer.world.carry_out(peer.connection.message_begun(size, now=peer.world.now))
+
+
+@pytest.mark.parametrize("end", ["message", "whole", "drop", "close"])
+def test_a_part_of_a_message_counts_until_the_message_is_whole(end: str) -> None:
+    world = World()
+    peer = world.client(features=("ack",))
+    for size, counted in ((PARTIAL, 0), (PARTIAL + 1, PARTIAL + 1), (3 * PARTIAL, 3 * PARTIAL)):
+        grows(peer, size)
+        assert pinned(world) == (counted, counted)
+    if end == "message":
+        peer.send("session.ack", {"last_processed_seq": 0})
+    elif end == "whole":
+        world.carry_out(peer.connection.message_whole(now=world.now))
+    elif end == "drop":
+        peer.drop()
+    else:
+        peer.send("session.close", {})
+    assert pinned(world) == (0, 0)
+
+
+def test_parts_of_messages_are_refused_beyond_the_share_of_their_principal() -> None:
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(principal_bytes=MIB)))
+    peers = [world.client() for _ in range(3)]
+    for peer in peers:
+        grows(peer, 200 * KIB)
+    assert [peer.closing is None for peer in peers] == [True, True, False]
+    error = peers[2].frames[-1]["payload"]
+    assert (error["code"], error["details"]["limit"]) == ("INTERNAL_ERROR", "principal_bytes")
+    assert pinned(world) == (400 * KIB, 400 * KIB)
+    grows(peers[0], 300 * KIB)
+    assert peers[0].closing is None
+    bob = world.client("tok-bob")
+    grows(bob, 500 * KIB)
+    assert bob.closing is None
+    world.advance(61)
+    assert pinned(world)[1] == 0
+    assert all(peer.closing is not None for peer in (*peers, bob))
+
+
+def test_a_message_does_not_count_twice() -> None:
+    """Its input is looked at when nothing counts for the message any more."""
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(principal_bytes=MIB)))
+    peer = world.client()
+    grows(peer, 400 * KIB)
+    [accepted] = peer.send("job.submit", {"agent": "echo", "input": "x" * 400 * KIB})
+    assert accepted["type"] == "job.accepted"
+    assert 400 * KIB < pinned(world)[0] < 401 * KIB
+
+
+def test_before_the_welcome_parts_count_for_nobody() -> None:
+    world = World()
+    peer = world.connect()
+    grows(peer, 60 * KIB)
+    assert pinned(world) == (0, 0)
+
+
+def test_inputs_about_connections_are_replayed() -> None:
+    lines: list[str] = []
+    world = World()
+    record(world.runtime, lines.append, keep_secrets=True)
+    peer = world.client()
+    grows(peer, 100 * KIB)
+    world.carry_out(peer.connection.control_frames(3, now=world.now))
+    grows(peer, 200 * KIB)
+    before = pinned(world)
+    again = replay(lines).machine
+    assert isinstance(again, Runtime)
+    assert (again.holdings.pinned_by(ALICE), again.holdings.pinned) == before == (200 * KIB,) * 2
