@@ -6,6 +6,7 @@ import argparse
 import gc
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,11 +19,13 @@ from .play import play, trace_of
 OUT: Final = Path("build/simulation")
 MOST_KEPT: Final = 20
 """Failures that are shrunk and written; more are only counted."""
+LEAST_A_MINUTE: Final = 50
+"""Seeds that a process runs in a minute also where others want its processor: alone it runs 700 of them."""
 
 
-def main() -> int:
-    """As the command line says."""
-    options = _options()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """As the command line says; 1 when a seed has failed, or fewer have run than had to."""
+    options = _options(arguments)
     if options.digest:
         gc.disable()
         for seed in options.digest:
@@ -35,13 +38,29 @@ def main() -> int:
     return _simulate(options)
 
 
-def _options() -> argparse.Namespace:
+def least_of(options: argparse.Namespace) -> int:
+    """Return how many seeds a run has to do at least."""
+    if options.least is not None:
+        return int(options.least)
+    wanted = max(options.seeds - options.start, 1)
+    if options.minutes is None:
+        return wanted
+    return max(1, min(wanted, int(LEAST_A_MINUTE * options.minutes * options.processes)))
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1_000, help="how many seeds")
     parser.add_argument("--seed", type=int, help="the first of them, by default 0")
     parser.add_argument("--from", type=int, default=0, dest="start", help="leave out so many")
     parser.add_argument("--minutes", type=float, help="begin nothing more after this time")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument(
+        "--least",
+        type=int,
+        help="fail when fewer seeds were run: by default all of them, and with --minutes"
+        f" {LEAST_A_MINUTE} for each minute and process",
+    )
     parser.add_argument("--inputs", type=int, default=200, help="moves of one run")
     parser.add_argument(
         "--out", type=Path, default=Path("build/simulation"), help="where failures are written"
@@ -49,7 +68,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--replay", type=Path, help="run a plan that was written, instead of seeds")
     parser.add_argument("--trace", action="store_true", help="print all that happens in --replay or --seed")
     parser.add_argument("--digest", type=int, nargs="+", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _replay(plan: Plan, trace: bool) -> int:
@@ -79,7 +98,10 @@ def _simulate(options: argparse.Namespace) -> int:
             f"{done} done in {spent:.0f} s; go on with --from {seeds.stop - (options.seed or 0)}", flush=True
         )
     print(f"{done - failed} passed, {failed} failed")
-    return 1 if failed else 0
+    least = least_of(options)
+    if done < least:
+        print(f"only {done} of at least {least} seeds were run")
+    return 1 if failed or done < least else 0
 
 
 def _tell(failure: Failure, options: argparse.Namespace, *, shrinks: bool) -> None:

@@ -182,6 +182,7 @@ class Agents:
     def over(self, agent: Agent) -> None:
         """It does nothing more."""
         agent.over = True
+        agent.work.runs, agent.work.agent_over_at = False, agent.work.tick()
         self.running.pop(agent.work.job_id, None)
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sized
 from typing import TYPE_CHECKING, Any, Final
 
 from arcp_proto import records as facts
+from arcp_proto.connection import Phase
 from arcp_proto.idempotency import key_bytes
-from arcp_proto.ids import SECOND, SessionId
+from arcp_proto.ids import SECOND
 
 from .broken import Broken, ensure
+from .promises import Told, digest_of
 
 if TYPE_CHECKING:
     from arcp_proto.session import Session
@@ -73,19 +75,23 @@ def _check_unsent(host: Host, session: Session, seq: int) -> None:
 
 def _check_session_end(host: Host, session_id: str) -> None:
     """A session ends with its window, or when its own client asks for what is gone."""
-    session = host.runtime.sessions[SessionId(session_id)]
-    ensure(session.connection is None, "I1", f"{session_id} ends while it is attached")
+    told = host.world.promises.sessions.get(session_id)
+    lines = [end for end in host.ends.values() if told is not None and end.line.told is told]
+    attached = any(end.connection.phase is Phase.OPEN for end in lines)
+    ensure(not attached, "I1", f"{session_id} ends while it is attached")
     since = host.detached_at.get(session_id)
     window = host.config.resume_window_sec * SECOND
     if since is None or host.world.now - since >= window:
         host.world.count("window over")
         return
-    asked = any(_asks_for_lost(end.line.resume, session) for end in host.ends.values())
+    asked = told is not None and any(_asks_for_lost(end.line.resume, told) for end in host.ends.values())
     ensure(asked, "I1", f"{session_id} ends {(host.world.now - since) / SECOND} s after its connection")
 
 
-def _asks_for_lost(resume: Any, session: Any) -> bool:
-    return bool(resume) and int(resume.get("last_event_seq") or 0) < session.log.first - 1
+def _asks_for_lost(resume: Any, told: Told) -> bool:
+    """Whether a resume by the newest token asks for what may be gone (§6.3)."""
+    token = digest_of(str((resume or {}).get("resume_token")))
+    return told.tokens[-1:] == [token] and int(resume.get("last_event_seq") or 0) < told.floor
 
 
 def _check_turn(host: Host, principal: str, what: str) -> None:

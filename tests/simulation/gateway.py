@@ -6,6 +6,7 @@ What is valid at it is always known to the journal as asked for and not revoked;
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from arcp_proto import records as facts
@@ -27,6 +28,19 @@ SLOW: Final = 50 * SECOND
 """So long after it was asked it may answer: longer than anybody waits for it."""
 
 
+@dataclass(slots=True)
+class Wait:
+    """One request for credentials, from the record of it on."""
+
+    principal: str
+    job_id: str
+    asked_at: int
+    """World time."""
+    answered_at: int | None = None
+    over: int | None = None
+    """When a job had them, or nobody was to get them any more, by the clock of `Works.tick`."""
+
+
 class Gateway:
     """The other side of every credential, and what the journal says of it."""
 
@@ -40,6 +54,12 @@ class Gateway:
         self._issued: dict[str, None] = {}
         self._revoked: dict[str, None] = {}
         self._count = 0
+        self.failed: dict[str, int] = {}
+        """How often each principal got nothing."""
+        self._waits: dict[str, Wait] = {}
+        """By alias: what was asked for, and when it was answered."""
+        self._over: dict[str, int] = {}
+        """Aliases that were to be revoked, and since when, by the clock of `Works.tick`."""
 
     # What it is asked.
 
@@ -67,6 +87,7 @@ class Gateway:
         self._world.count("issued")
 
     def _issued_to(self, host: Host, life: int, request: IssueCredentials, fault: str) -> None:
+        self._waits[request.alias].answered_at = self._world.now
         if life != host.life or not host.up:
             return
         made: list[dict[str, Any]] | None = None
@@ -75,6 +96,8 @@ class Gateway:
                 {"scheme": "bearer", "value": Secret(value), "endpoint": "https://m.test"}
                 for value in self.valid.get(request.alias, {})
             ]
+        if not made:
+            self.failed[request.principal] = self.failed.get(request.principal, 0) + 1
         code = "BUDGET_EXHAUSTED" if fault == "exhausted" else ""
         host.carry_out(
             host.runtime.credentials_issued(request.alias, made or None, code, "no money", now=host.now)
@@ -83,6 +106,8 @@ class Gateway:
     def revoke(self, host: Host, request: RevokeCredential) -> None:
         """Make everything under an alias worthless, or fail."""
         world = self._world
+        self._over.setdefault(request.alias, world.works.tick())
+        self._close(request.alias)
         fault = "" if world.healed else world.some("", "", "", "fails", "silent", "silently done")
         wait = world.latency() + world.pick(50) * MILLISECOND
         world.later(wait, self._revoke, host, host.life, request, fault)
@@ -101,9 +126,30 @@ class Gateway:
 
     def fact(self, record: facts.Record) -> None:
         """A record is about to be applied."""
-        if isinstance(record, facts.CredentialRevoked):
-            values = self.valid.get(record.alias)
-            ensure(not values, "I6", f"{record.alias} counts as revoked, and {values} are valid")
+        match record:
+            case facts.CredentialRequested(alias=alias, principal=principal, job_id=job_id):
+                self._waits[alias] = Wait(principal, job_id, self._world.now)
+            case facts.CredentialRevoked(alias=alias):
+                values = self.valid.get(alias)
+                ensure(not values, "I6", f"{alias} counts as revoked, and {values} are valid")
+                self._close(alias)
+            case facts.JobAccepted(terms=terms):
+                for alias, wait in self._waits.items():
+                    if wait.job_id == terms.job_id:
+                        self._close(alias)
+            case _:
+                return
+
+    def _close(self, alias: str) -> None:
+        """Nobody waits any more for what was asked for."""
+        wait = self._waits.get(alias)
+        if wait is not None and wait.over is None:
+            wait.over = self._world.works.tick()
+
+    def crash(self) -> None:
+        """Who waited is gone with the runtime."""
+        for alias in self._waits:
+            self._close(alias)
 
     def durable(self, record: facts.Record) -> None:
         """A record is kept."""
@@ -136,8 +182,12 @@ class Gateway:
         if VALUE.search(data) is not None:
             raise Broken("I6", f"a value is in the journal: {data!r}")
 
-    def sent(self, principal: str, data: bytes) -> None:
-        """An envelope leaves: values go to whom they belong, once the journal knows them."""
+    def sent(self, principal: str, data: bytes, since: int) -> None:
+        """An envelope leaves: values go to whom they belong, once the journal knows them, while they hold.
+
+        What it says was so at some time from `since` on, by the clock of `Works.tick`: an answer stands where
+        it was given among the events, and may wait there for its transport.
+        """
         if b"-secret" not in data:
             return
         for value in VALUE.findall(data):
@@ -145,7 +195,21 @@ class Gateway:
             ensure(owner == principal, "I9", f"{principal} is shown a credential of {owner}")
             known = self._world.truth.keeps_all or alias in self._issued
             ensure(known, "I6", f"{alias} is shown before the journal has it")
+            over = self._over.get(alias, since)
+            ensure(over >= since, "I6", f"{value!r} is shown, and {alias} is being revoked, or was")
             self._world.count("shown")
+
+    def waited(self, since: int) -> int:
+        """For how many requests somebody waited at some time since then, by the clock of `Works.tick`."""
+        return sum(wait.over is None or wait.over >= since for wait in self._waits.values())
+
+    def is_late(self, principal: str, after: int) -> bool:
+        """Whether a request of a principal took longer than this, or takes it."""
+        now = self._world.now
+        return any(
+            wait.principal == principal and (wait.answered_at or now) - wait.asked_at >= after
+            for wait in self._waits.values()
+        )
 
     def check_none(self) -> None:
         """All jobs are over, and faults too: nothing is valid any more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arcp_proto.client import Client, ClientConfig
 from arcp_proto.connection import Connection, Framing, Phase
@@ -113,6 +113,14 @@ class ClientEnd:
             self.flush()
 
 
+class Listing(NamedTuple):
+    """A listing of which there is more: what was asked for, where it goes on, and what it has shown."""
+
+    terms: dict[str, Any]
+    cursor: str | None
+    seen: set[str]
+
+
 class Honest:
     """One user, its client, and what it keeps on its disk."""
 
@@ -138,6 +146,8 @@ class Honest:
         """The last subscribe of each job that was answered."""
         self.unwanted: dict[str, int] = {}
         """How often it has unsubscribed from a job."""
+        self.listing: Listing | None = None
+        """What it has begun to look at, page by page."""
         self.final = False
         self.closing = False
         self.leaving = False
@@ -357,11 +367,13 @@ class Honest:
                     if after is not None and start != ANY:  # It says that it has what comes before.
                         self.done[job_id] = max(self.done.get(job_id, 0), start)
             case JobsListed():
-                self._answered(event.request_id, "list")
+                _, listing = self._answered(event.request_id, "list")
+                self._listed(listing, event)
             case CancelAnswered() if event.request_id is not None:
                 self._answered(event.request_id, "cancel")
             case RequestRefused():
                 self._answered(event.request_id, "")
+                self.world.refusals.passed_on(event.request_id, event.code)
                 self.world.count(f"refused {event.code}")
             case _:
                 self._session(event)
@@ -512,6 +524,30 @@ class Honest:
         """Look at what there is."""
         self._ask("list", None, limit=(None, 1, 3)[how % 3], status=["running"] if how & 4 else None)
 
+    def page(self, how: int, which: int) -> None:
+        """Look at the next page of all that it has begun to look at, or at the first of something."""
+        listing, self.listing = self.listing, None
+        if listing is None:
+            status = (None, ["running"], ["running", "pending"], ["success", "error"])[which % 4]
+            agent = (None, None, None, "good", "good@2")[which // 4 % 5]
+            listing = Listing({"status": status, "agent": agent, "limit": (1, 2, 3)[how % 3]}, None, set())
+        self._ask("list", listing, cursor=listing.cursor, **listing.terms)
+
+    def list_by(self, cursor: str) -> None:
+        """Look at more by a cursor of somebody's, or its own under other terms."""
+        self._ask("list", None, cursor=cursor, limit=1)
+
+    def _listed(self, listing: Listing | None, event: JobsListed) -> None:
+        """A page: what is on it stood on none before."""
+        if listing is None:
+            return
+        ids = [entry.job_id for entry in event.jobs]
+        ensure(
+            not listing.seen & {*ids} and len({*ids}) == len(ids), "I7", f"{self.name} sees jobs twice: {ids}"
+        )
+        if event.next_cursor is not None:
+            self.listing = Listing(listing.terms, event.next_cursor, listing.seen | {*ids})
+
     def _ask(self, command: str, what: Any, **arguments: Any) -> None:
         machine = self.machine
         if machine is None or self.final:
@@ -559,8 +595,8 @@ class Honest:
         if self.asked:
             return f"no answer to {self.asked}"
         for view in self.views.jobs.values():
-            own = view.work.owner == self.actor.principal and view.whole
-            if own and not view.ended and not view.lost and not view.left:
+            entitled = self.world.works.may_observe(self.actor.principal, view.work.owner)
+            if entitled and view.whole and not view.ended and not view.lost and not view.left:
                 return f"no end of {view.work.job_id}"
         return None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from arcp_proto.connection import Connection, Framing, Phase
-from arcp_proto.ids import SECOND, SessionId
+from arcp_proto.ids import SECOND
 from arcp_proto.job import Job
 from arcp_proto.output import (
     Authenticate,
@@ -46,12 +46,24 @@ TOKENS: Mapping[str, str] = {f"token of {name}": name for name in ("alice", "bob
 class ServerEnd:
     """The runtime's end of one link."""
 
-    __slots__ = ("_blocked", "_closing", "_host", "_life", "caught_up", "connection", "line", "link")
+    __slots__ = (
+        "_blocked",
+        "_closing",
+        "_host",
+        "_life",
+        "caught_up",
+        "connection",
+        "heard_at",
+        "line",
+        "link",
+    )
 
     def __init__(self, host: Host, link: Link, connection: Connection, honest: bool) -> None:
         self.link = link
         self.connection = connection
         self.line = Line(connection, honest)
+        self.heard_at = host.world.now
+        """When something has come in last, or nothing could since it is not read."""
         self._host = host
         self._life = host.life
         self._blocked = False
@@ -75,6 +87,7 @@ class ServerEnd:
         host, connection = self._host, self.connection
         if self._gone:
             return
+        self.heard_at = host.world.now
         if self.link.up.lines:
             data = self.link.up.keep_back(data, host.world.options.limits.control_envelopes // 2)
         if connection.phase not in (Phase.CLOSING, Phase.CLOSED):
@@ -301,49 +314,61 @@ class Host:
         end = self.ends.get(connection)
         waiting = end is not None and connection.phase is Phase.AUTHENTICATING and not failed
         alone = request.principal is not None
-        expected = self._expected(end.line, principal, alone=alone) if end is not None and waiting else None
-        before = None if expected is None else self.runtime.sessions[SessionId(expected.id)].expires
+        expected, certain = None, True
+        if end is not None and waiting:
+            end.line.opened = self.world.works.tick()
+            expected, certain = self._expected(end.line, principal, alone=alone)
+        before = None if expected is None else expected.expires
         output = self.runtime.authenticated(
             request.request, principal, failed=failed, expires=expires, now=self.now
         )
         if end is not None and waiting:
-            self._check_resumed(end, expected)
-            least = min(filter(None, (before, expires)), default=None) if alone else expires
+            end.line.expires = least = (
+                min(filter(None, (before, expires)), default=None) if alone else expires
+            )
+            if end.line.resume and expected is None and principal is not None and not alone:
+                end.line.expected = "RESUME_WINDOW_EXPIRED"
+            self._check_resumed(end, expected, certain=certain)
             session = connection.session
             ensure(session is None or session.expires == least, "I9", "an authentication got another end")
         self.carry_out(output)
 
-    def _expected(self, line: Line, principal: str | None, *, alone: bool) -> Told | None:
-        """The session that this client has to get back, by all that was said; None for none (I1, I9).
+    def _expected(self, line: Line, principal: str | None, *, alone: bool) -> tuple[Told | None, bool]:
+        """The session that this client gets back, by all that was said; None for none (I1, I9).
 
-        A resume token `alone` resumes nothing once the authentication of its session has expired.
+        Whether it must get it: what it lacks may be gone, and its token over. A resume token `alone` resumes
+        nothing once the authentication of its session has expired.
         """
         resume = line.resume
         if not resume or principal is None:
-            return None
+            return None, True
         digest = digest_of(str(resume.get("resume_token")))
         cursor = resume.get("last_event_seq") or 0
         for told in self.world.promises.sessions.values():
-            session = self.runtime.sessions.get(SessionId(told.id))
-            if digest not in told.tokens or told.principal != principal or session is None:
+            if digest not in told.tokens or told.principal != principal or told.over:
                 continue
-            wall = self.runtime.wall + self.now - self.runtime.now
-            if alone and session.expires is not None and session.expires <= wall:
+            if (alone and told.expires is not None and told.expires <= self.unix) or not isinstance(
+                cursor, int
+            ):
                 continue
-            if isinstance(cursor, int) and session.log.first - 1 <= cursor <= session.log.last:
-                return told
-        return None
+            return told, told.floor <= cursor <= told.last and digest not in told.doubtful
+        return None, True
 
-    def _check_resumed(self, end: ServerEnd, expected: Told | None) -> None:
-        session, line = end.connection.session, end.line
-        if expected is not None:
-            given = None if session is None else session.id
+    def _check_resumed(self, end: ServerEnd, expected: Told | None, *, certain: bool) -> None:
+        session, line, promises = end.connection.session, end.line, self.world.promises
+        given = None if session is None else session.id
+        digest = digest_of(str((line.resume or {}).get("resume_token")))
+        if expected is not None and (certain or given is not None):
             ensure(given == expected.id, "I1", f"{expected.id} is kept, and its client gets {given}")
-            presented = digest_of(str((line.resume or {}).get("resume_token")))
-            self.world.promises.prove(expected, presented)
+            promises.prove(expected, digest)
+            expected.takeovers += 1
+            expected.expires = line.expires
             self.world.count("resumed")
         elif line.resume:
-            ensure(session is None, "I9", f"{session and session.id} is resumed by {line.resume}")
+            ensure(session is None, "I9", f"{given} is resumed by {line.resume}")
+            refused = promises.sessions.get(promises.tokens.get(digest, ("", ""))[0])
+            if refused is not None:
+                refused.refused = True
             self.world.count("resume refused")
 
     # Time.
@@ -399,6 +424,7 @@ class Host:
         world.truth.crash()
         world.ledger.crash()
         world.works.crash()
+        world.gateway.crash()
         world.promises.crash()
         world.later(away, self._start)
 
@@ -417,6 +443,8 @@ class Host:
         for record in output.records:
             world.works.fact(record)
             world.ledger.fact(record)
+            world.gateway.fact(record)
+            world.promises.fact(record)
         self.carry_out(output)
 
     def compact(self) -> None:
@@ -446,6 +474,7 @@ class Host:
             world.works.fact(record)
             world.ledger.fact(record)
             world.gateway.fact(record)
+            world.promises.fact(record)
             bounds.fact(self, record)
             commit(record)
 

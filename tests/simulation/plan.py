@@ -151,6 +151,14 @@ AUTHORITY: Final[Mapping[str, int]] = {
     "near_expiry": 3,
 }
 """Moves of a run with authority, and how often each comes up; they stand between the others."""
+PROBES: Final[Mapping[str, int]] = {
+    "page": 12,
+    "old_token": 4,
+    "watch_other": 4,
+    "take_right": 2,
+}
+"""Moves that look where bugs were overlooked, and how often each comes up; one stands behind every eighth
+move."""
 OF_AUTHORITY: Final = ("lease_expires_at", "cost.budget", "model.use")
 
 
@@ -165,14 +173,28 @@ SLOW_DISK: Final = 2_000_000_000
 
 
 def draw(seed: int, inputs: int = 200, *, authority: bool = True) -> Plan:
-    """The plan of a seed; half of them are with authority, unless that is not wanted."""
+    """The plan of a seed, with probes, and half of them with authority, unless neither is wanted."""
     plan = _draw(seed, inputs)
     if seed >= SLOW_DISK:
         plan = _with_slow_disk(plan, random.Random(f"disk {seed}"))
     elif seed >= FEW_FEATURES:
         plan = _with_few_features(plan, random.Random(f"features {seed}"))
+    if not authority:
+        return plan
     dice = random.Random(f"authority {seed}")
-    return _with_authority(plan, dice) if authority and dice.random() < 0.5 else plan
+    plan = _with_authority(plan, dice) if dice.random() < 0.5 else plan
+    return _with_probes(plan, random.Random(f"probes {seed}"))
+
+
+def _with_probes(plan: Plan, dice: random.Random) -> Plan:
+    """The same run, where clients also page through listings, come with old tokens, and lose rights."""
+    number, moves = dice.randrange, []
+    for move in plan.moves:
+        moves.append(move)
+        if dice.random() < 1 / 8:
+            kind = dice.choices(list(PROBES), list(PROBES.values()))[0]
+            moves.append(Move(0, kind, number(NUMBERS), number(NUMBERS), number(NUMBERS)))
+    return Plan(plan.options, tuple(moves))
 
 
 def _with_few_features(plan: Plan, dice: random.Random) -> Plan:

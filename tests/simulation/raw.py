@@ -142,6 +142,10 @@ class RawClient:
         else:
             self.say("session.resume", {**asked, **({"auth": hello["auth"]} if cursor % 2 else {})})
 
+    def come_back(self, token: str, cursor: int, form: int) -> None:
+        """Resume with this token, as its own principal."""
+        self._resume(token, cursor, form)
+
     def steal(self, b: int, c: int) -> None:
         """Resume with what was told to somebody else; the bearer is its own."""
         others = [token for owner, token in self.world.loot if owner != self.actor.principal]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -74,6 +74,17 @@ def _mark_in(kind: str, payload: bytes) -> int:
     return NO_MARK if found is None else RESTARTS + int(found[1])
 
 
+FINAL: Final = ("success", "error", "cancelled", "timed_out")
+UNSURE: Final = "unsure"
+"""The status of a job after a crash, until a record says more."""
+GONE: Final = "gone"
+"""The status of a job that is not there yet, or not any more."""
+
+
+def _no_time() -> int:
+    return 0
+
+
 @dataclass(slots=True)
 class Work:
     """One job. `marks` are its events in order, `index` the place of each, `kinds` what they are."""
@@ -85,6 +96,7 @@ class Work:
     label: str
     """What the submit said, by which the request is known."""
     agent: str
+    version: str | None
     accepted_at: int
     """World time."""
     max_runtime_sec: int | None
@@ -127,12 +139,54 @@ class Work:
     """A limit has taken some of its history."""
     forgotten: bool = False
     """Nothing of it is left but its end, for its key."""
+    number: int = 0
+    """Its place in the order of acceptance."""
+    tick: Callable[[], int] = _no_time
+    """The next mark of the clock by which things that happen are put in order (see `Works.tick`)."""
+    times: dict[int, int] = field(default_factory=dict)
+    """When each event was said, by that clock."""
+    statuses: list[tuple[int, str]] = field(default_factory=list)
+    """From when it had which status; UNSURE after a crash, until a record says more."""
+    gone_at: int | None = None
+    """When it was forgotten, by the same clock."""
+    ended_at: int | None = None
+    """When its terminal was decided, by the same clock."""
+    due: int | None = None
+    """World time at which it has to have ended at the latest, once its outcome is settled."""
+    why: str = ""
+    """What has settled it."""
+    started_at: int | None = None
+    """World time at which its agent was last asked to run."""
+    runs: bool = False
+    """An agent of it runs."""
+    agent_over_at: int | None = None
+    """When the last one was over, by the clock of `tick`."""
+    told_to_cancel: int | None = None
+    """World time at which a client was told that it is cancelled."""
 
     def add(self, mark: int, kind: str) -> None:
         """The agent has emitted this."""
         self.index[mark] = len(self.marks)
         self.marks.append(mark)
         self.kinds[mark] = kind
+        self.times[mark] = self.tick()
+
+    def becomes(self, status: str) -> None:
+        """From now on it has another status."""
+        self.statuses.append((self.tick(), status))
+
+    def counts(self, since: int) -> bool:
+        """Whether it was among the running jobs at some time since then: its agent has not stopped (§14)."""
+        ended = self.ended_at is not None and self.ended_at < since
+        return not ended or self.runs or (self.agent_over_at or 0) >= since
+
+    def had(self, start: int, end: int) -> set[str]:
+        """Return every status that it had from `start` to `end`, both included; GONE: it was not there."""
+        before = [status for at, status in self.statuses if at < start][-1:] or [GONE]
+        had = {*before, *(status for at, status in self.statuses if start <= at <= end)}
+        if self.gone_at is not None and self.gone_at <= end:
+            had.add(GONE)
+        return {GONE} if self.gone_at is not None and self.gone_at < start else had
 
     def add_chunks(self, count: int) -> None:
         """The agent has streamed so many pieces."""
@@ -172,10 +226,14 @@ class Truth:
         self.kept_jobs: set[str] = set()
         self.kept_marks: dict[str, set[int]] = {}
         self.kept_ends: set[str] = set()
+        self.kept_gone: set[str] = set()
+        """Jobs that are forgotten."""
         self.kept_tokens: dict[str, list[bytes]] = {}
         """Digests of the tokens of a session that are valid."""
         self.kept_keys: dict[tuple[str, str], str] = {}
         """Jobs by principal and idempotency key."""
+        self.kept_expiries: dict[str, int | None] = {}
+        """When the authentication of each session ends."""
         self._count = 0
 
     def mark(self) -> int:
@@ -201,9 +259,12 @@ class Truth:
                 del self.kept_keys[principal, key]
             case facts.JobEnded(job_id=job_id):
                 self.kept_ends.add(job_id)
+            case facts.JobForgotten(job_id=job_id):
+                self.kept_gone.add(job_id)
             case facts.HistoryCut(job_id=job_id) if job_id in self.jobs:
                 self.jobs[job_id].cut = True
             case facts.TokenIssued(session_id=session_id, digest=digest):
+                self.kept_expiries[session_id] = record.expires
                 tokens = self.kept_tokens.setdefault(session_id, [])
                 tokens.append(digest)
                 if len(tokens) > MOST_TOKENS:
@@ -211,6 +272,8 @@ class Truth:
             case facts.TokenProven(session_id=session_id, digest=digest):
                 tokens = self.kept_tokens[session_id]
                 del tokens[: tokens.index(digest)]
+            case facts.SessionEnded(session_id=session_id):
+                self.kept_tokens.pop(session_id, None)
             case _:
                 return
 
@@ -230,8 +293,13 @@ class Truth:
                 del self.jobs[job_id]
                 continue
             work.lose(self.kept_marks[job_id])
+            work.runs = False
+            if job_id not in self.kept_gone:
+                work.forgotten, work.gone_at = False, None
             if job_id not in self.kept_ends:
                 work.restarted = True
+                work.ended_at = work.due = work.started_at = None
+                work.becomes(UNSURE)
 
     def is_kept(self, job_id: str, mark: int) -> bool:
         """Whether an event may be on the wire."""

@@ -8,13 +8,10 @@ from typing import Any
 from arcp_proto.output import JobEmitted, JobEnded, Subscribed
 
 from .broken import Broken, ensure
-from .truth import NO_MARK, Truth, Work, mark_of
+from .truth import FINAL, NO_MARK, Truth, Work, mark_of
 
 ANY = -1
 """A place that is not known: whatever comes first is right."""
-
-
-FINAL = ("success", "error", "cancelled", "timed_out")
 
 
 @dataclass(slots=True)

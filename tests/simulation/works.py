@@ -30,12 +30,21 @@ class Works:
         self._keys: dict[tuple[str, str], str] = {}
         """The job that a principal's key means at present."""
         self._prints: dict[tuple[str, str], set[bytes]] = {}
-        self._grants: dict[tuple[str, str], set[str]] = {}
+        self._grants: list[tuple[int, Mapping[str, Mapping[str, str]]]] = []
+        """From when on the host has allowed what."""
+        self._free: list[tuple[int, str]] = []
+        """When a key of a principal was forgotten."""
         self._lives: dict[str, int] = {}
         """The life of the runtime in which an agent was last started."""
         self._ended_at: dict[str, int] = {}
         self._owners: dict[str, str] = {}
+        self._clock = 0
         self.grant(world.options.observers)
+
+    def tick(self) -> int:
+        """Return the next mark of the clock that puts what happens in order: no two things have the same."""
+        self._clock += 1
+        return self._clock
 
     # What the runtime decides, as it decides it.
 
@@ -47,6 +56,14 @@ class Works:
             case facts.JobEnded(job_id=job_id):
                 ensure(job_id not in self._ended_at, "I2", f"{job_id} ends twice")
                 self._ended_at[job_id] = self._world.now
+                work = self._world.truth.jobs[job_id]
+                work.ended_at = self.tick()
+                work.becomes(record.status.value)
+            case facts.JobStarted(job_id=job_id):
+                self._world.truth.jobs[job_id].becomes("running")
+                self._world.truth.jobs[job_id].started_at = self._world.now
+            case facts.OutcomeFixed(job_id=job_id, outcome=outcome):
+                self._world.deadlines.fixed(self._world.truth.jobs[job_id], outcome.code)
             case facts.CredentialRequested(job_id=job_id) if job_id in self._world.truth.jobs:
                 self._world.truth.jobs[job_id].provisioned = True
             case facts.KeyForgotten(principal=principal, key=key):
@@ -56,6 +73,7 @@ class Works:
             case facts.JobForgotten(job_id=job_id):
                 ensure(job_id in self._ended_at, "I2", f"{job_id} is forgotten before its end")
                 self._world.truth.jobs[job_id].forgotten = True
+                self._world.truth.jobs[job_id].gone_at = self.tick()
             case _:
                 return
 
@@ -69,12 +87,16 @@ class Works:
             terms.session_id,
             "",
             terms.agent,
+            terms.version,
             world.now,
             terms.max_runtime_sec,
             terms.parent_job_id,
             None if terms.expires_at is None else unix_of(terms.expires_at),
             terms.idempotency_key,
+            number=self.tick(),
+            tick=self.tick,
         )
+        world.truth.jobs[terms.job_id].becomes("pending")
         if terms.parent_job_id is not None:
             world.truth.jobs[terms.parent_job_id].add(child_mark(terms.job_id), "delegate")
         if terms.idempotency_key is not None:
@@ -96,10 +118,16 @@ class Works:
         early = self._world.now < (ended_at or 0) + kept - waits and not self._world.stepped
         early = early and not _crowds_out(limits)
         ensure(not early, "I7", f"the key of {job_id} is forgotten too early")
+        self._free.append((self.tick(), principal))
 
     def keys_of(self, principal: str) -> int:
         """How many keys of a principal mean something."""
         return sum(owner == principal for owner, _ in self._keys)
+
+    def keys_since(self, since: int, principal: str | None = None) -> int:
+        """How many keys meant something at some time since then, of one principal or of all."""
+        owners = [owner for owner, _ in self._keys] + [owner for at, owner in self._free if at >= since]
+        return sum(principal in (None, owner) for owner in owners)
 
     def crash(self) -> None:
         """What was not durable has not happened."""
@@ -119,6 +147,7 @@ class Works:
         new = request.attempt == 1
         ensure(not new or work.job_id not in self._lives, "I7", f"{work.job_id} is started twice from new")
         self._lives[work.job_id] = life
+        work.runs = True
         ensure(self._world.truth.keeps_all or work.job_id in self._world.truth.kept_jobs, "I3", "too early")
         ensure(work.owner == request.principal, "I9", f"{work.job_id} is run for {request.principal}")
         label = request.input.get("label") if isinstance(request.input, dict) else None
@@ -159,19 +188,24 @@ class Works:
     # Who may see what.
 
     def grant(self, observers: Mapping[str, Mapping[str, str]]) -> None:
-        """The host allows this, for now."""
-        for viewer, owners in observers.items():
-            for owner, what in owners.items():
-                self._grants.setdefault((viewer, owner), set()).add(what)
+        """The host allows this from now on, and nothing else."""
+        self._grants.append((self.tick(), observers))
 
-    def may_observe(self, viewer: str, owner: str) -> bool:
-        """Whether it was ever allowed."""
-        grants = self._grants
-        return any("observe" in grants.get((viewer, name), ()) for name in (owner, "*"))
+    def rights(self, viewer: str, owner: str, since: int) -> set[str]:
+        """Return every right that a principal had to another's jobs from `since` until now; "" for none."""
+        if viewer == owner:
+            return {"observe"}
+        place = max(index for index, (at, _) in enumerate(self._grants) if at <= since or not index)
+        owners = [observers.get(viewer, {}) for _, observers in self._grants[place:]]
+        return {rights.get(owner, rights.get("*", "")) for rights in owners}
 
-    def may_list(self, viewer: str, owner: str) -> bool:
-        """Whether it was ever allowed to see that there is such a job."""
-        return any(self._grants.get((viewer, name)) for name in (owner, "*"))
+    def may_observe(self, viewer: str, owner: str, since: int | None = None) -> bool:
+        """Whether it is allowed now; with `since`, whether it was at any time from then on."""
+        return "observe" in self.rights(viewer, owner, self._clock if since is None else since)
+
+    def may_list(self, viewer: str, owner: str, since: int) -> bool:
+        """Whether it was allowed at any time from `since` on to see that there is such a job."""
+        return self.rights(viewer, owner, since) != {""}
 
 
 def _crowds_out(limits: Limits) -> bool:

@@ -14,6 +14,7 @@ from arcp_proto.output import SessionLost
 from . import bounds
 from .agents import Agent
 from .broken import Broken, ensure
+from .deadlines import Deadlines
 from .gateway import Gateway
 from .honest import Honest
 from .host import Host
@@ -21,9 +22,11 @@ from .journal import Journal
 from .leases import draw_lease, time_text
 from .ledger import Ledger
 from .network import Link, Pipe, Socket
-from .plan import Move, Plan
-from .promises import Promises
+from .pages import Pages
+from .plan import Actor, Move, Plan
+from .promises import Promises, Told
 from .raw import RawClient
+from .refusals import Refusals
 from .truth import Truth
 from .works import Works
 
@@ -68,6 +71,9 @@ class World:
         self.gateway = Gateway(self)
         self.journal = Journal(self)
         self.works = Works(self)
+        self.deadlines = Deadlines(self)
+        self.pages = Pages(self)
+        self.refusals = Refusals(self)
         self.promises = Promises(self)
         self.host = Host(self)
         self.clients: list[Honest | RawClient] = [
@@ -151,6 +157,7 @@ class World:
             if self.host.up:
                 bounds.check(self.host)
                 self.ledger.check_stopped()
+                self.deadlines.check()
             self.gateway.check()
         self._heal()
 
@@ -185,6 +192,7 @@ class World:
             ensure(not agent.paused, "I10", f"the agent of {agent.work.job_id} still waits for its transport")
         while self.now < end:
             self._until(self.now + SECOND // 4)
+            self.deadlines.check()
             self._end_agents()
             if self._converged() is None:
                 break
@@ -210,7 +218,7 @@ class World:
                 missing = client.missing()
                 if missing is not None:
                     return f"{client.name}: {missing}"
-        return None
+        return self.promises.missing()
 
     def _all_goes(self) -> None:
         """All leave, every window passes, and nothing is left (I8)."""
@@ -252,10 +260,12 @@ class World:
 
     def check_loss(self, client: Honest, lost: SessionLost) -> None:
         """A session is lost for a reason only (I1)."""
-        if lost.code == "RESUME_WINDOW_EXPIRED":
-            session = self.host.runtime.sessions.get(lost.session_id) if self.host.up else None
-            if session is not None and session.connection is None:
-                self.count("lost though it lives")
+        told = self.promises.sessions.get(lost.session_id)
+        gone = told is None or told.over or told.refused
+        known = lost.code == "RESUME_WINDOW_EXPIRED" and (gone or lost.final)
+        ensure(
+            known, "I1", f"{client.name} loses {lost.session_id}, which is kept: {lost.code} {lost.reason}"
+        )
 
     def some_link(self, number: int) -> Link | None:
         """One that is there."""
@@ -378,6 +388,63 @@ class World:
 
     def list_jobs(self, move: Move) -> None:
         self.some_honest(move.a).list_jobs(move.b)
+
+    def page(self, move: Move) -> None:
+        """A client begins to look at all there is, or looks at more; now and then by another's cursor."""
+        cursors = list(self.pages.cursors)
+        if move.b % 8 == 7 and cursors:
+            self.some_honest(move.a).list_by(cursors[move.c % len(cursors)])
+        else:
+            self.some_honest(move.a).page(move.b, move.c)
+
+    def old_token(self, move: Move) -> None:
+        """Somebody has kept a resume token that a later one has ended, and uses it."""
+        promises = self.promises
+        old = [
+            (told, token)
+            for digest, (session_id, token) in promises.tokens.items()
+            if (told := promises.sessions.get(session_id)) is not None
+            and not told.over
+            and digest not in told.tokens
+        ]
+        if not old or not self.host.up:
+            return
+        told, token = old[move.b % len(old)]
+        actor = Actor(principal=told.principal, raw=True, lines=told.lines, features=tuple(told.features))
+        client = RawClient(self, len(self.clients), actor)
+        if client.connect() is not None:
+            self.clients.append(client)
+            self.count("old token")
+            client.come_back(token, told.last, move.c % 3)
+
+    def watch_other(self, move: Move) -> None:
+        """Who may observe jobs of others does."""
+        client = self.some_honest(move.a)
+        principal = client.actor.principal
+        works = [
+            work
+            for work in self.truth.jobs.values()
+            if work.owner != principal
+            and work.ended_at is None
+            and self.works.may_observe(principal, work.owner)
+        ]
+        if works:
+            client.watch(works[move.b % len(works)].job_id)
+
+    def take_right(self, move: Move) -> None:
+        """Who observes jobs of others loses its connection, and then its right to do so."""
+        ends = [
+            end
+            for end in self.host.ends.values()
+            if end.line.honest and end.line.told is not None and self._observes_others(end.line.told)
+        ]
+        if ends:
+            ends[move.a % len(ends)].link.reset("cut")
+            self.later(self.options.delay + MILLISECOND, self.host.set_observers, {})
+
+    def _observes_others(self, told: Told) -> bool:
+        owners = [self.truth.jobs[job_id].owner for job_id in told.watched if job_id in self.truth.jobs]
+        return any(owner != told.principal for owner in owners)
 
     def take_in(self, move: Move) -> None:
         self.some_honest(move.a).take_in(1 + move.b % 12)
@@ -523,4 +590,8 @@ MOVES: Final[dict[str, Callable[[World, Move], None]]] = {
     "cancel_child": World.cancel_child,
     "watch_child": World.watch_child,
     "near_expiry": World.near_expiry,
+    "page": World.page,
+    "old_token": World.old_token,
+    "watch_other": World.watch_other,
+    "take_right": World.take_right,
 }

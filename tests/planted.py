@@ -1,0 +1,514 @@
+"""Bugs that are planted by name, to see which tests and judges find them: nothing of this is in the product.
+
+`plant` switches one on for as long as a test lasts, and counts how often it has really done something. As a
+plugin this tells which layer finds a bug: `pytest -p tests.planted --planted NAME tests/unit`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from arcp_proto import (
+    applying,
+    credentials,
+    handshake,
+    listing,
+    observing,
+    outcome,
+    records,
+    restoring,
+    resuming,
+    runtime_handlers,
+    submitting,
+)
+from arcp_proto.caps import Caps
+from arcp_proto.client import Client
+from arcp_proto.client_session import ClientSession
+from arcp_proto.connection import Connection, Phase
+from arcp_proto.credentials import Rotated
+from arcp_proto.entering import append
+from arcp_proto.errors import ErrorCode, Refusal
+from arcp_proto.history import History
+from arcp_proto.ids import SECOND, Time
+from arcp_proto.job import Job
+from arcp_proto.log import Entry
+from arcp_proto.messages import Ack, Submit, Welcome
+from arcp_proto.outbox import Outbox
+from arcp_proto.output import JobLost
+from arcp_proto.records import Released
+from arcp_proto.runtime import Runtime
+from arcp_proto.session import Session
+from arcp_proto.timers import TimerKind
+from arcp_proto.wire import Envelope
+
+Patch = pytest.MonkeyPatch
+
+
+class Hits:
+    """How often a bug could have done something, and has."""
+
+    def __init__(self) -> None:
+        self.chances = 0
+        self.count = 0
+
+    def hit(self, one_in: int = 1) -> bool:
+        """Whether this time it does: once in so many, beginning with the last of the first so many."""
+        self.chances += 1
+        happens = self.chances % one_in == 0
+        self.count += happens
+        return happens
+
+    def hit_job(self, job_id: str, one_in: int = 3) -> bool:
+        """The same for a job: always, or never."""
+        happens = zlib.crc32(job_id.encode()) % one_in == 0
+        self.chances += 1
+        self.count += happens
+        return happens
+
+
+Bug = Callable[[Patch, Hits], None]
+BUGS: Final[dict[str, Bug]] = {}
+"""By name; in this order they are numbers 1 to 3 and 5 to 26 of the list of planted bugs."""
+
+
+def bug(planted: Bug) -> Bug:
+    """Put it into the list."""
+    BUGS[planted.__name__] = planted
+    return planted
+
+
+def plant(name: str, patch: Patch) -> Hits:
+    """Switch a bug on until `patch` is undone."""
+    hits = Hits()
+    BUGS[name](patch, hits)
+    return hits
+
+
+# As a plugin.
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--planted", choices=BUGS, help="the bug that is there in every test")
+
+
+@pytest.fixture(autouse=True)
+def planted(request: pytest.FixtureRequest, monkeypatch: Patch) -> Iterator[None]:
+    """The bug of the command line."""
+    name = request.config.getoption("planted")
+    if name is None:
+        yield
+        return
+    hits = plant(name, monkeypatch)
+    yield
+    if hits.count:
+        print(f"{name}: {hits.count} of {hits.chances}")
+
+
+# Resumes.
+
+
+@bug
+def event_skipped_at_a_resume(patch: Patch, hits: Hits) -> None:
+    """One resume in three that has something to bring leaves out its first event."""
+    original = handshake._welcome
+
+    def welcome(runtime: Runtime, pending: handshake.Pending, session: Session, cursor: int) -> None:
+        original(runtime, pending, session, cursor)
+        if pending.resume is not None and cursor < session.log.last and hits.hit(3):
+            pending.connection._outbox.cursor += 1
+
+    patch.setattr(handshake, "_welcome", welcome)
+
+
+@bug
+def last_event_again_after_a_takeover(patch: Patch, hits: Hits) -> None:
+    """Who takes a session over gets the event again that it has."""
+    taken: dict[str, bool] = {}
+    take_over, welcome = handshake._take_over, handshake._welcome
+
+    def note(runtime: Runtime, session: Session, connection: Connection) -> None:
+        taken[session.id] = session.connection is not None
+        take_over(runtime, session, connection)
+
+    def again(runtime: Runtime, pending: handshake.Pending, session: Session, cursor: int) -> None:
+        early = taken.pop(session.id, False) and cursor >= session.log.first and hits.hit()
+        welcome(runtime, pending, session, cursor - early)
+
+    patch.setattr(handshake, "_take_over", note)
+    patch.setattr(handshake, "_welcome", again)
+
+
+@bug
+def last_event_again_under_a_new_number(patch: Patch, hits: Hits) -> None:
+    """A takeover numbers the last event of the session once more."""
+    original = handshake._take_over
+
+    def take_over(runtime: Runtime, session: Session, connection: Connection) -> None:
+        again = session.connection is not None and len(session.log) > 0 and hits.hit()
+        original(runtime, session, connection)
+        if again:
+            append(runtime, session, session.log.between(session.log.last - 1, session.log.last)[0])
+
+    patch.setattr(handshake, "_take_over", take_over)
+
+
+@bug
+def rest_given_back_twice(patch: Patch, hits: Hits) -> None:
+    """What a child has left goes back twice if it has siblings."""
+    original = applying._leave
+
+    def leave(job: Job, parent: Job) -> None:
+        own = job.budget
+        if (
+            own is not parent.budget
+            and len(parent.children) > 1
+            and any(own.remaining.values())
+            and hits.hit()
+        ):
+            parent.budget.give_back(own.remaining)
+        original(job, parent)
+
+    patch.setattr(applying, "_leave", leave)
+
+
+@bug
+def revoked_value_in_a_replay(patch: Patch, hits: Hits) -> None:
+    """The value of a rotated credential stays in the event that told of it."""
+
+    def forget(rotated: Rotated) -> None:
+        hits.hit()
+
+    patch.setattr(credentials.Rotated, "forget", forget)
+
+
+@bug
+def finished_keys_lost_at_a_restart(patch: Patch, hits: Hits) -> None:
+    """The keys of jobs that are over are free once the runtime was restarted."""
+    original = restoring.restore
+
+    def restore(runtime: Runtime, kept: Any) -> None:
+        original(runtime, kept)
+        for principal, key, claim in list(runtime.keys.items()):
+            if claim.ended is not None and hits.hit():
+                applying._key_forgotten(runtime, records.KeyForgotten(principal, key))
+
+    patch.setattr(restoring, "restore", restore)
+
+
+@bug
+def detached_observer_keeps_seeing(patch: Patch, hits: Hits) -> None:
+    """Observations of a session that is detached do not end when its right goes."""
+    original = observing.revoke
+
+    def revoke(runtime: Runtime) -> None:
+        attached = {id: session for id, session in runtime.sessions.items() if session.connection is not None}
+        for session in runtime.sessions.values():
+            if session.connection is None:
+                for job in session.observed.values():
+                    right = observing.right_to(runtime, session.principal, job)
+                    if right is not observing.Right.OBSERVE:
+                        hits.hit()
+        everybody, runtime.sessions = runtime.sessions, attached
+        try:
+            original(runtime)
+        finally:
+            runtime.sessions = everybody
+
+    patch.setattr(observing, "revoke", revoke)
+
+
+@bug
+def gap_in_place_of_an_overrun(patch: Patch, hits: Hits) -> None:
+    """A connection whose next event was evicted goes on with what is left."""
+    original = Outbox._next_events
+
+    def next_events(outbox: Outbox, upto: int, size: int) -> list[bytes]:
+        session = outbox.session
+        if session is not None and outbox.cursor + 1 < session.log.first <= upto and hits.hit():
+            outbox.cursor = session.log.first - 1
+        return original(outbox, upto, size)
+
+    patch.setattr(Outbox, "_next_events", next_events)
+
+
+@bug
+def ack_beyond_the_last_number(patch: Patch, hits: Hits) -> None:
+    """An ack of the number after the last one is taken."""
+
+    def on_ack(runtime: Runtime, connection: Connection, envelope: Envelope, ack: Ack) -> None:
+        session = connection.session
+        if session is not None and ack.last_processed_seq == session.log.last + 1 and hits.hit():
+            runtime.commit(Released(session.id, ack.last_processed_seq))
+        else:
+            runtime_handlers.on_ack(runtime, connection, envelope, ack)
+
+    _handle(patch, "session.ack", on_ack)
+
+
+@bug
+def cursor_skips_a_job(patch: Patch, hits: Hits) -> None:
+    """A page leaves out a job if the last one of the page before has left its status since."""
+    original = listing.page
+
+    def page(
+        table: listing.Listing, owners: Any, filter: listing.Filter, below: int | None, limit: int, scan: int
+    ) -> tuple[list[Job], int | None]:
+        jobs, next_below = original(table, owners, filter, below, limit, scan)
+        if below is None or filter.statuses is None or not jobs:
+            return jobs, next_below
+        before = table._jobs.get(below)
+        if (before is None or not filter.matches(before)) and hits.hit():
+            return jobs[1:], next_below
+        return jobs, next_below
+
+    patch.setattr(runtime_handlers, "page", page)
+
+
+@bug
+def resume_window_stays_armed(patch: Patch, hits: Hits) -> None:
+    """One resume in three does not stop the end of the session."""
+    original = handshake._take_over
+
+    def take_over(runtime: Runtime, session: Session, connection: Connection) -> None:
+        at = runtime.timers.armed(TimerKind.RESUME_WINDOW, session.id)
+        original(runtime, session, connection)
+        if at is not None and hits.hit(3):
+            runtime.timers.arm(TimerKind.RESUME_WINDOW, session.id, at)
+
+    patch.setattr(handshake, "_take_over", take_over)
+
+
+@bug
+def connections_of_another_counted_down(patch: Patch, hits: Hits) -> None:
+    """When a connection goes, another principal has one less."""
+    original = Caps.gone
+
+    def gone(caps: Caps, connection: Connection, now: Time) -> None:
+        allowance = caps.allowances.get(connection.number)
+        original(caps, connection, now)
+        if allowance is not None:
+            for group, standing in caps.standings.items():
+                if group != allowance.group and standing.connections > 0 and hits.hit():
+                    standing.connections -= 1
+                    return
+
+    patch.setattr(Caps, "gone", gone)
+
+
+@bug
+def valid_resume_refused(patch: Patch, hits: Hits) -> None:
+    """One session in five is not found by its token."""
+    original = handshake._find
+
+    def find(runtime: Runtime, resume: Any) -> Session | None:
+        session = original(runtime, resume)
+        return None if session is not None and hits.hit(5) else session
+
+    patch.setattr(handshake, "_find", find)
+
+
+# Ends.
+
+
+@bug
+def terminal_twice_at_home(patch: Patch, hits: Hits) -> None:
+    """The session that submitted a job gets its end twice, for one job in three."""
+    original = applying._job_ended
+
+    def job_ended(runtime: Runtime, record: records.JobEnded) -> None:
+        job = runtime.jobs[record.job_id]
+        home = job.home
+        original(runtime, record)
+        if home is not None and job.end is not None and hits.hit_job(job.id):
+            append(
+                runtime, home, applying.terminal(runtime, job, home, job.end, record.whole, observed=False)
+            )
+
+    patch.setitem(applying.APPLY, records.JobEnded, job_ended)
+
+
+@bug
+def page_leaves_out_jobs(patch: Patch, hits: Hits) -> None:
+    """No page shows one job in three."""
+    original = listing.page
+
+    def page(*arguments: Any) -> tuple[list[Job], int | None]:
+        jobs, next_below = original(*arguments)
+        return [job for job in jobs if not hits.hit_job(job.id)], next_below
+
+    patch.setattr(runtime_handlers, "page", page)
+
+
+@bug
+def max_runtime_not_armed_after_a_restart(patch: Patch, hits: Hits) -> None:
+    """A job that has started again may run for ever."""
+    original = submitting.go
+
+    def go(runtime: Runtime, job: Job, input: Any, *, attempt: int) -> None:
+        original(runtime, job, input, attempt=attempt)
+        if attempt > 1 and runtime.timers.armed(TimerKind.MAX_RUNTIME, job.id) is not None and hits.hit():
+            runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
+
+    patch.setattr(submitting, "go", go)
+
+
+@bug
+def other_observers_never_get_the_end(patch: Patch, hits: Hits) -> None:
+    """Who observes the jobs of another principal gets all but their ends."""
+    job_ended, catch_up = applying._job_ended, applying._catch_up
+
+    def ended(runtime: Runtime, record: records.JobEnded) -> None:
+        job = runtime.jobs[record.job_id]
+        for session in list(job.observers.values()):
+            if session.principal != job.terms.principal and hits.hit():
+                del job.observers[session.id], session.observed[job.id]
+        job_ended(runtime, record)
+
+    def caught_up(runtime: Runtime, session: Session, job: Job) -> None:
+        if job.end is not None and session.principal != job.terms.principal and hits.hit():
+            del session.observed[job.id]
+        else:
+            catch_up(runtime, session, job)
+
+    patch.setitem(applying.APPLY, records.JobEnded, ended)
+    patch.setattr(applying, "_catch_up", caught_up)
+
+
+@bug
+def submit_refused_as_busy(patch: Patch, hits: Hits) -> None:
+    """One submit in ten is refused for no reason."""
+
+    def on_submit(runtime: Runtime, connection: Connection, envelope: Envelope, submit: Submit) -> None:
+        if hits.hit(10):
+            raise Refusal(ErrorCode.INTERNAL_ERROR, "busy")
+        submitting.on_submit(runtime, connection, envelope, submit)
+
+    _handle(patch, "job.submit", on_submit)
+
+
+@bug
+def cancel_stops_no_restarted_agent(patch: Patch, hits: Hits) -> None:
+    """The agent of a job that has started again is not told to stop."""
+    original = outcome.stop_agent
+
+    def stop_agent(runtime: Runtime, job: Job, reason: str) -> None:
+        if job.attempt > 1 and hits.hit():
+            at = Time(runtime.now + runtime.limits.grace * SECOND)
+            runtime.timers.arm(TimerKind.GRACE, job.id, at)
+        else:
+            original(runtime, job, reason)
+
+    patch.setattr(outcome, "stop_agent", stop_agent)
+
+
+# The rest.
+
+
+@bug
+def client_gives_up_a_job_after_a_resume(patch: Patch, hits: Hits) -> None:
+    """The client takes one job in three for lost when its session is resumed."""
+    original = resuming.welcomed
+
+    def welcomed(client: Client, connection: Connection, welcome: Welcome) -> None:
+        before = client.session
+        resumed = isinstance(before, ClientSession) and before.id == welcome.session_id
+        original(client, connection, welcome)
+        session = client.session
+        if resumed and session is not None:
+            for job_id in list(session.jobs):
+                if hits.hit_job(job_id):
+                    session.forget_job(job_id)
+                    client.happened(JobLost(job_id, "CONNECTION_LOST", "planted"))
+
+    patch.setattr(resuming, "welcomed", welcomed)
+
+
+@bug
+def history_begins_one_late(patch: Patch, hits: Hits) -> None:
+    """A replay of a history leaves out its first event."""
+    original = History.after
+
+    def after(history: History, source: int) -> int:
+        position = original(history, source)
+        return position + 1 if position < history.end and hits.hit() else position
+
+    patch.setattr(History, "after", after)
+
+
+@bug
+def last_event_twice_when_live(patch: Patch, hits: Hits) -> None:
+    """An observer that has caught up gets the last event of the history again."""
+    original = applying._catch_up
+
+    def catch_up(runtime: Runtime, session: Session, job: Job) -> None:
+        history = job.history
+        if job.end is None and history.events and hits.hit():
+            for payload, source, feature in history.between(history.end - 1, history.end):
+                if feature is None or credentials.takes(job, session, feature):
+                    entry = Entry.of(job.head(applying.EVENT, observed=True), payload, source)
+                    append(runtime, session, entry)
+        original(runtime, session, job)
+
+    patch.setattr(applying, "_catch_up", catch_up)
+
+
+@bug
+def superseded_token_stays_valid(patch: Patch, hits: Hits) -> None:
+    """A resume token that a later one has ended resumes its session all the same."""
+    prove, find = Session.prove, handshake._find
+    old: dict[bytes, str] = {}
+
+    def proven(session: Session, digest: bytes) -> list[bytes]:
+        over = prove(session, digest)
+        old.update(dict.fromkeys(over, session.id))
+        return over
+
+    def found(runtime: Runtime, resume: Any) -> Session | None:
+        session = find(runtime, resume)
+        if session is None:
+            digest = handshake.Secret(resume.resume_token).digest()
+            session = runtime.sessions.get(old.get(digest, ""))
+            if session is not None:
+                hits.hit()
+                if digest not in session.tokens:
+                    session.tokens.insert(0, digest)
+                    runtime.tokens[digest] = session
+        return session
+
+    patch.setattr(Session, "prove", proven)
+    patch.setattr(handshake, "_find", found)
+
+
+@bug
+def dead_peer_never_given_up(patch: Patch, hits: Hits) -> None:
+    """A peer that says nothing for long is not given up."""
+
+    def silent(runtime: Runtime, connection: Connection) -> None:
+        hits.hit()
+
+    patch.setattr(Runtime, "_silent", silent)
+
+
+@bug
+def ack_frees_one_too_many(patch: Patch, hits: Hits) -> None:
+    """Every ack frees the event behind it, too."""
+    original = applying._released
+
+    def released(runtime: Runtime, record: Released) -> None:
+        original(runtime, record)
+        session = runtime.sessions[record.session_id]
+        if session.log.last > record.seq and hits.hit():
+            applying._free(runtime, session, record.seq + 1)
+
+    patch.setitem(applying.APPLY, Released, released)
+
+
+def _handle(patch: Patch, kind: str, handle: Any) -> None:
+    """Let another function carry a message out."""
+    rules: Any = runtime_handlers.HANDLERS[Phase.OPEN]
+    patch.setitem(rules, kind, msgspec.structs.replace(rules[kind], handle=handle))
