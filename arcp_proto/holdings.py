@@ -16,6 +16,7 @@ from .history import History
 from .ids import Principal, Time
 from .limits import Limits
 from .log import Log
+from .ranking import Ranking
 
 Holder = Log | History
 """What holds events: the log of a session, or the history of a job."""
@@ -29,12 +30,15 @@ class Holdings:
     """The accounts of all principals; one that holds nothing is dropped."""
 
     __slots__ = (
+        "_by_events",
+        "_by_size",
         "_crowded",
         "_limits",
         "_most_events",
         "_most_size",
         "_nameless",
         "_principals",
+        "_ranked",
         "_total_events",
         "_total_room",
         "events",
@@ -52,6 +56,10 @@ class Holdings:
         self._nameless = 0
         """Bytes that are pinned for all clients without a name."""
         self._principals: dict[Principal, _Held] = {}
+        self._by_events = Ranking(self._events_of)
+        self._by_size = Ranking(self._size_of)
+        self._ranked = False
+        """Whether one of them is kept."""
         self._crowded: dict[Principal, None] = {}
         """Those above the limits of one principal."""
         self.events = 0
@@ -147,6 +155,8 @@ class Holdings:
         held.size = size_of_it = held.size + size
         self.events = in_all = self.events + events
         self.size = size_in_all = self.size + size
+        if self._ranked:
+            self._rank(principal)
         if of_it > self._most_events or (size_of_it > held.room and size_of_it > 0):
             self._crowded[principal] = None
         elif self._crowded:
@@ -175,7 +185,7 @@ class Holdings:
     def crowded(self) -> Principal | None:
         """Whose oldest goes next; None when all is within the limits.
 
-        A principal above its own limits comes first, then the largest of all, which takes a look at each.
+        A principal above its own limits comes first, then the largest of all.
         """
         if not self.over:
             return None
@@ -183,19 +193,33 @@ class Holdings:
 
     def largest(self) -> Principal:
         """Who holds the largest share of the total that is exceeded, or of either; the first by name."""
-        ensure(self._principals, "nobody holds anything")
         most_events, most_size = self._limits.total_events, self._limits.total_bytes
         by_events = self.events > most_events or self.size <= self._total_room
         by_size = self.size > self._total_room or self.events <= most_events
+        everybody, shares = self._principals, []
+        if by_events:
+            principal = self._by_events.first(everybody)
+            shares.append((-self._events_of(principal) * most_size, principal))
+        if by_size:
+            principal = self._by_size.first(everybody)
+            shares.append((-self._size_of(principal) * most_events, principal))
+        self._ranked = True
+        return min(shares)[1]
 
-        def share(principal: Principal) -> int:
-            held = self._principals[principal]
-            return max(
-                held.events * most_size if by_events else 0,
-                held.size * most_events if by_size else 0,
-            )
+    def _events_of(self, principal: Principal) -> int:
+        held = self._principals.get(principal)
+        return 0 if held is None else held.events
 
-        return max(sorted(self._principals), key=share)
+    def _size_of(self, principal: Principal) -> int:
+        held = self._principals.get(principal)
+        return 0 if held is None else held.size
+
+    def _rank(self, principal: Principal) -> None:
+        """What a principal holds has changed, and the ranking is kept."""
+        for ranking in (self._by_events, self._by_size):
+            if ranking.kept:
+                ranking.changed(principal, self._principals)
+        self._ranked = self._by_events.kept or self._by_size.kept
 
     def too_large(self, principal: Principal) -> bool:
         """Whether bytes of a principal have to go, not only events."""

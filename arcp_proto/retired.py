@@ -8,6 +8,7 @@ from heapq import heapify, heappop, heappush
 
 from .errors import ensure
 from .ids import JobId, Principal, Time
+from .ranking import Ranking
 
 _SLACK = 64
 
@@ -20,10 +21,11 @@ class Retired:
     others.
     """
 
-    __slots__ = ("_count", "_firsts", "_large", "_queues", "_size")
+    __slots__ = ("_count", "_firsts", "_large", "_queues", "_ranking", "_size")
 
     def __init__(self) -> None:
         self._queues: dict[Principal, _Queue] = {}
+        self._ranking = Ranking(self.count)
         self._firsts: list[tuple[Time, int, Principal]] = []
         """When the first of a queue is to be forgotten, its place and whose; stale ones are passed over."""
         self._large: dict[Principal, OrderedDict[JobId, Time]] = {}
@@ -47,6 +49,8 @@ class Retired:
         if queue is None:
             queue = self._queues[principal] = _Queue()
             heappush(self._firsts, (at, self._count, principal))
+        if self._ranking.kept:
+            self._ranking.changed(principal, self._queues)
         return queue.append(job_id, at, self._count)
 
     def remove(self, principal: Principal, job_id: JobId) -> None:
@@ -58,6 +62,8 @@ class Retired:
         large = self._large.get(principal)
         if large is not None and large.pop(job_id, None) is not None and not large:
             del self._large[principal]
+        if self._ranking.kept:
+            self._ranking.changed(principal, self._queues)
         if not len(queue):
             del self._queues[principal]
         elif queue.first != first:
@@ -97,8 +103,8 @@ class Retired:
         return None if large is None else next(iter(large.items()))
 
     def largest(self) -> Principal:
-        """Who has most. A scan over principals, for when there are too many in all."""
-        return max(self._queues, key=lambda principal: len(self._queues[principal]))
+        """Return who has most, for when there are too many in all."""
+        return self._ranking.first(self._queues)
 
     def entries(self) -> list[tuple[JobId, Time]]:
         """All of them by their places, for tests."""

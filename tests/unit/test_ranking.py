@@ -1,0 +1,145 @@
+"""Who holds most: right whatever changes, and without a look at everybody (§14)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arcp_proto.errors import InvariantViolated
+from arcp_proto.holdings import Holdings
+from arcp_proto.ids import JobId, Principal, SessionId, Time
+from arcp_proto.limits import Limits
+from arcp_proto.log import Entry, Log
+from arcp_proto.ranking import Ranking
+from arcp_proto.retired import Retired
+
+NAMES: Final = [Principal(name) for name in "abcdef"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["set", "set", "set", "ask"]), st.sampled_from(NAMES), st.integers(0, 5)),
+        max_size=300,
+    )
+)
+def test_it_finds_what_a_look_at_everybody_finds(steps: list[tuple[str, Principal, int]]) -> None:
+    held: dict[Principal, int] = {}
+    ranking = Ranking(lambda principal: held.get(principal, 0))
+    for step, principal, amount in steps:
+        if step == "set":
+            if amount:
+                held[principal] = amount
+            else:
+                held.pop(principal, None)
+            if ranking.kept:
+                ranking.changed(principal, held)
+        elif held:
+            most = max(held.values())
+            assert ranking.first(held) == min(name for name in held if held[name] == most)
+        else:
+            with pytest.raises(InvariantViolated, match="nobody"):
+                ranking.first(held)
+        assert len(ranking._heap) <= 3 * len(NAMES) + 64
+
+
+def test_it_is_given_up_when_nobody_asks() -> None:
+    """Principals that come and go leave nothing behind."""
+    held = {Principal("stays"): 1}
+    ranking = Ranking(lambda principal: held.get(principal, 0))
+    assert ranking.first(held) == "stays"
+    for number in range(1_000):
+        if ranking.kept:
+            ranking.changed(Principal(f"p{number}"), held)
+    assert (ranking.kept, len(ranking._changed), len(ranking._heap)) == (False, 0, 0)
+
+
+# Steps of an eviction, whatever the number of principals.
+
+EACH: Final = 10
+ROUNDS: Final = 200
+
+
+def steps_of(call: Callable[[], object]) -> int:
+    """Calls of Python functions and of C functions."""
+    count = 0
+
+    def counted(frame: Any, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(counted)
+    try:
+        call()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def full_holdings(principals: int, **limits: int) -> Callable[[], None]:
+    """All may hold no more; what comes then drives out what the largest has."""
+    holdings = Holdings(Limits(**limits))
+    logs = {}
+    for number in range(principals):
+        log = logs[Principal(f"p{number:05}")] = Log(SessionId(f"s{number}"))
+        holdings.add(Principal(f"p{number:05}"), log)
+    names = list(logs)
+
+    def publish(number: int) -> None:
+        principal = names[number * 7 % principals]
+        logs[principal].append(Entry(b"head", b"x" * 10), 10, Time(number))
+        holdings.changed(principal, 1, 10)
+        while (crowded := holdings.crowded()) is not None:
+            log = logs[crowded]
+            events, size = log.release(log.oldest(5, 1_000))
+            holdings.changed(crowded, -events, -size)
+
+    for number in range(EACH * principals):
+        publish(number)
+    publish(0)
+
+    def more() -> None:
+        for number in range(ROUNDS):
+            publish(number)
+
+    return more
+
+
+@pytest.mark.parametrize("limit", ["total_events", "total_bytes"])
+def test_an_eviction_costs_as_much_with_20_000_principals_as_with_100(limit: str) -> None:
+    each = EACH * (10 if limit == "total_bytes" else 1)
+    few = steps_of(full_holdings(100, **{limit: 100 * each}))
+    many = steps_of(full_holdings(20_000, **{limit: 20_000 * each}))
+    assert many < 1.5 * few
+    assert many < 100 * ROUNDS
+
+
+def full_retired(principals: int) -> Callable[[], None]:
+    retired = Retired()
+    for number in range(EACH * principals):
+        retired.add(JobId(f"job{number}"), Principal(f"p{number % principals:05}"), Time(number))
+
+    def finish(number: int) -> None:
+        principal = Principal(f"p{number * 7 % principals:05}")
+        retired.add(JobId(f"more{number}"), principal, Time(EACH * principals + number))
+        largest = retired.largest()
+        retired.remove(largest, retired.oldest(largest))
+
+    finish(0)
+
+    def more() -> None:
+        for number in range(1, ROUNDS):
+            finish(number)
+
+    return more
+
+
+def test_forgetting_a_job_costs_as_much_with_20_000_principals_as_with_100() -> None:
+    few, many = steps_of(full_retired(100)), steps_of(full_retired(20_000))
+    assert many < 1.5 * few
+    assert many < 100 * ROUNDS
