@@ -12,7 +12,7 @@ import pytest
 from arcp_proto.client import CLIENT_FEATURES, Client, ClientConfig
 from arcp_proto.connection import Framing, Phase
 from arcp_proto.errors import InvariantViolated, LocalProtocolError
-from arcp_proto.ids import SECOND, JobId, SessionId
+from arcp_proto.ids import SECOND, JobId, SessionId, Time
 from arcp_proto.limits import Limits
 from arcp_proto.messages import AgentEntry, Peer
 from arcp_proto.output import (
@@ -25,6 +25,7 @@ from arcp_proto.output import (
 )
 from arcp_proto.secret import Secret
 from arcp_proto.timers import TimerKey, TimerKind
+from arcp_proto.times import format_time
 from arcp_proto.trace import EXTENSION
 
 from .scripted_runtime import FEATURES, JOB, UNIX, WELCOME, ScriptedRuntime, log, numbers
@@ -481,6 +482,15 @@ def test_a_silent_runtime_is_pinged_and_then_given_up_without_a_word() -> None:
     assert (ended.who, ended.code) == ("local", "HEARTBEAT_LOST")
     assert [closing.code for closing in runtime.closings] == [1001]
     assert len(runtime.received) == sent
+
+
+def test_the_times_that_a_client_writes_follow_the_wall_clock() -> None:
+    runtime = ScriptedRuntime()
+    runtime.welcome(heartbeat_interval_sec=10)
+    runtime.client.wall_clock_set(UNIX + 3_600 * SECOND, now=runtime.now)
+    runtime.advance(10)
+    (ping,) = runtime.sent("session.ping")
+    assert ping["payload"]["sent_at"] == format_time(Time(UNIX + 3_610 * SECOND))
 
 
 def test_whatever_is_heard_is_life() -> None:

@@ -293,6 +293,25 @@ def test_an_event(runtime: ScriptedRuntime) -> None:
     assert event.size >= len(json.dumps(body))
 
 
+@pytest.mark.parametrize("details", [None, {"id": "cred_1", "value": "sk-new"}])
+def test_the_new_value_of_a_credential_is_not_in_the_body_of_its_event(
+    runtime: ScriptedRuntime, details: dict[str, str] | None
+) -> None:
+    runtime.accept()
+    body = {"phase": "credential_rotated", "id": "cred_1", "value": "sk-new"}
+    if details is not None:
+        body["details"] = details
+    said = {"kind": "status", "ts": "t", "body": body}
+    event = runtime.only(JobEmitted, runtime.say("job.event", said, job_id=JOB, event_seq=1))
+    assert event.body == {"phase": "credential_rotated", "id": "cred_1"}
+    assert event.value is not None and event.value.reveal() == "sk-new"
+    assert "sk-new" not in repr(event)
+    other = runtime.only(
+        JobEmitted, runtime.say("job.event", {**said, "kind": "log"}, job_id=JOB, event_seq=2)
+    )
+    assert (other.value, other.body["value"]) == (None, "sk-new")
+
+
 def test_an_event_of_another_job_without_a_number(runtime: ScriptedRuntime) -> None:
     event = runtime.only(
         JobEmitted, runtime.say("job.event", {"kind": "x-vendor.a.b", "body": 5, "job_id": "job_9"})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
-from arcp_proto.entering import number
-from arcp_proto.ids import JobId
+from arcp_proto.entering import number, number_all
+from arcp_proto.ids import SECOND, JobId, Time
+from arcp_proto.limits import Limits
 
 from .world import CONFIG, Peer, World
 
@@ -56,3 +58,79 @@ def test_beyond_what_is_allowed_a_look_is_due() -> None:
         assert not number(world.runtime, job, "log", b'{"n":1')
     job.history.look_again()
     assert number(world.runtime, job, "log", b'{"n":1')
+
+
+# Many in one go.
+
+
+def let_in(world: World, job_id: JobId, count: int, size: int) -> None:
+    """Let so many events more, with so many bytes, into the log of the only session and into the history."""
+    [session] = world.runtime.sessions.values()
+    history = world.runtime.jobs[job_id].history
+    session.log.allow(session.log.last + count, session.log.size + size, None)
+    history.allow(history.end + count, history.size + size)
+
+
+def kept(world: World, job_id: JobId) -> object:
+    """What the log, the history and the counters hold of a job."""
+    runtime, job = world.runtime, world.runtime.jobs[job_id]
+    [session] = runtime.sessions.values()
+    history = list(job.history.between(job.history.first, job.history.end))
+    entries = session.log.between(0, session.log.last)
+    numbers = (session.log.last, session.log.size, job.history.end, job.history.size, job.home_seq)
+    held = (runtime.holdings.events, runtime.holdings.size, runtime.holdings.over)
+    return numbers, history, entries, held
+
+
+PAYLOADS = [b'{"n":%d' % number for number in range(1, 4)]
+
+
+def test_many_in_one_go_leave_what_they_leave_one_by_one() -> None:
+    one, one_peers, job_id = world_of()
+    many, many_peers, _ = world_of()
+    for world in (one, many):
+        let_in(world, job_id, len(PAYLOADS), sum(map(len, PAYLOADS)))
+    for payload in PAYLOADS:
+        assert not number(one.runtime, one.runtime.jobs[job_id], "log", payload)
+    assert number_all(many.runtime, many.runtime.jobs[job_id], PAYLOADS)
+    assert kept(many, job_id) == kept(one, job_id)
+    [session] = many.runtime.sessions.values()
+    assert [entry.payload for entry in session.log.between(1, 4)] == PAYLOADS
+    for world, peers in ((one, one_peers), (many, many_peers)):
+        assert list(world.runtime.ready) == [peer.connection for peer in peers]
+
+
+@pytest.mark.parametrize("held", ["log", "history"])
+@pytest.mark.parametrize(("count", "size", "seconds"), [(2, 99, 0), (3, 17, 0), (3, 18, 1)])
+def test_many_that_come_to_a_limit_are_left_to_be_numbered_one_by_one(
+    held: str, count: int, size: int, seconds: int
+) -> None:
+    world, _, job_id = world_of()
+    [session] = world.runtime.sessions.values()
+    job = world.runtime.jobs[job_id]
+    let_in(world, job_id, 99, 999)
+    if held == "log":
+        session.log.allow(session.log.last + count, session.log.size + size, None)
+    else:
+        job.history.allow(job.history.end + count, job.history.size + size)
+    world.runtime.now = Time(world.runtime.now + seconds * SECOND)
+    before = kept(world, job_id)
+    assert not number_all(world.runtime, job, PAYLOADS)
+    assert kept(world, job_id) == before
+
+
+@pytest.mark.parametrize("room", [6, 5])
+def test_many_that_come_to_what_a_principal_may_hold_are_left_as_well(room: int) -> None:
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(principal_events=2 + room)))
+    peer = world.client()
+    job_id = peer.submit()
+    world.emit(job_id)
+    let_in(world, job_id, 99, 999)
+    assert number_all(world.runtime, world.runtime.jobs[job_id], PAYLOADS) is (room == 6)
+    assert not world.runtime.holdings.over
+
+
+def test_many_of_a_job_that_is_observed_are_left_as_well() -> None:
+    world, _, job_id = world_of("tok-alice")
+    assert not number_all(world.runtime, world.runtime.jobs[job_id], PAYLOADS)
+    assert [session.log.last for session in world.runtime.sessions.values()] == [1, 1]

@@ -106,6 +106,25 @@ def test_a_look_is_due_beyond_what_was_allowed(end: int, size: int, looks: list[
     assert history.due(Time(SECOND))
 
 
+@pytest.mark.parametrize(
+    ("count", "size", "at", "let_in"),
+    [(3, 30, SECOND - 1, True), (4, 30, 0, False), (3, 31, 0, False), (3, 30, SECOND, False)],
+)
+def test_many_are_let_in_up_to_what_was_allowed(count: int, size: int, at: int, let_in: bool) -> None:
+    history = history_of(1, 2)
+    history.allow(5, 50)
+    assert history.lets_in(count, size, Time(at)) is let_in
+
+
+def test_many_that_are_let_in_follow_what_is_there() -> None:
+    history = history_of(1, 2)
+    history.allow(5, 50)
+    history.add([b"a", b"b"], 7, 2)
+    assert (history.end, history.events, history.size) == (4, 4, 22)
+    assert list(history.between(2, 4)) == [(b"a", 7, None), (b"b", 8, None)]
+    assert history.lets_in(1, 28, Time(0)) and not history.lets_in(2, 28, Time(0))
+
+
 def test_a_history_is_loaded_as_it_was() -> None:
     history = History(JOB)
     for number, feature in enumerate([None, "progress", "result_chunk"]):

@@ -549,6 +549,19 @@ def test_a_child_of_a_job_whose_session_is_lost_is_asked_for_again(runtime: Scri
     assert subscribes(runtime) == [(JOB, 0), ("job_2", 0), ("job_2", 0)], "it does not come by itself"
 
 
+def test_a_child_of_a_lost_session_does_not_come_by_itself_in_the_next(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": "job_2", "agent": "a"}}
+    runtime.say("job.event", said, job_id=JOB, event_seq=1)
+    lose(runtime)
+    answer(runtime)
+    assert runtime.client.session is not None and not runtime.client.session.knows(JobId("job_2"))
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2")
+    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=1))
+
+
 def test_so_is_a_child_of_a_job_that_a_key_has_brought(runtime: ScriptedRuntime) -> None:
     request_id = runtime.submit(idempotency_key="k")
     runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})

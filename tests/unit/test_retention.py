@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from arcp_proto.ids import SECOND, Principal, SessionId
+from arcp_proto.ids import SECOND, Principal, SessionId, Time
 from arcp_proto.limits import Limits
 from arcp_proto.log import Log
 from arcp_proto.records import JobForgotten
@@ -129,6 +129,26 @@ def test_without_ack_what_is_older_than_the_window_goes() -> None:
     assert (log.first, log.last) == (3, 4)
     peer.drop()
     assert world.resumed(peer, 2).numbers() == [3, 4]
+
+
+def test_without_ack_what_is_older_than_the_window_goes_as_soon_as_it_is() -> None:
+    world = World(msgspec.structs.replace(QUIET, resume_window_sec=60))
+    job = world.client(features=()).submit()
+    for seconds, first in ((0, 1), (60.5, 1), (0.49, 1), (0.01, 2)):
+        world.advance(seconds)
+        world.emit(job)
+        assert log_of(world).first == first
+
+
+def test_with_ack_age_makes_no_event_due_to_be_looked_at() -> None:
+    world = World(msgspec.structs.replace(QUIET, resume_window_sec=60))
+    job = world.client(features=("ack",)).submit()
+    world.emit(job)
+    world.advance(100)
+    world.emit(job)
+    assert log_of(world).first == 1
+    assert not log_of(world).due(Time(world.now + SECOND - 1))
+    assert log_of(world).due(Time(world.now + SECOND))
 
 
 def test_without_ack_nothing_goes_within_the_window() -> None:
