@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from . import messages, wire
 from .connection import Connection, Phase
 from .errors import RETRYABLE, ErrorCode, Refusal, Unreadable, UnreadablePayload
 from .ids import JobId, SessionId, ulid
-from .limits import MAX_AGENT_LENGTH
+from .limits import MAX_AGENT_LENGTH, MAX_ID_LENGTH
 from .machine import cut
 from .quirks import RefusalForm
 from .session import Session
-from .tolerance import read_request
 from .trace import read_trace
 
 if TYPE_CHECKING:
     from .runtime import Runtime
 
 UNKNOWN_AGENT: Final = "unknown"
+NULL: Final = msgspec.Raw(b"null")
+LONGEST: Final = 6 * MAX_ID_LENGTH + 2
+"""Bytes of a string of JSON that is as long as an id can be."""
 _UNREAD: Final = (Unreadable, UnreadablePayload)
 _OF_A_JOB: Final = ("job.cancel", "job.subscribe", "job.unsubscribe")
 
@@ -109,39 +113,68 @@ def _details(envelope: wire.Envelope | None, refusal: Refusal) -> dict[str, Any]
     return details or None
 
 
+class _Names(msgspec.Struct):
+    """What a refusal may name of a payload; all else is passed over, and nothing is made of it."""
+
+    job_id: msgspec.Raw = NULL
+    agent: msgspec.Raw = NULL
+    session_id: msgspec.Raw = NULL
+    resume: msgspec.Raw = NULL
+
+
+_decode_names: Final = msgspec.json.Decoder(_Names).decode
+
+
 def _named_session(runtime: Runtime, connection: Connection, refusal: Refusal) -> SessionId:
     """Before the welcome: the session that was asked for, else one that names nothing."""
-    match _read(connection.answering, ("session.hello", "session.resume"), refusal):
-        case messages.SessionResume(session_id=str(asked)):
-            return SessionId(asked)
-        case messages.Hello(resume=messages.Resume(session_id=str(asked))):
-            return SessionId(asked)
+    envelope, asked = connection.answering, None
+    if envelope is not None and not isinstance(refusal, _UNREAD):
+        names = _names(envelope.payload)
+        if envelope.type == "session.resume":
+            asked = _name(names.session_id) or envelope.session_id
+        elif envelope.type == "session.hello":
+            asked = _name(_names(names.resume).session_id)
+    if asked is not None:
+        return SessionId(asked)
     return SessionId("sess_" + ulid(runtime.entropy.bits(connection.scope, "session")))
 
 
 def job_id_of(envelope: wire.Envelope | None, refusal: Refusal) -> str | None:
-    """Return the id of the job that a refused message is about, as it was named there."""
-    job_id: str | None = getattr(_read(envelope, _OF_A_JOB, refusal), "job_id", None)
-    return job_id
+    """Return the id of the job that a refused message is about, as it was named there.
+
+    A payload that is refused because it could not be read is not looked at again.
+    """
+    if envelope is None or envelope.type not in _OF_A_JOB or isinstance(refusal, _UNREAD):
+        return None
+    return _name(_names(envelope.payload).job_id) or envelope.job_id
 
 
 def _agent_of(envelope: wire.Envelope) -> str:
     """The agent that a refused submit names."""
+    agent = _text(_names(envelope.payload).agent)
+    return agent[:MAX_AGENT_LENGTH] if agent else UNKNOWN_AGENT
+
+
+def _names(payload: msgspec.Raw) -> _Names:
+    """Return what a payload names, by one pass over it; nothing of what is no object."""
     try:
-        agent = wire.decode_value(wire.decode_fields(envelope.payload)["agent"])
-    except (Refusal, KeyError):
-        return UNKNOWN_AGENT
-    return agent[:MAX_AGENT_LENGTH] if isinstance(agent, str) and agent else UNKNOWN_AGENT
+        return _decode_names(payload)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return _Names()
 
 
-def _read(envelope: wire.Envelope | None, types: tuple[str, ...], refusal: Refusal) -> object:
-    """Return the payload of a message of these types; None for others, and for what cannot be read.
+def _name(value: msgspec.Raw) -> str | None:
+    """Return an id; None for whatever is none."""
+    text = _text(value)
+    return text if text and len(text) <= MAX_ID_LENGTH else None
 
-    A payload that is refused because it could not be read is not decoded again.
-    """
-    if envelope is None or envelope.type not in types or isinstance(refusal, _UNREAD):
+
+def _text(value: msgspec.Raw) -> str | None:
+    """Return a string that is not long; None for any other value."""
+    if len(bytes(value)) > LONGEST:
         return None
     try:
-        return read_request(envelope)
+        text = wire.decode_value(value)
     except Refusal:
         return None
+    return text if isinstance(text, str) else None

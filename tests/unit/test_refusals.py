@@ -220,3 +220,58 @@ def test_a_hello_that_is_refused_is_not_decoded_again(monkeypatch: pytest.Monkey
     [error] = peer.feed(f'{{"type":"{kind}","id":"x","payload":{payload}}}'.encode())
     assert error["payload"]["code"] == "INVALID_REQUEST"
     assert len(decoded) == 1
+
+
+class Decoded:
+    """Bytes of payloads that values are made of, by whatever decoder."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        decode, exact = wire.decode_value, wire.decode_payload
+        monkeypatch.setattr(wire, "decode_value", lambda data: self._note(data) or decode(data))
+        monkeypatch.setattr(wire, "decode_payload", lambda data, by: self._note(data) or exact(data, by))
+
+    def _note(self, data: Any) -> None:
+        self.sizes.append(len(bytes(data)))
+
+
+LARGE = json.dumps([{"a": [number]} for number in range(2_000)])
+
+
+@pytest.mark.parametrize(
+    ("message", "job_id"),
+    [
+        ('{"type":"job.cancel","id":"x","payload":{"job_id":"job_x","reason":"","more":%s}}', "job_x"),
+        ('{"type":"job.cancel","id":"x","job_id":"job_y","payload":{"reason":"","more":%s}}', "job_y"),
+        ('{"type":"job.subscribe","id":"x","payload":{"more":%s,"job_id":"job_x"}}', "job_x"),
+        ('{"type":"job.submit","id":"x","payload":{"agent":"zork","input":%s}}', None),
+    ],
+)
+@pytest.mark.parametrize("name", HELLOS)
+def test_a_readable_message_that_is_refused_is_not_decoded_again(
+    monkeypatch: pytest.MonkeyPatch, name: str, message: str, job_id: str | None
+) -> None:
+    peer = peer_of(name)
+    decoded = Decoded(monkeypatch)
+    frames = peer.feed((message % LARGE).encode())
+    assert sum(size > 1_000 for size in decoded.sizes) <= 1 + (job_id == "job_y")  # It is repaired.
+    if frames and job_id is not None and frames[-1]["type"] == "session.error":
+        assert frames[-1]["payload"]["job_id"] == job_id
+
+
+@pytest.mark.parametrize("kind", ["job.cancel", "job.submit"])
+def test_a_message_that_is_refused_unread_is_not_decoded(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """It asks for a version of the protocol that is not spoken."""
+    peer = peer_of("")
+    decoded = Decoded(monkeypatch)
+    payload = f'{{"job_id":"job_x","agent":"echo","input":{LARGE}}}'
+    [error] = peer.feed(f'{{"arcp":"2.0","type":"{kind}","id":"x","payload":{payload}}}'.encode())
+    assert max(decoded.sizes, default=0) < 100
+    assert error["payload"].get("job_id") == ("job_x" if kind == "job.cancel" else None)
+
+
+@pytest.mark.parametrize("value", ["5", "null", '""', LARGE, json.dumps("x" * 257), '"\\u0001"'])
+def test_what_is_no_id_is_not_named(value: str) -> None:
+    peer = peer_of("")
+    [error] = peer.feed(b'{"arcp":"2.0","type":"job.cancel","payload":{"job_id":%b}}' % value.encode())
+    assert error["payload"].get("job_id") == ("\x01" if "u0001" in value else None)
