@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import os
 import pickle
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -370,7 +371,7 @@ async def test_a_recording_holds_no_value() -> None:
 
     lines: list[str] = []
     async with serve_memory(app) as memory:
-        record(memory.server.runtime, lines.append)
+        record(memory.server.runtime, lines.append, salt=os.urandom(16))
         async with connect(memory, "t0ken") as session:
             job = await session.submit("rotate")
             [mine] = job.credentials
