@@ -56,6 +56,8 @@ def assess(path: str) -> Assessed:
     if log.damaged and not best.contents.lost:
         fault = f"{log.lost} of {log.pages} pages of its write-ahead log cannot be read"
         return _lost(best, f"everything from record {best.contents.next} on ({fault})")
+    if not (best.contents.lost or log.good) and is_short(path):
+        return _lost(best, "pages at the end of its file, in which no record is missed")
     return best
 
 

@@ -70,7 +70,7 @@ def _read(file: BinaryIO, size: int) -> Log:
         head.ljust(LOG_HEADER_BYTES, b"\0")
     )
     order = _ORDER_OF_MAGIC.get(magic, "")
-    whole = bool(order) and (form, page_bytes) == (_FORMAT, PAGE_BYTES)
+    whole = len(head) == LOG_HEADER_BYTES and bool(order) and (form, page_bytes) == (_FORMAT, PAGE_BYTES)
     sums = _checksum(order, head[:-8], (0, 0)) if whole else (0, 0)
     reading = whole = whole and sums == (first, second)
     pages = good = 0

@@ -1,0 +1,180 @@
+"""Any text as a URL: what the gate accepts is read by HTTP clients as the gate reads it.
+
+A line is a URL. Nothing is sent: tests/interop/fetching.py does that, a thousand times slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import Request
+
+from fuzz import harness
+
+with harness.instrumented(__name__):
+    from arcp_proto.errors import ensure
+    from arcp_proto.grants import Grants
+    from arcp_proto.targets import canonical, matchable
+
+import httpx
+import requests
+import urllib3
+import yarl
+from requests.exceptions import RequestException
+from urllib3.exceptions import HTTPError
+
+CORPUS: Final = Path(__file__).parent / "corpus" / "urls.ndjson"
+MOST_URLS: Final = 20
+PORTS: Final = {"http": 80, "https": 443}
+PATTERNS: Final = ("/files/**", "/v1/*", "/a/**?*", "/*/*", "/**")
+REFUSALS: Final = (httpx.InvalidURL, RequestException, HTTPError, UnicodeError, ValueError)
+"""How clients refuse a URL; `UnicodeError` is what idna raises."""
+
+
+class Read(NamedTuple):
+    """What a client would look up, connect to and ask for."""
+
+    scheme: str
+    host: str
+    port: int
+    target: str
+    """Path and query of the request line."""
+
+
+def by_httpx(url: str) -> Read:
+    """As `httpx.Client.get` reads a URL."""
+    read = httpx.URL(url)
+    return Read(
+        read.scheme, _host(read.raw_host.decode()), read.port or PORTS[read.scheme], read.raw_path.decode()
+    )
+
+
+def by_requests(url: str) -> Read:
+    """As `requests.get` does, which writes a URL anew and has urllib3 read that."""
+    prepared = requests.Request("GET", url).prepare().url or ""
+    read = urllib3.util.parse_url(prepared)
+    scheme = read.scheme or ""
+    return Read(scheme, _host(read.host or ""), read.port or PORTS[scheme], read.request_uri)
+
+
+def by_urllib(url: str) -> Read:
+    """As `urllib.request.urlopen` does."""
+    read = Request(url)
+    parts = urlsplit(f"//{read.host}")
+    scheme = read.type or ""
+    return Read(scheme, _host(parts.hostname or ""), parts.port or PORTS[scheme], read.selector)
+
+
+def by_yarl(url: str) -> Read:
+    """As aiohttp does with `yarl.URL(url, encoded=True)`, which README says to pass."""
+    read = yarl.URL(url, encoded=True)
+    return Read(
+        read.scheme, _host(read.raw_host or ""), read.port or PORTS[read.scheme], read.raw_path_qs or "/"
+    )
+
+
+CLIENTS: Final[Mapping[str, Callable[[str], Read]]] = {
+    "httpx": by_httpx,
+    "requests": by_requests,
+    "urllib": by_urllib,
+    "yarl": by_yarl,
+}
+
+
+def check(data: bytes) -> None:
+    """Raises for a URL that a client reads in another way than the gate."""
+    for url in data.decode("utf-8", "surrogateescape").split("\n")[:MOST_URLS]:
+        form = canonical("net.fetch", url)
+        ensure((form is None) == (matchable("net.fetch", url) is None), "a URL has one form of two")
+        if form is not None and form.startswith(("http://", "https://")):
+            check_form(url, form)
+            check_place(url, form)
+
+
+def check_form(url: str, form: str) -> None:
+    """What is handed back is read by everybody as it stands, or refused."""
+    scheme, _, rest = form.partition("://")
+    authority, slash, target = rest.partition("/")
+    ensure(slash, f"{form!r} has no path")
+    host, port = _split(authority)
+    expected = Read(scheme, host, PORTS[scheme] if port is None else port, f"/{target}")
+    ensure(form.isascii() and expected.port != 0, f"{form!r} is no URL to send")
+    for name, read in CLIENTS.items():
+        with suppress(*REFUSALS):
+            found = read(form)
+            ensure(found == expected, f"{name} reads {form!r} as {found}")
+    ensure(canonical("net.fetch", form) == form, f"{form!r} has another form")
+    for pattern in PATTERNS:
+        grants = Grants.of({"net.fetch": [f"{scheme}://**:*{pattern}"]})
+        covered = grants.allows("net.fetch", url) == grants.allows("net.fetch", form)
+        ensure(covered, f"{url!r} and {form!r} are not covered alike")
+
+
+def check_place(url: str, form: str) -> None:
+    """A client that is handed the URL as it came looks up and connects to the same place, or refuses."""
+    place = _place(by_urllib(form))
+    for name in ("httpx", "requests", "yarl"):
+        with suppress(*REFUSALS):
+            found = by_yarl_anew(url) if name == "yarl" else CLIENTS[name](url)
+            ensure(_place(found) == place, f"{name} looks up {found[:3]} for {url!r}, and the gate {place}")
+
+
+def by_yarl_anew(url: str) -> Read:
+    """As aiohttp does with a text."""
+    read = yarl.URL(url)
+    return Read(
+        read.scheme, _host(read.raw_host or ""), read.port or PORTS[read.scheme], read.raw_path_qs or "/"
+    )
+
+
+def _place(read: Read) -> tuple[str, str | int, int]:
+    """Scheme, host and port; of an address in brackets its number, however it is written."""
+    host = int(IPv6Address(read.host)) if ":" in read.host else read.host.lower()
+    return read.scheme, host, read.port
+
+
+def _split(authority: str) -> tuple[str, int | None]:
+    """Host and port of a canonical authority."""
+    if authority.startswith("["):
+        host, _, port = authority[1:].partition("]")
+        return host, int(port[1:]) if port else None
+    host, _, port = authority.partition(":")
+    return host, int(port) if port else None
+
+
+def _host(text: str) -> str:
+    """A host as it is looked up: without brackets."""
+    return text.removeprefix("[").removesuffix("]")
+
+
+def words() -> list[str]:
+    """What URLs are likely to hold."""
+    hosts = ["a.example", "127.0.0.1", "0x7f.1", "[::1]", "[::ffff:1.2.3.4]", "xn--bcher-kva", "u:p@", "@"]
+    dots = ["/..", "/.", "//", "/%2e%2e", "/.%2E", "%2f", "%5c", "%00", "%25", "%7e", "/..;/"]
+    rest = [
+        ":0",
+        ":80",
+        ":443",
+        ":65535",
+        "?",
+        "#",
+        "\\",
+        "\t",
+        "a=b&c",
+        "[x]",
+        "{x}",
+        "|",
+        "^",
+        "'",
+        '"',
+        "<",
+    ]
+    return ["http://", "https://", "HTTP://", "s3://", *hosts, *dots, *rest, "/files/", "/v1/", "/a/"]
+
+
+if __name__ == "__main__":
+    harness.run(check, CORPUS, words())
