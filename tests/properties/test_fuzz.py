@@ -9,7 +9,9 @@ import pytest
 
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.grants import Grants
+from arcp_proto.output import JobEmitted
 from fuzz import (
+    fuzz_child,
     fuzz_grants,
     fuzz_inputs,
     fuzz_journal,
@@ -22,12 +24,21 @@ from fuzz import (
 
 from .machines import examples
 
-TARGETS = (fuzz_grants, fuzz_inputs, fuzz_journal, fuzz_leases, fuzz_urls, fuzz_websocket, fuzz_wire)
+TARGETS = (
+    fuzz_child,
+    fuzz_grants,
+    fuzz_inputs,
+    fuzz_journal,
+    fuzz_leases,
+    fuzz_urls,
+    fuzz_websocket,
+    fuzz_wire,
+)
 RUNS = 1_200
 """Of each target in the profile `ci`; in `quick` a quarter of them."""
 
 
-NEW = (fuzz_journal, fuzz_leases, fuzz_urls)
+NEW = (fuzz_child, fuzz_journal, fuzz_leases, fuzz_urls)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +89,28 @@ def test_tiny_patterns_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Grants, "covers", lambda *_: True)
     with pytest.raises(InvariantViolated, match="covered is True"):
         fuzz_leases.check_tiny(bytes([3, 0, 0, 3, 1, 0, 4, 4, 4]))
+
+
+def test_a_process_that_reaches_the_job_of_somebody_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = b'e log {"level":"info","message":"m"}'
+    fuzz_child.check(lines)
+
+    def say(outside: fuzz_child.Outside, event: JobEmitted) -> bool:
+        outside.world.emit(outside.other_id, event.kind, event.body)
+        return True
+
+    monkeypatch.setattr(fuzz_child.Outside, "say", say)
+    with pytest.raises(InvariantViolated, match="somebody else"):
+        fuzz_child.check(lines)
+
+
+def test_what_a_process_says_reaches_its_own_job() -> None:
+    outside, inside = fuzz_child.Outside(), fuzz_child.Inside()
+    for text in (b'e log {"level":"info","message":"m"}', b'n reserve ["USD","1"]', b"e log {}"):
+        [event] = inside.feed(inside.line(text))
+        assert outside.say(event) == (text != b"e log {}")
+    assert str(outside.running.budget.free("USD")) == "4"
+    assert [frame["payload"]["body"]["message"] for frame in outside.mine.of("job.event")] == ["m"]
 
 
 def test_records_that_are_lost_in_silence_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
