@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from . import wire
+from .limits import KIB
 
 if TYPE_CHECKING:
     from .wire import Envelope
@@ -21,6 +22,8 @@ _STRING: Final = 64
 _ITEM: Final = 40
 """Bytes that CPython takes for an object with one field, a list, a string without its characters, and the
 number and the place of an item behind another."""
+_PIECE: Final = 64 * KIB
+"""Bytes that are looked at at once, so that a look takes little memory."""
 _WIDE: Final = re.compile(rb"\\u[dD][89abAB]")
 """The escape of a character beyond U+FFFF."""
 _BELOW_FOUR_BYTES: Final = bytes(range(0xF0))
@@ -81,9 +84,18 @@ def memory_of(json: bytes) -> int:
         width = 4 if json.translate(None, _BELOW_FOUR_BYTES) else 2
     if b"\\u" in json:
         width = 4 if width == 4 or _WIDE.search(json) else 2
-    parts = json.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
-    bare = b"".join(parts[::2])
-    objects, lists, items = bare.count(b"{"), bare.count(b"["), bare.count(b",")
-    text, numbers, strings = width * (len(json) - len(bare)), len(bare) // 2, len(parts) // 2
+    # Each quote that is left begins or ends a string.
+    # Each quote that is left begins or ends a string.
+    clean = json.replace(b"\\\\", b"").replace(b'\\"', b"")
+    bare = objects = lists = items = quotes = 0
+    for start in range(0, len(clean), _PIECE):
+        parts = clean[start : start + _PIECE].split(b'"')
+        outside = b"".join(parts[quotes % 2 :: 2])
+        bare += len(outside)
+        objects += outside.count(b"{")
+        lists += outside.count(b"[")
+        items += outside.count(b",")
+        quotes += len(parts) - 1
+    text, numbers, strings = width * (len(json) - bare), bare // 2, quotes // 2
     values = _OBJECT * objects + _LIST * lists + _STRING * strings + _ITEM * (items + 1)
     return max(len(json), text + numbers + values)

@@ -57,7 +57,8 @@ def on_submit(
     admission = found(connection.admission, "whoever is in a session was let in")
     if admission.replays and _answered_before(runtime, connection, session, envelope):
         return
-    submit.input = input_of(envelope)  # The value has shown that it is one, and the agent makes it again.
+    submit.input = None  # The value has shown that it is one, and is made again for the agent.
+    submit.input = input_of(envelope)
     request_id = connection.request_id(envelope)
     if session.turns or submit.idempotency_key is not None or issuing.issues(runtime, session):
         turns.take(runtime, connection, turns.Turn(session, envelope, submit, request_id, connection))

@@ -1,0 +1,17 @@
+"""What a process takes when a bound of memory is reached: at most 1.5 times what is documented (§14).
+
+Each bound is filled in a process of its own; `python -m tests.memory` prints the figures.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.memory.__main__ import FACTOR, filled
+from tests.memory.caps import CAPS
+
+
+@pytest.mark.parametrize("name", CAPS)
+def test_a_full_bound_takes_what_is_documented(name: str) -> None:
+    found = filled(name)
+    assert found.taken <= FACTOR * found.documented, found
