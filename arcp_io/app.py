@@ -14,7 +14,7 @@ from arcp_proto.inventory import AgentInfo, Inventory, qualified
 from arcp_proto.limits import Limits
 from arcp_proto.runtime_config import RuntimeConfig
 
-from .auditing import AuditTo
+from .auditing import LEAST_SIZE, SIZE, AuditTo
 from .auth import TokenTable, Verifier, is_async
 from .entry import run
 from .errors import InvalidRequest
@@ -103,7 +103,8 @@ class App:
     bounds the plain agents that run at a time, those that outlive their job included. `quirks` answers
     peers that deviate in the form that they read. Every fact for an audit (§14) is logged by the logger
     "arcp_io.audit", and goes to `audit` as well: a file, to which it is appended as a line of JSON, or a
-    function that is called with each Audit and must not block.
+    function that is called with each Audit and must not block. The files of the audit have `audit_bytes`
+    together, 64 KiB at least; None: they have no bound.
 
     A `provisioner` issues credentials for jobs (§9.8), when there is a journal from which they are revoked
     after a crash, or with `volatile_credentials`, for tests. They are shown over TLS, stdio and in memory;
@@ -130,6 +131,7 @@ class App:
         max_threads: int = 64,
         quirks: bool = True,
         audit: AuditTo | None = None,
+        audit_bytes: int | None = SIZE,
         provisioner: CredentialProvisioner | None = None,
         secure_loopback: bool = False,
         volatile_credentials: bool = False,
@@ -139,6 +141,8 @@ class App:
             raise ValueError("an App has tokens or auth, not both: let auth look at the tokens")
         if max_threads < 1:
             raise ValueError("max_threads is at least 1")
+        if audit_bytes is not None and audit_bytes < LEAST_SIZE:
+            raise ValueError(f"audit_bytes is at least {LEAST_SIZE}, or None")
         self.name = name
         self.version = version
         self.anonymous = anonymous
@@ -151,6 +155,7 @@ class App:
         self.max_threads = max_threads
         self.quirks = quirks
         self.audit = audit
+        self.audit_bytes = audit_bytes
         self.provisioner = provisioner
         self.secure_loopback = secure_loopback
         self.volatile_credentials = volatile_credentials

@@ -81,7 +81,7 @@ class Server:
         self.pump = Pump(runtime, self, loop, clock, keeper)
         self.loop = loop
         self._agents = AgentHost(app, runtime, self.pump, loop)
-        self._auditor = Auditor(app.audit)
+        self._auditor = Auditor(app.audit, app.audit_bytes)
         self.refusals = noticing.Refusals(clock.now)
         provisioner = app.provisioner or NoProvisioner()
         self._provisioning = Provisioning(provisioner, runtime, self.pump, loop, 0.9 * app.limits.issue)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .arguments import Loop, checked, seconds_argument
+from .arguments import Loop, checked, seconds_argument, size_argument
 from .exits import Exit
 from .importing import load
 
@@ -84,6 +84,14 @@ _Audit = Annotated[
         help="Append to this file, as a line of JSON each, who was refused what, and who looked at what.",
     ),
 ]
+_AuditSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="The most that the audit's file and the older ones beside it have together; the oldest facts go."
+        " By default 256 MiB.",
+    ),
+]
 _Debug = Annotated[
     bool,
     typer.Option("--debug", help="Tell clients the text of exceptions of agents. For development only."),
@@ -118,6 +126,7 @@ def serve(
     journal: _Journal = None,
     journal_sync: _Sync = Sync.FULL,
     audit: _Audit = None,
+    audit_size: _AuditSize = None,
     log_level: _LogLevel = LogLevel.INFO,
     quiet: _Quiet = False,
     debug: _Debug = False,
@@ -138,12 +147,11 @@ def serve(
 
     with checked("--drain"):
         patience = seconds_argument(drain)
-    with checked("--port"):
-        if not 0 <= port <= 65535:
-            raise ValueError(f"a port is a number from 0 to 65535, not {port}")
-    _check_address(path, host, certfile, keyfile, plain=stdio or allow_plain)
+    _check_address(path, host, port, certfile, keyfile, plain=stdio or allow_plain)
+    audit_bytes = _audit_bytes(audit_size)
     with checked("MODULE:APP"):
         app = load(target)
+    app.audit_bytes = audit_bytes or app.audit_bytes
     app.audit, app.debug = audit or app.audit, app.debug or debug
     _log_to_stderr(LogLevel.WARNING if quiet else log_level, app if stdio else None)
     with _told_failures():
@@ -183,7 +191,24 @@ def _told_failures() -> Iterator[None]:
         raise typer.Exit(Exit.ERROR) from None
 
 
-def _check_address(path: str, host: str, certfile: str | None, keyfile: str | None, *, plain: bool) -> None:
+def _audit_bytes(text: str | None) -> int | None:
+    from ..auditing import LEAST_SIZE
+
+    if text is None:
+        return None
+    with checked("--audit-size"):
+        size = size_argument(text)
+        if size < LEAST_SIZE:
+            raise ValueError("must be 64 KiB or more")
+    return size
+
+
+def _check_address(
+    path: str, host: str, port: int, certfile: str | None, keyfile: str | None, *, plain: bool
+) -> None:
+    with checked("--port"):
+        if not 0 <= port <= 65535:
+            raise ValueError(f"a port is a number from 0 to 65535, not {port}")
     with checked("--path"):
         if not path.startswith("/"):
             raise ValueError("a path begins with a slash")

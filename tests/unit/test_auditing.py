@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from arcp_io import auditing
-from arcp_io.auditing import AuditFile, Auditor, line_of
+from arcp_io.app import App
+from arcp_io.auditing import EACH, EACH_SECONDS, LEAST_SIZE, NAMES, AuditFile, Auditor, Repeats, line_of
 from arcp_proto.ids import SECOND
 from arcp_proto.output import Audit
 
@@ -25,9 +26,9 @@ def written(path: Path) -> list[dict[str, Any]]:
 
 
 def settled(file: AuditFile) -> None:
-    """What was handed over before has been tried."""
-    with file._condition:
-        file._condition.wait_for(lambda: not file._waiting, 5)
+    """What was handed over before was taken."""
+    while file._waiting:
+        threading.Event().wait(0.001)
 
 
 def mode(path: Path) -> int:
@@ -207,3 +208,135 @@ def test_a_file_that_holds_something_else_is_refused_and_kept(tmp_path: Path) ->
     with pytest.raises(FileExistsError, match="something else than audit facts: move it away"):
         AuditFile(path)
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("precious\n", 0o644)
+
+
+# Its bound.
+
+
+def files(path: Path) -> list[Path]:
+    """The files of an audit that are there, the newest first."""
+    return [
+        file for file in (path, *(Path(f"{path}.older-{number}") for number in range(1, 9))) if file.exists()
+    ]
+
+
+@pytest.mark.parametrize("batch", [1, 7, 500])
+def test_the_files_have_their_size_together_and_the_oldest_facts_go(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, batch: int
+) -> None:
+    path = tmp_path / "audit"
+    lines = [f'{{"at": "{number:090}"}}' for number in range(1_000)]
+    size = 4 * 100 * (len(lines[0]) + 1)
+    file = AuditFile(path, size)
+    for first in range(0, 1_000, batch):
+        for line in lines[first : first + batch]:
+            file.write(line)
+        settled(file)
+    file.close()
+    held = [line for one in reversed(files(path)) for line in one.read_text().splitlines()]
+    assert held == lines[600:]
+    assert [one.stat().st_size for one in files(path)] == [size // 4] * 4
+    assert {mode(one) for one in files(path)} == {0o600}
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [f"the audit files {path} are full: the oldest facts, {path}.older-3, go"] * 6
+
+
+def test_a_file_is_filled_to_its_last_byte_and_no_further(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    lines = ['{"at": 1}', '{"at": 2}', '{"at": 33}']
+    for size, count in ((4 * 20, 2), (4 * 19, 3)):
+        file = AuditFile(path, size)
+        for line in lines[:2]:
+            file.write(line)
+        settled(file)
+        file.write(lines[2])
+        file.close()
+        assert len(files(path)) == count
+        for one in files(path):
+            one.unlink()
+
+
+def test_a_file_that_was_full_before_is_gone_on_with_in_another(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    for number in range(3):
+        file = AuditFile(path, 4 * 12)
+        file.write(f'{{"at": {number}}}')
+        file.close()
+    assert [one.read_text() for one in files(path)] == [f'{{"at": {number}}}\n' for number in (2, 1, 0)]
+
+
+def test_without_a_size_there_is_no_bound_and_a_long_line_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    for size, count in ((None, 1), (4 * 10, 2)):
+        file = AuditFile(path, size)
+        for _ in range(2):
+            file.write(f'{{"at": "{"x" * 1_000}"}}')
+        file.close()
+        assert len(files(path)) == count
+        for one in files(path):
+            assert set(map(len, one.read_text().splitlines())) == {1_010}
+            one.unlink()
+
+
+def test_what_is_no_regular_file_is_not_renamed() -> None:
+    file = AuditFile(os.devnull, 4)
+    for _ in range(3):
+        file.write("more than a byte")
+    file.close()
+    assert not os.path.exists(f"{os.devnull}.older-1")
+
+
+@pytest.mark.parametrize("size", [LEAST_SIZE - 1, 0, -1])
+def test_a_size_has_a_least(size: int) -> None:
+    with pytest.raises(ValueError, match="audit_bytes is at least 65536, or None"):
+        App("x", "1", audit_bytes=size)
+    assert App("x", "1", audit_bytes=LEAST_SIZE).audit_bytes == LEAST_SIZE
+    assert App("x", "1", audit_bytes=None).audit_bytes is None
+
+
+def refusal(principal: str, peer: str = "") -> Audit:
+    return Audit("subscription", principal, {"peer": peer} if peer else {})
+
+
+def test_nobody_pushes_out_what_others_did(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    auditor = Auditor(path)
+    for _ in range(EACH + 5):
+        auditor.happened(refusal("mallory"))
+        auditor.happened(refusal("", "192.0.2.7:1"))
+    auditor.happened(refusal("alice"))
+    auditor.happened(refusal("", "192.0.2.8:1"))
+    auditor.close()
+    facts = [(one["what"], one["principal"], one["facts"]) for one in written(path)]
+    assert len(facts) == 2 * EACH + 2 + 2
+    assert facts[-2:] == [
+        ("audit_repeated", "mallory", {"left_out": 5, "place": ""}),
+        ("audit_repeated", "", {"left_out": 5, "place": "192.0.2.7"}),
+    ]
+    assert {principal for _, principal, _ in facts[-4:-2]} == {"alice", ""}
+
+
+def test_all_begin_anew_when_their_time_is_over() -> None:
+    now = 1_000.0
+    repeats = Repeats(lambda: now)
+    assert repeats.left_out() == []
+    assert [repeats.allows(refusal("alice")) for _ in range(EACH + 1)] == [True] * EACH + [False]
+    now += EACH_SECONDS - 1
+    assert repeats.left_out() == []
+    assert not repeats.allows(refusal("alice"))
+    now += 1
+    assert repeats.left_out() == [Audit("audit_repeated", "alice", {"left_out": 2, "place": ""})]
+    assert repeats.allows(refusal("alice"))
+    assert repeats.left_out(ended=True) == []
+
+
+def test_so_many_are_counted_each_for_itself() -> None:
+    repeats = Repeats()
+    repeats.left_out()
+    for number in range(NAMES):
+        assert repeats.allows(refusal(str(number)))
+    for number in range(EACH):
+        assert repeats.allows(refusal(f"more {number}"))
+    assert not repeats.allows(refusal("one more"))
+    assert repeats.allows(refusal("0"))
+    assert len(repeats._counts) == NAMES + 1

@@ -133,6 +133,8 @@ def test_a_token_in_the_environment_is_not_shown(
             ["submit", "ws://x", "a", "--lease", "search"],
             "--lease: 'search' is no grant such as tool.call=search",
         ),
+        (["serve", "x:app", "--audit-size", "65535"], "--audit-size: must be 64 KiB or more"),
+        (["serve", "x:app", "--audit-size", "64KiB"], "there is no module x"),
         (["submit", "ws://x", "a", "--budget", "5"], "--budget: '5' is no amount"),
         (["submit", "ws://x", "a", "--expires", "soon"], "--expires: 'soon' is no length of time"),
         (["submit", "ws://x", "a", "--max-runtime", "0"], "--max-runtime: must be a second or more"),
