@@ -43,13 +43,17 @@ def run(
     """Serve an App over WebSocket, or with `stdio` one connection on our standard streams.
 
     `loop` is asyncio or trio. With a `journal` sessions and jobs survive the process. SIGINT and SIGTERM end
-    it: the first lets running jobs finish for `drain` seconds, a second does not wait. Raises ValueError for
+    it: the first lets running jobs finish for `drain` seconds, a second does not wait. The soft limit on open
+    files is raised to the hard one. Raises ValueError for
     an App that cannot be served and for files that hold no certificate and key, OSError when it cannot
     listen, JournalError for a journal that cannot be used or has failed.
     """
     import anyio
 
+    from .descriptors import raise_limit
+
     app.config()
+    raise_limit()
     if certfile is not None:
         ssl_context = _server_context(certfile, keyfile)
     if stdio:

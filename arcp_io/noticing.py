@@ -52,6 +52,11 @@ class Refusals:
         text = line.format(who=_plain(fact.principal) or "a client", **fields)
         self._warn(f"{fact.what} {fact.facts[field]}", text, fact.facts.get("untold", 0))
 
+    def full(self, room: int) -> None:
+        """Log that a connection was closed because only so many have a file descriptor."""
+        text = f"a client was refused: {room} connections are all that the limit on open files allows"
+        self._warn("files", f"{text}; ulimit -n raises it", 0)
+
     def http_refused(self, status: int, asked: str) -> None:
         """Log a request for a WebSocket that got an HTTP error; `asked` is what it asked for."""
         hint = "; serve(hosts=..., origins=...) lists who is let in" if status == 403 else ""

@@ -34,6 +34,7 @@ from . import noticing
 from .agents import AgentHost
 from .auditing import Auditor
 from .clock import Clock
+from .descriptors import descriptors, early_of, room_of
 from .keeper import Keeper
 from .listeners import is_loopback, open_listeners
 from .loop import Listening, Loop, open_loop
@@ -89,6 +90,9 @@ class Server:
         self._keeper = keeper
         if keeper is not None:
             keeper.attach(self.pump, self._agents.hold)
+        self._files = descriptors()
+        self._room = room_of(self._files)
+        """Connections for which there are descriptors, when as many as agents need are kept."""
         self._listening: list[Listening] = []
         self._shutting_down = False
         self._connection_ended = loop.event()
@@ -173,6 +177,7 @@ class Server:
         self.port = listeners[0].getsockname()[1]
         scheme = "ws" if context is None else "wss"
         self.url = f"{scheme}://{_bracketed(host)}:{self.port}{path}"
+        logger.info("%d files may be open, of them %d connections", self._files, self._room)
 
     def connect(self, framing: Framing, *, secure: bool, peer: str) -> Connection:
         """A new connection of the runtime; run the pump when it has a transport."""
@@ -209,6 +214,9 @@ class Server:
         transport = StreamTransport(self.pump, connection, codec, stream)
         if self._shutting_down:
             transport.close(1012, "the runtime is shutting down", abort=True)
+        elif len(self.runtime.connections) > self._room:
+            self.refusals.full(self._room)
+            transport.close(1013, "there are too many connections", abort=True)
         self.pump.run()
         return transport
 
@@ -297,7 +305,10 @@ async def open_server(app: App, drain: float, journal: Journal | None = None) ->
 
 async def _made(app: App, loop: Loop, journal: Journal | None) -> Server:
     """A server with a new runtime, or with the one that its journal holds."""
-    clock, config = Clock(), msgspec.structs.replace(app.config(), notices=noticing.wanted())
+    config = msgspec.structs.replace(app.config(), notices=noticing.wanted())
+    early = min(config.limits.early_connections, early_of(room_of(descriptors())))
+    limits = msgspec.structs.replace(config.limits, early_connections=early)
+    clock, config = Clock(), msgspec.structs.replace(config, limits=limits)
     seed, now, unix = os.urandom(32), clock.now(), clock.unix()
     if journal is None:
         return Server(app, loop, clock, Runtime(config, seed=seed, now=now, unix=unix))

@@ -32,6 +32,8 @@ PAUSE: Final = SECOND
 RETRY_AFTER: Final = 1000
 """Milliseconds after which it is worth trying again, where nothing better is known."""
 MINUTE: Final = 60 * SECOND
+TURNED_AWAY: Final = 64
+"""Connections that found no place before their welcome, and are to be told so when they say hello."""
 TOLD_RATE: Final = 10
 TOLD_BURST: Final = 100
 """Facts of one limit that are told of connections that were never let in: so many a second, and at once."""
@@ -117,7 +119,7 @@ class Early:
     """Connections before their welcome, by where they come from.
 
     One origin has half of the places at most. Who finds none is turned away when it says hello, as long as
-    there are not as many of those; else at once.
+    there are no more than TURNED_AWAY of those, half of them from one origin; else at once.
     """
 
     __slots__ = ("_counts", "_most", "_origins", "_placed")
@@ -136,7 +138,8 @@ class Early:
         for placed in (True, False):
             count = self._counts.get((origin, placed), 0)
             total = self._placed if placed else len(self._origins) - self._placed
-            if total < self._most and count < max(1, self._most // 2):
+            most = self._most if placed else min(self._most, TURNED_AWAY)
+            if total < most and count < max(1, most // 2):
                 self._origins[number] = (origin, placed)
                 self._counts[origin, placed] = count + 1
                 self._placed += placed

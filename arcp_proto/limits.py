@@ -114,7 +114,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
       connections: Of one principal, from the welcome until they are gone: of each session one, and one
         that closes.
       early_connections: Connections before their welcome, half of them at most from one place; a
-        listener's queue is 1,024.
+        listener's queue is 1,024. Up to 64 more, half of them from one place, wait for their hello to be
+        told that they are too many. A server takes fewer where few files may be open.
       failed_authentications: From one place at once, and then in a minute (OpenSSH drops after 6 in one
         connection, and 10 to 100 connections that have not authenticated).
       peers: Places whose failed authentications are counted; the longest quiet one is forgotten for

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
+from arcp_io import serving
 from arcp_io.app import App
 from arcp_io.serving import Server, serve
 from arcp_proto.limits import Limits
@@ -138,6 +139,26 @@ async def test_far_too_many_connections_are_closed_at_once_and_cost_nothing() ->
                     await stream.receive()
             assert len(server.runtime.connections) <= 4
         assert "early_connections" in reached(facts)
+
+
+async def test_no_more_connections_than_there_are_descriptors_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also of those who are let in, for agents need some as well."""
+    monkeypatch.setattr(serving, "room_of", lambda limit: 4)
+    monkeypatch.setattr(serving, "early_of", lambda room: room // 2)
+    async with served() as (server, _), AsyncExitStack() as stack:
+        assert server.runtime.limits.early_connections == 2
+        peers = [await stack.enter_async_context(welcomed(server)) for _ in range(4)]
+        late = await stack.enter_async_context(await anyio.connect_tcp(server.host, server.port))
+        with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            await late.receive()
+        await still_works(peers[0])
+        assert "4 connections are all that the limit on open files allows; ulimit -n raises it" in caplog.text
+        await peers[0].stream.aclose()
+        while len(server.runtime.connections) > 3:
+            await anyio.sleep(0.01)
+        await stack.enter_async_context(welcomed(server))
 
 
 async def test_who_drips_its_hello_is_cut_off() -> None:

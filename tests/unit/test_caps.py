@@ -378,6 +378,19 @@ def test_connections_before_their_welcome_are_few_and_half_of_them_from_one_plac
     assert world.connect(peer="192.0.2.1:9").connection.phase is Phase.AWAITING_HELLO
 
 
+def test_one_place_has_half_of_the_early_connections_and_few_more_are_turned_away() -> None:
+    world = world_of(early_connections=1_000)
+    crowd = [world.connect(peer=f"192.0.2.1:{port}") for port in range(533)]
+    waiting = [peer.connection.phase is Phase.AWAITING_HELLO for peer in crowd]
+    assert waiting == [True] * 532 + [False]
+    crowd[499].hello()
+    assert crowd[499].connection.phase is Phase.OPEN
+    refused(crowd[500].hello(), "early_connections", 1_000)
+    for port in range(700):
+        world.connect(peer=f"192.0.2.{2 + port // 200}:{port}")
+    assert len(world.runtime.caps.early) == 1_000 + 64
+
+
 def test_whoever_says_no_hello_loses_its_place() -> None:
     world = world_of(early_connections=2)
     slow = [world.connect(peer="a"), world.connect(peer="b")]
