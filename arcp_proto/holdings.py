@@ -147,6 +147,10 @@ class Holdings:
             ensure(held.events == 0 and held.size == held.beside, "the sum of what is held was wrong")
             if not (held.pinned or held.beside):
                 del self._principals[principal]
+                if self._ranked and not self._principals:
+                    self._by_events.give_up()
+                    self._by_size.give_up()
+                    self._ranked = False
 
     def changed(self, principal: Principal, events: int, size: int) -> bool:
         """The holders of a principal have so many more, or less; returns `over`."""

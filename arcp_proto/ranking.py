@@ -54,6 +54,10 @@ class Ranking:
         """Note that the amount of a principal has changed, while the ranking is kept."""
         self._changed[principal] = None
         if len(self._changed) > 2 * len(everybody) + _SLACK:
-            self.kept = False
-            self._heap.clear()
-            self._changed.clear()
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Forget everything until it is asked for again, as when nobody holds anything any more."""
+        self.kept = False
+        self._heap.clear()
+        self._changed.clear()

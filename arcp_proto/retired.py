@@ -66,6 +66,8 @@ class Retired:
             self._ranking.changed(principal, self._queues)
         if not len(queue):
             del self._queues[principal]
+            if not self._queues:
+                self._ranking.give_up()
         elif queue.first != first:
             heappush(self._firsts, (*queue.first, principal))
         if len(self._firsts) > 2 * len(self._queues) + _SLACK:

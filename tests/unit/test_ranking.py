@@ -58,6 +58,23 @@ def test_it_is_given_up_when_nobody_asks() -> None:
     assert (ranking.kept, len(ranking._changed), len(ranking._heap)) == (False, 0, 0)
 
 
+def test_no_name_is_kept_of_those_that_hold_nothing_any_more() -> None:
+    holdings, retired = Holdings(Limits()), Retired()
+    logs = {name: Log(SessionId(f"s{name}")) for name in NAMES}
+    for log in logs.values():
+        log.append(Entry(b"head", b"x"), 1, Time(0))
+    for _ in range(2):
+        for name, log in logs.items():
+            holdings.add(name, log)
+            retired.add(JobId(f"job_{name}"), name, Time(0))
+        assert (holdings.largest(), retired.largest()) == ("a", "a")
+        for name, log in logs.items():
+            holdings.remove(name, log)
+            retired.remove(name, JobId(f"job_{name}"))
+        for ranking in (holdings._by_events, holdings._by_size, retired._ranking):
+            assert (ranking.kept, len(ranking._changed), len(ranking._heap)) == (False, 0, 0)
+
+
 # Steps of an eviction, whatever the number of principals.
 
 EACH: Final = 10
