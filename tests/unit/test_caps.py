@@ -176,6 +176,35 @@ def test_groups_with_nothing_are_forgotten_when_their_bucket_is_full() -> None:
     assert "alice" not in world.runtime.caps.standings
 
 
+@pytest.mark.parametrize("left", ["session", "connection"])
+def test_a_group_that_has_something_again_is_not_forgotten(left: str) -> None:
+    world = world_of(window=1, principal_requests_per_sec=1)
+    first = world.client()
+    ping(first)
+    first.drop()
+    ping(first := world.client())
+    first.drop()
+    world.advance(1)
+    assert list(world.runtime.caps.resting) == ["alice"]
+    again = world.client()
+    standing = world.runtime.caps.standings["alice"]
+    world.advance(5)
+    if left == "session":
+        again.drop()
+    else:
+        again.slow = True
+        again.send("session.close", {})  # Its answer waits for the transport.
+        world.advance(1)
+    assert (len(standing.sessions), standing.connections) == ((1, 0) if left == "session" else (0, 1))
+    world.client("tok-bob").drop()
+    assert world.runtime.caps.standings["alice"] is standing
+    again.drop()
+    world.advance(1)
+    assert (len(standing.sessions), standing.connections) == (0, 0)
+    world.client("tok-bob").drop()
+    assert list(world.runtime.caps.standings) == ["bob"]
+
+
 def test_acks_and_pongs_are_no_requests() -> None:
     world = world_of(requests_per_sec=1)
     peer = world.client()

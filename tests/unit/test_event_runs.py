@@ -215,6 +215,25 @@ def test_a_run_of_events(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runtime.client.cursor == 45
 
 
+@pytest.mark.parametrize("kind", ["status", "delegate"])
+def test_what_ends_a_run_leaves_its_job_as_it_was(kind: str) -> None:
+    """A subscription ends, or a child is told of, right behind events of another job."""
+    together, single = opened(), opened()
+    body = {"phase": "unsubscribed"} if kind == "status" else {"child_job_id": "job_9", "agent": "a"}
+    last = msgspec.json.encode(message(4, body, kind, FOREIGN))
+    for runtime in (together, single):
+        runtime.client.subscribe(FOREIGN, now=runtime.now)
+        runtime.take()
+        asked = runtime.sent("job.subscribe")[-1]["id"]
+        told = {"job_id": FOREIGN, "request_id": asked, "current_status": "running", "agent": "a"}
+        runtime.say("job.subscribed", {**told, "subscribed_from": 0, "replayed": False})
+    at_once(together, [*texts_of(3), last])
+    for text in (*texts_of(3), last):
+        single.say_raw(text)
+    assert heard(together) == heard(single)
+    assert state(together) == state(single)
+
+
 def test_what_is_not_processed_stops_it() -> None:
     size = len(texts_of(1)[0])
     runtime = opened(ClientConfig(limits=Limits(unprocessed_bytes=3 * size)))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -244,6 +246,19 @@ def test_synonyms_are_sent_as_the_draft_names_them(
 ) -> None:
     assert events.with_draft_names(kind, said) == sent
     assert json.loads(events.encode_body(kind, said)) == sent
+
+
+@pytest.mark.parametrize("value", ["1e-64", "1.7e308", "-1e308", "0", "0.1"])
+def test_a_decimal_has_as_many_digits_as_peers_can_hold(value: str) -> None:
+    fields = events.read_metric(Metric("m", Decimal(value)))
+    assert fields == {"name": "m", "value": Decimal(value)}
+    assert float(msgspec.json.decode(events.encode_metric(fields))["value"]) == float(value)
+
+
+@pytest.mark.parametrize("value", ["1e-65", "0.1" + 64 * "0", "1e309", "-1e309", "NaN", "sNaN", "-Infinity"])
+def test_a_decimal_with_more_digits_is_refused(value: str) -> None:
+    with pytest.raises(LocalProtocolError, match="not finite, or has too many digits"):
+        events.read_metric(Metric("m", Decimal(value)))
 
 
 @pytest.mark.parametrize("kind", ["log", "metric"])

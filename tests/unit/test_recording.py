@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from arcp_proto.client import Client, ClientConfig
-from arcp_proto.connection import Framing
+from arcp_proto.connection import Framing, Phase
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.events import Log, Progress
 from arcp_proto.ids import SECOND, JobId, SessionId
@@ -105,6 +105,22 @@ def test_a_replay_is_the_original() -> None:
     ]
     inputs = [json.loads(line).get("input") for line in lines[1:]]
     assert len(again.outputs) == len([name for name in inputs if name != "line"])
+
+
+def test_a_part_of_a_line_is_life_in_a_replay_as_well() -> None:
+    world = World(msgspec.structs.replace(CONFIG, heartbeat_interval_sec=10))
+    lines: list[str] = []
+    record(world.runtime, lines.append, salt=SALT, keep_secrets=True)
+    peer = world.client(framing=Framing.LINES)
+    for _ in range(3):
+        world.advance(15)
+        peer.feed(b" ")
+    world.advance(15)
+    assert peer.connection.phase is Phase.OPEN
+    again = replay(lines)
+    assert sorted(again.envelopes) == pulled(world)
+    [connection] = again.machine.connections.values()
+    assert (connection.phase, connection.heard_at) == (Phase.OPEN, peer.connection.heard_at)
 
 
 def test_a_replay_without_secrets_does_the_same() -> None:

@@ -18,6 +18,7 @@ from arcp_proto.output import (
     SessionLost,
     Subscribed,
     SubscriptionEnded,
+    Welcomed,
 )
 from arcp_proto.recovery import MOST_REFUSALS, WINDOW
 from arcp_proto.resumption import ResumedJob, Resumption
@@ -191,6 +192,33 @@ def test_a_drop_during_the_recovery_does_not_stop_it(runtime: ScriptedRuntime) -
         answer(runtime, f"job_{number}")
     assert len(subscribes(runtime)) == 2 * WINDOW + 5
     assert len({job_id for job_id, _ in subscribes(runtime)}) == WINDOW + 5
+
+
+@pytest.mark.parametrize("features", [("ack",), ("ack", "subscribe")])
+def test_a_job_that_comes_by_itself_is_not_lost_when_its_session_is_resumed(
+    runtime: ScriptedRuntime, features: tuple[str, ...]
+) -> None:
+    lose(runtime, *features)
+    runtime.accept()
+    assert runtime.client.session_id is not None
+    told = runtime.reconnect(*features, session_id=runtime.client.session_id)
+    assert [type(event) for event in told] == [Welcomed]
+    assert subscribes(runtime) == []
+    assert numbers(own(runtime, 1)) == [1]
+
+
+def test_nothing_is_asked_for_twice_and_nothing_that_comes_by_itself(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    runtime.accept("job_2")
+    assert runtime.client.session_id is not None
+    for _ in range(2):
+        runtime.reconnect(session_id=runtime.client.session_id)
+    asked = runtime.sent("job.subscribe")
+    assert [frame["job_id"] for frame in asked] == [JOB] * 3
+    assert len({frame["id"] for frame in asked}) == 1, "one request, sent again"
+    answer(runtime)
+    assert len(runtime.sent("job.subscribe")) == 3
 
 
 def test_an_answer_that_comes_twice_replays_nothing_twice(runtime: ScriptedRuntime) -> None:

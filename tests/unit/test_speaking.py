@@ -46,6 +46,16 @@ def test_the_first_is_numbered_at_once_and_the_next_ones_before_they_are_taken()
     assert (world.numbered, world.peer.numbers()) == (5, [1, 2, 3, 4, 5])
 
 
+def test_they_have_come_when_the_last_of_them_was_said() -> None:
+    world = Speaker()
+    world.say()
+    world.now += MILLISECOND // 2
+    world.say()
+    assert len(world.runtime.said) == 1
+    world.take()
+    assert (world.runtime.now, world.peer.connection.sent_at) == (world.now, world.now)
+
+
 def test_no_more_wait_than_may() -> None:
     world = Speaker()
     world.say(MOST + 1)

@@ -62,6 +62,9 @@ def test_nothing_else_waits() -> None:
     assert peer.frames[-1]["type"] == "job.event"
     [jobs] = peer.send("session.list_jobs", {})
     assert len(jobs["payload"]["jobs"]) == 1
+    [refused] = peer.send("job.subscribe", {"job_id": "job_unknown"})
+    assert refused["payload"]["code"] == "JOB_NOT_FOUND"
+    world.advance(1)  # Until its connection is read again.
     assert peer.cancel(job)[0]["type"] == "job.cancelled"
 
 
