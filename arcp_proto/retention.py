@@ -141,6 +141,8 @@ def forget_oldest(runtime: Runtime, principal: Principal) -> None:
 def forget(runtime: Runtime, job: Job) -> None:
     """A finished job is listed and observed no longer."""
     runtime.retired.remove(job.terms.principal, job.id)  # Whoever makes room meanwhile takes another.
+    if not runtime.retired:
+        runtime.timers.disarm(TimerKind.RETENTION, 0)
     for session in list(job.behind.values()):
         _end_alone(runtime, session, job)
     runtime.commit(JobForgotten(job.id))

@@ -136,7 +136,8 @@ class Judge:
             if not work.gone and work.job_id not in runtime.jobs:
                 work.gone = True
                 due = self.world.runtime.now >= work.ended_at + self.config.limits.retention * SECOND
-                ensure(work.ended and (due or self._crowded()), "a job is forgotten before its time")
+                early = self._crowded() or self._full()
+                ensure(work.ended and (due or early), "a job is forgotten before its time")
         for session in runtime.sessions.values():
             self._left_out(self.lines[session.id])
             self._numbered(self.lines[session.id], session)
@@ -146,6 +147,17 @@ class Judge:
         limits = self.config.limits
         finished = [work for work in self.works.values() if work.ended]
         return len(finished) > min(limits.finished_jobs, limits.finished_jobs_total)
+
+    def _full(self) -> bool:
+        """Whether the runtime may hold as many bytes as it may: for those the oldest finished jobs go, too.
+
+        An event is held by the history of its job, and by the log of each session that was told of it. What
+        running jobs were given may be half of all bytes.
+        """
+        works, limits = self.works.values(), self.config.limits
+        held = sum(work.size for work in works) * (1 + len(self.lines))
+        unknown = any(None in work.events for work in works)
+        return unknown or held >= min(limits.principal_bytes, limits.total_bytes) // 2
 
     def _line(self, session: Session) -> Line:
         line = self.lines.get(session.id)

@@ -79,6 +79,8 @@ class Work:
     submitters: list[SessionId] = field(default_factory=list)
     events: list[Event | None] = field(default_factory=list)
     """By position; None for what was cut before anybody looked."""
+    size: int = 0
+    """Bytes of those that anybody looked at."""
     marked: int = 0
     adrift: bool = False
     """Some were cut before anybody looked, and the next marker says where it is."""
@@ -109,6 +111,7 @@ class Work:
         before = [one.source for one in self.events[-1:] if one is not None]
         ensure(not before or before[0] <= event.source, "home numbers fall")
         self.events.append(event)
+        self.size += len(past.payload)
         marker = marker_of(event.payload)
         self.adrift = self.adrift or self.events[-2:-1] == [None]
         if marker is not None and self.adrift:

@@ -14,6 +14,7 @@ from arcp_proto.inputs import SMALL
 from arcp_proto.limits import KIB, Limits
 from arcp_proto.output import StartJob
 from arcp_proto.records import JobForgotten, KeyForgotten
+from arcp_proto.timers import TimerKind
 
 from .world import CONFIG, Frame, Peer, World
 
@@ -169,6 +170,7 @@ def test_a_result_that_is_larger_than_all_is_told_and_forgotten() -> None:
     assert not world.runtime.holdings.over
     assert job not in world.runtime.jobs
     assert len(world.runtime.retired) == 0
+    assert world.runtime.timers.armed(TimerKind.RETENTION, 0) is None
 
 
 def test_a_restart_counts_what_is_left() -> None:
