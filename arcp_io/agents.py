@@ -230,7 +230,7 @@ class AgentHost:
             finish(converted("result", result), running.summary)
 
     def _fail(self, running: RunningJob, error: BaseException) -> None:
-        told = _told(error)
+        told = told_of(error)
         if told is None and not (running.stopping and self._is_stop(error)):
             logger.error("%s: the agent failed", running, exc_info=error)
         if running.stopping:
@@ -303,13 +303,13 @@ class AgentHost:
         return isinstance(error, stops)
 
 
-def _told(error: BaseException) -> ArcpError | Denied | None:
+def told_of(error: BaseException) -> ArcpError | Denied | None:
     """What a client is told of an exception, if anything; trio wraps even a single one in a group.
 
     Of several refusals at a time it is the first; of anything else it could not be said which.
     """
     if isinstance(error, BaseExceptionGroup):
-        told = [_told(one) for one in error.exceptions]
+        told = [told_of(one) for one in error.exceptions]
         return told[0] if len(told) == 1 or all(isinstance(one, Denied) for one in told) else None
     if isinstance(error, ConnectionLost):
         return None  # Of the agent's own connection to somebody else.

@@ -1,94 +1,63 @@
-"""What goes between an agent in a process of its own and the runtime outside, beside what it publishes.
+"""What goes between an agent in a process of its own and the runtime outside, over two pipes.
 
-Inside it is told in events of a kind of ours, outside in jobs of an agent of ours; both are cut into parts.
+Each message is JSON, with its length in front of it: four bytes, the most significant first. The agent's side
+sends a `Request`, and waits for its answer, if it has one, before it sends the next; the runtime sends
+answers, and in between what it has to tell. The agent's side holds no state of the job: what may be done is
+decided outside.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
 
-from arcp_proto import wire
 from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError
 from arcp_proto.limits import Limits
 from arcp_proto.output import ChildEnded
 
 from .errors import ArcpError, JobOver, error_for
 
-NOTE: Final = "x-vendor.arcp-io.note"
-"""An event with a part of the JSON text of a `Note`."""
-EXACT: Final = "x-vendor.arcp-io.exact"
-"""A dimension of a metric inside: its value, digit by digit, which no float holds."""
-HOLD: Final = "x-vendor.arcp-io.hold"
-"""Likewise: the number, outside, of what was reserved for it."""
+HEAD: Final = 4
+"""Bytes of a length."""
+ROOM: Final = 64 * 1024
+"""Bytes of a message beside the largest value in it."""
 
-LEFT: Final = "left"
-"""What a note asks for: nothing but what has become of the budget."""
-DELEGATE: Final = "delegate"
-ROTATE: Final = "rotate"
-RESERVE: Final = "reserve"
-RELEASED: Final = "released"
-"""What a note tells, and is not answered: an amount is held back no longer."""
-REFUSED: Final = "refused"
-"""An operation was refused."""
-REFUSED_CALL: Final = "refused_call"
-"""Likewise the call of a tool; with the error of its result."""
-UPSTREAM: Final = "upstream"
-"""A vendor says that the budget is exhausted."""
+BEGIN: Final = "begin"
+"""A request: the agent's module is imported; the answer is the input of the job."""
+RETURNED: Final = "returned"
+"""A request without an answer, and the last one: the agent has returned; a value, and a summary or null."""
+FAILED: Final = "failed"
+"""Likewise: a `Failure`."""
+STOPPED: Final = "stopped"
+"""Likewise: the agent was to stop, and has."""
 
-MESSAGE_SIZE: Final = 16 * 1024 * 1024
-"""Bytes of a submit to the child: what a runtime accepts from a client fits, however it is written."""
-MOST_ASKED: Final = 64
-"""Notes of one agent that wait for their answers; more wait to be sent."""
-MOST_BEGUN: Final = 2
-"""Notes that have come in part: one that waits for its turn to be sent on, and one that is told meanwhile."""
-NOTE_ROOM: Final = 64 * 1024
-"""Bytes of a note beside the largest value in it."""
-PART_LENGTH: Final = 8 * 1024
-"""Characters of a part that goes outside; it fits a frame, whatever they are."""
-ANSWER_LENGTH: Final = 1024 * 1024
-"""Characters of a part that goes inside."""
-START_TIMEOUT: Final = 600
-"""Seconds that a process has to start, and to import its agent."""
-HELD: Final = 1024 * 1024
-"""Bytes of events of a child that wait here, before nothing more is read from it."""
-_SAME: Final = ("chunk", "frame", "grace", "result", "returned")
-"""Limits that an agent meets are the same inside; others bound what clients do, and are never less there."""
-DEFAULT: Final = Limits()
-_ONE_AGENT: Final = {
-    "finished_jobs": 100,
-    "finished_jobs_total": 100,
-    "requests_per_sec": 1_000_000,
-    "principal_requests_per_sec": 1_000_000,
-}
-"""Each answer is a job, soon forgotten, and asked for by ourselves."""
+STOP: Final = "stop"
+"""Told: the job is to end; the reason, and the seconds until its process is killed."""
+WAITS: Final = "waits"
+"""Told: whether the agent waits before it speaks."""
+ENDED: Final = "ended"
+"""Told: an `Ended`."""
+ROTATED: Final = "rotated"
+"""Told: a `CredentialRotated`."""
+
+NULL: Final = msgspec.Raw(b"null")
+NONE: Final = msgspec.Raw(b"[]")
 
 
-class Note(msgspec.Struct):
-    """What the agent's side says or asks; an answer has the same number."""
+class Request(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """What the agent's side asks for; `arguments` is a list."""
 
-    number: int
     what: str
-    arguments: list[Any]
-
-
-_decode_note: Final = wire.decoder_of(Note)
-
-
-class Part(msgspec.Struct):
-    """A piece of the text of the note with this number; the last has no `more`."""
-
-    number: int
-    text: str
-    more: bool
+    arguments: msgspec.Raw = NONE
+    quiet: bool = False
+    """Nobody waits for an answer, and none is sent."""
 
 
 class Failure(msgspec.Struct, omit_defaults=True):
-    """An exception that was raised outside, to be raised inside."""
+    """An exception that was raised on one side, to be raised on the other."""
 
     kind: str
     message: str
@@ -97,11 +66,12 @@ class Failure(msgspec.Struct, omit_defaults=True):
     details: dict[str, Any] | None = None
 
 
-class Counter(msgspec.Struct):
-    """What is left of one currency, and what is held back of it; or by how much each has moved."""
+class Message(msgspec.Struct, omit_defaults=True):
+    """What the agent's side gets: the answer to its request, or something by itself if it is `told`."""
 
-    left: str
-    held: str
+    told: str = ""
+    value: msgspec.Raw = NULL
+    failure: Failure | None = None
 
 
 class Ended(msgspec.Struct, omit_defaults=True):
@@ -111,107 +81,57 @@ class Ended(msgspec.Struct, omit_defaults=True):
     binary: bool = False
 
 
-class Answer(msgspec.Struct, omit_defaults=True):
-    """What the agent's side is told: the answer to a note, or, without a number, something by itself."""
-
-    number: int = 0
-    what: str = ""
-    value: Any = None
-    failure: Failure | None = None
-    moved: dict[str, Counter] = {}
-    credentials: list[dict[str, Any]] | None = None
-    ended: Ended | None = None
+def message_limit(limits: Limits) -> int:
+    """Bytes of a message to the runtime: the largest input of a child, and the largest value, fit."""
+    return max(limits.message, limits.returned) + ROOM
 
 
-class Brought(msgspec.Struct):
-    """What comes with the job into its process, beside the input."""
-
-    credentials: list[dict[str, Any]]
-    trace_headers: dict[str, str]
-    counters: dict[str, Counter]
-    shared: bool
-    """Others spend from these counters as well."""
-
-
-def limits_inside(limits: Limits) -> Limits:
-    """The limits of the runtime in the child."""
-    larger = {
-        name: max(getattr(limits, name), getattr(DEFAULT, name))
-        for name in Limits.__struct_fields__
-        if name not in _SAME
-    }
-    return msgspec.structs.replace(limits, **{**larger, **_ONE_AGENT, "message": MESSAGE_SIZE})
-
-
-def limits_in_front(limits: Limits) -> Limits:
-    """The limits of our client in front of a child: what comes from there is bounded as what goes to clients.
-
-    Nothing that an agent does makes it hold more than a few messages and `HELD` bytes of events.
-    """
-    return msgspec.structs.replace(
-        limits_inside(limits),
-        message=limits.frame,
-        frame=MESSAGE_SIZE,
-        hello=START_TIMEOUT,
-        unprocessed_bytes=HELD,
-        gap_events=1,
-        gap_bytes=HELD,
-    )
-
-
-def note_limit(limits: Limits) -> int:
-    """Bytes of a note, and of all notes of one agent that have not come whole: an input of a child fits."""
-    return limits.message + NOTE_ROOM
-
-
-def note_text(number: int, what: str, arguments: tuple[Any, ...], limit: int) -> str:
-    """A note as JSON; raises LocalProtocolError for what is no JSON, or has more than `limit` bytes."""
-    written = [msgspec.Raw(wire.encode_value(argument)) for argument in arguments]
-    data = msgspec.json.encode(Note(number, what, written))
-    if len(data) > limit:
-        raise LocalProtocolError(f"what is asked for has at most {limit} bytes")
-    return data.decode()
-
-
-def parts_of(number: int, text: str) -> Iterator[dict[str, Any]]:
-    """The bodies of the events that carry a note; all but the last are of one length."""
-    for start in range(0, len(text), PART_LENGTH):
-        end = start + PART_LENGTH
-        yield {"number": number, "text": text[start:end], "more": end < len(text)}
+def framed(message: Request | Message) -> bytes:
+    """A message with its length in front."""
+    data = msgspec.json.encode(message)
+    return len(data).to_bytes(HEAD, "big") + data
 
 
 class Gathering:
-    """Puts notes together from their parts; raises ValueError for what no side of ours sends.
+    """Cuts a stream into messages of `limit` bytes at most, None: of any length."""
 
-    It holds `limit` bytes at most. A part that is shorter than others is the last of its note, so that their
-    number is bounded as well.
-    """
-
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int | None) -> None:
         self._limit = limit
-        self._texts: dict[int, bytearray] = {}
-        self._size = 0
+        self._data = bytearray()
 
-    def add(self, body: Any) -> Note | None:
-        """The note, when this was its last part."""
-        part = msgspec.convert(body, Part)
-        if part.more and len(part.text) != PART_LENGTH:
-            raise ValueError("the agent's process sends a part that is not whole")
-        data = part.text.encode()
-        self._size += len(data)
-        texts = self._texts.setdefault(part.number, bytearray())
-        if self._size > self._limit or len(self._texts) > MOST_BEGUN:
-            raise ValueError("the agent's process asks for too much at a time")
-        texts += data
-        if part.more:
+    def add(self, data: bytes) -> None:
+        """More has come."""
+        self._data += data
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait."""
+        return len(self._data)
+
+    def take(self) -> bytes | None:
+        """The next message, if all of it has come; raises ValueError for one that is too long."""
+        if len(self._data) < HEAD:
             return None
-        text = self._texts.pop(part.number)
-        self._size -= len(text)
-        return _decode_note(bytes(text))
+        end = self.wanted
+        if len(self._data) < end:
+            return None
+        message = bytes(self._data[HEAD:end])
+        del self._data[:end]
+        return message
+
+    @property
+    def wanted(self) -> int:
+        """Bytes of the next message and its head, as far as they are known; raises ValueError if too many."""
+        if len(self._data) < HEAD:
+            return HEAD
+        length = int.from_bytes(self._data[:HEAD], "big")
+        if self._limit is not None and length > self._limit:
+            raise ValueError(f"a message of the agent's process has at most {self._limit} bytes")
+        return HEAD + length
 
 
 def failure_of(error: Exception) -> Failure:
-    """What is raised outside, in words."""
+    """What was raised, in words."""
     match error:
         case Denied():
             return Failure("denied", error.message, error.code.value, error.retryable, error.details)
@@ -224,7 +144,7 @@ def failure_of(error: Exception) -> Failure:
 
 
 def error_of(failure: Failure) -> Exception:
-    """The same, to be raised inside."""
+    """The same, to be raised on the other side."""
     match failure.kind:
         case "denied":
             return Denied(ErrorCode(failure.code), failure.message, failure.details)

@@ -265,7 +265,7 @@ class BlockingJobContext:
 
     async def _reserve(self, currency: str, amount: str | int | Decimal) -> Hold:
         asked = bodies.text("currency", currency), bodies.amount(amount)
-        return Hold(self._running, await self._running.reserve(*asked))
+        return Hold(self._running, self._running.reserve(*asked))
 
     def upstream_exhausted(self, message: str) -> NoReturn:
         """A vendor says that nothing may be spent any more: raises Denied BUDGET_EXHAUSTED (§9.8)."""
@@ -278,7 +278,7 @@ class BlockingJobContext:
 
         `credential.value.reveal()` is the value itself; nothing else shows it.
         """
-        return self._job.credentials
+        return self._hop(_later, getattr, self._job, "credentials")
 
     def rotate_credential(self, credential_id: str) -> None:
         """Have a new value issued in place of a credential's, and the old one revoked (§9.8.2).

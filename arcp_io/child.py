@@ -1,40 +1,63 @@
-"""The child's side of `isolation`: one agent, served over the standard streams."""
+"""The child's side of `isolation`: one agent, whose job is that of the runtime outside."""
 
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 import runpy
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from functools import reduce, wraps
-from typing import Any, Final
+from functools import partial, reduce
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any, cast
 
+import anyio
 import msgspec
 
 from arcp_proto import wire
 from arcp_proto.errors import LocalProtocolError
+from arcp_proto.ids import SECOND, JobId, Principal
+from arcp_proto.inputs import NO_INPUT, Input
 from arcp_proto.limits import Limits
+from arcp_proto.output import CredentialRotated, StartJob
 
-from .app import AgentFunction, App, input_of
-from .auth import is_async
-from .between import Brought, limits_inside
-from .entry import run
-from .errors import JobOver
+from . import bodies
+from .agents import AGENT_FAILED, NOT_SENT, told_of
+from .app import Agent, AgentFunction
+from .between import (
+    BEGIN,
+    ENDED,
+    FAILED,
+    RETURNED,
+    ROTATED,
+    STOP,
+    STOPPED,
+    WAITS,
+    Ended,
+    event_of,
+    failure_of,
+)
+from .clock import Clock
+from .context import JobContext
+from .errors import AgentStopped, InternalError, InvalidRequest, JobOver
+from .loop import open_loop
 from .outside import Outside
 from .running import RunningJob
-from .values import as_json
+from .stdio import own_standard_streams
+from .threads import Threads
+from .values import converted
 
-RESULT_PART: Final = "x-vendor.arcp-io.result_part"
-"""An event with a part of the JSON text of a returned value that is too large for one frame."""
-INLINE_SIZE: Final = 32 * 1024
-PART_LENGTH: Final = 8 * 1024
-"""Characters; a part fits a frame, whatever they are."""
+if TYPE_CHECKING:
+    from decimal import Decimal
 
-_NAMES: Final = ("__module__", "__name__", "__qualname__", "__doc__")
-"""What a wrapper has of its agent: not the annotations, since it reads the input itself."""
+    from arcp_proto.runtime import Runtime
 
-TOKEN: Final = "isolated"
-"""Pipes need no secret; it stands for the principal of the job."""
+    from .loop import AgentTask, Loop
+    from .pump import Pump
+
+logger = logging.getLogger("arcp_io")
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -47,40 +70,29 @@ class Order(msgspec.Struct, frozen=True):
     qualname: str
     loop: str
     job_id: str
-    """The job as the client knows it."""
     session_id: str
     """The session that submitted it."""
     attempt: int
     principal: str
     lease: dict[str, list[str]]
-    """As the agent is told. What is enforced comes with the submit, the budget beside it."""
-    models_required: bool
+    """As the agent is told; what is enforced is outside."""
+    trace_id: str
+    trace_headers: dict[str, str]
     debug: bool
     limits: Limits
+    body_limit: int
+    """Bytes that the body of an event may have."""
 
 
 def main(text: str) -> None:
-    """Carry out an order, in JSON, until standard input ends."""
+    """Carry out an order, in JSON, over the standard streams."""
     order = msgspec.json.decode(text, type=Order)
     sys.argv[1:] = []
-    place = Place(order)
-    app = App(
-        order.agent,
-        "isolated",
-        tokens={TOKEN: order.principal},
-        heartbeat=0,
-        limits=limits_inside(order.limits),
-        models_required=order.models_required,
-        debug=order.debug,
-    )
-    app.agent(order.agent, version=order.version)(_isolated(_load(order), place))
-    app.agent(answers_name(order.agent))(place.answered)
-    run(app, loop=order.loop, stdio=True, drain=0)
-
-
-def answers_name(agent: str) -> str:
-    """The name of the agent that takes answers, beside that one."""
-    return "answers" if agent != "answers" else "replies"
+    with own_standard_streams() as (reading, writing):
+        child = _Child(order, _load(order), reading, writing)
+        anyio.run(child.run, backend=order.loop)
+        os.close(reading)
+        os.close(writing)
 
 
 def _load(order: Order) -> AgentFunction:
@@ -93,69 +105,189 @@ def _load(order: Order) -> AgentFunction:
     return function
 
 
-class Place:
-    """Where the agent runs, as if its job was that outside."""
+class IsolatedJob(RunningJob, eq=False):
+    """A job whose runtime is outside."""
 
-    def __init__(self, order: Order) -> None:
+    outside: Outside | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the end of the job has been sent, as far as is known here."""
+        return self.outside is not None and self.outside.over
+
+    def remaining(self, currency: str) -> Decimal | None:
+        """What is not spent of a currency."""
+        return None if self.outside is None else self.outside.remaining(currency)
+
+
+class _NoPump:
+    """In the place of a pump, which is outside: nothing follows from an input here."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.now = self.clock.now
+
+    def look_at_wall(self) -> None:
+        """The clock that counts is outside."""
+
+    def run(self) -> None:
+        """Nothing waits to be sent."""
+
+    def soon(self, size: int = 0, *, urgent: bool = False) -> None:
+        """Nothing waits to be sent."""
+
+
+class _Child:
+    """The agent of one order."""
+
+    def __init__(self, order: Order, function: AgentFunction, reading: int, writing: int) -> None:
         self._order = order
-        self._outside: Outside | None = None
+        self._agent = Agent(order.agent, order.version, function)
+        self._pipes = (reading, writing)
 
-    async def taken(self, running: RunningJob, brought: Any) -> None:
-        """The agent begins."""
-        order, given = self._order, msgspec.convert(brought, Brought)
-        running.id, running.attempt, running.lease = order.job_id, order.attempt, order.lease
-        running.session_id = order.session_id
-        running.start = msgspec.structs.replace(running.start, trace_headers=given.trace_headers)
-        running.outside = self._outside = Outside(running, given, order.limits)
+    async def run(self) -> None:
+        """Run the agent until it has ended, and tell how."""
+        async with open_loop() as loop:
+            self._loop: Loop = loop
+            limits = self._order.limits
+            body_limit = self._order.body_limit
+            self._outside = Outside(*self._pipes, limits, body_limit, loop.call_soon, self._on_told)
+            self._running = self._job()
+            self._task: AgentTask = loop.start(self._carry_out, "arcp-io agent")
+            listening = loop.start(self._listen, "arcp-io runtime")
+            await loop.wait(self._task)
+            await loop.wait(listening)  # Until the runtime has read the end, and closed the pipes.
 
-    async def answered(self, job: Any, input: Any) -> None:
-        """The runtime outside has something to tell, and a part of it has come."""
-        if self._outside is not None:
-            with suppress(JobOver):  # The agent has ended meanwhile.
-                self._outside.arrived(*input)
+    def _job(self) -> IsolatedJob:
+        order, pump = self._order, _NoPump()
+        start = StartJob(
+            JobId(order.job_id),
+            order.agent,
+            order.version,
+            NO_INPUT,
+            Principal(order.principal),
+            order.lease,
+            order.trace_id,
+            order.trace_headers,
+            order.attempt,
+        )
+        return IsolatedJob(
+            start,
+            self._agent,
+            cast("Runtime", self._outside),  # Both have what a RunningJob calls.
+            cast("Pump", pump),
+            self._loop,
+            session_id=order.session_id,
+            debug=order.debug,
+            outside=self._outside,
+        )
+
+    async def _listen(self) -> None:
+        await self._outside.listen()
+        self._stop("the runtime is gone", 0)
+
+    def _on_told(self, told: str, value: msgspec.Raw) -> None:
+        running = self._running
+        match told:
+            case what if what == STOP:
+                self._stop(*msgspec.json.decode(value, type=tuple[str, float]))
+            case what if what == ENDED:
+                running.child_ended(event_of(msgspec.json.decode(value, type=Ended)))
+            case what if what == ROTATED:
+                running.credential_rotated(msgspec.json.decode(value, type=CredentialRotated))
+            case what if what == WAITS and msgspec.json.decode(value, type=bool):
+                running.pause()
+            case what if what == WAITS:
+                running.resume()
+
+    def _stop(self, reason: str, seconds: float) -> None:
+        running = self._running
+        if not running.stopping:
+            running.stop(reason, monotonic_ns() + int(seconds * SECOND))
+            if running.started and running.cancellable:
+                self._loop.cancel(self._task)
+
+    async def _carry_out(self) -> None:
+        """The whole life of the agent. Raises nothing: a cancellation too ends here, with the task."""
+        running = self._running
+        try:
+            running.start.given = Input(bytes(self._outside.request(BEGIN)), 0)
+            running.started = True
+            result = None if running.stopping else await self._call()
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._end(partial(self._failed, error))
+        else:
+            self._end(partial(self._returned, result))
+
+    async def _call(self) -> Any:
+        running, agent = self._running, self._agent
+        if agent.is_async:
+            return await agent.function(JobContext(running), agent.input_of(running.start.take_input()))
+        return await Threads(1).run(running)
+
+    # Its end.
+
+    def _end(self, tell: Callable[[], None]) -> None:
+        with suppress(JobOver):  # Nobody waits for it.
+            tell()
+
+    def _returned(self, result: Any) -> None:
+        running = self._running
+        if running.stopping:
+            self._outside.send(STOPPED)
+            return
+        try:
+            value = _as_json(result)
+        except LocalProtocolError as error:
+            logger.error("%s: %s: %s", running, NOT_SENT, error)
+            self._tell_failure(InvalidRequest(f"{NOT_SENT}: {error}"))
+        except Exception as error:  # What was returned may raise whatever it likes when it is read.
+            logger.error("%s: %s: %s", running, NOT_SENT, bodies.described(error))
+            self._tell_failure(InvalidRequest(self._debugged(NOT_SENT, error)))
+        else:
+            self._send_value(value)
+
+    def _send_value(self, value: bytes) -> None:
+        most = self._order.limits.returned
+        if len(value) > most:
+            message = f"a returned value is at most {most} bytes: stream the result"
+            self._tell_failure(InvalidRequest(message, details={"limit": "returned", "max": most}))
+        else:
+            self._outside.send(RETURNED, msgspec.Raw(value), self._running.summary)
+
+    def _failed(self, error: BaseException) -> None:
+        running, told = self._running, told_of(error)
+        if told is None and not (running.stopping and self._is_stop(error)):
+            logger.error("%s: the agent failed", running, exc_info=error)
+        if running.stopping:
+            self._outside.send(STOPPED)
+            return
+        try:
+            self._tell_failure(told or InternalError(self._debugged(AGENT_FAILED, error)))
+        except JobOver:
+            raise
+        except Exception as problem:
+            logger.error("%s: the agent's error cannot be sent: %s", running, problem)
+            self._tell_failure(InternalError(AGENT_FAILED))
+
+    def _tell_failure(self, error: Any) -> None:
+        self._outside.send(FAILED, msgspec.Raw(wire.encode_value(msgspec.to_builtins(failure_of(error)))))
+
+    def _debugged(self, message: str, error: BaseException) -> str:
+        return f"{message}: {bodies.described(error)}" if self._order.debug else message
+
+    def _is_stop(self, error: BaseException) -> bool:
+        stops = (self._loop.cancelled, AgentStopped, JobOver)
+        if isinstance(error, BaseExceptionGroup):
+            return error.split(stops)[1] is None
+        return isinstance(error, stops)
 
 
-def _isolated(function: AgentFunction, place: Place) -> AgentFunction:
-    """The agent, of the job that there is outside; a large value that it returns goes out in parts."""
-
-    @wraps(function, assigned=_NAMES)
-    async def of_loop(job: Any, input: Any) -> Any:
-        text, brought = input
-        await place.taken(job._running, brought)
-        result = _returned(await function(job, input_of(function, msgspec.json.decode(text))))
-        parts = _parts(result)
-        for part in parts:
-            await job.emit(RESULT_PART, {"text": part})
-        return None if parts else result
-
-    @wraps(function, assigned=_NAMES)
-    def of_thread(job: Any, input: Any) -> Any:
-        text, brought = input
-        job._hop(place.taken, job._running, brought)
-        result = _returned(function(job, input_of(function, msgspec.json.decode(text))))
-        parts = _parts(result)
-        for part in parts:
-            job.emit(RESULT_PART, {"text": part})
-        return None if parts else result
-
-    return of_loop if is_async(function) else of_thread
-
-
-def _returned(result: object) -> object:
-    """Return a value as JSON, or as it is if that is not possible: the runtime here says so."""
+def _as_json(result: Any) -> bytes:
+    """What the agent has returned, converted if it is not JSON; raises LocalProtocolError."""
     try:
-        return as_json("result", result)
+        return wire.encode_value(result)
     except LocalProtocolError:
-        return result
-
-
-def _parts(result: object) -> list[str]:
-    """The JSON text of a large value; nothing for one that fits a frame, or is no JSON."""
-    try:
-        data = wire.encode_value(result)
-    except LocalProtocolError:
-        return []
-    if len(data) <= INLINE_SIZE:
-        return []
-    text = data.decode()
-    return [text[start : start + PART_LENGTH] for start in range(0, len(text), PART_LENGTH)]
+        return wire.encode_value(converted("result", result))

@@ -224,7 +224,6 @@ class JobContext:
         """
         await self._running.ready()
         await self._running.give_way()
-        await self._running.catch_up()
         self._running.authorize(bodies.text("capability", capability), bodies.text("target", target))
 
     def open(
@@ -297,7 +296,7 @@ class JobContext:
         await self._running.ready()
         await self._running.give_way()
         asked = bodies.text("currency", currency), bodies.amount(amount)
-        hold = Hold(self._running, await self._running.reserve(*asked))
+        hold = Hold(self._running, self._running.reserve(*asked))
         try:
             yield hold
         finally:
@@ -346,7 +345,7 @@ class JobContext:
         if lease_constraints is not None:
             expiry = bodies.constraint(lease_constraints, expiry)
         name = bodies.text("agent", agent)
-        return await self._running.delegate(name, input, lease_request, expiry, max_runtime)
+        return self._running.delegate(name, input, lease_request, expiry, max_runtime)
 
     @asynccontextmanager
     async def stream_result(self, *, encoding: Encoding = "utf8") -> AsyncIterator[ResultStream]:

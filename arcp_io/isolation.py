@@ -1,4 +1,4 @@
-"""Agents in processes of their own: a runtime in a child, over lines, and our client in front of it.
+"""Agents in processes of their own: what each asks its job for is asked of the runtime here (see `between`).
 
 The child has an empty environment and a process group of its own. It finds the agent by importing its module
 again, so an isolated agent is a function at the top level of a module, or of the script that runs.
@@ -6,36 +6,43 @@ again, so an isolated agent is a function at the top level of a module, or of th
 
 from __future__ import annotations
 
-import base64
 import logging
 import os
 import sys
-from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import anyio
 import msgspec
 
 from arcp_proto import wire
-from arcp_proto.client import ClientConfig
-from arcp_proto.connection import Connection
-from arcp_proto.errors import Denied, ErrorCode
-from arcp_proto.events import REMAINING, EventKind
-from arcp_proto.spending import WARNING
+from arcp_proto.inputs import NO_INPUT
+from arcp_proto.output import ChildEnded
 
-from .answering import Answering
-from .between import NOTE, limits_in_front
-from .child import RESULT_PART, TOKEN, Order, answers_name
-from .client_job import Event, Job
-from .client_session import Session
-from .context import JobContext, ResultStream
-from .dialing import Target
-from .errors import AgentStopped, ArcpError, ConnectionLost, InternalError, InvalidRequest
+from . import bodies
+from .answering import answer
+from .between import (
+    BEGIN,
+    FAILED,
+    RETURNED,
+    STOPPED,
+    WAITS,
+    Failure,
+    Message,
+    Request,
+    ended_of,
+    error_of,
+    framed,
+    message_limit,
+)
+from .channel import Channel
+from .child import Order
+from .context import JobContext
+from .errors import AgentStopped, ConnectionLost, InternalError
 from .loop import open_loop
-from .pump import Pump
+from .pump import BYTES_HELD
 from .running import RunningJob
-from .stdio import EXIT_TIMEOUT, Command, LineCodec
+from .stdio import EXIT_TIMEOUT
 from .stream import ByteStream, StreamTransport
 from .supervised import SupervisedProcess
 
@@ -49,6 +56,8 @@ STARTED: Final = "x-vendor.arcp-io.start"
 """What the gate is asked for when a child does not take its job."""
 MARGIN: Final = 0.5
 """Seconds before the end of the grace at which a child is killed, so that its stop is seen in time."""
+
+_decode_request: Final = msgspec.json.Decoder(Request).decode
 
 
 class Reference(NamedTuple):
@@ -99,7 +108,7 @@ async def run_isolated(running: RunningJob, loop: str) -> Any:
 
 
 class Isolated:
-    """One agent in its child, from start to end; it is stopped by cancelling it there, then by SIGKILL."""
+    """One agent in its child, from start to end; it is stopped by being told so, then by SIGKILL."""
 
     def __init__(self, running: RunningJob, loop: str) -> None:
         running.cancellable = False
@@ -107,22 +116,22 @@ class Isolated:
         self._job = JobContext(running)
         self._loop = loop
         self._process = SupervisedProcess()
-        self._theirs: Job | None = None
-        self._value = bytearray()
-        """The JSON of a large value, as far as it has come."""
-        self._stream: ResultStream | None = None
+        self._began = False
 
     async def run(self) -> Any:
         """Returns what the agent returns, None if it streamed that; raises what it failed with."""
-        limits = limits_in_front(self._running.limits)
+        running = self._running
         async with open_loop() as loop:
-            session = Session(ClientConfig(name="arcp-io parent", limits=limits, resume=False), loop)
             loop.start(self._stop_in_time, "arcp-io stop of a child")
+            channel: Channel | None = None
             try:
-                await session._open(TOKEN, Command([self._running.agent.name]), self._dial)
-                return await self._relay(session, Answering(self._running, loop), loop)
+                channel = await self._open(loop)
+                running.peer = partial(self._tell, channel)
+                return await self._serve(channel)
             finally:
-                session._leave()
+                running.peer = None
+                if channel is not None:
+                    channel.close()
                 await self._end_child()
 
     @property
@@ -131,7 +140,7 @@ class Isolated:
         return self._process.ended_by_itself
 
     def _order(self) -> bytes:
-        agent, job = self._running.agent, self._job
+        agent, job, running = self._running.agent, self._job, self._running
         order = Order(
             agent.name,
             agent.version,
@@ -142,100 +151,85 @@ class Isolated:
             job.attempt,
             job.principal,
             {name: list(patterns) for name, patterns in job.lease.items()},
-            not self._running.any_model,
-            self._running.debug,
-            self._running.limits,
+            job.trace_id,
+            job.trace_headers(),
+            running.debug,
+            running.limits,
+            running.body_limit,
         )
         return msgspec.json.encode(order)
 
-    async def _dial(self, target: Target, pump: Pump, connection: Connection) -> None:
-        """As `dialing.dial` does, but with a child that is ours to kill."""
+    async def _open(self, loop: Loop) -> Channel:
         reading, writing = await self._process.start(self._order())
         if self._running.stopping:
             self._process.kill()
+        limit = message_limit(self._running.limits)
+        opened: list[Channel] = []
 
         def connected(stream: ByteStream) -> StreamTransport:
-            return StreamTransport(pump, connection, LineCodec(connection.message_limit), stream)
+            opened.append(Channel(stream, limit))
+            return cast(StreamTransport, opened[0])  # It takes what a stream reports.
 
-        await pump.loop.open_pipes(reading, writing, connected)
+        await loop.open_pipes(reading, writing, connected)
+        return opened[0]
 
-    async def _relay(self, session: Session, answering: Answering, loop: Loop) -> Any:
-        agent, headers = self._running.agent, self._job.trace_headers()
-        input = self._running.start.given.json.decode()  # As text it nests no deeper.
-        try:
-            self._theirs = await session.submit(
-                agent.qualified_name,
-                [input, msgspec.to_builtins(answering.brought())],
-                lease=self._running.lease_without_budget(),
-                expires_at=self._running.expires_at,
-                traceparent=headers["traceparent"],
-                tracestate=headers.get("tracestate"),
-            )
-        except InvalidRequest:
-            await self._check_expiry()
-            raise
-        loop.start(partial(answering.send, session, answers_name(agent.name)), "arcp-io answers to a child")
-        self._theirs._release_result()  # Its chunks go on as they come: nothing joins them here.
-        async for event in self._theirs:
-            await self._say(event, answering)
-        result = self._theirs._successful_end().result
-        self._running.summary = self._theirs.summary
-        if self._value:
-            return wire.decode_value(bytes(self._value))
-        return None if self._stream is not None else result
+    async def _serve(self, channel: Channel) -> Any:
+        """Answer what the agent asks for, one by one, until it tells its end."""
+        running = self._running
+        while True:
+            request = _decode_request(await channel.receive())
+            match request.what:
+                case what if what == BEGIN:
+                    await channel.send(framed(await self._begin()))
+                case what if what == RETURNED:
+                    return await self._returned(request)
+                case what if what == FAILED:
+                    raise _failure(request)
+                case what if what == STOPPED:
+                    raise AgentStopped(running.stop_reason)
+                case _:
+                    message = await answer(running, request)
+                    if not request.quiet:
+                        await channel.send(framed(message))
 
-    async def _check_expiry(self) -> None:
-        """Raise Denied if the lease has ended while the child was starting."""
-        try:
+    async def _begin(self) -> Message:
+        """Return the input, for the agent is about to be called; raises Denied if its lease has ended."""
+        start = self._running.start
+        if self._began:
+            raise ValueError("the agent's process begins twice")
+        if self._running.lease_has_ended:
             await self._job.authorize(STARTED, self._running.agent.name)
-        except Denied as denied:
-            if denied.code is ErrorCode.LEASE_EXPIRED:
-                raise
+        self._began = True
+        input, start.given = start.given.json, NO_INPUT
+        return Message(value=msgspec.Raw(input))
 
-    async def _say(self, event: Event, answering: Answering) -> None:
-        match event.kind:
-            case EventKind.RESULT_CHUNK:
-                await self._write(event.body)
-            case kind if kind == RESULT_PART:
-                self._keep(event.body["text"])
-            case kind if kind == NOTE:
-                await answering.noted(event.body)
-            case EventKind.METRIC if event.body["name"] == REMAINING:
-                pass  # Outside there is a counter of its own.
-            case EventKind.METRIC:
-                await answering.metric(event.body)
-            case EventKind.STATUS if event.body["phase"] == WARNING:
-                pass  # Likewise.
-            case kind:
-                await self._job.emit(kind, event.body)
+    async def _returned(self, request: Request) -> Any:
+        if len(request.arguments) > BYTES_HELD:
+            await self._running.ready()  # As a job with a large result does, but before it is decoded.
+        value, summary = msgspec.convert(wire.decode_value(bytes(request.arguments)), tuple[Any, str | None])
+        self._running.summary = None if summary is None else bodies.summary(summary)
+        return value
 
-    def _keep(self, part: str) -> None:
-        """Keep more of a large value; raises InvalidRequest beyond what one may return."""
-        self._value += part.encode()
-        if len(self._value) > (most := self._running.limits.returned):
-            raise InvalidRequest(
-                f"a returned value is at most {most} bytes: stream the result",
-                details={"limit": "returned", "max": most},
-            )
-
-    async def _write(self, chunk: dict[str, Any]) -> None:
-        encoding, data = chunk["encoding"], chunk["data"]
-        if self._stream is None:
-            self._stream = ResultStream(self._running, encoding)
-        await self._stream.write(base64.b64decode(data) if encoding == "base64" else data)
+    def _tell(self, channel: Channel, what: str, value: Any) -> None:
+        """Tell the agent's side what the host has told this one."""
+        if isinstance(value, ChildEnded):
+            value = ended_of(value)
+        data = framed(Message(what, msgspec.Raw(msgspec.json.encode(value))))
+        if what == WAITS:
+            channel.tell_state(data)
+        else:
+            channel.tell(data)
 
     async def _stop_in_time(self) -> None:
         """Cancelled when the child's job is over."""
         await self._running.stop_requested()
-        if self._theirs is not None:
-            with anyio.move_on_after(self._running.grace_left - MARGIN), suppress(ArcpError):
-                await self._theirs.cancel(self._running.stop_reason)
-                return
+        if self._began:
+            await anyio.sleep(max(0, self._running.grace_left - MARGIN))
         logger.warning("%s: its process is killed", self._running)
         self._process.kill()
 
     async def _end_child(self) -> None:
-        """End the child, and what it has started; its input has ended, so it exits if there is time for that.
+        """End the child, and what it has started; its pipes are closed, so it exits if there is time.
 
         When that cannot be seen, the stop of the job is not told before its grace is over.
         """
@@ -245,3 +239,8 @@ class Isolated:
             logger.error("%s: what its process has started may still run", self._running)
             if self._running.stopping:
                 await anyio.sleep(self._running.grace_left + MARGIN)
+
+
+def _failure(request: Request) -> Exception:
+    (failure,) = msgspec.convert(wire.decode_value(bytes(request.arguments)), tuple[Failure])
+    return error_of(failure)

@@ -1,205 +1,220 @@
-"""The runtime outside, as an agent in a process of its own reaches it."""
+"""The runtime outside, as an agent in a process of its own reaches it: one request at a time, over pipes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import os
+import select
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from threading import get_ident
+from typing import Any, Final
 
 import anyio
 import msgspec
 
-from arcp_proto import messages
-from arcp_proto.budget import Budget, Cost, Hold, to_cost
+from arcp_proto import messages, wire
+from arcp_proto.budget import Cost, to_cost
 from arcp_proto.credentials import Credential
-from arcp_proto.errors import Denied, LocalProtocolError
-from arcp_proto.events import Body, read_metric
+from arcp_proto.errors import LocalProtocolError
+from arcp_proto.events import Body, EventKind, encode_body, encode_metric, read_metric
+from arcp_proto.limits import MAX_CONTAINERS, MAX_TARGET_BYTES, Limits
+from arcp_proto.shortening import shorten
 
-from .between import (
-    DELEGATE,
-    EXACT,
-    HOLD,
-    LEFT,
-    MOST_ASKED,
-    NOTE,
-    RELEASED,
-    RESERVE,
-    ROTATE,
-    Answer,
-    Brought,
-    Counter,
-    error_of,
-    event_of,
-    exactly,
-    note_limit,
-    note_text,
-    parts_of,
-)
-from .children import ChildJob
+from .between import RETURNED, Gathering, Message, Request, error_of, exactly, framed, message_limit
+from .errors import JobOver
+from .running import WRONG_THREAD
 
-if TYPE_CHECKING:
-    from arcp_proto.limits import Limits
-
-    from .running import RunningJob
-
-
-class Waiting:
-    """Somebody who waits for an answer."""
-
-    def __init__(self, came: anyio.Event) -> None:
-        self.came = came
-        self.answer = Answer()
-        self.given: Any = None
+READ_SIZE: Final = 256 * 1024
+"""Bytes of one read."""
+OVER: Final = "the job is over: nothing can be said any more"
+ANSWERED: Final = (EventKind.TOOL_CALL, EventKind.DELEGATE, EventKind.METRIC, EventKind.RESULT_CHUNK)
+"""Events that may be refused although their body is good."""
+_decode_message: Final = msgspec.json.Decoder(Message).decode
 
 
 class Outside:
-    """What only the runtime outside can do for a job, and what it tells of it. For the loop's thread.
+    """What a RunningJob asks a Runtime for, asked of the one outside; for the loop's thread.
 
-    Its budget is counted inside as well, where the gate asks without waiting; what moves it outside is told.
+    Each call sends a request and blocks until its answer has come: everything that a job holds, counts and
+    decides is outside. What is told meanwhile, or while nothing is asked, goes to `on_told`.
     """
 
-    def __init__(self, running: RunningJob, brought: Brought, limits: Limits) -> None:
-        """`limits` are those of the runtime outside."""
-        self.credentials = _credentials(brought.credentials)
-        self._running = running
-        self._shared = brought.shared
-        self._note_limit = note_limit(limits)
-        self._holds: dict[int, int] = {}
-        """Numbers of what is reserved: inside -> outside."""
-        self._notes = 0
-        self._waiting: dict[int, Waiting] = {}
-        self._asking: anyio.Semaphore | None = None
-        self._sending: anyio.Lock | None = None
-        self._texts: list[str] = []
-        count_from(running.budget, brought.counters)
+    def __init__(
+        self,
+        reading: int,
+        writing: int,
+        limits: Limits,
+        body_limit: int,
+        call_soon: Callable[[Callable[[], None]], None],
+        on_told: Callable[[str, msgspec.Raw], None],
+    ) -> None:
+        """`limits` are the runtime's, `call_soon` the loop's; `body_limit`: bytes of the body of an event."""
+        self.limits = limits
+        self.over = False
+        """Whether the end of the job was sent, or the runtime is gone."""
+        self._gone = False
+        self._reading = reading
+        self._writing = writing
+        self._limit = message_limit(limits)
+        self._body_limit = body_limit
+        self._call_soon = call_soon
+        self._on_told = on_told
+        self._gathering = Gathering(None)
+        self._thread = get_ident()
+        os.set_blocking(reading, False)
 
-    # What is asked for.
+    async def listen(self) -> None:
+        """Take what is told while nothing is asked; returns when the runtime is gone."""
+        while not self._gone:
+            await anyio.wait_readable(self._reading)
+            self._read()
+            self._hear()
 
-    async def delegate(self, *asked: Any) -> ChildJob:
-        """Start a child; raises what that raises outside."""
-        child: ChildJob = await self._ask(DELEGATE, *asked, shield=True)
-        return child
+    def request(self, what: str, *arguments: object) -> msgspec.Raw:
+        """Ask for something; returns the answer, and raises what was raised outside, JobOver without one.
 
-    async def rotate_credential(self, credential_id: str) -> None:
-        """Another value of a credential is in `credentials`; raises what that raises outside."""
-        await self._ask(ROTATE, credential_id)
+        Arguments are JSON values; raises LocalProtocolError for others.
+        """
+        if self.over:
+            raise JobOver(OVER)
+        self._send(what, arguments, quiet=False)
+        while (answer := self._next()) is None or answer.told:
+            if answer is not None:
+                self._on_told(answer.told, answer.value)
+            elif self._gone:
+                raise JobOver(OVER)
+            else:
+                select.select([self._reading], [], [])
+                self._read()
+        if self._gathering.size:
+            self._call_soon(self._hear)  # Whoever asked may have to see the answer first.
+        if answer.failure is not None:
+            error = error_of(answer.failure)
+            self.over = self.over or isinstance(error, JobOver)
+            raise error
+        return answer.value
 
-    async def reserve(self, currency: str, amount: Cost) -> int:
-        """Hold back, outside and inside; returns the number inside. Raises what that raises outside."""
-        exact = exactly(to_cost(amount, "a reservation"))
-        number: int = await self._ask(RESERVE, currency, exact, shield=True)
+    def send(self, what: str, *arguments: object) -> None:
+        """Send a request that has no answer; raises LocalProtocolError, and JobOver if nobody reads it."""
+        self._send(what, arguments, quiet=True)
+
+    def _send(self, what: str, arguments: Sequence[object], *, quiet: bool) -> None:
+        if get_ident() != self._thread:
+            raise RuntimeError(WRONG_THREAD)
+        written = [one if isinstance(one, msgspec.Raw) else wire.encode_value(one) for one in arguments]
+        data = framed(Request(what, msgspec.Raw(b"[" + b",".join(map(bytes, written)) + b"]"), quiet))
+        if len(data) > self._limit:
+            raise LocalProtocolError(f"what is asked for has at most {self._limit} bytes")
+        if what != RETURNED and len(data) > MAX_CONTAINERS and wire.holds_too_many(data):
+            raise LocalProtocolError(wire.TOO_MANY)
+        rest = memoryview(data)
         try:
-            hold = self._running.reserve_here(currency, exact)
-        except (Denied, LocalProtocolError):  # It was spent meanwhile.
-            self.tell(RELEASED, number)
-            raise
-        self._holds[hold] = number
-        return hold
+            while rest:
+                rest = rest[os.write(self._writing, rest) :]
+        except OSError:
+            self.over = True
+            raise JobOver(OVER) from None
 
-    async def catch_up(self) -> None:
-        """Count what others have spent of the budget, if there are any."""
-        if (self._shared or self._running.children) and self._running.budget.counters():
-            await self._ask(LEFT)
+    # As a Runtime. `now` is nothing to it: the clock that counts is outside.
 
-    # What is told.
+    def emit(self, job_id: str, kind: str, body: Body | Mapping[str, Any], *, now: int) -> int:
+        """Publish an event; returns its size. Raises what `Runtime.emit` does."""
+        exact = None
+        if kind == EventKind.METRIC:
+            fields = read_metric(body)
+            data = encode_metric(fields)
+            if isinstance(fields["value"], Decimal):
+                exact = exactly(fields["value"])
+        else:
+            data = self._fitting(kind, encode_body(kind, body))
+        if kind in ANSWERED or len(data) > self._body_limit:
+            self.request("emit", kind, msgspec.Raw(data), exact)
+        else:
+            self.send("emit", kind, msgspec.Raw(data), None)
+        return len(data)
 
-    def tell(self, what: str, *arguments: Any) -> None:
-        """Something that is not answered."""
-        self._notes += 1
-        for part in parts_of(self._notes, note_text(self._notes, what, arguments, self._note_limit)):
-            self._running.publish(NOTE, part)
+    def write_result(self, job_id: str, data: str | bytes, *, now: int) -> None:
+        """Stream a piece of the result."""
+        binary = isinstance(data, bytes)
+        self.request("write", base64.b64encode(data).decode() if isinstance(data, bytes) else data, binary)
 
-    def released(self, hold: int) -> None:
-        """What was reserved is not spent."""
-        self.tell(RELEASED, self._holds.pop(hold))
+    def authorize(self, job_id: str, capability: str, target: str, *, now: int) -> None:
+        """Ask the gate. A target that is too long goes cut to just as much."""
+        self.request("authorize", capability, target[: MAX_TARGET_BYTES + 1])
 
-    def settled(self, hold: int) -> None:
-        """It is, and the metric has told so."""
-        self._holds.pop(hold)
+    def reserve(self, job_id: str, currency: str, amount: Cost, *, now: int) -> int:
+        """Hold back a part of the budget; returns the number of the hold."""
+        answer = self.request("reserve", currency, exactly(to_cost(amount, "a reservation")))
+        return msgspec.json.decode(answer, type=int)
 
-    def settling(self, hold: int, actual: Cost, dimensions: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The dimensions of the metric that settles."""
+    def settle(
+        self, job_id: str, hold: int, actual: Cost, name: str, dimensions: dict[str, Any] | None, *, now: int
+    ) -> None:
+        """Spend what was reserved for."""
         exact = exactly(to_cost(actual, "what was spent"))
-        return {**(dimensions or {}), HOLD: self._holds[hold], EXACT: exact}
+        self.request("settle", hold, exact, name, dimensions)
 
-    def with_exact_value(self, body: Body | Mapping[str, Any]) -> Body | Mapping[str, Any]:
-        """A metric whose value is a Decimal, with its digits beside it; raises LocalProtocolError."""
-        fields = read_metric(body)
-        if not isinstance(fields["value"], Decimal):
-            return body
-        dimensions = {**(fields.get("dimensions") or {}), EXACT: exactly(fields["value"])}
-        return {**fields, "dimensions": dimensions}
+    def release(self, job_id: str, hold: int, *, now: int) -> None:
+        """Hold back no longer."""
+        self.request("release", hold)
 
-    # What comes.
+    def upstream_exhausted(self, job_id: str, message: str, *, now: int) -> None:
+        """Raises Denied."""
+        self.request("upstream_exhausted", message)
 
-    def arrived(self, text: str, more: bool) -> None:
-        """A part of an answer."""
-        self._texts.append(text)
-        if more:
-            return
-        answer = msgspec.json.decode("".join(self._texts), type=Answer)
-        self._texts = []
-        move(self._running.budget, answer.moved)
-        if answer.credentials is not None:
-            self.credentials = _credentials(answer.credentials)
-        if answer.ended is not None:
-            self._running.child_ended(event_of(answer.ended))
-        given = answer.value
-        if answer.what == DELEGATE and answer.failure is None:
-            given = self._running.adopt(answer.value)
-        waiting = self._waiting.pop(answer.number, None)
-        if waiting is not None:
-            waiting.answer, waiting.given = answer, given
-            waiting.came.set()
-        elif answer.what == RESERVE and answer.failure is None:
-            self.tell(RELEASED, answer.value)
+    def delegate(
+        self,
+        job_id: str,
+        agent: str,
+        input: Any,
+        lease: Mapping[str, Any] | None,
+        expires_at: str | None,
+        max_runtime: int | None,
+        *,
+        now: int,
+    ) -> str:
+        """Start a child; returns its id."""
+        data = wire.encode_value(input)
+        if len(data) > self.limits.message:
+            raise LocalProtocolError(f"the input of a child has at most {self.limits.message} bytes")
+        answer = self.request("delegate", agent, msgspec.Raw(data), lease, expires_at, max_runtime)
+        return msgspec.json.decode(answer, type=str)
+
+    def rotate_credential(self, job_id: str, credential_id: str, *, now: int) -> None:
+        """Begin a rotation; its end is told."""
+        self.request("rotate", credential_id)
+
+    def credentials_of(self, job_id: str) -> Sequence[Credential]:
+        """Those that are valid now."""
+        sent = msgspec.json.decode(self.request("credentials"), type=list[messages.Credential])
+        return [Credential.of_wire(one) for one in sent]
+
+    def remaining(self, currency: str) -> Decimal | None:
+        """What is not spent of a currency; None when nothing bounds it."""
+        left = msgspec.json.decode(self.request("remaining", currency), type=str | None)
+        return None if left is None else Decimal(left)
 
     # Below: steps of the above.
 
-    async def _ask(self, what: str, *arguments: Any, shield: bool = False) -> Any:
-        """Send a note, and wait for its answer. `shield`: what was begun is not left to itself."""
-        self._notes += 1
-        number = self._notes
-        text = note_text(number, what, arguments, self._note_limit)
-        if self._asking is None:
-            self._asking = anyio.Semaphore(MOST_ASKED)
-        async with self._asking:
-            waiting = self._waiting[number] = Waiting(anyio.Event())
-            try:
-                with anyio.CancelScope(shield=True):
-                    await self._send(number, text)
-                with anyio.CancelScope(shield=shield):
-                    await waiting.came.wait()
-            finally:
-                self._waiting.pop(number, None)
-        if waiting.answer.failure is not None:
-            raise error_of(waiting.answer.failure)
-        return waiting.given
+    def _fitting(self, kind: str, data: bytes) -> bytes:
+        """A body that is cut as it would be outside; if that cannot be, whole: it is refused there."""
+        return data if len(data) <= self._body_limit else shorten(kind, data, self._body_limit) or data
 
-    async def _send(self, number: int, text: str) -> None:
-        if self._sending is None:
-            self._sending = anyio.Lock()
-        async with self._sending:
-            for part in parts_of(number, text):
-                await self._running.ready()
-                self._running.publish(NOTE, part)
-                await self._running.give_way()
+    def _hear(self) -> None:
+        """Hand on what was told while nothing is asked."""
+        while (message := self._next()) is not None:
+            self._on_told(message.told, message.value)
 
+    def _next(self) -> Message | None:
+        data = self._gathering.take()
+        return None if data is None else _decode_message(data)
 
-def count_from(budget: Budget, counters: Mapping[str, Counter]) -> None:
-    """Let a budget that names no currency begin with these."""
-    for currency, counter in counters.items():
-        for amounts in (budget.initial, budget.remaining, budget.told):
-            amounts[currency] = Decimal(counter.left)
-        budget.hold(Hold(currency, Decimal(counter.held)))
-
-
-def move(budget: Budget, moved: Mapping[str, Counter]) -> None:
-    """Count what has happened to a budget outside."""
-    for currency, counter in moved.items():
-        budget.spend(currency, Decimal(counter.left).copy_negate())
-        budget.hold(Hold(currency, Decimal(counter.held)))
-
-
-def _credentials(sent: Sequence[Mapping[str, Any]]) -> list[Credential]:
-    return [Credential.of_wire(msgspec.convert(one, messages.Credential)) for one in sent]
+    def _read(self) -> None:
+        try:
+            data = os.read(self._reading, READ_SIZE)
+        except BlockingIOError:
+            return
+        if not data:
+            self.over = self._gone = True
+        self._gathering.add(data)

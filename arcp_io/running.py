@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from decimal import Decimal
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
@@ -11,16 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 import anyio
 import msgspec
 
-from arcp_proto.authority import any_model
-from arcp_proto.budget import COST_BUDGET
-from arcp_proto.delegation import AGENT_DELEGATE
 from arcp_proto.errors import Denied, InvariantViolated, LocalProtocolError
-from arcp_proto.events import Body, EventKind, encode_body, read_delegate
-from arcp_proto.limits import MAX_TARGET_BYTES
+from arcp_proto.events import Body, EventKind
 from arcp_proto.nothing import NOTHING
-from arcp_proto.wire import decode_value, encode_value
+from arcp_proto.wire import encode_value
 
-from .between import REFUSED, REFUSED_CALL, UPSTREAM
+from .between import ENDED, ROTATED, STOP, WAITS
 from .children import ChildJob
 from .errors import JobOver
 from .loop import unwinding
@@ -38,7 +33,6 @@ if TYPE_CHECKING:
 
     from .app import Agent
     from .loop import Loop
-    from .outside import Outside
     from .pump import Pump
 
 T = TypeVar("T")
@@ -47,6 +41,10 @@ BYTES_BETWEEN_TURNS: Final = BYTES_HELD
 LAST_LOAD: Final = BYTES_BETWEEN_TURNS - EVENT_SIZE
 """With one event more it is the others' turn."""
 NANOSECONDS_BETWEEN_TURNS: Final = 1_000_000
+WRONG_THREAD: Final = (
+    "this job belongs to the thread of its event loop: call it there, or make the agent a plain"
+    " function, whose job may be called from its thread"
+)
 GATED: Final = (EventKind.TOOL_CALL, EventKind.DELEGATE)
 """Events that tell of what needs authority."""
 
@@ -75,8 +73,8 @@ class RunningJob(msgspec.Struct, eq=False):
     """Tool calls so far."""
     children: dict[str, ChildJob] = NOTHING
     """What it has delegated and has not ended."""
-    outside: Outside | None = None
-    """This is the inner side of an agent in a process of its own: the runtime that it works for."""
+    peer: Callable[[str, Any], None] | None = None
+    """Told of what the host tells this object, for an agent in a process of its own (see `between`)."""
     held: bool = False
     """It waits, as all do, until the journal has caught up."""
     paused: bool = False
@@ -141,8 +139,6 @@ class RunningJob(msgspec.Struct, eq=False):
     async def speak_in_turn(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """The same, when there is something to wait for before it, or others may run after it."""
         await self.ready()
-        if kind in GATED:
-            await self.catch_up()
         try:
             self.say(kind, body)
         finally:
@@ -155,28 +151,13 @@ class RunningJob(msgspec.Struct, eq=False):
         of its events are published by then.
         """
         try:
-            self._say(kind, body)
+            self.publish(kind, body)
         except LocalProtocolError:
             self.say_converted(kind, body)
 
     def say_converted(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """Publish an event that the core has refused, with a body that is JSON; raises as `say`."""
-        self._say(kind, body_as_json(kind, body))
-
-    def _say(self, kind: str, body: Body | Mapping[str, Any]) -> None:
-        if self.outside is None:
-            self.publish(kind, body)
-            return
-        if kind == EventKind.TOOL_CALL:
-            self._check_call(decode_value(encode_body(kind, body)))
-        if kind == EventKind.METRIC:
-            body = self.outside.with_exact_value(body)
-        try:
-            self.publish(kind, body)
-        except Denied:
-            if kind == EventKind.DELEGATE:
-                self._tell_outside(REFUSED, AGENT_DELEGATE, read_delegate(body))
-            raise
+        self.publish(kind, body_as_json(kind, body))
 
     def publish(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """Publish one event here, as it is."""
@@ -193,52 +174,26 @@ class RunningJob(msgspec.Struct, eq=False):
 
     def authorize(self, capability: str, target: str) -> None:
         """The gate (§9.3): raises Denied."""
-        try:
-            self._input(self._runtime.authorize, capability, target, gate=True)
-        except Denied:
-            self._tell_outside(REFUSED, capability, target[: MAX_TARGET_BYTES + 1])  # As little is too long.
-            raise
+        self._input(self._runtime.authorize, capability, target, gate=True)
 
-    async def catch_up(self) -> None:
-        """In a process of its own the gate is asked here: let it know what others have spent outside."""
-        if self.outside is not None:
-            await self.outside.catch_up()
-
-    async def reserve(self, currency: str, amount: str | int | Decimal) -> int:
+    def reserve(self, currency: str, amount: str | int | Decimal) -> int:
         """Hold back so much of the budget; returns the number of the hold. Raises Denied for too much."""
-        if self.outside is not None:
-            return await self.outside.reserve(currency, amount)
-        return self.reserve_here(currency, amount)
-
-    def reserve_here(self, currency: str, amount: str | int | Decimal) -> int:
-        """The same, in this process."""
         return self._input(self._runtime.reserve, currency, amount, gate=True)
 
     def settle(self, hold: int, actual: Cost, name: str, dimensions: dict[str, Any] | None) -> None:
         """The cost of what was reserved for."""
-        if self.outside is None:
-            self._input(self._runtime.settle, hold, actual, name, dimensions)
-            return
-        dimensions = self.outside.settling(hold, actual, dimensions)
         self._input(self._runtime.settle, hold, actual, name, dimensions)
-        self.outside.settled(hold)
 
     def release(self, hold: int) -> None:
         """Hold back no longer, for nothing was spent."""
         self._input(self._runtime.release, hold)
-        if self.outside is not None:
-            self.outside.released(hold)
 
     def upstream_exhausted(self, message: str) -> NoReturn:
         """Raise Denied BUDGET_EXHAUSTED."""
-        try:
-            self._input(self._runtime.upstream_exhausted, message)
-        except Denied:
-            self._tell_outside(UPSTREAM, message)
-            raise
+        self._input(self._runtime.upstream_exhausted, message)
         raise InvariantViolated("the budget is exhausted upstream, and the agent is not told")
 
-    async def delegate(
+    def delegate(
         self,
         agent: str,
         input: Any,
@@ -249,14 +204,8 @@ class RunningJob(msgspec.Struct, eq=False):
         """Start a child (§10); raises Denied."""
         lease = None if lease_request is None else dict(lease_request)
         input = as_json("input", input)
-        if self.outside is not None:
-            return await self.outside.delegate(agent, input, lease, expires_at, max_runtime)
         asked = (agent, input, lease, expires_at, max_runtime)
         child_id = self._input(self._runtime.delegate, *asked, gate=True)
-        return self.adopt(child_id)
-
-    def adopt(self, child_id: str) -> ChildJob:
-        """A job that it has delegated is there."""
         if self.children is NOTHING:
             self.children = {}
         child = self.children[child_id] = ChildJob(child_id, self)
@@ -265,19 +214,18 @@ class RunningJob(msgspec.Struct, eq=False):
     @property
     def credentials(self) -> Sequence[Credential]:
         """Those that are valid now (§9.8)."""
-        if self.outside is not None:
-            return self.outside.credentials
         return self._runtime.credentials_of(self.start.job_id)
 
     async def rotate_credential(self, credential_id: str) -> None:
         """Wait for another value of a credential; raises the ArcpError of what went wrong."""
-        if self.outside is not None:
-            await self.outside.rotate_credential(credential_id)
-            return
-        self._input(self._runtime.rotate_credential, credential_id)
+        self.begin_rotation(credential_id)
         if self._rotations is None:
             self._rotations = Rotations()
         await self._rotations.wait(credential_id)
+
+    def begin_rotation(self, credential_id: str) -> None:
+        """Have another value of a credential made; `credential_rotated` tells the end."""
+        self._input(self._runtime.rotate_credential, credential_id)
 
     def remaining(self, currency: str) -> Decimal | None:
         """What is not spent of a currency; None when nothing bounds it. Raises JobOver after the end."""
@@ -288,29 +236,16 @@ class RunningJob(msgspec.Struct, eq=False):
         """The counters of the job. Raises JobOver after its end."""
         return self._job.budget
 
-    # For a runtime of its own, in another process.
-
-    def lease_without_budget(self) -> dict[str, list[str]]:
-        """The lease but for `cost.budget`, which is counted beside it."""
-        lease = self._job.terms.lease
-        return {name: list(patterns) for name, patterns in lease.items() if name != COST_BUDGET}
+    @property
+    def body_limit(self) -> int:
+        """Bytes that the body of an event may have; larger ones are cut."""
+        return self._job.body_limit
 
     @property
-    def shares_budget(self) -> bool:
-        """Whether other jobs spend from the same counters, those above this one (§10)."""
-        job = self._job
-        above = None if job.parent is None else job.parent.budget
-        return above is not None and (job.budget is above or job.budget.around is not None)
-
-    @property
-    def expires_at(self) -> str | None:
-        """When the lease ends (§9.5)."""
-        return self._job.terms.expires_at
-
-    @property
-    def any_model(self) -> bool:
-        """Whether any model may be used, since none is named (§9.7)."""
-        return any_model(self._runtime, self._job)
+    def lease_has_ended(self) -> bool:
+        """Whether the lease has expired by now (§9.5)."""
+        expires = self._job.expires
+        return expires is not None and self.unix >= expires
 
     @property
     def _job(self) -> Job:
@@ -321,21 +256,6 @@ class RunningJob(msgspec.Struct, eq=False):
     def unix(self) -> int:
         """The wall clock, in nanoseconds."""
         return self._pump.clock.unix()
-
-    def _check_call(self, call: Any) -> None:
-        """In a process of its own: both events of a refused call are published outside."""
-        try:
-            self._input(self._runtime.authorize, "tool.call", call["tool"], gate=True)
-        except Denied as denied:
-            error = {"code": denied.code, "message": denied.message, "retryable": denied.retryable}
-            self._tell_outside(REFUSED_CALL, call, error)
-            raise
-
-    def _tell_outside(self, what: str, *arguments: Any) -> None:
-        """The runtime outside is the host's, and has to know of refusals."""
-        if self.outside is not None:
-            with suppress(LocalProtocolError):
-                self.outside.tell(what, *arguments)
 
     def _input(self, call: Callable[..., T], *args: Any, size: int = 0, gate: bool = False) -> T:
         """One input of the runtime; what follows from it is carried out soon, from a refusal at once.
@@ -357,10 +277,7 @@ class RunningJob(msgspec.Struct, eq=False):
         return value
 
     def _refuse_thread(self) -> NoReturn:
-        raise RuntimeError(
-            "this job belongs to the thread of its event loop: call it there, or make the agent a plain"
-            " function, whose job may be called from its thread"
-        )
+        raise RuntimeError(WRONG_THREAD)
 
     def _refused(self, error: LocalProtocolError | Denied | InvariantViolated) -> None:
         """The runtime has refused an input, or is broken."""
@@ -408,11 +325,13 @@ class RunningJob(msgspec.Struct, eq=False):
     def pause(self) -> None:
         self.paused = True
         self._look_for_waits()
+        self._tell_peer(WAITS, True)
 
     def resume(self) -> None:
         self.paused = False
         self._look_for_waits()
         self._let_go()
+        self._tell_peer(WAITS, self.held)
 
     def hold(self, held: bool) -> None:
         """Wait for the journal, or no longer."""
@@ -420,6 +339,7 @@ class RunningJob(msgspec.Struct, eq=False):
         self._look_for_waits()
         if not held:
             self._let_go()
+        self._tell_peer(WAITS, held or self.paused)
 
     def stop(self, reason: str, kill_at: int) -> None:
         """The job is to end by `kill_at`; again is harmless."""
@@ -435,17 +355,20 @@ class RunningJob(msgspec.Struct, eq=False):
                 self._rotations.let_go()
             if self._stop_requested is not None:
                 self._stop_requested.set()
+            self._tell_peer(STOP, (reason, self.grace_left))
 
     def child_ended(self, event: ChildEnded) -> None:
         """A job that it has delegated is over."""
         child = self.children.pop(event.job_id, None)
         if child is not None:
             child._has_ended(event)
+            self._tell_peer(ENDED, event)
 
     def credential_rotated(self, event: CredentialRotated) -> None:
         """A rotation that it has asked for is over."""
         if self._rotations is not None:
             self._rotations.over(event)
+        self._tell_peer(ROTATED, event)
 
     async def stop_requested(self) -> None:
         """Until the job is to stop. For one caller."""
@@ -468,8 +391,12 @@ class RunningJob(msgspec.Struct, eq=False):
         """Whether the end of the job has been sent."""
         return self.start.job_id not in self._runtime.unfinished
 
+    def _tell_peer(self, what: str, value: Any) -> None:
+        if self.peer is not None:
+            self.peer(what, value)
+
     def _look_for_waits(self) -> None:
-        waits = self.paused or self.held or self.stopping or self.outside is not None
+        waits = self.paused or self.held or self.stopping
         self._free_until = 0 if waits else self._turn_due
 
     def _let_go(self) -> None:

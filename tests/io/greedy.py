@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from typing import Any
 
 import anyio
 
 from arcp_io.app import App
+from arcp_io.between import HEAD
 from arcp_io.context import JobContext
 from arcp_io.errors import Denied
 from arcp_proto.limits import MAX_TARGET_BYTES, MIB, Limits
@@ -17,7 +17,7 @@ app = App(
     "tests",
     "1",
     tokens={"t0ken": "alice"},
-    limits=Limits(grace=2, session_bytes=MIB, history_bytes=MIB // 4, unprocessed_bytes=MIB),
+    limits=Limits(grace=2, session_bytes=MIB, history_bytes=MIB // 4, message=MIB, returned=MIB),
 )
 PIECE = 512 * 1024
 
@@ -36,25 +36,15 @@ async def streams(job: JobContext, input: Any) -> None:
 
 @app.agent("writes", isolation="process")
 async def writes(job: JobContext, input: Any) -> None:
-    """Write bytes of its own to the pipe that its own side writes to, and then make a file."""
+    """Write the head of a message of so many bytes and all but the last of them, and then make a file."""
     size, path = input
+    inside: Any = job._running
     await job.status("writes")
-    await anyio.sleep(0.1)
-    write_to_pipes(b"x" * size)
+    data = size.to_bytes(HEAD, "big") + b"x" * (size - 1)
+    while data:
+        data = data[os.write(inside.outside._writing, data) :]
     await anyio.Path(path).touch()
     await anyio.sleep_forever()
-
-
-def write_to_pipes(data: bytes) -> None:
-    for name in os.listdir("/proc/self/fd"):
-        descriptor = int(name)
-        try:
-            if descriptor > 2 and stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-                os.set_blocking(descriptor, True)
-                while data:
-                    data = data[os.write(descriptor, data) :]
-        except OSError:
-            continue  # It is for reading.
 
 
 @app.agent("asks", isolation="process")

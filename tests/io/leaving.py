@@ -74,7 +74,6 @@ async def leaves(job: JobContext, input: Any) -> str:
     helper, ending, token = input
     start(helper, token)
     await job.status("started")
-    await anyio.sleep(0.05)
     return ENDINGS[ending]() or await anyio.sleep_forever()
 
 

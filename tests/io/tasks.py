@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -12,13 +12,12 @@ from typing import Any
 import anyio
 
 from arcp_io.app import App
-from arcp_io.between import EXACT, HOLD, NOTE, PART_LENGTH
+from arcp_io.between import HEAD, message_limit
 from arcp_io.blocking import BlockingJobContext
-from arcp_io.child import RESULT_PART
 from arcp_io.context import JobContext
 from arcp_io.errors import AgentStopped, ArcpError, Denied, JobCancelled
 from arcp_io.provisioning import StaticProvisioner
-from arcp_proto.limits import Limits
+from arcp_proto.limits import MAX_CONTAINERS, Limits
 
 app = App(
     "tasks",
@@ -158,44 +157,55 @@ async def late(job: JobContext, input: Any) -> Any:
 
 
 async def forges(job: JobContext, input: Any) -> Any:
-    """Says what only our side of the process says."""
-    await job.emit(*FORGED[input])
+    """Asks for what our side of the process never asks for."""
+    inside: Any = job._running
+    what, *arguments = FORGED[input]
+    if isinstance(what, bytes):
+        os.write(inside.outside._writing, what)
+    else:
+        inside.outside.request(what, *arguments)
     await anyio.sleep_forever()
 
 
-def part(text: str, number: int = 1, *, more: bool = False) -> tuple[str, dict[str, Any]]:
-    return NOTE, {"number": number, "text": text, "more": more}
+def whole(data: bytes) -> bytes:
+    """A message of these bytes."""
+    return len(data).to_bytes(HEAD, "big") + data
 
 
-def metric(**dimensions: Any) -> tuple[str, dict[str, Any]]:
-    return "metric", {"name": "cost.x", "value": 1, "unit": "USD", "dimensions": dimensions}
-
-
-FORGED: list[tuple[str, dict[str, Any]]] = [
-    part("no JSON"),
-    part('{"number":1,"what":"everything","arguments":[]}'),
-    part('{"number":1,"what":"released","arguments":[7]}'),
-    part('{"number":1,"what":"reserve","arguments":[]}'),
-    part('{"number":1,"what":"delegate","arguments":[1]}'),
-    (NOTE, {"number": "x"}),
-    metric(**{HOLD: 7}),
-    metric(**{EXACT: "-1"}),
-    metric(**{EXACT: "x"}),
+COST = {"name": "cost.x", "value": 1, "unit": "USD"}
+LIMIT = message_limit(Limits())
+FORGED: list[tuple[Any, ...]] = [
+    (whole(b"no JSON"),),
+    (whole(b"{}"),),
+    (whole(b""),),
+    ((LIMIT + 1).to_bytes(4, "big"),),
+    (b"\xff" * 100_000,),
+    ("everything",),
+    ("begin", 1),
+    ("returned",),
+    ("returned", 1),
+    ("returned", 1, "x" * 1001),
+    ("failed", {"kind": "denied", "message": "x", "code": "NOBODY"}),
+    ("failed", "x"),
+    ("release", 7),
+    ("release", True),
+    ("reserve",),
+    ("reserve", "USD", "x"),
+    ("reserve", "USD", "-1"),
+    ("reserve", "USD", "1e999999999"),
+    ("settle", 7, "1", "cost.x", None),
+    ("settle", 7, "x", "cost.x", None),
+    ("delegate", 1),
+    (whole(b'["delegate",["echo",[' + b"[]," * MAX_CONTAINERS + b"[]],null,null,null]]"),),
+    (whole(b'["delegate",["echo",' + b"[" * 65 + b"]" * 65 + b",null,null,null]]"),),
+    ("emit", "metric", COST, "-1"),
+    ("emit", "metric", COST, "x"),
+    ("emit", "metric", COST, "NaN"),
+    ("emit", "log", 7, None),
+    ("emit", "result_chunk", {}, None),
+    ("write", "x", True),
+    ("write", 7, False),
 ]
-
-
-async def hoards(job: JobContext, input: Any) -> Any:
-    """Sends parts that never end."""
-    for number in itertools.count(1):
-        await job.emit(*HOARDED[input](number))
-
-
-HOARDED: dict[str, Callable[[int], tuple[str, dict[str, Any]]]] = {
-    "one note": lambda number: part("x" * PART_LENGTH, 1, more=True),
-    "many notes": lambda number: part("x" * PART_LENGTH, number, more=True),
-    "nothing": lambda number: part("", 1, more=True),
-    "a value": lambda number: (RESULT_PART, {"text": "x" * PART_LENGTH}),
-}
 
 
 TASKS: dict[str, Callable[..., Any]] = {
@@ -210,7 +220,6 @@ TASKS: dict[str, Callable[..., Any]] = {
     "deep": deep,
     "late": late,
     "forges": forges,
-    "hoards": hoards,
 }
 for name, function in TASKS.items():
     app.agent(f"inside-{name}")(function)

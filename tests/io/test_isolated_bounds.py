@@ -11,8 +11,9 @@ from pathlib import Path
 import anyio
 import pytest
 
+from arcp_io.between import message_limit
 from arcp_io.client import Session, connect
-from arcp_io.errors import JobCancelled
+from arcp_io.errors import InternalError, JobCancelled
 from arcp_io.memory import MemoryServer, serve_memory
 from arcp_proto.limits import MAX_TARGET_BYTES, MIB
 from tests.io import greedy
@@ -51,20 +52,33 @@ async def test_a_streamed_result_is_held_by_nobody(traced: None, encoding: str) 
     assert held[1] - held[0] < 4 * MIB
 
 
-async def test_a_line_without_end_is_not_held(traced: None, tmp_path: Path) -> None:
+async def test_a_message_that_never_comes_whole(traced: None, tmp_path: Path) -> None:
     written = anyio.Path(tmp_path / "written")
+    limit = message_limit(greedy.app.limits)
     async with serving() as (server, session):
-        job = await session.submit("writes", [16 * MIB, str(written)])
+        job = await session.submit("writes", [limit, str(written)])
         async for _ in job:
             before = tracemalloc.get_traced_memory()[0]
             tracemalloc.reset_peak()
             while not await written.exists():
                 await anyio.sleep(0.01)
-            assert tracemalloc.get_traced_memory()[1] - before < 2 * MIB
+            assert tracemalloc.get_traced_memory()[1] - before < 3 * limit
             await job.cancel()
         with pytest.raises(JobCancelled) as caught:
             await job.result()
         assert caught.value.details == {}
+        assert not server.server.runtime.running
+
+
+async def test_a_message_that_is_too_long_is_not_read(traced: None, tmp_path: Path) -> None:
+    written = anyio.Path(tmp_path / "written")
+    limit = message_limit(greedy.app.limits)
+    async with serving() as (server, session):
+        before = tracemalloc.get_traced_memory()[0]
+        job = await session.submit("writes", [limit + 1, str(written)])
+        with pytest.raises(InternalError, match="agent failed"):
+            await job.result()
+        assert tracemalloc.get_traced_memory()[1] - before < 2 * MIB
         assert not server.server.runtime.running
 
 

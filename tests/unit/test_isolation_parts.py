@@ -1,102 +1,153 @@
-"""What goes between an agent in a process of its own and the runtime outside: parts, errors, counters."""
+"""What goes between an agent in a process of its own and the runtime outside: messages, errors, requests."""
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 
-from arcp_io.answering import Counted
+from arcp_io.answering import DEEDS
 from arcp_io.between import (
-    HELD,
-    MESSAGE_SIZE,
-    MOST_BEGUN,
-    PART_LENGTH,
-    Answer,
-    Counter,
+    HEAD,
+    ROOM,
     Ended,
+    Failure,
     Gathering,
-    Note,
+    Message,
+    Request,
     ended_of,
     error_of,
     event_of,
     failure_of,
-    limits_in_front,
-    limits_inside,
-    note_text,
-    parts_of,
+    framed,
+    message_limit,
 )
-from arcp_io.errors import ArcpError, BudgetExhausted, Denied, JobOver, LocalProtocolError
-from arcp_io.outside import count_from, move
-from arcp_proto.budget import Budget, Hold
+from arcp_io.channel import HELD, Channel
+from arcp_io.errors import ArcpError, BudgetExhausted, ConnectionLost, Denied, JobOver, LocalProtocolError
+from arcp_io.outside import Outside
 from arcp_proto.errors import ErrorCode
 from arcp_proto.ids import JobId
-from arcp_proto.limits import Limits
+from arcp_proto.limits import MAX_CONTAINERS, MAX_TARGET_BYTES, Limits
 from arcp_proto.output import ChildEnded
 
-LIMIT = 100_000
-"""Bytes of notes, in these tests."""
+LIMITS = Limits(message=1_000_000, returned=50_000)
+LIMIT = message_limit(LIMITS)
 
 
-@pytest.mark.parametrize("length", [0, 1, PART_LENGTH - 1, 3 * PART_LENGTH])
-def test_a_note_comes_as_it_was(length: int) -> None:
-    text = note_text(5, "delegate", ("é" * length, {"x": [None]}, 10**30), LIMIT)
-    parts = list(parts_of(5, text))
+# Messages.
+
+
+def test_messages_come_whole_however_they_are_cut() -> None:
+    messages = [b"", b"x", b"y" * 300]
+    data = b"".join(len(one).to_bytes(HEAD, "big") + one for one in messages)
+    for size in (1, 3, 5, len(data)):
+        gathering, came = Gathering(300), []
+        for start in range(0, len(data), size):
+            gathering.add(data[start : start + size])
+            while (message := gathering.take()) is not None:
+                came.append(message)
+        assert came == messages
+        assert gathering.size == 0
+
+
+def test_a_message_is_so_long_and_no_longer() -> None:
     gathering = Gathering(LIMIT)
-    assert [gathering.add(part) for part in parts[:-1]] == [None] * (len(parts) - 1)
-    assert gathering.add(parts[-1]) == Note(5, "delegate", ["é" * length, {"x": [None]}, 10**30])
-
-
-def test_a_note_between_the_parts_of_another() -> None:
-    one, two = note_text(1, "left", ("x" * 20_000,), LIMIT), note_text(2, "left", (), LIMIT)
+    gathering.add(LIMIT.to_bytes(HEAD, "big"))
+    assert (gathering.take(), gathering.wanted) == (None, HEAD + LIMIT)
     gathering = Gathering(LIMIT)
-    first, *rest = parts_of(1, one)
-    assert gathering.add(first) is None
-    assert gathering.add(*parts_of(2, two)) == Note(2, "left", [])
-    assert [gathering.add(part) for part in rest][-1] == Note(1, "left", ["x" * 20_000])
+    gathering.add((LIMIT + 1).to_bytes(HEAD, "big"))
+    with pytest.raises(ValueError, match=f"at most {LIMIT} bytes"):
+        gathering.take()
 
 
-def test_what_is_no_note() -> None:
-    for body in ({}, {"number": 1, "text": 2, "more": False}, {"number": 1, "text": "{}", "more": False}):
-        with pytest.raises(ValueError, match=r"Object|Expected"):
-            Gathering(LIMIT).add(body)
-    for value in (object(), float("nan"), "x" * LIMIT):
-        with pytest.raises(LocalProtocolError):
-            note_text(1, "left", (value,), LIMIT)
+def test_the_largest_input_and_the_largest_value_fit() -> None:
+    assert message_limit(Limits(message=10, returned=5)) == 10 + ROOM
+    assert message_limit(Limits(message=5, returned=10)) == 10 + ROOM
 
 
-def test_a_note_has_so_many_bytes_and_no_more() -> None:
-    room = LIMIT - len(note_text(1, "left", ("",), LIMIT))
-    text = note_text(1, "left", ("é" * (room // 2) + "x" * (room % 2),), LIMIT)
-    assert len(text.encode()) == LIMIT
-    gathering = Gathering(LIMIT)
-    for _ in range(3):
-        *_, last = [gathering.add(part) for part in parts_of(1, text)]
-        assert last is not None
-    with pytest.raises(LocalProtocolError, match=f"at most {LIMIT} bytes"):
-        note_text(1, "left", ("é" * (room // 2) + "xx",), LIMIT)
+class Pipe:
+    """A stream under a channel, which takes what is written when it is told to."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.busy = False
+        self.calls: list[str] = []
+
+    def write(self, data: bytes) -> bool:
+        self.written.append(data)
+        return not self.busy
+
+    def pause(self) -> None:
+        self.calls.append("pause")
+
+    def resume(self) -> None:
+        self.calls.append("resume")
+
+    def abort(self) -> None:
+        self.calls.append("abort")
 
 
-def test_parts_without_end() -> None:
-    part = {"number": 1, "text": "é" * PART_LENGTH, "more": True}
-    whole, rest = divmod(LIMIT, 2 * PART_LENGTH)
-    gathering = Gathering(LIMIT)
-    assert [gathering.add(part) for _ in range(whole)] == [None] * whole
-    with pytest.raises(ValueError, match="too much"):
-        gathering.add({"number": 1, "text": "x" * (rest + 1), "more": False})
-    gathering = Gathering(LIMIT)
-    for number in range(MOST_BEGUN):
-        gathering.add({**part, "number": number})
-    with pytest.raises(ValueError, match="too much"):
-        gathering.add({**part, "number": MOST_BEGUN})
+def channel_of(pipe: Any) -> Channel:
+    return Channel(pipe, LIMIT)
 
 
-@pytest.mark.parametrize("length", [0, 1, PART_LENGTH - 1, PART_LENGTH + 1])
-def test_parts_that_are_not_whole(length: int) -> None:
-    with pytest.raises(ValueError, match="not whole"):
-        Gathering(LIMIT).add({"number": 1, "text": "x" * length, "more": True})
+def test_a_channel_reads_no_more_while_nobody_receives() -> None:
+    async def main() -> None:
+        pipe = Pipe()
+        channel = channel_of(pipe)
+        message = framed(Request("x", msgspec.Raw(b'["%s"]' % (b"y" * HELD))))
+        channel.received(message[: HELD - 1])
+        assert pipe.calls == []
+        channel.received(message[HELD - 1 : HELD])
+        channel.received(message[HELD : HELD + 1])
+        assert pipe.calls == ["pause"]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(channel.receive)
+            await anyio.wait_all_tasks_blocked()
+            assert pipe.calls == ["pause", "resume"]
+            channel.received(message[HELD + 1 :])
+        channel.ended("the process is gone")
+        with pytest.raises(ConnectionLost, match="the process is gone"):
+            await channel.receive()
+
+    anyio.run(main)
+
+
+def test_a_channel_writes_one_batch_at_a_time_and_the_last_state() -> None:
+    async def main() -> None:
+        pipe = Pipe()
+        channel = channel_of(pipe)
+        channel.tell(b"1")
+        pipe.busy = True
+        channel.tell(b"2")
+        for data in (b"waits", b"waits not", b"waits again"):
+            channel.tell_state(data)
+        channel.tell(b"3")
+        assert pipe.written == [b"1", b"2"]
+        channel.written()
+        assert pipe.written[2:] == [b"3waits again"]
+        pipe.busy = False
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(channel.send, b"4")
+            await anyio.wait_all_tasks_blocked()
+            channel.written()
+        assert pipe.written[3:] == [b"4"]
+        channel.close()
+        channel.close()
+        channel.tell(b"5")
+        assert (pipe.written[4:], pipe.calls) == ([], ["abort"])
+
+    anyio.run(main)
+
+
+# Errors and ends.
 
 
 @pytest.mark.parametrize(
@@ -111,9 +162,8 @@ def test_parts_that_are_not_whole(length: int) -> None:
     ],
 )
 def test_errors_come_as_they_were(error: Any) -> None:
-    answer = msgspec.json.decode(msgspec.json.encode(Answer(failure=failure_of(error))), type=Answer)
-    assert answer.failure is not None
-    same: Any = error_of(answer.failure)
+    failure = msgspec.json.decode(msgspec.json.encode(failure_of(error)), type=Failure)
+    same: Any = error_of(failure)
     assert (type(same), str(same)) == (type(error), str(error))
     for name in ("code", "message", "retryable", "details"):
         assert getattr(same, name, None) == getattr(error, name, None)
@@ -125,64 +175,163 @@ def test_ends_come_as_they_were(result: Any) -> None:
     assert event_of(msgspec.json.decode(msgspec.json.encode(ended_of(event)), type=Ended)) == event
 
 
-def test_limits_of_clients_are_never_less_inside() -> None:
-    inside = limits_inside(Limits(hello=1, principal_jobs=1, sessions=1, chunk=100, grace=1, results=2**40))
-    assert (inside.hello, inside.principal_jobs, inside.sessions) == (10, 500, 64)
-    assert (inside.chunk, inside.grace, inside.results) == (100, 1, 2**40)
-    assert (inside.message, inside.finished_jobs) == (MESSAGE_SIZE, 100)
+# Requests.
 
 
-def test_what_comes_from_a_child_is_bounded_as_what_goes_to_clients() -> None:
-    front = limits_in_front(Limits(frame=50_000, unprocessed_bytes=2**40, message=2**30))
-    assert front.message == 50_000
-    assert (front.unprocessed_bytes, front.gap_bytes) == (HELD, HELD)
+@contextmanager
+def outside_of(*messages: Message) -> Iterator[tuple[Outside, list[list[Any]], list[Any]]]:
+    """A runtime outside that answers so, one after the other, and is gone; what it was asked, and has told.
+
+    What it tells goes before the answer that follows.
+    """
+    asked: list[list[Any]] = []
+    told: list[Any] = []
+    to_us, from_them = os.pipe()
+    to_them, from_us = os.pipe()
+
+    def read() -> Any:
+        size = int.from_bytes(os.read(to_them, HEAD), "big")
+        data = b""
+        while len(data) < size:
+            data += os.read(to_them, size - len(data))
+        asked.append(msgspec.json.decode(data))
+        return asked[-1]
+
+    def serve() -> None:
+        for message in messages:
+            if not message.told:
+                while read()[2]:
+                    pass  # Nobody waits for an answer.
+            os.write(from_them, framed(message))
+        os.close(from_them)
+
+    def call_soon(call: Callable[[], None]) -> None:
+        call()
+
+    def on_told(what: str, value: msgspec.Raw) -> None:
+        told.append([what, msgspec.json.decode(value)])
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield Outside(to_us, from_us, LIMITS, 1000, call_soon, on_told), asked, told
+    finally:
+        thread.join()
+        for descriptor in (to_us, to_them, from_us):
+            os.close(descriptor)
 
 
-# Counters.
+def answers(*values: Any) -> list[Message]:
+    return [Message(value=msgspec.Raw(msgspec.json.encode(value))) for value in values]
 
 
-def inside_of(counted: Counted) -> Budget:
-    """The budget as the agent's side begins with it."""
-    budget = Budget({})
-    count_from(budget, counted.counters())
-    return budget
+JOB = JobId("job_1")
 
 
-def test_counters_of_any_length_begin_and_move_exactly() -> None:
-    whole = Decimal("1999999999999999998.000000001")
-    above = Budget({"EUR": Decimal("-0.0000000000000000000000000001")})
-    outside = Budget({"USD": whole}, above)
-    outside.hold(Hold("USD", Decimal("0.1")))
-    counted = Counted(outside)
-    inside = inside_of(counted)
-    assert (inside.counters(), inside.held) == (outside.counters(), outside.held)
-    assert counted.moved() == {}
-    above.spend("EUR", Decimal("1E-40"))
-    outside.hold(Hold("USD", whole))
-    moved = counted.moved()
-    assert set(moved) == {"EUR", "USD"}
-    assert counted.moved() == {}
-    move(inside, moved)
-    assert (inside.counters(), inside.free("USD")) == (outside.counters(), outside.free("USD"))
+def test_what_is_asked_outside() -> None:
+    credential = {"id": "cred_1", "scheme": "bearer", "value": "v", "endpoint": "https://a.example"}
+    exact = Decimal("0.00000000000000000000000000001")
+    metric = {"name": "cost.x", "value": exact, "unit": "USD"}
+    with outside_of(*answers(*[None] * 4, 7, *[None] * 2, "job_2", None, [credential], "1.50", None)) as (
+        outside,
+        asked,
+        told,
+    ):
+        assert outside.emit(JOB, "status", {"phase": "x"}, now=1) == len(b'{"phase":"x"}')
+        outside.emit(JOB, "metric", metric, now=1)
+        outside.write_result(JOB, "é", now=1)
+        outside.write_result(JOB, b"\xff", now=1)
+        outside.authorize(JOB, "fs.read", "x" * (MAX_TARGET_BYTES + 2), now=1)
+        assert outside.reserve(JOB, "USD", 1, now=1) == 7
+        outside.settle(JOB, 7, 0.5, "cost.y", {"a": 1}, now=1)
+        outside.release(JOB, 7, now=1)
+        assert outside.delegate(JOB, "echo", [1], {"fs.read": []}, None, 3, now=1) == "job_2"
+        outside.rotate_credential(JOB, "cred_1", now=1)
+        [came] = outside.credentials_of(JOB)
+        assert (came.id, came.value.reveal()) == ("cred_1", "v")
+        assert (outside.remaining("USD"), outside.remaining("EUR")) == (Decimal("1.50"), None)
+        assert not outside.over
+        with pytest.raises(JobOver):
+            outside.release(JOB, 7, now=1)
+        assert outside.over
+    assert asked[0] == ["emit", ["status", {"phase": "x"}, None], True]
+    assert asked[1][1][2] == f"{exact:f}"
+    assert [quiet for *_, quiet in asked[1:]] == [False] * 12
+    assert [one[:2] for one in asked[2:]] == [
+        ["write", ["é", False]],
+        ["write", ["/w==", True]],
+        ["authorize", ["fs.read", "x" * (MAX_TARGET_BYTES + 1)]],
+        ["reserve", ["USD", "1"]],
+        ["settle", [7, "0.5", "cost.y", {"a": 1}]],
+        ["release", [7]],
+        ["delegate", ["echo", [1], {"fs.read": []}, None, 3]],
+        ["rotate", ["cred_1"]],
+        ["credentials", []],
+        ["remaining", ["USD"]],
+        ["remaining", ["EUR"]],
+    ]
+    assert told == []
+    assert {what for what, *_ in asked} | {"upstream_exhausted"} == set(DEEDS)
 
 
-def test_what_is_counted_on_both_sides_is_not_told() -> None:
-    outside = Budget({"USD": Decimal(5)})
-    counted = Counted(outside)
-    inside = inside_of(counted)
-    for budget in (outside, inside):
-        budget.hold(Hold("USD", Decimal(2)))
-        budget.spend("USD", Decimal("0.5"))
-    counted.hold(1, "USD", "2")
-    counted.spend({"name": "cost.x", "unit": "USD", "value": 0.5})
-    counted.spend({"name": "latency", "unit": "USD", "value": 0.5})
-    counted.spend({"name": "cost.x", "value": 0.5})
-    counted.hold(2, "EUR", "1")
-    counted.let_go(2)
-    assert counted.moved() == {}
-    outside.withdraw({"USD": Decimal(1)})
-    assert counted.moved() == {"USD": Counter("-1.0", "0.0")}
-    outside.let_go(Hold("USD", Decimal(2)))
-    inside.let_go(Hold("USD", Decimal(2)))
-    counted.let_go(1)
-    assert counted.moved() == {}
+def test_what_is_raised_outside_is_raised_here() -> None:
+    denied, over = failure_of(Denied(ErrorCode.BUDGET_EXHAUSTED, "no")), failure_of(JobOver("over"))
+    with outside_of(Message(failure=denied), Message(failure=over)) as (outside, asked, _):
+        with pytest.raises(Denied, match="no"):
+            outside.upstream_exhausted(JOB, "no credit", now=1)
+        assert not outside.over
+        with pytest.raises(JobOver, match="over"):
+            outside.release(JOB, 1, now=1)
+        assert outside.over
+        with pytest.raises(JobOver):
+            outside.release(JOB, 1, now=1)
+    assert len(asked) == 2
+
+
+def test_what_is_told_before_an_answer_comes_before_it_and_after_it_later() -> None:
+    tells = [Message(told="waits", value=msgspec.Raw(value)) for value in (b"1", b"2")]
+    with outside_of(tells[0], *answers(None), tells[1], *answers(None)) as (outside, _, told):
+        outside.release(JOB, 1, now=1)
+        assert told[0] == ["waits", 1]
+        outside.release(JOB, 1, now=1)
+        assert told == [["waits", 1], ["waits", 2]]
+
+
+def test_what_no_request_can_say() -> None:
+    with outside_of() as (outside, asked, _):
+        with pytest.raises(LocalProtocolError, match="the input of a child has at most 1000000 bytes"):
+            outside.delegate(JOB, "echo", "x" * 1_000_000, None, None, None, now=1)
+        with pytest.raises(LocalProtocolError, match="objects and lists"):
+            outside.request("delegate", [[]] * MAX_CONTAINERS)
+        with pytest.raises(LocalProtocolError, match=f"at most {LIMIT} bytes"):
+            outside.emit(JOB, "status", {"phase": "x" * LIMIT}, now=1)
+        with pytest.raises(LocalProtocolError):
+            outside.settle(JOB, 1, "1", "cost.x", {"a": object()}, now=1)
+    assert asked == []
+
+
+def test_an_event_that_is_too_large_is_cut_here() -> None:
+    with outside_of(*answers(None)) as (outside, asked, _):
+        for size in (900, 10 * LIMIT):
+            outside.emit(JOB, "log", {"level": "info", "message": "x" * size}, now=1)
+        outside.release(JOB, 1, now=1)
+    messages = [arguments[1]["message"] for _, arguments, _ in asked[:2]]
+    assert messages[0] == "x" * 900
+    assert len(messages[1]) < 1000
+    assert "bytes left out" in messages[1]
+
+
+def test_a_thread_of_its_own_asks_nothing() -> None:
+    with outside_of() as (outside, _, _):
+        raised: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                outside.remaining("USD")
+            except RuntimeError as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+    assert "belongs to the thread of its event loop" in str(raised[0])

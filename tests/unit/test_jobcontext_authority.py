@@ -17,7 +17,6 @@ from anyio.from_thread import BlockingPortal
 
 from arcp_io.agents import AgentHost
 from arcp_io.app import Agent
-from arcp_io.between import REFUSED, REFUSED_CALL, UPSTREAM
 from arcp_io.blocking import BlockingJobContext
 from arcp_io.children import ChildJob
 from arcp_io.context import JobContext
@@ -28,7 +27,7 @@ from arcp_proto.budget import Budget
 from arcp_proto.errors import ErrorCode, InvariantViolated
 from arcp_proto.ids import JobId, Principal
 from arcp_proto.inputs import NO_INPUT
-from arcp_proto.output import ChildEnded, StartJob
+from arcp_proto.output import ChildEnded, CredentialRotated, StartJob
 
 JOB, CHILD = JobId("job_1"), JobId("job_2")
 BACKENDS = ["asyncio", "trio"]
@@ -533,119 +532,25 @@ def test_the_host_tells_who_has_delegated() -> None:
 # In a process of its own.
 
 
-class Told:
-    """The runtime outside: what it is told and asked goes to the same notes."""
-
-    def __init__(self, notes: Notes) -> None:
-        self.notes = notes
-        self.credentials = ["brought"]
-
-    def tell(self, what: str, *arguments: Any) -> None:
-        self.notes.asked.append((what, *arguments))
-        if what == REFUSED and arguments[0] == "unspeakable":
-            raise LocalProtocolError("no JSON")
-
-    async def catch_up(self) -> None:
-        self.notes.asked.append(("catch up",))
-
-    async def reserve(self, currency: str, amount: Any) -> int:
-        self.notes.asked.append(("reserve outside", currency, amount))
-        return 3
-
-    def settling(self, hold: int, actual: Any, dimensions: Any) -> dict[str, Any]:
-        return {"outside": hold, **(dimensions or {})}
-
-    def settled(self, hold: int) -> None:
-        self.notes.asked.append(("settled", hold))
-
-    def released(self, hold: int) -> None:
-        self.notes.asked.append(("released", hold))
-
-    async def delegate(self, *asked: Any) -> ChildJob:
-        self.notes.asked.append(("delegate outside", *asked))
-        return ChildJob(CHILD, running_of(self.notes))
-
-    async def rotate_credential(self, credential_id: str) -> None:
-        self.notes.asked.append(("rotate outside", credential_id))
-
-
 def running_of(notes: Any) -> RunningJob:
     start = StartJob(JOB, "echo", "1.0.0", NO_INPUT, Principal("alice"), {}, "1" * 32, {})
     return RunningJob(start, Agent("echo", "1.0.0", lambda job, input: None), notes, notes, notes)
 
 
-@pytest.fixture
-def isolated(notes: Any) -> RunningJob:
+def test_what_the_host_tells_is_told_to_the_process_of_the_agent(notes: Notes) -> None:
     running = running_of(notes)
-    outside: Any = Told(notes)
-    running.outside = outside
-    return running
-
-
-def test_what_is_refused_in_a_process_of_its_own_is_told_outside(notes: Notes, isolated: RunningJob) -> None:
-    notes.fault = DENIED
-    calls: list[Function] = [
-        lambda job: job.authorize("fs.read", "/etc"),
-        lambda job: job.authorize("unspeakable", "x"),
-        lambda job: job.tool_call("rm", {"x": 1}),
-        lambda job: job.emit("delegate", {"child_job_id": "job_2", "agent": "other"}),
-        lambda job: job.upstream_exhausted("no credit"),
-    ]
-    for call in calls:
-        with pytest.raises(Denied):
-            run(call, isolated)
-    call_event = {"tool": "rm", "args": {"x": 1}, "call_id": "call_1"}
-    error = {"code": "PERMISSION_DENIED", "message": "not that", "retryable": False}
-    assert [asked for asked in notes.asked if not asked[0].startswith("emit")] == [
-        ("catch up",),
-        ("authorize", "fs.read", "/etc"),
-        (REFUSED, "fs.read", "/etc"),
-        ("catch up",),
-        ("authorize", "unspeakable", "x"),
-        (REFUSED, "unspeakable", "x"),
-        ("catch up",),
-        ("authorize", "tool.call", "rm"),
-        (REFUSED_CALL, call_event, error),
-        ("catch up",),
-        (REFUSED, "agent.delegate", "other"),
-        ("upstream_exhausted", "no credit"),
-        (UPSTREAM, "no credit"),
-    ]
-
-
-def test_what_only_the_runtime_outside_can_do(notes: Notes, isolated: RunningJob) -> None:
-    async def agent(job: JobContext) -> str:
-        async with job.reserve("USD", 1) as hold:
-            hold.settle("0.5", dimensions={"x": 1})
-        async with job.reserve("EUR", "2"):
-            pass
-        await job.rotate_credential("cred_1")
-        return (await job.delegate("other", 1, lease_request={"fs.read": ["/a"]}, max_runtime=2)).id
-
-    assert run(agent, isolated) == CHILD
-    assert list(isolated.credentials) == Told(notes).credentials
-    assert notes.asked == [
-        ("reserve outside", "USD", 1),
-        ("settle", 3, "0.5", "cost.settled", {"outside": 3, "x": 1}),
-        ("settled", 3),
-        ("reserve outside", "EUR", "2"),
-        ("release", 3),
-        ("released", 3),
-        ("rotate outside", "cred_1"),
-        ("delegate outside", "other", 1, {"fs.read": ["/a"]}, None, 2),
-    ]
-
-
-def test_the_lease_for_a_runtime_that_counts_by_itself(notes: Notes, running: RunningJob) -> None:
-    assert running.lease_without_budget() == {"fs.read": ["/data/**"]}
-    job = notes.unfinished[JOB]
-    above = Budget({"EUR": Decimal(1)})
-    for parent, budget, shared in (
-        (None, notes.budget, False),
-        (SimpleNamespace(budget=above), notes.budget, False),
-        (SimpleNamespace(budget=above), above, True),
-        (SimpleNamespace(budget=above), Budget({"USD": Decimal(1)}, above), True),
-    ):
-        job.parent, job.budget = parent, budget
-        assert running.budget is budget
-        assert running.shares_budget is shared
+    told: list[tuple[str, Any]] = []
+    running.peer = lambda what, value: told.append((what, value))
+    running.children = {CHILD: ChildJob(CHILD, running)}
+    rotated = CredentialRotated(JOB, "cred_1")
+    running.pause()
+    running.hold(True)
+    running.resume()
+    running.hold(False)
+    running.child_ended(ended())
+    running.child_ended(ended())  # It is over, and told of.
+    running.credential_rotated(rotated)
+    running.stop("enough", running.kill_at)
+    running.stop("again", running.kill_at)
+    waits = [("waits", True), ("waits", True), ("waits", True), ("waits", False)]
+    assert told == [*waits, ("ended", ended()), ("rotated", rotated), ("stop", ("enough", 0))]
