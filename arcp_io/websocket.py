@@ -38,6 +38,8 @@ HEAD_BYTES: Final = 16 * 1024
 """Of the head of the opening request or response; HTTP servers take 8 to 16 KiB."""
 SMALL_PIECE: Final = 128
 """A piece of a message that is shorter, and not its last one, counts as a control frame."""
+HELD: Final = 64 * 1024
+"""Bytes of a message that is not whole that are held while a connection closes."""
 PONGS_HELD: Final = 32
 """Pongs kept for a peer that pings and does not read; the latest alone would do (RFC 6455, 5.5.3)."""
 
@@ -175,6 +177,8 @@ class WebSocketCodec(ABC):
             self._buffer += data
             if len(self._buffer) < self._wanted:
                 self.pending += len(data)
+                if self.pending > HELD and not self.open:
+                    self._discard()  # We have closed, and nobody wants the message.
                 return messages
             data = bytes(self._buffer)
             self._buffer.clear()
@@ -204,8 +208,8 @@ class WebSocketCodec(ABC):
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Send a close frame, once; during the opening handshake, give the connection up.
 
-        The reason is cut to 123 bytes. After `too_large`, or too many control frames, no answer is awaited
-        (RFC 6455, 7.1.7).
+        The reason is cut to 123 bytes. After `too_large`, too many control frames, or in the midst of a large
+        message, no answer is awaited (RFC 6455, 7.1.7).
         """
         if self._connecting:
             self.failure = self.failure or "closed before the opening handshake was over"
@@ -214,6 +218,8 @@ class WebSocketCodec(ABC):
             self._discard()
         elif self.open:
             text = reason.encode(errors="replace")[:_MAX_REASON].decode(errors="ignore")
+            if self.pending > HELD:
+                self._discard()  # The rest would be held until an answer comes behind it.
             if self._discarding:  # No answer is awaited, which would not be read.
                 self._library().fail(code, text)
             else:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.memory.__main__ import FACTOR, filled
-from tests.memory.caps import CAPS
+from tests.memory.__main__ import ALL, FACTOR, filled
 
 
-@pytest.mark.parametrize("name", CAPS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_full_bound_takes_what_is_documented(name: str) -> None:
     found = filled(name)
     assert found.taken <= FACTOR * found.documented, found

@@ -113,6 +113,8 @@ class Host:
         for connection in output.writable:
             while envelopes := connection.envelopes_to_send():
                 self._look(envelopes[-1])
+        for closing in output.closing:
+            self.carry_out(closing.connection.lost(now=self.now))
         for request in output.requests:
             if isinstance(request, Authenticate) and self.verifies:
                 principal = request.token.reveal()

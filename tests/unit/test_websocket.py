@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_io.websocket import PONGS_HELD, ClientCodec, ServerCodec, WebSocketCodec
+from arcp_io.websocket import HELD, PONGS_HELD, ClientCodec, ServerCodec, WebSocketCodec
 from arcp_io.websocket_handshake import Admission
 from arcp_proto.errors import LocalProtocolError
 from fuzz import fuzz_websocket, harness
@@ -349,6 +349,27 @@ class TestLimit:
         assert client.data_to_send()[:1] == b"\x88" and client.close_expected and not client.finished
         client.receive_eof()
         assert client.finished and client.closed and client.close_code == 1009
+
+    @pytest.mark.parametrize(("begun", "held"), [(HELD - 100, True), (HELD + 100, False)])
+    @pytest.mark.parametrize("pieces", [1, 2])
+    def test_a_close_holds_little_of_a_message_that_is_not_whole(
+        self, begun: int, held: bool, pieces: int
+    ) -> None:
+        server = open_server(limit=4 * HELD)
+        if pieces == 2:
+            server.receive(to_server(TEXT, b"x" * 1_000, fin=False))
+            begun -= 1_000
+        large = to_server(CONTINUATION if pieces == 2 else TEXT, b"x" * 3 * HELD)
+        server.receive(large[:begun])
+        assert server.pending >= begun
+        server.close(1008, "too much")
+        assert server.data_to_send()[:1] == b"\x88" and server.close_code == 1008
+        assert (server.pending > 0, bool(server._buffer)) == (held, held)
+        assert server.finished is not held  # Nobody waits for an answer that stands behind the rest.
+        for at in range(begun, len(large) - 1, 1_000):
+            assert server.receive(large[at : min(at + 1_000, len(large) - 1)]) == []
+            assert len(server._buffer) <= HELD
+        assert server.receive(large[-1:] + to_server(TEXT, b"later")) == []
 
     def test_a_large_frame_after_our_close_ends_reading(self) -> None:
         server = open_server(limit=10)
