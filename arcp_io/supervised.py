@@ -55,6 +55,8 @@ class SupervisedProcess:
             command = Command([sys.executable, "-c", BOOT, path, str(theirs.fileno())], env={})
             spawned = await spawn(command, pass_fds=[theirs.fileno()], new_session=True)
         self._supervisor, reading, writing = spawned
+        for pipe in (reading, writing):
+            keep_from_copies(pipe)  # Both sides wait for their end.
         try:
             await self._send(self._control, f"{len(order):0{LENGTH_SIZE}x}".encode() + order)
         except BaseException:

@@ -41,6 +41,14 @@ while True:
     if os.fork():
         os._exit(0)
 """
+FORKS_AWAY = """
+import os
+print("begun", flush=True)
+while True:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+"""
 STUBBORN = f"""
 import signal
 for number in set(signal.Signals) - {{signal.SIGKILL, signal.SIGSTOP}}:
@@ -53,6 +61,7 @@ HELPERS: dict[str, tuple[str, bool]] = {
     "group": (LEAVES_GROUP, False),
     "daemon": (DAEMON, False),
     "forks on": (FORKS_ON, True),
+    "forks away": (FORKS_AWAY, True),
     "stubborn": (STUBBORN, True),
 }
 """Name -> what a process does, and whether it has a session of its own."""

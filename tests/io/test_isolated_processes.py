@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -62,7 +62,7 @@ async def test_however_a_job_ends_nothing_is_left(helper: str, ending: str, toke
     await leave(helper, ending, token)
 
 
-@pytest.mark.parametrize("helper", ["child", "group", "forks on", "stubborn"])
+@pytest.mark.parametrize("helper", ["child", "group", "forks on", "forks away", "stubborn"])
 @pytest.mark.anyio
 async def test_whatever_an_agent_has_started_nothing_is_left(helper: str, token: str) -> None:
     await leave(helper, "returned", token)
@@ -193,6 +193,43 @@ async def test_orphans_of_the_host_are_not_taken(token: str) -> None:
         parent = stat.rpartition(")")[2].split()[1]
         assert parent not in (str(os.getpid()), supervisor)
         os.kill(int(orphan), signal.SIGKILL)
+
+
+def open_pipes() -> set[str]:
+    """The pipes and sockets of this process."""
+    found: set[str] = set()
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found.add(os.readlink(f"/proc/self/fd/{name}"))
+    return {link for link in found if link.startswith(("pipe:", "socket:"))}
+
+
+def open_in_a_copy() -> set[str]:
+    """The same, of a forked copy of this process."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.write(writing, " ".join(open_pipes()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(pid, 0)
+    with os.fdopen(reading) as pipe:
+        return set(pipe.read().split()) - {f"pipe:[{os.fstat(pipe.fileno()).st_ino}]"}
+
+
+@pytest.mark.anyio
+async def test_a_copy_of_the_runtime_does_not_have_the_pipes_of_its_agents() -> None:
+    async with serving() as (_, session):
+        before = open_pipes()
+        job = await session.submit("waits")
+        async for _ in job:
+            ours = open_pipes() - before
+            assert len(ours) >= 3  # Two pipes, and the supervisor's end.
+            shared = open_in_a_copy() & ours
+            await job.cancel()
+        assert shared == set()
 
 
 # What is shown.
