@@ -9,7 +9,6 @@ import pytest
 
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.grants import Grants
-from arcp_proto.output import JobEmitted
 from fuzz import (
     fuzz_child,
     fuzz_grants,
@@ -92,23 +91,28 @@ def test_tiny_patterns_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_process_that_reaches_the_job_of_somebody_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = b'e log {"level":"info","message":"m"}'
+    lines = b's emit ["log",{"level":"info","message":"m"},null]'
     fuzz_child.check(lines)
 
-    def say(outside: fuzz_child.Outside, event: JobEmitted) -> bool:
-        outside.world.emit(outside.other_id, event.kind, event.body)
+    def serve(outside: fuzz_child.Outside, pipes: fuzz_child.Pipes) -> bool:
+        outside.world.emit(outside.other_id, "log", {"level": "info", "message": "m"})
         return True
 
-    monkeypatch.setattr(fuzz_child.Outside, "say", say)
+    monkeypatch.setattr(fuzz_child.Outside, "serve", serve)
     with pytest.raises(InvariantViolated, match="somebody else"):
         fuzz_child.check(lines)
 
 
 def test_what_a_process_says_reaches_its_own_job() -> None:
-    outside, inside = fuzz_child.Outside(), fuzz_child.Inside()
-    for text in (b'e log {"level":"info","message":"m"}', b'n reserve ["USD","1"]', b"e log {}"):
-        [event] = inside.feed(inside.line(text))
-        assert outside.say(event) == (text != b"e log {}")
+    outside = fuzz_child.Outside()
+    lines = [
+        b's emit ["log",{"level":"info","message":"m"},null]',
+        b'q reserve ["USD","1"]',
+        b"q reserve [1]",
+    ]
+    pipes = fuzz_child.Pipes(b"\n".join(lines))
+    assert not outside.serve(pipes)
+    assert (pipes.asked, pipes.answered) == (3, 1)
     assert str(outside.running.budget.free("USD")) == "4"
     assert [frame["payload"]["body"]["message"] for frame in outside.mine.of("job.event")] == ["m"]
 
