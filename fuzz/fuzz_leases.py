@@ -17,12 +17,12 @@ from typing import Final
 from zlib import crc32
 
 from fuzz import harness
-from fuzz.fuzz_grants import read
 
 with harness.instrumented(__name__):
     from arcp_proto.errors import ensure
     from arcp_proto.grants import Grants
     from arcp_proto.lease import RESERVED
+    from fuzz.fuzz_grants import read
 
 CORPUS: Final = Path(__file__).parent / "corpus" / "leases.ndjson"
 ANY_NAMESPACE: Final = "x-vendor.a.b"

@@ -60,7 +60,7 @@ def seeds(corpus: Path) -> Iterator[tuple[str, bytes]]:
 def run(check: Check, corpus: Path, words: Sequence[str] = ()) -> None:
     """Try a corpus, then whatever grows from it, until an input fails or what was asked for is done.
 
-    `words` are what inputs are likely to hold, in printable ASCII. Takes its options from the command line.
+    `words` are what inputs are likely to hold. Takes its options from the command line.
     """
     for _name, data in seeds(corpus):
         check(data)
@@ -137,6 +137,15 @@ def entry(data: bytes, name: str) -> str:
         return json.dumps({"name": name, "hex": data.hex()})
 
 
+def quoted(word: str) -> str:
+    """Return a word as a line of a dictionary of libFuzzer, which knows no other escapes than these."""
+    plain = (
+        chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else f"\\x{byte:02X}"
+        for byte in word.encode()
+    )
+    return f'"{"".join(plain)}"'
+
+
 def _seed(entry: dict[str, Any]) -> bytes:
     match entry:
         case {"text": str(text)}:
@@ -173,7 +182,7 @@ def _run_atheris(check: Check, corpus: Path, words: Sequence[str]) -> None:
     for number, (_name, data) in enumerate(seeds(corpus)):
         (grown / f"{number:04}").write_bytes(data)
     dictionary = folder / "words"
-    dictionary.write_text("".join(f"{json.dumps(word)}\n" for word in words))
+    dictionary.write_text("".join(f"{quoted(word)}\n" for word in words))
     limits = [f"-max_len={MAX_LENGTH}", "-timeout=10", "-rss_limit_mb=1024", f"-dict={dictionary}"]
     atheris = _atheris()
     atheris.Setup([sys.argv[0], *limits, *sys.argv[1:], str(grown)], check)

@@ -83,6 +83,19 @@ def test_an_edit_that_fails_is_told_as_a_line_for_the_corpus(
     assert b"word" in data
 
 
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("a b", '"a b"'),
+        ("\ne log ", '"\\x0Ae log "'),
+        ('"\\', '"\\x22\\x5C"'),
+        ("é\x7f", '"\\xC3\\xA9\\x7F"'),
+    ],
+)
+def test_words_as_libfuzzer_reads_them(word: str, line: str) -> None:
+    assert harness.quoted(word) == line
+
+
 def test_a_run_ends_by_time(tmp_path: Path) -> None:
     assert harness.edit(len, corpus_of(tmp_path, *SEEDS), seed=1, runs=10**9, seconds=0).startswith("0 runs")
 
