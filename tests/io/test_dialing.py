@@ -7,10 +7,12 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 
 from arcp_io import stdio
 from arcp_io.client import connect
@@ -117,6 +119,31 @@ async def test_no_arcp_is_spoken_there() -> None:
 
 
 @on_every_loop
+async def test_a_transport_that_becomes_no_websocket_is_gone_before_the_next_attempt() -> None:
+    """A proxy answers 503, and neither ends the connection nor stops to send."""
+    gone: list[bool] = []
+
+    async def answer(stream: SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 1000000000\r\n\r\n")
+            try:
+                while True:
+                    await stream.send(b"x" * 1_000)
+                    await anyio.sleep(0.005)
+            except anyio.BrokenResourceError:
+                gone.append(True)
+
+    async with nothing_left(), await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        port = listener.extra(SocketAttribute.local_port)
+        async with anyio.create_task_group() as group:
+            group.start_soon(listener.serve, answer)
+            group.start_soon(partial(_fail_to_connect, f"ws://127.0.0.1:{port}/arcp", wait=True))
+            await until(lambda: len(gone) >= 2)
+            group.cancel_scope.cancel()
+
+
+@on_every_loop
 async def test_a_certificate_that_nobody_trusts(server_tls: ssl.SSLContext) -> None:
     async with nothing_left(), serve(make_app(), port=0, ssl_context=server_tls) as server:
         with pytest.raises(OSError, match="certificate verify failed") as caught:
@@ -147,7 +174,7 @@ async def test_nothing_but_tls_is_spoken_there(server_tls: ssl.SSLContext) -> No
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 async def test_a_call_that_nobody_answers_can_be_cancelled(scheme: str, client_tls: ssl.SSLContext) -> None:
     async with nothing_left(), await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
-        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        port = listener.extra(SocketAttribute.local_port)
         async with anyio.create_task_group() as group:
             group.start_soon(_fail_to_connect, WebSocket(f"{scheme}://127.0.0.1:{port}/arcp", client_tls))
             await anyio.wait_all_tasks_blocked()
@@ -191,8 +218,8 @@ async def test_a_child_that_does_not_listen_is_killed(
             os.kill(int(started.read_text()), 0)
 
 
-async def _fail_to_connect(there: Target) -> None:
-    async with connect(there, TOKEN):
+async def _fail_to_connect(there: Target | str, *, wait: bool = False) -> None:
+    async with connect(there, TOKEN, wait=wait, allow_plain=True):
         raise AssertionError("it never said welcome")
 
 

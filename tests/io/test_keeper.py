@@ -153,7 +153,13 @@ def test_a_failed_journal_ends_everything_and_nothing_false_leaves(
     assert stand.loop.failure is error
     assert caplog.text == ""  # Whoever opened the loop gets the error, and says it once.
     assert stand.stream.ending == ["end"]
+    kept = len(journal.records)
     stand.emit(job, 64)
+    stand.loop.turn()
+    records = stand.runtime.take().records
+    assert stand.pump.keeper is not None and records
+    stand.pump.keeper.keep(records)
+    assert len(journal.records) == kept, "a journal that has failed gets no more records"
     journal.store()
     stand.loop.turn()
     assert types(stand) == []

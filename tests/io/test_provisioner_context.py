@@ -21,6 +21,8 @@ from arcp_io.errors import ArcpError
 from arcp_io.memory import MemoryServer, serve_memory
 from arcp_io.provisioning import IssueContext, IssuedCredential, ProvisioningError, credential
 from arcp_proto.errors import Denied, LocalProtocolError
+from arcp_proto.timers import TimerKind
+from tests.io.test_limits import until
 
 pytestmark = pytest.mark.anyio
 
@@ -34,6 +36,8 @@ class Provisioner:
         self._before = before
         self.contexts: list[IssueContext] = []
         self.revoked: list[str] = []
+        self.failures: list[BaseException] = []
+        """What comes of the next revocations."""
 
     async def issue(self, context: IssueContext) -> Sequence[IssuedCredential]:
         self.contexts.append(context)
@@ -42,6 +46,8 @@ class Provisioner:
 
     async def revoke(self, name: str) -> None:
         self.revoked.append(name)
+        if self.failures:
+            raise self.failures.pop(0)
 
 
 @asynccontextmanager
@@ -202,3 +208,34 @@ async def test_an_agent_and_its_provisioner_know_the_session_that_submitted(agen
         expected = [session.id] * (2 if agent == "parent" else 1)
         assert told == expected
         assert [context.session_id for context in provisioner.contexts] == expected
+
+
+# Revocation.
+
+
+async def nothing(context: IssueContext) -> None:
+    """Have no wish before a credential is issued."""
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [ProvisioningError("busy"), RuntimeError("a bug"), SystemExit(1), KeyboardInterrupt()],
+    ids=lambda failure: type(failure).__name__,
+)
+async def test_a_revocation_that_fails_in_any_way_is_tried_again(failure: BaseException) -> None:
+    async with serving(nothing) as (provisioner, memory, session):
+        provisioner.failures = [failure]
+        await phases(session, "speak")
+        await until(lambda: len(memory.server.runtime.provisions) == 0)
+        [alias, again] = provisioner.revoked
+        assert alias == again
+
+
+async def test_a_revocation_that_always_fails_is_not_tried_again_before_a_restart() -> None:
+    async with serving(nothing) as (provisioner, memory, session):
+        provisioner.failures = [ProvisioningError("no such key", final=True)]
+        await phases(session, "speak")
+        [alias] = provisioner.revoked
+        provision = memory.server.runtime.provisions[alias]
+        assert provision.outstanding == "no such key"
+        assert memory.server.runtime.timers.armed(TimerKind.REVOCATION, alias) is None

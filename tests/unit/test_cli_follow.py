@@ -76,6 +76,8 @@ class MadeUpRuntime:
     """How often Ctrl-C is pressed once the job waits."""
     cancel_refused: Exception | None = None
     stubborn: bool = False
+    cancel_takes: float = 0
+    """Seconds until a job that is cancelled has ended."""
     changes: list[Any] = field(default_factory=list)
     state: str = "attached"
     agents: Sequence[AgentEntry] = ()
@@ -148,6 +150,7 @@ class MadeUpJob:
         self._runtime.asked.append(reason)
         if self._runtime.cancel_refused is not None:
             raise self._runtime.cancel_refused
+        await anyio.sleep(self._runtime.cancel_takes)
         if not self._runtime.stubborn:
             self._cancelled.set()
 
@@ -314,6 +317,17 @@ def test_a_second_ctrl_c_cancels_and_waits_for_the_end(monkeypatch: pytest.Monke
     assert (ending.exit, ending.final_status) == (Exit.CANCELLED, "cancelled")
     assert runtime.asked[-1] == "interrupted by the user"
     assert shown.splitlines()[2] == "Cancelling; Ctrl-C again leaves the job as it is."
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_after_a_second_ctrl_c_the_end_is_waited_for_however_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setattr("arcp_io.cli.follow.PATIENCE", 1)
+    cancelled = JobCancelled("cancelled")
+    runtime = MadeUpRuntime(outcome=cancelled, status="cancelled", waits=True, ctrl_c=2, cancel_takes=1.2)
+    ending, _ = follow(runtime, monkeypatch, backend)
+    assert (ending.exit, ending.final_status) == (Exit.CANCELLED, "cancelled")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

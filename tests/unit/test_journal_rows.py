@@ -22,6 +22,24 @@ def test_records_come_back(first: int, records: list[bytes]) -> None:
     assert unpack(row) == records
 
 
+class Long(bytes):
+    """A record that says how long it is, and holds less."""
+
+    said: int
+
+    def __len__(self) -> int:
+        return self.said
+
+
+def test_a_record_of_4_gib_is_refused() -> None:
+    record = Long(b"x")
+    record.said = 2**32 - 1
+    assert pack(7, [b"a", record]).span == 2
+    record.said = 2**32
+    with pytest.raises(OverflowError, match="a record is too long for a journal"):
+        pack(7, [b"a", record])
+
+
 @given(st.integers(0, 2**40), RECORDS, st.data())
 def test_a_flipped_bit_is_found(first: int, records: list[bytes], data: st.DataObject) -> None:
     row = pack(first, records)
