@@ -220,3 +220,11 @@ def test_what_is_covered_is_matched(parent: list[str], child: str, texts: list[s
         assert all(one.matches(text) for text in texts if other.matches(text))
     assert covers(automaton(*parent, child), other, Budget())
     assert covers(automaton("**"), one, Budget())
+
+
+def test_what_may_end_early_is_not_what_may_not() -> None:
+    """A slash and all behind it is not the same as a slash and all behind it that may be missing."""
+    required, optional = Automaton([(Part("x"), Part("/"), Part("**"))]), Automaton([(Part("x/**"),)])
+    assert [automaton.matches("x") for automaton in (required, optional)] == [False, True]
+    assert not covers(required, optional, Budget())
+    assert covers(optional, required, Budget())

@@ -535,6 +535,19 @@ def test_after_two_rotations_a_job_starts_again_under_the_ids_that_its_client_kn
     assert [one.id for one in world.last(StartJob).credentials] == [world.asked[0]]
 
 
+def test_a_job_that_has_got_more_credentials_keeps_the_ids_of_all_of_them() -> None:
+    """What it had first is still to be revoked, and has fewer ids."""
+    world = Provided(RESTARTABLE)
+    world.job(world.client())
+    world.restart()
+    world.issue("sk-1", "sk-2")
+    ids = [one.id for one in world.last(StartJob).credentials]
+    world.restart()
+    world.issue("sk-3", "sk-4")
+    assert [one.id for one in world.last(StartJob).credentials] == ids
+    assert len(set(ids)) == 2
+
+
 def test_a_job_that_waits_for_others_through_two_restarts_starts_again_once() -> None:
     world = Provided(RESTARTABLE)
     peer = world.client()

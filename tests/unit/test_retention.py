@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 
 from arcp_proto.ids import SECOND, Principal, SessionId, Time
 from arcp_proto.limits import Limits
 from arcp_proto.log import Log
-from arcp_proto.records import JobForgotten
+from arcp_proto.records import Evicted, HistoryCut, JobForgotten
 from arcp_proto.runtime_config import RuntimeConfig
 from arcp_proto.timers import TimerKind
 
@@ -198,6 +200,25 @@ def test_a_principal_beyond_its_limit_loses_its_own_oldest() -> None:
         world.advance(2)
     assert held(world, "alice") <= 64
     assert held(world, "bob") == 2
+
+
+@pytest.mark.parametrize(
+    ("limits", "least", "most"),
+    [({"principal_events": 64 * 4}, 4, 4), ({"principal_bytes": 64 * 1_000}, 2, 1_000 // 60)],
+)
+def test_a_principal_beyond_its_limit_loses_a_64th_of_it_at_a_time(
+    limits: dict[str, int], least: int, most: int
+) -> None:
+    """In events of 60 bytes and more, of the log of its session and of the history of its job."""
+    world = World(msgspec.structs.replace(limited(**limits), journal=True))
+    job = world.client().submit()
+    for _ in range(1_000):
+        world.emit(job)
+    logs = [record.seq for record in world.records if isinstance(record, Evicted)]
+    histories = [record.upto for record in world.records if isinstance(record, HistoryCut)]
+    for ends in (logs, histories):
+        steps = [after - before for before, after in pairwise(ends)]
+        assert least <= max(steps) <= most
 
 
 def test_the_oldest_go_across_the_sessions_and_jobs_of_a_principal() -> None:
