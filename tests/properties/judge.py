@@ -17,7 +17,7 @@ from arcp_proto.errors import ensure
 from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, Time, event_id_prefix
 from arcp_proto.job import Job
 from arcp_proto.limits import Limits
-from arcp_proto.output import NOTHING, Authenticate, Output, PauseJob, ResumeJob, StartJob
+from arcp_proto.output import NOTHING, Authenticate, Output, PauseJob, ResumeJob, StartJob, StopJob
 from arcp_proto.recording import record
 from arcp_proto.runtime import Runtime
 from arcp_proto.runtime_config import RuntimeConfig
@@ -88,6 +88,7 @@ class Judge:
         self.observers = config.observers
         self.started: dict[JobId, None] = {}
         self.paused: dict[JobId, None] = {}
+        self.told_to_stop: dict[JobId, None] = {}
         self.old_tokens: list[str] = []
         self.pages: list[tuple[str, str, dict[str, Any], int]] = []
         """Cursors: the text, its principal, filter, and the number of jobs before it."""
@@ -144,9 +145,11 @@ class Judge:
             self._overlooked(self.lines[session.id], session)
 
     def _crowded(self) -> bool:
-        limits = self.config.limits
+        """Whether finished jobs may go before their time: they are too many, or held bytes may be (§14)."""
+        limits, most = self.config.limits, Limits()
         finished = [work for work in self.works.values() if work.ended]
-        return len(finished) > min(limits.finished_jobs, limits.finished_jobs_total)
+        many = len(finished) > min(limits.finished_jobs, limits.finished_jobs_total)
+        return many or limits.total_bytes < most.total_bytes or limits.principal_bytes < most.principal_bytes
 
     def _full(self) -> bool:
         """Whether the runtime may hold as many bytes as it may: for those the oldest finished jobs go, too.
@@ -267,12 +270,27 @@ class Judge:
         first, now, roomy = session.log.first, self.world.runtime.now, self.roomy
         since = now - self.config.resume_window_sec * SECOND
         if line.acking:
-            ensure(first == line.acked + 1 or not roomy, "what was not acknowledged is gone")
+            taken = first > line.acked + 1 and self._takes(line, session)
+            ensure(first == line.acked + 1 or taken, "what was not acknowledged is gone")
         elif roomy and first > 1:
             ensure(line.at.get(first - 1, 0) <= since, "what is younger than the window is gone")
         if not line.acking and aged and first <= line.last:
             oldest = line.at.get(first, now)
             ensure(oldest + 2 * MARK > since, "what is older than the window is kept")
+
+    def _takes(self, line: Line, session: Session) -> bool:
+        """Whether a limit may have taken what is gone of a log: it leaves the log all but full (§6.5).
+
+        What the limits of a principal, or of all, may have taken is not looked at, nor what a crash left.
+        """
+        limits, most = self.config.limits, Limits()
+        shared = ("principal_events", "principal_bytes", "total_events", "total_bytes")
+        if self.crashes or any(getattr(limits, name) < getattr(most, name) for name in shared):
+            return True
+        numbers = range(session.log.first, line.last + 1)
+        size = sum(len(line.frames.get(number, b"")) for number in numbers)
+        full = len(numbers) >= limits.session_events - limits.session_events // 16
+        return full or size + limits.frame >= limits.session_bytes - limits.session_bytes // 16
 
     # Taking notice.
 
@@ -286,6 +304,8 @@ class Judge:
                 case StartJob(job_id=job_id):
                     ensure(job_id not in self.started, "an agent was started twice")
                     self.started[job_id] = None
+                case StopJob(job_id=job_id):
+                    self.told_to_stop[job_id] = None
                 case PauseJob(job_id=job_id):
                     ensure(job_id not in self.paused, "an agent waits twice")
                     self.paused[job_id] = None
@@ -761,6 +781,9 @@ class Judge:
                 self._check_line(line, runtime.sessions[line.session_id])
         for work in self.works.values():
             ensure(work.gone or work.ended == (work.end_source is not None), "ended, and nobody told")
+            stops = durable and bool(work.outcomes) and not (work.ended or work.stopped)
+            asked = not stops or work.job_id not in self.started or work.job_id in self.told_to_stop
+            ensure(asked, "its agent was not told to stop")
         for (principal, key), (_, job_id) in list(self.keys.items()):
             if runtime.keys.get(Principal(principal), key) is None:
                 due = self.works[job_id].ended_unix + self.config.limits.idempotency * SECOND
@@ -776,11 +799,11 @@ class Judge:
         ensure(not due, f"the ends of {due} are missing")
         for job_id, flow in list(line.flows.items()):
             work = self.works[JobId(job_id)]
+            ensure(self.right(line.principal, work) == "observe" or work.gone, "it may not observe this job")
             if job_id in session.backlogs:
                 flow.live = False
                 continue
             ensure(not flow.due(work, line.features), "an observer missed an event")
-            ensure(self.right(line.principal, work) == "observe" or work.gone, "it may not observe this job")
             flow.live = True
             if flow.until is not None:
                 del line.flows[job_id]

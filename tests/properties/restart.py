@@ -79,7 +79,7 @@ def restart(judge: Judge, a: int, *, snapshot: bool) -> None:
     if not judge.blind:
         forget(judge, bare, durable)
     judge.clients, judge.pending = [], []
-    judge.started, judge.paused, judge.crowded_until = {}, {}, {}
+    judge.started, judge.paused, judge.told_to_stop, judge.crowded_until = {}, {}, {}, {}
     judge.draining, judge.drain_at, judge.noted = False, None, 0
     judge.observers = config.observers
     judge.world = Watched(judge, runtime)

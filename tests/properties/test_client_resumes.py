@@ -272,13 +272,18 @@ def check(wire: Wire) -> None:
     assert resumption.jobs == ()
 
 
+def check_nothing_lost(wire: Wire) -> None:
+    """The runtime has lost nothing, and the user is told of no loss."""
+    assert not any(isinstance(event, SessionLost | JobLost) for event in wire.events)
+
+
 @settings(max_examples=examples(200), deadline=None)
 @given(STEPS, st.sampled_from([0, 1, 3, 100]))
 def test_a_runtime_that_repeats_its_answers(steps: list[tuple[str, Any]], repeats: int) -> None:
     wire = Wire(FakeRuntime(repeats=repeats))
     play(wire, steps)
     check(wire)
-    assert not any(isinstance(event, SessionLost | JobLost) for event in wire.events)
+    check_nothing_lost(wire)
     refused = [event.code for event in wire.events if isinstance(event, RequestRefused)]
     assert set(refused) <= {"JOB_NOT_FOUND"}
 
@@ -294,6 +299,7 @@ def test_a_runtime_that_does_not(steps: list[tuple[str, Any]], repeats: int) -> 
         for event in wire.events
         if isinstance(event, RequestRefused) and event.code == "CONNECTION_LOST"
     }
+    check_nothing_lost(wire)
     assert all(wire.asked[request] == "submit" for request in refused)
 
 
@@ -305,7 +311,7 @@ def test_a_runtime_that_refuses_a_resume_that_misses_nothing(
     wire = Wire(FakeRuntime(refuses_the_end=True, repeats=repeats))
     play(wire, steps)
     check(wire)
-    assert not any(isinstance(event, SessionLost | JobLost) for event in wire.events)
+    check_nothing_lost(wire)
 
 
 @settings(max_examples=examples(200), deadline=None)
@@ -338,4 +344,6 @@ def test_a_runtime_that_loses_sessions_and_offers_no_subscription(steps: list[tu
     ended = {event.job_id for event in wire.events if isinstance(event, JobEnded)}
     lost = [event.job_id for event in wire.events if isinstance(event, JobLost)]
     assert len(lost) == len(set(lost))
+    kinds = [type(event) for event in wire.events if isinstance(event, SessionLost | JobLost)]
+    assert kinds[:1] in ([], [SessionLost])
     assert not ended & set(lost)
