@@ -16,6 +16,7 @@ from .ids import JobId, Principal, RequestId, SessionId, Time
 from .inputs import NO_INPUT, Input
 from .messages import AgentEntry, JobEntry, Peer
 from .secret import Secret
+from .wire import decode_again
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -75,8 +76,8 @@ class StartJob(msgspec.Struct, gc=False):
 
     def take_input(self) -> Any:
         """Return the input as a value, and keep its JSON no longer: `input` is None from now on."""
-        value, self.given = self.given.value(), NO_INPUT
-        return value
+        json, self.given = self.given.json, NO_INPUT
+        return decode_again(json)
 
 
 class StopJob(msgspec.Struct):

@@ -328,7 +328,7 @@ def _check_submit(
     lease, expiry = NOTHING, None
     if submit.lease_request or submit.lease_constraints or runtime.config.ceilings:
         lease, expiry = _authority_asked(runtime, session, submit, name, version)
-    given = given_bytes(submit.input, lease)
+    given = given_bytes(submit.input, lease) if lease else submit.input.size
     check_limits(runtime, session.principal, given, keyed=claimed is not None)
     scope = runtime.scope(session.principal)
     trace = read_trace(envelope.trace_id, envelope.extensions)

@@ -192,7 +192,10 @@ def decode_value(data: bytes | msgspec.Raw) -> Any:
 
 def decode_again(data: bytes) -> Any:
     """Return a JSON value that was decoded before."""
-    return _with_headroom(_decode_any, data)
+    try:
+        return _decode_any(data)
+    except RecursionError:
+        return _with_headroom(_decode_any, data)
 
 
 def decode_fields(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
