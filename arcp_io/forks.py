@@ -1,8 +1,8 @@
-"""Descriptors that a forked copy of this process does not share: locks, and pipes that speak for a job.
+"""Descriptors that a forked copy of this process does not share: locks, ports, and pipes of a job.
 
-A lock by `flock` and a pipe stay open as long as any process has them. A copy that an agent forks off would
-hold them after the end of this process, so in a copy they are pointed at the null device. Programs that are
-executed do not inherit them in the first place.
+A lock by `flock`, a listening socket and a pipe stay open as long as any process has them. A copy that an
+agent forks off would hold them after the end of this process, so in a copy they are pointed at the null
+device. Programs that are executed do not inherit them in the first place.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def keep_from_copies(descriptor: int) -> None:
 
 
 def share_with_copies(descriptor: int) -> None:
-    """Forget a descriptor before it is closed; again is harmless."""
+    """Forget a descriptor; one that was closed needs it not, since a copy looks at what it is by then."""
     _kept.pop(descriptor, None)
 
 

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import anyio
 
+from .forks import keep_from_copies
+
 BACKLOG: Final = 1024
 ACCEPTED_AT_ONCE: Final = 64
 """Connections accepted before others get their turn."""
@@ -73,6 +75,7 @@ def _listen(family: int, address: Any) -> socket.socket:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
+        keep_from_copies(listener.fileno())
     except OSError as error:
         listener.close()
         raise OSError(error.errno, error.strerror, address_text(address)) from None

@@ -1,7 +1,8 @@
-"""What a forked copy of a process does not share with it: locks, and pipes that speak for somebody."""
+"""What a forked copy of a process does not share with it: locks, ports, and pipes that speak for a job."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from arcp_io.errors import StoreInUse
 from arcp_io.forks import keep_from_copies, share_with_copies
 from arcp_io.journal import JournalInUse, SqliteJournal
+from arcp_io.listeners import open_listeners
 from arcp_io.session_store import FileStore
 from tests.io.journaled import Watched
 from tests.io.processes import environment
@@ -29,6 +31,12 @@ STORE = """
 from arcp_io import FileStore
 store = FileStore(sys.argv[1]).__enter__()
 leave = lambda: store.__exit__(None, None, None)
+"""
+LISTENER = """
+import asyncio
+from arcp_io.listeners import open_listeners
+[listener] = asyncio.run(open_listeners("127.0.0.1", int(sys.argv[1])))
+leave = listener.close
 """
 COPY = """
 def copied():
@@ -47,7 +55,7 @@ time.sleep(1000)
 
 
 @contextmanager
-def copied(opening: str, path: Path, *how: str) -> Iterator[Callable[[], None]]:
+def copied(opening: str, path: Path | str, *how: str) -> Iterator[Callable[[], None]]:
     """A process that has opened `path` and a copy of itself; yields what kills the first."""
     code = f"import multiprocessing, os, sys, time\n{opening}\n{COPY}"
     with subprocess.Popen(
@@ -93,6 +101,19 @@ def test_a_copy_that_outlives_its_process_holds_no_lock(
             opens(path)
         kill()
         opens(path)
+
+
+@pytest.mark.parametrize("then", ["lets go", "keeps all"])
+def test_a_copy_that_outlives_its_process_holds_no_port(then: str) -> None:
+    [free] = asyncio.run(open_listeners("127.0.0.1", 0))
+    port: int = free.getsockname()[1]
+    free.close()
+    with copied(LISTENER, str(port), "fork", then) as kill:
+        with pytest.raises(OSError, match=str(port)):
+            asyncio.run(open_listeners("127.0.0.1", port))
+        kill()
+        [listener] = asyncio.run(open_listeners("127.0.0.1", port))
+        listener.close()
 
 
 def read_in_a_copy(descriptor: int) -> bytes:
