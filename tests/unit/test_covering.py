@@ -122,6 +122,16 @@ def test_the_empty_text_is_no_target() -> None:
     assert covered(["*/*", "**a", "*"], "*")
 
 
+@pytest.mark.parametrize("before", ["a", "/a", "ftp:/"])
+def test_what_is_below_a_directory_does_not_cover_the_directory(before: str) -> None:
+    """A `**` behind a slash of another part, as that of a scheme, does not take in what stands before it."""
+    below = Automaton([(Part(f"{before}/"), Part("**"))])
+    with_itself = Automaton([(Part(f"{before}/**"),)])
+    assert [one.matches(before) for one in (below, with_itself)] == [False, True]
+    assert not covers(below, with_itself, Budget())
+    assert covers(with_itself, below, Budget())
+
+
 def test_patterns_of_a_lease_cost_little() -> None:
     parent = [f"/workspace/project-{number}/**" for number in range(32)] + ["/workspace/**/*.py", "/var/*"]
     for child in (parent, [f"/workspace/project-{number}/src/**/*.c" for number in range(32)], ["/var/a*"]):

@@ -260,6 +260,36 @@ def test_the_end_is_kept_with_the_claim() -> None:
     assert (keys.size(ALICE), len(keys), keys.get(ALICE, "k")) == (0, 0, None)
 
 
+def test_nothing_is_left_of_principals_whose_keys_are_free_again() -> None:
+    keys = Keys()
+    names = [Principal(f"p{number}") for number in range(100)]
+    for name in names:
+        for key in ("k", "l"):
+            keys.add(name, key, claim_of())
+    keys.ended(names[0], "k", TERMINAL, Time(1))
+    for name in names:
+        keys.forget(name, "l")
+    assert list(keys._held) == names
+    for name in names:
+        keys.forget(name, "k")
+    assert (keys._held, keys._claims, keys._ended) == ({}, {}, [])
+
+
+def test_the_oldest_key_is_the_first_of_those_that_are_not_free_again() -> None:
+    keys = Keys()
+    for key in "abcd":
+        keys.add(ALICE, key, claim_of())
+    assert keys.oldest(ALICE) is None
+    for at, key in enumerate("bacd"):
+        keys.ended(ALICE, key, TERMINAL, Time(at))
+    left = []
+    for key in ("c", "b", "a", "d"):
+        left.append(keys.oldest(ALICE))
+        keys.forget(ALICE, key)
+    assert left == ["b", "b", "a", "d"]
+    assert (keys.oldest(ALICE), keys.kept(ALICE)) == (None, 0)
+
+
 def test_a_full_table_says_which_limit_it_is() -> None:
     limits = Limits(idempotency_keys=2, idempotency_keys_total=3, idempotency_bytes=100)
     keys = Keys()

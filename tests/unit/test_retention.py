@@ -173,6 +173,25 @@ def test_a_log_beyond_its_bytes_loses_its_oldest() -> None:
     assert (log.first > 1, log.last) == (True, 30)
 
 
+@pytest.mark.parametrize("limit", ["principal_events", "principal_bytes"])
+def test_of_what_a_principal_holds_a_64th_goes_at_a_time(limit: str) -> None:
+    """Everything is of one age, so nothing else stops it."""
+    world = World(limited(**{limit: 64 * 4} if limit == "principal_events" else {limit: 64 * 400}))
+    job = world.client().submit()
+    world.emit(job)
+    each = log_of(world).size
+    most = 64 * 4 if limit == "principal_events" else 64 * 400
+    held: list[int] = []
+    for _ in range(400):
+        world.emit(job)
+        events, size = world.runtime.holdings.of(Principal("alice"))
+        held.append(events if limit == "principal_events" else size)
+    assert max(held) <= most
+    full = held[held.index(max(held)) :]
+    gone = 4 if limit == "principal_events" else 400 + each
+    assert min(full) >= most - gone
+
+
 def test_a_history_is_kept_within_its_bytes() -> None:
     world = World(limited(history_bytes=1_000))
     job = world.client().submit()
