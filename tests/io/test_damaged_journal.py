@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from arcp_io.journal import JournalDamaged, JournalError, SqliteJournal, database, repair_journal
-from arcp_io.journal.draft import PAGE_BYTES
+from arcp_io.journal.draft import PAGE_BYTES, Draft
 from arcp_io.journal.wal import read_log
 from tests.io.journaled import VERSION, Watched, held_by, numbered
 
@@ -238,6 +238,54 @@ def test_a_file_that_is_larger_by_its_header_is_not_made_larger(tmp_path: Path, 
     with pytest.raises(JournalDamaged):
         opened(killed.path)
     assert killed.size("") == there * PAGE_BYTES
+
+
+def damaged(directory: Path) -> tuple[Path, list[bytes]]:
+    """A journal, and its files: a salt of the write-ahead log has another bit."""
+    killed = Killed(directory)
+    Damage("-wal", "flipped", LOG_HEAD + 3 * FRAME + 9).do(killed.path)
+    return killed.path, files_of(killed.path)
+
+
+def refuse(*args: object) -> None:
+    raise OSError(1, "Operation not permitted")
+
+
+def test_a_copy_is_kept_where_files_cannot_have_two_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, before = damaged(tmp_path)
+    monkeypatch.setattr(os, "link", refuse)
+    done = repair_journal(path)
+    assert files_of(Path(done.copy)) == before
+    assert held_by(path) == RECORDS[: done.records]
+
+
+def test_a_repair_that_is_interrupted_is_told_and_has_kept_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its log the file alone would be an older journal."""
+    path, before = damaged(tmp_path)
+    monkeypatch.setattr(Draft, "finish", refuse)
+    with pytest.raises(JournalError, match=f"the journal {path} cannot be repaired: Operation not permitted"):
+        repair_journal(path)
+    assert (
+        path.read_text() == f"The repair of this journal was interrupted: it is kept as {path}.damaged-1.\n"
+    )
+    assert files_of(Path(f"{path}.damaged-1")) == before
+    monkeypatch.undo()
+    with pytest.raises(JournalError, match=f"{path} is no journal, or its beginning is destroyed"):
+        opened(path)
+
+
+@pytest.mark.parametrize(("size", "log"), [(0, (0, 0, False)), (1, (1, 0, False)), (32, (0, 0, False))])
+def test_a_log_without_a_frame_has_lost_no_transaction(
+    tmp_path: Path, size: int, log: tuple[int, int, bool]
+) -> None:
+    killed = Killed(tmp_path)
+    os.truncate(f"{killed.path}-wal", size)
+    assert read_log(str(killed.path)) == log
+    assert opened(killed.path)[0] == RECORDS[:10]
 
 
 def main() -> None:
