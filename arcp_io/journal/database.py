@@ -53,7 +53,9 @@ def make_database(path: str, record_version: int, *, used: bool) -> None:
         raise JournalError(
             f"{path} has been a journal, and is empty: put a backup in its place, or remove it"
         )
-    Draft(path, record_version, start=0).finish()
+    draft = Draft(path, record_version, start=0)
+    draft.complete()
+    draft.finish()
 
 
 def open_database(path: str, synchronous: str, record_version: int) -> Opened:

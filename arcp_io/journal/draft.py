@@ -64,10 +64,13 @@ class Draft:
         self._db.execute("INSERT INTO record VALUES (?, ?, ?, ?)", row)
         self.next += row.span
 
-    def finish(self) -> None:
-        """Put it in the place of the journal's file, whose write-ahead log is gone."""
+    def complete(self) -> None:
+        """Write what the file says of itself, the last of what needs room on the disk."""
         self._db.execute("INSERT INTO journal VALUES (?, ?, ?)", (*self._about, self._kept_rows))
         self._db.close()
+
+    def finish(self) -> None:
+        """Put it, complete, in the place of the journal's file, whose write-ahead log is gone."""
         os.replace(self._new, self._path)
         sync_directory(self._path)
 

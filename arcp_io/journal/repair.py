@@ -70,6 +70,7 @@ def _replaced(path: str, found: Assessed) -> str:
                 for row in good_rows(db, "record", said.start):
                     if row.first < found.contents.next:
                         draft.add(row)
+            draft.complete()
             copy = _kept(path)
             _block(path, copy)
             with suppress(FileNotFoundError):

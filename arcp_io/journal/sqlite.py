@@ -260,6 +260,7 @@ class SqliteJournal:
         try:
             if os.path.exists(f"{self.path}-wal"):
                 raise OSError("its write-ahead log cannot be emptied")
+            draft.complete()
             draft.finish()
         finally:
             try:

@@ -278,6 +278,18 @@ def test_a_repair_that_is_interrupted_is_told_and_has_kept_everything(
         opened(path)
 
 
+def test_a_repair_for_which_there_is_no_room_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, before = damaged(tmp_path)
+    monkeypatch.setattr(Draft, "complete", refuse)
+    with pytest.raises(JournalError, match=f"the journal {path} cannot be repaired: Operation not permitted"):
+        repair_journal(path)
+    assert files_of(path) == before
+    names = {"live", "live.lock", "killed", "killed-wal", "killed.lock"}
+    assert {entry.name for entry in tmp_path.iterdir()} == names
+
+
 @pytest.mark.parametrize(("size", "log"), [(0, (0, 0, False)), (1, (1, 0, False)), (32, (0, 0, False))])
 def test_a_log_without_a_frame_has_lost_no_transaction(
     tmp_path: Path, size: int, log: tuple[int, int, bool]
