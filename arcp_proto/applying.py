@@ -247,7 +247,7 @@ def _job_ended(runtime: Runtime, record: records.JobEnded) -> None:
     if job.terms.idempotency_key is not None:
         ended = (record.message_type, record.payload, inline)
         size = runtime.keys.ended(job.terms.principal, job.terms.idempotency_key, ended, record.at)
-        runtime.holdings.keep(job.terms.principal, size)
+        runtime.hold_key(job.terms.principal, size)
 
 
 def _leave(job: Job, parent: Job) -> None:
@@ -342,7 +342,7 @@ def _job_forgotten(runtime: Runtime, record: records.JobForgotten) -> None:
 
 def _key_forgotten(runtime: Runtime, record: records.KeyForgotten) -> None:
     size = runtime.keys.forget(record.principal, record.key)
-    runtime.holdings.keep(record.principal, -size)
+    runtime.hold_key(record.principal, -size)
 
 
 # Observers.

@@ -423,7 +423,10 @@ def check_bytes(runtime: Runtime, principal: Principal, size: int) -> None:
         most: int = getattr(runtime.limits, full)
         whose = "clients without a name" if nameless else principal
         whose = whose if full == "principal_bytes" else "all principals"
-        message = f"what running jobs of {whose} were given, and parts of messages, take half of {most} bytes"
+        message = (
+            f"what running jobs of {whose} were given, parts of messages and idempotency keys take half of "
+            f"{most} bytes"
+        )
         raise Exceeded(full, most, message, principal=principal)
 
 

@@ -1,9 +1,9 @@
 """The account of each principal: what the runtime holds for it, and whose holdings go first (§6.5, §14).
 
-What running jobs were given, and parts of messages, are *pinned*: they cannot go. They may be half of
-`principal_bytes` and of `total_bytes`, and whoever asks for more is refused. The rest can go. A principal
-above its limits, or the one that holds most when all together are above theirs, loses what is oldest of its
-events and finished jobs, or of its idempotency keys when these take more (see `retention.make_room`).
+What running jobs were given, parts of messages, and idempotency keys whose jobs have ended are *pinned*:
+they cannot go. They may be half of `principal_bytes` and of `total_bytes`, and whoever asks for more is
+refused. The rest can go. A principal above its limits, or the one that holds most when all together are above
+theirs, loses what is oldest of its events and finished jobs (see `retention.make_room`).
 """
 
 from __future__ import annotations

@@ -93,11 +93,6 @@ class Keys:
         held = self._held.get(principal)
         return 0 if held is None else held.size
 
-    def kept(self, principal: Principal) -> int:
-        """Return the bytes that are kept for those keys of a principal whose jobs have ended."""
-        held = self._held.get(principal)
-        return 0 if held is None else held.kept
-
     def get(self, principal: Principal, key: str) -> Claim | None:
         """What a key stands for; None when it is free."""
         return self._claims.get((principal, key))
@@ -125,9 +120,7 @@ class Keys:
         """Take a claim from a snapshot, ended or not."""
         self.add(principal, key, claim)
         if claim.ended is not None:
-            held = self._held[principal]
-            held.kept += key_bytes(key, claim)
-            held.ended.append(key)
+            self._held[principal].ended.append(key)
             heappush(self._ended, (claim.ended_at, principal, key))
 
     def ended(self, principal: Principal, key: str, ended: tuple[str, bytes, bytes | None], at: Time) -> int:
@@ -137,11 +130,9 @@ class Keys:
         claim.ended, claim.ended_at = ended, at
         held = self._held[principal]
         held.size += claim.size - before
-        size = key_bytes(key, claim)
-        held.kept += size
         held.ended.append(key)
         heappush(self._ended, (at, principal, key))
-        return size
+        return key_bytes(key, claim)
 
     def forget(self, principal: Principal, key: str) -> int:
         """A key is free again. Returns the bytes that were kept for it, if its job had ended; else 0."""
@@ -150,8 +141,6 @@ class Keys:
         size = key_bytes(key, claim)
         held.keys -= 1
         held.size -= size
-        if claim.ended is not None:
-            held.kept -= size
         while held.ended and not self._over(principal, held.ended[0]):
             held.ended.popleft()
         if not held.keys:
@@ -196,8 +185,6 @@ class _Held(msgspec.Struct):
 
     keys: int = 0
     size: int = 0
-    kept: int = 0
-    """Bytes of those whose jobs have ended."""
     ended: deque[str] = msgspec.field(default_factory=deque)
     """Keys whose jobs have ended, in that order; the first of them means something."""
 

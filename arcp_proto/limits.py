@@ -74,11 +74,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
       principal_events: Events of all logs and histories of one principal; its oldest go first.
       principal_bytes: Bytes of all that is held for one principal: events, finished jobs, idempotency keys,
         what running jobs were given, and parts of messages that are not whole. Inputs and leases of more
-        than 512 bytes count by their JSON, or by what their values take in memory if that is more. They and
-        parts of messages of more than 64 KiB may be half of it: a submit for more is refused, and a
-        connection that sends more is closed. Of the rest the oldest events and finished jobs go, or the
-        oldest keys when these take more. A finished job counts by its lease and its end, if they have more
-        than 512 bytes.
+        than 512 bytes count by their JSON, or by what their values take in memory if that is more. They,
+        parts of messages of more than 64 KiB, and keys whose jobs have ended may be half of it: a submit
+        for more is refused, and a connection that sends more is closed. Of the rest the oldest events and
+        finished jobs go. A finished job counts by its lease and its end, if they have more than 512 bytes.
       total_events: Events of all logs and histories; the oldest of the principal that holds most go
         first.
       total_bytes: Bytes of all that is held for all principals, by the same rule.

@@ -80,8 +80,8 @@ def trim_history(runtime: Runtime, job: Job) -> None:
 def make_room(runtime: Runtime) -> None:
     """Principals hold too much, or all of them together: the oldest of who holds most goes (§6.5).
 
-    That is the oldest of its events and of the finished jobs that count, or of its idempotency keys when
-    these take more bytes than those do. A job that is just about to be finished goes when it is.
+    That is the oldest of its events and of the finished jobs that count. A job that is just about to be
+    finished goes when it is. Idempotency keys stay: without its key, a repeated submit would run again.
     """
     while (principal := runtime.holdings.crowded()) is not None:
         if not _give_up_oldest(runtime, principal):
@@ -90,15 +90,8 @@ def make_room(runtime: Runtime) -> None:
 
 def _give_up_oldest(runtime: Runtime, principal: Principal) -> bool:
     limits, holdings = runtime.limits, runtime.holdings
-    held, size = holdings.of(principal)
-    holder = holdings.victim(principal) if held else None
-    large = None
-    if holdings.too_large(principal):
-        key = runtime.keys.oldest(principal)
-        if key is not None and 2 * runtime.keys.kept(principal) > size:
-            runtime.commit(KeyForgotten(principal, key))
-            return True
-        large = runtime.retired.oldest_large(principal)
+    holder = holdings.victim(principal) if holdings.of(principal)[0] else None
+    large = runtime.retired.oldest_large(principal) if holdings.too_large(principal) else None
     if large is not None:
         ended_at = large[1] - limits.retention * SECOND
         if holder is None or ended_at <= found(holder.oldest_at, "who is chosen holds an event"):

@@ -333,6 +333,10 @@ class Runtime(AgentCalls, HostCalls, Machine):
         """So many bytes less cannot go."""
         self.holdings.pin(principal, -size, nameless=principal in self.anonymous_principals)
 
+    def hold_key(self, principal: Principal, size: int) -> None:
+        """So many bytes more, or less, are kept for the idempotency keys of a principal; they cannot go."""
+        self.holdings.pin(principal, size, nameless=principal in self.anonymous_principals)
+
     def change_status(self, job: Job, status: Status) -> None:
         """A job goes on in its lifecycle."""
         before = job.status

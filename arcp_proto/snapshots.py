@@ -113,7 +113,7 @@ def key_kept(runtime: Runtime, record: KeyKept) -> None:
     claim = msgspec.structs.replace(record.claim)  # It changes, and the record does not.
     runtime.keys.load(record.principal, record.key, claim)
     if claim.ended is not None:
-        runtime.holdings.keep(record.principal, key_bytes(record.key, claim))
+        runtime.hold_key(record.principal, key_bytes(record.key, claim))
 
 
 def runtime_kept(runtime: Runtime, record: RuntimeKept) -> None:

