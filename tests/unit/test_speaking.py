@@ -9,6 +9,7 @@ import pytest
 
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import MILLISECOND, JobId
+from arcp_proto.limits import Limits
 from arcp_proto.recording import record
 from arcp_proto.speaking import MOST, SHORT
 
@@ -18,8 +19,8 @@ from .world import CONFIG, World
 class Speaker(World):
     """A job that says something without a take."""
 
-    def __init__(self, *, journal: bool = False) -> None:
-        super().__init__(msgspec.structs.replace(CONFIG, journal=journal))
+    def __init__(self, *, journal: bool = False, **limits: int) -> None:
+        super().__init__(msgspec.structs.replace(CONFIG, journal=journal, limits=Limits(**limits)))
         self.peer = self.client()
         self.job = self.peer.submit()
 
@@ -54,6 +55,18 @@ def test_they_have_come_when_the_last_of_them_was_said() -> None:
     assert len(world.runtime.said) == 1
     world.take()
     assert (world.runtime.now, world.peer.connection.sent_at) == (world.now, world.now)
+
+
+@pytest.mark.parametrize("limit", ["session_events", "history_events"])
+def test_what_is_said_in_a_row_is_kept_within_limits(limit: str) -> None:
+    world = Speaker(**{limit: 32})
+    world.say(MOST)
+    world.take()
+    [session] = world.runtime.sessions.values()
+    history = world.runtime.jobs[JobId(world.job)].history
+    assert world.numbered == history.end == MOST > 32
+    kept = session.log.events if limit == "session_events" else history.events
+    assert 0 < kept <= 32
 
 
 def test_no_more_wait_than_may() -> None:

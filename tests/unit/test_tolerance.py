@@ -779,3 +779,16 @@ def test_one_wrong_field_is_repaired_or_refused(entry: dict[str, Any], data: st.
 
 def test_every_type_has_a_rule() -> None:
     assert set(tolerance.RULES) == {*messages.TO_RUNTIME, *messages.TO_CLIENT}
+
+
+@pytest.mark.parametrize("level", ["Warning", "WARN", "warning"])
+@pytest.mark.parametrize("more", [{}, {"dims": {"a": 1}}])
+def test_a_level_is_put_in_our_words_also_where_nothing_else_is_to_be_done(
+    level: str, more: dict[str, Any]
+) -> None:
+    body = tolerance.settled_body("log", {"level": level, "message": "hi", **more})
+    assert (body["level"], body["message"], body.get("dimensions", {})) == (
+        "warn",
+        "hi",
+        more.get("dims", {}),
+    )
