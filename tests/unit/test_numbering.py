@@ -93,6 +93,14 @@ def test_after_a_resume_a_job_that_numbers_by_itself_is_still_taken_as_it_comes(
     assert offer(numbering, envelope(1, job_id="job_2"), envelope(2, job_id="job_2")) == ["e1", "e2"]
 
 
+def test_after_a_resume_what_such_a_job_has_brought_is_a_copy_and_what_follows_is_not() -> None:
+    numbering = Numbering(2)
+    own = [envelope(seq, job_id="job_2", copy="of job_2") for seq in range(1, 5)]
+    offer(numbering, *map(envelope, range(1, 8)), *own[:2], *map(envelope, range(8, 10)))
+    numbering.resume()
+    assert offer(numbering, *own) == ["e3of job_2", "e4of job_2"]
+
+
 def test_what_came_before_it_began_is_a_copy() -> None:
     numbering = Numbering(4, last=5)
     assert offer(numbering, envelope(0), envelope(4), envelope(5), envelope(6)) == ["e0", "e6"]
