@@ -13,7 +13,7 @@ from arcp_proto import wire
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.events import EventKind
 
-from .between import Message, Request, exactly, failure_of
+from .between import DELEGATE, LARGE, Message, Request, exactly, failure_of
 from .errors import ArcpError, JobOver
 
 if TYPE_CHECKING:
@@ -30,16 +30,19 @@ class Deed(NamedTuple):
     carry_out: Callable[..., Any]
 
 
-async def answer(running: RunningJob, request: Request) -> Message:
+async def answer(running: RunningJob, request: Request, limit: int) -> Message:
     """Carry out a request of an agent, as if it was here, and return the answer.
 
-    Raises ValueError for what no side of ours asks for: the process is not to be trusted.
+    Raises ValueError for what no side of ours asks for: the process is not to be trusted. `limit`: bytes of
+    the arguments of a request that is not one of `LARGE`.
     """
     deed = DEEDS.get(request.what)
     if deed is None:
         raise ValueError("the agent's process asks for what nobody knows")
     await running.ready()  # Before anything is decoded: what values take is taken by one agent at a time.
     data = bytes(request.arguments)
+    if request.what not in LARGE and len(data) > limit:
+        raise ValueError("the agent's process asks for something with too many bytes")
     if wire.holds_too_many(data):
         raise ValueError(wire.TOO_MANY)
     asked = msgspec.convert(wire.decode_value(data), deed.arguments)
@@ -117,7 +120,7 @@ DEEDS: Final[dict[str, Deed]] = {
     "settle": Deed(tuple[int, str, str, dict[str, Any] | None], _settle),
     "release": Deed(tuple[int], _release),
     "upstream_exhausted": Deed(tuple[str], _upstream_exhausted),
-    "delegate": Deed(tuple[str, Any, dict[str, Any] | None, str | None, int | None], _delegate),
+    DELEGATE: Deed(tuple[str, Any, dict[str, Any] | None, str | None, int | None], _delegate),
     "rotate": Deed(tuple[str], _rotate),
     "credentials": Deed(tuple[()], _credentials),
     "remaining": Deed(tuple[str], _remaining),

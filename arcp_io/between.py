@@ -27,6 +27,8 @@ ROOM: Final = 64 * 1024
 
 BEGIN: Final = "begin"
 """A request: the agent's module is imported; the answer is the input of the job."""
+DELEGATE: Final = "delegate"
+"""A request: a child is to be started."""
 RETURNED: Final = "returned"
 """A request without an answer, and the last one: the agent has returned; a value, and a summary or null."""
 FAILED: Final = "failed"
@@ -79,6 +81,15 @@ class Ended(msgspec.Struct, omit_defaults=True):
 
     event: ChildEnded
     binary: bool = False
+
+
+LARGE: Final = (BEGIN, DELEGATE, RETURNED)
+"""Requests that may be as long as any message."""
+
+
+def request_limit(body_limit: int) -> int:
+    """Bytes of the arguments of other requests, so that none takes long: the body of an event fits."""
+    return body_limit + ROOM
 
 
 def message_limit(limits: Limits) -> int:

@@ -20,7 +20,7 @@ from arcp_proto import wire
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.ids import SECOND, JobId, Principal
 from arcp_proto.inputs import NO_INPUT, Input
-from arcp_proto.limits import Limits
+from arcp_proto.limits import MAX_REASON_LENGTH, Limits
 from arcp_proto.output import CredentialRotated, StartJob
 
 from . import bodies
@@ -273,7 +273,9 @@ class _Child:
             self._tell_failure(InternalError(AGENT_FAILED))
 
     def _tell_failure(self, error: Any) -> None:
-        self._outside.send(FAILED, msgspec.Raw(wire.encode_value(msgspec.to_builtins(failure_of(error)))))
+        failure = failure_of(error)
+        failure.message = failure.message[: MAX_REASON_LENGTH + 1]  # It is cut outside.
+        self._outside.send(FAILED, msgspec.Raw(wire.encode_value(msgspec.to_builtins(failure))))
 
     def _debugged(self, message: str, error: BaseException) -> str:
         return f"{message}: {bodies.described(error)}" if self._order.debug else message

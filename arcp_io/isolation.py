@@ -34,6 +34,7 @@ from .between import (
     error_of,
     framed,
     message_limit,
+    request_limit,
 )
 from .channel import Channel
 from .child import Order
@@ -117,6 +118,7 @@ class Isolated:
         self._loop = loop
         self._process = SupervisedProcess()
         self._began = False
+        self._request_limit = request_limit(running.body_limit)
 
     async def run(self) -> Any:
         """Returns what the agent returns, None if it streamed that; raises what it failed with."""
@@ -184,11 +186,11 @@ class Isolated:
                 case what if what == RETURNED:
                     return await self._returned(request)
                 case what if what == FAILED:
-                    raise _failure(request)
+                    raise _failure(request, self._request_limit)
                 case what if what == STOPPED:
                     raise AgentStopped(running.stop_reason)
                 case _:
-                    message = await answer(running, request)
+                    message = await answer(running, request, self._request_limit)
                     if not request.quiet:
                         await channel.send(framed(message))
 
@@ -241,6 +243,8 @@ class Isolated:
                 await anyio.sleep(self._running.grace_left + MARGIN)
 
 
-def _failure(request: Request) -> Exception:
+def _failure(request: Request, limit: int) -> Exception:
+    if len(request.arguments) > limit:
+        raise ValueError("the agent's process tells an error with too many bytes")
     (failure,) = msgspec.convert(wire.decode_value(bytes(request.arguments)), tuple[Failure])
     return error_of(failure)

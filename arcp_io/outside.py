@@ -18,10 +18,22 @@ from arcp_proto.budget import Cost, to_cost
 from arcp_proto.credentials import Credential
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.events import Body, EventKind, encode_body, encode_metric, read_metric
-from arcp_proto.limits import MAX_CONTAINERS, MAX_TARGET_BYTES, Limits
+from arcp_proto.limits import MAX_CONTAINERS, MAX_REASON_LENGTH, MAX_TARGET_BYTES, Limits
 from arcp_proto.shortening import shorten
 
-from .between import RETURNED, Gathering, Message, Request, error_of, exactly, framed, message_limit
+from .between import (
+    DELEGATE,
+    LARGE,
+    RETURNED,
+    Gathering,
+    Message,
+    Request,
+    error_of,
+    exactly,
+    framed,
+    message_limit,
+    request_limit,
+)
 from .errors import JobOver
 from .running import WRONG_THREAD
 
@@ -57,6 +69,7 @@ class Outside:
         self._reading = reading
         self._writing = writing
         self._limit = message_limit(limits)
+        self._request_limit = request_limit(body_limit)
         self._body_limit = body_limit
         self._call_soon = call_soon
         self._on_told = on_told
@@ -104,8 +117,9 @@ class Outside:
             raise RuntimeError(WRONG_THREAD)
         written = [one if isinstance(one, msgspec.Raw) else wire.encode_value(one) for one in arguments]
         data = framed(Request(what, msgspec.Raw(b"[" + b",".join(map(bytes, written)) + b"]"), quiet))
-        if len(data) > self._limit:
-            raise LocalProtocolError(f"what is asked for has at most {self._limit} bytes")
+        limit = self._limit if what in LARGE else self._request_limit
+        if len(data) > limit:
+            raise LocalProtocolError(f"what is asked for has at most {limit} bytes")
         if what != RETURNED and len(data) > MAX_CONTAINERS and wire.holds_too_many(data):
             raise LocalProtocolError(wire.TOO_MANY)
         rest = memoryview(data)
@@ -161,7 +175,7 @@ class Outside:
 
     def upstream_exhausted(self, job_id: str, message: str, *, now: int) -> None:
         """Raises Denied."""
-        self.request("upstream_exhausted", message)
+        self.request("upstream_exhausted", message[: MAX_REASON_LENGTH + 1])  # It is cut outside.
 
     def delegate(
         self,
@@ -178,7 +192,7 @@ class Outside:
         data = wire.encode_value(input)
         if len(data) > self.limits.message:
             raise LocalProtocolError(f"the input of a child has at most {self.limits.message} bytes")
-        answer = self.request("delegate", agent, msgspec.Raw(data), lease, expires_at, max_runtime)
+        answer = self.request(DELEGATE, agent, msgspec.Raw(data), lease, expires_at, max_runtime)
         return msgspec.json.decode(answer, type=str)
 
     def rotate_credential(self, job_id: str, credential_id: str, *, now: int) -> None:

@@ -204,6 +204,8 @@ FORGED: list[tuple[Any, ...]] = [
     ("emit", "log", 7, None),
     ("emit", "result_chunk", {}, None),
     ("write", "x", True),
+    (whole(b'["emit",["x-vendor.a.b",{"x":"' + b"x" * 130_000 + b'"},null],true]'),),
+    (whole(b'["failed",[{"kind":"local","message":"' + b"x" * 130_000 + b'"}]]'),),
     ("write", 7, False),
 ]
 

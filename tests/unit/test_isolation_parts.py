@@ -303,8 +303,10 @@ def test_what_no_request_can_say() -> None:
             outside.delegate(JOB, "echo", "x" * 1_000_000, None, None, None, now=1)
         with pytest.raises(LocalProtocolError, match="objects and lists"):
             outside.request("delegate", [[]] * MAX_CONTAINERS)
+        with pytest.raises(LocalProtocolError, match=f"at most {1000 + ROOM} bytes"):
+            outside.emit(JOB, "status", {"phase": "x" * (1000 + ROOM)}, now=1)
         with pytest.raises(LocalProtocolError, match=f"at most {LIMIT} bytes"):
-            outside.emit(JOB, "status", {"phase": "x" * LIMIT}, now=1)
+            outside.send("returned", "x" * LIMIT)
         with pytest.raises(LocalProtocolError):
             outside.settle(JOB, 1, "1", "cost.x", {"a": object()}, now=1)
     assert asked == []
