@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -10,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -473,6 +476,45 @@ def test_a_journal_that_cannot_be_opened_again_has_failed(
     watched.close()
     monkeypatch.undo()
     assert held_by(tmp_path / "journal") == [b"snapshot"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_appended_at_any_step_of_a_compaction_is_kept(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dice, appended, steps = random.Random(seed), list[bytes](), list[str]()
+    watched = Watched(SqliteJournal(tmp_path / "journal"))
+
+    def append(step: str) -> None:
+        steps.append(step)
+        for _ in range(dice.randrange(4) if len(appended) < 100 else 0):
+            records = numbered(*range(len(appended), len(appended) + dice.randrange(1, 4)))
+            watched.append(*records)
+            appended.extend(records)
+
+    def interrupted(step: str) -> Callable[..., None]:
+        go_on = getattr(draft_module.Draft, step)
+
+        def do(self: draft_module.Draft, *rows: Any) -> None:
+            append(step)
+            go_on(self, *rows)
+            append(step)
+
+        return do
+
+    for step in ("keep", "add", "complete", "finish"):
+        monkeypatch.setattr(draft_module.Draft, step, interrupted(step))
+    watched.append(b"before")
+    watched.journal.compact(b"snapshot %d" % number + b"x" * 100_000 for number in range(12))
+    watched.compacted()
+    append("afterwards")
+    watched.settle()
+    watched.close()
+    monkeypatch.undo()
+    held = held_by(tmp_path / "journal")
+    assert [len(record) for record in held[:12]] == [100_010] * 10 + [100_011] * 2
+    assert held[12:] == appended
+    assert {"keep", "add", "complete", "finish"} <= {*steps}
 
 
 def test_what_a_compaction_left_behind_is_removed(tmp_path: Path) -> None:
