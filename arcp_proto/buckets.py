@@ -25,9 +25,9 @@ class Bucket:
         """Whether one more may pass."""
         return self._full_at + self._interval <= now + self._depth
 
-    def charge(self, now: Time) -> None:
-        """One has passed, whether it might or not."""
-        self._full_at = (self._full_at if self._full_at > now else now) + self._interval
+    def charge(self, now: Time, count: int = 1) -> None:
+        """So many have passed, whether they might or not."""
+        self._full_at = (self._full_at if self._full_at > now else now) + count * self._interval
 
     def take(self, now: Time) -> bool:
         """Let one pass, if it may."""

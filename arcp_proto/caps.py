@@ -382,6 +382,14 @@ def count_request(runtime: Runtime, connection: Connection, *, idle: bool) -> No
     raise Exceeded(limit, most, f"more than {most} requests a second", fatal=fatal)
 
 
+def count_work(runtime: Runtime, connection: Connection, extra: int) -> None:
+    """Count a request as so many more, by what it has cost; what is too much is refused from the next on."""
+    allowance, now = runtime.caps.allowances[connection.number], runtime.now
+    for bucket in (allowance.bucket, allowance.shared):
+        if bucket is not None:
+            bucket.charge(now, extra)
+
+
 def count_control_frames(runtime: Runtime, connection: Connection, count: int) -> None:
     """Count WebSocket frames that carry no message; raises Refusal.
 

@@ -28,6 +28,8 @@ DEFAULT_PAGE: Final = 100
 """Jobs of a page when the client does not say how many (§6.6)."""
 PAGE_BYTES: Final = 1024
 """More than what stands around the entries of a page: the request's id, the cursor."""
+JOBS_A_REQUEST: Final = 50
+"""Jobs that a listing shows, or looks at, count as one request more: they cost about as much (§14)."""
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -126,6 +128,9 @@ def on_list_jobs(
     limit = min(max(DEFAULT_PAGE if request.limit is None else request.limit, 1), limits.page)
     owners = owners_listed(runtime, principal)
     jobs, next_below = page(runtime.listing, owners, asked, below, limit, limits.page)
+    looked = len(jobs) if asked.indexed else min(len(runtime.jobs), limits.page)
+    if looked >= JOBS_A_REQUEST:
+        caps.count_work(runtime, connection, min(looked // JOBS_A_REQUEST, limits.requests_per_sec))
     room = limits.frame - wire.HEAD_BYTES - PAGE_BYTES
     entries: list[msgspec.Raw] = []
     for job in jobs:

@@ -333,3 +333,46 @@ def test_a_cursor_outlives_the_process_that_made_it() -> None:
     assert ids(listed(again, cursor=cursor)) == jobs[1::-1]
     assert refused(again, cursor=cursor[:-2] + "xx") == "INVALID_REQUEST"
     assert ids(listed(again, cursor=listed(again, limit=2)["next_cursor"])) == jobs[:1]
+
+
+def submit(world: World, count: int) -> None:
+    """Submit so many jobs, one a second."""
+    peer = world.client()
+    for _ in range(count):
+        world.advance(1)
+        peer.submit()
+
+
+@pytest.mark.parametrize(
+    ("jobs", "request_", "cost"),
+    [
+        (49, {}, 1),
+        (50, {}, 2),
+        (120, {}, 3),  # A page of 100.
+        (120, {"limit": 40}, 1),
+        (120, {"limit": 1, "filter": {"agent": "echo"}}, 3),
+        (120, {"filter": {"agent": "nothing"}}, 3),
+    ],
+)
+def test_a_listing_counts_by_the_jobs_that_it_looks_at(
+    jobs: int, request_: dict[str, Any], cost: int
+) -> None:
+    limits = Limits(requests_per_sec=30, principal_requests_per_sec=10_000)
+    world = World(msgspec.structs.replace(QUIET, limits=limits))
+    submit(world, jobs)
+    peer = world.client()
+    listed(peer, **request_)
+    for number in range(60 - cost):  # Twice as many at once.
+        assert peer.send("session.ping", {"nonce": f"{number}"})[0]["type"] == "session.pong"
+    [frame] = peer.send("session.ping", {"nonce": "late"})
+    assert (frame["type"], frame["payload"]["details"]["limit"]) == ("session.error", "requests_per_sec")
+
+
+def test_a_listing_never_counts_for_more_than_a_second() -> None:
+    limits = Limits(requests_per_sec=1, principal_requests_per_sec=10_000)
+    world = World(msgspec.structs.replace(QUIET, limits=limits))
+    submit(world, 200)
+    peer = world.client()
+    assert len(ids(listed(peer))) == 100
+    world.advance(1)
+    assert len(ids(listed(peer))) == 100
