@@ -49,7 +49,13 @@ def age(runtime: Runtime, session: Session) -> None:
     """A session that does not acknowledge keeps what is younger than the window (§6.3)."""
     aged = aged_at(runtime, session)
     horizon = Time(runtime.now - runtime.config.resume_window_sec * SECOND)
-    if aged is not None and runtime.now >= aged and (upto := session.log.older_than(horizon)):
+    if aged is None or runtime.now < aged:
+        return
+    log = session.log
+    upto = log.older_than(horizon)
+    if runtime.journaling:  # What the journal still has to store was sent to nobody yet.
+        upto = min(upto, log.last - log.unsaved[0])
+    if upto >= log.first:
         runtime.commit(Evicted(session.id, upto))
 
 

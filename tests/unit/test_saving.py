@@ -270,3 +270,21 @@ def test_the_smallest_logs_come_to_rest(events: int) -> None:
     assert told(world, job)[-1] is ResumeJob
     assert peer.numbers() == list(range(1, len(peer.numbers()) + 1))
     assert world.runtime.unsaved == {}
+
+
+def test_without_ack_age_costs_no_event_that_is_not_durable() -> None:
+    """The journal stands still for longer than the resume window, and the client reads all the time."""
+    world = World(msgspec.structs.replace(QUIET, resume_window_sec=60))
+    peer, job = held(world, features=())
+    for _ in range(8):
+        emits(world, job, 1)
+        world.advance(20)
+    assert (session_of(world, peer).log.first, peer.numbers()) == (1, [])
+    world.durable = True
+    world.persist()
+    assert peer.numbers() == list(range(1, 9))
+    emits(world, job, 2)
+    world.advance(61)
+    emits(world, job, 2)
+    assert session_of(world, peer).log.first > 8
+    assert peer.numbers() == list(range(1, 13))
