@@ -13,7 +13,7 @@ WANTED: Final = 65_536
 KEPT: Final = 4
 """One of so many is kept for agents in processes, `job.open`, the journal, and the audit."""
 LEAST_KEPT: Final = 128
-"""Twice what a listener accepts before it closes what is too many."""
+"""Eight times what a listener accepts at once: closing what is too many takes a loop some turns."""
 EARLY_KEPT: Final = 32
 """Connections for those who are let in, of the half that is not for connections before their welcome."""
 

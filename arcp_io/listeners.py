@@ -12,7 +12,7 @@ import anyio
 from .forks import keep_from_copies
 
 BACKLOG: Final = 1024
-ACCEPTED_AT_ONCE: Final = 64
+ACCEPTED_AT_ONCE: Final = 16
 """Connections accepted before others get their turn."""
 RETRY_DELAY: Final = 0.1
 """Seconds without accepting after it has failed, because no descriptor is free for example."""

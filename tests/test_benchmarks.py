@@ -210,7 +210,8 @@ def test_repetitions_are_interleaved_and_a_failure_costs_only_its_own_figures() 
 @pytest.mark.parametrize("implementation", OURS_AND_FLOOR)
 def test_servers_serve_the_load_client(implementation: Implementation) -> None:
     with serving()(implementation) as server:
-        assert events(200, False, server)["server_cpu_us"] > 0
+        # The clock of another process may stand still for as long as so few events take.
+        assert any(events(200, False, server)["server_cpu_us"] > 0 for _ in range(50))
         assert throughput(50, 8, server)["jobs_per_s"] > 0
         assert fan_out(2, True, server)["deliveries_per_s"] > 0
         assert replay(200, server)["replay_ms"] > 0
