@@ -17,7 +17,7 @@ from tests.runners import driver_of
 STDERR: Final = pytest.StashKey[int]()
 """Standard error, also while it is captured."""
 
-QUICK: Final = 25
+QUICK: Final = 20
 """Examples of a property in the profile `quick`, the default; `ci` tries 100, `long` 5,000."""
 MOST_WORKERS: Final = 8
 """Processes that share the tests, at most; two a processor below that, since many tests wait."""

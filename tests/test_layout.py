@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -116,6 +117,17 @@ def test_each_module_of_the_core_has_its_tests(path: Path) -> None:
     tests = ROOT / "tests" / "unit" / f"test_{path.stem}.py"
     assert tests.exists()
     assert any(found.name.startswith("test_") for found in functions(tests.read_text()))
+
+
+def test_every_test_is_run_by_one_of_the_two_commands() -> None:
+    """By `pytest` without a word, or by what `.ci/run` adds to it."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    by_itself = {Path(name) for name in config["tool"]["pytest"]["ini_options"]["testpaths"]}
+    added = {Path(name) for name in re.findall(r"\btests/\w+\b", (ROOT / ".ci" / "run").read_text())}
+    there = {path.parent.relative_to(ROOT) for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert there <= by_itself | added
+    assert Path("tests/test_*.py") in by_itself
+    assert Path("tests/brute_force") in there - by_itself
 
 
 @pytest.mark.parametrize("package", PACKAGES)
