@@ -19,6 +19,8 @@ STDERR: Final = pytest.StashKey[int]()
 
 QUICK: Final = 20
 """Examples of a property in the profile `quick`, the default; `ci` tries 100, `long` 5,000."""
+PLANTED: Final = "test_planted.py"
+"""Tests of the judges, which find bugs that are planted; left out where pytest is run without a word."""
 MOST_WORKERS: Final = 8
 """Processes that share the tests, at most; two a processor below that, since many tests wait."""
 
@@ -74,6 +76,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        left_out = [item for item in items if item.path.name == PLANTED]
+        items[:] = [item for item in items if item.path.name != PLANTED]
+        config.hook.pytest_deselected(items=left_out)
     if config.getoption("loops") == "one":
         items[:], left_out = loops.one_of_each(items)
         config.hook.pytest_deselected(items=left_out)
