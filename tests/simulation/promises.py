@@ -283,7 +283,7 @@ class Promises:
         ahead, line.ahead = line.ahead, 0
         if told is None or not (line.proves or ahead):
             return
-        if line.proves and line.connection.phase is Phase.OPEN:
+        if line.proves and line.connection.phase is Phase.OPEN and not line.connection.holds_input:
             self.prove(told, line.token)
         elif line.token in told.tokens:  # Whether it was carried out is not known.
             told.doubtful.update(told.tokens[: told.tokens.index(line.token)])
