@@ -55,13 +55,12 @@ class _Fields(msgspec.Struct):
     input: msgspec.Raw = msgspec.Raw(b"null")
 
 
-_decode_fields: Final = msgspec.json.Decoder(_Fields).decode
+_decode_fields: Final = wire.decoder_of(_Fields)
 
 
 def input_of(envelope: Envelope) -> Input:
     """Return the input in the payload of a `job.submit` that was read; nothing else of it is kept."""
-    json = bytes(_decode_fields(envelope.payload).input)
-    return Input(json, memory_of(json) if len(json) > SMALL else 0)
+    return Input.of(bytes(_decode_fields(envelope.payload).input))
 
 
 def given_bytes(input: Input, lease: Mapping[str, Sequence[str]] | None) -> int:
@@ -84,7 +83,6 @@ def memory_of(json: bytes) -> int:
         width = 4 if json.translate(None, _BELOW_FOUR_BYTES) else 2
     if b"\\u" in json:
         width = 4 if width == 4 or _WIDE.search(json) else 2
-    # Each quote that is left begins or ends a string.
     # Each quote that is left begins or ends a string.
     clean = json.replace(b"\\\\", b"").replace(b'\\"', b"")
     bare = objects = lists = items = quotes = 0

@@ -122,7 +122,7 @@ class _Names(msgspec.Struct):
     resume: msgspec.Raw = NULL
 
 
-_decode_names: Final = msgspec.json.Decoder(_Names).decode
+_decode_names: Final = wire.decoder_of(_Names)
 
 
 def _named_session(runtime: Runtime, connection: Connection, refusal: Refusal) -> SessionId:
