@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Final
 
 import pytest
@@ -88,6 +90,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return loops.call(pyfuncitem)
+
+
+@pytest.fixture(autouse=True)
+def levels_of_loggers() -> Iterator[None]:
+    """Loggers have the levels that they had: what a test captures depends on no other test."""
+    loggers = [logging.getLogger(name) for name in ("", "arcp_io", "arcp_io.audit")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture

@@ -36,15 +36,19 @@ LEAVES_GROUP = f"import os; os.setpgid(0, 0)\n{SLEEP}"
 FORKS_ON = """
 import asyncio
 import os
+import time
+ends = time.monotonic() + 200  # A test that is killed leaves it behind.
 print("begun", flush=True)
-while True:
+while time.monotonic() < ends:
     if os.fork():
         os._exit(0)
 """
 FORKS_AWAY = """
 import os
+import time
+ends = time.monotonic() + 200
 print("begun", flush=True)
-while True:
+while time.monotonic() < ends:
     if os.fork():
         os._exit(0)
     os.setsid()
