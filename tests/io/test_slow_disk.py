@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -55,14 +56,15 @@ class LateJournal(MemoryJournal):
 
 
 class Start:
-    """Lets agents begin, in tasks and in threads."""
+    """Lets agents begin, in tasks, in threads and in processes, which look for a file."""
 
-    def __init__(self) -> None:
-        self.task, self.thread = anyio.Event(), threading.Event()
+    def __init__(self, path: Path) -> None:
+        self.task, self.thread, self.path = anyio.Event(), threading.Event(), path
 
     def set(self) -> None:
         self.task.set()
         self.thread.set()
+        self.path.touch()
 
 
 def make_app(start: Start) -> App:
@@ -105,7 +107,9 @@ def make_app(start: Start) -> App:
 
 
 async def publish(job: JobContext, input: Any) -> None:
-    """Publish without pause, in a process of its own."""
+    """Publish without pause, in a process of its own, once the file exists that the input names."""
+    while not await anyio.Path(input).exists():
+        await anyio.sleep(0.01)
     for number in range(EVENTS):
         await job.log("info", f"{number}")
 
@@ -122,8 +126,12 @@ def log_of(server: Server) -> Log:
 
 
 async def comes_to_rest(server: Server) -> None:
-    """Every agent that runs waits, and nothing more is published."""
-    await until(lambda: any(job.paused for job in server.runtime.running.values()))
+    """The journal makes the agents wait, and nothing more is published.
+
+    A full transport makes them wait as well, so that a paused job alone tells nothing about the journal.
+    """
+    [session] = server.runtime.sessions.values()
+    await until(lambda: session.awaits_journal)
     last = -1
     while last != log_of(server).last:
         last = log_of(server).last
@@ -132,23 +140,20 @@ async def comes_to_rest(server: Server) -> None:
 
 
 @pytest.mark.parametrize("agent", ["task", "thread", "process"])
-async def test_an_agent_waits_in_its_next_call_for_a_journal_that_is_held(agent: str) -> None:
-    journal, start = LateJournal(), Start()
+async def test_an_agent_waits_in_its_next_call_for_a_journal_that_is_held(agent: str, tmp_path: Path) -> None:
+    journal, start = LateJournal(), Start(tmp_path / "start")
     async with (
         serve(make_app(start), port=0, journal=journal) as server,
         connect(server.url, token=TOKEN) as session,
     ):
-        job = await session.submit(agent)
-        events = aiter(job)
-        seen = [await anext(events)] if agent == "process" else []
+        job = await session.submit(agent, str(start.path))
         journal.held.set()
         start.set()
         await comes_to_rest(server)
         waiting, _ = log_of(server).unsaved
         assert QUARTER <= waiting < QUARTER + ONE_BATCH
         journal.release()
-        seen += [event async for event in events]
-        texts = [event.body["message"] for event in seen if event.kind == "log"]
+        texts = [event.body["message"] async for event in job if event.kind == "log"]
         assert texts == [f"{number}" for number in range(EVENTS)]
         assert session.lost is None
 
@@ -161,9 +166,9 @@ async def test_an_agent_waits_in_its_next_call_for_a_journal_that_is_held(agent:
         pytest.param("large.result", 600 * KIB, id="large results"),
     ],
 )
-async def test_much_at_once_waits_as_well(agent: str, most: int) -> None:
+async def test_much_at_once_waits_as_well(agent: str, most: int, tmp_path: Path) -> None:
     """Two of them: together they are too much for a log, if the second one does not wait for the first."""
-    journal, start = LateJournal(), Start()
+    journal, start = LateJournal(), Start(tmp_path / "start")
     async with (
         serve(make_app(start), port=0, journal=journal) as server,
         connect(server.url, token=TOKEN) as session,
