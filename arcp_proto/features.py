@@ -6,6 +6,9 @@ from typing import Final
 
 from .credentials import FEATURE as PROVISIONED_CREDENTIALS
 
+POSITIONS: Final = "x-vendor.arcp-io.job_seq"
+"""Events say their position in their job as `job_seq`; a session without it sees no `job_seq` anywhere."""
+
 FEATURES: Final = (
     "heartbeat",
     "ack",

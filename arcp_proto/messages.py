@@ -205,6 +205,8 @@ class JobEntry(msgspec.Struct, omit_defaults=True):
     parent_job_id: str | None = None
     trace_id: str | None = None
     credentials: list[Credential] | None = None
+    job_seq: Count | None = None
+    """The position of the last event of the job, with the feature POSITIONS."""
 
 
 class Jobs(msgspec.Struct):
@@ -253,6 +255,8 @@ class Accepted(msgspec.Struct, omit_defaults=True):
     parent_job_id: str | None = None
     status: str | None = None
     """What some runtimes say of a job that is accepted again by its key; ours does not."""
+    job_seq: Count | None = None
+    """The position of the last event of the job, with the feature POSITIONS."""
 
 
 class Cancel(msgspec.Struct, omit_defaults=True):
@@ -272,15 +276,24 @@ class Cancelled(msgspec.Struct, omit_defaults=True):
 
 
 class Subscribe(msgspec.Struct, omit_defaults=True):
-    """`job.subscribe` (§7.6)."""
+    """`job.subscribe` (§7.6).
+
+    With the feature POSITIONS `from_job_seq` asks for the history above a position, and `from_event_seq` is
+    ignored beside it.
+    """
 
     job_id: Id
     from_event_seq: Count | None = None
     history: bool = False
+    from_job_seq: Count | None = None
 
 
 class Subscribed(msgspec.Struct, omit_defaults=True):
-    """`job.subscribed` (§7.6)."""
+    """`job.subscribed` (§7.6).
+
+    With the feature POSITIONS `job_seq` is the position of the last event of the job. `history_from_job_seq`
+    is the position of the first event that is left, if some of the history that was asked for is gone.
+    """
 
     job_id: Id
     current_status: str
@@ -295,6 +308,8 @@ class Subscribed(msgspec.Struct, omit_defaults=True):
     parent_job_id: str | None = None
     trace_id: str | None = None
     history_from: Count | None = None
+    job_seq: Count | None = None
+    history_from_job_seq: Count | None = None
 
 
 class Unsubscribe(msgspec.Struct):
@@ -302,16 +317,21 @@ class Unsubscribe(msgspec.Struct):
 
 
 class JobEvent(_Guarded, omit_defaults=True):
-    """`job.event` (§8.1); `source_seq` is the job's home number, for observers."""
+    """`job.event` (§8.1); `source_seq` is the job's home number, for observers.
+
+    `job_seq` is the position of the event in its job, for sessions with the feature POSITIONS.
+    """
 
     kind: str
     ts: str
     body: dict[str, Any]
     source_seq: Count | None = None
+    job_seq: Count | None = None
 
     def __repr__(self) -> str:
         body = "…" if self.body.get("phase") == "credential_rotated" else repr(self.body)
-        return f"JobEvent(kind={self.kind!r}, ts={self.ts!r}, body={body}, source_seq={self.source_seq})"
+        numbers = f"source_seq={self.source_seq}, job_seq={self.job_seq}"
+        return f"JobEvent(kind={self.kind!r}, ts={self.ts!r}, body={body}, {numbers})"
 
 
 class Result(msgspec.Struct, omit_defaults=True):
@@ -328,6 +348,7 @@ class Result(msgspec.Struct, omit_defaults=True):
     content_type: str | None = None
     summary: str | None = None
     source_seq: Count | None = None
+    job_seq: Count | None = None
 
 
 class JobError(msgspec.Struct, omit_defaults=True):
@@ -344,6 +365,7 @@ class JobError(msgspec.Struct, omit_defaults=True):
     details: dict[str, Any] | None = None
     source_seq: Count | None = None
     request_id: str | None = None
+    job_seq: Count | None = None
 
 
 TO_RUNTIME: Final[Mapping[str, type[msgspec.Struct]]] = {

@@ -267,6 +267,18 @@ REQUESTS: Final[list[tuple[str, Any, dict[str, Any], msgspec.Struct]]] = [
     ("job.cancel", {"job_id": "mine", "reason": ["why"]}, {"job_id": "j"}, Cancel("mine", "")),
     ("job.cancel", {"job_id": "j", "reason": "r" * 1001}, {}, Cancel("j", "r" * 1000)),
     ("job.subscribe", {"history": 1, "from_event_seq": "7"}, {"job_id": "j"}, Subscribe("j", 7, True)),
+    (
+        "job.subscribe",
+        {"history": 1, "from_job_seq": "7"},
+        {"job_id": "j"},
+        Subscribe("j", None, True, from_job_seq=7),
+    ),
+    (
+        "job.subscribe",
+        {"job_id": "j", "history": True, "from_job_seq": 7.0, "from_event_seq": None},
+        {},
+        Subscribe("j", None, True, from_job_seq=7),
+    ),
     ("job.subscribe", {"job_id": "j", "history": None}, {}, Subscribe("j")),
     ("job.unsubscribe", None, {"job_id": "j"}, Unsubscribe("j")),
 ]
@@ -461,6 +473,8 @@ MESSAGES: Final[list[tuple[str, Any, dict[str, Any], msgspec.Struct]]] = [
     ("job.subscribed", {"job_id": "j", "replayed": "yes"}, {}, Subscribed("j", "", "", {}, 0, False, "")),
     ("job.event", {"kind": "status"}, {}, JobEvent("status", "", {})),
     ("job.event", {"kind": "k", "ts": 5, "body": None, "source_seq": "5"}, {}, JobEvent("k", "", {}, 5)),
+    ("job.event", {"kind": "k", "job_seq": "5"}, {}, JobEvent("k", "", {}, job_seq=5)),
+    ("job.event", {"kind": "k", "ts": "t", "body": {}, "job_seq": None}, {}, JobEvent("k", "t", {})),
     ("job.event", {"kind": "k", "ts": "t", "body": [1]}, {}, JobEvent("k", "t", {"value": [1]})),
     (
         "job.event",
@@ -665,6 +679,8 @@ REFUSED: Final[list[tuple[str, str, Any, str]]] = [
     ("runtime", "job.cancel", {"job_id": "j" * 257}, "job_id"),
     ("runtime", "job.subscribe", {}, "job_id"),
     ("runtime", "job.subscribe", {"job_id": "j", "from_event_seq": -1}, "from_event_seq"),
+    ("runtime", "job.subscribe", {"job_id": "j", "from_job_seq": -1}, "from_job_seq"),
+    ("runtime", "job.subscribe", {"job_id": "j", "from_job_seq": "x"}, "from_job_seq"),
     ("runtime", "job.subscribe", {"job_id": "j", "history": "maybe"}, "history"),
     ("runtime", "job.unsubscribe", {"job_id": None}, "job_id"),
     ("client", "session.welcome", {}, "session_id"),
