@@ -12,6 +12,7 @@ from .answers import entry_json
 from .connection import Connection, Phase
 from .errors import ErrorCode, Refusal
 from .handshake import on_hello, on_resume, prove
+from .limits import MAX_ID_LENGTH
 from .listing import Filter, page
 from .machine import CLOSE_NORMAL, found
 from .observing import on_subscribe, on_unsubscribe, owners_listed
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PAGE: Final = 100
 """Jobs of a page when the client does not say how many (§6.6)."""
-PAGE_BYTES: Final = 1024
-"""More than what stands around the entries of a page: the request's id, the cursor."""
+PAGE_BYTES: Final = 6 * MAX_ID_LENGTH + 512
+"""More than what stands around the entries of a page: the request's id, all of it escaped, and the cursor."""
 JOBS_A_REQUEST: Final = 50
 """Jobs that a listing shows, or looks at, count as one request more: they cost about as much (§14)."""
 

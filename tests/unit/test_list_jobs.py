@@ -8,10 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto import wire
 from arcp_proto.ids import SECOND
-from arcp_proto.limits import Limits
+from arcp_proto.limits import MAX_ID_LENGTH, Limits
 from arcp_proto.listing import Filter
 from arcp_proto.messages import JobFilter
+from arcp_proto.runtime_handlers import PAGE_BYTES
 
 from .world import CONFIG, UNIX, Peer, World
 
@@ -203,6 +205,40 @@ def test_a_page_that_does_not_fit_a_frame_ends_early() -> None:
     assert list(chain(*found)) == jobs[::-1]
     assert [len(page) for page in found] == [4, 4, 1]
     assert max(map(len, peer.raw)) <= 60 * 1024
+
+
+SMALL_FRAME = 32 * 1024
+
+
+def four_jobs(length: int) -> Peer:
+    """Return a client with four jobs: an old one, one whose last pattern has this length, two large ones."""
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(frame=SMALL_FRAME)))
+    peer = world.client()
+    for patterns, last in ((0, 1), (2, length), (31, 440), (31, 440)):
+        lease = [*(f"{number:03}" + "x" * 440 for number in range(patterns)), "y" * last]
+        peer.submit(lease_request={"tool.call": lease})
+    return peer
+
+
+def length_that_fills_a_page() -> int:
+    """Return the length with which three entries of `four_jobs` take all bytes of a page."""
+    entries = listed(four_jobs(1), limit=3)["jobs"]
+    room = SMALL_FRAME - wire.HEAD_BYTES - PAGE_BYTES
+    return 1 + room - sum(len(wire.encode_value(entry)) + 1 for entry in entries)
+
+
+def test_a_page_takes_an_entry_that_fits_to_the_byte() -> None:
+    length = length_that_fills_a_page()
+    assert [len(page) for page in pages(four_jobs(length))] == [3, 1]
+    assert [len(page) for page in pages(four_jobs(length + 1))] == [2, 2]
+
+
+def test_a_full_page_fits_a_frame_whatever_the_id_of_its_request() -> None:
+    """Each character of the id takes six bytes as JSON."""
+    peer = four_jobs(length_that_fills_a_page())
+    [page] = peer.send("session.list_jobs", id="\x01" * MAX_ID_LENGTH)
+    assert len(page["payload"]["jobs"]) == 3 and page["payload"]["next_cursor"]
+    assert len(peer.raw[-1]) <= SMALL_FRAME
 
 
 # Filters.
