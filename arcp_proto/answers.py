@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from .session import Session
 
 
-def accepted_of(job: Job, request_id: str, quirk: Quirk | None = None) -> messages.Accepted:
-    """`job.accepted` (§7.1), in the form that the peer reads."""
+def accepted_of(job: Job, request_id: str, session: Session | None = None) -> messages.Accepted:
+    """`job.accepted` (§7.1), in the form that the peer of a session reads."""
     terms = job.terms
+    quirk = None if session is None else session.quirk
     return messages.Accepted(
         job_id=job.id,
         agent=terms.agent if terms.version is None else job.agent,
@@ -34,26 +35,29 @@ def accepted_of(job: Job, request_id: str, quirk: Quirk | None = None) -> messag
         lease_constraints=_constraints(job) if terms.expires_at else None,
         budget=_budget(job.budget.initial, quirk) if job.budget.initial else None,
         trace_id=terms.trace.trace_id,
+        job_seq=job.last_position if session is not None and session.positions else None,
     )
 
 
-def accepted_again(claim: Claim, request_id: str, quirk: Quirk) -> messages.Accepted:
+def accepted_again(claim: Claim, request_id: str, session: Session) -> messages.Accepted:
     """`job.accepted` once more, of a job that is known by its idempotency key alone (§7.2)."""
     accepted = msgspec.convert(wire.decode_value(claim.accepted), messages.Accepted)
     accepted.request_id = request_id
+    if session.positions and claim.position:
+        accepted.job_seq = claim.position
     if accepted.budget is not None:
         amounts = {
             currency: msgspec.Raw(wire.encode_checked(amount)) for currency, amount in accepted.budget.items()
         }
-        accepted.budget = _as_read(amounts, quirk)
+        accepted.budget = _as_read(amounts, session.quirk)
     return accepted
 
 
 def subscribed_of(
-    job: Job, request_id: str, *, replayed: bool, history_from: int | None
+    job: Job, session: Session, request_id: str, *, replayed: bool, cut: bool
 ) -> messages.Subscribed:
-    """`job.subscribed` (§7.6)."""
-    terms = job.terms
+    """`job.subscribed` (§7.6); `cut` says that some of the history that was asked for is gone."""
+    terms, positions = job.terms, session.positions
     return messages.Subscribed(
         job_id=job.id,
         current_status=job.status.value,
@@ -66,8 +70,17 @@ def subscribed_of(
         budget=_budget(_own_counters(job), None),
         parent_job_id=terms.parent_job_id,
         trace_id=terms.trace.trace_id,
-        history_from=history_from,
+        history_from=_history_from(job) if cut else None,
+        job_seq=job.last_position if positions else None,
+        history_from_job_seq=job.history.first + 1 if cut and positions else None,
     )
+
+
+def _history_from(job: Job) -> int:
+    """Return the home number of the first event that is left, or of the next one."""
+    if job.history.events:
+        return job.history.source_at(job.history.first)
+    return job.home_seq + 1 if job.end is None else job.end.source
 
 
 def entry_of(job: Job, session: Session | None = None) -> messages.JobEntry:
@@ -95,12 +108,12 @@ def entry_json(job: Job, session: Session) -> bytes:
 
     What is not small is written each time: it is kept once, in the job.
     """
-    if job.entry is not None:
-        return job.entry
-    entry = wire.encode_checked(entry_of(job, session))
-    if job.end is not None and len(job.packed or b"") <= SMALL:
-        job.entry = entry
-    return entry
+    entry = job.entry
+    if entry is None:
+        entry = wire.encode_checked(entry_of(job, session))
+        if job.end is not None and len(job.packed or b"") <= SMALL:
+            job.entry = entry
+    return b'%b,"job_seq":%d}' % (entry[:-1], job.last_position) if session.positions else entry
 
 
 def _constraints(job: Job) -> messages.LeaseConstraints | None:

@@ -143,7 +143,7 @@ def _answered(runtime: Runtime, session: Session, job: Job, request_id: str) -> 
     """A session was told that the job is accepted: it may cancel it, and may ask for the answer again."""
     others = job.submitters and tuple(other for other in job.submitters if other in runtime.sessions)
     job.submitters = others if session.id in others else (*others, session.id)
-    payload = wire.encode_checked(accepted_of(job, request_id, session.quirk))
+    payload = wire.encode_checked(accepted_of(job, request_id, session))
     reply = Reply(session.log.last, request_id, "job.accepted", job.id, payload)
     session.replies.add(reply, runtime.limits)
 
@@ -165,21 +165,19 @@ def _published(runtime: Runtime, record: records.Published) -> None:
 
 def _delivered(runtime: Runtime, record: records.Delivered) -> None:
     session = runtime.sessions[record.session_id]
-    head = head_of(runtime, record.job_id, record.trace_id, record.message_type, observed=record.source > 0)
-    append(runtime, session, Entry.of(head, record.payload, record.source))
+    head = head_of(runtime, record.job_id, record.trace_id, record.message_type)
+    append(runtime, session, Entry(head, record.payload, record.position, record.source))
     job = runtime.jobs.get(record.job_id)
     if job is not None and job.home is session:
         job.home_seq = session.log.last
 
 
-def head_of(
-    runtime: Runtime, job_id: JobId, trace_id: str | None, message_type: str, *, observed: bool
-) -> bytes:
+def head_of(runtime: Runtime, job_id: JobId, trace_id: str | None, message_type: str) -> bytes:
     """The head of what is numbered for a job, also for one that is forgotten."""
     job = runtime.jobs.get(job_id)
     if job is not None:
-        return job.head(message_type, observed=observed)
-    return wire.event_head(message_type, job_id, trace_id, observed=observed)
+        return job.head(message_type)
+    return wire.event_head(message_type, job_id, trace_id)
 
 
 def _outcome_fixed(runtime: Runtime, record: records.OutcomeFixed) -> None:
@@ -246,7 +244,8 @@ def _job_ended(runtime: Runtime, record: records.JobEnded) -> None:
         runtime.holdings.keep(job.terms.principal, job.kept)
     if job.terms.idempotency_key is not None:
         ended = (record.message_type, record.payload, inline)
-        size = runtime.keys.ended(job.terms.principal, job.terms.idempotency_key, ended, record.at)
+        key, position = job.terms.idempotency_key, job.last_position
+        size = runtime.keys.ended(job.terms.principal, key, ended, record.at, position)
         runtime.hold_key(job.terms.principal, size)
 
 
@@ -274,7 +273,7 @@ def _cut_whole(runtime: Runtime, job: Job, whole: records.Whole, end: End) -> No
         payload = wire.open_event(EventKind.RESULT_CHUNK, ts, body)
         keep(runtime, job, payload, end.source, RESULT_CHUNK)
         for session in observers:
-            append(runtime, session, Entry.of(job.head(EVENT, observed=True), payload, end.source))
+            append(runtime, session, Entry(job.head(EVENT), payload, job.history.end, end.source))
 
 
 def _reads_chunks(session: Session) -> bool:
@@ -292,9 +291,10 @@ def terminal(
 ) -> Entry:
     """The end of a job as an entry of one session's log; `whole` as in `JobEnded`."""
     message_type, payload = ending(runtime, job, session, end, whole)
+    position = job.history.end + 1
     if observed:
-        return Entry.of(job.head(message_type, observed=True), payload, end.source)
-    return Entry(job.new_head(message_type), payload)
+        return Entry(job.head(message_type), payload, position, end.source)
+    return Entry(job.new_head(message_type), payload, position)
 
 
 def ending(
@@ -364,10 +364,12 @@ def _observed(runtime: Runtime, record: records.Observed) -> None:
 def _replayed(runtime: Runtime, record: records.Replayed) -> None:
     session, job = runtime.sessions[record.session_id], runtime.jobs[record.job_id]
     backlog = session.backlogs[job.id]
-    head = job.head(EVENT, observed=True)
+    head, start = job.head(EVENT), backlog.position
     entries = [
-        Entry.of(head, payload, source)
-        for payload, source, feature in job.history.between(backlog.position, record.upto)
+        Entry(head, payload, position, source)
+        for position, (payload, source, feature) in enumerate(
+            job.history.between(start, record.upto), start + 1
+        )
         if feature is None or takes(job, session, feature)
     ]
     size = session.log.extend(entries, runtime.now)
@@ -395,7 +397,14 @@ def _unobserved(runtime: Runtime, record: records.Unobserved) -> None:
     if record.last is not None:
         _delivered(
             runtime,
-            records.Delivered(session.id, job.id, record.message_type, record.last, record.source),
+            records.Delivered(
+                session.id,
+                job.id,
+                record.message_type,
+                record.last,
+                record.source,
+                position=record.position,
+            ),
         )
     session.backlogs.pop(job.id, None)
     session.observed.pop(job.id, None)

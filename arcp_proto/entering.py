@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
 from .credentials import Rotated, takes
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 EVENT: Final = "job.event"
 """The type of what is published in a job."""
-_AT_HOME: Final = (EVENT, False)
 
 
 def number(
@@ -33,18 +33,19 @@ def number(
     """
     feature, now, size = needs or FEATURE_OF_KIND.get(kind), runtime.now, len(payload)
     home, principal, ready = job.home, job.terms.principal, runtime.ready
-    count, connection, look = 1, None, False
+    history = job.history
+    count, connection, look, position = 1, None, False, history.end + 1
     if home is None:
         source = job.home_seq = job.home_seq + 1
     elif feature is None or feature in home.features:
         log, connection = home.log, home.connection
         count = 2  # Its home is a session of the same principal.
-        head = job.heads.get(_AT_HOME) or job.head(EVENT)
-        look = log.append(Entry(head, payload, 0, rotated), size, now)
+        head = job.heads.get(EVENT) or job.head(EVENT)
+        told = position if home.positions else 0
+        look = log.append(Entry(head, payload, told, 0, rotated), size, now)
         source = job.home_seq = log.last
     else:
         source = job.home_seq or 1  # What came before the first number of its home has no other.
-    history = job.history
     if history is NO_EVENTS:
         history = runtime.open_history(job)
     if history.append(payload, source, feature, size, now):
@@ -53,7 +54,7 @@ def number(
         connection.sent_at = now
         ready[connection] = None
     if job.observers:
-        entry = Entry.of(job.head(EVENT, observed=True), payload, source, rotated)
+        entry = Entry(job.head(EVENT), payload, position, source, rotated)
         for session in job.observers.values():
             if feature is None or takes(job, session, feature):
                 if session.log.append(entry, size, now):
@@ -81,9 +82,13 @@ def number_all(runtime: Runtime, job: Job, payloads: list[bytes]) -> bool:
     lets_in = log.lets_in(count, size, now) and history.lets_in(count, size, now)
     if not lets_in or not runtime.holdings.let_in(principal, 2 * count, 2 * size):
         return False
+    position = history.end + 1
     history.add(payloads, log.last + 1, size)
-    head = job.heads.get(_AT_HOME) or job.head(EVENT)
-    log.add([Entry(head, payload) for payload in payloads], size)
+    head = job.heads.get(EVENT) or job.head(EVENT)
+    if home.positions:
+        log.add(list(map(Entry, repeat(head), payloads, range(position, position + count))), size)
+    else:
+        log.add([Entry(head, payload) for payload in payloads], size)
     job.home_seq = log.last
     runtime.holdings.changed(principal, 2 * count, 2 * size)
     connection = home.connection

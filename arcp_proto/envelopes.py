@@ -19,14 +19,22 @@ FEW: Final = 4
 _THOUSAND: Final = 1_000
 _PADDED: Final = tuple(b"%03d" % number for number in range(_THOUSAND))
 _PLAIN: Final = tuple(b"%d" % number for number in range(_THOUSAND))
+_END: Final = wire.END
+_PADDED_END: Final = tuple(digits + _END for digits in _PADDED)
+_PLAIN_END: Final = tuple(digits + _END for digits in _PLAIN)
 
 
 class Envelopes:
-    """Writes what is numbered in one session, and keeps the pieces of the head that it wrote last."""
+    """Writes what is numbered in one session, and keeps the pieces of the head that it wrote last.
 
-    __slots__ = ("_head", "_id_prefix", "_pieces", "_session_id")
+    The session is told the positions of events, or the home numbers of what it observes.
+    """
 
-    def __init__(self, session_id: SessionId) -> None:
+    __slots__ = ("_head", "_id_prefix", "_name", "_pieces", "_positions", "_session_id")
+
+    def __init__(self, session_id: SessionId, *, positions: bool = False) -> None:
+        self._positions = positions
+        self._name = wire.JOB_SEQ if positions else wire.SOURCE_SEQ
         self._session_id = session_id.encode()
         self._id_prefix = event_id_prefix(session_id).encode()
         self._head = b""
@@ -57,9 +65,8 @@ class Envelopes:
     def one(self, entry: Entry, number: int) -> bytes:
         """The envelope of one entry."""
         payload = entry.payload if entry.rotated is None else entry.rotated.complete(entry.payload)
-        return wire.event_envelope(
-            entry.head, self._id_prefix, self._session_id, number, payload, entry.source
-        )
+        tail = wire.event_tail(self._name, entry.position if self._positions else entry.source)
+        return wire.event_envelope(entry.head, self._id_prefix, self._session_id, number, payload, tail)
 
     def _write(self, entries: Sequence[Entry], first: int) -> list[bytes]:
         """Envelopes whose numbers differ in the last three digits only."""
@@ -79,10 +86,31 @@ class Envelopes:
         else:
             plain = _PLAIN[low : low + len(entries)]
         join = b"".join
+        if self._positions:
+            told = [entry.position for entry in entries]
+        else:
+            told = [entry.source for entry in entries]
+            if not any(told):
+                return [
+                    join((before_id, last_digits, before_number, digits, before_payload, entry.payload, _END))
+                    for entry, last_digits, digits in zip(entries, padded, plain, strict=True)
+                ]
+        end, tails = _tails(self._name, told)
         return [
-            join((before_id, last_digits, before_number, digits, before_payload, entry.payload, entry.tail))
-            for entry, last_digits, digits in zip(entries, padded, plain, strict=True)
+            join((before_id, last_digits, before_number, digits, before_payload, entry.payload, end, tail))
+            for entry, last_digits, digits, tail in zip(entries, padded, plain, tails, strict=True)
         ]
+
+
+def _tails(name: bytes, numbers: list[int]) -> tuple[bytes, Sequence[bytes]]:
+    """Return what follows the payloads of envelopes that say these numbers: what all share, and the rest."""
+    first, count = numbers[0], len(numbers)
+    thousands, low = divmod(first, _THOUSAND)
+    if first and low + count <= _THOUSAND and numbers == [*range(first, first + count)]:
+        if thousands:
+            return b"%b%d" % (name, thousands), _PADDED_END[low : low + count]
+        return name, _PLAIN_END[low : low + count]
+    return b"", [wire.event_tail(name, number) for number in numbers]
 
 
 def _pieces(head: bytes) -> tuple[bytes, bytes, bytes, bytes]:

@@ -30,7 +30,8 @@ class Claim(msgspec.Struct):
 
     `accepted` is the encoded payload of `job.accepted` with an empty `request_id`. `ended` is the terminal:
     its type, its payload without the last brace, and that for sessions without `result_chunk`; None while
-    the job runs. `ended_at` is Unix time in nanoseconds.
+    the job runs. `ended_at` is Unix time in nanoseconds, `position` the position of the terminal in its job;
+    0 if a version before positions kept it.
     """
 
     fingerprint: bytes
@@ -38,6 +39,7 @@ class Claim(msgspec.Struct):
     accepted: bytes
     ended: tuple[str, bytes, bytes | None] | None = None
     ended_at: Time = Time(0)
+    position: int = 0
 
     @property
     def size(self) -> int:
@@ -123,11 +125,18 @@ class Keys:
             self._held[principal].ended.append(key)
             heappush(self._ended, (claim.ended_at, principal, key))
 
-    def ended(self, principal: Principal, key: str, ended: tuple[str, bytes, bytes | None], at: Time) -> int:
+    def ended(
+        self,
+        principal: Principal,
+        key: str,
+        ended: tuple[str, bytes, bytes | None],
+        at: Time,
+        position: int = 0,
+    ) -> int:
         """The job of a key is over; `at` is Unix time in nanoseconds. Returns the bytes that are kept."""
         claim = self._claims[principal, key]
         before = claim.size
-        claim.ended, claim.ended_at = ended, at
+        claim.ended, claim.position, claim.ended_at = ended, position, at
         held = self._held[principal]
         held.size += claim.size - before
         held.ended.append(key)

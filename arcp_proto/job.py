@@ -167,7 +167,7 @@ class Job(msgspec.Struct, eq=False):
     observers: dict[SessionId, Session] = NOTHING
     behind: dict[SessionId, Session] = NOTHING
     submitters: tuple[SessionId, ...] = ()
-    heads: dict[tuple[str, bool], bytes] = NOTHING
+    heads: dict[str, bytes] = NOTHING
     parent: Job | None = None
     children: dict[JobId, Job] = NOTHING
     credentials: dict[str, Held] = NOTHING
@@ -284,6 +284,11 @@ class Job(msgspec.Struct, eq=False):
         return self._grants
 
     @property
+    def last_position(self) -> int:
+        """The position of its last event, its terminal included; 0 before the first."""
+        return self.history.end if self.end is None else self.history.end + 1
+
+    @property
     def ended(self) -> bool:
         """Whether its terminal is out."""
         return not LIFECYCLE[self.status]
@@ -296,17 +301,16 @@ class Job(msgspec.Struct, eq=False):
         if not LIFECYCLE[status]:
             self._grants = None  # Compiled patterns are larger than all else that an ended job keeps.
 
-    def head(self, message_type: str, *, observed: bool = False) -> bytes:
-        """The template that all numbered envelopes of one type of this job share, at home or elsewhere."""
-        head = self.heads.get((message_type, observed))
+    def head(self, message_type: str) -> bytes:
+        """Return the template that all numbered envelopes of one type of this job share."""
+        head = self.heads.get(message_type)
         if head is None:
-            head = self.new_head(message_type, observed=observed)
+            head = self.new_head(message_type)
             if self.heads is NOTHING:
                 self.heads = {}
-            self.heads[message_type, observed] = head
+            self.heads[message_type] = head
         return head
 
-    def new_head(self, message_type: str, *, observed: bool = False) -> bytes:
-        """The same template, of what is sent once: nobody is to share it."""
-        trace_id = self.terms.trace.trace_id
-        return wire.event_head(message_type, self.id, trace_id, self.extensions, observed=observed)
+    def new_head(self, message_type: str) -> bytes:
+        """Return the same template for a message that is sent once, which is not kept."""
+        return wire.event_head(message_type, self.id, self.terms.trace.trace_id, self.extensions)

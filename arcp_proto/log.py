@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from . import wire
 from .ages import Ages
 from .errors import ensure
 from .ids import SessionId, Time
+from .wire import open_head
 
 if TYPE_CHECKING:
     from .credentials import Rotated
@@ -19,21 +20,17 @@ if TYPE_CHECKING:
 class Entry(msgspec.Struct, gc=False, frozen=True):
     """One event as every log holds it: the template of its head, and its payload without the last brace.
 
-    `source` is its home number in the log of an observer, and 0 at home (§7.6). `rotated` is what the payload
-    leaves out: the new value of a credential, as long as it is valid (§9.8.2). `tail` is what follows the
-    payload.
+    `position` is its place in its job, from 1, the same in every session; it is 0 for what is in no job's
+    history, and may be 0 in a session that is not told positions. `source` is its home number in the log of
+    an observer, and 0 at home (§7.6). `rotated` is what the payload leaves out: the new value of a
+    credential, as long as it is valid (§9.8.2).
     """
 
     head: bytes
     payload: bytes
+    position: int = 0
     source: int = 0
     rotated: Rotated | None = None
-    tail: bytes = wire.AT_HOME
-
-    @classmethod
-    def of(cls, head: bytes, payload: bytes, source: int, rotated: Rotated | None = None) -> Entry:
-        """With the tail that belongs to its home number."""
-        return cls(head, payload, source, rotated, wire.event_tail(source))
 
 
 class Run(msgspec.Struct, gc=False):
@@ -273,9 +270,15 @@ class Log:
         """Head, payload and source of every entry."""
         return [(entry.head, entry.payload, entry.source) for entry in self._entries]
 
-    def load(self, first: int, entries: Iterable[tuple[bytes, bytes, int]], at: Time) -> None:
-        """Fill an empty log from a snapshot."""
+    def positions(self) -> list[int]:
+        """Return the position of every entry."""
+        return [entry.position for entry in self._entries]
+
+    def load(
+        self, first: int, entries: Iterable[tuple[bytes, bytes, int]], positions: Iterable[int], at: Time
+    ) -> None:
+        """Fill an empty log from a snapshot; one of a version before positions has none of them."""
         ensure(not self._entries, "a log is loaded once")
         self.first, self.last = first, first - 1
-        for head, payload, source in entries:
-            self.append(Entry.of(head, payload, source), len(payload), at)
+        for (head, payload, source), position in zip(entries, chain(positions, repeat(0)), strict=False):
+            self.append(Entry(open_head(head), payload, position, source), len(payload), at)

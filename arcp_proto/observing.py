@@ -69,9 +69,28 @@ def on_subscribe(
     if right is not Right.OBSERVE:
         raise Refusal(ErrorCode.PERMISSION_DENIED, "this job may be listed, and not observed")
     check_room(runtime, session, job)
-    after = (subscribe.from_event_seq or 0) if subscribe.history else None
-    observe(runtime, session, job, after)
-    _answer(runtime, connection, session, envelope, job, after)
+    start, cut = _asked(session, job, subscribe) if subscribe.history else (None, False)
+    observe(runtime, session, job, start)
+    request_id = connection.request_id(envelope)
+    message = subscribed_of(job, session, request_id, replayed=start is not None, cut=cut)
+    payload = wire.encode_checked(message)
+    reply = Reply(session.log.last, request_id, "job.subscribed", job.id, payload)
+    runtime.commit(Replied(session.id, reply))
+    connection.answer(reply, job)
+
+
+def _asked(session: Session, job: Job, subscribe: messages.Subscribe) -> tuple[int, bool]:
+    """Return from where on a history is asked for, and whether some of that is gone.
+
+    The first is counted as by `History`, and is behind its end if not even the terminal is asked for.
+    """
+    history = job.history
+    if session.positions and subscribe.from_job_seq is not None:
+        return subscribe.from_job_seq, subscribe.from_job_seq < history.first
+    after = subscribe.from_event_seq or 0
+    if job.end is not None and after >= job.end.source:
+        return history.end + 1, after < history.cut
+    return history.after(after), after < history.cut
 
 
 def _note_decision(runtime: Runtime, session: Session, job_id: str) -> None:
@@ -112,19 +131,22 @@ def check_room(runtime: Runtime, session: Session, job: Job) -> None:
         )
 
 
-def observe(runtime: Runtime, session: Session, job: Job, after: int | None) -> None:
-    """Observe a job from the event above home number `after` on, None: live from now on."""
-    if after is None:
+def observe(runtime: Runtime, session: Session, job: Job, start: int | None) -> None:
+    """Observe a job with its history from `start` on, counted as by `History`; None: live from now on.
+
+    The terminal of a job that has ended stands at the end of its history.
+    """
+    if start is None:
         if not job.ended and job.home is not session and job.id not in session.observed:
             backlog = None if session.reading else Backlog(job.history.end)
             runtime.commit(Observed(session.id, job.id, backlog))
         return
-    position, end = job.history.after(after), job.history.end
+    start, end = max(start, job.history.first), job.history.end
     if job.home is session:
-        if position < end:
-            runtime.commit(Observed(session.id, job.id, Backlog(position, end)))
-    elif job.end is None or after < job.end.source:
-        runtime.commit(Observed(session.id, job.id, Backlog(position)))
+        if start < end:
+            runtime.commit(Observed(session.id, job.id, Backlog(start, end)))
+    elif job.end is None or start <= end:
+        runtime.commit(Observed(session.id, job.id, Backlog(min(start, end))))
     feed_soon(runtime, session, session.quirk.history_after_ms)
 
 
@@ -191,24 +213,3 @@ def _piece(runtime: Runtime) -> tuple[int, int]:
 def end_of(runtime: Runtime, session: Session, job: Job, why: str) -> Unobserved:
     """The end of a subscription, which says so last; the session and the job go on (§7.6)."""
     return Unobserved(session.id, job.id, delivering.notice(runtime, "unsubscribed", why))
-
-
-def _answer(
-    runtime: Runtime,
-    connection: Connection,
-    session: Session,
-    envelope: wire.Envelope,
-    job: Job,
-    after: int | None,
-) -> None:
-    history_from = None
-    if after is not None and after < job.history.cut:
-        history_from = job.history.source_at(job.history.first) if job.history.events else job.home_seq + 1
-        if job.end is not None and not job.history.events:
-            history_from = job.end.source
-    request_id = connection.request_id(envelope)
-    message = subscribed_of(job, request_id, replayed=after is not None, history_from=history_from)
-    payload = wire.encode_checked(message)
-    reply = Reply(session.log.last, request_id, "job.subscribed", job.id, payload)
-    runtime.commit(Replied(session.id, reply))
-    connection.answer(reply, job)

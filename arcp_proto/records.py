@@ -110,7 +110,8 @@ class Published(msgspec.Struct, tag=True, gc=False):
 class Delivered(msgspec.Struct, tag=True, gc=False):
     """Something numbered in one session only: `job.cancelled`, a notice, a terminal once more.
 
-    `source` is the home number of what has one, and 0 for the rest.
+    `source` is the home number of what has one, and 0 for the rest; `position` likewise the position in the
+    job.
     """
 
     session_id: SessionId
@@ -119,6 +120,7 @@ class Delivered(msgspec.Struct, tag=True, gc=False):
     payload: bytes
     source: int = 0
     trace_id: str | None = None
+    position: int = 0
 
 
 class OutcomeFixed(msgspec.Struct, tag=True, gc=False):
@@ -266,7 +268,7 @@ class Replayed(msgspec.Struct, tag=True, gc=False):
 class Unobserved(msgspec.Struct, tag=True, gc=False):
     """A session observes a job no longer; `last` is the payload that tells it so, in the same breath.
 
-    It is that of a notice, or with a `source` the end of the job.
+    It is that of a notice, or with a `source` the end of the job, which has a `position`.
     """
 
     session_id: SessionId
@@ -274,6 +276,7 @@ class Unobserved(msgspec.Struct, tag=True, gc=False):
     last: bytes | None = None
     message_type: str = "job.event"
     source: int = 0
+    position: int = 0
 
 
 class Released(msgspec.Struct, tag=True, gc=False):
@@ -324,6 +327,8 @@ class SessionKept(msgspec.Struct, tag=True, gc=False):
     answered: list[tuple[str, int, JobId]]
     expires: Time | None = None
     """As in `TokenIssued`, of the latest one."""
+    positions: list[int] = []
+    """The position of each entry; empty in a snapshot of a version before positions."""
 
 
 class JobKept(msgspec.Struct, tag=True, gc=False):

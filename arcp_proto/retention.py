@@ -69,7 +69,7 @@ def cut_history(runtime: Runtime, job: Job, upto: int) -> None:
         for session in job.behind.values()
         if session.backlogs[job.id].position < upto and "subscribe" in session.features
     ]
-    why = "the history was cut: subscribe again from the last source_seq"
+    why = "the history was cut: subscribe again from the last job_seq"
     ended = [observing.end_of(runtime, session, job, why) for session in over]
     runtime.commit(HistoryCut(job.id, upto, ended))
     for session in over:
@@ -154,7 +154,8 @@ def _end_alone(runtime: Runtime, session: Session, job: Job) -> None:
         return
     end = found(job.end, "a job is forgotten after its end")
     message_type, payload = ending(runtime, job, session, end)
-    runtime.commit(Unobserved(session.id, job.id, payload, message_type, end.source))
+    position = job.last_position
+    runtime.commit(Unobserved(session.id, job.id, payload, message_type, end.source, position))
     runtime.delivered(session)
 
 

@@ -11,12 +11,12 @@ from . import wire
 from .ceilings import Ceiling, check_ceilings
 from .credentials import FEATURE
 from .errors import LocalProtocolError
-from .features import FEATURES
+from .features import FEATURES, POSITIONS
 from .inventory import AgentInfo, Inventory
 from .limits import KIB, MAX_RUNTIME_SEC, Limits
 from .observing import Right
 
-SUPPORTED_FEATURES: Final = FEATURES
+SUPPORTED_FEATURES: Final = (*FEATURES, POSITIONS)
 """The features of §6.2 that this runtime offers."""
 
 LEAST_FRAME: Final = 32 * KIB
@@ -26,7 +26,7 @@ WELCOME_BYTES: Final = 1024
 """More than what stands in a welcome beside names and inventory."""
 
 EVENT_BYTES: Final = 256
-"""More than what stands around a body in its payload: the longest kind, the time, a source_seq."""
+"""More than what stands around a body in its payload: the longest kind, the time, a position."""
 
 Observers = Mapping[str, Mapping[str, str]]
 """Who sees the jobs of others: principal to owner, or "*" for all owners, to "list" or "observe" (§7.6)."""

@@ -135,7 +135,7 @@ def on_list_jobs(
     room = limits.frame - wire.HEAD_BYTES - PAGE_BYTES
     entries: list[msgspec.Raw] = []
     for job in jobs:
-        entry = job.entry or entry_json(job, session)
+        entry = entry_json(job, session)
         room -= len(entry) + 1
         if room < 0:
             next_below = last

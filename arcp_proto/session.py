@@ -9,6 +9,7 @@ import msgspec
 
 from .connection import Connection
 from .envelopes import Envelopes
+from .features import POSITIONS
 from .ids import JobId, Principal, SessionId, Time
 from .log import Log
 from .quirks import QUIRKS, Quirk
@@ -56,6 +57,7 @@ class Session:
         "log",
         "long_frames",
         "observed",
+        "positions",
         "principal",
         "quirk",
         "replies",
@@ -79,6 +81,8 @@ class Session:
         """Nobody was verified: whoever has its token may resume it (§6.1)."""
         self.features = _set_of(tuple(features))
         self.acking = "ack" in self.features
+        self.positions = POSITIONS in self.features
+        """Whether it is told the positions of events."""
         self.quirk: Quirk = QUIRKS[quirk]
         self.long_frames = long_frames
         """Whether a `job.result` with its value may be as large as `Limits.inline_frame`.
@@ -104,7 +108,7 @@ class Session:
         self.observed: dict[JobId, Job] = {}
         self.backlogs: dict[JobId, Backlog] = {}
         self.connection: Connection | None = None
-        self.envelopes = Envelopes(session_id)
+        self.envelopes = Envelopes(session_id, positions=self.positions)
         self.withheld = ""
         """Why the session gets no credentials, although its client has asked for them (§9.8); else empty."""
 

@@ -72,7 +72,7 @@ def session_kept(runtime: Runtime, record: SessionKept) -> None:
     session.tokens.extend(record.tokens)
     runtime.tokens.update(dict.fromkeys(record.tokens, session))
     session.acked = record.acked
-    session.log.load(record.first, record.entries, runtime.now)
+    session.log.load(record.first, record.entries, record.positions, runtime.now)
     session.replies.load(record.replies, record.answered)
     session.expires = record.expires
     runtime.holdings.add(session.principal, session.log)
@@ -111,6 +111,9 @@ def job_kept(runtime: Runtime, record: JobKept) -> None:
 def key_kept(runtime: Runtime, record: KeyKept) -> None:
     """Apply what a snapshot says of one idempotency key."""
     claim = msgspec.structs.replace(record.claim)  # It changes, and the record does not.
+    job = runtime.jobs.get(claim.job_id)
+    if job is not None and job.end is not None:
+        claim.position = job.last_position  # A version before positions did not keep it.
     runtime.keys.load(record.principal, record.key, claim)
     if claim.ended is not None:
         runtime.hold_key(record.principal, key_bytes(record.key, claim))
@@ -141,6 +144,7 @@ def _session(session: Session) -> SessionKept:
         list(session.replies),
         session.replies.answered(),
         session.expires,
+        session.log.positions(),
     )
 
 

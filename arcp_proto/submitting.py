@@ -252,7 +252,7 @@ def _join(
         if connection is not None:
             _send_kept(connection, session, job)
         return
-    accepted = accepted_again(claim, request_id, session.quirk)
+    accepted = accepted_again(claim, request_id, session)
     if connection is not None:
         connection.send(accepted, job_id=claim.job_id, trace_id=accepted.trace_id)
     _end_again(runtime, session, claim, accepted.trace_id)
@@ -266,7 +266,10 @@ def _end_again(runtime: Runtime, session: Session, claim: Claim, trace_id: str |
     message_type, payload = rewrite_end(
         session.quirk, message_type, payload, runtime.limits.frame - wire.HEAD_BYTES
     )
-    runtime.commit(Delivered(session.id, claim.job_id, message_type, payload, trace_id=trace_id))
+    position = claim.position
+    runtime.commit(
+        Delivered(session.id, claim.job_id, message_type, payload, trace_id=trace_id, position=position)
+    )
     runtime.delivered(session)
 
 
@@ -300,7 +303,7 @@ def _send_kept(connection: Connection, session: Session, job: Job) -> None:
 
 
 def _send_accepted(connection: Connection, session: Session, job: Job, request_id: str) -> None:
-    accepted = accepted_of(job, request_id, session.quirk)
+    accepted = accepted_of(job, request_id, session)
     accepted.credentials = shown(job, session)
     connection.send(accepted, job_id=job.id, trace_id=job.terms.trace.trace_id, extensions=job.extensions)
 

@@ -27,7 +27,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 VERSION: Final = "1.1"
 HEAD_BYTES: Final = 320
-"""More than the longest head of an envelope without `extensions`: fields, ids, 20 digits of a number."""
+"""More than what the longest envelope without `extensions` has around its payload: fields, ids, numbers."""
 
 NOT_TEXT: Final = "the message is not UTF-8"
 TOO_DEEP: Final = f"the message nests deeper than {MAX_DEPTH}, or its brackets do not match"
@@ -302,17 +302,9 @@ def control_envelope(
 
 
 def event_head(
-    message_type: str,
-    job_id: JobId,
-    trace_id: str | None,
-    extensions: bytes | None = None,
-    *,
-    observed: bool = False,
+    message_type: str, job_id: JobId, trace_id: str | None, extensions: bytes | None = None
 ) -> bytes:
-    """The head that all numbered envelopes of one type of a job share, as a template for `event_envelope`.
-
-    With `observed` it is that of an observer, whose payload has a `source_seq` (§7.6).
-    """
+    """Return what all numbered envelopes of one type of a job begin with: a template of `event_envelope`."""
     head = b'{"arcp":"1.1","id":"%%b%%010d","type":"%b","session_id":"%%b","job_id":"%b"' % (
         message_type.encode(),
         job_id.encode().replace(b"%", b"%%"),
@@ -322,7 +314,12 @@ def event_head(
     head += b',"event_seq":%d'
     if extensions is not None:
         head += b',"extensions":' + extensions.replace(b"%", b"%%")
-    return head + (b',"payload":%b,"source_seq":%d}}' if observed else b',"payload":%b}}')
+    return head + b',"payload":%b'
+
+
+def open_head(head: bytes) -> bytes:
+    """Return a head without what follows the payload, which versions before positions kept with it."""
+    return head[: head.rindex(b"%b") + 2]
 
 
 def open_event(kind: str, ts: str, body: bytes) -> bytes:
@@ -335,22 +332,22 @@ def event_opening(kind: str, ts: str) -> bytes:
     return b'{"kind":"%b","ts":"%b","body":' % (kind.encode(), ts.encode())
 
 
-AT_HOME: Final = b"}}"
-"""What follows the payload of a numbered envelope, without its last brace, at home."""
+END: Final = b"}}"
+"""The braces that end the payload of a numbered envelope and the envelope."""
+JOB_SEQ: Final = b',"job_seq":'
+SOURCE_SEQ: Final = b',"source_seq":'
 
 
-def event_tail(source: int) -> bytes:
-    """What follows the payload of a numbered envelope, without its last brace; `source` as there."""
-    return b',"source_seq":%d}}' % source if source else AT_HOME
+def event_tail(name: bytes, number: int) -> bytes:
+    """Return the end of a numbered envelope, whose payload says a number; 0 is not said."""
+    return b"%b%d}}" % (name, number) if number else END
 
 
 def event_envelope(
-    head: bytes, id_prefix: bytes, session_id: bytes, seq: int, payload: bytes, source: int = 0
+    head: bytes, id_prefix: bytes, session_id: bytes, seq: int, payload: bytes, tail: bytes = END
 ) -> bytes:
-    """A numbered envelope; `payload` is a JSON object without its last brace, `source` its home number."""
-    if source:
-        return head % (id_prefix, seq, session_id, seq, payload, source)
-    return head % (id_prefix, seq, session_id, seq, payload)
+    """Return a numbered envelope; `payload` is a JSON object without its last brace."""
+    return head % (id_prefix, seq, session_id, seq, payload) + tail
 
 
 def _loose(fields: _LooseEnvelope) -> Envelope:

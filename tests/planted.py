@@ -450,7 +450,7 @@ def last_event_twice_when_live(patch: Patch, hits: Hits) -> None:
         if job.end is None and history.events and hits.hit():
             for payload, source, feature in history.between(history.end - 1, history.end):
                 if feature is None or credentials.takes(job, session, feature):
-                    entry = Entry.of(job.head(applying.EVENT, observed=True), payload, source)
+                    entry = Entry(job.head(applying.EVENT), payload, history.end, source)
                     append(runtime, session, entry)
         original(runtime, session, job)
 

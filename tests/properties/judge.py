@@ -258,7 +258,8 @@ class Judge:
         lag = self.config.limits.lag
         for entry in log.between(line.last, log.last):
             seq = line.last + 1
-            raw = wire.event_envelope(entry.head, prefix, session_id, seq, entry.payload, entry.source)
+            tail = wire.event_tail(wire.SOURCE_SEQ, entry.source)
+            raw = wire.event_envelope(entry.head, prefix, session_id, seq, entry.payload, tail)
             records, now = self.world.runtime.record_count, self.world.runtime.now
             line.numbered(raw, self.works, lag=lag, records=records, now=now)
         if line.last > before and line.acking and session.jobs and line.told is False:

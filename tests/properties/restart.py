@@ -6,10 +6,9 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from arcp_proto import wire
 from arcp_proto.applying import APPLY
 from arcp_proto.errors import ensure
-from arcp_proto.ids import SECOND, JobId, event_id_prefix
+from arcp_proto.ids import SECOND, JobId
 from arcp_proto.job import Job
 from arcp_proto.records import Delegated, JobAccepted, JobKept, Record, decode_record, encode_record
 from arcp_proto.runtime import Runtime
@@ -46,14 +45,7 @@ def read(data: bytes) -> Record:
 def envelope(session: Session, seq: int) -> bytes:
     """One envelope of a log as it goes out."""
     (entry,) = session.log.between(seq - 1, seq)
-    return wire.event_envelope(
-        entry.head,
-        event_id_prefix(session.id).encode(),
-        session.id.encode(),
-        seq,
-        entry.payload,
-        entry.source,
-    )
+    return session.envelopes.one(entry, seq)
 
 
 def restart(judge: Judge, a: int, *, snapshot: bool) -> None:

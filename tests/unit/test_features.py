@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from arcp_proto.client import CLIENT_FEATURES, ClientConfig
-from arcp_proto.features import FEATURES
+from arcp_proto.features import FEATURES, POSITIONS
 from arcp_proto.runtime_config import SUPPORTED_FEATURES
 
 
 def test_both_roles_know_the_same() -> None:
-    assert CLIENT_FEATURES == SUPPORTED_FEATURES == ClientConfig().features == FEATURES
+    assert CLIENT_FEATURES == ClientConfig().features == FEATURES
+    assert set(SUPPORTED_FEATURES) == {*FEATURES, POSITIONS}
     assert len(dict.fromkeys(FEATURES)) == len(FEATURES)

@@ -11,7 +11,7 @@ from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import JobId, Principal, SessionId, Time
 from arcp_proto.job import Job, Status, Terms
 from arcp_proto.trace import TraceContext
-from arcp_proto.wire import event_envelope
+from arcp_proto.wire import SOURCE_SEQ, event_envelope, event_tail
 
 LEGAL = {
     "pending": "running error cancelled timed_out",
@@ -69,7 +69,6 @@ def test_a_head_is_made_once(explicit: bool) -> None:
     head = job.head("job.event")
     assert job.head("job.event") is head
     assert job.head("job.error") is not head
-    assert job.head("job.event", observed=True) is not head
     frame = json.loads(event_envelope(head, b"0" * 16, b"sess_x", 7, b'{"a":1'))
     assert frame["job_id"] == "job_100%d"
     assert frame["event_seq"] == 7
@@ -81,6 +80,7 @@ def test_a_head_is_made_once(explicit: bool) -> None:
 
 def test_an_observer_is_told_the_home_number() -> None:
     job = job_of()
-    head = job.head("job.event", observed=True)
-    frame = json.loads(event_envelope(head, b"0" * 16, b"sess_x", 7, b'{"a":1', 3))
+    head = job.head("job.event")
+    tail = event_tail(SOURCE_SEQ, 3)
+    frame = json.loads(event_envelope(head, b"0" * 16, b"sess_x", 7, b'{"a":1', tail))
     assert frame["payload"] == {"a": 1, "source_seq": 3}

@@ -17,7 +17,7 @@ NOW = Time(5 * SECOND)
 def log_of(*sizes: int) -> Log:
     log = Log(SESSION)
     for size in sizes:
-        log.append(Entry(b"head", b"x" * size), size, NOW)
+        log.append(Entry(b"head%b", b"x" * size, position=log.last + 7), size, NOW)
     return log
 
 
@@ -204,8 +204,19 @@ def test_a_log_is_loaded_as_it_was() -> None:
     log = log_of(1, 2, 3)
     log.release(1)
     copy = Log(SESSION)
-    copy.load(log.first, log.entries(), NOW)
+    copy.load(log.first, log.entries(), log.positions(), NOW)
     assert (copy.first, copy.last, copy.size) == (log.first, log.last, log.size)
-    assert copy.entries() == log.entries()
+    assert (copy.entries(), copy.positions()) == (log.entries(), log.positions())
+    assert copy.positions() == [8, 9]
     with pytest.raises(InvariantViolated):
-        copy.load(1, [], NOW)
+        copy.load(1, [], [], NOW)
+
+
+def test_a_log_of_a_version_before_positions_has_none() -> None:
+    """Such a version kept what follows a payload with the head."""
+    copy = Log(SESSION)
+    heads = [b'{"%%b":%b,"payload":%b}}', b'{"%%b":%b,"payload":%b,"source_seq":%d}}']
+    copy.load(3, [(heads[0], b"{", 0), (heads[1], b"{", 9)], [], NOW)
+    assert (copy.first, copy.last, copy.positions()) == (3, 4, [0, 0])
+    head = b'{"%%b":%b,"payload":%b'
+    assert copy.entries() == [(head, b"{", 0), (head, b"{", 9)]
