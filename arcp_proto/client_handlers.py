@@ -35,9 +35,7 @@ _OPEN: Final = Phase.OPEN
 
 def handle(client: Client, connection: Connection, data: bytes) -> None:
     """Read one message and carry out what can be by now: it, those that waited for it, or none."""
-    connection.answering = None
     envelope = wire.decode_envelope(data)
-    connection.answering = envelope
     session = client.session
     if session is None or connection.phase is not _OPEN:
         _carry_out(client, connection, envelope)

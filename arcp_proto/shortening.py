@@ -45,7 +45,7 @@ def shorten(kind: str, encoded: bytes, limit: int) -> bytes | None:
     kept = {name: value for name, value in fields.items() if name in whole}
     cuttable = {name: value for name, value in fields.items() if name not in whole}
     room = limit - 2 - sum(_size(name, value) for name, value in kept.items())
-    if not cuttable or room < LEAST + _MARK:
+    if room < LEAST + _MARK:
         return None
     short = {**kept, **_cut_fields(cuttable, room)}
     return _object({name: short.pop(name) for name in fields if name in short} | short)

@@ -65,6 +65,11 @@ def test_chunks_whose_result_leaves_out_their_name(assembly: Assembly) -> None:
     assert assembly.finish(A, ended(None)) == "x"
 
 
+def test_chunks_whose_result_has_a_value_of_null(assembly: Assembly) -> None:
+    assembly.add(A, body(0, "x", more=False))
+    assert assembly.finish(A, ended(None, result=None)) == "x"
+
+
 def test_a_value_that_was_too_large_for_a_frame(assembly: Assembly) -> None:
     assembly.add(A, body(0, '{"a":'))
     assembly.add(A, body(1, "[1,2]}", more=False))

@@ -74,6 +74,14 @@ def test_a_burst_passes_at_once_and_then_the_rate() -> None:
     assert bucket.is_full(Time(2 * SECOND))
 
 
+def test_two_together_let_nothing_pass_a_nanosecond_before_either_would() -> None:
+    for one, other in ((1, 100), (100, 1)):
+        first, second = Bucket(one, 1), Bucket(other, 1)
+        assert first.take_with(second, Time(SECOND))
+        assert not first.take_with(second, Time(2 * SECOND - 1))
+        assert first.take_with(second, Time(2 * SECOND))
+
+
 def test_what_was_charged_too_much_is_waited_for_as_well() -> None:
     bucket = Bucket(1, 2)
     for _ in range(5):

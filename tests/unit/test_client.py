@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -293,6 +294,20 @@ def test_a_frame_is_never_larger_than_its_limit(framing: Framing, limit: int) ->
     assert size > limit - 1536
 
 
+def test_a_message_may_be_counted_as_long_as_a_frame_and_no_longer() -> None:
+    """It is counted with more than its head takes."""
+    runtime = ScriptedRuntime()
+    runtime.welcome()
+    size = 1024 * 1024
+    with pytest.raises(LocalProtocolError, match="a frame holds") as refused:
+        runtime.submit(input="x" * size)
+    counted, limit = map(int, re.findall(r"\d+", str(refused.value)))
+    fits = size - (counted - limit)
+    runtime.submit(input="x" * fits)
+    with pytest.raises(LocalProtocolError, match="a frame holds"):
+        runtime.submit(input="x" * (fits + 1))
+
+
 def call_submit(client: Client, now: int) -> object:
     return client.submit("echo", now=now)
 
@@ -533,6 +548,16 @@ def test_what_is_processed_is_acked_a_quarter_of_a_second_later(runtime: Scripte
     runtime.advance(1)
     assert acked(runtime) == [2, 3]
     assert runtime.client.deadline() is None
+
+
+def test_an_ack_is_not_put_off_by_what_is_processed_meanwhile(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    emit(runtime, 1, 3)
+    process(runtime, 1, 1)
+    runtime.advance(0.2)
+    process(runtime, 2, 2)
+    runtime.advance(0.06)
+    assert acked(runtime) == [2]
 
 
 def test_32_processed_events_are_acked_at_once_but_not_twice_in_an_interval(runtime: ScriptedRuntime) -> None:

@@ -346,6 +346,26 @@ def test_a_pause_ends_with_the_session() -> None:
     world.emit(job)
 
 
+def test_the_next_notice_of_a_lag_counts_from_an_ack_that_frees_nothing() -> None:
+    """What is acknowledged was evicted before, so that the log itself does not change."""
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(lag=5, session_bytes=2_000)))
+    peer = world.client()
+    job = peer.submit()
+    world.emit(job)
+    acked(peer, 1)
+    for _ in range(13):
+        world.emit(job, "log", {"level": "info", "message": "x" * 500})
+    session = peer.connection.session
+    assert session is not None and session.log.first > 10
+    assert len(notices(peer)) == 1
+    acked(peer, session.log.last - 4)
+    held = len(session.log)
+    emits(world, job, 1)
+    assert (len(session.log), len(notices(peer))) == (held + 1, 1)
+    emits(world, job, 1)
+    assert len(notices(peer)) == 2
+
+
 def test_who_submits_a_job_after_it_has_come_to_lag_is_told() -> None:
     """Without a job there is nothing to tell it on."""
     world = World(LAG)

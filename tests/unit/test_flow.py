@@ -74,6 +74,37 @@ def test_a_gap_without_a_token_ends_the_connection() -> None:
     assert [type(event) for event in runtime.advance(1.1)][:2] == [SessionFailed, ConnectionEnded]
 
 
+def test_a_gap_of_a_session_that_is_closing_is_said_and_resumes_nothing() -> None:
+    runtime = ScriptedRuntime(ClientConfig(close_wait_sec=5))
+    runtime.welcome()
+    runtime.client.close(now=runtime.now)
+    runtime.take()
+    emit(runtime, 2)
+    failed, ended, *_ = runtime.advance(1.1)
+    assert failed == SessionFailed("INTERNAL_ERROR", "events 1..1 are missing", True, {})
+    assert isinstance(ended, ConnectionEnded)
+    assert runtime.client.session is None
+
+
+def test_the_next_gap_waits_for_its_whole_time_when_the_one_before_was_given_up_early() -> None:
+    """The first gap is given up because too much waits behind it, 0.1 seconds before its time."""
+    runtime = ScriptedRuntime(ClientConfig(limits=Limits(gap_events=3)))
+    runtime.welcome()
+    for seq in (2, 3, 4, 5):
+        emit(runtime, seq)
+    runtime.connect()
+    runtime.welcome()
+    emit(runtime, 2)
+    runtime.advance(0.9)
+    emit(runtime, 3)
+    emit(runtime, 4)
+    assert numbers(emit(runtime, 8)) == [2, 3, 4]
+    assert runtime.advance(0.5) == []
+    _, detached = runtime.advance(0.6)
+    assert isinstance(detached, Detached)
+    assert detached.reason == "events 5..7 are missing"
+
+
 # Back-pressure.
 
 

@@ -375,3 +375,9 @@ def test_leases_are_grants_of_their_own() -> None:
     assert made == Grants.of({"fs.read": ["/a"]}) != Grants.of(lease)
     assert made != "grants"
     assert repr(made) == "Grants({'fs.read': ('/a',)})"
+
+
+def test_two_stars_in_a_query_allow_every_character_that_a_url_may_have() -> None:
+    target = "https://a/b?q=aZ09-._~!$&'()*+,;=:@/?%25"
+    assert canonical("net.fetch", target) == target
+    assert allowed("net.fetch", ["https://a/b?q=**"], [target]) == [target]

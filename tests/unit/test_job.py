@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from itertools import product
 
+import msgspec
 import pytest
 
+from arcp_proto import wire
+from arcp_proto.budget import Budget
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import JobId, Principal, SessionId, Time
-from arcp_proto.job import Job, Status, Terms
+from arcp_proto.job import CURRENCY_BYTES, End, Job, Status, Terms
 from arcp_proto.trace import TraceContext
 from arcp_proto.wire import SOURCE_SEQ, event_envelope, event_tail
 
@@ -84,3 +88,14 @@ def test_an_observer_is_told_the_home_number() -> None:
     tail = event_tail(SOURCE_SEQ, 3)
     frame = json.loads(event_envelope(head, b"0" * 16, b"sess_x", 7, b'{"a":1', tail))
     assert frame["payload"] == {"a": 1, "source_seq": 3}
+
+
+@pytest.mark.parametrize("currencies", [0, 1, 7])
+def test_a_job_that_has_ended_counts_for_each_currency_of_its_budget(currencies: int) -> None:
+    job = job_of()
+    lease = {"fs.read": ["/" + "x" * 600]}
+    job.terms = msgspec.structs.replace(job.terms, lease=lease)
+    job.budget = Budget({f"X{number:02}": Decimal(1) for number in range(currencies)})
+    job.end = End("job.error", b"p" * 100, Time(0), source=1)
+    job.pack()
+    assert job.kept == 100 + len(wire.encode_value(lease)) + currencies * CURRENCY_BYTES

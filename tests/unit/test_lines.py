@@ -40,6 +40,20 @@ def expected(data: bytes, limit: int = LIMIT) -> list[bytes | None]:
     return lines
 
 
+@pytest.mark.parametrize("cuts", [(10,), (10, 15), (10, 16)])
+def test_a_line_is_found_behind_a_long_one_whose_pieces_get_shorter(cuts: tuple[int, ...]) -> None:
+    """The newline stands nearer to the beginning of the last piece than the piece before it was long."""
+    assert split(b"1234567890" + b"12345" + b"1\nabc\n", *cuts) == [OVERLONG, b"abc"]
+
+
+def test_a_line_is_found_when_it_comes_right_after_a_long_one_was_reported() -> None:
+    splitter = LineSplitter()
+    splitter.feed(b"1234567890")
+    assert splitter.next(LIMIT) == (OVERLONG,)
+    splitter.feed(b"1\nabc\n")
+    assert splitter.next(LIMIT) == (b"abc",)
+
+
 @pytest.mark.parametrize(
     ("data", "lines"),
     [

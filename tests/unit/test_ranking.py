@@ -47,6 +47,18 @@ def test_it_finds_what_a_look_at_everybody_finds(steps: list[tuple[str, Principa
         assert len(ranking._heap) <= 3 * len(NAMES) + 64
 
 
+def test_amounts_that_change_again_and_again_leave_no_more_behind_than_its_bound() -> None:
+    """The largest never changes, so that nothing that was seen of the other comes to the top."""
+    held = {Principal("most"): 10**9, Principal("other"): 1}
+    ranking = Ranking(lambda principal: held.get(principal, 0))
+    for amount in range(1, 1_000):
+        held[Principal("other")] = amount
+        if ranking.kept:
+            ranking.changed(Principal("other"), held)
+        assert ranking.first(held) == "most"
+        assert len(ranking._heap) <= 3 * len(held) + 64
+
+
 def test_it_is_given_up_when_nobody_asks() -> None:
     """Principals that come and go leave nothing behind."""
     held = {Principal("stays"): 1}

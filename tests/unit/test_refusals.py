@@ -92,6 +92,8 @@ def test_pypi_is_accepted_and_at_once_refused() -> None:
         ('{"agent":""}', "unknown"),
         ('"text"', "unknown"),
         ('{"agent":"' + "x" * 300 + '"}', "x" * 256),
+        ('{"agent":"' + "x" * 1_536 + '"}', "x" * 256),
+        ('{"agent":"' + "x" * 1_537 + '"}', "unknown"),  # Longer than any id is as JSON.
         ('{"agent":"a","input":1e999}', "a"),
     ],
 )
@@ -268,6 +270,15 @@ def test_a_message_that_is_refused_unread_is_not_decoded(monkeypatch: pytest.Mon
     [error] = peer.feed(f'{{"arcp":"2.0","type":"{kind}","id":"x","payload":{payload}}}'.encode())
     assert max(decoded.sizes, default=0) < 100
     assert error["payload"].get("job_id") == ("job_x" if kind == "job.cancel" else None)
+
+
+@pytest.mark.parametrize("kind", ["job.cancel", "job.subscribe", "job.unsubscribe"])
+def test_a_message_of_a_job_that_is_refused_unread_is_answered_with_the_longest_id(kind: str) -> None:
+    """JSON writes each of the 256 characters of the id in six bytes."""
+    peer = peer_of("")
+    job_id = "\x01" * 256
+    [error] = peer.send(kind, {"job_id": job_id}, arcp="2.0")
+    assert error["payload"]["job_id"] == job_id
 
 
 @pytest.mark.parametrize("value", ["5", "null", '""', LARGE, json.dumps("x" * 257), '"\\u0001"'])

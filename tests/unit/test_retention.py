@@ -153,6 +153,15 @@ def test_with_ack_age_makes_no_event_due_to_be_looked_at() -> None:
     assert log_of(world).due(Time(world.now + SECOND))
 
 
+def test_without_ack_no_event_is_due_to_be_looked_at_before_the_window_is_over() -> None:
+    world = World(msgspec.structs.replace(QUIET, resume_window_sec=60))
+    job = world.client(features=()).submit()
+    world.emit(job)
+    world.advance(10)
+    world.emit(job)
+    assert not log_of(world).due(Time(world.now + SECOND - 1))
+
+
 def test_without_ack_nothing_goes_within_the_window() -> None:
     world = World(QUIET)
     peer = world.client(features=())

@@ -90,6 +90,53 @@ def test_an_agent_waits_from_a_quarter_of_the_log_to_half_of_that() -> None:
     assert told(world, job) == [PauseJob, ResumeJob]
 
 
+@pytest.mark.parametrize("events", [20, 40, 100, 107, 1_000])
+def test_an_agent_waits_at_that_event_and_not_at_the_next_however_long_the_log(events: int) -> None:
+    """A longer log is looked at less often."""
+    world = World(with_limits(session_events=SHARE * events))
+    _, job = held(world)
+    emits(world, job, events - 1)
+    assert told(world, job) == []
+    emits(world, job, 1)
+    assert told(world, job) == [PauseJob]
+
+
+def test_an_agent_waits_at_the_event_that_fills_the_bytes() -> None:
+    world = World(with_limits(session_events=10_000))
+    peer, job = held(world)
+    emits(world, job, 1)
+    size = session_of(world, peer).log.size
+    world = World(with_limits(session_events=10_000, session_bytes=SHARE * 64 * size))
+    _, job = held(world)
+    emits(world, job, 63)
+    assert told(world, job) == []
+    emits(world, job, 1)
+    assert told(world, job) == [PauseJob]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "events", "size"),
+    [
+        ("session_events", 800, 200, 1_000_000),
+        ("principal_events", 800, 100, 1_000_000),
+        ("total_events", 800, 100, 1_000_000),
+        ("session_bytes", 8_000, 100_000, 2_000),
+        ("principal_bytes", 8_000, 100_000, 1_000),
+        ("total_bytes", 8_000, 100_000, 1_000),
+    ],
+)
+def test_the_smallest_limit_says_how_much_may_wait(name: str, value: int, events: int, size: int) -> None:
+    limits = {
+        "session_events": 400_000,
+        "principal_events": 800_000,
+        "total_events": 800_000,
+        "session_bytes": 4_000_000,
+        "principal_bytes": 8_000_000,
+        "total_bytes": 8_000_000,
+    }
+    assert Most.of(Limits(**{**limits, name: value})) == (events, size)
+
+
 def test_an_agent_waits_for_bytes_as_well() -> None:
     world = World(with_limits(session_events=10_000, session_bytes=40_000))
     _, job = held(world)

@@ -106,6 +106,11 @@ def test_numbers_stay_exact() -> None:
     assert cut.startswith(b'{"name":"cost.x","value":0.10000000000000000001,"dimensions":{"d":"xxx')
 
 
+def test_a_number_that_is_too_long_is_replaced_by_its_mark() -> None:
+    body = {"n": 10**500, "text": "x" * 5_000, "more": "y" * 5_000}
+    assert short(VENDOR, body, 600)["n"] == "… [cut: 501 bytes left out]"
+
+
 @pytest.mark.parametrize(
     ("kind", "body"),
     [
@@ -117,6 +122,19 @@ def test_numbers_stay_exact() -> None:
 )
 def test_what_names_something_is_not_cut(kind: str, body: dict[str, Any]) -> None:
     assert shorten(kind, encode_body(kind, body), 1_000) is None
+
+
+def test_a_body_is_cut_when_its_whole_fields_leave_room_for_a_cut_value_and_not_with_a_byte_less() -> None:
+    """A value that is cut takes 96 bytes, and 64 more for the mark of an object with too many fields."""
+    whole = len('"phase":"",') + 2  # The braces.
+    phase = "p" * (1_000 - whole - 160)
+    cut = short("status", {"phase": phase, "message": "x" * 5_000})
+    assert cut["phase"] == phase
+    assert cut["message"].endswith("bytes left out]")
+    assert (
+        shorten("status", encode_body("status", {"phase": phase + "p", "message": "x" * 5_000}), 1_000)
+        is None
+    )
 
 
 values = st.recursive(

@@ -7,10 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto.authority import LOOK_SEC
 from arcp_proto.connection import Framing
 from arcp_proto.ids import SECOND, Time
 from arcp_proto.limits import Limits
 from arcp_proto.output import Audit, IssueCredentials, StartJob
+from arcp_proto.timers import TimerKind
 from arcp_proto.times import format_time
 
 from .credentialed import PROVIDED, WITH, Provided
@@ -522,6 +524,14 @@ def test_a_lease_that_has_ended_stays_so_when_the_wall_clock_is_set_back() -> No
         world.issue(alias=alias)
     assert [kind for kind, _ in answers(peer)] == ["session.error", "job.accepted", "job.accepted"]
     assert peer.codes() == ["LEASE_EXPIRED"]
+
+
+def test_the_wall_clock_is_looked_at_as_long_as_a_lease_waits() -> None:
+    world = Provided()
+    submit(world.client(), lease_constraints=until(3_600))
+    world.advance(25)
+    at = world.runtime.timers.armed(TimerKind.WALL_CLOCK, 0)
+    assert at is not None and at <= world.now + LOOK_SEC * SECOND
 
 
 def test_a_wall_clock_that_is_set_forward_ends_a_lease_that_waits() -> None:
