@@ -41,8 +41,7 @@ def number(
         log, connection = home.log, home.connection
         count = 2  # Its home is a session of the same principal.
         head = job.heads.get(EVENT) or job.head(EVENT)
-        told = position if home.positions else 0
-        look = log.append(Entry(head, payload, told, 0, rotated), size, now)
+        look = log.append(Entry(head, payload, position, 0, rotated), size, now)
         source = job.home_seq = log.last
     else:
         source = job.home_seq or 1  # What came before the first number of its home has no other.

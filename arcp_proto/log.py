@@ -277,7 +277,7 @@ class Log:
     def load(
         self, first: int, entries: Iterable[tuple[bytes, bytes, int]], positions: Iterable[int], at: Time
     ) -> None:
-        """Fill an empty log from a snapshot; one of a version before positions has none of them."""
+        """Fill an empty log from a snapshot, which has no positions of a session that is not told them."""
         ensure(not self._entries, "a log is loaded once")
         self.first, self.last = first, first - 1
         for (head, payload, source), position in zip(entries, chain(positions, repeat(0)), strict=False):

@@ -328,7 +328,7 @@ class SessionKept(msgspec.Struct, tag=True, gc=False):
     expires: Time | None = None
     """As in `TokenIssued`, of the latest one."""
     positions: list[int] = []
-    """The position of each entry; empty in a snapshot of a version before positions."""
+    """The position of each entry; empty if the session is not told positions."""
 
 
 class JobKept(msgspec.Struct, tag=True, gc=False):

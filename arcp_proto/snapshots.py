@@ -144,7 +144,7 @@ def _session(session: Session) -> SessionKept:
         list(session.replies),
         session.replies.answered(),
         session.expires,
-        session.log.positions(),
+        session.log.positions() if session.positions else [],
     )
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final
 
-from arcp_proto import wire
 from arcp_proto.ages import MARK
 from arcp_proto.connection import Phase
 from arcp_proto.errors import ensure
-from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, Time, event_id_prefix
+from arcp_proto.features import POSITIONS
+from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, Time
 from arcp_proto.job import Job
 from arcp_proto.limits import Limits
 from arcp_proto.output import NOTHING, Authenticate, Output, PauseJob, ResumeJob, StartJob, StopJob
@@ -165,7 +165,7 @@ class Judge:
     def _line(self, session: Session) -> Line:
         line = self.lines.get(session.id)
         if line is None:
-            features = tuple(name for name in (*FEATURES, BUDGETED) if name in session.features)
+            features = tuple(name for name in (*FEATURES, BUDGETED, POSITIONS) if name in session.features)
             line = Line(session.id, session.principal, features, session.quirk.name)
             line.detached_at = self.world.runtime.now
             self.lines[session.id] = line
@@ -254,14 +254,11 @@ class Judge:
         log, before = session.log, line.last
         if log.first > line.last + 1:
             line.lost(log.first)
-        prefix, session_id = event_id_prefix(session.id).encode(), session.id.encode()
         lag = self.config.limits.lag
         for entry in log.between(line.last, log.last):
-            seq = line.last + 1
-            tail = wire.event_tail(wire.SOURCE_SEQ, entry.source)
-            raw = wire.event_envelope(entry.head, prefix, session_id, seq, entry.payload, tail)
+            raw = session.envelopes.one(entry, line.last + 1)
             records, now = self.world.runtime.record_count, self.world.runtime.now
-            line.numbered(raw, self.works, lag=lag, records=records, now=now)
+            line.numbered(raw, self.works, entry.position, lag=lag, records=records, now=now)
         if line.last > before and line.acking and session.jobs and line.told is False:
             ensure(line.last - line.acked <= lag, "nobody was told of back-pressure")
         self._check_kept(line, session, aged=line.last > before)
@@ -658,8 +655,11 @@ class Judge:
             return "PERMISSION_DENIED" if right else "JOB_NOT_FOUND"
         return "INVALID_REQUEST" if self._observes_all(line, work) else None
 
-    def subscribed(self, line: Line, work: Work, after: int | None) -> Check:
-        """A subscription is carried out; returns what its answer has to be."""
+    def subscribed(self, line: Line, work: Work, after: int | None, position: int | None = None) -> Check:
+        """A subscription is carried out; returns what its answer has to be.
+
+        It asks for the history above the home number `after`, or above `position` if it says that.
+        """
         history = self.world.runtime.jobs[work.job_id].history
         at_home = work.home is line and not work.ended
         if after is None:
@@ -672,18 +672,26 @@ class Judge:
                 if pos >= history.first and (event is None or event.source > after)
             )
             pos = next(later, len(work.events))
+            whole = work.end_source is None or after < work.end_source
+            if position is not None:
+                pos = min(max(position, history.first), len(work.events))
+                whole = work.end_source is None or position <= len(work.events)
             if at_home and pos < len(work.events):
                 line.flows[work.job_id] = Flow(pos, len(work.events))
-            elif not at_home and (work.end_source is None or after < work.end_source):
+            elif not at_home and whole:
                 line.flows[work.job_id] = Flow(pos)
-        cut = after is not None and after < history.cut
+        cut = after is not None and (after < history.cut if position is None else position < history.first)
         ended, last = work.ended, max([event.source for event in work.events if event], default=0)
+        place = len(work.events) + ended if POSITIONS in line.features else None
+        left = history.first + 1 if cut and POSITIONS in line.features else None
 
         def check(frame: Frame) -> None:
             payload = frame["payload"]
             ensure(payload["job_id"] == work.job_id, "subscribed to another job")
             ensure(payload["replayed"] is (after is not None), "replayed, or not")
             ensure(("history_from" in payload) == cut, "history is left out, and nobody told")
+            ensure(payload.get("job_seq") == place, "it stands at another position, or nobody is told")
+            ensure(payload.get("history_from_job_seq") == left, "another position is the first that is left")
             told = payload["subscribed_from"]
             ensure(told >= last or (told, last) == (0, 1), "it goes on before its last event")
             over = payload["current_status"] not in ("pending", "running")

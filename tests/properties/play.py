@@ -15,6 +15,7 @@ import msgspec
 
 from arcp_proto.connection import Framing, Phase
 from arcp_proto.errors import Denied, LocalProtocolError, ensure
+from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import KIB, Limits
@@ -160,6 +161,7 @@ class Play(Judge):
             peer = self.world.connect(Framing.LINES if a & 1 else Framing.MESSAGES)
             offered = enumerate((*FEATURES, BUDGETED))
             features = tuple(name for bit, name in offered if not c >> bit & 1)
+            features += (POSITIONS,) if a & 2 else ()
             self.clients.append(Client(peer, list(HELLOS)[b % len(HELLOS)], features))
 
     def hello(self, a: int, b: int, c: int) -> None:
@@ -343,8 +345,11 @@ class Play(Judge):
         after = (None, 0, _one([0, *sources], c // 8), work.end_source)[c // 2 % 4]
         if after is not None:
             payload["from_event_seq"] = after
+        position = None
+        if POSITIONS in line.features and a & 4:
+            position = payload["from_job_seq"] = c // 8 % (len(work.events) + 3)
         code = self.judge_subscribe(line, work)
-        check = None if code else self.subscribed(line, work, (after or 0) if c & 1 else None)
+        check = None if code else self.subscribed(line, work, (after or 0) if c & 1 else None, position)
         may = () if code and self.is_silent(line, work.job_id) else (code or "job.subscribed",)
         request_id = self._say(client, "job.subscribe", payload, may, check)
         if not code:

@@ -104,6 +104,7 @@ def facts(runtime: Runtime) -> list[Any]:
         log = session.log
         facts += [session.id, session.principal, sorted(session.features), session.quirk.name]
         facts += [session.anonymous, session.tokens, session.expires, session.acked, log.first, log.entries()]
+        facts += [log.positions() if session.positions else []]
         facts += [list(map(str, session.replies)), session.replies.answered()]
         facts += [list(session.jobs), sorted(session.observed), list(map(str, session.backlogs.items()))]
     for job in runtime.jobs.values():
