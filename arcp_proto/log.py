@@ -11,7 +11,7 @@ import msgspec
 from .ages import Ages
 from .errors import ensure
 from .ids import SessionId, Time
-from .wire import open_head
+from .wire import closed_head, open_head
 
 if TYPE_CHECKING:
     from .credentials import Rotated
@@ -267,8 +267,12 @@ class Log:
     # Snapshots.
 
     def entries(self) -> list[tuple[bytes, bytes, int]]:
-        """Head, payload and source of every entry."""
-        return [(entry.head, entry.payload, entry.source) for entry in self._entries]
+        """Head, payload and source of every entry; heads as versions before positions kept them."""
+        heads = {(entry.head, entry.source > 0) for entry in self._entries}
+        closed = {(head, observed): closed_head(head, observed=observed) for head, observed in heads}
+        return [
+            (closed[entry.head, entry.source > 0], entry.payload, entry.source) for entry in self._entries
+        ]
 
     def positions(self) -> list[int]:
         """Return the position of every entry."""

@@ -317,8 +317,16 @@ def event_head(
     return head + b',"payload":%b'
 
 
+def closed_head(head: bytes, *, observed: bool) -> bytes:
+    """Return a head with what follows the payload, as versions before positions wrote it.
+
+    That is a home number if the session observes the job.
+    """
+    return head + (b',"source_seq":%d}}' if observed else END)
+
+
 def open_head(head: bytes) -> bytes:
-    """Return a head without what follows the payload, which versions before positions kept with it."""
+    """Return a head of `closed_head` without what follows the payload."""
     return head[: head.rindex(b"%b") + 2]
 
 

@@ -213,10 +213,10 @@ def test_a_log_is_loaded_as_it_was() -> None:
 
 
 def test_a_log_of_a_version_before_positions_has_none() -> None:
-    """Such a version kept what follows a payload with the head."""
+    """Such a version kept what follows a payload with the head, and can still read a log."""
     copy = Log(SESSION)
     heads = [b'{"%%b":%b,"payload":%b}}', b'{"%%b":%b,"payload":%b,"source_seq":%d}}']
     copy.load(3, [(heads[0], b"{", 0), (heads[1], b"{", 9)], [], NOW)
     assert (copy.first, copy.last, copy.positions()) == (3, 4, [0, 0])
-    head = b'{"%%b":%b,"payload":%b'
-    assert copy.entries() == [(head, b"{", 0), (head, b"{", 9)]
+    assert copy.entries() == [(heads[0], b"{", 0), (heads[1], b"{", 9)]
+    assert [entry.head for entry in copy.between(2, 4)] == [b'{"%%b":%b,"payload":%b'] * 2

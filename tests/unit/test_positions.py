@@ -388,11 +388,6 @@ def before_positions(record: Record) -> Record:
     fields.pop("positions", None)
     if isinstance(record, KeyKept):
         del fields["claim"]["position"]
-    if isinstance(record, SessionKept):
-        fields["entries"] = [
-            [head + (b',"source_seq":%d}}' if source else b"}}"), payload, source]
-            for head, payload, source in fields["entries"]
-        ]
     return decode_record(msgspec.msgpack.encode(fields))
 
 
