@@ -254,7 +254,7 @@ class Job(msgspec.Struct, eq=False):
         """Its lease, which is made from JSON once it has ended."""
         if self.packed is None:
             return self.terms.lease
-        lease: dict[str, list[str]] = wire.decode_again(self.packed)
+        lease: dict[str, list[str]] = wire.decode_checked(self.packed, evenly=False)
         return lease
 
     @property

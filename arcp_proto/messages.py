@@ -234,6 +234,7 @@ class Submit(msgspec.Struct, omit_defaults=True, gc=False):
 
     agent: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_AGENT_LENGTH)]
     input: Any
+    """JSON as it is written; an `Input` once it was read."""
     lease_request: Lease | None = None
     lease_constraints: LeaseConstraints | None = None
     idempotency_key: IdempotencyKey | None = None

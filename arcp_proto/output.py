@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from . import wire
 from .credentials import Credential
 from .ids import JobId, Principal, RequestId, SessionId, Time
 from .inputs import NO_INPUT, Input
 from .messages import AgentEntry, JobEntry, Peer
 from .secret import Secret
-from .wire import decode_again
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -76,8 +76,8 @@ class StartJob(msgspec.Struct, gc=False):
 
     def take_input(self) -> Any:
         """Return the input as a value, and keep its JSON no longer: `input` is None from now on."""
-        json, self.given = self.given.json, NO_INPUT
-        return decode_again(json)
+        given, self.given = self.given, NO_INPUT
+        return wire.decode_checked(given.json, evenly=given.evenly)
 
 
 class StopJob(msgspec.Struct):

@@ -146,7 +146,7 @@ class _Queue:
         self._job_ids.append(job_id)
         self._ats.append(at)
         self._places.append(place)
-        return len(self)
+        return len(self._job_ids) - self._gone - len(self._early)
 
     def remove(self, job_id: JobId) -> None:
         """One of them is gone; whoever is not the first has to be there."""

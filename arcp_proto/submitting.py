@@ -25,7 +25,7 @@ from .credentials import Credential, shown
 from .errors import ErrorCode, Refusal
 from .idempotency import Claim, fingerprint
 from .ids import SECOND, JobId, Principal, Time, ulid
-from .inputs import Input, given_bytes, input_of
+from .inputs import Input, given_bytes
 from .inventory import qualified
 from .job import Job, Terms
 from .lease import Expiry, parse_expiry, parse_lease
@@ -57,8 +57,6 @@ def on_submit(
     admission = found(connection.admission, "whoever is in a session was let in")
     if admission.replays and _answered_before(runtime, connection, session, envelope):
         return
-    submit.input = None  # The value has shown that it is one, and is made again for the agent.
-    submit.input = input_of(envelope)
     request_id = connection.request_id(envelope)
     if session.turns or submit.idempotency_key is not None or issuing.issues(runtime, session):
         turns.take(runtime, connection, turns.Turn(session, envelope, submit, request_id, connection))

@@ -15,6 +15,7 @@ import msgspec
 
 from . import events, messages, wire
 from .errors import RETRYABLE, ErrorCode, Refusal, Unreadable, UnreadablePayload
+from .inputs import Input, decode_submit, input_of
 from .limits import MAX_FEATURES, MAX_REASON_LENGTH, MAX_RUNTIME_SEC
 
 Fields = dict[str, Any]
@@ -164,6 +165,9 @@ def _settle_list_jobs(request: messages.ListJobs, envelope: wire.Envelope) -> No
 
 
 def _settle_submit(submit: messages.Submit, envelope: wire.Envelope) -> None:
+    """The input is JSON that was checked; a payload that was repaired has it as a value."""
+    if not isinstance(submit.input, Input):
+        submit.input = input_of(envelope.payload)
     if submit.lease_constraints is not None and submit.lease_constraints == messages.LeaseConstraints():
         submit.lease_constraints = None
 
@@ -453,5 +457,6 @@ _exact_list_jobs: Final = wire.decoder_of(_ExactListJobs)
 _TO_RUNTIME: Final[Shapes] = {
     **_decoders(messages.TO_RUNTIME),
     "session.list_jobs": (messages.ListJobs, _decode_list_jobs),
+    "job.submit": (messages.Submit, decode_submit),
 }
 _TO_CLIENT: Final[Shapes] = {**_decoders(messages.TO_CLIENT), "job.result": (messages.Result, _decode_result)}

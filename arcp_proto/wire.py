@@ -18,7 +18,7 @@ import msgspec
 
 from .errors import LocalProtocolError, Unreadable
 from .ids import JobId, SessionId
-from .limits import MAX_CONTAINERS, MAX_DEPTH, MAX_ID_LENGTH
+from .limits import KIB, MAX_CONTAINERS, MAX_DEPTH, MAX_ID_LENGTH
 
 T = TypeVar("T")
 
@@ -37,12 +37,14 @@ NO_OBJECT: Final = "the message is no JSON object that can be held"
 
 _ACCEPTED_VERSION: Final = re.compile(r"1(\.\d{1,9})?\Z")
 _MAX_VERSION_LENGTH: Final = 16
-_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+["\\]?', re.DOTALL)
-"""A string, also one that does not end: it matches at every quote, so that no scan starts twice."""
+_PIECE: Final = 64 * KIB
+"""Bytes that are split at their quotes at once, so that this takes little memory."""
 _STEPS: Final = bytes.maketrans(b"{}[]", b"\x01\xff\x01\xff")
 """What a bracket does to the depth, as a signed byte."""
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _ONE_DIGIT: Final = bytes.maketrans(b"123456789E", b"000000000e")
+_LONG_NUMBER: Final = b"0" * 300
+"""Digits, as `_ONE_DIGIT` leaves them; a number with fewer and no exponent is in the range of all numbers."""
 _SHORT: Final = 512
 """Bytes of JSON in which no number can cost much."""
 _HEADROOM: Final = 4 * MAX_DEPTH
@@ -105,20 +107,24 @@ class Decoders(Generic[T]):
     """
 
     def __init__(self, shape: type[T], without_floats: type[T] | None = None) -> None:
-        self._short = msgspec.json.Decoder(shape).decode
-        self._evenly = msgspec.json.Decoder(shape, float_hook=_float).decode
+        self.short: Callable[[bytes | msgspec.Raw], T] = msgspec.json.Decoder(shape).decode
+        """The decoder of what is short or has no exponents."""
+        self.evenly: Callable[[bytes | msgspec.Raw], T] = msgspec.json.Decoder(
+            shape, float_hook=_float
+        ).decode
+        """The decoder of what has exponents; as fast as the other where a shape has no place for a float."""
         self._without_floats = None if without_floats is None else msgspec.json.Decoder(without_floats).decode
 
     def either(self, data: bytes | msgspec.Raw) -> T:
         """One message, of whatever length."""
         if len(data) > _SHORT and has_exponents(bytes(data)):
-            return self._evenly(data)
-        return self._short(data)
+            return self.evenly(data)
+        return self.short(data)
 
     def suited_to(self, messages: Iterable[bytes]) -> Callable[[bytes], T]:
         """What decodes each of these; at its best when all are short."""
         if max(map(len, messages), default=0) <= _SHORT:
-            return self._short
+            return self.short
         return self.either if self._without_floats is None else self._long
 
     def _long(self, data: bytes) -> T:
@@ -135,6 +141,12 @@ def has_exponents(data: bytes) -> bool:
     return b"0e" in data.translate(_ONE_DIGIT)
 
 
+def may_overflow(data: bytes) -> bool:
+    """Return whether a number of this JSON text may be beyond the range of numbers; false for most texts."""
+    digits = data.translate(_ONE_DIGIT)
+    return b"0e" in digits or _LONG_NUMBER in digits
+
+
 def _float(text: str) -> float:
     number = float(text)
     if math.isinf(number):
@@ -142,9 +154,12 @@ def _float(text: str) -> float:
     return number
 
 
-_decode_exact: Final = decoder_of(Envelope)
+_decode_exact: Final = Decoders(Envelope).evenly
 _decode_loose: Final = decoder_of(_LooseEnvelope)
-_decode_any: Final[Callable[[bytes | msgspec.Raw], Any]] = decoder_of(object)
+_any: Final[Decoders[Any]] = Decoders(object)
+_decode_any: Final = _any.either
+decode_short: Final = _any.short
+"""Return a JSON value of at most 512 bytes; raises ValueError or RecursionError for what is none."""
 _decode_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_items: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -190,12 +205,13 @@ def decode_value(data: bytes | msgspec.Raw) -> Any:
     return _read(_decode_any, data)
 
 
-def decode_again(data: bytes) -> Any:
-    """Return a JSON value that was decoded before."""
+def decode_checked(data: bytes, *, evenly: bool) -> Any:
+    """Return a JSON value that was checked before; `evenly` if its numbers may have exponents."""
+    decode = _any.evenly if evenly else _any.short
     try:
-        return _decode_any(data)
+        return decode(data)
     except RecursionError:
-        return _with_headroom(_decode_any, data)
+        return with_headroom(decode, data)
 
 
 def decode_fields(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
@@ -217,7 +233,8 @@ def check_depth(data: bytes) -> bool:
     """
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return True
-    steps = array("b", _STRING.sub(b"", data).translate(_STEPS, _NOT_BRACKETS))
+    outside, _ = outside_strings(data)
+    steps = array("b", outside.translate(_STEPS, _NOT_BRACKETS))
     return 2 * steps.count(1) == len(steps) and max(accumulate(steps), default=0) <= MAX_DEPTH
 
 
@@ -225,8 +242,26 @@ def holds_too_many(data: bytes) -> bool:
     """Return whether JSON text holds more than MAX_CONTAINERS objects and lists."""
     if data.count(b"[") + data.count(b"{") <= MAX_CONTAINERS:
         return False
-    brackets = _STRING.sub(b"", data)
-    return brackets.count(b"[") + brackets.count(b"{") > MAX_CONTAINERS
+    outside, _ = outside_strings(data)
+    return outside.count(b"[") + outside.count(b"{") > MAX_CONTAINERS
+
+
+def outside_strings(data: bytes) -> tuple[bytes, int]:
+    """Return JSON text without its strings, and how many quotes begin and end these.
+
+    A text that is no JSON loses what stands between its quotes, up to where a decoder refuses it.
+    """
+    if b"\\" in data:  # Each quote that is left begins or ends a string.
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if len(data) <= _PIECE:
+        parts = data.split(b'"')
+        return b"".join(parts[::2]), len(parts) - 1
+    quotes, outside = 0, []
+    for start in range(0, len(data), _PIECE):
+        parts = data[start : start + _PIECE].split(b'"')
+        outside.append(b"".join(parts[quotes % 2 :: 2]))
+        quotes += len(parts) - 1
+    return b"".join(outside), quotes
 
 
 def encode_value(value: object) -> bytes:
@@ -245,7 +280,7 @@ def encode_checked(value: object) -> bytes:
 
 def _encode_or_say_why(value: object) -> bytes:
     try:
-        return _with_headroom(_encode, value)
+        return with_headroom(_encode, value)
     except UnicodeEncodeError:
         raise LocalProtocolError("a string holds a lone surrogate, which is no text") from None
     except RecursionError:
@@ -427,12 +462,12 @@ def _read(decode: Callable[[Any], T], data: bytes | msgspec.Raw) -> T:
     between its releases.
     """
     try:
-        return _with_headroom(decode, data)
+        return with_headroom(decode, data)
     except (msgspec.MsgspecError, ValueError, OverflowError):
         raise Unreadable(NO_OBJECT if _is_text(bytes(data)) else NOT_TEXT) from None
 
 
-def _with_headroom(call: Callable[[Any], T], argument: object) -> T:
+def with_headroom(call: Callable[[Any], T], argument: object) -> T:
     """Call C code that recurses at most MAX_DEPTH deep, also where the caller's stack is nearly full."""
     try:
         return call(argument)

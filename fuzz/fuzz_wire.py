@@ -31,8 +31,16 @@ class Role(NamedTuple):
     read: Callable[[wire.Envelope], msgspec.Struct]
 
 
+def read_request(envelope: wire.Envelope) -> msgspec.Struct:
+    """Return what a runtime reads; a submit has the value of its input."""
+    message = tolerance.read_request(envelope)
+    if isinstance(message, messages.Submit):
+        return messages.Submit(**msgspec.structs.asdict(message) | {"input": message.input.value()})
+    return message
+
+
 ROLES: Final = (
-    Role(messages.TO_RUNTIME, tolerance.read_request),
+    Role(messages.TO_RUNTIME, read_request),
     Role(messages.TO_CLIENT, tolerance.read_message),
 )
 

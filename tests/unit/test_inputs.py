@@ -7,13 +7,16 @@ from typing import Any, Final
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from arcp_proto import wire
-from arcp_proto.errors import Denied
+from arcp_proto import tolerance, wire
+from arcp_proto.errors import Denied, Unreadable
 from arcp_proto.ids import JobId, Principal
-from arcp_proto.inputs import NO_INPUT, SMALL, Input, input_of, memory_of
+from arcp_proto.inputs import NO_INPUT, SMALL, Input, decode_submit, input_of, memory_of
 from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import KIB, MIB, Limits
+from arcp_proto.messages import Submit
 from arcp_proto.output import Audit, StartJob
 
 from .credentialed import Provided
@@ -48,6 +51,30 @@ WHOLE: Final = {
     "keys": b"{" + b",".join(b'"%d":1' % number for number in range(ITEMS)) + b"}",
     "blanks": b"[" + b" " * 100_000 + b"]",
 }
+
+
+PIECES: Final = st.lists(
+    st.sampled_from([*'[]{},:"\\-+.eE019uax/ \x01\t\n\u00e9'])
+    | st.sampled_from(["\\u", "d83d", "\\ude00", "null", "true", '"a"', "0" * 310])
+    | st.floats(allow_nan=False, allow_infinity=False).map(str),
+    max_size=12,
+).map(lambda pieces: "".join(pieces).encode())
+"""Texts of which some are JSON."""
+
+
+class Fields(msgspec.Struct):
+    """An object with an input that stays JSON."""
+
+    input: msgspec.Raw
+
+
+def read_input(json: bytes) -> Input:
+    """Return the input of a submit that holds this JSON."""
+    envelope = wire.decode_envelope(b'{"type":"job.submit","payload":{"agent":"a","input":%b}}' % json)
+    submit = tolerance.read_request(envelope)
+    assert isinstance(submit, Submit)
+    assert isinstance(submit.input, Input)
+    return submit.input
 
 
 def taken(json: bytes) -> int:
@@ -85,7 +112,8 @@ def test_a_small_input_does_not_count(size: int, counts: bool) -> None:
     json = b"[" + b" " * (size - 2) + b"]"
     assert bool(Input.of(json).size) == counts
     envelope = wire.decode_envelope(b'{"type":"job.submit","payload":{"agent":"a","input":' + json + b"}}")
-    assert bool(input_of(envelope).size) == counts
+    assert bool(input_of(envelope.payload).size) == counts
+    assert bool(read_input(json).size) == counts
 
 
 def test_an_input_is_the_value_as_often_as_it_is_asked_for() -> None:
@@ -105,7 +133,66 @@ def test_an_input_is_the_value_as_often_as_it_is_asked_for() -> None:
 )
 def test_the_input_of_a_submit_is_as_it_was_written(payload: bytes, json: bytes) -> None:
     envelope = wire.decode_envelope(b'{"type":"job.submit","payload":' + payload + b"}")
-    assert input_of(envelope).json == json
+    assert input_of(envelope.payload).json == json
+    submit = tolerance.read_request(envelope)
+    assert isinstance(submit, Submit)
+    assert submit.input.json == json
+
+
+NUMBERS: Final = {
+    "short": b"1.5",
+    "a small exponent": b"1e-400",
+    "the largest": b"1.7976931348623157e308",
+    "too large": b"1e309",
+    "too small": b"-1E+309",
+    "a large integer": b"9" * 4_000,
+    "too large an integer": b"9" * 5_000,
+    "many digits": b"9" * 310 + b".5",
+    "few digits": b"9" * 308 + b".5",
+}
+
+
+@pytest.mark.parametrize("around", [0, 70, 1_000])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_an_input_is_read_exactly_if_its_numbers_can_be_held(name: str, around: int) -> None:
+    json = b'["%b",%b]' % (b"x" * around, NUMBERS[name])
+    try:
+        value = msgspec.json.decode(json)
+    except msgspec.DecodeError:
+        with pytest.raises(Unreadable, match=wire.NO_OBJECT):
+            read_input(json)
+    else:
+        assert read_input(json).value() == value
+
+
+@given(PIECES)
+def test_raw_json_is_a_value_unless_a_number_may_overflow(json: bytes) -> None:
+    try:
+        msgspec.json.decode(b'{"input":%b}' % json, type=Fields)
+    except msgspec.DecodeError:
+        raw = False
+    else:
+        raw = True
+    try:
+        msgspec.json.decode(json)
+    except ValueError:
+        assert not raw or wire.may_overflow(wire.outside_strings(json)[0])
+    else:
+        assert raw
+
+
+@pytest.mark.parametrize("size", [SMALL + 1, 300_000])
+def test_no_value_is_made_until_the_agent_asks(size: int) -> None:
+    json = b"[" + b"[]," * (size // 3) + b"0]"
+    payload = msgspec.Raw(b'{"agent":"a","input":%b}' % json)
+    tracemalloc.start()
+    try:
+        submit = decode_submit(payload)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert submit.input.json == json
+    assert most < taken(json) / 3
 
 
 def test_the_json_is_kept_no_longer_than_until_the_value_is_taken() -> None:
