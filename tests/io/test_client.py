@@ -681,6 +681,23 @@ async def test_a_child_that_is_no_runtime() -> None:
             pytest.fail("there is no session")
 
 
+async def test_a_subscribe_that_was_given_up_is_taken_back(kind: str) -> None:
+    """Its answer comes when nobody waits for it any more."""
+    async with (
+        place(kind) as there,
+        connect(there.target, TOKEN) as owner,
+        connect(there.target, TOKEN) as session,
+    ):
+        job = await owner.submit("sleep")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.subscribe, job.id)
+            await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        observers = there.runtime.jobs[JobId(job.id)].observers
+        await until(lambda: observers)
+        await until(lambda: not observers)
+
+
 async def until(done: Any) -> None:
     with anyio.fail_after(10):
         while not done():
