@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -25,7 +26,7 @@ from arcp_io.journal import SqliteJournal
 from arcp_io.journal.outstanding import outstanding_in
 from arcp_io.litellm import LiteLLMProvisioner
 from arcp_io.memory import serve_memory
-from arcp_io.provisioning import IssueContext, IssuedCredential, StaticProvisioner
+from arcp_io.provisioning import IssueContext, IssuedCredential, StaticProvisioner, credential
 from arcp_io.serving import Server, serve
 from arcp_proto.limits import Limits
 from arcp_proto.recording import record
@@ -439,6 +440,26 @@ async def test_a_plain_server_says_that_it_issues_nothing(
         [message] = told(caplog)
         assert server.url in message and "secure_loopback" in message
     assert provisioner.valid == {}
+
+
+async def test_a_server_with_tls_issues_whatever_is_said_of_loopback(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, tmp_path: Path
+) -> None:
+    app = app_of(StaticProvisioner(["sk-1"], "https://gateway.example"))
+    app.secure_loopback = False
+    journal = SqliteJournal(tmp_path / "journal")
+    async with serve(app, port=0, ssl_context=server_tls, journal=journal) as server:
+        assert server.secure
+        async with connect(server.url, token="t0ken", ssl_context=client_tls) as session:
+            job = await session.submit("wait", lease=LEASE)
+            assert [one.value.reveal() for one in job.credentials] == ["sk-1"]
+
+
+def test_a_provisioner_shows_no_value_of_what_it_hands_out() -> None:
+    provisioner = StaticProvisioner(["sk-1"], "https://gateway.example")
+    provisioner.valid["cred_1"] = credential("sk-1", "https://gateway.example")
+    assert repr(provisioner) == "<StaticProvisioner of 1 valid credentials for https://gateway.example>"
+    assert "sk-1" not in repr(provisioner.valid)
 
 
 async def test_a_server_that_issues_says_nothing(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:

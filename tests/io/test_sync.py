@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
 import threading
@@ -42,6 +43,20 @@ def test_a_job_from_its_submission_to_its_result(url: str) -> None:
         assert job.result() is None
         assert (job.final_status, job.summary, job.events_received) == ("success", None, 101)
         assert session.submit("large", 100_000).result() == "y" * 100_000
+
+
+def test_a_result_comes_piece_by_piece_between_the_events(url: str) -> None:
+    with sync.connect(url, token=TOKEN) as session:
+        pieces = session.submit("large", 100_000).result_stream()
+        text = "".join(str(piece) for piece in pieces)
+        assert json.loads(text) == "y" * 100_000
+        assert (pieces.content_type, pieces.size) == ("application/json", len(text))
+        assert pieces.history_cut is None
+        seen: list[str] = []
+        flood = session.submit("flood", {"events": 10})
+        pieces = flood.result_stream(on_event=lambda event: seen.append(event.body["message"]))
+        assert list(pieces) == []
+        assert seen == [f"{number} " for number in range(10)]
 
 
 def test_errors_have_their_classes(url: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mypy.api
+import pydantic
 import pytest
 
 from arcp_io import sync
@@ -17,7 +18,7 @@ from arcp_io.client import Session, connect
 from arcp_io.errors import InvalidRequest, LocalProtocolError, ResultMismatch
 from arcp_io.memory import serve_memory
 from arcp_io.serving import serve
-from arcp_io.values import read_as
+from arcp_io.values import as_json, read_as
 from tests.io.typed import (
     KINDS,
     MODEL,
@@ -172,3 +173,19 @@ async def test_without_await() -> None:
 def test_a_type_that_nothing_can_be_read_as_is_named_with_its_place() -> None:
     with pytest.raises(ValueError, match=r"result\[0\]: results and inputs cannot be read as complex"):
         read_as("result", [1], list[complex])
+
+
+class Unwritable(pydantic.BaseModel):
+    """A model whose serializer fails."""
+
+    number: int
+
+    @pydantic.field_serializer("number")
+    def written(self, number: int) -> int:
+        raise KeyError("no number today")
+
+
+def test_a_model_that_cannot_be_written_is_named_with_its_place() -> None:
+    expected = r"result\.rows\[1\]: the model Unwritable cannot be written as JSON: .*no number today"
+    with pytest.raises(LocalProtocolError, match=expected):
+        as_json("result", {"rows": [1, Unwritable(number=1)]})

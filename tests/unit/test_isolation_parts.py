@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import anyio
@@ -31,6 +32,7 @@ from arcp_io.between import (
 )
 from arcp_io.channel import HELD, Channel
 from arcp_io.errors import ArcpError, BudgetExhausted, ConnectionLost, Denied, JobOver, LocalProtocolError
+from arcp_io.isolation import reference
 from arcp_io.outside import Outside
 from arcp_proto.errors import ErrorCode
 from arcp_proto.ids import JobId
@@ -337,3 +339,23 @@ def test_a_thread_of_its_own_asks_nothing() -> None:
         thread.start()
         thread.join()
     assert "belongs to the thread of its event loop" in str(raised[0])
+
+
+# Functions.
+
+
+class Caller:
+    """Its instances are called, and have no name of their own."""
+
+    def __call__(self, job: Any, input: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "function",
+    [Caller(), partial(failure_of), lambda job, input: None],
+    ids=["instance", "partial", "lambda"],
+)
+def test_a_function_without_a_name_in_a_module_cannot_be_imported_by_a_process(function: Any) -> None:
+    with pytest.raises(ValueError, match="at the top level of a module"):
+        reference(function)
