@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import struct
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -118,3 +119,34 @@ def test_what_an_earlier_log_has_left_behind_does_not_count(tmp_path: Path) -> N
     assert len(data) == HEADER + 2 * TRANSACTIONS * FRAME
     assert read(tmp_path, data) == Log(2, 2, damaged=False)
     assert read(tmp_path, flipped(data, HEADER + FRAME + 30)) == Log(2, 0, damaged=False)
+
+
+def header(magic: int, order: str, form: int, page_bytes: int) -> bytes:
+    """Return a header with its checksum, whose words are read in this order."""
+    data = struct.pack(">6I", magic, form, page_bytes, 1, 2, 3)
+    words = struct.unpack(f"{order}6I", data)
+    first = second = 0
+    for even, odd in zip(words[::2], words[1::2], strict=True):
+        first = (first + even + second) % 2**32
+        second = (second + odd + first) % 2**32
+    return data + struct.pack(">2I", first, second)
+
+
+@pytest.mark.parametrize(
+    ("magic", "order", "form", "page_bytes", "known"),
+    [
+        (0x377F0682, "<", 3_007_000, PAGE_BYTES, True),
+        (0x377F0683, ">", 3_007_000, PAGE_BYTES, True),
+        (0x377F0682, ">", 3_007_000, PAGE_BYTES, False),
+        (0x377F0684, "<", 3_007_000, PAGE_BYTES, False),
+        (0x377F0684, "=", 3_007_000, PAGE_BYTES, False),
+        (0x377F0682, "<", 3_007_001, PAGE_BYTES, False),
+        (0x377F0682, "<", 3_007_000, PAGE_BYTES * 2, False),
+    ],
+)
+def test_a_header_is_known_by_its_magic_format_and_page_size(
+    tmp_path: Path, magic: int, order: str, form: int, page_bytes: int, known: bool
+) -> None:
+    """The magic says in which order the words of the checksums are read."""
+    data = header(magic, order, form, page_bytes)
+    assert read(tmp_path, data) == Log(0 if known else 1, 0, damaged=False)
