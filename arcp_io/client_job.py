@@ -37,8 +37,8 @@ else:
     T = TypeVar("T")
 
 Event: TypeAlias = JobEmitted
-"""One event of a job (§8.1): `kind`, `body`, `ts`, `seq` (its number in the session), `job_id`, `source_seq`
-(its number where it was submitted, when the job is observed)."""
+"""One event of a job (§8.1): `kind`, `body`, `ts`, `job_id`, `job_seq` (its position in the job, the same for
+everybody; None of a runtime that tells none) and `seq` (its number in the session)."""
 
 FinalStatus: TypeAlias = Literal["success", "error", "cancelled", "timed_out"]
 """How a job has ended (§7.3)."""
@@ -96,11 +96,11 @@ class Job(Generic[T]):
         self.parent_job_id: str | None = None
         """The job that delegated it, of one that is observed (§10)."""
         self.history_from: int | None = None
-        """The number of the first event that was left of its history, when a bound had cut it (§7.6)."""
+        """The position of the first event that was left of its history, when a bound had cut it (§7.6)."""
         self.current_status: str | None = None
         """The status in the answer to the last subscribe (§7.6); None for a job that was only submitted."""
         self.subscribed_from: int | None = None
-        """The number of the last event before that subscribe, 0 for none (§7.6); None without one."""
+        """The position of the last event before that subscribe, 0 for none (§7.6); None without one."""
         self.replayed = False
         """Whether that subscribe brings earlier events."""
         self.events_received = 0
@@ -108,7 +108,8 @@ class Job(Generic[T]):
         self.events_dropped = 0
         """Of them, those that were dropped because nobody iterated."""
         self.last_seq = 0
-        """The number of the last event received, where it was submitted; to observe it from there."""
+        """The position of the last event received, to observe the job from there; of a runtime that tells no
+        positions its number in the session."""
         self._jobs = jobs
         self._holding = jobs.holding
         self._buffer_size = buffer_size
@@ -125,8 +126,8 @@ class Job(Generic[T]):
         self._iterator: weakref.ref[JobEvents] | None = None
         self._arrived: anyio.Event | None = None
         self._end: JobEnded | None = None
-        self._end_seq = 0
-        """Number of an end that is not done with; 0: none."""
+        self._end_receipt = 0
+        """Receipt of an end that is not done with; 0: none."""
         self._asking = 0
         """How many wait for `result`."""
         self._left = False
@@ -134,8 +135,6 @@ class Job(Generic[T]):
         self._over = jobs.event()
         self._chunks: ChunkReader | None = None
         """Reads the chunks of its result, once that is read as a stream."""
-        self._chunks_before = 0
-        """The first number of a chunk that is read from its event."""
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.agent} {self.final_status or 'unfinished'}>"
@@ -263,7 +262,6 @@ class Job(Generic[T]):
         if self._chunks is not None:
             return self._chunks, ""
         self._chunks, early = self._jobs.session._stream_result(self.id)
-        self._chunks_before = self._chunks.due
         return self._chunks, early
 
     def _successful_end(self) -> JobEnded:
@@ -339,7 +337,7 @@ class Job(Generic[T]):
         """Events have come, one at least."""
         last = events[-1]
         self.events_received += len(events)
-        self.last_seq = last.source_seq or last.seq
+        self.last_seq = last.job_seq or last.seq
         for event in filter(_VALUE, events):
             self._rotated(event)
         if not self._wanted:
@@ -360,10 +358,10 @@ class Job(Generic[T]):
     def _ended(self, end: JobEnded) -> None:
         """The end has come."""
         self.events_received += 1
-        self.last_seq = end.source_seq or end.seq
+        self.last_seq = end.job_seq or end.seq
         self._end = end
         self.credentials = ()
-        self._end_seq = end.seq
+        self._end_receipt = end.receipt
         self._finish()
         self._look_at_end()
 
@@ -393,11 +391,15 @@ class Job(Generic[T]):
         """Whether events of it wait."""
         return bool(self._inbox.waiting)
 
+    def _done_with(self, receipt: int) -> None:
+        """Note an event as processed that is not for the user."""
+        self._inbox.done_with(receipt)
+
     def _done_with_end(self) -> None:
         """Whoever was to see the end has."""
-        if self._end_seq:
-            self._inbox.done_with(self._end_seq)
-            self._end_seq = 0
+        if self._end_receipt:
+            self._inbox.done_with(self._end_receipt)
+            self._end_receipt = 0
 
     # For its iterator, and steps of the above.
 
@@ -492,7 +494,7 @@ class Job(Generic[T]):
         self.events_dropped += 1
         if not self._iterating:
             self._inbox.done_with_taken()
-        self._inbox.done_with(event.seq)
+        self._inbox.done_with(event.receipt)
 
     def _cut(self, history_from: int) -> HistoryCut:
         told = (

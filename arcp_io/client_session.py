@@ -310,10 +310,10 @@ class Session:
                 job._ended_before(ended_as)
             await job.wait()
 
-    def _processed(self, job_id: str, seq: int, since: int | None = None) -> None:
-        """Somebody has done with what had this number, or those from `since` to it; 0 has none."""
-        if seq and self.lost is None:
-            self._client.processed(JobId(job_id), seq, since, now=self._pump.now())
+    def _processed(self, job_id: str, receipt: int) -> None:
+        """Note that everything of a job up to a receipt is processed."""
+        if self.lost is None:
+            self._client.processed(JobId(job_id), receipt, now=self._pump.now())
             if self._keeper is not None:
                 self._keeper.changed_before(self._connection)
 

@@ -16,15 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Inbox"]
 
-NOTHING: Final = -2
-"""In the place of a number that none follows."""
 _SIZE: Final = attrgetter("size")
 
 
 class Inbox:
-    """Holds what waits, and notes what is processed: the session is told soon, of many numbers at once."""
+    """Holds what waits, and notes what is processed: the session is told soon, of many events at once."""
 
-    __slots__ = ("_job_id", "_since", "full", "jobs", "size", "taken", "upto", "waiting")
+    __slots__ = ("_job_id", "behind", "full", "jobs", "size", "taken", "told", "upto", "waiting")
 
     def __init__(self, jobs: SessionJobs, job_id: str) -> None:
         self.waiting: deque[JobEmitted | HistoryCut] = deque()
@@ -32,12 +30,15 @@ class Inbox:
         self.size = 0
         """Bytes of them."""
         self.taken = 0
-        """Number of the event that the iterator has and has not done with; 0: none."""
+        """Receipt of the event that the iterator has and has not done with; 0: none."""
         self.jobs = jobs
         self._job_id = job_id
-        self._since = 0
-        self.upto = NOTHING
-        """The numbers from `_since` to here are processed, and nobody was told."""
+        self.upto = 0
+        """The receipt up to which everything is processed."""
+        self.told = 0
+        """The receipt that the session was told."""
+        self.behind = 0
+        """The receipt of an event that is done with before those that are taken or wait; 0: none."""
         self.full = False
         """More than it is to hold waits."""
 
@@ -57,22 +58,28 @@ class Inbox:
         return event
 
     def done_with_taken(self) -> None:
-        """Whoever has an event is done with it."""
-        taken, self.taken = self.taken, 0
-        if taken:
-            self.done_with(taken)
+        """Note that the event that was taken is processed."""
+        receipt, self.taken = self.taken, 0
+        self.done_with(receipt)
 
-    def done_with(self, seq: int) -> None:
-        """What had this number is processed; 0 is none."""
-        if seq == self.upto + 1:
-            self.upto = seq
-        elif seq:
-            self.tell()
-            self._since = self.upto = seq
-            self.jobs.told_soon(self)
+    def done_with(self, receipt: int) -> None:
+        """Note that the event with this receipt is processed; 0 is none.
+
+        A receipt stands for everything before it as well, so that it waits for what is taken or waits.
+        """
+        first = self.taken or next((one.receipt for one in self.waiting if isinstance(one, JobEmitted)), 0)
+        if 0 < first < receipt:
+            self.behind = max(self.behind, receipt)
+            return
+        if not first:
+            receipt, self.behind = max(self.behind, receipt), 0
+        if receipt > self.upto:
+            if self.upto == self.told:
+                self.jobs.told_soon(self)
+            self.upto = receipt
 
     def tell(self) -> None:
         """Tell the session now."""
-        if self.upto != NOTHING:
-            since, upto, self.upto = self._since, self.upto, NOTHING
-            self.jobs.session._processed(self._job_id, upto, since)
+        if self.upto > self.told:
+            self.told = self.upto
+            self.jobs.session._processed(self._job_id, self.upto)

@@ -38,11 +38,10 @@ class JobEvents:
     async def __anext__(self) -> JobEmitted:
         """The next event; the one before is done with."""
         inbox = self._inbox
-        taken = inbox.taken
-        if taken == inbox.upto + 1:
-            inbox.upto = taken
+        if inbox.upto > inbox.told and not inbox.behind:
+            inbox.upto = inbox.taken or inbox.upto
         else:
-            inbox.done_with(taken)
+            inbox.done_with_taken()
         self._ready -= 1
         if not self._ready or not inbox.waiting:
             inbox.taken = 0
@@ -51,7 +50,7 @@ class JobEvents:
         if isinstance(event, HistoryCut):
             inbox.taken = 0
             self._job._cut_off(event)
-        inbox.taken = event.seq
+        inbox.taken = event.receipt
         inbox.size -= event.size
         inbox.jobs.size -= event.size
         if inbox.full:

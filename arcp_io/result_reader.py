@@ -91,8 +91,8 @@ class ResultReader:
             return ""
         try:
             chunk = read_chunk(event.body)
-            due, replayed = self._chunks.due, event.source_seq is not None
-            if chunk.chunk_seq < (due if replayed else self._job._chunks_before):
+            due = self._chunks.due
+            if chunk.chunk_seq < due:
                 return ""
             if chunk.chunk_seq > due:
                 raise ChunkError(missing_chunks(chunk, due))

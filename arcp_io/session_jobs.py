@@ -262,9 +262,12 @@ class SessionJobs:
             self._done_with(event)
 
     def _done_with(self, event: JobEmitted | JobEnded) -> None:
-        """Nobody wants it."""
-        self.session._processed(event.job_id, event.seq)
-        self.session._tells_soon()
+        """Note as processed what nobody wants; of a job whose result is asked for again, behind its events."""
+        if event.job_id in self._mending:
+            self._mending[event.job_id][0]._done_with(event.receipt)
+        else:
+            self.session._processed(event.job_id, event.receipt)
+            self.session._tells_soon()
 
     def _mended(self, job_id: str, end: JobEnded | None) -> None:
         if job_id in self._mending:

@@ -1,238 +1,199 @@
-"""Up to which number the user has processed what the session brought (§6.5)."""
+"""Which events the user was handed and has not processed, and up to which number all are processed (§6.5)."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
-from .client_jobs import FollowedJob, behind
+from .client_jobs import LIVE, FollowedJob
 from .ids import MILLISECOND, JobId, Time
 
 ACK_INTERVAL: Final = 250 * MILLISECOND
-"""Between two acks, and from a processed event to its ack; the draft says every few hundred milliseconds."""
+"""The time between two acks, and from a processed event to its ack: the draft's few hundred milliseconds."""
 ACK_EVENTS: Final = 32
-"""Processed events that are worth an ack at once, unless the last was less than an interval ago."""
-
-Key = tuple[int, JobId]
+"""Processed events that are acked at once, unless the last ack was sent less than an interval ago."""
 
 
-class _HandedOut(msgspec.Struct, gc=False):
-    key: Key
-    size: int
-    job: FollowedJob | None
-    home: int
-    replays: int
+class _Batch:
+    """Events of one job that are handed out together; their numbers and receipts are consecutive.
 
-    @property
-    def first(self) -> int:
-        return self.key[0]
-
-
-class _Run:
-    """Events of one job with consecutive numbers and home numbers, handed out together.
-
-    They are processed in their order; once one of them is not, the run is `taken_apart` into what is left.
+    A batch that waits for an answer holds one event, and has no receipt yet.
     """
 
-    __slots__ = ("_began", "_home", "_sizes", "end", "first", "job", "replays", "taken_apart")
+    __slots__ = ("_sizes", "done", "job", "mark", "places", "receipt", "seq")
 
-    def __init__(self, first: int, sizes: Sequence[int], job: FollowedJob, home: int) -> None:
-        self.first = self._began = first
-        """The number of the first that is not processed."""
-        self.end = first + len(sizes)
-        """The number behind the last."""
-        self.job = job
-        self.replays = job.replays
-        self.taken_apart: deque[_HandedOut] | None = None
+    def __init__(self, seq: int, sizes: Sequence[int]) -> None:
+        self.seq = seq
+        """The number of its first event in the session; 0 if it has none."""
         self._sizes = sizes
-        self._home = home
+        self.done = 0
+        """How many of its events, from the first on, are processed."""
+        self.receipt = 0
+        """The receipt of its first event."""
+        self.job: FollowedJob | None = None
+        self.places: Sequence[int] = ()
+        """The place of each event: see `FollowedJob.place_of`."""
+        self.mark = LIVE
 
-    def advance(self, count: int) -> int:
-        """The first so many of what is left are processed; returns their size."""
-        start = self.first - self._began
-        self.first += count
-        return sum(self._sizes[start : start + count])
+    @property
+    def is_done(self) -> bool:
+        return self.done == len(self._sizes)
 
-    def report(self) -> None:
-        """All before what is left of it is processed."""
-        if self.first > self._began:
-            self.job.processed(behind(self._home, self.first - 1 - self._began), self.replays)
+    @property
+    def size(self) -> int:
+        """Bytes of all of it."""
+        return sum(self._sizes)
 
-    def entries(self) -> Iterator[_HandedOut]:
-        """What is left of it."""
-        for place in range(self.first - self._began, len(self._sizes)):
-            key, home = (self._began + place, self.job.id), behind(self._home, place)
-            yield _HandedOut(key, self._sizes[place], self.job, home, self.replays)
+    def advance(self, receipt: int) -> tuple[int, int]:
+        """Mark everything up to a receipt as processed; return how many events those are, and their bytes."""
+        start = self.done
+        self.done = end = min(receipt - self.receipt + 1, len(self._sizes))
+        if self.job is not None:
+            self.job.processed(self.places[end - 1], self.mark)
+        return end - start, sum(self._sizes[start:end])
 
 
 class Acks:
-    """What was handed out and is not processed yet: one entry for each event that the user still holds.
+    """The events that the user holds, in batches.
 
-    They outlive the session: what a lost one brought is processed before what its job brings in the next.
+    An event that is handed out gets a *receipt*: the count of all events that this client has handed out.
+    The user processes the events of a job in their order, so that one receipt says how far a job has come,
+    also over a lost session.
     """
 
-    __slots__ = ("_open", "_order", "_runs", "_stale", "processed", "sent_at", "size", "told")
+    __slots__ = (
+        "_by_job",
+        "_order",
+        "_session",
+        "_waiting",
+        "processed",
+        "receipts",
+        "sent_at",
+        "size",
+        "told",
+    )
 
     def __init__(self, now: Time) -> None:
         self.told = 0
-        """What the last ack said."""
+        """The number in the last ack."""
         self.sent_at = Time(now - ACK_INTERVAL)
         self.processed = 0
         """Events processed since."""
         self.size = 0
         """Bytes of what is not processed."""
-        self._open: dict[Key, _HandedOut] = {}
-        self._runs: dict[JobId, deque[_Run]] = {}
-        """For each job those that are not processed or taken apart, by their numbers."""
-        self._order: deque[_HandedOut | _Run] = deque()
-        self._stale: dict[Key, deque[_HandedOut]] = {}
+        self.receipts = 0
+        """The last receipt."""
+        self._session = 1
+        """The first receipt of the session."""
+        self._order: deque[_Batch] = deque()
+        """What the session has numbered and is not processed, and what waits for an answer."""
+        self._by_job: dict[JobId, deque[_Batch]] = {}
+        self._waiting: dict[tuple[int, JobId], _Batch] = {}
+
+    def wait(self, seq: int, job_id: JobId, size: int) -> None:
+        """Keep the number of an event that is handed out later, or dropped, from being acked."""
+        if (seq, job_id) not in self._waiting:
+            batch = self._waiting[seq, job_id] = _Batch(seq, (size,))
+            self._order.append(batch)
+            self.size += size
+
+    def drop(self, seq: int, job_id: JobId) -> None:
+        """Let go of an event that waits, and that the user does not get."""
+        batch = self._waiting.pop((seq, job_id), None)
+        if batch is not None:
+            self.size -= batch.size
+            batch.done = 1
+            self._advance()
 
     def handed_out(
-        self, seq: int, job_id: JobId, size: int = 0, job: FollowedJob | None = None, home: int = 0
-    ) -> None:
-        """The user has to process this number of a job; every other counts as processed when it comes.
+        self,
+        seq: int,
+        job_id: JobId,
+        size: int = 0,
+        job: FollowedJob | None = None,
+        place: int = 0,
+        mark: int = LIVE,
+    ) -> int:
+        """Return the receipt of an event that the user gets now; it has a number, or 0.
 
-        One that has waited for an answer stays where it came, and has its `job` and its place there now.
+        `place` and `mark` are those of `FollowedJob.place_of`.
         """
-        self._take_apart(seq, job_id)
-        key, replays = (seq, job_id), 0 if job is None else job.replays
-        entry = self._open.get(key)
-        if entry is not None:
-            self.size += size - entry.size
-            entry.size, entry.job, entry.home, entry.replays = size, job, home, replays
-            return
-        entry = self._open[key] = _HandedOut(key, size, job, home, replays)
-        self.size += size
-        self._order.append(entry)
+        batch = self._waiting.pop((seq, job_id), None) if self._waiting else None
+        if batch is None:
+            batch = _Batch(seq, (size,))
+            self.size += size
+            if seq:
+                self._order.append(batch)
+        return self._hand_out(batch, 1, job_id, job, (place,), mark)
 
-    def run_handed_out(self, first: int, sizes: Sequence[int], job: FollowedJob, home: int) -> None:
-        """The same for consecutive numbers of a job, from `first` on: none of them was handed out before.
+    def all_handed_out(
+        self, seq: int, sizes: Sequence[int], job: FollowedJob, places: Sequence[int], mark: int
+    ) -> int:
+        """Do the same for events of one job with consecutive numbers; return the receipt of the first."""
+        batch = _Batch(seq, sizes)
+        self.size += batch.size
+        self._order.append(batch)
+        return self._hand_out(batch, len(sizes), job.id, job, places, mark)
 
-        `home` is the place of the first of them.
-        """
-        run = _Run(first, sizes, job, home)
-        self.size += sum(sizes)
-        self._runs.setdefault(job.id, deque()).append(run)
-        self._order.append(run)
-
-    def done(self, seq: int, job_id: JobId) -> None:
-        """The user has; what was not handed out, or twice, is harmless."""
-        if self._stale and self._done_stale((seq, job_id)):
-            return
-        runs = self._runs.get(job_id)
-        if runs is not None and runs[0].first == seq:
-            self._advance_run(runs, 1)
-            return
-        self._take_apart(seq, job_id)
-        entry = self._open.pop((seq, job_id), None)
-        if entry is not None:
-            self.size -= entry.size
-            self.processed += 1
-            if seq == self._order[0].first:
-                self._advance()
-
-    def all_done(self, first: int, last: int, job_id: JobId) -> None:
-        """The same for every number from `first` to `last`."""
-        while first <= last:
-            runs = self._runs.get(job_id)
-            if runs is not None and runs[0].first == first and not self._stale:
-                first += self._advance_run(runs, last + 1 - first)
-            else:
-                self.done(first, job_id)
-                first += 1
+    def done(self, receipt: int, job_id: JobId) -> None:
+        """Mark the events of a job as processed that have this receipt or an earlier one."""
+        batches = self._by_job.get(job_id)
+        while batches and batches[0].receipt <= receipt:
+            batch = batches[0]
+            count, size = batch.advance(receipt)
+            self.size -= size
+            self.processed += count
+            if not batch.is_done:
+                break
+            batches.popleft()
+        if batches is not None and not batches:
+            del self._by_job[job_id]
+        self._advance()
 
     def cursor(self, last: int) -> int:
-        """The number up to which all is processed, when everything up to `last` has come."""
+        """Return the number up to which all is processed, when everything up to `last` has come."""
         if not self._order:
             return last
-        before = self._order[0].first - 1
-        return before if before < last else last
+        first = self._order[0]
+        return min(first.seq + first.done - 1, last)
 
     def tell(self, seq: int, now: Time) -> None:
-        """An ack of `seq` is on its way."""
+        """Note that an ack of `seq` is on its way."""
         self.told, self.sent_at, self.processed = seq, now, 0
 
     def begin_session(self, now: Time) -> None:
-        """A new session begins to number from 1."""
-        for entry in self._entries():
-            self._stale.setdefault(entry.key, deque()).append(entry)
-        self._open, self._order, self._runs = {}, deque(), {}
+        """Begin a session, which numbers from 1. What the user holds of the last one is not acked."""
+        for batch in self._waiting.values():
+            self.size -= batch.size
+        self._waiting, self._order, self._session = {}, deque(), self.receipts + 1
         self.told, self.processed, self.sent_at = 0, 0, Time(now - ACK_INTERVAL)
 
-    def _entries(self) -> Iterator[_HandedOut]:
-        """Everything that is not processed, in its order."""
-        for item in self._order:
-            if isinstance(item, _HandedOut):
-                yield from (item,) if self._open.get(item.key) is item else ()
-            elif item.taken_apart is None:
-                yield from item.entries()
-            else:
-                yield from (one for one in item.taken_apart if self._open.get(one.key) is one)
+    def holds_of_lost(self, job_id: JobId) -> bool:
+        """Return whether the user holds events of a job that came in a session that is lost."""
+        batches = self._by_job.get(job_id)
+        return batches is not None and batches[0].receipt < self._session
 
-    def _advance_run(self, runs: deque[_Run], most: int) -> int:
-        """The next of a job's first run are processed, so many at most; returns how many."""
-        run = runs[0]
-        count = min(most, run.end - run.first)
-        self.size -= run.advance(count)
-        self.processed += count
-        if run.first == run.end:
-            runs.popleft()
-            if not runs:
-                del self._runs[run.job.id]
-        if self._order[0] is run:
-            self._advance()
-        return count
+    def holds(self, job_id: JobId) -> bool:
+        """Return whether the user holds events of a job."""
+        return job_id in self._by_job
 
-    def _take_apart(self, seq: int, job_id: JobId) -> None:
-        """What is left of the run that this number is in goes on one by one."""
-        runs = self._runs.get(job_id)
-        if runs is None or not runs[0].first <= seq < runs[-1].end:
-            return
-        place = bisect_right(runs, seq, key=lambda run: run.first) - 1
-        run = runs[place]
-        if seq >= run.end:
-            return
-        run.taken_apart = deque(run.entries())
-        self._open.update((entry.key, entry) for entry in run.taken_apart)
-        del runs[place]
-        if not runs:
-            del self._runs[job_id]
+    def _hand_out(
+        self,
+        batch: _Batch,
+        count: int,
+        job_id: JobId,
+        job: FollowedJob | None,
+        places: Sequence[int],
+        mark: int,
+    ) -> int:
+        receipt = batch.receipt = self.receipts + 1
+        self.receipts += count
+        batch.job, batch.places, batch.mark = job, places, mark
+        self._by_job.setdefault(job_id, deque()).append(batch)
+        return receipt
 
     def _advance(self) -> None:
-        """What is processed at the front need not be kept, and its jobs have come as far."""
-        while self._order:
-            item = self._order[0]
-            if isinstance(item, _Run):
-                if not self._advance_into(item):
-                    return
-            elif item.key in self._open:
-                return
-            elif item.job is not None:
-                item.job.processed(item.home, item.replays)
-            self._order.popleft()
-
-    def _advance_into(self, run: _Run) -> bool:
-        """Whether all of the run at the front is processed."""
-        entries = run.taken_apart
-        while entries and entries[0].key not in self._open:
-            entries.popleft()
-            run.first = entries[0].first if entries else run.end
-        run.report()
-        return run.first == run.end
-
-    def _done_stale(self, key: Key) -> bool:
-        """Whether this was of a lost session; within a job everything is processed in its order."""
-        entries = self._stale.get(key)
-        if entries is None:
-            return False
-        entry = entries.popleft()
-        if not entries:
-            del self._stale[key]
-        self.size -= entry.size
-        if entry.job is not None:
-            entry.job.processed(entry.home, entry.replays)
-        return True
+        order = self._order
+        while order and order[0].is_done:
+            order.popleft()

@@ -43,15 +43,15 @@ class Assembly:
         self._total = total
         self._streams: dict[JobId, _Stream] = {}
 
-    def add(self, job_id: JobId, body: Mapping[str, Any], *, replayed: bool = False) -> None:
+    def add(self, job_id: JobId, body: Mapping[str, Any]) -> None:
         """Take the body of a `result_chunk`. What is wrong with it is said at the end of the job.
 
-        One that is `replayed` may have come before, and the first of them mends what was broken.
+        A chunk may come again, and the first of them mends what was broken.
         """
         stream = self._streams.get(job_id)
         if stream is not None and stream.released:
             return
-        if stream is None or (replayed and stream.assembler is None and body.get("chunk_seq") == 0):
+        if stream is None or (stream.assembler is None and body.get("chunk_seq") == 0):
             stream = self._streams[job_id] = _Stream(Assembler(self._limit))
         assembler = stream.assembler
         if assembler is None:
@@ -59,7 +59,7 @@ class Assembly:
         before = assembler.size
         try:
             chunk = read_chunk(body)
-            if replayed and chunk.chunk_seq < stream.due:
+            if chunk.chunk_seq < stream.due:
                 return
             if chunk.chunk_seq > stream.due:
                 raise ChunkError(missing_chunks(chunk, stream.due))

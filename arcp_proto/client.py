@@ -19,7 +19,7 @@ from .client_session import ClientSession, Failure
 from .connection import Connection, Framing, Phase
 from .entropy import Entropy
 from .errors import ErrorCode, InvariantViolated, LocalProtocolError, Refusal
-from .features import FEATURES
+from .features import FEATURES, POSITIONS
 from .ids import MILLISECOND, SECOND, JobId, RequestId, SessionId, Time, control_id_prefix
 from .limits import MAX_NAME_LENGTH, Limits
 from .machine import CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_REFUSED, CLOSE_TOO_LARGE, Machine, cut, found
@@ -30,7 +30,7 @@ from .resumption import Resumption
 from .secret import Secret
 from .timers import TimerKey, TimerKind
 
-CLIENT_FEATURES: Final = FEATURES
+CLIENT_FEATURES: Final = (*FEATURES, POSITIONS)
 """The features of §6.2 that this client knows."""
 
 CLOSE_REASON_BYTES: Final = 123
@@ -220,18 +220,19 @@ class Client(Machine):
         return self._ask(self._about(RequestKind.CANCEL, job_id, message, size))
 
     def subscribe(
-        self, job_id: JobId, from_event_seq: int | None = None, history: bool = False, *, now: int
+        self, job_id: JobId, after: int | None = None, history: bool = False, *, now: int
     ) -> RequestId:
-        """Observe a job (§7.6), with `history` also what came after the home number `from_event_seq`.
+        """Observe a job (§7.6), with `history` also its events above the position `after`.
 
+        For a runtime that tells no positions `after` is a number of the session that submitted the job.
         `Subscribed` or `RequestRefused` answers. Raises LocalProtocolError without a session, when the
         runtime does not offer it, and when too much is unanswered or followed.
         """
         session = self._asking(following=1)
-        message = commands.subscribe(job_id, from_event_seq, history)
+        message = commands.subscribe(job_id, after, history)
         commands.check_negotiated(session, message)
         size = commands.check_size(self, session, message, job_id)
-        self.enter(now, "subscribe", job_id, from_event_seq, history)
+        self.enter(now, "subscribe", job_id, after, history)
         session.unwanted.pop(job_id, None)
         return self._ask(self._about(RequestKind.SUBSCRIBE, job_id, message, size))
 
@@ -271,16 +272,16 @@ class Client(Machine):
         self.enter(now, "list_jobs", *which)
         return self._ask(self._about(RequestKind.LIST, None, message, size))
 
-    def processed(self, job_id: JobId, seq: int, since: int | None = None, *, now: int) -> None:
-        """The user has done with a `JobEmitted` or a `JobEnded`: what the acks of this client tell (§6.5).
+    def processed(self, job_id: JobId, receipt: int, *, now: int) -> None:
+        """Note that the user has done with the events of a job, up to one of them: acks tell of it (§6.5).
 
-        Call it for each of them that has a `seq`, in the order of the job, or once for all of a job that have
-        the numbers from `since` to `seq`; again, or after the end of the session, is harmless.
+        `receipt` is that of a `JobEmitted` or a `JobEnded` of the job. It stands for those of the same job
+        that were handed out before, too; a second call, or one after the end of the session, is harmless.
         """
-        self.enter(now, "processed", job_id, seq, *(() if since is None else (since,)))
+        self.enter(now, "processed", job_id, receipt)
         session = self.session
         if session is not None:
-            session.acks.all_done(seq if since is None else since, seq, job_id)
+            session.acks.done(receipt, job_id)
             if session.attached and self.connection is not None:
                 flow.ack_soon(self, self.connection, session)
         self.done()
@@ -366,7 +367,7 @@ class Client(Machine):
         kept = session.requests.kept + request.size <= self.limits.control_bytes
         request.sent = False
         if session.attached and connection is not None:
-            resuming.transmit(connection, request)
+            resuming.transmit(connection, session, request)
             request.message = request.message if kept else None
         session.requests.add(request)
 

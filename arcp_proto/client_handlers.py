@@ -217,9 +217,6 @@ def _go_on(client: Client, connection: Connection, job_id: JobId) -> None:
     session = jobs.session_of(client)
     if job_id in session.early and job_id in session.jobs:
         carry_out(client, connection, session.early.take(job_id))
-        job = session.jobs.get(job_id)
-        if job is not None:
-            job.replay_again()  # The answer may be one to a repeated request, and begin a history anew.
 
 
 def _let_children_go_on(client: Client, connection: Connection) -> None:

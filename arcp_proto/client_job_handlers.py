@@ -75,9 +75,9 @@ def on_accepted(
     session.requests.accepted(request, job_id, trace_ids)
     known = job_id in session.jobs
     job = session.follow(job_id, observed=False)
-    if request.key is not None:
-        job.join()
-        if not known and not _is_made_by(client, request, accepted, trace_ids):
+    if request.key is not None and not known:
+        job.keyed = True
+        if not _is_made_by(client, request, accepted, trace_ids):
             recovery.look_for(client, session, job, over=accepted.status in FINAL_STATUSES)
     client.happened(
         JobAccepted(
@@ -105,22 +105,19 @@ def on_subscribed(
         return
     else:
         request = session.requests.take_subscribe(job_id)
-    if request is None:  # It was answered before.
-        job = session.jobs.get(job_id)
-        last = session.numbers.last
-        if job is None or not answer.replayed or job.begin_again(last, answer.history_from):
-            return
-    elif request.ours:
+    if request is None:
+        return  # It was answered before.
+    if request.ours:
         if not recovery.subscribed(client, job_id, answer):
             return
     else:
-        session.drop(job_id, session.early.take_observed(job_id))
         if not request.dropped:
             _observe(session, job_id, request, answer)
         recovery.answered(client, job_id)
+    placed = answer.job_seq is not None
     client.happened(
         Subscribed(
-            None if request is None or request.ours else request.id,
+            None if request.ours else request.id,
             job_id,
             answer.current_status,
             answer.agent,
@@ -129,9 +126,9 @@ def on_subscribed(
             answer.budget or {},
             answer.trace_id or envelope.trace_id,
             None if answer.parent_job_id is None else JobId(answer.parent_job_id),
-            answer.subscribed_from,
+            answer.subscribed_from if answer.job_seq is None else answer.job_seq,
             answer.replayed,
-            answer.history_from,
+            answer.history_from_job_seq if placed else answer.history_from,
             _credentials(answer),
         )
     )
@@ -159,23 +156,22 @@ def on_event(
     client: Client, connection: Connection, envelope: wire.Envelope, event: messages.JobEvent
 ) -> None:
     """`job.event` (§8.1); chunks of a result are kept for its end as well (§8.4)."""
-    session, job_id = session_of(client), _job_id(envelope)
-    notice = event.source_seq is None and event.kind == "status" and event.body.get("phase") == "unsubscribed"
-    if _is_not_wanted(client, envelope, job_id, event.source_seq, notice=notice):
+    session, job_id, position = session_of(client), _job_id(envelope), event.job_seq
+    if not _is_taken(session, envelope, job_id, position):
         return
     job = session.jobs.get(job_id)
-    if event.kind == "delegate" and (event.source_seq is None or (job is not None and job.is_ours)):
+    if event.kind == "delegate" and (job is None or not job.may_be_observed):
         session.announced(name(event.body.get("child_job_id")))
     if job is not None:
-        if notice and not job.at_home and (job.observed or job.keyed):
+        if _ends_subscription(event) and job.may_be_observed:
             _end_subscription(client, session, job, envelope, event)
             return
         if event.kind == "result_chunk":
-            session.assembly.add(job_id, event.body, replayed=event.source_seq is not None)
-    seq = _hand_out(session, envelope, job_id, job, event.source_seq)
+            session.assembly.add(job_id, event.body)
+    receipt = _hand_out(session, envelope, job_id, job, position)
     value = taken_out(event.body) if event.kind == "status" else None
-    size = len(envelope.payload) + EVENT_BYTES
-    client.happened(JobEmitted(job_id, seq, event.kind, event.ts, event.body, event.source_seq, value, size))
+    seq, size = envelope.event_seq or 0, len(envelope.payload) + EVENT_BYTES
+    client.happened(JobEmitted(job_id, seq, event.kind, event.ts, event.body, position, value, size, receipt))
 
 
 def on_result(
@@ -183,7 +179,7 @@ def on_result(
 ) -> None:
     """`job.result` (§8.4): success, or from some peers the end of a job that was cancelled or timed out."""
     session, job_id = session_of(client), _job_id(envelope)
-    if _is_not_wanted(client, envelope, job_id, result.source_seq):
+    if not _is_taken(session, envelope, job_id, result.job_seq):
         return
     end = JobEnded(
         job_id,
@@ -193,7 +189,7 @@ def on_result(
         result_id=result.result_id,
         result_size=result.result_size,
         summary=result.summary,
-        source_seq=result.source_seq,
+        job_seq=result.job_seq,
         content_type=result.content_type,
     )
     if result.final_status != "success":
@@ -220,7 +216,7 @@ def on_job_error(
         return  # The refusal of what is no longer waited for.
     elif job_id is None or (error.code in OF_THE_CONNECTION and not session.knows(job_id)):
         fail(client, error)
-    elif not _is_not_wanted(client, envelope, job_id, error.source_seq):
+    elif _is_taken(session, envelope, job_id, error.job_seq):
         _end(client, session, envelope, _end_of(envelope, error, job_id))
 
 
@@ -286,84 +282,66 @@ def _is_made_by(
 def _observe(
     session: ClientSession, job_id: JobId, request: Outstanding, answer: messages.Subscribed
 ) -> None:
-    """A job is observed as the user asked, from where its history was asked for, or from now on."""
-    asked = request.message
-    history = answer.replayed
-    after = answer.subscribed_from
+    """Follow a job as the user has asked: from where its history was asked for, or from now on."""
+    asked, placed = request.message, answer.job_seq is not None
+    last = answer.subscribed_from if answer.job_seq is None else answer.job_seq
+    history, after = answer.replayed, last
     if isinstance(asked, messages.Subscribe) and asked.history:
-        history, after = True, asked.from_event_seq or 0
-    over = answer.current_status in FINAL_STATUSES
-    if over and (not history or 0 < answer.subscribed_from <= after):
+        history, after = True, (asked.from_job_seq if placed else asked.from_event_seq) or 0
+    if answer.current_status in FINAL_STATUSES and (not history or 0 < last <= after):
         return  # Nothing is left to come.
     known = job_id in session.jobs
-    job = session.follow(job_id, observed=job_id not in session.children, seen=after)
-    if history:
-        job.replay(after, session.numbers.last, answer.subscribed_from)
-        job.twice = request.resent
-    elif not known:
-        job.begin_within(max(after, 1))
+    job = session.follow(job_id, observed=job_id not in session.children, cursor=after if placed else 0)
+    if not known:
+        job.home = 0 if placed else after
+        job.go_on(last if history and placed else 0)
+    elif history:
+        job.begin_replay(after if placed else job.cursor)
 
 
-def _is_not_wanted(
-    client: Client,
-    envelope: wire.Envelope,
-    job_id: JobId,
-    source_seq: int | None,
-    *,
-    notice: bool = False,
-) -> bool:
-    """Whether it was handed out before, is of a job that is over or not observed, or waits.
+def _is_taken(session: ClientSession, envelope: wire.Envelope, job_id: JobId, position: int | None) -> bool:
+    """Return whether an event or an end of a job is for the user, now.
 
-    A `notice` says that a subscription has ended; where the job is at home it goes on, and the user reads it.
+    It is not if it was handed out before, if its job is over or observed no longer, or if it waits for the
+    answer by which its job is followed.
     """
-    session = session_of(client)
-    if job_id in session.ended:
-        if source_seq is not None and session.requests.unsure:
-            _waits(session, envelope, job_id, observed=True)  # A submit may have joined it by its key.
-        return True
-    job = session.jobs.get(job_id)
-    if job is None and session.restored and envelope.event_seq and job_id not in session.unwanted:
-        job = session.follow(job_id, observed=source_seq is not None)
-        job.keyed = True  # Nobody knows.
-        job.begin_within(source_seq or 0)
-    if job is not None and job.awaited and job.at_home is None and source_seq is None and not notice:
-        job.come_home()
-    if job is None and session.is_unwanted(job_id, source_seq):
-        return True
-    if job is None and source_seq is not None:  # Of a job that a submit has joined by its key, or of none.
-        if session.requests.unsure:
-            _waits(session, envelope, job_id, observed=True)
-        return True
-    if (job is None or job.awaited) and source_seq is None and _waits(session, envelope, job_id):
-        return True
-    copy = job is not None and job.is_copy(source_seq)
-    if job is None or source_seq is None:
-        return copy
-    if job.may_repeat and session.requests.asked_again(job_id, source_seq):
-        if job.observed:
-            job.stop()  # So does all that follows: behind the answer, or because we ask for it.
-        return True  # The answer was lost, and what follows it comes again.
-    if job.twice and job.observed and job.may_repeat and not copy:
-        recovery.subscribe_later(client, job)
-        return True  # Of one number with what came last, or a copy of it: we ask for it.
-    if job.observed or job.keyed or job.replayed:
-        if copy:
-            job.left_out(envelope.event_seq or 0)
-        return copy
-    return session.requests.wants_history(job_id)  # An answer was lost, and all of it comes again.
+    seq, job = envelope.event_seq or 0, session.jobs.get(job_id)
+    if job is None and session.restored and seq and not session.is_done_with(job_id):
+        job = session.follow(job_id, observed=False, cursor=max((position or 0) - 1, 0))
+        job.keyed = True  # An earlier process has submitted it, or observes it.
+    if job is None:
+        taken = not session.is_done_with(job_id)
+    elif job.awaited and position is None:
+        taken = True
+    else:
+        taken = job.takes(position, seq, envelope.id)
+    if taken and (job is None or job.awaited) and _waits(session, envelope, job_id):
+        return False
+    if not taken:
+        session.acks.drop(seq, job_id)
+    return taken
 
 
-def _waits(session: ClientSession, envelope: wire.Envelope, job_id: JobId, *, observed: bool = False) -> bool:
-    """Whether what came of a job that is not followed is kept back for the answer that makes it so."""
-    seq, requests, followed = envelope.event_seq, session.requests, job_id in session.jobs
-    if seq is None or (job_id in session.children and not followed):  # What a child does needs no answer.
+def _waits(session: ClientSession, envelope: wire.Envelope, job_id: JobId) -> bool:
+    """Keep an event that comes before the answer by which its job is followed; return whether it is kept.
+
+    A runtime that tells positions answers first.
+    """
+    seq, requests = envelope.event_seq, session.requests
+    followed = job_id in session.jobs
+    if seq is None or session.is_placed or (job_id in session.children and not followed):
         return False
     if not (requests.wants_history(job_id) or (requests.unsure and not followed)):
         return False
-    if not session.early.hold(job_id, envelope, observed=observed):
+    if not session.early.hold(job_id, envelope):
         return False
-    session.acks.handed_out(seq, job_id, len(envelope.payload) + EVENT_BYTES)
+    session.acks.wait(seq, job_id, len(envelope.payload) + EVENT_BYTES)
     return True
+
+
+def _ends_subscription(event: messages.JobEvent) -> bool:
+    """Return whether an event is the notice by which a runtime ends an observation (§7.6)."""
+    return event.job_seq is None and event.kind == "status" and event.body.get("phase") == "unsubscribed"
 
 
 def _end_subscription(
@@ -399,7 +377,7 @@ def _refused_by(
         return request
     if job_id is not None and session.knows(job_id):
         return None if error.completed_at else requests.take_about(error.code, job_id)
-    if error.request_id or error.code in OF_THE_CONNECTION or error.source_seq is not None:
+    if error.request_id or error.code in OF_THE_CONNECTION or error.job_seq is not None:
         return None
     if job_id in session.early or (error.completed_at and job_id and requests.wants_history(job_id)):
         return None  # The end of a history that came before its answer.
@@ -420,7 +398,7 @@ def _end_of(envelope: wire.Envelope, error: messages.JobError, job_id: JobId) ->
         message=error.message or error.code,
         retryable=error.retryable,
         details=error.details or {},
-        source_seq=error.source_seq,
+        job_seq=error.job_seq,
     )
 
 
@@ -435,7 +413,8 @@ def _end(client: Client, session: ClientSession, envelope: wire.Envelope, end: J
     """A job is over, and so is every cancel of it that was not answered: some peers never do."""
     while (request := session.requests.take_cancel(end.job_id)) is not None:
         client.happened(CancelAnswered(request.id, end.job_id, 0, end.final_status))
-    _hand_out(session, envelope, end.job_id, session.jobs.get(end.job_id), end.source_seq)
+    job = session.jobs.get(end.job_id)
+    end.receipt = _hand_out(session, envelope, end.job_id, job, end.job_seq)
     session.end_job(end.job_id)
     client.happened(end)
 
@@ -445,14 +424,13 @@ def _hand_out(
     envelope: wire.Envelope,
     job_id: JobId,
     job: FollowedJob | None,
-    source_seq: int | None,
+    position: int | None,
 ) -> int:
-    """The number of what the user has to process; 0 for none."""
-    seq = envelope.event_seq or 0
-    place = 0 if job is None else job.handed_out(seq, source_seq)
-    if seq:
-        session.acks.handed_out(seq, job_id, len(envelope.payload) + EVENT_BYTES, job, place)
-    return seq
+    """Return the receipt of what the user gets."""
+    seq, size = envelope.event_seq or 0, len(envelope.payload) + EVENT_BYTES
+    if job is None:
+        return session.acks.handed_out(seq, job_id, size)
+    return session.acks.handed_out(seq, job_id, size, job, *job.place_of(position, seq))
 
 
 def _trace_ids(*texts: str | None) -> Sequence[str]:

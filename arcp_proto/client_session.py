@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from .acks import Acks
 from .assembly import Assembly
-from .client_jobs import ALL, FollowedJob, count_of, home_of
+from .client_jobs import FollowedJob, Replay
 from .connection import Framing
 from .early import Early
+from .features import POSITIONS
 from .ids import JobId, SessionId, Time
 from .limits import Limits
 from .messages import AgentEntry
@@ -47,7 +48,6 @@ class ClientSession:
         "attached",
         "children",
         "closing",
-        "counted",
         "early",
         "ended",
         "features",
@@ -85,8 +85,6 @@ class ClientSession:
         """`session.close` was sent."""
         self.features: frozenset[str] | None = None
         """None until a welcome has told."""
-        self.counted: frozenset[str] | None = None
-        """The features with which the events of one home number were counted."""
         self.acking = False
         """Whether acks were negotiated."""
         self.agents: list[AgentEntry] = []
@@ -126,14 +124,11 @@ class ClientSession:
         session.resume_window_sec = resumption.resume_window_sec
         session.numbers = Numbering(limits.gap_events, resumption.cursor)
         for kept in resumption.jobs:
-            job = FollowedJob(kept.job_id, observed=kept.observed, seen=kept.seen, count=kept.count or ALL)
-            session.jobs[job.id], job.keyed = job, kept.keyed
-            if kept.behind:
-                job.lose()
-            elif kept.observed:
-                job.floor = job.seen
-            if kept.keyed:
-                job.at_home = None
+            job = FollowedJob(kept.job_id, observed=kept.observed, cursor=kept.cursor, home=kept.seen)
+            session.jobs[job.id], job.keyed, job.awaited = job, kept.keyed, kept.behind
+            if kept.replay is not None:
+                at, until = kept.replay
+                job.cursor, job.replay = max(kept.cursor, until), Replay(at, until, at, 1)
         return session
 
     @property
@@ -145,16 +140,15 @@ class ClientSession:
         """What another process needs to go on; None for a session that nothing resumes."""
         if self.token is None:
             return None
-        cursor = self.cursor
         self._forget_processed()
-        jobs = tuple(_resumed(job, cursor) for job in (*self.jobs.values(), *self._ending))
-        return Resumption(self.id, self.token, cursor, jobs, self.resume_window_sec)
+        jobs = {job.id: self._resumed(job) for job in (*self.jobs.values(), *self._ending)}
+        return Resumption(self.id, self.token, self.cursor, tuple(jobs.values()), self.resume_window_sec)
 
-    def follow(self, job_id: JobId, *, observed: bool, seen: int = 0) -> FollowedJob:
-        """A submit or a subscribe was answered; a job may come again after its end."""
+    def follow(self, job_id: JobId, *, observed: bool, cursor: int = 0) -> FollowedJob:
+        """Return a job whose events are to come, above a position; one that has ended may come again."""
         job = self.jobs.get(job_id)
         if job is None:
-            job = self.jobs[job_id] = FollowedJob(job_id, observed=observed, seen=seen)
+            job = self.jobs[job_id] = FollowedJob(job_id, observed=observed, cursor=cursor)
         self.ended.pop(job_id, None)
         self.unwanted.pop(job_id, None)
         return job
@@ -188,9 +182,14 @@ class ClientSession:
         self.assembly.drop(job_id)
         self.jobs.pop(job_id, None)
 
-    def is_unwanted(self, job_id: JobId, source_seq: int | None) -> bool:
-        """Whether it comes of a job that is observed no longer; what a child does comes by itself (§10)."""
-        return job_id in self.unwanted and (source_seq is not None or job_id not in self.children)
+    def is_done_with(self, job_id: JobId) -> bool:
+        """Return whether a job is over or observed no longer; the events of a child come by themselves (§10)."""
+        return job_id in self.ended or (job_id in self.unwanted and job_id not in self.children)
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether the runtime tells the positions of events."""
+        return self.features is not None and POSITIONS in self.features
 
     def lose(self) -> None:
         """It cannot be resumed: its jobs are observed in another."""
@@ -207,7 +206,7 @@ class ClientSession:
     def drop(self, job_id: JobId, envelopes: Iterable[Envelope]) -> None:
         """Nobody gets these events of a job."""
         for envelope in envelopes:
-            self.acks.done(envelope.event_seq or 0, job_id)
+            self.acks.drop(envelope.event_seq or 0, job_id)
 
     def renew(self, session_id: SessionId, now: Time) -> None:
         """Another session begins in its place."""
@@ -221,11 +220,17 @@ class ClientSession:
 
     def _forget_processed(self) -> None:
         """Jobs whose end is processed need not be found again."""
-        while self._ending and self._ending[0].stored >= self._ending[0].seen:
+        while self._ending and not self.acks.holds(self._ending[0].id):
             self._ending.popleft()
 
-
-def _resumed(job: FollowedJob, cursor: int) -> ResumedJob:
-    home, count = home_of(job.stored), count_of(job.stored)
-    behind = job.behind(cursor)
-    return ResumedJob(job.id, home, job.observed, behind, job.keyed, count if count < ALL else 0)
+    def _resumed(self, job: FollowedJob) -> ResumedJob:
+        replay = job.replay
+        return ResumedJob(
+            job.id,
+            job.stored,
+            job.stored_home,
+            job.observed,
+            job.awaited or self.acks.holds_of_lost(job.id),
+            job.keyed,
+            None if replay is None else (replay.stored, replay.until),
+        )

@@ -10,6 +10,7 @@ import msgspec
 from . import messages, wire
 from .budget import COST_BUDGET
 from .errors import LocalProtocolError
+from .features import POSITIONS
 from .ids import JobId
 from .lease import MODEL_USE
 from .limits import MAX_TOKEN_LENGTH
@@ -76,11 +77,20 @@ def cancel(job_id: JobId, reason: str) -> messages.Cancel:
     return messages.Cancel(job_id, cut(reason))
 
 
-def subscribe(job_id: JobId, from_event_seq: int | None, history: bool) -> messages.Subscribe:
-    """`job.subscribe` (§7.6)."""
-    if from_event_seq is not None and not 0 <= from_event_seq <= MAX_SEQ:
-        raise LocalProtocolError("from_event_seq is a number of an event, or 0")
-    return messages.Subscribe(job_id, from_event_seq, history)
+def subscribe(job_id: JobId, after: int | None, history: bool) -> messages.Subscribe:
+    """Return a `job.subscribe` (§7.6) for any runtime: `as_negotiated` leaves what one of them reads."""
+    if after is not None and not 0 <= after <= MAX_SEQ:
+        raise LocalProtocolError("a job is observed from a number of one of its events on, or from 0")
+    return messages.Subscribe(job_id, after, history, after)
+
+
+def as_negotiated(message: msgspec.Struct, negotiated: frozenset[str]) -> msgspec.Struct:
+    """Return a request as a runtime with these features reads it: a subscribe by positions, or by numbers."""
+    if not isinstance(message, messages.Subscribe) or message.from_job_seq is None:
+        return message
+    if POSITIONS in negotiated:
+        return msgspec.structs.replace(message, from_event_seq=None)
+    return msgspec.structs.replace(message, from_job_seq=None)
 
 
 def list_jobs(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, TypeA
 import msgspec
 
 from . import flow
-from .client_jobs import FollowedJob, place
+from .client_jobs import AT_HOME, LIVE, FollowedJob
 from .client_session import ClientSession
 from .connection import Connection, Phase
 from .events import SYNONYMS
@@ -41,10 +41,11 @@ class _Payload(msgspec.Struct, Generic[V], forbid_unknown_fields=True, gc=False)
     kind: str
     ts: str
     body: dict[str, V]
+    job_seq: Count | None = None
 
 
 class _WholeEvent(msgspec.Struct, Generic[V], forbid_unknown_fields=True, gc=False):
-    """A `job.event` with its envelope, of the exact shape, without `source_seq`; V: the values of its body.
+    """A `job.event` with its envelope, of the exact shape; V: the values of its body.
 
     Every string of it is decoded, so all of it is UTF-8, and it nests no deeper than its types say.
     """
@@ -65,8 +66,8 @@ _DECODERS: Final[Decoders[_WholeEvent[Any]]] = Decoders(
 )
 _MARK: Final = b'"job.event"'
 """Nearly no other message has it, and is not looked at here."""
-_PARTICULAR: Final = frozenset({*SYNONYMS, "result_chunk", "status", "delegate"})
-"""Kinds with which something is to be done."""
+_TOLD: Final = frozenset({"status", "delegate"})
+"""Kinds that may tell the client something."""
 
 
 def receive_all(client: Client, connection: Connection, messages: Sequence[bytes], *, now: int) -> int:
@@ -103,12 +104,14 @@ def _receive_run(
 ) -> int:
     """Carry out what `rest` begins with; returns how many. One more was looked at, unless it was the last."""
     most, longest = client.limits.unprocessed_bytes, connection.message_limit
-    seq, held = session.numbers.last, session.acks.size
+    seq, held, receipt = session.numbers.last, session.acks.size, session.acks.receipts
     job: FollowedJob | None = None
     job_id = JobId("")
+    cursor = 0
     events: list[Event] = []
     ids: list[str] = []
     sizes: list[int] = []
+    places: list[int] = []
     for message in rest:
         size = len(message)
         if held > most or size > longest:
@@ -118,39 +121,57 @@ def _receive_run(
         except (ValueError, RecursionError):
             break  # Whatever it is, it is read again.
         seq += 1
-        if event.event_seq != seq:
+        payload = event.payload
+        kind, body, position = payload.kind, payload.body, payload.job_seq
+        if event.event_seq != seq or kind in _TOLD:
             break
         if job is None or event.job_id != job_id:
             next_job = session.jobs.get(JobId(event.job_id))
-            if next_job is None or next_job.awaited:
+            if next_job is None or not next_job.is_plain:
                 break
-            _hand_out(session, job, ids, sizes)
-            job, job_id, ids, sizes = next_job, next_job.id, [], []
-        payload = event.payload
-        kind, body = payload.kind, payload.body
-        if kind in _PARTICULAR:
-            if kind in ("status", "delegate"):
-                break  # It may tell the client something.
-            if kind == "result_chunk":
-                session.assembly.add(job_id, body)
-            else:
-                body = settled_body(kind, body)
+            _hand_out(session, job, ids, sizes, places)
+            job, job_id, cursor, ids, sizes, places = next_job, next_job.id, next_job.cursor, [], [], []
+        if position is None:
+            if places[-1:] > [0] or event.id in job.recent:
+                break
+            places.append(0)
+        elif position > cursor and (not places or places[-1]):
+            places.append(position)
+            cursor = position
+        else:
+            break
+        if kind == "result_chunk":
+            session.assembly.add(job_id, body)
+        elif kind in SYNONYMS:
+            body = settled_body(kind, body)
         held += size
+        receipt += 1
         ids.append(event.id)
         sizes.append(size)
-        events.append(JobEmitted(job_id, seq, kind, payload.ts, body, None, None, size))
+        events.append(JobEmitted(job_id, seq, kind, payload.ts, body, position, None, size, receipt))
     if events:
-        _hand_out(session, job, ids, sizes)
+        _hand_out(session, job, ids, sizes, places)
         connection.heard_at, client.reconnecting.heard = client.now, True
         client.all_happened(events)
         flow.ack_soon(client, connection, session)
     return len(events)
 
 
-def _hand_out(session: ClientSession, job: FollowedJob | None, ids: list[str], sizes: list[int]) -> None:
-    """The next events of a job go to the user."""
-    if job is not None and ids:
-        first = session.numbers.last + 1
-        session.numbers.follow(job.id, ids)
-        job.handed_out(session.numbers.last, None)
-        session.acks.run_handed_out(first, sizes, job, place(first))
+def _hand_out(
+    session: ClientSession, job: FollowedJob | None, ids: list[str], sizes: list[int], places: list[int]
+) -> None:
+    """Hand the next events of a job to the user; all of them have a position as their place, or none has."""
+    if job is None or not ids:
+        return
+    first = session.numbers.last + 1
+    session.numbers.follow(job.id, ids)
+    job.heard = True
+    if places[0]:
+        job.cursor = places[-1]
+        session.acks.all_handed_out(first, sizes, job, places, LIVE)
+        return
+    job.note_ids(ids)
+    if not job.observed:
+        job.home = session.numbers.last
+        places = list(range(first, first + len(ids)))
+    session.acks.all_handed_out(first, sizes, job, places, AT_HOME)

@@ -289,8 +289,9 @@ class JobsListed(msgspec.Struct):
 class Subscribed(msgspec.Struct):
     """The answer to a subscribe (§7.6). `request_id` is None when the client asked by itself, to recover.
 
-    Events follow as `JobEmitted` with `source_seq`. `history_from` is the first number left of a history
-    that a bound has cut.
+    Events follow as `JobEmitted`. `subscribed_from` is the position of the last event of the job when it was
+    answered, and `history_from` of the first one that is left of a history that a bound has cut; of a runtime
+    that tells no positions they are numbers of the session that submitted the job.
     """
 
     request_id: RequestId | None
@@ -312,7 +313,7 @@ class Subscribed(msgspec.Struct):
 class SubscriptionEnded(msgspec.Struct):
     """The runtime has ended our observation of a job, which goes on (§7.6).
 
-    Subscribe again from the last `source_seq`.
+    Subscribe again from the last `job_seq`.
     """
 
     job_id: JobId
@@ -347,9 +348,11 @@ class RequestRefused(msgspec.Struct):
 
 
 class JobEmitted(msgspec.Struct):
-    """One event of a job (§8.1); `source_seq` is its home number when the job is observed (§7.6).
+    """One event of a job (§8.1).
 
-    `value` is the new value of the credential that a `status credential_rotated` names: not in its body.
+    `job_seq` is its position: its place in its job, the same for everybody; None of a runtime that tells
+    none, and of a notice to this session alone. `value` is the new value of the credential that a `status
+    credential_rotated` names: not in its body.
     """
 
     job_id: JobId
@@ -357,10 +360,12 @@ class JobEmitted(msgspec.Struct):
     kind: str
     ts: str
     body: dict[str, Any]
-    source_seq: int | None = None
+    job_seq: int | None = None
     value: Secret | None = None
     size: int = 0
     """Bytes that it takes, about: what is not processed is bounded by them."""
+    receipt: int = 0
+    """How many events this client had handed out with it: what `Client.processed` is told."""
 
 
 class CancelAnswered(msgspec.Struct):
@@ -392,8 +397,9 @@ class JobEnded(msgspec.Struct):
     message: str = ""
     retryable: bool = False
     details: dict[str, Any] = msgspec.field(default_factory=dict)
-    source_seq: int | None = None
+    job_seq: int | None = None
     content_type: str | None = None
+    receipt: int = 0
 
 
 class SessionFailed(msgspec.Struct):

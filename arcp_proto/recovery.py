@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from . import commands, messages
+from . import messages
 from .client_jobs import FollowedJob
 from .errors import ErrorCode
 from .ids import SECOND, JobId, Time
@@ -43,11 +43,6 @@ def begin(client: Client) -> None:
     """The session is attached: ask for every job that is awaited and was not asked for."""
     session = _session(client)
     recovery = session.recovery
-    if session.counted not in (None, session.features):
-        for job in session.jobs.values():
-            if job.awaited:
-                job.forget_count()  # Another session may take more of one number, or less.
-    session.counted = session.features
     for job in session.jobs.values():
         if not job.heard:
             _await_sign(client, session, job)
@@ -74,15 +69,8 @@ def subscribed(client: Client, job_id: JobId, answer: messages.Subscribed) -> bo
         answer.replayed or answer.current_status not in FINAL_STATUSES or job_id in session.early
     )
     if job is not None:
-        if not job.heard:
-            job.heard = True  # What comes now is its history, all of which is new.
-        elif job.awaited:
-            job.go_on(session.numbers.last)
-        elif job.at_home:
-            job.come_by_itself()
-        else:  # The user's own subscribe was answered first.
-            job.begin_again(session.numbers.last, answer.history_from)
-        job.subscribes = 0
+        job.heard, job.refusals = True, 0
+        job.go_on(answer.job_seq or 0)
         if not follows:
             _lose(client, session, job.id, "it has ended unseen, and its history is gone")
     _proceed(client, session)
@@ -97,8 +85,8 @@ def refused(client: Client, job_id: JobId, code: str, message: str, *, retryable
     if job is not None and not job.heard:
         _not_found(client, session, job, code, message, retryable=retryable)
     elif job is not None and job.awaited:
-        job.subscribes += 1
-        if retryable and job.subscribes < MOST_REFUSALS:
+        job.refusals += 1
+        if retryable and job.refusals < MOST_REFUSALS:
             subscribe_later(client, job)
         else:
             session.forget_job(job_id)
@@ -147,7 +135,7 @@ def _ask_for(client: Client, session: ClientSession, job: FollowedJob) -> None:
     if session.requests.wants_history(job.id):
         return
     session.recovery.open += 1
-    message = commands.subscribe(job.id, 0, history=True)
+    message = _subscribe(job)
     request_id = client.fresh_request_id()
     client.ask(Outstanding(request_id, RequestKind.SUBSCRIBE, job.id, message, ours=True))
 
@@ -156,12 +144,12 @@ def _not_found(
     client: Client, session: ClientSession, job: FollowedJob, code: str, message: str, *, retryable: bool
 ) -> None:
     """A job of which nothing has come is gone, or cannot be observed: then it is waited for."""
-    job.subscribes += 1
+    job.refusals += 1
     if code == ErrorCode.JOB_NOT_FOUND:
         session.forget_job(job.id)
         why = "the runtime accepted its idempotency key, and no longer knows it"
         client.happened(JobLost(job.id, code, f"{why}: {message}"))
-    elif retryable and job.subscribes < MOST_REFUSALS:
+    elif retryable and job.refusals < MOST_REFUSALS:
         _await_sign(client, session, job)
     else:
         job.heard = True
@@ -199,7 +187,7 @@ def _proceed(client: Client, session: ClientSession) -> None:
         job = session.jobs.get(recovery.waiting.popleft())
         if job is not None and job.awaited and not _is_asked_for(session, job):
             recovery.open += 1
-            message = commands.subscribe(job.id, job.asked_from, history=True)
+            message = _subscribe(job)
             request_id = client.fresh_request_id()
             client.ask(Outstanding(request_id, RequestKind.SUBSCRIBE, job.id, message, ours=True))
 
@@ -217,7 +205,14 @@ def _is_asked_for(session: ClientSession, job: FollowedJob) -> bool:
 
 def _begins(request: Outstanding) -> int:
     message = request.message
-    return (message.from_event_seq or 0) if isinstance(message, messages.Subscribe) else 0
+    return (message.from_job_seq or 0) if isinstance(message, messages.Subscribe) else 0
+
+
+def _subscribe(job: FollowedJob) -> messages.Subscribe:
+    """Return the request for all of a job that is missing, as any runtime reads it."""
+    after = job.asked_from
+    by_positions = after or not job.home  # Old stores have nothing but the number.
+    return messages.Subscribe(job.id, job.home, True, after if by_positions else None)
 
 
 def _lose(client: Client, session: ClientSession, job_id: JobId, message: str) -> None:

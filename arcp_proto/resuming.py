@@ -183,17 +183,17 @@ def _send(client: Client, connection: Connection, session: ClientSession, reques
     message = found(request.message, "a request that waits has its message")
     reason = commands.not_negotiated(message, session.features or frozenset())
     if reason is None:
-        transmit(connection, request)
+        transmit(connection, session, request)
     else:
         session.requests.take(request.id)
         _refuse(client, request, NOT_NEGOTIATED, reason)
 
 
-def transmit(connection: Connection, request: Outstanding) -> None:
+def transmit(connection: Connection, session: ClientSession, request: Outstanding) -> None:
     """Hand a request to its connection."""
     message = found(request.message, "a request that is sent has its message")
     connection.send(
-        message,
+        commands.as_negotiated(message, session.features or frozenset()),
         job_id=request.job_id,
         trace_id=request.trace_id,
         extensions=request.extensions,

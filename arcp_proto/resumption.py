@@ -19,18 +19,23 @@ RESUME_WINDOW_SEC: Final = 600
 
 
 class ResumedJob(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A job whose end was not processed; `seen` is the last home number that was (§7.6)."""
+    """A job whose end is not processed; `cursor` is the position up to which its events are."""
 
     job_id: Annotated[JobId, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+    cursor: Count = 0
     seen: Count = 0
+    """The same as a number of the submitting session, for a runtime that tells no positions.
+
+    It is all that stores have from before this client asked for positions.
+    """
     observed: bool = False
-    """Whether its events come by a subscription."""
+    """Whether its events come by a subscription alone."""
     behind: bool = False
-    """Whether what the session holds does not go on after `seen`, so that it is subscribed again."""
+    """Whether the session holds only later events than the next one, so that the job is subscribed again."""
     keyed: bool = False
-    """Whether it was accepted by a key, so that its events may come as to an observer (§7.2)."""
-    count: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0
-    """How many events of the number `seen` were, if several have it; 0: all that there are."""
+    """Whether it was accepted by a key, so that its events may come by themselves or not (§7.2)."""
+    replay: tuple[Count, Count] | None = None
+    """The positions up to which, and to the end, a history that was asked for again is processed."""
 
 
 class Resumption(msgspec.Struct, frozen=True):
