@@ -262,7 +262,7 @@ class SessionJobs:
             self._done_with(event)
 
     def _done_with(self, event: JobEmitted | JobEnded) -> None:
-        """Note as processed what nobody wants; of a job whose result is asked for again, behind its events."""
+        """Note as processed what nobody wants; for a result that is asked for again, behind its job."""
         if event.job_id in self._mending:
             self._mending[event.job_id][0]._done_with(event.receipt)
         else:

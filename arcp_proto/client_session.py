@@ -183,7 +183,7 @@ class ClientSession:
         self.jobs.pop(job_id, None)
 
     def is_done_with(self, job_id: JobId) -> bool:
-        """Return whether a job is over or observed no longer; the events of a child come by themselves (§10)."""
+        """Return whether a job is over, or observed no longer; the events of a child come by themselves."""
         return job_id in self.ended or (job_id in self.unwanted and job_id not in self.children)
 
     @property

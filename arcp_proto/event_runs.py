@@ -131,15 +131,10 @@ def _receive_run(
                 break
             _hand_out(session, job, ids, sizes, places)
             job, job_id, cursor, ids, sizes, places = next_job, next_job.id, next_job.cursor, [], [], []
-        if position is None:
-            if places[-1:] > [0] or event.id in job.recent:
-                break
-            places.append(0)
-        elif position > cursor and (not places or places[-1]):
-            places.append(position)
-            cursor = position
-        else:
+        if not _goes_on(job, cursor, places, position, event.id):
             break
+        cursor = position or 0
+        places.append(cursor)
         if kind == "result_chunk":
             session.assembly.add(job_id, body)
         elif kind in SYNONYMS:
@@ -155,6 +150,15 @@ def _receive_run(
         client.all_happened(events)
         flow.ack_soon(client, connection, session)
     return len(events)
+
+
+def _goes_on(
+    job: FollowedJob, cursor: int, places: Sequence[int], position: int | None, envelope_id: str
+) -> bool:
+    """Return whether an event is new, and has a position if those before it have one."""
+    if position is None:
+        return not (places and places[-1]) and envelope_id not in job.recent
+    return position > cursor and (not places or places[-1] > 0)
 
 
 def _hand_out(

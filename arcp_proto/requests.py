@@ -145,14 +145,6 @@ class Requests:
         """Whether a subscribe that asks for the history of a job is not answered."""
         return job_id in self._histories
 
-    def asked_again(self, job_id: JobId, source_seq: int) -> bool:
-        """Whether a subscribe that was sent again, and is not answered, asks for this event of a history."""
-        return self.wants_history(job_id) and any(
-            request.job_id == job_id and (request.message.from_event_seq or 0) < source_seq
-            for request in self._open.values()
-            if request.resent and isinstance(request.message, Subscribe) and request.message.history
-        )
-
     def doubt(self, request: Outstanding) -> None:
         """It is sent again: its answer may have come and gone."""
         request.resent = True
