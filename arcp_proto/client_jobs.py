@@ -23,8 +23,10 @@ class Replay(msgspec.Struct):
 
     at: int
     until: int
+    began: int
+    """The position behind which it began."""
     stored: int
-    """The position up to which the replay is processed."""
+    """The position up to which the replay is processed, and up to `began` what was handed out before it."""
     number: int
     """The count of the replays of the job, this one included."""
 
@@ -143,8 +145,9 @@ class FollowedJob:
             self.stored = max(self.stored, place)
         elif mark == AT_HOME:
             self.stored_home = max(self.stored_home, place)
-        elif self.replay is not None and self.replay.number == mark:
-            self.replay.stored = max(self.replay.stored, place)
+        replay = self.replay
+        if replay is not None and mark != AT_HOME and (mark == replay.number or place <= replay.began):
+            replay.stored = max(replay.stored, place)
             self._close_replay()
 
     # Subscriptions.
@@ -180,23 +183,26 @@ class FollowedJob:
         may come before what the subscription brings.
         """
         if self.may_be_home and last > self.cursor:
-            self._open_replay(self.asked_from, last)
+            self.open_replay(self.asked_from, last)
             self.cursor = last
         self.awaited = False
 
     def begin_replay(self, after: int) -> None:
         """Let a subscription of the user's bring again what is above a position."""
         if after < self.cursor:
-            self._open_replay(after, self.cursor)
+            self.open_replay(after, self.cursor)
         self.recent.clear()
         self._before = 0
         self.awaited = False
 
     def _close_replay(self) -> None:
         """Forget a replay that is processed."""
-        if self.replay is not None and self.replay.stored >= self.replay.until:
-            self.replay = None
+        replay = self.replay
+        if replay is not None and replay.stored >= replay.until:
+            self.stored, self.replay = max(self.stored, replay.until), None
 
-    def _open_replay(self, after: int, until: int) -> None:
+    def open_replay(self, after: int, until: int) -> None:
+        """Let the events with the positions above `after`, up to `until`, come once more."""
+        stored = min(self.stored if self.replay is None else self.replay.stored, after)
         self._replays += 1
-        self.replay = Replay(after, until, after, self._replays)
+        self.replay = Replay(after, until, after, stored, self._replays)

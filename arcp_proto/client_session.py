@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from .acks import Acks
 from .assembly import Assembly
-from .client_jobs import FollowedJob, Replay
+from .client_jobs import FollowedJob
 from .connection import Framing
 from .early import Early
 from .features import POSITIONS
@@ -128,7 +128,8 @@ class ClientSession:
             session.jobs[job.id], job.keyed, job.awaited = job, kept.keyed, kept.behind
             if kept.replay is not None:
                 at, until = kept.replay
-                job.cursor, job.replay = max(kept.cursor, until), Replay(at, until, at, 1)
+                job.cursor = job.stored = max(kept.cursor, until)
+                job.open_replay(at, until)
         return session
 
     @property
