@@ -750,9 +750,9 @@ async def test_a_job_is_observed_from_another_session() -> None:
         there.step.set()
         events = await follow(observed)
         assert numbers(events) == list(range(400))
-        assert [event.source_seq for event in events] == [event.seq for event in await follow(job)]
+        assert [event.job_seq for event in events] == [event.job_seq for event in await follow(job)]
         assert await observed.result() == "done"
-        rest = await other.subscribe(job.id, events[149].source_seq, history=True)
+        rest = await other.subscribe(job.id, events[149].job_seq, history=True)
         assert numbers(await follow(rest)) == list(range(150, 400))
 
 

@@ -26,7 +26,7 @@ def resumption(cursor: int = 7, token: str = "rt_t0p") -> Resumption:
 
 def told(kept: Resumption | None) -> tuple[str, str, int, list[tuple[str, int]]]:
     assert kept is not None
-    return kept.session_id, kept.token.reveal(), kept.cursor, [(job.job_id, job.seen) for job in kept.jobs]
+    return kept.session_id, kept.token.reveal(), kept.cursor, [(job.job_id, job.cursor) for job in kept.jobs]
 
 
 @pytest.fixture(params=["memory", "file"])

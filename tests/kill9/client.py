@@ -138,7 +138,7 @@ class Client:
                     "event",
                     job=job.id,
                     seq=event.seq,
-                    home=event.source_seq or event.seq,
+                    position=event.job_seq,
                     kind=event.kind,
                     body=event.body,
                     cursor=self._session.cursor,
@@ -154,7 +154,7 @@ class Client:
         except ArcpError as error:
             code, message = str(error.code), error.message
         end = {"status": job.final_status, "code": code, "message": message, "result": result}
-        self._notes.write("end", job=job.id, home=job.last_seq, **end)
+        self._notes.write("end", job=job.id, position=job.last_seq, **end)
 
 
 def read_notes(path: Path) -> list[dict[str, Any]]:

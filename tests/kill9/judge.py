@@ -149,11 +149,11 @@ def _check_job(
     job_id: str, events: list[Note], ends: list[Note], history: Callable[[str], History]
 ) -> list[str]:
     held = history(job_id)
-    numbers = [note["home"] for note in events]
+    numbers = [note["position"] for note in events]
     wrong = []
     if numbers != sorted(set(numbers)):
         wrong.append(f"{job_id}: twice, or out of order: {numbers}")
-    noted: Mapping[int, Any] = {note["home"]: (note["kind"], note["body"]) for note in events}
+    noted: Mapping[int, Any] = {note["position"]: (note["kind"], note["body"]) for note in events}
     there = {
         number: (payload["kind"], payload["body"]) for number, payload in held.items() if "kind" in payload
     }
@@ -167,7 +167,7 @@ def _check_job(
     ]
     terminals = {number: payload for number, payload in held.items() if "final_status" in payload}
     for end in ends:
-        terminal = terminals.get(end["home"])
+        terminal = terminals.get(end["position"])
         if terminal is None or terminal["final_status"] != end["status"]:
             wrong.append(f"{job_id}: ended as {end}, and is {terminals}")
         elif _result(held, terminal) != end["result"]:

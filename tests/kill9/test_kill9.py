@@ -65,7 +65,7 @@ def write(path: Path, *notes: dict[str, Any]) -> Path:
 
 
 def event(seq: int, job: str = "j") -> dict[str, Any]:
-    return {"what": "event", "job": job, "seq": seq, "home": seq, "kind": "log", "body": said(seq)}
+    return {"what": "event", "job": job, "seq": seq, "position": seq, "kind": "log", "body": said(seq)}
 
 
 def said(number: int) -> dict[str, str]:
@@ -75,7 +75,7 @@ def said(number: int) -> dict[str, str]:
 LIFE = {"what": "life", "life": 0}
 SESSION = {"what": "session", "id": "s"}
 ACCEPTED = {"what": "accepted", "job": "j", "tag": "tag"}
-END = {"what": "end", "job": "j", "home": 3, "status": "success", "code": "", "message": "", "result": 1}
+END = {"what": "end", "job": "j", "position": 3, "status": "success", "code": "", "message": "", "result": 1}
 LEFT = {"what": "left"}
 HELD: History = {
     1: {"kind": "log", "body": said(1)},
