@@ -415,7 +415,7 @@ def _end(client: Client, session: ClientSession, envelope: wire.Envelope, end: J
         client.happened(CancelAnswered(request.id, end.job_id, 0, end.final_status))
     job = session.jobs.get(end.job_id)
     end.receipt = _hand_out(session, envelope, end.job_id, job, end.job_seq)
-    session.end_job(end.job_id)
+    session.end_job(end.job_id, end.seq)
     client.happened(end)
 
 

@@ -112,7 +112,8 @@ class ClientSession:
         self.unwanted: dict[JobId, int | None] = {}
         """Jobs that are observed no longer: how much had been asked for then; None: the runtime was told."""
         self.early = Early(limits.history_events, limits.gap_bytes)
-        self._ending: deque[FollowedJob] = deque()
+        self._ending: deque[tuple[FollowedJob, int]] = deque()
+        """Jobs that have ended, each with the number of its end, until the cursor has passed that."""
         self._ended_limit = limits.running_jobs
         self._limits = limits
 
@@ -130,6 +131,9 @@ class ClientSession:
                 at, until = kept.replay
                 job.cursor = job.stored = max(kept.cursor, until)
                 job.open_replay(at, until)
+        for job_id, seq in resumption.ended:
+            session.ended[job_id] = None
+            session._ending.append((FollowedJob(job_id, observed=False), seq))
         return session
 
     @property
@@ -142,8 +146,17 @@ class ClientSession:
         if self.token is None:
             return None
         self._forget_processed()
-        jobs = {job.id: self._resumed(job) for job in (*self.jobs.values(), *self._ending)}
-        return Resumption(self.id, self.token, self.cursor, tuple(jobs.values()), self.resume_window_sec)
+        ending = [job for job, _ in self._ending if self.acks.holds(job.id)]
+        jobs = {job.id: self._resumed(job) for job in (*self.jobs.values(), *ending)}
+        over = {job.id: seq for job, seq in self._ending if job.id not in jobs}
+        return Resumption(
+            self.id,
+            self.token,
+            self.cursor,
+            tuple(jobs.values()),
+            self.resume_window_sec,
+            tuple(over.items()),
+        )
 
     def follow(self, job_id: JobId, *, observed: bool, cursor: int = 0) -> FollowedJob:
         """Return a job whose events are to come, above a position; one that has ended may come again."""
@@ -154,13 +167,15 @@ class ClientSession:
         self.unwanted.pop(job_id, None)
         return job
 
-    def end_job(self, job_id: JobId) -> None:
-        """The terminal of a job has come, and was handed out."""
+    def end_job(self, job_id: JobId, seq: int) -> None:
+        """Note that the end of a job was handed out, which has this number, or 0."""
         self.assembly.drop(job_id)
         job = self.jobs.pop(job_id, None)
         if job is not None:
             self._forget_processed()
-            self._ending.append(job)
+            self._ending.append((job, seq))
+            if len(self._ending) > self._ended_limit:
+                self._ending.popleft()
         self.ended[job_id] = None
         if len(self.ended) > self._ended_limit:
             del self.ended[next(iter(self.ended))]
@@ -196,7 +211,7 @@ class ClientSession:
         """It cannot be resumed: its jobs are observed in another."""
         self.lost = True
         self.drop_early(list(self.early))
-        for job in (*self.jobs.values(), *self._ending):
+        for job in (*self.jobs.values(), *(job for job, _ in self._ending)):
             job.lose()
 
     def drop_early(self, job_ids: Iterable[JobId]) -> None:
@@ -215,14 +230,16 @@ class ClientSession:
         self.large_at, self.stuck, self.restored = None, False, False
         self.acks.begin_session(now)
         self.numbers = Numbering(self._limits.gap_events)
+        self._ending = deque((job, 0) for job, _ in self._ending if self.acks.holds(job.id))
         self.ended.clear()
         self.unwanted.clear()
         self.children.clear()
 
     def _forget_processed(self) -> None:
-        """Jobs whose end is processed need not be found again."""
-        while self._ending and not self.acks.holds(self._ending[0].id):
-            self._ending.popleft()
+        """Forget the jobs of which nothing comes again after a resume."""
+        ending, cursor = self._ending, self.cursor
+        while ending and ending[0][1] <= cursor and not self.acks.holds(ending[0][0].id):
+            ending.popleft()
 
     def _resumed(self, job: FollowedJob) -> ResumedJob:
         replay = job.replay

@@ -18,10 +18,13 @@ RESUME_WINDOW_SEC: Final = 600
 """What is assumed of a runtime that has not told."""
 
 
+_JobId = Annotated[JobId, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+
+
 class ResumedJob(msgspec.Struct, frozen=True, omit_defaults=True):
     """A job whose end is not processed; `cursor` is the position up to which its events are."""
 
-    job_id: Annotated[JobId, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+    job_id: _JobId
     cursor: Count = 0
     seen: Count = 0
     """The same as a number of the submitting session, for a runtime that tells no positions.
@@ -42,7 +45,9 @@ class Resumption(msgspec.Struct, frozen=True):
     """A session as a SessionStore keeps it; its repr hides the token.
 
     `cursor` is the highest number up to which everything is processed: what lies behind it comes again.
-    `jobs` are those whose end is not processed, to find them again when the session is lost.
+    `jobs` are those whose end is not processed, to find them again when the session is lost. `ended` are
+    those whose end is, each with its number in the session, which is above the cursor: nothing that comes
+    of them again is handed out.
     """
 
     session_id: SessionId
@@ -51,11 +56,19 @@ class Resumption(msgspec.Struct, frozen=True):
     jobs: tuple[ResumedJob, ...] = ()
     resume_window_sec: int = RESUME_WINDOW_SEC
     """Seconds from the end of its connection in which the runtime lets it be resumed (§6.3)."""
+    ended: tuple[tuple[JobId, int], ...] = ()
 
     def to_json(self) -> bytes:
         """One object of JSON with the token in it: for a file that nobody else can read."""
         return wire.encode_checked(
-            _Stored(self.session_id, self.token.reveal(), self.cursor, self.jobs, self.resume_window_sec)
+            _Stored(
+                self.session_id,
+                self.token.reveal(),
+                self.cursor,
+                self.jobs,
+                self.resume_window_sec,
+                self.ended,
+            )
         )
 
     @classmethod
@@ -73,6 +86,7 @@ class Resumption(msgspec.Struct, frozen=True):
             stored.cursor,
             stored.jobs,
             stored.resume_window_sec,
+            stored.ended,
         )
 
 
@@ -84,3 +98,4 @@ class _Stored(msgspec.Struct, frozen=True):
     cursor: Count
     jobs: tuple[ResumedJob, ...] = ()
     resume_window_sec: Count = RESUME_WINDOW_SEC
+    ended: tuple[tuple[_JobId, Count], ...] = ()

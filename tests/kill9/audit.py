@@ -104,7 +104,7 @@ def check_histories(history: Any, witness: Witness, jobs: Collection[str]) -> li
     wrong: list[str] = []
     told: dict[str, dict[int, dict[str, Any]]] = {}
     for seen in witness.sessions.values():
-        for number, (job_id, frame) in seen.told.items():
+        for job_id, frame in seen.told.values():
             if job_id in jobs:
                 payload = json.loads(frame)["payload"]
                 forget_value(payload)

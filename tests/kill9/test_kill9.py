@@ -16,7 +16,7 @@ from tests.io.gateway import Key
 from tests.kill9.__main__ import main
 from tests.kill9.audit import History, check_histories, check_integrity
 from tests.kill9.frames import HEAD_END, FrameReader
-from tests.kill9.judge import check_repeats, check_tags, judge
+from tests.kill9.judge import Stored, check_repeats, check_tags, judge
 from tests.kill9.ledger import ledger
 from tests.kill9.witness import Told, Witness
 
@@ -119,7 +119,7 @@ def test_wrong_notes_are_found(notes: list[dict[str, Any]], wrong: str, tmp_path
 )
 def test_wrong_repeats_are_found(second_life: list[dict[str, Any]], wrong: str, tmp_path: Path) -> None:
     path = write(tmp_path / "notes", LIFE, event(1), event(2), LIFE, *second_life)
-    found = check_repeats(path, {1: 1})
+    found = check_repeats(path, {1: Stored(1)})
     assert any(wrong in line for line in found) if wrong else not found
 
 
@@ -132,7 +132,8 @@ def test_a_submit_that_was_carried_out_twice_is_found(tmp_path: Path) -> None:
 def test_what_a_history_has_lost_is_found() -> None:
     witness = Witness(0, "/")
     payload = {"kind": "log", "body": said(1)}
-    witness.sessions["s"].told[1] = Told("j", json.dumps({"payload": payload}).encode())
+    told = {**payload, "job_seq": 1}
+    witness.sessions["s"].told[1] = Told("j", json.dumps({"payload": told}).encode())
     assert check_histories(lambda job_id: {1: payload}, witness, ["j"]) == []
     assert "is None" in check_histories(lambda job_id: {}, witness, ["j"])[0]
 
