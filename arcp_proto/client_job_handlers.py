@@ -311,8 +311,8 @@ def _is_taken(session: ClientSession, envelope: wire.Envelope, job_id: JobId, po
         job.keyed = True  # An earlier process has submitted it, or observes it.
     if job is None:
         taken = not session.is_done_with(job_id)
-    elif job.awaited and position is None:
-        taken = True
+    elif position is None and (job.awaited or session.is_placed):
+        taken = True  # A notice to this session, or an event that may wait for an answer.
     else:
         taken = job.takes(position, seq, envelope.id)
     if taken and (job is None or job.awaited) and _waits(session, envelope, job_id):
@@ -430,7 +430,8 @@ def _hand_out(
     seq, size = envelope.event_seq or 0, len(envelope.payload) + EVENT_BYTES
     if job is None:
         return session.acks.handed_out(seq, job_id, size)
-    return session.acks.handed_out(seq, job_id, size, job, *job.place_of(position, seq))
+    at_home = 0 if session.is_placed else seq  # A notice to this session has no place in its job.
+    return session.acks.handed_out(seq, job_id, size, job, *job.place_of(position, at_home))
 
 
 def _trace_ids(*texts: str | None) -> Sequence[str]:

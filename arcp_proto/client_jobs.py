@@ -59,6 +59,7 @@ class FollowedJob:
         "recent",
         "refusals",
         "replay",
+        "skipped",
         "stored",
         "stored_home",
     )
@@ -73,6 +74,8 @@ class FollowedJob:
         """Whether anything has come of it; False after a repeated key until something has."""
         self.awaited = False
         """Whether a subscription is to bring what is above the cursor; until its answer nothing is taken."""
+        self.skipped = 0
+        """The number of the last event that came while it was awaited: a resume may bring it once more."""
         self.refusals = 0
         """Subscribes of the client's own that were refused in a row."""
         self.cursor = self.stored = cursor
@@ -92,6 +95,7 @@ class FollowedJob:
         if position is None:
             return self._takes_unplaced(seq, envelope_id)
         if self.awaited:
+            self.skipped = seq
             return False  # The subscription brings it.
         replay = self.replay
         if position > self.cursor:
@@ -174,7 +178,7 @@ class FollowedJob:
     def lose(self) -> None:
         """Leave the session that is lost: the next one brings it by a subscription alone."""
         self.stop()
-        self.observed, self.keyed, self.heard, self._before = True, False, True, 0
+        self.observed, self.keyed, self.heard, self._before, self.skipped = True, False, True, 0, 0
 
     def go_on(self, last: int) -> None:
         """Go on by a subscription of the client's own, now that it is answered.
@@ -188,7 +192,12 @@ class FollowedJob:
         self.awaited = False
 
     def begin_replay(self, after: int) -> None:
-        """Let a subscription of the user's bring again what is above a position."""
+        """Let a subscription of the user's bring again what is above a position.
+
+        If it leaves out some of what is awaited, a subscription of the client's own brings all of that.
+        """
+        if self.awaited and after > self.asked_from:
+            return
         if after < self.cursor:
             self.open_replay(after, self.cursor)
         self.recent.clear()

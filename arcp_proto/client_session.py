@@ -248,7 +248,7 @@ class ClientSession:
             job.stored,
             job.stored_home,
             job.observed,
-            job.awaited or self.acks.holds_of_lost(job.id),
+            job.awaited or job.skipped > self.cursor or self.acks.holds_of_lost(job.id),
             job.keyed,
             None if replay is None else (replay.stored, replay.until),
         )

@@ -83,6 +83,19 @@ def test_in_the_next_session_a_job_comes_by_a_subscription_alone() -> None:
     assert followed.replay is None, "events of an observed job come in order"
 
 
+def test_the_last_number_that_came_while_a_job_was_awaited_is_kept_until_the_session_is_lost() -> None:
+    followed = job(cursor=4)
+    assert followed.takes(5, 7, "e")
+    followed.stop()
+    assert not followed.takes(6, 8, "e")
+    assert followed.skipped == 8
+    followed.go_on(6)
+    assert followed.takes(6, 9, "e")
+    assert followed.skipped == 8
+    followed.lose()
+    assert followed.skipped == 0
+
+
 @pytest.mark.parametrize(
     ("observed", "keyed", "home", "subscribed"),
     [(True, False, False, True), (False, False, True, False), (False, True, True, True)],
@@ -141,6 +154,15 @@ def test_a_replay_is_the_answer_for_which_a_job_waits() -> None:
     followed.stop()
     followed.begin_replay(2)
     assert take(followed, 3, 4, 5) == [3, 4, 5]
+
+
+def test_a_subscription_that_leaves_out_awaited_events_brings_none() -> None:
+    followed = job(cursor=4)
+    followed.stop()
+    followed.begin_replay(5)
+    assert take(followed, 6) == []
+    followed.go_on(6)
+    assert take(followed, 5, 6) == [5, 6]
 
 
 def test_a_replay_goes_on_where_its_subscription_ended() -> None:
