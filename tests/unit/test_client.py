@@ -575,11 +575,12 @@ def test_32_processed_events_are_acked_at_once_but_not_twice_in_an_interval(runt
 
 def test_an_ack_never_passes_what_is_still_open(runtime: ScriptedRuntime) -> None:
     runtime.accept()
-    emit(runtime, 1, 40)
+    runtime.say("job.event", log(), job_id="job_2", event_seq=1)
+    emit(runtime, 2, 40)
     process(runtime, 2, 40)
     runtime.advance(1)
     assert acked(runtime) == []
-    process(runtime, 1, 1)
+    process(runtime, 1, 1, JobId("job_2"))
     assert acked(runtime) == [40]
 
 

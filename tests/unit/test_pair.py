@@ -211,7 +211,7 @@ def test_what_was_processed_frees_the_log_of_the_runtime(pair: Pair) -> None:
     pair.settle()
     session = pair.runtime.sessions[pair.last(Welcomed).session_id]
     for event in pair.all(JobEmitted)[:60]:
-        pair.client.processed(event.job_id, event.seq, now=pair.now)
+        pair.client.processed(event.job_id, event.receipt, now=pair.now)
     pair.settle()
     assert session.log.first == 61 - 28
     pair.advance(0.25)
