@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from arcp_proto.client_jobs import FollowedJob
 from arcp_proto.client_session import ClientSession
 from arcp_proto.ids import JobId, SessionId, Time
 from arcp_proto.limits import Limits
@@ -30,45 +31,98 @@ def test_nothing_resumes_a_session_without_a_token() -> None:
     assert opened.resumption() is not None
 
 
+def hand_out(opened: ClientSession, job: FollowedJob, seq: int, position: int | None) -> int:
+    """An event of a job comes; return its receipt."""
+    opened.numbers.last = seq
+    assert job.takes(position, seq, f"e{seq}")
+    return opened.acks.handed_out(seq, job.id, 10, job, *job.place_of(position, seq))
+
+
 def test_a_job_is_kept_until_its_end_is_processed() -> None:
     opened, job_id = session(), JobId("job_1")
     opened.token = Secret("rt_1")
     job = opened.follow(job_id, observed=False)
-    for seq in (1, 2):
-        opened.numbers.last = seq
-        opened.acks.handed_out(seq, job_id, 10, job, job.handed_out(seq, None))
+    first, last = hand_out(opened, job, 1, 4), hand_out(opened, job, 2, 5)
     opened.end_job(job_id)
-    opened.acks.done(1, job_id)
-    assert kept(opened) == (1, [ResumedJob(job_id, 1)])
-    opened.acks.done(2, job_id)
+    opened.acks.done(first, job_id)
+    assert kept(opened) == (1, [ResumedJob(job_id, 4)])
+    opened.acks.done(last, job_id)
     assert kept(opened) == (2, [])
 
 
-def test_of_what_a_job_brought_in_a_lost_session_nothing_is_forgotten() -> None:
+def test_a_number_is_kept_of_a_job_without_positions() -> None:
     opened, job_id = session(), JobId("job_1")
     opened.token = Secret("rt_1")
     job = opened.follow(job_id, observed=False)
-    opened.numbers.last = 5
-    opened.acks.handed_out(5, job_id, 10, job, job.handed_out(5, None))
+    first, _ = hand_out(opened, job, 3, None), hand_out(opened, job, 4, None)
+    opened.acks.done(first, job_id)
+    assert kept(opened) == (3, [ResumedJob(job_id, 0, 3)])
+
+
+def test_a_job_is_behind_until_what_a_lost_session_has_brought_is_processed() -> None:
+    opened, job_id = session(), JobId("job_1")
+    opened.token = Secret("rt_1")
+    job = opened.follow(job_id, observed=False)
+    receipt = hand_out(opened, job, 5, 2)
     opened.lose()
     opened.renew(SessionId("sess_2"), Time(0))
     opened.token = Secret("rt_2")
+    assert kept(opened) == (0, [ResumedJob(job_id, 0, observed=True, behind=True)])
     job.go_on(0)
     assert kept(opened) == (0, [ResumedJob(job_id, 0, observed=True, behind=True)])
-    opened.acks.done(5, job_id)
-    assert kept(opened) == (0, [ResumedJob(job_id, 5, observed=True)])
+    opened.acks.done(receipt, job_id)
+    assert kept(opened) == (0, [ResumedJob(job_id, 2, observed=True)])
+
+
+def test_a_job_is_behind_while_a_resume_brings_what_came_before_its_answer() -> None:
+    opened, job, other = session(), FollowedJob(JobId("job_1"), observed=True), JobId("job_2")
+    opened.token = Secret("rt_1")
+    opened.jobs[job.id] = job
+    receipt = hand_out(opened, opened.follow(other, observed=False), 1, 1)
+    job.stop()
+    opened.numbers.last = 2
+    assert not job.takes(7, 2, "e2")
+    job.go_on(7)
+    assert kept(opened)[1][0] == ResumedJob(job.id, 0, observed=True, behind=True)
+    opened.acks.done(receipt, other)
+    assert kept(opened)[1][0] == ResumedJob(job.id, 0, observed=True)
+
+
+def test_a_replay_is_kept_as_far_as_it_is_processed() -> None:
+    opened, job_id = session(), JobId("job_1")
+    opened.token = Secret("rt_1")
+    job = opened.follow(job_id, observed=False, cursor=4)
+    job.begin_replay(1)
+    first, _ = hand_out(opened, job, 1, 2), hand_out(opened, job, 2, 3)
+    opened.acks.done(first, job_id)
+    assert kept(opened) == (1, [ResumedJob(job_id, 4, replay=(2, 4))])
 
 
 def test_another_process_goes_on() -> None:
     jobs = (
         ResumedJob(JobId("job_1"), 3),
         ResumedJob(JobId("job_2"), 4, observed=True, behind=True),
-        ResumedJob(JobId("job_3"), 4, observed=True, count=2),
+        ResumedJob(JobId("job_3"), 4, keyed=True, replay=(1, 4)),
+        ResumedJob(JobId("job_4"), 0, 6),
     )
     resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 7, jobs)
     opened = ClientSession.of_resumption(resumption, Limits(), Time(0))
     assert (opened.id, opened.cursor, opened.numbers.last) == ("sess_1", 7, 7)
     assert kept(opened) == (7, list(jobs))
+    assert [job.asked_from for job in opened.jobs.values()] == [3, 4, 1, 0]
+    assert [job.home for job in opened.jobs.values()] == [0, 0, 0, 6]
+    assert [job.awaited for job in opened.jobs.values()] == [False, True, False, False]
+
+
+def test_a_replay_of_another_process_is_not_processed_with_the_next() -> None:
+    kept_job = ResumedJob(JobId("job_1"), 4, replay=(0, 4))
+    resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 7, (kept_job,))
+    opened = ClientSession.of_resumption(resumption, Limits(), Time(0))
+    job = opened.jobs[kept_job.job_id]
+    receipt = [hand_out(opened, job, 8, 1), hand_out(opened, job, 9, 2)][-1]
+    job.begin_replay(0)
+    opened.acks.done(receipt, job.id)
+    assert kept(opened)[1] == [kept_job]
 
 
 def kept(opened: ClientSession) -> tuple[int, list[ResumedJob]]:
