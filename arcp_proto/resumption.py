@@ -75,7 +75,7 @@ class Resumption(msgspec.Struct, frozen=True):
     def of_json(cls, data: bytes) -> Self:
         """What `to_json` wrote; raises ValueError for anything else."""
         try:
-            stored = msgspec.convert(wire.decode_value(data), _Stored)
+            stored = msgspec.convert(wire.decode_value(data), _Read)
         except (Refusal, msgspec.ValidationError):
             raise ValueError("this is no stored session") from None  # The reason could show the token.
         if not 0 < len(stored.token.encode()) <= MAX_TOKEN_LENGTH:
@@ -84,7 +84,7 @@ class Resumption(msgspec.Struct, frozen=True):
             SessionId(stored.session_id),
             Secret(stored.token),
             stored.cursor,
-            stored.jobs,
+            tuple(job.resumed() for job in stored.jobs),
             stored.resume_window_sec,
             stored.ended,
         )
@@ -99,3 +99,21 @@ class _Stored(msgspec.Struct, frozen=True):
     jobs: tuple[ResumedJob, ...] = ()
     resume_window_sec: Count = RESUME_WINDOW_SEC
     ended: tuple[tuple[_JobId, Count], ...] = ()
+
+
+class _ReadJob(ResumedJob, frozen=True):
+    """A job of a store, which may be from before this client asked for positions."""
+
+    count: Count = 0
+    """The events of the number `seen` that are processed, if others with the same number are not."""
+
+    def resumed(self) -> ResumedJob:
+        """Return the job as it is resumed; events of a number that is not wholly processed come again."""
+        fields = {name: getattr(self, name) for name in ResumedJob.__struct_fields__}
+        return ResumedJob(**{**fields, "seen": self.seen - 1 if self.count and self.seen else self.seen})
+
+
+class _Read(_Stored, frozen=True):
+    """The shape that is read."""
+
+    jobs: tuple[_ReadJob, ...] = ()

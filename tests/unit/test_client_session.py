@@ -18,7 +18,7 @@ def test_a_job_from_acceptance_to_its_end_and_again() -> None:
     opened, job_id = session(), JobId("job_1")
     opened.follow(job_id, observed=False)
     assert (job_id in opened.jobs, job_id in opened.ended) == (True, False)
-    opened.end_job(job_id)
+    opened.end_job(job_id, 2)
     assert (job_id in opened.jobs, job_id in opened.ended) == (False, True)
     opened.follow(job_id, observed=False)
     assert (job_id in opened.jobs, job_id in opened.ended) == (True, False)
@@ -43,11 +43,31 @@ def test_a_job_is_kept_until_its_end_is_processed() -> None:
     opened.token = Secret("rt_1")
     job = opened.follow(job_id, observed=False)
     first, last = hand_out(opened, job, 1, 4), hand_out(opened, job, 2, 5)
-    opened.end_job(job_id)
+    opened.end_job(job_id, 2)
     opened.acks.done(first, job_id)
     assert kept(opened) == (1, [ResumedJob(job_id, 4)])
     opened.acks.done(last, job_id)
     assert kept(opened) == (2, [])
+
+
+def test_a_job_that_is_over_is_kept_until_the_cursor_has_passed_its_end() -> None:
+    opened, job_id, other = session(), JobId("job_1"), JobId("job_2")
+    opened.token = Secret("rt_1")
+    first = hand_out(opened, opened.follow(other, observed=False), 1, 1)
+    last = hand_out(opened, opened.follow(job_id, observed=False), 2, 1)
+    opened.end_job(job_id, 2)
+    opened.acks.done(last, job_id)
+    stored = opened.resumption()
+    assert stored is not None
+    assert [job.job_id for job in stored.jobs] == [other]
+    assert stored.ended == ((job_id, 2),)
+    again = ClientSession.of_resumption(stored, Limits(), Time(0))
+    assert again.is_done_with(job_id), "its events come again, and are processed"
+    assert again.resumption() == stored
+    opened.acks.done(first, other)
+    stored = opened.resumption()
+    assert stored is not None
+    assert stored.ended == ()
 
 
 def test_a_number_is_kept_of_a_job_without_positions() -> None:
@@ -136,12 +156,12 @@ def test_the_end_of_a_job_frees_its_chunks() -> None:
     body = {"result_id": "r", "chunk_seq": 0, "data": "abc", "encoding": "utf8", "more": True}
     opened.assembly.add(job_id, body)
     assert opened.assembly.size == 3
-    opened.end_job(job_id)
+    opened.end_job(job_id, 2)
     assert opened.assembly.size == 0
 
 
 def test_only_the_last_ends_are_remembered() -> None:
     opened = session(jobs=3)
     for number in range(10):
-        opened.end_job(JobId(f"job_{number}"))
+        opened.end_job(JobId(f"job_{number}"), number)
     assert list(opened.ended) == ["job_7", "job_8", "job_9"]

@@ -16,12 +16,13 @@ JOBS = (
     ResumedJob(JobId("job_2"), observed=True, behind=True),
     ResumedJob(JobId("job_3"), 9, 4, keyed=True, replay=(2, 7)),
 )
-RESUMPTION = Resumption(SessionId("sess_1"), Secret("rt_very_secret"), 7, JOBS)
+ENDED = ((JobId("job_4"), 9),)
+RESUMPTION = Resumption(SessionId("sess_1"), Secret("rt_very_secret"), 7, JOBS, 600, ENDED)
 
 
 def test_it_is_read_as_it_was_written() -> None:
     again = Resumption.of_json(RESUMPTION.to_json())
-    assert (again.session_id, again.cursor, again.jobs) == ("sess_1", 7, JOBS)
+    assert (again.session_id, again.cursor, again.jobs, again.ended) == ("sess_1", 7, JOBS, ENDED)
     assert again.token.reveal() == "rt_very_secret"
     assert again.to_json() == RESUMPTION.to_json()
 
@@ -42,11 +43,12 @@ OLD_STORE = b"""{"session_id":"sess_1","token":"rt_1","cursor":5,"jobs":[
 
 
 def test_a_store_of_the_version_before_positions_is_read() -> None:
+    """Of the events with number 3 of `job_2` two are processed, so that it asks for that number again."""
     resumption = Resumption.of_json(OLD_STORE)
     assert (resumption.cursor, resumption.resume_window_sec) == (5, 30)
     assert resumption.jobs == (
         ResumedJob(JobId("job_1"), 0, 4),
-        ResumedJob(JobId("job_2"), 0, 3, observed=True, behind=True),
+        ResumedJob(JobId("job_2"), 0, 2, observed=True, behind=True),
         ResumedJob(JobId("job_3"), 0, 7, keyed=True),
         ResumedJob(JobId("job_4"), observed=True),
         ResumedJob(JobId("job_5")),
@@ -60,7 +62,7 @@ def test_a_store_of_the_version_before_positions_asks_from_its_numbers(features:
     first = "from_job_seq" if features == FEATURES else "from_event_seq"
     assert [frame["payload"] for frame in runtime.sent("job.subscribe")] == [
         {"job_id": "job_1", "from_event_seq": 4, "history": True},
-        {"job_id": "job_2", "from_event_seq": 3, "history": True},
+        {"job_id": "job_2", "from_event_seq": 2, "history": True},
         {"job_id": "job_3", "from_event_seq": 7, "history": True},
         {"job_id": "job_4", first: 0, "history": True},
         {"job_id": "job_5", first: 0, "history": True},
@@ -71,7 +73,7 @@ def test_a_store_of_the_version_before_positions_goes_on_by_positions() -> None:
     runtime = ScriptedRuntime(ClientConfig(), resumption=Resumption.of_json(OLD_STORE))
     runtime.welcome(session_id="sess_1")
     (subscribe,) = runtime.sent("job.subscribe")
-    assert subscribe["payload"] == {"job_id": "job_2", "from_event_seq": 3, "history": True}
+    assert subscribe["payload"] == {"job_id": "job_2", "from_event_seq": 2, "history": True}
     payload = {**log(), "job_seq": 12}
     assert positions(runtime.say("job.event", payload, job_id="job_1", event_seq=6)) == [12]
     assert runtime.say("job.event", payload, job_id="job_1", event_seq=7) == []
