@@ -48,7 +48,10 @@ class _Batch:
     def advance(self, receipt: int) -> tuple[int, int]:
         """Mark everything up to a receipt as processed; return how many events those are, and their bytes."""
         start = self.done
-        self.done = end = min(receipt - self.receipt + 1, len(self._sizes))
+        end = min(receipt - self.receipt + 1, len(self._sizes))
+        if end <= start:
+            return 0, 0
+        self.done = end
         if self.job is not None:
             self.job.processed(self.places[end - 1], self.mark)
         return end - start, sum(self._sizes[start:end])

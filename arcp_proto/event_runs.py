@@ -105,6 +105,7 @@ def _receive_run(
     """Carry out what `rest` begins with; returns how many. One more was looked at, unless it was the last."""
     most, longest = client.limits.unprocessed_bytes, connection.message_limit
     seq, held, receipt = session.numbers.last, session.acks.size, session.acks.receipts
+    placed = session.is_placed
     job: FollowedJob | None = None
     job_id = JobId("")
     cursor = 0
@@ -131,7 +132,10 @@ def _receive_run(
                 break
             _hand_out(session, job, ids, sizes, places)
             job, job_id, cursor, ids, sizes, places = next_job, next_job.id, next_job.cursor, [], [], []
-        if not _goes_on(job, cursor, places, position, event.id):
+        if position is None:
+            if placed or (places and places[-1]) or not job.takes(None, seq, event.id):
+                break
+        elif position <= cursor or (places and not places[-1]):
             break
         cursor = position or 0
         places.append(cursor)
@@ -152,15 +156,6 @@ def _receive_run(
     return len(events)
 
 
-def _goes_on(
-    job: FollowedJob, cursor: int, places: Sequence[int], position: int | None, envelope_id: str
-) -> bool:
-    """Return whether an event is new, and has a position if those before it have one."""
-    if position is None:
-        return not (places and places[-1]) and envelope_id not in job.recent
-    return position > cursor and (not places or places[-1] > 0)
-
-
 def _hand_out(
     session: ClientSession, job: FollowedJob | None, ids: list[str], sizes: list[int], places: list[int]
 ) -> None:
@@ -174,8 +169,6 @@ def _hand_out(
         job.cursor = places[-1]
         session.acks.all_handed_out(first, sizes, job, places, LIVE)
         return
-    job.note_ids(ids)
     if not job.observed:
-        job.home = session.numbers.last
         places = list(range(first, first + len(ids)))
     session.acks.all_handed_out(first, sizes, job, places, AT_HOME)
