@@ -84,10 +84,7 @@ def number_all(runtime: Runtime, job: Job, payloads: list[bytes]) -> bool:
     position = history.end + 1
     history.add(payloads, log.last + 1, size)
     head = job.heads.get(EVENT) or job.head(EVENT)
-    if home.positions:
-        log.add(list(map(Entry, repeat(head), payloads, range(position, position + count))), size)
-    else:
-        log.add([Entry(head, payload) for payload in payloads], size)
+    log.add(list(map(Entry, repeat(head), payloads, range(position, position + count))), size)
     job.home_seq = log.last
     runtime.holdings.changed(principal, 2 * count, 2 * size)
     connection = home.connection

@@ -21,7 +21,7 @@ class Entry(msgspec.Struct, gc=False, frozen=True):
     """One event as every log holds it: the template of its head, and its payload without the last brace.
 
     `position` is its place in its job, from 1, the same in every session; it is 0 for what is in no job's
-    history, and may be 0 in a session that is not told positions. `source` is its home number in the log of
+    history. `source` is its home number in the log of
     an observer, and 0 at home (§7.6). `rotated` is what the payload leaves out: the new value of a
     credential, as long as it is valid (§9.8.2).
     """
