@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from . import retention
@@ -37,6 +38,10 @@ TURNED_AWAY: Final = 64
 TOLD_RATE: Final = 10
 TOLD_BURST: Final = 100
 """Facts of one limit that are told of connections that were never let in: so many a second, and at once."""
+
+
+EVENTS_A_REQUEST: Final = 64
+"""Events of a history that are replayed count as one request more: they cost about as much (§14)."""
 
 
 class Exceeded(Refusal):
@@ -104,7 +109,7 @@ class Standing:
 class Allowance:
     """What an open connection may still ask for."""
 
-    __slots__ = ("active_at", "bucket", "group", "over_at", "over_since", "shared")
+    __slots__ = ("active_at", "asked", "bucket", "group", "over_at", "over_since", "shared")
 
     def __init__(self, limits: Limits, group: Group, shared: Bucket | None, now: Time) -> None:
         self.group = group
@@ -112,7 +117,39 @@ class Allowance:
         self.shared = shared
         """The principal's; who has no name shares with nobody."""
         self.active_at = now
+        self.asked: dict[JobId, int] = {}
+        """Jobs whose history was asked for, and the position up to which it counts when it is replayed."""
         self.over_at = self.over_since = Time(-MINUTE)
+
+    def charge(self, now: Time, count: int) -> None:
+        """Count so many requests, whether they might pass or not."""
+        self.bucket.charge(now, count)
+        if self.shared is not None:
+            self.shared.charge(now, count)
+
+    def ask(self, job_id: JobId, end: int, waiting: Collection[JobId], most: int) -> None:
+        """A history up to a position was asked for; `waiting` are at most so many jobs that it waits for."""
+        self.asked[job_id] = end
+        if len(self.asked) > most:
+            self.asked = {job_id: end for job_id, end in self.asked.items() if job_id in waiting}
+
+    def replay(self, now: Time, job_id: JobId, start: int, end: int) -> int:
+        """Count events of a history as requests, if they were asked for, or return how long they wait.
+
+        They wait, in nanoseconds, while less than half of what may be asked at once is left. So a client that
+        is replayed long histories can still ask for something else, and is refused nothing on their account.
+        """
+        asked = self.asked.get(job_id)
+        if asked is None:
+            return 0
+        wait = self.bucket.wait_for_half(now)
+        if self.shared is not None:
+            wait = max(wait, self.shared.wait_for_half(now))
+        if not wait:
+            self.charge(now, max(min(end, asked) - start, 0) // EVENTS_A_REQUEST)
+            if end >= asked:
+                del self.asked[job_id]
+        return wait
 
 
 class Early:
@@ -384,10 +421,7 @@ def count_request(runtime: Runtime, connection: Connection, *, idle: bool) -> No
 
 def count_work(runtime: Runtime, connection: Connection, extra: int) -> None:
     """Count a request as so many more, by what it has cost; what is too much is refused from the next on."""
-    allowance, now = runtime.caps.allowances[connection.number], runtime.now
-    for bucket in (allowance.bucket, allowance.shared):
-        if bucket is not None:
-            bucket.charge(now, extra)
+    runtime.caps.allowances[connection.number].charge(runtime.now, extra)
 
 
 def count_control_frames(runtime: Runtime, connection: Connection, count: int) -> None:

@@ -103,7 +103,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         them.
       requests_per_sec: Requests of one connection, after twice as many at once; nghttp2 takes 1,000
         streams and their resets at once (CVE-2023-44487). Each 50 jobs that a listing looks at count as
-        one more.
+        one more, and each 64 events of a history that was asked for; these wait while less than half of what
+        may be asked at once is left.
       principal_requests_per_sec: Requests on all connections of one principal, after twice as many at
         once.
       over_rate: How long a connection may go on asking too much, before it is closed.

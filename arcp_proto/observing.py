@@ -71,6 +71,9 @@ def on_subscribe(
     check_room(runtime, session, job)
     start, cut = _asked(session, job, subscribe) if subscribe.history else (None, False)
     observe(runtime, session, job, start)
+    if job.id in session.backlogs and start is not None:
+        allowance = runtime.caps.allowances[connection.number]
+        allowance.ask(job.id, job.history.end, session.backlogs, runtime.limits.subscriptions)
     request_id = connection.request_id(envelope)
     message = subscribed_of(job, session, request_id, replayed=start is not None, cut=cut)
     payload = wire.encode_checked(message)
@@ -115,6 +118,7 @@ def on_unsubscribe(
     """`job.unsubscribe` (§7.6) ends observing, and has no answer; the submitting session keeps its job."""
     session = found(connection.session, "only an open connection gets here")
     job_id = JobId(unsubscribe.job_id)
+    runtime.caps.allowances[connection.number].asked.pop(job_id, None)
     if job_id in session.observed or job_id in session.backlogs:
         runtime.commit(Unobserved(session.id, job_id))
 
@@ -179,6 +183,11 @@ def feed(runtime: Runtime, session: Session) -> None:
     upto = job.history.reach(backlog.position, *_piece(runtime))
     if backlog.until is not None:
         upto = min(upto, backlog.until)
+    allowance = runtime.caps.allowances.get(found(session.connection, "what reads is connected").number)
+    wait = 0 if allowance is None else allowance.replay(runtime.now, job_id, backlog.position, upto)
+    if wait:
+        runtime.timers.arm(TimerKind.BACKLOG, session.id, Time(runtime.now + wait))
+        return
     runtime.commit(Replayed(session.id, job.id, upto))
     runtime.delivered(session)
     feed_soon(runtime, session)
