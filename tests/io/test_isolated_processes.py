@@ -259,3 +259,36 @@ async def test_no_descriptor_is_left() -> None:
                 await job.cancel()
             counts.append(len(os.listdir("/proc/self/fd")))
         assert counts[1:] == counts[1:2] * 3
+
+
+WAITING = """
+import os, signal, threading, time
+from arcp_io import supervisor
+
+class Agent:
+    looks = 0
+
+    def has_ended(self):
+        self.looks += 1
+        if self.looks == 1:
+            os.kill(os.getpid(), signal.SIGCHLD)
+        return False
+
+def let_go():
+    while agent.looks < 2:
+        time.sleep(0.01)
+    time.sleep(0.2)  # Time for looks that nothing asks for.
+    os.write(writing, b"x")
+
+control, writing = os.pipe()
+agent = Agent()
+threading.Thread(target=let_go).start()
+supervisor._wait(agent, control)
+print(agent.looks)
+"""
+
+
+def test_a_supervisor_looks_once_for_each_process_that_has_ended() -> None:
+    """Another process of the agent has ended, and the agent has not: it waits for the next signal."""
+    said = subprocess.run([sys.executable, "-c", WAITING], capture_output=True, text=True, check=True)
+    assert int(said.stdout) == 2

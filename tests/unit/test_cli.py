@@ -552,6 +552,14 @@ def test_what_is_left_of_the_budget_is_told_as_it_changes_and_at_the_end() -> No
     ]
 
 
+@pytest.mark.parametrize(("width", "longest"), [(200, 125), (100, 25), (80, 20)])
+def test_what_an_agent_does_is_shown_as_long_as_the_terminal_has_room(width: int, longest: int) -> None:
+    view = View(Console(file=io.StringIO(), width=width), "agent")
+    view.show("progress", {"current": 1, "message": "x" * 500})
+    [task] = view._progress.tasks
+    assert len(task.fields["doing"]) == longest
+
+
 def test_what_a_peer_makes_up_of_budgets_and_calls_is_bounded() -> None:
     view = View(Console(file=io.StringIO()), "agent")
     for number in range(1000):
