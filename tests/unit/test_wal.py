@@ -121,6 +121,11 @@ def test_what_an_earlier_log_has_left_behind_does_not_count(tmp_path: Path) -> N
     assert read(tmp_path, flipped(data, HEADER + FRAME + 30)) == Log(2, 0, damaged=False)
 
 
+def test_behind_a_header_that_cannot_be_read_no_frame_is_known_as_an_earlier_one(tmp_path: Path) -> None:
+    data = write(tmp_path / "journal", again=1)
+    assert read(tmp_path, flipped(data, 0)) == Log(2 * TRANSACTIONS, 0, damaged=True)
+
+
 def header(magic: int, order: str, form: int, page_bytes: int) -> bytes:
     """Return a header with its checksum, whose words are read in this order."""
     data = struct.pack(">6I", magic, form, page_bytes, 1, 2, 3)
