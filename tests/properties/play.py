@@ -340,16 +340,11 @@ class Play(Judge):
         client, work = self._reader(a), _one(list(self.works.values()), b)
         if client is None or work is None or not self._acts(client) or client.line is None:
             return
-        line, payload = client.line, {"job_id": work.job_id, "history": bool(c & 1)}
-        sources = [event.source for event in work.events if event is not None]
-        after = (None, 0, _one([0, *sources], c // 8), work.end_source)[c // 2 % 4]
-        if after is not None:
-            payload["from_event_seq"] = after
-        position = None
-        if POSITIONS in line.features and a & 4:
-            position = payload["from_job_seq"] = c // 8 % (len(work.events) + 3)
+        line, places = client.line, work.places(a, c, told=POSITIONS in client.line.features)
+        payload = {"job_id": work.job_id, "history": bool(c & 1), **places}
         code = self.judge_subscribe(line, work)
-        check = None if code else self.subscribed(line, work, (after or 0) if c & 1 else None, position)
+        after, position = places.get("from_event_seq", 0) if c & 1 else None, places.get("from_job_seq")
+        check = None if code else self.subscribed(line, work, after, position)
         may = () if code and self.is_silent(line, work.job_id) else (code or "job.subscribed",)
         request_id = self._say(client, "job.subscribe", payload, may, check)
         if not code:

@@ -102,6 +102,16 @@ class Work:
         """When its agent is to stop by itself, whatever for."""
         return min((at for at in (self.deadline, self.stop_at) if at is not None), default=None)
 
+    def places(self, a: int, c: int, *, told: bool) -> dict[str, int]:
+        """Fields of a subscription that say from where on its history is asked for, as numbers choose them.
+
+        `told` says that the session is told positions.
+        """
+        sources = [0, *(event.source for event in self.events if event is not None)]
+        after = (None, 0, sources[c // 8 % len(sources)], self.end_source)[c // 2 % 4]
+        places = {} if after is None else {"from_event_seq": after}
+        return {**places, "from_job_seq": c // 8 % (len(self.events) + 3)} if told and a & 4 else places
+
     def expire_by(self, wall: int, now: int) -> None:
         """The wall clock says this."""
         if self.expires is not None and not self.expired:
