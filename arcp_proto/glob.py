@@ -76,6 +76,7 @@ def parse_pattern(namespace: str, pattern: str) -> list[Parts]:
 
 def _parse_url(url: Url, host: str) -> Parts:
     """As `Url.matched` has it; only the whole host `**` takes in addresses in brackets."""
+    query = url.matched_query
     return (
         Part(f"{url.scheme} "),
         Part(host, star=".[ ", run="[ "),
@@ -84,7 +85,7 @@ def _parse_url(url: Url, host: str) -> Parts:
         Part(" "),
         *_rooted(url.path, " "),
         Part(" "),
-        Part(EVERYTHING if url.query is None else url.query, star="/ ", run=" "),
+        Part(EVERYTHING if query is None else query, star="/ ", run=" "),
     )
 
 

@@ -13,7 +13,8 @@ from .limits import MAX_TARGET_BYTES
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _URL: Final = re.compile(r"(https?)://([^/?#]*)([^?#]*)(?:\?([^#]*))?", re.IGNORECASE | re.ASCII)
-_NO_URL: Final = re.compile(r"[\\ ]|%(?![0-9A-Fa-f]{2})|%(?:2f|5c|00)", re.IGNORECASE | re.ASCII)
+_NO_URL: Final = re.compile(r"[\\ ]|%(?![0-9A-Fa-f]{2})|%(?:5c|00)", re.IGNORECASE | re.ASCII)
+_ESCAPED_SLASH: Final = re.compile("%2f", re.IGNORECASE)
 _AUTHORITY: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::([0-9]{1,5}|\*))?\Z")
 _LABELS: Final = re.compile(r"(?:[^.]{1,63}\.)*[^.]{1,63}\.?\Z")
 _NO_HOST: Final = re.compile(r"[\x00-\x20\"#%/:<>?@\[\\\]^`{|}\x7f]")
@@ -63,7 +64,12 @@ class Url(NamedTuple):
     @property
     def matched(self) -> str:
         """As it is matched: a space, which no URL holds, stands between the parts."""
-        return f"{self.scheme} {self.host} {self.port} {self.path} {self.query or ''}"
+        return f"{self.scheme} {self.host} {self.port} {self.path} {self.matched_query or ''}"
+
+    @property
+    def matched_query(self) -> str | None:
+        """The query as it is matched: servers read `%2F` in it as a slash, so no `*` crosses it."""
+        return None if self.query is None else self.query.replace("%2F", "/")
 
 
 def canonical(capability: str, target: str) -> str | None:
@@ -137,10 +143,12 @@ def read_url(text: str, *, pattern: bool = False) -> Url:
     if url is None:
         raise Unfit("is no URL of the form scheme://...")
     if _NO_URL.search(text):
-        raise Unfit("holds a space, a backslash, a bare % or an escaped %2F, %5C, %00")
+        raise Unfit("holds a space, a backslash, a bare % or an escaped %5C, %00")
     if text.count("#") > 1:
         raise Unfit("holds a second #, at which some clients cut it")
     scheme, authority, path, query = url.groups()
+    if _ESCAPED_SLASH.search(path):
+        raise Unfit("holds an escaped %2F in its path, where servers disagree; it may stand in a query")
     if "@" in authority:
         raise Unfit("names a user")
     scheme = scheme.lower()
@@ -164,7 +172,7 @@ def read_other_url(text: str) -> tuple[str, str]:
     """
     if _UNPRINTABLE.search(text):
         raise Unfit("holds a control character")
-    if _NO_URL.search(text):
+    if _NO_URL.search(text) or _ESCAPED_SLASH.search(text):
         raise Unfit("holds a space, a backslash, a bare % or an escaped %2F, %5C, %00")
     url = _OTHER.match(text)
     rest = "" if url is None else text[url.end(1) + 3 :]

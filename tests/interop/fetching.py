@@ -41,7 +41,10 @@ PLAIN: Final = (
     *("%25", "%3f", "%23", "%2B", "+", "a:b", "@", "%27"),
 )
 PIECES: Final = ("%2e", "%2E%2e", ".%2e", "%2e.", "", "%2f", "%5C", "%00", "\\", "%", "%zz", " ")
-QUERIES: Final = ("", "", "?", "?a=b", "?a=%2e%2e&b=é", "?q='[x]'|\"<>", "?a?b/../c", "?%7e=%41&+=%20", "?#")
+QUERIES: Final = (
+    *("", "", "?", "?a=b", "?a=%2e%2e&b=é", "?q='[x]'|\"<>", "?a?b/../c", "?%7e=%41&+=%20", "?#"),
+    *("?a=%2Fb%2f..%2Fc&d=https%3a%2f%2fe/f", "?%2f", "?%2F../%2f%2e%2E"),
+)
 FRAGMENTS: Final = ("", "", "", "#", "#a", "#/../x", "#a#b", "#é")
 HOSTS: Final = (
     *("a.example", "A.EXAMPLE", "bücher.example", "xn--bcher-kva.example", "ａ.example", "a。example"),

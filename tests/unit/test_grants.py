@@ -77,6 +77,25 @@ def test_urls_of_other_schemes_are_compared_as_text_after_their_scheme() -> None
     assert allowed("net.fetch", ["s3://**/a"], one) == ["s3://bucket/a"]
 
 
+def test_an_escaped_slash_in_a_query_is_a_slash() -> None:
+    """Servers read it as one, so it stands for what `*` does not cross; in a path they disagree."""
+    targets = [
+        "https://a/?f=x%2Fy",
+        "https://a/?f=x%2fy",
+        "https://a/?f=x/y",
+        "https://a/?f=x",
+        "https://a/x%2Fy",
+    ]
+    assert allowed("net.fetch", ["https://a/?f=x%2Fy"], targets) == targets[:3]
+    assert allowed("net.fetch", ["https://a/?f=x/y"], targets) == targets[:3]
+    assert allowed("net.fetch", ["https://a/?f=x/*"], targets) == targets[:3]
+    assert allowed("net.fetch", ["https://a/?f=*"], targets) == targets[3:4]
+    assert allowed("net.fetch", ["https://a/?f=x*"], targets) == targets[3:4]
+    assert allowed("net.fetch", ["https://a/?f=**", "https://a/**"], targets) == targets[:4]
+    assert grants("net.fetch", "https://a/?f=x/*").covers(grants("net.fetch", "https://a/?f=x%2Fy"))
+    assert not grants("net.fetch", "https://a/?f=*").covers(grants("net.fetch", "https://a/?f=x%2Fy"))
+
+
 @pytest.mark.parametrize("capability", ["fs.read", "fs.write"])
 def test_paths_are_resolved_before_they_are_compared(capability: str) -> None:
     inside = [
