@@ -40,7 +40,7 @@ class SupervisedProcess:
         self._code: int | None = None
         """How the agent's process ended, if it has begun; known when it is `_over`."""
         self._over = False
-        """The supervisor has told its end."""
+        """The supervisor has told its end, and that nothing is left."""
 
     async def start(self, order: bytes) -> tuple[int, int]:
         """Start it with an order; returns descriptors of pipes, to read from it and to write to it.
@@ -99,8 +99,8 @@ class SupervisedProcess:
             await supervisor.wait()
         with suppress(OSError, ValueError, KeyError, TypeError):
             if self._control is not None:
-                self._code = json.loads(self._control.recv(_LARGEST_REPORT))["code"]
-                self._over = True
+                report = json.loads(self._control.recv(_LARGEST_REPORT))
+                self._code, self._over = report["code"], report["whole"]
         return self._over
 
     async def _send(self, control: socket.socket, data: bytes) -> None:

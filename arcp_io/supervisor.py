@@ -10,7 +10,8 @@ how that process ended. Nothing is left by then:
    cannot be another group's.
 2. On Linux the supervisor is a subreaper: a process whose parent has ended becomes its child, also one that
    has made a session or a group of its own. It kills its children and their groups as long as it has any;
-   when the system says that there are none, nothing exists that the agent has started.
+   when the system says that there are none, nothing exists that the agent has started. Where Linux does not
+   let it become one (a seccomp filter), it kills the group alone, and says that more may be left.
 
 It is a process of its own because a subreaper gets every orphan: in the process of the runtime those of the
 host's program would be among them. It needs nothing but a little of the standard library, since there is one
@@ -45,12 +46,12 @@ def main(control: int) -> None:
     """Supervise the agent of one order; returns in the agent's process, when the order is carried out."""
     order = _read_order(control)
     if order is None:
-        _tell_end(control, None)
-    _prctl(_SET_CHILD_SUBREAPER, 1)
+        _tell_end(control, None, whole=True)
+    whole = _prctl(_SET_CHILD_SUBREAPER, 1) or sys.platform != "linux"
     supervisor = os.getpid()
     pid = os.fork()
     if pid:
-        _supervise(pid, control)
+        _supervise(pid, control, whole=whole)
     os.close(control)
     os.setsid()  # A group of its own: it is killed with every process that the agent has started.
     _prctl(_SET_PDEATHSIG, signal.SIGKILL)
@@ -60,21 +61,24 @@ def main(control: int) -> None:
         carry_out(order)
 
 
-def _supervise(pid: int, control: int) -> NoReturn:
+def _supervise(pid: int, control: int, *, whole: bool) -> NoReturn:
     """Wait for the end of the agent's process, or for the runtime to ask for it; then tell how it ended."""
     try:
         agent = _Agent(pid)
         _let_go_of_streams()
         _wait(agent, control)
-        _tell_end(control, agent.kill_all())
+        _tell_end(control, agent.kill_all(), whole=whole)
     finally:
         os._exit(1)
 
 
-def _tell_end(control: int, code: int | None) -> NoReturn:
-    """Tell the runtime how the agent's process ended, None if there was none, and that nothing is left."""
+def _tell_end(control: int, code: int | None, *, whole: bool) -> NoReturn:
+    """Tell the runtime how the agent's process ended, None if there was none.
+
+    `whole`: nothing is left of it, as far as the system lets a supervisor know.
+    """
     with suppress(OSError):  # The runtime is gone.
-        os.write(control, json.dumps({"code": code}).encode() + b"\n")
+        os.write(control, json.dumps({"code": code, "whole": whole}).encode() + b"\n")
     os._exit(0)
 
 
@@ -211,14 +215,16 @@ def _let_go_of_streams() -> None:
     os.close(null)
 
 
-def _prctl(option: int, value: int) -> None:
-    """Set an attribute of this process, on Linux; where that cannot be done, it is not set."""
+def _prctl(option: int, value: int) -> bool:
+    """Set an attribute of this process, on Linux; returns whether that could be done."""
     if sys.platform != "linux":
-        return
-    with suppress(ImportError, OSError, AttributeError):
+        return False
+    try:
         import ctypes
 
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+        return bool(ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0)
+    except (ImportError, OSError, AttributeError):
+        return False
 
 
 def _awake(number: int, frame: object) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from arcp_io import supervised
 from arcp_io.client import Session, connect
 from arcp_io.errors import InternalError, JobCancelled
 from arcp_io.memory import MemoryServer, serve_memory
@@ -158,6 +159,40 @@ async def test_a_supervisor_that_is_killed_takes_its_agent_with_it(
                 await anyio.sleep(0.01)
     told = [record.getMessage() for record in caplog.records if "may still run" in record.getMessage()]
     assert len(told) == 2
+
+
+NO_SUBREAPER = supervised.BOOT.replace(
+    "from arcp_io.supervisor import main;",
+    "from arcp_io import supervisor; supervisor._SET_CHILD_SUBREAPER = 0x7FFF; main = supervisor.main;",
+)
+"""How a supervisor is started that the system does not let become a subreaper: it knows no such option."""
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "killed", "returned"])
+@pytest.mark.anyio
+async def test_without_a_subreaper_no_stop_is_told_as_verified(
+    ending: str, token: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert NO_SUBREAPER != supervised.BOOT
+    monkeypatch.setattr(supervised, "BOOT", NO_SUBREAPER)
+    async with serving() as (server, session):
+        job = await session.submit("leaves", ["daemon", ending, token])
+        async for _ in job:
+            if ending != "returned":
+                await job.cancel("enough")
+        if ending == "returned":
+            assert await job.result() == "returned"
+        else:
+            with pytest.raises(JobCancelled) as caught:
+                await job.result()
+            assert caught.value.details == {"stopped": False}
+        [daemon] = running(token)  # It has left the group, and nobody else is left.
+        os.kill(int(daemon), signal.SIGKILL)
+        with anyio.fail_after(PATIENCE):
+            while server.server.runtime.running:
+                await anyio.sleep(0.01)
+    [told] = [record.getMessage() for record in caplog.records if "may still run" in record.getMessage()]
+    assert job.id in told
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
