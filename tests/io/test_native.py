@@ -126,6 +126,19 @@ async def test_a_write_that_is_not_taken_at_once_is_reported(pair: Any) -> None:
 
 @on_every_loop
 @both
+async def test_a_write_that_is_not_taken_at_once_is_sent_again_and_again(pair: Any) -> None:
+    """The first has been sent, and what has sent it is over, before the second."""
+    async with open_loop() as loop, pair(loop) as (recorder, far):
+        for _ in range(2):
+            recorder.writes = 0
+            assert not recorder.stream.write(bytes(LARGE))
+            assert len(await read(far, LARGE)) == LARGE
+            await until(lambda: recorder.writes == 1)
+            await anyio.sleep(0.01)
+
+
+@on_every_loop
+@both
 async def test_a_paused_stream_reads_next_to_nothing(pair: Any) -> None:
     async with nothing_left(), open_loop() as loop, pair(loop) as (recorder, far):
         recorder.stream.pause()
@@ -257,14 +270,14 @@ async def test_a_task_that_is_cancelled_before_it_begins_is_over() -> None:
 
 async def read(far: Far, size: int) -> bytes:
     """Read that much from the other end."""
-    data = b""
+    data = bytearray()
     for _ in range(20_000):
         try:
             data += far.receive(min(size - len(data), 1 << 20))
         except BlockingIOError:
             await anyio.sleep(0.001)
         if len(data) == size:
-            return data
+            return bytes(data)
     raise AssertionError(f"only {len(data)} bytes came")
 
 
