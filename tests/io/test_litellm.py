@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -165,6 +167,27 @@ async def test_a_gateway_that_is_not_there_or_knows_another_master_key() -> None
             await wrong.revoke("cred_1")
     with pytest.raises(ProvisioningError, match="does not answer"):
         await LiteLLMProvisioner(state.url, MASTER).issue(context(any_model=True))
+
+
+async def test_to_a_gateway_of_https_nothing_goes_in_clear_text() -> None:
+    """What listens there reads what comes first, and ends the connection."""
+    came: list[bytes] = []
+
+    def answer(listener: socket.socket) -> None:
+        accepted, _ = listener.accept()
+        with accepted:
+            came.append(accepted.recv(65536))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answering = threading.Thread(target=answer, args=(listener,))
+        answering.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(ProvisioningError):
+            await LiteLLMProvisioner(url, MASTER).issue(context(any_model=True))
+        answering.join()
+    [first] = came
+    assert first[:1] == b"\x16"  # A record of TLS that holds a handshake.
+    assert MASTER.encode() not in first
 
 
 def test_what_is_no_gateway_is_refused() -> None:

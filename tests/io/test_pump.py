@@ -236,6 +236,19 @@ def test_a_bug_in_an_input_stops_everything(monkeypatch: pytest.MonkeyPatch) -> 
     assert not stand.stream.messages()
 
 
+def test_a_bug_in_what_the_end_of_a_transport_causes_stops_everything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def bug(*args: object, **kwargs: object) -> Output:
+        raise InvariantViolated("a bug")
+
+    stand = Stand()
+    stand.start()
+    monkeypatch.setattr(stand.runtime, "lose_connection", bug)
+    stand.stream.transport.ended("the peer is gone")
+    assert isinstance(stand.loop.failure, InvariantViolated)
+
+
 def test_a_closing_connection_without_a_transport_is_lost() -> None:
     stand = Stand(hello=7)
     stand.start()

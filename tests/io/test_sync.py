@@ -59,6 +59,22 @@ def test_a_result_comes_piece_by_piece_between_the_events(url: str) -> None:
         assert seen == [f"{number} " for number in range(10)]
 
 
+def test_a_job_says_where_a_history_begins_that_was_cut() -> None:
+    app = make_app(history_events=50)
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(arcp_io.serve(app, port=0)) as server,
+        sync.connect(server.url, token=TOKEN) as session,
+        sync.connect(server.url, token=TOKEN) as other,
+    ):
+        job = session.submit("flood", {"events": 200})
+        numbers = [event.seq for event in job]
+        observed = other.attach(job.id)
+        assert job.history_from is None
+        assert observed.history_from is not None
+        assert numbers[-50] <= observed.history_from <= numbers[-1]
+
+
 def test_errors_have_their_classes(url: str) -> None:
     with sync.connect(url, token=TOKEN) as session, pytest.raises(AgentNotAvailable):
         session.submit("none")

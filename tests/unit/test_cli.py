@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from arcp_io.app import App
 from arcp_io.cli import main, stores
 from arcp_io.cli.arguments import (
     budget_argument,
@@ -313,6 +314,25 @@ def test_a_journal_that_fails_while_it_serves_is_told_once(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("arcp_io.entry.run", fail)
     assert run("serve", "served_here:app", capsys=capsys) == (1, "", "stopped: the disk is full\n")
+
+
+@pytest.mark.parametrize(("words", "size"), [((), 100_000), (("--audit-size", "1MiB"), 1024 * 1024)])
+def test_the_size_of_the_audit_file_is_that_of_the_command_line_or_of_the_app(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    size: int,
+) -> None:
+    served: list[App] = []
+    text = "from arcp_io import App\napp = App('x', '1', tokens={}, audit_bytes=100_000)\n"
+    (tmp_path / "served_with_audit.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "served_with_audit", raising=False)
+    monkeypatch.setattr("arcp_io.entry.run", lambda app, *_, **__: served.append(app))
+    code, _, _ = run("serve", "served_with_audit:app", *words, capsys=capsys)
+    assert (code, [app.audit_bytes for app in served]) == (0, [size])
 
 
 def test_trio_must_be_there_for_the_demo_on_trio(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import anyio
@@ -359,3 +361,16 @@ class Caller:
 def test_a_function_without_a_name_in_a_module_cannot_be_imported_by_a_process(function: Any) -> None:
     with pytest.raises(ValueError, match="at the top level of a module"):
         reference(function)
+
+
+@pytest.mark.parametrize("file", [None, "<stdin>", "/nonexistent/script.py"])
+def test_a_function_of_a_script_that_is_no_file_cannot_be_imported_by_a_process(
+    monkeypatch: pytest.MonkeyPatch, file: str | None
+) -> None:
+    main = ModuleType("__main__")
+    if file is not None:
+        main.__file__ = file
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(Caller.__call__, "__module__", "__main__")
+    with pytest.raises(ValueError, match=r"put Caller\.__call__ into a file"):
+        reference(Caller.__call__)
