@@ -166,7 +166,7 @@ def _published(runtime: Runtime, record: records.Published) -> None:
 def _delivered(runtime: Runtime, record: records.Delivered) -> None:
     session = runtime.sessions[record.session_id]
     head = head_of(runtime, record.job_id, record.trace_id, record.message_type)
-    append(runtime, session, Entry(head, record.payload, record.position, record.source))
+    append(runtime, session, Entry(head, record.payload, record.position))
     job = runtime.jobs.get(record.job_id)
     if job is not None and job.home is session:
         job.home_seq = session.log.last
@@ -273,7 +273,7 @@ def _cut_whole(runtime: Runtime, job: Job, whole: records.Whole, end: End) -> No
         payload = wire.open_event(EventKind.RESULT_CHUNK, ts, body)
         keep(runtime, job, payload, end.source, RESULT_CHUNK)
         for session in observers:
-            append(runtime, session, Entry(job.head(EVENT), payload, job.history.end, end.source))
+            append(runtime, session, Entry(job.head(EVENT), payload, job.history.end))
 
 
 def _reads_chunks(session: Session) -> bool:
@@ -291,10 +291,8 @@ def terminal(
 ) -> Entry:
     """The end of a job as an entry of one session's log; `whole` as in `JobEnded`."""
     message_type, payload = ending(runtime, job, session, end, whole)
-    position = job.history.end + 1
-    if observed:
-        return Entry(job.head(message_type), payload, position, end.source)
-    return Entry(job.new_head(message_type), payload, position)
+    head = job.head(message_type) if observed else job.new_head(message_type)
+    return Entry(head, payload, job.history.end + 1)
 
 
 def ending(
@@ -366,10 +364,8 @@ def _replayed(runtime: Runtime, record: records.Replayed) -> None:
     backlog = session.backlogs[job.id]
     head, start = job.head(EVENT), backlog.position
     entries = [
-        Entry(head, payload, position, source)
-        for position, (payload, source, feature) in enumerate(
-            job.history.between(start, record.upto), start + 1
-        )
+        Entry(head, payload, position)
+        for position, (payload, _, feature) in enumerate(job.history.between(start, record.upto), start + 1)
         if feature is None or takes(job, session, feature)
     ]
     size = session.log.extend(entries, runtime.now)
@@ -402,7 +398,6 @@ def _unobserved(runtime: Runtime, record: records.Unobserved) -> None:
                 job.id,
                 record.message_type,
                 record.last,
-                record.source,
                 position=record.position,
             ),
         )

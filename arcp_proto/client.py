@@ -19,7 +19,7 @@ from .client_session import ClientSession, Failure
 from .connection import Connection, Framing, Phase
 from .entropy import Entropy
 from .errors import ErrorCode, InvariantViolated, LocalProtocolError, Refusal
-from .features import FEATURES, POSITIONS
+from .features import FEATURES
 from .ids import MILLISECOND, SECOND, JobId, RequestId, SessionId, Time, control_id_prefix
 from .limits import MAX_NAME_LENGTH, Limits
 from .machine import CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_REFUSED, CLOSE_TOO_LARGE, Machine, cut, found
@@ -30,7 +30,7 @@ from .resumption import Resumption
 from .secret import Secret
 from .timers import TimerKey, TimerKind
 
-CLIENT_FEATURES: Final = (*FEATURES, POSITIONS)
+CLIENT_FEATURES: Final = FEATURES
 """The features of §6.2 that this client knows."""
 
 CLOSE_REASON_BYTES: Final = 123

@@ -41,7 +41,7 @@ def number(
         log, connection = home.log, home.connection
         count = 2  # Its home is a session of the same principal.
         head = job.heads.get(EVENT) or job.head(EVENT)
-        look = log.append(Entry(head, payload, position, 0, rotated), size, now)
+        look = log.append(Entry(head, payload, position, rotated), size, now)
         source = job.home_seq = log.last
     else:
         source = job.home_seq or 1  # What came before the first number of its home has no other.
@@ -53,7 +53,7 @@ def number(
         connection.sent_at = now
         ready[connection] = None
     if job.observers:
-        entry = Entry(job.head(EVENT), payload, position, source, rotated)
+        entry = Entry(job.head(EVENT), payload, position, rotated)
         for session in job.observers.values():
             if feature is None or takes(job, session, feature):
                 if session.log.append(entry, size, now):

@@ -25,16 +25,12 @@ _PLAIN_END: Final = tuple(digits + _END for digits in _PLAIN)
 
 
 class Envelopes:
-    """Writes what is numbered in one session, and keeps the pieces of the head that it wrote last.
+    """Writes what is numbered in one session, and keeps the pieces of the head that it wrote last."""
 
-    The session is told the positions of events, or the home numbers of what it observes.
-    """
-
-    __slots__ = ("_head", "_id_prefix", "_name", "_pieces", "_positions", "_session_id")
+    __slots__ = ("_head", "_id_prefix", "_pieces", "_positions", "_session_id")
 
     def __init__(self, session_id: SessionId, *, positions: bool = False) -> None:
         self._positions = positions
-        self._name = wire.JOB_SEQ if positions else wire.SOURCE_SEQ
         self._session_id = session_id.encode()
         self._id_prefix = event_id_prefix(session_id).encode()
         self._head = b""
@@ -65,7 +61,7 @@ class Envelopes:
     def one(self, entry: Entry, number: int) -> bytes:
         """The envelope of one entry."""
         payload = entry.payload if entry.rotated is None else entry.rotated.complete(entry.payload)
-        tail = wire.event_tail(self._name, entry.position if self._positions else entry.source)
+        tail = wire.event_tail(entry.position) if self._positions else wire.END
         return wire.event_envelope(entry.head, self._id_prefix, self._session_id, number, payload, tail)
 
     def _write(self, entries: Sequence[Entry], first: int) -> list[bytes]:
@@ -86,31 +82,27 @@ class Envelopes:
         else:
             plain = _PLAIN[low : low + len(entries)]
         join = b"".join
-        if self._positions:
-            told = [entry.position for entry in entries]
-        else:
-            told = [entry.source for entry in entries]
-            if not any(told):
-                return [
-                    join((before_id, last_digits, before_number, digits, before_payload, entry.payload, _END))
-                    for entry, last_digits, digits in zip(entries, padded, plain, strict=True)
-                ]
-        end, tails = _tails(self._name, told)
+        if not self._positions:
+            return [
+                join((before_id, last_digits, before_number, digits, before_payload, entry.payload, _END))
+                for entry, last_digits, digits in zip(entries, padded, plain, strict=True)
+            ]
+        end, tails = _tails([entry.position for entry in entries])
         return [
             join((before_id, last_digits, before_number, digits, before_payload, entry.payload, end, tail))
             for entry, last_digits, digits, tail in zip(entries, padded, plain, tails, strict=True)
         ]
 
 
-def _tails(name: bytes, numbers: list[int]) -> tuple[bytes, Sequence[bytes]]:
-    """Return what follows the payloads of envelopes that say these numbers: what all share, and the rest."""
-    first, count = numbers[0], len(numbers)
+def _tails(positions: list[int]) -> tuple[bytes, Sequence[bytes]]:
+    """Return what follows the payloads that say these positions: what all have in common, and the rest."""
+    first, count = positions[0], len(positions)
     thousands, low = divmod(first, _THOUSAND)
-    if first and low + count <= _THOUSAND and numbers == [*range(first, first + count)]:
+    if first and low + count <= _THOUSAND and positions == [*range(first, first + count)]:
         if thousands:
-            return b"%b%d" % (name, thousands), _PADDED_END[low : low + count]
-        return name, _PLAIN_END[low : low + count]
-    return b"", [wire.event_tail(name, number) for number in numbers]
+            return b"%b%d" % (wire.JOB_SEQ, thousands), _PADDED_END[low : low + count]
+        return wire.JOB_SEQ, _PLAIN_END[low : low + count]
+    return b"", [wire.event_tail(position) for position in positions]
 
 
 def _pieces(head: bytes) -> tuple[bytes, bytes, bytes, bytes]:

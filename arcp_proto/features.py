@@ -21,5 +21,6 @@ FEATURES: Final = (
     "cost.budget",
     "model.use",
     PROVISIONED_CREDENTIALS,
+    POSITIONS,
 )
 """In the order in which a welcome names them."""

@@ -21,15 +21,13 @@ class Entry(msgspec.Struct, gc=False, frozen=True):
     """One event as every log holds it: the template of its head, and its payload without the last brace.
 
     `position` is its place in its job, from 1, the same in every session; it is 0 for what is in no job's
-    history. `source` is its home number in the log of
-    an observer, and 0 at home (§7.6). `rotated` is what the payload leaves out: the new value of a
-    credential, as long as it is valid (§9.8.2).
+    history. `rotated` is what the payload leaves out: the new value of a credential, as long as it is valid
+    (§9.8.2).
     """
 
     head: bytes
     payload: bytes
     position: int = 0
-    source: int = 0
     rotated: Rotated | None = None
 
 
@@ -267,12 +265,10 @@ class Log:
     # Snapshots.
 
     def entries(self) -> list[tuple[bytes, bytes, int]]:
-        """Head, payload and source of every entry; heads as versions before positions kept them."""
-        heads = {(entry.head, entry.source > 0) for entry in self._entries}
-        closed = {(head, observed): closed_head(head, observed=observed) for head, observed in heads}
-        return [
-            (closed[entry.head, entry.source > 0], entry.payload, entry.source) for entry in self._entries
-        ]
+        """Return head, payload and 0 of every entry: the form of versions before positions."""
+        heads = dict.fromkeys(entry.head for entry in self._entries)
+        closed = {head: closed_head(head) for head in heads}
+        return [(closed[entry.head], entry.payload, 0) for entry in self._entries]
 
     def positions(self) -> list[int]:
         """Return the position of every entry."""
@@ -284,5 +280,5 @@ class Log:
         """Fill an empty log from a snapshot, which has no positions of a session that is not told them."""
         ensure(not self._entries, "a log is loaded once")
         self.first, self.last = first, first - 1
-        for (head, payload, source), position in zip(entries, chain(positions, repeat(0)), strict=False):
-            self.append(Entry(open_head(head), payload, position, source), len(payload), at)
+        for (head, payload, _), position in zip(entries, chain(positions, repeat(0)), strict=False):
+            self.append(Entry(open_head(head), payload, position), len(payload), at)

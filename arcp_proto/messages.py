@@ -318,21 +318,16 @@ class Unsubscribe(msgspec.Struct):
 
 
 class JobEvent(_Guarded, omit_defaults=True):
-    """`job.event` (§8.1); `source_seq` is the job's home number, for observers.
-
-    `job_seq` is the position of the event in its job, for sessions with the feature POSITIONS.
-    """
+    """`job.event` (§8.1); `job_seq` is its position in its job, for sessions with the feature POSITIONS."""
 
     kind: str
     ts: str
     body: dict[str, Any]
-    source_seq: Count | None = None
     job_seq: Count | None = None
 
     def __repr__(self) -> str:
         body = "…" if self.body.get("phase") == "credential_rotated" else repr(self.body)
-        numbers = f"source_seq={self.source_seq}, job_seq={self.job_seq}"
-        return f"JobEvent(kind={self.kind!r}, ts={self.ts!r}, body={body}, {numbers})"
+        return f"JobEvent(kind={self.kind!r}, ts={self.ts!r}, body={body}, job_seq={self.job_seq})"
 
 
 class Result(msgspec.Struct, omit_defaults=True):
@@ -348,7 +343,6 @@ class Result(msgspec.Struct, omit_defaults=True):
     result_size: Count | None = None
     content_type: str | None = None
     summary: str | None = None
-    source_seq: Count | None = None
     job_seq: Count | None = None
 
 
@@ -364,7 +358,6 @@ class JobError(msgspec.Struct, omit_defaults=True):
     retryable: bool
     completed_at: str
     details: dict[str, Any] | None = None
-    source_seq: Count | None = None
     request_id: str | None = None
     job_seq: Count | None = None
 

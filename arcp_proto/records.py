@@ -110,15 +110,13 @@ class Published(msgspec.Struct, tag=True, gc=False):
 class Delivered(msgspec.Struct, tag=True, gc=False):
     """Something numbered in one session only: `job.cancelled`, a notice, a terminal once more.
 
-    `source` is the home number of what has one, and 0 for the rest; `position` likewise the position in the
-    job.
+    `position` is the position in its job of what has one, and 0 for the rest.
     """
 
     session_id: SessionId
     job_id: JobId
     message_type: str
     payload: bytes
-    source: int = 0
     trace_id: str | None = None
     position: int = 0
 
@@ -268,14 +266,13 @@ class Replayed(msgspec.Struct, tag=True, gc=False):
 class Unobserved(msgspec.Struct, tag=True, gc=False):
     """A session observes a job no longer; `last` is the payload that tells it so, in the same breath.
 
-    It is that of a notice, or with a `source` the end of the job, which has a `position`.
+    It is that of a notice, or the end of the job, which has a `position`.
     """
 
     session_id: SessionId
     job_id: JobId
     last: bytes | None = None
     message_type: str = "job.event"
-    source: int = 0
     position: int = 0
 
 
@@ -316,7 +313,10 @@ class RuntimeKept(msgspec.Struct, tag=True, gc=False):
 
 
 class SessionKept(msgspec.Struct, tag=True, gc=False):
-    """A session as it is, in a snapshot: its log as head, payload and source of each entry."""
+    """A session as it is, in a snapshot: its log as head, payload and 0 of each entry.
+
+    Versions before positions wrote a home number in place of the 0.
+    """
 
     opened: SessionOpened
     tokens: list[bytes]

@@ -154,8 +154,7 @@ def _end_alone(runtime: Runtime, session: Session, job: Job) -> None:
         return
     end = found(job.end, "a job is forgotten after its end")
     message_type, payload = ending(runtime, job, session, end)
-    position = job.last_position
-    runtime.commit(Unobserved(session.id, job.id, payload, message_type, end.source, position))
+    runtime.commit(Unobserved(session.id, job.id, payload, message_type, job.last_position))
     runtime.delivered(session)
 
 

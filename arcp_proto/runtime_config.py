@@ -11,12 +11,12 @@ from . import wire
 from .ceilings import Ceiling, check_ceilings
 from .credentials import FEATURE
 from .errors import LocalProtocolError
-from .features import FEATURES, POSITIONS
+from .features import FEATURES
 from .inventory import AgentInfo, Inventory
 from .limits import KIB, MAX_RUNTIME_SEC, Limits
 from .observing import Right
 
-SUPPORTED_FEATURES: Final = (*FEATURES, POSITIONS)
+SUPPORTED_FEATURES: Final = FEATURES
 """The features of §6.2 that this runtime offers."""
 
 LEAST_FRAME: Final = 32 * KIB

@@ -352,16 +352,13 @@ def event_head(
     return head + b',"payload":%b'
 
 
-def closed_head(head: bytes, *, observed: bool) -> bytes:
-    """Return a head with what follows the payload, as versions before positions wrote it.
-
-    That is a home number if the session observes the job.
-    """
-    return head + (b',"source_seq":%d}}' if observed else END)
+def closed_head(head: bytes) -> bytes:
+    """Return a head with what follows the payload, as versions before positions wrote it."""
+    return head + END
 
 
 def open_head(head: bytes) -> bytes:
-    """Return a head of `closed_head` without what follows the payload."""
+    """Return a head without what versions before positions wrote behind the payload."""
     return head[: head.rindex(b"%b") + 2]
 
 
@@ -378,12 +375,11 @@ def event_opening(kind: str, ts: str) -> bytes:
 END: Final = b"}}"
 """The braces that end the payload of a numbered envelope and the envelope."""
 JOB_SEQ: Final = b',"job_seq":'
-SOURCE_SEQ: Final = b',"source_seq":'
 
 
-def event_tail(name: bytes, number: int) -> bytes:
-    """Return the end of a numbered envelope, whose payload says a number; 0 is not said."""
-    return b"%b%d}}" % (name, number) if number else END
+def event_tail(position: int) -> bytes:
+    """Return the end of a numbered envelope, whose payload says a position; 0 is not said."""
+    return b"%b%d}}" % (JOB_SEQ, position) if position else END
 
 
 def event_envelope(

@@ -448,9 +448,9 @@ def last_event_twice_when_live(patch: Patch, hits: Hits) -> None:
     def catch_up(runtime: Runtime, session: Session, job: Job) -> None:
         history = job.history
         if job.end is None and history.events and hits.hit():
-            for payload, source, feature in history.between(history.end - 1, history.end):
+            for payload, _, feature in history.between(history.end - 1, history.end):
                 if feature is None or credentials.takes(job, session, feature):
-                    entry = Entry(job.head(applying.EVENT), payload, history.end, source)
+                    entry = Entry(job.head(applying.EVENT), payload, history.end)
                     append(runtime, session, entry)
         original(runtime, session, job)
 

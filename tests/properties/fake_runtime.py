@@ -240,7 +240,7 @@ class FakeRuntime:
     def _history(self, session: FakeSession, job: FakeJob, after: int) -> None:
         for home, message_type, payload in job.history:
             if home > after:
-                self._log(session, message_type, {**payload, "source_seq": home}, job.id)
+                self._log(session, message_type, payload, job.id)
 
     def _publish(self, job: FakeJob, message_type: str, payload: Frame) -> None:
         home = job.home + 1
@@ -251,7 +251,7 @@ class FakeRuntime:
         job.history.append((home, message_type, payload))
         for session in self.sessions.values():
             if job.id in session.observed:
-                self._log(session, message_type, {**payload, "source_seq": home}, job.id)
+                self._log(session, message_type, payload, job.id)
 
     def _log(self, session: FakeSession, message_type: str, payload: Frame, job_id: str) -> int:
         seq = session.last + 1

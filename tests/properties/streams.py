@@ -19,8 +19,6 @@ from arcp_proto.ids import SECOND, JobId, SessionId
 ENDS: Final = {"cancelled": "CANCELLED", "timed_out": "TIMEOUT"}
 """How a peer that gets every end but an error as `job.result` reads the code."""
 NOTICES: Final = ("back_pressure", "unsubscribed")
-NUMBERS: Final = ("source_seq", "job_seq")
-"""What the runtime adds to the payload of an event."""
 
 
 @dataclass
@@ -186,9 +184,8 @@ class Flow:
         ensure(not any(event is not None and event.wanted(features) for event in left_out), "one is left out")
         event = work.events[pos]
         if event is not None:
-            theirs = {name: value for name, value in payload.items() if name not in NUMBERS}
+            theirs = {name: value for name, value in payload.items() if name != "job_seq"}
             ensure(event.payload == theirs, "an event has another position, or was changed")
-            ensure(payload.get("source_seq") in (None, event.source), "an event has another home number")
             ensure(event.wanted(features), "an event that was not negotiated")
         self.pos = position
 
@@ -292,22 +289,19 @@ class Line:
         work = works.get(JobId(job_id))
         told = position if POSITIONS in self.features and position else None
         ensure(payload.get("job_seq") == told, "another position is told, or none")
-        ensure("source_seq" not in payload or POSITIONS not in self.features, "two numbers are told")
         if position == 0 or (job_id in self.home and position > self.home[job_id].pos):
             self.current[self.last] = None
         match frame["type"]:
             case "job.cancelled":
                 ensure(self.cancels.pop(payload["request_id"], None) == job_id, "nobody has cancelled it")
             case "job.event" if payload["kind"] == "status" and payload["body"]["phase"] in NOTICES:
-                ensure(position == 0 and "source_seq" not in payload, "a notice has no place in its job")
+                ensure(position == 0, "a notice has no place in its job")
                 self._notice(payload["body"]["phase"], job_id, lag)
             case "job.event" if not self.blind:
                 ensure(work is not None, "an event of an unknown job")
                 flow = self.home.get(job_id)
                 if flow is None or position <= flow.pos:
                     flow = self.flows.get(job_id)  # A history, also beside what flows at home.
-                elif POSITIONS not in self.features:
-                    ensure("source_seq" not in payload, "the submitting session is told a home number")
                 ensure(flow is not None, f"nobody asked for this event of {job_id}")
                 if flow is not None and work is not None:
                     flow.take(work, self.features, payload, position)
@@ -340,8 +334,6 @@ class Line:
                 work.ended_at_home(self.last)
         else:
             flow = self.flows.pop(job_id)
-            if work is not None and "source_seq" in payload:
-                work.ended_at_home(payload["source_seq"])
         if flow is not None and work is not None:
             whole = "result" in payload and work.returned(payload["result"])
             ensure(not flow.due(work, self.features, whole=whole), "the end came before an event")

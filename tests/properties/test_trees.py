@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from arcp_proto.connection import Phase
 from arcp_proto.errors import Denied, ensure
+from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.inventory import AgentInfo
 from arcp_proto.job import Job
@@ -93,6 +94,8 @@ class Forest(World):
         """By root and currency."""
         self.holds: dict[JobId, dict[int, tuple[str, Decimal]]] = {}
         self.parents: dict[JobId, JobId | None] = {}
+        self.homes: dict[JobId, str] = {}
+        """The sessions that submitted the root of each job."""
         self.over: dict[JobId, None] = {}
         self.frames: dict[str, dict[int, Frame]] = {}
         """By session and number."""
@@ -325,13 +328,19 @@ class Forest(World):
     def check_frames(self) -> None:
         """What a session saw: a child is announced before it does anything, and ends before its parent."""
         self._see()
-        for frames in self.frames.values():
+        for session_id, frames in self.frames.items():
             announced: dict[str, None] = {}
             ended: dict[str, None] = {}
+            last: dict[str, int] = {}
             for _, frame in sorted(frames.items()):
                 job_id, payload = JobId(frame["job_id"]), frame["payload"]
-                if frame["type"] == "job.cancelled" or "source_seq" in payload:
+                subscribes = self.hello and self.parents.get(job_id) is not None
+                position = payload.get("job_seq", 0)
+                if self.homes[job_id] != session_id or subscribes or 0 < position <= last.get(job_id, 0):
+                    continue  # The session observes the job, or asked for its history.
+                if frame["type"] == "job.cancelled":
                     continue
+                last[job_id] = max(position, last.get(job_id, 0))
                 parent_id = self.parents.get(job_id)
                 ensure(parent_id is None or job_id in announced, "a child that was not announced")
                 ensure(job_id not in ended, "something follows the end of a job")
@@ -367,7 +376,7 @@ class Forest(World):
 
     @property
     def features(self) -> tuple[str, ...]:
-        return (*FEATURES, "cost.budget")
+        return (*FEATURES, "cost.budget", POSITIONS)
 
     def _open(self) -> Peer:
         peer = self.client(features=self.features, **self.hello)
@@ -393,7 +402,8 @@ class Forest(World):
         return self._one(running, number)
 
     def _born(self, job_id: JobId) -> None:
-        self.parents[job_id] = self.runtime.jobs[job_id].terms.parent_job_id
+        terms = self.runtime.jobs[job_id].terms
+        self.parents[job_id], self.homes[job_id] = terms.parent_job_id, terms.session_id
         self.holds[job_id] = {}
 
     def _count(self, job: Job, unit: str, cost: Decimal) -> None:

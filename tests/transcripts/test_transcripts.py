@@ -20,8 +20,8 @@ from .story import perform
 STORIES: Final = sorted(Path(__file__).parent.glob("*.txt"))
 HEAD: Final = ("arcp", "id", "type", "session_id", "job_id", "trace_id", "event_seq", "extensions", "payload")
 TERMINALS: Final = ("job.result", "job.error")
-AGAIN: Final = ("idempotency",)
-"""Where the end of a job that is forgotten comes again."""
+AGAIN: Final = ("idempotency", "subscribe")
+"""Stories in which clients without positions get the history or the end of a job again."""
 MAX_FRAME: Final = 60 * 1024
 MAX_RESULT_FRAME: Final = 1024 * 1024 - 1024
 """Of a `job.result` with its value."""
@@ -87,7 +87,7 @@ def test_a_story_keeps_the_rules_of_numbers_and_ends(path: Path) -> None:
         last[session_id] = number
         about = (session_id, frame["job_id"])
         position, highest = frame["payload"].get("job_seq"), positions[about]
-        again = frame["type"] == "job.cancelled" or "source_seq" in frame["payload"] or path.stem in AGAIN
+        again = frame["type"] == "job.cancelled" or path.stem in AGAIN
         again = again or (position is not None and position <= highest)
         positions[about] = max(highest, position or 0)
         assert about not in ended or again, "nothing follows the end of a job but what is asked for again"

@@ -33,8 +33,7 @@ def one_by_one(entries: list[Entry], after: int, size: int, positions: bool = Fa
     made: list[bytes] = []
     for number, entry in enumerate(entries, after + 1):
         payload = entry.payload if entry.rotated is None else entry.rotated.complete(entry.payload)
-        name, told = ("job_seq", entry.position) if positions else ("source_seq", entry.source)
-        tail = f',"{name}":{told}}}}}' if told else "}}"
+        tail = f',"job_seq":{entry.position}}}}}' if positions and entry.position else "}}"
         made.append(wire.event_envelope(entry.head, PREFIX, b"sess_1", number, payload, tail.encode()))
         size -= len(made[-1])
         if size <= 0:
@@ -47,7 +46,7 @@ def envelopes_of(entries: list[Entry], after: int, size: int, positions: bool = 
 
 
 def entry_of(kind: int, payload: bytes, position: int = 0) -> Entry:
-    return Entry(HEADS[kind], payload, position, 7 if kind == 1 else 0)
+    return Entry(HEADS[kind], payload, position)
 
 
 @given(
@@ -70,12 +69,12 @@ def test_they_are_as_each_by_itself(
     st.integers(0, 3_000),
     st.booleans(),
 )
-def test_numbers_of_events_are_told_in_and_out_of_order(
+def test_positions_are_told_in_and_out_of_order(
     runs: list[tuple[int, int, int, int]], after: int, positions: bool
 ) -> None:
     """Each run begins at a number and goes up by a step: by 1 as a job does, else as repeats and gaps are."""
     entries = [
-        Entry(HEADS[kind], b"{", source=begin + step * number // 2, position=begin + step * number)
+        Entry(HEADS[kind], b"{", begin + step * number)
         for kind, begin, step, count in runs
         for number in range(count)
     ]

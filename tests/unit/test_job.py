@@ -15,7 +15,7 @@ from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import JobId, Principal, SessionId, Time
 from arcp_proto.job import CURRENCY_BYTES, End, Job, Status, Terms
 from arcp_proto.trace import TraceContext
-from arcp_proto.wire import SOURCE_SEQ, event_envelope, event_tail
+from arcp_proto.wire import event_envelope, event_tail
 
 LEGAL = {
     "pending": "running error cancelled timed_out",
@@ -82,12 +82,11 @@ def test_a_head_is_made_once(explicit: bool) -> None:
     assert extension.get("tracestate") == ("b=100%d %b" if explicit else None)
 
 
-def test_an_observer_is_told_the_home_number() -> None:
+def test_a_position_follows_the_payload() -> None:
     job = job_of()
     head = job.head("job.event")
-    tail = event_tail(SOURCE_SEQ, 3)
-    frame = json.loads(event_envelope(head, b"0" * 16, b"sess_x", 7, b'{"a":1', tail))
-    assert frame["payload"] == {"a": 1, "source_seq": 3}
+    frame = json.loads(event_envelope(head, b"0" * 16, b"sess_x", 7, b'{"a":1', event_tail(3)))
+    assert frame["payload"] == {"a": 1, "job_seq": 3}
 
 
 @pytest.mark.parametrize("currencies", [0, 1, 7])

@@ -50,7 +50,7 @@ def test_a_chunk_fits_a_frame() -> None:
     defaults = Limits()
     data = base64.b64encode(bytes(defaults.chunk)).decode()
     body = wire.encode_checked(ResultChunk("res_" + "0" * 26, 10**9, data, "base64", True))
-    event = JobEvent("result_chunk", "2026-05-13T19:42:13.000000Z", {}, source_seq=10**19 - 1)
+    event = JobEvent("result_chunk", "2026-05-13T19:42:13.000000Z", {}, job_seq=2**63 - 1)
     assert wire.HEAD_BYTES + len(wire.encode_checked(event)) + len(body) <= defaults.frame
 
 

@@ -472,8 +472,7 @@ MESSAGES: Final[list[tuple[str, Any, dict[str, Any], msgspec.Struct]]] = [
     ),
     ("job.subscribed", {"job_id": "j", "replayed": "yes"}, {}, Subscribed("j", "", "", {}, 0, False, "")),
     ("job.event", {"kind": "status"}, {}, JobEvent("status", "", {})),
-    ("job.event", {"kind": "k", "ts": 5, "body": None, "source_seq": "5"}, {}, JobEvent("k", "", {}, 5)),
-    ("job.event", {"kind": "k", "job_seq": "5"}, {}, JobEvent("k", "", {}, job_seq=5)),
+    ("job.event", {"kind": "k", "ts": 5, "body": None, "job_seq": "5"}, {}, JobEvent("k", "", {}, 5)),
     ("job.event", {"kind": "k", "ts": "t", "body": {}, "job_seq": None}, {}, JobEvent("k", "t", {})),
     ("job.event", {"kind": "k", "ts": "t", "body": [1]}, {}, JobEvent("k", "t", {"value": [1]})),
     (

@@ -659,7 +659,7 @@ def test_no_head_is_longer_than_head_bytes(
     session_id, job_id = SessionId("sess_" + ulid(session)), JobId("job_" + ulid(job))
     trace_id = "f" * 32 if traced else None
     head = wire.event_head(message_type, job_id, trace_id)
-    tail = wire.event_tail(wire.SOURCE_SEQ, 2**63 - 1)
+    tail = wire.event_tail(2**63 - 1)
     event = wire.event_envelope(
         head, event_id_prefix(session_id).encode(), session_id.encode(), number, b"{", tail
     )
