@@ -516,6 +516,18 @@ async def test_a_loop_that_was_left_for_good_holds_nobody_back(monkeypatch: pyte
             await until(lambda: session.cursor % 7 == 0)
 
 
+async def test_what_waits_for_a_loop_that_was_left_ends_with_its_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("arcp_io.client_job.GRACE", 0.05)
+    async with place() as there, connect(there.url, TOKEN) as session:
+        there.step.set()
+        job = await session.submit("halves", 6)
+        await read_up_to_the_fifth(job, [], "break")
+        await until(lambda: job._letting_go)
+        await until(lambda: not job._letting_go)
+
+
 async def test_the_end_of_a_stored_job_waits_for_who_attaches() -> None:
     store, killed = MemoryStore(), MemoryStore()
     async with place() as there:

@@ -122,3 +122,15 @@ def test_what_comes_in_while_it_closes_is_dropped() -> None:
     stand.say(SUBMIT)
     stand.loop.turn()
     assert not stand.runtime.jobs
+
+
+def test_a_transport_ends_once_for_the_first_reason_that_it_is_told() -> None:
+    stand = Stand()
+    stand.start()
+    transport = stand.stream.transport
+    assert transport.gone == ""
+    transport.ended("the stream broke")
+    transport.ended("the stream was closed")
+    assert transport.gone == "the stream broke"
+    assert stand.stream.ending == ["close"]
+    assert not stand.runtime.connections
