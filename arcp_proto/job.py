@@ -244,7 +244,7 @@ class Job(msgspec.Struct, eq=False):
         if end.inline is not None:
             size += len(end.inline)
         if self.terms.lease:
-            self.packed = wire.encode_checked(self.terms.lease)
+            self.packed = wire.compact(wire.encode_checked(self.terms.lease))
             self.terms = msgspec.structs.replace(self.terms, lease=NOTHING)
             size += len(self.packed) + len(self.budget.initial) * CURRENCY_BYTES
         self.kept = size if size > SMALL else 0

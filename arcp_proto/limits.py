@@ -92,7 +92,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         log.
       page: Jobs of one page of a listing (§6.6), and jobs that a filtered page looks at.
       idempotency: From the end of a job until its idempotency key is forgotten (§7.2).
-      idempotency_keys: Keys of one principal; more are refused.
+      idempotency_keys: Keys of one principal; more are refused. Each takes 280 bytes or more of
+        `idempotency_bytes`, so this is met first with the smallest answers and results only.
       idempotency_keys_total: Keys of all principals.
       idempotency_bytes: Bytes of what is kept for the keys of one principal, which count to
         `principal_bytes`; when it is full, new keys are refused.
@@ -177,7 +178,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     lag: int = 5_000
     page: int = 1_000
     idempotency: int = 24 * 3600
-    idempotency_keys: int = 100_000
+    idempotency_keys: int = 50_000
     idempotency_keys_total: int = 400_000
     idempotency_bytes: int = 16 * MIB
     control_envelopes: int = 1_000

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from . import wire
 from .ids import JobId
 from .limits import Limits
 
@@ -53,6 +54,7 @@ class Replies:
     def add(self, reply: Reply, limits: Limits) -> None:
         """An answer was sent; the oldest ones go when there are too many."""
         kept, answered, size = self._kept, self._answered, self._size + len(reply.payload)
+        reply.payload = wire.compact(reply.payload)
         self.newest = reply
         kept.append(reply)
         if reply.message_type == "job.accepted":

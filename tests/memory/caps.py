@@ -121,6 +121,7 @@ def _events(size: int, principals: int = 1, **limits: int) -> Filled:
     holdings = host.runtime.holdings
     bound = bounds.principal_bytes if principals == 1 else bounds.total_bytes
     assert holdings.size <= bound
+    assert holdings.events <= bounds.total_events
     return Filled(taken, holdings.size + EVENT * holdings.events, f"{holdings.events} events")
 
 
@@ -128,6 +129,9 @@ EVENTS: Final[Mapping[str, Callable[[], Filled]]] = {
     "principal_bytes: events of 10 KB": lambda: _events(10_000),
     "total_bytes: events of 40 KB": lambda: _events(40_000, principals=18),
     "principal_events: events of 20 bytes": lambda: _events(20, session_events=20_000, history_events=20_000),
+    "total_events: events of 20 bytes": lambda: _events(
+        20, principals=5, session_events=20_000, history_events=20_000, total_events=100_000
+    ),
 }
 
 
@@ -152,8 +156,8 @@ def _finished(result: Any, times: int, **payload: Any) -> Filled:
     return Filled(taken, documented, f"{len(runtime.retired)} jobs")
 
 
-def _keys(result: Any, times: int) -> Filled:
-    host = Host(retention=1, idempotency_bytes=2 * MIB)
+def _keys(result: Any, times: int, bound: str = "idempotency_bytes", **limits: int) -> Filled:
+    host = Host(retention=1, **limits)
     client = host.client()
 
     def fill() -> Host:
@@ -170,7 +174,7 @@ def _keys(result: Any, times: int) -> Filled:
 
     taken = grown(fill)
     keys = host.runtime.keys
-    assert host.refused == "idempotency_bytes", (host.refused, len(keys))
+    assert host.refused == bound, (host.refused, len(keys))
     return Filled(taken, host.runtime.limits.idempotency_bytes + KEY * len(keys), f"{len(keys)} keys")
 
 
@@ -178,8 +182,11 @@ KEPT: Final[Mapping[str, Callable[[], Filled]]] = {
     "principal_bytes: finished jobs with leases of 10 KB": lambda: _finished(None, 450, lease_request=LEASE),
     "principal_bytes: finished jobs with results of 50 KB": lambda: _finished("x" * 50_000, 200),
     "finished_jobs: 5,000 small ones": lambda: _finished(None, 6_000),
-    "idempotency_bytes: keys with small results": lambda: _keys(None, 10_000),
-    "idempotency_bytes: keys with results of 50 KB": lambda: _keys("x" * 50_000, 400),
+    "idempotency_bytes: keys with small results": lambda: _keys(None, 10_000, idempotency_bytes=2 * MIB),
+    "idempotency_bytes: keys with results of 50 KB": lambda: _keys(
+        "x" * 50_000, 400, idempotency_bytes=2 * MIB
+    ),
+    "idempotency_keys: the smallest ones": lambda: _keys(None, 60_000, "idempotency_keys"),
 }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import msgspec
 import pytest
 
+from arcp_proto import wire
 from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
 from arcp_proto.output import StartJob
@@ -50,6 +53,23 @@ def test_beyond_their_bytes_the_oldest_go() -> None:
     replies = replies_of(reply(0, "a", size=50), reply(0, "b", size=40), reply(0, "c", size=60))
     assert names(replies) == ["b", "c"]
     assert replies.size == 100
+
+
+def test_they_take_no_more_than_their_bytes() -> None:
+    """An encoder leaves room behind what it writes."""
+    lease = {f"x-vendor.n{number}": ["a" * 20] * 20 for number in range(17)}
+    replies, limits = Replies(), Limits(replies=100, reply_bytes=10**7)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(100):
+            payload = wire.encode_checked({"lease": lease})
+            replies.add(Reply(number, "s", "job.subscribed", JobId("j"), payload), limits)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert replies.size > 800_000
+    assert after - before < 1.1 * replies.size
 
 
 def test_a_submit_whose_answer_was_dropped_unsent_is_known_whatever_was_seen() -> None:
