@@ -106,6 +106,14 @@ def test_numbers_stay_exact() -> None:
     assert cut.startswith(b'{"name":"cost.x","value":0.10000000000000000001,"dimensions":{"d":"xxx')
 
 
+@pytest.mark.parametrize(("limit", "names"), [(204, ["a", "b"]), (203, [CUT])])
+def test_all_fields_are_cut_when_each_has_room_for_a_cut_value_and_else_the_first_ones_are_left(
+    limit: int, names: list[str]
+) -> None:
+    """Each of the two takes 96 bytes beside its name of 6, in braces."""
+    assert list(short(VENDOR, {"a": "x" * 500, "b": "y" * 500}, limit)) == names
+
+
 def test_a_number_that_is_too_long_is_replaced_by_its_mark() -> None:
     body = {"n": 10**500, "text": "x" * 5_000, "more": "y" * 5_000}
     assert short(VENDOR, body, 600)["n"] == "… [cut: 501 bytes left out]"
