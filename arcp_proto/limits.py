@@ -134,9 +134,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
       requests: Requests of one client that wait for their answers; half of `control_envelopes`.
       gap: From an event that came too early to giving up those before it (client).
       gap_events: Events held back for those before them; more give them up at once.
-      gap_bytes: Bytes of them.
+      gap_bytes: Bytes of them; each takes up to 768 beside its JSON.
       unprocessed_bytes: Bytes of events that the user of a client holds, before nothing more is read;
-        four times as many while a request waits for its answer, which stands behind events.
+        four times as many while a request waits for its answer, which stands behind events. Each takes up
+        to 768 bytes beside its JSON.
       results: Decoded bytes of all streamed results that one client is joining; four of the largest.
       pull_envelopes: Envelopes of one pull.
       pull_bytes: Bytes after which one pull stops.

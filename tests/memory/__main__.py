@@ -13,10 +13,11 @@ from typing import Final
 import msgspec
 
 from .caps import CAPS, Filled, encode
+from .clients import CLIENTS
 from .sockets import SOCKETS
 
 FACTOR: Final = 1.5
-ALL: Final = {**CAPS, **SOCKETS}
+ALL: Final = {**CAPS, **CLIENTS, **SOCKETS}
 MIB: Final = 1024 * 1024
 
 
