@@ -294,6 +294,14 @@ def test_a_frame_is_never_larger_than_its_limit(framing: Framing, limit: int) ->
     assert size > limit - 1536
 
 
+def test_a_connection_has_room_for_as_many_bytes_as_may_wait(
+    runtime: ScriptedRuntime,
+) -> None:
+    most = runtime.client.limits.control_bytes
+    assert runtime.connection.has_room(most)
+    assert not runtime.connection.has_room(most + 1)
+
+
 def test_a_message_may_be_counted_as_long_as_a_frame_and_no_longer() -> None:
     """It is counted with more than its head takes."""
     runtime = ScriptedRuntime()

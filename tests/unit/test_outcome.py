@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from arcp_proto import wire
 from arcp_proto.errors import RETRYABLE, ErrorCode
 from arcp_proto.ids import SECOND, Time
 from arcp_proto.job import Status
@@ -101,6 +102,24 @@ def test_details_that_do_not_fit_a_frame_are_dropped(size: int, kept: bool) -> N
     world.take()
     assert peer.frames[-1]["payload"].get("details") == (details if kept else None)
     assert len(peer.raw[-1]) <= 60 * 1024
+
+
+def test_details_are_kept_that_fit_a_frame_to_the_byte() -> None:
+    def sent(size: int) -> tuple[dict[str, Any], int]:
+        """The payload with a text of this size, and how many bytes more it may have."""
+        world = World()
+        peer = world.client()
+        job = peer.submit()
+        limit = world.runtime.payload_limit(world.runtime.jobs[job])
+        world.runtime.fail(job, "X", "m", None, {"text": "x" * size}, now=world.now)
+        world.take()
+        payload = peer.frames[-1]["payload"]
+        return payload, limit - len(wire.encode_value(payload))
+
+    _, left = sent(1)
+    whole, none_left = sent(1 + left)
+    assert (len(whole["details"]["text"]), none_left) == (1 + left, 0)
+    assert "details" not in sent(2 + left)[0]
 
 
 def test_the_longest_error_fits_a_frame() -> None:

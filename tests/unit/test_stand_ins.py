@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from arcp_proto import stand_ins, tolerance, wire
 from arcp_proto.errors import Refusal
+from arcp_proto.recording import _without_secrets
 from arcp_proto.stand_ins import SALT_BYTES, StandIns, redact, token_of
 
 SALT = b"s" * SALT_BYTES
@@ -122,6 +123,16 @@ def test_a_token_is_known_once_the_host_has_said_whose_it_is() -> None:
     found.answered(2, None)
     found.answered(2, "late")
     assert (found.knows("one"), found.knows("two"), found.knows("alice")) == (True, False, False)
+
+
+def test_the_token_of_a_connection_that_is_lost_before_its_answer_is_forgotten() -> None:
+    stand_ins = StandIns(SALT)
+    hello = b'{"type":"session.hello","payload":{"auth":{"scheme":"bearer","token":"s3cret"}}}'
+    for number in range(10):
+        _without_secrets("message", (number, hello), stand_ins, from_clients=True)
+        assert list(stand_ins._pending) == [number]
+        _without_secrets("lost", (number, "the peer is gone"), stand_ins, from_clients=True)
+    assert not stand_ins._pending
 
 
 def test_no_more_secrets_are_remembered_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
