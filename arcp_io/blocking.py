@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
     from arcp_proto.budget import Cost
-    from arcp_proto.credentials import Credential
+    from arcp_proto.credential import (
+        Credential,
+    )
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -26,7 +26,9 @@ from .values import read_as
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    from arcp_proto.credentials import Credential
+    from arcp_proto.credential import (
+        Credential,
+    )
 
     from .session_jobs import SessionJobs
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     import httpx
 
     from arcp_proto.budget import Cost
-    from arcp_proto.credentials import Credential
+    from arcp_proto.credential import (
+        Credential,
+    )
 
     from .children import ChildJob
 

@@ -22,7 +22,9 @@ from arcp_proto.secret import Secret
 from .issue_context import IssueContext
 
 if TYPE_CHECKING:
-    from arcp_proto.credentials import Credential
+    from arcp_proto.credential import (
+        Credential,
+    )
     from arcp_proto.events import Body
     from arcp_proto.runtime import Runtime
 

@@ -9,9 +9,15 @@ from . import records, wire
 from .answers import accepted_of
 from .budget import UNBOUND, Budget, Hold
 from .chunks import encode_whole
-from .credentials import FEATURE, Provision, takes
+from .credentials import (
+    Provision,
+    takes,
+)
 from .entering import EVENT, append, keep, number
 from .events import RESULT_CHUNK, EventKind
+from .features import (
+    PROVISIONED_CREDENTIALS,
+)
 from .idempotency import Claim
 from .ids import JobId
 from .job import End, Job, Status
@@ -331,7 +337,7 @@ def _credential_rotated(runtime: Runtime, record: records.CredentialRotated) -> 
     job = runtime.jobs[record.job_id]
     held = job.credentials.get(record.credential_id)  # In recovery nothing knows the value.
     rotated = None if held is None else held.rotated
-    number(runtime, job, "status", record.payload, needs=FEATURE, rotated=rotated)
+    number(runtime, job, "status", record.payload, needs=PROVISIONED_CREDENTIALS, rotated=rotated)
 
 
 def _job_forgotten(runtime: Runtime, record: records.JobForgotten) -> None:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from . import messages, wire
+from .credential import Credential
 from .errors import ensure
+from .features import PROVISIONED_CREDENTIALS
 from .ids import JobId, Principal, Time
 from .limits import KIB, MAX_ID_LENGTH
 from .nothing import NOTHING
@@ -22,35 +24,10 @@ if TYPE_CHECKING:
     from .job import Job
     from .session import Session
 
-FEATURE: Final = "provisioned_credentials"
-ROTATED: Final = "credential_rotated"
-"""The phase of the status that tells of a new value (§9.8.2)."""
 MOST_BYTES: Final = 8 * KIB
 """JSON of all credentials of one job: an answer with them and the largest lease fits a frame."""
 MOST: Final = 16
 """Credentials under one alias."""
-
-
-class Credential(msgspec.Struct, eq=False):
-    """A credential as whom it belongs to gets it; `constraints` is what its endpoint enforces (§9.8.1)."""
-
-    id: str
-    scheme: str
-    value: Secret
-    endpoint: str
-    profile: str | None = None
-    constraints: dict[str, Any] | None = None
-
-    def on_wire(self) -> messages.Credential:
-        """As it is sent; whoever encodes this answers for where it goes."""
-        return messages.Credential(
-            self.id, self.scheme, self.value.reveal(), self.endpoint, self.profile, self.constraints
-        )
-
-    @classmethod
-    def of_wire(cls, sent: messages.Credential) -> Credential:
-        """What a message says."""
-        return cls(sent.id, sent.scheme, Secret(sent.value), sent.endpoint, sent.profile, sent.constraints)
 
 
 class IssuedCredential(msgspec.Struct, eq=False):
@@ -232,14 +209,16 @@ def shown(job: Job, session: Session) -> list[messages.Credential] | None:
 
     Only the principal that submitted the job sees them, in sessions with the feature, while it runs (§14).
     """
-    if not job.credentials or job.end is not None or not takes(job, session, FEATURE):
+    if not job.credentials or job.end is not None or not takes(job, session, PROVISIONED_CREDENTIALS):
         return None
     return [held.credential.on_wire() for held in job.credentials.values()]
 
 
 def takes(job: Job, session: Session, feature: str) -> bool:
     """Whether a session gets events of a job that need this feature."""
-    return feature in session.features and (feature != FEATURE or session.principal == job.terms.principal)
+    return feature in session.features and (
+        feature != PROVISIONED_CREDENTIALS or session.principal == job.terms.principal
+    )
 
 
 def with_credentials(payload: bytes, credentials: list[messages.Credential] | None) -> bytes:
@@ -247,17 +226,6 @@ def with_credentials(payload: bytes, credentials: list[messages.Credential] | No
     if credentials is None:
         return payload
     return b'%b,"credentials":%b}' % (payload[:-1], wire.encode_checked(credentials))
-
-
-def taken_out(body: dict[str, Any]) -> Secret | None:
-    """The new value of a credential, which is no longer in the body of the event (§9.8.2)."""
-    if body.get("phase") != ROTATED:
-        return None
-    details = body.get("details")
-    if isinstance(details, dict) and details.pop("value", None) is not None and details.keys() <= {"id"}:
-        del body["details"]  # It repeats what stands beside it.
-    value = body.pop("value", None)
-    return Secret(value) if isinstance(value, str) else None
 
 
 def forget(job: Job) -> None:

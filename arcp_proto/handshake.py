@@ -9,8 +9,10 @@ import msgspec
 from . import caps, issuing, messages, pausing, wire
 from .audit import note
 from .connection import Connection, Framing, Phase
-from .credentials import FEATURE
 from .errors import ErrorCode, LocalProtocolError, Refusal
+from .features import (
+    PROVISIONED_CREDENTIALS,
+)
 from .ids import SECOND, Principal, SessionId, Time, control_id_prefix, ulid
 from .machine import cut, found
 from .notices import notice
@@ -75,9 +77,11 @@ def on_hello(
     offered = frozenset(hello.capabilities.features)
     nobody = _claims_nobody(runtime, hello.auth)
     secret = connection.secure and not nobody  # No credentials without a verified principal (§9.8).
-    features = [name for name in runtime.features if name in offered and (secret or name != FEATURE)]
+    features = [
+        name for name in runtime.features if name in offered and (secret or name != PROVISIONED_CREDENTIALS)
+    ]
     quirk = recognise(envelope) if runtime.config.quirks else ""
-    pending = Pending(connection, envelope, features, quirk, hello.resume, FEATURE in offered)
+    pending = Pending(connection, envelope, features, quirk, hello.resume, PROVISIONED_CREDENTIALS in offered)
     if nobody and runtime.config.anonymous:
         _enter_anonymously(runtime, pending)
     else:
@@ -281,7 +285,7 @@ def _resume(runtime: Runtime, pending: Pending, resume: messages.Resume, princip
         if session.connection is None and session.tokens[-1] == digest:
             end_session(runtime, session.id)  # Nobody else can ask for less.
         raise _not_resumed(runtime, pending, resume, "evicted", principal)
-    if FEATURE in session.features and not connection.secure:
+    if PROVISIONED_CREDENTIALS in session.features and not connection.secure:
         message = "a session with credentials is resumed over a secure connection only"
         raise Refusal(ErrorCode.PERMISSION_DENIED, message, fatal=True)
     if session.long_frames and connection.framing is Framing.LINES:

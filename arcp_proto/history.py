@@ -8,11 +8,17 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from .ages import Ages
-from .credentials import FEATURE
 from .events import FEATURE_OF_KIND
+from .features import (
+    PROVISIONED_CREDENTIALS,
+)
 from .ids import JobId, Time
 
-_FEATURES: Final[Sequence[str | None]] = (None, *dict.fromkeys(FEATURE_OF_KIND.values()), FEATURE)
+_FEATURES: Final[Sequence[str | None]] = (
+    None,
+    *dict.fromkeys(FEATURE_OF_KIND.values()),
+    PROVISIONED_CREDENTIALS,
+)
 _CODES: Final = {feature: code for code, feature in enumerate(_FEATURES)}
 
 

@@ -11,11 +11,12 @@ import msgspec
 
 from . import authority, delivering, outcome, revoking, submitting, turns, wire
 from .budget import parse_budget
-from .credentials import (
-    FEATURE,
-    MOST_BYTES,
+from .credential import (
     ROTATED,
     Credential,
+)
+from .credentials import (
+    MOST_BYTES,
     Held,
     IssuedCredential,
     Provision,
@@ -24,6 +25,9 @@ from .credentials import (
     named,
 )
 from .errors import ErrorCode, LocalProtocolError, Refusal
+from .features import (
+    PROVISIONED_CREDENTIALS,
+)
 from .ids import SECOND, JobId, Principal, SessionId, Time, ulid
 from .inputs import Input
 from .job import Job, Terms
@@ -102,14 +106,14 @@ class Issuing:
 
 def issues(runtime: Runtime, session: Session) -> bool:
     """Whether what this session submits gets credentials."""
-    return FEATURE in session.features and FEATURE in runtime.features
+    return PROVISIONED_CREDENTIALS in session.features and PROVISIONED_CREDENTIALS in runtime.features
 
 
 def withheld(runtime: Runtime, session: Session) -> str:
     """Return why a session whose client asks for credentials gets none; empty when it gets them."""
-    if FEATURE in session.features or not runtime.config.credentials:
+    if PROVISIONED_CREDENTIALS in session.features or not runtime.config.credentials:
         return ""
-    if FEATURE not in runtime.features:
+    if PROVISIONED_CREDENTIALS not in runtime.features:
         return NO_JOURNAL
     return ANONYMOUS if session.anonymous else NOT_SECURE
 
@@ -120,7 +124,7 @@ def check_withheld(session: Session, lease: Mapping[str, Sequence[str]]) -> None
     The job could not call a model: its agent would run, and do nothing.
     """
     if session.withheld and lease.get(MODEL_USE):
-        details = {"feature": FEATURE}
+        details = {"feature": PROVISIONED_CREDENTIALS}
         message = f"the lease names models, and {session.withheld}"
         raise Refusal(ErrorCode.PERMISSION_DENIED, message, details=details)
 
@@ -141,7 +145,7 @@ def waits(runtime: Runtime, session: Session, terms: Terms) -> bool:
 
 def needs(runtime: Runtime, job: Job) -> bool:
     """Whether a job that is about to start has to get credentials first: a child, or one that lost them."""
-    if not job.terms.credentials or job.credentials or FEATURE not in runtime.features:
+    if not job.terms.credentials or job.credentials or PROVISIONED_CREDENTIALS not in runtime.features:
         return False
     return may_have(runtime, job.terms.lease, any_model=authority.any_model(runtime, job))
 
@@ -401,4 +405,4 @@ def _tell(runtime: Runtime, job: Job, credentials: list[Credential]) -> None:
         body = wire.encode_checked({"phase": ROTATED, "id": credential.id})
         payload = wire.open_event("status", runtime.time_text(), body)
         runtime.commit(RotatedRecord(job.id, credential.id, payload))
-        delivering.spread(runtime, job, FEATURE)
+        delivering.spread(runtime, job, PROVISIONED_CREDENTIALS)

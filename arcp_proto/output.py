@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from . import wire
-from .credentials import Credential
+from .credential import (
+    Credential,
+)
 from .ids import JobId, Principal, RequestId, SessionId, Time
 from .inputs import NO_INPUT, Input
 from .messages import AgentEntry, JobEntry, Peer

@@ -38,7 +38,13 @@ from . import (
 from .agent_calls import AgentCalls
 from .applying import APPLY
 from .connection import Connection, Framing, Phase
-from .credentials import Credential, IssuedCredential, Provisions
+from .credential import (
+    Credential,
+)
+from .credentials import (
+    IssuedCredential,
+    Provisions,
+)
 from .entropy import Entropy
 from .errors import ErrorCode, LocalProtocolError, Refusal
 from .history import History

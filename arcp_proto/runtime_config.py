@@ -9,9 +9,8 @@ import msgspec
 
 from . import wire
 from .ceilings import Ceiling, check_ceilings
-from .credentials import FEATURE
 from .errors import LocalProtocolError
-from .features import FEATURES
+from .features import FEATURES, PROVISIONED_CREDENTIALS
 from .inventory import AgentInfo, Inventory
 from .limits import KIB, MAX_RUNTIME_SEC, Limits
 from .observing import Right
@@ -69,7 +68,7 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
         """What is offered."""
         withheld = {
             "heartbeat": self.heartbeat_interval_sec == 0,
-            FEATURE: not self.credentials or not (self.journal or self.volatile_credentials),
+            PROVISIONED_CREDENTIALS: not self.credentials or not (self.journal or self.volatile_credentials),
         }
         return tuple(name for name in SUPPORTED_FEATURES if not withheld.get(name, False))
 

@@ -21,7 +21,12 @@ from . import (
 )
 from .answers import accepted_again, accepted_of
 from .connection import Connection
-from .credentials import Credential, shown
+from .credential import (
+    Credential,
+)
+from .credentials import (
+    shown,
+)
 from .errors import ErrorCode, Refusal
 from .idempotency import Claim, fingerprint
 from .ids import SECOND, JobId, Principal, Time, ulid

@@ -12,7 +12,9 @@ import msgspec
 from . import authority, issuing, messages, refusals, submitting, wire
 from .audit import note
 from .connection import Connection, Phase
-from .credentials import Credential
+from .credential import (
+    Credential,
+)
 from .errors import ErrorCode, Refusal
 from .ids import Time
 from .inputs import given_bytes

@@ -6,9 +6,11 @@ import json
 
 import pytest
 
+from arcp_proto.credential import (
+    Credential,
+)
 from arcp_proto.credentials import (
     MOST,
-    Credential,
     Provision,
     Provisions,
     Rotated,

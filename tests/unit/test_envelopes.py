@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto import wire
-from arcp_proto.credentials import Credential, Rotated
+from arcp_proto.credential import (
+    Credential,
+)
+from arcp_proto.credentials import (
+    Rotated,
+)
 from arcp_proto.envelopes import AT_ONCE, FEW, Envelopes
 from arcp_proto.ids import JobId, SessionId, event_id_prefix
 from arcp_proto.log import Entry
