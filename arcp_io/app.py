@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 from arcp_proto.ceilings import Ceiling
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.inventory import AgentInfo, Inventory, qualified
+from arcp_proto.ids import qualified
+from arcp_proto.inventory import AgentInfo, Inventory
 from arcp_proto.limits import Limits
 from arcp_proto.runtime_config import RuntimeConfig
 

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
     from arcp_proto.budget import Cost
-    from arcp_proto.credential import (
-        Credential,
-    )
+    from arcp_proto.credential import Credential
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -26,9 +26,7 @@ from .values import read_as
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    from arcp_proto.credential import (
-        Credential,
-    )
+    from arcp_proto.credential import Credential
 
     from .session_jobs import SessionJobs
 

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     import httpx
 
     from arcp_proto.budget import Cost
-    from arcp_proto.credential import (
-        Credential,
-    )
+    from arcp_proto.credential import Credential
 
     from .children import ChildJob
 

@@ -13,9 +13,7 @@ from arcp_proto.grants import Grants
 from arcp_proto.lease import MODEL_USE
 
 if TYPE_CHECKING:
-    from arcp_proto.credential import (
-        Credential,
-    )
+    from arcp_proto.credential import Credential
     from arcp_proto.events import Body
 
 __all__ = ["IssueContext"]

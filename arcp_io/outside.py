@@ -15,9 +15,7 @@ import msgspec
 
 from arcp_proto import messages, wire
 from arcp_proto.budget import Cost, to_cost
-from arcp_proto.credential import (
-    Credential,
-)
+from arcp_proto.credential import Credential
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.events import Body, EventKind, encode_body, encode_metric, read_metric
 from arcp_proto.limits import MAX_CONTAINERS, MAX_REASON_LENGTH, MAX_TARGET_BYTES, Limits

@@ -22,9 +22,7 @@ from arcp_proto.secret import Secret
 from .issue_context import IssueContext
 
 if TYPE_CHECKING:
-    from arcp_proto.credential import (
-        Credential,
-    )
+    from arcp_proto.credential import Credential
     from arcp_proto.events import Body
     from arcp_proto.runtime import Runtime
 

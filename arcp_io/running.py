@@ -25,9 +25,7 @@ from .values import as_json, body_as_json
 
 if TYPE_CHECKING:
     from arcp_proto.budget import Budget, Cost
-    from arcp_proto.credential import (
-        Credential,
-    )
+    from arcp_proto.credential import Credential
     from arcp_proto.job import Job
     from arcp_proto.limits import Limits
     from arcp_proto.output import ChildEnded, CredentialRotated, StartJob

@@ -24,9 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from anyio.from_thread import start_blocking_portal
 
-from arcp_proto.credential import (
-    Credential,
-)
+from arcp_proto.credential import Credential
 from arcp_proto.limits import Limits
 from arcp_proto.messages import AgentEntry, JobEntry, Peer
 

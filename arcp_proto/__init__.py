@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .ceilings import Ceiling
 from .connection import Connection, Framing, Phase
-from .errors import (
-    RETRYABLE,
-    Denied,
-    ErrorCode,
-    InvariantViolated,
-    LocalProtocolError,
-)
+from .errors import RETRYABLE, Denied, ErrorCode, InvariantViolated, LocalProtocolError
 from .hosting import Counts, JobInfo
 from .ids import JobId, Principal, RequestId, SessionId, Time
 from .inventory import AgentInfo

@@ -10,16 +10,36 @@ import msgspec
 
 from . import messages, wire
 from .budget import COST_BUDGET, to_wire
-from .credentials import shown
+from .credentials import shown, with_credentials
 from .inputs import SMALL
 from .nothing import NOTHING
+from .session import attached_to
 from .times import format_time
 
 if TYPE_CHECKING:
+    from .connection import Connection
     from .idempotency import Claim
     from .job import Job
     from .quirks import Quirk
+    from .replies import Reply
     from .session import Session
+
+
+def send(connection: Connection, reply: Reply, job: Job | None) -> None:
+    """Queue an answer that is kept, at its place among the events (§6.3), with current credentials."""
+    payload, session = reply.payload, attached_to(connection)
+    if job is not None and job.credentials and session is not None:
+        payload = with_credentials(payload, shown(job, session))
+    envelope = wire.control_envelope(
+        connection.fresh_id(),
+        reply.message_type,
+        payload,
+        session_id=connection.session_id,
+        job_id=reply.job_id,
+        trace_id=None if job is None else job.terms.trace.trace_id,
+        extensions=None if job is None else job.extensions,
+    )
+    connection.queue(envelope, reply.after)
 
 
 def accepted_of(job: Job, request_id: str, session: Session | None = None) -> messages.Accepted:

@@ -9,19 +9,14 @@ from . import records, wire
 from .answers import accepted_of
 from .budget import UNBOUND, Budget, Hold
 from .chunks import encode_whole
-from .credentials import (
-    Provision,
-    takes,
-)
+from .credentials import Provision, takes
 from .entering import EVENT, append, keep, number
+from .envelopes import Entry
 from .events import RESULT_CHUNK, EventKind
-from .features import (
-    PROVISIONED_CREDENTIALS,
-)
+from .features import PROVISIONED_CREDENTIALS
 from .idempotency import Claim
 from .ids import JobId
 from .job import End, Job, Status
-from .log import Entry
 from .machine import found
 from .nothing import NOTHING
 from .quirks import rewrite_end

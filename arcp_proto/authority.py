@@ -7,9 +7,10 @@ expiry is the job's end.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from . import outcome, turns
+from . import ceilings, outcome, turns
 from .audit import note
 from .budget import COST_BUDGET, shown
 from .errors import Denied, ErrorCode
@@ -25,6 +26,7 @@ from .timers import TimerKind
 if TYPE_CHECKING:
     from decimal import Decimal
 
+    from .ceilings import Ceiling
     from .runtime import Runtime
 
 NET_FETCH: Final = "net.fetch"
@@ -190,6 +192,24 @@ def any_model(runtime: Runtime, job: Job) -> bool:
     while above is not None and not above.grants.names(MODEL_USE):
         above = above.parent
     return above is None
+
+
+def check_ceiling(
+    runtime: Runtime,
+    ceiling: Ceiling | None,
+    lease: Mapping[str, Sequence[str]],
+    expires: Time | None,
+    parent: Job | None = None,
+) -> None:
+    """Raise Refusal PERMISSION_DENIED for a lease beyond a ceiling; without one all is granted as asked.
+
+    What a child does not name counts as what it gets of its `parent` (§10).
+    """
+    named = parent is not None and not any_model(runtime, parent)
+    around = {} if parent is None else parent.budget.counters()
+    unbound = not (runtime.config.models_required or named)
+    ceilings.check_lease(ceiling, lease, any_model=unbound, around=around)
+    ceilings.check_expiry(ceiling, expires, runtime.wall)
 
 
 def _quoted(capability: str, target: str) -> str:

@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from .errors import ErrorCode, LocalProtocolError, Refusal, ensure
+from . import wire
+from .errors import ErrorCode, LocalProtocolError, Refusal
 
 COST_BUDGET: Final = "cost.budget"
 
@@ -227,20 +228,11 @@ def parse_budget(lease: Mapping[str, Sequence[str]]) -> dict[str, Decimal]:
     return counters
 
 
-def to_json(amount: Decimal) -> msgspec.Raw:
-    """The shortest JSON number that is exactly `amount`, without an exponent: 5, 0.5, -0.12."""
-    ensure(amount.is_finite(), "an amount is not a finite number")
-    text = format(amount, "f")
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return msgspec.Raw(b"0" if text == "-0" else text.encode())
-
-
 def shown(amount: Decimal) -> str:
     """An amount for people, as it stands on the wire."""
-    return bytes(to_json(amount)).decode()
+    return bytes(wire.decimal_json(amount)).decode()
 
 
 def to_wire(counters: Mapping[str, Decimal]) -> dict[str, msgspec.Raw]:
     """The `budget` of a message: each currency's counter as a JSON number (§7.1)."""
-    return {currency: to_json(amount) for currency, amount in counters.items()}
+    return {currency: wire.decimal_json(amount) for currency, amount in counters.items()}

@@ -19,7 +19,7 @@ from .errors import ErrorCode, Refusal
 from .ids import MILLISECOND, SECOND, JobId, Principal, SessionId, Time
 from .job import Job
 from .limits import Limits
-from .session import Session
+from .session import Session, attached_to
 from .timers import TimerKind
 
 if TYPE_CHECKING:
@@ -477,7 +477,7 @@ def check_bytes(runtime: Runtime, principal: Principal, size: int) -> None:
 
 def exceeded(runtime: Runtime, connection: Connection, refusal: Exceeded) -> None:
     """A limit was reached: tell the host, and do not read an open connection for a while."""
-    session = connection.session
+    session = attached_to(connection)
     untold = 0
     if session is None:
         told = runtime.caps.told.get(refusal.limit)

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
-from . import authority
 from .budget import COST_BUDGET, parse_budget, shown
 from .errors import ErrorCode, LocalProtocolError, Refusal
 from .grants import Grants
-from .ids import SECOND, Principal, Time
-from .inventory import qualified
+from .ids import SECOND, Principal, Time, qualified
 from .lease import MODEL_USE, parse_lease
 from .limits import MAX_RUNTIME_SEC
-
-if TYPE_CHECKING:
-    from .job import Job
-    from .runtime import Runtime
+from .nothing import NOTHING
 
 EVERYBODY: Final = "*"
 
@@ -58,24 +53,6 @@ def check_ceilings(ceilings: Sequence[Ceiling]) -> None:
             raise LocalProtocolError(f"longest_expiry_sec {longest} is not from 1 to {MAX_RUNTIME_SEC}")
 
 
-def check(
-    runtime: Runtime,
-    principal: Principal,
-    agent: str,
-    version: str | None,
-    lease: Mapping[str, Sequence[str]],
-    expires: Time | None,
-    parent: Job | None = None,
-) -> None:
-    """Raise Refusal PERMISSION_DENIED for a lease beyond the ceiling; without one all is granted as asked.
-
-    What a child does not name counts as what it gets of its `parent` (§10).
-    """
-    ceiling = ceiling_for(runtime.config.ceilings, principal, agent, version)
-    check_lease(runtime, ceiling, lease, parent)
-    check_expiry(runtime, ceiling, expires)
-
-
 def ceiling_for(
     ceilings: Sequence[Ceiling], principal: Principal, agent: str, version: str | None
 ) -> Ceiling | None:
@@ -88,22 +65,26 @@ def ceiling_for(
 
 
 def check_lease(
-    runtime: Runtime,
     ceiling: Ceiling | None,
     lease: Mapping[str, Sequence[str]],
-    parent: Job | None = None,
+    *,
+    any_model: bool,
+    around: Mapping[str, Decimal] = NOTHING,
 ) -> None:
-    """Raise Refusal PERMISSION_DENIED for a parsed lease that a ceiling does not cover."""
+    """Raise Refusal PERMISSION_DENIED for a parsed lease that a ceiling does not cover.
+
+    `any_model` says that a lease which names no models allows all; `around` are the amounts, by currency,
+    that the parent of a child leaves it.
+    """
     if ceiling is not None:
-        named = parent is not None and not authority.any_model(runtime, parent)
-        _check_patterns(ceiling, lease, any_model=not (runtime.config.models_required or named))
-        _check_amounts(ceiling, {} if parent is None else parent.budget.counters(), lease)
+        _check_patterns(ceiling, lease, any_model=any_model)
+        _check_amounts(ceiling, around, lease)
 
 
-def check_expiry(runtime: Runtime, ceiling: Ceiling | None, expires: Time | None) -> None:
+def check_expiry(ceiling: Ceiling | None, expires: Time | None, wall: Time) -> None:
     """Raise Refusal PERMISSION_DENIED for a lease that would last longer than a ceiling allows."""
     longest = None if ceiling is None else ceiling.longest_expiry_sec
-    if longest is not None and (expires is None or expires > runtime.wall + longest * SECOND):
+    if longest is not None and (expires is None or expires > wall + longest * SECOND):
         raise Beyond(f"expires_at has to be at most {longest} seconds away", "expires_at")
 
 

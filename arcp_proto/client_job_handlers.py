@@ -10,10 +10,7 @@ from .chunks import ChunkError
 from .client_jobs import FollowedJob
 from .client_session import ClientSession, Failure
 from .connection import Connection
-from .credential import (
-    Credential,
-    taken_out,
-)
+from .credential import Credential, taken_out
 from .errors import RETRYABLE, ErrorCode, Unreadable
 from .ids import SECOND, JobId
 from .limits import MAX_ID_LENGTH

@@ -9,22 +9,17 @@ import msgspec
 
 from . import wire
 from .buckets import Window
-from .credentials import shown, with_credentials
 from .errors import LocalProtocolError, Refusal, ensure
 from .ids import JobId, SessionId, control_id_prefix
 from .limits import MAX_ID_LENGTH
 from .lines import LineSplitter
 from .messages import TYPE_OF
-from .outbox import Outbox
+from .outbox import EventSource, Outbox
 from .output import Output
 from .timers import TimerKind
 
 if TYPE_CHECKING:
-    from .handshake import Admission
-    from .job import Job
     from .machine import Machine
-    from .replies import Reply
-    from .session import Session
 
 
 class Framing(StrEnum):
@@ -99,7 +94,7 @@ class Connection:
         self.secure = secure
         self.peer = peer
         self.phase = phase
-        self.session: Session | None = None
+        self.session: EventSource | None = None
         self.session_id: SessionId | None = None
         """What envelopes say once the handshake is over, in both roles."""
         self.answering: wire.Envelope | None = None
@@ -108,8 +103,8 @@ class Connection:
         self.message_limit = limits.message if phase is Phase.AWAITING_WELCOME else limits.early_message
         """Bytes of one inbound message. Only a runtime has a smaller limit before the welcome: a client has
         chosen its peer, and may read the welcome and a large replayed frame at once."""
-        self.admission: Admission | None = None
-        """How the runtime has let its peer into the session."""
+        self.admission: object = None
+        """How a runtime has let its peer into the session: see `handshake.admission_of`."""
         self.heartbeat = 0
         self.heard_at = self.sent_at = machine.now
         self.whole_at = machine.now
@@ -252,7 +247,7 @@ class Connection:
         """
         session = self.session
         return self.paused or (
-            session is not None and len(session.turns) >= self._machine.limits.waiting_submits
+            session is not None and session.waiting_submits >= self._machine.limits.waiting_submits
         )
 
     @property
@@ -285,7 +280,7 @@ class Connection:
         """Whether a nonce begins as only those of this connection do: who knows that has had its welcome."""
         return nonce.startswith(f"p_{self._id_prefix}")
 
-    def open(self, session: Session | None, cursor: int = 0, ids: str = "") -> None:
+    def open(self, session: EventSource | None, cursor: int = 0, ids: str = "") -> None:
         """The handshake is over: the whole message limit, the log from `cursor` on; `ids` begin so now."""
         self.phase = Phase.OPEN
         self.session = session
@@ -326,26 +321,11 @@ class Connection:
             self.sent_at = self._machine.now
             self._machine.mark_writable(self)
         else:
-            self._queue(envelope, after)
+            self.queue(envelope, after)
         return message_id
 
-    def answer(self, reply: Reply, job: Job | None) -> None:
-        """Queue an answer that is kept, at its place among the events (§6.3), with current credentials."""
-        payload = reply.payload
-        if job is not None and job.credentials and self.session is not None:
-            payload = with_credentials(payload, shown(job, self.session))
-        envelope = wire.control_envelope(
-            self.fresh_id(),
-            reply.message_type,
-            payload,
-            session_id=self.session_id,
-            job_id=reply.job_id,
-            trace_id=None if job is None else job.terms.trace.trace_id,
-            extensions=None if job is None else job.extensions,
-        )
-        self._queue(envelope, reply.after)
-
-    def _queue(self, envelope: bytes, after: int | None) -> None:
+    def queue(self, envelope: bytes, after: int | None) -> None:
+        """Queue a control envelope behind the events so far, or those up to `after`."""
         self._outbox.add(envelope, after)
         self.sent_at = self._machine.now
         self._machine.ready[self] = None

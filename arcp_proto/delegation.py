@@ -14,9 +14,8 @@ from .budget import COST_BUDGET, parse_budget
 from .errors import Denied, ErrorCode, LocalProtocolError, Refusal
 from .events import Delegate, EventKind, encode_body
 from .grants import Grants
-from .ids import JobId, Time, ulid
+from .ids import JobId, Time, qualified, ulid
 from .inputs import Input, given_bytes
-from .inventory import qualified
 from .job import Job, Terms
 from .lease import MODEL_USE, parse_expiry, parse_lease
 from .messages import Lease
@@ -83,7 +82,8 @@ def delegate(runtime: Runtime, parent: Job, wish: Wish, input: Input) -> Job:
         name, version = runtime.inventory.resolve(wish.agent)
         submitting.check_runtime(wish.max_runtime_sec)
         share = share_of(runtime, parent, wish)
-        ceilings.check(runtime, parent.terms.principal, name, version, share.lease, share.expires, parent)
+        ceiling = ceilings.ceiling_for(runtime.config.ceilings, parent.terms.principal, name, version)
+        authority.check_ceiling(runtime, ceiling, share.lease, share.expires, parent)
         _check_limits(runtime, parent, given_bytes(input, share.lease))
     except Refusal as refusal:
         _refuse(runtime, parent, target, refusal)

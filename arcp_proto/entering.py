@@ -6,9 +6,9 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
 from .credentials import Rotated, takes
+from .envelopes import Entry
 from .events import FEATURE_OF_KIND
 from .job import NO_EVENTS, Job
-from .log import Entry
 from .session import Session
 
 if TYPE_CHECKING:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
+
+import msgspec
 
 from . import wire
 from .ids import SessionId, event_id_prefix
-
-if TYPE_CHECKING:
-    from .log import Entry
 
 AT_ONCE: Final = 64
 """Envelopes that are written before their bytes are counted."""
@@ -22,6 +21,28 @@ _PLAIN: Final = tuple(b"%d" % number for number in range(_THOUSAND))
 _END: Final = wire.END
 _PADDED_END: Final = tuple(digits + _END for digits in _PADDED)
 _PLAIN_END: Final = tuple(digits + _END for digits in _PLAIN)
+
+
+class LeftOut(Protocol):
+    """What the payload of an event leaves out, and its envelope has."""
+
+    def complete(self, payload: bytes) -> bytes:
+        """Return the payload, without its last brace, with what it leaves out."""
+        ...
+
+
+class Entry(msgspec.Struct, gc=False, frozen=True):
+    """One event as every log holds it: the template of its head, and its payload without the last brace.
+
+    `position` is its place in its job, from 1, the same in every session; it is 0 for what is in no job's
+    history. `rotated` is what the payload leaves out: the new value of a credential, as long as it is valid
+    (§9.8.2).
+    """
+
+    head: bytes
+    payload: bytes
+    position: int = 0
+    rotated: LeftOut | None = None
 
 
 class Envelopes:

@@ -11,7 +11,6 @@ from typing import Any, Final
 import msgspec
 
 from . import wire
-from .budget import to_json
 from .errors import RETRYABLE, LocalProtocolError
 
 UNSET = msgspec.UNSET
@@ -262,7 +261,9 @@ def read_metric(body: Body | Mapping[str, Any]) -> dict[str, Any]:
 def encode_metric(fields: dict[str, Any], exact: Decimal | None = None) -> bytes:
     """A metric that was read, as JSON: its value as `exact` says, if given; a Decimal digit by digit."""
     value = fields["value"] if exact is None else exact
-    return wire.encode_checked({**fields, "value": to_json(value)} if isinstance(value, Decimal) else fields)
+    return wire.encode_checked(
+        {**fields, "value": wire.decimal_json(value)} if isinstance(value, Decimal) else fields
+    )
 
 
 def _fields_of(kind: str, body: Body | Mapping[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from . import caps, issuing, messages, pausing, wire
+from . import answers, caps, issuing, messages, pausing, wire
 from .audit import note
 from .connection import Connection, Framing, Phase
 from .errors import ErrorCode, LocalProtocolError, Refusal
-from .features import (
-    PROVISIONED_CREDENTIALS,
-)
+from .features import PROVISIONED_CREDENTIALS
 from .ids import SECOND, Principal, SessionId, Time, control_id_prefix, ulid
 from .machine import cut, found
 from .notices import notice
@@ -22,7 +20,7 @@ from .quirks import QUIRKS, recognise
 from .records import SessionOpened, TokenIssued, TokenProven
 from .retention import end_session
 from .secret import Secret
-from .session import Session
+from .session import Admission, Session, admission_of, session_of
 from .shutdown import SHUTTING_DOWN
 from .timers import TimerKind
 
@@ -35,20 +33,6 @@ LATEST: Final = Time(2**63 - 1)
 BEARER: Final = "bearer"
 NOT_RESUMED: Final = "the session cannot be resumed"
 EXPIRED: Final = "the authentication has expired: resume with a fresh token"
-
-
-class Admission(msgspec.Struct):
-    """How a connection was let into its session.
-
-    `token` is the digest of the resume token that its welcome brought, until the peer has proved it; `cursor`
-    what the peer had; `replays` says that it asked for answers that may not have arrived; `expires_at` is
-    Unix time in nanoseconds.
-    """
-
-    token: bytes | None
-    cursor: int
-    replays: bool
-    expires_at: Time | None = None
 
 
 class Pending(msgspec.Struct):
@@ -143,7 +127,7 @@ def finish(
         return
     finally:
         connection.answering = None
-    if connection.admission is not None:
+    if admission_of(connection) is not None:
         watch_expiry(runtime, connection)
     connection.release_held()
 
@@ -172,7 +156,8 @@ def _verified(
 
 def watch_expiry(runtime: Runtime, connection: Connection) -> None:
     """Look again when the authentication expires, by the wall clock as it is now."""
-    expires_at = None if connection.admission is None else connection.admission.expires_at
+    admission = admission_of(connection)
+    expires_at = None if admission is None else admission.expires_at
     if expires_at is not None and connection.phase is Phase.OPEN:
         at = Time(runtime.now + max(expires_at - runtime.wall, 0))
         runtime.timers.arm(TimerKind.EXPIRY, connection.number, at)
@@ -180,7 +165,7 @@ def watch_expiry(runtime: Runtime, connection: Connection) -> None:
 
 def expire(runtime: Runtime, connection: Connection) -> None:
     """The authentication has expired: the session is resumed with a fresh one, or not (§6.1)."""
-    session = found(connection.session, "only an open connection expires")
+    session = session_of(connection)
     note(
         runtime,
         "authentication_expired",
@@ -193,7 +178,7 @@ def expire(runtime: Runtime, connection: Connection) -> None:
 
 def prove(runtime: Runtime, connection: Connection, session: Session) -> None:
     """The peer has the token that its welcome brought: those before it are over (§6.3)."""
-    admission = found(connection.admission, "whoever is in a session was let in")
+    admission = found(admission_of(connection), "whoever is in a session was let in")
     token, admission.token = admission.token, None
     if token is not None and token in session.tokens and session.tokens[0] != token:
         runtime.commit(TokenProven(session.id, token))
@@ -297,7 +282,7 @@ def _resume(runtime: Runtime, pending: Pending, resume: messages.Resume, princip
     _welcome(runtime, pending, session, cursor)
     notice(runtime, "session_resumed", principal, session_id=session.id, peer=connection.peer)
     for reply in session.replies if resume.replies else ():
-        connection.answer(reply, runtime.jobs.get(reply.job_id))
+        answers.send(connection, reply, runtime.jobs.get(reply.job_id))
     pausing.pause_jobs(runtime, session)
     feed_soon(runtime, session)
 

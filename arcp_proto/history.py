@@ -9,9 +9,7 @@ from typing import Final, NamedTuple
 
 from .ages import Ages
 from .events import FEATURE_OF_KIND
-from .features import (
-    PROVISIONED_CREDENTIALS,
-)
+from .features import PROVISIONED_CREDENTIALS
 from .ids import JobId, Time
 
 _FEATURES: Final[Sequence[str | None]] = (

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from .errors import ErrorCode, LocalProtocolError, Refusal
+from .ids import qualified
 from .limits import MAX_AGENT_LENGTH
 from .messages import AgentEntry
 
@@ -69,11 +70,6 @@ class Inventory:
     def restartable(self, name: str) -> bool:
         """Whether the jobs of an agent start again when the runtime was restarted."""
         return name in self._restartable
-
-
-def qualified(name: str, version: str | None) -> str:
-    """An agent as messages name it: name@version, or the name if it has no version (§7.5)."""
-    return name if version is None else f"{name}@{version}"
 
 
 def _split(agent: str) -> tuple[str, str | None]:

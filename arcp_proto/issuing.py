@@ -11,23 +11,10 @@ import msgspec
 
 from . import authority, delivering, outcome, revoking, submitting, turns, wire
 from .budget import parse_budget
-from .credential import (
-    ROTATED,
-    Credential,
-)
-from .credentials import (
-    MOST_BYTES,
-    Held,
-    IssuedCredential,
-    Provision,
-    Rotated,
-    fault_of,
-    named,
-)
+from .credential import ROTATED, Credential
+from .credentials import MOST_BYTES, Held, IssuedCredential, Provision, Rotated, fault_of, named
 from .errors import ErrorCode, LocalProtocolError, Refusal
-from .features import (
-    PROVISIONED_CREDENTIALS,
-)
+from .features import PROVISIONED_CREDENTIALS
 from .ids import SECOND, JobId, Principal, SessionId, Time, ulid
 from .inputs import Input
 from .job import Job, Terms

@@ -13,9 +13,8 @@ from .budget import Budget, Hold
 from .errors import InvariantViolated
 from .grants import Grants
 from .history import History
-from .ids import JobId, Principal, SessionId, Time
+from .ids import JobId, Principal, SessionId, Time, qualified
 from .inputs import SMALL
-from .inventory import qualified
 from .nothing import NOTHING
 from .times import parse_time
 from .trace import TraceContext, extensions_json

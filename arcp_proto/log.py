@@ -4,31 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain, repeat
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from .ages import Ages
+from .envelopes import Entry
 from .errors import ensure
 from .ids import SessionId, Time
 from .wire import closed_head, open_head
-
-if TYPE_CHECKING:
-    from .credentials import Rotated
-
-
-class Entry(msgspec.Struct, gc=False, frozen=True):
-    """One event as every log holds it: the template of its head, and its payload without the last brace.
-
-    `position` is its place in its job, from 1, the same in every session; it is 0 for what is in no job's
-    history. `rotated` is what the payload leaves out: the new value of a credential, as long as it is valid
-    (§9.8.2).
-    """
-
-    head: bytes
-    payload: bytes
-    position: int = 0
-    rotated: Rotated | None = None
 
 
 class Run(msgspec.Struct, gc=False):

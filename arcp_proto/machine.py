@@ -13,7 +13,6 @@ from .ids import SECOND, Time
 from .limits import MAX_REASON_LENGTH, Limits
 from .messages import Ping
 from .output import NOTHING, Closing, ConnectionEnded, Deadline, Event, Output, Request
-from .records import Record
 from .timers import TimerKey, TimerKind, Timers
 from .times import Stamp
 
@@ -63,7 +62,7 @@ class Machine(ABC):
         self.used = False
         """Whether it has had an input, or was restored."""
         self._connection_count = 0
-        self._records: list[Record] = []
+        self._records: list[Any] = []
         self.ready: dict[Connection, None] = {}
         """Connections that have had something to pull since the last `take`."""
         self._requests: list[Request] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from . import delivering, messages, wire
+from . import answers, delivering, messages, wire
 from .answers import subscribed_of
 from .audit import note
 from .connection import Connection
@@ -15,7 +15,7 @@ from .job import Job
 from .machine import found
 from .records import Observed, Replayed, Replied, Unobserved
 from .replies import Reply
-from .session import Backlog, Session
+from .session import Backlog, Session, session_of
 from .timers import TimerKind
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def on_subscribe(
     runtime: Runtime, connection: Connection, envelope: wire.Envelope, subscribe: messages.Subscribe
 ) -> None:
     """`job.subscribe` (§7.6): the answer, then history if asked for, then live."""
-    session = found(connection.session, "only an open connection gets here")
+    session = session_of(connection)
     _note_decision(runtime, session, subscribe.job_id)
     job, right = visible_job(runtime, session.principal, subscribe.job_id)
     if right is not Right.OBSERVE:
@@ -79,7 +79,7 @@ def on_subscribe(
     payload = wire.encode_checked(message)
     reply = Reply(session.log.last, request_id, "job.subscribed", job.id, payload)
     runtime.commit(Replied(session.id, reply))
-    connection.answer(reply, job)
+    answers.send(connection, reply, job)
 
 
 def _asked(session: Session, job: Job, subscribe: messages.Subscribe) -> tuple[int, bool]:
@@ -116,7 +116,7 @@ def on_unsubscribe(
     runtime: Runtime, connection: Connection, envelope: wire.Envelope, unsubscribe: messages.Unsubscribe
 ) -> None:
     """`job.unsubscribe` (§7.6) ends observing, and has no answer; the submitting session keeps its job."""
-    session = found(connection.session, "only an open connection gets here")
+    session = session_of(connection)
     job_id = JobId(unsubscribe.job_id)
     runtime.caps.allowances[connection.number].asked.pop(job_id, None)
     if job_id in session.observed or job_id in session.backlogs:

@@ -2,13 +2,61 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from .controls import Controls
+from .envelopes import Entry, Envelopes
+from .ids import SessionId
 
 if TYPE_CHECKING:
     from .machine import Machine
-    from .session import Session
+
+
+class EventLog(Protocol):
+    """The numbered events of a session, as far as the outbox reads them."""
+
+    @property
+    def first(self) -> int:
+        """The number of the first event that is kept."""
+        ...
+
+    @property
+    def last(self) -> int:
+        """The number of the last event; 0 for none."""
+        ...
+
+    def visible(self, persisted: int, records: int) -> int:
+        """Return the number up to which events may be sent, when so many of all records are durable."""
+        ...
+
+    def between(self, after: int, upto: int) -> Sequence[Entry]:
+        """Return the events numbered above `after`, up to and with `upto`."""
+        ...
+
+
+class EventSource(Protocol):
+    """The session of a runtime, as its connection sees it: only its events and what makes input wait."""
+
+    @property
+    def id(self) -> SessionId:
+        """The id of the session."""
+        ...
+
+    @property
+    def log(self) -> EventLog:
+        """Its numbered events."""
+        ...
+
+    @property
+    def envelopes(self) -> Envelopes:
+        """What writes them."""
+        ...
+
+    @property
+    def waiting_submits(self) -> int:
+        """How many submits wait for their answers."""
+        ...
 
 
 class Outbox:
@@ -20,7 +68,7 @@ class Outbox:
     __slots__ = ("_final", "_greeted", "_machine", "controls", "cursor", "overrun", "session", "urgent")
 
     def __init__(self, machine: Machine) -> None:
-        self.session: Session | None = None
+        self.session: EventSource | None = None
         """In whose log the cursor is."""
         self.cursor = 0
         """The number of the last event that was handed out."""

@@ -12,8 +12,7 @@ import msgspec
 
 from . import pausing, retention, revoking, spending, wire
 from .errors import RETRYABLE, ErrorCode
-from .ids import SECOND, Time
-from .inventory import qualified
+from .ids import SECOND, Time, qualified
 from .job import Job, Outcome, Status
 from .machine import found
 from .messages import JobError

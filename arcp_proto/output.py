@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from . import wire
-from .credential import (
-    Credential,
-)
+from .credential import Credential
 from .ids import JobId, Principal, RequestId, SessionId, Time
 from .inputs import NO_INPUT, Input
 from .messages import AgentEntry, JobEntry, Peer
@@ -22,7 +20,6 @@ from .secret import Secret
 
 if TYPE_CHECKING:
     from .connection import Connection
-    from .records import Record
 
 NOTHING: Final[tuple[()]] = ()
 """A part of an Output that holds nothing."""
@@ -446,8 +443,9 @@ Event = (
 class Output(NamedTuple):
     """Everything that one or more inputs produced, in the order to carry it out."""
 
-    records: Sequence[Record]
-    """Persist these before the envelopes they allow are pulled, then report `persisted`."""
+    records: Sequence[Any]
+    """Records of a runtime: persist them before the envelopes that they allow are pulled, then
+    report `persisted`."""
     writable: Sequence[Connection]
     """These now have envelopes to pull."""
     requests: Sequence[Request]

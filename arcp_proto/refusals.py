@@ -13,7 +13,7 @@ from .ids import JobId, SessionId, ulid
 from .limits import MAX_AGENT_LENGTH, MAX_ID_LENGTH
 from .machine import cut
 from .quirks import RefusalForm
-from .session import Session
+from .session import Session, attached_to
 from .trace import read_trace
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _OF_A_JOB: Final = ("job.cancel", "job.subscribe", "job.unsubscribe")
 
 def answer(runtime: Runtime, connection: Connection, refusal: Refusal) -> None:
     """Answer `connection.answering`, or tell what is wrong with the connection itself."""
-    envelope, session = connection.answering, connection.session
+    envelope, session = connection.answering, attached_to(connection)
     if envelope is not None and envelope.type == "session.error":
         return  # No error answers an error.
     if envelope is None or session is None or refusal.fatal:

@@ -38,13 +38,8 @@ from . import (
 from .agent_calls import AgentCalls
 from .applying import APPLY
 from .connection import Connection, Framing, Phase
-from .credential import (
-    Credential,
-)
-from .credentials import (
-    IssuedCredential,
-    Provisions,
-)
+from .credential import Credential
+from .credentials import IssuedCredential, Provisions
 from .entropy import Entropy
 from .errors import ErrorCode, LocalProtocolError, Refusal
 from .history import History
@@ -62,7 +57,7 @@ from .output import Output, StartJob
 from .records import Record
 from .retired import Retired
 from .runtime_config import EVENT_BYTES, Observers, RuntimeConfig, check_config, check_observers
-from .session import Session
+from .session import Session, attached_to
 from .snapshots import snapshot_of
 from .timers import TimerKey, TimerKind
 
@@ -433,7 +428,7 @@ class Runtime(AgentCalls, HostCalls, Machine):
 
     def hold_partial(self, connection: Connection, size: int) -> None:
         """What is held of a message that is not whole counts for the principal of its session (§14)."""
-        session = connection.session
+        session = attached_to(connection)
         if session is None:
             return
         counted = size if size > PARTIAL else 0
@@ -453,7 +448,7 @@ class Runtime(AgentCalls, HostCalls, Machine):
     def _detached(self, connection: Connection) -> None:
         if connection.partial:
             self.hold_partial(connection, 0)
-        session = connection.session
+        session = attached_to(connection)
         if session is not None and session.connection is connection:
             session.connection = None
             self.caps.session_detached(session)
@@ -477,7 +472,7 @@ class Runtime(AgentCalls, HostCalls, Machine):
 
     def transport_blocked(self, connection: Connection, blocked: bool) -> None:
         """Agents wait for the transport of the session that submitted their job."""
-        session = connection.session
+        session = attached_to(connection)
         if session is not None and session.connection is connection:
             pausing.pause_jobs(self, session)
             if blocked:

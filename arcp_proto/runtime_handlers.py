@@ -17,7 +17,7 @@ from .listing import Filter, page
 from .machine import CLOSE_NORMAL, found
 from .observing import on_subscribe, on_unsubscribe, owners_listed
 from .records import Released, RuntimeKept
-from .session import Session
+from .session import admission_of, session_of
 from .submitting import on_cancel, on_submit
 from .tolerance import read_request
 
@@ -67,7 +67,7 @@ def handle(runtime: Runtime, connection: Connection, message: bytes) -> None:
     if rule is None:
         _not_legal(connection, envelope)
         return
-    if rule.feature is not None and rule.feature not in _session(connection).features:
+    if rule.feature is not None and rule.feature not in session_of(connection).features:
         raise Refusal(
             ErrorCode.INVALID_REQUEST,
             f"{envelope.type} needs the feature {rule.feature}, which was not negotiated",
@@ -86,18 +86,18 @@ def on_ping(runtime: Runtime, connection: Connection, envelope: wire.Envelope, p
 def on_pong(runtime: Runtime, connection: Connection, envelope: wire.Envelope, pong: messages.Pong) -> None:
     """`session.pong` (§6.4): whoever answers a ping has had the welcome before it, and its token."""
     if connection.has_pinged(pong.ping_nonce):
-        prove(runtime, connection, _session(connection))
+        prove(runtime, connection, session_of(connection))
 
 
 def on_ack(runtime: Runtime, connection: Connection, envelope: wire.Envelope, ack: messages.Ack) -> None:
     """`session.ack` frees the log (§6.5)."""
-    session = _session(connection)
+    session = session_of(connection)
     if not 0 <= ack.last_processed_seq <= session.log.last:
         raise Refusal(
             ErrorCode.INVALID_REQUEST,
             f"last_processed_seq is not between 0 and the last event, {session.log.last}",
         )
-    admission = found(connection.admission, "whoever is in a session was let in")
+    admission = found(admission_of(connection), "whoever is in a session was let in")
     if ack.last_processed_seq > admission.cursor:
         prove(runtime, connection, session)
     if ack.last_processed_seq > session.acked:
@@ -123,7 +123,7 @@ def on_list_jobs(
     runtime: Runtime, connection: Connection, envelope: wire.Envelope, request: messages.ListJobs
 ) -> None:
     """`session.list_jobs` (§6.6): a page, newest first, as long as it fits a frame."""
-    session, limits, cursors = _session(connection), runtime.limits, runtime.cursors
+    session, limits, cursors = session_of(connection), runtime.limits, runtime.cursors
     principal, asked = session.principal, Filter.of(request.filter)
     last = below = None if request.cursor is None else cursors.read(request.cursor, principal, asked)
     limit = min(max(DEFAULT_PAGE if request.limit is None else request.limit, 1), limits.page)
@@ -186,7 +186,3 @@ def _not_legal(connection: Connection, envelope: wire.Envelope) -> None:
     unknown = Refusal(ErrorCode.INVALID_REQUEST, "unknown message type")
     connection.count_bad(unknown)
     raise unknown
-
-
-def _session(connection: Connection) -> Session:
-    return found(connection.session, "only an open connection gets here")

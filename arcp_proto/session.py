@@ -12,6 +12,7 @@ from .envelopes import Envelopes
 from .features import POSITIONS
 from .ids import JobId, Principal, SessionId, Time
 from .log import Log
+from .machine import found
 from .quirks import QUIRKS, Quirk
 from .replies import Replies
 
@@ -31,6 +32,20 @@ class Backlog(msgspec.Struct):
 
     position: int
     until: int | None = None
+
+
+class Admission(msgspec.Struct):
+    """How a connection was let into its session.
+
+    `token` is the digest of the resume token that its welcome brought, until the peer has proved it; `cursor`
+    what the peer had; `replays` says that it asked for answers that may not have arrived; `expires_at` is
+    Unix time in nanoseconds.
+    """
+
+    token: bytes | None
+    cursor: int
+    replays: bool
+    expires_at: Time | None = None
 
 
 class Session:
@@ -113,6 +128,11 @@ class Session:
         """Why the session gets no credentials, although its client has asked for them (§9.8); else empty."""
 
     @property
+    def waiting_submits(self) -> int:
+        """How many submits wait for their answers."""
+        return len(self.turns)
+
+    @property
     def reading(self) -> bool:
         """Whether more may be numbered for it: it is attached, and neither transport nor journal are full."""
         return self.connection is not None and not self.connection.is_blocked and not self.awaits_journal
@@ -138,6 +158,23 @@ class Session:
         index = self.tokens.index(digest)
         over, self.tokens = self.tokens[:index], self.tokens[index:]
         return over
+
+
+def attached_to(connection: Connection) -> Session | None:
+    """Return the session that a connection carries; None before its welcome and after its end."""
+    session = connection.session
+    return session if isinstance(session, Session) else None
+
+
+def session_of(connection: Connection) -> Session:
+    """Return the session of an open connection; raises InvariantViolated for any other."""
+    return found(attached_to(connection), "only an open connection gets here")
+
+
+def admission_of(connection: Connection) -> Admission | None:
+    """Return how a connection was let into its session; None before its welcome."""
+    admission = connection.admission
+    return admission if isinstance(admission, Admission) else None
 
 
 @lru_cache(64)

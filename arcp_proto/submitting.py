@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import (
+    answers,
     audit,
     authority,
     caps,
@@ -21,17 +22,12 @@ from . import (
 )
 from .answers import accepted_again, accepted_of
 from .connection import Connection
-from .credential import (
-    Credential,
-)
-from .credentials import (
-    shown,
-)
+from .credential import Credential
+from .credentials import shown
 from .errors import ErrorCode, Refusal
 from .idempotency import Claim, fingerprint
-from .ids import SECOND, JobId, Principal, Time, ulid
+from .ids import SECOND, JobId, Principal, Time, qualified, ulid
 from .inputs import Input, given_bytes
-from .inventory import qualified
 from .job import Job, Terms
 from .lease import Expiry, parse_expiry, parse_lease
 from .limits import KIB, MAX_RUNTIME_SEC
@@ -42,7 +38,7 @@ from .observing import check_room, observe, visible_job
 from .output import StartJob
 from .quirks import rewrite_end
 from .records import Delivered, JobAccepted, JobJoined, JobStarted
-from .session import Session
+from .session import Session, admission_of, session_of
 from .shutdown import SHUTTING_DOWN
 from .timers import TimerKind
 from .trace import TraceContext, headers, read_trace
@@ -58,8 +54,8 @@ def on_submit(
     runtime: Runtime, connection: Connection, envelope: wire.Envelope, submit: messages.Submit
 ) -> None:
     """`job.submit` (§7.1): every check, then the job exists."""
-    session = found(connection.session, "only an open connection gets here")
-    admission = found(connection.admission, "whoever is in a session was let in")
+    session = session_of(connection)
+    admission = found(admission_of(connection), "whoever is in a session was let in")
     if admission.replays and _answered_before(runtime, connection, session, envelope):
         return
     request_id = connection.request_id(envelope)
@@ -199,7 +195,7 @@ def on_cancel(
     runtime: Runtime, connection: Connection, envelope: wire.Envelope, cancel: messages.Cancel
 ) -> None:
     """`job.cancel` (§7.4): answered by `job.cancelled`; the terminal follows when the agent has stopped."""
-    session = found(connection.session, "only an open connection gets here")
+    session = session_of(connection)
     job, _ = visible_job(runtime, session.principal, cancel.job_id)
     if job.terms.principal != session.principal:
         raise Refusal(ErrorCode.PERMISSION_DENIED, "only its owner cancels a job")
@@ -302,7 +298,7 @@ def _send_kept(connection: Connection, session: Session, job: Job) -> None:
     if job.credentials:
         _send_accepted(connection, session, job, kept.request_id)
     else:
-        connection.answer(kept, job)
+        answers.send(connection, kept, job)
 
 
 def _send_accepted(connection: Connection, session: Session, job: Job, request_id: str) -> None:
@@ -385,11 +381,11 @@ def _authority_below(
     constraints = submit.lease_constraints
     lease = parse_lease(submit.lease_request)
     ceiling = ceilings.ceiling_for(runtime.config.ceilings, session.principal, name, version)
-    ceilings.check_lease(runtime, ceiling, lease)
+    ceilings.check_lease(ceiling, lease, any_model=not runtime.config.models_required)
     expiry = None
     if constraints is not None and constraints.expires_at is not None:
         expiry = parse_expiry(constraints.expires_at, unix=runtime.wall)
-    ceilings.check_expiry(runtime, ceiling, None if expiry is None else expiry.unix)
+    ceilings.check_expiry(ceiling, None if expiry is None else expiry.unix, runtime.wall)
     issuing.check_withheld(session, lease)
     return lease, expiry
 

@@ -12,16 +12,14 @@ import msgspec
 from . import authority, issuing, messages, refusals, submitting, wire
 from .audit import note
 from .connection import Connection, Phase
-from .credential import (
-    Credential,
-)
+from .credential import Credential
 from .errors import ErrorCode, Refusal
 from .ids import Time
 from .inputs import given_bytes
 from .job import Terms
 from .machine import found
 from .quirks import RefusalForm
-from .session import Session
+from .session import Session, admission_of, attached_to
 from .timers import TimerKind
 from .times import parse_time
 
@@ -74,7 +72,7 @@ def keeps_place(runtime: Runtime, connection: Connection, refusal: Refusal) -> b
     That is the refusal of a submit, and one that its peer would take for the answer to a submit
     (`RefusalForm.JOB_ERROR_OF_JOB`).
     """
-    envelope, session = connection.answering, connection.session
+    envelope, session = connection.answering, attached_to(connection)
     if envelope is None or session is None or not session.turns or refusal.fatal:
         return False
     binds = session.quirk.refusal_of(envelope.type) is RefusalForm.JOB_ERROR_OF_JOB
@@ -310,8 +308,8 @@ def _has_ended(runtime: Runtime, turn: Turn) -> bool:
 def _refuse(runtime: Runtime, connection: Connection | None, turn: Turn, refusal: Refusal) -> None:
     if connection is None or connection.phase is not Phase.OPEN:
         return
-    repeats = connection.admission is not None and connection.admission.replays
-    if repeats and connection is not turn.asked_on:
+    admission = admission_of(connection)
+    if admission is not None and admission.replays and connection is not turn.asked_on:
         return  # It was asked on a connection that is gone, and is asked again on this one: judged anew.
     before, connection.answering = connection.answering, turn.envelope
     refusals.answer(runtime, connection, refusal)

@@ -11,12 +11,13 @@ import re
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from decimal import Decimal
 from itertools import accumulate
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
-from .errors import LocalProtocolError, Unreadable
+from .errors import LocalProtocolError, Unreadable, ensure
 from .ids import JobId, SessionId
 from .limits import KIB, MAX_CONTAINERS, MAX_DEPTH, MAX_ID_LENGTH
 
@@ -313,6 +314,15 @@ def check_value(value: object, *, around: int = 2) -> None:
                 break
         else:
             open_containers.pop()
+
+
+def decimal_json(amount: Decimal) -> msgspec.Raw:
+    """Return the shortest JSON number that is exactly `amount`, without an exponent: 5, 0.5, -0.12."""
+    ensure(amount.is_finite(), "an amount is not a finite number")
+    text = format(amount, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return msgspec.Raw(b"0" if text == "-0" else text.encode())
 
 
 def control_envelope(

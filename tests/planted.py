@@ -32,11 +32,11 @@ from arcp_proto.client_session import ClientSession
 from arcp_proto.connection import Connection, Phase
 from arcp_proto.credentials import Rotated
 from arcp_proto.entering import append
+from arcp_proto.envelopes import Entry
 from arcp_proto.errors import ErrorCode, Refusal
 from arcp_proto.history import History
 from arcp_proto.ids import SECOND, Time
 from arcp_proto.job import Job
-from arcp_proto.log import Entry
 from arcp_proto.messages import Ack, Submit, Welcome
 from arcp_proto.outbox import Outbox
 from arcp_proto.output import JobLost

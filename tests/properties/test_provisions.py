@@ -15,13 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arcp_proto.connection import Connection, Phase
-from arcp_proto.credentials import (
-    IssuedCredential,
-)
+from arcp_proto.credentials import IssuedCredential
 from arcp_proto.errors import Denied, LocalProtocolError, ensure
-from arcp_proto.features import (
-    PROVISIONED_CREDENTIALS,
-)
+from arcp_proto.features import PROVISIONED_CREDENTIALS
 from arcp_proto.ids import SECOND, JobId, Principal, Time
 from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto import wire
-from arcp_proto.budget import Budget, Hold, parse_amount, parse_budget, shown, to_cost, to_json, to_wire
+from arcp_proto.budget import Budget, Hold, parse_amount, parse_budget, shown, to_cost, to_wire
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
+from arcp_proto.wire import decimal_json
 
 numbers = st.one_of(
     st.from_regex(r"[0-9]{1,18}", fullmatch=True),
@@ -145,20 +146,20 @@ def test_a_sum_is_exact_whatever_the_context_of_the_caller(amounts: list[str]) -
     ],
 )
 def test_the_shortest_number_is_written(amount: str, written: bytes) -> None:
-    assert bytes(to_json(Decimal(amount))) == written
+    assert bytes(decimal_json(Decimal(amount))) == written
 
 
 @pytest.mark.parametrize("amount", ["NaN", "Infinity", "-Infinity"])
 def test_what_is_no_number_is_a_bug(amount: str) -> None:
     with pytest.raises(InvariantViolated):
-        to_json(Decimal(amount))
+        decimal_json(Decimal(amount))
 
 
 @given(st.integers(-(10**30), 10**30), st.integers(0, 9))
 def test_numbers_come_back_exactly_and_without_an_exponent(digits: int, decimals: int) -> None:
     amount = Decimal(digits).scaleb(-decimals)
     with localcontext(prec=3):
-        written = bytes(to_json(amount))
+        written = bytes(decimal_json(amount))
     assert json.loads(written, parse_float=Decimal, parse_int=Decimal) == amount
     assert b"e" not in written.lower()
     assert not (b"." in written and written.endswith((b"0", b".")))

@@ -16,14 +16,7 @@ from arcp_proto.errors import InvariantViolated, LocalProtocolError
 from arcp_proto.ids import SECOND, JobId, SessionId, Time
 from arcp_proto.limits import Limits
 from arcp_proto.messages import AgentEntry, Peer
-from arcp_proto.output import (
-    ConnectionEnded,
-    JobEmitted,
-    JobEnded,
-    SessionClosed,
-    SessionFailed,
-    Welcomed,
-)
+from arcp_proto.output import ConnectionEnded, JobEmitted, JobEnded, SessionClosed, SessionFailed, Welcomed
 from arcp_proto.secret import Secret
 from arcp_proto.timers import TimerKey, TimerKind
 from arcp_proto.times import format_time

@@ -12,13 +12,7 @@ from arcp_proto.client_handlers import HANDLERS
 from arcp_proto.connection import Framing, Phase
 from arcp_proto.errors import RETRYABLE
 from arcp_proto.messages import TO_CLIENT
-from arcp_proto.output import (
-    ConnectionEnded,
-    SessionClosed,
-    SessionFailed,
-    SessionLost,
-    Welcomed,
-)
+from arcp_proto.output import ConnectionEnded, SessionClosed, SessionFailed, SessionLost, Welcomed
 
 from .scripted_runtime import JOB, WELCOME, ScriptedRuntime, log
 

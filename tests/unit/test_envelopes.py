@@ -9,15 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto import wire
-from arcp_proto.credential import (
-    Credential,
-)
-from arcp_proto.credentials import (
-    Rotated,
-)
-from arcp_proto.envelopes import AT_ONCE, FEW, Envelopes
+from arcp_proto.credential import Credential
+from arcp_proto.credentials import Rotated
+from arcp_proto.envelopes import AT_ONCE, FEW, Entry, Envelopes
 from arcp_proto.ids import JobId, SessionId, event_id_prefix
-from arcp_proto.log import Entry
 from arcp_proto.secret import Secret
 
 SESSION = SessionId("sess_1")

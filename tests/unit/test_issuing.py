@@ -10,9 +10,7 @@ import pytest
 
 from arcp_proto.authority import GRACE_SEC
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.features import (
-    PROVISIONED_CREDENTIALS,
-)
+from arcp_proto.features import PROVISIONED_CREDENTIALS
 from arcp_proto.ids import SECOND
 from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arcp_proto.envelopes import Entry
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import SECOND, SessionId, Time
-from arcp_proto.log import Entry, Log
+from arcp_proto.log import Log
 
 SESSION = SessionId("sess_x")
 NOW = Time(5 * SECOND)

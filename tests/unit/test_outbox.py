@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from arcp_proto.envelopes import Entry
 from arcp_proto.ids import JobId, Principal, SessionId, Time
-from arcp_proto.log import Entry
 from arcp_proto.outbox import Outbox
 from arcp_proto.runtime import Runtime
 from arcp_proto.session import Session

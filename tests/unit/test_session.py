@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from arcp_proto.envelopes import Entry
 from arcp_proto.ids import JobId, Principal, SessionId
-from arcp_proto.log import Entry
 from arcp_proto.quirks import QUIRKS
 from arcp_proto.session import Session
 from arcp_proto.wire import decode_envelope, event_head
