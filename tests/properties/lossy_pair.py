@@ -253,7 +253,7 @@ class LossyPair:
             session, event = self.open.popleft()
             what = event.body if isinstance(event, JobEmitted) else (event.final_status, event.result)
             self.taken.append(Taken(session, event.seq, event.job_id, what))
-            self.client.processed(event.job_id, event.seq, now=self.now)
+            self.client.processed(event.job_id, event.receipt, now=self.now)
             self.keep()
         self.take()
 

@@ -70,8 +70,8 @@ class Wire:
         """Keep what happened; what is to be sent waits."""
         self.events += output.events
         for event in output.events:
-            if isinstance(event, JobEmitted | JobEnded) and event.seq:
-                self.open.append((event.job_id, event.seq))
+            if isinstance(event, JobEmitted | JobEnded):
+                self.open.append((event.job_id, event.receipt))
         for request in output.requests:
             assert isinstance(request, Dial)
             assert self.dial is None, "one attempt at a time"

@@ -26,7 +26,7 @@ from arcp_proto.output import (
 )
 from arcp_proto.timers import TimerKey, TimerKind
 
-from .scripted_runtime import ScriptedRuntime
+from .scripted_runtime import FEATURES, NUMBERED, ScriptedRuntime
 
 JOBS = ("job_1", "job_2", "job_3")
 JSON = st.recursive(
@@ -46,6 +46,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "result_id": st.sampled_from(["res_1", "res_2"]),
     "result_size": st.integers(0, 9),
     "content_type": st.just("application/json"),
+    "job_seq": st.integers(1, 8),
     "kind": st.sampled_from(["log", "result_chunk", "x-vendor.a.b"]),
     "session_id": st.sampled_from(["sess_1", "sess_2"]),
     "nonce": st.just("n"),
@@ -68,12 +69,21 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "job.event": ("kind", "body"),
     "job.error": ("code",),
 }
-OPTIONAL = {
+OPTIONAL: dict[str, tuple[str, ...]] = {
+    "job.event": ("job_seq",),
     "session.error": ("request_id", "job_id", "message", "details"),
     "job.accepted": ("request_id",),
     "job.cancelled": ("request_id", "job_id", "final_status"),
-    "job.result": ("final_status", "completed_at", "result", "result_id", "result_size", "content_type"),
-    "job.error": ("request_id", "final_status", "completed_at", "message", "details"),
+    "job.result": (
+        "final_status",
+        "completed_at",
+        "result",
+        "result_id",
+        "result_size",
+        "content_type",
+        "job_seq",
+    ),
+    "job.error": ("request_id", "final_status", "completed_at", "message", "details", "job_seq"),
 }
 
 
@@ -129,11 +139,11 @@ CONFIG = ClientConfig(
 
 
 @settings(max_examples=300, deadline=None)
-@given(STEPS, st.sampled_from([True, True, True, False]))
-def test_whatever_a_runtime_says(steps: list[tuple[str, Any]], welcomed: bool) -> None:
+@given(STEPS, st.sampled_from([FEATURES, FEATURES, NUMBERED, None]))
+def test_whatever_a_runtime_says(steps: list[tuple[str, Any]], features: list[str] | None) -> None:
     runtime = ScriptedRuntime(CONFIG)
-    if welcomed:
-        runtime.welcome(heartbeat_interval_sec=30)
+    if features is not None:
+        runtime.welcome(*features, heartbeat_interval_sec=30)
     asked: list[str] = []
     for action, argument in steps:
         _do(runtime, asked, action, argument)
