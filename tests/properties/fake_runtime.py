@@ -6,18 +6,21 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from arcp_proto.features import POSITIONS
+
 Frame = dict[str, Any]
-FEATURES = ["ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions"]
+FEATURES = ["ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions", POSITIONS]
 
 
 class FakeJob:
-    """A job with its whole history, by home number."""
+    """A job with its whole history, by home number and position."""
 
     def __init__(self, job_id: str, request: str) -> None:
         self.id = job_id
         self.request = request
         """Envelope id of the submit that made it."""
         self.history: list[tuple[int, str, Frame]] = []
+        """The home number, type and payload of each event; its index is its position less 1."""
         self.home = 0
         self.over = False
 
@@ -230,20 +233,31 @@ class FakeRuntime:
             "request_id": frame["id"],
             "subscribed_from": job.home,
             "replayed": history,
+            **({"job_seq": len(job.history)} if self._placed else {}),
         }
         self._answer("job.subscribed", answer)
         if job.id not in session.own:
             session.observed.add(job.id)
         if history:
-            self._history(session, job, payload.get("from_event_seq", 0))
+            if "from_job_seq" in payload:
+                self._history(session, job, payload["from_job_seq"])
+            else:
+                after = payload.get("from_event_seq", 0)
+                self._history(session, job, sum(home <= after for home, _, _ in job.history))
+
+    @property
+    def _placed(self) -> bool:
+        return POSITIONS in self.features
 
     def _history(self, session: FakeSession, job: FakeJob, after: int) -> None:
-        for home, message_type, payload in job.history:
-            if home > after:
-                self._log(session, message_type, payload, job.id)
+        """Send the history above a position."""
+        for _, message_type, payload in job.history[after:]:
+            self._log(session, message_type, payload, job.id)
 
     def _publish(self, job: FakeJob, message_type: str, payload: Frame) -> None:
         home = job.home + 1
+        if self._placed:
+            payload = {**payload, "job_seq": len(job.history) + 1}
         for session in self.sessions.values():
             if job.id in session.own:
                 home = max(home, self._log(session, message_type, payload, job.id))

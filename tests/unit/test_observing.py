@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.caps import EVENTS_A_REQUEST
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SessionId
 from arcp_proto.limits import Limits
