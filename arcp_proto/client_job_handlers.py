@@ -325,13 +325,14 @@ def _is_taken(session: ClientSession, envelope: wire.Envelope, job_id: JobId, po
 def _waits(session: ClientSession, envelope: wire.Envelope, job_id: JobId) -> bool:
     """Keep an event that comes before the answer by which its job is followed; return whether it is kept.
 
-    A runtime that tells positions answers first.
+    A runtime that tells positions answers a subscribe first; an acceptance that it keeps no more is lost.
     """
     seq, requests = envelope.event_seq, session.requests
     followed = job_id in session.jobs
-    if seq is None or session.is_placed or (job_id in session.children and not followed):
+    if seq is None or (job_id in session.children and not followed):
         return False
-    if not (requests.wants_history(job_id) or (requests.unsure and not followed)):
+    history = requests.wants_history(job_id) and not session.is_placed
+    if not (history or (requests.unsure and not followed)):
         return False
     if not session.early.hold(job_id, envelope):
         return False

@@ -174,8 +174,8 @@ class ClientSession:
         if job is not None:
             self._forget_processed()
             self._ending.append((job, seq))
-            if len(self._ending) > self._ended_limit:
-                self._ending.popleft()
+            if len(self._ending) > self._ended_limit:  # As many as what the user holds are bounded by that.
+                self._ending = deque(ended for ended in self._ending if self.acks.holds(ended[0].id))
         self.ended[job_id] = None
         if len(self.ended) > self._ended_limit:
             del self.ended[next(iter(self.ended))]

@@ -9,10 +9,10 @@ from .wire import Envelope
 
 
 class Early:
-    """The events that wait, by job; only runtimes of another make send any.
+    """The events that wait, by job.
 
-    Some replay a history before they answer the subscribe; others resume a session without the acceptance
-    that was lost with its connection. At most `limit` events of `size` bytes of payload wait.
+    Some runtimes replay a history before they answer the subscribe. A session may be resumed without the
+    acceptance that was lost with its connection. At most `limit` events of `size` bytes of payload wait.
     """
 
     __slots__ = ("_held", "_limit", "_size", "_size_limit", "count")

@@ -50,6 +50,20 @@ def test_a_job_is_kept_until_its_end_is_processed() -> None:
     assert kept(opened) == (2, [])
 
 
+def test_an_end_that_is_not_processed_is_kept_however_many_jobs_have_ended() -> None:
+    opened = session(jobs=3)
+    opened.token = Secret("rt_1")
+    held = [opened.follow(JobId(f"job_{number}"), observed=False) for number in range(5)]
+    receipts = [hand_out(opened, job, seq, 1) for seq, job in enumerate(held, 1)]
+    for seq, job in enumerate(held, 1):
+        opened.end_job(job.id, seq)
+    assert kept(opened) == (0, [ResumedJob(job.id, 0) for job in held])
+    for job, receipt in zip(held[1:], receipts[1:], strict=True):
+        opened.acks.done(receipt, job.id)
+    opened.end_job(opened.follow(JobId("job_9"), observed=False).id, 6)
+    assert kept(opened) == (0, [ResumedJob(held[0].id, 0)])
+
+
 def test_a_job_that_is_over_is_kept_until_the_cursor_has_passed_its_end() -> None:
     opened, job_id, other = session(), JobId("job_1"), JobId("job_2")
     opened.token = Secret("rt_1")

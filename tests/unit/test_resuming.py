@@ -31,7 +31,7 @@ from arcp_proto.resumption import ResumedJob, Resumption
 from arcp_proto.secret import Secret
 from arcp_proto.timers import TimerKind
 
-from .scripted_runtime import JOB, NUMBERED, ScriptedRuntime, accepted, chunk, log, numbers
+from .scripted_runtime import JOB, NUMBERED, ScriptedRuntime, accepted, chunk, log, numbers, positions
 
 GONE = {"code": "RESUME_WINDOW_EXPIRED", "message": "gone", "details": {"final": True}}
 
@@ -259,6 +259,16 @@ def test_events_of_a_job_whose_acceptance_was_lost_wait_for_it(numbered: Scripte
     assert isinstance(answer, JobAccepted)
     assert numbers(rest[:2]) == [1, 2]
     assert isinstance(rest[2], JobEnded)
+
+
+def test_events_with_positions_wait_for_a_lost_acceptance_as_well(runtime: ScriptedRuntime) -> None:
+    request_id = runtime.submit(idempotency_key="k")
+    runtime.reconnect()
+    assert runtime.say("job.event", log(), job_id=JOB, event_seq=1) == []
+    answer, *rest = runtime.say("job.accepted", accepted(request_id=request_id))
+    assert isinstance(answer, JobAccepted)
+    rest += runtime.say("job.event", log(), job_id=JOB, event_seq=2)
+    assert positions(rest) == [1, 2]
 
 
 @pytest.mark.parametrize("ending", ["job.result", "job.error"])
