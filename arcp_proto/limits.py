@@ -127,7 +127,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
       descendants: Jobs below one that a client submitted that have not ended.
       issue: From the request for credentials to their coming; a submit waits for them (§9.8).
       waiting_submits: Submits of one session that wait for credentials, or behind such; then its
-        connection is not read.
+        connection is not read. Each takes up to 3 KiB beside an input that counts to `principal_bytes`.
       revocation: From the end of a job to its terminal, while its credentials are being revoked.
       revocation_pause: The longest pause between two attempts to revoke a credential; they begin with a
         second.

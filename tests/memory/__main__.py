@@ -15,9 +15,10 @@ import msgspec
 from .caps import CAPS, Filled, encode
 from .clients import CLIENTS
 from .sockets import SOCKETS
+from .waiting import WAITS
 
 FACTOR: Final = 1.5
-ALL: Final = {**CAPS, **CLIENTS, **SOCKETS}
+ALL: Final = {**CAPS, **CLIENTS, **WAITS, **SOCKETS}
 MIB: Final = 1024 * 1024
 
 

@@ -37,7 +37,7 @@ def peak() -> int:
 class Host:
     """Drives a runtime; what clients are sent is pulled and dropped, while they read."""
 
-    def __init__(self, **limits: Any) -> None:
+    def __init__(self, *, credentials: bool = False, **limits: Any) -> None:
         rates = {"requests_per_sec": 10**9, "principal_requests_per_sec": 10**9}
         config = RuntimeConfig(
             name="memory",
@@ -45,6 +45,8 @@ class Host:
             agents=(AgentInfo("agent"),),
             anonymous=True,
             heartbeat_interval_sec=0,
+            credentials=credentials,
+            volatile_credentials=credentials,
             limits=Limits(**{**rates, **limits}),
         )
         self.now = SECOND
@@ -57,7 +59,7 @@ class Host:
 
     def connect(self, peer: str = "here") -> Connection:
         """Open a transport."""
-        connection = self.runtime.connect(peer=peer, now=self.now)
+        connection = self.runtime.connect(peer=peer, secure=True, now=self.now)
         self.carry_out(self.runtime.take())
         return connection
 
