@@ -287,6 +287,14 @@ def test_a_frame_is_never_larger_than_its_limit(framing: Framing, limit: int) ->
     assert size > limit - 1536
 
 
+def test_ids_of_requests_are_drawn_and_are_those_of_no_connection(runtime: ScriptedRuntime) -> None:
+    first, second = runtime.submit(), runtime.submit()
+    assert (len(first), first[:16], first != second) == (26, second[:16], True)
+    [hello] = runtime.sent("session.hello")
+    assert first[:16] != hello["id"][:16]
+    assert len(set(first[:16])) > 4
+
+
 def test_a_connection_has_room_for_as_many_bytes_as_may_wait(
     runtime: ScriptedRuntime,
 ) -> None:

@@ -382,3 +382,8 @@ def test_submits_that_wait_are_refused_beyond_the_share() -> None:
         world.issue(alias=alias)
     assert [frame["type"] for frame in peer.frames[1:]] == ["job.accepted", "job.accepted", "session.error"]
     assert peer.frames[-1]["payload"]["details"]["limit"] == "principal_bytes"
+
+
+def test_numbers_count_as_items_and_for_half_of_their_digits() -> None:
+    """What is outside of strings counts for no character: 1,000 items of 40 bytes, a list of 64."""
+    assert memory_of(b"[" + b",".join([b"1"] * 1_000) + b"]") == 1_000 + 64 + 40 * 1_000
