@@ -55,6 +55,13 @@ def test_a_lease_is_covered_by_its_ceiling_or_refused(lease: Any, code: str) -> 
     assert asked((DATA,), lease_request=lease) == code
 
 
+@pytest.mark.parametrize("named", [{"principal": "*"}, {"agent": "*"}, {"principal": "*", "agent": "*"}])
+def test_a_ceiling_for_a_star_binds_every_principal_and_every_agent(named: dict[str, str]) -> None:
+    ceiling = Ceiling(lease={"fs.read": ["/data/**"]}, **named)
+    assert asked((ceiling,), lease_request={"fs.read": ["/data/a"]}) == ""
+    assert asked((ceiling,), lease_request={"fs.read": ["/etc"]}) == "PERMISSION_DENIED"
+
+
 def test_without_a_ceiling_a_lease_is_granted_as_asked() -> None:
     assert asked((), lease_request={"fs.write": ["/**"], "net.fetch": ["**"]}) == ""
 
