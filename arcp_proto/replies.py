@@ -14,6 +14,9 @@ from .limits import Limits
 ANSWERED: Final = 512
 """Requests whose answers are remembered by their ids; our client leaves no more than 500 unanswered."""
 
+_SMALL: Final = 512
+"""Bytes of an answer that has little room behind it."""
+
 NEVER: Final = 2**63
 """Of an answer that was dropped unseen: no event shows that it has arrived."""
 
@@ -54,7 +57,8 @@ class Replies:
     def add(self, reply: Reply, limits: Limits) -> None:
         """An answer was sent; the oldest ones go when there are too many."""
         kept, answered, size = self._kept, self._answered, self._size + len(reply.payload)
-        reply.payload = wire.compact(reply.payload)
+        if len(reply.payload) > _SMALL:
+            reply.payload = wire.compact(reply.payload)
         self.newest = reply
         kept.append(reply)
         if reply.message_type == "job.accepted":

@@ -281,7 +281,7 @@ def encode_checked(value: object) -> bytes:
 
 def compact(data: bytes) -> bytes:
     """Return bytes without the room behind them that msgspec leaves: up to half of what it encodes."""
-    return bytes(memoryview(data)) if len(data) > _SHORT else data
+    return bytes(memoryview(data))
 
 
 def _encode_or_say_why(value: object) -> bytes:
