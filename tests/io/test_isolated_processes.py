@@ -317,7 +317,7 @@ def let_go():
 
 control, writing = os.pipe()
 agent = Agent()
-threading.Thread(target=let_go).start()
+threading.Thread(target=let_go, daemon=True).start()
 supervisor._wait(agent, control)
 print(agent.looks)
 """
