@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from arcp_io.stdio import LineCodec
 from arcp_proto.connection import Phase
 from tests.io.fakes import HELLO, SUBMIT, Stand
 from tests.io.test_pump import types
@@ -134,3 +135,10 @@ def test_a_transport_ends_once_for_the_first_reason_that_it_is_told() -> None:
     assert transport.gone == "the stream broke"
     assert stand.stream.ending == ["close"]
     assert not stand.runtime.connections
+
+
+def test_a_codec_of_lines_counts_what_it_holds_of_the_first_line() -> None:
+    codec = LineCodec(100)
+    assert codec.pending == 0
+    codec.receive(b"ab")
+    assert codec.pending == 2
