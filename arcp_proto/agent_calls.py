@@ -28,7 +28,7 @@ from .job import Job
 from .limits import MAX_ID_LENGTH, MAX_NAME_LENGTH, MAX_REASON_LENGTH
 from .machine import cut
 from .shortening import shorten
-from .speaking import MOST, SHORT
+from .speaking import MOST_TOGETHER, SHORT
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -61,7 +61,7 @@ class AgentCalls:
                 said = runtime.said
                 said.append(opening + encoded)
                 runtime.said_at = now
-                if len(said) >= MOST:
+                if len(said) >= MOST_TOGETHER:
                     speaking.end(runtime, job)
                 return 0
         job = runtime.unfinished.get(job_id)

@@ -9,7 +9,7 @@ from .ids import MILLISECOND, Time
 from .machine import NEVER, Machine
 from .times import format_time
 
-MOST: Final = 64
+MOST_KINDS: Final = 64
 """Kinds of one millisecond that are kept; vendors have as many as they like."""
 
 
@@ -41,7 +41,7 @@ class Openings:
             self._text = format_time(unix)
             self.until = Time(now + MILLISECOND - unix % MILLISECOND)
         opening = wire.event_opening(kind, self._text)
-        if len(self.by_kind) < MOST:
+        if len(self.by_kind) < MOST_KINDS:
             self.by_kind[kind] = opening
         return opening
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SHORT: Final = 1024
 """Bytes of the body of an event that waits for others."""
-MOST: Final = 64
+MOST_TOGETHER: Final = 64
 """Events that wait at a time."""
 
 

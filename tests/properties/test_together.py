@@ -16,7 +16,7 @@ from arcp_proto.ids import MILLISECOND, SECOND, JobId
 from arcp_proto.limits import Limits
 from arcp_proto.output import StartJob
 from arcp_proto.records import encode_record
-from arcp_proto.speaking import MOST, SHORT
+from arcp_proto.speaking import MOST_TOGETHER, SHORT
 from tests.unit.world import CONFIG, FEATURES, UNIX, World
 
 from . import structure
@@ -31,7 +31,7 @@ EVENTS: Final = st.lists(
         st.sampled_from(KINDS),
         st.sampled_from(SIZES),
         st.sampled_from([0, 0, 0, 1, 2_000]),
-        st.sampled_from([1, 1, 2, 20, 60, MOST + 2]),
+        st.sampled_from([1, 1, 2, 20, 60, MOST_TOGETHER + 2]),
     ),
     min_size=1,
     max_size=3,
