@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from . import ceilings, outcome, turns
+from . import ceilings, outcome
 from .audit import note
 from .budget import COST_BUDGET, shown
 from .errors import Denied, ErrorCode
@@ -127,7 +127,7 @@ def watch_wall_clock(runtime: Runtime) -> None:
 
 def look_again(runtime: Runtime) -> None:
     """The driver has looked at the wall clock, as it does at every timer: again, as long as a lease ends."""
-    if turns.watches_lease(runtime):
+    if runtime.hooks.lease_is_watched(runtime):
         watch_wall_clock(runtime)
         return
     for job in runtime.unfinished.values():
@@ -149,14 +149,14 @@ def wall_clock_moves(runtime: Runtime) -> None:
     for job in runtime.unfinished.values():
         if job.expires is not None and runtime.wall >= job.expires:
             expire(runtime, job)
-    turns.wall_clock_moves(runtime)
+    runtime.hooks.wall_clock_moves(runtime)
 
 
 def wall_clock_moved(runtime: Runtime) -> None:
     """The wall clock was set: leases end by the new one."""
     for job in runtime.unfinished.values():
         watch(runtime, job)
-    turns.wall_clock_moved(runtime)
+    runtime.hooks.wall_clock_moved(runtime)
 
 
 def expire(runtime: Runtime, job: Job) -> None:

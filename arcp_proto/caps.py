@@ -44,6 +44,10 @@ EVENTS_A_REQUEST: Final = 64
 """Events of a history that are replayed count as one request more: they cost about as much (§14)."""
 
 
+SHUTTING_DOWN: Final = "the runtime is shutting down"
+"""Why a runtime takes no new sessions and jobs, and ends those that it has."""
+
+
 class Exceeded(Refusal):
     """A limit that passes with time: INTERNAL_ERROR with {limit, max, retry_after_ms} (§12)."""
 

@@ -449,7 +449,7 @@ class Client(Machine):
             case TimerKind.ACK if self.session is not None:
                 flow.ack(self, connection, self.session)
             case TimerKind.GAP if self.session is not None:
-                flow.give_up_gap(self, connection, self.session)
+                client_handlers.give_up_gap(self, connection, self.session)
             case _:
                 raise InvariantViolated(f"a client has no timer {kind}")
 

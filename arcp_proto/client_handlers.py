@@ -15,10 +15,11 @@ from . import flow, messages, resuming, wire
 from .client_session import ClientSession
 from .connection import Connection, Phase
 from .errors import ErrorCode, Refusal
-from .ids import JobId
+from .ids import SECOND, JobId, Time
 from .machine import CLOSE_NORMAL
-from .output import JobsListed, SessionClosed
+from .output import JobsListed, SessionClosed, SessionFailed
 from .requests import RequestKind
+from .timers import TimerKind
 from .tolerance import read_message
 
 if TYPE_CHECKING:
@@ -58,6 +59,41 @@ def carry_out(client: Client, connection: Connection, envelopes: Iterable[wire.E
         if connection.phase is _OPEN:
             _carry_out(client, connection, envelope)
             _let_children_go_on(client, connection)
+
+
+# Gaps in the numbers (§8.3).
+
+
+def watch_gap(client: Client, connection: Connection, session: ClientSession, *, moved: bool) -> None:
+    """Events are held back for missing ones, or no longer; `moved` says that the stream went on."""
+    numbers, limits = session.numbers, client.limits
+    if numbers.held_count == 0:
+        client.timers.disarm(TimerKind.GAP, connection.number)
+    elif numbers.held_count > limits.gap_events or numbers.held_bytes > limits.gap_bytes:
+        give_up_gap(client, connection, session)
+    elif moved or client.timers.armed(TimerKind.GAP, connection.number) is None:
+        client.timers.arm(TimerKind.GAP, connection.number, Time(client.now + limits.gap * SECOND))
+
+
+def give_up_gap(client: Client, connection: Connection, session: ClientSession) -> None:
+    """The session is broken: it is resumed behind its last number, once for each gap.
+
+    What does not come then is given up, and said; a runtime that leaves out numbers is taken as it is.
+    """
+    first, last = session.numbers.missing() or (0, 0)
+    message = f"events {first}..{last} are missing"
+    resumes = client.config.resume and session.token is not None and not session.closing
+    if resumes and session.skipped != first:
+        session.skipped = first
+        client.refuse(connection, Refusal(ErrorCode.INTERNAL_ERROR, message, fatal=True))
+        return
+    client.happened(SessionFailed(ErrorCode.INTERNAL_ERROR.value, message, True, {}))
+    if not resumes:
+        client.refuse(connection, Refusal(ErrorCode.INTERNAL_ERROR, message, fatal=True))
+        return
+    carry_out(client, connection, session.numbers.skip())
+    if client.session is session and session.attached:
+        watch_gap(client, connection, session, moved=True)
 
 
 # Before the session.
@@ -238,7 +274,7 @@ def _in_order(
     waited, last = numbers.held_count > 0, numbers.last
     ready = numbers.offer(envelope.event_seq or 0, envelope, size)
     if waited or numbers.held_count:
-        flow.watch_gap(client, connection, session, moved=numbers.last > last)
+        watch_gap(client, connection, session, moved=numbers.last > last)
     return ready
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import retention, saving, wire
+from . import retention, saving
 from .credentials import takes
-from .entering import number
-from .events import FEATURE_OF_KIND, Status
+from .entering import notice_payload, number
+from .events import FEATURE_OF_KIND
 from .job import Job
 from .records import Delivered, Published
 from .session import Session
@@ -81,14 +81,9 @@ def _wake(runtime: Runtime, session: Session) -> None:
 
 def notify(runtime: Runtime, session: Session, job_id: JobId, phase: str, message: str) -> None:
     """A `status` of a job in one session only, numbered there and in no history (§6.5, §7.6)."""
-    payload = notice(runtime, phase, message)
+    payload = notice_payload(runtime, phase, message)
     runtime.commit(Delivered(session.id, job_id, "job.event", payload))
     noted(runtime, session)
-
-
-def notice(runtime: Runtime, phase: str, message: str) -> bytes:
-    """The open payload of a `status` that the runtime says of a job."""
-    return wire.open_event("status", runtime.time_text(), wire.encode_checked(Status(phase, message)))
 
 
 def noted(runtime: Runtime, session: Session) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
+from . import wire
 from .credentials import Rotated, takes
 from .envelopes import Entry
-from .events import FEATURE_OF_KIND
+from .events import FEATURE_OF_KIND, Status
 from .job import NO_EVENTS, Job
+from .records import Unobserved
 from .session import Session
 
 if TYPE_CHECKING:
@@ -108,3 +110,13 @@ def append(runtime: Runtime, session: Session, entry: Entry) -> None:
     size = len(entry.payload)
     session.log.append(entry, size, runtime.now)
     runtime.holdings.changed(session.principal, 1, size)
+
+
+def notice_payload(runtime: Runtime, phase: str, message: str) -> bytes:
+    """Return the open payload of a `status` that the runtime says of a job."""
+    return wire.open_event("status", runtime.time_text(), wire.encode_checked(Status(phase, message)))
+
+
+def end_of(runtime: Runtime, session: Session, job: Job, why: str) -> Unobserved:
+    """Return the end of a subscription, which says so last; the session and the job go on (§7.6)."""
+    return Unobserved(session.id, job.id, notice_payload(runtime, "unsubscribed", why))

@@ -21,7 +21,6 @@ from .records import SessionOpened, TokenIssued, TokenProven
 from .retention import end_session
 from .secret import Secret
 from .session import Admission, Session, admission_of, session_of
-from .shutdown import SHUTTING_DOWN
 from .timers import TimerKind
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def on_hello(
 ) -> None:
     """`session.hello` (§6.2): ask the host who it is."""
     if runtime.draining and hello.resume is None:
-        raise Refusal(ErrorCode.INTERNAL_ERROR, SHUTTING_DOWN)
+        raise Refusal(ErrorCode.INTERNAL_ERROR, caps.SHUTTING_DOWN)
     runtime.timers.disarm(TimerKind.HELLO, connection.number)
     offered = frozenset(hello.capabilities.features)
     nobody = _claims_nobody(runtime, hello.auth)
@@ -118,7 +117,7 @@ def finish(
         if pending.resume is not None:
             _resume(runtime, pending, pending.resume, principal)
         elif runtime.draining:
-            raise Refusal(ErrorCode.INTERNAL_ERROR, SHUTTING_DOWN)
+            raise Refusal(ErrorCode.INTERNAL_ERROR, caps.SHUTTING_DOWN)
         else:
             caps.make_room(runtime, principal, anonymous=False)
             _open(runtime, pending, principal)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from . import authority, delivering, outcome, revoking, submitting, turns, wire
+from . import authority, delivering, outcome, revoking, wire
 from .budget import parse_budget
 from .credential import ROTATED, Credential
 from .credentials import MOST_BYTES, Held, IssuedCredential, Provision, Rotated, fault_of, named
@@ -23,6 +23,7 @@ from .output import CredentialRotated, IssueCredentials
 from .records import CredentialIssued, CredentialRequested, CredentialRevoked
 from .records import CredentialRotated as RotatedRecord
 from .timers import OF_A_REQUEST, TimerKind
+from .turn import Turn
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -64,7 +65,7 @@ class Issuing:
     __slots__ = ("_starting", "awaited", "keys", "submits", "wanted")
 
     def __init__(self) -> None:
-        self.awaited: dict[str, turns.Turn | Starting | Rotating] = {}
+        self.awaited: dict[str, Turn | Starting | Rotating] = {}
         self.submits: Counter[Principal] = Counter()
         """What may run soon, by principal: submits that asked and are not answered, and jobs that wait."""
         self._starting: dict[JobId, None] = {}
@@ -137,14 +138,14 @@ def needs(runtime: Runtime, job: Job) -> bool:
     return may_have(runtime, job.terms.lease, any_model=authority.any_model(runtime, job))
 
 
-def for_submit(runtime: Runtime, turn: turns.Turn, terms: Terms) -> None:
+def for_submit(runtime: Runtime, turn: Turn, terms: Terms) -> None:
     """Ask for what a submit needs before it is answered."""
     turn.terms = terms
     any_model = not runtime.config.models_required and MODEL_USE not in terms.lease
     turn.alias = _ask(runtime, terms, parse_budget(terms.lease), turn, any_model=any_model)
     runtime.issuing.submits[terms.principal] += 1
     turn.counts = True
-    turns.watch_lease(runtime, turn)
+    runtime.hooks.submit_waits(runtime, turn)
     if terms.idempotency_key is not None:
         runtime.issuing.keys.setdefault((terms.principal, terms.idempotency_key), {})
 
@@ -180,7 +181,7 @@ def awaited(runtime: Runtime, alias: str) -> bool:
     match runtime.issuing.awaited.get(alias):
         case None:
             return False
-        case turns.Turn():
+        case Turn():
             return True
         case waiting:
             return not _is_over(waiting.job)
@@ -224,7 +225,7 @@ def late(runtime: Runtime, alias: str) -> None:
         _failed(runtime, waiting, Refusal(ErrorCode.INTERNAL_ERROR, LATE))
 
 
-def drop(runtime: Runtime, turn: turns.Turn) -> None:
+def drop(runtime: Runtime, turn: Turn) -> None:
     """A submit comes to nothing: what it asked for is revoked, now and when the answer has come."""
     counts_no_more(runtime, turn)
     if turn.alias is None:
@@ -236,7 +237,7 @@ def drop(runtime: Runtime, turn: turns.Turn) -> None:
         revoking.revoke(runtime, provision)
 
 
-def counts_no_more(runtime: Runtime, turn: turns.Turn) -> None:
+def counts_no_more(runtime: Runtime, turn: Turn) -> None:
     """A submit is a job now, or never will be; again is harmless."""
     if turn.counts:
         turn.counts = False
@@ -269,7 +270,7 @@ def _ask(
     runtime: Runtime,
     terms: Terms,
     budget: Mapping[str, Decimal],
-    waiting: turns.Turn | Starting | Rotating,
+    waiting: Turn | Starting | Rotating,
     *,
     any_model: bool,
 ) -> str:
@@ -316,7 +317,7 @@ def _note(
     runtime: Runtime,
     provision: Provision,
     made: list[IssuedCredential],
-    waiting: turns.Turn | Starting | Rotating | None,
+    waiting: Turn | Starting | Rotating | None,
 ) -> None:
     """What is there under an alias; a rotation and a restart keep the names that the client knows."""
     if not made:
@@ -332,29 +333,29 @@ def _came(
     runtime: Runtime,
     provision: Provision,
     credentials: list[Credential],
-    waiting: turns.Turn | Starting | Rotating,
+    waiting: Turn | Starting | Rotating,
 ) -> None:
     match waiting:
-        case turns.Turn():
-            turns.ready(runtime, waiting, credentials)
+        case Turn():
+            runtime.hooks.submit_is_ready(runtime, waiting, credentials)
         case Starting(job=job):
             runtime.issuing.starts_no_more(job)
             if _is_over(job) or job.id not in runtime.unfinished or job.id in runtime.leaving:
                 revoking.revoke(runtime, provision)
                 return
             give(job, provision.alias, credentials)
-            submitting.go(runtime, job, waiting.input, attempt=waiting.attempt)
+            runtime.hooks.job_is_ready(runtime, job, waiting.input, waiting.attempt)
             if waiting.ids:
                 _tell(runtime, job, credentials)
         case Rotating():
             _rotate(runtime, waiting, provision, credentials)
 
 
-def _failed(runtime: Runtime, waiting: turns.Turn | Starting | Rotating, refusal: Refusal) -> None:
+def _failed(runtime: Runtime, waiting: Turn | Starting | Rotating, refusal: Refusal) -> None:
     match waiting:
-        case turns.Turn():
+        case Turn():
             counts_no_more(runtime, waiting)
-            turns.refused(runtime, waiting, refusal)
+            runtime.hooks.submit_is_refused(runtime, waiting, refusal)
         case Starting(job=job):
             runtime.issuing.starts_no_more(job)
             if job.id in runtime.unfinished and job.ending is None and job.id not in runtime.leaving:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from . import answers, delivering, messages, wire
+from . import answers, messages, wire
 from .answers import subscribed_of
 from .audit import note
 from .connection import Connection
+from .entering import end_of
 from .errors import ErrorCode, Refusal
 from .ids import MILLISECOND, JobId, Principal, Time
 from .job import Job
@@ -217,8 +218,3 @@ def _piece(runtime: Runtime) -> tuple[int, int]:
     events = min(limits.session_events, limits.principal_events) // 2
     size = min(limits.session_bytes, limits.principal_bytes) // 2
     return max(min(limits.backlog_events, events), 1), min(limits.backlog_bytes, size)
-
-
-def end_of(runtime: Runtime, session: Session, job: Job, why: str) -> Unobserved:
-    """The end of a subscription, which says so last; the session and the job go on (§7.6)."""
-    return Unobserved(session.id, job.id, delivering.notice(runtime, "unsubscribed", why))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from . import delivering, observing, turns
 from .ages import MARK
 from .applying import ending
+from .entering import end_of
 from .ids import SECOND, Principal, SessionId, Time
 from .job import Job
 from .log import Log
@@ -70,10 +70,10 @@ def cut_history(runtime: Runtime, job: Job, upto: int) -> None:
         if session.backlogs[job.id].position < upto and "subscribe" in session.features
     ]
     why = "the history was cut: subscribe again from the last job_seq"
-    ended = [observing.end_of(runtime, session, job, why) for session in over]
+    ended = [end_of(runtime, session, job, why) for session in over]
     runtime.commit(HistoryCut(job.id, upto, ended))
     for session in over:
-        delivering.noted(runtime, session)
+        runtime.delivered(session)
 
 
 def trim_history(runtime: Runtime, job: Job) -> None:
@@ -209,7 +209,7 @@ def await_resume(runtime: Runtime, session: Session) -> None:
 def end_session(runtime: Runtime, session_id: SessionId) -> None:
     """Nobody can resume it any more; its jobs go on."""
     session = runtime.sessions[session_id]
-    turns.abandon(runtime, session)
+    runtime.hooks.session_ends(runtime, session)
     runtime.commit(SessionEnded(session_id))
     notice(runtime, "session_ended", session.principal, session_id=session_id)
     runtime.timers.disarm(TimerKind.RESUME_WINDOW, session_id)

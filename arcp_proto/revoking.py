@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from . import outcome
 from .audit import note
 from .credentials import Provision, forget
 from .ids import SECOND, Time
@@ -62,7 +61,7 @@ def answered(runtime: Runtime, alias: str, revoked: bool, final: bool, reason: s
         _failed(runtime, provision, final, cut(reason) or "the provisioner failed")
     job = runtime.jobs.get(provision.job_id)
     if job is not None:
-        outcome.release(runtime, job)
+        runtime.hooks.revoked(runtime, job)
 
 
 def begin(runtime: Runtime, job: Job) -> None:

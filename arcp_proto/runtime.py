@@ -122,6 +122,7 @@ class Runtime(AgentCalls, HostCalls, Machine):
         """Their payloads."""
         self.said_at = 0
         """When the last of them was."""
+        self.hooks = runtime_handlers.HOOKS
         self.ended = False
         """Whether `RuntimeEnded` has been told."""
 

@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from . import caps, messages, wire
+from . import caps, messages, outcome, submitting, turns, wire
 from .answers import entry_json
 from .connection import Connection, Phase
 from .errors import ErrorCode, Refusal
 from .handshake import on_hello, on_resume, prove
+from .hooks import Hooks
 from .limits import MAX_ID_LENGTH
 from .listing import Filter, page
 from .machine import CLOSE_NORMAL, found
 from .observing import on_subscribe, on_unsubscribe, owners_listed
 from .records import Released, RuntimeKept
 from .session import admission_of, session_of
-from .submitting import on_cancel, on_submit
+from .submitting import on_cancel
 from .tolerance import read_request
+from .turns import on_submit
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -186,3 +188,17 @@ def _not_legal(connection: Connection, envelope: wire.Envelope) -> None:
     unknown = Refusal(ErrorCode.INVALID_REQUEST, "unknown message type")
     connection.count_bad(unknown)
     raise unknown
+
+
+HOOKS: Final = Hooks(
+    session_ends=turns.abandon,
+    wall_clock_moves=turns.wall_clock_moves,
+    wall_clock_moved=turns.wall_clock_moved,
+    lease_is_watched=turns.watches_lease,
+    revoked=outcome.release,
+    submit_waits=turns.watch_lease,
+    submit_is_ready=turns.ready,
+    submit_is_refused=turns.refused,
+    job_is_ready=submitting.go,
+)
+"""What modules of the runtime tell those above them."""

@@ -18,7 +18,7 @@ from .replies import Replies
 
 if TYPE_CHECKING:
     from .job import Job
-    from .turns import Turn
+    from .turn import Turn
 
 MOST_TOKENS: Final = 4
 """Resume tokens that are valid at a time: the last proven one, and those issued after it (§6.3)."""

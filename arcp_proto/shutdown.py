@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import outcome, turns
+from .caps import SHUTTING_DOWN
 from .connection import Phase
 from .errors import ErrorCode
 from .ids import SECOND, Time
@@ -15,8 +16,6 @@ from .timers import OF_A_RUN, TimerKind
 if TYPE_CHECKING:
     from .job import Job
     from .runtime import Runtime
-
-SHUTTING_DOWN = "the runtime is shutting down"
 
 
 def begin(runtime: Runtime, drain: float) -> None:

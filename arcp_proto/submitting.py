@@ -17,7 +17,6 @@ from . import (
     outcome,
     pausing,
     spending,
-    turns,
     wire,
 )
 from .answers import accepted_again, accepted_of
@@ -38,10 +37,10 @@ from .observing import check_room, observe, visible_job
 from .output import StartJob
 from .quirks import rewrite_end
 from .records import Delivered, JobAccepted, JobJoined, JobStarted
-from .session import Session, admission_of, session_of
-from .shutdown import SHUTTING_DOWN
+from .session import Session, session_of
 from .timers import TimerKind
 from .trace import TraceContext, headers, read_trace
+from .turn import Turn, is_wanted, knows, waits_for_key
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -50,25 +49,22 @@ CLAIM_BYTES = 2 * KIB
 """What is reckoned for the end of a job, when a key is taken: most are smaller."""
 
 
-def on_submit(
-    runtime: Runtime, connection: Connection, envelope: wire.Envelope, submit: messages.Submit
+def carry_out(
+    runtime: Runtime,
+    connection: Connection,
+    session: Session,
+    envelope: wire.Envelope,
+    submit: messages.Submit,
+    request_id: str,
 ) -> None:
-    """`job.submit` (§7.1): every check, then the job exists."""
-    session = session_of(connection)
-    admission = found(admission_of(connection), "whoever is in a session was let in")
-    if admission.replays and _answered_before(runtime, connection, session, envelope):
-        return
-    request_id = connection.request_id(envelope)
-    if session.turns or submit.idempotency_key is not None or issuing.issues(runtime, session):
-        turns.take(runtime, connection, turns.Turn(session, envelope, submit, request_id, connection))
-    else:  # It waits for nothing: not for others, a key or credentials.
-        if submit.max_runtime_sec is not None:
-            check_runtime(submit.max_runtime_sec)
-        terms = _check_submit(runtime, session, envelope, submit, None)
-        accept(runtime, connection, session, submit, terms, request_id)
+    """Accept a submit that waits for nothing, after every check; raises Refusal."""
+    if submit.max_runtime_sec is not None:
+        check_runtime(submit.max_runtime_sec)
+    terms = _check_submit(runtime, session, envelope, submit, None)
+    accept(runtime, connection, session, submit, terms, request_id)
 
 
-def judge(runtime: Runtime, connection: Connection | None, turn: turns.Turn) -> bool:
+def judge(runtime: Runtime, connection: Connection | None, turn: Turn) -> bool:
     """Answer a submit whose turn has come; False when it waits; raises Refusal."""
     session, submit = turn.session, found(turn.submit, "what is judged was read")
     check_runtime(submit.max_runtime_sec)
@@ -79,7 +75,7 @@ def judge(runtime: Runtime, connection: Connection | None, turn: turns.Turn) -> 
         if claim is not None:
             _join(runtime, connection, turn, claim, claimed)
             return True
-        if turns.waits_for_key(runtime, session, key):
+        if waits_for_key(runtime, session, key):
             return False
     terms = _check_submit(runtime, session, turn.envelope, submit, claimed)
     if issuing.waits(runtime, session, terms):
@@ -89,13 +85,13 @@ def judge(runtime: Runtime, connection: Connection | None, turn: turns.Turn) -> 
     return True
 
 
-def ask_ahead(runtime: Runtime, turn: turns.Turn) -> None:
+def ask_ahead(runtime: Runtime, turn: Turn) -> None:
     """Ask for the credentials of a submit that waits behind others; raises Refusal if it is refused."""
     session, submit = turn.session, found(turn.submit, "what is judged was read")
     key = submit.idempotency_key
     claimed = None if key is None else fingerprint_of(submit)
     known = key is not None and (
-        runtime.keys.get(session.principal, key) is not None or turns.is_wanted(runtime, session, key)
+        runtime.keys.get(session.principal, key) is not None or is_wanted(runtime, session, key)
     )
     if not known and issuing.issues(runtime, session):
         check_runtime(submit.max_runtime_sec)
@@ -130,7 +126,7 @@ def accept(
     if terms.credentials:
         start(runtime, job, submit.input, attempt=1)
     else:
-        go(runtime, job, submit.input, attempt=1)
+        go(runtime, job, submit.input, 1)
 
 
 def start(runtime: Runtime, job: Job, input: Input, *, attempt: int) -> None:
@@ -139,10 +135,10 @@ def start(runtime: Runtime, job: Job, input: Input, *, attempt: int) -> None:
         _pin(runtime, job, input)
         issuing.for_start(runtime, job, input, attempt)
     else:
-        go(runtime, job, input, attempt=attempt)
+        go(runtime, job, input, attempt)
 
 
-def go(runtime: Runtime, job: Job, input: Input, *, attempt: int) -> None:
+def go(runtime: Runtime, job: Job, input: Input, attempt: int) -> None:
     """Ask the host to run the agent now."""
     terms = job.terms
     if (input.size or terms.lease) and not job.pinned:
@@ -234,9 +230,7 @@ def fingerprint_of(submit: messages.Submit) -> bytes:
     )
 
 
-def _join(
-    runtime: Runtime, connection: Connection | None, turn: turns.Turn, claim: Claim, claimed: bytes
-) -> None:
+def _join(runtime: Runtime, connection: Connection | None, turn: Turn, claim: Claim, claimed: bytes) -> None:
     """The first payload again, and what the session has not seen of the job."""
     if claim.fingerprint != claimed:
         message = "this idempotency_key was used for another submit"
@@ -272,7 +266,7 @@ def _end_again(runtime: Runtime, session: Session, claim: Claim, trace_id: str |
     runtime.delivered(session)
 
 
-def _answered_before(
+def answered_before(
     runtime: Runtime, connection: Connection, session: Session, envelope: wire.Envelope
 ) -> bool:
     """Answer a submit again that was carried out before the resume; False if it was not.
@@ -281,7 +275,7 @@ def _answered_before(
     """
     job_id = session.replies.accepted(envelope.id)
     if job_id is None:
-        return turns.knows(session, envelope.id, connection)
+        return knows(session, envelope.id, connection)
     job = runtime.jobs.get(job_id)
     if job is None:
         raise Refusal(ErrorCode.JOB_NOT_FOUND, "the job of this submit is over, and forgotten")
@@ -393,7 +387,7 @@ def _authority_below(
 def check_limits(runtime: Runtime, principal: Principal, given: int, *, keyed: bool) -> None:
     """What passes with time: one more job, with so many bytes that it is given, and one more key."""
     if runtime.draining:
-        raise Refusal(ErrorCode.INTERNAL_ERROR, SHUTTING_DOWN)
+        raise Refusal(ErrorCode.INTERNAL_ERROR, caps.SHUTTING_DOWN)
     caps.check_jobs(runtime, principal)
     if given or keyed:
         caps.check_bytes(

@@ -16,40 +16,31 @@ from .credential import Credential
 from .errors import ErrorCode, Refusal
 from .ids import Time
 from .inputs import given_bytes
-from .job import Terms
 from .machine import found
 from .quirks import RefusalForm
-from .session import Session, admission_of, attached_to
+from .session import Session, admission_of, attached_to, session_of
 from .timers import TimerKind
 from .times import parse_time
+from .turn import Turn
 
 if TYPE_CHECKING:
-    from .ids import Principal, SessionId
+    from .ids import SessionId
     from .runtime import Runtime
 
 
-class Turn(msgspec.Struct, eq=False):
-    """One submit that is not answered: judged when its turn comes, unless it has been before.
-
-    `alias` names the credentials that it waits for, until they or the `refusal` have come. `asked_on` is the
-    connection on which it came last. `counts`: it is among the submits that may become jobs. `wants`: the key
-    that nobody behind it takes. `expired`: its lease has ended, whatever a wall clock says later. `pinned`:
-    bytes of its input that the account of its principal has while it waits.
-    """
-
-    session: Session
-    envelope: wire.Envelope
-    submit: messages.Submit | None
-    request_id: str
-    asked_on: Connection | None = None
-    alias: str | None = None
-    terms: Terms | None = None
-    credentials: list[Credential] | None = None
-    refusal: Refusal | None = None
-    counts: bool = False
-    wants: tuple[Principal, str] | None = None
-    expired: bool = False
-    pinned: int = 0
+def on_submit(
+    runtime: Runtime, connection: Connection, envelope: wire.Envelope, submit: messages.Submit
+) -> None:
+    """`job.submit` (§7.1): every check, then the job exists."""
+    session = session_of(connection)
+    admission = found(admission_of(connection), "whoever is in a session was let in")
+    if admission.replays and submitting.answered_before(runtime, connection, session, envelope):
+        return
+    request_id = connection.request_id(envelope)
+    if session.turns or submit.idempotency_key is not None or issuing.issues(runtime, session):
+        take(runtime, connection, Turn(session, envelope, submit, request_id, connection))
+    else:  # It waits for nothing: not for others, a key or credentials.
+        submitting.carry_out(runtime, connection, session, envelope, submit, request_id)
 
 
 def take(runtime: Runtime, connection: Connection, turn: Turn) -> None:
@@ -158,32 +149,6 @@ def _answer(runtime: Runtime, session: Session, freed: dict[SessionId, None]) ->
         else:
             session.turns.pop(0)
         _free_key(runtime, turn, freed)
-
-
-def is_wanted(runtime: Runtime, session: Session, key: str) -> bool:
-    """Whether a submit that is not answered may get this key of the session's principal.
-
-    Who comes later does not ask ahead of it: in the same session each would wait for the other.
-    """
-    return (session.principal, key) in runtime.issuing.wanted
-
-
-def waits_for_key(runtime: Runtime, session: Session, key: str) -> bool:
-    """Whether another submit has this key, and is not answered: then this session waits for it too."""
-    waiting = runtime.issuing.keys.get((session.principal, key))
-    if waiting is None:
-        return False
-    waiting[session.id] = None
-    return True
-
-
-def knows(session: Session, request_id: str, connection: Connection) -> bool:
-    """Whether this submit has come before, and waits; its answer is awaited on this connection now."""
-    for turn in session.turns:
-        if turn.request_id == request_id:
-            turn.asked_on = connection
-            return True
-    return False
 
 
 def lease_ends(runtime: Runtime, alias: str) -> None:

@@ -25,6 +25,7 @@ from arcp_proto import (
     resuming,
     runtime_handlers,
     submitting,
+    turns,
 )
 from arcp_proto.caps import Caps
 from arcp_proto.client import Client
@@ -349,8 +350,8 @@ def max_runtime_not_armed_after_a_restart(patch: Patch, hits: Hits) -> None:
     """A job that has started again may run for ever."""
     original = submitting.go
 
-    def go(runtime: Runtime, job: Job, input: Any, *, attempt: int) -> None:
-        original(runtime, job, input, attempt=attempt)
+    def go(runtime: Runtime, job: Job, input: Any, attempt: int) -> None:
+        original(runtime, job, input, attempt)
         if attempt > 1 and runtime.timers.armed(TimerKind.MAX_RUNTIME, job.id) is not None and hits.hit():
             runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
 
@@ -386,7 +387,7 @@ def submit_refused_as_busy(patch: Patch, hits: Hits) -> None:
     def on_submit(runtime: Runtime, connection: Connection, envelope: Envelope, submit: Submit) -> None:
         if hits.hit(10):
             raise Refusal(ErrorCode.INTERNAL_ERROR, "busy")
-        submitting.on_submit(runtime, connection, envelope, submit)
+        turns.on_submit(runtime, connection, envelope, submit)
 
     _handle(patch, "job.submit", on_submit)
 
