@@ -32,7 +32,7 @@ def facts_in(source: str) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 SAID = [
     (path.stem, what, fields)
-    for path in sorted(CORE.glob("*.py"))
+    for path in sorted(CORE.rglob("*.py"))
     for what, fields in facts_in(path.read_text())
 ]
 

@@ -25,7 +25,7 @@ def notices_in(source: str) -> Iterator[tuple[str, tuple[str, ...]]]:
                 yield what, tuple(str(keyword.arg) for keyword in node.keywords)
 
 
-SAID = [found for path in sorted(CORE.glob("*.py")) for found in notices_in(path.read_text())]
+SAID = [found for path in sorted(CORE.rglob("*.py")) for found in notices_in(path.read_text())]
 
 
 @pytest.mark.parametrize(("what", "fields"), SAID, ids=str)
