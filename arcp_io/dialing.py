@@ -12,7 +12,7 @@ import anyio
 
 from arcp_proto.connection import Connection, Framing
 
-from .memory import MemoryServer
+from .memory_stream import MemoryTarget
 from .pump import Pump
 from .stdio import Command, LineCodec, ending, reap, spawn
 from .stream import ByteStream, StreamTransport
@@ -34,13 +34,13 @@ class WebSocket:
     origin: str | None = None
 
 
-Target: TypeAlias = WebSocket | Command | MemoryServer
+Target: TypeAlias = WebSocket | Command | MemoryTarget
 """Where a client can connect to."""
 
 
 def check_target(target: object) -> None:
     """Raise TypeError for what a client cannot connect to."""
-    if not isinstance(target, WebSocket | Command | MemoryServer):
+    if not isinstance(target, WebSocket | Command | MemoryTarget):
         raise TypeError(
             "connect() takes a ws:// or wss:// URL, or what serve_memory() yields, as in"
             f" connect(memory, token); it cannot connect to {target!r}"
@@ -85,7 +85,7 @@ async def dial(target: Target, pump: Pump, connection: Connection) -> StreamTran
                 return await _dial_websocket(target, pump, connection)
             case Command():
                 return await _dial_child(target, pump, connection)
-            case MemoryServer():
+            case MemoryTarget():
                 return target.dial(pump, connection)
     except BaseException as error:
         pump.lost(connection, f"cannot connect: {error}")

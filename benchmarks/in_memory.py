@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from arcp_io import Session, connect
-from arcp_io.memory import CAPACITY, LengthCodec, MemoryServer, MemoryStream, serve_memory
+from arcp_io.memory import CAPACITY, MemoryServer, serve_memory
+from arcp_io.memory_stream import LengthCodec, MemoryStream
 from arcp_io.stream import StreamTransport
 from arcp_proto.connection import Framing
 
