@@ -163,7 +163,7 @@ async def test_a_supervisor_that_is_killed_takes_its_agent_with_it(
 
 NO_SUBREAPER = supervised.BOOT.replace(
     "from arcp_io.supervisor import main;",
-    "from arcp_io import supervisor; supervisor._SET_CHILD_SUBREAPER = 0x7FFF; main = supervisor.main;",
+    "import arcp_io.supervisor as supervisor; supervisor._SET_CHILD_SUBREAPER = 0x7FFF; main = supervisor.main;",
 )
 """How a supervisor is started that the system does not let become a subreaper: it knows no such option."""
 
@@ -298,7 +298,7 @@ async def test_no_descriptor_is_left() -> None:
 
 WAITING = """
 import os, signal, threading, time
-from arcp_io import supervisor
+import arcp_io.supervisor as supervisor
 
 class Agent:
     looks = 0
