@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from .acks import Acks
 from .assembly import Assembly
@@ -21,6 +21,10 @@ from .requests import Requests
 from .resumption import RESUME_WINDOW_SEC, ResumedJob, Resumption
 from .secret import Secret
 from .wire import Envelope
+
+
+IN_SESSION: Final = 2**63 - 1
+"""In place of the number of an end: a history that was asked for may come behind it, until the session ends."""
 
 
 class Failure(NamedTuple):
@@ -172,10 +176,13 @@ class ClientSession:
         self.assembly.drop(job_id)
         job = self.jobs.pop(job_id, None)
         if job is not None:
-            self._forget_processed()
+            if job.replay is not None or self.requests.wants_history(job_id):
+                seq = IN_SESSION
             self._ending.append((job, seq))
-            if len(self._ending) > self._ended_limit:  # As many as what the user holds are bounded by that.
-                self._ending = deque(ended for ended in self._ending if self.acks.holds(ended[0].id))
+            if len(self._ending) > self._ended_limit:
+                self._forget_processed()
+            if len(self._ending) > self._ended_limit:
+                self._ending.popleft()
         self.ended[job_id] = None
         if len(self.ended) > self._ended_limit:
             del self.ended[next(iter(self.ended))]
@@ -237,9 +244,10 @@ class ClientSession:
 
     def _forget_processed(self) -> None:
         """Forget the jobs of which nothing comes again after a resume."""
-        ending, cursor = self._ending, self.cursor
-        while ending and ending[0][1] <= cursor and not self.acks.holds(ending[0][0].id):
-            ending.popleft()
+        cursor = self.cursor
+        self._ending = deque(
+            (job, seq) for job, seq in self._ending if seq > cursor or self.acks.holds(job.id)
+        )
 
     def _resumed(self, job: FollowedJob) -> ResumedJob:
         replay = job.replay

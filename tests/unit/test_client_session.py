@@ -84,6 +84,29 @@ def test_a_job_that_is_over_is_kept_until_the_cursor_has_passed_its_end() -> Non
     assert stored.ended == ()
 
 
+def test_a_job_whose_history_may_follow_its_end_is_kept_as_long_as_its_session() -> None:
+    opened, job_id, other = session(), JobId("job_1"), JobId("job_2")
+    opened.token = Secret("rt_1")
+    asked, plain = opened.follow(job_id, observed=False), opened.follow(other, observed=False)
+    first = hand_out(opened, asked, 1, 1)
+    asked.begin_replay(0)
+    for number, job in enumerate((asked, plain), 2):
+        last = hand_out(opened, job, number, 2)
+        opened.end_job(job.id, number)
+        opened.acks.done(last, job.id)
+    assert first < last
+    stored = opened.resumption()
+    assert stored is not None
+    assert (stored.cursor, stored.jobs) == (3, ())
+    assert [ended for ended, _ in stored.ended] == [job_id], "and the other one is forgotten"
+    again = ClientSession.of_resumption(stored, Limits(), Time(0))
+    assert again.is_done_with(job_id), "the process that has asked for its history is gone"
+    again.renew(SessionId("sess_2"), Time(0))
+    again.token = Secret("rt_2")
+    assert kept(again) == (0, [])
+    assert not again.is_done_with(job_id)
+
+
 def test_a_number_is_kept_of_a_job_without_positions() -> None:
     opened, job_id = session(), JobId("job_1")
     opened.token = Secret("rt_1")
