@@ -231,3 +231,5 @@ def let_go(runtime: Runtime, principal: Principal) -> None:
         runtime.entropy.forget(runtime.scope(principal))
         while (key := runtime.keys.oldest(principal)) is not None:
             runtime.commit(KeyForgotten(principal, key))  # Nobody else can use it.
+        if runtime.keys.next_due(runtime.limits) is None:
+            runtime.timers.disarm(TimerKind.KEYS, 0)

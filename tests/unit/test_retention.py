@@ -312,6 +312,18 @@ def test_what_is_held_is_let_go_in_the_end() -> None:
 # Anonymous principals.
 
 
+def test_no_timer_waits_for_keys_that_are_forgotten_with_their_principal() -> None:
+    world = World(ANONYMOUS)
+    peer = world.connect()
+    peer.hello(None, scheme="anonymous")
+    world.finish(peer.submit(idempotency_key="k"))
+    assert world.runtime.timers.armed(TimerKind.KEYS, 0) is not None
+    peer.drop()
+    world.advance(ANONYMOUS.resume_window_sec)
+    assert world.runtime.sessions == {} and len(world.runtime.keys) == 0
+    assert world.runtime.timers.armed(TimerKind.KEYS, 0) is None
+
+
 @pytest.mark.parametrize("first", ["session", "job"])
 def test_entropy_of_an_anonymous_principal_is_forgotten_with_its_last_use(first: str) -> None:
     world = World(msgspec.structs.replace(ANONYMOUS, resume_window_sec=0))
