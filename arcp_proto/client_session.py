@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+import msgspec
+
 from .acks import Acks
 from .assembly import Assembly
 from .client_jobs import FollowedJob
@@ -151,7 +153,13 @@ class ClientSession:
             return None
         self._forget_processed()
         ending = [job for job, _ in self._ending if self.acks.holds(job.id)]
-        jobs = {job.id: self._resumed(job) for job in (*self.jobs.values(), *ending)}
+        jobs: dict[JobId, ResumedJob] = {}
+        for job in (*self.jobs.values(), *ending):
+            kept, other = self._resumed(job), jobs.get(job.id)
+            if other is not None:  # It has ended, and is followed again: what is held of either comes again.
+                cursor, seen = min(kept.cursor, other.cursor), min(kept.seen, other.seen)
+                kept = msgspec.structs.replace(other, cursor=cursor, seen=seen)
+            jobs[job.id] = kept
         over = {job.id: seq for job, seq in self._ending if job.id not in jobs}
         return Resumption(
             self.id,

@@ -107,6 +107,25 @@ def test_a_job_whose_history_may_follow_its_end_is_kept_as_long_as_its_session()
     assert not again.is_done_with(job_id)
 
 
+def test_a_job_that_is_followed_again_keeps_what_was_not_processed_before_its_end() -> None:
+    opened, job_id = session(), JobId("job_1")
+    opened.token = Secret("rt_1")
+    job = opened.follow(job_id, observed=False)
+    first, second = hand_out(opened, job, 1, 1), hand_out(opened, job, 2, 2)
+    opened.end_job(job_id, 2)
+    again = opened.follow(job_id, observed=True, cursor=1)
+    assert kept(opened) == (0, [ResumedJob(job_id, 0, observed=True)])
+    third = hand_out(opened, again, 3, 2)
+    opened.end_job(job_id, 3)
+    assert kept(opened) == (0, [ResumedJob(job_id, 0)])
+    opened.acks.done(first, job_id)
+    assert kept(opened) == (1, [ResumedJob(job_id, 1)])
+    opened.acks.done(second, job_id)
+    assert kept(opened) == (2, [ResumedJob(job_id, 1)])
+    opened.acks.done(third, job_id)
+    assert kept(opened) == (3, [])
+
+
 def test_a_number_is_kept_of_a_job_without_positions() -> None:
     opened, job_id = session(), JobId("job_1")
     opened.token = Secret("rt_1")
