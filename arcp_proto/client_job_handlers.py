@@ -163,9 +163,12 @@ def on_event(
     if event.kind == "delegate" and (job is None or not job.may_be_observed):
         session.announced(name(event.body.get("child_job_id")))
     if job is not None:
-        if _ends_subscription(event) and job.may_be_observed:
-            _end_subscription(client, session, job, envelope, event)
-            return
+        if _ends_subscription(event):
+            if job.may_be_home:
+                job.end_replay()
+            if job.may_be_observed:
+                _end_subscription(client, session, job, envelope, event)
+                return
         if event.kind == "result_chunk":
             session.assembly.add(job_id, event.body)
     receipt = _hand_out(session, envelope, job_id, job, position)

@@ -204,6 +204,10 @@ class FollowedJob:
         self._before = 0
         self.awaited = False
 
+    def end_replay(self) -> None:
+        """Wait no longer for what the user has asked for again: new events have come by themselves since."""
+        self.replay = None
+
     def _close_replay(self) -> None:
         """Forget a replay that is processed."""
         replay = self.replay

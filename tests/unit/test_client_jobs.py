@@ -330,3 +330,15 @@ def test_numbers_count_again_when_a_history_is_asked_for() -> None:
     followed.takes(None, 5, "e5")
     followed.begin_replay(0)
     assert [followed.takes(None, seq, f"e{seq}") for seq in (3, 5)] == [True, True]
+
+
+def test_a_history_that_ends_where_events_come_by_themselves_is_waited_for_no_longer() -> None:
+    followed = job(observed=False)
+    assert take(followed, 1, 2) == [1, 2]
+    followed.begin_replay(0)
+    assert take(followed, 1, 3, 4) == [1, 3, 4]
+    followed.end_replay()
+    followed.stop()
+    assert followed.asked_from == 4
+    followed.go_on(5)
+    assert take(followed, 3, 4, 5, 6) == [5, 6]
