@@ -133,6 +133,7 @@ class ClientSession:
         for kept in resumption.jobs:
             job = FollowedJob(kept.job_id, observed=kept.observed, cursor=kept.cursor, home=kept.seen)
             session.jobs[job.id], job.keyed, job.awaited = job, kept.keyed, kept.behind
+            job.heard = not kept.keyed or kept.cursor > 0 or kept.seen > 0
             if kept.replay is not None:
                 at, until = kept.replay
                 job.cursor = job.stored = max(kept.cursor, until)
@@ -187,10 +188,8 @@ class ClientSession:
             if job.replay is not None or self.requests.wants_history(job_id):
                 seq = IN_SESSION
             self._ending.append((job, seq))
-            if len(self._ending) > self._ended_limit:
-                self._forget_processed()
-            if len(self._ending) > self._ended_limit:
-                self._ending.popleft()
+            if len(self._ending) > self._ended_limit:  # As many as what the user holds are bounded by that.
+                self._ending = deque(ended for ended in self._ending if self.acks.holds(ended[0].id))
         self.ended[job_id] = None
         if len(self.ended) > self._ended_limit:
             del self.ended[next(iter(self.ended))]

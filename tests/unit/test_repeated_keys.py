@@ -269,6 +269,28 @@ def test_a_subscription_that_ends_is_asked_for_again(runtime: ScriptedRuntime) -
     assert asked(runtime)[-1]["from_job_seq"] == 7
 
 
+def test_the_end_of_a_history_brings_no_event_twice(runtime: ScriptedRuntime) -> None:
+    repeat(runtime)
+    assert said(runtime, 1, "a") + said(runtime, 2, "b") == ["a", "b"]
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    assert said(runtime, 3, "c") == ["c"], "it comes by itself, before the history"
+    notice = {"kind": "status", "ts": "t", "body": {"phase": "unsubscribed"}, "job_seq": None}
+    (ended,) = runtime.say("job.event", notice, job_id=JOB, event_seq=4)
+    assert isinstance(ended, SubscriptionEnded)
+    runtime.advance(1)
+    assert asked(runtime)[-1]["from_job_seq"] == 3
+
+
+def test_a_process_that_goes_on_asks_for_a_job_of_which_nothing_has_come(runtime: ScriptedRuntime) -> None:
+    repeat(runtime)
+    again = ScriptedRuntime(ClientConfig(), resumption=runtime.client.resumption())
+    again.welcome()
+    again.advance(1)
+    assert asked(again) == [WITH_HISTORY]
+
+
 def test_a_key_that_is_repeated_without_resuming_sessions() -> None:
     runtime = ScriptedRuntime()
     runtime.welcome()
