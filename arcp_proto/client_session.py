@@ -185,7 +185,8 @@ class ClientSession:
         self.assembly.drop(job_id)
         job = self.jobs.pop(job_id, None)
         if job is not None:
-            if job.replay is not None or self.requests.wants_history(job_id):
+            asked = job.replay is not None or self.requests.wants_history(job_id)
+            if asked or (self.restored and job.keyed):  # Then an earlier process may have asked.
                 seq = IN_SESSION
             self._ending.append((job, seq))
             if len(self._ending) > self._ended_limit:  # As many as what the user holds are bounded by that.

@@ -107,6 +107,22 @@ def test_a_job_whose_history_may_follow_its_end_is_kept_as_long_as_its_session()
     assert not again.is_done_with(job_id)
 
 
+def test_a_job_of_a_key_that_an_earlier_process_may_have_asked_for_is_kept_as_long() -> None:
+    opened, job_id = session(), JobId("job_1")
+    opened.token = Secret("rt_1")
+    opened.follow(job_id, observed=False).keyed = True
+    stored = opened.resumption()
+    assert stored is not None
+    again = ClientSession.of_resumption(stored, Limits(), Time(0))
+    last = hand_out(again, again.jobs[job_id], 1, 1)
+    again.end_job(job_id, 1)
+    again.acks.done(last, job_id)
+    stored = again.resumption()
+    assert stored is not None
+    assert (stored.cursor, stored.jobs) == (1, ())
+    assert [ended for ended, _ in stored.ended] == [job_id]
+
+
 def test_a_job_that_is_followed_again_keeps_what_was_not_processed_before_its_end() -> None:
     opened, job_id = session(), JobId("job_1")
     opened.token = Secret("rt_1")
