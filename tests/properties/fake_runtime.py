@@ -9,18 +9,19 @@ from typing import Any
 from arcp_proto.features import POSITIONS
 
 Frame = dict[str, Any]
-FEATURES = ["ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions", POSITIONS]
+OF_OTHERS = ["ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions"]
+"""The features of a runtime of another make: it tells no positions."""
+FEATURES = [*OF_OTHERS, POSITIONS]
 
 
 class FakeJob:
-    """A job with its whole history, by home number and position."""
+    """A job with its whole history: by position, with the number of each event in the submitting session."""
 
     def __init__(self, job_id: str, request: str) -> None:
         self.id = job_id
         self.request = request
         """Envelope id of the submit that made it."""
         self.history: list[tuple[int, str, Frame]] = []
-        """The home number, type and payload of each event; its index is its position less 1."""
         self.home = 0
         self.over = False
 
@@ -50,9 +51,10 @@ class FakeSession:
 class FakeRuntime:
     """Takes and gives frames, one connection at a time; `replies` and `repeats` say how it resumes.
 
-    With `repeats` it replays that many numbers more than were asked for. With `refuses_the_end` it refuses a
-    resume that misses nothing, as long as its log holds an event. With `silent_keys` nothing follows the
-    acceptance of a repeated key but what a subscription brings.
+    It tells the positions of events if that is among its `features`. With `repeats` it replays that many
+    numbers more than were asked for. With `refuses_the_end` it refuses a resume that misses nothing, as long
+    as its log holds an event. With `silent_keys` nothing follows the acceptance of a repeated key but what a
+    subscription brings.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class FakeRuntime:
         self.replies = replies
         self.repeats = repeats
         self.features = FEATURES if features is None else features
+        self.placed = POSITIONS in self.features
         self.sessions: dict[str, FakeSession] = {}
         self.jobs: dict[str, FakeJob] = {}
         self.keys: dict[str, str] = {}
@@ -127,6 +130,9 @@ class FakeRuntime:
     def lose(self) -> None:
         """All sessions are gone, as after a restart without a journal that kept them; jobs go on."""
         self.detach()
+        for session in self.sessions.values():
+            for job_id in session.own:
+                self.jobs[job_id].home = max(self.jobs[job_id].home, session.last)
         self.sessions.clear()
 
     # Below: steps of the above.
@@ -197,12 +203,14 @@ class FakeRuntime:
             self.jobs[job_id] = FakeJob(job_id, request)
             if key:
                 self.keys[key] = job_id
+        job = self.jobs[job_id]
         accepted = {"job_id": job_id, "agent": "a", "lease": {}, "request_id": request, "accepted_at": "t"}
+        accepted |= self._last(job)
         session.answered[request] = accepted
         self._answer("job.accepted", accepted)
-        if not known and self.jobs[job_id].history:
+        if not known and job.history:
             session.observed.add(job_id)
-            self._history(session, self.jobs[job_id], 0)
+            self._history(session, job, 0)
         elif not known:
             session.own.add(job_id)
 
@@ -233,39 +241,42 @@ class FakeRuntime:
             "request_id": frame["id"],
             "subscribed_from": job.home,
             "replayed": history,
-            **({"job_seq": len(job.history)} if self._placed else {}),
+            **self._last(job),
         }
         self._answer("job.subscribed", answer)
         if job.id not in session.own:
             session.observed.add(job.id)
-        if history:
-            if "from_job_seq" in payload:
-                self._history(session, job, payload["from_job_seq"])
-            else:
-                after = payload.get("from_event_seq", 0)
-                self._history(session, job, sum(home <= after for home, _, _ in job.history))
+        if not history:
+            return
+        after = payload.get("from_job_seq") if self.placed else None
+        if after is None:
+            seq = payload.get("from_event_seq", 0)
+            after = sum(home <= seq for home, _, _ in job.history)
+        self._history(session, job, after)
 
-    @property
-    def _placed(self) -> bool:
-        return POSITIONS in self.features
+    def _last(self, job: FakeJob) -> Frame:
+        return {"job_seq": len(job.history)} if self.placed else {}
 
     def _history(self, session: FakeSession, job: FakeJob, after: int) -> None:
-        """Send the history above a position."""
-        for _, message_type, payload in job.history[after:]:
-            self._log(session, message_type, payload, job.id)
+        for position, (_, message_type, payload) in enumerate(job.history[after:], after + 1):
+            self._tell(session, job, message_type, payload, position)
+
+    def _tell(
+        self, session: FakeSession, job: FakeJob, message_type: str, payload: Frame, position: int
+    ) -> int:
+        placed = {"job_seq": position} if self.placed else {}
+        return self._log(session, message_type, payload | placed, job.id)
 
     def _publish(self, job: FakeJob, message_type: str, payload: Frame) -> None:
-        home = job.home + 1
-        if self._placed:
-            payload = {**payload, "job_seq": len(job.history) + 1}
+        home, position = job.home + 1, len(job.history) + 1
         for session in self.sessions.values():
             if job.id in session.own:
-                home = max(home, self._log(session, message_type, payload, job.id))
+                home = max(home, self._tell(session, job, message_type, payload, position))
         job.home = home
         job.history.append((home, message_type, payload))
         for session in self.sessions.values():
             if job.id in session.observed:
-                self._log(session, message_type, payload, job.id)
+                self._tell(session, job, message_type, payload, position)
 
     def _log(self, session: FakeSession, message_type: str, payload: Frame, job_id: str) -> int:
         seq = session.last + 1

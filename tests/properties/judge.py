@@ -617,6 +617,21 @@ class Judge:
         if self._is_new(line, work):
             line.flows[job_id] = Flow(job.history.first)
 
+    def accepted(self, line: Line, job_id: JobId | None) -> Check:
+        """Return what the answer to a submit has to be, which a new job answers, or this one."""
+        known = job_id is not None and job_id in self.world.runtime.jobs
+        work = self.works.get(job_id) if job_id is not None and known else None
+        last = 0 if job_id is None else None if work is None else work.last_position
+
+        def check(frame: Frame) -> None:
+            payload = frame["payload"]
+            ensure(job_id in (None, payload["job_id"]), "a submit became another job")
+            told = payload.get("job_seq")
+            ensure((told is not None) == (POSITIONS in line.features), "a position is told, or not")
+            ensure(None in (told, last) or told == last, "it stands at another position")
+
+        return check
+
     def judge_again(self, line: Line, work: Work, payload: dict[str, Any]) -> str:
         """The answer to a submit that was carried out before; with a key the end of its job comes again."""
         job = self.world.runtime.jobs.get(work.job_id)
@@ -682,7 +697,7 @@ class Judge:
                 line.flows[work.job_id] = Flow(pos)
         cut = after is not None and (after < history.cut if position is None else position < history.first)
         ended, last = work.ended, max([event.source for event in work.events if event], default=0)
-        place = len(work.events) + ended if POSITIONS in line.features else None
+        place = work.last_position if POSITIONS in line.features else None
         left = history.first + 1 if cut and POSITIONS in line.features else None
 
         def check(frame: Frame) -> None:
@@ -731,8 +746,12 @@ class Judge:
         most = self.config.limits.page
         limit = min(max(payload.get("limit", 100), 1), most)
         expected, rest = self._page(line.principal, payload.get("filter", {}), upto, limit, most)
+        told = POSITIONS in line.features
+        last = {job_id: self.works[JobId(job_id)].last_position if told else None for job_id in expected}
 
         def check(frame: Frame) -> None:
+            for entry in frame["payload"]["jobs"]:
+                ensure(entry.get("job_seq") == last.get(entry["job_id"]), "it stands at another position")
             jobs = [entry["job_id"] for entry in frame["payload"]["jobs"]]
             ensure(jobs == expected, f"listed {jobs}, not {expected}")
             cursor = frame["payload"]["next_cursor"]
@@ -796,7 +815,10 @@ class Judge:
         for (principal, key), (_, job_id) in list(self.keys.items()):
             if runtime.keys.get(Principal(principal), key) is None:
                 due = self.works[job_id].ended_unix + self.config.limits.idempotency * SECOND
-                ensure(self.works[job_id].ended and self.unix >= due, "a key is forgotten before its time")
+                lines = [line for line in self.lines.values() if line.principal == principal]
+                gone = _group(principal) != principal and all(line.over for line in lines)
+                late = self.unix >= due or gone  # Nobody else is the principal of a session without a name.
+                ensure(self.works[job_id].ended and late, "a key is forgotten before its time")
                 del self.keys[principal, key]
 
     def _check_line(self, line: Line, session: Session) -> None:

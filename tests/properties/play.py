@@ -307,7 +307,8 @@ class Play(Judge):
             if job_id is not None:
                 self.join_job(line, job_id, request_id, payload)
         cap = "" if self.draining else self.cap_of(line, "idempotency_key" in payload)
-        client.asked[request_id] = Asked("job.submit", may, _names(job_id), line.last, payload, cap)
+        check = self.accepted(line, job_id)
+        client.asked[request_id] = Asked("job.submit", may, check, line.last, payload, cap)
         self._send(client, "job.submit", payload, request_id, **fields)
         new = [job_id for job_id in self.world.runtime.jobs if job_id not in jobs]
         ensure(len(new) == (may == ("job.accepted",) and job_id is None), f"{new} after {may}")
@@ -859,15 +860,6 @@ ACTIONS: Final[Sequence[str]] = (
     *("ask", "spend", "host_cancel"),
 )
 """What may happen; a corpus names them, a fuzzer counts them."""
-
-
-def _names(job_id: str | None) -> Any:
-    """The answer names this job."""
-
-    def check(frame: Mapping[str, Any]) -> None:
-        ensure(job_id is None or frame["payload"]["job_id"] == job_id, "a submit became another job")
-
-    return check
 
 
 def _over(ended: bool) -> Any:

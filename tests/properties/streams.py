@@ -33,6 +33,11 @@ class Event:
     def of(cls, past: Past) -> Event:
         return cls(json.loads(past.payload + b"}"), past.source, past.feature)
 
+    @property
+    def is_chunk(self) -> bool:
+        """Whether it is a piece of a result."""
+        return self.payload["kind"] == "result_chunk"
+
     def wanted(self, features: tuple[str, ...]) -> bool:
         """Whether a session that negotiated these features gets it."""
         return self.feature is None or self.feature in features
@@ -91,6 +96,11 @@ class Work:
     code: str | None = None
     """How it ended, as the first who was told of it saw it."""
 
+    @property
+    def last_position(self) -> int:
+        """The position of its last event, or of its end."""
+        return len(self.events) + self.ended
+
     def fix(self, *codes: str) -> None:
         """How it ends, unless that was decided before."""
         self.outcomes = self.outcomes or codes
@@ -143,13 +153,14 @@ class Work:
         self.end_source = source
 
     def returned(self, value: Any) -> bool:
-        """Whether the history has this value as chunks under the home number of the end, and the same one."""
-        last = [event for event in self.events if event is not None and event.source == self.end_source]
-        bodies = [event.payload["body"] for event in last if event.payload["kind"] == "result_chunk"]
-        if not bodies or None in self.events:
-            return bool(bodies)
-        ensure(len(bodies) == len(last), "something else has the home number of the end")
-        ensure(json.loads("".join(body["data"] for body in bodies)) == value, "its chunks are another value")
+        """Whether the history has this value as chunks, which come last; a session is told it in the end."""
+        chunks = [event for event in self.events if event is not None and event.is_chunk]
+        if self.written or not chunks:
+            return False  # It was streamed, or is in nothing but the end.
+        if None not in self.events:
+            ensure(chunks == self.events[-len(chunks) :], "something follows the chunks of a value")
+            text = "".join(event.payload["body"]["data"] for event in chunks)
+            ensure(json.loads(text) == value, "its chunks are another value")
         return True
 
     def _count(self, source: int) -> None:
@@ -192,11 +203,11 @@ class Flow:
     def due(self, work: Work, features: tuple[str, ...], *, whole: bool = False) -> bool:
         """Whether something is left for the session, before its end.
 
-        With `whole` the end has the value itself, in place of the chunks under its home number.
+        With `whole` the end has the value itself, in place of its chunks.
         """
         rest = work.events[max(self.pos, self.floor) : self.until]
         if whole:
-            rest = [event for event in rest if event is None or event.source != work.end_source]
+            rest = [event for event in rest if event is None or not event.is_chunk]
         return any(event is not None and event.wanted(features) for event in rest)
 
 
@@ -306,7 +317,7 @@ class Line:
                 if flow is not None and work is not None:
                     flow.take(work, self.features, payload, position)
             case "job.result" | "job.error":
-                if work is not None and work.events and None not in work.events and not self.blind:
+                if work is not None and not self.blind:
                     ensure(position == len(work.events) + 1, "the end is not behind the last event")
                 self._ended(work, job_id, payload)
 

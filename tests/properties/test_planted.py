@@ -11,10 +11,10 @@ import pytest
 from arcp_proto.errors import InvariantViolated
 from tests.planted import plant
 
-from .fake_runtime import FakeRuntime
+from .fake_runtime import OF_OTHERS, FakeRuntime
 from .machines import COMMON
 from .play import ACTIONS, Action, run
-from .test_client_resumes import Wire, check, check_nothing_lost, play
+from .test_client_resumes import Wire, check, play
 
 STEPS: Final = 100
 BEGIN: Final[Sequence[Action]] = (
@@ -119,15 +119,15 @@ def test_the_judge_of_clients_finds_a_job_that_is_given_up() -> None:
     steps = [*([("ask", "submit")] * 3), ("settle", 0), ("emit", 0), ("drop", 0), ("advance", 2_000)]
     with pytest.MonkeyPatch.context() as patch:
         hits = plant("client_gives_up_a_job_after_a_resume", patch)
-        wire = Wire(FakeRuntime(replies=False))
+        wire = Wire(FakeRuntime(features=OF_OTHERS, replies=False))
         play(wire, steps)
         check(wire)
         assert hits.count > 0
         with pytest.raises(AssertionError):
-            check_nothing_lost(wire)
-    wire = Wire(FakeRuntime(replies=False))
+            wire.client.check_nothing_lost()
+    wire = Wire(FakeRuntime(features=OF_OTHERS, replies=False))
     play(wire, steps)
-    check_nothing_lost(wire)
+    wire.client.check_nothing_lost()
 
 
 @pytest.mark.parametrize("seed", sorted({*SEEDS.values()}))

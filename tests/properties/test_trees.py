@@ -331,16 +331,16 @@ class Forest(World):
         for session_id, frames in self.frames.items():
             announced: dict[str, None] = {}
             ended: dict[str, None] = {}
-            last: dict[str, int] = {}
+            places: dict[str, int] = {}
             for _, frame in sorted(frames.items()):
                 job_id, payload = JobId(frame["job_id"]), frame["payload"]
-                subscribes = self.hello and self.parents.get(job_id) is not None
-                position = payload.get("job_seq", 0)
-                if self.homes[job_id] != session_id or subscribes or 0 < position <= last.get(job_id, 0):
-                    continue  # The session observes the job, or asked for its history.
-                if frame["type"] == "job.cancelled":
-                    continue
-                last[job_id] = max(position, last.get(job_id, 0))
+                position, last = payload.get("job_seq", 0), places.get(job_id, 0)
+                ensure((position == 0) == (frame["type"] == "job.cancelled"), "a position is told, or not")
+                if position <= last or not position:
+                    continue  # A history that was asked for again.
+                begins = self.hello or self.homes.get(job_id) != session_id
+                ensure(position == last + 1 or (begins and not last), "a position is left out")
+                places[job_id] = position
                 parent_id = self.parents.get(job_id)
                 ensure(parent_id is None or job_id in announced, "a child that was not announced")
                 ensure(job_id not in ended, "something follows the end of a job")
