@@ -24,9 +24,8 @@ from .resumption import RESUME_WINDOW_SEC, ResumedJob, Resumption
 from .secret import Secret
 from .wire import Envelope
 
-
 IN_SESSION: Final = 2**63 - 1
-"""In place of the number of an end: a history that was asked for may come behind it, until the session ends."""
+"""In place of the number of an end, when a history that was asked for may come behind it."""
 
 
 class Failure(NamedTuple):
