@@ -50,7 +50,7 @@ def handle(client: Client, connection: Connection, data: bytes) -> None:
         if connection.phase is _OPEN:
             flow.ack_soon(client, connection, session)
     if session.early.count and not session.requests.unsure:
-        session.drop_early([one for one in session.early if not session.requests.wants_history(one)])
+        _let_go(client, connection, session)
 
 
 def carry_out(client: Client, connection: Connection, envelopes: Iterable[wire.Envelope]) -> None:
@@ -253,6 +253,20 @@ def _go_on(client: Client, connection: Connection, job_id: JobId) -> None:
     session = jobs.session_of(client)
     if job_id in session.early and job_id in session.jobs:
         carry_out(client, connection, session.early.take(job_id))
+
+
+def _let_go(client: Client, connection: Connection, session: ClientSession) -> None:
+    """Every submit is answered, and what still waits is of none of them.
+
+    In a session that another process has begun it is of a job of that process; else nobody asked for it.
+    """
+    for job_id in list(session.early):
+        if session.requests.wants_history(job_id):
+            continue
+        if session.restored:
+            carry_out(client, connection, session.early.take(job_id))
+        else:
+            session.drop_early([job_id])
 
 
 def _let_children_go_on(client: Client, connection: Connection) -> None:

@@ -293,6 +293,7 @@ def _observe(
         history, after = True, (asked.from_job_seq if placed else asked.from_event_seq) or 0
     if answer.current_status in FINAL_STATUSES and (not history or 0 < last <= after):
         return  # Nothing is left to come.
+    after = min(after, last) if placed else after  # No event is above the last one so far.
     known = job_id in session.jobs
     job = session.follow(job_id, observed=job_id not in session.children, cursor=after if placed else 0)
     if not known:
@@ -309,6 +310,8 @@ def _is_taken(session: ClientSession, envelope: wire.Envelope, job_id: JobId, po
     answer by which its job is followed.
     """
     seq, job = envelope.event_seq or 0, session.jobs.get(job_id)
+    if job is None and not session.is_done_with(job_id) and _waits(session, envelope, job_id):
+        return False
     if job is None and session.restored and seq and not session.is_done_with(job_id):
         job = session.follow(job_id, observed=False, cursor=max((position or 0) - 1, 0))
         job.keyed = True  # An earlier process has submitted it, or observes it.
@@ -318,7 +321,7 @@ def _is_taken(session: ClientSession, envelope: wire.Envelope, job_id: JobId, po
         taken = True  # A notice to this session, or an event that may wait for an answer.
     else:
         taken = job.takes(position, seq, envelope.id)
-    if taken and (job is None or job.awaited) and _waits(session, envelope, job_id):
+    if taken and job is not None and job.awaited and _waits(session, envelope, job_id):
         return False
     if not taken:
         session.acks.drop(seq, job_id)

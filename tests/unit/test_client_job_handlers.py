@@ -590,6 +590,14 @@ def end_of(code: str) -> dict[str, Any]:
     return end(code, "timed_out")
 
 
+def test_a_subscription_from_above_the_last_event_brings_all_that_follows_that(
+    runtime: ScriptedRuntime,
+) -> None:
+    subscribe(runtime, 20)
+    runtime.only(JobEmitted, at(runtime, 1, 10))
+    runtime.only(JobEnded, runtime.say("job.error", {**end_of("TIMEOUT"), "job_seq": 11}, job_id=JOB))
+
+
 def test_an_event_of_a_job_that_is_not_followed_is_handed_out(runtime: ScriptedRuntime) -> None:
     """Its receipt keeps the ack back, as that of any event."""
     event = runtime.only(JobEmitted, at(runtime, 1, 7))

@@ -422,6 +422,27 @@ def test_what_a_child_does_waits_with_what_announces_it(numbered: ScriptedRuntim
     assert [event.seq for event in events if isinstance(event, JobEmitted)] == [1, 2, 3, 4]
 
 
+def test_events_wait_for_an_acceptance_that_the_runtime_keeps_no_longer(runtime: ScriptedRuntime) -> None:
+    request_id = runtime.submit()
+    runtime.reconnect(replies=True)
+    assert runtime.say("job.event", log(), job_id=JOB, event_seq=1) == []
+    answer, event = runtime.say("job.accepted", accepted(JOB, request_id=request_id), job_id=JOB)
+    assert isinstance(answer, JobAccepted) and isinstance(event, JobEmitted)
+    assert (event.seq, event.job_seq) == (1, 1)
+
+
+def test_events_of_jobs_of_an_earlier_process_wait_until_every_submit_is_answered() -> None:
+    runtime = ScriptedRuntime(ClientConfig(), resumption=resumption())
+    runtime.welcome()
+    request_id = runtime.submit()
+    runtime.reconnect(replies=True)
+    first = runtime.client.cursor + 1
+    assert runtime.say("job.event", log(), job_id="job_9", event_seq=first) == []
+    answer, event = runtime.say("job.accepted", accepted(JOB, request_id=request_id), job_id=JOB)
+    assert isinstance(answer, JobAccepted) and isinstance(event, JobEmitted)
+    assert (answer.job_id, event.job_id) == (JOB, "job_9")
+
+
 def test_the_end_of_a_child_that_a_restarted_client_does_not_know_refuses_nothing() -> None:
     runtime = ScriptedRuntime(ClientConfig(), resumption=resumption())
     runtime.welcome()
