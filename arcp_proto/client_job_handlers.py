@@ -316,7 +316,7 @@ def _is_taken(session: ClientSession, envelope: wire.Envelope, job_id: JobId, po
         job = session.follow(job_id, observed=False, cursor=max((position or 0) - 1, 0))
         job.keyed = True  # An earlier process has submitted it, or observes it.
     if job is None:
-        taken = not session.is_done_with(job_id)
+        taken = not (session.is_done_with(job_id) or _is_of_an_earlier_subscribe(session, job_id))
     elif position is None and (job.awaited or session.is_placed):
         taken = True  # A notice to this session, or an event that may wait for an answer.
     else:
@@ -326,6 +326,11 @@ def _is_taken(session: ClientSession, envelope: wire.Envelope, job_id: JobId, po
     if not taken:
         session.acks.drop(seq, job_id)
     return taken
+
+
+def _is_of_an_earlier_subscribe(session: ClientSession, job_id: JobId) -> bool:
+    """Return whether a job that is not followed is to be observed anew, by what comes behind the answer."""
+    return session.is_placed and job_id not in session.children and session.requests.observes(job_id)
 
 
 def _waits(session: ClientSession, envelope: wire.Envelope, job_id: JobId) -> bool:

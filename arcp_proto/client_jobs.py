@@ -27,6 +27,8 @@ class Replay(msgspec.Struct):
     """The position behind which it began."""
     stored: int
     """The position up to which the replay is processed, and up to `began` what was handed out before it."""
+    repeats: int
+    """The position of the last event that had been handed out before, and that it brings once more."""
     number: int
     """The count of the replays of the job, this one included."""
 
@@ -162,6 +164,11 @@ class FollowedJob:
         return self.cursor if self.replay is None else self.replay.at
 
     @property
+    def is_mixed(self) -> bool:
+        """Whether some events are not processed that came before a replay which brings them once more."""
+        return self.replay is not None and self.stored < self.replay.repeats
+
+    @property
     def may_be_home(self) -> bool:
         """Whether its events may come by themselves, beside those of a subscription."""
         return self.keyed or not self.observed
@@ -199,7 +206,7 @@ class FollowedJob:
         if self.awaited and after > self.asked_from:
             return
         if after < self.cursor:
-            self.open_replay(after, self.cursor)
+            self.open_replay(after, self.cursor, self.cursor)
         self.recent.clear()
         self._before = 0
         self.awaited = False
@@ -214,8 +221,9 @@ class FollowedJob:
         if replay is not None and replay.stored >= replay.until:
             self.stored, self.replay = max(self.stored, replay.until), None
 
-    def open_replay(self, after: int, until: int) -> None:
-        """Let the events with the positions above `after`, up to `until`, come once more."""
+    def open_replay(self, after: int, until: int, repeats: int = 0) -> None:
+        """Let the events above `after` come, up to `until`; those up to `repeats` come once more."""
         stored = min(self.stored if self.replay is None else self.replay.stored, after)
+        repeats = max(repeats, 0 if self.replay is None else self.replay.repeats)
         self._replays += 1
-        self.replay = Replay(after, until, after, stored, self._replays)
+        self.replay = Replay(after, until, after, stored, repeats, self._replays)

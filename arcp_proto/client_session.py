@@ -258,12 +258,13 @@ class ClientSession:
 
     def _resumed(self, job: FollowedJob) -> ResumedJob:
         replay = job.replay
+        behind = job.awaited or job.skipped > self.cursor or job.is_mixed
         return ResumedJob(
             job.id,
             job.stored,
             job.stored_home,
             job.observed,
-            job.awaited or job.skipped > self.cursor or self.acks.holds_of_lost(job.id),
+            behind or self.acks.holds_of_lost(job.id),
             job.keyed,
             None if replay is None else (replay.stored, replay.until),
         )

@@ -145,6 +145,13 @@ class Requests:
         """Whether a subscribe that asks for the history of a job is not answered."""
         return job_id in self._histories
 
+    def observes(self, job_id: JobId) -> bool:
+        """Return whether a subscribe of a job is not answered."""
+        return any(
+            request.kind is RequestKind.SUBSCRIBE and request.job_id == job_id
+            for request in self._open.values()
+        )
+
     def doubt(self, request: Outstanding) -> None:
         """It is sent again: its answer may have come and gone."""
         request.resent = True

@@ -590,6 +590,20 @@ def end_of(code: str) -> dict[str, Any]:
     return end(code, "timed_out")
 
 
+def test_events_of_a_subscription_that_was_taken_back_are_not_of_the_next_one(
+    runtime: ScriptedRuntime,
+) -> None:
+    first = runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    second = runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    payload = {"job_id": JOB, "current_status": "running", "replayed": True, "job_seq": 2}
+    runtime.only(Subscribed, runtime.say("job.subscribed", {**payload, "request_id": first}, job_id=JOB))
+    assert at(runtime, 1, 1) == []
+    runtime.only(Subscribed, runtime.say("job.subscribed", {**payload, "request_id": second}, job_id=JOB))
+    assert [event.seq for event in (*at(runtime, 2, 1), *at(runtime, 3, 2))] == [2, 3]
+    assert runtime.client.cursor == 1, "nobody has to process the first"
+
+
 def test_a_subscription_from_above_the_last_event_brings_all_that_follows_that(
     runtime: ScriptedRuntime,
 ) -> None:

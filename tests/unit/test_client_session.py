@@ -190,6 +190,18 @@ def test_a_replay_is_kept_as_far_as_it_is_processed() -> None:
     assert kept(opened) == (1, [ResumedJob(job_id, 4, replay=(2, 4))])
 
 
+def test_a_job_is_behind_while_a_replay_stands_behind_events_that_it_repeats() -> None:
+    opened, job_id = session(), JobId("job_1")
+    opened.token = Secret("rt_1")
+    job = opened.follow(job_id, observed=False, cursor=4)
+    receipt = hand_out(opened, job, 1, 5)
+    job.begin_replay(1)
+    hand_out(opened, job, 2, 2)
+    assert kept(opened) == (0, [ResumedJob(job_id, 4, behind=True, replay=(1, 5))])
+    opened.acks.done(receipt, job_id)
+    assert kept(opened) == (1, [ResumedJob(job_id, 5, replay=(1, 5))])
+
+
 def test_another_process_goes_on() -> None:
     jobs = (
         ResumedJob(JobId("job_1"), 3),
