@@ -246,7 +246,11 @@ class ClientSession:
         self.numbers = Numbering(self._limits.gap_events)
         self._ending = deque((job, 0) for job, _ in self._ending if self.acks.holds(job.id))
         self.ended.clear()
-        self.unwanted.clear()
+        self.unwanted = {
+            request.job_id: request.number  # Such a subscribe is sent again, and is taken back behind that.
+            for request in self.requests
+            if request.dropped and request.job_id in self.unwanted
+        }
         self.children.clear()
 
     def _forget_processed(self) -> None:

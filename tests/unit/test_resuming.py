@@ -395,6 +395,17 @@ def test_of_a_new_session_an_unsure_submit_is_refused_and_the_rest_asked_again(
     assert [frame["id"] for frame in runtime.received[-3:]] == [keyed, cancel, fresh]
 
 
+def test_a_subscribe_that_was_taken_back_is_taken_back_in_the_next_session(runtime: ScriptedRuntime) -> None:
+    request_id = runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.take()
+    runtime.reconnect(session_id="sess_2")
+    assert [frame["type"] for frame in runtime.received[-2:]] == ["job.subscribe", "job.unsubscribe"]
+    answer = {"job_id": JOB, "current_status": "running", "request_id": request_id, "replayed": True}
+    runtime.only(Subscribed, runtime.say("job.subscribed", answer, job_id=JOB))
+    assert runtime.say("job.event", log(), job_id=JOB, event_seq=1) == []
+
+
 def child(job_id: str) -> dict[str, Any]:
     return {"kind": "delegate", "ts": "", "body": {"child_job_id": job_id, "agent": "a", "lease": {}}}
 
