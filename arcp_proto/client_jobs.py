@@ -31,6 +31,8 @@ class Replay(msgspec.Struct):
     """The position of the last event that had been handed out before, and that it brings once more."""
     number: int
     """The count of the replays of the job, this one included."""
+    had: tuple[int, int] = (0, 0)
+    """Between these positions, the second included, are copies: nobody asked for them again."""
 
 
 class FollowedJob:
@@ -107,6 +109,8 @@ class FollowedJob:
                 self._close_replay()
             return True
         if replay is None or not replay.at < position <= replay.until:
+            return False
+        if replay.had[0] < position <= replay.had[1]:
             return False
         replay.at = position
         return True
@@ -194,7 +198,8 @@ class FollowedJob:
         may come before what the subscription brings.
         """
         if self.may_be_home and last > self.cursor:
-            self.open_replay(self.asked_from, last)
+            had = (0, 0) if self.replay is None else (self.replay.until, self.cursor)
+            self.open_replay(self.asked_from, last, had=had)
             self.cursor = last
         self.awaited = False
 
@@ -221,9 +226,9 @@ class FollowedJob:
         if replay is not None and replay.stored >= replay.until:
             self.stored, self.replay = max(self.stored, replay.until), None
 
-    def open_replay(self, after: int, until: int, repeats: int = 0) -> None:
+    def open_replay(self, after: int, until: int, repeats: int = 0, had: tuple[int, int] = (0, 0)) -> None:
         """Let the events above `after` come, up to `until`; those up to `repeats` come once more."""
         stored = min(self.stored if self.replay is None else self.replay.stored, after)
         repeats = max(repeats, 0 if self.replay is None else self.replay.repeats)
         self._replays += 1
-        self.replay = Replay(after, until, after, stored, repeats, self._replays)
+        self.replay = Replay(after, until, after, stored, repeats, self._replays, had)

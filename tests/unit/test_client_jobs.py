@@ -342,3 +342,20 @@ def test_a_history_that_ends_where_events_come_by_themselves_is_waited_for_no_lo
     assert followed.asked_from == 4
     followed.go_on(5)
     assert take(followed, 3, 4, 5, 6) == [5, 6]
+
+
+def test_a_recovery_hands_out_nothing_between_a_replay_and_the_cursor() -> None:
+    """An own job goes on live while its history is replayed; then the runtime ends that."""
+    followed = FollowedJob(JobId("job_1"), observed=False, cursor=2)
+    followed.begin_replay(0)
+    assert followed.takes(3, 3, "live")
+    assert followed.takes(1, 4, "again")
+    followed.stop()
+    assert not followed.takes(4, 5, "live")
+    followed.go_on(4)
+    assert [followed.takes(position, 5 + position, "e") for position in (2, 3, 4, 5)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
