@@ -233,8 +233,10 @@ class Client(Machine):
         commands.check_negotiated(session, message)
         size = commands.check_size(self, session, message, job_id)
         self.enter(now, "subscribe", job_id, after, history)
+        request = self._about(RequestKind.SUBSCRIBE, job_id, message, size)
+        request.anew = job_id in session.unwanted
         session.unwanted.pop(job_id, None)
-        return self._ask(self._about(RequestKind.SUBSCRIBE, job_id, message, size))
+        return self._ask(request)
 
     def unsubscribe(self, job_id: JobId, *, now: int) -> None:
         """Observe a job no longer (§7.6): nothing more comes of it, unless it is one of ours or a child.

@@ -310,13 +310,14 @@ def _is_taken(session: ClientSession, envelope: wire.Envelope, job_id: JobId, po
     answer by which its job is followed.
     """
     seq, job = envelope.event_seq or 0, session.jobs.get(job_id)
-    if job is None and not session.is_done_with(job_id) and _waits(session, envelope, job_id):
+    over = session.is_done_with(job_id) or _is_of_an_earlier_subscribe(session, job_id)
+    if job is None and not over and _waits(session, envelope, job_id):
         return False
-    if job is None and session.restored and seq and not session.is_done_with(job_id):
+    if job is None and session.restored and seq and not over:
         job = session.follow(job_id, observed=False, cursor=max((position or 0) - 1, 0))
         job.keyed = True  # An earlier process has submitted it, or observes it.
     if job is None:
-        taken = not (session.is_done_with(job_id) or _is_of_an_earlier_subscribe(session, job_id))
+        taken = not over
     elif position is None and (job.awaited or session.is_placed):
         taken = True  # A notice to this session, or an event that may wait for an answer.
     else:
@@ -330,7 +331,9 @@ def _is_taken(session: ClientSession, envelope: wire.Envelope, job_id: JobId, po
 
 def _is_of_an_earlier_subscribe(session: ClientSession, job_id: JobId) -> bool:
     """Return whether a job that is not followed is to be observed anew, by what comes behind the answer."""
-    return session.is_placed and job_id not in session.children and session.requests.observes(job_id)
+    if job_id in session.jobs or job_id in session.children or not session.is_placed:
+        return False
+    return session.requests.observes_anew(job_id)
 
 
 def _waits(session: ClientSession, envelope: wire.Envelope, job_id: JobId) -> bool:

@@ -140,6 +140,7 @@ class ClientSession:
         for job_id, seq in resumption.ended:
             session.ended[job_id] = None
             session._ending.append((FollowedJob(job_id, observed=False), seq))
+        session.unwanted.update(dict.fromkeys(resumption.left, 0))  # The runtime may not know it any more.
         return session
 
     @property
@@ -168,6 +169,7 @@ class ClientSession:
             tuple(jobs.values()),
             self.resume_window_sec,
             tuple(over.items()),
+            tuple(self.unwanted),
         )
 
     def follow(self, job_id: JobId, *, observed: bool, cursor: int = 0) -> FollowedJob:
@@ -206,6 +208,13 @@ class ClientSession:
             self.children[job_id] = None
         if len(self.children) > self._ended_limit:
             del self.children[next(iter(self.children))]
+
+    def leave(self, job_id: JobId, asked: int | None) -> None:
+        """Take nothing more of a job; `asked` as in `unwanted`."""
+        self.forget_job(job_id)
+        self.unwanted[job_id] = asked
+        if len(self.unwanted) > self._limits.subscriptions:
+            del self.unwanted[next(iter(self.unwanted))]
 
     def forget_job(self, job_id: JobId) -> None:
         """Nothing more of a job is waited for."""

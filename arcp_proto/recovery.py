@@ -89,7 +89,7 @@ def refused(client: Client, job_id: JobId, code: str, message: str, *, retryable
         if retryable and job.refusals < MOST_REFUSALS:
             subscribe_later(client, job)
         else:
-            session.forget_job(job_id)
+            session.leave(job_id, None)
             client.happened(JobLost(job_id, code, message))
     _proceed(client, session)
 

@@ -207,13 +207,10 @@ def unsubscribe(client: Client, session: ClientSession, message: messages.Unsubs
     job_id = JobId(message.job_id)
     job = session.jobs.get(job_id)
     if job is None or job.observed:
-        session.forget_job(job_id)
-        session.unwanted[job_id] = session.requests.asked
+        session.leave(job_id, session.requests.asked)
         for request in session.requests:
             if request.job_id == job_id and request.kind is RequestKind.SUBSCRIBE:
                 request.dropped = True
-        if len(session.unwanted) > client.limits.subscriptions:
-            del session.unwanted[next(iter(session.unwanted))]
     if session.attached and client.connection is not None:
         client.connection.send(message, job_id=job_id)
 

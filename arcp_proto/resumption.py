@@ -47,7 +47,7 @@ class Resumption(msgspec.Struct, frozen=True):
     `cursor` is the highest number up to which everything is processed: what lies behind it comes again.
     `jobs` are those whose end is not processed, to find them again when the session is lost. `ended` are
     those whose end is, each with its number in the session, which is above the cursor: nothing that comes
-    of them again is handed out.
+    of them again is handed out. `left` are those that are observed no longer, which holds for them as well.
     """
 
     session_id: SessionId
@@ -57,6 +57,7 @@ class Resumption(msgspec.Struct, frozen=True):
     resume_window_sec: int = RESUME_WINDOW_SEC
     """Seconds from the end of its connection in which the runtime lets it be resumed (§6.3)."""
     ended: tuple[tuple[JobId, int], ...] = ()
+    left: tuple[JobId, ...] = ()
 
     def to_json(self) -> bytes:
         """One object of JSON with the token in it: for a file that nobody else can read."""
@@ -68,6 +69,7 @@ class Resumption(msgspec.Struct, frozen=True):
                 self.jobs,
                 self.resume_window_sec,
                 self.ended,
+                self.left,
             )
         )
 
@@ -87,6 +89,7 @@ class Resumption(msgspec.Struct, frozen=True):
             tuple(job.resumed() for job in stored.jobs),
             stored.resume_window_sec,
             stored.ended,
+            stored.left,
         )
 
 
@@ -99,6 +102,7 @@ class _Stored(msgspec.Struct, frozen=True):
     jobs: tuple[ResumedJob, ...] = ()
     resume_window_sec: Count = RESUME_WINDOW_SEC
     ended: tuple[tuple[_JobId, Count], ...] = ()
+    left: tuple[_JobId, ...] = ()
 
 
 class _ReadJob(ResumedJob, frozen=True):

@@ -605,6 +605,36 @@ def test_another_process_asks_for_nothing_that_the_session_brings_again(runtime:
     assert positions(at(other, 1, 5, "job_2") + at(other, 2, 4) + at(other, 3, 5)) == [5, 4, 5]
 
 
+def test_another_process_takes_nothing_of_a_job_that_was_observed_no_longer(
+    runtime: ScriptedRuntime,
+) -> None:
+    subscribe(runtime)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.take()
+    other = another_process(runtime)
+    assert [frame["job_id"] for frame in other.sent("job.unsubscribe")] == [JOB], "its record may be lost"
+    assert at(other, 1, 4) == []
+
+
+def test_another_process_takes_nothing_of_a_job_that_was_lost(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    lose(runtime)
+    refuse(runtime, "JOB_NOT_FOUND")
+    assert at(runtime, 1, 4) == []
+    assert at(another_process(runtime), 1, 4) == []
+
+
+def test_events_before_the_answer_to_a_subscribe_that_is_sent_again_come_again(
+    runtime: ScriptedRuntime,
+) -> None:
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    runtime.reconnect(replies=True)
+    assert at(runtime, 1, 1) == []
+    answer(runtime, job_seq=1)
+    assert positions(at(runtime, 2, 1)) == [1]
+
+
 def test_another_process_asks_for_what_a_lost_session_has_brought(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
     lose(runtime)
