@@ -76,8 +76,8 @@ def on_accepted(
     known = job_id in session.jobs
     job = session.follow(job_id, observed=False)
     if request.key is not None and not known:
-        job.keyed = True
-        if not _is_made_by(client, request, accepted, trace_ids):
+        job.keyed = not _is_made_by(client, request, accepted, trace_ids)
+        if job.keyed:
             recovery.look_for(client, session, job, over=accepted.status in FINAL_STATUSES)
     client.happened(
         JobAccepted(

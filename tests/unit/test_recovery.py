@@ -402,6 +402,18 @@ def accept_by_key(runtime: ScriptedRuntime) -> None:
     runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
 
 
+def test_the_end_of_a_history_beside_a_job_that_a_key_has_made_stops_nothing(
+    runtime: ScriptedRuntime,
+) -> None:
+    """The answer repeats a trace id that only this submit has: the job comes by itself."""
+    request_id = runtime.submit(idempotency_key="k")
+    trace_id = runtime.sent("job.submit")[-1]["trace_id"]
+    runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id}, trace_id=trace_id)
+    (notice,) = runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=1)
+    assert isinstance(notice, JobEmitted)
+    assert positions(own(runtime, 2)) == [1]
+
+
 def test_a_history_beside_a_job_that_was_submitted_here(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     own(runtime, 1, 2)
