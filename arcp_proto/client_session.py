@@ -177,6 +177,8 @@ class ClientSession:
         job = self.jobs.get(job_id)
         if job is None:
             job = self.jobs[job_id] = FollowedJob(job_id, observed=observed, cursor=cursor)
+            if self.acks.holds(job_id):
+                job.skipped = self.numbers.last  # A resume brings what came when it was followed before.
         self.ended.pop(job_id, None)
         self.unwanted.pop(job_id, None)
         return job

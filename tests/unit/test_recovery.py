@@ -617,6 +617,21 @@ def test_another_process_asks_for_nothing_that_the_session_brings_again(runtime:
     assert positions(at(other, 1, 5, "job_2") + at(other, 2, 4) + at(other, 3, 5)) == [5, 4, 5]
 
 
+def test_another_process_asks_for_a_job_that_is_followed_again(runtime: ScriptedRuntime) -> None:
+    """The user has not processed what came when it was followed first."""
+    subscribe(runtime)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.client.subscribe(JOB, 1, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    assert positions(at(runtime, 2, 2)) == [2]
+    other = another_process(runtime)
+    assert subscribes(other) == [(JOB, 1)]
+    assert at(other, 1, 3) + at(other, 2, 2) == []
+    answer(other)
+    assert positions(at(other, 3, 2) + at(other, 4, 3)) == [2, 3]
+
+
 def test_another_process_takes_nothing_of_a_job_that_was_observed_no_longer(
     runtime: ScriptedRuntime,
 ) -> None:
