@@ -12,7 +12,7 @@ from arcp_proto.idempotency import key_bytes
 from arcp_proto.ids import SECOND
 
 from .broken import Broken, ensure
-from .promises import Told, digest_of
+from .told import Told, digest_of
 
 if TYPE_CHECKING:
     from arcp_proto.session import Session

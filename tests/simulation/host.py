@@ -35,7 +35,7 @@ from .agents import AGENTS, Agents
 from .broken import Broken, ensure
 from .network import Link
 from .powers import Powers
-from .promises import Line, Told, digest_of
+from .told import Line, Told, digest_of
 
 if TYPE_CHECKING:
     from .world import World
