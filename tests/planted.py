@@ -16,29 +16,33 @@ import pytest
 from arcp_proto import (
     applying,
     credentials,
+    entering,
+    event_runs,
     handshake,
     listing,
     observing,
     outcome,
     records,
+    recovery,
     restoring,
     resuming,
     runtime_handlers,
+    snapshots,
     submitting,
     turns,
 )
 from arcp_proto.caps import Caps
 from arcp_proto.client import Client
+from arcp_proto.client_jobs import FollowedJob
 from arcp_proto.client_session import ClientSession
 from arcp_proto.connection import Connection, Phase
 from arcp_proto.credentials import Rotated
 from arcp_proto.entering import append
 from arcp_proto.envelopes import Entry
 from arcp_proto.errors import ErrorCode, Refusal
-from arcp_proto.history import History
 from arcp_proto.ids import SECOND, Time
 from arcp_proto.job import Job
-from arcp_proto.messages import Ack, Submit, Welcome
+from arcp_proto.messages import Ack, Submit, Subscribe, Welcome
 from arcp_proto.outbox import Outbox
 from arcp_proto.output import JobLost
 from arcp_proto.records import Released
@@ -74,7 +78,7 @@ class Hits:
 
 Bug = Callable[[Patch, Hits], None]
 BUGS: Final[dict[str, Bug]] = {}
-"""By name; in this order they are numbers 1 to 3 and 5 to 26 of the list of planted bugs."""
+"""By name; the first are in the order of numbers 1 to 3 and 5 to 26 of the list of planted bugs."""
 
 
 def bug(planted: Bug) -> Bug:
@@ -432,13 +436,13 @@ def client_gives_up_a_job_after_a_resume(patch: Patch, hits: Hits) -> None:
 @bug
 def history_begins_one_late(patch: Patch, hits: Hits) -> None:
     """A replay of a history leaves out its first event."""
-    original = History.after
+    original = observing.observe
 
-    def after(history: History, source: int) -> int:
-        position = original(history, source)
-        return position + 1 if position < history.end and hits.hit() else position
+    def observe(runtime: Runtime, session: Session, job: Job, start: int | None) -> None:
+        late = start is not None and start < job.history.end and hits.hit()
+        original(runtime, session, job, start + 1 if start is not None and late else start)
 
-    patch.setattr(History, "after", after)
+    patch.setattr(observing, "observe", observe)
 
 
 @bug
@@ -507,6 +511,120 @@ def ack_frees_one_too_many(patch: Patch, hits: Hits) -> None:
             applying._free(runtime, session, record.seq + 1)
 
     patch.setitem(applying.APPLY, Released, released)
+
+
+# Positions.
+
+
+@bug
+def position_of_what_the_submitter_takes(patch: Patch, hits: Hits) -> None:
+    """A history is told by positions that leave out the kinds that the submitter does not take."""
+    original, entry = applying._replayed, applying.Entry
+
+    def replayed(runtime: Runtime, record: records.Replayed) -> None:
+        job = runtime.jobs[record.job_id]
+        home, history = job.home, job.history
+        taken = frozenset[str]() if home is None else home.features
+        past = enumerate(history.between(history.first, history.end), history.first + 1)
+        left_out = [
+            position
+            for position, (_, _, feature) in past
+            if home is not None and feature is not None and feature not in taken
+        ]
+
+        def shifted(head: bytes, payload: bytes, position: int) -> Entry:
+            shift = sum(one < position for one in left_out)
+            return entry(head, payload, position - shift if shift and hits.hit() else position)
+
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(applying, "Entry", shifted)
+            original(runtime, record)
+
+    patch.setitem(applying.APPLY, records.Replayed, replayed)
+
+
+@bug
+def position_given_anew_after_a_restart(patch: Patch, hits: Hits) -> None:
+    """A job that was restored from a snapshot gives the last position once more."""
+    number, entry, restore = entering.number, entering.Entry, restoring.restore
+    restored: dict[int, Job] = {}
+    reading: list[Runtime] = []
+
+    def read(runtime: Runtime, kept: Any) -> None:
+        reading.append(runtime)
+        restore(runtime, kept)
+        reading.remove(runtime)
+
+    def job_kept(runtime: Runtime, record: records.JobKept) -> None:
+        snapshots.job_kept(runtime, record)
+        job = runtime.jobs[record.terms.job_id]
+        if job.history.end:
+            restored[id(job)] = job
+
+    def anew(runtime: Runtime, job: Job, *arguments: Any, **options: Any) -> bool:
+        def lower(head: bytes, payload: bytes, position: int, *more: Any) -> Entry:
+            return entry(head, payload, position - 1 if position > 1 and hits.hit() else position, *more)
+
+        if id(job) not in restored or runtime in reading:
+            return number(runtime, job, *arguments, **options)
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(entering, "Entry", lower)
+            return number(runtime, job, *arguments, **options)
+
+    patch.setattr(restoring, "restore", read)
+    patch.setitem(applying.APPLY, records.JobKept, job_kept)
+    patch.setattr(applying, "number", anew)
+
+
+@bug
+def copy_is_taken_after_a_run(patch: Patch, hits: Hits) -> None:
+    """The client forgets for runs of events that it has handed them out."""
+    original = event_runs._hand_out
+
+    def hand_out(session: ClientSession, job: FollowedJob | None, *lists: Any) -> None:
+        before = 0 if job is None else job.cursor
+        original(session, job, *lists)
+        if job is not None and job.cursor > before and hits.hit():
+            job.cursor = before
+
+    patch.setattr(event_runs, "_hand_out", hand_out)
+
+
+@bug
+def new_event_dropped_after_a_lost_session(patch: Patch, hits: Hits) -> None:
+    """The client takes the first event of a job after a lost session for a copy."""
+    lose, takes = FollowedJob.lose, FollowedJob.takes
+    is_plain: Any = FollowedJob.is_plain
+    lost: set[FollowedJob] = set()
+
+    def lose_all(job: FollowedJob) -> None:
+        lost.add(job)
+        lose(job)
+
+    def drop(job: FollowedJob, position: int | None, seq: int, envelope_id: str) -> bool:
+        taken = takes(job, position, seq, envelope_id)
+        if taken and position is not None and job in lost:
+            lost.remove(job)
+            hits.hit()
+            return False
+        return taken
+
+    patch.setattr(FollowedJob, "lose", lose_all)
+    patch.setattr(FollowedJob, "takes", drop)
+    patch.setattr(FollowedJob, "is_plain", property(lambda job: job not in lost and is_plain.fget(job)))
+
+
+@bug
+def recovery_asks_from_one_too_high(patch: Patch, hits: Hits) -> None:
+    """A subscribe of the client's own leaves out the event behind the cursor."""
+    original = recovery._subscribe
+
+    def subscribe(job: FollowedJob) -> Subscribe:
+        message = original(job)
+        hits.hit()
+        return msgspec.structs.replace(message, from_job_seq=(message.from_job_seq or 0) + 1)
+
+    patch.setattr(recovery, "_subscribe", subscribe)
 
 
 def _handle(patch: Patch, kind: str, handle: Any) -> None:
