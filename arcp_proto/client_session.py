@@ -214,6 +214,7 @@ class ClientSession:
     def leave(self, job_id: JobId, asked: int | None) -> None:
         """Take nothing more of a job; `asked` as in `unwanted`."""
         self.forget_job(job_id)
+        self._ending = deque(ending for ending in self._ending if ending[0].id != job_id)
         self.unwanted[job_id] = asked
         if len(self.unwanted) > self._limits.subscriptions:
             del self.unwanted[next(iter(self.unwanted))]

@@ -202,6 +202,17 @@ def test_a_job_is_behind_while_a_replay_stands_behind_events_that_it_repeats() -
     assert kept(opened) == (1, [ResumedJob(job_id, 5, replay=(1, 5))])
 
 
+def test_a_job_that_is_left_is_not_found_again_for_its_end() -> None:
+    opened, job_id = session(), JobId("job_1")
+    opened.token = Secret("rt_1")
+    hand_out(opened, opened.follow(job_id, observed=False), 1, 1)
+    opened.end_job(job_id, 1)
+    opened.leave(job_id, 0)
+    stored = opened.resumption()
+    assert stored is not None
+    assert (stored.jobs, stored.ended, stored.left) == ((), (), (job_id,))
+
+
 def test_another_process_goes_on() -> None:
     jobs = (
         ResumedJob(JobId("job_1"), 3),
