@@ -163,7 +163,7 @@ async def test_a_supervisor_that_is_killed_takes_its_agent_with_it(
 
 NO_SUBREAPER = supervised.BOOT.replace(
     "from arcp_io.supervisor import main;",
-    "import arcp_io.supervisor as supervisor; supervisor._SET_CHILD_SUBREAPER = 0x7FFF; main = supervisor.main;",
+    "import arcp_io.supervisor as own; own._SET_CHILD_SUBREAPER = 0x7FFF; main = own.main;",
 )
 """How a supervisor is started that the system does not let become a subreaper: it knows no such option."""
 

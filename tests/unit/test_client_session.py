@@ -130,7 +130,7 @@ def test_a_job_that_is_followed_again_keeps_what_was_not_processed_before_its_en
     first, second = hand_out(opened, job, 1, 1), hand_out(opened, job, 2, 2)
     opened.end_job(job_id, 2)
     again = opened.follow(job_id, observed=True, cursor=1)
-    assert kept(opened) == (0, [ResumedJob(job_id, 0, observed=True)])
+    assert kept(opened) == (0, [ResumedJob(job_id, 0, observed=True, behind=True)])
     third = hand_out(opened, again, 3, 2)
     opened.end_job(job_id, 3)
     assert kept(opened) == (0, [ResumedJob(job_id, 0)])
