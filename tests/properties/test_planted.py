@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from arcp_proto.client_jobs import FollowedJob
 from arcp_proto.errors import InvariantViolated
 from tests.planted import plant
 
@@ -128,6 +129,21 @@ def test_the_judge_of_clients_finds_a_job_that_is_given_up() -> None:
     wire = Wire(FakeRuntime(features=OF_OTHERS, replies=False))
     play(wire, steps)
     wire.client.check_nothing_lost()
+
+
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_the_judge_of_clients_finds_an_event_that_is_not_asked_for(skipped: int) -> None:
+    """A client whose session is lost asks from the position behind the next one."""
+    steps = [("emit", 0), ("settle", 0), ("emit", 0), ("drop", 0), ("emit", 0), ("reach", 0)]
+    wire = Wire(FakeRuntime())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FollowedJob, "asked_from", property(lambda job: job.cursor + skipped))
+        if skipped:
+            with pytest.raises(AssertionError, match="did not come before"):
+                play(wire, steps, loses=True)
+        else:
+            play(wire, steps, loses=True)
+            check(wire)
 
 
 @pytest.mark.parametrize("seed", sorted({*SEEDS.values()}))
