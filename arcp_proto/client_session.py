@@ -274,7 +274,8 @@ class ClientSession:
 
     def _resumed(self, job: FollowedJob) -> ResumedJob:
         replay = job.replay
-        behind = job.awaited or job.skipped > self.cursor or job.is_mixed
+        mixed = job.is_mixed and not job.may_be_home  # Else later events may come first.
+        behind = job.awaited or job.skipped > self.cursor or mixed
         return ResumedJob(
             job.id,
             job.stored,

@@ -193,13 +193,13 @@ def test_a_replay_is_kept_as_far_as_it_is_processed() -> None:
 def test_a_job_is_behind_while_a_replay_stands_behind_events_that_it_repeats() -> None:
     opened, job_id = session(), JobId("job_1")
     opened.token = Secret("rt_1")
-    job = opened.follow(job_id, observed=False, cursor=4)
+    job = opened.follow(job_id, observed=True, cursor=4)
     receipt = hand_out(opened, job, 1, 5)
     job.begin_replay(1)
     hand_out(opened, job, 2, 2)
-    assert kept(opened) == (0, [ResumedJob(job_id, 4, behind=True, replay=(1, 5))])
+    assert kept(opened) == (0, [ResumedJob(job_id, 4, observed=True, behind=True, replay=(1, 5))])
     opened.acks.done(receipt, job_id)
-    assert kept(opened) == (1, [ResumedJob(job_id, 5, replay=(1, 5))])
+    assert kept(opened) == (1, [ResumedJob(job_id, 5, observed=True, replay=(1, 5))])
 
 
 def test_a_job_that_is_left_is_not_found_again_for_its_end() -> None:
@@ -260,3 +260,15 @@ def test_only_the_last_ends_are_remembered() -> None:
     for number in range(10):
         opened.end_job(JobId(f"job_{number}"), number)
     assert list(opened.ended) == ["job_7", "job_8", "job_9"]
+
+
+def test_a_replay_beside_events_that_come_by_themselves_is_not_asked_for_again() -> None:
+    """A later event could come before those that a subscription brings."""
+    opened, job_id = session(), JobId("job_1")
+    opened.token = Secret("rt_1")
+    job = opened.follow(job_id, observed=False)
+    hand_out(opened, job, 1, 1)
+    job.begin_replay(0)
+    assert kept(opened) == (0, [ResumedJob(job_id, replay=(0, 1))])
+    job.observed = True
+    assert kept(opened) == (0, [ResumedJob(job_id, observed=True, behind=True, replay=(0, 1))])
