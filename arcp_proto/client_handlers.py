@@ -258,12 +258,13 @@ def _go_on(client: Client, connection: Connection, job_id: JobId) -> None:
 def _let_go(client: Client, connection: Connection, session: ClientSession) -> None:
     """Every submit is answered, and what still waits is of none of them.
 
-    In a session that another process has begun it is of a job of that process; else nobody asked for it.
+    It is of a job of the process that has begun the session, or of a child of a job that a key has brought.
+    Runtimes without positions send more, which nobody has asked for.
     """
     for job_id in list(session.early):
         if session.requests.wants_history(job_id):
             continue
-        if session.restored:
+        if session.restored or session.is_placed:
             carry_out(client, connection, session.early.take(job_id))
         else:
             session.drop_early([job_id])

@@ -414,6 +414,17 @@ def test_the_end_of_a_history_beside_a_job_that_a_key_has_made_stops_nothing(
     assert positions(own(runtime, 2)) == [1]
 
 
+def test_a_child_of_a_job_that_was_accepted_by_a_key_comes_by_itself(runtime: ScriptedRuntime) -> None:
+    accept_by_key(runtime)
+    body = {"child_job_id": "job_2", "agent": "a", "lease": {}}
+    runtime.say("job.event", {"kind": "delegate", "ts": "", "body": body}, job_id=JOB, event_seq=1)
+    request_id = runtime.submit()
+    runtime.reconnect(replies=True)
+    assert at(runtime, 2, 1, "job_2") == [], "it may be the job of the submit"
+    accepted = {"job_id": "job_3", "request_id": request_id}
+    assert positions(runtime.say("job.accepted", accepted, job_id="job_3")) == [1]
+
+
 def test_a_history_beside_a_job_that_was_submitted_here(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     own(runtime, 1, 2)
