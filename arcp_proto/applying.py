@@ -66,7 +66,7 @@ def _session_ended(runtime: Runtime, record: records.SessionEnded) -> None:
     for digest in session.tokens:
         del runtime.tokens[digest]
     for job in session.jobs.values():
-        job.home = None
+        job.home, job.home_behind = None, False
         job.home_seq = session.log.last
     for job in session.observed.values():
         job.observers.pop(session.id, None)
@@ -225,7 +225,8 @@ def _job_ended(runtime: Runtime, record: records.JobEnded) -> None:
         job.pinned = 0
     runtime.change_status(job, record.status)
     home = job.home
-    source = (job.home_seq if home is None else home.log.last) + 1
+    flows = home is not None and not job.home_behind
+    source = (home.log.last if home is not None and flows else job.home_seq) + 1
     inline = record.inline
     if inline is not None and len(inline) > runtime.limits.frame:
         inline = None  # Who comes later gets the result as chunks: it is not kept twice.
@@ -234,8 +235,12 @@ def _job_ended(runtime: Runtime, record: records.JobEnded) -> None:
     if record.whole is not None:
         _cut_whole(runtime, job, record.whole, end)
     if home is not None:
-        append(runtime, home, terminal(runtime, job, home, end, record.whole, observed=False))
+        if flows:
+            append(runtime, home, terminal(runtime, job, home, end, record.whole, observed=False))
+        else:
+            home.observed[job.id] = job  # Its end comes behind the history.
         del home.jobs[job.id]
+    job.home_behind = False
     job.home_seq = source
     for session in job.observers.values():
         append(runtime, session, terminal(runtime, job, session, end, record.whole, observed=True))
@@ -355,7 +360,11 @@ def _observed(runtime: Runtime, record: records.Observed) -> None:
         return
     session.backlogs[job.id] = Backlog(record.backlog.position, record.backlog.until)
     job.awaited_by(session)
-    if record.backlog.until is None:
+    if record.backlog.until is not None:
+        return
+    if job.home is session:
+        job.home_behind = True
+    else:
         session.observed[job.id] = job
         job.observers.pop(session.id, None)
 
@@ -375,7 +384,9 @@ def _replayed(runtime: Runtime, record: records.Replayed) -> None:
     if record.upto < (job.history.end if backlog.until is None else backlog.until):
         return
     del session.backlogs[job.id], job.behind[session.id]
-    if backlog.until is None:
+    if job.home is session:
+        job.home_behind = False
+    elif backlog.until is None:
         _catch_up(runtime, session, job)
 
 
@@ -385,7 +396,7 @@ def _catch_up(runtime: Runtime, session: Session, job: Job) -> None:
         job.observed_by(session)
         return
     append(runtime, session, terminal(runtime, job, session, job.end, observed=True))
-    del session.observed[job.id]
+    session.observed.pop(job.id, None)
 
 
 def _unobserved(runtime: Runtime, record: records.Unobserved) -> None:
@@ -405,6 +416,8 @@ def _unobserved(runtime: Runtime, record: records.Unobserved) -> None:
     session.backlogs.pop(job.id, None)
     session.observed.pop(job.id, None)
     job.behind.pop(session.id, None)
+    if job.home is session:
+        job.home_behind = False
     job.observers.pop(session.id, None)
 
 

@@ -39,14 +39,14 @@ def number(
     count, connection, look, position = 1, None, False, history.end + 1
     if home is None:
         source = job.home_seq = job.home_seq + 1
-    elif feature is None or feature in home.features:
+    elif not job.home_behind and (feature is None or feature in home.features):
         log, connection = home.log, home.connection
         count = 2  # Its home is a session of the same principal.
         head = job.heads.get(EVENT) or job.head(EVENT)
         look = log.append(Entry(head, payload, position, rotated), size, now)
         source = job.home_seq = log.last
     else:
-        source = job.home_seq or 1  # What came before the first number of its home has no other.
+        source = job.home_seq or 1  # What has no number at home has that of the event before, or the first.
     if history is NO_EVENTS:
         history = runtime.open_history(job)
     if history.append(payload, source, feature, size, now):
@@ -76,7 +76,7 @@ def number_all(runtime: Runtime, job: Job, payloads: list[bytes]) -> bool:
     False, and nothing is done, when there are observers or something would come to a limit.
     """
     home, history, now = job.home, job.history, runtime.now
-    if home is None or job.observers:
+    if home is None or job.observers or job.home_behind:
         return False
     log, principal = home.log, job.terms.principal
     count, size = len(payloads), sum(map(len, payloads))

@@ -162,6 +162,8 @@ class Job(msgspec.Struct, eq=False):
     """How it is listed, as JSON, which does not change after its end; written when first asked for."""
     home: Session | None = None
     home_seq: int = 0
+    home_behind: bool = False
+    """Whether its home gets a history first, so that what is published waits there (§7.6)."""
     history: History = NO_EVENTS
     observers: dict[SessionId, Session] = NOTHING
     behind: dict[SessionId, Session] = NOTHING

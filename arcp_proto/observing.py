@@ -120,6 +120,9 @@ def on_unsubscribe(
     session = session_of(connection)
     job_id = JobId(unsubscribe.job_id)
     runtime.caps.allowances[connection.number].asked.pop(job_id, None)
+    job = runtime.jobs.get(job_id)
+    if job is not None and job.home is session and job.home_behind:
+        return  # What was published waits behind the history.
     if job_id in session.observed or job_id in session.backlogs:
         runtime.commit(Unobserved(session.id, job_id))
 
@@ -148,11 +151,24 @@ def observe(runtime: Runtime, session: Session, job: Job, start: int | None) -> 
         return
     start, end = max(start, job.history.first), job.history.end
     if job.home is session:
-        if start < end:
-            runtime.commit(Observed(session.id, job.id, Backlog(start, end)))
+        _observe_at_home(runtime, session, job, start)
     elif job.end is None or start <= end:
         runtime.commit(Observed(session.id, job.id, Backlog(min(start, end))))
     feed_soon(runtime, session, session.quirk.history_after_ms)
+
+
+def _observe_at_home(runtime: Runtime, session: Session, job: Job, start: int) -> None:
+    """Replay a history in the session that has submitted the job.
+
+    What is published waits behind it, so that positions rise there as everywhere. A session that is not told
+    positions goes by the numbers of what it gets: there events come at once, and the history between them.
+    """
+    end = job.history.end
+    if job.home_behind:  # It has nothing behind its place in the history that it gets.
+        start = min(start, session.backlogs[job.id].position)
+    if start < end:
+        until = None if session.positions else end
+        runtime.commit(Observed(session.id, job.id, Backlog(start, until)))
 
 
 def fall_behind(runtime: Runtime, session: Session) -> None:

@@ -16,7 +16,7 @@ from .job import Job
 from .log import Log
 from .machine import found
 from .notices import notice
-from .records import Evicted, HistoryCut, JobForgotten, KeyForgotten, SessionEnded, Unobserved
+from .records import Evicted, HistoryCut, JobForgotten, KeyForgotten, Replayed, SessionEnded, Unobserved
 from .session import Session
 from .timers import TimerKind
 
@@ -80,7 +80,21 @@ def trim_history(runtime: Runtime, job: Job) -> None:
     """Keep a history within its own limits."""
     excess = job.history.excess(runtime.limits.history_events, runtime.limits.history_bytes)
     if excess:
+        _keep_for_home(runtime, job, excess)
         cut_history(runtime, job, excess)
+
+
+def _keep_for_home(runtime: Runtime, job: Job, upto: int) -> bool:
+    """Number at home what waits there, if some of it is about to go; return whether that was so.
+
+    The log of the session that has submitted the job keeps it then, as what comes live.
+    """
+    home = job.home
+    if home is None or not job.home_behind or home.backlogs[job.id].position >= upto:
+        return False
+    runtime.commit(Replayed(home.id, job.id, job.history.end))
+    runtime.delivered(home)
+    return True
 
 
 def make_room(runtime: Runtime) -> None:
@@ -110,7 +124,9 @@ def _give_up_oldest(runtime: Runtime, principal: Principal) -> bool:
     if isinstance(holder, Log):
         runtime.commit(Evicted(holder.session_id, upto))
     else:
-        cut_history(runtime, runtime.jobs[holder.job_id], upto)
+        job = runtime.jobs[holder.job_id]
+        if not _keep_for_home(runtime, job, upto):
+            cut_history(runtime, job, upto)
     return True
 
 

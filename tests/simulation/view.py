@@ -119,7 +119,9 @@ class Views:
         work = self._work(told.job_id)
         view = self.jobs.get(told.job_id)
         known = view is not None and view.followed
-        if view is None:
+        if view is None and own and self.restarted:
+            view = self.jobs[told.job_id] = View(work, own=True)  # An earlier process has submitted it.
+        elif view is None:
             view = self.jobs[told.job_id] = View(work, left=True, gone=True)
         if told.history_from is not None:
             view.cut = max(view.cut, told.history_from - 1)

@@ -401,8 +401,8 @@ def test_the_submitting_session_may_have_its_history_again() -> None:
     peer.send("job.subscribe", {"job_id": job, "history": True})
     say(world, job, 3)
     world.advance(0.001)
-    assert texts(peer, job) == ["1", "2", "3", "1", "2"]
-    assert positions(peer, job) == [1, 2, 3, 1, 2]
+    assert texts(peer, job) == ["1", "2", "1", "2", "3"]
+    assert positions(peer, job) == [1, 2, 1, 2, 3]
     say(world, job, 4)
     assert texts(peer, job)[-1] == "4"
     assert peer.numbers() == list(range(1, 7))

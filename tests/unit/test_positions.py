@@ -295,7 +295,7 @@ def test_a_history_in_the_submitting_session_and_live_events_have_their_position
     speak(world, job, 1)
     world.advance(0.001)
     speak(world, job, 1)
-    assert told(home, job) == [1, 2, 3, 4, 5, 6, 2, 3, 4, 5, 7]
+    assert told(home, job) == [1, 2, 3, 4, 5, 2, 3, 4, 5, 6, 7]
 
 
 def test_where_a_job_stands_is_told_in_answers() -> None:
