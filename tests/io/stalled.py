@@ -23,9 +23,9 @@ from typing import Any, Final, NamedTuple
 
 import anyio
 
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.context import JobContext
-from arcp_io.serving import Server, serve
+from arcp_io.server.server import Server, serve
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import Principal
 from arcp_proto.limits import MIB, Limits

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from arcp_io import App, JobContext, connect, serve
+from arcp_io.client.store import FileStore, MemoryStore, SessionStore
 from arcp_io.errors import NotAStore, StoreInUse
-from arcp_io.session_store import FileStore, MemoryStore, SessionStore
+from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.ids import JobId, SessionId
-from arcp_proto.resumption import ResumedJob, Resumption
 from arcp_proto.secret import Secret
 from tests.io.processes import environment
 from tests.runners import run

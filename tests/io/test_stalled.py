@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from arcp_io.serving import serve
+from arcp_io.server.server import serve
 from arcp_proto.limits import MIB
 from tests.io.apps import TOKEN
 from tests.io.conftest import on_every_loop

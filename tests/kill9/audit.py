@@ -16,12 +16,12 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from arcp_io.journal import SqliteJournal
-from arcp_proto.connection import Connection
+from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.output import Authenticate, Output
 from arcp_proto.ids import SECOND, SessionId
-from arcp_proto.output import Authenticate, Output
-from arcp_proto.records import RECORD_VERSION, decode_record
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import SUPPORTED_FEATURES
+from arcp_proto.server.config import SUPPORTED_FEATURES
+from arcp_proto.server.journal.records import RECORD_VERSION, decode_record
+from arcp_proto.server.runtime import Runtime
 from tests.kill9.served import app
 from tests.kill9.witness import SessionSeen, Witness, forget_value, without_value
 

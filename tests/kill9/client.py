@@ -22,9 +22,9 @@ import anyio
 import anyio.abc
 
 from arcp_io import connect
-from arcp_io.client import Job, Session
+from arcp_io.client.connect import Job, Session
+from arcp_io.client.store import FileStore
 from arcp_io.errors import ArcpError, ConnectionLost, InvalidRequest
-from arcp_io.session_store import FileStore
 from tests.kill9.served import TOKEN
 from tests.runners import run
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arcp_proto.resumption import Resumption
+from arcp_proto.client.stored_session import Resumption
 from tests.kill9.audit import History, is_notice
 from tests.kill9.client import read_notes
 

@@ -11,7 +11,7 @@ import pytest
 from websockets.frames import Frame, Opcode
 
 from arcp_io.journal import SqliteJournal
-from arcp_proto.records import RECORD_VERSION
+from arcp_proto.server.journal.records import RECORD_VERSION
 from tests.io.gateway import Key
 from tests.kill9.__main__ import main
 from tests.kill9.audit import History, check_histories, check_integrity

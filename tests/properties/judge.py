@@ -10,20 +10,20 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final
 
-from arcp_proto.ages import MARK
-from arcp_proto.connection import Phase
+from arcp_proto.engine.connection import Phase
+from arcp_proto.engine.output import NOTHING, Authenticate, Output, PauseJob, ResumeJob, StartJob, StopJob
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ensure
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, Time
-from arcp_proto.job import Job
 from arcp_proto.limits import Limits
-from arcp_proto.output import NOTHING, Authenticate, Output, PauseJob, ResumeJob, StartJob, StopJob
 from arcp_proto.recording import record
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import RuntimeConfig
-from arcp_proto.session import Session
-from arcp_proto.timers import TimerKind
-from arcp_proto.times import format_time
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.job import Job
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.sessions.event_log import MARK
+from arcp_proto.server.sessions.session import Session
+from arcp_proto.wire.timestamps import format_time
 from tests.unit.world import FEATURES, UNIX, Frame, World
 
 from .model import Attempt, Client

@@ -7,11 +7,10 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from arcp_proto.client import Client, ClientConfig
-from arcp_proto.connection import Connection, Framing
-from arcp_proto.errors import LocalProtocolError
-from arcp_proto.ids import SECOND, JobId
-from arcp_proto.output import (
+from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.stored_session import Resumption
+from arcp_proto.engine.connection import Connection, Framing
+from arcp_proto.engine.output import (
     CancelAnswered,
     Deadline,
     Dial,
@@ -28,8 +27,9 @@ from arcp_proto.output import (
     SubscriptionEnded,
     Welcomed,
 )
+from arcp_proto.errors import LocalProtocolError
+from arcp_proto.ids import SECOND, JobId
 from arcp_proto.recording import record, replay
-from arcp_proto.resumption import Resumption
 from arcp_proto.secret import Secret
 
 UNIX = 1_780_000_000 * SECOND

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from arcp_proto import wire
-from arcp_proto.client import CLIENT_FEATURES, ClientConfig
-from arcp_proto.connection import Connection, Framing, Phase
+from arcp_proto.client.client import CLIENT_FEATURES, ClientConfig
+from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto.engine.output import Authenticate, Deadline, Output, StartJob, StopJob
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import JobId
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits
-from arcp_proto.output import Authenticate, Deadline, Output, StartJob, StopJob
-from arcp_proto.records import Record
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import Record
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.wire import codec
 
 from .lossy_client import UNIX, Fact, Lossy, LossyClient
 
@@ -126,7 +126,7 @@ class LossyPair(Lossy):
         for job in self.runtime.jobs.values():
             facts, history = self._facts.setdefault(job.id, []), job.history
             for payload, _, feature in history.between(max(len(facts), history.first), history.end):
-                event = wire.decode_value(payload + b"}")
+                event = codec.decode_value(payload + b"}")
                 facts.append(Fact(event["kind"], event["body"], feature))
             if job.end is not None and len(facts) < job.last_position:
                 facts.append(Fact("end", None))

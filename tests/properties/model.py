@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from arcp_proto.connection import Framing, Phase
+from arcp_proto.engine.connection import Framing, Phase
 from arcp_proto.errors import ErrorCode, ensure
 from arcp_proto.limits import KIB, MIB
 from tests.unit.world import Frame, Peer

@@ -13,14 +13,15 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from arcp_proto.connection import Framing, Phase
+from arcp_proto.engine.connection import Framing, Phase
 from arcp_proto.errors import Denied, LocalProtocolError, ensure
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, JobId
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import KIB, Limits
 from arcp_proto.recording import replay
-from arcp_proto.records import (
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import (
     JobAccepted,
     JobForgotten,
     Observed,
@@ -31,7 +32,6 @@ from arcp_proto.records import (
     TokenProven,
     encode_record,
 )
-from arcp_proto.runtime_config import RuntimeConfig
 from tests.unit.world import AGENTS, FEATURES, UNIX, Peer
 
 from . import structure

@@ -6,15 +6,22 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from arcp_proto.applying import APPLY
 from arcp_proto.errors import ensure
 from arcp_proto.ids import SECOND, JobId
-from arcp_proto.job import Job
-from arcp_proto.records import Delegated, JobAccepted, JobKept, Record, decode_record, encode_record
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import RuntimeConfig
 from arcp_proto.secret import Secret
-from arcp_proto.session import Session
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.job import Job
+from arcp_proto.server.journal.apply import APPLY
+from arcp_proto.server.journal.records import (
+    Delegated,
+    JobAccepted,
+    JobKept,
+    Record,
+    decode_record,
+    encode_record,
+)
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.sessions.session import Session
 
 from .streams import Flow, Line, Token, Work, marker_of
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from arcp_proto.errors import ensure
 from arcp_proto.features import POSITIONS
-from arcp_proto.history import Past
 from arcp_proto.ids import SECOND, JobId, SessionId
+from arcp_proto.server.sessions.event_log import Past
 
 ENDS: Final = {"cancelled": "CANCELLED", "timed_out": "TIMEOUT"}
 """How a peer that gets every end but an error as `job.result` reads the code."""

@@ -7,19 +7,18 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from arcp_proto.caps import Group, group_of
-from arcp_proto.connection import Connection, Phase
+from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.machine import found
+from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import ensure
-from arcp_proto.history import History
-from arcp_proto.idempotency import key_bytes
 from arcp_proto.ids import JobId, Principal, SessionId
-from arcp_proto.job import NO_EVENTS, Job
 from arcp_proto.limits import KIB
-from arcp_proto.log import Log
-from arcp_proto.machine import found
-from arcp_proto.runtime import Runtime
-from arcp_proto.session import MOST_TOKENS, Session
-from arcp_proto.timers import TimerKey, TimerKind
+from arcp_proto.server.jobs.idempotency import key_bytes
+from arcp_proto.server.jobs.job import NO_EVENTS, Job
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.sessions.admission_control import Group, group_of
+from arcp_proto.server.sessions.event_log import History, Log
+from arcp_proto.server.sessions.session import MOST_TOKENS, Session
 
 NOTICES = 8
 """Notices that may stand in a log beyond its limit, until the next event makes room."""

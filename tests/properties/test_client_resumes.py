@@ -9,11 +9,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.client import ClientConfig
-from arcp_proto.connection import Framing
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.engine.connection import Framing
+from arcp_proto.engine.output import JobAccepted, JobEnded, JobLost, RequestRefused, SessionLost
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import JobId
-from arcp_proto.output import JobAccepted, JobEnded, JobLost, RequestRefused, SessionLost
 
 from .fake_runtime import OF_OTHERS, FakeRuntime
 from .lossy_client import Fact, Lossy, LossyClient

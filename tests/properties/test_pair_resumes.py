@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.connection import Framing
+from arcp_proto.engine.connection import Framing
+from arcp_proto.engine.output import JobEnded
 from arcp_proto.limits import Limits
-from arcp_proto.output import JobEnded
 
 from .lossy_pair import LossyPair
 from .machines import examples

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from arcp_proto.client_jobs import FollowedJob
+from arcp_proto.client.followed_job import FollowedJob
 from arcp_proto.errors import InvariantViolated
 from tests.planted import plant
 

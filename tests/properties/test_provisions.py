@@ -14,20 +14,20 @@ from typing import Any, Final
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.connection import Connection, Phase
-from arcp_proto.credentials import IssuedCredential
+from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.output import IssueCredentials, RevokeCredential, StartJob
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, LocalProtocolError, ensure
 from arcp_proto.features import PROVISIONED_CREDENTIALS
 from arcp_proto.ids import SECOND, JobId, Principal, Time
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits
-from arcp_proto.output import IssueCredentials, RevokeCredential, StartJob
 from arcp_proto.recording import record, replay
-from arcp_proto.records import encode_record
-from arcp_proto.runtime_config import RuntimeConfig
 from arcp_proto.secret import Secret
-from arcp_proto.timers import TimerKind
-from arcp_proto.times import format_time
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.credentials.model import IssuedCredential
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import encode_record
+from arcp_proto.wire.timestamps import format_time
 from tests.unit.world import FEATURES, UNIX, Frame, Peer, World
 
 from . import structure

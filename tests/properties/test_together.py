@@ -8,15 +8,15 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.connection import Phase
+from arcp_proto.engine.connection import Phase
+from arcp_proto.engine.output import StartJob
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.features import POSITIONS
-from arcp_proto.holdings import Holder
 from arcp_proto.ids import MILLISECOND, SECOND, JobId
 from arcp_proto.limits import Limits
-from arcp_proto.output import StartJob
-from arcp_proto.records import encode_record
-from arcp_proto.speaking import MOST_TOGETHER, SHORT
+from arcp_proto.server.jobs.publish import MOST_TOGETHER, SHORT
+from arcp_proto.server.journal.records import encode_record
+from arcp_proto.server.sessions.quotas import Holder
 from tests.unit.world import CONFIG, FEATURES, UNIX, World
 
 from . import structure

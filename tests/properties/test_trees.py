@@ -15,18 +15,18 @@ from typing import Any, Final
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.connection import Phase
+from arcp_proto.engine.connection import Phase
+from arcp_proto.engine.output import ChildEnded, StartJob, StopJob
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, ensure
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, JobId
-from arcp_proto.inventory import AgentInfo
-from arcp_proto.job import Job
 from arcp_proto.limits import Limits
-from arcp_proto.output import ChildEnded, StartJob, StopJob
 from arcp_proto.recording import record, replay
-from arcp_proto.runtime_config import RuntimeConfig
-from arcp_proto.timers import TimerKind
-from arcp_proto.times import format_time
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.jobs.job import Job
+from arcp_proto.wire.timestamps import format_time
 from tests.unit.world import FEATURES, UNIX, Frame, Peer, World
 
 from . import structure

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from arcp_proto.client import Client, ClientConfig
-from arcp_proto.connection import Connection, Framing, Phase
-from arcp_proto.errors import LocalProtocolError
-from arcp_proto.features import POSITIONS
-from arcp_proto.ids import MILLISECOND, SECOND, JobId
-from arcp_proto.output import (
+from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.stored_session import Resumption
+from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto.engine.output import (
     CancelAnswered,
     Closing,
     ConnectionEnded,
@@ -31,7 +29,9 @@ from arcp_proto.output import (
     SubscriptionEnded,
     Welcomed,
 )
-from arcp_proto.resumption import Resumption
+from arcp_proto.errors import LocalProtocolError
+from arcp_proto.features import POSITIONS
+from arcp_proto.ids import MILLISECOND, SECOND, JobId
 from arcp_proto.secret import Secret
 
 from .broken import Broken, ensure

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from arcp_proto import records as facts
-from arcp_proto.connection import Phase
+from arcp_proto.engine.connection import Phase
+from arcp_proto.server.journal import records as facts
 
 from .broken import Broken, ensure
 from .runs import ANY, Runs

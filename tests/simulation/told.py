@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arcp_proto.connection import Connection
+from arcp_proto.engine.connection import Connection
 
 from .runs import Runs
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from arcp_proto import records as facts
+from arcp_proto.server.journal import records as facts
 
 from .broken import Broken, ensure
 

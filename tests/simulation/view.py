@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from arcp_proto.output import JobEmitted, JobEnded, Subscribed
+from arcp_proto.engine.output import JobEmitted, JobEnded, Subscribed
 
 from .broken import Broken, ensure
 from .truth import FINAL, Truth, Work, is_notice, mark_of

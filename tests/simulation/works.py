@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from arcp_proto import records as facts
+from arcp_proto.engine.output import StartJob
 from arcp_proto.ids import SECOND
-from arcp_proto.job import Terms
 from arcp_proto.limits import Limits
-from arcp_proto.output import StartJob
+from arcp_proto.server.jobs.job import Terms
+from arcp_proto.server.journal import records as facts
 
 from .broken import Broken, ensure
 from .leases import unix_of

@@ -8,8 +8,8 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from arcp_proto.engine.output import SessionLost
 from arcp_proto.ids import MILLISECOND, SECOND
-from arcp_proto.output import SessionLost
 
 from . import bounds
 from .agents import Agent

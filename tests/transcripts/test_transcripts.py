@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from arcp_proto.recording import replay
-from arcp_proto.runtime import Runtime
+from arcp_proto.server.runtime import Runtime
 
 from .story import perform
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-from arcp_proto.client import Client, ClientConfig
-from arcp_proto.client_handlers import HANDLERS
-from arcp_proto.connection import Framing
+from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.dispatch import HANDLERS
+from arcp_proto.client.stored_session import Resumption
+from arcp_proto.engine.connection import Framing
+from arcp_proto.engine.output import Closing, Dial, Event, JobEmitted, Output
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, JobId, RequestId
-from arcp_proto.output import Closing, Dial, Event, JobEmitted, Output
-from arcp_proto.resumption import Resumption
 from arcp_proto.secret import Secret
 
 T = TypeVar("T")

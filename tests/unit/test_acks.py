@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.acks import ACK_INTERVAL, Acks
-from arcp_proto.client_jobs import LIVE, FollowedJob
+from arcp_proto.client.acks import ACK_INTERVAL, Acks
+from arcp_proto.client.followed_job import LIVE, FollowedJob
 from arcp_proto.ids import SECOND, JobId, Time
 
 A, B = JobId("job_a"), JobId("job_b")

@@ -7,14 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.answers import accepted_again, accepted_of, entry_json, entry_of, subscribed_of
-from arcp_proto.budget import Budget
 from arcp_proto.features import POSITIONS
-from arcp_proto.idempotency import Claim
 from arcp_proto.ids import JobId, Principal, SessionId, Time
-from arcp_proto.job import End, Job, Status, Terms
-from arcp_proto.session import Session
-from arcp_proto.trace import TraceContext
+from arcp_proto.leases.budget import Budget
+from arcp_proto.server.jobs.idempotency import Claim
+from arcp_proto.server.jobs.job import End, Job, Status, Terms
+from arcp_proto.server.responses import accepted_again, accepted_of, entry_json, entry_of, subscribed_of
+from arcp_proto.server.sessions.session import Session
+from arcp_proto.wire.trace_context import TraceContext
 
 from .world import UNIX
 

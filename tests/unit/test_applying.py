@@ -7,15 +7,15 @@ from typing import get_args
 import msgspec
 import pytest
 
-from arcp_proto import records
-from arcp_proto.applying import APPLY, head_of
 from arcp_proto.ids import JobId, Principal, SessionId, Time
-from arcp_proto.job import Outcome, Status, Terms
-from arcp_proto.records import Record
-from arcp_proto.replies import Reply
-from arcp_proto.runtime import Runtime
-from arcp_proto.session import Backlog
-from arcp_proto.trace import TraceContext
+from arcp_proto.server.jobs.job import Outcome, Status, Terms
+from arcp_proto.server.journal import records
+from arcp_proto.server.journal.apply import APPLY, head_of
+from arcp_proto.server.journal.records import Record
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.sessions.reply_cache import Reply
+from arcp_proto.server.sessions.session import Backlog
+from arcp_proto.wire.trace_context import TraceContext
 
 from .world import CONFIG, SEED, START, UNIX
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto.assembly import Assembly
-from arcp_proto.chunks import ChunkError, read_chunk
+from arcp_proto.client.result_assembler import Assembly
 from arcp_proto.ids import JobId
-from arcp_proto.messages import UNSET, Result
+from arcp_proto.wire.messages import UNSET, Result
+from arcp_proto.wire.result_chunks import ChunkError, read_chunk
 
 A, B, C = JobId("job_a"), JobId("job_b"), JobId("job_c")
 

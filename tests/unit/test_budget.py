@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto import wire
-from arcp_proto.budget import Budget, Hold, parse_amount, parse_budget, shown, to_cost, to_wire
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
-from arcp_proto.wire import decimal_json
+from arcp_proto.leases.budget import Budget, Hold, parse_amount, parse_budget, shown, to_cost, to_wire
+from arcp_proto.wire import codec
+from arcp_proto.wire.codec import decimal_json
 
 numbers = st.one_of(
     st.from_regex(r"[0-9]{1,18}", fullmatch=True),
@@ -307,4 +307,4 @@ def test_no_agent_reports_so_many_costs_that_a_counter_cannot_hold_their_sum() -
 
 def test_counters_are_written_as_json_numbers() -> None:
     counters = parse_budget({"cost.budget": ["USD:5.00", "credits:0.5"]})
-    assert wire.encode_checked(to_wire(counters)) == b'{"USD":5,"credits":0.5}'
+    assert codec.encode_checked(to_wire(counters)) == b'{"USD":5,"credits":0.5}'

@@ -10,17 +10,24 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.client import CLIENT_FEATURES, Client, ClientConfig
-from arcp_proto.connection import Framing, Phase
+from arcp_proto.client.client import CLIENT_FEATURES, Client, ClientConfig
+from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.output import (
+    ConnectionEnded,
+    JobEmitted,
+    JobEnded,
+    SessionClosed,
+    SessionFailed,
+    Welcomed,
+)
+from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import InvariantViolated, LocalProtocolError
 from arcp_proto.ids import SECOND, JobId, SessionId, Time
 from arcp_proto.limits import Limits
-from arcp_proto.messages import AgentEntry, Peer
-from arcp_proto.output import ConnectionEnded, JobEmitted, JobEnded, SessionClosed, SessionFailed, Welcomed
 from arcp_proto.secret import Secret
-from arcp_proto.timers import TimerKey, TimerKind
-from arcp_proto.times import format_time
-from arcp_proto.trace import EXTENSION
+from arcp_proto.wire.messages import AgentEntry, Peer
+from arcp_proto.wire.timestamps import format_time
+from arcp_proto.wire.trace_context import EXTENSION
 
 from .scripted_runtime import FEATURES, JOB, UNIX, WELCOME, ScriptedRuntime, log, numbers
 

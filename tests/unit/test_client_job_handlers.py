@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.client import ClientConfig
-from arcp_proto.client_job_handlers import ENDS
-from arcp_proto.errors import RETRYABLE, ErrorCode
-from arcp_proto.ids import JobId
-from arcp_proto.limits import Limits
-from arcp_proto.output import (
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.job_messages import ENDS
+from arcp_proto.engine.output import (
     CancelAnswered,
     ConnectionEnded,
     Event,
@@ -24,6 +21,9 @@ from arcp_proto.output import (
     SessionFailed,
     Subscribed,
 )
+from arcp_proto.errors import RETRYABLE, ErrorCode
+from arcp_proto.ids import JobId
+from arcp_proto.limits import Limits
 
 from .scripted_runtime import JOB, NUMBERED, ScriptedRuntime, accepted, chunk, log, numbers, positions
 

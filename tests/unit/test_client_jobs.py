@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from arcp_proto.client_jobs import AT_HOME, LIVE, RECENT, FollowedJob
+from arcp_proto.client.followed_job import AT_HOME, LIVE, RECENT, FollowedJob
 from arcp_proto.ids import JobId
 
 

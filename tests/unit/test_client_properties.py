@@ -9,13 +9,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.client import Client, ClientConfig
-from arcp_proto.client_job_handlers import ENDS
-from arcp_proto.errors import ErrorCode
-from arcp_proto.ids import JobId
-from arcp_proto.limits import Limits
-from arcp_proto.messages import TO_CLIENT, TO_RUNTIME
-from arcp_proto.output import (
+from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.job_messages import ENDS
+from arcp_proto.engine.output import (
     CancelAnswered,
     ConnectionEnded,
     Event,
@@ -24,7 +20,11 @@ from arcp_proto.output import (
     JobEnded,
     RequestRefused,
 )
-from arcp_proto.timers import TimerKey, TimerKind
+from arcp_proto.engine.timers import TimerKey, TimerKind
+from arcp_proto.errors import ErrorCode
+from arcp_proto.ids import JobId
+from arcp_proto.limits import Limits
+from arcp_proto.wire.messages import TO_CLIENT, TO_RUNTIME
 
 from .scripted_runtime import FEATURES, NUMBERED, ScriptedRuntime
 

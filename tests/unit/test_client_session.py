@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from arcp_proto.client_jobs import FollowedJob
-from arcp_proto.client_session import ClientSession
+from arcp_proto.client.followed_job import FollowedJob
+from arcp_proto.client.session import ClientSession
+from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.ids import JobId, SessionId, Time
 from arcp_proto.limits import Limits
-from arcp_proto.resumption import ResumedJob, Resumption
 from arcp_proto.secret import Secret
 
 

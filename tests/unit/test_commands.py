@@ -6,13 +6,14 @@ from typing import Any, Final
 
 import pytest
 
-from arcp_proto import commands, messages
-from arcp_proto.client import ClientConfig
+from arcp_proto.client import commands
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.engine.output import JobsListed, RequestRefused, Subscribed
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import JobId
-from arcp_proto.output import JobsListed, RequestRefused, Subscribed
 from arcp_proto.secret import Secret
+from arcp_proto.wire import messages
 
 from .scripted_runtime import FEATURES, JOB, ScriptedRuntime
 

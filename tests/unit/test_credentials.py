@@ -6,11 +6,19 @@ import json
 
 import pytest
 
-from arcp_proto.credential import Credential
-from arcp_proto.credentials import MOST, Provision, Provisions, Rotated, fault_of, named, with_credentials
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import JobId, Principal, Time
 from arcp_proto.secret import Secret
+from arcp_proto.server.credentials.model import (
+    MOST,
+    Provision,
+    Provisions,
+    Rotated,
+    fault_of,
+    named,
+    with_credentials,
+)
+from arcp_proto.wire.credential import Credential
 
 from .credentialed import ENDPOINT, made
 

@@ -9,20 +9,20 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from arcp_proto.applying import APPLY
-from arcp_proto.ceilings import Ceiling
+from arcp_proto.engine.output import Audit, ChildEnded, PauseJob, RuntimeEnded, StartJob
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, LocalProtocolError
-from arcp_proto.events import REMAINING
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, JobId
-from arcp_proto.inventory import AgentInfo
-from arcp_proto.output import Audit, ChildEnded, PauseJob, RuntimeEnded, StartJob
+from arcp_proto.leases.ceilings import Ceiling
 from arcp_proto.recording import record, replay
-from arcp_proto.records import Published, encode_record
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import RuntimeConfig
-from arcp_proto.timers import TimerKind
-from arcp_proto.times import format_time
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.apply import APPLY
+from arcp_proto.server.journal.records import Published, encode_record
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.wire.event_bodies import REMAINING
+from arcp_proto.wire.timestamps import format_time
 
 from .world import CONFIG, FEATURES, SEED, START, UNIX, Frame, Peer, World
 

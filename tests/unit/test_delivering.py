@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto.engine.output import PauseJob, StartJob
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND
 from arcp_proto.limits import Limits
-from arcp_proto.output import PauseJob, StartJob
-from arcp_proto.records import Published, Released
+from arcp_proto.server.journal.records import Published, Released
 
 from .world import CONFIG, FEATURES, Frame, Peer, World
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from arcp_proto.early import Early
+from arcp_proto.client.sequencer import Early
 from arcp_proto.ids import JobId
-from arcp_proto.wire import Envelope
+from arcp_proto.wire.codec import Envelope
 
 A, B = JobId("job_a"), JobId("job_b")
 

@@ -8,20 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto import wire
-from arcp_proto.credential import Credential
-from arcp_proto.credentials import Rotated
-from arcp_proto.envelopes import AT_ONCE, FEW, Entry, Envelopes
 from arcp_proto.ids import JobId, SessionId, event_id_prefix
 from arcp_proto.secret import Secret
+from arcp_proto.server.credentials.model import Rotated
+from arcp_proto.wire import codec
+from arcp_proto.wire.credential import Credential
+from arcp_proto.wire.envelopes import AT_ONCE, FEW, Entry, Envelopes
 
 SESSION = SessionId("sess_1")
 PREFIX = event_id_prefix(SESSION).encode()
 EXTENSIONS = b'{"x%b":{"event_seq":0,"percent":"%d%%"}}'
 HEADS = (
-    wire.event_head("job.event", JobId("job_1"), "a" * 32, EXTENSIONS),
-    wire.event_head("job.event", JobId("job_2"), "a" * 32),
-    wire.event_head("job.result", JobId("job_%b%d"), None),
+    codec.event_head("job.event", JobId("job_1"), "a" * 32, EXTENSIONS),
+    codec.event_head("job.event", JobId("job_2"), "a" * 32),
+    codec.event_head("job.result", JobId("job_%b%d"), None),
 )
 PLACES = st.one_of(
     st.integers(0, 3), st.integers(970, 1_030), st.integers(10**6 - 30, 10**6), st.just(2**63 - 100)
@@ -34,7 +34,7 @@ def one_by_one(entries: list[Entry], after: int, size: int, positions: bool = Fa
     for number, entry in enumerate(entries, after + 1):
         payload = entry.payload if entry.rotated is None else entry.rotated.complete(entry.payload)
         tail = f',"job_seq":{entry.position}}}}}' if positions and entry.position else "}}"
-        made.append(wire.event_envelope(entry.head, PREFIX, b"sess_1", number, payload, tail.encode()))
+        made.append(codec.event_envelope(entry.head, PREFIX, b"sess_1", number, payload, tail.encode()))
         size -= len(made[-1])
         if size <= 0:
             break
@@ -94,7 +94,7 @@ def test_a_run_of_one_job(kind: int, after: int) -> None:
     entries = [entry_of(kind, b'{"n":%d' % number) for number in range(AT_ONCE + FEW)]
     envelopes = envelopes_of(entries, after, 10**6)
     assert envelopes == one_by_one(entries, after, 10**6)
-    assert [wire.decode_envelope(envelope).event_seq for envelope in envelopes] == list(
+    assert [codec.decode_envelope(envelope).event_seq for envelope in envelopes] == list(
         range(after + 1, after + 1 + len(entries))
     )
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_proto import event_runs
-from arcp_proto.client import ClientConfig
+from arcp_proto.client import fast_path
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.engine.output import Event, JobEmitted
 from arcp_proto.ids import JobId
 from arcp_proto.limits import MAX_DEPTH, MAX_ID_LENGTH, Limits
-from arcp_proto.output import Event, JobEmitted
 
 from .scripted_runtime import FEATURES, JOB, NUMBERED, ScriptedRuntime
 
@@ -356,5 +356,5 @@ def test_every_event_of_a_run_is_decoded_by_itself() -> None:
 def test_the_types_of_a_body_are_those_of_json() -> None:
     """Beyond them it is read again, so nothing is lost by it."""
     with pytest.raises(ValueError):
-        event_runs._DECODERS.either(msgspec.json.encode(message(1, {"a": [[[[[1]]]]]})))
-    event_runs._DECODERS.either(msgspec.json.encode(message(1, {"a": [[[1]]]})))
+        fast_path._DECODERS.either(msgspec.json.encode(message(1, {"a": [[[[[1]]]]]})))
+    fast_path._DECODERS.either(msgspec.json.encode(message(1, {"a": [[[1]]]})))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from arcp_proto.client import ClientConfig
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.engine.output import ConnectionEnded, Detached, Event, SessionFailed
 from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
-from arcp_proto.output import ConnectionEnded, Detached, Event, SessionFailed
 
 from .scripted_runtime import JOB, ScriptedRuntime, log, numbers
 

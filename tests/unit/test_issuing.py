@@ -8,16 +8,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.authority import GRACE_SEC
+from arcp_proto.engine.output import CredentialRotated, IssueCredentials, StartJob
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.features import PROVISIONED_CREDENTIALS
 from arcp_proto.ids import SECOND
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits
-from arcp_proto.output import CredentialRotated, IssueCredentials, StartJob
 from arcp_proto.recording import record, replay
-from arcp_proto.records import CredentialIssued, CredentialRequested, CredentialRevoked, encode_record
-from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.gate import GRACE_SEC
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import (
+    CredentialIssued,
+    CredentialRequested,
+    CredentialRevoked,
+    encode_record,
+)
 
 from .credentialed import ENDPOINT, JOURNALED, PROVIDED, WITH, Provided, made
 from .world import CONFIG, FEATURES, UNIX, Frame, Peer

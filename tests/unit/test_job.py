@@ -9,13 +9,13 @@ from itertools import product
 import msgspec
 import pytest
 
-from arcp_proto import wire
-from arcp_proto.budget import Budget
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import JobId, Principal, SessionId, Time
-from arcp_proto.job import CURRENCY_BYTES, End, Job, Status, Terms
-from arcp_proto.trace import TraceContext
-from arcp_proto.wire import event_envelope, event_tail
+from arcp_proto.leases.budget import Budget
+from arcp_proto.server.jobs.job import CURRENCY_BYTES, End, Job, Status, Terms
+from arcp_proto.wire import codec
+from arcp_proto.wire.codec import event_envelope, event_tail
+from arcp_proto.wire.trace_context import TraceContext
 
 LEGAL = {
     "pending": "running error cancelled timed_out",
@@ -97,4 +97,4 @@ def test_a_job_that_has_ended_counts_for_each_currency_of_its_budget(currencies:
     job.budget = Budget({f"X{number:02}": Decimal(1) for number in range(currencies)})
     job.end = End("job.error", b"p" * 100, Time(0), source=1)
     job.pack()
-    assert job.kept == 100 + len(wire.encode_value(lease)) + currencies * CURRENCY_BYTES
+    assert job.kept == 100 + len(codec.encode_value(lease)) + currencies * CURRENCY_BYTES

@@ -7,11 +7,11 @@ from typing import Final
 import msgspec
 import pytest
 
-from arcp_proto.client import CLIENT_FEATURES, Client, ClientConfig
-from arcp_proto.events import Log, Progress
+from arcp_proto.client.client import CLIENT_FEATURES, Client, ClientConfig
+from arcp_proto.client.stored_session import Resumption
+from arcp_proto.engine.output import JobEmitted, JobEnded, Subscribed, SubscriptionEnded, Welcomed
 from arcp_proto.limits import Limits
-from arcp_proto.output import JobEmitted, JobEnded, Subscribed, SubscriptionEnded, Welcomed
-from arcp_proto.resumption import Resumption
+from arcp_proto.wire.event_bodies import Log, Progress
 
 from .pair import RUNTIME_CONFIG, UNIX, Pair
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto.envelopes import Entry
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import SECOND, SessionId, Time
-from arcp_proto.log import Log
+from arcp_proto.server.sessions.event_log import Log
+from arcp_proto.wire.envelopes import Entry
 
 SESSION = SessionId("sess_x")
 NOW = Time(5 * SECOND)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import rich.pretty
 
-from arcp_proto import messages
+from arcp_proto.wire import messages
 
 SHAPES: Final[Mapping[str, Mapping[str, type[msgspec.Struct]]]] = {
     "runtime": messages.TO_RUNTIME,

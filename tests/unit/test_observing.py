@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto.engine.output import PauseJob, StopJob
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SessionId
 from arcp_proto.limits import Limits
-from arcp_proto.output import PauseJob, StopJob
-from arcp_proto.timers import TimerKind
 
 from .world import CONFIG, FEATURES, Frame, Peer, World
 

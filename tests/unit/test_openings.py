@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from arcp_proto.ids import MILLISECOND, SECOND
-from arcp_proto.inventory import AgentInfo
-from arcp_proto.openings import MOST_KINDS
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.jobs.publish import MOST_KINDS
+from arcp_proto.server.runtime import Runtime
 
 THEN = 1_780_000_000_000 * MILLISECOND
 NOON = b'{"kind":"log","ts":"2026-05-28T20:26:40.%03dZ","body":'

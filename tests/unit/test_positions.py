@@ -8,13 +8,20 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from arcp_proto.connection import Framing
+from arcp_proto.engine.connection import Framing
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import JobId
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits
-from arcp_proto.records import JobKept, KeyKept, Record, SessionKept, decode_record, encode_record
-from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import (
+    JobKept,
+    KeyKept,
+    Record,
+    SessionKept,
+    decode_record,
+    encode_record,
+)
 
 from .world import CONFIG, FEATURES, Frame, Peer, World
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.client import ClientConfig
-from arcp_proto.ids import JobId, SessionId
-from arcp_proto.output import (
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.resubscribe import MOST_REFUSALS, WINDOW
+from arcp_proto.client.stored_session import ResumedJob, Resumption
+from arcp_proto.engine.output import (
     Event,
     JobAccepted,
     JobEmitted,
@@ -20,8 +21,7 @@ from arcp_proto.output import (
     SubscriptionEnded,
     Welcomed,
 )
-from arcp_proto.recovery import MOST_REFUSALS, WINDOW
-from arcp_proto.resumption import ResumedJob, Resumption
+from arcp_proto.ids import JobId, SessionId
 from arcp_proto.secret import Secret
 
 from .scripted_runtime import FEATURES, JOB, NUMBERED, ScriptedRuntime, chunk, log, numbers, positions

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.client import ClientConfig
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.engine.output import Event, JobAccepted, JobEmitted, JobEnded, JobLost, SubscriptionEnded
 from arcp_proto.ids import SECOND, JobId
-from arcp_proto.output import Event, JobAccepted, JobEmitted, JobEnded, JobLost, SubscriptionEnded
-from arcp_proto.times import format_time
+from arcp_proto.wire.timestamps import format_time
 
 from .scripted_runtime import JOB, NUMBERED, UNIX, ScriptedRuntime, accepted, log
 

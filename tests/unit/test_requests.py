@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from arcp_proto.client.pending import Outstanding, RequestKind, Requests
 from arcp_proto.errors import ErrorCode
 from arcp_proto.ids import JobId, RequestId
-from arcp_proto.messages import Submit
-from arcp_proto.requests import Outstanding, RequestKind, Requests
+from arcp_proto.wire.messages import Submit
 
 A, B = JobId("job_a"), JobId("job_b")
 

@@ -7,14 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto.engine.output import Authenticate, StartJob
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, SessionId
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits
-from arcp_proto.output import Authenticate, StartJob
-from arcp_proto.records import Evicted, HistoryCut, JobAccepted, JobEnded, Published
-from arcp_proto.runtime import Runtime
-from arcp_proto.timers import TimerKind
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import Evicted, HistoryCut, JobAccepted, JobEnded, Published
+from arcp_proto.server.runtime import Runtime
 
 from .world import CONFIG, FEATURES, START, UNIX, Peer, World
 

@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.client import ClientConfig
-from arcp_proto.connection import Framing
-from arcp_proto.errors import LocalProtocolError
-from arcp_proto.ids import SECOND, JobId, SessionId, Time
-from arcp_proto.limits import Limits
-from arcp_proto.output import (
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.stored_session import ResumedJob, Resumption
+from arcp_proto.engine.connection import Framing
+from arcp_proto.engine.output import (
     CancelAnswered,
     ConnectionEnded,
     Detached,
@@ -27,9 +25,11 @@ from arcp_proto.output import (
     Subscribed,
     Welcomed,
 )
-from arcp_proto.resumption import ResumedJob, Resumption
+from arcp_proto.engine.timers import TimerKind
+from arcp_proto.errors import LocalProtocolError
+from arcp_proto.ids import SECOND, JobId, SessionId, Time
+from arcp_proto.limits import Limits
 from arcp_proto.secret import Secret
-from arcp_proto.timers import TimerKind
 
 from .scripted_runtime import JOB, NUMBERED, ScriptedRuntime, accepted, chunk, log, numbers, positions
 

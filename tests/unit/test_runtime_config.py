@@ -9,9 +9,9 @@ import pytest
 
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.features import PROVISIONED_CREDENTIALS
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import MAX_RUNTIME_SEC, Limits
-from arcp_proto.runtime_config import LEAST_FRAME, SUPPORTED_FEATURES, check_observers
+from arcp_proto.server.config import LEAST_FRAME, SUPPORTED_FEATURES, check_observers
+from arcp_proto.server.jobs.inventory import AgentInfo
 
 from .world import CONFIG, World
 

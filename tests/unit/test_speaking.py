@@ -11,7 +11,7 @@ from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import MILLISECOND, JobId
 from arcp_proto.limits import Limits
 from arcp_proto.recording import record
-from arcp_proto.speaking import MOST_TOGETHER, SHORT
+from arcp_proto.server.jobs.publish import MOST_TOGETHER, SHORT
 
 from .world import CONFIG, World
 

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto.engine.output import StartJob
 from arcp_proto.features import POSITIONS
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits
-from arcp_proto.output import StartJob
-from arcp_proto.records import JobAccepted, JobStarted
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import JobAccepted, JobStarted
 
 from .world import CONFIG, FEATURES, Frame, Peer, World
 
