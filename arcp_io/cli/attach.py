@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .ending import follow, show
-from .job_request import Attachment
+from .endings import follow, show
 from .options import (
     AllowPlain,
     Cafile,
@@ -23,6 +22,7 @@ from .options import (
     output_argument,
     server_of,
 )
+from .request import Attachment
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 

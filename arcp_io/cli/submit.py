@@ -16,8 +16,7 @@ from .arguments import (
     lease_argument,
     whole_seconds_argument,
 )
-from .ending import follow, show
-from .job_request import Submission
+from .endings import follow, show
 from .options import (
     AllowPlain,
     Cafile,
@@ -32,6 +31,7 @@ from .options import (
     output_argument,
     server_at,
 )
+from .request import Submission
 
 _Where = Annotated[
     list[str],

@@ -8,9 +8,8 @@ from __future__ import annotations
 import fcntl
 import os
 
-from arcp_io.forks import keep_from_copies, share_with_copies
-
-from .protocol import JournalError, JournalInUse
+from ..forks import keep_from_copies, share_with_copies
+from .journal import JournalError, JournalInUse
 
 
 class FileLock:

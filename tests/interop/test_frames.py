@@ -14,7 +14,10 @@ from typing import Any, Final
 
 import pytest
 
-from arcp_proto.engine.output import (
+from arcp_proto.errors import LocalProtocolError
+from arcp_proto.ids import JobId
+from arcp_proto.inventory import AgentInfo
+from arcp_proto.output import (
     CancelAnswered,
     ConnectionEnded,
     Event,
@@ -26,10 +29,7 @@ from arcp_proto.engine.output import (
     SessionFailed,
     Welcomed,
 )
-from arcp_proto.errors import LocalProtocolError
-from arcp_proto.ids import JobId
-from arcp_proto.server.config import RuntimeConfig
-from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.runtime_config import RuntimeConfig
 from tests.interop.peer import Frame, read
 from tests.unit.scripted_runtime import ScriptedRuntime
 from tests.unit.world import World

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.engine.output import (
+from arcp_proto.errors import ErrorCode
+from arcp_proto.output import (
     CancelAnswered,
     ConnectionEnded,
     JobAccepted,
@@ -18,7 +19,6 @@ from arcp_proto.engine.output import (
     SessionFailed,
     Welcomed,
 )
-from arcp_proto.errors import ErrorCode
 from tests.interop.others import (
     LOCAL_TIME,
     TRACE,

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import pytest
 
-from arcp_proto.client.client import ClientConfig
-from arcp_proto.engine.output import (
+from arcp_proto.client import ClientConfig
+from arcp_proto.ids import SECOND, JobId, RequestId
+from arcp_proto.output import (
     ConnectionEnded,
     Detached,
     Event,
@@ -25,7 +26,6 @@ from arcp_proto.engine.output import (
     Subscribed,
     Welcomed,
 )
-from arcp_proto.ids import SECOND, JobId, RequestId
 from tests.interop.others import LOCAL_TIME, TRACE
 from tests.unit.scripted_runtime import ScriptedRuntime, accepted, log
 

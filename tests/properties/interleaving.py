@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
-from arcp_proto.client.client import ClientConfig
-from arcp_proto.engine.output import (
+from arcp_proto.client import ClientConfig
+from arcp_proto.ids import JobId, RequestId
+from arcp_proto.output import (
     CancelAnswered,
     Event,
     JobAccepted,
@@ -20,7 +21,6 @@ from arcp_proto.engine.output import (
     RequestRefused,
     Subscribed,
 )
-from arcp_proto.ids import JobId, RequestId
 from tests.unit.scripted_runtime import ScriptedRuntime, accepted, log
 
 Told = tuple[str, str, str]

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from arcp_proto.engine.connection import Connection, Framing, Phase
-from arcp_proto.engine.output import (
+from arcp_proto.connection import Connection, Framing, Phase
+from arcp_proto.ids import SECOND
+from arcp_proto.job import Job
+from arcp_proto.output import (
     Authenticate,
     ChildEnded,
     Closing,
@@ -24,18 +26,16 @@ from arcp_proto.engine.output import (
     StartJob,
     StopJob,
 )
-from arcp_proto.ids import SECOND
-from arcp_proto.server.config import RuntimeConfig
-from arcp_proto.server.jobs.job import Job
-from arcp_proto.server.journal.records import Record
-from arcp_proto.server.runtime import Runtime
+from arcp_proto.records import Record
+from arcp_proto.runtime import Runtime
+from arcp_proto.runtime_config import RuntimeConfig
 
 from . import bounds
 from .agents import AGENTS, Agents
 from .broken import Broken, ensure
 from .network import Link
 from .powers import Powers
-from .told import Line, Told, digest_of
+from .promises import Line, Told, digest_of
 
 if TYPE_CHECKING:
     from .world import World

@@ -6,11 +6,9 @@ import json
 
 import pytest
 
-from arcp_proto.errors import InvariantViolated
-from arcp_proto.ids import JobId, Principal, Time
-from arcp_proto.secret import Secret
-from arcp_proto.server.credentials.model import (
+from arcp_proto.credentials import (
     MOST,
+    Credential,
     Provision,
     Provisions,
     Rotated,
@@ -18,7 +16,9 @@ from arcp_proto.server.credentials.model import (
     named,
     with_credentials,
 )
-from arcp_proto.wire.credential import Credential
+from arcp_proto.errors import InvariantViolated
+from arcp_proto.ids import JobId, Principal, Time
+from arcp_proto.secret import Secret
 
 from .credentialed import ENDPOINT, made
 

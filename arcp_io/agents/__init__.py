@@ -1,1 +1,0 @@
-"""Agents: what runs them, and the job as they see it."""

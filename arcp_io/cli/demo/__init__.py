@@ -1,1 +1,0 @@
-"""`arcp-io demo`, its agent, and the relay that cuts its connection."""

@@ -1,1 +1,0 @@
-"""The client: connections, sessions, and jobs as their submitter or an observer sees them."""

@@ -1,1 +1,0 @@
-"""Drivers: the pump between a machine and an event loop, transports, and the native halves of both loops."""

@@ -1,1 +1,0 @@
-"""Serving an App: listeners, authentication, the audit log, and `run`."""

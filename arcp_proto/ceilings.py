@@ -1,0 +1,128 @@
+"""What a host lets a principal ask for: a request beyond its ceiling is refused, never cut (§9.2, §14)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from . import authority
+from .budget import COST_BUDGET, parse_budget, shown
+from .errors import ErrorCode, LocalProtocolError, Refusal
+from .grants import Grants
+from .ids import SECOND, Principal, Time
+from .inventory import qualified
+from .lease import MODEL_USE, parse_lease
+from .limits import MAX_RUNTIME_SEC
+
+if TYPE_CHECKING:
+    from .job import Job
+    from .runtime import Runtime
+
+EVERYBODY: Final = "*"
+
+
+class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
+    """The most that a submit may ask for, by principal and agent; "*" is for all.
+
+    `agent` is a name, or `name@version`. `lease` is written as a `lease_request`: its patterns have to cover
+    what is asked for, and each of its `cost.budget` amounts has to be named, and not exceeded. Without
+    `longest_expiry_sec` a lease needs no end.
+    """
+
+    principal: str = EVERYBODY
+    agent: str = EVERYBODY
+    lease: dict[str, list[str]]
+    longest_expiry_sec: int | None = None
+
+
+class Beyond(Refusal):
+    """More was asked for than a ceiling allows."""
+
+    def __init__(self, message: str, namespace: str) -> None:
+        super().__init__(ErrorCode.PERMISSION_DENIED, message, details={"namespace": namespace})
+        self.namespace = namespace
+
+
+def check_ceilings(ceilings: Sequence[Ceiling]) -> None:
+    """Raise LocalProtocolError for a ceiling whose lease is none, or whose expiry is no time."""
+    for ceiling in ceilings:
+        try:
+            parse_lease(ceiling.lease)
+        except Refusal as refusal:
+            raise LocalProtocolError(f"ceiling for {ceiling.principal}: {refusal.message}") from None
+        longest = ceiling.longest_expiry_sec
+        if longest is not None and not 1 <= longest <= MAX_RUNTIME_SEC:
+            raise LocalProtocolError(f"longest_expiry_sec {longest} is not from 1 to {MAX_RUNTIME_SEC}")
+
+
+def check(
+    runtime: Runtime,
+    principal: Principal,
+    agent: str,
+    version: str | None,
+    lease: Mapping[str, Sequence[str]],
+    expires: Time | None,
+    parent: Job | None = None,
+) -> None:
+    """Raise Refusal PERMISSION_DENIED for a lease beyond the ceiling; without one all is granted as asked.
+
+    What a child does not name counts as what it gets of its `parent` (§10).
+    """
+    ceiling = ceiling_for(runtime.config.ceilings, principal, agent, version)
+    check_lease(runtime, ceiling, lease, parent)
+    check_expiry(runtime, ceiling, expires)
+
+
+def ceiling_for(
+    ceilings: Sequence[Ceiling], principal: Principal, agent: str, version: str | None
+) -> Ceiling | None:
+    """The first that is for this principal and agent."""
+    agents = (EVERYBODY, agent, qualified(agent, version))
+    for ceiling in ceilings:
+        if ceiling.principal in (EVERYBODY, principal) and ceiling.agent in agents:
+            return ceiling
+    return None
+
+
+def check_lease(
+    runtime: Runtime,
+    ceiling: Ceiling | None,
+    lease: Mapping[str, Sequence[str]],
+    parent: Job | None = None,
+) -> None:
+    """Raise Refusal PERMISSION_DENIED for a parsed lease that a ceiling does not cover."""
+    if ceiling is not None:
+        named = parent is not None and not authority.any_model(runtime, parent)
+        _check_patterns(ceiling, lease, any_model=not (runtime.config.models_required or named))
+        _check_amounts(ceiling, {} if parent is None else parent.budget.counters(), lease)
+
+
+def check_expiry(runtime: Runtime, ceiling: Ceiling | None, expires: Time | None) -> None:
+    """Raise Refusal PERMISSION_DENIED for a lease that would last longer than a ceiling allows."""
+    longest = None if ceiling is None else ceiling.longest_expiry_sec
+    if longest is not None and (expires is None or expires > runtime.wall + longest * SECOND):
+        raise Beyond(f"expires_at has to be at most {longest} seconds away", "expires_at")
+
+
+def _check_patterns(ceiling: Ceiling, lease: Mapping[str, Sequence[str]], *, any_model: bool) -> None:
+    most = Grants.of(ceiling.lease)
+    for namespace, patterns in lease.items():
+        if namespace != COST_BUDGET and not most.covers(Grants.of({namespace: patterns})):
+            raise Beyond(f"{namespace} asks for more than is allowed here", namespace)
+    if any_model and MODEL_USE in ceiling.lease and MODEL_USE not in lease:
+        raise Beyond("model.use has to name models: without it any is allowed", MODEL_USE)
+
+
+def _check_amounts(
+    ceiling: Ceiling, around: Mapping[str, Decimal], lease: Mapping[str, Sequence[str]]
+) -> None:
+    asked = {**around, **parse_budget(lease)}
+    for currency, most in parse_budget(ceiling.lease).items():
+        amount = asked.get(currency)
+        if amount is None or amount > most:
+            raise Beyond(
+                f"the lease has to name a cost.budget of at most {currency}:{shown(most)}", COST_BUDGET
+            )

@@ -1,1 +1,0 @@
-"""What both roles share: connections, timers, the outbox, and the output that accumulates."""

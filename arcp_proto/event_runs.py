@@ -1,0 +1,156 @@
+"""Runs of events: what nearly every message of a busy session is, the next event of a job that is followed.
+
+`client_handlers` says what a message means, and when. Here the events that mean nothing but themselves are
+carried out together, as many as have come one after the other; for each of them the same comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from . import flow
+from .client_jobs import FollowedJob, place
+from .client_session import ClientSession
+from .connection import Connection, Phase
+from .events import SYNONYMS
+from .ids import JobId
+from .limits import MAX_ID_LENGTH
+from .machine import takes
+from .output import Event, JobEmitted
+from .tolerance import settled_body
+from .wire import Count, Decoders
+
+if TYPE_CHECKING:
+    from .client import Client
+
+_Plain: TypeAlias = str | int | float | bool | None
+_Nested1: TypeAlias = _Plain | dict[str, _Plain] | list[_Plain]
+_Nested2: TypeAlias = _Plain | dict[str, _Nested1] | list[_Nested1]
+_Nested3: TypeAlias = _Plain | dict[str, _Nested2] | list[_Nested2]
+_Nested4: TypeAlias = _Plain | dict[str, _Nested3] | list[_Nested3]
+
+
+_Text: TypeAlias = str | int | bool | None
+V = TypeVar("V")
+
+
+class _Payload(msgspec.Struct, Generic[V], forbid_unknown_fields=True, gc=False):
+    kind: str
+    ts: str
+    body: dict[str, V]
+
+
+class _WholeEvent(msgspec.Struct, Generic[V], forbid_unknown_fields=True, gc=False):
+    """A `job.event` with its envelope, of the exact shape, without `source_seq`; V: the values of its body.
+
+    Every string of it is decoded, so all of it is UTF-8, and it nests no deeper than its types say.
+    """
+
+    type: Literal["job.event"]
+    id: Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)]
+    job_id: str
+    event_seq: Count
+    payload: _Payload[V]
+    arcp: Literal["1.1"] = "1.1"
+    session_id: str | None = None
+    trace_id: str | None = None
+    extensions: dict[str, V] | None = None
+
+
+_DECODERS: Final[Decoders[_WholeEvent[Any]]] = Decoders(
+    _WholeEvent[_Nested4], without_floats=_WholeEvent[_Text]
+)
+_MARK: Final = b'"job.event"'
+"""Nearly no other message has it, and is not looked at here."""
+_PARTICULAR: Final = frozenset({*SYNONYMS, "result_chunk", "status", "delegate"})
+"""Kinds with which something is to be done."""
+
+
+def receive_all(client: Client, connection: Connection, messages: Sequence[bytes], *, now: int) -> int:
+    """See `Machine.receive_all`."""
+    decode, rest, taken = _DECODERS.suited_to(messages), iter(messages), 0
+    while taken < len(messages) and takes(connection):
+        session = client.session
+        if session is not None and _MARK in messages[taken] and _flows(connection, session):
+            client.enter(now, "events")
+            taken += _receive_run(client, connection, session, rest, decode)
+            client.done()
+            if taken == len(messages) or not takes(connection):
+                break
+        else:
+            next(rest)
+        client.hear(connection, messages[taken], now=now)
+        client.done()
+        taken += 1
+    return taken
+
+
+def _flows(connection: Connection, session: ClientSession) -> bool:
+    """Whether nothing is held back, and nothing is in the way of what comes next."""
+    held_back = session.numbers.held_count or session.early.count
+    return connection.phase is Phase.OPEN and not held_back and not connection.congested()
+
+
+def _receive_run(
+    client: Client,
+    connection: Connection,
+    session: ClientSession,
+    rest: Iterator[bytes],
+    decode: Callable[[bytes], _WholeEvent[Any]],
+) -> int:
+    """Carry out what `rest` begins with; returns how many. One more was looked at, unless it was the last."""
+    most, longest = client.limits.unprocessed_bytes, connection.message_limit
+    seq, held = session.numbers.last, session.acks.size
+    job: FollowedJob | None = None
+    job_id = JobId("")
+    events: list[Event] = []
+    ids: list[str] = []
+    sizes: list[int] = []
+    for message in rest:
+        size = len(message)
+        if held > most or size > longest:
+            break
+        try:
+            event = decode(message)
+        except (ValueError, RecursionError):
+            break  # Whatever it is, it is read again.
+        seq += 1
+        if event.event_seq != seq:
+            break
+        if job is None or event.job_id != job_id:
+            next_job = session.jobs.get(JobId(event.job_id))
+            if next_job is None or next_job.awaited:
+                break
+            _hand_out(session, job, ids, sizes)
+            job, job_id, ids, sizes = next_job, next_job.id, [], []
+        payload = event.payload
+        kind, body = payload.kind, payload.body
+        if kind in _PARTICULAR:
+            if kind in ("status", "delegate"):
+                break  # It may tell the client something.
+            if kind == "result_chunk":
+                session.assembly.add(job_id, body)
+            else:
+                body = settled_body(kind, body)
+        held += size
+        ids.append(event.id)
+        sizes.append(size)
+        events.append(JobEmitted(job_id, seq, kind, payload.ts, body, None, None, size))
+    if events:
+        _hand_out(session, job, ids, sizes)
+        connection.heard_at, client.reconnecting.heard = client.now, True
+        client.all_happened(events)
+        flow.ack_soon(client, connection, session)
+    return len(events)
+
+
+def _hand_out(session: ClientSession, job: FollowedJob | None, ids: list[str], sizes: list[int]) -> None:
+    """The next events of a job go to the user."""
+    if job is not None and ids:
+        first = session.numbers.last + 1
+        session.numbers.follow(job.id, ids)
+        job.handed_out(session.numbers.last, None)
+        session.acks.run_handed_out(first, sizes, job, place(first))

@@ -1,1 +1,0 @@
-"""The server side: sessions, jobs, credentials and the journal of one runtime."""

@@ -1,1 +1,0 @@
-"""Provisioned credentials (§9.8): issuing and revocation."""

@@ -1,1 +1,0 @@
-"""Durable state: records, how they are applied, snapshots and recovery."""

@@ -1,1 +1,0 @@
-"""The wire: JSON, envelopes, the shape of every message, and what peers of other makes send."""
