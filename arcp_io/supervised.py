@@ -40,7 +40,7 @@ class SupervisedProcess:
         self._code: int | None = None
         """How the agent's process ended, if it has begun; known when it is `_over`."""
         self._over = False
-        """The supervisor has told its end, and that nothing is left."""
+        """Whether the supervisor has told how the process ended, and that nothing of it is left."""
 
     async def start(self, order: bytes) -> tuple[int, int]:
         """Start it with an order; returns descriptors of pipes, to read from it and to write to it.

@@ -50,7 +50,7 @@ class Bucket:
         return max(0, self._full_at + self._interval - now - self._depth)
 
     def wait_for_half(self, now: Time) -> int:
-        """Nanoseconds until half of `burst` may pass at once; 0: it may now."""
+        """Return the nanoseconds until half of `burst` may pass at once; 0 if it may now."""
         return max(0, self._full_at - now - self._depth // 2)
 
     def is_full(self, now: Time) -> bool:

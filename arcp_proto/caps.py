@@ -118,7 +118,7 @@ class Allowance:
         """The principal's; who has no name shares with nobody."""
         self.active_at = now
         self.asked: dict[JobId, int] = {}
-        """Jobs whose history was asked for, and the position up to which it counts when it is replayed."""
+        """For each job whose history was asked for, the position up to which its replay counts."""
         self.over_at = self.over_since = Time(-MINUTE)
 
     def charge(self, now: Time, count: int) -> None:
@@ -128,7 +128,10 @@ class Allowance:
             self.shared.charge(now, count)
 
     def ask(self, job_id: JobId, end: int, waiting: Collection[JobId], most: int) -> None:
-        """A history up to a position was asked for; `waiting` are at most so many jobs that it waits for."""
+        """Note a request for the history of a job up to a position, to count it when it is replayed.
+
+        Requests of jobs that are not `waiting` are forgotten when there are more than `most`.
+        """
         self.asked[job_id] = end
         if len(self.asked) > most:
             self.asked = {job_id: end for job_id, end in self.asked.items() if job_id in waiting}

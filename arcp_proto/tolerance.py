@@ -165,7 +165,7 @@ def _settle_list_jobs(request: messages.ListJobs, envelope: wire.Envelope) -> No
 
 
 def _settle_submit(submit: messages.Submit, envelope: wire.Envelope) -> None:
-    """The input is JSON that was checked; a payload that was repaired has it as a value."""
+    """Make the input an `Input`, also of a repaired payload, and drop constraints that say nothing."""
     if not isinstance(submit.input, Input):
         submit.input = input_of(envelope.payload)
     if submit.lease_constraints is not None and submit.lease_constraints == messages.LeaseConstraints():

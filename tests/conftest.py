@@ -94,7 +94,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture(autouse=True)
 def levels_of_loggers() -> Iterator[None]:
-    """Loggers have the levels that they had: what a test captures depends on no other test."""
+    """Restore the levels of loggers, so that no test depends on what another has set."""
     loggers = [logging.getLogger(name) for name in ("", "arcp_io", "arcp_io.audit")]
     levels = [logger.level for logger in loggers]
     yield
