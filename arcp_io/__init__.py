@@ -9,24 +9,24 @@ TYPE_CHECKING = False  # Type checkers take it as true; `typing` itself would be
 if TYPE_CHECKING:
     from typing import Any
 
-    from arcp_proto.ceilings import Ceiling
-    from arcp_proto.hosting import Counts, JobInfo
+    from arcp_io.agents.blocking_context import BlockingJobContext
+    from arcp_io.agents.context import JobContext
+    from arcp_io.client.connect import connect, connect_stdio
+    from arcp_io.client.job import Event, Job
+    from arcp_io.client.session import Session
+    from arcp_io.client.store import FileStore, MemoryStore, SessionStore
+    from arcp_io.server.auth import Verified
+    from arcp_io.server.memory import MemoryServer, serve_memory
+    from arcp_io.server.run import run
+    from arcp_io.server.server import serve, serve_stdio
+    from arcp_proto.leases.ceilings import Ceiling
     from arcp_proto.limits import Limits
+    from arcp_proto.server.host_queries import Counts, JobInfo
 
     from . import errors, sync
     from .app import App
-    from .auth import Verified
-    from .blocking import BlockingJobContext
-    from .client import connect, connect_stdio
-    from .client_job import Event, Job
-    from .client_session import Session
-    from .context import JobContext
-    from .entry import run
     from .errors import ArcpError
     from .journal import SqliteJournal
-    from .memory import MemoryServer, serve_memory
-    from .serving import serve, serve_stdio
-    from .session_store import FileStore, MemoryStore, SessionStore
 
 __all__ = [
     "App",
@@ -59,28 +59,28 @@ __all__ = [
 _MODULE_OF = {
     "App": "app",
     "ArcpError": "errors",
-    "BlockingJobContext": "blocking",
+    "BlockingJobContext": "agents.blocking_context",
     "Ceiling": "app",
-    "Counts": "serving",
-    "Event": "client_job",
-    "FileStore": "session_store",
-    "Job": "client_job",
-    "JobContext": "context",
-    "JobInfo": "serving",
+    "Counts": "server.server",
+    "Event": "client.job",
+    "FileStore": "client.store",
+    "Job": "client.job",
+    "JobContext": "agents.context",
+    "JobInfo": "server.server",
     "Limits": "app",
-    "MemoryServer": "memory",
-    "MemoryStore": "session_store",
-    "Session": "client_session",
-    "SessionStore": "session_store",
+    "MemoryServer": "server.memory",
+    "MemoryStore": "client.store",
+    "Session": "client.session",
+    "SessionStore": "client.store",
     "SqliteJournal": "journal",
-    "Verified": "auth",
-    "connect": "client",
-    "connect_stdio": "client",
+    "Verified": "server.auth",
+    "connect": "client.connect",
+    "connect_stdio": "client.connect",
     "errors": "errors",
-    "run": "entry",
-    "serve": "serving",
-    "serve_memory": "memory",
-    "serve_stdio": "serving",
+    "run": "server.run",
+    "serve": "server.server",
+    "serve_memory": "server.memory",
+    "serve_stdio": "server.server",
     "sync": "sync",
 }
 """Public name -> the module that has it, or is it."""

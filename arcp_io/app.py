@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 
-from arcp_proto.ceilings import Ceiling
+from arcp_io.server.audit_log import LEAST_SIZE, SIZE, AuditTo
+from arcp_io.server.auth import TokenTable, Verifier, is_async
+from arcp_io.server.run import run
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.inventory import AgentInfo, Inventory, qualified
+from arcp_proto.ids import qualified
+from arcp_proto.leases.ceilings import Ceiling
 from arcp_proto.limits import Limits
-from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo, Inventory
 
-from .auditing import LEAST_SIZE, SIZE, AuditTo
-from .auth import TokenTable, Verifier, is_async
-from .entry import run
 from .errors import InvalidRequest
 from .provisioning import CredentialProvisioner
 from .values import is_shape, read_as
@@ -249,7 +250,7 @@ def _check_function(agent: Agent) -> None:
     if agent.isolation not in (None, "process"):
         raise ValueError(f'{agent.name}: isolation is None or "process", not {agent.isolation!r}')
     if agent.isolation == "process":
-        from .isolation import reference
+        from arcp_io.agents.isolation.parent import reference
 
         reference(function)
 

@@ -16,12 +16,12 @@ from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
-from arcp_proto.grants import Grants
+from arcp_io.agents.threads import call_in_thread
+from arcp_io.drivers.sockets import is_loopback
+from arcp_proto.leases.lease import Grants
 from arcp_proto.secret import Secret
 
-from .listeners import is_loopback
 from .provisioning import IssueContext, IssuedCredential, ProvisioningError, credential
-from .threads import call_in_thread
 
 MODEL_USE: Final = "model.use"
 RESPONSE_BYTES: Final = 1024 * 1024

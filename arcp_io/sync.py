@@ -24,23 +24,25 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from anyio.from_thread import start_blocking_portal
 
-from arcp_proto.credentials import Credential
+from arcp_io.client.dial import Target
+from arcp_io.client.job import Event, FinalStatus
+from arcp_io.client.redial import Token
+from arcp_io.client.result_reader import ResultReader
+from arcp_io.client.store import SessionStore
+from arcp_io.client.watch import Change, State
+from arcp_io.drivers.hop import Hop
 from arcp_proto.limits import Limits
-from arcp_proto.messages import AgentEntry, JobEntry, Peer
+from arcp_proto.wire.credential import Credential
+from arcp_proto.wire.messages import AgentEntry, JobEntry, Peer
 
-from . import client, client_job, client_session
-from .client_job import Event, FinalStatus
-from .dialing import Target
+from .client import connect as client
+from .client import job as client_job
+from .client import session as client_session
 from .errors import ConnectionLost, HistoryCut
-from .hop import Hop
-from .redialing import Token
-from .result_reader import ResultReader
-from .session_store import SessionStore
 from .version import VERSION
-from .watching import Change, State
 
 if TYPE_CHECKING:
-    from .client_job import T
+    from arcp_io.client.job import T
 else:
     T = TypeVar("T")
 R = TypeVar("R")
@@ -475,7 +477,7 @@ class Job(Generic[T]):
 
 
 class ResultPieces:
-    """`arcp_io.result_reader.ResultReader`, blocking: iterates over the pieces of a job's result."""
+    """`arcp_io.client.result_reader.ResultReader`, blocking: iterates over the pieces of a job's result."""
 
     def __init__(self, hop: Hop, reader: ResultReader, on_event: Callable[[Event], object] | None) -> None:
         self._hop = hop

@@ -24,10 +24,10 @@ from uuid import UUID
 
 import msgspec
 
-from arcp_proto import wire
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.events import Body
 from arcp_proto.limits import MAX_DEPTH
+from arcp_proto.wire import codec
+from arcp_proto.wire.event_bodies import Body
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ def as_json(name: str, value: object) -> Any:
     Raises LocalProtocolError for what JSON cannot say; it names the part, such as `result.rows[3].when`.
     """
     try:
-        wire.encode_value(value)
+        codec.encode_value(value)
     except LocalProtocolError:
         return converted(name, value)
     return value
@@ -101,7 +101,7 @@ class _Conversion:
             case list() | tuple() | deque():
                 return self._items(value)
             case AbstractSet():
-                return sorted(self._items(value), key=wire.encode_checked)
+                return sorted(self._items(value), key=codec.encode_checked)
             case msgspec.Struct():
                 return self._struct(value)
         if isinstance(value, type):

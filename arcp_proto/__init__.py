@@ -3,6 +3,10 @@
 Nothing in this package does I/O, reads a clock, or draws randomness. `Runtime` is the server side, `Client`
 the client side; `output` says what comes out of them. All times are integers of nanoseconds.
 
+The folders are the layers, and none imports one above it: this one, `wire`, `leases`, `engine`, then `server`
+and `client`, which do not know each other; `recording` is above both. To read it, begin with `engine.output`
+(what comes out), `server.runtime` (what goes in) and `server.dispatch` (what is legal when).
+
 The client side and recordings are imported when they are first used: a server needs neither.
 """
 
@@ -10,20 +14,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .ceilings import Ceiling
-from .connection import Connection, Framing, Phase
-from .errors import (
-    RETRYABLE,
-    Denied,
-    ErrorCode,
-    InvariantViolated,
-    LocalProtocolError,
-)
-from .hosting import Counts, JobInfo
-from .ids import JobId, Principal, RequestId, SessionId, Time
-from .inventory import AgentInfo
-from .limits import Limits
-from .output import (
+from arcp_proto.client.stored_session import ResumedJob, Resumption
+from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto.engine.output import (
     Audit,
     Authenticate,
     CancelAnswered,
@@ -53,13 +46,20 @@ from .output import (
     SubscriptionEnded,
     Welcomed,
 )
-from .resumption import ResumedJob, Resumption
-from .runtime import Runtime
-from .runtime_config import RuntimeConfig
+from arcp_proto.leases.ceilings import Ceiling
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.host_queries import Counts, JobInfo
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.runtime import Runtime
+
+from .errors import RETRYABLE, Denied, ErrorCode, InvariantViolated, LocalProtocolError
+from .ids import JobId, Principal, RequestId, SessionId, Time
+from .limits import Limits
 from .secret import Secret
 
 if TYPE_CHECKING:
-    from .client import Client, ClientConfig
+    from arcp_proto.client.client import Client, ClientConfig
+
     from .recording import record, replay
 
 __all__ = [
@@ -126,7 +126,7 @@ _OF_RECORDING = ("record", "replay")
 
 def __getattr__(name: str) -> Any:
     if name in _OF_CLIENT:
-        from . import client
+        from .client import client
 
         value = getattr(client, name)
     elif name in _OF_RECORDING:

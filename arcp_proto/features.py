@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from .credentials import FEATURE as PROVISIONED_CREDENTIALS
+PROVISIONED_CREDENTIALS: Final = "provisioned_credentials"
+"""Jobs get credentials that their runtime issues and revokes (§9.8)."""
+POSITIONS: Final = "x-vendor.arcp-io.job_seq"
+"""Events say their position in their job as `job_seq`; a session without it sees no `job_seq` anywhere."""
 
 FEATURES: Final = (
     "heartbeat",
@@ -18,5 +21,6 @@ FEATURES: Final = (
     "cost.budget",
     "model.use",
     PROVISIONED_CREDENTIALS,
+    POSITIONS,
 )
 """In the order in which a welcome names them."""

@@ -65,3 +65,8 @@ def event_id_prefix(session_id: SessionId) -> str:
 def control_id_prefix(bits: bytes) -> str:
     """The first 16 characters of every control envelope's id on one connection."""
     return "1" + crockford(bits, 15)
+
+
+def qualified(name: str, version: str | None) -> str:
+    """Return an agent as messages name it: name@version, or the name if it has no version (§7.5)."""
+    return name if version is None else f"{name}@{version}"

@@ -14,20 +14,21 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from . import wire
-from .client import Client, ClientConfig
-from .connection import Connection, Framing
-from .entropy import SEED_BYTES, Entropy
+from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.stored_session import Resumption
+from arcp_proto.engine.connection import Connection, Framing
+from arcp_proto.engine.entropy import SEED_BYTES, Entropy
+from arcp_proto.engine.machine import Machine
+from arcp_proto.engine.output import Output
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.listing import Cursors
+from arcp_proto.server.runtime import Runtime
+
 from .errors import Denied, LocalProtocolError, Refusal
 from .ids import Time
-from .listing import Cursors
-from .machine import Machine
-from .output import Output
-from .resumption import Resumption
-from .runtime import Runtime
-from .runtime_config import RuntimeConfig
 from .secret import Secret
 from .stand_ins import SALT_BYTES, StandIns, Walk, redact, token_of
+from .wire import codec
 
 T = TypeVar("T")
 
@@ -146,7 +147,7 @@ def record(
     stand_ins = None if keep_secrets else StandIns(salt, trusting=role == "client")
     if isinstance(machine, Client):
         header.resumption = _resumption(machine, stand_ins)
-    sink(wire.encode_checked(header).decode())
+    sink(codec.encode_checked(header).decode())
     if isinstance(machine, Runtime) and stand_ins is not None:
         machine.entropy = entropy = _Twins(machine.entropy)
         stand_ins.twins = entropy.twins
@@ -155,7 +156,7 @@ def record(
         if stand_ins is not None:
             arguments = _without_secrets(name, arguments, stand_ins, from_clients=role == "runtime")
         written = [_write(argument, stand_ins) for argument in arguments]
-        sink(wire.encode_checked(_Entry(name, written, now)).decode())
+        sink(codec.encode_checked(_Entry(name, written, now)).decode())
 
     machine.recorder = recorder
 
@@ -360,7 +361,7 @@ def _read(value: Any) -> Any:
 
 def _read_line(text: str, shape: type[T]) -> T:
     try:
-        return msgspec.convert(wire.decode_value(text.encode()), shape)
+        return msgspec.convert(codec.decode_value(text.encode()), shape)
     except (Refusal, msgspec.ValidationError) as error:
         raise LocalProtocolError(f"this is no line of a recording: {error}") from None
 

@@ -8,10 +8,10 @@ from typing import Final
 
 import msgspec
 
-from . import messages, wire
 from .errors import Refusal, Unreadable
 from .limits import MAX_CONTAINERS, MAX_DEPTH
 from .secret import Secret
+from .wire import codec, messages
 
 SALT_BYTES: Final = 16
 """At least so many bytes has the salt of the stand-ins."""
@@ -34,14 +34,16 @@ _WITH_SECRETS: Final = (
     "job.accepted",
     "job.subscribed",
 )
-_OWN: Final = tuple(name for name in wire.Envelope.__struct_fields__ if name not in ("extensions", "payload"))
+_OWN: Final = tuple(
+    name for name in codec.Envelope.__struct_fields__ if name not in ("extensions", "payload")
+)
 """Fields of an envelope that are the protocol's own, and hold no secret."""
 _KNOWN: Final = (*messages.TO_RUNTIME, *messages.TO_CLIENT)
 _FILLERS: Final[Mapping[str, bytes]] = {
-    wire.NOT_TEXT: b"\xff",
-    wire.TOO_DEEP: b"[" * (MAX_DEPTH + 1),
-    wire.TOO_MANY: b"[" * (MAX_CONTAINERS + 1),
-    wire.NO_OBJECT: b"",
+    codec.NOT_TEXT: b"\xff",
+    codec.TOO_DEEP: b"[" * (MAX_DEPTH + 1),
+    codec.TOO_MANY: b"[" * (MAX_CONTAINERS + 1),
+    codec.NO_OBJECT: b"",
 }
 """What a message that is unreadable in the same way begins with; spaces follow."""
 
@@ -104,9 +106,9 @@ def redact(message: bytes, stand_ins: StandIns) -> bytes:
     of a message that holds no JSON object but what is wrong with it: a secret may stand anywhere.
     """
     try:
-        if len(message) > MAX_CONTAINERS and wire.holds_too_many(message):
-            raise Unreadable(wire.TOO_MANY)
-        fields = wire.decode_fields(message)
+        if len(message) > MAX_CONTAINERS and codec.holds_too_many(message):
+            raise Unreadable(codec.TOO_MANY)
+        fields = codec.decode_fields(message)
         walk = Walk(stand_ins, everything=not _is_harmless(message))
         redacted = {
             name: value if name in _OWN else walk.redacted(value, walk.is_secret(name))
@@ -116,7 +118,7 @@ def redact(message: bytes, stand_ins: StandIns) -> bytes:
         return _FILLERS[refusal.message].ljust(len(message))
     if not walk.everything and all(redacted[name] is value for name, value in fields.items()):
         return message
-    return wire.encode_checked(redacted).ljust(len(message))
+    return codec.encode_checked(redacted).ljust(len(message))
 
 
 class Walk:
@@ -147,7 +149,7 @@ class Walk:
     def _redacted(self, value: msgspec.Raw, secret: bool) -> object:
         match bytes(value)[:1]:
             case b"{":
-                fields = wire.decode_fields(value)
+                fields = codec.decode_fields(value)
                 found = {
                     name: item
                     if secret and name == _SCHEME
@@ -157,7 +159,7 @@ class Walk:
                 same = not self.everything and all(found[name] is item for name, item in fields.items())
                 return value if same else found
             case b"[":
-                items = wire.decode_items(value)
+                items = codec.decode_items(value)
                 listed = [self.redacted(item, secret) for item in items]
                 same = not self.everything and all(new is old for new, old in zip(listed, items, strict=True))
                 return value if same else listed
@@ -168,7 +170,7 @@ class Walk:
 
     def _text(self, value: msgspec.Raw, secret: bool) -> object:
         try:
-            text = wire.decode_value(value)
+            text = codec.decode_value(value)
         except Refusal:
             if secret:
                 raise
@@ -196,11 +198,11 @@ class Walk:
 def token_of(message: bytes) -> str | None:
     """Return the bearer token of a hello, or of a resume; None where there is none."""
     try:
-        envelope = wire.decode_envelope(message)
+        envelope = codec.decode_envelope(message)
         if envelope.type not in ("session.hello", "session.resume"):
             return None
-        auth = wire.decode_fields(wire.decode_fields(envelope.payload)["auth"])
-        token = wire.decode_value(auth["token"])
+        auth = codec.decode_fields(codec.decode_fields(envelope.payload)["auth"])
+        token = codec.decode_value(auth["token"])
     except (Refusal, KeyError):
         return None
     return token if isinstance(token, str) else None
@@ -209,7 +211,7 @@ def token_of(message: bytes) -> str | None:
 def _is_harmless(message: bytes) -> bool:
     """Whether it is of a type that holds no secrets."""
     try:
-        message_type = wire.decode_envelope(message).type
+        message_type = codec.decode_envelope(message).type
     except Refusal:
         return False
     harmless = message_type in _KNOWN and message_type not in _WITH_SECRETS

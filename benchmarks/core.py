@@ -6,16 +6,16 @@ import itertools
 import json
 from typing import Any, Final
 
-from arcp_io import bodies
-from arcp_io.websocket import ServerCodec
-from arcp_io.websocket_handshake import Admission
-from arcp_proto.connection import Connection
-from arcp_proto.events import EventKind
+from arcp_io.agents import event_bodies
+from arcp_io.drivers.websocket import ServerCodec
+from arcp_io.drivers.ws_admission import Admission
+from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.output import Authenticate, Output, StartJob
 from arcp_proto.ids import SECOND
-from arcp_proto.inventory import AgentInfo
-from arcp_proto.output import Authenticate, Output, StartJob
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.wire.event_bodies import EventKind
 
 from .servers.options import PRINCIPAL, TOKEN
 from .servers.ours import ROOMY
@@ -76,7 +76,7 @@ class Core:
         """Log events of the job, up to framed bytes."""
         emit, job = self.runtime.emit, self.job
         for number in range(count):
-            body = bodies.log("info", f"processed item {number} of the batch")
+            body = event_bodies.log("info", f"processed item {number} of the batch")
             emit(job, EventKind.LOG, body, now=self.now())
             if number % BATCH == BATCH - 1:
                 self._carry_out(self.runtime.take())

@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 
 from arcp_io import Session, connect
-from arcp_io.memory import CAPACITY, LengthCodec, MemoryServer, MemoryStream, serve_memory
-from arcp_io.stream import StreamTransport
-from arcp_proto.connection import Framing
+from arcp_io.drivers.memory import LengthCodec, MemoryStream
+from arcp_io.drivers.transport import StreamTransport
+from arcp_io.server.memory import CAPACITY, MemoryServer, serve_memory
+from arcp_proto.engine.connection import Framing
 
 from .servers.options import TOKEN, Options
 from .servers.ours import app_of

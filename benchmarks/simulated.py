@@ -7,7 +7,7 @@ import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from arcp_io.clock import Clock
+from arcp_io.drivers.clock import Clock
 
 T = TypeVar("T")
 TICK: Final = 1_000

@@ -18,17 +18,25 @@ from zlib import crc32
 from fuzz import harness
 
 with harness.instrumented(__name__):
-    from arcp_io.answering import DEEDS
+    from arcp_io.agents.isolation.answering import DEEDS
+    from arcp_io.agents.isolation.channel import Channel
+    from arcp_io.agents.isolation.parent import Isolated
+    from arcp_io.agents.isolation.protocol import (
+        BEGIN,
+        FAILED,
+        HEAD,
+        RETURNED,
+        STOPPED,
+        Gathering,
+        message_limit,
+    )
+    from arcp_io.agents.running_job import RunningJob
     from arcp_io.app import Agent
-    from arcp_io.between import BEGIN, FAILED, HEAD, RETURNED, STOPPED, Gathering, message_limit
-    from arcp_io.channel import Channel
     from arcp_io.errors import AgentStopped, ConnectionLost
-    from arcp_io.isolation import Isolated
-    from arcp_io.running import RunningJob
+    from arcp_proto.engine.output import StartJob
     from arcp_proto.errors import ensure
-    from arcp_proto.events import EventKind
-    from arcp_proto.output import StartJob
-    from arcp_proto.runtime_config import RuntimeConfig
+    from arcp_proto.server.config import RuntimeConfig
+    from arcp_proto.wire.event_bodies import EventKind
     from tests.properties import structure
     from tests.unit.world import AGENTS, UNIX, World
 

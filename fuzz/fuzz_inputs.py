@@ -18,15 +18,15 @@ from fuzz import harness
 with harness.instrumented(__name__):
     import msgspec
 
-    from arcp_proto import messages
-    from arcp_proto.connection import Connection, Framing
+    from arcp_proto.engine.connection import Connection, Framing
+    from arcp_proto.engine.output import Authenticate, Output, StartJob
+    from arcp_proto.engine.timers import TimerKind
     from arcp_proto.errors import Denied, LocalProtocolError, ensure
     from arcp_proto.ids import SECOND, JobId
-    from arcp_proto.output import Authenticate, Output, StartJob
-    from arcp_proto.records import Record
-    from arcp_proto.runtime import Runtime
-    from arcp_proto.runtime_config import RuntimeConfig
-    from arcp_proto.timers import TimerKind
+    from arcp_proto.server.config import RuntimeConfig
+    from arcp_proto.server.journal.records import Record
+    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.wire import messages
     from tests.properties import structure
     from tests.properties.play import ACTIONS, DISHONEST, GARBAGE, RIGHTS, Action, Play, config_of
     from tests.unit.world import FEATURES, SEED, START, UNIX

@@ -22,7 +22,7 @@ from fuzz import harness
 with harness.instrumented(__name__):
     from arcp_io.journal import JournalError, SqliteJournal, repair_journal
     from arcp_proto.errors import ensure
-    from arcp_proto.records import RECORD_VERSION, encode_record
+    from arcp_proto.server.journal.records import RECORD_VERSION, encode_record
     from tests.io.journaled import Watched
     from tests.unit.world import CONFIG as WORLD
     from tests.unit.world import World

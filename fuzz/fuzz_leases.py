@@ -20,8 +20,7 @@ from fuzz import harness
 
 with harness.instrumented(__name__):
     from arcp_proto.errors import ensure
-    from arcp_proto.grants import Grants
-    from arcp_proto.lease import RESERVED
+    from arcp_proto.leases.lease import RESERVED, Grants
     from fuzz.fuzz_grants import read
 
 CORPUS: Final = Path(__file__).parent / "corpus" / "leases.ndjson"

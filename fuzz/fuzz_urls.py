@@ -17,8 +17,8 @@ from fuzz import harness
 
 with harness.instrumented(__name__):
     from arcp_proto.errors import ensure
-    from arcp_proto.grants import Grants
-    from arcp_proto.targets import canonical, matchable
+    from arcp_proto.leases.canonical import canonical, matchable
+    from arcp_proto.leases.lease import Grants
 
 import httpx
 import requests

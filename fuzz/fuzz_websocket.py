@@ -22,8 +22,8 @@ with harness.instrumented(__name__):
     from websockets.server import ServerProtocol
     from websockets.uri import parse_uri
 
-    from arcp_io.websocket import PONGS_HELD, ClientCodec, ServerCodec
-    from arcp_io.websocket_handshake import Admission
+    from arcp_io.drivers.websocket import PONGS_HELD, ClientCodec, ServerCodec
+    from arcp_io.drivers.ws_admission import Admission
 
 CORPUS = Path(__file__).parent / "corpus" / "websocket.ndjson"
 LIMITS = (65_536, 0, 5, 125, 126, 300, 4 * 1024 * 1024)

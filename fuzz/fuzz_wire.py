@@ -14,11 +14,11 @@ from fuzz import harness
 with harness.instrumented(__name__):
     import msgspec
 
-    from arcp_proto import messages, tolerance, wire
     from arcp_proto.errors import ErrorCode, Refusal, ensure
     from arcp_proto.ids import JobId, SessionId
     from arcp_proto.limits import MAX_ID_LENGTH
-    from arcp_proto.lines import OVERLONG, LineSplitter
+    from arcp_proto.wire import codec, lenient, messages
+    from arcp_proto.wire.framing import OVERLONG, LineSplitter
 
 CORPUS: Final = Path(__file__).parent / "corpus" / "wire.ndjson"
 LINE_LIMIT: Final = 1024
@@ -28,12 +28,12 @@ class Role(NamedTuple):
     """Who reads: which types it knows, and how."""
 
     shapes: Mapping[str, type[msgspec.Struct]]
-    read: Callable[[wire.Envelope], msgspec.Struct]
+    read: Callable[[codec.Envelope], msgspec.Struct]
 
 
-def read_request(envelope: wire.Envelope) -> msgspec.Struct:
+def read_request(envelope: codec.Envelope) -> msgspec.Struct:
     """Return what a runtime reads; a submit has the value of its input."""
-    message = tolerance.read_request(envelope)
+    message = lenient.read_request(envelope)
     if isinstance(message, messages.Submit):
         return messages.Submit(**msgspec.structs.asdict(message) | {"input": message.input.value()})
     return message
@@ -41,7 +41,7 @@ def read_request(envelope: wire.Envelope) -> msgspec.Struct:
 
 ROLES: Final = (
     Role(messages.TO_RUNTIME, read_request),
-    Role(messages.TO_CLIENT, tolerance.read_message),
+    Role(messages.TO_CLIENT, lenient.read_message),
 )
 
 
@@ -54,7 +54,7 @@ def check(data: bytes) -> None:
 def check_message(data: bytes) -> list[msgspec.Struct]:
     """One message, in both roles: the payloads that were accepted."""
     try:
-        envelope = wire.decode_envelope(data)
+        envelope = codec.decode_envelope(data)
     except Refusal as refusal:
         check_refusal(refusal)
         return []
@@ -63,24 +63,24 @@ def check_message(data: bytes) -> list[msgspec.Struct]:
     return [message for message in read if message is not None]
 
 
-def check_envelope(envelope: wire.Envelope) -> None:
+def check_envelope(envelope: codec.Envelope) -> None:
     """What is known of every envelope that was accepted."""
     for name in (envelope.id, envelope.session_id, envelope.job_id):
         ensure(name is None or len(name) <= MAX_ID_LENGTH, "an id is too long")
     ensure(envelope.type, "an envelope has no type")
-    written = wire.control_envelope(
+    written = codec.control_envelope(
         envelope.id,
         "session.ping",
         b"{}",
         session_id=None if envelope.session_id is None else SessionId(envelope.session_id),
         job_id=None if envelope.job_id is None else JobId(envelope.job_id),
     )
-    again = wire.decode_envelope(written)
+    again = codec.decode_envelope(written)
     names = (envelope.id, envelope.session_id, envelope.job_id)
     ensure((again.id, again.session_id, again.job_id) == names, "an id was read again as another")
 
 
-def check_payload(envelope: wire.Envelope, role: Role) -> msgspec.Struct | None:
+def check_payload(envelope: codec.Envelope, role: Role) -> msgspec.Struct | None:
     """A payload, or None when it is refused."""
     try:
         message = role.read(envelope)
@@ -88,7 +88,7 @@ def check_payload(envelope: wire.Envelope, role: Role) -> msgspec.Struct | None:
         check_refusal(refusal)
         return None
     ensure(type(message) is role.shapes[envelope.type], "a message has the shape of another type")
-    written = msgspec.Raw(wire.encode_checked(message))
+    written = msgspec.Raw(codec.encode_checked(message))
     again = role.read(msgspec.structs.replace(envelope, payload=written))
     ensure(again == message, f"{message!r} was read again as {again!r}")
     return message
@@ -126,7 +126,7 @@ def split(data: bytes, step: int) -> list[bytes | None]:
 def words() -> list[str]:
     """Types, fields and values as they stand in a message."""
     shapes: list[type[msgspec.Struct]] = [
-        wire.Envelope,
+        codec.Envelope,
         *messages.TO_RUNTIME.values(),
         *messages.TO_CLIENT.values(),
     ]

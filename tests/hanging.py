@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import anyio
 
-from arcp_io.loop import current
+from arcp_io.drivers.loop import current
 
 PATIENCE: Final = 100
 """Seconds that nothing of a test takes. pytest's own limit, which ends the whole process, is above it."""

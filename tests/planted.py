@@ -13,38 +13,32 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from arcp_proto import (
-    applying,
-    credentials,
-    handshake,
-    listing,
-    observing,
-    outcome,
-    records,
-    restoring,
-    resuming,
-    runtime_handlers,
-    submitting,
-)
-from arcp_proto.caps import Caps
-from arcp_proto.client import Client
-from arcp_proto.client_session import ClientSession
-from arcp_proto.connection import Connection, Phase
-from arcp_proto.credentials import Rotated
-from arcp_proto.entering import append
+from arcp_proto.client import fast_path, resubscribe, resuming
+from arcp_proto.client.client import Client
+from arcp_proto.client.followed_job import FollowedJob
+from arcp_proto.client.session import ClientSession
+from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.outbox import Outbox
+from arcp_proto.engine.output import JobLost
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, Refusal
-from arcp_proto.history import History
 from arcp_proto.ids import SECOND, Time
-from arcp_proto.job import Job
-from arcp_proto.log import Entry
-from arcp_proto.messages import Ack, Submit, Welcome
-from arcp_proto.outbox import Outbox
-from arcp_proto.output import JobLost
-from arcp_proto.records import Released
-from arcp_proto.runtime import Runtime
-from arcp_proto.session import Session
-from arcp_proto.timers import TimerKind
-from arcp_proto.wire import Envelope
+from arcp_proto.server import dispatch
+from arcp_proto.server.credentials import model
+from arcp_proto.server.credentials.model import Rotated
+from arcp_proto.server.jobs import completion, fan_out, listing, submission, submit_queue
+from arcp_proto.server.jobs.fan_out import append
+from arcp_proto.server.jobs.job import Job
+from arcp_proto.server.journal import apply, records, snapshot
+from arcp_proto.server.journal import recovery as restoring
+from arcp_proto.server.journal.records import Released
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.sessions import handshake, subscriptions
+from arcp_proto.server.sessions.admission_control import Caps
+from arcp_proto.server.sessions.session import Session
+from arcp_proto.wire.codec import Envelope
+from arcp_proto.wire.envelopes import Entry
+from arcp_proto.wire.messages import Ack, Submit, Subscribe, Welcome
 
 Patch = pytest.MonkeyPatch
 
@@ -73,7 +67,7 @@ class Hits:
 
 Bug = Callable[[Patch, Hits], None]
 BUGS: Final[dict[str, Bug]] = {}
-"""By name; in this order they are numbers 1 to 3 and 5 to 26 of the list of planted bugs."""
+"""By name; the first are in the order of numbers 1 to 3 and 5 to 26 of the list of planted bugs."""
 
 
 def bug(planted: Bug) -> Bug:
@@ -160,7 +154,7 @@ def last_event_again_under_a_new_number(patch: Patch, hits: Hits) -> None:
 @bug
 def rest_given_back_twice(patch: Patch, hits: Hits) -> None:
     """What a child has left goes back twice if it has siblings."""
-    original = applying._leave
+    original = apply._leave
 
     def leave(job: Job, parent: Job) -> None:
         own = job.budget
@@ -173,7 +167,7 @@ def rest_given_back_twice(patch: Patch, hits: Hits) -> None:
             parent.budget.give_back(own.remaining)
         original(job, parent)
 
-    patch.setattr(applying, "_leave", leave)
+    patch.setattr(apply, "_leave", leave)
 
 
 @bug
@@ -183,7 +177,7 @@ def revoked_value_in_a_replay(patch: Patch, hits: Hits) -> None:
     def forget(rotated: Rotated) -> None:
         hits.hit()
 
-    patch.setattr(credentials.Rotated, "forget", forget)
+    patch.setattr(model.Rotated, "forget", forget)
 
 
 @bug
@@ -195,7 +189,7 @@ def finished_keys_lost_at_a_restart(patch: Patch, hits: Hits) -> None:
         original(runtime, kept)
         for principal, key, claim in list(runtime.keys.items()):
             if claim.ended is not None and hits.hit():
-                applying._key_forgotten(runtime, records.KeyForgotten(principal, key))
+                apply._key_forgotten(runtime, records.KeyForgotten(principal, key))
 
     patch.setattr(restoring, "restore", restore)
 
@@ -203,15 +197,15 @@ def finished_keys_lost_at_a_restart(patch: Patch, hits: Hits) -> None:
 @bug
 def detached_observer_keeps_seeing(patch: Patch, hits: Hits) -> None:
     """Observations of a session that is detached do not end when its right goes."""
-    original = observing.revoke
+    original = subscriptions.revoke
 
     def revoke(runtime: Runtime) -> None:
         attached = {id: session for id, session in runtime.sessions.items() if session.connection is not None}
         for session in runtime.sessions.values():
             if session.connection is None:
                 for job in session.observed.values():
-                    right = observing.right_to(runtime, session.principal, job)
-                    if right is not observing.Right.OBSERVE:
+                    right = subscriptions.right_to(runtime, session.principal, job)
+                    if right is not subscriptions.Right.OBSERVE:
                         hits.hit()
         everybody, runtime.sessions = runtime.sessions, attached
         try:
@@ -219,7 +213,7 @@ def detached_observer_keeps_seeing(patch: Patch, hits: Hits) -> None:
         finally:
             runtime.sessions = everybody
 
-    patch.setattr(observing, "revoke", revoke)
+    patch.setattr(subscriptions, "revoke", revoke)
 
 
 @bug
@@ -245,7 +239,7 @@ def ack_beyond_the_last_number(patch: Patch, hits: Hits) -> None:
         if session is not None and ack.last_processed_seq == session.log.last + 1 and hits.hit():
             runtime.commit(Released(session.id, ack.last_processed_seq))
         else:
-            runtime_handlers.on_ack(runtime, connection, envelope, ack)
+            dispatch.on_ack(runtime, connection, envelope, ack)
 
     _handle(patch, "session.ack", on_ack)
 
@@ -266,7 +260,7 @@ def cursor_skips_a_job(patch: Patch, hits: Hits) -> None:
             return jobs[1:], next_below
         return jobs, next_below
 
-    patch.setattr(runtime_handlers, "page", page)
+    patch.setattr(dispatch, "page", page)
 
 
 @bug
@@ -318,18 +312,16 @@ def valid_resume_refused(patch: Patch, hits: Hits) -> None:
 @bug
 def terminal_twice_at_home(patch: Patch, hits: Hits) -> None:
     """The session that submitted a job gets its end twice, for one job in three."""
-    original = applying._job_ended
+    original = apply._job_ended
 
     def job_ended(runtime: Runtime, record: records.JobEnded) -> None:
         job = runtime.jobs[record.job_id]
         home = job.home
         original(runtime, record)
         if home is not None and job.end is not None and hits.hit_job(job.id):
-            append(
-                runtime, home, applying.terminal(runtime, job, home, job.end, record.whole, observed=False)
-            )
+            append(runtime, home, apply.terminal(runtime, job, home, job.end, record.whole, observed=False))
 
-    patch.setitem(applying.APPLY, records.JobEnded, job_ended)
+    patch.setitem(apply.APPLY, records.JobEnded, job_ended)
 
 
 @bug
@@ -341,26 +333,26 @@ def page_leaves_out_jobs(patch: Patch, hits: Hits) -> None:
         jobs, next_below = original(*arguments)
         return [job for job in jobs if not hits.hit_job(job.id)], next_below
 
-    patch.setattr(runtime_handlers, "page", page)
+    patch.setattr(dispatch, "page", page)
 
 
 @bug
 def max_runtime_not_armed_after_a_restart(patch: Patch, hits: Hits) -> None:
     """A job that has started again may run for ever."""
-    original = submitting.go
+    original = submission.go
 
-    def go(runtime: Runtime, job: Job, input: Any, *, attempt: int) -> None:
-        original(runtime, job, input, attempt=attempt)
+    def go(runtime: Runtime, job: Job, input: Any, attempt: int) -> None:
+        original(runtime, job, input, attempt)
         if attempt > 1 and runtime.timers.armed(TimerKind.MAX_RUNTIME, job.id) is not None and hits.hit():
             runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
 
-    patch.setattr(submitting, "go", go)
+    patch.setattr(submission, "go", go)
 
 
 @bug
 def other_observers_never_get_the_end(patch: Patch, hits: Hits) -> None:
     """Who observes the jobs of another principal gets all but their ends."""
-    job_ended, catch_up = applying._job_ended, applying._catch_up
+    job_ended, catch_up = apply._job_ended, apply._catch_up
 
     def ended(runtime: Runtime, record: records.JobEnded) -> None:
         job = runtime.jobs[record.job_id]
@@ -375,8 +367,8 @@ def other_observers_never_get_the_end(patch: Patch, hits: Hits) -> None:
         else:
             catch_up(runtime, session, job)
 
-    patch.setitem(applying.APPLY, records.JobEnded, ended)
-    patch.setattr(applying, "_catch_up", caught_up)
+    patch.setitem(apply.APPLY, records.JobEnded, ended)
+    patch.setattr(apply, "_catch_up", caught_up)
 
 
 @bug
@@ -386,7 +378,7 @@ def submit_refused_as_busy(patch: Patch, hits: Hits) -> None:
     def on_submit(runtime: Runtime, connection: Connection, envelope: Envelope, submit: Submit) -> None:
         if hits.hit(10):
             raise Refusal(ErrorCode.INTERNAL_ERROR, "busy")
-        submitting.on_submit(runtime, connection, envelope, submit)
+        submit_queue.on_submit(runtime, connection, envelope, submit)
 
     _handle(patch, "job.submit", on_submit)
 
@@ -394,7 +386,7 @@ def submit_refused_as_busy(patch: Patch, hits: Hits) -> None:
 @bug
 def cancel_stops_no_restarted_agent(patch: Patch, hits: Hits) -> None:
     """The agent of a job that has started again is not told to stop."""
-    original = outcome.stop_agent
+    original = completion.stop_agent
 
     def stop_agent(runtime: Runtime, job: Job, reason: str) -> None:
         if job.attempt > 1 and hits.hit():
@@ -403,7 +395,7 @@ def cancel_stops_no_restarted_agent(patch: Patch, hits: Hits) -> None:
         else:
             original(runtime, job, reason)
 
-    patch.setattr(outcome, "stop_agent", stop_agent)
+    patch.setattr(completion, "stop_agent", stop_agent)
 
 
 # The rest.
@@ -431,30 +423,30 @@ def client_gives_up_a_job_after_a_resume(patch: Patch, hits: Hits) -> None:
 @bug
 def history_begins_one_late(patch: Patch, hits: Hits) -> None:
     """A replay of a history leaves out its first event."""
-    original = History.after
+    original = subscriptions.observe
 
-    def after(history: History, source: int) -> int:
-        position = original(history, source)
-        return position + 1 if position < history.end and hits.hit() else position
+    def observe(runtime: Runtime, session: Session, job: Job, start: int | None) -> None:
+        late = start is not None and start < job.history.end and hits.hit()
+        original(runtime, session, job, start + 1 if start is not None and late else start)
 
-    patch.setattr(History, "after", after)
+    patch.setattr(subscriptions, "observe", observe)
 
 
 @bug
 def last_event_twice_when_live(patch: Patch, hits: Hits) -> None:
     """An observer that has caught up gets the last event of the history again."""
-    original = applying._catch_up
+    original = apply._catch_up
 
     def catch_up(runtime: Runtime, session: Session, job: Job) -> None:
         history = job.history
         if job.end is None and history.events and hits.hit():
-            for payload, source, feature in history.between(history.end - 1, history.end):
-                if feature is None or credentials.takes(job, session, feature):
-                    entry = Entry.of(job.head(applying.EVENT, observed=True), payload, source)
+            for payload, _, feature in history.between(history.end - 1, history.end):
+                if feature is None or model.takes(job, session, feature):
+                    entry = Entry(job.head(apply.EVENT), payload, history.end)
                     append(runtime, session, entry)
         original(runtime, session, job)
 
-    patch.setattr(applying, "_catch_up", catch_up)
+    patch.setattr(apply, "_catch_up", catch_up)
 
 
 @bug
@@ -497,18 +489,132 @@ def dead_peer_never_given_up(patch: Patch, hits: Hits) -> None:
 @bug
 def ack_frees_one_too_many(patch: Patch, hits: Hits) -> None:
     """Every ack frees the event behind it, too."""
-    original = applying._released
+    original = apply._released
 
     def released(runtime: Runtime, record: Released) -> None:
         original(runtime, record)
         session = runtime.sessions[record.session_id]
         if session.log.last > record.seq and hits.hit():
-            applying._free(runtime, session, record.seq + 1)
+            apply._free(runtime, session, record.seq + 1)
 
-    patch.setitem(applying.APPLY, Released, released)
+    patch.setitem(apply.APPLY, Released, released)
+
+
+# Positions.
+
+
+@bug
+def position_of_what_the_submitter_takes(patch: Patch, hits: Hits) -> None:
+    """A history is told by positions that leave out the kinds that the submitter does not take."""
+    original, entry = apply._replayed, apply.Entry
+
+    def replayed(runtime: Runtime, record: records.Replayed) -> None:
+        job = runtime.jobs[record.job_id]
+        home, history = job.home, job.history
+        taken = frozenset[str]() if home is None else home.features
+        past = enumerate(history.between(history.first, history.end), history.first + 1)
+        left_out = [
+            position
+            for position, (_, _, feature) in past
+            if home is not None and feature is not None and feature not in taken
+        ]
+
+        def shifted(head: bytes, payload: bytes, position: int) -> Entry:
+            shift = sum(one < position for one in left_out)
+            return entry(head, payload, position - shift if shift and hits.hit() else position)
+
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(apply, "Entry", shifted)
+            original(runtime, record)
+
+    patch.setitem(apply.APPLY, records.Replayed, replayed)
+
+
+@bug
+def position_given_anew_after_a_restart(patch: Patch, hits: Hits) -> None:
+    """A job that was restored from a snapshot gives the last position once more."""
+    number, entry, restore = fan_out.number, fan_out.Entry, restoring.restore
+    restored: dict[int, Job] = {}
+    reading: list[Runtime] = []
+
+    def read(runtime: Runtime, kept: Any) -> None:
+        reading.append(runtime)
+        restore(runtime, kept)
+        reading.remove(runtime)
+
+    def job_kept(runtime: Runtime, record: records.JobKept) -> None:
+        snapshot.job_kept(runtime, record)
+        job = runtime.jobs[record.terms.job_id]
+        if job.history.end:
+            restored[id(job)] = job
+
+    def anew(runtime: Runtime, job: Job, *arguments: Any, **options: Any) -> bool:
+        def lower(head: bytes, payload: bytes, position: int, *more: Any) -> Entry:
+            return entry(head, payload, position - 1 if position > 1 and hits.hit() else position, *more)
+
+        if id(job) not in restored or runtime in reading:
+            return number(runtime, job, *arguments, **options)
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(fan_out, "Entry", lower)
+            return number(runtime, job, *arguments, **options)
+
+    patch.setattr(restoring, "restore", read)
+    patch.setitem(apply.APPLY, records.JobKept, job_kept)
+    patch.setattr(apply, "number", anew)
+
+
+@bug
+def copy_is_taken_after_a_run(patch: Patch, hits: Hits) -> None:
+    """The client forgets for runs of events that it has handed them out."""
+    original = fast_path._hand_out
+
+    def hand_out(session: ClientSession, job: FollowedJob | None, *lists: Any) -> None:
+        before = 0 if job is None else job.cursor
+        original(session, job, *lists)
+        if job is not None and job.cursor > before and hits.hit():
+            job.cursor = before
+
+    patch.setattr(fast_path, "_hand_out", hand_out)
+
+
+@bug
+def new_event_dropped_after_a_lost_session(patch: Patch, hits: Hits) -> None:
+    """The client takes the first event of a job after a lost session for a copy."""
+    lose, takes = FollowedJob.lose, FollowedJob.takes
+    is_plain: Any = FollowedJob.is_plain
+    lost: set[FollowedJob] = set()
+
+    def lose_all(job: FollowedJob) -> None:
+        lost.add(job)
+        lose(job)
+
+    def drop(job: FollowedJob, position: int | None, seq: int, envelope_id: str) -> bool:
+        taken = takes(job, position, seq, envelope_id)
+        if taken and position is not None and job in lost:
+            lost.remove(job)
+            hits.hit()
+            return False
+        return taken
+
+    patch.setattr(FollowedJob, "lose", lose_all)
+    patch.setattr(FollowedJob, "takes", drop)
+    patch.setattr(FollowedJob, "is_plain", property(lambda job: job not in lost and is_plain.fget(job)))
+
+
+@bug
+def recovery_asks_from_one_too_high(patch: Patch, hits: Hits) -> None:
+    """A subscribe of the client's own leaves out the event behind the cursor."""
+    original = resubscribe._subscribe
+
+    def subscribe(job: FollowedJob) -> Subscribe:
+        message = original(job)
+        hits.hit()
+        return msgspec.structs.replace(message, from_job_seq=(message.from_job_seq or 0) + 1)
+
+    patch.setattr(resubscribe, "_subscribe", subscribe)
 
 
 def _handle(patch: Patch, kind: str, handle: Any) -> None:
     """Let another function carry a message out."""
-    rules: Any = runtime_handlers.HANDLERS[Phase.OPEN]
+    rules: Any = dispatch.HANDLERS[Phase.OPEN]
     patch.setitem(rules, kind, msgspec.structs.replace(rules[kind], handle=handle))

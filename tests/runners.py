@@ -49,5 +49,5 @@ def run(name: str, main: Main) -> Any:
 
 
 def driver_of(name: str) -> str:
-    """Return the event loop that a runner runs, as `arcp_io.loop.current` names it: asyncio or trio."""
+    """Return the event loop that a runner runs, as `drivers.loop.current` names it: asyncio or trio."""
     return "trio" if name == "trio" else "asyncio"

@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from unittest.mock import Mock
 
+from arcp_io.drivers.journal_writer import Keeper
 from arcp_io.journal import SqliteJournal
-from arcp_io.keeper import Keeper
-from arcp_proto.connection import Connection
+from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.output import Authenticate, Output, StartJob
 from arcp_proto.ids import SECOND
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import MIB, Limits
-from arcp_proto.output import Authenticate, Output, StartJob
-from arcp_proto.records import RECORD_VERSION, Record, encode_record
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import SUPPORTED_FEATURES, RuntimeConfig
+from arcp_proto.server.config import SUPPORTED_FEATURES, RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import RECORD_VERSION, Record, encode_record
+from arcp_proto.server.runtime import Runtime
 
 JOBS: Final = (100, 10_000, 100_000)
 EVENTS: Final = (1_000, 10_000, 100_000)

@@ -26,10 +26,10 @@ import anyio
 import anyio.to_thread
 
 from arcp_io import App, connect, serve
-from arcp_io.context import JobContext
+from arcp_io.agents.context import JobContext
 from arcp_io.errors import ArcpError, HistoryCut
 from arcp_io.journal import SqliteJournal
-from arcp_proto.output import Detached, Welcomed
+from arcp_proto.engine.output import Detached, Welcomed
 from tests.runners import run
 
 TOKEN: Final = "t0ken"

@@ -15,8 +15,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from arcp_proto import agent_calls
-from arcp_proto.events import Body
+from arcp_proto.server import agent_api
+from arcp_proto.wire.event_bodies import Body
 from benchmarks import guard, readme, simulated
 from benchmarks.case import Case, Implementation, Metrics, Row, Scenario
 from benchmarks.figures import FIGURES, Figures, as_json
@@ -305,14 +305,14 @@ def test_the_guard_fails_on_a_planted_slowdown_and_only_then(
     monkeypatch.setattr(guard, "measure", _some_paths)
     assert guard.main() == 0
     assert "EXCEEDED" not in capsys.readouterr().out
-    encode_body = agent_calls.encode_body
+    encode_body = agent_api.encode_body
 
     def slower(kind: str, body: Body | Mapping[str, Any]) -> bytes:
         for letter in "many a little makes a mickle" * 4:
             assert not (lambda text=letter: text.isupper())()
         return encode_body(kind, body)
 
-    monkeypatch.setattr(agent_calls, "encode_body", slower)
+    monkeypatch.setattr(agent_api, "encode_body", slower)
     counted = sys.version_info[:2] == guard.VERSION
     assert guard.main() == counted
     out = capsys.readouterr().out

@@ -112,13 +112,6 @@ def test_nothing_else_stands_at_the_top() -> None:
     assert set(PACKAGES) <= set(names)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "arcp_proto").glob("[!_]*.py")), ids=_name)
-def test_each_module_of_the_core_has_its_tests(path: Path) -> None:
-    tests = ROOT / "tests" / "unit" / f"test_{path.stem}.py"
-    assert tests.exists()
-    assert any(found.name.startswith("test_") for found in functions(tests.read_text()))
-
-
 def test_every_test_is_run_by_one_of_the_two_commands() -> None:
     """By `pytest` without a word, or by what `.ci/run` adds to it."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())

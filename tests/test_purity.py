@@ -231,7 +231,7 @@ def test_importing_the_core_loads_no_event_loop() -> None:
 
 
 def test_a_server_loads_nothing_of_the_client_side() -> None:
-    client = {"arcp_proto.client", "arcp_proto.client_handlers", "arcp_proto.recording"}
+    client = {"arcp_proto.client.client", "arcp_proto.client.dispatch", "arcp_proto.recording"}
     assert not client & _loaded_by("from arcp_io import App, serve")
     assert client <= _loaded_by("from arcp_proto import Client, record")
 
@@ -251,7 +251,7 @@ asyncio.run(main())
 
 def test_a_server_on_asyncio_starts_without_what_only_anyio_needs() -> None:
     loaded = _loaded_by(SERVING) - _loaded_by("import anyio")  # Old releases load more by themselves.
-    assert "arcp_io.serving" in loaded
+    assert "arcp_io.server.server" in loaded
     assert not [
         name for name in loaded if name.startswith(("anyio._backends", "anyio.from_thread", "sqlite3"))
     ]

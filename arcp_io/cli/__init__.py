@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ..version import VERSION
+from arcp_io.version import VERSION
 
 TYPE_CHECKING = False  # Type checkers take it as true.
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     from importlib.util import find_spec
 
-    from .exits import Exit
+    from .exit_codes import Exit
 
     if find_spec("typer") is None or find_spec("rich") is None:
         print("arcp-io needs its command-line extra: pip install 'arcp-io[cli]'", file=sys.stderr)

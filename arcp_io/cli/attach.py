@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .endings import follow, show
+from .ending import follow, show
+from .job_request import Attachment
 from .options import (
     AllowPlain,
     Cafile,
@@ -22,7 +23,6 @@ from .options import (
     output_argument,
     server_of,
 )
-from .request import Attachment
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 

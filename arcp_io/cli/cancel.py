@@ -11,12 +11,12 @@ import typer
 
 from arcp_proto.errors import ErrorCode
 
-from .endings import show
-from .exits import Exit
+from .ending import show
+from .exit_codes import Exit
+from .job_request import Cancellation, Ending
 from .options import AllowPlain, Cafile, GiveUp, Json, NoStore, Store, Token, Url, server_of
 from .output import print_out
 from .printable import one_line
-from .request import Cancellation, Ending
 
 WAYS: Final = (
     "press Ctrl-C twice in the terminal that submitted the job; or end that process, and cancel again when"

@@ -11,12 +11,13 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand
 
+from arcp_io.cli.demo.command import demo
+
 from . import version
 from .attach import attach
 from .cancel import cancel
 from .credentials import credentials
-from .demo import demo
-from .exits import CANCEL_EXPLAINED, DEMO_EXPLAINED, EXPLAINED, Exit
+from .exit_codes import CANCEL_EXPLAINED, DEMO_EXPLAINED, EXPLAINED, Exit
 from .jobs import jobs
 from .journal import repair
 from .output import OutputFailed, print_out

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .exits import Exit
+from .exit_codes import Exit
 from .options import Json
 from .output import print_out
 from .printable import one_line
@@ -31,8 +31,8 @@ def credentials(journal: _Journal, as_json: Json = False) -> None:
       arcp-io credentials --journal agents.journal
       arcp-io credentials --journal agents.journal --json
     """
-    from ..journal import JournalError
-    from ..journal.outstanding import outstanding_in
+    from arcp_io.journal import JournalError
+    from arcp_io.journal.credential_report import outstanding_in
 
     try:
         found = outstanding_in(journal)

@@ -11,21 +11,21 @@ from typing import Any, Final, TypeAlias
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from arcp_io import connect
+from arcp_io.client.job import Event, Job
+from arcp_io.client.session import Session
+from arcp_io.client.store import FileStore
+from arcp_io.client.watch import Change
+from arcp_io.errors import ArcpError, HistoryCut
+from arcp_proto.engine.output import Detached, JobLost, SessionLost, Welcomed
 from arcp_proto.limits import Limits
-from arcp_proto.messages import AgentEntry
-from arcp_proto.output import Detached, JobLost, SessionLost, Welcomed
+from arcp_proto.wire.messages import AgentEntry
 
-from .. import connect
-from ..client_job import Event, Job
-from ..client_session import Session
-from ..errors import ArcpError, HistoryCut
-from ..session_store import FileStore
-from ..watching import Change
-from .exits import BY_STATUS, SUCCEEDED, Exit
-from .failures import described, failure_of
+from .error_text import described, failure_of
+from .exit_codes import BY_STATUS, SUCCEEDED, Exit
+from .job_request import Attachment, Cancellation, Ending, Server, Submission
 from .output import COLLECTED, ResultOutput
 from .printable import one_line
-from .request import Attachment, Cancellation, Ending, Server, Submission
 from .view import View
 
 PATIENCE: Final = 3.0

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from .exits import Exit
+from .exit_codes import Exit
 from .printable import printable
 
 if TYPE_CHECKING:
-    from ..app import App
+    from arcp_io.app import App
 
 _PACKAGE: Final = str(Path(__file__).parents[1]) + os.sep
 _MACHINERY: Final = ("<frozen importlib", importlib.__file__)
@@ -28,7 +28,7 @@ def load(target: str) -> App:
     Raises ValueError for a name that leads to no App, and for an App that cannot be served. A module that
     cannot be imported is told with the user's own frames, and ends the command as a usage error.
     """
-    from ..app import App
+    from arcp_io.app import App
 
     module_name, _, variable = target.partition(":")
     if not module_name or not variable:

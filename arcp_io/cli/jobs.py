@@ -13,16 +13,16 @@ import msgspec
 import typer
 
 from .arguments import checked, past_argument
-from .exits import Exit
-from .failures import failure_of
+from .error_text import failure_of
+from .exit_codes import Exit
 from .options import GIVE_UP, AllowPlain, Cafile, Json, Token, known_url, server_at
 from .output import print_out
 from .printable import one_line
 
 if TYPE_CHECKING:
-    from arcp_proto.messages import JobEntry
+    from arcp_proto.wire.messages import JobEntry
 
-    from .request import Server
+    from .job_request import Server
 
 
 class Status(StrEnum):
@@ -118,7 +118,7 @@ class _Listing:
             self.exit, self.error = failure_of(error, self._server)
 
     async def _list(self) -> None:
-        from .. import connect
+        from arcp_io import connect
 
         server = self._server
         context = server.ssl_context()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .exits import Exit
+from .exit_codes import Exit
 from .options import Json
 from .output import print_out
 from .printable import one_line
@@ -28,7 +28,7 @@ def repair(path: _Path, as_json: Json = False) -> None:
       arcp-io journal repair agents.journal
       arcp-io journal repair agents.journal --json
     """
-    from ..journal import JournalError, repair_journal
+    from arcp_io.journal import JournalError, repair_journal
 
     try:
         done = repair_journal(path)

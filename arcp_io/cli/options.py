@@ -12,13 +12,14 @@ from urllib.parse import urlsplit
 
 import typer
 
-from ..errors import NotAStore, StoreInUse
-from ..session_store import FileStore
-from . import stores
+from arcp_io.client.store import FileStore
+from arcp_io.errors import NotAStore, StoreInUse
+
+from . import session_files
 from .arguments import checked, size_argument, whole_seconds_argument
+from .job_request import Server
 from .output import ResultOutput
 from .printable import printable
-from .request import Server
 
 GIVE_UP: Final = "10m"
 """How long a connection that was cut is tried again, by default."""
@@ -98,13 +99,13 @@ def enter_new(
         return None
     if path is None:
         try:
-            return stores.enter_free(stack, url, token)
+            return session_files.enter_free(stack, url, token)
         except OSError as error:
             print(f"the session is not kept: {error.strerror}: {error.filename}", file=sys.stderr)
             return None
     with _checked_store():
         store = stack.enter_context(FileStore(Path(path)))
-        if jobs := stores.unfinished(store):
+        if jobs := session_files.unfinished(store):
             raise ValueError(f"{path} holds the session of job {jobs[0]}: 'arcp-io attach' goes on with it")
         store.clear()
         return store
@@ -129,9 +130,9 @@ def server_of(
             found = FileStore(Path(store))
             found.load()
         elif not no_store:
-            found = stores.find(job_id, url, token)
+            found = session_files.find(job_id, url, token)
         if found is not None:
-            url = url or stores.url_of(found)
+            url = url or session_files.url_of(found)
             try:
                 stack.enter_context(found)
             except StoreInUse:
@@ -156,7 +157,7 @@ def server_at(
 ) -> Server:
     """The server at a URL, with the store that the session is kept in; the user gave its `path`, or none."""
     words = []
-    if kept is None or path is not None or stores.url_of(kept) is None:
+    if kept is None or path is not None or session_files.url_of(kept) is None:
         words += ["--url", url]
     if path is not None:
         words += ["--store", path]
@@ -179,7 +180,7 @@ def server_at(
 
 def check_url(url: str, token: str | None, *, allow_plain: bool) -> None:
     """A usage error for what is no address of a runtime, or one to which the token would go in clear text."""
-    from ..listeners import is_loopback
+    from arcp_io.drivers.sockets import is_loopback
 
     with checked("URL"):
         try:
@@ -219,7 +220,7 @@ def known_url(url: str | None, option: str = "--url") -> str:
     if url is not None:
         return url
     with _checked_store():
-        known = stores.known()
+        known = session_files.known()
     with checked(option):
         if len(known) != 1:
             give = "URL" if option == "URL" else f"{option} URL"
@@ -227,7 +228,7 @@ def known_url(url: str | None, option: str = "--url") -> str:
     return known[0].url
 
 
-def _told_stored(known: list[stores.Kept], give: str) -> str:
+def _told_stored(known: list[session_files.Kept], give: str) -> str:
     """Say which runtimes have stored sessions, a line each, and how to give one of them."""
     if not known:
         return f"no session is stored: give {give}, or set ARCP_URL"

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from arcp_proto.chunks import JSON_TYPE
+from arcp_proto.wire.result_chunks import JSON_TYPE
 
 from .printable import printable
 
@@ -102,7 +102,7 @@ class ResultOutput:
             raise TooLarge(f"the result is larger than {most:,} bytes: --max-result allows more{way}")
 
     async def _write_waiting(self) -> None:
-        from ..threads import call_in_thread
+        from arcp_io.agents.threads import call_in_thread
 
         data, self._waiting = bytes(self._waiting), bytearray()
         if data:

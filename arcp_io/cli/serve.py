@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .arguments import Loop, checked, seconds_argument, size_argument
-from .exits import Exit
+from .exit_codes import Exit
 from .importing import load
 
 if TYPE_CHECKING:
-    from ..app import App
-    from ..journal import SqliteJournal
+    from arcp_io.app import App
+    from arcp_io.journal import SqliteJournal
 
 
 class Sync(StrEnum):
@@ -143,7 +143,7 @@ def serve(
       arcp-io serve example:app --stdio
       arcp-io serve example:app --journal agents.journal
     """
-    from ..entry import run
+    from arcp_io.server.run import run
 
     with checked("--drain"):
         patience = seconds_argument(drain)
@@ -175,7 +175,7 @@ def serve(
 @contextmanager
 def _told_failures() -> Iterator[None]:
     """Tell what cannot be served in a line, and end with its exit code."""
-    from ..journal import JournalError, JournalFailed
+    from arcp_io.journal import JournalError, JournalFailed
 
     try:
         yield
@@ -192,7 +192,7 @@ def _told_failures() -> Iterator[None]:
 
 
 def _audit_bytes(text: str | None) -> int | None:
-    from ..auditing import LEAST_SIZE
+    from arcp_io.server.audit_log import LEAST_SIZE
 
     if text is None:
         return None
@@ -221,7 +221,7 @@ def _check_address(
 
 
 def _journal(path: Path | None, sync: Sync) -> SqliteJournal | None:
-    from ..journal import SqliteJournal
+    from arcp_io.journal import SqliteJournal
 
     if path is None:
         return None
@@ -229,7 +229,7 @@ def _journal(path: Path | None, sync: Sync) -> SqliteJournal | None:
 
 
 def _check_loopback(host: str) -> None:
-    from ..listeners import is_loopback
+    from arcp_io.drivers.sockets import is_loopback
 
     if not is_loopback(host):
         raise ValueError(
@@ -261,7 +261,7 @@ def _log_to_stderr(level: LogLevel, of_stdio: App | None) -> None:
 
     That an App which is served on stdio is in debug mode is logged here: a listener says it for itself.
     """
-    from ..serving import warn_of_debug
+    from arcp_io.server.server import warn_of_debug
 
     logger = logging.getLogger("arcp_io")
     logger.setLevel(level.upper())

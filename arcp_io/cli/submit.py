@@ -16,7 +16,8 @@ from .arguments import (
     lease_argument,
     whole_seconds_argument,
 )
-from .endings import follow, show
+from .ending import follow, show
+from .job_request import Submission
 from .options import (
     AllowPlain,
     Cafile,
@@ -31,7 +32,6 @@ from .options import (
     output_argument,
     server_at,
 )
-from .request import Submission
 
 _Where = Annotated[
     list[str],

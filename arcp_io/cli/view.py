@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from arcp_proto.budget import COST_BUDGET
 from arcp_proto.errors import ErrorCode
-from arcp_proto.events import REMAINING, EventKind
-from arcp_proto.spending import WARNING
+from arcp_proto.leases.budget import COST_BUDGET
+from arcp_proto.server.jobs.spending import WARNING
+from arcp_proto.wire.event_bodies import REMAINING, EventKind
 
-from .exits import Exit
+from .exit_codes import Exit
+from .job_request import Ending
 from .printable import one_line, printable
-from .request import Ending
 
 _LEVELS: Final = {"error": "bold red", "warn": "yellow", "debug": "dim"}
 _DENIALS: Final = (ErrorCode.PERMISSION_DENIED, ErrorCode.LEASE_EXPIRED, ErrorCode.BUDGET_EXHAUSTED)

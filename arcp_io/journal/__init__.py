@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .journal import Journal, JournalDamaged, JournalError, JournalFailed, JournalGap, JournalInUse
     from .memory import MemoryJournal
+    from .protocol import Journal, JournalDamaged, JournalError, JournalFailed, JournalGap, JournalInUse
     from .repair import Repair, repair_journal
     from .sqlite import SqliteJournal
 
@@ -27,12 +27,12 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "Journal": "journal",
-    "JournalDamaged": "journal",
-    "JournalError": "journal",
-    "JournalFailed": "journal",
-    "JournalGap": "journal",
-    "JournalInUse": "journal",
+    "Journal": "protocol",
+    "JournalDamaged": "protocol",
+    "JournalError": "protocol",
+    "JournalFailed": "protocol",
+    "JournalGap": "protocol",
+    "JournalInUse": "protocol",
     "MemoryJournal": "memory",
     "Repair": "repair",
     "SqliteJournal": "sqlite",

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .journal import Amount, JournalError
+from .protocol import Amount, JournalError
 from .rows import Row, unpack
 
 

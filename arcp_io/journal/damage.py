@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 
 from .contents import Contents, Versions, scan, versions
-from .draft import APPLICATION_ID, PAGE_BYTES, connect
-from .journal import JournalDamaged, JournalError
+from .protocol import JournalDamaged, JournalError
+from .sqlite_draft import APPLICATION_ID, PAGE_BYTES, connect
 from .wal import log_of, read_log
 
 _HEAD_BYTES: Final = 100

@@ -8,8 +8,9 @@ from __future__ import annotations
 import fcntl
 import os
 
-from ..forks import keep_from_copies, share_with_copies
-from .journal import JournalError, JournalInUse
+from arcp_io.forks import keep_from_copies, share_with_copies
+
+from .protocol import JournalError, JournalInUse
 
 
 class FileLock:

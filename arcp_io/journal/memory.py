@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from .journal import Amount, Durable, Failed, JournalError, JournalGap, JournalInUse, grown
+from .protocol import Amount, Durable, Failed, JournalError, JournalGap, JournalInUse, grown
 
 
 class MemoryJournal:

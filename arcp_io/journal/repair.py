@@ -8,14 +8,14 @@ import sqlite3
 from contextlib import suppress
 from typing import NamedTuple
 
-from arcp_proto.records import RECORD_VERSION
+from arcp_proto.server.journal.records import RECORD_VERSION
 
 from .contents import Damaged, Versions, check_versions, good_rows, header
 from .damage import Assessed, assess, is_ours, readable_copy
-from .database import free_name
-from .draft import SCHEMA_VERSION, Draft, sync_directory
-from .journal import JournalError
 from .lock import FileLock
+from .protocol import JournalError
+from .sqlite_draft import SCHEMA_VERSION, Draft, sync_directory
+from .sqlite_file import free_name
 from .wal import log_of
 
 

@@ -11,12 +11,12 @@ from itertools import chain
 from typing import Final, Literal
 
 from .contents import stored
-from .database import make_database, open_database, reopen_database
-from .draft import Draft
-from .journal import Amount, Durable, Failed, JournalError, JournalFailed, JournalInUse, grown
 from .lock import FileLock
 from .memory import check_gap
+from .protocol import Amount, Durable, Failed, JournalError, JournalFailed, JournalInUse, grown
 from .rows import Row, pack, rows, unpack
+from .sqlite_draft import Draft
+from .sqlite_file import make_database, open_database, reopen_database
 
 logger = logging.getLogger("arcp_io")
 

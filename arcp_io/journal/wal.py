@@ -18,7 +18,7 @@ import struct
 from contextlib import suppress
 from typing import BinaryIO, Final, NamedTuple
 
-from .draft import PAGE_BYTES
+from .sqlite_draft import PAGE_BYTES
 
 _HEADER: Final = struct.Struct(">8I")
 _FRAME: Final = struct.Struct(">6I")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from arcp_io import App, serve, serve_stdio
-from arcp_io.loop import current
+from arcp_io.drivers.loop import current
 from arcp_proto.limits import Limits
 
 from ..agents import Host, agents_of

@@ -11,11 +11,11 @@ from typing import Any, Final
 import anyio
 import trio
 
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.context import JobContext
 from arcp_io.errors import ArcpError, Denied, InvalidRequest, JobOver
 from arcp_proto.errors import ErrorCode, LocalProtocolError
-from arcp_proto.events import EventKind
+from arcp_proto.wire.event_bodies import EventKind
 
 SECRET: Final = "the-victims-secret"
 """What the victim's job says; nobody else may ever see it."""

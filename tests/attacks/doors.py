@@ -11,7 +11,7 @@ import anyio
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
 
-from arcp_io.serving import Server
+from arcp_io.server.server import Server
 from tests.attacks.place import Place, Spy
 from tests.attacks.rows import Stories, code_of, run
 from tests.io.floods import flood

@@ -17,11 +17,11 @@ from websockets.uri import parse_uri
 
 from arcp_io.app import App
 from arcp_io.provisioning import StaticProvisioner
-from arcp_io.serving import Server, serve
-from arcp_proto.ceilings import Ceiling
+from arcp_io.server.server import Server, serve
+from arcp_proto.engine.output import Audit
 from arcp_proto.ids import JobId
+from arcp_proto.leases.ceilings import Ceiling
 from arcp_proto.limits import Limits
-from arcp_proto.output import Audit
 from tests.attacks.cheats import SECRET, add_cheats
 from tests.io.peers import Ended, Message, WebSocketPeer
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from arcp_proto.grants import Grants
+from arcp_proto.leases.lease import Grants
 
 from .languages import ALPHABET, language, strings
 

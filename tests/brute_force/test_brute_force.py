@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from arcp_proto.grants import Grants
+from arcp_proto.leases.lease import Grants
 
 from . import __main__ as command
 from . import compare

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 
 from arcp_proto.errors import Refusal
-from arcp_proto.glob import check_pattern
-from arcp_proto.grants import Grants
-from arcp_proto.targets import canonical
+from arcp_proto.leases.canonical import canonical
+from arcp_proto.leases.lease import Grants
+from arcp_proto.leases.patterns import check_pattern
 
 from .languages import patterns, strings
 

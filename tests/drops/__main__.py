@@ -25,10 +25,10 @@ import anyio
 from anyio.abc import Process
 
 from arcp_io import App, connect, serve
-from arcp_io.client import Session
-from arcp_io.context import JobContext
+from arcp_io.agents.context import JobContext
+from arcp_io.client.connect import Session
+from arcp_proto.engine.output import Detached, Welcomed
 from arcp_proto.limits import MIB, Limits
-from arcp_proto.output import Detached, Welcomed
 from tests import runners
 from tests.io.processes import environment
 

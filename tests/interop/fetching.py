@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 
 from arcp_io.http_client import BlockingGatedTransport
 from arcp_proto.errors import Denied, ErrorCode
-from arcp_proto.targets import canonical
+from arcp_proto.leases.canonical import canonical
 from tests.io.http_server import NUMBER, Arrived, served
 
 PLAIN: Final = (

@@ -8,11 +8,11 @@ from typing import Any
 
 import anyio
 
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.context import JobContext
 from arcp_io.errors import error_for
 from arcp_io.journal import Journal
-from arcp_io.serving import Server, serve
+from arcp_io.server.server import Server, serve
 from arcp_proto.limits import Limits
 from tests.interop.peer import TOKEN, WAIT
 

@@ -14,10 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from arcp_proto.errors import LocalProtocolError
-from arcp_proto.ids import JobId
-from arcp_proto.inventory import AgentInfo
-from arcp_proto.output import (
+from arcp_proto.engine.output import (
     CancelAnswered,
     ConnectionEnded,
     Event,
@@ -29,7 +26,10 @@ from arcp_proto.output import (
     SessionFailed,
     Welcomed,
 )
-from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.errors import LocalProtocolError
+from arcp_proto.ids import JobId
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo
 from tests.interop.peer import Frame, read
 from tests.unit.scripted_runtime import ScriptedRuntime
 from tests.unit.world import World

@@ -12,10 +12,10 @@ import idna
 import pytest
 from hypothesis import settings
 
-from arcp_io.blocking import BlockingJobContext
-from arcp_io.context import JobContext
+from arcp_io.agents.blocking_context import BlockingJobContext
+from arcp_io.agents.context import JobContext
 from arcp_io.errors import Denied
-from arcp_proto.targets import canonical
+from arcp_proto.leases.canonical import canonical
 from tests.interop import fetching
 from tests.io.http_server import served
 from tests.io.test_gate import serving

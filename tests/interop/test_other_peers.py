@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.errors import ErrorCode
-from arcp_proto.output import (
+from arcp_proto.engine.output import (
     CancelAnswered,
     ConnectionEnded,
     JobAccepted,
@@ -19,6 +18,7 @@ from arcp_proto.output import (
     SessionFailed,
     Welcomed,
 )
+from arcp_proto.errors import ErrorCode
 from tests.interop.others import (
     LOCAL_TIME,
     TRACE,

@@ -10,9 +10,8 @@ from typing import Any, Final
 
 import pytest
 
-from arcp_proto.client import ClientConfig
-from arcp_proto.ids import SECOND, JobId, RequestId
-from arcp_proto.output import (
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.engine.output import (
     ConnectionEnded,
     Detached,
     Event,
@@ -26,6 +25,7 @@ from arcp_proto.output import (
     Subscribed,
     Welcomed,
 )
+from arcp_proto.ids import SECOND, JobId, RequestId
 from tests.interop.others import LOCAL_TIME, TRACE
 from tests.unit.scripted_runtime import ScriptedRuntime, accepted, log
 

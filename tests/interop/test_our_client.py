@@ -18,8 +18,8 @@ from arcp._messages.session import SessionByePayload
 from arcp._ulid import new_envelope_id
 
 from arcp_io import sync
-from arcp_io.client import Session, connect
-from arcp_io.client_job import Job
+from arcp_io.client.connect import Session, connect
+from arcp_io.client.job import Job
 from arcp_io.errors import (
     AgentNotAvailable,
     AgentVersionNotAvailable,
@@ -36,7 +36,7 @@ from arcp_io.errors import (
     PermissionDenied,
     Unauthenticated,
 )
-from arcp_proto.client import CLIENT_FEATURES
+from arcp_proto.client.client import CLIENT_FEATURES
 from tests.interop.peer import ROOT, TOKEN, Frame, Host, read, their_runtime
 
 pytestmark = pytest.mark.anyio

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from arcp import V1_1_FEATURES, Capabilities
 
-from arcp_io.client import Session, connect
-from arcp_io.client_job import Job
+from arcp_io.client.connect import Session, connect
+from arcp_io.client.job import Job
 from arcp_io.errors import (
     ArcpError,
     InternalError,
@@ -23,7 +23,7 @@ from arcp_io.errors import (
     LocalProtocolError,
     PermissionDenied,
 )
-from arcp_proto.messages import JobEntry
+from arcp_proto.wire.messages import JobEntry
 from tests.interop.peer import TOKEN, Host, of, read, their_runtime
 
 pytestmark = pytest.mark.anyio

@@ -14,11 +14,11 @@ import anyio
 import pytest
 
 from arcp_io import errors
-from arcp_io.client import Session, connect
-from arcp_io.client_job import Job
-from arcp_io.session_store import FileStore, MemoryStore, SessionStore
-from arcp_proto import reconnecting
-from arcp_proto.output import JobLost, Welcomed
+from arcp_io.client.connect import Session, connect
+from arcp_io.client.job import Job
+from arcp_io.client.store import FileStore, MemoryStore, SessionStore
+from arcp_proto.client import backoff
+from arcp_proto.engine.output import JobLost, Welcomed
 from tests.interop.peer import TOKEN, Host, of, read, their_runtime
 
 pytestmark = pytest.mark.anyio
@@ -200,7 +200,7 @@ async def test_the_next_process_goes_on(stored: str, tmp_path: Any) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refusals are believed at once; how long they are not is seen at a virtual clock."""
     for name in ("REFUSAL_INTERVALS", "CLOSING_SEC"):
-        monkeypatch.setattr(reconnecting, name, 0)
+        monkeypatch.setattr(backoff, name, 0)
 
 
 async def test_a_session_that_is_lost(impatient: None) -> None:

@@ -12,7 +12,7 @@ import anyio
 import pytest
 from arcp import AgentNotAvailableError, StdioTransport, Transport
 
-from arcp_io.client import connect_stdio
+from arcp_io.client.connect import connect_stdio
 from arcp_io.errors import AgentNotAvailable, ConnectionLost, JobCancelled, LocalProtocolError
 from tests.interop.peer import ROOT, TOKEN, WAIT, Guest, converse, in_a_thread
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import anyio
 
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.context import JobContext
-from arcp_io.serving import serve_stdio
+from arcp_io.server.server import serve_stdio
 from arcp_proto.limits import Limits
 from tests.runners import run
 

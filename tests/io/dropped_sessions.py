@@ -24,7 +24,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import SocketAttribute
 
-from arcp_io.serving import Server, serve
+from arcp_io.server.server import Server, serve
 from tests.io.apps import TOKEN, make_app
 from tests.io.peers import Ended, Message, WebSocketPeer, websocket
 from tests.runners import run

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.context import JobContext
-from arcp_io.serving import serve_stdio
+from arcp_io.server.server import serve_stdio
 from tests.io.apps import TOKEN
 
 app = App("dying", "1", tokens={TOKEN: "alice"})

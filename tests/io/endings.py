@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from arcp_io.agents.blocking_context import BlockingJobContext
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.blocking import BlockingJobContext
-from arcp_io.context import JobContext
 from arcp_io.errors import AgentError
 from arcp_proto.limits import Limits
 

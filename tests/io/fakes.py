@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
-from arcp_io.clock import Clock
+from arcp_io.drivers.clock import Clock
+from arcp_io.drivers.journal_writer import Keeper
+from arcp_io.drivers.loop import Loop
+from arcp_io.drivers.pump import Pump
+from arcp_io.drivers.stdio import RequestCodec
+from arcp_io.drivers.transport import StreamTransport
 from arcp_io.journal import Journal
-from arcp_io.journal.journal import Durable, Failed
-from arcp_io.keeper import Keeper
-from arcp_io.loop import Loop
-from arcp_io.pump import Pump
-from arcp_io.stdio import RequestCodec
-from arcp_io.stream import StreamTransport
-from arcp_proto.connection import Framing
+from arcp_io.journal.protocol import Durable, Failed
+from arcp_proto.engine.connection import Framing
+from arcp_proto.engine.output import Event, PauseJob, Request, ResumeJob, StartJob
 from arcp_proto.ids import MILLISECOND, SECOND, JobId
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits
-from arcp_proto.output import Event, PauseJob, Request, ResumeJob, StartJob
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.runtime import Runtime
 
 START = 1_000 * SECOND
 UNIX = 1_780_000_000 * SECOND

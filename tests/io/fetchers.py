@@ -6,9 +6,9 @@ from typing import Any
 
 import httpx
 
+from arcp_io.agents.blocking_context import BlockingJobContext
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.blocking import BlockingJobContext
-from arcp_io.context import JobContext
 from arcp_io.errors import Denied
 from arcp_proto.limits import Limits
 

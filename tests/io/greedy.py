@@ -7,9 +7,9 @@ from typing import Any
 
 import anyio
 
+from arcp_io.agents.context import JobContext
+from arcp_io.agents.isolation.protocol import HEAD
 from arcp_io.app import App
-from arcp_io.between import HEAD
-from arcp_io.context import JobContext
 from arcp_io.errors import Denied
 from arcp_proto.limits import MAX_TARGET_BYTES, MIB, Limits
 

@@ -14,9 +14,9 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
+from arcp_io.agents.blocking_context import BlockingJobContext
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.blocking import BlockingJobContext
-from arcp_io.context import JobContext
 from arcp_io.errors import Denied, PermissionDenied
 from arcp_proto.limits import Limits
 

@@ -14,9 +14,9 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
+from arcp_io.agents.blocking_context import BlockingJobContext
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.blocking import BlockingJobContext
-from arcp_io.context import JobContext
 from arcp_proto.limits import Limits
 
 app = App("tests", "1", tokens={"t0ken": "alice-of-tests"}, limits=Limits(grace=2))
@@ -176,8 +176,8 @@ async def signals(job: JobContext, input: Any) -> None:
 
 async def serve_and_wait() -> None:
     """Serve in memory and run one job, of which each status is printed, for ever."""
-    from arcp_io.client import connect
-    from arcp_io.memory import serve_memory
+    from arcp_io.client.connect import connect
+    from arcp_io.server.memory import serve_memory
 
     async with serve_memory(app) as server, connect(server, "t0ken") as session:
         job = await session.submit("leaves", ["session", "killed", sys.argv[1]])

@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 
+from arcp_io.agents.blocking_context import BlockingJobContext
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.blocking import BlockingJobContext
-from arcp_io.context import JobContext
 from arcp_io.errors import ArcpError, Denied
 from arcp_io.provisioning import StaticProvisioner
 from arcp_proto.errors import ErrorCode, LocalProtocolError

@@ -15,8 +15,8 @@ import msgspec
 
 from arcp_io.journal import SqliteJournal
 from arcp_proto.ids import JobId
-from arcp_proto.inventory import AgentInfo
-from arcp_proto.records import RECORD_VERSION, Record, encode_record
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import RECORD_VERSION, Record, encode_record
 from tests.io.journaled import Watched
 from tests.unit.world import CONFIG, Peer, World
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.context import JobContext
 from arcp_proto.limits import Limits
 
 app = App("slow", "1", tokens={"t0ken": "alice"}, limits=Limits(hello=1, authentication=1, principal_jobs=1))

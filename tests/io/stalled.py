@@ -23,9 +23,10 @@ from typing import Any, Final, NamedTuple
 
 import anyio
 
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.context import JobContext
-from arcp_io.serving import Server, serve
+from arcp_io.server.server import Server, serve
+from arcp_proto.features import POSITIONS
 from arcp_proto.ids import Principal
 from arcp_proto.limits import MIB, Limits
 from tests.io.apps import TOKEN
@@ -33,7 +34,7 @@ from tests.io.peers import WebSocketPeer, websocket
 from tests.io.processes import environment
 from tests.runners import run
 
-FEATURES: Final = ["ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions"]
+FEATURES: Final = ["ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions", POSITIONS]
 """No heartbeat: who does not read is not found out by it."""
 READING: Final = "carol"
 STALLED: Final = "bob"

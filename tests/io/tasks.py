@@ -11,10 +11,10 @@ from typing import Any
 
 import anyio
 
+from arcp_io.agents.blocking_context import BlockingJobContext
+from arcp_io.agents.context import JobContext
+from arcp_io.agents.isolation.protocol import HEAD, message_limit
 from arcp_io.app import App
-from arcp_io.between import HEAD, message_limit
-from arcp_io.blocking import BlockingJobContext
-from arcp_io.context import JobContext
 from arcp_io.errors import AgentStopped, ArcpError, Denied, JobCancelled
 from arcp_io.provisioning import StaticProvisioner
 from arcp_proto.limits import MAX_CONTAINERS, Limits

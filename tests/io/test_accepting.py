@@ -12,10 +12,10 @@ import pytest
 from anyio.abc import SocketStream
 from websockets.frames import Frame, Opcode
 
-from arcp_io.client import connect
-from arcp_io.serving import Server, serve
+from arcp_io.client.connect import connect
+from arcp_io.server.server import Server, serve
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.limits import KIB, MIB
-from arcp_proto.timers import TimerKind
 from tests.io.apps import TOKEN, make_app
 from tests.io.peers import Ended, WebSocketPeer, websocket
 

@@ -14,12 +14,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from arcp_io.agents import AgentHost
+from arcp_io.agents.blocking_context import BlockingJobContext
+from arcp_io.agents.context import JobContext
+from arcp_io.agents.host import AgentHost
 from arcp_io.app import App
-from arcp_io.auth import Verifier
-from arcp_io.blocking import BlockingJobContext
-from arcp_io.client import Job, Session, connect
-from arcp_io.context import JobContext
+from arcp_io.client.connect import Job, Session, connect
+from arcp_io.drivers.loop import open_loop
 from arcp_io.errors import (
     AgentStopped,
     ArcpError,
@@ -35,13 +35,13 @@ from arcp_io.errors import (
     PermissionDenied,
     Unauthenticated,
 )
-from arcp_io.loop import open_loop
-from arcp_io.memory import MemoryServer, serve_memory
+from arcp_io.server.auth import Verifier
+from arcp_io.server.memory import MemoryServer, serve_memory
+from arcp_proto.engine.output import PauseJob, ResumeJob, StartJob, StopJob
 from arcp_proto.errors import ErrorCode, InvariantViolated
 from arcp_proto.ids import JobId, Principal
-from arcp_proto.inputs import NO_INPUT
 from arcp_proto.limits import Limits
-from arcp_proto.output import PauseJob, ResumeJob, StartJob, StopJob
+from arcp_proto.wire.inputs import NO_INPUT
 
 pytestmark = pytest.mark.anyio
 

@@ -12,11 +12,11 @@ from typing import Any
 import anyio
 import pytest
 
-from arcp_io import serving
 from arcp_io.app import App
-from arcp_io.serving import Server, serve
+from arcp_io.server import server as serving
+from arcp_io.server.server import Server, serve
+from arcp_proto.engine.output import Audit
 from arcp_proto.limits import Limits
-from arcp_proto.output import Audit
 from tests.io.apps import TOKEN, make_app
 from tests.io.floods import flood
 from tests.io.peers import Message, Peer, WebSocketPeer, child, websocket

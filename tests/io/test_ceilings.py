@@ -8,7 +8,7 @@ import pytest
 
 from arcp_io import App, connect, serve
 from arcp_io.errors import PermissionDenied
-from arcp_proto.ceilings import Ceiling
+from arcp_proto.leases.ceilings import Ceiling
 
 pytestmark = pytest.mark.anyio
 

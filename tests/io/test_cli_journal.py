@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from arcp_io.journal import JournalError, SqliteJournal, repair_journal
-from arcp_proto.records import RECORD_VERSION
+from arcp_proto.server.journal.records import RECORD_VERSION
 from tests.io.journaled import Watched
 from tests.io.processes import arcp_io
 from tests.io.releases import write

@@ -17,9 +17,9 @@ import anyio.lowlevel
 import pytest
 from anyio.abc import TaskStatus
 
-from arcp_io.client import Event, Job, connect, connect_stdio
-from arcp_io.context import JobContext
-from arcp_io.dialing import Target, WebSocket
+from arcp_io.agents.context import JobContext
+from arcp_io.client.connect import Event, Job, connect, connect_stdio
+from arcp_io.client.dial import Target, WebSocket
 from arcp_io.errors import (
     AgentNotAvailable,
     AgentVersionNotAvailable,
@@ -31,9 +31,9 @@ from arcp_io.errors import (
     LocalProtocolError,
     Unauthenticated,
 )
-from arcp_io.memory import serve_memory
-from arcp_io.serving import Server, serve
-from arcp_proto.client import CLIENT_FEATURES
+from arcp_io.server.memory import serve_memory
+from arcp_io.server.server import Server, serve
+from arcp_proto.client.client import CLIENT_FEATURES
 from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
 from tests.io.apps import TOKEN, Counters, make_app
@@ -547,7 +547,7 @@ async def test_a_full_buffer_holds_back_no_answer() -> None:
 
 
 async def test_who_waits_for_an_answer_does_not_hold_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("arcp_io.client_job.OVERFLOW", 100_000)
+    monkeypatch.setattr("arcp_io.client.job.OVERFLOW", 100_000)
     async with place() as there, connect(there.target, TOKEN, buffer_size=1000) as session:
         job = await session.submit("flood", {"events": 10_000, "size": 1000})
         async for _ in job:

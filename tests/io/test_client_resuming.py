@@ -13,11 +13,12 @@ import anyio.lowlevel
 import pytest
 from anyio.abc import SocketAttribute
 
-from arcp_io.client import connect
-from arcp_io.client_job import Event, Job
-from arcp_io.client_session import Session
-from arcp_io.context import JobContext
-from arcp_io.dialing import WebSocket
+from arcp_io.agents.context import JobContext
+from arcp_io.client.connect import connect
+from arcp_io.client.dial import WebSocket
+from arcp_io.client.job import Event, Job
+from arcp_io.client.session import Session
+from arcp_io.client.store import FileStore, MemoryStore
 from arcp_io.errors import (
     ConnectionLost,
     HistoryCut,
@@ -27,13 +28,12 @@ from arcp_io.errors import (
     StoreInUse,
     Unauthenticated,
 )
-from arcp_io.serving import Server, serve
-from arcp_io.session_store import FileStore, MemoryStore
+from arcp_io.server.server import Server, serve
+from arcp_proto.client.stored_session import Resumption
+from arcp_proto.engine.output import Detached, Welcomed
+from arcp_proto.engine.output import JobLost as JobLostChange
+from arcp_proto.engine.output import SessionLost as SessionLostChange
 from arcp_proto.limits import Limits
-from arcp_proto.output import Detached, Welcomed
-from arcp_proto.output import JobLost as JobLostChange
-from arcp_proto.output import SessionLost as SessionLostChange
-from arcp_proto.resumption import Resumption
 from tests.io.apps import TOKEN, Counters, make_app
 from tests.io.conftest import on_every_loop
 from tests.io.proxy import Proxy, proxy
@@ -507,7 +507,7 @@ async def test_a_loop_that_was_left_goes_on_behind_it() -> None:
 
 
 async def test_a_loop_that_was_left_for_good_holds_nobody_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("arcp_io.client_job.GRACE", 0.2)
+    monkeypatch.setattr("arcp_io.client.job.GRACE", 0.2)
     async with place() as there, connect(there.url, TOKEN) as session:
         there.step.set()
         for _ in range(2):
@@ -519,7 +519,7 @@ async def test_a_loop_that_was_left_for_good_holds_nobody_back(monkeypatch: pyte
 async def test_what_waits_for_a_loop_that_was_left_ends_with_its_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("arcp_io.client_job.GRACE", 0.05)
+    monkeypatch.setattr("arcp_io.client.job.GRACE", 0.05)
     async with place() as there, connect(there.url, TOKEN) as session:
         there.step.set()
         job = await session.submit("halves", 6)
@@ -762,9 +762,9 @@ async def test_a_job_is_observed_from_another_session() -> None:
         there.step.set()
         events = await follow(observed)
         assert numbers(events) == list(range(400))
-        assert [event.source_seq for event in events] == [event.seq for event in await follow(job)]
+        assert [event.job_seq for event in events] == [event.job_seq for event in await follow(job)]
         assert await observed.result() == "done"
-        rest = await other.subscribe(job.id, events[149].source_seq, history=True)
+        rest = await other.subscribe(job.id, events[149].job_seq, history=True)
         assert numbers(await follow(rest)) == list(range(150, 400))
 
 

@@ -7,7 +7,7 @@ import sys
 import anyio
 import pytest
 
-from arcp_io.client import connect_stdio
+from arcp_io.client.connect import connect_stdio
 from arcp_io.errors import ConnectionLost
 from tests.io.apps import TOKEN
 from tests.io.conftest import on_every_loop

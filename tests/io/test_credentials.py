@@ -18,16 +18,16 @@ from urllib.parse import urlsplit
 import anyio
 import pytest
 
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.client import connect
-from arcp_io.context import JobContext
+from arcp_io.client.connect import connect
 from arcp_io.errors import ArcpError, BudgetExhausted, InternalError, PermissionDenied
 from arcp_io.journal import SqliteJournal
-from arcp_io.journal.outstanding import outstanding_in
+from arcp_io.journal.credential_report import outstanding_in
 from arcp_io.litellm import LiteLLMProvisioner
-from arcp_io.memory import serve_memory
 from arcp_io.provisioning import IssueContext, IssuedCredential, StaticProvisioner, credential
-from arcp_io.serving import Server, serve
+from arcp_io.server.memory import serve_memory
+from arcp_io.server.server import Server, serve
 from arcp_proto.limits import Limits
 from arcp_proto.recording import record
 from tests.io.gateway import MASTER, Gateway, gateway

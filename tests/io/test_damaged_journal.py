@@ -19,8 +19,8 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from arcp_io.journal import JournalDamaged, JournalError, SqliteJournal, database, repair_journal
-from arcp_io.journal.draft import PAGE_BYTES, Draft
+from arcp_io.journal import JournalDamaged, JournalError, SqliteJournal, repair_journal, sqlite_file
+from arcp_io.journal.sqlite_draft import PAGE_BYTES, Draft
 from arcp_io.journal.wal import read_log
 from tests.io.journaled import VERSION, Watched, held_by, numbered
 
@@ -185,7 +185,7 @@ def test_a_bit_of_a_salt_is_told(tmp_path: Path, frame: str, bit: int) -> None:
 
 def test_what_a_log_before_it_has_left_is_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that is begun anew overwrites the last one from its beginning."""
-    monkeypatch.setattr(database, "CHECKPOINT_BYTES", 10 * PAGE_BYTES)
+    monkeypatch.setattr(sqlite_file, "CHECKPOINT_BYTES", 10 * PAGE_BYTES)
     path, copy = tmp_path / "journal", tmp_path / "copy"
     watched = Watched(SqliteJournal(path))
     stale = 0

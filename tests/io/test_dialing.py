@@ -14,16 +14,16 @@ import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
-from arcp_io import stdio
-from arcp_io.client import connect
-from arcp_io.dialing import Target, WebSocket, framing_of, is_secure, label_of
+from arcp_io.client.connect import connect
+from arcp_io.client.dial import Target, WebSocket, framing_of, is_secure, label_of
+from arcp_io.drivers import stdio
+from arcp_io.drivers.stdio import Command
 from arcp_io.errors import ConnectionLost, InvalidRequest
-from arcp_io.memory import serve_memory
-from arcp_io.serving import serve
-from arcp_io.stdio import Command
-from arcp_proto.connection import Framing
-from arcp_proto.output import Event as MachineEvent
-from arcp_proto.output import JobEnded
+from arcp_io.server.memory import serve_memory
+from arcp_io.server.server import serve
+from arcp_proto.engine.connection import Framing
+from arcp_proto.engine.output import Event as MachineEvent
+from arcp_proto.engine.output import JobEnded
 from tests.io.apps import TOKEN, Counters, make_app
 from tests.io.conftest import on_every_loop
 from tests.io.test_leaks import nothing_left

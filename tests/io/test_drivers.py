@@ -10,7 +10,7 @@ import anyio
 import pytest
 from anyio.abc import ByteStream
 
-from arcp_io.serving import serve
+from arcp_io.server.server import serve
 from tests.io.apps import make_app
 from tests.io.conftest import on_every_loop
 from tests.io.peers import Ended, Peer, WebSocketPeer, child, websocket

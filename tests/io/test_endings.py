@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from arcp_io.client import Event, Session, connect
+from arcp_io.client.connect import Event, Session, connect
 from arcp_io.errors import ArcpError, InternalError, InvalidRequest
-from arcp_io.memory import serve_memory
-from arcp_io.serving import serve
+from arcp_io.server.memory import serve_memory
+from arcp_io.server.server import serve
 from tests.io.endings import KINDS, SECRET, make_app
 
 pytestmark = pytest.mark.anyio

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from arcp_io.client.store import FileStore
+from arcp_io.drivers.sockets import open_listeners
 from arcp_io.errors import StoreInUse
 from arcp_io.forks import keep_from_copies, share_with_copies
 from arcp_io.journal import JournalInUse, SqliteJournal
-from arcp_io.listeners import open_listeners
-from arcp_io.session_store import FileStore
 from tests.io.journaled import Watched
 from tests.io.processes import environment
 
@@ -34,7 +34,7 @@ leave = lambda: store.__exit__(None, None, None)
 """
 LISTENER = """
 import asyncio
-from arcp_io.listeners import open_listeners
+from arcp_io.drivers.sockets import open_listeners
 [listener] = asyncio.run(open_listeners("127.0.0.1", int(sys.argv[1])))
 leave = listener.close
 """

@@ -13,10 +13,10 @@ from typing import Any
 import anyio
 import pytest
 
+from arcp_io.agents.blocking_context import BlockingJobContext
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.blocking import BlockingJobContext
-from arcp_io.client import Job, Session, connect
-from arcp_io.context import JobContext
+from arcp_io.client.connect import Job, Session, connect
 from arcp_io.errors import (
     AgentNotAvailable,
     AgentStopped,
@@ -29,7 +29,7 @@ from arcp_io.errors import (
     LeaseSubsetViolation,
     PermissionDenied,
 )
-from arcp_io.memory import MemoryServer, serve_memory
+from arcp_io.server.memory import MemoryServer, serve_memory
 from arcp_proto.ids import SECOND
 
 pytestmark = pytest.mark.anyio

@@ -7,11 +7,11 @@ from typing import Any
 import anyio
 import pytest
 
-from arcp_io.client import connect
+from arcp_io.client.connect import connect
 from arcp_io.errors import JobCancelled, JobLost, LocalProtocolError, PermissionDenied
-from arcp_io.memory import serve_memory
-from arcp_io.serving import serve
-from arcp_proto.output import Audit
+from arcp_io.server.memory import serve_memory
+from arcp_io.server.server import serve
+from arcp_proto.engine.output import Audit
 from tests.io.apps import TOKEN, make_app
 
 pytestmark = pytest.mark.anyio

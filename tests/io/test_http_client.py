@@ -15,12 +15,12 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from arcp_io.agents.blocking_context import BlockingJobContext
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.blocking import BlockingJobContext
-from arcp_io.client import Session, connect
-from arcp_io.context import JobContext
+from arcp_io.client.connect import Session, connect
 from arcp_io.errors import AgentStopped, Denied, JobCancelled, JobOver, LeaseExpired, PermissionDenied
-from arcp_io.memory import MemoryServer, serve_memory
+from arcp_io.server.memory import MemoryServer, serve_memory
 from arcp_proto.ids import SECOND
 from arcp_proto.limits import MAX_PATTERN_BYTES
 from tests.io import fetchers

@@ -11,10 +11,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from arcp_io.between import message_limit
-from arcp_io.client import Session, connect
+from arcp_io.agents.isolation.protocol import message_limit
+from arcp_io.client.connect import Session, connect
 from arcp_io.errors import InternalError, JobCancelled
-from arcp_io.memory import MemoryServer, serve_memory
+from arcp_io.server.memory import MemoryServer, serve_memory
 from arcp_proto.limits import MAX_TARGET_BYTES, MIB
 from tests.io import greedy
 

@@ -13,13 +13,13 @@ from typing import Any
 import anyio
 import pytest
 
+from arcp_io.agents.blocking_context import BlockingJobContext
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.blocking import BlockingJobContext
-from arcp_io.client import Job, Session, connect
-from arcp_io.context import JobContext
+from arcp_io.client.connect import Job, Session, connect
 from arcp_io.errors import InternalError, InvalidRequest, JobCancelled, LeaseExpired
-from arcp_io.memory import MemoryServer, serve_memory
 from arcp_io.provisioning import StaticProvisioner
+from arcp_io.server.memory import MemoryServer, serve_memory
 from arcp_proto.ids import JobId
 from tests.io import offers, tasks
 

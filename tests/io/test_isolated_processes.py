@@ -15,10 +15,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from arcp_io import supervised
-from arcp_io.client import Session, connect
+from arcp_io.agents.isolation import supervised
+from arcp_io.client.connect import Session, connect
 from arcp_io.errors import InternalError, JobCancelled
-from arcp_io.memory import MemoryServer, serve_memory
+from arcp_io.server.memory import MemoryServer, serve_memory
 from tests.hanging import PATIENCE
 from tests.io import leaving
 from tests.io.processes import environment
@@ -162,8 +162,8 @@ async def test_a_supervisor_that_is_killed_takes_its_agent_with_it(
 
 
 NO_SUBREAPER = supervised.BOOT.replace(
-    "from arcp_io.supervisor import main;",
-    "from arcp_io import supervisor; supervisor._SET_CHILD_SUBREAPER = 0x7FFF; main = supervisor.main;",
+    "from arcp_io.agents.isolation.supervisor import main;",
+    "import arcp_io.agents.isolation.supervisor as own; own._SET_CHILD_SUBREAPER = 0x7FFF; main = own.main;",
 )
 """How a supervisor is started that the system does not let become a subreaper: it knows no such option."""
 
@@ -298,7 +298,7 @@ async def test_no_descriptor_is_left() -> None:
 
 WAITING = """
 import os, signal, threading, time
-from arcp_io import supervisor
+import arcp_io.agents.isolation.supervisor as supervisor
 
 class Agent:
     looks = 0

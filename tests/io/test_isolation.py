@@ -16,8 +16,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from arcp_io.agents.isolation.parent import reference
 from arcp_io.app import App
-from arcp_io.client import Event, Session, connect
+from arcp_io.client.connect import Event, Session, connect
 from arcp_io.errors import (
     InternalError,
     InvalidRequest,
@@ -26,8 +27,7 @@ from arcp_io.errors import (
     LeaseExpired,
     PermissionDenied,
 )
-from arcp_io.isolation import reference
-from arcp_io.memory import MemoryServer, serve_memory
+from arcp_io.server.memory import MemoryServer, serve_memory
 from arcp_proto.ids import JobId
 from tests.io import isolated, slow_start
 
@@ -239,7 +239,7 @@ async def test_what_another_process_cannot_import(tmp_path: Path) -> None:
 SCRIPT = """
 import asyncio
 from arcp_io import App, connect
-from arcp_io.memory import serve_memory
+from arcp_io.server.memory import serve_memory
 
 app = App("script", "1", anonymous=True)
 

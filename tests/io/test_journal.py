@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from arcp_io.journal import Journal, JournalError, JournalGap, JournalInUse, MemoryJournal, SqliteJournal
 from arcp_io.journal import sqlite as sqlite_module
-from arcp_io.journal.journal import LEAST_RECORDS
+from arcp_io.journal.protocol import LEAST_RECORDS
 from tests.io.journaled import Watched, numbered
 
 CUT: Final = sqlite_module.rows

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from arcp_io.journal import JournalError, JournalInUse, Repair, SqliteJournal, database, repair_journal
-from arcp_io.journal import draft as draft_module
+from arcp_io.journal import JournalError, JournalInUse, Repair, SqliteJournal, repair_journal, sqlite_file
 from arcp_io.journal import sqlite as sqlite_module
+from arcp_io.journal import sqlite_draft as draft_module
 from tests.io.journaled import Watched, filled, held_by, numbered, query, repaired
 from tests.io.processes import environment
 
@@ -159,9 +159,9 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def newer_schema(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(sqlite_file, "SCHEMA_VERSION", 3)
     steps = {1: ["ALTER TABLE journal ADD COLUMN two INTEGER DEFAULT 2"], 2: ["CREATE TABLE three (x)"]}
-    monkeypatch.setattr(database, "MIGRATIONS", steps)
+    monkeypatch.setattr(sqlite_file, "MIGRATIONS", steps)
 
 
 @pytest.mark.usefixtures("newer_schema")
@@ -183,8 +183,8 @@ def test_an_older_schema_is_migrated_and_a_copy_kept(tmp_path: Path) -> None:
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "journal"
     filled(path, ROWS)
-    monkeypatch.setattr(database, "SCHEMA_VERSION", 2)
-    monkeypatch.setattr(database, "MIGRATIONS", {1: ["CREATE TABLE two (x)", "CREATE TABLE two (x)"]})
+    monkeypatch.setattr(sqlite_file, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(sqlite_file, "MIGRATIONS", {1: ["CREATE TABLE two (x)", "CREATE TABLE two (x)"]})
     with pytest.raises(JournalError, match="already exists"):
         Watched(SqliteJournal(path))
     monkeypatch.undo()

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from arcp_io.drivers.journal_writer import AGENTS_GO_ON, AGENTS_WAIT
 from arcp_io.journal import JournalError, JournalFailed, MemoryJournal
-from arcp_io.keeper import AGENTS_GO_ON, AGENTS_WAIT
-from arcp_proto.output import StartJob
-from arcp_proto.records import encode_record
+from arcp_proto.engine.output import StartJob
+from arcp_proto.server.journal.records import encode_record
 from tests.io.fakes import HELLO, SUBMIT, SlowJournal, Stand
 
 PING = {"type": "session.ping", "id": "p", "payload": {"nonce": "n"}}

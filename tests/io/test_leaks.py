@@ -17,7 +17,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from arcp_io.serving import serve
+from arcp_io.server.server import serve
 from arcp_proto.errors import InvariantViolated
 from tests.io.apps import Counters, make_app
 from tests.io.conftest import on_every_loop
@@ -142,7 +142,7 @@ async def test_the_host_is_told_of_its_bugs(monkeypatch: pytest.MonkeyPatch) -> 
     def bug(self: Any, request: Any) -> None:
         raise Boom
 
-    monkeypatch.setattr("arcp_io.agents.AgentHost.request", bug)
+    monkeypatch.setattr("arcp_io.agents.host.AgentHost.request", bug)
     async with nothing_left():
         with pytest.raises(Boom):
             async with serve(make_app(), port=0) as server, websocket(server.url) as peer:
@@ -210,8 +210,8 @@ async def test_a_handshake_of_tls_that_never_ends(server_tls: ssl.SSLContext) ->
 
 @on_every_loop
 async def test_it_ends_while_it_waits_for_a_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("arcp_io.asyncio.listener.RETRY_DELAY", 3600)
-    monkeypatch.setattr("arcp_io.trio.listener.RETRY_DELAY", 3600)
+    monkeypatch.setattr("arcp_io.drivers.asyncio.listener.RETRY_DELAY", 3600)
+    monkeypatch.setattr("arcp_io.drivers.trio.listener.RETRY_DELAY", 3600)
     async with nothing_left():
         with socket.socket() as waiting:
             waiting.setblocking(False)

@@ -16,7 +16,7 @@ import pytest
 from anyio.abc import SocketStream
 
 from arcp_io.app import App
-from arcp_io.serving import Server, serve
+from arcp_io.server.server import Server, serve
 from tests.io.apps import Counters, make_app
 from tests.io.conftest import on_every_loop
 from tests.io.peers import child, connect_tcp, websocket

@@ -10,13 +10,13 @@ from typing import Any
 import anyio
 import pytest
 
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.context import JobContext
 from arcp_io.journal import Journal
 from arcp_io.journal.memory import MemoryJournal
 from arcp_io.journal.sqlite import SqliteJournal
 from arcp_io.provisioning import IssueContext, IssuedCredential, StaticProvisioner
-from arcp_io.serving import serve
+from arcp_io.server.server import serve
 from arcp_proto.ids import JobId
 from tests.io.apps import TOKEN, make_app
 from tests.io.conftest import on_every_loop

@@ -11,8 +11,8 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from arcp_io.loop import Loop, current, open_loop
-from arcp_io.stream import ByteStream, StreamTransport
+from arcp_io.drivers.loop import Loop, current, open_loop
+from arcp_io.drivers.transport import ByteStream, StreamTransport
 from tests.io.conftest import on_every_loop
 from tests.io.test_leaks import nothing_left
 from tests.io.test_limits import until

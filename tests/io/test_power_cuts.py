@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import pytest
 
-from arcp_io.journal import JournalDamaged, SqliteJournal, database
-from arcp_io.journal import draft as draft_module
-from arcp_io.journal.draft import PAGE_BYTES
+from arcp_io.journal import JournalDamaged, SqliteJournal, sqlite_file
+from arcp_io.journal import sqlite_draft as draft_module
+from arcp_io.journal.sqlite_draft import PAGE_BYTES
 from tests.io.disk import Did, after_cut, noted
 from tests.io.journaled import VERSION, Watched, numbered
 
@@ -46,7 +46,7 @@ def written(path: Path, sync: Sync, log: list[Did], chance: random.Random) -> in
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the journal is, whose log is begun anew every few transactions."""
-    monkeypatch.setattr(database, "CHECKPOINT_BYTES", 6 * PAGE_BYTES)
+    monkeypatch.setattr(sqlite_file, "CHECKPOINT_BYTES", 6 * PAGE_BYTES)
     (tmp_path / "disk").mkdir()
     return tmp_path / "disk"
 

@@ -13,15 +13,15 @@ import anyio.lowlevel
 import pytest
 
 from arcp_io import connect
+from arcp_io.agents.blocking_context import BlockingJobContext
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.blocking import BlockingJobContext
-from arcp_io.client_session import Session
-from arcp_io.context import JobContext
+from arcp_io.client.session import Session
 from arcp_io.errors import ArcpError
-from arcp_io.memory import MemoryServer, serve_memory
 from arcp_io.provisioning import IssueContext, IssuedCredential, ProvisioningError, credential
+from arcp_io.server.memory import MemoryServer, serve_memory
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, LocalProtocolError
-from arcp_proto.timers import TimerKind
 from tests.io.test_limits import until
 
 pytestmark = pytest.mark.anyio

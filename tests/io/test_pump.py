@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from arcp_io.stdio import RequestCodec
-from arcp_io.stream import StreamTransport
+from arcp_io.drivers.stdio import RequestCodec
+from arcp_io.drivers.transport import StreamTransport
+from arcp_proto.engine.output import Audit, ConnectionEnded, Output, StartJob
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import MILLISECOND, SECOND
 from arcp_proto.limits import KIB, MIB
-from arcp_proto.output import Audit, ConnectionEnded, Output, StartJob
 from tests.io.fakes import HELLO, START, SUBMIT, UNIX, FakeStream, Stand
 
 

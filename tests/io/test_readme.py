@@ -21,9 +21,9 @@ import pytest
 
 from arcp_io import App, JobContext, SqliteJournal, connect, serve, serve_memory
 from arcp_io.errors import InternalError, LeaseSubsetViolation, Unauthenticated
-from arcp_io.journal.outstanding import outstanding_in
-from arcp_proto.audit import FACTS
-from arcp_proto.grants import Grants
+from arcp_io.journal.credential_report import outstanding_in
+from arcp_proto.leases.lease import Grants
+from arcp_proto.server.audit import FACTS
 from tests.io.gateway import MASTER, gateway
 from tests.io.http_server import served
 from tests.io.processes import Served

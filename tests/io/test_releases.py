@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from arcp_io.journal import SqliteJournal
+from arcp_proto.engine.output import StartJob
 from arcp_proto.ids import SECOND
-from arcp_proto.output import StartJob
-from arcp_proto.records import RECORD_VERSION, decode_record
-from arcp_proto.runtime import Runtime
+from arcp_proto.server.journal.records import RECORD_VERSION, decode_record
+from arcp_proto.server.runtime import Runtime
 from tests.io.journaled import Watched, query
 from tests.io.releases import JOURNALS, KEPT, write
 from tests.unit.world import START, UNIX, World

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from arcp_io.client import Session, connect
-from arcp_io.serving import serve
+from arcp_io.client.connect import Session, connect
+from arcp_io.server.server import serve
 from tests.io.research import MOST, PRICES, TOKEN, app, lease, selling
 
 pytestmark = pytest.mark.anyio

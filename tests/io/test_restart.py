@@ -15,12 +15,12 @@ import anyio
 import pytest
 from anyio.abc import TaskStatus
 
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.context import JobContext
+from arcp_io.drivers.journal_writer import AGENTS_WAIT
 from arcp_io.journal import JournalError, JournalFailed, JournalInUse, MemoryJournal, SqliteJournal
-from arcp_io.keeper import AGENTS_WAIT
-from arcp_io.memory import serve_memory
-from arcp_io.serving import Server, serve
+from arcp_io.server.memory import serve_memory
+from arcp_io.server.server import Server, serve
 from tests.io import isolated
 from tests.io.apps import Counters, make_app
 from tests.io.conftest import on_every_loop

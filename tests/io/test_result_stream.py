@@ -12,15 +12,15 @@ import anyio
 import pytest
 
 from arcp_io import sync
-from arcp_io.client import connect
-from arcp_io.client_job import Event, Job
-from arcp_io.client_session import Session
-from arcp_io.context import JobContext
+from arcp_io.agents.context import JobContext
+from arcp_io.client.connect import connect
+from arcp_io.client.job import Event, Job
+from arcp_io.client.result_reader import ResultReader
+from arcp_io.client.session import Session
+from arcp_io.client.store import MemoryStore
 from arcp_io.errors import HistoryCut, InternalError, JobCancelled, ResultIncomplete
-from arcp_io.memory import serve_memory
-from arcp_io.result_reader import ResultReader
-from arcp_io.serving import serve
-from arcp_io.session_store import MemoryStore
+from arcp_io.server.memory import serve_memory
+from arcp_io.server.server import serve
 from tests.io.apps import TOKEN, make_app
 from tests.io.conftest import on_every_loop
 from tests.io.proxy import Proxy, proxy

@@ -8,10 +8,10 @@ from typing import Any
 import anyio
 import pytest
 
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.auth import Verified
-from arcp_io.context import JobContext
-from arcp_io.serving import serve
+from arcp_io.server.auth import Verified
+from arcp_io.server.server import serve
 from tests.io.apps import TOKEN
 from tests.io.conftest import on_every_loop
 from tests.io.peers import Message, WebSocketPeer, websocket

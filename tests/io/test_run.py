@@ -16,9 +16,9 @@ from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 
 from arcp_io.app import App
-from arcp_io.client import connect, connect_stdio
-from arcp_io.entry import run
+from arcp_io.client.connect import connect, connect_stdio
 from arcp_io.errors import InternalError
+from arcp_io.server.run import run
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from arcp_io import connect, serve
-from arcp_io.loop import open_loop
+from arcp_io.drivers.loop import open_loop
 from tests.io.apps import TOKEN, make_app
 from tests.io.proxy import proxy
 from tests.io.test_client import told_of_back_pressure

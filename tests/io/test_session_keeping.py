@@ -8,18 +8,18 @@ from typing import Any, cast
 
 import pytest
 
-from arcp_io.clock import Clock
-from arcp_io.loop import AgentTask, Loop
-from arcp_io.session_keeping import ClientPump, SessionKeeper
-from arcp_io.session_store import MemoryStore
-from arcp_io.stdio import LineCodec
-from arcp_io.stream import StreamTransport
-from arcp_proto.client import Client, ClientConfig
-from arcp_proto.connection import Framing
+from arcp_io.client.autosave import ClientPump, SessionKeeper
+from arcp_io.client.store import MemoryStore
+from arcp_io.drivers.clock import Clock
+from arcp_io.drivers.loop import AgentTask, Loop
+from arcp_io.drivers.stdio import LineCodec
+from arcp_io.drivers.transport import StreamTransport
+from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.stored_session import Resumption
+from arcp_proto.engine.connection import Framing
+from arcp_proto.engine.output import Event, Request
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import JobId
-from arcp_proto.output import Event, Request
-from arcp_proto.resumption import Resumption
 from tests.io.fakes import START, UNIX, FakeLoop, FakeStream
 from tests.runners import run
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from arcp_io import App, JobContext, connect, serve
+from arcp_io.client.store import FileStore, MemoryStore, SessionStore
 from arcp_io.errors import NotAStore, StoreInUse
-from arcp_io.session_store import FileStore, MemoryStore, SessionStore
+from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.ids import JobId, SessionId
-from arcp_proto.resumption import ResumedJob, Resumption
 from arcp_proto.secret import Secret
 from tests.io.processes import environment
 from tests.runners import run
@@ -26,7 +26,7 @@ def resumption(cursor: int = 7, token: str = "rt_t0p") -> Resumption:
 
 def told(kept: Resumption | None) -> tuple[str, str, int, list[tuple[str, int]]]:
     assert kept is not None
-    return kept.session_id, kept.token.reveal(), kept.cursor, [(job.job_id, job.seen) for job in kept.jobs]
+    return kept.session_id, kept.token.reveal(), kept.cursor, [(job.job_id, job.cursor) for job in kept.jobs]
 
 
 @pytest.fixture(params=["memory", "file"])

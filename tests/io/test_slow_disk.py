@@ -11,15 +11,15 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from arcp_io.agents.blocking_context import BlockingJobContext
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.blocking import BlockingJobContext
-from arcp_io.client import connect
-from arcp_io.context import JobContext
+from arcp_io.client.connect import connect
 from arcp_io.journal import MemoryJournal
-from arcp_io.journal.journal import Durable, Failed
-from arcp_io.serving import Server, serve
+from arcp_io.journal.protocol import Durable, Failed
+from arcp_io.server.server import Server, serve
 from arcp_proto.limits import KIB, Limits
-from arcp_proto.log import Log
+from arcp_proto.server.sessions.event_log import Log
 
 pytestmark = pytest.mark.anyio
 

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from arcp_io.serving import serve
+from arcp_io.server.server import serve
 from arcp_proto.limits import MIB
 from tests.io.apps import TOKEN
 from tests.io.conftest import on_every_loop
@@ -78,8 +78,8 @@ async def test_who_reads_again_has_no_gap_and_is_told_where_it_ends() -> None:
                 except Ended as ended:
                     code = ended.code
                 assert [one["event_seq"] for one in numbered] == list(range(1, len(numbered) + 1))
-                sources = [one["payload"]["source_seq"] for one in numbered if "source_seq" in one["payload"]]
-                assert sources == list(range(sources[0], sources[0] + len(sources)))
+                positions = [one["payload"]["job_seq"] for one in numbered if "job_seq" in one["payload"]]
+                assert positions == list(range(positions[0], positions[0] + len(positions)))
                 assert code is None
         async with websocket(server.url) as again:
             await again.hello(READING, FEATURES)

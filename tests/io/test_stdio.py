@@ -122,9 +122,8 @@ def command(runner: str) -> list[str]:
 def test_what_waits_for_a_reader_is_more_than_two_writes() -> None:
     from fcntl import F_GETPIPE_SZ, fcntl
 
-    program = (
-        "import fcntl, os; from arcp_io.stdio import own_standard_streams as own\nwith own() as (_, out):"
-    )
+    program = "import fcntl, os; from arcp_io.drivers.stdio import own_standard_streams as own\n"
+    program += "with own() as (_, out):"
     program += " os.write(out, b'%d' % fcntl.fcntl(out, fcntl.F_GETPIPE_SZ))"
     reading, writing = os.pipe()
     usual = fcntl(writing, F_GETPIPE_SZ)

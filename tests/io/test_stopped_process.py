@@ -23,7 +23,7 @@ from tests.unit.scripted_runtime import WELCOME
 SERVER: Final = """
 import sys, anyio
 from arcp_io import App
-from arcp_io.serving import serve
+from arcp_io.server.server import serve
 from tests.runners import run
 
 async def main():
@@ -36,7 +36,7 @@ run(sys.argv[1], main)
 
 CLIENT: Final = """
 import sys, anyio
-from arcp_io.client import connect
+from arcp_io.client.connect import connect
 from tests.runners import run
 
 async def main():

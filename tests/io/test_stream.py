@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from arcp_io.stdio import LineCodec
-from arcp_proto.connection import Phase
+from arcp_io.drivers.stdio import LineCodec
+from arcp_proto.engine.connection import Phase
 from tests.io.fakes import HELLO, SUBMIT, Stand
 from tests.io.test_pump import types
 

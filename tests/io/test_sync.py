@@ -15,8 +15,8 @@ from anyio.from_thread import start_blocking_portal
 
 import arcp_io
 from arcp_io import sync
+from arcp_io.client.store import MemoryStore
 from arcp_io.errors import AgentNotAvailable, ConnectionLost, JobCancelled, Unauthenticated
-from arcp_io.session_store import MemoryStore
 from tests.io.apps import TOKEN, make_app
 
 
@@ -283,9 +283,9 @@ def test_importing_is_lazy() -> None:
         "assert not {'trio', 'asyncio', 'anyio', 'websockets', 'msgspec'} & set(sys.modules)\n"
         "assert 'connect' in dir(arcp_io)\n"
         "for name in arcp_io.__all__: getattr(arcp_io, name)\n"
-        "import arcp_io.cli.serve, arcp_io.child, arcp_io.isolation\n"
-        "assert 'trio' not in sys.modules and 'arcp_io.trio' not in sys.modules\n"
-        "assert 'arcp_io.asyncio.loop' not in sys.modules\n"
+        "import arcp_io.cli.serve, arcp_io.agents.isolation.child, arcp_io.agents.isolation.parent\n"
+        "assert 'trio' not in sys.modules and 'arcp_io.drivers.trio' not in sys.modules\n"
+        "assert 'arcp_io.drivers.asyncio.loop' not in sys.modules\n"
         "try: arcp_io.nothing\n"
         "except AttributeError as error: print(error)\n"
     )

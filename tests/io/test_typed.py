@@ -14,10 +14,10 @@ import pydantic
 import pytest
 
 from arcp_io import sync
-from arcp_io.client import Session, connect
+from arcp_io.client.connect import Session, connect
 from arcp_io.errors import InvalidRequest, LocalProtocolError, ResultMismatch
-from arcp_io.memory import serve_memory
-from arcp_io.serving import serve
+from arcp_io.server.memory import serve_memory
+from arcp_io.server.server import serve
 from arcp_io.values import as_json, read_as
 from tests.io.typed import (
     KINDS,

@@ -16,9 +16,9 @@ import attrs
 import msgspec
 import pydantic
 
+from arcp_io.agents.blocking_context import BlockingJobContext
+from arcp_io.agents.context import JobContext
 from arcp_io.app import App
-from arcp_io.blocking import BlockingJobContext
-from arcp_io.context import JobContext
 
 KINDS = ("async", "plain", "process", "plain-process")
 

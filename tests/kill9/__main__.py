@@ -25,7 +25,7 @@ from typing import Final
 from tests.io.processes import environment
 from tests.kill9.audit import Found, audit, check_histories, check_integrity
 from tests.kill9.final import look_at_everything
-from tests.kill9.judge import Judged, check_repeats, check_tags, judge, lives_of, stored_cursor
+from tests.kill9.judge import Judged, Stored, check_repeats, check_tags, judge, lives_of, stored
 from tests.kill9.ledger import Ledger, ledger
 from tests.kill9.server import Server
 from tests.kill9.witness import Witness
@@ -49,7 +49,7 @@ class ClientProcess:
         self.mortal = mortal
         self.notes = directory / f"{name}.notes"
         self.witness = witness
-        self.cursors: dict[int, int] = {}
+        self.stores: dict[int, Stored] = {}
         """What its store held before each of its lives, by their number."""
         self._loop = loop
         self._store = directory / f"{name}.store"
@@ -76,7 +76,7 @@ class ClientProcess:
     async def kill(self) -> None:
         """SIGKILL; returns when it is dead."""
         await self.end()
-        self.cursors[lives_of(self.notes)] = stored_cursor(self._store)
+        self.stores[lives_of(self.notes)] = stored(self._store)
 
     async def end(self) -> None:
         """The same, with nothing to follow."""
@@ -220,7 +220,7 @@ class Run:
         for client, judged in zip(self.clients, self.judged, strict=True):
             self.wrong += judged.wrong + client.witness.wrong
             if client.mortal:
-                self.wrong += check_repeats(client.notes, client.cursors)
+                self.wrong += check_repeats(client.notes, client.stores)
             unknown = set(client.witness.accepted) - set(end.jobs)
             self.wrong += [f"{client.name}: job {job_id} was accepted, and is gone" for job_id in unknown]
             self.wrong += check_histories(end.history, client.witness, end.jobs)

@@ -16,12 +16,12 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from arcp_io.journal import SqliteJournal
-from arcp_proto.connection import Connection
+from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.output import Authenticate, Output
 from arcp_proto.ids import SECOND, SessionId
-from arcp_proto.output import Authenticate, Output
-from arcp_proto.records import RECORD_VERSION, decode_record
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import SUPPORTED_FEATURES
+from arcp_proto.server.config import SUPPORTED_FEATURES
+from arcp_proto.server.journal.records import RECORD_VERSION, decode_record
+from arcp_proto.server.runtime import Runtime
 from tests.kill9.served import app
 from tests.kill9.witness import SessionSeen, Witness, forget_value, without_value
 
@@ -96,21 +96,21 @@ def check_session(host: _Client, session_id: str, seen: SessionSeen) -> list[str
 
 
 History = Mapping[int, dict[str, Any]]
-"""Home number -> payload."""
+"""Position -> payload."""
 
 
 def check_histories(history: Any, witness: Witness, jobs: Collection[str]) -> list[str]:
-    """Every event that was told is in the history of its job, under the same number, with the same words."""
+    """Every event that was told is in the history of its job, at the same position, with the same words."""
     wrong: list[str] = []
     told: dict[str, dict[int, dict[str, Any]]] = {}
     for seen in witness.sessions.values():
-        for number, (job_id, frame) in seen.told.items():
+        for job_id, frame in seen.told.values():
             if job_id in jobs:
                 payload = json.loads(frame)["payload"]
                 forget_value(payload)
                 if is_notice(payload):
                     continue
-                told.setdefault(job_id, {})[payload.pop("source_seq", number)] = payload
+                told.setdefault(job_id, {})[payload.pop("job_seq")] = payload
     for job_id, events in told.items():
         held: History = history(job_id)
         wrong += [
@@ -178,7 +178,7 @@ class _Client:
 
     def history(self, job_id: str) -> History:
         """Every event of a job from its history, its terminal included, as the submitter had them."""
-        request = {"job_id": job_id, "history": True, "from_event_seq": 0}
+        request = {"job_id": job_id, "history": True, "from_job_seq": 0}
         answers = self._ask(self._connection, "job.subscribe", request)
         while (deadline := self.runtime.deadline()) is not None and deadline.at <= self._now + SECOND:
             self._now = max(self._now, deadline.at)
@@ -187,7 +187,7 @@ class _Client:
         answers = [frame for frame in answers if not is_notice(frame["payload"])]
         self._pulled.clear()
         self._ask(self._connection, "job.unsubscribe", {"job_id": job_id})
-        return {frame["payload"].pop("source_seq"): frame["payload"] for frame in answers}
+        return {frame["payload"].pop("job_seq"): frame["payload"] for frame in answers}
 
     def _open(self, more: dict[str, Any]) -> Connection:
         connection = self.runtime.connect(secure=True, now=self._now)

@@ -22,9 +22,9 @@ import anyio
 import anyio.abc
 
 from arcp_io import connect
-from arcp_io.client import Job, Session
+from arcp_io.client.connect import Job, Session
+from arcp_io.client.store import FileStore
 from arcp_io.errors import ArcpError, ConnectionLost, InvalidRequest
-from arcp_io.session_store import FileStore
 from tests.kill9.served import TOKEN
 from tests.runners import run
 
@@ -138,7 +138,7 @@ class Client:
                     "event",
                     job=job.id,
                     seq=event.seq,
-                    home=event.source_seq or event.seq,
+                    position=event.job_seq,
                     kind=event.kind,
                     body=event.body,
                     cursor=self._session.cursor,
@@ -154,7 +154,7 @@ class Client:
         except ArcpError as error:
             code, message = str(error.code), error.message
         end = {"status": job.final_status, "code": code, "message": message, "result": result}
-        self._notes.write("end", job=job.id, home=job.last_seq, **end)
+        self._notes.write("end", job=job.id, position=job.last_seq, **end)
 
 
 def read_notes(path: Path) -> list[dict[str, Any]]:

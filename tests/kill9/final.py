@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
+from arcp_proto.features import POSITIONS
 from tests.io.peers import websocket
 from tests.kill9.audit import TERMINALS, History
 from tests.kill9.served import OTHER_TOKEN
@@ -19,6 +20,7 @@ FEATURES = [
     "result_chunk",
     "agent_versions",
     "provisioned_credentials",
+    POSITIONS,
 ]
 TIMEOUT = 120.0
 """Seconds for all of it."""
@@ -31,7 +33,7 @@ class Everything(NamedTuple):
     histories: dict[str, History]
 
     def history(self, job_id: str) -> History:
-        """Home number -> payload, of a job; empty for one that is not there."""
+        """Position -> payload, of a job; empty for one that is not there."""
         return self.histories.get(job_id, {})
 
 
@@ -57,10 +59,10 @@ async def look_at_everything(url: str) -> Everything:
             for job_id, status in jobs.items():
                 if status in ("pending", "running"):
                     continue
-                await peer.send("job.subscribe", {"job_id": job_id, "history": True, "from_event_seq": 0})
+                await peer.send("job.subscribe", {"job_id": job_id, "history": True, "from_job_seq": 0})
                 frames = [frame for frame in await peer.until(*TERMINALS) if frame.get("job_id") == job_id]
                 frames = [frame for frame in frames if "event_seq" in frame]
                 last = frames[-1]["event_seq"]
-                histories[job_id] = {frame["payload"].pop("source_seq"): frame["payload"] for frame in frames}
+                histories[job_id] = {frame["payload"].pop("job_seq"): frame["payload"] for frame in frames}
                 await peer.send("session.ack", {"last_processed_seq": last})
     return Everything(jobs, histories)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arcp_proto.resumption import Resumption
+from arcp_proto.client.stored_session import Resumption
 from tests.kill9.audit import History, is_notice
 from tests.kill9.client import read_notes
 
@@ -31,9 +31,28 @@ class Judged(NamedTuple):
     wrong: list[str]
 
 
-def stored_cursor(store: Path) -> int:
-    """What a client that is dead will resume from; 0 when it has stored nothing yet."""
-    return Resumption.of_json(store.read_bytes()).cursor if store.exists() else 0
+class Stored(NamedTuple):
+    """What a client that is dead has stored as processed: all up to a number, and more of some jobs."""
+
+    cursor: int = 0
+    positions: Mapping[str, int] = {}
+    ended: Collection[str] = ()
+
+    def has(self, note: Note) -> bool:
+        """Return whether an event that was noted is stored as processed."""
+        job_id = note["job"]
+        if note["seq"] <= self.cursor or job_id in self.ended:
+            return True
+        return bool(note["position"] <= self.positions.get(job_id, 0))
+
+
+def stored(store: Path) -> Stored:
+    """Return what a client that is dead has stored; nothing when it has no store yet."""
+    if not store.exists():
+        return Stored()
+    kept = Resumption.of_json(store.read_bytes())
+    positions = {job.job_id: job.cursor for job in kept.jobs}
+    return Stored(kept.cursor, positions, {job_id for job_id, _ in kept.ended})
 
 
 def lives_of(path: Path) -> int:
@@ -87,28 +106,28 @@ def check_tags(paths: Iterable[Path], history: Callable[[str], History], jobs: I
     return wrong + [f"nobody submitted {tag}" for tag in owners if tag not in submitted]
 
 
-def check_repeats(path: Path, cursors: Mapping[int, int]) -> list[str]:
-    """What came again in each life is what lay behind the cursor that its store held, and nothing else."""
+def check_repeats(path: Path, stores: Mapping[int, Stored]) -> list[str]:
+    """Return where a life got again what its store held as processed, or not what it did not hold."""
     wrong = []
-    known: dict[int, str] = {}
+    known: dict[int, Note] = {}
     for number, life in enumerate(_lives(read_notes(path))):
-        cursor = cursors.get(number, 0)
-        behind = {seq: job_id for seq, job_id in known.items() if seq > cursor}
+        store = stores.get(number, Stored())
+        behind = {seq: note["job"] for seq, note in known.items() if not store.has(note)}
         repeated = {note["seq"]: note["job"] for note in life.repeats}
         if len(repeated) != len(life.repeats):
             wrong.append(f"{path.name}: life {number} got an event twice")
         wrong += [
-            f"{path.name}: life {number} got {seq} of {job_id} again, and its cursor was {cursor}"
+            f"{path.name}: life {number} got {seq} of {job_id} again, and its store was {store}"
             for seq, job_id in repeated.items()
             if behind.get(seq) != job_id
         ]
         went_on = {note["job"] for note in life.events}
         wrong += [
-            f"{path.name}: life {number} went on with {job_id} without {seq}, and its cursor was {cursor}"
+            f"{path.name}: life {number} went on with {job_id} without {seq}, and its store was {store}"
             for seq, job_id in behind.items()
             if job_id in went_on and seq not in repeated
         ]
-        known |= {note["seq"]: note["job"] for note in life.events}
+        known |= {note["seq"]: note for note in life.events}
     return wrong
 
 
@@ -149,11 +168,11 @@ def _check_job(
     job_id: str, events: list[Note], ends: list[Note], history: Callable[[str], History]
 ) -> list[str]:
     held = history(job_id)
-    numbers = [note["home"] for note in events]
+    numbers = [note["position"] for note in events]
     wrong = []
     if numbers != sorted(set(numbers)):
         wrong.append(f"{job_id}: twice, or out of order: {numbers}")
-    noted: Mapping[int, Any] = {note["home"]: (note["kind"], note["body"]) for note in events}
+    noted: Mapping[int, Any] = {note["position"]: (note["kind"], note["body"]) for note in events}
     there = {
         number: (payload["kind"], payload["body"]) for number, payload in held.items() if "kind" in payload
     }
@@ -167,7 +186,7 @@ def _check_job(
     ]
     terminals = {number: payload for number, payload in held.items() if "final_status" in payload}
     for end in ends:
-        terminal = terminals.get(end["home"])
+        terminal = terminals.get(end["position"])
         if terminal is None or terminal["final_status"] != end["status"]:
             wrong.append(f"{job_id}: ended as {end}, and is {terminals}")
         elif _result(held, terminal) != end["result"]:

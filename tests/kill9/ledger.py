@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from arcp_io.journal.outstanding import outstanding_in
+from arcp_io.journal.credential_report import outstanding_in
 from arcp_io.litellm import LiteLLMProvisioner
 from tests.io.gateway import MASTER, Gateway, gateway
 

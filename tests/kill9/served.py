@@ -10,7 +10,7 @@ from typing import Any, Final
 import anyio
 
 from arcp_io import App
-from arcp_io.context import JobContext
+from arcp_io.agents.context import JobContext
 from arcp_proto.limits import MIB, Limits
 from tests.kill9.ledger import provisioner
 

@@ -11,12 +11,12 @@ import pytest
 from websockets.frames import Frame, Opcode
 
 from arcp_io.journal import SqliteJournal
-from arcp_proto.records import RECORD_VERSION
+from arcp_proto.server.journal.records import RECORD_VERSION
 from tests.io.gateway import Key
 from tests.kill9.__main__ import main
 from tests.kill9.audit import History, check_histories, check_integrity
 from tests.kill9.frames import HEAD_END, FrameReader
-from tests.kill9.judge import check_repeats, check_tags, judge
+from tests.kill9.judge import Stored, check_repeats, check_tags, judge
 from tests.kill9.ledger import ledger
 from tests.kill9.witness import Told, Witness
 
@@ -65,7 +65,7 @@ def write(path: Path, *notes: dict[str, Any]) -> Path:
 
 
 def event(seq: int, job: str = "j") -> dict[str, Any]:
-    return {"what": "event", "job": job, "seq": seq, "home": seq, "kind": "log", "body": said(seq)}
+    return {"what": "event", "job": job, "seq": seq, "position": seq, "kind": "log", "body": said(seq)}
 
 
 def said(number: int) -> dict[str, str]:
@@ -75,7 +75,7 @@ def said(number: int) -> dict[str, str]:
 LIFE = {"what": "life", "life": 0}
 SESSION = {"what": "session", "id": "s"}
 ACCEPTED = {"what": "accepted", "job": "j", "tag": "tag"}
-END = {"what": "end", "job": "j", "home": 3, "status": "success", "code": "", "message": "", "result": 1}
+END = {"what": "end", "job": "j", "position": 3, "status": "success", "code": "", "message": "", "result": 1}
 LEFT = {"what": "left"}
 HELD: History = {
     1: {"kind": "log", "body": said(1)},
@@ -119,7 +119,7 @@ def test_wrong_notes_are_found(notes: list[dict[str, Any]], wrong: str, tmp_path
 )
 def test_wrong_repeats_are_found(second_life: list[dict[str, Any]], wrong: str, tmp_path: Path) -> None:
     path = write(tmp_path / "notes", LIFE, event(1), event(2), LIFE, *second_life)
-    found = check_repeats(path, {1: 1})
+    found = check_repeats(path, {1: Stored(1)})
     assert any(wrong in line for line in found) if wrong else not found
 
 
@@ -132,7 +132,8 @@ def test_a_submit_that_was_carried_out_twice_is_found(tmp_path: Path) -> None:
 def test_what_a_history_has_lost_is_found() -> None:
     witness = Witness(0, "/")
     payload = {"kind": "log", "body": said(1)}
-    witness.sessions["s"].told[1] = Told("j", json.dumps({"payload": payload}).encode())
+    told = {**payload, "job_seq": 1}
+    witness.sessions["s"].told[1] = Told("j", json.dumps({"payload": told}).encode())
     assert check_histories(lambda job_id: {1: payload}, witness, ["j"]) == []
     assert "is None" in check_histories(lambda job_id: {}, witness, ["j"])[0]
 

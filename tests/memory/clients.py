@@ -6,9 +6,9 @@ import base64
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from arcp_proto.client import ClientConfig
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.engine.output import JobEmitted
 from arcp_proto.limits import KIB, MIB, Limits
-from arcp_proto.output import JobEmitted
 from tests.unit.scripted_runtime import JOB, ScriptedRuntime
 
 from .caps import LIMITS, Filled, grown
@@ -86,7 +86,7 @@ def _results() -> Filled:
                 _say(runtime, number, {**body, "more": True}, "result_chunk", job_id)
                 for event in runtime.events:
                     if isinstance(event, JobEmitted):
-                        runtime.client.processed(event.job_id, event.seq, now=runtime.now)
+                        runtime.client.processed(event.job_id, event.receipt, now=runtime.now)
                 runtime.events.clear()
         return runtime
 

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 import msgspec
 
-from arcp_proto.connection import Connection
+from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.output import Authenticate, Output, StartJob
 from arcp_proto.ids import SECOND, JobId
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits
-from arcp_proto.output import Authenticate, Output, StartJob
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import SUPPORTED_FEATURES, RuntimeConfig
+from arcp_proto.server.config import SUPPORTED_FEATURES, RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.runtime import Runtime
 
 UNIX: Final = 1_780_000_000 * SECOND
 PAGE: Final = 4096

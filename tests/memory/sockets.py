@@ -11,7 +11,7 @@ import anyio
 import trustme
 from websockets.frames import Frame, Opcode
 
-from arcp_io.serving import Server, serve
+from arcp_io.server.server import Server, serve
 from arcp_proto.limits import KIB, MIB
 from tests.io.apps import TOKEN, make_app
 from tests.io.peers import websocket

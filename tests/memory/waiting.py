@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from arcp_proto.engine.output import Output
 from arcp_proto.limits import KIB
-from arcp_proto.output import Output
 
 from .caps import EVENT, LIMITS, SESSION, Filled, grown
 from .host import Host

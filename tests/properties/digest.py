@@ -6,7 +6,7 @@ import hashlib
 import random
 import sys
 
-from arcp_proto.records import encode_record
+from arcp_proto.server.journal.records import encode_record
 
 from .machines import COMMON
 from .play import ACTIONS, Action, Play, run

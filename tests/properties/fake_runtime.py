@@ -6,12 +6,16 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from arcp_proto.features import POSITIONS
+
 Frame = dict[str, Any]
-FEATURES = ["ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions"]
+OF_OTHERS = ["ack", "list_jobs", "subscribe", "progress", "result_chunk", "agent_versions"]
+"""The features of a runtime of another make: it tells no positions."""
+FEATURES = [*OF_OTHERS, POSITIONS]
 
 
 class FakeJob:
-    """A job with its whole history, by home number."""
+    """A job with its whole history: by position, with the number of each event in the submitting session."""
 
     def __init__(self, job_id: str, request: str) -> None:
         self.id = job_id
@@ -47,9 +51,10 @@ class FakeSession:
 class FakeRuntime:
     """Takes and gives frames, one connection at a time; `replies` and `repeats` say how it resumes.
 
-    With `repeats` it replays that many numbers more than were asked for. With `refuses_the_end` it refuses a
-    resume that misses nothing, as long as its log holds an event. With `silent_keys` nothing follows the
-    acceptance of a repeated key but what a subscription brings.
+    It tells the positions of events if that is among its `features`. With `repeats` it replays that many
+    numbers more than were asked for. With `refuses_the_end` it refuses a resume that misses nothing, as long
+    as its log holds an event. With `silent_keys` nothing follows the acceptance of a repeated key but what a
+    subscription brings.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class FakeRuntime:
         self.replies = replies
         self.repeats = repeats
         self.features = FEATURES if features is None else features
+        self.placed = POSITIONS in self.features
         self.sessions: dict[str, FakeSession] = {}
         self.jobs: dict[str, FakeJob] = {}
         self.keys: dict[str, str] = {}
@@ -124,6 +130,9 @@ class FakeRuntime:
     def lose(self) -> None:
         """All sessions are gone, as after a restart without a journal that kept them; jobs go on."""
         self.detach()
+        for session in self.sessions.values():
+            for job_id in session.own:
+                self.jobs[job_id].home = max(self.jobs[job_id].home, session.last)
         self.sessions.clear()
 
     # Below: steps of the above.
@@ -194,12 +203,14 @@ class FakeRuntime:
             self.jobs[job_id] = FakeJob(job_id, request)
             if key:
                 self.keys[key] = job_id
+        job = self.jobs[job_id]
         accepted = {"job_id": job_id, "agent": "a", "lease": {}, "request_id": request, "accepted_at": "t"}
+        accepted |= self._last(job)
         session.answered[request] = accepted
         self._answer("job.accepted", accepted)
-        if not known and self.jobs[job_id].history:
+        if not known and job.history:
             session.observed.add(job_id)
-            self._history(session, self.jobs[job_id], 0)
+            self._history(session, job, 0)
         elif not known:
             session.own.add(job_id)
 
@@ -230,28 +241,42 @@ class FakeRuntime:
             "request_id": frame["id"],
             "subscribed_from": job.home,
             "replayed": history,
+            **self._last(job),
         }
         self._answer("job.subscribed", answer)
         if job.id not in session.own:
             session.observed.add(job.id)
-        if history:
-            self._history(session, job, payload.get("from_event_seq", 0))
+        if not history:
+            return
+        after = payload.get("from_job_seq") if self.placed else None
+        if after is None:
+            seq = payload.get("from_event_seq", 0)
+            after = sum(home <= seq for home, _, _ in job.history)
+        self._history(session, job, after)
+
+    def _last(self, job: FakeJob) -> Frame:
+        return {"job_seq": len(job.history)} if self.placed else {}
 
     def _history(self, session: FakeSession, job: FakeJob, after: int) -> None:
-        for home, message_type, payload in job.history:
-            if home > after:
-                self._log(session, message_type, {**payload, "source_seq": home}, job.id)
+        for position, (_, message_type, payload) in enumerate(job.history[after:], after + 1):
+            self._tell(session, job, message_type, payload, position)
+
+    def _tell(
+        self, session: FakeSession, job: FakeJob, message_type: str, payload: Frame, position: int
+    ) -> int:
+        placed = {"job_seq": position} if self.placed else {}
+        return self._log(session, message_type, payload | placed, job.id)
 
     def _publish(self, job: FakeJob, message_type: str, payload: Frame) -> None:
-        home = job.home + 1
+        home, position = job.home + 1, len(job.history) + 1
         for session in self.sessions.values():
             if job.id in session.own:
-                home = max(home, self._log(session, message_type, payload, job.id))
+                home = max(home, self._tell(session, job, message_type, payload, position))
         job.home = home
         job.history.append((home, message_type, payload))
         for session in self.sessions.values():
             if job.id in session.observed:
-                self._log(session, message_type, {**payload, "source_seq": home}, job.id)
+                self._tell(session, job, message_type, payload, position)
 
     def _log(self, session: FakeSession, message_type: str, payload: Frame, job_id: str) -> int:
         seq = session.last + 1

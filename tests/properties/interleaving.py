@@ -10,9 +10,8 @@ from typing import Any
 
 import msgspec
 
-from arcp_proto.client import ClientConfig
-from arcp_proto.ids import JobId, RequestId
-from arcp_proto.output import (
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.engine.output import (
     CancelAnswered,
     Event,
     JobAccepted,
@@ -21,6 +20,7 @@ from arcp_proto.output import (
     RequestRefused,
     Subscribed,
 )
+from arcp_proto.ids import JobId, RequestId
 from tests.unit.scripted_runtime import ScriptedRuntime, accepted, log
 
 Told = tuple[str, str, str]

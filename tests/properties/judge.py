@@ -10,20 +10,20 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final
 
-from arcp_proto import wire
-from arcp_proto.ages import MARK
-from arcp_proto.connection import Phase
+from arcp_proto.engine.connection import Phase
+from arcp_proto.engine.output import NOTHING, Authenticate, Output, PauseJob, ResumeJob, StartJob, StopJob
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ensure
-from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, Time, event_id_prefix
-from arcp_proto.job import Job
+from arcp_proto.features import POSITIONS
+from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, Time
 from arcp_proto.limits import Limits
-from arcp_proto.output import NOTHING, Authenticate, Output, PauseJob, ResumeJob, StartJob, StopJob
 from arcp_proto.recording import record
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import RuntimeConfig
-from arcp_proto.session import Session
-from arcp_proto.timers import TimerKind
-from arcp_proto.times import format_time
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.job import Job
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.sessions.event_log import MARK
+from arcp_proto.server.sessions.session import Session
+from arcp_proto.wire.timestamps import format_time
 from tests.unit.world import FEATURES, UNIX, Frame, World
 
 from .model import Attempt, Client
@@ -165,7 +165,7 @@ class Judge:
     def _line(self, session: Session) -> Line:
         line = self.lines.get(session.id)
         if line is None:
-            features = tuple(name for name in (*FEATURES, BUDGETED) if name in session.features)
+            features = tuple(name for name in (*FEATURES, BUDGETED, POSITIONS) if name in session.features)
             line = Line(session.id, session.principal, features, session.quirk.name)
             line.detached_at = self.world.runtime.now
             self.lines[session.id] = line
@@ -254,13 +254,11 @@ class Judge:
         log, before = session.log, line.last
         if log.first > line.last + 1:
             line.lost(log.first)
-        prefix, session_id = event_id_prefix(session.id).encode(), session.id.encode()
         lag = self.config.limits.lag
         for entry in log.between(line.last, log.last):
-            seq = line.last + 1
-            raw = wire.event_envelope(entry.head, prefix, session_id, seq, entry.payload, entry.source)
+            raw = session.envelopes.one(entry, line.last + 1)
             records, now = self.world.runtime.record_count, self.world.runtime.now
-            line.numbered(raw, self.works, lag=lag, records=records, now=now)
+            line.numbered(raw, self.works, entry.position, lag=lag, records=records, now=now)
         if line.last > before and line.acking and session.jobs and line.told is False:
             ensure(line.last - line.acked <= lag, "nobody was told of back-pressure")
         self._check_kept(line, session, aged=line.last > before)
@@ -619,6 +617,21 @@ class Judge:
         if self._is_new(line, work):
             line.flows[job_id] = Flow(job.history.first)
 
+    def accepted(self, line: Line, job_id: JobId | None) -> Check:
+        """Return what the answer to a submit has to be, which a new job answers, or this one."""
+        known = job_id is not None and job_id in self.world.runtime.jobs
+        work = self.works.get(job_id) if job_id is not None and known else None
+        last = 0 if job_id is None else None if work is None else work.last_position
+
+        def check(frame: Frame) -> None:
+            payload = frame["payload"]
+            ensure(job_id in (None, payload["job_id"]), "a submit became another job")
+            told = payload.get("job_seq")
+            ensure((told is not None) == (POSITIONS in line.features), "a position is told, or not")
+            ensure(None in (told, last) or told == last, "it stands at another position")
+
+        return check
+
     def judge_again(self, line: Line, work: Work, payload: dict[str, Any]) -> str:
         """The answer to a submit that was carried out before; with a key the end of its job comes again."""
         job = self.world.runtime.jobs.get(work.job_id)
@@ -657,8 +670,11 @@ class Judge:
             return "PERMISSION_DENIED" if right else "JOB_NOT_FOUND"
         return "INVALID_REQUEST" if self._observes_all(line, work) else None
 
-    def subscribed(self, line: Line, work: Work, after: int | None) -> Check:
-        """A subscription is carried out; returns what its answer has to be."""
+    def subscribed(self, line: Line, work: Work, after: int | None, position: int | None = None) -> Check:
+        """A subscription is carried out; returns what its answer has to be.
+
+        It asks for the history above the home number `after`, or above `position` if it says that.
+        """
         history = self.world.runtime.jobs[work.job_id].history
         at_home = work.home is line and not work.ended
         if after is None:
@@ -671,18 +687,26 @@ class Judge:
                 if pos >= history.first and (event is None or event.source > after)
             )
             pos = next(later, len(work.events))
+            whole = work.end_source is None or after < work.end_source
+            if position is not None:
+                pos = min(max(position, history.first), len(work.events))
+                whole = work.end_source is None or position <= len(work.events)
             if at_home and pos < len(work.events):
                 line.flows[work.job_id] = Flow(pos, len(work.events))
-            elif not at_home and (work.end_source is None or after < work.end_source):
+            elif not at_home and whole:
                 line.flows[work.job_id] = Flow(pos)
-        cut = after is not None and after < history.cut
+        cut = after is not None and (after < history.cut if position is None else position < history.first)
         ended, last = work.ended, max([event.source for event in work.events if event], default=0)
+        place = work.last_position if POSITIONS in line.features else None
+        left = history.first + 1 if cut and POSITIONS in line.features else None
 
         def check(frame: Frame) -> None:
             payload = frame["payload"]
             ensure(payload["job_id"] == work.job_id, "subscribed to another job")
             ensure(payload["replayed"] is (after is not None), "replayed, or not")
             ensure(("history_from" in payload) == cut, "history is left out, and nobody told")
+            ensure(payload.get("job_seq") == place, "it stands at another position, or nobody is told")
+            ensure(payload.get("history_from_job_seq") == left, "another position is the first that is left")
             told = payload["subscribed_from"]
             ensure(told >= last or (told, last) == (0, 1), "it goes on before its last event")
             over = payload["current_status"] not in ("pending", "running")
@@ -722,8 +746,12 @@ class Judge:
         most = self.config.limits.page
         limit = min(max(payload.get("limit", 100), 1), most)
         expected, rest = self._page(line.principal, payload.get("filter", {}), upto, limit, most)
+        told = POSITIONS in line.features
+        last = {job_id: self.works[JobId(job_id)].last_position if told else None for job_id in expected}
 
         def check(frame: Frame) -> None:
+            for entry in frame["payload"]["jobs"]:
+                ensure(entry.get("job_seq") == last.get(entry["job_id"]), "it stands at another position")
             jobs = [entry["job_id"] for entry in frame["payload"]["jobs"]]
             ensure(jobs == expected, f"listed {jobs}, not {expected}")
             cursor = frame["payload"]["next_cursor"]
@@ -787,7 +815,10 @@ class Judge:
         for (principal, key), (_, job_id) in list(self.keys.items()):
             if runtime.keys.get(Principal(principal), key) is None:
                 due = self.works[job_id].ended_unix + self.config.limits.idempotency * SECOND
-                ensure(self.works[job_id].ended and self.unix >= due, "a key is forgotten before its time")
+                lines = [line for line in self.lines.values() if line.principal == principal]
+                gone = _group(principal) != principal and all(line.over for line in lines)
+                late = self.unix >= due or gone  # Nobody else is the principal of a session without a name.
+                ensure(self.works[job_id].ended and late, "a key is forgotten before its time")
                 del self.keys[principal, key]
 
     def _check_line(self, line: Line, session: Session) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from arcp_proto.connection import Framing, Phase
+from arcp_proto.engine.connection import Framing, Phase
 from arcp_proto.errors import ErrorCode, ensure
 from arcp_proto.limits import KIB, MIB
 from tests.unit.world import Frame, Peer
@@ -175,13 +175,14 @@ class Client:
         self.last = number
         line.received = max(line.received, number)
         payload = frame["payload"]
-        if "source_seq" not in payload:  # History has its original time.
+        current = number in line.current  # History has its original time.
+        if current:
             stamp = payload.get("ts") or payload.get("completed_at") or ""
             again = frame["type"] in ("job.result", "job.error")  # An end once more has that of the first.
             ensure(stamp >= self.stamp or not stamp or again or line.unsteady, "time goes back")
             self.stamp = self.stamp if again else stamp or self.stamp
         strict = not self.resumed or (self.replies and self.honest and self.whole and not line.skipped)
-        if frame["type"] == "job.event" and "source_seq" not in payload and strict:
+        if frame["type"] == "job.event" and current and strict:
             job_id = frame["job_id"]
             ensure(job_id in line.accepted or job_id not in line.home, "an event before its job")
 

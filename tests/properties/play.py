@@ -13,13 +13,15 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from arcp_proto.connection import Framing, Phase
+from arcp_proto.engine.connection import Framing, Phase
 from arcp_proto.errors import Denied, LocalProtocolError, ensure
+from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, JobId
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import KIB, Limits
 from arcp_proto.recording import replay
-from arcp_proto.records import (
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import (
     JobAccepted,
     JobForgotten,
     Observed,
@@ -30,7 +32,6 @@ from arcp_proto.records import (
     TokenProven,
     encode_record,
 )
-from arcp_proto.runtime_config import RuntimeConfig
 from tests.unit.world import AGENTS, FEATURES, UNIX, Peer
 
 from . import structure
@@ -160,6 +161,7 @@ class Play(Judge):
             peer = self.world.connect(Framing.LINES if a & 1 else Framing.MESSAGES)
             offered = enumerate((*FEATURES, BUDGETED))
             features = tuple(name for bit, name in offered if not c >> bit & 1)
+            features += (POSITIONS,) if a & 2 else ()
             self.clients.append(Client(peer, list(HELLOS)[b % len(HELLOS)], features))
 
     def hello(self, a: int, b: int, c: int) -> None:
@@ -305,7 +307,8 @@ class Play(Judge):
             if job_id is not None:
                 self.join_job(line, job_id, request_id, payload)
         cap = "" if self.draining else self.cap_of(line, "idempotency_key" in payload)
-        client.asked[request_id] = Asked("job.submit", may, _names(job_id), line.last, payload, cap)
+        check = self.accepted(line, job_id)
+        client.asked[request_id] = Asked("job.submit", may, check, line.last, payload, cap)
         self._send(client, "job.submit", payload, request_id, **fields)
         new = [job_id for job_id in self.world.runtime.jobs if job_id not in jobs]
         ensure(len(new) == (may == ("job.accepted",) and job_id is None), f"{new} after {may}")
@@ -338,13 +341,11 @@ class Play(Judge):
         client, work = self._reader(a), _one(list(self.works.values()), b)
         if client is None or work is None or not self._acts(client) or client.line is None:
             return
-        line, payload = client.line, {"job_id": work.job_id, "history": bool(c & 1)}
-        sources = [event.source for event in work.events if event is not None]
-        after = (None, 0, _one([0, *sources], c // 8), work.end_source)[c // 2 % 4]
-        if after is not None:
-            payload["from_event_seq"] = after
+        line, places = client.line, work.places(a, c, told=POSITIONS in client.line.features)
+        payload = {"job_id": work.job_id, "history": bool(c & 1), **places}
         code = self.judge_subscribe(line, work)
-        check = None if code else self.subscribed(line, work, (after or 0) if c & 1 else None)
+        after, position = places.get("from_event_seq", 0) if c & 1 else None, places.get("from_job_seq")
+        check = None if code else self.subscribed(line, work, after, position)
         may = () if code and self.is_silent(line, work.job_id) else (code or "job.subscribed",)
         request_id = self._say(client, "job.subscribe", payload, may, check)
         if not code:
@@ -859,15 +860,6 @@ ACTIONS: Final[Sequence[str]] = (
     *("ask", "spend", "host_cancel"),
 )
 """What may happen; a corpus names them, a fuzzer counts them."""
-
-
-def _names(job_id: str | None) -> Any:
-    """The answer names this job."""
-
-    def check(frame: Mapping[str, Any]) -> None:
-        ensure(job_id is None or frame["payload"]["job_id"] == job_id, "a submit became another job")
-
-    return check
 
 
 def _over(ended: bool) -> Any:

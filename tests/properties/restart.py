@@ -6,16 +6,22 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from arcp_proto import wire
-from arcp_proto.applying import APPLY
 from arcp_proto.errors import ensure
-from arcp_proto.ids import SECOND, JobId, event_id_prefix
-from arcp_proto.job import Job
-from arcp_proto.records import Delegated, JobAccepted, JobKept, Record, decode_record, encode_record
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.ids import SECOND, JobId
 from arcp_proto.secret import Secret
-from arcp_proto.session import Session
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.job import Job
+from arcp_proto.server.journal.apply import APPLY
+from arcp_proto.server.journal.records import (
+    Delegated,
+    JobAccepted,
+    JobKept,
+    Record,
+    decode_record,
+    encode_record,
+)
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.sessions.session import Session
 
 from .streams import Flow, Line, Token, Work, marker_of
 
@@ -46,14 +52,7 @@ def read(data: bytes) -> Record:
 def envelope(session: Session, seq: int) -> bytes:
     """One envelope of a log as it goes out."""
     (entry,) = session.log.between(seq - 1, seq)
-    return wire.event_envelope(
-        entry.head,
-        event_id_prefix(session.id).encode(),
-        session.id.encode(),
-        seq,
-        entry.payload,
-        entry.source,
-    )
+    return session.envelopes.one(entry, seq)
 
 
 def restart(judge: Judge, a: int, *, snapshot: bool) -> None:
@@ -112,6 +111,7 @@ def facts(runtime: Runtime) -> list[Any]:
         log = session.log
         facts += [session.id, session.principal, sorted(session.features), session.quirk.name]
         facts += [session.anonymous, session.tokens, session.expires, session.acked, log.first, log.entries()]
+        facts += [log.positions() if session.positions else []]
         facts += [list(map(str, session.replies)), session.replies.answered()]
         facts += [list(session.jobs), sorted(session.observed), list(map(str, session.backlogs.items()))]
     for job in runtime.jobs.values():

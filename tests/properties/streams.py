@@ -12,8 +12,9 @@ from decimal import Decimal
 from typing import Any, Final
 
 from arcp_proto.errors import ensure
-from arcp_proto.history import Past
+from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, JobId, SessionId
+from arcp_proto.server.sessions.event_log import Past
 
 ENDS: Final = {"cancelled": "CANCELLED", "timed_out": "TIMEOUT"}
 """How a peer that gets every end but an error as `job.result` reads the code."""
@@ -31,6 +32,11 @@ class Event:
     @classmethod
     def of(cls, past: Past) -> Event:
         return cls(json.loads(past.payload + b"}"), past.source, past.feature)
+
+    @property
+    def is_chunk(self) -> bool:
+        """Whether it is a piece of a result."""
+        return self.payload["kind"] == "result_chunk"
 
     def wanted(self, features: tuple[str, ...]) -> bool:
         """Whether a session that negotiated these features gets it."""
@@ -90,6 +96,11 @@ class Work:
     code: str | None = None
     """How it ended, as the first who was told of it saw it."""
 
+    @property
+    def last_position(self) -> int:
+        """The position of its last event, or of its end."""
+        return len(self.events) + self.ended
+
     def fix(self, *codes: str) -> None:
         """How it ends, unless that was decided before."""
         self.outcomes = self.outcomes or codes
@@ -98,6 +109,16 @@ class Work:
     def due(self) -> int | None:
         """When its agent is to stop by itself, whatever for."""
         return min((at for at in (self.deadline, self.stop_at) if at is not None), default=None)
+
+    def places(self, a: int, c: int, *, told: bool) -> dict[str, int]:
+        """Fields of a subscription that say from where on its history is asked for, as numbers choose them.
+
+        `told` says that the session is told positions.
+        """
+        sources = [0, *(event.source for event in self.events if event is not None)]
+        after = (None, 0, sources[c // 8 % len(sources)], self.end_source)[c // 2 % 4]
+        places = {} if after is None else {"from_event_seq": after}
+        return {**places, "from_job_seq": c // 8 % (len(self.events) + 3)} if told and a & 4 else places
 
     def expire_by(self, wall: int, now: int) -> None:
         """The wall clock says this."""
@@ -132,13 +153,14 @@ class Work:
         self.end_source = source
 
     def returned(self, value: Any) -> bool:
-        """Whether the history has this value as chunks under the home number of the end, and the same one."""
-        last = [event for event in self.events if event is not None and event.source == self.end_source]
-        bodies = [event.payload["body"] for event in last if event.payload["kind"] == "result_chunk"]
-        if not bodies or None in self.events:
-            return bool(bodies)
-        ensure(len(bodies) == len(last), "something else has the home number of the end")
-        ensure(json.loads("".join(body["data"] for body in bodies)) == value, "its chunks are another value")
+        """Whether the history has this value as chunks, which come last; a session is told it in the end."""
+        chunks = [event for event in self.events if event is not None and event.is_chunk]
+        if self.written or not chunks:
+            return False  # It was streamed, or is in nothing but the end.
+        if None not in self.events:
+            ensure(chunks == self.events[-len(chunks) :], "something follows the chunks of a value")
+            text = "".join(event.payload["body"]["data"] for event in chunks)
+            ensure(json.loads(text) == value, "its chunks are another value")
         return True
 
     def _count(self, source: int) -> None:
@@ -165,31 +187,27 @@ class Flow:
     """What was published before this position may be left out: it was cut, or all of it is forgotten."""
     live: bool = False
 
-    def take(self, work: Work, features: tuple[str, ...], payload: dict[str, Any], source: int) -> None:
-        """An event is numbered: it has to be the next one that the session takes."""
-        theirs = {name: value for name, value in payload.items() if name != "source_seq"}
-        gap: int | None = None
-        for pos in range(self.pos, len(work.events)):
-            event = work.events[pos]
-            if event is None:
-                gap = pos if gap is None else gap
-            elif (event.payload, event.source) == (theirs, source):
-                ensure(event.wanted(features), "an event that was not negotiated")
-                self.pos = pos + 1
-                return
-            elif event.wanted(features) and pos >= self.floor:
-                break
-        ensure(gap is not None, "an event came out of order, or twice, or changed")
-        self.pos = (gap or 0) + 1  # One of those that nobody has seen.
+    def take(self, work: Work, features: tuple[str, ...], payload: dict[str, Any], position: int) -> None:
+        """An event is numbered: it has to be the next one that the session takes, by its position."""
+        pos = position - 1
+        ensure(self.pos <= pos < len(work.events), "an event came out of order, or twice, or is unknown")
+        left_out = work.events[max(self.pos, self.floor) : pos]
+        ensure(not any(event is not None and event.wanted(features) for event in left_out), "one is left out")
+        event = work.events[pos]
+        if event is not None:
+            theirs = {name: value for name, value in payload.items() if name != "job_seq"}
+            ensure(event.payload == theirs, "an event has another position, or was changed")
+            ensure(event.wanted(features), "an event that was not negotiated")
+        self.pos = position
 
     def due(self, work: Work, features: tuple[str, ...], *, whole: bool = False) -> bool:
         """Whether something is left for the session, before its end.
 
-        With `whole` the end has the value itself, in place of the chunks under its home number.
+        With `whole` the end has the value itself, in place of its chunks.
         """
         rest = work.events[max(self.pos, self.floor) : self.until]
         if whole:
-            rest = [event for event in rest if event is None or event.source != work.end_source]
+            rest = [event for event in rest if event is None or not event.is_chunk]
         return any(event is not None and event.wanted(features) for event in rest)
 
 
@@ -211,6 +229,8 @@ class Line:
     quirk: str
     last: int = 0
     frames: dict[int, bytes] = field(default_factory=dict)
+    current: dict[int, None] = field(default_factory=dict)
+    """Numbers of what was said when it was numbered, and is no history."""
     needs: dict[int, int] = field(default_factory=dict)
     """How many records have to be durable before a number may be sent."""
     blind: bool = False
@@ -263,8 +283,13 @@ class Line:
     def acking(self) -> bool:
         return "ack" in self.features
 
-    def numbered(self, raw: bytes, works: dict[JobId, Work], *, lag: int, records: int, now: int) -> None:
-        """The next envelope of its log, which may be sent once so many records are durable."""
+    def numbered(
+        self, raw: bytes, works: dict[JobId, Work], position: int, *, lag: int, records: int, now: int
+    ) -> None:
+        """The next envelope of its log, which may be sent once so many records are durable.
+
+        `position` is the position in its job; 0 for what has none.
+        """
         frame = json.loads(raw)
         self.last += 1
         self.frames[self.last] = raw
@@ -273,21 +298,28 @@ class Line:
         ensure(frame["event_seq"] == self.last, "a number is left out, or given twice")
         ensure(frame["session_id"] == self.session_id, "this is another session's")
         work = works.get(JobId(job_id))
-        source = payload.get("source_seq")
+        told = position if POSITIONS in self.features and position else None
+        ensure(payload.get("job_seq") == told, "another position is told, or none")
+        if position == 0 or (job_id in self.home and position > self.home[job_id].pos):
+            self.current[self.last] = None
         match frame["type"]:
             case "job.cancelled":
                 ensure(self.cancels.pop(payload["request_id"], None) == job_id, "nobody has cancelled it")
             case "job.event" if payload["kind"] == "status" and payload["body"]["phase"] in NOTICES:
-                ensure(source is None, "a notice has no home number")
+                ensure(position == 0, "a notice has no place in its job")
                 self._notice(payload["body"]["phase"], job_id, lag)
             case "job.event" if not self.blind:
                 ensure(work is not None, "an event of an unknown job")
-                flow = (self.home if source is None else self.flows).get(job_id)
+                flow = self.home.get(job_id)
+                if flow is None or position <= flow.pos:
+                    flow = self.flows.get(job_id)  # A history, also beside what flows at home.
                 ensure(flow is not None, f"nobody asked for this event of {job_id}")
                 if flow is not None and work is not None:
-                    flow.take(work, self.features, payload, self.last if source is None else source)
+                    flow.take(work, self.features, payload, position)
             case "job.result" | "job.error":
-                self._ended(work, job_id, payload, source)
+                if work is not None and not self.blind:
+                    ensure(position == len(work.events) + 1, "the end is not behind the last event")
+                self._ended(work, job_id, payload)
 
     def _notice(self, phase: str, job_id: str, lag: int) -> None:
         if phase == "unsubscribed":
@@ -298,23 +330,21 @@ class Line:
         ensure(job_id in self.home, "told of back-pressure in a job that is not its")
         self.told = True
 
-    def _ended(self, work: Work | None, job_id: str, payload: dict[str, Any], source: int | None) -> None:
+    def _ended(self, work: Work | None, job_id: str, payload: dict[str, Any]) -> None:
         code = payload["code"] if "code" in payload else ENDS.get(payload["final_status"], "success")
         if work is not None:
             work.told(code)
         if self.blind:
             return
-        if source is None:
+        observed = self.flows.get(job_id)
+        if job_id in self.home or observed is None or observed.until is not None:
             self.ends[job_id] = self.ends.get(job_id, 0) - 1
             ensure(self.ends[job_id] >= 0, "an end that nobody waits for")
             flow = self.home.pop(job_id, None)
             if flow is not None and work is not None:
                 work.ended_at_home(self.last)
         else:
-            flow = self.flows.pop(job_id, None)
-            ensure(flow is not None and flow.until is None, "an end of what it does not observe")
-            if work is not None:
-                work.ended_at_home(source)
+            flow = self.flows.pop(job_id)
         if flow is not None and work is not None:
             whole = "result" in payload and work.returned(payload["result"])
             ensure(not flow.due(work, self.features, whole=whole), "the end came before an event")

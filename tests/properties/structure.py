@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from arcp_proto.caps import Group, group_of
-from arcp_proto.connection import Connection, Phase
+from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.machine import found
+from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import ensure
-from arcp_proto.history import History
-from arcp_proto.idempotency import key_bytes
-from arcp_proto.ids import Principal, SessionId
-from arcp_proto.job import NO_EVENTS, Job
+from arcp_proto.ids import JobId, Principal, SessionId
 from arcp_proto.limits import KIB
-from arcp_proto.log import Log
-from arcp_proto.machine import found
-from arcp_proto.runtime import Runtime
-from arcp_proto.session import MOST_TOKENS, Session
-from arcp_proto.timers import TimerKey, TimerKind
+from arcp_proto.server.jobs.idempotency import key_bytes
+from arcp_proto.server.jobs.job import NO_EVENTS, Job
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.sessions.admission_control import Group, group_of
+from arcp_proto.server.sessions.event_log import History, Log
+from arcp_proto.server.sessions.session import MOST_TOKENS, Session
 
 NOTICES = 8
 """Notices that may stand in a log beyond its limit, until the next event makes room."""
+JOB_ID = re.compile(rb'"job_id":"([^"]*)"')
+NOTICE_OR_CANCELLED = re.compile(rb'"type":"job.cancelled"|"phase":"(back_pressure|unsubscribed)"')
 NOTICE = KIB
 """More bytes than one of them has."""
 
@@ -31,6 +33,7 @@ def check(runtime: Runtime, *, aborted: Sequence[Connection] = (), drain: bool =
     check_timers(runtime, aborted, drain)
     check_connections(runtime)
     check_sessions(runtime)
+    check_positions(runtime)
     check_saving(runtime)
     check_jobs(runtime)
     check_trees(runtime)
@@ -176,6 +179,26 @@ def check_sessions(runtime: Runtime) -> None:
         ensure(runtime.sessions.get(session_id) is session, "a dead session waits")
 
 
+def check_positions(runtime: Runtime) -> None:
+    """An event has its position in every log; only notices to one session have none."""
+    for session in runtime.sessions.values() if runtime.jobs else ():
+        log = session.log
+        for entry in log.between(log.first - 1, log.last):
+            named = JOB_ID.search(entry.head)
+            job = None if named is None else runtime.jobs.get(JobId(named[1].decode()))
+            if not entry.position:
+                told = session.positions and not NOTICE_OR_CANCELLED.search(entry.head + entry.payload)
+                ensure(not told, "an event has no position")
+            elif job is not None:
+                history, place = job.history, entry.position - 1
+                ensure(entry.position <= job.last_position, "a position that no event has")
+                if history.first <= place < history.end:
+                    (past,) = history.between(place, place + 1)
+                    ensure(entry.payload == past.payload, "another event has this position")
+                else:
+                    ensure(place < history.first or b'"final_status":' in entry.payload, "this is no end")
+
+
 def check_saving(runtime: Runtime) -> None:
     """A session awaits the journal if and only if too much of its log is not durable."""
     behind, most = runtime.record_count > runtime.persisted_count, runtime.most_unsaved
@@ -185,8 +208,10 @@ def check_saving(runtime: Runtime) -> None:
         ensure(0 <= events <= len(session.log) and 0 <= size <= session.log.size, "what is not durable")
         waits = session.awaits_journal
         ensure(not waits or session.id in runtime.unsaved, "it waits for the journal, and is not told")
-        # What a limit has taken is not waited for, and it goes on with the next records that are durable.
-        taken = behind and session.log.first - 1 > session.acked
+        # What a limit has taken is not waited for, nor what was acknowledged and never sent; it goes on with
+        # the next records that are durable.
+        log = session.log
+        taken = behind and (log.first - 1 > session.acked or session.acked > log._durable)
         ensure(
             not waits or taken or not most.passed(events, size), "it waits for a journal that has caught up"
         )
@@ -247,6 +272,7 @@ def check_history(job: Job) -> None:
     """The home numbers of a history do not fall, and its bytes are counted."""
     history = job.history
     past = list(history.between(history.first, history.end))
+    ensure(len(past) == history.end - history.first, "positions of a history have a gap")
     sources = [history.cut, *(one.source for one in past)]
     if job.end is not None:
         sources.append(job.end.source)

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.grants import Grants
+from arcp_proto.leases.lease import Grants
 from fuzz import (
     fuzz_child,
     fuzz_grants,

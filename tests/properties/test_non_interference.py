@@ -15,15 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.connection import Connection, Phase
+from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.output import Authenticate, Output, StartJob, StopJob
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.ids import MILLISECOND, SECOND, JobId, Time
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits
-from arcp_proto.output import Authenticate, Output, StartJob, StopJob
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import RuntimeConfig
-from arcp_proto.times import format_time
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.wire.timestamps import format_time
 
 from .machines import NUMBER, examples
 

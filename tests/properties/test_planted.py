@@ -8,13 +8,14 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from arcp_proto.client.followed_job import FollowedJob
 from arcp_proto.errors import InvariantViolated
 from tests.planted import plant
 
-from .fake_runtime import FakeRuntime
+from .fake_runtime import OF_OTHERS, FakeRuntime
 from .machines import COMMON
 from .play import ACTIONS, Action, run
-from .test_client_resumes import Wire, check, check_nothing_lost, play
+from .test_client_resumes import Wire, check, play
 
 STEPS: Final = 100
 BEGIN: Final[Sequence[Action]] = (
@@ -57,7 +58,7 @@ SEEDS: Final = {
     "terminal_twice_at_home": 0,
     "page_leaves_out_jobs": 1,
     "max_runtime_not_armed_after_a_restart": 657,
-    "other_observers_never_get_the_end": 131,
+    "other_observers_never_get_the_end": 563,
     "submit_refused_as_busy": 2,
     "history_begins_one_late": 9,
     "last_event_twice_when_live": 130,
@@ -119,15 +120,30 @@ def test_the_judge_of_clients_finds_a_job_that_is_given_up() -> None:
     steps = [*([("ask", "submit")] * 3), ("settle", 0), ("emit", 0), ("drop", 0), ("advance", 2_000)]
     with pytest.MonkeyPatch.context() as patch:
         hits = plant("client_gives_up_a_job_after_a_resume", patch)
-        wire = Wire(FakeRuntime(replies=False))
+        wire = Wire(FakeRuntime(features=OF_OTHERS, replies=False))
         play(wire, steps)
         check(wire)
         assert hits.count > 0
         with pytest.raises(AssertionError):
-            check_nothing_lost(wire)
-    wire = Wire(FakeRuntime(replies=False))
+            wire.client.check_nothing_lost()
+    wire = Wire(FakeRuntime(features=OF_OTHERS, replies=False))
     play(wire, steps)
-    check_nothing_lost(wire)
+    wire.client.check_nothing_lost()
+
+
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_the_judge_of_clients_finds_an_event_that_is_not_asked_for(skipped: int) -> None:
+    """A client whose session is lost asks from the position behind the next one."""
+    steps = [("emit", 0), ("settle", 0), ("emit", 0), ("drop", 0), ("emit", 0), ("reach", 0)]
+    wire = Wire(FakeRuntime())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FollowedJob, "asked_from", property(lambda job: job.cursor + skipped))
+        if skipped:
+            with pytest.raises(AssertionError, match="did not come before"):
+                play(wire, steps, loses=True)
+        else:
+            play(wire, steps, loses=True)
+            check(wire)
 
 
 @pytest.mark.parametrize("seed", sorted({*SEEDS.values()}))

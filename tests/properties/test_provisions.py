@@ -14,19 +14,20 @@ from typing import Any, Final
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.connection import Connection, Phase
-from arcp_proto.credentials import FEATURE, IssuedCredential
+from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.output import IssueCredentials, RevokeCredential, StartJob
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, LocalProtocolError, ensure
+from arcp_proto.features import PROVISIONED_CREDENTIALS
 from arcp_proto.ids import SECOND, JobId, Principal, Time
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits
-from arcp_proto.output import IssueCredentials, RevokeCredential, StartJob
 from arcp_proto.recording import record, replay
-from arcp_proto.records import encode_record
-from arcp_proto.runtime_config import RuntimeConfig
 from arcp_proto.secret import Secret
-from arcp_proto.timers import TimerKind
-from arcp_proto.times import format_time
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.credentials.model import IssuedCredential
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import encode_record
+from arcp_proto.wire.timestamps import format_time
 from tests.unit.world import FEATURES, UNIX, Frame, Peer, World
 
 from . import structure
@@ -103,7 +104,7 @@ class Provider(World):
         who = ("alice", "bob")[a % 2]
         full, room = self._sessions_of(who)
         peer = self.connect(secure=b % 4 != 0)
-        peer.hello(f"tok-{who}", features=(*FEATURES, FEATURE) if c % 4 else FEATURES)
+        peer.hello(f"tok-{who}", features=(*FEATURES, PROVISIONED_CREDENTIALS) if c % 4 else FEATURES)
         self.people[peer.connection] = (peer, who)
         if full and not room:
             ensure(self._limit(peer.frames[-1]) == "sessions", "more sessions than there may be")
@@ -319,7 +320,10 @@ class Provider(World):
                 for value in VALUE.findall(raw):
                     ensure(self.owners[value] == who, f"{who} is shown a value of {self.owners[value]}")
                     ensure(connection.secure, "a value is shown where others may read it")
-                    ensure(session is not None and FEATURE in session.features, "nobody asked for values")
+                    ensure(
+                        session is not None and PROVISIONED_CREDENTIALS in session.features,
+                        "nobody asked for values",
+                    )
                 self._see_answer(connection, frame)
 
     def _see_answer(self, connection: Connection, frame: Frame) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.records import Record, decode_record
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.journal.records import Record, decode_record
+from arcp_proto.server.runtime import Runtime
 from tests.unit.world import START, UNIX
 
 from . import structure

@@ -9,10 +9,10 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from arcp_proto.engine.output import PauseJob, ResumeJob
 from arcp_proto.errors import ensure
 from arcp_proto.ids import JobId, SessionId
 from arcp_proto.limits import Limits
-from arcp_proto.output import PauseJob, ResumeJob
 from tests.unit.world import CONFIG, Frame, Peer, World
 
 from . import structure

@@ -8,14 +8,15 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.connection import Phase
+from arcp_proto.engine.connection import Phase
+from arcp_proto.engine.output import StartJob
 from arcp_proto.errors import Denied, LocalProtocolError
-from arcp_proto.holdings import Holder
+from arcp_proto.features import POSITIONS
 from arcp_proto.ids import MILLISECOND, SECOND, JobId
 from arcp_proto.limits import Limits
-from arcp_proto.output import StartJob
-from arcp_proto.records import encode_record
-from arcp_proto.speaking import MOST, SHORT
+from arcp_proto.server.jobs.publish import MOST_TOGETHER, SHORT
+from arcp_proto.server.journal.records import encode_record
+from arcp_proto.server.sessions.quotas import Holder
 from tests.unit.world import CONFIG, FEATURES, UNIX, World
 
 from . import structure
@@ -30,7 +31,7 @@ EVENTS: Final = st.lists(
         st.sampled_from(KINDS),
         st.sampled_from(SIZES),
         st.sampled_from([0, 0, 0, 1, 2_000]),
-        st.sampled_from([1, 1, 2, 20, 60, MOST + 2]),
+        st.sampled_from([1, 1, 2, 20, 60, MOST_TOGETHER + 2]),
     ),
     min_size=1,
     max_size=3,
@@ -146,7 +147,7 @@ def _body(kind: str, size: int) -> dict[str, Any]:
 @settings(max_examples=examples(400))
 @given(
     limits=LIMITS,
-    features=st.sampled_from([FEATURES, ("progress",), ("ack", "subscribe")]),
+    features=st.sampled_from([FEATURES, ("progress",), ("ack", "subscribe", POSITIONS)]),
     steps=st.lists(STEPS, min_size=4, max_size=8),
 )
 def test_in_a_row_as_one_by_one(limits: Limits, features: tuple[str, ...], steps: list[Any]) -> None:

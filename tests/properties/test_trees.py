@@ -15,17 +15,18 @@ from typing import Any, Final
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.connection import Phase
+from arcp_proto.engine.connection import Phase
+from arcp_proto.engine.output import ChildEnded, StartJob, StopJob
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, ensure
+from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, JobId
-from arcp_proto.inventory import AgentInfo
-from arcp_proto.job import Job
 from arcp_proto.limits import Limits
-from arcp_proto.output import ChildEnded, StartJob, StopJob
 from arcp_proto.recording import record, replay
-from arcp_proto.runtime_config import RuntimeConfig
-from arcp_proto.timers import TimerKind
-from arcp_proto.times import format_time
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.jobs.job import Job
+from arcp_proto.wire.timestamps import format_time
 from tests.unit.world import FEATURES, UNIX, Frame, Peer, World
 
 from . import structure
@@ -93,6 +94,8 @@ class Forest(World):
         """By root and currency."""
         self.holds: dict[JobId, dict[int, tuple[str, Decimal]]] = {}
         self.parents: dict[JobId, JobId | None] = {}
+        self.homes: dict[JobId, str] = {}
+        """The sessions that submitted the root of each job."""
         self.over: dict[JobId, None] = {}
         self.frames: dict[str, dict[int, Frame]] = {}
         """By session and number."""
@@ -325,13 +328,19 @@ class Forest(World):
     def check_frames(self) -> None:
         """What a session saw: a child is announced before it does anything, and ends before its parent."""
         self._see()
-        for frames in self.frames.values():
+        for session_id, frames in self.frames.items():
             announced: dict[str, None] = {}
             ended: dict[str, None] = {}
+            places: dict[str, int] = {}
             for _, frame in sorted(frames.items()):
                 job_id, payload = JobId(frame["job_id"]), frame["payload"]
-                if frame["type"] == "job.cancelled" or "source_seq" in payload:
-                    continue
+                position, last = payload.get("job_seq", 0), places.get(job_id, 0)
+                ensure((position == 0) == (frame["type"] == "job.cancelled"), "a position is told, or not")
+                if position <= last or not position:
+                    continue  # A history that was asked for again.
+                begins = self.hello or self.homes.get(job_id) != session_id
+                ensure(position == last + 1 or (begins and not last), "a position is left out")
+                places[job_id] = position
                 parent_id = self.parents.get(job_id)
                 ensure(parent_id is None or job_id in announced, "a child that was not announced")
                 ensure(job_id not in ended, "something follows the end of a job")
@@ -367,7 +376,7 @@ class Forest(World):
 
     @property
     def features(self) -> tuple[str, ...]:
-        return (*FEATURES, "cost.budget")
+        return (*FEATURES, "cost.budget", POSITIONS)
 
     def _open(self) -> Peer:
         peer = self.client(features=self.features, **self.hello)
@@ -393,7 +402,8 @@ class Forest(World):
         return self._one(running, number)
 
     def _born(self, job_id: JobId) -> None:
-        self.parents[job_id] = self.runtime.jobs[job_id].terms.parent_job_id
+        terms = self.runtime.jobs[job_id].terms
+        self.parents[job_id], self.homes[job_id] = terms.parent_job_id, terms.session_id
         self.holds[job_id] = {}
 
     def _count(self, job: Job, unit: str, cost: Decimal) -> None:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.connection import Phase
+from arcp_proto.engine.connection import Phase
 from arcp_proto.limits import Limits
-from arcp_proto.messages import TO_RUNTIME
+from arcp_proto.wire.messages import TO_RUNTIME
 from tests.unit.world import FEATURES, Peer, World
 
 from .machines import examples

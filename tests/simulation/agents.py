@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from arcp_proto.engine.output import StartJob, StopJob
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.ids import MILLISECOND, SECOND, JobId
-from arcp_proto.inventory import AgentInfo
-from arcp_proto.output import StartJob, StopJob
+from arcp_proto.server.jobs.inventory import AgentInfo
 
 from .truth import Work
 

@@ -6,16 +6,16 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sized
 from typing import TYPE_CHECKING, Any, Final
 
-from arcp_proto import records as facts
-from arcp_proto.connection import Phase
-from arcp_proto.idempotency import key_bytes
+from arcp_proto.engine.connection import Phase
 from arcp_proto.ids import SECOND
+from arcp_proto.server.jobs.idempotency import key_bytes
+from arcp_proto.server.journal import records as facts
 
 from .broken import Broken, ensure
-from .promises import Told, digest_of
+from .told import Told, digest_of
 
 if TYPE_CHECKING:
-    from arcp_proto.session import Session
+    from arcp_proto.server.sessions.session import Session
 
     from .host import Host
 

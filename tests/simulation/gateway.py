@@ -9,10 +9,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from arcp_proto import records as facts
+from arcp_proto.engine.output import IssueCredentials, RevokeCredential, StartJob
 from arcp_proto.ids import MILLISECOND, SECOND
-from arcp_proto.output import IssueCredentials, RevokeCredential, StartJob
 from arcp_proto.secret import Secret
+from arcp_proto.server.journal import records as facts
 
 from .broken import Broken, ensure
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from arcp_proto.client import Client, ClientConfig
-from arcp_proto.connection import Connection, Framing, Phase
-from arcp_proto.errors import LocalProtocolError
-from arcp_proto.ids import MILLISECOND, SECOND, JobId
-from arcp_proto.output import (
+from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.stored_session import Resumption
+from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto.engine.output import (
     CancelAnswered,
     Closing,
     ConnectionEnded,
@@ -30,14 +29,15 @@ from arcp_proto.output import (
     SubscriptionEnded,
     Welcomed,
 )
-from arcp_proto.resumption import Resumption
+from arcp_proto.errors import LocalProtocolError
+from arcp_proto.features import POSITIONS
+from arcp_proto.ids import MILLISECOND, SECOND, JobId
 from arcp_proto.secret import Secret
 
 from .broken import Broken, ensure
 from .network import Link
 from .plan import Actor
-from .truth import NO_MARK, mark_of
-from .view import ANY, Kept, Views
+from .view import Taken, View, Views
 
 if TYPE_CHECKING:
     from .world import World
@@ -130,20 +130,13 @@ class Honest:
         self.actor = actor
         self.machine: Client | None = None
         self.ends: dict[Connection, ClientEnd] = {}
-        self.labels: set[str] = {""}
-        """Of all its submits; a job that was never started has none."""
         self.views = self._no_views()
-        self.orphans: set[str] = set()
-        """Jobs that it had asked to observe, without an answer, when its process died."""
-        self.keyed = False
-        """It had asked for a job by a key."""
+        self.strange: set[str] = set()
+        """Jobs and keys that it had asked for, without an answer, when its process died."""
         self.asked: dict[str, tuple[str, Any]] = {}
         """Requests without an answer: what was asked."""
-        self.inbox: deque[tuple[str, int, int]] = deque()
-        """Job, number and place of what is not processed."""
-        self.done: dict[str, int] = {}
-        self.answered: dict[str, str] = {}
-        """The last subscribe of each job that was answered."""
+        self.inbox: deque[tuple[str, int, Taken | None]] = deque()
+        """Job and receipt of what is not processed."""
         self.unwanted: dict[str, int] = {}
         """How often it has unsubscribed from a job."""
         self.listing: Listing | None = None
@@ -155,7 +148,7 @@ class Honest:
         self.full = False
         self.attached = False
         self._epoch = 0
-        self._stored: tuple[bytes, dict[str, Kept]] | None = None
+        self._stored: tuple[bytes, dict[str, View]] | None = None
         self._outputs: deque[Output] = deque()
         self._settling = False
         self._armed: int | None = None
@@ -174,9 +167,12 @@ class Honest:
         return f"client {self.number} of {self.actor.principal}"
 
     def _no_views(self) -> Views:
-        views = Views(f"client {self.number}", self.world.truth, frozenset(self.actor.features))
-        views.labels = self.labels
-        return views
+        features = frozenset(self.actor.features)
+        return Views(f"client {self.number}", self.actor.principal, self.world.truth, features)
+
+    @property
+    def _session_id(self) -> str | None:
+        return None if self.machine is None else self.machine.session_id
 
     # Its life.
 
@@ -187,7 +183,7 @@ class Honest:
         world, actor = self.world, self.actor
         self._epoch = world.now - world.pick(10**5) * SECOND
         config = ClientConfig(
-            features=actor.features, resume=actor.reconnect, limits=world.options.client_limits
+            features=(*actor.features, POSITIONS), resume=actor.reconnect, limits=world.options.client_limits
         )
         resumption, kept = None, {}
         if self._stored is not None:
@@ -195,10 +191,8 @@ class Honest:
         self.machine = Client(config, seed=world.seed(), now=self.now, unix=world.unix, resumption=resumption)
         self.views = self._no_views()
         if self._stored is not None:
-            self.views.orphans = self.orphans
-            self.views.restore(kept, self.keyed)
-        self.keyed = False
-        self.done = {job_id: known.done for job_id, known in kept.items()}
+            self.views.strange = self.strange
+            self.views.restore(kept)
         self.final = self.closing = False
         self._armed = None
         self._dial(0)
@@ -218,20 +212,14 @@ class Honest:
         self.machine = None
         self.ends.clear()
         for command, what in self.asked.values():
-            if command == "subscribe":
-                self.orphans.add(what[0])
-            self.keyed = self.keyed or self._by_key(command, what)
+            if command in ("subscribe", "submit"):
+                self.strange.add(what[0])
         self.asked.clear()
-        self.answered.clear()
         self.inbox.clear()
         self._outputs.clear()
         self._alarm += 1
         self._dialling += 1
         self.attached = self.full = False
-
-    @staticmethod
-    def _by_key(command: str, what: Any) -> bool:
-        return command == "submit" and what[0][:1] != "#"
 
     def _dial(self, wait: int) -> None:
         self._dialling += 1
@@ -336,18 +324,14 @@ class Honest:
     def _happened(self, event: Event) -> None:
         match event:
             case JobEmitted():
-                self.views.emitted(event)
-                if event.kind == "delegate" and event.source_seq is None:
+                taken = self.views.emitted(event)
+                if event.kind == "delegate" and self.views.jobs[event.job_id].work.home == self._session_id:
                     self.views.announced(event.body["child_job_id"])
-                mark = mark_of(event.kind, event.body)
-                place = self.views.jobs[event.job_id].work.index[mark] if mark != NO_MARK else ANY
-                self._hand_out(event.job_id, event.seq, place)
+                self._hand_out(event.job_id, event.receipt, taken)
             case JobEnded():
-                self.views.asks_by_key = any(self._by_key(*asked) for asked in self.asked.values())
-                self.views.ended(event)
-                self._hand_out(event.job_id, event.seq, len(self.views.jobs[event.job_id].work.marks))
+                self._hand_out(event.job_id, event.receipt, self.views.ended(event))
             case JobAccepted():
-                _, (label, count) = self._answered(event.request_id, "submit")
+                _, (_, label, count) = self._answered(event.request_id, "submit")
                 left = sum(self.unwanted.values()) > count and self.unwanted.get(event.job_id, 0) > 0
                 view = self.views.accepted(event.job_id, left=left)
                 ensure(view.work.owner == self.actor.principal, "I9", f"{self.name} gets another's job")
@@ -360,12 +344,7 @@ class Honest:
                     _, (job_id, after, count) = self._answered(event.request_id, "subscribe")
                     ensure(job_id == event.job_id, "I7", f"{self.name} gets another job's answer")
                     left = self.unwanted.get(job_id, 0) > count
-                    late = event.request_id < self.answered.get(job_id, "") or self._asks_for(job_id)
-                    self.answered[job_id] = max(event.request_id, self.answered.get(job_id, ""))
-                    self.views.subscribed(event, after=after, own=False, left=left, late=late)
-                    start = self.views.jobs[job_id].observed
-                    if after is not None and start != ANY:  # It says that it has what comes before.
-                        self.done[job_id] = max(self.done.get(job_id, 0), start)
+                    self.views.subscribed(event, after=after, own=False, left=left)
             case JobsListed():
                 _, listing = self._answered(event.request_id, "list")
                 self._listed(listing, event)
@@ -406,10 +385,8 @@ class Honest:
                 self.world.count("job lost")
             case SubscriptionEnded(job_id=job_id):
                 view = self.views.jobs.get(job_id)
-                if view is not None:
-                    view.observed = ANY
-                    view.ends -= 1
-                    view.whole, view.left = False, True
+                if view is not None and not self.actor.reconnect:
+                    view.left = view.gone = True
             case Detached() | SessionFailed() | SessionClosed() | CancelAnswered():
                 return
             case _:
@@ -422,12 +399,8 @@ class Honest:
         ensure(kind in ("", asked[0]), "I7", f"{self.name} gets an answer to {asked} as to a {kind}")
         return asked
 
-    def _asks_for(self, job_id: str) -> bool:
-        """Whether another subscribe of a job has no answer: it may have been carried out before a crash."""
-        return any(command == "subscribe" and what[0] == job_id for command, what in self.asked.values())
-
-    def _hand_out(self, job_id: str, seq: int, place: int) -> None:
-        self.inbox.append((job_id, seq, place))
+    def _hand_out(self, job_id: str, receipt: int, taken: Taken | None) -> None:
+        self.inbox.append((job_id, receipt, taken))
         if self.actor.takes_at_once or self.world.healed:
             self.take_in(1)
 
@@ -439,10 +412,10 @@ class Honest:
         if machine is None:
             return
         for _ in range(min(count, len(self.inbox))):
-            job_id, seq, place = self.inbox.popleft()
-            machine.processed(JobId(job_id), seq, now=self.now)
-            if place != ANY:
-                self.done[job_id] = max(self.done.get(job_id, 0), place + 1)
+            job_id, receipt, taken = self.inbox.popleft()
+            machine.processed(JobId(job_id), receipt, now=self.now)
+            if taken is not None:
+                taken.processed()
         if self._settling:
             self._outputs.append(machine.take())
         else:
@@ -456,7 +429,7 @@ class Honest:
         if machine is None or resumption is None:
             self._stored = None
             return
-        self._stored = (resumption.to_json(), self.views.keep(machine.cursor, self.done))
+        self._stored = (resumption.to_json(), self.views.keep())
 
     def submit(self, agent: int, key: int, limit: int, **authority: Any) -> None:
         """Ask for a job; with a key, one of a few."""
@@ -466,9 +439,8 @@ class Honest:
         keyed = None
         if key % 5 == 0:
             keyed, label, name = f"k{key // 5 % 3}", f"key {key // 16 % 3}", ("good", "deaf")[key // 5 % 2]
-        self.labels.add(label)
         seconds = (1, 5, 60)[limit // 8 % 3] if limit % 8 == 0 else None
-        what = (label, sum(self.unwanted.values()))
+        what = (keyed, label, sum(self.unwanted.values()))
         terms = {"idempotency_key": keyed, "max_runtime_sec": seconds}
         given = {"label": label, **({"lease": authority["lease_request"]} if authority else {})}
         self._ask("submit", what, agent=name, input=given, **terms, **authority)
@@ -484,9 +456,9 @@ class Honest:
     def watch(self, job_id: str) -> None:
         """Observe what somebody has delegated, unless its events come by themselves."""
         work = self.world.truth.jobs.get(job_id)
-        if work is not None and (self.machine is None or work.home != self.machine.session_id):
+        if work is not None and (self.machine is None or work.home != self._session_id):
             what = (job_id, 0, self.unwanted.get(job_id, 0))
-            self._ask("subscribe", what, job_id=job_id, from_event_seq=0, history=True)
+            self._ask("subscribe", what, job_id=job_id, after=0, history=True)
 
     def subscribe(self, pick: int, how: int) -> None:
         """Observe a job."""
@@ -498,7 +470,7 @@ class Honest:
             "subscribe",
             (job_id, after, self.unwanted.get(job_id, 0)),
             job_id=job_id,
-            from_event_seq=after,
+            after=after,
             history=after is not None,
         )
 
@@ -511,11 +483,11 @@ class Honest:
             machine.unsubscribe(JobId(job_id), now=self.now)
         except LocalProtocolError:
             return
-        self.unwanted[job_id] = self.unwanted.get(job_id, 0) + 1
         view = self.views.jobs.get(job_id)
+        if view is None or view.ended or not view.own:
+            self.unwanted[job_id] = self.unwanted.get(job_id, 0) + 1
         if view is not None:
-            view.observed = ANY
-            view.whole, view.left, view.partial = False, True, True
+            view.leave()
         if self._stored is not None and job_id in self._stored[1]:
             self._stored[1][job_id].left = True  # What was stored before still names it, and waits in vain.
         self.take()
@@ -596,7 +568,7 @@ class Honest:
             return f"no answer to {self.asked}"
         for view in self.views.jobs.values():
             entitled = self.world.works.may_observe(self.actor.principal, view.work.owner)
-            if entitled and view.whole and not view.ended and not view.lost and not view.left:
+            if entitled and not (view.ended or view.lost or view.left):
                 return f"no end of {view.work.job_id}"
         return None
 

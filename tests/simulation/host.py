@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from arcp_proto.connection import Connection, Framing, Phase
-from arcp_proto.ids import SECOND
-from arcp_proto.job import Job
-from arcp_proto.output import (
+from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto.engine.output import (
     Authenticate,
     ChildEnded,
     Closing,
@@ -26,16 +24,18 @@ from arcp_proto.output import (
     StartJob,
     StopJob,
 )
-from arcp_proto.records import Record
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.ids import SECOND
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.job import Job
+from arcp_proto.server.journal.records import Record
+from arcp_proto.server.runtime import Runtime
 
 from . import bounds
 from .agents import AGENTS, Agents
 from .broken import Broken, ensure
 from .network import Link
 from .powers import Powers
-from .promises import Line, Told, digest_of
+from .told import Line, Told, digest_of
 
 if TYPE_CHECKING:
     from .world import World

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from arcp_proto.records import Record, decode_record, encode_record
+from arcp_proto.server.journal.records import Record, decode_record, encode_record
 
 from .broken import ensure
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
-from arcp_proto import records as facts
+from arcp_proto.engine.output import ChildEnded, StartJob
 from arcp_proto.ids import SECOND
-from arcp_proto.job import Terms
-from arcp_proto.output import ChildEnded, StartJob
+from arcp_proto.server.jobs.job import Terms
+from arcp_proto.server.journal import records as facts
 
 from . import leases
 from .broken import ensure

@@ -11,7 +11,7 @@ from .broken import Broken, ensure
 from .truth import FINAL, GONE, UNSURE, Work
 
 if TYPE_CHECKING:
-    from .promises import Ask
+    from .told import Ask
     from .world import World
 
 NEWEST = 1 << 62

@@ -44,6 +44,8 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True):
     stores: bool = False
     takes_at_once: bool = True
     features: tuple[str, ...] = ()
+    positions: bool = True
+    """Whether it is told positions; honest clients, which go by them, always are."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,14 +172,17 @@ FEW_FEATURES: Final = 1_000_000_000
 """From this seed on many sessions leave out kinds of events, also those that submit."""
 SLOW_DISK: Final = 2_000_000_000
 """From this seed on the disk is slow, and agents publish without pause, as far as they are let."""
+MIXED: Final = 3_000_000_000
+"""From this seed on one run in three is as each of those before."""
 
 
 def draw(seed: int, inputs: int = 200, *, authority: bool = True) -> Plan:
     """The plan of a seed, with probes, and half of them with authority, unless neither is wanted."""
-    plan = _draw(seed, inputs)
-    if seed >= SLOW_DISK:
+    plan = _with_few_positions(_draw(seed, inputs), random.Random(f"positions {seed}"))
+    kind = seed % 3 * FEW_FEATURES if seed >= MIXED else seed
+    if kind >= SLOW_DISK:
         plan = _with_slow_disk(plan, random.Random(f"disk {seed}"))
-    elif seed >= FEW_FEATURES:
+    elif kind >= FEW_FEATURES:
         plan = _with_few_features(plan, random.Random(f"features {seed}"))
     if not authority:
         return plan
@@ -195,6 +200,15 @@ def _with_probes(plan: Plan, dice: random.Random) -> Plan:
             kind = dice.choices(list(PROBES), list(PROBES.values()))[0]
             moves.append(Move(0, kind, number(NUMBERS), number(NUMBERS), number(NUMBERS)))
     return Plan(plan.options, tuple(moves))
+
+
+def _with_few_positions(plan: Plan, dice: random.Random) -> Plan:
+    """The same run, where half of the clients that are not ours do not know of positions."""
+    cast = tuple(
+        msgspec.structs.replace(actor, positions=not actor.raw or dice.random() < 0.5)
+        for actor in plan.options.cast
+    )
+    return Plan(msgspec.structs.replace(plan.options, cast=cast), plan.moves)
 
 
 def _with_few_features(plan: Plan, dice: random.Random) -> Plan:

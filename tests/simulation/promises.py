@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from arcp_proto import records as facts
-from arcp_proto.connection import Connection, Phase
+from arcp_proto.engine.connection import Phase
+from arcp_proto.server.journal import records as facts
 
 from .broken import Broken, ensure
-from .truth import FINAL, MOST_TOKENS, NO_MARK, UNSURE, Work, child_mark, mark_of
+from .runs import ANY, Runs
+from .told import Ask, Frame, Line, Told, decode_frame, digest_of
+from .truth import FINAL, MOST_TOKENS, NO_MARK, UNSURE, Heard, Work, is_notice, mark_of, need_of
 
 if TYPE_CHECKING:
     from .world import World
@@ -24,157 +25,8 @@ RESULT_FRAME: Final = 1024 * 1024 - 1024
 ASKS: Final = ("job.submit", "job.cancel", "job.subscribe", "job.unsubscribe", "session.list_jobs")
 
 
-class Frame(msgspec.Struct):
-    """An envelope, as far as it is looked at."""
-
-    type: str
-    id: str = ""
-    session_id: str | None = None
-    job_id: str | None = None
-    event_seq: int | None = None
-    payload: dict[str, Any] = {}
-
-
-decode_frame: Final = msgspec.json.Decoder(Frame).decode
-
-
-@dataclass(slots=True)
-class Run:
-    """The events of one job in one session: at home, or as an observer since it last subscribed."""
-
-    place: int = -1
-    """The next place; -1: any."""
-    ended: bool = False
-
-
-class Ask(NamedTuple):
-    """One request, as it came first; `at` is by the clock of `Works.tick`."""
-
-    kind: str
-    payload: dict[str, Any]
-    at: int
-
-
-@dataclass(slots=True)
-class Told:
-    """One session: all that was ever sent in it."""
-
-    id: str
-    principal: str
-    features: frozenset[str]
-    tokens: list[bytes] = field(default_factory=list)
-    """Digests of those that are valid, by our own count."""
-    digests: dict[int, bytes] = field(default_factory=dict)
-    last: int = 0
-    ids: set[str] = field(default_factory=set)
-    home: dict[str, Run] = field(default_factory=dict)
-    observed: dict[str, Run] = field(default_factory=dict)
-    ends: dict[tuple[str, bool], int] = field(default_factory=dict)
-    """How many ends of a job it got, as its own and as an observer."""
-    asked: dict[str, int] = field(default_factory=dict)
-    """Subscribes by job, each of which may begin its history anew: also one whose answer was lost."""
-    joins: dict[str, int] = field(default_factory=dict)
-    """Submits by key, each of which may do the same with the job that the key means (§7.2)."""
-    subscribes: dict[str, int] = field(default_factory=dict)
-    keyed: dict[str, int] = field(default_factory=dict)
-    """The same, of all time: each allows one more end."""
-    requests: dict[str, int] = field(default_factory=dict)
-    """How often each was asked, on any connection."""
-    asks: dict[str, list[Ask]] = field(default_factory=dict)
-    """What each asked; more than once if its client says the same again, or uses an id for another."""
-    subscribed: set[str] = field(default_factory=set)
-    """Subscribes that were answered."""
-    watched: dict[str, int] = field(default_factory=dict)
-    """Jobs whose end it has to get as an observer, and since when."""
-    left: dict[str, int] = field(default_factory=dict)
-    """When it unsubscribed from a job for which it has not asked again."""
-    rotated: dict[int, str | None] = field(default_factory=dict)
-    """The values of credentials that were told, by the numbers of the events that did."""
-    acked: int = 0
-    """What it has said that it has."""
-    evicted: int = 0
-    """What a limit has taken of its log."""
-    accepted: set[str] = field(default_factory=set)
-    """Jobs that it was told are its own."""
-    over: bool = False
-    over_at: int | None = None
-    """Its window has passed, or it has asked for what is gone; when, by the clock of `Works.tick`."""
-    refused: bool = False
-    """A resume of it was refused, for a reason."""
-    lines: bool = False
-    """It is on a transport of bytes."""
-    takeovers: int = 0
-    """How often it was resumed."""
-    expires: int | None = None
-    """When its authentication ends, by the wall clock."""
-    doubtful: set[bytes] = field(default_factory=set)
-    """Tokens that may be over: what would have proven a later one came in while its connection closed."""
-    skipped: bool = False
-    """Its client said that it has what it has not: it may miss some."""
-
-    def may_begin_anew(self, work: Work) -> bool:
-        """Whether something was asked for that may begin the history of a job anew."""
-        return self.asked.get(work.job_id, 0) > 0 or self.joins.get(work.key or "", 0) > 0
-
-    def begins_anew(self, work: Work) -> None:
-        """So it does."""
-        if self.asked.get(work.job_id, 0) > 0:
-            self.asked[work.job_id] -= 1
-        else:
-            self.joins[work.key or ""] -= 1
-
-    def first(self, request_id: str, kind: str) -> Ask | None:
-        """The request of this kind that had this id first; None for none."""
-        return next((ask for ask in self.asks.get(request_id, ()) if ask.kind == kind), None)
-
-    @property
-    def floor(self) -> int:
-        """Up to this number events may be gone: they were acknowledged, or a limit has taken them (§6.3)."""
-        return max(self.acked, self.evicted)
-
-
 AT_ONCE: Final = 100
 """Numbers that may have been given out and not sent, when an ack of one of them comes in."""
-
-
-@dataclass(slots=True)
-class Line:
-    """One connection of the runtime: what its client has said, and what it was told."""
-
-    connection: Connection
-    honest: bool
-    told: Told | None = None
-    next: int = 1
-    start: int = 0
-    """The number after which it was resumed."""
-    token: bytes = b""
-    """The digest of the token that its welcome carried."""
-    early: list[Frame] = field(default_factory=list)
-    """Requests that came before the welcome went."""
-    expires: int | None = None
-    """When the authentication of this connection ends, by the wall clock."""
-    first: bool = True
-    resumed: bool = False
-    resume: Mapping[str, Any] | None = None
-    asked: dict[str, int] = field(default_factory=dict)
-    types: dict[str, str] = field(default_factory=dict)
-    answered: dict[str, int] = field(default_factory=dict)
-    pings: dict[str, None] = field(default_factory=dict)
-    rest: bytes = b""
-    acked: int = 0
-    ahead: int = 0
-    """An ack of what may be numbered by what came in before it, at the same time."""
-    proves: bool = False
-    """What has just come in proves its token, if it is carried out."""
-    opened: int = 0
-    """When it was verified, by the clock of `Works.tick`."""
-    expected: str = ""
-    """The code with which its resume has to be refused."""
-
-
-def digest_of(token: str) -> bytes:
-    """As a runtime may keep it."""
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 class Promises:
@@ -182,9 +34,6 @@ class Promises:
 
     def __init__(self, world: World) -> None:
         self.sessions: dict[str, Told] = {}
-        self.keys: dict[tuple[str, str], dict[str, int]] = {}
-        """Jobs that were accepted under a principal's key, and when first."""
-        self.answers: dict[tuple[str, str], int] = {}
         self.early: dict[str, int] = {}
         """When requests came first that came before a welcome had gone, by the clock of `Works.tick`."""
         self.tokens: dict[bytes, tuple[str, str]] = {}
@@ -237,16 +86,18 @@ class Promises:
         key = payload.get("idempotency_key")
         match frame.type:
             case "job.subscribe":
-                told.asked[job_id] = told.asked.get(job_id, 0) + 1
+                after = told.runs.after_of(payload) if payload.get("history") else ANY
+                told.runs.asked(job_id, frame.id, after)
                 told.subscribes[job_id] = told.subscribes.get(job_id, 0) + 1
                 told.left.pop(job_id, None)
             case "job.unsubscribe" if "subscribe" in told.features:
                 told.left[job_id] = works.tick()
                 told.watched.pop(job_id, None)
+                told.runs.left(job_id)
             case "job.cancel" if work is not None and work.owner == told.principal:
                 work.cancelled = True
             case "job.submit" if isinstance(key, str):
-                told.joins[key] = told.joins.get(key, 0) + 1
+                told.runs.asked(key, frame.id, 0)
                 told.keyed[key] = told.keyed.get(key, 0) + 1
                 works.asked(told.principal, key, payload)
                 for left in [left for left in told.left if self._has_key(left, key)]:
@@ -370,7 +221,8 @@ class Promises:
         if told is None:
             ensure(not line.resume, "I1", "a resume was answered by another session")
             features = frozenset(payload["capabilities"]["features"])
-            told = self.sessions[session_id] = Told(session_id, principal, features)
+            runs = Runs(session_id, principal, features)
+            told = self.sessions[session_id] = Told(session_id, principal, features, runs)
             told.expires, told.lines = line.expires, line.connection.framing == "lines"
         else:
             ensure(line.resume, "I9", f"{session_id} was given to somebody who did not ask for it")
@@ -424,6 +276,7 @@ class Promises:
     def _first_time(self, line: Line, told: Told, frame: Frame, seq: int, data: bytes) -> None:
         job_id, world = frame.job_id or "", self._world
         if frame.type == "job.cancelled":
+            ensure("job_seq" not in frame.payload, "I1", f"{told.id} gets a job.cancelled with a position")
             self._answer(line, told, frame)
             cancelled = world.truth.jobs.get(job_id)
             if cancelled is not None and "final_status" not in frame.payload:
@@ -432,15 +285,13 @@ class Promises:
         work = world.truth.jobs.get(job_id)
         if work is None:
             raise Broken("I3", f"{frame.type} of {job_id}, which is no job")
-        source = frame.payload.get("source_seq")
-        self._visible(told, frame, work, source)
+        self._visible(told, frame, work)
         if frame.type == "job.event":
-            self._authority(told, frame, work, source, data)
-            self._event(line, told, frame, work, seq, source)
+            self._event(told, frame, work, data)
         else:
-            self._end(told, frame, work, source)
+            self._end(told, frame, work)
 
-    def _visible(self, told: Told, frame: Frame, work: Work, source: int | None) -> None:
+    def _visible(self, told: Told, frame: Frame, work: Work) -> None:
         """It was allowed to see this, and wanted to, at some time since it was said (§7.6)."""
         said = work.ended_at or 0
         if frame.type == "job.event":
@@ -448,68 +299,56 @@ class Promises:
         if not self._world.works.may_observe(told.principal, work.owner, said):
             raise Broken("I9", f"{told.principal} sees {frame.type} of {work.owner}'s {work.job_id}")
         left = told.left.get(work.job_id)
-        if source is not None and left is not None and said > left:
+        if work.home != told.id and left is not None and said > left:
             raise Broken("I1", f"{told.id} gets an event of {work.job_id}, from which it has unsubscribed")
 
-    def _authority(self, told: Told, frame: Frame, work: Work, source: int | None, data: bytes) -> None:
-        """Metrics are exact; a child is announced before anything else of it (§10)."""
+    def _announced(self, told: Told, work: Work) -> None:
+        """A child is announced before anything else of it (§10)."""
+        if work.parent is not None and work.home == told.id:
+            known = work.job_id in told.children or told.skipped
+            ensure(known, "I1", f"{told.id} hears of {work.job_id} before it is announced")
+
+    def _event(self, told: Told, frame: Frame, work: Work, data: bytes) -> None:
         kind, body = frame.payload["kind"], frame.payload["body"]
-        mark = mark_of(kind, body)
+        mark, need = mark_of(kind, body), need_of(kind, body)
+        position = self._position(told, frame, notice=is_notice(kind, body))
         if kind == "metric":
             self._world.ledger.metric(work.job_id, mark, data, told.features)
-        if source is None and work.parent is not None and (mark != NO_MARK or kind == "metric"):
-            self._announced(told, work)
-
-    def _announced(self, told: Told, work: Work) -> None:
-        parent = self._world.truth.jobs[str(work.parent)]
-        run, place = told.home.get(parent.job_id), parent.index.get(child_mark(work.job_id))
-        known = run is not None and place is not None and run.place > place
-        ensure(known or told.skipped, "I1", f"{told.id} hears of {work.job_id} before it is announced")
-
-    def _event(self, line: Line, told: Told, frame: Frame, work: Work, seq: int, source: int | None) -> None:
-        payload = frame.payload
-        kind = payload["kind"]
-        mark = mark_of(kind, payload["body"])
-        if mark == NO_MARK:
-            if payload["body"].get("phase") == "unsubscribed":
-                told.observed.pop(work.job_id, None)
+        if is_notice(kind, body):
+            if body["phase"] == "unsubscribed":
                 told.watched.pop(work.job_id, None)
+                told.runs.stopped(work)
             return
-        if mark not in work.index:
+        self._announced(told, work)
+        if kind == "delegate":
+            told.children.add(body["child_job_id"])
+        if mark != NO_MARK and mark not in work.index:
             raise Broken("I3", f"{told.id} gets {mark} of {work.job_id}, which is not kept, or another's")
-        if not self._world.truth.is_kept(work.job_id, mark):
+        if mark != NO_MARK and not self._world.truth.is_kept(work.job_id, mark):
             raise Broken("I3", f"{told.id} gets {mark} of {work.job_id} before it is durable")
-        if kind in ("progress", "result_chunk") and kind not in told.features:
-            raise Broken("features", f"{told.id} gets {kind}")
-        runs = told.home if source is None else told.observed
-        run = runs.get(work.job_id)
-        if run is None:
-            wanted = source is None or told.skipped or told.may_begin_anew(work)
-            ensure(wanted, "I1", f"{told.id} gets events of {work.job_id}, which it does not observe")
-            run = runs[work.job_id] = Run(0 if source is None else -1)
-        place = work.index[mark]
-        expected = place if run.place < 0 else work.next_for(run.place, told.features)
-        again = run.ended and told.may_begin_anew(work)
-        if (place != expected and not told.skipped) or place < run.place or again:
-            if source is not None and told.may_begin_anew(work):
-                told.begins_anew(work)
-                run = runs[work.job_id] = Run(place)
-            elif place < run.place or not _is_untold(told, work):
-                raise Broken("I1", f"{told.id} gets event {place} of {work.job_id} and not {expected}")
-        if run.ended:
-            raise Broken("I2", f"{told.id} gets event {place} of {work.job_id} after its end")
-        run.place = place + 1
-        home = seq if source is None else source
-        if work.homes.setdefault(mark, home) != home:
-            raise Broken(
-                "I1", f"event {place} of {work.job_id} has the home numbers {home} and {work.homes[mark]}"
-            )
+        ensure(need in work.takes(told.principal, told.features), "features", f"{told.id} gets {kind}")
+        if position is not None:
+            work.hear(position, Heard(mark, need, _digest(frame.payload)))
+        elif mark == NO_MARK:
+            return
+        else:
+            position = work.index[mark] + 1
+        told.runs.event(work, position, skipped=told.skipped)
 
-    def _end(self, told: Told, frame: Frame, work: Work, source: int | None) -> None:
+    @staticmethod
+    def _position(told: Told, frame: Frame, *, notice: bool = False) -> int | None:
+        """Return the position of an event or an end; "a session without it sees none of this"."""
+        position: int | None = frame.payload.get("job_seq")
+        has = told.runs.placed and not notice
+        ensure((position is not None) == has, "I1", f"{told.id} gets {frame} with the position {position}")
+        return position
+
+    def _end(self, told: Told, frame: Frame, work: Work) -> None:
         truth, job_id = self._world.truth, work.job_id
         if not truth.keeps_all and job_id not in truth.kept_ends:
             raise Broken("I3", f"the end of {job_id} is told before it is durable")
-        payload = {name: value for name, value in frame.payload.items() if name != "source_seq"}
+        payload = {name: value for name, value in frame.payload.items() if name != "job_seq"}
+        position = self._position(told, frame)
         inline = frame.type == "job.result" and "result_chunk" not in told.features
         known = work.end_inline if inline else work.end
         if known is None:
@@ -524,36 +363,30 @@ class Promises:
             ensure(same, "I2", f"{job_id} ends twice: {other} and {payload}")
         elif known != payload:
             raise Broken("I2", f"{job_id} ends twice: {known} and {payload}")
-        self._count_end(told, work, home=source is None)
-        runs = told.home if source is None else told.observed
-        run = runs.setdefault(job_id, Run(0 if source is None else -1))
-        # What is left of a job that is forgotten, or whose history is cut for a session that cannot be told.
-        alone = (source is None and work.home != told.id) or work.forgotten or _is_untold(told, work)
-        whole = alone or run.place < 0 or work.next_for(run.place, told.features) >= len(work.marks)
-        ensure(
-            whole or told.skipped, "I1", f"{told.id} gets the end of {job_id} before its event {run.place}"
-        )
-        run.ended = True
-        if source is None and work.home == told.id:
+        self._count_end(told, work)
+        if position is None:
+            position = len(work.marks) + 1
+        else:
+            work.hear_end(position)
+        told.runs.end(work, position, skipped=told.skipped)
+        self._announced(told, work)
+        if work.home == told.id:
             self._ends_last(told, work)
 
-    def _count_end(self, told: Told, work: Work, *, home: bool) -> None:
+    def _count_end(self, told: Told, work: Work) -> None:
         """Exactly one, and one for each request that may bring the past of this job again (§3 of §7.3)."""
         told.watched.pop(work.job_id, None)
-        count = told.ends[work.job_id, home] = told.ends.get((work.job_id, home), 0) + 1
+        count = told.ends[work.job_id] = told.ends.get(work.job_id, 0) + 1
         most = told.keyed.get(work.key, 0) if work.key is not None else 0
-        most += work.home == told.id if home else told.subscribes.get(work.job_id, 0)
+        most += (work.home == told.id) + told.subscribes.get(work.job_id, 0)
         ensure(count <= most, "I2", f"{told.id} gets {count} ends of {work.job_id}, and {most} at most")
 
     def _ends_last(self, told: Told, work: Work) -> None:
         """At home the ends of all children stand before the end of their parent (§10)."""
-        if work.parent is not None:
-            self._announced(told, work)
         for child in self._world.truth.jobs.values():
             if child.parent == work.job_id:
-                over = child.job_id in told.home and told.home[child.job_id].ended
-                what = f"{told.id} gets the end of {work.job_id} before that of {child.job_id}"
-                ensure(over or told.skipped, "I2", what)
+                over = child.job_id in told.ends or told.skipped
+                ensure(over, "I2", f"{told.id} gets the end of {work.job_id} before that of {child.job_id}")
 
     def _control(self, line: Line, told: Told, frame: Frame) -> None:
         if frame.id in told.ids:
@@ -566,8 +399,6 @@ class Promises:
                 self._accepted(line, told, frame)
                 self._answer(line, told, frame)
             case "job.subscribed":
-                job_id = frame.payload["job_id"]
-                told.observed[job_id] = Run(-1)
                 self._subscribed(told, frame)
                 self._answer(line, told, frame)
             case "session.jobs":
@@ -578,6 +409,7 @@ class Promises:
                 self._world.refusals.check(line, told, frame)
                 if frame.payload.get("request_id"):
                     self._answer(line, told, frame)
+                    told.runs.answered(frame.payload["request_id"])
             case _:
                 return
 
@@ -588,7 +420,9 @@ class Promises:
             raise Broken("I3", f"{job_id} was accepted before it is durable")
         self._world.works.accepted(told.principal, job_id)
         told.accepted.add(job_id)
-        told.observed[job_id] = Run(-1)  # What the session has not seen of it may follow, or all (§7.2).
+        work, again = truth.jobs.get(job_id), told.requests.get(payload["request_id"], 0) > 1
+        if work is not None and work.key is not None and self._is_first(told, frame, again=again):
+            told.runs.joined(work)
 
     def _subscribed(self, told: Told, frame: Frame) -> None:
         """Who is told that it observes a job gets its end, unless it leaves before (§7.6)."""
@@ -604,12 +438,24 @@ class Promises:
         had = work.had(ask.at, works.tick())
         status = payload["current_status"]
         ensure({status, UNSURE} & had, "I2", f"{work.job_id} is told to be {status}, and was {had}")
-        since = ask.payload.get("from_event_seq") or 0
-        follows = status not in FINAL or (payload["replayed"] and since == 0)
-        again = payload["request_id"] in told.subscribed  # Told again to who resumes, and carried out once.
-        told.subscribed.add(payload["request_id"])
-        if work.home != told.id and follows and not again and told.left.get(work.job_id, 0) < ask.at:
-            told.watched[work.job_id] = ask.at
+        ensure(("job_seq" in payload) == told.runs.placed, "I1", f"{told.id} is told {payload}")
+        follows = status not in FINAL or (payload["replayed"] and told.runs.after_of(ask.payload) == 0)
+        # A subscribe that is asked again may be carried out again, and the answer of before comes as well.
+        again = work.home == told.id and told.requests.get(payload["request_id"], 0) > 1
+        if self._is_first(told, frame, again=again):
+            told.runs.subscribed(work, ask.payload, payload)
+            if work.home != told.id and follows and told.left.get(work.job_id, 0) < ask.at:
+                told.watched[work.job_id] = ask.at
+
+    @staticmethod
+    def _is_first(told: Told, frame: Frame, *, again: bool = False) -> bool:
+        """Whether an answer was not told before to a session that resumes, where it changes nothing."""
+        request_id = frame.payload["request_id"]
+        first = request_id not in told.answered
+        if first:
+            told.answered.add(request_id)
+            told.runs.answered(request_id)
+        return first or again
 
     def missing(self) -> str | None:
         """What somebody who reads has not got, and must; None for nothing."""
@@ -620,7 +466,7 @@ class Promises:
             for work in self._world.truth.jobs.values():
                 if work.ended_at is None:
                     continue
-                if work.home == told.id and (work.job_id, True) not in told.ends:
+                if work.home == told.id and work.job_id not in told.ends:
                     return f"{told.id} has not got the end of its {work.job_id}"
                 since = told.watched.get(work.job_id)
                 if since is not None and self._world.works.rights(told.principal, work.owner, since) == {
@@ -659,9 +505,12 @@ class Promises:
             ensure(self.not_found == told, "I9", f"two ways to say no: {self.not_found} and {told}")
 
 
-def _is_untold(told: Told, work: Work) -> bool:
-    """Whether a history may be cut for a session that cannot be told: it observes by a key alone (§7.2)."""
-    return work.cut and "subscribe" not in told.features
+def _digest(payload: Mapping[str, Any]) -> bytes:
+    """Return what is the same of an event in all sessions: all but numbers and values of credentials."""
+    same = {name: value for name, value in payload.items() if name != "job_seq"}
+    if same["body"].get("phase") == "credential_rotated":
+        same["body"] = {name: same["body"].get(name) for name in ("phase", "id")}
+    return hashlib.blake2b(msgspec.json.encode(same, order="sorted"), digest_size=8).digest()
 
 
 def _without_value(told: Told, seq: int, body: bytes) -> bytes:

@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from arcp_proto.features import POSITIONS
+
 from .leases import draw_lease
 from .network import Link
 from .plan import Actor
-from .promises import decode_frame
+from .told import decode_frame
 
 if TYPE_CHECKING:
     from .world import World
@@ -155,10 +157,11 @@ class RawClient:
             self._resume("rt_nothing", 0, c % 3)
 
     def _hello(self, bearer: str) -> dict[str, Any]:
+        features = [*self.actor.features, *([POSITIONS] if self.actor.positions else [])]
         return {
             "client": {"name": "raw", "version": "1"},
             "auth": {"scheme": "bearer", "token": bearer},
-            "capabilities": {"encodings": ["json"], "features": list(self.actor.features)},
+            "capabilities": {"encodings": ["json"], "features": features},
         }
 
     def submit(self, b: int, c: int) -> None:
@@ -209,7 +212,7 @@ class RawClient:
         if c & 1:
             payload["history"] = True
         if c & 2:
-            payload["from_event_seq"] = c // 4 % 12
+            payload["from_event_seq" if c & 128 else "from_job_seq"] = c // 4 % 12
         self.say("job.subscribe", payload)
 
     def unsubscribe(self, b: int, c: int) -> None:

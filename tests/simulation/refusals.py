@@ -12,7 +12,7 @@ from .broken import Broken, ensure
 from .truth import GONE, Work
 
 if TYPE_CHECKING:
-    from .promises import Ask, Frame, Line, Told
+    from .told import Ask, Frame, Line, Told
     from .world import World
 
 RETRYABLE: Final = ("INTERNAL_ERROR", "TIMEOUT", "HEARTBEAT_LOST")

@@ -1,7 +1,8 @@
 """What really happened: what agents did, what is durable, and what has been on the wire.
 
 Every event of an agent carries a mark of its own, `m` and a number, by which it is known wherever it appears;
-pieces of a result are known by their place, as negative numbers.
+pieces of a result are known by their place, as negative numbers. Where an event stands in its job (§5,
+Positions) is what was told of it on the wire first.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from arcp_proto import records as facts
+from arcp_proto.server.journal import records as facts
 
 from .broken import Broken, ensure
 
@@ -31,6 +32,10 @@ CHILDREN: Final = 10**11
 """The mark of the event that announces a child is from here on."""
 REMAINING: Final = "cost.budget.remaining"
 """A metric that only the runtime emits."""
+CREDENTIALS: Final = "provisioned_credentials"
+"""The feature of sessions that are told of new values of credentials; only those of the job's owner are."""
+OF_THE_SESSION: Final = ("back_pressure", "unsubscribed")
+"""Phases of notices of one session, which have no position: "Notices of one session ... have none"."""
 
 
 def child_mark(job_id: str) -> int:
@@ -59,6 +64,20 @@ def mark_of(kind: str, body: Mapping[str, Any]) -> int:
     raise Broken("I2", f"nobody emitted this {kind}: {body}")
 
 
+def need_of(kind: str, body: Mapping[str, Any]) -> str:
+    """Return the feature that a session needs to get an event (§6.2); empty for an event that all get."""
+    if kind == "status":
+        return CREDENTIALS if body.get("phase") == "credential_rotated" else ""
+    if kind == "metric":
+        return "cost.budget" if body.get("name") == REMAINING else ""
+    return kind if kind in _FEATURE else ""
+
+
+def is_notice(kind: str, body: Mapping[str, Any]) -> bool:
+    """Return whether an event is of one session alone, and of no job's history."""
+    return kind == "status" and body.get("phase") in OF_THE_SESSION
+
+
 def _mark_in(kind: str, payload: bytes) -> int:
     """The mark of an event as a record holds it."""
     if kind == "result_chunk":
@@ -83,6 +102,18 @@ GONE: Final = "gone"
 
 def _no_time() -> int:
     return 0
+
+
+class Heard(NamedTuple):
+    """An event as it was first on the wire: its mark, the feature that it needs, and a digest of the rest."""
+
+    mark: int
+    need: str
+    said: bytes
+
+
+Takes = frozenset[str]
+"""The features that a session has for the events of one job, and "" for those that need none."""
 
 
 @dataclass(slots=True)
@@ -111,8 +142,16 @@ class Work:
     marks: list[int] = field(default_factory=list)
     index: dict[int, int] = field(default_factory=dict)
     kinds: dict[int, str] = field(default_factory=dict)
-    homes: dict[int, int] = field(default_factory=dict)
-    """Home numbers, as they have been on the wire."""
+    others: frozenset[str] = frozenset()
+    """The features that its events without marks may need. Without any, every event of it has a mark."""
+    heard: dict[int, Heard] = field(default_factory=dict)
+    """Its events by their positions, as far as anybody was told of them."""
+    positions: dict[int, int] = field(default_factory=dict)
+    """The positions of marks, as far as anybody was told of them."""
+    last: int | None = None
+    """The position of its end, once somebody was told of that."""
+    passed: dict[int, list[tuple[str, Takes]]] = field(default_factory=dict)
+    """Positions of which nobody was told so far, and the sessions that were told of later ones."""
     chunks: int = 0
     pieces: list[str] = field(default_factory=list)
     returned: list[Any] = field(default_factory=list)
@@ -204,6 +243,73 @@ class Work:
         self.index = {mark: place for place, mark in enumerate(kept)}
         self.chunks = sum(1 for mark in kept if mark < 0)
         self.pieces = self.pieces if self.chunks else []
+
+    def takes(self, principal: str, features: frozenset[str]) -> Takes:
+        """Return which of its events a session of this principal gets."""
+        return (features | {""}) - (set() if principal == self.owner else {CREDENTIALS})
+
+    def hear(self, position: int, heard: Heard) -> None:
+        """Somebody is told of an event at a position: it is the same for everybody, and for ever."""
+        what = f"position {position} of {self.job_id}"
+        before = self.heard.get(position)
+        if before is not None:
+            ensure(before == heard, "I1", f"{what} is {heard}, and was {before}")
+            return
+        self.heard[position] = heard
+        ensure(self.last is None or position < self.last, "I1", f"{what} is behind its end at {self.last}")
+        if heard.mark != NO_MARK:
+            known = self.positions.setdefault(heard.mark, position)
+            ensure(known == position, "I1", f"{what} is {heard}, which has the position {known}")
+            self._check_order(position, self.index[heard.mark], what)
+        for who, takes in self.passed.pop(position, ()):
+            ensure(heard.need not in takes, "I1", f"{who} was not told of {what}: {heard}")
+
+    def hear_end(self, position: int) -> None:
+        """Somebody is told of its end: "the terminal last"."""
+        what = f"the end of {self.job_id} has the position {position}"
+        if self.last is None:
+            self.last = position
+            events = max(len(self.marks), max(self.heard, default=0))
+            ensure(position > events, "I1", f"{what}, and {events} events are before it")
+            ensure(self.others or position == events + 1, "I1", f"{what} behind {events} events")
+        ensure(position == self.last, "I1", f"{what} and {self.last}")
+
+    def _check_order(self, position: int, place: int, what: str) -> None:
+        """Positions have no gaps, and the order of what was said."""
+        ensure(self.others or position == place + 1, "I1", f"{what} is told of event {place}")
+        around = [(self.index[mark] - place, known - position) for mark, known in self.positions.items()]
+        around.append((-1 - place, -position))
+        for places, positions in around:
+            ensure(
+                positions >= places if places >= 0 else positions <= places,
+                "I1",
+                f"{what} is told of event {place}, and event {place + places} is {positions} from it",
+            )
+
+    def missed(self, after: int, upto: int, takes: Takes, who: str) -> int | None:
+        """Return the first position between two of which a session has to be told; None for none.
+
+        Those of which nobody knows anything are looked at once more when somebody is told.
+        """
+        for position in range(after + 1, upto):
+            if self._needs_at(position) <= takes:
+                return position
+            if position not in self.heard:
+                self.passed.setdefault(position, []).append((who, takes))
+        return None
+
+    def _needs_at(self, position: int) -> frozenset[str]:
+        """Return every feature that the event at a position may need, by all that is known."""
+        heard = self.heard.get(position)
+        if heard is not None:
+            return frozenset({heard.need})
+        low, high = position - 2, position
+        if self.others:
+            places = [(known, self.index[mark]) for mark, known in self.positions.items()]
+            low = max((place for known, place in places if known < position), default=-1)
+            high = min((place for known, place in places if known > position), default=len(self.marks))
+        kinds = {self.kinds[mark] for mark in self.marks[low + 1 : high]}
+        return self.others | {kind if kind in _FEATURE else "" for kind in kinds}
 
     def next_for(self, place: int, features: frozenset[str]) -> int:
         """The first place from `place` on that a session with these features gets."""

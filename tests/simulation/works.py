@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from arcp_proto import records as facts
+from arcp_proto.engine.output import StartJob
 from arcp_proto.ids import SECOND
-from arcp_proto.job import Terms
 from arcp_proto.limits import Limits
-from arcp_proto.output import StartJob
+from arcp_proto.server.jobs.job import Terms
+from arcp_proto.server.journal import records as facts
 
 from .broken import Broken, ensure
 from .leases import unix_of
-from .truth import Work, child_mark
+from .truth import CREDENTIALS, Work, child_mark
 
 if TYPE_CHECKING:
     from .world import World
@@ -95,6 +95,7 @@ class Works:
             terms.idempotency_key,
             number=self.tick(),
             tick=self.tick,
+            others=self._others(terms),
         )
         world.truth.jobs[terms.job_id].becomes("pending")
         if terms.parent_job_id is not None:
@@ -104,6 +105,12 @@ class Works:
             before = self._keys.get(key)
             ensure(before is None, "I7", f"the key {key} means {before}, and {terms.job_id} is accepted")
             self._keys[key] = terms.job_id
+
+    def _others(self, terms: Terms) -> frozenset[str]:
+        """Which features the events need that the runtime says of a job by itself."""
+        credentials = {CREDENTIALS} if self._world.options.credentials else set()
+        above = set() if terms.parent_job_id is None else self._world.truth.jobs[terms.parent_job_id].others
+        return frozenset(credentials | above | ({"cost.budget"} & terms.lease.keys()))
 
     def _key_forgotten(self, principal: str, key: str) -> None:
         job_id = self._keys.pop((principal, key), None)

@@ -8,8 +8,8 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from arcp_proto.engine.output import SessionLost
 from arcp_proto.ids import MILLISECOND, SECOND
-from arcp_proto.output import SessionLost
 
 from . import bounds
 from .agents import Agent
@@ -24,9 +24,10 @@ from .ledger import Ledger
 from .network import Link, Pipe, Socket
 from .pages import Pages
 from .plan import Actor, Move, Plan
-from .promises import Promises, Told
+from .promises import Promises
 from .raw import RawClient
 from .refusals import Refusals
+from .told import Told
 from .truth import Truth
 from .works import Works
 
@@ -410,7 +411,8 @@ class World:
         if not old or not self.host.up:
             return
         told, token = old[move.b % len(old)]
-        actor = Actor(principal=told.principal, raw=True, lines=told.lines, features=tuple(told.features))
+        said = {"principal": told.principal, "lines": told.lines, "features": tuple(sorted(told.features))}
+        actor = Actor(raw=True, positions=False, **said)
         client = RawClient(self, len(self.clients), actor)
         if client.connect() is not None:
             self.clients.append(client)

@@ -45,15 +45,15 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arcp_proto.connection import Connection, Framing
+from arcp_proto.engine.connection import Connection, Framing
+from arcp_proto.engine.output import Authenticate, Output
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.ids import SECOND, JobId
-from arcp_proto.inventory import AgentInfo
-from arcp_proto.output import Authenticate, Output
 from arcp_proto.recording import record
-from arcp_proto.records import Record
-from arcp_proto.runtime import Runtime, RuntimeConfig
 from arcp_proto.secret import Secret
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import Record
+from arcp_proto.server.runtime import Runtime, RuntimeConfig
 from tests.unit.world import MAX_DEADLINES, START, UNIX, Frame, World
 
 CONFIG: Final = RuntimeConfig(name="example", version="1", agents=(AgentInfo("echo"),))

@@ -13,15 +13,15 @@ from typing import Any, Final
 import pytest
 
 from arcp_proto.recording import replay
-from arcp_proto.runtime import Runtime
+from arcp_proto.server.runtime import Runtime
 
 from .story import perform
 
 STORIES: Final = sorted(Path(__file__).parent.glob("*.txt"))
 HEAD: Final = ("arcp", "id", "type", "session_id", "job_id", "trace_id", "event_seq", "extensions", "payload")
 TERMINALS: Final = ("job.result", "job.error")
-AGAIN: Final = ("idempotency",)
-"""Where the end of a job that is forgotten comes again."""
+AGAIN: Final = ("idempotency", "subscribe")
+"""Stories in which clients without positions get the history or the end of a job again."""
 MAX_FRAME: Final = 60 * 1024
 MAX_RESULT_FRAME: Final = 1024 * 1024 - 1024
 """Of a `job.result` with its value."""
@@ -71,6 +71,7 @@ def test_a_story_keeps_the_rules_of_numbers_and_ends(path: Path) -> None:
     stage = perform(path.read_text()).stage
     ended: set[tuple[str, str]] = set()
     numbers: dict[int, int] = {}
+    positions: Counter[tuple[str, str]] = Counter()
     last: Counter[str] = Counter()
     for connection, raw in stage.pulled:
         frame = json.loads(raw)
@@ -85,7 +86,10 @@ def test_a_story_keeps_the_rules_of_numbers_and_ends(path: Path) -> None:
         assert number == last[session_id] + 1 or stage.was_slow, "a resume leaves no gap either"
         last[session_id] = number
         about = (session_id, frame["job_id"])
-        again = frame["type"] == "job.cancelled" or "source_seq" in frame["payload"] or path.stem in AGAIN
+        position, highest = frame["payload"].get("job_seq"), positions[about]
+        again = frame["type"] == "job.cancelled" or path.stem in AGAIN
+        again = again or (position is not None and position <= highest)
+        positions[about] = max(highest, position or 0)
         assert about not in ended or again, "nothing follows the end of a job but what is asked for again"
         if frame["type"] in TERMINALS:
             ended.add(about)

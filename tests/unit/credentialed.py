@@ -6,16 +6,17 @@ from typing import Any, Final
 
 import msgspec
 
-from arcp_proto.connection import Connection, Framing
-from arcp_proto.credentials import FEATURE, IssuedCredential
+from arcp_proto.engine.connection import Connection, Framing
+from arcp_proto.engine.output import IssueCredentials, RevokeCredential
+from arcp_proto.features import PROVISIONED_CREDENTIALS
 from arcp_proto.ids import JobId
-from arcp_proto.output import IssueCredentials, RevokeCredential
-from arcp_proto.runtime_config import RuntimeConfig
 from arcp_proto.secret import Secret
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.credentials.model import IssuedCredential
 
 from .world import CONFIG, FEATURES, Peer, World
 
-WITH: Final = (*FEATURES, FEATURE)
+WITH: Final = (*FEATURES, PROVISIONED_CREDENTIALS)
 PROVIDED: Final = msgspec.structs.replace(CONFIG, credentials=True, volatile_credentials=True)
 JOURNALED: Final = msgspec.structs.replace(CONFIG, credentials=True, journal=True)
 ENDPOINT: Final = "https://gateway.example/v1"

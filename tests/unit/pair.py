@@ -7,14 +7,14 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from arcp_proto.client import Client, ClientConfig
-from arcp_proto.connection import Connection, Framing, Phase
+from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto.engine.machine import Machine
+from arcp_proto.engine.output import Authenticate, Closing, Event, Output, Request, StartJob
 from arcp_proto.ids import SECOND, JobId
-from arcp_proto.inventory import AgentInfo
-from arcp_proto.machine import Machine
-from arcp_proto.output import Authenticate, Closing, Event, Output, Request, StartJob
-from arcp_proto.runtime import Runtime, RuntimeConfig
 from arcp_proto.secret import Secret
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.runtime import Runtime, RuntimeConfig
 
 T = TypeVar("T")
 

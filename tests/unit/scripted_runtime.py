@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-from arcp_proto.client import Client, ClientConfig
-from arcp_proto.client_handlers import HANDLERS
-from arcp_proto.connection import Framing
+from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.dispatch import HANDLERS
+from arcp_proto.client.stored_session import Resumption
+from arcp_proto.engine.connection import Framing
+from arcp_proto.engine.output import Closing, Dial, Event, JobEmitted, Output
+from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, JobId, RequestId
-from arcp_proto.output import Closing, Dial, Event, JobEmitted, Output
-from arcp_proto.resumption import Resumption
 from arcp_proto.secret import Secret
 
 T = TypeVar("T")
 
 UNIX = 1_780_000_000 * SECOND
-FEATURES = [
+NUMBERED = [
     "heartbeat",
     "ack",
     "list_jobs",
@@ -29,6 +30,8 @@ FEATURES = [
     "model.use",
     "provisioned_credentials",
 ]
+"""The features of a runtime of another make: its events have numbers alone."""
+FEATURES = [*NUMBERED, POSITIONS]
 WELCOME: dict[str, Any] = {
     "runtime": {"name": "script", "version": "1"},
     "session_id": "sess_1",
@@ -45,7 +48,11 @@ JOB = JobId("job_1")
 
 
 class ScriptedRuntime:
-    """Speaks as a runtime would; collects what the client sends and what happens to it."""
+    """Speaks as a runtime would; collects what the client sends and what happens to it.
+
+    If it has negotiated positions, an event or end of a job gets the next one unless the payload says
+    another, or None for a notice to one session; so does the answer to a subscribe.
+    """
 
     def __init__(
         self,
@@ -69,12 +76,18 @@ class ScriptedRuntime:
         self.closings: list[Closing] = []
         self.dials: list[Dial] = []
         """What the client asks its host for."""
+        self.placed = False
+        """Whether the welcome has negotiated positions."""
+        self.positions: dict[str, int] = {}
+        """The last position of each job."""
         self._ids = 0
         self.take()
 
     def welcome(self, *features: str, **fields: Any) -> list[Event]:
         """Open the session; all features unless some are named."""
-        capabilities = {**WELCOME["capabilities"], "features": list(features) or FEATURES}
+        negotiated = list(features) or FEATURES
+        self.placed = POSITIONS in negotiated
+        capabilities = {**WELCOME["capabilities"], "features": negotiated}
         return self.say("session.welcome", {**WELCOME, "capabilities": capabilities, **fields})
 
     def say(self, message_type: str, payload: Any = None, /, **envelope: Any) -> list[Event]:
@@ -86,9 +99,27 @@ class ScriptedRuntime:
             "id": f"rt{self._ids}",
             "type": message_type,
             **envelope,
-            "payload": payload or {},
+            "payload": self._place(message_type, payload or {}, envelope),
         }
         return self.say_raw(json.dumps({name: value for name, value in fields.items() if value is not None}))
+
+    def _place(self, message_type: str, payload: Any, envelope: dict[str, Any]) -> Any:
+        """Return a payload with the position that its message has."""
+        job_id = envelope.get("job_id", payload.get("job_id") if isinstance(payload, dict) else None)
+        if not self.placed or not isinstance(payload, dict) or not isinstance(job_id, str):
+            return payload
+        last = self.positions.get(job_id, 0)
+        if "job_seq" in payload:
+            position = payload["job_seq"]
+            if not isinstance(position, int):
+                return {name: value for name, value in payload.items() if name != "job_seq"}
+            self.positions[job_id] = max(last, position)
+        elif message_type == "job.subscribed":
+            return {**payload, "job_seq": last}
+        elif message_type in ("job.event", "job.result") or "completed_at" in payload:
+            self.positions[job_id] = last + 1
+            return {**payload, "job_seq": last + 1}
+        return payload
 
     def say_raw(self, text: str | bytes) -> list[Event]:
         """Send one message as it is."""
@@ -169,6 +200,11 @@ class ScriptedRuntime:
 def numbers(events: list[Event]) -> list[int]:
     """The numbers of events of jobs."""
     return [event.seq for event in events if isinstance(event, JobEmitted)]
+
+
+def positions(events: list[Event]) -> list[int | None]:
+    """The positions of events of jobs."""
+    return [event.job_seq for event in events if isinstance(event, JobEmitted)]
 
 
 def accepted(job_id: str = JOB, **fields: Any) -> dict[str, Any]:

@@ -1,48 +1,109 @@
-"""Up to which number everything was processed."""
+"""Which events the user holds, and up to which number of the session all are processed."""
 
 from __future__ import annotations
 
-from hypothesis import given
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.acks import ACK_INTERVAL, Acks
-from arcp_proto.client_jobs import FollowedJob, place
+from arcp_proto.client.acks import ACK_INTERVAL, Acks
+from arcp_proto.client.followed_job import LIVE, FollowedJob
 from arcp_proto.ids import SECOND, JobId, Time
 
 A, B = JobId("job_a"), JobId("job_b")
 NOW = Time(SECOND)
 
 
-def test_what_was_not_handed_out_is_processed_when_it_comes() -> None:
+def test_receipts_count_every_event_that_is_handed_out() -> None:
+    acks, job = Acks(NOW), FollowedJob(A, observed=False)
+    assert [acks.handed_out(1, A), acks.handed_out(0, B)] == [1, 2]
+    assert acks.all_handed_out(2, [1, 1, 1], job, [1, 2, 3], LIVE) == 3
+    assert acks.handed_out(5, B) == 6
+    acks.begin_session(NOW)
+    assert acks.handed_out(1, A) == 7
+
+
+def test_a_number_without_an_event_for_the_user_is_processed_when_it_comes() -> None:
     assert Acks(NOW).cursor(7) == 7
 
 
-def test_the_first_that_is_open_stops_the_cursor() -> None:
+def test_the_first_event_that_is_not_processed_stops_the_cursor() -> None:
     acks = Acks(NOW)
-    for seq in (2, 3, 5):
-        acks.handed_out(seq, A)
+    first, second = acks.handed_out(2, A), acks.handed_out(3, B)
+    third = acks.handed_out(5, A)
     assert acks.cursor(6) == 1
-    acks.done(3, A)
+    acks.done(second, B)
     assert acks.cursor(6) == 1
-    acks.done(2, A)
+    acks.done(first, A)
     assert acks.cursor(6) == 4
-    acks.done(5, A)
-    assert acks.cursor(6) == 6
-    assert acks.processed == 3
+    acks.done(third, A)
+    assert (acks.cursor(6), acks.processed) == (6, 3)
 
 
-def test_what_nobody_holds_is_harmless() -> None:
+def test_a_receipt_stands_for_earlier_events_of_its_job_and_for_no_other_job() -> None:
     acks = Acks(NOW)
     acks.handed_out(1, A)
-    acks.done(1, B)
-    acks.done(2, A)
+    acks.handed_out(2, B)
+    acks.done(acks.handed_out(3, A), A)
+    assert (acks.cursor(4), acks.processed, acks.holds(A), acks.holds(B)) == (1, 2, False, True)
+
+
+def test_a_receipt_that_the_job_does_not_have_is_harmless() -> None:
+    acks = Acks(NOW)
+    first = acks.handed_out(1, A)
+    acks.done(first, B)
+    acks.done(first - 1, A)
     assert (acks.cursor(1), acks.processed) == (0, 0)
-    acks.done(1, A)
-    acks.done(1, A)
+    acks.done(first, A)
+    acks.done(first, A)
     assert (acks.cursor(1), acks.processed) == (1, 1)
 
 
-def test_two_jobs_that_number_by_themselves_never_pass_the_last_number() -> None:
+def test_events_that_are_handed_out_together_are_processed_one_by_one() -> None:
+    acks, job = Acks(NOW), FollowedJob(A, observed=False)
+    first = acks.all_handed_out(1, [10, 20, 30], job, [4, 6, 7], LIVE)
+    acks.done(first + 1, A)
+    assert (acks.cursor(3), acks.size, acks.processed, job.stored) == (2, 30, 2, 6)
+    for receipt in (first + 1, first):
+        acks.done(receipt, A)
+        assert (acks.cursor(3), acks.size, acks.processed, acks.holds(A)) == (2, 30, 2, True)
+    acks.done(first + 9, A)
+    assert (acks.cursor(3), acks.size, job.stored, acks.holds(A)) == (3, 0, 7, False)
+
+
+def test_an_event_without_a_number_is_held_and_stops_no_cursor() -> None:
+    acks, job = Acks(NOW), FollowedJob(A, observed=False)
+    receipt = acks.handed_out(0, A, 10, job, 3)
+    assert (acks.cursor(5), acks.size, acks.holds(A)) == (5, 10, True)
+    acks.done(receipt, A)
+    assert (acks.size, job.stored) == (0, 3)
+
+
+def test_an_event_that_waits_is_not_acked_until_it_is_processed() -> None:
+    acks, job = Acks(NOW), FollowedJob(A, observed=True)
+    acks.wait(1, A, 10)
+    acks.wait(1, A, 10)
+    second = acks.handed_out(2, B)
+    acks.done(second, B)
+    assert (acks.cursor(2), acks.size, acks.holds(A)) == (0, 10, False)
+    receipt = acks.handed_out(1, A, 99, job, 5)
+    assert (receipt, acks.cursor(2), acks.size) == (second + 1, 0, 10)
+    acks.done(receipt, A)
+    assert (acks.cursor(2), acks.size, job.stored) == (2, 0, 5)
+
+
+def test_an_event_that_waits_and_is_dropped_is_acked() -> None:
+    acks = Acks(NOW)
+    acks.wait(1, A, 10)
+    acks.drop(1, B)
+    assert (acks.cursor(1), acks.size) == (0, 10)
+    acks.drop(1, A)
+    acks.drop(1, A)
+    assert (acks.cursor(1), acks.size, acks.processed) == (1, 0, 0)
+
+
+def test_the_cursor_never_passes_the_last_number() -> None:
     acks = Acks(NOW)
     acks.handed_out(9, A)
     assert acks.cursor(2) == 2
@@ -51,157 +112,155 @@ def test_two_jobs_that_number_by_themselves_never_pass_the_last_number() -> None
 def test_the_first_ack_needs_no_wait_and_the_next_does() -> None:
     acks = Acks(NOW)
     assert acks.sent_at + ACK_INTERVAL == NOW
-    acks.handed_out(1, A)
-    acks.done(1, A)
+    acks.done(acks.handed_out(1, A), A)
     acks.tell(1, NOW)
     assert (acks.told, acks.sent_at, acks.processed) == (1, NOW, 0)
 
 
-def test_a_job_has_come_as_far_as_everything_before_is_processed() -> None:
-    acks, job = Acks(NOW), FollowedJob(A, observed=True)
-    for seq, home in ((1, 11), (2, 12), (3, 13)):
-        acks.handed_out(seq, A, 10, job, home)
-    acks.done(2, A)
-    assert job.stored == 0
-    acks.done(1, A)
-    assert (job.stored, acks.cursor(3)) == (12, 2)
-
-
-def test_a_job_that_waited_for_its_answer_has_come_as_far_as_the_cursor() -> None:
+def test_another_session_acks_nothing_of_the_one_before() -> None:
     acks, job = Acks(NOW), FollowedJob(A, observed=False)
-    for seq in (1, 2, 3):
-        acks.handed_out(seq, A)
-    for seq in (1, 2, 3):
-        acks.handed_out(seq, A, 10, job, seq)
-    acks.done(1, A)
-    assert (acks.cursor(3), job.stored) == (1, 1)
-
-
-def test_bytes_that_are_not_processed() -> None:
-    acks = Acks(NOW)
-    acks.handed_out(1, A, 10)
-    acks.handed_out(2, A, 20)
-    acks.handed_out(1, A, 15)
-    assert acks.size == 35
-    acks.done(1, A)
-    acks.done(1, A)
-    assert acks.size == 20
-    acks.begin_session(NOW)
-    assert acks.size == 20
-    acks.done(2, A)
-    assert acks.size == 0
-
-
-def test_a_number_that_was_handed_out_twice_is_processed_once() -> None:
-    acks = Acks(NOW)
-    for _ in range(2):
-        acks.handed_out(1, A, 10)
-    acks.handed_out(2, A, 10)
-    acks.done(1, A)
-    assert (acks.cursor(2), acks.size) == (1, 10)
-
-
-def test_what_was_lost_twice_is_processed_twice() -> None:
-    acks, job = Acks(NOW), FollowedJob(A, observed=False)
-    for home in (1, 2):
-        acks.handed_out(1, A, 10, job, home)
-        acks.begin_session(NOW)
-    acks.done(1, A)
-    assert (job.stored, acks.size) == (1, 10)
-    acks.done(1, A)
-    assert (job.stored, acks.size) == (2, 0)
-
-
-def test_what_a_lost_session_brought_is_processed_first() -> None:
-    acks, job = Acks(NOW), FollowedJob(A, observed=False)
-    for seq in (1, 2):
-        acks.handed_out(seq, A, 10, job, seq)
-    acks.done(1, A)
+    acks.wait(3, B, 40)
+    old = acks.handed_out(1, A, 10, job, 1)
     acks.tell(1, NOW)
-    acks.begin_session(NOW)
-    assert (acks.told, acks.processed, acks.cursor(0)) == (0, 0, 0)
-    acks.handed_out(2, A, 10, job, 7)
-    acks.done(2, A)
-    assert (acks.cursor(2), job.stored) == (1, 2)
-    acks.done(2, A)
-    assert (acks.cursor(2), job.stored, acks.size) == (2, 7, 0)
+    later = Time(2 * SECOND)
+    acks.begin_session(later)
+    assert (acks.told, acks.processed, acks.sent_at + ACK_INTERVAL) == (0, 0, later)
+    assert (acks.cursor(0), acks.size) == (0, 10), "nothing waits for an answer of the lost session"
+    assert (acks.holds_of_lost(A), acks.holds_of_lost(B)) == (True, False)
+    new = acks.handed_out(1, A, 10, job, 2)
+    acks.done(old, A)
+    assert (acks.cursor(1), job.stored, acks.size) == (0, 1, 10)
+    assert (acks.holds_of_lost(A), acks.holds(A)) == (False, True)
+    acks.done(new, A)
+    assert (acks.cursor(1), job.stored, acks.size) == (1, 2, 0)
 
 
-def test_memory_is_bounded_by_what_is_not_processed() -> None:
-    acks = Acks(NOW)
-    for seq in range(1, 1000):
-        acks.handed_out(seq, A)
-        acks.done(seq, A)
-    assert (len(acks._open), len(acks._order), len(acks._stale)) == (0, 0, 0)
+def test_memory_is_bounded_by_the_events_that_are_not_processed() -> None:
+    acks, job = Acks(NOW), FollowedJob(A, observed=False)
+    for seq in range(1, 3000, 3):
+        acks.wait(seq, B, 1)
+        acks.drop(seq, B)
+        first = acks.all_handed_out(seq + 1, [1, 1], job, [seq + 1, seq + 2], LIVE)
+        acks.done(first + 1, A)
+    assert (len(acks._order), acks._by_job, acks._waiting, acks.size) == (0, {}, {}, 0)
 
 
-@given(st.permutations(range(1, 15)), st.integers(0, 14))
-def test_the_cursor_is_the_number_before_the_first_that_is_open(order: list[int], count: int) -> None:
-    acks = Acks(NOW)
-    for seq in range(1, 15):
-        acks.handed_out(seq, A)
-    for seq in order[:count]:
-        acks.done(seq, A)
-    assert acks.cursor(14) == min(order[count:], default=15) - 1
+@dataclass
+class PlainEvent:
+    """An event as the plain model knows it."""
+
+    job_id: JobId
+    seq: int
+    size: int
+    session: int
+    place: int = 0
+    receipt: int = 0
+    done: bool = False
 
 
-Step = tuple[str, int, int]
+@dataclass
+class PlainAcks:
+    """The same by a list of all events there ever were."""
+
+    events: list[PlainEvent] = field(default_factory=list)
+    last: int = 0
+    receipts: int = 0
+    session: int = 0
+    processed: int = 0
+
+    def come(self, job_id: JobId, size: int, *, numbered: bool = True) -> PlainEvent:
+        self.last += numbered
+        event = PlainEvent(job_id, self.last if numbered else 0, size, self.session)
+        self.events.append(event)
+        return event
+
+    def hand_out(self, event: PlainEvent) -> int:
+        self.receipts += 1
+        event.receipt = event.place = self.receipts
+        return event.receipt
+
+    def waiting(self) -> list[PlainEvent]:
+        return [one for one in self.events if not one.receipt and not one.done]
+
+    def done(self, receipt: int, job_id: JobId) -> None:
+        for one in self.events:
+            if one.job_id == job_id and 0 < one.receipt <= receipt and not one.done:
+                one.done = True
+                self.processed += 1
+
+    def begin_session(self) -> None:
+        for one in self.waiting():
+            one.done = True
+        self.session, self.last, self.processed = self.session + 1, 0, 0
+
+    def state(self) -> tuple[object, ...]:
+        held = [one for one in self.events if not one.done]
+        numbered = [one.seq for one in held if one.seq and one.session == self.session]
+        stored = [
+            max(
+                [one.place for one in self.events if one.job_id == job_id and one.receipt and one.done] or [0]
+            )
+            for job_id in (A, B)
+        ]
+        handed = {job_id: [one for one in held if one.receipt and one.job_id == job_id] for job_id in (A, B)}
+        return (
+            min(numbered, default=self.last + 1) - 1,
+            sum(one.size for one in held),
+            self.processed,
+            self.receipts,
+            stored,
+            [bool(handed[job_id]) for job_id in (A, B)],
+            [any(one.session < self.session for one in handed[job_id]) for job_id in (A, B)],
+        )
 
 
+STEPS = ["run", "run", "one", "bare", "wait", "hand_out", "drop", "done", "done", "done", "session"]
+
+
+@settings(max_examples=300)
 @given(
     st.lists(
-        st.tuples(
-            st.sampled_from(["run", "run", "one", "done", "done", "all", "again", "session"]),
-            st.integers(0, 12),
-            st.integers(1, 5),
-        ),
-        max_size=40,
+        st.tuples(st.sampled_from(STEPS), st.sampled_from([A, B]), st.integers(1, 5), st.integers(0, 6)),
+        max_size=60,
     )
 )
-def test_a_run_is_processed_as_its_events_are(steps: list[Step]) -> None:
-    runs, ones = Acks(NOW), Acks(NOW)
-    jobs = [[FollowedJob(job_id, observed=False) for job_id in (A, B)] for _ in range(2)]
-    last = 0
-    for what, number, count in steps:
-        which = number % 2
-        job_id = (A, B)[which]
-        if what == "run":
-            runs.run_handed_out(
-                last + 1, [10 * size for size in range(count)], jobs[0][which], place(last + 1)
-            )
-            for size in range(count):
-                seq = last + 1 + size
-                ones.handed_out(seq, job_id, 10 * size, jobs[1][which], place(seq))
-            last += count
-        elif what in ("one", "again"):
-            seq = last + 1 if what == "one" else min(number, last)
-            last = max(last, seq)
-            for acks, (*followed,) in zip((runs, ones), jobs, strict=True):
-                acks.handed_out(seq, job_id, count, followed[which], place(seq))
-        elif what == "done":
-            for acks in (runs, ones):
-                acks.done(number, job_id)
-        elif what == "all":
-            runs.all_done(number, number + count, job_id)
-            for seq in range(number, number + count + 1):
-                ones.done(seq, job_id)
-        else:
-            last = 0
-            for acks in (runs, ones):
-                acks.begin_session(NOW)
-        assert runs.cursor(last) == ones.cursor(last)
-        assert (runs.size, runs.processed) == (ones.size, ones.processed)
-        assert [job.stored for job in jobs[0]] == [job.stored for job in jobs[1]]
-    for acks in (runs, ones):
-        for seq in range(last + 1):
-            for job_id in (A, B) * 50:
-                acks.done(seq, job_id)
-    assert (runs.size, runs._open, runs._runs, list(runs._order)) == (ones.size, ones._open, {}, [])
-
-
-def test_memory_is_bounded_by_what_is_not_processed_of_runs() -> None:
-    acks, job = Acks(NOW), FollowedJob(A, observed=False)
-    for first in range(1, 3000, 3):
-        acks.run_handed_out(first, [1, 1, 1], job, place(first))
-        acks.all_done(first, first + 2, A)
-    assert (len(acks._runs), len(acks._order), acks.size, job.stored) == (0, 0, 0, place(3000))
+def test_acks_are_as_a_list_of_all_events_has_them(steps: list[tuple[str, JobId, int, int]]) -> None:
+    acks, model = Acks(NOW), PlainAcks()
+    jobs = {job_id: FollowedJob(job_id, observed=False) for job_id in (A, B)}
+    for step, job_id, count, number in steps:
+        if step == "run":
+            run = [model.come(job_id, size) for size in range(count)]
+            receipts = [model.hand_out(one) for one in run]
+            sizes = [one.size for one in run]
+            assert acks.all_handed_out(run[0].seq, sizes, jobs[job_id], receipts, LIVE) == receipts[0]
+        elif step in ("one", "bare"):
+            event = model.come(job_id, count, numbered=step == "one")
+            receipt = model.hand_out(event)
+            assert acks.handed_out(event.seq, job_id, count, jobs[job_id], receipt) == receipt
+        elif step == "wait":
+            acks.wait(model.come(job_id, count).seq, job_id, count)
+        elif step in ("hand_out", "drop") and (waiting := model.waiting()):
+            event = waiting[number % len(waiting)]
+            if step == "drop":
+                event.done = True
+                acks.drop(event.seq, event.job_id)
+            else:
+                receipt = model.hand_out(event)
+                job = jobs[event.job_id]
+                assert acks.handed_out(event.seq, event.job_id, 99, job, receipt) == receipt
+        elif step == "done":
+            receipt = max(model.receipts - number, 0)
+            model.done(receipt, job_id)
+            acks.done(receipt, job_id)
+        elif step == "session":
+            model.begin_session()
+            acks.begin_session(NOW)
+        assert (
+            acks.cursor(model.last),
+            acks.size,
+            acks.processed,
+            acks.receipts,
+            [jobs[one].stored for one in (A, B)],
+            [acks.holds(one) for one in (A, B)],
+            [acks.holds_of_lost(one) for one in (A, B)],
+        ) == model.state()

@@ -6,8 +6,8 @@ import pytest
 
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.ids import JobId
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.runtime import Runtime
 
 from .world import World
 

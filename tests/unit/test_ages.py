@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from arcp_proto.ages import MARK, Ages
 from arcp_proto.ids import SECOND, Time
+from arcp_proto.server.sessions.event_log import MARK, Ages
 
 
 def ages_of(*seconds: float) -> Ages:

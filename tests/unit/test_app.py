@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from arcp_io.app import App
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits
+from arcp_proto.server.jobs.inventory import AgentInfo
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ from typing import get_args
 import msgspec
 import pytest
 
-from arcp_proto import records
-from arcp_proto.applying import APPLY, head_of
 from arcp_proto.ids import JobId, Principal, SessionId, Time
-from arcp_proto.job import Outcome, Status, Terms
-from arcp_proto.records import Record
-from arcp_proto.replies import Reply
-from arcp_proto.runtime import Runtime
-from arcp_proto.session import Backlog
-from arcp_proto.trace import TraceContext
+from arcp_proto.server.jobs.job import Outcome, Status, Terms
+from arcp_proto.server.journal import records
+from arcp_proto.server.journal.apply import APPLY, head_of
+from arcp_proto.server.journal.records import Record
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.sessions.reply_cache import Reply
+from arcp_proto.server.sessions.session import Backlog
+from arcp_proto.wire.trace_context import TraceContext
 
 from .world import CONFIG, SEED, START, UNIX
 
@@ -63,8 +63,8 @@ def payloads(runtime: Runtime, session_id: SessionId) -> list[bytes]:
     return [payload for _, payload, _ in runtime.sessions[session_id].log.entries()]
 
 
-def sources(runtime: Runtime, session_id: SessionId) -> list[int]:
-    return [source for _, _, source in runtime.sessions[session_id].log.entries()]
+def positions(runtime: Runtime, session_id: SessionId) -> list[int]:
+    return runtime.sessions[session_id].log.positions()
 
 
 def test_every_record_has_its_rule() -> None:
@@ -213,21 +213,21 @@ def test_who_takes_an_event(kind: str, home: int, other: int) -> None:
     assert runtime.jobs[JOB].history.events == 1
 
 
-def test_observers_are_told_home_numbers() -> None:
+def test_every_session_has_the_positions_of_events() -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, STARTED, *published("log"))
     apply(runtime, OBSERVED, *published("log", "log"))
-    assert sources(runtime, SESSION) == [0, 0, 0]
-    assert sources(runtime, OTHER) == [2, 3]
+    assert positions(runtime, SESSION) == [1, 2, 3]
+    assert positions(runtime, OTHER) == [2, 3]
     apply(runtime, records.SessionEnded(SESSION), *published("log"), ENDED)
-    assert sources(runtime, OTHER) == [2, 3, 4, 5]
+    assert positions(runtime, OTHER) == [2, 3, 4, 5]
 
 
 def test_what_is_delivered_to_one_session_alone() -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED)
     apply(runtime, records.Delivered(OTHER, JOB, "job.cancelled", b'{"a":1'))
     assert len(runtime.sessions[SESSION].log) == 0
-    [(head, payload, source)] = runtime.sessions[OTHER].log.entries()
-    assert (payload, source) == (b'{"a":1', 0)
+    [(head, payload, _)] = runtime.sessions[OTHER].log.entries()
+    assert (payload, positions(runtime, OTHER)) == (b'{"a":1', [0])
     assert b'"type":"job.cancelled"' in head
     assert runtime.jobs[JOB].home_seq == 0
 
@@ -243,7 +243,7 @@ def test_what_is_delivered_of_a_job_that_is_forgotten() -> None:
     runtime = applied(OPENED, OPENED_OTHER)
     apply(runtime, records.Delivered(OTHER, JOB, "job.result", b'{"a":1', trace_id="c" * 32))
     [(head, _, _)] = runtime.sessions[OTHER].log.entries()
-    assert head == head_of(runtime, JOB, "c" * 32, "job.result", observed=False)
+    assert head == head_of(runtime, JOB, "c" * 32, "job.result") + b"}}"
     assert b"job_1" in head and b"c" * 32 in head
 
 
@@ -276,14 +276,14 @@ def test_a_history_is_numbered_piece_by_piece_and_live_follows() -> None:
 def test_a_history_of_a_job_that_is_over_has_its_end() -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, STARTED, *published("log"), ENDED)
     apply(runtime, records.Observed(OTHER, JOB, Backlog(0)), records.Replayed(OTHER, JOB, 1))
-    assert sources(runtime, OTHER) == [1, 2]
+    assert positions(runtime, OTHER) == [1, 2]
     assert runtime.sessions[OTHER].observed == {}
 
 
 def test_a_history_at_home_ends_where_it_was_asked_for() -> None:
     runtime = applied(OPENED, ACCEPTED, *published("log", "log"))
     apply(runtime, records.Observed(SESSION, JOB, Backlog(0, 1)), records.Replayed(SESSION, JOB, 1))
-    assert sources(runtime, SESSION) == [0, 0, 1]
+    assert positions(runtime, SESSION) == [1, 2, 1]
     assert runtime.sessions[SESSION].observed == runtime.sessions[SESSION].backlogs == {}
     assert runtime.jobs[JOB].observers == {}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from arcp_proto.audit import FACTS, note
-from arcp_proto.output import Audit
+from arcp_proto.engine.output import Audit
+from arcp_proto.server.audit import FACTS, note
 
 from .world import World
 

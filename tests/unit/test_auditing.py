@@ -12,11 +12,20 @@ from typing import Any
 
 import pytest
 
-from arcp_io import auditing
 from arcp_io.app import App
-from arcp_io.auditing import EACH, EACH_SECONDS, LEAST_SIZE, NAMES, AuditFile, Auditor, Repeats, line_of
+from arcp_io.server import audit_log
+from arcp_io.server.audit_log import (
+    EACH,
+    EACH_SECONDS,
+    LEAST_SIZE,
+    NAMES,
+    AuditFile,
+    Auditor,
+    Repeats,
+    line_of,
+)
+from arcp_proto.engine.output import Audit
 from arcp_proto.ids import SECOND
-from arcp_proto.output import Audit
 
 FACT = Audit("takeover", "alice", {"peer": "here", "session_id": "sess_1", "superseded_peer": "there"})
 
@@ -104,7 +113,7 @@ def test_a_disk_that_fails_is_told_once_and_when_it_works_again(
         finally:
             tried.release()
 
-    monkeypatch.setattr(auditing.os, "write", writes)
+    monkeypatch.setattr(audit_log.os, "write", writes)
     file = AuditFile(path)
     for number in range(3):
         file.write(f'{{"what": "{number}"}}')
@@ -133,8 +142,8 @@ def test_a_slow_disk_holds_up_nobody_and_what_is_lost_is_counted(
         go_on.wait(10)
         return write(file, data)
 
-    monkeypatch.setattr(auditing.os, "write", writes)
-    monkeypatch.setattr(auditing, "WAITING", 10)
+    monkeypatch.setattr(audit_log.os, "write", writes)
+    monkeypatch.setattr(audit_log, "WAITING", 10)
     path = tmp_path / "audit"
     file = AuditFile(path)
     file.write('{"what": "first"}')
@@ -160,8 +169,8 @@ def test_a_disk_that_hangs_does_not_hold_up_the_end(
         go_on.wait(10)
         return write(file, data)
 
-    monkeypatch.setattr(auditing.os, "write", writes)
-    monkeypatch.setattr(auditing, "PATIENCE", 0.01)
+    monkeypatch.setattr(audit_log.os, "write", writes)
+    monkeypatch.setattr(audit_log, "PATIENCE", 0.01)
     file = AuditFile(tmp_path / "audit")
     file.write("{}")
     file.close()

@@ -1,4 +1,4 @@
-"""arcp_io.auth: tokens and verifiers."""
+"""arcp_io.server.auth: tokens and verifiers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from arcp_io.auth import TokenTable, Verified, Verifier, is_async, still_holds, verify
+from arcp_io.server.auth import TokenTable, Verified, Verifier, is_async, still_holds, verify
 from arcp_proto.ids import SECOND
 from arcp_proto.secret import Secret
 
@@ -47,7 +47,7 @@ def test_every_digest_is_compared_whichever_matches(monkeypatch: pytest.MonkeyPa
         return hmac.compare_digest(known, digest)
 
     table = TokenTable({"first": "a", "second": "b", "third": "c"})
-    monkeypatch.setattr("arcp_io.auth.hmac", _Hmac(compare))
+    monkeypatch.setattr("arcp_io.server.auth.hmac", _Hmac(compare))
 
     for token, principal in (("first", "a"), ("third", "c"), ("none", None)):
         compared.clear()

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto.engine.output import Audit, Authenticate
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.ids import SECOND
-from arcp_proto.output import Audit, Authenticate
-from arcp_proto.records import SessionKept, TokenIssued, decode_record, encode_record
-from arcp_proto.runtime import Runtime
+from arcp_proto.server.journal.records import SessionKept, TokenIssued, decode_record, encode_record
+from arcp_proto.server.runtime import Runtime
 
 from .world import CONFIG, START, UNIX, Peer, World
 

@@ -9,15 +9,15 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from arcp_proto.budget import Cost
+from arcp_proto.engine.output import Audit, StopJob
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError
-from arcp_proto.events import ToolCall
 from arcp_proto.ids import SECOND, JobId, Time
-from arcp_proto.job import Job
-from arcp_proto.output import Audit, StopJob
-from arcp_proto.runtime import Runtime
-from arcp_proto.timers import TimerKind
-from arcp_proto.times import format_time
+from arcp_proto.leases.budget import Cost
+from arcp_proto.server.jobs.job import Job
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.wire.event_bodies import ToolCall
+from arcp_proto.wire.timestamps import format_time
 
 from .world import CONFIG, FEATURES, START, UNIX, Frame, Peer, World
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto.buckets import Bucket, Buckets, Window
+from arcp_proto.engine.rate_limits import Bucket, Buckets, Window
 from arcp_proto.ids import MILLISECOND, SECOND, Time
 
 GAPS = st.lists(st.one_of(st.just(0), st.integers(0, 3 * SECOND), st.integers(0, 1_000)), max_size=200)

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto import wire
-from arcp_proto.budget import Budget, Hold, parse_amount, parse_budget, shown, to_cost, to_json, to_wire
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
+from arcp_proto.leases.budget import Budget, Hold, parse_amount, parse_budget, shown, to_cost, to_wire
+from arcp_proto.wire import codec
+from arcp_proto.wire.codec import decimal_json
 
 numbers = st.one_of(
     st.from_regex(r"[0-9]{1,18}", fullmatch=True),
@@ -145,20 +146,20 @@ def test_a_sum_is_exact_whatever_the_context_of_the_caller(amounts: list[str]) -
     ],
 )
 def test_the_shortest_number_is_written(amount: str, written: bytes) -> None:
-    assert bytes(to_json(Decimal(amount))) == written
+    assert bytes(decimal_json(Decimal(amount))) == written
 
 
 @pytest.mark.parametrize("amount", ["NaN", "Infinity", "-Infinity"])
 def test_what_is_no_number_is_a_bug(amount: str) -> None:
     with pytest.raises(InvariantViolated):
-        to_json(Decimal(amount))
+        decimal_json(Decimal(amount))
 
 
 @given(st.integers(-(10**30), 10**30), st.integers(0, 9))
 def test_numbers_come_back_exactly_and_without_an_exponent(digits: int, decimals: int) -> None:
     amount = Decimal(digits).scaleb(-decimals)
     with localcontext(prec=3):
-        written = bytes(to_json(amount))
+        written = bytes(decimal_json(amount))
     assert json.loads(written, parse_float=Decimal, parse_int=Decimal) == amount
     assert b"e" not in written.lower()
     assert not (b"." in written and written.endswith((b"0", b".")))
@@ -306,4 +307,4 @@ def test_no_agent_reports_so_many_costs_that_a_counter_cannot_hold_their_sum() -
 
 def test_counters_are_written_as_json_numbers() -> None:
     counters = parse_budget({"cost.budget": ["USD:5.00", "credits:0.5"]})
-    assert wire.encode_checked(to_wire(counters)) == b'{"USD":5,"credits":0.5}'
+    assert codec.encode_checked(to_wire(counters)) == b'{"USD":5,"credits":0.5}'

@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.caps import Early, Exceeded, RunningJobs, origin_of
-from arcp_proto.connection import Framing, Phase
+from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.output import Audit, Authenticate, ConnectionEnded, StartJob, StopJob
 from arcp_proto.errors import ErrorCode
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.limits import Limits
-from arcp_proto.output import Audit, Authenticate, ConnectionEnded, StartJob, StopJob
 from arcp_proto.recording import record, replay
+from arcp_proto.server.sessions.admission_control import Early, Exceeded, RunningJobs, origin_of
 
 from .world import CONFIG, Frame, Peer, World
 

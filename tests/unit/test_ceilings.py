@@ -7,10 +7,10 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from arcp_proto.ceilings import Ceiling, ceiling_for
+from arcp_proto.engine.output import Audit
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.ids import Principal
-from arcp_proto.output import Audit
+from arcp_proto.leases.ceilings import Ceiling, ceiling_for
 
 from .test_authority import at
 from .world import CONFIG, World

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from arcp_proto.chunks import BODY_BYTES, Assembler, ChunkError, cut, encode_chunk, encode_chunks
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.events import ResultChunk
 from arcp_proto.limits import Limits
+from arcp_proto.wire.event_bodies import ResultChunk
+from arcp_proto.wire.result_chunks import BODY_BYTES, Assembler, ChunkError, cut, encode_chunk, encode_chunks
 
 RESULT = "res_01ARZ3NDEKTSV4RRFFQ69G5FAV"
 LIMITS = Limits()

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from arcp_io.app import App
-from arcp_io.cli import main, stores
+from arcp_io.cli import main, session_files
 from arcp_io.cli.arguments import (
     budget_argument,
     instant_argument,
@@ -31,16 +31,16 @@ from arcp_io.cli.arguments import (
     size_argument,
     whole_seconds_argument,
 )
-from arcp_io.cli.endings import show
-from arcp_io.cli.exits import Exit
+from arcp_io.cli.ending import show
+from arcp_io.cli.exit_codes import Exit
+from arcp_io.cli.job_request import Ending, Server
 from arcp_io.cli.options import known_url
 from arcp_io.cli.printable import one_line, printable
-from arcp_io.cli.request import Ending, Server
 from arcp_io.cli.view import View
+from arcp_io.client.store import FileStore
 from arcp_io.journal import JournalFailed
-from arcp_io.session_store import FileStore
+from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.ids import JobId, SessionId
-from arcp_proto.resumption import ResumedJob, Resumption
 from arcp_proto.secret import Secret
 
 COMMANDS = ["serve", "submit", "attach", "cancel", "jobs", "credentials", "journal repair", "demo"]
@@ -229,7 +229,7 @@ def test_a_stored_session_is_forgotten_half_an_hour_after_its_resume_window(
     for path in (tmp_path / "arcp-io").glob("*.session"):
         os.utime(path, (last_alive, last_alive))
     assert known_url(None) == "ws://there/arcp"
-    assert stores.find("job_1", None, None) is None
+    assert session_files.find("job_1", None, None) is None
     assert len(list((tmp_path / "arcp-io").glob("*.session"))) == 1
     assert [path.name for path in (tmp_path / "arcp-io").iterdir() if "gone" in path.name] == []
 
@@ -242,8 +242,8 @@ def test_a_session_that_a_process_has_does_not_expire(
     (path,) = (tmp_path / "arcp-io").glob("*.session")
     os.utime(path, (0, 0))
     with FileStore(path):
-        assert stores.known() == [("ws://one/arcp", ["job_1"])]
-    assert stores.known() == []
+        assert session_files.known() == [("ws://one/arcp", ["job_1"])]
+    assert session_files.known() == []
 
 
 def test_a_session_that_was_attached_a_moment_ago_does_not_expire(
@@ -254,7 +254,7 @@ def test_a_session_that_was_attached_a_moment_ago_does_not_expire(
     (path,) = (tmp_path / "arcp-io").glob("*.session")
     os.utime(path, (0, 0))
     FileStore(path).touch()
-    assert stores.known() == [("ws://one/arcp", ["job_1"])]
+    assert session_files.known() == [("ws://one/arcp", ["job_1"])]
 
 
 def test_a_url_that_was_tried_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +262,7 @@ def test_a_url_that_was_tried_leaves_no_file(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "arcp-io").mkdir()
     (tmp_path / "arcp-io" / "ws%3A%2F%2Fold.0123456789abcdef.1.session.arcp-io-lock").touch()
     with ExitStack() as stack:
-        assert stores.enter_free(stack, "ws://typo/arcp", None) is not None
+        assert session_files.enter_free(stack, "ws://typo/arcp", None) is not None
     assert list((tmp_path / "arcp-io").iterdir()) == []
 
 
@@ -271,15 +271,15 @@ def test_a_damaged_stored_session_is_passed_over(tmp_path: Path, monkeypatch: py
     keep_session("ws://one/arcp", None, "job_1")
     (path,) = (tmp_path / "arcp-io").glob("*.session")
     path.write_text("damaged")
-    assert stores.find("job_1", None, None) is None
+    assert session_files.find("job_1", None, None) is None
     keep_session("ws://one/arcp", None, "job_2")
-    assert stores.known() == [("ws://one/arcp", ["job_2"])]
+    assert session_files.known() == [("ws://one/arcp", ["job_2"])]
     assert path.read_text() == "damaged"
 
 
 def keep_session(url: str, token: str | None, job_id: str, resume_window_sec: int = 600) -> None:
     with ExitStack() as stack:
-        store = stores.enter_free(stack, url, token)
+        store = session_files.enter_free(stack, url, token)
         assert store is not None
         jobs = (ResumedJob(JobId(job_id)),)
         store.save(Resumption(SessionId("sess_1"), Secret("rt_1"), 0, jobs, resume_window_sec))
@@ -291,16 +291,16 @@ def test_a_stored_session_is_for_the_token_that_opened_it(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     keep_session(url, "alice's", "job_1")
-    found = stores.find("job_1", url, "alice's")
+    found = session_files.find("job_1", url, "alice's")
     assert found is not None
-    assert stores.unfinished(found) == ["job_1"]
+    assert session_files.unfinished(found) == ["job_1"]
     for job_id, where, token in [
         ("job_1", url, "bob's"),
         ("job_1", url, None),
         ("job_1", "ws://else/arcp", "alice's"),
         ("job_2", url, "alice's"),
     ]:
-        assert stores.find(job_id, where, token) is None
+        assert session_files.find(job_id, where, token) is None
 
 
 def test_a_journal_that_fails_while_it_serves_is_told_once(
@@ -312,7 +312,7 @@ def test_a_journal_that_fails_while_it_serves_is_told_once(
     (tmp_path / "served_here.py").write_text("from arcp_io import App\napp = App('x', '1', tokens={})\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("arcp_io.entry.run", fail)
+    monkeypatch.setattr("arcp_io.server.run.run", fail)
     assert run("serve", "served_here:app", capsys=capsys) == (1, "", "stopped: the disk is full\n")
 
 
@@ -330,7 +330,7 @@ def test_the_size_of_the_audit_file_is_that_of_the_command_line_or_of_the_app(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "served_with_audit", raising=False)
-    monkeypatch.setattr("arcp_io.entry.run", lambda app, *_, **__: served.append(app))
+    monkeypatch.setattr("arcp_io.server.run.run", lambda app, *_, **__: served.append(app))
     code, _, _ = run("serve", "served_with_audit:app", *words, capsys=capsys)
     assert (code, [app.audit_bytes for app in served]) == (0, [size])
 
@@ -338,7 +338,7 @@ def test_the_size_of_the_audit_file_is_that_of_the_command_line_or_of_the_app(
 def test_trio_must_be_there_for_the_demo_on_trio(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("arcp_io.cli.demo.find_spec", lambda name: None)
+    monkeypatch.setattr("arcp_io.cli.demo.command.find_spec", lambda name: None)
     code, _, err = run("demo", "--loop", "trio", capsys=capsys)
     assert code == Exit.USAGE
     assert "pip install 'arcp-io[trio]'" in err

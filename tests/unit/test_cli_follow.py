@@ -18,10 +18,10 @@ import typer
 from rich.console import Console
 
 from arcp_io.cli import main
-from arcp_io.cli.endings import show
-from arcp_io.cli.exits import Exit
+from arcp_io.cli.ending import show
+from arcp_io.cli.exit_codes import Exit
 from arcp_io.cli.follow import Following
-from arcp_io.cli.request import Attachment, Cancellation, Ending, Server, Submission
+from arcp_io.cli.job_request import Attachment, Cancellation, Ending, Server, Submission
 from arcp_io.cli.view import View
 from arcp_io.errors import (
     AgentNotAvailable,
@@ -36,10 +36,10 @@ from arcp_io.errors import (
     PermissionDenied,
     Unauthenticated,
 )
-from arcp_proto.client import Client, ClientConfig
+from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.engine.output import Detached, JobLost, SessionLost, Welcomed
 from arcp_proto.ids import JobId, SessionId
-from arcp_proto.messages import AgentEntry, Peer
-from arcp_proto.output import Detached, JobLost, SessionLost, Welcomed
+from arcp_proto.wire.messages import AgentEntry, Peer
 
 BACKENDS = ("asyncio", "trio")
 SERVER = Server(url="ws://127.0.0.1:1/arcp", token="s3cret")

@@ -10,13 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.client import CLIENT_FEATURES, Client, ClientConfig
-from arcp_proto.connection import Framing, Phase
-from arcp_proto.errors import InvariantViolated, LocalProtocolError
-from arcp_proto.ids import SECOND, JobId, SessionId, Time
-from arcp_proto.limits import Limits
-from arcp_proto.messages import AgentEntry, Peer
-from arcp_proto.output import (
+from arcp_proto.client.client import CLIENT_FEATURES, Client, ClientConfig
+from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.output import (
     ConnectionEnded,
     JobEmitted,
     JobEnded,
@@ -24,10 +20,14 @@ from arcp_proto.output import (
     SessionFailed,
     Welcomed,
 )
+from arcp_proto.engine.timers import TimerKey, TimerKind
+from arcp_proto.errors import InvariantViolated, LocalProtocolError
+from arcp_proto.ids import SECOND, JobId, SessionId, Time
+from arcp_proto.limits import Limits
 from arcp_proto.secret import Secret
-from arcp_proto.timers import TimerKey, TimerKind
-from arcp_proto.times import format_time
-from arcp_proto.trace import EXTENSION
+from arcp_proto.wire.messages import AgentEntry, Peer
+from arcp_proto.wire.timestamps import format_time
+from arcp_proto.wire.trace_context import EXTENSION
 
 from .scripted_runtime import FEATURES, JOB, UNIX, WELCOME, ScriptedRuntime, log, numbers
 
@@ -591,11 +591,12 @@ def test_32_processed_events_are_acked_at_once_but_not_twice_in_an_interval(runt
 
 def test_an_ack_never_passes_what_is_still_open(runtime: ScriptedRuntime) -> None:
     runtime.accept()
-    emit(runtime, 1, 40)
+    runtime.say("job.event", log(), job_id="job_2", event_seq=1)
+    emit(runtime, 2, 40)
     process(runtime, 2, 40)
     runtime.advance(1)
     assert acked(runtime) == []
-    process(runtime, 1, 1)
+    process(runtime, 1, 1, JobId("job_2"))
     assert acked(runtime) == [40]
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from arcp_io.client_answers import Answer, job_loss_of, loss_of, refusal_of
+from arcp_io.client.pending import Answer, job_loss_of, loss_of, refusal_of
 from arcp_io.errors import ConnectionLost, HeartbeatLost, LocalProtocolError
-from arcp_proto.client import Client, ClientConfig
+from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.engine.output import ConnectionEnded, JobLost, RequestRefused
 from arcp_proto.ids import JobId, RequestId
-from arcp_proto.output import ConnectionEnded, JobLost, RequestRefused
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,12 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.client import ClientConfig
-from arcp_proto.client_handlers import HANDLERS
-from arcp_proto.connection import Framing, Phase
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.dispatch import HANDLERS
+from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.output import ConnectionEnded, SessionClosed, SessionFailed, SessionLost, Welcomed
 from arcp_proto.errors import RETRYABLE
-from arcp_proto.messages import TO_CLIENT
-from arcp_proto.output import (
-    ConnectionEnded,
-    SessionClosed,
-    SessionFailed,
-    SessionLost,
-    Welcomed,
-)
+from arcp_proto.wire.messages import TO_CLIENT
 
 from .scripted_runtime import JOB, WELCOME, ScriptedRuntime, log
 

@@ -7,14 +7,12 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.client import ClientConfig
-from arcp_proto.client_job_handlers import ENDS
-from arcp_proto.errors import RETRYABLE, ErrorCode
-from arcp_proto.ids import JobId
-from arcp_proto.limits import Limits
-from arcp_proto.output import (
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.job_messages import ENDS
+from arcp_proto.engine.output import (
     CancelAnswered,
     ConnectionEnded,
+    Event,
     JobAccepted,
     JobEmitted,
     JobEnded,
@@ -23,8 +21,11 @@ from arcp_proto.output import (
     SessionFailed,
     Subscribed,
 )
+from arcp_proto.errors import RETRYABLE, ErrorCode
+from arcp_proto.ids import JobId
+from arcp_proto.limits import Limits
 
-from .scripted_runtime import JOB, ScriptedRuntime, accepted, chunk, log, numbers
+from .scripted_runtime import JOB, NUMBERED, ScriptedRuntime, accepted, chunk, log, numbers, positions
 
 
 @pytest.fixture
@@ -192,7 +193,9 @@ def test_an_error_that_names_a_job_is_for_the_cancel_of_it(runtime: ScriptedRunt
 def test_a_submit_refused_under_a_made_up_job(runtime: ScriptedRuntime) -> None:
     runtime.cancel("job_1")
     request_id = runtime.submit()
-    event = refused(runtime, "job.error", end("INVALID_REQUEST"), job_id="job_made_up", event_seq=1)
+    event = refused(
+        runtime, "job.error", end("INVALID_REQUEST", job_seq=None), job_id="job_made_up", event_seq=1
+    )
     assert (event.request_id, event.job_id) == (request_id, None)
 
 
@@ -289,7 +292,7 @@ def test_an_event(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     event = runtime.only(JobEmitted, runtime.say("job.event", log(), job_id=JOB, event_seq=1))
     body = {"level": "info", "message": "hi"}
-    assert event == JobEmitted(JOB, 1, "log", "2026-01-01T00:00:00Z", body, size=event.size)
+    assert event == JobEmitted(JOB, 1, "log", "2026-01-01T00:00:00Z", body, 1, size=event.size, receipt=1)
     assert event.size >= len(json.dumps(body))
 
 
@@ -316,7 +319,9 @@ def test_an_event_of_another_job_without_a_number(runtime: ScriptedRuntime) -> N
     event = runtime.only(
         JobEmitted, runtime.say("job.event", {"kind": "x-vendor.a.b", "body": 5, "job_id": "job_9"})
     )
-    assert event == JobEmitted(JobId("job_9"), 0, "x-vendor.a.b", "", {"value": 5}, size=event.size)
+    assert event == JobEmitted(
+        JobId("job_9"), 0, "x-vendor.a.b", "", {"value": 5}, 1, size=event.size, receipt=1
+    )
 
 
 def test_a_copy_of_an_event_is_nothing(runtime: ScriptedRuntime) -> None:
@@ -366,13 +371,13 @@ def test_a_result_under_any_name(runtime: ScriptedRuntime, name: str, value: Any
     runtime.accept()
     payload = {"final_status": "success", "completed_at": "t", name: value, "summary": "s"}
     event = runtime.only(JobEnded, runtime.say("job.result", payload, job_id=JOB, event_seq=1))
-    assert event == JobEnded(JOB, 1, "success", "t", value, summary="s")
+    assert event == JobEnded(JOB, 1, "success", "t", value, summary="s", job_seq=1, receipt=1)
 
 
 def test_no_result(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     event = runtime.only(JobEnded, runtime.say("job.result", {"final_status": "completed"}, job_id=JOB))
-    assert event == JobEnded(JOB, 0, "success", "")
+    assert event == JobEnded(JOB, 0, "success", "", job_seq=1, receipt=1)
 
 
 def test_the_result_of_a_job_that_is_not_ours(runtime: ScriptedRuntime) -> None:
@@ -402,6 +407,8 @@ def test_an_accepted_job_ends_with_any_code(runtime: ScriptedRuntime, code: str)
         message="why",
         retryable=True,
         details={"a": 1, "request_id": "not ours"},
+        job_seq=1,
+        receipt=1,
     )
     assert [type(answer) for answer in answers] == [CancelAnswered]
 
@@ -470,7 +477,7 @@ def test_a_streamed_result_is_joined_and_its_chunks_are_events(runtime: Scripted
     runtime.say("job.event", chunk(1, "c", more=False), job_id=JOB, event_seq=2)
     payload = {"final_status": "success", "completed_at": "t", "result_id": "res_1", "result_size": 3}
     event = runtime.only(JobEnded, runtime.say("job.result", payload, job_id=JOB, event_seq=3))
-    assert event == JobEnded(JOB, 3, "success", "t", "abc", "res_1", 3)
+    assert event == JobEnded(JOB, 3, "success", "t", "abc", "res_1", 3, job_seq=3, receipt=3)
 
 
 def test_a_result_that_the_user_reads_is_not_joined(runtime: ScriptedRuntime) -> None:
@@ -487,7 +494,7 @@ def test_a_result_that_the_user_reads_is_not_joined(runtime: ScriptedRuntime) ->
     assert session.assembly.size == 0
     payload = {"final_status": "success", "completed_at": "t", "result_id": "res_1", "result_size": 3}
     end = runtime.only(JobEnded, runtime.say("job.result", payload, job_id=JOB, event_seq=3))
-    assert end == JobEnded(JOB, 3, "success", "t", None, "res_1", 3)
+    assert end == JobEnded(JOB, 3, "success", "t", None, "res_1", 3, job_seq=3, receipt=3)
 
 
 def test_a_result_of_a_job_that_is_not_followed_has_nothing_to_read(runtime: ScriptedRuntime) -> None:
@@ -545,65 +552,88 @@ def test_an_error_after_chunks_is_the_error(runtime: ScriptedRuntime) -> None:
 # Observed jobs.
 
 
-def subscribe(runtime: ScriptedRuntime, from_event_seq: int | None = 0, **answer: Any) -> None:
+def subscribe(runtime: ScriptedRuntime, after: int | None = 0, **answer: Any) -> None:
     """Observe a job, with its history."""
-    history = from_event_seq is not None
-    request_id = runtime.client.subscribe(JOB, from_event_seq, history, now=runtime.now)
+    history = after is not None
+    request_id = runtime.client.subscribe(JOB, after, history, now=runtime.now)
     runtime.take()
-    payload = {"current_status": "running", "replayed": history, "subscribed_from": 9, **answer}
+    payload = {"current_status": "running", "replayed": history, "job_seq": 9, **answer}
     runtime.say("job.subscribed", {"job_id": JOB, "request_id": request_id, **payload}, job_id=JOB)
 
 
-def test_an_observed_event_tells_its_home_number(runtime: ScriptedRuntime) -> None:
+def at(
+    runtime: ScriptedRuntime, seq: int, position: int | None, payload: dict[str, Any] | None = None
+) -> list[Event]:
+    """An event of the job with a number of the session and a position."""
+    return runtime.say("job.event", {**(payload or log()), "job_seq": position}, job_id=JOB, event_seq=seq)
+
+
+def test_an_observed_event_tells_its_position(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
-    event = runtime.only(
-        JobEmitted, runtime.say("job.event", {**log(), "source_seq": 7}, job_id=JOB, event_seq=1)
-    )
-    assert (event.seq, event.source_seq) == (1, 7)
+    event = runtime.only(JobEmitted, at(runtime, 1, 7))
+    assert (event.seq, event.job_seq) == (1, 7)
     end = runtime.only(
-        JobEnded,
-        runtime.say("job.error", {**end_of("TIMEOUT"), "source_seq": 8}, job_id=JOB, event_seq=2),
+        JobEnded, runtime.say("job.error", {**end_of("TIMEOUT"), "job_seq": 8}, job_id=JOB, event_seq=2)
     )
-    assert (end.seq, end.source_seq, end.code) == (2, 8, "TIMEOUT")
+    assert (end.seq, end.job_seq, end.code) == (2, 8, "TIMEOUT")
+
+
+@pytest.mark.parametrize("ending", ["job.result", "job.error"])
+def test_an_end_that_was_handed_out_before_is_a_copy(runtime: ScriptedRuntime, ending: str) -> None:
+    subscribe(runtime, 4)
+    payload = {**end_of("TIMEOUT"), "final_status": "timed_out"}
+    assert runtime.say(ending, {**payload, "job_seq": 4}, job_id=JOB, event_seq=1) == []
+    runtime.only(JobEnded, runtime.say(ending, {**payload, "job_seq": 5}, job_id=JOB, event_seq=2))
 
 
 def end_of(code: str) -> dict[str, Any]:
     return end(code, "timed_out")
 
 
-def test_events_that_share_a_home_number_are_no_copies(runtime: ScriptedRuntime) -> None:
-    subscribe(runtime)
-    for seq, data in ((1, "a"), (2, "b")):
-        payload = {**chunk(seq - 1, data, more=seq < 2), "source_seq": 4}
-        runtime.only(JobEmitted, runtime.say("job.event", payload, job_id=JOB, event_seq=seq))
-    event = runtime.only(
-        JobEnded,
-        runtime.say("job.result", {"result_id": "res_1", "source_seq": 5}, job_id=JOB, event_seq=3),
-    )
-    assert event.result == "ab"
+def test_events_of_a_subscription_that_was_taken_back_are_not_of_the_next_one(
+    runtime: ScriptedRuntime,
+) -> None:
+    first = runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    second = runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    payload = {"job_id": JOB, "current_status": "running", "replayed": True, "job_seq": 2}
+    runtime.only(Subscribed, runtime.say("job.subscribed", {**payload, "request_id": first}, job_id=JOB))
+    assert at(runtime, 1, 1) == []
+    runtime.only(Subscribed, runtime.say("job.subscribed", {**payload, "request_id": second}, job_id=JOB))
+    assert [event.seq for event in (*at(runtime, 2, 1), *at(runtime, 3, 2))] == [2, 3]
+    assert runtime.client.cursor == 1, "nobody has to process the first"
 
 
-def test_an_observed_event_of_what_is_not_followed_is_nothing(runtime: ScriptedRuntime) -> None:
-    assert runtime.say("job.event", {**log(), "source_seq": 7}, job_id=JOB, event_seq=1) == []
-    payload = {**end("INTERNAL_ERROR"), "source_seq": 8}
-    assert runtime.say("job.error", payload, job_id=JOB, event_seq=2) == []
-    runtime.client.processed(JOB, 1, now=runtime.now)
-    assert runtime.client.cursor == 2
+def test_a_subscription_from_above_the_last_event_brings_all_that_follows_that(
+    runtime: ScriptedRuntime,
+) -> None:
+    subscribe(runtime, 20)
+    runtime.only(JobEmitted, at(runtime, 1, 10))
+    runtime.only(JobEnded, runtime.say("job.error", {**end_of("TIMEOUT"), "job_seq": 11}, job_id=JOB))
 
 
-def test_from_now_on_nothing_is_a_copy(runtime: ScriptedRuntime) -> None:
-    subscribe(runtime, None)
-    runtime.only(JobEmitted, runtime.say("job.event", {**log(), "source_seq": 2}, job_id=JOB, event_seq=1))
+def test_an_event_of_a_job_that_is_not_followed_is_handed_out(runtime: ScriptedRuntime) -> None:
+    """Its receipt keeps the ack back, as that of any event."""
+    event = runtime.only(JobEmitted, at(runtime, 1, 7))
+    assert runtime.client.cursor == 0
+    runtime.client.processed(JOB, event.receipt, now=runtime.now)
+    assert runtime.client.cursor == 1
+
+
+@pytest.mark.parametrize("after", [None, 3])
+def test_a_subscription_brings_what_is_above_a_position(runtime: ScriptedRuntime, after: int | None) -> None:
+    subscribe(runtime, after, job_seq=3)
+    assert at(runtime, 1, 2) + at(runtime, 2, 3) == []
+    assert positions(at(runtime, 3, 4)) == [4]
 
 
 def test_after_an_unsubscribe_nothing_comes(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
     runtime.client.unsubscribe(JOB, now=runtime.now)
     runtime.take()
-    assert runtime.say("job.event", {**log(), "source_seq": 1}, job_id=JOB, event_seq=1) == []
-    assert runtime.say("job.event", log(), job_id=JOB, event_seq=2) == []
+    assert at(runtime, 1, 10) + at(runtime, 2, None) == []
     subscribe(runtime)
-    runtime.only(JobEmitted, runtime.say("job.event", {**log(), "source_seq": 1}, job_id=JOB, event_seq=3))
+    assert positions(at(runtime, 3, 1)) == [1]
 
 
 def test_an_unsubscribe_takes_back_a_subscribe_that_is_not_answered(runtime: ScriptedRuntime) -> None:
@@ -633,89 +663,103 @@ def test_the_jobs_that_are_not_wanted_are_bounded() -> None:
     assert list(runtime.client.session.unwanted) == ["job_6", "job_7", "job_8"]
 
 
-def test_history_of_a_job_of_ours_is_a_stream_of_its_own(runtime: ScriptedRuntime) -> None:
+def test_history_of_a_job_of_ours_comes_beside_its_new_events(runtime: ScriptedRuntime) -> None:
     runtime.accept()
-    runtime.say("job.event", chunk(0, "a"), job_id=JOB, event_seq=1)
-    subscribe(runtime)
+    at(runtime, 1, 1, chunk(0, "a"))
+    subscribe(runtime, job_seq=1)
     events = [
-        *runtime.say("job.event", {**chunk(0, "a"), "source_seq": 1}, job_id=JOB, event_seq=2),
-        *runtime.say("job.event", chunk(1, "b", more=False), job_id=JOB, event_seq=3),
+        *at(runtime, 2, 2, chunk(1, "b", more=False)),
+        *at(runtime, 3, 1, chunk(0, "a")),
+        *at(runtime, 4, 1, chunk(0, "a")),
     ]
-    assert [(event.seq, event.source_seq) for event in events if isinstance(event, JobEmitted)] == [
-        (2, 1),
-        (3, None),
-    ]
-    event = runtime.only(JobEnded, runtime.say("job.result", {"result_id": "res_1"}, job_id=JOB, event_seq=4))
+    assert (numbers(events), positions(events)) == ([2, 3], [2, 1])
+    event = runtime.only(JobEnded, runtime.say("job.result", {"result_id": "res_1"}, job_id=JOB, event_seq=5))
     assert event.result == "ab"
-
-
-def test_history_before_an_answer_that_was_lost_comes_again(runtime: ScriptedRuntime) -> None:
-    runtime.accept()
-    request_id = runtime.client.subscribe(JOB, 0, True, now=runtime.now)
-    runtime.take()
-    assert runtime.say("job.event", {**log(), "source_seq": 1}, job_id=JOB, event_seq=1) == []
-    payload = {"job_id": JOB, "request_id": request_id, "current_status": "running", "replayed": True}
-    runtime.say("job.subscribed", payload)
-    assert numbers(runtime.say("job.event", {**log(), "source_seq": 1}, job_id=JOB, event_seq=2)) == [2]
 
 
 def test_a_job_that_is_over_can_be_seen_again(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     runtime.say("job.result", {"result": 1}, job_id=JOB, event_seq=1)
-    subscribe(runtime, current_status="success")
-    event = runtime.only(
-        JobEnded, runtime.say("job.result", {"result": 1, "source_seq": 1}, job_id=JOB, event_seq=2)
-    )
-    assert (event.result, event.source_seq) == (1, 1)
+    subscribe(runtime, current_status="success", job_seq=1)
+    payload = {"result": 1, "job_seq": 1}
+    event = runtime.only(JobEnded, runtime.say("job.result", payload, job_id=JOB, event_seq=2))
+    assert (event.result, event.job_seq) == (1, 1)
 
 
 @pytest.mark.parametrize(
-    ("from_event_seq", "answer"),
-    [(None, {}), (9, {}), (99, {"replayed": True}), (None, {"subscribed_from": 0})],
+    ("after", "answer"),
+    [(None, {}), (9, {}), (99, {"replayed": True}), (None, {"job_seq": 0})],
 )
 def test_of_a_job_that_is_over_nothing_is_awaited_when_nothing_is_left(
-    runtime: ScriptedRuntime, from_event_seq: int | None, answer: dict[str, Any]
+    runtime: ScriptedRuntime, after: int | None, answer: dict[str, Any]
 ) -> None:
-    subscribe(runtime, from_event_seq, current_status="success", **answer)
+    subscribe(runtime, after, current_status="success", **answer)
     assert runtime.client.session is not None
     assert not runtime.client.session.jobs
 
 
-def test_history_that_comes_before_the_answer_waits_for_it(runtime: ScriptedRuntime) -> None:
-    request_id = runtime.client.subscribe(JOB, 0, True, now=runtime.now)
-    runtime.take()
-    assert runtime.say("job.event", log("1"), job_id=JOB, event_seq=1) == []
-    assert runtime.say("job.error", end("CANCELLED", "cancelled"), job_id=JOB, event_seq=2) == []
-    assert runtime.client.cursor == 0
+# Runtimes that tell no positions, and may replay a history before they answer.
+
+
+@pytest.fixture
+def numbered() -> ScriptedRuntime:
+    runtime = ScriptedRuntime()
+    runtime.welcome(*NUMBERED)
+    return runtime
+
+
+def test_history_that_comes_before_the_answer_waits_for_it(numbered: ScriptedRuntime) -> None:
+    request_id = numbered.client.subscribe(JOB, 0, True, now=numbered.now)
+    numbered.take()
+    assert numbered.say("job.event", log("1"), job_id=JOB, event_seq=1) == []
+    assert numbered.say("job.error", end("CANCELLED", "cancelled"), job_id=JOB, event_seq=2) == []
+    assert numbered.client.cursor == 0
     payload = {"job_id": JOB, "request_id": request_id, "current_status": "cancelled", "replayed": True}
-    events = runtime.say("job.subscribed", payload)
-    assert [type(event) for event in events] == [Subscribed, JobEmitted, JobEnded]
+    answer, event, ending = numbered.say("job.subscribed", payload)
+    assert isinstance(answer, Subscribed)
+    assert isinstance(event, JobEmitted) and isinstance(ending, JobEnded)
+    numbered.client.processed(JOB, ending.receipt, now=numbered.now)
+    assert numbered.client.cursor == 2
 
 
-def test_history_of_a_subscribe_that_is_refused_is_nobodys(runtime: ScriptedRuntime) -> None:
-    request_id = runtime.client.subscribe(JOB, 0, True, now=runtime.now)
-    runtime.take()
-    runtime.say("job.event", log("1"), job_id=JOB, event_seq=1)
+def test_history_that_comes_behind_the_answer_waits_for_nothing(numbered: ScriptedRuntime) -> None:
+    subscribe(numbered)
+    assert numbers(numbered.say("job.event", log("1"), job_id=JOB, event_seq=1)) == [1]
+
+
+@pytest.mark.parametrize(("after", "left"), [(None, 0), (9, 0), (3, 1)])
+def test_of_a_job_that_is_over_nothing_is_awaited_above_its_last_number(
+    numbered: ScriptedRuntime, after: int | None, left: int
+) -> None:
+    subscribe(numbered, after, job_seq=None, subscribed_from=9, current_status="success")
+    assert numbered.client.session is not None
+    assert len(numbered.client.session.jobs) == left
+
+
+def test_history_of_a_subscribe_that_is_refused_is_nobodys(numbered: ScriptedRuntime) -> None:
+    request_id = numbered.client.subscribe(JOB, 0, True, now=numbered.now)
+    numbered.take()
+    numbered.say("job.event", log("1"), job_id=JOB, event_seq=1)
     payload = {"code": "PERMISSION_DENIED", "request_id": request_id}
-    runtime.only(RequestRefused, runtime.say("session.error", payload))
-    assert runtime.client.cursor == 1
+    numbered.only(RequestRefused, numbered.say("session.error", payload))
+    assert numbered.client.cursor == 1
 
 
 def test_history_before_an_answer_that_a_drop_has_lost_comes_again() -> None:
     runtime = ScriptedRuntime(ClientConfig())
-    runtime.welcome()
+    runtime.welcome(*NUMBERED)
     request_id = runtime.client.subscribe(JOB, 0, True, now=runtime.now)
     runtime.take()
     runtime.say("job.event", log("1"), job_id=JOB, event_seq=1)
-    runtime.reconnect()
+    runtime.reconnect(*NUMBERED)
     runtime.say("job.event", log("1"), job_id=JOB, event_seq=2)
     payload = {"job_id": JOB, "request_id": request_id, "current_status": "running", "replayed": True}
     assert numbers(runtime.say("job.subscribed", payload)) == [2]
 
 
-def test_what_does_not_fit_is_not_kept_back() -> None:
+def test_an_event_that_comes_too_early_and_finds_no_room_is_handed_out() -> None:
     runtime = ScriptedRuntime(ClientConfig(limits=Limits(history_events=1)))
-    runtime.welcome()
+    runtime.welcome(*NUMBERED)
     runtime.client.subscribe(JOB, 0, True, now=runtime.now)
     runtime.take()
     assert runtime.say("job.event", log("1"), job_id=JOB, event_seq=1) == []

@@ -9,13 +9,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.client import Client, ClientConfig
-from arcp_proto.client_job_handlers import ENDS
-from arcp_proto.errors import ErrorCode
-from arcp_proto.ids import JobId
-from arcp_proto.limits import Limits
-from arcp_proto.messages import TO_CLIENT, TO_RUNTIME
-from arcp_proto.output import (
+from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.job_messages import ENDS
+from arcp_proto.engine.output import (
     CancelAnswered,
     ConnectionEnded,
     Event,
@@ -24,9 +20,13 @@ from arcp_proto.output import (
     JobEnded,
     RequestRefused,
 )
-from arcp_proto.timers import TimerKey, TimerKind
+from arcp_proto.engine.timers import TimerKey, TimerKind
+from arcp_proto.errors import ErrorCode
+from arcp_proto.ids import JobId
+from arcp_proto.limits import Limits
+from arcp_proto.wire.messages import TO_CLIENT, TO_RUNTIME
 
-from .scripted_runtime import ScriptedRuntime
+from .scripted_runtime import FEATURES, NUMBERED, ScriptedRuntime
 
 JOBS = ("job_1", "job_2", "job_3")
 JSON = st.recursive(
@@ -46,6 +46,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "result_id": st.sampled_from(["res_1", "res_2"]),
     "result_size": st.integers(0, 9),
     "content_type": st.just("application/json"),
+    "job_seq": st.integers(1, 8),
     "kind": st.sampled_from(["log", "result_chunk", "x-vendor.a.b"]),
     "session_id": st.sampled_from(["sess_1", "sess_2"]),
     "nonce": st.just("n"),
@@ -68,12 +69,21 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "job.event": ("kind", "body"),
     "job.error": ("code",),
 }
-OPTIONAL = {
+OPTIONAL: dict[str, tuple[str, ...]] = {
+    "job.event": ("job_seq",),
     "session.error": ("request_id", "job_id", "message", "details"),
     "job.accepted": ("request_id",),
     "job.cancelled": ("request_id", "job_id", "final_status"),
-    "job.result": ("final_status", "completed_at", "result", "result_id", "result_size", "content_type"),
-    "job.error": ("request_id", "final_status", "completed_at", "message", "details"),
+    "job.result": (
+        "final_status",
+        "completed_at",
+        "result",
+        "result_id",
+        "result_size",
+        "content_type",
+        "job_seq",
+    ),
+    "job.error": ("request_id", "final_status", "completed_at", "message", "details", "job_seq"),
 }
 
 
@@ -129,11 +139,11 @@ CONFIG = ClientConfig(
 
 
 @settings(max_examples=300, deadline=None)
-@given(STEPS, st.sampled_from([True, True, True, False]))
-def test_whatever_a_runtime_says(steps: list[tuple[str, Any]], welcomed: bool) -> None:
+@given(STEPS, st.sampled_from([FEATURES, FEATURES, NUMBERED, None]))
+def test_whatever_a_runtime_says(steps: list[tuple[str, Any]], features: list[str] | None) -> None:
     runtime = ScriptedRuntime(CONFIG)
-    if welcomed:
-        runtime.welcome(heartbeat_interval_sec=30)
+    if features is not None:
+        runtime.welcome(*features, heartbeat_interval_sec=30)
     asked: list[str] = []
     for action, argument in steps:
         _do(runtime, asked, action, argument)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from arcp_proto.client_session import ClientSession
+from arcp_proto.client.followed_job import FollowedJob
+from arcp_proto.client.session import ClientSession
+from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.ids import JobId, SessionId, Time
 from arcp_proto.limits import Limits
-from arcp_proto.resumption import ResumedJob, Resumption
 from arcp_proto.secret import Secret
 
 
@@ -17,7 +18,7 @@ def test_a_job_from_acceptance_to_its_end_and_again() -> None:
     opened, job_id = session(), JobId("job_1")
     opened.follow(job_id, observed=False)
     assert (job_id in opened.jobs, job_id in opened.ended) == (True, False)
-    opened.end_job(job_id)
+    opened.end_job(job_id, 2)
     assert (job_id in opened.jobs, job_id in opened.ended) == (False, True)
     opened.follow(job_id, observed=False)
     assert (job_id in opened.jobs, job_id in opened.ended) == (True, False)
@@ -30,45 +31,213 @@ def test_nothing_resumes_a_session_without_a_token() -> None:
     assert opened.resumption() is not None
 
 
+def hand_out(opened: ClientSession, job: FollowedJob, seq: int, position: int | None) -> int:
+    """An event of a job comes; return its receipt."""
+    opened.numbers.last = seq
+    assert job.takes(position, seq, f"e{seq}")
+    return opened.acks.handed_out(seq, job.id, 10, job, *job.place_of(position, seq))
+
+
 def test_a_job_is_kept_until_its_end_is_processed() -> None:
     opened, job_id = session(), JobId("job_1")
     opened.token = Secret("rt_1")
     job = opened.follow(job_id, observed=False)
-    for seq in (1, 2):
-        opened.numbers.last = seq
-        opened.acks.handed_out(seq, job_id, 10, job, job.handed_out(seq, None))
-    opened.end_job(job_id)
-    opened.acks.done(1, job_id)
-    assert kept(opened) == (1, [ResumedJob(job_id, 1)])
-    opened.acks.done(2, job_id)
+    first, last = hand_out(opened, job, 1, 4), hand_out(opened, job, 2, 5)
+    opened.end_job(job_id, 2)
+    opened.acks.done(first, job_id)
+    assert kept(opened) == (1, [ResumedJob(job_id, 4)])
+    opened.acks.done(last, job_id)
     assert kept(opened) == (2, [])
 
 
-def test_of_what_a_job_brought_in_a_lost_session_nothing_is_forgotten() -> None:
+def test_an_end_that_is_not_processed_is_kept_however_many_jobs_have_ended() -> None:
+    opened = session(jobs=3)
+    opened.token = Secret("rt_1")
+    held = [opened.follow(JobId(f"job_{number}"), observed=False) for number in range(5)]
+    receipts = [hand_out(opened, job, seq, 1) for seq, job in enumerate(held, 1)]
+    for seq, job in enumerate(held, 1):
+        opened.end_job(job.id, seq)
+    assert kept(opened) == (0, [ResumedJob(job.id, 0) for job in held])
+    for job, receipt in zip(held[1:], receipts[1:], strict=True):
+        opened.acks.done(receipt, job.id)
+    opened.end_job(opened.follow(JobId("job_9"), observed=False).id, 6)
+    assert kept(opened) == (0, [ResumedJob(held[0].id, 0)])
+
+
+def test_a_job_that_is_over_is_kept_until_the_cursor_has_passed_its_end() -> None:
+    opened, job_id, other = session(), JobId("job_1"), JobId("job_2")
+    opened.token = Secret("rt_1")
+    first = hand_out(opened, opened.follow(other, observed=False), 1, 1)
+    last = hand_out(opened, opened.follow(job_id, observed=False), 2, 1)
+    opened.end_job(job_id, 2)
+    opened.acks.done(last, job_id)
+    stored = opened.resumption()
+    assert stored is not None
+    assert [job.job_id for job in stored.jobs] == [other]
+    assert stored.ended == ((job_id, 2),)
+    again = ClientSession.of_resumption(stored, Limits(), Time(0))
+    assert again.is_done_with(job_id), "its events come again, and are processed"
+    assert again.resumption() == stored
+    opened.acks.done(first, other)
+    stored = opened.resumption()
+    assert stored is not None
+    assert stored.ended == ()
+
+
+def test_a_job_whose_history_may_follow_its_end_is_kept_as_long_as_its_session() -> None:
+    opened, job_id, other = session(), JobId("job_1"), JobId("job_2")
+    opened.token = Secret("rt_1")
+    asked, plain = opened.follow(job_id, observed=False), opened.follow(other, observed=False)
+    first = hand_out(opened, asked, 1, 1)
+    asked.begin_replay(0)
+    for number, job in enumerate((asked, plain), 2):
+        last = hand_out(opened, job, number, 2)
+        opened.end_job(job.id, number)
+        opened.acks.done(last, job.id)
+    assert first < last
+    stored = opened.resumption()
+    assert stored is not None
+    assert (stored.cursor, stored.jobs) == (3, ())
+    assert [ended for ended, _ in stored.ended] == [job_id], "and the other one is forgotten"
+    again = ClientSession.of_resumption(stored, Limits(), Time(0))
+    assert again.is_done_with(job_id), "the process that has asked for its history is gone"
+    again.renew(SessionId("sess_2"), Time(0))
+    again.token = Secret("rt_2")
+    assert kept(again) == (0, [])
+    assert not again.is_done_with(job_id)
+
+
+def test_a_job_of_a_key_that_an_earlier_process_may_have_asked_for_is_kept_as_long() -> None:
+    opened, job_id = session(), JobId("job_1")
+    opened.token = Secret("rt_1")
+    opened.follow(job_id, observed=False).keyed = True
+    stored = opened.resumption()
+    assert stored is not None
+    again = ClientSession.of_resumption(stored, Limits(), Time(0))
+    last = hand_out(again, again.jobs[job_id], 1, 1)
+    again.end_job(job_id, 1)
+    again.acks.done(last, job_id)
+    stored = again.resumption()
+    assert stored is not None
+    assert (stored.cursor, stored.jobs) == (1, ())
+    assert [ended for ended, _ in stored.ended] == [job_id]
+
+
+def test_a_job_that_is_followed_again_keeps_what_was_not_processed_before_its_end() -> None:
     opened, job_id = session(), JobId("job_1")
     opened.token = Secret("rt_1")
     job = opened.follow(job_id, observed=False)
-    opened.numbers.last = 5
-    opened.acks.handed_out(5, job_id, 10, job, job.handed_out(5, None))
+    first, second = hand_out(opened, job, 1, 1), hand_out(opened, job, 2, 2)
+    opened.end_job(job_id, 2)
+    again = opened.follow(job_id, observed=True, cursor=1)
+    assert kept(opened) == (0, [ResumedJob(job_id, 0, observed=True, behind=True)])
+    third = hand_out(opened, again, 3, 2)
+    opened.end_job(job_id, 3)
+    assert kept(opened) == (0, [ResumedJob(job_id, 0)])
+    opened.acks.done(first, job_id)
+    assert kept(opened) == (1, [ResumedJob(job_id, 1)])
+    opened.acks.done(second, job_id)
+    assert kept(opened) == (2, [ResumedJob(job_id, 1)])
+    opened.acks.done(third, job_id)
+    assert kept(opened) == (3, [])
+
+
+def test_a_number_is_kept_of_a_job_without_positions() -> None:
+    opened, job_id = session(), JobId("job_1")
+    opened.token = Secret("rt_1")
+    job = opened.follow(job_id, observed=False)
+    first, _ = hand_out(opened, job, 3, None), hand_out(opened, job, 4, None)
+    opened.acks.done(first, job_id)
+    assert kept(opened) == (3, [ResumedJob(job_id, 0, 3)])
+
+
+def test_a_job_is_behind_until_what_a_lost_session_has_brought_is_processed() -> None:
+    opened, job_id = session(), JobId("job_1")
+    opened.token = Secret("rt_1")
+    job = opened.follow(job_id, observed=False)
+    receipt = hand_out(opened, job, 5, 2)
     opened.lose()
     opened.renew(SessionId("sess_2"), Time(0))
     opened.token = Secret("rt_2")
+    assert kept(opened) == (0, [ResumedJob(job_id, 0, observed=True, behind=True)])
     job.go_on(0)
     assert kept(opened) == (0, [ResumedJob(job_id, 0, observed=True, behind=True)])
-    opened.acks.done(5, job_id)
-    assert kept(opened) == (0, [ResumedJob(job_id, 5, observed=True)])
+    opened.acks.done(receipt, job_id)
+    assert kept(opened) == (0, [ResumedJob(job_id, 2, observed=True)])
+
+
+def test_a_job_is_behind_while_a_resume_brings_what_came_before_its_answer() -> None:
+    opened, job, other = session(), FollowedJob(JobId("job_1"), observed=True), JobId("job_2")
+    opened.token = Secret("rt_1")
+    opened.jobs[job.id] = job
+    receipt = hand_out(opened, opened.follow(other, observed=False), 1, 1)
+    job.stop()
+    opened.numbers.last = 2
+    assert not job.takes(7, 2, "e2")
+    job.go_on(7)
+    assert kept(opened)[1][0] == ResumedJob(job.id, 0, observed=True, behind=True)
+    opened.acks.done(receipt, other)
+    assert kept(opened)[1][0] == ResumedJob(job.id, 0, observed=True)
+
+
+def test_a_replay_is_kept_as_far_as_it_is_processed() -> None:
+    opened, job_id = session(), JobId("job_1")
+    opened.token = Secret("rt_1")
+    job = opened.follow(job_id, observed=False, cursor=4)
+    job.begin_replay(1)
+    first, _ = hand_out(opened, job, 1, 2), hand_out(opened, job, 2, 3)
+    opened.acks.done(first, job_id)
+    assert kept(opened) == (1, [ResumedJob(job_id, 4, replay=(2, 4))])
+
+
+def test_a_job_is_behind_while_a_replay_stands_behind_events_that_it_repeats() -> None:
+    opened, job_id = session(), JobId("job_1")
+    opened.token = Secret("rt_1")
+    job = opened.follow(job_id, observed=True, cursor=4)
+    receipt = hand_out(opened, job, 1, 5)
+    job.begin_replay(1)
+    hand_out(opened, job, 2, 2)
+    assert kept(opened) == (0, [ResumedJob(job_id, 4, observed=True, behind=True, replay=(1, 5))])
+    opened.acks.done(receipt, job_id)
+    assert kept(opened) == (1, [ResumedJob(job_id, 5, observed=True, replay=(1, 5))])
+
+
+def test_a_job_that_is_left_is_not_found_again_for_its_end() -> None:
+    opened, job_id = session(), JobId("job_1")
+    opened.token = Secret("rt_1")
+    hand_out(opened, opened.follow(job_id, observed=False), 1, 1)
+    opened.end_job(job_id, 1)
+    opened.leave(job_id, 0)
+    stored = opened.resumption()
+    assert stored is not None
+    assert (stored.jobs, stored.ended, stored.left) == ((), (), (job_id,))
 
 
 def test_another_process_goes_on() -> None:
     jobs = (
         ResumedJob(JobId("job_1"), 3),
         ResumedJob(JobId("job_2"), 4, observed=True, behind=True),
-        ResumedJob(JobId("job_3"), 4, observed=True, count=2),
+        ResumedJob(JobId("job_3"), 4, keyed=True, replay=(1, 4)),
+        ResumedJob(JobId("job_4"), 0, 6),
     )
     resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 7, jobs)
     opened = ClientSession.of_resumption(resumption, Limits(), Time(0))
     assert (opened.id, opened.cursor, opened.numbers.last) == ("sess_1", 7, 7)
     assert kept(opened) == (7, list(jobs))
+    assert [job.asked_from for job in opened.jobs.values()] == [3, 4, 1, 0]
+    assert [job.home for job in opened.jobs.values()] == [0, 0, 0, 6]
+    assert [job.awaited for job in opened.jobs.values()] == [False, True, False, False]
+
+
+def test_a_replay_of_another_process_is_not_processed_with_the_next() -> None:
+    kept_job = ResumedJob(JobId("job_1"), 4, replay=(0, 4))
+    resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 7, (kept_job,))
+    opened = ClientSession.of_resumption(resumption, Limits(), Time(0))
+    job = opened.jobs[kept_job.job_id]
+    receipt = [hand_out(opened, job, 8, 1), hand_out(opened, job, 9, 2)][-1]
+    job.begin_replay(0)
+    opened.acks.done(receipt, job.id)
+    assert kept(opened)[1] == [kept_job]
 
 
 def kept(opened: ClientSession) -> tuple[int, list[ResumedJob]]:
@@ -82,12 +251,24 @@ def test_the_end_of_a_job_frees_its_chunks() -> None:
     body = {"result_id": "r", "chunk_seq": 0, "data": "abc", "encoding": "utf8", "more": True}
     opened.assembly.add(job_id, body)
     assert opened.assembly.size == 3
-    opened.end_job(job_id)
+    opened.end_job(job_id, 2)
     assert opened.assembly.size == 0
 
 
 def test_only_the_last_ends_are_remembered() -> None:
     opened = session(jobs=3)
     for number in range(10):
-        opened.end_job(JobId(f"job_{number}"))
+        opened.end_job(JobId(f"job_{number}"), number)
     assert list(opened.ended) == ["job_7", "job_8", "job_9"]
+
+
+def test_a_replay_beside_events_that_come_by_themselves_is_not_asked_for_again() -> None:
+    """A later event could come before those that a subscription brings."""
+    opened, job_id = session(), JobId("job_1")
+    opened.token = Secret("rt_1")
+    job = opened.follow(job_id, observed=False)
+    hand_out(opened, job, 1, 1)
+    job.begin_replay(0)
+    assert kept(opened) == (0, [ResumedJob(job_id, replay=(0, 1))])
+    job.observed = True
+    assert kept(opened) == (0, [ResumedJob(job_id, observed=True, behind=True, replay=(0, 1))])

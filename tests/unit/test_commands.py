@@ -6,12 +6,14 @@ from typing import Any, Final
 
 import pytest
 
-from arcp_proto import commands, messages
-from arcp_proto.client import ClientConfig
+from arcp_proto.client import commands
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.engine.output import JobsListed, RequestRefused, Subscribed
 from arcp_proto.errors import LocalProtocolError
+from arcp_proto.features import POSITIONS
 from arcp_proto.ids import JobId
-from arcp_proto.output import JobsListed, RequestRefused, Subscribed
 from arcp_proto.secret import Secret
+from arcp_proto.wire import messages
 
 from .scripted_runtime import FEATURES, JOB, ScriptedRuntime
 
@@ -39,8 +41,18 @@ def test_a_hello_that_resumes_says_it_twice() -> None:
 
 @pytest.mark.parametrize("number", [-1, 2**63])
 def test_a_number_that_is_none(number: int) -> None:
-    with pytest.raises(LocalProtocolError, match="from_event_seq"):
+    with pytest.raises(LocalProtocolError, match="a number of one of its events"):
         commands.subscribe(JOB, number, True)
+
+
+def test_a_subscribe_says_what_its_runtime_reads() -> None:
+    message = commands.subscribe(JOB, 4, True)
+    assert message == messages.Subscribe(JOB, 4, True, 4)
+    by_position = commands.as_negotiated(message, frozenset({"subscribe", POSITIONS}))
+    assert by_position == messages.Subscribe(JOB, None, True, 4)
+    assert commands.as_negotiated(message, frozenset({"subscribe"})) == messages.Subscribe(JOB, 4, True, None)
+    from_number = messages.Subscribe(JOB, 4, True, None)
+    assert commands.as_negotiated(from_number, frozenset({POSITIONS})) is from_number
 
 
 def test_a_filter_only_when_there_is_one() -> None:
@@ -101,7 +113,7 @@ def test_a_subscribe_and_its_answer(runtime: ScriptedRuntime) -> None:
     runtime.take()
     (frame,) = runtime.sent("job.subscribe")
     assert (frame["id"], frame["job_id"]) == (request_id, JOB)
-    assert frame["payload"] == {"job_id": JOB, "from_event_seq": 4, "history": True}
+    assert frame["payload"] == {"job_id": JOB, "from_job_seq": 4, "history": True}
     payload = {
         "job_id": JOB,
         "request_id": request_id,
@@ -111,9 +123,11 @@ def test_a_subscribe_and_its_answer(runtime: ScriptedRuntime) -> None:
         "lease_constraints": {"expires_at": "2027-01-01T00:00:00Z"},
         "budget": {"USD": "USD:5"},
         "parent_job_id": "job_0",
-        "subscribed_from": 7,
+        "subscribed_from": 70,
+        "job_seq": 7,
         "replayed": True,
-        "history_from": 5,
+        "history_from": 50,
+        "history_from_job_seq": 5,
     }
     event = runtime.only(Subscribed, runtime.say("job.subscribed", payload, trace_id="ab" * 16))
     assert event == Subscribed(
@@ -235,3 +249,15 @@ def test_what_was_not_negotiated_cannot_be_asked_for() -> None:
         runtime.client.subscribe(JOB, now=runtime.now)
     with pytest.raises(LocalProtocolError, match="does not offer list_jobs"):
         runtime.client.list_jobs(now=runtime.now)
+
+
+def test_a_subscribe_to_a_runtime_that_tells_no_positions(runtime: ScriptedRuntime) -> None:
+    runtime.reconnect("subscribe")
+    request_id = runtime.client.subscribe(JOB, 4, True, now=runtime.now)
+    runtime.take()
+    (frame,) = runtime.sent("job.subscribe")
+    assert frame["payload"] == {"job_id": JOB, "from_event_seq": 4, "history": True}
+    said = {"job_id": JOB, "request_id": request_id, "current_status": "running", "agent": "echo"}
+    numbers = {"subscribed_from": 7, "replayed": True, "history_from": 5}
+    event = runtime.only(Subscribed, runtime.say("job.subscribed", {**said, **numbers}))
+    assert (event.subscribed_from, event.history_from) == (7, 5)

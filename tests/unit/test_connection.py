@@ -8,14 +8,14 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from arcp_proto.connection import Framing, Phase
+from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.output import Authenticate, ConnectionEnded
+from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.ids import SECOND, Principal
 from arcp_proto.limits import KIB, MIB, Limits
-from arcp_proto.output import Authenticate, ConnectionEnded
 from arcp_proto.recording import record, replay
-from arcp_proto.runtime import PARTIAL, Runtime
-from arcp_proto.timers import TimerKey, TimerKind
+from arcp_proto.server.runtime import PARTIAL, Runtime
 
 from .world import CONFIG, Peer, World
 

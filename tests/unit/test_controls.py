@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arcp_proto.controls import Controls, Waiting
+from arcp_proto.engine.outbox import Controls, Waiting
 
 
 def test_without_any_there_is_no_first() -> None:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto import covering
-from arcp_proto.covering import LETTERS_A_STATE, MOST_STATES, PLACES_A_STATE, Budget, Spent, covers
-from arcp_proto.glob import Part
-from arcp_proto.matching import Automaton
+from arcp_proto.leases import subsumption
+from arcp_proto.leases.automaton import Automaton
+from arcp_proto.leases.patterns import Part
+from arcp_proto.leases.subsumption import LETTERS_A_STATE, MOST_STATES, PLACES_A_STATE, Budget, Spent, covers
 
 
 def automaton(*patterns: str) -> Automaton:
@@ -203,7 +203,7 @@ def test_what_a_peer_can_ask_for_takes_few_steps(parent: list[str], child: list[
 
     def count(frame: FrameType, event: str, _: object) -> Any:
         nonlocal lines
-        if frame.f_code.co_filename != covering.__file__:
+        if frame.f_code.co_filename != subsumption.__file__:
             return None
         lines += event == "line"
         return count

@@ -6,9 +6,11 @@ import json
 
 import pytest
 
-from arcp_proto.credentials import (
+from arcp_proto.errors import InvariantViolated
+from arcp_proto.ids import JobId, Principal, Time
+from arcp_proto.secret import Secret
+from arcp_proto.server.credentials.model import (
     MOST,
-    Credential,
     Provision,
     Provisions,
     Rotated,
@@ -16,9 +18,7 @@ from arcp_proto.credentials import (
     named,
     with_credentials,
 )
-from arcp_proto.errors import InvariantViolated
-from arcp_proto.ids import JobId, Principal, Time
-from arcp_proto.secret import Secret
+from arcp_proto.wire.credential import Credential
 
 from .credentialed import ENDPOINT, made
 

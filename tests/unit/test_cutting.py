@@ -9,11 +9,11 @@ from typing import Any
 import anyio
 import pytest
 
-from arcp_io.cli.cutting import Drops
-from arcp_proto.connection import Framing
+from arcp_io.cli.demo.flaky_relay import Drops
+from arcp_proto.engine.connection import Framing
+from arcp_proto.engine.output import Detached, SessionLost, Welcomed
 from arcp_proto.ids import SessionId
-from arcp_proto.messages import Peer
-from arcp_proto.output import Detached, SessionLost, Welcomed
+from arcp_proto.wire.messages import Peer
 
 from .scripted_runtime import ScriptedRuntime
 

@@ -9,19 +9,20 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from arcp_proto.applying import APPLY
-from arcp_proto.ceilings import Ceiling
+from arcp_proto.engine.output import Audit, ChildEnded, PauseJob, RuntimeEnded, StartJob
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, LocalProtocolError
-from arcp_proto.events import REMAINING
+from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, JobId
-from arcp_proto.inventory import AgentInfo
-from arcp_proto.output import Audit, ChildEnded, PauseJob, RuntimeEnded, StartJob
+from arcp_proto.leases.ceilings import Ceiling
 from arcp_proto.recording import record, replay
-from arcp_proto.records import Published, encode_record
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import RuntimeConfig
-from arcp_proto.timers import TimerKind
-from arcp_proto.times import format_time
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.apply import APPLY
+from arcp_proto.server.journal.records import Published, encode_record
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.wire.event_bodies import REMAINING
+from arcp_proto.wire.timestamps import format_time
 
 from .world import CONFIG, FEATURES, SEED, START, UNIX, Frame, Peer, World
 
@@ -508,7 +509,7 @@ def test_a_parent_that_gave_everything_away_waits_for_its_return() -> None:
 
 def test_observers_of_the_parent_see_nothing_of_the_child() -> None:
     world = Tree()
-    observer = world.client(features=ALL)
+    observer = world.client(features=(*ALL, POSITIONS))
     observer.send("job.subscribe", {"job_id": world.root})
     child = world.delegate()
     world.emit(child)
@@ -516,7 +517,7 @@ def test_observers_of_the_parent_see_nothing_of_the_child() -> None:
     [answer] = observer.send("job.subscribe", {"job_id": child})
     assert answer["payload"]["parent_job_id"] == world.root
     world.emit(child)
-    assert observer.frames[-1]["payload"]["source_seq"] == world.peer.frames[-1]["event_seq"]
+    assert observer.frames[-1]["payload"]["job_seq"] == 2
     assert world.said(observer) == [("1", "delegate"), ("2", "log")]
 
 
@@ -540,7 +541,7 @@ def test_a_child_is_listed_with_its_parent() -> None:
 
 def test_a_typescript_client_gets_nothing_of_a_child_and_subscribes() -> None:
     world = World()
-    peer = world.client(features=ALL, hello_id="msg_1")
+    peer = world.client(features=(*ALL, POSITIONS), hello_id="msg_1")
     root = peer.submit(lease_request=LEASE)
     child = world.runtime.delegate(root, "plain", now=world.now)
     world.take()
@@ -550,9 +551,9 @@ def test_a_typescript_client_gets_nothing_of_a_child_and_subscribes() -> None:
     world.emit(child)
     world.finish(child)
     frames = peer.about(child)
-    assert [(frame["type"], frame["payload"]["source_seq"]) for frame in frames] == [
-        ("job.event", 3),
-        ("job.result", 4),
+    assert [(frame["type"], frame["payload"]["job_seq"]) for frame in frames] == [
+        ("job.event", 2),
+        ("job.result", 3),
     ]
     assert peer.cancel(child)[0]["type"] == "job.cancelled"
 
@@ -568,7 +569,8 @@ def test_a_child_outlives_the_session_of_its_root() -> None:
         world.emit(job_id)
         world.finish(job_id)
     assert [what(frame) for frame in again.about(child)] == ["log", "job.result"]
-    assert again.about(late)[0]["payload"]["source_seq"] == world.runtime.jobs[late].home_seq - 1
+    ended = again.send("job.subscribe", {"job_id": late})[-1]["payload"]
+    assert ended["subscribed_from"] == world.runtime.jobs[late].home_seq == 4
 
 
 def test_a_session_that_resumes_gets_what_its_jobs_children_did() -> None:

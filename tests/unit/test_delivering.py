@@ -7,12 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto.engine.output import PauseJob, StartJob
+from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND
 from arcp_proto.limits import Limits
-from arcp_proto.output import PauseJob, StartJob
-from arcp_proto.records import Published, Released
+from arcp_proto.server.journal.records import Published, Released
 
-from .world import CONFIG, Frame, Peer, World
+from .world import CONFIG, FEATURES, Frame, Peer, World
 
 QUIET = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0)
 JOURNAL = msgspec.structs.replace(QUIET, journal=True)
@@ -188,7 +189,7 @@ def test_without_an_unfinished_job_of_its_own_a_session_is_not_told() -> None:
 
 def test_the_notice_is_in_no_history_and_in_no_other_session() -> None:
     world = World(LAG)
-    peer, live, late = (world.client() for _ in range(3))
+    peer, live, late = (world.client(features=(*FEATURES, POSITIONS)) for _ in range(3))
     job = peer.submit()
     live.send("job.subscribe", {"job_id": job})
     world.emit(job)
@@ -198,9 +199,8 @@ def test_the_notice_is_in_no_history_and_in_no_other_session() -> None:
     world.advance(0.001)
     assert len(notices(peer)) == 1
     assert notices(live) == notices(late) == []
-    expected = [*range(1, 8), 9, 10]
     for other in (live, late):
-        assert [frame["payload"]["source_seq"] for frame in other.about(job)] == expected
+        assert [frame["payload"]["job_seq"] for frame in other.about(job)] == list(range(1, 10))
 
 
 def test_lag_makes_no_agent_wait() -> None:

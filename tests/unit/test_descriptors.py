@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from arcp_io import descriptors
-from arcp_io.descriptors import LEAST_KEPT, WANTED, early_of, raise_limit, room_of
+from arcp_io.drivers import descriptors
+from arcp_io.drivers.descriptors import LEAST_KEPT, WANTED, early_of, raise_limit, room_of
 
 INFINITE = resource.RLIM_INFINITY
 

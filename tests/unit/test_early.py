@@ -1,12 +1,12 @@
-"""Events that wait for the acceptance of their job."""
+"""Events of a job that come before the answer by which the client follows it."""
 
 from __future__ import annotations
 
 import msgspec
 
-from arcp_proto.early import Early
+from arcp_proto.client.sequencer import Early
 from arcp_proto.ids import JobId
-from arcp_proto.wire import Envelope
+from arcp_proto.wire.codec import Envelope
 
 A, B = JobId("job_a"), JobId("job_b")
 
@@ -41,15 +41,3 @@ def test_no_more_bytes_than_the_limit() -> None:
     assert [early.hold(A, big) for _ in range(3)] == [True, True, False]
     early.take(A)
     assert early.hold(B, big)
-
-
-def test_what_came_to_an_observer_is_taken_apart() -> None:
-    early = Early(10, 1000)
-    early.hold(A, event(1))
-    early.hold(A, event(2), observed=True)
-    early.hold(B, event(3), observed=True)
-    assert [held.event_seq for held in early.take_observed(A)] == [2]
-    assert [held.event_seq for held in early.take(A)] == [1]
-    assert [held.event_seq for held in early.take_observed(B)] == [3]
-    assert early.take_observed(B) == []
-    assert early.count == 0

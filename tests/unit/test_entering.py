@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from arcp_proto.entering import number, number_all
 from arcp_proto.ids import SECOND, JobId, Time
 from arcp_proto.limits import Limits
+from arcp_proto.server.jobs.fan_out import number, number_all
 
 from .world import CONFIG, Peer, World
 

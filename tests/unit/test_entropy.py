@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto.entropy import SEED_BYTES, Entropy
+from arcp_proto.engine.entropy import SEED_BYTES, Entropy
 from arcp_proto.errors import LocalProtocolError
 
 SEED = bytes(range(32))
@@ -170,7 +170,7 @@ def test_a_scope_may_hold_a_lone_surrogate() -> None:
 
 def test_the_hash_seed_of_python_changes_nothing() -> None:
     program = (
-        "from arcp_proto.entropy import Entropy\n"
+        "from arcp_proto.engine.entropy import Entropy\n"
         "entropy = Entropy(bytes(range(32)))\n"
         "for scope in ('alice', 'bob', 'alice'):\n"
         "    print(entropy.bits(scope, 'job').hex(), entropy.token(scope, 'rt_').reveal())\n"

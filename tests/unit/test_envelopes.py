@@ -2,45 +2,51 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto import wire
-from arcp_proto.credentials import Credential, Rotated
-from arcp_proto.envelopes import AT_ONCE, FEW, Envelopes
 from arcp_proto.ids import JobId, SessionId, event_id_prefix
-from arcp_proto.log import Entry
 from arcp_proto.secret import Secret
+from arcp_proto.server.credentials.model import Rotated
+from arcp_proto.wire import codec
+from arcp_proto.wire.credential import Credential
+from arcp_proto.wire.envelopes import AT_ONCE, FEW, Entry, Envelopes
 
 SESSION = SessionId("sess_1")
 PREFIX = event_id_prefix(SESSION).encode()
 EXTENSIONS = b'{"x%b":{"event_seq":0,"percent":"%d%%"}}'
 HEADS = (
-    wire.event_head("job.event", JobId("job_1"), "a" * 32, EXTENSIONS),
-    wire.event_head("job.event", JobId("job_1"), "a" * 32, EXTENSIONS, observed=True),
-    wire.event_head("job.result", JobId("job_%b%d"), None),
+    codec.event_head("job.event", JobId("job_1"), "a" * 32, EXTENSIONS),
+    codec.event_head("job.event", JobId("job_2"), "a" * 32),
+    codec.event_head("job.result", JobId("job_%b%d"), None),
+)
+PLACES = st.one_of(
+    st.integers(0, 3), st.integers(970, 1_030), st.integers(10**6 - 30, 10**6), st.just(2**63 - 100)
 )
 
 
-def one_by_one(entries: list[Entry], after: int, size: int) -> list[bytes]:
+def one_by_one(entries: list[Entry], after: int, size: int, positions: bool = False) -> list[bytes]:
     """The same, as simply as it can be said."""
     made: list[bytes] = []
     for number, entry in enumerate(entries, after + 1):
         payload = entry.payload if entry.rotated is None else entry.rotated.complete(entry.payload)
-        made.append(wire.event_envelope(entry.head, PREFIX, b"sess_1", number, payload, entry.source))
+        tail = f',"job_seq":{entry.position}}}}}' if positions and entry.position else "}}"
+        made.append(codec.event_envelope(entry.head, PREFIX, b"sess_1", number, payload, tail.encode()))
         size -= len(made[-1])
         if size <= 0:
             break
     return made
 
 
-def envelopes_of(entries: list[Entry], after: int, size: int) -> list[bytes]:
-    return Envelopes(SESSION).of(entries, after, size)
+def envelopes_of(entries: list[Entry], after: int, size: int, positions: bool = False) -> list[bytes]:
+    return Envelopes(SESSION, positions=positions).of(entries, after, size)
 
 
-def entry_of(kind: int, payload: bytes) -> Entry:
-    return Entry.of(HEADS[kind], payload, 7 if kind == 1 else 0)
+def entry_of(kind: int, payload: bytes, position: int = 0) -> Entry:
+    return Entry(HEADS[kind], payload, position)
 
 
 @given(
@@ -56,13 +62,39 @@ def test_they_are_as_each_by_itself(
     assert envelopes_of(entries, after, size) == one_by_one(entries, after, size)
 
 
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1), PLACES, st.integers(0, 2), st.integers(1, 80)), min_size=1, max_size=5
+    ),
+    st.integers(0, 3_000),
+    st.booleans(),
+)
+def test_positions_are_told_in_and_out_of_order(
+    runs: list[tuple[int, int, int, int]], after: int, positions: bool
+) -> None:
+    """Each run begins at a number and goes up by a step: by 1 as a job does, else as repeats and gaps are."""
+    entries = [
+        Entry(HEADS[kind], b"{", begin + step * number)
+        for kind, begin, step, count in runs
+        for number in range(count)
+    ]
+    assert envelopes_of(entries, after, 10**6, positions) == one_by_one(entries, after, 10**6, positions)
+
+
+@pytest.mark.parametrize("begin", [1, 950, 990, 1_000, 123_450])
+def test_positions_of_a_run_are_told(begin: int) -> None:
+    entries = [entry_of(0, b'{"a":1', begin + number) for number in range(AT_ONCE)]
+    told = [json.loads(envelope)["payload"] for envelope in envelopes_of(entries, 0, 10**6, True)]
+    assert told == [{"a": 1, "job_seq": begin + number} for number in range(AT_ONCE)]
+
+
 @pytest.mark.parametrize("kind", [0, 1, 2])
 @pytest.mark.parametrize("after", [0, 990, 1_995])
 def test_a_run_of_one_job(kind: int, after: int) -> None:
     entries = [entry_of(kind, b'{"n":%d' % number) for number in range(AT_ONCE + FEW)]
     envelopes = envelopes_of(entries, after, 10**6)
     assert envelopes == one_by_one(entries, after, 10**6)
-    assert [wire.decode_envelope(envelope).event_seq for envelope in envelopes] == list(
+    assert [codec.decode_envelope(envelope).event_seq for envelope in envelopes] == list(
         range(after + 1, after + 1 + len(entries))
     )
 
@@ -78,7 +110,7 @@ def test_it_stops_once_there_are_so_many_bytes(sizes: list[int], size: int) -> N
 def test_a_value_that_is_valid_is_told(place: int) -> None:
     rotated = Rotated(Credential("cred_1", "bearer", Secret("new"), "https://e"))
     entries = [entry_of(0, b'{"body":{"id":1}') for _ in range(10)]
-    entries[place] = Entry.of(HEADS[0], b'{"body":{"id":1}', 0, rotated)
+    entries[place] = Entry(HEADS[0], b'{"body":{"id":1}', rotated=rotated)
     envelopes = envelopes_of(entries, 0, 10**6)
     assert envelopes == one_by_one(entries, 0, 10**6)
     assert b'"value":"new"' in envelopes[place]

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from arcp_proto import events
 from arcp_proto.errors import RETRYABLE, ErrorCode, LocalProtocolError
-from arcp_proto.events import (
+from arcp_proto.wire import event_bodies
+from arcp_proto.wire.event_bodies import (
     ArtifactRef,
     Body,
     Delegate,
@@ -89,24 +89,26 @@ NAMES: Final = [f"{number} {kind}" for number, (kind, _body, _written) in enumer
 
 @pytest.mark.parametrize(("kind", "body", "written"), WRITTEN, ids=NAMES)
 def test_a_body_is_written_as_the_draft_says(kind: str, body: Body, written: dict[str, Any]) -> None:
-    assert json.loads(events.encode_body(kind, body)) == written
+    assert json.loads(event_bodies.encode_body(kind, body)) == written
 
 
 @pytest.mark.parametrize(("kind", "body", "written"), WRITTEN, ids=NAMES)
 def test_a_mapping_is_written_like_the_struct(kind: str, body: Body, written: dict[str, Any]) -> None:
-    assert json.loads(events.encode_body(kind, written)) == written
+    assert json.loads(event_bodies.encode_body(kind, written)) == written
 
 
 def test_integers_stay_integers() -> None:
-    assert events.encode_body("progress", Progress(47, 120)) == b'{"current":47,"total":120}'
-    assert events.encode_body("progress", {"current": 47, "total": 120}) == b'{"current":47,"total":120}'
+    assert event_bodies.encode_body("progress", Progress(47, 120)) == b'{"current":47,"total":120}'
+    assert (
+        event_bodies.encode_body("progress", {"current": 47, "total": 120}) == b'{"current":47,"total":120}'
+    )
 
 
 def test_every_kind_of_the_draft_has_a_body() -> None:
     kinds = "log thought tool_call tool_result status metric artifact_ref delegate progress result_chunk"
     assert [kind.value for kind in EventKind] == kinds.split(" ")
-    assert set(events.BODIES) == set(kinds.split(" ")) == {kind for kind, _body, _written in WRITTEN}
-    assert {events.BODIES[kind] for kind in EventKind} == set(events.KINDS)
+    assert set(event_bodies.BODIES) == set(kinds.split(" ")) == {kind for kind, _body, _written in WRITTEN}
+    assert {event_bodies.BODIES[kind] for kind in EventKind} == set(event_bodies.KINDS)
 
 
 WRONG: Final[list[tuple[str, Body | Mapping[str, Any], str]]] = [
@@ -168,23 +170,23 @@ FIELDS: Final = st.one_of(
 @example("progress", [2**63, None, None, None])
 @example("status", ["credential_rotated", None, None, None])
 def test_a_struct_is_written_or_refused_as_its_fields_are(kind: str, values: list[Any]) -> None:
-    shape = events.BODIES[kind]
+    shape = event_bodies.BODIES[kind]
     names = shape.__struct_fields__
     fields = dict(zip(names, values, strict=False))
     made: Any = shape(*values[: len(names)])
     try:
-        written = events.encode_body(kind, fields)
+        written = event_bodies.encode_body(kind, fields)
     except LocalProtocolError:
         with pytest.raises(LocalProtocolError):
-            events.encode_body(kind, made)
+            event_bodies.encode_body(kind, made)
     else:
-        assert events.encode_body(kind, made) == written
+        assert event_bodies.encode_body(kind, made) == written
 
 
 @pytest.mark.parametrize(("kind", "body", "says"), WRONG)
 def test_what_is_wrong_raises_in_the_agent(kind: str, body: Body | Mapping[str, Any], says: str) -> None:
     with pytest.raises(LocalProtocolError, match=says):
-        events.encode_body(kind, body)
+        event_bodies.encode_body(kind, body)
 
 
 @pytest.mark.parametrize(
@@ -202,21 +204,21 @@ def test_what_is_wrong_raises_in_the_agent(kind: str, body: Body | Mapping[str, 
 )
 def test_levels_are_sent_in_four_words(said: str, sent: str) -> None:
     for body in (Log(said, "m"), {"level": said, "message": "m"}):
-        assert json.loads(events.encode_body("log", body)) == {"level": sent, "message": "m"}
+        assert json.loads(event_bodies.encode_body("log", body)) == {"level": sent, "message": "m"}
 
 
 def test_an_event_is_not_changed_by_being_sent() -> None:
     body = Log("WARNING", "m")
     fields = {"level": "WARNING", "message": "m", "fields": {"k": 1}}
-    events.encode_body("log", body)
-    events.encode_body("log", fields)
+    event_bodies.encode_body("log", body)
+    event_bodies.encode_body("log", fields)
     assert body == Log("WARNING", "m")
     assert fields == {"level": "WARNING", "message": "m", "fields": {"k": 1}}
 
 
 def test_a_mapping_may_say_more_than_the_draft() -> None:
     body = {"phase": "running", "details": {"since": [1, 2]}}
-    assert json.loads(events.encode_body("status", body)) == body
+    assert json.loads(event_bodies.encode_body("status", body)) == body
 
 
 @pytest.mark.parametrize(
@@ -244,39 +246,39 @@ def test_a_mapping_may_say_more_than_the_draft() -> None:
 def test_synonyms_are_sent_as_the_draft_names_them(
     kind: str, said: dict[str, Any], sent: dict[str, Any]
 ) -> None:
-    assert events.with_draft_names(kind, said) == sent
-    assert json.loads(events.encode_body(kind, said)) == sent
+    assert event_bodies.with_draft_names(kind, said) == sent
+    assert json.loads(event_bodies.encode_body(kind, said)) == sent
 
 
 @pytest.mark.parametrize("value", ["1e-64", "1.7e308", "-1e308", "0", "0.1"])
 def test_a_decimal_has_as_many_digits_as_peers_can_hold(value: str) -> None:
-    fields = events.read_metric(Metric("m", Decimal(value)))
+    fields = event_bodies.read_metric(Metric("m", Decimal(value)))
     assert fields == {"name": "m", "value": Decimal(value)}
-    assert float(msgspec.json.decode(events.encode_metric(fields))["value"]) == float(value)
+    assert float(msgspec.json.decode(event_bodies.encode_metric(fields))["value"]) == float(value)
 
 
 @pytest.mark.parametrize("value", ["1e-65", "0.1" + 64 * "0", "1e309", "-1e309", "NaN", "sNaN", "-Infinity"])
 def test_a_decimal_with_more_digits_is_refused(value: str) -> None:
     with pytest.raises(LocalProtocolError, match="not finite, or has too many digits"):
-        events.read_metric(Metric("m", Decimal(value)))
+        event_bodies.read_metric(Metric("m", Decimal(value)))
 
 
 @pytest.mark.parametrize("kind", ["log", "metric"])
 @pytest.mark.parametrize("synonym", ["dims", "attributes", "fields"])
 def test_every_synonym_of_dimensions(kind: str, synonym: str) -> None:
-    assert events.with_draft_names(kind, {synonym: 1, "x": 2}) == {"x": 2, "dimensions": 1}
+    assert event_bodies.with_draft_names(kind, {synonym: 1, "x": 2}) == {"x": 2, "dimensions": 1}
 
 
 def test_the_name_of_the_draft_wins_over_a_synonym() -> None:
     both = {"output": 1, "result": 2, "call_id": "c"}
-    assert events.with_draft_names("tool_result", both) == {"result": 2, "call_id": "c"}
+    assert event_bodies.with_draft_names("tool_result", both) == {"result": 2, "call_id": "c"}
     assert both == {"output": 1, "result": 2, "call_id": "c"}
 
 
 @given(st.dictionaries(st.sampled_from(["dims", "fields", "dimensions", "name", "x"]), st.integers()))
 def test_renaming_twice_is_renaming_once(body: dict[str, int]) -> None:
-    once = events.with_draft_names("metric", body)
-    assert events.with_draft_names("metric", once) == once
+    once = event_bodies.with_draft_names("metric", body)
+    assert event_bodies.with_draft_names("metric", once) == once
     assert ("dimensions" in once) == any(name in body for name in ("dims", "fields", "dimensions"))
 
 
@@ -284,8 +286,8 @@ def test_renaming_twice_is_renaming_once(body: dict[str, int]) -> None:
     "kind", ["x-vendor.acme.tick", "x-vendor.a.b.c", "x-vendor.acme.a b", "x-vendor.a." + "b" * 117]
 )
 def test_kinds_of_vendors(kind: str) -> None:
-    assert events.is_vendor_kind(kind)
-    assert events.encode_body(kind, {"n": 1}) == b'{"n":1}'
+    assert event_bodies.is_vendor_kind(kind)
+    assert event_bodies.encode_body(kind, {"n": 1}) == b'{"n":1}'
 
 
 @pytest.mark.parametrize(
@@ -307,11 +309,11 @@ def test_kinds_of_vendors(kind: str) -> None:
     ],
 )
 def test_what_is_no_kind_of_a_vendor(kind: str) -> None:
-    assert not events.is_vendor_kind(kind)
+    assert not event_bodies.is_vendor_kind(kind)
 
 
 def test_features_are_needed_by_two_kinds_and_one_metric() -> None:
-    assert events.FEATURE_OF_KIND == {
+    assert event_bodies.FEATURE_OF_KIND == {
         "progress": "progress",
         "result_chunk": "result_chunk",
         "cost.budget.remaining": "cost.budget",
@@ -325,16 +327,16 @@ def test_features_are_needed_by_two_kinds_and_one_metric() -> None:
 def test_a_number_that_no_peer_can_hold_is_refused(kind: str, field: str, number: int) -> None:
     body = {"name": "x", "value": 1} if kind == "metric" else {"current": 1, "total": 2}
     with pytest.raises(LocalProtocolError, match=f"{field} is larger than any number"):
-        events.encode_body(kind, {**body, field: number})
+        event_bodies.encode_body(kind, {**body, field: number})
 
 
 def test_an_optional_field_of_none_is_absent_and_an_unknown_one_is_kept() -> None:
     assert (
-        events.encode_body("status", {"phase": "x", "message": None, "more": None})
+        event_bodies.encode_body("status", {"phase": "x", "message": None, "more": None})
         == b'{"phase":"x","more":null}'
     )
     assert (
-        events.encode_body("tool_result", {"call_id": "c", "result": None})
+        event_bodies.encode_body("tool_result", {"call_id": "c", "result": None})
         == b'{"call_id":"c","result":null}'
     )
 
@@ -346,6 +348,6 @@ def test_the_retryable_of_a_tool_result_is_the_tables_for_a_code_of_the_draft(co
     error = {"code": code, "message": "m", "retryable": said}
     given = ToolError(code, "m", said)
     for body in (ToolResult("c", error=given), {"call_id": "c", "error": error}):
-        encoded = json.loads(events.encode_body("tool_result", body))
+        encoded = json.loads(event_bodies.encode_body("tool_result", body))
         assert encoded == {"call_id": "c", "error": {**error, "retryable": expected}}
     assert (given.retryable, error["retryable"]) == (said, said)  # What an agent holds stays as it is.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from arcp_proto.client import CLIENT_FEATURES, ClientConfig
-from arcp_proto.features import FEATURES
-from arcp_proto.runtime_config import SUPPORTED_FEATURES
+from arcp_proto.client.client import CLIENT_FEATURES, ClientConfig
+from arcp_proto.features import FEATURES, POSITIONS
+from arcp_proto.server.config import SUPPORTED_FEATURES
 
 
 def test_both_roles_know_the_same() -> None:
     assert CLIENT_FEATURES == SUPPORTED_FEATURES == ClientConfig().features == FEATURES
+    assert POSITIONS in FEATURES
     assert len(dict.fromkeys(FEATURES)) == len(FEATURES)

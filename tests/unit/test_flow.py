@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from arcp_proto.client import ClientConfig
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.engine.output import ConnectionEnded, Detached, Event, SessionFailed
 from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
-from arcp_proto.output import ConnectionEnded, Detached, Event, SessionFailed
 
 from .scripted_runtime import JOB, ScriptedRuntime, log, numbers
 
@@ -155,8 +155,9 @@ def test_the_cursor_is_what_is_processed(runtime: ScriptedRuntime) -> None:
     assert runtime.client.cursor == 0
     for seq in (1, 2, 3):
         emit(runtime, seq)
-    runtime.client.processed(JobId("job_other"), 1, now=runtime.now)
-    runtime.client.processed(JOB, 2, now=runtime.now)
+    runtime.client.processed(JobId("job_other"), 3, now=runtime.now)
     assert runtime.client.cursor == 0
+    runtime.client.processed(JOB, 2, now=runtime.now)
+    assert runtime.client.cursor == 2
     runtime.client.processed(JOB, 1, now=runtime.now)
     assert runtime.client.cursor == 2

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto.errors import ErrorCode, Refusal
-from arcp_proto.glob import Part, check_pattern, parse_pattern
+from arcp_proto.leases.patterns import Part, check_pattern, parse_pattern
 from arcp_proto.limits import MAX_PATTERN_BYTES
 
 NAMESPACES = ["fs.read", "fs.write", "net.fetch", "tool.call", "agent.delegate", "model.use", "x-vendor.acme"]

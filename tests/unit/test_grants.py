@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto import covering
-from arcp_proto.grants import Grants
-from arcp_proto.lease import RESERVED, parse_lease
-from arcp_proto.targets import canonical
+from arcp_proto.leases import subsumption
+from arcp_proto.leases.canonical import canonical
+from arcp_proto.leases.lease import RESERVED, Grants, parse_lease
 
 NAMES = ["tool.call", "agent.delegate", "model.use", "x-vendor.acme.db"]
 
@@ -379,7 +378,7 @@ def test_urls_cover_by_their_parts(parent: list[str], child: list[str], expected
 def test_what_takes_too_long_is_not_covered(monkeypatch: pytest.MonkeyPatch) -> None:
     parent, child = grants("tool.call", "a*b*", "c"), grants("tool.call", "aaaab")
     assert parent.covers(child)
-    monkeypatch.setattr(covering.Budget.__init__, "__defaults__", (3,))
+    monkeypatch.setattr(subsumption.Budget.__init__, "__defaults__", (3,))
     assert not parent.covers(child)
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.connection import Framing, Phase
+from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.output import Authenticate, ConnectionEnded, PauseJob, ResumeJob, StartJob
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.ids import SECOND
 from arcp_proto.limits import Limits
-from arcp_proto.output import Authenticate, ConnectionEnded, PauseJob, ResumeJob, StartJob
-from arcp_proto.session import Session
-from arcp_proto.timers import TimerKind
+from arcp_proto.server.sessions.session import Session
 
 from .world import CONFIG, FEATURES, UNIX, Peer, World
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto.history import History
 from arcp_proto.ids import SECOND, JobId, Time
+from arcp_proto.server.sessions.event_log import History
 
 JOB = JobId("job_x")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from arcp_proto.caps import EVENTS_A_REQUEST
 from arcp_proto.limits import Limits
+from arcp_proto.server.sessions.admission_control import EVENTS_A_REQUEST
 
 from .test_observing import QUIET, say, started, subscribed, texts
 from .world import Peer, World

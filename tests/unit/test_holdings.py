@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.history import History
-from arcp_proto.holdings import Holder, Holdings
 from arcp_proto.ids import SECOND, JobId, Principal, SessionId, Time
 from arcp_proto.limits import Limits
-from arcp_proto.log import Entry, Log
+from arcp_proto.server.sessions.event_log import History, Log
+from arcp_proto.server.sessions.quotas import Holder, Holdings
+from arcp_proto.wire.envelopes import Entry
 
 ALICE, BOB = Principal("alice"), Principal("bob")
 PRINCIPALS: Final = (ALICE, BOB, Principal("carol"))

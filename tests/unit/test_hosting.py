@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from arcp_proto.engine.output import Audit, ChildEnded, StopJob
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.hosting import Counts, JobInfo
 from arcp_proto.ids import JobId
-from arcp_proto.job import Status
 from arcp_proto.limits import MAX_REASON_LENGTH
-from arcp_proto.output import Audit, ChildEnded, StopJob
 from arcp_proto.recording import record, replay
-from arcp_proto.records import JobEnded, OutcomeFixed
+from arcp_proto.server.host_queries import Counts, JobInfo
+from arcp_proto.server.jobs.job import Status
+from arcp_proto.server.journal.records import JobEnded, OutcomeFixed
 
 from .world import CONFIG, START, UNIX, World
 

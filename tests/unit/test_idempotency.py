@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.idempotency import Claim, Keys, _canonical, fingerprint
 from arcp_proto.ids import SECOND, JobId, Principal, Time
 from arcp_proto.limits import MAX_DEPTH, Limits
-from arcp_proto.messages import LeaseConstraints
-from arcp_proto.wire import decode_value
+from arcp_proto.server.jobs.idempotency import Claim, Keys, _canonical, fingerprint
+from arcp_proto.wire.codec import decode_value
+from arcp_proto.wire.messages import LeaseConstraints
 
 ALICE, BOB = Principal("alice"), Principal("bob")
 TERMINAL = ("job.result", b'{"final_status":"success"', None)

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto import tolerance, wire
+from arcp_proto.engine.output import Audit, StartJob
 from arcp_proto.errors import Denied, Unreadable
 from arcp_proto.ids import JobId, Principal
-from arcp_proto.inputs import NO_INPUT, SMALL, Input, decode_submit, input_of, memory_of
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import KIB, MIB, Limits
-from arcp_proto.messages import Submit
-from arcp_proto.output import Audit, StartJob
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.wire import codec, lenient
+from arcp_proto.wire.inputs import NO_INPUT, SMALL, Input, decode_submit, input_of, memory_of
+from arcp_proto.wire.messages import Submit
 
 from .credentialed import Provided
 from .world import CONFIG, Frame, Peer, World
@@ -70,8 +70,8 @@ class Fields(msgspec.Struct):
 
 def read_input(json: bytes) -> Input:
     """Return the input of a submit that holds this JSON."""
-    envelope = wire.decode_envelope(b'{"type":"job.submit","payload":{"agent":"a","input":%b}}' % json)
-    submit = tolerance.read_request(envelope)
+    envelope = codec.decode_envelope(b'{"type":"job.submit","payload":{"agent":"a","input":%b}}' % json)
+    submit = lenient.read_request(envelope)
     assert isinstance(submit, Submit)
     assert isinstance(submit.input, Input)
     return submit.input
@@ -82,7 +82,7 @@ def taken(json: bytes) -> int:
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        value = wire.decode_value(json)
+        value = codec.decode_value(json)
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -111,7 +111,7 @@ def test_what_is_counted_is_not_far_from_what_values_take(name: str) -> None:
 def test_a_small_input_does_not_count(size: int, counts: bool) -> None:
     json = b"[" + b" " * (size - 2) + b"]"
     assert bool(Input.of(json).size) == counts
-    envelope = wire.decode_envelope(b'{"type":"job.submit","payload":{"agent":"a","input":' + json + b"}}")
+    envelope = codec.decode_envelope(b'{"type":"job.submit","payload":{"agent":"a","input":' + json + b"}}")
     assert bool(input_of(envelope.payload).size) == counts
     assert bool(read_input(json).size) == counts
 
@@ -132,9 +132,9 @@ def test_an_input_is_the_value_as_often_as_it_is_asked_for() -> None:
     ],
 )
 def test_the_input_of_a_submit_is_as_it_was_written(payload: bytes, json: bytes) -> None:
-    envelope = wire.decode_envelope(b'{"type":"job.submit","payload":' + payload + b"}")
+    envelope = codec.decode_envelope(b'{"type":"job.submit","payload":' + payload + b"}")
     assert input_of(envelope.payload).json == json
-    submit = tolerance.read_request(envelope)
+    submit = lenient.read_request(envelope)
     assert isinstance(submit, Submit)
     assert submit.input.json == json
 
@@ -159,7 +159,7 @@ def test_an_input_is_read_exactly_if_its_numbers_can_be_held(name: str, around: 
     try:
         value = msgspec.json.decode(json)
     except msgspec.DecodeError:
-        with pytest.raises(Unreadable, match=wire.NO_OBJECT):
+        with pytest.raises(Unreadable, match=codec.NO_OBJECT):
             read_input(json)
     else:
         assert read_input(json).value() == value
@@ -176,7 +176,7 @@ def test_raw_json_is_a_value_unless_a_number_may_overflow(json: bytes) -> None:
     try:
         msgspec.json.decode(json)
     except ValueError:
-        assert not raw or wire.may_overflow(wire.outside_strings(json)[0])
+        assert not raw or codec.may_overflow(codec.outside_strings(json)[0])
     else:
         assert raw
 

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
-from arcp_proto.inventory import AgentInfo, Inventory, qualified
+from arcp_proto.ids import qualified
 from arcp_proto.limits import MAX_AGENT_LENGTH
-from arcp_proto.messages import AgentEntry
+from arcp_proto.server.jobs.inventory import AgentInfo, Inventory
+from arcp_proto.wire.messages import AgentEntry
 
 INVENTORY = Inventory(
     [

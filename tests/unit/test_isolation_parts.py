@@ -16,8 +16,11 @@ import anyio
 import msgspec
 import pytest
 
-from arcp_io.answering import DEEDS
-from arcp_io.between import (
+from arcp_io.agents.isolation.answering import DEEDS
+from arcp_io.agents.isolation.channel import HELD, Channel
+from arcp_io.agents.isolation.outside import Outside
+from arcp_io.agents.isolation.parent import reference
+from arcp_io.agents.isolation.protocol import (
     HEAD,
     ROOM,
     Ended,
@@ -32,14 +35,11 @@ from arcp_io.between import (
     framed,
     message_limit,
 )
-from arcp_io.channel import HELD, Channel
 from arcp_io.errors import ArcpError, BudgetExhausted, ConnectionLost, Denied, JobOver, LocalProtocolError
-from arcp_io.isolation import reference
-from arcp_io.outside import Outside
+from arcp_proto.engine.output import ChildEnded
 from arcp_proto.errors import ErrorCode
 from arcp_proto.ids import JobId
 from arcp_proto.limits import MAX_CONTAINERS, MAX_TARGET_BYTES, Limits
-from arcp_proto.output import ChildEnded
 
 LIMITS = Limits(message=1_000_000, returned=50_000)
 LIMIT = message_limit(LIMITS)

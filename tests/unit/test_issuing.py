@@ -8,16 +8,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.authority import GRACE_SEC
-from arcp_proto.credentials import FEATURE
+from arcp_proto.engine.output import CredentialRotated, IssueCredentials, StartJob
 from arcp_proto.errors import LocalProtocolError
+from arcp_proto.features import PROVISIONED_CREDENTIALS
 from arcp_proto.ids import SECOND
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits
-from arcp_proto.output import CredentialRotated, IssueCredentials, StartJob
 from arcp_proto.recording import record, replay
-from arcp_proto.records import CredentialIssued, CredentialRequested, CredentialRevoked, encode_record
-from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.gate import GRACE_SEC
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import (
+    CredentialIssued,
+    CredentialRequested,
+    CredentialRevoked,
+    encode_record,
+)
 
 from .credentialed import ENDPOINT, JOURNALED, PROVIDED, WITH, Provided, made
 from .world import CONFIG, FEATURES, UNIX, Frame, Peer
@@ -38,17 +43,17 @@ def rotations(peer: Peer) -> list[dict[str, Any]]:
 
 
 def test_the_feature_is_there_with_a_provisioner_and_a_journal_alone() -> None:
-    assert FEATURE not in CONFIG.features
-    assert FEATURE not in msgspec.structs.replace(CONFIG, credentials=True).features
-    assert FEATURE in JOURNALED.features
-    assert FEATURE in PROVIDED.features
+    assert PROVISIONED_CREDENTIALS not in CONFIG.features
+    assert PROVISIONED_CREDENTIALS not in msgspec.structs.replace(CONFIG, credentials=True).features
+    assert PROVISIONED_CREDENTIALS in JOURNALED.features
+    assert PROVISIONED_CREDENTIALS in PROVIDED.features
 
 
 def test_a_connection_that_is_not_secure_is_not_offered_it() -> None:
     world = Provided()
     peer = world.connect(secure=False)
     [welcome] = peer.hello(features=WITH)
-    assert FEATURE not in welcome["payload"]["capabilities"]["features"]
+    assert PROVISIONED_CREDENTIALS not in welcome["payload"]["capabilities"]["features"]
     submit(peer)
     assert world.asked == []
     assert peer.of("job.accepted")
@@ -58,7 +63,7 @@ def test_nobody_in_particular_is_not_offered_it() -> None:
     world = Provided(msgspec.structs.replace(PROVIDED, anonymous=True))
     peer = world.connect()
     [welcome] = peer.hello(None, scheme="anonymous", features=WITH)
-    assert FEATURE not in welcome["payload"]["capabilities"]["features"]
+    assert PROVISIONED_CREDENTIALS not in welcome["payload"]["capabilities"]["features"]
 
 
 def test_a_session_that_did_not_ask_for_it_gets_none() -> None:
@@ -76,7 +81,7 @@ def test_such_a_session_is_resumed_over_a_secure_connection_only() -> None:
     assert plain.codes() == ["PERMISSION_DENIED"]
     secure = world.connect()
     [welcome] = secure.hello(features=WITH, resume=resume)
-    assert FEATURE in welcome["payload"]["capabilities"]["features"]
+    assert PROVISIONED_CREDENTIALS in welcome["payload"]["capabilities"]["features"]
 
 
 # Before the job is there.
@@ -634,7 +639,7 @@ def test_a_lease_with_models_is_refused_when_credentials_are_withheld(
         "PERMISSION_DENIED",
         False,
     )
-    assert reason in payload["message"] and payload["details"]["feature"] == FEATURE
+    assert reason in payload["message"] and payload["details"]["feature"] == PROVISIONED_CREDENTIALS
     assert world.asked == [] and world.all(StartJob) == []
     [accepted] = submit(peer, lease_request={"fs.read": ["/x"], "model.use": []})
     assert accepted["type"] == "job.accepted"

@@ -9,13 +9,13 @@ from itertools import product
 import msgspec
 import pytest
 
-from arcp_proto import wire
-from arcp_proto.budget import Budget
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import JobId, Principal, SessionId, Time
-from arcp_proto.job import CURRENCY_BYTES, End, Job, Status, Terms
-from arcp_proto.trace import TraceContext
-from arcp_proto.wire import event_envelope
+from arcp_proto.leases.budget import Budget
+from arcp_proto.server.jobs.job import CURRENCY_BYTES, End, Job, Status, Terms
+from arcp_proto.wire import codec
+from arcp_proto.wire.codec import event_envelope, event_tail
+from arcp_proto.wire.trace_context import TraceContext
 
 LEGAL = {
     "pending": "running error cancelled timed_out",
@@ -73,7 +73,6 @@ def test_a_head_is_made_once(explicit: bool) -> None:
     head = job.head("job.event")
     assert job.head("job.event") is head
     assert job.head("job.error") is not head
-    assert job.head("job.event", observed=True) is not head
     frame = json.loads(event_envelope(head, b"0" * 16, b"sess_x", 7, b'{"a":1'))
     assert frame["job_id"] == "job_100%d"
     assert frame["event_seq"] == 7
@@ -83,11 +82,11 @@ def test_a_head_is_made_once(explicit: bool) -> None:
     assert extension.get("tracestate") == ("b=100%d %b" if explicit else None)
 
 
-def test_an_observer_is_told_the_home_number() -> None:
+def test_a_position_follows_the_payload() -> None:
     job = job_of()
-    head = job.head("job.event", observed=True)
-    frame = json.loads(event_envelope(head, b"0" * 16, b"sess_x", 7, b'{"a":1', 3))
-    assert frame["payload"] == {"a": 1, "source_seq": 3}
+    head = job.head("job.event")
+    frame = json.loads(event_envelope(head, b"0" * 16, b"sess_x", 7, b'{"a":1', event_tail(3)))
+    assert frame["payload"] == {"a": 1, "job_seq": 3}
 
 
 @pytest.mark.parametrize("currencies", [0, 1, 7])
@@ -98,4 +97,4 @@ def test_a_job_that_has_ended_counts_for_each_currency_of_its_budget(currencies:
     job.budget = Budget({f"X{number:02}": Decimal(1) for number in range(currencies)})
     job.end = End("job.error", b"p" * 100, Time(0), source=1)
     job.pack()
-    assert job.kept == 100 + len(wire.encode_value(lease)) + currencies * CURRENCY_BYTES
+    assert job.kept == 100 + len(codec.encode_value(lease)) + currencies * CURRENCY_BYTES

@@ -1,4 +1,4 @@
-"""What agents get: arcp_io.context, .blocking, .running and .bodies, over a runtime that only takes notes."""
+"""The job as its agent sees it, over a runtime that only takes notes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import msgspec
 import pytest
 from anyio.from_thread import BlockingPortal
 
+from arcp_io.agents.blocking_context import BlockingJobContext
+from arcp_io.agents.context import JobContext
+from arcp_io.agents.running_job import RunningJob
+from arcp_io.agents.threads import call_in_thread
 from arcp_io.app import Agent
-from arcp_io.blocking import BlockingJobContext
-from arcp_io.context import JobContext
 from arcp_io.errors import AgentStopped, ArcpError, Denied, JobOver, LocalProtocolError
-from arcp_io.running import RunningJob
-from arcp_io.threads import call_in_thread
+from arcp_proto.engine.output import StartJob
 from arcp_proto.errors import ErrorCode, InvariantViolated
-from arcp_proto.events import BODIES, Body, encode_body
 from arcp_proto.ids import JobId, Principal
-from arcp_proto.inputs import Input
 from arcp_proto.limits import Limits
-from arcp_proto.output import StartJob
+from arcp_proto.wire.event_bodies import BODIES, Body, encode_body
+from arcp_proto.wire.inputs import Input
 
 JOB = JobId("job_1")
 MILLISECOND = 1_000_000

@@ -15,19 +15,19 @@ import anyio
 import pytest
 from anyio.from_thread import BlockingPortal
 
-from arcp_io.agents import AgentHost
+from arcp_io.agents.blocking_context import BlockingJobContext
+from arcp_io.agents.context import JobContext
+from arcp_io.agents.delegated_job import ChildJob
+from arcp_io.agents.host import AgentHost
+from arcp_io.agents.running_job import RunningJob
+from arcp_io.agents.threads import call_in_thread
 from arcp_io.app import Agent
-from arcp_io.blocking import BlockingJobContext
-from arcp_io.children import ChildJob
-from arcp_io.context import JobContext
 from arcp_io.errors import AgentStopped, BudgetExhausted, Denied, InternalError, JobOver, LocalProtocolError
-from arcp_io.running import RunningJob
-from arcp_io.threads import call_in_thread
-from arcp_proto.budget import Budget
+from arcp_proto.engine.output import ChildEnded, CredentialRotated, StartJob
 from arcp_proto.errors import ErrorCode, InvariantViolated
 from arcp_proto.ids import JobId, Principal
-from arcp_proto.inputs import NO_INPUT
-from arcp_proto.output import ChildEnded, CredentialRotated, StartJob
+from arcp_proto.leases.budget import Budget
+from arcp_proto.wire.inputs import NO_INPUT
 
 JOB, CHILD = JobId("job_1"), JobId("job_2")
 BACKENDS = ["asyncio", "trio"]

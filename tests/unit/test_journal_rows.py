@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_io.journal import rows
-from arcp_io.journal.journal import GROWTH, LEAST_BYTES, LEAST_RECORDS, Amount, grown
+from arcp_io.journal.protocol import GROWTH, LEAST_BYTES, LEAST_RECORDS, Amount, grown
 from arcp_io.journal.rows import Row, pack, unpack
 
 RECORDS = st.lists(st.binary(max_size=40), min_size=1, max_size=20)

@@ -8,13 +8,13 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from arcp_proto.idempotency import key_bytes
+from arcp_proto.engine.output import StartJob
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.ids import JobId, Principal
-from arcp_proto.inputs import SMALL
 from arcp_proto.limits import KIB, Limits
-from arcp_proto.output import StartJob
-from arcp_proto.records import JobForgotten, KeyForgotten
-from arcp_proto.timers import TimerKind
+from arcp_proto.server.jobs.idempotency import key_bytes
+from arcp_proto.server.journal.records import JobForgotten, KeyForgotten
+from arcp_proto.wire.inputs import SMALL
 
 from .world import CONFIG, Frame, Peer, World
 

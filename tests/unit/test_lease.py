@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto import wire
 from arcp_proto.errors import ErrorCode, Refusal
 from arcp_proto.ids import SECOND, Time
-from arcp_proto.lease import RESERVED, Expiry, parse_expiry, parse_lease
+from arcp_proto.leases.lease import RESERVED, Expiry, parse_expiry, parse_lease
 from arcp_proto.limits import MAX_LEASE_BYTES, MAX_NAME_LENGTH, MAX_NAMESPACES, MAX_PATTERNS
+from arcp_proto.wire import codec
 
 AT = Time(1_778_715_720 * SECOND)  # 2026-05-13T23:42:00Z
 NOW = Time(AT - 3600 * SECOND)
@@ -48,7 +48,7 @@ def test_the_lease_of_the_draft_is_taken_as_it_is() -> None:
 def test_order_is_kept_and_the_lease_is_a_copy() -> None:
     request = {"model.use": ["b", "a"], "fs.read": ["/b", "/a"]}
     lease = parse_lease(request)
-    assert wire.encode_checked(lease) == b'{"model.use":["b","a"],"fs.read":["/b","/a"]}'
+    assert codec.encode_checked(lease) == b'{"model.use":["b","a"],"fs.read":["/b","/a"]}'
     request["fs.read"].append("/c")
     assert lease["fs.read"] == ["/b", "/a"]
 
@@ -116,9 +116,9 @@ def test_a_namespace_has_a_largest_number_of_patterns() -> None:
 
 def test_a_lease_has_a_largest_size_as_we_write_it() -> None:
     request = {"tool.call": ["a" * 500] * 32}
-    room = MAX_LEASE_BYTES - len(wire.encode_checked(request))
+    room = MAX_LEASE_BYTES - len(codec.encode_checked(request))
     request["tool.call"].append("b" * (room - 3))
-    assert len(wire.encode_checked(parse_lease(request))) == MAX_LEASE_BYTES
+    assert len(codec.encode_checked(parse_lease(request))) == MAX_LEASE_BYTES
     request["tool.call"][-1] += "b"
     refused = refused_lease(request)
     assert refused.details == {"limit": "lease_bytes", "max": MAX_LEASE_BYTES}

@@ -11,10 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from arcp_proto import limits, wire
-from arcp_proto.events import ResultChunk
+from arcp_proto import limits
 from arcp_proto.limits import KIB, MIB, Limits
-from arcp_proto.messages import JobEntry, JobEvent, Jobs
+from arcp_proto.wire import codec
+from arcp_proto.wire.event_bodies import ResultChunk
+from arcp_proto.wire.messages import JobEntry, JobEvent, Jobs
 
 
 def test_the_defaults_are_those_of_the_protocol() -> None:
@@ -49,17 +50,17 @@ def test_a_host_changes_one_by_its_name_and_for_good() -> None:
 def test_a_chunk_fits_a_frame() -> None:
     defaults = Limits()
     data = base64.b64encode(bytes(defaults.chunk)).decode()
-    body = wire.encode_checked(ResultChunk("res_" + "0" * 26, 10**9, data, "base64", True))
-    event = JobEvent("result_chunk", "2026-05-13T19:42:13.000000Z", {}, source_seq=10**19 - 1)
-    assert wire.HEAD_BYTES + len(wire.encode_checked(event)) + len(body) <= defaults.frame
+    body = codec.encode_checked(ResultChunk("res_" + "0" * 26, 10**9, data, "base64", True))
+    event = JobEvent("result_chunk", "2026-05-13T19:42:13.000000Z", {}, job_seq=2**63 - 1)
+    assert codec.HEAD_BYTES + len(codec.encode_checked(event)) + len(body) <= defaults.frame
 
 
 def test_a_listed_job_fits_a_frame_whatever_its_lease() -> None:
     entry = JobEntry(
         "job_" + "0" * 26, "a" * 256, "timed_out", {}, "t" * 30, "t" * 30, 10**18, "j" * 30, "f" * 32
     )
-    page = wire.encode_checked(Jobs("r" * 256, [entry], "c" * 1024))
-    assert wire.HEAD_BYTES + len(page) + limits.MAX_LEASE_BYTES <= Limits().frame
+    page = codec.encode_checked(Jobs("r" * 256, [entry], "c" * 1024))
+    assert codec.HEAD_BYTES + len(page) + limits.MAX_LEASE_BYTES <= Limits().frame
 
 
 def test_what_is_read_early_is_read_later_and_our_frames_are_read_by_us() -> None:

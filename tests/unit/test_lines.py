@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from arcp_proto.lines import OVERLONG, LineSplitter
+from arcp_proto.wire.framing import OVERLONG, LineSplitter
 
 LIMIT = 8
 

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto import wire
 from arcp_proto.ids import SECOND
 from arcp_proto.limits import MAX_ID_LENGTH, Limits
-from arcp_proto.listing import Filter
-from arcp_proto.messages import JobFilter
-from arcp_proto.runtime_handlers import PAGE_BYTES
+from arcp_proto.server.dispatch import PAGE_BYTES
+from arcp_proto.server.jobs.listing import Filter
+from arcp_proto.wire import codec
+from arcp_proto.wire.messages import JobFilter
 
 from .world import CONFIG, UNIX, Peer, World
 
@@ -223,8 +223,8 @@ def four_jobs(length: int) -> Peer:
 def length_that_fills_a_page() -> int:
     """Return the length with which three entries of `four_jobs` take all bytes of a page."""
     entries = listed(four_jobs(1), limit=3)["jobs"]
-    room = SMALL_FRAME - wire.HEAD_BYTES - PAGE_BYTES
-    return 1 + room - sum(len(wire.encode_value(entry)) + 1 for entry in entries)
+    room = SMALL_FRAME - codec.HEAD_BYTES - PAGE_BYTES
+    return 1 + room - sum(len(codec.encode_value(entry)) + 1 for entry in entries)
 
 
 def test_a_page_takes_an_entry_that_fits_to_the_byte() -> None:

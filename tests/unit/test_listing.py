@@ -14,10 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
 from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, Time
-from arcp_proto.job import LIFECYCLE, Job, Status, Terms
-from arcp_proto.listing import Cursors, Filter, Listing, page
-from arcp_proto.messages import JobFilter
-from arcp_proto.trace import TraceContext
+from arcp_proto.server.jobs.job import LIFECYCLE, Job, Status, Terms
+from arcp_proto.server.jobs.listing import Cursors, Filter, Listing, page
+from arcp_proto.wire.messages import JobFilter
+from arcp_proto.wire.trace_context import TraceContext
 
 ALICE, BOB, CAROL = Principal("alice"), Principal("bob"), Principal("carol")
 PRINCIPALS: Final = (ALICE, BOB, CAROL)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import SECOND, SessionId, Time
-from arcp_proto.log import Entry, Log
+from arcp_proto.server.sessions.event_log import Log
+from arcp_proto.wire.envelopes import Entry
 
 SESSION = SessionId("sess_x")
 NOW = Time(5 * SECOND)
@@ -17,7 +18,7 @@ NOW = Time(5 * SECOND)
 def log_of(*sizes: int) -> Log:
     log = Log(SESSION)
     for size in sizes:
-        log.append(Entry(b"head", b"x" * size), size, NOW)
+        log.append(Entry(b"head%b", b"x" * size, position=log.last + 7), size, NOW)
     return log
 
 
@@ -204,8 +205,19 @@ def test_a_log_is_loaded_as_it_was() -> None:
     log = log_of(1, 2, 3)
     log.release(1)
     copy = Log(SESSION)
-    copy.load(log.first, log.entries(), NOW)
+    copy.load(log.first, log.entries(), log.positions(), NOW)
     assert (copy.first, copy.last, copy.size) == (log.first, log.last, log.size)
-    assert copy.entries() == log.entries()
+    assert (copy.entries(), copy.positions()) == (log.entries(), log.positions())
+    assert copy.positions() == [8, 9]
     with pytest.raises(InvariantViolated):
-        copy.load(1, [], NOW)
+        copy.load(1, [], [], NOW)
+
+
+def test_a_log_of_a_version_before_positions_has_none() -> None:
+    """Such a version kept what follows a payload with the head, and can still read a log."""
+    copy = Log(SESSION)
+    heads = [b'{"%%b":%b,"payload":%b}}', b'{"%%b":%b,"payload":%b,"source_seq":%d}}']
+    copy.load(3, [(heads[0], b"{", 0), (heads[1], b"{", 9)], [], NOW)
+    assert (copy.first, copy.last, copy.positions()) == (3, 4, [0, 0])
+    assert copy.entries() == [(heads[0], b"{", 0)] * 2
+    assert [entry.head for entry in copy.between(2, 4)] == [b'{"%%b":%b,"payload":%b'] * 2

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.connection import Framing, Phase
+from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.machine import cut, found
+from arcp_proto.engine.output import NOTHING, ConnectionEnded, Deadline
+from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import SECOND, Time
 from arcp_proto.limits import Limits
-from arcp_proto.machine import cut, found
-from arcp_proto.output import NOTHING, ConnectionEnded, Deadline
-from arcp_proto.records import SessionEnded
-from arcp_proto.timers import TimerKey, TimerKind
+from arcp_proto.server.journal.records import SessionEnded
 
 from .world import CONFIG, START, UNIX, Peer, World
 

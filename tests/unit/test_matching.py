@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto import matching
-from arcp_proto.glob import Part
-from arcp_proto.grants import Grants
-from arcp_proto.matching import Automaton
+from arcp_proto.leases import automaton as matching
+from arcp_proto.leases.automaton import Automaton
+from arcp_proto.leases.lease import Grants
+from arcp_proto.leases.patterns import Part
 
 
 def automaton(*patterns: str) -> Automaton:

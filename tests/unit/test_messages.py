@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import rich.pretty
 
-from arcp_proto import messages
+from arcp_proto.wire import messages
 
 SHAPES: Final[Mapping[str, Mapping[str, type[msgspec.Struct]]]] = {
     "runtime": messages.TO_RUNTIME,
@@ -142,7 +142,7 @@ def test_nothing_prints_a_secret(message: msgspec.Struct) -> None:
 
 def test_what_holds_no_secret_is_printed_whole() -> None:
     event = messages.JobEvent("status", "t", {"phase": "running"}, 7)
-    assert repr(event) == "JobEvent(kind='status', ts='t', body={'phase': 'running'}, source_seq=7)"
+    assert repr(event) == "JobEvent(kind='status', ts='t', body={'phase': 'running'}, job_seq=7)"
     assert repr(messages.Ping("n", "t")) == "Ping(nonce='n', sent_at='t')"
 
 
@@ -156,6 +156,7 @@ BOUNDS: Final = [
     (messages.Ack, {"last_processed_seq": -1}),
     (messages.Ack, {"last_processed_seq": 2**63}),
     (messages.Subscribe, {"job_id": "j", "from_event_seq": -1}),
+    (messages.Subscribe, {"job_id": "j", "from_job_seq": -1}),
     (messages.SessionResume, {"resume_token": "t", "last_event_seq": -1}),
     (messages.SessionResume, {"resume_token": "t", "last_event_seq": 0, "session_id": "s" * 257}),
     (messages.Submit, {"agent": "", "input": None}),

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto.empty import NOTHING
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.nothing import NOTHING
 
 
 def test_it_reads_as_an_empty_table() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from arcp_proto.notices import NOTICES
-from arcp_proto.output import Noted
+from arcp_proto.engine.output import Noted
+from arcp_proto.server.audit import NOTICES
 
 from .world import CONFIG, World
 

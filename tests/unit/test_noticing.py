@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from arcp_io.noticing import REFUSALS_EVERY, Refusals
-from arcp_proto.audit import FACTS
-from arcp_proto.output import Audit
+from arcp_io.server.activity_log import REFUSALS_EVERY, Refusals
+from arcp_proto.engine.output import Audit
+from arcp_proto.server.audit import FACTS
 
 
 class Clock:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto.numbering import Numbering
-from arcp_proto.wire import Envelope
+from arcp_proto.client.sequencer import Numbering
+from arcp_proto.wire.codec import Envelope
 
 
 def envelope(seq: int, job_id: str | None = "job_1", copy: str = "") -> Envelope:

@@ -7,12 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto.engine.output import PauseJob, StopJob
+from arcp_proto.engine.timers import TimerKind
+from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SessionId
 from arcp_proto.limits import Limits
-from arcp_proto.output import PauseJob, StopJob
-from arcp_proto.timers import TimerKind
 
-from .world import CONFIG, Frame, Peer, World
+from .world import CONFIG, FEATURES, Frame, Peer, World
 
 QUIET = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0)
 SMALL = msgspec.structs.replace(QUIET, limits=Limits(session_events=16))
@@ -55,8 +56,8 @@ def said(frame: Frame) -> str:
     return str(body.get("text") or body.get("phase") or body.get("current") or frame["type"])
 
 
-def sources(peer: Peer, job: str) -> list[int]:
-    return [frame["payload"]["source_seq"] for frame in peer.about(job)]
+def positions(peer: Peer, job: str) -> list[int]:
+    return [frame["payload"]["job_seq"] for frame in peer.about(job)]
 
 
 # The answer.
@@ -116,7 +117,6 @@ def test_without_history_only_what_comes_from_now_on() -> None:
     say(world, job, 3)
     world.finish(job)
     assert texts(other, job) == ["3", "success"]
-    assert sources(other, job) == [3, 4]
     assert other.numbers() == [1, 2]
 
 
@@ -139,16 +139,9 @@ def test_history_is_the_same_but_for_its_numbers() -> None:
     other = world.client()
     subscribed(other, job, history=True)
     [here], [there] = peer.about(job), other.about(job)
-    assert there["payload"] == {**here["payload"], "source_seq": 1}
+    assert there["payload"] == here["payload"]
     assert there["session_id"] == other.session_id
     assert there["trace_id"] == here["trace_id"]
-
-
-def test_a_submitter_is_told_no_source() -> None:
-    world = World()
-    peer, job = started(world, 1)
-    world.finish(job)
-    assert all("source_seq" not in frame["payload"] for frame in peer.about(job))
 
 
 def test_live_events_wait_behind_the_history() -> None:
@@ -171,7 +164,6 @@ def test_a_job_that_ends_behind_a_history_ends_after_it() -> None:
     world.finish(job)
     world.advance(0.001)
     assert texts(other, job) == ["1", "2", "success"]
-    assert sources(other, job) == [1, 2, 3]
 
 
 def test_the_history_of_a_finished_job_has_its_end() -> None:
@@ -219,7 +211,7 @@ def test_an_observer_subscribes_again_exactly_where_it_stopped() -> None:
     _, job = started(world, 3)
     one = world.client()
     subscribed(one, job, history=True)
-    stopped = sources(one, job)[-1]
+    stopped = subscribed(one, job)["subscribed_from"]
     one.drop()
     say(world, job, 4, 5)
     two = world.client()
@@ -238,7 +230,6 @@ def test_kinds_that_an_observer_did_not_negotiate_are_left_out() -> None:
     world.emit(job, "progress", {"current": 8})
     say(world, job, 9)
     assert texts(plain, job) == ["1", "9"]
-    assert sources(plain, job) == [1, 4]
     assert texts(full, job) == ["1", "7", "8", "9"]
 
 
@@ -406,12 +397,12 @@ def test_in_the_submitting_session_the_job_flows_already() -> None:
 
 def test_the_submitting_session_may_have_its_history_again() -> None:
     world = World()
-    peer, job = started(world, 2)
+    peer, job = started(world, 2, features=(*FEATURES, POSITIONS))
     peer.send("job.subscribe", {"job_id": job, "history": True})
     say(world, job, 3)
     world.advance(0.001)
-    assert texts(peer, job) == ["1", "2", "3", "1", "2"]
-    assert [frame["payload"].get("source_seq") for frame in peer.about(job)] == [None, None, None, 1, 2]
+    assert texts(peer, job) == ["1", "2", "1", "2", "3"]
+    assert positions(peer, job) == [1, 2, 1, 2, 3]
     say(world, job, 4)
     assert texts(peer, job)[-1] == "4"
     assert peer.numbers() == list(range(1, 7))
@@ -626,7 +617,6 @@ def test_a_subscription_ends_when_the_history_that_it_waits_for_is_cut(how: str)
     assert texts(again, job) == ["unsubscribed"]
     notice = again.about(job)[-1]
     assert (notice["type"], notice["payload"]["kind"]) == ("job.event", "status")
-    assert "source_seq" not in notice["payload"]
     assert subscribed(again, job, history=True)["history_from"] > 1
     assert texts(again, job)[-1] == "39"
     assert said(again.frames[1]) == "own"
@@ -701,13 +691,13 @@ def test_a_job_that_is_forgotten_under_an_observer_ends_there() -> None:
     world = World(msgspec.structs.replace(QUIET, limits=Limits(retention=10, backlog_events=4)))
     _, job = started(world, 10)
     world.finish(job)
-    other = world.client()
+    other = world.client(features=(*FEATURES, POSITIONS))
     other.send("job.subscribe", {"job_id": job, "history": True})
     world.carry_out(world.runtime.handle_timer(now=world.now))
     world.carry_out(other.connection.blocked(now=world.now))
     world.advance(11)
     assert texts(other, job) == ["1", "2", "3", "4", "success"]
-    assert sources(other, job)[-1] == 11
+    assert positions(other, job) == [1, 2, 3, 4, 11]
     assert world.runtime.jobs == {}
     world.carry_out(other.connection.drained(now=world.now))
     world.advance(1)
@@ -734,60 +724,6 @@ def test_a_session_that_ends_observes_no_longer() -> None:
     assert world.runtime.jobs[job].observers == world.runtime.jobs[job].behind == {}
     assert world.runtime.timers.armed(TimerKind.BACKLOG, behind.session_id) is None
     say(world, job, 4)
-
-
-# Home numbers.
-
-
-def test_home_numbers_are_those_of_the_submitting_session() -> None:
-    world = World()
-    peer, one = started(world, 2)
-    two = peer.submit()
-    say(world, two, 1)
-    say(world, one, 3)
-    other = world.client()
-    assert subscribed(other, one, history=True)["subscribed_from"] == 4
-    assert subscribed(other, two, history=True)["subscribed_from"] == 3
-    assert sources(other, one) == [1, 2, 4]
-    assert sources(other, two) == [3]
-
-
-def test_home_numbers_go_on_when_the_submitting_session_has_ended() -> None:
-    world = World(msgspec.structs.replace(QUIET, resume_window_sec=10))
-    peer, one = started(world, 2)
-    two = peer.submit()
-    say(world, two, 1)
-    other = world.client()
-    subscribed(other, one, history=True)
-    peer.drop()
-    world.advance(11)
-    say(world, one, 3)
-    say(world, two, 2)
-    world.finish(one)
-    world.finish(two)
-    assert sources(other, one) == [1, 2, 4, 5]
-    late = world.client()
-    subscribed(late, two, history=True)
-    assert sources(late, two) == [3, 4, 5]
-
-
-def test_an_answer_to_a_cancel_has_a_home_number_of_its_own() -> None:
-    world = World()
-    peer, job = started(world, 1)
-    peer.cancel(job)
-    other = world.client()
-    assert subscribed(other, job)["subscribed_from"] == 2
-    world.stopped(job)
-    assert sources(other, job) == [3]
-
-
-def test_what_came_before_the_first_number_has_the_first() -> None:
-    world = World()
-    _, job = started(world, features=("subscribe",))
-    world.emit(job, "progress", {"current": 5})
-    other = world.client()
-    subscribed(other, job, history=True)
-    assert sources(other, job) == [1]
 
 
 # The journal.

@@ -1,4 +1,4 @@
-"""arcp_io.opening: what is opened is what was asked for, whatever happens to the path meanwhile."""
+"""arcp_io.agents.safe_open: what is opened is what was asked for, whatever happens to the path meanwhile."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from arcp_io import opening
+from arcp_io.agents import safe_open
+from arcp_io.agents.safe_open import open_allowed
 from arcp_io.errors import Denied
-from arcp_io.opening import open_allowed
 from arcp_proto.errors import ErrorCode
 
 
@@ -235,7 +235,7 @@ def test_a_path_without_an_end(place: Path, gate: Gate) -> None:
     with pytest.raises(OSError, match="Too many levels"):
         read(f"{place}/data/{'here/' * 300}file", gate)
     deep = place / "data"
-    for _ in range(opening.DEPTH):
+    for _ in range(safe_open.DEPTH):
         deep = deep / "d"
         deep.mkdir()
     with pytest.raises(OSError, match="too long"):
@@ -409,10 +409,10 @@ def test_a_path_that_never_stands_still(place: Path, gate: Gate, monkeypatch: py
             path.write_text("another")
         return descriptor
 
-    monkeypatch.setattr(opening.os, "open", racing)
+    monkeypatch.setattr(safe_open.os, "open", racing)
     with pytest.raises(OSError, match="keeps changing"):
         open_allowed(path, "w", gate)
-    assert len(gate.asked) == opening.ATTEMPTS
+    assert len(gate.asked) == safe_open.ATTEMPTS
     assert {file.read_text() for file in path.parent.iterdir()} == {"data", "another"}
 
 
@@ -456,7 +456,7 @@ def test_a_race_is_never_won(place: Path, gate: Gate) -> None:
 def test_a_path_longer_than_a_target_is_refused_before_it_is_walked(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "_Walk", None)
+    monkeypatch.setattr(safe_open, "_Walk", None)
     path = f"{place}/data" + "/a" * 4_096
     gate = Gate("/nothing")
     with pytest.raises(Denied):

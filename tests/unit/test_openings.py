@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from arcp_proto.ids import MILLISECOND, SECOND
-from arcp_proto.inventory import AgentInfo
-from arcp_proto.openings import MOST
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.jobs.publish import MOST_KINDS
+from arcp_proto.server.runtime import Runtime
 
 THEN = 1_780_000_000_000 * MILLISECOND
 NOON = b'{"kind":"log","ts":"2026-05-28T20:26:40.%03dZ","body":'
@@ -63,7 +63,7 @@ def test_a_wall_clock_that_was_set_and_not_read_was_not_written() -> None:
 
 def test_no_more_are_kept_than_a_limit_says() -> None:
     openings = runtime_at(SECOND).openings
-    for number in range(2 * MOST):
+    for number in range(2 * MOST_KINDS):
         kind = f"x-vendor.acme.n{number}"
         assert openings.of(kind).startswith(b'{"kind":"%b"' % kind.encode())
-    assert len(openings.by_kind) == MOST
+    assert len(openings.by_kind) == MOST_KINDS

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from arcp_proto.engine.outbox import Outbox
 from arcp_proto.ids import JobId, Principal, SessionId, Time
-from arcp_proto.log import Entry
-from arcp_proto.outbox import Outbox
-from arcp_proto.runtime import Runtime
-from arcp_proto.session import Session
-from arcp_proto.wire import decode_envelope, event_head
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.sessions.session import Session
+from arcp_proto.wire.codec import decode_envelope, event_head
+from arcp_proto.wire.envelopes import Entry
 
 from .world import CONFIG, SEED, START, UNIX
 

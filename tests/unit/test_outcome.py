@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from arcp_proto import wire
+from arcp_proto.engine.output import PauseJob, ResumeJob, StopJob
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import RETRYABLE, ErrorCode
 from arcp_proto.ids import SECOND, Time
-from arcp_proto.job import Status
-from arcp_proto.outcome import outcome_of
-from arcp_proto.output import PauseJob, ResumeJob, StopJob
-from arcp_proto.timers import TimerKind
+from arcp_proto.server.jobs.completion import outcome_of
+from arcp_proto.server.jobs.job import Status
+from arcp_proto.wire import codec
 
 from .world import World
 
@@ -114,7 +114,7 @@ def test_details_are_kept_that_fit_a_frame_to_the_byte() -> None:
         world.runtime.fail(job, "X", "m", None, {"text": "x" * size}, now=world.now)
         world.take()
         payload = peer.frames[-1]["payload"]
-        return payload, limit - len(wire.encode_value(payload))
+        return payload, limit - len(codec.encode_value(payload))
 
     _, left = sent(1)
     whole, none_left = sent(1 + left)

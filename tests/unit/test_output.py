@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from arcp_proto.connection import Framing
+from arcp_proto.engine.connection import Framing
+from arcp_proto.engine.output import NOTHING, Authenticate, Closing, Deadline, JobEnded, Output, PauseJob
 from arcp_proto.ids import JobId, Time
-from arcp_proto.output import NOTHING, Authenticate, Closing, Deadline, JobEnded, Output, PauseJob
 
 from .world import World
 

@@ -6,13 +6,9 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.client import CLIENT_FEATURES, ClientConfig
-from arcp_proto.connection import Framing
-from arcp_proto.events import Log, Progress
-from arcp_proto.ids import JobId
-from arcp_proto.inventory import AgentInfo
-from arcp_proto.limits import Limits
-from arcp_proto.output import (
+from arcp_proto.client.client import CLIENT_FEATURES, ClientConfig
+from arcp_proto.engine.connection import Framing
+from arcp_proto.engine.output import (
     CancelAnswered,
     ConnectionEnded,
     JobAccepted,
@@ -25,7 +21,11 @@ from arcp_proto.output import (
     StopJob,
     Welcomed,
 )
-from arcp_proto.runtime import RuntimeConfig
+from arcp_proto.ids import JobId
+from arcp_proto.limits import Limits
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.runtime import RuntimeConfig
+from arcp_proto.wire.event_bodies import Log, Progress
 
 from .pair import RUNTIME_CONFIG, Pair
 
@@ -211,7 +211,7 @@ def test_what_was_processed_frees_the_log_of_the_runtime(pair: Pair) -> None:
     pair.settle()
     session = pair.runtime.sessions[pair.last(Welcomed).session_id]
     for event in pair.all(JobEmitted)[:60]:
-        pair.client.processed(event.job_id, event.seq, now=pair.now)
+        pair.client.processed(event.job_id, event.receipt, now=pair.now)
     pair.settle()
     assert session.log.first == 61 - 28
     pair.advance(0.25)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arcp_proto.output import PauseJob, ResumeJob, StartJob
+from arcp_proto.engine.output import PauseJob, ResumeJob, StartJob
 
 from .test_saving import QUARTER, QUIET, emits, held, told
 from .world import World

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import pytest
 
-from arcp_proto.connection import Framing, Phase
+from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.output import Authenticate
 from arcp_proto.errors import ErrorCode
 from arcp_proto.limits import KIB
-from arcp_proto.messages import TO_RUNTIME
-from arcp_proto.output import Authenticate
+from arcp_proto.wire.messages import TO_RUNTIME
 
 from .world import Frame, Peer, World
 

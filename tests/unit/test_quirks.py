@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto import wire
-from arcp_proto.connection import Framing
+from arcp_proto.engine.connection import Framing
 from arcp_proto.limits import Limits
-from arcp_proto.quirks import QUIRKS, RefusalForm, recognise, rewrite_end
+from arcp_proto.wire import codec
+from arcp_proto.wire.peer_quirks import QUIRKS, RefusalForm, recognise, rewrite_end
 
 from .world import CONFIG, Peer, World
 
@@ -31,9 +31,9 @@ def peer_of(name: str, **config: Any) -> Peer:
     return world.client(**HELLOS[name])
 
 
-def hello(message_id: str, payload: object) -> wire.Envelope:
+def hello(message_id: str, payload: object) -> codec.Envelope:
     frame = {"type": "session.hello", "id": message_id, "payload": payload}
-    return wire.decode_envelope(json.dumps(frame).encode())
+    return codec.decode_envelope(json.dumps(frame).encode())
 
 
 @pytest.mark.parametrize("name", HELLOS)

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.holdings import Holdings
 from arcp_proto.ids import JobId, Principal, SessionId, Time
 from arcp_proto.limits import Limits
-from arcp_proto.log import Entry, Log
-from arcp_proto.ranking import Ranking
-from arcp_proto.retired import Retired
+from arcp_proto.server.sessions.event_log import Log
+from arcp_proto.server.sessions.quotas import Holdings, Ranking
+from arcp_proto.server.sessions.retired import Retired
+from arcp_proto.wire.envelopes import Entry
 
 NAMES: Final = [Principal(name) for name in "abcdef"]
 

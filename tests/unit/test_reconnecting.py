@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from arcp_proto.client.backoff import Fate, Reconnecting
 from arcp_proto.ids import MILLISECOND, SECOND, Time
-from arcp_proto.reconnecting import Fate, Reconnecting
 
 NOW = Time(1000 * SECOND)
 

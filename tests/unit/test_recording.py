@@ -10,18 +10,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.client import Client, ClientConfig
-from arcp_proto.connection import Framing, Phase
+from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.stored_session import ResumedJob, Resumption
+from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.output import Authenticate, Output
 from arcp_proto.errors import Denied, LocalProtocolError
-from arcp_proto.events import Log, Progress
 from arcp_proto.ids import SECOND, JobId, SessionId
 from arcp_proto.limits import Limits
-from arcp_proto.output import Authenticate, Output
 from arcp_proto.recording import record, replay
-from arcp_proto.resumption import ResumedJob, Resumption
-from arcp_proto.runtime import Runtime
 from arcp_proto.secret import Secret
+from arcp_proto.server.runtime import Runtime
 from arcp_proto.stand_ins import SALT_BYTES, StandIns
+from arcp_proto.wire.event_bodies import Log, Progress
 
 from .world import CONFIG, SEED, START, UNIX, World
 

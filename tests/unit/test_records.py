@@ -7,10 +7,10 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from arcp_proto import records
 from arcp_proto.ids import JobId, SessionId
-from arcp_proto.records import RECORD_VERSION, Record, decode_record, encode_record
-from arcp_proto.runtime import Runtime
+from arcp_proto.server.journal import records
+from arcp_proto.server.journal.records import RECORD_VERSION, Record, decode_record, encode_record
+from arcp_proto.server.runtime import Runtime
 
 from .world import CONFIG, SEED, START, UNIX, Peer, World
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from arcp_io import redialing
-from arcp_io.redialing import first_attempts
+from arcp_io.client import redial
+from arcp_io.client.redial import first_attempts
 from arcp_proto.ids import MILLISECOND, SECOND, Time
 
 NOW = Time(1_000 * SECOND)
@@ -15,7 +15,7 @@ NOW = Time(1_000 * SECOND)
 def test_the_first_attempt_is_at_once_and_each_later_one_within_twice_the_time_of_the_last(
     share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redialing.random, "random", lambda: share)
+    monkeypatch.setattr(redial.random, "random", lambda: share)
     backoff = first_attempts()
     waits = [backoff.dial(NOW).at - NOW for _ in range(12)]
     longest = [min(100 * 2**attempt * MILLISECOND, 30 * SECOND) for attempt in range(11)]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from arcp_proto import wire
-from arcp_proto.connection import Phase
+from arcp_proto.engine.connection import Phase
 from arcp_proto.ids import JobId
+from arcp_proto.wire import codec
 
 from .test_quirks import HELLOS, peer_of
 from .world import Peer, World
@@ -194,14 +194,14 @@ def test_a_payload_that_is_refused_is_not_decoded_again(
     monkeypatch: pytest.MonkeyPatch, message: str
 ) -> None:
     decoded: list[int] = []
-    decode = wire.decode_value
+    decode = codec.decode_value
 
     def counted(data: Any) -> Any:
         decoded.append(len(bytes(data)))
         return decode(data)
 
     peer = peer_of("")
-    monkeypatch.setattr(wire, "decode_value", counted)
+    monkeypatch.setattr(codec, "decode_value", counted)
     [error] = peer.feed((message % NESTED).encode())
     assert error["payload"]["code"] == "INVALID_REQUEST"
     assert len(decoded) == 1
@@ -210,13 +210,13 @@ def test_a_payload_that_is_refused_is_not_decoded_again(
 @pytest.mark.parametrize("kind", ["session.hello", "session.resume"])
 def test_a_hello_that_is_refused_is_not_decoded_again(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     decoded: list[int] = []
-    decode = wire.decode_value
+    decode = codec.decode_value
 
     def counted(data: Any) -> Any:
         decoded.append(len(bytes(data)))
         return decode(data)
 
-    monkeypatch.setattr(wire, "decode_value", counted)
+    monkeypatch.setattr(codec, "decode_value", counted)
     peer = World().connect()
     payload = f'{{"resume_token":{NESTED},"auth":{NESTED},"capabilities":[]}}'
     [error] = peer.feed(f'{{"type":"{kind}","id":"x","payload":{payload}}}'.encode())
@@ -229,9 +229,9 @@ class Decoded:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
-        decode, exact = wire.decode_value, wire.decode_payload
-        monkeypatch.setattr(wire, "decode_value", lambda data: self._note(data) or decode(data))
-        monkeypatch.setattr(wire, "decode_payload", lambda data, by: self._note(data) or exact(data, by))
+        decode, exact = codec.decode_value, codec.decode_payload
+        monkeypatch.setattr(codec, "decode_value", lambda data: self._note(data) or decode(data))
+        monkeypatch.setattr(codec, "decode_payload", lambda data, by: self._note(data) or exact(data, by))
 
     def _note(self, data: Any) -> None:
         self.sizes.append(len(bytes(data)))

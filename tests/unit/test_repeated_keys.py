@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.client import ClientConfig
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.engine.output import Event, JobAccepted, JobEmitted, JobEnded, JobLost, SubscriptionEnded
 from arcp_proto.ids import SECOND, JobId
-from arcp_proto.output import Event, JobAccepted, JobEmitted, JobEnded, JobLost, SubscriptionEnded
-from arcp_proto.times import format_time
+from arcp_proto.wire.timestamps import format_time
 
-from .scripted_runtime import JOB, UNIX, ScriptedRuntime, accepted, log
+from .scripted_runtime import JOB, NUMBERED, UNIX, ScriptedRuntime, accepted, log
 
 FIRST_TRACE = "ab" * 16
 
@@ -47,7 +47,7 @@ def said(runtime: ScriptedRuntime, seq: int, text: str, **payload: Any) -> list[
     return [event.body["message"] for event in events if isinstance(event, JobEmitted)]
 
 
-WITH_HISTORY = {"job_id": JOB, "from_event_seq": 0, "history": True}
+WITH_HISTORY = {"job_id": JOB, "from_job_seq": 0, "history": True}
 
 
 def test_a_job_of_which_nothing_comes_is_observed_after_a_second(runtime: ScriptedRuntime) -> None:
@@ -77,6 +77,7 @@ def test_a_job_that_ends_is_not(runtime: ScriptedRuntime) -> None:
 
 def test_a_history_that_comes_before_its_answer(runtime: ScriptedRuntime) -> None:
     """TypeScript and PyPI replay first, with numbers of this session."""
+    runtime.reconnect(*NUMBERED)
     repeat(runtime)
     runtime.advance(1)
     assert said(runtime, 1, "a") + said(runtime, 2, "b") == ["a", "b"]
@@ -90,18 +91,24 @@ def test_a_history_that_comes_behind_its_answer(runtime: ScriptedRuntime) -> Non
     repeat(runtime)
     runtime.advance(1)
     answer(runtime)
-    assert said(runtime, 1, "a", source_seq=7) + said(runtime, 2, "b", source_seq=8) == ["a", "b"]
-    assert said(runtime, 3, "a", source_seq=7) == [], "a copy"
+    assert said(runtime, 1, "a", job_seq=7) + said(runtime, 2, "b", job_seq=8) == ["a", "b"]
+    assert said(runtime, 3, "a", job_seq=7) == [], "a copy"
 
 
 def test_what_comes_by_itself_while_it_is_asked_for_comes_once(runtime: ScriptedRuntime) -> None:
     """It was silent, and speaks just then; so it comes live, and again with the history."""
     repeat(runtime)
     runtime.advance(1)
-    assert said(runtime, 1, "a") == ["a"]
-    answer(runtime, subscribed_from=1)
-    assert said(runtime, 2, "a", source_seq=1) == []
-    assert said(runtime, 3, "b") == ["b"]
+    assert said(runtime, 1, "b", job_seq=2) == ["b"]
+    answer(runtime, job_seq=3)
+    assert said(runtime, 2, "d", job_seq=4) == ["d"]
+    assert [said(runtime, seq, "x", job_seq=at) for seq, at in ((3, 1), (4, 2), (5, 3), (6, 4))] == [
+        [],
+        [],
+        ["x"],
+        [],
+    ]
+    assert said(runtime, 7, "e") == ["e"]
 
 
 @pytest.mark.parametrize("message_type", ["job.error", "session.error"])
@@ -249,12 +256,39 @@ def test_a_subscription_that_ends_is_asked_for_again(runtime: ScriptedRuntime) -
     repeat(runtime)
     runtime.advance(1)
     answer(runtime)
-    assert said(runtime, 1, "a", source_seq=7) == ["a"]
-    notice = {"kind": "status", "ts": "t", "body": {"phase": "unsubscribed", "message": "too slow"}}
+    assert said(runtime, 1, "a", job_seq=7) == ["a"]
+    notice = {
+        "kind": "status",
+        "ts": "t",
+        "body": {"phase": "unsubscribed", "message": "too slow"},
+        "job_seq": None,
+    }
     (ended,) = runtime.say("job.event", notice, job_id=JOB, event_seq=2)
     assert isinstance(ended, SubscriptionEnded)
     runtime.advance(1)
-    assert asked(runtime)[-1]["from_event_seq"] == 6, "others may have the number of the last one"
+    assert asked(runtime)[-1]["from_job_seq"] == 7
+
+
+def test_the_end_of_a_history_brings_no_event_twice(runtime: ScriptedRuntime) -> None:
+    repeat(runtime)
+    assert said(runtime, 1, "a") + said(runtime, 2, "b") == ["a", "b"]
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    assert said(runtime, 3, "c") == ["c"], "it comes by itself, before the history"
+    notice = {"kind": "status", "ts": "t", "body": {"phase": "unsubscribed"}, "job_seq": None}
+    (ended,) = runtime.say("job.event", notice, job_id=JOB, event_seq=4)
+    assert isinstance(ended, SubscriptionEnded)
+    runtime.advance(1)
+    assert asked(runtime)[-1]["from_job_seq"] == 3
+
+
+def test_a_process_that_goes_on_asks_for_a_job_of_which_nothing_has_come(runtime: ScriptedRuntime) -> None:
+    repeat(runtime)
+    again = ScriptedRuntime(ClientConfig(), resumption=runtime.client.resumption())
+    again.welcome()
+    again.advance(1)
+    assert asked(again) == [WITH_HISTORY]
 
 
 def test_a_key_that_is_repeated_without_resuming_sessions() -> None:

@@ -7,11 +7,11 @@ import tracemalloc
 import msgspec
 import pytest
 
-from arcp_proto import wire
+from arcp_proto.engine.output import StartJob
 from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
-from arcp_proto.output import StartJob
-from arcp_proto.replies import ANSWERED, Replies, Reply
+from arcp_proto.server.sessions.reply_cache import ANSWERED, Replies, Reply
+from arcp_proto.wire import codec
 
 from .world import CONFIG, Peer, World
 
@@ -63,7 +63,7 @@ def test_they_take_no_more_than_their_bytes() -> None:
     try:
         before, _ = tracemalloc.get_traced_memory()
         for number in range(100):
-            payload = wire.encode_checked({"lease": lease})
+            payload = codec.encode_checked({"lease": lease})
             replies.add(Reply(number, "s", "job.subscribed", JobId("j"), payload), limits)
         after, _ = tracemalloc.get_traced_memory()
     finally:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from arcp_proto.client.pending import Outstanding, RequestKind, Requests
 from arcp_proto.errors import ErrorCode
 from arcp_proto.ids import JobId, RequestId
-from arcp_proto.messages import Submit, Subscribe
-from arcp_proto.requests import Outstanding, RequestKind, Requests
+from arcp_proto.wire.messages import Submit
 
 A, B = JobId("job_a"), JobId("job_b")
 
@@ -143,17 +143,6 @@ def test_bytes_of_what_is_kept() -> None:
     requests.take("s1")
     requests.take("s2")
     assert requests.kept == 0
-
-
-def test_a_subscribe_that_was_sent_again_without_a_number_asks_for_the_whole_history() -> None:
-    requests = Requests()
-    request = subscribe("o1", A)
-    request.message = Subscribe(A, history=True)
-    requests.add(request)
-    assert not requests.asked_again(A, 1)
-    requests.doubt(request)
-    assert requests.asked_again(A, 1)
-    assert not requests.asked_again(B, 1)
 
 
 def test_what_can_be_sent_twice() -> None:

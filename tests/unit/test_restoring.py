@@ -7,15 +7,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto.engine.output import Authenticate, StartJob
+from arcp_proto.engine.timers import TimerKind
+from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, SessionId
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits
-from arcp_proto.output import Authenticate, StartJob
-from arcp_proto.records import Evicted, HistoryCut, JobAccepted, JobEnded, Published
-from arcp_proto.runtime import Runtime
-from arcp_proto.timers import TimerKind
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import Evicted, HistoryCut, JobAccepted, JobEnded, Published
+from arcp_proto.server.runtime import Runtime
 
-from .world import CONFIG, START, UNIX, Peer, World
+from .world import CONFIG, FEATURES, START, UNIX, Peer, World
 
 JOURNAL = msgspec.structs.replace(CONFIG, journal=True, heartbeat_interval_sec=0)
 AGAIN = msgspec.structs.replace(JOURNAL, agents=(AgentInfo("echo", restartable=True),))
@@ -122,10 +123,10 @@ def test_a_session_that_had_ended_has_ended() -> None:
     world.emit(job)
     world.restart()
     assert world.resumed(peer).codes() == ["RESUME_WINDOW_EXPIRED"]
-    other = world.client()
+    other = world.client(features=(*FEATURES, POSITIONS))
     other.send("job.subscribe", {"job_id": job, "history": True})
     world.advance(0.001)
-    assert [frame["payload"]["source_seq"] for frame in other.about(job)] == [1, 2, 3, 4]
+    assert [frame["payload"]["job_seq"] for frame in other.about(job)] == [1, 2, 3, 4]
 
 
 def test_an_anonymous_session_is_resumed_by_its_token_still() -> None:

@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.client import ClientConfig
-from arcp_proto.connection import Framing
-from arcp_proto.errors import LocalProtocolError
-from arcp_proto.ids import SECOND, JobId, SessionId, Time
-from arcp_proto.limits import Limits
-from arcp_proto.output import (
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.stored_session import ResumedJob, Resumption
+from arcp_proto.engine.connection import Framing
+from arcp_proto.engine.output import (
     CancelAnswered,
     ConnectionEnded,
     Detached,
@@ -27,11 +25,13 @@ from arcp_proto.output import (
     Subscribed,
     Welcomed,
 )
-from arcp_proto.resumption import ResumedJob, Resumption
+from arcp_proto.engine.timers import TimerKind
+from arcp_proto.errors import LocalProtocolError
+from arcp_proto.ids import SECOND, JobId, SessionId, Time
+from arcp_proto.limits import Limits
 from arcp_proto.secret import Secret
-from arcp_proto.timers import TimerKind
 
-from .scripted_runtime import JOB, ScriptedRuntime, accepted, chunk, log, numbers
+from .scripted_runtime import JOB, NUMBERED, ScriptedRuntime, accepted, chunk, log, numbers, positions
 
 GONE = {"code": "RESUME_WINDOW_EXPIRED", "message": "gone", "details": {"final": True}}
 
@@ -40,6 +40,14 @@ GONE = {"code": "RESUME_WINDOW_EXPIRED", "message": "gone", "details": {"final":
 def runtime() -> ScriptedRuntime:
     runtime = ScriptedRuntime(ClientConfig())
     runtime.welcome()
+    return runtime
+
+
+@pytest.fixture
+def numbered() -> ScriptedRuntime:
+    """It tells no positions."""
+    runtime = ScriptedRuntime(ClientConfig())
+    runtime.welcome(*NUMBERED)
     return runtime
 
 
@@ -241,31 +249,41 @@ def test_a_traced_submit_is_traced_again(runtime: ScriptedRuntime) -> None:
     assert first == again
 
 
-def test_events_of_a_job_whose_acceptance_was_lost_wait_for_it(runtime: ScriptedRuntime) -> None:
-    request_id = runtime.submit(idempotency_key="k")
-    runtime.reconnect()
-    assert emit(runtime, 1, 2) == []
-    assert runtime.say("job.result", {"result": 5}, job_id=JOB, event_seq=3) == []
-    assert runtime.client.cursor == 0
-    answer, *rest = runtime.say("job.accepted", accepted(request_id=request_id))
+def test_events_of_a_job_whose_acceptance_was_lost_wait_for_it(numbered: ScriptedRuntime) -> None:
+    request_id = numbered.submit(idempotency_key="k")
+    numbered.reconnect(*NUMBERED)
+    assert emit(numbered, 1, 2) == []
+    assert numbered.say("job.result", {"result": 5}, job_id=JOB, event_seq=3) == []
+    assert numbered.client.cursor == 0
+    answer, *rest = numbered.say("job.accepted", accepted(request_id=request_id))
     assert isinstance(answer, JobAccepted)
     assert numbers(rest[:2]) == [1, 2]
     assert isinstance(rest[2], JobEnded)
 
 
-@pytest.mark.parametrize("ending", ["job.result", "job.error"])
-def test_they_are_nobodys_when_no_acceptance_comes(runtime: ScriptedRuntime, ending: str) -> None:
+def test_events_with_positions_wait_for_a_lost_acceptance_as_well(runtime: ScriptedRuntime) -> None:
     request_id = runtime.submit(idempotency_key="k")
     runtime.reconnect()
-    emit(runtime, 1, 1)
-    runtime.say(ending, {"code": "CANCELLED"}, job_id=JOB, event_seq=2)
+    assert runtime.say("job.event", log(), job_id=JOB, event_seq=1) == []
+    answer, *rest = runtime.say("job.accepted", accepted(request_id=request_id))
+    assert isinstance(answer, JobAccepted)
+    rest += runtime.say("job.event", log(), job_id=JOB, event_seq=2)
+    assert positions(rest) == [1, 2]
+
+
+@pytest.mark.parametrize("ending", ["job.result", "job.error"])
+def test_they_are_nobodys_when_no_acceptance_comes(numbered: ScriptedRuntime, ending: str) -> None:
+    request_id = numbered.submit(idempotency_key="k")
+    numbered.reconnect(*NUMBERED)
+    emit(numbered, 1, 1)
+    numbered.say(ending, {"code": "CANCELLED"}, job_id=JOB, event_seq=2)
     payload = {"code": "INTERNAL_ERROR", "request_id": request_id}
-    other = runtime.submit()
-    (refused,) = runtime.say("session.error", payload)
+    other = numbered.submit()
+    (refused,) = numbered.say("session.error", payload)
     assert isinstance(refused, RequestRefused)
     assert refused.request_id == request_id
-    assert runtime.client.cursor == 2, "nobody has to process them"
-    assert isinstance(runtime.say("job.accepted", accepted(request_id=other))[0], JobAccepted)
+    assert numbered.client.cursor == 2, "nobody has to process them"
+    assert isinstance(numbered.say("job.accepted", accepted(request_id=other))[0], JobAccepted)
 
 
 def test_a_request_too_large_for_another_framing_is_refused(runtime: ScriptedRuntime) -> None:
@@ -343,7 +361,7 @@ def test_a_session_that_is_gone_is_lost_and_another_opened(runtime: ScriptedRunt
     welcomed = runtime.only(Welcomed, runtime.welcome(session_id="sess_2"))
     assert not welcomed.resumed
     (subscribe,) = runtime.sent("job.subscribe")
-    assert subscribe["payload"] == {"job_id": JOB, "from_event_seq": 2, "history": True}
+    assert subscribe["payload"] == {"job_id": JOB, "from_job_seq": 2, "history": True}
 
 
 def test_another_session_in_the_welcome_is_a_lost_one(runtime: ScriptedRuntime) -> None:
@@ -377,6 +395,17 @@ def test_of_a_new_session_an_unsure_submit_is_refused_and_the_rest_asked_again(
     assert [frame["id"] for frame in runtime.received[-3:]] == [keyed, cancel, fresh]
 
 
+def test_a_subscribe_that_was_taken_back_is_taken_back_in_the_next_session(runtime: ScriptedRuntime) -> None:
+    request_id = runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.take()
+    runtime.reconnect(session_id="sess_2")
+    assert [frame["type"] for frame in runtime.received[-2:]] == ["job.subscribe", "job.unsubscribe"]
+    answer = {"job_id": JOB, "current_status": "running", "request_id": request_id, "replayed": True}
+    runtime.only(Subscribed, runtime.say("job.subscribed", answer, job_id=JOB))
+    assert runtime.say("job.event", log(), job_id=JOB, event_seq=1) == []
+
+
 def child(job_id: str) -> dict[str, Any]:
     return {"kind": "delegate", "ts": "", "body": {"child_job_id": job_id, "agent": "a", "lease": {}}}
 
@@ -390,18 +419,39 @@ def test_what_a_child_does_waits_for_no_answer(runtime: ScriptedRuntime) -> None
     assert isinstance(event, JobEmitted) and event.job_id == "job_2"
 
 
-def test_what_a_child_does_waits_with_what_announces_it(runtime: ScriptedRuntime) -> None:
-    request_id = runtime.submit()
-    runtime.reconnect(replies=True)
+def test_what_a_child_does_waits_with_what_announces_it(numbered: ScriptedRuntime) -> None:
+    request_id = numbered.submit()
+    numbered.reconnect(*NUMBERED, replies=True)
     waiting = [
-        *runtime.say("job.event", child("job_2"), job_id=JOB, event_seq=1),
-        *runtime.say("job.event", child("job_3"), job_id="job_2", event_seq=2),
-        *runtime.say("job.event", log("of the grandchild"), job_id="job_3", event_seq=3),
-        *runtime.say("job.event", log(), job_id=JOB, event_seq=4),
+        *numbered.say("job.event", child("job_2"), job_id=JOB, event_seq=1),
+        *numbered.say("job.event", child("job_3"), job_id="job_2", event_seq=2),
+        *numbered.say("job.event", log("of the grandchild"), job_id="job_3", event_seq=3),
+        *numbered.say("job.event", log(), job_id=JOB, event_seq=4),
     ]
     assert waiting == []
-    events = runtime.say("job.accepted", accepted(JOB, request_id=request_id), job_id=JOB)
+    events = numbered.say("job.accepted", accepted(JOB, request_id=request_id), job_id=JOB)
     assert [event.seq for event in events if isinstance(event, JobEmitted)] == [1, 2, 3, 4]
+
+
+def test_events_wait_for_an_acceptance_that_the_runtime_keeps_no_longer(runtime: ScriptedRuntime) -> None:
+    request_id = runtime.submit()
+    runtime.reconnect(replies=True)
+    assert runtime.say("job.event", log(), job_id=JOB, event_seq=1) == []
+    answer, event = runtime.say("job.accepted", accepted(JOB, request_id=request_id), job_id=JOB)
+    assert isinstance(answer, JobAccepted) and isinstance(event, JobEmitted)
+    assert (event.seq, event.job_seq) == (1, 1)
+
+
+def test_events_of_jobs_of_an_earlier_process_wait_until_every_submit_is_answered() -> None:
+    runtime = ScriptedRuntime(ClientConfig(), resumption=resumption())
+    runtime.welcome()
+    request_id = runtime.submit()
+    runtime.reconnect(replies=True)
+    first = runtime.client.cursor + 1
+    assert runtime.say("job.event", log(), job_id="job_9", event_seq=first) == []
+    answer, event = runtime.say("job.accepted", accepted(JOB, request_id=request_id), job_id=JOB)
+    assert isinstance(answer, JobAccepted) and isinstance(event, JobEmitted)
+    assert (answer.job_id, event.job_id) == (JOB, "job_9")
 
 
 def test_the_end_of_a_child_that_a_restarted_client_does_not_know_refuses_nothing() -> None:
@@ -599,7 +649,8 @@ def test_who_leaves_while_detached_is_called_no_more(runtime: ScriptedRuntime) -
 
 
 def test_another_process_goes_on_behind_the_cursor() -> None:
-    runtime = ScriptedRuntime(ClientConfig(), resumption=resumption(4, ResumedJob(JOB, 4)))
+    runtime = ScriptedRuntime(ClientConfig(), resumption=resumption(4, ResumedJob(JOB, 7)))
+    runtime.positions[JOB] = 6
     hello = runtime.sent("session.hello")[0]["payload"]
     assert hello["resume"]["resume_token"] == "rt_1"
     assert (hello["resume"]["session_id"], hello["last_event_seq"]) == ("sess_1", 4)
@@ -608,7 +659,7 @@ def test_another_process_goes_on_behind_the_cursor() -> None:
     assert emit(runtime, 3, 6) == [5, 6]
     again = runtime.client.resumption()
     assert again is not None
-    assert (again.cursor, again.token.reveal(), again.jobs) == (4, "rt_2", (ResumedJob(JOB, 4),))
+    assert (again.cursor, again.token.reveal(), again.jobs) == (4, "rt_2", (ResumedJob(JOB, 7),))
 
 
 def test_another_process_that_cannot_connect_dials() -> None:
@@ -624,20 +675,20 @@ def test_another_process_finds_the_jobs_of_a_lost_session() -> None:
     runtime.connect()
     runtime.welcome(session_id="sess_2")
     (subscribe,) = runtime.sent("job.subscribe")
-    assert subscribe["payload"]["from_event_seq"] == 3
+    assert subscribe["payload"] == {"job_id": JOB, "from_job_seq": 3, "history": True}
 
 
 def test_another_process_observes_what_was_behind_again() -> None:
     job = ResumedJob(JOB, 3, observed=True, behind=True)
     runtime = ScriptedRuntime(ClientConfig(), resumption=resumption(4, job))
     runtime.welcome()
-    late = {**log(), "source_seq": 9}
+    late = {**log(), "job_seq": 9}
     assert runtime.say("job.event", late, job_id=JOB, event_seq=5) == []
     (subscribe,) = runtime.sent("job.subscribe")
     answer = {"job_id": JOB, "request_id": subscribe["id"], "current_status": "running", "replayed": True}
     runtime.only(Subscribed, runtime.say("job.subscribed", answer))
     for seq, home in ((6, 3), (7, 4), (8, 9)):
-        runtime.say("job.event", {**log(), "source_seq": home}, job_id=JOB, event_seq=seq)
+        runtime.say("job.event", {**log(), "job_seq": home}, job_id=JOB, event_seq=seq)
     assert numbers(runtime.events) == [7, 8]
 
 
@@ -654,16 +705,16 @@ def test_another_process_follows_what_was_accepted_after_the_last_store() -> Non
     runtime = ScriptedRuntime(ClientConfig(), resumption=resumption(0))
     runtime.welcome()
     runtime.say("job.event", chunk(0, "ab", more=False), job_id=JOB, event_seq=1)
-    runtime.say("job.event", {**chunk(0, "c", more=False), "source_seq": 9}, job_id="job_2", event_seq=2)
+    runtime.say("job.event", {**chunk(0, "c", more=False), "job_seq": 9}, job_id="job_2", event_seq=2)
     kept = runtime.client.resumption()
     assert kept is not None
     assert kept.jobs == (
         ResumedJob(JOB, keyed=True),
-        ResumedJob(JobId("job_2"), 0, observed=True, keyed=True),
+        ResumedJob(JobId("job_2"), 8, keyed=True),
     )
     end = runtime.only(JobEnded, runtime.say("job.result", {"result_id": "res_1"}, job_id=JOB, event_seq=3))
     assert end.result == "ab"
-    payload = {"result_id": "res_1", "source_seq": 10}
+    payload = {"result_id": "res_1", "job_seq": 10}
     end = runtime.only(JobEnded, runtime.say("job.result", payload, job_id="job_2", event_seq=4))
     assert end.result == "c"
     runtime.client.unsubscribe(JobId("job_3"), now=runtime.now)

@@ -7,12 +7,12 @@ from itertools import pairwise
 import msgspec
 import pytest
 
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.ids import SECOND, Principal, SessionId, Time
 from arcp_proto.limits import Limits
-from arcp_proto.log import Log
-from arcp_proto.records import Evicted, HistoryCut, JobForgotten
-from arcp_proto.runtime_config import RuntimeConfig
-from arcp_proto.timers import TimerKind
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.journal.records import Evicted, HistoryCut, JobForgotten
+from arcp_proto.server.sessions.event_log import Log
 
 from .world import CONFIG, START, World
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto.ids import JobId, Principal, Time
-from arcp_proto.retired import Retired
+from arcp_proto.server.sessions.retired import Retired
 
 PRINCIPALS = st.sampled_from([Principal(name) for name in "abc"])
 STEPS = st.lists(

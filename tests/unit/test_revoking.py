@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from arcp_proto.inventory import AgentInfo
+from arcp_proto.engine.output import Audit, RevokeCredential, StopJob
 from arcp_proto.limits import Limits
-from arcp_proto.output import Audit, RevokeCredential, StopJob
-from arcp_proto.records import CredentialOutstanding, CredentialRequested, CredentialRevoked
-from arcp_proto.revoking import DOUBT
+from arcp_proto.server.credentials.revocation import DOUBT
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import CredentialOutstanding, CredentialRequested, CredentialRevoked
 
 from .credentialed import JOURNALED, WITH, Provided
 from .world import Peer

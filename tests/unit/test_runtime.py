@@ -7,14 +7,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto import events
-from arcp_proto.connection import Framing, Phase
+from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.output import PauseJob, ResumeJob, StartJob, StopJob
+from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import Denied, InvariantViolated, LocalProtocolError
 from arcp_proto.ids import SECOND, JobId
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits
-from arcp_proto.output import PauseJob, ResumeJob, StartJob, StopJob
-from arcp_proto.records import (
+from arcp_proto.server.config import WELCOME_BYTES
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import (
     Evicted,
     JobAccepted,
     JobEnded,
@@ -23,9 +24,8 @@ from arcp_proto.records import (
     SessionOpened,
     TokenIssued,
 )
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import WELCOME_BYTES
-from arcp_proto.timers import TimerKey, TimerKind
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.wire import event_bodies
 
 from .world import CONFIG, START, UNIX, World
 
@@ -90,7 +90,7 @@ def test_every_kind_of_event(kind: str, body: dict[str, Any]) -> None:
     peer = world.client()
     job = peer.submit(lease_request={"tool.call": ["t"], "agent.delegate": ["echo"]})
     world.emit(job, kind, body)
-    shape = events.BODIES.get(kind)
+    shape = event_bodies.BODIES.get(kind)
     if shape is not None:
         world.emit(job, kind, msgspec.convert(body, shape))
     expected = {"kind": kind, "ts": "2026-05-28T20:26:40.000Z", "body": body}
@@ -115,7 +115,7 @@ def test_every_kind_of_event(kind: str, body: dict[str, Any]) -> None:
 
 def test_two_spellings_of_one_event_are_the_same_bytes() -> None:
     one, two = World(), World()
-    for world, body in ((one, events.Log("warn", "x")), (two, {"level": "WARNING", "message": "x"})):
+    for world, body in ((one, event_bodies.Log("warn", "x")), (two, {"level": "WARNING", "message": "x"})):
         world.emit(world.client().submit(), "log", body)
     assert [peer.raw for peer in one.peers.values()] == [peer.raw for peer in two.peers.values()]
 
@@ -129,14 +129,14 @@ BAD_EVENTS: list[tuple[str, Any, str]] = [
     ("metric", {"name": "m", "value": float("nan")}, "finite"),
     ("metric", {"name": "cost.x", "value": -1}, "negative"),
     ("metric", {"name": "cost.budget.remaining", "value": 1}, "only the runtime"),
-    ("metric", events.Metric("cost.budget.remaining", 1), "only the runtime"),
+    ("metric", event_bodies.Metric("cost.budget.remaining", 1), "only the runtime"),
     ("progress", {"current": -1}, "negative"),
     ("artifact_ref", {"uri": "x" * 70_000, "content_type": "t"}, "a frame holds"),
     ("x-vendor.a.b", {"x": "\ud800"}, "surrogate"),
     ("result_chunk", {}, "write_result"),
     ("status", {"phase": {1, 2}}, "no JSON"),
-    ("log", events.Thought("of another kind"), "log"),
-    ('a"b', events.Thought("x"), "no body"),
+    ("log", event_bodies.Thought("of another kind"), "log"),
+    ('a"b', event_bodies.Thought("x"), "no body"),
 ]
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.credentials import FEATURE
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.inventory import AgentInfo
+from arcp_proto.features import PROVISIONED_CREDENTIALS
 from arcp_proto.limits import MAX_RUNTIME_SEC, Limits
-from arcp_proto.runtime_config import LEAST_FRAME, SUPPORTED_FEATURES, check_observers
+from arcp_proto.server.config import LEAST_FRAME, SUPPORTED_FEATURES, check_observers
+from arcp_proto.server.jobs.inventory import AgentInfo
 
 from .world import CONFIG, World
 
@@ -45,7 +45,9 @@ def test_times_that_are_none(name: str, seconds: int) -> None:
 
 
 def test_without_an_interval_no_heartbeats_are_offered() -> None:
-    without = tuple(name for name in SUPPORTED_FEATURES if name != FEATURE)  # There is no provisioner.
+    without = tuple(
+        name for name in SUPPORTED_FEATURES if name != PROVISIONED_CREDENTIALS
+    )  # There is no provisioner.
     assert CONFIG.features == without
     offered = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0).features
     assert offered == tuple(name for name in without if name != "heartbeat")

@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.connection import Phase
+from arcp_proto.engine.connection import Phase
+from arcp_proto.engine.output import Authenticate, ConnectionEnded, PauseJob, StartJob, StopJob
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.ids import SECOND
 from arcp_proto.limits import MAX_RUNTIME_SEC, Limits
-from arcp_proto.output import Authenticate, ConnectionEnded, PauseJob, StartJob, StopJob
-from arcp_proto.runtime import RuntimeConfig
-from arcp_proto.timers import TimerKind
+from arcp_proto.server.runtime import RuntimeConfig
 
 from .world import AGENTS, CONFIG, FEATURES, START, Peer, World
 

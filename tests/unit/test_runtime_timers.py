@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import RuntimeConfig
-from arcp_proto.runtime_timers import carry_out
-from arcp_proto.timers import TimerKey, TimerKind
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.dispatch import carry_out
+from arcp_proto.server.runtime import Runtime
 
 
 def test_a_timer_of_a_client_is_a_bug_here() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from arcp_proto.engine.output import PauseJob, ResumeJob, StartJob
 from arcp_proto.ids import JobId, SessionId
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import KIB, MIB, Limits
-from arcp_proto.output import PauseJob, ResumeJob, StartJob
-from arcp_proto.records import Observed
-from arcp_proto.runtime_config import RuntimeConfig
-from arcp_proto.saving import SHARE, Most
-from arcp_proto.session import Session
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.back_pressure import SHARE, Most
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import Observed
+from arcp_proto.server.sessions.session import Session
 
 from .world import AGENTS, CONFIG, Peer, World
 

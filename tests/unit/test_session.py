@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from arcp_proto.ids import JobId, Principal, SessionId
-from arcp_proto.log import Entry
-from arcp_proto.quirks import QUIRKS
-from arcp_proto.session import Session
-from arcp_proto.wire import decode_envelope, event_head
+from arcp_proto.server.sessions.session import Session
+from arcp_proto.wire.codec import decode_envelope, event_head
+from arcp_proto.wire.envelopes import Entry
+from arcp_proto.wire.peer_quirks import QUIRKS
 
 from .world import World
 

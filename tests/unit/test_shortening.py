@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto import wire
-from arcp_proto.events import BODIES, encode_body
-from arcp_proto.shortening import CUT, LEAST, shorten
+from arcp_proto.server.jobs.shortening import CUT, LEAST, shorten
+from arcp_proto.wire import codec
+from arcp_proto.wire.event_bodies import BODIES, encode_body
 
 VENDOR = "x-vendor.acme.thing"
 ERROR = {"code": "INTERNAL_ERROR", "message": "y" * 5_000, "retryable": True}
@@ -23,7 +23,7 @@ def short(kind: str, body: dict[str, Any], limit: int = 1_000) -> dict[str, Any]
     cut = shorten(kind, encoded, limit)
     assert cut is not None
     assert len(cut) <= limit
-    value = wire.decode_value(cut)
+    value = codec.decode_value(cut)
     assert isinstance(value, dict)
     assert encode_body(kind, value) == cut or kind == "metric"
     return value
@@ -52,7 +52,7 @@ def test_what_is_large_is_cut_and_the_rest_is_as_it_was(kind: str, body: dict[st
     assert type(cut[field]) is type(body[field])
     assert "bytes left out]" in json.dumps(cut[field])
     if kind in BODIES:
-        wire.decoder_of(BODIES[kind])(wire.encode_value(cut))
+        codec.decoder_of(BODIES[kind])(codec.encode_value(cut))
 
 
 @pytest.mark.parametrize("unit", ["x", "é", "😀", "\n", "\x00"])
@@ -68,7 +68,7 @@ def test_room_that_small_fields_leave_goes_to_large_ones() -> None:
     cut = short(VENDOR, {"a": "x" * 300, "b": "y" * 5_000, "c": "z" * 5_000})
     assert cut["a"] == "x" * 300
     assert abs(len(cut["b"]) - len(cut["c"])) <= 1
-    assert len(wire.encode_value(cut)) > 900
+    assert len(codec.encode_value(cut)) > 900
 
 
 def test_of_an_array_the_first_items_are_left() -> None:
@@ -154,13 +154,13 @@ values = st.recursive(
 
 @given(st.dictionaries(st.text(max_size=20), values, max_size=10), st.integers(3 * LEAST, 3_000))
 def test_whatever_it_is_it_fits_and_keeps_its_shape(body: dict[str, Any], limit: int) -> None:
-    encoded = wire.encode_value(body)
+    encoded = codec.encode_value(body)
     cut = shorten(VENDOR, encoded, limit)
     assert cut is not None or not body
     if cut is None:
         return
     assert len(cut) <= max(limit, len(encoded) if len(encoded) <= limit else 0)
-    value = wire.decode_value(cut)
+    value = codec.decode_value(cut)
     if len(encoded) <= limit - 2:
         assert value == body
     assert [name for name in value if name != CUT] == [name for name in body if name in value and name != CUT]

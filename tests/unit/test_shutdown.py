@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from arcp_proto.connection import Phase
+from arcp_proto.engine.connection import Phase
+from arcp_proto.engine.output import Authenticate, RuntimeEnded, StartJob
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.ids import SECOND
-from arcp_proto.inventory import AgentInfo
-from arcp_proto.output import Authenticate, RuntimeEnded, StartJob
-from arcp_proto.timers import TimerKind
+from arcp_proto.server.jobs.inventory import AgentInfo
 
 from .world import CONFIG, START, World
 

@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from arcp_proto.ids import SECOND
-from arcp_proto.inventory import AgentInfo
 from arcp_proto.limits import Limits
-from arcp_proto.records import JobKept, KeyKept, Observed, Record, RuntimeKept, SessionKept
-from arcp_proto.runtime import Runtime
-from arcp_proto.session import Backlog
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import JobKept, KeyKept, Observed, Record, RuntimeKept, SessionKept
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.sessions.session import Backlog
 
 from .world import CONFIG, SEED, START, UNIX, Peer, World
 

@@ -11,7 +11,7 @@ from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import MILLISECOND, JobId
 from arcp_proto.limits import Limits
 from arcp_proto.recording import record
-from arcp_proto.speaking import MOST, SHORT
+from arcp_proto.server.jobs.publish import MOST_TOGETHER, SHORT
 
 from .world import CONFIG, World
 
@@ -60,21 +60,21 @@ def test_they_have_come_when_the_last_of_them_was_said() -> None:
 @pytest.mark.parametrize("limit", ["session_events", "history_events"])
 def test_what_is_said_in_a_row_is_kept_within_limits(limit: str) -> None:
     world = Speaker(**{limit: 32})
-    world.say(MOST)
+    world.say(MOST_TOGETHER)
     world.take()
     [session] = world.runtime.sessions.values()
     history = world.runtime.jobs[JobId(world.job)].history
-    assert world.numbered == history.end == MOST > 32
+    assert world.numbered == history.end == MOST_TOGETHER > 32
     kept = session.log.events if limit == "session_events" else history.events
     assert 0 < kept <= 32
 
 
 def test_no_more_wait_than_may() -> None:
     world = Speaker()
-    world.say(MOST + 1)
-    assert (world.numbered, world.runtime.said) == (MOST + 1, [])
-    world.say(MOST)
-    assert (world.numbered, len(world.runtime.said)) == (MOST + 2, MOST - 1)
+    world.say(MOST_TOGETHER + 1)
+    assert (world.numbered, world.runtime.said) == (MOST_TOGETHER + 1, [])
+    world.say(MOST_TOGETHER)
+    assert (world.numbered, len(world.runtime.said)) == (MOST_TOGETHER + 2, MOST_TOGETHER - 1)
 
 
 @pytest.mark.parametrize(

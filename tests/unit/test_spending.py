@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from arcp_proto.errors import Denied, LocalProtocolError
-from arcp_proto.events import Metric
 from arcp_proto.recording import record, replay
-from arcp_proto.runtime import Runtime
-from arcp_proto.spending import MAX_HOLDS
+from arcp_proto.server.jobs.spending import MAX_HOLDS
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.wire.event_bodies import Metric
 
 from .test_authority import ALL, EVERYTHING, Gate
 from .world import CONFIG, FEATURES, SEED, START, UNIX, World

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from arcp_proto.connection import Phase
+from arcp_proto.engine.connection import Phase
 from arcp_proto.ids import SECOND
 
 from .scripted_runtime import ScriptedRuntime

@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.inventory import AgentInfo
+from arcp_proto.engine.output import StartJob
+from arcp_proto.features import POSITIONS
 from arcp_proto.limits import Limits
-from arcp_proto.output import StartJob
-from arcp_proto.records import JobAccepted, JobStarted
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import JobAccepted, JobStarted
 
 from .world import CONFIG, FEATURES, Frame, Peer, World
 
@@ -65,7 +66,7 @@ def test_in_the_session_in_which_the_job_flows_nothing_else_follows() -> None:
 
 def test_another_session_gets_history_live_and_end_like_an_observer() -> None:
     world = World()
-    first, second = world.client(), world.client(features=("result_chunk",))
+    first, second = world.client(), world.client(features=("result_chunk", POSITIONS))
     keyed(first)
     [job] = jobs_of(world)
     world.emit(job, "log", {"level": "info", "message": "old"})
@@ -73,11 +74,11 @@ def test_another_session_gets_history_live_and_end_like_an_observer() -> None:
     assert accepted["type"] == "job.accepted"
     [old] = settled(world, second)
     assert old["payload"]["body"]["message"] == "old"
-    assert old["payload"]["source_seq"] == 1
+    assert old["payload"]["job_seq"] == 1
     world.emit(job)
     world.finish(job, "end")
     assert [frame["type"] for frame in second.about(job)] == ["job.event", "job.event", "job.result"]
-    assert [frame["payload"]["source_seq"] for frame in second.about(job)] == [1, 2, 3]
+    assert [frame["payload"]["job_seq"] for frame in second.about(job)] == [1, 2, 3]
 
 
 def test_a_session_that_observes_the_job_already_gets_nothing_twice() -> None:
@@ -134,21 +135,20 @@ def test_once_the_job_is_over_history_and_end_come_again_with_fresh_numbers() ->
     event, end = settled(world, peer)
     assert (event["event_seq"], end["event_seq"]) == (3, 4)
     first = [frame["payload"] for frame in peer.about(job)[:2]]
-    assert event["payload"] == {**first[0], "source_seq": 1}
-    assert end["payload"] == {**first[1], "source_seq": 2}
+    assert [event["payload"], end["payload"]] == first
 
 
 def test_another_session_gets_the_whole_history_of_a_job_that_is_over() -> None:
     world = World()
-    first, second = world.client(), world.client()
+    first, second = world.client(), world.client(features=(*FEATURES, POSITIONS))
     keyed(first)
     [job] = jobs_of(world)
     world.emit(job)
     world.fail(job, "X", "no")
     keyed(second)
     event, end = settled(world, second)
-    assert (event["type"], event["payload"]["source_seq"]) == ("job.event", 1)
-    assert (end["type"], end["payload"]["code"], end["payload"]["source_seq"]) == ("job.error", "X", 2)
+    assert (event["type"], event["payload"]["job_seq"]) == ("job.event", 1)
+    assert (end["type"], end["payload"]["code"], end["payload"]["job_seq"]) == ("job.error", "X", 2)
 
 
 def test_the_end_comes_every_time_it_is_asked_for() -> None:
@@ -490,14 +490,14 @@ def test_a_cancel_is_answered_to_the_canceller_alone() -> None:
 
 def test_the_answer_to_a_cancel_is_in_no_history() -> None:
     world = World()
-    first, second = world.client(), world.client()
+    first, second = world.client(), world.client(features=(*FEATURES, POSITIONS))
     job = first.submit()
     world.emit(job)
     first.cancel(job)
     world.stopped(job)
     second.send("job.subscribe", {"job_id": job, "history": True})
     assert [frame["type"] for frame in settled(world, second)] == ["job.event", "job.error"]
-    assert [frame["payload"]["source_seq"] for frame in second.about(job)] == [1, 3]
+    assert [frame["payload"]["job_seq"] for frame in second.about(job)] == [1, 2]
 
 
 # Starting.

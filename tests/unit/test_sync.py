@@ -15,16 +15,18 @@ from typing import Any, Final
 
 import pytest
 
-from arcp_io import blocking, children, client, client_job, client_session, context, sync
+from arcp_io import sync
+from arcp_io.agents import blocking_context, context, delegated_job
+from arcp_io.client import connect, job, session
 
 ONLY_SYNC: Final = ("timeout",)
 """Parameters that `sync` has beside those of the async API, which uses the timeouts of its event loop."""
-CLIENT: Final = [(client_session.Session, sync.Session), (client_job.Job, sync.Job)]
+CLIENT: Final = [(session.Session, sync.Session), (job.Job, sync.Job)]
 AGENT: Final = [
-    (context.JobContext, blocking.BlockingJobContext),
-    (context.Hold, blocking.BlockingHold),
-    (context.ResultStream, blocking.BlockingResultStream),
-    (children.ChildJob, children.BlockingChildJob),
+    (context.JobContext, blocking_context.BlockingJobContext),
+    (context.Hold, blocking_context.BlockingHold),
+    (context.ResultStream, blocking_context.BlockingResultStream),
+    (delegated_job.ChildJob, delegated_job.BlockingChildJob),
 ]
 TWINS: Final = [*CLIENT, *AGENT]
 
@@ -64,8 +66,8 @@ def test_help_begins_with_every_public_name(cls: type) -> None:
 
 
 FUNCTIONS: Final = [
-    (client.connect, sync.connect),
-    (client.connect_stdio, sync.connect_stdio),
+    (connect.connect, sync.connect),
+    (connect.connect_stdio, sync.connect_stdio),
     *(
         (getattr(theirs, name), getattr(ours, name))
         for theirs, ours in TWINS

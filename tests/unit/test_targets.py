@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto.targets import Unfit, Url, canonical, matchable, read_path, read_url
+from arcp_proto.leases.canonical import Unfit, Url, canonical, matchable, read_path, read_url
 
 NAMES = ["tool.call", "agent.delegate", "model.use", "x-vendor.acme.db"]
 

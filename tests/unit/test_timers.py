@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arcp_proto.engine.timers import TimerKey, TimerKind, Timers
 from arcp_proto.ids import Time
-from arcp_proto.timers import TimerKey, TimerKind, Timers
 
 KINDS = st.sampled_from([TimerKind.HEARTBEAT, TimerKind.GRACE])
 OWNERS = st.sampled_from([0, 1, "job_1"])

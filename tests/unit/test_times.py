@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from arcp_proto.ids import MILLISECOND, SECOND, Time
-from arcp_proto.times import Stamp, format_time, parse_time, parse_utc
+from arcp_proto.wire.timestamps import Stamp, format_time, parse_time, parse_utc
 
 FIRST = -62_135_596_800 * SECOND
 LAST = 253_402_300_800 * SECOND - 1

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_proto import messages, tolerance, wire
 from arcp_proto.errors import ErrorCode, Refusal, Unreadable
-from arcp_proto.messages import (
+from arcp_proto.wire import codec, lenient, messages
+from arcp_proto.wire.messages import (
     Accepted,
     Ack,
     AgentEntry,
@@ -53,16 +53,16 @@ from .test_messages import EXACT, NAMES, SHAPES
 from .test_wire import DEPTHS, JSON_VALUES, at_depth, nested, outcome
 
 CORPUS: Final = Path(harness.__file__).parent / "corpus"
-READ: Final[dict[str, Callable[[wire.Envelope], msgspec.Struct]]] = {
+READ: Final[dict[str, Callable[[codec.Envelope], msgspec.Struct]]] = {
     "runtime": fuzz_wire.read_request,
-    "client": tolerance.read_message,
+    "client": lenient.read_message,
 }
 ENVELOPE_ID: Final = "01JENVELOPE"
 
 
-def envelope(message_type: str, payload: Any, **fields: Any) -> wire.Envelope:
+def envelope(message_type: str, payload: Any, **fields: Any) -> codec.Envelope:
     frame = {"arcp": "1.1", "id": ENVELOPE_ID, "type": message_type, "payload": payload, **fields}
-    return wire.decode_envelope(json.dumps(frame).encode())
+    return codec.decode_envelope(json.dumps(frame).encode())
 
 
 def read(to: str, message_type: str, payload: Any, **fields: Any) -> msgspec.Struct:
@@ -71,7 +71,7 @@ def read(to: str, message_type: str, payload: Any, **fields: Any) -> msgspec.Str
 
 def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every payload is taken for a deviating one."""
-    monkeypatch.setattr(wire, "decode_payload", lambda payload, decode: None)
+    monkeypatch.setattr(codec, "decode_payload", lambda payload, decode: None)
 
 
 # The exact form.
@@ -82,7 +82,7 @@ def test_the_exact_form_is_read_as_it_is(entry: dict[str, Any]) -> None:
     expected = msgspec.convert(entry["payload"], SHAPES[entry["to"]][entry["type"]])
     message = read(entry["to"], entry["type"], entry["payload"])
     assert message == expected
-    assert json.loads(wire.encode_checked(message)) == entry["payload"]
+    assert json.loads(codec.encode_checked(message)) == entry["payload"]
 
 
 @pytest.mark.parametrize("entry", EXACT, ids=NAMES)
@@ -128,7 +128,7 @@ def test_the_examples_of_the_draft_are_accepted(line: dict[str, Any]) -> None:
     accepted = fuzz_wire.check_message(json.dumps(line["frame"]).encode())
     assert accepted
     for message in accepted:
-        said = json.loads(wire.encode_checked(message))
+        said = json.loads(codec.encode_checked(message))
         for name, value in line["frame"]["payload"].items():
             if value is not None and name != "jobs":
                 assert said[name] == value or value == {}, name
@@ -144,7 +144,7 @@ def test_every_section_of_the_draft_with_json_is_among_the_examples() -> None:
 def test_recorded_frames_of_a_peer_are_accepted(line: dict[str, Any]) -> None:
     to = "runtime" if line["by"] == "client" else "client"
     frame = line["frame"]
-    message = READ[to](wire.decode_envelope(json.dumps(frame).encode()))
+    message = READ[to](codec.decode_envelope(json.dumps(frame).encode()))
     assert type(message) is SHAPES[to][frame["type"]]
 
 
@@ -267,6 +267,18 @@ REQUESTS: Final[list[tuple[str, Any, dict[str, Any], msgspec.Struct]]] = [
     ("job.cancel", {"job_id": "mine", "reason": ["why"]}, {"job_id": "j"}, Cancel("mine", "")),
     ("job.cancel", {"job_id": "j", "reason": "r" * 1001}, {}, Cancel("j", "r" * 1000)),
     ("job.subscribe", {"history": 1, "from_event_seq": "7"}, {"job_id": "j"}, Subscribe("j", 7, True)),
+    (
+        "job.subscribe",
+        {"history": 1, "from_job_seq": "7"},
+        {"job_id": "j"},
+        Subscribe("j", None, True, from_job_seq=7),
+    ),
+    (
+        "job.subscribe",
+        {"job_id": "j", "history": True, "from_job_seq": 7.0, "from_event_seq": None},
+        {},
+        Subscribe("j", None, True, from_job_seq=7),
+    ),
     ("job.subscribe", {"job_id": "j", "history": None}, {}, Subscribe("j")),
     ("job.unsubscribe", None, {"job_id": "j"}, Unsubscribe("j")),
 ]
@@ -460,7 +472,8 @@ MESSAGES: Final[list[tuple[str, Any, dict[str, Any], msgspec.Struct]]] = [
     ),
     ("job.subscribed", {"job_id": "j", "replayed": "yes"}, {}, Subscribed("j", "", "", {}, 0, False, "")),
     ("job.event", {"kind": "status"}, {}, JobEvent("status", "", {})),
-    ("job.event", {"kind": "k", "ts": 5, "body": None, "source_seq": "5"}, {}, JobEvent("k", "", {}, 5)),
+    ("job.event", {"kind": "k", "ts": 5, "body": None, "job_seq": "5"}, {}, JobEvent("k", "", {}, 5)),
+    ("job.event", {"kind": "k", "ts": "t", "body": {}, "job_seq": None}, {}, JobEvent("k", "t", {})),
     ("job.event", {"kind": "k", "ts": "t", "body": [1]}, {}, JobEvent("k", "t", {"value": [1]})),
     (
         "job.event",
@@ -665,6 +678,8 @@ REFUSED: Final[list[tuple[str, str, Any, str]]] = [
     ("runtime", "job.cancel", {"job_id": "j" * 257}, "job_id"),
     ("runtime", "job.subscribe", {}, "job_id"),
     ("runtime", "job.subscribe", {"job_id": "j", "from_event_seq": -1}, "from_event_seq"),
+    ("runtime", "job.subscribe", {"job_id": "j", "from_job_seq": -1}, "from_job_seq"),
+    ("runtime", "job.subscribe", {"job_id": "j", "from_job_seq": "x"}, "from_job_seq"),
     ("runtime", "job.subscribe", {"job_id": "j", "history": "maybe"}, "history"),
     ("runtime", "job.unsubscribe", {"job_id": None}, "job_id"),
     ("client", "session.welcome", {}, "session_id"),
@@ -715,9 +730,9 @@ def test_a_refusal_repeats_nothing_of_what_was_sent() -> None:
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 5000])
 def test_what_cannot_be_held_is_refused(number: str) -> None:
     payload = '{"agent":"a","input":' + number + "}"
-    frame = wire.decode_envelope(('{"type":"job.submit","payload":' + payload + "}").encode())
-    with pytest.raises(Unreadable, match=wire.NO_OBJECT):
-        tolerance.read_request(frame)
+    frame = codec.decode_envelope(('{"type":"job.submit","payload":' + payload + "}").encode())
+    with pytest.raises(Unreadable, match=codec.NO_OBJECT):
+        lenient.read_request(frame)
 
 
 @pytest.mark.parametrize("deviating", [False, True])
@@ -725,7 +740,7 @@ def test_what_cannot_be_held_is_refused(number: str) -> None:
 def test_the_depth_of_the_stack_changes_nothing(depth: int, deviating: bool) -> None:
     payload: dict[str, Any] = {"agent": "a", "input": nested(62)}
     frame = envelope("job.submit", payload | {"max_runtime_sec": "5"} if deviating else payload)
-    kind, submit = at_depth(depth, lambda: outcome(lambda: tolerance.read_request(frame)))
+    kind, submit = at_depth(depth, lambda: outcome(lambda: lenient.read_request(frame)))
     assert kind == "returned"
     assert isinstance(submit, Submit)
     value = at_depth(depth, submit.input.value)
@@ -779,7 +794,7 @@ def test_one_wrong_field_is_repaired_or_refused(entry: dict[str, Any], data: st.
 
 
 def test_every_type_has_a_rule() -> None:
-    assert set(tolerance.RULES) == {*messages.TO_RUNTIME, *messages.TO_CLIENT}
+    assert set(lenient.RULES) == {*messages.TO_RUNTIME, *messages.TO_CLIENT}
 
 
 @pytest.mark.parametrize("level", ["Warning", "WARN", "warning"])
@@ -787,7 +802,7 @@ def test_every_type_has_a_rule() -> None:
 def test_a_level_is_put_in_our_words_also_where_nothing_else_is_to_be_done(
     level: str, more: dict[str, Any]
 ) -> None:
-    body = tolerance.settled_body("log", {"level": level, "message": "hi", **more})
+    body = lenient.settled_body("log", {"level": level, "message": "hi", **more})
     assert (body["level"], body["message"], body.get("dimensions", {})) == (
         "warn",
         "hi",

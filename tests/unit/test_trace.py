@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto.trace import EXTENSION, TraceContext, extensions_json, headers, read_trace, traceparent
+from arcp_proto.wire.trace_context import (
+    EXTENSION,
+    TraceContext,
+    extensions_json,
+    headers,
+    read_trace,
+    traceparent,
+)
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 OTHER = "2d13b9ded9e6770fc5af4ac37d4493a7"

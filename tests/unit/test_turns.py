@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.authority import LOOK_SEC
-from arcp_proto.connection import Framing
+from arcp_proto.engine.connection import Framing
+from arcp_proto.engine.output import Audit, IssueCredentials, StartJob
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.ids import SECOND, Time
 from arcp_proto.limits import Limits
-from arcp_proto.output import Audit, IssueCredentials, StartJob
-from arcp_proto.timers import TimerKind
-from arcp_proto.times import format_time
+from arcp_proto.server.jobs.gate import LOOK_SEC
+from arcp_proto.wire.timestamps import format_time
 
 from .credentialed import PROVIDED, WITH, Provided
 from .world import FEATURES, UNIX, Frame, Peer

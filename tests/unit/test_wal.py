@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from arcp_io.journal.draft import PAGE_BYTES
+from arcp_io.journal.sqlite_draft import PAGE_BYTES
 from arcp_io.journal.wal import Log, log_of, read_log
 
 HEADER: Final = 32

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_io.websocket import HELD, PONGS_HELD, ClientCodec, ServerCodec, WebSocketCodec
-from arcp_io.websocket_handshake import Admission
+from arcp_io.drivers.websocket import HELD, PONGS_HELD, ClientCodec, ServerCodec, WebSocketCodec
+from arcp_io.drivers.ws_admission import Admission
 from arcp_proto.errors import LocalProtocolError
 from fuzz import fuzz_websocket, harness
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from arcp_io.websocket import ServerCodec
-from arcp_io.websocket_handshake import Admission
+from arcp_io.drivers.websocket import ServerCodec
+from arcp_io.drivers.ws_admission import Admission
 
 
 def request(path: str = "/arcp", host: str = "localhost:7777", extra: str = "") -> bytes:

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from arcp_proto import messages, wire
 from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal, Unreadable
 from arcp_proto.ids import JobId, SessionId, control_id_prefix, event_id_prefix, ulid
 from arcp_proto.limits import MAX_CONTAINERS, MAX_DEPTH
+from arcp_proto.wire import codec, messages
 
 JSON_VALUES: Final[st.SearchStrategy[Any]] = st.recursive(
     st.none()
@@ -38,7 +38,7 @@ TYPES: Final = sorted({*messages.TO_RUNTIME, *messages.TO_CLIENT})
 def read(data: bytes) -> tuple[str, ...]:
     """What becomes of a message: its fields, or why it is refused."""
     try:
-        envelope = wire.decode_envelope(data)
+        envelope = codec.decode_envelope(data)
     except Unreadable as unreadable:
         assert unreadable.code is ErrorCode.INVALID_REQUEST
         return ("unreadable", unreadable.message)
@@ -48,11 +48,11 @@ def read(data: bytes) -> tuple[str, ...]:
     )
 
 
-def envelope(text: str) -> wire.Envelope:
-    return wire.decode_envelope(text.encode())
+def envelope(text: str) -> codec.Envelope:
+    return codec.decode_envelope(text.encode())
 
 
-def ping(**fields: str) -> wire.Envelope:
+def ping(**fields: str) -> codec.Envelope:
     """A ping with more fields, each of them written as JSON."""
     return envelope(
         "{" + "".join(f'"{name}":{text},' for name, text in fields.items()) + '"type":"session.ping"}'
@@ -112,7 +112,7 @@ def test_an_envelope_with_a_type_alone() -> None:
 
 
 def test_nulls_are_absent() -> None:
-    bare = ping(**{name: "null" for name in wire.Envelope.__struct_fields__ if name != "type"})
+    bare = ping(**{name: "null" for name in codec.Envelope.__struct_fields__ if name != "type"})
     assert (bare.arcp, bare.id, bare.session_id, bare.event_seq, bare.extensions) == (
         "1.1",
         "",
@@ -169,7 +169,7 @@ def test_a_sequence_number(written: str, number: int | None) -> None:
 
 @pytest.mark.parametrize("value", [0, 5, -5, 10**30, 5.0, "5", "00000000000000000005"])
 def test_whole_numbers(value: int | float | str) -> None:
-    found = wire.whole_number(value)
+    found = codec.whole_number(value)
     assert found == int(value)
     assert type(found) is int
 
@@ -178,7 +178,7 @@ def test_whole_numbers(value: int | float | str) -> None:
     "value", [True, None, 5.5, "5.0", "", " 5", "5_0", "²", "000000000000000000005", [5]]
 )
 def test_what_is_no_whole_number(value: object) -> None:
-    assert wire.whole_number(value) is None
+    assert codec.whole_number(value) is None
 
 
 @pytest.mark.parametrize("version", ['"1"', '"1.0"', '"1.1"', '"1.99"', "1", "1.1", "1.0", "null"])
@@ -373,14 +373,14 @@ def test_how_deep_a_message_may_nest(position: str, form: str, total: int) -> No
 @pytest.mark.parametrize("depth", [1, 63, 64, 65, 5000])
 @pytest.mark.parametrize("form", NESTED)
 def test_how_deep_a_value_may_nest(form: str, depth: int) -> None:
-    kind, _value = everywhere(lambda: wire.decode_value(NESTED[form](depth).encode()))
+    kind, _value = everywhere(lambda: codec.decode_value(NESTED[form](depth).encode()))
     assert kind == ("returned" if form not in NOT_CLOSED and depth <= MAX_DEPTH else "Unreadable")
 
 
 def test_the_recursion_limit_is_as_it_was() -> None:
     limit = sys.getrecursionlimit()
-    assert everywhere(lambda: wire.decode_value(b"[" * 64 + b"]" * 64))[0] == "returned"
-    assert everywhere(lambda: wire.encode_checked(never_ending(1)))[0] == "LocalProtocolError"
+    assert everywhere(lambda: codec.decode_value(b"[" * 64 + b"]" * 64))[0] == "returned"
+    assert everywhere(lambda: codec.encode_checked(never_ending(1)))[0] == "LocalProtocolError"
     assert sys.getrecursionlimit() == limit
 
 
@@ -393,8 +393,8 @@ def test_depth_is_measured_exactly(value: Any) -> None:
 
     text = json.dumps([value] * 70).encode()
     missing = MAX_DEPTH - 1 - depth(value)
-    assert wire.check_depth(b"[" * missing + text + b"]" * missing)
-    assert not wire.check_depth(b"[" * (missing + 1) + text + b"]" * (missing + 1))
+    assert codec.check_depth(b"[" * missing + text + b"]" * missing)
+    assert not codec.check_depth(b"[" * (missing + 1) + text + b"]" * (missing + 1))
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ def test_depth_is_measured_exactly(value: Any) -> None:
 )
 def test_two_megabytes_that_are_hard_to_scan(text: bytes) -> None:
     """A scan that begins again at every quote or bracket would take hours."""
-    assert not wire.check_depth(b"[" * 65 + text)
+    assert not codec.check_depth(b"[" * 65 + text)
 
 
 # Values and payloads.
@@ -426,7 +426,7 @@ def test_two_megabytes_that_are_hard_to_scan(text: bytes) -> None:
     ],
 )
 def test_values(text: str, value: Any) -> None:
-    found = wire.decode_value(text.encode())
+    found = codec.decode_value(text.encode())
     assert found == value
     assert type(found) is type(value)
 
@@ -436,14 +436,14 @@ def test_values(text: str, value: Any) -> None:
 )
 def test_values_that_cannot_be_held(text: str) -> None:
     with pytest.raises(Unreadable):
-        wire.decode_value(text.encode())
+        codec.decode_value(text.encode())
 
 
 def test_a_value_that_is_not_utf8() -> None:
     with pytest.raises(Unreadable, match="not UTF-8"):
-        wire.decode_value(b'"\xff"')
+        codec.decode_value(b'"\xff"')
     with pytest.raises(Unreadable, match="not UTF-8"):
-        wire.decode_value(msgspec.Raw(b'"\xff"'))
+        codec.decode_value(msgspec.Raw(b'"\xff"'))
 
 
 DECODE_PING: Final = msgspec.json.Decoder(messages.Ping).decode
@@ -451,12 +451,12 @@ DECODE_PING: Final = msgspec.json.Decoder(messages.Ping).decode
 
 def test_a_payload_of_the_exact_shape() -> None:
     payload = msgspec.Raw(b'{"nonce":"n","sent_at":"t","later":1}')
-    assert wire.decode_payload(payload, DECODE_PING) == messages.Ping("n", "t")
+    assert codec.decode_payload(payload, DECODE_PING) == messages.Ping("n", "t")
 
 
 @pytest.mark.parametrize("text", ["{}", "null", "[]", '{"nonce":5,"sent_at":"t"}', '{"nonce":"\\ud800"}'])
 def test_a_payload_of_another_shape(text: str) -> None:
-    assert wire.decode_payload(msgspec.Raw(text.encode()), DECODE_PING) is None
+    assert codec.decode_payload(msgspec.Raw(text.encode()), DECODE_PING) is None
 
 
 # What is written.
@@ -466,8 +466,8 @@ def test_a_payload_of_another_shape(text: str) -> None:
 @example([[[]]])
 @example({"a": [1e22, -0.0, 5e-324]})
 def test_what_is_written_is_read_again(value: Any) -> None:
-    written = wire.encode_value(value)
-    assert wire.decode_value(written) == json.loads(written) == value
+    written = codec.encode_value(value)
+    assert codec.decode_value(written) == json.loads(written) == value
 
 
 class Word(StrEnum):
@@ -486,7 +486,7 @@ class Word(StrEnum):
     ],
 )
 def test_values_of_python_are_written_as_json(value: object, written: bytes) -> None:
-    assert wire.encode_value(value) == written
+    assert codec.encode_value(value) == written
 
 
 def nested(depth: int, form: str = "arrays") -> Any:
@@ -537,7 +537,7 @@ UNSAYABLE: Final[list[tuple[object, str]]] = [
 
 @pytest.mark.parametrize(("value", "says"), UNSAYABLE, ids=[str(number) for number in range(len(UNSAYABLE))])
 def test_what_json_cannot_say(value: object, says: str) -> None:
-    kind, message = everywhere(lambda: wire.encode_value(value))
+    kind, message = everywhere(lambda: codec.encode_value(value))
     assert kind == "LocalProtocolError"
     assert says in message
 
@@ -546,35 +546,35 @@ def test_what_json_cannot_say(value: object, says: str) -> None:
 def test_the_deepest_value_that_is_written_can_be_read(form: str) -> None:
     """An envelope and its payload stand around it, or an event's body as well."""
     deepest = nested(MAX_DEPTH - 2, form)
-    kind, written = everywhere(lambda: wire.encode_value(deepest))
+    kind, written = everywhere(lambda: codec.encode_value(deepest))
     assert kind == "returned"
     message = b'{"type":"job.submit","payload":{"input":%b}}' % written
     assert everywhere(lambda: read(message))[1][0] == "read"
-    wire.check_value(nested(MAX_DEPTH - 3, form), around=3)
+    codec.check_value(nested(MAX_DEPTH - 3, form), around=3)
     with pytest.raises(LocalProtocolError, match="nests deeper than 61"):
-        wire.check_value(nested(MAX_DEPTH - 2, form), around=3)
+        codec.check_value(nested(MAX_DEPTH - 2, form), around=3)
 
 
 @given(JSON_VALUES)
 def test_a_checked_value_is_always_written(value: Any) -> None:
-    wire.check_value(value)
-    assert json.loads(wire.encode_checked(value)) == value
+    codec.check_value(value)
+    assert json.loads(codec.encode_checked(value)) == value
 
 
 @pytest.mark.parametrize("message", [messages.Ping("\ud800", ""), messages.Submit("a", never_ending(1))])
 def test_a_message_that_was_not_checked_raises_nothing_else(message: msgspec.Struct) -> None:
-    assert everywhere(lambda: wire.encode_checked(message))[0] == "LocalProtocolError"
+    assert everywhere(lambda: codec.encode_checked(message))[0] == "LocalProtocolError"
 
 
 def test_a_key_that_is_no_key_raises_nothing_else() -> None:
-    assert outcome(lambda: wire.encode_checked({(1,): 2}))[0] == "LocalProtocolError"
+    assert outcome(lambda: codec.encode_checked({(1,): 2}))[0] == "LocalProtocolError"
 
 
 # Envelopes that are written.
 
 
 def test_a_control_envelope_with_everything() -> None:
-    written = wire.control_envelope(
+    written = codec.control_envelope(
         "1ABC",
         "session.error",
         b'{"code":"X"}',
@@ -590,17 +590,17 @@ def test_a_control_envelope_with_everything() -> None:
 
 
 def test_a_control_envelope_with_nothing() -> None:
-    written = wire.control_envelope("1ABC", "session.hello", b"{}")
+    written = codec.control_envelope("1ABC", "session.hello", b"{}")
     assert written == b'{"arcp":"1.1","id":"1ABC","type":"session.hello","payload":{}}'
 
 
 @given(st.text(max_size=256), st.text(max_size=256), st.text(max_size=256))
 @example('","type":"job.submit', '"', "\\")
 def test_ids_of_a_peer_cannot_break_an_envelope(message_id: str, session_id: str, job_id: str) -> None:
-    written = wire.control_envelope(
+    written = codec.control_envelope(
         message_id, "session.error", b"{}", session_id=SessionId(session_id), job_id=JobId(job_id)
     )
-    found = wire.decode_envelope(written)
+    found = codec.decode_envelope(written)
     assert found.type == "session.error"
     assert (found.id, found.session_id, found.job_id) == (message_id, session_id, job_id)
 
@@ -609,8 +609,8 @@ PREFIX: Final = event_id_prefix(SessionId("sess_1")).encode()
 
 
 def test_an_event_envelope_with_everything() -> None:
-    head = wire.event_head("job.event", JobId("job_1"), "4bf92f3577b34da6a3ce929d0e0e4736", b'{"x":{}}')
-    written = wire.event_envelope(head, PREFIX, b"sess_1", 7, b'{"kind":"log"')
+    head = codec.event_head("job.event", JobId("job_1"), "4bf92f3577b34da6a3ce929d0e0e4736", b'{"x":{}}')
+    written = codec.event_envelope(head, PREFIX, b"sess_1", 7, b'{"kind":"log"')
     assert written == (
         b'{"arcp":"1.1","id":"%b0000000007","type":"job.event","session_id":"sess_1","job_id":"job_1",'
         b'"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","event_seq":7,"extensions":{"x":{}},'
@@ -619,8 +619,8 @@ def test_an_event_envelope_with_everything() -> None:
 
 
 def test_an_event_envelope_without_trace_and_extensions() -> None:
-    head = wire.event_head("job.cancelled", JobId("job_1"), None)
-    written = wire.event_envelope(head, PREFIX, b"sess_1", 12345, b'{"job_id":"job_1"')
+    head = codec.event_head("job.cancelled", JobId("job_1"), None)
+    written = codec.event_envelope(head, PREFIX, b"sess_1", 12345, b'{"job_id":"job_1"')
     assert written == (
         b'{"arcp":"1.1","id":"%b0000012345","type":"job.cancelled","session_id":"sess_1","job_id":"job_1",'
         b'"event_seq":12345,"payload":{"job_id":"job_1"}}' % PREFIX
@@ -630,19 +630,19 @@ def test_an_event_envelope_without_trace_and_extensions() -> None:
 @given(st.text(st.sampled_from("%bds(){}0 "), max_size=20), JSON_VALUES)
 def test_what_stands_in_the_head_is_no_template(text: str, value: Any) -> None:
     """Extensions and payloads may hold what a format would replace."""
-    extensions = wire.encode_value({text: text})
-    payload = wire.encode_value({"a": value, "b": text})[:-1]
-    head = wire.event_head("job.event", JobId("job_" + text), None, extensions)
-    found = wire.decode_envelope(wire.event_envelope(head, PREFIX, b"sess_1", 7, payload))
+    extensions = codec.encode_value({text: text})
+    payload = codec.encode_value({"a": value, "b": text})[:-1]
+    head = codec.event_head("job.event", JobId("job_" + text), None, extensions)
+    found = codec.decode_envelope(codec.event_envelope(head, PREFIX, b"sess_1", 7, payload))
     assert (found.job_id, found.event_seq, found.extensions) == ("job_" + text, 7, {text: text})
-    assert wire.decode_value(found.payload) == {"a": value, "b": text}
+    assert codec.decode_value(found.payload) == {"a": value, "b": text}
 
 
 @given(st.lists(st.integers(1, 10**12), min_size=2, max_size=2, unique=True))
 def test_the_ids_of_events_differ_and_sort_by_their_number(numbers: list[int]) -> None:
-    head = wire.event_head("job.event", JobId("job_1"), None)
+    head = codec.event_head("job.event", JobId("job_1"), None)
     ids = [
-        wire.decode_envelope(wire.event_envelope(head, PREFIX, b"sess_1", number, b'{"a":1')).id
+        codec.decode_envelope(codec.event_envelope(head, PREFIX, b"sess_1", number, b'{"a":1')).id
         for number in numbers
     ]
     assert ids[0] != ids[1]
@@ -658,9 +658,12 @@ def test_no_head_is_longer_than_head_bytes(
 ) -> None:
     session_id, job_id = SessionId("sess_" + ulid(session)), JobId("job_" + ulid(job))
     trace_id = "f" * 32 if traced else None
-    head = wire.event_head(message_type, job_id, trace_id)
-    event = wire.event_envelope(head, event_id_prefix(session_id).encode(), session_id.encode(), number, b"{")
-    control = wire.control_envelope(
+    head = codec.event_head(message_type, job_id, trace_id)
+    tail = codec.event_tail(2**63 - 1)
+    event = codec.event_envelope(
+        head, event_id_prefix(session_id).encode(), session_id.encode(), number, b"{", tail
+    )
+    control = codec.control_envelope(
         control_id_prefix(job) + f"{number:010}",
         message_type,
         b"{}",
@@ -668,7 +671,7 @@ def test_no_head_is_longer_than_head_bytes(
         job_id=job_id,
         trace_id=trace_id,
     )
-    assert max(len(event), len(control)) - len(b"{}") <= wire.HEAD_BYTES
+    assert max(len(event), len(control)) - len(b"{}") <= codec.HEAD_BYTES
 
 
 @pytest.mark.parametrize(
@@ -684,7 +687,7 @@ def test_no_head_is_longer_than_head_bytes(
     ],
 )
 def test_exponents_are_seen(text: str, found: bool) -> None:
-    assert wire.has_exponents(text.encode()) is found
+    assert codec.has_exponents(text.encode()) is found
 
 
 @given(
@@ -700,16 +703,16 @@ def test_a_long_text_with_exponents_is_read_as_a_short_one(parts: list[tuple[int
     each: list[object] = []
     for number in numbers:
         try:
-            each.append(wire.decode_value(number.encode()))
+            each.append(codec.decode_value(number.encode()))
         except Unreadable as unreadable:
-            assert str(unreadable) == wire.NO_OBJECT
+            assert str(unreadable) == codec.NO_OBJECT
             each.append(None)
     text = f"[{', '.join(numbers)}{' ' * 512}]".encode()
     if None in each:
-        with pytest.raises(Unreadable, match=wire.NO_OBJECT):
-            wire.decode_value(text)
+        with pytest.raises(Unreadable, match=codec.NO_OBJECT):
+            codec.decode_value(text)
     else:
-        assert wire.decode_value(text) == each
+        assert codec.decode_value(text) == each
         assert all(type(number) is float for number in each)
 
 
@@ -728,7 +731,7 @@ class Values(msgspec.Struct):
 @pytest.mark.parametrize("value", ["x", 5, 1.5, 1e300, None, True, "1e5" * 400, [["x" * 600]], 2**60])
 @pytest.mark.parametrize("filling", [0, 600])
 def test_a_shape_without_floats_is_only_a_shortcut(value: object, filling: int) -> None:
-    decoders: wire.Decoders[Any] = wire.Decoders(Values, without_floats=Texts)
+    decoders: codec.Decoders[Any] = codec.Decoders(Values, without_floats=Texts)
     data = msgspec.json.encode({"values": ["x" * filling, value]})
     for others in ([], [b"x" * 1000]):
         found = decoders.suited_to([data, *others])(data)
@@ -739,7 +742,7 @@ def test_a_shape_without_floats_is_only_a_shortcut(value: object, filling: int) 
     "data", [b"", b"{}", b'{"values":5}', b'{"values":[1e999],"x":"' + b"x" * 600 + b'"}']
 )
 def test_no_shape_fits(data: bytes) -> None:
-    decoders: wire.Decoders[Any] = wire.Decoders(Values, without_floats=Texts)
+    decoders: codec.Decoders[Any] = codec.Decoders(Values, without_floats=Texts)
     with pytest.raises(ValueError):
         decoders.suited_to([data])(data)
 
@@ -766,8 +769,8 @@ def calls_of(function: Any, data: bytes) -> int:
 def test_depth_is_one_pass_however_deep() -> None:
     flat = b"[" + b"[]," * 40_333 + b" []]"
     deep = b"[" + (b"[" * 60 + b"]" * 60 + b",") * 1_000 + b"[]]"
-    assert wire.check_depth(flat) and wire.check_depth(deep) and len(flat) == len(deep) == 121_004
-    assert calls_of(wire.check_depth, deep) == calls_of(wire.check_depth, flat) <= 18
+    assert codec.check_depth(flat) and codec.check_depth(deep) and len(flat) == len(deep) == 121_004
+    assert calls_of(codec.check_depth, deep) == calls_of(codec.check_depth, flat) <= 18
 
 
 @pytest.mark.parametrize("pair", ["[]", "{}", '{"":0}', '["]","[[[["]'])
@@ -781,11 +784,11 @@ def test_depth_is_one_pass_however_deep() -> None:
 )
 def test_a_message_holds_at_most_100_000_objects_and_lists(pair: str, text: str, around: int) -> None:
     most = MAX_CONTAINERS - around
-    assert wire.decode_envelope((text % ",".join([pair] * most)).encode()).type == "x"
+    assert codec.decode_envelope((text % ",".join([pair] * most)).encode()).type == "x"
     with pytest.raises(Unreadable, match="more than 100000 objects and lists"):
-        wire.decode_envelope((text % ",".join([pair] * (most + 1))).encode())
+        codec.decode_envelope((text % ",".join([pair] * (most + 1))).encode())
 
 
 def test_brackets_in_strings_are_no_containers() -> None:
     text = '{"type":"x","payload":{"input":"%s"}}' % ("[{" * 200_000)
-    assert wire.decode_envelope(text.encode()).type == "x"
+    assert codec.decode_envelope(text.encode()).type == "x"

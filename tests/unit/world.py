@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
-from arcp_proto.connection import Connection, Framing, Phase
+from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto.engine.output import Authenticate, Closing, Event, Output, Request, StartJob, StopJob
 from arcp_proto.ids import SECOND, JobId
-from arcp_proto.inventory import AgentInfo
-from arcp_proto.output import Authenticate, Closing, Event, Output, Request, StartJob, StopJob
-from arcp_proto.records import Record
-from arcp_proto.runtime import Runtime
-from arcp_proto.runtime_config import RuntimeConfig
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import Record
+from arcp_proto.server.runtime import Runtime
 
 T = TypeVar("T")
 Frame = dict[str, Any]

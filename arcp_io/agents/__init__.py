@@ -1,0 +1,1 @@
+"""Agents: what runs them, and the job as they see it."""

@@ -1,0 +1,169 @@
+"""What agents say, as the bodies of events (§8.2): the types of what a person passed are checked here.
+
+Every function raises TypeError for a value of the wrong type. The values themselves are checked where the
+event is published, which raises LocalProtocolError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from arcp_io.errors import ArcpError
+from arcp_proto.errors import RETRYABLE, Denied, ErrorCode, LocalProtocolError
+from arcp_proto.limits import MAX_REASON_LENGTH
+from arcp_proto.wire import codec, event_bodies
+
+UNSET = msgspec.UNSET
+
+
+def log(level: str, message: str) -> event_bodies.Log:
+    if isinstance(level, str) and isinstance(message, str):
+        return event_bodies.Log(level, message)
+    return event_bodies.Log(_text("level", level), _text("message", message))
+
+
+def thought(text: str) -> event_bodies.Thought:
+    return event_bodies.Thought(_text("text", text))
+
+
+def status(phase: str, message: str | None) -> event_bodies.Status:
+    return event_bodies.Status(_text("phase", phase), _optional_text("message", message))
+
+
+def metric(
+    name: str, value: float | Decimal, unit: str | None, dimensions: Mapping[str, Any] | None
+) -> event_bodies.Metric | dict[str, Any]:
+    """A Decimal is sent digit by digit."""
+    named, unit = _text("name", name), _optional_text("unit", unit)
+    fields = None if dimensions is None else dict(dimensions)
+    if isinstance(value, Decimal):
+        return {"name": named, "value": value, "unit": unit, "dimensions": fields}
+    return event_bodies.Metric(named, _number("value", value), unit, fields)
+
+
+def progress(
+    current: float, total: float | None, units: str | None, message: str | None
+) -> event_bodies.Progress:
+    return event_bodies.Progress(
+        _number("current", current),
+        None if total is None else _number("total", total),
+        _optional_text("units", units),
+        _optional_text("message", message),
+    )
+
+
+def artifact(
+    uri: str, content_type: str, byte_size: int | None, sha256: str | None
+) -> event_bodies.ArtifactRef:
+    if byte_size is not None and (isinstance(byte_size, bool) or not isinstance(byte_size, int)):
+        raise TypeError(f"byte_size is an int, not {type(byte_size).__name__}")
+    return event_bodies.ArtifactRef(
+        _text("uri", uri), _text("content_type", content_type), byte_size, _optional_text("sha256", sha256)
+    )
+
+
+def tool_call(tool: str, args: Any, call_id: str) -> event_bodies.ToolCall:
+    return event_bodies.ToolCall(_text("tool", tool), args, call_id)
+
+
+def tool_result(call_id: str, result: Any) -> event_bodies.ToolResult:
+    return event_bodies.ToolResult(_text("call_id", call_id), result)
+
+
+def tool_failure(
+    call_id: str, error: Mapping[str, Any] | BaseException, *, tool: str = "the tool", debug: bool = False
+) -> event_bodies.ToolResult:
+    """A tool_result with an error: `{code, message, retryable}`, or an exception.
+
+    Of an exception that is not one of our error classes nothing is told but that `tool` failed, unless the
+    App is in `debug` mode.
+    """
+    match error:
+        case ArcpError() | Denied():
+            failure = event_bodies.ToolError(str(error.code), error.message, error.retryable)
+        case Exception() | SystemExit() | KeyboardInterrupt():
+            message = f"{tool} failed: {described(error)}" if debug else f"{tool} failed"
+            failure = event_bodies.ToolError(ErrorCode.INTERNAL_ERROR.value, message, True)
+        case BaseException():
+            failure = event_bodies.ToolError(ErrorCode.CANCELLED.value, f"{tool} was cancelled", False)
+        case _:
+            failure = _tool_error(error)
+    return event_bodies.ToolResult(_text("call_id", call_id), error=failure)
+
+
+def summary(value: object) -> str:
+    """What an agent says of its result; raises TypeError, and LocalProtocolError for what cannot be sent."""
+    said = _text("summary", value)
+    codec.encode_value(said)
+    if len(said) > MAX_REASON_LENGTH:
+        raise LocalProtocolError(
+            f"a summary has at most {MAX_REASON_LENGTH} characters, this has {len(said)}"
+        )
+    return said
+
+
+def text(name: str, value: object) -> str:
+    """A str that the gate or another input of the core takes."""
+    return _text(name, value)
+
+
+def amount(value: object) -> str | int | Decimal:
+    """Money that has to be exact, so that no float is taken."""
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
+        raise TypeError(f"an amount is a str, int or Decimal, not {type(value).__name__}")
+    return value
+
+
+def cost(value: object) -> str | int | float | Decimal:
+    """What something has cost; of a float its shortest form counts."""
+    return value if isinstance(value, float) else amount(value)
+
+
+def constraint(constraints: Mapping[str, Any], expires_at: str | None) -> str | None:
+    """The `expires_at` of `lease_constraints`, which there is only once; raises ValueError for others."""
+    unknown = [name for name in constraints if name != "expires_at"]
+    if unknown or (constraints and expires_at is not None):
+        raise ValueError("lease_constraints have expires_at, which is given once, and nothing else")
+    value = constraints.get("expires_at", expires_at)
+    return None if value is None else _text("expires_at", value)
+
+
+def described(error: BaseException) -> str:
+    """Return the type and the text of an exception that nobody has foreseen, for the debug mode."""
+    try:
+        text = str(error)
+    except Exception:  # A __str__ of the agent's own.
+        text = ""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
+
+
+def _tool_error(fields: Mapping[str, Any]) -> event_bodies.ToolError:
+    """The error of a tool; `retryable` is the table's for the codes of §12, and False by default."""
+    try:
+        failure = msgspec.convert({"retryable": False, **fields}, event_bodies.ToolError)
+    except msgspec.ValidationError as error:
+        raise TypeError(f"an error is {{code, message, retryable}}: {error}") from None
+    failure.retryable = RETRYABLE.get(failure.code, failure.retryable)
+    return failure
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a str, not {type(value).__name__}")
+    return value
+
+
+def _optional_text(name: str, value: object) -> str | None:
+    return None if value is None else _text(name, value)
+
+
+def _number(name: str, value: object) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is a number, not {type(value).__name__}")
+    return value

@@ -1,0 +1,317 @@
+"""Agents as tasks, threads and processes: what a runtime asks of its host, done on the running loop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from arcp_io.errors import AgentStopped, ArcpError, ConnectionLost, InternalError, InvalidRequest, JobOver
+from arcp_io.server.activity_log import counted
+from arcp_io.server.auth import Verified, still_holds, verify
+from arcp_io.values import converted
+from arcp_proto.engine.output import (
+    Authenticate,
+    ChildEnded,
+    ConnectionEnded,
+    CredentialRotated,
+    Event,
+    PauseJob,
+    Request,
+    ResumeJob,
+    RuntimeEnded,
+    StartJob,
+    StopJob,
+)
+from arcp_proto.errors import Denied, InvariantViolated, LocalProtocolError
+
+from . import event_bodies
+from .context import JobContext
+from .running_job import RunningJob
+from .threads import Threads
+
+if TYPE_CHECKING:
+    from arcp_io.app import App
+    from arcp_io.drivers.loop import AgentTask, Loop
+    from arcp_io.drivers.pump import Pump
+    from arcp_proto.ids import JobId
+    from arcp_proto.server.runtime import Runtime
+
+__all__ = ["AgentHost", "JobContext"]
+
+logger = logging.getLogger("arcp_io")
+
+AGENT_FAILED: Final = "agent failed"
+"""All that a client is told of an exception that is not one of our error classes (§12), but in debug mode."""
+NOT_SENT: Final = "the agent returned something that cannot be sent"
+NOT_DONE: Final = "the agent asked its job for something that cannot be done"
+
+
+class AgentHost:
+    """Verifies tokens, starts, pauses and stops agents, and tells the runtime how they end.
+
+    Async agents run as tasks and are stopped by the loop's own cancellation; plain functions run in threads,
+    isolated agents in processes, and both are told to stop in their own way.
+    """
+
+    def __init__(self, app: App, runtime: Runtime, pump: Pump, loop: Loop) -> None:
+        self._app = app
+        self._runtime = runtime
+        self._pump = pump
+        self._loop = loop
+        self._jobs: dict[JobId, RunningJob] = {}
+        self._tasks: dict[JobId | int, AgentTask] = {}
+        """By job, or by number of the request to authenticate."""
+        self._threads = Threads(app.max_threads)
+        self._beginning = 0
+        """Agents that were started, and have not begun to run."""
+        self._held = False
+
+    # As the host of a pump.
+
+    def request(self, request: Request) -> None:
+        """Do what the runtime asks for; nothing here blocks."""
+        match request:
+            case StartJob():
+                self._start(request)
+            case StopJob():
+                self._stop(request)
+            case PauseJob():
+                if (running := self._jobs.get(request.job_id)) is not None:
+                    running.pause()
+            case ResumeJob():
+                if (running := self._jobs.get(request.job_id)) is not None:
+                    running.resume()
+            case Authenticate():
+                verifying = partial(self._authenticate, request)
+                self._spawn(request.request, verifying, "arcp-io authentication")
+
+    def happened(self, event: Event) -> None:
+        """Log it; an agent that waits for it is told."""
+        match event:
+            case ChildEnded():
+                if (running := self._jobs.get(event.parent_id)) is not None:
+                    running.child_ended(event)
+            case CredentialRotated():
+                if (running := self._jobs.get(event.job_id)) is not None:
+                    running.credential_rotated(event)
+            case ConnectionEnded():
+                reason = f"{event.code} {event.reason}".strip()
+                logger.debug("%s ended by the %s: %s", event.connection, event.who, reason)
+            case RuntimeEnded(unstopped) if unstopped:
+                logger.warning("%s did not stop in time", counted(unstopped, "agent"))
+
+    def hold(self, held: bool) -> None:
+        """Let every agent wait in its next emit, or go on: the journal is full, or has caught up."""
+        self._held = held
+        for running in self._jobs.values():
+            running.hold(held)
+
+    async def aclose(self) -> int:
+        """Stop every agent that still runs, and wait for it for the length of the grace.
+
+        Returns how many have not stopped even so.
+        """
+        for running in list(self._jobs.values()):
+            running.stop("the runtime is gone", self._pump.now())
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            self._loop.cancel(task)
+        with anyio.move_on_after(self._app.limits.grace, shield=True):
+            for task in tasks:
+                await self._loop.wait(task)
+        return sum(not task.done() for task in tasks)
+
+    # Tokens.
+
+    async def _authenticate(self, request: Authenticate) -> None:
+        verified, expires, failed = None, None, False
+        try:
+            verified = await self._verify(request)
+            expires = None if verified is None else verified.expires_ns
+        except (Exception, SystemExit, KeyboardInterrupt):
+            failed = True
+            logger.exception("the verifier of tokens failed")
+        finally:
+            self._tasks.pop(request.request, None)
+        principal = None if failed or verified is None else verified.principal
+        answer = self._runtime.authenticated(
+            request.request, principal, failed, expires, now=self._pump.now()
+        )
+        self._pump.carry_out(answer)
+
+    async def _verify(self, request: Authenticate) -> Verified | None:
+        verifier, principal = self._app.verifier, request.principal
+        if verifier is None:
+            return None
+        if principal is None:
+            return await verify(verifier, request.token)
+        return Verified(principal) if await still_holds(verifier, principal) else None
+
+    # Agents.
+
+    def _start(self, request: StartJob) -> None:
+        agent = self._app.find(request.agent, request.version)
+        running = RunningJob(request, agent, self._runtime, self._pump, self._loop, debug=self._app.debug)
+        if self._held:
+            running.hold(True)
+        self._jobs[request.job_id] = running
+        self._beginning += 1
+        self._spawn(request.job_id, partial(self._run, running), f"arcp-io {request.job_id}")
+
+    def _stop(self, request: StopJob) -> None:
+        running = self._jobs.get(request.job_id)
+        if running is None:
+            return
+        running.stop(request.reason, request.kill_at)
+        # On asyncio a task that is cancelled before its first step never takes it: it looks for itself.
+        if running.started and running.cancellable:
+            self._loop.cancel(self._tasks[request.job_id])
+
+    async def _run(self, running: RunningJob) -> None:
+        """The whole life of an agent. Raises nothing: a cancellation too ends here, with the task."""
+        running.started = True
+        self._beginning -= 1
+        try:
+            result = None if running.stopping else await self._call(running)
+            await running.ready_to_return(result)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._forget(running)
+            if not self._is_cut_off(running, error):
+                self._fail(running, error)
+        else:
+            self._forget(running)
+            self._finish(running, result)
+
+    def _call(self, running: RunningJob) -> Awaitable[Any]:
+        agent = running.agent
+        if agent.isolation == "process":
+            from arcp_io.agents.isolation.parent import run_isolated
+
+            return run_isolated(running, self._loop.name)
+        if agent.is_async:
+            called: Awaitable[Any] = agent.function(
+                JobContext(running), agent.input_of(running.start.take_input())
+            )
+            return called
+        return self._threads.run(running)
+
+    # Their ends.
+
+    def _finish(self, running: RunningJob, result: Any) -> None:
+        if running.stopping:
+            self._stopped(running)
+            return
+        try:
+            self._return(running, result)
+        except LocalProtocolError as error:
+            logger.error("%s: %s: %s", running, NOT_SENT, error)
+            self._end(running, InvalidRequest(f"{NOT_SENT}: {error}"))
+        except Exception as error:  # What was returned may raise whatever it likes when it is read.
+            logger.error("%s: %s: %s", running, NOT_SENT, event_bodies.described(error))
+            self._end(running, InvalidRequest(self._debugged(NOT_SENT, error)))
+        except InvariantViolated as bug:
+            self._pump.crash(bug)
+        else:
+            self._send_end()
+
+    def _return(self, running: RunningJob, result: Any) -> None:
+        """Hand over what an agent has returned, converted if it is not JSON; raises LocalProtocolError."""
+        finish = partial(self._runtime.finish, running.start.job_id, now=self._pump.now())
+        try:
+            finish(result, running.summary)
+        except LocalProtocolError:
+            finish(converted("result", result), running.summary)
+
+    def _fail(self, running: RunningJob, error: BaseException) -> None:
+        told = told_of(error)
+        if told is None and not (running.stopping and self._is_stop(error)):
+            logger.error("%s: the agent failed", running, exc_info=error)
+        if running.stopping:
+            self._stopped(running)
+            return
+        try:
+            self._end(running, told or InternalError(self._debugged(AGENT_FAILED, error)))
+        except Exception as problem:
+            logger.error("%s: the agent's error cannot be sent: %s", running, problem)
+            self._end(running, InternalError(AGENT_FAILED))
+
+    def _debugged(self, message: str, error: BaseException) -> str:
+        """Return a message with the type and the text of an exception, if the App is in debug mode."""
+        return f"{message}: {event_bodies.described(error)}" if self._app.debug else message
+
+    def _end(self, running: RunningJob, error: ArcpError | Denied) -> None:
+        details = error.details
+        try:
+            self._runtime.fail(
+                running.start.job_id,
+                error.code,
+                error.message,
+                now=self._pump.now(),
+                retryable=error.retryable,
+                details=details or None,
+            )
+        except InvariantViolated as bug:
+            self._pump.crash(bug)
+        else:
+            self._send_end()
+
+    def _send_end(self) -> None:
+        """Soon, or at once when all has been said that was waited for, or other agents have to wait."""
+        if self._runtime.asks or (self._pump.waits_for_agents and not self._beginning):
+            self._pump.run()
+        else:
+            self._pump.soon(urgent=True)
+
+    def _stopped(self, running: RunningJob) -> None:
+        try:
+            output = self._runtime.job_stopped(running.start.job_id, now=self._pump.now())
+        except InvariantViolated as bug:
+            self._pump.crash(bug)
+        else:
+            self._pump.carry_out(output)
+
+    # Tasks.
+
+    def _spawn(self, key: JobId | int, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        task = self._loop.start(run, name)
+        if not task.done():
+            self._tasks[key] = task
+
+    def _forget(self, running: RunningJob) -> None:
+        self._jobs.pop(running.start.job_id, None)
+        self._tasks.pop(running.start.job_id, None)
+
+    def _is_cut_off(self, running: RunningJob, error: BaseException) -> bool:
+        """Whether the loop ends, and with it the agent: that is no end of its job, which a journal may hold.
+
+        Trio cancels its whole nursery then; on asyncio `aclose` does it.
+        """
+        return self._loop.cut_off() and not running.stopping and self._is_stop(error)
+
+    def _is_stop(self, error: BaseException) -> bool:
+        """Whether nothing but the stop of the agent ended it."""
+        stops = (self._loop.cancelled, AgentStopped, JobOver)
+        if isinstance(error, BaseExceptionGroup):
+            return error.split(stops)[1] is None
+        return isinstance(error, stops)
+
+
+def told_of(error: BaseException) -> ArcpError | Denied | None:
+    """What a client is told of an exception, if anything; trio wraps even a single one in a group.
+
+    Of several refusals at a time it is the first; of anything else it could not be said which.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        told = [told_of(one) for one in error.exceptions]
+        return told[0] if len(told) == 1 or all(isinstance(one, Denied) for one in told) else None
+    if isinstance(error, ConnectionLost):
+        return None  # Of the agent's own connection to somebody else.
+    if isinstance(error, LocalProtocolError):
+        return InvalidRequest(f"{NOT_DONE}: {error}")  # It repeats with every attempt.
+    return error if isinstance(error, ArcpError | Denied) else None

@@ -1,0 +1,234 @@
+"""The runtime outside, as an agent in a process of its own reaches it: one request at a time, over pipes."""
+
+from __future__ import annotations
+
+import base64
+import os
+import select
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from threading import get_ident
+from typing import Any, Final
+
+import anyio
+import msgspec
+
+from arcp_io.agents.running_job import WRONG_THREAD
+from arcp_io.errors import JobOver
+from arcp_proto.errors import LocalProtocolError
+from arcp_proto.leases.budget import Cost, to_cost
+from arcp_proto.limits import MAX_CONTAINERS, MAX_REASON_LENGTH, MAX_TARGET_BYTES, Limits
+from arcp_proto.server.jobs.shortening import shorten
+from arcp_proto.wire import codec, messages
+from arcp_proto.wire.credential import Credential
+from arcp_proto.wire.event_bodies import Body, EventKind, encode_body, encode_metric, read_metric
+
+from .protocol import (
+    DELEGATE,
+    LARGE,
+    RETURNED,
+    Gathering,
+    Message,
+    Request,
+    error_of,
+    exactly,
+    framed,
+    message_limit,
+    request_limit,
+)
+
+READ_SIZE: Final = 256 * 1024
+"""Bytes of one read."""
+OVER: Final = "the job is over: nothing can be said any more"
+ANSWERED: Final = (EventKind.TOOL_CALL, EventKind.DELEGATE, EventKind.METRIC, EventKind.RESULT_CHUNK)
+"""Events that may be refused although their body is good."""
+_decode_message: Final = msgspec.json.Decoder(Message).decode
+
+
+class Outside:
+    """What a RunningJob asks a Runtime for, asked of the one outside; for the loop's thread.
+
+    Each call sends a request and blocks until its answer has come: everything that a job holds, counts and
+    decides is outside. What is told meanwhile, or while nothing is asked, goes to `on_told`.
+    """
+
+    def __init__(
+        self,
+        reading: int,
+        writing: int,
+        limits: Limits,
+        body_limit: int,
+        call_soon: Callable[[Callable[[], None]], None],
+        on_told: Callable[[str, msgspec.Raw], None],
+    ) -> None:
+        """`limits` are the runtime's, `call_soon` the loop's; `body_limit`: bytes of the body of an event."""
+        self.limits = limits
+        self.over = False
+        """Whether the end of the job was sent, or the runtime is gone."""
+        self._gone = False
+        self._reading = reading
+        self._writing = writing
+        self._limit = message_limit(limits)
+        self._request_limit = request_limit(body_limit)
+        self._body_limit = body_limit
+        self._call_soon = call_soon
+        self._on_told = on_told
+        self._gathering = Gathering(None)
+        self._thread = get_ident()
+        os.set_blocking(reading, False)
+
+    async def listen(self) -> None:
+        """Take what is told while nothing is asked; returns when the runtime is gone."""
+        while not self._gone:
+            await anyio.wait_readable(self._reading)
+            self._read()
+            self._hear()
+
+    def request(self, what: str, *arguments: object) -> msgspec.Raw:
+        """Ask for something; returns the answer, and raises what was raised outside, JobOver without one.
+
+        Arguments are JSON values; raises LocalProtocolError for others.
+        """
+        if self.over:
+            raise JobOver(OVER)
+        self._send(what, arguments, quiet=False)
+        while (answer := self._next()) is None or answer.told:
+            if answer is not None:
+                self._on_told(answer.told, answer.value)
+            elif self._gone:
+                raise JobOver(OVER)
+            else:
+                select.select([self._reading], [], [])
+                self._read()
+        if self._gathering.size:
+            self._call_soon(self._hear)  # Whoever asked may have to see the answer first.
+        if answer.failure is not None:
+            error = error_of(answer.failure)
+            self.over = self.over or isinstance(error, JobOver)
+            raise error
+        return answer.value
+
+    def send(self, what: str, *arguments: object) -> None:
+        """Send a request that has no answer; raises LocalProtocolError, and JobOver if nobody reads it."""
+        self._send(what, arguments, quiet=True)
+
+    def _send(self, what: str, arguments: Sequence[object], *, quiet: bool) -> None:
+        if get_ident() != self._thread:
+            raise RuntimeError(WRONG_THREAD)
+        written = [one if isinstance(one, msgspec.Raw) else codec.encode_value(one) for one in arguments]
+        data = framed(Request(what, msgspec.Raw(b"[" + b",".join(map(bytes, written)) + b"]"), quiet))
+        limit = self._limit if what in LARGE else self._request_limit
+        if len(data) > limit:
+            raise LocalProtocolError(f"what is asked for has at most {limit} bytes")
+        if what != RETURNED and len(data) > MAX_CONTAINERS and codec.holds_too_many(data):
+            raise LocalProtocolError(codec.TOO_MANY)
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(self._writing, rest) :]
+        except OSError:
+            self.over = True
+            raise JobOver(OVER) from None
+
+    # As a Runtime. `now` is nothing to it: the clock that counts is outside.
+
+    def emit(self, job_id: str, kind: str, body: Body | Mapping[str, Any], *, now: int) -> int:
+        """Publish an event; returns its size. Raises what `Runtime.emit` does."""
+        exact = None
+        if kind == EventKind.METRIC:
+            fields = read_metric(body)
+            data = encode_metric(fields)
+            if isinstance(fields["value"], Decimal):
+                exact = exactly(fields["value"])
+        else:
+            data = self._fitting(kind, encode_body(kind, body))
+        if kind in ANSWERED or len(data) > self._body_limit:
+            self.request("emit", kind, msgspec.Raw(data), exact)
+        else:
+            self.send("emit", kind, msgspec.Raw(data), None)
+        return len(data)
+
+    def write_result(self, job_id: str, data: str | bytes, *, now: int) -> None:
+        """Stream a piece of the result."""
+        binary = isinstance(data, bytes)
+        self.request("write", base64.b64encode(data).decode() if isinstance(data, bytes) else data, binary)
+
+    def authorize(self, job_id: str, capability: str, target: str, *, now: int) -> None:
+        """Ask the gate. A target that is too long goes cut to just as much."""
+        self.request("authorize", capability, target[: MAX_TARGET_BYTES + 1])
+
+    def reserve(self, job_id: str, currency: str, amount: Cost, *, now: int) -> int:
+        """Hold back a part of the budget; returns the number of the hold."""
+        answer = self.request("reserve", currency, exactly(to_cost(amount, "a reservation")))
+        return msgspec.json.decode(answer, type=int)
+
+    def settle(
+        self, job_id: str, hold: int, actual: Cost, name: str, dimensions: dict[str, Any] | None, *, now: int
+    ) -> None:
+        """Spend what was reserved for."""
+        exact = exactly(to_cost(actual, "what was spent"))
+        self.request("settle", hold, exact, name, dimensions)
+
+    def release(self, job_id: str, hold: int, *, now: int) -> None:
+        """Hold back no longer."""
+        self.request("release", hold)
+
+    def upstream_exhausted(self, job_id: str, message: str, *, now: int) -> None:
+        """Raises Denied."""
+        self.request("upstream_exhausted", message[: MAX_REASON_LENGTH + 1])  # It is cut outside.
+
+    def delegate(
+        self,
+        job_id: str,
+        agent: str,
+        input: Any,
+        lease: Mapping[str, Any] | None,
+        expires_at: str | None,
+        max_runtime: int | None,
+        *,
+        now: int,
+    ) -> str:
+        """Start a child; returns its id."""
+        data = codec.encode_value(input)
+        if len(data) > self.limits.message:
+            raise LocalProtocolError(f"the input of a child has at most {self.limits.message} bytes")
+        answer = self.request(DELEGATE, agent, msgspec.Raw(data), lease, expires_at, max_runtime)
+        return msgspec.json.decode(answer, type=str)
+
+    def rotate_credential(self, job_id: str, credential_id: str, *, now: int) -> None:
+        """Begin a rotation; its end is told."""
+        self.request("rotate", credential_id)
+
+    def credentials_of(self, job_id: str) -> Sequence[Credential]:
+        """Those that are valid now."""
+        sent = msgspec.json.decode(self.request("credentials"), type=list[messages.Credential])
+        return [Credential.of_wire(one) for one in sent]
+
+    def remaining(self, currency: str) -> Decimal | None:
+        """What is not spent of a currency; None when nothing bounds it."""
+        left = msgspec.json.decode(self.request("remaining", currency), type=str | None)
+        return None if left is None else Decimal(left)
+
+    # Below: steps of the above.
+
+    def _fitting(self, kind: str, data: bytes) -> bytes:
+        """A body that is cut as it would be outside; if that cannot be, whole: it is refused there."""
+        return data if len(data) <= self._body_limit else shorten(kind, data, self._body_limit) or data
+
+    def _hear(self) -> None:
+        """Hand on what was told while nothing is asked."""
+        while (message := self._next()) is not None:
+            self._on_told(message.told, message.value)
+
+    def _next(self) -> Message | None:
+        data = self._gathering.take()
+        return None if data is None else _decode_message(data)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._reading, READ_SIZE)
+        except BlockingIOError:
+            return
+        if not data:
+            self.over = self._gone = True
+        self._gathering.add(data)

@@ -1,0 +1,117 @@
+"""The runtime's side of an agent's process: starting its supervisor, killing it, and knowing how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from arcp_io.drivers.stdio import Command, ending, spawn
+from arcp_io.forks import keep_from_copies, share_with_copies
+
+from .supervisor import LENGTH_SIZE
+
+if TYPE_CHECKING:
+    from anyio.abc import Process
+
+BOOT: Final = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
+    " from arcp_io.agents.isolation.supervisor import main; main(int(sys.argv[2]))"
+)
+KILL_TIMEOUT: Final = 5.0
+"""Seconds that processes have to be gone after they were killed; only the system can keep them from it."""
+_LARGEST_REPORT: Final = 1024
+
+
+class SupervisedProcess:
+    """The process of one agent, with everything that it starts, under a supervisor (see `supervisor`)."""
+
+    def __init__(self) -> None:
+        self.killed = False
+        """Whether it was killed here."""
+        self._control: socket.socket | None = None
+        """Our end of what goes between the supervisor and us."""
+        self._supervisor: Process | None = None
+        self._code: int | None = None
+        """How the agent's process ended, if it has begun; known when it is `_over`."""
+        self._over = False
+        """Whether the supervisor has told how the process ended, and that nothing of it is left."""
+
+    async def start(self, order: bytes) -> tuple[int, int]:
+        """Start it with an order; returns descriptors of pipes, to read from it and to write to it.
+
+        Raises OSError.
+        """
+        path = json.dumps([entry or os.getcwd() for entry in sys.path])
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            self._control.setblocking(False)
+            keep_from_copies(self._control.fileno())
+            command = Command([sys.executable, "-c", BOOT, path, str(theirs.fileno())], env={})
+            spawned = await spawn(command, pass_fds=[theirs.fileno()], new_session=True)
+        self._supervisor, reading, writing = spawned
+        for pipe in (reading, writing):
+            keep_from_copies(pipe)  # Both sides wait for their end.
+        try:
+            await self._send(self._control, f"{len(order):0{LENGTH_SIZE}x}".encode() + order)
+        except BaseException:
+            os.close(reading)
+            os.close(writing)
+            raise
+        return reading, writing
+
+    def kill(self) -> None:
+        """Have everything killed that still runs; again is harmless."""
+        if self._control is None or self._supervisor is None or self._supervisor.returncode is not None:
+            return
+        self.killed = True
+        with suppress(OSError):
+            self._control.shutdown(socket.SHUT_WR)
+        with suppress(ProcessLookupError):
+            self._supervisor.send_signal(signal.SIGCONT)  # An agent may have stopped it.
+
+    async def end(self, patience: float) -> bool:
+        """Wait so many seconds for the agent's process to end by itself, and then kill all of it.
+
+        Returns whether nothing of it is left, as far as the supervisor can know.
+        """
+        try:
+            return self._supervisor is None or await self._end(self._supervisor, patience)
+        finally:
+            self._close()
+
+    @property
+    def ended_by_itself(self) -> str | None:
+        """How the process has ended, as in "exited with code 7"; None when it was killed here, or unknown."""
+        return None if self._code is None or self.killed else ending(self._code)
+
+    async def _end(self, supervisor: Process, patience: float) -> bool:
+        if patience:
+            with anyio.move_on_after(patience):
+                await supervisor.wait()
+        self.kill()
+        with anyio.move_on_after(KILL_TIMEOUT):
+            await supervisor.wait()
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            if self._control is not None:
+                report = json.loads(self._control.recv(_LARGEST_REPORT))
+                self._code, self._over = report["code"], report["whole"]
+        return self._over
+
+    async def _send(self, control: socket.socket, data: bytes) -> None:
+        while data:
+            await anyio.wait_writable(control)
+            with suppress(BlockingIOError):
+                data = data[control.send(data) :]
+
+    def _close(self) -> None:
+        if self._control is not None:
+            share_with_copies(self._control.fileno())
+            self._control.close()
+            self._control = None

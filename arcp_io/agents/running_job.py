@@ -1,0 +1,454 @@
+"""A job whose agent runs, as its host sees it: the state that the agent's object and the host share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from decimal import Decimal
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+
+import anyio
+import msgspec
+
+from arcp_io.agents.isolation.protocol import ENDED, ROTATED, STOP, WAITS
+from arcp_io.drivers.loop import unwinding
+from arcp_io.drivers.pump import BYTES_HELD, EVENT_SIZE
+from arcp_io.errors import JobOver, error_for
+from arcp_io.values import as_json, body_as_json
+from arcp_proto.empty import NOTHING
+from arcp_proto.errors import Denied, ErrorCode, InvariantViolated, LocalProtocolError
+from arcp_proto.wire.codec import encode_value
+from arcp_proto.wire.event_bodies import Body, EventKind
+
+from .delegated_job import ChildJob
+
+if TYPE_CHECKING:
+    from arcp_io.app import Agent
+    from arcp_io.drivers.loop import Loop
+    from arcp_io.drivers.pump import Pump
+    from arcp_proto.engine.output import ChildEnded, CredentialRotated, StartJob
+    from arcp_proto.leases.budget import Budget, Cost
+    from arcp_proto.limits import Limits
+    from arcp_proto.server.jobs.job import Job
+    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.wire.credential import Credential
+
+T = TypeVar("T")
+
+BYTES_BETWEEN_TURNS: Final = BYTES_HELD
+LAST_LOAD: Final = BYTES_BETWEEN_TURNS - EVENT_SIZE
+"""With one event more it is the others' turn."""
+NANOSECONDS_BETWEEN_TURNS: Final = 1_000_000
+WRONG_THREAD: Final = (
+    "this job belongs to the thread of its event loop: call it there, or make the agent a plain"
+    " function, whose job may be called from its thread"
+)
+GATED: Final = (EventKind.TOOL_CALL, EventKind.DELEGATE)
+"""Events that tell of what needs authority."""
+
+
+class RunningJob(msgspec.Struct, eq=False):
+    """One job from its start until its agent has ended. Everything here runs on the loop's thread."""
+
+    start: StartJob
+    agent: Agent
+    _runtime: Runtime
+    _pump: Pump
+    _loop: Loop
+    id: str = ""
+    """As the agent is told; in a child it is the parent's."""
+    session_id: str = ""
+    """Likewise."""
+    attempt: int = 1
+    """Likewise."""
+    lease: Mapping[str, Sequence[str]] = NOTHING
+    """Likewise."""
+    started: bool = False
+    """Its task has begun to run."""
+    cancellable: bool = True
+    """Its task may be cancelled; otherwise the agent learns from `stopping` that it is to end."""
+    calls: int = 0
+    """Tool calls so far."""
+    children: dict[str, ChildJob] = NOTHING
+    """What it has delegated and has not ended."""
+    peer: Callable[[str, Any], None] | None = None
+    """Told of what the host tells this object, for an agent in a process of its own (see `between`)."""
+    held: bool = False
+    """It waits, as all do, until the journal has caught up."""
+    paused: bool = False
+    """It waits until the transport of the submitting session has caught up."""
+    stopping: bool = False
+    """The job is to end: from now on nothing here waits, and what unwinds is not cancelled again."""
+    stop_reason: str = ""
+    summary: str | None = None
+    """What the agent says of its result in a line (§8.4)."""
+    debug: bool = False
+    """Clients are told the text of exceptions that nobody has foreseen."""
+    kill_at: int = 0
+    """When the end of a job that is stopping is sent in any case."""
+    _free_until: int = NANOSECONDS_BETWEEN_TURNS
+    """Until then nothing makes it wait, and it may speak without a look at what could."""
+    _now: Callable[[], int] = int
+    """The pump's clock."""
+    _thread: int = 0
+    _rotations: Rotations | None = None
+    _load: int = 0
+    _turn_due: int = NANOSECONDS_BETWEEN_TURNS
+    _resumed: anyio.Event | None = None
+    _stop_requested: anyio.Event | None = None
+
+    def __post_init__(self) -> None:
+        start = self.start
+        self.id, self.attempt, self.lease = start.job_id, start.attempt, start.lease
+        self._now = self._pump.now
+        self._thread = get_ident()
+
+    def submitted_in(self) -> str:
+        """Return the id of the session that submitted the job, or the job at the top of its tree (§10)."""
+        if not self.session_id:
+            self.session_id = self._runtime.jobs[self.start.job_id].terms.session_id
+        return self.session_id
+
+    def __repr__(self) -> str:
+        return f"<RunningJob {self.start.job_id} {self.agent.qualified_name}>"
+
+    # What the agent says.
+
+    def speak(self, kind: str, body: Body | Mapping[str, Any]) -> Coroutine[Any, Any, None] | None:
+        """Publish one event; raises as `say`. None when that is done, else what has to be awaited for it."""
+        now = self._now()
+        if now >= self._free_until or self._load >= LAST_LOAD:
+            return self.speak_in_turn(kind, body)
+        if get_ident() != self._thread:
+            self._refuse_thread()
+        try:
+            size = self._runtime.emit(self.start.job_id, kind, body, now=now)
+        except LocalProtocolError as error:
+            self._refused(error)
+            self.say_converted(kind, body)
+            return None
+        except (Denied, InvariantViolated) as error:
+            self._refused(error)
+            raise
+        self._load += EVENT_SIZE + size
+        self._pump.soon(size)
+        return None
+
+    async def speak_in_turn(self, kind: str, body: Body | Mapping[str, Any]) -> None:
+        """The same, when there is something to wait for before it, or others may run after it."""
+        await self.ready()
+        try:
+            self.say(kind, body)
+        finally:
+            await self.give_way()
+
+    def say(self, kind: str, body: Body | Mapping[str, Any]) -> None:
+        """Publish one event; raises LocalProtocolError for one that cannot be, JobOver after the end.
+
+        What is not JSON in the body is converted. Raises Denied for the call of a tool that is refused: both
+        of its events are published by then.
+        """
+        try:
+            self.publish(kind, body)
+        except LocalProtocolError:
+            self.say_converted(kind, body)
+
+    def say_converted(self, kind: str, body: Body | Mapping[str, Any]) -> None:
+        """Publish an event that the core has refused, with a body that is JSON; raises as `say`."""
+        self.publish(kind, body_as_json(kind, body))
+
+    def publish(self, kind: str, body: Body | Mapping[str, Any]) -> None:
+        """Publish one event here, as it is."""
+        size = self._input(self._runtime.emit, kind, body, gate=kind in GATED)
+        if size:
+            self._load += size
+            self._pump.soon(size)
+
+    def write(self, data: str | bytes) -> None:
+        """Stream a piece of the result; raises as `say`, and Denied beyond the limit of a result."""
+        self._input(self._runtime.write_result, data, size=len(data))
+
+    # What it asks for.
+
+    def authorize(self, capability: str, target: str) -> None:
+        """The gate (§9.3): raises Denied."""
+        self._input(self._runtime.authorize, capability, target, gate=True)
+
+    def reserve(self, currency: str, amount: str | int | Decimal) -> int:
+        """Hold back so much of the budget; returns the number of the hold. Raises Denied for too much."""
+        return self._input(self._runtime.reserve, currency, amount, gate=True)
+
+    def settle(self, hold: int, actual: Cost, name: str, dimensions: dict[str, Any] | None) -> None:
+        """The cost of what was reserved for."""
+        self._input(self._runtime.settle, hold, actual, name, dimensions)
+
+    def release(self, hold: int) -> None:
+        """Hold back no longer, for nothing was spent."""
+        self._input(self._runtime.release, hold)
+
+    def upstream_exhausted(self, message: str) -> NoReturn:
+        """Raise Denied BUDGET_EXHAUSTED."""
+        self._input(self._runtime.upstream_exhausted, message)
+        raise InvariantViolated("the budget is exhausted upstream, and the agent is not told")
+
+    def delegate(
+        self,
+        agent: str,
+        input: Any,
+        lease_request: Mapping[str, Any] | None,
+        expires_at: str | None,
+        max_runtime: int | None,
+    ) -> ChildJob:
+        """Start a child (§10); raises Denied."""
+        lease = None if lease_request is None else dict(lease_request)
+        input = as_json("input", input)
+        asked = (agent, input, lease, expires_at, max_runtime)
+        child_id = self._input(self._runtime.delegate, *asked, gate=True)
+        if self.children is NOTHING:
+            self.children = {}
+        child = self.children[child_id] = ChildJob(child_id, self)
+        return child
+
+    @property
+    def credentials(self) -> Sequence[Credential]:
+        """Those that are valid now (§9.8)."""
+        return self._runtime.credentials_of(self.start.job_id)
+
+    async def rotate_credential(self, credential_id: str) -> None:
+        """Wait for another value of a credential; raises the ArcpError of what went wrong."""
+        self.begin_rotation(credential_id)
+        if self._rotations is None:
+            self._rotations = Rotations()
+        await self._rotations.wait(credential_id)
+
+    def begin_rotation(self, credential_id: str) -> None:
+        """Have another value of a credential made; `credential_rotated` tells the end."""
+        self._input(self._runtime.rotate_credential, credential_id)
+
+    def remaining(self, currency: str) -> Decimal | None:
+        """What is not spent of a currency; None when nothing bounds it. Raises JobOver after the end."""
+        return self.budget.left(currency)
+
+    @property
+    def budget(self) -> Budget:
+        """The counters of the job. Raises JobOver after its end."""
+        return self._job.budget
+
+    @property
+    def body_limit(self) -> int:
+        """Bytes that the body of an event may have; larger ones are cut."""
+        return self._job.body_limit
+
+    @property
+    def lease_has_ended(self) -> bool:
+        """Whether the lease has expired by now (§9.5)."""
+        expires = self._job.expires
+        return expires is not None and self.unix >= expires
+
+    @property
+    def _job(self) -> Job:
+        self._check_over()
+        return self._runtime.unfinished[self.start.job_id]
+
+    @property
+    def unix(self) -> int:
+        """The wall clock, in nanoseconds."""
+        return self._pump.clock.unix()
+
+    def _input(self, call: Callable[..., T], *args: Any, size: int = 0, gate: bool = False) -> T:
+        """One input of the runtime; what follows from it is carried out soon, from a refusal at once.
+
+        `size`: bytes that it sends, if they are many. `gate`: it asks for authority, which may have expired
+        by a wall clock that was set since a timer looked at it.
+        """
+        if get_ident() != self._thread:
+            self._refuse_thread()
+        self._load += EVENT_SIZE + size
+        try:
+            if gate:
+                self._pump.look_at_wall()
+            value = call(self.start.job_id, *args, now=self._now())
+        except (LocalProtocolError, Denied, InvariantViolated) as error:
+            self._refused(error)
+            raise
+        self._pump.soon(size)
+        return value
+
+    def _refuse_thread(self) -> NoReturn:
+        raise RuntimeError(WRONG_THREAD)
+
+    def _refused(self, error: LocalProtocolError | Denied | InvariantViolated) -> None:
+        """The runtime has refused an input, or is broken."""
+        if isinstance(error, Denied):
+            self._pump.run()
+        elif isinstance(error, InvariantViolated):
+            self._pump.crash(error)
+        else:
+            self._check_over()
+
+    async def ready(self) -> None:
+        """Wait while the transport of the submitting session, or the journal, is full.
+
+        A job that is to stop does not wait.
+
+        Trio cancels only where a task waits, so that an agent which does nothing but speak is cancelled here.
+        """
+        while (self.paused or self.held) and not self.stopping:
+            if self._resumed is None:
+                self._resumed = anyio.Event()
+            await self._resumed.wait()
+        if self.stopping and not unwinding(anyio.get_cancelled_exc_class()):
+            await self._loop.checkpoint()
+
+    async def ready_to_return(self, result: Any) -> None:
+        """Wait with a result as with an event, if it is large: all of it is numbered at once."""
+        if (self.paused or self.held) and _is_large(result):
+            await self.ready()
+
+    async def give_way(self) -> None:
+        """Let others run, when enough was said since the last time."""
+        if self._load >= BYTES_BETWEEN_TURNS or self._now() >= self._turn_due:
+            if self.stopping:
+                from anyio.lowlevel import cancel_shielded_checkpoint
+
+                await cancel_shielded_checkpoint()
+            else:
+                await self._loop.checkpoint()
+            self._load = 0
+            self._turn_due = self._now() + NANOSECONDS_BETWEEN_TURNS
+            self._look_for_waits()
+
+    # What the host is told.
+
+    def pause(self) -> None:
+        self.paused = True
+        self._look_for_waits()
+        self._tell_peer(WAITS, True)
+
+    def resume(self) -> None:
+        self.paused = False
+        self._look_for_waits()
+        self._let_go()
+        self._tell_peer(WAITS, self.held)
+
+    def hold(self, held: bool) -> None:
+        """Wait for the journal, or no longer."""
+        self.held = held
+        self._look_for_waits()
+        if not held:
+            self._let_go()
+        self._tell_peer(WAITS, held or self.paused)
+
+    def stop(self, reason: str, kill_at: int) -> None:
+        """The job is to end by `kill_at`; again is harmless."""
+        if not self.stopping:
+            self.stopping = True
+            self._look_for_waits()
+            self.stop_reason = reason
+            self.kill_at = kill_at
+            self._let_go()
+            for child in self.children.values():
+                child._let_go()
+            if self._rotations is not None:
+                self._rotations.let_go()
+            if self._stop_requested is not None:
+                self._stop_requested.set()
+            self._tell_peer(STOP, (reason, self.grace_left))
+
+    def child_ended(self, event: ChildEnded) -> None:
+        """A job that it has delegated is over."""
+        child = self.children.pop(event.job_id, None)
+        if child is not None:
+            child._has_ended(event)
+            self._tell_peer(ENDED, event)
+
+    def credential_rotated(self, event: CredentialRotated) -> None:
+        """A rotation that it has asked for is over."""
+        if self._rotations is not None:
+            self._rotations.over(event)
+        self._tell_peer(ROTATED, event)
+
+    async def stop_requested(self) -> None:
+        """Until the job is to stop. For one caller."""
+        if not self.stopping:
+            self._stop_requested = anyio.Event()
+            await self._stop_requested.wait()
+
+    @property
+    def limits(self) -> Limits:
+        """The runtime's."""
+        return self._runtime.limits
+
+    @property
+    def grace_left(self) -> float:
+        """Seconds until the end of a stopping job is sent in any case."""
+        return max(0, self.kill_at - self._now()) / 1_000_000_000
+
+    @property
+    def over(self) -> bool:
+        """Whether the end of the job has been sent."""
+        return self.start.job_id not in self._runtime.unfinished
+
+    def _tell_peer(self, what: str, value: Any) -> None:
+        if self.peer is not None:
+            self.peer(what, value)
+
+    def _look_for_waits(self) -> None:
+        waits = self.paused or self.held or self.stopping
+        self._free_until = 0 if waits else self._turn_due
+
+    def _let_go(self) -> None:
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+
+    def _check_over(self) -> None:
+        if self.over:
+            raise JobOver(f"job {self.start.job_id} is over: nothing can be said any more") from None
+
+
+def _is_large(result: Any) -> bool:
+    """Return whether a result fills more than a batch; one that cannot be sent does not."""
+    try:
+        return len(encode_value(result)) > BYTES_HELD
+    except Exception:  # What was returned may raise whatever it likes when it is read.
+        return False
+
+
+class Rotations:
+    """Those that one job has asked for, and waits for."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, _Rotation] = {}
+
+    async def wait(self, credential_id: str) -> None:
+        """Until it is over; raises the ArcpError of what went wrong."""
+        rotation = self._waiting[credential_id] = _Rotation(anyio.Event())
+        try:
+            await rotation.done.wait()
+        finally:
+            del self._waiting[credential_id]
+        if rotation.event is None:
+            raise error_for(ErrorCode.CANCELLED, "the job is to stop")
+        if rotation.event.code:
+            raise error_for(rotation.event.code, rotation.event.message)
+
+    def over(self, event: CredentialRotated) -> None:
+        """One is."""
+        rotation = self._waiting.get(event.credential_id)
+        if rotation is not None:
+            rotation.event = event
+            rotation.done.set()
+
+    def let_go(self) -> None:
+        """The job is to stop, and waits no longer."""
+        for rotation in self._waiting.values():
+            rotation.done.set()
+
+
+class _Rotation:
+    def __init__(self, done: anyio.Event) -> None:
+        self.done = done
+        self.event: CredentialRotated | None = None

@@ -1,0 +1,1 @@
+"""`arcp-io demo`, its agent, and the relay that cuts its connection."""

@@ -1,0 +1,95 @@
+"""What went wrong, as an exit code and in the words of the output."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from arcp_io.errors import (
+    AgentNotAvailable,
+    AgentVersionNotAvailable,
+    ArcpError,
+    ConnectionLost,
+    LocalProtocolError,
+    PermissionDenied,
+    ResumeWindowExpired,
+    StoreInUse,
+    Unauthenticated,
+)
+
+from .exit_codes import Exit
+from .output import OutputFailed, TooLarge
+
+if TYPE_CHECKING:
+    from arcp_proto.wire.messages import AgentEntry
+
+    from .job_request import Server
+
+
+def failure_of(
+    error: Exception, server: Server, agents: Sequence[AgentEntry] = ()
+) -> tuple[Exit, dict[str, Any]]:
+    """Return the exit code and the output for what went wrong; a bug of ours is raised again.
+
+    `agents` are those of the runtime, if it has said welcome.
+    """
+    match error:
+        case ConnectionLost() | ResumeWindowExpired() | Unauthenticated():
+            code = Exit.CONNECTION
+        case ArcpError():
+            code = Exit.ERROR
+        case OutputFailed():
+            return Exit.OUTPUT, {"code": "OUTPUT_FAILED", "message": str(error)}
+        case TooLarge():
+            return Exit.OUTPUT, {"code": "RESULT_TOO_LARGE", "message": str(error)}
+        case OSError():
+            message = f"cannot reach {server.url}: {_reason(error)}"
+            return Exit.CONNECTION, {"code": "NOT_CONNECTED", "message": message}
+        case LocalProtocolError() | StoreInUse() | ValueError():
+            return Exit.USAGE, {"code": "INVALID_REQUEST", "message": str(error)}
+        case _:
+            raise error
+    description = described(error)
+    if hint := _hint(error, server, agents):
+        description["message"] += f": {hint}"
+    return code, description
+
+
+def described(error: ArcpError) -> dict[str, Any]:
+    """An error as it stands in the output."""
+    description = {"code": str(error.code), "message": error.message, "retryable": error.retryable}
+    if error.details:
+        description["details"] = error.details
+    return description
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"certificate verify failed: {error.verify_message}; if the runtime has a certificate of an"
+            " authority of your own, give its certificate with --cafile FILE, or set SSL_CERT_FILE"
+        )
+    return error.strerror or str(error) or type(error).__name__
+
+
+def _hint(error: ArcpError, server: Server, agents: Sequence[AgentEntry]) -> str:
+    """Say what to do about a refusal, where that is known."""
+    match error:
+        case Unauthenticated() if server.token is None:
+            return "set ARCP_TOKEN, or give --token TOKEN"
+        case Unauthenticated():
+            return "the runtime does not accept the token of ARCP_TOKEN or --token"
+        case AgentNotAvailable() | AgentVersionNotAvailable() if agents:
+            return f"there are {', '.join(_versions(entry) for entry in agents)}"
+        case PermissionDenied(details={"namespace": "cost.budget"}):
+            return "give that amount, or less, with --budget"
+        case PermissionDenied(details={"namespace": "expires_at"}):
+            return "give --expires TIME"
+    return ""
+
+
+def _versions(entry: AgentEntry) -> str:
+    if not entry.versions:
+        return entry.name
+    return " ".join(f"{entry.name}@{version}" for version in entry.versions)

@@ -1,0 +1,139 @@
+"""Which files hold the sessions of `arcp-io`: one for each session with a server that has unfinished jobs."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from contextlib import ExitStack, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import quote, unquote
+
+from arcp_io.client.store import FileStore
+from arcp_io.errors import NotAStore, StoreInUse
+
+SUFFIX: Final = ".session"
+MOST: Final = 64
+"""Sessions with one server; a runtime lets a principal have no more."""
+GRACE: Final = 30 * 60
+"""Seconds after the resume window in which a session is kept: clocks differ, and a runtime may restart."""
+NAMED: Final = re.compile(r"(?P<url>.+)\.[0-9a-f]{16}\.\d+\.session")
+_LONGEST: Final = 180
+"""Characters of a URL in the name of a file."""
+
+
+class Kept(NamedTuple):
+    """A server, and the unfinished jobs of the sessions with it that are stored."""
+
+    url: str
+    jobs: list[str]
+
+
+def directory() -> Path:
+    """Where they are: `arcp-io` below $XDG_STATE_HOME, or ~/.local/state; made, for its owner alone."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
+    path = base / "arcp-io"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o700)
+    return path
+
+
+def enter_free(stack: ExitStack, url: str, token: str | None) -> FileStore | None:
+    """Return a store for a new session with a server, entered; None when there are too many.
+
+    A store whose session has an unfinished job is kept for `arcp-io attach`.
+    """
+    base = directory() / _name(url, token)
+    _forget_expired()
+    for number in range(1, MOST + 1):
+        store = FileStore(f"{base}.{number}{SUFFIX}")
+        with suppress(StoreInUse, NotAStore), ExitStack() as entered:
+            entered.enter_context(store)
+            if not unfinished(store):
+                store.clear()
+                stack.push(entered.pop_all())
+                return store
+    return None
+
+
+def find(job_id: str, url: str | None, token: str | None) -> FileStore | None:
+    """Return the store whose session has this unfinished job, of this token, with any server or this one."""
+    for store in _stores():
+        server = url_of(store) or url
+        if server is None or url not in (None, server):
+            continue
+        if store.path.name.startswith(f"{_name(server, token)}.") and job_id in _jobs(store):
+            return store
+    return None
+
+
+def unfinished(store: FileStore) -> list[str]:
+    """Return the ids of the jobs whose ends were not seen in its session; none when it holds no session.
+
+    Raises NotAStore for a file that holds something else.
+    """
+    resumption = store.load()
+    return [] if resumption is None else [job.job_id for job in resumption.jobs]
+
+
+def url_of(store: FileStore) -> str | None:
+    """The server of a store, if its name tells."""
+    named = NAMED.fullmatch(store.path.name)
+    return None if named is None else unquote(named["url"])
+
+
+def known() -> list[Kept]:
+    """Return the servers that sessions are stored of, each once, by their URLs."""
+    found: dict[str, list[str]] = {}
+    for store in _stores():
+        if (url := url_of(store)) is not None:
+            found.setdefault(url, []).extend(_jobs(store))
+    return [Kept(url, sorted(jobs)) for url, jobs in sorted(found.items())]
+
+
+def _stores() -> list[FileStore]:
+    """Return the stores of sessions that may be resumed."""
+    _forget_expired()
+    return [FileStore(path) for path in sorted(directory().glob(f"*.*.*{SUFFIX}"))]
+
+
+def _jobs(store: FileStore) -> list[str]:
+    try:
+        return unfinished(store)
+    except NotAStore:
+        return []
+
+
+def _forget_expired() -> None:
+    """Remove the sessions that no runtime resumes any more, and locks without a session.
+
+    A session that another process has is not looked at.
+    """
+    found = directory()
+    for path in sorted(found.glob(f"*.*.*{SUFFIX}")):
+        with suppress(OSError, StoreInUse, NotAStore), FileStore(path) as store:
+            if _is_expired(store):
+                store.clear()
+    for path in sorted(found.glob(f"*{SUFFIX}.arcp-io-lock")):
+        session = path.with_name(path.name.removesuffix(".arcp-io-lock"))
+        if not session.exists():
+            with suppress(OSError, StoreInUse), FileStore(session):
+                pass  # Leaving it removes the lock.
+
+
+def _is_expired(store: FileStore) -> bool:
+    resumption = store.load()
+    if resumption is None:
+        return True
+    return time.time() > store.path.stat().st_mtime + resumption.resume_window_sec + GRACE
+
+
+def _name(url: str, token: str | None) -> str:
+    """Each server and token has its own: nobody's session is taken for another's."""
+    digest = sha256(f"{url}\0{token or ''}".encode()).hexdigest()[:16]
+    written = quote(url, safe="")
+    return f"{written if len(written) <= _LONGEST else ''}.{digest}"

@@ -1,0 +1,130 @@
+"""The client: connect to a runtime, and get a session."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
+from typing import Final
+from urllib.parse import urlsplit
+
+import anyio
+
+from arcp_io.drivers.loop import open_loop
+from arcp_io.drivers.sockets import is_loopback
+from arcp_io.drivers.stdio import Command
+from arcp_io.version import VERSION
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.limits import Limits
+
+from .dial import Target, WebSocket, can_dial_again, check_target
+from .job import Event, Job
+from .redial import Token
+from .session import BUFFER_SIZE, Session
+from .store import SessionStore
+
+__all__ = ["Event", "Job", "Session", "Token", "connect", "connect_stdio"]
+
+NAME: Final = "arcp-io"
+CANCEL_TIMEOUT: Final = 15.0
+"""Seconds that `cancel_on_exit` waits for the ends of jobs; a runtime's own grace is 5."""
+GIVE_UP: Final = 600
+"""Seconds, the resume window of most runtimes."""
+
+
+@asynccontextmanager
+async def connect(
+    target: str | Target,
+    token: Token = None,
+    *,
+    store: SessionStore | None = None,
+    reconnect: bool = True,
+    wait: bool = False,
+    give_up: int = GIVE_UP,
+    name: str = NAME,
+    version: str = VERSION,
+    ssl_context: ssl.SSLContext | None = None,
+    allow_plain: bool = False,
+    cancel_on_exit: bool = False,
+    buffer_size: int = BUFFER_SIZE,
+    limits: Limits | None = None,
+) -> AsyncIterator[Session]:
+    """A session with the runtime at a ws:// or wss:// address: `async with connect(url, token=…) as session`.
+
+    Without a token it is anonymous. Leaving the block detaches: jobs go on, unless `cancel_on_exit`. A token
+    goes in clear text only to this machine, unless `allow_plain`. `buffer_size` bounds the events of a job
+    that wait, in bytes; `name` and `version` are what the runtime is told of us.
+
+    A WebSocket that is cut is connected again and its session resumed, unless `reconnect` is off; after
+    `give_up` seconds without success it is lost. The first attempt raises at once, unless `wait`.
+
+    A `store` keeps the session from one process to the next, and goes on with what it holds: `attach` takes
+    the jobs up. It is cleared when the block is left with every job at its end and every event taken.
+
+    A `target` may also be what `serve_memory` yields, for tests of agents.
+
+    Raises OSError when nobody is reached, ValueError for what is no address, TypeError for what is no target,
+    Unauthenticated and other ArcpErrors for a refusal, StoreInUse when another process has the store,
+    NotAStore for a store whose file holds something else.
+    """
+    if isinstance(target, str):
+        target = WebSocket(target, ssl_context)
+    check_target(target)
+    if isinstance(target, WebSocket) and token is not None and not allow_plain:
+        _check_confidential(target.url)
+    config = ClientConfig(
+        name=name,
+        version=version,
+        resume=reconnect and can_dial_again(target),
+        give_up_sec=give_up,
+        limits=limits or Limits(),
+    )
+    with store if isinstance(store, AbstractContextManager) else nullcontext():
+        async with open_loop() as loop:
+            session = Session(config, loop, buffer_size=buffer_size, store=store)
+            try:
+                await session._open(token, target, patient=wait)
+                yield session
+            finally:
+                if cancel_on_exit:
+                    with anyio.move_on_after(CANCEL_TIMEOUT, shield=True):
+                        await session.cancel_all()
+                session._leave()
+
+
+def connect_stdio(
+    argv: Sequence[str],
+    token: Token = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    name: str = NAME,
+    version: str = VERSION,
+    cancel_on_exit: bool = False,
+    buffer_size: int = BUFFER_SIZE,
+    limits: Limits | None = None,
+) -> AbstractAsyncContextManager[Session]:
+    """The same with a runtime that is started for it: a child process that speaks on its standard streams.
+
+    `env` is its whole environment, by default ours; its standard error is ours. Leaving the block ends its
+    standard input, and then the child.
+    """
+    return connect(
+        Command(argv, env, cwd),
+        token,
+        name=name,
+        version=version,
+        cancel_on_exit=cancel_on_exit,
+        buffer_size=buffer_size,
+        limits=limits,
+    )
+
+
+def _check_confidential(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme == "ws" and not is_loopback(parts.hostname or ""):
+        raise ValueError(
+            f"the token would cross the network to {parts.hostname} in clear text:"
+            " use wss://, or allow_plain=True"
+        )

@@ -1,0 +1,155 @@
+"""What callers of a session wait for: one answer to one request, and the errors that it can be."""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias
+
+import anyio
+import anyio.lowlevel
+
+from arcp_io.errors import ArcpError, ConnectionLost, HeartbeatLost, JobLost, LocalProtocolError, error_for
+from arcp_proto.client.resuming import NOT_NEGOTIATED
+from arcp_proto.engine.output import ConnectionEnded, RequestRefused
+from arcp_proto.engine.output import JobLost as JobLostEvent
+from arcp_proto.errors import ErrorCode
+from arcp_proto.ids import RequestId
+
+__all__ = ["Answer", "Answers", "again", "job_loss_of", "loss_of", "refusal_of"]
+
+ENDED_BY: Final = {
+    "local": "given up",
+    "peer": "ended by the runtime",
+    "transport": "cut",
+}
+"""Who ended a connection -> what became of it."""
+
+
+Failure: TypeAlias = ArcpError | LocalProtocolError
+"""What the caller of a request may get in place of its answer."""
+
+
+class Answer:
+    """A value or an error, which comes once."""
+
+    def __init__(self) -> None:
+        self._came = False
+        self._arrival: anyio.Event | None = None
+        """There when a task waits."""
+        self.value: Any = None
+        """None as long as there is none."""
+        self._error: Failure | None = None
+
+    def give(self, value: Any) -> None:
+        """Here it is."""
+        if not self._came:
+            self.value = value
+            self._arrive()
+
+    def refuse(self, error: Failure) -> None:
+        """There will be none."""
+        if not self._came:
+            self._error = error
+            self._arrive()
+
+    async def wait(self) -> Any:
+        """The value; raises the error."""
+        if self._came:
+            await anyio.lowlevel.checkpoint()
+        else:
+            if self._arrival is None:
+                self._arrival = anyio.Event()
+            await self._arrival.wait()
+        if isinstance(self._error, LocalProtocolError):
+            raise LocalProtocolError(*self._error.args)
+        if self._error is not None:
+            raise again(self._error)
+        return self.value
+
+    def _arrive(self) -> None:
+        self._came = True
+        if self._arrival is not None:
+            self._arrival.set()
+
+
+class Answers:
+    """The answers that somebody waits for, by their requests."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[RequestId, Answer] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, request_id: RequestId) -> bool:
+        return request_id in self._waiting
+
+    def expect(self, request_id: RequestId) -> Answer:
+        """Somebody waits from now on, until `forget`."""
+        answer = self._waiting[request_id] = Answer()
+        return answer
+
+    def forget(self, request_id: RequestId) -> Any:
+        """Nobody waits any more; returns what has come, None for nothing."""
+        answer = self._waiting.pop(request_id, None)
+        return None if answer is None else answer.value
+
+    def give(self, request_id: RequestId | None, value: Any) -> None:
+        """The answer has come; that nobody waits for it is fine."""
+        if request_id is not None and (answer := self._waiting.get(request_id)) is not None:
+            answer.give(value)
+
+    def refuse(self, request_id: RequestId, error: Failure) -> None:
+        """A refusal has come; that nobody waits for it is fine."""
+        if (answer := self._waiting.get(request_id)) is not None:
+            answer.refuse(error)
+
+    def refuse_all(self, error: ArcpError) -> None:
+        """No answer comes any more."""
+        for answer in self._waiting.values():
+            answer.refuse(error)
+
+
+def again(error: ArcpError) -> ArcpError:
+    """An error for one more caller to raise: one that is raised twice grows two tracebacks into one."""
+    copy = type(error)(
+        error.message,
+        code=error.code,
+        retryable=error.retryable,
+        details=error.details,
+        job_id=error.job_id,
+    )
+    copy.__cause__ = error.__cause__
+    return copy
+
+
+def refusal_of(event: RequestRefused) -> Failure:
+    """What the caller of a refused request gets (§12): of one that could not be sent, what sending raises."""
+    if event.code == NOT_NEGOTIATED:
+        return LocalProtocolError(event.message)
+    return error_for(
+        event.code, event.message, retryable=event.retryable, details=event.details, job_id=event.job_id
+    )
+
+
+def loss_of(event: ConnectionEnded) -> ConnectionLost:
+    """What everybody gets when a connection has ended, and the session with it."""
+    kind = HeartbeatLost if event.code == ErrorCode.HEARTBEAT_LOST else ConnectionLost
+    what = f"the connection was {ENDED_BY.get(event.who, 'ended')}"
+    reason = event.reason or event.code
+    return kind(f"{what}: {reason}" if reason else what)
+
+
+def job_loss_of(event: JobLostEvent) -> JobLost:
+    """What everybody gets who waits for a job that cannot be followed any more."""
+    if event.code in (ErrorCode.JOB_NOT_FOUND, ErrorCode.PERMISSION_DENIED):
+        reason = (
+            "the runtime does not show it to this session any more: it has forgotten the job, or the right to"
+            f" observe it was withdrawn ({event.code}: {event.message})"
+        )
+    else:
+        reason = event.message or event.code
+    return JobLost(
+        f"job {event.job_id} cannot be followed any further: {reason}",
+        details={"code": event.code},
+        job_id=event.job_id,
+    )

@@ -1,0 +1,133 @@
+"""The connections of one client, one after the other: the first, and those that its core asks for."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, TypeAlias
+
+import anyio
+
+from arcp_io.drivers.pump import Pump
+from arcp_proto.client.backoff import Reconnecting
+from arcp_proto.client.client import Client
+from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.output import Dial
+from arcp_proto.ids import MILLISECOND, SECOND
+from arcp_proto.secret import Secret
+
+from .dial import Target, dial, framing_of, is_secure, label_of
+
+__all__ = ["Dialer", "Dialing", "Token", "first_attempts"]
+
+logger = logging.getLogger("arcp_io")
+
+Token: TypeAlias = str | Callable[[], str | Awaitable[str]] | None
+"""A bearer token, or a plain or async function that is asked for one at each connection; None: anonymous."""
+
+FIRST_WAIT: Final = 100 * MILLISECOND
+LONGEST_WAIT: Final = 30 * SECOND
+"""Before the second of the `first_attempts`, at most, and before any of them."""
+
+Dialing: TypeAlias = Callable[[Target, Pump, Connection], Awaitable[object]]
+"""How a connection gets its transport; see `dialing.dial`."""
+
+
+class Attempt:
+    """One attempt to connect. It may be given up outside a task, and before its own task has begun."""
+
+    def __init__(self) -> None:
+        self.given_up = False
+        self._scope: anyio.CancelScope | None = None
+
+    def give_up(self) -> None:
+        """Cancel what runs under `run`, now or as soon as it begins."""
+        self.given_up = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def run(self, connect: Callable[[], Awaitable[None]]) -> None:
+        """Await `connect()`; return early when the attempt is given up."""
+        with anyio.CancelScope() as self._scope:
+            if not self.given_up:
+                await connect()
+
+
+class Dialer:
+    """Connects a client to one target, again whenever the client asks for it; one attempt at a time."""
+
+    def __init__(
+        self, client: Client, pump: Pump, target: Target, token: Token, dialing: Dialing = dial
+    ) -> None:
+        self.connection: Connection | None = None
+        """The newest."""
+        self.failure: Exception | None = None
+        """Why the last attempt to get a transport came to nothing."""
+        self._client = client
+        self._pump = pump
+        self._target = target
+        self._token = token
+        self._dial = dialing
+        self._attempt = Attempt()
+
+    async def connect(self) -> None:
+        """One attempt: returns when the transport can be used, or when the attempt is given up.
+
+        Raises OSError when nobody is reached, ValueError for an address that is none, and what asking for a
+        token raises.
+        """
+        attempt = self._attempt = Attempt()
+        await attempt.run(partial(self._connect, attempt))
+
+    def again(self, request: Dial) -> None:
+        """The client wants a connection; one that is being made is given up for it."""
+        self.stop()
+        attempt = self._attempt = Attempt()
+        redial = partial(self._redial, request, attempt)
+        self._pump.loop.start(partial(attempt.run, redial), "arcp dial")
+
+    def stop(self) -> None:
+        """Give up the attempt that is being made."""
+        self._attempt.give_up()
+
+    async def _redial(self, request: Dial, attempt: Attempt) -> None:
+        await anyio.sleep(max(0, request.at - self._pump.now()) / SECOND)
+        before = self.connection
+        try:
+            await self._connect(attempt)
+        except Exception as error:  # Whatever it is, the next attempt may go better.
+            self.failure = error
+            logger.info("attempt %d to reach %s: %s", request.attempt, label_of(self._target), error)
+            if self.connection is before and not attempt.given_up:
+                self._client.dial_failed(f"no token: {type(error).__name__}", now=self._pump.now())
+                self._pump.run()
+
+    async def _connect(self, attempt: Attempt) -> None:
+        secret = await _secret(self._token)
+        if attempt.given_up:
+            return
+        connection = self._client.connect(
+            secret,
+            framing_of(self._target),
+            secure=is_secure(self._target),
+            peer=label_of(self._target),
+            now=self._pump.now(),
+        )
+        self.connection = connection
+        self._pump.run()
+        await self._dial(self._target, self._pump, connection)
+
+
+def first_attempts() -> Reconnecting:
+    """When to try to reach somebody who was never reached: as the client does it when it was cut."""
+    return Reconnecting(FIRST_WAIT, LONGEST_WAIT, random.random)
+
+
+async def _secret(token: Token) -> Secret | None:
+    if callable(token):
+        answer = token()
+        token = await answer if inspect.isawaitable(answer) else answer
+    return None if token is None else Secret(token)

@@ -1,0 +1,526 @@
+"""The client's session with a runtime, in which jobs are submitted and observed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+
+import anyio
+
+from arcp_io import errors
+from arcp_io.drivers.clock import Clock
+from arcp_io.errors import ArcpError, ConnectionLost, LocalProtocolError, error_for
+from arcp_io.lease_terms import moment, with_budget
+from arcp_io.values import converted
+from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.output import (
+    CancelAnswered,
+    ConnectionEnded,
+    Detached,
+    Dial,
+    JobAccepted,
+    JobEnded,
+    JobLost,
+    JobsListed,
+    RequestRefused,
+    SessionClosed,
+    SessionFailed,
+    SessionLost,
+    Subscribed,
+    Welcomed,
+)
+from arcp_proto.engine.output import Event as MachineEvent
+from arcp_proto.engine.output import Request as MachineRequest
+from arcp_proto.ids import SECOND, JobId, RequestId, Time
+from arcp_proto.wire.messages import AgentEntry, Peer
+from arcp_proto.wire.result_chunks import ChunkReader
+
+from .autosave import ClientPump, SessionKeeper
+from .backpressure import Holding
+from .dial import Target, dial
+from .job import Job
+from .job_pages import Listing
+from .jobs import SessionJobs
+from .pending import Answer, Answers, again, job_loss_of, loss_of, refusal_of
+from .redial import Dialer, Dialing, Token, first_attempts
+from .store import SessionStore
+from .watch import State, Watcher, Watchers
+
+if TYPE_CHECKING:
+    from arcp_io.drivers.loop import Loop
+
+R = TypeVar("R")
+
+BUFFER_SIZE: Final = 1024 * 1024
+"""Bytes of a job's events that wait for their iterator."""
+
+
+class Session:
+    """A session with a runtime (§6): submit and observe jobs in it; `connect` opens it.
+
+        job = await session.submit("agent", input)         a Job
+        job = await session.attach(job_id)                 one that was submitted before
+        job = await session.subscribe(job_id)              one that may be anybody's
+        async for entry in session.list_jobs(): ...        those that may be seen
+        async for change in session.watch(): ...           what becomes of the connection
+        await session.cancel_all()                         ends all unfinished jobs
+        await session.unsubscribe(job)                     ends the observation, and not the job
+        await session.close()                              says goodbye: the session ends, its jobs go on
+
+    Its attributes: `id`; `runtime`, `agents`, `features` and `resume_window_sec` as the runtime said in its
+    welcome; `state`, `lost`, `cursor` and `stored_jobs`.
+
+    When its connection is cut it resumes by itself (`watch` tells), unless it was opened not to; calls and
+    iterations wait meanwhile. When it is over `lost` says why; whatever waits, and every call, raises
+    ConnectionLost, or one of its kinds.
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        loop: Loop,
+        *,
+        buffer_size: int = BUFFER_SIZE,
+        store: SessionStore | None = None,
+    ) -> None:
+        """Sessions are made by `connect` and `connect_stdio`."""
+        resumption = None if store is None else store.load()
+        self._clock = Clock()
+        self._client = Client(
+            config,
+            seed=os.urandom(32),
+            now=self._clock.now(),
+            unix=self._clock.unix(),
+            resumption=resumption,
+        )
+        self._keeper = None if store is None else SessionKeeper(self._client, store, loop)
+        self._dialer: Dialer | None = None
+        self._connection: Connection | None = None
+        """The one that carries the session."""
+        self._welcome = Answer()
+        self._answers = Answers()
+        self._mends: dict[RequestId, str] = {}
+        """Requests by `mend`."""
+        self._holding = Holding(self._hold)
+        self._jobs = SessionJobs(self, loop, self._clock, resumption, self._holding, buffer_size)
+        self._pump = ClientPump(
+            self._client, _PumpHost(self), loop, self._clock, self._keeper, self._jobs.tell
+        )
+        self._watchers = Watchers()
+        self._failure: ArcpError | None = None
+        self._patient = False
+        self._finished = False
+        """It was closed with nothing to go on with."""
+        self._give_up = config.give_up_sec * SECOND
+        self._over = loop.event()
+        self.lost: ConnectionLost | None = None
+        self.id = ""
+        self.runtime = Peer("", "")
+        """The runtime's `name` and `version`."""
+        self.features: frozenset[str] = frozenset()
+        """What both sides know of §6.2."""
+        self.agents: Sequence[AgentEntry] = ()
+        """The runtime's agents: `name`, `versions`, `default` (§7.5)."""
+        self.resume_window_sec = 0
+        """Seconds for which the runtime keeps the session after its connection was cut (§6.3)."""
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id or 'not open'} {self.state}>"
+
+    @property
+    def state(self) -> State:
+        """attached; detached: cut, and being resumed; lost: beyond its window; closed: over."""
+        return self._watchers.state
+
+    @property
+    def cursor(self) -> int:
+        """The number up to which all events have been processed: what acks and the store tell; at last 0."""
+        self._jobs.tell()
+        return self._client.cursor
+
+    @property
+    def stored_jobs(self) -> Sequence[str]:
+        """The ids of the stored session's jobs whose events wait for `attach`."""
+        return self._jobs.stored
+
+    def watch(self) -> Watcher:
+        """What becomes of the session from now on, for `async for change in session.watch()`.
+
+        `Detached`: it was cut, and is being resumed. `Welcomed`: it is open again. `SessionLost`: it cannot
+        be resumed; its jobs are followed in another one if they can, `JobLost` tells which cannot. The
+        iteration ends with the session.
+        """
+        return self._watchers.watch()
+
+    @overload
+    async def submit(
+        self,
+        agent: str,
+        input: Any = None,
+        *,
+        lease: Mapping[str, Sequence[str]] | None = None,
+        budget: str | Sequence[str] | None = None,
+        expires_at: str | datetime | timedelta | None = None,
+        max_runtime: int | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
+        result_type: type[R],
+    ) -> Job[R]: ...
+
+    @overload
+    async def submit(
+        self,
+        agent: str,
+        input: Any = None,
+        *,
+        lease: Mapping[str, Sequence[str]] | None = None,
+        budget: str | Sequence[str] | None = None,
+        expires_at: str | datetime | timedelta | None = None,
+        max_runtime: int | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
+        result_type: Any = None,
+    ) -> Job[Any]: ...
+
+    async def submit(
+        self,
+        agent: str,
+        input: Any = None,
+        *,
+        lease: Mapping[str, Sequence[str]] | None = None,
+        budget: str | Sequence[str] | None = None,
+        expires_at: str | datetime | timedelta | None = None,
+        max_runtime: int | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
+        result_type: Any = None,
+    ) -> Job[Any]:
+        """Submit a job (§7.1), and return it once it was accepted.
+
+        `input` is JSON, or what `arcp_io.values` converts to it: dataclasses, Structs, attrs classes,
+        pydantic models, datetimes and the like. `budget` is one amount such as USD:5, or several;
+        `expires_at`, of the lease, is a time in UTC or a time from now; `max_runtime` is in seconds. With a
+        `result_type`, a type of JSON or of those libraries, `result()` of the job returns such a value.
+        Raises the ArcpError of the refusal's code (§12), ConnectionLost, and LocalProtocolError for what
+        cannot be sent: a budget, an expiry, models or a version of the agent too, when the runtime did not
+        negotiate to enforce them (§6.2).
+        """
+        lease_request = with_budget(lease, budget)
+        expiry = moment(expires_at, self._clock.unix())
+        terms = (lease_request, expiry, idempotency_key, max_runtime, traceparent, tracestate)
+
+        def send(*, now: int) -> RequestId:
+            try:
+                return self._client.submit(agent, input, *terms, now=now)
+            except LocalProtocolError:
+                return self._client.submit(agent, converted("input", input), *terms, now=now)
+
+        job: Job[Any] = await self._ask(send)
+        job.result_type = result_type
+        return job
+
+    async def attach(self, job_id: str, from_seq: int | None = None) -> Job:
+        """Follow a job that was submitted before: its events go on where they were processed up to.
+
+        For a job of the stored session its stream simply goes on. Any other is observed (§7.6) with its
+        history, after number `from_seq`, by default from its start; see `subscribe` for what that raises.
+        """
+        if (job := self._jobs.claim(job_id)) is not None:
+            return job
+        return await self.subscribe(job_id, from_seq, history=True)
+
+    async def subscribe(self, job_id: str, from_seq: int | None = None, *, history: bool = False) -> Job:
+        """Observe a job that may be anybody's (§7.6), from now on, or with the history after `from_seq`.
+
+        A job that this session has already is returned as it is. Raises JobNotFound, PermissionDenied when
+        it may be listed only, LocalProtocolError when the runtime does not offer it, ConnectionLost.
+        """
+        if (known := self._jobs.claim(job_id)) is not None:
+            return known
+        job: Job = await self._ask(partial(self._client.subscribe, JobId(job_id), from_seq, history))
+        return job
+
+    async def unsubscribe(self, job: Job) -> None:
+        """Observe a job no longer: its iteration ends. The job itself goes on."""
+        if self._jobs.remove(job.id) is not None:
+            if self.lost is None:
+                self._client.unsubscribe(JobId(job.id), now=self._pump.now())
+                self._pump.run()
+            job._leave()
+
+    def list_jobs(
+        self,
+        *,
+        status: str | Sequence[str] | None = None,
+        agent: str | None = None,
+        created_after: str | datetime | timedelta | None = None,
+        created_before: str | datetime | timedelta | None = None,
+        page_size: int | None = None,
+    ) -> Listing:
+        """Iterate over the jobs that may be seen (§6.6), a page at a time, in the order of the runtime.
+
+        A runtime of `serve` lists the newest first. `status` is one or several of them; `agent` a name or
+        name@version; times are exclusive. Raises LocalProtocolError when the runtime does not offer it,
+        ConnectionLost.
+        """
+        statuses = [status] if isinstance(status, str) else None if status is None else list(status)
+        after = moment(created_after, self._clock.unix())
+        before = moment(created_before, self._clock.unix())
+        ask = partial(self._client.list_jobs, statuses, agent, after, before, page_size)
+
+        async def next_page(cursor: str | None) -> JobsListed:
+            page: JobsListed = await self._ask(partial(ask, cursor))
+            return page
+
+        return Listing(next_page)
+
+    async def cancel_all(self) -> None:
+        """Cancel every unfinished job and wait for the ends; refusals and a lost connection are no matter."""
+        async with anyio.create_task_group() as tasks:
+            for job in self._jobs:
+                tasks.start_soon(_cancel_quietly, job)
+
+    async def close(self, reason: str = "") -> None:
+        """Say goodbye (§6.7) and wait for the end of the connection, at most a second. Jobs go on."""
+        if self.lost is None:
+            self._jobs.done_with_ends()
+            self._jobs.tell()
+            self._finished = self._is_finished()
+            if self._keeper is not None:
+                self._keeper.save()
+            self._client.close(reason, now=self._pump.now())
+            self._pump.run()
+            await self._over.wait()
+
+    # For its jobs.
+
+    async def _cancel(self, job: Job, reason: str) -> None:
+        """Cancel a job and wait for its end; raises the error of a refusal (§7.4)."""
+        with self._holding.reading_on():
+            ended_as = await self._ask(partial(self._client.cancel, JobId(job.id), reason))
+            if ended_as is not None:
+                job._ended_before(ended_as)
+            await job.wait()
+
+    def _processed(self, job_id: str, receipt: int) -> None:
+        """Note that everything of a job up to a receipt is processed."""
+        if self.lost is None:
+            self._client.processed(JobId(job_id), receipt, now=self._pump.now())
+            if self._keeper is not None:
+                self._keeper.changed_before(self._connection)
+
+    def _stream_result(self, job_id: str) -> tuple[ChunkReader, str | bytes]:
+        """Leave the chunks of a job's result to its reader; see `Client.stream_result`."""
+        return self._client.stream_result(JobId(job_id), now=self._pump.now())
+
+    def _tells_soon(self) -> None:
+        """Something is processed, which the pump is to find at its next turn."""
+        self._pump.soon()
+
+    def _mend(self, job_id: str) -> bool:
+        """Ask for the whole history of a job that is over, for its result; False when that cannot be done."""
+        try:
+            request_id = self._client.subscribe(JobId(job_id), 0, True, now=self._pump.now())
+        except LocalProtocolError:
+            return False
+        self._mends[request_id] = job_id
+        self._pump.soon()
+        return True
+
+    # For who opens and leaves it.
+
+    async def _open(
+        self, token: Token, target: Target, dialing: Dialing = dial, *, patient: bool = False
+    ) -> None:
+        """Connect and say hello; returns when the runtime has said welcome.
+
+        Raises OSError when nobody is reached, ConnectionLost when it takes too long, and the ArcpError of a
+        refusal (§6.1). `patient`: nobody reached is tried again, as long as a cut session would be.
+        """
+        self._dialer = Dialer(self._client, self._pump, target, token, dialing)
+        self._patient = patient
+        until = self._pump.now() + self._give_up
+        backoff = first_attempts()
+        while True:
+            try:
+                await self._dialer.connect()
+                await self._welcome.wait()
+                return
+            except (OSError, ConnectionLost):
+                if not patient or self.lost is not None or self._pump.now() >= until:
+                    raise
+            if self._client.session is not None:
+                await self._welcome.wait()  # The client goes on by itself with what a store has kept.
+                return
+            self._welcome = Answer()
+            await anyio.sleep(max(0, backoff.dial(Time(self._pump.now())).at - self._pump.now()) / SECOND)
+
+    def _leave(self) -> None:
+        """Drop the connection: the session is detached, its jobs go on."""
+        self._jobs.done_with_ends()
+        self._jobs.tell()
+        if self._keeper is not None:
+            self._keeper.close(finished=self._finished or self._is_finished())
+        self._lose(ConnectionLost("the session was left"))
+        try:
+            self._client.detach(now=self._pump.now())
+        finally:
+            self._pump.stop()
+
+    # For its pump.
+
+    def _request(self, request: MachineRequest) -> None:
+        """The client wants a connection."""
+        if isinstance(request, Dial) and self._dialer is not None:
+            self._dialer.again(request)
+
+    def _happened(self, events: Sequence[MachineEvent]) -> None:
+        """Something came from the runtime, or happened to the connection."""
+        for event in self._jobs.take_emitted(events):
+            self._told(event)
+
+    # Below: steps of the above.
+
+    def _told(self, event: MachineEvent) -> None:
+        match event:
+            case JobEnded():
+                self._jobs.ended(event)
+            case JobAccepted():
+                self._accepted(event)
+            case Subscribed():
+                self._subscribed(event)
+            case RequestRefused():
+                if event.request_id in self._mends:
+                    self._jobs.not_mended(self._mends.pop(event.request_id))
+                self._answers.refuse(event.request_id, refusal_of(event))
+            case CancelAnswered():
+                self._jobs.cancel_answered(event)
+                self._answers.give(event.request_id, event.final_status)
+            case JobsListed():
+                self._answers.give(event.request_id, event)
+            case _:
+                self._session_changed(event)
+
+    def _session_changed(self, event: MachineEvent) -> None:
+        match event:
+            case Welcomed():
+                self._welcomed(event)
+            case Detached():
+                self._jobs.detached(event)
+                self._watchers.changed(event)
+            case SessionLost():
+                self._jobs.session_lost(event)
+                self._watchers.changed(event)
+                if event.final:
+                    self._end_soon(errors.SessionLost(f"the session is lost: {event.reason or event.code}"))
+            case JobLost():
+                self._watchers.changed(event)
+                self._jobs.lose(event.job_id, job_loss_of(event))
+            case SessionFailed():
+                self._failure = error_for(
+                    event.code, event.message, retryable=event.retryable, details=event.details
+                )
+            case ConnectionEnded():
+                self._connection = None
+                if self._client.session is None:
+                    self._end_soon(loss_of(event))
+            case SessionClosed():
+                if self._client.session is None:
+                    self._end_soon(ConnectionLost("the session was closed"))
+
+    def _welcomed(self, event: Welcomed) -> None:
+        self._jobs.resumed(event.resumed)
+        self._connection = event.connection
+        self._failure = None
+        self.id, self.runtime = event.session_id, event.runtime
+        self.features, self.agents = event.features, event.agents
+        self.resume_window_sec = event.resume_window_sec
+        self._watchers.changed(event)
+        self._welcome.give(None)
+        self._hold()
+
+    def _accepted(self, event: JobAccepted) -> None:
+        if event.request_id in self._answers:
+            self._answers.give(event.request_id, self._jobs.accepted(event))
+
+    def _subscribed(self, event: Subscribed) -> None:
+        """Without a request it was the client itself that asked, for a job that it goes on with."""
+        if event.request_id in self._mends:
+            self._mends.pop(event.request_id)
+        elif event.request_id is None or event.request_id in self._answers:
+            self._answers.give(event.request_id, self._jobs.subscribed(event))
+        elif event.job_id not in self._jobs:
+            self._client.unsubscribe(event.job_id, now=self._pump.now())
+            self._pump.soon()
+
+    def _is_finished(self) -> bool:
+        """Whether nobody could go on with anything: all that was asked for has ended, and was taken."""
+        resumption = self._client.resumption()
+        return bool(self.id) and not self._answers and resumption is not None and not resumption.jobs
+
+    def _end_soon(self, loss: ConnectionLost) -> None:
+        """It is over; what else the client has to say of it, of its jobs for example, comes first."""
+        if self._patient and not self.id and self._failure is None:
+            self._welcome.refuse(loss)  # There was none yet: it is `open` that goes on.
+            return
+        if self.lost is None or isinstance(loss, errors.SessionLost):
+            self.lost = loss
+            loss.__cause__ = self._failure
+        self._pump.loop.call_soon(partial(self._lose, loss))
+
+    def _lose(self, lost: ConnectionLost) -> None:
+        """The one place where a session ends: nothing more will come for whatever waits."""
+        if self._over.is_set():
+            return
+        self.lost = lost = self.lost or lost
+        lost.__cause__ = self._failure
+        self._welcome.refuse(self._failure or lost)
+        self._answers.refuse_all(lost)
+        self._jobs.lose_all(lost)
+        self._watchers.end()
+        self._over.set()
+        if self._dialer is not None:
+            self._dialer.stop()
+
+    async def _ask(self, send: Callable[..., RequestId]) -> Any:
+        """Send a request, and wait for its answer; reading goes on meanwhile."""
+        if self.lost is not None:
+            raise again(self.lost)
+        request_id = send(now=self._pump.now())
+        answer = self._answers.expect(request_id)
+        self._pump.run()
+        try:
+            with self._holding.reading_on():
+                return await answer.wait()
+        finally:
+            self._jobs.taken_soon(self._answers.forget(request_id))
+
+    def _hold(self) -> None:
+        if self._connection is not None and self.lost is None:
+            self._pump.hold(self._connection, self._holding.on)
+
+
+class _PumpHost:
+    """Hands to a session what its pump has for its host."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def request(self, request: MachineRequest) -> None:
+        self._session._request(request)
+
+    def happened(self, events: Sequence[MachineEvent]) -> None:
+        self._session._happened(events)
+
+
+async def _cancel_quietly(job: Job) -> None:
+    with suppress(ArcpError):
+        await job.cancel("the session was left")

@@ -1,0 +1,241 @@
+"""Where a client keeps its session, so that the one that is started next goes on where it stopped."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from arcp_io.errors import NotAStore, StoreInUse
+from arcp_io.forks import keep_from_copies, share_with_copies
+from arcp_proto.client.stored_session import Resumption
+
+__all__ = ["FileStore", "MemoryStore", "SessionStore"]
+
+logger = logging.getLogger("arcp_io")
+
+MODE: Final = 0o600
+"""What it holds opens a session: nobody else may read it."""
+LARGEST: Final = 64 * 1024 * 1024
+"""Bytes of a file that may hold a session; a larger file is not read."""
+
+
+class SessionStore(Protocol):
+    """Keeps one session for `connect(..., store=…)`.
+
+    Its calls come from the event loop: they have to be quick. A store that is a context manager as well is
+    entered for as long as the session lasts.
+    """
+
+    def load(self) -> Resumption | None:
+        """What was saved last; None when nothing was, or when it was cleared."""
+
+    def save(self, resumption: Resumption) -> None:
+        """Keep this, in place of what was kept; when it returns, a crash no longer loses it."""
+
+    def clear(self) -> None:
+        """Keep nothing: there is nothing to go on with."""
+
+
+class MemoryStore:
+    """Keeps a session as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._kept: Resumption | None = None
+
+    def load(self) -> Resumption | None:
+        return self._kept
+
+    def save(self, resumption: Resumption) -> None:
+        self._kept = resumption
+
+    def clear(self) -> None:
+        self._kept = None
+
+
+class FileStore:
+    """Keeps a session in a file that only its owner can read.
+
+    Each save writes another file, syncs and renames it: a crash leaves the old or the new session, whole. A
+    file at this path that holds something else is never changed or removed: NotAStore is raised instead.
+
+    Entered as a context manager, which may be done again inside, the store is for one process at a time:
+    StoreInUse for the next one, by a lock on the file beside it that ends in `.arcp-io-lock`. That file is
+    there while the store is entered.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._lock = -1
+        self._entered = 0
+        self._known: tuple[int, ...] | None = None
+        """The identity of the file that is known to hold a session; None: of no file."""
+
+    def __repr__(self) -> str:
+        return f"<FileStore {self.path}>"
+
+    def __enter__(self) -> Self:
+        if self._entered == 0:
+            self._lock = self._take_lock()
+        self._entered += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered -= 1
+        if self._entered == 0:
+            self._release_lock()
+
+    def load(self) -> Resumption | None:
+        """Return the session that was saved last; None without a file, and for an empty one.
+
+        A file that others could read is closed to them, with a warning. Raises NotAStore for a file that
+        holds no session, which stays as it is, and OSError for one that cannot be opened.
+        """
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            status = os.fstat(descriptor)
+            resumption = self._read(descriptor, status)
+            mode = stat.S_IMODE(status.st_mode)
+            if resumption is not None and mode & ~MODE:
+                logger.warning("%s had mode %03o: others may know the session in it", self.path, mode)
+                os.fchmod(descriptor, MODE)
+        finally:
+            os.close(descriptor)
+        self._known = _identity(status)
+        return resumption
+
+    def save(self, resumption: Resumption) -> None:
+        """Keep a session in place of the one that was kept.
+
+        Raises NotAStore for a file that holds something else, and OSError when it cannot be written; what was
+        there before is there still.
+        """
+        self._check_replaceable()
+        fresh = self._beside("new")
+        descriptor = os.open(
+            fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, MODE
+        )
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(descriptor, MODE)
+                file.write(resumption.to_json())
+                file.flush()
+                os.fsync(descriptor)
+            os.replace(fresh, self.path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(fresh)
+            raise
+        self._known = _identity(os.stat(self.path))
+        self._sync_directory()
+
+    def touch(self) -> None:
+        """Note that the session is attached: its file, if there is one, counts as written now."""
+        with suppress(FileNotFoundError):
+            unchanged = _identity(os.stat(self.path)) == self._known
+            os.utime(self.path)
+            if unchanged:
+                self._known = _identity(os.stat(self.path))
+
+    def clear(self) -> None:
+        """Remove the session; without one nothing is done.
+
+        Raises NotAStore for a file that holds something else, and OSError when the file cannot be removed.
+        """
+        self._check_replaceable()
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
+            self._sync_directory()
+
+    def _read(self, descriptor: int, status: os.stat_result) -> Resumption | None:
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self.path))
+        if not stat.S_ISREG(status.st_mode):
+            raise NotAStore(f"{self.path} is not a regular file: give a path of its own to the session")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(LARGEST + 1)
+        if not data:
+            return None
+        try:
+            if len(data) > LARGEST:
+                raise ValueError
+            return Resumption.of_json(data)
+        except ValueError:
+            raise NotAStore(
+                f"{self.path} holds no session of arcp-io: move it away, or give another path"
+            ) from None
+
+    def _check_replaceable(self) -> None:
+        """Raise NotAStore unless the path is free, or its file holds a session."""
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            return
+        if _identity(status) != self._known:
+            self.load()
+
+    def _take_lock(self) -> int:
+        """Return the descriptor of the lock file, locked; raises StoreInUse, and OSError."""
+        path = self._beside("lock")
+        while True:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
+            keep_from_copies(lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_at(path, lock):
+                    return lock
+            except BlockingIOError:
+                _close(lock)
+                raise StoreInUse(f"another process goes on with the session in {self.path}") from None
+            except BaseException:
+                _close(lock)
+                raise
+            _close(lock)  # Its owner has removed it meanwhile: a lock on it excludes nobody.
+
+    def _release_lock(self) -> None:
+        """Remove the lock file, which only its owner may do, and unlock it; a forked copy does not own it."""
+        path = self._beside("lock")
+        with suppress(OSError):
+            if _is_at(path, self._lock):
+                os.unlink(path)
+        _close(self._lock)
+
+    def _beside(self, purpose: str) -> Path:
+        """Return the path of a file that is ours by its name."""
+        return self.path.with_name(f"{self.path.name}.arcp-io-{purpose}")
+
+    def _sync_directory(self) -> None:
+        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _close(lock: int) -> None:
+    share_with_copies(lock)
+    os.close(lock)
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes when a file is replaced or written to."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Return whether an open file is the one at this path."""
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,64 @@
+"""How threads call into the event loop of one blocking session, which runs in a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError
+from typing import Any, Final, TypeVar, overload
+
+import anyio
+from anyio.from_thread import BlockingPortal
+
+from arcp_io.errors import ConnectionLost
+
+T = TypeVar("T")
+
+LEFT: Final = "the session was left: this call works only inside the `with` block of its connect"
+
+
+class Hop:
+    """The way from any thread to the loop of one session."""
+
+    def __init__(self, portal: BlockingPortal) -> None:
+        self._portal = portal
+        self.over = False
+        """Whether the block of the session was left."""
+
+    @overload
+    def call(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T: ...
+
+    @overload
+    def call(self, function: Callable[[], T]) -> T: ...
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Call in the thread of the loop and return the result; raises ConnectionLost after the block."""
+        if self.over:
+            raise ConnectionLost(LEFT)
+        try:
+            return self._portal.call(function)
+        except CancelledError:
+            raise ConnectionLost(LEFT) from None
+        except RuntimeError:
+            if self.over:
+                raise ConnectionLost(LEFT) from None  # It was left while this call was on its way.
+            raise
+
+    def call_within(self, timeout: float | None, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The same, for at most `timeout` seconds; raises TimeoutError when they are over."""
+
+        async def limited() -> T:
+            with anyio.fail_after(timeout):
+                return await function()
+
+        return self.call(limited)
+
+    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
+        """Iterate over what comes in the loop."""
+
+        async def next_item() -> tuple[T] | None:
+            async for item in items:
+                return (item,)
+            return None
+
+        while (found := self.call(next_item)) is not None:
+            yield found[0]

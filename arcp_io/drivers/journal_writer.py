@@ -1,0 +1,175 @@
+"""What stands between a runtime and its journal: its records go in, and come out of it after a restart."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from arcp_io.journal import JournalError
+from arcp_proto.errors import InvariantViolated, ensure
+from arcp_proto.server.journal.records import (
+    RECORD_VERSION,
+    JobKept,
+    Record,
+    SessionKept,
+    decode_record,
+    encode_record,
+)
+from arcp_proto.server.runtime import Runtime
+
+if TYPE_CHECKING:
+    from arcp_io.journal import Journal
+    from arcp_proto.server.config import RuntimeConfig
+
+    from .loop import Loop
+    from .pump import Pump
+
+AGENTS_WAIT: Final = 4 * 1024 * 1024
+"""Bytes of records that wait for the disk, from which on agents wait too; what they have said by then, 64
+events at most, is below as much again."""
+AGENTS_GO_ON: Final = AGENTS_WAIT // 2
+RECORDS_BETWEEN_TURNS: Final = 64
+"""Records of a snapshot that are encoded before the loop gets its turn."""
+
+
+class Keeper:
+    """Keeps the records of one runtime in a journal, and tells its pump how far they are durable.
+
+    The journal's numbers go on from one run to the next, those of a runtime begin at 0 each time.
+    """
+
+    def __init__(self, journal: Journal, loop: Loop) -> None:
+        self._journal = journal
+        self._loop = loop
+        self._runtime: Runtime
+        self._pump: Pump
+        self._hold_agents: Callable[[bool], None]
+        self._base = self._next = 0
+        self._durable = 0
+        self._failure: Exception | None = None
+        self._awake = False
+        self._holding = False
+        self._restored = False
+        self._closed = False
+
+    def restore(self, config: RuntimeConfig, *, seed: bytes, now: int, unix: int) -> Runtime:
+        """Open the journal, and make the runtime that it holds, or a new one; for a thread, since it blocks.
+
+        Raises JournalError.
+        """
+        self._journal.open(RECORD_VERSION, self._on_durable, self._on_failed)
+        self._base = self._next = self._durable = self._journal.next
+        try:
+            records = map(decode_record, self._journal.read())
+            with _nothing_collected():
+                self._runtime = Runtime.restore(config, records, seed=seed, now=now, unix=unix)
+        except (Exception, InvariantViolated) as error:
+            raise JournalError(
+                f"what {self._journal} holds cannot be restored: {type(error).__name__}: {error}. Keep it,"
+                " and begin with another"
+            ) from error
+        finally:
+            self._restored = True
+            if self._closed:  # By somebody who did not wait.
+                self._journal.close()
+        return self._runtime
+
+    def attach(self, pump: Pump, hold_agents: Callable[[bool], None]) -> None:
+        """Tell this pump; `hold_agents` is told when agents have to wait, and when to go on."""
+        self._pump = pump
+        self._hold_agents = hold_agents
+
+    # For the pump.
+
+    @property
+    def behind(self) -> int:
+        """How many records have to be durable until all that was made so far is; 0: they are."""
+        count = self._runtime.record_count
+        return count if count > self._runtime.persisted_count else 0
+
+    def keep(self, records: Sequence[Record]) -> None:
+        """Store records that were just taken; raises JournalError."""
+        if self._closed:
+            return
+        journal, encoded = self._journal, [encode_record(record) for record in records]
+        journal.append(self._next, encoded)
+        self._next += len(encoded)
+        ensure(self._next - self._base == self._runtime.record_count, "every record is kept")
+        if not self._holding and journal.waiting_bytes > AGENTS_WAIT:
+            self._hold(True)
+        if journal.compaction_due:
+            with _nothing_collected():
+                journal.compact(_encoded(self._runtime.snapshot()))
+
+    def close(self) -> None:
+        """Store what waits, and close the journal; for a thread, since it blocks. Again is harmless."""
+        self._closed = True
+        if self._restored:
+            self._journal.close()
+
+    # From the journal's thread.
+
+    def _on_durable(self, count: int) -> None:
+        self._durable = count
+        self._wake()
+
+    def _on_failed(self, error: Exception) -> None:
+        self._failure = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._awake:
+            self._awake = True
+            with suppress(RuntimeError):  # The loop is closed.
+                self._loop.call_from_thread(self._look)
+
+    # On the loop.
+
+    def _look(self) -> None:
+        self._awake = False
+        if self._closed:
+            return
+        if self._failure is not None:
+            self._closed = True
+            self._pump.abandon(1011, "the journal failed", self._failure)
+            return
+        self._pump.persisted(self._durable - self._base, self._runtime.persisted)
+        if self._holding and self._journal.waiting_bytes <= AGENTS_GO_ON:
+            self._hold(False)
+
+    def _hold(self, held: bool) -> None:
+        self._holding = held
+        self._hold_agents(held)
+
+
+def _encoded(snapshot: list[Record]) -> Iterator[bytes]:
+    """A snapshot as bytes: at once what holds objects that go on changing, the bulk of it as it is consumed.
+
+    That is on the journal's thread, which lets the loop in again and again.
+    """
+    ready = [
+        record if isinstance(record, JobKept | SessionKept) else encode_record(record) for record in snapshot
+    ]
+
+    def encode() -> Iterator[bytes]:
+        for count, record in enumerate(ready):
+            yield record if isinstance(record, bytes) else encode_record(record)
+            if count % RECORDS_BETWEEN_TURNS == 0:
+                time.sleep(0)
+
+    return encode()
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """So many objects are made that looking for cycles among them, again and again, takes longer."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

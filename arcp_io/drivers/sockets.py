@@ -1,0 +1,85 @@
+"""Sockets, as far as they are the same for both loops."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from contextlib import suppress
+from typing import Any, Final
+
+import anyio
+
+from arcp_io.forks import keep_from_copies
+
+BACKLOG: Final = 1024
+ACCEPTED_AT_ONCE: Final = 16
+"""Connections accepted before others get their turn."""
+RETRY_DELAY: Final = 0.1
+"""Seconds without accepting after it has failed, because no descriptor is free for example."""
+
+
+async def open_listeners(host: str, port: int) -> list[socket.socket]:
+    """Listen on every address of a host, on one port; 0: a free one. Raises OSError."""
+    found = await _addresses(host, port)
+    listeners: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(found):
+            if port == 0 and listeners:
+                address = (address[0], listeners[0].getsockname()[1], *address[2:])
+            listeners.append(_listen(family, address))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+async def _addresses(host: str, port: int) -> Any:
+    kind, passive = socket.SOCK_STREAM, socket.AI_PASSIVE
+    try:  # Nobody has to be asked for what is an address.
+        return socket.getaddrinfo(host, port, type=kind, flags=passive | socket.AI_NUMERICHOST)
+    except (socket.gaierror, UnicodeError):
+        return await anyio.getaddrinfo(host, port, type=kind, flags=passive)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def address_text(address: Any) -> str:
+    """The address of a peer, as a label: host:port."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        host, port = address[0], address[1]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(address)
+
+
+def send_at_once(connected: socket.socket) -> None:
+    """Do not hold back small segments (TCP_NODELAY); harmless on what is no TCP, or gone already."""
+    with suppress(OSError):
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _listen(family: int, address: Any) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        keep_from_copies(listener.fileno())
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, error.strerror, address_text(address)) from None
+    except BaseException:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,216 @@
+"""Tasks, the timer and streams on trio."""
+
+from __future__ import annotations
+
+import math
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import cached_property
+from typing import Any, Literal
+
+import trio
+
+from arcp_io.drivers.loop import READ_SIZE, Accepted, AgentTask, Connected, Listening
+from arcp_io.drivers.transport import StreamTransport
+
+from .listener import Listener
+from .streams import PipeStream, SocketStream
+from .tls import TlsStream, client_side
+
+
+class TrioTask:
+    """A task with a cancel scope of its own."""
+
+    __slots__ = ("_done", "_ended", "scope")
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self._done = False
+        self._ended: trio.Event | None = None
+
+    def done(self) -> bool:
+        return self._done
+
+    def end(self) -> None:
+        """It has ended."""
+        self._done = True
+        if self._ended is not None:
+            self._ended.set()
+
+    async def wait(self) -> None:
+        """Until it has ended."""
+        if not self._done:
+            if self._ended is None:
+                self._ended = trio.Event()
+            await self._ended.wait()
+
+
+class TrioLoop:
+    """A Loop on trio. One task of it, `keep`, stands behind the timer and `call_soon`."""
+
+    name: Literal["asyncio", "trio"] = "trio"
+    cancelled: type[BaseException] = trio.Cancelled
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.failure: BaseException | None = None
+        self._on_crash: Callable[[], object] = _nothing
+        self._nursery = nursery
+        self._token = trio.lowlevel.current_trio_token()
+        self._tasks: dict[AgentTask, TrioTask] = {}
+        self._soon: list[Callable[[], None]] = []
+        self._started = self._begun = 0
+        """Tasks so far; they begin in the order in which they were started, but for those of one turn."""
+        self._due = math.inf
+        self._on_due: Callable[[], None] = _nothing
+        self._sleep = trio.CancelScope()
+        self._keeper: trio.lowlevel.Task | None = None
+        """The task of `keep`, while it sleeps."""
+
+    @cached_property
+    def buffer(self) -> memoryview:
+        """For what is read from sockets and pipes."""
+        return memoryview(bytearray(READ_SIZE))
+
+    # For the pump.
+
+    def arm(self, delay: float | None, callback: Callable[[], None]) -> None:
+        self._due = math.inf if delay is None else trio.current_time() + delay
+        self._on_due = callback
+        self._sleep.deadline = self._due
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self._soon.append(callback)
+        if self._keeper is not None:
+            keeper, self._keeper = self._keeper, None
+            trio.lowlevel.reschedule(keeper)
+
+    def call_from_thread(self, callback: Callable[[], None]) -> None:
+        self._token.run_sync_soon(callback)
+
+    def crash(self, error: BaseException) -> None:
+        if self.failure is None:
+            self.failure = error
+            self._on_crash()
+
+    async def keep(self) -> None:
+        """Call what is due, and what was asked for soon, until cancelled."""
+        while True:
+            with trio.CancelScope(deadline=self._due) as self._sleep:
+                await self._keep_until_due()
+            if trio.current_time() >= self._due:
+                self._due = math.inf
+                self._on_due()
+
+    async def _keep_until_due(self) -> None:
+        while True:
+            if self._soon:
+                await trio.lowlevel.checkpoint()
+            else:
+                self._keeper = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._forget_sleeping)
+            soon, self._soon = self._soon, []
+            started = self._started
+            while self._begun < started:  # Trio shuffles the tasks of a turn; these may say something.
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            for callback in soon:
+                callback()
+
+    def _forget_sleeping(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+        self._keeper = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    # Tasks.
+
+    def start(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> AgentTask:
+        task = TrioTask()
+        self._tasks[task] = task
+        self._nursery.start_soon(self._run, task, run, name=name)
+        self._started += 1
+        return task
+
+    def cancel(self, task: AgentTask) -> None:
+        if task in self._tasks:
+            self._tasks[task].scope.cancel()
+
+    async def wait(self, task: AgentTask) -> None:
+        if task in self._tasks:
+            await self._tasks[task].wait()
+
+    async def checkpoint(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def task_id(self) -> int:
+        return id(trio.lowlevel.current_task()) if trio.lowlevel.in_trio_task() else 0
+
+    def cut_off(self) -> bool:
+        return trio.current_effective_deadline() == -math.inf
+
+    def event(self) -> trio.Event:
+        return trio.Event()
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """A block that a crash cancels; it is left with what the crash was."""
+        with trio.CancelScope() as crash:
+            self._on_crash = crash.cancel
+            try:
+                yield
+            finally:
+                if self.failure is not None:
+                    raise self.failure
+
+    async def _run(self, task: TrioTask, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._begun += 1
+        try:
+            with task.scope:
+                await run()
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
+            self.crash(error)
+        finally:
+            del self._tasks[task]
+            task.end()
+
+    # Streams.
+
+    async def listen(
+        self, listener: socket.socket, context: ssl.SSLContext | None, accepted: Accepted
+    ) -> Listening:
+        return Listener(self, listener, context, accepted)
+
+    async def connect(
+        self, host: str, port: int, context: ssl.SSLContext | None, connected: Connected
+    ) -> StreamTransport:
+        stream = await trio.open_tcp_stream(host, port)
+        if context is not None:
+            return TlsStream(self, await client_side(stream, context, host), connected).transport
+        return SocketStream(self, socket.socket(fileno=stream.socket.detach()), connected).transport
+
+    async def open_pipes(self, reading: int, writing: int, connected: Connected) -> StreamTransport:
+        return PipeStream(self, reading, writing, connected).transport
+
+
+@asynccontextmanager
+async def open_trio_loop() -> AsyncIterator[TrioLoop]:
+    """See `arcp_io.drivers.loop.open_loop`."""
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        loop = TrioLoop(nursery)
+        loop.start(loop.keep, "arcp timer")
+        try:
+            with loop.guard():
+                yield loop
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
+            failure = error  # Raised as it is, not in the nursery's group.
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _nothing() -> None:
+    """Nobody is told of a crash yet, and nothing is due."""

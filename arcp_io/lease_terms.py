@@ -1,0 +1,38 @@
+"""The terms of a job, as `Session.submit` takes them, in the words of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from arcp_proto.ids import SECOND, Time
+from arcp_proto.leases.budget import COST_BUDGET
+from arcp_proto.wire.timestamps import format_time
+
+__all__ = ["moment", "with_budget"]
+
+
+def with_budget(
+    lease: Mapping[str, Sequence[str]] | None, budget: str | Sequence[str] | None
+) -> Mapping[str, Sequence[str]] | None:
+    """A lease with amounts such as USD:5 added to what it may spend (§9.6)."""
+    if budget is None:
+        return lease
+    amounts = [budget] if isinstance(budget, str) else list(budget)
+    return {**(lease or {}), COST_BUDGET: [*(lease or {}).get(COST_BUDGET, ()), *amounts]}
+
+
+def moment(when: str | datetime | timedelta | None, unix: int) -> str | None:
+    """A time in UTC, or a time from now (`unix`, nanoseconds), as it is written; text as it is.
+
+    Raises ValueError for a time without a zone.
+    """
+    match when:
+        case datetime():
+            if when.tzinfo is None:
+                raise ValueError("the time has no time zone; datetime.now(timezone.utc) has one")
+            text = when.astimezone(UTC).isoformat(timespec="microseconds")
+            return text.replace("+00:00", "Z")
+        case timedelta():
+            return format_time(Time(unix + int(when.total_seconds() * SECOND)))
+    return when

@@ -1,0 +1,1 @@
+"""Serving an App: listeners, authentication, the audit log, and `run`."""

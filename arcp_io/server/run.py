@@ -1,0 +1,183 @@
+"""`run`: serve an App until a signal comes, for a program that has no event loop yet."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import ssl
+
+    from anyio.abc import TaskStatus
+
+    from arcp_io.app import App
+    from arcp_io.journal import Journal
+
+    from .server import Server
+
+
+logger = logging.getLogger("arcp_io")
+
+
+def run(
+    app: App,
+    host: str = "127.0.0.1",
+    port: int = 7777,
+    *,
+    loop: str = "asyncio",
+    stdio: bool = False,
+    drain: float = 30.0,
+    path: str = "/arcp",
+    certfile: str | None = None,
+    keyfile: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    allow_plain: bool = False,
+    origins: Sequence[str] = (),
+    hosts: Sequence[str] | None = None,
+    journal: Journal | None = None,
+) -> None:
+    """Serve an App over WebSocket, or with `stdio` one connection on our standard streams.
+
+    `loop` is asyncio or trio. With a `journal` sessions and jobs survive the process. SIGINT and SIGTERM end
+    it: the first lets running jobs finish for `drain` seconds, a second does not wait. The soft limit on open
+    files is raised to the hard one. Raises ValueError for
+    an App that cannot be served and for files that hold no certificate and key, OSError when it cannot
+    listen, JournalError for a journal that cannot be used or has failed.
+    """
+    import anyio
+
+    from arcp_io.drivers.descriptors import raise_limit
+
+    app.config()
+    raise_limit()
+    if certfile is not None:
+        ssl_context = _server_context(certfile, keyfile)
+    if stdio:
+        serving = partial(_serve_stdio, app, drain, journal)
+    else:
+        from .server import serve
+
+        server = partial(
+            serve,
+            app,
+            host=host,
+            port=port,
+            path=path,
+            ssl_context=ssl_context,
+            allow_plain=allow_plain,
+            origins=origins,
+            hosts=hosts,
+            journal=journal,
+        )
+        serving = partial(_serve, server, drain)
+    anyio.run(serving, backend=loop)
+
+
+async def _serve(open_server: Callable[[], AbstractAsyncContextManager[Server]], drain: float) -> None:
+    async with open_server() as server:
+        await _until_ended(server, drain, server.wait_closed, f"serving {server.url}")
+
+
+async def _serve_stdio(app: App, drain: float, journal: Journal | None) -> None:
+    from arcp_io.drivers.stdio import own_standard_streams
+
+    from .server import open_server
+
+    with own_standard_streams() as (reading, writing):
+        async with open_server(app, drain, journal) as server:
+            await _until_ended(server, drain, partial(server.carry_lines, reading, writing, "stdio"))
+
+
+async def _until_ended(
+    server: Server, drain: float, wait: Callable[[], Awaitable[None]], begun: str = ""
+) -> None:
+    """Wait, and shut the server down at the first signal, at once at the second.
+
+    Signals are obeyed when `begun` is printed on stderr.
+    """
+    import anyio
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(_obey_signals, server, drain)
+        if begun:
+            print(begun, file=sys.stderr, flush=True)
+        try:
+            await wait()
+            await server.shut_down(drain)
+        finally:
+            with anyio.CancelScope(shield=True):
+                if unstopped := await server.abort():
+                    _leave(unstopped, server.loop.failure)
+        tasks.cancel_scope.cancel()
+
+
+async def _obey_signals(server: Server, drain: float, *, task_status: TaskStatus[None]) -> None:
+    import signal
+
+    import anyio
+
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async with anyio.create_task_group() as tasks:
+            async for number in signals:
+                _tell_drain(server, drain, by_ctrl_c=number == signal.SIGINT)
+                tasks.start_soon(server.shut_down, drain)
+                drain = 0.0
+
+
+def _tell_drain(server: Server, drain: float, *, by_ctrl_c: bool) -> None:
+    """Log what a signal that has just come does, and what another one would do."""
+    from .activity_log import counted
+
+    running = len(server.runtime.running)
+    jobs = counted(running, "job")
+    if not running:
+        logger.info("shutting down")
+    elif drain > 0:
+        again = "Ctrl-C again" if by_ctrl_c else "a second signal"
+        logger.info(
+            "waiting for %s, at most %g s; %s stops %s", jobs, drain, again, "it" if running == 1 else "them"
+        )
+    else:
+        logger.info("stopping %s", jobs)
+
+
+def _leave(unstopped: int, failure: BaseException | None) -> NoReturn:
+    """End the process without the agents that did not stop: no event loop ends before its tasks do."""
+    if failure is not None:
+        print(f"stopped: {failure}", file=sys.stderr)
+    from .activity_log import counted
+
+    print(f"leaving without {counted(unstopped, 'agent')} that did not stop", file=sys.stderr)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _server_context(certfile: str, keyfile: str | None) -> ssl.SSLContext:
+    """Return a context with this certificate; raises OSError, and ValueError for files that do not fit."""
+    import ssl
+
+    for path in filter(None, (certfile, keyfile)):
+        with open(path, "rb"):  # OpenSSL does not say which file it cannot open.
+            pass
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certfile, keyfile)
+    except ssl.SSLError as error:
+        reason = (error.reason or str(error)).lower().replace("_", " ")
+        if keyfile is None:
+            raise ValueError(
+                f"{certfile} is not a PEM file with a certificate chain and its private key ({reason}):"
+                " give the key as keyfile if it is in a file of its own"
+            ) from None
+        raise ValueError(
+            f"{certfile} and {keyfile} are not PEM files with a certificate chain and its key ({reason})"
+        ) from None
+    return context

@@ -1,0 +1,333 @@
+"""Serving an App: over WebSocket, on our own standard streams, or in memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import msgspec
+
+from arcp_io.agents.host import AgentHost
+from arcp_io.agents.threads import call_in_thread
+from arcp_io.drivers.clock import Clock
+from arcp_io.drivers.descriptors import descriptors, early_of, room_of
+from arcp_io.drivers.journal_writer import Keeper
+from arcp_io.drivers.loop import Listening, Loop, open_loop
+from arcp_io.drivers.pump import Pump
+from arcp_io.drivers.sockets import is_loopback, open_listeners
+from arcp_io.drivers.stdio import RequestCodec, own_standard_streams
+from arcp_io.drivers.transport import ByteStream, StreamTransport
+from arcp_io.drivers.websocket import ServerCodec
+from arcp_io.drivers.ws_admission import LOOPBACK_HOSTS, Admission
+from arcp_io.provisioning import NoProvisioner, Provisioning
+from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto.engine.output import (
+    Audit,
+    ConnectionEnded,
+    Event,
+    IssueCredentials,
+    Noted,
+    Request,
+    RevokeCredential,
+    RuntimeEnded,
+    StartJob,
+)
+from arcp_proto.ids import JobId
+from arcp_proto.server.host_queries import Counts, JobInfo
+from arcp_proto.server.runtime import Runtime
+
+from . import activity_log
+from .audit_log import Auditor
+
+if TYPE_CHECKING:
+    from arcp_io.app import App
+    from arcp_io.journal import Journal
+
+logger = logging.getLogger("arcp_io")
+
+DRAIN: Final = 30.0
+"""Seconds that running jobs get when a server shuts down."""
+
+
+VOLATILE: Final = (
+    "%s issues no credentials, and refuses jobs whose leases name models: without a journal they stay valid"
+    " after a crash; give a journal, or App(volatile_credentials=True) for tests"
+)
+PLAIN: Final = (
+    "%s issues no credentials at %s, and refuses jobs whose leases name models: a plain connection shows them"
+    " to the network; give an ssl_context, or on loopback App(secure_loopback=True)"
+)
+
+
+class Server:
+    """A runtime that is being served. Made by `serve`, `serve_stdio` and `serve_memory`."""
+
+    def __init__(
+        self, app: App, loop: Loop, clock: Clock, runtime: Runtime, keeper: Keeper | None = None
+    ) -> None:
+        self.host = ""
+        self.port = 0
+        self.url = ""
+        """Where clients connect, if it listens."""
+        self.secure = True
+        """Whether credentials may be shown to its clients (§9.8)."""
+        self.runtime = runtime
+        self.pump = Pump(runtime, self, loop, clock, keeper)
+        self.loop = loop
+        self._agents = AgentHost(app, runtime, self.pump, loop)
+        self._auditor = Auditor(app.audit, app.audit_bytes)
+        self.refusals = activity_log.Refusals(clock.now)
+        provisioner = app.provisioner or NoProvisioner()
+        self._provisioning = Provisioning(provisioner, runtime, self.pump, loop, 0.9 * app.limits.issue)
+        self._secure_loopback = app.secure_loopback
+        self._keeper = keeper
+        if keeper is not None:
+            keeper.attach(self.pump, self._agents.hold)
+        self._files = descriptors()
+        self._room = room_of(self._files)
+        """Connections for which there are descriptors, when as many as agents need are kept."""
+        self._listening: list[Listening] = []
+        self._shutting_down = False
+        self._connection_ended = loop.event()
+        self._ended = loop.event()
+
+    async def shut_down(self, drain: float = DRAIN) -> None:
+        """Accept no more, give running jobs `drain` seconds, cancel the rest, close all; return at the end.
+
+        A second call shortens the wait.
+        """
+        self._stop_listening()
+        if not self._ended.is_set():
+            self.runtime.shut_down(drain, now=self.pump.now())
+            self.pump.run()
+        await self.wait_closed()
+
+    def set_observers(self, observers: Mapping[str, Mapping[str, str]]) -> None:
+        """Who sees the jobs of others from now on, as in App; raises LocalProtocolError for other rights."""
+        rights = {principal: dict(owners) for principal, owners in observers.items()}
+        self.runtime.observers_set(rights, now=self.pump.now())
+        self.pump.run()
+
+    def jobs(self, *, finished: bool = False) -> list[JobInfo]:
+        """Return the unfinished jobs of all principals, oldest first; with `finished` all that are listed."""
+        return self.runtime.job_infos(finished=finished)
+
+    def counts(self) -> Counts:
+        """Return how many connections, sessions and jobs the server has."""
+        return self.runtime.counts()
+
+    def cancel(self, job_id: str, *, reason: str = "") -> bool:
+        """Cancel a job, whoever submitted it, and its children before it (§7.4).
+
+        The client of the job gets CANCELLED, "cancelled by the host", once the agent has stopped or its grace
+        of 5 s is over; `jobs` shows the job until then. Returns False when the job has ended, or its end was
+        decided before: the first outcome wins. Raises LocalProtocolError for a job that the server does not
+        have.
+        """
+        cancelled = self.runtime.cancel_job(JobId(job_id), reason, now=self.pump.now())
+        self.pump.run()
+        return cancelled
+
+    async def wait_closed(self) -> None:
+        """Until it was shut down, and every job and connection has ended."""
+        await self._ended.wait()
+
+    # As the host of its pump.
+
+    def request(self, request: Request) -> None:
+        if isinstance(request, (IssueCredentials, RevokeCredential)):
+            self._provisioning.request(request)
+        else:
+            if isinstance(request, StartJob):
+                self._provisioning.begins(request.job_id)
+            self._agents.request(request)
+
+    def happened(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, RuntimeEnded):
+                self._ended.set()
+            elif isinstance(event, ConnectionEnded):
+                self._connection_ended.set()
+            elif isinstance(event, Audit):
+                self._auditor.happened(event)
+                self.refusals.happened(event)
+            elif isinstance(event, Noted):
+                activity_log.log(event)
+            self._agents.happened(event)
+
+    # For those who make it.
+
+    async def listen(
+        self, host: str, port: int, path: str, context: ssl.SSLContext | None, admission: Admission
+    ) -> None:
+        """Accept WebSockets on every address of a host; raises OSError."""
+        listeners = await open_listeners(host, port)
+        self.secure = context is not None or (self._secure_loopback and is_loopback(host))
+        accepted = partial(self._accepted, admission, self.secure)
+        for listener in listeners:
+            self._listening.append(await self.loop.listen(listener, context, accepted))
+        self.host = host
+        self.port = listeners[0].getsockname()[1]
+        scheme = "ws" if context is None else "wss"
+        self.url = f"{scheme}://{_bracketed(host)}:{self.port}{path}"
+        logger.info("%d files may be open, of them %d connections", self._files, self._room)
+
+    def connect(self, framing: Framing, *, secure: bool, peer: str) -> Connection:
+        """A new connection of the runtime; run the pump when it has a transport."""
+        return self.runtime.connect(framing, secure=secure, peer=peer, now=self.pump.now())
+
+    async def carry_lines(self, reading: int, writing: int, peer: str) -> None:
+        """One connection over two pipes, which are closed at its end; returns then."""
+
+        def connected(stream: ByteStream) -> StreamTransport:
+            connection = self.connect(Framing.LINES, secure=True, peer=peer)
+            return StreamTransport(self.pump, connection, RequestCodec(connection.message_limit), stream)
+
+        await self.loop.open_pipes(reading, writing, connected)
+        self.pump.run()
+        await self._connection_ended.wait()
+
+    async def abort(self) -> int:
+        """Stop everything at once; harmless after the end. Returns how many agents do not stop."""
+        self._stop_listening()
+        self.pump.stop()
+        try:
+            return await self._agents.aclose()
+        finally:
+            with anyio.CancelScope(shield=True):
+                if self._keeper is not None:
+                    await call_in_thread(self._keeper.close, name="arcp-io journal")
+                if self._auditor.writes:
+                    await call_in_thread(self._auditor.close, name="arcp-io audit closing")
+
+    def _accepted(self, admission: Admission, secure: bool, stream: ByteStream, peer: str) -> StreamTransport:
+        connection = self.connect(Framing.MESSAGES, secure=secure, peer=peer)
+        codec = ServerCodec(admission, limit=connection.message_limit)
+        codec.most_controls = partial(_most_controls, connection, self.runtime.limits.early_control_frames)
+        transport = StreamTransport(self.pump, connection, codec, stream)
+        if self._shutting_down:
+            transport.close(1012, "the runtime is shutting down", abort=True)
+        elif len(self.runtime.connections) > self._room:
+            self.refusals.full(self._room)
+            transport.close(1013, "there are too many connections", abort=True)
+        self.pump.run()
+        return transport
+
+    def _stop_listening(self) -> None:
+        self._shutting_down = True
+        for listening in self._listening:
+            listening.close()
+
+
+@asynccontextmanager
+async def serve(
+    app: App,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7777,
+    path: str = "/arcp",
+    ssl_context: ssl.SSLContext | None = None,
+    allow_plain: bool = False,
+    origins: Sequence[str] = (),
+    hosts: Sequence[str] | None = None,
+    drain: float = 0.0,
+    journal: Journal | None = None,
+) -> AsyncIterator[Server]:
+    """Serve an App over WebSocket until the block is left: `async with serve(app) as server`.
+
+    Port 0 is a free one; see `server.url`. Without an `ssl_context` only loopback is served, unless
+    `allow_plain`. `hosts` are the Host headers that are let in, by default loopback and `host`; `origins`
+    the web origins, by default none. Leaving the block gives running jobs `drain` seconds. With a `journal`
+    sessions and jobs survive the process: the next one that is given it goes on with them. Raises OSError
+    when it cannot listen, ValueError for what makes no server, and JournalError for a journal that cannot be
+    used; when it fails later, everything stops, and JournalFailed is raised.
+    """
+    if ssl_context is None and not allow_plain and not is_loopback(host):
+        raise ValueError(
+            f"tokens would cross the network to {host} in clear text: give an ssl_context or allow_plain=True"
+        )
+    if not path.startswith("/"):
+        raise ValueError(f"the path {path!r} does not begin with a slash")
+    admitted = (*LOOPBACK_HOSTS, _bracketed(host)) if hosts is None else hosts
+    async with open_server(app, drain, journal) as server:
+        refused = server.refusals.http_refused
+        admission = Admission(path=path, hosts=admitted, origins=origins, refused=refused)
+        await server.listen(host, port, path, ssl_context, admission)
+        if app.provisioner is not None and not server.secure:
+            logger.warning(PLAIN, app.name, server.url)
+        if not app.ceilings:
+            logger.warning("%s grants every lease as it is asked for: App(ceilings=...) bounds it", app.name)
+        warn_of_debug(app)
+        yield server
+
+
+def warn_of_debug(app: App) -> None:
+    """Log that an App is in debug mode, if it is."""
+    if app.debug:
+        logger.warning("%s is in debug mode: clients are told the text of exceptions of agents", app.name)
+
+
+async def serve_stdio(app: App, *, drain: float = 0.0, journal: Journal | None = None) -> None:
+    """Serve one connection on our own standard input and output, until its end; then `drain` seconds more.
+
+    Meanwhile what is printed goes to standard error. `journal` as in `serve`.
+    """
+    with own_standard_streams() as (reading, writing):
+        async with open_server(app, drain, journal) as server:
+            await server.carry_lines(reading, writing, "stdio")
+
+
+@asynccontextmanager
+async def open_server(app: App, drain: float, journal: Journal | None = None) -> AsyncIterator[Server]:
+    """A server that does not listen yet. Leaving the block shuts it down; at once when cancelled."""
+    if app.provisioner is not None and journal is None and not app.volatile_credentials:
+        logger.warning(VOLATILE, app.name)
+    async with open_loop() as loop:
+        server = await _made(app, loop, journal)
+        try:
+            server.pump.run()
+            yield server
+        except Exception:
+            await server.shut_down(0.0)
+            raise
+        else:
+            await server.shut_down(drain)
+        finally:
+            await server.abort()
+
+
+async def _made(app: App, loop: Loop, journal: Journal | None) -> Server:
+    """A server with a new runtime, or with the one that its journal holds."""
+    config = msgspec.structs.replace(app.config(), notices=activity_log.wanted())
+    early = min(config.limits.early_connections, early_of(room_of(descriptors())))
+    limits = msgspec.structs.replace(config.limits, early_connections=early)
+    clock, config = Clock(), msgspec.structs.replace(config, limits=limits)
+    seed, now, unix = os.urandom(32), clock.now(), clock.unix()
+    if journal is None:
+        return Server(app, loop, clock, Runtime(config, seed=seed, now=now, unix=unix))
+    keeper = Keeper(journal, loop)
+    config = msgspec.structs.replace(config, journal=True)
+    restore = partial(keeper.restore, config, seed=seed, now=now, unix=unix)
+    try:
+        with anyio.CancelScope(shield=True):
+            runtime = await call_in_thread(restore, name="arcp-io restore")
+        return Server(app, loop, clock, runtime, keeper)
+    except BaseException:
+        keeper.close()
+        raise
+
+
+def _most_controls(connection: Connection, early: int) -> int:
+    """Return how many frames without a message are read at once: few before the welcome."""
+    return sys.maxsize if connection.phase is Phase.OPEN else early
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

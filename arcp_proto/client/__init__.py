@@ -1,0 +1,1 @@
+"""The client side: one session over many connections, and the jobs that it follows."""

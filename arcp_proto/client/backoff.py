@@ -1,0 +1,163 @@
+"""When to connect again, and when not to any more (§6.3): decisions, without a session or a transport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+from arcp_proto.engine.output import Dial
+from arcp_proto.errors import RETRYABLE, ErrorCode
+from arcp_proto.ids import MILLISECOND, SECOND, Time
+
+HEARTBEAT_SEC: Final = 30
+"""What stands for the heartbeat interval of a runtime that has told none; the draft's example."""
+REFUSAL_INTERVALS: Final = 3
+"""Heartbeat intervals in which some runtimes refuse a resume: until they notice the old transport's end."""
+CLOSING_SEC: Final = 15
+"""And seconds more, in which they wait for its closing handshake; websockets waits 10."""
+MOST_REFUSALS: Final = 3
+"""Hellos that may be refused in a row, for what trying again does not help, before it is given up."""
+SUPERSEDED_FIRST: Final = SECOND
+SUPERSEDED_SPAN: Final = 4 * SECOND
+"""A session that somebody else has taken over is taken back after 1 to 5 seconds."""
+SUPERSEDED_AGAIN: Final = 60 * SECOND
+"""Taken over again within this time, it is left to the other."""
+LOST_AGAIN: Final = 60 * SECOND
+"""A session that is lost within this time of the last is not replaced at once."""
+OF_USE: Final = SECOND
+"""A connection that has lasted this long was of use, whatever came."""
+
+
+class Fate(StrEnum):
+    """What becomes of a session whose connection has ended."""
+
+    AGAIN = "again"
+    """It is resumed, or a new one opened in its place: connect again."""
+    LOST = "lost"
+    """It cannot be resumed any more: open a new one."""
+    OVER = "over"
+    """Nothing is tried any more."""
+
+
+class Reconnecting:
+    """Backoff with full jitter: the first attempt at once, each later one within twice the time of the last.
+
+    `first` and `most`, in nanoseconds, bound the second attempt and all. `fraction` draws a number in [0, 1).
+    A connection that was of use begins it anew: something came after the welcome, or it has lasted a second.
+    """
+
+    def __init__(self, first: int, most: int, fraction: Callable[[], float]) -> None:
+        self.fate = Fate.AGAIN
+        self.attempt = 0
+        """Of the last Dial."""
+        self.earlier = False
+        """Whether the next resume asks for the last event once more, which is then dropped as a copy.
+
+        Some runtimes refuse the cursor of a client that has everything, so refused resumes alternate.
+        """
+        self.code = self.reason = ""
+        """Why the fate is what it is."""
+        self.heard = True
+        """Something has come after the welcome."""
+        self._first = first
+        self._most = most
+        self._fraction = fraction
+        self._not_before = Time(0)
+        self._welcomed_at = Time(0)
+        self._refused_at: Time | None = None
+        self._refusals = 0
+        self._superseded_at: Time | None = None
+        self._losses = 0
+        self._lost_at = Time(-LOST_AGAIN)
+
+    def welcomed(self, now: Time) -> None:
+        """A hello was answered with a welcome."""
+        self.fate, self.earlier, self.heard = Fate.AGAIN, False, False
+        self._welcomed_at, self._refused_at, self._refusals = now, None, 0
+
+    def detached(self, now: Time) -> None:
+        """The connection of a session has ended."""
+        if self.heard or now - self._welcomed_at >= OF_USE:
+            self.attempt = 0
+
+    def lost(self, now: Time) -> None:
+        """Another session is opened in its place: at once, unless one is lost after the other."""
+        self.fate, self.attempt, self.earlier = Fate.AGAIN, 0, False
+        self._refused_at, self._refusals = None, 0
+        self._losses = self._losses + 1 if now - self._lost_at < LOST_AGAIN else 0
+        self._lost_at = now
+        if self._losses:
+            wait = int(self._most_after(self._losses) * self._fraction())
+            self._not_before = Time(max(self._not_before, now + wait))
+
+    def dial(self, now: Time) -> Dial:
+        """The next attempt."""
+        self.attempt += 1
+        wait = 0
+        if self.attempt > 1:
+            wait = int(self._most_after(self.attempt - 1) * self._fraction())
+        at = Time(max(now + wait, self._not_before))
+        self._not_before = Time(0)
+        return Dial(at, self.attempt)
+
+    def superseded(self, now: Time) -> None:
+        """Another connection has taken the session over (§6.3)."""
+        if self._superseded_at is not None and now - self._superseded_at < SUPERSEDED_AGAIN:
+            self._end(Fate.OVER, ErrorCode.UNAUTHENTICATED, "the session was taken over twice in a minute")
+        self._superseded_at = now
+        self._not_before = Time(now + SUPERSEDED_FIRST + int(SUPERSEDED_SPAN * self._fraction()))
+
+    def refused(
+        self,
+        code: str,
+        message: str,
+        retryable: bool,
+        details: Mapping[str, Any],
+        *,
+        resuming: bool,
+        cursor: int,
+        heartbeat_sec: int | None,
+        now: Time,
+    ) -> None:
+        """A hello was refused, which asked to resume after `cursor`, or for a new session."""
+        if resuming and code in (ErrorCode.RESUME_WINDOW_EXPIRED, ErrorCode.PERMISSION_DENIED):
+            self._resume_refused(code, message, details, cursor, heartbeat_sec or HEARTBEAT_SEC, now)
+        elif resuming and code == ErrorCode.INVALID_REQUEST:
+            self._end(Fate.LOST, code, message)
+        elif retryable or RETRYABLE.get(code, False):
+            after = details.get("retry_after_ms")
+            if isinstance(after, int) and after > 0:
+                self._not_before = Time(now + min(after * MILLISECOND, self._most))
+        else:
+            self._refusals += 1
+            if self._refusals >= MOST_REFUSALS:
+                self._end(Fate.OVER, code, message)
+
+    def give_up(self, code: str, reason: str) -> None:
+        """Nothing more is tried."""
+        self._end(Fate.OVER, code, reason)
+
+    def lose(self, code: str, reason: str) -> None:
+        """Resuming the session does not help."""
+        self._end(Fate.LOST, code, reason)
+
+    def _most_after(self, failures: int) -> int:
+        """Nanoseconds to wait at most after so many of them in a row, 1 or more."""
+        return min(self._most, self._first << min(failures - 1, 40))
+
+    def _resume_refused(
+        self, code: str, message: str, details: Mapping[str, Any], cursor: int, heartbeat_sec: int, now: Time
+    ) -> None:
+        first = self._refused_at is None
+        if self._refused_at is None:
+            self._refused_at = now
+        patience = (REFUSAL_INTERVALS * heartbeat_sec + CLOSING_SEC) * SECOND
+        both_refused = cursor == 0 or not first
+        if details.get("final") is True or (both_refused and now - self._refused_at >= patience):
+            self._end(Fate.LOST, code, message)
+        else:
+            self.earlier = cursor > 0 and not self.earlier
+
+    def _end(self, fate: Fate, code: str, reason: str) -> None:
+        self.fate, self.code, self.reason = fate, str(code), reason

@@ -1,0 +1,315 @@
+"""What a runtime may say, when, and what the client makes of it: the protocol as a table.
+
+What is said of jobs is in `client_job_handlers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.machine import CLOSE_NORMAL
+from arcp_proto.engine.output import JobsListed, SessionClosed, SessionFailed
+from arcp_proto.engine.timers import TimerKind
+from arcp_proto.errors import ErrorCode, Refusal
+from arcp_proto.ids import SECOND, JobId, Time
+from arcp_proto.wire import codec, messages
+from arcp_proto.wire.lenient import read_message
+
+from . import flow, resuming
+from . import job_messages as jobs
+from .pending import RequestKind
+from .session import ClientSession
+
+if TYPE_CHECKING:
+    from .client import Client
+
+SUPERSEDED: Final = "superseded"
+"""The `reason` in the details of the UNAUTHENTICATED that says that another connection has the session."""
+
+
+FATAL: Final = "fatal"
+"""True in the details of an error by which a runtime ends a connection, whatever was asked for there."""
+_OPEN: Final = Phase.OPEN
+
+
+def handle(client: Client, connection: Connection, data: bytes) -> None:
+    """Read one message and carry out what can be by now: it, those that waited for it, or none."""
+    envelope = codec.decode_envelope(data)
+    session = client.session
+    if session is None or connection.phase is not _OPEN:
+        _carry_out(client, connection, envelope)
+        return
+    if envelope.type != "session.error":
+        client.reconnecting.heard = True
+    if envelope.event_seq is None:
+        _carry_out(client, connection, envelope)
+    else:
+        carry_out(client, connection, _in_order(client, connection, session, envelope, len(data)))
+        if connection.phase is _OPEN:
+            flow.ack_soon(client, connection, session)
+    if session.early.count and not session.requests.unsure:
+        _let_go(client, connection, session)
+
+
+def carry_out(client: Client, connection: Connection, envelopes: Iterable[codec.Envelope]) -> None:
+    """Numbered envelopes whose turn it is, until one ends the connection."""
+    for envelope in envelopes:
+        if connection.phase is _OPEN:
+            _carry_out(client, connection, envelope)
+            _let_children_go_on(client, connection)
+
+
+# Gaps in the numbers (§8.3).
+
+
+def watch_gap(client: Client, connection: Connection, session: ClientSession, *, moved: bool) -> None:
+    """Events are held back for missing ones, or no longer; `moved` says that the stream went on."""
+    numbers, limits = session.numbers, client.limits
+    if numbers.held_count == 0:
+        client.timers.disarm(TimerKind.GAP, connection.number)
+    elif numbers.held_count > limits.gap_events or numbers.held_bytes > limits.gap_bytes:
+        give_up_gap(client, connection, session)
+    elif moved or client.timers.armed(TimerKind.GAP, connection.number) is None:
+        client.timers.arm(TimerKind.GAP, connection.number, Time(client.now + limits.gap * SECOND))
+
+
+def give_up_gap(client: Client, connection: Connection, session: ClientSession) -> None:
+    """The session is broken: it is resumed behind its last number, once for each gap.
+
+    What does not come then is given up, and said; a runtime that leaves out numbers is taken as it is.
+    """
+    first, last = session.numbers.missing() or (0, 0)
+    message = f"events {first}..{last} are missing"
+    resumes = client.config.resume and session.token is not None and not session.closing
+    if resumes and session.skipped != first:
+        session.skipped = first
+        client.refuse(connection, Refusal(ErrorCode.INTERNAL_ERROR, message, fatal=True))
+        return
+    client.happened(SessionFailed(ErrorCode.INTERNAL_ERROR.value, message, True, {}))
+    if not resumes:
+        client.refuse(connection, Refusal(ErrorCode.INTERNAL_ERROR, message, fatal=True))
+        return
+    carry_out(client, connection, session.numbers.skip())
+    if client.session is session and session.attached:
+        watch_gap(client, connection, session, moved=True)
+
+
+# Before the session.
+
+
+def on_welcome(
+    client: Client, connection: Connection, envelope: codec.Envelope, welcome: messages.Welcome
+) -> None:
+    """`session.welcome` (§6.2)."""
+    resuming.welcomed(client, connection, welcome)
+
+
+def on_early_error(
+    client: Client,
+    connection: Connection,
+    envelope: codec.Envelope,
+    error: messages.SessionError | messages.JobError,
+) -> None:
+    """`session.error`, or from some peers `job.error`, before the welcome: there will be none (§6.1)."""
+    jobs.fail(client, error)
+    if client.session is not None:
+        resuming.refused(client, client.session, error)
+    client.close_connection(
+        connection, CLOSE_NORMAL, "the hello was refused", who="peer", error=error.code, flush=False
+    )
+
+
+def on_early_event(
+    client: Client, connection: Connection, envelope: codec.Envelope, message: msgspec.Struct
+) -> None:
+    """Of a job before the welcome: some peers send what comes again behind it, when a session is resumed."""
+    if isinstance(message, messages.JobError) and envelope.event_seq is None:
+        on_early_error(client, connection, envelope, message)
+    elif client.session is None or envelope.event_seq is None:
+        raise Refusal(ErrorCode.INVALID_REQUEST, f"{envelope.type} is not legal here")
+
+
+# The session.
+
+
+def on_ping(client: Client, connection: Connection, envelope: codec.Envelope, ping: messages.Ping) -> None:
+    """`session.ping` is answered at once, negotiated or not (§6.4)."""
+    connection.send(messages.Pong(ping.nonce, client.time_text()), urgent=True)
+
+
+def on_pong(client: Client, connection: Connection, envelope: codec.Envelope, pong: messages.Pong) -> None:
+    """`session.pong`: that something was heard is all it says (§6.4)."""
+
+
+def on_closed(
+    client: Client, connection: Connection, envelope: codec.Envelope, closed: messages.Closed
+) -> None:
+    """`session.closed` and `session.bye` (§6.7): an answer to our close, or the runtime's own."""
+    asked = client.session is not None and client.session.closing
+    client.happened(SessionClosed(closed.reason))
+    client.close_connection(
+        connection, CLOSE_NORMAL, "session closed", who="local" if asked else "peer", flush=False
+    )
+
+
+def on_session_error(
+    client: Client, connection: Connection, envelope: codec.Envelope, error: messages.SessionError
+) -> None:
+    """`session.error`: the refusal of a request, or of our close by some peers, or the connection's."""
+    session = jobs.session_of(client)
+    requests = session.requests
+    request = requests.take(error.request_id or envelope.id)
+    session.names = session.names or bool(error.request_id)
+    if request is None and session.closing:
+        client.close_connection(connection, CLOSE_NORMAL, "session closed", flush=False)
+        return
+    if request is None and error.request_id:
+        return  # Something that has no answer was refused, or what is no longer waited for.
+    if request is None and error.code not in jobs.OF_THE_CONNECTION:
+        closes = (error.details or {}).get(FATAL) is True
+        if closes or (session.names and error.code == ErrorCode.INTERNAL_ERROR):
+            jobs.fail(client, error)
+            return
+        if requests.repeated(envelope.id, error.job_id):
+            return
+        request = requests.take_refused(error.code, jobs.name(error.job_id), jobs.trace_ids_of(envelope))
+    if request is not None:
+        jobs.refused(client, request, error)
+        return
+    jobs.fail(client, error)
+    if (error.details or {}).get("reason") == SUPERSEDED and client.config.resume:
+        client.reconnecting.superseded(client.now)
+        client.close_connection(
+            connection, CLOSE_NORMAL, SUPERSEDED, who="peer", error=error.code, flush=False
+        )
+
+
+def on_accepted(
+    client: Client, connection: Connection, envelope: codec.Envelope, accepted: messages.Accepted
+) -> None:
+    """`job.accepted` (§7.1), and what came of the job before it."""
+    jobs.on_accepted(client, connection, envelope, accepted)
+    if accepted.parent_job_id:
+        _let_children_go_on(client, connection)
+    else:
+        _go_on(client, connection, JobId(accepted.job_id))
+
+
+def on_subscribed(
+    client: Client, connection: Connection, envelope: codec.Envelope, answer: messages.Subscribed
+) -> None:
+    """`job.subscribed` (§7.6), and what some peers replay before it."""
+    jobs.on_subscribed(client, connection, envelope, answer)
+    _go_on(client, connection, JobId(answer.job_id))
+
+
+def on_jobs(client: Client, connection: Connection, envelope: codec.Envelope, page: messages.Jobs) -> None:
+    """`session.jobs` (§6.6): by `request_id`, or without one for the oldest list."""
+    requests = jobs.session_of(client).requests
+    if page.request_id:
+        request = requests.take(page.request_id, RequestKind.LIST)
+    else:
+        request = None if requests.repeated(envelope.id, None) else requests.take_list()
+    if request is not None:
+        client.happened(JobsListed(request.id, page.jobs, page.next_cursor))
+
+
+Handler = Callable[["Client", Connection, codec.Envelope, Any], None]
+
+HANDLERS: Final[Mapping[Phase, Mapping[str, Handler]]] = {
+    Phase.AWAITING_WELCOME: {
+        "session.welcome": on_welcome,
+        "session.error": on_early_error,
+        "session.ping": on_ping,
+        "job.cancelled": on_early_event,
+        "job.event": on_early_event,
+        "job.result": on_early_event,
+        "job.error": on_early_event,
+    },
+    Phase.OPEN: {
+        "session.ping": on_ping,
+        "session.pong": on_pong,
+        "session.error": on_session_error,
+        "session.closed": on_closed,
+        "session.bye": on_closed,
+        "session.jobs": on_jobs,
+        "job.accepted": on_accepted,
+        "job.subscribed": on_subscribed,
+        "job.cancelled": jobs.on_cancelled,
+        "job.event": jobs.on_event,
+        "job.result": jobs.on_result,
+        "job.error": jobs.on_job_error,
+    },
+    Phase.CLOSING: {},
+    Phase.CLOSED: {},
+}
+"""Which message is legal in which phase; any other is ignored."""
+
+
+def _go_on(client: Client, connection: Connection, job_id: JobId) -> None:
+    """What waited for an answer about a job."""
+    session = jobs.session_of(client)
+    if job_id in session.early and job_id in session.jobs:
+        carry_out(client, connection, session.early.take(job_id))
+
+
+def _let_go(client: Client, connection: Connection, session: ClientSession) -> None:
+    """Every submit is answered, and what still waits is of none of them.
+
+    It is of a job of the process that has begun the session, or of a child of a job that a key has brought.
+    Runtimes without positions send more, which nobody has asked for.
+    """
+    for job_id in list(session.early):
+        if session.requests.wants_history(job_id):
+            continue
+        if session.restored or session.is_placed:
+            carry_out(client, connection, session.early.take(job_id))
+        else:
+            session.drop_early([job_id])
+
+
+def _let_children_go_on(client: Client, connection: Connection) -> None:
+    """What children did has waited with what announces them, for an answer about the job that delegated."""
+    session = client.session
+    if session is None or not session.early.count:
+        return
+    announced = [job_id for job_id in session.early if job_id in session.children]
+    for job_id in announced:
+        if not session.requests.wants_history(job_id):
+            carry_out(client, connection, session.early.take(job_id))
+
+
+def _in_order(
+    client: Client, connection: Connection, session: ClientSession, envelope: codec.Envelope, size: int
+) -> Sequence[codec.Envelope]:
+    """The numbered envelopes whose turn it is."""
+    numbers = session.numbers
+    waited, last = numbers.held_count > 0, numbers.last
+    ready = numbers.offer(envelope.event_seq or 0, envelope, size)
+    if waited or numbers.held_count:
+        watch_gap(client, connection, session, moved=numbers.last > last)
+    return ready
+
+
+def _carry_out(client: Client, connection: Connection, envelope: codec.Envelope) -> None:
+    """One message in its turn. A bad one is ignored and keeps back none behind it; too many close (§1)."""
+    try:
+        if not envelope.supported:
+            raise Refusal(
+                ErrorCode.INVALID_REQUEST,
+                f"ARCP {envelope.arcp} is not supported; this client speaks {codec.VERSION}",
+                fatal=connection.phase is Phase.AWAITING_WELCOME,
+            )
+        handler = HANDLERS[connection.phase].get(envelope.type)
+        if handler is None:
+            raise Refusal(ErrorCode.INVALID_REQUEST, f"{envelope.type[:64]} is not legal here")
+        handler(client, connection, envelope, read_message(envelope))
+    except Refusal as refusal:
+        if envelope.type == "session.welcome" and connection.phase is Phase.AWAITING_WELCOME:
+            refusal.fatal = True  # There will be no other.
+        connection.count_bad(refusal)
+        client.refuse(connection, refusal)

@@ -1,0 +1,175 @@
+"""Runs of events: what nearly every message of a busy session is, the next event of a job that is followed.
+
+`client_handlers` says what a message means, and when. Here the events that mean nothing but themselves are
+carried out together, as many as have come one after the other; for each of them the same comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.machine import takes
+from arcp_proto.engine.output import Event, JobEmitted
+from arcp_proto.ids import JobId
+from arcp_proto.limits import MAX_ID_LENGTH
+from arcp_proto.wire.codec import Count, Decoders
+from arcp_proto.wire.event_bodies import SYNONYMS
+from arcp_proto.wire.lenient import settled_body
+
+from . import flow
+from .followed_job import AT_HOME, LIVE, FollowedJob
+from .session import ClientSession
+
+if TYPE_CHECKING:
+    from .client import Client
+
+_Plain: TypeAlias = str | int | float | bool | None
+_Nested1: TypeAlias = _Plain | dict[str, _Plain] | list[_Plain]
+_Nested2: TypeAlias = _Plain | dict[str, _Nested1] | list[_Nested1]
+_Nested3: TypeAlias = _Plain | dict[str, _Nested2] | list[_Nested2]
+_Nested4: TypeAlias = _Plain | dict[str, _Nested3] | list[_Nested3]
+
+
+_Text: TypeAlias = str | int | bool | None
+V = TypeVar("V")
+
+
+class _Payload(msgspec.Struct, Generic[V], forbid_unknown_fields=True, gc=False):
+    kind: str
+    ts: str
+    body: dict[str, V]
+    job_seq: Count | None = None
+
+
+class _WholeEvent(msgspec.Struct, Generic[V], forbid_unknown_fields=True, gc=False):
+    """A `job.event` with its envelope, of the exact shape; V: the values of its body.
+
+    Every string of it is decoded, so all of it is UTF-8, and it nests no deeper than its types say.
+    """
+
+    type: Literal["job.event"]
+    id: Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)]
+    job_id: str
+    event_seq: Count
+    payload: _Payload[V]
+    arcp: Literal["1.1"] = "1.1"
+    session_id: str | None = None
+    trace_id: str | None = None
+    extensions: dict[str, V] | None = None
+
+
+_DECODERS: Final[Decoders[_WholeEvent[Any]]] = Decoders(
+    _WholeEvent[_Nested4], without_floats=_WholeEvent[_Text]
+)
+_MARK: Final = b'"job.event"'
+"""Nearly no other message has it, and is not looked at here."""
+_TOLD: Final = frozenset({"status", "delegate"})
+"""Kinds that may tell the client something."""
+
+
+def receive_all(client: Client, connection: Connection, messages: Sequence[bytes], *, now: int) -> int:
+    """See `Machine.receive_all`."""
+    decode, rest, taken = _DECODERS.suited_to(messages), iter(messages), 0
+    while taken < len(messages) and takes(connection):
+        session = client.session
+        if session is not None and _MARK in messages[taken] and _flows(connection, session):
+            client.enter(now, "events")
+            taken += _receive_run(client, connection, session, rest, decode)
+            client.done()
+            if taken == len(messages) or not takes(connection):
+                break
+        else:
+            next(rest)
+        client.hear(connection, messages[taken], now=now)
+        client.done()
+        taken += 1
+    return taken
+
+
+def _flows(connection: Connection, session: ClientSession) -> bool:
+    """Whether nothing is held back, and nothing is in the way of what comes next."""
+    held_back = session.numbers.held_count or session.early.count
+    return connection.phase is Phase.OPEN and not held_back and not connection.congested()
+
+
+def _receive_run(
+    client: Client,
+    connection: Connection,
+    session: ClientSession,
+    rest: Iterator[bytes],
+    decode: Callable[[bytes], _WholeEvent[Any]],
+) -> int:
+    """Carry out what `rest` begins with; returns how many. One more was looked at, unless it was the last."""
+    most, longest = client.limits.unprocessed_bytes, connection.message_limit
+    seq, held, receipt = session.numbers.last, session.acks.size, session.acks.receipts
+    placed = session.is_placed
+    job: FollowedJob | None = None
+    job_id = JobId("")
+    cursor = 0
+    events: list[Event] = []
+    ids: list[str] = []
+    sizes: list[int] = []
+    places: list[int] = []
+    for message in rest:
+        size = len(message)
+        if held > most or size > longest:
+            break
+        try:
+            event = decode(message)
+        except (ValueError, RecursionError):
+            break  # Whatever it is, it is read again.
+        seq += 1
+        payload = event.payload
+        kind, body, position = payload.kind, payload.body, payload.job_seq
+        if event.event_seq != seq or kind in _TOLD:
+            break
+        if job is None or event.job_id != job_id:
+            next_job = session.jobs.get(JobId(event.job_id))
+            if next_job is None or not next_job.is_plain:
+                break
+            _hand_out(session, job, ids, sizes, places)
+            job, job_id, cursor, ids, sizes, places = next_job, next_job.id, next_job.cursor, [], [], []
+        if position is None:
+            if placed or (places and places[-1]) or not job.takes(None, seq, event.id):
+                break
+        elif position <= cursor or (places and not places[-1]):
+            break
+        cursor = position or 0
+        places.append(cursor)
+        if kind == "result_chunk":
+            session.assembly.add(job_id, body)
+        elif kind in SYNONYMS:
+            body = settled_body(kind, body)
+        held += size
+        receipt += 1
+        ids.append(event.id)
+        sizes.append(size)
+        events.append(JobEmitted(job_id, seq, kind, payload.ts, body, position, None, size, receipt))
+    if events:
+        _hand_out(session, job, ids, sizes, places)
+        connection.heard_at, client.reconnecting.heard = client.now, True
+        client.all_happened(events)
+        flow.ack_soon(client, connection, session)
+    return len(events)
+
+
+def _hand_out(
+    session: ClientSession, job: FollowedJob | None, ids: list[str], sizes: list[int], places: list[int]
+) -> None:
+    """Hand the next events of a job to the user; all of them have a position as their place, or none has."""
+    if job is None or not ids:
+        return
+    first = session.numbers.last + 1
+    session.numbers.follow(job.id, ids)
+    job.heard = True
+    if places[0]:
+        job.cursor = places[-1]
+        session.acks.all_handed_out(first, sizes, job, places, LIVE)
+        return
+    if not job.observed:
+        places = list(range(first, first + len(ids)))
+    session.acks.all_handed_out(first, sizes, job, places, AT_HOME)

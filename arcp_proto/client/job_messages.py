@@ -1,0 +1,478 @@
+"""What a runtime may say of jobs: answers, events and ends (§7, §8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.machine import found
+from arcp_proto.engine.output import (
+    CancelAnswered,
+    JobAccepted,
+    JobEmitted,
+    JobEnded,
+    RequestRefused,
+    SessionFailed,
+    Subscribed,
+    SubscriptionEnded,
+)
+from arcp_proto.errors import RETRYABLE, ErrorCode, Unreadable
+from arcp_proto.ids import SECOND, JobId
+from arcp_proto.limits import MAX_ID_LENGTH
+from arcp_proto.wire import codec, messages
+from arcp_proto.wire.credential import Credential, taken_out
+from arcp_proto.wire.lenient import FINAL_STATUSES
+from arcp_proto.wire.result_chunks import ChunkError
+from arcp_proto.wire.timestamps import parse_time
+from arcp_proto.wire.trace_context import read_trace
+
+from . import resubscribe
+from .followed_job import FollowedJob
+from .pending import Outstanding, RequestKind
+from .session import ClientSession, Failure
+
+if TYPE_CHECKING:
+    from .client import Client
+
+OF_THE_CONNECTION: Final = (ErrorCode.HEARTBEAT_LOST, ErrorCode.UNAUTHENTICATED)
+"""Codes that answer no request that they do not name."""
+
+ENDS: Final[Mapping[str, tuple[ErrorCode, str]]] = {
+    "error": (ErrorCode.INTERNAL_ERROR, "the job failed"),
+    "cancelled": (ErrorCode.CANCELLED, "the job was cancelled"),
+    "timed_out": (ErrorCode.TIMEOUT, "the job timed out"),
+}
+"""What a `job.result` means that is none, by its final status; any other word is `error`."""
+
+MADE_BEFORE: Final = 5 * SECOND
+"""A job that was accepted longer ago, by two clocks that differ by less, was made by an earlier submit."""
+
+EVENT_BYTES: Final = 200
+"""What an event takes beside its payload."""
+
+
+# Answers.
+
+
+def on_accepted(
+    client: Client, connection: Connection, envelope: codec.Envelope, accepted: messages.Accepted
+) -> None:
+    """`job.accepted` (§7.1), the answer to a submit; with a `parent_job_id` it announces a child (§10)."""
+    session, job_id = session_of(client), JobId(accepted.job_id)
+    if accepted.parent_job_id:
+        session.announced(job_id)
+        return
+    trace_ids = _trace_ids(envelope.trace_id, accepted.trace_id)
+    if accepted.request_id:
+        request = session.requests.take(accepted.request_id, RequestKind.SUBMIT)
+    elif session.requests.repeated(envelope.id, job_id):
+        return
+    else:
+        request = session.requests.take_accepted(job_id, trace_ids)
+        if request is None and not session.knows(job_id):
+            session.announced(job_id)  # Its trace id is of an answered submit: it is a child of that job.
+    if request is None:
+        return
+    session.requests.accepted(request, job_id, trace_ids)
+    known = job_id in session.jobs
+    job = session.follow(job_id, observed=False)
+    if request.key is not None and not known:
+        job.keyed = not _is_made_by(client, request, accepted, trace_ids)
+        if job.keyed:
+            resubscribe.look_for(client, session, job, over=accepted.status in FINAL_STATUSES)
+    client.happened(
+        JobAccepted(
+            request.id,
+            job_id,
+            accepted.agent,
+            accepted.lease,
+            _expiry(accepted),
+            accepted.budget or {},
+            accepted.accepted_at,
+            accepted.trace_id or envelope.trace_id,
+            _credentials(accepted),
+        )
+    )
+
+
+def on_subscribed(
+    client: Client, connection: Connection, envelope: codec.Envelope, answer: messages.Subscribed
+) -> None:
+    """`job.subscribed` (§7.6): by `request_id`, or without one for the oldest subscribe of the job."""
+    session, job_id = session_of(client), JobId(answer.job_id)
+    if answer.request_id:
+        request = session.requests.take(answer.request_id, RequestKind.SUBSCRIBE)
+    elif session.requests.repeated(envelope.id, job_id):
+        return
+    else:
+        request = session.requests.take_subscribe(job_id)
+    if request is None:
+        return  # It was answered before.
+    if request.ours:
+        if not resubscribe.subscribed(client, job_id, answer):
+            return
+    else:
+        if not request.dropped:
+            _observe(session, job_id, request, answer)
+        resubscribe.answered(client, job_id)
+    placed = answer.job_seq is not None
+    client.happened(
+        Subscribed(
+            None if request.ours else request.id,
+            job_id,
+            answer.current_status,
+            answer.agent,
+            answer.lease,
+            _expiry(answer),
+            answer.budget or {},
+            answer.trace_id or envelope.trace_id,
+            None if answer.parent_job_id is None else JobId(answer.parent_job_id),
+            answer.subscribed_from if answer.job_seq is None else answer.job_seq,
+            answer.replayed,
+            answer.history_from_job_seq if placed else answer.history_from,
+            _credentials(answer),
+        )
+    )
+
+
+def on_cancelled(
+    client: Client, connection: Connection, envelope: codec.Envelope, cancelled: messages.Cancelled
+) -> None:
+    """`job.cancelled` (§7.4): by `request_id`, or without one for the oldest cancel of the job."""
+    requests, job_id = session_of(client).requests, JobId(cancelled.job_id)
+    if cancelled.request_id:
+        request = requests.take(cancelled.request_id, RequestKind.CANCEL)
+        if request is None:
+            return
+    else:
+        request = requests.take_cancel(job_id)
+    request_id = None if request is None else request.id
+    client.happened(CancelAnswered(request_id, job_id, envelope.event_seq or 0, cancelled.final_status))
+
+
+# Events and ends.
+
+
+def on_event(
+    client: Client, connection: Connection, envelope: codec.Envelope, event: messages.JobEvent
+) -> None:
+    """`job.event` (§8.1); chunks of a result are kept for its end as well (§8.4)."""
+    session, job_id, position = session_of(client), _job_id(envelope), event.job_seq
+    if not _is_taken(session, envelope, job_id, position):
+        return
+    job = session.jobs.get(job_id)
+    if event.kind == "delegate" and (job is None or not job.may_be_observed):
+        session.announced(name(event.body.get("child_job_id")))
+    if job is not None:
+        if _ends_subscription(event):
+            if job.may_be_home:
+                job.end_replay()
+            if job.may_be_observed:
+                _end_subscription(client, session, job, envelope, event)
+                return
+        if event.kind == "result_chunk":
+            session.assembly.add(job_id, event.body)
+    receipt = _hand_out(session, envelope, job_id, job, position)
+    value = taken_out(event.body) if event.kind == "status" else None
+    seq, size = envelope.event_seq or 0, len(envelope.payload) + EVENT_BYTES
+    client.happened(JobEmitted(job_id, seq, event.kind, event.ts, event.body, position, value, size, receipt))
+
+
+def on_result(
+    client: Client, connection: Connection, envelope: codec.Envelope, result: messages.Result
+) -> None:
+    """`job.result` (§8.4): success, or from some peers the end of a job that was cancelled or timed out."""
+    session, job_id = session_of(client), _job_id(envelope)
+    if not _is_taken(session, envelope, job_id, result.job_seq):
+        return
+    end = JobEnded(
+        job_id,
+        envelope.event_seq or 0,
+        result.final_status,
+        result.completed_at,
+        result_id=result.result_id,
+        result_size=result.result_size,
+        summary=result.summary,
+        job_seq=result.job_seq,
+        content_type=result.content_type,
+    )
+    if result.final_status != "success":
+        _set_fault(end, result.final_status, result.summary)
+    elif job_id in session.jobs:
+        try:
+            end.result = session.assembly.finish(job_id, result)
+        except ChunkError as error:
+            _set_fault(end, "error", str(error))
+    elif result.result is not messages.UNSET:
+        end.result = result.result
+    _end(client, session, envelope, end)
+
+
+def on_job_error(
+    client: Client, connection: Connection, envelope: codec.Envelope, error: messages.JobError
+) -> None:
+    """`job.error`: the end of a job (§7.3), or from some peers the refusal of a request."""
+    session, job_id = session_of(client), name(envelope.job_id)
+    request = _refused_by(session, envelope, error, job_id)
+    if request is not None:
+        refused(client, request, error)
+    elif error.request_id and not session.knows(job_id):
+        return  # The refusal of what is no longer waited for.
+    elif job_id is None or (error.code in OF_THE_CONNECTION and not session.knows(job_id)):
+        fail(client, error)
+    elif _is_taken(session, envelope, job_id, error.job_seq):
+        _end(client, session, envelope, _end_of(envelope, error, job_id))
+
+
+# For the other handlers.
+
+
+def refused(client: Client, request: Outstanding, error: messages.SessionError | messages.JobError) -> None:
+    """A request was refused, of the user or of our own."""
+    message = error.message or error.code
+    session = session_of(client)
+    if request.history and request.job_id is not None and not session.requests.wants_history(request.job_id):
+        session.drop_early([request.job_id])
+    if request.ours:
+        if request.job_id is not None:
+            resubscribe.refused(client, request.job_id, error.code, message, retryable=error.retryable)
+        return
+    if request.history and request.job_id is not None:
+        resubscribe.answered(client, request.job_id)
+    client.happened(
+        RequestRefused(request.id, error.code, message, error.retryable, request.job_id, error.details or {})
+    )
+
+
+def fail(client: Client, error: messages.SessionError | messages.JobError) -> None:
+    """An error is the connection's, and the reason of its end if that follows soon."""
+    message = error.message or error.code
+    client.failure = Failure(error.code, message, client.now)
+    client.happened(SessionFailed(error.code, message, error.retryable, error.details or {}))
+
+
+def name(job_id: Any) -> JobId | None:
+    """What can name a job."""
+    return JobId(job_id) if isinstance(job_id, str) and 0 < len(job_id) <= MAX_ID_LENGTH else None
+
+
+def trace_ids_of(envelope: codec.Envelope) -> Sequence[str]:
+    """The trace id of an envelope that has one (§11)."""
+    return _trace_ids(envelope.trace_id)
+
+
+def session_of(client: Client) -> ClientSession:
+    """The session of an open connection."""
+    return found(client.session, "only an open connection gets here")
+
+
+# Below: steps of the above.
+
+
+def _is_made_by(
+    client: Client, request: Outstanding, accepted: messages.Accepted, trace_ids: Sequence[str]
+) -> bool:
+    """Whether a job was made by this submit with a key, and by no earlier one (§7.2).
+
+    Its events then come by themselves. Such an acceptance repeats a trace id that only this submit has, and
+    was not given before; some runtimes repeat it also for an earlier job, which was accepted earlier.
+    """
+    if request.resent or not request.minted or request.trace_id not in trace_ids:
+        return False
+    accepted_at = parse_time(accepted.accepted_at)
+    return accepted_at is None or accepted_at > client.unix - MADE_BEFORE
+
+
+def _observe(
+    session: ClientSession, job_id: JobId, request: Outstanding, answer: messages.Subscribed
+) -> None:
+    """Follow a job as the user has asked: from where its history was asked for, or from now on."""
+    asked, placed = request.message, answer.job_seq is not None
+    last = answer.subscribed_from if answer.job_seq is None else answer.job_seq
+    history, after = answer.replayed, last
+    if isinstance(asked, messages.Subscribe) and asked.history:
+        history, after = True, (asked.from_job_seq if placed else asked.from_event_seq) or 0
+    if answer.current_status in FINAL_STATUSES and (not history or 0 < last <= after):
+        return  # Nothing is left to come.
+    after = min(after, last) if placed else after  # No event is above the last one so far.
+    known = job_id in session.jobs
+    job = session.follow(job_id, observed=job_id not in session.children, cursor=after if placed else 0)
+    if not known:
+        job.home = 0 if placed else after
+        job.go_on(last if history and placed else 0)
+    elif history:
+        job.begin_replay(after if placed else job.cursor)
+
+
+def _is_taken(session: ClientSession, envelope: codec.Envelope, job_id: JobId, position: int | None) -> bool:
+    """Return whether an event or an end of a job is for the user, now.
+
+    It is not if it was handed out before, if its job is over or observed no longer, or if it waits for the
+    answer by which its job is followed.
+    """
+    seq, job = envelope.event_seq or 0, session.jobs.get(job_id)
+    over = session.is_done_with(job_id) or _is_of_an_earlier_subscribe(session, job_id)
+    if job is None and not over and _waits(session, envelope, job_id):
+        return False
+    if job is None and session.restored and seq and not over:
+        job = session.follow(job_id, observed=False, cursor=max((position or 0) - 1, 0))
+        job.keyed = True  # An earlier process has submitted it, or observes it.
+    if job is None:
+        taken = not over
+    elif position is None and (job.awaited or session.is_placed):
+        taken = True  # A notice to this session, or an event that may wait for an answer.
+    else:
+        taken = job.takes(position, seq, envelope.id)
+    if taken and job is not None and job.awaited and _waits(session, envelope, job_id):
+        return False
+    if not taken:
+        session.acks.drop(seq, job_id)
+    return taken
+
+
+def _is_of_an_earlier_subscribe(session: ClientSession, job_id: JobId) -> bool:
+    """Return whether a job that is not followed is to be observed anew, by what comes behind the answer."""
+    if job_id in session.jobs or job_id in session.children or not session.is_placed:
+        return False
+    return session.requests.observes_anew(job_id)
+
+
+def _waits(session: ClientSession, envelope: codec.Envelope, job_id: JobId) -> bool:
+    """Keep an event that comes before the answer by which its job is followed; return whether it is kept.
+
+    A runtime that tells positions answers a subscribe first; an acceptance that it keeps no more is lost.
+    """
+    seq, requests = envelope.event_seq, session.requests
+    followed = job_id in session.jobs
+    if seq is None or (job_id in session.children and not followed):
+        return False
+    history = requests.wants_history(job_id) and not session.is_placed
+    if not (history or (requests.unsure and not followed)):
+        return False
+    if not session.early.hold(job_id, envelope):
+        return False
+    session.acks.wait(seq, job_id, len(envelope.payload) + EVENT_BYTES)
+    return True
+
+
+def _ends_subscription(event: messages.JobEvent) -> bool:
+    """Return whether an event is the notice by which a runtime ends an observation (§7.6)."""
+    return event.job_seq is None and event.kind == "status" and event.body.get("phase") == "unsubscribed"
+
+
+def _end_subscription(
+    client: Client,
+    session: ClientSession,
+    job: FollowedJob,
+    envelope: codec.Envelope,
+    event: messages.JobEvent,
+) -> None:
+    """The runtime observes a job for us no longer: it is asked again if sessions are resumed."""
+    message = event.body.get("message")
+    client.happened(
+        SubscriptionEnded(job.id, envelope.event_seq or 0, message if isinstance(message, str) else "")
+    )
+    if client.config.resume:
+        resubscribe.subscribe_later(client, job)
+    else:
+        session.forget_job(job.id)
+
+
+def _refused_by(
+    session: ClientSession, envelope: codec.Envelope, error: messages.JobError, job_id: JobId | None
+) -> Outstanding | None:
+    """The request that a `job.error` answers; None when it is the end of its job, or nobody's.
+
+    A request that it names is what it answers. Otherwise a job that the client knows, its own or a child,
+    ends, unless the code is one by which peers refuse requests in its name; they do not say when it was
+    completed, as ends do. The error of a job that nobody has told of refuses what is outstanding.
+    """
+    requests = session.requests
+    request = requests.take(error.request_id or envelope.id)
+    if request is not None:
+        return request
+    if job_id is not None and session.knows(job_id):
+        return None if error.completed_at else requests.take_about(error.code, job_id)
+    if error.request_id or error.code in OF_THE_CONNECTION or error.job_seq is not None:
+        return None
+    if job_id in session.early or (error.completed_at and job_id and requests.wants_history(job_id)):
+        return None  # The end of a history that came before its answer.
+    if error.completed_at and envelope.event_seq is not None and (requests.unsure or session.restored):
+        return None  # The end of a job whose acceptance was lost, or of a child that nobody knows any more.
+    if requests.repeated(envelope.id, job_id):
+        return None
+    return requests.take_refused(error.code, job_id, trace_ids_of(envelope))
+
+
+def _end_of(envelope: codec.Envelope, error: messages.JobError, job_id: JobId) -> JobEnded:
+    return JobEnded(
+        job_id,
+        envelope.event_seq or 0,
+        error.final_status if error.final_status in ENDS else "error",
+        error.completed_at,
+        code=error.code,
+        message=error.message or error.code,
+        retryable=error.retryable,
+        details=error.details or {},
+        job_seq=error.job_seq,
+    )
+
+
+def _set_fault(end: JobEnded, final_status: str, message: str | None) -> None:
+    """Make a `job.result` the end of a job that has none."""
+    code, meaning = ENDS.get(final_status, ENDS["error"])
+    end.final_status = final_status if final_status in ENDS else "error"
+    end.code, end.message, end.retryable = code.value, message or meaning, RETRYABLE[code]
+
+
+def _end(client: Client, session: ClientSession, envelope: codec.Envelope, end: JobEnded) -> None:
+    """A job is over, and so is every cancel of it that was not answered: some peers never do."""
+    while (request := session.requests.take_cancel(end.job_id)) is not None:
+        client.happened(CancelAnswered(request.id, end.job_id, 0, end.final_status))
+    job = session.jobs.get(end.job_id)
+    end.receipt = _hand_out(session, envelope, end.job_id, job, end.job_seq)
+    session.end_job(end.job_id, end.seq)
+    client.happened(end)
+
+
+def _hand_out(
+    session: ClientSession,
+    envelope: codec.Envelope,
+    job_id: JobId,
+    job: FollowedJob | None,
+    position: int | None,
+) -> int:
+    """Return the receipt of what the user gets."""
+    seq, size = envelope.event_seq or 0, len(envelope.payload) + EVENT_BYTES
+    if job is None:
+        return session.acks.handed_out(seq, job_id, size)
+    at_home = 0 if session.is_placed else seq  # A notice to this session has no place in its job.
+    return session.acks.handed_out(seq, job_id, size, job, *job.place_of(position, at_home))
+
+
+def _trace_ids(*texts: str | None) -> Sequence[str]:
+    """The trace ids that a frame carries, each once; those that cannot be read are as if absent."""
+    if not any(texts):
+        return ()
+    contexts = [read_trace(text, None) for text in texts]
+    return list(dict.fromkeys(context.trace_id for context in contexts if context is not None))
+
+
+def _credentials(answer: messages.Accepted | messages.Subscribed) -> list[Credential] | None:
+    return None if answer.credentials is None else [Credential.of_wire(one) for one in answer.credentials]
+
+
+def _expiry(answer: messages.Accepted | messages.Subscribed) -> str | None:
+    return None if answer.lease_constraints is None else answer.lease_constraints.expires_at
+
+
+def _job_id(envelope: codec.Envelope) -> JobId:
+    """The job of a message, which some peers name in the payload alone; raises Unreadable without one."""
+    job_id = name(envelope.job_id)
+    if job_id is None:
+        payload = codec.decode_value(envelope.payload)
+        job_id = name(payload.get("job_id")) if isinstance(payload, dict) else None
+    if job_id is None:
+        raise Unreadable(f"{envelope.type} names no job")
+    return job_id

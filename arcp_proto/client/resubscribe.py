@@ -1,0 +1,225 @@
+"""Jobs of a lost session, and of an ended subscription, that the client observes again by itself (§7.6)."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from arcp_proto.engine.machine import found
+from arcp_proto.engine.output import JobLost
+from arcp_proto.engine.timers import TimerKind
+from arcp_proto.errors import ErrorCode
+from arcp_proto.ids import SECOND, JobId, Time
+from arcp_proto.wire import messages
+from arcp_proto.wire.lenient import FINAL_STATUSES
+
+from .followed_job import FollowedJob
+from .pending import Outstanding, RequestKind
+
+if TYPE_CHECKING:
+    from .client import Client
+    from .session import ClientSession
+
+WINDOW: Final = 32
+"""Subscribes of our own that wait for their answers."""
+MOST_REFUSALS: Final = 5
+"""Subscribes of one job that may be refused in a row for what passes with time."""
+PAUSE: Final = SECOND
+"""From the end of a subscription, or a refusal that passes with time, to the next attempt."""
+SILENCE: Final = SECOND
+"""From the acceptance of a repeated key until its job is asked for, if nothing comes of it (§7.2)."""
+
+
+class Recovery:
+    """Whose turn it is: `waiting` jobs are asked for when fewer than WINDOW are `open`."""
+
+    __slots__ = ("open", "waiting")
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.waiting: deque[JobId] = deque()
+
+
+def begin(client: Client) -> None:
+    """The session is attached: ask for every job that is awaited and was not asked for."""
+    session = _session(client)
+    recovery = session.recovery
+    for job in session.jobs.values():
+        if not job.heard:
+            _await_sign(client, session, job)
+    asked = {request.job_id for request in session.requests if request.ours}
+    awaited = [job.id for job in session.jobs.values() if job.awaited and job.id not in asked]
+    recovery.open = len(asked)
+    if session.features is not None and "subscribe" in session.features:
+        recovery.waiting = deque(
+            job_id for job_id in awaited if client.timers.armed(TimerKind.RESUBSCRIBE, job_id) is None
+        )
+        _proceed(client, session)
+        return
+    recovery.waiting.clear()
+    for job_id in awaited:
+        _lose(client, session, job_id, "its session is lost, and the runtime does not offer to subscribe")
+
+
+def subscribed(client: Client, job_id: JobId, answer: messages.Subscribed) -> bool:
+    """A subscribe of our own was answered; returns whether the job's events follow."""
+    session = _session(client)
+    session.recovery.open -= 1
+    job = session.jobs.get(job_id)
+    follows = job is not None and (
+        answer.replayed or answer.current_status not in FINAL_STATUSES or job_id in session.early
+    )
+    if job is not None:
+        job.heard, job.refusals = True, 0
+        job.go_on(answer.job_seq or 0)
+        if not follows:
+            _lose(client, session, job.id, "it has ended unseen, and its history is gone")
+    _proceed(client, session)
+    return follows
+
+
+def refused(client: Client, job_id: JobId, code: str, message: str, *, retryable: bool) -> None:
+    """A subscribe of our own was refused: it is tried again if that can help."""
+    session = _session(client)
+    session.recovery.open -= 1
+    job = session.jobs.get(job_id)
+    if job is not None and not job.heard:
+        _not_found(client, session, job, code, message, retryable=retryable)
+    elif job is not None and job.awaited:
+        job.refusals += 1
+        if retryable and job.refusals < MOST_REFUSALS:
+            subscribe_later(client, job)
+        else:
+            session.leave(job_id, None)
+            client.happened(JobLost(job_id, code, message))
+    _proceed(client, session)
+
+
+def subscribe_later(client: Client, job: FollowedJob) -> None:
+    """What a job brings is lost for now; it is asked for again from where it stopped."""
+    job.stop()
+    client.timers.arm(TimerKind.RESUBSCRIBE, job.id, Time(client.now + PAUSE))
+
+
+def look_for(client: Client, session: ClientSession, job: FollowedJob, *, over: bool) -> None:
+    """A submit with a key was answered by a job that an earlier one has made, as far as anybody knows (§7.2).
+
+    Some runtimes send nothing behind such an answer. So the job is observed with its history: at once if its
+    status says that it is `over`, else when nothing has come of it for a second. A runtime that does not
+    offer to subscribe cannot be asked: then the job waits for what comes.
+    """
+    job.heard = False
+    if over and "subscribe" in (session.features or ()):
+        _ask_for(client, session, job)
+    else:
+        _await_sign(client, session, job)
+
+
+def on_silence(client: Client, job_id: JobId) -> None:
+    """Nothing has come of a job for a second; a session that is detached waits again when it is attached."""
+    session = client.session
+    job = None if session is None else session.jobs.get(job_id)
+    if session is None or job is None or job.heard or job.awaited:
+        return
+    if session.attached and not session.closing:
+        _ask_for(client, session, job)
+
+
+def _await_sign(client: Client, session: ClientSession, job: FollowedJob) -> None:
+    """Give a job a second in which something may come of it."""
+    if not job.awaited and "subscribe" in (session.features or ()):
+        client.timers.arm(TimerKind.SILENCE, job.id, Time(client.now + SILENCE))
+
+
+def _ask_for(client: Client, session: ClientSession, job: FollowedJob) -> None:
+    """Observe a job of which nothing has come. It stays what it is: it may be ours, and come by itself."""
+    if session.requests.wants_history(job.id):
+        return
+    session.recovery.open += 1
+    message = _subscribe(job)
+    request_id = client.fresh_request_id()
+    client.ask(Outstanding(request_id, RequestKind.SUBSCRIBE, job.id, message, ours=True))
+
+
+def _not_found(
+    client: Client, session: ClientSession, job: FollowedJob, code: str, message: str, *, retryable: bool
+) -> None:
+    """A job of which nothing has come is gone, or cannot be observed: then it is waited for."""
+    job.refusals += 1
+    if code == ErrorCode.JOB_NOT_FOUND:
+        session.forget_job(job.id)
+        why = "the runtime accepted its idempotency key, and no longer knows it"
+        client.happened(JobLost(job.id, code, f"{why}: {message}"))
+    elif retryable and job.refusals < MOST_REFUSALS:
+        _await_sign(client, session, job)
+    else:
+        job.heard = True
+
+
+def answered(client: Client, job_id: JobId) -> None:
+    """A subscribe of the user's was answered or refused: if it brings no job that we await, we ask."""
+    session = _session(client)
+    job = session.jobs.get(job_id)
+    if job is not None and job.awaited and not session.requests.wants_history(job_id):
+        subscribe_later(client, job)
+
+
+def on_timer(client: Client, job_id: JobId) -> None:
+    """It is time to ask for a job again; a session that is detached asks when it is attached."""
+    session = client.session
+    if session is not None and session.attached and not session.closing:
+        session.recovery.waiting.append(job_id)
+        _proceed(client, session)
+
+
+def forget(client: Client, session: ClientSession) -> None:
+    """The session is lost or over: nothing that was asked for in it by ourselves is answered any more."""
+    for request in session.requests:
+        if request.ours:
+            session.requests.take(request.id)
+    for job_id in session.jobs:
+        client.timers.disarm_all((TimerKind.RESUBSCRIBE, TimerKind.SILENCE), job_id)
+    session.recovery = Recovery()
+
+
+def _proceed(client: Client, session: ClientSession) -> None:
+    recovery = session.recovery
+    while recovery.waiting and recovery.open < WINDOW and session.attached and not session.closing:
+        job = session.jobs.get(recovery.waiting.popleft())
+        if job is not None and job.awaited and not _is_asked_for(session, job):
+            recovery.open += 1
+            message = _subscribe(job)
+            request_id = client.fresh_request_id()
+            client.ask(Outstanding(request_id, RequestKind.SUBSCRIBE, job.id, message, ours=True))
+
+
+def _is_asked_for(session: ClientSession, job: FollowedJob) -> bool:
+    """Whether a subscribe that is not answered brings what we would ask for (`answered` is called then)."""
+    return session.requests.wants_history(job.id) and any(
+        request.history
+        and request.job_id == job.id
+        and not request.dropped
+        and _begins(request) <= job.asked_from
+        for request in session.requests
+    )
+
+
+def _begins(request: Outstanding) -> int:
+    message = request.message
+    return (message.from_job_seq or 0) if isinstance(message, messages.Subscribe) else 0
+
+
+def _subscribe(job: FollowedJob) -> messages.Subscribe:
+    """Return the request for all of a job that is missing, as any runtime reads it."""
+    after = job.asked_from
+    by_positions = after or not job.home  # Old stores have nothing but the number.
+    return messages.Subscribe(job.id, job.home, True, after if by_positions else None)
+
+
+def _lose(client: Client, session: ClientSession, job_id: JobId, message: str) -> None:
+    session.forget_job(job_id)
+    client.happened(JobLost(job_id, ErrorCode.RESUME_WINDOW_EXPIRED.value, message))
+
+
+def _session(client: Client) -> ClientSession:
+    return found(client.session, "only an attached session recovers")

@@ -1,0 +1,287 @@
+"""What the client knows of its session: what was negotiated, asked for, received (§6)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from arcp_proto.engine.connection import Framing
+from arcp_proto.features import POSITIONS
+from arcp_proto.ids import JobId, SessionId, Time
+from arcp_proto.limits import Limits
+from arcp_proto.secret import Secret
+from arcp_proto.wire.codec import Envelope
+from arcp_proto.wire.messages import AgentEntry
+
+from .acks import Acks
+from .followed_job import FollowedJob
+from .pending import Requests
+from .resubscribe import Recovery
+from .result_assembler import Assembly
+from .sequencer import Early, Numbering
+from .stored_session import RESUME_WINDOW_SEC, ResumedJob, Resumption
+
+IN_SESSION: Final = 2**63 - 1
+"""In place of the number of an end, when a history that was asked for may come behind it."""
+
+
+class Failure(NamedTuple):
+    """An error that answers no request, and when it came."""
+
+    code: str
+    message: str
+    at: Time
+
+
+class ClientSession:
+    """A session over all its connections, and the one that takes its place if it is lost.
+
+    `features` is the effective set of §6.2; `jobs` are followed and have not ended.
+    """
+
+    __slots__ = (
+        "_ended_limit",
+        "_ending",
+        "_limits",
+        "acking",
+        "acks",
+        "agents",
+        "assembly",
+        "attached",
+        "children",
+        "closing",
+        "early",
+        "ended",
+        "features",
+        "framing",
+        "heartbeat_sec",
+        "id",
+        "jobs",
+        "large_at",
+        "lost",
+        "names",
+        "numbers",
+        "recovery",
+        "requests",
+        "restored",
+        "resume_window_sec",
+        "skipped",
+        "stuck",
+        "token",
+        "unwanted",
+    )
+
+    def __init__(self, session_id: SessionId, limits: Limits, now: Time) -> None:
+        self.id = session_id
+        self.token: Secret | None = None
+        """What resumes it; some runtimes give none."""
+        self.attached = False
+        """Whether its connection is open."""
+        self.resume_window_sec = RESUME_WINDOW_SEC
+        """As the last welcome said (§6.3)."""
+        self.lost = False
+        """The next hello opens a session in its place."""
+        self.names = False
+        """The runtime names the request that it refuses: what is internal and names none answers none."""
+        self.closing = False
+        """`session.close` was sent."""
+        self.features: frozenset[str] | None = None
+        """None until a welcome has told."""
+        self.acking = False
+        """Whether acks were negotiated."""
+        self.agents: list[AgentEntry] = []
+        self.heartbeat_sec: int | None = None
+        self.framing = Framing.MESSAGES
+        """Of its last connection."""
+        self.numbers = Numbering(limits.gap_events)
+        self.skipped = 0
+        """The number behind which a resume has found nothing."""
+        self.large_at: int | None = None
+        """The number behind which a message was larger than the limit."""
+        self.stuck = False
+        """It came again, and nothing else will."""
+        self.restored = False
+        """Another process began it: jobs may have been accepted there that this one knows nothing of."""
+        self.acks = Acks(now)
+        self.requests = Requests(limits.requests)
+        self.assembly = Assembly(limits.result, limits.results)
+        self.recovery = Recovery()
+        self.jobs: dict[JobId, FollowedJob] = {}
+        self.ended: dict[JobId, None] = {}
+        """The last jobs that have ended, oldest first: what still comes of them is not theirs."""
+        self.children: dict[JobId, None] = {}
+        """The last jobs that were announced as children of a job: what they do comes without an answer."""
+        self.unwanted: dict[JobId, int | None] = {}
+        """Jobs that are observed no longer: how much had been asked for then; None: the runtime was told."""
+        self.early = Early(limits.history_events, limits.gap_bytes)
+        self._ending: deque[tuple[FollowedJob, int]] = deque()
+        """Jobs that have ended, each with the number of its end, until the cursor has passed that."""
+        self._ended_limit = limits.running_jobs
+        self._limits = limits
+
+    @classmethod
+    def of_resumption(cls, resumption: Resumption, limits: Limits, now: Time) -> ClientSession:
+        """The session that another process has left."""
+        session = cls(resumption.session_id, limits, now)
+        session.token, session.restored = resumption.token, True
+        session.resume_window_sec = resumption.resume_window_sec
+        session.numbers = Numbering(limits.gap_events, resumption.cursor)
+        for kept in resumption.jobs:
+            job = FollowedJob(kept.job_id, observed=kept.observed, cursor=kept.cursor, home=kept.seen)
+            session.jobs[job.id], job.keyed, job.awaited = job, kept.keyed, kept.behind
+            job.heard = not kept.keyed or kept.cursor > 0 or kept.seen > 0
+            if kept.replay is not None:
+                at, until = kept.replay
+                job.cursor = job.stored = max(kept.cursor, until)
+                job.open_replay(at, until)
+        for job_id, seq in resumption.ended:
+            session.ended[job_id] = None
+            session._ending.append((FollowedJob(job_id, observed=False), seq))
+        session.unwanted.update(dict.fromkeys(resumption.left, 0))  # The runtime may not know it any more.
+        return session
+
+    @property
+    def cursor(self) -> int:
+        """The highest number up to which everything is processed."""
+        return self.acks.cursor(self.numbers.last)
+
+    def resumption(self) -> Resumption | None:
+        """What another process needs to go on; None for a session that nothing resumes."""
+        if self.token is None:
+            return None
+        self._forget_processed()
+        ending = [job for job, _ in self._ending if self.acks.holds(job.id)]
+        jobs: dict[JobId, ResumedJob] = {}
+        for job in (*self.jobs.values(), *ending):
+            kept, other = self._resumed(job), jobs.get(job.id)
+            if other is not None:  # It has ended, and is followed again: what is held of either comes again.
+                cursor, seen = min(kept.cursor, other.cursor), min(kept.seen, other.seen)
+                kept = msgspec.structs.replace(other, cursor=cursor, seen=seen)
+            jobs[job.id] = kept
+        over = {job.id: seq for job, seq in self._ending if job.id not in jobs}
+        return Resumption(
+            self.id,
+            self.token,
+            self.cursor,
+            tuple(jobs.values()),
+            self.resume_window_sec,
+            tuple(over.items()),
+            tuple(self.unwanted),
+        )
+
+    def follow(self, job_id: JobId, *, observed: bool, cursor: int = 0) -> FollowedJob:
+        """Return a job whose events are to come, above a position; one that has ended may come again."""
+        job = self.jobs.get(job_id)
+        if job is None:
+            job = self.jobs[job_id] = FollowedJob(job_id, observed=observed, cursor=cursor)
+            if self.acks.holds(job_id):
+                job.skipped = self.numbers.last  # A resume brings what came when it was followed before.
+        self.ended.pop(job_id, None)
+        self.unwanted.pop(job_id, None)
+        return job
+
+    def end_job(self, job_id: JobId, seq: int) -> None:
+        """Note that the end of a job was handed out, which has this number, or 0."""
+        self.assembly.drop(job_id)
+        job = self.jobs.pop(job_id, None)
+        if job is not None:
+            asked = job.replay is not None or self.requests.wants_history(job_id)
+            if asked or (self.restored and job.keyed):  # Then an earlier process may have asked.
+                seq = IN_SESSION
+            self._ending.append((job, seq))
+            if len(self._ending) > self._ended_limit:  # As many as what the user holds are bounded by that.
+                self._ending = deque(ended for ended in self._ending if self.acks.holds(ended[0].id))
+        self.ended[job_id] = None
+        if len(self.ended) > self._ended_limit:
+            del self.ended[next(iter(self.ended))]
+
+    def knows(self, job_id: JobId | None) -> bool:
+        """Whether the client was told of a job: its own, one that it observes or observed, or a child."""
+        return (
+            job_id in self.jobs or job_id in self.ended or job_id in self.children or job_id in self.unwanted
+        )
+
+    def announced(self, job_id: JobId | None) -> None:
+        """A `job.accepted`, or a `delegate` event of a job of this session, names a child (§10)."""
+        if job_id is not None:
+            self.children[job_id] = None
+        if len(self.children) > self._ended_limit:
+            del self.children[next(iter(self.children))]
+
+    def leave(self, job_id: JobId, asked: int | None) -> None:
+        """Take nothing more of a job; `asked` as in `unwanted`."""
+        self.forget_job(job_id)
+        self._ending = deque(ending for ending in self._ending if ending[0].id != job_id)
+        self.unwanted[job_id] = asked
+        if len(self.unwanted) > self._limits.subscriptions:
+            del self.unwanted[next(iter(self.unwanted))]
+
+    def forget_job(self, job_id: JobId) -> None:
+        """Nothing more of a job is waited for."""
+        self.assembly.drop(job_id)
+        self.jobs.pop(job_id, None)
+
+    def is_done_with(self, job_id: JobId) -> bool:
+        """Return whether a job is over, or observed no longer; the events of a child come by themselves."""
+        return job_id in self.ended or (job_id in self.unwanted and job_id not in self.children)
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether the runtime tells the positions of events."""
+        return self.features is not None and POSITIONS in self.features
+
+    def lose(self) -> None:
+        """It cannot be resumed: its jobs are observed in another."""
+        self.lost = True
+        self.drop_early(list(self.early))
+        for job in (*self.jobs.values(), *(job for job, _ in self._ending)):
+            job.lose()
+
+    def drop_early(self, job_ids: Iterable[JobId]) -> None:
+        """What waited for an answer of these jobs is of no use: it comes again, or to nobody."""
+        for job_id in job_ids:
+            self.drop(job_id, self.early.take(job_id))
+
+    def drop(self, job_id: JobId, envelopes: Iterable[Envelope]) -> None:
+        """Nobody gets these events of a job."""
+        for envelope in envelopes:
+            self.acks.drop(envelope.event_seq or 0, job_id)
+
+    def renew(self, session_id: SessionId, now: Time) -> None:
+        """Another session begins in its place."""
+        self.id, self.lost, self.token, self.skipped = session_id, False, None, 0
+        self.large_at, self.stuck, self.restored = None, False, False
+        self.acks.begin_session(now)
+        self.numbers = Numbering(self._limits.gap_events)
+        self._ending = deque((job, 0) for job, _ in self._ending if self.acks.holds(job.id))
+        self.ended.clear()
+        self.unwanted = {
+            request.job_id: request.number  # Such a subscribe is sent again, and is taken back behind that.
+            for request in self.requests
+            if request.dropped and request.job_id in self.unwanted
+        }
+        self.children.clear()
+
+    def _forget_processed(self) -> None:
+        """Forget the jobs of which nothing comes again after a resume."""
+        cursor = self.cursor
+        self._ending = deque(
+            (job, seq) for job, seq in self._ending if seq > cursor or self.acks.holds(job.id)
+        )
+
+    def _resumed(self, job: FollowedJob) -> ResumedJob:
+        replay = job.replay
+        mixed = job.is_mixed and not job.may_be_home  # Else later events may come first.
+        behind = job.awaited or job.skipped > self.cursor or mixed
+        return ResumedJob(
+            job.id,
+            job.stored,
+            job.stored_home,
+            job.observed,
+            behind or self.acks.holds_of_lost(job.id),
+            job.keyed,
+            None if replay is None else (replay.stored, replay.until),
+        )

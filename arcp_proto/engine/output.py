@@ -1,0 +1,465 @@
+"""What comes out of a machine: start here.
+
+An input accumulates in the machine what it wants done, and `take()` hands it out, once, as one `Output`.
+Its parts are carried out in the order of its fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from arcp_proto.ids import JobId, Principal, RequestId, SessionId, Time
+from arcp_proto.secret import Secret
+from arcp_proto.wire import codec
+from arcp_proto.wire.credential import Credential
+from arcp_proto.wire.inputs import NO_INPUT, Input
+from arcp_proto.wire.messages import AgentEntry, JobEntry, Peer
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+NOTHING: Final[tuple[()]] = ()
+"""A part of an Output that holds nothing."""
+
+
+class Deadline(NamedTuple):
+    """When to call `handle_timer`, in nanoseconds of the monotonic clock, and what for."""
+
+    at: Time
+    reason: str
+
+
+# What only the host can do. Each is asked once.
+
+
+class Authenticate(msgspec.Struct):
+    """Verify a hello's token (§6.1); answer with `Runtime.authenticated(request, principal)`.
+
+    With a `principal` there is no token to verify: somebody resumes this principal's session by its resume
+    token alone (§6.3). Answer with the principal if it still may, else with None.
+    """
+
+    request: int
+    connection: Connection
+    scheme: str
+    token: Secret
+    client: Peer
+    principal: Principal | None = None
+
+
+class StartJob(msgspec.Struct, gc=False):
+    """Run an agent; it emits through the runtime and ends with `finish`, `fail` or `job_stopped`."""
+
+    job_id: JobId
+    agent: str
+    version: str | None
+    given: Input
+    """Its input as JSON; `input` is the value."""
+    principal: Principal
+    lease: Mapping[str, Sequence[str]]
+    trace_id: str
+    trace_headers: Mapping[str, str]
+    """`traceparent` and, if there is one, `tracestate`, for the tools that the agent calls (§11)."""
+    attempt: int = 1
+    """1, and one more each time that the job was started again after a restart of the runtime."""
+    credentials: Sequence[Credential] = ()
+    """Those that it begins with; `Runtime.credentials_of` has the current ones."""
+
+    @property
+    def input(self) -> Any:
+        """The input as a value, which is made from JSON at each call."""
+        return self.given.value()
+
+    def take_input(self) -> Any:
+        """Return the input as a value, and keep its JSON no longer: `input` is None from now on."""
+        given, self.given = self.given, NO_INPUT
+        return codec.decode_checked(given.json, evenly=given.evenly)
+
+
+class StopJob(msgspec.Struct):
+    """Cancel an agent by its loop's own means; answer with `job_stopped` when it has ended.
+
+    At `kill_at` (monotonic) its terminal is sent whether it has stopped or not.
+    """
+
+    job_id: JobId
+    reason: str
+    kill_at: Time
+
+
+class IssueCredentials(msgspec.Struct):
+    """Ask the provisioner for credentials under `alias` (§9.8); answer with `Runtime.credentials_issued`.
+
+    They are to be bounded by the lease, by what the budget has left, and by `expires_at`. Whatever fails is
+    answered too, and without delay: a client waits.
+    """
+
+    alias: str
+    job_id: JobId
+    principal: Principal
+    agent: str
+    version: str | None
+    lease: Mapping[str, Sequence[str]]
+    budget: Mapping[str, str]
+    """Currency to amount, in decimal digits."""
+    expires_at: str | None
+    any_model: bool
+    """Every model is allowed; else those that the lease names (§9.7)."""
+    rotation: bool = False
+    """They take the place of others, which are revoked then."""
+    session_id: str = ""
+    """The session that submitted the job; of a child that of the root of its tree (§10)."""
+
+
+class RevokeCredential(msgspec.Struct):
+    """Revoke all that is there under `alias`; answer with `Runtime.credential_revoked`.
+
+    `handles` are the provisioner's own names for it; without any the alias is the name. Nothing being there
+    is a success.
+    """
+
+    alias: str
+    handles: Sequence[str] = ()
+
+
+class PauseJob(msgspec.Struct, gc=False):
+    """The transport of the submitting session, or its journal, is full: the agent waits in its next emit.
+
+    It comes at once, and waits for no record. Each output is carried out before the next, so that a
+    `ResumeJob` stays behind it.
+    """
+
+    job_id: JobId
+
+
+class ResumeJob(msgspec.Struct, gc=False):
+    """Neither transport nor journal are full any more, or the session is detached: the agent goes on."""
+
+    job_id: JobId
+
+
+class Dial(msgspec.Struct, gc=False):
+    """Open a transport to the runtime at `at` (monotonic), and `Client.connect` it; or say `dial_failed`.
+
+    `attempt` counts from 1 since the session was last of use.
+    """
+
+    at: Time
+    attempt: int
+
+
+Request = (
+    Authenticate | StartJob | StopJob | IssueCredentials | RevokeCredential | PauseJob | ResumeJob | Dial
+)
+
+
+class Closing(NamedTuple):
+    """Close a transport after its last envelope; at once, without it, when `abort` is set.
+
+    `code` is a WebSocket close code; stdio just ends.
+    """
+
+    connection: Connection
+    code: int
+    reason: str
+    abort: bool = False
+
+
+# What happened; there is nothing to answer.
+
+
+class ConnectionEnded(msgspec.Struct):
+    """A connection is over: `who` is local, peer or transport; `code` an error code or empty."""
+
+    connection: Connection
+    who: str
+    code: str
+    reason: str
+
+
+class Audit(msgspec.Struct):
+    """A fact worth keeping for an audit (§14); `facts` holds no secret."""
+
+    what: str
+    principal: str
+    facts: dict[str, Any]
+
+
+class Noted(msgspec.Struct):
+    """A fact of every day for the host's log, if its configuration asks for `notices` (`notices.NOTICES`)."""
+
+    what: str
+    principal: str
+    facts: dict[str, Any]
+
+
+class ChildEnded(msgspec.Struct):
+    """A job that another had delegated has ended (§10); `code` is empty on success.
+
+    `result` is the value, or the text or bytes of a streamed result; None when that was too large to keep.
+    """
+
+    parent_id: JobId
+    job_id: JobId
+    final_status: str
+    result: Any = None
+    code: str = ""
+    message: str = ""
+    retryable: bool = False
+    details: dict[str, Any] | None = None
+    result_id: str | None = None
+    result_size: int | None = None
+
+
+class CredentialRotated(msgspec.Struct):
+    """What an agent has asked for with `rotate_credential` is done, or has failed: then there is a `code`."""
+
+    job_id: JobId
+    credential_id: str
+    code: str = ""
+    message: str = ""
+
+
+class RuntimeEnded(msgspec.Struct):
+    """A runtime that was shut down has no unfinished job and no open connection left."""
+
+    unstopped: int
+    """Agents that have not stopped by the end of their grace."""
+
+
+class Welcomed(msgspec.Struct):
+    """Our client's session is open (§6.2), or open again (§6.3).
+
+    What `Client.resumption()` says has changed: a SessionStore keeps it before anything else is done.
+    """
+
+    connection: Connection
+    session_id: SessionId
+    runtime: Peer
+    features: frozenset[str]
+    agents: list[AgentEntry]
+    resume_window_sec: int
+    resumed: bool = False
+
+
+class Detached(msgspec.Struct):
+    """The connection was cut, and the session is being resumed (§6.3): nothing is lost so far.
+
+    `code` is an error code or empty, `reason` says why: in the words of the runtime, if it sent an error
+    before it closed the connection.
+    """
+
+    session_id: SessionId
+    code: str
+    reason: str
+
+
+class SessionLost(msgspec.Struct):
+    """The session cannot be resumed any more. `final`: our client does not open another one by itself.
+
+    Of the jobs that were unfinished `Subscribed` or `JobLost` follows, one for each.
+    """
+
+    session_id: SessionId
+    code: str
+    reason: str
+    final: bool
+
+
+class JobLost(msgspec.Struct):
+    """What becomes of an unfinished job will not be seen: its session is lost, and it cannot be observed."""
+
+    job_id: JobId
+    code: str
+    message: str
+
+
+class JobsListed(msgspec.Struct):
+    """The answer to a list_jobs (§6.6)."""
+
+    request_id: RequestId
+    jobs: list[JobEntry]
+    next_cursor: str | None
+
+
+class Subscribed(msgspec.Struct):
+    """The answer to a subscribe (§7.6). `request_id` is None when the client asked by itself, to recover.
+
+    Events follow as `JobEmitted`. `subscribed_from` is the position of the last event of the job when it was
+    answered, and `history_from` of the first one that is left of a history that a bound has cut; of a runtime
+    that tells no positions they are numbers of the session that submitted the job.
+    """
+
+    request_id: RequestId | None
+    job_id: JobId
+    status: str
+    agent: str
+    lease: dict[str, list[str]]
+    expires_at: str | None
+    budget: dict[str, Any]
+    trace_id: str | None
+    parent_job_id: JobId | None
+    subscribed_from: int
+    replayed: bool
+    history_from: int | None
+    credentials: Sequence[Credential] | None = None
+    """The current ones; None: the answer does not show any."""
+
+
+class SubscriptionEnded(msgspec.Struct):
+    """The runtime has ended our observation of a job, which goes on (§7.6).
+
+    Subscribe again from the last `job_seq`.
+    """
+
+    job_id: JobId
+    seq: int
+    message: str
+
+
+class JobAccepted(msgspec.Struct):
+    """The answer to a submit (§7.1); `budget` maps currency to amount as the runtime wrote it."""
+
+    request_id: RequestId
+    job_id: JobId
+    agent: str
+    lease: dict[str, list[str]]
+    expires_at: str | None
+    budget: dict[str, Any]
+    accepted_at: str
+    trace_id: str | None
+    credentials: Sequence[Credential] | None = None
+    """The current ones; None: the answer does not show any."""
+
+
+class RequestRefused(msgspec.Struct):
+    """The answer to any request that was refused (§12)."""
+
+    request_id: RequestId
+    code: str
+    message: str
+    retryable: bool
+    job_id: JobId | None
+    details: dict[str, Any]
+
+
+class JobEmitted(msgspec.Struct):
+    """One event of a job (§8.1).
+
+    `job_seq` is its position: its place in its job, the same for everybody; None of a runtime that tells
+    none, and of a notice to this session alone. `value` is the new value of the credential that a `status
+    credential_rotated` names: not in its body.
+    """
+
+    job_id: JobId
+    seq: int
+    kind: str
+    ts: str
+    body: dict[str, Any]
+    job_seq: int | None = None
+    value: Secret | None = None
+    size: int = 0
+    """Bytes that it takes, about: what is not processed is bounded by them."""
+    receipt: int = 0
+    """How many events this client had handed out with it: what `Client.processed` is told."""
+
+
+class CancelAnswered(msgspec.Struct):
+    """The answer to a cancel (§7.4); the end of the job follows unless `final_status` says how it ended."""
+
+    request_id: RequestId | None
+    job_id: JobId
+    seq: int
+    final_status: str | None
+
+
+class JobEnded(msgspec.Struct):
+    """The end of a job (§7.3); `code` is empty on success.
+
+    `result` is the value, or the assembled text or bytes of a streamed result; None for one whose chunks
+    were left to the user (`Client.stream_result`). `content_type` is `application/json` when the chunks are
+    the JSON text of a value that was too large for a frame.
+    """
+
+    job_id: JobId
+    seq: int
+    final_status: str
+    completed_at: str
+    result: Any = None
+    result_id: str | None = None
+    result_size: int | None = None
+    summary: str | None = None
+    code: str = ""
+    message: str = ""
+    retryable: bool = False
+    details: dict[str, Any] = msgspec.field(default_factory=dict)
+    job_seq: int | None = None
+    content_type: str | None = None
+    receipt: int = 0
+
+
+class SessionFailed(msgspec.Struct):
+    """An error that answers no request of ours: it is the connection's."""
+
+    code: str
+    message: str
+    retryable: bool
+    details: dict[str, Any]
+
+
+class SessionClosed(msgspec.Struct):
+    """The runtime has acknowledged our close, or says goodbye (§6.7)."""
+
+    reason: str
+
+
+Event = (
+    ConnectionEnded
+    | Audit
+    | Noted
+    | ChildEnded
+    | CredentialRotated
+    | RuntimeEnded
+    | Welcomed
+    | Detached
+    | SessionLost
+    | JobLost
+    | JobsListed
+    | Subscribed
+    | SubscriptionEnded
+    | JobAccepted
+    | RequestRefused
+    | JobEmitted
+    | CancelAnswered
+    | JobEnded
+    | SessionFailed
+    | SessionClosed
+)
+
+
+class Output(NamedTuple):
+    """Everything that one or more inputs produced, in the order to carry it out."""
+
+    records: Sequence[Any]
+    """Records of a runtime: persist them before the envelopes that they allow are pulled, then
+    report `persisted`."""
+    writable: Sequence[Connection]
+    """These now have envelopes to pull."""
+    requests: Sequence[Request]
+    """What only the host can do."""
+    closing: Sequence[Closing]
+    """Close these after their last envelope."""
+    events: Sequence[Event]
+    """What happened."""
+    timer: Deadline | None
+    """The machine's next deadline, in place of the last one; None: none."""
+
+    def envelopes(self) -> Iterator[tuple[Connection, bytes]]:
+        """Pull everything from every writable connection: for hosts without back-pressure."""
+        for connection in self.writable:
+            while envelopes := connection.envelopes_to_send():
+                for envelope in envelopes:
+                    yield connection, envelope

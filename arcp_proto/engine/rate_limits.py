@@ -1,0 +1,106 @@
+"""Token buckets: pure arithmetic on a clock reading, one number of state each, and no timer (§14)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from arcp_proto.ids import SECOND, Time
+
+
+class Bucket:
+    """Lets `burst` through at once, and then so many in `per` nanoseconds: never more than both together.
+
+    A bucket is empty for `burst` more intervals the more often it is charged beyond what it holds.
+    """
+
+    __slots__ = ("_depth", "_full_at", "_interval")
+
+    def __init__(self, rate: int, burst: int, per: int = SECOND) -> None:
+        """`rate` and `burst` are at least 1."""
+        self._interval = -(-per // rate)
+        self._depth = burst * self._interval
+        self._full_at = 0
+
+    def ready(self, now: Time) -> bool:
+        """Whether one more may pass."""
+        return self._full_at + self._interval <= now + self._depth
+
+    def charge(self, now: Time, count: int = 1) -> None:
+        """So many have passed, whether they might or not."""
+        self._full_at = (self._full_at if self._full_at > now else now) + count * self._interval
+
+    def take(self, now: Time) -> bool:
+        """Let one pass, if it may."""
+        if self.ready(now):
+            self.charge(now)
+            return True
+        return False
+
+    def take_with(self, other: Bucket, now: Time) -> bool:
+        """Let one pass both, if it may."""
+        mine, theirs = self._full_at, other._full_at
+        if mine + self._interval > now + self._depth or theirs + other._interval > now + other._depth:
+            return False
+        self._full_at = (mine if mine > now else now) + self._interval
+        other._full_at = (theirs if theirs > now else now) + other._interval
+        return True
+
+    def wait(self, now: Time) -> int:
+        """Nanoseconds until one more may pass; 0: it may now."""
+        return max(0, self._full_at + self._interval - now - self._depth)
+
+    def wait_for_half(self, now: Time) -> int:
+        """Return the nanoseconds until half of `burst` may pass at once; 0 if it may now."""
+        return max(0, self._full_at - now - self._depth // 2)
+
+    def is_full(self, now: Time) -> bool:
+        """Whether it is as if nothing had ever passed."""
+        return self._full_at <= now
+
+
+class Window:
+    """Counts what comes within a second of the first, then anew."""
+
+    __slots__ = ("_count", "_since")
+
+    def __init__(self, now: Time) -> None:
+        self._since = now
+        self._count = 0
+
+    def count(self, now: Time) -> int:
+        """One more; how many it are now."""
+        if now - self._since >= SECOND:
+            self._since, self._count = now, 0
+        self._count += 1
+        return self._count
+
+
+class Buckets:
+    """A bucket for each of at most `most` names. One that is full is forgotten, then the longest unused."""
+
+    __slots__ = ("_buckets", "_burst", "_most", "_per", "_rate")
+
+    def __init__(self, rate: int, burst: int, per: int = SECOND, *, most: int) -> None:
+        self._rate, self._burst, self._per, self._most = rate, burst, per, most
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def wait(self, name: str, now: Time) -> int:
+        """Nanoseconds until one more of this name may pass; 0: it may now. Changes nothing."""
+        bucket = self._buckets.get(name)
+        return 0 if bucket is None else bucket.wait(now)
+
+    def charge(self, name: str, now: Time) -> None:
+        """One of this name has passed, whether it might or not."""
+        buckets = self._buckets
+        bucket = buckets.get(name)
+        if bucket is None:
+            bucket = buckets[name] = Bucket(self._rate, self._burst, self._per)
+        bucket.charge(now)
+        buckets.move_to_end(name)
+        for _ in range(2):  # One more than was added, so that what is over goes, and no call takes long.
+            first = next(iter(buckets))
+            if len(buckets) > self._most or buckets[first].is_full(now):
+                del buckets[first]

@@ -1,0 +1,161 @@
+"""What a job asks to be allowed, and a lease, compiled: what it allows, and which leases it covers (§9)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final, Self
+
+import msgspec
+
+from arcp_proto.empty import NOTHING
+from arcp_proto.errors import ErrorCode, Refusal
+from arcp_proto.ids import Time
+from arcp_proto.limits import MAX_LEASE_BYTES, MAX_NAME_LENGTH, MAX_NAMESPACES, MAX_PATTERNS
+from arcp_proto.wire import codec
+from arcp_proto.wire.messages import Lease
+from arcp_proto.wire.timestamps import parse_utc
+
+from .automaton import Automaton
+from .budget import COST_BUDGET, parse_amount
+from .canonical import matchable
+from .patterns import check_pattern, parse_pattern
+from .subsumption import Budget, Spent, covers
+
+MODEL_USE: Final = "model.use"
+"""The namespace of the models that a job may use (§9.7)."""
+RESERVED: Final = (
+    "fs.read",
+    "fs.write",
+    "net.fetch",
+    "tool.call",
+    "agent.delegate",
+    COST_BUDGET,
+    MODEL_USE,
+)
+"""The namespaces of §9.2; others are `x-vendor.` and printable ASCII without spaces."""
+
+_VENDOR: Final = re.compile(r"x-vendor\.[!-~]+\Z")
+
+
+class Expiry(msgspec.Struct, frozen=True, gc=False):
+    """When a lease ends: at `unix`, nanoseconds since the epoch; `text` is what is echoed, with Z (§9.5)."""
+
+    unix: Time
+    text: str
+
+
+def parse_lease(request: Mapping[str, list[str]] | None) -> Lease:
+    """A copy of a `lease_request`, order kept, none is empty; raises Refusal INVALID_REQUEST (§9.2).
+
+    An empty list grants nothing, but `cost.budget` has to name an amount.
+    """
+    if not request:
+        return NOTHING
+    _check_size("lease_namespaces", "namespaces", len(request), MAX_NAMESPACES)
+    for namespace, patterns in request.items():
+        _check_namespace(namespace)
+        _check_size("lease_patterns", f"patterns for {namespace}", len(patterns), MAX_PATTERNS)
+        for pattern in patterns:
+            check_pattern(namespace, pattern)
+            if namespace == COST_BUDGET:
+                parse_amount(pattern)
+        if namespace == COST_BUDGET and not patterns:
+            raise Refusal(ErrorCode.INVALID_REQUEST, "cost.budget names no amount")
+    lease = {namespace: list(patterns) for namespace, patterns in request.items()}
+    _check_size("lease_bytes", "bytes", len(codec.encode_checked(lease)), MAX_LEASE_BYTES)
+    return lease
+
+
+def parse_expiry(text: str, *, unix: Time) -> Expiry:
+    """An `expires_at` that lies after `unix`; raises Refusal INVALID_REQUEST for any other text (§9.5)."""
+    expires = parse_utc(text)
+    if expires is None:
+        raise Refusal(
+            ErrorCode.INVALID_REQUEST,
+            f"expires_at {text[:64]!r} is no UTC time such as 2026-05-13T23:42:00Z",
+        )
+    expiry = Expiry(*expires)
+    if expiry.unix <= unix:
+        raise Refusal(ErrorCode.INVALID_REQUEST, f"expires_at {expiry.text} is not in the future")
+    return expiry
+
+
+def _check_namespace(namespace: str) -> None:
+    if namespace in RESERVED or (len(namespace) <= MAX_NAME_LENGTH and _VENDOR.match(namespace)):
+        return
+    raise Refusal(
+        ErrorCode.INVALID_REQUEST,
+        f"{namespace[:64]!r} is no capability namespace of the protocol, and does not begin with x-vendor.",
+    )
+
+
+def _check_size(limit: str, what: str, size: int, most: int) -> None:
+    if size > most:
+        raise Refusal(
+            ErrorCode.INVALID_REQUEST,
+            f"a lease_request has at most {most} {what}, this one has {size}",
+            details={"limit": limit, "max": most},
+        )
+
+
+class Grants:
+    """What the patterns of a lease grant. Immutable; a namespace is compiled when it is first asked for."""
+
+    __slots__ = ("_automata", "_patterns")
+
+    def __init__(self, patterns: Mapping[str, tuple[str, ...]]) -> None:
+        self._patterns = dict(patterns)
+        self._automata: dict[str, Automaton] = {}
+
+    @classmethod
+    def of(cls, lease: Mapping[str, Sequence[str]]) -> Self:
+        """Of a lease that `parse_lease` has made, or would make the same."""
+        return cls({namespace: tuple(patterns) for namespace, patterns in lease.items()})
+
+    def allows(self, capability: str, target: str) -> bool:
+        """Whether a pattern matches the target, in its canonical form (§9.3).
+
+        False where there is no such namespace, for what is no path or URL, and always for cost.budget.
+        """
+        if capability not in self._patterns:
+            return False
+        text = matchable(capability, target)
+        return text is not None and self._automaton(capability).matches(text)
+
+    def names(self, capability: str) -> bool:
+        """Whether the lease has the namespace, even with no pattern."""
+        return capability in self._patterns
+
+    def covers(self, child: Grants) -> bool:
+        """Whether whatever `child` allows is allowed, in every namespace but cost.budget (§9.4).
+
+        Exact over the union of the patterns, but False where finding out would take more than
+        `covering.MOST_STATES` states, and where a child has more only among URLs whose path begins with
+        `//`, which no target has.
+        """
+        budget = Budget()
+        try:
+            return all(
+                covers(self._automaton(namespace), child._automaton(namespace), budget)
+                for namespace, patterns in child._patterns.items()
+                if patterns and namespace != COST_BUDGET
+            )
+        except Spent:
+            return False
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Grants) and self._patterns == other._patterns
+
+    def __repr__(self) -> str:
+        return f"Grants({self._patterns!r})"
+
+    def _automaton(self, namespace: str) -> Automaton:
+        automaton = self._automata.get(namespace)
+        if automaton is None:
+            patterns = self._patterns.get(namespace, ())
+            automaton = Automaton(
+                parts for pattern in patterns for parts in parse_pattern(namespace, pattern)
+            )
+            self._automata[namespace] = automaton
+        return automaton

@@ -1,0 +1,1 @@
+"""The server side: sessions, jobs, credentials and the journal of one runtime."""

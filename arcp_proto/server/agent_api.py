@@ -1,0 +1,389 @@
+"""What agents call: the checks that come before anything changes, and what follows (§7, §8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from arcp_proto.engine.machine import cut
+from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError
+from arcp_proto.ids import JobId, Time
+from arcp_proto.leases.budget import COST_BUDGET, Cost, to_cost
+from arcp_proto.limits import MAX_ID_LENGTH, MAX_NAME_LENGTH, MAX_REASON_LENGTH
+from arcp_proto.server.jobs.delegation import AGENT_DELEGATE
+from arcp_proto.server.jobs.gate import TOOL_CALL
+from arcp_proto.server.jobs.job import Job
+from arcp_proto.server.jobs.publish import MOST_TOGETHER, SHORT
+from arcp_proto.server.jobs.shortening import shorten
+from arcp_proto.wire import codec
+from arcp_proto.wire.event_bodies import (
+    COST_PREFIX,
+    FEATURE_OF_KIND,
+    Body,
+    Metric,
+    ToolError,
+    ToolResult,
+    encode_body,
+    encode_metric,
+    read_delegate,
+    read_metric,
+    read_tool_call,
+)
+
+from .credentials import issuing
+from .jobs import completion, delegation, gate, publish, results, spending
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+
+class AgentCalls:
+    """The inputs of a runtime that come from agents; the driver takes afterwards.
+
+    They raise before anything has changed.
+    """
+
+    _runtime: Runtime
+    """The runtime itself."""
+
+    def emit(self, job_id: JobId, kind: str, body: Body | Mapping[str, Any], *, now: int) -> int:
+        """Publish one event of a job; raises LocalProtocolError for a bad body, or once the job has ended.
+
+        A body that is too large for a frame is cut, and marks in it say how much is left out (§8.2).
+        Returns how many bytes more than a KiB its body has, so that a driver takes large events soon.
+
+        A tool call passes the gate: refused, its `tool_result` follows it, and Denied is raised (§9.3). A
+        metric that begins with `cost.`, in a currency of the budget, spends (§9.6).
+        """
+        runtime = self._runtime
+        job, openings = runtime.speaker, runtime.openings
+        if job is not None and job.id == job_id and now < openings.until and kind not in _ALONE:
+            opening = openings.by_kind.get(kind)
+            encoded = encode_body(kind, body)
+            if opening is not None and len(encoded) <= SHORT:
+                said = runtime.said
+                said.append(opening + encoded)
+                runtime.said_at = now
+                if len(said) >= MOST_TOGETHER:
+                    publish.end(runtime, job)
+                return 0
+        job = runtime.unfinished.get(job_id)
+        if job is None or job.then is not None:
+            raise _no_job(job_id)
+        special = _SPECIAL.get(kind)
+        if special is not None:
+            special(runtime, job, body, now)
+            return 0
+        encoded = encode_body(kind, body)
+        if len(encoded) > job.body_limit:
+            encoded = _short(job, kind, encoded)
+        if runtime.busy or runtime.recorder is not None:
+            runtime.enter(now, "emit", job_id, kind, body)
+        else:
+            runtime.busy = True
+            if now > runtime.now:
+                runtime.now = Time(now)
+        runtime.publish(job, kind, encoded)
+        publish.begin(runtime, job)
+        return len(encoded) - SHORT if len(encoded) > SHORT else 0
+
+    def authorize(self, job_id: JobId, capability: str, target: str, *, now: int) -> None:
+        """The gate (§9.3): raises Denied unless the job's lease allows the operation now.
+
+        LEASE_EXPIRED, PERMISSION_DENIED or BUDGET_EXHAUSTED, in this order; the first also ends the job.
+        """
+        runtime = self._runtime
+        job = _unended(runtime, job_id)
+        capability, target = _text(capability), _text(target)
+        runtime.enter(now, "authorize", job_id, capability, target)
+        try:
+            gate.check(runtime, job, capability, target)
+        except Denied:
+            runtime.done()
+            raise
+        runtime.done()
+
+    def reserve(self, job_id: JobId, currency: str, amount: Cost, *, now: int) -> int:
+        """Hold back what an operation may cost; returns a number to settle or release it with (§9.6).
+
+        Raises Denied BUDGET_EXHAUSTED for more than is left and not held, LocalProtocolError for no amount.
+        What is neither settled nor released when the job ends counts as spent.
+        """
+        runtime = self._runtime
+        job = _unended(runtime, job_id)
+        exact = spending.check_reservation(job, currency, amount)
+        runtime.enter(now, "reserve", job_id, currency, f"{exact:f}")
+        try:
+            gate.check_amount(runtime, job, currency, exact)
+        except Denied:
+            runtime.done()
+            raise
+        hold = spending.reserve(runtime, job, currency, exact)
+        runtime.done()
+        return hold
+
+    def settle(
+        self,
+        job_id: JobId,
+        hold: int,
+        actual: Cost,
+        name: str = "cost.settled",
+        dimensions: dict[str, Any] | None = None,
+        *,
+        now: int,
+    ) -> None:
+        """What an operation has cost in fact: spent in full, and published as a metric called `name`.
+
+        Raises LocalProtocolError for a hold that is over, a cost that is none, a name without `cost.`.
+        """
+        runtime = self._runtime
+        job = _unended(runtime, job_id)
+        currency = spending.find(job, hold).currency
+        exact = to_cost(actual, "what was spent")
+        if not isinstance(name, str) or not name.startswith(COST_PREFIX):
+            raise LocalProtocolError(f"the metric of a cost begins with {COST_PREFIX} (§9.6)")
+        fields = read_metric(Metric(name, 0, currency, dimensions))
+        encoded = _fitting(job, "metric", encode_metric(fields, exact))
+        runtime.enter(now, "settle", job_id, hold, f"{exact:f}", name, dimensions)
+        spending.settle(runtime, job, hold, exact, encoded)
+        runtime.done()
+
+    def release(self, job_id: JobId, hold: int, *, now: int) -> None:
+        """Nothing was spent of a hold; raises LocalProtocolError for one that is over."""
+        runtime = self._runtime
+        job = _unended(runtime, job_id)
+        spending.find(job, hold)
+        runtime.enter(now, "release", job_id, hold)
+        spending.release(runtime, job, hold)
+        runtime.done()
+
+    def upstream_exhausted(self, job_id: JobId, message: str, *, now: int) -> NoReturn:
+        """A vendor says that the money is gone: raises Denied BUDGET_EXHAUSTED with its words (§9.8)."""
+        runtime = self._runtime
+        job = _unended(runtime, job_id)
+        message = _text(message) or "the upstream budget is exhausted"
+        runtime.enter(now, "upstream_exhausted", job_id, message)
+        try:
+            gate.deny(runtime, job, ErrorCode.BUDGET_EXHAUSTED, message, COST_BUDGET, "upstream")
+        finally:
+            runtime.done()
+
+    def write_result(self, job_id: JobId, data: str | bytes, *, now: int) -> None:
+        """Stream a piece of the result, cut to frames (§8.4).
+
+        Raises LocalProtocolError for a piece of the other type, Denied beyond the size limit.
+        """
+        runtime = self._runtime
+        job = _unended(runtime, job_id)
+        encoding = results.check_piece(job, data)
+        runtime.enter(now, "write_result", job_id, data)
+        try:
+            results.write(runtime, job, data, encoding)
+        except Denied:
+            runtime.done()
+            raise
+        runtime.done()
+
+    def delegate(
+        self,
+        job_id: JobId,
+        agent: str,
+        input: Any = None,
+        lease_request: Mapping[str, Sequence[str]] | None = None,
+        expires_at: str | None = None,
+        max_runtime_sec: int | None = None,
+        *,
+        now: int,
+    ) -> JobId:
+        """Start another agent with less authority (§10); `ChildEnded` tells how its job ended.
+
+        Without a lease the child gets that of the job, without agent.delegate. Raises Denied: as `authorize`,
+        then AGENT_NOT_AVAILABLE, AGENT_VERSION_NOT_AVAILABLE, INVALID_REQUEST, LEASE_SUBSET_VIOLATION,
+        PERMISSION_DENIED beyond a ceiling of the host, INTERNAL_ERROR when too many jobs are running or what
+        they were given takes too many bytes.
+        """
+        runtime = self._runtime
+        job = _unended(runtime, _running(runtime, job_id).id)
+        wish = delegation.read_wish(agent, lease_request, expires_at, max_runtime_sec)
+        given = delegation.written(runtime, input)
+        runtime.enter(now, "delegate", job_id, agent, input, wish.lease, expires_at, max_runtime_sec)
+        try:
+            child = delegation.delegate(runtime, job, wish, given)
+        except Denied:
+            runtime.done()
+            raise
+        runtime.done()
+        return child.id
+
+    def rotate_credential(self, job_id: JobId, credential_id: str, *, now: int) -> None:
+        """Ask for a new value in place of that of one credential, and of all that came with it (§9.8.2).
+
+        `CredentialRotated` tells how it went. Raises LocalProtocolError for what the job does not have, or
+        has asked for already.
+        """
+        runtime = self._runtime
+        job = _unended(runtime, job_id)
+        held = issuing.check_rotation(runtime, job, credential_id)
+        runtime.enter(now, "rotate_credential", job_id, credential_id)
+        issuing.for_rotation(runtime, job, held)
+        runtime.done()
+
+    def finish(self, job_id: JobId, result: Any = None, summary: str | None = None, *, now: int) -> None:
+        """The agent has returned a JSON value, or None; raises LocalProtocolError for what is none."""
+        runtime = self._runtime
+        job = _running(runtime, job_id)
+        encoded = _encode_result(result, summary)
+        runtime.enter(now, "finish", job_id, result, summary)
+        if job.outcome is None:
+            results.finish(runtime, job, encoded, summary)
+        else:  # It is decided that it ends otherwise.
+            completion.agent_ended(runtime, job, job.outcome)
+        runtime.done()
+
+    def fail(
+        self,
+        job_id: JobId,
+        code: str,
+        message: str,
+        retryable: bool | None = None,
+        details: dict[str, Any] | None = None,
+        *,
+        now: int,
+    ) -> None:
+        """The agent has failed; for the codes of §12 the table says `retryable`, whatever is given.
+
+        Raises LocalProtocolError for a code that is empty or longer than a name, and for what is no JSON.
+        """
+        runtime = self._runtime
+        job = _running(runtime, job_id)
+        _check_failure(code, message, retryable, details)
+        runtime.enter(now, "fail", job_id, code, message, retryable, details)
+        failure = completion.outcome_of(code, cut(message), retryable=retryable, details=details)
+        completion.agent_ended(runtime, job, failure)
+        runtime.done()
+
+
+def _unended(runtime: Runtime, job_id: JobId) -> Job:
+    job = runtime.unfinished.get(job_id)
+    if job is None or job.then is not None:  # Its agent may be over, and its children not.
+        raise _no_job(job_id)
+    return job
+
+
+def _no_job(job_id: JobId) -> LocalProtocolError:
+    return LocalProtocolError(f"{job_id} is no unfinished job")
+
+
+def _running(runtime: Runtime, job_id: JobId) -> Job:
+    job = runtime.running.get(job_id)
+    if job is None:
+        raise LocalProtocolError(f"{job_id} has no running agent")
+    return job
+
+
+def _fitting(job: Job, kind: str, encoded: bytes) -> bytes:
+    """The body of an event, cut to what a frame can hold; raises LocalProtocolError if that cannot be."""
+    return encoded if len(encoded) <= job.body_limit else _short(job, kind, encoded)
+
+
+def _short(job: Job, kind: str, encoded: bytes) -> bytes:
+    short = shorten(kind, encoded, job.body_limit)
+    if short is None:
+        raise LocalProtocolError(
+            f"this {kind} is {len(encoded)} bytes, a frame holds {job.body_limit}, and what it names cannot"
+            " be cut: refer to an artifact, or stream the result"
+        )
+    return short
+
+
+def _text(text: str) -> str:
+    """Text of an agent as it can be shown and kept: a lone surrogate, which no pattern holds, is escaped."""
+    if not isinstance(text, str):
+        raise LocalProtocolError(f"a {type(text).__name__} is no text")
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _emit_tool_call(runtime: Runtime, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
+    """Publish a tool call that is allowed; one that is not with its result, and raise Denied (§9.3)."""
+    encoded = _fitting(job, "tool_call", encode_body("tool_call", body))
+    tool, call_id = read_tool_call(body)
+    if len(call_id) > MAX_ID_LENGTH:
+        raise LocalProtocolError(f"a call_id has at most {MAX_ID_LENGTH} characters")
+    runtime.enter(now, "emit", job.id, "tool_call", body)
+    try:
+        gate.check(runtime, job, TOOL_CALL, tool)
+    except Denied as denied:
+        error = ToolError(denied.code.value, denied.message, denied.retryable)
+        runtime.publish(job, "tool_call", encoded)
+        runtime.publish(job, "tool_result", codec.encode_checked(ToolResult(call_id, error=error)))
+        runtime.done()
+        raise
+    runtime.publish(job, "tool_call", encoded)
+    runtime.done()
+
+
+def _emit_delegate(runtime: Runtime, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
+    """Publish that a job elsewhere works for this one, if its lease allows that; ours say so themselves."""
+    encoded = _fitting(job, "delegate", encode_body("delegate", body))
+    agent = read_delegate(body)
+    runtime.enter(now, "emit", job.id, "delegate", body)
+    try:
+        gate.check(runtime, job, AGENT_DELEGATE, delegation.target_of(job, agent))
+    except Denied:
+        runtime.done()
+        raise
+    runtime.publish(job, "delegate", encoded)
+    runtime.done()
+
+
+def _emit_metric(runtime: Runtime, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
+    """Publish a metric; a cost in a currency of the budget is spent, exactly (§9.6)."""
+    fields = read_metric(body)
+    cost = spending.cost_of(job, fields)
+    encoded = encode_metric(fields, None if cost is None else cost[1])
+    encoded = _fitting(job, "metric", encoded)
+    runtime.enter(now, "emit", job.id, "metric", fields)
+    if cost is None:
+        runtime.publish(job, "metric", encoded)
+    else:
+        spending.spend(runtime, job, *cost, encoded)
+    runtime.done()
+
+
+def _emit_chunk(runtime: Runtime, job: Job, body: Body | Mapping[str, Any], now: int) -> NoReturn:
+    raise LocalProtocolError("a result is streamed with write_result")
+
+
+_SPECIAL: Final[Mapping[str, Callable[[Runtime, Job, Body | Mapping[str, Any], int], None]]] = {
+    "delegate": _emit_delegate,
+    "tool_call": _emit_tool_call,
+    "metric": _emit_metric,
+    "result_chunk": _emit_chunk,
+}
+"""Kinds of events that do more than being published."""
+_ALONE: Final = frozenset((*_SPECIAL, *FEATURE_OF_KIND))
+"""Kinds that are numbered one by one."""
+
+
+def _encode_result(result: Any, summary: str | None) -> bytes | None:
+    """A returned value as JSON, None for nothing; raises LocalProtocolError for what is no JSON value."""
+    encoded = None if result is None else codec.encode_value(result)
+    if summary is not None:
+        codec.encode_value(summary)
+        if len(summary) > MAX_REASON_LENGTH:
+            raise LocalProtocolError(f"a summary has at most {MAX_REASON_LENGTH} characters")
+    return encoded
+
+
+def _check_failure(code: Any, message: Any, retryable: Any, details: Any) -> None:
+    """Raise LocalProtocolError for a code that is empty or too long, and for other types, and no JSON."""
+    if not (
+        isinstance(code, str)
+        and isinstance(message, str)
+        and isinstance(retryable, bool | None)
+        and isinstance(details, dict | None)
+    ):
+        raise LocalProtocolError("an error has a code and a message, and may have retryable and details")
+    codec.encode_value([code, message, details])
+    if not 0 < len(code) <= MAX_NAME_LENGTH:
+        raise LocalProtocolError(f"an error code has 1 to {MAX_NAME_LENGTH} characters")

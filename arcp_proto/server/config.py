@@ -1,0 +1,97 @@
+"""What a host decides about its runtime, checked before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from arcp_proto.errors import LocalProtocolError
+from arcp_proto.features import FEATURES, PROVISIONED_CREDENTIALS
+from arcp_proto.leases.ceilings import Ceiling, check_ceilings
+from arcp_proto.limits import KIB, MAX_RUNTIME_SEC, Limits
+from arcp_proto.server.jobs.inventory import AgentInfo, Inventory
+from arcp_proto.server.sessions.subscriptions import Right
+from arcp_proto.wire import codec
+
+SUPPORTED_FEATURES: Final = FEATURES
+"""The features of §6.2 that this runtime offers."""
+
+LEAST_FRAME: Final = 32 * KIB
+"""An answer with the largest lease, and every error, fit it."""
+
+WELCOME_BYTES: Final = 1024
+"""More than what stands in a welcome beside names and inventory."""
+
+EVENT_BYTES: Final = 256
+"""More than what stands around a body in its payload: the longest kind, the time, a position."""
+
+Observers = Mapping[str, Mapping[str, str]]
+"""Who sees the jobs of others: principal to owner, or "*" for all owners, to "list" or "observe" (§7.6)."""
+
+
+class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host decides. Times in seconds.
+
+    `resume_window_sec` is how long a session outlives its connection; a `heartbeat_interval_sec` of 0
+    offers no heartbeats; `quirks` answers peers that deviate in the form that they read. `observers` says
+    who sees the jobs of others, until `observers_set`. `journal` says that the host persists records and
+    reports `persisted`; without it no records are made. With `models_required` a lease without `model.use`
+    allows no model, else any (§9.7). Of the `ceilings` the first that is for a submit binds it.
+    """
+
+    name: str
+    version: str
+    agents: tuple[AgentInfo, ...] = ()
+    anonymous: bool = False
+    heartbeat_interval_sec: int = 30
+    resume_window_sec: int = 600
+    quirks: bool = True
+    journal: bool = False
+    observers: dict[str, dict[str, str]] = {}
+    credentials: bool = False
+    """The host has a provisioner, and answers `IssueCredentials` and `RevokeCredential` (§9.8)."""
+    credential_namespaces: tuple[str, ...] = ()
+    """Namespaces for which there are credentials: a lease that names no pattern of any of them is not asked
+    for. Empty: every lease may have some."""
+    volatile_credentials: bool = False
+    """Credentials are offered without a journal too: what is valid when the process dies stays so."""
+    models_required: bool = True
+    notices: bool = False
+    """The host is told of sessions and jobs that come and go, by `Noted`."""
+    ceilings: tuple[Ceiling, ...] = ()
+    limits: Limits = Limits()
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What is offered."""
+        withheld = {
+            "heartbeat": self.heartbeat_interval_sec == 0,
+            PROVISIONED_CREDENTIALS: not self.credentials or not (self.journal or self.volatile_credentials),
+        }
+        return tuple(name for name in SUPPORTED_FEATURES if not withheld.get(name, False))
+
+
+def check_config(config: RuntimeConfig, inventory: Inventory) -> None:
+    """Raise LocalProtocolError for bounds in which not every answer fits a frame, and for unknown rights."""
+    if config.limits.frame < LEAST_FRAME:
+        raise LocalProtocolError(f"a frame has at least {LEAST_FRAME} bytes")
+    size = len(codec.encode_checked([config.name, config.version, inventory.entries]))
+    if size > config.limits.frame - WELCOME_BYTES:
+        raise LocalProtocolError(f"the agents' inventory of {size} bytes does not fit a welcome")
+    for seconds in (config.heartbeat_interval_sec, config.resume_window_sec):
+        if not 0 <= seconds <= MAX_RUNTIME_SEC:
+            raise LocalProtocolError(f"{seconds} is not between 0 and {MAX_RUNTIME_SEC} seconds")
+    check_observers(config.observers)
+    check_ceilings(config.ceilings)
+
+
+def check_observers(observers: Observers) -> None:
+    """Raise LocalProtocolError for a right that there is not."""
+    for principal, owners in observers.items():
+        for owner, word in owners.items():
+            if word not in (Right.LIST, Right.OBSERVE):
+                raise LocalProtocolError(
+                    f'observers: {principal} may "list" or "observe" the jobs of {owner}, not {word!r}'
+                )

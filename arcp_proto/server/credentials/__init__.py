@@ -1,0 +1,1 @@
+"""Provisioned credentials (§9.8): issuing and revocation."""

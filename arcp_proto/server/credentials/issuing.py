@@ -1,0 +1,401 @@
+"""How credentials are asked for, what waits for them, and what comes of the answer (§9.8.2)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from arcp_proto.engine.output import CredentialRotated, IssueCredentials
+from arcp_proto.engine.timers import OF_A_REQUEST, TimerKind
+from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
+from arcp_proto.features import PROVISIONED_CREDENTIALS
+from arcp_proto.ids import SECOND, JobId, Principal, SessionId, Time, ulid
+from arcp_proto.leases.budget import parse_budget
+from arcp_proto.leases.lease import MODEL_USE
+from arcp_proto.server.jobs import completion, gate, publish
+from arcp_proto.server.jobs.job import Job, Terms
+from arcp_proto.server.jobs.turn import Turn
+from arcp_proto.server.journal.records import CredentialIssued, CredentialRequested, CredentialRevoked
+from arcp_proto.server.journal.records import CredentialRotated as RotatedRecord
+from arcp_proto.wire import codec
+from arcp_proto.wire.credential import ROTATED, Credential
+from arcp_proto.wire.inputs import Input
+
+from . import revocation
+from .model import MOST_BYTES, Held, IssuedCredential, Provision, Rotated, fault_of, named
+
+if TYPE_CHECKING:
+    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.sessions.session import Session
+
+FAILED = "no credentials were issued"
+LATE = "credentials were not issued in time"
+
+NO_JOURNAL: Final = "this runtime issues no credentials for them, since it keeps no journal"
+ANONYMOUS: Final = "credentials for them are issued to authenticated principals only"
+NOT_SECURE: Final = (
+    "credentials for them are shown on secure connections only (TLS, stdio or in memory), while this session"
+    " began on a plain one"
+)
+"""Why a session gets no credentials (§9.8)."""
+
+
+class Starting(msgspec.Struct):
+    """A job that exists, and starts when it has its credentials; `ids` are those that it had before."""
+
+    job: Job
+    input: Input
+    attempt: int
+    ids: list[str]
+
+
+class Rotating(msgspec.Struct):
+    """A job that runs, and gets others in place of those under the alias `old`, under their `ids`."""
+
+    job: Job
+    old: str
+    credential_id: str
+    ids: list[str]
+
+
+class Issuing:
+    """What waits for credentials, by their alias, and who waits for a key that one of these submits has."""
+
+    __slots__ = ("_starting", "awaited", "keys", "submits", "wanted")
+
+    def __init__(self) -> None:
+        self.awaited: dict[str, Turn | Starting | Rotating] = {}
+        self.submits: Counter[Principal] = Counter()
+        """What may run soon, by principal: submits that asked and are not answered, and jobs that wait."""
+        self._starting: dict[JobId, None] = {}
+        self.keys: dict[tuple[Principal, str], dict[SessionId, None]] = {}
+        self.wanted: Counter[tuple[Principal, str]] = Counter()
+        """How many submits that are not answered may get a key: none that comes later asks ahead of them."""
+
+    def starts(self, job: Job) -> None:
+        """A job is to start once it has its credentials; again is harmless."""
+        if job.id not in self._starting:
+            self._starting[job.id] = None
+            self.submits[job.terms.principal] += 1
+
+    def starts_no_more(self, job: Job) -> None:
+        """It has started, or never will; again is harmless."""
+        if job.id in self._starting:
+            del self._starting[job.id]
+            self.one_less(job.terms.principal)
+
+    def one_less(self, principal: Principal) -> None:
+        """What may run soon is a job that runs, or none."""
+        self.submits[principal] -= 1
+        if not self.submits[principal]:
+            del self.submits[principal]
+
+
+def issues(runtime: Runtime, session: Session) -> bool:
+    """Whether what this session submits gets credentials."""
+    return PROVISIONED_CREDENTIALS in session.features and PROVISIONED_CREDENTIALS in runtime.features
+
+
+def withheld(runtime: Runtime, session: Session) -> str:
+    """Return why a session whose client asks for credentials gets none; empty when it gets them."""
+    if PROVISIONED_CREDENTIALS in session.features or not runtime.config.credentials:
+        return ""
+    if PROVISIONED_CREDENTIALS not in runtime.features:
+        return NO_JOURNAL
+    return ANONYMOUS if session.anonymous else NOT_SECURE
+
+
+def check_withheld(session: Session, lease: Mapping[str, Sequence[str]]) -> None:
+    """Raise Refusal PERMISSION_DENIED for a lease with models whose credentials are withheld (§9.8).
+
+    The job could not call a model: its agent would run, and do nothing.
+    """
+    if session.withheld and lease.get(MODEL_USE):
+        details = {"feature": PROVISIONED_CREDENTIALS}
+        message = f"the lease names models, and {session.withheld}"
+        raise Refusal(ErrorCode.PERMISSION_DENIED, message, details=details)
+
+
+def may_have(runtime: Runtime, lease: Mapping[str, Sequence[str]], *, any_model: bool) -> bool:
+    """Return whether a lease can have credentials, by `RuntimeConfig.credential_namespaces` (§9.8)."""
+    namespaces = runtime.config.credential_namespaces
+    if not namespaces or any(lease.get(namespace) for namespace in namespaces):
+        return True
+    return any_model and MODEL_USE in namespaces
+
+
+def waits(runtime: Runtime, session: Session, terms: Terms) -> bool:
+    """Return whether a submit of this session has to wait for credentials."""
+    any_model = not runtime.config.models_required and MODEL_USE not in terms.lease
+    return issues(runtime, session) and may_have(runtime, terms.lease, any_model=any_model)
+
+
+def needs(runtime: Runtime, job: Job) -> bool:
+    """Whether a job that is about to start has to get credentials first: a child, or one that lost them."""
+    if not job.terms.credentials or job.credentials or PROVISIONED_CREDENTIALS not in runtime.features:
+        return False
+    return may_have(runtime, job.terms.lease, any_model=gate.any_model(runtime, job))
+
+
+def for_submit(runtime: Runtime, turn: Turn, terms: Terms) -> None:
+    """Ask for what a submit needs before it is answered."""
+    turn.terms = terms
+    any_model = not runtime.config.models_required and MODEL_USE not in terms.lease
+    turn.alias = _ask(runtime, terms, parse_budget(terms.lease), turn, any_model=any_model)
+    runtime.issuing.submits[terms.principal] += 1
+    turn.counts = True
+    runtime.hooks.submit_waits(runtime, turn)
+    if terms.idempotency_key is not None:
+        runtime.issuing.keys.setdefault((terms.principal, terms.idempotency_key), {})
+
+
+def for_start(runtime: Runtime, job: Job, input: Input, attempt: int) -> None:
+    """Ask for what a job needs before its agent starts."""
+    runtime.unfinished[job.id] = job
+    runtime.issuing.starts(job)
+    before = [provision for provision in runtime.provisions.of_job(job.id) if provision.issued]
+    ids = before[-1].ids if before else []
+    _ask_for(runtime, job, Starting(job, input, attempt, ids))
+
+
+def check_rotation(runtime: Runtime, job: Job, credential_id: str) -> Held:
+    """The credential that is to be rotated; raises LocalProtocolError when it cannot be."""
+    held = job.credentials.get(credential_id)
+    if held is None or _is_over(job):
+        raise LocalProtocolError(f"{job.id} has no credential {credential_id}")
+    for waiting in runtime.issuing.awaited.values():
+        if isinstance(waiting, Rotating) and waiting.old == held.alias:
+            raise LocalProtocolError(f"{credential_id} is being rotated")
+    return held
+
+
+def for_rotation(runtime: Runtime, job: Job, held: Held) -> None:
+    """Ask for others in place of all that came under the alias of this one."""
+    ids = [one.credential.id for one in job.credentials.values() if one.alias == held.alias]
+    _ask_for(runtime, job, Rotating(job, held.alias, held.credential.id, ids))
+
+
+def awaited(runtime: Runtime, alias: str) -> bool:
+    """Return whether a submit, or a job that is not about to end, waits for these credentials."""
+    match runtime.issuing.awaited.get(alias):
+        case None:
+            return False
+        case Turn():
+            return True
+        case waiting:
+            return not _is_over(waiting.job)
+
+
+def answered(
+    runtime: Runtime,
+    alias: str,
+    made: list[IssuedCredential] | None,
+    code: str,
+    message: str,
+) -> None:
+    """The provisioner has answered; None: it has failed, and something may be there all the same."""
+    provision = runtime.provisions.get(alias)
+    if provision is None or not provision.asked:
+        return
+    provision.asked = provision.gone = False
+    runtime.timers.disarm_all(OF_A_REQUEST, alias)
+    waiting = runtime.issuing.awaited.pop(alias, None)
+    if made is None:
+        revocation.doubt(runtime, provision)
+        fault: str | None = message or FAILED
+    else:
+        fault = _fault(alias, made)
+        _note(runtime, provision, made, waiting)
+    if waiting is None:
+        revocation.revoke(runtime, provision)
+    elif made is None or fault is not None:
+        revocation.revoke(runtime, provision)
+        _failed(runtime, waiting, Refusal(_code(code), fault or FAILED))
+    else:
+        _came(runtime, provision, named(alias, made, provision.ids), waiting)
+
+
+def late(runtime: Runtime, alias: str) -> None:
+    """The answer is overdue: nothing waits for it any more, and what it brings is revoked."""
+    runtime.timers.disarm(TimerKind.LEASE_ENDS, alias)
+    waiting = runtime.issuing.awaited.pop(alias, None)
+    revocation.revoke(runtime, runtime.provisions[alias])
+    if waiting is not None:
+        _failed(runtime, waiting, Refusal(ErrorCode.INTERNAL_ERROR, LATE))
+
+
+def drop(runtime: Runtime, turn: Turn) -> None:
+    """A submit comes to nothing: what it asked for is revoked, now and when the answer has come."""
+    counts_no_more(runtime, turn)
+    if turn.alias is None:
+        return
+    runtime.timers.disarm(TimerKind.LEASE_ENDS, turn.alias)
+    runtime.issuing.awaited.pop(turn.alias, None)
+    provision = runtime.provisions.get(turn.alias)
+    if provision is not None:
+        revocation.revoke(runtime, provision)
+
+
+def counts_no_more(runtime: Runtime, turn: Turn) -> None:
+    """A submit is a job now, or never will be; again is harmless."""
+    if turn.counts:
+        turn.counts = False
+        runtime.issuing.one_less(turn.session.principal)
+
+
+def give(job: Job, alias: str, credentials: Sequence[Credential]) -> None:
+    """A job has its first credentials."""
+    for credential in credentials:
+        job.give(Held(credential, alias))
+
+
+# Below: steps of the above.
+
+
+def _is_over(job: Job) -> bool:
+    """Return whether a job has ended, or is about to: then it gets no other credentials (§9.8.2).
+
+    That includes the grace of an agent that is told to stop: its lease may have expired.
+    """
+    return job.ended or job.ending is not None or job.outcome is not None
+
+
+def _ask_for(runtime: Runtime, job: Job, waiting: Starting | Rotating) -> None:
+    any_model = gate.any_model(runtime, job)
+    _ask(runtime, job.terms, job.budget.counters(), waiting, any_model=any_model)
+
+
+def _ask(
+    runtime: Runtime,
+    terms: Terms,
+    budget: Mapping[str, Decimal],
+    waiting: Turn | Starting | Rotating,
+    *,
+    any_model: bool,
+) -> str:
+    alias = "cred_" + ulid(runtime.entropy.bits(runtime.scope(terms.principal), "credential"))
+    runtime.commit(CredentialRequested(alias, terms.principal, terms.job_id, runtime.unix))
+    runtime.provisions[alias].asked = True
+    runtime.issuing.awaited[alias] = waiting
+    runtime.timers.arm(TimerKind.ISSUE, alias, Time(runtime.now + runtime.limits.issue * SECOND))
+    runtime.request(
+        IssueCredentials(
+            alias,
+            terms.job_id,
+            terms.principal,
+            terms.agent,
+            terms.version,
+            terms.lease,
+            {currency: f"{amount:f}" for currency, amount in budget.items()},
+            terms.expires_at,
+            any_model,
+            rotation=isinstance(waiting, Rotating),
+            session_id=terms.session_id,
+        )
+    )
+    return alias
+
+
+def _code(code: str) -> ErrorCode:
+    """The error of a submit whose credentials failed: the upstream's budget, or ours to know (§9.8)."""
+    return ErrorCode.BUDGET_EXHAUSTED if code == ErrorCode.BUDGET_EXHAUSTED else ErrorCode.INTERNAL_ERROR
+
+
+def _fault(alias: str, made: list[IssuedCredential]) -> str | None:
+    """What a client is told when what was made cannot be used."""
+    if fault_of(made) is not None:
+        return FAILED
+    try:
+        encoded = codec.encode_value(
+            [msgspec.structs.asdict(one.on_wire()) for one in named(alias, made, [])]
+        )
+    except LocalProtocolError:
+        return FAILED
+    return FAILED if len(encoded) > MOST_BYTES else None
+
+
+def _note(
+    runtime: Runtime,
+    provision: Provision,
+    made: list[IssuedCredential],
+    waiting: Turn | Starting | Rotating | None,
+) -> None:
+    """What is there under an alias; a rotation and a restart keep the names that the client knows."""
+    if not made:
+        runtime.commit(CredentialRevoked(provision.alias))
+        return
+    ids = waiting.ids if isinstance(waiting, Starting | Rotating) else []
+    credentials = named(provision.alias, made, ids)
+    handles = [one.handle for one in made if isinstance(one.handle, str)]
+    runtime.commit(CredentialIssued(provision.alias, [one.id for one in credentials], handles))
+
+
+def _came(
+    runtime: Runtime,
+    provision: Provision,
+    credentials: list[Credential],
+    waiting: Turn | Starting | Rotating,
+) -> None:
+    match waiting:
+        case Turn():
+            runtime.hooks.submit_is_ready(runtime, waiting, credentials)
+        case Starting(job=job):
+            runtime.issuing.starts_no_more(job)
+            if _is_over(job) or job.id not in runtime.unfinished or job.id in runtime.leaving:
+                revocation.revoke(runtime, provision)
+                return
+            give(job, provision.alias, credentials)
+            runtime.hooks.job_is_ready(runtime, job, waiting.input, waiting.attempt)
+            if waiting.ids:
+                _tell(runtime, job, credentials)
+        case Rotating():
+            _rotate(runtime, waiting, provision, credentials)
+
+
+def _failed(runtime: Runtime, waiting: Turn | Starting | Rotating, refusal: Refusal) -> None:
+    match waiting:
+        case Turn():
+            counts_no_more(runtime, waiting)
+            runtime.hooks.submit_is_refused(runtime, waiting, refusal)
+        case Starting(job=job):
+            runtime.issuing.starts_no_more(job)
+            if job.id in runtime.unfinished and job.ending is None and job.id not in runtime.leaving:
+                failed = completion.outcome_of(refusal.code, refusal.message)
+                completion.end_with_error(runtime, job, job.outcome or failed)
+        case Rotating(job=job, credential_id=credential_id):
+            runtime.happened(CredentialRotated(job.id, credential_id, refusal.code.value, refusal.message))
+
+
+def _rotate(runtime: Runtime, waiting: Rotating, provision: Provision, credentials: list[Credential]) -> None:
+    """New values in place of the old ones, which are revoked once the new ones are out."""
+    job, old = waiting.job, waiting.old
+    before = [held for held in job.credentials.values() if held.alias == old]
+    over = _is_over(job)
+    if over or len(before) != len(credentials):
+        revocation.revoke(runtime, provision)
+        message = "the job is over" if over else "not as many credentials were issued as before"
+        _failed(runtime, waiting, Refusal(ErrorCode.INTERNAL_ERROR, message))
+        return
+    for held in before:
+        if held.rotated is not None:
+            held.rotated.forget()
+    give(job, provision.alias, credentials)
+    _tell(runtime, job, credentials)
+    replaced = runtime.provisions.get(old)
+    if replaced is not None:
+        revocation.revoke(runtime, replaced)
+    runtime.happened(CredentialRotated(job.id, waiting.credential_id))
+
+
+def _tell(runtime: Runtime, job: Job, credentials: list[Credential]) -> None:
+    """`status credential_rotated` to the principal alone; what is kept of it names no value (§9.8.2)."""
+    for credential in credentials:
+        job.credentials[credential.id].rotated = Rotated(credential)
+        body = codec.encode_checked({"phase": ROTATED, "id": credential.id})
+        payload = codec.open_event("status", runtime.time_text(), body)
+        runtime.commit(RotatedRecord(job.id, credential.id, payload))
+        publish.spread(runtime, job, PROVISIONED_CREDENTIALS)

@@ -1,0 +1,123 @@
+"""How credentials are revoked: at every end, until it is done, across restarts (§9.8.2, §14)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from arcp_proto.engine.machine import cut
+from arcp_proto.engine.output import RevokeCredential
+from arcp_proto.engine.timers import TimerKind
+from arcp_proto.ids import SECOND, Time
+from arcp_proto.server.audit import note
+from arcp_proto.server.jobs.job import Job
+from arcp_proto.server.journal.records import CredentialOutstanding, CredentialRevoked
+
+from .model import Provision, forget
+
+if TYPE_CHECKING:
+    from arcp_proto.server.runtime import Runtime
+
+DOUBT: Final = 60
+"""Seconds after which what was asked for, and not answered, is either there or never will be."""
+TELLS: Final = 5
+"""Attempts after which a credential counts as outstanding; it is tried on all the same."""
+
+
+def revoke(runtime: Runtime, provision: Provision) -> None:
+    """Let the provisioner revoke what is there under an alias, and again until it has."""
+    provision.revoking = True
+    if not provision.in_flight and runtime.provisions.get(provision.alias) is provision:
+        _try(runtime, provision)
+
+
+def doubt(runtime: Runtime, provision: Provision) -> None:
+    """What was asked for may come into being later: that there is nothing is believed after a while."""
+    provision.certain_at = Time(runtime.now + DOUBT * SECOND)
+
+
+def restored(runtime: Runtime) -> None:
+    """After a restart nothing that was issued before is of use: it is revoked."""
+    for provision in runtime.provisions:
+        if not provision.issued:
+            doubt(runtime, provision)
+        revoke(runtime, provision)
+
+
+def again(runtime: Runtime, alias: str) -> None:
+    """The time for another attempt has come."""
+    provision = runtime.provisions.get(alias)
+    if provision is not None and provision.revoking and not provision.in_flight:
+        _try(runtime, provision)
+
+
+def answered(runtime: Runtime, alias: str, revoked: bool, final: bool, reason: str) -> None:
+    """The provisioner has revoked, or failed to: `final` when it always will."""
+    provision = runtime.provisions.get(alias)
+    if provision is None or not provision.in_flight:
+        return
+    provision.in_flight = False
+    if revoked:
+        _revoked(runtime, provision)
+    else:
+        _failed(runtime, provision, final, cut(reason) or "the provisioner failed")
+    job = runtime.jobs.get(provision.job_id)
+    if job is not None:
+        runtime.hooks.revoked(runtime, job)
+
+
+def begin(runtime: Runtime, job: Job) -> None:
+    """A job is over: its credentials are forgotten here, and revoked."""
+    forget(job)
+    runtime.issuing.starts_no_more(job)
+    for provision in runtime.provisions.of_job(job.id):
+        if not provision.revoking:
+            revoke(runtime, provision)
+
+
+def under_way(runtime: Runtime, job: Job) -> bool:
+    """Whether credentials of a job are valid that may still be revoked soon."""
+    return any(
+        not provision.gone and (provision.in_flight or provision.outstanding is None)
+        for provision in runtime.provisions.of_job(job.id)
+    )
+
+
+def _try(runtime: Runtime, provision: Provision) -> None:
+    provision.in_flight = True
+    provision.attempts += 1
+    runtime.timers.disarm(TimerKind.REVOCATION, provision.alias)
+    runtime.request(RevokeCredential(provision.alias, tuple(provision.handles)))
+
+
+def _revoked(runtime: Runtime, provision: Provision) -> None:
+    """It is gone, unless what was asked for may still be under way: then it is revoked once more."""
+    provision.gone = True
+    provision.attempts = 0
+    certain_at = provision.certain_at
+    if provision.asked:
+        certain_at = Time(runtime.now + DOUBT * SECOND)
+    if certain_at is not None and runtime.now < certain_at:
+        runtime.timers.arm(TimerKind.REVOCATION, provision.alias, certain_at)
+        return
+    runtime.commit(CredentialRevoked(provision.alias))
+
+
+def _failed(runtime: Runtime, provision: Provision, final: bool, reason: str) -> None:
+    tells = final or provision.attempts == TELLS
+    if tells and provision.outstanding is None:
+        runtime.commit(CredentialOutstanding(provision.alias, reason))
+    if tells or provision.attempts == 1:
+        note(
+            runtime,
+            "revocation_failed",
+            provision.principal,
+            job_id=provision.job_id,
+            alias=provision.alias,
+            reason=reason,
+            attempts=provision.attempts,
+            outstanding=tells,
+        )
+    if not final:
+        pause = min(2 ** min(provision.attempts - 1, 20), runtime.limits.revocation_pause)
+        at = Time(runtime.now + pause * SECOND)
+        runtime.timers.arm(TimerKind.REVOCATION, provision.alias, at)

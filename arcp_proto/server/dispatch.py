@@ -1,0 +1,263 @@
+"""What a client may say, when, and what the runtime does about it and about timers: two tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.machine import CLOSE_NORMAL, found
+from arcp_proto.engine.timers import TimerKey, TimerKind
+from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
+from arcp_proto.ids import JobId, SessionId
+from arcp_proto.limits import MAX_ID_LENGTH
+from arcp_proto.server.jobs.listing import Filter, page
+from arcp_proto.server.jobs.submission import on_cancel
+from arcp_proto.server.jobs.submit_queue import on_submit
+from arcp_proto.server.journal.records import Released, RuntimeKept
+from arcp_proto.server.sessions.handshake import on_hello, on_resume, prove
+from arcp_proto.server.sessions.session import admission_of, session_of
+from arcp_proto.server.sessions.subscriptions import on_subscribe, on_unsubscribe, owners_listed
+from arcp_proto.wire import codec, messages
+from arcp_proto.wire.lenient import read_request
+
+from . import shutdown
+from .credentials import issuing, revocation
+from .hooks import Hooks
+from .jobs import completion, gate, submission, submit_queue
+from .responses import entry_json
+from .sessions import admission_control, handshake, retention, subscriptions
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+DEFAULT_PAGE: Final = 100
+"""Jobs of a page when the client does not say how many (§6.6)."""
+PAGE_BYTES: Final = 6 * MAX_ID_LENGTH + 512
+"""More than what stands around the entries of a page: the request's id, all of it escaped, and the cursor."""
+JOBS_A_REQUEST: Final = 50
+"""Jobs that a listing shows, or looks at, count as one request more: they cost about as much (§14)."""
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """Who handles a message, and the feature that it needs (§6.2).
+
+    `counted` says that it is a request, of which there may be so many a second; `idle` that whoever says
+    nothing else does not use its session (§14).
+    """
+
+    handle: Callable[[Runtime, Connection, codec.Envelope, Any], None]
+    feature: str | None = None
+    counted: bool = True
+    idle: bool = False
+
+
+def handle(runtime: Runtime, connection: Connection, message: bytes) -> None:
+    """Read one message and carry it out; raises Refusal."""
+    connection.answering = None
+    envelope = codec.decode_envelope(message)
+    connection.answering = envelope
+    phase = connection.phase
+    rule = HANDLERS[phase].get(envelope.type)
+    if phase is Phase.AWAITING_HELLO:
+        admission_control.check_place(runtime, connection)
+    elif rule is None or rule.counted:
+        admission_control.count_request(runtime, connection, idle=rule is None or rule.idle)
+    elif not rule.idle:
+        admission_control.active(runtime, connection)
+    if envelope.arcp != codec.VERSION and not envelope.supported:
+        raise Refusal(
+            ErrorCode.INVALID_REQUEST,
+            f"ARCP {envelope.arcp} is not supported; this runtime speaks {codec.VERSION}",
+        )
+    if rule is None:
+        _not_legal(connection, envelope)
+        return
+    if rule.feature is not None and rule.feature not in session_of(connection).features:
+        raise Refusal(
+            ErrorCode.INVALID_REQUEST,
+            f"{envelope.type} needs the feature {rule.feature}, which was not negotiated",
+        )
+    rule.handle(runtime, connection, envelope, read_request(envelope))
+
+
+# The session.
+
+
+def on_ping(runtime: Runtime, connection: Connection, envelope: codec.Envelope, ping: messages.Ping) -> None:
+    """`session.ping` is answered at once, negotiated or not (§6.4)."""
+    connection.send(messages.Pong(ping.nonce, runtime.time_text()), urgent=True)
+
+
+def on_pong(runtime: Runtime, connection: Connection, envelope: codec.Envelope, pong: messages.Pong) -> None:
+    """`session.pong` (§6.4): whoever answers a ping has had the welcome before it, and its token."""
+    if connection.has_pinged(pong.ping_nonce):
+        prove(runtime, connection, session_of(connection))
+
+
+def on_ack(runtime: Runtime, connection: Connection, envelope: codec.Envelope, ack: messages.Ack) -> None:
+    """`session.ack` frees the log (§6.5)."""
+    session = session_of(connection)
+    if not 0 <= ack.last_processed_seq <= session.log.last:
+        raise Refusal(
+            ErrorCode.INVALID_REQUEST,
+            f"last_processed_seq is not between 0 and the last event, {session.log.last}",
+        )
+    admission = found(admission_of(connection), "whoever is in a session was let in")
+    if ack.last_processed_seq > admission.cursor:
+        prove(runtime, connection, session)
+    if ack.last_processed_seq > session.acked:
+        runtime.commit(Released(session.id, ack.last_processed_seq))
+    if session.log.last - session.acked <= runtime.limits.lag:
+        session.lagging = False
+
+
+def on_close(
+    runtime: Runtime, connection: Connection, envelope: codec.Envelope, close: messages.Close
+) -> None:
+    """Detach the session and close; jobs go on (§6.7).
+
+    `session.close` is answered by `session.closed`. `session.bye` is answered by the close alone: its
+    senders do not know `session.closed`.
+    """
+    if envelope.type == "session.close":
+        connection.send(messages.Closed(close.reason))
+    runtime.close_connection(connection, CLOSE_NORMAL, "session closed", who="peer", flush=True)
+
+
+def on_list_jobs(
+    runtime: Runtime, connection: Connection, envelope: codec.Envelope, request: messages.ListJobs
+) -> None:
+    """`session.list_jobs` (§6.6): a page, newest first, as long as it fits a frame."""
+    session, limits, cursors = session_of(connection), runtime.limits, runtime.cursors
+    principal, asked = session.principal, Filter.of(request.filter)
+    last = below = None if request.cursor is None else cursors.read(request.cursor, principal, asked)
+    limit = min(max(DEFAULT_PAGE if request.limit is None else request.limit, 1), limits.page)
+    owners = owners_listed(runtime, principal)
+    jobs, next_below = page(runtime.listing, owners, asked, below, limit, limits.page)
+    looked = len(jobs) if asked.indexed else min(len(runtime.jobs), limits.page)
+    if looked >= JOBS_A_REQUEST:
+        admission_control.count_work(
+            runtime, connection, min(looked // JOBS_A_REQUEST, limits.requests_per_sec)
+        )
+    room = limits.frame - codec.HEAD_BYTES - PAGE_BYTES
+    entries: list[msgspec.Raw] = []
+    for job in jobs:
+        entry = entry_json(job, session)
+        room -= len(entry) + 1
+        if room < 0:
+            next_below = last
+            break
+        entries.append(msgspec.Raw(entry))
+        last = job.number
+    cursor = None
+    if next_below is not None:
+        cursor = cursors.write(principal, asked, next_below)
+        if runtime.cursor_key is None:
+            runtime.commit(RuntimeKept(runtime.job_count, runtime.entropy.key("cursors")))
+    answer = messages.EncodedJobs(connection.request_id(envelope), entries, cursor)
+    connection.send(answer, message_type="session.jobs")
+
+
+HANDLERS: Final[Mapping[Phase, Mapping[str, Rule]]] = {
+    Phase.AWAITING_HELLO: {
+        "session.hello": Rule(on_hello),
+        "session.resume": Rule(on_resume),
+    },
+    Phase.OPEN: {
+        "session.ping": Rule(on_ping, idle=True),
+        "session.pong": Rule(on_pong, counted=False, idle=True),
+        "session.ack": Rule(on_ack, feature="ack", counted=False),
+        "session.list_jobs": Rule(on_list_jobs, feature="list_jobs"),
+        "session.close": Rule(on_close),
+        "session.bye": Rule(on_close),
+        "job.submit": Rule(on_submit),
+        "job.cancel": Rule(on_cancel),
+        "job.subscribe": Rule(on_subscribe, feature="subscribe"),
+        "job.unsubscribe": Rule(on_unsubscribe, feature="subscribe"),
+    },
+    Phase.AUTHENTICATING: {},
+    Phase.CLOSING: {},
+    Phase.CLOSED: {},
+}
+"""Which message is legal in which phase."""
+
+
+def _not_legal(connection: Connection, envelope: codec.Envelope) -> None:
+    kind = envelope.type
+    if kind == "session.error" and connection.phase is Phase.OPEN:
+        return  # No error answers an error.
+    if connection.phase is Phase.AWAITING_HELLO:
+        raise Refusal(ErrorCode.INVALID_REQUEST, "a connection begins with session.hello or session.resume")
+    if kind in messages.TO_RUNTIME:
+        raise Refusal(ErrorCode.INVALID_REQUEST, f"{kind} is not legal in an open session")
+    unknown = Refusal(ErrorCode.INVALID_REQUEST, "unknown message type")
+    connection.count_bad(unknown)
+    raise unknown
+
+
+HOOKS: Final = Hooks(
+    session_ends=submit_queue.abandon,
+    wall_clock_moves=submit_queue.wall_clock_moves,
+    wall_clock_moved=submit_queue.wall_clock_moved,
+    lease_is_watched=submit_queue.watches_lease,
+    revoked=completion.release,
+    submit_waits=submit_queue.watch_lease,
+    submit_is_ready=submit_queue.ready,
+    submit_is_refused=submit_queue.refused,
+    job_is_ready=submission.go,
+)
+"""What modules of the runtime tell those above them."""
+
+
+def carry_out(runtime: Runtime, key: TimerKey) -> None:
+    """Its time has come."""
+    due = DUE.get(key.kind)
+    if due is None:
+        raise InvariantViolated(f"a runtime has no timer {key.kind}")
+    due(runtime, key.owner)
+
+
+def _no_hello(runtime: Runtime, owner: int | str) -> None:
+    late = Refusal(ErrorCode.UNAUTHENTICATED, "no session.hello in time", fatal=True)
+    admission_control.failed(runtime, runtime.connections[int(owner)], "no hello")
+    runtime.refuse(runtime.connections[int(owner)], late)
+
+
+def _not_verified(runtime: Runtime, owner: int | str) -> None:
+    late = Refusal(ErrorCode.INTERNAL_ERROR, "authentication took too long", fatal=True)
+    admission_control.failed(runtime, runtime.connections[int(owner)], "no answer")
+    runtime.refuse(runtime.connections[int(owner)], late)
+
+
+def _ran_too_long(runtime: Runtime, owner: int | str) -> None:
+    job = runtime.jobs[JobId(str(owner))]
+    message = f"the job ran longer than its max_runtime_sec of {job.terms.max_runtime_sec}"
+    completion.fix_outcome(runtime, job, completion.outcome_of(ErrorCode.TIMEOUT, message))
+
+
+DUE: Final[Mapping[TimerKind, Callable[[Runtime, int | str], None]]] = {
+    TimerKind.HELLO: _no_hello,
+    TimerKind.AUTHENTICATION: _not_verified,
+    TimerKind.RESUME_WINDOW: lambda runtime, owner: retention.end_session(runtime, SessionId(str(owner))),
+    TimerKind.MAX_RUNTIME: _ran_too_long,
+    TimerKind.LEASE_EXPIRED: lambda runtime, owner: gate.due(runtime, runtime.jobs[JobId(str(owner))]),
+    TimerKind.LEASE_ENDS: lambda runtime, owner: submit_queue.lease_ends(runtime, str(owner)),
+    TimerKind.ISSUE: lambda runtime, owner: issuing.late(runtime, str(owner)),
+    TimerKind.REVOCATION: lambda runtime, owner: revocation.again(runtime, str(owner)),
+    TimerKind.REVOCATION_WAIT: lambda runtime, owner: completion.wait_over(
+        runtime, runtime.jobs[JobId(str(owner))]
+    ),
+    TimerKind.WALL_CLOCK: lambda runtime, _: gate.look_again(runtime),
+    TimerKind.GRACE: lambda runtime, owner: completion.grace_over(runtime, runtime.jobs[JobId(str(owner))]),
+    TimerKind.RETENTION: lambda runtime, _: retention.forget_due(runtime),
+    TimerKind.KEYS: lambda runtime, _: retention.forget_keys(runtime),
+    TimerKind.BACKLOG: lambda runtime, owner: subscriptions.feed(
+        runtime, runtime.sessions[SessionId(str(owner))]
+    ),
+    TimerKind.EXPIRY: lambda runtime, owner: handshake.expire(runtime, runtime.connections[int(owner)]),
+    TimerKind.DRAIN: lambda runtime, _: shutdown.cancel_rest(runtime),
+}
+"""By the kind of the timer; its owner is a connection's number, a session's id or a job's."""

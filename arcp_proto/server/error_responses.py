@@ -1,0 +1,180 @@
+"""What a refused request gets, in the form that its peer can read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.machine import cut
+from arcp_proto.errors import RETRYABLE, ErrorCode, Refusal, Unreadable, UnreadablePayload
+from arcp_proto.ids import JobId, SessionId, ulid
+from arcp_proto.limits import MAX_AGENT_LENGTH, MAX_ID_LENGTH
+from arcp_proto.server.sessions.session import Session, attached_to
+from arcp_proto.wire import codec, messages
+from arcp_proto.wire.peer_quirks import RefusalForm
+from arcp_proto.wire.trace_context import read_trace
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+UNKNOWN_AGENT: Final = "unknown"
+NULL: Final = msgspec.Raw(b"null")
+LONGEST: Final = 6 * MAX_ID_LENGTH + 2
+"""Bytes of a string of JSON that is as long as an id can be."""
+_UNREAD: Final = (Unreadable, UnreadablePayload)
+_OF_A_JOB: Final = ("job.cancel", "job.subscribe", "job.unsubscribe")
+
+
+def answer(runtime: Runtime, connection: Connection, refusal: Refusal) -> None:
+    """Answer `connection.answering`, or tell what is wrong with the connection itself."""
+    envelope, session = connection.answering, attached_to(connection)
+    if envelope is not None and envelope.type == "session.error":
+        return  # No error answers an error.
+    if envelope is None or session is None or refusal.fatal:
+        _send_session_error(runtime, connection, envelope, refusal)
+        return
+    match session.quirk.refusal_of(envelope.type):
+        case RefusalForm.NOTHING:
+            return
+        case RefusalForm.SESSION_ERROR:
+            _send_session_error(runtime, connection, envelope, refusal)
+        case RefusalForm.SESSION_ERROR_IF_IDLE:
+            if not (session.jobs or session.turns):
+                _send_session_error(runtime, connection, envelope, refusal)
+        case RefusalForm.JOB_ERROR_OF_JOB:
+            job_id = job_id_of(envelope, refusal)
+            if job_id is None:
+                _send_session_error(runtime, connection, envelope, refusal)
+            elif JobId(job_id) not in session.jobs:
+                connection.send(_job_error(runtime, envelope, refusal), job_id=JobId(job_id))
+        case form:
+            _send_job_error(runtime, connection, session, envelope, refusal, form)
+
+
+def _send_session_error(
+    runtime: Runtime, connection: Connection, envelope: codec.Envelope | None, refusal: Refusal
+) -> None:
+    error = messages.SessionError(
+        code=refusal.code.value,
+        message=cut(refusal.message),
+        retryable=RETRYABLE[refusal.code],
+        request_id=None if envelope is None else envelope.id or None,
+        job_id=job_id_of(envelope, refusal),
+        details=_details(envelope, refusal),
+    )
+    session_id = None if connection.session is not None else _named_session(runtime, connection, refusal)
+    urgent = refusal.fatal or connection.phase is not Phase.OPEN
+    connection.send(error, urgent=urgent, session_id=session_id)
+
+
+def _send_job_error(
+    runtime: Runtime,
+    connection: Connection,
+    session: Session,
+    envelope: codec.Envelope,
+    refusal: Refusal,
+    form: RefusalForm,
+) -> None:
+    """A refusal for a peer that expects a `job.error`."""
+    error = _job_error(runtime, envelope, refusal)
+    if form is RefusalForm.JOB_ERROR_BY_ID:
+        connection.send(error, message_id=envelope.id)
+        return
+    trace = read_trace(envelope.trace_id, envelope.extensions)
+    trace_id = None if trace is None else trace.trace_id
+    job_id = JobId("job_" + ulid(runtime.entropy.bits(runtime.scope(session.principal), "refused")))
+    if form is RefusalForm.ACCEPTED_THEN_ERROR:
+        request_id, now = connection.request_id(envelope), runtime.time_text()
+        accepted = messages.Accepted(job_id, _agent_of(envelope), {}, now, request_id)
+        connection.send(accepted, job_id=job_id, trace_id=trace_id)
+    connection.send(error, job_id=job_id, trace_id=trace_id)
+
+
+def _job_error(runtime: Runtime, envelope: codec.Envelope, refusal: Refusal) -> messages.JobError:
+    return messages.JobError(
+        final_status="error",
+        code=refusal.code.value,
+        message=cut(refusal.message),
+        retryable=RETRYABLE[refusal.code],
+        completed_at=runtime.time_text(),
+        details=_details(envelope, refusal),
+    )
+
+
+def _details(envelope: codec.Envelope | None, refusal: Refusal) -> dict[str, Any] | None:
+    """`fatal` tells that the connection has failed, and no request that a peer may think was refused."""
+    details = dict(refusal.details or {})
+    if envelope is None and refusal.fatal and refusal.code is ErrorCode.INTERNAL_ERROR:
+        details["fatal"] = True
+    if envelope is not None and envelope.id:
+        details["request_id"] = envelope.id
+    return details or None
+
+
+class _Names(msgspec.Struct):
+    """What a refusal may name of a payload; all else is passed over, and nothing is made of it."""
+
+    job_id: msgspec.Raw = NULL
+    agent: msgspec.Raw = NULL
+    session_id: msgspec.Raw = NULL
+    resume: msgspec.Raw = NULL
+
+
+_decode_names: Final = codec.decoder_of(_Names)
+
+
+def _named_session(runtime: Runtime, connection: Connection, refusal: Refusal) -> SessionId:
+    """Before the welcome: the session that was asked for, else one that names nothing."""
+    envelope, asked = connection.answering, None
+    if envelope is not None and not isinstance(refusal, _UNREAD):
+        names = _names(envelope.payload)
+        if envelope.type == "session.resume":
+            asked = _name(names.session_id) or envelope.session_id
+        elif envelope.type == "session.hello":
+            asked = _name(_names(names.resume).session_id)
+    if asked is not None:
+        return SessionId(asked)
+    return SessionId("sess_" + ulid(runtime.entropy.bits(connection.scope, "session")))
+
+
+def job_id_of(envelope: codec.Envelope | None, refusal: Refusal) -> str | None:
+    """Return the id of the job that a refused message is about, as it was named there.
+
+    A payload that is refused because it could not be read is not looked at again.
+    """
+    if envelope is None or envelope.type not in _OF_A_JOB or isinstance(refusal, _UNREAD):
+        return None
+    return _name(_names(envelope.payload).job_id) or envelope.job_id
+
+
+def _agent_of(envelope: codec.Envelope) -> str:
+    """The agent that a refused submit names."""
+    agent = _text(_names(envelope.payload).agent)
+    return agent[:MAX_AGENT_LENGTH] if agent else UNKNOWN_AGENT
+
+
+def _names(payload: msgspec.Raw) -> _Names:
+    """Return what a payload names, by one pass over it; nothing of what is no object."""
+    try:
+        return _decode_names(payload)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return _Names()
+
+
+def _name(value: msgspec.Raw) -> str | None:
+    """Return an id; None for whatever is none."""
+    text = _text(value)
+    return text if text and len(text) <= MAX_ID_LENGTH else None
+
+
+def _text(value: msgspec.Raw) -> str | None:
+    """Return a string that is not long; None for any other value."""
+    if len(bytes(value)) > LONGEST:
+        return None
+    try:
+        text = codec.decode_value(value)
+    except Refusal:
+        return None
+    return text if isinstance(text, str) else None

@@ -1,0 +1,149 @@
+"""What a host asks of its own runtime: which jobs there are, how many sessions, and that a job ends (§7).
+
+A host is the program that runs the runtime. It sees and cancels every job, whoever submitted it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from arcp_proto.engine.machine import cut
+from arcp_proto.errors import ErrorCode, LocalProtocolError
+from arcp_proto.ids import JobId, Principal, SessionId, Time
+from arcp_proto.server.jobs.job import Job, Status
+from arcp_proto.wire import codec
+from arcp_proto.wire.messages import Lease
+
+from .audit import note
+from .jobs import completion
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+
+class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as its host sees it."""
+
+    job_id: JobId
+    principal: Principal
+    """The principal that submitted the job, or the job at the top of its tree."""
+    agent: str
+    """`name@version`, or the name of an agent without versions (§7.5)."""
+    status: Status
+    """pending, running, success, error, cancelled or timed_out (§7.3)."""
+    ends_as: Status | None
+    """The final status, once it is decided: the agent of an unfinished job is then being stopped."""
+    agent_runs: bool
+    """Whether the agent has not stopped; it may outlive its job when it ignores its cancellation."""
+    accepted_at: Time
+    """Unix time in nanoseconds."""
+    session_id: SessionId
+    """The session that submitted the job; it may have ended."""
+    parent_job_id: JobId | None
+    """The job that delegated this one (§10)."""
+    trace_id: str
+    """32 hex digits (§11)."""
+    lease: Lease
+    """Namespace -> patterns (§9.2)."""
+    expires_at: str | None
+    """When the lease ends, in UTC (§9.5)."""
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """How many connections, sessions and jobs a runtime has."""
+
+    connections: int
+    """Open transports, also those that have not said hello."""
+    sessions: int
+    """Sessions that are open or can be resumed (§6.3)."""
+    attached_sessions: int
+    """Sessions that have a connection."""
+    unfinished_jobs: int
+    """Jobs whose end has not been sent."""
+    finished_jobs: int
+    """Jobs that have ended and are still listed (§6.6)."""
+    running_agents: int
+    """Agents that have not stopped."""
+
+
+class HostCalls:
+    """The queries and inputs of a runtime that come from its host, about jobs and sessions."""
+
+    _runtime: Runtime
+    """The runtime itself."""
+
+    def cancel_job(self, job_id: JobId, reason: str = "", *, now: int) -> bool:
+        """Cancel a job, whoever submitted it, and its children before it. Take afterwards.
+
+        The job ends with CANCELLED like a job that a client cancels (§7.4), with the same grace. Returns
+        False and changes nothing when the job has ended or its end is decided: the first outcome wins. A
+        cancel by the host is an audit fact. Raises LocalProtocolError for a job that the runtime does not
+        have, and for a reason that is not valid Unicode.
+        """
+        runtime = self._runtime
+        codec.encode_checked(reason)
+        if job_id not in runtime.jobs:
+            raise LocalProtocolError(f"there is no job {job_id}: it never was, or it is forgotten")
+        runtime.enter(now, "cancel_job", job_id, reason)
+        cancelled = _cancel(runtime, runtime.jobs[job_id], reason)
+        runtime.done()
+        return cancelled
+
+    def job_infos(self, *, finished: bool = False) -> list[JobInfo]:
+        """Return the unfinished jobs, oldest first; with `finished` also those that are still listed.
+
+        Changes nothing. It looks at every job that it returns.
+        """
+        runtime = self._runtime
+        jobs = runtime.jobs if finished else runtime.unfinished
+        return [_info(runtime, job) for job in sorted(jobs.values(), key=_number)]
+
+    def counts(self) -> Counts:
+        """Return how many connections, sessions and jobs there are.
+
+        Changes nothing. It looks at every session.
+        """
+        runtime = self._runtime
+        sessions = runtime.sessions.values()
+        return Counts(
+            connections=len(runtime.connections),
+            sessions=len(sessions),
+            attached_sessions=sum(session.connection is not None for session in sessions),
+            unfinished_jobs=len(runtime.unfinished),
+            finished_jobs=len(runtime.jobs) - len(runtime.unfinished),
+            running_agents=len(runtime.running),
+        )
+
+
+def _number(job: Job) -> int:
+    return job.number
+
+
+def _cancel(runtime: Runtime, job: Job, reason: str) -> bool:
+    message = "cancelled by the host" + (f": {reason}" if reason else "")
+    if not completion.fix_outcome(runtime, job, completion.outcome_of(ErrorCode.CANCELLED, cut(message))):
+        return False
+    owner = job.terms.principal
+    note(runtime, "job_cancelled", "", job_id=job.id, owner=owner, reason=cut(reason))
+    return True
+
+
+def _info(runtime: Runtime, job: Job) -> JobInfo:
+    terms = job.terms
+    decided = job.status if job.ended else None if job.outcome is None else job.outcome.status
+    return JobInfo(
+        job_id=job.id,
+        principal=terms.principal,
+        agent=job.agent,
+        status=job.status,
+        ends_as=decided,
+        agent_runs=job.id in runtime.running,
+        accepted_at=terms.accepted_at,
+        session_id=terms.session_id,
+        parent_job_id=terms.parent_job_id,
+        trace_id=terms.trace.trace_id,
+        lease=job.lease,
+        expires_at=terms.expires_at,
+    )

@@ -1,0 +1,259 @@
+"""How jobs end: the first outcome wins, and exactly one terminal is sent (§7.3, §7.4).
+
+A job ends after its children: they are stopped first, leaves before branches (§10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from arcp_proto.engine.machine import found
+from arcp_proto.engine.output import ChildEnded, StopJob
+from arcp_proto.engine.timers import OF_A_RUN, TimerKind
+from arcp_proto.errors import RETRYABLE, ErrorCode
+from arcp_proto.ids import SECOND, Time, qualified
+from arcp_proto.server.audit import notice
+from arcp_proto.server.credentials import revocation
+from arcp_proto.server.journal.records import JobEnded, OutcomeFixed
+from arcp_proto.server.sessions import retention
+from arcp_proto.wire import codec
+from arcp_proto.wire.messages import JobError
+
+from . import back_pressure, spending
+from .job import Job, Outcome, Status
+
+if TYPE_CHECKING:
+    from arcp_proto.server.runtime import Runtime
+
+STATUS_OF: Final[dict[str, Status]] = {
+    ErrorCode.CANCELLED: Status.CANCELLED,
+    ErrorCode.TIMEOUT: Status.TIMED_OUT,
+}
+"""The final status of an error code; any other is `error`."""
+
+PARENT_ENDS: Final = "the job that delegated it ends"
+
+
+def outcome_of(
+    code: str, message: str, *, retryable: bool | None = None, details: dict[str, Any] | None = None
+) -> Outcome:
+    """Return the outcome that an error code means.
+
+    For each code of §12 the table decides whether it is retryable, whatever the agent says; `retryable`
+    counts only for other codes, which are not retryable without it.
+    """
+    retryable = RETRYABLE.get(code, bool(retryable))
+    return Outcome(STATUS_OF.get(code, Status.ERROR), code, message, retryable, details)
+
+
+def fix_outcome(runtime: Runtime, job: Job, outcome: Outcome) -> bool:
+    """Decide how an unfinished job ends, unless that is decided, and stop its children and its agent.
+
+    Once its agent has said how it ends, and it waits for its children only, nothing but a cancel counts.
+    Return whether this outcome is the one that counts.
+    """
+    decided = job.then is not None or job.ending is not None
+    if job.outcome is not None or job.ended or (decided and outcome.status is not Status.CANCELLED):
+        return False
+    stop_children(runtime, job)
+    runtime.commit(OutcomeFixed(job.id, outcome))
+    runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
+    runtime.timers.disarm(TimerKind.LEASE_EXPIRED, job.id)
+    if job.id in runtime.running:
+        stop_agent(runtime, job, outcome.message)
+    elif job.then is None:
+        job.then = lambda: end_with_error(runtime, job, outcome)
+        conclude(runtime, job)
+    return True
+
+
+def stop_children(runtime: Runtime, job: Job) -> None:
+    """A job is to end: so are its children before it, and theirs before them (§10)."""
+    for child in list(job.children.values()):
+        details = {"parent_job_id": job.id}
+        fix_outcome(runtime, child, outcome_of(ErrorCode.CANCELLED, PARENT_ENDS, details=details))
+
+
+def stop_agent(runtime: Runtime, job: Job, reason: str) -> None:
+    """Cancel the agent, and give it its grace."""
+    kill_at = Time(runtime.now + runtime.limits.grace * SECOND)
+    runtime.timers.arm(TimerKind.GRACE, job.id, kill_at)
+    runtime.request(StopJob(job.id, reason, kill_at))
+
+
+def starts_again(runtime: Runtime, job: Job) -> bool:
+    """Whether an unfinished job starts again, from its input, when the runtime is restarted."""
+    if job.then is not None or job.ending is not None:
+        return False  # Its agent is over, and only its end is not out.
+    kept = job.input is not None and job.outcome is None and not job.streamed
+    return kept and runtime.inventory.restartable(job.terms.agent)
+
+
+def grace_over(runtime: Runtime, job: Job) -> None:
+    """The agent has not stopped in time: the terminal says so, and the agent counts on."""
+    for child in job.descendants():
+        grace_over(runtime, child)
+    if job.ended or runtime.left(job):
+        return
+    outcome = found(job.outcome, "a grace follows an outcome")
+    details = {**(outcome.details or {}), "stopped": False}
+    end_with_error(runtime, job, msgspec.structs.replace(outcome, details=details))
+
+
+def agent_ended(runtime: Runtime, job: Job, outcome: Outcome) -> None:
+    """The agent is over: by the outcome that was fixed, else by this one."""
+    if runtime.left(job):
+        del runtime.running[job.id]
+    else:
+        agent_over(runtime, job, lambda: end_with_error(runtime, job, job.outcome or outcome))
+
+
+def agent_over(runtime: Runtime, job: Job, then: Callable[[], None]) -> None:
+    """The agent is over, and does not count: `then` ends its job, once its children have ended (§10)."""
+    del runtime.running[job.id]
+    if job.end is not None:
+        return
+    runtime.timers.disarm_all(OF_A_RUN, job.id)
+    if job.children:
+        stop_children(runtime, job)
+        job.then = then
+        conclude(runtime, job)
+    else:
+        then()
+
+
+def conclude(runtime: Runtime, job: Job) -> None:
+    """End a job that waits for its children only, if the last of them has ended."""
+    if job.then is not None and not job.children:
+        then, job.then = job.then, None
+        then()
+
+
+def end_with_error(runtime: Runtime, job: Job, outcome: Outcome) -> None:
+    """Send `job.error`."""
+    error = JobError(
+        outcome.status.value,
+        outcome.code,
+        outcome.message or outcome.code,
+        outcome.retryable,
+        runtime.time_text(),
+        outcome.details,
+    )
+    payload = codec.encode_checked(error)
+    if len(payload) > runtime.payload_limit(job):
+        error.details = None
+        payload = codec.encode_checked(error)
+    ended = JobEnded(job.id, outcome.status, "job.error", payload[:-1], runtime.unix)
+    end(runtime, job, ended, outcome)
+
+
+class Returned(NamedTuple):
+    """What a job returned: a JSON value, text or bytes; None for nothing, and for a stream that is too large.
+
+    `result_id` and `result_size` are those of a streamed result (§8.4).
+    """
+
+    value: Any
+    result_id: str | None
+    result_size: int | None
+
+
+class Ending(msgspec.Struct):
+    """The terminal of a job, and what its parent is told of it; `waits` for the revocation of credentials."""
+
+    ended: JobEnded
+    how: Outcome | Returned | None
+    waits: bool = True
+
+
+def end(runtime: Runtime, job: Job, ended: JobEnded, how: Outcome | Returned | None) -> None:
+    """Let the terminal go once its credentials are revoked, or two seconds are over (§9.8.2).
+
+    `how` is for whoever delegated the job.
+    """
+    if job.ending is not None:
+        job.ending = Ending(ended, how, job.ending.waits)
+        return
+    if not (job.children or job.terms.credentials or runtime.provisions):
+        _send(runtime, job, ended, how)  # Nothing has to go before it.
+        return
+    job.ending = Ending(ended, how)
+    revocation.begin(runtime, job)
+    release(runtime, job)
+
+
+def wait_over(runtime: Runtime, job: Job) -> None:
+    """The terminal waits no longer for revocation, whatever is still valid."""
+    found(job.ending, "a terminal that waits").waits = False
+    release(runtime, job)
+
+
+def release(runtime: Runtime, job: Job) -> None:
+    """Send the terminal of a job that is over, unless it waits for revocation, or for its children."""
+    ending = job.ending
+    if ending is None or job.children:
+        return
+    if ending.waits and revocation.under_way(runtime, job):
+        if runtime.timers.armed(TimerKind.REVOCATION_WAIT, job.id) is None:
+            at = Time(runtime.now + runtime.limits.revocation * SECOND)
+            runtime.timers.arm(TimerKind.REVOCATION_WAIT, job.id, at)
+        return
+    job.ending = None
+    runtime.timers.disarm(TimerKind.REVOCATION_WAIT, job.id)
+    _send(runtime, job, ending.ended, ending.how)
+
+
+def _send(runtime: Runtime, job: Job, ended: JobEnded, how: Outcome | Returned | None) -> None:
+    parent, home, observers = job.parent, job.home, job.observers
+    runtime.commit(ended)
+    if ended.whole is not None:
+        retention.trim_history(runtime, job)
+    if runtime.config.notices:
+        code = how.code if isinstance(how, Outcome) else ""
+        agent, status = qualified(job.terms.agent, job.terms.version), ended.status.value
+        notice(
+            runtime,
+            "job_ended",
+            job.terms.principal,
+            job_id=job.id,
+            agent=agent,
+            final_status=status,
+            code=code,
+        )
+    if home is not None:
+        runtime.delivered(home)
+    for session in observers.values():
+        runtime.delivered(session)
+    runtime.timers.disarm_all(OF_A_RUN, job.id)
+    if job.paused:
+        job.paused = False
+        back_pressure.tell_agent(runtime, job)  # An agent that has not stopped finds that its job is over.
+    if parent is not None:
+        _tell_parent(runtime, job, parent, how)
+    runtime.job_over(job)
+    if parent is not None:
+        conclude(runtime, parent)
+        release(runtime, parent)
+
+
+def _tell_parent(runtime: Runtime, job: Job, parent: Job, how: Outcome | Returned | None) -> None:
+    """What the child has left is back in the counters of its parent, whose agent is told how it ended."""
+    if not parent.ended:
+        own = job.budget.initial
+        spending.tell(runtime, parent, own, always=True)
+        # What the child had reserved of its parent's own money, and not settled, is spent by its end.
+        spending.tell(runtime, parent, [name for name in parent.budget.counters() if name not in own])
+    told = ChildEnded(parent.id, job.id, job.status.value)
+    if isinstance(how, Outcome):
+        told.code, told.message, told.retryable, told.details = (
+            how.code,
+            how.message,
+            how.retryable,
+            how.details,
+        )
+    else:
+        told.result, told.result_id, told.result_size = found(how, "a child says how it ended")
+    runtime.happened(told)

@@ -1,0 +1,241 @@
+"""Jobs that a job delegates to: with what authority, and how they begin (§10); `outcome` has their end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import msgspec
+
+from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError, Refusal
+from arcp_proto.ids import JobId, Time, qualified, ulid
+from arcp_proto.leases import ceilings
+from arcp_proto.leases.budget import COST_BUDGET, parse_budget
+from arcp_proto.leases.lease import MODEL_USE, Grants, parse_expiry, parse_lease
+from arcp_proto.server.audit import note
+from arcp_proto.server.journal.records import Delegated
+from arcp_proto.server.sessions import admission_control
+from arcp_proto.wire import codec
+from arcp_proto.wire.event_bodies import Delegate, EventKind, encode_body
+from arcp_proto.wire.inputs import Input, given_bytes
+from arcp_proto.wire.messages import Lease
+
+from . import gate, publish, spending, submission
+from .job import Job, Terms
+
+if TYPE_CHECKING:
+    from arcp_proto.server.runtime import Runtime
+
+AGENT_DELEGATE: Final = "agent.delegate"
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What a job asks of another agent; without a lease the child gets that of the job (§10)."""
+
+    agent: str
+    lease: Lease | None = None
+    expires_at: str | None = None
+    max_runtime_sec: int | None = None
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What a child gets of the authority of its parent: lease, budget of its own, end of both."""
+
+    lease: Lease
+    budget: Mapping[str, Decimal]
+    expires_at: str | None
+    expires: Time | None
+
+
+def read_wish(agent: Any, lease: Any, expires_at: Any, max_runtime_sec: Any) -> Wish:
+    """What an agent has asked for; raises LocalProtocolError for values of other types."""
+    fields = {
+        "agent": agent,
+        "lease": lease,
+        "expires_at": expires_at,
+        "max_runtime_sec": max_runtime_sec,
+    }
+    try:
+        wish = msgspec.convert(fields, Wish)
+    except msgspec.ValidationError as error:
+        raise LocalProtocolError(f"this cannot be delegated: {error}") from None
+    codec.encode_value(fields)
+    return wish
+
+
+def written(runtime: Runtime, input: Any) -> Input:
+    """Return the input of a child as JSON; raises LocalProtocolError for no JSON, or too much of it."""
+    encoded = codec.encode_value(input)
+    if len(encoded) > runtime.limits.message:
+        raise LocalProtocolError(f"the input of a child has at most {runtime.limits.message} bytes")
+    return Input.of(encoded)
+
+
+def delegate(runtime: Runtime, parent: Job, wish: Wish, input: Input) -> Job:
+    """Start a child of a running job; raises Denied, and leaves no trace then.
+
+    The order of the checks is that of §10: the gate, the agent, the subset, what the host bounds.
+    """
+    if parent.outcome is not None:
+        raise Denied(ErrorCode(parent.outcome.code), "a job that ends delegates no more")
+    target = target_of(parent, wish.agent)
+    gate.check(runtime, parent, AGENT_DELEGATE, target)
+    try:
+        name, version = runtime.inventory.resolve(wish.agent)
+        submission.check_runtime(wish.max_runtime_sec)
+        share = share_of(runtime, parent, wish)
+        ceiling = ceilings.ceiling_for(runtime.config.ceilings, parent.terms.principal, name, version)
+        gate.check_ceiling(runtime, ceiling, share.lease, share.expires, parent)
+        _check_limits(runtime, parent, given_bytes(input, share.lease))
+    except Refusal as refusal:
+        _refuse(runtime, parent, target, refusal)
+    principal = parent.terms.principal
+    scope = runtime.scope(principal)
+    terms = Terms(
+        job_id=JobId("job_" + ulid(runtime.entropy.bits(scope, "job"))),
+        session_id=parent.terms.session_id,
+        principal=principal,
+        agent=name,
+        version=version,
+        lease=share.lease,
+        expires_at=share.expires_at,
+        max_runtime_sec=wish.max_runtime_sec,
+        trace=msgspec.structs.replace(parent.terms.trace, parent_id=parent.terms.span_id),
+        span_id=runtime.entropy.bits(scope, "span")[:8].hex(),
+        accepted_at=runtime.unix,
+        parent_job_id=parent.id,
+        depth=parent.terms.depth + 1,
+        credentials=bool(parent.credentials),
+    )
+    return _begin(runtime, parent, terms, input)
+
+
+def _begin(runtime: Runtime, parent: Job, terms: Terms, input: Input) -> Job:
+    """The `delegate` event announces the child, and comes before all that the child does."""
+    announced = Delegate(terms.job_id, qualified(terms.agent, terms.version), terms.lease)
+    body = encode_body(EventKind.DELEGATE, announced)
+    payload = codec.open_event(EventKind.DELEGATE, runtime.time_text(), body)
+    runtime.commit(Delegated(terms, payload))
+    publish.spread(runtime, parent, None)
+    child = runtime.jobs[terms.job_id]
+    spending.tell(runtime, parent, parse_budget(terms.lease), always=True)
+    home = child.home
+    child.paused = home is not None and home.full
+    submission.start(runtime, child, input, attempt=1)
+    return child
+
+
+# The share of a child.
+
+
+def share_of(runtime: Runtime, parent: Job, wish: Wish) -> Share:
+    """What the child gets; raises Refusal INVALID_REQUEST for what cannot be read.
+
+    LEASE_SUBSET_VIOLATION for what is not covered, and for what is narrower in nothing (§9.4).
+    """
+    lease = _inherited(parent) if wish.lease is None else parse_lease(wish.lease)
+    budget = parse_budget(lease)
+    expires_at, expires = parent.terms.expires_at, parent.expires
+    if wish.expires_at is not None:
+        expiry = parse_expiry(wish.expires_at, unix=runtime.wall)
+        if expires is not None and expiry.unix > expires:
+            raise _violation(f"the lease of the job expires at {expires_at}, before {expiry.text}")
+        expires_at, expires = expiry.text, expiry.unix
+    narrower = _check_grants(runtime, parent, lease)
+    narrower = _check_budget(parent, budget) or narrower or expires != parent.expires
+    if not narrower:
+        raise _violation("a delegated lease is narrower in something than that of the job (§9.4)")
+    return Share(lease, budget, expires_at, expires)
+
+
+def _inherited(parent: Job) -> Lease:
+    """Without `cost.budget`: the child spends from the counters of its parent."""
+    lease = parent.terms.lease
+    return {
+        name: list(patterns) for name, patterns in lease.items() if name not in (AGENT_DELEGATE, COST_BUDGET)
+    }
+
+
+def _check_grants(runtime: Runtime, parent: Job, lease: Lease) -> bool:
+    """Whether the patterns of a child are narrower than its parent's; raises Refusal if not covered."""
+    asked = dict(lease)
+    free = MODEL_USE in asked and gate.any_model(runtime, parent)
+    if free:
+        del asked[MODEL_USE]  # The job may use any model: whatever a child names is less.
+    grants = Grants.of(asked)
+    if not parent.grants.covers(grants):
+        raise _violation(f"{_uncovered(parent, asked)} is not covered by the lease of the job")
+    return free or not grants.covers(parent.grants)
+
+
+def _uncovered(parent: Job, lease: Lease) -> str:
+    """The first namespace that the parent does not cover."""
+    for name, patterns in lease.items():
+        if not parent.grants.covers(Grants.of({name: patterns})):
+            return name
+    return "the lease that was asked for"
+
+
+def _check_budget(parent: Job, budget: Mapping[str, Decimal]) -> bool:
+    """Whether a budget is less than what its parent has; raises Refusal if it is more than is free."""
+    narrower = False
+    for currency, amount in budget.items():
+        free, left = parent.budget.free(currency), parent.budget.left(currency)
+        if free is not None and amount > free:
+            raise _violation(f"{free:f} {currency} of the budget are left, not {amount:f}")
+        narrower = narrower or left is None or amount < left
+    return narrower
+
+
+def _violation(message: str) -> Refusal:
+    return Refusal(ErrorCode.LEASE_SUBSET_VIOLATION, message)
+
+
+# Refusals.
+
+
+def target_of(parent: Job, agent: str) -> str:
+    """What the gate is asked for: the agent's name; `name@version` where the lease grants that by itself."""
+    return agent if parent.grants.allows(AGENT_DELEGATE, agent) else agent.partition("@")[0]
+
+
+def _check_limits(runtime: Runtime, parent: Job, given: int) -> None:
+    """How deep and how many; what passes with time is retryable (§12)."""
+    limits = runtime.limits
+    if parent.terms.depth >= limits.delegation_depth:
+        raise Refusal(
+            ErrorCode.INVALID_REQUEST,
+            f"delegation goes {limits.delegation_depth} jobs deep at most",
+            details={"limit": "delegation_depth", "max": limits.delegation_depth},
+        )
+    tree = sum(1 for _ in parent.root.descendants())
+    full = None
+    if len(parent.children) >= limits.children:
+        full = "children"
+    elif tree >= limits.descendants:
+        full = "descendants"
+    if full is not None:
+        most: int = getattr(limits, full)
+        message = f"too many {full} of a job are running"
+        raise admission_control.Exceeded(full, most, message, principal=parent.terms.principal)
+    submission.check_limits(runtime, parent.terms.principal, given, keyed=False)
+
+
+def _refuse(runtime: Runtime, parent: Job, target: str, refusal: Refusal) -> NoReturn:
+    """Into the agent; what is a matter of authority, or of a limit, is a fact as well."""
+    if refusal.code in (ErrorCode.LEASE_SUBSET_VIOLATION, ErrorCode.PERMISSION_DENIED):
+        gate.deny(runtime, parent, refusal.code, refusal.message, AGENT_DELEGATE, target)
+    if isinstance(refusal, admission_control.Exceeded):
+        note(
+            runtime,
+            "limit_reached",
+            refusal.principal,
+            peer="",
+            session_id=None,
+            limit=refusal.limit,
+            max=refusal.most,
+            untold=0,
+        )
+    details = None if refusal.details is None else dict(refusal.details)
+    raise Denied(refusal.code, refusal.message, details)

@@ -1,0 +1,123 @@
+"""How what is numbered enters the logs of sessions and the histories of jobs (§8.3)."""
+
+from __future__ import annotations
+
+from itertools import repeat
+from typing import TYPE_CHECKING, Final
+
+from arcp_proto.server.credentials.model import Rotated, takes
+from arcp_proto.server.journal.records import Unobserved
+from arcp_proto.server.sessions.session import Session
+from arcp_proto.wire import codec
+from arcp_proto.wire.envelopes import Entry
+from arcp_proto.wire.event_bodies import FEATURE_OF_KIND, Status
+
+from .job import NO_EVENTS, Job
+
+if TYPE_CHECKING:
+    from arcp_proto.server.runtime import Runtime
+
+EVENT: Final = "job.event"
+"""The type of what is published in a job."""
+
+
+def number(
+    runtime: Runtime,
+    job: Job,
+    kind: str,
+    payload: bytes,
+    needs: str | None = None,
+    rotated: Rotated | None = None,
+) -> bool:
+    """Give one event its number in every session that takes its kind, and its place in the history (§8.3).
+
+    `needs` is a feature that this one needs beside its kind, `rotated` what its payload leaves out. Returns
+    whether something has come to a limit, so that it has to be looked at; else whoever takes it was woken.
+    """
+    feature, now, size = needs or FEATURE_OF_KIND.get(kind), runtime.now, len(payload)
+    home, principal, ready = job.home, job.terms.principal, runtime.ready
+    history = job.history
+    count, connection, look, position = 1, None, False, history.end + 1
+    if home is None:
+        source = job.home_seq = job.home_seq + 1
+    elif not job.home_behind and (feature is None or feature in home.features):
+        log, connection = home.log, home.connection
+        count = 2  # Its home is a session of the same principal.
+        head = job.heads.get(EVENT) or job.head(EVENT)
+        look = log.append(Entry(head, payload, position, rotated), size, now)
+        source = job.home_seq = log.last
+    else:
+        source = job.home_seq or 1  # What has no number at home has that of the event before, or the first.
+    if history is NO_EVENTS:
+        history = runtime.open_history(job)
+    if history.append(payload, source, feature, size, now):
+        look = True
+    elif connection is not None:
+        connection.sent_at = now
+        ready[connection] = None
+    if job.observers:
+        entry = Entry(job.head(EVENT), payload, position, rotated)
+        for session in job.observers.values():
+            if feature is None or takes(job, session, feature):
+                if session.log.append(entry, size, now):
+                    look = True
+                if session.principal == principal:
+                    count += 1
+                else:
+                    runtime.holdings.changed(session.principal, 1, size)
+                if not look and (connection := session.connection) is not None:
+                    connection.sent_at = now
+                    ready[connection] = None
+    return runtime.holdings.changed(principal, count, count * size) or look
+
+
+def number_all(runtime: Runtime, job: Job, payloads: list[bytes]) -> bool:
+    """Do the same for many events that need no feature, of a job with a home and no observers, in one go.
+
+    False, and nothing is done, when there are observers or something would come to a limit.
+    """
+    home, history, now = job.home, job.history, runtime.now
+    if home is None or job.observers or job.home_behind:
+        return False
+    log, principal = home.log, job.terms.principal
+    count, size = len(payloads), sum(map(len, payloads))
+    lets_in = log.lets_in(count, size, now) and history.lets_in(count, size, now)
+    if not lets_in or not runtime.holdings.let_in(principal, 2 * count, 2 * size):
+        return False
+    position = history.end + 1
+    history.add(payloads, log.last + 1, size)
+    head = job.heads.get(EVENT) or job.head(EVENT)
+    log.add(list(map(Entry, repeat(head), payloads, range(position, position + count))), size)
+    job.home_seq = log.last
+    runtime.holdings.changed(principal, 2 * count, 2 * size)
+    connection = home.connection
+    if connection is not None:
+        connection.sent_at = now
+        runtime.ready[connection] = None
+    return True
+
+
+def keep(runtime: Runtime, job: Job, payload: bytes, source: int, feature: str | None) -> None:
+    """Put an event into the history of a job alone, under the home number `source`."""
+    history, size = job.history, len(payload)
+    if history is NO_EVENTS:
+        history = runtime.open_history(job)
+    history.append(payload, source, feature, size, runtime.now)
+    runtime.holdings.changed(job.terms.principal, 1, size)
+
+
+def append(runtime: Runtime, session: Session, entry: Entry) -> None:
+    """Give one entry its number in one session."""
+    size = len(entry.payload)
+    session.log.append(entry, size, runtime.now)
+    runtime.holdings.changed(session.principal, 1, size)
+
+
+def notice_payload(runtime: Runtime, phase: str, message: str) -> bytes:
+    """Return the open payload of a `status` that the runtime says of a job."""
+    return codec.open_event("status", runtime.time_text(), codec.encode_checked(Status(phase, message)))
+
+
+def end_of(runtime: Runtime, session: Session, job: Job, why: str) -> Unobserved:
+    """Return the end of a subscription, which says so last; the session and the job go on (§7.6)."""
+    return Unobserved(session.id, job.id, notice_payload(runtime, "unsubscribed", why))

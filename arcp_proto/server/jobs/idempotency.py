@@ -1,0 +1,261 @@
+"""Submitting twice without running twice: what was asked under a key, and what was answered (§7.2)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping
+from heapq import heappop, heappush
+from typing import Any, Final
+
+import msgspec
+
+from arcp_proto.errors import ensure
+from arcp_proto.ids import SECOND, JobId, Principal, Time
+from arcp_proto.limits import Limits
+from arcp_proto.wire.messages import LeaseConstraints
+
+_LONG: Final = re.compile(rb"[0-9]{17,}+")
+"""A whole number that an encoder writes with an exponent when it is a float. No fraction ends with a zero."""
+_POWER: Final = re.compile(rb"\.([0-9]++)e([0-9]++)")
+_DIGITS: Final = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
+_FLOAT_DIGITS: Final = 17
+"""An encoder never writes more of them in front of an exponent."""
+_encode_sorted: Final = msgspec.json.Encoder(order="sorted").encode
+
+
+class Claim(msgspec.Struct):
+    """One key: what was submitted under it, which job that became, and what was said of it.
+
+    `accepted` is the encoded payload of `job.accepted` with an empty `request_id`. `ended` is the terminal:
+    its type, its payload without the last brace, and that for sessions without `result_chunk`; None while
+    the job runs. `ended_at` is Unix time in nanoseconds, `position` the position of the terminal in its job;
+    0 if a version before positions kept it.
+    """
+
+    fingerprint: bytes
+    job_id: JobId
+    accepted: bytes
+    ended: tuple[str, bytes, bytes | None] | None = None
+    ended_at: Time = Time(0)
+    position: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is kept."""
+        size = len(self.fingerprint) + len(self.accepted)
+        if self.ended is not None:
+            _, payload, inline = self.ended
+            size += len(payload) + len(inline or b"")
+        return size
+
+
+def fingerprint(
+    agent: str,
+    input: Any,
+    lease_request: Mapping[str, list[str]] | None,
+    lease_constraints: LeaseConstraints | None,
+    max_runtime_sec: int | None,
+) -> bytes:
+    """SHA-256 of a submit: equal exactly when the same was asked.
+
+    Values count as `wire.decode_value` reads them: keys in any order, numbers by value (1 is 1.0 and 1e0, and
+    no bool). A lease or constraints without anything in them are as if absent.
+    """
+    constraints = None if lease_constraints is None else msgspec.structs.asdict(lease_constraints)
+    if constraints is not None and all(value is None for value in constraints.values()):
+        constraints = None
+    return hashlib.sha256(
+        _canonical([agent, input, lease_request or None, constraints, max_runtime_sec])
+    ).digest()
+
+
+class Keys:
+    """The keys of all principals, in the order in which they were claimed."""
+
+    __slots__ = ("_claims", "_ended", "_held")
+
+    def __init__(self) -> None:
+        self._claims: dict[tuple[Principal, str], Claim] = {}
+        self._held: dict[Principal, _Held] = {}
+        self._ended: list[tuple[Time, Principal, str]] = []
+        """A heap; what it says of a key that is forgotten, or claimed anew, is passed over."""
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    def items(self) -> Iterator[tuple[Principal, str, Claim]]:
+        """Everything, for a snapshot."""
+        for (principal, key), claim in self._claims.items():
+            yield principal, key, claim
+
+    def size(self, principal: Principal) -> int:
+        """Bytes that are kept for the keys of a principal, the keys included."""
+        held = self._held.get(principal)
+        return 0 if held is None else held.size
+
+    def get(self, principal: Principal, key: str) -> Claim | None:
+        """What a key stands for; None when it is free."""
+        return self._claims.get((principal, key))
+
+    def room(self, principal: Principal, size: int, limits: Limits) -> str | None:
+        """The name of the limit that one more claim of so many bytes would pass; None when there is room."""
+        held = self._held.get(principal) or _Held()
+        if held.keys >= limits.idempotency_keys:
+            return "idempotency_keys"
+        if len(self._claims) >= limits.idempotency_keys_total:
+            return "idempotency_keys_total"
+        if held.size + size > limits.idempotency_bytes:
+            return "idempotency_bytes"
+        return None
+
+    def add(self, principal: Principal, key: str, claim: Claim) -> None:
+        """A key that was free is claimed."""
+        ensure((principal, key) not in self._claims, "an idempotency key is claimed once")
+        self._claims[principal, key] = claim
+        held = self._held.setdefault(principal, _Held())
+        held.keys += 1
+        held.size += key_bytes(key, claim)
+
+    def load(self, principal: Principal, key: str, claim: Claim) -> None:
+        """Take a claim from a snapshot, ended or not."""
+        self.add(principal, key, claim)
+        if claim.ended is not None:
+            self._held[principal].ended.append(key)
+            heappush(self._ended, (claim.ended_at, principal, key))
+
+    def ended(
+        self,
+        principal: Principal,
+        key: str,
+        ended: tuple[str, bytes, bytes | None],
+        at: Time,
+        position: int = 0,
+    ) -> int:
+        """The job of a key is over; `at` is Unix time in nanoseconds. Returns the bytes that are kept."""
+        claim = self._claims[principal, key]
+        before = claim.size
+        claim.ended, claim.position, claim.ended_at = ended, position, at
+        held = self._held[principal]
+        held.size += claim.size - before
+        held.ended.append(key)
+        heappush(self._ended, (at, principal, key))
+        return key_bytes(key, claim)
+
+    def forget(self, principal: Principal, key: str) -> int:
+        """A key is free again. Returns the bytes that were kept for it, if its job had ended; else 0."""
+        claim = self._claims.pop((principal, key))
+        held = self._held[principal]
+        size = key_bytes(key, claim)
+        held.keys -= 1
+        held.size -= size
+        while held.ended and not self._over(principal, held.ended[0]):
+            held.ended.popleft()
+        if not held.keys:
+            del self._held[principal]
+        while self._ended and not self._stands(*self._ended[0]):
+            heappop(self._ended)
+        return 0 if claim.ended is None else size
+
+    def due(self, unix: Time, limits: Limits) -> list[tuple[Principal, str]]:
+        """The keys whose time after the end of their job is over, the oldest first; costs what it finds."""
+        ended, before = self._ended, unix - limits.idempotency * SECOND
+        found: list[tuple[Time, Principal, str]] = []
+        places = [0]
+        while places:
+            place = places.pop()
+            if place < len(ended) and ended[place][0] <= before:
+                places += (2 * place + 1, 2 * place + 2)
+                if self._stands(*ended[place]):
+                    found.append(ended[place])
+        return list(dict.fromkeys((principal, key) for _, principal, key in sorted(found)))
+
+    def next_due(self, limits: Limits) -> Time | None:
+        """When the next key is due, in Unix time; None as long as no job of a key has ended."""
+        return Time(self._ended[0][0] + limits.idempotency * SECOND) if self._ended else None
+
+    def oldest(self, principal: Principal) -> str | None:
+        """Return the key of a principal whose job has ended first, in about; None if none has ended."""
+        held = self._held.get(principal)
+        return held.ended[0] if held is not None and held.ended else None
+
+    def _over(self, principal: Principal, key: str) -> bool:
+        claim = self._claims.get((principal, key))
+        return claim is not None and claim.ended is not None
+
+    def _stands(self, at: Time, principal: Principal, key: str) -> bool:
+        claim = self._claims.get((principal, key))
+        return claim is not None and claim.ended is not None and claim.ended_at == at
+
+
+class _Held(msgspec.Struct):
+    """Of one principal."""
+
+    keys: int = 0
+    size: int = 0
+    ended: deque[str] = msgspec.field(default_factory=deque)
+    """Keys whose jobs have ended, in that order; the first of them means something."""
+
+
+def key_bytes(key: str, claim: Claim) -> int:
+    """Return how many bytes are kept for a key."""
+    return len(key.encode("utf-8", "surrogatepass")) + claim.size
+
+
+def _canonical(value: Any) -> bytes:
+    """The JSON text that all equal values share: keys sorted, and one way to write each number.
+
+    Strings are set apart as a whole: what costs something for each number looks at nothing else.
+    """
+    text = _encode_sorted(value)
+    parts = text.replace(b"\\\\", b"\0").replace(b'\\"', b"\1").split(b'"')  # Neither is in any JSON text.
+    bare = b'"'.join(parts[::2])
+    one_way = _with_powers(_with_long_numbers(_without_fractions(bare)))
+    if one_way == bare:
+        return text
+    parts[::2] = one_way.split(b'"')
+    return b'"'.join(parts).replace(b"\1", b'\\"').replace(b"\0", b"\\\\")
+
+
+def _without_fractions(bare: bytes) -> bytes:
+    """`1.0` is 1, and `-0.0` is 0."""
+    if b".0" in bare:
+        negative_zero = b"-0.0" in bare
+        for end in (b",", b"]", b"}"):
+            bare = bare.replace(b".0" + end, end)
+            if negative_zero:
+                bare = bare.replace(b"-0" + end, b"0" + end)
+    return bare
+
+
+def _with_long_numbers(bare: bytes) -> bytes:
+    """A whole number of 17 digits or more, without the zeros at its end: `12e16`."""
+    if b"0" * 17 in bare.translate(_DIGITS):  # Far cheaper than to try the pattern at each short number.
+        return _LONG.sub(_without_zeros, bare)
+    return bare
+
+
+def _without_zeros(number: re.Match[bytes]) -> bytes:
+    digits = number[0]
+    kept = digits.rstrip(b"0")
+    return b"%be%d" % (kept, len(digits) - len(kept)) if len(kept) < len(digits) else digits
+
+
+def _with_powers(bare: bytes) -> bytes:
+    """A float that is written with an exponent, as a whole number with fewer zeros: `1.2e17` is `12e16`."""
+    parts, powers = _POWER.split(bare), [_Powers(count) for count in range(_FLOAT_DIGITS)]
+    parts[2::3] = [powers[len(digits)][power] for digits, power in zip(parts[1::3], parts[2::3], strict=True)]
+    return b"".join(parts)
+
+
+class _Powers(dict[bytes, bytes]):
+    """Exponents by what they are when so many digits stand behind the point; each is worked out once."""
+
+    def __init__(self, digits: int) -> None:
+        self._digits = digits
+
+    def __missing__(self, power: bytes) -> bytes:
+        zeros = int(power) - self._digits
+        written = self[power] = b"e%d" % zeros if zeros else b""
+        return written

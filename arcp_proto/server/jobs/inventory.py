@@ -1,0 +1,104 @@
+"""The agents of a runtime, and which of their versions a name means (§7.5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
+from arcp_proto.ids import qualified
+from arcp_proto.limits import MAX_AGENT_LENGTH
+from arcp_proto.wire.messages import AgentEntry
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]*\Z")
+_VERSION: Final = re.compile(r"[a-zA-Z0-9.+_-]+\Z")
+
+
+class AgentInfo(msgspec.Struct, frozen=True):
+    """An agent as a host registers it; several versions need a default, one is its own.
+
+    The jobs of a `restartable` one start again, from their input, when the runtime was restarted.
+    """
+
+    name: str
+    versions: tuple[str, ...] = ()
+    default: str | None = None
+    restartable: bool = False
+
+
+class Inventory:
+    """Every agent of a runtime, for its whole life."""
+
+    __slots__ = ("_by_name", "_restartable", "entries")
+
+    entries: list[AgentEntry]
+    """What the welcome says, sorted by name."""
+
+    def __init__(self, agents: Sequence[AgentInfo]) -> None:
+        """Raises LocalProtocolError for names and versions that break the grammar or come twice."""
+        entries = [_entry(agent) for agent in agents]
+        self.entries = sorted(entries, key=lambda entry: entry.name)
+        self._by_name = {entry.name: entry for entry in entries}
+        self._restartable = frozenset(agent.name for agent in agents if agent.restartable)
+        if len(self._by_name) < len(entries):
+            raise LocalProtocolError("two agents have the same name; one agent may have several versions")
+
+    def resolve(self, agent: str) -> tuple[str, str | None]:
+        """Name and version that `name` or `name@version` means; no version if the agent has none.
+
+        Raises Refusal INVALID_REQUEST, AGENT_NOT_AVAILABLE, AGENT_VERSION_NOT_AVAILABLE.
+        """
+        named = self._by_name.get(agent)
+        if named is not None:
+            return named.name, named.default
+        name, version = _split(agent)
+        entry = self._by_name.get(name)
+        if entry is None:
+            raise Refusal(ErrorCode.AGENT_NOT_AVAILABLE, f"{name} is not registered")
+        if version is None:
+            return name, entry.default
+        if version not in entry.versions:
+            versions = ", ".join(entry.versions) or "none"
+            raise Refusal(
+                ErrorCode.AGENT_VERSION_NOT_AVAILABLE, f"{agent} is not registered; versions: {versions}"
+            )
+        return name, version
+
+    def restartable(self, name: str) -> bool:
+        """Whether the jobs of an agent start again when the runtime was restarted."""
+        return name in self._restartable
+
+
+def _split(agent: str) -> tuple[str, str | None]:
+    if len(agent) > MAX_AGENT_LENGTH:
+        raise Refusal(
+            ErrorCode.INVALID_REQUEST,
+            f"the agent is longer than {MAX_AGENT_LENGTH} characters",
+            details={"limit": "agent_length", "max": MAX_AGENT_LENGTH},
+        )
+    name, at, version = agent.partition("@")
+    if not _NAME.match(name) or (at and not _VERSION.match(version)):
+        raise Refusal(ErrorCode.INVALID_REQUEST, f"{agent!r} is no agent: name or name@version (§7.5)")
+    return name, version if at else None
+
+
+def _entry(agent: AgentInfo) -> AgentEntry:
+    """One agent as the welcome shows it, checked."""
+    name, versions, default = agent.name, agent.versions, agent.default
+    if not _NAME.match(name):
+        raise LocalProtocolError(f"{name!r} is no agent name: a-z, 0-9 and . _ - after the first character")
+    for version in versions:
+        if not _VERSION.match(version):
+            raise LocalProtocolError(f"{version!r} is no version of {name}: letters, digits and . + _ -")
+    if any(len(qualified(name, version)) > MAX_AGENT_LENGTH for version in versions or (None,)):
+        raise LocalProtocolError(f"name@version of {name} is longer than {MAX_AGENT_LENGTH} characters")
+    if len(dict.fromkeys(versions)) < len(versions):
+        raise LocalProtocolError(f"a version of {name} comes twice")
+    if default is None and len(versions) == 1:
+        default = versions[0]
+    if (default is None and versions) or (default is not None and default not in versions):
+        raise LocalProtocolError(f"{name} needs a default that is one of its versions")
+    return AgentEntry(name, list(versions), default)

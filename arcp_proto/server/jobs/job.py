@@ -1,0 +1,318 @@
+"""One run of an agent: it outlives its sessions (§7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from arcp_proto.empty import NOTHING
+from arcp_proto.errors import InvariantViolated
+from arcp_proto.ids import JobId, Principal, SessionId, Time, qualified
+from arcp_proto.leases.budget import Budget, Hold
+from arcp_proto.leases.lease import Grants
+from arcp_proto.server.sessions.event_log import History
+from arcp_proto.wire import codec
+from arcp_proto.wire.inputs import SMALL
+from arcp_proto.wire.timestamps import parse_time
+from arcp_proto.wire.trace_context import TraceContext, extensions_json
+
+if TYPE_CHECKING:
+    from arcp_proto.server.credentials.model import Held
+    from arcp_proto.server.sessions.session import Session
+
+    from .completion import Ending
+
+
+CURRENCY_BYTES: Final = 256
+"""What the counters of one currency take, in about."""
+NO_EVENTS: Final = History(JobId(""))
+"""The history of every job that has had no event."""
+
+
+class Status(StrEnum):
+    """Where a job stands (§7.3)."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCESS = "success"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+
+
+LIFECYCLE: Final[Mapping[Status, frozenset[Status]]] = {
+    Status.PENDING: frozenset({Status.RUNNING, Status.ERROR, Status.CANCELLED, Status.TIMED_OUT}),
+    Status.RUNNING: frozenset({Status.SUCCESS, Status.ERROR, Status.CANCELLED, Status.TIMED_OUT}),
+    Status.SUCCESS: frozenset(),
+    Status.ERROR: frozenset(),
+    Status.CANCELLED: frozenset(),
+    Status.TIMED_OUT: frozenset(),
+}
+"""From which status a job can go to which; a status that leads nowhere is terminal."""
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """How a job that did not succeed ends; fixed once, sent when its agent has stopped (§7.4)."""
+
+    status: Status
+    code: str
+    message: str
+    retryable: bool
+    details: dict[str, Any] | None = None
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What was accepted, and never changes."""
+
+    job_id: JobId
+    session_id: SessionId
+    principal: Principal
+    agent: str
+    version: str | None
+    lease: dict[str, list[str]]
+    expires_at: str | None
+    max_runtime_sec: int | None
+    trace: TraceContext
+    span_id: str
+    """The span of the agent, 16 hex digits (§11)."""
+    accepted_at: Time
+    """Unix time in nanoseconds."""
+    idempotency_key: str | None = None
+    fingerprint: bytes | None = None
+    """Of what was submitted under the key (§7.2)."""
+    parent_job_id: JobId | None = None
+    """The job that delegated it; `session_id` is then the submitting session of the root (§10)."""
+    depth: int = 0
+    """How many jobs are above it."""
+    credentials: bool = False
+    """Whether it gets provisioned credentials (§9.8)."""
+
+
+class Stream(msgspec.Struct):
+    """A result that is being streamed (§8.4)."""
+
+    result_id: str
+    encoding: str
+    chunks: int = 0
+    size: int = 0
+    """Decoded bytes so far."""
+    inline: list[str | bytes] | None = None
+    """All of it, for a submitting session without `result_chunk`, or for whoever delegated the job; None once
+    it is too large for that."""
+
+
+class End(msgspec.Struct, frozen=True, gc=False):
+    """The terminal of a job as it was sent: its payload without the last brace (§7.3).
+
+    `inline` is the payload for sessions without `result_chunk`, `at` Unix time in nanoseconds, and `source`
+    its home number.
+    """
+
+    message_type: str
+    payload: bytes
+    at: Time
+    source: int
+    inline: bytes | None = None
+
+
+class Job(msgspec.Struct, eq=False):
+    """The state of one job.
+
+    `number` counts jobs by acceptance. `home` is the submitting session while it lives and the job runs,
+    `observers` are the other sessions that get its events live, `behind` those that still get its history.
+    `home_seq` is the home number of the last event; `submitters` are the sessions that were answered
+    `job.accepted`, and may cancel it. `parent` is the job that delegated it and `children` those that it
+    delegated, as long as they have not ended (§10).
+    """
+
+    number: int
+    terms: Terms
+    budget: Budget
+    id: JobId = JobId("")
+    holds: dict[int, Hold] = NOTHING
+    """What the agent has reserved and not settled, by its number."""
+    hold_count: int = 0
+    expires: Time | None = None
+    """When its lease ends, Unix time in nanoseconds."""
+    expired: bool = False
+    """Its lease has ended: it stays so, wherever the wall clock goes (§9.5)."""
+    _grants: Grants | None = None
+    extensions: bytes | None = None
+    body_limit: int = 0
+    """Bytes that the body of an event may have; the runtime that keeps the job says so."""
+    status: Status = Status.PENDING
+    outcome: Outcome | None = None
+    paused: bool = False
+    stream: Stream | None = None
+    streamed: bool = False
+    """A piece of its result is out, which cannot be taken back."""
+    attempt: int = 1
+    input: bytes | None = None
+    """The input with which it can be started again."""
+    pinned: int = 0
+    """Bytes that its principal's account has for what it was given, while it runs."""
+    packed: bytes | None = None
+    """Its lease as JSON, once it has ended: then `terms` have none."""
+    kept: int = 0
+    """Bytes that its principal's account has for what is left of it, once it has ended."""
+    end: End | None = None
+    entry: bytes | None = None
+    """How it is listed, as JSON, which does not change after its end; written when first asked for."""
+    home: Session | None = None
+    home_seq: int = 0
+    home_behind: bool = False
+    """Whether its home gets a history first, so that what is published waits there (§7.6)."""
+    history: History = NO_EVENTS
+    observers: dict[SessionId, Session] = NOTHING
+    behind: dict[SessionId, Session] = NOTHING
+    submitters: tuple[SessionId, ...] = ()
+    heads: dict[str, bytes] = NOTHING
+    parent: Job | None = None
+    children: dict[JobId, Job] = NOTHING
+    credentials: dict[str, Held] = NOTHING
+    """Its provisioned credentials by their ids, while they are valid."""
+    ending: Ending | None = None
+    """Its terminal, which waits for their revocation."""
+    then: Callable[[], None] | None = None
+    """How it ends once its children have: its agent is over, and has said so."""
+
+    def __post_init__(self) -> None:
+        terms = self.terms
+        self.id = terms.job_id
+        if terms.expires_at is not None:
+            self.expires = parse_time(terms.expires_at)
+        if terms.trace.explicit:
+            self.extensions = extensions_json(terms.trace, terms.span_id)
+
+    @property
+    def agent(self) -> str:
+        """`name@version`, or the name of an agent without versions (§7.5)."""
+        return qualified(self.terms.agent, self.terms.version)
+
+    def adopt(self, child: Job) -> None:
+        """It has delegated this job, which has not ended."""
+        child.parent = self
+        if self.children is NOTHING:
+            self.children = {}
+        self.children[child.id] = child
+
+    def observed_by(self, session: Session) -> None:
+        """This session gets its events live from now on."""
+        if self.observers is NOTHING:
+            self.observers = {}
+        self.observers[session.id] = session
+
+    def awaited_by(self, session: Session) -> None:
+        """This session still gets its history."""
+        if self.behind is NOTHING:
+            self.behind = {}
+        self.behind[session.id] = session
+
+    def hold(self, number: int, hold: Hold) -> None:
+        """Money is held back for it."""
+        if self.holds is NOTHING:
+            self.holds = {}
+        self.holds[number] = hold
+        self.budget.hold(hold)
+
+    def give(self, held: Held) -> None:
+        """It has a credential."""
+        if self.credentials is NOTHING:
+            self.credentials = {}
+        self.credentials[held.credential.id] = held
+
+    def open_history(self) -> History:
+        """Its history, from its first event on one of its own."""
+        if self.history is NO_EVENTS:
+            self.history = History(self.id)
+        return self.history
+
+    def close(self) -> None:
+        """Its terminal is out: what only a job that runs needs is given up."""
+        self.home = None
+        self.observers = self.heads = self.holds = self.children = NOTHING
+        self.input = None
+        self.pack()
+
+    def pack(self) -> None:
+        """It has ended: what is left of it takes as little as it can, and counts if it is not small."""
+        end = self.end
+        if end is None:
+            raise InvariantViolated(f"job {self.id} has not ended")
+        size = len(end.payload)
+        if end.inline is not None:
+            size += len(end.inline)
+        if self.terms.lease:
+            self.packed = codec.compact(codec.encode_checked(self.terms.lease))
+            self.terms = msgspec.structs.replace(self.terms, lease=NOTHING)
+            size += len(self.packed) + len(self.budget.initial) * CURRENCY_BYTES
+        self.kept = size if size > SMALL else 0
+
+    @property
+    def lease(self) -> dict[str, list[str]]:
+        """Its lease, which is made from JSON once it has ended."""
+        if self.packed is None:
+            return self.terms.lease
+        lease: dict[str, list[str]] = codec.decode_checked(self.packed, evenly=False)
+        return lease
+
+    @property
+    def whole_terms(self) -> Terms:
+        """Its terms with its lease."""
+        return self.terms if self.packed is None else msgspec.structs.replace(self.terms, lease=self.lease)
+
+    @property
+    def root(self) -> Job:
+        """The job at the top of its tree, which a client submitted (§10)."""
+        job = self
+        while job.parent is not None:
+            job = job.parent
+        return job
+
+    def descendants(self) -> Iterator[Job]:
+        """Its children and theirs that have not ended, leaves before branches."""
+        for child in list(self.children.values()):
+            yield from child.descendants()
+            yield child
+
+    @property
+    def grants(self) -> Grants:
+        """Its lease, compiled."""
+        if self._grants is None:
+            self._grants = Grants.of(self.terms.lease)
+        return self._grants
+
+    @property
+    def last_position(self) -> int:
+        """The position of its last event, its terminal included; 0 before the first."""
+        return self.history.end if self.end is None else self.history.end + 1
+
+    @property
+    def ended(self) -> bool:
+        """Whether its terminal is out."""
+        return not LIFECYCLE[self.status]
+
+    def become(self, status: Status) -> None:
+        """Go on in the lifecycle."""
+        if status not in LIFECYCLE[self.status]:
+            raise InvariantViolated(f"a job does not go from {self.status} to {status}")
+        self.status = status
+        if not LIFECYCLE[status]:
+            self._grants = None  # Compiled patterns are larger than all else that an ended job keeps.
+
+    def head(self, message_type: str) -> bytes:
+        """Return the template that all numbered envelopes of one type of this job share."""
+        head = self.heads.get(message_type)
+        if head is None:
+            head = self.new_head(message_type)
+            if self.heads is NOTHING:
+                self.heads = {}
+            self.heads[message_type] = head
+        return head
+
+    def new_head(self, message_type: str) -> bytes:
+        """Return the same template for a message that is sent once, which is not kept."""
+        return codec.event_head(message_type, self.id, self.terms.trace.trace_id, self.extensions)

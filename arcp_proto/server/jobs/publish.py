@@ -1,0 +1,187 @@
+"""Publishing: an event gets its number in every session that takes it, and its position in its job (§8.3).
+
+Events that one agent publishes in a row are numbered together, before anything else. Their payloads begin
+alike, as long as the wall clock shows the same millisecond."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from arcp_proto.engine.machine import NEVER, Machine
+from arcp_proto.ids import MILLISECOND, Time
+from arcp_proto.server.credentials.model import takes
+from arcp_proto.server.journal.records import Delivered, Published
+from arcp_proto.server.sessions import retention
+from arcp_proto.server.sessions.session import Session
+from arcp_proto.wire import codec
+from arcp_proto.wire.event_bodies import FEATURE_OF_KIND
+from arcp_proto.wire.timestamps import format_time
+
+from . import back_pressure
+from .fan_out import notice_payload, number, number_all
+from .job import Job
+
+if TYPE_CHECKING:
+    from arcp_proto.ids import JobId
+    from arcp_proto.server.runtime import Runtime
+
+
+def publish(runtime: Runtime, job: Job, kind: str, body: bytes, taken_as: str = "") -> None:
+    """Number one event in every session that gets the job and takes its kind, or `taken_as` (§8.3)."""
+    payload = runtime.openings.of(kind) + body
+    kind = taken_as or kind
+    if runtime.journaling:
+        runtime.commit(Published(job.id, kind, payload))
+        spread(runtime, job, FEATURE_OF_KIND.get(kind))
+    elif number(runtime, job, kind, payload):
+        spread(runtime, job, FEATURE_OF_KIND.get(kind))
+
+
+def spread(runtime: Runtime, job: Job, feature: str | None) -> None:
+    """An event of a job was numbered: keep what holds it within limits, wake who takes it."""
+    history, limits, now = job.history, runtime.limits, runtime.now
+    if history.due(now):
+        retention.trim_history(runtime, job)
+        history.allow(history.first + limits.history_events, limits.history_bytes)
+    home = job.home
+    if home is not None and (feature is None or feature in home.features):
+        sent(runtime, home)
+    if job.observers:
+        for session in list(job.observers.values()):
+            if feature is None or takes(job, session, feature):
+                sent(runtime, session)
+    if runtime.holdings.over:
+        retention.make_room(runtime)
+
+
+def sent(runtime: Runtime, session: Session) -> None:
+    """Something was numbered in a session: keep its log within limits, wake its connection."""
+    if session.log.due(runtime.now):
+        look_at(runtime, session)
+    _wake(runtime, session)
+
+
+def look_at(runtime: Runtime, session: Session) -> None:
+    """Keep the log of a session within limits, tell a session that does not keep up, and allow some more."""
+    log, limits = session.log, runtime.limits
+    retention.shrink(runtime, session)
+    if not session.acking:
+        retention.age(runtime, session)
+    elif log.last - session.acked > limits.lag and not session.lagging:
+        _tell_of_lag(runtime, session)
+    upto = log.first - 1 + limits.session_events
+    if session.acking and session.jobs and not session.lagging:
+        upto = min(upto, session.acked + limits.lag)
+    size = limits.session_bytes
+    if runtime.journaling:
+        last, most = back_pressure.look(runtime, session)
+        upto, size = min(upto, last), min(size, most)
+    log.allow(upto, size, None if session.acking else retention.aged_at(runtime, session))
+
+
+def _wake(runtime: Runtime, session: Session) -> None:
+    connection = session.connection
+    if connection is not None:
+        connection.sent_at = runtime.now
+        runtime.ready[connection] = None
+    if runtime.journaling:
+        runtime.unsettled[session.id] = session
+
+
+def notify(runtime: Runtime, session: Session, job_id: JobId, phase: str, message: str) -> None:
+    """A `status` of a job in one session only, numbered there and in no history (§6.5, §7.6)."""
+    payload = notice_payload(runtime, phase, message)
+    runtime.commit(Delivered(session.id, job_id, "job.event", payload))
+    noted(runtime, session)
+
+
+def noted(runtime: Runtime, session: Session) -> None:
+    """A notice was numbered in a session: keep its log within limits as well, wake its connection."""
+    if session.log.due(runtime.now):
+        look_at(runtime, session)
+    if session.connection is not None:
+        runtime.mark_writable(session.connection)
+    if runtime.journaling:
+        runtime.unsettled[session.id] = session
+
+
+def _tell_of_lag(runtime: Runtime, session: Session) -> None:
+    """Once per crossing, on the newest unfinished job; without one nobody is told (§6.5)."""
+    job_id = next(reversed(session.jobs), None)
+    if job_id is not None:
+        session.lagging = True
+        lag = session.log.last - session.acked
+        notify(runtime, session, job_id, "back_pressure", f"{lag} events are not acknowledged")
+
+
+SHORT: Final = 1024
+"""Bytes of the body of an event that waits for others."""
+MOST_TOGETHER: Final = 64
+"""Events that wait at a time."""
+
+
+def begin(runtime: Runtime, job: Job) -> None:
+    """End the input in which an event of a job was numbered, or let it go on with its next ones.
+
+    Not for observers, nor for what is recorded or kept in a journal one by one.
+    """
+    apart = runtime.journaling or runtime.recorder is not None
+    if apart or job.home is None or job.observers or job.body_limit < SHORT:
+        runtime.busy = False
+    else:
+        runtime.speaker = job
+
+
+def end(runtime: Runtime, job: Job) -> None:
+    """Number what the speaker has said, and end the input."""
+    runtime.speaker, runtime.busy = None, False
+    said, runtime.said = runtime.said, []
+    if not said:
+        return
+    if runtime.said_at > runtime.now:
+        runtime.now = Time(runtime.said_at)
+    if not number_all(runtime, job, said):
+        for payload in said:
+            if number(runtime, job, "", payload):
+                spread(runtime, job, None)
+
+
+MOST_KINDS: Final = 64
+"""Kinds of one millisecond that are kept; vendors have as many as they like."""
+
+
+class Openings:
+    """Of the events of one millisecond of the wall clock of a machine, by kind."""
+
+    __slots__ = ("_machine", "_text", "by_kind", "until")
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._text = ""
+        self.by_kind: dict[str, bytes] = {}
+        """Those of the millisecond that were written."""
+        self.until = NEVER
+        """The end of it."""
+
+    def of(self, kind: str) -> bytes:
+        """What stands before the body of an event that is published now."""
+        machine = self._machine
+        now = machine.now
+        if now < self.until:
+            machine.read_at = now
+            opening = self.by_kind.get(kind)
+            if opening is not None:
+                return opening
+        else:
+            self.by_kind.clear()
+            unix = machine.unix
+            self._text = format_time(unix)
+            self.until = Time(now + MILLISECOND - unix % MILLISECOND)
+        opening = codec.event_opening(kind, self._text)
+        if len(self.by_kind) < MOST_KINDS:
+            self.by_kind[kind] = opening
+        return opening
+
+    def forget(self) -> None:
+        """The wall clock was set."""
+        self.until = NEVER

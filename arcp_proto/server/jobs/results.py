@@ -1,0 +1,225 @@
+"""What an agent returns: inline, or as chunks (§8.4)."""
+
+from __future__ import annotations
+
+import base64
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError
+from arcp_proto.ids import ulid
+from arcp_proto.server.journal.records import JobEnded, Whole
+from arcp_proto.wire import codec
+from arcp_proto.wire.event_bodies import RESULT_CHUNK, UNSET
+from arcp_proto.wire.messages import Result
+from arcp_proto.wire.result_chunks import JSON_TYPE, encode_chunk, encode_chunks, encode_whole
+
+from .completion import Returned, agent_over, end, end_with_error, fix_outcome, outcome_of
+from .job import Job, Status, Stream
+
+if TYPE_CHECKING:
+    from arcp_proto.server.runtime import Runtime
+
+UTF8: Final = "utf8"
+BASE64: Final = "base64"
+TOO_LARGE: Final = "the result does not fit a frame, and its session did not negotiate result_chunk"
+
+
+def check_piece(job: Job, data: str | bytes) -> str:
+    """The encoding of a piece; raises LocalProtocolError when the stream has another."""
+    encoding = UTF8 if isinstance(data, str) else BASE64
+    if job.stream is not None and job.stream.encoding != encoding:
+        raise LocalProtocolError(
+            f"this result is streamed as {job.stream.encoding}: write {_type_of(job.stream)}"
+        )
+    if isinstance(data, str) and not data.isascii():
+        try:
+            data.encode()
+        except UnicodeEncodeError:
+            raise LocalProtocolError("a string holds a lone surrogate, which is no text") from None
+    return encoding
+
+
+def write(runtime: Runtime, job: Job, data: str | bytes, encoding: str) -> None:
+    """Send a piece as chunks; raises Denied, and ends the job, beyond the limit of a result (§14)."""
+    stream = job.stream or _open_stream(runtime, job, encoding)
+    if not data:
+        return
+    size = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
+    if stream.size + size > runtime.limits.result:
+        message = f"a streamed result is at most {runtime.limits.result} bytes"
+        fix_outcome(runtime, job, outcome_of(ErrorCode.INTERNAL_ERROR, message))
+        raise Denied(ErrorCode.INTERNAL_ERROR, message)
+    chunk, frame = runtime.limits.chunk, runtime.body_limit(job)
+    for body in encode_chunks(stream.result_id, stream.chunks, data, chunk=chunk, frame=frame):
+        runtime.publish(job, RESULT_CHUNK, body)
+        stream.chunks += 1
+    stream.size += size
+    if stream.inline is not None:
+        stream.inline.append(data)
+        most = runtime.result_limit(job, job.home) if job.parent is None else runtime.limits.returned
+        if stream.size > most:
+            stream.inline = None
+
+
+def finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | None) -> None:
+    """The agent has returned JSON, or nothing: end its job, unless it is decided that it ends otherwise."""
+    agent_over(runtime, job, partial(_finish, runtime, job, encoded, summary))
+
+
+def _finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | None) -> None:
+    if job.outcome is not None:
+        end_with_error(runtime, job, job.outcome)
+    elif job.stream is not None and encoded is not None:
+        message = "mixed: the agent returned a value after it had streamed a result"
+        _fail(runtime, job, ErrorCode.INVALID_REQUEST, message)
+    elif job.stream is not None:
+        _finish_stream(runtime, job, job.stream, summary)
+    else:
+        value = UNSET if encoded is None else msgspec.Raw(encoded)
+        at = runtime.unix
+        payload = codec.encode_checked(Result("success", runtime.stamp.text(at), value, summary=summary))
+        how = None if job.parent is None else _for_parent(encoded)
+        ended = JobEnded(job.id, Status.SUCCESS, "job.result", payload[:-1], at)
+        if encoded is None:
+            end(runtime, job, ended, how)
+        elif not _fits(runtime, job, payload):
+            _finish_in_chunks(runtime, job, encoded.decode(), summary)
+        elif len(payload) <= runtime.payload_limit(job):
+            end(runtime, job, ended, how)
+        elif _is_too_large(runtime, job, len(encoded)):
+            pass
+        else:
+            end(runtime, job, _as_whole(runtime, job, ended, encoded, summary), how)
+
+
+def _as_whole(runtime: Runtime, job: Job, ended: JobEnded, encoded: bytes, summary: str | None) -> JobEnded:
+    """Return a terminal that has its value where frames are long, and names a `result_id` elsewhere."""
+    at, begin = runtime.stamp.text(ended.at), ended.payload.index(encoded)
+    result = Result("success", at, UNSET, _new_id(runtime, job), len(encoded), JSON_TYPE, summary)
+    whole = Whole(ended.payload, begin, begin + len(encoded), runtime.limits.chunk, runtime.body_limit(job))
+    payload = codec.encode_checked(result)[:-1]
+    return msgspec.structs.replace(ended, payload=payload, whole=whole)
+
+
+def _finish_in_chunks(runtime: Runtime, job: Job, text: str, summary: str | None) -> None:
+    if _needs_inline(job):
+        _fail(runtime, job, ErrorCode.INVALID_REQUEST, TOO_LARGE)
+    elif _is_too_large(runtime, job, len(text.encode())):
+        pass
+    else:
+        stream = _open_stream(runtime, job, UTF8)
+        chunk, frame = runtime.limits.chunk, runtime.body_limit(job)
+        for body in encode_whole(stream.result_id, text, chunk, frame):
+            runtime.publish(job, RESULT_CHUNK, body)
+        stream.size = len(text.encode())
+        _end_stream(runtime, job, stream, summary, JSON_TYPE, text)
+
+
+def _finish_stream(runtime: Runtime, job: Job, stream: Stream, summary: str | None) -> None:
+    """All of a stream is there: say so by an empty last chunk, and end its job."""
+    completed_at = runtime.time_text()
+    inline = None
+    if _needs_inline(job):
+        inline = _inline(runtime, job, stream, completed_at, summary)
+        if inline is None:
+            _fail(runtime, job, ErrorCode.INVALID_REQUEST, TOO_LARGE)
+            return
+    end_of_data = "" if stream.encoding == UTF8 else b""
+    last = encode_chunk(stream.result_id, stream.chunks, end_of_data, more=False)
+    runtime.publish(job, RESULT_CHUNK, last)
+    _end_stream(runtime, job, stream, summary, None, inline=inline)
+
+
+def _end_stream(
+    runtime: Runtime,
+    job: Job,
+    stream: Stream,
+    summary: str | None,
+    content_type: str | None,
+    returned: str | None = None,
+    inline: bytes | None = None,
+) -> None:
+    """All chunks are out; `returned` is the JSON that they carry, if the agent returned a value."""
+    completed_at = runtime.time_text()
+    result = Result("success", completed_at, UNSET, stream.result_id, stream.size, content_type, summary)
+    how = None
+    if job.parent is not None:
+        value = _joined(stream) if returned is None else codec.decode_value(returned.encode())
+        how = Returned(value, stream.result_id, stream.size)
+    payload = codec.encode_checked(result)[:-1]
+    end(runtime, job, JobEnded(job.id, Status.SUCCESS, "job.result", payload, runtime.unix, inline), how)
+
+
+def _inline(runtime: Runtime, job: Job, stream: Stream, at: str, summary: str | None) -> bytes | None:
+    """The open payload of a stream as an inline result, if it fits."""
+    value = _joined(stream)
+    if value is None:
+        return None
+    if isinstance(value, bytes):
+        value = base64.b64encode(value).decode()
+    payload = codec.encode_checked(Result("success", at, value, summary=summary))
+    return payload[:-1] if _fits(runtime, job, payload) else None
+
+
+def _joined(stream: Stream) -> str | bytes | None:
+    """All of a stream, if it was kept."""
+    if stream.inline is None:
+        return None
+    if stream.encoding == UTF8:
+        return "".join(piece for piece in stream.inline if isinstance(piece, str))
+    return b"".join(piece for piece in stream.inline if isinstance(piece, bytes))
+
+
+def _for_parent(encoded: bytes | None) -> Returned:
+    """What the job returned, for whoever delegated it: a value of its own."""
+    return Returned(None if encoded is None else codec.decode_value(encoded), None, None)
+
+
+def _open_stream(runtime: Runtime, job: Job, encoding: str) -> Stream:
+    result_id = _new_id(runtime, job)
+    kept = _needs_inline(job) or job.parent is not None
+    job.stream = Stream(result_id, encoding, inline=[] if kept else None)
+    return job.stream
+
+
+def _is_too_large(runtime: Runtime, job: Job, size: int) -> bool:
+    """Return whether a returned value that does not fit `Limits.frame` is too large; end its job if so."""
+    limits = runtime.limits
+    if size > limits.returned:
+        message = f"a returned value is at most {limits.returned} bytes: stream the result"
+        _fail(runtime, job, ErrorCode.INVALID_REQUEST, message, {"limit": "returned", "max": limits.returned})
+    elif size > limits.result:  # It would be streamed: §14 names the code.
+        _fail(runtime, job, ErrorCode.INTERNAL_ERROR, f"a returned value is at most {limits.result} bytes")
+    return size > min(limits.returned, limits.result)
+
+
+def _new_id(runtime: Runtime, job: Job) -> str:
+    return "res_" + ulid(runtime.entropy.bits(runtime.scope(job.terms.principal), "result"))
+
+
+def _fail(
+    runtime: Runtime, job: Job, code: ErrorCode, message: str, details: dict[str, Any] | None = None
+) -> None:
+    """End a job whose result cannot be sent; INVALID_REQUEST says that the next attempt fails as well."""
+    if not runtime.left(job):
+        end_with_error(runtime, job, outcome_of(code, message, details=details))
+
+
+def _fits(runtime: Runtime, job: Job, payload: bytes) -> bool:
+    """Return whether an inline result fits a frame of its session, also where it stands twice (quirks)."""
+    home = job.home
+    times = 2 if home is not None and home.quirk.result_as_output else 1
+    return times * len(payload) <= runtime.result_limit(job, home)
+
+
+def _needs_inline(job: Job) -> bool:
+    """Whether the submitting session is there and cannot read chunks (§6.2)."""
+    home = job.home
+    return home is not None and RESULT_CHUNK not in home.features
+
+
+def _type_of(stream: Stream) -> str:
+    return "str" if stream.encoding == UTF8 else "bytes"

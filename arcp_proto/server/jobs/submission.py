@@ -1,0 +1,393 @@
+"""How a job begins, and how a client asks for its end (§7.1, §7.2, §7.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from arcp_proto.empty import NOTHING
+from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.machine import cut, found
+from arcp_proto.engine.output import StartJob
+from arcp_proto.engine.timers import TimerKind
+from arcp_proto.errors import ErrorCode, Refusal
+from arcp_proto.ids import SECOND, JobId, Principal, Time, qualified, ulid
+from arcp_proto.leases import ceilings
+from arcp_proto.leases.lease import Expiry, parse_expiry, parse_lease
+from arcp_proto.limits import KIB, MAX_RUNTIME_SEC
+from arcp_proto.server import audit, responses
+from arcp_proto.server.audit import notice
+from arcp_proto.server.credentials import issuing
+from arcp_proto.server.credentials.model import shown
+from arcp_proto.server.journal.records import Delivered, JobAccepted, JobJoined, JobStarted
+from arcp_proto.server.responses import accepted_again, accepted_of
+from arcp_proto.server.sessions import admission_control
+from arcp_proto.server.sessions.session import Session, session_of
+from arcp_proto.server.sessions.subscriptions import check_room, observe, visible_job
+from arcp_proto.wire import codec, event_bodies, messages
+from arcp_proto.wire.credential import Credential
+from arcp_proto.wire.inputs import Input, given_bytes
+from arcp_proto.wire.peer_quirks import rewrite_end
+from arcp_proto.wire.trace_context import TraceContext, headers, read_trace
+
+from . import back_pressure, completion, gate, spending
+from .idempotency import Claim, fingerprint
+from .job import Job, Terms
+from .turn import Turn, is_wanted, knows, waits_for_key
+
+if TYPE_CHECKING:
+    from arcp_proto.server.runtime import Runtime
+
+CLAIM_BYTES = 2 * KIB
+"""What is reckoned for the end of a job, when a key is taken: most are smaller."""
+
+
+def carry_out(
+    runtime: Runtime,
+    connection: Connection,
+    session: Session,
+    envelope: codec.Envelope,
+    submit: messages.Submit,
+    request_id: str,
+) -> None:
+    """Accept a submit that waits for nothing, after every check; raises Refusal."""
+    if submit.max_runtime_sec is not None:
+        check_runtime(submit.max_runtime_sec)
+    terms = _check_submit(runtime, session, envelope, submit, None)
+    accept(runtime, connection, session, submit, terms, request_id)
+
+
+def judge(runtime: Runtime, connection: Connection | None, turn: Turn) -> bool:
+    """Answer a submit whose turn has come; False when it waits; raises Refusal."""
+    session, submit = turn.session, found(turn.submit, "what is judged was read")
+    check_runtime(submit.max_runtime_sec)
+    key, claimed = submit.idempotency_key, None
+    if key is not None:
+        claimed = fingerprint_of(submit)
+        claim = runtime.keys.get(session.principal, key)
+        if claim is not None:
+            _join(runtime, connection, turn, claim, claimed)
+            return True
+        if waits_for_key(runtime, session, key):
+            return False
+    terms = _check_submit(runtime, session, turn.envelope, submit, claimed)
+    if issuing.waits(runtime, session, terms):
+        issuing.for_submit(runtime, turn, terms)
+        return False
+    accept(runtime, connection, session, submit, terms, turn.request_id)
+    return True
+
+
+def ask_ahead(runtime: Runtime, turn: Turn) -> None:
+    """Ask for the credentials of a submit that waits behind others; raises Refusal if it is refused."""
+    session, submit = turn.session, found(turn.submit, "what is judged was read")
+    key = submit.idempotency_key
+    claimed = None if key is None else fingerprint_of(submit)
+    known = key is not None and (
+        runtime.keys.get(session.principal, key) is not None or is_wanted(runtime, session, key)
+    )
+    if not known and issuing.issues(runtime, session):
+        check_runtime(submit.max_runtime_sec)
+        terms = _check_submit(runtime, session, turn.envelope, submit, claimed)
+        if issuing.waits(runtime, session, terms):
+            issuing.for_submit(runtime, turn, terms)
+
+
+def accept(
+    runtime: Runtime,
+    connection: Connection | None,
+    session: Session,
+    submit: messages.Submit,
+    terms: Terms,
+    request_id: str,
+    credentials: Sequence[Credential] = (),
+    alias: str = "",
+) -> None:
+    """The job exists, and its agent is asked to run; the answer goes to the connection of the moment.
+
+    `alias` names the credentials.
+    """
+    again = runtime.journaling and runtime.inventory.restartable(terms.agent)
+    kept = submit.input.json if again else None
+    runtime.commit(JobAccepted(terms, request_id, kept))
+    job = runtime.jobs[terms.job_id]
+    if credentials:
+        issuing.give(job, alias, credentials)
+    if connection is not None:
+        _send_kept(connection, session, job)
+    job.paused = session.full
+    if terms.credentials:
+        start(runtime, job, submit.input, attempt=1)
+    else:
+        go(runtime, job, submit.input, 1)
+
+
+def start(runtime: Runtime, job: Job, input: Input, *, attempt: int) -> None:
+    """Ask the host to run the agent of an accepted job, once it has the credentials that it needs."""
+    if job.terms.credentials and issuing.needs(runtime, job):
+        _pin(runtime, job, input)
+        issuing.for_start(runtime, job, input, attempt)
+    else:
+        go(runtime, job, input, attempt)
+
+
+def go(runtime: Runtime, job: Job, input: Input, attempt: int) -> None:
+    """Ask the host to run the agent now."""
+    terms = job.terms
+    if (input.size or terms.lease) and not job.pinned:
+        _pin(runtime, job, input)
+    if terms.max_runtime_sec is not None:
+        most = terms.max_runtime_sec * SECOND
+        left = terms.accepted_at + most - runtime.unix
+        runtime.timers.arm(TimerKind.MAX_RUNTIME, job.id, Time(runtime.now + min(max(left, 0), most)))
+    if job.expires is not None:
+        gate.watch(runtime, job)
+    held = dict.fromkeys(hold.currency for hold in job.holds.values()) if job.holds else NOTHING
+    runtime.commit(JobStarted(job.id, attempt))
+    runtime.begin(job)
+    if runtime.config.notices:
+        agent = qualified(terms.agent, terms.version)
+        notice(runtime, "job_started", terms.principal, job_id=job.id, agent=agent, attempt=attempt)
+    asked = runtime.request(
+        StartJob(
+            job.id,
+            terms.agent,
+            terms.version,
+            input,
+            terms.principal,
+            terms.lease,
+            terms.trace.trace_id,
+            headers(terms.trace, terms.span_id),
+            attempt,
+            [one.credential for one in job.credentials.values()] if job.credentials else [],
+        )
+    )
+    if not asked:
+        runtime.unstarted[job.id] = None
+    elif job.paused:
+        back_pressure.tell_agent(runtime, job)
+    if attempt > 1:
+        restarted = event_bodies.Status("restarted", f"attempt {attempt}")
+        runtime.publish(job, "status", event_bodies.encode_body("status", restarted))
+        spending.tell(runtime, job, held)  # What an agent that died with its process reserved is spent.
+
+
+def _pin(runtime: Runtime, job: Job, input: Input) -> None:
+    """What a job was given counts until its end, with the JSON that is kept of one that starts again."""
+    given = given_bytes(input, job.terms.lease)
+    if given:
+        job.pinned = given + len(job.input or b"")
+        runtime.pin(job.terms.principal, job.pinned)
+
+
+def on_cancel(
+    runtime: Runtime, connection: Connection, envelope: codec.Envelope, cancel: messages.Cancel
+) -> None:
+    """`job.cancel` (§7.4): answered by `job.cancelled`; the terminal follows when the agent has stopped."""
+    session = session_of(connection)
+    job, _ = visible_job(runtime, session.principal, cancel.job_id)
+    if job.terms.principal != session.principal:
+        raise Refusal(ErrorCode.PERMISSION_DENIED, "only its owner cancels a job")
+    submitters = job.root.submitters  # Of a child: who may cancel the job that a client submitted.
+    foreign = session.id not in submitters
+    if foreign and not job.ended and any(other in runtime.sessions for other in submitters):
+        raise Refusal(
+            ErrorCode.PERMISSION_DENIED,
+            "only a session that submitted a job cancels it while such a session can be resumed: cancel it"
+            " there, or let the host of the runtime cancel it",
+        )
+    answer = messages.Cancelled(
+        job.id,
+        connection.request_id(envelope),
+        cut(cancel.reason) or None,
+        job.status.value if job.ended else None,
+    )
+    payload = codec.encode_checked(answer)[:-1]
+    runtime.commit(Delivered(session.id, job.id, "job.cancelled", payload))
+    runtime.delivered(session)
+    message = "cancelled by the client" + (f": {cancel.reason}" if cancel.reason else "")
+    completion.fix_outcome(runtime, job, completion.outcome_of(ErrorCode.CANCELLED, cut(message)))
+
+
+# The same key again (§7.2).
+
+
+def fingerprint_of(submit: messages.Submit) -> bytes:
+    """What identifies a submit under its key."""
+    return fingerprint(
+        submit.agent,
+        submit.input.value(),
+        submit.lease_request,
+        submit.lease_constraints,
+        submit.max_runtime_sec,
+    )
+
+
+def _join(runtime: Runtime, connection: Connection | None, turn: Turn, claim: Claim, claimed: bytes) -> None:
+    """The first payload again, and what the session has not seen of the job."""
+    if claim.fingerprint != claimed:
+        message = "this idempotency_key was used for another submit"
+        raise Refusal(ErrorCode.DUPLICATE_KEY, message, details={"job_id": claim.job_id})
+    session, request_id = turn.session, turn.request_id
+    job = runtime.jobs.get(claim.job_id)
+    if job is not None and job.home is not session and job.id not in session.observed:
+        check_room(runtime, session, job)
+        observe(runtime, session, job, 0)
+    runtime.commit(JobJoined(session.id, claim.job_id, request_id))
+    if job is not None:
+        if connection is not None:
+            _send_kept(connection, session, job)
+        return
+    accepted = accepted_again(claim, request_id, session)
+    if connection is not None:
+        connection.send(accepted, job_id=claim.job_id, trace_id=accepted.trace_id)
+    _end_again(runtime, session, claim, accepted.trace_id)
+
+
+def _end_again(runtime: Runtime, session: Session, claim: Claim, trace_id: str | None) -> None:
+    """The terminal of a job of which nothing else is left."""
+    message_type, payload, inline = found(claim.ended, "a job is forgotten after its end")
+    if inline is not None and "result_chunk" not in session.features:
+        payload = inline
+    message_type, payload = rewrite_end(
+        session.quirk, message_type, payload, runtime.limits.frame - codec.HEAD_BYTES
+    )
+    position = claim.position
+    runtime.commit(
+        Delivered(session.id, claim.job_id, message_type, payload, trace_id=trace_id, position=position)
+    )
+    runtime.delivered(session)
+
+
+def answered_before(
+    runtime: Runtime, connection: Connection, session: Session, envelope: codec.Envelope
+) -> bool:
+    """Answer a submit again that was carried out before the resume; False if it was not.
+
+    Its end may have been taken for that of another submit with its key: it comes again.
+    """
+    job_id = session.replies.accepted(envelope.id)
+    if job_id is None:
+        return knows(session, envelope.id, connection)
+    job = runtime.jobs.get(job_id)
+    if job is None:
+        raise Refusal(ErrorCode.JOB_NOT_FOUND, "the job of this submit is over, and forgotten")
+    if job.ended and job.terms.idempotency_key is not None and job.id not in session.observed:
+        check_room(runtime, session, job)
+        observe(runtime, session, job, 0)
+    _send_accepted(connection, session, job, envelope.id)
+    return True
+
+
+def _send_kept(connection: Connection, session: Session, job: Job) -> None:
+    """Send `job.accepted` as it was just kept for a resume; with credentials, which are not kept, anew."""
+    kept = found(session.replies.newest, "a session keeps the answer to a submit")
+    if job.credentials:
+        _send_accepted(connection, session, job, kept.request_id)
+    else:
+        responses.send(connection, kept, job)
+
+
+def _send_accepted(connection: Connection, session: Session, job: Job, request_id: str) -> None:
+    accepted = accepted_of(job, request_id, session)
+    accepted.credentials = shown(job, session)
+    connection.send(accepted, job_id=job.id, trace_id=job.terms.trace.trace_id, extensions=job.extensions)
+
+
+# Checks.
+
+
+def check_runtime(seconds: int | None) -> None:
+    """Raise Refusal INVALID_REQUEST for a `max_runtime_sec` that is none."""
+    if seconds is not None and not 1 <= seconds <= MAX_RUNTIME_SEC:
+        raise Refusal(
+            ErrorCode.INVALID_REQUEST, f"max_runtime_sec is a whole number from 1 to {MAX_RUNTIME_SEC}"
+        )
+
+
+def _check_submit(
+    runtime: Runtime,
+    session: Session,
+    envelope: codec.Envelope,
+    submit: messages.Submit,
+    claimed: bytes | None,
+) -> Terms:
+    """Check agent, lease and ceiling, expiry, limits, in this order; raises Refusal, leaves no trace."""
+    name, version = runtime.inventory.resolve(submit.agent)
+    lease, expiry = NOTHING, None
+    if submit.lease_request or submit.lease_constraints or runtime.config.ceilings:
+        lease, expiry = _authority_asked(runtime, session, submit, name, version)
+    given = given_bytes(submit.input, lease) if lease else submit.input.size
+    check_limits(runtime, session.principal, given, keyed=claimed is not None)
+    scope = runtime.scope(session.principal)
+    trace = read_trace(envelope.trace_id, envelope.extensions)
+    if trace is None:
+        trace_id, job_id, span = runtime.entropy.draws(scope, "trace", "job", "span")
+        trace = TraceContext(trace_id.hex())
+    else:
+        job_id, span = runtime.entropy.draws(scope, "job", "span")
+    return Terms(
+        job_id=JobId("job_" + ulid(job_id)),
+        session_id=session.id,
+        principal=session.principal,
+        agent=name,
+        version=version,
+        lease=lease,
+        expires_at=None if expiry is None else expiry.text,
+        max_runtime_sec=submit.max_runtime_sec,
+        trace=trace,
+        span_id=span[:8].hex(),
+        accepted_at=runtime.unix,
+        idempotency_key=submit.idempotency_key,
+        fingerprint=claimed,
+    )
+
+
+def _authority_asked(
+    runtime: Runtime, session: Session, submit: messages.Submit, name: str, version: str | None
+) -> tuple[messages.Lease, Expiry | None]:
+    """Lease and expiry as they are granted; raises Refusal, and tells the host of what a ceiling refuses."""
+    try:
+        return _authority_below(runtime, session, submit, name, version)
+    except ceilings.Beyond as beyond:
+        audit.note(
+            runtime,
+            "ceiling_exceeded",
+            session.principal,
+            session_id=session.id,
+            agent=submit.agent,
+            namespace=beyond.namespace,
+        )
+        raise
+
+
+def _authority_below(
+    runtime: Runtime, session: Session, submit: messages.Submit, name: str, version: str | None
+) -> tuple[messages.Lease, Expiry | None]:
+    """As asked, below the ceiling; raises Refusal."""
+    constraints = submit.lease_constraints
+    lease = parse_lease(submit.lease_request)
+    ceiling = ceilings.ceiling_for(runtime.config.ceilings, session.principal, name, version)
+    ceilings.check_lease(ceiling, lease, any_model=not runtime.config.models_required)
+    expiry = None
+    if constraints is not None and constraints.expires_at is not None:
+        expiry = parse_expiry(constraints.expires_at, unix=runtime.wall)
+    ceilings.check_expiry(ceiling, None if expiry is None else expiry.unix, runtime.wall)
+    issuing.check_withheld(session, lease)
+    return lease, expiry
+
+
+def check_limits(runtime: Runtime, principal: Principal, given: int, *, keyed: bool) -> None:
+    """What passes with time: one more job, with so many bytes that it is given, and one more key."""
+    if runtime.draining:
+        raise Refusal(ErrorCode.INTERNAL_ERROR, admission_control.SHUTTING_DOWN)
+    admission_control.check_jobs(runtime, principal)
+    if given or keyed:
+        admission_control.check_bytes(
+            runtime, principal, max(given, 1)
+        )  # What a key takes is known at the end of its job.
+    if keyed and (full := runtime.keys.room(principal, CLAIM_BYTES, runtime.limits)) is not None:
+        most: int = getattr(runtime.limits, full)
+        raise admission_control.Exceeded(
+            full, most, "too many idempotency keys are kept", principal=principal
+        )

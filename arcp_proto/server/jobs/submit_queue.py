@@ -1,0 +1,297 @@
+"""Submits that wait: for their credentials, or for those before them (§7.1): answers keep submit order.
+
+While `Limits.waiting_submits` of a session wait, its connection is not read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.machine import found
+from arcp_proto.engine.timers import TimerKind
+from arcp_proto.errors import ErrorCode, Refusal
+from arcp_proto.ids import Time
+from arcp_proto.server import error_responses
+from arcp_proto.server.audit import note
+from arcp_proto.server.credentials import issuing
+from arcp_proto.server.sessions.session import Session, admission_of, attached_to, session_of
+from arcp_proto.wire import codec, messages
+from arcp_proto.wire.credential import Credential
+from arcp_proto.wire.inputs import given_bytes
+from arcp_proto.wire.peer_quirks import RefusalForm
+from arcp_proto.wire.timestamps import parse_time
+
+from . import gate, submission
+from .turn import Turn
+
+if TYPE_CHECKING:
+    from arcp_proto.ids import SessionId
+    from arcp_proto.server.runtime import Runtime
+
+
+def on_submit(
+    runtime: Runtime, connection: Connection, envelope: codec.Envelope, submit: messages.Submit
+) -> None:
+    """`job.submit` (§7.1): every check, then the job exists."""
+    session = session_of(connection)
+    admission = found(admission_of(connection), "whoever is in a session was let in")
+    if admission.replays and submission.answered_before(runtime, connection, session, envelope):
+        return
+    request_id = connection.request_id(envelope)
+    if session.turns or submit.idempotency_key is not None or issuing.issues(runtime, session):
+        take(runtime, connection, Turn(session, envelope, submit, request_id, connection))
+    else:  # It waits for nothing: not for others, a key or credentials.
+        submission.carry_out(runtime, connection, session, envelope, submit, request_id)
+
+
+def take(runtime: Runtime, connection: Connection, turn: Turn) -> None:
+    """Judge a submit, or let it wait behind others; raises Refusal when none waits."""
+    session = turn.session
+    if not session.turns:
+        if not submission.judge(runtime, connection, turn):
+            _wait(runtime, turn)
+        return
+    try:
+        submission.ask_ahead(runtime, turn)
+    except Refusal as refusal:
+        turn.refusal = refusal
+    _wait(runtime, turn)
+
+
+def keeps_place(runtime: Runtime, connection: Connection, refusal: Refusal) -> bool:
+    """Return whether a refusal waits for the answers to the submits before it, and queue it there.
+
+    That is the refusal of a submit, and one that its peer would take for the answer to a submit
+    (`RefusalForm.JOB_ERROR_OF_JOB`).
+    """
+    envelope, session = connection.answering, attached_to(connection)
+    if envelope is None or session is None or not session.turns or refusal.fatal:
+        return False
+    binds = session.quirk.refusal_of(envelope.type) is RefusalForm.JOB_ERROR_OF_JOB
+    if not (envelope.type == "job.submit" or binds) or connection.phase is not Phase.OPEN:
+        return False
+    if len(session.turns) >= runtime.limits.control_envelopes:
+        refusal.fatal = True
+        return False
+    job_id = error_responses.job_id_of(envelope, refusal)
+    payload = msgspec.Raw(b"{}" if job_id is None else codec.encode_checked({"job_id": job_id}))
+    envelope = msgspec.structs.replace(envelope, payload=payload)
+    session.turns.append(Turn(session, envelope, None, envelope.id, connection, refusal=refusal))
+    return True
+
+
+def ready(runtime: Runtime, turn: Turn, credentials: list[Credential]) -> None:
+    """What a submit has waited for is there, unless its lease has ended meanwhile (§9.5)."""
+    try:
+        _check_lease(runtime, turn)
+    except Refusal as refusal:
+        turn.refusal = refusal
+    else:
+        turn.credentials = credentials
+    proceed(runtime, turn.session)
+
+
+def refused(runtime: Runtime, turn: Turn, refusal: Refusal) -> None:
+    """A submit does not get its credentials."""
+    turn.refusal = refusal
+    proceed(runtime, turn.session)
+
+
+def proceed(runtime: Runtime, session: Session) -> None:
+    """Answer the submits of a session that can be answered, in their order, and those that wait for a key."""
+    freed: dict[SessionId, None] = {}
+    full = len(session.turns) >= runtime.limits.waiting_submits
+    _answer(runtime, session, freed)
+    if full:
+        _read_on(runtime, session)
+    for session_id in freed:
+        waiting = runtime.sessions.get(session_id)
+        if waiting is not None and waiting is not session:
+            proceed(runtime, waiting)
+
+
+def _read_on(runtime: Runtime, session: Session) -> None:
+    """Carry out what has come in on the session's connection meanwhile, if there is room for it."""
+    connection = session.connection
+    if connection is None or connection.phase is not Phase.OPEN or not connection.holds_input:
+        return
+    if len(session.turns) < runtime.limits.waiting_submits:
+        runtime.timers.arm(TimerKind.ROOM, connection.number, runtime.now)
+
+
+def _answer(runtime: Runtime, session: Session, freed: dict[SessionId, None]) -> None:
+    while session.turns:
+        turn = session.turns[0]
+        connection = session.connection
+        _unpin(runtime, turn)  # As a job it is counted anew.
+        try:
+            if turn.refusal is not None:
+                raise turn.refusal
+            if turn.alias is None:
+                if not submission.judge(runtime, connection, turn):
+                    _pin(runtime, turn)
+                    return
+            elif turn.credentials is None or turn.terms is None:
+                _pin(runtime, turn)
+                return
+            else:
+                _check_lease(runtime, turn)
+                accepted_at, some = runtime.unix, bool(turn.credentials)
+                issuing.counts_no_more(runtime, turn)
+                terms = msgspec.structs.replace(turn.terms, accepted_at=accepted_at, credentials=some)
+                submit, alias = found(turn.submit, "what is accepted was read"), turn.alias
+                credentials = turn.credentials
+                submission.accept(
+                    runtime, connection, session, submit, terms, turn.request_id, credentials, alias
+                )
+        except Refusal as refusal:
+            session.turns.pop(0)
+            _refuse(runtime, connection, turn, refusal)
+        else:
+            session.turns.pop(0)
+        _free_key(runtime, turn, freed)
+
+
+def lease_ends(runtime: Runtime, alias: str) -> None:
+    """The lease of a submit has ended before its credentials came: refuse it now (§9.5).
+
+    After the wall clock was set back the lease ends later: watch it again.
+    """
+    turn = runtime.issuing.awaited.get(alias)
+    if not isinstance(turn, Turn):
+        return
+    try:
+        _check_lease(runtime, turn)
+    except Refusal as refusal:
+        refused(runtime, turn, refusal)
+    else:
+        watch_lease(runtime, turn)
+
+
+def watch_lease(runtime: Runtime, turn: Turn) -> None:
+    """Look when the lease of a submit that waits for credentials ends, by the wall clock as it is now."""
+    expires_at = None if turn.terms is None else turn.terms.expires_at
+    expires = None if expires_at is None else parse_time(expires_at)
+    if expires is None or turn.alias not in runtime.issuing.awaited:
+        return
+    left = 0 if turn.expired else max(0, expires - runtime.wall)
+    runtime.timers.arm(TimerKind.LEASE_ENDS, turn.alias, Time(runtime.now + left))
+    gate.watch_wall_clock(runtime)
+
+
+def watches_lease(runtime: Runtime) -> bool:
+    """Return whether the lease of a submit that waits for credentials is to end."""
+    return any(
+        isinstance(waiting, Turn) and waiting.terms is not None and waiting.terms.expires_at is not None
+        for waiting in runtime.issuing.awaited.values()
+    )
+
+
+def wall_clock_moved(runtime: Runtime) -> None:
+    """The wall clock was set: leases of submits that wait end by the new one."""
+    for waiting in runtime.issuing.awaited.values():
+        if isinstance(waiting, Turn):
+            watch_lease(runtime, waiting)
+
+
+def abandon(runtime: Runtime, session: Session) -> None:
+    """The session is over: nobody gets these answers, so no job comes of the submits."""
+    waiting = list(session.turns)
+    freed: dict[SessionId, None] = {}
+    session.turns.clear()
+    for turn in waiting:
+        _unpin(runtime, turn)
+        issuing.drop(runtime, turn)
+        _free_key(runtime, turn, freed)
+    for session_id in freed:
+        if session_id in runtime.sessions:
+            proceed(runtime, runtime.sessions[session_id])
+
+
+def wall_clock_moves(runtime: Runtime) -> None:
+    """The wall clock is about to be set: a lease that has ended by now stays so (§9.5)."""
+    for session in runtime.sessions.values():
+        for turn in session.turns:
+            turn.expired = _has_ended(runtime, turn)
+
+
+def refuse_all(runtime: Runtime, message: str) -> None:
+    """Nothing that waits becomes a job: the runtime is shutting down."""
+    for session in list(runtime.sessions.values()):
+        for turn in session.turns:
+            if turn.refusal is None:
+                turn.refusal = Refusal(ErrorCode.INTERNAL_ERROR, message)
+                issuing.drop(runtime, turn)
+        proceed(runtime, session)
+
+
+def _wait(runtime: Runtime, turn: Turn) -> None:
+    """It is not answered at once: what comes later with its key waits for it."""
+    turn.session.turns.append(turn)
+    submit = found(turn.submit, "what waits to be judged was read")
+    payload = msgspec.Raw(codec.encode_checked({"agent": submit.agent}))  # What a refusal may name.
+    turn.envelope = msgspec.structs.replace(turn.envelope, payload=payload)
+    _pin(runtime, turn)
+    key = submit.idempotency_key
+    if key is not None and turn.refusal is None:
+        turn.wants = turn.session.principal, key
+        runtime.issuing.wanted[turn.wants] += 1
+
+
+def _pin(runtime: Runtime, turn: Turn) -> None:
+    """What a submit that waits, and is not refused, would give its job counts."""
+    if turn.submit is None or turn.refusal is not None:
+        return
+    given = given_bytes(turn.submit.input, turn.submit.lease_request)
+    if given:
+        turn.pinned = given
+        runtime.pin(turn.session.principal, given)
+
+
+def _unpin(runtime: Runtime, turn: Turn) -> None:
+    if turn.pinned:
+        runtime.unpin(turn.session.principal, turn.pinned)
+        turn.pinned = 0
+
+
+def _check_lease(runtime: Runtime, turn: Turn) -> None:
+    """Raise Refusal LEASE_EXPIRED when nothing can be done with what a submit gets: it is revoked."""
+    if not _has_ended(runtime, turn):
+        return
+    terms = found(turn.terms, "a lease that has ended was asked for")
+    issuing.drop(runtime, turn)
+    note(runtime, "lease_expired", terms.principal, job_id=terms.job_id, expires_at=terms.expires_at)
+    message = f"the lease expired at {terms.expires_at}, before the job could begin"
+    raise Refusal(ErrorCode.LEASE_EXPIRED, message)
+
+
+def _has_ended(runtime: Runtime, turn: Turn) -> bool:
+    expires_at = None if turn.terms is None else turn.terms.expires_at
+    expires = None if expires_at is None else parse_time(expires_at)
+    return turn.expired or (expires is not None and runtime.wall >= expires)
+
+
+def _refuse(runtime: Runtime, connection: Connection | None, turn: Turn, refusal: Refusal) -> None:
+    if connection is None or connection.phase is not Phase.OPEN:
+        return
+    admission = admission_of(connection)
+    if admission is not None and admission.replays and connection is not turn.asked_on:
+        return  # It was asked on a connection that is gone, and is asked again on this one: judged anew.
+    before, connection.answering = connection.answering, turn.envelope
+    error_responses.answer(runtime, connection, refusal)
+    connection.answering = before
+
+
+def _free_key(runtime: Runtime, turn: Turn, freed: dict[SessionId, None]) -> None:
+    """The key of a submit that is answered is free, or means a job: add the sessions that wait for it."""
+    key, wanted = turn.wants, runtime.issuing.wanted
+    if key is None:
+        return
+    wanted[key] -= 1
+    if not wanted[key]:
+        del wanted[key]
+    if turn.terms is not None:
+        freed.update(runtime.issuing.keys.pop(key, {}))

@@ -1,0 +1,1 @@
+"""Durable state: records, how they are applied, snapshots and recovery."""

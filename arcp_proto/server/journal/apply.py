@@ -1,0 +1,473 @@
+"""What each record does to the durable state, live and in recovery alike: one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from arcp_proto.empty import NOTHING
+from arcp_proto.engine.machine import found
+from arcp_proto.features import PROVISIONED_CREDENTIALS
+from arcp_proto.ids import JobId
+from arcp_proto.leases.budget import UNBOUND, Budget, Hold
+from arcp_proto.server.credentials.model import Provision, takes
+from arcp_proto.server.jobs.fan_out import EVENT, append, keep, number
+from arcp_proto.server.jobs.idempotency import Claim
+from arcp_proto.server.jobs.job import End, Job, Status
+from arcp_proto.server.responses import accepted_of
+from arcp_proto.server.sessions.reply_cache import Reply
+from arcp_proto.server.sessions.session import Backlog, Session
+from arcp_proto.wire import codec
+from arcp_proto.wire.envelopes import Entry
+from arcp_proto.wire.event_bodies import RESULT_CHUNK, EventKind
+from arcp_proto.wire.peer_quirks import rewrite_end
+from arcp_proto.wire.result_chunks import encode_whole
+
+from . import records
+from .snapshot import job_kept, key_kept, runtime_kept, session_kept
+
+if TYPE_CHECKING:
+    from arcp_proto.server.runtime import Runtime
+
+
+# Sessions.
+
+
+def _session_opened(runtime: Runtime, record: records.SessionOpened) -> None:
+    session = Session(
+        record.session_id,
+        record.principal,
+        record.features,
+        record.quirk,
+        record.anonymous,
+        record.long_frames,
+    )
+    runtime.sessions[session.id] = session
+    runtime.caps.session_opened(session)
+    runtime.holdings.add(session.principal, session.log)
+
+
+def _token_issued(runtime: Runtime, record: records.TokenIssued) -> None:
+    session = runtime.sessions[record.session_id]
+    runtime.tokens[record.digest] = session
+    over = session.issue(record.digest)
+    if over is not None:
+        del runtime.tokens[over]
+    session.replies.seen(record.cursor)
+    session.expires = record.expires
+
+
+def _token_proven(runtime: Runtime, record: records.TokenProven) -> None:
+    for over in runtime.sessions[record.session_id].prove(record.digest):
+        del runtime.tokens[over]
+
+
+def _session_ended(runtime: Runtime, record: records.SessionEnded) -> None:
+    session = runtime.sessions.pop(record.session_id)
+    runtime.caps.session_ended(session, runtime.now)
+    for digest in session.tokens:
+        del runtime.tokens[digest]
+    for job in session.jobs.values():
+        job.home, job.home_behind = None, False
+        job.home_seq = session.log.last
+    for job in session.observed.values():
+        job.observers.pop(session.id, None)
+    for job_id in session.backlogs:
+        del runtime.jobs[job_id].behind[session.id]
+    runtime.holdings.remove(session.principal, session.log)
+
+
+def _released(runtime: Runtime, record: records.Released) -> None:
+    session = runtime.sessions[record.session_id]
+    session.acked = max(session.acked, record.seq)
+    session.replies.seen(record.seq)
+    _free(runtime, session, record.seq)
+    session.log.look_again()  # Also when nothing was freed: the next notice of its lag is due later.
+    if session.connection is not None:
+        session.connection.skip_to(record.seq)
+
+
+def _evicted(runtime: Runtime, record: records.Evicted) -> None:
+    _free(runtime, runtime.sessions[record.session_id], record.seq)
+
+
+def _free(runtime: Runtime, session: Session, seq: int) -> None:
+    events, size = session.log.release(seq)
+    runtime.holdings.changed(session.principal, -events, -size)
+
+
+def _replied(runtime: Runtime, record: records.Replied) -> None:
+    runtime.sessions[record.session_id].replies.add(record.reply, runtime.limits)
+
+
+# Jobs.
+
+
+def _job_accepted(runtime: Runtime, record: records.JobAccepted) -> None:
+    terms = record.terms
+    runtime.job_count += 1
+    job = Job(runtime.job_count, terms, Budget.of(terms.lease) if terms.lease else UNBOUND)
+    job.input = record.input
+    runtime.keep_job(job)
+    if terms.idempotency_key is not None and terms.fingerprint is not None:
+        accepted = codec.encode_checked(accepted_of(job, ""))
+        claim = Claim(terms.fingerprint, job.id, accepted)
+        runtime.keys.add(terms.principal, terms.idempotency_key, claim)
+    session = runtime.sessions[terms.session_id]
+    job.home = session
+    session.take_on(job)
+    _answered(runtime, session, job, record.request_id)
+
+
+def _delegated(runtime: Runtime, record: records.Delegated) -> None:
+    terms = record.terms
+    parent = runtime.jobs[found(terms.parent_job_id, "a child has a parent")]
+    number(runtime, parent, EventKind.DELEGATE, record.payload)
+    runtime.job_count += 1
+    job = Job(runtime.job_count, terms, Budget.of(terms.lease, parent.budget))
+    if job.budget is not parent.budget:
+        parent.budget.withdraw(job.budget.initial)
+    parent.adopt(job)
+    runtime.keep_job(job)
+    home, job.home_seq = parent.home, parent.home_seq
+    if home is not None and home.quirk.children:
+        job.home = home
+        home.take_on(job)
+
+
+def _job_joined(runtime: Runtime, record: records.JobJoined) -> None:
+    session = runtime.sessions[record.session_id]
+    job = runtime.jobs.get(record.job_id)
+    if job is not None:
+        _answered(runtime, session, job, record.request_id)
+
+
+def _answered(runtime: Runtime, session: Session, job: Job, request_id: str) -> None:
+    """A session was told that the job is accepted: it may cancel it, and may ask for the answer again."""
+    others = job.submitters and tuple(other for other in job.submitters if other in runtime.sessions)
+    job.submitters = others if session.id in others else (*others, session.id)
+    payload = codec.encode_checked(accepted_of(job, request_id, session))
+    reply = Reply(session.log.last, request_id, "job.accepted", job.id, payload)
+    session.replies.add(reply, runtime.limits)
+
+
+def _job_started(runtime: Runtime, record: records.JobStarted) -> None:
+    job = runtime.jobs[record.job_id]
+    job.attempt = record.attempt
+    if job.holds:
+        _lapse(job)  # What an agent that died with its process reserved.
+    if job.status is Status.PENDING:
+        runtime.change_status(job, Status.RUNNING)
+
+
+def _published(runtime: Runtime, record: records.Published) -> None:
+    job = runtime.jobs[record.job_id]
+    job.streamed = job.streamed or record.kind == "result_chunk"
+    number(runtime, job, record.kind, record.payload)
+
+
+def _delivered(runtime: Runtime, record: records.Delivered) -> None:
+    session = runtime.sessions[record.session_id]
+    head = head_of(runtime, record.job_id, record.trace_id, record.message_type)
+    append(runtime, session, Entry(head, record.payload, record.position))
+    job = runtime.jobs.get(record.job_id)
+    if job is not None and job.home is session:
+        job.home_seq = session.log.last
+
+
+def head_of(runtime: Runtime, job_id: JobId, trace_id: str | None, message_type: str) -> bytes:
+    """The head of what is numbered for a job, also for one that is forgotten."""
+    job = runtime.jobs.get(job_id)
+    if job is not None:
+        return job.head(message_type)
+    return codec.event_head(message_type, job_id, trace_id)
+
+
+def _outcome_fixed(runtime: Runtime, record: records.OutcomeFixed) -> None:
+    runtime.jobs[record.job_id].outcome = record.outcome
+
+
+def _spent(runtime: Runtime, record: records.Spent) -> None:
+    runtime.jobs[record.job_id].budget.spend(record.currency, record.amount)
+
+
+def _reserved(runtime: Runtime, record: records.Reserved) -> None:
+    job = runtime.jobs[record.job_id]
+    job.hold_count = record.hold
+    job.hold(record.hold, Hold(record.currency, record.amount))
+
+
+def _settled(runtime: Runtime, record: records.Settled) -> None:
+    job = runtime.jobs[record.job_id]
+    hold = job.holds.pop(record.hold)
+    job.budget.let_go(hold)
+    job.budget.spend(hold.currency, record.amount)
+
+
+def _lapse(job: Job) -> None:
+    """Nobody will settle what was reserved: it counts as spent (§9.6)."""
+    for hold in job.holds.values():
+        job.budget.let_go(hold)
+        job.budget.spend(hold.currency, hold.amount)
+    job.holds = NOTHING
+
+
+def _lease_ended(runtime: Runtime, record: records.LeaseEnded) -> None:
+    runtime.jobs[record.job_id].expired = True
+
+
+def _job_ended(runtime: Runtime, record: records.JobEnded) -> None:
+    job = runtime.jobs[record.job_id]
+    if job.holds:
+        _lapse(job)
+    if job.parent is not None:
+        _leave(job, job.parent)
+    if job.pinned:
+        runtime.unpin(job.terms.principal, job.pinned)
+        job.pinned = 0
+    runtime.change_status(job, record.status)
+    home = job.home
+    flows = home is not None and not job.home_behind
+    source = (home.log.last if home is not None and flows else job.home_seq) + 1
+    inline = record.inline
+    if inline is not None and len(inline) > runtime.limits.frame:
+        inline = None  # Who comes later gets the result as chunks: it is not kept twice.
+    job.end = End(record.message_type, record.payload, record.at, source, inline)
+    end = End(record.message_type, record.payload, record.at, source, record.inline)
+    if record.whole is not None:
+        _cut_whole(runtime, job, record.whole, end)
+    if home is not None:
+        if flows:
+            append(runtime, home, terminal(runtime, job, home, end, record.whole, observed=False))
+        else:
+            home.observed[job.id] = job  # Its end comes behind the history.
+        del home.jobs[job.id]
+    job.home_behind = False
+    job.home_seq = source
+    for session in job.observers.values():
+        append(runtime, session, terminal(runtime, job, session, end, record.whole, observed=True))
+        del session.observed[job.id]
+    job.close()
+    if job.kept:
+        runtime.holdings.keep(job.terms.principal, job.kept)
+    if job.terms.idempotency_key is not None:
+        ended = (record.message_type, record.payload, inline)
+        key, position = job.terms.idempotency_key, job.last_position
+        size = runtime.keys.ended(job.terms.principal, key, ended, record.at, position)
+        runtime.hold_key(job.terms.principal, size)
+
+
+def _leave(job: Job, parent: Job) -> None:
+    """A child leaves its parent: the signed rest of a budget of its own goes back (§10)."""
+    own: Budget = job.budget
+    if own is parent.budget:
+        job.budget = UNBOUND
+    else:
+        parent.budget.give_back(own.remaining)
+        own.around = None
+    job.parent = None
+    del parent.children[job.id]
+
+
+def _cut_whole(runtime: Runtime, job: Job, whole: records.Whole, end: End) -> None:
+    """Put a value that only long frames hold into the history, and to observers without them, as chunks.
+
+    They have the home number of the terminal, which they precede.
+    """
+    result = codec.decode_value(end.payload + b"}")
+    text, ts = whole.payload[whole.begin : whole.end].decode(), result["completed_at"]
+    observers = [one for one in job.observers.values() if _reads_chunks(one) and not one.long_frames]
+    for body in encode_whole(result["result_id"], text, whole.chunk, whole.body):
+        payload = codec.open_event(EventKind.RESULT_CHUNK, ts, body)
+        keep(runtime, job, payload, end.source, RESULT_CHUNK)
+        for session in observers:
+            append(runtime, session, Entry(job.head(EVENT), payload, job.history.end))
+
+
+def _reads_chunks(session: Session) -> bool:
+    return RESULT_CHUNK in session.features
+
+
+def terminal(
+    runtime: Runtime,
+    job: Job,
+    session: Session,
+    end: End,
+    whole: records.Whole | None = None,
+    *,
+    observed: bool,
+) -> Entry:
+    """The end of a job as an entry of one session's log; `whole` as in `JobEnded`."""
+    message_type, payload = ending(runtime, job, session, end, whole)
+    head = job.head(message_type) if observed else job.new_head(message_type)
+    return Entry(head, payload, job.history.end + 1)
+
+
+def ending(
+    runtime: Runtime, job: Job, session: Session, end: End, whole: records.Whole | None = None
+) -> tuple[str, bytes]:
+    """The end of a job as one session reads it: message type and open payload."""
+    payload = end.payload
+    if whole is not None and session.long_frames:
+        payload = whole.payload
+    elif end.inline is not None and not _reads_chunks(session):
+        payload = end.inline
+    quirk = session.quirk
+    if not (quirk.ends_as_result or quirk.result_as_output):
+        return end.message_type, payload
+    return rewrite_end(quirk, end.message_type, payload, runtime.result_limit(job, session))
+
+
+def _credential_requested(runtime: Runtime, record: records.CredentialRequested) -> None:
+    runtime.provisions.add(Provision(record.alias, record.principal, record.job_id, record.at))
+
+
+def _credential_issued(runtime: Runtime, record: records.CredentialIssued) -> None:
+    provision = runtime.provisions[record.alias]
+    provision.issued, provision.ids, provision.handles = True, list(record.ids), list(record.handles)
+
+
+def _credential_revoked(runtime: Runtime, record: records.CredentialRevoked) -> None:
+    runtime.provisions.remove(record.alias)
+
+
+def _credential_outstanding(runtime: Runtime, record: records.CredentialOutstanding) -> None:
+    runtime.provisions[record.alias].outstanding = record.reason
+
+
+def _credential_rotated(runtime: Runtime, record: records.CredentialRotated) -> None:
+    job = runtime.jobs[record.job_id]
+    held = job.credentials.get(record.credential_id)  # In recovery nothing knows the value.
+    rotated = None if held is None else held.rotated
+    number(runtime, job, "status", record.payload, needs=PROVISIONED_CREDENTIALS, rotated=rotated)
+
+
+def _job_forgotten(runtime: Runtime, record: records.JobForgotten) -> None:
+    runtime.drop_job(runtime.jobs[record.job_id])
+
+
+def _key_forgotten(runtime: Runtime, record: records.KeyForgotten) -> None:
+    size = runtime.keys.forget(record.principal, record.key)
+    runtime.hold_key(record.principal, -size)
+
+
+# Observers.
+
+
+def _observed(runtime: Runtime, record: records.Observed) -> None:
+    session, job = runtime.sessions[record.session_id], runtime.jobs[record.job_id]
+    if record.backlog is None:
+        session.observed[job.id] = job
+        job.observed_by(session)
+        return
+    session.backlogs[job.id] = Backlog(record.backlog.position, record.backlog.until)
+    job.awaited_by(session)
+    if record.backlog.until is not None:
+        return
+    if job.home is session:
+        job.home_behind = True
+    else:
+        session.observed[job.id] = job
+        job.observers.pop(session.id, None)
+
+
+def _replayed(runtime: Runtime, record: records.Replayed) -> None:
+    session, job = runtime.sessions[record.session_id], runtime.jobs[record.job_id]
+    backlog = session.backlogs[job.id]
+    head, start = job.head(EVENT), backlog.position
+    entries = [
+        Entry(head, payload, position)
+        for position, (payload, _, feature) in enumerate(job.history.between(start, record.upto), start + 1)
+        if feature is None or takes(job, session, feature)
+    ]
+    size = session.log.extend(entries, runtime.now)
+    runtime.holdings.changed(session.principal, len(entries), size)
+    backlog.position = record.upto
+    if record.upto < (job.history.end if backlog.until is None else backlog.until):
+        return
+    del session.backlogs[job.id], job.behind[session.id]
+    if job.home is session:
+        job.home_behind = False
+    elif backlog.until is None:
+        _catch_up(runtime, session, job)
+
+
+def _catch_up(runtime: Runtime, session: Session, job: Job) -> None:
+    """All that was published is numbered: go on live, or end with the job."""
+    if job.end is None:
+        job.observed_by(session)
+        return
+    append(runtime, session, terminal(runtime, job, session, job.end, observed=True))
+    session.observed.pop(job.id, None)
+
+
+def _unobserved(runtime: Runtime, record: records.Unobserved) -> None:
+    session = runtime.sessions[record.session_id]
+    job = runtime.jobs[record.job_id]
+    if record.last is not None:
+        _delivered(
+            runtime,
+            records.Delivered(
+                session.id,
+                job.id,
+                record.message_type,
+                record.last,
+                position=record.position,
+            ),
+        )
+    session.backlogs.pop(job.id, None)
+    session.observed.pop(job.id, None)
+    job.behind.pop(session.id, None)
+    if job.home is session:
+        job.home_behind = False
+    job.observers.pop(session.id, None)
+
+
+def _history_cut(runtime: Runtime, record: records.HistoryCut) -> None:
+    job = runtime.jobs[record.job_id]
+    events, size = job.history.release(record.upto)
+    for session in job.behind.values():
+        backlog = session.backlogs[job.id]
+        backlog.position = max(backlog.position, job.history.first)
+    runtime.holdings.changed(job.terms.principal, -events, -size)
+    for unobserved in record.ended:
+        _unobserved(runtime, unobserved)
+
+
+APPLY: Final[Mapping[type[Any], Callable[[Runtime, Any], None]]] = {
+    records.SessionOpened: _session_opened,
+    records.TokenIssued: _token_issued,
+    records.TokenProven: _token_proven,
+    records.SessionEnded: _session_ended,
+    records.JobAccepted: _job_accepted,
+    records.Delegated: _delegated,
+    records.JobJoined: _job_joined,
+    records.JobStarted: _job_started,
+    records.Published: _published,
+    records.Delivered: _delivered,
+    records.OutcomeFixed: _outcome_fixed,
+    records.Spent: _spent,
+    records.Reserved: _reserved,
+    records.Settled: _settled,
+    records.LeaseEnded: _lease_ended,
+    records.JobEnded: _job_ended,
+    records.CredentialRequested: _credential_requested,
+    records.CredentialIssued: _credential_issued,
+    records.CredentialRevoked: _credential_revoked,
+    records.CredentialOutstanding: _credential_outstanding,
+    records.CredentialRotated: _credential_rotated,
+    records.JobForgotten: _job_forgotten,
+    records.KeyForgotten: _key_forgotten,
+    records.Observed: _observed,
+    records.Replied: _replied,
+    records.Replayed: _replayed,
+    records.Unobserved: _unobserved,
+    records.Released: _released,
+    records.Evicted: _evicted,
+    records.HistoryCut: _history_cut,
+    records.RuntimeKept: runtime_kept,
+    records.SessionKept: session_kept,
+    records.JobKept: job_kept,
+    records.KeyKept: key_kept,
+}
+"""What each fact does to the durable state, live and in recovery alike."""

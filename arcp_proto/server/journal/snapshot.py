@@ -1,0 +1,173 @@
+"""The live state as records, and back: restoring a snapshot is restoring every record before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from arcp_proto.leases.budget import Budget
+from arcp_proto.server.jobs.idempotency import key_bytes
+from arcp_proto.server.jobs.job import Job
+from arcp_proto.server.jobs.listing import Cursors
+from arcp_proto.server.sessions.session import Session
+
+from .records import (
+    CredentialIssued,
+    CredentialOutstanding,
+    CredentialRequested,
+    JobKept,
+    KeyKept,
+    Observed,
+    Record,
+    RuntimeKept,
+    SessionKept,
+    SessionOpened,
+)
+
+if TYPE_CHECKING:
+    from arcp_proto.server.runtime import Runtime
+
+
+def snapshot_of(runtime: Runtime) -> list[Record]:
+    """Sessions before the jobs that name them, and who is behind with a history after both.
+
+    Nothing of it changes later.
+    """
+    kept: list[Record] = [RuntimeKept(runtime.job_count, runtime.cursor_key)]
+    kept += [_session(session) for session in runtime.sessions.values()]
+    kept += [_job(job) for job in runtime.jobs.values()]
+    for provision in runtime.provisions:
+        alias = provision.alias
+        requested_at = provision.requested_at
+        kept.append(CredentialRequested(alias, provision.principal, provision.job_id, requested_at))
+        if provision.issued:
+            kept.append(CredentialIssued(alias, list(provision.ids), list(provision.handles)))
+        if provision.outstanding is not None:
+            kept.append(CredentialOutstanding(alias, provision.outstanding))
+    for session in runtime.sessions.values():
+        kept += [
+            Observed(session.id, job_id, msgspec.structs.replace(backlog))
+            for job_id, backlog in session.backlogs.items()
+        ]
+    kept += [
+        KeyKept(principal, key, msgspec.structs.replace(claim))
+        for principal, key, claim in runtime.keys.items()
+    ]
+    return kept
+
+
+def session_kept(runtime: Runtime, record: SessionKept) -> None:
+    """Apply what a snapshot says of one session."""
+    opened = record.opened
+    session = Session(
+        opened.session_id,
+        opened.principal,
+        opened.features,
+        opened.quirk,
+        opened.anonymous,
+        opened.long_frames,
+    )
+    runtime.sessions[session.id] = session
+    runtime.caps.session_opened(session)
+    session.tokens.extend(record.tokens)
+    runtime.tokens.update(dict.fromkeys(record.tokens, session))
+    session.acked = record.acked
+    session.log.load(record.first, record.entries, record.positions, runtime.now)
+    session.replies.load(record.replies, record.answered)
+    session.expires = record.expires
+    runtime.holdings.add(session.principal, session.log)
+
+
+def job_kept(runtime: Runtime, record: JobKept) -> None:
+    """Apply what a snapshot says of one job."""
+    parent_id = None if record.end is not None else record.terms.parent_job_id
+    parent = None if parent_id is None else runtime.jobs[parent_id]
+    around = None if parent is None else parent.budget
+    job = Job(record.number, record.terms, Budget.of(record.terms.lease, around))
+    if parent is not None:
+        parent.adopt(job)
+    job.status, job.outcome, job.end = record.status, record.outcome, record.end
+    job.home_seq, job.streamed = record.home_seq, record.streamed
+    job.attempt, job.input = record.attempt, record.input
+    job.budget.remaining.update(record.remaining)
+    job.hold_count, job.expired = record.hold_count, record.expired
+    for number, hold in record.holds.items():
+        job.hold(number, hold)
+    if record.cut or record.history:
+        job.open_history().load(record.first, record.cut, record.history, runtime.now)
+    job.submitters = tuple(record.submitters)
+    if job.end is not None:
+        job.pack()
+    runtime.keep_job(job)
+    if record.at_home:
+        home = job.home = runtime.sessions[record.terms.session_id]
+        home.take_on(job)
+    for session_id in record.observers:
+        session = runtime.sessions[session_id]
+        job.observed_by(session)
+        session.observed[job.id] = job
+
+
+def key_kept(runtime: Runtime, record: KeyKept) -> None:
+    """Apply what a snapshot says of one idempotency key."""
+    claim = msgspec.structs.replace(record.claim)  # It changes, and the record does not.
+    job = runtime.jobs.get(claim.job_id)
+    if job is not None and job.end is not None:
+        claim.position = job.last_position  # A version before positions did not keep it.
+    runtime.keys.load(record.principal, record.key, claim)
+    if claim.ended is not None:
+        runtime.hold_key(record.principal, key_bytes(record.key, claim))
+
+
+def runtime_kept(runtime: Runtime, record: RuntimeKept) -> None:
+    """Apply what a snapshot says of the runtime itself."""
+    runtime.job_count = record.jobs
+    if record.cursor_key is not None:
+        runtime.cursor_key = record.cursor_key
+        runtime.cursors = Cursors(record.cursor_key)
+
+
+def _session(session: Session) -> SessionKept:
+    return SessionKept(
+        SessionOpened(
+            session.id,
+            session.principal,
+            sorted(session.features),
+            session.quirk.name,
+            session.anonymous,
+            session.long_frames,
+        ),
+        list(session.tokens),
+        session.acked,
+        session.log.first,
+        session.log.entries(),
+        list(session.replies),
+        session.replies.answered(),
+        session.expires,
+        session.log.positions() if session.positions else [],
+    )
+
+
+def _job(job: Job) -> JobKept:
+    return JobKept(
+        number=job.number,
+        terms=job.whole_terms,
+        status=job.status,
+        outcome=job.outcome,
+        end=job.end,
+        at_home=job.home is not None,
+        home_seq=job.home_seq,
+        streamed=job.streamed,
+        attempt=job.attempt,
+        input=job.input,
+        remaining=dict(job.budget.remaining),
+        holds=dict(job.holds),
+        hold_count=job.hold_count,
+        expired=job.expired,
+        first=job.history.first,
+        cut=job.history.cut,
+        history=job.history.entries(),
+        observers=list(job.observers),
+        submitters=list(job.submitters),
+    )

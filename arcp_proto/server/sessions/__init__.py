@@ -1,0 +1,1 @@
+"""Sessions of a runtime (§6): handshake, event logs, observers, admission, quotas and retention."""

@@ -1,0 +1,518 @@
+"""Numbered events: the log of a session, which is its outbox and replay log, and a job's history (§6.3)."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
+from typing import Final, NamedTuple
+
+import msgspec
+
+from arcp_proto.errors import ensure
+from arcp_proto.features import PROVISIONED_CREDENTIALS
+from arcp_proto.ids import SECOND, JobId, SessionId, Time
+from arcp_proto.wire.codec import closed_head, open_head
+from arcp_proto.wire.envelopes import Entry
+from arcp_proto.wire.event_bodies import FEATURE_OF_KIND
+
+
+class Run(msgspec.Struct, gc=False):
+    """Events that one `take` handed out: the last number, and how many records came before."""
+
+    last: int
+    records: int
+
+
+class Mark(msgspec.Struct, gc=False):
+    """Everything up to the number `last`, with `size` bytes in all, is durable once `records` are."""
+
+    last: int
+    size: int
+    records: int
+
+
+class Log:
+    """Entries by number, from `first` to `last`, without a gap.
+
+    Entries leave at the front only: released by an ack, or evicted by a limit. What `allow` says lets the
+    next ones in without a look at limits and ages.
+    """
+
+    __slots__ = (
+        "_ages",
+        "_allowed_size",
+        "_allowed_until",
+        "_allowed_upto",
+        "_durable",
+        "_entries",
+        "_marks",
+        "_released",
+        "_runs",
+        "_saved",
+        "_saved_size",
+        "first",
+        "last",
+        "session_id",
+        "size",
+    )
+
+    def __init__(self, session_id: SessionId) -> None:
+        self.session_id = session_id
+        self._ages = Ages()
+        self._entries: list[Entry] = []
+        self._runs: list[Run] = []
+        self._durable = 0
+        self._marks: list[Mark] = []
+        self._saved = 0
+        self._released = self._saved_size = 0
+        """Bytes of the payloads that are gone, and of all that are known to be durable."""
+        self.size = 0
+        """Bytes of all payloads."""
+        self.first = 1
+        self.last = 0
+        """The last number given out; 0 for none."""
+        self.look_again()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def events(self) -> int:
+        """How many there are."""
+        return len(self._entries)
+
+    @property
+    def oldest_at(self) -> Time | None:
+        """When the first entry was numbered."""
+        return self._ages.oldest
+
+    @property
+    def newest_at(self) -> Time:
+        """When the last event came, to a second; 0 before the first, also once all are released."""
+        return self._ages.newest
+
+    def append(self, entry: Entry, size: int, at: Time) -> bool:
+        """Give the next number to an entry with so many bytes of payload.
+
+        True when it goes beyond what is allowed: then limits are to be looked at.
+        """
+        self._entries.append(entry)
+        self.last = last = self.last + 1
+        self.size = held = self.size + size
+        if last <= self._allowed_upto and held <= self._allowed_size and at < self._allowed_until:
+            return False
+        self._ages.note(last, at)
+        return True
+
+    def lets_in(self, count: int, size: int, at: Time) -> bool:
+        """Whether so many more, with so many bytes, come to no limit."""
+        return (
+            self.last + count <= self._allowed_upto
+            and self.size + size <= self._allowed_size
+            and at < self._allowed_until
+        )
+
+    def add(self, entries: Sequence[Entry], size: int) -> None:
+        """Give the next numbers to entries that are let in."""
+        self._entries += entries
+        self.last += len(entries)
+        self.size += size
+
+    def extend(self, entries: Sequence[Entry], at: Time) -> int:
+        """Give the next numbers to entries that come at once; returns the bytes of their payloads.
+
+        Limits are to be looked at afterwards.
+        """
+        size = sum(len(entry.payload) for entry in entries)
+        if entries:
+            self._ages.note(self.last + 1, at)
+            self._entries += entries
+            self.last += len(entries)
+            self.size += size
+            self.look_again()
+        return size
+
+    def due(self, at: Time) -> bool:
+        """Whether limits are to be looked at."""
+        return self.last > self._allowed_upto or self.size > self._allowed_size or at >= self._allowed_until
+
+    def allow(self, upto: int, size: int, until: Time | None) -> None:
+        """Limits were looked at: that is not needed again up to this number, bytes in all, and time."""
+        next_mark = self._ages.next_mark
+        self._allowed_upto, self._allowed_size = upto, size
+        self._allowed_until = next_mark if until is None or next_mark < until else until
+
+    def look_again(self) -> None:
+        """Limits are to be looked at with the next entry."""
+        self._allowed_upto = -1
+        self._allowed_size = 0
+        self._allowed_until = Time(0)
+
+    def between(self, after: int, upto: int) -> list[Entry]:
+        """The entries numbered above `after`, up to and with `upto`."""
+        return self._entries[after + 1 - self.first : upto + 1 - self.first]
+
+    def release(self, seq: int) -> tuple[int, int]:
+        """Drop every entry numbered up to and with `seq`; returns how many those were, and their bytes."""
+        count = min(seq, self.last) - self.first + 1
+        if count <= 0:
+            return 0, 0
+        size = sum(len(entry.payload) for entry in self._entries[:count])
+        self.size -= size
+        self._released += size
+        del self._entries[:count]
+        self.first += count
+        self._ages.drop(self.first)
+        if not self._entries:
+            self._ages.clear()
+        self.look_again()
+        return count, size
+
+    def excess(self, events: int, size: int) -> int:
+        """The number up to which the oldest entries go, with some to spare; 0 when within both limits."""
+        if len(self._entries) <= events and self.size <= size:
+            return 0
+        keep_events, keep_size = events - events // 16, size - size // 16
+        count, left, remaining = 0, self.size, len(self._entries)
+        while remaining - count > keep_events or left > keep_size:
+            left -= len(self._entries[count].payload)
+            count += 1
+        return self.first + count - 1
+
+    def oldest(self, events: int, size: int) -> int:
+        """The number up to which entries are as old as the first, but at most so many; at least the first."""
+        end = min(self._ages.end_of_oldest(self.last), self.first + events - 1)
+        upto, left = self.first, size
+        while upto < end and (left := left - len(self._entries[upto - self.first].payload)) > 0:
+            upto += 1
+        return upto
+
+    def older_than(self, at: Time) -> int:
+        """The number up to which all was numbered before; 0 for none."""
+        return self._ages.last_before(at, self.last)
+
+    # Durability: what was numbered before its records are durable may not be sent.
+
+    def mark_run(self, records: int) -> None:
+        """Note that everything up to `last` waits for `records` to be durable."""
+        if not self._runs or self._runs[-1].last < self.last:
+            self._runs.append(Run(self.last, records))
+
+    def settle(self) -> None:
+        """All that is there is durable."""
+        self._runs.clear()
+        self._durable = self.last
+        self.save(0, 0)
+
+    def visible(self, persisted: int, records: int) -> int:
+        """The number up to which entries may be sent, when `persisted` of `records` are durable."""
+        if persisted >= records:
+            self._runs.clear()
+            self._durable = self.last
+            return self._durable
+        done = 0
+        for run in self._runs:
+            if run.records > persisted:
+                break
+            self._durable = run.last
+            done += 1
+        del self._runs[:done]
+        return self._durable
+
+    # Back-pressure: how much of what was numbered is not durable, whenever the driver takes.
+
+    @property
+    def unsaved(self) -> tuple[int, int]:
+        """Return how many entries are not known to be durable, and the bytes of their payloads."""
+        size = self._released + self.size - max(self._saved_size, self._released)
+        return self.last - max(self._saved, self.first - 1), size
+
+    def mark(self, records: int) -> None:
+        """Note that everything up to `last` is durable once so many records are."""
+        if not self._marks or self._marks[-1].last < self.last:
+            self._marks.append(Mark(self.last, self._released + self.size, records))
+
+    def save(self, persisted: int, records: int) -> bool:
+        """Note that `persisted` of `records` are durable; return whether no mark waits for the others."""
+        if persisted >= records:
+            self._marks.clear()
+            self._saved, self._saved_size = self.last, self._released + self.size
+            return True
+        done = 0
+        for mark in self._marks:
+            if mark.records > persisted:
+                break
+            self._saved, self._saved_size = mark.last, mark.size
+            done += 1
+        del self._marks[:done]
+        return not self._marks
+
+    # Snapshots.
+
+    def entries(self) -> list[tuple[bytes, bytes, int]]:
+        """Return head, payload and 0 of every entry: the form of versions before positions."""
+        heads = dict.fromkeys(entry.head for entry in self._entries)
+        closed = {head: closed_head(head) for head in heads}
+        return [(closed[entry.head], entry.payload, 0) for entry in self._entries]
+
+    def positions(self) -> list[int]:
+        """Return the position of every entry."""
+        return [entry.position for entry in self._entries]
+
+    def load(
+        self, first: int, entries: Iterable[tuple[bytes, bytes, int]], positions: Iterable[int], at: Time
+    ) -> None:
+        """Fill an empty log from a snapshot, which has no positions of a session that is not told them."""
+        ensure(not self._entries, "a log is loaded once")
+        self.first, self.last = first, first - 1
+        for (head, payload, _), position in zip(entries, chain(positions, repeat(0)), strict=False):
+            self.append(Entry(open_head(head), payload, position), len(payload), at)
+
+
+_FEATURES: Final[Sequence[str | None]] = (
+    None,
+    *dict.fromkeys(FEATURE_OF_KIND.values()),
+    PROVISIONED_CREDENTIALS,
+)
+_CODES: Final = {feature: code for code, feature in enumerate(_FEATURES)}
+
+
+class Past(NamedTuple):
+    """One event of a history: its payload without the last brace, its home number, the feature it needs."""
+
+    payload: bytes
+    source: int
+    feature: str | None
+
+
+class History:
+    """Events by position, from `first` to before `end`.
+
+    A position counts the events of the job from 0; the home number of each does not fall. What `allow` says
+    lets the next ones in without a look at limits and ages.
+    """
+
+    __slots__ = (
+        "_ages",
+        "_allowed_end",
+        "_allowed_size",
+        "_allowed_until",
+        "_features",
+        "_payloads",
+        "_sources",
+        "cut",
+        "end",
+        "first",
+        "job_id",
+        "size",
+    )
+
+    def __init__(self, job_id: JobId) -> None:
+        self.job_id = job_id
+        self._ages = Ages()
+        self._payloads: list[bytes] = []
+        self._sources = array("Q")
+        self._features = bytearray()
+        """What they need, up to the last one that needs any."""
+        self.first = 0
+        self.end = 0
+        """The position of the next event."""
+        self.cut = 0
+        """The home number of the last event that is gone."""
+        self.size = 0
+        """Bytes of all payloads."""
+        self.look_again()
+
+    @property
+    def events(self) -> int:
+        """How many there are."""
+        return len(self._payloads)
+
+    @property
+    def oldest_at(self) -> Time | None:
+        """When the first of them was published."""
+        return self._ages.oldest
+
+    def append(self, payload: bytes, source: int, feature: str | None, size: int, at: Time) -> bool:
+        """One event was published, with so many bytes of payload.
+
+        True when it goes beyond what is allowed: then limits are to be looked at.
+        """
+        self._payloads.append(payload)
+        self._sources.append(source)
+        if feature is not None:
+            self._need(feature)
+        position = self.end
+        self.end = position + 1
+        self.size = held = self.size + size
+        if position < self._allowed_end and held <= self._allowed_size and at < self._allowed_until:
+            return False
+        self._ages.note(position, at)
+        return True
+
+    def lets_in(self, count: int, size: int, at: Time) -> bool:
+        """Whether so many more, with so many bytes, come to no limit."""
+        return (
+            self.end + count <= self._allowed_end
+            and self.size + size <= self._allowed_size
+            and at < self._allowed_until
+        )
+
+    def add(self, payloads: Sequence[bytes], source: int, size: int) -> None:
+        """Events that need no feature and are let in were published, under home numbers from `source` on."""
+        self._payloads += payloads
+        self._sources.extend(range(source, source + len(payloads)))
+        self.end += len(payloads)
+        self.size += size
+
+    def _need(self, feature: str) -> None:
+        """The last event needs a feature."""
+        self._features.extend(bytes(len(self._payloads) - 1 - len(self._features)))
+        self._features.append(_CODES[feature])
+
+    def _code(self, index: int) -> int:
+        return self._features[index] if index < len(self._features) else 0
+
+    def due(self, at: Time) -> bool:
+        """Whether limits are to be looked at."""
+        return self.end > self._allowed_end or self.size > self._allowed_size or at >= self._allowed_until
+
+    def allow(self, end: int, size: int) -> None:
+        """Limits were looked at: that is not needed again up to this end, bytes in all, and mark of time."""
+        self._allowed_end, self._allowed_size, self._allowed_until = end, size, self._ages.next_mark
+
+    def look_again(self) -> None:
+        """Limits are to be looked at with the next event."""
+        self._allowed_end = self._allowed_size = 0
+        self._allowed_until = Time(0)
+
+    def after(self, source: int) -> int:
+        """The position of the first event whose home number is above `source`."""
+        return self.first + bisect_right(self._sources, source)
+
+    def source_at(self, position: int) -> int:
+        """The home number of the event at a position that is kept."""
+        return self._sources[position - self.first]
+
+    def between(self, start: int, end: int) -> Iterable[Past]:
+        """The events from position `start` on, before `end`."""
+        low, high = start - self.first, end - self.first
+        features = [_FEATURES[code] for code in self._features[low:high]]
+        features += [None] * (high - low - len(features))
+        return map(Past, self._payloads[low:high], self._sources[low:high], features)
+
+    def reach(self, start: int, events: int, size: int) -> int:
+        """The position to which one goes from `start` with so many events and bytes; at least one event."""
+        end, position, left = min(self.end, start + events), start, size
+        while position < end and left > 0:
+            left -= len(self._payloads[position - self.first])
+            position += 1
+        return position
+
+    def release(self, upto: int) -> tuple[int, int]:
+        """Drop every event before position `upto`; returns how many those were, and their bytes."""
+        count = min(upto, self.end) - self.first
+        if count <= 0:
+            return 0, 0
+        size = sum(map(len, self._payloads[:count]))
+        self.cut = self._sources[count - 1]
+        self.size -= size
+        del self._payloads[:count], self._sources[:count], self._features[:count]
+        self.first += count
+        self._ages.drop(self.first)
+        if not self._payloads:
+            self._ages.clear()
+        self.look_again()
+        return count, size
+
+    def excess(self, events: int, size: int) -> int:
+        """The position before which the oldest events go, with some to spare; 0 when within both limits."""
+        if len(self._payloads) <= events and self.size <= size:
+            return 0
+        keep_events, keep_size = events - events // 16, size - size // 16
+        count, left, remaining = 0, self.size, len(self._payloads)
+        while remaining - count > keep_events or left > keep_size:
+            left -= len(self._payloads[count])
+            count += 1
+        return self.first + count
+
+    def oldest(self, events: int, size: int) -> int:
+        """The position before which all is as old as the first, but at most so many; past the first."""
+        end = min(self._ages.end_of_oldest(self.end - 1) + 1, self.first + events)
+        return max(self.first + 1, self.reach(self.first, end - self.first, size))
+
+    # Snapshots.
+
+    def entries(self) -> list[tuple[bytes, int, int]]:
+        """Payload, home number and feature's code of every event."""
+        codes = map(self._code, range(len(self._payloads)))
+        return list(zip(self._payloads, self._sources, codes, strict=True))
+
+    def load(self, first: int, cut: int, entries: Sequence[tuple[bytes, int, int]], at: Time) -> None:
+        """Fill an empty history from a snapshot."""
+        self.first, self.end, self.cut = first, first, cut
+        for payload, source, code in entries:
+            self.append(payload, source, _FEATURES[code], len(payload), at)
+
+
+MARK: Final = SECOND
+"""What was noted within this time has one age."""
+
+
+class Ages:
+    """Marks on a row of numbers that grows at its end and shrinks at its front."""
+
+    __slots__ = ("_marks", "_since")
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[int, Time]] = []
+        """The first number of each mark, and when it was noted."""
+        self._since = Time(0)
+
+    def note(self, number: int, at: Time) -> None:
+        """A number was added."""
+        if at - self._since >= MARK or not self._marks:
+            self._marks.append((number, at))
+            self._since = at
+
+    def drop(self, first: int) -> None:
+        """Numbers below `first` are gone."""
+        gone = 0
+        while gone + 1 < len(self._marks) and self._marks[gone + 1][0] <= first:
+            gone += 1
+        if gone:
+            del self._marks[:gone]
+
+    def clear(self) -> None:
+        """Nothing is left."""
+        self._marks.clear()
+
+    @property
+    def oldest(self) -> Time | None:
+        """When the first number was noted; None for none."""
+        return self._marks[0][1] if self._marks else None
+
+    @property
+    def newest(self) -> Time:
+        """When a number was noted last, to a second; 0 before the first, also once all are gone."""
+        return self._since
+
+    @property
+    def next_mark(self) -> Time:
+        """Until when another number needs no mark of its own; 0 when the next one does."""
+        return Time(self._since + MARK) if self._marks else Time(0)
+
+    def end_of_oldest(self, last: int) -> int:
+        """The last number that is as old as the first, when `last` is the last of all."""
+        return self._marks[1][0] - 1 if len(self._marks) > 1 else last
+
+    def last_before(self, at: Time, last: int) -> int:
+        """The last number of all marks that ended before `at`; 0 for none."""
+        found = 0
+        for index, (_, noted) in enumerate(self._marks):
+            if noted + MARK > at:
+                break
+            found = self._marks[index + 1][0] - 1 if index + 1 < len(self._marks) else last
+        return found

@@ -1,0 +1,383 @@
+"""How a session begins and goes on: hello, resume, welcome (§6.1 to §6.3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto.engine.machine import cut, found
+from arcp_proto.engine.output import Authenticate
+from arcp_proto.engine.timers import TimerKind
+from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
+from arcp_proto.features import PROVISIONED_CREDENTIALS
+from arcp_proto.ids import SECOND, Principal, SessionId, Time, control_id_prefix, ulid
+from arcp_proto.secret import Secret
+from arcp_proto.server import responses
+from arcp_proto.server.audit import note, notice
+from arcp_proto.server.credentials import issuing
+from arcp_proto.server.jobs import back_pressure
+from arcp_proto.server.journal.records import SessionOpened, TokenIssued, TokenProven
+from arcp_proto.wire import codec, messages
+from arcp_proto.wire.peer_quirks import QUIRKS, recognise
+
+from . import admission_control
+from .retention import end_session
+from .session import Admission, Session, admission_of, session_of
+from .subscriptions import feed_soon
+
+if TYPE_CHECKING:
+    from arcp_proto.server.runtime import Runtime
+
+ANONYMOUS: Final = "anonymous"
+LATEST: Final = Time(2**63 - 1)
+"""The last expiry that a record holds, in the year 2262; a later one counts as this one."""
+BEARER: Final = "bearer"
+NOT_RESUMED: Final = "the session cannot be resumed"
+EXPIRED: Final = "the authentication has expired: resume with a fresh token"
+
+
+class Pending(msgspec.Struct):
+    """A hello or a resume that the host is verifying."""
+
+    connection: Connection
+    envelope: codec.Envelope
+    features: list[str]
+    quirk: str
+    resume: messages.Resume | None
+    asks: bool | None = None
+    """Whether the client asks for credentials; None when a `session.resume` does not say."""
+    principal: Principal | None = None
+    """Who may resume by the resume token alone, if the host says so."""
+    expires: Time | None = None
+    """When the authentication ends, in Unix nanoseconds, as the host has answered."""
+
+
+def on_hello(
+    runtime: Runtime, connection: Connection, envelope: codec.Envelope, hello: messages.Hello
+) -> None:
+    """`session.hello` (§6.2): ask the host who it is."""
+    if runtime.draining and hello.resume is None:
+        raise Refusal(ErrorCode.INTERNAL_ERROR, admission_control.SHUTTING_DOWN)
+    runtime.timers.disarm(TimerKind.HELLO, connection.number)
+    offered = frozenset(hello.capabilities.features)
+    nobody = _claims_nobody(runtime, hello.auth)
+    secret = connection.secure and not nobody  # No credentials without a verified principal (§9.8).
+    features = [
+        name for name in runtime.features if name in offered and (secret or name != PROVISIONED_CREDENTIALS)
+    ]
+    quirk = recognise(envelope) if runtime.config.quirks else ""
+    pending = Pending(connection, envelope, features, quirk, hello.resume, PROVISIONED_CREDENTIALS in offered)
+    if nobody and runtime.config.anonymous:
+        _enter_anonymously(runtime, pending)
+    else:
+        _authenticate(runtime, pending, hello.auth, hello.client)
+
+
+def on_resume(
+    runtime: Runtime, connection: Connection, envelope: codec.Envelope, resume: messages.SessionResume
+) -> None:
+    """`session.resume` (§6.3); without `auth` the host is asked whether the principal still holds."""
+    runtime.timers.disarm(TimerKind.HELLO, connection.number)
+    asked = messages.Resume(resume.resume_token, resume.last_event_seq, resume.session_id, resume.replies)
+    pending = Pending(connection, envelope, [], "", asked)
+    nobody = messages.Peer("", "")
+    if resume.auth is not None and not _claims_nobody(runtime, resume.auth):
+        _authenticate(runtime, pending, resume.auth, nobody)
+        return
+    session = _find(runtime, asked)
+    if session is None:
+        raise _not_resumed(runtime, pending, asked, "the token")
+    _check_expiry(runtime, connection, session)
+    if session.anonymous:
+        _resume(runtime, pending, asked, session.principal)
+        return
+    pending.principal = session.principal
+    _ask(runtime, pending, Authenticate(0, connection, "", Secret(""), nobody, session.principal))
+
+
+def check_principal(principal: str | None) -> None:
+    """Check that a record can hold a principal; raises LocalProtocolError for an empty one and no text."""
+    if principal == "":
+        raise LocalProtocolError("a principal is not empty: answer None for a token that is not valid")
+    try:
+        (principal or "").encode()
+    except UnicodeEncodeError:
+        raise LocalProtocolError("the principal holds a lone surrogate, which is no text") from None
+
+
+def finish(
+    runtime: Runtime, pending: Pending, principal: Principal | None, expires: Time | None, *, failed: bool
+) -> None:
+    """The host has answered: welcome, or refuse (§6.1, §6.2)."""
+    connection = pending.connection
+    runtime.timers.disarm(TimerKind.AUTHENTICATION, connection.number)
+    connection.answering = pending.envelope
+    pending.expires = expires
+    try:
+        principal = _verified(runtime, pending, principal, expires, failed=failed)
+        admission_control.check_connections(runtime, principal)
+        if pending.resume is not None:
+            _resume(runtime, pending, pending.resume, principal)
+        elif runtime.draining:
+            raise Refusal(ErrorCode.INTERNAL_ERROR, admission_control.SHUTTING_DOWN)
+        else:
+            admission_control.make_room(runtime, principal, anonymous=False)
+            _open(runtime, pending, principal)
+    except Refusal as refusal:
+        runtime.refuse(connection, refusal)
+        return
+    finally:
+        connection.answering = None
+    if admission_of(connection) is not None:
+        watch_expiry(runtime, connection)
+    connection.release_held()
+
+
+def _verified(
+    runtime: Runtime,
+    pending: Pending,
+    principal: Principal | None,
+    expires: Time | None,
+    *,
+    failed: bool,
+) -> Principal:
+    """Who it is; raises Refusal for nobody."""
+    connection, resume = pending.connection, pending.resume
+    if failed:
+        admission_control.failed(runtime, connection, "the verifier")
+        raise Refusal(ErrorCode.INTERNAL_ERROR, "authentication failed by itself")
+    if pending.principal is not None and resume is not None and principal != pending.principal:
+        raise _not_resumed(runtime, pending, resume, "the host")
+    if principal is None or (expires is not None and expires <= runtime.wall):
+        reason = "the token" if principal is None else "expired"
+        admission_control.failed(runtime, connection, reason, guessed=principal is None)
+        raise Refusal(ErrorCode.UNAUTHENTICATED, "the token is not valid")
+    return principal
+
+
+def watch_expiry(runtime: Runtime, connection: Connection) -> None:
+    """Look again when the authentication expires, by the wall clock as it is now."""
+    admission = admission_of(connection)
+    expires_at = None if admission is None else admission.expires_at
+    if expires_at is not None and connection.phase is Phase.OPEN:
+        at = Time(runtime.now + max(expires_at - runtime.wall, 0))
+        runtime.timers.arm(TimerKind.EXPIRY, connection.number, at)
+
+
+def expire(runtime: Runtime, connection: Connection) -> None:
+    """The authentication has expired: the session is resumed with a fresh one, or not (§6.1)."""
+    session = session_of(connection)
+    note(
+        runtime,
+        "authentication_expired",
+        session.principal,
+        peer=connection.peer,
+        session_id=session.id,
+    )
+    runtime.refuse(connection, Refusal(ErrorCode.UNAUTHENTICATED, EXPIRED, fatal=True))
+
+
+def prove(runtime: Runtime, connection: Connection, session: Session) -> None:
+    """The peer has the token that its welcome brought: those before it are over (§6.3)."""
+    admission = found(admission_of(connection), "whoever is in a session was let in")
+    token, admission.token = admission.token, None
+    if token is not None and token in session.tokens and session.tokens[0] != token:
+        runtime.commit(TokenProven(session.id, token))
+
+
+# Who it is.
+
+
+def _claims_nobody(runtime: Runtime, auth: messages.Auth) -> bool:
+    """Return whether `auth` claims no principal: scheme `anonymous`, or `bearer` without a token.
+
+    Go clients without a token send the second form; it counts where the host allows anonymous sessions.
+    """
+    return auth.scheme == ANONYMOUS or (runtime.config.anonymous and auth.scheme == BEARER and not auth.token)
+
+
+def _enter_anonymously(runtime: Runtime, pending: Pending) -> None:
+    connection, resume = pending.connection, pending.resume
+    if resume is None:
+        admission_control.make_room(runtime, Principal(""), anonymous=True)
+        _open(runtime, pending, _nobody_else(runtime, connection), anonymous=True)
+        return
+    session = _find(runtime, resume)
+    if session is None or not session.anonymous:
+        reason = "the token" if session is None else "the principal"
+        raise _not_resumed(runtime, pending, resume, reason)
+    _resume(runtime, pending, resume, session.principal)
+
+
+def _nobody_else(runtime: Runtime, connection: Connection) -> Principal:
+    """A principal that is nobody else and never comes again (§6.1)."""
+    principal = Principal("anonymous-" + ulid(runtime.entropy.bits(connection.scope, ANONYMOUS)))
+    runtime.anonymous_principals[principal] = 1
+    return principal
+
+
+def _authenticate(runtime: Runtime, pending: Pending, auth: messages.Auth, client: messages.Peer) -> None:
+    if auth.scheme != BEARER or not auth.token:
+        admission_control.failed(runtime, pending.connection, "the scheme")
+        raise Refusal(ErrorCode.UNAUTHENTICATED, "a bearer token is required")
+    if pending.resume is None or _find(runtime, pending.resume) is None:
+        admission_control.check_failures(
+            runtime, pending.connection
+        )  # Nobody guesses the token of a session.
+    _ask(runtime, pending, Authenticate(0, pending.connection, auth.scheme, Secret(auth.token), client))
+
+
+def _ask(runtime: Runtime, pending: Pending, request: Authenticate) -> None:
+    connection = pending.connection
+    request.request = connection.number
+    connection.phase = Phase.AUTHENTICATING
+    at = Time(runtime.now + runtime.limits.authentication * SECOND)
+    runtime.timers.arm(TimerKind.AUTHENTICATION, connection.number, at)
+    runtime.pending[connection.number] = pending
+    runtime.request(request)
+
+
+# Resume.
+
+
+def _find(runtime: Runtime, resume: messages.Resume) -> Session | None:
+    """The session behind a token, found by its digest."""
+    token = Secret(resume.resume_token)
+    digest = token.digest()
+    session = runtime.tokens.get(digest)
+    if session is None or not any(token.matches(valid) for valid in session.tokens):
+        return None
+    return session if resume.session_id in (None, session.id) else None
+
+
+def _resume(runtime: Runtime, pending: Pending, resume: messages.Resume, principal: Principal) -> None:
+    """Go on with a session; raises Refusal, and then nothing has changed for its owner (§6.3).
+
+    Unknown, stale and foreign tokens and sessions that ended are refused in the same way.
+    """
+    connection, cursor = pending.connection, resume.last_event_seq
+    session = _find(runtime, resume)
+    if session is None or session.principal != principal:
+        reason = "the token" if session is None else "the principal"
+        raise _not_resumed(runtime, pending, resume, reason, principal)
+    if pending.principal is not None:
+        _check_expiry(runtime, connection, session)
+        pending.expires = min(filter(None, (pending.expires, session.expires)), default=None)
+    digest, log = Secret(resume.resume_token).digest(), session.log
+    if cursor > log.last:
+        _note_refused(runtime, pending, resume, "ahead", principal)
+        raise Refusal(
+            ErrorCode.INVALID_REQUEST, f"last_event_seq {cursor} is above the last event, {log.last}"
+        )
+    if cursor < log.first - 1:
+        if session.connection is None and session.tokens[-1] == digest:
+            end_session(runtime, session.id)  # Nobody else can ask for less.
+        raise _not_resumed(runtime, pending, resume, "evicted", principal)
+    if PROVISIONED_CREDENTIALS in session.features and not connection.secure:
+        message = "a session with credentials is resumed over a secure connection only"
+        raise Refusal(ErrorCode.PERMISSION_DENIED, message, fatal=True)
+    if session.long_frames and connection.framing is Framing.LINES:
+        message = "a session that was opened over WebSocket is resumed over WebSocket only"
+        raise Refusal(ErrorCode.PERMISSION_DENIED, message, fatal=True)
+    if session.tokens[0] != digest:
+        runtime.commit(TokenProven(session.id, digest))
+    _take_over(runtime, session, connection)
+    _welcome(runtime, pending, session, cursor)
+    notice(runtime, "session_resumed", principal, session_id=session.id, peer=connection.peer)
+    for reply in session.replies if resume.replies else ():
+        responses.send(connection, reply, runtime.jobs.get(reply.job_id))
+    back_pressure.pause_jobs(runtime, session)
+    feed_soon(runtime, session)
+
+
+def _check_expiry(runtime: Runtime, connection: Connection, session: Session) -> None:
+    """Check that a session may be resumed without a bearer; raises Refusal once that has expired (§6.3)."""
+    if session.expires is not None and session.expires <= runtime.wall:
+        admission_control.failed(runtime, connection, "expired")
+        raise Refusal(ErrorCode.UNAUTHENTICATED, EXPIRED)
+
+
+def _take_over(runtime: Runtime, session: Session, connection: Connection) -> None:
+    """The newest valid resume has the session, however alive the old connection looks (§6.3)."""
+    runtime.timers.disarm(TimerKind.RESUME_WINDOW, session.id)
+    old, session.connection = session.connection, connection
+    if old is not None:
+        note(
+            runtime,
+            "takeover",
+            session.principal,
+            peer=connection.peer,
+            session_id=session.id,
+            superseded_peer=old.peer,
+        )
+        superseded = Refusal(
+            ErrorCode.UNAUTHENTICATED,
+            "another connection has resumed this session",
+            fatal=True,
+            details={"reason": "superseded"},
+        )
+        runtime.refuse(old, superseded)
+
+
+def _note_refused(
+    runtime: Runtime, pending: Pending, resume: messages.Resume, reason: str, principal: str
+) -> None:
+    session_id = None if resume.session_id is None else cut(resume.session_id)
+    peer = pending.connection.peer
+    note(runtime, "resume_refused", principal, peer=peer, session_id=session_id, reason=reason)
+
+
+def _not_resumed(
+    runtime: Runtime, pending: Pending, resume: messages.Resume, reason: str, principal: str = ""
+) -> Refusal:
+    """The one refusal, whyever; `reason` is for the host alone."""
+    _note_refused(runtime, pending, resume, reason, principal)
+    return Refusal(ErrorCode.RESUME_WINDOW_EXPIRED, NOT_RESUMED, fatal=True, details={"final": True})
+
+
+# Welcome.
+
+
+def _open(runtime: Runtime, pending: Pending, principal: Principal, *, anonymous: bool = False) -> None:
+    session_id = SessionId("sess_" + ulid(runtime.entropy.bits(runtime.scope(principal), "session")))
+    long_frames = pending.connection.framing is Framing.MESSAGES and QUIRKS[pending.quirk].long_frames
+    runtime.commit(
+        SessionOpened(session_id, principal, pending.features, pending.quirk, anonymous, long_frames)
+    )
+    session = runtime.sessions[session_id]
+    session.connection = pending.connection
+    _welcome(runtime, pending, session, 0)
+    notice(runtime, "session_opened", principal, session_id=session_id, peer=pending.connection.peer)
+
+
+def _welcome(runtime: Runtime, pending: Pending, session: Session, cursor: int) -> None:
+    """`session.welcome`, with a new token; a resumed session keeps what its first one said."""
+    connection, config = pending.connection, runtime.config
+    if pending.asks is not None:
+        session.withheld = issuing.withheld(runtime, session) if pending.asks else ""
+    token = runtime.entropy.token(runtime.scope(session.principal), "rt_")
+    digest = token.digest()
+    runtime.commit(TokenIssued(session.id, digest, cursor, pending.expires))
+    replies = pending.resume is not None and pending.resume.replies
+    connection.admission = Admission(digest, cursor, replies, pending.expires)
+    runtime.caps.let_in(connection, session, runtime.now)
+    # From here on ids are the principal's: whoever else connects does not change them.
+    ids = control_id_prefix(runtime.entropy.bits(runtime.scope(session.principal), "control"))
+    connection.open(session, cursor, ids)
+    heartbeat = config.heartbeat_interval_sec if "heartbeat" in session.features else None
+    features = [name for name in runtime.features if name in session.features]
+    welcome = messages.Welcome(
+        runtime=messages.Peer(config.name, config.version),
+        session_id=session.id,
+        resume_token=token.reveal(),
+        resume_window_sec=config.resume_window_sec,
+        capabilities=messages.RuntimeCapabilities(["json"], features, runtime.inventory.entries),
+        accepted_at=runtime.time_text(),
+        heartbeat_interval_sec=heartbeat,
+        replies=replies,
+    )
+    connection.send(welcome, after=cursor)
+    if heartbeat is not None:
+        runtime.start_heartbeat(connection, heartbeat)

@@ -1,0 +1,342 @@
+"""The account of each principal: what the runtime holds for it, and whose holdings go first (§6.5, §14).
+
+What running jobs were given, parts of messages, and idempotency keys whose jobs have ended are *pinned*:
+they cannot go. They may be half of `principal_bytes` and of `total_bytes`, and whoever asks for more is
+refused. The rest can go. A principal above its limits, or the one that holds most when all together are above
+theirs, loses what is oldest of its events and finished jobs (see `retention.make_room`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from heapq import heapify, heappop, heappush, heapreplace
+from typing import Final
+
+from arcp_proto.errors import InvariantViolated, ensure
+from arcp_proto.ids import Principal, Time
+from arcp_proto.limits import Limits
+
+from .event_log import History, Log
+
+Holder = Log | History
+"""What holds events: the log of a session, or the history of a job."""
+
+
+PINNED: Final = 2
+"""One in so many of the bytes that a principal, or all of them, may hold can be pinned."""
+
+
+class Holdings:
+    """The accounts of all principals; one that holds nothing is dropped."""
+
+    __slots__ = (
+        "_by_events",
+        "_by_size",
+        "_crowded",
+        "_limits",
+        "_most_events",
+        "_most_size",
+        "_nameless",
+        "_principals",
+        "_ranked",
+        "_total_events",
+        "_total_room",
+        "events",
+        "over",
+        "pinned",
+        "size",
+    )
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._most_events, self._most_size = limits.principal_events, limits.principal_bytes
+        self._total_events = limits.total_events
+        self._total_room = limits.total_bytes
+        """What is left of it beside what is pinned."""
+        self._nameless = 0
+        """Bytes that are pinned for all clients without a name."""
+        self._principals: dict[Principal, _Held] = {}
+        self._by_events = Ranking(self._events_of)
+        self._by_size = Ranking(self._size_of)
+        self._ranked = False
+        """Whether one of them is kept."""
+        self._crowded: dict[Principal, None] = {}
+        """Those above the limits of one principal."""
+        self.events = 0
+        """Of all principals."""
+        self.size = 0
+        """Bytes of all principals that can go."""
+        self.pinned = 0
+        """Bytes of all principals that cannot go."""
+        self.over = False
+        """Whether a principal holds more than one may, or all together more than they may."""
+
+    def __len__(self) -> int:
+        return len(self._principals)
+
+    def of(self, principal: Principal) -> tuple[int, int]:
+        """How many events a principal holds, and the bytes of all that can go."""
+        held = self._principals.get(principal)
+        return (0, 0) if held is None else (held.events, held.size)
+
+    def pinned_by(self, principal: Principal) -> int:
+        """Return how many bytes of a principal cannot go."""
+        held = self._principals.get(principal)
+        return 0 if held is None else held.pinned
+
+    def admits(self, principal: Principal, size: int, *, nameless: bool) -> str:
+        """Return the name of the limit that so many more bytes would pass if they were pinned; "" for none.
+
+        All clients without a name are counted together.
+        """
+        limits = self._limits
+        pinned = self._nameless if nameless else self.pinned_by(principal)
+        if pinned + size > limits.principal_bytes // PINNED:
+            return "principal_bytes"
+        return "total_bytes" if self.pinned + size > limits.total_bytes // PINNED else ""
+
+    def pin(self, principal: Principal, size: int, *, nameless: bool = False) -> bool:
+        """So many bytes more, or less, of a principal cannot go; returns `over`."""
+        held = self._account(principal)
+        if not held.pinned:
+            held.nameless = nameless
+        held.pinned += size
+        held.room = self._most_size - held.pinned
+        self.pinned += size
+        self._total_room -= size
+        if held.nameless:
+            self._nameless += size
+        over = self.changed(principal, 0, 0)
+        self._drop(principal, held)
+        return over
+
+    def keep(self, principal: Principal, size: int) -> bool:
+        """So many bytes more, or less, are kept of what is no event; returns `over`."""
+        held = self._account(principal)
+        held.beside += size
+        over = self.changed(principal, 0, size)
+        self._drop(principal, held)
+        return over
+
+    def add(self, principal: Principal, holder: Holder) -> None:
+        """A holder is there from now on, with what it holds already."""
+        held = self._account(principal)
+        name = _name(holder)
+        ensure(name not in held.holders, "a holder is added once")
+        held.holders[name] = holder
+        if holder.events:
+            held.oldest.clear()
+        self.changed(principal, holder.events, holder.size)
+
+    def remove(self, principal: Principal, holder: Holder) -> None:
+        """A holder is gone, with what it still holds."""
+        held = self._principals[principal]
+        del held.holders[_name(holder)]
+        self.changed(principal, -holder.events, -holder.size)
+        self._drop(principal, held)
+
+    def _account(self, principal: Principal) -> _Held:
+        held = self._principals.get(principal)
+        if held is None:
+            held = self._principals[principal] = _Held(self._most_size)
+        return held
+
+    def _drop(self, principal: Principal, held: _Held) -> None:
+        """Forget a principal that holds nothing."""
+        if not held.holders:
+            ensure(held.events == 0 and held.size == held.beside, "the sum of what is held was wrong")
+            if not (held.pinned or held.beside):
+                del self._principals[principal]
+                if self._ranked and not self._principals:
+                    self._by_events.give_up()
+                    self._by_size.give_up()
+                    self._ranked = False
+
+    def changed(self, principal: Principal, events: int, size: int) -> bool:
+        """The holders of a principal have so many more, or less; returns `over`."""
+        held = self._principals[principal]
+        held.events = of_it = held.events + events
+        held.size = size_of_it = held.size + size
+        self.events = in_all = self.events + events
+        self.size = size_in_all = self.size + size
+        if self._ranked:
+            self._rank(principal)
+        if of_it > self._most_events or (size_of_it > held.room and size_of_it > 0):
+            self._crowded[principal] = None
+        elif self._crowded:
+            self._crowded.pop(principal, None)
+        elif in_all <= self._total_events and size_in_all <= self._total_room:
+            self.over = False
+            return False
+        self.over = over = (
+            bool(self._crowded)
+            or in_all > self._total_events
+            or (size_in_all > self._total_room and size_in_all > 0)
+        )
+        return over
+
+    def let_in(self, principal: Principal, events: int, size: int) -> bool:
+        """Whether a principal may hold so many more while nobody holds more than is allowed."""
+        held = self._principals[principal]
+        return (
+            not self.over
+            and held.events + events <= self._most_events
+            and held.size + size <= held.room
+            and self.events + events <= self._total_events
+            and self.size + size <= self._total_room
+        )
+
+    def crowded(self) -> Principal | None:
+        """Whose oldest goes next; None when all is within the limits.
+
+        A principal above its own limits comes first, then the largest of all.
+        """
+        if not self.over:
+            return None
+        return min(self._crowded) if self._crowded else self.largest()
+
+    def largest(self) -> Principal:
+        """Who holds the largest share of the total that is exceeded, or of either; the first by name."""
+        most_events, most_size = self._limits.total_events, self._limits.total_bytes
+        by_events = self.events > most_events or self.size <= self._total_room
+        by_size = self.size > self._total_room or self.events <= most_events
+        everybody, shares = self._principals, []
+        if by_events:
+            principal = self._by_events.first(everybody)
+            shares.append((-self._events_of(principal) * most_size, principal))
+        if by_size:
+            principal = self._by_size.first(everybody)
+            shares.append((-self._size_of(principal) * most_events, principal))
+        self._ranked = True
+        return min(shares)[1]
+
+    def _events_of(self, principal: Principal) -> int:
+        held = self._principals.get(principal)
+        return 0 if held is None else held.events
+
+    def _size_of(self, principal: Principal) -> int:
+        held = self._principals.get(principal)
+        return 0 if held is None else held.size
+
+    def _rank(self, principal: Principal) -> None:
+        """What a principal holds has changed, and the ranking is kept."""
+        for ranking in (self._by_events, self._by_size):
+            if ranking.kept:
+                ranking.changed(principal, self._principals)
+        self._ranked = self._by_events.kept or self._by_size.kept
+
+    def too_large(self, principal: Principal) -> bool:
+        """Whether bytes of a principal have to go, not only events."""
+        held = self._principals[principal]
+        return held.size > held.room or self.size > self._total_room
+
+    def victim(self, principal: Principal) -> Holder:
+        """The holder whose oldest event is the oldest of the principal's, which has one.
+
+        What a look at all holders has found is kept, so that many calls share one.
+        """
+        return self._principals[principal].victim()
+
+
+class _Held:
+    """Of one principal.
+
+    `oldest` is a heap of holders by the time of their oldest event, then by name: of all whose oldest was not
+    after `upto` when it was made. Time goes forward, so whoever is not in it has nothing older than `upto`.
+    """
+
+    __slots__ = ("beside", "events", "holders", "nameless", "oldest", "pinned", "room", "size", "upto")
+
+    def __init__(self, room: int) -> None:
+        self.events = 0
+        self.size = 0
+        self.beside = 0
+        """Bytes that can go, and are no events."""
+        self.pinned = 0
+        self.nameless = False
+        """Whether what is pinned counts with that of all clients without a name."""
+        self.room = room
+        """Bytes that there may be beside what is pinned; below zero when that alone is too much."""
+        self.holders: dict[str, Holder] = {}
+        self.oldest: list[tuple[Time, str]] = []
+        self.upto = Time(0)
+
+    def victim(self) -> Holder:
+        """The holder whose oldest event is the oldest."""
+        while self.oldest:
+            at, name = self.oldest[0]
+            if at >= self.upto:
+                break  # Others may have something that is as old.
+            holder = self.holders.get(name)
+            now = None if holder is None else holder.oldest_at
+            if holder is not None and now == at:
+                return holder
+            if now is not None and now < self.upto:
+                heapreplace(self.oldest, (now, name))
+            else:
+                heappop(self.oldest)
+        self.oldest = [
+            (holder.oldest_at, name) for name, holder in self.holders.items() if holder.oldest_at is not None
+        ]
+        ensure(self.oldest, "nobody holds an event")
+        self.upto = max(self.oldest)[0]
+        heapify(self.oldest)
+        return self.holders[self.oldest[0][1]]
+
+
+def _name(holder: Holder) -> str:
+    return holder.session_id if isinstance(holder, Log) else holder.job_id
+
+
+_SLACK: Final = 64
+
+
+class Ranking:
+    """Principals by how much they hold, as long as somebody asks who holds most.
+
+    It is made when that is asked first, with a look at all of them. From then on it is `kept`: its owner
+    tells whose amount has changed, and the next question looks at those alone. A heap holds what was seen; an
+    entry that is not true any more is passed over. When more have changed than there are, it is given
+    up until it is asked for again. So a question costs O(log n) for each change before it, and a change costs
+    an entry in a dict.
+    """
+
+    __slots__ = ("_amount", "_changed", "_heap", "kept")
+
+    def __init__(self, amount: Callable[[Principal], int]) -> None:
+        """`amount` says how much a principal holds, 0 for one that is gone."""
+        self._amount = amount
+        self._heap: list[tuple[int, Principal]] = []
+        self.kept = False
+        self._changed: dict[Principal, None] = {}
+
+    def first(self, everybody: Collection[Principal]) -> Principal:
+        """Return who holds most, the first by name; somebody has to hold something."""
+        heap, amount = self._heap, self._amount
+        if not self.kept or len(heap) > 2 * len(everybody) + _SLACK:
+            heap[:] = [(-held, principal) for principal in everybody if (held := amount(principal))]
+            heapify(heap)
+            self.kept = True
+        else:
+            for principal in self._changed:
+                if held := amount(principal):
+                    heappush(heap, (-held, principal))
+        self._changed.clear()
+        while heap:
+            held, principal = heap[0]
+            if amount(principal) == -held:
+                return principal
+            heappop(heap)
+        raise InvariantViolated("nobody holds anything")
+
+    def changed(self, principal: Principal, everybody: Collection[Principal]) -> None:
+        """Note that the amount of a principal has changed, while the ranking is kept."""
+        self._changed[principal] = None
+        if len(self._changed) > 2 * len(everybody) + _SLACK:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Forget everything until it is asked for again, as when nobody holds anything any more."""
+        self.kept = False
+        self._heap.clear()
+        self._changed.clear()

@@ -1,0 +1,98 @@
+"""Answers to submit and subscribe that may not have arrived: kept for a client that resumes (§6.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from arcp_proto.ids import JobId
+from arcp_proto.limits import Limits
+from arcp_proto.wire import codec
+
+ANSWERED: Final = 512
+"""Requests whose answers are remembered by their ids; our client leaves no more than 500 unanswered."""
+
+_SMALL: Final = 512
+"""Bytes of an answer that has little room behind it."""
+
+NEVER: Final = 2**63
+"""Of an answer that was dropped unseen: no event shows that it has arrived."""
+
+
+class Reply(msgspec.Struct, gc=False):
+    """One answer: the number after which it stood, and what it said; `payload` holds no secret."""
+
+    after: int
+    request_id: str
+    message_type: str
+    job_id: JobId
+    payload: bytes
+
+
+class Replies:
+    """Of one session, oldest first: bounded, and dropped when an event behind them was seen."""
+
+    __slots__ = ("_answered", "_kept", "_size", "newest")
+
+    def __init__(self) -> None:
+        self.newest: Reply | None = None
+        """What was added last, also when it is kept no more."""
+        self._kept: list[Reply] = []
+        self._size = 0
+        self._answered: dict[str, tuple[int, JobId]] = {}
+
+    def __iter__(self) -> Iterator[Reply]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the answers kept."""
+        return self._size
+
+    def add(self, reply: Reply, limits: Limits) -> None:
+        """An answer was sent; the oldest ones go when there are too many."""
+        kept, answered, size = self._kept, self._answered, self._size + len(reply.payload)
+        if len(reply.payload) > _SMALL:
+            reply.payload = codec.compact(reply.payload)
+        self.newest = reply
+        kept.append(reply)
+        if reply.message_type == "job.accepted":
+            answered[reply.request_id] = (reply.after, reply.job_id)
+            if len(answered) > ANSWERED:
+                del answered[next(iter(answered))]
+        while len(kept) > limits.replies or size > limits.reply_bytes:
+            dropped = kept.pop(0)
+            size -= len(dropped.payload)
+            if dropped.request_id in answered:
+                answered[dropped.request_id] = (NEVER, dropped.job_id)
+        self._size = size
+
+    def seen(self, seq: int) -> None:
+        """The client has the event numbered `seq`, and so every answer that stood before it."""
+        while self._kept and self._kept[0].after < seq:
+            self._size -= len(self._kept.pop(0).payload)
+        arrived = [request_id for request_id, (after, _) in self._answered.items() if after < seq]
+        for request_id in arrived:
+            del self._answered[request_id]
+
+    def accepted(self, request_id: str) -> JobId | None:
+        """The job that a submit was answered with, as long as the answer may not have arrived."""
+        found = self._answered.get(request_id)
+        return None if found is None else found[1]
+
+    # Snapshots.
+
+    def answered(self) -> list[tuple[str, int, JobId]]:
+        """Request, number and job of every submit whose answer may not have arrived."""
+        return [(request_id, after, job_id) for request_id, (after, job_id) in self._answered.items()]
+
+    def load(self, kept: list[Reply], answered: list[tuple[str, int, JobId]]) -> None:
+        """Fill from a snapshot."""
+        self._kept.extend(kept)
+        self._size = sum(len(reply.payload) for reply in kept)
+        self._answered = {request_id: (after, job_id) for request_id, after, job_id in answered}

@@ -1,0 +1,259 @@
+"""What is kept, and how long: logs, histories, finished jobs and keys, within their limits (§6.3, §6.5).
+
+The resume window is a promise within the limits. A limit of one session or job takes its own oldest; that of
+a principal takes that principal's oldest; that of all takes from the principal that holds most.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from arcp_proto.engine.machine import found
+from arcp_proto.engine.timers import TimerKind
+from arcp_proto.ids import SECOND, Principal, SessionId, Time
+from arcp_proto.server.audit import notice
+from arcp_proto.server.jobs.fan_out import end_of
+from arcp_proto.server.jobs.job import Job
+from arcp_proto.server.journal.apply import ending
+from arcp_proto.server.journal.records import (
+    Evicted,
+    HistoryCut,
+    JobForgotten,
+    KeyForgotten,
+    Replayed,
+    SessionEnded,
+    Unobserved,
+)
+
+from .event_log import MARK, Log
+from .session import Session
+
+if TYPE_CHECKING:
+    from arcp_proto.server.runtime import Runtime
+
+AT_A_TIME: Final = 64
+"""Of what a principal may hold, this part at most goes at a time when room is made."""
+OF_THE_LARGEST: Final = 16
+"""Of the finished jobs of the principal that has most, this part goes when there are too many in all."""
+
+
+# Logs and histories.
+
+
+def shrink(runtime: Runtime, session: Session) -> None:
+    """A log is over its limits: its oldest events go."""
+    excess = session.log.excess(runtime.limits.session_events, runtime.limits.session_bytes)
+    if excess:
+        runtime.commit(Evicted(session.id, excess))
+
+
+def aged_at(runtime: Runtime, session: Session) -> Time | None:
+    """When the oldest events of a session that does not acknowledge will be older than the window (§6.3)."""
+    oldest = session.log.oldest_at
+    return None if oldest is None else Time(oldest + MARK + runtime.config.resume_window_sec * SECOND)
+
+
+def age(runtime: Runtime, session: Session) -> None:
+    """A session that does not acknowledge keeps what is younger than the window (§6.3)."""
+    aged = aged_at(runtime, session)
+    horizon = Time(runtime.now - runtime.config.resume_window_sec * SECOND)
+    if aged is None or runtime.now < aged:
+        return
+    log = session.log
+    upto = log.older_than(horizon)
+    if runtime.journaling:  # What the journal still has to store was sent to nobody yet.
+        upto = min(upto, log.last - log.unsaved[0])
+    if upto >= log.first:
+        runtime.commit(Evicted(session.id, upto))
+
+
+def cut_history(runtime: Runtime, job: Job, upto: int) -> None:
+    """The events of a job before a position go; observers that had not come so far are told (§7.6).
+
+    A session that cannot subscribe again, and observes by an idempotency key, goes on with what is left.
+    """
+    over = [
+        session
+        for session in job.behind.values()
+        if session.backlogs[job.id].position < upto and "subscribe" in session.features
+    ]
+    why = "the history was cut: subscribe again from the last job_seq"
+    ended = [end_of(runtime, session, job, why) for session in over]
+    runtime.commit(HistoryCut(job.id, upto, ended))
+    for session in over:
+        runtime.delivered(session)
+
+
+def trim_history(runtime: Runtime, job: Job) -> None:
+    """Keep a history within its own limits."""
+    excess = job.history.excess(runtime.limits.history_events, runtime.limits.history_bytes)
+    if excess:
+        _keep_for_home(runtime, job, excess)
+        cut_history(runtime, job, excess)
+
+
+def _keep_for_home(runtime: Runtime, job: Job, upto: int) -> bool:
+    """Number at home what waits there, if some of it is about to go; return whether that was so.
+
+    The log of the session that has submitted the job keeps it then, as what comes live.
+    """
+    home = job.home
+    if home is None or not job.home_behind or home.backlogs[job.id].position >= upto:
+        return False
+    runtime.commit(Replayed(home.id, job.id, job.history.end))
+    runtime.delivered(home)
+    return True
+
+
+def make_room(runtime: Runtime) -> None:
+    """Principals hold too much, or all of them together: the oldest of who holds most goes (§6.5).
+
+    That is the oldest of its events and of the finished jobs that count. A job that is just about to be
+    finished goes when it is. Idempotency keys stay: without its key, a repeated submit would run again.
+    """
+    while (principal := runtime.holdings.crowded()) is not None:
+        if not _give_up_oldest(runtime, principal):
+            break
+
+
+def _give_up_oldest(runtime: Runtime, principal: Principal) -> bool:
+    limits, holdings = runtime.limits, runtime.holdings
+    holder = holdings.victim(principal) if holdings.of(principal)[0] else None
+    large = runtime.retired.oldest_large(principal) if holdings.too_large(principal) else None
+    if large is not None:
+        ended_at = large[1] - limits.retention * SECOND
+        if holder is None or ended_at <= found(holder.oldest_at, "who is chosen holds an event"):
+            forget(runtime, runtime.jobs[large[0]])
+            return True
+    if holder is None:
+        return False
+    events, size = limits.principal_events // AT_A_TIME, limits.principal_bytes // AT_A_TIME
+    upto = holder.oldest(max(events, 1), max(size, 1))
+    if isinstance(holder, Log):
+        runtime.commit(Evicted(holder.session_id, upto))
+    else:
+        job = runtime.jobs[holder.job_id]
+        if not _keep_for_home(runtime, job, upto):
+            cut_history(runtime, job, upto)
+    return True
+
+
+# Finished jobs.
+
+
+def retire(runtime: Runtime, job: Job, at: Time) -> None:
+    """A job has ended: forget it at `at`, or when too many others have ended since."""
+    retired, limits, principal = runtime.retired, runtime.limits, job.terms.principal
+    if retired.add(job.id, principal, at, large=job.kept > 0) > limits.finished_jobs:
+        forget_oldest(runtime, principal)
+    if len(retired) > limits.finished_jobs_total:
+        largest = retired.largest()
+        for _ in range(max(1, retired.count(largest) // OF_THE_LARGEST)):
+            forget_oldest(runtime, largest)
+    if runtime.timers.armed(TimerKind.RETENTION, 0) is None:
+        _watch(runtime)
+    if runtime.holdings.over:
+        make_room(runtime)
+
+
+def forget_oldest(runtime: Runtime, principal: Principal) -> None:
+    """The first finished job of a principal is listed and observed no longer."""
+    forget(runtime, runtime.jobs[runtime.retired.oldest(principal)])
+
+
+def forget(runtime: Runtime, job: Job) -> None:
+    """A finished job is listed and observed no longer."""
+    runtime.retired.remove(job.terms.principal, job.id)  # Whoever makes room meanwhile takes another.
+    if not runtime.retired:
+        runtime.timers.disarm(TimerKind.RETENTION, 0)
+    for session in list(job.behind.values()):
+        _end_alone(runtime, session, job)
+    runtime.commit(JobForgotten(job.id))
+
+
+def _end_alone(runtime: Runtime, session: Session, job: Job) -> None:
+    """Who is behind with a job that is forgotten gets its end, without the rest of the history (§7.2)."""
+    if job.id not in session.observed:
+        runtime.commit(Unobserved(session.id, job.id))
+        return
+    end = found(job.end, "a job is forgotten after its end")
+    message_type, payload = ending(runtime, job, session, end)
+    runtime.commit(Unobserved(session.id, job.id, payload, message_type, job.last_position))
+    runtime.delivered(session)
+
+
+def forget_due(runtime: Runtime) -> None:
+    """Forget the jobs whose time is over."""
+    while (principal := runtime.retired.due(runtime.now)) is not None:
+        forget_oldest(runtime, principal)
+    if runtime.timers.armed(TimerKind.RETENTION, 0) is None:
+        _watch(runtime)
+
+
+def _watch(runtime: Runtime) -> None:
+    at = runtime.retired.next_at
+    if at is not None:
+        runtime.timers.arm(TimerKind.RETENTION, 0, at)
+
+
+# Idempotency keys.
+
+
+def watch_keys(runtime: Runtime) -> None:
+    """Look again when the next key is due; keys go by the wall clock, which outlives a restart."""
+    due = runtime.keys.next_due(runtime.limits)
+    if due is not None and runtime.timers.armed(TimerKind.KEYS, 0) is None:
+        at = Time(runtime.now + max(due - runtime.unix, SECOND))
+        runtime.timers.arm(TimerKind.KEYS, 0, at)
+
+
+def forget_keys(runtime: Runtime) -> None:
+    """Forget the keys of jobs that ended long ago."""
+    for principal, key in runtime.keys.due(runtime.unix, runtime.limits):
+        runtime.commit(KeyForgotten(principal, key))
+    watch_keys(runtime)
+
+
+# Sessions and principals.
+
+
+def await_resume(runtime: Runtime, session: Session) -> None:
+    """A session without a connection ends after its window (§6.3)."""
+    window = runtime.config.resume_window_sec
+    if window > 0:
+        notice(
+            runtime, "session_detached", session.principal, session_id=session.id, resume_window_sec=window
+        )
+        at = Time(runtime.now + window * SECOND)
+        runtime.timers.arm(TimerKind.RESUME_WINDOW, session.id, at)
+    else:
+        end_session(runtime, session.id)
+
+
+def end_session(runtime: Runtime, session_id: SessionId) -> None:
+    """Nobody can resume it any more; its jobs go on."""
+    session = runtime.sessions[session_id]
+    runtime.hooks.session_ends(runtime, session)
+    runtime.commit(SessionEnded(session_id))
+    notice(runtime, "session_ended", session.principal, session_id=session_id)
+    runtime.timers.disarm(TimerKind.RESUME_WINDOW, session_id)
+    runtime.timers.disarm(TimerKind.BACKLOG, session_id)
+    runtime.unsaved.pop(session_id, None)
+    runtime.unsettled.pop(session_id, None)
+    let_go(runtime, session.principal)
+
+
+def let_go(runtime: Runtime, principal: Principal) -> None:
+    """A session or a job of this principal is over: after its last, forget one that never comes again."""
+    left = runtime.anonymous_principals.get(principal)
+    if left is None:
+        return
+    if left > 1:
+        runtime.anonymous_principals[principal] = left - 1
+    else:
+        del runtime.anonymous_principals[principal]
+        runtime.entropy.forget(runtime.scope(principal))
+        while (key := runtime.keys.oldest(principal)) is not None:
+            runtime.commit(KeyForgotten(principal, key))  # Nobody else can use it.
+        if runtime.keys.next_due(runtime.limits) is None:
+            runtime.timers.disarm(TimerKind.KEYS, 0)

@@ -1,0 +1,185 @@
+"""Jobs that have ended and are not forgotten: oldest first, in all and by principal."""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from heapq import heapify, heappop, heappush
+
+from arcp_proto.errors import ensure
+from arcp_proto.ids import JobId, Principal, Time
+
+from .quotas import Ranking
+
+_SLACK = 64
+
+
+class Retired:
+    """A queue of each principal, and of the principals a heap by the job that is first in their queue.
+
+    `at` does not fall from one `add` to the next. The heap never holds more than twice the principals plus a
+    constant. Jobs that count to the bytes of their principal are known by themselves: they may go before
+    others.
+    """
+
+    __slots__ = ("_count", "_firsts", "_large", "_queues", "_ranking", "_size")
+
+    def __init__(self) -> None:
+        self._queues: dict[Principal, _Queue] = {}
+        self._ranking = Ranking(self.count)
+        self._firsts: list[tuple[Time, int, Principal]] = []
+        """When the first of a queue is to be forgotten, its place and whose; stale ones are passed over."""
+        self._large: dict[Principal, OrderedDict[JobId, Time]] = {}
+        """Of those that count, when each is to be forgotten."""
+        self._count = 0
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, job_id: JobId, principal: Principal, at: Time, *, large: bool = False) -> int:
+        """A job has ended; forget it at `at`. Returns how many its principal has.
+
+        It is `large` when it counts to the bytes of its principal.
+        """
+        self._count += 1
+        self._size += 1
+        if large:
+            self._large.setdefault(principal, OrderedDict())[job_id] = at
+        queue = self._queues.get(principal)
+        if queue is None:
+            queue = self._queues[principal] = _Queue()
+            heappush(self._firsts, (at, self._count, principal))
+        if self._ranking.kept:
+            self._ranking.changed(principal, self._queues)
+        return queue.append(job_id, at, self._count)
+
+    def remove(self, principal: Principal, job_id: JobId) -> None:
+        """A job of a principal is forgotten: its oldest, or one that is large."""
+        queue = self._queues[principal]
+        first = queue.first
+        queue.remove(job_id)
+        self._size -= 1
+        large = self._large.get(principal)
+        if large is not None and large.pop(job_id, None) is not None and not large:
+            del self._large[principal]
+        if self._ranking.kept:
+            self._ranking.changed(principal, self._queues)
+        if not len(queue):
+            del self._queues[principal]
+            if not self._queues:
+                self._ranking.give_up()
+        elif queue.first != first:
+            heappush(self._firsts, (*queue.first, principal))
+        if len(self._firsts) > 2 * len(self._queues) + _SLACK:
+            self._firsts = [(*queue.first, principal) for principal, queue in self._queues.items()]
+            heapify(self._firsts)
+
+    @property
+    def next_at(self) -> Time | None:
+        """When the first of all is to be forgotten."""
+        while self._firsts:
+            at, place, principal = self._firsts[0]
+            queue = self._queues.get(principal)
+            if queue is not None and queue.first[1] == place:
+                return at
+            heappop(self._firsts)
+        return None
+
+    def due(self, now: Time) -> Principal | None:
+        """Whose oldest is the first of all, if its time has come."""
+        at = self.next_at
+        return self._firsts[0][2] if at is not None and at <= now else None
+
+    def count(self, principal: Principal) -> int:
+        """How many a principal has."""
+        queue = self._queues.get(principal)
+        return 0 if queue is None else len(queue)
+
+    def oldest(self, principal: Principal) -> JobId:
+        """The first of a principal that has any."""
+        return self._queues[principal].job_id
+
+    def oldest_large(self, principal: Principal) -> tuple[JobId, Time] | None:
+        """Return the first of those of a principal that count, and when it is to be forgotten."""
+        large = self._large.get(principal)
+        return None if large is None else next(iter(large.items()))
+
+    def largest(self) -> Principal:
+        """Return who has most, for when there are too many in all."""
+        return self._ranking.first(self._queues)
+
+    def entries(self) -> list[tuple[JobId, Time]]:
+        """All of them by their places, for tests."""
+        found = sorted(entry for queue in self._queues.values() for entry in queue.entries())
+        return [(job_id, at) for _, job_id, at in found]
+
+
+class _Queue:
+    """Jobs of one principal, when each is to be forgotten, and its place among those of all."""
+
+    __slots__ = ("_ats", "_early", "_gone", "_job_ids", "_places")
+
+    def __init__(self) -> None:
+        self._job_ids: list[JobId] = []
+        self._ats = array("q")
+        self._places = array("Q")
+        self._gone = 0
+        """How many at the front are not there any more."""
+        self._early: dict[JobId, None] = {}
+        """Those behind the front that are not, either."""
+
+    def __len__(self) -> int:
+        return len(self._job_ids) - self._gone - len(self._early)
+
+    @property
+    def first(self) -> tuple[Time, int]:
+        """When the first is to be forgotten, and its place."""
+        return Time(self._ats[self._gone]), self._places[self._gone]
+
+    @property
+    def job_id(self) -> JobId:
+        """The first."""
+        return self._job_ids[self._gone]
+
+    def append(self, job_id: JobId, at: Time, place: int) -> int:
+        """One more; returns how many there are."""
+        self._job_ids.append(job_id)
+        self._ats.append(at)
+        self._places.append(place)
+        return len(self._job_ids) - self._gone - len(self._early)
+
+    def remove(self, job_id: JobId) -> None:
+        """One of them is gone; whoever is not the first has to be there."""
+        ensure(len(self), "nothing is left to forget")
+        self._early[job_id] = None
+        while self._early and self._job_ids[self._gone] in self._early:
+            del self._early[self._job_ids[self._gone]]
+            self._gone += 1
+            if self._gone == len(self._job_ids):
+                break
+        if self._gone > _SLACK and 2 * self._gone > len(self._job_ids):
+            del self._job_ids[: self._gone], self._ats[: self._gone], self._places[: self._gone]
+            self._gone = 0
+        if len(self._early) > _SLACK and 2 * len(self._early) > len(self._job_ids) - self._gone:
+            self._close_ranks()
+
+    def _close_ranks(self) -> None:
+        left = [
+            (job_id, at, place)
+            for job_id, at, place in zip(
+                self._job_ids[self._gone :], self._ats[self._gone :], self._places[self._gone :], strict=True
+            )
+            if job_id not in self._early
+        ]
+        self._job_ids = [job_id for job_id, _, _ in left]
+        self._ats = array("q", [at for _, at, _ in left])
+        self._places = array("Q", [place for _, _, place in left])
+        self._early.clear()
+        self._gone = 0
+
+    def entries(self) -> list[tuple[int, JobId, Time]]:
+        """Place, job and time of each."""
+        rows = zip(self._places, self._job_ids, self._ats, strict=True)
+        left = [(place, job_id, Time(at)) for place, job_id, at in rows][self._gone :]
+        return [entry for entry in left if entry[1] not in self._early]

@@ -1,0 +1,410 @@
+"""What happens in a job: the bodies of `job.event`, one Struct a kind (§8.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from arcp_proto.errors import RETRYABLE, LocalProtocolError
+
+from . import codec
+
+UNSET = msgspec.UNSET
+
+
+class EventKind(StrEnum):
+    """The kinds of §8.2; others begin with `x-vendor.`."""
+
+    LOG = "log"
+    THOUGHT = "thought"
+    TOOL_CALL = "tool_call"
+    TOOL_RESULT = "tool_result"
+    STATUS = "status"
+    METRIC = "metric"
+    ARTIFACT_REF = "artifact_ref"
+    DELEGATE = "delegate"
+    PROGRESS = "progress"
+    RESULT_CHUNK = "result_chunk"
+
+
+class Log(msgspec.Struct, gc=False):
+    """A line for people; `level` is debug, info, warn or error."""
+
+    level: str
+    message: str
+
+
+class Thought(msgspec.Struct, gc=False):
+    text: str
+
+
+class ToolCall(msgspec.Struct):
+    """A tool is about to be called; `call_id` joins it to its tool_result."""
+
+    tool: str
+    args: Any
+    call_id: str
+
+
+class ToolError(msgspec.Struct, gc=False):
+    code: str
+    message: str
+    retryable: bool
+
+
+class ToolResult(msgspec.Struct, omit_defaults=True):
+    """How a tool call ended: with a `result` or an `error`."""
+
+    call_id: str
+    result: Any = UNSET
+    error: ToolError | None = None
+
+
+class Status(msgspec.Struct, gc=False, omit_defaults=True):
+    phase: str
+    message: str | None = None
+
+
+class Metric(msgspec.Struct, omit_defaults=True):
+    """A measurement; names that begin with `cost.` spend a budget (§9.6)."""
+
+    name: str
+    value: int | float
+    unit: str | None = None
+    dimensions: dict[str, Any] | None = None
+
+
+class ArtifactRef(msgspec.Struct, gc=False, omit_defaults=True):
+    """Where something lies that the job made; `byte_size` in bytes, `sha256` in hex."""
+
+    uri: str
+    content_type: str
+    byte_size: int | None = None
+    sha256: str | None = None
+
+
+class Delegate(msgspec.Struct, omit_defaults=True):
+    """A child job was started (§10)."""
+
+    child_job_id: str
+    agent: str
+    lease: dict[str, list[str]] | None = None
+
+
+class Progress(msgspec.Struct, gc=False, omit_defaults=True):
+    """How far the job is; without `total` it cannot be said how far there is to go (§8.2.1)."""
+
+    current: int | float
+    total: int | float | None = None
+    units: str | None = None
+    message: str | None = None
+
+
+class ResultChunk(msgspec.Struct, gc=False, omit_defaults=True):
+    """A piece of a streamed result (§8.4); `encoding` is utf8 or base64.
+
+    The first chunk of a value that the agent returned has the `content_type` of the job's result, which is
+    ours: a reader knows what the text is before its end.
+    """
+
+    result_id: str
+    chunk_seq: int
+    data: str
+    encoding: str
+    more: bool
+    content_type: str | None = None
+
+
+Body = (
+    Log | Thought | ToolCall | ToolResult | Status | Metric | ArtifactRef | Delegate | Progress | ResultChunk
+)
+
+KINDS: Final[Mapping[type[msgspec.Struct], EventKind]] = {
+    Log: EventKind.LOG,
+    Thought: EventKind.THOUGHT,
+    ToolCall: EventKind.TOOL_CALL,
+    ToolResult: EventKind.TOOL_RESULT,
+    Status: EventKind.STATUS,
+    Metric: EventKind.METRIC,
+    ArtifactRef: EventKind.ARTIFACT_REF,
+    Delegate: EventKind.DELEGATE,
+    Progress: EventKind.PROGRESS,
+    ResultChunk: EventKind.RESULT_CHUNK,
+}
+BODIES: Final[Mapping[str, type[msgspec.Struct]]] = {kind.value: body for body, kind in KINDS.items()}
+
+_OPTIONAL: Final[Mapping[str, frozenset[str]]] = {
+    kind: frozenset(field.name for field in msgspec.structs.fields(body) if field.default is None)
+    for kind, body in BODIES.items()
+}
+"""Fields whose None means that they are absent."""
+
+REMAINING: Final = "cost.budget.remaining"
+"""The metric that tells a counter of the budget, which only the runtime emits (§9.6)."""
+
+RESULT_CHUNK: Final = "result_chunk"
+"""The kind of a piece of a streamed result, and the feature that a session needs for it (§8.4)."""
+
+COST_PREFIX: Final = "cost."
+"""How the names of metrics begin that spend a budget (§9.6)."""
+
+FEATURE_OF_KIND: Final[Mapping[str, str]] = {
+    "progress": "progress",
+    "result_chunk": "result_chunk",
+    REMAINING: "cost.budget",
+}
+"""Kinds, and one metric, that a session only gets when it negotiated the feature (§6.2)."""
+
+LEVELS: Final[Mapping[str, str]] = {
+    "debug": "debug",
+    "info": "info",
+    "warn": "warn",
+    "error": "error",
+    "trace": "debug",
+    "warning": "warn",
+    "critical": "error",
+    "fatal": "error",
+}
+"""Log levels as people write them, in any case, and as they are sent."""
+
+SYNONYMS: Final[Mapping[str, Mapping[str, str]]] = {
+    "log": {"attributes": "dimensions", "fields": "dimensions", "dims": "dimensions"},
+    "metric": {"attributes": "dimensions", "fields": "dimensions", "dims": "dimensions"},
+    "tool_call": {"tool_call_id": "call_id", "name": "tool", "arguments": "args"},
+    "tool_result": {"tool_call_id": "call_id", "output": "result"},
+}
+"""Field names that peers use beside the draft's."""
+
+VENDOR_PREFIX: Final = "x-vendor."
+
+_encode: Final = msgspec.json.Encoder().encode
+_MAX_DIGITS: Final = 308
+_MAX_DECIMALS: Final = 64
+"""Of a Decimal: what peers can hold, and nobody wants more of."""
+
+
+def is_vendor_kind(kind: str) -> bool:
+    """Whether `kind` has the form `x-vendor.<vendor>.<name>`, in printable ASCII."""
+    parts = kind.removeprefix(VENDOR_PREFIX).split(".")
+    printable = kind.isascii() and kind.isprintable() and '"' not in kind and "\\" not in kind
+    return (
+        kind.startswith(VENDOR_PREFIX) and len(parts) >= 2 and all(parts) and printable and len(kind) <= 128
+    )
+
+
+def with_draft_names(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A body with the draft's field names in place of their synonyms."""
+    return renamed(body, SYNONYMS.get(kind, {}))
+
+
+def renamed(fields: Mapping[str, Any], synonyms: Mapping[str, str]) -> dict[str, Any]:
+    """Fields under the names that `synonyms` gives them; what has such a name already keeps it."""
+    names = {name: value for name, value in fields.items() if name not in synonyms}
+    for name, value in fields.items():
+        if name in synonyms:
+            names.setdefault(synonyms[name], value)
+    return names
+
+
+def encode_body(kind: str, body: Body | Mapping[str, Any]) -> bytes:
+    """An agent's body of `kind` as JSON, checked; raises LocalProtocolError."""
+    plain = _PLAIN.get(kind)
+    if plain is not None and plain(body):
+        try:
+            return _encode(body)
+        except (ValueError, RecursionError):
+            return codec.encode_checked(body)  # It makes room on the stack, or says what is wrong.
+    if isinstance(body, Mapping):
+        return _encode_mapping(kind, body)
+    _check_kind(kind, body)
+    return codec.encode_checked(_checked(kind, msgspec.structs.asdict(body)))
+
+
+def read_tool_call(body: Body | Mapping[str, Any]) -> tuple[str, str]:
+    """The tool and the call id of a tool call that was encoded."""
+    fields = _fields_of("tool_call", body)
+    return fields["tool"], fields["call_id"]
+
+
+def read_delegate(body: Body | Mapping[str, Any]) -> str:
+    """The agent of a delegate event that was encoded."""
+    agent: str = _fields_of("delegate", body)["agent"]
+    return agent
+
+
+def read_metric(body: Body | Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a metric, checked; raises LocalProtocolError, also for one that is the runtime's own.
+
+    A Decimal as its value is kept, to be written digit by digit.
+    """
+    fields = _fields_of("metric", body)
+    if fields.get("name") == REMAINING:
+        raise LocalProtocolError(f"only the runtime emits {REMAINING} (§9.6)")
+    value = fields.get("value")
+    if not isinstance(value, Decimal):
+        codec.check_value(fields)
+        _checked("metric", fields)
+        return fields
+    exponent = value.as_tuple().exponent
+    if not isinstance(exponent, int) or exponent < -_MAX_DECIMALS or value.adjusted() > _MAX_DIGITS:
+        raise LocalProtocolError("value is not finite, or has too many digits")
+    rounded = {**fields, "value": float(value)}
+    codec.check_value(rounded)
+    _checked("metric", rounded)
+    return fields
+
+
+def encode_metric(fields: dict[str, Any], exact: Decimal | None = None) -> bytes:
+    """A metric that was read, as JSON: its value as `exact` says, if given; a Decimal digit by digit."""
+    value = fields["value"] if exact is None else exact
+    return codec.encode_checked(
+        {**fields, "value": codec.decimal_json(value)} if isinstance(value, Decimal) else fields
+    )
+
+
+def _fields_of(kind: str, body: Body | Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a body under the draft's names, without those that are absent."""
+    if not isinstance(body, Mapping):
+        _check_kind(kind, body)
+        body = msgspec.structs.asdict(body)
+    return _present(kind, body)
+
+
+def _present(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    optional = _OPTIONAL[kind]
+    return {
+        name: value
+        for name, value in with_draft_names(kind, body).items()
+        if value is not None or name not in optional
+    }
+
+
+def _check_kind(kind: str, body: Body) -> None:
+    if KINDS.get(type(body)) != kind:
+        raise LocalProtocolError(f"a {type(body).__name__} is no body of the kind {kind!r}")
+
+
+def _encode_mapping(kind: str, body: Mapping[str, Any]) -> bytes:
+    if kind not in BODIES:
+        if not is_vendor_kind(kind):
+            raise LocalProtocolError(f"{kind!r} is no event kind; others are x-vendor.<vendor>.<name>")
+        return codec.encode_value(dict(body))
+    fields = _present(kind, body)
+    codec.check_value(fields)
+    checked = _checked(kind, fields)
+    if isinstance(checked, Log):
+        fields["level"] = checked.level
+    elif isinstance(checked, ToolResult) and checked.error is not None:
+        fields["error"] = {**fields["error"], "retryable": checked.error.retryable}
+    return codec.encode_checked(fields)
+
+
+def _checked(kind: str, fields: dict[str, Any]) -> msgspec.Struct:
+    """The body that `fields` make, a copy of its own; raises LocalProtocolError."""
+    try:
+        body = msgspec.convert(fields, BODIES[kind])
+    except ValueError as error:  # Each error of msgspec is one.
+        raise LocalProtocolError(f"this is no body of {kind}: {error}") from None
+    _check_body(body)
+    return body
+
+
+def _check_body(body: Any) -> None:
+    """What the types of a body do not say."""
+    match body:
+        case Log():
+            level = LEVELS.get(body.level.lower())
+            if level is None:
+                raise LocalProtocolError(f"{body.level!r} is no log level: debug, info, warn or error")
+            body.level = level
+        case Status(phase="credential_rotated"):
+            raise LocalProtocolError("only the runtime tells of a rotation (§9.8.2)")
+        case Metric():
+            _check_number("value", body.value)
+            if body.name.startswith("cost.") and body.value < 0:
+                raise LocalProtocolError("a cost is not negative (§9.6)")
+            if body.dimensions is not None:
+                codec.check_value(body.dimensions, around=3)
+        case Progress():
+            _check_number("current", body.current)
+            if body.current < 0:
+                raise LocalProtocolError("progress is not negative (§8.2.1)")
+            if body.total is not None:
+                _check_number("total", body.total)
+        case ToolCall():
+            codec.check_value(body.args, around=3)
+        case ToolResult():
+            if (body.result is UNSET) == (body.error is None):
+                raise LocalProtocolError("a tool_result has either a result or an error")
+            if body.error is not None:
+                body.error = _with_table(body.error)
+            if body.result is not UNSET:
+                codec.check_value(body.result, around=3)
+        case ArtifactRef():
+            if body.byte_size is not None and body.byte_size < 0:
+                raise LocalProtocolError("byte_size is not negative")
+
+
+def _with_table(error: ToolError) -> ToolError:
+    """Return an error whose `retryable` is that of the table for each code of §12."""
+    retryable = RETRYABLE.get(error.code, error.retryable)
+    return error if retryable is error.retryable else ToolError(error.code, error.message, retryable)
+
+
+def _plain_log(body: Any) -> bool:
+    return (
+        type(body) is Log
+        and type(level := body.level) is str
+        and level in _LEVELS_SENT
+        and type(body.message) is str
+    )
+
+
+def _plain_thought(body: Any) -> bool:
+    return type(body) is Thought and type(body.text) is str
+
+
+def _plain_status(body: Any) -> bool:
+    return (
+        type(body) is Status
+        and type(body.phase) is str
+        and body.phase != "credential_rotated"
+        and (body.message is None or type(body.message) is str)
+    )
+
+
+def _plain_progress(body: Any) -> bool:
+    return (
+        type(body) is Progress
+        and type(body.current) in _NUMBERS
+        and 0 <= body.current < _PLAIN_NUMBER
+        and (body.total is None or (type(body.total) in _NUMBERS and 0 <= body.total < _PLAIN_NUMBER))
+        and (body.units is None or type(body.units) is str)
+        and (body.message is None or type(body.message) is str)
+    )
+
+
+_LEVELS_SENT: Final = frozenset(LEVELS.values())
+_NUMBERS: Final = (int, float)
+_PLAIN_NUMBER: Final = 2**63
+_PLAIN: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "log": _plain_log,
+    "thought": _plain_thought,
+    "status": _plain_status,
+    "progress": _plain_progress,
+}
+"""Whether a body is as it is sent, so that nothing of it has to be read, put right or told of."""
+
+
+def _check_number(name: str, value: float) -> None:
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        raise LocalProtocolError(f"{name} is larger than any number that peers can hold") from None
+    if not finite:
+        raise LocalProtocolError(f"{name} is not a finite number")

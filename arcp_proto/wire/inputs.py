@@ -1,0 +1,127 @@
+"""The input of a job: JSON until its agent asks for it, and what it takes of memory (§7.1, §14)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from . import codec, messages
+
+SMALL: Final = 512
+"""Bytes of JSON that do not count: what they take in memory is part of what any job takes."""
+_TINY: Final = 64
+"""Bytes of JSON that are decoded sooner than they are looked at."""
+_OBJECT: Final = 192
+_LIST: Final = 64
+_STRING: Final = 64
+_ITEM: Final = 40
+"""Bytes that CPython takes for an object with one field, a list, a string without its characters, and the
+number and the place of an item behind another."""
+_WIDE: Final = re.compile(rb"\\u[dD][89abAB]")
+"""The escape of a character beyond U+FFFF."""
+_BELOW_FOUR_BYTES: Final = bytes(range(0xF0))
+
+
+class Input(msgspec.Struct, frozen=True, gc=False):
+    """The input of a job as JSON that was checked, and the bytes that count for it.
+
+    `evenly` as in `wire.decode_checked`.
+    """
+
+    json: bytes
+    size: int
+    evenly: bool = True
+
+    @classmethod
+    def of(cls, json: bytes) -> Input:
+        """Take JSON that was read or written by `wire`."""
+        if len(json) <= SMALL:
+            return cls(json, 0, False)
+        outside, quotes = codec.outside_strings(json)
+        return cls(json, _memory_of(json, outside, quotes), codec.may_overflow(outside))
+
+    def value(self) -> Any:
+        """Return the value, made anew at each call."""
+        return codec.decode_checked(self.json, evenly=self.evenly)
+
+
+NO_INPUT: Final = Input(b"null", 0)
+"""Of a job that was given nothing."""
+
+
+class _RawSubmit(messages.Submit, omit_defaults=True, gc=False):
+    """A submit whose input is JSON."""
+
+    input: msgspec.Raw
+
+
+class _Fields(msgspec.Struct):
+    """The input of a payload of any shape."""
+
+    input: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_decode_submit: Final = codec.Decoders(_RawSubmit).evenly
+_decode_fields: Final = codec.Decoders(_Fields).evenly
+
+
+def decode_submit(payload: bytes | msgspec.Raw) -> messages.Submit:
+    """Return a `job.submit` of the exact shape, its input as an `Input`; raises as decoders do.
+
+    Raw JSON has the syntax of JSON, and only a number in it may be too large. So the value of an input that
+    is not tiny is made, and dropped, only if it may hold such a number.
+    """
+    submit: messages.Submit = _decode_submit(payload)
+    json = bytes(submit.input)
+    if len(json) <= SMALL:
+        if len(json) <= _TINY or codec.may_overflow(json):
+            codec.decode_short(json)
+        submit.input = Input(json, 0, False)
+    else:
+        submit.input = given = Input.of(json)
+        if given.evenly:
+            given.value()
+    return submit
+
+
+def input_of(payload: msgspec.Raw) -> Input:
+    """Return the input in the payload of a `job.submit` that was read in whatever shape."""
+    return Input.of(bytes(codec.with_headroom(_decode_fields, payload).input))
+
+
+def given_bytes(input: Input, lease: Mapping[str, Sequence[str]] | None) -> int:
+    """Return the bytes that count for what a job is given: its input, and a lease that is not small."""
+    size = input.size
+    if lease:
+        json = codec.encode_checked(lease)
+        if len(json) > SMALL:
+            size += memory_of(json)
+    return size
+
+
+def memory_of(json: bytes) -> int:
+    """Return how many bytes the values of a JSON text take in memory at most, or it itself, if that is more.
+
+    Costs a constant number of passes over the text.
+    """
+    return _memory_of(json, *codec.outside_strings(json))
+
+
+def _memory_of(json: bytes, outside: bytes, quotes: int) -> int:
+    width = 1
+    if not json.isascii():
+        width = 4 if json.translate(None, _BELOW_FOUR_BYTES) else 2
+    if b"\\" in json and b"\\u" in json:  # One byte is found much sooner than two.
+        width = 4 if width == 4 or _WIDE.search(json) else 2
+    bare = len(outside)
+    text, numbers = width * (len(json) - bare), bare // 2
+    values = (
+        _OBJECT * outside.count(b"{")
+        + _LIST * outside.count(b"[")
+        + _STRING * (quotes // 2)
+        + _ITEM * (outside.count(b",") + 1)
+    )
+    return max(len(json), text + numbers + values)

@@ -1,0 +1,463 @@
+"""What peers send in place of our exact shapes: send exactly, accept widely.
+
+A payload of the exact shape is decoded as it is. Any other is decoded as plain JSON, repaired by the
+rule of its type and converted; what is wrong then is INVALID_REQUEST and names the field, never a
+value. Either way it is settled: what peers say in other places or in other words comes out in ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from arcp_proto.errors import RETRYABLE, ErrorCode, Refusal, Unreadable, UnreadablePayload
+from arcp_proto.limits import MAX_FEATURES, MAX_REASON_LENGTH, MAX_RUNTIME_SEC
+
+from . import codec, event_bodies, messages
+from .inputs import Input, decode_submit, input_of
+
+Fields = dict[str, Any]
+"""A payload or an object in it, without its nulls."""
+Decode = Callable[[bytes | msgspec.Raw], msgspec.Struct]
+Shapes = Mapping[str, tuple[type[msgspec.Struct], Decode]]
+"""For each type its shape, and how the exact shape is decoded."""
+
+STATUSES: Final[Mapping[str, str]] = {
+    "accepted": "pending",
+    "queued": "pending",
+    "completed": "success",
+    "failed": "error",
+}
+"""Words that peers use for a job's status, and ours."""
+
+FINAL_STATUS: Final[Mapping[str, str]] = {ErrorCode.CANCELLED: "cancelled", ErrorCode.TIMEOUT: "timed_out"}
+"""How a job ended whose error does not say so, by its code; `error` with any other."""
+
+FINAL_STATUSES: Final = ("success", "error", "cancelled", "timed_out")
+"""The statuses of a job that is over, in our words (§7.3)."""
+
+_LEVELS: Final = tuple(dict.fromkeys(event_bodies.LEVELS.values()))
+_OTHER_NAMES: Final = {kind: frozenset(names) for kind, names in event_bodies.SYNONYMS.items()}
+
+CODES: Final[Mapping[str, str]] = {"INTERNAL": ErrorCode.INTERNAL_ERROR.value}
+"""Error codes under other names; unknown ones are kept as they are."""
+
+CONSTRAINTS: Final[Mapping[str, str]] = {"cost_budget": "cost.budget", "model_use": "model.use"}
+"""Constraints of a credential under other names."""
+
+SCHEMES: Final = ("bearer",)
+"""Credential schemes that we know; others are skipped (§9.8.1)."""
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """How messages of one type are repaired and settled."""
+
+    defaults: Mapping[str, Any] = {}
+    """What stands for a missing field."""
+    texts: tuple[str, ...] = ()
+    """Fields that only inform: empty when they are missing or no string."""
+    ids: tuple[str, ...] = ()
+    """Ids that may stand in the envelope alone."""
+    objects: tuple[str, ...] = ()
+    """Objects whose nulls are absent, like those of the payload itself."""
+    repair: Callable[[Fields], None] | None = None
+    """What else is done before the conversion."""
+    settle: Callable[[Any, codec.Envelope], None] | None = None
+    """What is done to every message of the type, also of the exact shape."""
+
+
+def read_request(envelope: codec.Envelope) -> msgspec.Struct:
+    """The payload of a type of `TO_RUNTIME`; raises Refusal (INVALID_REQUEST) that names the field."""
+    return _read(envelope, _TO_RUNTIME)
+
+
+def read_message(envelope: codec.Envelope) -> msgspec.Struct:
+    """The payload of a type of `TO_CLIENT`; raises Refusal (INVALID_REQUEST) that names the field."""
+    return _read(envelope, _TO_CLIENT)
+
+
+def _read(envelope: codec.Envelope, shapes: Shapes) -> msgspec.Struct:
+    shape, decode = shapes[envelope.type]
+    rule = RULES[envelope.type]
+    message = codec.decode_payload(envelope.payload, decode)
+    if message is None:
+        try:
+            message = _repaired(envelope, shape, rule)
+        except Unreadable:
+            raise
+        except Refusal as refusal:
+            raise UnreadablePayload(refusal.message) from None
+    if rule.settle is not None:
+        rule.settle(message, envelope)
+    return message
+
+
+def _repaired(envelope: codec.Envelope, shape: type[msgspec.Struct], rule: Rule) -> msgspec.Struct:
+    fields = _object(codec.decode_value(envelope.payload), "the payload")
+    for name in rule.objects:
+        if name in fields:
+            fields[name] = _object(fields[name], name)
+    if rule.repair is not None:
+        rule.repair(fields)
+    for name in rule.ids:
+        _take_id(fields, name, envelope)
+    for name in rule.texts:
+        if not isinstance(fields.get(name), str):
+            fields[name] = ""
+    if "reason" in rule.texts:
+        fields["reason"] = fields["reason"][:MAX_REASON_LENGTH]
+    try:
+        return msgspec.convert({**rule.defaults, **fields}, shape, strict=False)
+    except msgspec.ValidationError as error:
+        raise Refusal(ErrorCode.INVALID_REQUEST, f"{envelope.type}: {error}") from None
+
+
+def _take_id(fields: Fields, name: str, envelope: codec.Envelope) -> None:
+    named = fields.get(name) or getattr(envelope, name)
+    if named is None:
+        fields.pop(name, None)  # The conversion says that it is missing.
+    else:
+        fields[name] = named
+
+
+# What a client says.
+
+
+def _repair_hello(fields: Fields) -> None:
+    auth = {"scheme": "bearer", **_object(fields["auth"], "auth")} if "auth" in fields else {"scheme": ""}
+    fields["client"] = {"name": "", "version": "", **_object(fields.get("client"), "client")}
+    fields["auth"] = auth
+    fields["capabilities"] = _capabilities(fields)
+    fields["resume"] = fields.get("resume") or None
+
+
+def _settle_hello(hello: messages.Hello, envelope: codec.Envelope) -> None:
+    """A resume may stand flat in the hello."""
+    if hello.resume is None and hello.resume_token:
+        hello.resume = messages.Resume(hello.resume_token, hello.last_event_seq or 0)
+    hello.resume_token = hello.last_event_seq = None
+
+
+def _repair_resume(fields: Fields) -> None:
+    if "auth" in fields:
+        fields["auth"] = {"scheme": "bearer", **fields["auth"]}
+
+
+def _settle_resume(resume: messages.SessionResume, envelope: codec.Envelope) -> None:
+    resume.session_id = resume.session_id or envelope.session_id
+
+
+def _repair_list_jobs(fields: Fields) -> None:
+    """A filter may stand flat, as in the draft's example 13.3; a field of `filter` wins over a flat one."""
+    flat = {name: fields[name] for name in messages.JobFilter.__struct_fields__ if name in fields}
+    fields["filter"] = {**flat, **fields.get("filter", {})}
+    status = fields["filter"].get("status")
+    if isinstance(status, str):
+        fields["filter"]["status"] = [status]
+
+
+def _settle_list_jobs(request: messages.ListJobs, envelope: codec.Envelope) -> None:
+    request.cursor = request.cursor or None
+    if request.filter == messages.JobFilter():
+        request.filter = None
+
+
+def _settle_submit(submit: messages.Submit, envelope: codec.Envelope) -> None:
+    """Make the input an `Input`, also of a repaired payload, and drop constraints that say nothing."""
+    if not isinstance(submit.input, Input):
+        submit.input = input_of(envelope.payload)
+    if submit.lease_constraints is not None and submit.lease_constraints == messages.LeaseConstraints():
+        submit.lease_constraints = None
+
+
+# What a runtime says.
+
+
+def _repair_welcome(fields: Fields) -> None:
+    fields["runtime"] = {"name": "", "version": "", **_object(fields.get("runtime"), "runtime")}
+    fields["resume_window_sec"] = _seconds(fields.get("resume_window_sec"))
+    fields["heartbeat_interval_sec"] = _seconds(fields.get("heartbeat_interval_sec")) or None
+    capabilities = _capabilities(fields)
+    capabilities["agents"] = _kept(capabilities.get("agents"), _agent)
+    fields["capabilities"] = capabilities
+
+
+def _agent(entry: Any) -> Fields | None:
+    if isinstance(entry, str):
+        return {"name": entry, "versions": []}
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        return None
+    return {**_object(entry, "agent"), "versions": _strings(entry.get("versions"))}
+
+
+def _repair_error(fields: Fields) -> None:
+    code = fields.get("code")
+    if not isinstance(code, str):
+        code = fields["code"] = ErrorCode.INTERNAL_ERROR.value
+    if not isinstance(fields.get("retryable"), bool):
+        fields["retryable"] = RETRYABLE.get(CODES.get(code, code), False)
+    if not isinstance(fields.get("details"), dict):
+        fields["details"] = None
+    fields.setdefault("final_status", FINAL_STATUS.get(code, "error"))
+
+
+def _settle_error(error: messages.SessionError, envelope: codec.Envelope) -> None:
+    error.code = CODES.get(error.code, error.code)
+    error.request_id = error.request_id or _request_id(error.details)
+    error.job_id = error.job_id or envelope.job_id
+
+
+def _settle_job_error(error: messages.JobError, envelope: codec.Envelope) -> None:
+    error.code = CODES.get(error.code, error.code)
+    error.request_id = error.request_id or _request_id(error.details)
+    error.final_status = STATUSES.get(error.final_status, error.final_status)
+
+
+def _request_id(details: Mapping[str, Any] | None) -> str | None:
+    request_id = None if details is None else details.get("request_id")
+    return request_id if isinstance(request_id, str) else None
+
+
+def _repair_jobs(fields: Fields) -> None:
+    fields["jobs"] = _kept(fields.get("jobs"), _job)
+
+
+def _job(entry: Any) -> Fields | None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("job_id"), str):
+        return None
+    job = _object(entry, "job")
+    created = job.get("created_at") or job.get("submitted_at") or ""
+    defaults = {"agent": "", "status": "", "lease": {}, "last_event_seq": 0}
+    return {**defaults, "created_at": created, "submitted_at": created, **job}
+
+
+def _settle_jobs(page: messages.Jobs, envelope: codec.Envelope) -> None:
+    for job in page.jobs:
+        job.status = STATUSES.get(job.status, job.status)
+
+
+def _repair_accepted(fields: Fields) -> None:
+    if "credentials" in fields:
+        fields["credentials"] = _kept(fields["credentials"], _credential)
+
+
+def _credential(entry: Any) -> Fields | None:
+    required = ("id", "scheme", "value", "endpoint")
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(name), str) for name in required):
+        return None
+    return _object(entry, "credential")
+
+
+def _settle_accepted(accepted: messages.Accepted | messages.Subscribed, envelope: codec.Envelope) -> None:
+    accepted.budget = _amounts(accepted.budget)
+    if isinstance(accepted, messages.Accepted) and accepted.status is not None:
+        accepted.status = STATUSES.get(accepted.status, accepted.status)
+    if accepted.credentials is not None:
+        accepted.credentials = [_named(one) for one in accepted.credentials if one.scheme in SCHEMES]
+
+
+def _amounts(budget: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Each currency's amount as a number, or a string of one: peers write 5, "5" or "USD:5"."""
+    if budget is None:
+        return None
+    amounts = {name: _amount(value) for name, value in budget.items()}
+    return {name: amount for name, amount in amounts.items() if amount is not None}
+
+
+def _amount(value: Any) -> int | float | str | None:
+    if isinstance(value, str):
+        return value.rpartition(":")[2]
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _named(credential: messages.Credential) -> messages.Credential:
+    if credential.constraints is not None:
+        credential.constraints = event_bodies.renamed(credential.constraints, CONSTRAINTS)
+    return credential
+
+
+def _repair_subscribed(fields: Fields) -> None:
+    _repair_accepted(fields)
+    replayed = fields.get("replayed")  # Some count what they replay.
+    fields["replayed"] = isinstance(replayed, int | float) and replayed != 0
+
+
+def _settle_subscribed(subscribed: messages.Subscribed, envelope: codec.Envelope) -> None:
+    _settle_accepted(subscribed, envelope)
+    subscribed.current_status = STATUSES.get(subscribed.current_status, subscribed.current_status)
+
+
+def _settle_cancelled(cancelled: messages.Cancelled, envelope: codec.Envelope) -> None:
+    cancelled.reason = cancelled.reason or None
+    if cancelled.final_status is not None:
+        cancelled.final_status = STATUSES.get(cancelled.final_status, cancelled.final_status)
+
+
+def _repair_event(fields: Fields) -> None:
+    body = fields.get("body", {})
+    fields["body"] = body if isinstance(body, dict) else {"value": body}
+
+
+def _settle_event(event: messages.JobEvent, envelope: codec.Envelope) -> None:
+    event.body = settled_body(event.kind, event.body)
+
+
+def settled_body(kind: str, body: Fields) -> Fields:
+    """The body of an event in our words."""
+    if kind == "log" and len(body) == 2 and "message" in body and body.get("level") in _LEVELS:
+        return body  # It is in our words, and has nothing else.
+    other_names = _OTHER_NAMES.get(kind)
+    if other_names is not None and not other_names.isdisjoint(body):
+        body = event_bodies.renamed(body, event_bodies.SYNONYMS[kind])
+    if kind == "log":
+        level = body.get("level")
+        if isinstance(level, str) and level not in _LEVELS:
+            word = level.lower().replace("-", "+").partition("+")[0]  # Go has levels between levels: INFO+2.
+            body["level"] = event_bodies.LEVELS.get(word, word)
+    elif kind == "status":
+        match body:
+            case {"phase": "credential_rotated", "details": {"id": str(id_), "value": str(value)}}:
+                body = {"id": id_, "value": value, **body}
+    return body
+
+
+def _repair_result(fields: Fields) -> None:
+    for name in ("output", "value"):
+        if name in fields:
+            fields.setdefault("result", fields[name])
+
+
+def _settle_result(result: messages.Result, envelope: codec.Envelope) -> None:
+    if result.result is None:
+        result.result = msgspec.UNSET
+    result.final_status = STATUSES.get(result.final_status, result.final_status)
+
+
+# Parts of a payload.
+
+
+def _object(value: Any, name: str) -> Fields:
+    """An object without its nulls, empty for null; raises Refusal for anything else."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise Refusal(ErrorCode.INVALID_REQUEST, f"{name} is not an object")
+    return {name: item for name, item in value.items() if item is not None}
+
+
+def _kept(items: Any, repair: Callable[[Any], Fields | None]) -> list[Fields]:
+    """The items of a list that can be repaired; none when it is no list."""
+    repaired = [repair(item) for item in items] if isinstance(items, list) else []
+    return [item for item in repaired if item is not None]
+
+
+def _strings(value: Any) -> list[str]:
+    """The strings of a list; none when it is no list."""
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _capabilities(fields: Fields) -> Fields:
+    capabilities = _object(fields.get("capabilities"), "capabilities")
+    capabilities["encodings"] = _strings(capabilities.get("encodings"))
+    capabilities["features"] = _strings(capabilities.get("features"))[:MAX_FEATURES]
+    return capabilities
+
+
+def _seconds(value: Any) -> int:
+    """A time that may have a fraction, which rounds up; 0 for none."""
+    whole = codec.whole_number(value)
+    if whole is None:
+        whole = math.ceil(value) if isinstance(value, float) else 0
+    return min(max(whole, 0), MAX_RUNTIME_SEC)
+
+
+RULES: Final[Mapping[str, Rule]] = {
+    "session.hello": Rule(objects=("resume",), repair=_repair_hello, settle=_settle_hello),
+    "session.resume": Rule(
+        defaults={"last_event_seq": 0},
+        ids=("session_id",),
+        objects=("auth",),
+        repair=_repair_resume,
+        settle=_settle_resume,
+    ),
+    "session.ping": Rule(defaults={"nonce": ""}, texts=("sent_at",)),
+    "session.pong": Rule(defaults={"ping_nonce": ""}, texts=("received_at",)),
+    "session.ack": Rule(defaults={"last_processed_seq": 0}),
+    "session.list_jobs": Rule(objects=("filter",), repair=_repair_list_jobs, settle=_settle_list_jobs),
+    "session.close": Rule(texts=("reason",)),
+    "session.bye": Rule(texts=("reason",)),
+    "job.submit": Rule(defaults={"input": None}, objects=("lease_request",), settle=_settle_submit),
+    "job.cancel": Rule(ids=("job_id",), texts=("reason",)),
+    "job.subscribe": Rule(ids=("job_id",)),
+    "job.unsubscribe": Rule(ids=("job_id",)),
+    "session.welcome": Rule(
+        ids=("session_id",), texts=("resume_token", "accepted_at"), repair=_repair_welcome
+    ),
+    "session.error": Rule(texts=("message",), repair=_repair_error, settle=_settle_error),
+    "session.jobs": Rule(
+        defaults={"next_cursor": None}, texts=("request_id",), repair=_repair_jobs, settle=_settle_jobs
+    ),
+    "session.closed": Rule(texts=("reason",)),
+    "job.accepted": Rule(
+        defaults={"lease": {}},
+        texts=("agent", "accepted_at", "request_id"),
+        ids=("job_id",),
+        objects=("lease",),
+        repair=_repair_accepted,
+        settle=_settle_accepted,
+    ),
+    "job.cancelled": Rule(ids=("job_id",), texts=("request_id", "reason"), settle=_settle_cancelled),
+    "job.subscribed": Rule(
+        defaults={"lease": {}, "subscribed_from": 0},
+        texts=("current_status", "agent", "request_id"),
+        ids=("job_id",),
+        objects=("lease",),
+        repair=_repair_subscribed,
+        settle=_settle_subscribed,
+    ),
+    "job.event": Rule(texts=("ts",), repair=_repair_event, settle=_settle_event),
+    "job.result": Rule(
+        defaults={"final_status": "success"},
+        texts=("completed_at",),
+        repair=_repair_result,
+        settle=_settle_result,
+    ),
+    "job.error": Rule(texts=("message", "completed_at"), repair=_repair_error, settle=_settle_job_error),
+}
+"""Every type, as it is accepted."""
+
+
+def _decoders(shapes: Mapping[str, type[msgspec.Struct]]) -> Shapes:
+    return {name: (shape, codec.decoder_of(shape)) for name, shape in shapes.items()}
+
+
+_exact_result: Final = codec.decoder_of(messages.Result)
+
+
+def _decode_result(payload: bytes | msgspec.Raw) -> messages.Result:
+    """Only a result that says what it is has the exact shape; it may stand under another name."""
+    result = _exact_result(payload)
+    if result.result_id is None and (result.result is msgspec.UNSET or result.result is None):
+        raise ValueError("no result")
+    return result
+
+
+class _ExactListJobs(messages.ListJobs, forbid_unknown_fields=True):
+    """Without any other field: a filter may stand flat."""
+
+
+def _decode_list_jobs(payload: bytes | msgspec.Raw) -> messages.ListJobs:
+    read = _exact_list_jobs(payload)
+    return messages.ListJobs(read.filter, read.limit, read.cursor)
+
+
+_exact_list_jobs: Final = codec.decoder_of(_ExactListJobs)
+_TO_RUNTIME: Final[Shapes] = {
+    **_decoders(messages.TO_RUNTIME),
+    "session.list_jobs": (messages.ListJobs, _decode_list_jobs),
+    "job.submit": (messages.Submit, decode_submit),
+}
+_TO_CLIENT: Final[Shapes] = {**_decoders(messages.TO_CLIENT), "job.result": (messages.Result, _decode_result)}

@@ -1,0 +1,401 @@
+"""The shape of every message, as we send it: one Struct a type, and no state.
+
+Fields without a default are always on the wire; None is never written. What peers send instead is
+turned into these shapes by `tolerance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from arcp_proto.limits import (
+    MAX_AGENT_LENGTH,
+    MAX_FEATURES,
+    MAX_ID_LENGTH,
+    MAX_IDEMPOTENCY_KEY_LENGTH,
+    MAX_REASON_LENGTH,
+    MAX_RUNTIME_SEC,
+)
+
+from .codec import Count
+
+UNSET = msgspec.UNSET
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+"""What names a session or a job; peers choose its form."""
+Nonce = Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)]
+Reason = Annotated[str, msgspec.Meta(max_length=MAX_REASON_LENGTH)]
+IdempotencyKey = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_IDEMPOTENCY_KEY_LENGTH)]
+Lease = dict[str, list[str]]
+"""Capability namespace to patterns (§9.2)."""
+
+
+class Peer(msgspec.Struct):
+    """Who speaks: the `client` of a hello, the `runtime` of a welcome."""
+
+    name: str
+    version: str
+
+
+class _Guarded(msgspec.Struct):
+    """A message with a secret in it: its repr leaves the secret out, and rich has nothing else to show."""
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
+
+class Auth(_Guarded, omit_defaults=True):
+    scheme: str
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Auth(scheme={self.scheme!r}, token=…)"
+
+
+class AgentEntry(msgspec.Struct, omit_defaults=True):
+    """One agent of the inventory (§7.5); `versions` is empty for an agent without."""
+
+    name: str
+    versions: list[str]
+    default: str | None = None
+
+
+class ClientCapabilities(msgspec.Struct):
+    encodings: list[str]
+    features: Annotated[list[str], msgspec.Meta(max_length=MAX_FEATURES)]
+
+
+class RuntimeCapabilities(msgspec.Struct):
+    encodings: list[str]
+    features: list[str]
+    agents: list[AgentEntry]
+
+
+class Resume(_Guarded, omit_defaults=True):
+    """What a client asks to continue: the session behind `resume_token`, after `last_event_seq` (§6.3)."""
+
+    resume_token: str
+    last_event_seq: Count = msgspec.field(default_factory=int)  # So that 0 is written too.
+    session_id: Id | None = None
+    replies: bool = False
+
+    def __repr__(self) -> str:
+        return f"Resume(session_id={self.session_id!r}, last_event_seq={self.last_event_seq})"
+
+
+class Hello(_Guarded, omit_defaults=True):
+    """`session.hello` (§6.2)."""
+
+    client: Peer
+    auth: Auth
+    capabilities: ClientCapabilities
+    resume: Resume | None = None
+    resume_token: str | None = None
+    last_event_seq: Count | None = None
+
+    def __repr__(self) -> str:
+        return f"Hello(client={self.client!r}, auth={self.auth!r}, capabilities={self.capabilities!r})"
+
+
+class SessionResume(_Guarded, omit_defaults=True):
+    """`session.resume` (§6.3)."""
+
+    resume_token: str
+    last_event_seq: Count
+    session_id: Id | None = None
+    auth: Auth | None = None
+    replies: bool = False
+
+    def __repr__(self) -> str:
+        return f"SessionResume(session_id={self.session_id!r}, last_event_seq={self.last_event_seq})"
+
+
+class Welcome(_Guarded, omit_defaults=True):
+    """`session.welcome` (§6.2); `heartbeat_interval_sec` only when heartbeats were negotiated."""
+
+    runtime: Peer
+    session_id: Id
+    resume_token: str
+    resume_window_sec: Count
+    capabilities: RuntimeCapabilities
+    accepted_at: str
+    heartbeat_interval_sec: Annotated[int, msgspec.Meta(ge=1, le=MAX_RUNTIME_SEC)] | None = None
+    replies: bool = False
+    """Answers that may not have arrived come again in their places, as the resume asked (ours)."""
+
+    def __repr__(self) -> str:
+        return f"Welcome(session_id={self.session_id!r}, runtime={self.runtime!r})"
+
+
+class Ping(msgspec.Struct, gc=False):
+    nonce: Nonce
+    sent_at: str
+
+
+class Pong(msgspec.Struct, gc=False):
+    ping_nonce: Nonce
+    received_at: str
+
+
+class Ack(msgspec.Struct, gc=False):
+    last_processed_seq: Count
+
+
+class Close(msgspec.Struct, gc=False):
+    """`session.close`, and `session.bye` of older peers (§6.7)."""
+
+    reason: Reason
+
+
+class Closed(msgspec.Struct, gc=False):
+    reason: Reason
+
+
+class SessionError(msgspec.Struct, omit_defaults=True):
+    """`session.error`: whatever is not the end of an accepted job."""
+
+    code: str
+    message: str
+    retryable: bool
+    request_id: str | None = None
+    job_id: str | None = None
+    details: dict[str, Any] | None = None
+
+
+class JobFilter(msgspec.Struct, omit_defaults=True):
+    status: list[str] | None = None
+    agent: str | None = None
+    created_after: str | None = None
+    created_before: str | None = None
+
+
+class ListJobs(msgspec.Struct, omit_defaults=True):
+    """`session.list_jobs` (§6.6)."""
+
+    filter: JobFilter | None = None
+    limit: int | None = None
+    cursor: str | None = None
+
+
+class Credential(_Guarded, omit_defaults=True):
+    """A provisioned credential (§9.8.1)."""
+
+    id: str
+    scheme: str
+    value: str
+    endpoint: str
+    profile: str | None = None
+    constraints: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"Credential(id={self.id!r}, scheme={self.scheme!r}, value=…, endpoint={self.endpoint!r})"
+
+
+class JobEntry(msgspec.Struct, omit_defaults=True):
+    """One job of a `session.jobs` page."""
+
+    job_id: Id
+    agent: str
+    status: str
+    lease: Lease
+    created_at: str
+    submitted_at: str
+    last_event_seq: Count
+    parent_job_id: str | None = None
+    trace_id: str | None = None
+    credentials: list[Credential] | None = None
+    job_seq: Count | None = None
+    """The position of the last event of the job, with the feature POSITIONS."""
+
+
+class Jobs(msgspec.Struct):
+    """`session.jobs` (§6.6); the one place where an absent value is written as null."""
+
+    request_id: str
+    jobs: list[JobEntry]
+    next_cursor: str | None
+
+
+class EncodedJobs(msgspec.Struct):
+    """`session.jobs` as a runtime writes it, of entries that are JSON already."""
+
+    request_id: str
+    jobs: list[msgspec.Raw]
+    next_cursor: str | None
+
+
+class LeaseConstraints(msgspec.Struct, omit_defaults=True):
+    expires_at: str | None = None
+
+
+class Submit(msgspec.Struct, omit_defaults=True, gc=False):
+    """`job.submit` (§7.1); `max_runtime_sec` in seconds, from acceptance."""
+
+    agent: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_AGENT_LENGTH)]
+    input: Any
+    """JSON as it is written; an `Input` once it was read."""
+    lease_request: Lease | None = None
+    lease_constraints: LeaseConstraints | None = None
+    idempotency_key: IdempotencyKey | None = None
+    max_runtime_sec: int | None = None
+
+
+class Accepted(msgspec.Struct, omit_defaults=True):
+    """`job.accepted` (§7.1); `budget` is the counter of each currency."""
+
+    job_id: Id
+    agent: str
+    lease: Lease
+    accepted_at: str
+    request_id: str
+    lease_constraints: LeaseConstraints | None = None
+    budget: dict[str, Any] | None = None
+    credentials: list[Credential] | None = None
+    trace_id: str | None = None
+    parent_job_id: str | None = None
+    status: str | None = None
+    """What some runtimes say of a job that is accepted again by its key; ours does not."""
+    job_seq: Count | None = None
+    """The position of the last event of the job, with the feature POSITIONS."""
+
+
+class Cancel(msgspec.Struct, omit_defaults=True):
+    """`job.cancel` (§7.4)."""
+
+    job_id: Id
+    reason: Reason
+
+
+class Cancelled(msgspec.Struct, omit_defaults=True):
+    """`job.cancelled`: the answer to a cancel, not the end of the job; `final_status` if that had come."""
+
+    job_id: Id
+    request_id: str
+    reason: Reason | None = None
+    final_status: str | None = None
+
+
+class Subscribe(msgspec.Struct, omit_defaults=True):
+    """`job.subscribe` (§7.6).
+
+    With the feature POSITIONS `from_job_seq` asks for the history above a position, and `from_event_seq` is
+    ignored beside it.
+    """
+
+    job_id: Id
+    from_event_seq: Count | None = None
+    history: bool = False
+    from_job_seq: Count | None = None
+
+
+class Subscribed(msgspec.Struct, omit_defaults=True):
+    """`job.subscribed` (§7.6).
+
+    With the feature POSITIONS `job_seq` is the position of the last event of the job. `history_from_job_seq`
+    is the position of the first event that is left, if some of the history that was asked for is gone.
+    """
+
+    job_id: Id
+    current_status: str
+    agent: str
+    lease: Lease
+    subscribed_from: Count
+    replayed: bool
+    request_id: str
+    lease_constraints: LeaseConstraints | None = None
+    budget: dict[str, Any] | None = None
+    credentials: list[Credential] | None = None
+    parent_job_id: str | None = None
+    trace_id: str | None = None
+    history_from: Count | None = None
+    job_seq: Count | None = None
+    history_from_job_seq: Count | None = None
+
+
+class Unsubscribe(msgspec.Struct):
+    job_id: Id
+
+
+class JobEvent(_Guarded, omit_defaults=True):
+    """`job.event` (§8.1); `job_seq` is its position in its job, for sessions with the feature POSITIONS."""
+
+    kind: str
+    ts: str
+    body: dict[str, Any]
+    job_seq: Count | None = None
+
+    def __repr__(self) -> str:
+        body = "…" if self.body.get("phase") == "credential_rotated" else repr(self.body)
+        return f"JobEvent(kind={self.kind!r}, ts={self.ts!r}, body={body}, job_seq={self.job_seq})"
+
+
+class Result(msgspec.Struct, omit_defaults=True):
+    """`job.result` (§8.4): either `result`, or `result_id` and `result_size` (decoded bytes).
+
+    `content_type` is ours: application/json when an inline result was too large and came in chunks.
+    """
+
+    final_status: str
+    completed_at: str
+    result: Any = UNSET
+    result_id: str | None = None
+    result_size: Count | None = None
+    content_type: str | None = None
+    summary: str | None = None
+    job_seq: Count | None = None
+
+
+class JobError(msgspec.Struct, omit_defaults=True):
+    """`job.error`: the end of a job that did not succeed (§7.3).
+
+    `request_id` is only there when it is a peer's refusal of a request, and no end.
+    """
+
+    final_status: str
+    code: str
+    message: str
+    retryable: bool
+    completed_at: str
+    details: dict[str, Any] | None = None
+    request_id: str | None = None
+    job_seq: Count | None = None
+
+
+TO_RUNTIME: Final[Mapping[str, type[msgspec.Struct]]] = {
+    "session.hello": Hello,
+    "session.resume": SessionResume,
+    "session.ping": Ping,
+    "session.pong": Pong,
+    "session.ack": Ack,
+    "session.list_jobs": ListJobs,
+    "session.close": Close,
+    "session.bye": Close,
+    "job.submit": Submit,
+    "job.cancel": Cancel,
+    "job.subscribe": Subscribe,
+    "job.unsubscribe": Unsubscribe,
+}
+"""What a client says, by type."""
+
+TO_CLIENT: Final[Mapping[str, type[msgspec.Struct]]] = {
+    "session.welcome": Welcome,
+    "session.ping": Ping,
+    "session.pong": Pong,
+    "session.error": SessionError,
+    "session.jobs": Jobs,
+    "session.closed": Closed,
+    "session.bye": Closed,
+    "job.accepted": Accepted,
+    "job.cancelled": Cancelled,
+    "job.subscribed": Subscribed,
+    "job.event": JobEvent,
+    "job.result": Result,
+    "job.error": JobError,
+}
+"""What a runtime says, by type."""
+
+TYPE_OF: Final[Mapping[type[msgspec.Struct], str]] = {
+    shape: name for table in (TO_CLIENT, TO_RUNTIME) for name, shape in table.items() if name != "session.bye"
+}

@@ -1,0 +1,88 @@
+"""Times of day as text: RFC 3339, in and out."""
+
+from __future__ import annotations
+
+import re
+from datetime import date, timedelta
+from functools import lru_cache
+from typing import Final
+
+from arcp_proto.ids import MILLISECOND, SECOND, Time
+
+_DAY: Final = 86_400
+_EPOCH: Final = date(1970, 1, 1)
+_FIRST_MILLISECOND: Final = (date.min - _EPOCH).days * _DAY * 1000
+_LAST_MILLISECOND: Final = ((date.max - _EPOCH).days + 1) * _DAY * 1000 - 1
+_SECONDS_KEPT: Final = 64
+_RFC_3339: Final = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([01][0-9]|2[0-3]):([0-5][0-9]):([0-5][0-9])(?:\.([0-9]{1,9}))?"
+    r"(?:[Zz]|([+-])([01][0-9]|2[0-3]):([0-5][0-9]))?\Z"
+)
+_UTC: Final = re.compile(r"([0-9-]{10})[Tt ]([0-9:.]+)(?:[Zz]|\+00:00)\Z")
+
+
+class Stamp:
+    """Writes times as `format_time` does, and keeps the last one: events of one millisecond share it."""
+
+    __slots__ = ("_millisecond", "_text")
+
+    def __init__(self) -> None:
+        self._millisecond = 0
+        self._text = format_time(Time(0))
+
+    def text(self, unix: Time) -> str:
+        """RFC 3339 UTC to the millisecond, with Z."""
+        millisecond = unix // MILLISECOND
+        if millisecond != self._millisecond:
+            self._text = format_time(unix)
+            self._millisecond = millisecond
+        return self._text
+
+
+def format_time(unix: Time) -> str:
+    """RFC 3339 UTC to the millisecond (cut, not rounded), with Z.
+
+    Never raises: a time before the year 1 or after 9999 is written as the first or last that has a date.
+    """
+    millisecond = min(max(unix // MILLISECOND, _FIRST_MILLISECOND), _LAST_MILLISECOND)
+    second, millisecond = divmod(millisecond, 1000)
+    return f"{_format_second(second)}.{millisecond:03}Z"
+
+
+@lru_cache(_SECONDS_KEPT)
+def _format_second(unix: int) -> str:
+    """Date and time of day: what is written of one time after the other seldom differs in the second."""
+    days, second = divmod(unix, _DAY)
+    day = (_EPOCH + timedelta(days)).isoformat()
+    minute, second = divmod(second, 60)
+    hour, minute = divmod(minute, 60)
+    return f"{day}T{hour:02}:{minute:02}:{second:02}"
+
+
+def parse_time(text: str) -> Time | None:
+    """Nanoseconds since the Unix epoch of an RFC 3339 time; any offset, none is UTC.
+
+    None for anything else, also for a leap second, more than nine decimals, a date that does not exist.
+    """
+    match = _RFC_3339.match(text)
+    if match is None:
+        return None
+    day, hour, minute, second, fraction, sign, offset_hours, offset_minutes = match.groups()
+    try:
+        days = (date.fromisoformat(day) - _EPOCH).days
+    except ValueError:
+        return None
+    seconds = days * _DAY + int(hour) * 3600 + int(minute) * 60 + int(second)
+    if sign is not None:
+        offset = int(offset_hours) * 3600 + int(offset_minutes) * 60
+        seconds += offset if sign == "-" else -offset
+    return Time(seconds * SECOND + int((fraction or "").ljust(9, "0")))
+
+
+def parse_utc(text: str) -> tuple[Time, str] | None:
+    """As `parse_time`, but only if the text itself says UTC, by Z or +00:00; and that text with T and Z."""
+    unix = parse_time(text)
+    match = _UTC.match(text)
+    if unix is None or match is None:
+        return None
+    return unix, f"{match[1]}T{match[2]}Z"

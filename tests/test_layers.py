@@ -1,0 +1,135 @@
+"""The layers of both packages: who may import whom, and no circles. Imports for types alone count as well."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[1]
+
+BASE: Final = "base"
+TOP: Final = "top"
+
+LAYERS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
+    "arcp_proto": ((BASE,), ("wire",), ("leases",), ("engine",), ("server", "client"), (TOP,)),
+    "arcp_io": ((BASE,), ("journal",), ("drivers",), ("host", "client"), (TOP,)),
+}
+"""The layers of each package, the lowest first; two layers of one row do not import each other."""
+
+HOST: Final = "host"
+LAYER_OF: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("errors", "ids", "limits", "secret", "features", "empty"), BASE),
+    **dict.fromkeys(("version", "forks", "values", "lease_terms"), BASE),
+    **dict.fromkeys(("agents", "server", "app", "provisioning", "litellm", "http_client"), HOST),
+    **dict.fromkeys(("recording", "stand_ins", "__init__", "cli", "sync"), TOP),
+}
+"""The layer of a module or folder of a package that is not the layer of its own name.
+
+In arcp_proto `server` is a layer; in arcp_io it belongs to what runs agents and serves them.
+"""
+
+
+class Import(NamedTuple):
+    """One module imports another; `typing` says that it does so for types alone."""
+
+    importer: str
+    imported: str
+    typing: bool
+
+
+def modules(package: str) -> dict[str, Path]:
+    """Return the modules of a package by their dotted names; a folder is one by its `__init__`."""
+    found = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(package: str) -> Iterator[Import]:
+    """Return every import of a module of a package by another of the same package."""
+    known = modules(package)
+    for name, path in known.items():
+        here = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+        for node, typing in _imports_of(ast.parse(path.read_text())):
+            base = ".".join(here[: len(here) - node.level + 1]) if node.level else ""
+            target = ".".join(part for part in (base, node.module) if part)
+            for alias in node.names:
+                found = f"{target}.{alias.name}"
+                imported = found if found in known else target
+                if imported in known and imported != name:
+                    yield Import(name, imported, typing)
+
+
+def layer(name: str) -> str:
+    """Return the layer of a module by its dotted name."""
+    package, *rest = name.split(".")
+    first = rest[0] if rest else "__init__"
+    if package == "arcp_proto" and first in LAYERS[package][4]:
+        return first
+    return LAYER_OF.get(first, first)
+
+
+def rank(name: str) -> int:
+    """Return how high the layer of a module is."""
+    rows = LAYERS[name.partition(".")[0]]
+    return next(number for number, row in enumerate(rows) if layer(name) in row)
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_every_module_has_a_layer(package: str) -> None:
+    rows = LAYERS[package]
+    known = {one for row in rows for one in row}
+    assert {layer(name) for name in modules(package)} == known
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_nothing_imports_upwards(package: str) -> None:
+    upward = [
+        (one.importer, one.imported)
+        for one in imports(package)
+        if rank(one.imported) > rank(one.importer)
+        or (rank(one.imported) == rank(one.importer) and layer(one.imported) != layer(one.importer))
+    ]
+    assert upward == []
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_no_modules_import_each_other_when_they_are_loaded(package: str) -> None:
+    known = modules(package)
+    graph: dict[str, set[str]] = {name: set() for name in known}
+    for one in imports(package):
+        if not one.typing and known[one.imported].name != "__init__.py":
+            graph[one.importer].add(one.imported)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {error.args[1]}")
+
+
+def test_the_two_packages_import_in_one_direction() -> None:
+    for path in modules("arcp_proto").values():
+        assert "arcp_io" not in {
+            (node.module or "").partition(".")[0] for node, _ in _imports_of(ast.parse(path.read_text()))
+        }
+
+
+def test_imports_are_found() -> None:
+    source = (
+        "from . import a\nif TYPE_CHECKING:\n    from .b import C\ndef f():\n    from arcp_io.d import E\n"
+    )
+    found = [(node.level, node.module, typing) for node, typing in _imports_of(ast.parse(source))]
+    assert found == [(1, None, False), (1, "b", True), (0, "arcp_io.d", True)]
+
+
+def _imports_of(tree: ast.Module) -> Iterator[tuple[ast.ImportFrom, bool]]:
+    """Return every `from … import …`, and whether it is not carried out when the module is loaded."""
+    at_load = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield node, id(node) not in at_load
