@@ -437,7 +437,7 @@ async def an_exception_with_a_secret(place: Place) -> None:
     "a refusal with escape sequences in the target", "escaped in the message, as text", "a control character"
 )
 async def a_refusal_that_would_write_to_a_terminal(place: Place) -> None:
-    """How the command line shows what it is told: tests/unit/test_cli.py and test_cli_follow.py."""
+    """How the command line shows what it is told: tests/unit/io_cli."""
     async with place.session() as peer:
         target = "/data/\x1b[2J\x1b]0;owned\x07\r\u202e"
         _, _, end = await run(

@@ -13,8 +13,7 @@ from arcp_proto.ids import JobId
 from arcp_proto.secret import Secret
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.credentials.model import IssuedCredential
-
-from .world import CONFIG, FEATURES, Peer, World
+from tests.unit.world import CONFIG, FEATURES, Peer, World
 
 WITH: Final = (*FEATURES, PROVISIONED_CREDENTIALS)
 PROVIDED: Final = msgspec.structs.replace(CONFIG, credentials=True, volatile_credentials=True)

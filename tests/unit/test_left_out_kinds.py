@@ -12,8 +12,7 @@ from arcp_proto.client.stored_session import Resumption
 from arcp_proto.engine.output import JobEmitted, JobEnded, Subscribed, SubscriptionEnded, Welcomed
 from arcp_proto.limits import Limits
 from arcp_proto.wire.event_bodies import Log, Progress
-
-from .pair import RUNTIME_CONFIG, UNIX, Pair
+from tests.unit.pair import RUNTIME_CONFIG, UNIX, Pair
 
 FEW: Final = tuple(name for name in CLIENT_FEATURES if name not in ("progress", "result_chunk"))
 CONFIG: Final = msgspec.structs.replace(RUNTIME_CONFIG, resume_window_sec=5)

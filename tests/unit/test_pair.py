@@ -26,8 +26,7 @@ from arcp_proto.limits import Limits
 from arcp_proto.server.jobs.inventory import AgentInfo
 from arcp_proto.server.runtime import RuntimeConfig
 from arcp_proto.wire.event_bodies import Log, Progress
-
-from .pair import RUNTIME_CONFIG, Pair
+from tests.unit.pair import RUNTIME_CONFIG, Pair
 
 
 @pytest.fixture

@@ -22,8 +22,7 @@ from arcp_proto.secret import Secret
 from arcp_proto.server.runtime import Runtime
 from arcp_proto.stand_ins import SALT_BYTES, StandIns
 from arcp_proto.wire.event_bodies import Log, Progress
-
-from .world import CONFIG, SEED, START, UNIX, World
+from tests.unit.world import CONFIG, SEED, START, UNIX, World
 
 SALT = b"s" * SALT_BYTES
 JOURNAL = msgspec.structs.replace(CONFIG, journal=True, limits=Limits(held_messages=2, result=100_000))

@@ -9,9 +9,8 @@ import pytest
 
 from arcp_proto.engine.connection import Phase
 from arcp_proto.ids import SECOND
-
-from .scripted_runtime import ScriptedRuntime
-from .world import World
+from tests.unit.scripted_runtime import ScriptedRuntime
+from tests.unit.world import World
 
 HEARTBEAT = 30
 

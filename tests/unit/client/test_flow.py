@@ -1,0 +1,162 @@
+"""Gaps in what comes, and back-pressure; acks are in test_client."""
+
+from __future__ import annotations
+
+import pytest
+
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.engine.output import ConnectionEnded, Detached, Event, SessionFailed
+from arcp_proto.ids import JobId
+from arcp_proto.limits import Limits
+from tests.unit.scripted_runtime import JOB, ScriptedRuntime, log, numbers
+
+
+@pytest.fixture
+def runtime() -> ScriptedRuntime:
+    runtime = ScriptedRuntime(ClientConfig())
+    runtime.welcome()
+    return runtime
+
+
+def emit(runtime: ScriptedRuntime, seq: int, message: str = "hi") -> list[Event]:
+    return runtime.say("job.event", log(message), job_id=JOB, event_seq=seq, id=f"e{seq}")
+
+
+# Gaps.
+
+
+def test_a_session_with_a_gap_is_resumed_behind_its_last_number(runtime: ScriptedRuntime) -> None:
+    emit(runtime, 1)
+    emit(runtime, 3)
+    ended, detached = runtime.advance(1.1)
+    assert isinstance(ended, ConnectionEnded)
+    assert isinstance(detached, Detached)
+    assert (ended.code, detached.reason) == ("INTERNAL_ERROR", "events 2..2 are missing")
+    assert runtime.connect()["last_event_seq"] == 1
+    runtime.welcome()
+    assert numbers([*emit(runtime, 2), *emit(runtime, 3)]) == [2, 3]
+
+
+def test_a_gap_that_a_resume_does_not_fill_is_given_up_and_said(runtime: ScriptedRuntime) -> None:
+    emit(runtime, 1)
+    emit(runtime, 4)
+    runtime.advance(1.1)
+    runtime.connect()
+    runtime.welcome()
+    emit(runtime, 4)
+    emit(runtime, 5)
+    emit(runtime, 7)
+    failed, *events = runtime.advance(1.1)
+    assert failed == SessionFailed("INTERNAL_ERROR", "events 2..3 are missing", True, {})
+    assert numbers(events) == [4, 5]
+    assert runtime.client.connection is runtime.connection
+    _, detached = runtime.advance(1.1)
+    assert isinstance(detached, Detached), "each gap is worth a resume"
+    assert detached.reason == "events 6..6 are missing"
+
+
+def test_too_much_behind_a_gap_does_not_wait() -> None:
+    runtime = ScriptedRuntime(ClientConfig(limits=Limits(gap_events=3)))
+    runtime.welcome()
+    assert [emit(runtime, seq) for seq in (2, 3, 4)] == [[], [], []]
+    assert [type(event) for event in emit(runtime, 5)] == [ConnectionEnded, Detached]
+    runtime.connect()
+    runtime.welcome()
+    events = [event for seq in (2, 3, 4, 5) for event in emit(runtime, seq)]
+    assert numbers(events) == [2, 3, 4, 5]
+
+
+def test_a_gap_without_a_token_ends_the_connection() -> None:
+    runtime = ScriptedRuntime(ClientConfig())
+    runtime.welcome(resume_token="")
+    emit(runtime, 2)
+    assert [type(event) for event in runtime.advance(1.1)][:2] == [SessionFailed, ConnectionEnded]
+
+
+def test_a_gap_of_a_session_that_is_closing_is_said_and_resumes_nothing() -> None:
+    runtime = ScriptedRuntime(ClientConfig(close_wait_sec=5))
+    runtime.welcome()
+    runtime.client.close(now=runtime.now)
+    runtime.take()
+    emit(runtime, 2)
+    failed, ended, *_ = runtime.advance(1.1)
+    assert failed == SessionFailed("INTERNAL_ERROR", "events 1..1 are missing", True, {})
+    assert isinstance(ended, ConnectionEnded)
+    assert runtime.client.session is None
+
+
+def test_the_next_gap_waits_for_its_whole_time_when_the_one_before_was_given_up_early() -> None:
+    """The first gap is given up because too much waits behind it, 0.1 seconds before its time."""
+    runtime = ScriptedRuntime(ClientConfig(limits=Limits(gap_events=3)))
+    runtime.welcome()
+    for seq in (2, 3, 4, 5):
+        emit(runtime, seq)
+    runtime.connect()
+    runtime.welcome()
+    emit(runtime, 2)
+    runtime.advance(0.9)
+    emit(runtime, 3)
+    emit(runtime, 4)
+    assert numbers(emit(runtime, 8)) == [2, 3, 4]
+    assert runtime.advance(0.5) == []
+    _, detached = runtime.advance(0.6)
+    assert isinstance(detached, Detached)
+    assert detached.reason == "events 5..7 are missing"
+
+
+# Back-pressure.
+
+
+@pytest.fixture
+def slow() -> ScriptedRuntime:
+    runtime = ScriptedRuntime(ClientConfig(limits=Limits(unprocessed_bytes=1_000)))
+    runtime.welcome()
+    return runtime
+
+
+def test_what_is_not_processed_stops_the_reading(slow: ScriptedRuntime) -> None:
+    seq = 0
+    while slow.connection.reading:
+        seq += 1
+        emit(slow, seq, "x" * 100)
+    assert 2 <= seq <= 10
+    slow.client.processed(JOB, 1, now=slow.now)
+    assert slow.connection.reading
+    emit(slow, seq + 1, "x" * 100)
+    assert not slow.connection.reading
+
+
+def test_for_an_answer_four_times_as_much_is_read(slow: ScriptedRuntime) -> None:
+    emit(slow, 1, "x" * 2_000)
+    assert not slow.connection.reading
+    slow.client.cancel(JOB, now=slow.now)
+    assert slow.connection.reading
+    emit(slow, 2, "x" * 3_000)
+    assert not slow.connection.reading
+
+
+def test_what_a_lost_session_brought_counts_as_well(slow: ScriptedRuntime) -> None:
+    emit(slow, 1, "x" * 2_000)
+    slow.reconnect(session_id="sess_2")
+    assert not slow.connection.reading
+    slow.client.processed(JOB, 1, now=slow.now)
+    assert slow.connection.reading
+
+
+def test_silence_is_not_counted_meanwhile() -> None:
+    runtime = ScriptedRuntime(ClientConfig(limits=Limits(unprocessed_bytes=100)))
+    runtime.welcome(heartbeat_interval_sec=10)
+    emit(runtime, 1, "x" * 1_000)
+    assert runtime.advance(100) == []
+
+
+def test_the_cursor_is_what_is_processed(runtime: ScriptedRuntime) -> None:
+    assert runtime.client.cursor == 0
+    for seq in (1, 2, 3):
+        emit(runtime, seq)
+    runtime.client.processed(JobId("job_other"), 3, now=runtime.now)
+    assert runtime.client.cursor == 0
+    runtime.client.processed(JOB, 2, now=runtime.now)
+    assert runtime.client.cursor == 2
+    runtime.client.processed(JOB, 1, now=runtime.now)
+    assert runtime.client.cursor == 2

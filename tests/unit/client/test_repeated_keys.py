@@ -1,0 +1,299 @@
+"""Submits whose key names a job of an earlier submit, at runtimes that send nothing more (§7.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.engine.output import Event, JobAccepted, JobEmitted, JobEnded, JobLost, SubscriptionEnded
+from arcp_proto.ids import SECOND, JobId
+from arcp_proto.wire.timestamps import format_time
+from tests.unit.scripted_runtime import JOB, NUMBERED, UNIX, ScriptedRuntime, accepted, log
+
+FIRST_TRACE = "ab" * 16
+
+
+@pytest.fixture
+def runtime() -> ScriptedRuntime:
+    runtime = ScriptedRuntime(ClientConfig())
+    runtime.welcome()
+    return runtime
+
+
+def repeat(runtime: ScriptedRuntime, trace_id: str | None = FIRST_TRACE, **fields: Any) -> None:
+    """A submit with a key is accepted as the job that an earlier one has made."""
+    request_id = runtime.submit(idempotency_key="k")
+    if trace_id is not None:
+        fields["trace_id"] = trace_id
+    (event,) = runtime.say("job.accepted", accepted(**fields), job_id=JOB, trace_id=trace_id)
+    assert isinstance(event, JobAccepted)
+    assert event.request_id == request_id
+
+
+def asked(runtime: ScriptedRuntime) -> list[dict[str, Any]]:
+    return [frame["payload"] for frame in runtime.sent("job.subscribe")]
+
+
+def answer(runtime: ScriptedRuntime, **fields: Any) -> list[Event]:
+    payload = {"job_id": JOB, "current_status": "running", "agent": "echo", "replayed": True, **fields}
+    return runtime.say("job.subscribed", payload)
+
+
+def said(runtime: ScriptedRuntime, seq: int, text: str, **payload: Any) -> list[str]:
+    events = runtime.say("job.event", {**log(text), **payload}, job_id=JOB, event_seq=seq)
+    return [event.body["message"] for event in events if isinstance(event, JobEmitted)]
+
+
+WITH_HISTORY = {"job_id": JOB, "from_job_seq": 0, "history": True}
+
+
+def test_a_job_of_which_nothing_comes_is_observed_after_a_second(runtime: ScriptedRuntime) -> None:
+    repeat(runtime)
+    runtime.advance(0.9)
+    assert asked(runtime) == []
+    runtime.advance(0.2)
+    assert asked(runtime) == [WITH_HISTORY]
+    runtime.advance(60)
+    assert len(asked(runtime)) == 1
+
+
+def test_a_job_of_which_something_comes_is_not(runtime: ScriptedRuntime) -> None:
+    repeat(runtime)
+    assert said(runtime, 1, "a") == ["a"]
+    runtime.advance(60)
+    assert asked(runtime) == []
+
+
+def test_a_job_that_ends_is_not(runtime: ScriptedRuntime) -> None:
+    repeat(runtime)
+    (event,) = runtime.say("job.result", {"result": 1}, job_id=JOB, event_seq=1)
+    assert isinstance(event, JobEnded)
+    runtime.advance(60)
+    assert asked(runtime) == []
+
+
+def test_a_history_that_comes_before_its_answer(runtime: ScriptedRuntime) -> None:
+    """TypeScript and PyPI replay first, with numbers of this session."""
+    runtime.reconnect(*NUMBERED)
+    repeat(runtime)
+    runtime.advance(1)
+    assert said(runtime, 1, "a") + said(runtime, 2, "b") == ["a", "b"]
+    answer(runtime, subscribed_from=2)
+    assert said(runtime, 3, "c") == ["c"]
+    (end,) = runtime.say("job.result", {"result": 1}, job_id=JOB, event_seq=4)
+    assert isinstance(end, JobEnded) and end.result == 1
+
+
+def test_a_history_that_comes_behind_its_answer(runtime: ScriptedRuntime) -> None:
+    repeat(runtime)
+    runtime.advance(1)
+    answer(runtime)
+    assert said(runtime, 1, "a", job_seq=7) + said(runtime, 2, "b", job_seq=8) == ["a", "b"]
+    assert said(runtime, 3, "a", job_seq=7) == [], "a copy"
+
+
+def test_what_comes_by_itself_while_it_is_asked_for_comes_once(runtime: ScriptedRuntime) -> None:
+    """It was silent, and speaks just then; so it comes live, and again with the history."""
+    repeat(runtime)
+    runtime.advance(1)
+    assert said(runtime, 1, "b", job_seq=2) == ["b"]
+    answer(runtime, job_seq=3)
+    assert said(runtime, 2, "d", job_seq=4) == ["d"]
+    assert [said(runtime, seq, "x", job_seq=at) for seq, at in ((3, 1), (4, 2), (5, 3), (6, 4))] == [
+        [],
+        [],
+        ["x"],
+        [],
+    ]
+    assert said(runtime, 7, "e") == ["e"]
+
+
+@pytest.mark.parametrize("message_type", ["job.error", "session.error"])
+def test_a_job_that_is_gone_is_lost(runtime: ScriptedRuntime, message_type: str) -> None:
+    repeat(runtime)
+    runtime.advance(1)
+    error = {"final_status": "error", "code": "JOB_NOT_FOUND", "message": "no such job", "retryable": False}
+    (lost,) = runtime.say(message_type, error, job_id=JOB)
+    assert isinstance(lost, JobLost)
+    assert (lost.job_id, lost.code) == (JOB, "JOB_NOT_FOUND")
+    assert "idempotency key" in lost.message and "no such job" in lost.message
+    assert runtime.client.session is not None and JOB not in runtime.client.session.jobs
+
+
+def test_a_job_that_has_ended_and_has_no_history_is_lost(runtime: ScriptedRuntime) -> None:
+    repeat(runtime)
+    runtime.advance(1)
+    (lost,) = answer(runtime, current_status="success", replayed=False)
+    assert isinstance(lost, JobLost)
+
+
+@pytest.mark.parametrize(("code", "retryable"), [("INVALID_REQUEST", False), ("INTERNAL_ERROR", True)])
+def test_a_job_that_cannot_be_observed_is_waited_for(
+    runtime: ScriptedRuntime, code: str, retryable: bool
+) -> None:
+    repeat(runtime)
+    for _ in range(10):
+        runtime.advance(1)
+        if len(asked(runtime)) > 0 and runtime.client.session and len(runtime.client.session.requests):
+            request_id = runtime.sent("job.subscribe")[-1]["id"]
+            payload = {"code": code, "message": "no", "retryable": retryable, "request_id": request_id}
+            assert runtime.say("session.error", payload) == []
+    assert len(asked(runtime)) == (5 if retryable else 1)
+    assert said(runtime, 1, "a") == ["a"]
+
+
+def test_a_job_that_this_submit_has_made_is_not_observed(runtime: ScriptedRuntime) -> None:
+    runtime.submit(idempotency_key="k")
+    (submit,) = runtime.sent("job.submit")
+    now = format_time(runtime.client.unix)
+    runtime.say("job.accepted", accepted(accepted_at=now), job_id=JOB, trace_id=submit["trace_id"])
+    runtime.advance(60)
+    assert asked(runtime) == []
+
+
+@pytest.mark.parametrize("age", [4, 6])
+def test_a_trace_id_that_is_repeated_for_an_earlier_job(runtime: ScriptedRuntime, age: int) -> None:
+    """Java repeats it for a job that was accepted before."""
+    runtime.submit(idempotency_key="k")
+    (submit,) = runtime.sent("job.submit")
+    earlier = format_time(runtime.client.unix - age * SECOND)
+    assert runtime.client.unix >= UNIX
+    runtime.say("job.accepted", accepted(accepted_at=earlier), job_id=JOB, trace_id=submit["trace_id"])
+    runtime.advance(2)
+    assert len(asked(runtime)) == (age > 5)
+
+
+def test_a_trace_id_of_the_user_tells_nothing(runtime: ScriptedRuntime) -> None:
+    runtime.submit(idempotency_key="k", traceparent=f"00-{FIRST_TRACE}-{'12' * 8}-01")
+    now = format_time(runtime.client.unix)
+    runtime.say("job.accepted", accepted(accepted_at=now), job_id=JOB, trace_id=FIRST_TRACE)
+    runtime.advance(2)
+    assert asked(runtime) == [WITH_HISTORY]
+
+
+def test_a_submit_that_was_sent_again_may_be_answered_by_the_job_that_it_has_made(
+    runtime: ScriptedRuntime,
+) -> None:
+    """Its first answer was lost with the session, in which its events come."""
+    runtime.submit(idempotency_key="k")
+    runtime.reconnect(session_id="sess_2")
+    submit = runtime.sent("job.submit")[-1]
+    now = format_time(runtime.client.unix)
+    runtime.say("job.accepted", accepted(accepted_at=now), job_id=JOB, trace_id=submit["trace_id"])
+    runtime.advance(2)
+    assert asked(runtime) == [WITH_HISTORY]
+
+
+@pytest.mark.parametrize("status", ["success", "completed", "failed", "cancelled"])
+def test_a_job_that_is_over_by_its_status_is_observed_at_once(runtime: ScriptedRuntime, status: str) -> None:
+    repeat(runtime, status=status)
+    assert asked(runtime) == [WITH_HISTORY]
+
+
+def test_without_a_subscription_it_is_waited_for() -> None:
+    runtime = ScriptedRuntime(ClientConfig())
+    runtime.welcome("list_jobs")
+    repeat(runtime, status="success")
+    runtime.advance(60)
+    assert asked(runtime) == []
+    assert said(runtime, 1, "a") == ["a"]
+
+
+def test_a_session_that_is_detached_asks_a_second_after_it_is_attached(runtime: ScriptedRuntime) -> None:
+    repeat(runtime)
+    runtime.drop()
+    runtime.advance(2)
+    runtime.connect()
+    runtime.welcome()
+    assert asked(runtime) == []
+    runtime.advance(1)
+    assert asked(runtime) == [WITH_HISTORY]
+
+
+def test_a_session_that_is_lost_asks_as_for_any_job(runtime: ScriptedRuntime) -> None:
+    repeat(runtime)
+    runtime.reconnect(session_id="sess_2")
+    assert asked(runtime) == [WITH_HISTORY]
+    runtime.advance(5)
+    assert len(asked(runtime)) == 1
+
+
+def test_an_unsubscribe_leaves_a_job_that_may_be_ours(runtime: ScriptedRuntime) -> None:
+    """As without the subscription of our own: nobody knows whether it comes by itself."""
+    repeat(runtime)
+    runtime.advance(1)
+    answer(runtime)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.take()
+    assert said(runtime, 1, "a") == ["a"]
+    assert runtime.client.session is not None and JOB in runtime.client.session.jobs
+
+
+def test_a_job_that_cannot_be_observed_in_another_session_is_lost(runtime: ScriptedRuntime) -> None:
+    """There nothing comes of it by itself."""
+    repeat(runtime)
+    runtime.reconnect(session_id="sess_2")
+    request_id = runtime.sent("job.subscribe")[-1]["id"]
+    payload = {"code": "INVALID_REQUEST", "message": "too many", "request_id": request_id}
+    (lost,) = runtime.say("session.error", payload)
+    assert isinstance(lost, JobLost)
+    assert (lost.job_id, lost.message) == (JOB, "too many")
+
+
+def test_a_job_that_is_followed_already_is_not_asked_for(runtime: ScriptedRuntime) -> None:
+    request_id = runtime.submit(idempotency_key="k")
+    runtime.say("job.accepted", accepted(request_id=request_id), job_id=JOB)
+    assert said(runtime, 1, "a") == ["a"]
+    repeat(runtime)
+    runtime.advance(60)
+    assert asked(runtime) == []
+
+
+def test_a_subscription_that_ends_is_asked_for_again(runtime: ScriptedRuntime) -> None:
+    repeat(runtime)
+    runtime.advance(1)
+    answer(runtime)
+    assert said(runtime, 1, "a", job_seq=7) == ["a"]
+    notice = {
+        "kind": "status",
+        "ts": "t",
+        "body": {"phase": "unsubscribed", "message": "too slow"},
+        "job_seq": None,
+    }
+    (ended,) = runtime.say("job.event", notice, job_id=JOB, event_seq=2)
+    assert isinstance(ended, SubscriptionEnded)
+    runtime.advance(1)
+    assert asked(runtime)[-1]["from_job_seq"] == 7
+
+
+def test_the_end_of_a_history_brings_no_event_twice(runtime: ScriptedRuntime) -> None:
+    repeat(runtime)
+    assert said(runtime, 1, "a") + said(runtime, 2, "b") == ["a", "b"]
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    assert said(runtime, 3, "c") == ["c"], "it comes by itself, before the history"
+    notice = {"kind": "status", "ts": "t", "body": {"phase": "unsubscribed"}, "job_seq": None}
+    (ended,) = runtime.say("job.event", notice, job_id=JOB, event_seq=4)
+    assert isinstance(ended, SubscriptionEnded)
+    runtime.advance(1)
+    assert asked(runtime)[-1]["from_job_seq"] == 3
+
+
+def test_a_process_that_goes_on_asks_for_a_job_of_which_nothing_has_come(runtime: ScriptedRuntime) -> None:
+    repeat(runtime)
+    again = ScriptedRuntime(ClientConfig(), resumption=runtime.client.resumption())
+    again.welcome()
+    again.advance(1)
+    assert asked(again) == [WITH_HISTORY]
+
+
+def test_a_key_that_is_repeated_without_resuming_sessions() -> None:
+    runtime = ScriptedRuntime()
+    runtime.welcome()
+    repeat(runtime)
+    runtime.advance(1)
+    assert asked(runtime) == [WITH_HISTORY]
+    assert JobId(asked(runtime)[0]["job_id"]) == JOB

@@ -1,0 +1,917 @@
+"""Jobs that the client observes again by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.resubscribe import MOST_REFUSALS, WINDOW
+from arcp_proto.client.stored_session import ResumedJob, Resumption
+from arcp_proto.engine.output import (
+    Event,
+    JobAccepted,
+    JobEmitted,
+    JobEnded,
+    JobLost,
+    RequestRefused,
+    SessionLost,
+    Subscribed,
+    SubscriptionEnded,
+    Welcomed,
+)
+from arcp_proto.ids import JobId, SessionId
+from arcp_proto.secret import Secret
+from tests.unit.scripted_runtime import (
+    FEATURES,
+    JOB,
+    NUMBERED,
+    ScriptedRuntime,
+    chunk,
+    log,
+    numbers,
+    positions,
+)
+
+UNSUBSCRIBED: dict[str, Any] = {
+    "kind": "status",
+    "ts": "t",
+    "body": {"phase": "unsubscribed", "message": "too slow"},
+    "job_seq": None,
+}
+
+
+@pytest.fixture
+def runtime() -> ScriptedRuntime:
+    runtime = ScriptedRuntime(ClientConfig())
+    runtime.welcome()
+    return runtime
+
+
+def lose(runtime: ScriptedRuntime, *features: str) -> list[Event]:
+    """The session is lost, and another takes its place."""
+    count = len(runtime.events)
+    runtime.reconnect(*features, session_id=f"sess_{len(runtime.dials) + 2}")
+    return runtime.events[count:]
+
+
+def subscribes(runtime: ScriptedRuntime) -> list[tuple[str, int | None]]:
+    """The jobs that were subscribed to, and the positions above which."""
+    return [
+        (frame["job_id"], frame["payload"].get("from_job_seq")) for frame in runtime.sent("job.subscribe")
+    ]
+
+
+def answer(runtime: ScriptedRuntime, job_id: str = JOB, **fields: Any) -> list[Event]:
+    """Answer the last subscribe of a job."""
+    asked = [frame for frame in runtime.sent("job.subscribe") if frame["job_id"] == job_id][-1]
+    payload = {
+        "job_id": job_id,
+        "request_id": asked["id"],
+        "current_status": "running",
+        "agent": "echo",
+        "subscribed_from": 9,
+        "replayed": True,
+        **fields,
+    }
+    return runtime.say("job.subscribed", payload)
+
+
+def refuse(runtime: ScriptedRuntime, code: str, **fields: Any) -> list[Event]:
+    request_id = runtime.sent("job.subscribe")[-1]["id"]
+    return runtime.say("session.error", {"code": code, "request_id": request_id, **fields})
+
+
+def at(
+    runtime: ScriptedRuntime, seq: int, position: int | None, job_id: str = JOB, **payload: Any
+) -> list[Event]:
+    """An event of a job with a number of the session and a position."""
+    return runtime.say(
+        "job.event", {**log(), **payload, "job_seq": position}, job_id=job_id, event_seq=seq, id=f"e{seq}"
+    )
+
+
+# A lost session.
+
+
+def test_a_job_goes_on_behind_what_was_handed_out(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    for seq in (1, 2):
+        runtime.say("job.event", log(), job_id=JOB, event_seq=seq)
+    lose(runtime)
+    assert subscribes(runtime) == [(JOB, 2)]
+    subscribed = runtime.only(Subscribed, answer(runtime))
+    assert (subscribed.request_id, subscribed.job_id, subscribed.replayed) == (None, JOB, True)
+    events = at(runtime, 1, 2) + at(runtime, 2, 3) + at(runtime, 3, 7)
+    assert (numbers(events), positions(events)) == ([2, 3], [3, 7])
+    end = runtime.only(
+        JobEnded, runtime.say("job.result", {"result": 5, "job_seq": 8}, job_id=JOB, event_seq=4)
+    )
+    assert (end.result, end.job_seq) == (5, 8)
+    assert runtime.client.resumption() is not None
+
+
+def test_a_second_loss_goes_on_where_the_first_recovery_stopped(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    answer(runtime)
+    at(runtime, 1, 4)
+    lose(runtime)
+    lose(runtime)
+    assert subscribes(runtime) == [(JOB, 0), (JOB, 4), (JOB, 4)]
+
+
+def test_a_result_is_joined_over_the_loss(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    runtime.say("job.event", chunk(0, "ab"), job_id=JOB, event_seq=1)
+    lose(runtime)
+    answer(runtime)
+    runtime.say("job.event", {**chunk(1, "c", more=False), "job_seq": 2}, job_id=JOB, event_seq=1)
+    payload = {"result_id": "res_1", "result_size": 3, "job_seq": 3}
+    end = runtime.only(JobEnded, runtime.say("job.result", payload, job_id=JOB, event_seq=2))
+    assert (end.result, end.code) == ("abc", "")
+
+
+def test_a_result_that_is_no_longer_whole_is_an_error(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    runtime.say("job.event", chunk(0, "ab"), job_id=JOB, event_seq=1)
+    lose(runtime)
+    subscribed = runtime.only(Subscribed, answer(runtime, history_from_job_seq=4))
+    assert subscribed.history_from == 4
+    runtime.say("job.event", {**chunk(3, "d", more=False), "job_seq": 4}, job_id=JOB, event_seq=1)
+    payload = {"result_id": "res_1", "job_seq": 5}
+    end = runtime.only(JobEnded, runtime.say("job.result", payload, job_id=JOB, event_seq=2))
+    assert (end.code, end.result) == ("INTERNAL_ERROR", None)
+    assert "chunks 1 to 2 are gone" in end.message
+
+
+def test_a_job_that_is_not_known_any_more_is_lost(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    assert refuse(runtime, "JOB_NOT_FOUND", message="no job") == [JobLost(JOB, "JOB_NOT_FOUND", "no job")]
+    assert runtime.client.session is not None
+    assert not runtime.client.session.jobs
+    assert runtime.advance(100) == []
+
+
+def test_a_job_that_has_ended_unseen_is_lost(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    lost = runtime.only(JobLost, answer(runtime, current_status="completed", replayed=False))
+    assert lost.job_id == JOB
+
+
+def test_a_runtime_that_offers_no_subscription_loses_all(runtime: ScriptedRuntime) -> None:
+    runtime.accept("job_1")
+    runtime.accept("job_2")
+    lost = [event for event in lose(runtime, "ack") if isinstance(event, JobLost)]
+    assert [event.job_id for event in lost] == ["job_1", "job_2"]
+    assert runtime.sent("job.subscribe") == []
+
+
+def test_what_passes_with_time_is_asked_again_a_second_later(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    for count in range(1, MOST_REFUSALS):
+        assert len(subscribes(runtime)) == count
+        assert refuse(runtime, "INTERNAL_ERROR") == []
+        assert runtime.advance(0.9) == []
+        assert len(subscribes(runtime)) == count
+        runtime.advance(0.2)
+    runtime.only(JobLost, refuse(runtime, "INTERNAL_ERROR"))
+
+
+def test_not_all_are_asked_for_at_once(runtime: ScriptedRuntime) -> None:
+    for number in range(WINDOW + 5):
+        runtime.accept(f"job_{number}")
+    lose(runtime)
+    assert len(subscribes(runtime)) == WINDOW
+    answer(runtime, "job_0")
+    refuse(runtime, "JOB_NOT_FOUND")
+    assert len(subscribes(runtime)) == WINDOW + 2
+
+
+def test_a_drop_during_the_recovery_does_not_stop_it(runtime: ScriptedRuntime) -> None:
+    for number in range(WINDOW + 5):
+        runtime.accept(f"job_{number}")
+    lose(runtime)
+    assert runtime.client.session_id is not None
+    runtime.reconnect(session_id=runtime.client.session_id, replies=True)
+    assert len(subscribes(runtime)) == 2 * WINDOW
+    for number in range(WINDOW + 5):
+        answer(runtime, f"job_{number}")
+    assert len(subscribes(runtime)) == 2 * WINDOW + 5
+    assert len({job_id for job_id, _ in subscribes(runtime)}) == WINDOW + 5
+
+
+@pytest.mark.parametrize("features", [("ack",), ("ack", "subscribe")])
+def test_a_job_that_comes_by_itself_is_not_lost_when_its_session_is_resumed(
+    runtime: ScriptedRuntime, features: tuple[str, ...]
+) -> None:
+    lose(runtime, *features)
+    runtime.accept()
+    assert runtime.client.session_id is not None
+    told = runtime.reconnect(*features, session_id=runtime.client.session_id)
+    assert [type(event) for event in told] == [Welcomed]
+    assert subscribes(runtime) == []
+    assert numbers(own(runtime, 1)) == [1]
+
+
+def test_nothing_is_asked_for_twice_and_nothing_that_comes_by_itself(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    runtime.accept("job_2")
+    assert runtime.client.session_id is not None
+    for _ in range(2):
+        runtime.reconnect(session_id=runtime.client.session_id)
+    asked = runtime.sent("job.subscribe")
+    assert [frame["job_id"] for frame in asked] == [JOB] * 3
+    assert len({frame["id"] for frame in asked}) == 1, "one request, sent again"
+    answer(runtime)
+    assert len(runtime.sent("job.subscribe")) == 3
+
+
+def test_an_answer_that_comes_twice_replays_nothing_twice(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    answer(runtime)
+    at(runtime, 1, 5)
+    assert answer(runtime) == []
+    assert at(runtime, 2, 5) == []
+    assert len(at(runtime, 3, 6)) == 1
+
+
+def test_an_event_of_a_lost_session_that_is_processed_late_is_none_of_the_next(
+    runtime: ScriptedRuntime,
+) -> None:
+    runtime.accept()
+    runtime.say("job.event", log(), job_id=JOB, event_seq=1)
+    lose(runtime)
+    answer(runtime)
+    at(runtime, 1, 2)
+    runtime.client.processed(JOB, 1, now=runtime.now)
+    assert runtime.client.cursor == 0
+    runtime.client.processed(JOB, 2, now=runtime.now)
+    assert runtime.client.cursor == 1
+
+
+def test_a_cancel_of_a_recovered_job(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    answer(runtime)
+    request_id = runtime.cancel()
+    assert runtime.sent("job.cancel")[-1]["payload"]["job_id"] == JOB
+    refused = runtime.only(
+        RequestRefused, runtime.say("session.error", {"code": "JOB_NOT_FOUND", "request_id": request_id})
+    )
+    assert refused.request_id == request_id
+
+
+def test_a_lost_session_that_is_given_up_asks_for_nothing() -> None:
+    runtime = ScriptedRuntime(ClientConfig(give_up_sec=30))
+    runtime.welcome()
+    runtime.accept()
+    lose(runtime)
+    refuse(runtime, "INTERNAL_ERROR")
+    runtime.drop()
+    finals = [event for event in runtime.advance(31) if isinstance(event, SessionLost | JobLost)]
+    assert [type(event) for event in finals] == [SessionLost, JobLost]
+    assert runtime.client.timers.keys() == []
+
+
+# A subscription that has ended.
+
+
+def subscribe(runtime: ScriptedRuntime) -> None:
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    at(runtime, 1, 3)
+
+
+def test_an_ended_subscription_is_asked_for_again_a_second_later(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    event = runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=2))
+    assert event == SubscriptionEnded(JOB, 2, "too slow")
+    runtime.advance(0.9)
+    assert len(subscribes(runtime)) == 1
+    runtime.advance(0.2)
+    assert subscribes(runtime) == [(JOB, 0), (JOB, 3)]
+    runtime.only(Subscribed, answer(runtime))
+    assert numbers(at(runtime, 3, 3) + at(runtime, 4, 4)) == [4]
+    runtime.client.processed(JOB, 1, now=runtime.now)
+    assert runtime.client.cursor == 3, "nobody has to process the notice"
+
+
+def test_while_it_is_detached_it_waits(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=2)
+    runtime.drop()
+    runtime.advance(2)
+    assert len(subscribes(runtime)) == 1
+    runtime.connect()
+    runtime.welcome()
+    assert len(subscribes(runtime)) == 2
+
+
+def test_an_event_of_an_observed_agent_ends_no_subscription(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    runtime.only(JobEmitted, at(runtime, 2, 4, kind="status", body=UNSUBSCRIBED["body"]))
+
+
+def test_a_notice_to_this_session_has_no_place_in_its_job(runtime: ScriptedRuntime) -> None:
+    notice = {**UNSUBSCRIBED, "body": {"phase": "back_pressure", "message": "too slow"}}
+    runtime.accept()
+    (told,) = runtime.say("job.event", notice, job_id=JOB, event_seq=1)
+    assert isinstance(told, JobEmitted)
+    runtime.client.processed(JOB, told.receipt, now=runtime.now)
+    assert runtime.client.cursor == 1
+    other = another_process(runtime)
+    for client in (runtime, other):
+        lose(client)
+        assert subscribes(client) == [(JOB, 0)], "nothing of the job has come"
+
+
+@pytest.mark.parametrize("position", [None, 1])
+def test_a_job_that_was_submitted_here_has_no_subscription_to_end(
+    runtime: ScriptedRuntime, position: int | None
+) -> None:
+    runtime.accept()
+    notice = {**UNSUBSCRIBED, "job_seq": position}
+    runtime.only(JobEmitted, runtime.say("job.event", notice, job_id=JOB, event_seq=1))
+    runtime.advance(5)
+    assert subscribes(runtime) == []
+
+
+def test_a_job_that_a_key_has_brought_may_end_so_too(runtime: ScriptedRuntime) -> None:
+    request_id = runtime.submit(idempotency_key="k")
+    runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
+    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=1))
+    runtime.advance(1.1)
+    assert subscribes(runtime) == [(JOB, 0)]
+
+
+def test_another_process_knows_that_a_key_has_brought_it() -> None:
+    job = ResumedJob(JOB, 3, keyed=True)
+    resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 4, (job,))
+    runtime = ScriptedRuntime(ClientConfig(), resumption=resumption)
+    runtime.welcome()
+    kept = runtime.client.resumption()
+    assert kept is not None
+    assert kept.jobs == (job,)
+    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=5))
+    runtime.advance(1.1)
+    assert subscribes(runtime) == [(JOB, 3)]
+
+
+def test_without_resuming_it_is_only_told() -> None:
+    runtime = ScriptedRuntime(ClientConfig(resume=False))
+    runtime.welcome()
+    subscribe(runtime)
+    notice = {**UNSUBSCRIBED, "body": {"phase": "unsubscribed"}}
+    event = runtime.only(SubscriptionEnded, runtime.say("job.event", notice, job_id=JOB, event_seq=2))
+    assert event.message == ""
+    runtime.advance(10)
+    assert len(subscribes(runtime)) == 1
+
+
+def test_who_unsubscribes_meanwhile_is_asked_for_no_more(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=2)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.advance(5)
+    assert len(subscribes(runtime)) == 1
+
+
+def test_a_job_ends_while_its_subscription_is_asked_for(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    assert answer(runtime) == []
+    assert at(runtime, 1, 5) == []
+    other = JobId("job_2")
+    runtime.accept(other)
+    assert runtime.client.session is not None
+    assert list(runtime.client.session.jobs) == [other]
+
+
+# A subscription of a job that this session has submitted.
+
+
+def own(runtime: ScriptedRuntime, *seqs: int) -> list[Event]:
+    """Events that come by themselves, with the next positions."""
+    return [event for seq in seqs for event in runtime.say("job.event", log(), job_id=JOB, event_seq=seq)]
+
+
+def accept_by_key(runtime: ScriptedRuntime) -> None:
+    """A submit with a key is accepted: its job may come by itself, or as an observed one."""
+    request_id = runtime.submit(idempotency_key="k")
+    runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
+
+
+def test_the_end_of_a_history_beside_a_job_that_a_key_has_made_stops_nothing(
+    runtime: ScriptedRuntime,
+) -> None:
+    """The answer repeats a trace id that only this submit has: the job comes by itself."""
+    request_id = runtime.submit(idempotency_key="k")
+    trace_id = runtime.sent("job.submit")[-1]["trace_id"]
+    runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id}, trace_id=trace_id)
+    (notice,) = runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=1)
+    assert isinstance(notice, JobEmitted)
+    assert positions(own(runtime, 2)) == [1]
+
+
+def test_a_child_of_a_job_that_was_accepted_by_a_key_comes_by_itself(runtime: ScriptedRuntime) -> None:
+    accept_by_key(runtime)
+    body = {"child_job_id": "job_2", "agent": "a", "lease": {}}
+    runtime.say("job.event", {"kind": "delegate", "ts": "", "body": body}, job_id=JOB, event_seq=1)
+    request_id = runtime.submit()
+    runtime.reconnect(replies=True)
+    assert at(runtime, 2, 1, "job_2") == [], "it may be the job of the submit"
+    accepted = {"job_id": "job_3", "request_id": request_id}
+    assert positions(runtime.say("job.accepted", accepted, job_id="job_3")) == [1]
+
+
+def test_a_history_beside_a_job_that_was_submitted_here(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    own(runtime, 1, 2)
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    events = at(runtime, 3, 1) + at(runtime, 4, 3) + at(runtime, 5, 2) + at(runtime, 6, 3) + at(runtime, 7, 2)
+    assert positions(events) == [1, 3, 2]
+
+
+def test_a_job_of_a_key_is_observed_on_from_its_last_event(runtime: ScriptedRuntime) -> None:
+    accept_by_key(runtime)
+    own(runtime, 1, 2)
+    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=3))
+    assert at(runtime, 4, 3) == [], "the subscription brings it"
+    runtime.advance(1.1)
+    assert subscribes(runtime) == [(JOB, 2)]
+    answer(runtime, job_seq=4)
+    events = [event for seq, one in enumerate((5, 3, 2, 4, 3, 5, 6), 5) for event in at(runtime, seq, one)]
+    assert positions(events) == [5, 3, 4, 6]
+
+
+# What is carried out twice.
+
+
+def test_a_history_that_comes_twice_is_handed_out_once(runtime: ScriptedRuntime) -> None:
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    assert positions(at(runtime, 1, 1) + at(runtime, 2, 2)) == [1, 2]
+    assert at(runtime, 3, 1) + at(runtime, 4, 2) == [], "its answer was lost"
+    assert positions(at(runtime, 5, 3)) == [3]
+    runtime.client.subscribe(JOB, 1, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    assert positions(at(runtime, 6, 1) + at(runtime, 7, 2) + at(runtime, 8, 3)) == [2, 3], "asked for again"
+
+
+def test_what_is_observed_no_longer_is_said_before_what_was_asked_later(runtime: ScriptedRuntime) -> None:
+    runtime.client.subscribe(JOB, None, False, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    runtime.drop()
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.take()
+    runtime.submit(idempotency_key="k")
+    runtime.connect()
+    runtime.welcome()
+    names = [one["type"] for one in runtime.received if one["type"] in ("job.unsubscribe", "job.submit")]
+    assert names == ["job.unsubscribe", "job.submit"]
+
+
+def test_a_history_whose_answer_was_lost_is_handed_out_once(runtime: ScriptedRuntime) -> None:
+    """The runtime has carried out the subscribe, and carries out its repetition."""
+    runtime.client.subscribe(JOB, None, False, now=runtime.now)
+    runtime.take()
+    answer(runtime, replayed=False, job_seq=3)
+    assert positions(at(runtime, 1, 4)) == [4]
+    runtime.client.subscribe(JOB, 2, True, now=runtime.now)
+    runtime.take()
+    runtime.reconnect()
+    assert at(runtime, 2, 3) + at(runtime, 3, 4) == [], "nothing says yet that they were asked for"
+    answer(runtime)
+    assert positions(at(runtime, 4, 3) + at(runtime, 5, 4) + at(runtime, 6, 5)) == [3, 4, 5]
+
+
+def test_a_subscribe_of_the_user_that_leaves_out_events_does_not_lose_them(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    for seq in (1, 2):
+        runtime.say("job.event", log(), job_id=JOB, event_seq=seq)
+    runtime.drop()
+    runtime.client.subscribe(JOB, 3, True, now=runtime.now)
+    runtime.connect()
+    runtime.welcome(session_id="sess_9")
+    assert subscribes(runtime) == [(JOB, 3), (JOB, 2)], "the user's leaves out position 3"
+    users, ours = runtime.sent("job.subscribe")
+    said = {"job_id": JOB, "current_status": "running", "agent": "a", "job_seq": 5, "replayed": True}
+    runtime.say("job.subscribed", {**said, "request_id": users["id"]})
+    assert at(runtime, 1, 4) + at(runtime, 2, 5) == [], "position 3 comes first"
+    runtime.say("job.subscribed", {**said, "request_id": ours["id"]})
+    events = [event for seq, one in enumerate((3, 4, 5, 6), 3) for event in at(runtime, seq, one)]
+    assert positions(events) == [3, 4, 5, 6]
+
+
+# Jobs that are not observed, and children.
+
+
+def test_what_still_comes_of_a_job_that_is_not_observed_is_nobodys(runtime: ScriptedRuntime) -> None:
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.take()
+    assert at(runtime, 1, 1) == []
+    assert runtime.client.cursor == 1
+
+
+def test_another_process_does_not_show_copies() -> None:
+    resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 4, (ResumedJob(JOB, 5, observed=True),))
+    runtime = ScriptedRuntime(ClientConfig(), resumption=resumption)
+    runtime.welcome()
+    assert at(runtime, 5, 4) + at(runtime, 6, 5) == []
+    assert positions(at(runtime, 7, 6)) == [6]
+
+
+def test_what_a_child_does_waits_for_no_answer(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": "job_2", "agent": "a"}}
+    runtime.say("job.event", said, job_id=JOB, event_seq=1)
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    assert numbers(runtime.say("job.event", log(), job_id="job_2", event_seq=2)) == [2]
+    refuse(runtime, "JOB_NOT_FOUND")
+    end = {"code": "INTERNAL_ERROR", "final_status": "error", "completed_at": "t"}
+    runtime.only(JobEnded, runtime.say("job.error", end, job_id="job_2", event_seq=3))
+
+
+def test_a_child_goes_on_when_a_subscription_of_it_ends(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": "job_2", "agent": "a"}}
+    runtime.say("job.event", said, job_id=JOB, event_seq=1)
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2")
+    runtime.only(JobEmitted, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=2))
+    assert numbers(runtime.say("job.event", log(), job_id="job_2", event_seq=3)) == [3]
+
+
+def test_a_child_of_a_job_whose_session_is_lost_is_asked_for_again(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    answer(runtime)
+    at(runtime, 1, 1, kind="delegate", body={"child_job_id": "job_2", "agent": "a"})
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2")
+    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=2))
+    runtime.advance(1.1)
+    assert subscribes(runtime) == [(JOB, 0), ("job_2", 0), ("job_2", 0)], "it does not come by itself"
+
+
+def test_a_child_of_a_lost_session_does_not_come_by_itself_in_the_next(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": "job_2", "agent": "a"}}
+    runtime.say("job.event", said, job_id=JOB, event_seq=1)
+    lose(runtime)
+    answer(runtime)
+    assert runtime.client.session is not None and not runtime.client.session.knows(JobId("job_2"))
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2")
+    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=1))
+
+
+def test_so_is_a_child_of_a_job_that_a_key_has_brought(runtime: ScriptedRuntime) -> None:
+    request_id = runtime.submit(idempotency_key="k")
+    runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
+    at(runtime, 1, 1, kind="delegate", body={"child_job_id": "job_2", "agent": "a"})
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2")
+    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=2))
+
+
+# Another process.
+
+
+def another_process(runtime: ScriptedRuntime) -> ScriptedRuntime:
+    """It begins with what this one has written down, in the same session."""
+    resumption = runtime.client.resumption()
+    assert resumption is not None
+    other = ScriptedRuntime(ClientConfig(), resumption=Resumption.of_json(resumption.to_json()))
+    other.welcome(session_id=resumption.session_id)
+    return other
+
+
+def process_all(runtime: ScriptedRuntime, job_id: str = JOB) -> None:
+    """Process every event of a job."""
+    for event in runtime.events:
+        if isinstance(event, JobEmitted | JobEnded) and event.job_id == job_id:
+            runtime.client.processed(event.job_id, event.receipt, now=runtime.now)
+
+
+def subscribe_second(runtime: ScriptedRuntime) -> None:
+    """Observe another job, one event of which comes and is not processed."""
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2")
+    assert positions(at(runtime, 1, 5, "job_2")) == [5]
+
+
+def test_another_process_asks_for_nothing_that_the_session_brings_again(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    process_all(runtime)
+    lose(runtime)
+    answer(runtime)
+    subscribe_second(runtime)
+    assert positions(at(runtime, 2, 4)) == [4]
+    other = another_process(runtime)
+    assert subscribes(other) == []
+    assert positions(at(other, 1, 5, "job_2") + at(other, 2, 4) + at(other, 3, 5)) == [5, 4, 5]
+
+
+def test_another_process_asks_for_a_job_that_is_followed_again(runtime: ScriptedRuntime) -> None:
+    """The user has not processed what came when it was followed first."""
+    subscribe(runtime)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.client.subscribe(JOB, 1, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    assert positions(at(runtime, 2, 2)) == [2]
+    other = another_process(runtime)
+    assert subscribes(other) == [(JOB, 1)]
+    assert at(other, 1, 3) + at(other, 2, 2) == []
+    answer(other)
+    assert positions(at(other, 3, 2) + at(other, 4, 3)) == [2, 3]
+
+
+def test_another_process_takes_nothing_of_a_job_that_was_observed_no_longer(
+    runtime: ScriptedRuntime,
+) -> None:
+    subscribe(runtime)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.take()
+    other = another_process(runtime)
+    assert [frame["job_id"] for frame in other.sent("job.unsubscribe")] == [JOB], "its record may be lost"
+    assert at(other, 1, 4) == []
+
+
+def test_another_process_takes_nothing_of_a_job_that_was_lost(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    lose(runtime)
+    refuse(runtime, "JOB_NOT_FOUND")
+    assert at(runtime, 1, 4) == []
+    assert at(another_process(runtime), 1, 4) == []
+
+
+def test_events_before_the_answer_to_a_subscribe_that_is_sent_again_come_again(
+    runtime: ScriptedRuntime,
+) -> None:
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    runtime.reconnect(replies=True)
+    assert at(runtime, 1, 1) == []
+    answer(runtime, job_seq=1)
+    assert positions(at(runtime, 2, 1)) == [1]
+
+
+def test_another_process_asks_for_what_a_lost_session_has_brought(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    lose(runtime)
+    answer(runtime)
+    other = another_process(runtime)
+    assert subscribes(other) == [(JOB, 0)], "position 3 is not processed"
+    assert at(other, 1, 4) == []
+    answer(other)
+    assert positions(at(other, 2, 3) + at(other, 3, 4)) == [3, 4]
+
+
+def test_another_process_asks_again_when_it_resumes_from_before_the_answer(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    own(runtime, 1, 2)
+    process_all(runtime)
+    lose(runtime)
+    subscribe_second(runtime)
+    assert at(runtime, 2, 7) == [], "it comes again behind the answer"
+    answer(runtime)
+    other = another_process(runtime)
+    assert subscribes(other) == [(JOB, 2)]
+    assert positions(at(other, 1, 5, "job_2") + at(other, 2, 7)) == [5]
+    answer(other)
+    assert positions(at(other, 3, 3) + at(other, 4, 7)) == [3, 7]
+    process_all(runtime, "job_2")
+    assert subscribes(another_process(runtime)) == []
+
+
+def test_another_process_goes_on_with_a_history_that_the_user_has_asked_for(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    own(runtime, 1, 2, 3, 4)
+    process_all(runtime)
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    assert positions(at(runtime, 5, 1)) == [1]
+    process_all(runtime)
+    assert positions(at(runtime, 6, 2)) == [2]
+    other = another_process(runtime)
+    events = [event for seq, one in enumerate((1, 2, 3, 5, 4), 5) for event in at(other, seq, one)]
+    assert positions(events) == [2, 3, 5, 4]
+    process_all(other)
+    assert subscribes(another_process(other)) == []
+
+
+def test_another_process_has_what_was_not_processed_when_a_subscription_went_on(
+    runtime: ScriptedRuntime,
+) -> None:
+    accept_by_key(runtime)
+    runtime.advance(1.1)
+    own(runtime, 1, 2)
+    answer(runtime, job_seq=4)
+    assert positions(at(runtime, 3, 3)) == [3]
+    other = another_process(runtime)
+    events = [event for seq in (1, 2, 3, 4) for event in at(other, seq, seq)]
+    assert positions(events) == [1, 2, 3, 4]
+
+
+def test_an_event_of_a_kind_that_the_session_does_not_take_is_not_missed(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    assert positions(at(runtime, 2, 7)) == [7]
+    lose(runtime, *[name for name in FEATURES if name != "progress"])
+    assert subscribes(runtime)[-1] == (JOB, 7)
+    answer(runtime, job_seq=9)
+    assert positions(at(runtime, 1, 9)) == [9]
+    other = another_process(runtime)
+    assert at(other, 1, 9) == [], "positions 3 and 7 of the lost session are not processed"
+    answer(other, job_seq=9)
+    events = at(other, 2, 3) + at(other, 3, 7) + at(other, 4, 9) + at(other, 5, 12)
+    assert positions(events) == [3, 7, 9, 12]
+
+
+# Children.
+
+
+def test_a_child_goes_on_when_it_is_unsubscribed(runtime: ScriptedRuntime) -> None:
+    child = JobId("job_2")
+    runtime.accept()
+    runtime.client.unsubscribe(child, now=runtime.now)
+    runtime.take()
+    assert runtime.say("job.event", log(), job_id=child, event_seq=1) == [], "whose it is, nobody knows"
+    said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": child, "agent": "a"}}
+    runtime.say("job.event", said, job_id=JOB, event_seq=2)
+    assert numbers(runtime.say("job.event", log(), job_id=child, event_seq=3)) == [3]
+    runtime.client.unsubscribe(child, now=runtime.now)
+    runtime.take()
+    assert numbers(runtime.say("job.event", log(), job_id=child, event_seq=4)) == [4]
+
+
+def test_another_process_learns_of_a_child_by_the_history(runtime: ScriptedRuntime) -> None:
+    child = JobId("job_2")
+    runtime.accept()
+    said = {"kind": "delegate", "body": {"child_job_id": child, "agent": "a"}}
+    other = another_process(runtime)
+    other.client.subscribe(JOB, 0, True, now=other.now)
+    other.take()
+    answer(other)
+    at(other, 1, 1, **said)
+    other.client.unsubscribe(child, now=other.now)
+    other.take()
+    assert numbers(other.say("job.event", log(), job_id=child, event_seq=2)) == [2]
+
+
+# Runtimes that tell no positions: every event comes at least once.
+
+
+@pytest.fixture
+def numbered() -> ScriptedRuntime:
+    runtime = ScriptedRuntime(ClientConfig())
+    runtime.welcome(*NUMBERED)
+    return runtime
+
+
+def asked(runtime: ScriptedRuntime) -> list[dict[str, Any]]:
+    """What the subscribes say but for the history that they ask for."""
+    payloads = [frame["payload"] for frame in runtime.sent("job.subscribe")]
+    assert all(payload["history"] is True for payload in payloads)
+    return [{name: value for name, value in payload.items() if name != "history"} for payload in payloads]
+
+
+def test_a_history_is_asked_from_a_number(numbered: ScriptedRuntime) -> None:
+    numbered.accept()
+    own(numbered, 1, 2)
+    lose(numbered, *NUMBERED)
+    assert asked(numbered) == [{"job_id": JOB, "from_event_seq": 2}]
+    answer(numbered)
+    assert numbers(own(numbered, 1, 2)) == [1, 2], "another session numbers by itself"
+    lose(numbered, *NUMBERED)
+    assert asked(numbered)[-1] == {"job_id": JOB, "from_event_seq": 2}
+
+
+def test_copies_are_told_by_their_envelope_ids(numbered: ScriptedRuntime) -> None:
+    numbered.accept()
+    assert numbers(numbered.say("job.event", log(), job_id=JOB, event_seq=1, id="a")) == [1]
+    lose(numbered, *NUMBERED)
+    answer(numbered)
+    assert numbered.say("job.event", log(), job_id=JOB, event_seq=1, id="a") == []
+    assert numbers(numbered.say("job.event", log(), job_id=JOB, event_seq=2, id="b")) == [2]
+    assert numbers(numbered.say("job.event", log(), job_id=JOB, event_seq=3, id="c")) == [3]
+    assert numbered.client.cursor == 1, "a copy is processed"
+
+
+def test_a_history_that_the_user_asks_for_again_may_have_the_same_ids(numbered: ScriptedRuntime) -> None:
+    for seq in (1, 2):
+        numbered.client.subscribe(JOB, 0, True, now=numbered.now)
+        numbered.take()
+        answer(numbered)
+        assert numbers(numbered.say("job.event", log(), job_id=JOB, event_seq=seq, id="a")) == [seq]
+
+
+def test_an_ended_subscription_goes_on_from_what_the_user_has_asked_for(numbered: ScriptedRuntime) -> None:
+    numbered.client.subscribe(JOB, 4, True, now=numbered.now)
+    numbered.take()
+    answer(numbered)
+    assert numbers(own(numbered, 1)) == [1]
+    numbered.only(SubscriptionEnded, numbered.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=2))
+    numbered.advance(1.1)
+    assert asked(numbered) == [{"job_id": JOB, "from_event_seq": 4}] * 2
+    answer(numbered)
+    assert numbers(own(numbered, 3)) == [3]
+
+
+def test_another_process_asks_from_the_number_that_is_processed(numbered: ScriptedRuntime) -> None:
+    numbered.accept()
+    own(numbered, 1, 2, 3)
+    numbered.client.processed(JOB, 2, now=numbered.now)
+    resumption = numbered.client.resumption()
+    assert resumption is not None
+    other = ScriptedRuntime(ClientConfig(), resumption=Resumption.of_json(resumption.to_json()))
+    other.welcome(*NUMBERED, session_id="sess_9")
+    assert asked(other) == [{"job_id": JOB, "from_event_seq": 2}]
+    answer(other)
+    assert numbers(own(other, 1)) == [1]
+
+
+def test_a_runtime_that_begins_to_tell_positions_is_asked_from_a_number(numbered: ScriptedRuntime) -> None:
+    numbered.accept()
+    own(numbered, 1, 2)
+    lose(numbered)
+    assert [frame["payload"] for frame in numbered.sent("job.subscribe")] == [
+        {"job_id": JOB, "from_event_seq": 2, "history": True}
+    ]
+    answer(numbered, job_seq=5)
+    assert positions(at(numbered, 1, 4) + at(numbered, 2, 5) + at(numbered, 3, 5)) == [4, 5]
+
+
+def test_the_history_of_a_job_that_a_lost_answer_has_joined_waits_for_it(numbered: ScriptedRuntime) -> None:
+    request_id = numbered.submit(idempotency_key="k")
+    numbered.reconnect(*NUMBERED)
+    assert own(numbered, 1, 2) == []
+    accepted, *rest = numbered.say("job.accepted", {"job_id": JOB, "request_id": request_id})
+    assert isinstance(accepted, JobAccepted)
+    assert numbers(rest) == [1, 2]
+
+
+def test_the_history_of_a_job_that_had_ended_here_is_asked_for_if_it_came_too_early(
+    numbered: ScriptedRuntime,
+) -> None:
+    numbered.accept()
+    numbered.say("job.result", {"result": 1}, job_id=JOB, event_seq=1)
+    request_id = numbered.submit(idempotency_key="k")
+    numbered.reconnect(*NUMBERED)
+    assert own(numbered, 2) == []
+    numbered.only(JobAccepted, numbered.say("job.accepted", {"job_id": JOB, "request_id": request_id}))
+    numbered.advance(1.1)
+    assert asked(numbered) == [{"job_id": JOB, "from_event_seq": 0}]
+
+
+def test_the_end_of_a_job_whose_acceptance_was_lost_refuses_nothing(numbered: ScriptedRuntime) -> None:
+    request_id = numbered.submit(idempotency_key="k")
+    other = numbered.submit()
+    numbered.reconnect(*NUMBERED, replies=True)
+    end = {"code": "TIMEOUT", "final_status": "timed_out", "completed_at": "t"}
+    assert numbered.say("job.error", end, job_id=JOB, event_seq=1) == []
+    accepted, ended = numbered.say("job.accepted", {"job_id": JOB, "request_id": request_id})
+    assert isinstance(accepted, JobAccepted)
+    assert isinstance(ended, JobEnded)
+    numbered.only(JobAccepted, numbered.say("job.accepted", {"job_id": "job_2", "request_id": other}))
+
+
+def test_a_history_that_comes_before_its_answer_is_asked_for_again_if_nobody_answers(
+    numbered: ScriptedRuntime,
+) -> None:
+    numbered.client.subscribe(JOB, 0, True, now=numbered.now)
+    numbered.take()
+    answer(numbered)
+    numbered.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=1)
+    numbered.advance(1.1)
+    assert own(numbered, 2) == []
+    refuse(numbered, "INTERNAL_ERROR", retryable=True)
+    assert numbered.client.cursor == 2, "it comes again"
+    numbered.advance(1.1)
+    assert own(numbered, 3) == []
+    assert numbers(answer(numbered)) == [3]

@@ -1,0 +1,74 @@
+"""What waits for one transport, in order."""
+
+from __future__ import annotations
+
+from arcp_proto.engine.outbox import Outbox
+from arcp_proto.ids import JobId, Principal, SessionId, Time
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.sessions.session import Session
+from arcp_proto.wire.codec import decode_envelope, event_head
+from arcp_proto.wire.envelopes import Entry
+from tests.unit.world import CONFIG, SEED, START, UNIX
+
+HEAD = event_head("job.event", JobId("job_1"), None)
+
+
+def outbox_of(events: int = 0) -> Outbox:
+    outbox = Outbox(Runtime(CONFIG, seed=SEED, now=START, unix=UNIX))
+    outbox.session = session = Session(SessionId("sess_1"), Principal("alice"), [], "")
+    for _ in range(events):
+        session.log.append(Entry(HEAD, b"{"), 1, Time(0))
+    return outbox
+
+
+def shown(pulled: list[bytes]) -> list[int | str | None]:
+    """The numbers of events, and the rest as it is."""
+    return [decode_envelope(one).event_seq if one[:1] == b"{" else one.decode() for one in pulled]
+
+
+def test_nothing_overtakes_the_first_envelope() -> None:
+    outbox = outbox_of(2)
+    outbox.urgent.append(b"pong")
+    outbox.add(b"welcome", 0)
+    outbox.add(b"answer", 1)
+    assert (outbox.waiting, outbox.pending) == (3, True)
+    assert shown(outbox.pull(9, 9_999)) == ["welcome", "pong", 1, "answer", 2]
+    assert (outbox.waiting, outbox.pending, outbox.cursor) == (0, False, 2)
+    outbox.urgent.append(b"ping")
+    outbox.add(b"late", None)
+    assert shown(outbox.pull(9, 9_999)) == ["ping", "late"]
+
+
+def test_a_pull_stops_at_either_limit() -> None:
+    outbox = outbox_of(5)
+    assert shown(outbox.pull(2, 9_999)) == [1, 2]
+    assert shown(outbox.pull(9, 1)) == [3]
+    assert outbox.pull(0, 9_999) == outbox.pull(9, 0) == []
+    assert shown(outbox.pull(9, 9_999)) == [4, 5]
+
+
+def test_what_was_evicted_cannot_be_pulled() -> None:
+    outbox = outbox_of(3)
+    assert outbox.session is not None
+    outbox.session.log.release(1)
+    assert (outbox.pull(9, 9_999), outbox.overrun) == ([], True)
+
+
+def test_an_end_keeps_what_is_to_be_flushed() -> None:
+    for flush, left in ((True, ["answer", 1, 2]), (False, ["goodbye"])):
+        outbox = outbox_of(2)
+        outbox.add(b"answer", 0)
+        outbox.end(flush=flush)
+        if not flush:
+            outbox.urgent.append(b"goodbye")
+        assert outbox.session is not None
+        outbox.session.log.append(Entry(HEAD, b"{"), 1, Time(0))
+        assert shown(outbox.pull(9, 9_999)) == left
+
+
+def test_nothing_is_left_of_what_is_dropped() -> None:
+    outbox = outbox_of(2)
+    outbox.add(b"answer", 0)
+    outbox.urgent.append(b"ping")
+    outbox.drop()
+    assert (outbox.pending, outbox.waiting, outbox.pull(9, 9_999)) == (False, 0, [])

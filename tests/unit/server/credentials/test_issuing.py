@@ -1,0 +1,685 @@
+"""Credentials are asked for before a job is there, and shown to nobody but its principal (§9.8)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from arcp_proto.engine.output import CredentialRotated, IssueCredentials, StartJob
+from arcp_proto.errors import LocalProtocolError
+from arcp_proto.features import PROVISIONED_CREDENTIALS
+from arcp_proto.ids import SECOND
+from arcp_proto.limits import Limits
+from arcp_proto.recording import record, replay
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.gate import GRACE_SEC
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import (
+    CredentialIssued,
+    CredentialRequested,
+    CredentialRevoked,
+    encode_record,
+)
+from tests.unit.credentialed import ENDPOINT, JOURNALED, PROVIDED, WITH, Provided, made
+from tests.unit.world import CONFIG, FEATURES, UNIX, Frame, Peer
+
+
+def submit(peer: Peer, **payload: Any) -> list[Frame]:
+    """A submit; what came back at once."""
+    return peer.send("job.submit", {"agent": "echo", "input": None, **payload})
+
+
+def rotations(peer: Peer) -> list[dict[str, Any]]:
+    """The bodies of the events that tell of a new value."""
+    bodies = [frame["payload"]["body"] for frame in peer.of("job.event")]
+    return [body for body in bodies if body.get("phase") == "credential_rotated"]
+
+
+# Who is offered it.
+
+
+def test_the_feature_is_there_with_a_provisioner_and_a_journal_alone() -> None:
+    assert PROVISIONED_CREDENTIALS not in CONFIG.features
+    assert PROVISIONED_CREDENTIALS not in msgspec.structs.replace(CONFIG, credentials=True).features
+    assert PROVISIONED_CREDENTIALS in JOURNALED.features
+    assert PROVISIONED_CREDENTIALS in PROVIDED.features
+
+
+def test_a_connection_that_is_not_secure_is_not_offered_it() -> None:
+    world = Provided()
+    peer = world.connect(secure=False)
+    [welcome] = peer.hello(features=WITH)
+    assert PROVISIONED_CREDENTIALS not in welcome["payload"]["capabilities"]["features"]
+    submit(peer)
+    assert world.asked == []
+    assert peer.of("job.accepted")
+
+
+def test_nobody_in_particular_is_not_offered_it() -> None:
+    world = Provided(msgspec.structs.replace(PROVIDED, anonymous=True))
+    peer = world.connect()
+    [welcome] = peer.hello(None, scheme="anonymous", features=WITH)
+    assert PROVISIONED_CREDENTIALS not in welcome["payload"]["capabilities"]["features"]
+
+
+def test_a_session_that_did_not_ask_for_it_gets_none() -> None:
+    world = Provided()
+    submit(world.client(features=FEATURES))
+    assert world.asked == []
+
+
+def test_such_a_session_is_resumed_over_a_secure_connection_only() -> None:
+    world = Provided()
+    peer = world.client()
+    resume = {"resume_token": peer.token, "last_event_seq": 0}
+    plain = world.connect(secure=False)
+    plain.hello(features=WITH, resume=resume)
+    assert plain.codes() == ["PERMISSION_DENIED"]
+    secure = world.connect()
+    [welcome] = secure.hello(features=WITH, resume=resume)
+    assert PROVISIONED_CREDENTIALS in welcome["payload"]["capabilities"]["features"]
+
+
+# Before the job is there.
+
+
+def test_the_provisioner_is_asked_for_what_the_lease_bounds() -> None:
+    world = Provided()
+    lease = {"cost.budget": ["USD:5.50"], "model.use": ["fast/*"]}
+    submit(world.client(), lease_request=lease, lease_constraints={"expires_at": "2026-06-30T00:00:00Z"})
+    [asked] = world.all(IssueCredentials)
+    assert (asked.principal, asked.agent, asked.version) == ("alice", "echo", "2.0.0")
+    assert asked.lease == lease
+    assert asked.budget in ({"USD": "5.50"}, {"USD": "5.5"})
+    assert asked.expires_at == "2026-06-30T00:00:00Z"
+    assert asked.alias.startswith("cred_")
+    assert not asked.rotation
+
+
+@pytest.mark.parametrize("required", [True, False])
+@pytest.mark.parametrize(
+    ("lease", "free"),
+    [({"fs.read": ["/a"]}, True), ({"model.use": ["fast/small"]}, False), ({"model.use": []}, False)],
+    ids=["no models", "one model", "none of them"],
+)
+def test_they_are_for_any_model_only_when_the_host_allows_it_and_the_lease_names_none(
+    lease: dict[str, list[str]], free: bool, required: bool
+) -> None:
+    world = Provided(msgspec.structs.replace(RESTARTABLE, models_required=required))
+    job = world.job(world.client(), lease_request=lease)
+    world.runtime.rotate_credential(job, world.asked[0], now=world.now)
+    world.take()
+    world.restart()
+    asked = world.all(IssueCredentials)
+    assert [request.lease for request in asked] == [lease] * 3
+    assert [request.any_model for request in asked] == [free and not required] * 3
+
+
+def test_there_is_no_job_and_no_answer_until_they_are_there() -> None:
+    world = Provided()
+    peer = world.client()
+    assert submit(peer) == []
+    assert (world.runtime.jobs, world.all(StartJob)) == ({}, [])
+    alias = world.issue("sk-virtual", constraints={"model.use": ["x"]}, profile="openai")
+    [accepted] = peer.of("job.accepted")
+    assert accepted["payload"]["credentials"] == [
+        {
+            "id": alias,
+            "scheme": "bearer",
+            "value": "sk-virtual",
+            "endpoint": ENDPOINT,
+            "profile": "openai",
+            "constraints": {"model.use": ["x"]},
+        }
+    ]
+    [started] = world.all(StartJob)
+    assert [one.value.reveal() for one in started.credentials] == ["sk-virtual"]
+
+
+def test_the_intent_is_durable_before_it_is_asked_and_the_id_before_it_is_shown() -> None:
+    world = Provided(JOURNALED)
+    peer = world.client()
+    world.durable = False
+    submit(peer)
+    assert isinstance(world.records[-1], CredentialRequested)
+    assert world.asked == []
+    world.persist()
+    [alias] = world.asked
+    world.issue()
+    assert CredentialIssued(alias, [alias], []) in world.records
+    assert peer.of("job.accepted") == []
+    world.persist()
+    assert len(peer.of("job.accepted")) == 1
+
+
+def test_a_provisioner_may_issue_none() -> None:
+    world = Provided(JOURNALED)
+    peer = world.client()
+    submit(peer)
+    alias = world.last(IssueCredentials).alias
+    world.carry_out(world.runtime.credentials_issued(alias, [], now=world.now))
+    assert "credentials" not in peer.of("job.accepted")[0]["payload"]
+    assert CredentialRevoked(alias) in world.records
+    assert world.revocations == []
+
+
+def test_several_have_names_of_their_own() -> None:
+    world = Provided()
+    peer = world.client()
+    submit(peer)
+    alias = world.issue("a", "b", handle="h")
+    shown = peer.of("job.accepted")[0]["payload"]["credentials"]
+    assert [(one["id"], one["value"]) for one in shown] == [(alias, "a"), (f"{alias}.2", "b")]
+
+
+@pytest.mark.parametrize(("said", "code"), [("BUDGET_EXHAUSTED", "BUDGET_EXHAUSTED"), ("", "INTERNAL_ERROR")])
+def test_a_failure_refuses_the_submit_and_what_may_be_there_is_revoked(said: str, code: str) -> None:
+    world = Provided()
+    peer = world.client()
+    submit(peer)
+    world.refuse(said, "no money")
+    assert peer.codes() == [code]
+    assert peer.frames[-1]["payload"]["message"] == "no money"
+    assert world.runtime.jobs == {}
+    assert world.revocations == world.asked
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        made(""),
+        made(profile=""),
+        made(constraints={"x": object()}),
+        made("v" * 9000),
+        made(handle="h" * 1000),
+        msgspec.structs.replace(made(), scheme=""),
+    ],
+)
+def test_what_cannot_be_shown_is_revoked(bad: Any) -> None:
+    world = Provided()
+    peer = world.client()
+    submit(peer)
+    alias = world.last(IssueCredentials).alias
+    world.carry_out(world.runtime.credentials_issued(alias, [bad], now=world.now))
+    assert peer.codes() == ["INTERNAL_ERROR"]
+    assert world.revocations == [alias]
+
+
+def test_what_comes_late_is_revoked_and_the_client_was_answered_before() -> None:
+    world = Provided()
+    peer = world.client()
+    submit(peer)
+    [alias] = world.asked
+    world.advance(world.runtime.limits.issue + 0.1)
+    assert peer.codes() == ["INTERNAL_ERROR"]
+    assert world.revocations == [alias]
+    world.revoke(alias)
+    world.issue(alias=alias)
+    assert world.revocations == [alias, alias]
+    world.revoke(alias)
+    assert len(world.runtime.provisions) == 0
+    assert world.runtime.jobs == {}
+
+
+def test_a_submit_of_a_session_that_is_over_leaves_nothing() -> None:
+    world = Provided()
+    peer = world.client()
+    submit(peer)
+    [alias] = world.asked
+    peer.drop()
+    world.advance(CONFIG.resume_window_sec + 1)
+    world.issue(alias=alias)
+    world.revoke(alias)
+    assert (world.runtime.jobs, len(world.runtime.provisions)) == ({}, 0)
+
+
+def test_an_answer_that_comes_twice_or_for_nothing_is_ignored() -> None:
+    world = Provided()
+    peer = world.client()
+    world.job(peer)
+    world.issue("again")
+    world.issue(alias="cred_unknown")
+    assert len(peer.of("job.accepted")) == 1
+    assert b"again" not in world.values(peer.connection)
+
+
+# Who sees them.
+
+
+def test_a_subscribed_and_a_listing_show_them_to_the_principal_with_the_feature() -> None:
+    world = Provided(msgspec.structs.replace(PROVIDED, observers={"bob": {"*": "observe"}}))
+    peer, other, bob = world.client(), world.client(), world.client("tok-bob")
+    without = world.client(features=FEATURES)
+    job = world.job(peer)
+    for one in (other, bob, without):
+        one.send("job.subscribe", {"job_id": job})
+        one.send("session.list_jobs", {})
+    for shown in (
+        other.of("job.subscribed")[0]["payload"],
+        other.of("session.jobs")[0]["payload"]["jobs"][0],
+    ):
+        assert [one["value"] for one in shown["credentials"]] == ["sk-1"]
+    for one in (bob, without):
+        assert b"sk-1" not in world.values(one.connection)
+        assert "credentials" not in one.of("job.subscribed")[0]["payload"]
+        assert "credentials" not in one.of("session.jobs")[0]["payload"]["jobs"][0]
+
+
+def test_nothing_shows_them_once_the_job_is_over() -> None:
+    world = Provided()
+    peer, other = world.client(), world.client()
+    job = world.job(peer, idempotency_key="k")
+    world.finish(job)
+    world.revoke(world.asked[0])
+    other.send("job.subscribe", {"job_id": job})
+    other.send("session.list_jobs", {})
+    submit(other, idempotency_key="k")
+    assert b"sk-1" not in world.values(other.connection)
+
+
+def test_a_repeated_acceptance_carries_the_current_ones() -> None:
+    world = Provided()
+    peer, other = world.client(), world.client()
+    job = world.job(peer, idempotency_key="k")
+    world.runtime.rotate_credential(job, world.asked[0], now=world.now)
+    world.take()
+    world.issue("sk-new")
+    for one in (peer, other):
+        [accepted] = [frame for frame in submit(one, idempotency_key="k") if frame["type"] == "job.accepted"]
+        assert [shown["value"] for shown in accepted["payload"]["credentials"]] == ["sk-new"]
+
+
+def test_a_kept_answer_is_replayed_with_the_current_ones_and_holds_none() -> None:
+    world = Provided(JOURNALED)
+    peer = world.client()
+    job = world.job(peer)
+    peer.drop()
+    world.runtime.rotate_credential(job, world.asked[0], now=world.now)
+    world.take()
+    world.issue("sk-new")
+    again = world.resumed(peer, 0, features=WITH, replies=True)
+    [accepted] = again.of("job.accepted")
+    assert [one["value"] for one in accepted["payload"]["credentials"]] == ["sk-new"]
+    assert [body["value"] for body in rotations(again)] == ["sk-new"]
+    written = b"".join(encode_record(record) for record in (*world.records, *world.runtime.snapshot()))
+    assert b"sk-1" not in written
+    assert b"sk-new" not in written
+
+
+# Rotation.
+
+
+def test_a_rotation_tells_the_principal_alone_and_revokes_the_old_value() -> None:
+    world = Provided(msgspec.structs.replace(JOURNALED, observers={"bob": {"*": "observe"}}))
+    peer, other, bob = world.client(), world.client(), world.client("tok-bob")
+    without = world.client(features=FEATURES)
+    job = world.job(peer)
+    for one in (other, bob, without):
+        one.send("job.subscribe", {"job_id": job})
+    [old] = world.asked
+    world.runtime.rotate_credential(job, old, now=world.now)
+    world.take()
+    assert world.last(IssueCredentials).rotation
+    world.issue("sk-new")
+    world.emit(job)
+    expected = {
+        "phase": "credential_rotated",
+        "id": old,
+        "value": "sk-new",
+        "details": {"id": old, "value": "sk-new"},
+    }
+    assert rotations(peer) == rotations(other) == [expected]
+    assert bob.numbers() == without.numbers() == [1]
+    assert b"sk-new" not in world.values(bob.connection) + world.values(without.connection)
+    assert world.revocations == [old]
+    assert world.last(CredentialRotated) == CredentialRotated(job, old)
+    assert [one.value.reveal() for one in world.runtime.credentials_of(job)] == ["sk-new"]
+
+
+def test_a_history_keeps_phase_and_id_and_is_not_replayed_to_others() -> None:
+    world = Provided(msgspec.structs.replace(PROVIDED, observers={"bob": {"*": "observe"}}))
+    peer, other, bob = world.client(), world.client(), world.client("tok-bob")
+    job = world.job(peer)
+    [old] = world.asked
+    world.runtime.rotate_credential(job, old, now=world.now)
+    world.take()
+    world.issue("sk-new")
+    for one in (other, bob):
+        one.send("job.subscribe", {"job_id": job, "history": True})
+    world.advance(0.01)
+    assert rotations(other) == [{"phase": "credential_rotated", "id": old}]
+    assert rotations(bob) == []
+    assert bob.numbers() == []
+
+
+def test_a_replayed_event_names_no_value_that_was_revoked() -> None:
+    world = Provided()
+    peer = world.client()
+    job = world.job(peer)
+    [old] = world.asked
+    peer.drop()
+    for value in ("sk-two", "sk-three"):
+        world.runtime.rotate_credential(job, old, now=world.now)
+        world.take()
+        world.issue(value)
+    again = world.resumed(peer, 0, features=WITH)
+    assert [body.get("value") for body in rotations(again)] == [None, "sk-three"]
+    world.finish(job)
+    last = world.resumed(again, 0, features=WITH)
+    assert [body.get("value") for body in rotations(last)] == [None, None]
+
+
+def test_a_rotation_that_fails_leaves_the_old_value() -> None:
+    world = Provided()
+    peer = world.client()
+    job = world.job(peer)
+    [old] = world.asked
+    world.runtime.rotate_credential(job, old, now=world.now)
+    with pytest.raises(LocalProtocolError, match="is being rotated"):
+        world.runtime.rotate_credential(job, old, now=world.now)
+    world.take()
+    world.refuse("BUDGET_EXHAUSTED", "no money")
+    assert world.last(CredentialRotated) == CredentialRotated(job, old, "BUDGET_EXHAUSTED", "no money")
+    assert [one.value.reveal() for one in world.runtime.credentials_of(job)] == ["sk-1"]
+    assert world.revocations == world.asked[1:]
+    world.runtime.rotate_credential(job, old, now=world.now)
+    world.take()
+    alias = world.last(IssueCredentials).alias
+    world.carry_out(world.runtime.credentials_issued(alias, [], now=world.now))
+    assert world.last(CredentialRotated).code == "INTERNAL_ERROR"
+    assert [one.value.reveal() for one in world.runtime.credentials_of(job)] == ["sk-1"]
+
+
+def test_a_rotation_of_a_job_that_is_over_is_revoked() -> None:
+    world = Provided()
+    peer = world.client()
+    job = world.job(peer)
+    [old] = world.asked
+    world.runtime.rotate_credential(job, old, now=world.now)
+    world.take()
+    world.finish(job)
+    new = world.issue("sk-late")
+    assert world.revocations.count(new) >= 1
+    assert b"sk-late" not in world.values(peer.connection)
+    with pytest.raises(LocalProtocolError):
+        world.runtime.rotate_credential(job, old, now=world.now)
+
+
+@pytest.mark.parametrize("how", ["finish", "cancel", "expire"])
+@pytest.mark.parametrize("values", [("sk-late",), ()], ids=["one", "none"])
+def test_a_rotation_that_is_answered_while_its_job_ends_gives_nothing(
+    how: str, values: tuple[str, ...]
+) -> None:
+    world = Provided()
+    peer = world.client()
+    expires_at = datetime.fromtimestamp(UNIX // SECOND + 5, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    job = world.job(peer, lease_constraints={"expires_at": expires_at})
+    [old] = world.asked
+    world.runtime.rotate_credential(job, old, now=world.now)
+    world.take()
+    if how == "finish":
+        world.finish(job)  # The terminal waits for revocation.
+    elif how == "cancel":
+        peer.cancel(job)  # The agent has its grace, and the value that it began with.
+    else:
+        world.advance(5 + GRACE_SEC + 0.1)
+        assert world.stops() == [job]
+    held = [one.value.reveal() for one in world.runtime.credentials_of(job)]
+    new = world.last(IssueCredentials).alias
+    answer = [made(value) for value in values]
+    world.carry_out(world.runtime.credentials_issued(new, answer, now=world.now))
+    assert held == ([] if how == "finish" else ["sk-1"])
+    assert [one.value.reveal() for one in world.runtime.credentials_of(job)] == held
+    assert rotations(peer) == []
+    assert (new in world.revocations) is (how == "finish" or bool(values))
+    told = CredentialRotated(job, old, "INTERNAL_ERROR", "the job is over")
+    assert world.all(CredentialRotated) == [told]
+
+
+def test_only_the_runtime_tells_of_a_rotation() -> None:
+    world = Provided()
+    job = world.job(world.client())
+    with pytest.raises(LocalProtocolError, match="only the runtime"):
+        world.emit(job, "status", {"phase": "credential_rotated", "id": "x", "value": "y"})
+
+
+def test_a_child_gets_its_own_before_it_starts() -> None:
+    world = Provided()
+    peer = world.client()
+    lease = {"agent.delegate": ["echo"], "fs.read": ["/a/**"]}
+    job = world.job(peer, lease_request=lease)
+    child = world.runtime.delegate(job, "echo", None, {"fs.read": ["/a/b"]}, now=world.now)
+    world.take()
+    assert len(world.asked) == 2
+    assert world.last(IssueCredentials).job_id == child
+    assert len(world.all(StartJob)) == 1
+    world.issue("sk-child")
+    assert [one.value.reveal() for one in world.last(StartJob).credentials] == ["sk-child"]
+    peer.send("session.list_jobs", {})
+    assert b"sk-child" not in world.values(peer.connection)
+    peer.send("job.subscribe", {"job_id": child})
+    assert [one["value"] for one in peer.frames[-1]["payload"]["credentials"]] == ["sk-child"]
+
+
+def test_a_child_whose_credentials_fail_ends_so() -> None:
+    world = Provided()
+    peer = world.client()
+    job = world.job(peer, lease_request={"agent.delegate": ["echo"], "fs.read": ["/a/**"]})
+    child = world.runtime.delegate(job, "echo", None, {"fs.read": ["/a/b"]}, now=world.now)
+    world.take()
+    world.refuse("BUDGET_EXHAUSTED", "no money")
+    world.revoke(world.asked[-1])
+    [end] = [frame for frame in peer.of("job.error") if frame["job_id"] == child]
+    assert end["payload"]["code"] == "BUDGET_EXHAUSTED"
+
+
+# A restart.
+
+
+RESTARTABLE = msgspec.structs.replace(JOURNALED, agents=(AgentInfo("echo", restartable=True),))
+
+
+def test_a_child_that_waits_for_its_own_counts_as_a_running_job() -> None:
+    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(principal_jobs=2)))
+    peer = world.client()
+    job = world.job(peer, lease_request={"agent.delegate": ["*"]})
+    for end in ("starts", "fails", "comes late", "is cancelled"):
+        child = world.runtime.delegate(job, "plain", now=world.now)
+        world.take()
+        [error] = submit(peer)
+        assert error["payload"]["details"]["limit"] == "principal_jobs", end
+        world.advance(1.1)  # Until its connection is read again.
+        if end == "starts":
+            world.issue()
+            world.finish(child)
+        elif end == "fails":
+            world.refuse()
+        elif end == "comes late":
+            world.advance(30)
+            world.issue()
+        else:
+            peer.cancel(child)
+            assert not world.runtime.issuing.submits
+            world.issue()
+        assert not world.runtime.issuing.submits, end
+        for alias in world.revocations:
+            world.revoke(alias)
+        world.advance(3)
+    submit(peer)
+    assert len(world.asked) == 6
+
+
+def test_a_job_that_starts_again_gets_others_first_and_its_session_is_told() -> None:
+    world = Provided(RESTARTABLE)
+    peer = world.client()
+    world.job(peer)
+    [old] = world.asked
+    world.restart()
+    assert world.revocations == [old]
+    assert len(world.all(StartJob)) == 1
+    world.revoke(old)
+    world.issue("sk-new")
+    assert world.last(StartJob).attempt == 2
+    again = world.resumed(peer, 0, features=WITH)
+    assert [(body["id"], body["value"]) for body in rotations(again)] == [(old, "sk-new")]
+
+
+def test_after_two_rotations_a_job_starts_again_under_the_ids_that_its_client_knows() -> None:
+    world = Provided(RESTARTABLE)
+    job = world.job(world.client())
+    for value in ("sk-two", "sk-three"):
+        world.runtime.rotate_credential(job, world.asked[0], now=world.now)
+        world.take()
+        world.issue(value)
+    world.restart()
+    world.issue("sk-new")
+    assert [one.id for one in world.last(StartJob).credentials] == [world.asked[0]]
+
+
+def test_a_job_that_has_got_more_credentials_keeps_the_ids_of_all_of_them() -> None:
+    """What it had first is still to be revoked, and has fewer ids."""
+    world = Provided(RESTARTABLE)
+    world.job(world.client())
+    world.restart()
+    world.issue("sk-1", "sk-2")
+    ids = [one.id for one in world.last(StartJob).credentials]
+    world.restart()
+    world.issue("sk-3", "sk-4")
+    assert [one.id for one in world.last(StartJob).credentials] == ids
+    assert len(set(ids)) == 2
+
+
+def test_a_job_that_waits_for_others_through_two_restarts_starts_again_once() -> None:
+    world = Provided(RESTARTABLE)
+    peer = world.client()
+    world.job(peer)
+    world.restart()
+    world.restart()
+    assert not any(b"attempt 2" in encode_record(record) for record in world.records)
+    world.issue("sk-new")
+    assert sum(b"attempt 2" in encode_record(record) for record in world.records) == 1
+
+
+def test_a_job_that_is_left_to_the_next_process_while_it_waits_does_not_start() -> None:
+    world = Provided(RESTARTABLE)
+    world.job(world.client())
+    world.restart()
+    world.runtime.shut_down(0.0, now=world.now)
+    world.take()
+    alias = world.issue("sk-late")
+    assert len(world.all(StartJob)) == 1
+    assert alias in world.revocations
+    world.advance(6)
+    world.restart()
+    assert world.last(IssueCredentials).alias != alias
+
+
+def test_a_cancel_while_a_job_waits_for_its_credentials_ends_it() -> None:
+    world = Provided(RESTARTABLE)
+    peer = world.client()
+    job = world.job(peer)
+    world.restart()
+    again = world.resumed(peer, 0, features=WITH)
+    again.cancel(job)
+    for alias in dict.fromkeys(world.revocations):
+        world.revoke(alias)
+    assert [frame["payload"]["code"] for frame in again.of("job.error")] == ["CANCELLED"]
+    late = world.issue("sk-late")
+    assert world.revocations.count(late) == 2
+    assert len(world.all(StartJob)) == 1
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_recording_does_the_same_again_and_holds_no_value_unless_it_keeps_secrets(keep: bool) -> None:
+    world = Provided()
+    lines: list[str] = []
+    record(world.runtime, lines.append, salt=bytes(16), keep_secrets=keep)
+    peer = world.client()
+    job = world.job(peer)
+    world.runtime.rotate_credential(job, world.asked[0], now=world.now)
+    world.take()
+    world.issue("sk-2")
+    world.finish(job)
+    for alias in world.asked:
+        world.revoke(alias)
+    again = [envelope for _, envelope in replay(lines).envelopes]
+    assert [len(envelope) for envelope in again] == list(map(len, peer.raw))
+    assert (again == peer.raw) is keep
+    assert any("sk-" in line for line in lines) is keep
+
+
+# Who gets none, although its lease names models.
+
+MODELS = {"model.use": ["fast/*"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "secure", "reason"),
+    [
+        (PROVIDED, False, "secure connections only"),
+        (msgspec.structs.replace(CONFIG, credentials=True), True, "keeps no journal"),
+        (msgspec.structs.replace(CONFIG, credentials=True), False, "keeps no journal"),
+    ],
+    ids=["plain", "volatile", "both"],
+)
+def test_a_lease_with_models_is_refused_when_credentials_are_withheld(
+    config: RuntimeConfig, secure: bool, reason: str
+) -> None:
+    world = Provided(config)
+    peer = world.connect(secure=secure)
+    peer.hello(features=WITH)
+    [refused] = submit(peer, lease_request=MODELS)
+    payload = refused["payload"]
+    assert (refused["type"], payload["code"], payload["retryable"]) == (
+        "session.error",
+        "PERMISSION_DENIED",
+        False,
+    )
+    assert reason in payload["message"] and payload["details"]["feature"] == PROVISIONED_CREDENTIALS
+    assert world.asked == [] and world.all(StartJob) == []
+    [accepted] = submit(peer, lease_request={"fs.read": ["/x"], "model.use": []})
+    assert accepted["type"] == "job.accepted"
+
+
+def test_an_anonymous_client_is_told_that_credentials_need_a_principal() -> None:
+    world = Provided(msgspec.structs.replace(PROVIDED, anonymous=True))
+    peer = world.connect()
+    peer.hello(None, scheme="anonymous", features=WITH)
+    [refused] = submit(peer, lease_request=MODELS)
+    assert refused["payload"]["code"] == "PERMISSION_DENIED"
+    assert "authenticated principals only" in refused["payload"]["message"]
+
+
+@pytest.mark.parametrize("config", [PROVIDED, CONFIG], ids=["not asked for", "no provisioner"])
+def test_a_client_that_does_not_ask_for_credentials_runs_without(config: RuntimeConfig) -> None:
+    world = Provided(config)
+    peer = world.connect(secure=False)
+    peer.hello(features=FEATURES if config is PROVIDED else WITH)
+    assert submit(peer, lease_request=MODELS)[0]["type"] == "job.accepted"
+
+
+def test_a_resumed_session_is_told_the_same() -> None:
+    world = Provided(JOURNALED)
+    peer = world.connect(secure=False)
+    peer.hello(features=WITH)
+    peer.drop()
+    world.restart()
+    again = world.connect(secure=True)
+    again.hello(features=WITH, resume={"resume_token": peer.token, "last_event_seq": 0})
+    [refused] = submit(again, lease_request=MODELS)
+    assert refused["payload"]["code"] == "PERMISSION_DENIED"
+
+
+def test_a_session_that_is_resumed_without_features_keeps_what_it_was_told() -> None:
+    world = Provided()
+    peer = world.connect(secure=False)
+    peer.hello(features=WITH)
+    peer.drop()
+    again = world.connect(secure=False)
+    auth = {"scheme": "bearer", "token": "tok-alice"}
+    again.send("session.resume", {"auth": auth, "resume_token": peer.token, "last_event_seq": 0})
+    [refused] = submit(again, lease_request=MODELS)
+    assert refused["payload"]["code"] == "PERMISSION_DENIED"

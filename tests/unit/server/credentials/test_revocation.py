@@ -1,0 +1,237 @@
+"""Credentials are revoked at every end, and until it is done (§9.8.2, §14)."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from arcp_proto.engine.output import Audit, RevokeCredential, StopJob
+from arcp_proto.limits import Limits
+from arcp_proto.server.credentials.revocation import DOUBT
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import CredentialOutstanding, CredentialRequested, CredentialRevoked
+from tests.unit.credentialed import JOURNALED, WITH, Provided
+from tests.unit.world import Peer
+
+
+def ends(peer: Peer) -> list[str]:
+    """The terminals that came."""
+    return [frame["type"] for frame in peer.frames if frame["type"] in ("job.result", "job.error")]
+
+
+def test_the_terminal_waits_for_revocation() -> None:
+    world = Provided(JOURNALED)
+    peer = world.client()
+    job = world.job(peer)
+    world.finish(job, {"x": 1})
+    [alias] = world.asked
+    assert world.revocations == [alias]
+    assert ends(peer) == []
+    assert world.runtime.credentials_of(job) == []
+    world.revoke(alias)
+    assert ends(peer) == ["job.result"]
+    assert CredentialRevoked(alias) in world.records
+    assert len(world.runtime.provisions) == 0
+
+
+@pytest.mark.parametrize("how", ["fail", "cancel", "timeout", "stopped"])
+def test_whatever_the_end_is(how: str) -> None:
+    world = Provided()
+    peer = world.client()
+    job = world.job(peer, max_runtime_sec=10)
+    match how:
+        case "fail":
+            world.fail(job)
+        case "cancel":
+            peer.cancel(job)
+            world.stopped(job)
+        case "timeout":
+            world.advance(10.1)
+            world.stopped(job)
+        case _:
+            world.stopped(job)
+    assert world.revocations == world.asked
+    assert ends(peer) == []
+    world.revoke(world.asked[0])
+    assert ends(peer) == ["job.error"]
+
+
+def test_it_waits_two_seconds_at_most_and_the_revocation_goes_on() -> None:
+    world = Provided()
+    peer = world.client()
+    world.finish(world.job(peer))
+    world.advance(1.9)
+    assert ends(peer) == []
+    world.advance(0.2)
+    assert ends(peer) == ["job.result"]
+    world.revoke(world.asked[0], False, reason="HTTP 500")
+    world.advance(1.1)
+    assert len(world.revocations) == 2
+    world.revoke(world.asked[0])
+    assert len(world.runtime.provisions) == 0
+
+
+def test_a_cancel_while_it_waits_is_how_the_job_ends() -> None:
+    world = Provided()
+    peer = world.client()
+    job = world.job(peer)
+    world.finish(job)
+    peer.cancel(job)
+    world.revoke(world.asked[0])
+    [end] = [frame for frame in peer.frames if frame["type"] in ("job.result", "job.error")]
+    assert end["payload"]["code"] == "CANCELLED"
+    assert world.runtime.unfinished == {}
+
+
+def test_an_agent_that_does_not_stop_loses_them_at_the_end_of_its_grace() -> None:
+    world = Provided()
+    peer = world.client()
+    job = world.job(peer)
+    peer.cancel(job)
+    assert world.stops() == [job]
+    assert world.revocations == []
+    world.advance(world.last(StopJob).kill_at - world.now and 5.1)
+    assert world.revocations == world.asked
+    world.revoke(world.asked[0])
+    assert peer.of("job.error")[0]["payload"]["details"]["stopped"] is False
+    world.stopped(job)
+    assert ends(peer) == ["job.error"]
+
+
+def test_what_fails_is_tried_again_with_backoff_and_told() -> None:
+    world = Provided(JOURNALED)
+    peer = world.client()
+    world.finish(world.job(peer))
+    [alias] = world.asked
+    for pause in (1, 2, 4, 8, 16):
+        count = len(world.revocations)
+        world.revoke(alias, False, reason="HTTP 500")
+        world.advance(pause - 0.1)
+        assert len(world.revocations) == count
+        world.advance(0.2)
+        assert len(world.revocations) == count + 1
+    facts = [audit.facts for audit in world.all(Audit) if audit.what == "revocation_failed"]
+    assert [(fact["attempts"], fact["outstanding"]) for fact in facts] == [(1, False), (5, True)]
+    assert facts[0]["alias"] == alias
+    assert CredentialOutstanding(alias, "HTTP 500") in world.records
+    world.revoke(alias)
+    assert len(world.runtime.provisions) == 0
+
+
+def test_what_always_fails_is_outstanding_at_once_and_no_terminal_waits_for_it() -> None:
+    world = Provided(JOURNALED)
+    peer = world.client()
+    world.finish(world.job(peer))
+    [alias] = world.asked
+    world.revoke(alias, False, final=True, reason="unknown to the gateway")
+    assert ends(peer) == ["job.result"]
+    assert world.last(Audit).facts["outstanding"] is True
+    world.advance(3600)
+    assert world.revocations == [alias]
+    world.restart()
+    assert world.revocations == [alias, alias]
+    assert world.runtime.provisions[alias].outstanding == "unknown to the gateway"
+
+
+def test_the_longest_pause_is_bounded() -> None:
+    world = Provided(msgspec.structs.replace(JOURNALED, limits=Limits(revocation_pause=3)))
+    world.finish(world.job(world.client()))
+    for _ in range(40):
+        world.revoke(world.asked[0], False)
+        world.advance(3.1)
+    assert len(world.revocations) == 41
+
+
+def test_handles_are_what_the_provisioner_revokes_by() -> None:
+    world = Provided()
+    peer = world.client()
+    peer.send("job.submit", {"agent": "echo", "input": None})
+    alias = world.issue("a", "b", handle="h")
+    world.finish(world.runtime.provisions[alias].job_id)
+    assert world.last(RevokeCredential) == RevokeCredential(alias, ("h", "h"))
+
+
+def test_after_a_restart_everything_is_revoked_by_its_alias() -> None:
+    world = Provided(JOURNALED)
+    peer = world.client()
+    world.job(peer)
+    peer.send("job.submit", {"agent": "echo", "input": None})
+    shown, asked = world.asked
+    world.restart()
+    assert world.revocations == [shown, asked]
+    assert world.runtime.unfinished
+    world.revoke(shown)
+    again = world.resumed(peer, 0, features=WITH)
+    assert ends(again) == ["job.error"]
+
+
+def test_that_there_is_nothing_is_believed_once_it_must_have_come() -> None:
+    world = Provided(JOURNALED)
+    peer = world.client()
+    peer.send("job.submit", {"agent": "echo", "input": None})
+    [alias] = world.asked
+    world.refuse()
+    world.revoke(alias)
+    assert CredentialRevoked(alias) not in world.records
+    world.advance(DOUBT + 0.1)
+    assert world.revocations == [alias, alias]
+    world.revoke(alias)
+    assert CredentialRevoked(alias) in world.records
+
+
+def test_a_process_that_dies_after_asking_revokes_until_it_is_certain() -> None:
+    world = Provided(JOURNALED)
+    world.client().send("job.submit", {"agent": "echo", "input": None})
+    [alias] = world.asked
+    for _ in range(2):
+        world.restart()
+        world.revoke(alias)
+    assert len(world.runtime.provisions) == 1
+    world.advance(DOUBT + 0.1)
+    world.revoke(alias)
+    assert len(world.runtime.provisions) == 0
+
+
+def test_a_restored_snapshot_revokes_the_same() -> None:
+    world = Provided(JOURNALED)
+    peer = world.client()
+    world.job(peer)
+    second = world.job(peer)
+    world.finish(second)
+    world.revoke(world.asked[1], False, final=True, reason="no")
+    snapshot = world.runtime.snapshot()
+    kept = [record for record in snapshot if isinstance(record, CredentialRequested)]
+    assert [record.alias for record in kept] == world.asked
+    world.records = list(snapshot)
+    world.runtime.persisted(world.runtime.record_count, now=world.now)
+    world.restart()
+    assert world.revocations[-2:] == world.asked
+    assert world.runtime.provisions[world.asked[1]].outstanding == "no"
+
+
+def test_a_job_that_is_left_to_the_next_process_loses_them_there() -> None:
+    config = msgspec.structs.replace(JOURNALED, agents=(AgentInfo("echo", restartable=True),))
+    world = Provided(config)
+    job = world.job(world.client())
+    world.runtime.shut_down(0.0, now=world.now)
+    world.take()
+    world.stopped(job)
+    world.restart()
+    assert world.revocations[-1] == world.asked[0]
+
+
+def test_parents_end_after_their_children_whose_credentials_go_first() -> None:
+    world = Provided()
+    peer = world.client()
+    job = world.job(peer, lease_request={"agent.delegate": ["echo"], "fs.read": ["/a/**"]})
+    child = world.runtime.delegate(job, "echo", None, {"fs.read": ["/a/b"]}, now=world.now)
+    world.take()
+    world.issue("sk-child")
+    world.finish(job)
+    world.stopped(child)
+    first, second = world.asked
+    assert world.revocations == [second]
+    world.revoke(second)
+    world.revoke(first)
+    ended = [frame["job_id"] for frame in peer.frames if frame["type"] in ("job.result", "job.error")]
+    assert ended == [child, job]

@@ -1,0 +1,336 @@
+"""Agents and histories wait for a journal that is behind, and a client that reads loses nothing by it."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from arcp_proto.engine.output import PauseJob, ResumeJob, StartJob
+from arcp_proto.ids import JobId, SessionId
+from arcp_proto.limits import KIB, MIB, Limits
+from arcp_proto.server.config import RuntimeConfig
+from arcp_proto.server.jobs.back_pressure import SHARE, Most
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import Observed
+from arcp_proto.server.sessions.session import Session
+from tests.unit.world import AGENTS, CONFIG, Peer, World
+
+LIMITS = Limits(session_events=80)
+QUARTER = 20
+QUIET = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0, journal=True, limits=LIMITS)
+BURST = 7
+"""Events that an agent may publish after it was told to wait."""
+
+
+def with_limits(**limits: int) -> RuntimeConfig:
+    return msgspec.structs.replace(QUIET, limits=msgspec.structs.replace(LIMITS, **limits))
+
+
+def session_of(world: World, peer: Peer) -> Session:
+    return world.runtime.sessions[SessionId(peer.session_id)]
+
+
+def emits(world: World, job: JobId, count: int, text: str = "x") -> None:
+    for _ in range(count):
+        world.emit(job, "log", {"level": "info", "message": text})
+
+
+def held(world: World, **hello: object) -> tuple[Peer, JobId]:
+    """A client with a running job, and from now on a journal that answers late."""
+    peer = world.client(**hello)
+    job = peer.submit()
+    world.durable = False
+    return peer, job
+
+
+def told(world: World, job: JobId) -> list[type]:
+    """What the agent of a job was told, in order."""
+    kinds = (PauseJob, ResumeJob)
+    return [type(one) for one in world.requests if isinstance(one, kinds) and one.job_id == job]
+
+
+# A journal that answers late.
+
+
+@pytest.mark.parametrize("late", [1, 5, 50])
+def test_a_client_that_reads_gets_every_event_however_late_the_journal_answers(late: int) -> None:
+    """An agent without pause, which publishes a few events more when it is told to wait."""
+    world = World(QUIET)
+    peer, job = held(world)
+    said = turns = 0
+    answers: list[tuple[int, int]] = []
+    while said < 1_000 or answers:
+        turns += 1
+        waits = told(world, job)[-1:] == [PauseJob]
+        if said < 1_000 and not waits:
+            emits(world, job, BURST)
+            said += BURST
+            answers.append((turns + late, world.runtime.record_count))
+        if answers and answers[0][0] <= turns:
+            world.runtime.persisted(answers.pop(0)[1], now=world.now)
+            world.take()
+    assert not peer.connection.overrun
+    assert peer.numbers() == list(range(1, said + 1))
+
+
+def test_an_agent_waits_from_a_quarter_of_the_log_to_half_of_that() -> None:
+    world = World(QUIET)
+    _, job = held(world)
+    before = world.runtime.record_count
+    emits(world, job, QUARTER - 1)
+    assert told(world, job) == []
+    emits(world, job, 1)
+    assert told(world, job) == [PauseJob]
+    world.runtime.persisted(before + QUARTER // 2 - 1, now=world.now)
+    world.take()
+    assert told(world, job) == [PauseJob]
+    world.runtime.persisted(before + QUARTER // 2, now=world.now)
+    world.take()
+    assert told(world, job) == [PauseJob, ResumeJob]
+
+
+@pytest.mark.parametrize("events", [20, 40, 100, 107, 1_000])
+def test_an_agent_waits_at_that_event_and_not_at_the_next_however_long_the_log(events: int) -> None:
+    """A longer log is looked at less often."""
+    world = World(with_limits(session_events=SHARE * events))
+    _, job = held(world)
+    emits(world, job, events - 1)
+    assert told(world, job) == []
+    emits(world, job, 1)
+    assert told(world, job) == [PauseJob]
+
+
+def test_an_agent_waits_at_the_event_that_fills_the_bytes() -> None:
+    world = World(with_limits(session_events=10_000))
+    peer, job = held(world)
+    emits(world, job, 1)
+    size = session_of(world, peer).log.size
+    world = World(with_limits(session_events=10_000, session_bytes=SHARE * 64 * size))
+    _, job = held(world)
+    emits(world, job, 63)
+    assert told(world, job) == []
+    emits(world, job, 1)
+    assert told(world, job) == [PauseJob]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "events", "size"),
+    [
+        ("session_events", 800, 200, 1_000_000),
+        ("principal_events", 800, 100, 1_000_000),
+        ("total_events", 800, 100, 1_000_000),
+        ("session_bytes", 8_000, 100_000, 2_000),
+        ("principal_bytes", 8_000, 100_000, 1_000),
+        ("total_bytes", 8_000, 100_000, 1_000),
+    ],
+)
+def test_the_smallest_limit_says_how_much_may_wait(name: str, value: int, events: int, size: int) -> None:
+    limits = {
+        "session_events": 400_000,
+        "principal_events": 800_000,
+        "total_events": 800_000,
+        "session_bytes": 4_000_000,
+        "principal_bytes": 8_000_000,
+        "total_bytes": 8_000_000,
+    }
+    assert Most.of(Limits(**{**limits, name: value})) == (events, size)
+
+
+def test_an_agent_waits_for_bytes_as_well() -> None:
+    world = World(with_limits(session_events=10_000, session_bytes=40_000))
+    _, job = held(world)
+    emits(world, job, 2, "x" * 4_500)
+    assert told(world, job) == []
+    emits(world, job, 1, "x" * 4_500)
+    assert told(world, job) == [PauseJob]
+    world.persist()
+    assert told(world, job) == [PauseJob, ResumeJob]
+
+
+def test_a_streamed_result_counts_like_events() -> None:
+    world = World(with_limits(session_bytes=256 * KIB, session_events=10_000))
+    peer, job = held(world)
+    world.write(job, "x" * 70_000)
+    assert told(world, job) == [PauseJob]
+    world.persist()
+    assert told(world, job) == [PauseJob, ResumeJob]
+    assert not peer.connection.overrun
+
+
+def test_events_in_one_take_count_one_by_one() -> None:
+    world = World(QUIET)
+    _, job = held(world)
+    for _ in range(QUARTER):
+        world.runtime.emit(job, "log", {"level": "info", "message": "x"}, now=world.now)
+    assert told(world, job) == []
+    world.take()
+    assert told(world, job) == [PauseJob]
+
+
+def test_a_journal_that_answers_at_once_makes_nobody_wait() -> None:
+    world = World(QUIET)
+    peer = world.client()
+    job = peer.submit()
+    emits(world, job, 10 * QUARTER)
+    assert told(world, job) == []
+    assert len(peer.numbers()) == 10 * QUARTER
+
+
+def test_without_a_journal_nothing_is_counted() -> None:
+    world = World(msgspec.structs.replace(QUIET, journal=False))
+    peer, job = held(world)
+    peer.slow = True
+    emits(world, job, 2 * QUARTER)
+    assert told(world, job) == [] and world.runtime.unsaved == {}
+
+
+def test_every_agent_of_the_session_waits_and_nobody_elses() -> None:
+    world = World(QUIET)
+    alice, bob = world.client(), world.client("tok-bob")
+    first, second, other = alice.submit(), alice.submit(), bob.submit()
+    world.durable = False
+    emits(world, first, QUARTER)
+    assert (told(world, first), told(world, second), told(world, other)) == ([PauseJob], [PauseJob], [])
+
+
+def test_a_child_waits_as_its_parent_does() -> None:
+    world = World(QUIET)
+    peer = world.client()
+    peer.send(
+        "job.submit", {"agent": "plain", "lease_request": {"agent.delegate": ["*"], "tool.call": ["*"]}}
+    )
+    parent = world.last(StartJob).job_id
+    world.durable = False
+    emits(world, parent, QUARTER)
+    child = world.runtime.delegate(parent, "echo", lease_request={"tool.call": ["x"]}, now=world.now)
+    world.take()
+    assert told(world, child) == []  # It has not begun.
+    world.runtime.persisted(world.runtime.record_count - 2, now=world.now)
+    world.take()
+    assert world.last(StartJob).job_id == parent
+    emits(world, parent, QUARTER)
+    world.persist()
+    assert world.last(StartJob).job_id == child
+    assert told(world, parent) == [PauseJob, ResumeJob, PauseJob, ResumeJob]
+
+
+# Observers.
+
+
+def test_an_observer_waits_for_the_journal_and_makes_no_job_wait() -> None:
+    """Its log is smaller than what the agent of a detached session says before the journal answers."""
+    world = World(with_limits(history_events=1_000))
+    owner = world.client()
+    job = owner.submit()
+    observer = world.client()
+    own = observer.submit()
+    observer.send("job.subscribe", {"job_id": job})
+    owner.drop()
+    world.durable = False
+    emits(world, job, 10 * QUARTER)
+    assert told(world, job) == []
+    session = session_of(world, observer)
+    assert session.log.last == QUARTER and session.awaits_journal
+    assert told(world, own) == [PauseJob]
+    observed = [record for record in world.records if isinstance(record, Observed)]
+    assert [record.backlog is None for record in observed] == [True, False]
+    for _ in range(50):
+        world.persist()
+        world.advance(0.01)
+    assert not observer.connection.overrun
+    assert len(observer.about(job)) == 10 * QUARTER
+    assert told(world, own)[-1] is ResumeJob
+    world.durable = True
+    world.persist()
+    emits(world, job, 1)
+    assert len(observer.about(job)) == 10 * QUARTER + 1
+
+
+def test_an_observer_that_begins_while_the_journal_is_behind_misses_nothing() -> None:
+    world = World(QUIET)
+    owner = world.client()
+    job = owner.submit()
+    emits(world, job, 2 * QUARTER)
+    observer = world.client()
+    world.durable = False
+    observer.send("job.subscribe", {"job_id": job, "history": True})
+    world.advance(0.01)
+    assert session_of(world, observer).awaits_journal
+    emits(world, job, 5)
+    world.durable = True
+    world.persist()
+    world.advance(0.01)
+    assert len(observer.about(job)) == 2 * QUARTER + 5
+
+
+# Recovery.
+
+
+def test_after_a_restart_everything_is_durable() -> None:
+    world = World(msgspec.structs.replace(QUIET, agents=(*AGENTS, AgentInfo("again", restartable=True))))
+    peer = world.client()
+    job = peer.submit("again")
+    emits(world, job, 2 * QUARTER)
+    world.restart()
+    session = session_of(world, peer)
+    assert not session.awaits_journal and session.log.unsaved[0] <= 1
+    again = world.resumed(peer)
+    world.durable = False
+    emits(world, job, QUARTER + 1)
+    assert told(world, job) == [PauseJob]
+    world.persist()
+    assert told(world, job) == [PauseJob, ResumeJob]
+    assert not again.connection.overrun
+
+
+def test_a_snapshot_holds_nothing_of_the_wait() -> None:
+    world = World(QUIET)
+    _, job = held(world)
+    emits(world, job, QUARTER)
+    waiting = world.runtime.snapshot()
+    world.persist()
+    assert world.runtime.snapshot() == waiting
+
+
+# Limits.
+
+
+def test_smaller_limits_of_a_principal_and_of_all_count() -> None:
+    plain = Most.of(Limits())
+    assert plain == Most(10_000 // SHARE, 16 * MIB // SHARE)
+    assert Most.of(Limits(principal_events=1_000)).events == 1_000 // 2 // SHARE
+    assert Most.of(Limits(total_bytes=MIB)).size == MIB // 2 // SHARE
+    assert Most.of(Limits(session_events=1, session_bytes=1)) == Most(1, 1)
+
+
+@pytest.mark.parametrize("events", range(1, 12))
+def test_the_smallest_logs_come_to_rest(events: int) -> None:
+    world = World(with_limits(session_events=events))
+    peer, job = held(world)
+    for _ in range(20):
+        if told(world, job)[-1:] != [PauseJob]:
+            emits(world, job, 1)
+        else:
+            world.persist()
+    world.persist()
+    assert told(world, job)[-1] is ResumeJob
+    assert peer.numbers() == list(range(1, len(peer.numbers()) + 1))
+    assert world.runtime.unsaved == {}
+
+
+def test_without_ack_age_costs_no_event_that_is_not_durable() -> None:
+    """The journal stands still for longer than the resume window, and the client reads all the time."""
+    world = World(msgspec.structs.replace(QUIET, resume_window_sec=60))
+    peer, job = held(world, features=())
+    for _ in range(8):
+        emits(world, job, 1)
+        world.advance(20)
+    assert (session_of(world, peer).log.first, peer.numbers()) == (1, [])
+    world.durable = True
+    world.persist()
+    assert peer.numbers() == list(range(1, 9))
+    emits(world, job, 2)
+    world.advance(61)
+    emits(world, job, 2)
+    assert session_of(world, peer).log.first > 8
+    assert peer.numbers() == list(range(1, 13))

@@ -1,0 +1,140 @@
+"""How jobs end: once, by the first outcome, when the agent has stopped or its grace is over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from arcp_proto.engine.output import PauseJob, ResumeJob, StopJob
+from arcp_proto.engine.timers import TimerKind
+from arcp_proto.errors import RETRYABLE, ErrorCode
+from arcp_proto.ids import SECOND, Time
+from arcp_proto.server.jobs.completion import outcome_of
+from arcp_proto.server.jobs.job import Status
+from arcp_proto.wire import codec
+from tests.unit.world import World
+
+
+@pytest.mark.parametrize("code", ErrorCode)
+def test_the_status_and_retryable_of_every_code(code: ErrorCode) -> None:
+    outcome = outcome_of(code, "m")
+    expected = {"CANCELLED": "cancelled", "TIMEOUT": "timed_out"}.get(code.value, "error")
+    assert outcome.status.value == expected
+    assert outcome.retryable is RETRYABLE[code]
+    assert outcome.retryable is (code.value in ("INTERNAL_ERROR", "TIMEOUT", "HEARTBEAT_LOST"))
+    for said in (True, False):
+        assert outcome_of(code, "m", retryable=said).retryable is RETRYABLE[code]
+
+
+def test_a_code_that_nobody_knows() -> None:
+    outcome = outcome_of("X_MINE", "m", details={"a": 1})
+    assert (outcome.status, outcome.retryable, outcome.details) == (Status.ERROR, False, {"a": 1})
+    assert outcome_of("X_MINE", "m", retryable=True).retryable
+
+
+@pytest.mark.parametrize("said", [True, False])
+@pytest.mark.parametrize("code", ErrorCode)
+def test_an_agent_does_not_change_the_retryable_of_a_code_of_the_draft(code: ErrorCode, said: bool) -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit()
+    world.runtime.fail(job, code.value, "m", said, now=world.now)
+    world.take()
+    assert peer.frames[-1]["payload"]["retryable"] is RETRYABLE[code]
+
+
+@pytest.mark.parametrize("first", ["finish", "fail", "stopped", "cancel", "timeout"])
+@pytest.mark.parametrize("second", ["finish", "fail", "stopped", "cancel", "timeout"])
+def test_exactly_one_terminal_by_the_first_outcome(first: str, second: str) -> None:
+    world = World()
+    peer = world.client(features=("ack",))
+    job = peer.submit(max_runtime_sec=2)
+    for how in (first, second):
+        match how:
+            case "finish" if job in world.runtime.running:
+                world.finish(job)
+            case "fail" if job in world.runtime.running:
+                world.fail(job, "X_MINE")
+            case "stopped":
+                world.stopped(job)
+            case "cancel":
+                peer.cancel(job)
+            case "timeout":
+                world.advance(2)
+    world.advance(10)
+    [end] = [frame for frame in peer.about(job) if frame["type"] in ("job.result", "job.error")]
+    codes = {"fail": "X_MINE", "stopped": "INTERNAL_ERROR", "cancel": "CANCELLED", "timeout": "TIMEOUT"}
+    assert end["payload"].get("code") == codes.get(first)
+    assert [frame["type"] for frame in peer.about(job)].index(end["type"]) >= 0
+    assert world.runtime.unfinished == {}
+    assert len(world.stops()) == (first in ("cancel", "timeout"))
+    armed = world.runtime.timers.keys()
+    assert [key.kind for key in armed] == [TimerKind.RETENTION]
+
+
+def test_a_stop_is_asked_once_with_its_deadline() -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit(max_runtime_sec=60)
+    peer.cancel(job)
+    kill_at = Time(world.now + 5 * SECOND)
+    assert world.all(StopJob) == [StopJob(job, "cancelled by the client", kill_at)]
+    assert world.runtime.timers.armed(TimerKind.MAX_RUNTIME, job) is None
+    assert world.runtime.timers.armed(TimerKind.GRACE, job) == world.now + 5 * SECOND
+
+
+def test_a_message_is_never_empty() -> None:
+    world = World()
+    peer = world.client()
+    world.fail(peer.submit(), "X_MINE", "")
+    assert peer.frames[-1]["payload"]["message"] == "X_MINE"
+
+
+@pytest.mark.parametrize(("size", "kept"), [(10, True), (70_000, False)])
+def test_details_that_do_not_fit_a_frame_are_dropped(size: int, kept: bool) -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit()
+    details: dict[str, Any] = {"text": "x" * size}
+    world.runtime.fail(job, "X", "m", None, details, now=world.now)
+    world.take()
+    assert peer.frames[-1]["payload"].get("details") == (details if kept else None)
+    assert len(peer.raw[-1]) <= 60 * 1024
+
+
+def test_details_are_kept_that_fit_a_frame_to_the_byte() -> None:
+    def sent(size: int) -> tuple[dict[str, Any], int]:
+        """The payload with a text of this size, and how many bytes more it may have."""
+        world = World()
+        peer = world.client()
+        job = peer.submit()
+        limit = world.runtime.payload_limit(world.runtime.jobs[job])
+        world.runtime.fail(job, "X", "m", None, {"text": "x" * size}, now=world.now)
+        world.take()
+        payload = peer.frames[-1]["payload"]
+        return payload, limit - len(codec.encode_value(payload))
+
+    _, left = sent(1)
+    whole, none_left = sent(1 + left)
+    assert (len(whole["details"]["text"]), none_left) == (1 + left, 0)
+    assert "details" not in sent(2 + left)[0]
+
+
+def test_the_longest_error_fits_a_frame() -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit()
+    world.fail(job, "\x01" * 256, "\x01" * 1000)
+    assert len(peer.raw[-1]) <= 32 * 1024
+
+
+def test_an_agent_that_waits_for_the_transport_goes_on_when_its_job_is_over() -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit(max_runtime_sec=1)
+    world.carry_out(peer.connection.blocked(now=world.now))
+    assert world.all(PauseJob) == [PauseJob(job)]
+    world.advance(7)
+    assert world.runtime.jobs[job].ended
+    assert world.all(ResumeJob) == [ResumeJob(job)]

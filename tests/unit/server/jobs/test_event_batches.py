@@ -1,0 +1,148 @@
+"""Events in a row: which wait for each other, and what ends that. `test_together` compares what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from arcp_proto.errors import InvariantViolated
+from arcp_proto.ids import MILLISECOND, JobId
+from arcp_proto.limits import Limits
+from arcp_proto.recording import record
+from arcp_proto.server.jobs.publish import MOST_TOGETHER, SHORT
+from tests.unit.world import CONFIG, World
+
+
+class Speaker(World):
+    """A job that says something without a take."""
+
+    def __init__(self, *, journal: bool = False, **limits: int) -> None:
+        super().__init__(msgspec.structs.replace(CONFIG, journal=journal, limits=Limits(**limits)))
+        self.peer = self.client()
+        self.job = self.peer.submit()
+
+    def say(self, count: int = 1, *, kind: str = "log", size: int = 2) -> None:
+        for _ in range(count):
+            body = {"level": "info", "message": "x" * size} if kind == "log" else {"current": 1}
+            self.runtime.emit(JobId(self.job), kind, body, now=self.now)
+
+    def say_later(self) -> None:
+        self.now += MILLISECOND
+        self.say()
+
+    @property
+    def numbered(self) -> int:
+        [session] = self.runtime.sessions.values()
+        return session.log.last
+
+
+def test_the_first_is_numbered_at_once_and_the_next_ones_before_they_are_taken() -> None:
+    world = Speaker()
+    world.say(5)
+    assert (world.numbered, len(world.runtime.said)) == (1, 4)
+    world.take()
+    assert (world.numbered, world.peer.numbers()) == (5, [1, 2, 3, 4, 5])
+
+
+def test_they_have_come_when_the_last_of_them_was_said() -> None:
+    world = Speaker()
+    world.say()
+    world.now += MILLISECOND // 2
+    world.say()
+    assert len(world.runtime.said) == 1
+    world.take()
+    assert (world.runtime.now, world.peer.connection.sent_at) == (world.now, world.now)
+
+
+@pytest.mark.parametrize("limit", ["session_events", "history_events"])
+def test_what_is_said_in_a_row_is_kept_within_limits(limit: str) -> None:
+    world = Speaker(**{limit: 32})
+    world.say(MOST_TOGETHER)
+    world.take()
+    [session] = world.runtime.sessions.values()
+    history = world.runtime.jobs[JobId(world.job)].history
+    assert world.numbered == history.end == MOST_TOGETHER > 32
+    kept = session.log.events if limit == "session_events" else history.events
+    assert 0 < kept <= 32
+
+
+def test_no_more_wait_than_may() -> None:
+    world = Speaker()
+    world.say(MOST_TOGETHER + 1)
+    assert (world.numbered, world.runtime.said) == (MOST_TOGETHER + 1, [])
+    world.say(MOST_TOGETHER)
+    assert (world.numbered, len(world.runtime.said)) == (MOST_TOGETHER + 2, MOST_TOGETHER - 1)
+
+
+@pytest.mark.parametrize(
+    "alone",
+    [
+        lambda world: world.say(kind="progress"),
+        lambda world: world.say(size=SHORT),
+        lambda world: world.say_later(),
+    ],
+    ids=["a kind that some do not get", "a long one", "one of another millisecond"],
+)
+def test_what_is_numbered_alone(alone: Callable[[Speaker], object]) -> None:
+    world = Speaker()
+    world.say(3)
+    alone(world)
+    assert (world.numbered, world.runtime.said) == (4, [])
+
+
+@pytest.mark.parametrize(
+    "input",
+    [
+        lambda world: world.runtime.finish(world.job, now=world.now),
+        lambda world: world.runtime.authorize(world.job, "agent.delegate", "x", now=world.now),
+        lambda world: world.peer.connection.receive(b"{}", now=world.now),
+        lambda world: world.runtime.handle_timer(now=world.now),
+        lambda world: world.peer.connection.lost(now=world.now),
+        lambda world: world.runtime.snapshot(),
+    ],
+    ids=["finish", "authorize", "receive", "handle_timer", "lost", "snapshot"],
+)
+def test_any_other_input_comes_after_them(input: Callable[[Speaker], object]) -> None:
+    world = Speaker()
+    world.say(3)
+    try:
+        input(world)
+    except Exception as refused:
+        assert type(refused).__name__ == "Denied"
+    assert (world.runtime.said, world.runtime.speaker) == ([], None)
+    [session] = world.runtime.sessions.values()
+    assert session.log.last >= 3
+
+
+def test_an_event_of_another_job_comes_after_them() -> None:
+    world = Speaker()
+    other = world.peer.submit()
+    world.say(3)
+    world.runtime.emit(JobId(other), "status", {"phase": "x"}, now=world.now)
+    world.take()
+    assert [frame["job_id"] for frame in world.peer.frames[-4:]] == [world.job] * 3 + [other]
+
+
+def test_where_each_is_kept_or_recorded_or_observed_none_waits() -> None:
+    journal, recorded, observed = Speaker(journal=True), World(), Speaker()
+    lines: list[str] = []
+    record(recorded.runtime, lines.append, salt=b"salt" * 4)
+    peer = recorded.client()
+    job = peer.submit()
+    for _ in range(2):
+        recorded.runtime.emit(job, "log", {"level": "info", "message": "m"}, now=recorded.now)
+    assert [session.log.last for session in recorded.runtime.sessions.values()] == [2]
+    observed.client().send("job.subscribe", {"job_id": observed.job})
+    for world in (journal, observed):
+        world.say(2)
+        assert next(session.log.last for session in world.runtime.sessions.values()) == 2
+
+
+def test_an_input_that_died_is_no_row() -> None:
+    world = Speaker()
+    world.say(2)
+    world.runtime.enter(world.now, "something")
+    with pytest.raises(InvariantViolated):
+        world.say()

@@ -1,0 +1,70 @@
+"""Home numbers: what `subscribed_from` and `from_event_seq` count, for clients without positions (§7.6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from arcp_proto.ids import JobId
+from tests.unit.world import CONFIG, Peer, World
+
+
+def home_numbers(world: World, job_id: str) -> list[int]:
+    """The home numbers of the events of a job, and of its end."""
+    job = world.runtime.jobs[JobId(job_id)]
+    numbers = [past.source for past in job.history.between(job.history.first, job.history.end)]
+    return numbers if job.end is None else [*numbers, job.end.source]
+
+
+def subscribed_from(peer: Peer, job_id: str) -> int:
+    """What the answer to a subscription says."""
+    answer: dict[str, Any] = peer.send("job.subscribe", {"job_id": job_id})[0]["payload"]
+    number: int = answer["subscribed_from"]
+    return number
+
+
+def test_they_are_the_numbers_of_the_submitting_session() -> None:
+    world = World()
+    peer, other = world.client(), world.client()
+    one, two = peer.submit(), peer.submit()
+    for job in (one, one, two, one):
+        world.emit(job)
+    assert (subscribed_from(other, one), subscribed_from(other, two)) == (4, 3)
+    assert (home_numbers(world, one), home_numbers(world, two)) == ([1, 2, 4], [3])
+
+
+def test_each_job_counts_on_by_itself_when_the_submitting_session_has_ended() -> None:
+    world = World(msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0, resume_window_sec=10))
+    peer = world.client()
+    one, two = peer.submit(), peer.submit()
+    for job in (one, one, two):
+        world.emit(job)
+    peer.drop()
+    world.advance(11)
+    for job in (one, two):
+        world.emit(job)
+        world.finish(job)
+    assert home_numbers(world, one) == [1, 2, 4, 5]
+    assert home_numbers(world, two) == [3, 4, 5]
+    assert subscribed_from(world.client(), two) == 5
+
+
+def test_an_answer_to_a_cancel_has_one() -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit()
+    world.emit(job)
+    peer.cancel(job)
+    assert subscribed_from(world.client(), job) == 2
+    world.stopped(job)
+    assert home_numbers(world, job) == [1, 3]
+
+
+def test_a_kind_that_the_submitting_session_does_not_take_has_that_of_the_event_before() -> None:
+    world = World()
+    job = world.client(features=("subscribe",)).submit()
+    for number in (1, 2):
+        world.emit(job, "progress", {"current": number})
+        world.emit(job)
+    assert home_numbers(world, job) == [1, 1, 1, 2]

@@ -1,0 +1,111 @@
+"""An agent waits for transport and journal: one wait, whatever the reasons, told in time and once."""
+
+from __future__ import annotations
+
+from arcp_proto.engine.output import PauseJob, ResumeJob, StartJob
+from tests.unit.server.jobs.test_back_pressure import QUARTER, QUIET, emits, held, told
+from tests.unit.world import World
+
+# When an agent is told.
+
+
+def test_an_agent_that_is_not_asked_for_yet_waits_from_its_start() -> None:
+    world = World(QUIET)
+    peer, job = held(world)
+    peer.send("job.submit", {"agent": "echo"})
+    start = world.runtime.record_count
+    emits(world, job, QUARTER)
+    assert world.requests[-1] == PauseJob(job)
+    world.runtime.persisted(start, now=world.now)
+    world.take()
+    asked, paused = world.requests[-2:]
+    assert isinstance(asked, StartJob) and paused == PauseJob(asked.job_id)
+
+
+def test_an_agent_that_is_not_asked_for_in_time_never_hears_of_the_wait() -> None:
+    world = World(QUIET)
+    peer, job = held(world)
+    emits(world, job, QUARTER)
+    peer.send("job.submit", {"agent": "echo"})
+    world.persist()
+    second = world.last(StartJob).job_id
+    assert (told(world, job), told(world, second)) == ([PauseJob, ResumeJob], [])
+    assert world.runtime.unstarted == {}
+
+
+def test_a_job_that_ends_before_its_agent_is_asked_for() -> None:
+    world = World(QUIET)
+    peer, job = held(world)
+    emits(world, job, QUARTER)
+    peer.send("job.submit", {"agent": "echo"}, id="second")
+    [second] = [one for one in world.runtime.jobs if one != job]
+    peer.cancel(second)
+    world.advance(10)  # The grace is over.
+    world.persist()
+    assert told(world, second) == []
+    assert world.runtime.unstarted == {}
+
+
+# Two reasons, one wait.
+
+
+def test_an_agent_goes_on_when_neither_transport_nor_journal_are_full() -> None:
+    world = World(QUIET)
+    peer, job = held(world)
+    world.carry_out(peer.connection.blocked(now=world.now))
+    emits(world, job, QUARTER)
+    assert told(world, job) == [PauseJob]
+    world.carry_out(peer.connection.drained(now=world.now))
+    assert told(world, job) == [PauseJob]
+    world.persist()
+    assert told(world, job) == [PauseJob, ResumeJob]
+    emits(world, job, QUARTER)
+    world.carry_out(peer.connection.blocked(now=world.now))
+    world.persist()
+    assert told(world, job) == [PauseJob, ResumeJob, PauseJob]
+    world.carry_out(peer.connection.drained(now=world.now))
+    assert told(world, job) == [PauseJob, ResumeJob, PauseJob, ResumeJob]
+
+
+def test_a_pause_waits_for_no_record() -> None:
+    world = World(QUIET)
+    peer, job = held(world)
+    emits(world, job, 1)
+    world.carry_out(peer.connection.blocked(now=world.now))
+    assert told(world, job) == [PauseJob]
+
+
+def test_a_detached_session_makes_no_agent_wait_for_the_journal() -> None:
+    world = World(QUIET)
+    peer, job = held(world)
+    emits(world, job, QUARTER)
+    peer.drop()
+    assert told(world, job) == [PauseJob, ResumeJob]
+    emits(world, job, 2 * QUARTER)
+    assert told(world, job) == [PauseJob, ResumeJob]
+
+
+def test_a_session_that_is_resumed_waits_for_what_was_said_meanwhile() -> None:
+    world = World(QUIET)
+    peer, job = held(world)
+    peer.drop()
+    emits(world, job, QUARTER)
+    assert told(world, job) == []
+    again = world.connect()
+    again.hello(resume={"resume_token": peer.token, "last_event_seq": 0})
+    world.persist()  # The host is asked for the verdict no earlier.
+    emits(world, job, QUARTER)
+    assert told(world, job)[:1] == [PauseJob]
+    world.persist()
+    assert told(world, job)[-1] is ResumeJob
+    assert again.numbers() == list(range(1, 2 * QUARTER + 1))
+
+
+def test_a_pause_comes_before_its_end_also_when_all_is_durable_at_once() -> None:
+    world = World(QUIET)
+    peer = world.client()
+    first, second = peer.submit(), peer.submit()
+    for _ in range(QUARTER):
+        world.runtime.emit(first, "log", {"level": "info", "message": "x"}, now=world.now)
+    world.take()
+    assert told(world, first) == told(world, second) == [PauseJob, ResumeJob]

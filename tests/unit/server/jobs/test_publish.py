@@ -1,0 +1,399 @@
+"""Numbers, acks and lag: how what is numbered reaches the sessions that get it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from arcp_proto.engine.output import PauseJob, StartJob
+from arcp_proto.features import POSITIONS
+from arcp_proto.ids import SECOND
+from arcp_proto.limits import Limits
+from arcp_proto.server.journal.records import Published, Released
+from tests.unit.world import CONFIG, FEATURES, Frame, Peer, World
+
+QUIET = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0)
+JOURNAL = msgspec.structs.replace(QUIET, journal=True)
+LAG = msgspec.structs.replace(QUIET, limits=Limits(lag=5))
+
+
+def acked(peer: Peer, seq: int) -> list[Frame]:
+    return peer.send("session.ack", {"last_processed_seq": seq})
+
+
+def notices(peer: Peer) -> list[Frame]:
+    """Where the session was told that it does not keep up."""
+    events = peer.of("job.event")
+    return [frame for frame in events if frame["payload"]["body"].get("phase") == "back_pressure"]
+
+
+def emits(world: World, job: str, count: int) -> None:
+    for _ in range(count):
+        world.emit(job)
+
+
+# Numbers.
+
+
+def test_events_ends_and_answers_to_cancels_have_numbers_and_nothing_else() -> None:
+    world = World()
+    peer = world.client()
+    job, other = peer.submit(), peer.submit()
+    world.emit(job)
+    peer.send("job.submit", {"agent": "zork"})
+    peer.send("session.list_jobs")
+    peer.send("job.subscribe", {"job_id": job})
+    peer.send("session.ping", {"nonce": "n"})
+    peer.cancel(other)
+    world.fail(job)
+    world.stopped(other)
+    peer.send("session.close", {})
+    numbered = [(frame["type"], frame["event_seq"]) for frame in peer.frames if "event_seq" in frame]
+    assert numbered == [("job.event", 1), ("job.cancelled", 2), ("job.error", 3), ("job.error", 4)]
+    assert len(peer.frames) == 4 + 8
+
+
+def test_an_event_is_numbered_in_each_session_that_gets_it() -> None:
+    world = World()
+    peers = [world.client() for _ in range(3)]
+    job = peers[0].submit()
+    for peer in peers[1:]:
+        peer.submit()
+        world.emit(world.last(StartJob).job_id)
+        peer.send("job.subscribe", {"job_id": job})
+    world.emit(job)
+    assert [peer.numbers() for peer in peers] == [[1], [1, 2], [1, 2]]
+    ids = [frame["id"] for peer in peers for frame in peer.about(job)]
+    assert len(dict.fromkeys(ids)) == 3
+
+
+def test_without_a_feature_its_events_take_no_number() -> None:
+    world = World()
+    peer = world.client(features=("ack",))
+    job = peer.submit()
+    world.emit(job, "progress", {"current": 1})
+    world.emit(job)
+    assert peer.numbers() == [1]
+    [session] = world.runtime.sessions.values()
+    assert len(session.log) == 1
+
+
+# Acks.
+
+
+def test_an_ack_frees_the_log() -> None:
+    world = World()
+    peer = world.client()
+    job = peer.submit()
+    emits(world, job, 4)
+    assert acked(peer, 3) == []
+    [session] = world.runtime.sessions.values()
+    assert (session.acked, session.log.first, len(session.log)) == (3, 4, 1)
+
+
+def test_an_ack_above_the_last_number_is_invalid() -> None:
+    world = World()
+    peer = world.client()
+    emits(world, peer.submit(), 2)
+    [error] = acked(peer, 3)
+    assert error["payload"]["code"] == "INVALID_REQUEST"
+    [session] = world.runtime.sessions.values()
+    assert (session.acked, len(session.log)) == (0, 2)
+
+
+def test_a_lower_ack_is_ignored() -> None:
+    world = World(JOURNAL)
+    peer = world.client()
+    emits(world, peer.submit(), 3)
+    for seq in (2, 1, 2, 0):
+        assert acked(peer, seq) == []
+    assert [record.seq for record in world.records if isinstance(record, Released)] == [2]
+
+
+@pytest.mark.parametrize("seq", [2.0, "2"])
+def test_an_ack_may_be_written_in_other_ways(seq: Any) -> None:
+    world = World()
+    peer = world.client()
+    emits(world, peer.submit(), 3)
+    assert acked(peer, seq) == []
+    [session] = world.runtime.sessions.values()
+    assert session.acked == 2
+
+
+# Lag.
+
+
+def test_a_session_that_does_not_keep_up_is_told_once_a_crossing() -> None:
+    world = World(LAG)
+    peer = world.client()
+    job = peer.submit()
+    world.emit(job)
+    acked(peer, 1)
+    emits(world, job, 5)
+    assert notices(peer) == []
+    emits(world, job, 10)
+    [notice] = notices(peer)
+    assert (notice["job_id"], notice["event_seq"]) == (job, 8)
+    assert notice["payload"]["kind"] == "status"
+    assert "6 events" in notice["payload"]["body"]["message"]
+    acked(peer, max(peer.numbers()) - 6)
+    emits(world, job, 3)
+    assert len(notices(peer)) == 1
+    acked(peer, max(peer.numbers()))
+    emits(world, job, 6)
+    assert len(notices(peer)) == 2
+
+
+def test_a_session_that_negotiated_ack_is_told_before_its_first_ack() -> None:
+    world = World(LAG)
+    peer = world.client()
+    job = peer.submit()
+    emits(world, job, 5)
+    assert notices(peer) == []
+    emits(world, job, 25)
+    [notice] = notices(peer)
+    assert (notice["job_id"], notice["event_seq"]) == (job, 7)
+    assert "6 events" in notice["payload"]["body"]["message"]
+
+
+def test_a_session_without_ack_is_not_told() -> None:
+    world = World(LAG)
+    peer = world.client(features=("progress",))
+    emits(world, peer.submit(), 30)
+    assert notices(peer) == []
+
+
+def test_the_notice_is_on_the_newest_unfinished_job() -> None:
+    world = World(LAG)
+    peer = world.client()
+    one, two, three = (peer.submit() for _ in range(3))
+    world.finish(three)
+    acked(peer, 1)
+    emits(world, one, 6)
+    assert [notice["job_id"] for notice in notices(peer)] == [two]
+
+
+def test_without_an_unfinished_job_of_its_own_a_session_is_not_told() -> None:
+    world = World(LAG)
+    peer = world.client()
+    world.finish(peer.submit())
+    acked(peer, 1)
+    job = world.client().submit()
+    peer.send("job.subscribe", {"job_id": job})
+    emits(world, job, 20)
+    assert notices(peer) == []
+
+
+def test_the_notice_is_in_no_history_and_in_no_other_session() -> None:
+    world = World(LAG)
+    peer, live, late = (world.client(features=(*FEATURES, POSITIONS)) for _ in range(3))
+    job = peer.submit()
+    live.send("job.subscribe", {"job_id": job})
+    world.emit(job)
+    acked(peer, 1)
+    emits(world, job, 8)
+    late.send("job.subscribe", {"job_id": job, "history": True})
+    world.advance(0.001)
+    assert len(notices(peer)) == 1
+    assert notices(live) == notices(late) == []
+    for other in (live, late):
+        assert [frame["payload"]["job_seq"] for frame in other.about(job)] == list(range(1, 10))
+
+
+def test_lag_makes_no_agent_wait() -> None:
+    world = World(LAG)
+    peer = world.client()
+    job = peer.submit()
+    world.emit(job)
+    acked(peer, 1)
+    emits(world, job, 50)
+    assert world.all(PauseJob) == []
+
+
+def test_a_detached_session_makes_no_agent_wait() -> None:
+    world = World(LAG)
+    peer = world.client()
+    job = peer.submit()
+    world.carry_out(peer.connection.blocked(now=world.now))
+    peer.drop()
+    count = len(world.all(PauseJob))
+    emits(world, job, 50)
+    assert len(world.all(PauseJob)) == count == 1
+
+
+def test_a_quiet_connection_is_pinged_whatever_it_does_not_get() -> None:
+    world = World()
+    peer = world.client(features=("heartbeat",))
+    job = peer.submit()
+    for _ in range(3):
+        world.advance(12)
+        world.emit(job, "progress", {"current": 1})
+        peer.send("session.pong", {"ping_nonce": ""})
+    assert len(peer.of("session.ping")) == 1
+
+
+# Persisting.
+
+
+def held(world: World) -> Peer:
+    """A client of whom nothing more is durable."""
+    peer = world.client()
+    world.durable = False
+    return peer
+
+
+def test_no_event_leaves_before_its_record_is_durable() -> None:
+    world = World(JOURNAL)
+    peer = world.client()
+    job = peer.submit()
+    world.durable = False
+    before = world.runtime.record_count
+    emits(world, job, 3)
+    assert peer.numbers() == []
+    for number in (1, 2, 3):
+        world.runtime.persisted(before + number, now=world.now)
+        world.take()
+        assert peer.numbers() == list(range(1, number + 1))
+
+
+def test_no_observer_sees_what_is_not_durable() -> None:
+    world = World(JOURNAL)
+    job = world.client().submit()
+    other = world.client()
+    other.send("job.subscribe", {"job_id": job})
+    world.durable = False
+    world.emit(job)
+    assert other.numbers() == []
+    world.persist()
+    assert other.numbers() == [1]
+
+
+def test_a_resume_waits_for_its_token_to_be_durable() -> None:
+    world = World(JOURNAL)
+    peer = world.client()
+    job = peer.submit()
+    world.emit(job)
+    world.durable = False
+    world.emit(job)
+    again = world.resumed(peer, 0)
+    world.persist()  # The host is asked no earlier.
+    assert again.frames == []
+    world.persist()
+    assert [frame["type"] for frame in again.frames] == ["session.welcome", "job.event", "job.event"]
+
+
+def test_a_token_that_was_never_durable_was_never_sent() -> None:
+    world = World(JOURNAL)
+    peer = world.client()
+    count = len(world.records)
+    world.durable = False
+    again = world.resumed(peer, 0)
+    assert len(world.records) > count
+    assert again.frames == []
+    world.records = world.records[:count]
+    world.durable = True
+    world.restart()
+    assert world.resumed(peer, 0).frames[0]["type"] == "session.welcome"
+
+
+def test_the_answer_to_a_subscribe_waits_too() -> None:
+    world = World(JOURNAL)
+    job = world.client().submit()
+    other = held(world)
+    assert other.send("job.subscribe", {"job_id": job}) == []
+    world.persist()
+    assert other.frames[-1]["type"] == "job.subscribed"
+
+
+def test_the_end_waits_and_nothing_overtakes_it() -> None:
+    world = World(JOURNAL)
+    peer = world.client()
+    job = peer.submit()
+    world.durable = False
+    world.finish(job)
+    assert peer.send("session.list_jobs") == []
+    world.persist()
+    assert [frame["type"] for frame in peer.frames[-2:]] == ["job.result", "session.jobs"]
+
+
+def test_an_event_is_one_record_whoever_gets_it() -> None:
+    world = World(JOURNAL)
+    job = world.client().submit()
+    for _ in range(3):
+        world.client().send("job.subscribe", {"job_id": job})
+    count = len(world.records)
+    world.emit(job)
+    assert [type(record) for record in world.records[count:]] == [Published]
+
+
+# Blocked transports.
+
+
+def test_a_pause_ends_with_the_session() -> None:
+    world = World(msgspec.structs.replace(QUIET, resume_window_sec=10))
+    peer = world.client()
+    job = peer.submit()
+    world.carry_out(peer.connection.blocked(now=world.now))
+    assert world.runtime.jobs[job].paused
+    peer.drop()
+    assert not world.runtime.jobs[job].paused
+    world.now += 20 * SECOND
+    world.carry_out(world.runtime.handle_timer(now=world.now))
+    assert world.runtime.sessions == {}
+    world.emit(job)
+
+
+def test_the_next_notice_of_a_lag_counts_from_an_ack_that_frees_nothing() -> None:
+    """What is acknowledged was evicted before, so that the log itself does not change."""
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(lag=5, session_bytes=2_000)))
+    peer = world.client()
+    job = peer.submit()
+    world.emit(job)
+    acked(peer, 1)
+    for _ in range(13):
+        world.emit(job, "log", {"level": "info", "message": "x" * 500})
+    session = peer.connection.session
+    assert session is not None and session.log.first > 10
+    assert len(notices(peer)) == 1
+    acked(peer, session.log.last - 4)
+    held = len(session.log)
+    emits(world, job, 1)
+    assert (len(session.log), len(notices(peer))) == (held + 1, 1)
+    emits(world, job, 1)
+    assert len(notices(peer)) == 2
+
+
+def test_who_submits_a_job_after_it_has_come_to_lag_is_told() -> None:
+    """Without a job there is nothing to tell it on."""
+    world = World(LAG)
+    submitter, observer = world.client(), world.client()
+    job = submitter.submit()
+    observer.send("job.subscribe", {"job_id": job})
+    emits(world, job, 1)
+    acked(observer, 1)
+    emits(world, job, 6)
+    assert notices(observer) == []
+    observer.submit()
+    emits(world, job, 1)
+    assert len(notices(observer)) == 1
+
+
+def test_a_notice_that_a_history_was_cut_counts_for_the_lag_as_well() -> None:
+    limits = Limits(lag=5, history_events=8, backlog_events=2)
+    world = World(msgspec.structs.replace(QUIET, limits=limits))
+    owner, peer = world.client(), world.client()
+    job, mine = owner.submit(), peer.submit()
+    world.emit(mine)
+    acked(peer, 1)
+    emits(world, job, 6)
+    peer.slow = True
+    peer.send("job.subscribe", {"job_id": job, "history": True})
+    session = peer.connection.session
+    assert session is not None
+    emits(world, mine, 6 - session.log.last)
+    assert (session.log.last - session.acked, session.lagging) == (5, False)
+    emits(world, job, 8)
+    assert job not in session.backlogs
+    assert (session.log.last - session.acked, session.lagging) == (7, True)

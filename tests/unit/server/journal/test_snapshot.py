@@ -1,0 +1,246 @@
+"""A snapshot is every record before it: restoring either gives the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from arcp_proto.ids import SECOND
+from arcp_proto.limits import Limits
+from arcp_proto.server.jobs.inventory import AgentInfo
+from arcp_proto.server.journal.records import JobKept, KeyKept, Observed, Record, RuntimeKept, SessionKept
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.sessions.session import Backlog
+from tests.unit.world import CONFIG, SEED, START, UNIX, Peer, World
+
+JOURNAL = msgspec.structs.replace(CONFIG, journal=True, heartbeat_interval_sec=0)
+AGAIN = msgspec.structs.replace(JOURNAL, agents=(AgentInfo("echo", restartable=True),))
+
+
+def restored(world: World, records: list[Record]) -> Runtime:
+    unix = UNIX + world.now - START
+    return Runtime.restore(world.config, records, seed=SEED, now=world.now, unix=unix)
+
+
+def law(world: World) -> Runtime:
+    """The snapshot restores what all records restore, and decides the same; returns it."""
+    one = restored(world, world.runtime.snapshot())
+    other = restored(world, world.records)
+    assert one.snapshot() == other.snapshot()
+    assert one.take() == other.take()
+    assert one.timers.keys() == other.timers.keys()
+    return one
+
+
+def kinds(world: World) -> list[type]:
+    return [type(record) for record in world.runtime.snapshot()]
+
+
+def test_of_nothing() -> None:
+    world = World(JOURNAL)
+    assert world.runtime.snapshot() == [RuntimeKept(0)]
+    law(world)
+
+
+def test_sessions_come_before_their_jobs_and_histories_and_keys_behind() -> None:
+    world = World(JOURNAL)
+    peer, other = world.client(), world.client()
+    job = peer.submit(idempotency_key="k")
+    world.emit(job)
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    assert kinds(world) == [RuntimeKept, SessionKept, SessionKept, JobKept, Observed, KeyKept]
+    law(world)
+
+
+def test_of_a_job_in_every_status() -> None:
+    world = World(JOURNAL)
+    peer = world.client()
+    jobs = [peer.submit(max_runtime_sec=100) for _ in range(6)]
+    world.finish(jobs[0], {"x": 1}, "done")
+    world.fail(jobs[1])
+    peer.cancel(jobs[2])
+    world.stopped(jobs[2])
+    peer.cancel(jobs[3])
+    world.write(jobs[4], "streamed")
+    runtime = law(world)
+    statuses = [job.status.value for job in runtime.jobs.values()]
+    assert statuses == ["success", "error", "cancelled", "cancelled", "error", "error"]
+
+
+def test_of_jobs_that_start_again() -> None:
+    world = World(AGAIN)
+    peer = world.client()
+    for number in range(3):
+        world.emit(peer.submit(input={"n": number}))
+    world.restart()
+    assert [job.attempt for job in law(world).jobs.values()] == [3, 3, 3]
+
+
+def test_of_a_log_that_was_acked_and_evicted() -> None:
+    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(session_events=16, history_events=8)))
+    peer = world.client()
+    job = peer.submit()
+    for _ in range(40):
+        world.emit(job)
+    peer.send("session.ack", {"last_processed_seq": 37})
+    world.emit(job)
+    runtime = law(world)
+    [session] = runtime.sessions.values()
+    assert (session.acked, session.log.first) == (37, 38)
+    assert runtime.jobs[job].history.cut == 33
+
+
+def test_of_tokens_replies_and_requests_that_were_answered() -> None:
+    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(replies=2)))
+    peer = world.client()
+    for number in range(4):
+        peer.send("job.submit", {"agent": "echo"}, id=f"s{number}")
+    world.resumed(peer)
+    runtime = law(world)
+    [session] = runtime.sessions.values()
+    assert len(session.tokens) == 2 and len(runtime.tokens) == 2
+    assert [reply.request_id for reply in session.replies] == ["s2", "s3"]
+    assert session.replies.accepted("s0") is not None
+
+
+def test_of_observers_live_and_behind() -> None:
+    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(backlog_events=2)))
+    peer, live, behind = world.client(), world.client(), world.client()
+    job, other = peer.submit(), peer.submit()
+    for _ in range(5):
+        world.emit(job)
+        world.emit(other)
+    live.send("job.subscribe", {"job_id": other})
+    live.send("job.subscribe", {"job_id": job})
+    behind.send("job.subscribe", {"job_id": job, "history": True})
+    peer.send("job.subscribe", {"job_id": other, "history": True, "from_event_seq": 4})
+    world.carry_out(world.runtime.handle_timer(now=world.now))
+    backlogs = [record for record in world.runtime.snapshot() if isinstance(record, Observed)]
+    assert [record.backlog for record in backlogs] == [Backlog(4, 5), Backlog(2)]
+    law(world)
+
+
+def test_of_a_job_whose_session_has_ended() -> None:
+    world = World(msgspec.structs.replace(JOURNAL, resume_window_sec=10))
+    peer = world.client()
+    job = peer.submit()
+    world.emit(job)
+    peer.drop()
+    world.advance(11)
+    world.emit(job)
+    runtime = law(world)
+    assert runtime.sessions == {}
+    assert runtime.jobs[job].home_seq == 3
+
+
+def test_of_keys_whose_jobs_run_ended_and_are_forgotten() -> None:
+    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(retention=10)))
+    peer = world.client()
+    jobs = [peer.submit(idempotency_key=key) for key in "abc"]
+    world.finish(jobs[0], 1)
+    world.advance(11)
+    world.finish(jobs[1], 2)
+    runtime = law(world)
+    claims = {key: claim.job_id for _, key, claim in runtime.keys.items()}
+    assert claims == dict(zip("abc", jobs, strict=True))
+    assert list(runtime.jobs) == jobs[1:]
+
+
+def test_of_a_peer_with_a_form_of_its_own() -> None:
+    world = World(JOURNAL)
+    peer = world.connect()
+    peer.hello(features=(), agents=[])
+    job = peer.submit(lease_request={"cost.budget": ["USD:1.50"]})
+    peer.cancel(job)
+    world.stopped(job)
+    [session] = law(world).sessions.values()
+    assert session.quirk.name == "pypi"
+
+
+def test_of_an_anonymous_session() -> None:
+    world = World(msgspec.structs.replace(JOURNAL, anonymous=True))
+    peer = world.connect()
+    peer.hello(None, scheme="anonymous")
+    peer.submit()
+    assert list(law(world).anonymous_principals.values()) == [1]
+
+
+def test_a_job_keeps_its_number_when_others_are_forgotten() -> None:
+    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(retention=10)))
+    peer = world.client()
+    first, second = peer.submit(), peer.submit()
+    world.finish(first)
+    world.advance(11)
+    runtime = law(world)
+    assert runtime.job_count == 2
+    assert [job.number for job in runtime.jobs.values()] == [2]
+    assert list(runtime.jobs) == [second]
+
+
+@pytest.mark.parametrize("first", ["records", "snapshot"])
+def test_a_runtime_goes_on_the_same_from_either(first: str) -> None:
+    """Frames after a restart are the same bytes, whether the journal was compacted or not."""
+
+    def frames(records: list[Record], world: World, peer: Peer) -> list[bytes]:
+        again = World(world.config, runtime=restored(world, records))
+        again.now = world.now
+        again.take()
+        resumed = again.resumed(peer, 0, replies=True)
+        resumed.send("job.submit", {"agent": "echo"}, id="fresh")
+        return resumed.raw
+
+    def played() -> tuple[World, Peer]:
+        world = World(AGAIN)
+        peer = world.client()
+        for _ in range(3):
+            world.emit(peer.submit())
+        world.now += 5 * SECOND
+        return world, peer
+
+    world, peer = played()
+    snapshot: Any = world.runtime.snapshot()
+    chosen = world.records if first == "records" else snapshot
+    other = snapshot if first == "records" else world.records
+    assert frames(chosen, world, peer) == frames(other, world, peer)
+
+
+def test_a_snapshot_changes_nothing() -> None:
+    world = World(JOURNAL)
+    peer = world.client()
+    world.emit(peer.submit())
+    assert world.runtime.snapshot() == world.runtime.snapshot()
+    assert world.runtime.take().records == ()
+
+
+def test_a_snapshot_and_the_records_behind_it_are_all_records() -> None:
+    world = World(AGAIN)
+    peer, other = world.client(), world.client()
+    job = peer.submit(idempotency_key="k")
+    world.emit(job)
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    snapshot, count = world.runtime.snapshot(), len(world.records)
+    world.advance(0.001)
+    world.emit(job)
+    peer.send("session.ack", {"last_processed_seq": 1})
+    world.finish(job)
+    world.resumed(peer)
+    one = restored(world, snapshot + world.records[count:])
+    assert one.snapshot() == restored(world, world.records).snapshot() == world.runtime.snapshot()
+
+
+def test_a_snapshot_is_what_was_when_it_was_taken() -> None:
+    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(backlog_events=1)))
+    peer, other = world.client(), world.client()
+    job = peer.submit(idempotency_key="k")
+    for _ in range(3):
+        world.emit(job)
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    snapshot = world.runtime.snapshot()
+    before = repr(snapshot)
+    world.carry_out(world.runtime.handle_timer(now=world.now))
+    world.finish(job)
+    world.advance(0.001)
+    peer.send("session.ack", {"last_processed_seq": 4})
+    assert repr(snapshot) == before

@@ -1,0 +1,320 @@
+"""Finished jobs and keys count to the bytes of their principal, and the oldest go (§6.5, §7.2)."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from arcp_proto.engine.output import StartJob
+from arcp_proto.engine.timers import TimerKind
+from arcp_proto.ids import JobId, Principal
+from arcp_proto.limits import KIB, Limits
+from arcp_proto.server.jobs.idempotency import key_bytes
+from arcp_proto.server.journal.records import JobForgotten, KeyForgotten
+from arcp_proto.wire.inputs import SMALL
+from tests.unit.world import CONFIG, Frame, Peer, World
+
+ALICE: Final = Principal("alice")
+QUIET: Final = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0, journal=True)
+WIDE: Final = {f"x-vendor.n{n}": [f"{m:02}" for m in range(64)] for n in range(28)}
+"""A lease of 9.5 KB, which takes 110 KB as lists of strings."""
+
+
+def world_of(**limits: Any) -> World:
+    limits = {"requests_per_sec": 10_000, "principal_requests_per_sec": 10_000, **limits}
+    return World(msgspec.structs.replace(QUIET, limits=Limits(**limits)))
+
+
+def finished(world: World, peer: Peer, result: Any = None, **payload: Any) -> str:
+    """A job that has ended, with all of its events acknowledged; its end is a log's for a moment, too."""
+    job = peer.submit(**payload)
+    world.finish(job, result)
+    peer.send("session.ack", {"last_processed_seq": max(peer.numbers())})
+    return job
+
+
+def held(world: World, principal: str = "alice") -> int:
+    return world.runtime.holdings.of(Principal(principal))[1]
+
+
+def forgotten(world: World) -> list[str]:
+    return [record.job_id for record in world.records if isinstance(record, JobForgotten)]
+
+
+def answer(peer: Peer, **payload: Any) -> Frame:
+    peer.world.advance(1)
+    frame: Frame = peer.send("job.submit", {"agent": "echo", **payload})[0]
+    return frame
+
+
+def limit_of(frame: Frame) -> Any:
+    return frame["payload"].get("details", {}).get("limit")
+
+
+# Finished jobs.
+
+
+@pytest.mark.parametrize("lease", [{}, {"cost.budget": ["USD:5", "EUR:7"], "fs.read": ["/a/**"]}, WIDE])
+def test_the_lease_of_a_finished_job_is_told_as_it_was(lease: dict[str, list[str]]) -> None:
+    world = world_of()
+    peer = world.client()
+    job = finished(world, peer, lease_request=lease, idempotency_key="k")
+    other = world.client()
+    for again in range(2):
+        [page] = other.send("session.list_jobs", {})
+        [entry] = page["payload"]["jobs"]
+        assert entry["lease"] == lease
+        subscribed = other.send("job.subscribe", {"job_id": job})[0]["payload"]
+        assert subscribed["lease"] == lease
+        budget = {"EUR": 7, "USD": 5} if "cost.budget" in lease else None
+        assert subscribed.get("budget") == budget
+        accepted = other.send("job.submit", {"agent": "echo", "lease_request": lease, "idempotency_key": "k"})
+        assert accepted[0]["payload"]["lease"] == lease
+        [info] = world.runtime.job_infos(finished=True)
+        assert info.lease == lease
+        if not again:
+            world.restart()
+            other = world.client()
+
+
+def test_a_finished_job_with_a_large_lease_takes_little_more_than_its_json() -> None:
+    world = world_of()
+    peer = world.client()
+    finished(world, peer, lease_request=WIDE)
+    jobs = [JobId(peer.submit(lease_request=WIDE)) for _ in range(20)]
+    peer.frames.clear()
+    peer.raw.clear()
+    world.outputs.clear()
+    world.requests.clear()
+    world.records.clear()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for job in jobs:
+        world.runtime.finish(job, None, now=world.now)
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    json = len(msgspec.json.encode(WIDE))
+    assert after - before < 20 * (json + 4 * KIB)
+    assert held(world) >= 21 * json
+
+
+@pytest.mark.parametrize(("more", "counts"), [(0, False), (1, True)])
+def test_a_finished_job_counts_when_it_is_not_small(more: int, counts: bool) -> None:
+    world = world_of()
+    peer = world.client()
+    end = world.runtime.jobs[JobId(finished(world, peer, ""))].end
+    assert end is not None
+    size = len(end.payload)
+    finished(world, peer, "x" * (SMALL - size + more))
+    assert held(world) == (SMALL + more if counts else 0)
+
+
+def test_the_oldest_finished_jobs_go_beyond_the_bytes_of_their_principal() -> None:
+    world = world_of(principal_bytes=125_000)
+    peer, bob = world.client(), world.client("tok-bob")
+    others = finished(world, bob, "x" * 20_000)
+    small = finished(world, peer)
+    jobs = [finished(world, peer, "x" * 20_000) for _ in range(7)]
+    assert forgotten(world) == jobs[:2]
+    assert list(world.runtime.jobs) == [others, small, *jobs[2:]]
+    assert 100_000 < held(world) <= 125_000
+    other = world.client()
+    refused = other.send("job.subscribe", {"job_id": jobs[0]})[0]["payload"]
+    assert refused["code"] == "JOB_NOT_FOUND"
+    assert other.send("job.subscribe", {"job_id": jobs[2]})[0]["payload"]["current_status"] == "success"
+    world.advance(601)
+    assert (world.runtime.jobs, held(world)) == ({}, 0)
+
+
+def test_events_and_finished_jobs_go_by_their_age() -> None:
+    world = world_of(principal_bytes=150_000)
+    peer = world.client()
+    job = peer.submit()
+    for _ in range(10):
+        world.emit(job, "log", {"level": "info", "message": "x" * 1_000})
+    peer.send("session.ack", {"last_processed_seq": max(peer.numbers())})
+    world.advance(5)
+    first = finished(world, peer, "x" * 40_000)
+    world.advance(5)
+    for _ in range(10):
+        world.emit(job, "log", {"level": "info", "message": "x" * 1_000})
+    peer.send("session.ack", {"last_processed_seq": max(peer.numbers())})
+    assert held(world) > 60_000
+    second = finished(world, peer, "x" * 45_000)  # The first ten events go.
+    assert (forgotten(world), world.runtime.jobs[job].history.first > 0) == ([], True)
+    world.advance(5)
+    third = finished(world, peer, "x" * 45_000)
+    assert forgotten(world) == [first]  # And not the last ten events, which are younger.
+    assert world.runtime.jobs[job].history.events >= 10
+    assert list(world.runtime.jobs) == [job, second, third]
+
+
+def test_too_many_events_cost_no_finished_job() -> None:
+    world = world_of(principal_events=20)
+    peer = world.client()
+    first = finished(world, peer, "x" * 20_000)
+    job = peer.submit()
+    for _ in range(100):
+        world.emit(job)
+    assert (forgotten(world), first in world.runtime.jobs) == ([], True)
+
+
+def test_of_all_the_principal_that_holds_most_loses_its_finished_jobs() -> None:
+    world = world_of(total_bytes=105_000)
+    alice, bob = world.client(), world.client("tok-bob")
+    few = finished(world, bob, "x" * 20_000)
+    jobs = [finished(world, alice, "x" * 20_000) for _ in range(6)]
+    assert forgotten(world) == jobs[:3]
+    assert few in world.runtime.jobs
+
+
+def test_a_result_that_is_larger_than_all_is_told_and_forgotten() -> None:
+    world = world_of(principal_bytes=40_000, history_bytes=200_000)
+    peer = world.client()
+    job = peer.submit()
+    world.finish(job, "x" * 50_000)
+    assert not world.runtime.holdings.over
+    assert job not in world.runtime.jobs
+    assert len(world.runtime.retired) == 0
+    assert world.runtime.timers.armed(TimerKind.RETENTION, 0) is None
+
+
+def test_a_restart_counts_what_is_left() -> None:
+    world = world_of()
+    peer = world.client()
+    for number in range(3):
+        finished(world, peer, "x" * 20_000, lease_request=WIDE, idempotency_key=f"k{number}")
+    before = held(world)
+    world.restart()
+    assert held(world) == before
+    snapshot = world.runtime.snapshot()
+    world.records = snapshot
+    world.restart()
+    assert held(world) == before
+    world.advance(25 * 3600)
+    assert held(world) == 0
+
+
+def test_a_restart_with_less_room_forgets_the_oldest() -> None:
+    world = world_of()
+    peer = world.client()
+    jobs = [finished(world, peer, "x" * 20_000) for _ in range(4)]
+    world.config = msgspec.structs.replace(QUIET, limits=Limits(principal_bytes=45_000))
+    world.restart()
+    assert list(world.runtime.jobs) == jobs[2:]
+
+
+# Idempotency keys.
+
+
+def keys_of(world: World, principal: str = "alice") -> list[str]:
+    return [key for owner, key, _ in world.runtime.keys.items() if owner == principal]
+
+
+def forget_jobs(world: World) -> None:
+    """Let the window of finished jobs pass; keys stay for a day."""
+    world.advance(601)
+    assert not world.runtime.jobs
+
+
+def test_keys_of_ended_jobs_count_until_they_are_forgotten() -> None:
+    world = world_of()
+    peer = world.client()
+    job = peer.submit(idempotency_key="k")
+    assert world.runtime.holdings.pinned_by(ALICE) == 0  # The key of a running job is a part of it.
+    world.finish(job, "x" * 1_000)
+    peer.send("session.ack", {"last_processed_seq": 1})
+    forget_jobs(world)
+    claim = world.runtime.keys.get(ALICE, "k")
+    assert claim is not None
+    assert world.runtime.holdings.pinned_by(ALICE) == key_bytes("k", claim) > 1_000
+    world.advance(24 * 3600)
+    assert (keys_of(world), world.runtime.holdings.pinned_by(ALICE)) == ([], 0)
+
+
+def test_no_key_is_forgotten_early() -> None:
+    """A key that goes before its time lets a repeated submit run, and pay, twice."""
+    world = world_of(principal_bytes=200_000)
+    peer = world.client()
+    keys = [f"k{number}" for number in range(5)]
+    jobs = {key: finished(world, peer, "x" * 20_000, idempotency_key=key) for key in keys}
+    [refused] = peer.send("job.submit", {"agent": "echo", "idempotency_key": "k5"})
+    assert (refused["payload"]["code"], limit_of(refused)) == ("INTERNAL_ERROR", "principal_bytes")
+    forget_jobs(world)
+    job = peer.submit()
+    for _ in range(40):
+        world.emit(job, "log", {"level": "info", "message": "x" * 9_000})
+    assert world.runtime.jobs[job].history.first > 0  # Events go for the bytes of their principal.
+    assert keys_of(world) == keys
+    for key, done in jobs.items():
+        world.advance(1)
+        accepted, *_ = peer.send("job.submit", {"agent": "echo", "idempotency_key": key})
+        assert (accepted["type"], accepted["payload"]["job_id"]) == ("job.accepted", done)
+    assert not any(isinstance(record, KeyForgotten) for record in world.records)
+    world.advance(24 * 3600)
+    assert keys_of(world) == []
+    assert peer.submit(idempotency_key="k5") not in jobs.values()
+
+
+@pytest.mark.parametrize("total", [False, True])
+def test_keys_may_be_half_of_what_is_held(total: bool) -> None:
+    limit = "total_bytes" if total else "principal_bytes"
+    world = world_of(**{limit: 200_000})
+    peer, bob = world.client(), world.client("tok-bob")
+
+    def left() -> int:
+        return 100_000 - world.runtime.holdings.pinned_by(ALICE)
+
+    for number in range(4):
+        finished(world, peer, "x" * 23_000, idempotency_key=f"k{number}")
+    forget_jobs(world)
+    assert 0 < left() < 10_000
+    finished(world, peer, "x" * 10_000, idempotency_key="last")
+    assert -10_000 < left() <= 0
+    assert limit_of(answer(peer, idempotency_key="more")) == limit
+    assert answer(peer)["type"] == "job.accepted"
+    others = answer(bob, idempotency_key="more")
+    assert (limit_of(others) == limit) if total else (others["type"] == "job.accepted")
+
+
+@pytest.mark.parametrize("first", ["session", "job"])
+def test_keys_of_a_client_without_a_name_go_with_it(first: str) -> None:
+    world = World(msgspec.structs.replace(QUIET, anonymous=True))
+    peer = world.connect()
+    peer.hello(None, scheme="anonymous")
+    done = peer.submit(idempotency_key="done")
+    world.finish(done)
+    job = peer.submit(idempotency_key="k")
+    assert len(world.runtime.keys) == 2
+    peer.drop()
+    if first == "session":
+        world.advance(601)
+        assert len(world.runtime.keys) == 2
+        world.finish(job)
+    else:
+        world.finish(job)
+        assert len(world.runtime.keys) == 2
+        world.advance(601)
+    assert len(world.runtime.keys) == 0
+    world.advance(601)
+    assert len(world.runtime.holdings) == 0
+
+
+# Leases of running jobs.
+
+
+def test_large_leases_of_running_jobs_count_like_inputs() -> None:
+    world = world_of(principal_bytes=1_000_000)
+    peer = world.client()
+    small = {"fs.read": ["/a"]}
+    assert answer(peer, lease_request=small)["type"] == "job.accepted"
+    assert world.runtime.holdings.pinned == 0
+    answers = [answer(peer, lease_request=WIDE)["type"] for _ in range(4)]
+    assert answers == ["job.accepted", "job.accepted", "session.error", "session.error"]
+    assert 2 * 100_000 < world.runtime.holdings.pinned <= 500_000
+    for start in world.all(StartJob):
+        world.finish(start.job_id)
+    assert world.runtime.holdings.pinned == 0

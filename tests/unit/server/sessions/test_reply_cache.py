@@ -1,0 +1,344 @@
+"""Answers that may not have arrived: kept, bounded, dropped when something behind them was seen."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import msgspec
+import pytest
+
+from arcp_proto.engine.output import StartJob
+from arcp_proto.ids import JobId
+from arcp_proto.limits import Limits
+from arcp_proto.server.sessions.reply_cache import ANSWERED, Replies, Reply
+from arcp_proto.wire import codec
+from tests.unit.world import CONFIG, Peer, World
+
+LIMITS = Limits(replies=3, reply_bytes=100)
+
+
+def reply(after: int, name: str, message_type: str = "job.accepted", size: int = 10) -> Reply:
+    return Reply(after, name, message_type, JobId(f"job_{name}"), b"x" * size)
+
+
+def replies_of(*made: Reply) -> Replies:
+    replies = Replies()
+    for one in made:
+        replies.add(one, LIMITS)
+    return replies
+
+
+def names(replies: Replies) -> list[str]:
+    return [one.request_id for one in replies]
+
+
+def test_they_are_kept_in_order() -> None:
+    replies = replies_of(reply(0, "a"), reply(2, "b", "job.subscribed"))
+    assert names(replies) == ["a", "b"]
+    assert (len(replies), replies.size) == (2, 20)
+
+
+def test_the_newest_is_known_also_without_room_for_it() -> None:
+    assert Replies().newest is None
+    replies = replies_of(reply(0, "a"), large := reply(0, "b", size=101))
+    assert (names(replies), replies.newest) == ([], large)
+
+
+def test_beyond_their_number_the_oldest_go() -> None:
+    assert names(replies_of(*[reply(0, name) for name in "abcde"])) == ["c", "d", "e"]
+
+
+def test_beyond_their_bytes_the_oldest_go() -> None:
+    replies = replies_of(reply(0, "a", size=50), reply(0, "b", size=40), reply(0, "c", size=60))
+    assert names(replies) == ["b", "c"]
+    assert replies.size == 100
+
+
+def test_they_take_no_more_than_their_bytes() -> None:
+    """An encoder leaves room behind what it writes."""
+    lease = {f"x-vendor.n{number}": ["a" * 20] * 20 for number in range(17)}
+    replies, limits = Replies(), Limits(replies=100, reply_bytes=10**7)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(100):
+            payload = codec.encode_checked({"lease": lease})
+            replies.add(Reply(number, "s", "job.subscribed", JobId("j"), payload), limits)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert replies.size > 800_000
+    assert after - before < 1.1 * replies.size
+
+
+def test_a_submit_whose_answer_was_dropped_unsent_is_known_whatever_was_seen() -> None:
+    replies = replies_of(*[reply(0, name) for name in "abcd"], reply(1, "s", "job.subscribed"))
+    replies.seen(9)
+    assert [name for name in "abcds" if replies.accepted(name)] == ["a", "b"]
+
+
+def test_an_answer_to_a_subscribe_that_was_dropped_is_gone() -> None:
+    replies = replies_of(reply(0, "s", "job.subscribed"), *[reply(0, name) for name in "abc"])
+    assert names(replies) == ["a", "b", "c"]
+    assert replies.accepted("s") is None
+
+
+def test_one_that_is_larger_than_all_may_be_is_not_kept() -> None:
+    assert names(replies_of(reply(0, "a", size=101))) == []
+
+
+@pytest.mark.parametrize(("seq", "left"), [(0, "abcd"), (1, "bcd"), (2, "bcd"), (3, "d"), (9, "")])
+def test_those_that_stood_before_what_was_seen_have_arrived(seq: int, left: str) -> None:
+    replies = Replies()
+    for one in (reply(0, "a"), reply(2, "b"), reply(2, "c"), reply(5, "d")):
+        replies.add(one, Limits())
+    replies.seen(seq)
+    assert "".join(names(replies)) == left
+    assert [name for name in "abcd" if replies.accepted(name)] == list(left)
+
+
+def test_a_submit_that_was_answered_is_known_by_its_id() -> None:
+    replies = replies_of(reply(0, "a"), reply(0, "b", "job.subscribed"))
+    assert replies.accepted("a") == "job_a"
+    assert replies.accepted("b") is None
+    assert replies.accepted("c") is None
+
+
+def test_more_submits_are_known_than_answers_are_kept() -> None:
+    replies = replies_of(*[reply(0, str(number)) for number in range(ANSWERED + 2)])
+    assert len(replies) == 3
+    assert [replies.accepted(str(number)) is None for number in range(4)] == [True, True, False, False]
+
+
+def test_they_are_loaded_as_they_were() -> None:
+    replies = replies_of(*[reply(number, str(number)) for number in range(5)])
+    again = Replies()
+    again.load(list(replies), replies.answered())
+    assert names(again) == names(replies)
+    assert again.answered() == replies.answered()
+    assert again.size == replies.size
+
+
+# Over the wire.
+
+
+def types(peer: Peer) -> list[str]:
+    return [frame["type"] for frame in peer.frames]
+
+
+def deaf(world: World) -> Peer:
+    """A client that takes nothing after its welcome."""
+    peer = world.client()
+    peer.slow = True
+    return peer
+
+
+def test_answers_come_again_in_their_places_among_the_events() -> None:
+    world = World()
+    peer = world.client()
+    one = peer.submit()
+    world.emit(one)
+    two = peer.submit()
+    world.emit(two)
+    again = world.resumed(peer, 0, replies=True)
+    assert types(again) == ["session.welcome", "job.accepted", "job.event", "job.accepted", "job.event"]
+    assert [frame["payload"] for frame in again.of("job.accepted")] == [
+        frame["payload"] for frame in peer.of("job.accepted")
+    ]
+    assert [frame["job_id"] for frame in again.of("job.accepted")] == [one, two]
+
+
+@pytest.mark.parametrize(("last", "answers"), [(0, 2), (1, 1), (2, 0)])
+def test_answers_below_the_cursor_have_arrived(last: int, answers: int) -> None:
+    world = World()
+    peer = world.client()
+    for _ in range(2):
+        world.emit(peer.submit())
+    again = world.resumed(peer, last, replies=True)
+    assert len(again.of("job.accepted")) == answers
+
+
+def test_answers_come_again_only_to_a_client_that_asks() -> None:
+    world = World()
+    peer = world.client()
+    world.emit(peer.submit())
+    again = world.resumed(peer, 0)
+    assert types(again) == ["session.welcome", "job.event"]
+    assert "replies" not in again.frames[0]["payload"]
+    asking = world.resumed(again, 0, replies=True)
+    assert asking.frames[0]["payload"]["replies"] is True
+    assert types(asking) == ["session.welcome", "job.accepted", "job.event"]
+
+
+def test_the_first_welcome_says_nothing_of_replies() -> None:
+    assert "replies" not in World().client().frames[0]["payload"]
+
+
+def test_session_resume_may_ask_too() -> None:
+    world = World()
+    peer = world.client()
+    peer.submit()
+    again = world.connect()
+    again.send("session.resume", {"resume_token": peer.token, "last_event_seq": 0, "replies": True})
+    assert types(again) == ["session.welcome", "job.accepted"]
+
+
+def test_the_answer_to_a_subscribe_comes_again() -> None:
+    world = World()
+    job = world.client().submit()
+    peer = world.client()
+    peer.send("job.subscribe", {"job_id": job}, id="s7")
+    world.emit(job)
+    again = world.resumed(peer, 0, replies=True)
+    assert types(again) == ["session.welcome", "job.subscribed", "job.event"]
+    assert again.frames[1]["payload"] == peer.of("job.subscribed")[0]["payload"]
+
+
+def test_an_ack_above_an_answer_says_that_it_has_arrived() -> None:
+    world = World()
+    peer = world.client()
+    world.emit(peer.submit())
+    peer.send("session.ack", {"last_processed_seq": 1})
+    [session] = world.runtime.sessions.values()
+    assert len(session.replies) == 0
+    assert types(world.resumed(peer, 1, replies=True)) == ["session.welcome"]
+
+
+def test_refusals_are_not_kept() -> None:
+    world = World()
+    peer = world.client()
+    peer.send("job.submit", {"agent": "zork"})
+    assert types(world.resumed(peer, 0, replies=True)) == ["session.welcome"]
+
+
+def test_no_more_than_so_many_answers_are_kept() -> None:
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(replies=3)))
+    peer = world.client()
+    jobs = [peer.submit() for _ in range(5)]
+    again = world.resumed(peer, 0, replies=True)
+    assert [frame["job_id"] for frame in again.of("job.accepted")] == jobs[2:]
+
+
+# A submit that is sent again.
+
+
+def test_a_submit_that_was_answered_is_not_carried_out_again() -> None:
+    world = World()
+    peer = deaf(world)
+    peer.send("job.submit", {"agent": "echo"}, id="s1")
+    again = world.resumed(peer, 0, replies=True)
+    [answer] = again.send("job.submit", {"agent": "echo"}, id="s1")
+    assert len(world.all(StartJob)) == 1
+    assert answer["payload"] == again.of("job.accepted")[0]["payload"]
+    assert answer["payload"]["request_id"] == "s1"
+
+
+def test_the_end_of_a_job_that_two_submits_have_comes_for_each() -> None:
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(replies=1)))
+    peer = deaf(world)
+    submit = {"agent": "echo", "idempotency_key": "k"}
+    for name in ("s1", "s2"):
+        peer.send("job.submit", submit, id=name)
+    [start] = world.all(StartJob)
+    world.finish(start.job_id, 1)
+    again = world.resumed(peer, 0, replies=True)
+    assert types(again) == ["session.welcome", "job.accepted", "job.result"], "of the second"
+    again.send("job.submit", submit, id="s1")
+    world.advance(1)
+    assert types(again)[3:] == ["job.accepted", "job.result"]
+
+
+def test_a_submit_that_was_not_answered_is_carried_out() -> None:
+    world = World()
+    peer = world.client()
+    peer.send("job.submit", {"agent": "echo"}, id="s1")
+    again = world.resumed(peer, 0, replies=True)
+    again.send("job.submit", {"agent": "echo"}, id="s2")
+    assert len(world.all(StartJob)) == 2
+
+
+def test_a_submit_that_was_refused_is_judged_again() -> None:
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(running_jobs=1)))
+    peer = world.client()
+    job = peer.submit()
+    assert peer.send("job.submit", {"agent": "echo"}, id="s2")[0]["type"] == "session.error"
+    again = world.resumed(peer, 0, replies=True)
+    world.finish(job)
+    assert again.send("job.submit", {"agent": "echo"}, id="s2")[0]["type"] == "job.accepted"
+
+
+def test_without_replies_the_same_id_is_another_submit() -> None:
+    world = World()
+    peer = world.client()
+    peer.send("job.submit", {"agent": "echo"}, id="s1")
+    again = world.resumed(peer, 0)
+    again.send("job.submit", {"agent": "echo"}, id="s1")
+    assert len(world.all(StartJob)) == 2
+
+
+def test_a_submit_whose_answer_has_arrived_is_another_one() -> None:
+    world = World()
+    peer = world.client()
+    peer.send("job.submit", {"agent": "echo"}, id="s1")
+    world.emit(world.last(StartJob).job_id)
+    again = world.resumed(peer, 1, replies=True)
+    again.send("job.submit", {"agent": "echo"}, id="s1")
+    assert len(world.all(StartJob)) == 2
+
+
+def test_more_submits_are_answered_again_than_answers_are_kept() -> None:
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(replies=1)))
+    peer = world.client()
+    for number in range(10):
+        peer.send("job.submit", {"agent": "echo"}, id=f"s{number}")
+    again = world.resumed(peer, 0, replies=True)
+    for number in range(10):
+        [answer] = again.send("job.submit", {"agent": "echo"}, id=f"s{number}")
+        assert answer["payload"]["job_id"] == peer.of("job.accepted")[number]["job_id"]
+    assert len(world.all(StartJob)) == 10
+
+
+def test_a_submit_of_a_job_that_is_forgotten_is_not_carried_out_either() -> None:
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(retention=10)))
+    peer = world.client(features=())
+    peer.send("job.submit", {"agent": "echo"}, id="s1")
+    world.finish(world.last(StartJob).job_id)
+    world.advance(11)
+    again = world.resumed(peer, 0, replies=True)
+    [error] = again.send("job.submit", {"agent": "echo"}, id="s1")
+    assert error["payload"]["code"] == "JOB_NOT_FOUND"
+    assert len(world.all(StartJob)) == 1
+
+
+def test_an_answer_of_a_job_that_is_forgotten_comes_again_all_the_same() -> None:
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(retention=10)))
+    peer = world.client(features=())
+    job = peer.submit()
+    world.finish(job)
+    world.advance(11)
+    again = world.resumed(peer, 0, replies=True)
+    assert types(again) == ["session.welcome", "job.accepted", "job.result"]
+    assert again.frames[1]["payload"]["trace_id"] == again.frames[2]["trace_id"]
+
+
+def test_a_submit_with_a_key_is_answered_again_too() -> None:
+    world = World()
+    peer = world.client()
+    submit = {"agent": "echo", "idempotency_key": "k"}
+    peer.send("job.submit", submit, id="s1")
+    again = world.resumed(peer, 0, replies=True)
+    assert [frame["type"] for frame in again.send("job.submit", submit, id="s1")] == ["job.accepted"]
+    assert len(world.all(StartJob)) == 1
+
+
+def test_answers_outlive_a_restart() -> None:
+    world = World(msgspec.structs.replace(CONFIG, journal=True))
+    peer = world.client()
+    peer.send("job.submit", {"agent": "echo"}, id="s1")
+    world.restart()
+    again = world.resumed(peer, 0, replies=True)
+    assert types(again) == ["session.welcome", "job.accepted", "job.error"]
+    assert again.frames[1]["payload"] == peer.of("job.accepted")[0]["payload"]
+    [answer] = again.send("job.submit", {"agent": "echo"}, id="s1")
+    assert answer["payload"] == peer.of("job.accepted")[0]["payload"]
+    assert len(world.all(StartJob)) == 1

@@ -1,0 +1,779 @@
+"""Jobs seen from elsewhere: history first, then live, and never at the job's cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from arcp_proto.engine.output import PauseJob, StopJob
+from arcp_proto.engine.timers import TimerKind
+from arcp_proto.features import POSITIONS
+from arcp_proto.ids import SessionId
+from arcp_proto.limits import Limits
+from tests.unit.world import CONFIG, FEATURES, Frame, Peer, World
+
+QUIET = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0)
+SMALL = msgspec.structs.replace(QUIET, limits=Limits(session_events=16))
+ENDS = ("job.result", "job.error")
+
+
+def started(world: World, events: int = 0, **hello: Any) -> tuple[Peer, str]:
+    """A client with a job that has emitted `1`, `2`, …"""
+    peer = world.client(**hello)
+    job = peer.submit()
+    say(world, job, *range(1, events + 1))
+    return peer, job
+
+
+def say(world: World, job: str, *numbers: int) -> None:
+    for number in numbers:
+        world.emit(job, "thought", {"text": str(number)})
+
+
+def subscribed(peer: Peer, job: str, **payload: Any) -> dict[str, Any]:
+    """Subscribe; the answer. What follows comes as time goes on."""
+    frame = peer.send("job.subscribe", {"job_id": job, **payload})[0]
+    assert frame["type"] == "job.subscribed"
+    assert frame["job_id"] == frame["payload"]["job_id"] == job
+    answer: dict[str, Any] = frame["payload"]
+    peer.world.advance(0.001)
+    return answer
+
+
+def texts(peer: Peer, job: str) -> list[str]:
+    """What the job said, its ends and the notices, in order."""
+    return [said(frame) for frame in peer.about(job)]
+
+
+def said(frame: Frame) -> str:
+    payload = frame["payload"]
+    if frame["type"] in ENDS:
+        return str(payload["final_status"])
+    body = payload.get("body", {})
+    return str(body.get("text") or body.get("phase") or body.get("current") or frame["type"])
+
+
+def positions(peer: Peer, job: str) -> list[int]:
+    return [frame["payload"]["job_seq"] for frame in peer.about(job)]
+
+
+# The answer.
+
+
+def test_the_answer_describes_the_job() -> None:
+    world = World()
+    peer = world.client()
+    lease = {"cost.budget": ["USD:5"]}
+    constraints = {"expires_at": "2030-01-01T00:00:00Z"}
+    job = peer.submit(lease_request=lease, lease_constraints=constraints)
+    say(world, job, 1, 2)
+    other = world.client()
+    [frame] = other.send("job.subscribe", {"job_id": job}, id="s1")
+    trace_id = peer.of("job.accepted")[0]["trace_id"]
+    assert frame["trace_id"] == trace_id
+    assert "event_seq" not in frame
+    assert frame["payload"] == {
+        "job_id": job,
+        "current_status": "running",
+        "agent": "echo@2.0.0",
+        "lease": lease,
+        "lease_constraints": constraints,
+        "budget": {"USD": 5},
+        "trace_id": trace_id,
+        "subscribed_from": 2,
+        "replayed": False,
+        "request_id": "s1",
+    }
+
+
+def test_nothing_was_numbered_yet() -> None:
+    world = World()
+    _, job = started(world)
+    answer = subscribed(world.client(), job, history=True)
+    assert (answer["subscribed_from"], answer["replayed"], answer["lease"]) == (0, True, {})
+    assert "history_from" not in answer and "budget" not in answer
+
+
+def test_the_answer_precedes_all_that_follows() -> None:
+    world = World()
+    _, job = started(world, 2)
+    other = world.client()
+    subscribed(other, job, history=True)
+    say(world, job, 3)
+    assert [frame["type"] for frame in other.frames[1:]] == ["job.subscribed", *["job.event"] * 3]
+
+
+# Live, and history.
+
+
+def test_without_history_only_what_comes_from_now_on() -> None:
+    world = World()
+    _, job = started(world, 2)
+    other = world.client()
+    subscribed(other, job, from_event_seq=0)
+    say(world, job, 3)
+    world.finish(job)
+    assert texts(other, job) == ["3", "success"]
+    assert other.numbers() == [1, 2]
+
+
+@pytest.mark.parametrize(("after", "first"), [(None, 1), (0, 1), (1, 2), (3, 4), (99, 4)])
+def test_history_begins_above_the_number_that_is_asked_for(after: int | None, first: int) -> None:
+    world = World()
+    _, job = started(world, 3)
+    other = world.client()
+    asked = {} if after is None else {"from_event_seq": after}
+    assert subscribed(other, job, history=True, **asked)["replayed"]
+    say(world, job, 4)
+    assert texts(other, job) == [str(number) for number in range(first, 5)]
+    assert other.numbers() == list(range(1, len(texts(other, job)) + 1))
+
+
+def test_history_is_the_same_but_for_its_numbers() -> None:
+    world = World()
+    peer, job = started(world, 1)
+    world.advance(5)
+    other = world.client()
+    subscribed(other, job, history=True)
+    [here], [there] = peer.about(job), other.about(job)
+    assert there["payload"] == here["payload"]
+    assert there["session_id"] == other.session_id
+    assert there["trace_id"] == here["trace_id"]
+
+
+def test_live_events_wait_behind_the_history() -> None:
+    world = World()
+    _, job = started(world, 2)
+    other = world.client()
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    say(world, job, 3)
+    assert texts(other, job) == []
+    world.advance(0.001)
+    say(world, job, 4)
+    assert texts(other, job) == ["1", "2", "3", "4"]
+
+
+def test_a_job_that_ends_behind_a_history_ends_after_it() -> None:
+    world = World()
+    _, job = started(world, 2)
+    other = world.client()
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    world.finish(job)
+    world.advance(0.001)
+    assert texts(other, job) == ["1", "2", "success"]
+
+
+def test_the_history_of_a_finished_job_has_its_end() -> None:
+    world = World()
+    _, job = started(world, 2)
+    world.finish(job, {"x": 1})
+    other = world.client()
+    answer = subscribed(other, job, history=True)
+    assert (answer["current_status"], answer["subscribed_from"]) == ("success", 3)
+    assert texts(other, job) == ["1", "2", "success"]
+    assert other.about(job)[-1]["payload"]["result"] == {"x": 1}
+    [session] = [one for one in world.runtime.sessions.values() if one.connection is other.connection]
+    assert session.observed == session.backlogs == {}
+
+
+def test_the_end_alone_comes_to_whoever_has_all_else() -> None:
+    world = World()
+    _, job = started(world, 2)
+    world.finish(job)
+    other = world.client()
+    subscribed(other, job, history=True, from_event_seq=2)
+    assert texts(other, job) == ["success"]
+
+
+def test_nothing_comes_to_whoever_has_the_end() -> None:
+    world = World()
+    _, job = started(world, 2)
+    world.finish(job)
+    other = world.client()
+    assert subscribed(other, job, history=True, from_event_seq=3)["replayed"]
+    assert texts(other, job) == []
+
+
+def test_a_finished_job_without_history_says_only_its_status() -> None:
+    world = World()
+    _, job = started(world, 2)
+    world.fail(job)
+    other = world.client()
+    assert subscribed(other, job)["current_status"] == "error"
+    assert texts(other, job) == []
+
+
+def test_an_observer_subscribes_again_exactly_where_it_stopped() -> None:
+    world = World()
+    _, job = started(world, 3)
+    one = world.client()
+    subscribed(one, job, history=True)
+    stopped = subscribed(one, job)["subscribed_from"]
+    one.drop()
+    say(world, job, 4, 5)
+    two = world.client()
+    subscribed(two, job, history=True, from_event_seq=stopped)
+    assert texts(two, job) == ["4", "5"]
+
+
+def test_kinds_that_an_observer_did_not_negotiate_are_left_out() -> None:
+    world = World()
+    _, job = started(world, 1)
+    world.emit(job, "progress", {"current": 7})
+    plain = world.client(features=("subscribe",))
+    full = world.client()
+    for other in (plain, full):
+        subscribed(other, job, history=True)
+    world.emit(job, "progress", {"current": 8})
+    say(world, job, 9)
+    assert texts(plain, job) == ["1", "9"]
+    assert texts(full, job) == ["1", "7", "8", "9"]
+
+
+def test_an_observer_without_chunks_gets_the_end_it_can_read() -> None:
+    world = World()
+    peer, job = started(world, features=())
+    with_chunks, without = world.client(), world.client(features=("subscribe",))
+    subscribed(with_chunks, job)
+    subscribed(without, job)
+    world.write(job, "text")
+    world.finish(job)
+    assert peer.about(job)[-1]["payload"]["result"] == "text"
+    assert without.about(job)[-1]["payload"]["result"] == "text"
+    assert [frame["type"] for frame in with_chunks.about(job)] == ["job.event"] * 2 + ["job.result"]
+    assert with_chunks.about(job)[-1]["payload"]["result_size"] == 4
+
+
+def test_a_history_is_numbered_piece_by_piece() -> None:
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(backlog_events=4)))
+    _, job = started(world, 10)
+    other = world.client()
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    numbered = []
+    for _ in range(4):
+        world.carry_out(world.runtime.handle_timer(now=world.now))
+        numbered.append(len(texts(other, job)))
+    assert numbered == [4, 8, 10, 10]
+
+
+def test_a_piece_is_half_of_what_a_principal_may_hold() -> None:
+    limits = Limits(session_events=100, principal_events=40)
+    world = World(msgspec.structs.replace(QUIET, limits=limits, observers={"bob": {"alice": "observe"}}))
+    peer, job = started(world)
+    for number in range(1, 31):
+        say(world, job, number)
+        peer.send("session.ack", {"last_processed_seq": number})
+    other = world.client("tok-bob")
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    world.carry_out(world.runtime.handle_timer(now=world.now))
+    assert len(texts(other, job)) == 20
+
+
+def test_a_history_enters_the_log_only_as_fast_as_its_connection_takes_it() -> None:
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(backlog_events=4)))
+    _, job = started(world, 20)
+    other = world.client()
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    world.carry_out(world.runtime.handle_timer(now=world.now))
+    world.carry_out(other.connection.blocked(now=world.now))
+    world.advance(60)
+    assert len(texts(other, job)) == 4
+    world.carry_out(other.connection.drained(now=world.now))
+    world.advance(0.001)
+    assert texts(other, job) == [str(number) for number in range(1, 21)]
+
+
+def test_a_history_goes_on_after_a_resume() -> None:
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(backlog_events=4)))
+    _, job = started(world, 10)
+    other = world.client()
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    world.carry_out(world.runtime.handle_timer(now=world.now))
+    other.drop()
+    world.advance(60)
+    say(world, job, 11)
+    again = world.resumed(other)
+    world.advance(0.001)
+    assert texts(again, job) == [str(number) for number in range(5, 12)]
+    assert again.numbers() == list(range(5, 12))
+
+
+def test_two_histories_come_one_after_the_other() -> None:
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(backlog_events=2)))
+    peer, one = started(world, 3)
+    two = peer.submit()
+    say(world, two, 1, 2, 3)
+    other = world.client()
+    for job in (one, two):
+        other.send("job.subscribe", {"job_id": job, "history": True})
+    world.advance(0.001)
+    assert [frame["job_id"] for frame in other.frames if "event_seq" in frame] == [one] * 3 + [two] * 3
+
+
+# Again, at home, and no longer.
+
+
+def test_to_subscribe_again_is_answered_and_doubles_nothing() -> None:
+    world = World()
+    _, job = started(world, 1)
+    other = world.client()
+    for _ in range(3):
+        assert subscribed(other, job)["replayed"] is False
+    say(world, job, 2)
+    assert texts(other, job) == ["2"]
+
+
+def test_to_subscribe_again_replays_again_when_asked() -> None:
+    world = World()
+    _, job = started(world, 2)
+    other = world.client()
+    subscribed(other, job, history=True)
+    say(world, job, 3)
+    subscribed(other, job, history=True, from_event_seq=1)
+    say(world, job, 4)
+    assert texts(other, job) == ["1", "2", "3", "2", "3", "4"]
+    assert other.numbers() == [1, 2, 3, 4, 5, 6]
+
+
+def test_live_waits_when_a_history_is_asked_for_again() -> None:
+    world = World()
+    _, job = started(world, 1)
+    other = world.client()
+    subscribed(other, job, history=True)
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    say(world, job, 2)
+    world.advance(0.001)
+    say(world, job, 3)
+    assert texts(other, job) == ["1", "1", "2", "3"]
+
+
+def test_to_subscribe_again_without_history_leaves_the_one_that_comes_alone() -> None:
+    world = World()
+    _, job = started(world, 1)
+    other = world.client()
+    for history in (True, False):
+        other.send("job.subscribe", {"job_id": job, "history": history})
+    say(world, job, 2)
+    world.advance(0.001)
+    say(world, job, 3)
+    assert texts(other, job) == ["1", "2", "3"]
+
+
+def test_a_session_that_ends_before_its_history_begins() -> None:
+    world = World(msgspec.structs.replace(QUIET, resume_window_sec=0))
+    _, job = started(world, 1)
+    other = world.client()
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    assert world.runtime.timers.armed(TimerKind.BACKLOG, other.session_id) is not None
+    session_id = other.session_id
+    other.drop()
+    assert world.runtime.timers.armed(TimerKind.BACKLOG, session_id) is None
+    world.advance(1)
+    say(world, job, 2)
+    assert texts(other, job) == []
+
+
+def test_to_subscribe_again_while_behind_begins_where_it_says() -> None:
+    world = World()
+    _, job = started(world, 3)
+    other = world.client()
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    subscribed(other, job, history=True, from_event_seq=2)
+    say(world, job, 4)
+    assert texts(other, job) == ["3", "4"]
+
+
+def test_in_the_submitting_session_the_job_flows_already() -> None:
+    world = World()
+    peer, job = started(world, 1)
+    assert subscribed(peer, job)["subscribed_from"] == 1
+    say(world, job, 2)
+    world.finish(job)
+    assert texts(peer, job) == ["1", "2", "success"]
+
+
+def test_the_submitting_session_may_have_its_history_again() -> None:
+    world = World()
+    peer, job = started(world, 2, features=(*FEATURES, POSITIONS))
+    peer.send("job.subscribe", {"job_id": job, "history": True})
+    say(world, job, 3)
+    world.advance(0.001)
+    assert texts(peer, job) == ["1", "2", "1", "2", "3"]
+    assert positions(peer, job) == [1, 2, 1, 2, 3]
+    say(world, job, 4)
+    assert texts(peer, job)[-1] == "4"
+    assert peer.numbers() == list(range(1, 7))
+
+
+def test_the_submitting_session_that_has_everything_gets_nothing_again() -> None:
+    world = World()
+    peer, job = started(world, 2)
+    assert subscribed(peer, job, history=True, from_event_seq=2)["replayed"]
+    say(world, job, 3)
+    assert texts(peer, job) == ["1", "2", "3"]
+
+
+def test_the_submitting_session_gets_a_finished_job_again() -> None:
+    world = World()
+    peer, job = started(world, 1)
+    world.finish(job)
+    subscribed(peer, job, history=True)
+    assert texts(peer, job) == ["1", "success", "1", "success"]
+
+
+def test_unsubscribe_ends_observing_and_has_no_answer() -> None:
+    world = World()
+    _, job = started(world, 1)
+    other = world.client()
+    subscribed(other, job)
+    say(world, job, 2)
+    assert other.send("job.unsubscribe", {"job_id": job}) == []
+    say(world, job, 3)
+    world.finish(job)
+    assert texts(other, job) == ["2"]
+    assert other.send("job.unsubscribe", {"job_id": job}) == []
+
+
+def test_unsubscribe_ends_a_history_too() -> None:
+    world = World()
+    _, job = started(world, 3)
+    other = world.client()
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    other.send("job.unsubscribe", {"job_id": job})
+    world.advance(0.001)
+    assert texts(other, job) == []
+    assert world.runtime.jobs[job].behind == world.runtime.jobs[job].observers == {}
+
+
+def test_unsubscribe_leaves_the_submitting_session_its_job() -> None:
+    world = World()
+    peer, job = started(world)
+    subscribed(peer, job)
+    peer.send("job.unsubscribe", {"job_id": job})
+    world.finish(job)
+    assert texts(peer, job) == ["success"]
+
+
+def test_a_session_observes_no_more_than_so_many_jobs() -> None:
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(subscriptions=2)))
+    peer = world.client()
+    jobs = [peer.submit() for _ in range(3)]
+    other = world.client()
+    for job in jobs[:2]:
+        subscribed(other, job)
+    [error] = other.send("job.subscribe", {"job_id": jobs[2]}, id="s")
+    assert error["payload"]["code"] == "INVALID_REQUEST"
+    assert error["payload"]["details"] == {"limit": "subscriptions", "max": 2, "request_id": "s"}
+    subscribed(other, jobs[0], history=True)
+    other.send("job.unsubscribe", {"job_id": jobs[0]})
+    subscribed(other, jobs[2])
+
+
+def test_a_job_counts_once_while_its_history_comes() -> None:
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(subscriptions=2)))
+    peer, one = started(world, 3)
+    two = peer.submit()
+    other = world.client()
+    other.send("job.subscribe", {"job_id": one, "history": True})
+    [answer] = other.send("job.subscribe", {"job_id": two, "history": True})
+    assert answer["type"] == "job.subscribed"
+
+
+# Who may.
+
+
+def test_an_unknown_job_and_an_invisible_one_are_the_same() -> None:
+    world = World()
+    _, job = started(world)
+    bob = world.client("tok-bob")
+    for job_id in (job, "job_" + "x" * 26):
+        bob.send("job.subscribe", {"job_id": job_id}, id="s")
+    one, other = (
+        raw.replace(frame["id"].encode(), b"").replace(frame["payload"]["job_id"].encode(), b"")
+        for raw, frame in list(zip(bob.raw, bob.frames, strict=True))[-2:]
+    )
+    assert one == other and b"JOB_NOT_FOUND" in one
+
+
+@pytest.mark.parametrize("owner", ["alice", "*"])
+def test_who_may_observe(owner: str) -> None:
+    world = World(msgspec.structs.replace(QUIET, observers={"bob": {owner: "observe"}}))
+    _, job = started(world, 1)
+    bob = world.client("tok-bob")
+    subscribed(bob, job, history=True)
+    world.finish(job)
+    assert texts(bob, job) == ["1", "success"]
+
+
+def test_who_may_only_list_is_denied() -> None:
+    world = World(msgspec.structs.replace(QUIET, observers={"bob": {"alice": "list", "*": "observe"}}))
+    _, job = started(world)
+    [error] = world.client("tok-bob").send("job.subscribe", {"job_id": job})
+    assert error["payload"]["code"] == "PERMISSION_DENIED"
+
+
+def test_rights_are_one_way() -> None:
+    world = World(msgspec.structs.replace(QUIET, observers={"bob": {"alice": "observe"}}))
+    job = world.client("tok-bob").submit()
+    [error] = world.client().send("job.subscribe", {"job_id": job})
+    assert error["payload"]["code"] == "JOB_NOT_FOUND"
+
+
+def test_a_right_that_is_taken_away_ends_what_it_allowed() -> None:
+    world = World(msgspec.structs.replace(QUIET, observers={"bob": {"alice": "observe"}}))
+    _, job = started(world)
+    bob = world.client("tok-bob")
+    subscribed(bob, job)
+    world.runtime.observers_set({}, now=world.now)
+    world.take()
+    say(world, job, 1)
+    assert texts(bob, job) == ["unsubscribed"]
+    assert bob.send("job.subscribe", {"job_id": job})[0]["payload"]["code"] == "JOB_NOT_FOUND"
+
+
+def test_a_right_that_a_restarted_host_does_not_give_ends_what_it_allowed() -> None:
+    world = World(msgspec.structs.replace(QUIET, journal=True, observers={"bob": {"alice": "observe"}}))
+    _, job = started(world)
+    bob = world.client("tok-bob")
+    subscribed(bob, job)
+    world.config = msgspec.structs.replace(world.config, observers={})
+    world.restart()
+    assert texts(world.resumed(bob, token="tok-bob"), job) == ["unsubscribed"]
+
+
+def test_a_right_that_stays_ends_nothing() -> None:
+    world = World(msgspec.structs.replace(QUIET, observers={"bob": {"alice": "observe"}}))
+    peer, job = started(world)
+    bob = world.client("tok-bob")
+    subscribed(bob, job)
+    own = world.client()
+    subscribed(own, job)
+    world.runtime.observers_set({"bob": {"*": "observe"}}, now=world.now)
+    world.take()
+    say(world, job, 1)
+    assert texts(bob, job) == texts(own, job) == texts(peer, job) == ["1"]
+
+
+# What an observer may cost.
+
+
+def test_an_observer_never_makes_a_job_wait() -> None:
+    world = World()
+    _, job = started(world)
+    other = world.client()
+    subscribed(other, job)
+    world.carry_out(other.connection.blocked(now=world.now))
+    assert world.all(PauseJob) == []
+
+
+def not_reading(world: World, job: str, how: str) -> Peer:
+    """An observer with a job of its own whose transport is full, or gone, while `job` says 1 to 39."""
+    other = world.client()
+    own = other.submit()
+    world.emit(own, "thought", {"text": "own"})
+    subscribed(other, job)
+    other.slow = True
+    if how == "blocked":
+        world.carry_out(other.connection.blocked(now=world.now))
+    else:
+        other.drop()
+    say(world, job, *range(1, 40))
+    return other
+
+
+@pytest.mark.parametrize("how", ["blocked", "detached"])
+def test_an_observer_that_does_not_read_costs_nothing_and_misses_nothing(how: str) -> None:
+    world = World(SMALL)
+    _, job = started(world)
+    other = not_reading(world, job, how)
+    assert world.runtime.sessions[SessionId(other.session_id)].log.last == 1
+    again = world.resumed(other, 0)
+    world.advance(0.001)
+    assert texts(again, job) == [str(number) for number in range(1, 40)]
+    assert world.stops() == [] and world.all(StopJob) == []
+
+
+def test_an_observer_that_drains_goes_on_where_it_stopped() -> None:
+    world = World(SMALL)
+    _, job = started(world)
+    other = not_reading(world, job, "blocked")
+    other.slow = False
+    world.carry_out(other.connection.drained(now=world.now))
+    world.advance(0.001)
+    say(world, job, 40)
+    assert texts(other, job) == [str(number) for number in range(1, 41)]
+
+
+@pytest.mark.parametrize("how", ["blocked", "detached"])
+def test_a_subscription_ends_when_the_history_that_it_waits_for_is_cut(how: str) -> None:
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(history_events=16)))
+    _, job = started(world)
+    other = not_reading(world, job, how)
+    again = world.resumed(other, 0)
+    world.advance(0.001)
+    assert texts(again, job) == ["unsubscribed"]
+    notice = again.about(job)[-1]
+    assert (notice["type"], notice["payload"]["kind"]) == ("job.event", "status")
+    assert subscribed(again, job, history=True)["history_from"] > 1
+    assert texts(again, job)[-1] == "39"
+    assert said(again.frames[1]) == "own"
+
+
+def test_an_observer_that_reads_is_not_unsubscribed() -> None:
+    world = World(SMALL)
+    _, job = started(world)
+    other = world.client()
+    subscribed(other, job)
+    say(world, job, *range(1, 100))
+    assert texts(other, job) == [str(number) for number in range(1, 100)]
+
+
+def test_a_history_that_is_cut_says_where_it_begins() -> None:
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(history_events=16)))
+    _, job = started(world, 17)
+    other = world.client()
+    assert subscribed(other, job, history=True)["history_from"] == 3
+    assert texts(other, job)[0] == "3"
+    assert "history_from" not in subscribed(other, job, history=True, from_event_seq=2)
+    assert "history_from" not in subscribed(other, job)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_history_of_which_nothing_is_left_says_where_it_goes_on(ended: bool) -> None:
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(history_bytes=50)))
+    _, job = started(world, 2)
+    if ended:
+        world.finish(job)
+    other = world.client()
+    assert subscribed(other, job, history=True)["history_from"] == 3
+    assert texts(other, job) == (["success"] if ended else [])
+
+
+def test_a_history_that_is_cut_under_an_observer_ends_its_subscription() -> None:
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(history_events=16, backlog_events=4)))
+    _, job = started(world, 10)
+    other = world.client()
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    world.carry_out(world.runtime.handle_timer(now=world.now))
+    world.carry_out(other.connection.blocked(now=world.now))
+    say(world, job, *range(11, 40))
+    assert texts(other, job) == ["1", "2", "3", "4", "unsubscribed"]
+    assert "subscribe again" in other.about(job)[-1]["payload"]["body"]["message"]
+    assert world.runtime.jobs[job].behind == {}
+    world.carry_out(other.connection.drained(now=world.now))
+    world.advance(1)
+    assert texts(other, job)[-1] == "unsubscribed"
+
+
+def test_a_history_that_is_cut_is_skipped_for_whoever_cannot_subscribe_again() -> None:
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(history_events=16, backlog_events=4)))
+    peer, other = world.client(), world.client(features=())
+    submit = {"agent": "echo", "idempotency_key": "k"}
+    [accepted] = peer.send("job.submit", submit)
+    job = accepted["job_id"]
+    say(world, job, *range(1, 11))
+    other.send("job.submit", submit)
+    world.carry_out(world.runtime.handle_timer(now=world.now))
+    world.carry_out(other.connection.blocked(now=world.now))
+    say(world, job, *range(11, 40))
+    world.carry_out(other.connection.drained(now=world.now))
+    world.advance(0.001)
+    world.finish(job)
+    assert texts(other, job)[:4] == ["1", "2", "3", "4"]
+    assert "unsubscribed" not in texts(other, job)
+    assert texts(other, job)[-2:] == ["39", "success"]
+
+
+def test_a_job_that_is_forgotten_under_an_observer_ends_there() -> None:
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(retention=10, backlog_events=4)))
+    _, job = started(world, 10)
+    world.finish(job)
+    other = world.client(features=(*FEATURES, POSITIONS))
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    world.carry_out(world.runtime.handle_timer(now=world.now))
+    world.carry_out(other.connection.blocked(now=world.now))
+    world.advance(11)
+    assert texts(other, job) == ["1", "2", "3", "4", "success"]
+    assert positions(other, job) == [1, 2, 3, 4, 11]
+    assert world.runtime.jobs == {}
+    world.carry_out(other.connection.drained(now=world.now))
+    world.advance(1)
+
+
+def test_acks_do_not_touch_a_history() -> None:
+    world = World()
+    peer, job = started(world, 3)
+    peer.send("session.ack", {"last_processed_seq": 3})
+    other = world.client()
+    subscribed(other, job, history=True)
+    assert texts(other, job) == ["1", "2", "3"]
+
+
+def test_a_session_that_ends_observes_no_longer() -> None:
+    world = World(msgspec.structs.replace(QUIET, resume_window_sec=10))
+    _, job = started(world, 3)
+    live, behind = world.client(), world.client()
+    subscribed(live, job)
+    behind.send("job.subscribe", {"job_id": job, "history": True})
+    live.drop()
+    behind.drop()
+    world.advance(11)
+    assert world.runtime.jobs[job].observers == world.runtime.jobs[job].behind == {}
+    assert world.runtime.timers.armed(TimerKind.BACKLOG, behind.session_id) is None
+    say(world, job, 4)
+
+
+# The journal.
+
+
+def test_a_history_waits_for_a_journal_that_is_behind() -> None:
+    limits = Limits(backlog_events=10, session_events=40)
+    world = World(msgspec.structs.replace(QUIET, journal=True, limits=limits))
+    _, job = started(world, 100)
+    other = world.client()
+    world.durable = False
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    world.advance(1)
+    session = world.runtime.sessions[SessionId(other.session_id)]
+    assert session.log.last == 10
+    assert session.awaits_journal
+    world.persist()
+    assert texts(other, job) == [str(number) for number in range(1, 11)]
+    world.durable = True
+    world.persist()
+    world.advance(1)
+    assert texts(other, job) == [str(number) for number in range(1, 101)]
+    assert world.runtime.unsaved == {}
+
+
+def test_a_history_that_waits_for_the_journal_ends_with_its_session() -> None:
+    config = msgspec.structs.replace(QUIET, journal=True, resume_window_sec=5)
+    world = World(msgspec.structs.replace(config, limits=Limits(backlog_events=2, session_events=16)))
+    _, job = started(world, 20)
+    other = world.client()
+    world.durable = False
+    other.send("job.subscribe", {"job_id": job, "history": True})
+    world.advance(1)
+    assert other.session_id in world.runtime.unsaved
+    other.drop()
+    world.advance(6)
+    assert other.session_id not in world.runtime.unsaved
+    world.persist()
+
+
+def test_an_observer_over_a_restart() -> None:
+    world = World(msgspec.structs.replace(QUIET, journal=True, limits=Limits(backlog_events=2)))
+    _, job = started(world, 5)
+    live, behind = world.client(), world.client()
+    subscribed(live, job)
+    behind.send("job.subscribe", {"job_id": job, "history": True})
+    world.carry_out(world.runtime.handle_timer(now=world.now))
+    world.restart()
+    again = world.resumed(live)
+    world.advance(0.001)
+    assert texts(again, job) == ["error"]
+    again = world.resumed(behind)
+    world.advance(0.001)
+    assert texts(again, job) == ["3", "4", "5", "error"]

@@ -1,0 +1,59 @@
+"""Every fact in the code is in the table, with its fields."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arcp_proto.engine.output import Audit
+from arcp_proto.server.audit import FACTS, note
+from tests.unit.world import World
+
+CORE = Path(__file__).parents[3] / "arcp_proto"
+
+
+def facts_in(source: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Name and fields of every `note(…)` and `Audit(…)` with a name written out."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(func=ast.Name("note") | ast.Attribute(attr="note"), args=[_, what, _]):
+                assert isinstance(what, ast.Constant), ast.unparse(node)
+                yield what.value, tuple(str(keyword.arg) for keyword in node.keywords)
+            case ast.Call(func=ast.Name("Audit") | ast.Attribute(attr="Audit"), args=[what, _, facts]):
+                if isinstance(what, ast.Constant):
+                    assert isinstance(facts, ast.Dict), ast.unparse(node)
+                    keys = [key.value for key in facts.keys if isinstance(key, ast.Constant)]
+                    yield what.value, tuple(keys)
+
+
+SAID = [
+    (path.stem, what, fields)
+    for path in sorted(CORE.rglob("*.py"))
+    for what, fields in facts_in(path.read_text())
+]
+
+
+@pytest.mark.parametrize(("module", "what", "fields"), SAID, ids=lambda value: str(value))
+def test_what_the_code_tells_is_in_the_table(module: str, what: str, fields: tuple[str, ...]) -> None:
+    assert sorted(FACTS[what]) == sorted(fields), module
+
+
+def test_what_is_in_the_table_is_told_somewhere() -> None:
+    assert sorted({what for _, what, _ in SAID}) == sorted(FACTS)
+
+
+def test_no_fact_has_a_field_for_a_secret() -> None:
+    secret = ("token", "value", "secret", "auth", "bearer")
+    assert [name for fields in FACTS.values() for name in fields if name in secret] == []
+
+
+def test_a_fact_is_told_in_its_order() -> None:
+    world = World()
+    note(world.runtime, "takeover", "alice", peer="here", session_id="s", superseded_peer="there")
+    world.take()
+    fact = world.last(Audit)
+    assert (fact.what, fact.principal) == ("takeover", "alice")
+    assert fact.facts == {"peer": "here", "session_id": "s", "superseded_peer": "there"}

@@ -1,0 +1,74 @@
+"""Every notice in the code is in the table, with its fields, and comes only when it is asked for."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from arcp_proto.engine.output import Noted
+from arcp_proto.server.audit import NOTICES
+from tests.unit.world import CONFIG, World
+
+CORE = Path(__file__).parents[3] / "arcp_proto"
+
+
+def notices_in(source: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Name and fields of every `notice(…)`."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(func=ast.Name("notice"), args=[_, ast.Constant(str(what)), _]):
+                yield what, tuple(str(keyword.arg) for keyword in node.keywords)
+
+
+SAID = [found for path in sorted(CORE.rglob("*.py")) for found in notices_in(path.read_text())]
+
+
+@pytest.mark.parametrize(("what", "fields"), SAID, ids=str)
+def test_what_the_code_tells_is_in_the_table(what: str, fields: tuple[str, ...]) -> None:
+    assert sorted(NOTICES[what]) == sorted(fields)
+
+
+def test_what_is_in_the_table_is_told_somewhere() -> None:
+    assert sorted({what for what, _ in SAID}) == sorted(NOTICES)
+
+
+def told(world: World) -> list[tuple[str, str, dict[str, object]]]:
+    return [(noted.what, noted.principal, noted.facts) for noted in world.all(Noted)]
+
+
+def test_sessions_and_jobs_are_told_from_their_beginning_to_their_end() -> None:
+    world = World(msgspec.structs.replace(CONFIG, notices=True, resume_window_sec=30))
+    alice = world.client()
+    session_id = alice.connection.session.id
+    done, failed = alice.submit(), alice.submit("plain")
+    world.finish(done)
+    world.fail(failed, "TIMEOUT")
+    world.carry_out(alice.connection.lost(now=world.now))
+    alice = world.resumed(alice)
+    world.carry_out(alice.connection.lost(now=world.now))
+    world.advance(31)
+    peer = {"session_id": session_id, "peer": alice.connection.peer}
+    detached = ("session_detached", "alice", {"session_id": session_id, "resume_window_sec": 30})
+    echo = {"job_id": done, "agent": "echo@2.0.0"}
+    plain = {"job_id": failed, "agent": "plain"}
+    assert told(world) == [
+        ("session_opened", "alice", peer),
+        ("job_started", "alice", {**echo, "attempt": 1}),
+        ("job_started", "alice", {**plain, "attempt": 1}),
+        ("job_ended", "alice", {**echo, "final_status": "success", "code": ""}),
+        ("job_ended", "alice", {**plain, "final_status": "timed_out", "code": "TIMEOUT"}),
+        detached,
+        ("session_resumed", "alice", peer),
+        detached,
+        ("session_ended", "alice", {"session_id": session_id}),
+    ]
+
+
+def test_nothing_is_told_unless_it_is_asked_for() -> None:
+    world = World()
+    world.finish(world.client().submit())
+    assert told(world) == []
