@@ -1,8 +1,6 @@
-"""Jobs that the client observes again by itself."""
+"""Jobs that the client subscribes to again by itself, after a lost session or an ended subscription."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 
@@ -10,8 +8,6 @@ from arcp_proto.client.client import ClientConfig
 from arcp_proto.client.resubscribe import MOST_REFUSALS, WINDOW
 from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.engine.output import (
-    Event,
-    JobAccepted,
     JobEmitted,
     JobEnded,
     JobLost,
@@ -23,23 +19,19 @@ from arcp_proto.engine.output import (
 )
 from arcp_proto.ids import JobId, SessionId
 from arcp_proto.secret import Secret
-from tests.unit.scripted_runtime import (
-    FEATURES,
-    JOB,
-    NUMBERED,
-    ScriptedRuntime,
-    chunk,
-    log,
-    numbers,
-    positions,
+from tests.unit.resubscribing import (
+    UNSUBSCRIBED,
+    accept_by_key,
+    another_process,
+    answer,
+    at,
+    lose,
+    own,
+    refuse,
+    subscribe,
+    subscribes,
 )
-
-UNSUBSCRIBED: dict[str, Any] = {
-    "kind": "status",
-    "ts": "t",
-    "body": {"phase": "unsubscribed", "message": "too slow"},
-    "job_seq": None,
-}
+from tests.unit.scripted_runtime import JOB, ScriptedRuntime, chunk, log, numbers, positions
 
 
 @pytest.fixture
@@ -47,49 +39,6 @@ def runtime() -> ScriptedRuntime:
     runtime = ScriptedRuntime(ClientConfig())
     runtime.welcome()
     return runtime
-
-
-def lose(runtime: ScriptedRuntime, *features: str) -> list[Event]:
-    """The session is lost, and another takes its place."""
-    count = len(runtime.events)
-    runtime.reconnect(*features, session_id=f"sess_{len(runtime.dials) + 2}")
-    return runtime.events[count:]
-
-
-def subscribes(runtime: ScriptedRuntime) -> list[tuple[str, int | None]]:
-    """The jobs that were subscribed to, and the positions above which."""
-    return [
-        (frame["job_id"], frame["payload"].get("from_job_seq")) for frame in runtime.sent("job.subscribe")
-    ]
-
-
-def answer(runtime: ScriptedRuntime, job_id: str = JOB, **fields: Any) -> list[Event]:
-    """Answer the last subscribe of a job."""
-    asked = [frame for frame in runtime.sent("job.subscribe") if frame["job_id"] == job_id][-1]
-    payload = {
-        "job_id": job_id,
-        "request_id": asked["id"],
-        "current_status": "running",
-        "agent": "echo",
-        "subscribed_from": 9,
-        "replayed": True,
-        **fields,
-    }
-    return runtime.say("job.subscribed", payload)
-
-
-def refuse(runtime: ScriptedRuntime, code: str, **fields: Any) -> list[Event]:
-    request_id = runtime.sent("job.subscribe")[-1]["id"]
-    return runtime.say("session.error", {"code": code, "request_id": request_id, **fields})
-
-
-def at(
-    runtime: ScriptedRuntime, seq: int, position: int | None, job_id: str = JOB, **payload: Any
-) -> list[Event]:
-    """An event of a job with a number of the session and a position."""
-    return runtime.say(
-        "job.event", {**log(), **payload, "job_seq": position}, job_id=job_id, event_seq=seq, id=f"e{seq}"
-    )
 
 
 # A lost session.
@@ -283,13 +232,6 @@ def test_a_lost_session_that_is_given_up_asks_for_nothing() -> None:
 # A subscription that has ended.
 
 
-def subscribe(runtime: ScriptedRuntime) -> None:
-    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
-    runtime.take()
-    answer(runtime)
-    at(runtime, 1, 3)
-
-
 def test_an_ended_subscription_is_asked_for_again_a_second_later(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
     event = runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=2))
@@ -399,17 +341,6 @@ def test_a_job_ends_while_its_subscription_is_asked_for(runtime: ScriptedRuntime
 # A subscription of a job that this session has submitted.
 
 
-def own(runtime: ScriptedRuntime, *seqs: int) -> list[Event]:
-    """Events that come by themselves, with the next positions."""
-    return [event for seq in seqs for event in runtime.say("job.event", log(), job_id=JOB, event_seq=seq)]
-
-
-def accept_by_key(runtime: ScriptedRuntime) -> None:
-    """A submit with a key is accepted: its job may come by itself, or as an observed one."""
-    request_id = runtime.submit(idempotency_key="k")
-    runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
-
-
 def test_the_end_of_a_history_beside_a_job_that_a_key_has_made_stops_nothing(
     runtime: ScriptedRuntime,
 ) -> None:
@@ -515,403 +446,3 @@ def test_a_subscribe_of_the_user_that_leaves_out_events_does_not_lose_them(runti
     runtime.say("job.subscribed", {**said, "request_id": ours["id"]})
     events = [event for seq, one in enumerate((3, 4, 5, 6), 3) for event in at(runtime, seq, one)]
     assert positions(events) == [3, 4, 5, 6]
-
-
-# Jobs that are not observed, and children.
-
-
-def test_what_still_comes_of_a_job_that_is_not_observed_is_nobodys(runtime: ScriptedRuntime) -> None:
-    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
-    runtime.take()
-    answer(runtime)
-    runtime.client.unsubscribe(JOB, now=runtime.now)
-    runtime.take()
-    assert at(runtime, 1, 1) == []
-    assert runtime.client.cursor == 1
-
-
-def test_another_process_does_not_show_copies() -> None:
-    resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 4, (ResumedJob(JOB, 5, observed=True),))
-    runtime = ScriptedRuntime(ClientConfig(), resumption=resumption)
-    runtime.welcome()
-    assert at(runtime, 5, 4) + at(runtime, 6, 5) == []
-    assert positions(at(runtime, 7, 6)) == [6]
-
-
-def test_what_a_child_does_waits_for_no_answer(runtime: ScriptedRuntime) -> None:
-    runtime.accept()
-    said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": "job_2", "agent": "a"}}
-    runtime.say("job.event", said, job_id=JOB, event_seq=1)
-    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
-    runtime.take()
-    assert numbers(runtime.say("job.event", log(), job_id="job_2", event_seq=2)) == [2]
-    refuse(runtime, "JOB_NOT_FOUND")
-    end = {"code": "INTERNAL_ERROR", "final_status": "error", "completed_at": "t"}
-    runtime.only(JobEnded, runtime.say("job.error", end, job_id="job_2", event_seq=3))
-
-
-def test_a_child_goes_on_when_a_subscription_of_it_ends(runtime: ScriptedRuntime) -> None:
-    runtime.accept()
-    said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": "job_2", "agent": "a"}}
-    runtime.say("job.event", said, job_id=JOB, event_seq=1)
-    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
-    runtime.take()
-    answer(runtime, "job_2")
-    runtime.only(JobEmitted, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=2))
-    assert numbers(runtime.say("job.event", log(), job_id="job_2", event_seq=3)) == [3]
-
-
-def test_a_child_of_a_job_whose_session_is_lost_is_asked_for_again(runtime: ScriptedRuntime) -> None:
-    runtime.accept()
-    lose(runtime)
-    answer(runtime)
-    at(runtime, 1, 1, kind="delegate", body={"child_job_id": "job_2", "agent": "a"})
-    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
-    runtime.take()
-    answer(runtime, "job_2")
-    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=2))
-    runtime.advance(1.1)
-    assert subscribes(runtime) == [(JOB, 0), ("job_2", 0), ("job_2", 0)], "it does not come by itself"
-
-
-def test_a_child_of_a_lost_session_does_not_come_by_itself_in_the_next(runtime: ScriptedRuntime) -> None:
-    runtime.accept()
-    said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": "job_2", "agent": "a"}}
-    runtime.say("job.event", said, job_id=JOB, event_seq=1)
-    lose(runtime)
-    answer(runtime)
-    assert runtime.client.session is not None and not runtime.client.session.knows(JobId("job_2"))
-    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
-    runtime.take()
-    answer(runtime, "job_2")
-    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=1))
-
-
-def test_so_is_a_child_of_a_job_that_a_key_has_brought(runtime: ScriptedRuntime) -> None:
-    request_id = runtime.submit(idempotency_key="k")
-    runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
-    at(runtime, 1, 1, kind="delegate", body={"child_job_id": "job_2", "agent": "a"})
-    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
-    runtime.take()
-    answer(runtime, "job_2")
-    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=2))
-
-
-# Another process.
-
-
-def another_process(runtime: ScriptedRuntime) -> ScriptedRuntime:
-    """It begins with what this one has written down, in the same session."""
-    resumption = runtime.client.resumption()
-    assert resumption is not None
-    other = ScriptedRuntime(ClientConfig(), resumption=Resumption.of_json(resumption.to_json()))
-    other.welcome(session_id=resumption.session_id)
-    return other
-
-
-def process_all(runtime: ScriptedRuntime, job_id: str = JOB) -> None:
-    """Process every event of a job."""
-    for event in runtime.events:
-        if isinstance(event, JobEmitted | JobEnded) and event.job_id == job_id:
-            runtime.client.processed(event.job_id, event.receipt, now=runtime.now)
-
-
-def subscribe_second(runtime: ScriptedRuntime) -> None:
-    """Observe another job, one event of which comes and is not processed."""
-    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
-    runtime.take()
-    answer(runtime, "job_2")
-    assert positions(at(runtime, 1, 5, "job_2")) == [5]
-
-
-def test_another_process_asks_for_nothing_that_the_session_brings_again(runtime: ScriptedRuntime) -> None:
-    subscribe(runtime)
-    process_all(runtime)
-    lose(runtime)
-    answer(runtime)
-    subscribe_second(runtime)
-    assert positions(at(runtime, 2, 4)) == [4]
-    other = another_process(runtime)
-    assert subscribes(other) == []
-    assert positions(at(other, 1, 5, "job_2") + at(other, 2, 4) + at(other, 3, 5)) == [5, 4, 5]
-
-
-def test_another_process_asks_for_a_job_that_is_followed_again(runtime: ScriptedRuntime) -> None:
-    """The user has not processed what came when it was followed first."""
-    subscribe(runtime)
-    runtime.client.unsubscribe(JOB, now=runtime.now)
-    runtime.client.subscribe(JOB, 1, True, now=runtime.now)
-    runtime.take()
-    answer(runtime)
-    assert positions(at(runtime, 2, 2)) == [2]
-    other = another_process(runtime)
-    assert subscribes(other) == [(JOB, 1)]
-    assert at(other, 1, 3) + at(other, 2, 2) == []
-    answer(other)
-    assert positions(at(other, 3, 2) + at(other, 4, 3)) == [2, 3]
-
-
-def test_another_process_takes_nothing_of_a_job_that_was_observed_no_longer(
-    runtime: ScriptedRuntime,
-) -> None:
-    subscribe(runtime)
-    runtime.client.unsubscribe(JOB, now=runtime.now)
-    runtime.take()
-    other = another_process(runtime)
-    assert [frame["job_id"] for frame in other.sent("job.unsubscribe")] == [JOB], "its record may be lost"
-    assert at(other, 1, 4) == []
-
-
-def test_another_process_takes_nothing_of_a_job_that_was_lost(runtime: ScriptedRuntime) -> None:
-    subscribe(runtime)
-    lose(runtime)
-    refuse(runtime, "JOB_NOT_FOUND")
-    assert at(runtime, 1, 4) == []
-    assert at(another_process(runtime), 1, 4) == []
-
-
-def test_events_before_the_answer_to_a_subscribe_that_is_sent_again_come_again(
-    runtime: ScriptedRuntime,
-) -> None:
-    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
-    runtime.take()
-    runtime.reconnect(replies=True)
-    assert at(runtime, 1, 1) == []
-    answer(runtime, job_seq=1)
-    assert positions(at(runtime, 2, 1)) == [1]
-
-
-def test_another_process_asks_for_what_a_lost_session_has_brought(runtime: ScriptedRuntime) -> None:
-    subscribe(runtime)
-    lose(runtime)
-    answer(runtime)
-    other = another_process(runtime)
-    assert subscribes(other) == [(JOB, 0)], "position 3 is not processed"
-    assert at(other, 1, 4) == []
-    answer(other)
-    assert positions(at(other, 2, 3) + at(other, 3, 4)) == [3, 4]
-
-
-def test_another_process_asks_again_when_it_resumes_from_before_the_answer(runtime: ScriptedRuntime) -> None:
-    runtime.accept()
-    own(runtime, 1, 2)
-    process_all(runtime)
-    lose(runtime)
-    subscribe_second(runtime)
-    assert at(runtime, 2, 7) == [], "it comes again behind the answer"
-    answer(runtime)
-    other = another_process(runtime)
-    assert subscribes(other) == [(JOB, 2)]
-    assert positions(at(other, 1, 5, "job_2") + at(other, 2, 7)) == [5]
-    answer(other)
-    assert positions(at(other, 3, 3) + at(other, 4, 7)) == [3, 7]
-    process_all(runtime, "job_2")
-    assert subscribes(another_process(runtime)) == []
-
-
-def test_another_process_goes_on_with_a_history_that_the_user_has_asked_for(runtime: ScriptedRuntime) -> None:
-    runtime.accept()
-    own(runtime, 1, 2, 3, 4)
-    process_all(runtime)
-    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
-    runtime.take()
-    answer(runtime)
-    assert positions(at(runtime, 5, 1)) == [1]
-    process_all(runtime)
-    assert positions(at(runtime, 6, 2)) == [2]
-    other = another_process(runtime)
-    events = [event for seq, one in enumerate((1, 2, 3, 5, 4), 5) for event in at(other, seq, one)]
-    assert positions(events) == [2, 3, 5, 4]
-    process_all(other)
-    assert subscribes(another_process(other)) == []
-
-
-def test_another_process_has_what_was_not_processed_when_a_subscription_went_on(
-    runtime: ScriptedRuntime,
-) -> None:
-    accept_by_key(runtime)
-    runtime.advance(1.1)
-    own(runtime, 1, 2)
-    answer(runtime, job_seq=4)
-    assert positions(at(runtime, 3, 3)) == [3]
-    other = another_process(runtime)
-    events = [event for seq in (1, 2, 3, 4) for event in at(other, seq, seq)]
-    assert positions(events) == [1, 2, 3, 4]
-
-
-def test_an_event_of_a_kind_that_the_session_does_not_take_is_not_missed(runtime: ScriptedRuntime) -> None:
-    subscribe(runtime)
-    assert positions(at(runtime, 2, 7)) == [7]
-    lose(runtime, *[name for name in FEATURES if name != "progress"])
-    assert subscribes(runtime)[-1] == (JOB, 7)
-    answer(runtime, job_seq=9)
-    assert positions(at(runtime, 1, 9)) == [9]
-    other = another_process(runtime)
-    assert at(other, 1, 9) == [], "positions 3 and 7 of the lost session are not processed"
-    answer(other, job_seq=9)
-    events = at(other, 2, 3) + at(other, 3, 7) + at(other, 4, 9) + at(other, 5, 12)
-    assert positions(events) == [3, 7, 9, 12]
-
-
-# Children.
-
-
-def test_a_child_goes_on_when_it_is_unsubscribed(runtime: ScriptedRuntime) -> None:
-    child = JobId("job_2")
-    runtime.accept()
-    runtime.client.unsubscribe(child, now=runtime.now)
-    runtime.take()
-    assert runtime.say("job.event", log(), job_id=child, event_seq=1) == [], "whose it is, nobody knows"
-    said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": child, "agent": "a"}}
-    runtime.say("job.event", said, job_id=JOB, event_seq=2)
-    assert numbers(runtime.say("job.event", log(), job_id=child, event_seq=3)) == [3]
-    runtime.client.unsubscribe(child, now=runtime.now)
-    runtime.take()
-    assert numbers(runtime.say("job.event", log(), job_id=child, event_seq=4)) == [4]
-
-
-def test_another_process_learns_of_a_child_by_the_history(runtime: ScriptedRuntime) -> None:
-    child = JobId("job_2")
-    runtime.accept()
-    said = {"kind": "delegate", "body": {"child_job_id": child, "agent": "a"}}
-    other = another_process(runtime)
-    other.client.subscribe(JOB, 0, True, now=other.now)
-    other.take()
-    answer(other)
-    at(other, 1, 1, **said)
-    other.client.unsubscribe(child, now=other.now)
-    other.take()
-    assert numbers(other.say("job.event", log(), job_id=child, event_seq=2)) == [2]
-
-
-# Runtimes that tell no positions: every event comes at least once.
-
-
-@pytest.fixture
-def numbered() -> ScriptedRuntime:
-    runtime = ScriptedRuntime(ClientConfig())
-    runtime.welcome(*NUMBERED)
-    return runtime
-
-
-def asked(runtime: ScriptedRuntime) -> list[dict[str, Any]]:
-    """What the subscribes say but for the history that they ask for."""
-    payloads = [frame["payload"] for frame in runtime.sent("job.subscribe")]
-    assert all(payload["history"] is True for payload in payloads)
-    return [{name: value for name, value in payload.items() if name != "history"} for payload in payloads]
-
-
-def test_a_history_is_asked_from_a_number(numbered: ScriptedRuntime) -> None:
-    numbered.accept()
-    own(numbered, 1, 2)
-    lose(numbered, *NUMBERED)
-    assert asked(numbered) == [{"job_id": JOB, "from_event_seq": 2}]
-    answer(numbered)
-    assert numbers(own(numbered, 1, 2)) == [1, 2], "another session numbers by itself"
-    lose(numbered, *NUMBERED)
-    assert asked(numbered)[-1] == {"job_id": JOB, "from_event_seq": 2}
-
-
-def test_copies_are_told_by_their_envelope_ids(numbered: ScriptedRuntime) -> None:
-    numbered.accept()
-    assert numbers(numbered.say("job.event", log(), job_id=JOB, event_seq=1, id="a")) == [1]
-    lose(numbered, *NUMBERED)
-    answer(numbered)
-    assert numbered.say("job.event", log(), job_id=JOB, event_seq=1, id="a") == []
-    assert numbers(numbered.say("job.event", log(), job_id=JOB, event_seq=2, id="b")) == [2]
-    assert numbers(numbered.say("job.event", log(), job_id=JOB, event_seq=3, id="c")) == [3]
-    assert numbered.client.cursor == 1, "a copy is processed"
-
-
-def test_a_history_that_the_user_asks_for_again_may_have_the_same_ids(numbered: ScriptedRuntime) -> None:
-    for seq in (1, 2):
-        numbered.client.subscribe(JOB, 0, True, now=numbered.now)
-        numbered.take()
-        answer(numbered)
-        assert numbers(numbered.say("job.event", log(), job_id=JOB, event_seq=seq, id="a")) == [seq]
-
-
-def test_an_ended_subscription_goes_on_from_what_the_user_has_asked_for(numbered: ScriptedRuntime) -> None:
-    numbered.client.subscribe(JOB, 4, True, now=numbered.now)
-    numbered.take()
-    answer(numbered)
-    assert numbers(own(numbered, 1)) == [1]
-    numbered.only(SubscriptionEnded, numbered.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=2))
-    numbered.advance(1.1)
-    assert asked(numbered) == [{"job_id": JOB, "from_event_seq": 4}] * 2
-    answer(numbered)
-    assert numbers(own(numbered, 3)) == [3]
-
-
-def test_another_process_asks_from_the_number_that_is_processed(numbered: ScriptedRuntime) -> None:
-    numbered.accept()
-    own(numbered, 1, 2, 3)
-    numbered.client.processed(JOB, 2, now=numbered.now)
-    resumption = numbered.client.resumption()
-    assert resumption is not None
-    other = ScriptedRuntime(ClientConfig(), resumption=Resumption.of_json(resumption.to_json()))
-    other.welcome(*NUMBERED, session_id="sess_9")
-    assert asked(other) == [{"job_id": JOB, "from_event_seq": 2}]
-    answer(other)
-    assert numbers(own(other, 1)) == [1]
-
-
-def test_a_runtime_that_begins_to_tell_positions_is_asked_from_a_number(numbered: ScriptedRuntime) -> None:
-    numbered.accept()
-    own(numbered, 1, 2)
-    lose(numbered)
-    assert [frame["payload"] for frame in numbered.sent("job.subscribe")] == [
-        {"job_id": JOB, "from_event_seq": 2, "history": True}
-    ]
-    answer(numbered, job_seq=5)
-    assert positions(at(numbered, 1, 4) + at(numbered, 2, 5) + at(numbered, 3, 5)) == [4, 5]
-
-
-def test_the_history_of_a_job_that_a_lost_answer_has_joined_waits_for_it(numbered: ScriptedRuntime) -> None:
-    request_id = numbered.submit(idempotency_key="k")
-    numbered.reconnect(*NUMBERED)
-    assert own(numbered, 1, 2) == []
-    accepted, *rest = numbered.say("job.accepted", {"job_id": JOB, "request_id": request_id})
-    assert isinstance(accepted, JobAccepted)
-    assert numbers(rest) == [1, 2]
-
-
-def test_the_history_of_a_job_that_had_ended_here_is_asked_for_if_it_came_too_early(
-    numbered: ScriptedRuntime,
-) -> None:
-    numbered.accept()
-    numbered.say("job.result", {"result": 1}, job_id=JOB, event_seq=1)
-    request_id = numbered.submit(idempotency_key="k")
-    numbered.reconnect(*NUMBERED)
-    assert own(numbered, 2) == []
-    numbered.only(JobAccepted, numbered.say("job.accepted", {"job_id": JOB, "request_id": request_id}))
-    numbered.advance(1.1)
-    assert asked(numbered) == [{"job_id": JOB, "from_event_seq": 0}]
-
-
-def test_the_end_of_a_job_whose_acceptance_was_lost_refuses_nothing(numbered: ScriptedRuntime) -> None:
-    request_id = numbered.submit(idempotency_key="k")
-    other = numbered.submit()
-    numbered.reconnect(*NUMBERED, replies=True)
-    end = {"code": "TIMEOUT", "final_status": "timed_out", "completed_at": "t"}
-    assert numbered.say("job.error", end, job_id=JOB, event_seq=1) == []
-    accepted, ended = numbered.say("job.accepted", {"job_id": JOB, "request_id": request_id})
-    assert isinstance(accepted, JobAccepted)
-    assert isinstance(ended, JobEnded)
-    numbered.only(JobAccepted, numbered.say("job.accepted", {"job_id": "job_2", "request_id": other}))
-
-
-def test_a_history_that_comes_before_its_answer_is_asked_for_again_if_nobody_answers(
-    numbered: ScriptedRuntime,
-) -> None:
-    numbered.client.subscribe(JOB, 0, True, now=numbered.now)
-    numbered.take()
-    answer(numbered)
-    numbered.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=1)
-    numbered.advance(1.1)
-    assert own(numbered, 2) == []
-    refuse(numbered, "INTERNAL_ERROR", retryable=True)
-    assert numbered.client.cursor == 2, "it comes again"
-    numbered.advance(1.1)
-    assert own(numbered, 3) == []
-    assert numbers(answer(numbered)) == [3]

@@ -1,0 +1,131 @@
+"""Children of followed jobs, and jobs that are not followed, when the client subscribes again."""
+
+from __future__ import annotations
+
+import pytest
+
+from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.stored_session import ResumedJob, Resumption
+from arcp_proto.engine.output import JobEmitted, JobEnded, SubscriptionEnded
+from arcp_proto.ids import JobId, SessionId
+from arcp_proto.secret import Secret
+from tests.unit.resubscribing import UNSUBSCRIBED, another_process, answer, at, lose, refuse, subscribes
+from tests.unit.scripted_runtime import JOB, ScriptedRuntime, log, numbers, positions
+
+
+@pytest.fixture
+def runtime() -> ScriptedRuntime:
+    runtime = ScriptedRuntime(ClientConfig())
+    runtime.welcome()
+    return runtime
+
+
+# Jobs that are not observed, and children.
+
+
+def test_what_still_comes_of_a_job_that_is_not_observed_is_nobodys(runtime: ScriptedRuntime) -> None:
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.take()
+    assert at(runtime, 1, 1) == []
+    assert runtime.client.cursor == 1
+
+
+def test_another_process_does_not_show_copies() -> None:
+    resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 4, (ResumedJob(JOB, 5, observed=True),))
+    runtime = ScriptedRuntime(ClientConfig(), resumption=resumption)
+    runtime.welcome()
+    assert at(runtime, 5, 4) + at(runtime, 6, 5) == []
+    assert positions(at(runtime, 7, 6)) == [6]
+
+
+def test_what_a_child_does_waits_for_no_answer(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": "job_2", "agent": "a"}}
+    runtime.say("job.event", said, job_id=JOB, event_seq=1)
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    assert numbers(runtime.say("job.event", log(), job_id="job_2", event_seq=2)) == [2]
+    refuse(runtime, "JOB_NOT_FOUND")
+    end = {"code": "INTERNAL_ERROR", "final_status": "error", "completed_at": "t"}
+    runtime.only(JobEnded, runtime.say("job.error", end, job_id="job_2", event_seq=3))
+
+
+def test_a_child_goes_on_when_a_subscription_of_it_ends(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": "job_2", "agent": "a"}}
+    runtime.say("job.event", said, job_id=JOB, event_seq=1)
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2")
+    runtime.only(JobEmitted, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=2))
+    assert numbers(runtime.say("job.event", log(), job_id="job_2", event_seq=3)) == [3]
+
+
+def test_a_child_of_a_job_whose_session_is_lost_is_asked_for_again(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    lose(runtime)
+    answer(runtime)
+    at(runtime, 1, 1, kind="delegate", body={"child_job_id": "job_2", "agent": "a"})
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2")
+    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=2))
+    runtime.advance(1.1)
+    assert subscribes(runtime) == [(JOB, 0), ("job_2", 0), ("job_2", 0)], "it does not come by itself"
+
+
+def test_a_child_of_a_lost_session_does_not_come_by_itself_in_the_next(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": "job_2", "agent": "a"}}
+    runtime.say("job.event", said, job_id=JOB, event_seq=1)
+    lose(runtime)
+    answer(runtime)
+    assert runtime.client.session is not None and not runtime.client.session.knows(JobId("job_2"))
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2")
+    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=1))
+
+
+def test_so_is_a_child_of_a_job_that_a_key_has_brought(runtime: ScriptedRuntime) -> None:
+    request_id = runtime.submit(idempotency_key="k")
+    runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id})
+    at(runtime, 1, 1, kind="delegate", body={"child_job_id": "job_2", "agent": "a"})
+    runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime, "job_2")
+    runtime.only(SubscriptionEnded, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=2))
+
+
+# Children.
+
+
+def test_a_child_goes_on_when_it_is_unsubscribed(runtime: ScriptedRuntime) -> None:
+    child = JobId("job_2")
+    runtime.accept()
+    runtime.client.unsubscribe(child, now=runtime.now)
+    runtime.take()
+    assert runtime.say("job.event", log(), job_id=child, event_seq=1) == [], "whose it is, nobody knows"
+    said = {"kind": "delegate", "ts": "t", "body": {"child_job_id": child, "agent": "a"}}
+    runtime.say("job.event", said, job_id=JOB, event_seq=2)
+    assert numbers(runtime.say("job.event", log(), job_id=child, event_seq=3)) == [3]
+    runtime.client.unsubscribe(child, now=runtime.now)
+    runtime.take()
+    assert numbers(runtime.say("job.event", log(), job_id=child, event_seq=4)) == [4]
+
+
+def test_another_process_learns_of_a_child_by_the_history(runtime: ScriptedRuntime) -> None:
+    child = JobId("job_2")
+    runtime.accept()
+    said = {"kind": "delegate", "body": {"child_job_id": child, "agent": "a"}}
+    other = another_process(runtime)
+    other.client.subscribe(JOB, 0, True, now=other.now)
+    other.take()
+    answer(other)
+    at(other, 1, 1, **said)
+    other.client.unsubscribe(child, now=other.now)
+    other.take()
+    assert numbers(other.say("job.event", log(), job_id=child, event_seq=2)) == [2]

@@ -1,0 +1,155 @@
+"""Subscriptions that a client restores in another process from what the first has stored."""
+
+from __future__ import annotations
+
+import pytest
+
+from arcp_proto.client.client import ClientConfig
+from tests.unit.resubscribing import (
+    accept_by_key,
+    another_process,
+    answer,
+    at,
+    lose,
+    own,
+    process_all,
+    refuse,
+    subscribe,
+    subscribe_second,
+    subscribes,
+)
+from tests.unit.scripted_runtime import FEATURES, JOB, ScriptedRuntime, positions
+
+
+@pytest.fixture
+def runtime() -> ScriptedRuntime:
+    runtime = ScriptedRuntime(ClientConfig())
+    runtime.welcome()
+    return runtime
+
+
+def test_another_process_asks_for_nothing_that_the_session_brings_again(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    process_all(runtime)
+    lose(runtime)
+    answer(runtime)
+    subscribe_second(runtime)
+    assert positions(at(runtime, 2, 4)) == [4]
+    other = another_process(runtime)
+    assert subscribes(other) == []
+    assert positions(at(other, 1, 5, "job_2") + at(other, 2, 4) + at(other, 3, 5)) == [5, 4, 5]
+
+
+def test_another_process_asks_for_a_job_that_is_followed_again(runtime: ScriptedRuntime) -> None:
+    """The user has not processed what came when it was followed first."""
+    subscribe(runtime)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.client.subscribe(JOB, 1, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    assert positions(at(runtime, 2, 2)) == [2]
+    other = another_process(runtime)
+    assert subscribes(other) == [(JOB, 1)]
+    assert at(other, 1, 3) + at(other, 2, 2) == []
+    answer(other)
+    assert positions(at(other, 3, 2) + at(other, 4, 3)) == [2, 3]
+
+
+def test_another_process_takes_nothing_of_a_job_that_was_observed_no_longer(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.take()
+    other = another_process(runtime)
+    assert [frame["job_id"] for frame in other.sent("job.unsubscribe")] == [JOB], "its record may be lost"
+    assert at(other, 1, 4) == []
+
+
+def test_another_process_takes_nothing_of_a_job_that_was_lost(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    lose(runtime)
+    refuse(runtime, "JOB_NOT_FOUND")
+    assert at(runtime, 1, 4) == []
+    assert at(another_process(runtime), 1, 4) == []
+
+
+def test_events_before_the_answer_to_a_subscribe_that_is_sent_again_come_again(
+    runtime: ScriptedRuntime,
+) -> None:
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    runtime.reconnect(replies=True)
+    assert at(runtime, 1, 1) == []
+    answer(runtime, job_seq=1)
+    assert positions(at(runtime, 2, 1)) == [1]
+
+
+def test_another_process_asks_for_what_a_lost_session_has_brought(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    lose(runtime)
+    answer(runtime)
+    other = another_process(runtime)
+    assert subscribes(other) == [(JOB, 0)], "position 3 is not processed"
+    assert at(other, 1, 4) == []
+    answer(other)
+    assert positions(at(other, 2, 3) + at(other, 3, 4)) == [3, 4]
+
+
+def test_another_process_asks_again_when_it_resumes_from_before_the_answer(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    own(runtime, 1, 2)
+    process_all(runtime)
+    lose(runtime)
+    subscribe_second(runtime)
+    assert at(runtime, 2, 7) == [], "it comes again behind the answer"
+    answer(runtime)
+    other = another_process(runtime)
+    assert subscribes(other) == [(JOB, 2)]
+    assert positions(at(other, 1, 5, "job_2") + at(other, 2, 7)) == [5]
+    answer(other)
+    assert positions(at(other, 3, 3) + at(other, 4, 7)) == [3, 7]
+    process_all(runtime, "job_2")
+    assert subscribes(another_process(runtime)) == []
+
+
+def test_another_process_goes_on_with_a_history_that_the_user_has_asked_for(runtime: ScriptedRuntime) -> None:
+    runtime.accept()
+    own(runtime, 1, 2, 3, 4)
+    process_all(runtime)
+    runtime.client.subscribe(JOB, 0, True, now=runtime.now)
+    runtime.take()
+    answer(runtime)
+    assert positions(at(runtime, 5, 1)) == [1]
+    process_all(runtime)
+    assert positions(at(runtime, 6, 2)) == [2]
+    other = another_process(runtime)
+    events = [event for seq, one in enumerate((1, 2, 3, 5, 4), 5) for event in at(other, seq, one)]
+    assert positions(events) == [2, 3, 5, 4]
+    process_all(other)
+    assert subscribes(another_process(other)) == []
+
+
+def test_another_process_has_what_was_not_processed_when_a_subscription_went_on(
+    runtime: ScriptedRuntime,
+) -> None:
+    accept_by_key(runtime)
+    runtime.advance(1.1)
+    own(runtime, 1, 2)
+    answer(runtime, job_seq=4)
+    assert positions(at(runtime, 3, 3)) == [3]
+    other = another_process(runtime)
+    events = [event for seq in (1, 2, 3, 4) for event in at(other, seq, seq)]
+    assert positions(events) == [1, 2, 3, 4]
+
+
+def test_an_event_of_a_kind_that_the_session_does_not_take_is_not_missed(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
+    assert positions(at(runtime, 2, 7)) == [7]
+    lose(runtime, *[name for name in FEATURES if name != "progress"])
+    assert subscribes(runtime)[-1] == (JOB, 7)
+    answer(runtime, job_seq=9)
+    assert positions(at(runtime, 1, 9)) == [9]
+    other = another_process(runtime)
+    assert at(other, 1, 9) == [], "positions 3 and 7 of the lost session are not processed"
+    answer(other, job_seq=9)
+    events = at(other, 2, 3) + at(other, 3, 7) + at(other, 4, 9) + at(other, 5, 12)
+    assert positions(events) == [3, 7, 9, 12]
