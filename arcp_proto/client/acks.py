@@ -8,7 +8,7 @@ from typing import Final
 
 from arcp_proto.ids import MILLISECOND, JobId, Time
 
-from .followed_job import LIVE, FollowedJob
+from .followed_job import FollowedJob
 
 ACK_INTERVAL: Final = 250 * MILLISECOND
 """The time between two acks, and from a processed event to its ack: the draft's few hundred milliseconds."""
@@ -22,7 +22,7 @@ class _Batch:
     A batch that waits for an answer holds one event, and has no receipt yet.
     """
 
-    __slots__ = ("_sizes", "done", "job", "mark", "places", "receipt", "seq")
+    __slots__ = ("_sizes", "back_to", "done", "job", "placed", "places", "receipt", "seq")
 
     def __init__(self, seq: int, sizes: Sequence[int]) -> None:
         self.seq = seq
@@ -34,8 +34,11 @@ class _Batch:
         """The receipt of its first event."""
         self.job: FollowedJob | None = None
         self.places: Sequence[int] = ()
-        """The place of each event: see `FollowedJob.place_of`."""
-        self.mark = LIVE
+        """The position of each event; without positions its number in the submitting session, or 0."""
+        self.placed = False
+        """Whether its places are positions."""
+        self.back_to: int | None = None
+        """The position to which its job was set back behind it."""
 
     @property
     def is_done(self) -> bool:
@@ -54,7 +57,9 @@ class _Batch:
             return 0, 0
         self.done = end
         if self.job is not None:
-            self.job.processed(self.places[end - 1], self.mark)
+            self.job.processed(self.places[end - 1], placed=self.placed)
+            if self.back_to is not None and self.is_done:
+                self.job.processed(self.back_to, placed=True)
         return end - start, sum(self._sizes[start:end])
 
 
@@ -117,11 +122,12 @@ class Acks:
         size: int = 0,
         job: FollowedJob | None = None,
         place: int = 0,
-        mark: int = LIVE,
+        *,
+        placed: bool = False,
     ) -> int:
         """Return the receipt of an event that the user gets now; it has a number, or 0.
 
-        `place` and `mark` are those of `FollowedJob.place_of`.
+        `place` is its position if `placed`, else its number in the submitting session, or 0.
         """
         batch = self._waiting.pop((seq, job_id), None) if self._waiting else None
         if batch is None:
@@ -129,16 +135,24 @@ class Acks:
             self.size += size
             if seq:
                 self._order.append(batch)
-        return self._hand_out(batch, 1, job_id, job, (place,), mark)
+        return self._hand_out(batch, 1, job_id, job, (place,), placed)
 
     def all_handed_out(
-        self, seq: int, sizes: Sequence[int], job: FollowedJob, places: Sequence[int], mark: int
+        self, seq: int, sizes: Sequence[int], job: FollowedJob, places: Sequence[int], *, placed: bool
     ) -> int:
         """Do the same for events of one job with consecutive numbers; return the receipt of the first."""
         batch = _Batch(seq, sizes)
         self.size += batch.size
         self._order.append(batch)
-        return self._hand_out(batch, len(sizes), job.id, job, places, mark)
+        return self._hand_out(batch, len(sizes), job.id, job, places, placed)
+
+    def set_back(self, job: FollowedJob, position: int) -> None:
+        """Let a job go on from an earlier position, once all is processed that was handed out before."""
+        batches = self._by_job.get(job.id)
+        if batches:
+            batches[-1].back_to = position
+        else:
+            job.processed(position, placed=True)
 
     def done(self, receipt: int, job_id: JobId) -> None:
         """Mark the events of a job as processed that have this receipt or an earlier one."""
@@ -189,11 +203,11 @@ class Acks:
         job_id: JobId,
         job: FollowedJob | None,
         places: Sequence[int],
-        mark: int,
+        placed: bool,
     ) -> int:
         receipt = batch.receipt = self.receipts + 1
         self.receipts += count
-        batch.job, batch.places, batch.mark = job, places, mark
+        batch.job, batch.places, batch.placed = job, places, placed
         self._by_job.setdefault(job_id, deque()).append(batch)
         return receipt
 

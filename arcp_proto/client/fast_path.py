@@ -21,7 +21,7 @@ from arcp_proto.wire.event_bodies import SYNONYMS
 from arcp_proto.wire.lenient import settled_body
 
 from . import flow
-from .followed_job import AT_HOME, LIVE, FollowedJob
+from .followed_job import FollowedJob
 from .session import ClientSession
 
 if TYPE_CHECKING:
@@ -168,8 +168,8 @@ def _hand_out(
     job.heard = True
     if places[0]:
         job.cursor = places[-1]
-        session.acks.all_handed_out(first, sizes, job, places, LIVE)
+        session.acks.all_handed_out(first, sizes, job, places, placed=True)
         return
     if not job.observed:
         places = list(range(first, first + len(ids)))
-    session.acks.all_handed_out(first, sizes, job, places, AT_HOME)
+    session.acks.all_handed_out(first, sizes, job, places, placed=False)

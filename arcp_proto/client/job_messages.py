@@ -165,12 +165,9 @@ def on_event(
     if event.kind == "delegate" and (job is None or not job.may_be_observed):
         session.announced(name(event.body.get("child_job_id")))
     if job is not None:
-        if _ends_subscription(event):
-            if job.may_be_home:
-                job.end_replay()
-            if job.may_be_observed:
-                _end_subscription(client, session, job, envelope, event)
-                return
+        if job.may_be_observed and _ends_subscription(event):
+            _end_subscription(client, session, job, envelope, event)
+            return
         if event.kind == "result_chunk":
             session.assembly.add(job_id, event.body)
     receipt = _hand_out(session, envelope, job_id, job, position)
@@ -300,9 +297,10 @@ def _observe(
     job = session.follow(job_id, observed=job_id not in session.children, cursor=after if placed else 0)
     if not known:
         job.home = 0 if placed else after
-        job.go_on(last if history and placed else 0)
+    elif history and placed:
+        session.go_back(job, after)
     elif history:
-        job.begin_replay(after if placed else job.cursor)
+        job.repeat()
 
 
 def _is_taken(session: ClientSession, envelope: codec.Envelope, job_id: JobId, position: int | None) -> bool:
@@ -447,8 +445,10 @@ def _hand_out(
     seq, size = envelope.event_seq or 0, len(envelope.payload) + EVENT_BYTES
     if job is None:
         return session.acks.handed_out(seq, job_id, size)
-    at_home = 0 if session.is_placed else seq  # A notice to this session has no place in its job.
-    return session.acks.handed_out(seq, job_id, size, job, *job.place_of(position, at_home))
+    if position is not None:
+        return session.acks.handed_out(seq, job_id, size, job, position, placed=True)
+    at_home = 0 if session.is_placed or job.observed else seq  # A notice has no place in its job.
+    return session.acks.handed_out(seq, job_id, size, job, at_home)
 
 
 def _trace_ids(*texts: str | None) -> Sequence[str]:

@@ -71,7 +71,7 @@ def subscribed(client: Client, job_id: JobId, answer: messages.Subscribed) -> bo
     )
     if job is not None:
         job.heard, job.refusals = True, 0
-        job.go_on(answer.job_seq or 0)
+        job.awaited = False
         if not follows:
             _lose(client, session, job.id, "it has ended unseen, and its history is gone")
     _proceed(client, session)
@@ -97,7 +97,7 @@ def refused(client: Client, job_id: JobId, code: str, message: str, *, retryable
 
 def subscribe_later(client: Client, job: FollowedJob) -> None:
     """What a job brings is lost for now; it is asked for again from where it stopped."""
-    job.stop()
+    job.awaited = True
     client.timers.arm(TimerKind.RESUBSCRIBE, job.id, Time(client.now + PAUSE))
 
 
@@ -199,7 +199,7 @@ def _is_asked_for(session: ClientSession, job: FollowedJob) -> bool:
         request.history
         and request.job_id == job.id
         and not request.dropped
-        and _begins(request) <= job.asked_from
+        and _begins(request) <= job.cursor
         for request in session.requests
     )
 
@@ -211,7 +211,7 @@ def _begins(request: Outstanding) -> int:
 
 def _subscribe(job: FollowedJob) -> messages.Subscribe:
     """Return the request for all of a job that is missing, as any runtime reads it."""
-    after = job.asked_from
+    after = job.cursor
     by_positions = after or not job.home  # Old stores have nothing but the number.
     return messages.Subscribe(job.id, job.home, True, after if by_positions else None)
 

@@ -6,8 +6,6 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-import msgspec
-
 from arcp_proto.engine.connection import Framing
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import JobId, SessionId, Time
@@ -133,10 +131,6 @@ class ClientSession:
             job = FollowedJob(kept.job_id, observed=kept.observed, cursor=kept.cursor, home=kept.seen)
             session.jobs[job.id], job.keyed, job.awaited = job, kept.keyed, kept.behind
             job.heard = not kept.keyed or kept.cursor > 0 or kept.seen > 0
-            if kept.replay is not None:
-                at, until = kept.replay
-                job.cursor = job.stored = max(kept.cursor, until)
-                job.open_replay(at, until)
         for job_id, seq in resumption.ended:
             session.ended[job_id] = None
             session._ending.append((FollowedJob(job_id, observed=False), seq))
@@ -154,13 +148,7 @@ class ClientSession:
             return None
         self._forget_processed()
         ending = [job for job, _ in self._ending if self.acks.holds(job.id)]
-        jobs: dict[JobId, ResumedJob] = {}
-        for job in (*self.jobs.values(), *ending):
-            kept, other = self._resumed(job), jobs.get(job.id)
-            if other is not None:  # It has ended, and is followed again: what is held of either comes again.
-                cursor, seen = min(kept.cursor, other.cursor), min(kept.seen, other.seen)
-                kept = msgspec.structs.replace(other, cursor=cursor, seen=seen)
-            jobs[job.id] = kept
+        jobs = {job.id: self._resumed(job) for job in (*ending, *self.jobs.values())}
         over = {job.id: seq for job, seq in self._ending if job.id not in jobs}
         return Resumption(
             self.id,
@@ -176,19 +164,34 @@ class ClientSession:
         """Return a job whose events are to come, above a position; one that has ended may come again."""
         job = self.jobs.get(job_id)
         if job is None:
-            job = self.jobs[job_id] = FollowedJob(job_id, observed=observed, cursor=cursor)
-            if self.acks.holds(job_id):
-                job.skipped = self.numbers.last  # A resume brings what came when it was followed before.
+            held = self.acks.holds(job_id)
+            job = self._take_ending(job_id) if held else None
+            if job is None:
+                job = FollowedJob(job_id, observed=observed, cursor=cursor)
+            else:
+                job.follow_again(observed=observed)
+                self.go_back(job, cursor)
+            if held or job_id in self.ended or job_id in self.unwanted:
+                job.risen_from = self.numbers.last  # A resume brings what came when it was followed before.
+            self.jobs[job_id] = job
         self.ended.pop(job_id, None)
         self.unwanted.pop(job_id, None)
         return job
+
+    def go_back(self, job: FollowedJob, position: int) -> None:
+        """Take again what is above a position: the user has asked for that, and the answer has come."""
+        if position <= job.cursor:
+            job.awaited = False
+        if position < job.cursor:
+            job.cursor, job.risen_from = position, self.numbers.last
+            self.acks.set_back(job, position)
 
     def end_job(self, job_id: JobId, seq: int) -> None:
         """Note that the end of a job was handed out, which has this number, or 0."""
         self.assembly.drop(job_id)
         job = self.jobs.pop(job_id, None)
         if job is not None:
-            asked = job.replay is not None or self.requests.wants_history(job_id)
+            asked = self.requests.wants_history(job_id)
             if asked or (self.restored and job.keyed):  # Then an earlier process may have asked.
                 seq = IN_SESSION
             self._ending.append((job, seq))
@@ -273,15 +276,14 @@ class ClientSession:
         )
 
     def _resumed(self, job: FollowedJob) -> ResumedJob:
-        replay = job.replay
-        mixed = job.is_mixed and not job.may_be_home  # Else later events may come first.
-        behind = job.awaited or job.skipped > self.cursor or mixed
-        return ResumedJob(
-            job.id,
-            job.stored,
-            job.stored_home,
-            job.observed,
-            behind or self.acks.holds_of_lost(job.id),
-            job.keyed,
-            None if replay is None else (replay.stored, replay.until),
-        )
+        behind = job.awaited or job.risen_from > self.cursor or self.acks.holds_of_lost(job.id)
+        return ResumedJob(job.id, job.stored, job.stored_home, job.observed, behind, job.keyed)
+
+    def _take_ending(self, job_id: JobId) -> FollowedJob | None:
+        """Return a job that has ended, which is followed again."""
+        found = None
+        for job, _ in self._ending:
+            if job.id == job_id:
+                found = job
+        self._ending = deque(ending for ending in self._ending if ending[0].id != job_id)
+        return found

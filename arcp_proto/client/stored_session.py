@@ -37,8 +37,6 @@ class ResumedJob(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether the session holds only later events than the next one, so that the job is subscribed again."""
     keyed: bool = False
     """Whether it was accepted by a key, so that its events may come by themselves or not (§7.2)."""
-    replay: tuple[Count, Count] | None = None
-    """The positions up to which, and to the end, a history that was asked for again is processed."""
 
 
 class Resumption(msgspec.Struct, frozen=True):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec.structs import replace
+
 from arcp_proto.empty import NOTHING
 from arcp_proto.engine.machine import found
 from arcp_proto.features import PROVISIONED_CREDENTIALS
@@ -16,7 +18,7 @@ from arcp_proto.server.jobs.idempotency import Claim
 from arcp_proto.server.jobs.job import End, Job, Status
 from arcp_proto.server.responses import accepted_of
 from arcp_proto.server.sessions.reply_cache import Reply
-from arcp_proto.server.sessions.session import Backlog, Session
+from arcp_proto.server.sessions.session import Session
 from arcp_proto.wire import codec
 from arcp_proto.wire.envelopes import Entry
 from arcp_proto.wire.event_bodies import RESULT_CHUNK, EventKind
@@ -360,7 +362,7 @@ def _observed(runtime: Runtime, record: records.Observed) -> None:
         session.observed[job.id] = job
         job.observed_by(session)
         return
-    session.backlogs[job.id] = Backlog(record.backlog.position, record.backlog.until)
+    session.backlogs[job.id] = replace(record.backlog)  # It changes, and the record does not.
     job.awaited_by(session)
     if record.backlog.until is not None:
         return

@@ -97,12 +97,13 @@ def _keep_for_home(runtime: Runtime, job: Job, upto: int) -> bool:
 
     The log of the session that has submitted the job keeps it then, as what comes live.
     """
-    home = job.home
-    if home is None or not job.home_behind or home.backlogs[job.id].position >= upto:
-        return False
-    runtime.commit(Replayed(home.id, job.id, job.history.end))
-    runtime.delivered(home)
-    return True
+    for session in job.behind.values():
+        backlog = session.backlogs[job.id]
+        if backlog.owed and backlog.position < upto:
+            runtime.commit(Replayed(session.id, job.id, job.history.end))
+            runtime.delivered(session)
+            return True
+    return False
 
 
 def make_room(runtime: Runtime) -> None:
@@ -166,6 +167,7 @@ def forget(runtime: Runtime, job: Job) -> None:
     runtime.retired.remove(job.terms.principal, job.id)  # Whoever makes room meanwhile takes another.
     if not runtime.retired:
         runtime.timers.disarm(TimerKind.RETENTION, 0)
+    _keep_for_home(runtime, job, job.history.end + 1)
     for session in list(job.behind.values()):
         _end_alone(runtime, session, job)
     runtime.commit(JobForgotten(job.id))

@@ -33,6 +33,8 @@ class Backlog(msgspec.Struct):
 
     position: int
     until: int | None = None
+    owed: bool = False
+    """Whether the session has submitted the job, so that an unsubscribe does not end it."""
 
 
 class Admission(msgspec.Struct):

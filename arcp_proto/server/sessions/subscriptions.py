@@ -122,8 +122,8 @@ def on_unsubscribe(
     session = session_of(connection)
     job_id = JobId(unsubscribe.job_id)
     runtime.caps.allowances[connection.number].asked.pop(job_id, None)
-    job = runtime.jobs.get(job_id)
-    if job is not None and job.home is session and job.home_behind:
+    backlog = session.backlogs.get(job_id)
+    if backlog is not None and backlog.owed:
         return  # What was published waits behind the history.
     if job_id in session.observed or job_id in session.backlogs:
         runtime.commit(Unobserved(session.id, job_id))
@@ -155,7 +155,7 @@ def observe(runtime: Runtime, session: Session, job: Job, start: int | None) -> 
     if job.home is session:
         _observe_at_home(runtime, session, job, start)
     elif job.end is None or start <= end:
-        runtime.commit(Observed(session.id, job.id, Backlog(min(start, end))))
+        _observe_again(runtime, session, job, Backlog(min(start, end)))
     feed_soon(runtime, session, session.quirk.history_after_ms)
 
 
@@ -166,11 +166,17 @@ def _observe_at_home(runtime: Runtime, session: Session, job: Job, start: int) -
     positions goes by the numbers of what it gets: there events come at once, and the history between them.
     """
     end = job.history.end
-    if job.home_behind:  # It has nothing behind its place in the history that it gets.
-        start = min(start, session.backlogs[job.id].position)
     if start < end:
         until = None if session.positions else end
-        runtime.commit(Observed(session.id, job.id, Backlog(start, until)))
+        _observe_again(runtime, session, job, Backlog(start, until, owed=until is None))
+
+
+def _observe_again(runtime: Runtime, session: Session, job: Job, backlog: Backlog) -> None:
+    """Let a session get a history. Nothing is left out that it waits for already."""
+    waiting = session.backlogs.get(job.id)
+    if waiting is not None and session.positions:
+        backlog.position, backlog.owed = min(backlog.position, waiting.position), waiting.owed or backlog.owed
+    runtime.commit(Observed(session.id, job.id, backlog))
 
 
 def fall_behind(runtime: Runtime, session: Session) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcp_proto.client.acks import ACK_INTERVAL, Acks
-from arcp_proto.client.followed_job import LIVE, FollowedJob
+from arcp_proto.client.followed_job import FollowedJob
 from arcp_proto.ids import SECOND, JobId, Time
 
 A, B = JobId("job_a"), JobId("job_b")
@@ -18,7 +18,7 @@ NOW = Time(SECOND)
 def test_receipts_count_every_event_that_is_handed_out() -> None:
     acks, job = Acks(NOW), FollowedJob(A, observed=False)
     assert [acks.handed_out(1, A), acks.handed_out(0, B)] == [1, 2]
-    assert acks.all_handed_out(2, [1, 1, 1], job, [1, 2, 3], LIVE) == 3
+    assert acks.all_handed_out(2, [1, 1, 1], job, [1, 2, 3], placed=True) == 3
     assert acks.handed_out(5, B) == 6
     acks.begin_session(NOW)
     assert acks.handed_out(1, A) == 7
@@ -62,7 +62,7 @@ def test_a_receipt_that_the_job_does_not_have_is_harmless() -> None:
 
 def test_events_that_are_handed_out_together_are_processed_one_by_one() -> None:
     acks, job = Acks(NOW), FollowedJob(A, observed=False)
-    first = acks.all_handed_out(1, [10, 20, 30], job, [4, 6, 7], LIVE)
+    first = acks.all_handed_out(1, [10, 20, 30], job, [4, 6, 7], placed=True)
     acks.done(first + 1, A)
     assert (acks.cursor(3), acks.size, acks.processed, job.stored) == (2, 30, 2, 6)
     for receipt in (first + 1, first):
@@ -74,7 +74,7 @@ def test_events_that_are_handed_out_together_are_processed_one_by_one() -> None:
 
 def test_an_event_without_a_number_is_held_and_stops_no_cursor() -> None:
     acks, job = Acks(NOW), FollowedJob(A, observed=False)
-    receipt = acks.handed_out(0, A, 10, job, 3)
+    receipt = acks.handed_out(0, A, 10, job, 3, placed=True)
     assert (acks.cursor(5), acks.size, acks.holds(A)) == (5, 10, True)
     acks.done(receipt, A)
     assert (acks.size, job.stored) == (0, 3)
@@ -87,7 +87,7 @@ def test_an_event_that_waits_is_not_acked_until_it_is_processed() -> None:
     second = acks.handed_out(2, B)
     acks.done(second, B)
     assert (acks.cursor(2), acks.size, acks.holds(A)) == (0, 10, False)
-    receipt = acks.handed_out(1, A, 99, job, 5)
+    receipt = acks.handed_out(1, A, 99, job, 5, placed=True)
     assert (receipt, acks.cursor(2), acks.size) == (second + 1, 0, 10)
     acks.done(receipt, A)
     assert (acks.cursor(2), acks.size, job.stored) == (2, 0, 5)
@@ -120,14 +120,14 @@ def test_the_first_ack_needs_no_wait_and_the_next_does() -> None:
 def test_another_session_acks_nothing_of_the_one_before() -> None:
     acks, job = Acks(NOW), FollowedJob(A, observed=False)
     acks.wait(3, B, 40)
-    old = acks.handed_out(1, A, 10, job, 1)
+    old = acks.handed_out(1, A, 10, job, 1, placed=True)
     acks.tell(1, NOW)
     later = Time(2 * SECOND)
     acks.begin_session(later)
     assert (acks.told, acks.processed, acks.sent_at + ACK_INTERVAL) == (0, 0, later)
     assert (acks.cursor(0), acks.size) == (0, 10), "nothing waits for an answer of the lost session"
     assert (acks.holds_of_lost(A), acks.holds_of_lost(B)) == (True, False)
-    new = acks.handed_out(1, A, 10, job, 2)
+    new = acks.handed_out(1, A, 10, job, 2, placed=True)
     acks.done(old, A)
     assert (acks.cursor(1), job.stored, acks.size) == (0, 1, 10)
     assert (acks.holds_of_lost(A), acks.holds(A)) == (False, True)
@@ -140,7 +140,7 @@ def test_memory_is_bounded_by_the_events_that_are_not_processed() -> None:
     for seq in range(1, 3000, 3):
         acks.wait(seq, B, 1)
         acks.drop(seq, B)
-        first = acks.all_handed_out(seq + 1, [1, 1], job, [seq + 1, seq + 2], LIVE)
+        first = acks.all_handed_out(seq + 1, [1, 1], job, [seq + 1, seq + 2], placed=True)
         acks.done(first + 1, A)
     assert (len(acks._order), acks._by_job, acks._waiting, acks.size) == (0, {}, {}, 0)
 
@@ -156,6 +156,7 @@ class PlainEvent:
     place: int = 0
     receipt: int = 0
     done: bool = False
+    back_to: int | None = None
 
 
 @dataclass
@@ -167,6 +168,7 @@ class PlainAcks:
     receipts: int = 0
     session: int = 0
     processed: int = 0
+    stored: dict[JobId, int] = field(default_factory=lambda: {A: 0, B: 0})
 
     def come(self, job_id: JobId, size: int, *, numbered: bool = True) -> PlainEvent:
         self.last += numbered
@@ -183,10 +185,18 @@ class PlainAcks:
         return [one for one in self.events if not one.receipt and not one.done]
 
     def done(self, receipt: int, job_id: JobId) -> None:
-        for one in self.events:
+        for one in sorted(self.events, key=lambda one: one.receipt):
             if one.job_id == job_id and 0 < one.receipt <= receipt and not one.done:
                 one.done = True
                 self.processed += 1
+                self.stored[job_id] = one.place if one.back_to is None else one.back_to
+
+    def set_back(self, job_id: JobId, position: int) -> None:
+        held = [one for one in self.events if one.job_id == job_id and one.receipt and not one.done]
+        if held:
+            max(held, key=lambda one: one.receipt).back_to = position
+        else:
+            self.stored[job_id] = position
 
     def begin_session(self) -> None:
         for one in self.waiting():
@@ -196,25 +206,19 @@ class PlainAcks:
     def state(self) -> tuple[object, ...]:
         held = [one for one in self.events if not one.done]
         numbered = [one.seq for one in held if one.seq and one.session == self.session]
-        stored = [
-            max(
-                [one.place for one in self.events if one.job_id == job_id and one.receipt and one.done] or [0]
-            )
-            for job_id in (A, B)
-        ]
         handed = {job_id: [one for one in held if one.receipt and one.job_id == job_id] for job_id in (A, B)}
         return (
             min(numbered, default=self.last + 1) - 1,
             sum(one.size for one in held),
             self.processed,
             self.receipts,
-            stored,
+            [self.stored[job_id] for job_id in (A, B)],
             [bool(handed[job_id]) for job_id in (A, B)],
             [any(one.session < self.session for one in handed[job_id]) for job_id in (A, B)],
         )
 
 
-STEPS = ["run", "run", "one", "bare", "wait", "hand_out", "drop", "done", "done", "done", "session"]
+STEPS = ["back", "run", "run", "one", "bare", "wait", "hand_out", "drop", "done", "done", "done", "session"]
 
 
 @settings(max_examples=300)
@@ -232,11 +236,12 @@ def test_acks_are_as_a_list_of_all_events_has_them(steps: list[tuple[str, JobId,
             run = [model.come(job_id, size) for size in range(count)]
             receipts = [model.hand_out(one) for one in run]
             sizes = [one.size for one in run]
-            assert acks.all_handed_out(run[0].seq, sizes, jobs[job_id], receipts, LIVE) == receipts[0]
+            job = jobs[job_id]
+            assert acks.all_handed_out(run[0].seq, sizes, job, receipts, placed=True) == receipts[0]
         elif step in ("one", "bare"):
             event = model.come(job_id, count, numbered=step == "one")
             receipt = model.hand_out(event)
-            assert acks.handed_out(event.seq, job_id, count, jobs[job_id], receipt) == receipt
+            assert acks.handed_out(event.seq, job_id, count, jobs[job_id], receipt, placed=True) == receipt
         elif step == "wait":
             acks.wait(model.come(job_id, count).seq, job_id, count)
         elif step in ("hand_out", "drop") and (waiting := model.waiting()):
@@ -247,11 +252,14 @@ def test_acks_are_as_a_list_of_all_events_has_them(steps: list[tuple[str, JobId,
             else:
                 receipt = model.hand_out(event)
                 job = jobs[event.job_id]
-                assert acks.handed_out(event.seq, event.job_id, 99, job, receipt) == receipt
+                assert acks.handed_out(event.seq, event.job_id, 99, job, receipt, placed=True) == receipt
         elif step == "done":
             receipt = max(model.receipts - number, 0)
             model.done(receipt, job_id)
             acks.done(receipt, job_id)
+        elif step == "back":
+            model.set_back(job_id, number)
+            acks.set_back(jobs[job_id], number)
         elif step == "session":
             model.begin_session()
             acks.begin_session(NOW)

@@ -69,7 +69,7 @@ def state(runtime: ScriptedRuntime) -> object:
     client, session = runtime.client, runtime.client.session
     assert session is not None
     jobs = [
-        (job.id, job.cursor, job.stored, job.home, job.stored_home, job.heard, list(job.recent), job.replay)
+        (job.id, job.cursor, job.stored, job.home, job.stored_home, job.heard, list(job.recent))
         for job in session.jobs.values()
     ]
     numbers = session.numbers

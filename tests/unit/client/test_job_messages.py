@@ -671,16 +671,16 @@ def test_the_jobs_that_are_not_wanted_are_bounded() -> None:
     assert list(runtime.client.session.unwanted) == ["job_6", "job_7", "job_8"]
 
 
-def test_history_of_a_job_of_ours_comes_beside_its_new_events(runtime: ScriptedRuntime) -> None:
+def test_history_of_a_job_of_ours_comes_before_its_new_events(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     at(runtime, 1, 1, chunk(0, "a"))
     subscribe(runtime, job_seq=1)
     events = [
-        *at(runtime, 2, 2, chunk(1, "b", more=False)),
+        *at(runtime, 2, 1, chunk(0, "a")),
         *at(runtime, 3, 1, chunk(0, "a")),
-        *at(runtime, 4, 1, chunk(0, "a")),
+        *at(runtime, 4, 2, chunk(1, "b", more=False)),
     ]
-    assert (numbers(events), positions(events)) == ([2, 3], [2, 1])
+    assert (numbers(events), positions(events)) == ([2, 4], [1, 2])
     event = runtime.only(JobEnded, runtime.say("job.result", {"result_id": "res_1"}, job_id=JOB, event_seq=5))
     assert event.result == "ab"
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from arcp_proto.client.followed_job import FollowedJob
+from arcp_proto.client.pending import Outstanding, RequestKind
 from arcp_proto.client.session import ClientSession
 from arcp_proto.client.stored_session import ResumedJob, Resumption
-from arcp_proto.ids import JobId, SessionId, Time
+from arcp_proto.ids import JobId, RequestId, SessionId, Time
 from arcp_proto.limits import Limits
 from arcp_proto.secret import Secret
+from arcp_proto.wire import messages
 
 
 def session(jobs: int = 3) -> ClientSession:
@@ -35,7 +39,9 @@ def hand_out(opened: ClientSession, job: FollowedJob, seq: int, position: int | 
     """An event of a job comes; return its receipt."""
     opened.numbers.last = seq
     assert job.takes(position, seq, f"e{seq}")
-    return opened.acks.handed_out(seq, job.id, 10, job, *job.place_of(position, seq))
+    if position is None:
+        return opened.acks.handed_out(seq, job.id, 10, job, seq)
+    return opened.acks.handed_out(seq, job.id, 10, job, position, placed=True)
 
 
 def test_a_job_is_kept_until_its_end_is_processed() -> None:
@@ -89,7 +95,9 @@ def test_a_job_whose_history_may_follow_its_end_is_kept_as_long_as_its_session()
     opened.token = Secret("rt_1")
     asked, plain = opened.follow(job_id, observed=False), opened.follow(other, observed=False)
     first = hand_out(opened, asked, 1, 1)
-    asked.begin_replay(0)
+    opened.requests.add(
+        Outstanding(RequestId("r_1"), RequestKind.SUBSCRIBE, job_id, messages.Subscribe(job_id, 0, True))
+    )
     for number, job in enumerate((asked, plain), 2):
         last = hand_out(opened, job, number, 2)
         opened.end_job(job.id, number)
@@ -129,15 +137,17 @@ def test_a_job_that_is_followed_again_keeps_what_was_not_processed_before_its_en
     job = opened.follow(job_id, observed=False)
     first, second = hand_out(opened, job, 1, 1), hand_out(opened, job, 2, 2)
     opened.end_job(job_id, 2)
-    again = opened.follow(job_id, observed=True, cursor=1)
+    opened.numbers.last = 2
+    again = opened.follow(job_id, observed=True, cursor=0)
     assert kept(opened) == (0, [ResumedJob(job_id, 0, observed=True, behind=True)])
+    opened.acks.done(first, job_id)
+    assert kept(opened) == (1, [ResumedJob(job_id, 1, observed=True, behind=True)])
+    opened.numbers.last = 3
     third = hand_out(opened, again, 3, 2)
     opened.end_job(job_id, 3)
-    assert kept(opened) == (0, [ResumedJob(job_id, 0)])
-    opened.acks.done(first, job_id)
-    assert kept(opened) == (1, [ResumedJob(job_id, 1)])
+    assert kept(opened) == (1, [ResumedJob(job_id, 1, observed=True, behind=True)])
     opened.acks.done(second, job_id)
-    assert kept(opened) == (2, [ResumedJob(job_id, 1)])
+    assert kept(opened) == (2, [ResumedJob(job_id, 0, observed=True)])
     opened.acks.done(third, job_id)
     assert kept(opened) == (3, [])
 
@@ -160,7 +170,7 @@ def test_a_job_is_behind_until_what_a_lost_session_has_brought_is_processed() ->
     opened.renew(SessionId("sess_2"), Time(0))
     opened.token = Secret("rt_2")
     assert kept(opened) == (0, [ResumedJob(job_id, 0, observed=True, behind=True)])
-    job.go_on(0)
+    job.awaited = False
     assert kept(opened) == (0, [ResumedJob(job_id, 0, observed=True, behind=True)])
     opened.acks.done(receipt, job_id)
     assert kept(opened) == (0, [ResumedJob(job_id, 2, observed=True)])
@@ -171,35 +181,47 @@ def test_a_job_is_behind_while_a_resume_brings_what_came_before_its_answer() -> 
     opened.token = Secret("rt_1")
     opened.jobs[job.id] = job
     receipt = hand_out(opened, opened.follow(other, observed=False), 1, 1)
-    job.stop()
+    job.awaited = True
     opened.numbers.last = 2
     assert not job.takes(7, 2, "e2")
-    job.go_on(7)
+    job.awaited = False
     assert kept(opened)[1][0] == ResumedJob(job.id, 0, observed=True, behind=True)
     opened.acks.done(receipt, other)
     assert kept(opened)[1][0] == ResumedJob(job.id, 0, observed=True)
 
 
-def test_a_replay_is_kept_as_far_as_it_is_processed() -> None:
+def test_a_history_that_is_asked_for_again_is_gone_on_with_once_all_before_it_is_processed() -> None:
     opened, job_id = session(), JobId("job_1")
     opened.token = Secret("rt_1")
     job = opened.follow(job_id, observed=False, cursor=4)
-    job.begin_replay(1)
-    first, _ = hand_out(opened, job, 1, 2), hand_out(opened, job, 2, 3)
-    opened.acks.done(first, job_id)
-    assert kept(opened) == (1, [ResumedJob(job_id, 4, replay=(2, 4))])
+    fifth = hand_out(opened, job, 1, 5)
+    opened.numbers.last = 1
+    opened.go_back(job, 1)
+    assert (job.cursor, job.stored) == (1, 4)
+    assert kept(opened) == (0, [ResumedJob(job_id, 4, behind=True)])
+    second = hand_out(opened, job, 2, 2)
+    opened.numbers.last = 2
+    opened.acks.done(fifth, job_id)
+    assert kept(opened) == (1, [ResumedJob(job_id, 1)])
+    opened.acks.done(second, job_id)
+    assert kept(opened) == (2, [ResumedJob(job_id, 2)])
 
 
-def test_a_job_is_behind_while_a_replay_stands_behind_events_that_it_repeats() -> None:
+def test_a_history_that_is_asked_for_again_when_all_is_processed_is_gone_on_with_at_once() -> None:
     opened, job_id = session(), JobId("job_1")
     opened.token = Secret("rt_1")
-    job = opened.follow(job_id, observed=True, cursor=4)
-    receipt = hand_out(opened, job, 1, 5)
-    job.begin_replay(1)
-    hand_out(opened, job, 2, 2)
-    assert kept(opened) == (0, [ResumedJob(job_id, 4, observed=True, behind=True, replay=(1, 5))])
-    opened.acks.done(receipt, job_id)
-    assert kept(opened) == (1, [ResumedJob(job_id, 5, observed=True, replay=(1, 5))])
+    job = opened.follow(job_id, observed=False, cursor=4)
+    opened.go_back(job, 0)
+    assert kept(opened) == (0, [ResumedJob(job_id, 0)])
+
+
+@pytest.mark.parametrize(("position", "awaited"), [(3, False), (4, False), (5, True)])
+def test_a_history_that_leaves_out_awaited_events_brings_none(position: int, awaited: bool) -> None:
+    opened = session()
+    job = opened.follow(JobId("job_1"), observed=True, cursor=4)
+    job.awaited = True
+    opened.go_back(job, position)
+    assert (job.awaited, job.cursor) == (awaited, min(position, 4))
 
 
 def test_a_job_that_is_left_is_not_found_again_for_its_end() -> None:
@@ -217,27 +239,16 @@ def test_another_process_goes_on() -> None:
     jobs = (
         ResumedJob(JobId("job_1"), 3),
         ResumedJob(JobId("job_2"), 4, observed=True, behind=True),
-        ResumedJob(JobId("job_3"), 4, keyed=True, replay=(1, 4)),
+        ResumedJob(JobId("job_3"), 4, keyed=True),
         ResumedJob(JobId("job_4"), 0, 6),
     )
     resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 7, jobs)
     opened = ClientSession.of_resumption(resumption, Limits(), Time(0))
     assert (opened.id, opened.cursor, opened.numbers.last) == ("sess_1", 7, 7)
     assert kept(opened) == (7, list(jobs))
-    assert [job.asked_from for job in opened.jobs.values()] == [3, 4, 1, 0]
+    assert [job.cursor for job in opened.jobs.values()] == [3, 4, 4, 0]
     assert [job.home for job in opened.jobs.values()] == [0, 0, 0, 6]
     assert [job.awaited for job in opened.jobs.values()] == [False, True, False, False]
-
-
-def test_a_replay_of_another_process_is_not_processed_with_the_next() -> None:
-    kept_job = ResumedJob(JobId("job_1"), 4, replay=(0, 4))
-    resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 7, (kept_job,))
-    opened = ClientSession.of_resumption(resumption, Limits(), Time(0))
-    job = opened.jobs[kept_job.job_id]
-    receipt = [hand_out(opened, job, 8, 1), hand_out(opened, job, 9, 2)][-1]
-    job.begin_replay(0)
-    opened.acks.done(receipt, job.id)
-    assert kept(opened)[1] == [kept_job]
 
 
 def kept(opened: ClientSession) -> tuple[int, list[ResumedJob]]:
@@ -260,15 +271,3 @@ def test_only_the_last_ends_are_remembered() -> None:
     for number in range(10):
         opened.end_job(JobId(f"job_{number}"), number)
     assert list(opened.ended) == ["job_7", "job_8", "job_9"]
-
-
-def test_a_replay_beside_events_that_come_by_themselves_is_not_asked_for_again() -> None:
-    """A later event could come before those that a subscription brings."""
-    opened, job_id = session(), JobId("job_1")
-    opened.token = Secret("rt_1")
-    job = opened.follow(job_id, observed=False)
-    hand_out(opened, job, 1, 1)
-    job.begin_replay(0)
-    assert kept(opened) == (0, [ResumedJob(job_id, replay=(0, 1))])
-    job.observed = True
-    assert kept(opened) == (0, [ResumedJob(job_id, observed=True, behind=True, replay=(0, 1))])

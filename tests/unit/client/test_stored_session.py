@@ -13,7 +13,7 @@ from tests.unit.scripted_runtime import FEATURES, NUMBERED, ScriptedRuntime, log
 JOBS = (
     ResumedJob(JobId("job_1"), 3),
     ResumedJob(JobId("job_2"), observed=True, behind=True),
-    ResumedJob(JobId("job_3"), 9, 4, keyed=True, replay=(2, 7)),
+    ResumedJob(JobId("job_3"), 9, 4, keyed=True),
 )
 ENDED = ((JobId("job_4"), 9),)
 RESUMPTION = Resumption(SessionId("sess_1"), Secret("rt_very_secret"), 7, JOBS, 600, ENDED)

@@ -1,0 +1,120 @@
+"""In every session that is told positions those of a job rise, from where its history was asked for last."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from arcp_proto.features import POSITIONS
+from arcp_proto.limits import Limits
+from arcp_proto.server.journal.records import decode_record, encode_record
+from tests.unit.server.sessions.test_subscriptions import QUIET, positions, say, started, texts
+from tests.unit.world import FEATURES, Peer, World
+
+TOLD = (*FEATURES, POSITIONS)
+
+
+def asked(peer: Peer, job: str, after: int) -> None:
+    peer.send("job.subscribe", {"job_id": job, "history": True, "from_job_seq": after})
+
+
+@pytest.mark.parametrize(("earlier", "later"), [(0, 2), (2, 0)])
+@pytest.mark.parametrize("home", [True, False])
+def test_to_subscribe_again_while_behind_leaves_nothing_out(home: bool, earlier: int, later: int) -> None:
+    world = World()
+    peer, job = started(world, 3, features=TOLD)
+    if not home:
+        peer = world.client(features=TOLD)
+    had = len(texts(peer, job))
+    asked(peer, job, earlier)
+    asked(peer, job, later)
+    say(world, job, 4)
+    world.advance(0.001)
+    assert positions(peer, job)[had:] == [1, 2, 3, 4]
+
+
+def test_an_unsubscribe_leaves_the_submitting_session_what_waits_behind_a_history() -> None:
+    world = World()
+    peer, job = started(world, 2, features=TOLD)
+    asked(peer, job, 0)
+    say(world, job, 3)
+    peer.send("job.unsubscribe", {"job_id": job})
+    world.finish(job)
+    peer.send("job.unsubscribe", {"job_id": job})
+    world.advance(0.001)
+    assert positions(peer, job) == [1, 2, 1, 2, 3, 4]
+    assert texts(peer, job)[-1] == "success"
+
+
+def test_an_unsubscribe_ends_the_history_of_a_job_that_had_ended() -> None:
+    world = World()
+    peer, job = started(world, 2, features=TOLD)
+    world.finish(job)
+    asked(peer, job, 0)
+    peer.send("job.unsubscribe", {"job_id": job})
+    world.advance(0.001)
+    assert positions(peer, job) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("asks_again", [False, True])
+def test_a_history_that_is_asked_for_when_the_job_has_ended_leaves_what_waits(asks_again: bool) -> None:
+    """It is owed all the same: an unsubscribe takes back the second request, and not the job."""
+    world = World()
+    peer, job = started(world, 2, features=TOLD)
+    asked(peer, job, 1)
+    world.finish(job)
+    if asks_again:
+        asked(peer, job, 0)
+    peer.send("job.unsubscribe", {"job_id": job})
+    world.advance(0.001)
+    assert positions(peer, job) == [1, 2, *([1] if asks_again else []), 2, 3]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_history_that_is_cut_takes_nothing_from_the_submitting_session(ended: bool) -> None:
+    """What waits for a connection that does not read is numbered before the history goes."""
+    limits = Limits(history_events=16, session_events=200, backlog_events=4)
+    world = World(msgspec.structs.replace(QUIET, limits=limits))
+    peer, job = started(world, 10, features=TOLD)
+    asked(peer, job, 0)
+    world.carry_out(peer.connection.blocked(now=world.now))
+    say(world, job, *range(11, 41))
+    if ended:
+        world.finish(job)
+    world.carry_out(peer.connection.drained(now=world.now))
+    world.advance(0.01)
+    last = 41 if ended else 40
+    assert positions(peer, job) == [*range(1, 11), *range(1, last + 1)]
+
+
+def test_a_job_that_is_forgotten_takes_nothing_from_the_submitting_session() -> None:
+    limits = Limits(retention=10, session_events=200, backlog_events=4)
+    world = World(msgspec.structs.replace(QUIET, limits=limits))
+    peer, job = started(world, 10, features=TOLD)
+    asked(peer, job, 0)
+    world.carry_out(peer.connection.blocked(now=world.now))
+    say(world, job, 11)
+    world.finish(job)
+    world.advance(11)
+    assert world.runtime.jobs == {}
+    world.carry_out(peer.connection.drained(now=world.now))
+    world.advance(0.01)
+    assert positions(peer, job) == [*range(1, 11), *range(1, 13)]
+    assert texts(peer, job)[-1] == "success"
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_what_waits_for_the_submitting_session_is_owed_after_a_restart(snapshot: bool) -> None:
+    world = World(msgspec.structs.replace(QUIET, journal=True))
+    peer, job = started(world, 3, features=TOLD)
+    asked(peer, job, 0)
+    world.finish(job)
+    if snapshot:
+        world.records[:] = [decode_record(encode_record(one)) for one in world.runtime.snapshot()]
+    world.restart()
+    (backlog,) = next(iter(world.runtime.sessions.values())).backlogs.values()
+    assert (backlog.position, backlog.until, backlog.owed) == (0, None, True)
+    again = world.resumed(peer, 3)
+    again.send("job.unsubscribe", {"job_id": job})
+    world.advance(0.01)
+    assert positions(again, job) == [1, 2, 3, 4]
