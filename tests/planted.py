@@ -314,14 +314,14 @@ def terminal_twice_at_home(patch: Patch, hits: Hits) -> None:
     """The session that submitted a job gets its end twice, for one job in three."""
     original = apply._job_ended
 
-    def job_ended(runtime: Runtime, record: records.JobEnded) -> None:
+    def job_ended(runtime: Runtime, record: records.JobEndedRecord) -> None:
         job = runtime.jobs[record.job_id]
         home = job.home
         original(runtime, record)
         if home is not None and job.end is not None and hits.hit_job(job.id):
             append(runtime, home, apply.terminal(runtime, job, home, job.end, record.whole, observed=False))
 
-    patch.setitem(apply.APPLY, records.JobEnded, job_ended)
+    patch.setitem(apply.APPLY, records.JobEndedRecord, job_ended)
 
 
 @bug
@@ -354,7 +354,7 @@ def other_observers_never_get_the_end(patch: Patch, hits: Hits) -> None:
     """Who observes the jobs of another principal gets all but their ends."""
     job_ended, catch_up = apply._job_ended, apply._catch_up
 
-    def ended(runtime: Runtime, record: records.JobEnded) -> None:
+    def ended(runtime: Runtime, record: records.JobEndedRecord) -> None:
         job = runtime.jobs[record.job_id]
         for session in list(job.observers.values()):
             if session.principal != job.terms.principal and hits.hit():
@@ -367,7 +367,7 @@ def other_observers_never_get_the_end(patch: Patch, hits: Hits) -> None:
         else:
             catch_up(runtime, session, job)
 
-    patch.setitem(apply.APPLY, records.JobEnded, ended)
+    patch.setitem(apply.APPLY, records.JobEndedRecord, ended)
     patch.setattr(apply, "_catch_up", caught_up)
 
 

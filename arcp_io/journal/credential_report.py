@@ -16,7 +16,7 @@ from arcp_proto.server.journal.records import (
     CredentialOutstanding,
     CredentialRequested,
     CredentialRevoked,
-    JobEnded,
+    JobEndedRecord,
     JobKept,
     Record,
     decode_record,
@@ -90,7 +90,7 @@ def listed(records: Iterable[Record]) -> list[Outstanding]:
                 found[record.alias] = known._replace(state="outstanding", reason=record.reason)
             case CredentialRevoked():
                 found.pop(record.alias, None)
-            case JobEnded():
+            case JobEndedRecord():
                 ended[record.job_id] = None
             case JobKept(end=end) if end is not None:
                 ended[record.terms.job_id] = None

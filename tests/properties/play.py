@@ -22,7 +22,7 @@ from arcp_proto.recording import replay
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.jobs.inventory import AgentInfo
 from arcp_proto.server.journal.records import (
-    JobAccepted,
+    JobAcceptedRecord,
     JobForgotten,
     Observed,
     Record,
@@ -138,7 +138,7 @@ class Play(Judge):
         self.note()
         if sampled and self.world.runtime is runtime and len(self.world.records) > made:
             records = self.world.records[made:]
-            passing = (SessionOpened, SessionEnded, JobAccepted, JobForgotten, Observed)
+            passing = (SessionOpened, SessionEnded, JobAcceptedRecord, JobForgotten, Observed)
             changed = any(isinstance(fact, passing) for fact in records)
             changed = changed or list(map(encode_record, runtime.snapshot())) != before
             ensure(changed, f"nothing has changed, and records were made: {records}")

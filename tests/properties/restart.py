@@ -14,7 +14,7 @@ from arcp_proto.server.jobs.job import Job
 from arcp_proto.server.journal.apply import APPLY
 from arcp_proto.server.journal.records import (
     Delegated,
-    JobAccepted,
+    JobAcceptedRecord,
     JobKept,
     Record,
     decode_record,
@@ -132,7 +132,7 @@ def check_told(judge: Judge, bare: Runtime, durable: list[Record]) -> None:
     """What anybody was told, or asked to do, has survived."""
     accepted: dict[str, None] = {}
     for record in durable:
-        if isinstance(record, JobAccepted | Delegated | JobKept):
+        if isinstance(record, JobAcceptedRecord | Delegated | JobKept):
             accepted[record.terms.job_id] = None
     for client in judge.clients:
         client.see()
@@ -172,7 +172,9 @@ def _check_ends(bare: Runtime, line: Line) -> None:
 
 def forget(judge: Judge, bare: Runtime, durable: list[Record]) -> None:
     """What was not durable has never been."""
-    accepted = [fact.terms.job_id for fact in durable if isinstance(fact, JobAccepted | Delegated | JobKept)]
+    accepted = [
+        fact.terms.job_id for fact in durable if isinstance(fact, JobAcceptedRecord | Delegated | JobKept)
+    ]
     for job_id, work in list(judge.works.items()):
         if job_id not in accepted and not (work.gone and job_id not in bare.jobs):
             del judge.works[job_id]

@@ -19,8 +19,12 @@ from arcp_proto.leases.lease import MODEL_USE
 from arcp_proto.server.jobs import completion, gate, publish
 from arcp_proto.server.jobs.job import Job, Terms
 from arcp_proto.server.jobs.turn import Turn
-from arcp_proto.server.journal.records import CredentialIssued, CredentialRequested, CredentialRevoked
-from arcp_proto.server.journal.records import CredentialRotated as RotatedRecord
+from arcp_proto.server.journal.records import (
+    CredentialIssued,
+    CredentialRequested,
+    CredentialRevoked,
+    CredentialRotatedRecord,
+)
 from arcp_proto.wire import codec
 from arcp_proto.wire.credential import ROTATED, Credential
 from arcp_proto.wire.inputs import Input
@@ -397,5 +401,5 @@ def _tell(runtime: Runtime, job: Job, credentials: list[Credential]) -> None:
         job.credentials[credential.id].rotated = Rotated(credential)
         body = codec.encode_checked({"phase": ROTATED, "id": credential.id})
         payload = codec.open_event("status", runtime.time_text(), body)
-        runtime.commit(RotatedRecord(job.id, credential.id, payload))
+        runtime.commit(CredentialRotatedRecord(job.id, credential.id, payload))
         publish.spread(runtime, job, PROVISIONED_CREDENTIALS)

@@ -17,7 +17,7 @@ from arcp_proto.errors import RETRYABLE, ErrorCode
 from arcp_proto.ids import SECOND, Time, qualified
 from arcp_proto.server.audit import notice
 from arcp_proto.server.credentials import revocation
-from arcp_proto.server.journal.records import JobEnded, OutcomeFixed
+from arcp_proto.server.journal.records import JobEndedRecord, OutcomeFixed
 from arcp_proto.server.sessions import retention
 from arcp_proto.wire import codec
 from arcp_proto.wire.messages import JobError
@@ -146,7 +146,7 @@ def end_with_error(runtime: Runtime, job: Job, outcome: Outcome) -> None:
     if len(payload) > runtime.payload_limit(job):
         error.details = None
         payload = codec.encode_checked(error)
-    ended = JobEnded(job.id, outcome.status, "job.error", payload[:-1], runtime.unix)
+    ended = JobEndedRecord(job.id, outcome.status, "job.error", payload[:-1], runtime.unix)
     end(runtime, job, ended, outcome)
 
 
@@ -164,12 +164,12 @@ class Returned(NamedTuple):
 class Ending(msgspec.Struct):
     """The terminal of a job, and what its parent is told of it; `waits` for the revocation of credentials."""
 
-    ended: JobEnded
+    ended: JobEndedRecord
     how: Outcome | Returned | None
     waits: bool = True
 
 
-def end(runtime: Runtime, job: Job, ended: JobEnded, how: Outcome | Returned | None) -> None:
+def end(runtime: Runtime, job: Job, ended: JobEndedRecord, how: Outcome | Returned | None) -> None:
     """Let the terminal go once its credentials are revoked, or two seconds are over (§9.8.2).
 
     `how` is for whoever delegated the job.
@@ -206,7 +206,7 @@ def release(runtime: Runtime, job: Job) -> None:
     _send(runtime, job, ending.ended, ending.how)
 
 
-def _send(runtime: Runtime, job: Job, ended: JobEnded, how: Outcome | Returned | None) -> None:
+def _send(runtime: Runtime, job: Job, ended: JobEndedRecord, how: Outcome | Returned | None) -> None:
     parent, home, observers = job.parent, job.home, job.observers
     runtime.commit(ended)
     if ended.whole is not None:

@@ -10,7 +10,7 @@ import msgspec
 
 from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError
 from arcp_proto.ids import ulid
-from arcp_proto.server.journal.records import JobEnded, Whole
+from arcp_proto.server.journal.records import JobEndedRecord, Whole
 from arcp_proto.wire import codec
 from arcp_proto.wire.event_bodies import RESULT_CHUNK, UNSET
 from arcp_proto.wire.messages import Result
@@ -82,7 +82,7 @@ def _finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | No
         at = runtime.unix
         payload = codec.encode_checked(Result("success", runtime.stamp.text(at), value, summary=summary))
         how = None if job.parent is None else _for_parent(encoded)
-        ended = JobEnded(job.id, Status.SUCCESS, "job.result", payload[:-1], at)
+        ended = JobEndedRecord(job.id, Status.SUCCESS, "job.result", payload[:-1], at)
         if encoded is None:
             end(runtime, job, ended, how)
         elif not _fits(runtime, job, payload):
@@ -95,7 +95,9 @@ def _finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | No
             end(runtime, job, _as_whole(runtime, job, ended, encoded, summary), how)
 
 
-def _as_whole(runtime: Runtime, job: Job, ended: JobEnded, encoded: bytes, summary: str | None) -> JobEnded:
+def _as_whole(
+    runtime: Runtime, job: Job, ended: JobEndedRecord, encoded: bytes, summary: str | None
+) -> JobEndedRecord:
     """Return a terminal that has its value where frames are long, and names a `result_id` elsewhere."""
     at, begin = runtime.stamp.text(ended.at), ended.payload.index(encoded)
     result = Result("success", at, UNSET, _new_id(runtime, job), len(encoded), JSON_TYPE, summary)
@@ -150,7 +152,9 @@ def _end_stream(
         value = _joined(stream) if returned is None else codec.decode_value(returned.encode())
         how = Returned(value, stream.result_id, stream.size)
     payload = codec.encode_checked(result)[:-1]
-    end(runtime, job, JobEnded(job.id, Status.SUCCESS, "job.result", payload, runtime.unix, inline), how)
+    end(
+        runtime, job, JobEndedRecord(job.id, Status.SUCCESS, "job.result", payload, runtime.unix, inline), how
+    )
 
 
 def _inline(runtime: Runtime, job: Job, stream: Stream, at: str, summary: str | None) -> bytes | None:

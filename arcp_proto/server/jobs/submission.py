@@ -19,7 +19,7 @@ from arcp_proto.server import audit, responses
 from arcp_proto.server.audit import notice
 from arcp_proto.server.credentials import issuing
 from arcp_proto.server.credentials.model import shown
-from arcp_proto.server.journal.records import Delivered, JobAccepted, JobJoined, JobStarted
+from arcp_proto.server.journal.records import Delivered, JobAcceptedRecord, JobJoined, JobStarted
 from arcp_proto.server.responses import accepted_again, accepted_of
 from arcp_proto.server.sessions import admission_control
 from arcp_proto.server.sessions.session import Session, session_of
@@ -109,7 +109,7 @@ def accept(
     """
     again = runtime.journaling and runtime.inventory.restartable(terms.agent)
     kept = submit.input.json if again else None
-    runtime.commit(JobAccepted(terms, request_id, kept))
+    runtime.commit(JobAcceptedRecord(terms, request_id, kept))
     job = runtime.jobs[terms.job_id]
     if credentials:
         issuing.give(job, alias, credentials)

@@ -105,7 +105,7 @@ def _replied(runtime: Runtime, record: records.Replied) -> None:
 # Jobs.
 
 
-def _job_accepted(runtime: Runtime, record: records.JobAccepted) -> None:
+def _job_accepted(runtime: Runtime, record: records.JobAcceptedRecord) -> None:
     terms = record.terms
     runtime.job_count += 1
     job = Job(runtime.job_count, terms, Budget.of(terms.lease) if terms.lease else UNBOUND)
@@ -218,7 +218,7 @@ def _lease_ended(runtime: Runtime, record: records.LeaseEnded) -> None:
     runtime.jobs[record.job_id].expired = True
 
 
-def _job_ended(runtime: Runtime, record: records.JobEnded) -> None:
+def _job_ended(runtime: Runtime, record: records.JobEndedRecord) -> None:
     job = runtime.jobs[record.job_id]
     if job.holds:
         _lapse(job)
@@ -337,7 +337,7 @@ def _credential_outstanding(runtime: Runtime, record: records.CredentialOutstand
     runtime.provisions[record.alias].outstanding = record.reason
 
 
-def _credential_rotated(runtime: Runtime, record: records.CredentialRotated) -> None:
+def _credential_rotated(runtime: Runtime, record: records.CredentialRotatedRecord) -> None:
     job = runtime.jobs[record.job_id]
     held = job.credentials.get(record.credential_id)  # In recovery nothing knows the value.
     rotated = None if held is None else held.rotated
@@ -441,7 +441,7 @@ APPLY: Final[Mapping[type[Any], Callable[[Runtime, Any], None]]] = {
     records.TokenIssued: _token_issued,
     records.TokenProven: _token_proven,
     records.SessionEnded: _session_ended,
-    records.JobAccepted: _job_accepted,
+    records.JobAcceptedRecord: _job_accepted,
     records.Delegated: _delegated,
     records.JobJoined: _job_joined,
     records.JobStarted: _job_started,
@@ -452,12 +452,12 @@ APPLY: Final[Mapping[type[Any], Callable[[Runtime, Any], None]]] = {
     records.Reserved: _reserved,
     records.Settled: _settled,
     records.LeaseEnded: _lease_ended,
-    records.JobEnded: _job_ended,
+    records.JobEndedRecord: _job_ended,
     records.CredentialRequested: _credential_requested,
     records.CredentialIssued: _credential_issued,
     records.CredentialRevoked: _credential_revoked,
     records.CredentialOutstanding: _credential_outstanding,
-    records.CredentialRotated: _credential_rotated,
+    records.CredentialRotatedRecord: _credential_rotated,
     records.JobForgotten: _job_forgotten,
     records.KeyForgotten: _key_forgotten,
     records.Observed: _observed,

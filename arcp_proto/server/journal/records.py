@@ -19,6 +19,7 @@ from arcp_proto.server.sessions.reply_cache import Reply
 from arcp_proto.server.sessions.session import Backlog
 
 RECORD_VERSION: Final = 2
+"""The version of the schema of records: a journal says it, and one of another version is refused."""
 
 
 class SessionOpened(msgspec.Struct, tag=True, gc=False):
@@ -58,7 +59,7 @@ class SessionEnded(msgspec.Struct, tag=True, gc=False):
     session_id: SessionId
 
 
-class JobAccepted(msgspec.Struct, tag=True, gc=False):
+class JobAcceptedRecord(msgspec.Struct, tag="JobAccepted", gc=False):
     """`job.accepted` was answered to a request (§7.1).
 
     `input` is kept when the agent can be started again, as JSON.
@@ -173,7 +174,7 @@ class Whole(msgspec.Struct, frozen=True, gc=False):
     body: int
 
 
-class JobEnded(msgspec.Struct, tag=True, gc=False):
+class JobEndedRecord(msgspec.Struct, tag="JobEnded", gc=False):
     """The terminal of a job (§7.3); `inline` is its payload for sessions without `result_chunk`.
 
     With `whole` the payload names a `result_id`, and the submitting session has long frames.
@@ -218,7 +219,7 @@ class CredentialOutstanding(msgspec.Struct, tag=True, gc=False):
     reason: str
 
 
-class CredentialRotated(msgspec.Struct, tag=True, gc=False):
+class CredentialRotatedRecord(msgspec.Struct, tag="CredentialRotated", gc=False):
     """A `status credential_rotated`, numbered for the principal of the job alone; it holds no value."""
 
     job_id: JobId
@@ -249,7 +250,7 @@ class Observed(msgspec.Struct, tag=True, gc=False):
 
 
 class Replied(msgspec.Struct, tag=True, gc=False):
-    """An answer that is kept for a resume (§6.3), beside those that follow from `JobAccepted`."""
+    """An answer that is kept for a resume (§6.3), beside those that follow from `JobAcceptedRecord`."""
 
     session_id: SessionId
     reply: Reply
@@ -372,7 +373,7 @@ Record = (
     | TokenIssued
     | TokenProven
     | SessionEnded
-    | JobAccepted
+    | JobAcceptedRecord
     | Delegated
     | JobJoined
     | JobStarted
@@ -383,12 +384,12 @@ Record = (
     | Reserved
     | Settled
     | LeaseEnded
-    | JobEnded
+    | JobEndedRecord
     | CredentialRequested
     | CredentialIssued
     | CredentialRevoked
     | CredentialOutstanding
-    | CredentialRotated
+    | CredentialRotatedRecord
     | JobForgotten
     | KeyForgotten
     | Observed
@@ -403,6 +404,7 @@ Record = (
     | JobKept
     | KeyKept
 )
+"""Everything that a journal keeps, by its tag: the name of its class without `Record`."""
 
 
 def encode_record(record: Record) -> bytes:

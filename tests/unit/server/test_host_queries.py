@@ -12,7 +12,7 @@ from arcp_proto.limits import MAX_REASON_LENGTH
 from arcp_proto.recording import record, replay
 from arcp_proto.server.host_queries import Counts, JobInfo
 from arcp_proto.server.jobs.job import Status
-from arcp_proto.server.journal.records import JobEnded, OutcomeFixed
+from arcp_proto.server.journal.records import JobEndedRecord, OutcomeFixed
 from tests.unit.world import CONFIG, START, UNIX, World
 
 JOURNAL = msgspec.structs.replace(CONFIG, journal=True)
@@ -102,7 +102,7 @@ def test_children_end_first() -> None:
     assert world.stops() == [child, parent]
     world.stopped(parent)
     world.stopped(child)
-    ends = [fact.job_id for fact in world.records if isinstance(fact, JobEnded)]
+    ends = [fact.job_id for fact in world.records if isinstance(fact, JobEndedRecord)]
     assert ends == [child, parent]
     assert world.last(ChildEnded).code == "CANCELLED"
     details = [frame["payload"].get("details") for frame in peer.of("job.error")]
@@ -153,7 +153,7 @@ def test_a_cancel_survives_a_restart() -> None:
     job = world.client().submit()
     cancel(world, job, "enough")
     world.restart()
-    ended = [fact for fact in world.records if isinstance(fact, JobEnded)]
+    ended = [fact for fact in world.records if isinstance(fact, JobEndedRecord)]
     assert [(fact.job_id, fact.status) for fact in ended] == [(job, Status.CANCELLED)]
 
 

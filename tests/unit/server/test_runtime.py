@@ -17,8 +17,8 @@ from arcp_proto.server.config import WELCOME_BYTES
 from arcp_proto.server.jobs.inventory import AgentInfo
 from arcp_proto.server.journal.records import (
     Evicted,
-    JobAccepted,
-    JobEnded,
+    JobAcceptedRecord,
+    JobEndedRecord,
     JobStarted,
     Published,
     SessionOpened,
@@ -451,10 +451,10 @@ def test_an_input_makes_the_records_of_what_it_changed() -> None:
     peer = world.client()
     assert [type(record) for record in world.records] == [SessionOpened, TokenIssued]
     job = peer.submit()
-    assert [type(record) for record in world.records[2:]] == [JobAccepted, JobStarted]
+    assert [type(record) for record in world.records[2:]] == [JobAcceptedRecord, JobStarted]
     world.emit(job)
     world.finish(job)
-    assert [type(record) for record in world.records[4:]] == [Published, JobEnded]
+    assert [type(record) for record in world.records[4:]] == [Published, JobEndedRecord]
     for message in ("session.ping", "session.pong", "zork", "session.list_jobs"):
         peer.send(message, {"nonce": "n"})
     world.emit(peer.submit(), "log")

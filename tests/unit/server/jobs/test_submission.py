@@ -11,7 +11,7 @@ from arcp_proto.engine.output import StartJob
 from arcp_proto.features import POSITIONS
 from arcp_proto.limits import Limits
 from arcp_proto.server.jobs.inventory import AgentInfo
-from arcp_proto.server.journal.records import JobAccepted, JobStarted
+from arcp_proto.server.journal.records import JobAcceptedRecord, JobStarted
 from tests.unit.world import CONFIG, FEATURES, Frame, Peer, World
 
 JOURNAL = msgspec.structs.replace(CONFIG, journal=True)
@@ -505,7 +505,7 @@ def test_the_answer_to_a_cancel_is_in_no_history() -> None:
 def test_a_job_is_durable_before_it_starts() -> None:
     world = World(JOURNAL)
     world.client().submit()
-    assert [type(record) for record in world.records[2:]] == [JobAccepted, JobStarted]
+    assert [type(record) for record in world.records[2:]] == [JobAcceptedRecord, JobStarted]
 
 
 @pytest.mark.parametrize("restartable", [False, True])

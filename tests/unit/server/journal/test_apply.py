@@ -36,9 +36,9 @@ TERMS = Terms(
 KEYED = msgspec.structs.replace(TERMS, idempotency_key="k", fingerprint=b"f" * 32)
 OPENED = records.SessionOpened(SESSION, ALICE, ["ack", "result_chunk"], "")
 OPENED_OTHER = records.SessionOpened(OTHER, BOB, ["progress"], "go")
-ACCEPTED = records.JobAccepted(TERMS, "r1")
+ACCEPTED = records.JobAcceptedRecord(TERMS, "r1")
 STARTED = records.JobStarted(JOB)
-ENDED = records.JobEnded(JOB, Status.SUCCESS, "job.result", b'{"result":1', Time(7), b'{"inline":1')
+ENDED = records.JobEndedRecord(JOB, Status.SUCCESS, "job.result", b'{"result":1', Time(7), b'{"inline":1')
 OBSERVED = records.Observed(OTHER, JOB, None)
 
 
@@ -185,7 +185,7 @@ def test_to_join_a_job_that_is_forgotten_changes_nothing() -> None:
 
 
 def test_a_key_is_claimed_with_its_job_and_forgotten_by_itself() -> None:
-    runtime = applied(OPENED, records.JobAccepted(KEYED, "r1"), STARTED)
+    runtime = applied(OPENED, records.JobAcceptedRecord(KEYED, "r1"), STARTED)
     claim = runtime.keys.get(ALICE, "k")
     assert claim is not None
     assert (claim.fingerprint, claim.job_id, claim.ended) == (b"f" * 32, JOB, None)

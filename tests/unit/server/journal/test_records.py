@@ -69,7 +69,7 @@ def test_what_is_no_record(data: bytes) -> None:
 
 def test_every_record_says_which_it_is() -> None:
     tags = [shape.__struct_config__.tag for shape in get_args(Record)]
-    assert tags == [shape.__name__ for shape in get_args(Record)]
+    assert tags == [shape.__name__.removesuffix("Record") for shape in get_args(Record)]
     assert len(dict.fromkeys(tags)) == len(tags)
 
 

@@ -13,7 +13,13 @@ from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, SessionId
 from arcp_proto.limits import Limits
 from arcp_proto.server.jobs.inventory import AgentInfo
-from arcp_proto.server.journal.records import Evicted, HistoryCut, JobAccepted, JobEnded, Published
+from arcp_proto.server.journal.records import (
+    Evicted,
+    HistoryCut,
+    JobAcceptedRecord,
+    JobEndedRecord,
+    Published,
+)
 from arcp_proto.server.runtime import Runtime
 from tests.unit.world import CONFIG, FEATURES, START, UNIX, Peer, World
 
@@ -250,7 +256,7 @@ def test_every_restart_is_another_attempt() -> None:
 def test_a_job_that_was_accepted_and_never_started_starts_for_the_first_time() -> None:
     world = World(AGAIN)
     peer, job = started(world)
-    accepted = [type(record) for record in world.records].index(JobAccepted)
+    accepted = [type(record) for record in world.records].index(JobAcceptedRecord)
     world.records = world.records[: accepted + 1]
     world.restart()
     assert world.last(StartJob).attempt == 1
@@ -365,7 +371,7 @@ def test_what_recovery_decides_is_handed_out_by_the_first_take() -> None:
     runtime = Runtime.restore(JOURNAL, world.records, seed=b"t" * 32, now=START + 9, unix=UNIX)
     assert (runtime.record_count, runtime.persisted_count) == (2, 0)
     output = runtime.take()
-    assert [type(record) for record in output.records] == [JobEnded, JobEnded]
+    assert [type(record) for record in output.records] == [JobEndedRecord, JobEndedRecord]
     assert output.timer is not None and output.timer.at == START + 9 + 600 * SECOND
     assert output.events == ()
 
