@@ -133,7 +133,7 @@ class Gateway:
                 values = self.valid.get(alias)
                 ensure(not values, "I6", f"{alias} counts as revoked, and {values} are valid")
                 self._close(alias)
-            case facts.JobAccepted(terms=terms):
+            case facts.JobAcceptedRecord(terms=terms):
                 for alias, wait in self._waits.items():
                     if wait.job_id == terms.job_id:
                         self._close(alias)

@@ -82,12 +82,12 @@ class Ledger:
 
     def fact(self, record: facts.Record) -> None:
         """A record is about to be applied."""
-        if isinstance(record, facts.JobAccepted):
+        if isinstance(record, facts.JobAcceptedRecord):
             over = self.is_expired(_account(record.terms))
             ensure(not over, "I4", f"{record.terms.job_id} is accepted after the end of its lease")
         if isinstance(record, facts.Delegated):
             self._check_child(record.terms)
-        if isinstance(record, facts.JobEnded):
+        if isinstance(record, facts.JobEndedRecord):
             self._check_end(record)
         if isinstance(record, facts.Published) and record.kind == REMAINING:
             self._check_told(record)
@@ -106,7 +106,7 @@ class Ledger:
 
     def _write(self, book: dict[str, Account], record: facts.Record) -> None:
         match record:
-            case facts.JobAccepted(terms=terms) | facts.Delegated(terms=terms):
+            case facts.JobAcceptedRecord(terms=terms) | facts.Delegated(terms=terms):
                 book[terms.job_id] = _account(terms)
             case facts.Spent(job_id=job_id, currency=currency, amount=amount):
                 book[job_id].spend(currency, Fraction(amount))
@@ -124,7 +124,7 @@ class Ledger:
                 book[job_id].ends = False
                 for child in book.values():
                     child.earlier = child.earlier or child.parent == job_id
-            case facts.JobEnded(job_id=job_id):
+            case facts.JobEndedRecord(job_id=job_id):
                 book[job_id].lapse()
                 book[job_id].ended = True
             case _:
@@ -156,7 +156,7 @@ class Ledger:
             more = free is not None and amount > free
             ensure(not more, "I5", f"{what} has {amount} {currency} of {free}")
 
-    def _check_end(self, record: facts.JobEnded) -> None:
+    def _check_end(self, record: facts.JobEndedRecord) -> None:
         """It ends after its children; who is stopped with its parent has one that ends."""
         account = self._live[record.job_id]
         for child in self.children(account):

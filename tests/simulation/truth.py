@@ -352,7 +352,7 @@ class Truth:
         match record:
             case facts.Published(job_id=job_id, kind=kind, payload=payload):
                 self._published(job_id, kind, payload)
-            case facts.JobAccepted(terms=terms):
+            case facts.JobAcceptedRecord(terms=terms):
                 self.kept_jobs.add(terms.job_id)
                 self.kept_marks[terms.job_id] = set()
                 if terms.idempotency_key is not None:
@@ -363,7 +363,7 @@ class Truth:
                 self.kept_marks[str(terms.parent_job_id)].add(child_mark(terms.job_id))
             case facts.KeyForgotten(principal=principal, key=key):
                 del self.kept_keys[principal, key]
-            case facts.JobEnded(job_id=job_id):
+            case facts.JobEndedRecord(job_id=job_id):
                 self.kept_ends.add(job_id)
             case facts.JobForgotten(job_id=job_id):
                 self.kept_gone.add(job_id)

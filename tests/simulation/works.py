@@ -51,9 +51,9 @@ class Works:
     def fact(self, record: facts.Record) -> None:
         """A record is about to be applied."""
         match record:
-            case facts.JobAccepted(terms=terms) | facts.Delegated(terms=terms):
+            case facts.JobAcceptedRecord(terms=terms) | facts.Delegated(terms=terms):
                 self._accepted(terms)
-            case facts.JobEnded(job_id=job_id):
+            case facts.JobEndedRecord(job_id=job_id):
                 ensure(job_id not in self._ended_at, "I2", f"{job_id} ends twice")
                 self._ended_at[job_id] = self._world.now
                 work = self._world.truth.jobs[job_id]
