@@ -1,13 +1,14 @@
-"""python -m benchmarks.readme [FIGURES]: write what was measured into the README, and draw the plots.
+"""python -m benchmarks.readme [FIGURES]: write figures into README.md and docs/performance.md; draw plots.
 
-Without a file the figures are those that are committed, benchmarks/figures.json; another file replaces them.
+README.md has a few lines of the table, docs/performance.md has all of them and the plots. Without a file the
+figures are those that are committed, benchmarks/figures.json; another file replaces them.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,6 +20,7 @@ from .table import number, ratio
 from .targets import BURST, SUSPENDING, TARGETS, Target, To, Verdict, verdicts
 
 README: Final = ROOT / "README.md"
+PERFORMANCE: Final = ROOT / "docs" / "performance.md"
 PICTURES: Final = Path(__file__).with_name("plots")
 BEGIN: Final = "<!-- Between here and the end of figures `python -m benchmarks.readme` writes. -->\n"
 END: Final = "<!-- The end of figures. -->\n"
@@ -72,30 +74,62 @@ LINES: Final = (
 )
 
 
+IN_SHORT: Final[Mapping[str, str]] = {
+    "event, agent never suspends: µs": "CPU of the server for an event: µs",
+    "submit → result, p50: µs of time": "time from a submit to its result, p50: µs",
+    "job, 64 in flight: µs": "CPU of the server for a job, 64 in flight: µs",
+    "delivery to one of 100 observers: µs": "CPU for an event to one of 100 observers: µs",
+    "replay of 10,000 events: ms": "replay of 10,000 events after a resume: ms",
+    "idle session: KB": "memory of an idle session: KB",
+    "SQLite journal, FULL: events/s": "events/s into an SQLite journal, synced to the disk",
+    "`import arcp_io`: ms of time": "`import arcp_io`: ms",
+}
+"""Lines of the table that README.md shows as well, and what they are called there."""
+
+
 def main() -> int:
-    """Write the README's part and the plots; 0."""
+    """Write the figures into both pages, and the plots; 0."""
     if sys.argv[1:]:
         Figures.read(Path(sys.argv[1])).write(FIGURES)
     figures = Figures.read(FIGURES)
-    README.write_text(with_figures(README.read_text(), figures))
+    README.write_text(with_part(README.read_text(), in_short(figures)))
+    PERFORMANCE.write_text(with_part(PERFORMANCE.read_text(), part(figures)))
     write_plots(figures.rows, PICTURES)
     return 0
 
 
-def with_figures(text: str, figures: Figures) -> str:
-    """The README's text with these figures in it; raises ValueError when it has no place for them."""
+def with_part(text: str, written: str) -> str:
+    """Return a page with `written` between its marks; raises ValueError when it has no marks."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError("the marks of the figures are missing")
-    return f"{before}{BEGIN}\n{part(figures)}\n{END}{after}"
+    return f"{before}{BEGIN}\n{written}\n{END}{after}"
 
 
-def part(figures: Figures) -> str:
-    """The table, what was missed, and the plots."""
+def in_short(figures: Figures) -> str:
+    """Return the lines of the table that README.md shows: the peer, and arcp-io on two loops."""
+    found = _rows_by_line(figures)
+    names = (Implementation.PEER, Implementation.ASYNCIO, Implementation.TRIO)
+    written = ["| | PyPI | asyncio | trio |", "|---|---:|---:|---:|"]
+    for line in LINES:
+        rows = found.get((line.scenario, line.case, line.metric))
+        if rows and line.what in IN_SHORT:
+            cells = [_value(rows.get(name)) for name in names]
+            written.append(f"| {IN_SHORT[line.what]} | {' | '.join(cells)} |")
+    return "\n".join([*written, ""])
+
+
+def _rows_by_line(figures: Figures) -> dict[tuple[str, str, str], dict[Implementation, Row]]:
     found: dict[tuple[str, str, str], dict[Implementation, Row]] = defaultdict(dict)
     for row in figures.rows:
         found[row.scenario, row.case, row.metric][row.implementation] = row
+    return found
+
+
+def part(figures: Figures) -> str:
+    """Return the table, the targets that were missed, and the plots, for docs/performance.md."""
+    found = _rows_by_line(figures)
     stand: dict[tuple[str, str, str, Implementation], list[Verdict]] = defaultdict(list)
     for verdict in verdicts(figures):
         stand[*_place(verdict.target), verdict.target.implementation].append(verdict)
@@ -111,7 +145,7 @@ def part(figures: Figures) -> str:
     missed = [f"* {verdict.text}" for verdict in verdicts(figures) if not verdict.holds]
     written += ["", _about(figures), ""]
     written += ["Of the musts are missed:", "", *missed, ""] if missed else ["All musts hold.", ""]
-    written += [f"![{plot.title}](benchmarks/plots/{plot.file}.svg)" for plot in PLOTS]
+    written += [f"![{plot.title}](../benchmarks/plots/{plot.file}.svg)" for plot in PLOTS]
     return "\n".join([*written, ""])
 
 

@@ -136,21 +136,24 @@ def test_slices_of_a_run_are_one_file(tmp_path: Path) -> None:
     assert set(json.loads(file.read_text())) == {"machine", "runs", "rows"}
 
 
-def test_the_readme_shows_the_figures_that_are_committed() -> None:
-    figures, text = Figures.read(FIGURES), readme.README.read_text()
-    assert readme.with_figures(text, figures) == text
+def test_the_pages_show_the_figures_that_are_committed() -> None:
+    figures = Figures.read(FIGURES)
+    short, text = readme.README.read_text(), readme.PERFORMANCE.read_text()
+    assert readme.with_part(short, readme.in_short(figures)) == short
+    assert readme.with_part(text, readme.part(figures)) == text
     for plot in PLOTS:
         picture = readme.PICTURES / f"{plot.file}.svg"
         assert picture.read_text() == drawn(plot, lines_of(plot, figures.rows))
-        assert f"(benchmarks/plots/{plot.file}.svg)" in text
+        assert f"(../benchmarks/plots/{plot.file}.svg)" in text
 
 
-def test_every_line_of_the_readme_is_of_a_case_that_there_is() -> None:
+def test_every_line_of_the_table_is_of_a_case_that_there_is() -> None:
     cases = {(scenario.letter, case.name) for scenario in SCENARIOS for case in scenario.cases}
     assert [line for line in readme.LINES if (line.scenario, line.case) not in cases] == []
+    assert readme.IN_SHORT.keys() <= {line.what for line in readme.LINES}
 
 
-def test_the_readme_says_what_was_missed() -> None:
+def test_the_table_says_what_was_missed() -> None:
     samples = {ASYNCIO: {"server_cpu_us": [9.0]}, PEER: {"server_cpu_us": [20.0]}}
     figures = _figures(rows_of("a", "burst n=20000", samples))
     figures.machine = {"processor": "any", "cores": 2, "python": "3.11.7"}
@@ -160,7 +163,7 @@ def test_the_readme_says_what_was_missed() -> None:
     assert "* a burst n=20000, server_cpu_us, asyncio: 0.45 of the peer (must ≤ 0.111" in written
     assert "A quick run of 2 minutes on any, 2 cores" in written
     with pytest.raises(ValueError, match="marks"):
-        readme.with_figures("no marks", figures)
+        readme.with_part("no marks", written)
 
 
 def test_every_target_is_of_a_case_that_there_is() -> None:

@@ -18,6 +18,7 @@ OTHERS: Final = ("tests", "fuzz", "benchmarks")
 TOP_LEVEL: Final = (
     *PACKAGES,
     *OTHERS,
+    "docs",
     *("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"),
     *("dist", "build", "PKG-INFO"),  # What builds make.
 )
@@ -64,11 +65,6 @@ def documented(source: str) -> dict[str, bool]:
     return names
 
 
-def python_blocks(markdown: str) -> list[str]:
-    """The fenced Python blocks of a text."""
-    return re.findall(r"^```python\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE)
-
-
 def _sources(*roots: str) -> Iterator[Path]:
     for root in roots:
         yield from sorted((ROOT / root).rglob("*.py"))
@@ -95,7 +91,9 @@ def test_nothing_is_left_behind(path: Path) -> None:
 
 
 def test_no_file_names_a_place_on_a_machine() -> None:
-    texts = [path for root in (*PACKAGES, *OTHERS, ".ci") for path in sorted((ROOT / root).rglob("*"))]
+    texts = [
+        path for root in (*PACKAGES, *OTHERS, "docs", ".ci") for path in sorted((ROOT / root).rglob("*"))
+    ]
     texts += [ROOT / name for name in ("pyproject.toml", "README.md", "CHANGELOG.md")]
     found = [
         (_name(path), match[0])
@@ -145,13 +143,6 @@ def test_public_names_are_documented(package: str) -> None:
     assert [name for name in module.__all__ if not found[name]] == []
 
 
-def test_what_the_readme_shows_can_be_compiled() -> None:
-    blocks = python_blocks((ROOT / "README.md").read_text())
-    assert blocks
-    for block in blocks:
-        compile(block, "README.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-
-
 def test_long_functions_are_found() -> None:
     source = "def f():\n    async def g():\n        pass\n    return g\n"
     assert functions(source) == [("f", 4), ("g", 2)]
@@ -160,11 +151,6 @@ def test_long_functions_are_found() -> None:
 def test_missing_docstrings_are_found() -> None:
     source = 'class A:\n    """Doc."""\nclass B: pass\nX = 1\n"""Doc."""\nY: int = 2\ndef f(): ...\n'
     assert documented(source) == {"A": True, "B": False, "X": True, "Y": False, "f": False}
-
-
-def test_python_blocks_are_found() -> None:
-    text = "```console\nls\n```\n```python\nx = 1\n```\nand\n```python\ny = 2\n```\n"
-    assert python_blocks(text) == ["x = 1\n", "y = 2\n"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""What the README shows, as it stands there: its loop over selectors, its agents, its commands, its table."""
+"""Programs of README.md and docs/, as they stand there, with their commands and the table of patterns."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import runpy
@@ -11,6 +12,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from textwrap import indent
 from threading import Thread
@@ -20,16 +22,18 @@ import anyio
 import pytest
 
 from arcp_io import App, JobContext, SqliteJournal, connect, serve, serve_memory
-from arcp_io.errors import InternalError, LeaseSubsetViolation, Unauthenticated
+from arcp_io.errors import ArcpError, InternalError, LeaseSubsetViolation, Unauthenticated
 from arcp_io.journal.credential_report import outstanding_in
 from arcp_proto.leases.lease import Grants
 from arcp_proto.server.audit import FACTS
+from tests.docs import pages
+from tests.docs.pages import program
 from tests.io.gateway import MASTER, gateway
 from tests.io.http_server import served
 from tests.io.processes import Served
 
-README: Final = Path(__file__).parents[2] / "README.md"
-BLOCKS: Final = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+LEASES: Final = (pages.DOCS / "guides" / "leases.md").read_text()
+AUDIT: Final = (pages.DOCS / "guides" / "audit.md").read_text()
 URL: Final = "ws://127.0.0.1:7777/arcp"
 TIMEOUT: Final = 30
 """Seconds after which a server that says nothing is taken for dead."""
@@ -59,16 +63,10 @@ class Client(NamedTuple):
         return [frame["payload"] for frame in frames]
 
 
-def example(name: str) -> str:
-    """The block of that name, in its first line; or the one that begins so."""
-    [found] = [block for block in BLOCKS if re.match(rf"(# )?{re.escape(name)}", block)]
-    return found
-
-
 def app_of(name: str, directory: Path, **replaced: str) -> App:
     """The App of the block of that name, with what it says of the world outside replaced."""
     path = directory / name
-    source = example(name)
+    source = program(name)
     for words, by in replaced.items():
         assert words in source
         source = source.replace(words, by)
@@ -81,7 +79,7 @@ def app_of(name: str, directory: Path, **replaced: str) -> App:
 def address(tmp_path: Path) -> Iterator[tuple[str, int]]:
     """Where the example listens, in a thread; it has to end when its listener is closed."""
     module = tmp_path / "any_loop.py"
-    module.write_text(example("any_loop.py"))
+    module.write_text(program("any_loop.py"))
     serve = runpy.run_path(str(module), run_name="any_loop")["serve"]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listening: tuple[str, int] = listener.getsockname()
@@ -103,7 +101,7 @@ def connected(address: tuple[str, int]) -> Iterator[Client]:
         yield Client(transport, lines)
 
 
-def test_the_loop_in_the_readme_runs_a_job(address: tuple[str, int]) -> None:
+def test_any_loop_runs_a_job(address: tuple[str, int]) -> None:
     with connected(address) as client:
         client.hello("s3cret")
         [welcome] = client.receive("session.welcome")
@@ -118,7 +116,7 @@ def test_the_loop_in_the_readme_runs_a_job(address: tuple[str, int]) -> None:
         assert next(client.lines, b"") == b""
 
 
-def test_the_loop_in_the_readme_asks_for_the_token(address: tuple[str, int]) -> None:
+def test_any_loop_asks_for_the_token(address: tuple[str, int]) -> None:
     with connected(address) as client:
         client.hello("wrong")
         [error] = client.receive("session.error")
@@ -126,7 +124,7 @@ def test_the_loop_in_the_readme_asks_for_the_token(address: tuple[str, int]) -> 
         assert next(client.lines, b"") == b""
 
 
-def test_the_loop_in_the_readme_serves_several_and_survives_who_is_gone(address: tuple[str, int]) -> None:
+def test_any_loop_serves_several_and_survives_who_is_gone(address: tuple[str, int]) -> None:
     with connected(address) as first, connected(address) as second:
         first.hello("s3cret")
         second.hello("s3cret")
@@ -145,21 +143,21 @@ def test_the_loop_in_the_readme_serves_several_and_survives_who_is_gone(address:
 
 
 def test_the_first_agent_and_its_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    served = Served(tmp_path, agents=example("hello.py"))
+    served = Served(tmp_path, agents=program("hello.py"))
     client = tmp_path / "client.py"
-    client.write_text(example("import asyncio").replace(URL, served.url))
+    client.write_text(program("client.py").replace(URL, served.url))
     runpy.run_path(str(client))
     assert served.stop() == 0
-    *events, result = capsys.readouterr().out.splitlines()
-    assert [event.split()[1] for event in events] == ["log", "progress"]
-    assert result == "{'echo': {'x': 1}}"
+    shown = re.search(r"^\$ python client\.py\n(.*?)^\$", pages.README.read_text(), re.DOTALL | re.MULTILINE)
+    assert shown is not None
+    assert capsys.readouterr().out == shown[1]
 
 
 @pytest.mark.anyio
 async def test_the_test_of_an_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "hello.py").write_text(example("hello.py"))
+    (tmp_path / "hello.py").write_text(program("hello.py"))
     test = tmp_path / "test_echo.py"
-    test.write_text(example("test_echo.py"))
+    test.write_text(program("test_echo.py"))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "hello", raising=False)
     await runpy.run_path(str(test))["test_echo"]()
@@ -168,7 +166,7 @@ async def test_the_test_of_an_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def rows() -> list[tuple[str, str, list[str], list[str]]]:
     """The table of patterns: capability, pattern, what it covers, and what not."""
-    table = README.read_text().partition("| Asked by | Pattern |")[2].partition("\n\n")[0]
+    table = LEASES.partition("| Asked by | Pattern |")[2].partition("\n\n")[0]
     lines = re.findall(r"^\| (`.*) \|$", table, re.MULTILINE)
     cells = [[re.findall(r"`([^`]+)`", cell) for cell in line.split(" | ")] for line in lines]
     return [(first[0], pattern[0], covered, others) for first, pattern, covered, others in cells]
@@ -188,7 +186,7 @@ def test_the_table_of_patterns(capability: str, pattern: str, covered: list[str]
 
 
 def data(tmp_path: Path) -> Path:
-    """What stands for the README's /data."""
+    """What stands for the /data of the page."""
     directory = tmp_path.resolve() / "data"
     directory.mkdir()
     (directory / "question.txt").write_text("why?")
@@ -200,10 +198,10 @@ FOUND: Final = {"found": [f"part {number}" for number in range(13)], "left": "0.
 
 
 def test_the_command_that_asks_for_a_lease(tmp_path: Path) -> None:
-    [command] = re.findall(r"^\$ (arcp-io submit .*? research .*?[^\\])$", README.read_text(), re.M | re.S)
+    [command] = re.findall(r"^\$ (arcp-io submit .*? research .*?[^\\])$", LEASES, re.M | re.S)
     at, directory = str(data(tmp_path)), tmp_path / "served"
     directory.mkdir()
-    served = Served(directory, agents=example("research.py").replace("/data", at))
+    served = Served(directory, agents=program("research.py").replace("/data", at))
     words = shlex.split(command.replace("/data", at).replace("\\\n", ""))
     assert words[:3] == ["arcp-io", "submit", URL]
     done = served.submit(*words[3:])
@@ -227,7 +225,7 @@ async def test_a_lease_from_python(tmp_path: Path) -> None:
     at = str(data(tmp_path))
     app = app_of("research.py", tmp_path, **{"/data": at})
     asking = tmp_path / "asking.py"
-    source = example("from datetime import timedelta").replace("/data", at) + "return job"
+    source = pages.fragment("from datetime import timedelta").replace("/data", at) + "return job"
     asking.write_text("async def ask(session):\n" + indent(source, "    "))
     ask = runpy.run_path(str(asking))["ask"]
     async with serve(app, port=0) as server, connect(server.url, token="s3cret") as session:
@@ -312,8 +310,102 @@ async def test_what_a_client_may_take_and_the_audit(tmp_path: Path, monkeypatch:
     told = {key: refused.value.details[key] for key in ("limit", "max", "retry_after_ms")}
     assert told == {"limit": "principal_jobs", "max": 20, "retry_after_ms": 1000}
     failed, limited = [json.loads(line) for line in (tmp_path / "audit.ndjson").read_text().splitlines()]
-    [shown] = re.findall(r"^(\{\"at\".*)$", README.read_text(), re.MULTILINE)
+    [shown] = re.findall(r"^(\{\"at\".*)$", AUDIT, re.MULTILINE)
     assert json.loads(shown).keys() == failed.keys()
     assert json.loads(shown)["facts"].keys() == failed["facts"].keys() == {*FACTS["authentication_failed"]}
     assert (failed["what"], failed["facts"]["reason"]) == ("authentication_failed", "the token")
     assert (limited["what"], limited["principal"], limited["facts"]["max"]) == ("limit_reached", "alice", 20)
+
+
+@pytest.mark.anyio
+async def test_a_server_inside_a_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "embedded.py"
+    path.write_text(program("embedded.py"))
+    await runpy.run_path(str(path))["main"]()
+    result, counts = capsys.readouterr().out.splitlines()
+    assert result == "{'echo': {'x': 1}}"
+    assert "['job_" in counts
+
+
+@pytest.mark.anyio
+async def test_inputs_and_results_of_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "orders.py").write_text(program("orders.py"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "orders", raising=False)
+    orders: Any = importlib.import_module("orders")
+    async with serve_memory(orders.app) as memory, connect(memory, token="s3cret") as session:
+        order = await orders.ask(session)
+    assert order == orders.Order(7, Decimal("0.20"))
+    monkeypatch.delitem(sys.modules, "orders")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("how", "code", "retryable"),
+    [
+        ("perhaps later", "INTERNAL_ERROR", True),
+        ("never", "INVALID_REQUEST", False),
+        ("now", "x-vendor.acme.DISK_FULL", True),
+    ],
+)
+async def test_how_an_agent_fails(how: str, code: str, retryable: bool, tmp_path: Path) -> None:
+    app = app_of("failing.py", tmp_path)
+    async with serve_memory(app) as memory, connect(memory, token="s3cret") as session:
+        with pytest.raises(ArcpError) as failed:
+            await (await session.submit("fail", how)).result()
+    assert (failed.value.code, failed.value.retryable) == (code, retryable)
+
+
+@pytest.mark.anyio
+async def test_a_large_result(tmp_path: Path) -> None:
+    path = tmp_path / "export.py"
+    path.write_text(program("export.py"))
+    module = runpy.run_path(str(path))
+    async with serve_memory(module["app"]) as memory, connect(memory, token="s3cret") as session:
+        await module["download"](session, tmp_path / "export.csv")
+    lines = (tmp_path / "export.csv").read_text().splitlines()
+    assert (len(lines), lines[-1]) == (100_000, "99999,9999800001")
+
+
+@pytest.mark.anyio
+async def test_a_key_makes_one_job(tmp_path: Path) -> None:
+    path = tmp_path / "once.py"
+    path.write_text(program("once.py"))
+    pay = runpy.run_path(str(path))["pay"]
+    app, paid = App(name="example", version="0.1.0", tokens={"s3cret": "alice"}), []
+
+    @app.agent("pay")
+    async def agent(job: JobContext, invoice: str) -> int:
+        paid.append(invoice)
+        return len(paid)
+
+    async with serve_memory(app) as memory:
+        for _ in range(2):
+            async with connect(memory, token="s3cret") as session:
+                assert await pay(session, "a") == 1
+    assert paid == ["a"]
+
+
+@pytest.mark.anyio
+async def test_a_watcher_sees_finished_jobs(tmp_path: Path) -> None:
+    path = tmp_path / "watcher.py"
+    path.write_text(program("watcher.py"))
+    watch = runpy.run_path(str(path))["watch"]
+    app = app_of("counter.py", tmp_path, **{"sleep(0.2)": "sleep(0)"})
+    async with serve_memory(app) as memory, connect(memory, token="s3cret") as session:
+        job = await session.submit("count", 2)
+        await job.result()
+        async with connect(memory, token="s3cret") as other:
+            assert await watch(other) == {job.id: [(1, "log"), (2, "log")]}
+
+
+@pytest.mark.anyio
+async def test_an_isolated_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "isolated.py").write_text(program("isolated.py"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "isolated", raising=False)
+    app: App = importlib.import_module("isolated").app
+    async with serve_memory(app) as memory, connect(memory, token="s3cret") as session:
+        names = await (await session.submit("environment")).result()
+    assert "HOME" not in names
+    monkeypatch.delitem(sys.modules, "isolated")

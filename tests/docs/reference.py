@@ -1,0 +1,494 @@
+"""python -m tests.docs.reference: write the pages of docs/reference/ from the tables in the code.
+
+A test compares the pages with what is committed. Run this after a change of a table, and commit the result.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import ModuleType
+from typing import Any, Final, get_args
+
+import msgspec
+import typer
+
+from arcp_io import errors as exceptions
+from arcp_io.cli import commands as cli
+from arcp_io.cli.exit_codes import Exit
+from arcp_proto import errors, features, limits
+from arcp_proto.client import client as client_machine
+from arcp_proto.client.dispatch import HANDLERS as OF_CLIENT
+from arcp_proto.engine import machine, timers
+from arcp_proto.engine.connection import Phase
+from arcp_proto.server import audit
+from arcp_proto.server.dispatch import DUE
+from arcp_proto.server.dispatch import HANDLERS as OF_RUNTIME
+from arcp_proto.server.journal import records
+from arcp_proto.wire import event_bodies, messages, peer_quirks
+from tests.docs.diagrams import diagram_of_jobs
+from tests.docs.pages import GENERATED
+
+NOTE: Final = (
+    "<!-- Written by `python -m tests.docs.reference` from the code: change the code, not this page. -->"
+)
+
+
+def main() -> int:
+    """Write every page; 0."""
+    GENERATED.mkdir(exist_ok=True)
+    for name, text in written().items():
+        (GENERATED / name).write_text(text)
+    return 0
+
+
+def written() -> dict[str, str]:
+    """Return the pages by the names of their files."""
+    return {name: "\n\n".join([NOTE, *write()]) + "\n" for name, write in PAGES.items()}
+
+
+def error_codes() -> list[str]:
+    """The codes of §12, whether trying again can help, and the classes of exceptions."""
+    classes = [value for value in vars(exceptions).values() if inspect.isclass(value)]
+    base = exceptions.ArcpError
+    ours = [value for value in classes if issubclass(value, base) and value is not base]
+    rows = []
+    for code in errors.ErrorCode:
+        [found] = [one for one in ours if vars(one).get("default_code") == code]
+        rows.append(
+            [f"`{code}`", _yes(errors.RETRYABLE[code]), f"`{found.__name__}`", sentence(found.__doc__)]
+        )
+    local = [
+        [f"`{one.__name__}`", f"`{one.default_code}`" if issubclass(one, base) else "", sentence(one.__doc__)]
+        for one in classes
+        if one.__module__ == exceptions.__name__ and one.__name__ not in {row[2].strip("`") for row in rows}
+    ]
+    return [
+        "# Error codes",
+        "An error names one of the fifteen codes of the draft (§12). For each of them the table decides"
+        " whether trying again can help; an agent cannot change that. The client raises one class of"
+        " `arcp_io.errors` for each code.",
+        table(["Code", "Retryable", "Exception", "Meaning"], rows),
+        "## Other exceptions",
+        "These are raised by the client, by a runtime in the agent, or by the code that uses either. Codes of"
+        " these classes that the draft does not have never cross the wire.",
+        table(["Exception", "Code", "Meaning"], local),
+    ]
+
+
+def message_types() -> list[str]:
+    """Every message of both roles: when it is legal, what it needs, and its fields."""
+    told = [
+        "# Messages",
+        "An envelope is one JSON object with a `type` and a `payload`. The tables say in which phase of a"
+        " connection each type is legal, and which feature both sides must have negotiated (§6.2). The fields"
+        " below each table are those of the payload; an optional field is left out when it has no value.",
+        "## What a client sends",
+        "Any other type is answered by `session.error` with INVALID_REQUEST. A *request* counts towards"
+        " `requests_per_sec` (see [Limits](limits.md)).",
+    ]
+    rows = [
+        [
+            f"`{kind}`",
+            f"`{phase}`",
+            f"`{rule.feature}`" if rule.feature else "",
+            _yes(rule.counted),
+            sentence(rule.handle.__doc__),
+        ]
+        for phase, rules in OF_RUNTIME.items()
+        for kind, rule in rules.items()
+    ]
+    told.append(table(["Type", "Phase", "Feature", "Request", "What the runtime does"], rows))
+    told += _fields_of_messages(messages.TO_RUNTIME)
+    told += [
+        "## What a runtime sends",
+        "The client ignores any other type, so that a newer runtime can be understood.",
+    ]
+    rows = [
+        [f"`{kind}`", f"`{phase}`", sentence(handler.__doc__)]
+        for phase, handlers in OF_CLIENT.items()
+        for kind, handler in handlers.items()
+    ]
+    told.append(table(["Type", "Phase", "What the client does"], rows))
+    told += _fields_of_messages(messages.TO_CLIENT)
+    told += [
+        "## Kinds of events",
+        "The body of a `job.event` is an object whose fields depend on its `kind` (§8.2). Kinds of your own"
+        " are named `x-vendor.<vendor>.<name>`, and may have any fields.",
+    ]
+    rows = []
+    for kind, body in event_bodies.BODIES.items():
+        feature = event_bodies.FEATURE_OF_KIND.get(kind)
+        rows.append([f"`{kind}`", _fields(body), f"`{feature}`" if feature else "", _doc(body)])
+    told.append(table(["Kind", "Fields", "Feature", "Meaning"], rows))
+    told += [
+        "## Features",
+        "A session has the features that both sides name. They are named in this order: "
+        + ", ".join(f"`{name}`" for name in features.FEATURES)
+        + ".",
+    ]
+    return told
+
+
+def _fields_of_messages(shapes: Mapping[str, type[msgspec.Struct]]) -> list[str]:
+    rows = [[f"`{kind}`", _fields(shape), _doc(shape)] for kind, shape in shapes.items()]
+    return [table(["Type", "Fields of the payload", "Meaning"], rows)]
+
+
+def _fields(shape: type[msgspec.Struct]) -> str:
+    """Return the fields of a message, optional ones with a question mark."""
+    words = []
+    for field in msgspec.structs.fields(shape):
+        required = field.required or field.default is msgspec.NODEFAULT
+        words.append(f"`{field.encode_name}`" if required else f"`{field.encode_name}`?")
+    return ", ".join(words)
+
+
+UNITS: Final[Mapping[str, str]] = {
+    "message": "bytes",
+    "early_message": "bytes",
+    "frame": "bytes",
+    "inline_frame": "bytes",
+    "client_frame": "bytes",
+    "chunk": "bytes",
+    "result": "bytes",
+    "returned": "bytes",
+    "results": "bytes",
+    "hello": "s",
+    "authentication": "s",
+    "rest": "s",
+    "linger": "s",
+    "grace": "s",
+    "retention": "s",
+    "idempotency": "s",
+    "over_rate": "s",
+    "idle_session": "s",
+    "issue": "s",
+    "revocation": "s",
+    "revocation_pause": "s",
+    "gap": "s",
+    "early_control_frames": "",
+    "held_messages": "",
+    "bad_messages": "",
+    "subscriptions": "",
+    "replies": "",
+    "lag": "",
+    "page": "",
+    "idempotency_keys": "",
+    "idempotency_keys_total": "",
+    "control_envelopes": "",
+    "pull_envelopes": "",
+    "sessions": "",
+    "anonymous_sessions": "",
+    "connections": "",
+    "early_connections": "",
+    "failed_authentications": "",
+    "peers": "",
+    "delegation_depth": "",
+    "children": "",
+    "descendants": "",
+    "waiting_submits": "",
+    "requests": "",
+}
+"""Units of those fields of Limits whose names do not say it; empty for a number of things."""
+SUFFIXES: Final[Mapping[str, str]] = {
+    "_per_sec": "per second",
+    "_bytes": "bytes",
+    "_events": "",
+    "_jobs": "",
+    "_jobs_total": "",
+}
+"""Units of fields by the ends of their names."""
+
+
+def unit_of(name: str) -> str:
+    """Return the unit of a field of Limits; raises KeyError for a field that has none."""
+    for suffix, unit in SUFFIXES.items():
+        if name.endswith(suffix):
+            return unit
+    if name not in UNITS:
+        raise KeyError(f"tests/docs/reference.py does not know the unit of Limits.{name}")
+    return UNITS[name]
+
+
+def limit_table() -> list[str]:
+    """Every field of Limits, and the bounds that cannot be changed."""
+    text = inspect.getdoc(limits.Limits) or ""
+    before, _, fields = text.partition("The fields:")
+    meanings = {
+        name: one_line(meaning)
+        for name, meaning in re.findall(r"^  (\w+): (.*?)(?=^  \w+: |\Z)", fields, re.DOTALL | re.MULTILINE)
+    }
+    defaults = limits.Limits()
+    rows = [
+        [f"`{name}`", f"{getattr(defaults, name):,}", unit_of(name), meanings[name]]
+        for name in limits.Limits.__struct_fields__
+    ]
+    fixed = [
+        [f"`{name}`", f"{getattr(limits, name):,}", meaning]
+        for name, meaning in constant_docs(limits).items()
+        if name.startswith("MAX_")
+    ]
+    return [
+        "# Limits",
+        "A host changes a bound with `App(limits=Limits(sessions=500))`, a client with"
+        " `connect(url, limits=Limits(...))`. What happens at those bounds that users meet stands in"
+        " [What a client may take](../guides/limits.md).",
+        *paragraphs(before),
+        table(["Field of `Limits`", "Default", "Unit", "Meaning"], rows),
+        "## Bounds that are fixed",
+        table(["Name in `arcp_proto.limits`", "Value", "Meaning"], fixed),
+    ]
+
+
+def timer_table() -> list[str]:
+    """Every kind of timer, and the roles that have it."""
+    meanings = member_docs(timers.TimerKind)
+    both = set(_kinds_in(machine))
+    rows = []
+    for kind in timers.TimerKind:
+        roles = ["runtime"] * (kind in DUE) + ["client"] * (kind in _kinds_in(client_machine))
+        rows.append(
+            [f"`{kind}`", "both" if kind in both and not roles else " and ".join(roles), meanings[kind.name]]
+        )
+    return [
+        "# Timers",
+        "All deadlines of a runtime or a client are in one heap, in its state machine. `Output.timer` says"
+        " when to call `handle_timer` next, and gives the kind as the reason. A call that is early, late or"
+        " repeated does no harm.",
+        table(["Kind", "Role", "What happens when it is due"], rows),
+    ]
+
+
+def _kinds_in(module: ModuleType) -> list[timers.TimerKind]:
+    """Return the kinds that a module handles by a `case`."""
+    found = re.findall(r"case \(?TimerKind\.(\w+)", inspect.getsource(module))
+    return [timers.TimerKind[name] for name in found]
+
+
+def audit_facts() -> list[str]:
+    """The facts of an audit, and the notices for a log."""
+    docs = constant_docs(audit)
+    return [
+        "# Audit facts",
+        "A fact has the fields `at`, `what`, `principal` and `facts`; see [Audit](../guides/audit.md). None"
+        " of them holds a secret.",
+        table(["What", "Fields of `facts`"], _names(audit.FACTS)),
+        *paragraphs(docs["FACTS"]),
+        "## Notices",
+        "These are for the log of a server, and not for its audit.",
+        table(["What", "Fields"], _names(audit.NOTICES)),
+        *paragraphs(docs["NOTICES"]),
+    ]
+
+
+def _names(facts: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    return [[f"`{name}`", ", ".join(f"`{field}`" for field in fields)] for name, fields in facts.items()]
+
+
+def quirk_table() -> list[str]:
+    """Peers that deviate from the draft, and what they get instead."""
+    plain, *others = peer_quirks.QUIRKS.values()
+    meanings = member_docs(peer_quirks.RefusalForm)
+    docs = attribute_docs(peer_quirks.Quirk)
+    names = [field.name for field in msgspec.structs.fields(peer_quirks.Quirk) if field.name != "name"]
+    rows = [
+        [f"`{name}`", *(_quirk_value(getattr(one, name), getattr(plain, name)) for one in others)]
+        for name in names
+    ]
+    forms = [[f"`{form}`", meanings[form.name]] for form in peer_quirks.RefusalForm]
+    return [
+        "# Peer quirks",
+        "Some clients cannot read what the draft says. The runtime recognises them by their hello and answers"
+        " in the form that they read; `App(quirks=False)` switches this off. An empty cell means the form of"
+        " the draft.",
+        table(["Rule", *(one.name for one in others)], rows),
+        "The rules `submit`, `cancel`, `subscribe`, `list_jobs` and `other` say how a refused message of that"
+        " type is answered:",
+        table(["Form", "Meaning"], forms),
+        "The other rules:",
+        table(["Rule", "Meaning"], [[f"`{name}`", meaning] for name, meaning in docs.items()]),
+    ]
+
+
+def _quirk_value(value: object, plain: object) -> str:
+    if value == plain:
+        return ""
+    return _yes(value) if isinstance(value, bool) else f"`{value}`"
+
+
+def command_line() -> list[str]:
+    """Every command with its arguments and options, as its own help says."""
+    group: Any = typer.main.get_command(cli._app)
+    told = [
+        "# Command line",
+        "Each command says the same with `--help`. [The guide](../guides/command-line.md) explains how the"
+        " commands work together.",
+    ]
+    for name, command in _commands(group, ""):
+        told += [f"## arcp-io {name}", *_help(command.help or "")]
+        rows = [_option(parameter) for parameter in command.params if "--help" not in parameter.opts]
+        told.append(table(["Argument or option", "Default", "Meaning"], rows))
+    codes = [[f"{code.value}", f"`{code.name}`"] for code in Exit]
+    told += [
+        "## Exit codes",
+        "What each of them means stands in [the guide](../guides/command-line.md#exit-codes).",
+    ]
+    told.append(table(["Code", "Name in `arcp_io.cli.exit_codes.Exit`"], codes))
+    return told
+
+
+def _commands(group: Any, before: str) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, command in group.commands.items():
+        found += (
+            _commands(command, f"{before}{name} ")
+            if hasattr(command, "commands")
+            else [(before + name, command)]
+        )
+    return found
+
+
+def _help(text: str) -> list[str]:
+    """Return the help of a command, with its examples as a block."""
+    before, _, examples = inspect.cleandoc(text.replace("\b", "")).partition("Examples:")
+    told = paragraphs(before)
+    if examples:
+        lines = [line[2:] if line.startswith("  ") else line for line in examples.strip("\n").splitlines()]
+        told.append("\n".join(["```text", *lines, "```"]))
+    return told
+
+
+def _option(parameter: Any) -> list[str]:
+    names = parameter.opts if any(name.startswith("-") for name in parameter.opts) else []
+    flag = bool(getattr(parameter, "is_flag", False))
+    words = ", ".join(
+        f"`{name}`" if flag or not parameter.metavar else f"`{name} {parameter.metavar}`" for name in names
+    )
+    default = parameter.default
+    empty = default is None or default is False or default == "" or default == () or "UNSET" in repr(default)
+    shown = "" if empty or callable(default) else f"`{getattr(default, 'value', default)}`"
+    if getattr(parameter, "envvar", None):
+        shown = f"${parameter.envvar}"
+    return [
+        words or f"`{parameter.metavar}`",
+        shown,
+        (getattr(parameter, "help", "") or "").replace("|", "\\|"),
+    ]
+
+
+def record_table() -> list[str]:
+    """Every record of the journal, with its fields."""
+    rows = [
+        [
+            f"`{record.__name__}`",
+            ", ".join(f"`{name}`" for name in record.__struct_fields__),
+            sentence(record.__doc__, most=9),
+        ]
+        for record in get_args(records.Record)
+    ]
+    return [
+        "# Records of the journal",
+        f"Durable state changes only by a record. This is version {records.RECORD_VERSION} of the schema. A"
+        " journal of an older version is migrated when it is opened, and one of a newer version is refused. A"
+        " record is MessagePack, holds hashes of tokens, and no secret."
+        " [Durability](../explanation/durability.md) explains how they are used.",
+        table(["Record", "Fields", "Meaning"], rows),
+    ]
+
+
+def states() -> list[str]:
+    """The states of a connection and of a job."""
+    phases = member_docs(Phase)
+    rows = [[f"`{phase}`", phases.get(phase.name, "")] for phase in Phase]
+    return [
+        "# States",
+        "## Connection",
+        "[Three lifetimes](../explanation/lifetimes.md) explains how connections, sessions and jobs belong"
+        " together.",
+        table(["Phase", "Meaning"], rows),
+        "## Job",
+        "[How a job ends](../explanation/endings.md) explains the steps to its end.",
+        *diagram_of_jobs(),
+    ]
+
+
+PAGES: Final[Mapping[str, Callable[[], list[str]]]] = {
+    "errors.md": error_codes,
+    "messages.md": message_types,
+    "limits.md": limit_table,
+    "timers.md": timer_table,
+    "audit.md": audit_facts,
+    "quirks.md": quirk_table,
+    "command-line.md": command_line,
+    "records.md": record_table,
+    "states.md": states,
+}
+
+
+# Text.
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [list(head), ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(one_line(cell) for cell in line) + " |" for line in lines)
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line."""
+    return " ".join(text.split())
+
+
+def paragraphs(text: str) -> list[str]:
+    """Return the paragraphs of a docstring, each on one line."""
+    return [one_line(part) for part in re.split(r"\n\s*\n", inspect.cleandoc(text)) if part.strip()]
+
+
+def sentence(text: str | None, most: int = 1) -> str:
+    """Return the first paragraphs of a docstring, on one line."""
+    return " ".join(paragraphs(text or "")[:most])
+
+
+def _doc(shape: type[msgspec.Struct]) -> str:
+    return sentence(vars(shape).get("__doc__"), most=9)
+
+
+def _yes(value: object) -> str:
+    return "yes" if value else "no"
+
+
+def constant_docs(module: ModuleType) -> dict[str, str]:
+    """Return the docstrings of the constants of a module; empty for one without."""
+    return _docs(ast.parse(inspect.getsource(module)).body)
+
+
+def attribute_docs(kind: type) -> dict[str, str]:
+    """Return the docstrings of the attributes of a class that have one."""
+    [body] = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(body, ast.ClassDef)
+    return {name: one_line(doc) for name, doc in _docs(body.body).items() if doc}
+
+
+def member_docs(kind: type) -> dict[str, str]:
+    """Return what is said of the members of an enum, by their names."""
+    return attribute_docs(kind)
+
+
+def _docs(body: Sequence[ast.stmt]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                found[name] = ""
+                match after:
+                    case ast.Expr(value=ast.Constant(value=str(doc))):
+                        found[name] = inspect.cleandoc(doc)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""Links, anchors, names and commands of README.md and docs/ lead somewhere; programs are run."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import typer
+
+from arcp_io.cli import commands as cli
+from tests.docs import pages
+
+ROOT: Final = pages.ROOT
+MAX_README_LINES: Final = 150
+PAGES: Final = {str(page.relative_to(ROOT)): page for page in pages.pages()}
+COMMAND: Final[Any] = typer.main.get_command(cli._app)
+each_page = pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+
+_PATH: Final = re.compile(r"(?:\.ci|arcp_proto|arcp_io|tests|fuzz|benchmarks|docs)/[\w./-]*\w")
+LOGGERS: Final = ("arcp_io.audit",)
+"""Names of loggers, which look like those of modules."""
+_MODULE: Final = re.compile(r"(?:arcp_proto|arcp_io|tests|fuzz|benchmarks)(?:\.\w+)+")
+
+
+# Where links lead.
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    """Return the links of a page to files and headings that do not exist, and to other hosts unencrypted."""
+    return [link for link in pages.links_of(text) if not _leads_somewhere(page, link)]
+
+
+def _leads_somewhere(page: Path, link: str) -> bool:
+    if link.startswith("https://"):
+        return True
+    place, _, anchor = link.partition("#")
+    target = (page.parent / place).resolve() if place else page
+    if not target.is_file() or not target.is_relative_to(ROOT):
+        return False
+    return not anchor or anchor in pages.anchors_of(target.read_text())
+
+
+@each_page
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    assert broken_links(page, page.read_text()) == []
+
+
+def test_broken_links_are_found() -> None:
+    text = (
+        "[x](#first-program) [y](CHANGELOG.md#c) [z](docs/none.md) `[w](v)` ![p](LICENSE)\n```\n[k](j)\n```\n"
+    )
+    assert broken_links(pages.README, text) == ["#first-program", "CHANGELOG.md#c", "docs/none.md"]
+    assert broken_links(pages.README, "[x](#a-first-program) [y](https://a.example)") == []
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    reached, waiting = {pages.README}, [pages.README]
+    while waiting:
+        page = waiting.pop()
+        places = [link.partition("#")[0] for link in pages.links_of(page.read_text())]
+        found = {(page.parent / place).resolve() for place in places if place.endswith(".md")}
+        waiting += found - reached
+        reached |= found
+    assert set(PAGES.values()) - reached == set()
+
+
+def test_anchors_are_those_of_github() -> None:
+    text = "# What `a.b` may do\n## Nothing is lost: ever\n## x\n## x\n"
+    assert pages.anchors_of(text) == {"what-ab-may-do", "nothing-is-lost-ever", "x", "x-1"}
+
+
+# Names of files and modules.
+
+
+def missing_names(text: str) -> list[str]:
+    """Return the paths and dotted names of this project in a page that do not exist."""
+    words = " ".join([*pages.code_of(text), *pages.links_of(text)])
+    paths = [path for path in _PATH.findall(words) if not (ROOT / path).exists()]
+    return paths + [name for name in _MODULE.findall(text) if name not in LOGGERS and not _is_there(name)]
+
+
+def _is_there(name: str) -> bool:
+    """Return whether a dotted name is a module of this project, or a name in one."""
+    path = ROOT / name.replace(".", "/")
+    if path.is_dir() or path.with_suffix(".py").is_file():
+        return True
+    module, _, last = name.rpartition(".")
+    if path.with_name(last).parent.with_suffix(".py").is_file() or path.parent.is_dir():
+        return hasattr(importlib.import_module(module), last)
+    return False
+
+
+@each_page
+def test_files_and_modules_that_are_named_exist(page: Path) -> None:
+    assert missing_names(page.read_text()) == []
+
+
+def test_missing_names_are_found() -> None:
+    text = "`arcp_proto/wire.py` `arcp_proto/limits.py` `arcp_io.sync` `arcp_io.nothing` arcp_proto.ids.ulid"
+    assert missing_names(text) == ["arcp_proto/wire.py", "arcp_io.nothing"]
+
+
+# Programs.
+
+
+@pytest.mark.parametrize("block", pages.blocks("python"), ids=lambda block: block.place)
+def test_python_can_be_compiled(block: pages.Block) -> None:
+    compile(block.text, block.place, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_every_program_is_run_by_a_test() -> None:
+    """A test names the program that it runs, in a string."""
+    sources = [path.read_text() for path in sorted(Path(__file__).parent.glob("test_*.py"))]
+    words = {
+        node.value
+        for source in sources
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert [name for name in pages.programs() if name not in words] == []
+
+
+def test_python_blocks_are_found() -> None:
+    text = "```console\n$ ls\n```\n```python\n# a.py\nx = 1\n```\nand\n```python\ny = 2\n```\n"
+    found = pages.blocks_of(pages.README, text)
+    assert [(block.language, block.name, block.line) for block in found] == [
+        ("console", None, 1),
+        ("python", "a.py", 4),
+        ("python", None, 9),
+    ]
+
+
+def test_the_pages_are_in_the_source_distribution() -> None:
+    """The README is what a package index shows, and leads to the other pages by relative links."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert config["project"]["readme"] == pages.README.name
+    included = config["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert {"/docs", "/README.md", "/CHANGELOG.md"} <= set(included)
+
+
+def test_the_readme_can_be_read_at_one_sitting() -> None:
+    assert len(pages.README.read_text().splitlines()) <= MAX_README_LINES
+
+
+# Commands.
+
+
+def parse(words: list[str]) -> None:
+    """Parse a command line of `arcp-io` as the command does; raises click's UsageError."""
+    group = COMMAND
+    with group.make_context("arcp-io", list(words), resilient_parsing=False) as context:
+        while hasattr(group, "commands"):
+            rest = (
+                [*context._protected_args, *context.args]
+                if hasattr(context, "_protected_args")
+                else context.args
+            )
+            name, group, rest = group.resolve_command(context, rest)
+            context = group.make_context(name, rest, parent=context)
+
+
+def unknown_command(command: str) -> str | None:
+    """Return what is wrong with a shell command of a page; None when it can be run."""
+    words = shlex.split(command.partition("|")[0].partition("&&")[0])
+    while words and re.match(r"\w+=", words[0]):
+        words.pop(0)
+    match words:
+        case ["arcp-io", *rest]:
+            try:
+                parse(rest)
+            except cli._UsageError as error:
+                return f"{command}: {error}"
+            except typer.Exit:
+                return None  # As --version does.
+        case ["python", "-m", "pip", "install", "-e", "." | ".[all]" | ".[test]" | ".[bench]"]:
+            return None
+        case ["python", "-m", "pip", "install", "arcp-io" | "arcp-io[all]"]:
+            return None
+        case ["python" | "python3.11", "-m", module, *_]:
+            return None if importlib.util.find_spec(module) else f"{command}: there is no {module}"
+        case ["python", script]:
+            return None if script in pages.programs() else f"{command}: there is no {script}"
+        case ["pytest", *rest]:
+            missing = [word for word in rest if word.startswith("tests") and not (ROOT / word).exists()]
+            return f"{command}: there is no {missing}" if missing else None
+        case ["tail" | "kill" | "export" | "." | ".ci/run" | ".ci/oldest" | ".ci/pythons", *_]:
+            return None
+        case _:
+            return f"{command}: not a command that this test knows"
+    return None
+
+
+@pytest.mark.parametrize(("place", "command"), pages.commands())
+def test_commands_are_those_of_the_command_line(place: str, command: str) -> None:
+    assert [unknown_command(part) for part in command.split(" && ")] == [None] * len(command.split(" && "))
+
+
+@each_page
+def test_commands_in_sentences_are_those_of_the_command_line(page: Path) -> None:
+    found = [code for code in pages.code_of(page.read_text()) if code.startswith("arcp-io ")]
+    wrong = [unknown_command(code) for code in found]
+    assert [text for text in wrong if text is not None and "Missing" not in text] == []
+
+
+def test_wrong_commands_are_found() -> None:
+    assert unknown_command("arcp-io serve hello:app --loop trio") is None
+    assert "no such option" in str(unknown_command("arcp-io serve hello:app --lop trio")).lower()
+    assert "missing" in str(unknown_command("arcp-io attach")).lower()
+    assert unknown_command("python -m tests.nothing --seeds 1") is not None
+    assert unknown_command("pytest tests/nothing") is not None
+    assert pages.commands_of("$ a b \\\n   c  # d\ne\n$ f\n") == ["a b c", "f"]
