@@ -33,6 +33,7 @@ class FollowedJob:
         "id",
         "keyed",
         "observed",
+        "own",
         "recent",
         "refusals",
         "risen_from",
@@ -44,6 +45,8 @@ class FollowedJob:
         self.id = job_id
         self.observed = observed
         """Whether its events come by a subscription alone."""
+        self.own = False
+        """Whether this client has submitted it, so that an unsubscribe does not end it."""
         self.keyed = False
         """Whether it was accepted by a key, so that its events may come by themselves or not (§7.2)."""
         self.heard = True

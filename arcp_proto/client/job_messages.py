@@ -77,6 +77,7 @@ def on_accepted(
     session.requests.accepted(request, job_id, trace_ids)
     known = job_id in session.jobs
     job = session.follow(job_id, observed=False)
+    job.own = True
     if request.key is not None and not known:
         job.keyed = not _is_made_by(client, request, accepted, trace_ids)
         if job.keyed:

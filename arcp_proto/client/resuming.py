@@ -208,8 +208,8 @@ def unsubscribe(client: Client, session: ClientSession, message: messages.Unsubs
     """A job is observed no longer; there is no answer, so that it is said again on the next connection."""
     job_id = JobId(message.job_id)
     job = session.jobs.get(job_id)
-    if job is not None and not job.observed and session.is_placed:
-        return  # It comes by itself, and to its end.
+    if job is not None and (job.own or (session.is_placed and not job.observed)):
+        return  # It comes all the same, to its end.
     if job is None or job.observed:
         session.leave(job_id, session.requests.asked)
         for request in session.requests:

@@ -130,6 +130,7 @@ class ClientSession:
         for kept in resumption.jobs:
             job = FollowedJob(kept.job_id, observed=kept.observed, cursor=kept.cursor, home=kept.seen)
             session.jobs[job.id], job.keyed, job.awaited = job, kept.keyed, kept.behind
+            job.own = kept.own
             job.heard = not kept.keyed or kept.cursor > 0 or kept.seen > 0
         for job_id, seq in resumption.ended:
             session.ended[job_id] = None
@@ -277,7 +278,7 @@ class ClientSession:
 
     def _resumed(self, job: FollowedJob) -> ResumedJob:
         behind = job.awaited or job.risen_from > self.cursor or self.acks.holds_of_lost(job.id)
-        return ResumedJob(job.id, job.stored, job.stored_home, job.observed, behind, job.keyed)
+        return ResumedJob(job.id, job.stored, job.stored_home, job.observed, behind, job.keyed, job.own)
 
     def _take_ending(self, job_id: JobId) -> FollowedJob | None:
         """Return a job that has ended, which is followed again."""

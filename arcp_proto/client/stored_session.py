@@ -37,6 +37,8 @@ class ResumedJob(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether the session holds only later events than the next one, so that the job is subscribed again."""
     keyed: bool = False
     """Whether it was accepted by a key, so that its events may come by themselves or not (§7.2)."""
+    own: bool = False
+    """Whether the client has submitted it, so that an unsubscribe does not end it."""
 
 
 class Resumption(msgspec.Struct, frozen=True):

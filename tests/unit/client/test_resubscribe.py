@@ -326,8 +326,25 @@ def test_who_unsubscribes_meanwhile_is_asked_for_no_more(runtime: ScriptedRuntim
     assert len(subscribes(runtime)) == 1
 
 
-def test_a_job_ends_while_its_subscription_is_asked_for(runtime: ScriptedRuntime) -> None:
+def test_a_job_that_was_submitted_is_gone_on_with_whatever_is_unsubscribed(runtime: ScriptedRuntime) -> None:
     runtime.accept()
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    assert positions(own(runtime, 1)) == [1]
+    lose(runtime)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.take()
+    assert runtime.sent("job.unsubscribe") == []
+    answer(runtime, job_seq=2)
+    assert positions(at(runtime, 1, 2)) == [2]
+    other = another_process(runtime)
+    other.client.unsubscribe(JOB, now=other.now)
+    other.take()
+    assert other.client.session is not None
+    assert (list(other.client.session.jobs), other.sent("job.unsubscribe")) == ([JOB], [])
+
+
+def test_a_job_is_left_while_its_subscription_is_asked_for(runtime: ScriptedRuntime) -> None:
+    subscribe(runtime)
     lose(runtime)
     runtime.client.unsubscribe(JOB, now=runtime.now)
     assert answer(runtime) == []

@@ -626,7 +626,7 @@ def test_who_leaves_can_go_on_later(runtime: ScriptedRuntime) -> None:
     runtime.only(ConnectionEnded, runtime.take())
     assert runtime.sent("session.close") == []
     assert runtime.client.resumption() == Resumption(
-        SessionId("sess_1"), found_token(runtime), 1, (ResumedJob(JOB, 1),)
+        SessionId("sess_1"), found_token(runtime), 1, (ResumedJob(JOB, 1, own=True),)
     )
     with pytest.raises(LocalProtocolError, match="no session is open"):
         runtime.submit()
