@@ -69,6 +69,8 @@ _MARK: Final = b'"job.event"'
 """Nearly no other message has it, and is not looked at here."""
 _TOLD: Final = frozenset({"status", "delegate"})
 """Kinds that may tell the client something."""
+_READ: Final = frozenset({"result_chunk", *SYNONYMS})
+"""Kinds whose bodies the client reads."""
 
 
 def receive_all(client: Client, connection: Connection, messages: Sequence[bytes], *, now: int) -> int:
@@ -133,17 +135,15 @@ def _receive_run(
                 break
             _hand_out(session, job, ids, sizes, places)
             job, job_id, cursor, ids, sizes, places = next_job, next_job.id, next_job.cursor, [], [], []
-        if position is None:
-            if placed or (places and places[-1]) or not job.takes(None, seq, event.id):
+        if placed:
+            if position is None or position <= cursor:
                 break
-        elif position <= cursor or (places and not places[-1]):
+            cursor = position
+            places.append(position)
+        elif position is not None or not job.takes(None, seq, event.id):
             break
-        cursor = position or 0
-        places.append(cursor)
-        if kind == "result_chunk":
-            session.assembly.add(job_id, body)
-        elif kind in SYNONYMS:
-            body = settled_body(kind, body)
+        if kind in _READ:
+            body = _read(session, job_id, kind, body)
         held += size
         receipt += 1
         ids.append(event.id)
@@ -157,19 +157,26 @@ def _receive_run(
     return len(events)
 
 
+def _read(session: ClientSession, job_id: JobId, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Read the body of an event; return it as the user gets it."""
+    if kind == "result_chunk":
+        session.assembly.add(job_id, body)
+        return body
+    return settled_body(kind, body)
+
+
 def _hand_out(
     session: ClientSession, job: FollowedJob | None, ids: list[str], sizes: list[int], places: list[int]
 ) -> None:
-    """Hand the next events of a job to the user; all of them have a position as their place, or none has."""
+    """Hand the next events of a job to the user; all of them have a position, or `places` is empty."""
     if job is None or not ids:
         return
     first = session.numbers.last + 1
     session.numbers.follow(job.id, ids)
     job.heard = True
-    if places[0]:
+    if places:
         job.cursor = places[-1]
         session.acks.all_handed_out(first, sizes, job, places, placed=True)
         return
-    if not job.observed:
-        places = list(range(first, first + len(ids)))
-    session.acks.all_handed_out(first, sizes, job, places, placed=False)
+    at_home = [0] * len(ids) if job.observed else list(range(first, first + len(ids)))
+    session.acks.all_handed_out(first, sizes, job, at_home, placed=False)
