@@ -1,6 +1,6 @@
 """What a runtime may say, when, and what the client makes of it: the protocol as a table.
 
-What is said of jobs is in `client_job_handlers`.
+What is said of jobs is in `job_messages`.
 """
 
 from __future__ import annotations

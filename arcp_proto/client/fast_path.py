@@ -1,6 +1,6 @@
 """Runs of events: what nearly every message of a busy session is, the next event of a job that is followed.
 
-`client_handlers` says what a message means, and when. Here the events that mean nothing but themselves are
+`dispatch` says what a message means, and when. Here the events that mean nothing but themselves are
 carried out together, as many as have come one after the other; for each of them the same comes out.
 """
 

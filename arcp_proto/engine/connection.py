@@ -40,9 +40,11 @@ class Phase(StrEnum):
     AWAITING_WELCOME = "awaiting_welcome"
     """The client has said hello."""
     OPEN = "open"
+    """The welcome was said; messages go both ways."""
     CLOSING = "closing"
     """Nothing more is read; the last envelopes may be pulled."""
     CLOSED = "closed"
+    """The transport is gone."""
 
 
 _DEAF: Final = (Phase.CLOSING, Phase.CLOSED)
@@ -105,7 +107,7 @@ class Connection:
         """Bytes of one inbound message. Only a runtime has a smaller limit before the welcome: a client has
         chosen its peer, and may read the welcome and a large replayed frame at once."""
         self.admission: object = None
-        """How a runtime has let its peer into the session: see `handshake.admission_of`."""
+        """How a runtime has let its peer into the session: see `session.admission_of`."""
         self.heartbeat = 0
         self.heard_at = self.sent_at = machine.now
         self.whole_at = machine.now

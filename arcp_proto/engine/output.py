@@ -189,7 +189,7 @@ class Audit(msgspec.Struct):
 
 
 class Noted(msgspec.Struct):
-    """A fact of every day for the host's log, if its configuration asks for `notices` (`notices.NOTICES`)."""
+    """A fact of every day for the host's log, if its configuration asks for `notices` (`audit.NOTICES`)."""
 
     what: str
     principal: str

@@ -131,7 +131,7 @@ class Grants:
         """Whether whatever `child` allows is allowed, in every namespace but cost.budget (§9.4).
 
         Exact over the union of the patterns, but False where finding out would take more than
-        `covering.MOST_STATES` states, and where a child has more only among URLs whose path begins with
+        `subsumption.MOST_STATES` states, and where a child has more only among URLs whose path begins with
         `//`, which no target has.
         """
         budget = Budget()

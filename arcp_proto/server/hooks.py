@@ -1,7 +1,7 @@
 """What a module of the runtime tells those above it: one table, a row for each thing that happens.
 
 The modules of the server import each other in one direction. Where one of them decides something that another
-above it has to act on, it calls a row of this table; `runtime_handlers` has the functions.
+above it has to act on, it calls a row of this table; `dispatch` has the functions.
 """
 
 from __future__ import annotations

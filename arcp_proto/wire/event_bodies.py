@@ -40,6 +40,8 @@ class Log(msgspec.Struct, gc=False):
 
 
 class Thought(msgspec.Struct, gc=False):
+    """A step of the agent's reasoning, for people."""
+
     text: str
 
 
@@ -52,6 +54,8 @@ class ToolCall(msgspec.Struct):
 
 
 class ToolError(msgspec.Struct, gc=False):
+    """Why a tool call failed."""
+
     code: str
     message: str
     retryable: bool
@@ -66,6 +70,8 @@ class ToolResult(msgspec.Struct, omit_defaults=True):
 
 
 class Status(msgspec.Struct, gc=False, omit_defaults=True):
+    """A phase that the job has reached."""
+
     phase: str
     message: str | None = None
 

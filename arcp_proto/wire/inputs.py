@@ -28,7 +28,7 @@ _BELOW_FOUR_BYTES: Final = bytes(range(0xF0))
 class Input(msgspec.Struct, frozen=True, gc=False):
     """The input of a job as JSON that was checked, and the bytes that count for it.
 
-    `evenly` as in `wire.decode_checked`.
+    `evenly` as in `codec.decode_checked`.
     """
 
     json: bytes

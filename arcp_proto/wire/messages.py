@@ -1,7 +1,7 @@
 """The shape of every message, as we send it: one Struct a type, and no state.
 
 Fields without a default are always on the wire; None is never written. What peers send instead is
-turned into these shapes by `tolerance`.
+turned into these shapes by `lenient`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class _Guarded(msgspec.Struct):
 
 
 class Auth(_Guarded, omit_defaults=True):
+    """How a client proves who it is (§6.1)."""
+
     scheme: str
     token: str | None = None
 
@@ -63,11 +65,15 @@ class AgentEntry(msgspec.Struct, omit_defaults=True):
 
 
 class ClientCapabilities(msgspec.Struct):
+    """The encodings and features that a client offers (§6.2)."""
+
     encodings: list[str]
     features: Annotated[list[str], msgspec.Meta(max_length=MAX_FEATURES)]
 
 
 class RuntimeCapabilities(msgspec.Struct):
+    """The encodings and features of the session, and the agents of the runtime (§6.2)."""
+
     encodings: list[str]
     features: list[str]
     agents: list[AgentEntry]
@@ -130,16 +136,22 @@ class Welcome(_Guarded, omit_defaults=True):
 
 
 class Ping(msgspec.Struct, gc=False):
+    """`session.ping` (§6.4)."""
+
     nonce: Nonce
     sent_at: str
 
 
 class Pong(msgspec.Struct, gc=False):
+    """`session.pong`, the answer to the ping with this nonce (§6.4)."""
+
     ping_nonce: Nonce
     received_at: str
 
 
 class Ack(msgspec.Struct, gc=False):
+    """`session.ack`: every event up to this number is processed (§6.5)."""
+
     last_processed_seq: Count
 
 
@@ -150,6 +162,8 @@ class Close(msgspec.Struct, gc=False):
 
 
 class Closed(msgspec.Struct, gc=False):
+    """`session.closed`, the answer to `session.close` (§6.7)."""
+
     reason: Reason
 
 
@@ -165,6 +179,8 @@ class SessionError(msgspec.Struct, omit_defaults=True):
 
 
 class JobFilter(msgspec.Struct, omit_defaults=True):
+    """The jobs that a listing asks for (§6.6); `agent` is a name or name@version."""
+
     status: list[str] | None = None
     agent: str | None = None
     created_after: str | None = None
@@ -227,6 +243,8 @@ class EncodedJobs(msgspec.Struct):
 
 
 class LeaseConstraints(msgspec.Struct, omit_defaults=True):
+    """The time at which a lease ends (§9.5)."""
+
     expires_at: str | None = None
 
 
@@ -315,6 +333,8 @@ class Subscribed(msgspec.Struct, omit_defaults=True):
 
 
 class Unsubscribe(msgspec.Struct):
+    """`job.unsubscribe`, which has no answer (§7.6)."""
+
     job_id: Id
 
 

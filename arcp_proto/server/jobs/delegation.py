@@ -1,4 +1,4 @@
-"""Jobs that a job delegates to: with what authority, and how they begin (§10); `outcome` has their end."""
+"""Jobs that a job delegates to: with what authority, and how they begin (§10); `completion` has their end."""
 
 from __future__ import annotations
 

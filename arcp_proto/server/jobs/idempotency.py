@@ -60,8 +60,8 @@ def fingerprint(
 ) -> bytes:
     """SHA-256 of a submit: equal exactly when the same was asked.
 
-    Values count as `wire.decode_value` reads them: keys in any order, numbers by value (1 is 1.0 and 1e0, and
-    no bool). A lease or constraints without anything in them are as if absent.
+    Values count as `codec.decode_value` reads them: keys in any order, numbers by value (1 is 1.0 and 1e0,
+    and no bool). A lease or constraints without anything in them are as if absent.
     """
     constraints = None if lease_constraints is None else msgspec.structs.asdict(lease_constraints)
     if constraints is not None and all(value is None for value in constraints.values()):

@@ -1,4 +1,4 @@
-"""Facts: what has to survive a crash, and the only way in which durable state changes (see `applying`).
+"""Facts: what has to survive a crash, and the only way in which durable state changes (see `apply`).
 
 A record holds hashes of tokens and no secret. `RECORD_VERSION` counts changes of this schema.
 """

@@ -115,7 +115,7 @@ class Session:
         self.lagging = False
         """It was told that it does not keep up (§6.5)."""
         self.awaits_journal = False
-        """Too much of its log is not durable (see `saving`)."""
+        """Too much of its log is not durable (see `back_pressure`)."""
         self.tokens: list[bytes] = []
         self.expires: Time | None = None
         """Unix time in nanoseconds from which on a resume needs a fresh bearer (§6.1); None: never."""
