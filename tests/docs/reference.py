@@ -114,7 +114,12 @@ def message_types() -> list[str]:
     ]
     told.append(table(["Type", "Phase", "What the client does"], rows))
     told += _fields_of_messages(messages.TO_CLIENT)
+    parts = [one for one in vars(messages).values() if _is_part(one)]
     told += [
+        "## Parts of payloads",
+        table(
+            ["Part", "Fields", "Meaning"], [[f"`{one.__name__}`", _fields(one), _doc(one)] for one in parts]
+        ),
         "## Kinds of events",
         "The body of a `job.event` is an object whose fields depend on its `kind` (§8.2). Kinds of your own"
         " are named `x-vendor.<vendor>.<name>`, and may have any fields.",
@@ -131,6 +136,13 @@ def message_types() -> list[str]:
         + ".",
     ]
     return told
+
+
+def _is_part(value: object) -> bool:
+    """Return whether a name of the module is a Struct that stands inside of messages."""
+    whole = {*messages.TO_RUNTIME.values(), *messages.TO_CLIENT.values(), messages.EncodedJobs}
+    struct = isinstance(value, type) and issubclass(value, msgspec.Struct)
+    return struct and value not in whole and not value.__name__.startswith("_")
 
 
 def _fields_of_messages(shapes: Mapping[str, type[msgspec.Struct]]) -> list[str]:

@@ -154,15 +154,18 @@ def test_the_readme_can_be_read_at_one_sitting() -> None:
 def parse(words: list[str]) -> None:
     """Parse a command line of `arcp-io` as the command does; raises click's UsageError."""
     group = COMMAND
-    with group.make_context("arcp-io", list(words), resilient_parsing=False) as context:
-        while hasattr(group, "commands"):
-            rest = (
-                [*context._protected_args, *context.args]
-                if hasattr(context, "_protected_args")
-                else context.args
-            )
-            name, group, rest = group.resolve_command(context, rest)
-            context = group.make_context(name, rest, parent=context)
+    context = group.make_context("arcp-io", list(words))
+    while hasattr(group, "commands"):
+        name, group, rest = group.resolve_command(context, _rest_of(context))
+        context = group.make_context(name, rest, parent=context)
+
+
+def _rest_of(context: Any) -> list[str]:
+    """Return the words behind the options of a group, which releases of click keep in different places."""
+    for name in ("_protected_args", "protected_args"):
+        if hasattr(context, name):
+            return [*getattr(context, name), *context.args]
+    return list(context.args)
 
 
 def unknown_command(command: str) -> str | None:
