@@ -29,6 +29,7 @@ from arcp_proto.server.dispatch import DUE
 from arcp_proto.server.dispatch import HANDLERS as OF_RUNTIME
 from arcp_proto.server.journal import records
 from arcp_proto.wire import event_bodies, messages, peer_quirks
+from tests.docs import api
 from tests.docs.diagrams import diagram_of_jobs
 from tests.docs.pages import GENERATED
 
@@ -438,6 +439,7 @@ PAGES: Final[Mapping[str, Callable[[], list[str]]]] = {
     "command-line.md": command_line,
     "records.md": record_table,
     "states.md": states,
+    "names.md": api.of_arcp_io,
 }
 
 
