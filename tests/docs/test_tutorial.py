@@ -137,7 +137,7 @@ def test_a_killed_runtime_goes_on(runner: str, tmp_path: Path) -> None:
         "--port",
         free_port(),
     )
-    agents = pages.program("counter.py").replace("sleep(0.2)", "sleep(0.02)")
+    agents = pages.program("counter.py").replace("sleep(0.2)", "sleep(0.1)")
     served = Served(tmp_path, *words, agents=agents)
     following = Following(tmp_path, served.url, runner)
     lines = following.read(KILL_AFTER)
