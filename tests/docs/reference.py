@@ -88,6 +88,7 @@ def message_types() -> list[str]:
         " connection each type is legal, and which feature both sides must have negotiated (§6.2). The fields"
         " below each table are those of the payload; an optional field is left out when it has no value.",
         "## What a client sends",
+        "A handler is named by its module below `arcp_proto`.",
         "Any other type is answered by `session.error` with INVALID_REQUEST. A *request* counts towards"
         " `requests_per_sec` (see [Limits](limits.md)).",
     ]
@@ -97,23 +98,24 @@ def message_types() -> list[str]:
             f"`{phase}`",
             f"`{rule.feature}`" if rule.feature else "",
             _yes(rule.counted),
+            _handler(rule.handle),
             sentence(rule.handle.__doc__),
         ]
         for phase, rules in OF_RUNTIME.items()
         for kind, rule in rules.items()
     ]
-    told.append(table(["Type", "Phase", "Feature", "Request", "What the runtime does"], rows))
+    told.append(table(["Type", "Phase", "Feature", "Request", "Handler", "What the runtime does"], rows))
     told += _fields_of_messages(messages.TO_RUNTIME)
     told += [
         "## What a runtime sends",
         "The client ignores any other type, so that a newer runtime can be understood.",
     ]
     rows = [
-        [f"`{kind}`", f"`{phase}`", sentence(handler.__doc__)]
+        [f"`{kind}`", f"`{phase}`", _handler(handler), sentence(handler.__doc__)]
         for phase, handlers in OF_CLIENT.items()
         for kind, handler in handlers.items()
     ]
-    told.append(table(["Type", "Phase", "What the client does"], rows))
+    told.append(table(["Type", "Phase", "Handler", "What the client does"], rows))
     told += _fields_of_messages(messages.TO_CLIENT)
     parts = [one for one in vars(messages).values() if _is_part(one)]
     told += [
@@ -137,6 +139,11 @@ def message_types() -> list[str]:
         + ".",
     ]
     return told
+
+
+def _handler(function: Callable[..., object]) -> str:
+    """Return where a handler is, below `arcp_proto`."""
+    return f"`{function.__module__.removeprefix('arcp_proto.')}.{function.__name__}`"
 
 
 def _is_part(value: object) -> bool:
