@@ -211,6 +211,14 @@ def test_commands_in_sentences_are_those_of_the_command_line(page: Path) -> None
     assert [text for text in wrong if text is not None and "Missing" not in text] == []
 
 
+def test_examples_in_the_help_are_those_of_the_command_line() -> None:
+    """The reference shows the examples of the help of each command."""
+    text = "\n".join(block.text for block in pages.blocks("text") if block.page.parent == pages.GENERATED)
+    found = re.findall(r"^.*?(arcp-io .*)$", re.sub(r"\\\n\s*", "", text), re.MULTILINE)
+    assert len(found) > 20
+    assert [wrong for command in found if (wrong := unknown_command(command)) is not None] == []
+
+
 def test_wrong_commands_are_found() -> None:
     assert unknown_command("arcp-io serve hello:app --loop trio") is None
     assert "no such option" in str(unknown_command("arcp-io serve hello:app --lop trio")).lower()
