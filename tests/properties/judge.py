@@ -143,6 +143,7 @@ class Judge:
             self._left_out(self.lines[session.id])
             self._numbered(self.lines[session.id], session)
             self._overlooked(self.lines[session.id], session)
+            self.lines[session.id].look(session.backlogs)
 
     def _crowded(self) -> bool:
         """Whether finished jobs may go before their time: they are too many, or held bytes may be (§14)."""
@@ -211,7 +212,7 @@ class Judge:
             work.expires = EXPIRES_AT if terms.expires_at else None
             work.expire_by(self.wall, now)
             work.money = BUDGET if "cost.budget" in terms.lease else None
-            home.home[job.id] = Flow(0)
+            home.home[job.id] = Flow(0, live=True)
             home.ends[job.id] = 1
             self.works[job.id] = work
         if self.blind:
@@ -233,9 +234,9 @@ class Judge:
             work.ended_with(job.end.source)
 
     def _left_out(self, line: Line) -> None:
-        """Who is behind with a job gets its end alone when it is forgotten, and no history that was cut.
+        """An observer that is behind gets the end of a forgotten job alone, and no history that was cut.
 
-        Others are told of a cut, and may subscribe again.
+        Others are told of a cut, and may subscribe again; the session that has submitted a job loses nothing.
         """
         for job_id, flow in line.flows.items():
             work, job = self.works[JobId(job_id)], self.world.runtime.jobs.get(JobId(job_id))
@@ -647,11 +648,12 @@ class Judge:
         """Whether a session observes a job from the time on at which it submits it again."""
         observes = work.job_id in line.flows and line.flows[work.job_id].until is None
         known = work.job_id in self.world.runtime.jobs
-        return known and not observes and (work.ended or work.home is not line)
+        return known and not observes and work.job_id not in line.home
 
     def _observes_all(self, line: Line, work: Work) -> bool:
         """Whether a session observes as many jobs as it may, and not this one."""
-        return len(line.flows) >= self.config.limits.subscriptions and work.job_id not in line.flows
+        observed = line.observed
+        return len(observed) >= self.config.limits.subscriptions and work.job_id not in observed
 
     def judge_cancel(self, line: Line, work: Work) -> str | None:
         """The code with which a cancel is refused; None when it is carried out."""
@@ -676,9 +678,9 @@ class Judge:
         It asks for the history above the home number `after`, or above `position` if it says that.
         """
         history = self.world.runtime.jobs[work.job_id].history
-        at_home = work.home is line and not work.ended
+        home, flow = line.home.get(work.job_id), line.flows.get(work.job_id)
         if after is None:
-            if not work.ended and not at_home and work.job_id not in line.flows:
+            if not work.ended and home is None and flow is None:
                 line.flows[work.job_id] = Flow(len(work.events))
         else:
             later = (
@@ -691,9 +693,14 @@ class Judge:
             if position is not None:
                 pos = min(max(position, history.first), len(work.events))
                 whole = work.end_source is None or position <= len(work.events)
-            if at_home and pos < len(work.events):
-                line.flows[work.job_id] = Flow(pos, len(work.events))
-            elif not at_home and whole:
+            if home is not None and line.placed:
+                home.rewind(pos)
+                home.live = home.live and pos >= len(work.events)
+            elif home is not None and pos < len(work.events):
+                line.flows[work.job_id] = Flow(pos, len(work.events))  # §6: live already flows.
+            elif home is None and flow is not None and line.placed:
+                flow.rewind(pos)
+            elif home is None and whole:
                 line.flows[work.job_id] = Flow(pos)
         cut = after is not None and (after < history.cut if position is None else position < history.first)
         ended, last = work.ended, max([event.source for event in work.events if event], default=0)
@@ -825,17 +832,16 @@ class Judge:
         ensure(not line.cancels, "a cancel was not answered")
         for job_id, flow in line.home.items():
             work = self.works[JobId(job_id)]
-            ensure(not work.ended and not flow.due(work, line.features), "an event is not numbered at home")
+            due = work.ended or flow.due(work, line.features)
+            ensure(not (flow.live and due), "an event is not numbered at home")
         due = [job_id for job_id, count in line.ends.items() if count and job_id not in line.home]
         ensure(not due, f"the ends of {due} are missing")
         for job_id, flow in list(line.flows.items()):
             work = self.works[JobId(job_id)]
             ensure(self.right(line.principal, work) == "observe" or work.gone, "it may not observe this job")
-            if job_id in session.backlogs:
-                flow.live = False
+            if not flow.live:
                 continue
             ensure(not flow.due(work, line.features), "an observer missed an event")
-            flow.live = True
             if flow.until is not None:
                 del line.flows[job_id]
             else:

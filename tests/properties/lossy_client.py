@@ -24,7 +24,6 @@ from arcp_proto.engine.output import (
     RequestRefused,
     SessionLost,
     Subscribed,
-    SubscriptionEnded,
     Welcomed,
 )
 from arcp_proto.errors import LocalProtocolError
@@ -41,7 +40,10 @@ NOTICES = ("back_pressure", "unsubscribed")
 
 
 class Fact(NamedTuple):
-    """An event of a job as it happened, in the order of positions; the end has the kind `end`."""
+    """An event of a job as it happened, in the order of positions.
+
+    The end has the kind `end`, and as its body the code of an error, which is empty for a result.
+    """
 
     kind: str
     body: Any
@@ -49,137 +51,196 @@ class Fact(NamedTuple):
 
 
 class Told:
-    """What a user was handed of one job by a runtime that tells positions, in any number of processes.
+    """What a user was handed of one job by a runtime that tells positions, in any number of processes (§5).
 
-    Each event comes once and in order; a history that the user asks for again comes once more, in order too.
+    There is one cursor. What is handed out is the next event above it that the session takes, and a history
+    that the user asks for again sets it back when the answer is handed out, in whatever session.
     """
 
     def __init__(self) -> None:
-        self.last = 0
-        """The position of the last event that was handed out for the first time."""
-        self.processed = 0
-        self.seen: list[int] = []
-        """The positions that were processed, without those of a history that was asked for again."""
-        self.again: list[int] | None = None
-        """The position after which a history comes again, and its last one."""
-        self.left = False
-        """Whether only part of it may come: an earlier process has asked, or the user was told of its end."""
-        self.open: deque[tuple[JobEmitted | JobEnded, bool]] = deque()
-        """What is handed out and not processed, and whether it comes again."""
+        self.followed = False
+        """Whether its events are to come, up to its end."""
+        self.cursor = 0
+        """The position of the last event that was handed out, or behind which the user has asked."""
+        self.stored = 0
+        """The cursor of the next process: everything up to it is processed, in the order of handing out."""
+        self.open: deque[JobEmitted | JobEnded | int] = deque()
+        """What is handed out and not processed; a number says that the cursor was set back to it."""
+        self.starts: set[int] = set()
+        """The cursors of what dead processes have asked for, if their answers came too late for them."""
+        self.live = False
+        """Whether such a process has asked for what comes from then on, and was not told where that is."""
         self.cut = 0
-        """The position before which the runtime has said that everything is gone."""
+        """The position before which the runtime has said that everything is gone (§7.6)."""
+        self.floor = 0
+        """The same, of the answers that this process was handed: nothing from before it comes behind them."""
+        self.chunks: dict[int, str] = {}
+        """The pieces of its result, by position, that this process was handed since it follows the job."""
+
+    # What comes.
 
     def hand_out(self, event: JobEmitted | JobEnded, facts: Sequence[Fact], features: frozenset[str]) -> None:
         """Take an event, which has to be the next that there is for this session."""
         position = event.job_seq
         if position is None:
             assert isinstance(event, JobEmitted) and event.body.get("phase") in NOTICES, event
-            if event.body["phase"] == "unsubscribed":
-                self.again = None  # The user was told that no more of it comes.
-            self.open.append((event, True))
-            return
-        what = facts[position - 1]
-        if isinstance(event, JobEmitted):
-            assert (event.kind, event.body) == (what.kind, what.body), f"{what} is at {position}"
         else:
-            assert what.kind == "end", f"{what} is at {position}"
-        if position > self.last:
-            skipped = [
-                number
-                for number in range(self.last + 1, position)
-                if _is_for(facts[number - 1], features) and number >= self.cut
-            ]
+            if not self.followed:
+                self._begin_late(position, facts, features)
+            assert position > self.cursor, f"{position} came again behind {self.cursor}"
+            skipped = self._between(self.cursor, position, facts, features)
             assert not skipped, f"{skipped} did not come before {position}"
-            self.last = position
-            self.open.append((event, False))
-            if what.kind == "end":
-                self.again = None  # In the session that has submitted a job its end may overtake a history.
-            return
-        assert self.again is not None, f"{position} came twice"
-        at, until = self.again
-        skipped = [number for number in range(at + 1, position) if _is_for(facts[number - 1], features)]
-        assert at < position <= until, f"{position} came twice, or out of order"
-        whole = self.left or not skipped or max(skipped) < self.cut
-        assert whole, f"{skipped} did not come again before {position}"
-        self.again[0] = position
-        self.open.append((event, True))
+            assert position >= self.floor, f"{position} came, and {self.floor} was told to be the first left"
+            self.cursor = position
+            self._look_at(event, position, facts)
+        self.open.append(event)
 
-    def subscribe(self, after: int) -> None:
-        """The user asks for what is above a position, and is answered."""
-        if after < self.last:
-            self.again = [after, self.last]
+    def begin(self, after: int) -> None:
+        """The job is followed from now on, above a position."""
+        self.followed, self.cursor = True, after
+        self.starts.clear()
+        self.live = False
+        self.chunks.clear()
+        self._set_back(after)
+
+    def subscribed(self, after: int | None, answer: Subscribed) -> None:
+        """The user is answered, who has asked for what is above a position, or for what comes from now on."""
+        last = answer.subscribed_from
+        begins = last if after is None else min(after, last)
+        if not self.followed:
+            if answer.status in ("pending", "running") or begins < last:
+                self.begin(begins)
+        elif after is not None and begins < self.cursor:
+            self.cursor = begins
+            self._set_back(begins)
+
+    def told_of_cut(self, first: int) -> None:
+        """The runtime says that nothing is left before a position."""
+        self.cut, self.floor = max(self.cut, first), max(self.floor, first)
+
+    def lose(self) -> None:
+        """The client says that it cannot be followed any longer."""
+        self.followed = False
 
     def begin_session(self) -> None:
         """Another session takes the place of one that is lost: nothing changes."""
 
+    # What the user does.
+
     def process(self) -> JobEmitted | JobEnded:
-        """The user has done with the next event."""
-        event, again = self.open.popleft()
-        if event.job_seq is not None and not again:
-            self.processed = event.job_seq
-            self.seen.append(event.job_seq)
+        """The user has done with the next event, and with the cursor being set back behind it."""
+        event = self.open.popleft()
+        assert not isinstance(event, int)
+        if event.job_seq is not None:
+            self.stored = event.job_seq
+        while self.open and isinstance(self.open[0], int):
+            self.stored = self.open[0]
+            self.open.popleft()
         return event
 
-    def restart(self, *, asked: bool) -> None:
-        """The process dies: what was not processed comes again, and what it has asked for again still may."""
+    def restart(self) -> None:
+        """The process dies. The next one goes on behind what was processed, if the end was not."""
+        self.followed |= any(isinstance(event, JobEnded) for event in self.open)
+        self.cursor, self.floor = self.stored, 0
         self.open.clear()
-        self.last = self.processed
-        self.left = self.left or asked
-        self.again = [0, self.last] if self.left else None
+        self.chunks.clear()
 
-    def check(self, facts: Sequence[Fact], features: frozenset[str]) -> None:
-        """Raise unless all of the job has come."""
-        wanted = [
-            number
-            for number, fact in enumerate(facts, 1)
-            if _is_for(fact, features) and (number in self.seen or number >= self.cut)
-        ]
-        assert self.seen == wanted, f"{self.seen} of {wanted}"
+    def check(self, facts: Sequence[Fact]) -> None:
+        """Raise unless all has come: since each event was the next one, that is so if the end has."""
         assert facts[-1].kind == "end"
-        if self.again is not None and not self.left:
-            at, until = self.again
-            left = [number for number in range(max(at + 1, self.cut), until + 1) if number in wanted]
-            assert not left, f"{left} did not come again"
+        assert not self.followed, f"nothing came behind {self.cursor} of {len(facts)}"
+        assert not self.open
+
+    # Below: steps of the above.
+
+    def _set_back(self, position: int) -> None:
+        if self.open:
+            self.open.append(position)
+        else:
+            self.stored = position
+
+    def _begin_late(self, position: int, facts: Sequence[Fact], features: frozenset[str]) -> None:
+        """What a dead process has asked for may come to the next one, from where it was asked for."""
+        fits = [start for start in self.starts if start < position]
+        fits = [start for start in fits if not self._between(start, position, facts, features)]
+        assert fits or self.live, f"nobody has asked for {position}: only for what is above {self.starts}"
+        self.begin(fits[0] if fits else position - 1)
+
+    def _between(self, after: int, before: int, facts: Sequence[Fact], features: frozenset[str]) -> list[int]:
+        """Return the positions between two that are for the session; those of a told cut may be gone."""
+        return [
+            number
+            for number in range(max(after + 1, self.cut), before)
+            if _is_for(facts[number - 1], features)
+        ]
+
+    def _look_at(self, event: JobEmitted | JobEnded, position: int, facts: Sequence[Fact]) -> None:
+        what = facts[position - 1]
+        if isinstance(event, JobEmitted):
+            assert (event.kind, event.body) == (what.kind, what.body), f"{what} is at {position}"
+            if event.kind == "result_chunk":
+                self.chunks[position] = event.body["data"]
+            return
+        assert what.kind == "end", f"{what} is at {position}"
+        self.followed = False
+        chunks = [number for number, fact in enumerate(facts, 1) if fact.kind == "result_chunk"]
+        if what.body == "" and self.chunks.keys() == {*chunks}:
+            assert event.code == "", f"{event.code}: {event.message}"
+            joined = "".join(self.chunks[number] for number in chunks)
+            assert not chunks or event.result == joined
+        else:  # Pieces that an earlier process was handed, or nobody asked for, are missing (§8.4).
+            assert event.code == (what.body or "INTERNAL_ERROR")
 
 
 class ToldLoosely(Told):
     """What a user was handed of a job by a runtime that tells no positions.
 
-    Everything comes at least once, in the order of the numbers of each session.
+    Everything comes at least once, in the order of the numbers of each session (§5).
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.last = 0
+        """The number of the last event that was handed out."""
         self.numbers: list[int] = []
         """The positions that the events have, whatever the runtime tells."""
 
     def hand_out(self, event: JobEmitted | JobEnded, facts: Sequence[Fact], features: frozenset[str]) -> None:
         """Take an event, which has to be one that has happened."""
         assert event.job_seq is None
-        what = ("end", None) if isinstance(event, JobEnded) else (event.kind, event.body)
-        self.numbers.append([(fact.kind, fact.body) for fact in facts].index(what) + 1)
+        if isinstance(event, JobEnded):
+            assert facts[-1].kind == "end"
+            self.numbers.append(len(facts))
+        else:
+            what = event.kind, event.body
+            self.numbers.append([(fact.kind, fact.body) for fact in facts].index(what) + 1)
         assert event.seq > self.last, "an event came out of order"
         self.last = event.seq
-        self.open.append((event, False))
+        self.open.append(event)
+
+    def begin(self, after: int) -> None:
+        """What comes from here on may have come before."""
+
+    def subscribed(self, after: int | None, answer: Subscribed) -> None:
+        """The same."""
 
     def begin_session(self) -> None:
         """Another session numbers from 1."""
         self.last = 0
 
-    def subscribe(self, after: int) -> None:
-        """What comes from here on may have come before."""
-
     def process(self) -> JobEmitted | JobEnded:
         """The user has done with the next event."""
-        return self.open.popleft()[0]
+        event = self.open.popleft()
+        assert not isinstance(event, int)
+        return event
 
-    def restart(self, *, asked: bool) -> None:
+    def restart(self) -> None:
         """The process dies: what was not processed comes again."""
         del self.numbers[len(self.numbers) - len(self.open) :]
         self.open.clear()
         self.last = 0
 
-    def check(self, facts: Sequence[Fact], features: frozenset[str]) -> None:
+    def check(self, facts: Sequence[Fact]) -> None:
         """Raise unless all of the job has come."""
         assert sorted({*self.numbers}) == [*range(1, len(facts) + 1)]
 
@@ -204,9 +265,11 @@ class LossyClient:
         self.events: list[Event] = []
         self.told: dict[JobId, Told] = {}
         self.store: bytes | None = None
-        self.asked: dict[str, tuple[str, JobId | None, int]] = {}
+        self.asked: dict[str, tuple[str, JobId | None, int | None]] = {}
         """Request -> what was asked for, of which job, above which position."""
         self.answered: Counter[str] = Counter()
+        self.unanswered = False
+        """Whether a process has died before a submit of it was answered."""
         self.recording: list[str] = []
         """Of the process that runs now."""
         self.sent: list[bytes] = []
@@ -293,24 +356,28 @@ class LossyClient:
             case Welcomed(resumed=False):
                 for told in self.told.values():
                     told.begin_session()
-            case SubscriptionEnded():
-                self._told(event.job_id).left = True
+            case JobAccepted():
+                told = self._told(event.job_id)
+                if not told.followed:
+                    told.begin(0)
             case Subscribed():
                 told = self._told(event.job_id)
-                told.cut = max(told.cut, event.history_from or 0)
-                after = told.last
+                told.told_of_cut(event.history_from or 0)
                 if event.request_id is not None:
-                    after = self.asked[event.request_id][2]
-                told.subscribe(after)
+                    told.subscribed(self.asked[event.request_id][2], event)
+            case JobLost():
+                self._told(event.job_id).lose()
 
     def _told(self, job_id: JobId) -> Told:
         if job_id not in self.told:
-            self.told[job_id] = Told() if self.world.placed else ToldLoosely()
+            told = self.told[job_id] = Told() if self.world.placed else ToldLoosely()
+            if self.unanswered:  # The acceptance that a dead process was to get may have been of this job.
+                told.starts.add(0)
         return self.told[job_id]
 
     # The user.
 
-    def ask(self, what: str, job_id: JobId | None = None, after: int = 0) -> None:
+    def ask(self, what: str, job_id: JobId | None = None, after: int | None = 0) -> None:
         """The user asks for something; what cannot be asked for now is left out."""
         client, now = self.client, self.world.now
         self.world.asked += 1
@@ -324,7 +391,7 @@ class LossyClient:
                 case "cancel", str():
                     request = client.cancel(job_id, now=now)
                 case "subscribe", str():
-                    request = client.subscribe(job_id, after, True, now=now)
+                    request = client.subscribe(job_id, after, after is not None, now=now)
                 case "list", _:
                     request = client.list_jobs(now=now)
                 case _:
@@ -339,9 +406,10 @@ class LossyClient:
         jobs = [job_id for job_id, told in self.told.items() if told.open]
         if jobs:
             job_id = jobs[number % len(jobs)]
-            for _ in range(min(count, len(self.told[job_id].open))):
-                event = self.told[job_id].process()
-                self.client.processed(job_id, event.receipt, now=self.world.now)
+            told = self.told[job_id]
+            while told.open and count > 0:
+                count -= 1
+                self.client.processed(job_id, told.process().receipt, now=self.world.now)
                 self.keep()
             self.take()
 
@@ -364,14 +432,28 @@ class LossyClient:
         self.up.clear()
         self.down.clear()
         self.world.lost(self)
-        histories = [job_id for what, job_id, _ in self.asked.values() if what == "subscribe"]
-        for job_id, told in self.told.items():
-            told.restart(asked=job_id in histories)
+        for told in self.told.values():
+            told.restart()
+        for request, asked in self.asked.items():
+            if request not in self.answered:
+                self._forget_request(*asked)
         self.asked.clear()
         self.answered.clear()
         self.restarts += 1
         self.client = self._begin(Resumption.of_json(self.store))
         self.connect()
+
+    def _forget_request(self, what: str, job_id: JobId | None, after: int | None) -> None:
+        """What nobody was answered is carried out, or not; what it brings may come to the next process."""
+        if what.startswith("submit"):
+            self.unanswered = True
+            accepted = {event.job_id for event in self.of(JobAccepted)}
+            for other, told in self.told.items():
+                told.starts |= set() if other in accepted else {0}
+        elif what == "subscribe" and job_id is not None:
+            told = self._told(job_id)
+            told.live |= after is None
+            told.starts |= set() if after is None else {after}
 
     # What a test looks at.
 
@@ -389,7 +471,7 @@ class LossyClient:
         assert self.answered == Counter(dict.fromkeys(self.asked, 1))
         followed = {event.job_id for event in self.of(JobAccepted, Subscribed)} - self.lost_jobs
         for job_id in followed:
-            self.told[job_id].check(self.world.facts(job_id), self.client.features)
+            self.told[job_id].check(self.world.facts(job_id))
         session = self.client.session
         assert session is not None
         assert self.client.cursor == session.numbers.last

@@ -129,7 +129,8 @@ class LossyPair(Lossy):
                 event = codec.decode_value(payload + b"}")
                 facts.append(Fact(event["kind"], event["body"], feature))
             if job.end is not None and len(facts) < job.last_position:
-                facts.append(Fact("end", None))
+                end = codec.decode_value(job.end.payload + b"}")
+                facts.append(Fact("end", end.get("code", "")))
             assert len(facts) == job.last_position, "an event was cut before anybody could look"
 
     def _carry_out(self, output: Output) -> None:

@@ -26,8 +26,8 @@ def examples(count: int) -> int:
 
 
 def actions(*, without: Sequence[str] = (), most: int = 60) -> st.SearchStrategy[list[Action]]:
-    """A beginning with two clients and two jobs, and anything after it."""
-    begin: list[Action] = [("join", 0, 0, 0), ("join", 1, 0, 0), ("submit", 0, 0, 0), ("submit", 1, 0, 1)]
+    """A beginning with two clients, of which the first is told positions, two jobs, and anything after it."""
+    begin: list[Action] = [("join", 6, 0, 0), ("join", 1, 0, 0), ("submit", 0, 0, 0), ("submit", 1, 0, 1)]
     names = [name for name in (*ACTIONS, *COMMON, *COMMON) if name not in without]
     action = st.tuples(st.sampled_from(names), NUMBER, NUMBER, NUMBER)
     return (

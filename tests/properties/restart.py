@@ -225,11 +225,14 @@ def _forget_in_line(judge: Judge, line: Line, session: Session) -> None:
 
 def _flows(judge: Judge, line: Line, session: Session) -> None:
     """What flows in a session, as its records say."""
-    line.home = {job_id: Flow(len(judge.works[job_id].events)) for job_id in session.jobs}
+    line.home = {job_id: Flow(len(judge.works[job_id].events), live=True) for job_id in session.jobs}
     line.ends = dict.fromkeys(session.jobs, 1)
     line.flows = {job_id: Flow(len(judge.works[job_id].events)) for job_id in session.observed}
     for job_id, backlog in session.backlogs.items():
-        line.flows[job_id] = Flow(backlog.position, backlog.until)
+        flows = line.home if backlog.owed else line.flows
+        flows[job_id] = Flow(backlog.position, backlog.until)
+        if backlog.owed and line.flows.pop(job_id, None) is not None:
+            line.ends[job_id] = 1  # It has ended, and is told of that behind its history.
 
 
 def _forget_in_work(judge: Judge, work: Work, job: Job) -> None:

@@ -7,6 +7,7 @@ with everything that its agent published. Both are told of each envelope and eve
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
@@ -179,13 +180,21 @@ class Work:
 
 @dataclass
 class Flow:
-    """Of one job in one session: the next event by position, and where it ends if it is history alone."""
+    """Of one job in one session: the next event by position, and where it ends if it is history alone.
+
+    A session that is told positions has one of each job, its own and those that it observes (§5, §7.6).
+    """
 
     pos: int
     until: int | None = None
     floor: int = 0
     """What was published before this position may be left out: it was cut, or all of it is forgotten."""
     live: bool = False
+    """Whether what is published is numbered at once; else it waits behind a history, or for the reader."""
+
+    def rewind(self, pos: int) -> None:
+        """A history from a position on is asked for: everything from there goes on as one stream."""
+        self.pos = min(self.pos, pos)
 
     def take(self, work: Work, features: tuple[str, ...], payload: dict[str, Any], position: int) -> None:
         """An event is numbered: it has to be the next one that the session takes, by its position."""
@@ -283,6 +292,25 @@ class Line:
     def acking(self) -> bool:
         return "ack" in self.features
 
+    @property
+    def placed(self) -> bool:
+        """Whether it is told positions, so that no history stands beside what flows at home (§5)."""
+        return POSITIONS in self.features
+
+    @property
+    def observed(self) -> set[str]:
+        """The jobs that count as observed: also its own as long as a history of them is asked for (§7.6)."""
+        return {*self.flows, *(job_id for job_id, flow in self.home.items() if not flow.live)}
+
+    def look(self, backlogs: Container[str]) -> None:
+        """Look at what waits now: a job of its own does behind a history alone that was asked for."""
+        for job_id, flow in self.home.items():
+            waits = self.placed and job_id in backlogs
+            ensure(not (waits and flow.live), "its own job waits, and no history was asked for")
+            flow.live = not waits
+        for job_id, flow in self.flows.items():
+            flow.live = job_id not in backlogs
+
     def numbered(
         self, raw: bytes, works: dict[JobId, Work], position: int, *, lag: int, records: int, now: int
     ) -> None:
@@ -298,9 +326,10 @@ class Line:
         ensure(frame["event_seq"] == self.last, "a number is left out, or given twice")
         ensure(frame["session_id"] == self.session_id, "this is another session's")
         work = works.get(JobId(job_id))
-        told = position if POSITIONS in self.features and position else None
+        told = position if self.placed and position else None
         ensure(payload.get("job_seq") == told, "another position is told, or none")
-        if position == 0 or (job_id in self.home and position > self.home[job_id].pos):
+        home = self.home.get(job_id)
+        if position == 0 or (home is not None and home.live and position > home.pos):
             self.current[self.last] = None
         match frame["type"]:
             case "job.cancelled":
@@ -310,9 +339,10 @@ class Line:
                 self._notice(payload["body"]["phase"], job_id, lag)
             case "job.event" if not self.blind:
                 ensure(work is not None, "an event of an unknown job")
-                flow = self.home.get(job_id)
-                if flow is None or position <= flow.pos:
-                    flow = self.flows.get(job_id)  # A history, also beside what flows at home.
+                if home is None or (not self.placed and position <= home.pos):
+                    flow = self.flows.get(job_id)
+                else:
+                    flow = home
                 ensure(flow is not None, f"nobody asked for this event of {job_id}")
                 if flow is not None and work is not None:
                     flow.take(work, self.features, payload, position)
@@ -341,7 +371,7 @@ class Line:
             self.ends[job_id] = self.ends.get(job_id, 0) - 1
             ensure(self.ends[job_id] >= 0, "an end that nobody waits for")
             flow = self.home.pop(job_id, None)
-            if flow is not None and work is not None:
+            if flow is not None and flow.live and work is not None:
                 work.ended_at_home(self.last)
         else:
             flow = self.flows.pop(job_id)

@@ -320,7 +320,15 @@ def check_observers(runtime: Runtime) -> None:
             history = runtime.jobs[job_id].history
             until = history.end if backlog.until is None else backlog.until
             ensure(history.first <= backlog.position <= until <= history.end, "behind what there is not")
-            ensure((backlog.until is None) == (job_id in session.observed), "with an end, and observed")
+            waits = job_id in session.jobs and session.jobs[job_id].home_behind
+            endless = waits or job_id in session.observed
+            ensure((backlog.until is None) == endless, "with an end, and live follows")
+            ensure(backlog.until is None or not session.positions, "a history beside what flows")
+            own = runtime.jobs[job_id].terms.session_id == session.id
+            ensure(waits <= backlog.owed <= (own and session.positions), "owed to another, or to nobody")
+        for job_id, job in session.jobs.items():
+            ensure(job.home_behind <= (job_id in session.backlogs), "it waits for nothing")
+            ensure(not job.home_behind or session.positions, "it waits, and is not told positions")
     count = sum(len(session.backlogs) for session in runtime.sessions.values())
     ensure(len(behind) == count, "behind without a backlog")
 

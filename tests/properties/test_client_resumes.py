@@ -47,12 +47,12 @@ class Wire(Lossy):
 
     def facts(self, job_id: JobId) -> Sequence[Fact]:
         return [
-            Fact(payload["kind"], payload["body"]) if message_type == "job.event" else Fact("end", None)
+            Fact(payload["kind"], payload["body"]) if message_type == "job.event" else Fact("end", "")
             for _, message_type, payload in self.runtime.jobs[job_id].history
         ]
 
 
-ASK = st.sampled_from(["submit", "submit", "submit keyed", "cancel", "list", "subscribe"])
+ASK = st.sampled_from(["submit", "submit", "submit keyed", "cancel", "list", "subscribe", "go on", "observe"])
 NUMBER = st.integers(0, 3)
 STEP = st.one_of(
     *[st.tuples(st.just("ask"), ASK)] * 2,
@@ -84,7 +84,7 @@ def play(wire: Wire, steps: list[tuple[str, Any]], *, loses: bool = False) -> No
         job = jobs[argument % len(jobs)] if jobs and isinstance(argument, int) else None
         match what:
             case "ask":
-                ask(wire.client, argument, JobId(f"job_{number % 3}"))
+                ask(wire.client, argument, JobId(f"job_{number % 3}"), number)
             case "emit" if job is not None:
                 runtime.emit(job, "log", {"level": "info", "message": f"{job.id} {len(job.history)}"})
             case "chunk" if job is not None:
@@ -112,10 +112,15 @@ def play(wire: Wire, steps: list[tuple[str, Any]], *, loses: bool = False) -> No
     wire.heal()
 
 
-def ask(client: LossyClient, what: str, job_id: JobId) -> None:
-    """A user asks for something; no process of it asks twice for the history of a job."""
-    if what != "subscribe" or (what, job_id, 0) not in client.asked.values():
-        client.ask(what, job_id)
+def ask(client: LossyClient, what: str, job_id: JobId, number: int) -> None:
+    """A user asks for something: for all of a job, a part of what it has, or what comes from now on."""
+    match what:
+        case "go on" if job_id in client.told:
+            client.ask("subscribe", job_id, client.told[job_id].cursor * (number % 4) // 3)
+        case "observe":
+            client.ask("subscribe", job_id, None)
+        case _:
+            client.ask(what, job_id)
 
 
 def chunk(runtime: FakeRuntime, job_id: str, more: bool = True) -> dict[str, Any]:

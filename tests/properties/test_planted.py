@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
+from arcp_proto.client import resubscribe
 from arcp_proto.client.followed_job import FollowedJob
+from arcp_proto.client.session import ClientSession
+from arcp_proto.client.stored_session import ResumedJob
 from arcp_proto.errors import InvariantViolated
+from arcp_proto.wire.messages import Subscribe
 from tests.planted import plant
 
 from .fake_runtime import OF_OTHERS, FakeRuntime
@@ -131,19 +136,80 @@ def test_the_judge_of_clients_finds_a_job_that_is_given_up() -> None:
     wire.client.check_nothing_lost()
 
 
-@pytest.mark.parametrize("skipped", [0, 1])
-def test_the_judge_of_clients_finds_an_event_that_is_not_asked_for(skipped: int) -> None:
+def asks_behind_the_next_event(patch: pytest.MonkeyPatch) -> None:
     """A client whose session is lost asks from the position behind the next one."""
-    steps = [("emit", 0), ("settle", 0), ("emit", 0), ("drop", 0), ("emit", 0), ("reach", 0)]
+    original = resubscribe._subscribe
+
+    def subscribe(job: FollowedJob) -> Subscribe:
+        asked = original(job)
+        return replace(asked, from_job_seq=(asked.from_job_seq or 0) + 1)
+
+    patch.setattr(resubscribe, "_subscribe", subscribe)
+
+
+def takes_no_history_again(patch: pytest.MonkeyPatch) -> None:
+    """What the user asks for again is taken for copies."""
+    patch.setattr(ClientSession, "go_back", lambda session, job, position: None)
+
+
+def goes_back_without_being_asked(patch: pytest.MonkeyPatch) -> None:
+    """The last event before a session is lost is handed out again."""
+    original = FollowedJob.lose
+
+    def lose(job: FollowedJob) -> None:
+        original(job)
+        job.cursor = max(job.cursor - 1, 0)
+
+    patch.setattr(FollowedJob, "lose", lose)
+
+
+def stores_the_highest_position(patch: pytest.MonkeyPatch) -> None:
+    """The next process goes on behind everything that was ever processed, whatever was asked for again."""
+    original = FollowedJob.processed
+
+    def processed(job: FollowedJob, place: int, *, placed: bool) -> None:
+        original(job, max(job.stored, place) if placed else place, placed=placed)
+
+    patch.setattr(FollowedJob, "processed", processed)
+
+
+def forgets_that_positions_fell(patch: pytest.MonkeyPatch) -> None:
+    """The next process takes what came before a history for what comes behind it."""
+    original = ClientSession._resumed
+
+    def resumed(session: ClientSession, job: FollowedJob) -> ResumedJob:
+        job.risen_from = 0
+        return original(session, job)
+
+    patch.setattr(ClientSession, "_resumed", resumed)
+
+
+LOST: Final = [("emit", 0), ("settle", 0), ("emit", 0), ("drop", 0), ("emit", 0), ("reach", 0)]
+AGAIN: Final = [*[("emit", 0)] * 3, ("settle", 0), ("process", 3), ("settle", 0), ("ask", "subscribe")]
+"""The number of a step chooses the job that it is about, and from where on a history is asked for."""
+OF_CLIENTS: Final = {
+    asks_behind_the_next_event: LOST,
+    goes_back_without_being_asked: LOST,
+    takes_no_history_again: [*AGAIN, ("settle", 0)],
+    stores_the_highest_position: [*AGAIN, ("settle", 0), ("process", 1), ("restart", 0)],
+    forgets_that_positions_fell: [
+        *[("emit", 0), ("emit", 0), ("emit", 1), ("emit", 0), *[("settle", 0)] * 2, ("process", 3)],
+        *[*[("settle", 0)] * 2, ("ask", "go on"), ("settle", 0), ("restart", 0)],
+    ],
+}
+
+
+@pytest.mark.parametrize("bug", OF_CLIENTS)
+def test_the_judge_of_clients_finds(bug: Callable[[pytest.MonkeyPatch], None]) -> None:
     wire = Wire(FakeRuntime())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FollowedJob, "asked_from", property(lambda job: job.cursor + skipped))
-        if skipped:
-            with pytest.raises(AssertionError, match="did not come before"):
-                play(wire, steps, loses=True)
-        else:
-            play(wire, steps, loses=True)
+        bug(patch)
+        with pytest.raises(AssertionError, match=r"come before|came again|came behind"):
+            play(wire, OF_CLIENTS[bug], loses=True)
             check(wire)
+    wire = Wire(FakeRuntime())
+    play(wire, OF_CLIENTS[bug], loses=True)
+    check(wire)
 
 
 @pytest.mark.parametrize("seed", sorted({*SEEDS.values()}))

@@ -122,7 +122,11 @@ def test_records_survive_being_written(setup: tuple[int, int, int], drawn: list[
 @settings(max_examples=examples(50))
 @given(setup=SETUP, drawn=actions(without=("crash",)))
 def test_without_a_journal_the_wire_is_the_same(setup: tuple[int, int, int], drawn: list[Action]) -> None:
-    """Records only say what happened."""
+    """Records only say what happened.
+
+    The logs are long: in a short one agents and observers wait for the journal (§6.5), and for nothing else.
+    """
+    setup = setup[0] & ~0b10000, setup[1] & ~0b100011, setup[2]
     with_journal = played(setup, [action for action in drawn if action[0] != "lag"])
     without = run((setup[0] & ~1, *setup[1:]), drawn)
     assert without.world.records == []

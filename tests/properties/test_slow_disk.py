@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from arcp_proto.engine.output import PauseJob, ResumeJob
 from arcp_proto.errors import ensure
+from arcp_proto.features import POSITIONS
 from arcp_proto.ids import JobId, SessionId
 from arcp_proto.limits import Limits
-from tests.unit.world import CONFIG, Frame, Peer, World
+from tests.unit.world import CONFIG, FEATURES, Frame, Peer, World
 
 from . import structure
 from .machines import examples
@@ -26,7 +27,10 @@ LIMITS: Final = Limits(
 SETUP: Final = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0, journal=True, limits=LIMITS)
 BURST: Final = 5
 """Events that an agent may publish after it was told to wait, and before its driver takes."""
-NAMES: Final = (*("emit",) * 8, *("persist",) * 3, "catch_up", "block", "drain", "stream", "drop", "ack")
+NAMES: Final = (
+    *(*("emit",) * 8, *("persist",) * 3, "catch_up", "block", "drain", "stream", "drop", "ack", "again"),
+)
+PLACED: Final = (*FEATURES, POSITIONS)
 ACTIONS: Final = st.integers(0, 120).flatmap(  # Else lists are short: five of them on average.
     lambda count: st.lists(
         st.tuples(st.sampled_from(NAMES), st.integers(0, 255), st.integers(0, 255)),
@@ -42,6 +46,8 @@ class Reader:
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.past: list[Frame] = []
+        self.asked: dict[str, int] = {}
+        """The positions behind which it has asked for a history again, by request."""
         self.session_id = SessionId(peer.session_id)
 
     @property
@@ -50,10 +56,27 @@ class Reader:
         return max((frame.get("event_seq", 0) for frame in (*self.past, *self.peer.frames)), default=0)
 
     def texts(self, job: JobId) -> list[str]:
-        """Return the messages of the events of a job."""
-        frames = [frame for frame in (*self.past, *self.peer.frames) if frame.get("job_id") == job]
-        bodies = [frame["payload"].get("body", {}) for frame in frames]
-        return [body["message"] for body in bodies if "message" in body]
+        """Return the messages of the events of a job, each once.
+
+        To a reader that is told positions they come as one stream, which goes back if it asks for that (§5).
+        """
+        texts: list[str] = []
+        at = last = 0
+        for frame in (*self.past, *self.peer.frames):
+            if frame.get("job_id") != job or frame["type"] not in ("job.event", "job.subscribed"):
+                continue
+            payload = frame["payload"]
+            if frame["type"] == "job.subscribed":
+                at = min(at, self.asked.get(payload["request_id"], at))
+                continue
+            if "job_seq" in payload:
+                at += 1
+                ensure(payload["job_seq"] == at, f"{payload['job_seq']} came in place of {at}")
+            if "message" in payload["body"] and payload.get("job_seq", last + 1) > last:
+                texts.append(payload["body"]["message"])
+            last = max(last, payload.get("job_seq", 0))
+        ensure(at == last, f"the stream went back, and came to {at} of {last}")
+        return texts
 
 
 class SlowDisk:
@@ -61,9 +84,12 @@ class SlowDisk:
 
     def __init__(self) -> None:
         self.world = World(SETUP)
-        self.clients = [Reader(self.world.client()), Reader(self.world.client("tok-bob"))]
+        self.clients = [
+            Reader(self.world.client(features=PLACED)),
+            Reader(self.world.client("tok-bob")),
+        ]
         self.jobs = [client.peer.submit() for client in (*self.clients, *self.clients)]
-        self.observer = Reader(self.world.client())
+        self.observer = Reader(self.world.client(features=PLACED))
         for job in self.jobs[::2]:
             self.observer.peer.send("job.subscribe", {"job_id": job})
         self.readers = [*self.clients, self.observer]
@@ -94,6 +120,8 @@ class SlowDisk:
                 self._drain(reader)
             case "drop" if not reader.peer.slow:
                 self._resume(reader)
+            case "again" if job in self._jobs_of(reader):
+                self._ask_again(reader, job, b)
             case "ack" if not reader.peer.slow:
                 reader.peer.send("session.ack", {"last_processed_seq": reader.last})
         world.advance(0.001)
@@ -119,6 +147,17 @@ class SlowDisk:
         place = self.jobs.index(job)
         return [self.clients[place % 2], *([self.observer] if place % 2 == 0 else [])]
 
+    def _jobs_of(self, reader: Reader) -> list[JobId]:
+        """Return the jobs that a reader gets, and whose histories it may ask for again."""
+        return [] if reader is self.clients[1] else self.jobs[::2]
+
+    def _ask_again(self, reader: Reader, job: JobId, number: int) -> None:
+        position = number % (self.world.runtime.jobs[job].last_position + 1)
+        request_id = f"again{len(reader.asked)}"
+        reader.asked[request_id] = position
+        asked = {"job_id": job, "history": True, "from_job_seq": position}
+        reader.peer.send("job.subscribe", asked, id=request_id)
+
     def _emit(self, job: JobId, padding: str) -> None:
         self.said[job] += 1
         body = {"level": "info", "message": f"{self.said[job]}", "padding": padding}
@@ -138,7 +177,7 @@ class SlowDisk:
     def _resume(self, reader: Reader) -> None:
         """A client is cut off, and resumes before anything else happens."""
         token = "tok-bob" if reader is self.clients[1] else "tok-alice"
-        resume = {"resume_token": reader.peer.token, "last_event_seq": reader.last}
+        resume = {"resume_token": reader.peer.token, "last_event_seq": reader.last, "replies": True}
         reader.peer.drop()
         reader.past += reader.peer.frames
         reader.peer = self.world.connect()

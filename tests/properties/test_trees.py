@@ -20,7 +20,7 @@ from arcp_proto.engine.output import ChildEnded, StartJob, StopJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, ensure
 from arcp_proto.features import POSITIONS
-from arcp_proto.ids import SECOND, JobId
+from arcp_proto.ids import SECOND, JobId, SessionId
 from arcp_proto.limits import Limits
 from arcp_proto.recording import record, replay
 from arcp_proto.server.config import RuntimeConfig
@@ -99,6 +99,8 @@ class Forest(World):
         self.over: dict[JobId, None] = {}
         self.frames: dict[str, dict[int, Frame]] = {}
         """By session and number."""
+        self.asked: list[tuple[str, JobId, int, int]] = []
+        """By what a session has asked for, of which job, behind which number, and from which position on."""
         self.all_peers: list[Peer] = []
         self.peer = self._open()
 
@@ -246,9 +248,21 @@ class Forest(World):
             self.peer = self._open()
 
     def _subscribe(self, a: int, b: int, c: int) -> None:
-        job = self._one(self.runtime.jobs, a)
-        if job is not None and self.there:
-            self.peer.send("job.subscribe", {"job_id": job.id, "history": bool(b & 1), "from_event_seq": 0})
+        job, history = self._one(self.runtime.jobs, a), bool(b & 1)
+        if job is None or not self.there:
+            return
+        session_id = SessionId(self.peer.session_id)
+        last = self.runtime.sessions[session_id].log.last
+        place = b // 2 % (job.last_position + 1) if history else job.last_position
+        if history or not self._gets(session_id, job):
+            self.asked.append((session_id, job.id, last, place))
+        asked = {"from_job_seq": place} if history else {}
+        self.peer.send("job.subscribe", {"job_id": job.id, "history": history, **asked})
+
+    def _gets(self, session_id: SessionId, job: Job) -> bool:
+        """Whether a session gets the events of a job: then only a history is something that it asks for."""
+        session = self.runtime.sessions[session_id]
+        return job.id in session.jobs or job.id in session.observed
 
     def _crash(self, a: int, b: int, c: int) -> None:
         if not self.config.journal or c % 3:
@@ -332,15 +346,22 @@ class Forest(World):
             announced: dict[str, None] = {}
             ended: dict[str, None] = {}
             places: dict[str, int] = {}
-            for _, frame in sorted(frames.items()):
+            known: dict[str, int] = {}
+            asked = [one[1:] for one in self.asked if one[0] == session_id]
+            for number, frame in sorted(frames.items()):
+                while asked and asked[0][1] < number:
+                    job_id, _, place = asked.pop(0)
+                    places[job_id] = min(place, places.get(job_id, place))
                 job_id, payload = JobId(frame["job_id"]), frame["payload"]
-                position, last = payload.get("job_seq", 0), places.get(job_id, 0)
+                position = payload.get("job_seq", 0)
                 ensure((position == 0) == (frame["type"] == "job.cancelled"), "a position is told, or not")
-                if position <= last or not position:
-                    continue  # A history that was asked for again.
-                begins = self.hello or self.homes.get(job_id) != session_id
-                ensure(position == last + 1 or (begins and not last), "a position is left out")
+                if not position:
+                    continue
+                ensure(position == places.get(job_id, 0) + 1, "a position is left out, or not asked for")
                 places[job_id] = position
+                if position <= known.get(job_id, 0):
+                    continue  # It was seen before.
+                known[job_id] = position
                 parent_id = self.parents.get(job_id)
                 ensure(parent_id is None or job_id in announced, "a child that was not announced")
                 ensure(job_id not in ended, "something follows the end of a job")
