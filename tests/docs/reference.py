@@ -41,14 +41,14 @@ NOTE: Final = (
 def main() -> int:
     """Write every page; 0."""
     GENERATED.mkdir(exist_ok=True)
-    for name, text in written().items():
-        (GENERATED / name).write_text(text)
+    for name in PAGES:
+        (GENERATED / name).write_text(written(name))
     return 0
 
 
-def written() -> dict[str, str]:
-    """Return the pages by the names of their files."""
-    return {name: "\n\n".join([NOTE, *write()]) + "\n" for name, write in PAGES.items()}
+def written(name: str) -> str:
+    """Return the page with that file name."""
+    return "\n\n".join([NOTE, *PAGES[name]()]) + "\n"
 
 
 def error_codes() -> list[str]:
