@@ -193,7 +193,7 @@ class Stage(World):
         self.outputs.append(output)
         self.records += output.records
         if output.records:
-            self._write("~", *(type(made).__name__ for made in output.records))
+            self._write("~", *(str(made.__struct_config__.tag) for made in output.records))
             if self.durable:
                 self.persist()
         for connection in output.writable:
