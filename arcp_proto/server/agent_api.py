@@ -12,9 +12,10 @@ from arcp_proto.leases.budget import COST_BUDGET, Cost, to_cost
 from arcp_proto.limits import MAX_ID_LENGTH, MAX_NAME_LENGTH, MAX_REASON_LENGTH
 from arcp_proto.server.jobs.delegation import AGENT_DELEGATE
 from arcp_proto.server.jobs.gate import TOOL_CALL
-from arcp_proto.server.jobs.job import Job
+from arcp_proto.server.jobs.job import Job, LastWord, Verdict
 from arcp_proto.server.jobs.publish import MOST_TOGETHER, SHORT
 from arcp_proto.server.jobs.shortening import shorten
+from arcp_proto.server.jobs.stage import TO_BE_LEFT, WITHOUT_VOICE
 from arcp_proto.wire import codec
 from arcp_proto.wire.event_bodies import (
     COST_PREFIX,
@@ -68,7 +69,7 @@ class AgentCalls:
                     publish.end(runtime, job)
                 return 0
         job = runtime.unfinished.get(job_id)
-        if job is None or job.then is not None:
+        if job is None or job.stage in WITHOUT_VOICE:
             raise _no_job(job_id)
         special = _SPECIAL.get(kind)
         if special is not None:
@@ -234,10 +235,8 @@ class AgentCalls:
         job = _running(runtime, job_id)
         encoded = _encode_result(result, summary)
         runtime.enter(now, "finish", job_id, result, summary)
-        if job.outcome is None:
-            results.finish(runtime, job, encoded, summary)
-        else:  # It is decided that it ends otherwise.
-            completion.agent_ended(runtime, job, job.outcome)
+        word = LastWord(Verdict.RETURNED, None, encoded, summary, job.stage in TO_BE_LEFT)
+        completion.agent_over(runtime, job, word)
         runtime.done()
 
     def fail(
@@ -265,7 +264,7 @@ class AgentCalls:
 
 def _unended(runtime: Runtime, job_id: JobId) -> Job:
     job = runtime.unfinished.get(job_id)
-    if job is None or job.then is not None:  # Its agent may be over, and its children not.
+    if job is None or job.stage in WITHOUT_VOICE:
         raise _no_job(job_id)
     return job
 

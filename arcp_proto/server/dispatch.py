@@ -26,7 +26,8 @@ from arcp_proto.wire.lenient import read_request
 from . import shutdown
 from .credentials import issuing, revocation
 from .hooks import Hooks
-from .jobs import completion, gate, submission, submit_queue
+from .jobs import completion, gate, results, submission, submit_queue
+from .jobs.job import Verdict
 from .responses import entry_json
 from .sessions import admission_control, handshake, retention, subscriptions
 
@@ -208,6 +209,7 @@ HOOKS: Final = Hooks(
     submit_is_ready=submit_queue.ready,
     submit_is_refused=submit_queue.refused,
     job_is_ready=submission.go,
+    verdicts={Verdict.RETURNED: results.returned, Verdict.FAILED: completion.failed},
 )
 """What modules of the runtime tell those above them."""
 

@@ -6,12 +6,12 @@ above it has to act on, it calls a row of this table; `dispatch` has the functio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from arcp_proto.errors import Refusal
-    from arcp_proto.server.jobs.job import Job
+    from arcp_proto.server.jobs.job import Job, LastWord, Verdict
     from arcp_proto.server.jobs.turn import Turn
     from arcp_proto.server.sessions.session import Session
     from arcp_proto.wire.credential import Credential
@@ -41,3 +41,5 @@ class Hooks(NamedTuple):
     """A submit does not get its credentials."""
     job_is_ready: Callable[[Runtime, Job, Input, int], None]
     """A job that exists has its credentials: its agent starts, for the attempt of this number."""
+    verdicts: Mapping[Verdict, Callable[[Runtime, Job, LastWord], None]]
+    """The agent of a job has decided how the job ends, and its children have ended: write its terminal."""

@@ -18,6 +18,7 @@ from arcp_proto.wire.messages import Lease
 
 from .audit import note
 from .jobs import completion
+from .jobs.stage import AgentStage
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -98,7 +99,7 @@ class HostCalls:
         """
         runtime = self._runtime
         jobs = runtime.jobs if finished else runtime.unfinished
-        return [_info(runtime, job) for job in sorted(jobs.values(), key=_number)]
+        return [_info(job) for job in sorted(jobs.values(), key=_number)]
 
     def counts(self) -> Counts:
         """Return how many connections, sessions and jobs there are.
@@ -130,7 +131,7 @@ def _cancel(runtime: Runtime, job: Job, reason: str) -> bool:
     return True
 
 
-def _info(runtime: Runtime, job: Job) -> JobInfo:
+def _info(job: Job) -> JobInfo:
     terms = job.terms
     decided = job.status if job.ended else None if job.outcome is None else job.outcome.status
     return JobInfo(
@@ -139,7 +140,7 @@ def _info(runtime: Runtime, job: Job) -> JobInfo:
         agent=job.agent,
         status=job.status,
         ends_as=decided,
-        agent_runs=job.id in runtime.running,
+        agent_runs=job.agent_stage is not AgentStage.NONE,
         accepted_at=terms.accepted_at,
         session_id=terms.session_id,
         parent_job_id=terms.parent_job_id,

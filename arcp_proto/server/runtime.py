@@ -79,8 +79,6 @@ class Runtime(AgentCalls, HostCalls, Machine):
         """Jobs whose agent has not stopped."""
         self.unfinished: dict[JobId, Job] = {}
         """Jobs whose terminal is not out."""
-        self.leaving: dict[JobId, Job] = {}
-        """Unfinished jobs that a shutdown leaves to the next process."""
         self.keys = Keys()
         self.listing = Listing()
         self.cursor_key: bytes | None = None
@@ -101,8 +99,6 @@ class Runtime(AgentCalls, HostCalls, Machine):
         self.most_unsaved = back_pressure.Most.of(config.limits)
         self.unsaved: dict[SessionId, Session] = {}
         """Sessions with something in their logs that is not known to be durable."""
-        self.unstarted: dict[JobId, None] = {}
-        """Jobs whose agents are asked for once enough records are durable."""
         self._waiting: dict[Connection, None] = {}
         self.speaker: Job | None = None
         """Whose event was the last input: the next of them are numbered together, before anything else."""
@@ -329,11 +325,11 @@ class Runtime(AgentCalls, HostCalls, Machine):
         """So many bytes more, or less, are kept for the idempotency keys of a principal; they cannot go."""
         self.holdings.pin(principal, size, nameless=principal in self.anonymous_principals)
 
-    def change_status(self, job: Job, status: Status) -> None:
-        """A job goes on in its lifecycle."""
+    def recorded(self, job: Job, record: str, status: Status) -> None:
+        """Change the stage and the status of a job, which is listed by its status."""
         before = job.status
-        job.become(status)
-        if self.listing.asked:
+        job.recorded(record, status)
+        if self.listing.asked and before is not status:
             self.listing.changed(job, before)
 
     def payload_limit(self, job: Job) -> int:
@@ -381,9 +377,9 @@ class Runtime(AgentCalls, HostCalls, Machine):
         if self.draining:
             shutdown.end_if_over(self)
 
-    def left(self, job: Job) -> bool:
-        """Whether a job whose agent has stopped, or will not, is left to the next process."""
-        return shutdown.left(self, job)
+    def leave_job(self, job: Job) -> None:
+        """Leave a job whose agent has stopped, or does not stop in time, to the next process."""
+        shutdown.leave(self, job)
 
     # Roles of a machine.
 

@@ -13,6 +13,7 @@ from arcp_proto.ids import SECOND, Time
 from arcp_proto.server.sessions.admission_control import SHUTTING_DOWN
 
 from .jobs import completion, submit_queue
+from .jobs.stage import JobStage
 
 if TYPE_CHECKING:
     from arcp_proto.server.jobs.job import Job
@@ -42,21 +43,22 @@ def cancel_rest(runtime: Runtime) -> None:
     for job in list(runtime.unfinished.values()):
         if not completion.starts_again(runtime, job):
             completion.fix_outcome(runtime, job, stop)
-        elif job.id not in runtime.leaving:
-            runtime.leaving[job.id] = job
+        elif job.stage is not JobStage.LEAVING:
+            runtime.issuing.starts_no_more(job)
+            job.goes_to(JobStage.LEAVING)
             for child in list(job.children.values()):
                 completion.fix_outcome(runtime, child, stop)  # It would be started again by its parent only.
             completion.stop_agent(runtime, job, SHUTTING_DOWN)
 
 
-def left(runtime: Runtime, job: Job) -> bool:
-    """Whether a job whose agent has stopped, or will not, is left to the next process; here it is done."""
-    if job.id not in runtime.leaving or job.outcome is not None:
-        return False
+def leave(runtime: Runtime, job: Job) -> None:
+    """Leave a job, whose agent has stopped or does not in time, to the next process; again is harmless."""
+    if job.stage is not JobStage.LEFT:
+        job.goes_to(JobStage.LEFT)
+        job.word = None
     runtime.unfinished.pop(job.id, None)
     runtime.timers.disarm_all(OF_A_RUN, job.id)
     end_if_over(runtime)
-    return True
 
 
 def end_if_over(runtime: Runtime) -> None:

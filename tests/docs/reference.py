@@ -27,6 +27,13 @@ from arcp_proto.engine.connection import Phase
 from arcp_proto.server import audit
 from arcp_proto.server.dispatch import DUE
 from arcp_proto.server.dispatch import HANDLERS as OF_RUNTIME
+from arcp_proto.server.jobs.stage import (
+    AGENT_TRANSITIONS,
+    TRANSITIONS,
+    AgentStage,
+    JobStage,
+    Transition,
+)
 from arcp_proto.server.journal import records
 from arcp_proto.wire import event_bodies, messages, peer_quirks
 from tests.docs import api
@@ -433,7 +440,30 @@ def states() -> list[str]:
         "## Job",
         "[How a job ends](../explanation/endings.md) explains the steps to its end.",
         *diagram_of_jobs(),
+        "## Stages of a job",
+        "Inside a runtime a job has a stage, which says more than the status that clients see. Its agent has"
+        " one of its own, since an agent that ignores its cancellation outlives its job.",
+        _stages(JobStage),
+        _transitions(TRANSITIONS),
+        "A transition with a record survives a crash. After a crash a job is in the stage that the last such"
+        " record made.",
+        "## Stages of an agent",
+        _stages(AgentStage),
+        _transitions(AGENT_TRANSITIONS),
     ]
+
+
+def _stages(stages: type[JobStage] | type[AgentStage]) -> str:
+    meanings = member_docs(stages)
+    return table(["Stage", "Meaning"], [[f"`{one}`", meanings[one.name]] for one in stages])
+
+
+def _transitions(transitions: Sequence[Transition[Any]]) -> str:
+    rows = [
+        [f"`{one.before}`", f"`{one.after}`", f"`{one.record}`" if one.record else "", one.meaning]
+        for one in transitions
+    ]
+    return table(["From", "To", "Record", "Meaning"], rows)
 
 
 PAGES: Final[Mapping[str, Callable[[], list[str]]]] = {

@@ -773,7 +773,7 @@ class Play(Judge):
         self.pass_time(self.config.resume_window_sec + limits.retention + 2 * limits.idempotency + steps)
         self.note()
         self.check()
-        if not self.world.runtime.leaving:  # Else they are there for the next process.
+        if not structure.leaves(self.world.runtime):  # Else they are there for the next process.
             structure.check_empty(self.world.runtime)
 
     # Below: choosing, and what is known.

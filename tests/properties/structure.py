@@ -15,6 +15,14 @@ from arcp_proto.ids import JobId, Principal, SessionId
 from arcp_proto.limits import KIB
 from arcp_proto.server.jobs.idempotency import key_bytes
 from arcp_proto.server.jobs.job import NO_EVENTS, Job
+from arcp_proto.server.jobs.stage import (
+    OUTCOME_COUNTS,
+    TO_BE_LEFT,
+    WITHOUT_VOICE,
+    WRITTEN,
+    AgentStage,
+    JobStage,
+)
 from arcp_proto.server.runtime import Runtime
 from arcp_proto.server.sessions.admission_control import Group, group_of
 from arcp_proto.server.sessions.event_log import History, Log
@@ -52,7 +60,7 @@ def check_empty(runtime: Runtime) -> None:
         name: getattr(runtime, name)
         for name in (
             *("connections", "sessions", "tokens", "jobs", "running", "unfinished", "keys", "listing"),
-            *("holdings", "retired", "pending", "anonymous_principals", "unsettled", "unsaved", "unstarted"),
+            *("holdings", "retired", "pending", "anonymous_principals", "unsettled", "unsaved"),
             *("timers", "_waiting", "_gated", "ready"),
         )
     }
@@ -89,9 +97,9 @@ def check_timers(runtime: Runtime, aborted: Sequence[Connection], drain: bool) -
     expected += [TimerKey(TimerKind.RESUME_WINDOW, session.id) for session in detached]
     for job in runtime.jobs.values():
         here = job.id in runtime.unfinished
-        if job.then is not None:
+        if job.stage in WITHOUT_VOICE:
             continue  # Only its children have to stop.
-        if not job.ended and (job.outcome is not None or (here and job.id in runtime.leaving)):
+        if not job.ended and (job.outcome is not None or job.stage is JobStage.LEAVING):
             expected.append(TimerKey(TimerKind.GRACE, job.id))
         if here and job.outcome is None and job.terms.max_runtime_sec is not None:
             expected.append(TimerKey(TimerKind.MAX_RUNTIME, job.id))
@@ -202,7 +210,8 @@ def check_positions(runtime: Runtime) -> None:
 def check_saving(runtime: Runtime) -> None:
     """A session awaits the journal if and only if too much of its log is not durable."""
     behind, most = runtime.record_count > runtime.persisted_count, runtime.most_unsaved
-    ensure(behind or not (runtime.unsaved or runtime.unstarted), "the journal has caught up, and is awaited")
+    held = [job.id for job in runtime.jobs.values() if job.agent_stage is AgentStage.HELD]
+    ensure(behind or not (runtime.unsaved or held), "the journal has caught up, and is awaited")
     for session in runtime.sessions.values():
         events, size = session.log.unsaved
         ensure(0 <= events <= len(session.log) and 0 <= size <= session.log.size, "what is not durable")
@@ -216,8 +225,6 @@ def check_saving(runtime: Runtime) -> None:
             not waits or taken or not most.passed(events, size), "it waits for a journal that has caught up"
         )
         ensure(waits or not most.reached(events, size) or not runtime.journaling, "it does not wait")
-    for job_id in runtime.unstarted:
-        ensure(job_id in runtime.running, "an agent that is not asked for does not run")
 
 
 def check_jobs(runtime: Runtime) -> None:
@@ -230,8 +237,11 @@ def check_jobs(runtime: Runtime) -> None:
     for job_id, job in jobs.items():
         named = job.id == job_id == job.terms.job_id
         ensure(named and job.history.job_id in (job_id, NO_EVENTS.job_id), "a job has another's name")
-        over = job.id not in runtime.unfinished and (job.ended or job.id not in runtime.leaving)
-        ensure(job.ended == over, "an end that is not out, or the reverse")
+        here = job.stage not in (JobStage.ACCEPTED, JobStage.LEFT, JobStage.ENDED)
+        ensure(here == (job.id in runtime.unfinished), "an index of jobs that have not ended is wrong")
+        agent = job.agent_stage is not AgentStage.NONE
+        ensure(agent == (job.id in runtime.running), "an index of jobs with an agent is wrong")
+        check_stage(job)
         ensure(job.ended == (job.end is not None) == (job.id in retired), "ended, or not")
         ensure(not job.ended or (job.home is None and job.stream is None), "it has a home after its end")
         if job.home is not None:
@@ -244,11 +254,28 @@ def check_jobs(runtime: Runtime) -> None:
         ensure(job.paused == _waits(job) or job.ended, "an agent waits for nothing, or does not")
         check_history(job)
     for job in runtime.unfinished.values():
-        runs = job.id in runtime.running or job.then is not None
-        ensure(jobs.get(job.id) is job and runs, "unfinished, and nobody runs it")
+        ensure(jobs.get(job.id) is job, "a job that is not there is unfinished")
     ensure(all(job_id in jobs for job_id in retired), "what is forgotten is remembered")
     ensure(runtime.job_count >= max((job.number for job in jobs.values()), default=0), "jobs were counted")
     _check_anonymous(runtime)
+
+
+def leaves(runtime: Runtime) -> bool:
+    """Return whether a job is there for the next process."""
+    return any(job.stage in TO_BE_LEFT for job in runtime.jobs.values())
+
+
+def check_stage(job: Job) -> None:
+    """What a job has is what its stage says."""
+    stage = job.stage
+    ensure(stage is not JobStage.ACCEPTED, "a job waits for nothing, and does not start")
+    ensure((job.word is not None) == (stage is JobStage.WAITING_FOR_CHILDREN), "a last word")
+    ensure(job.ending is not None or stage not in WRITTEN, "a terminal that is not written waits")
+    ensure(job.ending is None or stage in (*WRITTEN, JobStage.STOPPED), "a terminal that does not wait")
+    runs = job.agent_stage is not AgentStage.NONE
+    ensure(runs or stage not in (JobStage.RUNNING, JobStage.STOPPING), "a job runs without an agent")
+    fixed = job.outcome is not None
+    ensure(fixed == (stage in OUTCOME_COUNTS) or job.ended, "an outcome that is fixed counts")
 
 
 def check_trees(runtime: Runtime) -> None:
@@ -261,11 +288,11 @@ def check_trees(runtime: Runtime) -> None:
             ensure(parent.id == terms.parent_job_id and parent.children.get(job.id) is job, "adopted")
             ensure(terms.depth == parent.terms.depth + 1, "a child is one deeper than its parent")
             ensure(job.budget is parent.budget or job.budget.around is parent.budget, "a budget of its own")
-            ends = parent.outcome is not None or parent.then is not None
+            ends = parent.outcome is not None or parent.stage in WITHOUT_VOICE
             ensure(not ends or job.outcome is not None, "a job ends, and its child does not")
         for child_id, child in job.children.items():
             ensure(runtime.jobs.get(child_id) is child and child.parent is job, "a child of another job")
-        ensure(job.then is None or job.children, "it waits for children that are over")
+        ensure(job.stage not in WITHOUT_VOICE or job.children, "it waits for children that are over")
 
 
 def check_history(job: Job) -> None:

@@ -380,11 +380,11 @@ class Forest(World):
         for job_id in list(self.runtime.running):
             self.stopped(job_id)
             self.check()
-        if not self.runtime.leaving:
+        if not structure.leaves(self.runtime):
             ensure(not self.runtime.unfinished, "a job without agents goes on")
         self.check_frames()
         self.check_replay()
-        if not self.runtime.leaving:
+        if not structure.leaves(self.runtime):
             self.advance(100)
             structure.check_empty(self.runtime)
 

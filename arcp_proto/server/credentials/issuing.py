@@ -13,11 +13,12 @@ from arcp_proto.engine.output import CredentialRotated, IssueCredentials
 from arcp_proto.engine.timers import OF_A_REQUEST, TimerKind
 from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
 from arcp_proto.features import PROVISIONED_CREDENTIALS
-from arcp_proto.ids import SECOND, JobId, Principal, SessionId, Time, ulid
+from arcp_proto.ids import SECOND, Principal, SessionId, Time, ulid
 from arcp_proto.leases.budget import parse_budget
 from arcp_proto.leases.lease import MODEL_USE
 from arcp_proto.server.jobs import completion, gate, publish
 from arcp_proto.server.jobs.job import Job, Terms
+from arcp_proto.server.jobs.stage import OVER, JobStage
 from arcp_proto.server.jobs.turn import Turn
 from arcp_proto.server.journal.records import (
     CredentialIssued,
@@ -69,27 +70,24 @@ class Rotating(msgspec.Struct):
 class Issuing:
     """What waits for credentials, by their alias, and who waits for a key that one of these submits has."""
 
-    __slots__ = ("_starting", "awaited", "keys", "submits", "wanted")
+    __slots__ = ("awaited", "keys", "submits", "wanted")
 
     def __init__(self) -> None:
         self.awaited: dict[str, Turn | Starting | Rotating] = {}
         self.submits: Counter[Principal] = Counter()
         """What may run soon, by principal: submits that asked and are not answered, and jobs that wait."""
-        self._starting: dict[JobId, None] = {}
         self.keys: dict[tuple[Principal, str], dict[SessionId, None]] = {}
         self.wanted: Counter[tuple[Principal, str]] = Counter()
         """How many submits that are not answered may get a key: none that comes later asks ahead of them."""
 
     def starts(self, job: Job) -> None:
-        """A job is to start once it has its credentials; again is harmless."""
-        if job.id not in self._starting:
-            self._starting[job.id] = None
-            self.submits[job.terms.principal] += 1
+        """A job is to start once it has its credentials."""
+        job.goes_to(JobStage.WAITING_FOR_CREDENTIALS)
+        self.submits[job.terms.principal] += 1
 
     def starts_no_more(self, job: Job) -> None:
-        """It has started, or never will; again is harmless."""
-        if job.id in self._starting:
-            del self._starting[job.id]
+        """A job goes on to another stage: it starts no more, if it has waited for its credentials."""
+        if job.stage is JobStage.WAITING_FOR_CREDENTIALS:
             self.one_less(job.terms.principal)
 
     def one_less(self, principal: Principal) -> None:
@@ -265,7 +263,7 @@ def _is_over(job: Job) -> bool:
 
     That includes the grace of an agent that is told to stop: its lease may have expired.
     """
-    return job.ended or job.ending is not None or job.outcome is not None
+    return job.stage in OVER
 
 
 def _ask_for(runtime: Runtime, job: Job, waiting: Starting | Rotating) -> None:
@@ -348,10 +346,10 @@ def _came(
         case Turn():
             runtime.hooks.submit_is_ready(runtime, waiting, credentials)
         case Starting(job=job):
-            runtime.issuing.starts_no_more(job)
-            if _is_over(job) or job.id not in runtime.unfinished or job.id in runtime.leaving:
+            if job.stage is not JobStage.WAITING_FOR_CREDENTIALS:
                 revocation.revoke(runtime, provision)
                 return
+            runtime.issuing.starts_no_more(job)
             give(job, provision.alias, credentials)
             runtime.hooks.job_is_ready(runtime, job, waiting.input, waiting.attempt)
             if waiting.ids:
@@ -366,10 +364,10 @@ def _failed(runtime: Runtime, waiting: Turn | Starting | Rotating, refusal: Refu
             counts_no_more(runtime, waiting)
             runtime.hooks.submit_is_refused(runtime, waiting, refusal)
         case Starting(job=job):
-            runtime.issuing.starts_no_more(job)
-            if job.id in runtime.unfinished and job.ending is None and job.id not in runtime.leaving:
+            if job.stage is JobStage.WAITING_FOR_CREDENTIALS:
+                runtime.issuing.starts_no_more(job)
                 failed = completion.outcome_of(refusal.code, refusal.message)
-                completion.end_with_error(runtime, job, job.outcome or failed)
+                completion.end_with_error(runtime, job, failed)
         case Rotating(job=job, credential_id=credential_id):
             runtime.happened(CredentialRotated(job.id, credential_id, refusal.code.value, refusal.message))
 

@@ -209,7 +209,7 @@ def shown(job: Job, session: Session) -> list[messages.Credential] | None:
 
     Only the principal that submitted the job sees them, in sessions with the feature, while it runs (§14).
     """
-    if not job.credentials or job.end is not None or not takes(job, session, PROVISIONED_CREDENTIALS):
+    if not job.credentials or job.ended or not takes(job, session, PROVISIONED_CREDENTIALS):
         return None
     return [held.credential.on_wire() for held in job.credentials.values()]
 

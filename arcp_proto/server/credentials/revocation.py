@@ -68,7 +68,6 @@ def answered(runtime: Runtime, alias: str, revoked: bool, final: bool, reason: s
 def begin(runtime: Runtime, job: Job) -> None:
     """A job is over: its credentials are forgotten here, and revoked."""
     forget(job)
-    runtime.issuing.starts_no_more(job)
     for provision in runtime.provisions.of_job(job.id):
         if not provision.revoking:
             revoke(runtime, provision)

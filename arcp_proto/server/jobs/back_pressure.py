@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from arcp_proto.engine.output import PauseJob, ResumeJob
 from arcp_proto.server.sessions import subscriptions
 
+from .stage import AgentStage
+
 if TYPE_CHECKING:
     from arcp_proto.ids import JobId
     from arcp_proto.limits import Limits
@@ -33,16 +35,17 @@ def tell_agent(runtime: Runtime, job: Job) -> None:
 
     An agent that is not asked for yet is told when it is.
     """
-    if job.id in runtime.running and job.id not in runtime.unstarted:
+    if job.agent_stage is AgentStage.ASKED:
         runtime.ask_now(PauseJob(job.id) if job.paused else ResumeJob(job.id))
 
 
 def agent_is_asked_for(runtime: Runtime, job_id: JobId) -> None:
     """The records before the start of a job are durable: its agent may have to wait at once."""
-    runtime.unstarted.pop(job_id, None)
     job = runtime.running.get(job_id)
-    if job is not None and job.paused:
-        tell_agent(runtime, job)
+    if job is not None:
+        job.agent_goes_to(AgentStage.ASKED)
+        if job.paused:
+            tell_agent(runtime, job)
 
 
 SHARE: Final = 4

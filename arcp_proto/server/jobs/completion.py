@@ -5,7 +5,6 @@ A job ends after its children: they are stopped first, leaves before branches (�
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -23,7 +22,17 @@ from arcp_proto.wire import codec
 from arcp_proto.wire.messages import JobError
 
 from . import back_pressure, spending
-from .job import Job, Outcome, Status
+from .job import Job, LastWord, Outcome, Status, Verdict
+from .stage import (
+    AFTER_RECORD,
+    OUTCOME_COUNTS,
+    OUTCOME_FIXED,
+    TO_BE_LEFT,
+    UNDECIDED,
+    WRITTEN,
+    AgentStage,
+    JobStage,
+)
 
 if TYPE_CHECKING:
     from arcp_proto.server.runtime import Runtime
@@ -52,20 +61,26 @@ def outcome_of(
 def fix_outcome(runtime: Runtime, job: Job, outcome: Outcome) -> bool:
     """Decide how an unfinished job ends, unless that is decided, and stop its children and its agent.
 
-    Once its agent has said how it ends, and it waits for its children only, nothing but a cancel counts.
-    Return whether this outcome is the one that counts.
+    Once its agent has decided how it ends, nothing but a cancel counts. Return whether this outcome is the
+    one that counts.
     """
-    decided = job.then is not None or job.ending is not None
-    if job.outcome is not None or job.ended or (decided and outcome.status is not Status.CANCELLED):
+    stage = AFTER_RECORD[OUTCOME_FIXED].get(job.stage)
+    if stage is None or (stage is JobStage.STOPPED and outcome.status is not Status.CANCELLED):
         return False
+    if job.stage is JobStage.LEFT:
+        runtime.unfinished[job.id] = job
+    elif job.stage is JobStage.WAITING_FOR_CREDENTIALS:
+        runtime.issuing.starts_no_more(job)
     stop_children(runtime, job)
     runtime.commit(OutcomeFixed(job.id, outcome))
+    job.word = None
     runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
     runtime.timers.disarm(TimerKind.LEASE_EXPIRED, job.id)
-    if job.id in runtime.running:
+    if job.agent_stage is not AgentStage.NONE:
         stop_agent(runtime, job, outcome.message)
-    elif job.then is None:
-        job.then = lambda: end_with_error(runtime, job, outcome)
+    else:
+        if job.stage is JobStage.STOPPING:
+            job.goes_to(JobStage.STOPPED)
         conclude(runtime, job)
     return True
 
@@ -86,50 +101,79 @@ def stop_agent(runtime: Runtime, job: Job, reason: str) -> None:
 
 def starts_again(runtime: Runtime, job: Job) -> bool:
     """Whether an unfinished job starts again, from its input, when the runtime is restarted."""
-    if job.then is not None or job.ending is not None:
-        return False  # Its agent is over, and only its end is not out.
-    kept = job.input is not None and job.outcome is None and not job.streamed
+    kept = job.input is not None and job.stage in UNDECIDED and not job.streamed
     return kept and runtime.inventory.restartable(job.terms.agent)
 
 
 def grace_over(runtime: Runtime, job: Job) -> None:
-    """The agent has not stopped in time: the terminal says so, and the agent counts on."""
+    """End a job whose agent has not stopped in time: the terminal says so, and the agent still counts."""
     for child in job.descendants():
         grace_over(runtime, child)
-    if job.ended or runtime.left(job):
-        return
-    outcome = found(job.outcome, "a grace follows an outcome")
-    details = {**(outcome.details or {}), "stopped": False}
-    end_with_error(runtime, job, msgspec.structs.replace(outcome, details=details))
+    if job.stage in TO_BE_LEFT:
+        runtime.leave_job(job)
+    elif job.stage is JobStage.STOPPING:
+        outcome = _fixed(job)
+        details = {**(outcome.details or {}), "stopped": False}
+        end_with_error(runtime, job, msgspec.structs.replace(outcome, details=details))
+    elif job.stage is JobStage.STOPPED:
+        end_with_error(runtime, job, _fixed(job))  # Its agent is over: only the children of the job are not.
 
 
 def agent_ended(runtime: Runtime, job: Job, outcome: Outcome) -> None:
-    """The agent is over: by the outcome that was fixed, else by this one."""
-    if runtime.left(job):
+    """End a job whose agent is over: by the outcome that was fixed, else by this one.
+
+    A job that is to be left to the next process is left.
+    """
+    if job.stage in TO_BE_LEFT:
         del runtime.running[job.id]
+        job.agent_goes_to(AgentStage.NONE)
+        runtime.leave_job(job)
     else:
-        agent_over(runtime, job, lambda: end_with_error(runtime, job, job.outcome or outcome))
+        agent_over(runtime, job, LastWord(Verdict.FAILED, outcome))
 
 
-def agent_over(runtime: Runtime, job: Job, then: Callable[[], None]) -> None:
-    """The agent is over, and does not count: `then` ends its job, once its children have ended (§10)."""
+def agent_over(runtime: Runtime, job: Job, word: LastWord) -> None:
+    """End a job whose agent is over, once its children have ended (§10): as it said, or as was fixed."""
     del runtime.running[job.id]
-    if job.end is not None:
+    job.agent_goes_to(AgentStage.NONE)
+    stage = job.stage
+    if stage is JobStage.ENDED:
         return
-    runtime.timers.disarm_all(OF_A_RUN, job.id)
+    if stage is JobStage.LEFT:
+        runtime.unfinished[job.id] = job
     if job.children:
+        runtime.timers.disarm_all(OF_A_RUN, job.id)
         stop_children(runtime, job)
-        job.then = then
+        if stage in OUTCOME_COUNTS:
+            job.goes_to(JobStage.STOPPED)
+        else:
+            job.goes_to(JobStage.WAITING_FOR_CHILDREN)
+            job.word = word
         conclude(runtime, job)
+    elif stage in OUTCOME_COUNTS:
+        end_with_error(runtime, job, _fixed(job))
     else:
-        then()
+        runtime.hooks.verdicts[word.verdict](runtime, job, word)
+
+
+def _fixed(job: Job) -> Outcome:
+    return found(job.outcome, "the outcome of a job that is stopped is fixed")
 
 
 def conclude(runtime: Runtime, job: Job) -> None:
     """End a job that waits for its children only, if the last of them has ended."""
-    if job.then is not None and not job.children:
-        then, job.then = job.then, None
-        then()
+    if job.children:
+        return
+    if job.stage is JobStage.WAITING_FOR_CHILDREN:
+        word = found(job.word, "a job that waits for its children has its last word")
+        runtime.hooks.verdicts[word.verdict](runtime, job, word)
+    elif job.stage is JobStage.STOPPED:
+        end_with_error(runtime, job, _fixed(job))
+
+
+def failed(runtime: Runtime, job: Job, word: LastWord) -> None:
+    """End a job whose agent has failed."""
+    end_with_error(runtime, job, found(word.failure, "an agent that failed has said how"))
 
 
 def end_with_error(runtime: Runtime, job: Job, outcome: Outcome) -> None:
@@ -162,11 +206,10 @@ class Returned(NamedTuple):
 
 
 class Ending(msgspec.Struct):
-    """The terminal of a job, and what its parent is told of it; `waits` for the revocation of credentials."""
+    """The terminal of a job, and what its parent is told of it."""
 
     ended: JobEndedRecord
     how: Outcome | Returned | None
-    waits: bool = True
 
 
 def end(runtime: Runtime, job: Job, ended: JobEndedRecord, how: Outcome | Returned | None) -> None:
@@ -174,34 +217,38 @@ def end(runtime: Runtime, job: Job, ended: JobEndedRecord, how: Outcome | Return
 
     `how` is for whoever delegated the job.
     """
-    if job.ending is not None:
-        job.ending = Ending(ended, how, job.ending.waits)
-        return
-    if not (job.children or job.terms.credentials or runtime.provisions):
+    runtime.timers.disarm_all(OF_A_RUN, job.id)
+    first = job.ending is None
+    if first and not (job.children or job.terms.credentials or runtime.provisions):
         _send(runtime, job, ended, how)  # Nothing has to go before it.
         return
-    job.ending = Ending(ended, how)
-    revocation.begin(runtime, job)
-    release(runtime, job)
+    if job.stage is not JobStage.STOPPED_REVOKING:
+        job.goes_to(JobStage.STOPPED_REVOKING if job.stage in OUTCOME_COUNTS else JobStage.REVOKING)
+    job.ending, job.word = Ending(ended, how), None
+    if first:
+        revocation.begin(runtime, job)
+        release(runtime, job)
 
 
 def wait_over(runtime: Runtime, job: Job) -> None:
-    """The terminal waits no longer for revocation, whatever is still valid."""
-    found(job.ending, "a terminal that waits").waits = False
-    release(runtime, job)
+    """Send the terminal of a job, whatever is still valid: it has waited long enough."""
+    _let_go(runtime, job)
 
 
 def release(runtime: Runtime, job: Job) -> None:
-    """Send the terminal of a job that is over, unless it waits for revocation, or for its children."""
-    ending = job.ending
-    if ending is None or job.children:
+    """Send the terminal that is written, unless it waits for revocation, or for the children of its job."""
+    if job.stage not in WRITTEN or job.children:
         return
-    if ending.waits and revocation.under_way(runtime, job):
+    if revocation.under_way(runtime, job):
         if runtime.timers.armed(TimerKind.REVOCATION_WAIT, job.id) is None:
             at = Time(runtime.now + runtime.limits.revocation * SECOND)
             runtime.timers.arm(TimerKind.REVOCATION_WAIT, job.id, at)
         return
-    job.ending = None
+    _let_go(runtime, job)
+
+
+def _let_go(runtime: Runtime, job: Job) -> None:
+    ending = found(job.ending, "a terminal that waits is written")
     runtime.timers.disarm(TimerKind.REVOCATION_WAIT, job.id)
     _send(runtime, job, ending.ended, ending.how)
 
@@ -227,7 +274,6 @@ def _send(runtime: Runtime, job: Job, ended: JobEndedRecord, how: Outcome | Retu
         runtime.delivered(home)
     for session in observers.values():
         runtime.delivered(session)
-    runtime.timers.disarm_all(OF_A_RUN, job.id)
     if job.paused:
         job.paused = False
         back_pressure.tell_agent(runtime, job)  # An agent that has not stopped finds that its job is over.

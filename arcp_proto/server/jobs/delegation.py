@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 
+from arcp_proto.engine.machine import found
 from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError, Refusal
 from arcp_proto.ids import JobId, Time, qualified, ulid
 from arcp_proto.leases import ceilings
@@ -23,6 +24,7 @@ from arcp_proto.wire.messages import Lease
 
 from . import gate, publish, spending, submission
 from .job import Job, Terms
+from .stage import OUTCOME_COUNTS
 
 if TYPE_CHECKING:
     from arcp_proto.server.runtime import Runtime
@@ -77,8 +79,9 @@ def delegate(runtime: Runtime, parent: Job, wish: Wish, input: Input) -> Job:
 
     The order of the checks is that of §10: the gate, the agent, the subset, what the host bounds.
     """
-    if parent.outcome is not None:
-        raise Denied(ErrorCode(parent.outcome.code), "a job that ends delegates no more")
+    if parent.stage in OUTCOME_COUNTS:
+        outcome = found(parent.outcome, "the outcome of a job that is stopped is fixed")
+        raise Denied(ErrorCode(outcome.code), "a job that ends delegates no more")
     target = target_of(parent, wish.agent)
     gate.check(runtime, parent, AGENT_DELEGATE, target)
     try:

@@ -24,6 +24,7 @@ from arcp_proto.server.journal.records import LeaseEnded
 
 from . import completion
 from .job import Job
+from .stage import UNDECIDED
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -112,7 +113,7 @@ def deny(runtime: Runtime, job: Job, code: ErrorCode, message: str, capability: 
 
 def watch(runtime: Runtime, job: Job) -> None:
     """Stop the job a second after its lease has ended; also after the wall clock was set."""
-    if job.expires is None or job.outcome is not None or job.ended or job.then is not None:
+    if job.expires is None or job.stage not in UNDECIDED:
         return
     if job.expired and runtime.timers.armed(TimerKind.LEASE_EXPIRED, job.id) is not None:
         return
@@ -133,7 +134,7 @@ def look_again(runtime: Runtime) -> None:
         watch_wall_clock(runtime)
         return
     for job in runtime.unfinished.values():
-        if job.expires is not None and job.outcome is None:
+        if job.expires is not None and job.stage in UNDECIDED:
             runtime.timers.arm(TimerKind.WALL_CLOCK, 0, Time(runtime.now + LOOK_SEC * SECOND))
             return
 

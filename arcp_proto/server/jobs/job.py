@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +18,8 @@ from arcp_proto.wire import codec
 from arcp_proto.wire.inputs import SMALL
 from arcp_proto.wire.timestamps import parse_time
 from arcp_proto.wire.trace_context import TraceContext, extensions_json
+
+from .stage import AFTER, AFTER_RECORD, AGENT_AFTER, AgentStage, JobStage, not_in_table
 
 if TYPE_CHECKING:
     from arcp_proto.server.credentials.model import Held
@@ -62,6 +64,27 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     message: str
     retryable: bool
     details: dict[str, Any] | None = None
+
+
+class Verdict(StrEnum):
+    """What the agent of a job has decided: which function writes the terminal, by `Hooks.verdicts`."""
+
+    RETURNED = "returned"
+    FAILED = "failed"
+
+
+class LastWord(msgspec.Struct, frozen=True, gc=False):
+    """What the agent of a job has said last, or its host in place of it.
+
+    `failure` is how it has failed, `value` the JSON that it has returned, None for nothing. `left` says that
+    the job was to be left to the next process: it is, if its result cannot be sent.
+    """
+
+    verdict: Verdict
+    failure: Outcome | None = None
+    value: bytes | None = None
+    summary: str | None = None
+    left: bool = False
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -125,13 +148,15 @@ class Job(msgspec.Struct, eq=False):
     `observers` are the other sessions that get its events live, `behind` those that still get its history.
     `home_seq` is the home number of the last event; `submitters` are the sessions that were answered
     `job.accepted`, and may cancel it. `parent` is the job that delegated it and `children` those that it
-    delegated, as long as they have not ended (§10).
+    delegated, as long as they have not ended (§10). `stage` and `agent_stage` follow the tables of `stage`.
     """
 
     number: int
     terms: Terms
     budget: Budget
     id: JobId = JobId("")
+    stage: JobStage = JobStage.ACCEPTED
+    agent_stage: AgentStage = AgentStage.NONE
     holds: dict[int, Hold] = NOTHING
     """What the agent has reserved and not settled, by its number."""
     hold_count: int = 0
@@ -175,9 +200,9 @@ class Job(msgspec.Struct, eq=False):
     credentials: dict[str, Held] = NOTHING
     """Its provisioned credentials by their ids, while they are valid."""
     ending: Ending | None = None
-    """Its terminal, which waits for their revocation."""
-    then: Callable[[], None] | None = None
-    """How it ends once its children have: its agent is over, and has said so."""
+    """Its terminal, while it is written and not out."""
+    word: LastWord | None = None
+    """What its agent has said last, while the job waits for its children."""
 
     def __post_init__(self) -> None:
         terms = self.terms
@@ -232,9 +257,10 @@ class Job(msgspec.Struct, eq=False):
 
     def close(self) -> None:
         """Its terminal is out: what only a job that runs needs is given up."""
-        self.home = None
+        self.home = self.ending = self.word = None
         self.observers = self.heads = self.holds = self.children = NOTHING
         self.input = None
+        self._grants = None  # Compiled patterns are larger than all else that an ended job keeps.
         self.pack()
 
     def pack(self) -> None:
@@ -288,20 +314,35 @@ class Job(msgspec.Struct, eq=False):
     @property
     def last_position(self) -> int:
         """The position of its last event, its terminal included; 0 before the first."""
-        return self.history.end if self.end is None else self.history.end + 1
+        return self.history.end + 1 if self.stage is JobStage.ENDED else self.history.end
 
     @property
     def ended(self) -> bool:
         """Whether its terminal is out."""
-        return not LIFECYCLE[self.status]
+        return self.stage is JobStage.ENDED
 
-    def become(self, status: Status) -> None:
-        """Go on in the lifecycle."""
-        if status not in LIFECYCLE[self.status]:
-            raise InvariantViolated(f"a job does not go from {self.status} to {status}")
-        self.status = status
-        if not LIFECYCLE[status]:
-            self._grants = None  # Compiled patterns are larger than all else that an ended job keeps.
+    def goes_to(self, stage: JobStage) -> None:
+        """Change the stage, as the table allows it without a record."""
+        if stage not in AFTER[self.stage]:
+            raise not_in_table(self.stage, stage)
+        self.stage = stage
+
+    def recorded(self, record: str, status: Status | None = None) -> None:
+        """Change the stage by a record of the journal, which is named, and the status if it says one."""
+        try:
+            self.stage = AFTER_RECORD[record][self.stage]
+        except KeyError:
+            raise InvariantViolated(f"in the stage {self.stage.value!r} no {record} is made") from None
+        if status is not None and status is not self.status:
+            if status not in LIFECYCLE[self.status]:
+                raise InvariantViolated(f"a job does not go from {self.status} to {status}")
+            self.status = status
+
+    def agent_goes_to(self, stage: AgentStage) -> None:
+        """Change the stage of the agent."""
+        if stage not in AGENT_AFTER[self.agent_stage]:
+            raise not_in_table(self.agent_stage, stage)
+        self.agent_stage = stage
 
     def head(self, message_type: str) -> bytes:
         """Return the template that all numbered envelopes of one type of this job share."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -16,8 +15,8 @@ from arcp_proto.wire.event_bodies import RESULT_CHUNK, UNSET
 from arcp_proto.wire.messages import Result
 from arcp_proto.wire.result_chunks import JSON_TYPE, encode_chunk, encode_chunks, encode_whole
 
-from .completion import Returned, agent_over, end, end_with_error, fix_outcome, outcome_of
-from .job import Job, Status, Stream
+from .completion import Returned, end, end_with_error, fix_outcome, outcome_of
+from .job import Job, LastWord, Status, Stream
 
 if TYPE_CHECKING:
     from arcp_proto.server.runtime import Runtime
@@ -64,19 +63,14 @@ def write(runtime: Runtime, job: Job, data: str | bytes, encoding: str) -> None:
             stream.inline = None
 
 
-def finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | None) -> None:
-    """The agent has returned JSON, or nothing: end its job, unless it is decided that it ends otherwise."""
-    agent_over(runtime, job, partial(_finish, runtime, job, encoded, summary))
-
-
-def _finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | None) -> None:
-    if job.outcome is not None:
-        end_with_error(runtime, job, job.outcome)
-    elif job.stream is not None and encoded is not None:
+def returned(runtime: Runtime, job: Job, word: LastWord) -> None:
+    """End a job with what its agent has returned."""
+    encoded, summary = word.value, word.summary
+    if job.stream is not None and encoded is not None:
         message = "mixed: the agent returned a value after it had streamed a result"
-        _fail(runtime, job, ErrorCode.INVALID_REQUEST, message)
+        _fail(runtime, job, word, ErrorCode.INVALID_REQUEST, message)
     elif job.stream is not None:
-        _finish_stream(runtime, job, job.stream, summary)
+        _finish_stream(runtime, job, job.stream, word)
     else:
         value = UNSET if encoded is None else msgspec.Raw(encoded)
         at = runtime.unix
@@ -86,10 +80,10 @@ def _finish(runtime: Runtime, job: Job, encoded: bytes | None, summary: str | No
         if encoded is None:
             end(runtime, job, ended, how)
         elif not _fits(runtime, job, payload):
-            _finish_in_chunks(runtime, job, encoded.decode(), summary)
+            _finish_in_chunks(runtime, job, encoded.decode(), word)
         elif len(payload) <= runtime.payload_limit(job):
             end(runtime, job, ended, how)
-        elif _is_too_large(runtime, job, len(encoded)):
+        elif _is_too_large(runtime, job, word, len(encoded)):
             pass
         else:
             end(runtime, job, _as_whole(runtime, job, ended, encoded, summary), how)
@@ -106,10 +100,10 @@ def _as_whole(
     return msgspec.structs.replace(ended, payload=payload, whole=whole)
 
 
-def _finish_in_chunks(runtime: Runtime, job: Job, text: str, summary: str | None) -> None:
+def _finish_in_chunks(runtime: Runtime, job: Job, text: str, word: LastWord) -> None:
     if _needs_inline(job):
-        _fail(runtime, job, ErrorCode.INVALID_REQUEST, TOO_LARGE)
-    elif _is_too_large(runtime, job, len(text.encode())):
+        _fail(runtime, job, word, ErrorCode.INVALID_REQUEST, TOO_LARGE)
+    elif _is_too_large(runtime, job, word, len(text.encode())):
         pass
     else:
         stream = _open_stream(runtime, job, UTF8)
@@ -117,22 +111,22 @@ def _finish_in_chunks(runtime: Runtime, job: Job, text: str, summary: str | None
         for body in encode_whole(stream.result_id, text, chunk, frame):
             runtime.publish(job, RESULT_CHUNK, body)
         stream.size = len(text.encode())
-        _end_stream(runtime, job, stream, summary, JSON_TYPE, text)
+        _end_stream(runtime, job, stream, word.summary, JSON_TYPE, text)
 
 
-def _finish_stream(runtime: Runtime, job: Job, stream: Stream, summary: str | None) -> None:
+def _finish_stream(runtime: Runtime, job: Job, stream: Stream, word: LastWord) -> None:
     """All of a stream is there: say so by an empty last chunk, and end its job."""
     completed_at = runtime.time_text()
     inline = None
     if _needs_inline(job):
-        inline = _inline(runtime, job, stream, completed_at, summary)
+        inline = _inline(runtime, job, stream, completed_at, word.summary)
         if inline is None:
-            _fail(runtime, job, ErrorCode.INVALID_REQUEST, TOO_LARGE)
+            _fail(runtime, job, word, ErrorCode.INVALID_REQUEST, TOO_LARGE)
             return
     end_of_data = "" if stream.encoding == UTF8 else b""
     last = encode_chunk(stream.result_id, stream.chunks, end_of_data, more=False)
     runtime.publish(job, RESULT_CHUNK, last)
-    _end_stream(runtime, job, stream, summary, None, inline=inline)
+    _end_stream(runtime, job, stream, word.summary, None, inline=inline)
 
 
 def _end_stream(
@@ -189,14 +183,16 @@ def _open_stream(runtime: Runtime, job: Job, encoding: str) -> Stream:
     return job.stream
 
 
-def _is_too_large(runtime: Runtime, job: Job, size: int) -> bool:
+def _is_too_large(runtime: Runtime, job: Job, word: LastWord, size: int) -> bool:
     """Return whether a returned value that does not fit `Limits.frame` is too large; end its job if so."""
     limits = runtime.limits
     if size > limits.returned:
         message = f"a returned value is at most {limits.returned} bytes: stream the result"
-        _fail(runtime, job, ErrorCode.INVALID_REQUEST, message, {"limit": "returned", "max": limits.returned})
+        details = {"limit": "returned", "max": limits.returned}
+        _fail(runtime, job, word, ErrorCode.INVALID_REQUEST, message, details)
     elif size > limits.result:  # It would be streamed: §14 names the code.
-        _fail(runtime, job, ErrorCode.INTERNAL_ERROR, f"a returned value is at most {limits.result} bytes")
+        message = f"a returned value is at most {limits.result} bytes"
+        _fail(runtime, job, word, ErrorCode.INTERNAL_ERROR, message)
     return size > min(limits.returned, limits.result)
 
 
@@ -205,10 +201,20 @@ def _new_id(runtime: Runtime, job: Job) -> str:
 
 
 def _fail(
-    runtime: Runtime, job: Job, code: ErrorCode, message: str, details: dict[str, Any] | None = None
+    runtime: Runtime,
+    job: Job,
+    word: LastWord,
+    code: ErrorCode,
+    message: str,
+    details: dict[str, Any] | None = None,
 ) -> None:
-    """End a job whose result cannot be sent; INVALID_REQUEST says that the next attempt fails as well."""
-    if not runtime.left(job):
+    """End a job whose result cannot be sent, unless it is left to the next process.
+
+    INVALID_REQUEST says that the next attempt fails as well.
+    """
+    if word.left:
+        runtime.leave_job(job)
+    else:
         end_with_error(runtime, job, outcome_of(code, message, details=details))
 
 

@@ -33,6 +33,7 @@ from arcp_proto.wire.trace_context import TraceContext, headers, read_trace
 from . import back_pressure, completion, gate, spending
 from .idempotency import Claim, fingerprint
 from .job import Job, Terms
+from .stage import AgentStage
 from .turn import Turn, is_wanted, knows, waits_for_key
 
 if TYPE_CHECKING:
@@ -162,9 +163,8 @@ def go(runtime: Runtime, job: Job, input: Input, attempt: int) -> None:
             [one.credential for one in job.credentials.values()] if job.credentials else [],
         )
     )
-    if not asked:
-        runtime.unstarted[job.id] = None
-    elif job.paused:
+    job.agent_goes_to(AgentStage.ASKED if asked else AgentStage.HELD)
+    if job.paused:
         back_pressure.tell_agent(runtime, job)
     if attempt > 1:
         restarted = event_bodies.Status("restarted", f"attempt {attempt}")

@@ -16,6 +16,7 @@ from arcp_proto.server.credentials.model import Provision, takes
 from arcp_proto.server.jobs.fan_out import EVENT, append, keep, number
 from arcp_proto.server.jobs.idempotency import Claim
 from arcp_proto.server.jobs.job import End, Job, Status
+from arcp_proto.server.jobs.stage import JOB_ENDED, JOB_STARTED, OUTCOME_FIXED
 from arcp_proto.server.responses import accepted_of
 from arcp_proto.server.sessions.reply_cache import Reply
 from arcp_proto.server.sessions.session import Session
@@ -155,11 +156,10 @@ def _answered(runtime: Runtime, session: Session, job: Job, request_id: str) -> 
 
 def _job_started(runtime: Runtime, record: records.JobStarted) -> None:
     job = runtime.jobs[record.job_id]
+    runtime.recorded(job, JOB_STARTED, Status.RUNNING)
     job.attempt = record.attempt
     if job.holds:
         _lapse(job)  # What an agent that died with its process reserved.
-    if job.status is Status.PENDING:
-        runtime.change_status(job, Status.RUNNING)
 
 
 def _published(runtime: Runtime, record: records.Published) -> None:
@@ -186,7 +186,9 @@ def head_of(runtime: Runtime, job_id: JobId, trace_id: str | None, message_type:
 
 
 def _outcome_fixed(runtime: Runtime, record: records.OutcomeFixed) -> None:
-    runtime.jobs[record.job_id].outcome = record.outcome
+    job = runtime.jobs[record.job_id]
+    job.recorded(OUTCOME_FIXED)
+    job.outcome = record.outcome
 
 
 def _spent(runtime: Runtime, record: records.Spent) -> None:
@@ -227,7 +229,7 @@ def _job_ended(runtime: Runtime, record: records.JobEndedRecord) -> None:
     if job.pinned:
         runtime.unpin(job.terms.principal, job.pinned)
         job.pinned = 0
-    runtime.change_status(job, record.status)
+    runtime.recorded(job, JOB_ENDED, record.status)
     home = job.home
     flows = home is not None and not job.home_behind
     source = (home.log.last if home is not None and flows else job.home_seq) + 1

@@ -49,12 +49,12 @@ def restore(runtime: Runtime, records: Iterable[Record]) -> None:
             runtime, job, Time(runtime.now + min(max(left, 0), runtime.limits.retention * SECOND))
         )
     revocation.restored(runtime)
-    unfinished = [job for job in runtime.jobs.values() if job.end is None]
+    unfinished = [job for job in runtime.jobs.values() if not job.ended]
     for job in reversed(unfinished):
         if job.parent is not None:
             _end(runtime, job)  # Leaves before branches; a job that starts again delegates again.
     for job in unfinished:
-        if job.end is None:
+        if job.parent is None and not job.ended:
             _go_on(runtime, job)
     if runtime.holdings.over:
         retention.make_room(runtime)

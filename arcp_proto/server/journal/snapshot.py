@@ -8,8 +8,9 @@ import msgspec
 
 from arcp_proto.leases.budget import Budget
 from arcp_proto.server.jobs.idempotency import key_bytes
-from arcp_proto.server.jobs.job import Job
+from arcp_proto.server.jobs.job import Job, Status
 from arcp_proto.server.jobs.listing import Cursors
+from arcp_proto.server.jobs.stage import JobStage
 from arcp_proto.server.sessions.session import Session
 
 from .records import (
@@ -88,6 +89,7 @@ def job_kept(runtime: Runtime, record: JobKept) -> None:
     if parent is not None:
         parent.adopt(job)
     job.status, job.outcome, job.end = record.status, record.outcome, record.end
+    job.stage = _stage_kept(record)
     job.home_seq, job.streamed = record.home_seq, record.streamed
     job.attempt, job.input = record.attempt, record.input
     job.budget.remaining.update(record.remaining)
@@ -97,7 +99,7 @@ def job_kept(runtime: Runtime, record: JobKept) -> None:
     if record.cut or record.history:
         job.open_history().load(record.first, record.cut, record.history, runtime.now)
     job.submitters = tuple(record.submitters)
-    if job.end is not None:
+    if job.ended:
         job.pack()
     runtime.keep_job(job)
     if record.at_home:
@@ -109,11 +111,20 @@ def job_kept(runtime: Runtime, record: JobKept) -> None:
         session.observed[job.id] = job
 
 
+def _stage_kept(record: JobKept) -> JobStage:
+    """Return the last stage that a record had made when the snapshot was taken."""
+    if record.end is not None:
+        return JobStage.ENDED
+    if record.outcome is not None:
+        return JobStage.STOPPING
+    return JobStage.RUNNING if record.status is Status.RUNNING else JobStage.ACCEPTED
+
+
 def key_kept(runtime: Runtime, record: KeyKept) -> None:
     """Apply what a snapshot says of one idempotency key."""
     claim = msgspec.structs.replace(record.claim)  # It changes, and the record does not.
     job = runtime.jobs.get(claim.job_id)
-    if job is not None and job.end is not None:
+    if job is not None and job.ended:
         claim.position = job.last_position  # A version before positions did not keep it.
     runtime.keys.load(record.principal, record.key, claim)
     if claim.ended is not None:

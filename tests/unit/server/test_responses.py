@@ -12,6 +12,7 @@ from arcp_proto.ids import JobId, Principal, SessionId, Time
 from arcp_proto.leases.budget import Budget
 from arcp_proto.server.jobs.idempotency import Claim
 from arcp_proto.server.jobs.job import End, Job, Status, Terms
+from arcp_proto.server.jobs.stage import JobStage
 from arcp_proto.server.responses import accepted_again, accepted_of, entry_json, entry_of, subscribed_of
 from arcp_proto.server.sessions.session import Session
 from arcp_proto.wire.trace_context import TraceContext
@@ -55,7 +56,7 @@ def test_an_entry_is_written_anew_until_the_job_has_ended() -> None:
     job.home_seq = 2
     assert msgspec.json.decode(entry_json(job, session))["last_event_seq"] == 2
     assert job.entry is None
-    job.become(Status.ERROR)
+    job.status, job.stage = Status.ERROR, JobStage.ENDED
     job.end = End("job.error", b"{", Time(UNIX), 2)
     last = entry_json(job, session)
     assert msgspec.json.decode(last) == written(entry_of(job, session))
@@ -138,7 +139,7 @@ def test_positions_are_told_where_they_were_negotiated() -> None:
     subscribed = written(subscribed_of(job, session, "r1", replayed=True, cut=True))
     assert (subscribed["job_seq"], subscribed["history_from_job_seq"]) == (4, 4)
     assert msgspec.json.decode(entry_json(job, session)) == {**written(entry_of(job, session)), "job_seq": 4}
-    job.become(Status.ERROR)
+    job.status, job.stage = Status.ERROR, JobStage.ENDED
     job.end = End("job.error", b"{", Time(UNIX), 2)
     for _ in range(2):
         assert msgspec.json.decode(entry_json(job, session))["job_seq"] == 5

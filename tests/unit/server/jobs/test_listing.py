@@ -140,7 +140,7 @@ def test_a_status_is_followed() -> None:
     jobs = [job_of(number) for number in range(1, 4)]
     listing = listing_of(*jobs)
     for job in (jobs[2], jobs[0]):
-        job.become(Status.RUNNING)
+        job.status = Status.RUNNING
         listing.changed(job, Status.PENDING)
     assert numbers(page(listing, [ALICE], Filter(("running",)), None, 10, 10)) == [3, 1]
     assert numbers(page(listing, None, Filter(("pending",)), None, 10, 10)) == [2]
@@ -364,7 +364,7 @@ class ListingMachine(RuleBasedStateMachine):
             job = self.jobs.get(number)
             if job is not None and to in LIFECYCLE[job.status]:
                 before = job.status
-                job.become(to)
+                job.status = to
                 self.listing.changed(job, before)
 
     @precondition(lambda self: self.jobs)

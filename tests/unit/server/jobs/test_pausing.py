@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from arcp_proto.engine.output import PauseJob, ResumeJob, StartJob
+from arcp_proto.server.jobs.stage import AgentStage
 from tests.unit.server.jobs.test_back_pressure import QUARTER, QUIET, emits, held, told
 from tests.unit.world import World
 
@@ -30,7 +31,7 @@ def test_an_agent_that_is_not_asked_for_in_time_never_hears_of_the_wait() -> Non
     world.persist()
     second = world.last(StartJob).job_id
     assert (told(world, job), told(world, second)) == ([PauseJob, ResumeJob], [])
-    assert world.runtime.unstarted == {}
+    assert world.runtime.jobs[second].agent_stage is AgentStage.ASKED
 
 
 def test_a_job_that_ends_before_its_agent_is_asked_for() -> None:
@@ -43,7 +44,7 @@ def test_a_job_that_ends_before_its_agent_is_asked_for() -> None:
     world.advance(10)  # The grace is over.
     world.persist()
     assert told(world, second) == []
-    assert world.runtime.unstarted == {}
+    assert world.runtime.jobs[second].agent_stage is AgentStage.ASKED
 
 
 # Two reasons, one wait.
