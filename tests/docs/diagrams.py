@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from arcp_proto.server.jobs.job import LIFECYCLE
+from arcp_proto.server.jobs.stage import Stage, Transition
 
 S = TypeVar("S", bound=StrEnum)
 
@@ -17,7 +18,7 @@ def drawn(steps: Mapping[S, Sequence[S]]) -> str:
     lines = []
     for state, after in steps.items():
         if not after:
-            lines.append(f"{state.value}   (last)")
+            lines.append(f"{state.value:<{width}}  (last)")
         for number, other in enumerate(after):
             if len(after) == 1:
                 lines.append(f"{state.value:<{width}} ───▶ {other.value}")
@@ -26,6 +27,15 @@ def drawn(steps: Mapping[S, Sequence[S]]) -> str:
             joint = "─┬─" if number == 0 else " └─" if number == len(after) - 1 else " ├─"
             lines.append(f"{name:<{width}} {joint}▶ {other.value}")
     return "\n".join(lines)
+
+
+def diagram_of_stages(transitions: Sequence[Transition[Stage]]) -> list[str]:
+    """Return the paragraphs that show which stage leads to which."""
+    steps: dict[Stage, list[Stage]] = {}
+    for one in transitions:
+        steps.setdefault(one.before, []).append(one.after)
+    last = {one.after: [] for one in transitions if one.after not in steps}
+    return ["\n".join(["```text", drawn({**steps, **last}), "```"])]
 
 
 def diagram_of_jobs() -> list[str]:

@@ -37,7 +37,7 @@ from arcp_proto.server.jobs.stage import (
 from arcp_proto.server.journal import records
 from arcp_proto.wire import event_bodies, messages, peer_quirks
 from tests.docs import api
-from tests.docs.diagrams import diagram_of_jobs
+from tests.docs.diagrams import diagram_of_jobs, diagram_of_stages
 from tests.docs.pages import GENERATED
 
 NOTE: Final = (
@@ -443,11 +443,13 @@ def states() -> list[str]:
         "## Stages of a job",
         "Inside a runtime a job has a stage, which says more than the status that clients see. Its agent has"
         " one of its own, since an agent that ignores its cancellation outlives its job.",
+        *diagram_of_stages(TRANSITIONS),
         _stages(JobStage),
         _transitions(TRANSITIONS),
         "A transition with a record survives a crash. After a crash a job is in the stage that the last such"
         " record made.",
         "## Stages of an agent",
+        *diagram_of_stages(AGENT_TRANSITIONS),
         _stages(AgentStage),
         _transitions(AGENT_TRANSITIONS),
     ]
