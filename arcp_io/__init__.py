@@ -1,11 +1,11 @@
 """ARCP v1.1 with sockets, clocks and tasks: write agents and serve them, submit jobs and follow them.
 
-Everything is imported when it is first used; importing this package starts no event loop library.
+Each name is imported when it is first used; importing this package loads no event loop library.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # Type checkers take it as true; `typing` itself would be most of this import.
+TYPE_CHECKING = False  # Type checkers read it as true; importing `typing` would take most of the time.
 if TYPE_CHECKING:
     from typing import Any
 
@@ -83,7 +83,7 @@ _MODULE_OF = {
     "serve_stdio": "server.server",
     "sync": "sync",
 }
-"""Public name -> the module that has it, or is it."""
+"""Public name -> the module that defines it, or the module itself."""
 
 
 def __getattr__(name: str) -> Any:

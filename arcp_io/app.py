@@ -1,4 +1,4 @@
-"""What a person writes: an App, and its agents."""
+"""An App: the agents that a runtime serves, and its settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ F = TypeVar("F", bound=AgentFunction)
 
 @dataclass(frozen=True)
 class Agent:
-    """One version of an agent, as it was registered."""
+    """One registered version of an agent."""
 
     name: str
     version: str | None
@@ -49,7 +49,7 @@ class Agent:
 
     @cached_property
     def input_type(self) -> type[Any] | None:
-        """The class that its input is read as, if it has an annotation that is one."""
+        """The class that the input is read as, if the parameter has such an annotation."""
         return _input_type(self.function)
 
     @property
@@ -63,10 +63,10 @@ class Agent:
 
 
 def input_of(function: AgentFunction, value: Any) -> Any:
-    """Return the input of a job as the annotation of the function's second parameter says.
+    """Return the input of a job, converted to the annotation of the function's second parameter.
 
-    That counts if it is a class with fields: a dataclass, a Struct, an attrs class or a pydantic model.
-    Raises InvalidRequest for a value that does not fit; it names the field.
+    The annotation counts if it is a class with fields: a dataclass, a Struct, an attrs class or a pydantic
+    model. Raises InvalidRequest for a value that does not fit, and names the field.
     """
     kind = _input_type(function)
     return value if kind is None else _read_input(value, kind)
@@ -80,39 +80,39 @@ def _read_input(value: Any, kind: type[Any]) -> Any:
 
 
 def _input_type(function: AgentFunction) -> type[Any] | None:
-    """Return the class that a function asks its input to be; None for any other annotation, or none."""
+    """Return the class with fields that annotates a function's input, or None."""
     parameters = list(inspect.signature(function).parameters.values())
     if len(parameters) < 2:
         return None
     try:
         hints = get_type_hints(function if inspect.isroutine(function) else type(function).__call__)
     except (NameError, TypeError, AttributeError):
-        return None  # Names for type checkers alone.
+        return None  # The names exist for type checkers only.
     kind = hints.get(parameters[1].name)
     return kind if is_shape(kind) else None
 
 
 class App:
-    """A runtime's name, its agents, and who may use them.
+    """A runtime's name, its agents, and the principals that may use them.
 
-    `tokens` maps a bearer token to its principal; `auth` is asked instead, a plain or async function from a
-    token to its principal or None; `anonymous` lets in everybody, each as a principal of their own.
-    `heartbeat` is in seconds, 0 for none. For `resume_window` seconds a session outlives its connection: a
-    client that comes back in time gets what it missed. `observers` says who sees the jobs of others:
-    {principal: {owner or "*": "list" or "observe"}} (§7.6). With `models_required` a lease without
-    model.use allows no model, else any (§9.7). `ceilings` bound what may be asked for. `max_threads`
-    bounds the plain agents that run at a time, those that outlive their job included. `quirks` answers
-    peers that deviate in the form that they read. Every fact for an audit (§14) is logged by the logger
-    "arcp_io.audit", and goes to `audit` as well: a file, to which it is appended as a line of JSON, or a
-    function that is called with each Audit and must not block. The files of the audit have `audit_bytes`
-    together, 64 KiB at least; None: they have no bound.
+    `tokens` maps a bearer token to its principal; `auth` is called instead, a plain or async function from a
+    token to its principal or None; `anonymous` admits clients without a token, each as a principal of its
+    own. `heartbeat` is in seconds, 0 for none. For `resume_window` seconds a session outlives its connection:
+    a client that reconnects in time gets what it missed. `observers` says who sees the jobs of other
+    principals: {principal: {owner or "*": "list" or "observe"}} (§7.6). With `models_required` a lease
+    without model.use allows no model, otherwise any (§9.7). `ceilings` bound the leases that may be
+    requested. `max_threads` bounds the plain agents that run at a time, including those that outlive their
+    job. `quirks` answers peers that deviate from the draft in the form that they can read. Every fact for an
+    audit (§14) is logged by the logger "arcp_io.audit", and goes to `audit` as well: a file, to which it is
+    appended as a line of JSON, or a function that is called with each Audit and must not block. The files of
+    the audit have `audit_bytes` together, 64 KiB at least; None means without bound.
 
-    A `provisioner` issues credentials for jobs (§9.8), when there is a journal from which they are revoked
-    after a crash, or with `volatile_credentials`, for tests. They are shown over TLS, stdio and in memory;
+    A `provisioner` issues credentials for jobs (§9.8), if there is a journal from which they are revoked
+    after a crash, or with `volatile_credentials`, for tests. They are sent over TLS, stdio and in memory;
     with `secure_loopback` a plain connection from this machine counts as secure too.
 
-    With `debug`, for development, clients are told the type and the text of an exception that ends a job or a
-    tool call; else they are told that the agent failed, and the log of the server has the rest.
+    With `debug`, for development, clients get the type and the text of an exception that ends a job or a tool
+    call; otherwise they learn only that the agent failed, and the log of the server has the rest.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class App:
         debug: bool = False,
     ) -> None:
         if tokens is not None and auth is not None:
-            raise ValueError("an App has tokens or auth, not both: let auth look at the tokens")
+            raise ValueError("give an App tokens or auth, not both: auth can check the tokens too")
         if max_threads < 1:
             raise ValueError("max_threads is at least 1")
         if audit_bytes is not None and audit_bytes < LEAST_SIZE:
@@ -176,15 +176,16 @@ class App:
         isolation: Isolation = None,
         restartable: bool = False,
     ) -> Callable[[F], F]:
-        """Register a function as an agent; for use as a decorator, which returns the function as it was.
+        """Register a function as an agent; a decorator, which returns the function unchanged.
 
-        Of several versions one is the `default`. `isolation="process"` runs each job in a process of its own.
-        With `restartable` a job that was cut off by a restart of a runtime with a journal, and that has
-        streamed nothing of its result, starts again from its input, under the same id (see `job.attempt`).
-        An input whose parameter is annotated with a dataclass, a Struct, an attrs class or a pydantic model
-        is read as that; one that does not fit ends the job with INVALID_REQUEST.
+        Of several versions one is the `default`. `isolation="process"` runs each job in a separate process.
+        With `restartable` a job that was interrupted by a restart of a runtime with a journal, and that has
+        streamed nothing of its result, starts again from its input, under the same id (see `job.attempt`). An
+        input whose parameter is annotated with a dataclass, a Struct, an attrs class or a pydantic model is
+        converted to that; one that does not fit ends the job with INVALID_REQUEST.
+
         Raises ValueError for a name or version that breaks the grammar of §7.5 or is taken, and TypeError for
-        what cannot be called with (job, input).
+        a function that cannot be called with (job, input).
         """
 
         def register(function: F) -> F:
@@ -194,15 +195,15 @@ class App:
         return register
 
     def find(self, name: str, version: str | None) -> Agent:
-        """The agent that was registered under this name and version; raises KeyError."""
+        """Return the agent that was registered under this name and version; raises KeyError."""
         return self._agents[name][version]
 
     def config(self) -> RuntimeConfig:
-        """What a Runtime needs to know; raises ValueError for an App that cannot be served."""
+        """Return the configuration for a Runtime; raises ValueError for an App that cannot be served."""
         if self.verifier is None and not self.anonymous:
             raise ValueError(
-                "nobody could use this App: give it tokens={token: principal}, auth=<a verifier>,"
-                " or anonymous=True to let in everybody"
+                "no client could use this App: give it tokens={token: principal}, auth=<a verifier>,"
+                " or anonymous=True to admit all clients"
             )
         return RuntimeConfig(
             name=self.name,

@@ -1,4 +1,4 @@
-"""What can go wrong, as exceptions: one class for each code of §12, and a few that are ours alone."""
+"""Errors as exceptions: one class for each code of §12, and some of our own."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ __all__ = [
 
 
 class ArcpError(Exception):
-    """A request that was refused, or a job that did not succeed; of its own class for a code of §12.
+    """A request that was refused, or a job that did not succeed; codes of §12 have a class of their own.
 
-    An agent that raises one ends its job with its code, message and details; `AgentError` is the one to use
-    for a failure of its own. `retryable` says whether trying again can help. For each of the fifteen codes of
-    §12 the table decides: ValueError is raised when `retryable` contradicts it. For any other code it is what
-    is given, False by default. `details` are the peer's; `job_id` is the job's, if any.
+    An agent that raises one ends its job with its code, message and details; use `AgentError` for a failure
+    of the agent itself. `retryable` says whether trying again can help. For each of the fifteen codes of §12
+    the table decides: ValueError is raised when `retryable` contradicts it. For any other code it is the
+    given value, False by default. `details` are the peer's; `job_id` is the job's, if any.
     """
 
     default_code: ClassVar[str] = ErrorCode.INTERNAL_ERROR.value
     default_retryable: ClassVar[bool] = False
-    """For a code that is not of §12."""
+    """The default for a code that is not in §12."""
 
     def __init__(
         self,
@@ -78,12 +78,11 @@ class ArcpError(Exception):
 class AgentError(ArcpError):
     """The failure of an agent: raise it to end the job with this message.
 
-    With `retryable` (the default) the code is INTERNAL_ERROR, and a caller that retries may try again. With
-    `retryable=False` it is INVALID_REQUEST: the same job fails again, whoever submits it. A `code` of your
-    own, such as `x-vendor.acme.DISK_FULL`, has the `retryable` that you give, False if you give none; peers
-    that read the codes of §12 alone may drop it. Callers get `InternalError`, `InvalidRequest`, or an
-    `ArcpError` with the code of your own. Raises ValueError for a `retryable` that contradicts the table of
-    §12.
+    With `retryable` (the default) the code is INTERNAL_ERROR, and a caller may try again. With
+    `retryable=False` it is INVALID_REQUEST: the same job would fail again. A `code` of your own, such as
+    `x-vendor.acme.DISK_FULL`, has the `retryable` that you give, by default False; peers that read only the
+    codes of §12 may drop it. Callers get `InternalError`, `InvalidRequest`, or an `ArcpError` with your own
+    code. Raises ValueError for a `retryable` that contradicts the table of §12.
     """
 
     def __init__(
@@ -101,19 +100,19 @@ class AgentError(ArcpError):
 
 
 class PermissionDenied(ArcpError):
-    """The lease, or who we are, does not allow it."""
+    """The lease, or the rights of this principal, do not allow it."""
 
     default_code = ErrorCode.PERMISSION_DENIED.value
 
 
 class LeaseSubsetViolation(ArcpError):
-    """A delegation asked for more than its parent has."""
+    """A delegation requested more than its parent has."""
 
     default_code = ErrorCode.LEASE_SUBSET_VIOLATION.value
 
 
 class JobNotFound(ArcpError):
-    """There is no such job, or it is not ours to see."""
+    """The job does not exist, or is not visible to this principal."""
 
     default_code = ErrorCode.JOB_NOT_FOUND.value
 
@@ -131,7 +130,7 @@ class AgentNotAvailable(ArcpError):
 
 
 class AgentVersionNotAvailable(ArcpError):
-    """The agent is there, that version of it is not."""
+    """The agent exists, but not in that version."""
 
     default_code = ErrorCode.AGENT_VERSION_NOT_AVAILABLE.value
 
@@ -149,7 +148,7 @@ class JobTimedOut(ArcpError):
 
 
 class ResumeWindowExpired(ArcpError):
-    """The session cannot be resumed any more."""
+    """The session can no longer be resumed."""
 
     default_code = ErrorCode.RESUME_WINDOW_EXPIRED.value
 
@@ -167,7 +166,7 @@ class BudgetExhausted(ArcpError):
 
 
 class InvalidRequest(ArcpError):
-    """What was asked breaks the protocol or one of its limits."""
+    """The request breaks the protocol or one of its limits."""
 
     default_code = ErrorCode.INVALID_REQUEST.value
 
@@ -185,22 +184,22 @@ class InternalError(ArcpError):
 
 
 class ResultIncomplete(InternalError):
-    """The job has succeeded, but its streamed result cannot be put together: chunks of it are gone (§8.4)."""
+    """The job has succeeded, but its streamed result is incomplete: chunks of it are lost (§8.4)."""
 
 
 class ResultMismatch(ArcpError):
-    """The job has succeeded, but its result is not of the `result_type` that was asked for.
+    """The job has succeeded, but its result does not fit the requested `result_type`.
 
-    The message names the part that does not fit. The code is ours and never on the wire.
+    The message names the part that does not fit. The code is our own and never on the wire.
     """
 
     default_code = "RESULT_MISMATCH"
 
 
 class ConnectionLost(ArcpError):
-    """The connection ended before the answer, or the end of the job, came; the job itself may go on.
+    """The connection ended before the answer, or the end of the job, arrived; the job itself may continue.
 
-    Its code is ours and never on the wire.
+    Its code is our own and never on the wire.
     """
 
     default_code = "CONNECTION_LOST"
@@ -208,17 +207,17 @@ class ConnectionLost(ArcpError):
 
 
 class HeartbeatLost(ConnectionLost):
-    """The connection ended because nothing was heard for too long."""
+    """The connection ended because nothing was received for too long."""
 
     default_code = ErrorCode.HEARTBEAT_LOST.value
 
 
 class SessionLost(ConnectionLost):
-    """The session cannot be resumed any more (§6.3), and no other one could be opened in its place."""
+    """The session can no longer be resumed (§6.3), and no other session could be opened in its place."""
 
 
 class JobLost(ConnectionLost):
-    """What becomes of the job `job_id` will not be seen.
+    """The end of the job `job_id` cannot be received.
 
     Its session is lost and the job cannot be observed in another one, or the right to observe it was
     withdrawn, or the runtime has accepted its idempotency key again and forgotten the job.
@@ -226,11 +225,12 @@ class JobLost(ConnectionLost):
 
 
 class HistoryCut(ArcpError):
-    """Some events of the job `job_id` are gone: its session was lost, and a bound has cut its history (§7.6).
+    """Some events of the job `job_id` are lost: its session was lost, and a limit has shortened its
+    history (§7.6).
 
-    Another loop over the job goes on behind them. `details`: `last_seq`, the number of the last event before
-    them, and `history_from`, that of the first one behind, both as the submitting session numbers; `reason`,
-    if it is known, says why the session was lost, in the words of the runtime. The code is ours and never on
+    Another loop over the job continues after them. `details`: `last_seq`, the number of the last event before
+    them, and `history_from`, that of the first one after them, both as the submitting session numbers;
+    `reason`, if known, is the runtime's reason for the loss of the session. The code is our own and never on
     the wire.
     """
 
@@ -238,22 +238,22 @@ class HistoryCut(ArcpError):
 
 
 class StoreInUse(RuntimeError):
-    """Another process goes on with the session in this store."""
+    """Another process uses the session in this store."""
 
 
 class NotAStore(ValueError):
-    """The file of a store holds something that is not a session; it is not changed."""
+    """The file of a store does not hold a session; it is not changed."""
 
 
 class JobOver(RuntimeError):
-    """An agent called its job after the job's end had been sent: nothing can be said any more (§7.3)."""
+    """An agent called its job after the job's end had been sent (§7.3): no further call is possible."""
 
 
 class AgentStopped(BaseException):
     """Raised once into a plain function, by its next `job.*` call, when its job is to stop.
 
-    Like `asyncio.CancelledError` it is no Exception, so that `except Exception` does not swallow it. While
-    the function unwinds it may still speak, until the job's end has been sent.
+    Like `asyncio.CancelledError` it is not an Exception, so that `except Exception` does not catch it. While
+    the function unwinds it may still publish events, until the job's end has been sent.
     """
 
 
@@ -265,9 +265,9 @@ def error_for(
     details: Mapping[str, Any] | None = None,
     job_id: str | None = None,
 ) -> ArcpError:
-    """Return the exception for a code of the wire; for an unknown one an `ArcpError` that carries it.
+    """Return the exception for a code of the wire; for an unknown one an `ArcpError` with that code.
 
-    A peer whose `retryable` contradicts the table of §12 is not believed.
+    A peer's `retryable` that contradicts the table of §12 is ignored.
     """
     kind = BY_CODE.get(code, ArcpError)
     if code in RETRYABLE:
@@ -276,7 +276,7 @@ def error_for(
 
 
 def _retryable(code: str, given: bool | None, default: bool) -> bool:
-    """Return whether trying again can help, by the table of §12 for the codes that it has."""
+    """Return whether trying again can help, by the table of §12 for the codes in it."""
     decided = RETRYABLE.get(code)
     if decided is None:
         return default if given is None else given
@@ -311,4 +311,4 @@ BY_CODE: Final[Mapping[str, type[ArcpError]]] = MappingProxyType(
         )
     }
 )
-"""Every code of §12, and the one that is ours, with its class."""
+"""Every code of §12, and our own code, with its class."""

@@ -1,8 +1,8 @@
-"""Descriptors that a forked copy of this process does not share: locks, ports, and pipes of a job.
+"""Descriptors that a forked copy of this process must not share: locks, ports, and pipes of a job.
 
 A lock by `flock`, a listening socket and a pipe stay open as long as any process has them. A copy that an
-agent forks off would hold them after the end of this process, so in a copy they are pointed at the null
-device. Programs that are executed do not inherit them in the first place.
+agent forks off would hold them after the end of this process, so in a copy they are redirected to the null
+device. Executed programs do not inherit them in the first place.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ _kept: Final[dict[int, tuple[int, int]]] = {}
 
 
 def keep_from_copies(descriptor: int) -> None:
-    """Let copies of this process have the null device in place of an open descriptor."""
+    """Redirect an open descriptor to the null device in copies of this process."""
     _kept[descriptor] = _identity(descriptor)
 
 
 def share_with_copies(descriptor: int) -> None:
-    """Forget a descriptor; one that was closed needs it not, since a copy looks at what it is by then."""
+    """Forget a descriptor. A closed descriptor need not be forgotten, since a copy checks its identity."""
     _kept.pop(descriptor, None)
 
 
 def _point_away() -> None:
-    """In a copy that has just been forked off: let go of what belongs to the process it is a copy of."""
+    """Redirect the descriptors of the original process in a copy that was just forked."""
     if not _kept:
         return
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for descriptor, identity in _kept.items():
-        with suppress(OSError):  # It was closed.
+        with suppress(OSError):  # The descriptor was closed.
             if _identity(descriptor) == identity:
                 os.dup2(null, descriptor, inheritable=False)
     _kept.clear()

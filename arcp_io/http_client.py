@@ -1,7 +1,7 @@
-"""HTTP clients of httpx that ask the gate of a job for every request and every redirect (§9.3).
+"""HTTP clients of httpx that check the lease of a job for every request and every redirect (§9.3).
 
-The gate stands in the transport: whatever a client sends, redirects, retries of an authentication and all,
-passes it, and what is sent is the URL that was covered, with its own Host.
+The check is in the transport, so it covers requests, redirects and retries of an authentication alike, and
+the covered URL is sent, with its own Host.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ except ModuleNotFoundError as error:
     ) from None
 
 CONNECTING: Final = ("verify", "cert", "http1", "http2", "limits", "proxy", "trust_env")
-"""Options of a client that its transport takes."""
+"""Options of a client that belong to its transport."""
 KEPT: Final = ("timeout", "trace")
-"""Extensions of a request that are handed on; others change the target or the server's name."""
+"""Extensions of a request that are passed on; others change the target or the server's name."""
 
 
 class GatedTransport(httpx.AsyncBaseTransport):
-    """Sends what the gate of a job allows through another transport, and raises Denied for the rest."""
+    """Sends allowed requests through another transport, and raises Denied for others."""
 
     def __init__(
         self, fetch_allowed: Callable[[str], Awaitable[str]], inner: httpx.AsyncBaseTransport
@@ -36,7 +36,7 @@ class GatedTransport(httpx.AsyncBaseTransport):
         self._inner = inner
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Ask for the URL of a request, and send it."""
+        """Check the URL of a request, and send it."""
         url = str(request.url)
         try:
             allowed = await self._fetch_allowed(url)
@@ -51,7 +51,7 @@ class GatedTransport(httpx.AsyncBaseTransport):
 
 
 class BlockingGatedTransport(httpx.BaseTransport):
-    """The same for plain functions, whose reading of a body ends when their job is to stop."""
+    """The transport for plain functions; reading a body ends when their job is to stop."""
 
     def __init__(
         self, fetch_allowed: Callable[[str], str], tell_stop: Callable[[], None], inner: httpx.BaseTransport
@@ -61,7 +61,7 @@ class BlockingGatedTransport(httpx.BaseTransport):
         self._inner = inner
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Ask for the URL of a request, and send it."""
+        """Check the URL of a request, and send it."""
         url = str(request.url)
         try:
             allowed = self._fetch_allowed(url)
@@ -79,7 +79,7 @@ class BlockingGatedTransport(httpx.BaseTransport):
 
 
 class _Body(httpx.SyncByteStream):
-    """The body of a response, until the job is to stop: then AgentStopped is raised in the next piece."""
+    """The body of a response; the next piece raises AgentStopped once the job is to stop."""
 
     def __init__(self, stream: httpx.SyncByteStream, tell_stop: Callable[[], None]) -> None:
         self._stream = stream
@@ -109,21 +109,21 @@ def make_blocking_client(
 
 
 def _split(options: dict[str, Any], make: Callable[..., Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the inner transport, and the options that are the client's own."""
+    """Return the inner transport, and the options of the client itself."""
     if "mounts" in options:
-        raise TypeError("a client of a job takes no mounts, which its gate would not see")
+        raise TypeError("job.http_client() does not take mounts, which would bypass the check of the lease")
     connecting = {name: value for name, value in options.items() if name in CONNECTING}
     rest = {name: value for name, value in options.items() if name not in CONNECTING}
     inner = rest.pop("transport", None)
     if inner is None:
         return make(**connecting), rest
     if connecting:
-        raise TypeError(f"a transport that is given brings its own {', '.join(connecting)}")
+        raise TypeError(f"give {', '.join(connecting)} to the transport, not beside it")
     return inner, rest
 
 
 def _aim(request: httpx.Request, allowed: str) -> None:
-    """Let a request go to the URL that the lease covers, and nowhere else."""
+    """Send a request to the URL that the lease covers, and nowhere else."""
     url = httpx.URL(allowed)
     if str(url) != allowed:
         raise LocalProtocolError(f"httpx reads {allowed!r} as {str(url)!r}")
@@ -133,7 +133,7 @@ def _aim(request: httpx.Request, allowed: str) -> None:
 
 
 def _explained(denied: Denied, url: str) -> Denied:
-    """Return a refusal that says which pattern would cover the URL, or why none does."""
+    """Return a refusal that names the pattern which would cover the URL, or why none does."""
     if denied.code is not ErrorCode.PERMISSION_DENIED:
         return denied
     try:

@@ -1,4 +1,4 @@
-"""The terms of a job, as `Session.submit` takes them, in the words of the protocol."""
+"""The terms of a job, converted from the arguments of `Session.submit` to the form of the protocol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["moment", "with_budget"]
 def with_budget(
     lease: Mapping[str, Sequence[str]] | None, budget: str | Sequence[str] | None
 ) -> Mapping[str, Sequence[str]] | None:
-    """A lease with amounts such as USD:5 added to what it may spend (§9.6)."""
+    """Return a lease with amounts such as USD:5 added to its budget (§9.6)."""
     if budget is None:
         return lease
     amounts = [budget] if isinstance(budget, str) else list(budget)
@@ -23,7 +23,7 @@ def with_budget(
 
 
 def moment(when: str | datetime | timedelta | None, unix: int) -> str | None:
-    """A time in UTC, or a time from now (`unix`, nanoseconds), as it is written; text as it is.
+    """Return a time in UTC, or a time from now (`unix`, nanoseconds), as text; text is returned unchanged.
 
     Raises ValueError for a time without a zone.
     """

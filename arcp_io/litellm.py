@@ -1,7 +1,7 @@
 """Virtual keys of a LiteLLM proxy, or of a gateway with the same API, as credentials of jobs (§9.8.3).
 
-A key is made with POST /key/generate and deleted with POST /key/delete, by its alias; GET /key/list says
-whether it is gone in fact.
+A key is made with POST /key/generate and deleted with POST /key/delete, by its alias; GET /key/list confirms
+that it is gone.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from .provisioning import IssueContext, IssuedCredential, ProvisioningError, cre
 MODEL_USE: Final = "model.use"
 RESPONSE_BYTES: Final = 1024 * 1024
 GONE: Final = (200, 404)
-"""What deleting answers when nothing is left: it was there, or it was not."""
+"""HTTP statuses of a deletion after which the key is gone: it was deleted, or did not exist."""
 EVERY_MODEL: Final = ("all-proxy-models", "all-team-models", "no-default-models")
-"""Names in the `models` of a key that LiteLLM does not take for the one model so called."""
+"""Names in the `models` of a key that LiteLLM does not read as the name of one model."""
 EXCEEDED: Final = "budget_exceeded"
-"""The type of the error that says that no money is left."""
+"""The type of the error for an exhausted budget."""
 
 
 class LiteLLMProvisioner:
-    """One virtual key a job: for the models, the money and the time of its lease.
+    """Issues one virtual key for each job: for the models, the money and the time of its lease.
 
-    Without `model.use` in the lease no key is issued, unless the host allows any model. A key is for those of
-    `models`, the names that the gateway knows, that the lease covers, and for no other name; for none of them
-    there is no key. Money in other currencies than `currency` is not
-    bounded by the key. A lease that does not end has a key that does, after `lifetime` seconds.
+    Without `model.use` in the lease no key is issued, unless the host allows any model. A key is for the
+    names in `models`, as the gateway knows them, that the lease covers, and for no others; if there are none,
+    no key is issued. Money in other currencies than `currency` is not bounded by the key. For a lease without
+    an end the key ends after `lifetime` seconds.
     """
 
     namespaces: Final = (MODEL_USE,)
-    """It is asked for leases that name models only."""
+    """It is asked only for leases that name models."""
 
     def __init__(
         self,
@@ -59,21 +59,27 @@ class LiteLLMProvisioner:
         ssl_context: ssl.SSLContext | None = None,
         allow_plain: bool = False,
     ) -> None:
-        """`url` is where the gateway is managed, `endpoint` where keys are used, by default the same.
+        """Issue keys of a gateway; `url` is its management address, `endpoint` where keys are used, by
+        default the same.
 
-        Raises ValueError for what is no URL, for http:// beyond this machine without `allow_plain`, and for
-        a name in `models` that the gateway takes for several models.
+        Raises ValueError for an invalid URL, for http:// beyond this machine without `allow_plain`, and for a
+        name in `models` that the gateway reads as several models.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise ValueError("the URL of a gateway is http(s)://host[:port][/path]")
         if parts.scheme == "http" and not allow_plain and not is_loopback(parts.hostname):
-            raise ValueError(f"keys would cross the network to {parts.hostname} in clear text")
+            raise ValueError(
+                f"keys would cross the network to {parts.hostname} in clear text:"
+                " use https://, or allow_plain=True"
+            )
         for name in models:
             if not name or "*" in name or is_every_model(name):
-                raise ValueError(f"models names {name!r}, which a gateway takes for several models")
+                raise ValueError(
+                    f"models has {name!r}, which a gateway reads as several models: name each model"
+                )
         if lifetime < 1:
-            raise ValueError("a key lives for a second at least")
+            raise ValueError("lifetime is at least 1 second")
         self._tls = parts.scheme == "https"
         self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
         self._master_key = Secret(master_key)
@@ -89,8 +95,10 @@ class LiteLLMProvisioner:
         return f"<LiteLLMProvisioner {self._host}>"
 
     async def issue(self, context: IssueContext) -> Sequence[IssuedCredential]:
-        """Return a key of its own; raises ProvisioningError when the gateway makes none, and for a lease
-        that names what the gateway takes for several models.
+        """Return a new key.
+
+        Raises ProvisioningError when the gateway makes none, and for a lease with a name that the gateway
+        reads as several models.
         """
         models = self._allowed(context)
         if models is not None and not models:
@@ -120,7 +128,7 @@ class LiteLLMProvisioner:
         return [credential(key, self._endpoint, profile=self._profile, constraints=constraints or None)]
 
     async def revoke(self, name: str) -> None:
-        """Delete by alias, and look whether it is gone; raises ProvisioningError if not."""
+        """Delete a key by its alias, and verify that it is gone; raises ProvisioningError if not."""
         status, _ = await self._ask("POST", "/key/delete", {"key_aliases": [name]})
         query = urlencode({"key_alias": name, "return_full_object": "true"})
         listed, answer = await self._ask("GET", f"/key/list?{query}", None)
@@ -185,12 +193,12 @@ class LiteLLMProvisioner:
             connection.close()
         try:
             return answer.status, msgspec.json.decode(data)
-        except (ValueError, RecursionError):  # Each error of msgspec is a ValueError, in every release of it.
+        except (ValueError, RecursionError):  # Each error of msgspec is a ValueError, in every release.
             return answer.status, None
 
 
 def is_every_model(name: str) -> bool:
-    """Return whether LiteLLM takes a name for others than the model so called, in whatever case or spaces."""
+    """Return whether LiteLLM reads a name as several models, in any case and with any surrounding spaces."""
     return name.strip().lower() in EVERY_MODEL
 
 

@@ -1,4 +1,4 @@
-"""Provisioned credentials (§9.8): what a host gives an App to issue and revoke them, and how it is asked."""
+"""Provisioned credentials (§9.8): the interface by which an App issues and revokes them."""
 
 from __future__ import annotations
 
@@ -39,35 +39,38 @@ __all__ = [
 logger = logging.getLogger("arcp_io")
 
 OF_AGENTS: Final = ("tool_call", "delegate", "result_chunk")
-"""Kinds of events that a provisioner does not publish."""
+"""Kinds of events that a provisioner may not publish."""
 UNAVAILABLE: Final = "credentials cannot be issued at the moment"
-"""All that a client is told when a provisioner fails with an exception of its own."""
+"""The message for a client when a provisioner fails with an unexpected exception."""
 
 
 class CredentialProvisioner(Protocol):
     """Issues credentials of an upstream service for one job each, and revokes them.
 
     An attribute `namespaces`, a tuple of capability namespaces, is optional: with it only leases that name a
-    pattern of one of them are asked for.
+    pattern of one of them need credentials.
     """
 
     async def issue(self, context: IssueContext) -> Sequence[IssuedCredential]:
-        """New credentials that are used for nothing else, see `credential`; none is an answer too.
+        """Return new credentials that are used for nothing else, see `credential`; an empty sequence is
+        valid.
 
-        Raises ProvisioningError. A failure does not mean that nothing is there: `revoke` follows.
+        Raises ProvisioningError. A failure does not prove that nothing was issued: `revoke` follows.
         """
 
     async def revoke(self, name: str) -> None:
-        """Return when nothing of this name is valid, whether something was or not: again is harmless.
+        """Revoke a credential, and return when nothing of this name is valid; repeated calls must be
+        harmless.
 
         `name` is a credential's `handle`, or the alias. Raises ProvisioningError; it is called again then.
         """
 
 
 class ProvisioningError(Exception):
-    """A provisioner could not do it; the message is shown to the client, and holds no secret.
+    """A provisioner could not issue or revoke; the message is sent to the client, and must not hold a
+    secret.
 
-    `budget_exhausted`: the upstream has no money left for it. `final`: trying again is of no use.
+    `budget_exhausted`: the upstream has no money left. `final`: trying again cannot help.
     """
 
     def __init__(self, message: str, *, budget_exhausted: bool = False, final: bool = False) -> None:
@@ -86,29 +89,29 @@ def credential(
     constraints: Mapping[str, Any] | None = None,
     handle: str | None = None,
 ) -> IssuedCredential:
-    """A credential as `issue` returns it (§9.8.1).
+    """Return a credential as `issue` returns it (§9.8.1).
 
-    `constraints` say what the upstream enforces; `handle` is what it is revoked by, if not by its alias.
+    `constraints` say what the upstream enforces; `handle` is the name for its revocation, if not the alias.
     """
     echo = None if constraints is None else dict(constraints)
     return IssuedCredential(scheme, Secret(value), endpoint, profile, echo, handle)
 
 
 class StaticProvisioner:
-    """Hands out values that were given, each to one job: for tests and examples, since it revokes nothing."""
+    """Issues given values, each to one job: for tests and examples, since it revokes nothing upstream."""
 
     def __init__(self, values: Iterable[str], endpoint: str, *, profile: str | None = None) -> None:
         self._values = iter(values)
         self._endpoint = endpoint
         self._profile = profile
         self.valid: dict[str, IssuedCredential] = {}
-        """What is handed out, and not revoked, by alias."""
+        """The issued values that were not revoked, by alias."""
 
     def __repr__(self) -> str:
         return f"<StaticProvisioner of {len(self.valid)} valid credentials for {self._endpoint}>"
 
     async def issue(self, context: IssueContext) -> Sequence[IssuedCredential]:
-        """The next value; raises ProvisioningError when there is none."""
+        """Issue the next value; raises ProvisioningError when none is left."""
         value = next(self._values, None)
         if value is None:
             raise ProvisioningError("no credential is left")
@@ -117,58 +120,62 @@ class StaticProvisioner:
         return [issued]
 
     async def revoke(self, name: str) -> None:
-        """Forget it."""
+        """Forget the value of an alias."""
         self.valid.pop(name, None)
 
 
 class NoProvisioner:
-    """Of an App that has none, whose journal knows credentials of one that had: nobody can revoke them."""
+    """Stands in for the provisioner of an App that has none, for credentials in a journal that cannot be
+    revoked.
+    """
 
     async def issue(self, context: IssueContext) -> Sequence[IssuedCredential]:
-        """Raises ProvisioningError."""
+        """Raise ProvisioningError."""
         raise ProvisioningError("this App has no provisioner", final=True)
 
     async def revoke(self, name: str) -> None:
-        """Raises ProvisioningError."""
-        raise ProvisioningError("this App has no provisioner any more", final=True)
+        """Raise ProvisioningError."""
+        raise ProvisioningError("this App no longer has a provisioner", final=True)
 
 
 class Provisioning:
-    """Asks an App's provisioner what the runtime wants, and answers it; nothing waits for it here."""
+    """Carries out the runtime's requests with the App's provisioner in tasks, and reports the results."""
 
     def __init__(
         self, provisioner: CredentialProvisioner, runtime: Runtime, pump: Pump, loop: Loop, patience: float
     ) -> None:
-        """`patience`: seconds after which a provisioner that does not return has failed."""
+        """Use a provisioner; it has failed if it does not return after `patience` seconds."""
         self._provisioner = provisioner
         self._runtime = runtime
         self._pump = pump
         self._loop = loop
         self._patience = patience
         self._events: dict[str, list[tuple[str, str, Any]]] = {}
-        """Of jobs that have not begun, by the alias of their credentials: job, kind and body of each."""
+        """Events for jobs that have not begun, by the alias of their credentials: job, kind and body of
+        each.
+        """
 
     def request(self, request: IssueCredentials | RevokeCredential) -> None:
-        """Do what the runtime asks for, in a task."""
+        """Carry out a request of the runtime, in a task."""
         if isinstance(request, RevokeCredential):
             self._events.pop(request.alias, None)
         run = partial(self._issue if isinstance(request, IssueCredentials) else self._revoke, request)
         self._loop.start(run, f"arcp-io {request.alias}")
 
     def begins(self, job_id: str) -> None:
-        """Publish what provisioners have said of a job that is about to begin."""
+        """Publish the held events of provisioners for a job that is about to begin."""
         for alias, events in list(self._events.items()):
             if events[0][0] == job_id:
                 del self._events[alias]
                 for _, kind, body in events:
                     self._publish(job_id, kind, body)
 
-    # What an IssueContext asks.
+    # Called by an IssueContext.
 
     def emit(self, alias: str, job_id: str, kind: str, body: Body | Mapping[str, Any]) -> None:
-        """Publish an event of a job: at once if it runs, else when it begins."""
+        """Publish an event of a job: at once if it runs, otherwise when it begins."""
         if kind in OF_AGENTS:
-            raise LocalProtocolError(f"a provisioner publishes no {kind}: it is the agent's")
+            raise LocalProtocolError(f"a provisioner may not publish {kind}: only the agent may")
         encode_body(kind, body)
         if JobId(job_id) in self._runtime.running:
             self._publish(job_id, kind, body)
@@ -177,7 +184,7 @@ class Provisioning:
             self._events.setdefault(alias, []).append((job_id, kind, body))
 
     def awaits(self, alias: str) -> bool:
-        """Return whether somebody waits for what is issued under the alias."""
+        """Return whether the runtime still waits for the credentials of this alias."""
         return self._runtime.credentials_awaited(alias)
 
     def credentials_of(self, job_id: str) -> list[Credential]:
@@ -195,7 +202,7 @@ class Provisioning:
         self._carry_out(partial(self._runtime.credentials_issued, request.alias, *answer))
 
     async def _issued(self, request: IssueCredentials) -> tuple[Sequence[IssuedCredential] | None, str, str]:
-        """What was made, or None and why not: code and message."""
+        """Return the issued credentials, or None with the code and message of the error."""
         with anyio.move_on_after(self._patience):
             try:
                 return list(await self._provisioner.issue(context_of(request, self))), "", ""
@@ -214,7 +221,7 @@ class Provisioning:
         self._carry_out(partial(self._runtime.credential_revoked, request.alias, *answer))
 
     async def _revoked(self, request: RevokeCredential) -> tuple[bool, bool, str]:
-        """Whether it is revoked, whether that is final, and why not."""
+        """Return whether the credential is revoked, whether a failure is final, and the reason."""
         with anyio.move_on_after(self._patience):
             try:
                 for name in dict.fromkeys(request.handles or (request.alias,)):
@@ -237,7 +244,7 @@ class Provisioning:
 
 
 def context_of(request: IssueCredentials, seen_by: Provisioning | None = None) -> IssueContext:
-    """Return what a provisioner is told, and asks `seen_by`."""
+    """Return the IssueContext for a request, which calls `seen_by`."""
     expires_at = request.expires_at
     return IssueContext(
         request.alias,
@@ -256,7 +263,7 @@ def context_of(request: IssueCredentials, seen_by: Provisioning | None = None) -
 
 
 def told(error: BaseException) -> str:
-    """What an exception is and where it comes from, without its words: they may hold a secret."""
+    """Return the type and the traceback of an exception, without its text, which may hold a secret."""
     places = traceback.extract_tb(error.__traceback__)
     path = " < ".join(f"{place.name} ({place.filename}:{place.lineno})" for place in reversed(places))
     return f"{type(error).__name__} in {path}"

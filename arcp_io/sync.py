@@ -6,9 +6,9 @@ with arcp_io.sync.connect("ws://127.0.0.1:7777/arcp", token="s3cret") as session
         print(event.kind, event.body)
     print(job.result(timeout=60))
 
-Every public name of `arcp_io.Session` and `arcp_io.Job` is here with the same parameters. Calls that wait for
-the end of a job also take a `timeout` in seconds and raise TimeoutError. A call after the `with` block raises
-ConnectionLost.
+Every public name of `arcp_io.Session` and `arcp_io.Job` exists here with the same parameters. Calls that wait
+for the end of a job also take a `timeout` in seconds and raise TimeoutError. A call after the `with` block
+raises ConnectionLost.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def connect(
 ) -> Iterator[Session]:
     """Open a session with a runtime: `with connect(url, token=…) as session`.
 
-    The parameters, and what is raised, are those of `arcp_io.connect`.
+    The parameters and the errors are those of `arcp_io.connect`.
     """
     opening = client.connect(
         target,
@@ -103,7 +103,7 @@ def connect_stdio(
 ) -> Iterator[Session]:
     """Open a session with a runtime that is started for it as a child process.
 
-    The parameters, and what is raised, are those of `arcp_io.connect_stdio`.
+    The parameters and the errors are those of `arcp_io.connect_stdio`.
     """
     opening = client.connect_stdio(
         argv,
@@ -132,7 +132,7 @@ def _opened(opening: AbstractAsyncContextManager[client_session.Session]) -> Ite
 
 
 class Session:
-    """`arcp_io.Session`, blocking. Its calls may come from any thread."""
+    """`arcp_io.Session`, blocking. It may be used from any thread."""
 
     def __init__(self, hop: Hop, session: client_session.Session) -> None:
         self._hop = hop
@@ -153,7 +153,7 @@ class Session:
 
     @property
     def features(self) -> frozenset[str]:
-        """What both sides know of §6.2."""
+        """The features that both sides support (§6.2)."""
         return self._session.features
 
     @property
@@ -163,12 +163,12 @@ class Session:
 
     @property
     def resume_window_sec(self) -> int:
-        """Seconds for which the runtime keeps the session after its connection was cut (§6.3)."""
+        """Seconds for which the runtime keeps the session after its connection was lost (§6.3)."""
         return self._session.resume_window_sec
 
     @property
     def state(self) -> State:
-        """attached; detached: cut, and being resumed; lost: beyond its window; closed: over."""
+        """The state: attached; detached (being resumed); lost (beyond its window); closed (over)."""
         return self._session.state
 
     @property
@@ -178,7 +178,7 @@ class Session:
 
     @property
     def cursor(self) -> int:
-        """The number up to which all events have been processed: what acks and the store tell."""
+        """The number up to which all events have been processed, as in acks and the store."""
 
         async def cursor() -> int:
             return self._session.cursor
@@ -186,7 +186,7 @@ class Session:
         try:
             return self._hop.call(cursor)
         except (RuntimeError, ConnectionLost):
-            return self._session.cursor  # This is the loop's thread, or there is no loop any more.
+            return self._session.cursor  # This is the loop's thread, or the loop has ended.
 
     @property
     def stored_jobs(self) -> Sequence[str]:
@@ -262,7 +262,7 @@ class Session:
         return self._job_of(partial(self._session.attach, job_id, from_seq))
 
     def subscribe(self, job_id: str, from_seq: int | None = None, *, history: bool = False) -> Job:
-        """Observe a job that may be anybody's (§7.6), from now on, or with the history after `from_seq`."""
+        """Observe a job of any principal (§7.6), from now on, or with the history after `from_seq`."""
 
         async def subscribe() -> client_job.Job:
             return await self._session.subscribe(job_id, from_seq, history=history)
@@ -270,7 +270,7 @@ class Session:
         return self._job_of(subscribe)
 
     def unsubscribe(self, job: Job) -> None:
-        """Observe a job no longer: its iteration ends. The job itself goes on."""
+        """Stop observing a job: its iteration ends. The job itself continues."""
         self._hop.call(partial(self._session.unsubscribe, job._job))
 
     def list_jobs(
@@ -282,7 +282,7 @@ class Session:
         created_before: str | datetime | timedelta | None = None,
         page_size: int | None = None,
     ) -> Iterator[JobEntry]:
-        """Iterate over the jobs that may be seen (§6.6); see `arcp_io.Session.list_jobs`."""
+        """Iterate over the visible jobs (§6.6); see `arcp_io.Session.list_jobs`."""
         return self._hop.iterate(
             self._session.list_jobs(
                 status=status,
@@ -294,15 +294,15 @@ class Session:
         )
 
     def watch(self) -> Iterator[Change]:
-        """What becomes of the session from now on; see `arcp_io.Session.watch`. For a thread of its own."""
+        """Iterate over the changes of the session; see `arcp_io.Session.watch`. Use a separate thread."""
         return self._hop.iterate(self._hop.call(self._session.watch))
 
     def cancel_all(self) -> None:
-        """Cancel every unfinished job and wait for the ends; refusals and a lost connection are no matter."""
+        """Cancel every unfinished job and wait for the ends; refusals and a lost connection are ignored."""
         self._hop.call(self._session.cancel_all)
 
     def close(self, reason: str = "") -> None:
-        """Say goodbye (§6.7) and wait for the end of the connection, at most a second. Jobs go on."""
+        """Say goodbye (§6.7) and wait for the end of the connection, at most a second. Jobs continue."""
         self._hop.call(partial(self._session.close, reason))
 
     def _job_of(self, ask: Callable[[], Coroutine[Any, Any, client_job.Job]]) -> Job:
@@ -315,7 +315,7 @@ class Session:
 
 
 class Job(Generic[T]):
-    """`arcp_io.Job`, blocking: iterate over it for its events, ask `result()` for how it ends."""
+    """`arcp_io.Job`, blocking: iterate over it for its events, call `result()` for its result."""
 
     def __init__(self, hop: Hop, job: client_job.Job[T]) -> None:
         self._hop = hop
@@ -334,7 +334,7 @@ class Job(Generic[T]):
 
     @property
     def result_type(self) -> type[T] | None:
-        """What `result` returns; None: JSON as it comes."""
+        """The type that `result` returns; None means JSON values."""
         return self._job.result_type
 
     @property
@@ -344,7 +344,7 @@ class Job(Generic[T]):
 
     @property
     def lease(self) -> Mapping[str, Sequence[str]]:
-        """What was granted: namespace -> patterns (§9.2)."""
+        """The granted lease: namespace -> patterns (§9.2)."""
         return self._job.lease
 
     @property
@@ -359,12 +359,12 @@ class Job(Generic[T]):
 
     @property
     def accepted_at(self) -> str | None:
-        """When it was accepted; None for a job that is observed."""
+        """When the job was accepted; None for an observed job."""
         return self._job.accepted_at
 
     @property
     def credentials(self) -> Sequence[Credential]:
-        """What its runtime has issued for it, as it is valid now (§9.8); nothing once it is over."""
+        """The valid credentials that the runtime has issued for the job (§9.8); empty after its end."""
         return self._job.credentials
 
     @property
@@ -374,12 +374,14 @@ class Job(Generic[T]):
 
     @property
     def parent_job_id(self) -> str | None:
-        """The job that delegated it, of one that is observed (§10)."""
+        """The job that delegated this one, for an observed job (§10)."""
         return self._job.parent_job_id
 
     @property
     def history_from(self) -> int | None:
-        """The number of the first event that was left of its history, when a bound had cut it (§7.6)."""
+        """The position of the first event that is left of the history, when a limit has shortened it
+        (§7.6).
+        """
         return self._job.history_from
 
     @property
@@ -389,60 +391,65 @@ class Job(Generic[T]):
 
     @property
     def subscribed_from(self) -> int | None:
-        """The number of the last event before that subscribe, 0 for none (§7.6); None without one."""
+        """The position of the last event before that subscribe, 0 for none (§7.6); None without a
+        subscribe.
+        """
         return self._job.subscribed_from
 
     @property
     def replayed(self) -> bool:
-        """Whether that subscribe brings earlier events."""
+        """Whether that subscribe replays earlier events."""
         return self._job.replayed
 
     @property
     def final_status(self) -> FinalStatus | None:
-        """success, error, cancelled or timed_out; None while the end has not come."""
+        """The final status: success, error, cancelled or timed_out; None before the end."""
         return self._job.final_status
 
     @property
     def over(self) -> bool:
-        """Whether it has ended or is lost."""
+        """Whether the job has ended or is lost."""
         return self._job.over
 
     @property
     def summary(self) -> str | None:
-        """What the runtime says in a line about a result, if it does."""
+        """The runtime's one-line summary of the result, or None."""
         return self._job.summary
 
     @property
     def events_received(self) -> int:
-        """Numbered frames of this job, the terminal and answers to `cancel` included."""
+        """Numbered frames of this job, including the terminal and answers to `cancel`."""
         return self._job.events_received
 
     @property
     def events_dropped(self) -> int:
-        """Of them, those that were dropped because nobody iterated."""
+        """Events that were dropped because they were not iterated over."""
         return self._job.events_dropped
 
     @property
     def last_seq(self) -> int:
-        """The number of the last event received, where it was submitted; to observe it from there."""
+        """The position of the last event received, from which to observe the job; its number in the
+        session if the runtime sends no positions.
+        """
         return self._job.last_seq
 
     def __iter__(self) -> Iterator[Event]:
-        """Its events, until its end, or until ConnectionLost is raised."""
+        """Iterate over the events until the end of the job, or until ConnectionLost is raised."""
         self._hop.call(self._begin)
         self._iterating_thread = threading.get_ident()
         try:
             while (event := self._hop.call(self._next)) is not None:
                 yield event
         finally:
-            self._events.clear()  # Without the loop: who collects a generator may be its own thread.
+            self._events.clear()  # Not on the loop: the garbage collector may run in its thread.
 
     def result(self, *, timeout: float | None = None) -> T:
-        """Wait for the end: the value, or the text or bytes of a streamed result; as `result_type`, if any.
+        """Wait for the end and return the result: a value, text or bytes; converted to `result_type`, if
+        any.
 
         Raises the ArcpError of the job's error code (§12), and TimeoutError when the end has not come after
-        `timeout` seconds: the job goes on, and `result` may be called again. Inside the job's own loop it
-        ends that loop.
+        `timeout` seconds: the job continues, and `result` may be called again. Called inside the job's own
+        loop, it ends that loop.
         """
         if self._iterating_thread == threading.get_ident():
             self._events.clear()
@@ -460,9 +467,9 @@ class Job(Generic[T]):
         self._hop.call_within(timeout, self._job.wait)
 
     def cancel(self, reason: str = "", *, timeout: float | None = None) -> None:
-        """Cancel the job, and return when its end has come; a job that is over is left as it is.
+        """Cancel the job and wait for its end; do nothing if it is over.
 
-        Raises TimeoutError after `timeout` seconds: the runtime has been asked all the same.
+        Raises TimeoutError after `timeout` seconds; the cancel has been sent even then.
         """
         self._hop.call_within(timeout, partial(self._job.cancel, reason))
 
@@ -491,19 +498,21 @@ class ResultPieces:
 
     @property
     def size(self) -> int:
-        """Bytes of the result that have come so far; of text in UTF-8."""
+        """Bytes of the result received so far; of text in UTF-8."""
         return self._reader.size
 
     @property
     def history_cut(self) -> HistoryCut | None:
-        """Set when events of the job are gone; none of them was a chunk as long as the iteration goes on."""
+        """Set when events of the job are lost; none of them was a chunk as long as the iteration
+        continues.
+        """
         return self._reader.history_cut
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> str | bytes:
-        """Return the next piece; raises as `arcp_io.Job.result_stream` says."""
+        """Return the next piece; raises the errors of `arcp_io.Job.result_stream`."""
         while not isinstance(item := self._hop.call(self._reader.next_item), str | bytes):
             if item is None:
                 raise StopIteration

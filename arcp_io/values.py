@@ -1,9 +1,10 @@
-"""Values of Python as JSON, and back: what an agent or a caller may pass, return and ask for.
+"""Conversion of Python values to JSON and back, for inputs, events and results.
 
-JSON values go to the core as they are. Anything else is converted here: dataclasses, msgspec Structs, attrs
+JSON values go to the core as they are. Other values are converted here: dataclasses, msgspec Structs, attrs
 classes and pydantic models become objects under the names that their library encodes; tuples, sets, deques
-and named tuples arrays, the items of a set in the order of their JSON text; Enums their values; datetimes,
-dates, times, timedeltas, UUIDs, Decimals and paths text; bytes base64. Keys of objects become text likewise.
+and named tuples become arrays, the items of a set in the order of their JSON text; Enums become their values;
+datetimes, dates, times, timedeltas, UUIDs, Decimals and paths become text; bytes become base64. Keys of
+objects become text likewise.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ _TEXTS: Final = (datetime, date, time, timedelta, UUID, Decimal, bytes, bytearra
 
 
 def as_json(name: str, value: object) -> Any:
-    """Return a value that the core takes: the value itself if it is JSON, else a converted copy.
+    """Return a value that the core takes: the value itself if it is JSON, otherwise a converted copy.
 
-    Raises LocalProtocolError for what JSON cannot say; it names the part, such as `result.rows[3].when`.
+    Raises LocalProtocolError for a value that JSON cannot represent, and names the part, such as
+    `result.rows[3].when`.
     """
     try:
         codec.encode_value(value)
@@ -50,7 +52,7 @@ def as_json(name: str, value: object) -> Any:
 def body_as_json(kind: str, body: Body | Mapping[str, Any]) -> dict[str, Any]:
     """Return the body of an event as JSON; raises LocalProtocolError, which names the field.
 
-    The Decimal of a metric stays as it is: the core writes it digit by digit.
+    The Decimal of a metric is kept: the core writes it digit by digit.
     """
     fields = dict(body) if isinstance(body, Mapping) else msgspec.structs.asdict(body)
     return {
@@ -61,12 +63,12 @@ def body_as_json(kind: str, body: Body | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def converted(name: str, value: object) -> Any:
-    """Return a copy of a value that holds nothing but JSON; raises as `as_json`."""
+    """Return a copy of a value that holds nothing but JSON; raises the errors of `as_json`."""
     return _Conversion(name).of(value)
 
 
 class _Conversion:
-    """One value on its way to JSON, and where in it the conversion is."""
+    """The conversion of one value to JSON, with its current place in the value."""
 
     def __init__(self, name: str) -> None:
         self._path = [name]
@@ -84,14 +86,14 @@ class _Conversion:
                 return int(value)
             case float():
                 if not math.isfinite(value):
-                    raise self._fault(f"{value} is not finite, which JSON cannot say")
+                    raise self._fault(f"{value} is not finite, and JSON cannot represent it")
                 return float(value)
             case _ if isinstance(value, _TEXTS):
                 return self._as_msgspec_does(value)
             case os.PathLike():
                 return self._text(os.fsdecode(value))
         if len(self._path) > MAX_DEPTH:
-            raise self._fault("the value nests too deeply, or holds itself")
+            raise self._fault("the value is nested too deeply, or contains itself")
         return self._container(value)
 
     def _container(self, value: object) -> Any:
@@ -134,7 +136,7 @@ class _Conversion:
     def _model(self, value: Any) -> Any:
         try:
             dumped = value.model_dump(mode="json", by_alias=True)
-        except Exception as error:  # A serializer of the model, or a value that pydantic refuses.
+        except Exception as error:  # The model's serializer failed, or pydantic refuses the value.
             raise self._fault(
                 f"the model {type(value).__name__} cannot be written as JSON: {error}"
             ) from error
@@ -144,7 +146,7 @@ class _Conversion:
         found: dict[str, Any] = {}
         for name, item in fields:
             if name in found:
-                raise self._fault(f"two keys of an object are {name!r} as text")
+                raise self._fault(f"two keys of an object have the same text {name!r}")
             self._path.append(f".{name}" if name.isidentifier() else f"[{name!r}]")
             found[name] = self.of(item)
             self._path.pop()
@@ -201,7 +203,7 @@ def _defaults_of(cls: type[msgspec.Struct]) -> dict[str, object]:
 
 
 def _is_default(value: object, default: object) -> bool:
-    """Return whether `omit_defaults` leaves a value out: the default, or an empty container made new."""
+    """Return whether `omit_defaults` leaves a value out: the default, or a new empty container."""
     if default in (list, dict, set):
         return type(value) is default and not value
     return value is default or (type(value) is type(default) and value == default)
@@ -214,7 +216,7 @@ def _names_of_attrs(value: object) -> list[str] | None:
 
 
 def is_model(cls: object) -> bool:
-    """Return whether this is a class of pydantic models; it imports nothing."""
+    """Return whether this is a class of pydantic models; imports nothing."""
     pydantic = sys.modules.get("pydantic")
     base = getattr(pydantic, "BaseModel", None)
     return base is not None and isinstance(cls, type) and issubclass(cls, base)
@@ -240,7 +242,7 @@ def read_as(name: str, value: Any, kind: type[T]) -> T:
 
 
 def _read_other(kind: type, value: Any) -> Any:
-    """Read what msgspec does not know; raises ValueError or TypeError, which msgspec makes its own."""
+    """Read a type that msgspec does not know; raises ValueError or TypeError, which msgspec converts."""
     if is_model(kind):
         return _read_model(kind, value)
     if issubclass(kind, PurePath) and isinstance(value, str):
@@ -261,7 +263,7 @@ def _read_model(kind: Any, value: Any) -> Any:
 
 
 _INSIDE: Final = "\0"
-"""Stands between the path inside a model and what is wrong there."""
+"""The separator between the path inside a model and the error."""
 
 
 def _in_words(name: str, message: str) -> str:

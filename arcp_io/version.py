@@ -1,3 +1,3 @@
-"""The version of this distribution, once: pyproject.toml reads it here."""
+"""The version of this distribution; pyproject.toml reads it here."""
 
 VERSION = "0.2.0"

@@ -1,1 +1,1 @@
-"""Agents: what runs them, and the job as they see it."""
+"""Agents: the host that runs them, and the job objects that they get."""

@@ -1,4 +1,4 @@
-"""The same job for plain functions: every call blocks its thread until the loop's thread has done it."""
+"""The job object for plain functions: each call blocks its thread until the event loop has carried it out."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ T = TypeVar("T")
 
 
 class BlockingJobContext:
-    """The job that a plain function runs, in a worker thread: `JobContext` without `await`.
+    """The job that a plain function runs in a worker thread: `JobContext` without `await`.
 
-    When the job is to stop, the next call raises AgentStopped, once; the calls after it go through until the
-    end of the job has been sent, and then raise JobOver. A function that makes no calls looks at `cancelled`.
+    When the job is to stop, the next call raises AgentStopped, once; later calls work until the end of the
+    job has been sent, and then raise JobOver. A function that makes no calls checks `cancelled`.
     """
 
     __slots__ = ("_job", "_portal", "_running", "_told")
@@ -54,17 +54,19 @@ class BlockingJobContext:
 
     @property
     def principal(self) -> str:
-        """Who submitted the job."""
+        """The principal that submitted the job."""
         return self._job.principal
 
     @property
     def session_id(self) -> str:
-        """The session that submitted the job; of a child that of the job at the top of its tree (§10)."""
+        """The session that submitted the job; for a child, the one that submitted the top job of its tree
+        (§10).
+        """
         return self._job.session_id
 
     @property
     def attempt(self) -> int:
-        """1, and one more each time that the job was started again after a restart of the runtime."""
+        """The number of starts of the job: 1, and one more for each start after a restart of the runtime."""
         return self._job.attempt
 
     @property
@@ -74,7 +76,7 @@ class BlockingJobContext:
 
     @property
     def lease(self) -> Mapping[str, Sequence[str]]:
-        """What was granted: namespace -> patterns (§9.2)."""
+        """The granted lease: namespace -> patterns (§9.2)."""
         return self._job.lease
 
     @property
@@ -84,14 +86,14 @@ class BlockingJobContext:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the job is to stop, for whatever reason."""
+        """Whether the job is to stop, for any reason."""
         return self._job.cancelled
 
     @property
     def summary(self) -> str | None:
-        """A line about the result, which its submitter gets with it (§8.4); None for none.
+        """A line about the result, which the submitter gets with it (§8.4), or None.
 
-        Set it before the agent returns; a job that does not succeed has none. Setting it raises
+        Set it before the agent returns; a job that does not succeed has no summary. Setting it raises
         LocalProtocolError for more than 1,000 characters.
         """
         return self._job.summary
@@ -101,19 +103,21 @@ class BlockingJobContext:
         self._job.summary = summary
 
     def trace_headers(self) -> dict[str, str]:
-        """`traceparent` and, if there is one, `tracestate`, for the tools that the agent calls (§11)."""
+        """Return `traceparent` and, if there is one, `tracestate`, for the tools that the agent calls
+        (§11).
+        """
         return self._job.trace_headers()
 
     def log(self, level: LogLevel, message: str) -> None:
-        """A line for people; `level` is debug, info, warn or error."""
+        """Log a line for people; `level` is debug, info, warn or error."""
         self._call(self._job.log, level, message)
 
     def thought(self, text: str) -> None:
-        """A step of reasoning."""
+        """Publish a step of reasoning."""
         self._call(self._job.thought, text)
 
     def status(self, phase: str, message: str | None = None) -> None:
-        """The agent has come to a phase of its work."""
+        """Publish that the agent has entered a phase of its work."""
         self._call(self._job.status, phase, message)
 
     def metric(
@@ -123,9 +127,10 @@ class BlockingJobContext:
         unit: str | None = None,
         dimensions: Mapping[str, Any] | None = None,
     ) -> None:
-        """A measurement; one whose name begins with `cost.` spends the budget, if its unit is in it (§9.6).
+        """Publish a measurement; a name with `cost.` spends the budget, if the unit is one of its
+        currencies (§9.6).
 
-        A cost is not negative, and exact as a Decimal; of a float its shortest form counts.
+        A cost is not negative. It is exact as a Decimal; of a float the shortest decimal form counts.
         """
         self._call(self._job.metric, name, value, unit, dimensions)
 
@@ -136,19 +141,19 @@ class BlockingJobContext:
         units: str | None = None,
         message: str | None = None,
     ) -> None:
-        """How far the job is; not negative, and beyond `total` is allowed (§8.2.1)."""
+        """Publish the progress of the job: not negative; it may exceed `total` (§8.2.1)."""
         self._call(self._job.progress, current, total, units, message)
 
     def artifact(
         self, uri: str, content_type: str, byte_size: int | None = None, sha256: str | None = None
     ) -> None:
-        """Where something lies that the job made."""
+        """Publish the location of a file or other object that the job has made."""
         self._call(self._job.artifact, uri, content_type, byte_size, sha256)
 
     def tool_call(self, tool: str, args: Any = None) -> str:
-        """A tool is about to be called; returns the call's id, for `tool_result`.
+        """Publish that a tool is about to be called; return the id of the call, for `tool_result`.
 
-        Raises Denied when the lease does not cover it; the tool_result that says so is published by then.
+        Raises Denied when the lease does not cover it; a tool_result with that error has been published then.
         """
         return self._call(self._job.tool_call, tool, args)
 
@@ -159,15 +164,17 @@ class BlockingJobContext:
         result: Any = event_bodies.UNSET,
         error: Mapping[str, Any] | Exception | None = None,
     ) -> None:
-        """How a tool call ended: a `result`, or an `error`: `{code, message, retryable}` or an exception.
+        """Publish the end of a tool call: a `result`, or an `error`: `{code, message, retryable}` or an
+        exception.
 
-        `retryable` counts for codes of your own; for those of §12 it is what their table says.
+        `retryable` counts for codes of your own; for the codes of §12 their table decides.
         """
         self._call(self._job.tool_result, call_id, result=result, error=error)
 
     @contextmanager
     def tool(self, tool: str, args: Any = None) -> Iterator[ToolCall]:
-        """A tool call around a block; set `call.result` in it. An exception is its error, and goes on.
+        """Publish a tool call around a block; set `call.result` in it. An exception is published and
+        re-raised.
 
         Raises Denied when the lease does not cover the tool; the block is not entered then.
         """
@@ -182,13 +189,16 @@ class BlockingJobContext:
             raise
 
     def emit(self, kind: str, body: Body | Mapping[str, Any]) -> None:
-        """An event of any kind but `result_chunk`; ours are `x-vendor.<vendor>.<name>` (§8.2)."""
+        """Publish an event of any kind but `result_chunk`; own kinds are `x-vendor.<vendor>.<name>`
+        (§8.2).
+        """
         self._call(self._job.emit, kind, body)
 
     # Authority (§9).
 
     def authorize(self, capability: str, target: str) -> None:
-        """Raises Denied unless the lease covers an operation now: its time, its patterns, its budget (§9.3).
+        """Raise Denied unless the lease covers an operation now: its expiry, its patterns, its budget
+        (§9.3).
 
         A capability is a namespace of the lease, such as fs.read or `x-vendor.…`.
         """
@@ -205,11 +215,12 @@ class BlockingJobContext:
         newline: str | None = None,
         hard_links: bool = False,
     ) -> IO[Any]:
-        """The built-in `open` for a regular file that the lease covers: fs.read, fs.write, or with `+` both.
+        """Open a regular file that the lease covers, as the built-in `open`: fs.read, fs.write, or with
+        `+` both.
 
-        Links and `..` are resolved first, and what is opened is what was checked, whoever changes the path
-        meanwhile. Text is UTF-8 unless `encoding` says otherwise. A file with more than one name is refused
-        unless `hard_links`. Raises Denied, and OSError, but that only for what is covered.
+        Links and `..` are resolved first, and the opened file is the checked one, even if the path changes
+        meanwhile. Text is UTF-8 unless `encoding` is given. A file with more than one name is refused unless
+        `hard_links`. Raises Denied, and OSError only for covered paths.
         """
         from .safe_open import open_allowed
 
@@ -227,38 +238,41 @@ class BlockingJobContext:
     def fetch_allowed(self, url: str) -> str:
         """Return the URL to fetch, in the form in which the lease covers it: `net.fetch` (§9.3).
 
-        Fetch what is returned, not `url`, which HTTP clients may read in another way. Ask again for every
+        Fetch the returned URL, not `url`, which HTTP clients may read in another way. Ask again for every
         redirect. Raises Denied.
         """
         return self._call(self._job.fetch_allowed, url)
 
     def http_client(self, **options: Any) -> httpx.Client:
-        """Return an httpx client that asks the gate for each request and each redirect: `net.fetch` (§9.3).
+        """Return an httpx client that checks each request and each redirect against the lease: `net.fetch`
+        (§9.3).
 
         It sends the URL in the form in which the lease covers it, with its own Host. For other URLs it raises
-        Denied, whose message and `details["pattern"]` name the pattern that is missing. When the job is to
-        stop, the next request, or the next piece of a body, raises AgentStopped. `options` are those of
-        `httpx.Client` but `mounts`; redirects are followed if they say so, proxies of the environment are not
-        used. Leave its block before the agent returns: it holds connections. Needs the extra `http`.
+        Denied, whose message and `details["pattern"]` name the missing pattern. When the job is to stop, the
+        next request, or the next piece of a body, raises AgentStopped. `options` are those of `httpx.Client`
+        without `mounts`; redirects are followed only if they ask for it, and proxies of the environment are
+        not used. Close the client before the agent returns: it holds connections. Needs the extra `http`.
         """
         from arcp_io.http_client import make_blocking_client
 
         return make_blocking_client(self.fetch_allowed, self._tell_stop, options)
 
     def model(self, name: str) -> None:
-        """Raises Denied unless the lease covers the use of a model: `model.use` (§9.7)."""
+        """Raise Denied unless the lease covers the use of a model: `model.use` (§9.7)."""
         self._call(self._job.model, name)
 
     def remaining(self, currency: str) -> Decimal | None:
-        """What is not spent of the budget in a currency, reserved or not; None when nothing bounds it."""
+        """Return the unspent budget in a currency, including reservations; None if the currency is not
+        bounded.
+        """
         return self._call(_later, self._job.remaining, currency)
 
     @contextmanager
     def reserve(self, currency: str, amount: str | int | Decimal) -> Iterator[BlockingHold]:
-        """Hold back a part of the budget around a block, so that nothing else can spend it meanwhile.
+        """Reserve a part of the budget around a block, so that nothing else can spend it meanwhile.
 
-        `hold.settle(cost)` in the block spends; without it the block ends with nothing spent. Raises Denied
-        when less is left and not reserved.
+        `hold.settle(cost)` in the block spends; otherwise the block ends with nothing spent. Raises Denied
+        when the unreserved budget is smaller.
         """
         hold = self._call(self._reserve, currency, amount)
         try:
@@ -272,22 +286,22 @@ class BlockingJobContext:
         return Hold(self._running, self._running.reserve(*asked))
 
     def upstream_exhausted(self, message: str) -> NoReturn:
-        """A vendor says that nothing may be spent any more: raises Denied BUDGET_EXHAUSTED (§9.8)."""
+        """Raise Denied BUDGET_EXHAUSTED because a vendor has refused further spending (§9.8)."""
         self._call(_later, self._job.upstream_exhausted, message)
         raise AssertionError("not reached")
 
     @property
     def credentials(self) -> Sequence[Credential]:
-        """What the host's provisioner has issued for this job, as it is valid now (§9.8).
+        """The valid credentials that the host's provisioner has issued for this job (§9.8).
 
-        `credential.value.reveal()` is the value itself; nothing else shows it.
+        `credential.value.reveal()` returns the value; nothing else shows it.
         """
         return self._hop(_later, getattr, self._job, "credentials")
 
     def rotate_credential(self, credential_id: str) -> None:
-        """Have a new value issued in place of a credential's, and the old one revoked (§9.8.2).
+        """Issue a new value in place of a credential's, and revoke the old one (§9.8.2).
 
-        It is in `credentials` when this returns. Raises the ArcpError of what went wrong.
+        The new value is in `credentials` when this returns. Raises an ArcpError if the rotation fails.
         """
         self._call(self._job.rotate_credential, credential_id)
 
@@ -301,11 +315,12 @@ class BlockingJobContext:
         expires_at: str | datetime | timedelta | None = None,
         max_runtime: int | None = None,
     ) -> BlockingChildJob:
-        """Start a job of another agent, with less authority than this one has (§10).
+        """Start a job of another agent, with at most the authority of this one (§10).
 
-        Without a `lease_request` it gets this lease but `agent.delegate`; what it does not name of budget,
-        models and expiry still binds it. Its lease ends at `expires_at`, also as `lease_constraints`; it may
-        run for `max_runtime` seconds. Raises Denied, for more than this job has with LEASE_SUBSET_VIOLATION.
+        Without a `lease_request` the child gets this lease without `agent.delegate`; budget, models and
+        expiry that the request does not name still bind it. Its lease ends at `expires_at`, also given in
+        `lease_constraints`; it may run for `max_runtime` seconds. Raises Denied, with LEASE_SUBSET_VIOLATION
+        for more authority than this job has.
         """
         child = self._call(
             self._job.delegate,
@@ -320,7 +335,7 @@ class BlockingJobContext:
 
     @contextmanager
     def stream_result(self, *, encoding: Encoding = "utf8") -> Iterator[BlockingResultStream]:
-        """Stream the result in place of returning it (§8.4): text, or bytes for `base64`.
+        """Stream the result instead of returning it (§8.4): text, or bytes for `base64`.
 
         The stream ends when the agent returns None.
         """
@@ -334,12 +349,12 @@ class BlockingJobContext:
         return ResultStream(self._running, encoding)
 
     def _call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Hop to the loop's thread, unless the agent has to be told first that it is to stop."""
+        """Call a function on the loop's thread, or raise AgentStopped first if the agent is to stop."""
         self._tell_stop()
         return self._hop(function, *args, **kwargs)
 
     def _tell_stop(self) -> None:
-        """Raise AgentStopped when the agent is to stop and has not been told."""
+        """Raise AgentStopped if the agent is to stop and has not been told yet."""
         if self._running.stopping and not self._told:
             self._told = True
             raise AgentStopped(self._running.stop_reason)
@@ -361,7 +376,7 @@ async def _later(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
 
 
 class BlockingHold:
-    """A part of the budget that is held back."""
+    """A reserved part of the budget."""
 
     __slots__ = ("_hold", "_job")
 
@@ -371,23 +386,23 @@ class BlockingHold:
 
     @property
     def settled(self) -> bool:
-        """Whether it is over, with a cost or without."""
+        """Whether the reservation is over, with a cost or without."""
         return self._hold.settled
 
     def settle(self, actual: Cost, name: str = SETTLED, dimensions: Mapping[str, Any] | None = None) -> None:
-        """What it has cost, more or less than was held back; published as the metric `name`, which spends.
+        """Publish the cost, more or less than was reserved, as the metric `name`, which spends the budget.
 
-        The name begins with `cost.`. Raises ValueError for a hold that is over.
+        The name begins with `cost.`. Raises ValueError if the reservation is over.
         """
         self._job._hop(_later, self._hold.settle, actual, name, dimensions)
 
     def release(self) -> None:
-        """It has cost nothing; again, or after `settle`, is harmless."""
+        """Release the reservation with nothing spent; calling it again, or after `settle`, has no effect."""
         self._job._hop(_later, self._hold.release)
 
 
 class BlockingResultStream:
-    """A result that is being streamed; everything that is written goes out as it comes."""
+    """A result that is being streamed; each write is sent at once."""
 
     __slots__ = ("_job", "_stream")
 

@@ -1,4 +1,4 @@
-"""What an agent gets: the job that it runs, as an object to speak through."""
+"""The job object for agents: it publishes events, checks authority and delegates."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ if TYPE_CHECKING:
     from .delegated_job import ChildJob
 
 LogLevel: TypeAlias = Literal["debug", "info", "warn", "error"]
-"""How important a line of log is (§8.2)."""
+"""The severity of a log line (§8.2)."""
 Encoding: TypeAlias = Literal["utf8", "base64"]
-"""Of a streamed result: `utf8` is text, `base64` is bytes."""
+"""The encoding of a streamed result: `utf8` is text, `base64` is bytes."""
 LOG: Final = EventKind.LOG.value
 THOUGHT: Final = EventKind.THOUGHT.value
 STATUS: Final = EventKind.STATUS.value
 METRIC: Final = EventKind.METRIC.value
 PROGRESS: Final = EventKind.PROGRESS.value
 SETTLED: Final = "cost.settled"
-"""The metric of a cost that was reserved for."""
+"""The default metric for the cost of a reservation."""
 
 
 class JobContext:
     """The job that an agent runs (§7, §8).
 
     Its calls publish events; they wait while the submitting session's transport or the journal is full, and
-    let others run now and then. An event that is too large for a frame is cut, and marks in it say how many
-    bytes are left out. They raise TypeError or LocalProtocolError for what cannot be sent, and JobOver once
-    the end of the job has been sent. While a cancelled job unwinds they neither wait nor are
-    cancelled, so that `finally: await job.log(...)` works.
+    yield to other tasks now and then. An event that is too large for a frame is shortened, with marks that
+    say how many bytes are left out. Calls raise TypeError or LocalProtocolError for values that cannot be
+    sent, and JobOver once the end of the job has been sent. While a cancelled job unwinds they neither wait
+    nor are cancelled, so that `finally: await job.log(...)` works.
 
-    What needs authority asks the gate first (§9.3): `authorize`, `tool`, `tool_call`, `open`,
-    `fetch_allowed`, `http_client`, `model`, `reserve`, `delegate`. What the lease does not cover raises
-    Denied with its code: LEASE_EXPIRED, PERMISSION_DENIED or BUDGET_EXHAUSTED. An agent that lets it pass
-    ends its job so; one that catches it can still return what it has.
+    Operations that need authority check the lease first (§9.3): `authorize`, `tool`, `tool_call`, `open`,
+    `fetch_allowed`, `http_client`, `model`, `reserve`, `delegate`. An operation outside the lease raises
+    Denied with LEASE_EXPIRED, PERMISSION_DENIED or BUDGET_EXHAUSTED. An agent that does not catch it ends its
+    job with that code; one that catches it can still return a result.
     """
 
     __slots__ = ("_running",)
@@ -68,17 +68,19 @@ class JobContext:
 
     @property
     def principal(self) -> str:
-        """Who submitted the job."""
+        """The principal that submitted the job."""
         return self._running.start.principal
 
     @property
     def session_id(self) -> str:
-        """The session that submitted the job; of a child that of the job at the top of its tree (§10)."""
+        """The session that submitted the job; for a child, the one that submitted the top job of its tree
+        (§10).
+        """
         return self._running.submitted_in()
 
     @property
     def attempt(self) -> int:
-        """1, and one more each time that the job was started again after a restart of the runtime."""
+        """The number of starts of the job: 1, and one more for each start after a restart of the runtime."""
         return self._running.attempt
 
     @property
@@ -88,7 +90,7 @@ class JobContext:
 
     @property
     def lease(self) -> Mapping[str, Sequence[str]]:
-        """What was granted: namespace -> patterns (§9.2)."""
+        """The granted lease: namespace -> patterns (§9.2)."""
         return self._running.lease
 
     @property
@@ -98,14 +100,14 @@ class JobContext:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the job is to stop, for whatever reason."""
+        """Whether the job is to stop, for any reason."""
         return self._running.stopping
 
     @property
     def summary(self) -> str | None:
-        """A line about the result, which its submitter gets with it (§8.4); None for none.
+        """A line about the result, which the submitter gets with it (§8.4), or None.
 
-        Set it before the agent returns; a job that does not succeed has none. Setting it raises
+        Set it before the agent returns; a job that does not succeed has no summary. Setting it raises
         LocalProtocolError for more than 1,000 characters.
         """
         return self._running.summary
@@ -115,21 +117,23 @@ class JobContext:
         self._running.summary = None if summary is None else event_bodies.summary(summary)
 
     def trace_headers(self) -> dict[str, str]:
-        """`traceparent` and, if there is one, `tracestate`, for the tools that the agent calls (§11)."""
+        """Return `traceparent` and, if there is one, `tracestate`, for the tools that the agent calls
+        (§11).
+        """
         return dict(self._running.start.trace_headers)
 
     async def log(self, level: LogLevel, message: str) -> None:
-        """A line for people; `level` is debug, info, warn or error."""
+        """Log a line for people; `level` is debug, info, warn or error."""
         if (rest := self._running.speak(LOG, event_bodies.log(level, message))) is not None:
             await rest
 
     async def thought(self, text: str) -> None:
-        """A step of reasoning."""
+        """Publish a step of reasoning."""
         if (rest := self._running.speak(THOUGHT, event_bodies.thought(text))) is not None:
             await rest
 
     async def status(self, phase: str, message: str | None = None) -> None:
-        """The agent has come to a phase of its work."""
+        """Publish that the agent has entered a phase of its work."""
         if (rest := self._running.speak(STATUS, event_bodies.status(phase, message))) is not None:
             await rest
 
@@ -140,9 +144,10 @@ class JobContext:
         unit: str | None = None,
         dimensions: Mapping[str, Any] | None = None,
     ) -> None:
-        """A measurement; one whose name begins with `cost.` spends the budget, if its unit is in it (§9.6).
+        """Publish a measurement; a name with `cost.` spends the budget, if the unit is one of its
+        currencies (§9.6).
 
-        A cost is not negative, and exact as a Decimal; of a float its shortest form counts.
+        A cost is not negative. It is exact as a Decimal; of a float the shortest decimal form counts.
         """
         if (
             rest := self._running.speak(METRIC, event_bodies.metric(name, value, unit, dimensions))
@@ -156,7 +161,7 @@ class JobContext:
         units: str | None = None,
         message: str | None = None,
     ) -> None:
-        """How far the job is; not negative, and beyond `total` is allowed (§8.2.1)."""
+        """Publish the progress of the job: not negative; it may exceed `total` (§8.2.1)."""
         if (
             rest := self._running.speak(PROGRESS, event_bodies.progress(current, total, units, message))
         ) is not None:
@@ -165,13 +170,13 @@ class JobContext:
     async def artifact(
         self, uri: str, content_type: str, byte_size: int | None = None, sha256: str | None = None
     ) -> None:
-        """Where something lies that the job made."""
+        """Publish the location of a file or other object that the job has made."""
         await self.emit(EventKind.ARTIFACT_REF, event_bodies.artifact(uri, content_type, byte_size, sha256))
 
     async def tool_call(self, tool: str, args: Any = None) -> str:
-        """A tool is about to be called; returns the call's id, for `tool_result`.
+        """Publish that a tool is about to be called; return the id of the call, for `tool_result`.
 
-        Raises Denied when the lease does not cover it; the tool_result that says so is published by then.
+        Raises Denied when the lease does not cover it; a tool_result with that error has been published then.
         """
         call_id = self._next_call_id()
         await self.emit(
@@ -186,9 +191,10 @@ class JobContext:
         result: Any = event_bodies.UNSET,
         error: Mapping[str, Any] | Exception | None = None,
     ) -> None:
-        """How a tool call ended: a `result`, or an `error`: `{code, message, retryable}` or an exception.
+        """Publish the end of a tool call: a `result`, or an `error`: `{code, message, retryable}` or an
+        exception.
 
-        `retryable` counts for codes of your own; for those of §12 it is what their table says.
+        `retryable` counts for codes of your own; for the codes of §12 their table decides.
         """
         if error is None:
             await self.emit(EventKind.TOOL_RESULT, event_bodies.tool_result(call_id, result))
@@ -200,7 +206,8 @@ class JobContext:
 
     @asynccontextmanager
     async def tool(self, tool: str, args: Any = None) -> AsyncIterator[ToolCall]:
-        """A tool call around a block; set `call.result` in it. An exception is its error, and goes on.
+        """Publish a tool call around a block; set `call.result` in it. An exception is published and
+        re-raised.
 
         Raises Denied when the lease does not cover the tool; the block is not entered then.
         """
@@ -217,7 +224,9 @@ class JobContext:
         await self._running.give_way()
 
     async def emit(self, kind: str, body: Body | Mapping[str, Any]) -> None:
-        """An event of any kind but `result_chunk`; ours are `x-vendor.<vendor>.<name>` (§8.2)."""
+        """Publish an event of any kind but `result_chunk`; own kinds are `x-vendor.<vendor>.<name>`
+        (§8.2).
+        """
         if kind in GATED:
             await self._running.speak_in_turn(kind, body)
         elif (rest := self._running.speak(kind, body)) is not None:
@@ -226,7 +235,8 @@ class JobContext:
     # Authority (§9).
 
     async def authorize(self, capability: str, target: str) -> None:
-        """Raises Denied unless the lease covers an operation now: its time, its patterns, its budget (§9.3).
+        """Raise Denied unless the lease covers an operation now: its expiry, its patterns, its budget
+        (§9.3).
 
         A capability is a namespace of the lease, such as fs.read or `x-vendor.…`.
         """
@@ -247,11 +257,12 @@ class JobContext:
         newline: str | None = None,
         hard_links: bool = False,
     ) -> IO[Any]:
-        """The built-in `open` for a regular file that the lease covers: fs.read, fs.write, or with `+` both.
+        """Open a regular file that the lease covers, as the built-in `open`: fs.read, fs.write, or with
+        `+` both.
 
-        Links and `..` are resolved first, and what is opened is what was checked, whoever changes the path
-        meanwhile. Text is UTF-8 unless `encoding` says otherwise. A file with more than one name is refused
-        unless `hard_links`. Raises Denied, and OSError, but that only for what is covered.
+        Links and `..` are resolved first, and the opened file is the checked one, even if the path changes
+        meanwhile. Text is UTF-8 unless `encoding` is given. A file with more than one name is refused unless
+        `hard_links`. Raises Denied, and OSError only for covered paths.
         """
         from .safe_open import open_allowed
 
@@ -269,7 +280,7 @@ class JobContext:
     async def fetch_allowed(self, url: str) -> str:
         """Return the URL to fetch, in the form in which the lease covers it: `net.fetch` (§9.3).
 
-        Fetch what is returned, not `url`, which HTTP clients may read in another way; pass it to aiohttp as
+        Fetch the returned URL, not `url`, which HTTP clients may read in another way; pass it to aiohttp as
         `yarl.URL(..., encoded=True)`. Ask again for every redirect. Raises Denied.
         """
         form = canonical("net.fetch", event_bodies.text("url", url)) or url
@@ -277,31 +288,35 @@ class JobContext:
         return form
 
     def http_client(self, **options: Any) -> httpx.AsyncClient:
-        """Return an httpx client that asks the gate for each request and each redirect: `net.fetch` (§9.3).
+        """Return an httpx client that checks each request and each redirect against the lease: `net.fetch`
+        (§9.3).
 
         It sends the URL in the form in which the lease covers it, with its own Host. For other URLs it raises
-        Denied, whose message and `details["pattern"]` name the pattern that is missing. `options` are those
-        of `httpx.AsyncClient` but `mounts`; redirects are followed if they say so, proxies of the environment
-        are not used. Leave its block before the agent returns: it holds connections. Needs the extra `http`.
+        Denied, whose message and `details["pattern"]` name the missing pattern. `options` are those of
+        `httpx.AsyncClient` without `mounts`; redirects are followed only if they ask for it, and proxies of
+        the environment are not used. Close the client before the agent returns: it holds connections. Needs
+        the extra `http`.
         """
         from arcp_io.http_client import make_client
 
         return make_client(self.fetch_allowed, options)
 
     async def model(self, name: str) -> None:
-        """Raises Denied unless the lease covers the use of a model: `model.use` (§9.7)."""
+        """Raise Denied unless the lease covers the use of a model: `model.use` (§9.7)."""
         await self.authorize("model.use", name)
 
     def remaining(self, currency: str) -> Decimal | None:
-        """What is not spent of the budget in a currency, reserved or not; None when nothing bounds it."""
+        """Return the unspent budget in a currency, including reservations; None if the currency is not
+        bounded.
+        """
         return self._running.remaining(event_bodies.text("currency", currency))
 
     @asynccontextmanager
     async def reserve(self, currency: str, amount: str | int | Decimal) -> AsyncIterator[Hold]:
-        """Hold back a part of the budget around a block, so that nothing else can spend it meanwhile.
+        """Reserve a part of the budget around a block, so that nothing else can spend it meanwhile.
 
-        `hold.settle(cost)` in the block spends; without it the block ends with nothing spent. Raises Denied
-        when less is left and not reserved.
+        `hold.settle(cost)` in the block spends; otherwise the block ends with nothing spent. Raises Denied
+        when the unreserved budget is smaller.
         """
         await self._running.ready()
         await self._running.give_way()
@@ -314,21 +329,21 @@ class JobContext:
                 hold.release()
 
     def upstream_exhausted(self, message: str) -> NoReturn:
-        """A vendor says that nothing may be spent any more: raises Denied BUDGET_EXHAUSTED (§9.8)."""
+        """Raise Denied BUDGET_EXHAUSTED because a vendor has refused further spending (§9.8)."""
         self._running.upstream_exhausted(event_bodies.text("message", message))
 
     @property
     def credentials(self) -> Sequence[Credential]:
-        """What the host's provisioner has issued for this job, as it is valid now (§9.8).
+        """The valid credentials that the host's provisioner has issued for this job (§9.8).
 
-        `credential.value.reveal()` is the value itself; nothing else shows it.
+        `credential.value.reveal()` returns the value; nothing else shows it.
         """
         return self._running.credentials
 
     async def rotate_credential(self, credential_id: str) -> None:
-        """Have a new value issued in place of a credential's, and the old one revoked (§9.8.2).
+        """Issue a new value in place of a credential's, and revoke the old one (§9.8.2).
 
-        It is in `credentials` when this returns. Raises the ArcpError of what went wrong.
+        The new value is in `credentials` when this returns. Raises an ArcpError if the rotation fails.
         """
         await self._running.ready()
         await self._running.rotate_credential(event_bodies.text("credential_id", credential_id))
@@ -343,11 +358,12 @@ class JobContext:
         expires_at: str | datetime | timedelta | None = None,
         max_runtime: int | None = None,
     ) -> ChildJob:
-        """Start a job of another agent, with less authority than this one has (§10).
+        """Start a job of another agent, with at most the authority of this one (§10).
 
-        Without a `lease_request` it gets this lease but `agent.delegate`; what it does not name of budget,
-        models and expiry still binds it. Its lease ends at `expires_at`, also as `lease_constraints`; it may
-        run for `max_runtime` seconds. Raises Denied, for more than this job has with LEASE_SUBSET_VIOLATION.
+        Without a `lease_request` the child gets this lease without `agent.delegate`; budget, models and
+        expiry that the request does not name still bind it. Its lease ends at `expires_at`, also given in
+        `lease_constraints`; it may run for `max_runtime` seconds. Raises Denied, with LEASE_SUBSET_VIOLATION
+        for more authority than this job has.
         """
         await self._running.ready()
         await self._running.give_way()
@@ -359,7 +375,7 @@ class JobContext:
 
     @asynccontextmanager
     async def stream_result(self, *, encoding: Encoding = "utf8") -> AsyncIterator[ResultStream]:
-        """Stream the result in place of returning it (§8.4): text, or bytes for `base64`.
+        """Stream the result instead of returning it (§8.4): text, or bytes for `base64`.
 
         The stream ends when the agent returns None.
         """
@@ -375,18 +391,18 @@ class JobContext:
 
 
 class ToolCall:
-    """A tool call under way."""
+    """A tool call in progress, for `JobContext.tool`."""
 
     __slots__ = ("call_id", "result")
 
     def __init__(self, call_id: str) -> None:
         self.call_id = call_id
         self.result: Any = None
-        """What the tool returned, a JSON value."""
+        """The result of the tool, a JSON value; set by the block."""
 
 
 class Hold:
-    """A part of the budget that is held back."""
+    """A reserved part of the budget."""
 
     __slots__ = ("_number", "_running")
 
@@ -396,29 +412,29 @@ class Hold:
 
     @property
     def settled(self) -> bool:
-        """Whether it is over, with a cost or without."""
+        """Whether the reservation is over, with a cost or without."""
         return self._number is None
 
     def settle(self, actual: Cost, name: str = SETTLED, dimensions: Mapping[str, Any] | None = None) -> None:
-        """What it has cost, more or less than was held back; published as the metric `name`, which spends.
+        """Publish the cost, more or less than was reserved, as the metric `name`, which spends the budget.
 
-        The name begins with `cost.`. Raises ValueError for a hold that is over.
+        The name begins with `cost.`. Raises ValueError if the reservation is over.
         """
         if self._number is None:
-            raise ValueError("this part of the budget was settled or released before")
+            raise ValueError("this reservation has been settled or released already")
         fields = None if dimensions is None else dict(dimensions)
         self._running.settle(self._number, event_bodies.cost(actual), event_bodies.text("name", name), fields)
         self._number = None
 
     def release(self) -> None:
-        """It has cost nothing; again, or after `settle`, is harmless."""
+        """Release the reservation with nothing spent; calling it again, or after `settle`, has no effect."""
         number, self._number = self._number, None
         if number is not None:
             self._running.release(number)
 
 
 class ResultStream:
-    """A result that is being streamed; everything that is written goes out as it comes."""
+    """A result that is being streamed; each write is sent at once."""
 
     __slots__ = ("_binary", "_closed", "_running")
 
@@ -437,12 +453,12 @@ class ResultStream:
         if not isinstance(data, bytes if self._binary else str):
             wanted = "bytes" if self._binary else "str"
             raise TypeError(f"this result is a stream of {wanted}, not of {type(data).__name__}")
-        size = self._running.limits.chunk  # About one frame at a time, so that others run in between.
+        size = self._running.limits.chunk  # About one frame at a time, so that other tasks run in between.
         for start in range(0, len(data), size):
             await self._running.ready()
             self._running.write(data[start : start + size])
             await self._running.give_way()
 
     def _close(self) -> None:
-        """Nothing more is written."""
+        """Refuse further writes."""
         self._closed = True

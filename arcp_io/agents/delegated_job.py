@@ -1,4 +1,4 @@
-"""Jobs that an agent has delegated to others, as it sees them (§10)."""
+"""Jobs that an agent has delegated to other agents, as the agent sees them (§10)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ChildJob:
-    """A job that was delegated: wait for its `result`, or for those of several in a task group.
+    """A delegated job: await its `result`, or those of several jobs in a task group.
 
     It ends at the latest with the job that delegated it.
     """
@@ -25,33 +25,35 @@ class ChildJob:
 
     def __init__(self, job_id: str, parent: RunningJob) -> None:
         self.id = job_id
-        """Its id, as the client sees it too."""
+        """The job's id, which the client sees too."""
         self._parent = parent
         self._end: ChildEnded | None = None
         self._changed: anyio.Event | None = None
-        """There when a task waits for a change."""
+        """Set at the next change; None while no task waits for it."""
 
     def __repr__(self) -> str:
         return f"<ChildJob {self.id} {self.final_status or 'running'}>"
 
     @property
     def final_status(self) -> str | None:
-        """success, error, cancelled or timed_out; None while it runs."""
+        """The final status: success, error, cancelled or timed_out; None while the job runs."""
         return None if self._end is None else self._end.final_status
 
     async def result(self) -> Any:
-        """Wait for its end; returns what it returned or streamed, raises the ArcpError that it ended with."""
+        """Wait for the end; return the result, streamed or not, or raise the ArcpError that the job ended
+        with.
+        """
         while self._end is None:
             await self._change()
         return self._outcome()
 
     async def _until_ended_or_stopping(self, told: bool) -> None:
-        """Wait for its end; unless its agent is `told` already, also until that is to stop."""
+        """Wait for the end of the job or, unless `told` already, until the delegating agent is to stop."""
         while self._end is None and (told or not self._parent.stopping):
             await self._change()
 
     def _outcome(self) -> Any:
-        """What `result` returns or raises, of a job that has ended."""
+        """Return the result of a job that has ended, or raise its error."""
         if self._end is None:
             raise RuntimeError(f"job {self.id} has not ended")
         end = self._end
@@ -65,16 +67,16 @@ class ChildJob:
 
     @property
     def _ended(self) -> ChildEnded | None:
-        """How it has ended, if it has."""
+        """The end of the job; None while it runs."""
         return self._end
 
-    def _has_ended(self, event: ChildEnded) -> None:
-        """It has ended."""
+    def _note_end(self, event: ChildEnded) -> None:
+        """Note the end of the job."""
         self._end = event
-        self._let_go()
+        self._wake()
 
-    def _let_go(self) -> None:
-        """Whoever waits looks again."""
+    def _wake(self) -> None:
+        """Wake the waiting tasks."""
         if self._changed is not None:
             self._changed.set()
             self._changed = None
@@ -99,18 +101,19 @@ class BlockingChildJob:
 
     @property
     def id(self) -> str:
-        """Its id, as the client sees it too."""
+        """The job's id, which the client sees too."""
         return self._child.id
 
     @property
     def final_status(self) -> str | None:
-        """success, error, cancelled or timed_out; None while it runs."""
+        """The final status: success, error, cancelled or timed_out; None while the job runs."""
         return self._child.final_status
 
     def result(self) -> Any:
-        """Wait for its end; returns what it returned, or streamed. Raises the ArcpError that it ended with.
+        """Wait for the end; return the result, streamed or not, or raise the ArcpError that the job ended
+        with.
 
-        Raises AgentStopped when the job that delegated it is to stop meanwhile.
+        Raises AgentStopped when the delegating job is to stop meanwhile.
         """
         while self._child.final_status is None:
             self._job._call(self._child._until_ended_or_stopping, self._job._told)

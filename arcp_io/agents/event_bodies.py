@@ -1,6 +1,6 @@
-"""What agents say, as the bodies of events (§8.2): the types of what a person passed are checked here.
+"""Bodies of the events that agents publish (§8.2); the types of the caller's arguments are checked here.
 
-Every function raises TypeError for a value of the wrong type. The values themselves are checked where the
+Every function raises TypeError for a value of the wrong type. The values are checked where the
 event is published, which raises LocalProtocolError.
 """
 
@@ -37,7 +37,7 @@ def status(phase: str, message: str | None) -> event_bodies.Status:
 def metric(
     name: str, value: float | Decimal, unit: str | None, dimensions: Mapping[str, Any] | None
 ) -> event_bodies.Metric | dict[str, Any]:
-    """A Decimal is sent digit by digit."""
+    """Return the body of a metric; a Decimal keeps all its digits."""
     named, unit = _text("name", name), _optional_text("unit", unit)
     fields = None if dimensions is None else dict(dimensions)
     if isinstance(value, Decimal):
@@ -77,10 +77,10 @@ def tool_result(call_id: str, result: Any) -> event_bodies.ToolResult:
 def tool_failure(
     call_id: str, error: Mapping[str, Any] | BaseException, *, tool: str = "the tool", debug: bool = False
 ) -> event_bodies.ToolResult:
-    """A tool_result with an error: `{code, message, retryable}`, or an exception.
+    """Return a tool_result with an error: `{code, message, retryable}`, or an exception.
 
-    Of an exception that is not one of our error classes nothing is told but that `tool` failed, unless the
-    App is in `debug` mode.
+    An exception that is not one of our error classes is reported as the failure of `tool`, without its text
+    unless the App is in `debug` mode.
     """
     match error:
         case ArcpError() | Denied():
@@ -96,47 +96,51 @@ def tool_failure(
 
 
 def summary(value: object) -> str:
-    """What an agent says of its result; raises TypeError, and LocalProtocolError for what cannot be sent."""
+    """Return a summary; raises TypeError, and LocalProtocolError for text that cannot be sent."""
     said = _text("summary", value)
     codec.encode_value(said)
     if len(said) > MAX_REASON_LENGTH:
         raise LocalProtocolError(
-            f"a summary has at most {MAX_REASON_LENGTH} characters, this has {len(said)}"
+            f"a summary has at most {MAX_REASON_LENGTH} characters, this one has {len(said)}"
         )
     return said
 
 
 def text(name: str, value: object) -> str:
-    """A str that the gate or another input of the core takes."""
+    """Return a value that must be a str."""
     return _text(name, value)
 
 
 def amount(value: object) -> str | int | Decimal:
-    """Money that has to be exact, so that no float is taken."""
+    """Return an exact amount of money; raises TypeError for a float."""
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
         raise TypeError(f"an amount is a str, int or Decimal, not {type(value).__name__}")
     return value
 
 
 def cost(value: object) -> str | int | float | Decimal:
-    """What something has cost; of a float its shortest form counts."""
+    """Return a cost; of a float the shortest decimal form counts."""
     return value if isinstance(value, float) else amount(value)
 
 
 def constraint(constraints: Mapping[str, Any], expires_at: str | None) -> str | None:
-    """The `expires_at` of `lease_constraints`, which there is only once; raises ValueError for others."""
+    """Return the `expires_at` of `lease_constraints`; raises ValueError if it is given twice, or for other
+    keys.
+    """
     unknown = [name for name in constraints if name != "expires_at"]
     if unknown or (constraints and expires_at is not None):
-        raise ValueError("lease_constraints have expires_at, which is given once, and nothing else")
+        raise ValueError(
+            "lease_constraints has only expires_at, which is given once: here, or as expires_at="
+        )
     value = constraints.get("expires_at", expires_at)
     return None if value is None else _text("expires_at", value)
 
 
 def described(error: BaseException) -> str:
-    """Return the type and the text of an exception that nobody has foreseen, for the debug mode."""
+    """Return the type and the text of an unexpected exception, for the debug mode."""
     try:
         text = str(error)
-    except Exception:  # A __str__ of the agent's own.
+    except Exception:  # The __str__ of an agent's exception may raise.
         text = ""
     text = text.encode("utf-8", "backslashreplace").decode()
     name = type(error).__name__
@@ -144,11 +148,11 @@ def described(error: BaseException) -> str:
 
 
 def _tool_error(fields: Mapping[str, Any]) -> event_bodies.ToolError:
-    """The error of a tool; `retryable` is the table's for the codes of §12, and False by default."""
+    """Return the error of a tool; `retryable` defaults to False, and codes of §12 have their own value."""
     try:
         failure = msgspec.convert({"retryable": False, **fields}, event_bodies.ToolError)
     except msgspec.ValidationError as error:
-        raise TypeError(f"an error is {{code, message, retryable}}: {error}") from None
+        raise TypeError(f"an error has the form {{code, message, retryable}}: {error}") from None
     failure.retryable = RETRYABLE.get(failure.code, failure.retryable)
     return failure
 

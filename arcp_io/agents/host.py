@@ -1,4 +1,4 @@
-"""Agents as tasks, threads and processes: what a runtime asks of its host, done on the running loop."""
+"""The host of agents: carries out the requests of a runtime with tasks, threads and processes."""
 
 from __future__ import annotations
 
@@ -45,16 +45,18 @@ __all__ = ["AgentHost", "JobContext"]
 logger = logging.getLogger("arcp_io")
 
 AGENT_FAILED: Final = "agent failed"
-"""All that a client is told of an exception that is not one of our error classes (§12), but in debug mode."""
+"""The message for a client about an exception that is not one of our error classes (§12), outside debug
+mode.
+"""
 NOT_SENT: Final = "the agent returned something that cannot be sent"
 NOT_DONE: Final = "the agent asked its job for something that cannot be done"
 
 
 class AgentHost:
-    """Verifies tokens, starts, pauses and stops agents, and tells the runtime how they end.
+    """Verifies tokens, starts, pauses and stops agents, and reports to the runtime how they end.
 
-    Async agents run as tasks and are stopped by the loop's own cancellation; plain functions run in threads,
-    isolated agents in processes, and both are told to stop in their own way.
+    Async agents run as tasks and are stopped by the loop's cancellation; plain functions run in threads,
+    isolated agents in processes, and both are told to stop.
     """
 
     def __init__(self, app: App, runtime: Runtime, pump: Pump, loop: Loop) -> None:
@@ -64,16 +66,16 @@ class AgentHost:
         self._loop = loop
         self._jobs: dict[JobId, RunningJob] = {}
         self._tasks: dict[JobId | int, AgentTask] = {}
-        """By job, or by number of the request to authenticate."""
+        """Running tasks by job, or by the number of the request to authenticate."""
         self._threads = Threads(app.max_threads)
         self._beginning = 0
-        """Agents that were started, and have not begun to run."""
+        """Number of agents that were started and have not begun to run."""
         self._held = False
 
     # As the host of a pump.
 
     def request(self, request: Request) -> None:
-        """Do what the runtime asks for; nothing here blocks."""
+        """Carry out a request of the runtime; never blocks."""
         match request:
             case StartJob():
                 self._start(request)
@@ -90,7 +92,7 @@ class AgentHost:
                 self._spawn(request.request, verifying, "arcp-io authentication")
 
     def happened(self, event: Event) -> None:
-        """Log it; an agent that waits for it is told."""
+        """Log an event, and pass it to the agent that waits for it."""
         match event:
             case ChildEnded():
                 if (running := self._jobs.get(event.parent_id)) is not None:
@@ -105,16 +107,13 @@ class AgentHost:
                 logger.warning("%s did not stop in time", counted(unstopped, "agent"))
 
     def hold(self, held: bool) -> None:
-        """Let every agent wait in its next emit, or go on: the journal is full, or has caught up."""
+        """Make every agent wait in its next emit while the journal is full, or let them continue."""
         self._held = held
         for running in self._jobs.values():
             running.hold(held)
 
     async def aclose(self) -> int:
-        """Stop every agent that still runs, and wait for it for the length of the grace.
-
-        Returns how many have not stopped even so.
-        """
+        """Stop every running agent and wait for the length of the grace; return how many have not stopped."""
         for running in list(self._jobs.values()):
             running.stop("the runtime is gone", self._pump.now())
         tasks = list(self._tasks.values())
@@ -134,7 +133,7 @@ class AgentHost:
             expires = None if verified is None else verified.expires_ns
         except (Exception, SystemExit, KeyboardInterrupt):
             failed = True
-            logger.exception("the verifier of tokens failed")
+            logger.exception("the verifier failed (App.verifier)")
         finally:
             self._tasks.pop(request.request, None)
         principal = None if failed or verified is None else verified.principal
@@ -167,12 +166,12 @@ class AgentHost:
         if running is None:
             return
         running.stop(request.reason, request.kill_at)
-        # On asyncio a task that is cancelled before its first step never takes it: it looks for itself.
+        # On asyncio a task that is cancelled before its first step never runs: `_run` checks for itself.
         if running.started and running.cancellable:
             self._loop.cancel(self._tasks[request.job_id])
 
     async def _run(self, running: RunningJob) -> None:
-        """The whole life of an agent. Raises nothing: a cancellation too ends here, with the task."""
+        """Run an agent from start to end. Raises nothing: a cancellation ends here too, with the task."""
         running.started = True
         self._beginning -= 1
         try:
@@ -212,7 +211,7 @@ class AgentHost:
         except LocalProtocolError as error:
             logger.error("%s: %s: %s", running, NOT_SENT, error)
             self._end(running, InvalidRequest(f"{NOT_SENT}: {error}"))
-        except Exception as error:  # What was returned may raise whatever it likes when it is read.
+        except Exception as error:  # Reading the returned object may raise anything.
             logger.error("%s: %s: %s", running, NOT_SENT, event_bodies.described(error))
             self._end(running, InvalidRequest(self._debugged(NOT_SENT, error)))
         except InvariantViolated as bug:
@@ -221,7 +220,7 @@ class AgentHost:
             self._send_end()
 
     def _return(self, running: RunningJob, result: Any) -> None:
-        """Hand over what an agent has returned, converted if it is not JSON; raises LocalProtocolError."""
+        """Pass an agent's result to the runtime, converted if it is not JSON; raises LocalProtocolError."""
         finish = partial(self._runtime.finish, running.start.job_id, now=self._pump.now())
         try:
             finish(result, running.summary)
@@ -262,7 +261,7 @@ class AgentHost:
             self._send_end()
 
     def _send_end(self) -> None:
-        """Soon, or at once when all has been said that was waited for, or other agents have to wait."""
+        """Send the end of a job soon; at once if requests wait or no other agent is about to start."""
         if self._runtime.asks or (self._pump.waits_for_agents and not self._beginning):
             self._pump.run()
         else:
@@ -288,14 +287,15 @@ class AgentHost:
         self._tasks.pop(running.start.job_id, None)
 
     def _is_cut_off(self, running: RunningJob, error: BaseException) -> bool:
-        """Whether the loop ends, and with it the agent: that is no end of its job, which a journal may hold.
+        """Return whether the loop is ending and cancelled the agent: the job has not ended then, and may
+        be resumed.
 
-        Trio cancels its whole nursery then; on asyncio `aclose` does it.
+        Trio cancels its whole nursery at its end; on asyncio `aclose` does it.
         """
         return self._loop.cut_off() and not running.stopping and self._is_stop(error)
 
     def _is_stop(self, error: BaseException) -> bool:
-        """Whether nothing but the stop of the agent ended it."""
+        """Return whether nothing but the stop of the agent ended it."""
         stops = (self._loop.cancelled, AgentStopped, JobOver)
         if isinstance(error, BaseExceptionGroup):
             return error.split(stops)[1] is None
@@ -303,15 +303,16 @@ class AgentHost:
 
 
 def told_of(error: BaseException) -> ArcpError | Denied | None:
-    """What a client is told of an exception, if anything; trio wraps even a single one in a group.
+    """Return the error to report to a client for an exception, if any; trio wraps even single ones in a
+    group.
 
-    Of several refusals at a time it is the first; of anything else it could not be said which.
+    Of several refusals in a group it is the first; other groups have no error to report.
     """
     if isinstance(error, BaseExceptionGroup):
         told = [told_of(one) for one in error.exceptions]
         return told[0] if len(told) == 1 or all(isinstance(one, Denied) for one in told) else None
     if isinstance(error, ConnectionLost):
-        return None  # Of the agent's own connection to somebody else.
+        return None  # It concerns a connection that the agent itself has opened.
     if isinstance(error, LocalProtocolError):
-        return InvalidRequest(f"{NOT_DONE}: {error}")  # It repeats with every attempt.
+        return InvalidRequest(f"{NOT_DONE}: {error}")  # Every attempt would fail in the same way.
     return error if isinstance(error, ArcpError | Denied) else None

@@ -19,13 +19,13 @@ __all__ = ["IssueContext"]
 
 
 class JobSeen(Protocol):
-    """What a context asks the server that made it."""
+    """The methods of the server that an IssueContext calls."""
 
     def emit(self, alias: str, job_id: str, kind: str, body: Body | Mapping[str, Any]) -> None:
         """Publish an event of the job, at once or when the job begins."""
 
     def awaits(self, alias: str) -> bool:
-        """Return whether somebody waits for what is issued under the alias."""
+        """Return whether the runtime still waits for the credentials of this alias."""
 
     def credentials_of(self, job_id: str) -> list[Credential]:
         """Return the credentials of the job that are valid now."""
@@ -33,9 +33,9 @@ class JobSeen(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class IssueContext:
-    """What credentials are for, and what they are to be bounded by.
+    """The purpose of a request for credentials, and their bounds.
 
-    Make them findable by `alias`: by it they are revoked when nothing else is known of them.
+    Make credentials findable by `alias`: if nothing else is known of them, the alias is used to revoke them.
     """
 
     alias: str
@@ -45,33 +45,33 @@ class IssueContext:
     version: str | None
     lease: Mapping[str, Sequence[str]]
     budget: Mapping[str, Decimal]
-    """What may still be spent, by currency; a currency that is not named is not bounded."""
+    """The unspent budget by currency; a currency that is not in it is not bounded."""
     expires_at: datetime | None
     """When the lease ends, in UTC."""
     any_model: bool
-    """Every model is allowed; else those that `lease["model.use"]` names, and none without it."""
+    """Whether every model is allowed; otherwise only those in `lease["model.use"]`, and none without it."""
     rotation: bool
-    """They take the place of others of the same job."""
+    """Whether they replace other credentials of the same job."""
     session_id: str = ""
-    """The session that submitted the job; of a child that of the job at the top of its tree."""
+    """The session that submitted the job; for a child, the one that submitted the top job of its tree."""
     _seen_by: JobSeen | None = field(default=None, repr=False, compare=False)
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody waits for these credentials any more: what is issued now is revoked at once."""
+        """Whether the runtime has stopped waiting for these credentials: issued ones are revoked at once."""
         return self._seen_by is not None and not self._seen_by.awaits(self.alias)
 
     @property
     def credentials(self) -> list[Credential]:
-        """The credentials that the job has now: none before its first ones are issued."""
+        """The valid credentials of the job; none before its first ones are issued."""
         return [] if self._seen_by is None else self._seen_by.credentials_of(self.job_id)
 
     def emit(self, kind: str, body: Body | Mapping[str, Any]) -> None:
         """Publish an event of the job (§8.2), from the event loop's thread.
 
-        A job that does not exist yet publishes it when it begins: after `job.accepted`, before all that its
-        agent says. Of a submit that is refused nothing is published. Raises LocalProtocolError for a body
-        that is none of its kind, and for `tool_call`, `delegate` and `result_chunk`, which are the agent's.
+        A job that does not exist yet publishes it when it begins: after `job.accepted`, before the events of
+        its agent. A refused submit publishes nothing. Raises LocalProtocolError for a body that does not fit
+        the kind, and for `tool_call`, `delegate` and `result_chunk`, which only agents publish.
         """
         if self._seen_by is not None:
             self._seen_by.emit(self.alias, self.job_id, kind, body)

@@ -1,4 +1,4 @@
-"""A job whose agent runs, as its host sees it: the state that the agent's object and the host share."""
+"""A running job: the state that the agent's job object and the host share."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ T = TypeVar("T")
 
 BYTES_BETWEEN_TURNS: Final = BYTES_HELD
 LAST_LOAD: Final = BYTES_BETWEEN_TURNS - EVENT_SIZE
-"""With one event more it is the others' turn."""
+"""The load above which one more event makes the job yield to other tasks."""
 NANOSECONDS_BETWEEN_TURNS: Final = 1_000_000
 WRONG_THREAD: Final = (
     "this job belongs to the thread of its event loop: call it there, or make the agent a plain"
     " function, whose job may be called from its thread"
 )
 GATED: Final = (EventKind.TOOL_CALL, EventKind.DELEGATE)
-"""Events that tell of what needs authority."""
+"""Events for operations that need authority."""
 
 
 class RunningJob(msgspec.Struct, eq=False):
-    """One job from its start until its agent has ended. Everything here runs on the loop's thread."""
+    """One job from its start until its agent has ended. Every method runs on the loop's thread."""
 
     start: StartJob
     agent: Agent
@@ -56,38 +56,38 @@ class RunningJob(msgspec.Struct, eq=False):
     _pump: Pump
     _loop: Loop
     id: str = ""
-    """As the agent is told; in a child it is the parent's."""
+    """The id that the agent sees; in a child process, that of the job outside."""
     session_id: str = ""
-    """Likewise."""
+    """The session that submitted the job, as the agent sees it."""
     attempt: int = 1
-    """Likewise."""
+    """The number of starts, as the agent sees it."""
     lease: Mapping[str, Sequence[str]] = NOTHING
-    """Likewise."""
+    """The granted lease, as the agent sees it."""
     started: bool = False
-    """Its task has begun to run."""
+    """Whether its task has begun to run."""
     cancellable: bool = True
-    """Its task may be cancelled; otherwise the agent learns from `stopping` that it is to end."""
+    """Whether its task may be cancelled; otherwise the agent learns from `stopping` that it is to end."""
     calls: int = 0
-    """Tool calls so far."""
+    """Number of tool calls so far."""
     children: dict[str, ChildJob] = NOTHING
-    """What it has delegated and has not ended."""
+    """The delegated jobs that have not ended."""
     peer: Callable[[str, Any], None] | None = None
-    """Told of what the host tells this object, for an agent in a process of its own (see `between`)."""
+    """Forwards reports of the host to an agent in a separate process (see `protocol`)."""
     held: bool = False
-    """It waits, as all do, until the journal has caught up."""
+    """Whether the job waits, as all jobs do, until the journal has caught up."""
     paused: bool = False
-    """It waits until the transport of the submitting session has caught up."""
+    """Whether the job waits until the transport of the submitting session has caught up."""
     stopping: bool = False
-    """The job is to end: from now on nothing here waits, and what unwinds is not cancelled again."""
+    """Whether the job is to end: from then on no call waits, and the unwinding is not cancelled again."""
     stop_reason: str = ""
     summary: str | None = None
-    """What the agent says of its result in a line (§8.4)."""
+    """The agent's one-line summary of its result (§8.4)."""
     debug: bool = False
-    """Clients are told the text of exceptions that nobody has foreseen."""
+    """Whether clients get the text of unexpected exceptions."""
     kill_at: int = 0
-    """When the end of a job that is stopping is sent in any case."""
+    """The time at which the end of a stopping job is sent in any case, in nanoseconds of the pump's clock."""
     _free_until: int = NANOSECONDS_BETWEEN_TURNS
-    """Until then nothing makes it wait, and it may speak without a look at what could."""
+    """The time until which the job may publish without checking for reasons to wait."""
     _now: Callable[[], int] = int
     """The pump's clock."""
     _thread: int = 0
@@ -104,7 +104,7 @@ class RunningJob(msgspec.Struct, eq=False):
         self._thread = get_ident()
 
     def submitted_in(self) -> str:
-        """Return the id of the session that submitted the job, or the job at the top of its tree (§10)."""
+        """Return the id of the session that submitted the job, or the top job of its tree (§10)."""
         if not self.session_id:
             self.session_id = self._runtime.jobs[self.start.job_id].terms.session_id
         return self.session_id
@@ -112,10 +112,12 @@ class RunningJob(msgspec.Struct, eq=False):
     def __repr__(self) -> str:
         return f"<RunningJob {self.start.job_id} {self.agent.qualified_name}>"
 
-    # What the agent says.
+    # Events of the agent.
 
     def speak(self, kind: str, body: Body | Mapping[str, Any]) -> Coroutine[Any, Any, None] | None:
-        """Publish one event; raises as `say`. None when that is done, else what has to be awaited for it."""
+        """Publish an event; return None, or an awaitable if the caller has to wait. Raises the errors of
+        `say`.
+        """
         now = self._now()
         if now >= self._free_until or self._load >= LAST_LOAD:
             return self.speak_in_turn(kind, body)
@@ -135,7 +137,9 @@ class RunningJob(msgspec.Struct, eq=False):
         return None
 
     async def speak_in_turn(self, kind: str, body: Body | Mapping[str, Any]) -> None:
-        """The same, when there is something to wait for before it, or others may run after it."""
+        """Publish an event after waiting for the transport and the journal, and yield afterwards if it is
+        due.
+        """
         await self.ready()
         try:
             self.say(kind, body)
@@ -143,10 +147,10 @@ class RunningJob(msgspec.Struct, eq=False):
             await self.give_way()
 
     def say(self, kind: str, body: Body | Mapping[str, Any]) -> None:
-        """Publish one event; raises LocalProtocolError for one that cannot be, JobOver after the end.
+        """Publish an event; raises LocalProtocolError if it cannot be sent, and JobOver after the end.
 
-        What is not JSON in the body is converted. Raises Denied for the call of a tool that is refused: both
-        of its events are published by then.
+        Values in the body that are not JSON are converted. Raises Denied for a refused tool call, both of
+        whose events have been published then.
         """
         try:
             self.publish(kind, body)
@@ -154,42 +158,46 @@ class RunningJob(msgspec.Struct, eq=False):
             self.say_converted(kind, body)
 
     def say_converted(self, kind: str, body: Body | Mapping[str, Any]) -> None:
-        """Publish an event that the core has refused, with a body that is JSON; raises as `say`."""
+        """Publish an event that the core has refused, with a body converted to JSON; raises the errors of
+        `say`.
+        """
         self.publish(kind, body_as_json(kind, body))
 
     def publish(self, kind: str, body: Body | Mapping[str, Any]) -> None:
-        """Publish one event here, as it is."""
+        """Publish an event without converting its body."""
         size = self._input(self._runtime.emit, kind, body, gate=kind in GATED)
         if size:
             self._load += size
             self._pump.soon(size)
 
     def write(self, data: str | bytes) -> None:
-        """Stream a piece of the result; raises as `say`, and Denied beyond the limit of a result."""
+        """Stream a piece of the result; raises the errors of `say`, and Denied beyond the limit of a
+        result.
+        """
         self._input(self._runtime.write_result, data, size=len(data))
 
-    # What it asks for.
+    # Requests of the agent.
 
     def authorize(self, capability: str, target: str) -> None:
-        """The gate (§9.3): raises Denied."""
+        """Check the lease (§9.3); raises Denied."""
         self._input(self._runtime.authorize, capability, target, gate=True)
 
     def reserve(self, currency: str, amount: str | int | Decimal) -> int:
-        """Hold back so much of the budget; returns the number of the hold. Raises Denied for too much."""
+        """Reserve an amount of the budget and return its number; raises Denied if less is left."""
         return self._input(self._runtime.reserve, currency, amount, gate=True)
 
     def settle(self, hold: int, actual: Cost, name: str, dimensions: dict[str, Any] | None) -> None:
-        """The cost of what was reserved for."""
+        """Spend a reservation."""
         self._input(self._runtime.settle, hold, actual, name, dimensions)
 
     def release(self, hold: int) -> None:
-        """Hold back no longer, for nothing was spent."""
+        """Release a reservation with nothing spent."""
         self._input(self._runtime.release, hold)
 
     def upstream_exhausted(self, message: str) -> NoReturn:
         """Raise Denied BUDGET_EXHAUSTED."""
         self._input(self._runtime.upstream_exhausted, message)
-        raise InvariantViolated("the budget is exhausted upstream, and the agent is not told")
+        raise InvariantViolated("upstream_exhausted did not raise Denied")
 
     def delegate(
         self,
@@ -199,7 +207,7 @@ class RunningJob(msgspec.Struct, eq=False):
         expires_at: str | None,
         max_runtime: int | None,
     ) -> ChildJob:
-        """Start a child (§10); raises Denied."""
+        """Start a child job (§10); raises Denied."""
         lease = None if lease_request is None else dict(lease_request)
         input = as_json("input", input)
         asked = (agent, input, lease, expires_at, max_runtime)
@@ -211,37 +219,39 @@ class RunningJob(msgspec.Struct, eq=False):
 
     @property
     def credentials(self) -> Sequence[Credential]:
-        """Those that are valid now (§9.8)."""
+        """The credentials that are valid now (§9.8)."""
         return self._runtime.credentials_of(self.start.job_id)
 
     async def rotate_credential(self, credential_id: str) -> None:
-        """Wait for another value of a credential; raises the ArcpError of what went wrong."""
+        """Rotate a credential and wait for the new value; raises an ArcpError if that fails."""
         self.begin_rotation(credential_id)
         if self._rotations is None:
             self._rotations = Rotations()
         await self._rotations.wait(credential_id)
 
     def begin_rotation(self, credential_id: str) -> None:
-        """Have another value of a credential made; `credential_rotated` tells the end."""
+        """Begin to rotate a credential; `credential_rotated` reports the end."""
         self._input(self._runtime.rotate_credential, credential_id)
 
     def remaining(self, currency: str) -> Decimal | None:
-        """What is not spent of a currency; None when nothing bounds it. Raises JobOver after the end."""
+        """Return the unspent budget in a currency; None if it is not bounded. Raises JobOver after the
+        end.
+        """
         return self.budget.left(currency)
 
     @property
     def budget(self) -> Budget:
-        """The counters of the job. Raises JobOver after its end."""
+        """The budget of the job. Raises JobOver after its end."""
         return self._job.budget
 
     @property
     def body_limit(self) -> int:
-        """Bytes that the body of an event may have; larger ones are cut."""
+        """The most bytes of the body of an event; larger bodies are shortened."""
         return self._job.body_limit
 
     @property
     def lease_has_ended(self) -> bool:
-        """Whether the lease has expired by now (§9.5)."""
+        """Whether the lease has expired (§9.5)."""
         expires = self._job.expires
         return expires is not None and self.unix >= expires
 
@@ -256,10 +266,11 @@ class RunningJob(msgspec.Struct, eq=False):
         return self._pump.clock.unix()
 
     def _input(self, call: Callable[..., T], *args: Any, size: int = 0, gate: bool = False) -> T:
-        """One input of the runtime; what follows from it is carried out soon, from a refusal at once.
+        """Pass one input to the runtime; its consequences are carried out soon, those of a refusal at
+        once.
 
-        `size`: bytes that it sends, if they are many. `gate`: it asks for authority, which may have expired
-        by a wall clock that was set since a timer looked at it.
+        `size` is the number of bytes sent, if large. `gate` says that the input needs authority, which may
+        have expired by a change of the wall clock since the last timer.
         """
         if get_ident() != self._thread:
             self._refuse_thread()
@@ -278,7 +289,7 @@ class RunningJob(msgspec.Struct, eq=False):
         raise RuntimeError(WRONG_THREAD)
 
     def _refused(self, error: LocalProtocolError | Denied | InvariantViolated) -> None:
-        """The runtime has refused an input, or is broken."""
+        """Handle a refused input, or a broken runtime."""
         if isinstance(error, Denied):
             self._pump.run()
         elif isinstance(error, InvariantViolated):
@@ -289,9 +300,8 @@ class RunningJob(msgspec.Struct, eq=False):
     async def ready(self) -> None:
         """Wait while the transport of the submitting session, or the journal, is full.
 
-        A job that is to stop does not wait.
-
-        Trio cancels only where a task waits, so that an agent which does nothing but speak is cancelled here.
+        A job that is to stop does not wait. Trio cancels only where a task waits, so this is where an agent
+        that only publishes is cancelled.
         """
         while (self.paused or self.held) and not self.stopping:
             if self._resumed is None:
@@ -301,12 +311,12 @@ class RunningJob(msgspec.Struct, eq=False):
             await self._loop.checkpoint()
 
     async def ready_to_return(self, result: Any) -> None:
-        """Wait with a result as with an event, if it is large: all of it is numbered at once."""
+        """Wait with a large result as with an event: all of it is numbered at once."""
         if (self.paused or self.held) and _is_large(result):
             await self.ready()
 
     async def give_way(self) -> None:
-        """Let others run, when enough was said since the last time."""
+        """Yield to other tasks, if enough was published since the last time."""
         if self._load >= BYTES_BETWEEN_TURNS or self._now() >= self._turn_due:
             if self.stopping:
                 from anyio.lowlevel import cancel_shielded_checkpoint
@@ -318,7 +328,7 @@ class RunningJob(msgspec.Struct, eq=False):
             self._turn_due = self._now() + NANOSECONDS_BETWEEN_TURNS
             self._look_for_waits()
 
-    # What the host is told.
+    # Called by the host.
 
     def pause(self) -> None:
         self.paused = True
@@ -332,7 +342,7 @@ class RunningJob(msgspec.Struct, eq=False):
         self._tell_peer(WAITS, self.held)
 
     def hold(self, held: bool) -> None:
-        """Wait for the journal, or no longer."""
+        """Wait for the journal, or stop waiting for it."""
         self.held = held
         self._look_for_waits()
         if not held:
@@ -340,7 +350,7 @@ class RunningJob(msgspec.Struct, eq=False):
         self._tell_peer(WAITS, held or self.paused)
 
     def stop(self, reason: str, kill_at: int) -> None:
-        """The job is to end by `kill_at`; again is harmless."""
+        """Ask the job to end by `kill_at`; calling it again has no effect."""
         if not self.stopping:
             self.stopping = True
             self._look_for_waits()
@@ -348,7 +358,7 @@ class RunningJob(msgspec.Struct, eq=False):
             self.kill_at = kill_at
             self._let_go()
             for child in self.children.values():
-                child._let_go()
+                child._wake()
             if self._rotations is not None:
                 self._rotations.let_go()
             if self._stop_requested is not None:
@@ -356,27 +366,27 @@ class RunningJob(msgspec.Struct, eq=False):
             self._tell_peer(STOP, (reason, self.grace_left))
 
     def child_ended(self, event: ChildEnded) -> None:
-        """A job that it has delegated is over."""
+        """Note that a delegated job has ended."""
         child = self.children.pop(event.job_id, None)
         if child is not None:
-            child._has_ended(event)
+            child._note_end(event)
             self._tell_peer(ENDED, event)
 
     def credential_rotated(self, event: CredentialRotated) -> None:
-        """A rotation that it has asked for is over."""
+        """Note that a requested rotation has ended."""
         if self._rotations is not None:
             self._rotations.over(event)
         self._tell_peer(ROTATED, event)
 
     async def stop_requested(self) -> None:
-        """Until the job is to stop. For one caller."""
+        """Wait until the job is to stop; for one caller."""
         if not self.stopping:
             self._stop_requested = anyio.Event()
             await self._stop_requested.wait()
 
     @property
     def limits(self) -> Limits:
-        """The runtime's."""
+        """The runtime's limits."""
         return self._runtime.limits
 
     @property
@@ -404,19 +414,19 @@ class RunningJob(msgspec.Struct, eq=False):
 
     def _check_over(self) -> None:
         if self.over:
-            raise JobOver(f"job {self.start.job_id} is over: nothing can be said any more") from None
+            raise JobOver(f"job {self.start.job_id} is over: no further call is possible") from None
 
 
 def _is_large(result: Any) -> bool:
-    """Return whether a result fills more than a batch; one that cannot be sent does not."""
+    """Return whether a result fills more than a batch; False for a result that cannot be sent."""
     try:
         return len(encode_value(result)) > BYTES_HELD
-    except Exception:  # What was returned may raise whatever it likes when it is read.
+    except Exception:  # Reading the returned object may raise anything.
         return False
 
 
 class Rotations:
-    """Those that one job has asked for, and waits for."""
+    """The rotations that one job has requested and waits for."""
 
     __slots__ = ("_waiting",)
 
@@ -424,7 +434,7 @@ class Rotations:
         self._waiting: dict[str, _Rotation] = {}
 
     async def wait(self, credential_id: str) -> None:
-        """Until it is over; raises the ArcpError of what went wrong."""
+        """Wait for the end of a rotation; raises an ArcpError if it failed."""
         rotation = self._waiting[credential_id] = _Rotation(anyio.Event())
         try:
             await rotation.done.wait()
@@ -436,14 +446,14 @@ class Rotations:
             raise error_for(rotation.event.code, rotation.event.message)
 
     def over(self, event: CredentialRotated) -> None:
-        """One is."""
+        """Note the end of a rotation."""
         rotation = self._waiting.get(event.credential_id)
         if rotation is not None:
             rotation.event = event
             rotation.done.set()
 
     def let_go(self) -> None:
-        """The job is to stop, and waits no longer."""
+        """Stop waiting, because the job is to stop."""
         for rotation in self._waiting.values():
             rotation.done.set()
 

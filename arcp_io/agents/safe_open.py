@@ -1,10 +1,10 @@
-"""Opening the file that was checked: no link, rename or `..` puts another one in its place.
+"""Open exactly the file that was checked: no link, rename or `..` puts another one in its place.
 
 A path is walked from the root, name by name, each opened in the directory before it and never through a link:
-links are read and walked themselves. So what the gate is asked for is where the path leads, and the file is
-opened in the directory that was reached. Then it is looked up once more by that path, and only what is still
-found there is truncated and handed out. Permission is asked before anything is opened, made or told, also
-whether there is such a file at all.
+links are read and walked themselves. So the lease is checked for the real path, and the file is opened in the
+directory that was reached. Then it is looked up once more by that path; it is truncated and returned only if
+it is still found there. Permission is checked before anything is opened, created or reported, even whether
+the file exists.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ FS_READ: Final = "fs.read"
 FS_WRITE: Final = "fs.write"
 
 Ask = Callable[[str, str], None]
-"""The gate: (capability, target), raises Denied."""
+"""The check of the lease: (capability, target); raises Denied."""
 
 MODES: Final = ("r", "w", "a", "x")
 LINKS: Final = 40
-"""Links on one path, as the kernel has it."""
+"""Links on one path, as many as the kernel allows."""
 DEPTH: Final = 256
 """Directories on one path; each is open while it is walked."""
 ATTEMPTS: Final = 16
-"""A path that changes under our hands is walked anew so often."""
+"""Number of attempts to walk a path that keeps changing."""
 
 _FLAGS: Final = {
     "r": os.O_RDONLY,
@@ -43,21 +43,21 @@ _FLAGS: Final = {
 }
 _DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-"""Not blocking, since what was a file may be a pipe by now, which waits for its other end."""
+"""Non-blocking, since a pipe may have replaced the file, and opening it would wait for its other end."""
 
 
 class Mode(NamedTuple):
-    """What a mode of the built-in `open` asks for."""
+    """The meaning of a mode of the built-in `open`."""
 
     action: str
-    """r, w, a or x."""
+    """The action: r, w, a or x."""
     binary: bool
     flags: int
     capabilities: tuple[str, ...]
 
     @classmethod
     def of(cls, text: str) -> Mode:
-        """Raises ValueError for what is no mode."""
+        """Return the meaning of a mode; raises ValueError for an invalid mode."""
         actions = [letter for letter in text if letter in MODES]
         if (
             len(actions) != 1
@@ -65,7 +65,9 @@ class Mode(NamedTuple):
             or set(text) - set("rwax+bt")
             or {*"bt"} <= {*text}
         ):
-            raise ValueError(f"{text!r} is no mode: one of r, w, a, x, and with it + and b or t")
+            raise ValueError(
+                f"{text!r} is not a valid mode: use one of r, w, a, x, optionally with + and b or t"
+            )
         action, both = actions[0], "+" in text
         flags = _FLAGS[action]
         if both:
@@ -86,11 +88,11 @@ def open_allowed(
     newline: str | None = None,
     hard_links: bool = False,
 ) -> IO[Any]:
-    """The built-in `open` for a regular file that `ask` allows: fs.read, fs.write, or with `+` both.
+    """Open a regular file that `ask` allows, as the built-in `open`: fs.read, fs.write, or with `+` both.
 
-    Text is UTF-8 unless `encoding` says otherwise. A file with more than one name could be outside of what
-    is allowed by another one, and is refused unless `hard_links`. Raises Denied, and OSError as `open` does,
-    but only for what is allowed; an OSError, too, for a path that keeps changing.
+    Text is UTF-8 unless `encoding` is given. A file with more than one name could be outside the lease by
+    another one, and is refused unless `hard_links`. Raises Denied, and OSError as `open` does, but only for
+    allowed paths; also OSError for a path that keeps changing.
     """
     wanted = Mode.of(mode)
     if not wanted.binary and encoding is None:
@@ -109,11 +111,11 @@ def open_allowed(
         with suppress(_Changed), _Walk() as walk:
             opened = _open(walk, text, wanted, ask, hard_links)
             return _file(opened, mode, wanted, buffering, encoding, errors, newline)
-    raise OSError(errno.ELOOP, "it keeps changing while it is being opened", text)
+    raise OSError(errno.ELOOP, "the path keeps changing while it is opened", text)
 
 
 class _Changed(Exception):
-    """What was walked is not there any more."""
+    """A directory or file on the path was replaced while the path was walked."""
 
 
 class _Opened(NamedTuple):
@@ -123,7 +125,7 @@ class _Opened(NamedTuple):
 
 
 class _Walk:
-    """The directories from the root to where a path leads, all open."""
+    """The open directories from the root to the one that a path leads to."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
@@ -140,17 +142,18 @@ class _Walk:
 
     @property
     def directory(self) -> int:
-        """The one that was reached."""
+        """The descriptor of the last directory."""
         return self._descriptors[-1]
 
     def path(self, *names: str) -> str:
-        """The path of what lies so below the directory that was reached."""
+        """Return the path of a name below the last directory."""
         return "/" + "/".join((*self._names, *names))
 
     def to(self, path: str, asked: Callable[[str], None]) -> str:
-        """Go to the directory that holds what a path means; returns its name there, which is no link.
+        """Walk to the directory that holds the target of a path; return the target's name there, which is
+        not a link.
 
-        `asked` is told where the path leads before anything else is. Raises OSError.
+        `asked` gets the real path before anything about it is reported. Raises OSError.
         """
         ahead = _names(path)
         links = 0
@@ -179,7 +182,7 @@ class _Walk:
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
 
     def again(self, path: str) -> os.stat_result:
-        """What is at a path now, on which there are no links. Raises OSError."""
+        """Return the state of a path without links, by a new walk. Raises OSError."""
         *directories, name = path[1:].split("/")
         for directory in directories:
             self._enter(directory)
@@ -198,12 +201,12 @@ class _Walk:
 
 
 def _names(path: str) -> list[str]:
-    """The names on a path, the last one first."""
+    """Return the names on a path, last first."""
     return [name for name in reversed(path.split("/")) if name not in ("", ".")]
 
 
 def _link(name: str, directory: int) -> str | None:
-    """Where a link leads; None for what is no link, or not there as far as it is the last name."""
+    """Return the target of a link; None if it is not a link, or if the last name does not exist."""
     try:
         return os.readlink(name, dir_fd=directory)
     except FileNotFoundError:
@@ -215,7 +218,7 @@ def _link(name: str, directory: int) -> str | None:
 
 
 def _open(walk: _Walk, text: str, wanted: Mode, ask: Ask, hard_links: bool) -> _Opened:
-    """Open what a path leads to, once it is allowed; raises _Changed when that is not what was opened."""
+    """Open the target of a path once it is allowed; raises _Changed if another file was opened."""
 
     def asked(path: str) -> None:
         for capability in wanted.capabilities:
@@ -254,20 +257,20 @@ def _is_there(walk: _Walk, name: str, path: str) -> bool:
 
 
 def _open_at(walk: _Walk, name: str, flags: int, text: str, *, created: bool) -> int:
-    """Open, or make, exactly what was seen; raises _Changed when it is something else by now."""
+    """Open, or create, exactly the file that was seen; raises _Changed if it has been replaced."""
     making = os.O_CREAT | os.O_EXCL if created else 0
     try:
         return os.open(name, flags | _FILE | making, 0o666, dir_fd=walk.directory)
     except (FileNotFoundError, FileExistsError):
         raise _Changed from None
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):  # A link, or a pipe that nobody reads.
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # A link, or a pipe without a reader.
             raise _Changed from None
         raise OSError(error.errno, error.strerror, text) from None
 
 
 def _verify(descriptor: int, path: str, hard_links: bool) -> None:
-    """Look at what was opened; raises Denied for what is not to be, _Changed if it is not at its path."""
+    """Check an opened file; raises Denied if it may not be opened, _Changed if it is not at its path."""
     opened = os.fstat(descriptor)
     _check_regular(opened, path)
     if opened.st_nlink > 1 and not hard_links:
@@ -296,7 +299,7 @@ def _check_regular(found: os.stat_result, path: str) -> None:
 
 
 def _remove(walk: _Walk, name: str, descriptor: int) -> None:
-    """Take back a file that was made where it must not be."""
+    """Remove a file that was created in a wrong place."""
     with suppress(OSError):
         found = os.stat(name, dir_fd=walk.directory, follow_symlinks=False)
         if os.path.samestat(found, os.fstat(descriptor)):
@@ -312,7 +315,7 @@ def _file(
     errors: str | None,
     newline: str | None,
 ) -> IO[Any]:
-    """The descriptor as a file object; it is emptied only when everything else has gone well."""
+    """Return the descriptor as a file object; truncate the file only when everything else has succeeded."""
 
     owned = True
 

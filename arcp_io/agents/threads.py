@@ -1,4 +1,6 @@
-"""Plain functions beside the event loop: daemon threads, so that one that never ends holds up no exit."""
+"""Plain functions beside the event loop, in daemon threads, so that a function that never ends does not
+block the exit.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ T = TypeVar("T")
 
 
 class Threads:
-    """The threads of plain agents: at most `limit` of them, those that outlive their job included."""
+    """The threads of plain agents: at most `limit`, including those that outlive their job."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -36,13 +38,13 @@ class Threads:
 
     @property
     def outlived(self) -> int:
-        """Threads whose job has ended without them."""
+        """Number of threads whose job has ended without them."""
         return sum(running.over for running in self._jobs)
 
     async def run(self, running: RunningJob) -> Any:
-        """Call a plain agent in a thread, once one is free; returns or raises what the agent does.
+        """Call a plain agent in a thread, once one is free; return its result or raise its exception.
 
-        Raises InternalError at once when every thread is held by an agent that did not stop with its job.
+        Raises InternalError at once when agents that do not stop hold every thread with its job.
         """
         if self.outlived >= self._limit:
             details = {"limit": "threads", "max": self._limit, "retry_after_ms": 1000}
@@ -76,20 +78,20 @@ class Threads:
         return worker
 
     async def _report_late(self, running: RunningJob) -> None:
-        """Cancelled when the thread ends in time."""
+        """Log that the agent did not stop in time; cancelled when its thread ends."""
         await running.stop_requested()
         await anyio.sleep(running.grace_left)
         logger.warning(
-            "%s has not stopped in time: its thread goes on, and takes one of the %d that there may be",
+            "%s has not stopped in time: its thread keeps running, and holds one of at most %d",
             running,
             self._limit,
         )
 
 
 class Worker(Generic[T]):
-    """One call of a plain function in a thread of its own, with the caller's context variables.
+    """One call of a plain function in a separate thread, with the caller's context variables.
 
-    `portal` is how the thread reaches the loop, and has to be open when the worker is made; `ended` is set
+    The thread reaches the loop through `portal`, which has to be open when the worker is made; `ended` is set
     there when the function has ended.
     """
 
@@ -103,11 +105,11 @@ class Worker(Generic[T]):
         threading.Thread(target=run, name=name, daemon=True).start()
 
     async def wait(self) -> None:
-        """Until the function has ended; cancelled, it leaves the thread to itself."""
+        """Wait until the function has ended; cancelled, leave the thread running."""
         await self._ended.wait()
 
     def result(self) -> T:
-        """What the ended function returned; raises what it raised."""
+        """Return the result of the ended function, or raise its exception."""
         return self._future.result(timeout=0)
 
     def _run(self, function: Callable[[], T]) -> None:
@@ -115,12 +117,12 @@ class Worker(Generic[T]):
             self._future.set_result(function())
         except BaseException as error:
             self._future.set_exception(error)
-        with contextlib.suppress(RuntimeError):  # Nobody waits any more: the portal, or its loop, is closed.
+        with contextlib.suppress(RuntimeError):  # No task waits: the portal, or its loop, is closed.
             self._portal.start_task_soon(self._ended.set)
 
 
 async def call_in_thread(function: Callable[[], T], *, name: str) -> T:
-    """What a plain function returns, run beside the loop; cancelled, it leaves the thread to itself."""
+    """Run a plain function in a thread and return its result; cancelled, leave the thread running."""
     from anyio.from_thread import BlockingPortal
 
     async with BlockingPortal() as portal:

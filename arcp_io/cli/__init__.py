@@ -1,4 +1,4 @@
-"""The command `arcp-io`. Nothing is imported before it is needed: `arcp-io --version` starts no library."""
+"""The command `arcp-io`. Modules are imported when they are needed: `arcp-io --version` loads no library."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import sys
 
 from arcp_io.version import VERSION
 
-TYPE_CHECKING = False  # Type checkers take it as true.
+TYPE_CHECKING = False  # Type checkers read it as true.
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line `arguments` (default: those of the process); returns the exit code."""
+    """Run the command line `arguments` (default: those of the process); return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words == ["--version"]:
         print(version())
@@ -30,5 +30,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def version() -> str:
-    """Name and version of this distribution."""
+    """Return the name and version of this distribution."""
     return f"arcp-io {VERSION}"

@@ -1,4 +1,7 @@
-"""What the options of the command line mean. Each function raises ValueError with a sentence for the user."""
+"""Parsers for the options of the command line.
+
+Each function raises ValueError with a sentence for the user.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _LONGEST_SECONDS: Final = 100 * 365 * 86400.0
 
 
 class Loop(StrEnum):
-    """The event loops there are."""
+    """The available event loops."""
 
     ASYNCIO = "asyncio"
     TRIO = "trio"
@@ -29,7 +32,7 @@ class Loop(StrEnum):
 
 @contextmanager
 def checked(option: str) -> Iterator[None]:
-    """Turns a ValueError about `option` into a usage error."""
+    """Turn a ValueError about `option` into a usage error."""
     try:
         yield
     except ValueError as error:
@@ -37,7 +40,7 @@ def checked(option: str) -> Iterator[None]:
 
 
 def json_argument(text: str) -> Any:
-    """JSON itself, `@file`, or `-` for standard input."""
+    """Return the JSON value of an argument: JSON itself, `@file`, or `-` for standard input."""
     if text == "-":
         source, document = "standard input", sys.stdin.read()
     elif text.startswith("@"):
@@ -55,7 +58,9 @@ def json_argument(text: str) -> Any:
 
 
 def lease_argument(texts: Iterable[str]) -> dict[str, list[str]]:
-    """A lease of parts: `namespace=pattern`, or a JSON object of namespace -> patterns, `@file`, `-`."""
+    """Return a lease made of parts: `namespace=pattern`, or a JSON object of namespace -> patterns,
+    `@file`, `-`.
+    """
     lease: dict[str, list[str]] = {}
     for text in texts:
         for namespace, patterns in _part_of_lease(text).items():
@@ -64,7 +69,7 @@ def lease_argument(texts: Iterable[str]) -> dict[str, list[str]]:
 
 
 def seconds_argument(text: str) -> float:
-    """A length of time: `90`, `90s`, `10m`, `1h30m`, `2d`; a bare number is seconds."""
+    """Return the seconds of a duration: `90`, `90s`, `10m`, `1h30m`, `2d`; a bare number is seconds."""
     try:
         seconds = float(text) if text[:1].isdigit() else None
     except ValueError:
@@ -72,12 +77,12 @@ def seconds_argument(text: str) -> float:
     if seconds is None and text and not _PART.sub("", text):
         seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
     if seconds is None or not 0 <= seconds <= _LONGEST_SECONDS:
-        raise ValueError(f"{text!r} is no length of time such as 90s, 10m, 1h30m or 2d")
+        raise ValueError(f"{text!r} is not a duration such as 90s, 10m, 1h30m or 2d")
     return seconds
 
 
 def whole_seconds_argument(text: str) -> int:
-    """A length of time of at least a second, rounded up to whole seconds."""
+    """Return a duration of at least a second, rounded up to whole seconds."""
     seconds = -int(-seconds_argument(text) // 1)
     if seconds < 1:
         raise ValueError("must be a second or more")
@@ -85,40 +90,42 @@ def whole_seconds_argument(text: str) -> int:
 
 
 def size_argument(text: str) -> int:
-    """A number of bytes: `1000`, `64KiB`, `500MB`, `2GiB`; a bare number is bytes."""
+    """Return a number of bytes: `1000`, `64KiB`, `500MB`, `2GiB`; a bare number is bytes."""
     found = _SIZE.fullmatch(text.strip())
     if found is None:
-        raise ValueError(f"{text!r} is no size such as 1000, 500MB or 2GiB")
+        raise ValueError(f"{text!r} is not a size such as 1000, 500MB or 2GiB")
     prefix, binary = found[2].upper(), bool(found[3])
     return int(float(found[1]) * (1024 if binary else 1000) ** " KMGT".index(prefix or " "))
 
 
 def instant_argument(text: str) -> datetime:
-    """A moment: an RFC 3339 time in UTC, or a length of time from now."""
+    """Return a point in time: an RFC 3339 time in UTC, or a duration from now."""
     if "T" not in text and " " not in text:
         return datetime.now(UTC) + timedelta(seconds=seconds_argument(text))
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no time such as 2030-01-31T12:00:00Z, and no length of time") from None
+        raise ValueError(
+            f"{text!r} is neither a time such as 2030-01-31T12:00:00Z nor a duration such as 2h"
+        ) from None
     if instant.utcoffset() != timedelta(0):
         raise ValueError("must be in UTC: 2030-01-31T12:00:00Z")
     return instant
 
 
 def past_argument(text: str) -> datetime:
-    """A moment: an RFC 3339 time in UTC, or a length of time before now."""
+    """Return a point in time: an RFC 3339 time in UTC, or a duration before now."""
     if "T" not in text and " " not in text:
         return datetime.now(UTC) - timedelta(seconds=seconds_argument(text))
     return instant_argument(text)
 
 
 def budget_argument(amounts: Iterable[str]) -> list[str]:
-    """Amounts such as `USD:5`, one a currency (§9.6)."""
+    """Return amounts such as `USD:5`, one for each currency (§9.6)."""
     checked = list(amounts)
     for amount in checked:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*:\d+(\.\d+)?", amount):
-            raise ValueError(f"{amount!r} is no amount such as USD:5 or credits:250.5")
+            raise ValueError(f"{amount!r} is not an amount such as USD:5 or credits:250.5")
         currency, _, number = amount.partition(":")
         written = (
             "credits"
@@ -129,7 +136,7 @@ def budget_argument(amounts: Iterable[str]) -> list[str]:
         )
         if currency != written:
             raise ValueError(
-                f"{amount!r}: write {written}:{number}, for currencies are told apart by case; a unit of the"
+                f"{amount!r}: write {written}:{number}, since the case of a currency matters; a unit of the"
                 f" runtime's own can be given as --lease cost.budget={amount}"
             )
     return checked
@@ -139,7 +146,7 @@ def _part_of_lease(text: str) -> dict[str, list[str]]:
     if text != "-" and text.lstrip()[:1] not in ("{", "[", "@"):
         namespace, _, pattern = text.partition("=")
         if not (namespace and pattern):
-            raise ValueError(f"{text!r} is no grant such as tool.call=search, and no JSON")
+            raise ValueError(f"{text!r} is neither a grant such as tool.call=search nor JSON")
         return {namespace: [pattern]}
     part = json_argument(text)
     if not isinstance(part, dict) or not all(_are_texts(patterns) for patterns in part.values()):

@@ -1,4 +1,4 @@
-"""`arcp-io attach`: a job that was left, followed to its end."""
+"""`arcp-io attach`: follow a job that was left to its end."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def attach(
 ) -> None:
     """Follow a job that was left to its end.
 
-    Where its session is stored the events go on after those that were shown before. Any other job that may
-    be seen, and one that another process follows, is observed with its history, from its first event. Ctrl-C
-    does what it does in 'arcp-io submit'.
+    If its session is stored, the events continue after those that were shown before. Any other visible job,
+    and one that another process follows, is observed with its history, from its first event. Ctrl-C works as
+    in 'arcp-io submit'.
 
     \b
     Examples:

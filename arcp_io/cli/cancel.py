@@ -1,4 +1,4 @@
-"""`arcp-io cancel`: the end of a job, by its id."""
+"""`arcp-io cancel`: cancel a job by its id."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAYS: Final = (
     " its session has expired (10 minutes by default); the program that serves the runtime can always cancel"
     " it with server.cancel(job_id)"
 )
-"""The ways that work when another session has submitted the job."""
+"""The ways to cancel a job that another session has submitted."""
 
 _JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 _Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; the agent is told.")]
@@ -43,9 +43,10 @@ def cancel(
 ) -> None:
     """Cancel a job, and wait until it has stopped.
 
-    A job is cancelled by the session that submitted it: it is resumed for that where it is stored. While
-    another process follows the job, its two Ctrl-C do it. A job whose session is over is anybody's of the
-    same principal. The program that serves the runtime cancels any job with server.cancel(job_id).
+    Only the session that submitted a job may cancel it; it is resumed for that if it is stored. While another
+    process follows the job, press Ctrl-C twice there. After the end of its session, every session of the same
+    principal may cancel the job. The program that serves the runtime can cancel any job with
+    server.cancel(job_id).
 
     \b
     Examples:
@@ -78,7 +79,7 @@ def cancel(
     if ending.final_status is not None:
         print_out(f"job {job_id} {one_line(ending.final_status)}")
         if ending.not_stopped:
-            print("its agent did not stop in its grace, and goes on in the runtime", file=sys.stderr)
+            print("its agent did not stop in time, and keeps running in the runtime", file=sys.stderr)
     else:
         print(
             f"not cancelled: {one_line(error.get('code'))} {one_line(error.get('message'))}", file=sys.stderr

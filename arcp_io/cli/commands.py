@@ -26,11 +26,11 @@ from .submit import submit
 
 _TYPE: Final = re.compile(r" <(?:str|int|bool|list\[str\])>")
 _UsageError: Final[type[typer.BadParameter]] = typer.BadParameter.__mro__[1]
-"""Some releases of typer have click in them, others import it."""
+"""The usage error of click, which some releases of typer contain and others import."""
 
 
 def run(words: Sequence[str]) -> int:
-    """Run one command line; returns its exit code."""
+    """Run one command line; return its exit code."""
     try:
         try:
             code = _app(args=list(words), prog_name="arcp-io", standalone_mode=False)
@@ -50,7 +50,7 @@ def run(words: Sequence[str]) -> int:
 
 
 class _Command(TyperCommand):
-    """A command whose help shows an argument by its name alone, whatever the release of typer adds to it."""
+    """A command whose help shows an argument by its name alone, in every release of typer."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [piece.removesuffix("...").strip("{}") for piece in super().collect_usage_pieces(ctx)]
@@ -79,7 +79,7 @@ _app.command(cls=_Command, short_help="List credentials that are not known to be
 _journal = typer.Typer(
     help="Look after the journal of a runtime.", no_args_is_help=True, rich_markup_mode=None
 )
-_journal.command(cls=_Command, short_help="Keep what is good of a damaged journal.")(repair)
+_journal.command(cls=_Command, short_help="Keep the good part of a damaged journal.")(repair)
 _app.add_typer(_journal, name="journal")
 _app.command(
     cls=_Command, short_help="Index the text files of a directory by a real job.", epilog=DEMO_EXPLAINED
@@ -99,4 +99,4 @@ def _options(
         typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
     ] = False,
 ) -> None:
-    """What stands before the command."""
+    """The options before the command."""

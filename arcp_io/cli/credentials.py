@@ -1,4 +1,4 @@
-"""`arcp-io credentials`: what was issued for jobs, and is not known to be revoked."""
+"""`arcp-io credentials`: list issued credentials that are not known to be revoked."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _Journal = Annotated[
 def credentials(journal: _Journal, as_json: Json = False) -> None:
     """List the provisioned credentials that are not known to be revoked.
 
-    They are revoked by the runtime, which tries again and again; one that is outstanding could not be: revoke
-    it at the gateway, by its alias. No value is known here.
+    The runtime revokes them, and tries again after a failure. An outstanding credential could not be revoked:
+    revoke it at the gateway, by its alias. The values are not stored.
 
     \b
     Examples:

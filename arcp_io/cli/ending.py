@@ -1,4 +1,4 @@
-"""A job that is followed on the terminal, or for a program, and what is printed at its end."""
+"""Following a job on the terminal or for a program, and the output at its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .output import ResultOutput, print_out, show_result
 
 
 def follow(server: Server, job: Submission | Attachment, title: str | None, output: ResultOutput) -> Ending:
-    """Follow a job to its end; under a title it is shown on stderr meanwhile."""
+    """Follow a job to its end, and return the ending; with a title it is shown on stderr meanwhile."""
     import anyio
     from rich.console import Console
 
@@ -30,7 +30,7 @@ def follow(server: Server, job: Submission | Attachment, title: str | None, outp
 
 
 def show(ending: Ending, *, as_json: bool, output: str | None = None) -> NoReturn:
-    """Print what was collected of the result, or the whole ending as JSON, and exit with its code."""
+    """Print the collected result, or the whole ending as JSON, and exit with its code."""
     if as_json:
         print_out(json.dumps(_as_object(ending, output)))
     elif ending.exit in SUCCEEDED:

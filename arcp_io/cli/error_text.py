@@ -1,4 +1,4 @@
-"""What went wrong, as an exit code and in the words of the output."""
+"""Errors as exit codes and in the words of the output."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 def failure_of(
     error: Exception, server: Server, agents: Sequence[AgentEntry] = ()
 ) -> tuple[Exit, dict[str, Any]]:
-    """Return the exit code and the output for what went wrong; a bug of ours is raised again.
+    """Return the exit code and the output for an error; an unexpected error is raised again.
 
-    `agents` are those of the runtime, if it has said welcome.
+    `agents` are those of the runtime, if it has sent its welcome.
     """
     match error:
         case ConnectionLost() | ResumeWindowExpired() | Unauthenticated():
@@ -57,7 +57,7 @@ def failure_of(
 
 
 def described(error: ArcpError) -> dict[str, Any]:
-    """An error as it stands in the output."""
+    """Return an error as it is written in the output."""
     description = {"code": str(error.code), "message": error.message, "retryable": error.retryable}
     if error.details:
         description["details"] = error.details
@@ -74,7 +74,7 @@ def _reason(error: OSError) -> str:
 
 
 def _hint(error: ArcpError, server: Server, agents: Sequence[AgentEntry]) -> str:
-    """Say what to do about a refusal, where that is known."""
+    """Return the remedy for a refusal, if there is a known one."""
     match error:
         case Unauthenticated() if server.token is None:
             return "set ARCP_TOKEN, or give --token TOKEN"

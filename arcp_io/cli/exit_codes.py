@@ -1,4 +1,4 @@
-"""What the process exits with."""
+"""The exit codes of the process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Exit(IntEnum):
     NOT_STOPPED = 7
     """The job was cancelled, and its agent did not stop in its grace."""
     OUTPUT = 8
-    """The result is not where it was to be written."""
+    """The result could not be written to its destination."""
     INTERRUPTED = 130
 
 

@@ -1,4 +1,4 @@
-"""One job from its submission, or from where it was left, to its end; and what Ctrl-C does meanwhile."""
+"""Following one job from its submission, or an attach, to its end, with the handling of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ SLOW: Final = 1.0
 MINUTE: Final = 60.0
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if sys.platform != "win32" else []))
-"""The first is Ctrl-C; the others leave the job as it is, at once."""
+"""Signals that are handled: the first is Ctrl-C; the others leave the job as it is, at once."""
 
 Each: TypeAlias = Callable[[Session, Event], Awaitable[None]]
-"""Called with every event of the job, before the next is asked for."""
+"""Called with every event of the job, before the next one is requested."""
 
 
 class Following:
     """Submits one job, or attaches to it, and follows it to its end.
 
     The first Ctrl-C prints the job's id; a second one within three seconds cancels the job and waits for its
-    verified end, and one more leaves at once. Without the second one the job is left as it is. Before the job
-    is accepted the first one leaves. A runtime that ends with this process leaves no job: there the first one
-    cancels, and the second one leaves.
+    verified end, and a third one leaves at once. Without the second one the job is left as it is. Before the
+    job is accepted the first one leaves. If the runtime ends with this process no job can be left: there the
+    first one cancels, and the second one leaves.
 
-    The result goes to `output`; without one it is in the ending.
+    The result is written to `output`; without one it is in the ending.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class Following:
         self._agents: Sequence[AgentEntry] = ()
         self._connected = False
         self._leaving: anyio.CancelScope | None = None
-        """Around the wait for the second Ctrl-C."""
+        """The scope around the wait for the second Ctrl-C."""
         self._interrupts = 0
         self._events_lost: list[Mapping[str, Any]] = []
         self._ending = Ending(exit=Exit.INTERRUPTED)
 
     async def run(self) -> Ending:
-        """Returns how it ended; raises nothing that the user could have known."""
+        """Run the job to its end and return the ending; raises unexpected errors only."""
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._obey_interrupts, tasks)
             tasks.start_soon(self._tell_slow_connection)
@@ -110,17 +110,17 @@ class Following:
             return self._ended(code, error=told)
 
     def _connect_options(self) -> dict[str, Any]:
-        """What is not said unless it was asked for."""
+        """Return the options of `connect` that the user has chosen."""
         options: dict[str, Any] = {}
         if (context := self._server.ssl_context()) is not None:
             options["ssl_context"] = context
         if self._output is not None and self._output.memory > COLLECTED:
-            # What came before it can be streamed is put together in memory.
+            # Chunks that arrive before streaming begins are joined in memory.
             options["limits"] = Limits(result=self._output.memory, results=self._output.memory)
         return options
 
     async def _to_its_end(self, session: Session, job: Job) -> Ending:
-        """Follow a job; its result is not put together if it can be written piece by piece."""
+        """Follow a job; its result is not joined in memory if it can be written piece by piece."""
         try:
             if self._output is None:
                 await self._events(session, job)
@@ -145,7 +145,7 @@ class Following:
                 return
 
     async def _pieces(self, session: Session, job: Job, output: ResultOutput) -> Any:
-        """Write the pieces of the result, and show the events between them; returns what was collected."""
+        """Write the pieces of the result, and show the events between them; return the collected result."""
         pieces, told = job.result_stream(), None
         while (item := await pieces.next_item()) is not None:
             if pieces.history_cut is not told:
@@ -200,7 +200,7 @@ class Following:
                 self._view.note(told, "yellow")
 
     async def _keep_stored(self, session: Session) -> None:
-        """Note in the stored session, once a minute, that it is attached: until then it does not expire."""
+        """Touch the stored session once a minute while it is attached, so that it does not expire."""
         store = self._server.store
         while isinstance(store, FileStore):
             if session.state == "attached":
@@ -214,7 +214,7 @@ class Following:
         if sys.platform == "win32":
             task_status.started()
             return
-        # What is ignored stays ignored, as nohup wants it.
+        # Ignored signals stay ignored, as nohup requires.
         obeyed = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         with anyio.open_signal_receiver(*obeyed) as signals:
             task_status.started()
@@ -235,8 +235,8 @@ class Following:
         elif self._interrupts == 1:
             attach = f"arcp-io attach {job.id} {server.attach_options}".rstrip()
             self._note(
-                f"Job {job.id} goes on. Ctrl-C again within {PATIENCE:.0f} s cancels it;"
-                f" else it is left as it is, for: {attach}"
+                f"Job {job.id} continues. Ctrl-C again within {PATIENCE:.0f} s cancels it;"
+                f" otherwise it is left as it is, for: {attach}"
             )
             self._leaving = anyio.CancelScope()
             tasks.start_soon(self._leave_later, tasks, self._leaving)
@@ -269,7 +269,7 @@ class Following:
 
 
 def told_of(change: Change) -> str:
-    """What a user is told of a change of the session."""
+    """Return the line for a user about a change of the session."""
     match change:
         case Detached(code=code, reason=reason):
             return f"The connection was cut ({reason or code}); resuming."
@@ -280,5 +280,5 @@ def told_of(change: Change) -> str:
         case Welcomed():
             return "Connected."
         case JobLost(job_id=job_id):
-            return f"Job {job_id} cannot be followed any more."
+            return f"Job {job_id} cannot be followed further."
     return ""

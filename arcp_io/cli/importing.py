@@ -1,4 +1,4 @@
-"""The App that a user names on the command line, imported."""
+"""Importing the App that a user names on the command line."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _MACHINERY: Final = ("<frozen importlib", importlib.__file__)
 def load(target: str) -> App:
     """Return the App that `module:variable` names, looked for from the current directory.
 
-    Raises ValueError for a name that leads to no App, and for an App that cannot be served. A module that
-    cannot be imported is told with the user's own frames, and ends the command as a usage error.
+    Raises ValueError for a name that does not lead to an App, and for an App that cannot be served. A module
+    that cannot be imported is reported with the user's own frames, and ends the command as a usage error.
     """
     from arcp_io.app import App
 
@@ -44,7 +44,7 @@ def load(target: str) -> App:
     if not isinstance(found, App):
         there = [name for name, value in vars(module).items() if isinstance(value, App)]
         hint = f"; {module_name} has the App {there[0]}: give {module_name}:{there[0]}" if there else ""
-        raise ValueError(f"{variable} in {module_name} is no App{hint}")
+        raise ValueError(f"{variable} in {module_name} is not an App{hint}")
     found.config()
     return found
 
@@ -83,7 +83,7 @@ def _told(error: BaseException) -> str:
 
 
 def _users(trace: TracebackType | None) -> TracebackType | None:
-    """Skip what leads to the first frame of the user's."""
+    """Return the traceback from the first frame of the user's code on."""
     while trace is not None:
         filename = trace.tb_frame.f_code.co_filename
         if not _is_ours(filename):

@@ -1,4 +1,4 @@
-"""A job to follow, new or not, and how it ended."""
+"""Requests about a job, new or not, and how it ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A runtime, and how to be its client; `store` keeps the session, `give_up` is in seconds."""
+    """A runtime, and the options of a client; `store` keeps the session, `give_up` is in seconds."""
 
     url: str
     token: str | None = field(repr=False)
@@ -25,14 +25,14 @@ class Server:
     store: SessionStore | None = None
     give_up: int = 600
     cafile: str | None = None
-    """A file of the certificates that are trusted, in place of those of the system."""
+    """A file of trusted certificates, in place of those of the system."""
     ends_with_us: bool = False
-    """The runtime ends with this process, and so do its jobs."""
+    """Whether the runtime and its jobs end with this process."""
     attach_options: str = ""
-    """What 'arcp-io attach JOB' has to be told beside the job's id, as it is typed into a shell."""
+    """The arguments of 'arcp-io attach' beside the job's id, quoted for a shell."""
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """What trusts `cafile`; None without one."""
+        """Return a TLS context that trusts `cafile`; None without one."""
         return None if self.cafile is None else ssl.create_default_context(cafile=self.cafile)
 
 
@@ -45,7 +45,7 @@ class Submission:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     async def begin(self, session: Session) -> Job:
-        """Submit it."""
+        """Submit the job."""
         return await session.submit(self.agent, self.input, **self.options)
 
 
@@ -56,19 +56,19 @@ class Attachment:
     job_id: str
 
     async def begin(self, session: Session) -> Job:
-        """Attach to it."""
+        """Attach to the job."""
         return await session.attach(self.job_id)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cancellation:
-    """A job that is to end."""
+    """A job to be cancelled."""
 
     job_id: str
     reason: str
 
     async def begin(self, session: Session) -> Job:
-        """Cancel it; returns it when it has ended."""
+        """Cancel the job; return it when it has ended."""
         job = await session.subscribe(self.job_id)
         await job.cancel(self.reason)
         return job
@@ -76,21 +76,23 @@ class Cancellation:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How it ended. Without a job id nothing was accepted; without a status the end was not seen."""
+    """The end of a followed job. Without a job id nothing was accepted; without a status the end was not
+    seen.
+    """
 
     exit: Exit
     job_id: str | None = None
     final_status: str | None = None
     result: Any = None
-    """What was to be collected of it, to be shown or to stand in the JSON object."""
+    """The part of the result that was collected for the terminal or the JSON object."""
     size: int | None = None
     """Bytes of a result that was written to the file of --output."""
     not_stopped: bool = False
-    """The runtime has ended the job, and says that its agent goes on."""
+    """Whether the runtime has ended the job but reports that its agent keeps running."""
     summary: str | None = None
-    """What the agent says of its result in a line."""
+    """The agent's one-line summary of its result."""
     error: Mapping[str, Any] | None = None
     events: int = 0
-    """Numbered frames of the job that were received, its terminal included."""
+    """Numbered frames of the job that were received, including its terminal."""
     events_lost: Sequence[Mapping[str, Any]] = ()
     """The `details` of each HistoryCut: events between two numbers were never received."""

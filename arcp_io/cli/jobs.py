@@ -1,4 +1,4 @@
-"""`arcp-io jobs`: what runs on a runtime, and what has run."""
+"""`arcp-io jobs`: list the running and finished jobs of a runtime."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Status(StrEnum):
-    """What a job can be (§6.6)."""
+    """The statuses of a job (§6.6)."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -49,7 +49,7 @@ _Status = Annotated[
 _Agent = Annotated[str | None, typer.Option(metavar="AGENT", help="name or name@version.")]
 _After = Annotated[str | None, typer.Option(metavar="TIME", help="Submitted after: 2h ago, or a UTC time.")]
 _Before = Annotated[str | None, typer.Option(metavar="TIME", help="Submitted before.")]
-_Limit = Annotated[int, typer.Option(metavar="NUMBER", help="List at most so many.")]
+_Limit = Annotated[int, typer.Option(metavar="NUMBER", help="The most jobs to list.")]
 
 
 def jobs(
@@ -80,7 +80,7 @@ def jobs(
         filters["created_after"] = past_argument(after) if after is not None else None
     with checked("--limit"):
         if limit < 1:
-            raise ValueError("lists at least one job")
+            raise ValueError("must be 1 or more")
     with checked("--before"):
         filters["created_before"] = past_argument(before) if before is not None else None
     at = known_url(url, "URL")
@@ -99,12 +99,12 @@ def jobs(
 
 
 class _Listing:
-    """One listing: what was found, or what went wrong."""
+    """One listing: the jobs found, or an error."""
 
     def __init__(self, server: Server, filters: dict[str, Any], limit: int) -> None:
         self.found: list[JobEntry] = []
         self.more = False
-        """There are more than were asked for."""
+        """Whether there are more jobs than were requested."""
         self.error: dict[str, Any] | None = None
         self.exit = Exit.SUCCESS
         self._server = server
@@ -137,9 +137,10 @@ class _Listing:
 
 
 def _print_table(listing: _Listing) -> None:
-    """A line for each job in the order of the runtime; on a narrow terminal two, the first with the id alone.
+    """Print a line for each job in the order of the runtime; on a narrow terminal two, the first with the
+    id alone.
 
-    An id is never wrapped or cut, so that it can be copied.
+    An id is never wrapped or truncated, so that it can be copied.
     """
     found = listing.found
     if not found:
@@ -165,7 +166,7 @@ def _print_table(listing: _Listing) -> None:
 
 
 def _local(time: str) -> str:
-    """A time of the runtime on this machine's clock face; as it is, if it is none."""
+    """Return a time of the runtime in the local time zone; unchanged if it is not a valid time."""
     try:
         return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""`arcp-io journal repair`: what is good of a damaged journal."""
+"""`arcp-io journal repair`: keep the good part of a damaged journal."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _Path = Annotated[str, typer.Argument(metavar="PATH", help="The journal, which n
 
 
 def repair(path: _Path, as_json: Json = False) -> None:
-    """Let a damaged journal go on with what of it is good.
+    """Keep the good part of a damaged journal.
 
-    'arcp-io serve' refuses a damaged journal, and says what it has lost: everything behind the damage. The
-    journal as it is, and its write-ahead log, are kept beside it as PATH.damaged-1 and PATH.damaged-1-wal. A
-    backup may hold more. A journal that is not damaged stays as it is.
+    'arcp-io serve' refuses a damaged journal, and says what it has lost: everything after the damage. The
+    damaged journal and its write-ahead log are saved beside it as PATH.damaged-1 and PATH.damaged-1-wal. A
+    backup may hold more. A journal that is not damaged stays unchanged.
 
     \b
     Examples:
@@ -42,6 +42,6 @@ def repair(path: _Path, as_json: Json = False) -> None:
     elif done.lost:
         print_out(f"{path} is repaired, and holds {done.records} records")
         print_out(f"lost: {one_line(done.lost)}")
-        print_out(f"the damaged journal is kept as {done.copy}")
+        print_out(f"the damaged journal is saved as {done.copy}")
     else:
         print_out(f"{path} is not damaged, and holds {done.records} records")

@@ -1,4 +1,4 @@
-"""The options that the commands of a client share, and what they come to."""
+"""The shared options of the client commands, and how they are read."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from .output import ResultOutput
 from .printable import printable
 
 GIVE_UP: Final = "10m"
-"""How long a connection that was cut is tried again, by default."""
+"""How long to try to reconnect a lost connection, by default."""
 
 Token: TypeAlias = Annotated[
     str,
     typer.Option(
-        envvar="ARCP_TOKEN", metavar="TOKEN", show_default=False, help="Who asks; better in the environment."
+        envvar="ARCP_TOKEN",
+        metavar="TOKEN",
+        show_default=False,
+        help="Your bearer token; safer in the environment.",
     ),
 ]
 Url: TypeAlias = Annotated[
@@ -40,44 +43,40 @@ Cafile: TypeAlias = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="Trust the certificates in this file (PEM), and not those of the system and of SSL_CERT_FILE.",
+        help="Trust the certificates in this file (PEM) instead of those of the system and of SSL_CERT_FILE.",
     ),
 ]
 Output: TypeAlias = Annotated[
     str | None,
-    typer.Option(
-        "--output", "-o", metavar="FILE", help="Write the result there, and not to stdout; once it is whole."
-    ),
+    typer.Option("--output", "-o", metavar="FILE", help="Write the complete result to FILE, not to stdout."),
 ]
 MaxResult: TypeAlias = Annotated[
     str | None,
     typer.Option(
         metavar="SIZE",
-        help="The largest result: 500MB, 2GiB. By default there is no limit where it is written as it comes,"
-        " and 64 MiB where it is put together in memory (a terminal, --json, a value that is not streamed).",
+        help="The largest result: 500MB, 2GiB. By default there is no limit for a result that is streamed to"
+        " a file, and 64 MiB for one that is joined in memory (a terminal, --json, a value not streamed).",
     ),
 ]
 AllowPlain: TypeAlias = Annotated[
     bool, typer.Option("--allow-plain", help="Send the token over ws:// without TLS, beyond this machine.")
 ]
 Store: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Keep the session there, and not in the default directory.")
+    str | None, typer.Option(metavar="FILE", help="Keep the session in FILE, not in the default directory.")
 ]
-NoStore: TypeAlias = Annotated[bool, typer.Option("--no-store", help="Keep the session nowhere.")]
-GiveUp: TypeAlias = Annotated[
-    str, typer.Option(metavar="TIME", help="How long a connection that was cut is tried again.")
-]
+NoStore: TypeAlias = Annotated[bool, typer.Option("--no-store", help="Do not store the session.")]
+GiveUp: TypeAlias = Annotated[str, typer.Option(metavar="TIME", help="How long to try to reconnect.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
 
 
 def give_up_argument(text: str) -> int:
-    """A length of time of at least a second, in whole seconds; a usage error for what is none."""
+    """Return a duration of at least a second, in whole seconds; a usage error for anything else."""
     with checked("--give-up"):
         return whole_seconds_argument(text)
 
 
 def output_argument(path: str | None, most: str | None, *, as_json: bool) -> ResultOutput:
-    """Where the result goes; a usage error for a file that cannot be written."""
+    """Return the destination of the result; a usage error for a file that cannot be written."""
     with checked("--max-result"):
         limit = size_argument(most) if most is not None else None
     with checked("--output"):
@@ -90,9 +89,9 @@ def output_argument(path: str | None, most: str | None, *, as_json: bool) -> Res
 def enter_new(
     stack: ExitStack, url: str, token: str | None, path: str | None, no_store: bool
 ) -> FileStore | None:
-    """The store for a session in which a job will be submitted, entered; a usage error for one in use.
+    """Return the entered store for a session that will submit a job; a usage error for a store in use.
 
-    Without a `path`, and where the default directory cannot be used, the session is not kept, and a line on
+    Without a `path`, and if the default directory cannot be used, the session is not stored, and a line on
     stderr says so.
     """
     if no_store:
@@ -101,12 +100,15 @@ def enter_new(
         try:
             return session_files.enter_free(stack, url, token)
         except OSError as error:
-            print(f"the session is not kept: {error.strerror}: {error.filename}", file=sys.stderr)
+            print(f"the session is not stored: {error.strerror}: {error.filename}", file=sys.stderr)
             return None
     with _checked_store():
         store = stack.enter_context(FileStore(Path(path)))
         if jobs := session_files.unfinished(store):
-            raise ValueError(f"{path} holds the session of job {jobs[0]}: 'arcp-io attach' goes on with it")
+            raise ValueError(
+                f"{path} holds the session of job {jobs[0]}: follow it with 'arcp-io attach',"
+                " or give another file"
+            )
         store.clear()
         return store
 
@@ -123,7 +125,7 @@ def server_of(
     give_up: str,
     cafile: str | None,
 ) -> Server:
-    """The server that has a job, with the store of its session, entered, unless another process is at it."""
+    """Return the server that has a job, with the entered store of its session, unless it is in use."""
     found: FileStore | None = None
     with _checked_store():
         if store is not None:
@@ -155,7 +157,9 @@ def server_at(
     give_up: str,
     cafile: str | None,
 ) -> Server:
-    """The server at a URL, with the store that the session is kept in; the user gave its `path`, or none."""
+    """Return the server at a URL, with the store of the session; `path` is the store that the user gave,
+    or None.
+    """
     words = []
     if kept is None or path is not None or session_files.url_of(kept) is None:
         words += ["--url", url]
@@ -179,7 +183,7 @@ def server_at(
 
 
 def check_url(url: str, token: str | None, *, allow_plain: bool) -> None:
-    """A usage error for what is no address of a runtime, or one to which the token would go in clear text."""
+    """Raise a usage error for an invalid address, or one that would get the token in clear text."""
     from arcp_io.drivers.sockets import is_loopback
 
     with checked("URL"):
@@ -197,7 +201,7 @@ def check_url(url: str, token: str | None, *, allow_plain: bool) -> None:
 
 
 def check_cafile(path: str | None) -> None:
-    """A usage error for a file that holds no certificates."""
+    """Raise a usage error for a file without certificates."""
     if path is None:
         return
     import ssl
@@ -207,13 +211,13 @@ def check_cafile(path: str | None) -> None:
             with open(path, "rb"):  # OpenSSL does not say which file it cannot open.
                 ssl.create_default_context(cafile=path)
         except ssl.SSLError:
-            raise ValueError(f"{path} holds no certificates in PEM format") from None
+            raise ValueError(f"{path} does not hold certificates in PEM format") from None
         except OSError as error:
             raise ValueError(f"{error.strerror}: {error.filename}") from None
 
 
 def known_url(url: str | None, option: str = "--url") -> str:
-    """Return this server, or the only one that sessions are stored of; a usage error when it is not clear.
+    """Return this URL, or the only one with stored sessions; a usage error if there are several or none.
 
     `option` is how the user gives it.
     """
@@ -229,7 +233,7 @@ def known_url(url: str | None, option: str = "--url") -> str:
 
 
 def _told_stored(known: list[session_files.Kept], give: str) -> str:
-    """Say which runtimes have stored sessions, a line each, and how to give one of them."""
+    """Return the runtimes with stored sessions, a line each, and how to choose one."""
     if not known:
         return f"no session is stored: give {give}, or set ARCP_URL"
     lines = [f"  {give.replace('URL', shlex.quote(kept.url))}  ({_told_jobs(kept.jobs)})" for kept in known]
@@ -244,7 +248,7 @@ def _told_jobs(jobs: list[str]) -> str:
 
 @contextmanager
 def _checked_store() -> Iterator[None]:
-    """Turns what is wrong with a store into a usage error."""
+    """Turn an error of a store into a usage error."""
     with checked("--store"):
         try:
             yield

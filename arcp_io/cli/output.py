@@ -1,4 +1,4 @@
-"""Output to standard output or a file: what the agent sent byte for byte, unless a terminal shows it."""
+"""Output to standard output or a file: the agent's bytes unchanged, unless a terminal shows them."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from arcp_proto.wire.result_chunks import JSON_TYPE
 from .printable import printable
 
 COLLECTED: Final = 64 * 1024 * 1024
-"""Bytes of a result that are put together in memory, unless --max-result says otherwise."""
+"""Bytes of a result that are joined in memory, unless --max-result sets another limit."""
 WRITTEN_AT_ONCE: Final = 256 * 1024
 """Bytes of a streamed result that are written with one call."""
 STDOUT: Final = "standard output"
 
 
 class OutputFailed(Exception):
-    """Standard output or the file of --output does not take what is written; the message says why."""
+    """Standard output or the file of --output could not be written; the message gives the reason."""
 
 
 class TooLarge(Exception):
-    """The result is larger than it may be; the message says how to take it."""
+    """The result is larger than allowed; the message says how to receive it."""
 
 
 class ResultOutput:
-    """Where the result of one job goes.
+    """The destination of the result of one job.
 
     A result that the agent streams is written piece by piece, in constant memory, to the file at `path`, or
     to standard output unless that is a terminal. A value that the agent returned, a result that a terminal
-    shows, and one that `collect` asks for is put together first. The file takes the place of an older one
-    once it is whole.
+    shows, and one that `collect` asks for is joined first. The file replaces an older one once it is
+    complete.
     """
 
     def __init__(self, path: str | None = None, *, collect: bool = False, limit: int | None = None) -> None:
-        """Raises OSError for a path that cannot be written to."""
+        """Open the destination; raises OSError for a path that cannot be written to."""
         self.path = path
         self.size = 0
         """Bytes of the result so far."""
@@ -53,7 +53,7 @@ class ResultOutput:
 
     @property
     def memory(self) -> int:
-        """Bytes that may be put together in memory."""
+        """Bytes that may be joined in memory."""
         return COLLECTED if self._limit is None else self._limit
 
     async def take(self, piece: str | bytes, content_type: str | None) -> None:
@@ -71,7 +71,7 @@ class ResultOutput:
             await self._write_waiting()
 
     async def end(self, content_type: str | None) -> Any:
-        """The job has succeeded: write what is left. Returns a result that was to be collected.
+        """Write the rest, since the job has succeeded; return the result if it was collected.
 
         Raises OutputFailed.
         """
@@ -91,7 +91,7 @@ class ResultOutput:
         return value if self._collect else None
 
     def discard(self) -> None:
-        """The result is not whole: remove what was written to the file."""
+        """Remove the incomplete file."""
         if self._file is not None:
             self._file.discard()
 
@@ -111,7 +111,7 @@ class ResultOutput:
 
 
 def rendered(value: Any) -> bytes:
-    """Return a result as it is written: text as it is, any other value as indented JSON; nothing of None."""
+    """Return a result as it is written: text as it is, other values as indented JSON; nothing for None."""
     if value is None:
         return b""
     if isinstance(value, bytes):
@@ -122,7 +122,7 @@ def rendered(value: Any) -> bytes:
 
 
 def show_result(value: Any) -> None:
-    """Show a result that was put together on the terminal, without what could move its cursor."""
+    """Show a collected result on the terminal, without sequences that could move its cursor."""
     if isinstance(value, bytes):
         print_out(f"{len(value):,} bytes that are not text: redirect stdout, or use --output FILE")
     elif value is not None:
@@ -143,14 +143,14 @@ def write_stdout(data: bytes) -> None:
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         _abandon_stdout()
-        raise OutputFailed("") from None  # Whoever read it has ended: `arcp-io ... | head`.
+        raise OutputFailed("") from None  # The reader has ended: `arcp-io ... | head`.
     except OSError as error:
         _abandon_stdout()
         raise OutputFailed(f"cannot write to {STDOUT}: {error.strerror}") from None
 
 
 def _abandon_stdout() -> None:
-    """What the interpreter flushes at its end goes nowhere, without another error."""
+    """Send the interpreter's last flush of standard output nowhere, so that it causes no further error."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -158,9 +158,9 @@ def _abandon_stdout() -> None:
 
 
 class _File:
-    """The file of --output: written beside its place, and put there when it is whole.
+    """The file of --output: written beside its place, and renamed when it is complete.
 
-    A path that is there and is not a regular file, such as a pipe or a device, is written to directly.
+    An existing path that is not a regular file, such as a pipe or a device, is written to directly.
     """
 
     def __init__(self, path: str) -> None:
@@ -183,7 +183,7 @@ class _File:
             raise OSError(error.errno, error.strerror, path) from None
 
     def write(self, data: bytes) -> None:
-        """Raises OutputFailed."""
+        """Write data; raises OutputFailed."""
         try:
             self._file.write(data)
             self._file.flush()
@@ -191,7 +191,7 @@ class _File:
             raise self._failed(error) from None
 
     def finish(self) -> None:
-        """Raises OutputFailed."""
+        """Put the complete file in place; raises OutputFailed."""
         try:
             self._file.close()
             if self._fresh is not None:

@@ -1,4 +1,4 @@
-"""Text that a peer sent, made safe to print."""
+"""Making text from a peer safe to print."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from typing import Final
 LONGEST: Final = 2000
 
 _ESCAPE_SEQUENCE: Final = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # a control sequence, also a cut one
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # a control sequence, even an incomplete one
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"  # a control string
     r"|\x1b[ -/]*[0-~]?"
 )
 _CONTROL: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and newline, DEL, C1
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks and overrides of writing direction
     "\u2028\u2029\ud800-\udfff]"  # other line ends, and halves of characters, which no terminal encodes
 )
 
 
 def printable(text: object, *, longest: int = LONGEST) -> str:
-    """`text` without escape sequences and control characters but newline and tab, at most `longest` long."""
+    """Return text without escape sequences and control characters except newline and tab, at most
+    `longest` long.
+    """
     clean = _CONTROL.sub("", _ESCAPE_SEQUENCE.sub("", str(text)))
     return clean if len(clean) <= longest else clean[: longest - 1] + "…"
 
 
 def one_line(text: object, *, longest: int = LONGEST) -> str:
-    """The same, on one line."""
+    """Return printable text on one line."""
     return " ".join(printable(text, longest=longest).split())

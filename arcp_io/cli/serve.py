@@ -1,4 +1,4 @@
-"""`arcp-io serve`: the agents of an App, over WebSocket or stdio."""
+"""`arcp-io serve`: serve the agents of an App, over WebSocket or stdio."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 
 class Sync(StrEnum):
-    """How safe a journal is."""
+    """The durability of a journal."""
 
     FULL = "full"
     NORMAL = "normal"
 
 
 class LogLevel(StrEnum):
-    """The least that is logged."""
+    """The lowest level that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -61,7 +61,7 @@ _AllowPlain = Annotated[
     bool, typer.Option("--allow-plain", help="Allow ws:// without TLS beyond this machine.")
 ]
 _Origins = Annotated[
-    list[str] | None, typer.Option(metavar="ORIGIN", help="A web Origin to let in. Repeatable.")
+    list[str] | None, typer.Option(metavar="ORIGIN", help="A web Origin to admit. Repeatable.")
 ]
 _Journal = Annotated[
     Path | None,
@@ -74,36 +74,36 @@ _Sync = Annotated[
     Sync,
     typer.Option(
         metavar="SYNC",
-        help="full: what a client was told survives a power cut; normal: the end of the process.",
+        help="full: everything sent to clients survives a power cut; normal: the end of the process.",
     ),
 ]
 _Audit = Annotated[
     Path | None,
     typer.Option(
         metavar="PATH",
-        help="Append to this file, as a line of JSON each, who was refused what, and who looked at what.",
+        help="Append refusals and other facts for an audit to this file, each as a line of JSON.",
     ),
 ]
 _AuditSize = Annotated[
     str | None,
     typer.Option(
         metavar="SIZE",
-        help="The most that the audit's file and the older ones beside it have together; the oldest facts go."
-        " By default 256 MiB.",
+        help="The most that the audit file and the older ones beside it may hold; the oldest facts are"
+        " removed. By default 256 MiB.",
     ),
 ]
 _Debug = Annotated[
     bool,
-    typer.Option("--debug", help="Tell clients the text of exceptions of agents. For development only."),
+    typer.Option("--debug", help="Send clients the text of agents' exceptions. For development only."),
 ]
 _Hosts = Annotated[
     list[str] | None,
-    typer.Option(metavar="HOST", help="A Host header to let in, in place of --host. Repeatable."),
+    typer.Option(metavar="HOST", help="A Host header to admit, in place of --host. Repeatable."),
 ]
 
 
 _LogLevel = Annotated[
-    LogLevel, typer.Option(metavar="LEVEL", help=f"The least that is logged: {', '.join(LogLevel)}.")
+    LogLevel, typer.Option(metavar="LEVEL", help=f"The lowest level to log: {', '.join(LogLevel)}.")
 ]
 _Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Log warnings and errors only, as --log-level warning does.")
@@ -134,7 +134,7 @@ def serve(
     """Serve the agents of an App until SIGINT or SIGTERM.
 
     The first signal refuses new connections and jobs and waits for running ones (--drain); the second one
-    does not wait. Sessions and jobs that come and go are a line of the log each, on stderr.
+    does not wait. Each begin and end of a session or job is logged as a line on stderr.
 
     \b
     Examples:
@@ -174,7 +174,7 @@ def serve(
 
 @contextmanager
 def _told_failures() -> Iterator[None]:
-    """Tell what cannot be served in a line, and end with its exit code."""
+    """Print why serving failed in one line, and exit with its code."""
     from arcp_io.journal import JournalError, JournalFailed
 
     try:
@@ -238,7 +238,7 @@ def _check_loopback(host: str) -> None:
 
 
 def _reason(error: OSError) -> str:
-    """Say what cannot be used, and the way out of what happens most."""
+    """Return why serving failed, with the remedy for common errors."""
     reason, about = error.strerror or str(error), error.filename
     match error.errno:
         case errno.EADDRINUSE:
@@ -257,9 +257,9 @@ def _is_address(text: str) -> bool:
 
 
 def _log_to_stderr(level: LogLevel, of_stdio: App | None) -> None:
-    """Log on stderr, unless the App's module has set up logging for itself.
+    """Log on stderr, unless the App's module has set up logging itself.
 
-    That an App which is served on stdio is in debug mode is logged here: a listener says it for itself.
+    The debug mode of an App that is served on stdio is logged here; otherwise `serve` logs it.
     """
     from arcp_io.server.server import warn_of_debug
 

@@ -1,4 +1,6 @@
-"""Which files hold the sessions of `arcp-io`: one for each session with a server that has unfinished jobs."""
+"""The files that hold the sessions of `arcp-io`: one for each session with a server that has unfinished
+jobs.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +18,25 @@ from arcp_io.errors import NotAStore, StoreInUse
 
 SUFFIX: Final = ".session"
 MOST: Final = 64
-"""Sessions with one server; a runtime lets a principal have no more."""
+"""Sessions with one server; a runtime allows a principal no more."""
 GRACE: Final = 30 * 60
-"""Seconds after the resume window in which a session is kept: clocks differ, and a runtime may restart."""
+"""Seconds after the resume window for which a session is kept: clocks differ, and a runtime may restart."""
 NAMED: Final = re.compile(r"(?P<url>.+)\.[0-9a-f]{16}\.\d+\.session")
 _LONGEST: Final = 180
 """Characters of a URL in the name of a file."""
 
 
 class Kept(NamedTuple):
-    """A server, and the unfinished jobs of the sessions with it that are stored."""
+    """A server, and the unfinished jobs of its stored sessions."""
 
     url: str
     jobs: list[str]
 
 
 def directory() -> Path:
-    """Where they are: `arcp-io` below $XDG_STATE_HOME, or ~/.local/state; made, for its owner alone."""
+    """Return the directory of the sessions: `arcp-io` below $XDG_STATE_HOME, or ~/.local/state; created
+    for its owner alone.
+    """
     state = os.environ.get("XDG_STATE_HOME", "")
     base = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
     path = base / "arcp-io"
@@ -43,7 +47,7 @@ def directory() -> Path:
 
 
 def enter_free(stack: ExitStack, url: str, token: str | None) -> FileStore | None:
-    """Return a store for a new session with a server, entered; None when there are too many.
+    """Return an entered store for a new session with a server; None when there are too many.
 
     A store whose session has an unfinished job is kept for `arcp-io attach`.
     """
@@ -72,22 +76,22 @@ def find(job_id: str, url: str | None, token: str | None) -> FileStore | None:
 
 
 def unfinished(store: FileStore) -> list[str]:
-    """Return the ids of the jobs whose ends were not seen in its session; none when it holds no session.
+    """Return the ids of the jobs whose ends were not seen in the store's session; empty without a session.
 
-    Raises NotAStore for a file that holds something else.
+    Raises NotAStore for a file that does not hold a session.
     """
     resumption = store.load()
     return [] if resumption is None else [job.job_id for job in resumption.jobs]
 
 
 def url_of(store: FileStore) -> str | None:
-    """The server of a store, if its name tells."""
+    """Return the server of a store, if the file name contains it."""
     named = NAMED.fullmatch(store.path.name)
     return None if named is None else unquote(named["url"])
 
 
 def known() -> list[Kept]:
-    """Return the servers that sessions are stored of, each once, by their URLs."""
+    """Return the servers with stored sessions, each once, by their URLs."""
     found: dict[str, list[str]] = {}
     for store in _stores():
         if (url := url_of(store)) is not None:
@@ -109,9 +113,9 @@ def _jobs(store: FileStore) -> list[str]:
 
 
 def _forget_expired() -> None:
-    """Remove the sessions that no runtime resumes any more, and locks without a session.
+    """Remove the sessions that can no longer be resumed, and locks without a session.
 
-    A session that another process has is not looked at.
+    Sessions in use by another process are left alone.
     """
     found = directory()
     for path in sorted(found.glob(f"*.*.*{SUFFIX}")):
@@ -122,7 +126,7 @@ def _forget_expired() -> None:
         session = path.with_name(path.name.removesuffix(".arcp-io-lock"))
         if not session.exists():
             with suppress(OSError, StoreInUse), FileStore(session):
-                pass  # Leaving it removes the lock.
+                pass  # Leaving the block removes the lock.
 
 
 def _is_expired(store: FileStore) -> bool:
@@ -133,7 +137,9 @@ def _is_expired(store: FileStore) -> bool:
 
 
 def _name(url: str, token: str | None) -> str:
-    """Each server and token has its own: nobody's session is taken for another's."""
+    """Return the file name for a server and a token, so that sessions of different tokens are never mixed
+    up.
+    """
     digest = sha256(f"{url}\0{token or ''}".encode()).hexdigest()[:16]
     written = quote(url, safe="")
     return f"{written if len(written) <= _LONGEST else ''}.{digest}"

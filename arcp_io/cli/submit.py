@@ -1,4 +1,4 @@
-"""`arcp-io submit`: one job, followed to its end."""
+"""`arcp-io submit`: submit one job, and follow it to its end."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _Expires = Annotated[
     str | None, typer.Option(metavar="TIME", help="When the lease ends: 2h from now, or a UTC time.")
 ]
 _MaxRuntime = Annotated[str | None, typer.Option(metavar="TIME", help="How long it may run: 10m.")]
-_Key = Annotated[str | None, typer.Option(metavar="KEY", help="The same key again joins the same job.")]
+_Key = Annotated[str | None, typer.Option(metavar="KEY", help="A repeated key returns the same job.")]
 
 
 def submit(
@@ -77,11 +77,11 @@ def submit(
     """Submit a job and follow it to its end.
 
     The job's id and its events go to stderr, the result to stdout: byte for byte, unless that is a terminal.
-    A connection that is cut is resumed. The first Ctrl-C prints the job's id and waits 3 seconds: a second
+    A lost connection is resumed. The first Ctrl-C prints the job's id and waits 3 seconds: a second
     one cancels the job and waits until it has stopped (a third one does not wait), otherwise the job is left
     as it is, for 'arcp-io attach'.
 
-    What an agent may read, write, fetch, call, delegate and use is what --lease grants; without it nothing.
+    An agent may read, write, fetch, call, delegate and use what --lease grants, and nothing without it.
 
     \b
     Examples:
@@ -114,12 +114,12 @@ def submit(
 
 
 def _runtime_and_agent(where: list[str]) -> tuple[str, str]:
-    """The two arguments; a usage error when one is missing."""
+    """Return the two arguments; a usage error when one is missing."""
     if len(where) == 2:
         return where[0], where[1]
     with checked("[URL] AGENT"):
         if len(where) > 2:
-            raise ValueError(f"two arguments are taken, and there are {len(where)}")
+            raise ValueError(f"give a URL and an agent, not {len(where)} arguments")
         if where[0].startswith(("ws://", "wss://")):
             raise ValueError("which agent? Give its name after the URL")
         if not (url := os.environ.get("ARCP_URL")):
@@ -134,7 +134,7 @@ def _options(
     max_runtime: str | None,
     idempotency_key: str | None,
 ) -> dict[str, Any]:
-    """The options of `Session.submit`; None is what was not asked for."""
+    """Return the options of `Session.submit`; None for those that were not given."""
     options: dict[str, Any] = {"idempotency_key": idempotency_key}
     with checked("--lease"):
         options["lease"] = lease_argument(lease) if lease else None

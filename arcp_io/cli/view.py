@@ -1,4 +1,4 @@
-"""A job as it runs, on a terminal. Everything that a peer sent is made printable first."""
+"""A running job on a terminal. Text of peers is made printable first."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from .printable import one_line, printable
 _LEVELS: Final = {"error": "bold red", "warn": "yellow", "debug": "dim"}
 _DENIALS: Final = (ErrorCode.PERMISSION_DENIED, ErrorCode.LEASE_EXPIRED, ErrorCode.BUDGET_EXHAUSTED)
 _MOST_CALLS: Final = 100
-"""Tool calls whose names are kept until their results come."""
+"""Tool calls whose names are kept until their results arrive."""
 _MOST_CURRENCIES: Final = 8
 
 
 class View:
-    """One job: a line for each log, thought, status, metric, artifact and child, and for a tool that failed.
+    """Shows one job: a line for each log, thought, status, metric, artifact and child, and for a failed
+    tool.
 
-    A bar for progress, tools, and what is left of the budget; on what is no terminal there is none.
+    On a terminal a bar shows progress, tools, and the rest of the budget.
     """
 
     def __init__(self, console: Console, title: str, *, ends_with_us: bool = False) -> None:
-        """`ends_with_us`: the runtime ends with this process."""
+        """Show a job on a console; `ends_with_us` says that the runtime ends with this process."""
         self._console = console
         self._progress = Progress(
             SpinnerColumn(),
@@ -53,9 +54,9 @@ class View:
         self._room = max(20, console.width - 75)
         self._streamed = 0
         self._calls: dict[str, str] = {}
-        """Tool calls that have no result yet: id -> tool."""
+        """Tool calls without a result: id -> tool."""
         self._left: dict[str, str] = {}
-        """What is left of the budget: currency -> amount."""
+        """The rest of the budget: currency -> amount."""
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -68,19 +69,19 @@ class View:
         self._stop()
 
     def begin(self, job_id: str) -> None:
-        """The job was accepted: its id comes first, whole and on a line of its own."""
+        """Print the id of the accepted job, complete and on a line of its own."""
         self.note(f"job {job_id}")
 
     def result(self, size: int) -> None:
-        """So much of the result has come, in bytes."""
+        """Show how many bytes of the result have been received."""
         self._doing(f"result: {size:,} bytes")
 
     def note(self, text: str, style: str = "bold") -> None:
-        """A line of its own."""
+        """Print a line."""
         self._console.print(Text(printable(text), style=style), soft_wrap=True)
 
     def show(self, kind: str, body: Mapping[str, Any]) -> None:
-        """One event of the job."""
+        """Show one event of the job."""
         show = _SHOW.get(kind)
         if show is None:
             self.note(one_line(kind), "dim")
@@ -88,7 +89,7 @@ class View:
             show(self, body)
 
     def end(self, ending: Ending) -> None:
-        """The last line: how the job ended."""
+        """Print the last line: how the job ended."""
         self._stop()
         if ending.exit is Exit.SUCCESS:
             left = f"; {self._told_left()}" if self._left else ""
@@ -117,7 +118,7 @@ class View:
         self.note(str(body.get("text", "")), "italic dim")
 
     def _show_status(self, body: Mapping[str, Any]) -> None:
-        # The status that rotates a credential carries its value: phase and message are all that is shown.
+        # The status that rotates a credential holds its value, so only phase and message are shown.
         phase, message = _line(body, "phase"), _line(body, "message")
         style = "bold yellow" if phase == WARNING else "cyan"
         self.note(phase + (f": {message}" if message else ""), style)
@@ -129,7 +130,9 @@ class View:
         self.note(f"{_line(body, 'name')} = {_line(body, 'value')} {_line(body, 'unit')}".rstrip(), "magenta")
 
     def _show_left(self, body: Mapping[str, Any]) -> None:
-        """It comes with every per cent: in the bar, if there is one."""
+        """Show the rest of the budget, which is sent for each per cent: in the bar, or as a line without
+        one.
+        """
         currency = _line(body, "unit")
         if currency in self._left or len(self._left) < _MOST_CURRENCIES:
             self._left[currency] = _line(body, "value")
@@ -199,31 +202,31 @@ _SHOW: Final[Mapping[str, Callable[[View, Mapping[str, Any]], None]]] = {
     EventKind.PROGRESS: View._show_progress,
     EventKind.RESULT_CHUNK: View._show_result_chunk,
 }
-"""Event kind (§8.2) -> how it is shown."""
+"""Event kind (§8.2) -> the method that shows it."""
 
 
 def failed(ending: Ending) -> str:
-    """Say in a line how a job failed, or that nothing was submitted."""
+    """Return a line that says how a job failed, or that nothing was submitted."""
     error = ending.error or {}
     told = f"{error.get('code')} {error.get('message')}"
     if ending.job_id is None:
         return f"failed: {told}"
     if ending.exit is Exit.OUTPUT:
-        return f"job {ending.job_id} {ending.final_status or 'goes on'}, result not written: {told}"
+        return f"job {ending.job_id} {ending.final_status or 'continues'}, result not written: {told}"
     if ending.final_status is None:
         return f"job {ending.job_id} was lost: {told}"
-    told += "; its agent did not stop, and goes on" if ending.not_stopped else ""
+    told += "; its agent did not stop, and keeps running" if ending.not_stopped else ""
     return f"job {ending.job_id} {ending.final_status}: {told}"
 
 
 def _line(body: Mapping[str, Any], field: str) -> str:
-    """A field of a peer's body as one line of text; absent or null is empty."""
+    """Return a field of a peer's body as one line of text; empty if absent or null."""
     value = body.get(field)
     return "" if value is None else one_line(value)
 
 
 def _number(body: Mapping[str, Any], field: str) -> int | float | None:
-    """A field of a peer's body, if it is a number that can be drawn."""
+    """Return a field of a peer's body, if it is a number that can be drawn."""
     value = body.get(field)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

@@ -1,4 +1,4 @@
-"""When a client's session is saved: before anything is sent that the store has to know of, else soon."""
+"""Saving a client's session: at once before a message that depends on the saved state, otherwise soon."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("arcp_io")
 
 INTERVAL: Final = 0.25
-"""Seconds from a change to its save, when nothing is sent before."""
+"""Seconds from a change to its save, unless a message is sent before."""
 
 
 class SessionKeeper:
-    """Saves what has changed of a client's resumption.
+    """Saves the changes of a client's resumption.
 
-    An ack lets the runtime forget, and a pong ends all tokens but the newest: by then the store has to hold
-    the cursor and the token that they speak of.
+    An ack lets the runtime forget events, and a pong invalidates all tokens but the newest: the cursor and
+    the token they refer to must be in the store before.
     """
 
     def __init__(self, client: Client, store: SessionStore, loop: Loop) -> None:
@@ -42,20 +42,22 @@ class SessionKeeper:
         self._changed = self._waiting = self._closed = self._failing = False
 
     def changed(self) -> None:
-        """Something may have changed; it is saved soon."""
+        """Note that the session may have changed; it is saved soon."""
         self._changed = True
         if not self._waiting:
             self._waiting = True
             self._loop.start(self._save_later, "arcp store")
 
     def changed_before(self, connection: Connection | None) -> None:
-        """Likewise, and now if something waits there, which may be pulled before the pump runs."""
+        """Note a change, and save it now if messages wait on the connection, since they may be pulled at
+        any time.
+        """
         self.changed()
         if connection is not None and connection.pending:
             self.save()
 
     def save(self) -> None:
-        """Save it now, if it has changed. That it cannot be saved is logged, and the session goes on."""
+        """Save the session now, if it has changed. A failure is logged, and the session continues."""
         if not self._changed or self._closed:
             return
         self._changed = False
@@ -74,7 +76,9 @@ class SessionKeeper:
             self._saved, self._failing = resumption, False
 
     def close(self, *, finished: bool) -> None:
-        """The session is left; `finished`: with nothing that anybody could go on with."""
+        """Save the session and stop; `finished` says that nothing is left to resume, so that the store is
+        cleared.
+        """
         self.save()
         self._closed = True
         if finished:
@@ -90,7 +94,7 @@ class SessionKeeper:
 
 
 class ClientPump(Pump):
-    """A pump for a client whose session may be kept."""
+    """A pump for a client whose session may be saved."""
 
     def __init__(
         self,
@@ -101,7 +105,7 @@ class ClientPump(Pump):
         session_keeper: SessionKeeper | None,
         tell: Callable[[], None],
     ) -> None:
-        """`tell` tells the client what is processed by now."""
+        """Run a client; `tell` informs it of the events processed so far."""
         super().__init__(client, host, loop, clock)
         self._session_keeper = session_keeper
         self._tell = tell
@@ -123,7 +127,7 @@ class ClientPump(Pump):
 
 
 def _same(one: Resumption, other: Resumption | None) -> bool:
-    """Secrets are not compared: another one is another object."""
+    """Return whether two resumptions are equal. Secrets are not compared: a new token is a new object."""
     return other is not None and (
         one.token is other.token
         and (one.session_id, one.cursor, one.jobs) == (other.session_id, other.cursor, other.jobs)

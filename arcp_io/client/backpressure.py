@@ -1,4 +1,4 @@
-"""Whether a session takes more from its connection: full buffers, and those who wait behind them."""
+"""Back-pressure of a session: whether it reads from its connection, by full buffers and waiting callers."""
 
 from __future__ import annotations
 
@@ -9,38 +9,42 @@ __all__ = ["Holding"]
 
 
 class Holding:
-    """Counts for one session; `apply` is called whenever `on` may have changed."""
+    """The back-pressure of one session; `apply` is called whenever `on` may have changed."""
 
     def __init__(self, apply: Callable[[], None]) -> None:
         self.awaited = 0
-        """How many wait for the next event of a job."""
+        """Number of tasks that wait for the next event of a job."""
         self._apply = apply
         self._full = 0
         self._overflowing = 0
-        self._asking = 0
+        self._awaiting_answers = 0
 
     @property
     def on(self) -> bool:
-        """Nothing more is taken while a buffer is full; but answers stand behind events."""
-        return self._full > 0 and (self._asking == 0 or self._overflowing > 0)
+        """Whether reading stops: while a buffer is full, unless an awaited answer may stand behind its
+        events.
+        """
+        return self._full > 0 and (self._awaiting_answers == 0 or self._overflowing > 0)
 
     def hold_back(self, full: bool) -> None:
-        """A job's buffer is full, or no longer."""
+        """Note that a job's buffer is full, or no longer full."""
         self._full += 1 if full else -1
         self._apply()
 
     def overflow(self, over: bool) -> None:
-        """A job's buffer is so full that nothing is read even for an answer, or no longer."""
+        """Note that a job's buffer is so full that reading stops even for an awaited answer, or no longer."""
         self._overflowing += 1 if over else -1
         self._apply()
 
     @contextmanager
     def reading_on(self) -> Iterator[None]:
-        """While somebody waits for what may stand behind the events of a full buffer, these are read too."""
-        self._asking += 1
+        """Keep reading during the block, since the awaited answer may stand behind the events of a full
+        buffer.
+        """
+        self._awaiting_answers += 1
         self._apply()
         try:
             yield
         finally:
-            self._asking -= 1
+            self._awaiting_answers -= 1
             self._apply()

@@ -30,7 +30,7 @@ NAME: Final = "arcp-io"
 CANCEL_TIMEOUT: Final = 15.0
 """Seconds that `cancel_on_exit` waits for the ends of jobs; a runtime's own grace is 5."""
 GIVE_UP: Final = 600
-"""Seconds, the resume window of most runtimes."""
+"""Seconds until a lost connection is given up; the resume window of most runtimes."""
 
 
 @asynccontextmanager
@@ -50,23 +50,24 @@ async def connect(
     buffer_size: int = BUFFER_SIZE,
     limits: Limits | None = None,
 ) -> AsyncIterator[Session]:
-    """A session with the runtime at a ws:// or wss:// address: `async with connect(url, token=…) as session`.
+    """Open a session with the runtime at a ws:// or wss:// address.
 
-    Without a token it is anonymous. Leaving the block detaches: jobs go on, unless `cancel_on_exit`. A token
-    goes in clear text only to this machine, unless `allow_plain`. `buffer_size` bounds the events of a job
-    that wait, in bytes; `name` and `version` are what the runtime is told of us.
+    Use it as `async with connect(url, token=…) as session`. Without a token the session is anonymous. Leaving
+    the block detaches it: jobs continue, unless `cancel_on_exit`. A token is sent in clear text only to this
+    machine, unless `allow_plain`. `buffer_size` bounds the waiting events of a job, in bytes; `name` and
+    `version` identify this client to the runtime.
 
-    A WebSocket that is cut is connected again and its session resumed, unless `reconnect` is off; after
-    `give_up` seconds without success it is lost. The first attempt raises at once, unless `wait`.
+    A lost WebSocket is connected again and its session resumed, unless `reconnect` is off; after `give_up`
+    seconds without success the session is lost. The first attempt raises at once, unless `wait`.
 
-    A `store` keeps the session from one process to the next, and goes on with what it holds: `attach` takes
-    the jobs up. It is cleared when the block is left with every job at its end and every event taken.
+    A `store` keeps the session from one process to the next, and a stored session is resumed: `attach`
+    returns its jobs. It is cleared when the block is left with every job at its end and every event taken.
 
-    A `target` may also be what `serve_memory` yields, for tests of agents.
+    A `target` may also be the server that `serve_memory` yields, for tests of agents.
 
-    Raises OSError when nobody is reached, ValueError for what is no address, TypeError for what is no target,
-    Unauthenticated and other ArcpErrors for a refusal, StoreInUse when another process has the store,
-    NotAStore for a store whose file holds something else.
+    Raises OSError when no runtime is reached, ValueError for an invalid address, TypeError for another kind
+    of target, Unauthenticated and other ArcpErrors for a refusal, StoreInUse when another process has the
+    store, and NotAStore for a store whose file does not hold a session.
     """
     if isinstance(target, str):
         target = WebSocket(target, ssl_context)
@@ -105,10 +106,10 @@ def connect_stdio(
     buffer_size: int = BUFFER_SIZE,
     limits: Limits | None = None,
 ) -> AbstractAsyncContextManager[Session]:
-    """The same with a runtime that is started for it: a child process that speaks on its standard streams.
+    """Open a session with a child process that is started for it and speaks on its standard streams.
 
-    `env` is its whole environment, by default ours; its standard error is ours. Leaving the block ends its
-    standard input, and then the child.
+    `env` is the child's whole environment, by default ours; its standard error is ours. Leaving the block
+    closes its standard input, and then ends the child. For the other parameters see `connect`.
     """
     return connect(
         Command(argv, env, cwd),

@@ -1,4 +1,4 @@
-"""Where a client can connect to, and how."""
+"""The targets of a client, and how to connect to them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from anyio.abc import Process
 
 EXIT_SEEN: Final = 1.0
-"""Seconds that a child gets to exit after the end of its output, so that its exit code can be told."""
+"""Seconds that a child gets to exit after the end of its output, so that its exit code can be reported."""
 
 
 @dataclass(frozen=True)
 class WebSocket:
-    """A runtime at a ws:// or wss:// address; `ssl_context` None: the certificates that the system trusts."""
+    """A runtime at a ws:// or wss:// address; `ssl_context` None means the certificates that the system
+    trusts.
+    """
 
     url: str
     ssl_context: ssl.SSLContext | None = None
@@ -34,35 +36,35 @@ class WebSocket:
 
 
 Target: TypeAlias = WebSocket | Command | MemoryTarget
-"""Where a client can connect to."""
+"""A target that a client can connect to."""
 
 
 def check_target(target: object) -> None:
-    """Raise TypeError for what a client cannot connect to."""
+    """Raise TypeError if a client cannot connect to the target."""
     if not isinstance(target, WebSocket | Command | MemoryTarget):
         raise TypeError(
-            "connect() takes a ws:// or wss:// URL, or what serve_memory() yields, as in"
+            "connect() takes a ws:// or wss:// URL, or the server that serve_memory() yields, as in"
             f" connect(memory, token); it cannot connect to {target!r}"
         )
 
 
 def framing_of(target: Target) -> Framing:
-    """How envelopes are told apart there."""
+    """Return how envelopes are separated on a connection to the target."""
     return Framing.LINES if isinstance(target, Command) else Framing.MESSAGES
 
 
 def is_secure(target: Target) -> bool:
-    """Whether nobody can listen: TLS, a child's pipes, or memory."""
+    """Return whether the connection is private: TLS, a child's pipes, or memory."""
     return not isinstance(target, WebSocket) or target.url.startswith("wss:")
 
 
 def can_dial_again(target: Target) -> bool:
-    """Whether the same runtime is there for a second connection; a child ends with its pipes."""
+    """Return whether a second connection reaches the same runtime; a child ends with its pipes."""
     return isinstance(target, WebSocket)
 
 
 def label_of(target: Target) -> str:
-    """What to call it in logs: no secret, so no query."""
+    """Return a label for logs, without the query, which may hold a secret."""
     match target:
         case WebSocket(url):
             return url.partition("?")[0]
@@ -73,10 +75,10 @@ def label_of(target: Target) -> str:
 
 
 async def dial(target: Target, pump: Pump, connection: Connection) -> StreamTransport:
-    """Carry a client's connection to a target; returns when it can be used.
+    """Connect a client's connection to a target; return when it can be used.
 
-    Raises OSError when there is no way, and ValueError for an address that is none; the connection is lost
-    then, and when it is cancelled.
+    Raises OSError when the target cannot be reached, and ValueError for an invalid address; the connection is
+    lost then, and when this is cancelled.
     """
     try:
         match target:
@@ -105,7 +107,7 @@ async def _dial_websocket(target: WebSocket, pump: Pump, connection: Connection)
     except ssl.SSLCertVerificationError:
         raise
     except (ssl.SSLError, ConnectionResetError) as error:
-        reason = error.strerror or str(error) or "the connection was reset"  # asyncio says nothing of it.
+        reason = error.strerror or str(error) or "the connection was reset"  # asyncio gives no reason.
         raise ConnectionError(_explained(target, reason)) from error
     try:
         await ready.wait()
@@ -130,7 +132,7 @@ async def _dial_child(command: Command, pump: Pump, connection: Connection) -> S
 
 
 class ChildTransport(StreamTransport):
-    """Carries a connection over the pipes of a child, and tells how the child ended when they end."""
+    """Carries a connection over the pipes of a child, and reports how the child ended."""
 
     __slots__ = ("_child", "_ending", "_name")
 
@@ -150,7 +152,7 @@ class ChildTransport(StreamTransport):
         super().__init__(pump, connection, codec, stream, on_gone=ended.set)
 
     def ended(self, reason: str) -> None:
-        """The child's output has ended, or its input is broken: see first how it exits."""
+        """Note that the child's output has ended, or its input is broken; wait first for its exit code."""
         if not self.gone and not self._ending:
             self._ending = True
             self._pump.loop.start(partial(self._tell_end, reason), "arcp end of a child")
@@ -163,10 +165,10 @@ class ChildTransport(StreamTransport):
 
 
 def _explained(target: WebSocket, reason: str) -> str:
-    """Return why there is no WebSocket, and the mistake in the address that it points to."""
+    """Return why the WebSocket failed, with the mistake in the address that the reason suggests."""
     path = urlsplit(target.url).path
     if "HTTP 404" in reason:
-        return f"{reason}: no runtime is at the path {path or '/'}; that of most is /arcp"
+        return f"{reason}: no runtime serves the path {path or '/'}; most runtimes use /arcp"
     if target.url.startswith("wss:") and "HTTP" not in reason:
         return f"TLS failed ({reason}): if the runtime does not use TLS, its address begins with ws://"
     if "did not receive a valid HTTP response" in reason:

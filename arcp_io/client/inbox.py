@@ -1,4 +1,4 @@
-"""The events of a job on their way to its iterator: those that wait, and which are processed."""
+"""The events of a job on their way to its iterator: waiting events, and processed ones."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ _SIZE: Final = attrgetter("size")
 
 
 class Inbox:
-    """Holds what waits, and notes what is processed: the session is told soon, of many events at once."""
+    """Holds waiting events, and notes processed ones, which are reported to the session soon and together."""
 
     __slots__ = ("_job_id", "behind", "full", "jobs", "size", "taken", "told", "upto", "waiting")
 
     def __init__(self, jobs: SessionJobs, job_id: str) -> None:
         self.waiting: deque[JobEmitted | HistoryCut] = deque()
-        """Events, oldest first, and where some of them are missing."""
+        """Waiting events, oldest first, with marks where events are missing."""
         self.size = 0
-        """Bytes of them."""
+        """Bytes of the waiting events."""
         self.taken = 0
-        """Receipt of the event that the iterator has and has not done with; 0: none."""
+        """Receipt of the event that the iterator has taken and not finished; 0: none."""
         self.jobs = jobs
         self._job_id = job_id
         self.upto = 0
         """The receipt up to which everything is processed."""
         self.told = 0
-        """The receipt that the session was told."""
+        """The receipt that was reported to the session last."""
         self.behind = 0
-        """The receipt of an event that is done with before those that are taken or wait; 0: none."""
+        """Receipt of a processed event that follows events which are taken or wait; 0: none."""
         self.full = False
-        """More than it is to hold waits."""
+        """Whether more bytes wait than the buffer size."""
 
     def add(self, events: Sequence[JobEmitted]) -> None:
-        """They have come."""
+        """Add new events."""
         size = sum(map(_SIZE, events))
         self.waiting += events
         self.size += size
         self.jobs.size += size
 
     def take(self) -> JobEmitted | HistoryCut:
-        """What has waited longest."""
+        """Return the oldest waiting item."""
         event = self.waiting.popleft()
         if isinstance(event, JobEmitted):
             self.size -= event.size
@@ -57,14 +57,15 @@ class Inbox:
         return event
 
     def done_with_taken(self) -> None:
-        """Note that the event that was taken is processed."""
+        """Note that the taken event is processed."""
         receipt, self.taken = self.taken, 0
         self.done_with(receipt)
 
     def done_with(self, receipt: int) -> None:
-        """Note that the event with this receipt is processed; 0 is none.
+        """Note that the event with this receipt is processed; 0 means none.
 
-        A receipt stands for everything before it as well, so that it waits for what is taken or waits.
+        A receipt covers everything before it as well, so it is held back while earlier events are taken or
+        wait.
         """
         first = self.taken or next((one.receipt for one in self.waiting if isinstance(one, JobEmitted)), 0)
         if 0 < first < receipt:
@@ -78,7 +79,7 @@ class Inbox:
             self.upto = receipt
 
     def tell(self) -> None:
-        """Tell the session now."""
+        """Report the processed events to the session now."""
         if self.upto > self.told:
             self.told = self.upto
             self.jobs.session._processed(self._job_id, self.upto)

@@ -37,137 +37,144 @@ else:
     T = TypeVar("T")
 
 Event: TypeAlias = JobEmitted
-"""One event of a job (§8.1): `kind`, `body`, `ts`, `job_id`, `job_seq` (its position in the job, the same for
-everybody; None of a runtime that tells none) and `seq` (its number in the session)."""
+"""One event of a job (§8.1).
+
+`kind`, `body`, `ts` and `job_id`; `job_seq` is its position in the job, the same in every session, or None if
+the runtime sends no positions; `seq` is its number in the session.
+"""
 
 FinalStatus: TypeAlias = Literal["success", "error", "cancelled", "timed_out"]
 """How a job has ended (§7.3)."""
 
 TURN_OF_A_THREAD: Final = 1.0
-"""Seconds in which a thread that has asked for a job begins its loop."""
+"""Seconds in which a thread that has asked for a job should begin its loop."""
 GRACE: Final = 5.0
-"""Seconds from the end of a loop until the event that it was left with counts as processed, with the session
-still open: by then whoever failed with it has left the session too."""
+"""Seconds from the end of a loop until its last event counts as processed, while the session stays open.
+
+A program that failed with that event has left the session by then.
+"""
 OVERFLOW = 64 * 1024 * 1024
-"""Bytes that a full buffer may grow to while somebody waits for what stands behind its events."""
+"""Bytes that a full buffer may grow to while a caller waits for an answer behind its events."""
 ENDED_AS: Final = {"cancelled": ErrorCode.CANCELLED, "timed_out": ErrorCode.TIMEOUT}
 _VALUE: Final = attrgetter("value")
 
 
 class Job(Generic[T]):
-    """A job that was submitted or is observed; `submit`, `attach` and `subscribe` of a Session return it.
+    """A submitted or observed job; `submit`, `attach` and `subscribe` of a Session return it.
 
         async for event in job: ...    its events: `event.kind`, `event.body`, `event.seq`, `event.ts`
         await job.result()             its result, or the error with which it ended
         async for piece in job.result_stream(): ...    a large result, in constant memory
-        await job.cancel()             ends it; `await job.wait()` waits until it is over
+        await job.cancel()             cancel it; `await job.wait()` waits for its end
 
-    Its attributes: `id`; `agent`; as it was accepted `lease`, `expires_at`, `budget`, `accepted_at`,
-    `trace_id`, `parent_job_id`, `credentials` and `result_type`; how it ended `over`, `final_status` and
-    `summary`; of the answer to a subscribe `current_status`, `subscribed_from`, `replayed` and
-    `history_from`; counted here `events_received`, `events_dropped` and `last_seq`.
+    Attributes: `id`; `agent`; from its acceptance `lease`, `expires_at`, `budget`, `accepted_at`,
+    `trace_id`, `parent_job_id`, `credentials` and `result_type`; from its end `over`, `final_status` and
+    `summary`; from the answer to a subscribe `current_status`, `subscribed_from`, `replayed` and
+    `history_from`; counted by the client `events_received`, `events_dropped` and `last_seq`.
 
-    Events wait for their iterator. While somebody iterates, more than the session's `buffer_size` of them
-    stops reading from the connection, so that the runtime waits; while nobody does, the oldest are dropped,
-    and all of them once somebody waits for the result alone. A connection that is cut and resumed is not
-    seen here: see `Session.watch`.
+    Events wait for their iterator. During an iteration the session stops reading from the connection when
+    more than its `buffer_size` of them wait, so that the runtime waits too; without an iteration the oldest
+    are dropped, and all of them while `result` is awaited alone. A lost and resumed connection does not
+    show here: see `Session.watch`.
     """
 
     result_type: type[T] | None = None
-    """What `result` returns; None: JSON as it comes."""
+    """The type that `result` returns; None means JSON values."""
 
     def __init__(self, jobs: SessionJobs, job_id: str, buffer_size: int, *, claimed: bool = True) -> None:
-        """Jobs are made by their Session."""
+        """Create a job of a session; called by the Session."""
         self.id = job_id
         self.agent = ""
-        """`name@version`, or the name of an agent without versions; empty as long as nobody has told."""
+        """`name@version`, or the name of an agent without versions; empty until the runtime has sent it."""
         self.lease: Mapping[str, Sequence[str]] = {}
         self.expires_at: str | None = None
         self.budget: Mapping[str, Any] = {}
         """Currency -> amount, as the runtime wrote it."""
         self.accepted_at: str | None = None
-        """When it was accepted; None for a job that is observed."""
+        """When the job was accepted; None for an observed job."""
         self.credentials: Sequence[Credential] = ()
-        """What its runtime has issued for it, as it is valid now (§9.8); nothing once it is over.
+        """The valid credentials that the runtime has issued for the job (§9.8); empty after its end.
 
-        `credential.value.reveal()` is the value itself; nothing else shows it.
+        `credential.value.reveal()` returns the value; nothing else shows it.
         """
         self.trace_id: str | None = None
         self.parent_job_id: str | None = None
-        """The job that delegated it, of one that is observed (§10)."""
+        """The job that delegated this one, for an observed job (§10)."""
         self.history_from: int | None = None
-        """The position of the first event that was left of its history, when a bound had cut it (§7.6)."""
+        """The position of the first event that is left of the history, when a limit has shortened it
+        (§7.6).
+        """
         self.current_status: str | None = None
         """The status in the answer to the last subscribe (§7.6); None for a job that was only submitted."""
         self.subscribed_from: int | None = None
-        """The position of the last event before that subscribe, 0 for none (§7.6); None without one."""
+        """The position of the last event before that subscribe, or 0 (§7.6); None without a subscribe."""
         self.replayed = False
-        """Whether that subscribe brings earlier events."""
+        """Whether that subscribe replays earlier events."""
         self.events_received = 0
-        """Numbered frames of this job, the terminal and answers to `cancel` included."""
+        """Numbered frames of this job, including the terminal and answers to `cancel`."""
         self.events_dropped = 0
-        """Of them, those that were dropped because nobody iterated."""
+        """Events that were dropped because they were not iterated over."""
         self.last_seq = 0
-        """The position of the last event received, to observe the job from there; of a runtime that tells no
-        positions its number in the session."""
+        """The position of the last event received, or its number if the runtime sends no positions."""
         self._jobs = jobs
         self._holding = jobs.holding
         self._buffer_size = buffer_size
         self._inbox = Inbox(jobs, job_id)
         self._overflowing = False
         self._stored = not claimed
-        """Whether another process has followed it before."""
+        """Whether an earlier process has followed the job."""
         self._claimed = claimed
-        """Somebody has asked for it, in this process. Until then its events wait for somebody who does."""
+        """Whether this process has asked for the job; until then its events wait."""
         self._offered = 0
-        """How many have asked for it and had no turn yet, in which a loop could begin: its events wait."""
+        """Number of callers that got the job, but had no turn yet to begin a loop; its events wait."""
         self._wanted = True
         self._letting_go = False
         self._iterator: weakref.ref[JobEvents] | None = None
         self._arrived: anyio.Event | None = None
         self._end: JobEnded | None = None
         self._end_receipt = 0
-        """Receipt of an end that is not done with; 0: none."""
+        """Receipt of an end that is not processed yet; 0: none."""
         self._asking = 0
-        """How many wait for `result`."""
+        """Number of tasks that wait for `result`."""
         self._left = False
         self._lost: ArcpError | None = None
         self._over = jobs.event()
         self._chunks: ChunkReader | None = None
-        """Reads the chunks of its result, once that is read as a stream."""
+        """Reads the chunks of the result, once it is read as a stream."""
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.agent} {self.final_status or 'unfinished'}>"
 
     @property
     def final_status(self) -> FinalStatus | None:
-        """success, error, cancelled or timed_out; None while the end has not come."""
+        """The final status: success, error, cancelled or timed_out; None before the end."""
         return None if self._end is None else cast(FinalStatus, self._end.final_status)
 
     @property
     def over(self) -> bool:
-        """Whether it has ended or is lost."""
+        """Whether the job has ended or is lost."""
         return self._over.is_set()
 
     @property
     def summary(self) -> str | None:
-        """What the runtime says in a line about a result, if it does."""
+        """The runtime's one-line summary of the result, or None."""
         return None if self._end is None else self._end.summary
 
     def __aiter__(self) -> JobEvents:
-        """Its events, until its end, or until JobLost or another ConnectionLost is raised.
+        """Iterate over the events until the end of the job, or until JobLost or another ConnectionLost is
+        raised.
 
-        HistoryCut is raised where events are missing; a later loop goes on behind them.
-        One iterator at a time, RuntimeError for another; leaving the loop gives it up, and a later loop goes
-        on from there. An event is processed when the next one is asked for: that with which the loop was left
-        once a later one or `result` goes on, or after five seconds; when the session is left before, it comes
-        again in the next process.
+        HistoryCut is raised where events are missing; a later loop continues after them. Only one iterator
+        may exist at a time; another raises RuntimeError. Leaving the loop gives the iterator up, and a later
+        loop continues from there. An event is processed when the next one is requested; the event with which
+        a loop was left is processed once a later loop or `result` continues, or after five seconds. If the
+        session is left before, the next process gets that event again.
         """
         current = None if self._iterator is None else self._iterator()
         if current is not None and not current.cut:
             raise RuntimeError(
-                f"job {self.id} is being iterated already, and one loop takes its events: leave that loop,"
-                " pass its events on in it, or observe the job in a session of its own"
+                f"job {self.id} has an iterator already, which takes its events: leave that loop,"
+                " pass its events on in it, or observe the job in another session"
             )
         events = JobEvents(self)
         self._iterator = weakref.ref(events, self._collected)
@@ -175,12 +182,14 @@ class Job(Generic[T]):
         return events
 
     async def result(self) -> T:
-        """Wait for the end: the value, or the text or bytes of a streamed result; as `result_type`, if any.
+        """Wait for the end and return the result: a value, text or bytes; converted to `result_type`, if
+        any.
 
-        Events that wait for no iterator are dropped; asked for inside the job's own loop, it ends that loop.
-        Raises the ArcpError of the job's error code (§12), ResultIncomplete when parts of a streamed result
-        are gone, ResultMismatch for a value that is not a `result_type`, ConnectionLost when its end will not
-        be seen, and RuntimeError once `result_stream` has been called, since nothing keeps the result then.
+        Events that no iterator takes are dropped; called inside the job's own loop, it ends that loop. Raises
+        the ArcpError of the job's error code (§12), ResultIncomplete when parts of a streamed result are
+        missing, ResultMismatch for a value that does not fit `result_type`, ConnectionLost when the end
+        cannot be received, and RuntimeError after `result_stream` was called, since the result is not stored
+        then.
         """
         if self._chunks is not None and (self._end is None or self._chunks.due):
             raise RuntimeError(
@@ -189,7 +198,7 @@ class Job(Generic[T]):
         self._offered = 0
         events = None if self._iterator is None else self._iterator()
         if events is None or events.task == self._jobs.task_id():
-            # Nobody will ask for the next event: there is no iterator, or it waits for us.
+            # The next event will not be requested: there is no iterator, or it waits for this call.
             self._wanted = False
             if events is None:
                 self._inbox.done_with_taken()
@@ -213,17 +222,17 @@ class Job(Generic[T]):
             raise ResultMismatch(str(error), job_id=self.id) from None
 
     def result_stream(self, *, on_event: Callable[[Event], object] | None = None) -> ResultReader:
-        """Return an iterator over the pieces of the result (§8.4), in constant memory whatever its size.
+        """Return an iterator over the pieces of the result (§8.4), in constant memory for any size.
 
-        Pieces are `str` of a result that the agent streams as text, and `bytes` of one that it streams as
-        bytes. A value that the agent returned comes as its JSON text: `content_type` of the iterator is
-        `application/json` then; None that was returned has no piece. The iteration is the loop over the job's
-        events: it holds back the connection while it is behind, and acknowledges what was taken; `on_event`
-        is called with every event that is not a chunk. Call it right after `submit`: what came before is
-        held in memory, and so is the result of a job that another process has followed before.
+        Pieces are `str` if the agent streams text, and `bytes` if it streams bytes. A returned value comes as
+        its JSON text, and `content_type` of the iterator is `application/json`; a returned None has no piece.
+        The iteration is the loop over the job's events: it applies back-pressure, and acknowledges what was
+        taken; `on_event` is called with every event that is not a chunk. Call it right after `submit`:
+        earlier chunks are held in memory, and so is the result of a job that another process has followed
+        before.
 
         The iteration raises the ArcpError of the job's error code (§12), ResultIncomplete when chunks are
-        missing or do not match the end of the job, and ConnectionLost when its end will not be seen. Raises
+        missing or do not match the end of the job, and ConnectionLost when the end cannot be received. Raises
         RuntimeError while another loop iterates over the job.
         """
         return ResultReader(self, on_event)
@@ -233,9 +242,9 @@ class Job(Generic[T]):
         await self._over.wait()
 
     async def cancel(self, reason: str = "") -> None:
-        """Cancel the job, and return when its end has come; a job that is over is left as it is.
+        """Cancel the job and wait for its end; do nothing if it is over.
 
-        Raises the error of a refusal (§7.4), ConnectionLost when its end will not be seen.
+        Raises the error of a refusal (§7.4), and ConnectionLost when the end cannot be received.
         """
         if self._end is None:
             await self._jobs.session._cancel(self, reason)
@@ -246,17 +255,21 @@ class Job(Generic[T]):
 
     @property
     def _keeps_result(self) -> bool:
-        """Whether its result is put together by the client, for somebody else or from an earlier process."""
+        """Whether the client assembles the result, for another caller or because an earlier process
+        followed it.
+        """
         whole = self._end is not None and not self._end.code
         return self._chunks is None and (self._stored or not self._wanted or whole)
 
     @property
     def _failed(self) -> bool:
-        """Whether it has ended without a result."""
+        """Whether the job has ended without a result."""
         return self._end is not None and bool(self._end.code) and self._end.result_id is None
 
     def _release_result(self) -> tuple[ChunkReader, str | bytes]:
-        """Return what reads the chunks of its result from now on, and what came of it before."""
+        """Return the reader for the chunks of the result from now on, and the text or bytes received
+        before.
+        """
         if self._keeps_result:
             return ChunkReader(), ""
         if self._chunks is not None:
@@ -265,7 +278,9 @@ class Job(Generic[T]):
         return self._chunks, early
 
     def _successful_end(self) -> JobEnded:
-        """Return how it ended; raises the ArcpError of a failure, or the reason why its end is not seen."""
+        """Return the end of the job; raises the ArcpError of a failure, or the reason why the end is
+        missing.
+        """
         end = self._end
         if end is None:
             self._raise_lost()
@@ -280,13 +295,13 @@ class Job(Generic[T]):
     # For the session.
 
     def _accepted(self, accepted: JobAccepted) -> None:
-        """The answer to its submit."""
+        """Apply the answer to the submit."""
         self.agent, self.lease, self.budget = accepted.agent, accepted.lease, accepted.budget
         self.expires_at, self.accepted_at = accepted.expires_at, accepted.accepted_at
         self.trace_id, self.credentials = accepted.trace_id, accepted.credentials or ()
 
     def _subscribed(self, subscribed: Subscribed) -> None:
-        """The answer to a subscribe."""
+        """Apply the answer to a subscribe."""
         self.agent, self.lease, self.budget = subscribed.agent, subscribed.lease, subscribed.budget
         self.expires_at, self.trace_id = subscribed.expires_at, subscribed.trace_id
         if subscribed.credentials is not None:
@@ -301,19 +316,21 @@ class Job(Generic[T]):
                 self._wake()
 
     def _claim(self) -> None:
-        """Somebody has asked for it, and gets it at the next turn; `_taken` says when that is over."""
+        """Note that a caller has asked for the job; it gets it at the next turn, after which `_taken` is
+        called.
+        """
         self._claimed = True
         self._offered += 1
         self._look_at_buffer()
 
     def _taken(self) -> None:
-        """Whoever has asked for it has had that turn."""
+        """Note that a caller of `_claim` has had its turn."""
         self._offered = max(0, self._offered - 1)
         self._look_at_buffer()
         self._look_at_end()
 
     def _taken_by_a_thread(self) -> None:
-        """Whoever has asked for it gets it in another thread, a little later."""
+        """Note that the caller gets the job in another thread, a little later."""
         self._offered += 1
         self._jobs.beside(self._taken_late)
 
@@ -322,19 +339,19 @@ class Job(Generic[T]):
         self._taken()
 
     def _make_way(self) -> None:
-        """Somebody waits for what stands behind it."""
+        """Check the buffer of an unclaimed job, since a caller waits for data behind its events."""
         if self._inbox.full and not self._claimed:
             self._look_at_buffer()
 
     def _make_room(self, size: int) -> None:
-        """Drop the oldest events, up to this many bytes, unless somebody is to have them."""
+        """Drop the oldest events, up to this many bytes, unless they are kept."""
         floor = self._inbox.size - size
         while self._inbox.waiting and self._inbox.size > floor and not self._kept:
             self._drop_oldest()
         self._look_at_end()
 
     def _emitted(self, events: Sequence[Event]) -> None:
-        """Events have come, one at least."""
+        """Take new events, at least one."""
         last = events[-1]
         self.events_received += len(events)
         self.last_seq = last.job_seq or last.seq
@@ -352,11 +369,11 @@ class Job(Generic[T]):
             self._jobs.make_room()
 
     def _cancel_answered(self) -> None:
-        """An answer to a cancel has come."""
+        """Count an answer to a cancel."""
         self.events_received += 1
 
     def _ended(self, end: JobEnded) -> None:
-        """The end has come."""
+        """Take the end of the job."""
         self.events_received += 1
         self.last_seq = end.job_seq or end.seq
         self._end = end
@@ -366,45 +383,47 @@ class Job(Generic[T]):
         self._look_at_end()
 
     def _ended_before(self, final_status: str) -> None:
-        """It is over already, as the answer to a cancel says, and its end does not come any more."""
+        """Note that the job was over already, according to the answer to a cancel, so that no end will
+        come.
+        """
         if not self.over:
             code = ENDED_AS.get(final_status, ErrorCode.INTERNAL_ERROR)
             self._end = JobEnded(JobId(self.id), 0, final_status, "")
             if final_status != "success":
-                self._end.code, self._end.message = code.value, "the job was over already"
+                self._end.code, self._end.message = code.value, "the job had ended already"
             self._finish()
 
     def _leave(self) -> None:
-        """Nobody observes it any more: its iteration ends."""
+        """End the iteration, because the job is no longer observed."""
         self._left = True
         if not self._iterating:
             self._inbox.done_with_taken()
-        self._lose(ConnectionLost("the job is not observed any more", job_id=self.id))
+        self._lose(ConnectionLost("the job is no longer observed", job_id=self.id))
 
     def _lose(self, error: ArcpError) -> None:
-        """Nothing comes any more; `error` says why."""
+        """Note that no further events will come; `error` is the reason."""
         self._lost = error
         self._finish()
 
     @property
     def _waiting(self) -> bool:
-        """Whether events of it wait."""
+        """Whether events wait."""
         return bool(self._inbox.waiting)
 
     def _done_with(self, receipt: int) -> None:
-        """Note an event as processed that is not for the user."""
+        """Note as processed an event that is not for the user."""
         self._inbox.done_with(receipt)
 
     def _done_with_end(self) -> None:
-        """Whoever was to see the end has."""
+        """Note that the end was seen."""
         if self._end_receipt:
             self._inbox.done_with(self._end_receipt)
             self._end_receipt = 0
 
-    # For its iterator, and steps of the above.
+    # For the iterator, and helpers of the methods above.
 
     async def _wait_for(self, events: JobEvents) -> None:
-        """Let others run, and wait for an event; raises StopAsyncIteration when none will come, or why."""
+        """Yield to other tasks and wait for an event; raises StopAsyncIteration at the end, or the loss."""
         if self._iterator is not None and self._iterator() is not events:
             raise RuntimeError(f"job {self.id} is being iterated by another loop")
         if self._inbox.waiting:
@@ -420,7 +439,7 @@ class Job(Generic[T]):
                 await self._arrived.wait()
 
     def _cut_off(self, cut: HistoryCut) -> NoReturn:
-        self._iterator = None  # The traceback keeps it, and it is over.
+        self._iterator = None  # The traceback keeps the iterator alive, but it is over.
         self._given_up()
         raise cut
 
@@ -435,11 +454,11 @@ class Job(Generic[T]):
         return self._iterator is not None and self._iterator() is not None
 
     def _collected(self, _: object) -> None:
-        """The iterator is gone; of one in a cycle that is told at any moment, and on any thread."""
+        """Note that the iterator was collected, possibly at any moment and on any thread."""
         self._jobs.call_from_thread(self._given_up)
 
     def _given_up(self) -> None:
-        """Whoever had the last event may have failed: that is not done with yet."""
+        """Note that a loop was left: its last event may have failed, so it is not processed yet."""
         if self._iterating:
             return
         self._iterator = None
@@ -450,7 +469,7 @@ class Job(Generic[T]):
         self._look_at_end()
 
     async def _let_go(self) -> None:
-        """A loop that was left is over for good when nobody goes on."""
+        """Mark the last event as processed when no later loop continues within the grace."""
         while self._inbox.taken and not self._iterating:
             left_with = self._inbox.taken
             await anyio.sleep(GRACE)
@@ -460,13 +479,13 @@ class Job(Generic[T]):
         self._letting_go = False
 
     def _look_at_end(self) -> None:
-        """The end is done with when all that came before it is, unless somebody is about to see it."""
+        """Mark the end as processed when all earlier events are, unless a caller is about to see it."""
         awaited = self._iterating or self._asking > 0 or self._offered > 0 or not self._claimed
         if not awaited and not self._inbox.waiting and not self._inbox.taken:
             self._done_with_end()
 
     def _look_at_buffer(self) -> None:
-        """Hold back the connection, or let it go; when nobody is to have the events, make room."""
+        """Apply or release back-pressure; drop events that are not kept."""
         kept = self._kept
         while self._inbox.size > self._buffer_size and not kept:
             self._drop_oldest()
@@ -481,7 +500,7 @@ class Job(Generic[T]):
 
     @property
     def _kept(self) -> bool:
-        """Whether its events are kept, however many: somebody iterates, or may be about to."""
+        """Whether events are kept without bound: an iterator takes them, or may begin to."""
         waits = not self._claimed and not self._holding.awaited and self._inbox.size <= self._jobs.room
         return self._iterating or self._offered > 0 or waits
 
@@ -497,9 +516,7 @@ class Job(Generic[T]):
         self._inbox.done_with(event.receipt)
 
     def _cut(self, history_from: int) -> HistoryCut:
-        told = (
-            f"events behind number {self.last_seq} are gone: what is left begins with number {history_from}"
-        )
+        told = f"events after number {self.last_seq} are lost: the history begins with number {history_from}"
         details: dict[str, Any] = {"last_seq": self.last_seq, "history_from": history_from}
         if self._jobs.loss:
             told += f" ({self._jobs.loss})"

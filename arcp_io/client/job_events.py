@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["JobEvents"]
 
 LOOK_EVERY: Final = 16
-"""Events that it has ready, and returns without looking at the clock."""
+"""Waiting events that are returned between two looks at the clock."""
 TURN_EVERY: Final = MILLISECOND
-"""For so long it does so without letting others run."""
+"""Nanoseconds for which waiting events are returned without yielding to other tasks."""
 
 
 class JobEvents:
-    """The iterator over a job; when it is given up, so is the iteration."""
+    """The iterator over a job; when it is collected, the iteration is given up."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -28,14 +28,16 @@ class JobEvents:
         self._ready = LOOK_EVERY
         self._turned_at = 0
         self.cut = False
-        """Its last wait was cancelled, or failed: most likely its loop is over, and another one may begin."""
+        """Whether the last wait was cancelled or failed: its loop is probably over, and another one may
+        begin.
+        """
         self.task = job._inbox.jobs.task_id()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> JobEmitted:
-        """The next event; the one before is done with."""
+        """Return the next event, and mark the one before as processed."""
         inbox = self._inbox
         if inbox.upto > inbox.told and not inbox.behind:
             inbox.upto = inbox.taken or inbox.upto
@@ -57,7 +59,7 @@ class JobEvents:
         return event
 
     async def _pause(self) -> None:
-        """Wait for an event; when there is one, let others run if it was long since the last time."""
+        """Wait for an event; if one waits already, yield to other tasks when that is due."""
         self._ready = LOOK_EVERY
         now = self._inbox.jobs.now
         if self._inbox.waiting and not self.cut and now() - self._turned_at < TURN_EVERY:

@@ -1,4 +1,4 @@
-"""The jobs of a listing, which comes page by page."""
+"""The jobs of a listing, fetched page by page."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ __all__ = ["Listing"]
 
 
 class Listing:
-    """An iterator over jobs (§6.6). It asks for a page when the one before is used up; leaving it is free."""
+    """An iterator over listed jobs (§6.6). It requests a page when the one before is used up."""
 
     def __init__(self, next_page: Callable[[str | None], Awaitable[JobsListed]]) -> None:
-        """`next_page` is asked for the page behind a `next_cursor`, and for the first one with None."""
+        """Iterate with `next_page`, which fetches the page after a `next_cursor`, or the first one for
+        None.
+        """
         self._next_page = next_page
         self._entries: deque[JobEntry] = deque()
         self._cursor: str | None = None

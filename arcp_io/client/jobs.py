@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 __all__ = ["ROOM", "SessionJobs"]
 
 ROOM: Final = 8 * 1024 * 1024
-"""Bytes of events of all jobs that wait; half of what the core lets wait before it stops reading."""
+"""Bytes of waiting events of all jobs; half of what the core holds before it stops reading."""
 _JOB_ID: Final = attrgetter("job_id")
 
 
 class SessionJobs:
     """Every unfinished job of one session, by its id.
 
-    Those of a stored session are there from the start, and their events wait for `attach`.
+    Jobs of a stored session exist from the start, and their events wait for `attach`.
     """
 
     def __init__(
@@ -58,29 +58,29 @@ class SessionJobs:
         self.now = clock.now
         """The monotonic clock, in nanoseconds."""
         self.event = loop.event
-        """Makes an event of the loop."""
+        """Creates an event of the loop."""
         self.task_id = loop.task_id
-        """Returns a number of the task that runs."""
+        """Returns a number for the running task."""
         self.holding = holding
         self._buffer_size = buffer_size
         self._unfinished: dict[str, Job] = {}
         self._stored: dict[str, Job] = {}
-        """Jobs that nobody has asked for in this process; some may have ended."""
+        """Jobs of the stored session that were not requested in this process; some may have ended."""
         self._ended: dict[str, Job] = {}
-        """Jobs that have ended, with events that nobody has taken yet."""
+        """Jobs that have ended with events that were not taken yet."""
         self._mending: dict[str, tuple[Job, JobEnded]] = {}
-        """Jobs that have ended with chunks of their result missing, which are asked for once more."""
+        """Jobs that have ended with chunks of their result missing, which were requested again."""
         self._seen: list[Job] = []
-        """Jobs of which a loop has come to the end in this turn."""
+        """Jobs of which a loop has reached the end in this turn."""
         self._telling: dict[Inbox, None] = {}
-        """Those with something that the session was not told."""
+        """Inboxes with processed events that were not reported to the session."""
         self.size = 0
-        """Bytes of all events that wait."""
+        """Bytes of all waiting events."""
         self.loss = ""
-        """Why the last session was lost, for people; empty as long as none was."""
+        """Why the last session was lost, for people; empty if none was."""
         self._detached_by = ""
         self.room = max(ROOM, buffer_size)
-        """Beyond it those that nobody waits for are dropped, the oldest jobs' first."""
+        """Bytes of waiting events above which those of unclaimed jobs are dropped, oldest jobs first."""
         self._restoring = resumption is not None
         for stored in () if resumption is None else resumption.jobs:
             self._restore(stored.job_id)
@@ -93,7 +93,7 @@ class SessionJobs:
         self._detached_by = event.reason or event.code
 
     def session_lost(self, event: SessionLost) -> None:
-        """Note why the session was lost: a cut of a history that follows comes of that."""
+        """Note why the session was lost, as the reason of a shortened history that follows."""
         self.loss = f"its session was lost: {event.reason or event.code}"
         if self._detached_by:
             self.loss += f"; before that its connection had ended: {self._detached_by}"
@@ -103,11 +103,11 @@ class SessionJobs:
 
     @property
     def stored(self) -> Sequence[str]:
-        """The ids of those that wait for `claim`."""
+        """The ids of the jobs that wait for `claim`."""
         return list(self._stored)
 
     def claim(self, job_id: str) -> Job | None:
-        """The job that has this id, for somebody who will take its events; None when there is none."""
+        """Return the job with this id for a caller that will take its events, or None."""
         job = self._stored.pop(job_id, None) or self._unfinished.get(job_id)
         if job is not None:
             job._claim()
@@ -115,18 +115,18 @@ class SessionJobs:
         return job
 
     def taken_soon(self, answer: object) -> None:
-        """It is in the hands of who has asked for it, and whose turn it is: a job, perhaps."""
+        """Note, if the answer is a job, that the caller gets it in this turn."""
         if isinstance(answer, Job):
             self._loop.call_soon(answer._taken)
 
     def remove(self, job_id: str) -> Job | None:
-        """What comes of it from now on is nobody's."""
+        """Stop following a job."""
         self._stored.pop(job_id, None)
         return self._unfinished.pop(job_id, None)
 
     @contextmanager
     def awaiting(self) -> Iterator[None]:
-        """While somebody waits for the next event of a job: those that nobody asked for make way."""
+        """Count a waiting caller during the block: the events of unclaimed jobs make room for it."""
         self.holding.awaited += 1
         for job in self._stored.values():
             job._make_way()
@@ -136,41 +136,41 @@ class SessionJobs:
             self.holding.awaited -= 1
 
     def end_seen(self, job: Job) -> None:
-        """A loop has come to the end of a job: that is stored only when whoever looped has noted it."""
+        """Note that a loop has reached the end of a job; it is stored after the loop has had its turn."""
         if not self._seen:
             self._loop.call_soon(self.done_with_ends)
         self._seen.append(job)
 
     def done_with_ends(self) -> None:
-        """By now they have, unless they wait for something first."""
+        """Mark the ends as processed that loops have reached."""
         seen, self._seen = self._seen, []
         for job in seen:
             job._done_with_end()
 
     def told_soon(self, inbox: Inbox) -> None:
-        """What is processed of a job is told to the session with all that is by then."""
+        """Report the processed events of a job to the session soon, together with others."""
         if not self._telling:
             self.session._tells_soon()
         self._telling[inbox] = None
 
     def tell(self) -> None:
-        """Tell it now."""
+        """Report the processed events now."""
         telling, self._telling = self._telling, {}
         for inbox in telling:
             inbox.tell()
 
     def beside(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run this until the session is over."""
+        """Run a coroutine function until the session is over."""
         if self.session.lost is None:
             self._loop.start(run, "arcp job")
 
     def call_from_thread(self, callback: Callable[[], None]) -> None:
-        """Call back on the loop, asked on any thread; nothing happens once it is closed."""
+        """Call back on the loop, from any thread; does nothing once the loop is closed."""
         with suppress(RuntimeError):
             self._loop.call_from_thread(callback)
 
     def make_room(self) -> None:
-        """Drop events that nobody waits for until the rest fits."""
+        """Drop events that no caller waits for until the rest fits."""
         for job in [*self._ended.values(), *self._unfinished.values()]:
             if self.size <= self.room:
                 return
@@ -178,10 +178,10 @@ class SessionJobs:
             if not job._waiting:
                 self._ended.pop(job.id, None)
 
-    # What happens to them.
+    # Events of the runtime.
 
     def accepted(self, event: JobAccepted) -> Job:
-        """The answer to a submit; the same job is accepted again by its idempotency key."""
+        """Apply the answer to a submit; an idempotency key may accept the same job again."""
         job = self._stored.pop(event.job_id, None) or self._unfinished.get(event.job_id)
         job = job or self._add(event.job_id)
         job._claim()
@@ -189,7 +189,7 @@ class SessionJobs:
         return job
 
     def subscribed(self, event: Subscribed) -> Job:
-        """The answer to a subscribe."""
+        """Apply the answer to a subscribe."""
         if event.job_id in self._mending:
             return self._mending[event.job_id][0]
         job = self._unfinished.get(event.job_id) or self._add(event.job_id)
@@ -199,7 +199,7 @@ class SessionJobs:
         return job
 
     def take_emitted(self, events: Sequence[Event]) -> Iterator[Event]:
-        """Take the events of jobs out of all that has happened; yields everything else, at its place."""
+        """Pass the events of jobs to their jobs; yield everything else, in order."""
         for kind, group in groupby(events, type):
             if kind is JobEmitted:
                 for job_id, emitted in groupby(cast(Iterator[JobEmitted], group), _JOB_ID):
@@ -208,7 +208,7 @@ class SessionJobs:
                 yield from group
 
     def ended(self, event: JobEnded) -> None:
-        """The end of a job; when another process has taken chunks of its result, all are asked for again."""
+        """Apply the end of a job; request its result again if another process has taken chunks of it."""
         if event.job_id in self._mending:
             self._done_with(event)
             self._mended(event.job_id, event)
@@ -225,22 +225,22 @@ class SessionJobs:
             self._end(job, event)
 
     def cancel_answered(self, event: CancelAnswered) -> None:
-        """A numbered answer to a cancel."""
+        """Count a numbered answer to a cancel."""
         if event.seq and (job := self._unfinished.get(event.job_id)) is not None:
             job._cancel_answered()
 
     def lose(self, job_id: str, error: ArcpError) -> None:
-        """Nothing comes of this one any more."""
+        """Note that no further events of a job will come."""
         self.not_mended(job_id)
         if (job := self._unfinished.pop(job_id, None)) is not None:
             job._lose(error)
 
     def not_mended(self, job_id: str) -> None:
-        """The chunks of its result that were asked for do not come."""
+        """Note that the requested chunks of a result will not come."""
         self._mended(job_id, None)
 
     def lose_all(self, lost: ConnectionLost) -> None:
-        """Nothing comes of any."""
+        """Note that no further events of any job will come."""
         for job_id in list(self._mending):
             self.not_mended(job_id)
         for job in self._unfinished.values():
@@ -248,11 +248,11 @@ class SessionJobs:
         self._unfinished.clear()
 
     def resumed(self, resumed: bool) -> None:
-        """A session is open: the stored one, or the same again, or (not `resumed`) another."""
+        """Note that a session is open: the stored one, the same again, or (not `resumed`) another."""
         self._restoring = self._restoring and resumed
 
     def _emitted(self, job_id: str, events: Sequence[JobEmitted]) -> None:
-        """Events of a job, or of one that is not followed."""
+        """Pass events to their job, or acknowledge them if it is not followed."""
         job = self._unfinished.get(job_id)
         if job is None and self._restoring and job_id not in self._mending:
             job = self._restore(job_id)
@@ -263,7 +263,9 @@ class SessionJobs:
             self._done_with(event)
 
     def _done_with(self, event: JobEmitted | JobEnded) -> None:
-        """Note as processed what nobody wants; for a result that is asked for again, behind its job."""
+        """Mark an event without a taker as processed; if its result is requested again, in order with its
+        job.
+        """
         if event.job_id in self._mending:
             self._mending[event.job_id][0]._done_with(event.receipt)
         else:
@@ -284,7 +286,7 @@ class SessionJobs:
             self._ended[job.id] = job
 
     def _restore(self, job_id: str) -> Job:
-        """A job of the stored session, of which nothing but its id is known."""
+        """Create a job of the stored session, of which only the id is known."""
         job = self._stored[job_id] = self._add(job_id, claimed=False)
         return job
 

@@ -1,4 +1,4 @@
-"""What callers of a session wait for: one answer to one request, and the errors that it can be."""
+"""Requests of a session: the answers that callers wait for, and the errors that they may get."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ ENDED_BY: Final = {
     "peer": "ended by the runtime",
     "transport": "cut",
 }
-"""Who ended a connection -> what became of it."""
+"""The side that ended a connection -> the word for it in messages."""
 
 
 Failure: TypeAlias = ArcpError | LocalProtocolError
-"""What the caller of a request may get in place of its answer."""
+"""An error that the caller of a request may get."""
 
 
 class Answer:
-    """A value or an error, which comes once."""
+    """A value or an error, which arrives once."""
 
     def __init__(self) -> None:
         self._came = False
         self._arrival: anyio.Event | None = None
-        """There when a task waits."""
+        """Set on arrival; None while no task waits."""
         self.value: Any = None
-        """None as long as there is none."""
+        """The value; None before it arrives."""
         self._error: Failure | None = None
 
     def give(self, value: Any) -> None:
-        """Here it is."""
+        """Set the value."""
         if not self._came:
             self.value = value
             self._arrive()
 
     def refuse(self, error: Failure) -> None:
-        """There will be none."""
+        """Set an error in place of a value."""
         if not self._came:
             self._error = error
             self._arrive()
 
     async def wait(self) -> Any:
-        """The value; raises the error."""
+        """Wait for the value, or raise the error."""
         if self._came:
             await anyio.lowlevel.checkpoint()
         else:
@@ -72,7 +72,7 @@ class Answer:
 
 
 class Answers:
-    """The answers that somebody waits for, by their requests."""
+    """The awaited answers, by their requests."""
 
     def __init__(self) -> None:
         self._waiting: dict[RequestId, Answer] = {}
@@ -84,33 +84,33 @@ class Answers:
         return request_id in self._waiting
 
     def expect(self, request_id: RequestId) -> Answer:
-        """Somebody waits from now on, until `forget`."""
+        """Return a new Answer for a request, until `forget`."""
         answer = self._waiting[request_id] = Answer()
         return answer
 
     def forget(self, request_id: RequestId) -> Any:
-        """Nobody waits any more; returns what has come, None for nothing."""
+        """Forget a request, and return the value that has arrived, or None."""
         answer = self._waiting.pop(request_id, None)
         return None if answer is None else answer.value
 
     def give(self, request_id: RequestId | None, value: Any) -> None:
-        """The answer has come; that nobody waits for it is fine."""
+        """Give the answer to a request; unknown requests are ignored."""
         if request_id is not None and (answer := self._waiting.get(request_id)) is not None:
             answer.give(value)
 
     def refuse(self, request_id: RequestId, error: Failure) -> None:
-        """A refusal has come; that nobody waits for it is fine."""
+        """Refuse a request; unknown requests are ignored."""
         if (answer := self._waiting.get(request_id)) is not None:
             answer.refuse(error)
 
     def refuse_all(self, error: ArcpError) -> None:
-        """No answer comes any more."""
+        """Refuse all requests, because no answers will come."""
         for answer in self._waiting.values():
             answer.refuse(error)
 
 
 def again(error: ArcpError) -> ArcpError:
-    """An error for one more caller to raise: one that is raised twice grows two tracebacks into one."""
+    """Return a copy of an error, since raising one object twice joins two tracebacks."""
     copy = type(error)(
         error.message,
         code=error.code,
@@ -123,7 +123,9 @@ def again(error: ArcpError) -> ArcpError:
 
 
 def refusal_of(event: RequestRefused) -> Failure:
-    """What the caller of a refused request gets (§12): of one that could not be sent, what sending raises."""
+    """Return the error for the caller of a refused request (§12): LocalProtocolError if it could not be
+    sent.
+    """
     if event.code == NOT_NEGOTIATED:
         return LocalProtocolError(event.message)
     return error_for(
@@ -132,7 +134,7 @@ def refusal_of(event: RequestRefused) -> Failure:
 
 
 def loss_of(event: ConnectionEnded) -> ConnectionLost:
-    """What everybody gets when a connection has ended, and the session with it."""
+    """Return the error for all callers when a connection has ended, and the session with it."""
     kind = HeartbeatLost if event.code == ErrorCode.HEARTBEAT_LOST else ConnectionLost
     what = f"the connection was {ENDED_BY.get(event.who, 'ended')}"
     reason = event.reason or event.code
@@ -140,10 +142,10 @@ def loss_of(event: ConnectionEnded) -> ConnectionLost:
 
 
 def job_loss_of(event: JobLostEvent) -> JobLost:
-    """What everybody gets who waits for a job that cannot be followed any more."""
+    """Return the error for all callers of a job that cannot be followed further."""
     if event.code in (ErrorCode.JOB_NOT_FOUND, ErrorCode.PERMISSION_DENIED):
         reason = (
-            "the runtime does not show it to this session any more: it has forgotten the job, or the right to"
+            "the runtime no longer shows it to this session: it has forgotten the job, or the right to"
             f" observe it was withdrawn ({event.code}: {event.message})"
         )
     else:

@@ -1,4 +1,4 @@
-"""The connections of one client, one after the other: the first, and those that its core asks for."""
+"""The successive connections of one client: the first, and those that its core requests."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ __all__ = ["Dialer", "Dialing", "Token", "first_attempts"]
 logger = logging.getLogger("arcp_io")
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]] | None
-"""A bearer token, or a plain or async function that is asked for one at each connection; None: anonymous."""
+"""A bearer token, or a plain or async function that returns one for each connection; None: anonymous."""
 
 FIRST_WAIT: Final = 100 * MILLISECOND
 LONGEST_WAIT: Final = 30 * SECOND
-"""Before the second of the `first_attempts`, at most, and before any of them."""
+"""The longest wait before any of the `first_attempts`; FIRST_WAIT is that before the second."""
 
 Dialing: TypeAlias = Callable[[Target, Pump, Connection], Awaitable[object]]
-"""How a connection gets its transport; see `dialing.dial`."""
+"""Gives a connection its transport; see `dial.dial`."""
 
 
 class Attempt:
@@ -44,7 +44,7 @@ class Attempt:
         self._scope: anyio.CancelScope | None = None
 
     def give_up(self) -> None:
-        """Cancel what runs under `run`, now or as soon as it begins."""
+        """Cancel the coroutine under `run`, now or as soon as it begins."""
         self.given_up = True
         if self._scope is not None:
             self._scope.cancel()
@@ -63,9 +63,9 @@ class Dialer:
         self, client: Client, pump: Pump, target: Target, token: Token, dialing: Dialing = dial
     ) -> None:
         self.connection: Connection | None = None
-        """The newest."""
+        """The newest connection."""
         self.failure: Exception | None = None
-        """Why the last attempt to get a transport came to nothing."""
+        """Why the last attempt failed to get a transport."""
         self._client = client
         self._pump = pump
         self._target = target
@@ -74,23 +74,23 @@ class Dialer:
         self._attempt = Attempt()
 
     async def connect(self) -> None:
-        """One attempt: returns when the transport can be used, or when the attempt is given up.
+        """Make one attempt; return when the transport can be used, or when the attempt is given up.
 
-        Raises OSError when nobody is reached, ValueError for an address that is none, and what asking for a
-        token raises.
+        Raises OSError when the target is not reached, ValueError for an invalid address, and the errors of
+        the token function.
         """
         attempt = self._attempt = Attempt()
         await attempt.run(partial(self._connect, attempt))
 
     def again(self, request: Dial) -> None:
-        """The client wants a connection; one that is being made is given up for it."""
+        """Connect again for the client; give up an attempt in progress."""
         self.stop()
         attempt = self._attempt = Attempt()
         redial = partial(self._redial, request, attempt)
         self._pump.loop.start(partial(attempt.run, redial), "arcp dial")
 
     def stop(self) -> None:
-        """Give up the attempt that is being made."""
+        """Give up the attempt in progress."""
         self._attempt.give_up()
 
     async def _redial(self, request: Dial, attempt: Attempt) -> None:
@@ -98,7 +98,7 @@ class Dialer:
         before = self.connection
         try:
             await self._connect(attempt)
-        except Exception as error:  # Whatever it is, the next attempt may go better.
+        except Exception as error:  # The next attempt may succeed after any error.
             self.failure = error
             logger.info("attempt %d to reach %s: %s", request.attempt, label_of(self._target), error)
             if self.connection is before and not attempt.given_up:
@@ -122,7 +122,7 @@ class Dialer:
 
 
 def first_attempts() -> Reconnecting:
-    """When to try to reach somebody who was never reached: as the client does it when it was cut."""
+    """Return the backoff for a runtime that was never reached; it is the client's own."""
     return Reconnecting(FIRST_WAIT, LONGEST_WAIT, random.random)
 
 

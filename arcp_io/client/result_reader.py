@@ -20,8 +20,8 @@ __all__ = ["ResultReader"]
 class ResultReader:
     """Iterates over the pieces of a job's result; `Job.result_stream` makes it.
 
-    A piece is never empty and counts as processed when the next one is asked for. When the iteration is
-    given up, a later `Job.result_stream` goes on behind its last piece.
+    A piece is never empty and counts as processed when the next one is requested. When the iteration is given
+    up, a later `Job.result_stream` continues after its last piece.
     """
 
     def __init__(self, job: Job, on_event: Callable[[JobEmitted], object] | None) -> None:
@@ -32,26 +32,28 @@ class ResultReader:
         self._chunks, self._early = job._release_result()
         self._done = False
         self.history_cut: HistoryCut | None = None
-        """Set when events of the job are gone; none of them was a chunk as long as the iteration goes on."""
+        """Set when events of the job are lost; none of them was a chunk as long as the iteration
+        continues.
+        """
 
     @property
     def content_type(self) -> str | None:
         """`application/json` when the pieces are the JSON text of a returned value, None for a stream.
 
-        It is known from the first piece on if the runtime is ours, else at the end.
+        It is known from the first piece on if the runtime is ours, otherwise at the end.
         """
         return self._chunks.content_type
 
     @property
     def size(self) -> int:
-        """Bytes of the result that have come so far; of text in UTF-8."""
+        """Bytes of the result received so far; of text in UTF-8."""
         return self._chunks.size
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> str | bytes:
-        """Return the next piece; raises as `Job.result_stream` says."""
+        """Return the next piece; raises the errors of `Job.result_stream`."""
         while not isinstance(item := await self.next_item(), str | bytes):
             if item is None:
                 raise StopAsyncIteration
@@ -85,7 +87,7 @@ class ResultReader:
                 self._events = aiter(self._job)
 
     def _read(self, event: JobEmitted) -> str | bytes:
-        """Return what a chunk holds; nothing of one that was read before."""
+        """Return the data of a chunk; empty if it was read before."""
         if self._kept:
             return ""
         try:
@@ -97,7 +99,7 @@ class ResultReader:
                 raise ChunkError(missing_chunks(chunk, due))
             data = self._chunks.read(chunk)
         except ChunkError as error:
-            if self._job._failed:  # Its error is what counts, at the end.
+            if self._job._failed:  # The error of the job counts, at the end.
                 return ""
             raise self._incomplete(error) from self.history_cut
         return data.decode() if chunk.encoding == "utf8" else data

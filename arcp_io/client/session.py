@@ -57,27 +57,27 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 BUFFER_SIZE: Final = 1024 * 1024
-"""Bytes of a job's events that wait for their iterator."""
+"""Bytes of a job's events that may wait for their iterator."""
 
 
 class Session:
     """A session with a runtime (§6): submit and observe jobs in it; `connect` opens it.
 
         job = await session.submit("agent", input)         a Job
-        job = await session.attach(job_id)                 one that was submitted before
-        job = await session.subscribe(job_id)              one that may be anybody's
-        async for entry in session.list_jobs(): ...        those that may be seen
-        async for change in session.watch(): ...           what becomes of the connection
-        await session.cancel_all()                         ends all unfinished jobs
-        await session.unsubscribe(job)                     ends the observation, and not the job
-        await session.close()                              says goodbye: the session ends, its jobs go on
+        job = await session.attach(job_id)                 a job that was submitted before
+        job = await session.subscribe(job_id)              a job of any principal
+        async for entry in session.list_jobs(): ...        the visible jobs
+        async for change in session.watch(): ...           changes of the connection
+        await session.cancel_all()                         cancel all unfinished jobs
+        await session.unsubscribe(job)                     stop observing; the job continues
+        await session.close()                              end the session; its jobs continue
 
-    Its attributes: `id`; `runtime`, `agents`, `features` and `resume_window_sec` as the runtime said in its
-    welcome; `state`, `lost`, `cursor` and `stored_jobs`.
+    Attributes: `id`; `runtime`, `agents`, `features` and `resume_window_sec` from the runtime's welcome;
+    `state`, `lost`, `cursor` and `stored_jobs`.
 
-    When its connection is cut it resumes by itself (`watch` tells), unless it was opened not to; calls and
-    iterations wait meanwhile. When it is over `lost` says why; whatever waits, and every call, raises
-    ConnectionLost, or one of its kinds.
+    After a lost connection the session resumes by itself (`watch` reports it), unless `reconnect` is off;
+    calls and iterations wait meanwhile. When it is over `lost` is the reason; every waiting and new call
+    raises ConnectionLost, or a subclass.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Session:
         buffer_size: int = BUFFER_SIZE,
         store: SessionStore | None = None,
     ) -> None:
-        """Sessions are made by `connect` and `connect_stdio`."""
+        """Create a session; called by `connect` and `connect_stdio`."""
         resumption = None if store is None else store.load()
         self._clock = Clock()
         self._client = Client(
@@ -101,11 +101,11 @@ class Session:
         self._keeper = None if store is None else SessionKeeper(self._client, store, loop)
         self._dialer: Dialer | None = None
         self._connection: Connection | None = None
-        """The one that carries the session."""
+        """The connection that carries the session."""
         self._welcome = Answer()
         self._answers = Answers()
         self._mends: dict[RequestId, str] = {}
-        """Requests by `mend`."""
+        """Requests of `_mend`, and their jobs."""
         self._holding = Holding(self._hold)
         self._jobs = SessionJobs(self, loop, self._clock, resumption, self._holding, buffer_size)
         self._pump = ClientPump(
@@ -115,7 +115,7 @@ class Session:
         self._failure: ArcpError | None = None
         self._patient = False
         self._finished = False
-        """It was closed with nothing to go on with."""
+        """Whether it was closed with nothing left to resume."""
         self._give_up = config.give_up_sec * SECOND
         self._over = loop.event()
         self.lost: ConnectionLost | None = None
@@ -123,23 +123,25 @@ class Session:
         self.runtime = Peer("", "")
         """The runtime's `name` and `version`."""
         self.features: frozenset[str] = frozenset()
-        """What both sides know of §6.2."""
+        """The features that both sides support (§6.2)."""
         self.agents: Sequence[AgentEntry] = ()
         """The runtime's agents: `name`, `versions`, `default` (§7.5)."""
         self.resume_window_sec = 0
-        """Seconds for which the runtime keeps the session after its connection was cut (§6.3)."""
+        """Seconds for which the runtime keeps the session after its connection was lost (§6.3)."""
 
     def __repr__(self) -> str:
         return f"<Session {self.id or 'not open'} {self.state}>"
 
     @property
     def state(self) -> State:
-        """attached; detached: cut, and being resumed; lost: beyond its window; closed: over."""
+        """The state: attached; detached (being resumed); lost (beyond its window); closed (over)."""
         return self._watchers.state
 
     @property
     def cursor(self) -> int:
-        """The number up to which all events have been processed: what acks and the store tell; at last 0."""
+        """The number up to which all events have been processed, as in acks and the store; 0 before the
+        first.
+        """
         self._jobs.tell()
         return self._client.cursor
 
@@ -149,11 +151,11 @@ class Session:
         return self._jobs.stored
 
     def watch(self) -> Watcher:
-        """What becomes of the session from now on, for `async for change in session.watch()`.
+        """Return an iterator over the changes of the session: `async for change in session.watch()`.
 
-        `Detached`: it was cut, and is being resumed. `Welcomed`: it is open again. `SessionLost`: it cannot
-        be resumed; its jobs are followed in another one if they can, `JobLost` tells which cannot. The
-        iteration ends with the session.
+        `Detached`: the connection was lost, and the session is being resumed. `Welcomed`: the session is open
+        again. `SessionLost`: it cannot be resumed; its jobs are followed in another session if possible, and
+        `JobLost` reports those that cannot be. The iteration ends with the session.
         """
         return self._watchers.watch()
 
@@ -205,12 +207,12 @@ class Session:
     ) -> Job[Any]:
         """Submit a job (§7.1), and return it once it was accepted.
 
-        `input` is JSON, or what `arcp_io.values` converts to it: dataclasses, Structs, attrs classes,
+        `input` is JSON, or a value that `arcp_io.values` converts to it: dataclasses, Structs, attrs classes,
         pydantic models, datetimes and the like. `budget` is one amount such as USD:5, or several;
         `expires_at`, of the lease, is a time in UTC or a time from now; `max_runtime` is in seconds. With a
         `result_type`, a type of JSON or of those libraries, `result()` of the job returns such a value.
-        Raises the ArcpError of the refusal's code (§12), ConnectionLost, and LocalProtocolError for what
-        cannot be sent: a budget, an expiry, models or a version of the agent too, when the runtime did not
+        Raises the ArcpError of the refusal's code (§12), ConnectionLost, and LocalProtocolError for values
+        that cannot be sent: also a budget, an expiry, models or a version of the agent if the runtime did not
         negotiate to enforce them (§6.2).
         """
         lease_request = with_budget(lease, budget)
@@ -228,20 +230,21 @@ class Session:
         return job
 
     async def attach(self, job_id: str, from_seq: int | None = None) -> Job:
-        """Follow a job that was submitted before: its events go on where they were processed up to.
+        """Follow a job that was submitted before: its events continue after the last processed one.
 
-        For a job of the stored session its stream simply goes on. Any other is observed (§7.6) with its
-        history, after number `from_seq`, by default from its start; see `subscribe` for what that raises.
+        The stream of a job of the stored session simply continues. Any other job is observed (§7.6) with its
+        history, after number `from_seq`, by default from its start; raises the errors of `subscribe`.
         """
         if (job := self._jobs.claim(job_id)) is not None:
             return job
         return await self.subscribe(job_id, from_seq, history=True)
 
     async def subscribe(self, job_id: str, from_seq: int | None = None, *, history: bool = False) -> Job:
-        """Observe a job that may be anybody's (§7.6), from now on, or with the history after `from_seq`.
+        """Observe a job of any principal (§7.6), from now on, or with the history after `from_seq`.
 
-        A job that this session has already is returned as it is. Raises JobNotFound, PermissionDenied when
-        it may be listed only, LocalProtocolError when the runtime does not offer it, ConnectionLost.
+        A job that this session follows already is returned as it is. Raises JobNotFound, PermissionDenied
+        when the job may be listed only, LocalProtocolError when the runtime does not offer subscriptions, and
+        ConnectionLost.
         """
         if (known := self._jobs.claim(job_id)) is not None:
             return known
@@ -249,7 +252,7 @@ class Session:
         return job
 
     async def unsubscribe(self, job: Job) -> None:
-        """Observe a job no longer: its iteration ends. The job itself goes on."""
+        """Stop observing a job: its iteration ends. The job itself continues."""
         if self._jobs.remove(job.id) is not None:
             if self.lost is None:
                 self._client.unsubscribe(JobId(job.id), now=self._pump.now())
@@ -265,11 +268,11 @@ class Session:
         created_before: str | datetime | timedelta | None = None,
         page_size: int | None = None,
     ) -> Listing:
-        """Iterate over the jobs that may be seen (§6.6), a page at a time, in the order of the runtime.
+        """Iterate over the visible jobs (§6.6), fetched page by page, in the order of the runtime.
 
-        A runtime of `serve` lists the newest first. `status` is one or several of them; `agent` a name or
-        name@version; times are exclusive. Raises LocalProtocolError when the runtime does not offer it,
-        ConnectionLost.
+        A runtime of `serve` lists the newest first. `status` is one status or several; `agent` a name or
+        name@version; times are exclusive. Raises LocalProtocolError when the runtime does not offer listing,
+        and ConnectionLost.
         """
         statuses = [status] if isinstance(status, str) else None if status is None else list(status)
         after = moment(created_after, self._clock.unix())
@@ -283,13 +286,13 @@ class Session:
         return Listing(next_page)
 
     async def cancel_all(self) -> None:
-        """Cancel every unfinished job and wait for the ends; refusals and a lost connection are no matter."""
+        """Cancel every unfinished job and wait for the ends; refusals and a lost connection are ignored."""
         async with anyio.create_task_group() as tasks:
             for job in self._jobs:
                 tasks.start_soon(_cancel_quietly, job)
 
     async def close(self, reason: str = "") -> None:
-        """Say goodbye (§6.7) and wait for the end of the connection, at most a second. Jobs go on."""
+        """Say goodbye (§6.7) and wait for the end of the connection, at most a second. Jobs continue."""
         if self.lost is None:
             self._jobs.done_with_ends()
             self._jobs.tell()
@@ -300,7 +303,7 @@ class Session:
             self._pump.run()
             await self._over.wait()
 
-    # For its jobs.
+    # Called by the jobs.
 
     async def _cancel(self, job: Job, reason: str) -> None:
         """Cancel a job and wait for its end; raises the error of a refusal (§7.4)."""
@@ -322,11 +325,11 @@ class Session:
         return self._client.stream_result(JobId(job_id), now=self._pump.now())
 
     def _tells_soon(self) -> None:
-        """Something is processed, which the pump is to find at its next turn."""
+        """Have the pump report processed events at its next turn."""
         self._pump.soon()
 
     def _mend(self, job_id: str) -> bool:
-        """Ask for the whole history of a job that is over, for its result; False when that cannot be done."""
+        """Request the whole history of an ended job, for its result; return False if that is not possible."""
         try:
             request_id = self._client.subscribe(JobId(job_id), 0, True, now=self._pump.now())
         except LocalProtocolError:
@@ -335,15 +338,16 @@ class Session:
         self._pump.soon()
         return True
 
-    # For who opens and leaves it.
+    # Called by `connect`.
 
     async def _open(
         self, token: Token, target: Target, dialing: Dialing = dial, *, patient: bool = False
     ) -> None:
-        """Connect and say hello; returns when the runtime has said welcome.
+        """Connect and say hello; return when the runtime has sent its welcome.
 
-        Raises OSError when nobody is reached, ConnectionLost when it takes too long, and the ArcpError of a
-        refusal (§6.1). `patient`: nobody reached is tried again, as long as a cut session would be.
+        Raises OSError when the target is not reached, ConnectionLost when it takes too long, and the
+        ArcpError of a refusal (§6.1). With `patient` an unreachable target is tried again, as long as a lost
+        session would be.
         """
         self._dialer = Dialer(self._client, self._pump, target, token, dialing)
         self._patient = patient
@@ -358,13 +362,13 @@ class Session:
                 if not patient or self.lost is not None or self._pump.now() >= until:
                     raise
             if self._client.session is not None:
-                await self._welcome.wait()  # The client goes on by itself with what a store has kept.
+                await self._welcome.wait()  # The client resumes the stored session by itself.
                 return
             self._welcome = Answer()
             await anyio.sleep(max(0, backoff.dial(Time(self._pump.now())).at - self._pump.now()) / SECOND)
 
     def _leave(self) -> None:
-        """Drop the connection: the session is detached, its jobs go on."""
+        """Drop the connection: the session is detached, its jobs continue."""
         self._jobs.done_with_ends()
         self._jobs.tell()
         if self._keeper is not None:
@@ -375,19 +379,19 @@ class Session:
         finally:
             self._pump.stop()
 
-    # For its pump.
+    # Called by the pump.
 
     def _request(self, request: MachineRequest) -> None:
-        """The client wants a connection."""
+        """Carry out the client's request for a connection."""
         if isinstance(request, Dial) and self._dialer is not None:
             self._dialer.again(request)
 
     def _happened(self, events: Sequence[MachineEvent]) -> None:
-        """Something came from the runtime, or happened to the connection."""
+        """Handle events of the runtime and of the connection."""
         for event in self._jobs.take_emitted(events):
             self._told(event)
 
-    # Below: steps of the above.
+    # Helpers of the methods above.
 
     def _told(self, event: MachineEvent) -> None:
         match event:
@@ -452,7 +456,9 @@ class Session:
             self._answers.give(event.request_id, self._jobs.accepted(event))
 
     def _subscribed(self, event: Subscribed) -> None:
-        """Without a request it was the client itself that asked, for a job that it goes on with."""
+        """Handle the answer to a subscribe; without a request the client itself subscribed to a job it
+        follows.
+        """
         if event.request_id in self._mends:
             self._mends.pop(event.request_id)
         elif event.request_id is None or event.request_id in self._answers:
@@ -462,14 +468,16 @@ class Session:
             self._pump.soon()
 
     def _is_finished(self) -> bool:
-        """Whether nobody could go on with anything: all that was asked for has ended, and was taken."""
+        """Return whether nothing is left to resume: all requested jobs have ended, and their events were
+        taken.
+        """
         resumption = self._client.resumption()
         return bool(self.id) and not self._answers and resumption is not None and not resumption.jobs
 
     def _end_soon(self, loss: ConnectionLost) -> None:
-        """It is over; what else the client has to say of it, of its jobs for example, comes first."""
+        """End the session after the client's remaining events, for example about its jobs."""
         if self._patient and not self.id and self._failure is None:
-            self._welcome.refuse(loss)  # There was none yet: it is `open` that goes on.
+            self._welcome.refuse(loss)  # No session was open yet: `_open` continues.
             return
         if self.lost is None or isinstance(loss, errors.SessionLost):
             self.lost = loss
@@ -477,7 +485,7 @@ class Session:
         self._pump.loop.call_soon(partial(self._lose, loss))
 
     def _lose(self, lost: ConnectionLost) -> None:
-        """The one place where a session ends: nothing more will come for whatever waits."""
+        """End the session: the single place where every waiting call is refused."""
         if self._over.is_set():
             return
         self.lost = lost = self.lost or lost
@@ -491,7 +499,7 @@ class Session:
             self._dialer.stop()
 
     async def _ask(self, send: Callable[..., RequestId]) -> Any:
-        """Send a request, and wait for its answer; reading goes on meanwhile."""
+        """Send a request, and wait for its answer; reading continues meanwhile."""
         if self.lost is not None:
             raise again(self.lost)
         request_id = send(now=self._pump.now())
@@ -509,7 +517,7 @@ class Session:
 
 
 class _PumpHost:
-    """Hands to a session what its pump has for its host."""
+    """Passes the requests and events of the pump to a session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

@@ -1,4 +1,4 @@
-"""Where a client keeps its session, so that the one that is started next goes on where it stopped."""
+"""Stores for a client's session, so that the next process can resume it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["FileStore", "MemoryStore", "SessionStore"]
 logger = logging.getLogger("arcp_io")
 
 MODE: Final = 0o600
-"""What it holds opens a session: nobody else may read it."""
+"""The mode of a store's file: its content opens a session, so that only the owner may read it."""
 LARGEST: Final = 64 * 1024 * 1024
 """Bytes of a file that may hold a session; a larger file is not read."""
 
@@ -29,18 +29,18 @@ LARGEST: Final = 64 * 1024 * 1024
 class SessionStore(Protocol):
     """Keeps one session for `connect(..., store=…)`.
 
-    Its calls come from the event loop: they have to be quick. A store that is a context manager as well is
+    Its methods are called on the event loop and must be quick. A store that is a context manager as well is
     entered for as long as the session lasts.
     """
 
     def load(self) -> Resumption | None:
-        """What was saved last; None when nothing was, or when it was cleared."""
+        """Return the session that was saved last; None if there was none, or it was cleared."""
 
     def save(self, resumption: Resumption) -> None:
-        """Keep this, in place of what was kept; when it returns, a crash no longer loses it."""
+        """Save a session in place of the one before; after the return a crash does not lose it."""
 
     def clear(self) -> None:
-        """Keep nothing: there is nothing to go on with."""
+        """Remove the session: nothing is left to resume."""
 
 
 class MemoryStore:
@@ -62,12 +62,11 @@ class MemoryStore:
 class FileStore:
     """Keeps a session in a file that only its owner can read.
 
-    Each save writes another file, syncs and renames it: a crash leaves the old or the new session, whole. A
-    file at this path that holds something else is never changed or removed: NotAStore is raised instead.
-
-    Entered as a context manager, which may be done again inside, the store is for one process at a time:
-    StoreInUse for the next one, by a lock on the file beside it that ends in `.arcp-io-lock`. That file is
-    there while the store is entered.
+    Each save writes another file, syncs and renames it: a crash leaves the old or the new session, complete.
+    A file at this path that does not hold a session is never changed or removed: NotAStore is raised instead.
+    Entered as a context manager, also repeatedly, the store is for one process at a time: another process
+    gets StoreInUse, by a lock on the file beside it that ends in `.arcp-io-lock`. That file exists while the
+    store is entered.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -75,7 +74,7 @@ class FileStore:
         self._lock = -1
         self._entered = 0
         self._known: tuple[int, ...] | None = None
-        """The identity of the file that is known to hold a session; None: of no file."""
+        """The identity of the file that is known to hold a session; None if there is none."""
 
     def __repr__(self) -> str:
         return f"<FileStore {self.path}>"
@@ -96,8 +95,8 @@ class FileStore:
     def load(self) -> Resumption | None:
         """Return the session that was saved last; None without a file, and for an empty one.
 
-        A file that others could read is closed to them, with a warning. Raises NotAStore for a file that
-        holds no session, which stays as it is, and OSError for one that cannot be opened.
+        A file that others could read is made private, with a warning. Raises NotAStore for a file without a
+        session, which stays unchanged, and OSError for a file that cannot be opened.
         """
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -108,7 +107,9 @@ class FileStore:
             resumption = self._read(descriptor, status)
             mode = stat.S_IMODE(status.st_mode)
             if resumption is not None and mode & ~MODE:
-                logger.warning("%s had mode %03o: others may know the session in it", self.path, mode)
+                logger.warning(
+                    "%s had mode %03o: other users may have read the session in it", self.path, mode
+                )
                 os.fchmod(descriptor, MODE)
         finally:
             os.close(descriptor)
@@ -116,10 +117,10 @@ class FileStore:
         return resumption
 
     def save(self, resumption: Resumption) -> None:
-        """Keep a session in place of the one that was kept.
+        """Save a session in place of the stored one.
 
-        Raises NotAStore for a file that holds something else, and OSError when it cannot be written; what was
-        there before is there still.
+        Raises NotAStore for a file that does not hold a session, and OSError when it cannot be written; the
+        file is unchanged then.
         """
         self._check_replaceable()
         fresh = self._beside("new")
@@ -141,7 +142,9 @@ class FileStore:
         self._sync_directory()
 
     def touch(self) -> None:
-        """Note that the session is attached: its file, if there is one, counts as written now."""
+        """Note that the session is attached: the modification time of its file, if there is one, is set to
+        now.
+        """
         with suppress(FileNotFoundError):
             unchanged = _identity(os.stat(self.path)) == self._known
             os.utime(self.path)
@@ -149,9 +152,9 @@ class FileStore:
                 self._known = _identity(os.stat(self.path))
 
     def clear(self) -> None:
-        """Remove the session; without one nothing is done.
+        """Remove the session; does nothing without one.
 
-        Raises NotAStore for a file that holds something else, and OSError when the file cannot be removed.
+        Raises NotAStore for a file that does not hold a session, and OSError when the file cannot be removed.
         """
         self._check_replaceable()
         with suppress(FileNotFoundError):
@@ -162,7 +165,7 @@ class FileStore:
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self.path))
         if not stat.S_ISREG(status.st_mode):
-            raise NotAStore(f"{self.path} is not a regular file: give a path of its own to the session")
+            raise NotAStore(f"{self.path} is not a regular file: give another path for the session")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(LARGEST + 1)
         if not data:
@@ -173,7 +176,7 @@ class FileStore:
             return Resumption.of_json(data)
         except ValueError:
             raise NotAStore(
-                f"{self.path} holds no session of arcp-io: move it away, or give another path"
+                f"{self.path} does not hold a session of arcp-io: move it away, or give another path"
             ) from None
 
     def _check_replaceable(self) -> None:
@@ -186,7 +189,7 @@ class FileStore:
             self.load()
 
     def _take_lock(self) -> int:
-        """Return the descriptor of the lock file, locked; raises StoreInUse, and OSError."""
+        """Return the descriptor of the locked lock file; raises StoreInUse, and OSError."""
         path = self._beside("lock")
         while True:
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
@@ -197,14 +200,16 @@ class FileStore:
                     return lock
             except BlockingIOError:
                 _close(lock)
-                raise StoreInUse(f"another process goes on with the session in {self.path}") from None
+                raise StoreInUse(
+                    f"another process uses the session in {self.path}: end it, or give another path"
+                ) from None
             except BaseException:
                 _close(lock)
                 raise
-            _close(lock)  # Its owner has removed it meanwhile: a lock on it excludes nobody.
+            _close(lock)  # Its owner has removed it meanwhile: a lock on it excludes no other process.
 
     def _release_lock(self) -> None:
-        """Remove the lock file, which only its owner may do, and unlock it; a forked copy does not own it."""
+        """Unlock and remove the lock file, which only its owner may do; a forked copy does not own it."""
         path = self._beside("lock")
         with suppress(OSError):
             if _is_at(path, self._lock):
@@ -212,7 +217,7 @@ class FileStore:
         _close(self._lock)
 
     def _beside(self, purpose: str) -> Path:
-        """Return the path of a file that is ours by its name."""
+        """Return the path of a file beside the session; the suffix marks it as made by this program."""
         return self.path.with_name(f"{self.path.name}.arcp-io-{purpose}")
 
     def _sync_directory(self) -> None:
@@ -229,7 +234,7 @@ def _close(lock: int) -> None:
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
-    """Return what changes when a file is replaced or written to."""
+    """Return values that change when a file is replaced or written to."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 

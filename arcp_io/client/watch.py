@@ -1,4 +1,4 @@
-"""What becomes of a session, for whoever wants to watch: cut and resuming, open again, lost."""
+"""Watching a session: detached and resuming, open again, lost."""
 
 from __future__ import annotations
 
@@ -13,34 +13,40 @@ from arcp_proto.engine.output import Detached, JobLost, SessionLost, Welcomed
 __all__ = ["Change", "State", "Watchers"]
 
 State: TypeAlias = Literal["attached", "detached", "lost", "closed"]
-"""What a session is: of use; cut, and being resumed; beyond its window, with another one being opened in its
-place; over."""
+"""The state of a session.
+
+attached: in use. detached: the connection is lost, and being resumed. lost: beyond its window, while another
+session is opened in its place. closed: over.
+"""
 
 Change: TypeAlias = Welcomed | Detached | SessionLost | JobLost
-"""What `Session.watch` tells: `Detached`: it was cut. `Welcomed`: it is open again, `resumed` with nothing
-lost. `SessionLost`: it cannot be resumed. `JobLost`: a job that cannot be followed further."""
+"""A change that `Session.watch` reports.
+
+`Detached`: the connection was lost. `Welcomed`: the session is open again, `resumed` if nothing was lost.
+`SessionLost`: it cannot be resumed. `JobLost`: a job cannot be followed further.
+"""
 
 CHANGES_KEPT: Final = 256
-"""Changes that wait for a watcher; the oldest go first."""
+"""Changes that wait for a watcher; the oldest are dropped."""
 
 
 class Watchers:
-    """Everybody who watches one session."""
+    """The watchers of one session."""
 
     def __init__(self) -> None:
         self.state: State = "detached"
         self.over = False
-        """Nothing changes any more."""
+        """Whether no further changes will come."""
         self._watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
 
     def watch(self) -> Watcher:
-        """An iterator over what changes from now on; it ends with the session."""
+        """Return an iterator over the changes from now on; it ends with the session."""
         watcher = Watcher(self)
         self._watchers.add(watcher)
         return watcher
 
     def changed(self, change: Change) -> None:
-        """Something has."""
+        """Report a change to all watchers."""
         if self.over:
             return
         match change:
@@ -54,7 +60,7 @@ class Watchers:
             watcher.tell(change)
 
     def end(self) -> None:
-        """Nothing changes any more; a session that is lost stays lost."""
+        """End all watchers; a session that is lost stays lost."""
         self.over = True
         if self.state != "lost":
             self.state = "closed"
@@ -69,7 +75,7 @@ class Watcher:
         self._watchers = watchers
         self._changes: deque[Change] = deque(maxlen=CHANGES_KEPT)
         self._arrived: anyio.Event | None = None
-        """There while a task waits for a change."""
+        """Set at the next change; None while no task waits."""
 
     def __aiter__(self) -> Self:
         return self
@@ -83,11 +89,11 @@ class Watcher:
         return self._changes.popleft()
 
     def tell(self, change: Change) -> None:
-        """It has this to tell."""
+        """Add a change."""
         self._changes.append(change)
         self.wake()
 
     def wake(self) -> None:
-        """There may be something to tell, or nothing any more."""
+        """Wake the task that waits for a change or for the end."""
         if self._arrived is not None:
             self._arrived.set()

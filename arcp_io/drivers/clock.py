@@ -22,7 +22,9 @@ class Clock:
         self._offset = unix() - now()
 
     def drifted_to(self) -> int | None:
-        """The wall clock, if it was set, or the machine slept: it is more than 100 ms off; else None."""
+        """Return the wall clock if it has moved by more than 100 ms, by a step or a sleep of the machine;
+        else None.
+        """
         unix = self.unix()
         offset = unix - self.now()
         if abs(offset - self._offset) <= _DRIFT:

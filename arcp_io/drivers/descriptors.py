@@ -9,19 +9,21 @@ from typing import Final
 logger = logging.getLogger("arcp_io")
 
 WANTED: Final = 65_536
-"""Descriptors that a server asks for, as far as the system lets it."""
+"""Descriptors that a server tries to get."""
 KEPT: Final = 4
-"""One of so many is kept for agents in processes, `job.open`, the journal, and the audit."""
+"""One in this number of descriptors is kept for isolated agents, `job.open`, the journal and the audit."""
 LEAST_KEPT: Final = 128
-"""Eight times what a listener accepts at once: closing what is too many takes a loop some turns."""
+"""Fewest descriptors kept. It is eight times the connections accepted at once, as closing surplus ones
+takes time.
+"""
 EARLY_KEPT: Final = 32
-"""Connections for those who are let in, of the half that is not for connections before their welcome."""
+"""Connections of welcomed sessions within the half that is not for connections before their welcome."""
 
 
 def raise_limit() -> None:
     """Raise the soft limit on the descriptors of this process to the hard one, to WANTED at most.
 
-    What does not work is logged. Where there is no such limit nothing happens.
+    A failure is logged. Does nothing on systems without such a limit.
     """
     if sys.platform == "win32":
         return
@@ -47,10 +49,10 @@ def descriptors() -> int:
 
 
 def early_of(room: int) -> int:
-    """Return how many of the connections may be such that are not welcomed yet, besides the turned away."""
+    """Return how many connections may wait for their welcome, besides those that are refused."""
     return max(1, room // 2 - EARLY_KEPT)
 
 
 def room_of(limit: int) -> int:
-    """Return how many of so many descriptors may be connections: three quarters, and at least one."""
+    """Return how many of `limit` descriptors connections may take: three quarters, and at least one."""
     return max(1, limit - max(LEAST_KEPT, limit // KEPT))

@@ -1,4 +1,4 @@
-"""How threads call into the event loop of one blocking session, which runs in a thread of its own."""
+"""Calls from threads into the event loop of a blocking session, which runs in a thread of its own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ class Hop:
     def call(self, function: Callable[[], T]) -> T: ...
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """Call in the thread of the loop and return the result; raises ConnectionLost after the block."""
+        """Call a function on the loop's thread and return the result; raises ConnectionLost after the
+        block.
+        """
         if self.over:
             raise ConnectionLost(LEFT)
         try:
@@ -40,11 +42,11 @@ class Hop:
             raise ConnectionLost(LEFT) from None
         except RuntimeError:
             if self.over:
-                raise ConnectionLost(LEFT) from None  # It was left while this call was on its way.
+                raise ConnectionLost(LEFT) from None  # The block was left during this call.
             raise
 
     def call_within(self, timeout: float | None, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The same, for at most `timeout` seconds; raises TimeoutError when they are over."""
+        """Call a function for at most `timeout` seconds; raises TimeoutError after that."""
 
         async def limited() -> T:
             with anyio.fail_after(timeout):
@@ -53,7 +55,7 @@ class Hop:
         return self.call(limited)
 
     def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
-        """Iterate over what comes in the loop."""
+        """Iterate over the items of an async iterator in the loop."""
 
         async def next_item() -> tuple[T] | None:
             async for item in items:

@@ -1,4 +1,4 @@
-"""What stands between a runtime and its journal: its records go in, and come out of it after a restart."""
+"""The link between a runtime and its journal: stores its records, and restores it after a restart."""
 
 from __future__ import annotations
 
@@ -28,17 +28,19 @@ if TYPE_CHECKING:
     from .pump import Pump
 
 AGENTS_WAIT: Final = 4 * 1024 * 1024
-"""Bytes of records that wait for the disk, from which on agents wait too; what they have said by then, 64
-events at most, is below as much again."""
+"""Bytes of records waiting for the disk above which agents wait too.
+
+The events that they publish meanwhile, at most 64, take less than as much again.
+"""
 AGENTS_GO_ON: Final = AGENTS_WAIT // 2
 RECORDS_BETWEEN_TURNS: Final = 64
-"""Records of a snapshot that are encoded before the loop gets its turn."""
+"""Records of a snapshot that are encoded before the loop gets a turn."""
 
 
 class Keeper:
-    """Keeps the records of one runtime in a journal, and tells its pump how far they are durable.
+    """Stores the records of one runtime in a journal, and tells its pump which of them are durable.
 
-    The journal's numbers go on from one run to the next, those of a runtime begin at 0 each time.
+    The journal's numbers continue from one run to the next, those of a runtime begin at 0 each time.
     """
 
     def __init__(self, journal: Journal, loop: Loop) -> None:
@@ -56,7 +58,8 @@ class Keeper:
         self._closed = False
 
     def restore(self, config: RuntimeConfig, *, seed: bytes, now: int, unix: int) -> Runtime:
-        """Open the journal, and make the runtime that it holds, or a new one; for a thread, since it blocks.
+        """Open the journal, and return the runtime that it holds, or a new one. Blocks, so call it in a
+        thread.
 
         Raises JournalError.
         """
@@ -68,17 +71,19 @@ class Keeper:
                 self._runtime = Runtime.restore(config, records, seed=seed, now=now, unix=unix)
         except (Exception, InvariantViolated) as error:
             raise JournalError(
-                f"what {self._journal} holds cannot be restored: {type(error).__name__}: {error}. Keep it,"
-                " and begin with another"
+                f"the content of {self._journal} cannot be restored: {type(error).__name__}: {error}. Keep"
+                " it, and start with another journal"
             ) from error
         finally:
             self._restored = True
-            if self._closed:  # By somebody who did not wait.
+            if self._closed:  # Closed by a caller that did not wait.
                 self._journal.close()
         return self._runtime
 
     def attach(self, pump: Pump, hold_agents: Callable[[bool], None]) -> None:
-        """Tell this pump; `hold_agents` is told when agents have to wait, and when to go on."""
+        """Report to this pump; `hold_agents` is called when agents have to wait, and when they may
+        continue.
+        """
         self._pump = pump
         self._hold_agents = hold_agents
 
@@ -86,12 +91,12 @@ class Keeper:
 
     @property
     def behind(self) -> int:
-        """How many records have to be durable until all that was made so far is; 0: they are."""
+        """The number of records that must be durable before everything so far is; 0 if it is."""
         count = self._runtime.record_count
         return count if count > self._runtime.persisted_count else 0
 
     def keep(self, records: Sequence[Record]) -> None:
-        """Store records that were just taken; raises JournalError."""
+        """Store new records; raises JournalError."""
         if self._closed:
             return
         journal, encoded = self._journal, [encode_record(record) for record in records]
@@ -105,7 +110,7 @@ class Keeper:
                 journal.compact(_encoded(self._runtime.snapshot()))
 
     def close(self) -> None:
-        """Store what waits, and close the journal; for a thread, since it blocks. Again is harmless."""
+        """Store waiting records, and close the journal; calling it again has no effect. Blocks."""
         self._closed = True
         if self._restored:
             self._journal.close()
@@ -146,9 +151,9 @@ class Keeper:
 
 
 def _encoded(snapshot: list[Record]) -> Iterator[bytes]:
-    """A snapshot as bytes: at once what holds objects that go on changing, the bulk of it as it is consumed.
+    """Return a snapshot as bytes: records with changing objects now, all others while it is consumed.
 
-    That is on the journal's thread, which lets the loop in again and again.
+    It is consumed on the journal's thread, which lets the loop run again and again.
     """
     ready = [
         record if isinstance(record, JobKept | SessionKept) else encode_record(record) for record in snapshot
@@ -165,7 +170,7 @@ def _encoded(snapshot: list[Record]) -> Iterator[bytes]:
 
 @contextmanager
 def _nothing_collected() -> Iterator[None]:
-    """So many objects are made that looking for cycles among them, again and again, takes longer."""
+    """Disable the garbage collector: with so many new objects, repeated searches for cycles take longer."""
     was = gc.isenabled()
     gc.disable()
     try:

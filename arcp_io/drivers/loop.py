@@ -1,4 +1,4 @@
-"""The event loop that runs: what a pump, its transports and its agents need of it, on asyncio or trio."""
+"""The interface of an event loop to a pump, its transports and its agents, on asyncio or trio."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any, Final, Literal, Protocol
 from .transport import ByteStream, StreamTransport
 
 Connected = Callable[[ByteStream], StreamTransport]
-"""Told of a fresh stream, makes the transport that it reports to."""
+"""Takes a fresh stream, and returns the transport that it reports to."""
 Accepted = Callable[[ByteStream, str], StreamTransport]
-"""The same, with the peer's address."""
+"""Takes a fresh stream and the peer's address, and returns the transport that it reports to."""
 
 READ_SIZE: Final = 256 * 1024
 """Bytes of one read."""
@@ -25,38 +25,38 @@ class AgentTask(Protocol):
     """A task that a Loop has started."""
 
     def done(self) -> bool:
-        """Whether it has ended."""
+        """Return whether the task has ended."""
 
 
 class Event(Protocol):
-    """Something that happens once."""
+    """An event that happens once."""
 
     def set(self) -> object:
-        """It has happened."""
+        """Note that the event has happened."""
 
     def is_set(self) -> bool:
-        """Whether it has."""
+        """Return whether the event has happened."""
 
     async def wait(self) -> object:
-        """Until it has."""
+        """Wait until the event has happened."""
 
 
 class Listening(Protocol):
-    """A socket that is being listened on."""
+    """A socket that accepts connections."""
 
     def close(self) -> None:
-        """Accept no more; what was accepted goes on."""
+        """Stop accepting; accepted connections continue."""
 
 
 class Loop(Protocol):
     """The running event loop, for one pump and its tasks; see `open_loop`."""
 
     failure: BaseException | None
-    """What `crash` was called with first."""
+    """The first error that `crash` was called with."""
 
     @property
     def name(self) -> Literal["asyncio", "trio"]:
-        """Which event loop this is."""
+        """The name of the event loop."""
 
     @property
     def cancelled(self) -> type[BaseException]:
@@ -65,42 +65,44 @@ class Loop(Protocol):
     # For the pump.
 
     def arm(self, delay: float | None, callback: Callable[[], None]) -> None:
-        """Call back once, `delay` seconds from now, in place of what was armed before; None: disarm."""
+        """Call back once, `delay` seconds from now, in place of an earlier callback; None: disarm."""
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Call back at the next turn of the loop."""
 
     def call_from_thread(self, callback: Callable[[], None]) -> None:
-        """Call back soon, asked from any thread; raises RuntimeError once the loop is closed.
+        """Call back soon, from any thread; raises RuntimeError once the loop is closed.
 
-        What it raises is nobody's to catch.
+        Errors of the callback are not caught.
         """
 
     def crash(self, error: BaseException) -> None:
-        """Stop everything, loudly: whoever opened the loop gets `error`."""
+        """Stop everything, and raise `error` where the loop was opened."""
 
     # Tasks.
 
     def start(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> AgentTask:
-        """Run a task; what it raises, cancellation apart, is a crash."""
+        """Run a task; any error but a cancellation is a crash."""
 
     def cancel(self, task: AgentTask) -> None:
-        """Cancel by the loop's own means: on asyncio once, on trio at every checkpoint."""
+        """Cancel a task as the loop does: on asyncio once, on trio at every checkpoint."""
 
     async def wait(self, task: AgentTask) -> None:
-        """Until the task has ended."""
+        """Wait until the task has ended."""
 
     async def checkpoint(self) -> None:
-        """Let others run."""
+        """Yield to other tasks."""
 
     def task_id(self) -> int:
-        """Return a number of the task that runs, unique while it does; 0 outside a task."""
+        """Return a number for the running task, unique while it runs; 0 outside a task."""
 
     def cut_off(self) -> bool:
         """Return whether the running task is cancelled together with all others of this loop."""
 
     def event(self) -> Event:
-        """Return a new event, which may be made and set outside a task; `wait` always lets others run."""
+        """Return a new event, which may be made and set outside a task; `wait` always yields to other
+        tasks.
+        """
 
     # Streams.
 
@@ -115,11 +117,11 @@ class Loop(Protocol):
         """Connect to a host over TCP, and over TLS if there is a context. Raises OSError."""
 
     async def open_pipes(self, reading: int, writing: int, connected: Connected) -> StreamTransport:
-        """Carry over two file descriptors of pipes, which it owns."""
+        """Carry a connection over two file descriptors of pipes, which the stream owns."""
 
 
 def current() -> Literal["asyncio", "trio"]:
-    """Which event loop runs; raises RuntimeError when none does."""
+    """Return the name of the running event loop; raises RuntimeError if none runs."""
     trio = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_task():
         return "trio"
@@ -128,7 +130,7 @@ def current() -> Literal["asyncio", "trio"]:
 
 
 def unwinding(cancelled: type[BaseException]) -> bool:
-    """Whether the caller is handling its cancellation, as in `finally: await job.log(...)`.
+    """Return whether the caller is handling its cancellation, as in `finally: await job.log(...)`.
 
     `cancelled` is the class of the exception that cancels.
     """
@@ -142,7 +144,7 @@ def unwinding(cancelled: type[BaseException]) -> bool:
 
 @asynccontextmanager
 async def open_loop() -> AsyncIterator[Loop]:
-    """The running event loop; leaving the block cancels what was started on it, and waits for it.
+    """Yield the running event loop; leaving the block cancels its tasks, and waits for them.
 
     A crash cancels the block, and is raised when it is left.
     """

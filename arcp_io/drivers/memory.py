@@ -1,4 +1,4 @@
-"""Streams inside one process, without sockets, and what a client connects to by them."""
+"""Streams inside one process, without sockets, and the target for clients that use them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LENGTH: Final = struct.Struct(">I")
 
 @runtime_checkable
 class MemoryTarget(Protocol):
-    """What a client of the same event loop connects to: `serve_memory` yields one."""
+    """A target for clients of the same event loop: `serve_memory` yields one."""
 
     def dial(self, pump: Pump, connection: Connection) -> StreamTransport:
         """Connect a client's connection, and return its transport."""
@@ -70,10 +70,12 @@ class LengthCodec:
 
 
 class MemoryStream:
-    """One end of a pair of ByteStreams: what it writes is handed over at the next turn of the other."""
+    """One end of a pair of ByteStreams: written bytes are delivered at the next turn of the other end's
+    loop.
+    """
 
     transport: StreamTransport
-    """What it reports to."""
+    """The transport that the stream reports to."""
     _other: MemoryStream
 
     def __init__(self, loop: Loop, capacity: int) -> None:
@@ -88,7 +90,7 @@ class MemoryStream:
 
     @classmethod
     def pair(cls, one: Loop, other: Loop, capacity: int) -> tuple[MemoryStream, MemoryStream]:
-        """Two connected ends, each on its own loop."""
+        """Return two connected ends, each on its own loop."""
         ends = cls(one, capacity), cls(other, capacity)
         ends[0]._other, ends[1]._other = ends[1], ends[0]
         return ends

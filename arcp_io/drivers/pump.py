@@ -1,7 +1,7 @@
-"""The pump: what stands between a machine of arcp_proto and one event loop. Synchronous, the same on both.
+"""The pump: the synchronous link between a machine of arcp_proto and an event loop, asyncio or trio.
 
-After every input it takes what the machine wants and carries it out: pull and write, ask the host, close,
-tell, arm the timer. There is one for each machine.
+After every input it takes the machine's output and carries it out: pull and write, pass requests to the
+host, close, report events, arm the timer. Each machine has one pump.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 BYTES_HELD: Final = 64 * 1024
 """Bytes of events that wait for the next turn of the loop; more are sent at once."""
 EVENT_SIZE: Final = 1024
-"""Bytes that an event counts as, beside those that `soon` is told: no more than 64 of them wait."""
+"""Bytes that an event counts as, beside the size given to `soon`: at most 64 events wait."""
 COALESCING: Final = MILLISECOND
-"""While events keep coming, nothing is sent for so long after they were: they go out together then."""
+"""Nanoseconds after a send during which events are collected, while they keep coming, to be sent together."""
 LONGEST_COALESCING: Final = 20 * MILLISECOND
-"""At most so long, when sending takes longer, to hundreds of observers for example."""
+"""The longest time for which events are collected, when sending takes long, for example to many observers."""
 TIMES_AS_LONG: Final = 3
-"""As sending took: it gets no more than a quarter of the time."""
+"""The factor from the time of a send to the pause after it: sending gets at most a quarter of the time."""
 
 
 class Transport(Protocol):
-    """What carries one connection. Nothing here blocks."""
+    """Carries one connection. No method blocks."""
 
     def flush(self) -> None:
         """Pull one batch of envelopes and write it, unless the last write has not finished."""
@@ -45,31 +45,31 @@ class Transport(Protocol):
         """Close after the last envelope; with `abort` at once. The connection is lost when it is done."""
 
     def read_on(self) -> None:
-        """`connection.reading` was off when something came in, and is on again."""
+        """Resume reading, after `connection.reading` was off when data came in."""
 
 
 class Host(Protocol):
-    """Who carries out what only the host can do. Nothing here blocks."""
+    """Carries out the requests that only the host can fulfil. No method blocks."""
 
     def request(self, request: Request) -> None:
-        """Do it, soon; the answer is an input of the machine."""
+        """Carry out a request soon; its answer is an input of the machine."""
 
     def happened(self, events: Sequence[Event]) -> None:
-        """Take note of each, in this order; there is nothing to answer."""
+        """Take note of events, in order; they need no answer."""
 
 
 class Pump:
-    """Carries out what one machine wants.
+    """Carries out the output of one machine.
 
-    An input that returns an Output is followed by `carry_out`, one that returns nothing by `run`, an
-    agent's emit by `soon`, all without an await in between. What transports report has methods of its own.
-    An exception that leaves the machine there is a bug: it stops the loop (`crash`), and is not raised here.
+    An input that returns an Output is followed by `carry_out`, one that returns nothing by `run`, an agent's
+    emit by `soon`, all without an await in between. Reports of transports have methods of their own. An
+    exception that leaves the machine there is a bug: it stops the loop (`crash`), and is not raised here.
     """
 
     def __init__(
         self, machine: Machine, host: Host, loop: Loop, clock: Clock, keeper: Keeper | None = None
     ) -> None:
-        """A machine that makes records has a `keeper` for them."""
+        """Drive a machine; a machine that makes records has a `keeper` for them."""
         self.machine = machine
         self.keeper = keeper
         self.host = host
@@ -79,25 +79,27 @@ class Pump:
         """The monotonic clock, in nanoseconds: the `now` of every input."""
         self._transports: dict[Connection, Transport] = {}
         self._waiting: dict[Connection, Transport] = {}
-        """Transports with something that came in while `reading` was off."""
+        """Transports whose data wait because `reading` was off."""
         self._held: dict[Connection, None] = {}
         self._writable: dict[Connection, None] = {}
         self._spoken_to: dict[Connection, None] = {}
-        """Those that have nothing to pull but what agents have said, the time of which comes."""
+        """Connections with nothing to send but events of agents, which are sent when their time comes."""
         self._requests: list[Request] = []
         self._closing: list[Closing] = []
         self._unkept: deque[tuple[int, Closing]] = deque()
-        """What is to be closed once so many records are durable: its last envelopes may wait for them."""
+        """Closings that wait until a number of records is durable, because their last envelopes may."""
         self._events: list[Event] = []
         self._settling = False
         self._stopped = False
         self._unsent = 0
-        """Bytes that agents have said since the last run."""
+        """Bytes of events that agents have published since the last run."""
         self.waits_for_agents = False
-        """What is writable waits a turn for agents that were just asked for, since they may say more."""
+        """Whether writable connections wait a turn for agents that were just started, as these may publish
+        more.
+        """
         self._scheduled = False
         self._turns = 0
-        """Those of the loop that were asked for, and have not come."""
+        """Turns of the loop that were scheduled, and have not come."""
         self._quiet_until = 0
         self._flush_at: int | None = None
         self._deadline: int | None = None
@@ -106,7 +108,7 @@ class Pump:
     # After an input.
 
     def carry_out(self, output: Output) -> None:
-        """Carry out what an input returned; after the stop nothing."""
+        """Carry out the output of an input; after the stop do nothing."""
         if self._stopped:
             return
         try:
@@ -116,7 +118,7 @@ class Pump:
             self.crash(error)
 
     def run(self) -> None:
-        """Take and carry out, after an input that returns nothing; after the stop nothing."""
+        """Take and carry out, after an input that returns nothing; after the stop do nothing."""
         self._unsent = 0
         if self.waits_for_agents:
             self.waits_for_agents = self._scheduled = False
@@ -133,7 +135,7 @@ class Pump:
     def soon(self, size: int = 0, *, urgent: bool = False) -> None:
         """Run at the next turn of the loop, but soon after the last time only when `urgent`.
 
-        For events of agents; `urgent` for terminals. `size`: bytes of the event, if it is large.
+        For events of agents; `urgent` for terminals. `size` is the number of bytes of a large event.
         """
         self._unsent += EVENT_SIZE + size
         if self._unsent >= BYTES_HELD:
@@ -150,12 +152,12 @@ class Pump:
                 self._schedule()
 
     def crash(self, error: BaseException) -> None:
-        """A bug, ours or the host's: nothing of this machine is to be trusted any more."""
+        """Stop after a bug, ours or the host's: the state of this machine cannot be trusted."""
         self._stopped = True
         self.loop.crash(error)
 
     def persisted(self, count: int, report: Callable[..., None]) -> None:
-        """So many records are durable; `report` is the input that says so to the machine."""
+        """Note that `count` records are durable; `report` is the machine's input for it."""
         if self._stopped:
             return
         try:
@@ -168,22 +170,22 @@ class Pump:
             self.crash(error)
 
     def abandon(self, code: int, reason: str, error: BaseException) -> None:
-        """Nothing can go on: tell every peer by closing, and stop the loop with an error."""
+        """Close every connection with a code, and stop the loop with an error."""
         if not self._stopped:
             for transport in list(self._transports.values()):
                 transport.close(code, reason, abort=False)
             self.crash(error)
 
-    # What transports report.
+    # Called by transports.
 
     def attach(self, connection: Connection, transport: Transport) -> None:
-        """This carries the connection from now on; it pulls what waits when it can be written to."""
+        """Carry a connection over a transport, which pulls waiting envelopes when it can be written to."""
         self._transports[connection] = transport
         if connection.phase in (Phase.CLOSING, Phase.CLOSED):
             self.loop.call_soon(lambda: transport.close(1001, "too late", abort=True))
 
     def receive(self, connection: Connection, messages: Sequence[bytes]) -> int:
-        """Messages (or bytes, for LINES) have come in; returns how many of them were taken.
+        """Pass received messages (or bytes, for LINES) to the machine; return how many were taken.
 
         When it is fewer, the rest waits in the transport until `read_on` is called.
         """
@@ -192,7 +194,7 @@ class Pump:
             self._set_aside()
             taken = self._hand_over(connection, messages)
             while taken < len(messages):
-                self._settle(at_once=True)  # Perhaps it takes more when some of its answers are gone.
+                self._settle(at_once=True)  # It may take more when some of its answers are sent.
                 more = self._hand_over(connection, messages[taken:])
                 if not more:
                     self._waiting[connection] = self._transports[connection]
@@ -204,7 +206,7 @@ class Pump:
         return taken
 
     def hold(self, connection: Connection, held: bool) -> None:
-        """Take nothing more from a connection for now, or again: the host has enough of it."""
+        """Stop or resume taking messages from a connection, for the host's back-pressure."""
         if held == (connection in self._held):
             return
         if held:
@@ -216,18 +218,18 @@ class Pump:
             self._report(connection.reads_again)
 
     def advanced(self, connection: Connection) -> None:
-        """Some of what it has to send is gone, while messages of it wait."""
+        """Note that a connection has sent something while its messages wait."""
         if connection in self._waiting:
             self._wake_waiting()
 
     def too_large(self, connection: Connection) -> None:
-        """The header of a message announced more than `connection.message_limit`."""
+        """Note that the header of a message announced more than `connection.message_limit`."""
         self._report(connection.too_large)
 
     def control_frames(self, connection: Connection, count: int) -> bool:
-        """Frames that carry no message have come in; returns whether the connection is read on.
+        """Count frames that carry no message; return whether the connection continues to be read.
 
-        If not, `read_on` is called when it is.
+        If not, `read_on` is called when it does.
         """
         self._report(partial(connection.control_frames, count))
         if connection in self._transports and not self._takes(connection):
@@ -235,23 +237,25 @@ class Pump:
         return connection not in self._waiting
 
     def pending(self, connection: Connection, size: int) -> None:
-        """So many bytes of a message have come in and not the rest, or with 0 the rest of it."""
+        """Note that `size` bytes of an incomplete message have been received, or with 0 that it is
+        complete.
+        """
         self._report(partial(connection.message_begun, size) if size else connection.message_whole)
 
     def blocked(self, connection: Connection) -> None:
-        """The connection became writable while its last write had not finished."""
+        """Note that the connection became writable while its last write had not finished."""
         self._report(connection.blocked)
 
     def drained(self, connection: Connection) -> None:
-        """That write has finished, and nothing waits."""
+        """Note that the write has finished, and nothing waits."""
         self._report(connection.drained)
 
     def overran(self, connection: Connection) -> None:
-        """A pull has set `connection.overrun`."""
+        """Note that a pull has set `connection.overrun`."""
         self._report(connection.overran)
 
     def lost(self, connection: Connection, reason: str) -> None:
-        """The transport is gone, in whatever way; again is harmless."""
+        """Note that the transport is gone; calling it again has no effect."""
         self._transports.pop(connection, None)
         self._waiting.pop(connection, None)
         self._held.pop(connection, None)
@@ -263,10 +267,10 @@ class Pump:
             except BaseException as error:
                 self.crash(error)
 
-    # What the loop calls, and the end.
+    # Called by the loop, and the end.
 
     def fire(self) -> None:
-        """The armed time has come."""
+        """Handle the timer."""
         armed, self._armed = self._armed, None
         if self._stopped or armed is None:
             return
@@ -285,7 +289,9 @@ class Pump:
             self.crash(error)
 
     def look_at_wall(self) -> None:
-        """Tell the machine when the wall clock was set since the last look: before what is decided by it."""
+        """Tell the machine if the wall clock was set since the last check, before a decision that depends
+        on it.
+        """
         unix = self.clock.drifted_to()
         if unix is not None:
             self.machine.wall_clock_set(unix, now=self.now())
@@ -294,8 +300,7 @@ class Pump:
     def stop(self) -> None:
         """Abort every transport, which loses its connection, and do nothing more.
 
-        What becomes of agents from now on is not recorded: in a journal they were cut off by the end of the
-        process.
+        Later ends of agents are not recorded: for a journal, the end of the process has cut them off.
         """
         for connection, transport in list(self._transports.items()):
             transport.close(1001, "", abort=True)
@@ -305,7 +310,7 @@ class Pump:
         self._armed = None
         self.loop.arm(None, self.fire)
 
-    # Below: steps of the above.
+    # Helpers of the methods above.
 
     def _report(self, report: Callable[..., Output]) -> None:
         try:
@@ -316,14 +321,14 @@ class Pump:
             self.crash(error)
 
     def _set_aside(self) -> None:
-        """What agents have said is sent when its time has come, and not with what an input brings about."""
+        """Set aside agents' events, which are sent at their own time, not with the output of an input."""
         if self._flush_at is not None and not self._settling:
             writable, self._writable = self._writable, self._spoken_to
             self._gather(self.machine.take())
             self._writable = writable
 
     def _hand_over(self, connection: Connection, messages: Sequence[bytes]) -> int:
-        """Returns how many of them the machine has taken."""
+        """Pass messages to the machine; return how many were taken."""
         if connection in self._held and connection.phase not in (Phase.CLOSING, Phase.CLOSED):
             return 0
         taken = self.machine.receive_all(connection, messages, now=self.now())
@@ -331,13 +336,13 @@ class Pump:
         return taken
 
     def _takes(self, connection: Connection) -> bool:
-        """Whether a message may be handed over; what comes in while it closes is dropped there."""
+        """Return whether a message may be passed on; the machine drops messages of a closing connection."""
         if connection.phase in (Phase.CLOSING, Phase.CLOSED):
             return True
         return connection.reading and connection not in self._held and not self.machine.crowded(connection)
 
     def _gather(self, output: Output) -> None:
-        """Add an output to what is to be done."""
+        """Add an output to the pending work."""
         if output.records:
             if self.keeper is None:
                 raise InvariantViolated("a runtime with a journal needs a pump with one")
@@ -362,10 +367,10 @@ class Pump:
                 self._closing.append(closing)
 
     def _settle(self, *, at_once: bool = False) -> None:
-        """Do it all, and what comes of it; called again from inside, it leaves the work to the first call.
+        """Carry out all pending work and its consequences; a nested call leaves the work to the first one.
 
-        When the host is asked for something, an agent to start for example, more is to be sent at the next
-        turn: what is writable waits for it, unless `at_once`.
+        After a request of the host, for example to start an agent, more may be sent at the next turn:
+        writable connections wait for it, unless `at_once`.
         """
         if self._settling or self._stopped:
             return
@@ -420,11 +425,11 @@ class Pump:
 
     def _turn(self) -> None:
         self._turns -= 1
-        if not self._turns and self._scheduled:  # Else all was sent, and what came since has another turn.
+        if not self._turns and self._scheduled:  # Otherwise all was sent, and later events have another turn.
             self._send_events()
 
     def _send_events(self) -> None:
-        """Run, and let what agents say next wait a while."""
+        """Run, and let the agents' next events wait a while."""
         self._scheduled = False
         self._flush_at = None
         if not self._unsent:

@@ -1,4 +1,4 @@
-"""Sockets, as far as they are the same for both loops."""
+"""Functions for sockets that both loops share."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from arcp_io.forks import keep_from_copies
 
 BACKLOG: Final = 1024
 ACCEPTED_AT_ONCE: Final = 16
-"""Connections accepted before others get their turn."""
+"""Connections accepted before other tasks get their turn."""
 RETRY_DELAY: Final = 0.1
-"""Seconds without accepting after it has failed, because no descriptor is free for example."""
+"""Seconds without accepting after a failure, for example because no descriptor is free."""
 
 
 async def open_listeners(host: str, port: int) -> list[socket.socket]:
-    """Listen on every address of a host, on one port; 0: a free one. Raises OSError."""
+    """Listen on every address of a host, on one port; 0 means a free one. Raises OSError."""
     found = await _addresses(host, port)
     listeners: list[socket.socket] = []
     try:
@@ -36,14 +36,14 @@ async def open_listeners(host: str, port: int) -> list[socket.socket]:
 
 async def _addresses(host: str, port: int) -> Any:
     kind, passive = socket.SOCK_STREAM, socket.AI_PASSIVE
-    try:  # Nobody has to be asked for what is an address.
+    try:  # An address needs no lookup.
         return socket.getaddrinfo(host, port, type=kind, flags=passive | socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):
         return await anyio.getaddrinfo(host, port, type=kind, flags=passive)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a host."""
+    """Return whether only this machine can reach a host."""
     if host == "localhost":
         return True
     try:
@@ -53,7 +53,7 @@ def is_loopback(host: str) -> bool:
 
 
 def address_text(address: Any) -> str:
-    """The address of a peer, as a label: host:port."""
+    """Return the address of a peer as a label: host:port."""
     if isinstance(address, tuple) and len(address) >= 2:
         host, port = address[0], address[1]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -61,7 +61,7 @@ def address_text(address: Any) -> str:
 
 
 def send_at_once(connected: socket.socket) -> None:
-    """Do not hold back small segments (TCP_NODELAY); harmless on what is no TCP, or gone already."""
+    """Send small segments at once (TCP_NODELAY); harmless on sockets that are not TCP or are closed."""
     with suppress(OSError):
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

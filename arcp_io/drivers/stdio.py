@@ -24,8 +24,10 @@ EXIT_TIMEOUT: Final = 2.0
 
 _CHUNK: Final = 64 * 1024
 _CAPACITY: Final = 1024 * 1024
-"""Bytes that a pipe of ours holds, as much as Linux grants to anybody: else it is 64 KiB, which two writes
-fill. It takes memory only for what is in it."""
+"""Capacity of our pipes in bytes, the most that Linux grants to any user; the default is 64 KiB.
+
+Two writes fill the default. Pipes take memory only for the bytes in them.
+"""
 
 
 class LineCodec:
@@ -45,7 +47,9 @@ class LineCodec:
         return [data]
 
     def _count(self, data: bytes) -> None:
-        """Note how much there is of a line that has not ended; what is too long of it is not kept."""
+        """Count the bytes of an unfinished line; those beyond the limit do not count, as they are not
+        stored.
+        """
         end = data.rfind(b"\n")
         pending = self.pending + len(data) if end < 0 else len(data) - end - 1
         self.pending = min(pending, self.limit)
@@ -65,7 +69,7 @@ class LineCodec:
 
 
 class RequestCodec(LineCodec):
-    """The same for a runtime: line by line, as each may have to wait until some of the answers are taken."""
+    """The framing of lines for a runtime: line by line, as each may have to wait until answers are taken."""
 
     def receive(self, data: bytes) -> list[bytes]:
         self._count(data)
@@ -76,7 +80,7 @@ class RequestCodec(LineCodec):
 class Command:
     """A child process that speaks ARCP on its standard streams; its standard error is ours.
 
-    `env`: its whole environment; None: ours.
+    `env` is its whole environment; None means ours.
     """
 
     argv: Sequence[str]
@@ -87,9 +91,9 @@ class Command:
 async def spawn(
     command: Command, *, pass_fds: Sequence[int] = (), new_session: bool = False
 ) -> tuple[Process, int, int]:
-    """Start a child; returns it and our ends of its standard output and input. Raises OSError.
+    """Start a child; return it, and our ends of its standard output and input. Raises OSError.
 
-    It inherits the descriptors `pass_fds`; with `new_session` no signal of our terminal reaches it.
+    The child inherits the descriptors `pass_fds`; with `new_session` no signal of our terminal reaches it.
     """
     their_input, our_output = os.pipe()
     our_input, their_output = os.pipe()
@@ -127,16 +131,18 @@ def ending(returncode: int) -> str:
 
 
 async def reap(child: Process, ended: anyio.Event) -> None:
-    """Once its streams have ended, wait for the child to exit, ask it to terminate, and at last kill it.
+    """Wait for a child to exit once its streams have ended, ask it to terminate, and finally kill it.
 
-    When cancelled, begin with that at once; cancelled once more, begin anew.
+    When cancelled, begin with that at once; cancelled again, start over.
     """
     try:
         await ended.wait()
     finally:
         with anyio.CancelScope(shield=True):
             while child.returncode is None:
-                with suppress(anyio.get_cancelled_exc_class()):  # No shield against asyncio's own cancel.
+                with suppress(
+                    anyio.get_cancelled_exc_class()
+                ):  # A shield does not stop asyncio's own cancel.
                     await _end(child)
 
 
@@ -151,10 +157,10 @@ async def _end(child: Process) -> None:
 
 @contextmanager
 def own_standard_streams() -> Iterator[tuple[int, int]]:
-    """Take our standard input and output; yields descriptors to read and to write, to be closed in the block.
+    """Take over standard input and output; yield descriptors to read and to write, which the block closes.
 
-    From then on whoever reads standard input finds it empty, and what is printed goes to standard error, so
-    that nothing gets between the lines.
+    Afterwards standard input is empty, and `print` writes to standard error, so that nothing gets between the
+    lines.
     """
     reading, writing = os.dup(0), os.dup(1)
     _point(0, os.devnull, os.O_RDONLY)
@@ -188,7 +194,7 @@ def _is_pipe(descriptor: int) -> bool:
 
 
 def _widen(pipe: int) -> None:
-    """Whoever writes a lot waits less often for whoever reads. Systems may refuse it, or not know it."""
+    """Enlarge a pipe, so that its writer waits less often. Systems may refuse it, or not support it."""
     if sys.platform == "linux":
         from fcntl import F_SETPIPE_SZ, fcntl
 
@@ -203,8 +209,10 @@ def _point(descriptor: int, path: str, flags: int) -> None:
 
 
 def _copy(source: int, sink: int) -> threading.Thread:
-    """Copy to the end in a thread: an event loop cannot wait for files, and should not make a terminal
-    non-blocking, which others use."""
+    """Copy to the end in a thread.
+
+    An event loop cannot wait for files, and must not make a shared terminal non-blocking.
+    """
 
     def run() -> None:
         try:
@@ -212,7 +220,7 @@ def _copy(source: int, sink: int) -> threading.Thread:
                 while data:
                     data = data[os.write(sink, data) :]
         except OSError:
-            pass  # Whoever reads is gone.
+            pass  # The reader is gone.
         finally:
             os.close(source)
             os.close(sink)

@@ -13,29 +13,31 @@ if TYPE_CHECKING:
 
 
 class ByteStream(Protocol):
-    """The native half: a socket, TLS over one, or two pipes. Nothing here blocks, or calls back at once."""
+    """The native half: a socket, TLS over one, or two pipes. No method blocks, or calls back at once."""
 
     def write(self, data: bytes) -> bool:
-        """Take it all; whether it is written. If not, `written` is called later, before the next write."""
+        """Take all bytes; return whether they are written. If not, `written` is called later, before the
+        next write.
+        """
 
     def pause(self) -> None:
-        """Stop reading; more may come all the same."""
+        """Stop reading; bytes may still come in."""
 
     def resume(self) -> None:
-        """Read again."""
+        """Resume reading."""
 
     def end(self) -> None:
-        """After the last write has finished: end our direction. A socket reads on, all else is closed."""
+        """End our direction after the last write. A socket continues to read, other streams are closed."""
 
     def close(self) -> None:
-        """After the last write has finished: close in order."""
+        """Close in order after the last write."""
 
     def abort(self) -> None:
-        """Close at once, whatever is under way; harmless on a closed stream."""
+        """Close at once; harmless on a closed stream."""
 
 
 STEP: Final = 64 * KIB
-"""Bytes after which it is told again how much there is of a message that is not whole."""
+"""Bytes of an incomplete message after which its size is reported again."""
 
 
 class Codec(Protocol):
@@ -56,23 +58,24 @@ class Codec(Protocol):
         """Take bytes; return the messages they complete."""
 
     def receive_eof(self) -> None:
-        """The peer's direction has ended."""
+        """Note that the peer's direction has ended."""
 
     def frame(self, messages: Sequence[bytes]) -> bytes:
-        """Messages as they are sent."""
+        """Return messages as the bytes to send."""
 
     def close(self, code: int, reason: str) -> None:
-        """Say that nothing follows."""
+        """Send the end of the framing."""
 
     def data_to_send(self) -> bytes:
-        """What the protocol itself has to say."""
+        """Return the bytes that the framing protocol itself has to send."""
 
 
 class StreamTransport:
-    """Carries one connection over one stream: a Transport for the pump, and what the stream reports to.
+    """Carries one connection over one stream: a Transport for the pump, and the receiver of the stream's
+    reports.
 
     It is busy from a write that the stream did not take at once, or a batch that left more to pull, until
-    nothing waits any more; becoming writable while it is busy is what blocks a connection.
+    nothing waits; becoming writable while it is busy blocks a connection.
     """
 
     __slots__ = (
@@ -106,8 +109,9 @@ class StreamTransport:
         on_ready: Callable[[], None] | None = None,
         on_gone: Callable[[], None] | None = None,
     ) -> None:
-        """Attaches itself. `on_ready` is called when messages can be framed or never will be, `on_gone` at
-        the end; each once."""
+        """Attach to the pump. `on_ready` is called when messages can be framed or never will be, `on_gone`
+        at the end; each once.
+        """
         self.connection = connection
         self.gone = ""
         """Why the stream is over; empty before."""
@@ -118,13 +122,13 @@ class StreamTransport:
         self._on_gone = on_gone
         self._undelivered: list[bytes] = []
         self._reported = 0
-        """Bytes of a message that is not whole, as the core knows."""
+        """Bytes of an incomplete message, as reported to the core."""
         self._paused = False
-        """The stream is not read."""
+        """Whether reading is paused."""
         self._opened = False
         self._busy = self._blocked = False
         self._more = True
-        """There may be more to pull; not when the last batch could have been larger."""
+        """Whether there may be more to pull; False when the last batch could have been larger."""
         self._refused = self._overran = False
         self._closing: tuple[int, str] | None = None
         self._close_sent = self._ended = False
@@ -134,7 +138,7 @@ class StreamTransport:
         else:
             self._progress()
 
-    # What the pump asks.
+    # Called by the pump.
 
     def flush(self) -> None:
         if self.gone or not self._opened:
@@ -165,10 +169,10 @@ class StreamTransport:
         if not self._undelivered:
             self._resume()
 
-    # What the stream reports.
+    # Called by the stream.
 
     def received(self, data: bytes) -> None:
-        """Bytes have come in."""
+        """Take received bytes."""
         if self.gone:
             return
         codec = self._codec
@@ -190,17 +194,17 @@ class StreamTransport:
             self._progress()
 
     def written(self) -> None:
-        """The last write has finished."""
+        """Note that the last write has finished."""
         if not self.gone:
             self._advance()
 
     def ended(self, reason: str) -> None:
-        """The peer's direction has ended, or the stream is broken."""
+        """Note that the peer's direction has ended, or the stream is broken."""
         if not self.gone:
             self._codec.receive_eof()
             self._leave(reason, in_order=True)
 
-    # Below: steps of the above.
+    # Helpers of the methods above.
 
     def _deliver(self, messages: list[bytes]) -> None:
         if self._undelivered:
@@ -212,17 +216,17 @@ class StreamTransport:
             self._pause()
 
     def _look_at_pending(self, pending: int) -> None:
-        """Tell how much there is of a message that is not whole: when it begins or ends, and as it grows."""
+        """Report the size of an incomplete message: when it begins or ends, and as it grows."""
         told = self._reported
         if not self.gone and (not pending or not told or abs(pending - told) >= STEP):
             self._reported = pending
             self._pump.pending(self.connection, pending)
 
     def _count_controls(self) -> None:
-        """Tell of frames that carry no message; read no more while the connection is not read."""
+        """Report frames that carry no message; stop reading if the connection is not read."""
         count = self._codec.controls
         if self.connection.phase is Phase.OPEN:
-            self._codec.controls = 0  # Before the welcome they count together.
+            self._codec.controls = 0  # Before the welcome their number accumulates.
         if not self._pump.control_frames(self.connection, count) and not self.gone:
             self._pause()
 
@@ -248,23 +252,23 @@ class StreamTransport:
 
     @property
     def _over(self) -> bool:
-        """Whether the framing has ended without our asking: a close frame of the peer, or its error."""
+        """Whether the peer has ended the framing, by a close frame or an error."""
         return self._opened and not self._codec.open and self._closing is None
 
     def _progress(self) -> None:
-        """The codec has taken something: see what it has to say."""
+        """Send the codec's own bytes after it has taken input."""
         codec = self._codec
         if not self._busy:
             data = codec.data_to_send()
             if data or codec.finished or self._over:
                 self._write(data)
         elif self._over:
-            self._leave("the peer closed the connection, and does not read", in_order=False)
+            self._leave("the peer closed the connection without reading", in_order=False)
         if codec.failure is not None:
             self._ready()
 
     def _advance(self) -> None:
-        """Write what the codec has to say, and one batch."""
+        """Write the codec's own bytes, and one batch."""
         codec = self._codec
         data = codec.data_to_send()
         if codec.open and (envelopes := self.connection.envelopes_to_send()):
@@ -283,7 +287,7 @@ class StreamTransport:
             self._busy = True
 
     def _settle(self) -> None:
-        """Everything so far is written: see what comes next."""
+        """Choose the next step after everything so far is written."""
         self._busy = False
         connection, codec = self.connection, self._codec
         if connection.overrun and not self._overran and codec.open:
@@ -304,7 +308,7 @@ class StreamTransport:
                 self._end()
 
     def _end(self) -> None:
-        """If nothing will be written any more, end the stream."""
+        """End the stream if nothing more will be written."""
         if self._over:
             self._leave("the peer closed the connection", in_order=True)
         elif self._codec.finished and not self._ended:

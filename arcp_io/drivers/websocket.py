@@ -1,7 +1,7 @@
 """WebSocket framing (RFC 6455) for both roles and both loops, without I/O.
 
-The protocol is websockets' Sans-I/O layer. Beside it stands one short path for what nearly every frame is:
-a whole text message. Every other frame goes to the library whole, and what it yields is merged in order.
+The protocol is websockets' Sans-I/O layer. Beside it stands one short path for nearly all frames: complete
+text messages. Every other frame goes to the library whole, and its results are merged in order.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ except ImportError:
 __all__ = ["ClientCodec", "ServerCodec", "WebSocketCodec"]
 
 HEAD_BYTES: Final = 16 * 1024
-"""Of the head of the opening request or response; HTTP servers take 8 to 16 KiB."""
+"""Bytes of the head of the opening request or response; HTTP servers take 8 to 16 KiB."""
 SMALL_PIECE: Final = 128
-"""A piece of a message that is shorter, and not its last one, counts as a control frame."""
+"""A piece of a message that is shorter, and not the last one, counts as a control frame."""
 HELD: Final = 64 * 1024
-"""Bytes of a message that is not whole that are held while a connection closes."""
+"""Bytes of an incomplete message that are held while a connection closes."""
 PONGS_HELD: Final = 32
 """Pongs kept for a peer that pings and does not read; the latest alone would do (RFC 6455, 5.5.3)."""
 
@@ -56,24 +56,24 @@ _HEAD_TOO_LARGE: Final = (
 )
 
 _Event = Request | Response | Frame
-"""What the library hands out; only frames after the handshake."""
+"""An event of the library; after the handshake always a frame."""
 
-# Outside the hierarchy of loggers: the library logs headers and frames, and those hold tokens.
+# Outside the hierarchy of loggers: the library logs headers and frames, which hold tokens.
 _SILENT: Final = logging.Logger("arcp_io.drivers.websocket", logging.CRITICAL + 1)
 
 
 class WebSocketCodec(ABC):
-    """One connection's framing. After every input send `data_to_send()`; when `finished`, close.
+    """The framing of one connection. After every input send `data_to_send()`; when `finished`, close.
 
     `limit`: bytes of one incoming message, fragments together; the owner may change it at any time.
     `too_large`: a frame header announced more. Reading has stopped, sending goes on until `close(1009)`.
-    `finished`: after what `data_to_send()` returns next comes nothing: half-close the transport, or close it.
+    `finished`: `data_to_send()` returns the last bytes: then half-close the transport, or close it.
     `status`: of the HTTP response, sent or received; None without one.
     `open`: messages can be framed: the handshake succeeded, and no close frame was sent.
     `failure`: why the opening handshake failed; None unless it did.
-    `pending`: bytes of a message or frame that were received, while the rest was not; 0 for none.
-    `controls`: control frames and small pieces so far; the owner may set it back. `most_controls` says how
-    many there may be: the frames behind one more are dropped.
+    `pending`: received bytes of an incomplete message or frame; 0 for none.
+    `controls`: control frames and small pieces so far; the owner may reset it. `most_controls` returns how
+    many are allowed: the frames after one more are dropped.
     """
 
     __slots__ = (
@@ -114,7 +114,7 @@ class WebSocketCodec(ABC):
         self.failure: str | None = None
         self._side = protocol.side
         self._protocol: Protocol | None = protocol
-        """The library's: first for the handshake, then for what is no text message, once there is some."""
+        """The library's protocol: first for the handshake, then for frames that are not text messages."""
         self._mask_bit, self._mask_size = (_MASKED, 4) if protocol.side is Side.SERVER else (0, 0)
         self._connecting = True
         self._head_read = False
@@ -139,7 +139,7 @@ class WebSocketCodec(ABC):
 
     @property
     def close_code(self) -> int | None:
-        """Why the connection ends: the code of the first close frame, the peer's or ours; None before one.
+        """The code of the first close frame, the peer's or ours; None before one.
 
         1005: the peer gave no code; 1006: the stream ended without a close frame.
         """
@@ -150,7 +150,7 @@ class WebSocketCodec(ABC):
 
     @property
     def close_reason(self) -> str:
-        """The text beside `close_code`, often empty; the peer's is not to be trusted."""
+        """The text beside `close_code`, often empty; the peer's text is not trusted."""
         close = self._close_sent
         return "" if close is None else close.reason
 
@@ -163,7 +163,7 @@ class WebSocketCodec(ABC):
         return protocol.close_rcvd == protocol.close_sent
 
     def receive(self, data: bytes | bytearray) -> list[bytes]:
-        """Take bytes, cut anywhere; return the messages they complete, text (UTF-8 unchecked) or binary.
+        """Take bytes, split anywhere; return the messages they complete, text (UTF-8 unchecked) or binary.
 
         Never raises. After an error, `too_large`, the peer's close frame or its end, bytes are dropped.
         """
@@ -178,7 +178,7 @@ class WebSocketCodec(ABC):
             if len(self._buffer) < self._wanted:
                 self.pending += len(data)
                 if self.pending > HELD and not self.open:
-                    self._discard()  # We have closed, and nobody wants the message.
+                    self._discard()  # We have closed, and the message is not needed.
                 return messages
             data = bytes(self._buffer)
             self._buffer.clear()
@@ -193,7 +193,7 @@ class WebSocketCodec(ABC):
         return messages
 
     def receive_eof(self) -> None:
-        """The transport ended, in order or not. May be repeated."""
+        """Note that the transport ended, in order or not. May be repeated."""
         if not self.closed:
             self._library().receive_eof()
             if self._connecting:
@@ -203,13 +203,13 @@ class WebSocketCodec(ABC):
 
     @abstractmethod
     def frame(self, messages: Sequence[bytes]) -> bytes:
-        """Frames of text messages (UTF-8), joined. Raises LocalProtocolError unless `open`."""
+        """Return frames of text messages (UTF-8), joined. Raises LocalProtocolError unless `open`."""
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Send a close frame, once; during the opening handshake, give the connection up.
 
-        The reason is cut to 123 bytes. After `too_large`, too many control frames, or in the midst of a large
-        message, no answer is awaited (RFC 6455, 7.1.7).
+        The reason is truncated to 123 bytes. After `too_large`, too many control frames, or in the midst of a
+        large message, no answer is awaited (RFC 6455, 7.1.7).
         """
         if self._connecting:
             self.failure = self.failure or "closed before the opening handshake was over"
@@ -227,9 +227,10 @@ class WebSocketCodec(ABC):
             self._collect()
 
     def data_to_send(self) -> bytes:
-        """What the protocol itself has to say: handshake, pongs, close. It goes before frames made later.
+        """Return the bytes of the protocol itself: handshake, pongs, close. Send them before frames made
+        later.
 
-        It can wait while the transport takes nothing: beyond the handshake, less than 5 KiB are held.
+        They may wait while the transport takes nothing: beyond the handshake, less than 5 KiB are held.
         """
         if not (self._outgoing or self._pongs):
             return b""
@@ -243,7 +244,9 @@ class WebSocketCodec(ABC):
         return None if self._protocol is None else self._protocol.close_sent
 
     def _library(self) -> Protocol:
-        """No extension is ever negotiated, so that any connection goes on where another has begun."""
+        """Return the library's protocol. No extension is ever negotiated, so a new object can continue any
+        connection.
+        """
         if self._protocol is None:
             self._protocol = Protocol(self._side, max_size=None, logger=_SILENT)
         return self._protocol
@@ -254,10 +257,10 @@ class WebSocketCodec(ABC):
 
     @abstractmethod
     def _read_head(self, head: _Event) -> None:
-        """Look at the peer's half of the opening handshake, and answer it if it is a request."""
+        """Read the peer's half of the opening handshake, and answer it if it is a request."""
 
     def _shake_hands(self, data: bytes) -> bytes:
-        """Give the library the HTTP head and return what follows it: alone, the library would read on."""
+        """Give the library the HTTP head and return the bytes after it, which it would otherwise read too."""
         seen = self._head_tail + data
         end, in_head = seen.find(_HEAD_END), not self._head_read
         if self._head_read or end < 0:
@@ -292,9 +295,9 @@ class WebSocketCodec(ABC):
             self._protocol = None  # It would keep the request, with its headers.
 
     def _split(self, data: bytes, messages: list[bytes]) -> int:
-        """Take the whole frames that `data` begins with; return their size in bytes.
+        """Take the complete frames that `data` begins with; return their size in bytes.
 
-        Each frame is judged as the library does it, in its order: opcode, mask, length, all at the header.
+        Each frame is checked as the library does it, in its order: opcode, mask, length, all at the header.
         """
         size, mask_bit, mask_size = len(data), self._mask_bit, self._mask_size
         direct, limit = self._prospect()
@@ -336,7 +339,8 @@ class WebSocketCodec(ABC):
         return at
 
     def _prospect(self) -> tuple[bool, int]:
-        """Whether a whole text frame, if that comes next, needs no library; how large any frame may be.
+        """Return whether a complete text frame, if that is next, needs no library, and the limit of any
+        next frame.
 
         The library, too, counts control frames among fragments.
         """
@@ -345,7 +349,7 @@ class WebSocketCodec(ABC):
         return self.open, self.limit
 
     def _hand_over(self, frame: bytes, messages: list[bytes]) -> None:
-        """Give the library a whole frame, or the header of one that it will not read."""
+        """Give the library a complete frame, or the header of one that it will not read."""
         first = frame[0]
         if first & 0x08 or (first < _MASKED and len(frame) < SMALL_PIECE):
             self.controls += 1
@@ -382,7 +386,9 @@ class WebSocketCodec(ABC):
         self._discard()
 
     def _refuse_frame(self) -> None:
-        """Where the library alone closes at once, leave the owner the time to say why."""
+        """Refuse a frame that is too large. The library would close at once; here the owner can give a
+        reason.
+        """
         if self.open:
             self.too_large = True
         else:
@@ -410,7 +416,7 @@ class WebSocketCodec(ABC):
 class ServerCodec(WebSocketCodec):
     """The listening side: masked frames in, unmasked out, no extension.
 
-    `target`: path and query of the request; None before it. A query may hold secrets.
+    `target` is the path and query of the request, None before it. A query may hold secrets.
     """
 
     __slots__ = ("_admission", "target")
@@ -448,8 +454,8 @@ class ServerCodec(WebSocketCodec):
 class ClientCodec(WebSocketCodec):
     """The connecting side: its request waits in `data_to_send()`; unmasked frames in, masked out.
 
-    `host`, `port`, `secure`: where to connect, from the URI. `random_bytes` is called like os.urandom and
-    must be as hard to predict (RFC 6455, 10.3). Raises ValueError when `uri` is not ws:// or wss://.
+    `host`, `port` and `secure` say where to connect, from the URI. `random_bytes` is called like os.urandom
+    and must be as hard to predict (RFC 6455, 10.3). Raises ValueError when `uri` is not ws:// or wss://.
     """
 
     __slots__ = ("_random_bytes", "host", "port", "secure")

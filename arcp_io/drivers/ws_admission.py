@@ -1,4 +1,4 @@
-"""Which opening requests a listener accepts: path, Host and Origin; and which subprotocol it answers."""
+"""Admission: the rules by which a listener accepts opening requests (path, Host, Origin, subprotocol)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 def choose_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
     """Return the first offered subprotocol that is `arcp` or begins with `arcp.`, or None.
 
-    A client that offers subprotocols and is answered none fails the connection: browsers and the `ws`
-    library do, with `new WebSocket(url, ["arcp.v1"])`. The answer changes nothing else.
+    A client that offers subprotocols and gets none fails the connection: browsers and the `ws` library do,
+    with `new WebSocket(url, ["arcp.v1"])`. The choice changes nothing else.
     """
     return next((name for name in offered if name == "arcp" or name.startswith("arcp.")), None)
 
@@ -29,8 +29,9 @@ class Admission:
     """The rules of one listener, shared by its connections.
 
     `path` is exact, any query is allowed. `hosts` are names or addresses, each for every port or, written
-    "example.com:8443", for one. `origins` are exact; without an Origin, no browser asks, and it is accepted.
-    `refused` is called with the status and the reason of every request that is answered by anything but 101.
+    "example.com:8443", for one. `origins` are exact; a request without an Origin does not come from a
+    browser, and is accepted. `refused` is called with the status and the reason of every request that is not
+    answered by 101.
     """
 
     __slots__ = ("_hosts", "_path", "_refused", "origins")
@@ -49,15 +50,16 @@ class Admission:
         self._refused = refused
 
     def protocol(self, logger: logging.Logger) -> ServerProtocol:
-        """Return the library's side of a new connection, which tells `logger` what it does."""
+        """Return the library's side of a new connection, which logs to `logger`."""
         return ServerProtocol(
             origins=self.origins, select_subprotocol=choose_subprotocol, max_size=None, logger=logger
         )
 
     def answer(self, protocol: ServerProtocol, request: Request) -> Response:
-        """The response to a request: 101, or 403, 404 and what the library refuses (400, 405, 426, 505).
+        """Return the response to a request: 101, 403, 404, or a refusal of the library (400, 405, 426,
+        505).
 
-        The Host comes first: a page that has rebound a name to our address learns nothing else.
+        The Host is checked first: a page that has rebound a name to our address learns nothing else.
         """
         response = self._answer(protocol, request)
         if response.status_code != 101 and self._refused is not None:
@@ -82,7 +84,7 @@ class Admission:
 
 
 def _host_and_port(authority: str) -> tuple[str, str]:
-    """Split "host:port"; the port is "" without one. An IPv6 address comes out in its shortest form."""
+    """Split "host:port"; the port is "" without one. An IPv6 address is returned in its shortest form."""
     host, port = authority.lower(), ""
     address = _ipv6(host)
     if address is None:

@@ -1,6 +1,6 @@
-"""Journals: where a runtime keeps the facts that have to survive its process.
+"""Journals: where a runtime stores the facts that must survive its process.
 
-Nothing is imported before it is used.
+Each name is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MODULE_OF = {
     "SqliteJournal": "sqlite",
     "repair_journal": "repair",
 }
-"""Public name -> the module that has it."""
+"""Public name -> the module that defines it."""
 
 
 def __getattr__(name: str) -> Any:

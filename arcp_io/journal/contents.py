@@ -1,4 +1,4 @@
-"""What the file of a SqliteJournal holds, as far as it can be read.
+"""The content of the file of a SqliteJournal, as far as it can be read.
 
 journal   one row: the version of the records, the number that the first row of `record` begins with,
           and how many rows `kept` has
@@ -17,18 +17,18 @@ from .rows import Row, unpack
 
 
 class Versions(NamedTuple):
-    """Of the tables of a file, and of the records in them; both count from 1."""
+    """The versions of the tables of a file and of the records in it; both count from 1."""
 
     schema: int
     records: int
 
 
 class Damaged(JournalError):
-    """A row is missing, or is not as it was written."""
+    """A row is missing, or differs from what was written."""
 
 
 class Header(NamedTuple):
-    """The one row of the table `journal`."""
+    """The single row of the table `journal`."""
 
     record_version: int
     start: int
@@ -36,24 +36,26 @@ class Header(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What was found in a file: how much of a snapshot and behind it, and the number that comes next."""
+    """The readable content of a file: the sizes of its snapshot and of the records after it, and the next
+    number.
+    """
 
     kept: Amount
     since: Amount
     next: int
     lost: str
-    """What cannot be read, and why; empty: that is all."""
+    """A description of what cannot be read, and why; empty if everything can be read."""
 
 
 def stored(db: sqlite3.Connection) -> Iterator[bytes]:
-    """Every record of a file in order: the snapshot, and what stands behind it."""
+    """Yield every record of a file in order: the snapshot, then the records after it."""
     for table, first in (("kept", 0), ("record", header(db).start)):
         for row in good_rows(db, table, first):
             yield from unpack(row)
 
 
 def good_rows(db: sqlite3.Connection, table: str, first: int) -> Iterator[Row]:
-    """The rows of a table, which begin with record `first`. Raises Damaged at the first that is not good."""
+    """Yield the rows of a table, which begin with record `first`; raise Damaged at the first bad row."""
     try:
         for values in db.execute(f"SELECT first, span, crc, data FROM {table} ORDER BY first"):
             row = Row(*values)
@@ -71,22 +73,22 @@ def good_rows(db: sqlite3.Connection, table: str, first: int) -> Iterator[Row]:
 
 
 def header(db: sqlite3.Connection) -> Header:
-    """What a file says of itself; raises JournalError and sqlite3.Error."""
+    """Return the header row of a file; raises JournalError and sqlite3.Error."""
     found = db.execute("SELECT record_version, start, kept_rows FROM journal").fetchone()
     if found is None or not all(type(value) is int for value in found):
-        raise JournalError("it does not say what it holds")
+        raise JournalError("its header row is missing or invalid")
     return Header(*found)
 
 
 def versions(db: sqlite3.Connection) -> Versions:
-    """Of what versions a file is; raises JournalError and sqlite3.Error."""
+    """Return the versions of a file; raises JournalError and sqlite3.Error."""
     return Versions(db.execute("PRAGMA user_version").fetchone()[0], header(db).record_version)
 
 
 def scan(db: sqlite3.Connection) -> Contents:
-    """Look at every row, and at every page; raises JournalError and sqlite3.Error.
+    """Read every row and check every page; raises JournalError and sqlite3.Error.
 
-    A page that counts fewer rows than it has is found by what it does not account for.
+    The check of pages finds a page that counts fewer rows than it holds.
     """
     said = header(db)
     kept, rows, fault = _scan_table(db, "kept", 0)
@@ -123,7 +125,7 @@ def _scan_table(db: sqlite3.Connection, table: str, first: int) -> tuple[Amount,
 
 
 def check_versions(path: str, found: Versions, known: Versions) -> None:
-    """Raise JournalError for a file of a version that is not known."""
+    """Raise JournalError if a file has a version that this release does not know."""
     for what, is_of, goes_to in zip(("schema", "records"), found, known, strict=True):
         if not 0 < is_of <= goes_to:
             raise JournalError(

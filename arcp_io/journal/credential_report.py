@@ -1,4 +1,4 @@
-"""Credentials that a journal knows, and that are not known to be revoked: for operators (§14)."""
+"""The credentials of a journal that are not known to be revoked: a report for operators (§14)."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from .sqlite_file import open_database
 from .wal import LOG_HEADER_BYTES, log_of
 
 COPIES: Final = 5
-"""How often a journal that is being written to is copied until the copy is whole."""
+"""How often a journal that is in use is copied until one copy is consistent."""
 
 
 class Outstanding(NamedTuple):
-    """One alias that is not known to be revoked; `requested_at` is Unix time in nanoseconds.
+    """One credential alias that is not known to be revoked; `requested_at` is Unix time in nanoseconds.
 
-    `state`: requested (whether something was issued is not known), issued (its job has not ended), to be
-    revoked, or outstanding: `reason` says why it could not be.
+    `state` is "requested" (it is not known whether a credential was issued), "issued" (the job has not
+    ended), "to be revoked", or "outstanding" (the revocation failed, and `reason` says why).
     """
 
     alias: str
@@ -48,10 +48,10 @@ class Outstanding(NamedTuple):
 
 
 def outstanding_in(path: str | os.PathLike[str]) -> list[Outstanding]:
-    """What the journal in a file knows, the oldest first; a runtime may have it open meanwhile.
+    """Return the unrevoked credentials in the journal at a path, oldest first; a runtime may have it open.
 
-    Raises JournalError for what is no journal, or cannot be read, and JournalDamaged for one that has lost
-    something.
+    Raises JournalError for a file that is not a journal or cannot be read, and JournalDamaged for a journal
+    that has lost records.
     """
     failure = JournalError(f"there is no journal {os.fspath(path)}")
     if not os.path.exists(path):
@@ -63,7 +63,7 @@ def outstanding_in(path: str | os.PathLike[str]) -> list[Outstanding]:
                 _copy(os.path.realpath(path), copy)
                 opened = open_database(copy, "normal", RECORD_VERSION)
             except (OSError, sqlite3.Error, JournalError) as error:
-                failure = _told(error, copy, os.fspath(path))
+                failure = _renamed(error, copy, os.fspath(path))
                 continue
             try:
                 return listed(map(decode_record, stored(opened.db)))
@@ -73,7 +73,7 @@ def outstanding_in(path: str | os.PathLike[str]) -> list[Outstanding]:
 
 
 def listed(records: Iterable[Record]) -> list[Outstanding]:
-    """What is not known to be revoked after these records."""
+    """Return the credentials that are not known to be revoked after these records."""
     found: dict[str, Outstanding] = {}
     ended: dict[str, None] = {}
     for record in records:
@@ -104,9 +104,9 @@ def _stated(found: Iterable[Outstanding], ended: dict[str, None]) -> Iterator[Ou
 
 
 def _copy(path: str, copy: str) -> None:
-    """Copy the file and its write-ahead log; what is written in between may be torn, which is found then.
+    """Copy a journal's file and its write-ahead log; opening the copy detects torn writes.
 
-    Raises OSError, and JournalError when the log was begun anew, or another file came in its place.
+    Raises OSError, and JournalError when the log was restarted or the file replaced meanwhile.
     """
     before = _state(path)
     shutil.copyfile(path, copy)
@@ -117,14 +117,14 @@ def _copy(path: str, copy: str) -> None:
 
 
 def _state(path: str) -> tuple[int, bytes]:
-    """Return the number of a file, and how its write-ahead log begins."""
+    """Return the inode number of a file, and the header of its write-ahead log."""
     with suppress(FileNotFoundError), open(log_of(path), "rb") as log:
         return os.stat(path).st_ino, log.read(LOG_HEADER_BYTES)
     return os.stat(path).st_ino, b""
 
 
-def _told(error: Exception, copy: str, path: str) -> JournalError:
-    """Return an error of a copy as one of the journal itself."""
+def _renamed(error: Exception, copy: str, path: str) -> JournalError:
+    """Return an error about a copy as an error about the journal itself."""
     said = str(error).replace(copy, path)
     if isinstance(error, JournalDamaged):
         return JournalDamaged(said)

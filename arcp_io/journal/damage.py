@@ -1,4 +1,4 @@
-"""A damaged journal: how much of it is good. Nothing here changes its files."""
+"""Assess how much of a damaged journal is good, without changing its files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .wal import log_of, read_log
 
 _HEAD_BYTES: Final = 100
 _PAGES_AT: Final = 28
-"""Where the header of a database says how many pages it has."""
+"""Offset of the number of pages in the header of a database."""
 
 
 class Assessed(NamedTuple):
-    """What of a journal is good; `with_log`: with its write-ahead log more of it is than without."""
+    """The good part of a journal; `with_log` is true if reading the write-ahead log recovers more."""
 
     versions: Versions
     contents: Contents
@@ -29,23 +29,23 @@ class Assessed(NamedTuple):
 
 
 def is_ours(path: str) -> bool:
-    """Whether the header of a file is a database's, and marked as a journal's."""
+    """Return whether the header of a file marks it as the database of a journal."""
     head = _head_of(path)
     return head.startswith(b"SQLite format 3\0") and head[68:72] == APPLICATION_ID.to_bytes(4, "big")
 
 
 def is_short(path: str) -> bool:
-    """Whether a file has fewer bytes than its header says."""
+    """Return whether a file has fewer bytes than its header says."""
     head = _head_of(path)
     page = int.from_bytes(head[16:18], "big")
     return os.path.getsize(path) < page * int.from_bytes(head[_PAGES_AT : _PAGES_AT + 4], "big")
 
 
 def assess(path: str) -> Assessed:
-    """Look at a copy of a journal, beside it, and return how much of it is good.
+    """Read a temporary copy of a journal and return how much of it is good.
 
-    What its write-ahead log has lost may be in the file already, so that more is good without the log.
-    Raises JournalError when it cannot even be said what it holds.
+    A damaged write-ahead log may hold pages that the file already has, so that more is good without the log.
+    Raises JournalError when nothing can be read.
     """
     with _explained(path):
         log = read_log(path)
@@ -62,16 +62,18 @@ def assess(path: str) -> Assessed:
 
 
 def damaged(path: str) -> JournalDamaged:
-    """Return the error that says what is lost of a journal, and what to do."""
+    """Return the error that says what a journal has lost and how to repair it."""
     return JournalDamaged(
         f"the journal {path} is damaged, and has lost {assess(path).contents.lost}. Put a backup in its"
-        f" place, or run 'arcp-io journal repair {path}': it keeps a copy, and what is good"
+        f" place, or run 'arcp-io journal repair {path}': it saves a copy, and keeps what is good"
     )
 
 
 @contextmanager
 def readable_copy(path: str, *, with_log: bool, fitted: bool = True) -> Iterator[sqlite3.Connection]:
-    """Open a copy of a journal, `fitted` if it is shorter than it says; raises OSError and sqlite3.Error."""
+    """Open a copy of a journal; `fitted` mends the header of a truncated one. Raises OSError and
+    sqlite3.Error.
+    """
     with tempfile.TemporaryDirectory(prefix=".arcp-io-", dir=os.path.dirname(path)) as directory:
         copy = os.path.join(directory, "journal")
         shutil.copyfile(path, copy)
@@ -88,7 +90,7 @@ def readable_copy(path: str, *, with_log: bool, fitted: bool = True) -> Iterator
 
 
 def _assessed(path: str, *, with_log: bool) -> Assessed:
-    """Read a copy as it is or, when SQLite does not, one whose header says how long it is."""
+    """Assess a copy as it is or, if SQLite refuses it, with the number of pages in its header corrected."""
     for fitted in (False, True):
         try:
             with readable_copy(path, with_log=with_log, fitted=fitted) as db:
@@ -112,7 +114,7 @@ def _goodness(found: Assessed) -> tuple[int, int]:
 
 
 def _fit_length(path: str) -> None:
-    """Let the header of a file that was cut say how many pages there are: SQLite opens it then."""
+    """Write the real number of pages into the header of a truncated file, so that SQLite opens it."""
     with open(path, "r+b") as file:
         pages = -(-file.seek(0, os.SEEK_END) // PAGE_BYTES)
         file.truncate(pages * PAGE_BYTES)
@@ -133,9 +135,7 @@ def _explained(path: str) -> Iterator[None]:
     except (JournalError, sqlite3.Error, UnicodeDecodeError) as error:
         raise JournalError(
             f"the journal {path} is damaged beyond repair: {error}. Put a backup in its place, or move it"
-            " away to begin anew"
+            " away to start an empty one"
         ) from None
     except OSError as error:
-        raise JournalError(
-            f"the journal {path} is damaged, and cannot be looked at: {error.strerror}"
-        ) from None
+        raise JournalError(f"the journal {path} is damaged, and cannot be read: {error.strerror}") from None

@@ -1,6 +1,6 @@
-"""One runtime a journal: a lock on a file beside it, which the system lets go of when the process ends.
+"""Locking: one runtime for each journal, by a lock on a file beside it that ends with the process.
 
-Copies of the process that agents fork off do not hold it (see `forks`).
+Copies of the process that agents fork off do not hold the lock (see `forks`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,24 @@ from .protocol import JournalError, JournalInUse
 
 
 class FileLock:
-    """An exclusive lock by `flock` on a file of its own, so that it holds while the journal is swapped."""
+    """An exclusive `flock` on a file of its own, so that it stays valid while the journal's file is
+    replaced.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.used = False
-        """Whether it had been taken before it was taken last, maybe by a process that is gone."""
+        """Whether an earlier owner, possibly a process that has ended, had used the lock before the last
+        `acquire`.
+        """
         self._descriptor: int | None = None
 
     def acquire(self, what: str) -> None:
-        """Take it; raises JournalInUse, which names `what` and the process that has it, JournalError for a
-        file that is something else, and OSError."""
+        """Acquire the lock.
+
+        Raises JournalInUse, which names `what` and the owning process, JournalError if the file is not a
+        lock, and OSError.
+        """
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         keep_from_copies(descriptor)
         try:
@@ -47,16 +54,19 @@ class FileLock:
         self._descriptor = descriptor
 
     def _check_ours(self, descriptor: int) -> bool:
-        """Return whether a file holds the number of a process; raises JournalError for anything else."""
+        """Return whether the file holds a process id; raise JournalError if it holds anything else."""
         held = os.pread(descriptor, 33, 0)
         if held and not (held.endswith(b"\n") and held[:-1].isdigit()):
             raise JournalError(
-                f"{self.path} is not the lock of a journal: move it away, or name the journal otherwise"
+                f"{self.path} is not the lock of a journal: move it away, or choose another journal"
             )
         return bool(held)
 
     def release(self) -> None:
-        """Let it go; the file stays, since removing it would let two have it. Again is harmless."""
+        """Release the lock; calling it again has no effect.
+
+        The file stays: if it were removed, two processes could lock it.
+        """
         if self._descriptor is not None:
             share_with_copies(self._descriptor)
             os.close(self._descriptor)

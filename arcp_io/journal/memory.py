@@ -8,7 +8,7 @@ from .protocol import Amount, Durable, Failed, JournalError, JournalGap, Journal
 
 
 class MemoryJournal:
-    """A Journal whose records are durable as soon as they are appended, and end with the process."""
+    """A Journal whose records are durable as soon as they are appended, and are lost with the process."""
 
     failed: Exception | None = None
     dropped = ""
@@ -32,11 +32,11 @@ class MemoryJournal:
 
     @property
     def compaction_due(self) -> bool:
-        """Whether it has grown enough to be worth a `compact`."""
+        """Whether the journal has grown enough to be worth a `compact`."""
         return grown(self._kept, self._since)
 
     def open(self, record_version: int, on_durable: Durable, on_failed: Failed) -> None:
-        """See Journal; it never fails."""
+        """Open the journal, as Journal.open; this journal never fails later."""
         if self._on_durable is not None:
             raise JournalInUse("this journal is open already")
         if record_version < self._version:
@@ -45,12 +45,12 @@ class MemoryJournal:
         self._on_durable = on_durable
 
     def read(self) -> Iterator[bytes]:
-        """The snapshot and all records behind it."""
+        """Yield the snapshot and all records after it."""
         yield from self._snapshot
         yield from self._records
 
     def append(self, first: int, records: Sequence[bytes]) -> None:
-        """Keep them, and report them as durable before it returns. Raises JournalGap."""
+        """Store records and report them as durable before returning. Raises JournalGap."""
         if self._on_durable is None:
             raise JournalError("this journal is not open")
         check_gap(self._next, first)
@@ -60,22 +60,22 @@ class MemoryJournal:
         self._on_durable(self._next)
 
     def compact(self, snapshot: Iterable[bytes]) -> None:
-        """Keep a snapshot in place of all records so far."""
+        """Store a snapshot in place of all records so far."""
         self._snapshot = list(snapshot)
         self._records = []
         self._kept, self._since = added(Amount(), self._snapshot), Amount()
 
     def close(self) -> None:
-        """It can be opened again."""
+        """Close the journal; it can be opened again."""
         self._on_durable = None
 
 
 def check_gap(expected: int, first: int) -> None:
-    """Raises JournalGap unless the next records have the numbers that come next."""
+    """Raise JournalGap unless the first new record has the next number."""
     if first != expected:
         raise JournalGap(f"the next record of the journal is {expected}, not {first}")
 
 
 def added(amount: Amount, records: Sequence[bytes]) -> Amount:
-    """An amount with records added to it."""
+    """Return an amount increased by records."""
     return Amount(amount.records + len(records), amount.bytes + sum(map(len, records)))

@@ -1,4 +1,4 @@
-"""What a journal is to those who write to it: numbered records of bytes that survive the process."""
+"""The interface of a journal: numbered records of bytes that survive the process."""
 
 from __future__ import annotations
 
@@ -6,57 +6,56 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 LEAST_RECORDS: Final = 10_000
-"""Records behind the last snapshot below which a journal is not compacted."""
+"""A journal with fewer records than this after its last snapshot is not compacted."""
 LEAST_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of them, likewise."""
+"""A journal with fewer bytes of records than this after its last snapshot is not compacted."""
 GROWTH: Final = 4
-"""How many times the size of its last snapshot a journal may grow before it is compacted."""
+"""The factor by which a journal may outgrow its last snapshot before it is compacted."""
 
 Durable = Callable[[int], object]
-"""Told that every record with a lower number survives the process; called from any thread."""
+"""Called from any thread with the number below which every record survives the process."""
 Failed = Callable[[Exception], object]
-"""Told, once, that nothing more will be stored; called from any thread."""
+"""Called once, from any thread, when the journal stops storing records."""
 
 
 class JournalError(Exception):
-    """A journal that cannot be used; the message says why, and what to do about it."""
+    """A journal that cannot be used; the message gives the reason and the remedy."""
 
 
 class JournalInUse(JournalError):
-    """Somebody else has the journal open."""
+    """Another process or another object has the journal open."""
 
 
 class JournalDamaged(JournalError):
-    """Something of the journal is lost, and it was left as it is; `repair_journal` keeps what is good."""
+    """The journal has lost records, and is left unchanged; `repair_journal` keeps the good part."""
 
 
 class JournalFailed(JournalError):
-    """The journal could not store something (disk full, I/O error): from then on it stores nothing."""
+    """The journal could not store a record (disk full, I/O error) and stores nothing from then on."""
 
 
 class JournalGap(JournalError):
-    """Records were to be appended under other numbers than those that come next."""
+    """The appended records do not have the next numbers."""
 
 
 class Amount(NamedTuple):
-    """So many records, and bytes of them."""
+    """A number of records, and their total size in bytes."""
 
     records: int = 0
     bytes: int = 0
 
 
 class Journal(Protocol):
-    """Records of bytes, numbered from 0 without a gap, through all openings of the journal.
+    """Records of bytes, numbered from 0 without a gap through all openings of the journal.
 
-    `open`, `append`, `compact` and `close` are called from one thread, and only the first and the last of
-    them may wait for the disk. What is read is a snapshot, which stands for the records before it, and the
-    records behind it.
+    `open`, `append`, `compact` and `close` are called from one thread; only `open` and `close` may wait for
+    the disk. `read` returns a snapshot, which replaces the records before it, and the records after it.
     """
 
     failed: Exception | None
-    """Why it stores nothing any more; None while all is well."""
+    """The error after which the journal stores nothing; None while it works."""
     dropped: str
-    """What of an unfinished write was found when it was opened, in words; empty: everything is there."""
+    """A description of the unfinished write that was dropped at opening; empty if there was none."""
 
     @property
     def next(self) -> int:
@@ -68,36 +67,38 @@ class Journal(Protocol):
 
     @property
     def compaction_due(self) -> bool:
-        """Whether it has grown enough to be worth a `compact`, and none is under way."""
+        """Whether the journal has grown enough to be worth a `compact`, with no compaction under way."""
 
     def open(self, record_version: int, on_durable: Durable, on_failed: Failed) -> None:
-        """Open it for one writer, whose records are of this version; it may have been closed before.
+        """Open the journal for one writer with this version of records; a closed journal can be opened
+        again.
 
-        Raises JournalError: JournalInUse when it is open already, JournalDamaged when something of it is lost
-        that was durable, others for one that was written by a newer version or cannot be read.
+        Raises JournalInUse when it is open already, JournalDamaged when it has lost durable records, and
+        other JournalErrors when a newer version wrote it or it cannot be read.
         """
 
     def read(self) -> Iterator[bytes]:
-        """What it held when it was opened, in order; to be read before the first `append`."""
+        """Yield the records that the journal held when it was opened; call it before the first `append`."""
 
     def append(self, first: int, records: Sequence[bytes]) -> None:
-        """Store records numbered from `first` on. After a failure nothing happens.
+        """Store records numbered from `first` on. After a failure it does nothing.
 
         Raises JournalGap, and stores nothing, unless `first` is `next`.
         """
 
     def compact(self, snapshot: Iterable[bytes]) -> None:
-        """Let a snapshot stand for all records so far; those that follow end up behind it.
+        """Replace all records so far by a snapshot; later records are stored after it.
 
-        It is consumed by and by, maybe on another thread. If that fails, everything stays as it is.
+        The snapshot is consumed step by step, possibly on another thread. A failure leaves the journal
+        unchanged.
         """
 
     def close(self) -> None:
-        """Store what waits, report it, and let go of it; again is harmless."""
+        """Store and report the waiting records, and close the journal; calling it again has no effect."""
 
 
 def grown(snapshot: Amount, since: Amount) -> bool:
-    """Whether what was appended since a snapshot outweighs it, so that a new one is due."""
+    """Return whether the records since a snapshot outweigh it, so that a new snapshot is due."""
     return since.records > max(LEAST_RECORDS, GROWTH * snapshot.records) or since.bytes > max(
         LEAST_BYTES, GROWTH * snapshot.bytes
     )

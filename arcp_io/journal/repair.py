@@ -1,4 +1,4 @@
-"""Repairing a damaged journal: a copy of it is kept, and what is good takes its place."""
+"""Repair of a damaged journal: save a copy of it, and put the good part in its place."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from .wal import log_of
 
 
 class Repair(NamedTuple):
-    """What was done to a journal: how many records it holds now, and what it has lost, in words.
+    """The result of a repair: how many records the journal holds now, and a description of what it has
+    lost.
 
-    `copy` is the file in which it is kept as it was, its write-ahead log beside it. Both are empty if nothing
-    was damaged: then nothing was changed.
+    `copy` is the file that holds the damaged journal, with its write-ahead log beside it. `lost` and `copy`
+    are empty if the journal was not damaged; it is unchanged then.
     """
 
     records: int
@@ -32,10 +33,10 @@ class Repair(NamedTuple):
 
 
 def repair_journal(path: str | os.PathLike[str]) -> Repair:
-    """Let a journal go on with what of it is good, after a copy of it was kept as it is. It blocks.
+    """Save a copy of a journal and keep the part of it that is good. Blocks.
 
-    Raises JournalError for what is no journal, is in use, is of a newer version, or is damaged beyond repair:
-    then nothing was changed.
+    Raises JournalError, and changes nothing, if the file is not a journal, is in use, has a newer version, or
+    is damaged beyond repair.
     """
     real = os.path.realpath(path)
     if not os.path.isfile(real) or not os.path.getsize(real):
@@ -44,7 +45,7 @@ def repair_journal(path: str | os.PathLike[str]) -> Repair:
     try:
         lock.acquire(real)
         if not is_ours(real):
-            raise JournalError(f"{real} is no journal, or its beginning is destroyed")
+            raise JournalError(f"{real} is not a journal, or its header is destroyed")
         found = assess(real)
         check_versions(real, found.versions, Versions(SCHEMA_VERSION, RECORD_VERSION))
         copy = _replaced(real, found) if found.contents.lost else ""
@@ -58,7 +59,7 @@ def repair_journal(path: str | os.PathLike[str]) -> Repair:
 
 
 def _replaced(path: str, found: Assessed) -> str:
-    """Put what is good into a new file in place of a damaged one, which is kept; returns its new name."""
+    """Replace a damaged journal by a file with its good part; return the name of the saved copy."""
     with readable_copy(path, with_log=found.with_log) as db:
         said = header(db)
         draft = Draft(path, said.record_version, said.start)
@@ -82,7 +83,7 @@ def _replaced(path: str, found: Assessed) -> str:
 
 
 def _kept(path: str) -> str:
-    """Keep the files of a journal under another name, too; returns that of the first."""
+    """Save the files of a journal under a second name, and return that of the first file."""
     copy = free_name(f"{path}.damaged")
     for source, target in ((path, copy), (log_of(path), log_of(copy))):
         with suppress(FileNotFoundError):
@@ -96,9 +97,10 @@ def _kept(path: str) -> str:
 
 
 def _block(path: str, copy: str) -> None:
-    """Put a file that is no journal in its place: without its write-ahead log it would be an older one.
+    """Put a note in the place of the journal: without its write-ahead log the file would pass as an older
+    one.
 
-    It stands there for as long as it takes to remove the log, unless the process ends meanwhile.
+    The note is there while the log is removed, and stays if the process ends meanwhile.
     """
     note = free_name(f"{path}.arcp-io-repair")
     with open(note, "x", encoding="utf-8") as file:

@@ -9,11 +9,13 @@ from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
 ROW_BYTES: Final = 1024 * 1024
-"""Bytes of a snapshot's records that make a row."""
+"""Bytes of records in one row of a snapshot, at least."""
 
 
 class Row(NamedTuple):
-    """Records numbered from `first` on: as data their lengths, 32-bit little-endian, then they themselves."""
+    """Records numbered from `first` on; the data are their lengths, 32-bit little-endian, then the
+    records.
+    """
 
     first: int
     span: int
@@ -22,12 +24,12 @@ class Row(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of its records."""
+        """Bytes of the records, without their lengths."""
         return len(self.data) - 4 * self.span
 
 
 def pack(first: int, records: Sequence[bytes]) -> Row:
-    """Records as a row; raises OverflowError for one of 4 GiB or more."""
+    """Return records as a row; raises OverflowError for a record of 4 GiB or more."""
     span = len(records)
     try:
         lengths = struct.pack(f"<{span}I", *map(len, records))
@@ -38,7 +40,7 @@ def pack(first: int, records: Sequence[bytes]) -> Row:
 
 
 def unpack(row: Row) -> list[bytes]:
-    """The records of a row; raises ValueError for one that is not as it was written."""
+    """Return the records of a row; raises ValueError for a row that differs from what was written."""
     first, span, crc, data = row
     if not (type(first) is type(span) is type(crc) is int and type(data) is bytes):
         raise ValueError("a row has a value of a wrong type")
@@ -49,7 +51,7 @@ def unpack(row: Row) -> list[bytes]:
 
 
 def rows(records: Iterable[bytes], least: int = ROW_BYTES) -> Iterator[Row]:
-    """Records from number 0 on as rows, each but the last of at least so many bytes."""
+    """Yield records from number 0 on as rows of at least `least` bytes; the last may be shorter."""
     first = size = 0
     held: list[bytes] = []
     for record in records:

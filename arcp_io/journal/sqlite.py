@@ -1,4 +1,4 @@
-"""A journal in a file of SQLite, written by a thread of its own."""
+"""A journal in an SQLite file, written by its own thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .sqlite_file import make_database, open_database, reopen_database
 logger = logging.getLogger("arcp_io")
 
 CATCHING_UP: Final = 3
-"""How often a compaction copies what has come in meanwhile, before it copies the rest without a break."""
+"""How many rounds of a compaction copy new records step by step, before the rest is copied in one go."""
 
 _ROW_OF: Final = "SELECT first, span, crc, data FROM record WHERE first <= ? ORDER BY first DESC LIMIT 1"
 
@@ -29,13 +29,13 @@ _ROW_OF: Final = "SELECT first, span, crc, data FROM record WHERE first <= ? ORD
 class SqliteJournal:
     """A Journal in one file, for one process at a time, readable by its owner alone.
 
-    With `sync="full"` what is reported durable survives a loss of power; with "normal" it survives the end
-    of the process, also by SIGKILL. All that waits is stored in one transaction (a group commit). Beside the
+    With `sync="full"` durable records survive a loss of power; with "normal" they survive the end of the
+    process, even by SIGKILL. All waiting records are stored in one transaction (a group commit). Beside the
     file stand its write-ahead log PATH-wal while it is open, and PATH.lock.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sync: Literal["full", "normal"] = "full") -> None:
-        """Raises ValueError for another `sync`."""
+        """Prepare a journal at a path; raises ValueError if `sync` is neither "full" nor "normal"."""
         if sync not in ("full", "normal"):
             raise ValueError(f'sync is "full" or "normal", not {sync!r}')
         self.path = os.path.realpath(path)
@@ -47,15 +47,15 @@ class SqliteJournal:
         self._thread: threading.Thread | None = None
         self._db: sqlite3.Connection
         self._record_version = 0
-        self._on_durable: Durable = _nobody
-        self._on_failed: Failed = _nobody
+        self._on_durable: Durable = _ignore
+        self._on_failed: Failed = _ignore
         self._next = 0
         self._stored = 0
-        """The number up to which records are durable; the thread's own."""
+        """The number up to which records are durable; used by the journal's thread alone."""
         self._waiting: list[Sequence[bytes]] = []
         self._waiting_bytes = 0
         self._untouched = False
-        """Nothing was appended since it was opened."""
+        """Whether nothing has been appended since the journal was opened."""
         self._kept = self._since = Amount()
         self._compacting: Generator[None, None, None] | None = None
         self._closing = False
@@ -75,11 +75,13 @@ class SqliteJournal:
 
     @property
     def compaction_due(self) -> bool:
-        """Whether it has grown enough to be worth a `compact`, and none is under way."""
+        """Whether the journal has grown enough to be worth a `compact`, with no compaction under way."""
         return self._compacting is None and self.failed is None and grown(self._kept, self._since)
 
     def open(self, record_version: int, on_durable: Durable, on_failed: Failed) -> None:
-        """See Journal. A damaged file stays as it is: `repair_journal` keeps what of it is good."""
+        """Open the journal, as Journal.open. A damaged file stays unchanged: `repair_journal` keeps its
+        good part.
+        """
         if self._thread is not None:
             raise JournalInUse(f"{self.path} is open already")
         try:
@@ -96,7 +98,7 @@ class SqliteJournal:
             self._lock.release()
             raise
         if opened.copy:
-            logger.warning("the journal %s was migrated; as it was before it is %s", self.path, opened.copy)
+            logger.warning("the journal %s was migrated; a copy from before is %s", self.path, opened.copy)
         if opened.dropped:
             logger.warning("the journal %s was opened without %s", self.path, opened.dropped)
         self.failed, self.dropped = None, opened.dropped
@@ -110,13 +112,15 @@ class SqliteJournal:
         self._thread.start()
 
     def read(self) -> Iterator[bytes]:
-        """See Journal; raises JournalError once something was appended."""
+        """Yield the records, as Journal.read; raises JournalError after the first `append`."""
         if self._thread is None or not self._untouched:
             raise JournalError("a journal is read when it is open, before anything is appended")
         yield from stored(self._db)
 
     def append(self, first: int, records: Sequence[bytes]) -> None:
-        """See Journal; raises JournalGap, and JournalError when it is not open."""
+        """Store records, as Journal.append; raises JournalGap, and JournalError when the journal is not
+        open.
+        """
         size = sum(map(len, records))
         with self._condition:
             if self._thread is None:
@@ -132,8 +136,10 @@ class SqliteJournal:
             self._condition.notify()
 
     def compact(self, snapshot: Iterable[bytes]) -> None:
-        """See Journal; the snapshot is consumed on the journal's thread. Raises JournalError while one is
-        under way."""
+        """Replace the records by a snapshot, which the journal's thread consumes, as Journal.compact.
+
+        Raises JournalError while another compaction is under way.
+        """
         with self._condition:
             if self._thread is None or self._compacting is not None:
                 raise JournalError(f"{self.path} is not open, or being compacted")
@@ -145,7 +151,7 @@ class SqliteJournal:
             self._condition.notify()
 
     def close(self) -> None:
-        """See Journal."""
+        """Close the journal, as Journal.close."""
         thread = self._thread
         if thread is None:
             return
@@ -170,7 +176,7 @@ class SqliteJournal:
             self._db.close()
 
     def _turn(self) -> bool:
-        """Store what waits, and go on with a compaction; returns whether there is anything left to do."""
+        """Store waiting records and continue a compaction; return whether the journal stays open."""
         with self._condition:
             while not (self._waiting or self._closing or self._compacting):
                 self._condition.wait()
@@ -181,11 +187,11 @@ class SqliteJournal:
         elif closing:
             return False
         if compacting is not None and not closing:
-            self._go_on(compacting)  # Everything that its snapshot stands for is stored by now.
+            self._go_on(compacting)  # Every record that the snapshot replaces is stored by now.
         return True
 
     def _store(self, row: Row) -> None:
-        """One statement is one transaction. What is stored is told after it counts as waiting no more."""
+        """Store a row in one transaction, and report it after it has left the waiting records."""
         self._db.execute("INSERT INTO record VALUES (?, ?, ?, ?)", row)
         self._stored += row.span
         with self._condition:
@@ -194,8 +200,8 @@ class SqliteJournal:
 
     def _fail(self, error: BaseException) -> None:
         failure = JournalFailed(
-            f"the journal {self.path} cannot be written: {error}. Nothing that was promised is lost: make"
-            " sure that its disk works and has room, and start again"
+            f"the journal {self.path} cannot be written: {error}. Everything reported durable"
+            " is stored: make sure that its disk works and has room, and start again"
         )
         failure.__cause__ = error
         with self._condition:
@@ -207,14 +213,14 @@ class SqliteJournal:
     # Compaction, on the thread too.
 
     def _go_on(self, compacting: Iterator[None]) -> None:
-        """A step of it. What fails in the new file leaves the old one as it is."""
+        """Carry out one step of a compaction. An error in the new file leaves the old one unchanged."""
         try:
             next(compacting)
         except StopIteration:
             self._compacting = None
         except (sqlite3.Error, OSError) as error:
             self._compacting = None
-            logger.warning("the journal %s was not compacted, and stays as it is: %s", self.path, error)
+            logger.warning("the journal %s was not compacted, and is unchanged: %s", self.path, error)
 
     def _end_compaction(self) -> None:
         compacting, self._compacting = self._compacting, None
@@ -222,7 +228,7 @@ class SqliteJournal:
             compacting.close()
 
     def _compact(self, start: int, snapshot: Iterable[bytes], before: Amount) -> Generator[None, None, None]:
-        """Write a new file step by step, so that records are stored in between, and swap it in."""
+        """Write a new file step by step, so that records are stored in between, and put it in place."""
         kept: Amount | None = None
         try:
             draft = Draft(self.path, self._record_version, start)
@@ -245,7 +251,7 @@ class SqliteJournal:
             self._compacted(kept, before)
 
     def _copy(self, draft: Draft) -> Iterator[None]:
-        """Copy what is stored by now behind the snapshot, row by row."""
+        """Copy the records that are stored after the snapshot, row by row."""
         stored = self._stored
         while draft.next < stored:
             row = Row(*self._db.execute(_ROW_OF, (draft.next,)).fetchone())
@@ -255,7 +261,10 @@ class SqliteJournal:
             yield
 
     def _swap(self, draft: Draft) -> None:
-        """Closing the old file empties its write-ahead log, which must not be found beside the new one."""
+        """Replace the file by a complete draft.
+
+        Closing the old file empties its write-ahead log, which must not be found beside the new one.
+        """
         self._db.close()
         try:
             if os.path.exists(f"{self.path}-wal"):
@@ -269,7 +278,7 @@ class SqliteJournal:
                 raise JournalError(f"it cannot be opened again: {error}") from error
 
     def _compacted(self, kept: Amount | None, before: Amount) -> None:
-        """It has ended. When it failed, the next one is due when the file has grown as much again."""
+        """Note the sizes after a compaction. After a failure the next one waits for the same growth again."""
         with self._condition:
             if kept is not None:
                 self._kept = kept
@@ -279,5 +288,5 @@ class SqliteJournal:
                 self._kept = self._since
 
 
-def _nobody(_: object) -> None:
-    """Nobody is told yet."""
+def _ignore(_: object) -> None:
+    """Ignore a report before the journal is open."""

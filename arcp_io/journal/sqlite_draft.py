@@ -1,4 +1,4 @@
-"""A journal's file while it is being written: it takes its place, in one step, when all is in it."""
+"""A new file for a journal, which replaces the old file in one step when it is complete."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Final
 from .rows import Row
 
 APPLICATION_ID: Final = 0x41524350
-"""Marks a database as ours: "ARCP"."""
+"""The application id that marks a database as a journal: "ARCP"."""
 SCHEMA_VERSION: Final = 1
-"""Counts changes of the tables."""
+"""The version of the tables."""
 PAGE_BYTES: Final = 8192
 
 _COLUMNS: Final = (
@@ -32,9 +32,9 @@ _TABLES: Final = (
 
 
 class Draft:
-    """The file beside a journal that will replace it; each row is on the disk when the call returns.
+    """A file beside a journal that will replace it; each call returns after its row is on the disk.
 
-    Its calls raise sqlite3.Error and OSError.
+    Every method raises sqlite3.Error and OSError.
     """
 
     def __init__(self, path: str, record_version: int, start: int) -> None:
@@ -43,7 +43,7 @@ class Draft:
         self._kept_rows = 0
         self._about = (record_version, start)
         self.next = start
-        """The number that the next row behind the snapshot begins with."""
+        """The first number of the next row after the snapshot."""
         os.close(os.open(self._new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
         os.chmod(self._new, 0o600)
         self._db = connect(self._new)
@@ -55,34 +55,34 @@ class Draft:
             raise
 
     def keep(self, row: Row) -> None:
-        """The next row of the snapshot."""
+        """Append a row to the snapshot."""
         self._db.execute("INSERT INTO kept VALUES (?, ?, ?, ?)", row)
         self._kept_rows += 1
 
     def add(self, row: Row) -> None:
-        """The next row behind the snapshot."""
+        """Append a row after the snapshot."""
         self._db.execute("INSERT INTO record VALUES (?, ?, ?, ?)", row)
         self.next += row.span
 
     def complete(self) -> None:
-        """Write what the file says of itself, the last of what needs room on the disk."""
+        """Write the header row, the last data that need room on the disk, and close the file."""
         self._db.execute("INSERT INTO journal VALUES (?, ?, ?)", (*self._about, self._kept_rows))
         self._db.close()
 
     def finish(self) -> None:
-        """Put it, complete, in the place of the journal's file, whose write-ahead log is gone."""
+        """Put the complete file in the place of the journal's file, whose write-ahead log is gone."""
         os.replace(self._new, self._path)
         sync_directory(self._path)
 
     def discard(self) -> None:
-        """Remove it, unless it has taken its place."""
+        """Remove the file, unless it has replaced the journal."""
         self._db.close()
         with suppress(FileNotFoundError):
             os.remove(self._new)
 
 
 def sync_directory(path: str) -> None:
-    """Let the name of a file survive a loss of power; raises OSError."""
+    """Make the name of a file survive a loss of power; raises OSError."""
     directory = os.open(os.path.dirname(path), os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -91,14 +91,14 @@ def sync_directory(path: str) -> None:
 
 
 def draft_of(path: str) -> str:
-    """Return the path of a journal's draft, which is ours by its name."""
+    """Return the path of a journal's draft; the suffix marks it as made by this program."""
     return f"{path}.arcp-io-new"
 
 
 def connect(path: str) -> sqlite3.Connection:
-    """A connection that nobody else can have, and that does no more than it is told."""
+    """Open a connection that locks the file exclusively and begins no transactions by itself."""
     db = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
-    db.text_factory = bytes  # A blob whose type is damaged can be read, and its checksum looked at.
+    db.text_factory = bytes  # A blob with a damaged type can still be read and its checksum checked.
     try:
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
     except BaseException:

@@ -1,4 +1,4 @@
-"""The file of a SqliteJournal: how it is made, opened, checked and migrated."""
+"""The file of a SqliteJournal: creating, opening, checking and migrating it."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from .sqlite_draft import SCHEMA_VERSION, Draft, connect, draft_of
 from .wal import Log, log_of, read_log
 
 MIGRATIONS: Final[Mapping[int, Sequence[str]]] = MappingProxyType({})
-"""Schema version -> the statements that lead to the next one."""
+"""Schema version -> the statements that lead to the next version."""
 
 CHECKPOINT_BYTES: Final = 16 * 1024 * 1024
-"""Bytes of the write-ahead log that are enough to carry over into the file."""
+"""Bytes of the write-ahead log after which it is checkpointed into the file."""
 
 
 class Opened(NamedTuple):
-    """A file that is ready to be written to."""
+    """A file that is ready for writing."""
 
     db: sqlite3.Connection
     contents: Contents
     dropped: str
-    """What of an unfinished write was found at its end, in words; empty: nothing."""
+    """A description of the unfinished write at its end; empty if there was none."""
     copy: str
-    """The file in which it is kept as it was before it was migrated; empty: it was not."""
+    """The file that holds the journal as it was before its migration; empty if it was not migrated."""
 
 
 def make_database(path: str, record_version: int, *, used: bool) -> None:
-    """Make the file of a journal, unless there is one; `used`: there has been one before.
+    """Create the file of a journal, unless it exists; `used` says that it has existed before.
 
-    Raises JournalError for what is left of another one, OSError and sqlite3.Error.
+    Raises JournalError if only part of an earlier journal is left, OSError and sqlite3.Error.
     """
     with suppress(FileNotFoundError):
         os.remove(draft_of(path))
@@ -46,12 +46,12 @@ def make_database(path: str, record_version: int, *, used: bool) -> None:
     if read_log(path).pages:
         state = "is empty" if there else "is missing"
         raise JournalError(
-            f"{path} {state}, and its write-ahead log {log_of(path)} is not: put a backup of both in their"
-            " place, or move the log away to begin anew"
+            f"{path} {state}, but its write-ahead log {log_of(path)} is not: put a backup of both in their"
+            " place, or move the log away to start an empty journal"
         )
     if there and used:
         raise JournalError(
-            f"{path} has been a journal, and is empty: put a backup in its place, or remove it"
+            f"the journal {path} has lost its content: put a backup in its place, or remove the empty file"
         )
     draft = Draft(path, record_version, start=0)
     draft.complete()
@@ -59,14 +59,16 @@ def make_database(path: str, record_version: int, *, used: bool) -> None:
 
 
 def open_database(path: str, synchronous: str, record_version: int) -> Opened:
-    """Open the file of a journal that is locked already; migrate it if need be.
+    """Open the file of a journal that is locked already, and migrate it if its version is older.
 
-    Raises JournalDamaged when something is lost that was durable. The files stay as they are then, but for a
-    whole write-ahead log, which may have been carried over into the file. Raises JournalError, OSError and
-    sqlite3.Error, too.
+    Raises JournalDamaged when durable records are lost. The files stay unchanged then, except that a complete
+    write-ahead log may have been checkpointed into the file. Raises JournalError, OSError and sqlite3.Error,
+    too.
     """
     if not is_ours(path):
-        raise JournalError(f"{path} is no journal, or its beginning is destroyed: move it away to begin anew")
+        raise JournalError(
+            f"{path} is not a journal, or its header is destroyed: move it away to start an empty one"
+        )
     os.chmod(path, 0o600)
     log = read_log(path)
     if log.damaged or (not log.good and is_short(path)):
@@ -91,7 +93,7 @@ def open_database(path: str, synchronous: str, record_version: int) -> Opened:
 
 
 def reopen_database(path: str, synchronous: str) -> sqlite3.Connection:
-    """Open a file that was just written; raises as `open_database`."""
+    """Open a file that was just written; raises the same errors as `open_database`."""
     db = connect(path)
     _set_up(db, synchronous)
     return db
@@ -107,7 +109,7 @@ def _set_up(db: sqlite3.Connection, synchronous: str) -> None:
 
 
 def _begin_log(db: sqlite3.Connection, log: Log) -> str:
-    """Carry the write-ahead log over into the file, and begin it anew; returns what of it is unfinished."""
+    """Checkpoint the write-ahead log and restart it; return a description of the unfinished part."""
     if not log.pages:
         return ""
     unfinished = log.pages - max(0, db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1])
@@ -116,7 +118,7 @@ def _begin_log(db: sqlite3.Connection, log: Log) -> str:
 
 
 def free_name(stem: str) -> str:
-    """Return the first name of this beginning and a number that no file has."""
+    """Return `stem` with the first number that makes it the name of no existing file."""
     number = 1
     while os.path.exists(name := f"{stem}-{number}"):
         number += 1
@@ -124,7 +126,7 @@ def free_name(stem: str) -> str:
 
 
 def _migrate(db: sqlite3.Connection, path: str, found: Versions, record_version: int) -> str:
-    """Bring a file up to date in one transaction, after a copy of it was kept; returns the name of that."""
+    """Migrate a file in one transaction after copying it; return the name of the copy."""
     copy = f"{path}.schema-{found.schema}-records-{found.records}"
     if os.path.exists(copy):
         copy = free_name(copy)
@@ -150,9 +152,9 @@ def _migrate(db: sqlite3.Connection, path: str, found: Versions, record_version:
 
 
 def _explained(path: str, error: BaseException) -> BaseException:
-    """What sqlite3 says on opening a file that is closed again, as an error that says what to do."""
+    """Return an error of sqlite3 on opening a file as an error that names the remedy."""
     if isinstance(error, JournalError):
-        return JournalError(str(error) if path in str(error) else f"{path} is no journal: {error}")
+        return JournalError(str(error) if path in str(error) else f"{path} is not a journal: {error}")
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):

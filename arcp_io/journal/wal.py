@@ -1,6 +1,6 @@
-"""The write-ahead log of a journal's file: how many pages belong to it, and how far they are as written.
+"""The write-ahead log of a journal's file: how many pages it has, and how many of them are undamaged.
 
-SQLite stops reading at the first frame that is not as it was written, and does not say that it did. The file
+SQLite stops reading at the first damaged frame, and does not report it. The file
 is a header of 32 bytes and frames, in big-endian words of 32 bits:
 
 header    magic, format, bytes of a page, how often the log was begun anew, salt (two words), checksum (two)
@@ -23,10 +23,10 @@ from .sqlite_draft import PAGE_BYTES
 _HEADER: Final = struct.Struct(">8I")
 _FRAME: Final = struct.Struct(">6I")
 LOG_HEADER_BYTES: Final = _HEADER.size
-"""Bytes of the header, which is another one whenever the log is begun anew."""
+"""Bytes of the header, which changes whenever the log is restarted."""
 _FRAME_BYTES: Final = _FRAME.size + PAGE_BYTES
 _ORDER_OF_MAGIC: Final = {0x377F0682: "<", 0x377F0683: ">"}
-"""Magic -> byte order of the words that a checksum is made of."""
+"""Magic -> byte order of the words that a checksum is computed from."""
 _FORMAT: Final = 3_007_000
 _WORD: Final = 0xFFFFFFFF
 
@@ -34,17 +34,18 @@ Sums = tuple[int, int]
 
 
 class Log(NamedTuple):
-    """Pages of a write-ahead log, of which `good` are those of its whole transactions, from its beginning."""
+    """Pages of a write-ahead log; `good` counts those of its complete transactions, from its beginning."""
 
     pages: int
     good: int
     damaged: bool
-    """A transaction was written whole, and cannot be read: the journal has lost more than an unfinished write
-    at its end."""
+    """Whether a complete transaction cannot be read: the journal has lost more than an unfinished write at
+    its end.
+    """
 
     @property
     def lost(self) -> int:
-        """Pages that SQLite does not read."""
+        """Number of pages that SQLite does not read."""
         return self.pages - self.good
 
 
@@ -56,8 +57,7 @@ def log_of(path: str) -> str:
 def read_log(path: str) -> Log:
     """Read the write-ahead log of a file that no connection has open; raises OSError.
 
-    The length of the log says how many frames there are. Only those behind its end do not count that a log
-    before it has left there.
+    The length of the log gives the number of frames. Frames of an earlier log behind the end do not count.
     """
     with suppress(FileNotFoundError), open(log_of(path), "rb") as file:
         return _read(file, os.fstat(file.fileno()).st_size)
@@ -75,7 +75,7 @@ def _read(file: BinaryIO, size: int) -> Log:
     reading = whole = whole and sums == (first, second)
     pages = good = 0
     ends = []
-    """Pages that end a transaction which is not read."""
+    """Numbers of the pages that end a transaction which is not read."""
     for number in range(1, -(-max(0, size - LOG_HEADER_BYTES) // _FRAME_BYTES) + 1):
         data = file.read(_FRAME_BYTES)
         page, commit, *found, first, second = _FRAME.unpack(data[: _FRAME.size].ljust(_FRAME.size, b"\0"))
@@ -98,9 +98,9 @@ def _read(file: BinaryIO, size: int) -> Log:
 
 
 def _is_older(found: list[int], salt: list[int], resets: int) -> bool:
-    """Whether a frame has the salt of an earlier log: the first word counts up, the second is random.
+    """Return whether a frame has the salt of an earlier log.
 
-    No log has a salt of zeros.
+    The first word of the salt counts up, the second is random. No log has a salt of zeros.
     """
     return 0 < (salt[0] - found[0]) & _WORD <= resets and found[1] not in (salt[1], 0)
 

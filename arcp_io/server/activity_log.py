@@ -1,4 +1,4 @@
-"""What a runtime does every day, as lines of the log "arcp_io"."""
+"""Everyday events of a runtime as lines of the log "arcp_io"."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ _REFUSALS: Final[Mapping[str, tuple[str, str]]] = {
     "authentication_failed": ("reason", "a client from {peer} was refused: authentication failed, {reason}"),
     "resume_refused": ("reason", "{who} from {peer} was refused to resume session {session_id}: {reason}"),
 }
-"""By audit fact, the field that tells its kind, and the line of the log."""
+"""Audit fact -> the field that gives its kind, and the line of the log."""
 REFUSALS_EVERY: Final = 10 * SECOND
 """A line of one kind is logged at most once in this time; the next one counts those that were left out."""
 
 
 class Refusals:
-    """Log, as warnings, who was refused and which limit was reached (§14)."""
+    """Logs as warnings which clients were refused and which limits were reached (§14)."""
 
     def __init__(self, now: Callable[[], int]) -> None:
-        """`now` is a monotonic clock in nanoseconds."""
+        """Count with `now`, a monotonic clock in nanoseconds."""
         self._now = now
         self._logged_at: dict[str, int] = {}
         self._left_out: dict[str, int] = {}
 
     def happened(self, fact: Audit) -> None:
-        """Log a fact if it is a refusal, and none of its kind was logged in the last ten seconds."""
+        """Log a fact if it is a refusal, at most once in ten seconds for each kind."""
         refusal = _REFUSALS.get(fact.what)
         if refusal is None:
             return
@@ -53,13 +53,13 @@ class Refusals:
         self._warn(f"{fact.what} {fact.facts[field]}", text, fact.facts.get("untold", 0))
 
     def full(self, room: int) -> None:
-        """Log that a connection was closed because only so many have a file descriptor."""
-        text = f"a client was refused: {room} connections are all that the limit on open files allows"
+        """Log that a connection was closed because all `room` file descriptors for connections are in use."""
+        text = f"a client was refused: the limit on open files allows only {room} connections"
         self._warn("files", f"{text}; ulimit -n raises it", 0)
 
     def http_refused(self, status: int, asked: str) -> None:
-        """Log a request for a WebSocket that got an HTTP error; `asked` is what it asked for."""
-        hint = "; serve(hosts=..., origins=...) lists who is let in" if status == 403 else ""
+        """Log a WebSocket request that got an HTTP error; `asked` describes the request."""
+        hint = "; serve(hosts=..., origins=...) lists the admitted ones" if status == 403 else ""
         self._warn(
             f"HTTP {status}", f"a client was refused with HTTP {status}: it asked for {asked}{hint}", 0
         )
@@ -74,12 +74,12 @@ class Refusals:
 
 
 def wanted() -> bool:
-    """Return whether the log takes such lines."""
+    """Return whether the log takes lines at the level INFO."""
     return logger.isEnabledFor(logging.INFO)
 
 
 def log(noted: Noted) -> None:
-    """Log a fact as one line; `what`, `principal` and `facts` are in `extra`."""
+    """Log a fact as one line; the record's `extra` holds `what`, `principal` and `facts`."""
     fields = {name: _plain(str(value)) for name, value in noted.facts.items()}
     line = _LINES[noted.what].format(principal=_plain(noted.principal), **fields)
     if fields.get("code"):
@@ -95,5 +95,5 @@ def counted(number: int, noun: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text that stays on its line."""
+    """Return text escaped so that it stays on its line."""
     return text if text.isprintable() else ascii(text)

@@ -1,4 +1,4 @@
-"""What a runtime tells for an audit (§14): logged, appended to a file, handed to a function of the host's."""
+"""Audit facts of a runtime (§14): logged, appended to a file, or handed to a function of the host."""
 
 from __future__ import annotations
 
@@ -25,35 +25,42 @@ AuditTo: TypeAlias = str | os.PathLike[str] | Callable[[Audit], object]
 """A file, to which facts are appended, or a function that is called with each and must not block."""
 
 WAITING: Final = 10_000
-"""Facts that wait for a slow disk; what comes beyond them is counted, and not kept."""
+"""Facts that may wait for a slow disk; facts beyond that are counted and dropped."""
 PATIENCE: Final = 5.0
-"""Seconds that the last facts get to be written, when all is over."""
+"""Seconds that closing waits for the last facts to be written."""
 LOST: Final = "audit_lost"
-"""What stands in the file in place of facts that were not kept: {"facts": {"lost": how many}}."""
+"""Name of the fact that replaces dropped facts in the file: {"facts": {"lost": count}}."""
 REPEATED: Final = "audit_repeated"
-"""Likewise, of one principal: {"facts": {"left_out": how many, "place": its address if it has no name}}."""
+"""Name of the fact that replaces the dropped facts of one principal: {"facts": {"left_out": count,
+"place": the address of an unauthenticated peer}}.
+"""
 SIZE: Final = 256 * 1024 * 1024
-"""Bytes that the audit files have together, unless the host says otherwise."""
+"""Total bytes of the audit files, unless the host sets another number."""
 LEAST_SIZE: Final = 64 * 1024
 FILES: Final = 4
-"""Files that share that size: the one that is written to, and those that were full before it."""
+"""Number of files that share that size: the current one, and the full ones before it."""
 EACH: Final = 1_200
-"""Facts of one principal that a file keeps in EACH_SECONDS, so that nobody can push out what others did."""
+"""Facts of one principal that the file takes in EACH_SECONDS, so that no principal can push out those of
+others.
+"""
 EACH_SECONDS: Final = 60.0
 NAMES: Final = 10_000
-"""Principals that are counted each for itself in that time; those that come then share one count."""
+"""Principals that are counted separately in that time; further principals share one count."""
 
 
 class AuditFile:
-    """A file of NDJSON that a thread appends to: one fact a line, in their order.
+    """A file of NDJSON that a thread appends to: one fact a line, in order.
 
-    Only its owner can read it. A file that was moved away is begun anew. What cannot be written is lost, and
-    is told to the log once, until something is written again. A file that has a quarter of `size` bytes is
-    renamed to PATH.older-1, older ones up to PATH.older-3, and the oldest is removed.
+    Only its owner can read it. A new file is begun when the current one was moved away. Facts that cannot be
+    written are lost; the log reports the failure once, until writing succeeds again. A file that has a
+    quarter of `size` bytes is renamed to PATH.older-1, older ones up to PATH.older-3, and the oldest is
+    removed.
     """
 
     def __init__(self, path: str | os.PathLike[str], size: int | None = SIZE) -> None:
-        """Raises OSError for a file that cannot be appended to; without a `size` the file has no bound."""
+        """Open the file; without a `size` it may grow without bound. Raises OSError if it cannot be
+        opened.
+        """
         self._path = os.fspath(path)
         self._most = None if size is None else size // FILES
         self._file = _open(self._path)
@@ -66,7 +73,7 @@ class AuditFile:
         self._thread.start()
 
     def write(self, line: str) -> None:
-        """Append a line, soon; never blocks, never raises."""
+        """Append a line soon; never blocks and never raises."""
         with self._condition:
             if len(self._waiting) >= WAITING or self._closing:
                 self._lost += 1
@@ -75,13 +82,13 @@ class AuditFile:
                 self._condition.notify()
 
     def close(self) -> None:
-        """Write what waits, and close the file; it waits for no disk longer than PATIENCE. Blocks."""
+        """Write the waiting lines and close the file. Blocks for at most PATIENCE seconds."""
         with self._condition:
             self._closing = True
             self._condition.notify()
         self._thread.join(PATIENCE)
         if self._thread.is_alive():
-            logger.error("the audit file %s does not take its last facts", self._path)
+            logger.error("the last facts could not be written to the audit file %s", self._path)
 
     # On the thread.
 
@@ -103,7 +110,7 @@ class AuditFile:
         os.close(self._file)
 
     def _append(self, lines: list[str]) -> bool:
-        """Whole lines: what a full disk has cut is ended before the next one. Whether it could be done."""
+        """Append lines, ending a line first that a full disk has cut; return whether the write succeeded."""
         try:
             self._follow()
             room = self._room()
@@ -134,18 +141,20 @@ class AuditFile:
             data = data[os.write(self._file, data) :]
 
     def _room(self) -> int:
-        """Bytes that still fit into the file; into what is no regular file all fit that come."""
+        """Return how many bytes still fit into the file; without bound if it is not a regular file."""
         state = os.fstat(self._file)
         if self._most is None or not stat.S_ISREG(state.st_mode):
             return sys.maxsize
         return self._most - state.st_size
 
     def _begin_anew(self) -> int:
-        """Rename the file, if there is anything in it, and those before it; returns the room in a new one."""
+        """Rename the file, if it is not empty, and the older ones; return the room in the new file."""
         if os.fstat(self._file).st_size:
             names = [self._path, *(f"{self._path}.older-{number}" for number in range(1, FILES))]
             if os.path.exists(names[-1]):
-                logger.warning("the audit files %s are full: the oldest facts, %s, go", self._path, names[-1])
+                logger.warning(
+                    "the audit files %s are full: the oldest facts, %s, are removed", self._path, names[-1]
+                )
             for older, newer in reversed(list(pairwise(names))):
                 with suppress(FileNotFoundError):
                     os.replace(older, newer)
@@ -153,7 +162,7 @@ class AuditFile:
         return self._room()
 
     def _follow(self) -> None:
-        """Begin another file when this one was moved away, or removed."""
+        """Open a new file if the current one was moved away or removed."""
         try:
             there = os.stat(self._path)
         except FileNotFoundError:
@@ -165,7 +174,7 @@ class AuditFile:
 
 
 class Repeats:
-    """Counts facts by who caused them: a principal or, without a name, the place that it speaks from."""
+    """Counts facts by principal or, for unauthenticated peers, by address."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -173,7 +182,7 @@ class Repeats:
         self._counts: dict[tuple[str, str], int] = {}
 
     def allows(self, fact: Audit) -> bool:
-        """Whether this fact is to be kept; call `left_out` before."""
+        """Return whether to keep this fact; call `left_out` before."""
         who = (fact.principal, "" if fact.principal else str(fact.facts.get("peer", "")).rpartition(":")[0])
         if who not in self._counts and len(self._counts) >= NAMES:
             who = ("", "")
@@ -181,7 +190,9 @@ class Repeats:
         return count <= EACH
 
     def left_out(self, *, ended: bool = False) -> list[Audit]:
-        """Return a fact for each who had too many, once their time is over, or all has `ended`."""
+        """Return a fact for each principal or address over its limit, once the interval is over or `ended`
+        is true.
+        """
         now = self._now()
         if now < self._until and not ended:
             return []
@@ -194,17 +205,17 @@ class Repeats:
 
 
 class Auditor:
-    """Logs every fact, and hands it to where else the host wants it."""
+    """Logs every fact, and hands it to the file or function that the host has chosen."""
 
     def __init__(self, to: AuditTo | None, size: int | None = SIZE) -> None:
-        """Raises OSError for a file that cannot be appended to."""
+        """Open the audit file, if there is one; raises OSError if it cannot be opened."""
         self._function = to if callable(to) else None
         self._file = None if to is None or callable(to) else AuditFile(to, size)
         self._repeats = Repeats()
         self._failed = False
 
     def happened(self, fact: Audit) -> None:
-        """A fact; nothing here blocks or raises."""
+        """Log and store a fact; never blocks and never raises."""
         if logger.isEnabledFor(logging.INFO):
             facts = json.dumps(fact.facts, default=str)
             extra = {"what": fact.what, "principal": fact.principal, "facts": fact.facts}
@@ -222,7 +233,7 @@ class Auditor:
         return self._file is not None
 
     def close(self) -> None:
-        """Write what waits. Blocks, PATIENCE at most; again is harmless."""
+        """Write the waiting facts. Blocks for at most PATIENCE seconds; calling it again has no effect."""
         file, self._file = self._file, None
         if file is not None:
             self._write(file, self._repeats.left_out(ended=True))
@@ -237,14 +248,14 @@ class Auditor:
             function(fact)
         except Exception:
             if not self._failed:
-                logger.exception("the function that is told of audit facts failed")
+                logger.exception("the function for audit facts (App.audit) failed")
             self._failed = True
         else:
             self._failed = False
 
 
 def line_of(fact: Audit, unix_ns: int) -> str:
-    """A fact as a line of JSON, in ASCII: {"at", "what", "principal", "facts"}."""
+    """Return a fact as a line of JSON in ASCII: {"at", "what", "principal", "facts"}."""
     line: dict[str, Any] = {
         "at": format_time(Time(unix_ns)),
         "what": fact.what,
@@ -255,9 +266,9 @@ def line_of(fact: Audit, unix_ns: int) -> str:
 
 
 def _open(path: str) -> int:
-    """Open a file for appending, which from now on is only its owner's.
+    """Open a file for appending and make it private to its owner.
 
-    Raises OSError, also for a file that holds something else than facts.
+    Raises OSError, also for a file that holds anything but facts.
     """
     if os.path.isfile(path):
         _check_facts(path)
@@ -272,11 +283,11 @@ def _open(path: str) -> int:
 
 
 def _check_facts(path: str) -> None:
-    """Raise FileExistsError for a file that begins with something else than a fact."""
+    """Raise FileExistsError if a file begins with anything but a fact."""
     try:
         with open(path, "rb") as file:
             head = file.read(64).lstrip(b"\n")
     except PermissionError:
-        return  # It may be appended to, and not read.
+        return  # The file may be writable without being readable.
     if head and not head.startswith(b'{"at":'):
-        raise FileExistsError(errno.EEXIST, "it holds something else than audit facts: move it away", path)
+        raise FileExistsError(errno.EEXIST, "the file does not hold audit facts: move it away", path)

@@ -1,4 +1,4 @@
-"""Who a bearer token belongs to (§6.1)."""
+"""Authentication: verifiers of bearer tokens (§6.1)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from arcp_proto.secret import Secret
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """Who a token belongs to, and until when: at `expires` the connection is closed, and from then on the
-    session is resumed only with a fresh token, whatever its resume token.
+    """The principal of a valid token, and when the token expires.
 
-    `expires` is in seconds of Unix time, or a datetime with a time zone; None: never.
+    At `expires` the connection is closed. After it a session is resumed only with a fresh bearer token, even
+    with a valid resume token. `expires` is Unix time in seconds, or a datetime with a time zone; None means
+    never.
     """
 
     principal: str
@@ -27,38 +28,44 @@ class Verified:
 
     @property
     def expires_ns(self) -> int | None:
-        """`expires` in nanoseconds; raises TypeError and ValueError for what is no moment."""
+        """`expires` in nanoseconds; raises TypeError and ValueError for a value that is not a point in
+        time.
+        """
         match self.expires:
             case None:
                 return None
             case datetime() as moment if moment.tzinfo is None:
-                raise ValueError("the end of a token's validity has no time zone")
+                raise ValueError(
+                    "expires has no time zone: use a datetime with a tzinfo, or seconds of Unix time"
+                )
             case datetime() as moment:
                 return round(moment.timestamp() * SECOND)
             case int() | float() as seconds:
                 return int(seconds) * SECOND + round(seconds % 1 * SECOND)
-        raise TypeError(f"a token expires at a time, not at a {type(self.expires).__name__}")
+        raise TypeError(
+            f"expires is a number of seconds, a datetime or None, not {type(self.expires).__name__}"
+        )
 
 
 Answer: TypeAlias = str | Verified | None
 Verifier: TypeAlias = Callable[[str], Answer | Awaitable[Answer]]
-"""From a token to its principal, None for a token that is not valid; plain or async.
+"""Maps a token to its principal, or to None if the token is not valid; a plain or an async function.
 
-A plain one runs in a worker thread. One that raises, or whose principal is not valid text, makes the
-connection fail as INTERNAL_ERROR, with a line in the log. When it has a method `holds(principal)`, that says
-whether a principal may still resume a session by its resume token alone; without it every principal may,
-until its last bearer has expired.
+A plain function runs in a worker thread. If a verifier raises, or the principal is not valid text, the
+connection fails as INTERNAL_ERROR and the log says why. If it has a method `holds(principal)`, that says
+whether a principal may still resume a session by its resume token alone; without the method every principal
+may, until its last bearer has expired.
 """
 
 
 class TokenTable:
-    """A verifier over fixed tokens. It keeps only their digests, and looks at all of them each time."""
+    """A verifier over fixed tokens, of which it stores digests; each call compares all of them."""
 
     def __init__(self, tokens: Mapping[str, str]) -> None:
-        """`tokens` maps a token to its principal; raises ValueError for an empty one of either."""
+        """Take a table of tokens and their principals; raises ValueError for an empty token or principal."""
         for token, principal in tokens.items():
             if not token or not principal:
-                raise ValueError("tokens maps a token to its principal, and neither of them is empty")
+                raise ValueError("tokens maps each token to its principal: neither of them may be empty")
             _check_text(principal)
         self._principals = [(Secret(token).digest(), principal) for token, principal in tokens.items()]
 
@@ -71,7 +78,7 @@ class TokenTable:
         return found
 
     async def holds(self, principal: str) -> bool:
-        """Whether there is a token for this principal."""
+        """Return whether a token of this principal exists."""
         return any(known == principal for _, known in self._principals)
 
     def __repr__(self) -> str:
@@ -79,8 +86,10 @@ class TokenTable:
 
 
 async def verify(verifier: Verifier, token: Secret) -> Verified | None:
-    """Ask a verifier; raises what it raises, TypeError for an answer that is not a principal, and
-    ValueError for a principal that is not valid text.
+    """Ask a verifier about a token and return its answer.
+
+    Raises the verifier's own errors, TypeError for an answer of a wrong type, and ValueError for a principal
+    that is not valid text.
     """
     answer = await _ask(verifier, token.reveal())
     if answer is None:
@@ -93,13 +102,13 @@ async def verify(verifier: Verifier, token: Secret) -> Verified | None:
 
 
 async def still_holds(verifier: Verifier, principal: str) -> bool:
-    """Whether a principal may resume without a bearer token; raises what the verifier raises."""
+    """Return whether a principal may resume without a bearer token; raises the verifier's own errors."""
     holds = getattr(verifier, "holds", None)
     return True if holds is None else bool(await _ask(holds, principal))
 
 
 def _check_text(principal: str) -> None:
-    """Check that a principal can be written as UTF-8: one from JSON may hold a lone surrogate."""
+    """Raise ValueError for a principal that UTF-8 cannot encode: JSON may hold a lone surrogate."""
     try:
         principal.encode()
     except UnicodeEncodeError:
@@ -108,7 +117,7 @@ def _check_text(principal: str) -> None:
 
 
 async def _ask(function: Callable[[str], Any], about: str) -> Any:
-    """Call a function of the host's, plain or async."""
+    """Call a plain or async function of the host and return its result."""
     if is_async(function):
         answer = function(about)
     else:
@@ -119,5 +128,5 @@ async def _ask(function: Callable[[str], Any], about: str) -> Any:
 
 
 def is_async(function: Callable[..., object]) -> bool:
-    """Whether calling `function` gives an awaitable, as far as it can be told without calling it."""
+    """Return whether calling `function` gives an awaitable, as far as its definition shows."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)

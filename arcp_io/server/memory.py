@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from arcp_io.journal import Journal
 
 CAPACITY: Final = 256 * 1024
-"""Bytes on their way to one side; a write beyond has not finished until they are handed over."""
+"""Bytes in flight to one side; a write beyond that finishes when the bytes have been delivered."""
 
 
 class MemoryServer:
@@ -32,7 +32,7 @@ class MemoryServer:
         self._capacity = capacity
 
     async def shut_down(self, drain: float = 0.0) -> None:
-        """See `Server.shut_down`."""
+        """Shut the server down, as `Server.shut_down`."""
         await self.server.shut_down(drain)
 
     def dial(self, pump: Pump, connection: Connection) -> StreamTransport:
@@ -50,10 +50,10 @@ class MemoryServer:
 async def serve_memory(
     app: App, *, drain: float = 0.0, capacity: int = CAPACITY, journal: Journal | None = None
 ) -> AsyncIterator[MemoryServer]:
-    """Serve an App in memory until the block is left, without sockets: for tests of agents.
+    """Serve an App in memory, without sockets, until the block is left: for tests of agents.
 
-    Clients of the same event loop connect to what it yields: `connect(memory, token)`. Connections hold
-    `capacity` bytes in each direction. `drain` and `journal` are those of `serve`.
+    Clients of the same event loop connect to the yielded server: `connect(memory, token)`. Each direction of
+    a connection buffers `capacity` bytes. `drain` and `journal` are those of `serve`.
     """
     async with open_server(app, drain, journal) as server:
         yield MemoryServer(server, capacity)

@@ -1,4 +1,4 @@
-"""`run`: serve an App until a signal comes, for a program that has no event loop yet."""
+"""`run`: serve an App until a signal arrives, for a program without an event loop."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def run(
     hosts: Sequence[str] | None = None,
     journal: Journal | None = None,
 ) -> None:
-    """Serve an App over WebSocket, or with `stdio` one connection on our standard streams.
+    """Serve an App over WebSocket, or with `stdio` one connection on the process's standard streams.
 
-    `loop` is asyncio or trio. With a `journal` sessions and jobs survive the process. SIGINT and SIGTERM end
-    it: the first lets running jobs finish for `drain` seconds, a second does not wait. The soft limit on open
-    files is raised to the hard one. Raises ValueError for
-    an App that cannot be served and for files that hold no certificate and key, OSError when it cannot
-    listen, JournalError for a journal that cannot be used or has failed.
+    `loop` is asyncio or trio. With a `journal` sessions and jobs survive the process. The first SIGINT or
+    SIGTERM lets running jobs finish for `drain` seconds, a second one stops them at once. The soft limit on
+    open files is raised to the hard one. Raises ValueError for an invalid App and for files without
+    certificate and key, OSError when it cannot listen, and JournalError for a journal that cannot be used or
+    has failed.
     """
     import anyio
 
@@ -96,9 +96,9 @@ async def _serve_stdio(app: App, drain: float, journal: Journal | None) -> None:
 async def _until_ended(
     server: Server, drain: float, wait: Callable[[], Awaitable[None]], begun: str = ""
 ) -> None:
-    """Wait, and shut the server down at the first signal, at once at the second.
+    """Wait for the server; shut it down at the first signal, and at once at the second.
 
-    Signals are obeyed when `begun` is printed on stderr.
+    Signals take effect when `begun` is printed on stderr.
     """
     import anyio
 
@@ -131,7 +131,7 @@ async def _obey_signals(server: Server, drain: float, *, task_status: TaskStatus
 
 
 def _tell_drain(server: Server, drain: float, *, by_ctrl_c: bool) -> None:
-    """Log what a signal that has just come does, and what another one would do."""
+    """Log the effect of the signal that has just arrived, and of a second one."""
     from .activity_log import counted
 
     running = len(server.runtime.running)
@@ -148,7 +148,7 @@ def _tell_drain(server: Server, drain: float, *, by_ctrl_c: bool) -> None:
 
 
 def _leave(unstopped: int, failure: BaseException | None) -> NoReturn:
-    """End the process without the agents that did not stop: no event loop ends before its tasks do."""
+    """End the process without the agents that did not stop: an event loop ends only after its tasks."""
     if failure is not None:
         print(f"stopped: {failure}", file=sys.stderr)
     from .activity_log import counted
@@ -161,7 +161,9 @@ def _leave(unstopped: int, failure: BaseException | None) -> NoReturn:
 
 
 def _server_context(certfile: str, keyfile: str | None) -> ssl.SSLContext:
-    """Return a context with this certificate; raises OSError, and ValueError for files that do not fit."""
+    """Return a TLS context with this certificate; raises OSError, and ValueError for files that do not
+    match.
+    """
     import ssl
 
     for path in filter(None, (certfile, keyfile)):

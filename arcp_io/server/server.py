@@ -1,4 +1,4 @@
-"""Serving an App: over WebSocket, on our own standard streams, or in memory."""
+"""Serving an App: over WebSocket, on standard streams, or in memory."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ PLAIN: Final = (
 
 
 class Server:
-    """A runtime that is being served. Made by `serve`, `serve_stdio` and `serve_memory`."""
+    """A running server, made by `serve`, `serve_stdio` and `serve_memory`."""
 
     def __init__(
         self, app: App, loop: Loop, clock: Clock, runtime: Runtime, keeper: Keeper | None = None
@@ -75,9 +75,9 @@ class Server:
         self.host = ""
         self.port = 0
         self.url = ""
-        """Where clients connect, if it listens."""
+        """The URL for clients, if the server listens."""
         self.secure = True
-        """Whether credentials may be shown to its clients (§9.8)."""
+        """Whether the connections are private, so that credentials may be sent to clients (§9.8)."""
         self.runtime = runtime
         self.pump = Pump(runtime, self, loop, clock, keeper)
         self.loop = loop
@@ -92,14 +92,15 @@ class Server:
             keeper.attach(self.pump, self._agents.hold)
         self._files = descriptors()
         self._room = room_of(self._files)
-        """Connections for which there are descriptors, when as many as agents need are kept."""
+        """Connections for which there are file descriptors, without those that agents need."""
         self._listening: list[Listening] = []
         self._shutting_down = False
         self._connection_ended = loop.event()
         self._ended = loop.event()
 
     async def shut_down(self, drain: float = DRAIN) -> None:
-        """Accept no more, give running jobs `drain` seconds, cancel the rest, close all; return at the end.
+        """Stop accepting connections, give running jobs `drain` seconds, cancel the rest, and wait for the
+        end.
 
         A second call shortens the wait.
         """
@@ -110,13 +111,17 @@ class Server:
         await self.wait_closed()
 
     def set_observers(self, observers: Mapping[str, Mapping[str, str]]) -> None:
-        """Who sees the jobs of others from now on, as in App; raises LocalProtocolError for other rights."""
+        """Replace the rights to see jobs of others, as in App; raises LocalProtocolError for unknown
+        rights.
+        """
         rights = {principal: dict(owners) for principal, owners in observers.items()}
         self.runtime.observers_set(rights, now=self.pump.now())
         self.pump.run()
 
     def jobs(self, *, finished: bool = False) -> list[JobInfo]:
-        """Return the unfinished jobs of all principals, oldest first; with `finished` all that are listed."""
+        """Return the unfinished jobs of all principals, oldest first; with `finished` all jobs that are
+        listed.
+        """
         return self.runtime.job_infos(finished=finished)
 
     def counts(self) -> Counts:
@@ -124,19 +129,18 @@ class Server:
         return self.runtime.counts()
 
     def cancel(self, job_id: str, *, reason: str = "") -> bool:
-        """Cancel a job, whoever submitted it, and its children before it (§7.4).
+        """Cancel a job of any principal, and its children before it (§7.4).
 
         The client of the job gets CANCELLED, "cancelled by the host", once the agent has stopped or its grace
-        of 5 s is over; `jobs` shows the job until then. Returns False when the job has ended, or its end was
-        decided before: the first outcome wins. Raises LocalProtocolError for a job that the server does not
-        have.
+        of 5 s is over; `jobs` shows the job until then. Returns False when the job has ended or already has
+        an outcome: the first outcome wins. Raises LocalProtocolError for an unknown job.
         """
         cancelled = self.runtime.cancel_job(JobId(job_id), reason, now=self.pump.now())
         self.pump.run()
         return cancelled
 
     async def wait_closed(self) -> None:
-        """Until it was shut down, and every job and connection has ended."""
+        """Wait until the server was shut down and every job and connection has ended."""
         await self._ended.wait()
 
     # As the host of its pump.
@@ -162,7 +166,7 @@ class Server:
                 activity_log.log(event)
             self._agents.happened(event)
 
-    # For those who make it.
+    # Called by `serve`, `serve_stdio` and `serve_memory`.
 
     async def listen(
         self, host: str, port: int, path: str, context: ssl.SSLContext | None, admission: Admission
@@ -180,11 +184,11 @@ class Server:
         logger.info("%d files may be open, of them %d connections", self._files, self._room)
 
     def connect(self, framing: Framing, *, secure: bool, peer: str) -> Connection:
-        """A new connection of the runtime; run the pump when it has a transport."""
+        """Return a new connection of the runtime; run the pump once it has a transport."""
         return self.runtime.connect(framing, secure=secure, peer=peer, now=self.pump.now())
 
     async def carry_lines(self, reading: int, writing: int, peer: str) -> None:
-        """One connection over two pipes, which are closed at its end; returns then."""
+        """Serve one connection over two pipes, close them at its end, and return."""
 
         def connected(stream: ByteStream) -> StreamTransport:
             connection = self.connect(Framing.LINES, secure=True, peer=peer)
@@ -195,7 +199,7 @@ class Server:
         await self._connection_ended.wait()
 
     async def abort(self) -> int:
-        """Stop everything at once; harmless after the end. Returns how many agents do not stop."""
+        """Stop everything at once and return how many agents do not stop; harmless after the end."""
         self._stop_listening()
         self.pump.stop()
         try:
@@ -242,12 +246,12 @@ async def serve(
 ) -> AsyncIterator[Server]:
     """Serve an App over WebSocket until the block is left: `async with serve(app) as server`.
 
-    Port 0 is a free one; see `server.url`. Without an `ssl_context` only loopback is served, unless
-    `allow_plain`. `hosts` are the Host headers that are let in, by default loopback and `host`; `origins`
-    the web origins, by default none. Leaving the block gives running jobs `drain` seconds. With a `journal`
-    sessions and jobs survive the process: the next one that is given it goes on with them. Raises OSError
-    when it cannot listen, ValueError for what makes no server, and JournalError for a journal that cannot be
-    used; when it fails later, everything stops, and JournalFailed is raised.
+    Port 0 is a free port; see `server.url`. Without an `ssl_context` only loopback is served, unless
+    `allow_plain`. `hosts` are the admitted Host headers, by default loopback and `host`; `origins` are the
+    admitted web origins, by default none. Leaving the block gives running jobs `drain` seconds. With a
+    `journal` sessions and jobs survive the process: the next server with that journal resumes them. Raises
+    OSError when it cannot listen, ValueError for invalid arguments, and JournalError for a journal that
+    cannot be used; when the journal fails later, the server stops and JournalFailed is raised.
     """
     if ssl_context is None and not allow_plain and not is_loopback(host):
         raise ValueError(
@@ -263,21 +267,24 @@ async def serve(
         if app.provisioner is not None and not server.secure:
             logger.warning(PLAIN, app.name, server.url)
         if not app.ceilings:
-            logger.warning("%s grants every lease as it is asked for: App(ceilings=...) bounds it", app.name)
+            logger.warning(
+                "%s grants every lease that is requested: App(ceilings=...) bounds leases", app.name
+            )
         warn_of_debug(app)
         yield server
 
 
 def warn_of_debug(app: App) -> None:
-    """Log that an App is in debug mode, if it is."""
+    """Log a warning if an App is in debug mode."""
     if app.debug:
-        logger.warning("%s is in debug mode: clients are told the text of exceptions of agents", app.name)
+        logger.warning("%s is in debug mode: clients get the text of agents' exceptions", app.name)
 
 
 async def serve_stdio(app: App, *, drain: float = 0.0, journal: Journal | None = None) -> None:
-    """Serve one connection on our own standard input and output, until its end; then `drain` seconds more.
+    """Serve one connection on the process's standard input and output until it ends, then `drain` seconds
+    more.
 
-    Meanwhile what is printed goes to standard error. `journal` as in `serve`.
+    Meanwhile `print` writes to standard error. `journal` as in `serve`.
     """
     with own_standard_streams() as (reading, writing):
         async with open_server(app, drain, journal) as server:
@@ -286,7 +293,7 @@ async def serve_stdio(app: App, *, drain: float = 0.0, journal: Journal | None =
 
 @asynccontextmanager
 async def open_server(app: App, drain: float, journal: Journal | None = None) -> AsyncIterator[Server]:
-    """A server that does not listen yet. Leaving the block shuts it down; at once when cancelled."""
+    """Yield a server that does not listen yet. Leaving the block shuts it down; at once when cancelled."""
     if app.provisioner is not None and journal is None and not app.volatile_credentials:
         logger.warning(VOLATILE, app.name)
     async with open_loop() as loop:
@@ -304,7 +311,7 @@ async def open_server(app: App, drain: float, journal: Journal | None = None) ->
 
 
 async def _made(app: App, loop: Loop, journal: Journal | None) -> Server:
-    """A server with a new runtime, or with the one that its journal holds."""
+    """Return a server with a new runtime, or with the one that its journal holds."""
     config = msgspec.structs.replace(app.config(), notices=activity_log.wanted())
     early = min(config.limits.early_connections, early_of(room_of(descriptors())))
     limits = msgspec.structs.replace(config.limits, early_connections=early)
@@ -325,7 +332,7 @@ async def _made(app: App, loop: Loop, journal: Journal | None) -> Server:
 
 
 def _most_controls(connection: Connection, early: int) -> int:
-    """Return how many frames without a message are read at once: few before the welcome."""
+    """Return how many control frames may be read at once: few before the welcome."""
     return sys.maxsize if connection.phase is Phase.OPEN else early
 
 

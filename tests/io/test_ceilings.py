@@ -40,4 +40,4 @@ async def test_a_server_without_a_ceiling_says_so(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.WARNING):
         async with serve(make_app(), port=0):
             pass
-    assert "leases grants every lease as it is asked for" in caplog.text
+    assert "leases grants every lease that is requested" in caplog.text

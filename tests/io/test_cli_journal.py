@@ -80,7 +80,7 @@ def test_a_repair_as_json(damaged: Path) -> None:
     [
         (None, "there is no journal {path}"),
         (b"", "there is no journal {path}"),
-        (b"Dear diary", "{path} is no journal, or its beginning is destroyed"),
+        (b"Dear diary", "{path} is not a journal, or its header is destroyed"),
     ],
 )
 def test_no_journal_is_not_repaired(tmp_path: Path, content: bytes | None, said: str) -> None:

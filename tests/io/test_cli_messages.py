@@ -59,7 +59,7 @@ def test_no_token_and_a_wrong_one(served: Served) -> None:
 
 def test_a_wrong_path(served: Served) -> None:
     told = said(served, served.url.replace("/arcp", "/other"))
-    assert "HTTP 404: no runtime is at the path /other; that of most is /arcp" in told
+    assert "HTTP 404: no runtime serves the path /other; most runtimes use /arcp" in told
 
 
 def test_tls_where_there_is_none_and_none_where_there_is(served: Served, secure: Served) -> None:
@@ -139,5 +139,5 @@ def test_credentials_name_the_file_that_is_no_journal(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("notes")
     done = arcp_io("credentials", "--journal", "notes.txt", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith("cannot list: notes.txt is no journal")
+    assert done.stderr.startswith("cannot list: notes.txt is not a journal")
     assert "arcp-io-" not in done.stderr

@@ -122,8 +122,8 @@ def test_files_that_are_not_there_are_named(tmp_path: Path, authority: trustme.C
             "cannot serve: chain.pem and notes.txt are not PEM files with a certificate chain and its key",
         ),
         (["--audit", "no/audit"], 1, "cannot serve: No such file or directory: no/audit"),
-        (["--audit", "notes.txt"], 1, "it holds something else than audit facts: move it away: notes.txt"),
-        (["--journal", "notes.txt"], 1, "notes.txt is no journal"),
+        (["--audit", "notes.txt"], 1, "the file does not hold audit facts: move it away: notes.txt"),
+        (["--journal", "notes.txt"], 1, "notes.txt is not a journal"),
         (
             ["--host", "192.0.2.1", "--allow-plain"],
             1,

@@ -25,7 +25,7 @@ def test_a_file_that_is_no_session_is_refused_and_kept(served: Served, tmp_path:
     words = [served.url, "echo"] if command == "submit" else ["job_1", "--url", served.url]
     done = served.run(command, *words, "--store", str(path))
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"{path} holds no session of arcp-io: move it away, or give another path" in done.stderr
+    assert f"{path} does not hold a session of arcp-io: move it away, or give another path" in done.stderr
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("precious\n", 0o644)
     assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
 

@@ -780,7 +780,7 @@ async def test_observing_can_be_ended() -> None:
         there.step.set()
         assert await job.result() == "done"
         assert numbers(seen) == list(range(5))
-        with pytest.raises(ConnectionLost, match="not observed any more"):
+        with pytest.raises(ConnectionLost, match="no longer observed"):
             await observed.result()
 
 

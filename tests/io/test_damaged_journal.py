@@ -217,7 +217,7 @@ def test_a_journal_that_was_emptied_is_no_new_one(tmp_path: Path) -> None:
     Watched(SqliteJournal(path)).close()
     os.truncate(path, 0)
     with pytest.raises(
-        JournalError, match=f"{path} has been a journal, and is empty: put a backup in its place"
+        JournalError, match=f"the journal {path} has lost its content: put a backup in its place"
     ):
         opened(path)
     path.unlink()
@@ -274,7 +274,7 @@ def test_a_repair_that_is_interrupted_is_told_and_has_kept_everything(
     )
     assert files_of(Path(f"{path}.damaged-1")) == before
     monkeypatch.undo()
-    with pytest.raises(JournalError, match=f"{path} is no journal, or its beginning is destroyed"):
+    with pytest.raises(JournalError, match=f"{path} is not a journal, or its header is destroyed"):
         opened(path)
 
 

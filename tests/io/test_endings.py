@@ -64,7 +64,7 @@ async def test_an_agent_fails_with_a_message(kind: str) -> None:
     ("how", "message"),
     [
         ("odd", "returned something that cannot be sent: result.rows[1]: a value of type object"),
-        ("level", "asked its job for something that cannot be done: 'loud' is no log level"),
+        ("level", "asked its job for something that cannot be done: 'loud' is not a log level"),
         ("mixed", "mixed: the agent returned a value after it had streamed a result"),
         ("too large", "at most 8388608 bytes"),
     ],
@@ -111,7 +111,7 @@ async def test_the_text_of_an_exception_is_told_in_debug_mode_alone(
 
 async def test_debug_mode_is_said_in_the_log_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
     async with serve(make_app(debug=True), port=0):
-        assert "debug mode: clients are told the text of exceptions" in caplog.text
+        assert "debug mode: clients get the text of agents' exceptions" in caplog.text
     caplog.clear()
     async with serve(make_app(), port=0):
         assert "debug" not in caplog.text

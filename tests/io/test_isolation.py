@@ -269,7 +269,7 @@ async def test_a_script(tmp_path: Path) -> None:
     done = await anyio.run_process(
         [sys.executable, "-"], input=SCRIPT.encode(), env=environment, check=False, stderr=subprocess.PIPE
     )
-    assert "needs a module to import: put echo into a file" in done.stderr.decode()
+    assert "needs a module to import: move echo into a file" in done.stderr.decode()
 
 
 # What it may.

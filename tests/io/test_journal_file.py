@@ -103,9 +103,9 @@ def test_a_program_that_looks_into_it_keeps_us_out(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"Dear diary, today I have written a rather long entry. " * 10, "is no journal"),
-        (b"x", "is no journal"),
-        (b"SQLite format 3\0" + bytes(1000), "is no journal"),
+        (b"Dear diary, today I have written a rather long entry. " * 10, "is not a journal"),
+        (b"x", "is not a journal"),
+        (b"SQLite format 3\0" + bytes(1000), "is not a journal"),
         (b"SQLite format 3\0" + bytes(52) + b"ARCP" + bytes(1000), "is damaged beyond repair"),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_file_that_does_not_say_what_it_holds_is_refused(tmp_path: Path) -> No
     db.execute("DELETE FROM journal")
     db.commit()
     db.close()
-    with pytest.raises(JournalError, match="does not say what it holds"):
+    with pytest.raises(JournalError, match="its header row is missing or invalid"):
         Watched(SqliteJournal(path))
 
 
@@ -204,7 +204,7 @@ def test_records_of_an_older_version_are_kept_in_a_copy(
     assert query(path, "SELECT record_version FROM journal") == [(2,)]
     copy = f"{path}.schema-1-records-1"
     assert query(Path(copy), "SELECT record_version FROM journal") == [(1,)]
-    assert f"the journal {path} was migrated; as it was before it is {copy}" in caplog.text
+    assert f"the journal {path} was migrated; a copy from before is {copy}" in caplog.text
 
 
 # Damage.
@@ -403,7 +403,7 @@ def test_a_full_disk_is_the_end_and_is_said_once(tmp_path: Path) -> None:
     assert said[0] == "open"
     assert said[-1] == "threads 0"
     assert said[-2].startswith(f"failed the journal {path} cannot be written: ")
-    assert "Nothing that was promised is lost: make sure that its disk works and has room" in said[-2]
+    assert "Everything reported durable is stored: make sure that its disk works and has room" in said[-2]
     assert all(line.startswith("durable ") for line in said[1:-2])
     durable = int(said[-3].split()[1])
     held = held_by(path)
@@ -448,7 +448,7 @@ def test_a_compaction_that_fails_leaves_all_as_it_was(
         monkeypatch.setattr(draft_module.os, "replace", refuse)
     watched.journal.compact([b"snapshot"])
     watched.append(b"y")
-    while "not compacted, and stays as it is" not in caplog.text:
+    while "not compacted, and is unchanged" not in caplog.text:
         pass
     monkeypatch.undo()
     watched.append(b"z")

@@ -209,7 +209,7 @@ def test_a_journal_that_has_grown_is_compacted() -> None:
 def test_what_cannot_be_restored_is_refused() -> None:
     journal = SlowJournal()
     journal.records = [b"no record"]
-    with pytest.raises(JournalError, match=r"cannot be restored: .* Keep it, and begin with another"):
+    with pytest.raises(JournalError, match=r"cannot be restored: .* Keep it, and start with another"):
         Stand(journal=journal)
     journal.records = _records_of_a_job()[-1:]
     with pytest.raises(JournalError, match="cannot be restored"):

@@ -374,7 +374,7 @@ def test_a_journal_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("to buy: milk, bread, and a newspaper. " * 5)
     done = arcp_io("serve", "example:app", "--port", "0", "--journal", "notes", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"cannot serve: {tmp_path / 'notes'} is no journal")
+    assert done.stderr.startswith(f"cannot serve: {tmp_path / 'notes'} is not a journal")
     filled(tmp_path / "newer", [b"x"])
     query(tmp_path / "newer", "PRAGMA user_version=9")
     done = arcp_io("serve", "example:app", "--port", "0", "--journal", "newer", cwd=tmp_path)

@@ -52,7 +52,7 @@ async def running(**options: object) -> AsyncIterator[tuple[Process, str]]:
                 break
         try:
             warning, line = said.splitlines()
-            assert "grants every lease as it is asked for" in warning
+            assert "grants every lease that is requested" in warning
             assert line.startswith("serving "), line
             yield process, line.removeprefix("serving ")
         except BaseException:

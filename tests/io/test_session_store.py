@@ -79,7 +79,7 @@ def test_a_file_that_holds_no_session_is_refused_and_kept(data: bytes, tmp_path:
     path.chmod(0o644)
     with FileStore(path) as store:
         for change in (store.load, store.clear, lambda: store.save(resumption())):
-            with pytest.raises(NotAStore, match="holds no session of arcp-io: move it away"):
+            with pytest.raises(NotAStore, match="does not hold a session of arcp-io: move it away"):
                 change()
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (data, 0o644)
 
@@ -129,7 +129,7 @@ def test_a_session_that_cannot_be_saved_any_more_goes_on(
 
     assert run("asyncio", main) == 1
     assert path.read_text() == "precious"
-    assert "holds no session of arcp-io" in caplog.text
+    assert "does not hold a session of arcp-io" in caplog.text
 
 
 def test_what_cannot_be_opened_is_an_error(tmp_path: Path) -> None:

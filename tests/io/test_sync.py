@@ -130,7 +130,7 @@ def test_one_loop_at_a_time(url: str) -> None:
         job = session.submit("sleep")
         events = iter(job)
         next(events)
-        with pytest.raises(RuntimeError, match="is being iterated already"):
+        with pytest.raises(RuntimeError, match="has an iterator already"):
             next(iter(job))
         job.cancel()
         assert [event.kind for event in events] == ["log"]

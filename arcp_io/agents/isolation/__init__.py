@@ -1,1 +1,1 @@
-"""Agents in processes of their own."""
+"""Agents that run in separate processes."""

@@ -1,4 +1,4 @@
-"""What an agent in a process of its own asks for, carried out on its job."""
+"""The requests of an isolated agent, carried out on its job."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
     from arcp_io.agents.running_job import RunningJob
 
 RAISED: Final = (Denied, ArcpError, LocalProtocolError, JobOver)
-"""What a call of a job may raise for its agent to catch."""
+"""Exceptions of a call that are reported to the agent."""
 
 
 class Deed(NamedTuple):
-    """How one request is carried out, with arguments of these types; what it returns is the answer."""
+    """How to carry out one request, and the types of its arguments; the returned value is the answer."""
 
     arguments: Any
     carry_out: Callable[..., Any]
 
 
 async def answer(running: RunningJob, request: Request, limit: int) -> Message:
-    """Carry out a request of an agent, as if it was here, and return the answer.
+    """Carry out a request of an isolated agent and return the answer.
 
-    Raises ValueError for what no side of ours asks for: the process is not to be trusted. `limit`: bytes of
-    the arguments of a request that is not one of `LARGE`.
+    Raises ValueError for a request that our own child never sends: the process is not trusted. `limit` is the
+    most bytes of arguments, except for the requests in `LARGE`.
     """
     deed = DEEDS.get(request.what)
     if deed is None:
-        raise ValueError("the agent's process asks for what nobody knows")
-    await running.ready()  # Before anything is decoded: what values take is taken by one agent at a time.
+        raise ValueError("the agent's process has sent an unknown request")
+    await running.ready()  # Wait before decoding: decoded values take memory for one agent at a time.
     data = bytes(request.arguments)
     if request.what not in LARGE and len(data) > limit:
-        raise ValueError("the agent's process asks for something with too many bytes")
+        raise ValueError("the agent's process has sent a request that is too long")
     if codec.holds_too_many(data):
         raise ValueError(codec.TOO_MANY)
     asked = msgspec.convert(codec.decode_value(data), deed.arguments)
@@ -56,7 +56,7 @@ async def answer(running: RunningJob, request: Request, limit: int) -> Message:
 
 
 def _emit(running: RunningJob, kind: str, body: dict[str, Any], exact: str | None) -> None:
-    """Publish an event; the value of a metric may be `exact`, which no float holds."""
+    """Publish an event; `exact` is the value of a metric that no float can hold."""
     if exact is not None and kind == EventKind.METRIC:
         body["value"] = Decimal(exact)
     running.publish(kind, body)

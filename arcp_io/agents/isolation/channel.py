@@ -1,4 +1,4 @@
-"""The runtime's end of the pipes of an agent's process: messages in and out, with back-pressure."""
+"""The runtime's end of the pipes to an isolated agent: messages in and out, with back-pressure."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from arcp_io.errors import ConnectionLost
 from .protocol import Gathering
 
 HELD: Final = 64 * 1024
-"""Bytes that wait here, if they are not one message, before no more is read."""
+"""Bytes that may wait here before reading pauses, unless they are one incomplete message."""
 
 
 class Channel:
-    """What a stream reports to; for one task that receives, and sends answers."""
+    """Receives messages from a stream and sends answers, for one task."""
 
     def __init__(self, stream: ByteStream, limit: int) -> None:
-        """`limit`: bytes of a message that comes."""
+        """Read from and write to a stream; a received message has at most `limit` bytes."""
         self._stream = stream
         self._gathering = Gathering(limit)
         self._paused = False
         self._gone = ""
         self._unsent: list[bytes] = []
-        """What waits behind a write that is under way."""
+        """Messages that wait behind the write in progress."""
         self._state: bytes | None = None
-        """Likewise, in place of what was to be told before."""
+        """The newest state message that waits behind the write in progress; it replaces older ones."""
         self._writing = False
         self._changed: anyio.Event | None = None
 
     async def receive(self) -> bytes:
-        """Wait for a message; raises ConnectionLost when the stream has ended, ValueError for a long one."""
+        """Wait for a message; raises ConnectionLost at the end of the stream, and ValueError for a long
+        message.
+        """
         while (message := self._gathering.take()) is None:
             if self._gone:
                 raise ConnectionLost(self._gone)
@@ -49,29 +51,29 @@ class Channel:
             await self._change()
 
     def tell(self, data: bytes) -> None:
-        """Send a message, behind those that wait."""
+        """Send a message after those that wait."""
         if self._writing:
             self._unsent.append(data)
         elif not self._gone:
             self._writing = not self._stream.write(data)
 
     def tell_state(self, data: bytes) -> None:
-        """Send a message, or have it in place of the last of these that still waits."""
+        """Send a state message, in place of an older one that still waits."""
         if self._writing:
             self._state = data
         else:
             self.tell(data)
 
     def close(self) -> None:
-        """Read and write no more; again is harmless."""
+        """Stop reading and writing; calling it again has no effect."""
         if not self._gone:
             self._gone = "the pipes were closed"
             self._stream.abort()
 
-    # What the stream reports.
+    # Called by the stream.
 
     def received(self, data: bytes) -> None:
-        """Bytes have come in."""
+        """Take received bytes."""
         self._gathering.add(data)
         if self._gathering.size >= HELD and not self._paused:
             self._paused = True
@@ -79,7 +81,7 @@ class Channel:
         self._wake()
 
     def written(self) -> None:
-        """The last write has finished."""
+        """Note that the last write has finished, and begin the next."""
         unsent, self._unsent = self._unsent, []
         if self._state is not None:
             unsent.append(self._state)
@@ -88,14 +90,14 @@ class Channel:
         self._wake()
 
     def ended(self, reason: str) -> None:
-        """The process has closed its pipes, or is gone."""
+        """Note that the process has closed its pipes or has ended."""
         self._gone = self._gone or reason
         self._wake()
 
-    # Below: steps of the above.
+    # Helpers of the methods above.
 
     def _resume(self) -> None:
-        """Read on, if what waits is not a whole message."""
+        """Resume reading, because no complete message is available."""
         if self._paused:
             self._paused = False
             self._stream.resume()

@@ -1,4 +1,4 @@
-"""The child's side of `isolation`: one agent, whose job is that of the runtime outside."""
+"""The child's side of `isolation`: runs one agent, whose job is held by the runtime outside."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ logger = logging.getLogger("arcp_io")
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What a child is started for; `script` is the path of a file to run where there is no `module`."""
+    """The parameters of a child; `script` is the path of a file to run where there is no `module`."""
 
     agent: str
     version: str | None
@@ -70,21 +70,21 @@ class Order(msgspec.Struct, frozen=True):
     loop: str
     job_id: str
     session_id: str
-    """The session that submitted it."""
+    """The session that submitted the job."""
     attempt: int
     principal: str
     lease: dict[str, list[str]]
-    """As the agent is told; what is enforced is outside."""
+    """The lease for the agent's information; the runtime outside enforces it."""
     trace_id: str
     trace_headers: dict[str, str]
     debug: bool
     limits: Limits
     body_limit: int
-    """Bytes that the body of an event may have."""
+    """The largest body of an event, in bytes."""
 
 
 def main(text: str) -> None:
-    """Carry out an order, in JSON, over the standard streams."""
+    """Carry out an order, given as JSON, over the standard streams."""
     order = msgspec.json.decode(text, type=Order)
     sys.argv[1:] = []
     with own_standard_streams() as (reading, writing):
@@ -105,35 +105,35 @@ def _load(order: Order) -> AgentFunction:
 
 
 class IsolatedJob(RunningJob, eq=False):
-    """A job whose runtime is outside."""
+    """A job that the runtime outside holds."""
 
     outside: Outside | None = None
 
     @property
     def over(self) -> bool:
-        """Whether the end of the job has been sent, as far as is known here."""
+        """Whether the end of the job has been sent, as far as this process knows."""
         return self.outside is not None and self.outside.over
 
     def remaining(self, currency: str) -> Decimal | None:
-        """What is not spent of a currency."""
+        """Return the unspent budget in a currency."""
         return None if self.outside is None else self.outside.remaining(currency)
 
 
 class _NoPump:
-    """In the place of a pump, which is outside: nothing follows from an input here."""
+    """Stands in for a pump, which runs outside: inputs have no consequences here."""
 
     def __init__(self) -> None:
         self.clock = Clock()
         self.now = self.clock.now
 
     def look_at_wall(self) -> None:
-        """The clock that counts is outside."""
+        """Do nothing: the clock that counts runs outside."""
 
     def run(self) -> None:
-        """Nothing waits to be sent."""
+        """Do nothing: no output waits here."""
 
     def soon(self, size: int = 0, *, urgent: bool = False) -> None:
-        """Nothing waits to be sent."""
+        """Do nothing: no output waits here."""
 
 
 class _Child:
@@ -145,7 +145,7 @@ class _Child:
         self._pipes = (reading, writing)
 
     async def run(self) -> None:
-        """Run the agent until it has ended, and tell how."""
+        """Run the agent until it has ended, and report how."""
         async with open_loop() as loop:
             self._loop: Loop = loop
             limits = self._order.limits
@@ -207,7 +207,7 @@ class _Child:
                 self._loop.cancel(self._task)
 
     async def _carry_out(self) -> None:
-        """The whole life of the agent. Raises nothing: a cancellation too ends here, with the task."""
+        """Run the agent from start to end. Raises nothing: a cancellation ends here too, with the task."""
         running = self._running
         try:
             running.start.given = Input(bytes(self._outside.request(BEGIN)), 0)
@@ -229,7 +229,7 @@ class _Child:
     # Its end.
 
     def _end(self, tell: Callable[[], None]) -> None:
-        with suppress(JobOver):  # Nobody waits for it.
+        with suppress(JobOver):  # The runtime does not wait for the result then.
             tell()
 
     def _returned(self, result: Any) -> None:
@@ -242,7 +242,7 @@ class _Child:
         except LocalProtocolError as error:
             logger.error("%s: %s: %s", running, NOT_SENT, error)
             self._tell_failure(InvalidRequest(f"{NOT_SENT}: {error}"))
-        except Exception as error:  # What was returned may raise whatever it likes when it is read.
+        except Exception as error:  # Reading the returned object may raise anything.
             logger.error("%s: %s: %s", running, NOT_SENT, event_bodies.described(error))
             self._tell_failure(InvalidRequest(self._debugged(NOT_SENT, error)))
         else:
@@ -273,7 +273,7 @@ class _Child:
 
     def _tell_failure(self, error: Any) -> None:
         failure = failure_of(error)
-        failure.message = failure.message[: MAX_REASON_LENGTH + 1]  # It is cut outside.
+        failure.message = failure.message[: MAX_REASON_LENGTH + 1]  # The runtime shortens it.
         self._outside.send(FAILED, msgspec.Raw(codec.encode_value(msgspec.to_builtins(failure))))
 
     def _debugged(self, message: str, error: BaseException) -> str:
@@ -287,7 +287,7 @@ class _Child:
 
 
 def _as_json(result: Any) -> bytes:
-    """What the agent has returned, converted if it is not JSON; raises LocalProtocolError."""
+    """Return an agent's result as JSON, converted if needed; raises LocalProtocolError."""
     try:
         return codec.encode_value(result)
     except LocalProtocolError:

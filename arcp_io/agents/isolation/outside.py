@@ -1,4 +1,4 @@
-"""The runtime outside, as an agent in a process of its own reaches it: one request at a time, over pipes."""
+"""The runtime outside, as an isolated agent reaches it: one request at a time, over pipes."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ from .protocol import (
 
 READ_SIZE: Final = 256 * 1024
 """Bytes of one read."""
-OVER: Final = "the job is over: nothing can be said any more"
+OVER: Final = "the job is over: no further call is possible"
 ANSWERED: Final = (EventKind.TOOL_CALL, EventKind.DELEGATE, EventKind.METRIC, EventKind.RESULT_CHUNK)
-"""Events that may be refused although their body is good."""
+"""Events that the runtime may refuse although their body is valid."""
 _decode_message: Final = msgspec.json.Decoder(Message).decode
 
 
 class Outside:
-    """What a RunningJob asks a Runtime for, asked of the one outside; for the loop's thread.
+    """A Runtime for a RunningJob that sends each call to the runtime outside; for the loop's thread.
 
-    Each call sends a request and blocks until its answer has come: everything that a job holds, counts and
-    decides is outside. What is told meanwhile, or while nothing is asked, goes to `on_told`.
+    Each call sends a request and blocks until the answer arrives: the runtime outside holds and decides
+    everything about the job. Messages that are not answers go to `on_told`.
     """
 
     def __init__(
@@ -61,7 +61,11 @@ class Outside:
         call_soon: Callable[[Callable[[], None]], None],
         on_told: Callable[[str, msgspec.Raw], None],
     ) -> None:
-        """`limits` are the runtime's, `call_soon` the loop's; `body_limit`: bytes of the body of an event."""
+        """Read and write on two pipes.
+
+        `limits` are the runtime's, `call_soon` is the loop's; `body_limit` is the largest body of an event in
+        bytes.
+        """
         self.limits = limits
         self.over = False
         """Whether the end of the job was sent, or the runtime is gone."""
@@ -78,14 +82,15 @@ class Outside:
         os.set_blocking(reading, False)
 
     async def listen(self) -> None:
-        """Take what is told while nothing is asked; returns when the runtime is gone."""
+        """Receive messages while no request is open; return when the runtime is gone."""
         while not self._gone:
             await anyio.wait_readable(self._reading)
             self._read()
             self._hear()
 
     def request(self, what: str, *arguments: object) -> msgspec.Raw:
-        """Ask for something; returns the answer, and raises what was raised outside, JobOver without one.
+        """Send a request and return the answer; raise the error that the runtime raised, or JobOver
+        without an answer.
 
         Arguments are JSON values; raises LocalProtocolError for others.
         """
@@ -101,7 +106,7 @@ class Outside:
                 select.select([self._reading], [], [])
                 self._read()
         if self._gathering.size:
-            self._call_soon(self._hear)  # Whoever asked may have to see the answer first.
+            self._call_soon(self._hear)  # The caller must see the answer before further messages.
         if answer.failure is not None:
             error = error_of(answer.failure)
             self.over = self.over or isinstance(error, JobOver)
@@ -109,7 +114,7 @@ class Outside:
         return answer.value
 
     def send(self, what: str, *arguments: object) -> None:
-        """Send a request that has no answer; raises LocalProtocolError, and JobOver if nobody reads it."""
+        """Send a request that has no answer; raises LocalProtocolError, and JobOver if the pipe is closed."""
         self._send(what, arguments, quiet=True)
 
     def _send(self, what: str, arguments: Sequence[object], *, quiet: bool) -> None:
@@ -119,7 +124,7 @@ class Outside:
         data = framed(Request(what, msgspec.Raw(b"[" + b",".join(map(bytes, written)) + b"]"), quiet))
         limit = self._limit if what in LARGE else self._request_limit
         if len(data) > limit:
-            raise LocalProtocolError(f"what is asked for has at most {limit} bytes")
+            raise LocalProtocolError(f"a call of a job has at most {limit} bytes of arguments")
         if what != RETURNED and len(data) > MAX_CONTAINERS and codec.holds_too_many(data):
             raise LocalProtocolError(codec.TOO_MANY)
         rest = memoryview(data)
@@ -130,10 +135,10 @@ class Outside:
             self.over = True
             raise JobOver(OVER) from None
 
-    # As a Runtime. `now` is nothing to it: the clock that counts is outside.
+    # The methods of a Runtime. They ignore `now`: the clock that counts runs outside.
 
     def emit(self, job_id: str, kind: str, body: Body | Mapping[str, Any], *, now: int) -> int:
-        """Publish an event; returns its size. Raises what `Runtime.emit` does."""
+        """Publish an event and return its size; raises the same errors as `Runtime.emit`."""
         exact = None
         if kind == EventKind.METRIC:
             fields = read_metric(body)
@@ -154,28 +159,28 @@ class Outside:
         self.request("write", base64.b64encode(data).decode() if isinstance(data, bytes) else data, binary)
 
     def authorize(self, job_id: str, capability: str, target: str, *, now: int) -> None:
-        """Ask the gate. A target that is too long goes cut to just as much."""
+        """Check the lease. A target beyond the limit is truncated to one byte more than it."""
         self.request("authorize", capability, target[: MAX_TARGET_BYTES + 1])
 
     def reserve(self, job_id: str, currency: str, amount: Cost, *, now: int) -> int:
-        """Hold back a part of the budget; returns the number of the hold."""
+        """Reserve a part of the budget; return the number of the reservation."""
         answer = self.request("reserve", currency, exactly(to_cost(amount, "a reservation")))
         return msgspec.json.decode(answer, type=int)
 
     def settle(
         self, job_id: str, hold: int, actual: Cost, name: str, dimensions: dict[str, Any] | None, *, now: int
     ) -> None:
-        """Spend what was reserved for."""
+        """Spend a reservation."""
         exact = exactly(to_cost(actual, "what was spent"))
         self.request("settle", hold, exact, name, dimensions)
 
     def release(self, job_id: str, hold: int, *, now: int) -> None:
-        """Hold back no longer."""
+        """Release a reservation."""
         self.request("release", hold)
 
     def upstream_exhausted(self, job_id: str, message: str, *, now: int) -> None:
-        """Raises Denied."""
-        self.request("upstream_exhausted", message[: MAX_REASON_LENGTH + 1])  # It is cut outside.
+        """Raise Denied BUDGET_EXHAUSTED."""
+        self.request("upstream_exhausted", message[: MAX_REASON_LENGTH + 1])  # The runtime shortens it.
 
     def delegate(
         self,
@@ -188,7 +193,7 @@ class Outside:
         *,
         now: int,
     ) -> str:
-        """Start a child; returns its id."""
+        """Start a child job; return its id."""
         data = codec.encode_value(input)
         if len(data) > self.limits.message:
             raise LocalProtocolError(f"the input of a child has at most {self.limits.message} bytes")
@@ -196,27 +201,29 @@ class Outside:
         return msgspec.json.decode(answer, type=str)
 
     def rotate_credential(self, job_id: str, credential_id: str, *, now: int) -> None:
-        """Begin a rotation; its end is told."""
+        """Begin a rotation; a message reports its end."""
         self.request("rotate", credential_id)
 
     def credentials_of(self, job_id: str) -> Sequence[Credential]:
-        """Those that are valid now."""
+        """Return the credentials that are valid now."""
         sent = msgspec.json.decode(self.request("credentials"), type=list[messages.Credential])
         return [Credential.of_wire(one) for one in sent]
 
     def remaining(self, currency: str) -> Decimal | None:
-        """What is not spent of a currency; None when nothing bounds it."""
+        """Return the unspent budget in a currency; None if the currency is not bounded."""
         left = msgspec.json.decode(self.request("remaining", currency), type=str | None)
         return None if left is None else Decimal(left)
 
-    # Below: steps of the above.
+    # Helpers of the methods above.
 
     def _fitting(self, kind: str, data: bytes) -> bytes:
-        """A body that is cut as it would be outside; if that cannot be, whole: it is refused there."""
+        """Return a body shortened as the runtime would; whole if that is not possible: the runtime refuses
+        it then.
+        """
         return data if len(data) <= self._body_limit else shorten(kind, data, self._body_limit) or data
 
     def _hear(self) -> None:
-        """Hand on what was told while nothing is asked."""
+        """Pass on the messages that arrived while no request was open."""
         while (message := self._next()) is not None:
             self._on_told(message.told, message.value)
 

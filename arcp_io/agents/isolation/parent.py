@@ -1,4 +1,4 @@
-"""Agents in processes of their own: what each asks its job for is asked of the runtime here (see `between`).
+"""Isolated agents: the parent starts a child for each and carries out its requests (see `protocol`).
 
 The child has an empty environment and a process group of its own. It finds the agent by importing its module
 again, so an isolated agent is a function at the top level of a module, or of the script that runs.
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("arcp_io")
 
 STARTED: Final = "x-vendor.arcp-io.start"
-"""What the gate is asked for when a child does not take its job."""
+"""The capability that is checked when a child does not accept its job."""
 MARGIN: Final = 0.5
 """Seconds before the end of the grace at which a child is killed, so that its stop is seen in time."""
 
@@ -70,7 +70,7 @@ class Reference(NamedTuple):
 
 
 def reference(function: AgentFunction) -> Reference:
-    """Raises ValueError for a function that another process cannot import."""
+    """Return where a child finds a function; raises ValueError if another process cannot import it."""
     module: str | None = getattr(function, "__module__", None)
     qualname: str | None = getattr(function, "__qualname__", None)
     if module is None or qualname is None or "<" in qualname:
@@ -85,14 +85,14 @@ def reference(function: AgentFunction) -> Reference:
         return Reference(spec.name, "", qualname)
     if script is not None and os.path.isfile(script):
         return Reference("", os.path.abspath(script), qualname)
-    raise ValueError(f'isolation="process" needs a module to import: put {qualname} into a file')
+    raise ValueError(f'isolation="process" needs a module to import: move {qualname} into a file')
 
 
 async def run_isolated(running: RunningJob, loop: str) -> Any:
-    """Run an agent in a child, on the event loop of that name; returns what it returns.
+    """Run an agent in a child with an event loop of that name, and return its result.
 
-    Raises the ArcpError that it ended with; InternalError, which names the exit code or the signal, when the
-    child has ended without a word; AgentStopped when it was to stop; and RuntimeError when it never ran.
+    Raises the ArcpError that the agent ended with; InternalError, with the exit code or signal, when the
+    child has ended without a report; AgentStopped when it was to stop; and RuntimeError when it never ran.
     """
     isolated = Isolated(running, loop)
     try:
@@ -109,7 +109,7 @@ async def run_isolated(running: RunningJob, loop: str) -> Any:
 
 
 class Isolated:
-    """One agent in its child, from start to end; it is stopped by being told so, then by SIGKILL."""
+    """One isolated agent from start to end; it is stopped by a message, then by SIGKILL."""
 
     def __init__(self, running: RunningJob, loop: str) -> None:
         running.cancellable = False
@@ -121,7 +121,9 @@ class Isolated:
         self._request_limit = request_limit(running.body_limit)
 
     async def run(self) -> Any:
-        """Returns what the agent returns, None if it streamed that; raises what it failed with."""
+        """Run the agent and return its result, None if it streamed that; raises the error that it failed
+        with.
+        """
         running = self._running
         async with open_loop() as loop:
             loop.start(self._stop_in_time, "arcp-io stop of a child")
@@ -138,7 +140,7 @@ class Isolated:
 
     @property
     def ended_by_itself(self) -> str | None:
-        """How the child has ended, as in "exited with code 7"; None when it was killed here, or never ran."""
+        """How the child has ended, as in "exited with code 7"; None if it was killed here or never ran."""
         return self._process.ended_by_itself
 
     def _order(self) -> bytes:
@@ -170,13 +172,13 @@ class Isolated:
 
         def connected(stream: ByteStream) -> StreamTransport:
             opened.append(Channel(stream, limit))
-            return cast(StreamTransport, opened[0])  # It takes what a stream reports.
+            return cast(StreamTransport, opened[0])  # It has the methods that a stream calls.
 
         await loop.open_pipes(reading, writing, connected)
         return opened[0]
 
     async def _serve(self, channel: Channel) -> Any:
-        """Answer what the agent asks for, one by one, until it tells its end."""
+        """Answer the agent's requests, one by one, until it reports its end."""
         running = self._running
         while True:
             request = _decode_request(await channel.receive())
@@ -195,7 +197,9 @@ class Isolated:
                         await channel.send(framed(message))
 
     async def _begin(self) -> Message:
-        """Return the input, for the agent is about to be called; raises Denied if its lease has ended."""
+        """Return the input for the agent, which is about to be called; raises Denied if its lease has
+        ended.
+        """
         start = self._running.start
         if self._began:
             raise ValueError("the agent's process begins twice")
@@ -207,13 +211,13 @@ class Isolated:
 
     async def _returned(self, request: Request) -> Any:
         if len(request.arguments) > BYTES_HELD:
-            await self._running.ready()  # As a job with a large result does, but before it is decoded.
+            await self._running.ready()  # A job with a large result waits too; here before decoding it.
         value, summary = msgspec.convert(codec.decode_value(bytes(request.arguments)), tuple[Any, str | None])
         self._running.summary = None if summary is None else event_bodies.summary(summary)
         return value
 
     def _tell(self, channel: Channel, what: str, value: Any) -> None:
-        """Tell the agent's side what the host has told this one."""
+        """Forward a report of the host to the agent's process."""
         if isinstance(value, ChildEnded):
             value = ended_of(value)
         data = framed(Message(what, msgspec.Raw(msgspec.json.encode(value))))
@@ -223,7 +227,7 @@ class Isolated:
             channel.tell(data)
 
     async def _stop_in_time(self) -> None:
-        """Cancelled when the child's job is over."""
+        """Kill the child before the grace is over; cancelled when its job is over."""
         await self._running.stop_requested()
         if self._began:
             await anyio.sleep(max(0, self._running.grace_left - MARGIN))
@@ -231,20 +235,21 @@ class Isolated:
         self._process.kill()
 
     async def _end_child(self) -> None:
-        """End the child, and what it has started; its pipes are closed, so it exits if there is time.
+        """End the child and every process that it has started. Its pipes are closed, so it can exit by
+        itself.
 
-        When that cannot be seen, the stop of the job is not told before its grace is over.
+        If the end cannot be confirmed, wait for the end of the grace before the job counts as stopped.
         """
         with anyio.CancelScope(shield=True):
             if await self._process.end(0 if self._running.stopping else EXIT_TIMEOUT):
                 return
-            logger.error("%s: what its process has started may still run", self._running)
+            logger.error("%s: processes that its process has started may still run", self._running)
             if self._running.stopping:
                 await anyio.sleep(self._running.grace_left + MARGIN)
 
 
 def _failure(request: Request, limit: int) -> Exception:
     if len(request.arguments) > limit:
-        raise ValueError("the agent's process tells an error with too many bytes")
+        raise ValueError("the agent's process has sent an error that is too long")
     (failure,) = msgspec.convert(codec.decode_value(bytes(request.arguments)), tuple[Failure])
     return error_of(failure)

@@ -1,9 +1,8 @@
-"""What goes between an agent in a process of its own and the runtime outside, over two pipes.
+"""The messages between an isolated agent and the runtime outside, over two pipes.
 
 Each message is JSON, with its length in front of it: four bytes, the most significant first. The agent's side
 sends a `Request`, and waits for its answer, if it has one, before it sends the next; the runtime sends
-answers, and in between what it has to tell. The agent's side holds no state of the job: what may be done is
-decided outside.
+answers and, in between, reports. The agent's side holds no state of the job: the runtime decides everything.
 """
 
 from __future__ import annotations
@@ -20,41 +19,41 @@ from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError
 from arcp_proto.limits import Limits
 
 HEAD: Final = 4
-"""Bytes of a length."""
+"""Bytes of a length prefix."""
 ROOM: Final = 64 * 1024
 """Bytes of a message beside the largest value in it."""
 
 BEGIN: Final = "begin"
-"""A request: the agent's module is imported; the answer is the input of the job."""
+"""A request, sent when the agent's module is imported; the answer is the input of the job."""
 DELEGATE: Final = "delegate"
-"""A request: a child is to be started."""
+"""A request to start a child job."""
 RETURNED: Final = "returned"
-"""A request without an answer, and the last one: the agent has returned; a value, and a summary or null."""
+"""The last request, without an answer: the agent has returned; a value, and a summary or null."""
 FAILED: Final = "failed"
-"""Likewise: a `Failure`."""
+"""The last request, without an answer: the agent has failed; a `Failure`."""
 STOPPED: Final = "stopped"
-"""Likewise: the agent was to stop, and has."""
+"""The last request, without an answer: the agent was to stop, and has stopped."""
 
 STOP: Final = "stop"
-"""Told: the job is to end; the reason, and the seconds until its process is killed."""
+"""A report that the job is to end: the reason, and the seconds until its process is killed."""
 WAITS: Final = "waits"
-"""Told: whether the agent waits before it speaks."""
+"""A report whether the agent must wait before it publishes."""
 ENDED: Final = "ended"
-"""Told: an `Ended`."""
+"""A report that a delegated job has ended; an `Ended`."""
 ROTATED: Final = "rotated"
-"""Told: a `CredentialRotated`."""
+"""A report that a rotation has ended; a `CredentialRotated`."""
 
 NULL: Final = msgspec.Raw(b"null")
 NONE: Final = msgspec.Raw(b"[]")
 
 
 class Request(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """What the agent's side asks for; `arguments` is a list."""
+    """A request of the agent's side; `arguments` is a list."""
 
     what: str
     arguments: msgspec.Raw = NONE
     quiet: bool = False
-    """Nobody waits for an answer, and none is sent."""
+    """Whether the request has no answer."""
 
 
 class Failure(msgspec.Struct, omit_defaults=True):
@@ -68,7 +67,7 @@ class Failure(msgspec.Struct, omit_defaults=True):
 
 
 class Message(msgspec.Struct, omit_defaults=True):
-    """What the agent's side gets: the answer to its request, or something by itself if it is `told`."""
+    """A message to the agent's side: the answer to its request or, if `told` is set, a report."""
 
     told: str = ""
     value: msgspec.Raw = NULL
@@ -76,7 +75,7 @@ class Message(msgspec.Struct, omit_defaults=True):
 
 
 class Ended(msgspec.Struct, omit_defaults=True):
-    """The end of a job that the agent has delegated; the result is text in base64 if it is `binary`."""
+    """The end of a delegated job; its result is text in base64 if `binary`."""
 
     event: ChildEnded
     binary: bool = False
@@ -87,39 +86,43 @@ LARGE: Final = (BEGIN, DELEGATE, RETURNED)
 
 
 def request_limit(body_limit: int) -> int:
-    """Bytes of the arguments of other requests, so that none takes long: the body of an event fits."""
+    """Return the most bytes of arguments of other requests, so that none takes long: the body of an event
+    fits.
+    """
     return body_limit + ROOM
 
 
 def message_limit(limits: Limits) -> int:
-    """Bytes of a message to the runtime: the largest input of a child, and the largest value, fit."""
+    """Return the most bytes of a message to the runtime: the largest input and the largest result fit."""
     return max(limits.message, limits.returned) + ROOM
 
 
 def framed(message: Request | Message) -> bytes:
-    """A message with its length in front."""
+    """Return a message with its length prefix."""
     data = msgspec.json.encode(message)
     return len(data).to_bytes(HEAD, "big") + data
 
 
 class Gathering:
-    """Cuts a stream into messages of `limit` bytes at most, None: of any length."""
+    """Splits a stream into messages of at most `limit` bytes, or of any length if it is None."""
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
         self._data = bytearray()
 
     def add(self, data: bytes) -> None:
-        """More has come."""
+        """Add received bytes."""
         self._data += data
 
     @property
     def size(self) -> int:
-        """Bytes that wait."""
+        """Number of received bytes that have not been taken."""
         return len(self._data)
 
     def take(self) -> bytes | None:
-        """The next message, if all of it has come; raises ValueError for one that is too long."""
+        """Return the next message, or None if it is incomplete; raises ValueError for a message that is
+        too long.
+        """
         if len(self._data) < HEAD:
             return None
         end = self.wanted
@@ -131,7 +134,7 @@ class Gathering:
 
     @property
     def wanted(self) -> int:
-        """Bytes of the next message and its head, as far as they are known; raises ValueError if too many."""
+        """Bytes of the next message with its length, as far as known; raises ValueError if it is too long."""
         if len(self._data) < HEAD:
             return HEAD
         length = int.from_bytes(self._data[:HEAD], "big")
@@ -141,7 +144,7 @@ class Gathering:
 
 
 def failure_of(error: Exception) -> Failure:
-    """What was raised, in words."""
+    """Return an exception as a Failure."""
     match error:
         case Denied():
             return Failure("denied", error.message, error.code.value, error.retryable, error.details)
@@ -154,7 +157,7 @@ def failure_of(error: Exception) -> Failure:
 
 
 def error_of(failure: Failure) -> Exception:
-    """The same, to be raised on the other side."""
+    """Return the exception that a Failure describes."""
     match failure.kind:
         case "denied":
             return Denied(ErrorCode(failure.code), failure.message, failure.details)
@@ -169,7 +172,7 @@ def error_of(failure: Failure) -> Exception:
 
 
 def ended_of(event: ChildEnded) -> Ended:
-    """The end of a job, as JSON holds it."""
+    """Return the end of a job in a form that JSON can hold."""
     if not isinstance(event.result, bytes):
         return Ended(event)
     text = base64.b64encode(event.result).decode()
@@ -177,11 +180,11 @@ def ended_of(event: ChildEnded) -> Ended:
 
 
 def event_of(ended: Ended) -> ChildEnded:
-    """The same, as it was."""
+    """Return the end of a job in its original form."""
     event = ended.event
     return msgspec.structs.replace(event, result=base64.b64decode(event.result)) if ended.binary else event
 
 
 def exactly(amount: Decimal) -> str:
-    """Every digit of an amount."""
+    """Return an amount with all its digits."""
     return f"{amount:f}"

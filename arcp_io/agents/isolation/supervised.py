@@ -1,4 +1,4 @@
-"""The runtime's side of an agent's process: starting its supervisor, killing it, and knowing how it ended."""
+"""The runtime's side of an agent's process: start its supervisor, kill it, and learn how it ended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BOOT: Final = (
     " from arcp_io.agents.isolation.supervisor import main; main(int(sys.argv[2]))"
 )
 KILL_TIMEOUT: Final = 5.0
-"""Seconds that processes have to be gone after they were killed; only the system can keep them from it."""
+"""Seconds that killed processes have to end; only the system can delay them."""
 _LARGEST_REPORT: Final = 1024
 
 
@@ -34,17 +34,18 @@ class SupervisedProcess:
 
     def __init__(self) -> None:
         self.killed = False
-        """Whether it was killed here."""
+        """Whether this object has killed the process."""
         self._control: socket.socket | None = None
-        """Our end of what goes between the supervisor and us."""
+        """Our end of the socket to the supervisor."""
         self._supervisor: Process | None = None
         self._code: int | None = None
-        """How the agent's process ended, if it has begun; known when it is `_over`."""
+        """How the agent's process ended, if it has begun; known when `_over`."""
         self._over = False
-        """Whether the supervisor has told how the process ended, and that nothing of it is left."""
+        """Whether the supervisor has reported the end of the process and of everything that it started."""
 
     async def start(self, order: bytes) -> tuple[int, int]:
-        """Start it with an order; returns descriptors of pipes, to read from it and to write to it.
+        """Start the process with an order; return the descriptors of the pipes to read from it and to
+        write to it.
 
         Raises OSError.
         """
@@ -57,7 +58,7 @@ class SupervisedProcess:
             spawned = await spawn(command, pass_fds=[theirs.fileno()], new_session=True)
         self._supervisor, reading, writing = spawned
         for pipe in (reading, writing):
-            keep_from_copies(pipe)  # Both sides wait for their end.
+            keep_from_copies(pipe)  # A copy would keep the pipes open after their end.
         try:
             await self._send(self._control, f"{len(order):0{LENGTH_SIZE}x}".encode() + order)
         except BaseException:
@@ -67,17 +68,17 @@ class SupervisedProcess:
         return reading, writing
 
     def kill(self) -> None:
-        """Have everything killed that still runs; again is harmless."""
+        """Have every running process killed; calling it again has no effect."""
         if self._control is None or self._supervisor is None or self._supervisor.returncode is not None:
             return
         self.killed = True
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
         with suppress(ProcessLookupError):
-            self._supervisor.send_signal(signal.SIGCONT)  # An agent may have stopped it.
+            self._supervisor.send_signal(signal.SIGCONT)  # The agent may have stopped the supervisor.
 
     async def end(self, patience: float) -> bool:
-        """Wait so many seconds for the agent's process to end by itself, and then kill all of it.
+        """Wait `patience` seconds for the agent's process to end by itself, and then kill everything.
 
         Returns whether nothing of it is left, as far as the supervisor can know.
         """
@@ -88,7 +89,7 @@ class SupervisedProcess:
 
     @property
     def ended_by_itself(self) -> str | None:
-        """How the process has ended, as in "exited with code 7"; None when it was killed here, or unknown."""
+        """How the process has ended, as in "exited with code 7"; None if it was killed here, or unknown."""
         return None if self._code is None or self.killed else ending(self._code)
 
     async def _end(self, supervisor: Process, patience: float) -> bool:

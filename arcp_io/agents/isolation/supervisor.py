@@ -1,22 +1,24 @@
-"""The process between a runtime and an isolated agent: it starts the agent's, and leaves nothing of it.
+"""The process between a runtime and an isolated agent: it starts the agent's process and cleans up after
+it.
 
-The runtime starts one supervisor a job, with the pipes of the agent as its standard streams, and with one end
-of a socket pair. Over that it sends the order, its length before it. When the stream ends, by the will of the
-runtime or with its life, everything is killed. The supervisor forks the agent's process, which makes a
-session of its own and carries the order out (`child`), and waits for its end. It writes one line at last:
-how that process ended. Nothing is left by then:
+The runtime starts one supervisor for each job, with the pipes of the agent as its standard streams, and with
+one end of a socket pair. It sends the order over the socket, with a length prefix. When the socket is closed,
+by the runtime or by its end, the supervisor kills everything. The supervisor forks the agent's process, which
+makes a session of its own and carries out the order (`child`), and waits for its end. Then it writes one line
+that reports how that process ended. Nothing is left by then:
 
-1. The agent's process is not reaped before its process group is killed, so that the number of the group
-   cannot be another group's.
-2. On Linux the supervisor is a subreaper: a process whose parent has ended becomes its child, also one that
-   has made a session or a group of its own. It kills its children and their groups as long as it has any;
-   when the system says that there are none, nothing exists that the agent has started. Where Linux does not
-   let it become one (a seccomp filter), it kills the group alone, and says that more may be left.
+1. The agent's process is not reaped before its process group is killed, so that no other group can have the
+same number.
 
-It is a process of its own because a subreaper gets every orphan: in the process of the runtime those of the
-host's program would be among them. It needs nothing but a little of the standard library, since there is one
-for each job. An agent runs as the same user and may stop or kill it: that ends the agent's process, and the
-runtime knows that it has not been told the end.
+2. On Linux the supervisor is a subreaper: a process whose parent has ended becomes its child, even in a
+session or group of its own. The supervisor kills its children and their groups as long as it has any; when
+the system reports none, no process that the agent has started exists. Where Linux refuses it (a seccomp
+filter), the supervisor kills the group alone, and reports that more may be left.
+
+The supervisor is a separate process because a subreaper gets every orphan: in the process of the runtime
+those of the host's program would be among them. It imports only a little of the standard library, since there
+is one for each job. An agent runs as the same user and may stop or kill it: that ends the agent's process,
+and the runtime notices the missing report.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from typing import Final, NoReturn
 LENGTH_SIZE: Final = 8
 """Bytes of the length of an order, in hexadecimal."""
 FIRST_PAUSE: Final = 0.001
-"""Seconds until the supervisor looks again for what it has killed; twice as long each time."""
+"""Seconds until the supervisor checks again for killed processes; each pause doubles the last."""
 LONGEST_PAUSE: Final = 0.1
 
 _IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -43,7 +45,9 @@ _SET_CHILD_SUBREAPER: Final = 36
 
 
 def main(control: int) -> None:
-    """Supervise the agent of one order; returns in the agent's process, when the order is carried out."""
+    """Supervise the agent of one order; returns only in the agent's process, after the order is carried
+    out.
+    """
     order = _read_order(control)
     if order is None:
         _tell_end(control, None, whole=True)
@@ -53,7 +57,7 @@ def main(control: int) -> None:
     if pid:
         _supervise(pid, control, whole=whole)
     os.close(control)
-    os.setsid()  # A group of its own: it is killed with every process that the agent has started.
+    os.setsid()  # A separate group can be killed with every process that the agent starts.
     _prctl(_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == supervisor:
         from .child import main as carry_out
@@ -62,7 +66,7 @@ def main(control: int) -> None:
 
 
 def _supervise(pid: int, control: int, *, whole: bool) -> NoReturn:
-    """Wait for the end of the agent's process, or for the runtime to ask for it; then tell how it ended."""
+    """Wait for the end of the agent's process, or for the runtime to ask for it; then report how it ended."""
     try:
         agent = _Agent(pid)
         _let_go_of_streams()
@@ -73,9 +77,9 @@ def _supervise(pid: int, control: int, *, whole: bool) -> NoReturn:
 
 
 def _tell_end(control: int, code: int | None, *, whole: bool) -> NoReturn:
-    """Tell the runtime how the agent's process ended, None if there was none.
+    """Report to the runtime how the agent's process ended, None if there was none.
 
-    `whole`: nothing is left of it, as far as the system lets a supervisor know.
+    `whole` says that nothing is left of it, as far as the system lets a supervisor know.
     """
     with suppress(OSError):  # The runtime is gone.
         os.write(control, json.dumps({"code": code, "whole": whole}).encode() + b"\n")
@@ -83,7 +87,7 @@ def _tell_end(control: int, code: int | None, *, whole: bool) -> NoReturn:
 
 
 def _wait(agent: _Agent, control: int) -> None:
-    """Return when the agent's process has ended, or `control` has."""
+    """Return when the agent's process has ended, or when the runtime has closed `control`."""
     waking, woken = os.pipe()
     os.set_blocking(woken, False)
     for number in _IGNORED:
@@ -101,15 +105,15 @@ def _wait(agent: _Agent, control: int) -> None:
 
 
 class _Agent:
-    """The agent's process, and everything that it has started."""
+    """The agent's process, and every process that it has started."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._code: int | None = None
-        """How it ended: its exit code, or minus the number of a signal; None until it is reaped."""
+        """The exit code, or minus the number of a signal; None until the process is reaped."""
 
     def has_ended(self) -> bool:
-        """Return whether the process has ended, and leave it unreaped; orphans that have ended are reaped."""
+        """Return whether the process has ended, without reaping it; reap orphans that have ended."""
         if sys.platform == "darwin":  # Before Python 3.13 there is no `waitid`, and never a subreaper.
             self._reap()
             return self._code is not None
@@ -120,13 +124,15 @@ class _Agent:
         return False
 
     def kill_all(self) -> int:
-        """Kill every process until there is none, however long that takes; returns how the agent's ended."""
+        """Kill every process until there is none, without a time limit; return how the agent's process
+        ended.
+        """
         _kill_group(self._pid)
         if self._code is None:
-            os.kill(self._pid, signal.SIGKILL)  # It may not have made its group yet.
+            os.kill(self._pid, signal.SIGKILL)  # The process may not have made its group yet.
         pause = FIRST_PAUSE
         while self._reap():
-            if pause > FIRST_PAUSE:  # Most often nothing else is there, and need not be looked for.
+            if pause > FIRST_PAUSE:  # In most cases there are no others to search for.
                 for child in _children():
                     _kill_with_group(child)
             select.select([], [], [], pause)
@@ -134,7 +140,7 @@ class _Agent:
         return 0 if self._code is None else self._code
 
     def _reap(self) -> bool:
-        """Reap what has ended; returns whether anything has not."""
+        """Reap the children that have ended; return whether any are left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -147,9 +153,9 @@ class _Agent:
 
 
 def _kill_with_group(child: int) -> None:
-    """Kill a child that is not reaped, and its group: a process that forks on and on cannot run away from it.
+    """Kill a child that is not reaped, and its group, so that a process that keeps forking cannot escape.
 
-    All of the group has come from the agent, which has a session of its own.
+    All processes of the group come from the agent, which has a session of its own.
     """
     try:
         group = os.getpgid(child)
@@ -167,7 +173,7 @@ def _kill_group(group: int) -> None:
 
 
 def _children() -> Iterator[int]:
-    """Yield the children of this process, the newest first; where there is no /proc, none are known."""
+    """Yield the children of this process, newest first; none where there is no /proc."""
     ours = os.getpid()
     try:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
@@ -179,7 +185,7 @@ def _children() -> Iterator[int]:
 
 
 def _parent_of(pid: int) -> int:
-    """Return the parent of a process; 0 for one that is gone."""
+    """Return the parent of a process; 0 if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[1])
@@ -188,7 +194,7 @@ def _parent_of(pid: int) -> int:
 
 
 def _read_order(control: int) -> str | None:
-    """Return the order; None when the runtime does not send all of it: the job ended before it began."""
+    """Return the order, or None if the runtime does not send all of it: the job ended before it began."""
     length = _read_exactly(control, LENGTH_SIZE)
     order = None if length is None else _read_exactly(control, int(length, 16))
     return None if order is None else order.decode()
@@ -208,7 +214,7 @@ def _read_exactly(descriptor: int, size: int) -> bytes | None:
 
 
 def _let_go_of_streams() -> None:
-    """Leave the pipes to the agent: they end with its process, and this one does not read or print."""
+    """Leave the pipes to the agent, so that they end with its process; the supervisor does not use them."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
@@ -216,7 +222,7 @@ def _let_go_of_streams() -> None:
 
 
 def _prctl(option: int, value: int) -> bool:
-    """Set an attribute of this process, on Linux; returns whether that could be done."""
+    """Set an attribute of this process on Linux; return whether that succeeded."""
     if sys.platform != "linux":
         return False
     try:
@@ -228,4 +234,4 @@ def _prctl(option: int, value: int) -> bool:
 
 
 def _awake(number: int, frame: object) -> None:
-    """Take a signal, so that it is written to the descriptor that is waited for."""
+    """Accept a signal, so that it is written to the wakeup descriptor."""

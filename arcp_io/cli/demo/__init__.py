@@ -1,1 +1,1 @@
-"""`arcp-io demo`, its agent, and the relay that cuts its connection."""
+"""`arcp-io demo`, its agent, and the relay that drops its connection."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .flaky_relay import Relay
 
 ROWS: Final = 10
-"""Rows of each table that is printed."""
+"""Rows of each printed table."""
 
 
 def demo(
@@ -40,8 +40,8 @@ def demo(
 
     Starts a runtime on a loopback WebSocket, submits the bundled agent 'index' to it with the lease that it
     needs, and shows it live. Directories that begin with a dot, links and binary files are left out. With
-    --drop the connection is reset N times while the job runs, with the loss of what is under way: the session
-    is resumed, and the numbers are the same. The runtime ends with this process: Ctrl-C cancels the job, a
+    --drop the connection is reset N times while the job runs, and data in transit are lost: the session is
+    resumed, and the numbers are the same. The runtime ends with this process: Ctrl-C cancels the job, a
     second one ends both at once.
 
     \b
@@ -76,11 +76,11 @@ def demo(
 def _root(path: str) -> str:
     root = os.path.realpath(path)
     if not os.path.isdir(root):
-        raise ValueError(f"{one_line(path)} is no directory")
+        raise ValueError(f"{one_line(path)} is not a directory")
     try:
         root.encode()
     except UnicodeEncodeError:
-        raise ValueError("its name is no UTF-8, and cannot be sent") from None
+        raise ValueError("its name is not UTF-8, and cannot be sent") from None
     return root
 
 
@@ -94,7 +94,7 @@ class _Run:
         self._drop = drop
 
     def follow(self, *, live: bool) -> Ending:
-        """Run it to its end, shown on stderr while it is live."""
+        """Run the job to its end, shown on stderr while `live`."""
         import anyio
         from rich.console import Console
 
@@ -170,7 +170,7 @@ def _print_report(report: dict[str, Any]) -> None:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    """The first rows; the first column is text, the others are numbers."""
+    """Return a table of the first rows; the first column is text, the others are numbers."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""A connection that is cut on purpose: a relay before a runtime, and what cuts it while the demo runs."""
+"""A connection that is dropped on purpose: a relay before a runtime, and the drops during the demo."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from arcp_io.client.session import Session
 
 _RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER: close at once, and forget what is under way."""
+"""SO_LINGER: close at once, and discard data in transit."""
 
 
 class Relay:
-    """Carries bytes between whoever connects to `url` and one server, until it is told to `cut`."""
+    """Carries bytes between clients that connect to `url` and one server, until it is told to `cut`."""
 
     def __init__(self, url: str, server: tuple[str, int]) -> None:
         self.url = url
@@ -34,7 +34,7 @@ class Relay:
     @classmethod
     @asynccontextmanager
     async def before(cls, url: str) -> AsyncIterator[Self]:
-        """In front of a ws:// address, on a port of its own on this machine."""
+        """Open a relay before a ws:// address, on a free port of this machine."""
         parts = urlsplit(url)
         async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
             port = listener.extra(SocketAttribute.local_port)
@@ -45,7 +45,7 @@ class Relay:
                 tasks.cancel_scope.cancel()
 
     def cut(self) -> int:
-        """Reset every connection both ways, with the loss of what is under way; returns how many."""
+        """Reset every connection in both directions, losing data in transit; return how many."""
         cut, self._carried = self._carried, {}
         for scope, streams in cut.items():
             for stream in streams:
@@ -71,18 +71,22 @@ class Relay:
 
 
 class Drops:
-    """Cuts the connection of a job a number of times, spread over its progress, and sees it resumed."""
+    """Drops the connection of a job a number of times, spread over its progress, and watches it being
+    resumed.
+    """
 
     def __init__(self, relay: Relay, number: int) -> None:
         self.cut = 0
-        """How often it was, so far."""
+        """Number of drops so far."""
         self.resumed = 0
-        """How often the session went on with nothing lost."""
+        """Number of resumes with nothing lost."""
         self._relay = relay
         self._number = number
 
     async def after(self, session: Session, event: Event) -> None:
-        """An event has come: cut as often as its progress asks for, and each time wait until it goes on."""
+        """Drop the connection as often as the job's progress requires, and wait each time until it is
+        resumed.
+        """
         if event.kind != EventKind.PROGRESS:
             return
         while self.cut < self._due(event.body):
@@ -97,7 +101,7 @@ class Drops:
                     self.resumed += change.resumed
                     break
             async for _ in session.list_jobs(page_size=1):
-                break  # A connection that was of use is made again at once when it is cut.
+                break  # A connection that was used is made again at once when it is lost.
 
     def _due(self, progress: dict[str, Any]) -> int:
         current, total = progress["current"], progress.get("total") or 0
@@ -105,7 +109,7 @@ class Drops:
 
 
 async def _copy(source: SocketStream, sink: SocketStream, scope: anyio.CancelScope) -> None:
-    """Until one side has ended; then both are."""
+    """Copy until one side has ended; then end the other side too."""
     with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
         while True:
             await sink.send(await source.receive())

@@ -1,14 +1,14 @@
-"""The bundled agent `index`: what the text files of a directory hold.
+"""The bundled agent `index`: count the text files of a directory.
 
 Input `{"path": "..."}`, by default the current directory. The streamed result is one JSON object: `files`,
 `bytes`, `lines`, `words`, `by_extension`, `largest`, `identifiers`, `skipped`. A file counts if it is
 regular, no directory on its path below `path` begins with a dot, it can be read, has no NUL in its first
-8,192 bytes and is UTF-8. Each file that cannot be read is a `log` event and counts as `skipped.unreadable`;
-a directory that cannot be read is a `log` event too, and counts nowhere.
+8,192 bytes and is UTF-8. Each file that cannot be read is a `log` event and counts as `skipped.unreadable`; a
+directory that cannot be read is a `log` event too, and counts nowhere.
 
-Memory does not grow with the number of files, but with that of directories and extensions, and with the files
-of one directory. The identifiers are exact up to about a million different ones (`tally.NAMES_SIZE`); beyond
-that a `log` event says by how much their counts may be low.
+Memory grows with the number of directories and extensions, and with the files of one directory, but not with
+the number of all files. The identifiers are exact up to about a million different ones (`tally.NAMES_SIZE`);
+beyond that a `log` event says by how much their counts may be low.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 VERSION: Final = "1.0.0"
 TOOL: Final = "index.directory"
 SLICE: Final = 0.05
-"""Seconds that a worker thread reads at a time; between two of them the agent can be cancelled."""
+"""Seconds for which a worker thread reads at a time; in between the agent can be cancelled."""
 PROGRESS_EVERY: Final = 0.1
 """Seconds between two progress events."""
 
@@ -39,7 +39,7 @@ _Step = TypeVar("_Step")
 
 
 async def index(job: JobContext, input: Any) -> None:
-    """Index the tree at `input["path"]`; raises InvalidRequest if that is no directory."""
+    """Index the tree at `input["path"]`; raises InvalidRequest if it is not a directory."""
     root = await run_sync(_root, input)
     found: list[Directory] = []
     walk = directories(root)
@@ -52,7 +52,7 @@ async def index(job: JobContext, input: Any) -> None:
 
 
 class _Indexing:
-    """One run of the agent: reads the directories one by one, and says how far it is."""
+    """One run of the agent: reads the directories one by one, and reports progress."""
 
     def __init__(self, job: JobContext, root: str, total: int) -> None:
         self._job = job
@@ -78,7 +78,7 @@ class _Indexing:
             call.result = {"files": tally.files - files, "bytes": tally.bytes - size}
 
     async def finish(self) -> None:
-        """The last progress, the metrics, and the report as the streamed result."""
+        """Publish the last progress, the metrics, and the report as the streamed result."""
         tally = self._tally
         self._next_progress = monotonic()
         await self._say_progress()
@@ -108,7 +108,7 @@ def _root(input: Any) -> str:
 
 
 def _slice(steps: Iterator[_Step]) -> list[_Step]:
-    """The next steps, for SLICE seconds; empty at the end."""
+    """Return the next steps, for SLICE seconds; empty at the end."""
     taken: list[_Step] = []
     until = monotonic() + SLICE
     for step in steps:
@@ -119,7 +119,7 @@ def _slice(steps: Iterator[_Step]) -> list[_Step]:
 
 
 def _parts(report: Mapping[str, Any]) -> Iterator[str]:
-    """The report as JSON, a key at a time."""
+    """Yield the report as JSON, key by key."""
     before = "{"
     for key, value in report.items():
         yield f"{before}{json.dumps(key)}:{json.dumps(value, separators=(',', ':'))}"

@@ -1,4 +1,4 @@
-"""What the text files of a directory tree hold: lines, words, identifiers; read block by block."""
+"""Counts of the text files of a directory tree: lines, words, identifiers; read block by block."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Final, NamedTuple, Self
 
 BLOCK: Final = 256 * 1024
-"""Bytes of a file that are looked at together."""
+"""Bytes of a file that are processed together."""
 HEAD: Final = 8192
 """Bytes at the start of a file in which a NUL makes it binary."""
 LARGEST: Final = 10
 FREQUENT: Final = 20
 LONGEST_NAME: Final = 64 * 1024
-"""Characters of an identifier; a longer one is left out."""
+"""Characters of an identifier; longer ones are left out."""
 NAMES_SIZE: Final = 128 * 1024 * 1024
-"""Bytes of distinct identifiers kept, each taken as its characters and NAME_COST; about a million names."""
+"""Bytes of distinct identifiers kept, each counted as its characters and NAME_COST; about a million names."""
 NAME_COST: Final = 110
-"""What an entry of a table of counts takes beside its characters, by measurement."""
+"""Measured bytes of an entry in a table of counts, beside its characters."""
 
 IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -58,7 +58,7 @@ class Tally:
 
     @property
     def seen(self) -> int:
-        """Regular files so far, skipped ones included."""
+        """Regular files so far, including skipped ones."""
         return self.files + self.binary + self.unreadable
 
     def add(self, path: str, text: Text) -> None:
@@ -77,7 +77,7 @@ class Tally:
         self.names.low_by += text.names.low_by
 
     def report(self) -> dict[str, Any]:
-        """The counts as the JSON object that `index` answers with."""
+        """Return the counts as the JSON object that `index` returns."""
         return {
             "files": self.files,
             "bytes": self.bytes,
@@ -91,7 +91,7 @@ class Tally:
 
 
 class Text:
-    """The counts of one text file, fed in blocks that may be cut anywhere between two characters."""
+    """The counts of one text file, fed in blocks that may end between any two characters."""
 
     def __init__(self) -> None:
         self.bytes = self.lines = self.words = 0
@@ -141,7 +141,7 @@ class Names:
                     self._forget()
 
     def most_frequent(self, number: int) -> list[tuple[str, int]]:
-        """The most frequent names with their counts, ties by name."""
+        """Return the most frequent names with their counts, ties by name."""
         return heapq.nsmallest(number, self.counts.items(), key=lambda entry: (-entry[1], entry[0]))
 
     def _forget(self) -> None:
@@ -157,10 +157,10 @@ class Names:
 
 
 def directories(root: str) -> Iterator[Directory]:
-    """The directories below `root` that count, each before what it holds, by name; `root` is the first.
+    """Yield the directories below `root` that count, parents first, by name; `root` is the first.
 
-    One whose name begins with a dot is left out with all below it, and no link is followed. One that cannot
-    be read comes with no files: reading it again by `count_directory` tells why.
+    A directory whose name begins with a dot is left out with everything below it, and links are not followed.
+    An unreadable directory has no files: reading it again by `count_directory` gives the reason.
     """
     pending = [""]
     while pending:
@@ -183,8 +183,8 @@ def directories(root: str) -> Iterator[Directory]:
 def count_directory(root: str, directory: str, tally: Tally) -> Iterator[Unreadable | None]:
     """Count the regular files of one directory into `tally`, by name.
 
-    Yields None after each block and each file, so that the caller can pause, and what could not be read.
-    Raises OSError when that is the directory itself.
+    Yields None after each block and each file, so that the caller can pause, and an Unreadable for each file
+    that cannot be read. Raises OSError if the directory itself cannot be read.
     """
     with os.scandir(os.path.join(root, directory)) as entries:
         files = sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
@@ -204,7 +204,7 @@ def count_directory(root: str, directory: str, tally: Tally) -> Iterator[Unreada
 
 
 def read_text(path: str) -> Generator[None, None, Text | None]:
-    """Read one file, yielding after each block; returns its counts, None if it is no text. Raises OSError."""
+    """Read one file, yielding after each block; return its counts, None if it is not text. Raises OSError."""
     with _open_regular(path) as file:
         block = file.read(BLOCK)
         if b"\0" in block[:HEAD]:
@@ -226,15 +226,17 @@ def read_text(path: str) -> Generator[None, None, Text | None]:
 
 
 def written(path: str) -> str:
-    """A path as it stands in events and in the report: with `/`, bytes that are no UTF-8 replaced."""
+    """Return a path as written in events and in the report: with `/`, and bytes that are not UTF-8
+    replaced.
+    """
     return os.fsencode(path).decode("utf-8", "replace").replace(os.sep, "/")
 
 
 def _open_regular(path: str) -> BinaryIO:
-    # What was a regular file a moment ago may be a link or a pipe by now: neither is followed or waited for.
+    # A link or a pipe may have replaced the file: neither is followed or waited for.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     file = os.fdopen(descriptor, "rb")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         file.close()
-        raise OSError(0, "not a regular file any more", path)
+        raise OSError(0, "no longer a regular file", path)
     return file

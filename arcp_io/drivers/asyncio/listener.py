@@ -1,4 +1,4 @@
-"""Accepting on asyncio."""
+"""Accepting connections on asyncio."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from .loop import AsyncioLoop
 
 HANDSHAKE_TIMEOUT: Final = 10.0
-"""Seconds for the beginning of TLS."""
+"""Seconds for the TLS handshake."""
 
 
 class Listener:
-    """A Listening: accepts whatever waits when the socket is readable."""
+    """A Listening that accepts all waiting connections when the socket is readable."""
 
     def __init__(
         self, loop: AsyncioLoop, listener: socket.socket, context: ssl.SSLContext | None, accepted: Accepted
@@ -46,7 +46,7 @@ class Listener:
                 accepted, address = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError:  # No descriptor is free, most likely: what waits stays in the queue.
+            except OSError:  # Probably no descriptor is free: waiting connections stay in the queue.
                 self._native.remove_reader(self._listener)
                 self._retry = self._native.call_later(RETRY_DELAY, self._accept_again)
                 return
@@ -86,7 +86,9 @@ class Listener:
         def give_up() -> None:
             nonlocal given_up
             given_up = True
-            if begun and task is not None:  # A task that is cancelled before it begins closes nothing.
+            if (
+                begun and task is not None
+            ):  # A task that is cancelled before it begins would not close the stream.
                 self._loop.cancel(task)
 
         task = self._loop.start(connect, f"arcp connection from {peer}")

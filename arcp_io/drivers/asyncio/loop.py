@@ -33,15 +33,15 @@ class AsyncioLoop:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: dict[AgentTask, asyncio.Task[None]] = {}
         self._starting = False
-        """The loop is asked for a task."""
+        """Whether the loop is creating a task."""
         self._listeners: list[Listener] = []
         self._streams: dict[ByteStream, None] = {}
         self._closed: asyncio.Future[None] | None = None
-        """The last of them is."""
+        """Done when the last stream is closed."""
 
     @cached_property
     def buffer(self) -> memoryview:
-        """For what is read from sockets."""
+        """The buffer for reading from sockets."""
         return memoryview(bytearray(READ_SIZE))
 
     # For the pump.
@@ -67,14 +67,14 @@ class AsyncioLoop:
         return 0 if task is None else id(task)
 
     def cut_off(self) -> bool:
-        return False  # Its tasks are cancelled one by one.
+        return False  # asyncio cancels tasks one by one.
 
     def event(self) -> asyncio.Event:
         return _Event()
 
     @asynccontextmanager
     async def guard(self) -> AsyncIterator[None]:
-        """A block that a crash cancels; it is left with what the crash was."""
+        """Cancel the block on a crash, and raise the crash when it is left."""
         try:
             async with asyncio.timeout(None) as crash:
                 self._on_crash = partial(crash.reschedule, 0)
@@ -101,7 +101,7 @@ class AsyncioLoop:
     def cancel(self, task: AgentTask) -> None:
         if task in self._tasks:
             self._tasks[task].cancel()
-            # One that has not begun does not get to the end of `_run`.
+            # A task that has not begun does not reach the end of `_run`.
             self._tasks[task].add_done_callback(self._forget)
 
     async def wait(self, task: AgentTask) -> None:
@@ -155,7 +155,7 @@ class AsyncioLoop:
         return stream.transport
 
     def stream_opened(self, stream: ByteStream, connected: Connected) -> StreamTransport:
-        """A stream is there, and stays open until `stream_closed`; whatever fails here is a bug."""
+        """Add an open stream, until `stream_closed`; an error here is a bug."""
         self._streams[stream] = None
         try:
             return connected(stream)
@@ -165,13 +165,13 @@ class AsyncioLoop:
             raise
 
     def stream_closed(self, stream: ByteStream) -> None:
-        """Its descriptors are closed."""
+        """Remove a stream whose descriptors are closed."""
         self._streams.pop(stream, None)
         if self._closed is not None and not self._streams and not self._closed.done():
             self._closed.set_result(None)
 
     async def aclose(self) -> None:
-        """Cancel and close everything, and wait for it even when that is interrupted."""
+        """Cancel and close everything, and wait for it even when interrupted."""
         self.arm(None, _nothing)
         for listener in self._listeners:
             listener.close()
@@ -204,7 +204,7 @@ class _Event(asyncio.Event):
 
 @asynccontextmanager
 async def open_asyncio_loop() -> AsyncIterator[AsyncioLoop]:
-    """See `arcp_io.drivers.loop.open_loop`."""
+    """Yield the Loop, as `arcp_io.drivers.loop.open_loop`."""
     loop = AsyncioLoop()
     try:
         async with loop.guard():
@@ -214,4 +214,4 @@ async def open_asyncio_loop() -> AsyncIterator[AsyncioLoop]:
 
 
 def _nothing() -> None:
-    """Nobody is told of a crash yet."""
+    """Ignore a crash before the guard is entered."""

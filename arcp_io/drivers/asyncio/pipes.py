@@ -17,7 +17,7 @@ class PipeStream:
     """A ByteStream over two pipes."""
 
     transport: StreamTransport
-    """What it reports to, once both are open."""
+    """The transport that gets reports, once both pipes are open."""
 
     def __init__(self, loop: AsyncioLoop, connected: Connected) -> None:
         self._loop = loop
@@ -38,16 +38,16 @@ class PipeStream:
             writer.close()
             raise
 
-    # What the pipes report.
+    # Called by the pipes.
 
     def opened(self, reader: asyncio.ReadTransport) -> None:
-        """The second of them is open."""
+        """Note that the second pipe is open."""
         self._reader = reader
         self._reader_open = True
         self.transport = self._loop.stream_opened(self, self._connected)
         self._opened = True
         if not self._writer_open:
-            self._loop.call_soon(lambda: self.transport.ended("nobody reads"))
+            self._loop.call_soon(lambda: self.transport.ended("the peer does not read"))
 
     def received(self, data: bytes) -> None:
         self.transport.received(data)
@@ -59,7 +59,7 @@ class PipeStream:
         self.transport.ended("the peer ended the stream")
 
     def writer_opened(self, writer: asyncio.WriteTransport) -> None:
-        writer.set_write_buffer_limits(high=0)  # Paused means that not all is written.
+        writer.set_write_buffer_limits(high=0)  # Paused means that some data are not written.
         self._writer_open = True
 
     def writer_closed(self, error: Exception | None) -> None:
@@ -71,16 +71,18 @@ class PipeStream:
         self.transport.ended("the stream was closed" if error is None else f"the stream broke: {error}")
 
     def writing(self, writing: bool) -> None:
-        """Whether a write is under way."""
+        """Note whether a write is in progress."""
         self._writing = writing
         if not writing:
             self.transport.written()
 
-    # What the transport asks.
+    # Called by the transport.
 
     def write(self, data: bytes) -> bool:
-        """Write without waiting, and return whether all was taken; a closed pipe drops it, and is told of."""
-        if self._writer_open:  # asyncio drops what is written to a closed pipe, uvloop raises RuntimeError.
+        """Write without waiting, and return whether all was taken; data for a closed pipe are dropped and
+        reported.
+        """
+        if self._writer_open:  # asyncio drops data for a closed pipe, uvloop raises RuntimeError.
             self._writer.write(data)
         return not self._writing
 

@@ -1,7 +1,7 @@
 """Sockets on asyncio: a Protocol, without a task.
 
-All of them read into one buffer of their loop, and take what has come out of it at once: a large one that
-is made for each read costs the operating system more than the read.
+All sockets read into one buffer of their loop, and copy the received bytes at once: allocating a large
+buffer for each read costs more than the read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SHUTDOWN_TIMEOUT: Final = 5.0
 
 
 class SocketStream(asyncio.BufferedProtocol):
-    """A ByteStream over a socket, or TLS. Its `transport`, once it is connected, is what it reports to."""
+    """A ByteStream over a socket, or TLS. Once connected, it reports to its `transport`."""
 
     __slots__ = (
         "_carried",
@@ -44,10 +44,10 @@ class SocketStream(asyncio.BufferedProtocol):
         self._unfinished = False
         self._carried = False
         self._give_up: Callable[[], object] | None = None
-        """Ends what makes the connection, as long as it is not made."""
+        """Gives up the connection that is being made; None once it is made."""
 
     def accept(self, give_up: Callable[[], object]) -> None:
-        """Report to a transport from now on, before TLS has begun; `give_up` ends that."""
+        """Report to a transport from now on, before the TLS handshake; `give_up` ends the handshake."""
         self._give_up = give_up
         self._carry()
 
@@ -58,12 +58,12 @@ class SocketStream(asyncio.BufferedProtocol):
             self._loop.stream_closed(self)
             self.transport.ended(reason)
 
-    # What asyncio calls.
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._give_up = None
         self._socket = cast(asyncio.Transport, transport)
-        # Paused means that not all is written. TLS of asyncio pauses at the mark, plain sockets above it.
+        # Paused means that some data are not written. TLS pauses at the mark, plain sockets above it.
         self._tls = transport.get_extra_info("sslcontext") is not None
         self._socket.set_write_buffer_limits(high=1 if self._tls else 0, low=0)
         raw = transport.get_extra_info("socket")
@@ -102,7 +102,7 @@ class SocketStream(asyncio.BufferedProtocol):
             self._unfinished = False
             self.transport.written()
 
-    # What the transport asks.
+    # Called by the transport.
 
     def write(self, data: bytes) -> bool:
         # TLS pauses for bytes of its own too, and may resume within a write.
@@ -138,4 +138,4 @@ class SocketStream(asyncio.BufferedProtocol):
 
 
 def _nothing() -> None:
-    """Take the place of what ends the making of a connection, once that has ended."""
+    """Replace `give_up` after the connection attempt has ended."""

@@ -1,4 +1,4 @@
-"""Accepting on trio."""
+"""Accepting connections on trio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """A Listening: one task accepts whatever waits."""
+    """A Listening: one task accepts all waiting connections."""
 
     def __init__(
         self, loop: TrioLoop, listener: socket.socket, context: ssl.SSLContext | None, accepted: Accepted
@@ -47,7 +47,9 @@ class Listener:
             self.close()
 
     def _accept(self) -> bool:
-        """Accept what waits; False when it has failed, because no descriptor is free for example."""
+        """Accept waiting connections; return False after a failure, for example because no descriptor is
+        free.
+        """
         for _ in range(ACCEPTED_AT_ONCE):
             try:
                 accepted, address = self._listener.accept()

@@ -34,13 +34,13 @@ class TrioTask:
         return self._done
 
     def end(self) -> None:
-        """It has ended."""
+        """Note that the task has ended."""
         self._done = True
         if self._ended is not None:
             self._ended.set()
 
     async def wait(self) -> None:
-        """Until it has ended."""
+        """Wait until the task has ended."""
         if not self._done:
             if self._ended is None:
                 self._ended = trio.Event()
@@ -48,7 +48,7 @@ class TrioTask:
 
 
 class TrioLoop:
-    """A Loop on trio. One task of it, `keep`, stands behind the timer and `call_soon`."""
+    """A Loop on trio. Its task `keep` implements the timer and `call_soon`."""
 
     name: Literal["asyncio", "trio"] = "trio"
     cancelled: type[BaseException] = trio.Cancelled
@@ -61,7 +61,7 @@ class TrioLoop:
         self._tasks: dict[AgentTask, TrioTask] = {}
         self._soon: list[Callable[[], None]] = []
         self._started = self._begun = 0
-        """Tasks so far; they begin in the order in which they were started, but for those of one turn."""
+        """Tasks so far; they begin in the order in which they were started, except those of one turn."""
         self._due = math.inf
         self._on_due: Callable[[], None] = _nothing
         self._sleep = trio.CancelScope()
@@ -70,7 +70,7 @@ class TrioLoop:
 
     @cached_property
     def buffer(self) -> memoryview:
-        """For what is read from sockets and pipes."""
+        """The buffer for reading from sockets and pipes."""
         return memoryview(bytearray(READ_SIZE))
 
     # For the pump.
@@ -95,7 +95,7 @@ class TrioLoop:
             self._on_crash()
 
     async def keep(self) -> None:
-        """Call what is due, and what was asked for soon, until cancelled."""
+        """Call the timer's and other scheduled callbacks, until cancelled."""
         while True:
             with trio.CancelScope(deadline=self._due) as self._sleep:
                 await self._keep_until_due()
@@ -112,7 +112,7 @@ class TrioLoop:
                 await trio.lowlevel.wait_task_rescheduled(self._forget_sleeping)
             soon, self._soon = self._soon, []
             started = self._started
-            while self._begun < started:  # Trio shuffles the tasks of a turn; these may say something.
+            while self._begun < started:  # Trio shuffles the tasks of a turn; these may publish events.
                 await trio.lowlevel.cancel_shielded_checkpoint()
             for callback in soon:
                 callback()
@@ -152,7 +152,7 @@ class TrioLoop:
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """A block that a crash cancels; it is left with what the crash was."""
+        """Cancel the block on a crash, and raise the crash when it is left."""
         with trio.CancelScope() as crash:
             self._on_crash = crash.cancel
             try:
@@ -195,7 +195,7 @@ class TrioLoop:
 
 @asynccontextmanager
 async def open_trio_loop() -> AsyncIterator[TrioLoop]:
-    """See `arcp_io.drivers.loop.open_loop`."""
+    """Yield the Loop, as `arcp_io.drivers.loop.open_loop`."""
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         loop = TrioLoop(nursery)
@@ -206,11 +206,11 @@ async def open_trio_loop() -> AsyncIterator[TrioLoop]:
         except trio.Cancelled:
             raise
         except BaseException as error:
-            failure = error  # Raised as it is, not in the nursery's group.
+            failure = error  # Raised directly, not in the nursery's group.
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
 
 
 def _nothing() -> None:
-    """Nobody is told of a crash yet, and nothing is due."""
+    """Ignore a crash before the guard is entered, and a timer that is not armed."""

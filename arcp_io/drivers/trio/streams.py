@@ -1,4 +1,4 @@
-"""Sockets and pipes on trio, without its own streams: what can be done at once needs no task."""
+"""Sockets and pipes on trio, without its own streams, so that immediate writes need no task."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _NOTHING: Final = memoryview(b"")
 
 
 class DirectStream(ABC):
-    """A ByteStream: one task reads; a write is tried at once, what it leaves has a task until it is out.
+    """A ByteStream: one task reads; a write is tried at once, and a task sends the rest.
 
-    All of them read into one buffer of their loop, and take what has come out of it at once: a large one
-    that is made for each read costs the operating system more than the read.
+    All streams read into one buffer of their loop, and copy the received bytes at once: allocating a large
+    buffer for each read costs more than the read.
     """
 
     __slots__ = (
@@ -60,10 +60,10 @@ class DirectStream(ABC):
         self._rest = _NOTHING
         self._sending = False
         self.transport = connected(self)
-        """What it reports to."""
+        """The transport that the stream reports to."""
         loop.start(self._read, "arcp reader")
 
-    # What the transport asks.
+    # Called by the transport.
 
     def write(self, data: bytes) -> bool:
         try:
@@ -105,7 +105,7 @@ class DirectStream(ABC):
 
     @abstractmethod
     def _close(self) -> None:
-        """Close what the stream owns."""
+        """Close the descriptors that the stream owns."""
 
     # The tasks.
 
@@ -141,7 +141,7 @@ class DirectStream(ABC):
                 except BlockingIOError:
                     continue
                 if not self._rest:
-                    self.transport.written()  # It may write more.
+                    self.transport.written()  # The transport may write more.
         except OSError as error:
             self.transport.ended(f"the stream broke: {error}")
         except trio.ClosedResourceError:
@@ -151,7 +151,7 @@ class DirectStream(ABC):
 
 
 class SocketStream(DirectStream):
-    """A socket, which it owns."""
+    """A stream over a socket, which it owns."""
 
     __slots__ = ("_socket",)
 
@@ -171,7 +171,7 @@ class SocketStream(DirectStream):
 
 
 class PipeStream(DirectStream):
-    """Two pipes, one for each direction, which it owns."""
+    """A stream over two pipes, one for each direction, which it owns."""
 
     __slots__ = ("_pipes",)
 

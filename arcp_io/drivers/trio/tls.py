@@ -20,7 +20,7 @@ SHUTDOWN_TIMEOUT: Final = 5.0
 async def client_side(
     stream: trio.SocketStream, context: ssl.SSLContext, hostname: str
 ) -> trio.SSLStream[trio.SocketStream]:
-    """Begin TLS as a client; raises ssl.SSLError, or another OSError, and the stream is closed then."""
+    """Begin TLS as a client; raises ssl.SSLError, or another OSError, and closes the stream then."""
     tls = trio.SSLStream(stream, context, server_hostname=hostname)
     try:
         await tls.do_handshake()
@@ -33,7 +33,7 @@ async def client_side(
 
 
 class TlsStream:
-    """A ByteStream over TLS: one task reads, and whatever is written has a task until it is gone."""
+    """A ByteStream over TLS: one task reads, and each write has a task until it is sent."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class TlsStream:
         tls: trio.SSLStream[trio.SocketStream],
         connected: Connected,
     ) -> None:
-        """Of `tls` the handshake may be due."""
+        """Carry a connection over `tls`, whose handshake may not have begun."""
         self._loop = loop
         self._socket = tls.transport_stream
         self._tls = tls
@@ -50,10 +50,10 @@ class TlsStream:
         self._sending = False
         self._begun = self._closed = False
         self.transport = connected(self)
-        """What it reports to."""
+        """The transport that the stream reports to."""
         loop.start(self._read, "arcp TLS reader")
 
-    # What the transport asks.
+    # Called by the transport.
 
     def write(self, data: bytes) -> bool:
         self._outgoing = data
@@ -73,7 +73,7 @@ class TlsStream:
 
     def end(self) -> None:
         if not self._begun:
-            self.abort()  # To close in order, trio would go on with the handshake.
+            self.abort()  # To close in order, trio would continue the handshake.
         elif not self._closed:
             self._closed = True
             self.resume()
@@ -110,7 +110,7 @@ class TlsStream:
             while data := self._outgoing:
                 self._outgoing = b""
                 await self._tls.send_all(data)
-                self.transport.written()  # It may write more.
+                self.transport.written()  # The transport may write more.
         except trio.BrokenResourceError as error:
             self.transport.ended(f"the stream broke: {error.__cause__ or error}")
         except trio.ClosedResourceError:

@@ -716,7 +716,7 @@ def test_the_twin_after_the_end(notes: Notes, running: RunningJob) -> None:
         notes.unfinished.clear()
         job.log("info", "late")
 
-    with pytest.raises(JobOver, match="nothing can be said any more"):
+    with pytest.raises(JobOver, match="no further call is possible"):
         run_plain(agent, running)
 
 

@@ -344,7 +344,7 @@ def test_a_reservation_ends_once(notes: Notes, running: RunningJob) -> None:
     def inside(hold: Any) -> None:
         hold.settle(Decimal("0.1"))
         hold.release()
-        with pytest.raises(ValueError, match="settled or released before"):
+        with pytest.raises(ValueError, match="settled or released already"):
             hold.settle(1)
 
     for asked in run_both(reserving(inside), running, notes):
@@ -444,7 +444,7 @@ def test_a_child_that_succeeds(running: RunningJob, backend: str) -> None:
 )
 def test_a_child_that_fails(running: RunningJob, run: Any, fields: dict[str, Any], error: Any) -> None:
     child = ChildJob(CHILD, running)
-    child._has_ended(ended(final_status="error", **fields))
+    child._note_end(ended(final_status="error", **fields))
     with pytest.raises(error, match=fields["message"]) as caught:
         child._outcome()
     assert (caught.value.job_id, caught.value.details) == (CHILD, fields.get("details", {}))

@@ -372,5 +372,5 @@ def test_a_function_of_a_script_that_is_no_file_cannot_be_imported_by_a_process(
         main.__file__ = file
     monkeypatch.setitem(sys.modules, "__main__", main)
     monkeypatch.setattr(Caller.__call__, "__module__", "__main__")
-    with pytest.raises(ValueError, match=r"put Caller\.__call__ into a file"):
+    with pytest.raises(ValueError, match=r"move Caller\.__call__ into a file"):
         reference(Caller.__call__)

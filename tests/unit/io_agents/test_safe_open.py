@@ -119,7 +119,7 @@ def test_x_makes_only_what_is_new(place: Path, gate: Gate) -> None:
 
 @pytest.mark.parametrize("mode", ["", "rw", "z", "rbt", "rr", "r++", "b", "+", "U"])
 def test_what_is_no_mode(place: Path, gate: Gate, mode: str) -> None:
-    with pytest.raises(ValueError, match="is no mode"):
+    with pytest.raises(ValueError, match="is not a valid mode"):
         open_allowed(place / "data/file", mode, gate)
     assert gate.asked == []
 

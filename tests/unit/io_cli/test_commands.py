@@ -132,14 +132,14 @@ def test_a_token_in_the_environment_is_not_shown(
         (["submit", "ws://x", "a", "--lease", "[]"], "--lease: a lease is a JSON object"),
         (
             ["submit", "ws://x", "a", "--lease", "search"],
-            "--lease: 'search' is no grant such as tool.call=search",
+            "--lease: 'search' is neither a grant such as tool.call=search",
         ),
         (["serve", "x:app", "--audit-size", "65535"], "--audit-size: must be 64 KiB or more"),
         (["serve", "x:app", "--audit-size", "64KiB"], "there is no module x"),
-        (["submit", "ws://x", "a", "--budget", "5"], "--budget: '5' is no amount"),
-        (["submit", "ws://x", "a", "--expires", "soon"], "--expires: 'soon' is no length of time"),
+        (["submit", "ws://x", "a", "--budget", "5"], "--budget: '5' is not an amount"),
+        (["submit", "ws://x", "a", "--expires", "soon"], "--expires: 'soon' is not a duration"),
         (["submit", "ws://x", "a", "--max-runtime", "0"], "--max-runtime: must be a second or more"),
-        (["serve", "example:app", "--drain", "x"], "--drain: 'x' is no length of time"),
+        (["serve", "example:app", "--drain", "x"], "--drain: 'x' is not a duration"),
         (["serve", "example:app", "--host", "0.0.0.0"], "give --certfile, or --allow-plain"),
         (["serve", "example:app", "--host", "agents.example"], "give --certfile, or --allow-plain"),
         (["serve", "example:app", "--keyfile", "key.pem"], "a key needs --certfile"),
@@ -147,12 +147,12 @@ def test_a_token_in_the_environment_is_not_shown(
             ["serve", "example:app", "--port", "70000"],
             "--port: a port is a number from 0 to 65535, not 70000",
         ),
-        (["jobs", "ws://x", "--limit", "0"], "--limit: lists at least one job"),
+        (["jobs", "ws://x", "--limit", "0"], "--limit: must be 1 or more"),
         (["serve", "example:app", "--path", "arcp"], "--path: a path begins with a slash"),
         (["serve", "example"], "is not of the form module:variable"),
         (["serve", "no_such_module:app"], "there is no module no_such_module"),
-        (["serve", "json:app"], "app in json is no App"),
-        (["demo", "/no/such/place"], "/no/such/place is no directory"),
+        (["serve", "json:app"], "app in json is not an App"),
+        (["demo", "/no/such/place"], "/no/such/place is not a directory"),
         (["demo", "--loop", "curio"], "--loop"),
         (["jobs", "ws://x", "--status", "runing"], "--status"),
         (["jobs"], "for URL: which runtime? no session is stored: give URL, or set ARCP_URL"),
@@ -161,7 +161,7 @@ def test_a_token_in_the_environment_is_not_shown(
         (["cancel", "", "--url", "ws://x"], "for JOB: the id of a job is not empty"),
         (["submit", "echo"], "which runtime? Give its URL before echo, or set ARCP_URL"),
         (["submit", "ws://x"], "which agent? Give its name after the URL"),
-        (["submit", "ws://x", "a", "b"], "two arguments are taken, and there are 3"),
+        (["submit", "ws://x", "a", "b"], "give a URL and an agent, not 3 arguments"),
         (
             ["submit", "http://x/arcp", "a"],
             "'http://x/arcp' is not an address such as ws://127.0.0.1:7777/arcp",
@@ -175,7 +175,7 @@ def test_a_token_in_the_environment_is_not_shown(
         (["submit", "ws://x", "a", "--output", "/"], "--output: Is a directory: /"),
         (
             ["submit", "ws://x", "a", "--max-result", "much"],
-            "--max-result: 'much' is no size such as 1000, 500MB",
+            "--max-result: 'much' is not a size such as 1000, 500MB",
         ),
         (
             ["submit", "wss://x", "a", "--cafile", "/no/ca.pem"],
@@ -381,7 +381,7 @@ def test_sizes() -> None:
     for text, size in (("0", 0), ("1000", 1000), ("1k", 1000), ("1.5MiB", 1_572_864), ("2 GB", 2 * 10**9)):
         assert size_argument(text) == size
     for text in ("", "-1", "much", "1XB", "1e3"):
-        with pytest.raises(ValueError, match="no size such as"):
+        with pytest.raises(ValueError, match="not a size such as"):
             size_argument(text)
 
 
@@ -408,7 +408,7 @@ def test_a_lease_comes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("text", ["", "tool.call", "tool.call=", "=search", "null", "5", "--"])
 def test_what_is_no_grant(text: str) -> None:
-    with pytest.raises(ValueError, match="no grant such as"):
+    with pytest.raises(ValueError, match="neither a grant such as"):
         lease_argument(["tool.call=search", text])
 
 
@@ -445,7 +445,7 @@ def test_lengths_of_time(text: str, seconds: float) -> None:
     "text", ["", "-1", "x", "10 m", "m", "1y", "nan", "inf", "1e400", "10m!", "36501d", "²"]
 )
 def test_what_is_no_length_of_time(text: str) -> None:
-    with pytest.raises(ValueError, match="no length of time"):
+    with pytest.raises(ValueError, match="not a duration"):
         seconds_argument(text)
 
 
@@ -462,18 +462,18 @@ def test_moments_are_utc() -> None:
     for text in ("2030-01-31T12:00:00", "2030-01-31T12:00:00+01:00"):
         with pytest.raises(ValueError, match="must be in UTC"):
             instant_argument(text)
-    with pytest.raises(ValueError, match="no time such as"):
+    with pytest.raises(ValueError, match="neither a time such as"):
         instant_argument("2030-02-31T12:00:00Z")
 
 
 def test_budgets_are_amounts() -> None:
     assert budget_argument(["USD:5", "credits:0.25"]) == ["USD:5", "credits:0.25"]
     for amount, written in (("usd:5", "USD:5"), ("Usd:0.5", "USD:0.5"), ("Credits:1", "credits:1")):
-        with pytest.raises(ValueError, match=f"write {written}, for currencies are told apart by case"):
+        with pytest.raises(ValueError, match=f"write {written}, since the case of a currency matters"):
             budget_argument([amount])
     assert budget_argument(["gpu.hours:2"]) == ["gpu.hours:2"]
     for amount in ("USD", "USD:", ":5", "USD:-5", "USD:5.", "USD:1e3", "USD:5\n"):
-        with pytest.raises(ValueError, match="no amount"):
+        with pytest.raises(ValueError, match="not an amount"):
             budget_argument([amount])
 
 

@@ -270,7 +270,7 @@ def test_ctrl_c_leaves_the_job_after_a_while(monkeypatch: pytest.MonkeyPatch, ba
     ending, shown = follow(MadeUpRuntime(waits=True, ctrl_c=1), monkeypatch, backend)
     assert (ending.exit, ending.job_id, ending.final_status) == (Exit.INTERRUPTED, "job_1", None)
     _, first, last = shown.splitlines()
-    assert first.startswith("Job job_1 goes on. Ctrl-C again within")
+    assert first.startswith("Job job_1 continues. Ctrl-C again within")
     assert last == "left job job_1 as it is"
 
 
@@ -369,7 +369,7 @@ def test_a_job_that_was_left_is_followed(monkeypatch: pytest.MonkeyPatch, backen
 
 def test_events_that_are_gone_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     hello = MadeUpEvent("log", {"level": "info", "message": "hello"})
-    cut = HistoryCut("events behind number 1 are gone", details={"last_seq": 1, "history_from": 3})
+    cut = HistoryCut("events after number 1 are lost", details={"last_seq": 1, "history_from": 3})
     runtime = MadeUpRuntime([hello, cut, hello], 1)
     ending, shown = follow(runtime, monkeypatch)
     assert (ending.exit, ending.events, ending.result) == (Exit.EVENTS_LOST, 3, 1)
@@ -377,7 +377,7 @@ def test_events_that_are_gone_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown.splitlines()[-1] == "success, but some events were lost; 3 were received"
     assert shown.splitlines()[1:4] == [
         "info  hello",
-        "Of job job_1 events behind number 1 are gone.",
+        "Of job job_1 events after number 1 are lost.",
         "info  hello",
     ]
 
@@ -404,14 +404,14 @@ def test_what_becomes_of_the_session_is_told(monkeypatch: pytest.MonkeyPatch) ->
     ]
     monkeypatch.setattr("arcp_io.cli.follow.PATIENCE", 0.05)
     _, shown = follow(MadeUpRuntime(waits=True, ctrl_c=1, changes=changes), monkeypatch)
-    assert [line for line in shown.splitlines() if "job_1 goes on" not in line][:-1] == [
+    assert [line for line in shown.splitlines() if "job_1 continues" not in line][:-1] == [
         "job job_1",
         "The connection was cut (nothing was heard ); resuming.",
         "The connection was cut (HEARTBEAT_LOST); resuming.",
         "Resumed.",
         "The session is lost (too late); looking for the job from a new one.",
         "Connected.",
-        "Job job_1 cannot be followed any more.",
+        "Job job_1 cannot be followed further.",
     ]
 
 
@@ -562,7 +562,7 @@ def test_a_runtime_that_ends_with_the_process_leaves_no_job(
     ending, shown = follow(cancelled, monkeypatch, backend, server=server)
     assert (ending.exit, ending.final_status) == (Exit.CANCELLED, "cancelled")
     assert "The runtime ends with this process: cancelling the job." in shown
-    assert "goes on" not in shown and "attach" not in shown
+    assert "continues" not in shown and "attach" not in shown
     ending, shown = follow(
         MadeUpRuntime(waits=True, ctrl_c=2, stubborn=True), monkeypatch, backend, server=server
     )
@@ -592,12 +592,12 @@ def test_an_agent_that_did_not_stop_is_told(
         return MadeUpRuntime(outcome=refusal, status="cancelled", waits=True)
 
     _, shown = follow(runtime(), monkeypatch, job=Cancellation(job_id="job_1", reason=""))
-    assert "its agent did not stop, and goes on" in shown
+    assert "its agent did not stop, and keeps running" in shown
     monkeypatch.setattr("arcp_io.cli.follow.connect", runtime().connect)
     assert main(["cancel", "job_1", "--url", "ws://127.0.0.1:1/arcp"]) == Exit.NOT_STOPPED
     assert capsys.readouterr() == (
         "job job_1 cancelled\n",
-        "its agent did not stop in its grace, and goes on in the runtime\n",
+        "its agent did not stop in time, and keeps running in the runtime\n",
     )
 
 

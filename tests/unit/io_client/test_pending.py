@@ -52,7 +52,7 @@ def test_every_caller_gets_an_error_of_its_own() -> None:
 
 
 HIDDEN = (
-    "the runtime does not show it to this session any more: it has forgotten the job, or the right to observe"
+    "the runtime no longer shows it to this session: it has forgotten the job, or the right to observe"
     " it was withdrawn ({})"
 )
 

@@ -174,7 +174,7 @@ def test_a_disk_that_hangs_does_not_hold_up_the_end(
     file = AuditFile(tmp_path / "audit")
     file.write("{}")
     file.close()
-    assert "does not take its last facts" in caplog.text
+    assert "the last facts could not be written" in caplog.text
     go_on.set()
     file._thread.join(5)
 
@@ -214,7 +214,7 @@ def test_a_file_that_holds_something_else_is_refused_and_kept(tmp_path: Path) ->
     path = tmp_path / "notes.txt"
     path.write_text("precious\n")
     path.chmod(0o644)
-    with pytest.raises(FileExistsError, match="something else than audit facts: move it away"):
+    with pytest.raises(FileExistsError, match="does not hold audit facts: move it away"):
         AuditFile(path)
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("precious\n", 0o644)
 
@@ -247,7 +247,7 @@ def test_the_files_have_their_size_together_and_the_oldest_facts_go(
     assert [one.stat().st_size for one in files(path)] == [size // 4] * 4
     assert {mode(one) for one in files(path)} == {0o600}
     told = [record.getMessage() for record in caplog.records]
-    assert told == [f"the audit files {path} are full: the oldest facts, {path}.older-3, go"] * 6
+    assert told == [f"the audit files {path} are full: the oldest facts, {path}.older-3, are removed"] * 6
 
 
 def test_a_file_is_filled_to_its_last_byte_and_no_further(tmp_path: Path) -> None:

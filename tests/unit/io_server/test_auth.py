@@ -69,7 +69,7 @@ def test_a_table_shows_no_token() -> None:
 
 @pytest.mark.parametrize("tokens", [{"": "alice"}, {"s3cret": ""}])
 def test_an_empty_token_or_principal_is_refused(tokens: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="neither of them is empty"):
+    with pytest.raises(ValueError, match="neither of them may be empty"):
         TokenTable(tokens)
 
 
