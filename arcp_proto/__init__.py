@@ -1,11 +1,11 @@
 """ARCP v1.1 as a pure state machine: bytes and a clock reading in, envelopes and a timer request out.
 
 Nothing in this package does I/O, reads a clock, or draws randomness. `Runtime` is the server side, `Client`
-the client side; `output` says what comes out of them. All times are integers of nanoseconds.
+the client side; `engine.output` defines their outputs. All times are integers of nanoseconds.
 
 The folders are the layers, and none imports one above it: this one, `wire`, `leases`, `engine`, then `server`
-and `client`, which do not know each other; `recording` is above both. To read it, begin with `engine.output`
-(what comes out), `server.runtime` (what goes in) and `server.dispatch` (what is legal when).
+and `client`, which are independent of each other; `recording` is above both. To read it, begin with
+`engine.output` (outputs), `server.runtime` (inputs) and `server.dispatch` (which message is legal when).
 
 The client side and recordings are imported when they are first used: a server needs neither.
 """

@@ -1,4 +1,4 @@
-"""The table of whoever has none yet."""
+"""A shared, immutable empty dict, used as a default."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from .errors import InvariantViolated
 
 
 class _Nothing(dict[Any, Any]):
-    """Always empty: what would put something in raises InvariantViolated, since everybody would have it."""
+    """An empty dict; adding an item raises InvariantViolated, since it would appear in every default."""
 
     __slots__ = ()
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        raise InvariantViolated("a table that is shared by all was written to")
+        raise InvariantViolated("the shared empty dict was written to")
 
     def setdefault(self, key: Any, default: Any = None) -> Any:
         self[key] = default
@@ -24,4 +24,6 @@ class _Nothing(dict[Any, Any]):
 
 
 NOTHING: Final[dict[Any, Any]] = _Nothing()
-"""Shared by all: most jobs never have a child, an observer or a credential, and need no tables for them."""
+"""The shared empty dict: most jobs never have a child, an observer or a credential, and need no dicts for
+them.
+"""

@@ -1,4 +1,4 @@
-"""Whose fault it is decides what happens: four kinds of error, four fates."""
+"""Errors of the core: four kinds, by which side is at fault, each with its own consequence."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ RETRYABLE: Final[Mapping[str, bool]] = {
     code: code in (ErrorCode.INTERNAL_ERROR, ErrorCode.TIMEOUT, ErrorCode.HEARTBEAT_LOST)
     for code in ErrorCode
 }
-"""Whether trying again can help, by code; an unknown code cannot be helped (§12)."""
+"""Error code -> whether trying again can help; for unknown codes it cannot (§12)."""
 
 
 class Refusal(Exception):
-    """The peer asked for something we refuse. It becomes an error envelope and never leaves the core.
+    """A refused request of the peer. It becomes an error envelope and never leaves the core.
 
-    `fatal` ends the connection after the envelope; `details` go out with it.
+    `fatal` ends the connection after the envelope; `details` are sent with it.
     """
 
     def __init__(
@@ -51,27 +51,29 @@ class Refusal(Exception):
 
 
 class Unreadable(Refusal):
-    """Bytes that hold no envelope: no JSON, no object, no type, too deep (§12 INVALID_REQUEST)."""
+    """Bytes without an envelope: not JSON, not an object, without a type, or too deep (§12
+    INVALID_REQUEST).
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(ErrorCode.INVALID_REQUEST, message)
 
 
 class UnreadablePayload(Refusal):
-    """A payload that is not of the shape of its type, which is not read again to refuse it."""
+    """A payload that does not have the shape of its type; it is not read again for the refusal."""
 
     def __init__(self, message: str) -> None:
         super().__init__(ErrorCode.INVALID_REQUEST, message)
 
 
 class LocalProtocolError(Exception):
-    """Our own side asked for something the protocol does not allow. Nothing has changed."""
+    """Our own side requested something that the protocol does not allow. Nothing has changed."""
 
 
 class Denied(Exception):
-    """An agent's operation was refused (§9.3); raised into the agent, before anything happened.
+    """A refused operation of an agent (§9.3), raised in the agent before anything has happened.
 
-    An agent that lets it pass ends its job with `code`, and `details` if there are any.
+    An agent that does not catch it ends its job with `code`, and `details` if there are any.
     """
 
     def __init__(self, code: ErrorCode, message: str, details: dict[str, Any] | None = None) -> None:
@@ -86,10 +88,10 @@ class Denied(Exception):
 
 
 class InvariantViolated(BaseException):
-    """A bug of ours: the machine is not to be trusted any more, and whoever drives it stops."""
+    """A bug in this library: the machine's state cannot be trusted, and its driver must stop."""
 
 
 def ensure(condition: object, message: str) -> None:
-    """Check what must be true, also under -O; raises InvariantViolated."""
+    """Raise InvariantViolated unless a condition holds; also active under -O."""
     if not condition:
         raise InvariantViolated(message)

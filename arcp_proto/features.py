@@ -1,13 +1,15 @@
-"""The features of §6.2, all of which both roles know; a session has those that both sides have said."""
+"""The features of §6.2, all of which both roles support; a session has those that both sides named."""
 
 from __future__ import annotations
 
 from typing import Final
 
 PROVISIONED_CREDENTIALS: Final = "provisioned_credentials"
-"""Jobs get credentials that their runtime issues and revokes (§9.8)."""
+"""The feature of credentials that a runtime issues for jobs and revokes (§9.8)."""
 POSITIONS: Final = "x-vendor.arcp-io.job_seq"
-"""Events say their position in their job as `job_seq`; a session without it sees no `job_seq` anywhere."""
+"""The feature of events with their position in the job as `job_seq`; a session without it gets no
+`job_seq`.
+"""
 
 FEATURES: Final = (
     "heartbeat",
@@ -23,4 +25,4 @@ FEATURES: Final = (
     PROVISIONED_CREDENTIALS,
     POSITIONS,
 )
-"""In the order in which a welcome names them."""
+"""All features, in the order in which a welcome names them."""

@@ -1,4 +1,4 @@
-"""The names of things: what an id is, and how random bits become one."""
+"""Ids: their types, and how they are made from random bits."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ SessionId = NewType("SessionId", str)
 JobId = NewType("JobId", str)
 """`job_` and a ULID: names a job, in every session (§7.1)."""
 RequestId = NewType("RequestId", str)
-"""The envelope `id` of a request: what its answer carries as `request_id`."""
+"""The envelope `id` of a request, which its answer carries as `request_id`."""
 Principal = NewType("Principal", str)
-"""Who a session acts for, as the host's verifier named it."""
+"""The identity that a session acts for, as the host's verifier named it."""
 Time = NewType("Time", int)
-"""Nanoseconds of a monotonic clock, or of the Unix epoch where a name says `unix`."""
+"""Nanoseconds of a monotonic clock, or of the Unix epoch where a name contains `unix`."""
 
-if not TYPE_CHECKING:  # A NewType is a function that is called wherever one is named.
+if not TYPE_CHECKING:  # Calling a NewType would cost a function call at run time.
     SessionId = JobId = RequestId = Principal = str
     Time = int
 
@@ -28,7 +28,7 @@ _CROCKFORD: Final = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ".ljust(256, b"?")
 
 
 def crockford(bits: bytes, length: int) -> str:
-    """The first `length` base-32 digits of `bits`, at most 32, in the alphabet of ULIDs."""
+    """Return the first `length` base-32 digits of `bits`, at most 32, in the alphabet of ULIDs."""
     number = int.from_bytes(bits, "big") >> len(bits) * 8 - length * 5
     for lower, upper, distance in _APART:
         number = number & lower | (number & upper) << distance
@@ -36,34 +36,36 @@ def crockford(bits: bytes, length: int) -> str:
 
 
 def _halves(digits: int) -> tuple[int, int, int]:
-    """Of groups of twice so many digits, each group in as many bytes as it has digits: the bits of all their
-    lower halves, those of the upper ones, and how far these move until each half has its own bytes.
+    """Return masks of the lower and the upper halves of groups of `2 * digits` digits, and the shift
+    between them.
+
+    Each group takes as many bytes as it has digits; shifting its upper half gives each half its own bytes.
     """
     lower = sum((1 << digits * 5) - 1 << start * 8 for start in range(0, _MOST_DIGITS, 2 * digits))
     return lower, lower << digits * 5, digits * 3
 
 
 _APART: Final = tuple(_halves(digits) for digits in (16, 8, 4, 2, 1))
-"""Step by step, digits of five bits that stand close together become digits of a byte each."""
+"""Steps by which adjacent digits of five bits become digits of a byte each."""
 
 
 def ulid(bits: bytes) -> str:
-    """A ULID-shaped id of 26 characters from 16 bytes; the first digit stays below 8."""
+    """Return a ULID-shaped id of 26 characters from 16 bytes; the first digit stays below 8."""
     return "0" + crockford(bits, 25)
 
 
 def event_id_prefix(session_id: SessionId) -> str:
-    """The first 16 characters of every event id of a session; the number follows (§8.3).
+    """Return the first 16 characters of every event id of a session; the number follows (§8.3).
 
-    Derived, so that a replayed envelope is byte-identical to the first. It begins with 0; the ids
-    of control envelopes begin with 1.
+    It is derived, so that a replayed envelope is byte-identical to the first. It begins with 0; the ids of
+    control envelopes begin with 1.
     """
     digest = hashlib.blake2b(session_id.encode(), digest_size=10, person=b"arcp-event-id").digest()
     return "0" + crockford(digest, 15)
 
 
 def control_id_prefix(bits: bytes) -> str:
-    """The first 16 characters of every control envelope's id on one connection."""
+    """Return the first 16 characters of every control envelope's id on one connection."""
     return "1" + crockford(bits, 15)
 
 

@@ -1,8 +1,8 @@
-"""Every input of a machine as a line of JSON, and the machine that those lines make again.
+"""Every input of a machine as a line of JSON, and the replay of these lines.
 
-For debugging, for corpora and for tests; recovery uses `records`. Unless told to keep them, a recording
-holds stand-ins of the same length in place of secrets, and a token key that opens nothing. The host gives
-the salt of the stand-ins, which is not recorded: without it not even a weak secret can be found by guessing.
+For debugging, for corpora and for tests; recovery uses `records`. Unless told to keep them, a recording holds
+stand-ins of the same length in place of secrets, and a stand-in for the token key. The host gives the salt of
+the stand-ins, which is not recorded: without it not even a weak secret can be guessed.
 """
 
 from __future__ import annotations
@@ -85,22 +85,24 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
         "wall_clock_set",
     ),
 }
-"""Methods that a recording may call; `connect`, `message`, `heard` and `line` are looked at one by one."""
+"""Methods that a recording may call; `connect`, `message`, `heard` and `line` are handled one by one."""
 
 _FREE: Final = ("submit", "emit", "write_result", "delegate", "finish", "fail")
-"""Inputs that hold what agents and users say."""
+"""Inputs that hold data of agents and users."""
 
 INSIDE: Final = ("line", "congested")
-"""What comes up in an input and does not follow from it: where bytes were cut, how much was not pulled."""
+"""Entries that arise within an input and do not follow from it: where bytes were cut, how much was not
+pulled.
+"""
 
 
 class Replay(NamedTuple):
-    """What the inputs of a recording made a machine do: one output for each."""
+    """The replay of a recording: the machine, and one output for each input."""
 
     machine: Machine
     outputs: list[Output]
     envelopes: list[tuple[int, bytes]]
-    """Connection number and envelope, in the order pulled: after each input, everything there was."""
+    """Connection number and envelope, in the order pulled: after each input, all pending ones."""
 
 
 class _Header(msgspec.Struct):
@@ -112,11 +114,11 @@ class _Header(msgspec.Struct):
     now: int
     unix: int
     resumption: str | None = None
-    """What a client went on with, as JSON."""
+    """The session that a client resumed, as JSON."""
 
 
 class _Entry(msgspec.Struct):
-    """One input; what is in INSIDE belongs to the input before it, in the course of which it came up."""
+    """One input; an entry named in INSIDE belongs to the input before it, in which it arose."""
 
     input: str
     arguments: list[Any]
@@ -130,14 +132,14 @@ def record(
     salt: bytes = b"",
     keep_secrets: bool = False,
 ) -> None:
-    """Hand a line to `sink` before every input from now on; call it before the first.
+    """Pass a line to `sink` before every input from now on; call it before the first input.
 
-    `salt` is at least 16 random bytes, new for each recording, which are thrown away; with `keep_secrets`
-    it is not needed. Raises LocalProtocolError for a shorter one, and for a machine that has already been
-    used, or restored.
+    `salt` has at least 16 random bytes, new for each recording and then discarded; with `keep_secrets` it is
+    not needed. Raises LocalProtocolError for a shorter salt, and for a machine that has been used, or
+    restored.
     """
     if machine.used or machine.recorder is not None:
-        raise LocalProtocolError("a recording begins before the first input")
+        raise LocalProtocolError("call record() before the first input")
     if len(salt) < SALT_BYTES and not keep_secrets:
         raise LocalProtocolError(f"the salt of a recording has at least {SALT_BYTES} random bytes")
     id_key, token_key = machine.entropy.keys(secrets=keep_secrets)
@@ -162,7 +164,7 @@ def record(
 
 
 def replay(lines: Iterable[str]) -> Replay:
-    """Run a recording; raises LocalProtocolError for what is none."""
+    """Run a recording; raises LocalProtocolError if it is invalid."""
     rest = iter(lines)
     player = _Player(_machine(_read_line(next(rest, ""), _Header)))
     group: list[_Entry] = []
@@ -178,7 +180,7 @@ def replay(lines: Iterable[str]) -> Replay:
 
 
 class _Twins(Entropy):
-    """Draws every token with the stand-in key as well, and so knows what a replay gives out in its place."""
+    """Draws every token with the stand-in key as well, and so knows the tokens of a replay."""
 
     __slots__ = ("_stand_in", "twins")
 
@@ -189,7 +191,7 @@ class _Twins(Entropy):
         self.twins: dict[bytes, str] = {}
 
     def token(self, scope: str, prefix: str) -> Secret:
-        """A token of 256 bits behind `prefix`."""
+        """Return a token of 256 random bits after `prefix`."""
         draw = self._next(scope, prefix)
         token = self._token_of(draw, prefix)
         self.twins[token.digest()] = self._stand_in._token_of(draw, prefix).reveal()
@@ -206,7 +208,7 @@ class _Player:
         self._connections: dict[int, Connection] = {}
 
     def play(self, entry: _Entry, *inside: _Entry) -> None:
-        """One input again, with what came up in it."""
+        """Repeat one input, with the entries that arose in it."""
         output = self._repeat(entry.input, [_read(value) for value in entry.arguments], entry.now)
         for detail in inside:
             number, *data = detail.arguments
@@ -223,7 +225,7 @@ class _Player:
         self.envelopes.extend((connection.number, envelope) for connection, envelope in output.envelopes())
 
     def _repeat(self, name: str, arguments: list[Any], now: int) -> Output | None:
-        """None when the output is still to be taken."""
+        """Repeat an input; return its output, or None if that must still be taken."""
         machine = self.machine
         role = "runtime" if isinstance(machine, Runtime) else "client"
         if name == "connect":
@@ -242,7 +244,7 @@ class _Player:
         elif name in INPUTS[role]:
             return self._call(name, arguments, now)
         else:
-            raise LocalProtocolError(f"{name!r} is no input of a {role}")
+            raise LocalProtocolError(f"{name!r} is not an input of a {role}")
         return None
 
     def _connect(self, arguments: list[Any], now: int) -> None:
@@ -258,18 +260,18 @@ class _Player:
         try:
             result = getattr(self.machine, name)(*arguments, now=now)
         except Denied:
-            return None  # As it was: the agent was refused, and its job is ending.
+            return None  # As in the original run, the agent was refused and its job is ending.
         return result if isinstance(result, Output) else None
 
     def _connection(self, number: int) -> Connection:
         connection = self._connections.get(number)
         if connection is None:
-            raise LocalProtocolError(f"a recording without connection {number}")
+            raise LocalProtocolError(f"the recording has no connection {number}")
         return connection
 
 
 def _joined(first: Output | None, second: Output) -> Output:
-    """Two outputs as if taken at once."""
+    """Return two outputs as if taken at once."""
     if first is None:
         return second
     return Output(
@@ -285,8 +287,8 @@ def _joined(first: Output | None, second: Output) -> Output:
 def _without_secrets(
     name: str, arguments: Sequence[Any], stand_ins: StandIns, *, from_clients: bool
 ) -> Sequence[Any]:
-    """Return the arguments of an input with stand-ins in place of secrets, and learn which there are."""
-    if name in ("message", "line") and arguments[1] is not None:  # None: a line that is too long.
+    """Return the arguments of an input with stand-ins in place of secrets, and learn new secrets."""
+    if name in ("message", "line") and arguments[1] is not None:  # None stands for a line that is too long.
         number, message = arguments
         if from_clients:
             token = token_of(message)
@@ -314,7 +316,7 @@ def _plain(argument: Any) -> Any:
 
 
 def _write(argument: Any, stand_ins: StandIns | None) -> Any:
-    """An argument as JSON: bytes and secrets are marked, Structs become objects."""
+    """Return an argument as JSON: bytes and secrets are marked, Structs become objects."""
     match argument:
         case bytes():
             try:
@@ -363,7 +365,7 @@ def _read_line(text: str, shape: type[T]) -> T:
     try:
         return msgspec.convert(codec.decode_value(text.encode()), shape)
     except (Refusal, msgspec.ValidationError) as error:
-        raise LocalProtocolError(f"this is no line of a recording: {error}") from None
+        raise LocalProtocolError(f"this is not a line of a recording: {error}") from None
 
 
 def _resumption(client: Client, stand_ins: StandIns | None) -> str | None:
@@ -381,7 +383,7 @@ def _read_resumption(text: str) -> Resumption:
     try:
         return Resumption.of_json(text.encode())
     except ValueError as error:
-        raise LocalProtocolError(f"this is no line of a recording: {error}") from None
+        raise LocalProtocolError(f"this is not a line of a recording: {error}") from None
 
 
 def _machine(header: _Header) -> Runtime | Client:

@@ -1,4 +1,4 @@
-"""Values that open something: never printed, never compared with ==."""
+"""Secret values: never printed, never compared with ==."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The value itself. Who calls this answers for where it goes."""
+        """Return the value itself; callers are responsible for where it goes."""
         return self._value
 
     def digest(self) -> bytes:
-        """What may be stored: the SHA-256 of the value."""
+        """Return the SHA-256 of the value, which may be stored."""
         return hashlib.sha256(self._value.encode("utf-8", "surrogatepass")).digest()
 
     def matches(self, digest: bytes) -> bool:
-        """Whether this is the value behind a digest, in constant time."""
+        """Return whether this is the value of a digest, in constant time."""
         return hmac.compare_digest(self.digest(), digest)
 
     def __eq__(self, other: object) -> NoReturn:
-        raise TypeError("a Secret is compared with matches(digest), in constant time")
+        raise TypeError("compare a Secret with matches(digest), in constant time")
 
     def __hash__(self) -> NoReturn:
-        raise TypeError("a Secret is found by its digest")
+        raise TypeError("look a Secret up by its digest()")
 
     def __bool__(self) -> bool:
         return bool(self._value)
@@ -40,4 +40,4 @@ class Secret:
         return "Secret(…)"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Secret is not pickled")
+        raise TypeError("a Secret cannot be pickled")

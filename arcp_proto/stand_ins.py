@@ -1,4 +1,4 @@
-"""What a recording holds in place of secrets, and where secrets stand in a message."""
+"""Stand-ins for the secrets in a recording, and the places of secrets in messages."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .secret import Secret
 from .wire import codec, messages
 
 SALT_BYTES: Final = 16
-"""At least so many bytes has the salt of the stand-ins."""
+"""Least number of bytes of the salt of the stand-ins."""
 SECRET_FIELDS: Final = (
     *("token", "resume_token", "access_token", "refresh_token", "bearer", "authorization", "auth"),
     *("password", "passwd", "secret", "client_secret", "api_key", "apikey"),
 )
-"""Fields whose texts are secrets, in any message, and in what agents and users say."""
+"""Fields whose texts are secrets, in any message, and in data of agents and users."""
 VALUE: Final = "value"
-"""Likewise, but only in messages with credentials: elsewhere it is any value."""
+"""A field whose text is a secret only in messages with credentials."""
 _SCHEME: Final = "scheme"
-"""Of what stands in `auth` the one field that is told (§6.1)."""
+"""The one field in `auth` that is not replaced (§6.1)."""
 _MOST_PROVED: Final = 100_000
-"""Digests of proved secrets that are remembered, to find them in other messages; the oldest go first."""
+"""Digests of proved secrets that are kept, to find them in other messages; the oldest are dropped."""
 _WITH_SECRETS: Final = (
     "session.hello",
     "session.resume",
@@ -37,7 +37,7 @@ _WITH_SECRETS: Final = (
 _OWN: Final = tuple(
     name for name in codec.Envelope.__struct_fields__ if name not in ("extensions", "payload")
 )
-"""Fields of an envelope that are the protocol's own, and hold no secret."""
+"""Fields of an envelope that belong to the protocol, and hold no secret."""
 _KNOWN: Final = (*messages.TO_RUNTIME, *messages.TO_CLIENT)
 _FILLERS: Final[Mapping[str, bytes]] = {
     codec.NOT_TEXT: b"\xff",
@@ -45,13 +45,13 @@ _FILLERS: Final[Mapping[str, bytes]] = {
     codec.TOO_MANY: b"[" * (MAX_CONTAINERS + 1),
     codec.NO_OBJECT: b"",
 }
-"""What a message that is unreadable in the same way begins with; spaces follow."""
+"""Reason why a message is unreadable -> the beginning of its replacement, which spaces follow."""
 
 
 class StandIns:
-    """What a recording holds in place of secrets: for the same secret the same, of the same length.
+    """Stand-ins for secrets: the same for the same secret, and of the same length.
 
-    `trusting`: the peer is a runtime, whose secrets are proved by being sent.
+    `trusting` says that the peer is a runtime, whose secrets are proved by being sent.
     """
 
     __slots__ = ("_pending", "_proved", "_salt", "trusting", "twins")
@@ -62,11 +62,12 @@ class StandIns:
         self._pending: dict[int, bytes] = {}
         self.trusting = trusting
         self.twins: Mapping[bytes, str] = {}
-        """The stand-ins of the runtime's own tokens, by digest: those that a replay gives out."""
+        """The stand-ins of the runtime's own tokens, by digest: the tokens of a replay."""
 
     def of(self, secret: str) -> str:
-        """Return hexadecimal digits, as many as the secret has bytes in UTF-8; without the salt they tell
-        nothing else.
+        """Return as many hexadecimal digits as the secret has bytes in UTF-8.
+
+        Without the salt they reveal nothing else.
         """
         twin = self.twins.get(Secret(secret).digest())
         if twin is not None:
@@ -75,16 +76,16 @@ class StandIns:
         return hashlib.shake_256(self._salt + data).hexdigest(len(data))[: len(data)]
 
     def knows(self, text: str) -> bool:
-        """Return whether a text is a secret that was proved to be one, wherever it stands."""
+        """Return whether a text is a proved secret, in any place."""
         digest = Secret(text).digest()
         return digest in self._proved or digest in self.twins
 
     def shown(self, connection: int, token: str) -> None:
-        """Note the token that a client has shown: it opens something once the host has said so."""
+        """Note the token that a client has sent: it is a secret once the host has accepted it."""
         self._pending[connection] = Secret(token).digest()
 
     def answered(self, connection: int, principal: object) -> None:
-        """The host has said whose token it is, if anybody's."""
+        """Note the host's answer to a token; None refuses it."""
         digest = self._pending.pop(connection, None)
         if digest is not None and principal is not None:
             self._keep(digest)
@@ -100,10 +101,10 @@ class StandIns:
 
 
 def redact(message: bytes, stand_ins: StandIns) -> bytes:
-    """Return a message with stand-ins in place of its secrets, as long as before.
+    """Return a message with stand-ins in place of its secrets, of the same length.
 
-    Secrets are the texts in fields that are named so, and those that were proved to be some. Nothing is left
-    of a message that holds no JSON object but what is wrong with it: a secret may stand anywhere.
+    Secrets are the texts in fields with such names, and proved secrets. A message that does not hold a JSON
+    object is replaced by one with the same fault, since a secret may be anywhere in it.
     """
     try:
         if len(message) > MAX_CONTAINERS and codec.holds_too_many(message):
@@ -122,11 +123,11 @@ def redact(message: bytes, stand_ins: StandIns) -> bytes:
 
 
 class Walk:
-    """Goes over JSON and puts stand-ins in place of its secrets.
+    """Replaces the secrets in JSON by stand-ins.
 
-    `everything`: the message is of a type with secrets, or of none. Then what cannot be read is an error, and
-    all of it is written anew, so that no field that is there twice hides one; elsewhere what holds no secret
-    stays as it is written.
+    `everything` says that the message has a type with secrets, or an unknown one. Then unreadable parts are
+    errors, and all of it is written anew, so that no repeated field hides a secret; otherwise parts without a
+    secret stay as written.
     """
 
     def __init__(self, stand_ins: StandIns, *, everything: bool) -> None:
@@ -138,7 +139,7 @@ class Walk:
         return name.lower().replace("-", "_") in SECRET_FIELDS or (self.everything and name == VALUE)
 
     def redacted(self, value: msgspec.Raw, secret: bool) -> object:
-        """Return a JSON value with stand-ins in place of the texts in it that are secrets."""
+        """Return a JSON value with stand-ins in place of its secret texts."""
         try:
             return self._redacted(value, secret)
         except Refusal:
@@ -180,7 +181,7 @@ class Walk:
         return self._stand_ins.of(text) if secret or self._stand_ins.knows(text) else value
 
     def covered(self, value: object, secret: bool = False) -> object:
-        """The same of a value of ours."""
+        """Return a value of our own side with stand-ins in place of its secret texts."""
         match value:
             case str():
                 return self._stand_ins.of(value) if secret or self._stand_ins.knows(value) else value
@@ -196,7 +197,7 @@ class Walk:
 
 
 def token_of(message: bytes) -> str | None:
-    """Return the bearer token of a hello, or of a resume; None where there is none."""
+    """Return the bearer token of a hello or a resume; None if there is none."""
     try:
         envelope = codec.decode_envelope(message)
         if envelope.type not in ("session.hello", "session.resume"):
@@ -209,7 +210,7 @@ def token_of(message: bytes) -> str | None:
 
 
 def _is_harmless(message: bytes) -> bool:
-    """Whether it is of a type that holds no secrets."""
+    """Return whether a message has a type without secrets."""
     try:
         message_type = codec.decode_envelope(message).type
     except Refusal:

@@ -1,1 +1,1 @@
-"""Leases (§9): patterns, their comparison, budgets and ceilings. Nothing here knows jobs or sessions."""
+"""Leases (§9): patterns, their comparison, budgets and ceilings, independent of jobs and sessions."""

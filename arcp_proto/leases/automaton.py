@@ -1,8 +1,8 @@
-"""Patterns as an automaton: one step a character, whatever the patterns are (§9.2).
+"""Patterns as an automaton: one step for each character, for any patterns (§9.2).
 
-A state of a pattern is a place in it, and a set of states is an integer, a bit a place. At a place there may
-be a character that leads to the next one, and a wildcard that stays. A directory that may be missing, `/**`
-before a slash or the end, is a place more, and a character that leads past it.
+A state of a pattern is a place in it, and a set of states is an integer with a bit for each place. A place
+may have a character that leads to the next place, and a wildcard that stays. An optional directory, `/**`
+before a slash or the end, is an additional place, with a character that leads past it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from .patterns import Parts
 
 _TOKEN: Final = re.compile(r"(?:/\*\*+)+(?=/|\Z)|\*+|.", re.DOTALL)
 _MOST_REMEMBERED: Final = 1_024
-"""Steps that a small automaton remembers; others are computed again."""
+"""Steps that a small automaton caches; others are computed again."""
 _SMALL: Final = 512
-"""Places of an automaton that remembers so many; one of twice as many remembers half of them."""
+"""Places of an automaton that caches that many steps; one of twice the size caches half of them."""
 
 
 class Move(NamedTuple):
-    """What one character does to a set of states: which go one place on, which two, and which stay."""
+    """The effect of one character on a set of states: which advance one place, which two, and which stay."""
 
     on: int
     past: int
@@ -29,7 +29,7 @@ class Move(NamedTuple):
 
 
 class Automaton:
-    """The union of some patterns. What it accepts never changes; it remembers steps that it has made."""
+    """The union of some patterns. The accepted language never changes; steps are cached."""
 
     __slots__ = (
         "_first",
@@ -47,13 +47,13 @@ class Automaton:
 
     def __init__(self, patterns: Iterable[Parts]) -> None:
         self.letters: list[str | None] = []
-        """At each place the character that leads to the next one, if there is one."""
+        """The character at each place that leads to the next place, or None."""
         self.past: list[str | None] = []
-        """The character that leads past the next place."""
+        """The character at each place that leads past the next place, or None."""
         self.stops: list[str | None] = []
-        """The characters at which the wildcard of the place stops, if there is one."""
+        """The characters at which the wildcard of each place stops, or None."""
         self.start = self.accepting = self.universal = 0
-        """Sets of states: the first, those that accept, and those of them that accept whatever follows."""
+        """Sets of states: the start, the accepting ones, and those that accept any continuation."""
         for parts in patterns:
             self._add(parts)
         self.moves, self.other = self._moves()
@@ -63,19 +63,19 @@ class Automaton:
         self._room = _MOST_REMEMBERED // (1 + len(self.letters) // _SMALL)
 
     def matches(self, text: Iterable[str]) -> bool:
-        """Whether one of the patterns matches all of the characters."""
+        """Return whether one of the patterns matches all of the characters."""
         row = self._first
         for character in text:
             row = row[character]
         return row.accepted
 
     def step(self, states: int, character: str) -> int:
-        """The states after one more character."""
+        """Return the states after one more character."""
         on, past, stay = self.moves.get(character, self.other)
         return (states & on) << 1 | (states & past) << 2 | states & stay
 
     def row_after(self, row: _Row, character: str) -> _Row:
-        """The row after one more character; remembered while there is room."""
+        """Return the row after one more character; cached while there is room."""
         states = self.step(row.states, character)
         after = self._rows.get(states)
         if after is None:
@@ -115,7 +115,7 @@ class Automaton:
         return len(self.letters) - 1
 
     def _moves(self) -> tuple[dict[str, Move], Move]:
-        """What each character of the patterns does, and what all others do."""
+        """Return the moves of the patterns' characters, and the move of all other characters."""
         on, past, loops = _masks(self.letters), _masks(self.past), _masks(self.stops)
         return {
             character: Move(
@@ -128,7 +128,7 @@ class Automaton:
 
 
 class _Row(dict[str, "_Row"]):
-    """A set of states, and those that follow it."""
+    """A set of states, and the rows that follow it."""
 
     __slots__ = ("_automaton", "accepted", "kept", "states")
 
@@ -144,7 +144,7 @@ class _Row(dict[str, "_Row"]):
 
 
 def _masks(values: Sequence[str | None]) -> dict[str, int]:
-    """For each value the places where it stands, a bit a place."""
+    """Return the places of each value, with a bit for each place."""
     masks: dict[str, int] = {}
     for place, value in enumerate(values):
         if value is not None:

@@ -1,4 +1,4 @@
-"""The one form of a path, a URL or a name in which it is matched and shown (§9.2, §9.3)."""
+"""The canonical form of a path, a URL or a name, in which it is matched and shown (§9.2, §9.3)."""
 
 from __future__ import annotations
 
@@ -25,28 +25,29 @@ _ESCAPED_DOT: Final = re.compile("%2e", re.IGNORECASE)
 _ESCAPED_DOTS: Final = re.compile(r"/(?:%2e|\.%2e|%2e\.|%2e%2e)(?:/|\Z)", re.IGNORECASE)
 _ESCAPE: Final = re.compile("%([0-9A-Fa-f]{2})")
 _ESCAPED: Final = re.compile(r"[^A-Za-z0-9._~!$&'()*+,;=:@/?%-]+")
-"""What no URL holds in its path or query as it is, but escaped (RFC 3986, 3.3 and 3.4)."""
+"""Characters that a URL holds only escaped in its path or query (RFC 3986, 3.3 and 3.4)."""
 _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _IGNORED: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 """Letters and marks that are ignored by default (Unicode, DerivedCoreProperties)."""
 _MOST_HOST: Final = 512
-"""Characters of a host; DNS knows 253, and a pattern has no more bytes."""
+"""Characters of a host; DNS allows 253, and a pattern has no more bytes."""
 _PORTS: Final = {"http": "80", "https": "443"}
 _OTHER: Final = re.compile(r"(?!https?:)([a-z][a-z0-9+.-]*)://([^/?#]*)([^?#]*)", re.IGNORECASE | re.ASCII)
 _FULL_STOP: Final = "\u3002"
 
 
 class Unfit(Exception):
-    """A text is no path or no URL: what is wrong with it, as in "holds a backslash"."""
+    """A text is not a path or not a URL; the message is the fault, as in "holds a backslash"."""
 
 
 class Url(NamedTuple):
-    """A URL, or a pattern of URLs, without its fragment: scheme and host in small letters, port always there,
-    path and query in the normal form of RFC 3986, 6.2.2, so that every client sends them as they are.
+    """A URL, or a pattern of URLs, in normal form without its fragment.
 
-    `query` is None where a pattern has no `?`; a target without a query has an empty one.
+    Scheme and host are in lower case, the port is always present, path and query are in the normal form of
+    RFC 3986, 6.2.2, so that every client sends them unchanged. `query` is None where a pattern has no `?`; a
+    target without a query has an empty one.
     """
 
     scheme: str
@@ -57,14 +58,14 @@ class Url(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The URL as it is shown and fetched: without the port that the scheme has anyway."""
+        """The URL as it is shown and fetched: without the default port of its scheme."""
         port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
         query = f"?{self.query}" if self.query else ""
         return f"{self.scheme}://{self.host}{port}{self.path}{query}"
 
     @property
     def matched(self) -> str:
-        """As it is matched: a space, which no URL holds, stands between the parts."""
+        """The URL as it is matched: its parts separated by spaces, which no URL holds."""
         return f"{self.scheme} {self.host} {self.port} {self.path} {self.matched_query or ''}"
 
     @property
@@ -74,7 +75,7 @@ class Url(NamedTuple):
 
 
 def canonical(capability: str, target: str) -> str | None:
-    """Return the form of a target to show and to use; None for what is not one of the capability (§9.3).
+    """Return the form of a target to show and to use; None if it is not a target of the capability (§9.3).
 
     A target of fs.* is an absolute path, of net.fetch a URL, of others any text; cost.budget has none. For
     net.fetch the form is the URL to fetch: of http and https in ASCII, and the same for every HTTP client.
@@ -91,7 +92,7 @@ def canonical(capability: str, target: str) -> str | None:
 
 
 def matchable(capability: str, target: str) -> str | None:
-    """Return the form in which a target is matched; None for what is not one of the capability (§9.3)."""
+    """Return the form in which a target is matched; None if it is not a target of the capability (§9.3)."""
     if not target or capability == COST_BUDGET or is_too_long(target):
         return None
     try:
@@ -110,16 +111,16 @@ def matchable(capability: str, target: str) -> str | None:
 
 
 def is_too_long(target: str) -> bool:
-    """Return whether a target has more bytes than a gate compares (`limits.MAX_TARGET_BYTES`)."""
+    """Return whether a target has more bytes than are compared (`limits.MAX_TARGET_BYTES`)."""
     if len(target) > MAX_TARGET_BYTES:
         return True
     return not target.isascii() and len(target.encode("utf-8", "surrogatepass")) > MAX_TARGET_BYTES
 
 
 def read_path(text: str) -> str:
-    """An absolute path without `.`, `..`, `//` and a slash at its end; raises Unfit.
+    """Return an absolute path without `.`, `..`, `//` and a trailing slash; raises Unfit.
 
-    Nothing is decoded, and links are what the host makes of them.
+    Nothing is decoded, and the host resolves links.
     """
     if not text.startswith("/"):
         raise Unfit("is no absolute path")
@@ -137,7 +138,7 @@ def read_path(text: str) -> str:
 
 
 def read_url(text: str, *, pattern: bool = False) -> Url:
-    """The parts of a URL; of a pattern also with `*` in its host and as its port. Raises Unfit."""
+    """Return the parts of a URL; a pattern may have `*` in its host and as its port. Raises Unfit."""
     if _UNPRINTABLE.search(text):
         raise Unfit("holds a control character")
     url = _URL.match(text)
@@ -165,9 +166,9 @@ def is_other_url(text: str) -> bool:
 
 
 def read_other_url(text: str) -> tuple[str, str]:
-    """Return `scheme://` in small letters and the rest, unchanged, of a URL that is not http or https.
+    """Return `scheme://` in lower case and the rest, unchanged, of a URL that is not http or https.
 
-    Such a URL is compared as text, because nothing says which of its forms mean the same. So it must have
+    Such a URL is compared as text, because it is unknown which of its forms are equivalent. So it must have
     one form only. Raises Unfit for control characters, a space, a backslash, a bare `%`, an escaped `/`, `\\`
     or NUL, a user, and for a segment `.` or `..`, escaped or not.
     """
@@ -205,7 +206,7 @@ def _read_authority(authority: str, pattern: bool) -> tuple[str, str | None]:
 
 
 def _read_host(host: str, pattern: bool) -> str:
-    """A host is compared by its ASCII form, so it has one, and no `*` inside a label that is encoded."""
+    """Return the ASCII form of a host, by which it is compared; an encoded label must not hold `*`."""
     if len(host) > _MOST_HOST:
         raise Unfit("has a host that is too long")
     ascii_host = _to_ascii(host).lower()
@@ -235,10 +236,10 @@ def _to_ascii(host: str) -> str:
 
 
 def _encoded(host: str) -> tuple[str, ...]:
-    """Return the ASCII form that today's Unicode and UTS 46 agree on; none where they do not.
+    """Return the ASCII form that current Unicode and UTS 46 agree on; empty if they do not.
 
-    IDNA 2003, which the codec is, deletes and folds some characters. UTS 46 deletes those that are ignored,
-    folds some that `lower` does not, and knows letters that are not assigned here.
+    IDNA 2003, which the codec implements, deletes and folds some characters. UTS 46 deletes ignored
+    characters, folds some that `lower` does not, and knows letters that are not assigned here.
     """
     shown = normalize("NFKC", host)
     folded = normalize("NFKC", shown.lower())
@@ -266,7 +267,9 @@ def _is_ipv4(host: str) -> bool:
 
 
 def _compressed(address: IPv6Address) -> str:
-    """RFC 5952, and the same in every Python: no dots, the first longest run of zeros as `::`."""
+    """Return an address in the form of RFC 5952, the same in every Python: no dots, the first longest run
+    of zeros as `::`.
+    """
     digits = f"{int(address):032x}"
     text = ":".join(f"{int(digits[at : at + 4], 16):x}" for at in range(0, 32, 4))
     runs = sorted(_ZEROS.finditer(text), key=lambda run: (-len(run[0]), run.start()))
@@ -276,7 +279,7 @@ def _compressed(address: IPv6Address) -> str:
 
 
 def _read_url_path(path: str) -> str:
-    """Resolve `.` and `..` as RFC 3986, 5.2.4 does; raises Unfit for an escaped one, and for `//` in front.
+    """Resolve `.` and `..` as RFC 3986, 5.2.4 does; raises Unfit for escaped ones, and for a leading `//`.
 
     Clients disagree on `%2e%2e`: some resolve it before the other dots, some after them, some not at all. Of
     a path that begins with `//` some send one slash, because the text could be read as a host.
@@ -305,7 +308,7 @@ def _without_dots(path: str) -> str:
 
 
 def _normal(text: str) -> str:
-    """Return a path or a query in normal form: escaped is what has to be, in capitals, and nothing else."""
+    """Return a path or a query in normal form: only necessary escapes, in capitals."""
     if "%" in text:
         text = _ESCAPE.sub(_unescaped, text)
     return _ESCAPED.sub(_escaped, text)

@@ -1,4 +1,4 @@
-"""What a host lets a principal ask for: a request beyond its ceiling is refused, never cut (§9.2, §14)."""
+"""Ceilings: bounds of the leases that a principal may request; a request beyond is refused (§9.2, §14)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ EVERYBODY: Final = "*"
 
 
 class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
-    """The most that a submit may ask for, by principal and agent; "*" is for all.
+    """The most that a submit may request, by principal and agent; "*" matches all.
 
-    `agent` is a name, or `name@version`. `lease` is written as a `lease_request`: its patterns have to cover
-    what is asked for, and each of its `cost.budget` amounts has to be named, and not exceeded. Without
+    `agent` is a name, or `name@version`. `lease` has the form of a `lease_request`: its patterns must cover
+    the request, and each of its `cost.budget` amounts must be named, and not exceeded. Without
     `longest_expiry_sec` a lease needs no end.
     """
 
@@ -34,7 +34,7 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Beyond(Refusal):
-    """More was asked for than a ceiling allows."""
+    """A request exceeds its ceiling."""
 
     def __init__(self, message: str, namespace: str) -> None:
         super().__init__(ErrorCode.PERMISSION_DENIED, message, details={"namespace": namespace})
@@ -42,7 +42,7 @@ class Beyond(Refusal):
 
 
 def check_ceilings(ceilings: Sequence[Ceiling]) -> None:
-    """Raise LocalProtocolError for a ceiling whose lease is none, or whose expiry is no time."""
+    """Raise LocalProtocolError for a ceiling with an invalid lease or expiry."""
     for ceiling in ceilings:
         try:
             parse_lease(ceiling.lease)
@@ -56,7 +56,7 @@ def check_ceilings(ceilings: Sequence[Ceiling]) -> None:
 def ceiling_for(
     ceilings: Sequence[Ceiling], principal: Principal, agent: str, version: str | None
 ) -> Ceiling | None:
-    """The first that is for this principal and agent."""
+    """Return the first ceiling for this principal and agent."""
     agents = (EVERYBODY, agent, qualified(agent, version))
     for ceiling in ceilings:
         if ceiling.principal in (EVERYBODY, principal) and ceiling.agent in agents:

@@ -1,4 +1,4 @@
-"""What a job asks to be allowed, and a lease, compiled: what it allows, and which leases it covers (§9)."""
+"""Lease requests and leases: parsing, which operations a lease allows, and which leases it covers (§9)."""
 
 from __future__ import annotations
 
@@ -39,16 +39,18 @@ _VENDOR: Final = re.compile(r"x-vendor\.[!-~]+\Z")
 
 
 class Expiry(msgspec.Struct, frozen=True, gc=False):
-    """When a lease ends: at `unix`, nanoseconds since the epoch; `text` is what is echoed, with Z (§9.5)."""
+    """The end of a lease: `unix` in nanoseconds since the epoch, and `text` as it is echoed, with Z
+    (§9.5).
+    """
 
     unix: Time
     text: str
 
 
 def parse_lease(request: Mapping[str, list[str]] | None) -> Lease:
-    """A copy of a `lease_request`, order kept, none is empty; raises Refusal INVALID_REQUEST (§9.2).
+    """Return a copy of a `lease_request`, in the same order; raises Refusal INVALID_REQUEST (§9.2).
 
-    An empty list grants nothing, but `cost.budget` has to name an amount.
+    An empty list grants nothing, but `cost.budget` must name an amount.
     """
     if not request:
         return NOTHING
@@ -68,7 +70,7 @@ def parse_lease(request: Mapping[str, list[str]] | None) -> Lease:
 
 
 def parse_expiry(text: str, *, unix: Time) -> Expiry:
-    """An `expires_at` that lies after `unix`; raises Refusal INVALID_REQUEST for any other text (§9.5)."""
+    """Return an `expires_at` after `unix`; raises Refusal INVALID_REQUEST for any other text (§9.5)."""
     expires = parse_utc(text)
     if expires is None:
         raise Refusal(
@@ -100,7 +102,7 @@ def _check_size(limit: str, what: str, size: int, most: int) -> None:
 
 
 class Grants:
-    """What the patterns of a lease grant. Immutable; a namespace is compiled when it is first asked for."""
+    """The grants of a lease's patterns. Immutable; a namespace is compiled on first use."""
 
     __slots__ = ("_automata", "_patterns")
 
@@ -110,13 +112,13 @@ class Grants:
 
     @classmethod
     def of(cls, lease: Mapping[str, Sequence[str]]) -> Self:
-        """Of a lease that `parse_lease` has made, or would make the same."""
+        """Return the grants of a parsed lease."""
         return cls({namespace: tuple(patterns) for namespace, patterns in lease.items()})
 
     def allows(self, capability: str, target: str) -> bool:
-        """Whether a pattern matches the target, in its canonical form (§9.3).
+        """Return whether a pattern matches the target, in its canonical form (§9.3).
 
-        False where there is no such namespace, for what is no path or URL, and always for cost.budget.
+        False for a missing namespace, for a target that is not a path or URL, and always for cost.budget.
         """
         if capability not in self._patterns:
             return False
@@ -124,13 +126,13 @@ class Grants:
         return text is not None and self._automaton(capability).matches(text)
 
     def names(self, capability: str) -> bool:
-        """Whether the lease has the namespace, even with no pattern."""
+        """Return whether the lease has the namespace, even with no pattern."""
         return capability in self._patterns
 
     def covers(self, child: Grants) -> bool:
-        """Whether whatever `child` allows is allowed, in every namespace but cost.budget (§9.4).
+        """Return whether this lease allows everything that `child` allows, except for cost.budget (§9.4).
 
-        Exact over the union of the patterns, but False where finding out would take more than
+        Exact over the union of the patterns, but False where the search would take more than
         `subsumption.MOST_STATES` states, and where a child has more only among URLs whose path begins with
         `//`, which no target has.
         """

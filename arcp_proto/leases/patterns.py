@@ -23,9 +23,9 @@ class Part(NamedTuple):
 
     text: str
     star: str = "/"
-    """What a `*` does not cross."""
+    """Characters at which a `*` stops."""
     run: str = ""
-    """What a `**` does not cross."""
+    """Characters at which a `**` stops."""
 
 
 Parts = tuple[Part, ...]
@@ -55,7 +55,7 @@ def check_pattern(namespace: str, pattern: str) -> None:
 
 
 def parse_pattern(namespace: str, pattern: str) -> list[Parts]:
-    """The parsed forms of which a valid pattern is the union, fit to be matched with targets (§9.2).
+    """Return the parsed forms whose union is a valid pattern, for matching with targets (§9.2).
 
     `**` alone in net.fetch covers http and https; URLs of other schemes are covered by patterns that name
     their scheme.
@@ -68,7 +68,9 @@ def parse_pattern(namespace: str, pattern: str) -> list[Parts]:
         return [*parse_pattern(namespace, "http://**:*/**"), *parse_pattern(namespace, "https://**:*/**")]
     if is_other_url(pattern):
         scheme, rest = read_other_url(pattern)
-        return [(Part(scheme), *_rooted(rest))]  # Parts: the slashes of the scheme are no directory.
+        return [
+            (Part(scheme), *_rooted(rest))
+        ]  # Separate parts, since the slashes of the scheme are not a directory.
     url = read_url(pattern, pattern=True)
     if _ANY_HOST.match(url.host):
         return [_parse_url(url, url.host), _parse_url(url, f"[{EVERYTHING}")]
@@ -76,7 +78,9 @@ def parse_pattern(namespace: str, pattern: str) -> list[Parts]:
 
 
 def _parse_url(url: Url, host: str) -> Parts:
-    """As `Url.matched` has it; only the whole host `**` takes in addresses in brackets."""
+    """Return the parts in the form of `Url.matched`; only the whole host `**` covers addresses in
+    brackets.
+    """
     query = url.matched_query
     return (
         Part(f"{url.scheme} "),
@@ -91,7 +95,9 @@ def _parse_url(url: Url, host: str) -> Parts:
 
 
 def _rooted(path: str, run: str = "") -> Parts:
-    """A path begins with a slash, so that `/**` alone has no directory itself to cover."""
+    """Return the parts of a path. It begins with a slash, so `/**` alone does not cover a directory
+    itself.
+    """
     star = "/" + run
     if _ANY_PATH.match(path):
         return (Part("/"), Part(EVERYTHING, star, run))
@@ -112,7 +118,7 @@ def _check_text(pattern: str) -> None:
 
 
 def _check_dots(path: str) -> None:
-    """`..` takes the segment before it away; after a wildcard nobody can say which one that is."""
+    """Raise Unfit for `..` after a wildcard, since it is unknown which segment it would remove."""
     segments: list[str] = []
     for segment in path.split("/"):
         if segment == ".." and segments:

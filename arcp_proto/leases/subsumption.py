@@ -1,4 +1,4 @@
-"""Whether some patterns match everything that others match: exact, and never for long (§9.4)."""
+"""Subsumption: whether patterns match everything that others match; exact, with bounded effort (§9.4)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Final
 from .automaton import Automaton
 
 MOST_STATES: Final = 20_000
-"""States that are looked at for one lease; what is not decided by then is not covered."""
+"""States that are visited for one lease; without a decision by then it is not covered."""
 LETTERS_A_STATE: Final = 4
-"""Letters of a parent that are gone through at the cost of one state."""
+"""Letters of a parent that are visited at the cost of one state."""
 PLACES_A_STATE: Final = 2_048
-"""A set of a parent's states is a bit a place: each time it has so many more, it costs one state more."""
+"""Bits of a set of the parent's states that cost one state more."""
 
 _OTHER: Final = "\ue000"
-"""Stands for a character that no pattern names, where one does not name this one as well."""
+"""Stands for a character that no pattern names, unless a pattern names this one."""
 _SMALLEST: Final = 16
 """Sets of the parent's states that are compared with a new one, for each state of the child."""
 
@@ -22,11 +22,11 @@ Suffixes = dict[tuple[object, ...], int]
 
 
 class Spent(Exception):
-    """The states that may be looked at are used up."""
+    """The effort bound is used up."""
 
 
 class Budget:
-    """How many states may still be looked at."""
+    """The number of states that may still be visited."""
 
     __slots__ = ("left",)
 
@@ -34,14 +34,15 @@ class Budget:
         self.left = left
 
     def spend(self, states: int) -> None:
-        """Raises Spent when there are not so many left."""
+        """Deduct visited states; raises Spent when fewer are left."""
         self.left -= states
         if self.left < 0:
             raise Spent
 
 
 def covers(parent: Automaton, child: Automaton, budget: Budget) -> bool:
-    """Whether `parent` matches whatever `child` matches. Raises Spent when that takes too long.
+    """Return whether `parent` matches everything that `child` matches. Raises Spent if that takes too
+    long.
 
     A state of the search is a place of the child, and the set of states of the parent that the same text
     leads to; the child has more when its place accepts and none of the set does.
@@ -50,7 +51,7 @@ def covers(parent: Automaton, child: Automaton, budget: Budget) -> bool:
 
 
 class _Search:
-    """One question, with what has been looked at for it."""
+    """One comparison, with the states visited for it."""
 
     def __init__(self, parent: Automaton, child: Automaton, budget: Budget) -> None:
         self._parent = parent
@@ -60,12 +61,12 @@ class _Search:
         self._smallest: dict[int, list[int]] = {}
         self._todo: list[tuple[int, int]] = []
         self._decided = [parent.universal | same for same in _same_ends(parent, child)]
-        """For each place of the child the states of the parent that accept whatever is accepted from it."""
+        """For each place of the child, the states of the parent that accept everything accepted from it."""
         self._other = _unnamed(parent, child)
         self._cost = 1 + len(parent.letters) // PLACES_A_STATE
 
     def run(self) -> bool:
-        """The answer. The empty text is no target, so it does not matter who matches it."""
+        """Return the answer. The empty text is not a target, so it is not compared."""
         start = self._parent.start
         self._todo = [
             (place, start) for place in _places(self._child.start) if not start & self._decided[place]
@@ -77,7 +78,7 @@ class _Search:
         return True
 
     def _expand(self, place: int, states: int) -> bool:
-        """Go over every character that the child may have at this place; False if it has more."""
+        """Visit every character that the child may have at this place; return False if the child has more."""
         child, step = self._child, self._parent.step
         letter, past, stops = child.letters[place], child.past[place], child.stops[place]
         if letter is not None and not self._reach(place + 1, step(states, letter)):
@@ -93,10 +94,10 @@ class _Search:
         )
 
     def _letters(self, states: int) -> list[str]:
-        """The characters that are not all alike to these states, and one for those that are.
+        """Return the characters that these states distinguish, and one for all others.
 
-        What is gone through, and paid for, is what stands at these places, or every letter of the parent if
-        those are fewer.
+        The characters at these places are visited and paid for, or every letter of the parent if those are
+        fewer.
         """
         parent, count = self._parent, states.bit_count()
         self._budget.spend(self._cost * min(len(parent.moves), count) // LETTERS_A_STATE)
@@ -116,7 +117,7 @@ class _Search:
         return list(letters)
 
     def _reach(self, place: int, states: int) -> bool:
-        """Note a state of the search, unless nothing can come of it; False if the child has more."""
+        """Note a state of the search, unless it is decided; return False if the child has more."""
         self._budget.spend(self._cost)
         if not states:
             return False
@@ -135,7 +136,7 @@ class _Search:
 
 
 def _same_ends(parent: Automaton, child: Automaton) -> list[int]:
-    """For each place of the child the states of the parent after which exactly the same is matched."""
+    """Return, for each place of the child, the states of the parent with exactly the same continuation."""
     ends: Suffixes = {}
     masks: dict[int, int] = {}
     for place, end in _ends(parent, ends):
@@ -147,7 +148,7 @@ def _same_ends(parent: Automaton, child: Automaton) -> list[int]:
 
 
 def _ends(automaton: Automaton, ends: Suffixes) -> list[tuple[int, int]]:
-    """Each place with a number for what follows it; the last of the pattern has no letter."""
+    """Return each place with a number for its continuation; the last place of a pattern has no letter."""
     found = []
     after = after_that = -1
     for place in range(len(automaton.letters) - 1, -1, -1):
@@ -166,7 +167,7 @@ def _ends(automaton: Automaton, ends: Suffixes) -> list[tuple[int, int]]:
 
 
 def _unnamed(parent: Automaton, child: Automaton) -> str:
-    """A character that neither names."""
+    """Return a character that neither automaton names."""
     code = ord(_OTHER)
     while chr(code) in parent.moves or chr(code) in child.moves:
         code += 1

@@ -1,1 +1,1 @@
-"""The wire: JSON, envelopes, the shape of every message, and what peers of other makes send."""
+"""The wire: JSON, envelopes, the shape of every message, and the deviations of other implementations."""

@@ -1,7 +1,7 @@
-"""Bytes and JSON: the only module that turns one into the other.
+"""Bytes and JSON: the only module that converts between them.
 
-Nothing here raises anything but `Unreadable` (what a peer sent) or `LocalProtocolError` (what our own
-side wanted to send), at any depth of the caller's stack.
+Every error is an `Unreadable` (for data of a peer) or a `LocalProtocolError` (for data of our own side), at
+any depth of the caller's stack.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from arcp_proto.limits import KIB, MAX_CONTAINERS, MAX_DEPTH, MAX_ID_LENGTH
 T = TypeVar("T")
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""A number of events, bytes or seconds as peers can hold it."""
+"""A number of events, bytes or seconds that peers can hold."""
 
 VERSION: Final = "1.1"
 HEAD_BYTES: Final = 320
-"""More than what the longest envelope without `extensions` has around its payload: fields, ids, numbers."""
+"""More bytes than the longest envelope without `extensions` has around its payload."""
 
 NOT_TEXT: Final = "the message is not UTF-8"
 TOO_DEEP: Final = f"the message nests deeper than {MAX_DEPTH}, or its brackets do not match"
 TOO_MANY: Final = f"the message holds more than {MAX_CONTAINERS} objects and lists"
 NO_OBJECT: Final = "the message is no JSON object that can be held"
-"""What an unreadable message is, and nothing of what it holds: a recording has another in its place."""
+"""Reasons why a message is unreadable. They name nothing of its content, since a recording replaces it."""
 
 _ACCEPTED_VERSION: Final = re.compile(r"1(\.\d{1,9})?\Z")
 _MAX_VERSION_LENGTH: Final = 16
 _PIECE: Final = 64 * KIB
 """Bytes that are split at their quotes at once, so that this takes little memory."""
 _STEPS: Final = bytes.maketrans(b"{}[]", b"\x01\xff\x01\xff")
-"""What a bracket does to the depth, as a signed byte."""
+"""The change of depth by each bracket, as a signed byte."""
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _ONE_DIGIT: Final = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG_NUMBER: Final = b"0" * 300
 """Digits, as `_ONE_DIGIT` leaves them; a number with fewer and no exponent is in the range of all numbers."""
 _SHORT: Final = 512
-"""Bytes of JSON in which no number can cost much."""
+"""Bytes of JSON in which no number can take long to decode."""
 _HEADROOM: Final = 4 * MAX_DEPTH
 _EMPTY: Final = msgspec.Raw(b"{}")
 _TEXT: Final = frozenset((str,))
 _LEAVES: Final = frozenset((str, int, bool, type(None)))
-"""Types whose values hold no others and can all be written as JSON, but for surrogates and large integers."""
+"""Types whose values hold no others and can be written as JSON, except surrogates and large integers."""
 
 
 class Envelope(msgspec.Struct, gc=False):
     """One envelope as it was read (§5); `id` is empty when it was missing, `payload` is still JSON.
 
-    Names of a session or a job that are longer than any id are as if absent.
+    Session and job ids that are longer than any id may be are dropped.
     """
 
     type: str
@@ -78,7 +78,7 @@ class Envelope(msgspec.Struct, gc=False):
 
 
 class _LooseEnvelope(msgspec.Struct):
-    """The same fields, whatever their types: each is looked at by itself."""
+    """The fields of an envelope with any types: each is checked separately."""
 
     type: Any = None
     id: Any = None
@@ -92,38 +92,38 @@ class _LooseEnvelope(msgspec.Struct):
 
 
 def decoder_of(shape: type[T]) -> Callable[[bytes | msgspec.Raw], T]:
-    """What `decode_payload` takes, for messages of exactly this shape.
+    """Return a decoder for `decode_payload`, for messages of exactly this shape.
 
-    msgspec takes 10 us for a float near the end of the range, 2 us a byte: what is not short and has
-    exponents is given to a decoder that lets `float` read each number, which is even.
+    msgspec takes 10 us for a float near the end of the range, 2 us a byte: longer messages with exponents are
+    given to a decoder that lets `float` read each number, at a constant cost.
     """
     return Decoders(shape).either
 
 
 class Decoders(Generic[T]):
-    """What decodes messages of exactly one shape; raises ValueError or RecursionError for any other.
+    """Decoders for messages of exactly one shape; they raise ValueError or RecursionError for any other.
 
-    Nothing but the shape is checked: not what has no place in it, nor how deep what may be anything nests.
-    Messages that are not short are first tried as the shape `without_floats`, if there is one.
+    Nothing but the shape is checked: neither unknown fields, nor the depth of fields of any type. Messages
+    that are not short are first tried as the shape `without_floats`, if there is one.
     """
 
     def __init__(self, shape: type[T], without_floats: type[T] | None = None) -> None:
         self.short: Callable[[bytes | msgspec.Raw], T] = msgspec.json.Decoder(shape).decode
-        """The decoder of what is short or has no exponents."""
+        """The decoder for messages that are short or have no exponents."""
         self.evenly: Callable[[bytes | msgspec.Raw], T] = msgspec.json.Decoder(
             shape, float_hook=_float
         ).decode
-        """The decoder of what has exponents; as fast as the other where a shape has no place for a float."""
+        """The decoder for messages with exponents; as fast as the other where a shape has no floats."""
         self._without_floats = None if without_floats is None else msgspec.json.Decoder(without_floats).decode
 
     def either(self, data: bytes | msgspec.Raw) -> T:
-        """One message, of whatever length."""
+        """Decode one message of any length."""
         if len(data) > _SHORT and has_exponents(bytes(data)):
             return self.evenly(data)
         return self.short(data)
 
     def suited_to(self, messages: Iterable[bytes]) -> Callable[[bytes], T]:
-        """What decodes each of these; at its best when all are short."""
+        """Return a decoder for all these messages; the fastest one if all are short."""
         if max(map(len, messages), default=0) <= _SHORT:
             return self.short
         return self.either if self._without_floats is None else self._long
@@ -133,17 +133,17 @@ class Decoders(Generic[T]):
             try:
                 return self._without_floats(data)
             except ValueError:
-                pass  # At its first float, if it has any.
+                pass  # It fails at the first float.
         return self.either(data)
 
 
 def has_exponents(data: bytes) -> bool:
-    """Whether a number of this JSON text may have an exponent; so may what a string holds."""
+    """Return whether a number of this JSON text may have an exponent; strings may give a false True."""
     return b"0e" in data.translate(_ONE_DIGIT)
 
 
 def may_overflow(data: bytes) -> bool:
-    """Return whether a number of this JSON text may be beyond the range of numbers; false for most texts."""
+    """Return whether a number of this JSON text may be beyond the range of numbers; False for most texts."""
     digits = data.translate(_ONE_DIGIT)
     return b"0e" in digits or _LONG_NUMBER in digits
 
@@ -160,14 +160,14 @@ _decode_loose: Final = decoder_of(_LooseEnvelope)
 _any: Final[Decoders[Any]] = Decoders(object)
 _decode_any: Final = _any.either
 decode_short: Final = _any.short
-"""Return a JSON value of at most 512 bytes; raises ValueError or RecursionError for what is none."""
+"""Return a JSON value of at most 512 bytes; raises ValueError or RecursionError for invalid JSON."""
 _decode_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_items: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
 def decode_envelope(data: bytes) -> Envelope:
-    """Return one message as an envelope; raises Unreadable for whatever holds none (§12)."""
+    """Return one message as an envelope; raises Unreadable if it does not hold one (§12)."""
     if len(data) > MAX_CONTAINERS and holds_too_many(data):
         raise Unreadable(TOO_MANY)
     _check_text(data)
@@ -189,7 +189,7 @@ def decode_envelope(data: bytes) -> Envelope:
 
 
 def decode_payload(payload: msgspec.Raw, decode: Callable[[bytes | msgspec.Raw], T]) -> T | None:
-    """The payload by an exact decoder, or None when it deviates and has to be read with tolerance."""
+    """Return the payload by an exact decoder, or None when it deviates and has to be read leniently."""
     try:
         return decode(payload)
     except (ValueError, RecursionError):
@@ -197,7 +197,7 @@ def decode_payload(payload: msgspec.Raw, decode: Callable[[bytes | msgspec.Raw],
 
 
 def decode_value(data: bytes | msgspec.Raw) -> Any:
-    """Any JSON value; raises Unreadable when it is none, or holds what cannot be held.
+    """Return any JSON value; raises Unreadable for invalid JSON and for values beyond the limits.
 
     A payload has been checked with its envelope; bytes from elsewhere are checked here.
     """
@@ -216,21 +216,21 @@ def decode_checked(data: bytes, *, evenly: bool) -> Any:
 
 
 def decode_fields(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
-    """The fields of a JSON object, each as it is written; raises Unreadable for whatever is none."""
+    """Return the fields of a JSON object, each as JSON text; raises Unreadable for anything else."""
     if isinstance(data, bytes):
         _check_text(data)
     return _read(_decode_fields, data)
 
 
 def decode_items(data: msgspec.Raw) -> list[msgspec.Raw]:
-    """The items of a JSON array, each as it is written; raises Unreadable for whatever is none."""
+    """Return the items of a JSON array, each as JSON text; raises Unreadable for anything else."""
     return _read(_decode_items, data)
 
 
 def check_depth(data: bytes) -> bool:
     """Return whether JSON text nests at most MAX_DEPTH deep, in one pass over its brackets.
 
-    There is no pass when it has too few brackets to do so. False for brackets that are not closed.
+    A text with too few brackets for that needs no pass. False for brackets that are not closed.
     """
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return True
@@ -248,11 +248,11 @@ def holds_too_many(data: bytes) -> bool:
 
 
 def outside_strings(data: bytes) -> tuple[bytes, int]:
-    """Return JSON text without its strings, and how many quotes begin and end these.
+    """Return JSON text without its strings, and the number of their quotes.
 
-    A text that is no JSON loses what stands between its quotes, up to where a decoder refuses it.
+    A text that is not JSON loses the parts between its quotes, up to the place where a decoder refuses it.
     """
-    if b"\\" in data:  # Each quote that is left begins or ends a string.
+    if b"\\" in data:  # Each remaining quote begins or ends a string.
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     if len(data) <= _PIECE:
         parts = data.split(b'"')
@@ -266,31 +266,35 @@ def outside_strings(data: bytes) -> tuple[bytes, int]:
 
 
 def encode_value(value: object) -> bytes:
-    """A JSON value of ours, checked first; raises LocalProtocolError for what JSON cannot say."""
+    """Return a value of our own side as JSON, after checking it; raises LocalProtocolError if JSON cannot
+    hold it.
+    """
     check_value(value)
     return encode_checked(value)
 
 
 def encode_checked(value: object) -> bytes:
-    """A message or a value that holds only checked values, as JSON; raises LocalProtocolError."""
+    """Return a message or a value that holds only checked values as JSON; raises LocalProtocolError."""
     try:
         return _encode(value)
     except (msgspec.MsgspecError, RecursionError, TypeError, ValueError, OverflowError):
-        return _encode_or_say_why(value)
+        return _encode_or_explain(value)
 
 
 def compact(data: bytes) -> bytes:
-    """Return bytes without the room behind them that msgspec leaves: up to half of what it encodes."""
+    """Return bytes without the spare memory that msgspec leaves behind them: up to half of the encoded
+    size.
+    """
     return bytes(memoryview(data))
 
 
-def _encode_or_say_why(value: object) -> bytes:
+def _encode_or_explain(value: object) -> bytes:
     try:
         return with_headroom(_encode, value)
     except UnicodeEncodeError:
-        raise LocalProtocolError("a string holds a lone surrogate, which is no text") from None
+        raise LocalProtocolError("a string holds a lone surrogate, which is not text") from None
     except RecursionError:
-        raise LocalProtocolError("the value nests too deeply, or holds itself") from None
+        raise LocalProtocolError("the value is nested too deeply, or contains itself") from None
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
         raise LocalProtocolError(f"this cannot be written as JSON: {error}") from None
 
@@ -298,7 +302,7 @@ def _encode_or_say_why(value: object) -> bytes:
 def check_value(value: object, *, around: int = 2) -> None:
     """Raise LocalProtocolError unless `value` is JSON: str keys, finite numbers, nested not too deeply.
 
-    `around` counts the objects that it will be put in: an envelope and its payload, or more.
+    `around` is the number of objects that will enclose it: an envelope and its payload, or more.
     """
     if type(value) in _LEAVES or (type(value) is dict and _is_flat(value)):
         return
@@ -309,7 +313,7 @@ def check_value(value: object, *, around: int = 2) -> None:
             children = _children(item)
             if children is not None:
                 if len(open_containers) > deepest:
-                    raise LocalProtocolError(f"the value nests deeper than {deepest}, or holds itself")
+                    raise LocalProtocolError(f"the value nests deeper than {deepest}, or contains itself")
                 open_containers.append(children)
                 break
         else:
@@ -335,9 +339,9 @@ def control_envelope(
     trace_id: str | None = None,
     extensions: bytes | None = None,
 ) -> bytes:
-    """An envelope without a number; `payload` and `extensions` are JSON objects.
+    """Return an envelope without a number; `payload` and `extensions` are JSON objects.
 
-    `trace_id` is checked; the other ids may be the peer's, and hold anything.
+    `trace_id` is checked; the other ids may be the peer's, and hold any characters.
     """
     head = b'{"arcp":"1.1","id":%b,"type":"%b"' % (_encode(message_id), message_type.encode())
     if session_id is not None:
@@ -354,7 +358,9 @@ def control_envelope(
 def event_head(
     message_type: str, job_id: JobId, trace_id: str | None, extensions: bytes | None = None
 ) -> bytes:
-    """Return what all numbered envelopes of one type of a job begin with: a template of `event_envelope`."""
+    """Return the common beginning of all numbered envelopes of one type of a job: a template for
+    `event_envelope`.
+    """
     head = b'{"arcp":"1.1","id":"%%b%%010d","type":"%b","session_id":"%%b","job_id":"%b"' % (
         message_type.encode(),
         job_id.encode().replace(b"%", b"%%"),
@@ -368,22 +374,22 @@ def event_head(
 
 
 def closed_head(head: bytes) -> bytes:
-    """Return a head with what follows the payload, as versions before positions wrote it."""
+    """Return a head with the end of the envelope, in the form of releases before positions."""
     return head + END
 
 
 def open_head(head: bytes) -> bytes:
-    """Return a head without what versions before positions wrote behind the payload."""
+    """Return a head without the end that releases before positions wrote after the payload."""
     return head[: head.rindex(b"%b") + 2]
 
 
 def open_event(kind: str, ts: str, body: bytes) -> bytes:
-    """The payload of a `job.event` without its closing brace: a session may add to it (§7.6, §8.1)."""
+    """Return the payload of a `job.event` without its closing brace: a session may add to it (§7.6, §8.1)."""
     return event_opening(kind, ts) + body
 
 
 def event_opening(kind: str, ts: str) -> bytes:
-    """What stands before the body in the payload of a `job.event`."""
+    """Return the part before the body in the payload of a `job.event`."""
     return b'{"kind":"%b","ts":"%b","body":' % (kind.encode(), ts.encode())
 
 
@@ -393,7 +399,7 @@ JOB_SEQ: Final = b',"job_seq":'
 
 
 def event_tail(position: int) -> bytes:
-    """Return the end of a numbered envelope, whose payload says a position; 0 is not said."""
+    """Return the end of a numbered envelope with a position in its payload; without one for 0."""
     return b"%b%d}}" % (JOB_SEQ, position) if position else END
 
 
@@ -419,7 +425,7 @@ def _loose(fields: _LooseEnvelope) -> Envelope:
 
 
 def whole_number(value: object) -> int | None:
-    """A number that a peer may have written as 5, 5.0 or "5"; None for anything else."""
+    """Return a number that a peer may have written as 5, 5.0 or "5"; None for anything else."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
@@ -467,10 +473,10 @@ def _is_text(data: bytes) -> bool:
 
 
 def _read(decode: Callable[[Any], T], data: bytes | msgspec.Raw) -> T:
-    """Decode with a decoder of msgspec; raise Unreadable for every error of it.
+    """Decode with a decoder of msgspec; raise Unreadable for each of its errors.
 
-    The reason is found by a check of our own: which class msgspec raises for bytes that are not UTF-8 differs
-    between its releases.
+    Our own check finds the reason, because the exception class for bytes that are not UTF-8 differs between
+    releases of msgspec.
     """
     try:
         return with_headroom(decode, data)
@@ -479,7 +485,7 @@ def _read(decode: Callable[[Any], T], data: bytes | msgspec.Raw) -> T:
 
 
 def with_headroom(call: Callable[[Any], T], argument: object) -> T:
-    """Call C code that recurses at most MAX_DEPTH deep, also where the caller's stack is nearly full."""
+    """Call C code that recurses at most MAX_DEPTH deep, even if the caller's stack is nearly full."""
     try:
         return call(argument)
     except RecursionError:
@@ -492,17 +498,19 @@ def with_headroom(call: Callable[[Any], T], argument: object) -> T:
 
 
 def _is_flat(fields: dict[Any, Any]) -> bool:
-    """Whether an object holds nothing but values that hold no others."""
+    """Return whether an object holds only values that hold no others."""
     return {*map(type, fields)} <= _TEXT and {*map(type, fields.values())} <= _LEAVES
 
 
 def _children(item: object) -> Iterator[object] | None:
-    """What a container holds, None for another value; raises LocalProtocolError for what is no JSON."""
+    """Return an iterator over a container's values, None for other values; raises LocalProtocolError if
+    not JSON.
+    """
     if item is None or isinstance(item, str | int):
         return None
     if isinstance(item, float):
         if not math.isfinite(item):
-            raise LocalProtocolError("a number is not finite, which JSON cannot say")
+            raise LocalProtocolError("a number is not finite, and JSON cannot represent it")
         return None
     if isinstance(item, Mapping):
         for key in item:
@@ -511,4 +519,4 @@ def _children(item: object) -> Iterator[object] | None:
         return iter(item.values())
     if isinstance(item, list | tuple):
         return iter(item)
-    raise LocalProtocolError(f"a {type(item).__name__} is no JSON value")
+    raise LocalProtocolError(f"a {type(item).__name__} is not a JSON value")

@@ -1,4 +1,4 @@
-"""A provisioned credential as its owner gets it, and where its value stands in messages (§9.8)."""
+"""A provisioned credential for its owner, and the place of its value in messages (§9.8)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from arcp_proto.secret import Secret
 from . import messages
 
 ROTATED: Final = "credential_rotated"
-"""The phase of the status that tells of a new value (§9.8.2)."""
+"""The phase of the status that reports a new value (§9.8.2)."""
 
 
 class Credential(msgspec.Struct, eq=False):
-    """A credential as whom it belongs to gets it; `constraints` is what its endpoint enforces (§9.8.1)."""
+    """A credential in the form for its owner; `constraints` are what its endpoint enforces (§9.8.1)."""
 
     id: str
     scheme: str
@@ -25,23 +25,23 @@ class Credential(msgspec.Struct, eq=False):
     constraints: dict[str, Any] | None = None
 
     def on_wire(self) -> messages.Credential:
-        """As it is sent; whoever encodes this answers for where it goes."""
+        """Return the credential as it is sent, with its value: encode it only for its owner."""
         return messages.Credential(
             self.id, self.scheme, self.value.reveal(), self.endpoint, self.profile, self.constraints
         )
 
     @classmethod
     def of_wire(cls, sent: messages.Credential) -> Credential:
-        """What a message says."""
+        """Return the credential of a message."""
         return cls(sent.id, sent.scheme, Secret(sent.value), sent.endpoint, sent.profile, sent.constraints)
 
 
 def taken_out(body: dict[str, Any]) -> Secret | None:
-    """The new value of a credential, which is no longer in the body of the event (§9.8.2)."""
+    """Remove the new value of a credential from the body of an event, and return it (§9.8.2)."""
     if body.get("phase") != ROTATED:
         return None
     details = body.get("details")
     if isinstance(details, dict) and details.pop("value", None) is not None and details.keys() <= {"id"}:
-        del body["details"]  # It repeats what stands beside it.
+        del body["details"]  # It repeats the fields beside it.
     value = body.pop("value", None)
     return Secret(value) if isinstance(value, str) else None

@@ -1,4 +1,4 @@
-"""Numbered envelopes of one session, many at a time: what they have in common is written once (§8.3)."""
+"""Numbered envelopes of one session, many at a time: their common parts are written once (§8.3)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from . import codec
 AT_ONCE: Final = 64
 """Envelopes that are written before their bytes are counted."""
 FEW: Final = 4
-"""So few are written one by one."""
+"""Number of envelopes below which they are written one by one."""
 
 _THOUSAND: Final = 1_000
 _PADDED: Final = tuple(b"%03d" % number for number in range(_THOUSAND))
@@ -25,18 +25,18 @@ _PLAIN_END: Final = tuple(digits + _END for digits in _PLAIN)
 
 
 class LeftOut(Protocol):
-    """What the payload of an event leaves out, and its envelope has."""
+    """The part of an event's envelope that its stored payload leaves out."""
 
     def complete(self, payload: bytes) -> bytes:
-        """Return the payload, without its last brace, with what it leaves out."""
+        """Return the payload, without its last brace, with the part that it leaves out."""
         ...
 
 
 class Entry(msgspec.Struct, gc=False, frozen=True):
     """One event as every log holds it: the template of its head, and its payload without the last brace.
 
-    `position` is its place in its job, from 1, the same in every session; it is 0 for what is in no job's
-    history. `rotated` is what the payload leaves out: the new value of a credential, as long as it is valid
+    `position` is its place in its job, from 1, the same in every session; 0 if it is not in a job's history.
+    `rotated` is the part that the payload leaves out: the new value of a credential, as long as it is valid
     (§9.8.2).
     """
 
@@ -47,7 +47,7 @@ class Entry(msgspec.Struct, gc=False, frozen=True):
 
 
 class Envelopes:
-    """Writes what is numbered in one session, and keeps the pieces of the head that it wrote last."""
+    """Writes the numbered envelopes of one session, and keeps the pieces of the last head."""
 
     __slots__ = ("_head", "_id_prefix", "_pieces", "_positions", "_session_id")
 
@@ -59,7 +59,7 @@ class Envelopes:
         self._pieces = (b"", b"", b"", b"")
 
     def of(self, entries: Sequence[Entry], after: int, size: int) -> list[bytes]:
-        """The envelopes of entries numbered above `after`, until they have so many bytes."""
+        """Return the envelopes of entries numbered above `after`, until they have at least `size` bytes."""
         made: list[bytes] = []
         if len(entries) < FEW:
             for number, entry in enumerate(entries, after + 1):
@@ -81,13 +81,13 @@ class Envelopes:
         return made
 
     def one(self, entry: Entry, number: int) -> bytes:
-        """The envelope of one entry."""
+        """Return the envelope of one entry."""
         payload = entry.payload if entry.rotated is None else entry.rotated.complete(entry.payload)
         tail = codec.event_tail(entry.position) if self._positions else codec.END
         return codec.event_envelope(entry.head, self._id_prefix, self._session_id, number, payload, tail)
 
     def _write(self, entries: Sequence[Entry], first: int) -> list[bytes]:
-        """Envelopes whose numbers differ in the last three digits only."""
+        """Return envelopes whose numbers differ in the last three digits only."""
         heads = [entry.head if entry.rotated is None else None for entry in entries]
         head = heads[0]
         if head is None or len(entries) < FEW or heads.count(head) < len(heads):
@@ -117,7 +117,7 @@ class Envelopes:
 
 
 def _tails(positions: list[int]) -> tuple[bytes, Sequence[bytes]]:
-    """Return what follows the payloads that say these positions: what all have in common, and the rest."""
+    """Return the ends of the envelopes with these positions: their common beginning, and the rest of each."""
     first, count = positions[0], len(positions)
     thousands, low = divmod(first, _THOUSAND)
     if first and low + count <= _THOUSAND and positions == [*range(first, first + count)]:
@@ -128,7 +128,7 @@ def _tails(positions: list[int]) -> tuple[bytes, Sequence[bytes]]:
 
 
 def _pieces(head: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    """What stands in a head before the id, the session, the number, and the payload."""
+    """Return the parts of a head before the id, the session, the number, and the payload."""
     before_payload = head[: head.rindex(b"%b")]
     opening, kind, rest = (before_payload % (b"\0", 0, b"\0", 0)).split(b"\0")
     before_number, name, after = rest.partition(b'"event_seq":')

@@ -1,4 +1,4 @@
-"""What happens in a job: the bodies of `job.event`, one Struct a kind (§8.2)."""
+"""The bodies of `job.event`, one Struct for each kind (§8.2)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Thought(msgspec.Struct, gc=False):
 
 
 class ToolCall(msgspec.Struct):
-    """A tool is about to be called; `call_id` joins it to its tool_result."""
+    """The start of a tool call; `call_id` joins it to its tool_result."""
 
     tool: str
     args: Any
@@ -62,7 +62,7 @@ class ToolError(msgspec.Struct, gc=False):
 
 
 class ToolResult(msgspec.Struct, omit_defaults=True):
-    """How a tool call ended: with a `result` or an `error`."""
+    """The end of a tool call: a `result` or an `error`."""
 
     call_id: str
     result: Any = UNSET
@@ -86,7 +86,7 @@ class Metric(msgspec.Struct, omit_defaults=True):
 
 
 class ArtifactRef(msgspec.Struct, gc=False, omit_defaults=True):
-    """Where something lies that the job made; `byte_size` in bytes, `sha256` in hex."""
+    """The location of a file or other object that the job has made; `byte_size` in bytes, `sha256` in hex."""
 
     uri: str
     content_type: str
@@ -95,7 +95,7 @@ class ArtifactRef(msgspec.Struct, gc=False, omit_defaults=True):
 
 
 class Delegate(msgspec.Struct, omit_defaults=True):
-    """A child job was started (§10)."""
+    """The start of a child job (§10)."""
 
     child_job_id: str
     agent: str
@@ -103,7 +103,7 @@ class Delegate(msgspec.Struct, omit_defaults=True):
 
 
 class Progress(msgspec.Struct, gc=False, omit_defaults=True):
-    """How far the job is; without `total` it cannot be said how far there is to go (§8.2.1)."""
+    """The progress of the job; without `total` the remaining work is unknown (§8.2.1)."""
 
     current: int | float
     total: int | float | None = None
@@ -114,8 +114,8 @@ class Progress(msgspec.Struct, gc=False, omit_defaults=True):
 class ResultChunk(msgspec.Struct, gc=False, omit_defaults=True):
     """A piece of a streamed result (§8.4); `encoding` is utf8 or base64.
 
-    The first chunk of a value that the agent returned has the `content_type` of the job's result, which is
-    ours: a reader knows what the text is before its end.
+    The first chunk of a value that the agent returned has the `content_type` of the job's result, an
+    extension of ours that tells a reader the type of the text before its end.
     """
 
     result_id: str
@@ -148,16 +148,16 @@ _OPTIONAL: Final[Mapping[str, frozenset[str]]] = {
     kind: frozenset(field.name for field in msgspec.structs.fields(body) if field.default is None)
     for kind, body in BODIES.items()
 }
-"""Fields whose None means that they are absent."""
+"""Fields that are absent when they are None."""
 
 REMAINING: Final = "cost.budget.remaining"
-"""The metric that tells a counter of the budget, which only the runtime emits (§9.6)."""
+"""The metric that reports a counter of the budget; only the runtime emits it (§9.6)."""
 
 RESULT_CHUNK: Final = "result_chunk"
 """The kind of a piece of a streamed result, and the feature that a session needs for it (§8.4)."""
 
 COST_PREFIX: Final = "cost."
-"""How the names of metrics begin that spend a budget (§9.6)."""
+"""The prefix of the names of metrics that spend a budget (§9.6)."""
 
 FEATURE_OF_KIND: Final[Mapping[str, str]] = {
     "progress": "progress",
@@ -191,11 +191,11 @@ VENDOR_PREFIX: Final = "x-vendor."
 _encode: Final = msgspec.json.Encoder().encode
 _MAX_DIGITS: Final = 308
 _MAX_DECIMALS: Final = 64
-"""Of a Decimal: what peers can hold, and nobody wants more of."""
+"""The most decimals of a Decimal; peers hold no more."""
 
 
 def is_vendor_kind(kind: str) -> bool:
-    """Whether `kind` has the form `x-vendor.<vendor>.<name>`, in printable ASCII."""
+    """Return whether `kind` has the form `x-vendor.<vendor>.<name>`, in printable ASCII."""
     parts = kind.removeprefix(VENDOR_PREFIX).split(".")
     printable = kind.isascii() and kind.isprintable() and '"' not in kind and "\\" not in kind
     return (
@@ -204,12 +204,12 @@ def is_vendor_kind(kind: str) -> bool:
 
 
 def with_draft_names(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """A body with the draft's field names in place of their synonyms."""
+    """Return a body with the draft's field names in place of their synonyms."""
     return renamed(body, SYNONYMS.get(kind, {}))
 
 
 def renamed(fields: Mapping[str, Any], synonyms: Mapping[str, str]) -> dict[str, Any]:
-    """Fields under the names that `synonyms` gives them; what has such a name already keeps it."""
+    """Return fields under the names that `synonyms` gives them; an existing field of that name wins."""
     names = {name: value for name, value in fields.items() if name not in synonyms}
     for name, value in fields.items():
         if name in synonyms:
@@ -218,13 +218,13 @@ def renamed(fields: Mapping[str, Any], synonyms: Mapping[str, str]) -> dict[str,
 
 
 def encode_body(kind: str, body: Body | Mapping[str, Any]) -> bytes:
-    """An agent's body of `kind` as JSON, checked; raises LocalProtocolError."""
+    """Return an agent's body of `kind` as JSON, after checking it; raises LocalProtocolError."""
     plain = _PLAIN.get(kind)
     if plain is not None and plain(body):
         try:
             return _encode(body)
         except (ValueError, RecursionError):
-            return codec.encode_checked(body)  # It makes room on the stack, or says what is wrong.
+            return codec.encode_checked(body)  # It makes room on the stack, or explains the error.
     if isinstance(body, Mapping):
         return _encode_mapping(kind, body)
     _check_kind(kind, body)
@@ -232,19 +232,20 @@ def encode_body(kind: str, body: Body | Mapping[str, Any]) -> bytes:
 
 
 def read_tool_call(body: Body | Mapping[str, Any]) -> tuple[str, str]:
-    """The tool and the call id of a tool call that was encoded."""
+    """Return the tool and the call id of a tool call that was encoded."""
     fields = _fields_of("tool_call", body)
     return fields["tool"], fields["call_id"]
 
 
 def read_delegate(body: Body | Mapping[str, Any]) -> str:
-    """The agent of a delegate event that was encoded."""
+    """Return the agent of a delegate event that was encoded."""
     agent: str = _fields_of("delegate", body)["agent"]
     return agent
 
 
 def read_metric(body: Body | Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a metric, checked; raises LocalProtocolError, also for one that is the runtime's own.
+    """Return the fields of a metric, checked; raises LocalProtocolError, also for the runtime's own
+    metric.
 
     A Decimal as its value is kept, to be written digit by digit.
     """
@@ -266,7 +267,9 @@ def read_metric(body: Body | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode_metric(fields: dict[str, Any], exact: Decimal | None = None) -> bytes:
-    """A metric that was read, as JSON: its value as `exact` says, if given; a Decimal digit by digit."""
+    """Return the JSON of a metric that was read, with the value `exact` if given; a Decimal digit by
+    digit.
+    """
     value = fields["value"] if exact is None else exact
     return codec.encode_checked(
         {**fields, "value": codec.decimal_json(value)} if isinstance(value, Decimal) else fields
@@ -274,7 +277,7 @@ def encode_metric(fields: dict[str, Any], exact: Decimal | None = None) -> bytes
 
 
 def _fields_of(kind: str, body: Body | Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a body under the draft's names, without those that are absent."""
+    """Return the fields of a body under the draft's names, without those that are absent."""
     if not isinstance(body, Mapping):
         _check_kind(kind, body)
         body = msgspec.structs.asdict(body)
@@ -292,13 +295,15 @@ def _present(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_kind(kind: str, body: Body) -> None:
     if KINDS.get(type(body)) != kind:
-        raise LocalProtocolError(f"a {type(body).__name__} is no body of the kind {kind!r}")
+        raise LocalProtocolError(f"a {type(body).__name__} is not a body of the kind {kind!r}")
 
 
 def _encode_mapping(kind: str, body: Mapping[str, Any]) -> bytes:
     if kind not in BODIES:
         if not is_vendor_kind(kind):
-            raise LocalProtocolError(f"{kind!r} is no event kind; others are x-vendor.<vendor>.<name>")
+            raise LocalProtocolError(
+                f"{kind!r} is not an event kind; others have the form x-vendor.<vendor>.<name>"
+            )
         return codec.encode_value(dict(body))
     fields = _present(kind, body)
     codec.check_value(fields)
@@ -311,25 +316,25 @@ def _encode_mapping(kind: str, body: Mapping[str, Any]) -> bytes:
 
 
 def _checked(kind: str, fields: dict[str, Any]) -> msgspec.Struct:
-    """The body that `fields` make, a copy of its own; raises LocalProtocolError."""
+    """Return the body made of `fields`, a new object; raises LocalProtocolError."""
     try:
         body = msgspec.convert(fields, BODIES[kind])
-    except ValueError as error:  # Each error of msgspec is one.
-        raise LocalProtocolError(f"this is no body of {kind}: {error}") from None
+    except ValueError as error:  # Each error of msgspec is a ValueError.
+        raise LocalProtocolError(f"this is not a body of {kind}: {error}") from None
     _check_body(body)
     return body
 
 
 def _check_body(body: Any) -> None:
-    """What the types of a body do not say."""
+    """Check rules that the types of a body do not express; raises LocalProtocolError."""
     match body:
         case Log():
             level = LEVELS.get(body.level.lower())
             if level is None:
-                raise LocalProtocolError(f"{body.level!r} is no log level: debug, info, warn or error")
+                raise LocalProtocolError(f"{body.level!r} is not a log level: use debug, info, warn or error")
             body.level = level
         case Status(phase="credential_rotated"):
-            raise LocalProtocolError("only the runtime tells of a rotation (§9.8.2)")
+            raise LocalProtocolError("only the runtime reports a rotation (§9.8.2)")
         case Metric():
             _check_number("value", body.value)
             if body.name.startswith("cost.") and body.value < 0:
@@ -404,7 +409,7 @@ _PLAIN: Final[Mapping[str, Callable[[Any], bool]]] = {
     "status": _plain_status,
     "progress": _plain_progress,
 }
-"""Whether a body is as it is sent, so that nothing of it has to be read, put right or told of."""
+"""Kind -> a check whether a body is in its sent form already, so that it can be encoded directly."""
 
 
 def _check_number(name: str, value: float) -> None:

@@ -1,15 +1,15 @@
-"""Newline-delimited JSON: bytes cut anywhere into lines (stdio, §4)."""
+"""Newline-delimited JSON: splitting a stream of bytes into lines (stdio, §4)."""
 
 from __future__ import annotations
 
 from typing import Final
 
 OVERLONG: Final = None
-"""Stands in for a line that was longer than the limit; it has been skipped."""
+"""Stands in for a line that was longer than the limit and has been skipped."""
 
 
 class LineSplitter:
-    """Cuts a stream of bytes into lines, whatever pieces it comes in.
+    """Splits a stream of bytes into lines, independent of how the stream is cut.
 
     A line ends in LF or CRLF; blank lines are skipped. Never holds more than `limit` bytes of a line.
     """
@@ -23,7 +23,7 @@ class LineSplitter:
 
     @property
     def size(self) -> int:
-        """Bytes held."""
+        """Number of bytes held."""
         return len(self._buffer)
 
     def feed(self, data: bytes) -> None:
@@ -31,14 +31,14 @@ class LineSplitter:
         self._buffer += data
 
     def next(self, limit: int) -> tuple[bytes | None] | None:
-        """A 1-tuple of the next line, or of OVERLONG; None when no line is complete."""
+        """Return a 1-tuple of the next line, or of OVERLONG; None when no line is complete."""
         while (end := self._buffer.find(b"\n", self._scanned)) >= 0:
             line = bytes(self._buffer[:end]).rstrip(b"\r") if end <= limit + 1 else b""
             overlong = end > limit + 1 or len(line) > limit
             del self._buffer[: end + 1]
             self._scanned = 0
             if self._skipping:
-                self._skipping = False  # The tail of a line that was answered when it grew too long.
+                self._skipping = False  # The tail of an overlong line, which was reported already.
             elif overlong:
                 return (OVERLONG,)
             elif line.strip():

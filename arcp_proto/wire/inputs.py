@@ -1,4 +1,4 @@
-"""The input of a job: JSON until its agent asks for it, and what it takes of memory (§7.1, §14)."""
+"""The input of a job: JSON until its agent asks for it, and its size in memory (§7.1, §14)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import msgspec
 from . import codec, messages
 
 SMALL: Final = 512
-"""Bytes of JSON that do not count: what they take in memory is part of what any job takes."""
+"""Bytes of JSON that do not count: their memory is part of the cost of any job."""
 _TINY: Final = 64
-"""Bytes of JSON that are decoded sooner than they are looked at."""
+"""Bytes of JSON for which decoding is faster than checking for large numbers."""
 _OBJECT: Final = 192
 _LIST: Final = 64
 _STRING: Final = 64
 _ITEM: Final = 40
-"""Bytes that CPython takes for an object with one field, a list, a string without its characters, and the
-number and the place of an item behind another."""
+"""Bytes that CPython takes for an object with one field, a list, a string without its characters, and a
+number with its place in a container.
+"""
 _WIDE: Final = re.compile(rb"\\u[dD][89abAB]")
 """The escape of a character beyond U+FFFF."""
 _BELOW_FOUR_BYTES: Final = bytes(range(0xF0))
@@ -37,19 +38,19 @@ class Input(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def of(cls, json: bytes) -> Input:
-        """Take JSON that was read or written by `wire`."""
+        """Return the input for JSON that `codec` has read or written."""
         if len(json) <= SMALL:
             return cls(json, 0, False)
         outside, quotes = codec.outside_strings(json)
         return cls(json, _memory_of(json, outside, quotes), codec.may_overflow(outside))
 
     def value(self) -> Any:
-        """Return the value, made anew at each call."""
+        """Return the value, a new object at each call."""
         return codec.decode_checked(self.json, evenly=self.evenly)
 
 
 NO_INPUT: Final = Input(b"null", 0)
-"""Of a job that was given nothing."""
+"""The input of a job without an input."""
 
 
 class _RawSubmit(messages.Submit, omit_defaults=True, gc=False):
@@ -69,10 +70,11 @@ _decode_fields: Final = codec.Decoders(_Fields).evenly
 
 
 def decode_submit(payload: bytes | msgspec.Raw) -> messages.Submit:
-    """Return a `job.submit` of the exact shape, its input as an `Input`; raises as decoders do.
+    """Return a `job.submit` of the exact shape, with its input as an `Input`; raises the errors of
+    decoders.
 
-    Raw JSON has the syntax of JSON, and only a number in it may be too large. So the value of an input that
-    is not tiny is made, and dropped, only if it may hold such a number.
+    Raw JSON is valid JSON except that a number in it may be too large. So the value of an input that is not
+    tiny is built, and dropped, only if it may hold such a number.
     """
     submit: messages.Submit = _decode_submit(payload)
     json = bytes(submit.input)
@@ -88,12 +90,12 @@ def decode_submit(payload: bytes | msgspec.Raw) -> messages.Submit:
 
 
 def input_of(payload: msgspec.Raw) -> Input:
-    """Return the input in the payload of a `job.submit` that was read in whatever shape."""
+    """Return the input in the payload of a `job.submit` of any shape."""
     return Input.of(bytes(codec.with_headroom(_decode_fields, payload).input))
 
 
 def given_bytes(input: Input, lease: Mapping[str, Sequence[str]] | None) -> int:
-    """Return the bytes that count for what a job is given: its input, and a lease that is not small."""
+    """Return the bytes that count for the input of a job, and for its lease unless it is small."""
     size = input.size
     if lease:
         json = codec.encode_checked(lease)
@@ -103,7 +105,7 @@ def given_bytes(input: Input, lease: Mapping[str, Sequence[str]] | None) -> int:
 
 
 def memory_of(json: bytes) -> int:
-    """Return how many bytes the values of a JSON text take in memory at most, or it itself, if that is more.
+    """Return an upper bound of the memory of a JSON text's values, and at least the size of the text.
 
     Costs a constant number of passes over the text.
     """
@@ -114,7 +116,7 @@ def _memory_of(json: bytes, outside: bytes, quotes: int) -> int:
     width = 1
     if not json.isascii():
         width = 4 if json.translate(None, _BELOW_FOUR_BYTES) else 2
-    if b"\\" in json and b"\\u" in json:  # One byte is found much sooner than two.
+    if b"\\" in json and b"\\u" in json:  # Searching one byte is much faster than two.
         width = 4 if width == 4 or _WIDE.search(json) else 2
     bare = len(outside)
     text, numbers = width * (len(json) - bare), bare // 2

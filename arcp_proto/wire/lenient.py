@@ -1,8 +1,8 @@
-"""What peers send in place of our exact shapes: send exactly, accept widely.
+"""Lenient decoding of messages: send exactly, accept widely.
 
-A payload of the exact shape is decoded as it is. Any other is decoded as plain JSON, repaired by the
-rule of its type and converted; what is wrong then is INVALID_REQUEST and names the field, never a
-value. Either way it is settled: what peers say in other places or in other words comes out in ours.
+A payload of the exact shape is decoded directly. Any other is decoded as plain JSON, repaired by the rule of
+its type and converted; an error then is INVALID_REQUEST and names the field, never a value. In both cases the
+message is settled: fields that peers send in other places or with other names get ours.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Fields = dict[str, Any]
 """A payload or an object in it, without its nulls."""
 Decode = Callable[[bytes | msgspec.Raw], msgspec.Struct]
 Shapes = Mapping[str, tuple[type[msgspec.Struct], Decode]]
-"""For each type its shape, and how the exact shape is decoded."""
+"""Type -> its shape, and the decoder of the exact shape."""
 
 STATUSES: Final[Mapping[str, str]] = {
     "accepted": "pending",
@@ -31,10 +31,10 @@ STATUSES: Final[Mapping[str, str]] = {
     "completed": "success",
     "failed": "error",
 }
-"""Words that peers use for a job's status, and ours."""
+"""Other words for a job's status -> ours."""
 
 FINAL_STATUS: Final[Mapping[str, str]] = {ErrorCode.CANCELLED: "cancelled", ErrorCode.TIMEOUT: "timed_out"}
-"""How a job ended whose error does not say so, by its code; `error` with any other."""
+"""Code of a job's error -> the final status if the message does not name it; `error` for other codes."""
 
 FINAL_STATUSES: Final = ("success", "error", "cancelled", "timed_out")
 """The statuses of a job that is over, in our words (§7.3)."""
@@ -43,10 +43,10 @@ _LEVELS: Final = tuple(dict.fromkeys(event_bodies.LEVELS.values()))
 _OTHER_NAMES: Final = {kind: frozenset(names) for kind, names in event_bodies.SYNONYMS.items()}
 
 CODES: Final[Mapping[str, str]] = {"INTERNAL": ErrorCode.INTERNAL_ERROR.value}
-"""Error codes under other names; unknown ones are kept as they are."""
+"""Other names of error codes -> ours; unknown codes are kept."""
 
 CONSTRAINTS: Final[Mapping[str, str]] = {"cost_budget": "cost.budget", "model_use": "model.use"}
-"""Constraints of a credential under other names."""
+"""Other names of a credential's constraints -> ours."""
 
 SCHEMES: Final = ("bearer",)
 """Credential schemes that we know; others are skipped (§9.8.1)."""
@@ -56,26 +56,26 @@ class Rule(msgspec.Struct, frozen=True):
     """How messages of one type are repaired and settled."""
 
     defaults: Mapping[str, Any] = {}
-    """What stands for a missing field."""
+    """Defaults of missing fields."""
     texts: tuple[str, ...] = ()
-    """Fields that only inform: empty when they are missing or no string."""
+    """Informative fields: empty if missing or not a string."""
     ids: tuple[str, ...] = ()
-    """Ids that may stand in the envelope alone."""
+    """Ids that may be in the envelope alone."""
     objects: tuple[str, ...] = ()
-    """Objects whose nulls are absent, like those of the payload itself."""
+    """Objects in which null means absent, as in the payload itself."""
     repair: Callable[[Fields], None] | None = None
-    """What else is done before the conversion."""
+    """A further repair before the conversion."""
     settle: Callable[[Any, codec.Envelope], None] | None = None
-    """What is done to every message of the type, also of the exact shape."""
+    """A step for every message of the type, even of the exact shape."""
 
 
 def read_request(envelope: codec.Envelope) -> msgspec.Struct:
-    """The payload of a type of `TO_RUNTIME`; raises Refusal (INVALID_REQUEST) that names the field."""
+    """Return the payload of a type of `TO_RUNTIME`; raises Refusal (INVALID_REQUEST) that names the field."""
     return _read(envelope, _TO_RUNTIME)
 
 
 def read_message(envelope: codec.Envelope) -> msgspec.Struct:
-    """The payload of a type of `TO_CLIENT`; raises Refusal (INVALID_REQUEST) that names the field."""
+    """Return the payload of a type of `TO_CLIENT`; raises Refusal (INVALID_REQUEST) that names the field."""
     return _read(envelope, _TO_CLIENT)
 
 
@@ -118,12 +118,12 @@ def _repaired(envelope: codec.Envelope, shape: type[msgspec.Struct], rule: Rule)
 def _take_id(fields: Fields, name: str, envelope: codec.Envelope) -> None:
     named = fields.get(name) or getattr(envelope, name)
     if named is None:
-        fields.pop(name, None)  # The conversion says that it is missing.
+        fields.pop(name, None)  # The conversion reports that it is missing.
     else:
         fields[name] = named
 
 
-# What a client says.
+# Messages of a client.
 
 
 def _repair_hello(fields: Fields) -> None:
@@ -135,7 +135,7 @@ def _repair_hello(fields: Fields) -> None:
 
 
 def _settle_hello(hello: messages.Hello, envelope: codec.Envelope) -> None:
-    """A resume may stand flat in the hello."""
+    """Build a resume from flat fields in the hello."""
     if hello.resume is None and hello.resume_token:
         hello.resume = messages.Resume(hello.resume_token, hello.last_event_seq or 0)
     hello.resume_token = hello.last_event_seq = None
@@ -151,7 +151,7 @@ def _settle_resume(resume: messages.SessionResume, envelope: codec.Envelope) -> 
 
 
 def _repair_list_jobs(fields: Fields) -> None:
-    """A filter may stand flat, as in the draft's example 13.3; a field of `filter` wins over a flat one."""
+    """Accept flat filters, as in the draft's example 13.3; a field of `filter` wins over a flat one."""
     flat = {name: fields[name] for name in messages.JobFilter.__struct_fields__ if name in fields}
     fields["filter"] = {**flat, **fields.get("filter", {})}
     status = fields["filter"].get("status")
@@ -166,14 +166,14 @@ def _settle_list_jobs(request: messages.ListJobs, envelope: codec.Envelope) -> N
 
 
 def _settle_submit(submit: messages.Submit, envelope: codec.Envelope) -> None:
-    """Make the input an `Input`, also of a repaired payload, and drop constraints that say nothing."""
+    """Make the input an `Input`, even of a repaired payload, and drop empty constraints."""
     if not isinstance(submit.input, Input):
         submit.input = input_of(envelope.payload)
     if submit.lease_constraints is not None and submit.lease_constraints == messages.LeaseConstraints():
         submit.lease_constraints = None
 
 
-# What a runtime says.
+# Messages of a runtime.
 
 
 def _repair_welcome(fields: Fields) -> None:
@@ -260,7 +260,7 @@ def _settle_accepted(accepted: messages.Accepted | messages.Subscribed, envelope
 
 
 def _amounts(budget: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Each currency's amount as a number, or a string of one: peers write 5, "5" or "USD:5"."""
+    """Return each currency's amount as a number, or as a string of one: peers write 5, "5" or "USD:5"."""
     if budget is None:
         return None
     amounts = {name: _amount(value) for name, value in budget.items()}
@@ -281,7 +281,7 @@ def _named(credential: messages.Credential) -> messages.Credential:
 
 def _repair_subscribed(fields: Fields) -> None:
     _repair_accepted(fields)
-    replayed = fields.get("replayed")  # Some count what they replay.
+    replayed = fields.get("replayed")  # Some peers send the number of replayed events.
     fields["replayed"] = isinstance(replayed, int | float) and replayed != 0
 
 
@@ -306,9 +306,9 @@ def _settle_event(event: messages.JobEvent, envelope: codec.Envelope) -> None:
 
 
 def settled_body(kind: str, body: Fields) -> Fields:
-    """The body of an event in our words."""
+    """Return the body of an event with our names."""
     if kind == "log" and len(body) == 2 and "message" in body and body.get("level") in _LEVELS:
-        return body  # It is in our words, and has nothing else.
+        return body  # The body has our names and no other fields.
     other_names = _OTHER_NAMES.get(kind)
     if other_names is not None and not other_names.isdisjoint(body):
         body = event_bodies.renamed(body, event_bodies.SYNONYMS[kind])
@@ -340,7 +340,7 @@ def _settle_result(result: messages.Result, envelope: codec.Envelope) -> None:
 
 
 def _object(value: Any, name: str) -> Fields:
-    """An object without its nulls, empty for null; raises Refusal for anything else."""
+    """Return an object without its nulls, empty for null; raises Refusal for anything else."""
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -349,13 +349,13 @@ def _object(value: Any, name: str) -> Fields:
 
 
 def _kept(items: Any, repair: Callable[[Any], Fields | None]) -> list[Fields]:
-    """The items of a list that can be repaired; none when it is no list."""
+    """Return the items of a list that can be repaired; empty if it is not a list."""
     repaired = [repair(item) for item in items] if isinstance(items, list) else []
     return [item for item in repaired if item is not None]
 
 
 def _strings(value: Any) -> list[str]:
-    """The strings of a list; none when it is no list."""
+    """Return the strings of a list; empty if it is not a list."""
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
@@ -367,7 +367,7 @@ def _capabilities(fields: Fields) -> Fields:
 
 
 def _seconds(value: Any) -> int:
-    """A time that may have a fraction, which rounds up; 0 for none."""
+    """Return a duration, rounded up to whole seconds; 0 if it is missing."""
     whole = codec.whole_number(value)
     if whole is None:
         whole = math.ceil(value) if isinstance(value, float) else 0
@@ -427,7 +427,7 @@ RULES: Final[Mapping[str, Rule]] = {
     ),
     "job.error": Rule(texts=("message", "completed_at"), repair=_repair_error, settle=_settle_job_error),
 }
-"""Every type, as it is accepted."""
+"""Type -> how its messages are accepted."""
 
 
 def _decoders(shapes: Mapping[str, type[msgspec.Struct]]) -> Shapes:
@@ -438,7 +438,7 @@ _exact_result: Final = codec.decoder_of(messages.Result)
 
 
 def _decode_result(payload: bytes | msgspec.Raw) -> messages.Result:
-    """Only a result that says what it is has the exact shape; it may stand under another name."""
+    """Decode a result of the exact shape; raises ValueError without a result, which may have another name."""
     result = _exact_result(payload)
     if result.result_id is None and (result.result is msgspec.UNSET or result.result is None):
         raise ValueError("no result")
@@ -446,7 +446,7 @@ def _decode_result(payload: bytes | msgspec.Raw) -> messages.Result:
 
 
 class _ExactListJobs(messages.ListJobs, forbid_unknown_fields=True):
-    """Without any other field: a filter may stand flat."""
+    """A `session.list_jobs` without other fields, since a filter may be flat."""
 
 
 def _decode_list_jobs(payload: bytes | msgspec.Raw) -> messages.ListJobs:

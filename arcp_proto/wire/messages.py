@@ -1,7 +1,7 @@
-"""The shape of every message, as we send it: one Struct a type, and no state.
+"""The shape of every message, as we send it: one Struct for each type, without state.
 
-Fields without a default are always on the wire; None is never written. What peers send instead is
-turned into these shapes by `lenient`.
+Fields without a default are always sent; None is never written. Deviating messages of peers are converted to
+these shapes by `lenient`.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from .codec import Count
 
 UNSET = msgspec.UNSET
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
-"""What names a session or a job; peers choose its form."""
+"""The id of a session or a job; peers choose its form."""
 Nonce = Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)]
 Reason = Annotated[str, msgspec.Meta(max_length=MAX_REASON_LENGTH)]
 IdempotencyKey = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_IDEMPOTENCY_KEY_LENGTH)]
 Lease = dict[str, list[str]]
-"""Capability namespace to patterns (§9.2)."""
+"""Capability namespace -> patterns (§9.2)."""
 
 
 class Peer(msgspec.Struct):
-    """Who speaks: the `client` of a hello, the `runtime` of a welcome."""
+    """The sender's program: the `client` of a hello, the `runtime` of a welcome."""
 
     name: str
     version: str
 
 
 class _Guarded(msgspec.Struct):
-    """A message with a secret in it: its repr leaves the secret out, and rich has nothing else to show."""
+    """A message with a secret in it: its repr leaves the secret out, and rich shows nothing else."""
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return []
@@ -57,7 +57,7 @@ class Auth(_Guarded, omit_defaults=True):
 
 
 class AgentEntry(msgspec.Struct, omit_defaults=True):
-    """One agent of the inventory (§7.5); `versions` is empty for an agent without."""
+    """One agent of the inventory (§7.5); `versions` is empty for an agent without versions."""
 
     name: str
     versions: list[str]
@@ -80,10 +80,10 @@ class RuntimeCapabilities(msgspec.Struct):
 
 
 class Resume(_Guarded, omit_defaults=True):
-    """What a client asks to continue: the session behind `resume_token`, after `last_event_seq` (§6.3)."""
+    """A client's request to continue the session of `resume_token` after `last_event_seq` (§6.3)."""
 
     resume_token: str
-    last_event_seq: Count = msgspec.field(default_factory=int)  # So that 0 is written too.
+    last_event_seq: Count = msgspec.field(default_factory=int)  # A default would be left out.
     session_id: Id | None = None
     replies: bool = False
 
@@ -129,7 +129,9 @@ class Welcome(_Guarded, omit_defaults=True):
     accepted_at: str
     heartbeat_interval_sec: Annotated[int, msgspec.Meta(ge=1, le=MAX_RUNTIME_SEC)] | None = None
     replies: bool = False
-    """Answers that may not have arrived come again in their places, as the resume asked (ours)."""
+    """Whether answers that may not have arrived are sent again in order, as the resume requested (our
+    extension).
+    """
 
     def __repr__(self) -> str:
         return f"Welcome(session_id={self.session_id!r}, runtime={self.runtime!r})"
@@ -168,7 +170,7 @@ class Closed(msgspec.Struct, gc=False):
 
 
 class SessionError(msgspec.Struct, omit_defaults=True):
-    """`session.error`: whatever is not the end of an accepted job."""
+    """`session.error`: any error that is not the end of an accepted job."""
 
     code: str
     message: str
@@ -253,7 +255,7 @@ class Submit(msgspec.Struct, omit_defaults=True, gc=False):
 
     agent: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_AGENT_LENGTH)]
     input: Any
-    """JSON as it is written; an `Input` once it was read."""
+    """A JSON value when sent; an `Input` when read."""
     lease_request: Lease | None = None
     lease_constraints: LeaseConstraints | None = None
     idempotency_key: IdempotencyKey | None = None
@@ -274,7 +276,7 @@ class Accepted(msgspec.Struct, omit_defaults=True):
     trace_id: str | None = None
     parent_job_id: str | None = None
     status: str | None = None
-    """What some runtimes say of a job that is accepted again by its key; ours does not."""
+    """The status that some runtimes send for a job that is accepted again by its key; ours does not."""
     job_seq: Count | None = None
     """The position of the last event of the job, with the feature POSITIONS."""
 
@@ -287,7 +289,9 @@ class Cancel(msgspec.Struct, omit_defaults=True):
 
 
 class Cancelled(msgspec.Struct, omit_defaults=True):
-    """`job.cancelled`: the answer to a cancel, not the end of the job; `final_status` if that had come."""
+    """`job.cancelled`: the answer to a cancel, not the end of the job; `final_status` if the job had
+    ended.
+    """
 
     job_id: Id
     request_id: str
@@ -312,7 +316,7 @@ class Subscribed(msgspec.Struct, omit_defaults=True):
     """`job.subscribed` (§7.6).
 
     With the feature POSITIONS `job_seq` is the position of the last event of the job. `history_from_job_seq`
-    is the position of the first event that is left, if some of the history that was asked for is gone.
+    is the position of the first event that is left, if some of the requested history is gone.
     """
 
     job_id: Id
@@ -354,7 +358,7 @@ class JobEvent(_Guarded, omit_defaults=True):
 class Result(msgspec.Struct, omit_defaults=True):
     """`job.result` (§8.4): either `result`, or `result_id` and `result_size` (decoded bytes).
 
-    `content_type` is ours: application/json when an inline result was too large and came in chunks.
+    `content_type` is our extension: application/json when an inline result was too large and sent in chunks.
     """
 
     final_status: str
@@ -370,7 +374,7 @@ class Result(msgspec.Struct, omit_defaults=True):
 class JobError(msgspec.Struct, omit_defaults=True):
     """`job.error`: the end of a job that did not succeed (§7.3).
 
-    `request_id` is only there when it is a peer's refusal of a request, and no end.
+    `request_id` is present only when a peer refuses a request with it, which is not the end of the job.
     """
 
     final_status: str
@@ -397,7 +401,7 @@ TO_RUNTIME: Final[Mapping[str, type[msgspec.Struct]]] = {
     "job.subscribe": Subscribe,
     "job.unsubscribe": Unsubscribe,
 }
-"""What a client says, by type."""
+"""Messages of a client, by type."""
 
 TO_CLIENT: Final[Mapping[str, type[msgspec.Struct]]] = {
     "session.welcome": Welcome,
@@ -414,7 +418,7 @@ TO_CLIENT: Final[Mapping[str, type[msgspec.Struct]]] = {
     "job.result": Result,
     "job.error": JobError,
 }
-"""What a runtime says, by type."""
+"""Messages of a runtime, by type."""
 
 TYPE_OF: Final[Mapping[type[msgspec.Struct], str]] = {
     shape: name for table in (TO_CLIENT, TO_RUNTIME) for name, shape in table.items() if name != "session.bye"

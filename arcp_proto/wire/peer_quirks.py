@@ -1,4 +1,4 @@
-"""Peers that cannot read what the draft says, and what they get instead: one table."""
+"""Peers that cannot read some of the draft's messages, and what they get instead: one table."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ _UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]
 
 
 class RefusalForm(StrEnum):
-    """How a refused request is answered."""
+    """The form of the answer to a refused request."""
 
     SESSION_ERROR = "session_error"
-    """The draft's diagram: `session.error` with `request_id`."""
+    """The draft's form: `session.error` with `request_id`."""
     JOB_ERROR_BY_ID = "job_error_by_id"
     """`job.error` without a job, its envelope id that of the request."""
     JOB_ERROR_BY_TRACE = "job_error_by_trace"
     """`job.error` with a job id of its own and the trace id of the submit."""
     JOB_ERROR_OF_JOB = "job_error_of_job"
-    """`job.error` with the asked job id and without a number; nothing while that job is the session's own.
+    """`job.error` with the requested job id and without a number; nothing if that job is the session's
+    own.
 
-    The TypeScript client rejects every open promise at a `session.error`, and the promise of its own job at
-    a `job.error` that names it.
+    The TypeScript client rejects every open promise at a `session.error`, and the promise of its own job at a
+    `job.error` that names it.
     """
     SESSION_ERROR_IF_IDLE = "session_error_if_idle"
     """`session.error` while no job of the session is open, else nothing: it would reject all of them."""
     ACCEPTED_THEN_ERROR = "accepted_then_error"
-    """`job.accepted` and at once its `job.error`."""
+    """`job.accepted`, followed at once by its `job.error`."""
     NOTHING = "nothing"
-    """No answer: any answer would do harm."""
+    """No answer, because any answer would do harm."""
 
 
 class Quirk(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of peer."""
+    """The deviations of one kind of peer."""
 
     name: str
     submit: RefusalForm = RefusalForm.SESSION_ERROR
@@ -47,20 +48,20 @@ class Quirk(msgspec.Struct, frozen=True, kw_only=True):
     list_jobs: RefusalForm = RefusalForm.SESSION_ERROR
     other: RefusalForm = RefusalForm.SESSION_ERROR
     history_after_ms: int = 0
-    """Time that it needs after `job.subscribed` until it can take a history."""
+    """Milliseconds that it needs after `job.subscribed` until it can take a history."""
     budget_as_strings: bool = False
-    """`{"USD":"USD:5"}` in place of `{"USD":5}`."""
+    """Whether it gets `{"USD":"USD:5"}` in place of `{"USD":5}`."""
     ends_as_result: bool = False
-    """`cancelled` and `timed_out` come as `job.result`, without the reason."""
+    """Whether `cancelled` and `timed_out` are sent as `job.result`, without the reason."""
     result_as_output: bool = False
-    """The inline result again as `output`."""
+    """Whether the inline result is repeated as `output`."""
     long_frames: bool = True
-    """It reads frames of more than 60 KiB, over WebSocket."""
+    """Whether it reads frames of more than 60 KiB, over WebSocket."""
     children: bool = True
-    """What children of its jobs do comes by itself; it can read that of no job without `job.accepted`."""
+    """Whether it gets events of children of its jobs, which it cannot read without a `job.accepted`."""
 
     def refusal_of(self, message_type: str) -> RefusalForm:
-        """How a refused message of this type is answered."""
+        """Return the form of the answer to a refused message of this type."""
         match message_type:
             case "job.submit":
                 return self.submit
@@ -109,7 +110,7 @@ QUIRKS: Final[Mapping[str, Quirk]] = {
 
 
 def recognise(envelope: codec.Envelope) -> str:
-    """The name of the quirk that a `session.hello` shows; empty for none."""
+    """Return the name of the quirk that a `session.hello` shows; empty for none."""
     hello = codec.decode_value(envelope.payload)
     client = hello.get("client") if isinstance(hello, dict) else None
     capabilities = hello.get("capabilities") if isinstance(hello, dict) else None
@@ -125,9 +126,10 @@ def recognise(envelope: codec.Envelope) -> str:
 
 
 def rewrite_end(quirk: Quirk, message_type: str, payload: bytes, limit: int) -> tuple[str, bytes]:
-    """The type and the open payload of a terminal (without its last brace) as such a peer reads it.
+    """Return the type and the open payload (without its last brace) of a terminal in the form for such a
+    peer.
 
-    A result that stands there twice only if it fits `limit` bytes.
+    A result is repeated only if it fits `limit` bytes.
     """
     if not (quirk.ends_as_result or quirk.result_as_output):
         return message_type, payload

@@ -15,23 +15,25 @@ from . import codec
 from .event_bodies import ResultChunk
 
 BODY_BYTES: Final = 200
-"""More than a chunk's JSON without its data, for a `result_id` of at most 64 plain characters."""
+"""More bytes than a chunk's JSON without its data, for a `result_id` of at most 64 plain characters."""
 JSON_TYPE: Final = "application/json"
 """The content type of chunks that are the JSON text of a returned value."""
 
 _JSON_FIELD: Final = b',"content_type":"%b"' % JSON_TYPE.encode()
 _LEAST_CHUNK: Final = 4
 _LEAST_FRAME: Final = BODY_BYTES + 6
-"""The widest character: four bytes in UTF-8, six as an escape."""
+"""Least bytes of a frame; the widest character has four bytes in UTF-8, six as an escape."""
 _WHOLE_ESCAPES: Final = re.compile(rb"(?:[^\\]++|\\u.{4}|\\[^u])*+", re.DOTALL)
 
 
 class ChunkError(Exception):
-    """The peer's chunks are not the result that they should be (§8.4). What was there before stays."""
+    """The peer's chunks do not form the expected result (§8.4). The data before them are kept."""
 
 
 def encode_chunk(result_id: str, chunk_seq: int, data: str | bytes, *, more: bool) -> bytes:
-    """The body of a `result_chunk` as JSON: text as utf8, bytes as base64; raises LocalProtocolError."""
+    """Return the body of a `result_chunk` as JSON: text as utf8, bytes as base64; raises
+    LocalProtocolError.
+    """
     if isinstance(data, str):
         return _body(result_id, chunk_seq, codec.encode_checked(data), b"utf8", more=more)
     return _body(result_id, chunk_seq, _as_base64(data), b"base64", more=more)
@@ -40,7 +42,7 @@ def encode_chunk(result_id: str, chunk_seq: int, data: str | bytes, *, more: boo
 def encode_chunks(
     result_id: str, chunk_seq: int, data: str | bytes, *, chunk: int, frame: int
 ) -> Iterator[bytes]:
-    """The bodies of what `cut` makes of `data`, from a number on, none of them the last of its result."""
+    """Yield the bodies of the pieces of `data`, numbered from `chunk_seq`; none is the last of its result."""
     room = _room(chunk, frame)
     if isinstance(data, str):
         for number, (_, encoded, _) in enumerate(_cut_text(data, chunk, room), chunk_seq):
@@ -53,18 +55,18 @@ def encode_chunks(
 def encode_whole(result_id: str, text: str, chunk: int, frame: int) -> Iterator[bytes]:
     """Yield the bodies of the chunks of the JSON text of a returned value.
 
-    The first says by its `content_type` that it is JSON, only the last that no more follow.
+    The first has the `content_type` of JSON, and only the last says that no more follow.
     """
     for number, (_, encoded, more) in enumerate(_cut_text(text, chunk, _room(chunk, frame))):
         yield _body(result_id, number, encoded, b"utf8", more=more, json=number == 0)
 
 
 def cut(data: str | bytes, *, chunk: int, frame: int) -> Iterator[tuple[str | bytes, bool]]:
-    """Pieces of `data`, each with whether more follow; one empty piece of nothing.
+    """Return the pieces of `data`, each with whether more follow; one empty piece for empty data.
 
     A piece has at most `chunk` decoded bytes, and its body, as `encode_chunk` writes it, at most `frame`.
     Text is cut between characters. Raises LocalProtocolError for text with a lone surrogate, at its piece,
-    and at once for bounds that do not take a single character.
+    and at once for bounds that are too small for a single character.
     """
     room = _room(chunk, frame)
     if isinstance(data, str):
@@ -75,7 +77,7 @@ def cut(data: str | bytes, *, chunk: int, frame: int) -> Iterator[tuple[str | by
 class ChunkReader:
     """Reads the chunks of one result in order and checks their number, name, size and end (§8.4).
 
-    It holds none of them, so a result of any size is read in constant memory.
+    It stores none of them, so a result of any size is read in constant memory.
     """
 
     __slots__ = ("binary", "content_type", "due", "ended", "limit", "result_id", "size")
@@ -84,21 +86,21 @@ class ChunkReader:
         self.limit = limit
         """Decoded bytes of the whole result; None: no limit."""
         self.due = 0
-        """The number of the chunk that comes next."""
+        """The number of the next chunk."""
         self.size = 0
         """Decoded bytes read so far."""
         self.result_id: str | None = None
         self.content_type: str | None = None
-        """`application/json` for the JSON text of a returned value; None for a stream, or if nobody said."""
+        """`application/json` for the JSON text of a returned value; None for a stream, or if unknown."""
         self.binary = False
-        """Whether a chunk came as base64, so that the result is bytes."""
+        """Whether a chunk was sent as base64, so that the result is bytes."""
         self.ended = False
         """Whether the last chunk was read."""
 
     def read(self, chunk: ResultChunk) -> bytes:
-        """Return the decoded data of the next chunk; raises ChunkError for one that does not follow the last.
+        """Return the decoded data of the next chunk; raises ChunkError for a chunk out of order.
 
-        A chunk that is refused changes nothing.
+        A refused chunk changes nothing.
         """
         if self.result_id not in (None, chunk.result_id):
             raise ChunkError(f"a chunk of {chunk.result_id!r} came in the result {self.result_id!r}")
@@ -118,9 +120,9 @@ class ChunkReader:
         return data
 
     def finish(self, result_id: str | None, result_size: int | None) -> None:
-        """Check the end against what `job.result` says; raises ChunkError when it does not match.
+        """Check the end against the fields of `job.result`; raises ChunkError if they do not match.
 
-        `result_size` is in decoded bytes. Both are None if the peer did not say.
+        `result_size` is in decoded bytes. Both are None if the peer did not send them.
         """
         if not self.ended:
             raise ChunkError(f"the result ended after {self.due} chunks, without the last one")
@@ -141,29 +143,29 @@ class Assembler:
 
     @property
     def size(self) -> int:
-        """Decoded bytes held."""
+        """Number of decoded bytes held."""
         return len(self._data)
 
     @property
     def joined(self) -> str | bytes:
-        """What was read so far: text if all of it came as utf8, else bytes."""
+        """The data so far: text if every chunk was utf8, otherwise bytes."""
         return bytes(self._data) if self.reader.binary else self._data.decode()
 
     def add(self, chunk: ResultChunk) -> None:
-        """Take the next chunk; raises ChunkError for one that does not follow the last."""
+        """Take the next chunk; raises ChunkError for a chunk out of order."""
         self._data += self.reader.read(chunk)
 
     def finish(self, result_id: str | None, result_size: int | None) -> str | bytes:
-        """The result that `job.result` names: text if all of it came as utf8, else bytes.
+        """Return the result that `job.result` names: text if every chunk was utf8, otherwise bytes.
 
-        `result_size` is in decoded bytes, None if the peer did not say. Raises ChunkError.
+        `result_size` is in decoded bytes, None if the peer did not send it. Raises ChunkError.
         """
         self.reader.finish(result_id, result_size)
         return self.joined
 
 
 def read_chunk(body: Mapping[str, Any]) -> ResultChunk:
-    """Return the body of a `result_chunk` as its Struct; raises ChunkError for one that cannot be read."""
+    """Return the body of a `result_chunk` as its Struct; raises ChunkError if it is invalid."""
     fields = {"encoding": "utf8", **{name: value for name, value in body.items() if value is not None}}
     if not isinstance(fields.get("content_type", ""), str):
         del fields["content_type"]
@@ -174,7 +176,7 @@ def read_chunk(body: Mapping[str, Any]) -> ResultChunk:
 
 
 def missing_chunks(chunk: ResultChunk, due: int) -> str:
-    """Return the sentence which says that the chunks before this one are gone."""
+    """Return the message for missing chunks before this one."""
     last = chunk.chunk_seq - 1
     which = f"chunk {due} is" if due == last else f"chunks {due} to {last} are"
     return f"{which} gone: chunk {chunk.chunk_seq} came where {due} was due"
@@ -183,7 +185,7 @@ def missing_chunks(chunk: ResultChunk, due: int) -> str:
 def _body(
     result_id: str, chunk_seq: int, data: bytes, encoding: bytes, *, more: bool, json: bool = False
 ) -> bytes:
-    """What a `ResultChunk` is as JSON, of data that is a JSON string already."""
+    """Return a `ResultChunk` as JSON; `data` is a JSON string already."""
     named = codec.encode_checked(result_id)
     last = b"true" if more else b"false"
     return b'{"result_id":%b,"chunk_seq":%d,"data":%b,"encoding":"%b","more":%b%b}' % (
@@ -197,7 +199,7 @@ def _body(
 
 
 def _as_base64(data: bytes) -> bytes:
-    """A JSON string, in which base64 has nothing to escape."""
+    """Return bytes as a JSON string of base64, which needs no escapes."""
     return b'"%b"' % base64.b64encode(data)
 
 
@@ -208,7 +210,7 @@ def _room(chunk: int, frame: int) -> int:
 
 
 def _cut_text(text: str, chunk: int, room: int) -> Iterator[tuple[str, bytes, bool]]:
-    """Pieces, each as a JSON string too, and whether more follow."""
+    """Yield pieces of text, each also as a JSON string, and whether more follow."""
     start, more = 0, True
     while more:
         piece, encoded = fit_json(_fit_utf8(text[start : start + chunk], chunk), room)
@@ -223,18 +225,20 @@ def _cut_bytes(data: bytes, size: int) -> Iterator[tuple[bytes, bool]]:
 
 
 def _fit_utf8(text: str, size: int) -> str:
-    """As much of the text as `size` bytes of UTF-8 hold."""
+    """Return as much of the text as `size` bytes of UTF-8 hold."""
     if text.isascii():
         return text[:size]
     try:
         encoded = text.encode()
     except UnicodeEncodeError:
-        raise LocalProtocolError("a string holds a lone surrogate, which is no text") from None
+        raise LocalProtocolError("a string holds a lone surrogate, which is not text") from None
     return text if len(encoded) <= size else _whole_characters(encoded[:size])
 
 
 def fit_json(text: str, size: int) -> tuple[str, bytes]:
-    """As much of the text as `size` bytes hold between the quotes of its JSON string, and that string."""
+    """Return as much of the text as `size` bytes hold between the quotes of its JSON string, and that
+    string.
+    """
     encoded = codec.encode_checked(text)
     if len(encoded) - 2 <= size:
         return text, encoded
@@ -244,7 +248,7 @@ def fit_json(text: str, size: int) -> tuple[str, bytes]:
 
 
 def _whole_characters(encoded: bytes) -> str:
-    """UTF-8 without the character that was cut off at its end."""
+    """Return UTF-8 as text, without a truncated last character."""
     return encoded.decode(errors="ignore")
 
 
@@ -256,12 +260,15 @@ def _decode(chunk: ResultChunk) -> bytes:
             case "base64":
                 return _of_base64(chunk.data)
     except ValueError:
-        raise ChunkError(f"chunk {chunk.chunk_seq} is no {chunk.encoding}") from None
+        raise ChunkError(f"chunk {chunk.chunk_seq} is not valid {chunk.encoding}") from None
     raise ChunkError(f"chunk {chunk.chunk_seq} has the unknown encoding {chunk.encoding[:64]!r}")
 
 
 def _of_base64(text: str) -> bytes:
-    """The bytes; raises ValueError. msgspec takes half the time, and forgives no padding too many."""
+    """Return the bytes of base64; raises ValueError.
+
+    msgspec takes half the time, but does not accept excess padding.
+    """
     try:
         return msgspec.convert(text, bytes)
     except msgspec.ValidationError:

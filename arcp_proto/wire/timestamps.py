@@ -1,4 +1,4 @@
-"""Times of day as text: RFC 3339, in and out."""
+"""Points in time as text: RFC 3339, in and out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UTC: Final = re.compile(r"([0-9-]{10})[Tt ]([0-9:.]+)(?:[Zz]|\+00:00)\Z")
 
 
 class Stamp:
-    """Writes times as `format_time` does, and keeps the last one: events of one millisecond share it."""
+    """Writes times like `format_time`, and keeps the last one: events of one millisecond share it."""
 
     __slots__ = ("_millisecond", "_text")
 
@@ -31,7 +31,7 @@ class Stamp:
         self._text = format_time(Time(0))
 
     def text(self, unix: Time) -> str:
-        """RFC 3339 UTC to the millisecond, with Z."""
+        """Return a time as RFC 3339 UTC with milliseconds and Z."""
         millisecond = unix // MILLISECOND
         if millisecond != self._millisecond:
             self._text = format_time(unix)
@@ -40,9 +40,9 @@ class Stamp:
 
 
 def format_time(unix: Time) -> str:
-    """RFC 3339 UTC to the millisecond (cut, not rounded), with Z.
+    """Return a time as RFC 3339 UTC with milliseconds (truncated) and Z.
 
-    Never raises: a time before the year 1 or after 9999 is written as the first or last that has a date.
+    Never raises: a time before the year 1 or after 9999 is written as the first or last valid time.
     """
     millisecond = min(max(unix // MILLISECOND, _FIRST_MILLISECOND), _LAST_MILLISECOND)
     second, millisecond = divmod(millisecond, 1000)
@@ -51,7 +51,7 @@ def format_time(unix: Time) -> str:
 
 @lru_cache(_SECONDS_KEPT)
 def _format_second(unix: int) -> str:
-    """Date and time of day: what is written of one time after the other seldom differs in the second."""
+    """Return date and time of day; cached, since successive times seldom differ in the second."""
     days, second = divmod(unix, _DAY)
     day = (_EPOCH + timedelta(days)).isoformat()
     minute, second = divmod(second, 60)
@@ -60,9 +60,9 @@ def _format_second(unix: int) -> str:
 
 
 def parse_time(text: str) -> Time | None:
-    """Nanoseconds since the Unix epoch of an RFC 3339 time; any offset, none is UTC.
+    """Return the nanoseconds since the Unix epoch of an RFC 3339 time; any offset, none means UTC.
 
-    None for anything else, also for a leap second, more than nine decimals, a date that does not exist.
+    None for anything else, including a leap second, more than nine decimals, and a date that does not exist.
     """
     match = _RFC_3339.match(text)
     if match is None:
@@ -80,7 +80,7 @@ def parse_time(text: str) -> Time | None:
 
 
 def parse_utc(text: str) -> tuple[Time, str] | None:
-    """As `parse_time`, but only if the text itself says UTC, by Z or +00:00; and that text with T and Z."""
+    """Return a time like `parse_time`, but only with the zone Z or +00:00; and its text with T and Z."""
     unix = parse_time(text)
     match = _UTC.match(text)
     if unix is None or match is None:

@@ -1,4 +1,4 @@
-"""W3C Trace Context: read from an envelope, handed on to tools and children (§11)."""
+"""W3C Trace Context: read from an envelope, passed on to tools and children (§11)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXTENSION: Final = "x-vendor.opentelemetry.tracecontext"
 
 _SAMPLED: Final = 0x01
 _KNOWN_FLAGS: Final = 0x03
-"""Sampled and random; the others are not ours to hand on."""
+"""The flags that are passed on: sampled and random."""
 _TRACE_ID: Final = re.compile(r"(?!0{32})[0-9A-Fa-f]{32}\Z")
 _TRACEPARENT: Final = re.compile(
     r"(?!ff)([0-9a-f]{2})-((?!0{32})[0-9a-f]{32})-((?!0{16})[0-9a-f]{16})-([0-9a-f]{2})(-.*)?\Z", re.DOTALL
@@ -25,10 +25,11 @@ _TRACEPARENT: Final = re.compile(
 
 
 class TraceContext(msgspec.Struct, frozen=True, gc=False):
-    """The trace a job belongs to; ids in lower-case hex, 32 and 16 digits.
+    """The trace that a job belongs to; ids in lower-case hex, 32 and 16 digits.
 
-    `parent_id` is the peer's span, if it told; `explicit` says that it sent the extension, and gets it back.
-    A trace whose flags nobody told counts as sampled: tools that ask their parent would drop it otherwise.
+    `parent_id` is the peer's span, if it was sent; `explicit` says that the peer sent the extension, and gets
+    it back. A trace without known flags counts as sampled: tools that ask their parent would drop it
+    otherwise.
     """
 
     trace_id: str
@@ -39,9 +40,9 @@ class TraceContext(msgspec.Struct, frozen=True, gc=False):
 
 
 def read_trace(trace_id: str | None, extensions: Mapping[str, Any] | None) -> TraceContext | None:
-    """The trace of an envelope: 32 hex digits or a traceparent as `trace_id`, or the extension.
+    """Return the trace of an envelope: 32 hex digits or a traceparent as `trace_id`, or the extension.
 
-    Where they name different traces the envelope's `trace_id` wins. What cannot be read is as if absent.
+    Where they name different traces the envelope's `trace_id` wins. Invalid values are ignored.
     """
     if trace_id is None and extensions is None:
         return None
@@ -55,12 +56,12 @@ def read_trace(trace_id: str | None, extensions: Mapping[str, Any] | None) -> Tr
 
 
 def traceparent(context: TraceContext, span_id: str) -> str:
-    """The traceparent of an operation whose span is `span_id`, 16 lower-case hex digits."""
+    """Return the traceparent of an operation whose span is `span_id`, 16 lower-case hex digits."""
     return f"00-{context.trace_id}-{span_id}-{context.flags:02x}"
 
 
 def headers(context: TraceContext, span_id: str) -> dict[str, str]:
-    """The W3C headers for what an operation calls."""
+    """Return the W3C headers for calls of an operation."""
     fields = {"traceparent": traceparent(context, span_id)}
     if context.tracestate is not None:
         fields["tracestate"] = context.tracestate
@@ -68,7 +69,7 @@ def headers(context: TraceContext, span_id: str) -> dict[str, str]:
 
 
 def extensions_json(context: TraceContext, span_id: str) -> bytes | None:
-    """The `extensions` object of an envelope; None for a peer that did not send its own."""
+    """Return the `extensions` object of an envelope; None for a peer that did not send its own."""
     if not context.explicit:
         return None
     return codec.encode_checked({EXTENSION: headers(context, span_id)})
@@ -81,7 +82,7 @@ def _read_trace_id(text: str | None) -> TraceContext | None:
 
 
 def _read_extension(extensions: Mapping[str, Any] | None) -> TraceContext | None:
-    """A tracestate means nothing without its traceparent."""
+    """Return the trace of the extension; a tracestate counts only with a traceparent."""
     carrier = None if extensions is None else extensions.get(EXTENSION)
     if not isinstance(carrier, Mapping):
         return None
@@ -94,7 +95,7 @@ def _read_extension(extensions: Mapping[str, Any] | None) -> TraceContext | None
 
 
 def _read_traceparent(text: object) -> TraceContext | None:
-    """A later version may carry more behind a dash; version 00 carries nothing else."""
+    """Return the trace of a traceparent. Later versions may carry more after a dash, version 00 may not."""
     match = _TRACEPARENT.match(text) if isinstance(text, str) else None
     if match is None:
         return None

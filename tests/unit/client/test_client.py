@@ -249,7 +249,7 @@ def nested(depth: int) -> Any:
         ({"input": float("nan")}, "not finite"),
         ({"input": {1: 2}}, "not a string"),
         ({"input": "\ud800"}, "lone surrogate"),
-        ({"input": b"bytes"}, "no JSON value"),
+        ({"input": b"bytes"}, "not a JSON value"),
         ({"input": nested(63)}, "deeper than"),
         ({"agent": "\ud800"}, "lone surrogate"),
         ({"input": "x" * 1024 * 1024}, "a frame holds 1047552"),

@@ -102,7 +102,7 @@ def test_bytes_that_are_no_text_are_no_json(assembly: Assembly) -> None:
         ([body(0, "a", more=False), body(1, "b")], ended(), "after the last one"),
         ([body(0, "a", more=False)], ended("res_2"), "names the result"),
         ([body(0, "a", more=False)], ended(size=2), "the job says 2"),
-        ([body(0, "?", more=False, encoding="base64")], ended(), "is no base64"),
+        ([body(0, "?", more=False, encoding="base64")], ended(), "is not valid base64"),
         ([body(0, "a", more=False, encoding="utf16")], ended(), "unknown encoding"),
         ([body(0, "a" * 21, more=False)], ended(), "larger than 20 bytes"),
         ([{"data": "a"}], ended(), "cannot be read"),

@@ -112,8 +112,8 @@ def test_every_kind_of_the_draft_has_a_body() -> None:
 
 
 WRONG: Final[list[tuple[str, Body | Mapping[str, Any], str]]] = [
-    ("log", Log("loud", "m"), "no log level"),
-    ("log", {"level": "loud", "message": "m"}, "no log level"),
+    ("log", Log("loud", "m"), "not a log level"),
+    ("log", {"level": "loud", "message": "m"}, "not a log level"),
     ("log", {"message": "m"}, "level"),
     ("log", {"level": 5, "message": "m"}, "level"),
     ("thought", {"text": None}, "text"),
@@ -135,7 +135,7 @@ WRONG: Final[list[tuple[str, Body | Mapping[str, Any], str]]] = [
     ("progress", {"current": 1, "total": None, "units": 5}, "units"),
     ("tool_call", ToolCall("t", b"bytes", "c"), "bytes"),
     ("tool_call", ToolCall("t", {1: 2}, "c"), "not a string"),
-    ("tool_call", ToolCall("t", NEVER_ENDS, "c"), "holds itself"),
+    ("tool_call", ToolCall("t", NEVER_ENDS, "c"), "contains itself"),
     ("tool_call", {"tool": "t", "args": {1: 2}, "call_id": "c"}, "not a string"),
     ("tool_result", ToolResult("c"), "either a result or an error"),
     ("tool_result", ToolResult("c", 1, ToolError("TIMEOUT", "m", True)), "either a result or an error"),
@@ -144,17 +144,17 @@ WRONG: Final[list[tuple[str, Body | Mapping[str, Any], str]]] = [
     ("tool_result", {"call_id": "c", "error": {"code": "TIMEOUT"}}, "message"),
     ("artifact_ref", ArtifactRef("u", "t", -1), "not negative"),
     ("artifact_ref", {"uri": "u", "content_type": "t", "byte_size": 1.5}, "byte_size"),
-    ("sideways", {}, "no event kind"),
-    ("x-vendor.acme", {}, "no event kind"),
+    ("sideways", {}, "not an event kind"),
+    ("x-vendor.acme", {}, "not an event kind"),
     ("x-vendor.acme.tick", {"at": NAN}, "finite"),
     ("log", {"level": "info", "message": "m", "more": NAN}, "finite"),
     ("status", {"phase": "p", "details": {1: 2}}, "not a string"),
-    ("x-vendor.acme.tick", {"self": NEVER_ENDS}, "holds itself"),
-    ("status", Thought("so"), "a Thought is no body of the kind 'status'"),
-    ("x-vendor.acme.tick", Thought("so"), "a Thought is no body of the kind"),
-    ('a"b', Thought("so"), "a Thought is no body of the kind"),
+    ("x-vendor.acme.tick", {"self": NEVER_ENDS}, "contains itself"),
+    ("status", Thought("so"), "a Thought is not a body of the kind 'status'"),
+    ("x-vendor.acme.tick", Thought("so"), "a Thought is not a body of the kind"),
+    ('a"b', Thought("so"), "a Thought is not a body of the kind"),
     ("log", UNTYPED_LOG(5, "m"), "level"),
-    ("thought", UNTYPED_LOG("info", "m"), "a Log is no body of the kind 'thought'"),
+    ("thought", UNTYPED_LOG("info", "m"), "a Log is not a body of the kind 'thought'"),
 ]
 
 
