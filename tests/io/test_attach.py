@@ -31,7 +31,7 @@ def submit_and_leave(served: Served, agent: str, *words: str) -> tuple[str, str]
         submitting.send_signal(signal.SIGINT)
         _, rest = submitting.communicate()
     assert submitting.returncode == 130
-    found = re.search(r"Job (\S+) goes on", rest)
+    found = re.search(r"Job (\S+) continues", rest)
     assert found is not None
     assert f"left job {found[1]} as it is" in rest
     return found[1], shown + rest

@@ -46,7 +46,7 @@ def test_a_damaged_journal_is_refused_until_it_is_repaired(damaged: Path) -> Non
         line = done.stderr.splitlines()[-1]
         assert line.startswith(f"{said} is damaged, and has lost everything from record ")
         assert line.endswith(
-            f"run 'arcp-io journal repair {said.split()[-1]}': it keeps a copy, and what is good"
+            f"run 'arcp-io journal repair {said.split()[-1]}': it saves a copy, and keeps what is good"
         )
         assert "Traceback" not in done.stderr
         assert damaged.read_bytes() == before
@@ -55,7 +55,7 @@ def test_a_damaged_journal_is_refused_until_it_is_repaired(damaged: Path) -> Non
     repaired, lost, kept = done.stdout.splitlines()
     assert repaired.startswith(f"{damaged.name} is repaired, and holds ")
     assert lost.startswith("lost: everything from record ")
-    assert kept == f"the damaged journal is kept as {damaged}.damaged-1"
+    assert kept == f"the damaged journal is saved as {damaged}.damaged-1"
     assert Path(f"{damaged}.damaged-1").read_bytes() == before
     assert arcp_io("credentials", "--journal", damaged.name, cwd=damaged.parent).returncode == 0
     again = arcp_io("journal", "repair", damaged.name, cwd=damaged.parent)

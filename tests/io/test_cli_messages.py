@@ -78,7 +78,7 @@ def test_a_certificate_of_ones_own(secure: Served) -> None:
     assert secure.submit("echo", SSL_CERT_FILE=authority).returncode == 0
     done = secure.run("jobs", secure.url, "--cafile", authority)
     assert (done.returncode, "echo@1.0.0" in done.stdout) == (0, True)
-    assert "holds no certificates in PEM format" in said(
+    assert "does not hold certificates in PEM format" in said(
         secure, secure.url, "--cafile", str(secure.directory / "example.py"), code=2
     )
 
@@ -110,12 +110,12 @@ def test_a_cancel_of_an_agent_that_does_not_stop(tmp_path: Path) -> None:
     with served.submitting("deaf") as submitting:
         submitting.read_until("waiting")
         submitting.send_signal(signal.SIGINT)
-        submitting.read_until("goes on")
+        submitting.read_until("continues")
         _, rest = submitting.communicate()
         job_id = rest.split()[2]
     done = served.run("cancel", job_id)
     assert (done.returncode, done.stdout) == (7, f"job {job_id} cancelled\n")
-    assert "its agent did not stop in its grace" in done.stderr
+    assert "its agent did not stop in time" in done.stderr
     served.process.kill()
     served.process.read_to_end()
 

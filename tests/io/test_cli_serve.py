@@ -88,7 +88,7 @@ def test_a_module_that_fails_is_told_by_its_own_frames(source: str, lines: list[
         ("lab.py:app", "'lab.py' is a file, not the name of a module: did you mean lab:app?"),
         ("./lab.py:app", "'./lab.py' is a file, not the name of a module: did you mean lab:app?"),
         ("src/lab.py:app", "did you mean lab:app, from the directory src?"),
-        ("lab:application", "application in lab is no App; lab has the App app: give lab:app"),
+        ("lab:application", "application in lab is not an App; lab has the App app: give lab:app"),
         ("labs:app", "there is no module labs in {cwd} or on the Python path"),
     ],
 )

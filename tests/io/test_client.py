@@ -418,7 +418,7 @@ async def test_one_iterator_at_a_time() -> None:
     async with place() as there, connect(there.target, TOKEN) as session:
         job = await session.submit("stage", 3)
         iterator = aiter(job)
-        with pytest.raises(RuntimeError, match="observe the job in a session of its own"):
+        with pytest.raises(RuntimeError, match="observe the job in another session"):
             aiter(job)
         assert (await anext(iterator)).body == {"phase": "0"}
         del iterator

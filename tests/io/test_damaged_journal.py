@@ -207,7 +207,7 @@ def test_a_log_without_its_file_is_no_new_journal(tmp_path: Path) -> None:
     killed = Killed(tmp_path)
     killed.path.unlink()
     for state in ("is missing", "is empty"):
-        with pytest.raises(JournalError, match=f"{killed.path} {state}, and its write-ahead log .* is not"):
+        with pytest.raises(JournalError, match=f"{killed.path} {state}, but its write-ahead log .* is not"):
             opened(killed.path)
         killed.path.touch()
 

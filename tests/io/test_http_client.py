@@ -136,9 +136,9 @@ async def test_a_transport_that_is_given_sees_what_is_allowed() -> None:
             await client.get("/files/a")
             with pytest.raises(Denied):
                 await client.get("/admin")
-        with pytest.raises(TypeError, match="brings its own verify"):
+        with pytest.raises(TypeError, match="give verify to the transport"):
             job.http_client(transport=httpx.MockTransport(answer), verify=False)
-        with pytest.raises(TypeError, match="takes no mounts"):
+        with pytest.raises(TypeError, match="does not take mounts"):
             job.http_client(mounts={"all://": httpx.MockTransport(answer)})
 
     await run(fetch)

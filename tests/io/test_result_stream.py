@@ -209,7 +209,7 @@ async def test_one_loop_at_a_time() -> None:
     async with place() as there, connect(there.url, TOKEN) as session:
         job = await session.submit("text", [1, 1])
         pieces = job.result_stream()
-        with pytest.raises(RuntimeError, match="being iterated"):
+        with pytest.raises(RuntimeError, match="has an iterator"):
             job.result_stream()
         with pytest.raises(RuntimeError, match=r"read by result_stream\(\)"):
             await job.result()

@@ -74,7 +74,7 @@ def test_the_second_ctrl_c_cancels_and_waits_for_the_verified_end(served: Served
     with served.submitting("wait") as submitting:
         submitting.read_until("waiting")
         submitting.send_signal(signal.SIGINT)
-        submitting.read_until("goes on")
+        submitting.read_until("continues")
         submitting.send_signal(signal.SIGINT)
         out, err = submitting.communicate()
     assert (submitting.returncode, out) == (3, "")
@@ -84,7 +84,7 @@ def test_the_second_ctrl_c_cancels_and_waits_for_the_verified_end(served: Served
 def test_a_third_ctrl_c_leaves_at_once_with_the_job_id(served: Served) -> None:
     with served.submitting("stubborn") as submitting:
         submitting.read_until("waiting")
-        for words in ("goes on", "Cancelling"):
+        for words in ("continues", "Cancelling"):
             submitting.send_signal(signal.SIGINT)
             submitting.read_until(words)
         submitting.send_signal(signal.SIGINT)

@@ -79,7 +79,7 @@ async def test_a_child_is_given_what_its_parent_passes() -> None:
         ({"a key": {"x": object()}}, r"^input\['a key'\]\.x: a value of type object is not"),
         ({"when": datetime}, r"^input\.when: the class datetime is not"),
         ({None: 1}, "^input: a key of an object is None"),
-        ({1: 1, "1": 2}, "^input: two keys of an object are '1'"),
+        ({1: 1, "1": 2}, "^input: two keys of an object have the same text '1'"),
         ((number for number in range(3)), "^input: a value of type generator is not"),
     ],
 )
