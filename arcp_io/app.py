@@ -98,8 +98,8 @@ class App:
     `tokens` maps a bearer token to its principal; `auth` is called instead, a plain or async function from a
     token to its principal or None; `anonymous` admits clients without a token, each as a principal of its
     own. `heartbeat` is in seconds, 0 for none. For `resume_window` seconds a session outlives its connection:
-    a client that reconnects in time gets what it missed. `observers` says who sees the jobs of other
-    principals: {principal: {owner or "*": "list" or "observe"}} (§7.6). With `models_required` a lease
+    a client that reconnects in time gets what it missed. `observers` gives rights to see the jobs of
+    other principals: {principal: {owner or "*": "list" or "observe"}} (§7.6). With `models_required` a lease
     without model.use allows no model, otherwise any (§9.7). `ceilings` bound the leases that may be
     requested. `max_threads` bounds the plain agents that run at a time, including those that outlive their
     job. `quirks` answers peers that deviate from the draft in the form that they can read. Every fact for an

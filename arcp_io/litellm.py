@@ -43,7 +43,7 @@ class LiteLLMProvisioner:
     """
 
     namespaces: Final = (MODEL_USE,)
-    """It is asked only for leases that name models."""
+    """The namespaces of leases that need a key: models only."""
 
     def __init__(
         self,

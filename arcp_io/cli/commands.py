@@ -99,4 +99,4 @@ def _options(
         typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
     ] = False,
 ) -> None:
-    """The options before the command."""
+    """Accept the options before the command."""

@@ -170,7 +170,7 @@ def _encoded(snapshot: list[Record]) -> Iterator[bytes]:
 
 @contextmanager
 def _nothing_collected() -> Iterator[None]:
-    """Disable the garbage collector: with so many new objects, repeated searches for cycles take longer."""
+    """Disable the garbage collector: repeated searches for cycles among many new objects take long."""
     was = gc.isenabled()
     gc.disable()
     try:

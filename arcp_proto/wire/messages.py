@@ -47,7 +47,7 @@ class _Guarded(msgspec.Struct):
 
 
 class Auth(_Guarded, omit_defaults=True):
-    """How a client proves who it is (§6.1)."""
+    """A client's proof of its identity (§6.1)."""
 
     scheme: str
     token: str | None = None

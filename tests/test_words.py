@@ -1,0 +1,122 @@
+"""The words of docstrings and comments: plain technical English, clear to a reader without the code."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[1]
+CHECKED: Final = ("arcp_io/**/*.py", "arcp_proto/*.py", "arcp_proto/wire/*.py", "arcp_proto/leases/*.py")
+"""The files whose words are checked; the other folders follow when they are rewritten."""
+
+VAGUE: Final = re.compile(
+    r"\b(?:who(?:ever|m)?|whatever|(?:no|some|any|every)body|any more|so many)\b"
+    r"|(?<!\bthere )\b(?:is|are) no\b(?! longer\b)",
+    re.IGNORECASE,
+)
+"""Words for an unnamed subject or amount, and "is no X" in place of "is not an X"."""
+NO_SUBJECT: Final = re.compile(
+    r"(?:Its?|They|He|She|This|That|These|Those|Something|Nothing|What|Likewise|The same|Again)\b"
+)
+"""The beginning of a sentence about a subject that it does not name."""
+NOT_IMPERATIVE: Final = re.compile(
+    r"(?:Whether|How|When|Where|Why|As|Until|While|An?|The|One|Each|Every|All|[A-Z]\w*[^\Ws]s)\b"
+)
+"""The beginning of a docstring that does not tell a function what to do, such as "Returns" or "Whether"."""
+
+
+class Docstring(NamedTuple):
+    """A docstring, its line, and whether it is of a function that is not a property."""
+
+    line: int
+    text: str
+    of_function: bool
+
+
+def docstrings(source: str) -> Iterator[Docstring]:
+    """Yield the docstrings of a module, its classes and functions, and those after assignments."""
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        for place, statement in enumerate(body if isinstance(body, list) else ()):
+            match statement:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    yield Docstring(statement.lineno, text, place == 0 and _is_function(node))
+
+
+def faults(source: str) -> list[str]:
+    """Return the lines of a module with words that the prose rule forbids, each with these words."""
+    found = []
+    for line, text, of_function in docstrings(source):
+        found += [f"{line}: {match[0]}" for match in VAGUE.finditer(text)]
+        for forbidden in (NO_SUBJECT, NOT_IMPERATIVE) if of_function else (NO_SUBJECT,):
+            if match := forbidden.match(text):
+                found.append(f"{line}: {match[0]} ...")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            found += [f"{token.start[0]}: {match[0]}" for match in VAGUE.finditer(token.string)]
+    return found
+
+
+def checked() -> list[Path]:
+    """Return the files whose words are checked."""
+    return sorted(path for pattern in CHECKED for path in ROOT.glob(pattern))
+
+
+@pytest.mark.parametrize("path", checked(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_and_comments_name_their_subject(path: Path) -> None:
+    assert faults(path.read_text()) == []
+
+
+def test_files_are_found() -> None:
+    assert {path.relative_to(ROOT).parts[0] for path in checked()} == {"arcp_io", "arcp_proto"}
+    assert all(list(ROOT.glob(pattern)) for pattern in CHECKED)
+
+
+@pytest.mark.parametrize(
+    "docstring",
+    [
+        "Something has.",
+        "It is.",
+        "Whoever is nobody has no money either.",
+        "Return what nobody wants.",
+        "Return an id that is no job.",
+        "Raise when there are not so many.",
+        "Returns an id.",
+        "Raises ValueError for an empty text.",
+        "Whether the job has ended.",
+        "The id of a job.",
+    ],
+)
+def test_words_of_functions_are_refused(docstring: str) -> None:
+    assert faults(f'def f():\n    """{docstring}"""\n')
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'def f():\n    """Return whether a job has ended, of those whose session is no longer open."""\n',
+        'def f():\n    """Process all records; there is no other way. Is it open?"""\n',
+        'class A:\n    """A job."""\n\n    @property\n    def b(self):\n        """Whether c."""\n',
+        'A = 1\n"""Bytes of a message."""\n',
+    ],
+)
+def test_other_words_are_allowed(source: str) -> None:
+    assert faults(source) == []
+
+
+def test_comments_are_checked() -> None:
+    assert faults("a = 1  # Nobody waits.\n") == ["1: Nobody"]
+
+
+def _is_function(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not any(
+        "property" in ast.unparse(decorator) or ast.unparse(decorator).endswith(".setter")
+        for decorator in node.decorator_list
+    )
