@@ -52,6 +52,15 @@ def test_a_step_prints_what_is_shown(
     assert said(runner, save(tmp_path, name), capsys) == shown_by(f"python {name}")
 
 
+def test_the_log_of_a_server_without_ceilings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    said("asyncio", save(tmp_path, "leased_job.py"), capsys)
+    shown = re.search(r"The server logs `([^`]+)`", (pages.DOCS / "tutorial.md").read_text())
+    assert shown is not None
+    assert shown[1] in caplog.text
+
+
 @each_runner
 def test_who_comes_back_goes_on(runner: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(runner, save(tmp_path, "come_back.py"), capsys) == shown_by("python come_back.py")
