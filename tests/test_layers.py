@@ -26,7 +26,7 @@ LAYER_OF: Final[Mapping[str, str]] = {
     **dict.fromkeys(("errors", "ids", "limits", "secret", "features", "empty"), BASE),
     **dict.fromkeys(("version", "forks", "values", "lease_terms"), BASE),
     **dict.fromkeys(("agents", "server", "app", "provisioning", "litellm", "http_client"), HOST),
-    **dict.fromkeys(("recording", "stand_ins", "__init__", "cli", "sync"), TOP),
+    **dict.fromkeys(("recording", "stand_ins", "__init__", "cli", "demo", "sync"), TOP),
 }
 """The layer of a module or folder of a package that is not the layer of its own name.
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand
 
-from arcp_io.cli.demo.command import demo
+from arcp_io.demo.command import demo
 
 from . import version
 from .attach import attach

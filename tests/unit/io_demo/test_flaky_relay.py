@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from arcp_io.cli.demo.flaky_relay import Drops
+from arcp_io.demo.flaky_relay import Drops
 from arcp_proto.engine.connection import Framing
 from arcp_proto.engine.output import Detached, SessionLost, Welcomed
 from arcp_proto.ids import SessionId

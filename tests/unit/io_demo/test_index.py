@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_io.cli.demo import index as index_module
-from arcp_io.cli.demo import tally as tally_module
-from arcp_io.cli.demo.index import index
-from arcp_io.cli.demo.tally import Names, Tally, Text, count_directory, directories, read_text
+from arcp_io.demo import index as index_module
+from arcp_io.demo import tally as tally_module
+from arcp_io.demo.index import index
+from arcp_io.demo.tally import Names, Tally, Text, count_directory, directories, read_text
 from arcp_io.errors import InvalidRequest
 from tests.io.counting import NASTY, count, make
 
