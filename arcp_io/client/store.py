@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import stat
@@ -13,15 +12,13 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from arcp_io.errors import NotAStore, StoreInUse
-from arcp_io.forks import keep_from_copies, share_with_copies
+from arcp_io.files import PRIVATE, FileLock, Locked, replace_file, sync_directory
 from arcp_proto.client.stored_session import Resumption
 
 __all__ = ["FileStore", "MemoryStore", "SessionStore"]
 
 logger = logging.getLogger("arcp_io")
 
-MODE: Final = 0o600
-"""The mode of a store's file: its content opens a session, so that only the owner may read it."""
 LARGEST: Final = 64 * 1024 * 1024
 """Bytes of a file that may hold a session; a larger file is not read."""
 
@@ -71,7 +68,7 @@ class FileStore:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._lock = -1
+        self._lock = FileLock(str(self._beside("lock")))
         self._entered = 0
         self._known: tuple[int, ...] | None = None
         """The identity of the file that is known to hold a session; None if there is none."""
@@ -81,7 +78,7 @@ class FileStore:
 
     def __enter__(self) -> Self:
         if self._entered == 0:
-            self._lock = self._take_lock()
+            self._take_lock()
         self._entered += 1
         return self
 
@@ -90,7 +87,7 @@ class FileStore:
     ) -> None:
         self._entered -= 1
         if self._entered == 0:
-            self._release_lock()
+            self._lock.release(remove=True)
 
     def load(self) -> Resumption | None:
         """Return the session that was saved last; None without a file, and for an empty one.
@@ -106,11 +103,11 @@ class FileStore:
             status = os.fstat(descriptor)
             resumption = self._read(descriptor, status)
             mode = stat.S_IMODE(status.st_mode)
-            if resumption is not None and mode & ~MODE:
+            if resumption is not None and mode & ~PRIVATE:
                 logger.warning(
                     "%s had mode %03o: other users may have read the session in it", self.path, mode
                 )
-                os.fchmod(descriptor, MODE)
+                os.fchmod(descriptor, PRIVATE)
         finally:
             os.close(descriptor)
         self._known = _identity(status)
@@ -123,23 +120,9 @@ class FileStore:
         file is unchanged then.
         """
         self._check_replaceable()
-        fresh = self._beside("new")
-        descriptor = os.open(
-            fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, MODE
-        )
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(descriptor, MODE)
-                file.write(resumption.to_json())
-                file.flush()
-                os.fsync(descriptor)
-            os.replace(fresh, self.path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(fresh)
-            raise
+        replace_file(str(self.path), str(self._beside("new")), resumption.to_json())
         self._known = _identity(os.stat(self.path))
-        self._sync_directory()
+        sync_directory(str(self.path))
 
     def touch(self) -> None:
         """Note that the session is attached: the modification time of its file, if there is one, is set to
@@ -159,7 +142,7 @@ class FileStore:
         self._check_replaceable()
         with suppress(FileNotFoundError):
             os.unlink(self.path)
-            self._sync_directory()
+            sync_directory(str(self.path))
 
     def _read(self, descriptor: int, status: os.stat_result) -> Resumption | None:
         if stat.S_ISDIR(status.st_mode):
@@ -188,59 +171,19 @@ class FileStore:
         if _identity(status) != self._known:
             self.load()
 
-    def _take_lock(self) -> int:
-        """Return the descriptor of the locked lock file; raises StoreInUse, and OSError."""
-        path = self._beside("lock")
-        while True:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
-            keep_from_copies(lock)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_at(path, lock):
-                    return lock
-            except BlockingIOError:
-                _close(lock)
-                raise StoreInUse(
-                    f"another process uses the session in {self.path}: end it, or give another path"
-                ) from None
-            except BaseException:
-                _close(lock)
-                raise
-            _close(lock)  # Its owner has removed it meanwhile: a lock on it excludes no other process.
-
-    def _release_lock(self) -> None:
-        """Unlock and remove the lock file, which only its owner may do; a forked copy does not own it."""
-        path = self._beside("lock")
-        with suppress(OSError):
-            if _is_at(path, self._lock):
-                os.unlink(path)
-        _close(self._lock)
+    def _take_lock(self) -> None:
+        try:
+            self._lock.acquire()
+        except Locked:
+            raise StoreInUse(
+                f"another process uses the session in {self.path}: end it, or give another path"
+            ) from None
 
     def _beside(self, purpose: str) -> Path:
         """Return the path of a file beside the session; the suffix marks it as made by this program."""
         return self.path.with_name(f"{self.path.name}.arcp-io-{purpose}")
 
-    def _sync_directory(self) -> None:
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
-
-def _close(lock: int) -> None:
-    share_with_copies(lock)
-    os.close(lock)
-
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
     """Return values that change when a file is replaced or written to."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    """Return whether an open file is the one at this path."""
-    try:
-        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False

@@ -8,14 +8,14 @@ import sqlite3
 from contextlib import suppress
 from typing import NamedTuple
 
+from arcp_io.files import free_name, replace_file, sync_directory
 from arcp_proto.server.journal.records import RECORD_VERSION
 
 from .contents import Damaged, Versions, check_versions, good_rows, header
 from .damage import Assessed, assess, is_ours, readable_copy
-from .lock import FileLock
 from .protocol import JournalError
-from .sqlite_draft import SCHEMA_VERSION, Draft, sync_directory
-from .sqlite_file import free_name
+from .sqlite_draft import SCHEMA_VERSION, Draft
+from .sqlite_file import JournalLock
 from .wal import log_of
 
 
@@ -41,9 +41,9 @@ def repair_journal(path: str | os.PathLike[str]) -> Repair:
     real = os.path.realpath(path)
     if not os.path.isfile(real) or not os.path.getsize(real):
         raise JournalError(f"there is no journal {real}")
-    lock = FileLock(f"{real}.lock")
+    lock = JournalLock(real)
     try:
-        lock.acquire(real)
+        lock.acquire()
         if not is_ours(real):
             raise JournalError(f"{real} is not a journal, or its header is destroyed")
         found = assess(real)
@@ -103,9 +103,6 @@ def _block(path: str, copy: str) -> None:
     The note is there while the log is removed, and stays if the process ends meanwhile.
     """
     note = free_name(f"{path}.arcp-io-repair")
-    with open(note, "x", encoding="utf-8") as file:
-        file.write(f"The repair of this journal was interrupted: it is kept as {copy}.\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(note, path)
+    text = f"The repair of this journal was interrupted: it is kept as {copy}.\n"
+    replace_file(path, note, text.encode())
     sync_directory(path)

@@ -11,12 +11,11 @@ from itertools import chain
 from typing import Final, Literal
 
 from .contents import stored
-from .lock import FileLock
 from .memory import check_gap
 from .protocol import Amount, Durable, Failed, JournalError, JournalFailed, JournalInUse, grown
 from .rows import Row, pack, rows, unpack
 from .sqlite_draft import Draft
-from .sqlite_file import make_database, open_database, reopen_database
+from .sqlite_file import JournalLock, make_database, open_database, reopen_database
 
 logger = logging.getLogger("arcp_io")
 
@@ -42,7 +41,7 @@ class SqliteJournal:
         self.sync = sync
         self.failed: Exception | None = None
         self.dropped = ""
-        self._lock = FileLock(f"{self.path}.lock")
+        self._lock = JournalLock(self.path)
         self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
         self._db: sqlite3.Connection
@@ -85,7 +84,7 @@ class SqliteJournal:
         if self._thread is not None:
             raise JournalInUse(f"{self.path} is open already")
         try:
-            self._lock.acquire(self.path)
+            self._lock.acquire()
             make_database(self.path, record_version, used=self._lock.used)
             opened = open_database(self.path, self.sync, record_version)
         except OSError as error:

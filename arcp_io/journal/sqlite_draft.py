@@ -7,6 +7,8 @@ import sqlite3
 from contextlib import suppress
 from typing import Final
 
+from arcp_io.files import sync_directory
+
 from .rows import Row
 
 APPLICATION_ID: Final = 0x41524350
@@ -79,15 +81,6 @@ class Draft:
         self._db.close()
         with suppress(FileNotFoundError):
             os.remove(self._new)
-
-
-def sync_directory(path: str) -> None:
-    """Make the name of a file survive a loss of power; raises OSError."""
-    directory = os.open(os.path.dirname(path), os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def draft_of(path: str) -> str:

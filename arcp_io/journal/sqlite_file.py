@@ -9,6 +9,8 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from arcp_io.files import FileLock, Locked, free_name
+
 from .contents import Contents, Versions, check_versions, scan, versions
 from .damage import damaged, is_ours, is_short
 from .protocol import JournalError, JournalInUse
@@ -20,6 +22,46 @@ MIGRATIONS: Final[Mapping[int, Sequence[str]]] = MappingProxyType({})
 
 CHECKPOINT_BYTES: Final = 16 * 1024 * 1024
 """Bytes of the write-ahead log after which it is checkpointed into the file."""
+
+
+class JournalLock:
+    """The lock of one runtime on a journal: a file beside it that holds the id of the process."""
+
+    def __init__(self, path: str) -> None:
+        self.used = False
+        """Whether an earlier owner, maybe a process that has ended, had the lock before `acquire`."""
+        self._path = path
+        self._lock = FileLock(f"{path}.lock")
+
+    def acquire(self) -> None:
+        """Acquire the lock.
+
+        Raises JournalInUse, which names the owning process, JournalError if the file is not a lock, and
+        OSError.
+        """
+        try:
+            self._lock.acquire()
+        except Locked as locked:
+            owner = locked.content.decode("ascii", "replace").strip() or "?"
+            raise JournalInUse(
+                f"{self._path} is in use by process {owner}: stop it, or give each runtime a journal of its"
+                " own"
+            ) from None
+        try:
+            held = self._lock.content()
+            if held and not (held.endswith(b"\n") and held[:-1].isdigit()):
+                raise JournalError(
+                    f"{self._lock.path} is not the lock of a journal: move it away, or choose another journal"
+                )
+            self.used = bool(held)
+            self._lock.write(b"%d\n" % os.getpid())
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def release(self) -> None:
+        """Release the lock, and keep its file, which shows that there was a journal."""
+        self._lock.release()
 
 
 class Opened(NamedTuple):
@@ -115,14 +157,6 @@ def _begin_log(db: sqlite3.Connection, log: Log) -> str:
     unfinished = log.pages - max(0, db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1])
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return f"{unfinished} pages of an unfinished write at its end" if unfinished > 0 else ""
-
-
-def free_name(stem: str) -> str:
-    """Return `stem` with the first number that makes it the name of no existing file."""
-    number = 1
-    while os.path.exists(name := f"{stem}-{number}"):
-        number += 1
-    return name
 
 
 def _migrate(db: sqlite3.Connection, path: str, found: Versions, record_version: int) -> str:
