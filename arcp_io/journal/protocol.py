@@ -81,7 +81,7 @@ class Journal(Protocol):
         """Yield the records that the journal held when it was opened; call it before the first `append`."""
 
     def append(self, first: int, records: Sequence[bytes]) -> None:
-        """Store records numbered from `first` on. After a failure it does nothing.
+        """Store records numbered from `first` on: all of them, or none. After a failure it does nothing.
 
         Raises JournalGap, and stores nothing, unless `first` is `next`.
         """

@@ -1,7 +1,11 @@
-"""A disk: it keeps records late, and a crash takes what it has not kept, and may tear the last."""
+"""A disk: it keeps records late, and a crash takes what it has not kept, and may tear the last.
+
+What one input decides is atomic: a journal stores the records that are appended together, or none of them.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -28,6 +32,8 @@ class Journal:
         """The write that is under way takes so long."""
         self._world = world
         self._open: list[tuple[bytes, Record]] = []
+        self._ends: deque[int] = deque()
+        """The count of records at the end of each append that is not kept."""
         self._syncing = 0
         self._life = 0
 
@@ -44,6 +50,7 @@ class Journal:
             self._world.gateway.appended(data)
             self._open.append((data, record))
             self._world.told(data)
+        self._ends.append(self.appended)
 
     def sync(self) -> None:
         """Begin to keep what has gathered, if nothing is under way."""
@@ -65,13 +72,15 @@ class Journal:
 
     def crash(self) -> None:
         """Lose what was not kept, but for a part that the disk has got to; the last may be torn."""
-        reached = self._world.pick(len(self._open) + 1) if self._open else 0
+        place = self._world.pick(len(self._ends) + 1) if self._ends else 0
+        reached = self._ends[place - 1] - self.count if place else 0
         torn = self._open[reached][0] if reached < len(self._open) else None
         self._keep(reached)
         if torn is not None and len(torn) > 1:
             piece = torn[: 1 + self._world.pick(len(torn) - 1)]
             ensure(not _readable(piece), "I3", f"a torn record is read: {piece!r}")
         self._open.clear()
+        self._ends.clear()
         self._syncing = 0
         self._life += 1
         self.count = 0
@@ -96,6 +105,8 @@ class Journal:
             self._world.gateway.durable(record)
         del self._open[:count]
         self.count += count
+        while self._ends and self._ends[0] <= self.count:
+            self._ends.popleft()
         self._syncing = max(0, self._syncing - count)
 
 
