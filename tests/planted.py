@@ -614,6 +614,18 @@ def recovery_asks_from_one_too_high(patch: Patch, hits: Hits) -> None:
     patch.setattr(resubscribe, "_subscribe", subscribe)
 
 
+@bug
+def history_asked_again_is_dropped(patch: Patch, hits: Hits) -> None:
+    """The client takes for copies what the user asks for again."""
+    original = ClientSession.go_back
+
+    def go_back(session: ClientSession, job: FollowedJob, position: int) -> None:
+        again = position < job.cursor and hits.hit()
+        original(session, job, job.cursor if again else position)
+
+    patch.setattr(ClientSession, "go_back", go_back)
+
+
 def _handle(patch: Patch, kind: str, handle: Any) -> None:
     """Let another function carry a message out."""
     rules: Any = dispatch.HANDLERS[Phase.OPEN]

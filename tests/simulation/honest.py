@@ -138,7 +138,7 @@ class Honest:
         self.inbox: deque[tuple[str, int, Taken | None]] = deque()
         """Job and receipt of what is not processed."""
         self.unwanted: dict[str, int] = {}
-        """How often it has unsubscribed from a job."""
+        """When it has unsubscribed from a job last, by the clock of `Works.tick`."""
         self.listing: Listing | None = None
         """What it has begun to look at, page by page."""
         self.final = False
@@ -191,7 +191,7 @@ class Honest:
         self.machine = Client(config, seed=world.seed(), now=self.now, unix=world.unix, resumption=resumption)
         self.views = self._no_views()
         if self._stored is not None:
-            self.views.strange = self.strange
+            self.views.strange, self.views.session_id = self.strange, self._session_id
             self.views.restore(kept)
         self.final = self.closing = False
         self._armed = None
@@ -331,8 +331,8 @@ class Honest:
             case JobEnded():
                 self._hand_out(event.job_id, event.receipt, self.views.ended(event))
             case JobAccepted():
-                _, (_, label, count) = self._answered(event.request_id, "submit")
-                left = sum(self.unwanted.values()) > count and self.unwanted.get(event.job_id, 0) > 0
+                _, (_, label, asked_at) = self._answered(event.request_id, "submit")
+                left = self.unwanted.get(event.job_id, 0) > asked_at
                 view = self.views.accepted(event.job_id, left=left)
                 ensure(view.work.owner == self.actor.principal, "I9", f"{self.name} gets another's job")
                 self.world.known.append(event.job_id)
@@ -341,9 +341,9 @@ class Honest:
                 if event.request_id is None:
                     self.views.subscribed(event, after=None, own=True)
                 else:
-                    _, (job_id, after, count) = self._answered(event.request_id, "subscribe")
+                    _, (job_id, after, asked_at) = self._answered(event.request_id, "subscribe")
                     ensure(job_id == event.job_id, "I7", f"{self.name} gets another job's answer")
-                    left = self.unwanted.get(job_id, 0) > count
+                    left = self.unwanted.get(job_id, 0) > asked_at
                     self.views.subscribed(event, after=after, own=False, left=left)
             case JobsListed():
                 _, listing = self._answered(event.request_id, "list")
@@ -351,7 +351,9 @@ class Honest:
             case CancelAnswered() if event.request_id is not None:
                 self._answered(event.request_id, "cancel")
             case RequestRefused():
-                self._answered(event.request_id, "")
+                command, what = self._answered(event.request_id, "")
+                if command == "submit" and event.code == "JOB_NOT_FOUND":
+                    self.views.forgotten.add(what[1])
                 self.world.refusals.passed_on(event.request_id, event.code)
                 self.world.count(f"refused {event.code}")
             case _:
@@ -361,6 +363,7 @@ class Honest:
         match event:
             case Welcomed(resumed=resumed):
                 self.attached = True
+                self.views.session_id = self._session_id
                 self.world.count("client resumed" if resumed else "client welcomed")
                 if not resumed:
                     self.views.new_session()
@@ -384,9 +387,9 @@ class Honest:
                 self.views.lose(job_id)
                 self.world.count("job lost")
             case SubscriptionEnded(job_id=job_id):
-                view = self.views.jobs.get(job_id)
+                view = self.views.noticed(job_id)
                 if view is not None and not self.actor.reconnect:
-                    view.left = view.gone = True
+                    view.asked = view.own = False
             case Detached() | SessionFailed() | SessionClosed() | CancelAnswered():
                 return
             case _:
@@ -440,7 +443,7 @@ class Honest:
         if key % 5 == 0:
             keyed, label, name = f"k{key // 5 % 3}", f"key {key // 16 % 3}", ("good", "deaf")[key // 5 % 2]
         seconds = (1, 5, 60)[limit // 8 % 3] if limit % 8 == 0 else None
-        what = (keyed, label, sum(self.unwanted.values()))
+        what = (keyed, label, self.world.works.tick())
         terms = {"idempotency_key": keyed, "max_runtime_sec": seconds}
         given = {"label": label, **({"lease": authority["lease_request"]} if authority else {})}
         self._ask("submit", what, agent=name, input=given, **terms, **authority)
@@ -457,7 +460,7 @@ class Honest:
         """Observe what somebody has delegated, unless its events come by themselves."""
         work = self.world.truth.jobs.get(job_id)
         if work is not None and (self.machine is None or work.home != self._session_id):
-            what = (job_id, 0, self.unwanted.get(job_id, 0))
+            what = (job_id, 0, self.world.works.tick())
             self._ask("subscribe", what, job_id=job_id, after=0, history=True)
 
     def subscribe(self, pick: int, how: int) -> None:
@@ -468,7 +471,7 @@ class Honest:
             after = 0
         self._ask(
             "subscribe",
-            (job_id, after, self.unwanted.get(job_id, 0)),
+            (job_id, after, self.world.works.tick()),
             job_id=job_id,
             after=after,
             history=after is not None,
@@ -484,12 +487,10 @@ class Honest:
         except LocalProtocolError:
             return
         view = self.views.jobs.get(job_id)
-        if view is None or view.ended or not view.own:
-            self.unwanted[job_id] = self.unwanted.get(job_id, 0) + 1
-        if view is not None:
-            view.leave()
-        if self._stored is not None and job_id in self._stored[1]:
-            self._stored[1][job_id].left = True  # What was stored before still names it, and waits in vain.
+        if view is None or view.leave():
+            self.unwanted[job_id] = self.world.works.tick()
+        if self.actor.stores:
+            self._store()
         self.take()
 
     def list_jobs(self, how: int) -> None:
@@ -568,7 +569,7 @@ class Honest:
             return f"no answer to {self.asked}"
         for view in self.views.jobs.values():
             entitled = self.world.works.may_observe(self.actor.principal, view.work.owner)
-            if entitled and not (view.ended or view.lost or view.left):
+            if entitled and view.comes and view.waits:
                 return f"no end of {view.work.job_id}"
         return None
 

@@ -323,6 +323,8 @@ class Host:
             request.request, principal, failed=failed, expires=expires, now=self.now
         )
         if end is not None and waiting:
+            if principal is not None:
+                world.promises.verified(end.line, principal, connection.session_id)
             end.line.expires = least = (
                 min(filter(None, (before, expires)), default=None) if alone else expires
             )

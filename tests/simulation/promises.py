@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from arcp_proto.engine.connection import Phase
+from arcp_proto.features import POSITIONS
 from arcp_proto.server.journal import records as facts
 
 from .broken import Broken, ensure
-from .runs import ANY, Runs
-from .told import Ask, Frame, Line, Told, decode_frame, digest_of
+from .runs import ANY, Ask, runs_of
+from .told import Frame, Line, Told, decode_frame, digest_of
 from .truth import FINAL, MOST_TOKENS, NO_MARK, UNSURE, Heard, Work, is_notice, mark_of, need_of
 
 if TYPE_CHECKING:
@@ -72,34 +73,40 @@ class Promises:
             line.told.requests[frame.id] = line.told.requests.get(frame.id, 0) + 1
         line.types[frame.id] = frame.type
 
+    def verified(self, line: Line, principal: str, session_id: str | None) -> None:
+        """It is known who has sent what came before the welcome, which need not be written."""
+        line.principal, line.coming = principal, self.sessions.get(session_id or "")
+        early, line.early = line.early, []
+        for frame in early:
+            self._asked(line, frame)
+
     def _asked(self, line: Line, frame: Frame) -> None:
-        told, payload, works = line.told, frame.payload, self._world.works
-        if told is None:  # Its welcome has not gone.
-            line.early.append(frame)
-            self.early.setdefault(frame.id, works.tick())
-            return
-        told.asks.setdefault(frame.id, []).append(
-            Ask(frame.type, payload, self.early.get(frame.id) or works.tick())
-        )
+        told, payload, works = line.told or line.coming, frame.payload, self._world.works
+        at = self.early.setdefault(frame.id, works.tick()) if line.told is None else self.early.get(frame.id)
+        at = at or works.tick()
         job_id = str(payload.get("job_id") or frame.job_id)
-        work = self._world.truth.jobs.get(job_id)
-        key = payload.get("idempotency_key")
+        work, key = self._world.truth.jobs.get(job_id), payload.get("idempotency_key")
+        if line.principal is not None and frame.type == "job.submit" and isinstance(key, str):
+            works.asked(line.principal, key, payload)
+        if work is not None and frame.type == "job.cancel" and work.owner == line.principal:
+            work.cancelled = True
+        if told is None:
+            line.early.append(frame)
+            return
+        told.asks.setdefault(frame.id, []).append(Ask(frame.type, payload, at))
         match frame.type:
             case "job.subscribe":
                 after = told.runs.after_of(payload) if payload.get("history") else ANY
-                told.runs.asked(job_id, frame.id, after)
+                told.runs.asked(job_id, frame.id, after, at)
                 told.subscribes[job_id] = told.subscribes.get(job_id, 0) + 1
                 told.left.pop(job_id, None)
             case "job.unsubscribe" if "subscribe" in told.features:
-                told.left[job_id] = works.tick()
+                told.left[job_id] = at
                 told.watched.pop(job_id, None)
-                told.runs.left(job_id)
-            case "job.cancel" if work is not None and work.owner == told.principal:
-                work.cancelled = True
+                told.runs.left(job_id, at)
             case "job.submit" if isinstance(key, str):
-                told.runs.asked(key, frame.id, 0)
+                told.runs.asked(key, frame.id, 0, at)
                 told.keyed[key] = told.keyed.get(key, 0) + 1
-                works.asked(told.principal, key, payload)
                 for left in [left for left in told.left if self._has_key(left, key)]:
                     del told.left[left]
             case _:
@@ -221,13 +228,14 @@ class Promises:
         if told is None:
             ensure(not line.resume, "I1", "a resume was answered by another session")
             features = frozenset(payload["capabilities"]["features"])
-            runs = Runs(session_id, principal, features)
+            runs = runs_of(session_id, principal, features)
             told = self.sessions[session_id] = Told(session_id, principal, features, runs)
             told.expires, told.lines = line.expires, line.connection.framing == "lines"
         else:
             ensure(line.resume, "I9", f"{session_id} was given to somebody who did not ask for it")
             ensure(told.principal == principal, "I9", f"{session_id} of {told.principal} went to {principal}")
             line.resumed = True
+            told.runs.resumes += 1
             line.start = int((line.resume or {}).get("last_event_seq") or 0)
             line.next = line.start + 1
             if told.last < line.start:
@@ -241,8 +249,7 @@ class Promises:
             del told.tokens[1]
         line.token, line.told = digest, told
         told.acked = max(told.acked, line.acked)
-        for early in line.early:
-            self._asked(line, early)
+        self.verified(line, principal, session_id)
         if not world.truth.keeps_all and digest not in world.truth.kept_tokens.get(session_id, ()):
             raise Broken("I3", f"a token of {session_id} was told before it was durable")
         return told
@@ -339,7 +346,7 @@ class Promises:
     def _position(told: Told, frame: Frame, *, notice: bool = False) -> int | None:
         """Return the position of an event or an end; "a session without it sees none of this"."""
         position: int | None = frame.payload.get("job_seq")
-        has = told.runs.placed and not notice
+        has = POSITIONS in told.features and not notice
         ensure((position is not None) == has, "I1", f"{told.id} gets {frame} with the position {position}")
         return position
 
@@ -363,7 +370,8 @@ class Promises:
             ensure(same, "I2", f"{job_id} ends twice: {other} and {payload}")
         elif known != payload:
             raise Broken("I2", f"{job_id} ends twice: {known} and {payload}")
-        self._count_end(told, work)
+        told.watched.pop(work.job_id, None)
+        told.ends.add(work.job_id)
         if position is None:
             position = len(work.marks) + 1
         else:
@@ -372,14 +380,6 @@ class Promises:
         self._announced(told, work)
         if work.home == told.id:
             self._ends_last(told, work)
-
-    def _count_end(self, told: Told, work: Work) -> None:
-        """Exactly one, and one for each request that may bring the past of this job again (§3 of §7.3)."""
-        told.watched.pop(work.job_id, None)
-        count = told.ends[work.job_id] = told.ends.get(work.job_id, 0) + 1
-        most = told.keyed.get(work.key, 0) if work.key is not None else 0
-        most += (work.home == told.id) + told.subscribes.get(work.job_id, 0)
-        ensure(count <= most, "I2", f"{told.id} gets {count} ends of {work.job_id}, and {most} at most")
 
     def _ends_last(self, told: Told, work: Work) -> None:
         """At home the ends of all children stand before the end of their parent (§10)."""
@@ -399,7 +399,7 @@ class Promises:
                 self._accepted(line, told, frame)
                 self._answer(line, told, frame)
             case "job.subscribed":
-                self._subscribed(told, frame)
+                self._subscribed(line, told, frame)
                 self._answer(line, told, frame)
             case "session.jobs":
                 self._listed(told, frame)
@@ -420,11 +420,13 @@ class Promises:
             raise Broken("I3", f"{job_id} was accepted before it is durable")
         self._world.works.accepted(told.principal, job_id)
         told.accepted.add(job_id)
-        work, again = truth.jobs.get(job_id), told.requests.get(payload["request_id"], 0) > 1
-        if work is not None and work.key is not None and self._is_first(told, frame, again=again):
-            told.runs.joined(work)
+        work, ask = truth.jobs.get(job_id), told.first(payload["request_id"], "job.submit")
+        told.runs.answered(payload["request_id"])
+        new = told.runs.is_carried_out(line.next - 1, payload)
+        if work is not None and ask is not None and work.key is not None and new:
+            told.runs.joined(work, ask.at)
 
-    def _subscribed(self, told: Told, frame: Frame) -> None:
+    def _subscribed(self, line: Line, told: Told, frame: Frame) -> None:
         """Who is told that it observes a job gets its end, unless it leaves before (§7.6)."""
         payload, works = frame.payload, self._world.works
         work = self._world.truth.jobs.get(payload["job_id"])
@@ -438,24 +440,13 @@ class Promises:
         had = work.had(ask.at, works.tick())
         status = payload["current_status"]
         ensure({status, UNSURE} & had, "I2", f"{work.job_id} is told to be {status}, and was {had}")
-        ensure(("job_seq" in payload) == told.runs.placed, "I1", f"{told.id} is told {payload}")
+        ensure(("job_seq" in payload) == (POSITIONS in told.features), "I1", f"{told.id} is told {payload}")
         follows = status not in FINAL or (payload["replayed"] and told.runs.after_of(ask.payload) == 0)
-        # A subscribe that is asked again may be carried out again, and the answer of before comes as well.
-        again = work.home == told.id and told.requests.get(payload["request_id"], 0) > 1
-        if self._is_first(told, frame, again=again):
-            told.runs.subscribed(work, ask.payload, payload)
+        told.runs.answered(payload["request_id"])
+        if told.runs.is_carried_out(line.next - 1, payload):
+            told.runs.subscribed(work, ask, payload)
             if work.home != told.id and follows and told.left.get(work.job_id, 0) < ask.at:
                 told.watched[work.job_id] = ask.at
-
-    @staticmethod
-    def _is_first(told: Told, frame: Frame, *, again: bool = False) -> bool:
-        """Whether an answer was not told before to a session that resumes, where it changes nothing."""
-        request_id = frame.payload["request_id"]
-        first = request_id not in told.answered
-        if first:
-            told.answered.add(request_id)
-            told.runs.answered(request_id)
-        return first or again
 
     def missing(self) -> str | None:
         """What somebody who reads has not got, and must; None for nothing."""

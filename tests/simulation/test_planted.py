@@ -55,6 +55,7 @@ ROWS: Final = (
     Row("copy_is_taken_after_a_run", 10_020, ("I1", "I2")),
     Row("new_event_dropped_after_a_lost_session", 10_000, ("I1",)),
     Row("recovery_asks_from_one_too_high", 10_000, ("I1",)),
+    Row("history_asked_again_is_dropped", 10_001, ("I1",)),
 )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
 from arcp_proto.engine.connection import Connection
 
-from .runs import Runs
+from .runs import Ask, Runs
 
 
 class Frame(msgspec.Struct):
@@ -28,14 +28,6 @@ class Frame(msgspec.Struct):
 decode_frame: Final = msgspec.json.Decoder(Frame).decode
 
 
-class Ask(NamedTuple):
-    """One request, as it came first; `at` is by the clock of `Works.tick`."""
-
-    kind: str
-    payload: dict[str, Any]
-    at: int
-
-
 @dataclass(slots=True)
 class Told:
     """One session: all that was ever sent in it."""
@@ -49,19 +41,17 @@ class Told:
     digests: dict[int, bytes] = field(default_factory=dict)
     last: int = 0
     ids: set[str] = field(default_factory=set)
-    ends: dict[str, int] = field(default_factory=dict)
-    """How many ends of a job it got."""
+    ends: set[str] = field(default_factory=set)
+    """Jobs whose end it got."""
     subscribes: dict[str, int] = field(default_factory=dict)
     keyed: dict[str, int] = field(default_factory=dict)
-    """Subscribes by job and submits by key: each allows one more end."""
+    """Subscribes by job, and submits by key."""
     children: set[str] = field(default_factory=set)
     """Jobs that were announced as children."""
     requests: dict[str, int] = field(default_factory=dict)
     """How often each was asked, on any connection."""
     asks: dict[str, list[Ask]] = field(default_factory=dict)
     """What each asked; more than once if its client says the same again, or uses an id for another."""
-    answered: set[str] = field(default_factory=set)
-    """Submits and subscribes that were answered."""
     watched: dict[str, int] = field(default_factory=dict)
     """Jobs whose end it has to get as an observer, and since when."""
     left: dict[str, int] = field(default_factory=dict)
@@ -107,13 +97,17 @@ class Line:
     connection: Connection
     honest: bool
     told: Told | None = None
+    coming: Told | None = None
+    """The session that it was let into, and of which its client has not been told."""
+    principal: str | None = None
+    """Who its client is, once that was verified."""
     next: int = 1
     start: int = 0
     """The number after which it was resumed."""
     token: bytes = b""
     """The digest of the token that its welcome carried."""
     early: list[Frame] = field(default_factory=list)
-    """Requests that came before the welcome went."""
+    """Requests that came before it was known for which session."""
     expires: int | None = None
     """When the authentication of this connection ends, by the wall clock."""
     first: bool = True

@@ -294,6 +294,7 @@ class Work:
         for position in range(after + 1, upto):
             if self._needs_at(position) <= takes:
                 return position
+        for position in range(after + 1, upto):
             if position not in self.heard:
                 self.passed.setdefault(position, []).append((who, takes))
         return None

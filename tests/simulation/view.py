@@ -1,7 +1,12 @@
-"""What the user of an honest client was promised: each event of a job once, in order, or a word why not."""
+"""What the user of an honest client was promised: each event of a job once, in order, or a word why not.
+
+The user has one cursor in each job: the position of the last event that it was handed. It is handed the next
+one that it takes, and no other. A history that it asks for again sets the cursor back (§5, Positions).
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -10,14 +15,15 @@ from arcp_proto.engine.output import JobEmitted, JobEnded, Subscribed
 from .broken import Broken, ensure
 from .truth import FINAL, Truth, Work, is_notice, mark_of
 
+BROKEN = -1
+"""In place of the next chunk of a result: one is missing, and the first has to come again."""
 
-@dataclass(slots=True)
-class Replay:
-    """What a user has asked for again: the events behind `at`, up to `until`; it has processed `done`."""
 
-    at: int
-    until: int
-    done: int
+class Step(NamedTuple):
+    """An event that the user was handed, or a point at which its cursor was set; a notice has no position."""
+
+    position: int | None
+    handed: bool = True
 
 
 @dataclass(slots=True)
@@ -26,56 +32,104 @@ class View:
 
     work: Work
     cursor: int = 0
+    asked: bool = False
+    """The user has asked for it, and has not unsubscribed: the client follows it."""
+    submitted: bool = False
+    """The user has submitted it: whatever it unsubscribes from, such a job goes on to its end."""
+    own: bool = False
+    """It was accepted, or announced as a child, in this session, where it comes by itself."""
+    unwanted: bool = False
+    """The user has unsubscribed from a child that comes by itself, which the next process does not know."""
+    waits: bool = True
+    """The user waits for its end."""
     cut: int = 0
-    """Events up to this position may be missing: the user was told so, or did not ask for them."""
+    """Events up to this position may be missing: the user was told so."""
     joined: bool = False
     """It begins by a key, so that nobody tells of a history that was cut (§7.2)."""
-    replay: Replay | None = None
     ended: bool = False
     lost: bool = False
-    left: bool = False
-    """The user has unsubscribed: it waits for no end."""
-    gone: bool = False
-    """It did not come by itself then: nothing comes of it any more."""
-    own: bool = False
-    """It comes by itself in this session, also to a user who has unsubscribed."""
     done: int = 0
-    """The position up to which everything is processed."""
-    begun: int = 0
-    """How often it was begun: what is held of an earlier time is not of this one."""
-    pieces: list[int] = field(default_factory=list)
-    """The chunks of its result that came to this process."""
+    """The position up to which it is processed: of the last step of which everything before is processed."""
+    held: deque[Step] = field(default_factory=deque)
+    """What the user was handed and has not processed, and between that where its cursor was set."""
+    chunk: int = 0
+    """The chunk of its result that the client can join next."""
 
     @property
     def followed(self) -> bool:
-        """Whether anything of it may come."""
-        return not (self.ended or self.lost or self.gone)
+        """Whether the client follows it, and it goes on."""
+        return self.asked and not (self.ended or self.lost)
 
-    def leave(self) -> None:
-        """The user unsubscribes: "nothing more comes of it, unless it is one of ours or a child"."""
-        self.left, self.gone = True, self.gone or not (self.own or self.ended)
+    @property
+    def comes(self) -> bool:
+        """Whether anything of it may come."""
+        return (self.asked or self.own) and not (self.ended or self.lost)
+
+    def leave(self) -> bool:
+        """The user unsubscribes: "nothing more comes of it, unless it is one of ours or a child".
+
+        Return whether that changes anything.
+        """
+        if self.followed and (self.submitted or self.own):
+            return False
+        self.unwanted, self.own, self.asked = self.own, self.own and self.comes, False
+        self.waits = False  # A child may come all the same, if the client knows whose it is.
+        return True
 
     def begin(self, after: int) -> None:
-        """Follow it from behind a position; nothing before that was asked for."""
-        self.cursor = self.done = self.cut = after
-        self.replay, self.pieces, self.begun = None, [], self.begun + 1
-        self.ended = self.lost = self.left = self.gone = False
+        """Follow it from behind a position; it was not followed, or has ended."""
+        if not (self.asked and self.ended and self.held):
+            self.held, self.submitted = deque(), False  # What is still held is of an earlier time.
+        self.own = self.own and self.work.parent is not None
+        self.asked, self.waits, self.ended, self.lost, self.unwanted = True, True, False, False, False
+        self.chunk = 0
+        self.go(after)
+
+    def go(self, after: int) -> None:
+        """Set the cursor: from there the user is told."""
+        self.cursor = after
+        self.held.append(Step(after, handed=False))
+        self._settle()
+
+    def hand(self, position: int | None) -> Taken:
+        """The user holds an event, or a notice."""
+        self.held.append(Step(position))
+        return Taken(self, self.held)
+
+    def processed(self) -> None:
+        """The first event that is held is processed, and so is every set cursor behind it."""
+        position = self.held.popleft().position
+        self.done = self.done if position is None else position
+        self._settle()
+
+    def _settle(self) -> None:
+        while self.held and not self.held[0].handed:
+            self.done = self.held.popleft().position or 0
+
+    def join(self, chunk: int) -> None:
+        """A chunk of its result has come: "the client checks order, size and end" (§7)."""
+        if chunk == self.chunk or chunk == 0:
+            self.chunk = max(self.chunk, chunk + 1)
+        elif chunk > self.chunk:
+            self.chunk = BROKEN
+
+    def kept(self) -> View:
+        """Return what another process of the client goes on with, if it begins now."""
+        over = self.ended and not self.held  # A job is over for the next process once its end is processed.
+        own = self.own and not self.unwanted
+        return replace(self, cursor=self.done, own=own, ended=over, held=deque(), chunk=0)
 
 
 class Taken(NamedTuple):
-    """An event that the user holds: processed, it moves `done` of its view, or of a replay."""
+    """An event that the user holds, with what it held of the job then."""
 
     view: View
-    position: int
-    begun: int
-    replay: Replay | None = None
+    held: deque[Step]
 
     def processed(self) -> None:
         """It and all before it are processed."""
-        if self.replay is None and self.begun == self.view.begun:
-            self.view.done = max(self.view.done, self.position)
-        elif self.replay is not None:
-            self.replay.done = max(self.replay.done, self.position)
+        if self.held is self.view.held:
+            self.view.processed()
 
 
 class Views:
@@ -85,9 +139,13 @@ class Views:
         self.jobs: dict[str, View] = {}
         self.who = who
         self.features = features
+        self.session_id: str | None = None
         self.strange: set[str] = set()
         """Jobs and keys that it had asked for, and was not answered, when an earlier process died."""
+        self.forgotten: set[str] = set()
+        """Labels of submits of which it was told that their jobs are over, and forgotten."""
         self.restarted = False
+        """An earlier process has begun the session."""
         self._principal = principal
         self._truth = truth
 
@@ -96,72 +154,64 @@ class Views:
     def accepted(self, job_id: str, *, left: bool) -> View:
         """A submit was accepted; the job may be known. `left`: the user has unsubscribed since it asked."""
         work = self._work(job_id)
-        view = self.jobs.get(job_id)
-        if view is None:
-            view = self.jobs[job_id] = View(work, joined=work.key is not None)
-        elif not view.followed:
+        view = self.jobs.setdefault(job_id, View(work))
+        if not view.followed:
             view.begin(0)
-            view.joined = True
-        view.own, view.left = True, left
+            view.own, view.joined = True, work.key is not None
+        view.submitted, view.waits = True, not left or work.home == self.session_id
         return view
 
     def announced(self, job_id: str) -> None:
         """A job of its own has delegated: what the child does comes by itself, in this session."""
         work = self._truth.jobs.get(job_id)
-        if work is not None and job_id not in self.jobs:
-            self.jobs[job_id] = View(work, own=True)
+        if work is not None:
+            self.jobs.setdefault(job_id, View(work)).own = True
 
     def subscribed(self, told: Subscribed, *, after: int | None, own: bool, left: bool = False) -> None:
         """The answer to a subscribe; `after` None: live. `own`: the client's own, to go on from its cursor.
 
         `left` says that the user has unsubscribed since it asked.
         """
-        work = self._work(told.job_id)
-        view = self.jobs.get(told.job_id)
-        known = view is not None and view.followed
-        if view is None and own and self.restarted:
-            view = self.jobs[told.job_id] = View(work, own=True)  # An earlier process has submitted it.
-        elif view is None:
-            view = self.jobs[told.job_id] = View(work, left=True, gone=True)
+        work, view = self._work(told.job_id), self.jobs.get(told.job_id)
+        if own and view is None:
+            raise Broken("I1", f"{self.who} goes on with {told.job_id}, which it does not follow")
+        view = view or View(work)
         if told.history_from is not None:
             view.cut = max(view.cut, told.history_from - 1)
-        if work.parent is not None:
-            view.pieces = []  # Pieces of a child are joined from when it is followed.
-            view.gone = view.gone and not own  # A new process may follow it as any job.
-        if own or left:
+        last = told.subscribed_from
+        after = last if after is None else min(after, last)
+        if own or left or (told.status in FINAL and after >= last):
             return
-        after = None if after is None else min(after, told.subscribed_from)
-        over = told.status in FINAL and (after is None or 0 < told.subscribed_from <= after)
-        if after is not None and told.history_from is not None:
-            after = max(after, told.history_from - 1)
-        if over:
-            return
-        if not known:
-            view.begin(told.subscribed_from if after is None else after)
-        elif after is None and view.left:
-            view.cut, view.left = max(view.cut, told.subscribed_from), False
-        elif after is not None:
-            if after < view.cursor:
-                view.replay = Replay(after, view.cursor, after)
-            view.cut, view.left = max(view.cut, after), False
+        self.jobs[told.job_id], view.waits = view, True
+        if not view.followed:
+            view.begin(after)
+        elif after < view.cursor:
+            view.go(after)
 
     # Events.
 
     def emitted(self, event: JobEmitted) -> Taken | None:
-        """An event of a job; None for a notice of the session."""
+        """An event of a job, or a notice of the session."""
         position = event.job_seq
         if position is None:
             ensure(is_notice(event.kind, event.body), "I1", f"{self.who} gets {event} without a position")
-            return None
+            known = self.noticed(event.job_id)
+            return None if known is None else known.hand(None)
         view = self._view(event.job_id, position)
         work = view.work
         mark = work.heard[position].mark
         same = mark == mark_of(event.kind, event.body)
         ensure(same, "I1", f"{self.who} gets {event} as event {position} of {work.job_id}")
-        if event.kind == "result_chunk":
-            view.pieces.append(event.body["chunk_seq"])
-        ensure(not view.ended, "I2", f"{self.who} gets event {position} of {work.job_id} after its end")
+        if event.kind == "result_chunk" and view.asked:
+            view.join(event.body["chunk_seq"])
         return self._take(view, position)
+
+    def noticed(self, job_id: str) -> View | None:
+        """Return the job of a notice, which a new process may follow from now on, from its beginning."""
+        view = self.jobs.get(job_id)
+        if self.restarted and (view is None or not view.comes):
+            return self._found(job_id, 1)
+        return self._followed(view)
 
     def ended(self, event: JobEnded) -> Taken:
         """The end of a job."""
@@ -169,45 +219,29 @@ class Views:
         if position is None:
             raise Broken("I1", f"{self.who} gets the end of {event.job_id} without a position")
         view = self._view(event.job_id, position)
-        work = view.work
-        ensure(not view.ended, "I2", f"{self.who} gets the end of {work.job_id} twice")
-        if work.forgotten:
+        if view.work.forgotten:
             view.cut = position  # "the terminal always comes, alone if the history is gone".
         taken = self._take(view, position)
-        replay = view.replay
-        if replay is not None and not view.own:  # "In the submitting session ... history may be replayed".
-            missing = self._missed(view, replay.at, replay.until + 1)
-            ensure(missing is None, "I1", f"{self.who} gets the end of {work.job_id} before event {missing}")
         view.ended = True
         self._check_result(view, event)
         return taken
 
     def _take(self, view: View, position: int) -> Taken:
-        """It is the next one, or the next of a replay that the user has asked for."""
-        replay = view.replay
-        if replay is not None and replay.at < position <= replay.until:
-            missing, replay.at = self._missed(view, replay.at, position), position
-            view.cursor = max(view.cursor, position)
-        elif position > view.cursor:
-            missing, replay, view.cursor = self._missed(view, view.cursor, position), None, position
-        else:
-            raise Broken(
-                "I1",
-                f"{self.who} gets event {position} of {view.work.job_id} twice: it had {view.cursor}",
-            )
-        view.joined = False
-        ensure(
-            missing is None, "I1", f"{self.who} gets {position} of {view.work.job_id} before event {missing}"
-        )
-        return Taken(view, position, view.begun, replay)
+        """It is the next one behind the cursor that this user takes."""
+        what = f"{self.who} gets event {position} of {view.work.job_id}"
+        ensure(position > view.cursor, "I1", f"{what} twice: it had {view.cursor}")
+        missing = self._missed(view, position)
+        ensure(missing is None, "I1", f"{what} before event {missing}")
+        view.cursor, view.joined = position, False
+        return view.hand(position)
 
-    def _missed(self, view: View, after: int, upto: int) -> int | None:
-        """Return the first event between that had to come."""
+    def _missed(self, view: View, upto: int) -> int | None:
+        """Return the first event behind the cursor that had to come."""
         work = view.work
         if work.cut and (view.joined or "subscribe" not in self.features):
             return None  # Nobody is told of a cut by a key, "subscribe negotiated or not".
         takes = work.takes(self._principal, self.features)
-        return work.missed(max(after, view.cut), upto, takes, self.who)
+        return work.missed(max(view.cursor, view.cut), upto, takes, self.who)
 
     def _work(self, job_id: str) -> Work:
         work = self._truth.jobs.get(job_id)
@@ -216,36 +250,61 @@ class Views:
         return work
 
     def _view(self, job_id: str, position: int) -> View:
-        """A job that it follows. A new process is not told of requests that an earlier one has made."""
+        """A job of which something may come."""
         view = self.jobs.get(job_id)
-        work = self._truth.jobs.get(job_id)
-        if work is not None and self.restarted and (view is None or not view.followed):
-            asked = {job_id, work.key or ""} & self.strange
-            if view is None:
-                view = self.jobs[job_id] = View(work, own=True)  # Whose it is, the new process cannot know.
-            if asked:
-                self.strange -= asked
-                view.begin(position - 1)
-        if view is None or view.lost or view.gone:
+        if view is None or not view.comes:
+            view = self._found(job_id, position) or view
+        if view is None or not (view.comes or view.ended):
             raise Broken("I1", f"{self.who} hears of {job_id}, which it does not follow")
+        ensure(not view.ended, "I2", f"{self.who} gets event {position} of {job_id} after its end")
+        return self._followed(view) or view
+
+    def _followed(self, view: View | None) -> View | None:
+        """A new process follows a child, which comes by itself, when it hears of it."""
+        if view is not None and self.restarted and view.comes and not view.asked:
+            view.asked, view.chunk = True, 0
+        return view
+
+    def _found(self, job_id: str, position: int) -> View | None:
+        """Return a job of a request whose answer was lost; None if there is none.
+
+        An earlier process may have asked for it. Or the user was told that the job of its submit is over, and
+        forgotten. The session brings what it submitted from its beginning, and all else from where it was
+        asked for.
+        """
+        work, view = self._truth.jobs.get(job_id), self.jobs.get(job_id)
+        if work is not None and view is None and work.label in self.forgotten:
+            view = self.jobs[job_id] = View(work, own=True)
+            return view
+        if work is None or not self.restarted:
+            return None
+        asked = {job_id, work.key or ""} & self.strange
+        if not asked and (view is not None or work.home != self.session_id):
+            return None
+        self.strange -= asked
+        view = self.jobs[job_id] = View(work, cut=0 if view is None else view.cut)
+        view.begin(position - 1 if asked else 0)
+        view.own, view.waits = True, not asked  # It is not owed to this process.
         return view
 
     def _check_result(self, view: View, event: JobEnded) -> None:
+        """The end is what was sent, and the result what the agent returned, or its chunks joined."""
         work = view.work
-        end = work.end or work.end_inline
+        end = (None if "result_chunk" in self.features else work.end_inline) or work.end
         if end is None:
             raise Broken("I2", f"{self.who} gets the end of {work.job_id}, which was never sent")
         status, code = end["final_status"], end.get("code", "")
-        chunks = list(range(work.chunks))
-        if status == "success" and work.pieces and view.pieces != chunks and event.code:
-            return  # It has not got every chunk once and in order, and is told so.
+        streamed = bool(work.pieces) and "result" not in end and status == "success"
+        if streamed and view.asked and view.chunk != work.chunks:
+            ensure(event.code, "I2", f"{self.who} is not told that it lacks chunks of {work.job_id}")
+            return
         same = (event.final_status, event.code) == (status, code)
         ensure(same, "I2", f"{self.who} reads {event.final_status} {event.code} in {status} {code}")
-        if status != "success" or (work.pieces and event.result is None and view.pieces != chunks):
+        if status != "success":
             return
-        if work.pieces and event.result is None and work.parent is not None:
-            return  # A client joins the pieces of what it follows, and no other.
         value: Any = "".join(work.pieces) if work.pieces else event.result
+        if streamed and not view.asked:
+            value = None  # A client joins the pieces of what it follows, and no other.
         right = event.result == value and (work.pieces or any(value == given for given in work.returned))
         ensure(right, "I2", f"{self.who} gets {event.result!r} as the result of {work.job_id}, not {value!r}")
 
@@ -257,32 +316,20 @@ class Views:
             view.lost = True
 
     def new_session(self) -> None:
-        """Children come in the session that has submitted their root, and no other."""
+        """Nothing comes by itself in another session: the client observes what it follows."""
+        self.restarted = False
         for view in self.jobs.values():
-            view.own = view.own and view.work.parent is None
-            if view.work.parent is not None:
-                view.leave()
+            view.own = False
 
     # What outlives the process.
 
     def keep(self) -> dict[str, View]:
         """What a user writes down at the time at which the client's store is written."""
-        return {
-            job_id: replace(view, replay=view.replay and replace(view.replay), pieces=[])
-            for job_id, view in self.jobs.items()
-        }
+        return {job_id: view.kept() for job_id, view in self.jobs.items()}
 
     def restore(self, kept: dict[str, View]) -> None:
         """The process is there again: what it had processed never comes again, and all else does."""
         self.restarted = True
         for job_id, known in kept.items():
-            if self._truth.jobs.get(job_id) is not known.work:
-                continue
-            if known.own and known.work.key is not None:
-                self.strange.add(known.work.key)  # "The terminal always comes, again if need be".
-            view = self.jobs[job_id] = replace(known, cursor=known.done, pieces=[])
-            view.ended = known.ended and known.done == known.cursor
-            view.replay = None
-            if known.replay is not None and known.replay.done < known.replay.until:
-                done = known.replay.done
-                view.replay = Replay(done, known.replay.until, done)
+            if self._truth.jobs.get(job_id) is known.work:
+                self.jobs[job_id] = replace(known, held=deque())
