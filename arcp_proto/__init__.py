@@ -108,7 +108,8 @@ from .limits import Limits
 from .secret import Secret
 
 if TYPE_CHECKING:
-    from arcp_proto.client.client import Client, ClientConfig
+    from arcp_proto.client.client import Client
+    from arcp_proto.client.config import ClientConfig
 
     from .recording import record, replay
 

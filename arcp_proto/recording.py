@@ -14,11 +14,13 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.client import Client
+from arcp_proto.client.config import ClientConfig
+from arcp_proto.client.state import ClientState
 from arcp_proto.client.stored_session import Resumption
 from arcp_proto.engine.connection import Connection, Framing
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.entropy import SEED_BYTES, Entropy
-from arcp_proto.engine.machine import Machine
 from arcp_proto.engine.output import Output
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.jobs.listing import Cursors
@@ -99,7 +101,7 @@ pulled.
 class Replay(NamedTuple):
     """The replay of a recording: the machine, and one output for each input."""
 
-    machine: Machine
+    machine: Runtime | Client
     outputs: list[Output]
     envelopes: list[tuple[int, bytes]]
     """Connection number and envelope, in the order pulled: after each input, all pending ones."""
@@ -138,20 +140,21 @@ def record(
     not needed. Raises LocalProtocolError for a shorter salt, and for a machine that has been used, or
     restored.
     """
-    if machine.used or machine.recorder is not None:
+    state = _state_of(machine)
+    if state.used or state.recorder is not None:
         raise LocalProtocolError("call record() before the first input")
     if len(salt) < SALT_BYTES and not keep_secrets:
         raise LocalProtocolError(f"the salt of a recording has at least {SALT_BYTES} random bytes")
-    id_key, token_key = machine.entropy.keys(secrets=keep_secrets)
+    id_key, token_key = state.entropy.keys(secrets=keep_secrets)
     role: Literal["runtime", "client"] = "runtime" if isinstance(machine, Runtime) else "client"
-    config = msgspec.to_builtins(machine.config)
-    header = _Header(FORMAT, role, config, id_key.hex(), token_key.hex(), machine.now, machine.unix)
+    config = msgspec.to_builtins(state.config)
+    header = _Header(FORMAT, role, config, id_key.hex(), token_key.hex(), state.now, state.unix)
     stand_ins = None if keep_secrets else StandIns(salt, trusting=role == "client")
     if isinstance(machine, Client):
         header.resumption = _resumption(machine, stand_ins)
     sink(codec.encode_checked(header).decode())
     if isinstance(machine, Runtime) and stand_ins is not None:
-        machine.entropy = entropy = _Twins(machine.entropy)
+        state.entropy = entropy = _Twins(state.entropy)
         stand_ins.twins = entropy.twins
 
     def recorder(name: str, arguments: Sequence[Any], now: Time) -> None:
@@ -160,7 +163,7 @@ def record(
         written = [_write(argument, stand_ins) for argument in arguments]
         sink(codec.encode_checked(_Entry(name, written, now)).decode())
 
-    machine.recorder = recorder
+    state.recorder = recorder
 
 
 def replay(lines: Iterable[str]) -> Replay:
@@ -203,6 +206,7 @@ class _Player:
 
     def __init__(self, machine: Runtime | Client) -> None:
         self.machine = machine
+        self._state = _state_of(machine)
         self.outputs: list[Output] = []
         self.envelopes: list[tuple[int, bytes]] = []
         self._connections: dict[int, Connection] = {}
@@ -213,12 +217,12 @@ class _Player:
         for detail in inside:
             number, *data = detail.arguments
             connection = self._connection(number)
-            self.machine.enter(detail.now, detail.input, *detail.arguments)
+            self._state.enter(detail.now, detail.input, *detail.arguments)
             if detail.input == "congested":
-                self.machine.refuse_congested(connection)
+                self._state.refuse_congested(connection)
             else:
                 connection.replay_line(_read(data[0]))
-            self.machine.done()
+            self._state.done()
         if output is None or inside:
             output = _joined(output, self.machine.take())
         self.outputs.append(output)
@@ -226,17 +230,16 @@ class _Player:
 
     def _repeat(self, name: str, arguments: list[Any], now: int) -> Output | None:
         """Repeat an input; return its output, or None if that must still be taken."""
-        machine = self.machine
-        role = "runtime" if isinstance(machine, Runtime) else "client"
+        role = "runtime" if isinstance(self.machine, Runtime) else "client"
         if name == "connect":
             self._connect(arguments, now)
         elif name == "message":
             number, data = arguments
             return self._connection(number).receive(data, now=now)
         elif name == "heard":
-            machine.enter(now, name, *arguments)
-            self._connection(arguments[0]).heard_at = machine.now
-            machine.done()
+            self._state.enter(now, name, *arguments)
+            self._connection(arguments[0]).heard_at = self._state.now
+            self._state.done()
         elif name in INPUTS["connection"]:
             number, *rest = arguments
             call: Callable[..., Output] = getattr(self._connection(number), name)
@@ -268,6 +271,10 @@ class _Player:
         if connection is None:
             raise LocalProtocolError(f"the recording has no connection {number}")
         return connection
+
+
+def _state_of(machine: Runtime | Client) -> Runtime | ClientState:
+    return machine if isinstance(machine, Runtime) else state_of(machine)
 
 
 def _joined(first: Output | None, second: Output) -> Output:
@@ -395,7 +402,8 @@ def _machine(header: _Header) -> Runtime | Client:
         resumption = None if header.resumption is None else _read_resumption(header.resumption)
         config = msgspec.convert(header.config, ClientConfig)
         machine = Client(config, seed=seed, now=now, unix=unix, resumption=resumption)
-    machine.entropy = Entropy.of_keys(bytes.fromhex(header.id_key), bytes.fromhex(header.token_key))
+    state = _state_of(machine)
+    state.entropy = Entropy.of_keys(bytes.fromhex(header.id_key), bytes.fromhex(header.token_key))
     if isinstance(machine, Runtime):
-        machine.cursors = Cursors(machine.entropy.key("cursors"))
+        machine.cursors = Cursors(state.entropy.key("cursors"))
     return machine

@@ -14,9 +14,9 @@ import msgspec
 import pytest
 
 from arcp_proto.client import fast_path, resubscribe, resuming
-from arcp_proto.client.client import Client
 from arcp_proto.client.followed_job import FollowedJob
 from arcp_proto.client.session import ClientSession
+from arcp_proto.client.state import ClientState
 from arcp_proto.engine.connection import Connection, Phase
 from arcp_proto.engine.outbox import Outbox
 from arcp_proto.engine.output import JobLost
@@ -406,7 +406,7 @@ def client_gives_up_a_job_after_a_resume(patch: Patch, hits: Hits) -> None:
     """The client takes one job in three for lost when its session is resumed."""
     original = resuming.welcomed
 
-    def welcomed(client: Client, connection: Connection, welcome: Welcome) -> None:
+    def welcomed(client: ClientState, connection: Connection, welcome: Welcome) -> None:
         before = client.session
         resumed = isinstance(before, ClientSession) and before.id == welcome.session_id
         original(client, connection, welcome)

@@ -16,7 +16,8 @@ from arcp_io.drivers.clock import Clock
 from arcp_io.errors import ArcpError, ConnectionLost, LocalProtocolError, error_for
 from arcp_io.lease_terms import moment, with_budget
 from arcp_io.values import converted
-from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.client import Client
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.connection import Connection
 from arcp_proto.engine.output import (
     CancelAnswered,
@@ -361,7 +362,7 @@ class Session:
             except (OSError, ConnectionLost):
                 if not patient or self.lost is not None or self._pump.now() >= until:
                     raise
-            if self._client.session is not None:
+            if self._client.session_id is not None:
                 await self._welcome.wait()  # The client resumes the stored session by itself.
                 return
             self._welcome = Answer()
@@ -434,10 +435,10 @@ class Session:
                 )
             case ConnectionEnded():
                 self._connection = None
-                if self._client.session is None:
+                if self._client.session_id is None:
                     self._end_soon(loss_of(event))
             case SessionClosed():
-                if self._client.session is None:
+                if self._client.session_id is None:
                     self._end_soon(ConnectionLost("the session was closed"))
 
     def _welcomed(self, event: Welcomed) -> None:

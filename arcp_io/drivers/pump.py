@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.endpoint import Endpoint
 from arcp_proto.engine.machine import Machine
 from arcp_proto.engine.output import Closing, Event, Output, Request
 from arcp_proto.errors import InvariantViolated
@@ -67,7 +68,12 @@ class Pump:
     """
 
     def __init__(
-        self, machine: Machine, host: Host, loop: Loop, clock: Clock, keeper: Keeper | None = None
+        self,
+        machine: Machine | Endpoint[Machine],
+        host: Host,
+        loop: Loop,
+        clock: Clock,
+        keeper: Keeper | None = None,
     ) -> None:
         """Drive a machine; a machine that makes records has a `keeper` for them."""
         self.machine = machine

@@ -19,8 +19,8 @@ from arcp_proto.wire import codec, messages
 from arcp_proto.wire.trace_context import EXTENSION, read_trace
 
 if TYPE_CHECKING:
-    from .client import Client
     from .session import ClientSession
+    from .state import ClientState
 
 MAX_SEQ: Final = 2**63 - 1
 """The highest number that peers can hold."""
@@ -166,7 +166,7 @@ def _bounds(submit: messages.Submit) -> Iterator[tuple[str, str]]:
 
 
 def check_size(
-    client: Client,
+    client: ClientState,
     session: ClientSession,
     message: msgspec.Struct,
     job_id: JobId | None = None,

@@ -25,7 +25,7 @@ from .pending import RequestKind
 from .session import ClientSession
 
 if TYPE_CHECKING:
-    from .client import Client
+    from .state import ClientState
 
 SUPERSEDED: Final = "superseded"
 """The `reason` in the details of the UNAUTHENTICATED that says that another connection has the session."""
@@ -36,7 +36,7 @@ FATAL: Final = "fatal"
 _OPEN: Final = Phase.OPEN
 
 
-def handle(client: Client, connection: Connection, data: bytes) -> None:
+def handle(client: ClientState, connection: Connection, data: bytes) -> None:
     """Read one message and carry out what can be by now: it, those that waited for it, or none."""
     envelope = codec.decode_envelope(data)
     session = client.session
@@ -55,7 +55,7 @@ def handle(client: Client, connection: Connection, data: bytes) -> None:
         _let_go(client, connection, session)
 
 
-def carry_out(client: Client, connection: Connection, envelopes: Iterable[codec.Envelope]) -> None:
+def carry_out(client: ClientState, connection: Connection, envelopes: Iterable[codec.Envelope]) -> None:
     """Numbered envelopes whose turn it is, until one ends the connection."""
     for envelope in envelopes:
         if connection.phase is _OPEN:
@@ -66,7 +66,7 @@ def carry_out(client: Client, connection: Connection, envelopes: Iterable[codec.
 # Gaps in the numbers (§8.3).
 
 
-def watch_gap(client: Client, connection: Connection, session: ClientSession, *, moved: bool) -> None:
+def watch_gap(client: ClientState, connection: Connection, session: ClientSession, *, moved: bool) -> None:
     """Events are held back for missing ones, or no longer; `moved` says that the stream went on."""
     numbers, limits = session.numbers, client.limits
     if numbers.held_count == 0:
@@ -77,7 +77,7 @@ def watch_gap(client: Client, connection: Connection, session: ClientSession, *,
         client.timers.arm(TimerKind.GAP, connection.number, Time(client.now + limits.gap * SECOND))
 
 
-def give_up_gap(client: Client, connection: Connection, session: ClientSession) -> None:
+def give_up_gap(client: ClientState, connection: Connection, session: ClientSession) -> None:
     """The session is broken: it is resumed behind its last number, once for each gap.
 
     What does not come then is given up, and said; a runtime that leaves out numbers is taken as it is.
@@ -102,14 +102,14 @@ def give_up_gap(client: Client, connection: Connection, session: ClientSession) 
 
 
 def on_welcome(
-    client: Client, connection: Connection, envelope: codec.Envelope, welcome: messages.Welcome
+    client: ClientState, connection: Connection, envelope: codec.Envelope, welcome: messages.Welcome
 ) -> None:
     """`session.welcome` (§6.2)."""
     resuming.welcomed(client, connection, welcome)
 
 
 def on_early_error(
-    client: Client,
+    client: ClientState,
     connection: Connection,
     envelope: codec.Envelope,
     error: messages.SessionError | messages.JobError,
@@ -124,7 +124,7 @@ def on_early_error(
 
 
 def on_early_event(
-    client: Client, connection: Connection, envelope: codec.Envelope, message: msgspec.Struct
+    client: ClientState, connection: Connection, envelope: codec.Envelope, message: msgspec.Struct
 ) -> None:
     """Of a job before the welcome: some peers send what comes again behind it, when a session is resumed."""
     if isinstance(message, messages.JobError) and envelope.event_seq is None:
@@ -136,17 +136,21 @@ def on_early_event(
 # The session.
 
 
-def on_ping(client: Client, connection: Connection, envelope: codec.Envelope, ping: messages.Ping) -> None:
+def on_ping(
+    client: ClientState, connection: Connection, envelope: codec.Envelope, ping: messages.Ping
+) -> None:
     """`session.ping` is answered at once, negotiated or not (§6.4)."""
     connection.send(messages.Pong(ping.nonce, client.time_text()), urgent=True)
 
 
-def on_pong(client: Client, connection: Connection, envelope: codec.Envelope, pong: messages.Pong) -> None:
+def on_pong(
+    client: ClientState, connection: Connection, envelope: codec.Envelope, pong: messages.Pong
+) -> None:
     """`session.pong`: that something was heard is all it says (§6.4)."""
 
 
 def on_closed(
-    client: Client, connection: Connection, envelope: codec.Envelope, closed: messages.Closed
+    client: ClientState, connection: Connection, envelope: codec.Envelope, closed: messages.Closed
 ) -> None:
     """`session.closed` and `session.bye` (§6.7): an answer to our close, or the runtime's own."""
     asked = client.session is not None and client.session.closing
@@ -157,7 +161,7 @@ def on_closed(
 
 
 def on_session_error(
-    client: Client, connection: Connection, envelope: codec.Envelope, error: messages.SessionError
+    client: ClientState, connection: Connection, envelope: codec.Envelope, error: messages.SessionError
 ) -> None:
     """`session.error`: the refusal of a request, or of our close by some peers, or the connection's."""
     session = jobs.session_of(client)
@@ -189,7 +193,7 @@ def on_session_error(
 
 
 def on_accepted(
-    client: Client, connection: Connection, envelope: codec.Envelope, accepted: messages.Accepted
+    client: ClientState, connection: Connection, envelope: codec.Envelope, accepted: messages.Accepted
 ) -> None:
     """`job.accepted` (§7.1), and what came of the job before it."""
     jobs.on_accepted(client, connection, envelope, accepted)
@@ -200,14 +204,16 @@ def on_accepted(
 
 
 def on_subscribed(
-    client: Client, connection: Connection, envelope: codec.Envelope, answer: messages.Subscribed
+    client: ClientState, connection: Connection, envelope: codec.Envelope, answer: messages.Subscribed
 ) -> None:
     """`job.subscribed` (§7.6), and what some peers replay before it."""
     jobs.on_subscribed(client, connection, envelope, answer)
     _go_on(client, connection, JobId(answer.job_id))
 
 
-def on_jobs(client: Client, connection: Connection, envelope: codec.Envelope, page: messages.Jobs) -> None:
+def on_jobs(
+    client: ClientState, connection: Connection, envelope: codec.Envelope, page: messages.Jobs
+) -> None:
     """`session.jobs` (§6.6): by `request_id`, or without one for the oldest list."""
     requests = jobs.session_of(client).requests
     if page.request_id:
@@ -218,7 +224,7 @@ def on_jobs(client: Client, connection: Connection, envelope: codec.Envelope, pa
         client.happened(JobsListed(request.id, page.jobs, page.next_cursor))
 
 
-Handler = Callable[["Client", Connection, codec.Envelope, Any], None]
+Handler = Callable[["ClientState", Connection, codec.Envelope, Any], None]
 
 HANDLERS: Final[Mapping[Phase, Mapping[str, Handler]]] = {
     Phase.AWAITING_WELCOME: {
@@ -250,14 +256,14 @@ HANDLERS: Final[Mapping[Phase, Mapping[str, Handler]]] = {
 """Which message is legal in which phase; any other is ignored."""
 
 
-def _go_on(client: Client, connection: Connection, job_id: JobId) -> None:
+def _go_on(client: ClientState, connection: Connection, job_id: JobId) -> None:
     """What waited for an answer about a job."""
     session = jobs.session_of(client)
     if job_id in session.early and job_id in session.jobs:
         carry_out(client, connection, session.early.take(job_id))
 
 
-def _let_go(client: Client, connection: Connection, session: ClientSession) -> None:
+def _let_go(client: ClientState, connection: Connection, session: ClientSession) -> None:
     """Every submit is answered, and what still waits is of none of them.
 
     It is of a job of the process that has begun the session, or of a child of a job that a key has brought.
@@ -272,7 +278,7 @@ def _let_go(client: Client, connection: Connection, session: ClientSession) -> N
             session.drop_early([job_id])
 
 
-def _let_children_go_on(client: Client, connection: Connection) -> None:
+def _let_children_go_on(client: ClientState, connection: Connection) -> None:
     """What children did has waited with what announces them, for an answer about the job that delegated."""
     session = client.session
     if session is None or not session.early.count:
@@ -284,7 +290,7 @@ def _let_children_go_on(client: Client, connection: Connection) -> None:
 
 
 def _in_order(
-    client: Client, connection: Connection, session: ClientSession, envelope: codec.Envelope, size: int
+    client: ClientState, connection: Connection, session: ClientSession, envelope: codec.Envelope, size: int
 ) -> Sequence[codec.Envelope]:
     """The numbered envelopes whose turn it is."""
     numbers = session.numbers
@@ -295,7 +301,7 @@ def _in_order(
     return ready
 
 
-def _carry_out(client: Client, connection: Connection, envelope: codec.Envelope) -> None:
+def _carry_out(client: ClientState, connection: Connection, envelope: codec.Envelope) -> None:
     """One message in its turn. A bad one is ignored and keeps back none behind it; too many close (§1)."""
     try:
         if not envelope.supported:

@@ -25,7 +25,7 @@ from .followed_job import FollowedJob
 from .session import ClientSession
 
 if TYPE_CHECKING:
-    from .client import Client
+    from .state import ClientState
 
 _Plain: TypeAlias = str | int | float | bool | None
 _Nested1: TypeAlias = _Plain | dict[str, _Plain] | list[_Plain]
@@ -73,7 +73,7 @@ _READ: Final = frozenset({"result_chunk", *SYNONYMS})
 """Kinds whose bodies the client reads."""
 
 
-def receive_all(client: Client, connection: Connection, messages: Sequence[bytes], *, now: int) -> int:
+def receive_all(client: ClientState, connection: Connection, messages: Sequence[bytes], *, now: int) -> int:
     """See `Machine.receive_all`."""
     decode, rest, taken = _DECODERS.suited_to(messages), iter(messages), 0
     while taken < len(messages) and takes(connection):
@@ -99,7 +99,7 @@ def _flows(connection: Connection, session: ClientSession) -> bool:
 
 
 def _receive_run(
-    client: Client,
+    client: ClientState,
     connection: Connection,
     session: ClientSession,
     rest: Iterator[bytes],

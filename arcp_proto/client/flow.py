@@ -14,10 +14,10 @@ from .acks import ACK_EVENTS, ACK_INTERVAL
 from .session import ClientSession
 
 if TYPE_CHECKING:
-    from .client import Client
+    from .state import ClientState
 
 
-def ack_soon(client: Client, connection: Connection, session: ClientSession) -> None:
+def ack_soon(client: ClientState, connection: Connection, session: ClientSession) -> None:
     """Something may have been processed: ack it now or when its time has come (§6.5)."""
     acks = session.acks
     if session.closing or not session.acking:
@@ -30,7 +30,7 @@ def ack_soon(client: Client, connection: Connection, session: ClientSession) -> 
         client.timers.arm(TimerKind.ACK, number, Time(client.now + ACK_INTERVAL))
 
 
-def ack(client: Client, connection: Connection, session: ClientSession) -> None:
+def ack(client: ClientState, connection: Connection, session: ClientSession) -> None:
     """Say what is processed, or wait for a transport that takes nothing."""
     ensure(session.acking, "an ack that was not negotiated")
     client.timers.disarm(TimerKind.ACK, connection.number)

@@ -33,7 +33,7 @@ from .pending import Outstanding, RequestKind
 from .session import ClientSession, Failure
 
 if TYPE_CHECKING:
-    from .client import Client
+    from .state import ClientState
 
 OF_THE_CONNECTION: Final = (ErrorCode.HEARTBEAT_LOST, ErrorCode.UNAUTHENTICATED)
 """Codes that answer no request that they do not name."""
@@ -56,7 +56,7 @@ EVENT_BYTES: Final = 200
 
 
 def on_accepted(
-    client: Client, connection: Connection, envelope: codec.Envelope, accepted: messages.Accepted
+    client: ClientState, connection: Connection, envelope: codec.Envelope, accepted: messages.Accepted
 ) -> None:
     """`job.accepted` (§7.1), the answer to a submit; with a `parent_job_id` it announces a child (§10)."""
     session, job_id = session_of(client), JobId(accepted.job_id)
@@ -98,7 +98,7 @@ def on_accepted(
 
 
 def on_subscribed(
-    client: Client, connection: Connection, envelope: codec.Envelope, answer: messages.Subscribed
+    client: ClientState, connection: Connection, envelope: codec.Envelope, answer: messages.Subscribed
 ) -> None:
     """`job.subscribed` (§7.6): by `request_id`, or without one for the oldest subscribe of the job."""
     session, job_id = session_of(client), JobId(answer.job_id)
@@ -138,7 +138,7 @@ def on_subscribed(
 
 
 def on_cancelled(
-    client: Client, connection: Connection, envelope: codec.Envelope, cancelled: messages.Cancelled
+    client: ClientState, connection: Connection, envelope: codec.Envelope, cancelled: messages.Cancelled
 ) -> None:
     """`job.cancelled` (§7.4): by `request_id`, or without one for the oldest cancel of the job."""
     requests, job_id = session_of(client).requests, JobId(cancelled.job_id)
@@ -156,7 +156,7 @@ def on_cancelled(
 
 
 def on_event(
-    client: Client, connection: Connection, envelope: codec.Envelope, event: messages.JobEvent
+    client: ClientState, connection: Connection, envelope: codec.Envelope, event: messages.JobEvent
 ) -> None:
     """`job.event` (§8.1); chunks of a result are kept for its end as well (§8.4)."""
     session, job_id, position = session_of(client), _job_id(envelope), event.job_seq
@@ -178,7 +178,7 @@ def on_event(
 
 
 def on_result(
-    client: Client, connection: Connection, envelope: codec.Envelope, result: messages.Result
+    client: ClientState, connection: Connection, envelope: codec.Envelope, result: messages.Result
 ) -> None:
     """`job.result` (§8.4): success, or from some peers the end of a job that was cancelled or timed out."""
     session, job_id = session_of(client), _job_id(envelope)
@@ -208,7 +208,7 @@ def on_result(
 
 
 def on_job_error(
-    client: Client, connection: Connection, envelope: codec.Envelope, error: messages.JobError
+    client: ClientState, connection: Connection, envelope: codec.Envelope, error: messages.JobError
 ) -> None:
     """`job.error`: the end of a job (§7.3), or from some peers the refusal of a request."""
     session, job_id = session_of(client), name(envelope.job_id)
@@ -226,7 +226,9 @@ def on_job_error(
 # For the other handlers.
 
 
-def refused(client: Client, request: Outstanding, error: messages.SessionError | messages.JobError) -> None:
+def refused(
+    client: ClientState, request: Outstanding, error: messages.SessionError | messages.JobError
+) -> None:
     """A request was refused, of the user or of our own."""
     message = error.message or error.code
     session = session_of(client)
@@ -243,7 +245,7 @@ def refused(client: Client, request: Outstanding, error: messages.SessionError |
     )
 
 
-def fail(client: Client, error: messages.SessionError | messages.JobError) -> None:
+def fail(client: ClientState, error: messages.SessionError | messages.JobError) -> None:
     """An error is the connection's, and the reason of its end if that follows soon."""
     message = error.message or error.code
     client.failure = Failure(error.code, message, client.now)
@@ -260,7 +262,7 @@ def trace_ids_of(envelope: codec.Envelope) -> Sequence[str]:
     return _trace_ids(envelope.trace_id)
 
 
-def session_of(client: Client) -> ClientSession:
+def session_of(client: ClientState) -> ClientSession:
     """The session of an open connection."""
     return found(client.session, "only an open connection gets here")
 
@@ -269,7 +271,7 @@ def session_of(client: Client) -> ClientSession:
 
 
 def _is_made_by(
-    client: Client, request: Outstanding, accepted: messages.Accepted, trace_ids: Sequence[str]
+    client: ClientState, request: Outstanding, accepted: messages.Accepted, trace_ids: Sequence[str]
 ) -> bool:
     """Whether a job was made by this submit with a key, and by no earlier one (§7.2).
 
@@ -361,7 +363,7 @@ def _ends_subscription(event: messages.JobEvent) -> bool:
 
 
 def _end_subscription(
-    client: Client,
+    client: ClientState,
     session: ClientSession,
     job: FollowedJob,
     envelope: codec.Envelope,
@@ -425,7 +427,7 @@ def _set_fault(end: JobEnded, final_status: str, message: str | None) -> None:
     end.code, end.message, end.retryable = code.value, message or meaning, RETRYABLE[code]
 
 
-def _end(client: Client, session: ClientSession, envelope: codec.Envelope, end: JobEnded) -> None:
+def _end(client: ClientState, session: ClientSession, envelope: codec.Envelope, end: JobEnded) -> None:
     """A job is over, and so is every cancel of it that was not answered: some peers never do."""
     while (request := session.requests.take_cancel(end.job_id)) is not None:
         client.happened(CancelAnswered(request.id, end.job_id, 0, end.final_status))

@@ -17,8 +17,8 @@ from .followed_job import FollowedJob
 from .pending import Outstanding, RequestKind
 
 if TYPE_CHECKING:
-    from .client import Client
     from .session import ClientSession
+    from .state import ClientState
 
 WINDOW: Final = 32
 """Subscribes of our own that wait for their answers."""
@@ -40,7 +40,7 @@ class Recovery:
         self.waiting: deque[JobId] = deque()
 
 
-def begin(client: Client) -> None:
+def begin(client: ClientState) -> None:
     """The session is attached: ask for every job that is awaited and was not asked for."""
     session = _session(client)
     recovery = session.recovery
@@ -61,7 +61,7 @@ def begin(client: Client) -> None:
         _lose(client, session, job_id, "its session is lost, and the runtime does not offer to subscribe")
 
 
-def subscribed(client: Client, job_id: JobId, answer: messages.Subscribed) -> bool:
+def subscribed(client: ClientState, job_id: JobId, answer: messages.Subscribed) -> bool:
     """A subscribe of our own was answered; returns whether the job's events follow."""
     session = _session(client)
     session.recovery.open -= 1
@@ -78,7 +78,7 @@ def subscribed(client: Client, job_id: JobId, answer: messages.Subscribed) -> bo
     return follows
 
 
-def refused(client: Client, job_id: JobId, code: str, message: str, *, retryable: bool) -> None:
+def refused(client: ClientState, job_id: JobId, code: str, message: str, *, retryable: bool) -> None:
     """A subscribe of our own was refused: it is tried again if that can help."""
     session = _session(client)
     session.recovery.open -= 1
@@ -95,13 +95,13 @@ def refused(client: Client, job_id: JobId, code: str, message: str, *, retryable
     _proceed(client, session)
 
 
-def subscribe_later(client: Client, job: FollowedJob) -> None:
+def subscribe_later(client: ClientState, job: FollowedJob) -> None:
     """What a job brings is lost for now; it is asked for again from where it stopped."""
     job.awaited = True
     client.timers.arm(TimerKind.RESUBSCRIBE, job.id, Time(client.now + PAUSE))
 
 
-def look_for(client: Client, session: ClientSession, job: FollowedJob, *, over: bool) -> None:
+def look_for(client: ClientState, session: ClientSession, job: FollowedJob, *, over: bool) -> None:
     """A submit with a key was answered by a job that an earlier one has made, as far as anybody knows (§7.2).
 
     Some runtimes send nothing behind such an answer. So the job is observed with its history: at once if its
@@ -115,7 +115,7 @@ def look_for(client: Client, session: ClientSession, job: FollowedJob, *, over: 
         _await_sign(client, session, job)
 
 
-def on_silence(client: Client, job_id: JobId) -> None:
+def on_silence(client: ClientState, job_id: JobId) -> None:
     """Nothing has come of a job for a second; a session that is detached waits again when it is attached."""
     session = client.session
     job = None if session is None else session.jobs.get(job_id)
@@ -125,13 +125,13 @@ def on_silence(client: Client, job_id: JobId) -> None:
         _ask_for(client, session, job)
 
 
-def _await_sign(client: Client, session: ClientSession, job: FollowedJob) -> None:
+def _await_sign(client: ClientState, session: ClientSession, job: FollowedJob) -> None:
     """Give a job a second in which something may come of it."""
     if not job.awaited and "subscribe" in (session.features or ()):
         client.timers.arm(TimerKind.SILENCE, job.id, Time(client.now + SILENCE))
 
 
-def _ask_for(client: Client, session: ClientSession, job: FollowedJob) -> None:
+def _ask_for(client: ClientState, session: ClientSession, job: FollowedJob) -> None:
     """Observe a job of which nothing has come. It stays what it is: it may be ours, and come by itself."""
     if session.requests.wants_history(job.id):
         return
@@ -142,7 +142,7 @@ def _ask_for(client: Client, session: ClientSession, job: FollowedJob) -> None:
 
 
 def _not_found(
-    client: Client, session: ClientSession, job: FollowedJob, code: str, message: str, *, retryable: bool
+    client: ClientState, session: ClientSession, job: FollowedJob, code: str, message: str, *, retryable: bool
 ) -> None:
     """A job of which nothing has come is gone, or cannot be observed: then it is waited for."""
     job.refusals += 1
@@ -156,7 +156,7 @@ def _not_found(
         job.heard = True
 
 
-def answered(client: Client, job_id: JobId) -> None:
+def answered(client: ClientState, job_id: JobId) -> None:
     """A subscribe of the user's was answered or refused: if it brings no job that we await, we ask."""
     session = _session(client)
     job = session.jobs.get(job_id)
@@ -164,7 +164,7 @@ def answered(client: Client, job_id: JobId) -> None:
         subscribe_later(client, job)
 
 
-def on_timer(client: Client, job_id: JobId) -> None:
+def on_timer(client: ClientState, job_id: JobId) -> None:
     """It is time to ask for a job again; a session that is detached asks when it is attached."""
     session = client.session
     if session is not None and session.attached and not session.closing:
@@ -172,7 +172,7 @@ def on_timer(client: Client, job_id: JobId) -> None:
         _proceed(client, session)
 
 
-def forget(client: Client, session: ClientSession) -> None:
+def forget(client: ClientState, session: ClientSession) -> None:
     """The session is lost or over: nothing that was asked for in it by ourselves is answered any more."""
     for request in session.requests:
         if request.ours:
@@ -182,7 +182,7 @@ def forget(client: Client, session: ClientSession) -> None:
     session.recovery = Recovery()
 
 
-def _proceed(client: Client, session: ClientSession) -> None:
+def _proceed(client: ClientState, session: ClientSession) -> None:
     recovery = session.recovery
     while recovery.waiting and recovery.open < WINDOW and session.attached and not session.closing:
         job = session.jobs.get(recovery.waiting.popleft())
@@ -216,10 +216,10 @@ def _subscribe(job: FollowedJob) -> messages.Subscribe:
     return messages.Subscribe(job.id, job.home, True, after if by_positions else None)
 
 
-def _lose(client: Client, session: ClientSession, job_id: JobId, message: str) -> None:
+def _lose(client: ClientState, session: ClientSession, job_id: JobId, message: str) -> None:
     session.forget_job(job_id)
     client.happened(JobLost(job_id, ErrorCode.RESUME_WINDOW_EXPIRED.value, message))
 
 
-def _session(client: Client) -> ClientSession:
+def _session(client: ClientState) -> ClientSession:
     return found(client.session, "only an attached session recovers")

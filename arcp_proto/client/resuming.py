@@ -20,7 +20,7 @@ from .pending import Outstanding, RequestKind
 from .session import ClientSession
 
 if TYPE_CHECKING:
-    from .client import Client
+    from .state import ClientState
 
 CONNECTION_LOST = "CONNECTION_LOST"
 """The code of a request that may have been carried out, or not: its answer will not come. It is ours."""
@@ -29,7 +29,7 @@ NOT_NEGOTIATED = "NOT_NEGOTIATED"
 """The code of a request that waited for a runtime which did not negotiate its feature (§6.2). It is ours."""
 
 
-def resume_of(client: Client, session: ClientSession | None) -> messages.Resume | None:
+def resume_of(client: ClientState, session: ClientSession | None) -> messages.Resume | None:
     """What the next hello asks to continue; None for a new session."""
     if session is None or session.lost or session.token is None:
         return None
@@ -38,7 +38,7 @@ def resume_of(client: Client, session: ClientSession | None) -> messages.Resume 
     return messages.Resume(session.token.reveal(), last, session.id, replies=True)
 
 
-def welcomed(client: Client, connection: Connection, welcome: messages.Welcome) -> None:
+def welcomed(client: ClientState, connection: Connection, welcome: messages.Welcome) -> None:
     """The handshake is over: the session is open, or open again, or another one in its place."""
     offered = frozenset(welcome.capabilities.features)
     features = frozenset(name for name in client.config.features if name in offered)
@@ -76,7 +76,9 @@ def welcomed(client: Client, connection: Connection, welcome: messages.Welcome) 
     resubscribe.begin(client)
 
 
-def refused(client: Client, session: ClientSession, error: messages.SessionError | messages.JobError) -> None:
+def refused(
+    client: ClientState, session: ClientSession, error: messages.SessionError | messages.JobError
+) -> None:
     """A hello that was to go on with the session was refused."""
     client.reconnecting.refused(
         error.code,
@@ -90,7 +92,7 @@ def refused(client: Client, session: ClientSession, error: messages.SessionError
     )
 
 
-def ended(client: Client, session: ClientSession, end: ConnectionEnded) -> None:
+def ended(client: ClientState, session: ClientSession, end: ConnectionEnded) -> None:
     """The connection of a session, or one that was to become it, is over."""
     reconnecting = client.reconnecting
     if session.closing or (session.attached and not client.config.resume and not client.left):
@@ -118,14 +120,14 @@ def ended(client: Client, session: ClientSession, end: ConnectionEnded) -> None:
     client.request(reconnecting.dial(client.now))
 
 
-def watch(client: Client) -> None:
+def watch(client: ClientState) -> None:
     """Give up when the session is not reached in time, counted from when it was attached last."""
     if client.timers.armed(TimerKind.GIVE_UP, 0) is None:
         at = Time(client.now + client.config.give_up_sec * SECOND)
         client.timers.arm(TimerKind.GIVE_UP, 0, at)
 
 
-def too_large(client: Client, reason: str) -> None:
+def too_large(client: ClientState, reason: str) -> None:
     """The connection ends by a message that is larger than the limit, and that a resume would bring again.
 
     The second time at one place the session is lost, and its jobs with it: it may be of any.
@@ -138,7 +140,7 @@ def too_large(client: Client, reason: str) -> None:
             client.reconnecting.lose(ErrorCode.INVALID_REQUEST, reason)
 
 
-def on_give_up(client: Client) -> None:
+def on_give_up(client: ClientState) -> None:
     """It was not reached."""
     session, connection = client.session, client.connection
     if session is None:
@@ -151,7 +153,7 @@ def on_give_up(client: Client) -> None:
     client.close_connection(connection, CLOSE_NORMAL, reason, flush=False)
 
 
-def lose(client: Client, session: ClientSession, code: str, reason: str) -> None:
+def lose(client: ClientState, session: ClientSession, code: str, reason: str) -> None:
     """It cannot be resumed any more: another is opened, and its unfinished jobs are looked for there."""
     client.happened(SessionLost(session.id, code, reason, final=False))
     resubscribe.forget(client, session)
@@ -159,7 +161,7 @@ def lose(client: Client, session: ClientSession, code: str, reason: str) -> None
     client.reconnecting.lost(client.now)
 
 
-def give_up(client: Client, session: ClientSession, code: str, reason: str) -> None:
+def give_up(client: ClientState, session: ClientSession, code: str, reason: str) -> None:
     """It is lost, and no other is opened."""
     client.happened(SessionLost(session.id, code, reason, final=True))
     forget(client, session)
@@ -167,20 +169,20 @@ def give_up(client: Client, session: ClientSession, code: str, reason: str) -> N
     _lose_jobs(client, session, code, reason)
 
 
-def forget(client: Client, session: ClientSession) -> None:
+def forget(client: ClientState, session: ClientSession) -> None:
     """It is over for us."""
     resubscribe.forget(client, session)
     client.timers.disarm(TimerKind.GIVE_UP, 0)
     client.session = None
 
 
-def close(client: Client, session: ClientSession, reason: str) -> None:
+def close(client: ClientState, session: ClientSession, reason: str) -> None:
     """The user closes it while it is detached: nothing is sent, and what was asked for is not answered."""
     forget(client, session)
     _refuse_all(client, session, reason)
 
 
-def _send(client: Client, connection: Connection, session: ClientSession, request: Outstanding) -> None:
+def _send(client: ClientState, connection: Connection, session: ClientSession, request: Outstanding) -> None:
     """Send a request, now that the session is attached; one that its runtime did not negotiate is refused."""
     message = found(request.message, "a request that waits has its message")
     reason = commands.not_negotiated(message, session.features or frozenset())
@@ -204,7 +206,7 @@ def transmit(connection: Connection, session: ClientSession, request: Outstandin
     request.sent = True
 
 
-def unsubscribe(client: Client, session: ClientSession, message: messages.Unsubscribe) -> None:
+def unsubscribe(client: ClientState, session: ClientSession, message: messages.Unsubscribe) -> None:
     """A job is observed no longer; there is no answer, so that it is said again on the next connection."""
     job_id = JobId(message.job_id)
     job = session.jobs.get(job_id)
@@ -219,7 +221,7 @@ def unsubscribe(client: Client, session: ClientSession, message: messages.Unsubs
         client.connection.send(message, job_id=job_id)
 
 
-def _ask_again(client: Client, connection: Connection, session: ClientSession, replies: bool) -> None:
+def _ask_again(client: ClientState, connection: Connection, session: ClientSession, replies: bool) -> None:
     """Send what has no answer, in its order: with `replies` the runtime does nothing of it twice."""
     for request in session.requests:
         _unsubscribe_again(connection, session, request.number)
@@ -244,18 +246,18 @@ def _unsubscribe_again(connection: Connection, session: ClientSession, number: i
             connection.send(messages.Unsubscribe(job_id), job_id=job_id)
 
 
-def _refuse_all(client: Client, session: ClientSession, reason: str) -> None:
+def _refuse_all(client: ClientState, session: ClientSession, reason: str) -> None:
     for request in session.requests:
         session.requests.take(request.id)
         _refuse(client, request, CONNECTION_LOST, reason)
 
 
-def _lose_jobs(client: Client, session: ClientSession, code: str, reason: str) -> None:
+def _lose_jobs(client: ClientState, session: ClientSession, code: str, reason: str) -> None:
     for job_id in list(session.jobs):
         session.forget_job(job_id)
         client.happened(JobLost(job_id, code, f"its session is lost: {reason}"))
 
 
-def _refuse(client: Client, request: Outstanding, code: str, message: str) -> None:
+def _refuse(client: ClientState, request: Outstanding, code: str, message: str) -> None:
     if not request.ours:
         client.happened(RequestRefused(request.id, code, message, False, request.job_id, {}))

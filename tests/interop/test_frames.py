@@ -280,15 +280,15 @@ def test_our_client_understands_what_theirs_heard(session: str) -> None:
     story = ours.replay(session)
     assert story == [line.strip() for line in STORIES[session].strip().splitlines()]
     lost = any("the connection is ended" in line for line in story)
-    assert (ours.runtime.client.session is None) == lost
+    assert (ours.runtime.state.session is None) == lost
 
 
 def test_what_their_runtime_never_answers() -> None:
     """A cancel of a job that waits for its turn, or is over."""
     ours = AsTheirClient()
     ours.replay("every end")
-    assert ours.runtime.client.session is not None
-    assert len(ours.runtime.client.session.requests) == 2
+    assert ours.runtime.state.session is not None
+    assert len(ours.runtime.state.session.requests) == 2
 
 
 # Our runtime in place of theirs.

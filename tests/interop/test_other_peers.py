@@ -341,7 +341,7 @@ def test_a_go_runtime_pings_and_loses_us() -> None:
     error = {"code": "HEARTBEAT_LOST", "message": message, "retryable": True}
     (event,) = runtime.say("session.error", error)
     assert isinstance(event, SessionFailed)
-    assert runtime.client.session is not None and job in runtime.client.session.jobs
+    assert runtime.state.session is not None and job in runtime.state.session.jobs
 
 
 def test_a_java_runtime_refuses_by_the_envelope_id() -> None:
@@ -418,7 +418,7 @@ def test_a_typescript_runtime_refuses_in_three_ways() -> None:
         assert isinstance(event, RequestRefused)
         requests.append(event.request_id)
     assert requests == [unknown, version, repeated]
-    assert runtime.client.session is not None and job in runtime.client.session.jobs
+    assert runtime.state.session is not None and job in runtime.state.session.jobs
 
 
 def test_a_typescript_runtime_runs_and_cancels_a_job() -> None:
@@ -477,4 +477,4 @@ def test_a_typescript_runtime_knows_no_close() -> None:
 def test_what_a_rust_runtime_might_say_harms_nobody(text: str) -> None:
     runtime = ScriptedRuntime()
     assert runtime.say_raw(text) == []
-    assert runtime.client.connection is not None
+    assert runtime.state.connection is not None

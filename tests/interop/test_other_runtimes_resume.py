@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.output import (
     ConnectionEnded,
     Detached,
@@ -64,7 +64,7 @@ def refuse(runtime: ScriptedRuntime, kind: str = "session.error", **fields: Any)
     """Refuse a resume, and close the transport as they do."""
     runtime.connect()
     happened = runtime.say(kind, REFUSED | fields, session_id="sess_1")
-    return happened + (runtime.drop() if runtime.client.connection is not None else [])
+    return happened + (runtime.drop() if runtime.state.connection is not None else [])
 
 
 def refuse_until(runtime: ScriptedRuntime, kind: str, done: type[Event], **fields: Any) -> list[int]:
@@ -210,7 +210,7 @@ def test_a_java_runtime_speaks_before_it_says_welcome() -> None:
     runtime.connect()
     for number in range(2, 40):
         assert texts(said(runtime, job, number)) == []
-    assert runtime.client.connection is not None
+    assert runtime.state.connection is not None
     runtime.welcome()
     happened = [event for number in range(2, 45) for event in said(runtime, job, number)]
     assert texts(happened) == [str(number) for number in range(2, 45)]
@@ -318,7 +318,7 @@ def test_an_end_that_comes_before_the_answer() -> None:
     answer = subscribed(status="success", replayed=2, request_id=request)
     happened += runtime.say("job.subscribed", answer, job_id="job_9")
     assert kinds(happened) == ["Subscribed", "JobEmitted", "JobEnded"]
-    assert runtime.client.session is not None and "job_9" not in runtime.client.session.jobs
+    assert runtime.state.session is not None and "job_9" not in runtime.state.session.jobs
 
 
 def test_a_lost_session_is_recovered_from_a_runtime_that_replays_before_it_answers() -> None:

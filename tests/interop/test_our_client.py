@@ -36,7 +36,7 @@ from arcp_io.errors import (
     PermissionDenied,
     Unauthenticated,
 )
-from arcp_proto.client.client import CLIENT_FEATURES
+from arcp_proto.client.config import CLIENT_FEATURES
 from tests.interop.peer import ROOT, TOKEN, Frame, Host, read, their_runtime
 
 pytestmark = pytest.mark.anyio

@@ -33,7 +33,7 @@ from arcp_io.errors import (
 )
 from arcp_io.server.memory import serve_memory
 from arcp_io.server.server import Server, serve
-from arcp_proto.client.client import CLIENT_FEATURES
+from arcp_proto.client.config import CLIENT_FEATURES
 from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
 from tests.io.apps import TOKEN, Counters, make_app

@@ -21,6 +21,7 @@ from arcp_io.client.store import MemoryStore
 from arcp_io.errors import HistoryCut, InternalError, JobCancelled, ResultIncomplete
 from arcp_io.server.memory import serve_memory
 from arcp_io.server.server import serve
+from arcp_proto.engine.endpoint import state_of
 from tests.io.apps import TOKEN, make_app
 from tests.io.conftest import on_every_loop
 from tests.io.proxy import Proxy, proxy
@@ -93,7 +94,7 @@ def joined(pieces: list[str | bytes]) -> str:
 
 def held_by(session: Session) -> int:
     """Bytes that the client holds of all results and events."""
-    machine = session._client.session
+    machine = state_of(session._client).session
     assert machine is not None
     return machine.assembly.size + session._jobs.size
 

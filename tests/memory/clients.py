@@ -6,7 +6,7 @@ import base64
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.output import JobEmitted
 from arcp_proto.limits import KIB, MIB, Limits
 from tests.unit.scripted_runtime import JOB, ScriptedRuntime
@@ -91,7 +91,7 @@ def _results() -> Filled:
         return runtime
 
     taken = grown(fill)
-    session = runtime.client.session
+    session = runtime.state.session
     assert session is not None
     assert session.assembly.size == len(jobs) * chunks * 40 * KIB
     return Filled(taken, 64 * MIB, f"{session.assembly.size // MIB} MiB are joined")

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.output import (
     CancelAnswered,
     Event,

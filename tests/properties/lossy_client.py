@@ -7,9 +7,11 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.client import Client
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import Resumption
 from arcp_proto.engine.connection import Connection, Framing
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import (
     CancelAnswered,
     Deadline,
@@ -472,7 +474,7 @@ class LossyClient:
         followed = {event.job_id for event in self.of(JobAccepted, Subscribed)} - self.lost_jobs
         for job_id in followed:
             self.told[job_id].check(self.world.facts(job_id))
-        session = self.client.session
+        session = state_of(self.client).session
         assert session is not None
         assert self.client.cursor == session.numbers.last
         assert session.acks.size == 0
@@ -481,7 +483,8 @@ class LossyClient:
         assert resumption.jobs == ()
         again = replay(self.recording)
         assert [envelope for _, envelope in again.envelopes] == self.sent
-        assert self.client.timers.size <= 2 * len(self.client.timers) + 64
+        timers = state_of(self.client).timers
+        assert timers.size <= 2 * len(timers) + 64
 
     def check_nothing_lost(self) -> None:
         """Raise if the user is told of a loss."""
@@ -558,7 +561,8 @@ class Lossy(ABC):
         """The wires hold until all clients have a session again, and what is under way has arrived."""
         for _ in range(20):
             self.settle()
-            if all(client.client.session and client.client.session.attached for client in self.clients):
+            sessions = [state_of(client.client).session for client in self.clients]
+            if all(session is not None and session.attached for session in sessions):
                 break
             self.advance(2)
 

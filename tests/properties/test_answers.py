@@ -61,7 +61,7 @@ def play(script: Interleaving, steps: list[tuple[Any, ...]]) -> None:
     for number in range(len(script.open)):
         script.accept(number, "order")
         script.answer_other(0, "request_id", refuses=False)
-    session = script.runtime.client.session
+    session = script.runtime.state.session
     assert session is not None
     assert script.open == []
     assert len(session.requests) == 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.client import Client
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import Resumption
 from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import (
     CancelAnswered,
     Closing,
@@ -244,7 +246,7 @@ class Honest:
     def _dial_without_session(self) -> None:
         """A client that was never welcomed, or is not to resume, asks for no Dial: its user tries again."""
         machine = self.machine
-        if machine is None or machine.connection is not None:
+        if machine is None or state_of(machine).connection is not None:
             return
         if machine.session_id is None or not self.actor.reconnect:
             self._dial(SECOND)

@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.client import Client
+from arcp_proto.client.config import ClientConfig
+from arcp_proto.client.state import ClientState
 from arcp_proto.engine.connection import Connection, Framing, Phase
-from arcp_proto.engine.machine import Machine
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, Closing, Event, Output, Request, StartJob
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.secret import Secret
@@ -64,7 +66,7 @@ class Pair:
         self.closings: list[Closing] = []
         self._peer: dict[Connection, Connection] = {}
         self._wire: deque[tuple[Connection, bytes | Closing]] = deque()
-        self._machines: dict[Connection, Machine] = {}
+        self._machines: dict[Connection, Client | Runtime] = {}
 
     # What a test does.
 
@@ -124,6 +126,11 @@ class Pair:
 
     # What a test looks at.
 
+    @property
+    def client_state(self) -> ClientState:
+        """What the client keeps."""
+        return state_of(self.client)
+
     def last(self, kind: type[T]) -> T:
         """The last event of the client, or request of the runtime, of a kind."""
         return self.all(kind)[-1]
@@ -142,7 +149,7 @@ class Pair:
 
     # Below: the wire.
 
-    def _carry_out(self, machine: Machine, output: Output) -> None:
+    def _carry_out(self, machine: Client | Runtime, output: Output) -> None:
         (self.events if machine is self.client else self.runtime_events).extend(output.events)
         for request in output.requests:
             self._answer(request)
@@ -185,10 +192,10 @@ class Pair:
         for machine in (self.client, self.runtime):
             self._carry_out(machine, machine.take())
 
-    def _machine_of(self, connection: Connection) -> Machine:
+    def _machine_of(self, connection: Connection) -> Client | Runtime:
         return self._machines[connection]
 
 
-def _deadline(machine: Machine) -> int | None:
+def _deadline(machine: Client | Runtime) -> int | None:
     deadline = machine.deadline()
     return None if deadline is None else deadline.at

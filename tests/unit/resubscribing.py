@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import Resumption
 from arcp_proto.engine.output import Event, JobEmitted, JobEnded
 from arcp_proto.ids import JobId

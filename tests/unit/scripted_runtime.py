@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.client import Client
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.dispatch import HANDLERS
+from arcp_proto.client.state import ClientState
 from arcp_proto.client.stored_session import Resumption
 from arcp_proto.engine.connection import Framing
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Closing, Dial, Event, JobEmitted, Output
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, JobId, RequestId
@@ -82,6 +85,11 @@ class ScriptedRuntime:
         """The last position of each job."""
         self._ids = 0
         self.take()
+
+    @property
+    def state(self) -> ClientState:
+        """What the client keeps."""
+        return state_of(self.client)
 
     def welcome(self, *features: str, **fields: Any) -> list[Event]:
         """Open the session; all features unless some are named."""
@@ -163,7 +171,7 @@ class ScriptedRuntime:
 
     def reconnect(self, *features: str, **fields: Any) -> list[Event]:
         """Drop the transport, open another, and welcome the client there; returns what happened by that."""
-        if self.client.connection is not None:
+        if self.state.connection is not None:
             self.drop()
         self.connect()
         return self.welcome(*features, **fields)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arcp_proto.client.client import CLIENT_FEATURES, ClientConfig
+from arcp_proto.client.config import CLIENT_FEATURES, ClientConfig
 from arcp_proto.features import FEATURES, POSITIONS
 from arcp_proto.server.config import SUPPORTED_FEATURES
 

@@ -7,7 +7,8 @@ from typing import Final
 import msgspec
 import pytest
 
-from arcp_proto.client.client import CLIENT_FEATURES, Client, ClientConfig
+from arcp_proto.client.client import Client
+from arcp_proto.client.config import CLIENT_FEATURES, ClientConfig
 from arcp_proto.client.stored_session import Resumption
 from arcp_proto.engine.output import JobEmitted, JobEnded, Subscribed, SubscriptionEnded, Welcomed
 from arcp_proto.limits import Limits
@@ -63,8 +64,8 @@ class Story:
 
     def drop(self) -> None:
         """Drop his transport; that of alice stays."""
-        if self.pair.client.connection is not None:
-            self.pair.drop(self.pair.client.connection)
+        if self.pair.client_state.connection is not None:
+            self.pair.drop(self.pair.client_state.connection)
 
     def lose(self) -> None:
         """Let his session be lost; the runtime opens another."""
@@ -77,7 +78,7 @@ class Story:
         pair = self.pair
         known = len(pair.all(Welcomed))
         while len(pair.all(Welcomed)) == known:
-            if pair.client.connection is None:
+            if pair.client_state.connection is None:
                 pair.connect("other")
             pair.advance(5)
         assert not pair.last(Welcomed).resumed
@@ -300,7 +301,7 @@ def test_the_submitting_session_goes_on_over_gaps() -> None:
     pair.advance(6)
     emit(4)
     while len(pair.all(Welcomed)) < 3:
-        if pair.client.connection is None:
+        if pair.client_state.connection is None:
             pair.connect()
         pair.advance(5)
     emit()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.client.client import CLIENT_FEATURES, ClientConfig
+from arcp_proto.client.config import CLIENT_FEATURES, ClientConfig
 from arcp_proto.engine.connection import Framing
 from arcp_proto.engine.output import (
     CancelAnswered,
@@ -55,7 +55,7 @@ def test_a_wrong_token() -> None:
     assert isinstance(failed, SessionFailed)
     assert isinstance(ended, ConnectionEnded)
     assert (failed.code, ended.who) == ("UNAUTHENTICATED", "peer")
-    assert not pair.client.connections
+    assert not pair.client_state.connections
     assert not pair.runtime.connections
 
 
@@ -238,7 +238,7 @@ def test_a_side_that_is_not_heard_any_more_is_given_up(pair: Pair, mute: str) ->
     pair.muted[mute] = True
     pair.advance(70)
     ended = pair.last(ConnectionEnded)
-    assert not pair.client.connections
+    assert not pair.client_state.connections
     assert not pair.runtime.connections
     if mute == "runtime":
         assert (ended.who, ended.code) == ("local", "HEARTBEAT_LOST")
@@ -265,7 +265,7 @@ def test_a_dropped_transport(pair: Pair) -> None:
     pair.submit()
     pair.drop()
     assert pair.last(ConnectionEnded).who == "transport"
-    assert not pair.client.connections
+    assert not pair.client_state.connections
     assert not pair.runtime.connections
     pair.connect()
     assert len(pair.all(Welcomed)) == 2

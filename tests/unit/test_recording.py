@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.client import Client
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.engine.connection import Framing, Phase
 from arcp_proto.engine.output import Authenticate, Output

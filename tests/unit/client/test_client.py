@@ -10,8 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.client.client import CLIENT_FEATURES, Client, ClientConfig
+from arcp_proto.client.client import Client
+from arcp_proto.client.config import CLIENT_FEATURES, ClientConfig
 from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import (
     ConnectionEnded,
     JobEmitted,
@@ -100,8 +102,8 @@ def test_a_token_that_cannot_be_sent_raises_and_changes_nothing(token: str) -> N
     with pytest.raises(LocalProtocolError) as raised:
         client.connect(Secret(token), now=SECOND)
     assert not token or token not in str(raised.value)
-    assert client.connections == {}
-    assert client.connect(Secret("x" * 16384), now=SECOND) is client.connection
+    assert state_of(client).connections == {}
+    assert client.connect(Secret("x" * 16384), now=SECOND) is state_of(client).connection
 
 
 def test_one_connection_at_a_time(runtime: ScriptedRuntime) -> None:
@@ -117,7 +119,7 @@ def test_a_connection_that_is_only_being_closed_does_not_hinder_the_next(runtime
     assert runtime.connection.phase is Phase.CLOSING
     following = runtime.client.connect(Secret("secret"), now=runtime.now)
     runtime.carry_out(runtime.connection.lost(now=runtime.now))
-    assert runtime.client.connection is following
+    assert runtime.state.connection is following
     assert following.phase is Phase.AWAITING_WELCOME
 
 
@@ -162,7 +164,7 @@ def test_a_transport_that_ends_ends_the_session(runtime: ScriptedRuntime) -> Non
     assert (ended.who, ended.code) == ("transport", "")
     assert runtime.client.session_id is None
     assert runtime.client.deadline() is None
-    assert runtime.client.connections == {}
+    assert runtime.state.connections == {}
 
 
 def test_a_new_connection_opens_a_new_session(runtime: ScriptedRuntime) -> None:
@@ -726,7 +728,7 @@ def test_a_gap_and_a_close_that_are_due_together_end_the_connection_once(runtime
 
 def test_a_timer_that_is_not_a_clients_is_a_bug() -> None:
     runtime = ScriptedRuntime()
-    runtime.client.timers.arm(TimerKind.GRACE, runtime.connection.number, runtime.client.now)
+    runtime.state.timers.arm(TimerKind.GRACE, runtime.connection.number, runtime.state.now)
     with pytest.raises(InvariantViolated, match="no timer grace"):
         runtime.advance(1)
 
@@ -734,7 +736,7 @@ def test_a_timer_that_is_not_a_clients_is_a_bug() -> None:
 def test_an_ack_timer_without_acks_is_a_bug() -> None:
     runtime = ScriptedRuntime()
     runtime.welcome("heartbeat")
-    runtime.client.timers.arm(TimerKind.ACK, runtime.connection.number, runtime.client.now)
+    runtime.state.timers.arm(TimerKind.ACK, runtime.connection.number, runtime.state.now)
     with pytest.raises(InvariantViolated, match="not negotiated"):
         runtime.advance(1)
 
@@ -742,10 +744,10 @@ def test_an_ack_timer_without_acks_is_a_bug() -> None:
 def test_what_the_user_calls_can_be_recorded_and_repeated() -> None:
     calls: list[tuple[str, tuple[Any, ...]]] = []
     client = fresh()
-    client.recorder = lambda name, arguments, now: calls.append((name, tuple(arguments)))
+    state_of(client).recorder = lambda name, arguments, now: calls.append((name, tuple(arguments)))
     token = Secret("secret")
     client.connect(token, Framing.MESSAGES, secure=True, peer="p", now=SECOND)
-    connection = client.connection
+    connection = state_of(client).connection
     assert connection is not None
     connection.receive(json.dumps({"type": "session.welcome", "payload": WELCOME}).encode(), now=SECOND)
     client.submit("echo", 1, {"fs.read": []}, "2027-01-01T00:00:00Z", "k", 5, TRACEPARENT, "a=1", now=SECOND)
@@ -762,8 +764,8 @@ def test_what_the_user_calls_can_be_recorded_and_repeated() -> None:
     sent = [envelope for _, envelope in client.take().envelopes()]
     again = fresh()
     again.connect(token, Framing.MESSAGES, secure=True, peer="p", now=SECOND)
-    assert again.connection is not None
-    again.connection.receive(calls[1][1][1], now=SECOND)
+    assert state_of(again).connection is not None
+    state_of(again).connection.receive(calls[1][1][1], now=SECOND)
     for name, arguments in calls[2:]:
         getattr(again, name)(*arguments, now=SECOND)
     assert [envelope for _, envelope in again.take().envelopes()] == sent
@@ -772,7 +774,7 @@ def test_what_the_user_calls_can_be_recorded_and_repeated() -> None:
 def test_no_secret_in_anything_that_can_be_printed() -> None:
     runtime = ScriptedRuntime()
     runtime.welcome(resume_token="rt_very_secret")
-    for thing in (runtime.client, runtime.connection, runtime.client.session, runtime.events):
+    for thing in (runtime.client, runtime.connection, runtime.state.session, runtime.events):
         assert "very_secret" not in repr(thing)
     runtime.carry_out(runtime.connection.lost(now=runtime.now))
     output = runtime.client.take()
@@ -791,11 +793,11 @@ def test_nothing_is_left_of_a_session(runtime: ScriptedRuntime) -> None:
     emit(runtime, 1, 2)
     emit(runtime, 4, 4)
     process(runtime, 1, 1)
-    armed = runtime.client.timers.keys()
+    armed = runtime.state.timers.keys()
     assert TimerKey(TimerKind.GAP, runtime.connection.number) in armed
     assert TimerKey(TimerKind.ACK, runtime.connection.number) in armed
     runtime.carry_out(runtime.connection.lost(now=runtime.now))
-    assert runtime.client.timers.keys() == []
+    assert runtime.state.timers.keys() == []
 
 
 def test_the_features_of_the_default_are_those_of_the_script() -> None:

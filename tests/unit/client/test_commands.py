@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from arcp_proto.client import commands
-from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.output import JobsListed, RequestRefused, Subscribed
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.features import POSITIONS
@@ -189,14 +189,14 @@ def test_a_bound_that_nobody_would_enforce_is_not_sent(
 ) -> None:
     runtime = ScriptedRuntime(ClientConfig())
     runtime.welcome(*(name for name in FEATURES if name != feature))
-    asked = runtime.client.session.requests.asked if runtime.client.session else None
+    asked = runtime.state.session.requests.asked if runtime.state.session else None
     with pytest.raises(LocalProtocolError) as raised:
         runtime.submit(**options)
     assert feature in str(raised.value)
     assert consequence in str(raised.value)
     runtime.take()
     assert runtime.sent("job.submit") == []
-    assert runtime.client.session is not None and runtime.client.session.requests.asked == asked
+    assert runtime.state.session is not None and runtime.state.session.requests.asked == asked
     runtime.submit("echo", lease_request={"tool.call": ["search"]})
     assert len(runtime.sent("job.submit")) == 1
 

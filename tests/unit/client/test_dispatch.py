@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.dispatch import HANDLERS
 from arcp_proto.engine.connection import Framing, Phase
 from arcp_proto.engine.output import ConnectionEnded, SessionClosed, SessionFailed, SessionLost, Welcomed

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcp_proto.client import fast_path
-from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.config import ClientConfig
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Event, JobEmitted
 from arcp_proto.ids import JobId
 from arcp_proto.limits import MAX_DEPTH, MAX_ID_LENGTH, Limits
@@ -66,7 +67,7 @@ def at_once(runtime: ScriptedRuntime, messages: list[bytes]) -> list[Event]:
 
 def state(runtime: ScriptedRuntime) -> object:
     """What is to be the same."""
-    client, session = runtime.client, runtime.client.session
+    client, session = runtime.client, runtime.state.session
     assert session is not None
     jobs = [
         (job.id, job.cursor, job.stored, job.home, job.stored_home, job.heard, list(job.recent))
@@ -84,7 +85,7 @@ def state(runtime: ScriptedRuntime) -> object:
         client.cursor,
         repr(client.resumption()),
         client.deadline(),
-        client.timers.keys(),
+        state_of(client).timers.keys(),
     )
 
 
@@ -209,7 +210,7 @@ def test_what_is_read_at_once_comes_out_as_one_by_one(
     """`asked` is the last position when the history of one job was asked for; None: it was not."""
     together, single = opened(placed=placed), opened(placed=placed)
     for number, read in enumerate(found):
-        if number == 1 and asked is not None and together.client.session is not None:
+        if number == 1 and asked is not None and together.state.session is not None:
             for runtime in (together, single):
                 subscribe(runtime, JOB, asked)
         at_once(together, read)
@@ -217,7 +218,7 @@ def test_what_is_read_at_once_comes_out_as_one_by_one(
             single.carry_out(single.connection.receive(one, now=single.now))
         assert heard(together) == heard(single)
         assert state(together) == state(single)
-        if together.client.connection is None:
+        if together.state.connection is None:
             break
         held = [event for event in together.events if isinstance(event, JobEmitted) and event.seq]
         for event in held[: data.draw(st.integers(0, len(held)))]:
@@ -244,7 +245,7 @@ def texts_of(count: int, job_id: JobId = JOB, first: int = 1, position: int | No
 @pytest.mark.parametrize("placed", [True, False])
 def test_a_run_of_events(monkeypatch: pytest.MonkeyPatch, placed: bool) -> None:
     runtime = opened(placed=placed)
-    monkeypatch.setattr(runtime.client, "hear", None)
+    monkeypatch.setattr(runtime.state, "hear", None)
     starts = (1, 7, 50) if placed else (None, None, None)
     found = [
         *texts_of(40, JOB, 1, starts[0]),
@@ -264,7 +265,7 @@ def test_a_run_of_events(monkeypatch: pytest.MonkeyPatch, placed: bool) -> None:
     assert runtime.client.cursor == 40
     runtime.client.processed(OTHER, 42, now=runtime.now)
     assert runtime.client.cursor == 45
-    session = runtime.client.session
+    session = runtime.state.session
     assert session is not None
     job, other = session.jobs[JOB], session.jobs[OTHER]
     assert (job.cursor, job.stored, other.stored) == ((52, 52, 8) if placed else (0, 0, 0))
@@ -290,7 +291,7 @@ def test_a_notice_to_one_session_is_not_part_of_a_run() -> None:
     runtime = opened()
     events = at_once(runtime, [*texts_of(2, JOB, 1, 1), *texts_of(1, JOB, 3), *texts_of(1, JOB, 4, 3)])
     assert [event.job_seq for event in events if isinstance(event, JobEmitted)] == [1, 2, None, 3]
-    session = runtime.client.session
+    session = runtime.state.session
     assert session is not None
     assert (session.jobs[JOB].cursor, session.jobs[JOB].home) == (3, 0)
 
@@ -339,7 +340,7 @@ def test_a_message_beyond_the_limit_closes() -> None:
 def test_what_is_recorded_is_recorded_message_by_message() -> None:
     runtime = opened()
     heard: list[str] = []
-    runtime.client.recorder = lambda name, arguments, now: heard.append(name)
+    runtime.state.recorder = lambda name, arguments, now: heard.append(name)
     at_once(runtime, texts_of(3))
     assert heard == ["message"] * 3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.output import ConnectionEnded, Detached, Event, SessionFailed
 from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
@@ -49,7 +49,7 @@ def test_a_gap_that_a_resume_does_not_fill_is_given_up_and_said(runtime: Scripte
     failed, *events = runtime.advance(1.1)
     assert failed == SessionFailed("INTERNAL_ERROR", "events 2..3 are missing", True, {})
     assert numbers(events) == [4, 5]
-    assert runtime.client.connection is runtime.connection
+    assert runtime.state.connection is runtime.connection
     _, detached = runtime.advance(1.1)
     assert isinstance(detached, Detached), "each gap is worth a resume"
     assert detached.reason == "events 6..6 are missing"
@@ -82,7 +82,7 @@ def test_a_gap_of_a_session_that_is_closing_is_said_and_resumes_nothing() -> Non
     failed, ended, *_ = runtime.advance(1.1)
     assert failed == SessionFailed("INTERNAL_ERROR", "events 1..1 are missing", True, {})
     assert isinstance(ended, ConnectionEnded)
-    assert runtime.client.session is None
+    assert runtime.state.session is None
 
 
 def test_the_next_gap_waits_for_its_whole_time_when_the_one_before_was_given_up_early() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.job_messages import ENDS
 from arcp_proto.engine.output import (
     CancelAnswered,
@@ -392,7 +392,7 @@ def test_the_result_of_a_job_that_is_not_ours(runtime: ScriptedRuntime) -> None:
     event = runtime.only(JobEnded, runtime.say("job.result", {"result": 5}, job_id="job_9"))
     assert (event.job_id, event.result) == ("job_9", 5)
     runtime.say("job.event", chunk(0, "x", more=False), job_id="job_8")
-    session = runtime.client.session
+    session = runtime.state.session
     assert session is not None
     assert session.assembly.size == 0
     event = runtime.only(JobEnded, runtime.say("job.result", {"result_id": "res_1"}, job_id="job_8"))
@@ -497,7 +497,7 @@ def test_a_result_that_the_user_reads_is_not_joined(runtime: ScriptedRuntime) ->
         JobEmitted, runtime.say("job.event", chunk(1, "c", more=False), job_id=JOB, event_seq=2)
     )
     assert event.body["data"] == "c"
-    session = runtime.client.session
+    session = runtime.state.session
     assert session is not None
     assert session.assembly.size == 0
     payload = {"final_status": "success", "completed_at": "t", "result_id": "res_1", "result_size": 3}
@@ -650,8 +650,8 @@ def test_an_unsubscribe_takes_back_a_subscribe_that_is_not_answered(runtime: Scr
     runtime.take()
     payload = {"job_id": JOB, "request_id": request_id, "current_status": "running"}
     runtime.only(Subscribed, runtime.say("job.subscribed", payload))
-    assert runtime.client.session is not None
-    assert not runtime.client.session.jobs
+    assert runtime.state.session is not None
+    assert not runtime.state.session.jobs
 
 
 def test_our_own_job_is_not_unsubscribed(runtime: ScriptedRuntime) -> None:
@@ -667,8 +667,8 @@ def test_the_jobs_that_are_not_wanted_are_bounded() -> None:
     runtime.welcome()
     for number in range(9):
         runtime.client.unsubscribe(JobId(f"job_{number}"), now=runtime.now)
-    assert runtime.client.session is not None
-    assert list(runtime.client.session.unwanted) == ["job_6", "job_7", "job_8"]
+    assert runtime.state.session is not None
+    assert list(runtime.state.session.unwanted) == ["job_6", "job_7", "job_8"]
 
 
 def test_history_of_a_job_of_ours_comes_before_its_new_events(runtime: ScriptedRuntime) -> None:
@@ -702,8 +702,8 @@ def test_of_a_job_that_is_over_nothing_is_awaited_when_nothing_is_left(
     runtime: ScriptedRuntime, after: int | None, answer: dict[str, Any]
 ) -> None:
     subscribe(runtime, after, current_status="success", **answer)
-    assert runtime.client.session is not None
-    assert not runtime.client.session.jobs
+    assert runtime.state.session is not None
+    assert not runtime.state.session.jobs
 
 
 # Runtimes that tell no positions, and may replay a history before they answer.
@@ -740,8 +740,8 @@ def test_of_a_job_that_is_over_nothing_is_awaited_above_its_last_number(
     numbered: ScriptedRuntime, after: int | None, left: int
 ) -> None:
     subscribe(numbered, after, job_seq=None, subscribed_from=9, current_status="success")
-    assert numbered.client.session is not None
-    assert len(numbered.client.session.jobs) == left
+    assert numbered.state.session is not None
+    assert len(numbered.state.session.jobs) == left
 
 
 def test_history_of_a_subscribe_that_is_refused_is_nobodys(numbered: ScriptedRuntime) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.client import Client
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.job_messages import ENDS
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import (
     CancelAnswered,
     ConnectionEnded,
@@ -150,17 +152,17 @@ def test_whatever_a_runtime_says(steps: list[tuple[str, Any]], features: list[st
     _check_events(runtime.events, asked)
     assert {envelope["type"] for envelope in runtime.received} <= set(TO_RUNTIME)
     assert len({envelope["id"] for envelope in runtime.received}) == len(runtime.received)
-    if runtime.client.session is None:
+    if runtime.state.session is None:
         assert {key.kind.value for key in armed(runtime.client)} <= {"hello", "linger"}
 
 
 def armed(client: Client) -> list[TimerKey]:
-    return client.timers.keys()
+    return state_of(client).timers.keys()
 
 
 def _do(runtime: ScriptedRuntime, asked: list[str], action: str, argument: Any) -> None:
     """One step; what the client does not allow in its state is left out."""
-    client, session = runtime.client, runtime.client.session
+    client, session = runtime.client, runtime.state.session
     can_ask = session is not None and not session.closing and len(session.requests) < CONFIG.limits.requests
     match action:
         case "say":
@@ -178,7 +180,7 @@ def _do(runtime: ScriptedRuntime, asked: list[str], action: str, argument: Any) 
         case "processed":
             client.processed(JobId(argument[0]), argument[1], now=runtime.now)
             runtime.take()
-        case "close" if client.connection is not None:
+        case "close" if state_of(client).connection is not None:
             client.close(now=runtime.now)
             runtime.take()
         case "lost":
@@ -187,8 +189,8 @@ def _do(runtime: ScriptedRuntime, asked: list[str], action: str, argument: Any) 
 
 def _check_bounds(client: Client) -> None:
     """Nothing that a runtime says makes the client hold more than its limits."""
-    assert client.timers.size <= 2 * len(client.timers) + 64
-    session = client.session
+    assert state_of(client).timers.size <= 2 * len(state_of(client).timers) + 64
+    session = state_of(client).session
     if session is None:
         return
     assert len(session.requests) <= 5

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.output import Event, JobAccepted, JobEmitted, JobEnded, JobLost, SubscriptionEnded
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.wire.timestamps import format_time
@@ -114,7 +114,7 @@ def test_a_job_that_is_gone_is_lost(runtime: ScriptedRuntime, message_type: str)
     assert isinstance(lost, JobLost)
     assert (lost.job_id, lost.code) == (JOB, "JOB_NOT_FOUND")
     assert "idempotency key" in lost.message and "no such job" in lost.message
-    assert runtime.client.session is not None and JOB not in runtime.client.session.jobs
+    assert runtime.state.session is not None and JOB not in runtime.state.session.jobs
 
 
 def test_a_job_that_has_ended_and_has_no_history_is_lost(runtime: ScriptedRuntime) -> None:
@@ -131,7 +131,7 @@ def test_a_job_that_cannot_be_observed_is_waited_for(
     repeat(runtime)
     for _ in range(10):
         runtime.advance(1)
-        if len(asked(runtime)) > 0 and runtime.client.session and len(runtime.client.session.requests):
+        if len(asked(runtime)) > 0 and runtime.state.session and len(runtime.state.session.requests):
             request_id = runtime.sent("job.subscribe")[-1]["id"]
             payload = {"code": code, "message": "no", "retryable": retryable, "request_id": request_id}
             assert runtime.say("session.error", payload) == []
@@ -142,7 +142,7 @@ def test_a_job_that_cannot_be_observed_is_waited_for(
 def test_a_job_that_this_submit_has_made_is_not_observed(runtime: ScriptedRuntime) -> None:
     runtime.submit(idempotency_key="k")
     (submit,) = runtime.sent("job.submit")
-    now = format_time(runtime.client.unix)
+    now = format_time(runtime.state.unix)
     runtime.say("job.accepted", accepted(accepted_at=now), job_id=JOB, trace_id=submit["trace_id"])
     runtime.advance(60)
     assert asked(runtime) == []
@@ -153,8 +153,8 @@ def test_a_trace_id_that_is_repeated_for_an_earlier_job(runtime: ScriptedRuntime
     """Java repeats it for a job that was accepted before."""
     runtime.submit(idempotency_key="k")
     (submit,) = runtime.sent("job.submit")
-    earlier = format_time(runtime.client.unix - age * SECOND)
-    assert runtime.client.unix >= UNIX
+    earlier = format_time(runtime.state.unix - age * SECOND)
+    assert runtime.state.unix >= UNIX
     runtime.say("job.accepted", accepted(accepted_at=earlier), job_id=JOB, trace_id=submit["trace_id"])
     runtime.advance(2)
     assert len(asked(runtime)) == (age > 5)
@@ -162,7 +162,7 @@ def test_a_trace_id_that_is_repeated_for_an_earlier_job(runtime: ScriptedRuntime
 
 def test_a_trace_id_of_the_user_tells_nothing(runtime: ScriptedRuntime) -> None:
     runtime.submit(idempotency_key="k", traceparent=f"00-{FIRST_TRACE}-{'12' * 8}-01")
-    now = format_time(runtime.client.unix)
+    now = format_time(runtime.state.unix)
     runtime.say("job.accepted", accepted(accepted_at=now), job_id=JOB, trace_id=FIRST_TRACE)
     runtime.advance(2)
     assert asked(runtime) == [WITH_HISTORY]
@@ -175,7 +175,7 @@ def test_a_submit_that_was_sent_again_may_be_answered_by_the_job_that_it_has_mad
     runtime.submit(idempotency_key="k")
     runtime.reconnect(session_id="sess_2")
     submit = runtime.sent("job.submit")[-1]
-    now = format_time(runtime.client.unix)
+    now = format_time(runtime.state.unix)
     runtime.say("job.accepted", accepted(accepted_at=now), job_id=JOB, trace_id=submit["trace_id"])
     runtime.advance(2)
     assert asked(runtime) == [WITH_HISTORY]
@@ -223,7 +223,7 @@ def test_an_unsubscribe_leaves_a_job_that_may_be_ours(runtime: ScriptedRuntime) 
     runtime.client.unsubscribe(JOB, now=runtime.now)
     runtime.take()
     assert said(runtime, 1, "a") == ["a"]
-    assert runtime.client.session is not None and JOB in runtime.client.session.jobs
+    assert runtime.state.session is not None and JOB in runtime.state.session.jobs
 
 
 def test_a_job_that_cannot_be_observed_in_another_session_is_lost(runtime: ScriptedRuntime) -> None:

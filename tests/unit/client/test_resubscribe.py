@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.resubscribe import MOST_REFUSALS, WINDOW
 from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.engine.output import (
@@ -99,8 +99,8 @@ def test_a_job_that_is_not_known_any_more_is_lost(runtime: ScriptedRuntime) -> N
     runtime.accept()
     lose(runtime)
     assert refuse(runtime, "JOB_NOT_FOUND", message="no job") == [JobLost(JOB, "JOB_NOT_FOUND", "no job")]
-    assert runtime.client.session is not None
-    assert not runtime.client.session.jobs
+    assert runtime.state.session is not None
+    assert not runtime.state.session.jobs
     assert runtime.advance(100) == []
 
 
@@ -226,7 +226,7 @@ def test_a_lost_session_that_is_given_up_asks_for_nothing() -> None:
     runtime.drop()
     finals = [event for event in runtime.advance(31) if isinstance(event, SessionLost | JobLost)]
     assert [type(event) for event in finals] == [SessionLost, JobLost]
-    assert runtime.client.timers.keys() == []
+    assert runtime.state.timers.keys() == []
 
 
 # A subscription that has ended.
@@ -339,8 +339,8 @@ def test_a_job_that_was_submitted_is_gone_on_with_whatever_is_unsubscribed(runti
     other = another_process(runtime)
     other.client.unsubscribe(JOB, now=other.now)
     other.take()
-    assert other.client.session is not None
-    assert (list(other.client.session.jobs), other.sent("job.unsubscribe")) == ([JOB], [])
+    assert other.state.session is not None
+    assert (list(other.state.session.jobs), other.sent("job.unsubscribe")) == ([JOB], [])
 
 
 def test_a_job_is_left_while_its_subscription_is_asked_for(runtime: ScriptedRuntime) -> None:
@@ -351,8 +351,8 @@ def test_a_job_is_left_while_its_subscription_is_asked_for(runtime: ScriptedRunt
     assert at(runtime, 1, 5) == []
     other = JobId("job_2")
     runtime.accept(other)
-    assert runtime.client.session is not None
-    assert list(runtime.client.session.jobs) == [other]
+    assert runtime.state.session is not None
+    assert list(runtime.state.session.jobs) == [other]
 
 
 # A subscription of a job that this session has submitted.

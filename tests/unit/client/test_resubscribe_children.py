@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.engine.output import JobEmitted, JobEnded, SubscriptionEnded
 from arcp_proto.ids import JobId, SessionId
@@ -83,7 +83,7 @@ def test_a_child_of_a_lost_session_does_not_come_by_itself_in_the_next(runtime: 
     runtime.say("job.event", said, job_id=JOB, event_seq=1)
     lose(runtime)
     answer(runtime)
-    assert runtime.client.session is not None and not runtime.client.session.knows(JobId("job_2"))
+    assert runtime.state.session is not None and not runtime.state.session.knows(JobId("job_2"))
     runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
     runtime.take()
     answer(runtime, "job_2")

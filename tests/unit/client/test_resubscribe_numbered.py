@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import Resumption
 from arcp_proto.engine.output import JobAccepted, JobEnded, SubscriptionEnded
 from tests.unit.resubscribing import UNSUBSCRIBED, answer, asked, at, lose, own, refuse

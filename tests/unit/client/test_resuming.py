@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.engine.connection import Framing
 from arcp_proto.engine.output import (
@@ -210,7 +210,7 @@ def test_the_first_connection_that_is_refused_is_the_end() -> None:
     runtime = ScriptedRuntime(ClientConfig())
     assert len(runtime.say("session.error", {"code": "UNAUTHENTICATED"})) == 2
     assert runtime.dials == []
-    assert runtime.client.timers.armed(TimerKind.GIVE_UP, 0) is None
+    assert runtime.state.timers.armed(TimerKind.GIVE_UP, 0) is None
 
 
 # Requests.
@@ -312,7 +312,7 @@ def test_what_waits_is_bounded_in_number_and_bytes() -> None:
         runtime.submit(input="x" * 1_000)
     with pytest.raises(LocalProtocolError, match="too large together"):
         runtime.submit(input="x" * 1_000)
-    assert len(runtime.client.session.requests if runtime.client.session else ()) == 2
+    assert len(runtime.state.session.requests if runtime.state.session else ()) == 2
     small = ScriptedRuntime(ClientConfig(limits=Limits(requests=1)))
     small.welcome()
     small.drop()
@@ -501,7 +501,7 @@ def test_a_bearer_that_is_refused_three_times_is_the_end(runtime: ScriptedRuntim
     assert isinstance(events[4], JobLost)
     assert (events[4].job_id, events[4].code) == (JOB, "UNAUTHENTICATED")
     assert len(runtime.dials) == 3
-    assert (runtime.client.session, runtime.client.resumption()) == (None, None)
+    assert (runtime.state.session, runtime.client.resumption()) == (None, None)
 
 
 SUPERSEDED = {"code": "UNAUTHENTICATED", "message": "elsewhere", "details": {"reason": "superseded"}}
@@ -559,7 +559,7 @@ def test_it_is_given_up_when_nothing_is_reached(runtime: ScriptedRuntime) -> Non
     assert isinstance(lost, SessionLost)
     assert isinstance(job, JobLost)
     assert (lost.final, job.job_id) == (True, JOB)
-    assert runtime.client.timers.keys() == []
+    assert runtime.state.timers.keys() == []
 
 
 def test_a_connection_without_a_welcome_is_given_up_with_it() -> None:
@@ -596,7 +596,7 @@ def test_a_close_while_detached_is_local(runtime: ScriptedRuntime) -> None:
     assert isinstance(refused, RequestRefused)
     assert refused.request_id == request_id
     assert closed == SessionClosed("done")
-    assert runtime.client.session is None
+    assert runtime.state.session is None
     runtime.client.dial_failed(now=runtime.now)
     assert runtime.advance(1000) == []
     assert len(runtime.dials) == 1
@@ -607,14 +607,14 @@ def test_a_close_before_the_welcome_of_a_resume_is_local(runtime: ScriptedRuntim
     runtime.connect()
     runtime.client.close(now=runtime.now)
     assert [type(event) for event in runtime.take()] == [ConnectionEnded, SessionClosed]
-    assert runtime.client.session is None
+    assert runtime.state.session is None
 
 
 def test_a_drop_in_a_close_is_the_end(runtime: ScriptedRuntime) -> None:
     runtime.client.close(now=runtime.now)
     runtime.take()
     runtime.only(ConnectionEnded, runtime.drop())
-    assert runtime.client.session is None
+    assert runtime.state.session is None
     assert runtime.dials == []
 
 
@@ -638,7 +638,7 @@ def test_who_leaves_can_go_on_later(runtime: ScriptedRuntime) -> None:
 
 
 def found_token(runtime: ScriptedRuntime) -> Secret:
-    session = runtime.client.session
+    session = runtime.state.session
     assert session is not None and session.token is not None
     return session.token
 
@@ -650,7 +650,7 @@ def test_who_leaves_while_detached_is_called_no_more(runtime: ScriptedRuntime) -
     assert runtime.take() == []
     assert len(runtime.dials) == 1
     assert runtime.client.resumption() is not None
-    assert runtime.client.timers.keys() == []
+    assert runtime.state.timers.keys() == []
 
 
 # Another process.
@@ -674,7 +674,7 @@ def test_another_process_that_cannot_connect_dials() -> None:
     runtime = ScriptedRuntime(ClientConfig(), resumption=resumption())
     runtime.only(ConnectionEnded, runtime.drop())
     assert len(runtime.dials) == 1
-    assert runtime.client.timers.armed(TimerKind.GIVE_UP, 0) is not None
+    assert runtime.state.timers.armed(TimerKind.GIVE_UP, 0) is not None
 
 
 def test_another_process_finds_the_jobs_of_a_lost_session() -> None:
@@ -737,7 +737,7 @@ def test_without_resuming_the_session_ends_with_its_connection() -> None:
     runtime = ScriptedRuntime(ClientConfig(resume=False))
     runtime.welcome()
     runtime.only(ConnectionEnded, runtime.drop())
-    assert (runtime.dials, runtime.client.session) == ([], None)
+    assert (runtime.dials, runtime.state.session) == ([], None)
     assert "resume" not in runtime.connect()
 
 
@@ -751,5 +751,5 @@ def test_without_resuming_a_resumption_is_still_tried() -> None:
 def test_no_secret_in_anything_that_can_be_printed(runtime: ScriptedRuntime) -> None:
     runtime.reconnect(resume_token="rt_very_secret")
     runtime.drop()
-    things: list[Any] = [runtime.events, runtime.client, runtime.client.session, runtime.client.resumption()]
+    things: list[Any] = [runtime.events, runtime.client, runtime.state.session, runtime.client.resumption()]
     assert all("very_secret" not in repr(thing) for thing in things)

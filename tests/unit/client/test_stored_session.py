@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from arcp_proto.client.client import ClientConfig
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.ids import JobId, SessionId
 from arcp_proto.secret import Secret

@@ -36,7 +36,8 @@ from arcp_io.errors import (
     PermissionDenied,
     Unauthenticated,
 )
-from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.client import Client
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.output import Detached, JobLost, SessionLost, Welcomed
 from arcp_proto.ids import JobId, SessionId
 from arcp_proto.wire.messages import AgentEntry, Peer

@@ -7,7 +7,8 @@ import pytest
 
 from arcp_io.client.pending import Answer, job_loss_of, loss_of, refusal_of
 from arcp_io.errors import ConnectionLost, HeartbeatLost, LocalProtocolError
-from arcp_proto.client.client import Client, ClientConfig
+from arcp_proto.client.client import Client
+from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.output import ConnectionEnded, JobLost, RequestRefused
 from arcp_proto.ids import JobId, RequestId
 

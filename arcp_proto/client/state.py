@@ -1,0 +1,196 @@
+"""What a client keeps between its inputs: its session, its connection, and what it has asked for.
+
+`Client` is what a host calls; the handlers of messages and timers take this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from arcp_proto.engine.connection import Connection, Framing
+from arcp_proto.engine.entropy import Entropy
+from arcp_proto.engine.machine import (
+    CLOSE_GOING_AWAY,
+    CLOSE_NORMAL,
+    CLOSE_REFUSED,
+    CLOSE_TOO_LARGE,
+    Machine,
+    found,
+)
+from arcp_proto.engine.output import ConnectionEnded
+from arcp_proto.engine.timers import TimerKey, TimerKind
+from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
+from arcp_proto.ids import MILLISECOND, SECOND, JobId, RequestId, Time, control_id_prefix
+from arcp_proto.wire import messages
+
+from . import dispatch, fast_path, flow, resubscribe, resuming
+from .backoff import Reconnecting
+from .config import ClientConfig
+from .pending import Outstanding
+from .session import ClientSession, Failure
+
+CLOSE_REASON_BYTES: Final = 123
+"""RFC 6455, 5.5: what a close frame holds beside its code."""
+
+
+class ClientState(Machine):
+    """The state of a client, and what its handlers do to it."""
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        *,
+        seed: bytes,
+        now: int,
+        unix: int,
+        session: ClientSession | None = None,
+    ) -> None:
+        """`session` is one that another process has left; raises LocalProtocolError for a wrong seed."""
+        super().__init__(config.limits, Entropy(seed), now=now, unix=unix)
+        self.config = config
+        self.connection: Connection | None = None
+        """The connection that is in use; one that is only being closed is not."""
+        self.session = session
+        self.reconnecting = Reconnecting(
+            config.reconnect_first_ms * MILLISECOND,
+            config.reconnect_most_sec * SECOND,
+            lambda: self.entropy.fraction("client", "dial"),
+        )
+        self.failure: Failure | None = None
+        """The last error that answered no request, on the connection of the moment."""
+        self.left = False
+        """The user has left: the session stays as it is until the next `connect`."""
+        self._id_prefix = ""
+        self._id_count = 0
+
+    @property
+    def features(self) -> frozenset[str]:
+        """Return what was negotiated for the session (§6.2)."""
+        return (None if self.session is None else self.session.features) or frozenset()
+
+    def receive_all(self, connection: Connection, messages: Sequence[bytes], *, now: int) -> int:
+        if self.recorder is not None or connection.framing is not Framing.MESSAGES:
+            return super().receive_all(connection, messages, now=now)
+        return fast_path.receive_all(self, connection, messages, now=now)
+
+    # For handlers.
+
+    def attach(self, connection: Connection, session: ClientSession) -> None:
+        """The welcome has come."""
+        self.timers.disarm(TimerKind.HELLO, connection.number)
+        self.timers.disarm(TimerKind.GIVE_UP, 0)
+        self.failure = None
+        self.reconnecting.welcomed(self.now)
+        connection.open(None)
+        connection.session_id = session.id
+        if session.heartbeat_sec is not None and "heartbeat" in self.features:
+            self.start_heartbeat(connection, session.heartbeat_sec)
+
+    def fresh_request_id(self) -> RequestId:
+        """An envelope id that no connection of this client gives."""
+        if not self._id_prefix:
+            self._id_prefix = control_id_prefix(self.entropy.bits("client", "request"))
+        self._id_count += 1
+        return RequestId(f"{self._id_prefix}{self._id_count:010d}")
+
+    def ask(self, request: Outstanding) -> None:
+        """Send a request, or keep it until the session is attached; it is checked."""
+        session, connection = found(self.session, "a session is asked"), self.connection
+        kept = session.requests.kept + request.size <= self.limits.control_bytes
+        request.sent = False
+        if session.attached and connection is not None:
+            resuming.transmit(connection, session, request)
+            request.message = request.message if kept else None
+        session.requests.add(request)
+
+    def say_close(self, connection: Connection, session: ClientSession, message: messages.Close) -> None:
+        """Say `session.close` once, and wait a while for its answer (§6.7)."""
+        if not session.closing:
+            session.closing = True
+            self.timers.disarm(TimerKind.ACK, connection.number)
+            connection.send(message)
+            at = Time(self.now + self.config.close_wait_sec * SECOND)
+            self.timers.arm(TimerKind.CLOSE, connection.number, at)
+
+    def frame_limit(self, framing: Framing) -> int:
+        """Bytes of the largest envelope of ours."""
+        return self.limits.frame if framing is Framing.LINES else self.limits.client_frame
+
+    # Roles of a machine.
+
+    @property
+    def wants_input(self) -> bool:
+        """Whether it is read from: not while the user holds too much that is not processed (§6.5)."""
+        session = self.session
+        if session is None:
+            return True
+        size, limit = session.acks.size, self.limits.unprocessed_bytes
+        return size <= limit or (size <= 4 * limit and len(session.requests) > 0)  # Answers stand behind.
+
+    def _handle(self, connection: Connection, message: bytes) -> None:
+        dispatch.handle(self, connection, message)
+
+    def refuse(self, connection: Connection, refusal: Refusal, code: int = CLOSE_REFUSED) -> None:
+        """What a runtime sends is never answered with an error; what is fatal closes."""
+        if refusal.fatal:
+            if code == CLOSE_TOO_LARGE:
+                resuming.too_large(self, refusal.message)
+            reason = refusal.message.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore")
+            self.close_connection(connection, code, reason, error=refusal.code.value, flush=False)
+
+    def _detached(self, connection: Connection) -> None:
+        for kind in (TimerKind.ACK, TimerKind.GAP):
+            self.timers.disarm(kind, connection.number)
+        self.connection = None
+        end = self._events[-1]
+        if self.session is not None and isinstance(end, ConnectionEnded):
+            failure, self.failure = self.failure, None
+            told = failure is not None and self.now <= failure.at + self.limits.linger * SECOND
+            if failure is not None and told and end.who != "local":
+                end = ConnectionEnded(end.connection, end.who, failure.code, failure.message)
+            resuming.ended(self, self.session, end)
+
+    def _gone(self) -> None:
+        pass
+
+    def _silent(self, connection: Connection) -> None:
+        message = "nothing was received for two heartbeat intervals"
+        self.refuse(connection, Refusal(ErrorCode.HEARTBEAT_LOST, message, fatal=True), CLOSE_GOING_AWAY)
+
+    def transport_blocked(self, connection: Connection, blocked: bool) -> None:
+        pass
+
+    def count_control_frames(self, connection: Connection, count: int) -> None:
+        pass  # A runtime was chosen, and is trusted with their number.
+
+    def _on_own_timer(self, key: TimerKey) -> None:
+        match key:
+            case (TimerKind.GIVE_UP, _):
+                resuming.on_give_up(self)
+            case (TimerKind.RESUBSCRIBE, str(job_id)):
+                resubscribe.on_timer(self, JobId(job_id))
+            case (TimerKind.SILENCE, str(job_id)):
+                resubscribe.on_silence(self, JobId(job_id))
+            case (kind, int(number)):
+                self._on_connection_timer(kind, self.connections[number])
+            case _:
+                raise InvariantViolated(f"a client has no timer {key.kind}")
+
+    def _close_runs(self) -> None:
+        pass
+
+    # Below: steps of the above.
+
+    def _on_connection_timer(self, kind: TimerKind, connection: Connection) -> None:
+        match kind:
+            case TimerKind.HELLO:
+                self.refuse(connection, Refusal(ErrorCode.INTERNAL_ERROR, "no welcome in time", fatal=True))
+            case TimerKind.CLOSE:
+                self.close_connection(connection, CLOSE_NORMAL, "the close was not answered", flush=False)
+            case TimerKind.ACK if self.session is not None:
+                flow.ack(self, connection, self.session)
+            case TimerKind.GAP if self.session is not None:
+                dispatch.give_up_gap(self, connection, self.session)
+            case _:
+                raise InvariantViolated(f"a client has no timer {kind}")

@@ -1,0 +1,83 @@
+"""What `Runtime` and `Client` have in common for a host: the calls of its event loop.
+
+An endpoint is what a host holds of one side of the protocol. It shows what a host may call; what it keeps
+between two calls is a `Machine` of its own, which the handlers of messages and timers take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from arcp_proto.limits import Limits
+
+from .connection import Connection
+from .machine import Machine
+from .output import Deadline, Output
+
+MachineT = TypeVar("MachineT", bound=Machine, covariant=True)
+
+
+class Endpoint(Generic[MachineT]):
+    """One side of the protocol as a host calls it: inputs change it and accumulate, `take` hands out."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, state: MachineT) -> None:
+        self._state = state
+
+    # Outputs.
+
+    def take(self) -> Output:
+        """Return everything since the last `take`, to be carried out in the order of its fields."""
+        return self._state.take()
+
+    @property
+    def asks(self) -> bool:
+        """Whether the next `take` asks the host for something. Changes nothing."""
+        return self._state.asks
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the configuration."""
+        return self._state.limits
+
+    def deadline(self) -> Deadline | None:
+        """Return the next deadline, as the last Output said it. Changes nothing."""
+        return self._state.deadline()
+
+    def writable(self) -> list[Connection]:
+        """Return every connection that has envelopes to pull. Changes nothing."""
+        return self._state.writable()
+
+    def crowded(self, connection: Connection) -> bool:
+        """Return whether half as many answers wait as close a connection. Changes nothing.
+
+        A driver then pulls some of them before the connection receives more.
+        """
+        return self._state.crowded(connection)
+
+    # Inputs.
+
+    def receive_all(self, connection: Connection, messages: Sequence[bytes], *, now: int) -> int:
+        """Receive messages as `Connection.receive` does, in their order, and return how many were taken.
+
+        The rest waits until `reading` is on again, or until some of the answers are pulled. Take afterwards.
+        """
+        return self._state.receive_all(connection, messages, now=now)
+
+    def handle_timer(self, *, now: int) -> Output:
+        """Carry out the deadlines that have come; a call that is early, late or repeated is harmless."""
+        return self._state.handle_timer(now=now)
+
+    def wall_clock_set(self, unix: int, *, now: int) -> None:
+        """Note that the wall clock says `unix`. Take afterwards.
+
+        Times on the wire never go back all the same.
+        """
+        self._state.wall_clock_set(unix, now=now)
+
+
+def state_of(endpoint: Endpoint[MachineT]) -> MachineT:
+    """Return the state behind an endpoint: for recordings, and for tests that look inside."""
+    return endpoint._state

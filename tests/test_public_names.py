@@ -1,0 +1,35 @@
+"""The names that a host sees of the classes that it drives: few, and each documented."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import pytest
+
+from arcp_proto import Client
+
+MOST: Final[Mapping[type, int]] = {Client: 30}
+"""How many public names each class may have."""
+
+
+def public_names(shown: type) -> list[str]:
+    """Return the names of a class and its bases that do not begin with an underscore."""
+    return [name for name in dir(shown) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("shown", MOST)
+def test_a_host_sees_few_names(shown: type) -> None:
+    assert len(public_names(shown)) <= MOST[shown]
+
+
+@pytest.mark.parametrize("shown", MOST)
+def test_every_name_is_documented(shown: type) -> None:
+    assert [name for name in public_names(shown) if not getattr(shown, name).__doc__] == []
+
+
+@pytest.mark.parametrize("shown", MOST)
+def test_an_instance_has_no_public_attributes_beside_them(shown: type) -> None:
+    own = {name for base in shown.__mro__ for name in getattr(base, "__slots__", ())}
+    assert not hasattr(shown, "__dict__") or not shown.__dictoffset__
+    assert [name for name in own if not name.startswith("_") and name not in public_names(shown)] == []
