@@ -228,10 +228,10 @@ class HistoryCut(ArcpError):
     """Some events of the job `job_id` are lost: its session was lost, and a limit has shortened its
     history (§7.6).
 
-    Another loop over the job continues after them. `details`: `last_seq`, the number of the last event before
-    them, and `history_from`, that of the first one after them, both as the submitting session numbers;
-    `reason`, if known, is the runtime's reason for the loss of the session. The code is our own and never on
-    the wire.
+    Another loop over the job continues after them. `details`: `last_seq`, the position of the last event
+    before them, and `history_from`, that of the first one after them (numbers of the submitting session,
+    where a runtime tells no positions); `reason`, if known, is the runtime's reason for the loss of the
+    session. The code is our own and never on the wire.
     """
 
     default_code = "HISTORY_CUT"
