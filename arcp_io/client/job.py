@@ -14,7 +14,7 @@ import msgspec
 from arcp_io.errors import ArcpError, ConnectionLost, HistoryCut, ResultIncomplete, ResultMismatch, error_for
 from arcp_io.values import read_as
 from arcp_proto.engine.output import JobAccepted, JobEmitted, JobEnded, Subscribed
-from arcp_proto.errors import ErrorCode
+from arcp_proto.final_statuses import FAILURES
 from arcp_proto.ids import JobId
 from arcp_proto.wire.result_chunks import ChunkReader
 
@@ -55,7 +55,6 @@ A program that failed with that event has left the session by then.
 """
 OVERFLOW = 64 * 1024 * 1024
 """Bytes that a full buffer may grow to while a caller waits for an answer behind its events."""
-ENDED_AS: Final = {"cancelled": ErrorCode.CANCELLED, "timed_out": ErrorCode.TIMEOUT}
 _VALUE: Final = attrgetter("value")
 
 
@@ -387,10 +386,10 @@ class Job(Generic[T]):
         come.
         """
         if not self.over:
-            code = ENDED_AS.get(final_status, ErrorCode.INTERNAL_ERROR)
             self._end = JobEnded(JobId(self.id), 0, final_status, "")
-            if final_status != "success":
-                self._end.code, self._end.message = code.value, "the job had ended already"
+            failure = FAILURES.get(final_status)
+            if failure is not None:
+                self._end.code, self._end.message = failure.code.value, "the job had ended already"
             self._finish()
 
     def _leave(self) -> None:

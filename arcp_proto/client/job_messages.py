@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from arcp_proto.engine.connection import Connection
@@ -18,11 +18,11 @@ from arcp_proto.engine.output import (
     SubscriptionEnded,
 )
 from arcp_proto.errors import RETRYABLE, ErrorCode, Unreadable
+from arcp_proto.final_statuses import FAILURES, FINAL_STATUSES
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.limits import MAX_ID_LENGTH
 from arcp_proto.wire import codec, messages
 from arcp_proto.wire.credential import Credential, taken_out
-from arcp_proto.wire.lenient import FINAL_STATUSES
 from arcp_proto.wire.result_chunks import ChunkError
 from arcp_proto.wire.timestamps import parse_time
 from arcp_proto.wire.trace_context import read_trace
@@ -37,13 +37,6 @@ if TYPE_CHECKING:
 
 OF_THE_CONNECTION: Final = (ErrorCode.HEARTBEAT_LOST, ErrorCode.UNAUTHENTICATED)
 """Codes that answer no request that they do not name."""
-
-ENDS: Final[Mapping[str, tuple[ErrorCode, str]]] = {
-    "error": (ErrorCode.INTERNAL_ERROR, "the job failed"),
-    "cancelled": (ErrorCode.CANCELLED, "the job was cancelled"),
-    "timed_out": (ErrorCode.TIMEOUT, "the job timed out"),
-}
-"""What a `job.result` means that is none, by its final status; any other word is `error`."""
 
 MADE_BEFORE: Final = 5 * SECOND
 """A job that was accepted longer ago, by two clocks that differ by less, was made by an earlier submit."""
@@ -410,7 +403,7 @@ def _end_of(envelope: codec.Envelope, error: messages.JobError, job_id: JobId) -
     return JobEnded(
         job_id,
         envelope.event_seq or 0,
-        error.final_status if error.final_status in ENDS else "error",
+        error.final_status if error.final_status in FAILURES else "error",
         error.completed_at,
         code=error.code,
         message=error.message or error.code,
@@ -422,8 +415,8 @@ def _end_of(envelope: codec.Envelope, error: messages.JobError, job_id: JobId) -
 
 def _set_fault(end: JobEnded, final_status: str, message: str | None) -> None:
     """Make a `job.result` the end of a job that has none."""
-    code, meaning = ENDS.get(final_status, ENDS["error"])
-    end.final_status = final_status if final_status in ENDS else "error"
+    code, meaning = FAILURES.get(final_status, FAILURES["error"])
+    end.final_status = final_status if final_status in FAILURES else "error"
     end.code, end.message, end.retryable = code.value, message or meaning, RETRYABLE[code]
 
 

@@ -9,9 +9,9 @@ from arcp_proto.engine.machine import found
 from arcp_proto.engine.output import JobLost
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode
+from arcp_proto.final_statuses import FINAL_STATUSES
 from arcp_proto.ids import SECOND, JobId, Time
 from arcp_proto.wire import messages
-from arcp_proto.wire.lenient import FINAL_STATUSES
 
 from .followed_job import FollowedJob
 from .pending import Outstanding, RequestKind

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from arcp_proto.errors import RETRYABLE, ErrorCode, Refusal, Unreadable, UnreadablePayload
+from arcp_proto.final_statuses import status_of
 from arcp_proto.limits import MAX_FEATURES, MAX_REASON_LENGTH, MAX_RUNTIME_SEC
 
 from . import codec, event_bodies, messages
@@ -32,12 +33,6 @@ STATUSES: Final[Mapping[str, str]] = {
     "failed": "error",
 }
 """Other words for a job's status -> ours."""
-
-FINAL_STATUS: Final[Mapping[str, str]] = {ErrorCode.CANCELLED: "cancelled", ErrorCode.TIMEOUT: "timed_out"}
-"""Code of a job's error -> the final status if the message does not name it; `error` for other codes."""
-
-FINAL_STATUSES: Final = ("success", "error", "cancelled", "timed_out")
-"""The statuses of a job that is over, in our words (§7.3)."""
 
 _LEVELS: Final = tuple(dict.fromkeys(event_bodies.LEVELS.values()))
 _OTHER_NAMES: Final = {kind: frozenset(names) for kind, names in event_bodies.SYNONYMS.items()}
@@ -201,7 +196,7 @@ def _repair_error(fields: Fields) -> None:
         fields["retryable"] = RETRYABLE.get(CODES.get(code, code), False)
     if not isinstance(fields.get("details"), dict):
         fields["details"] = None
-    fields.setdefault("final_status", FINAL_STATUS.get(code, "error"))
+    fields.setdefault("final_status", status_of(code))
 
 
 def _settle_error(error: messages.SessionError, envelope: codec.Envelope) -> None:

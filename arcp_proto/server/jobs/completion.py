@@ -13,6 +13,7 @@ from arcp_proto.engine.machine import found
 from arcp_proto.engine.output import ChildEnded, StopJob
 from arcp_proto.engine.timers import OF_A_RUN, TimerKind
 from arcp_proto.errors import RETRYABLE, ErrorCode
+from arcp_proto.final_statuses import status_of
 from arcp_proto.ids import SECOND, Time, qualified
 from arcp_proto.server.audit import notice
 from arcp_proto.server.credentials import revocation
@@ -37,12 +38,6 @@ from .stage import (
 if TYPE_CHECKING:
     from arcp_proto.server.runtime import Runtime
 
-STATUS_OF: Final[dict[str, Status]] = {
-    ErrorCode.CANCELLED: Status.CANCELLED,
-    ErrorCode.TIMEOUT: Status.TIMED_OUT,
-}
-"""The final status of an error code; any other is `error`."""
-
 PARENT_ENDS: Final = "the job that delegated it ends"
 
 
@@ -55,7 +50,7 @@ def outcome_of(
     counts only for other codes, which are not retryable without it.
     """
     retryable = RETRYABLE.get(code, bool(retryable))
-    return Outcome(STATUS_OF.get(code, Status.ERROR), code, message, retryable, details)
+    return Outcome(Status(status_of(code)), code, message, retryable, details)
 
 
 def fix_outcome(runtime: Runtime, job: Job, outcome: Outcome) -> bool:

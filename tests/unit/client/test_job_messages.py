@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from arcp_proto.client.config import ClientConfig
-from arcp_proto.client.job_messages import ENDS
 from arcp_proto.engine.output import (
     CancelAnswered,
     ConnectionEnded,
@@ -22,6 +21,7 @@ from arcp_proto.engine.output import (
     Subscribed,
 )
 from arcp_proto.errors import RETRYABLE, ErrorCode
+from arcp_proto.final_statuses import FAILURES
 from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
 from tests.unit.scripted_runtime import (
@@ -471,7 +471,7 @@ def test_a_result_that_is_none(
     payload = {"final_status": final_status, "summary": summary, "result": "ignored"}
     event = runtime.only(JobEnded, runtime.say("job.result", payload, job_id=JOB, event_seq=1))
     assert (event.final_status, event.code, event.result) == (expected, code, None)
-    assert event.message == (summary or ENDS[expected][1])
+    assert event.message == (summary or FAILURES[expected][1])
     assert event.retryable is RETRYABLE[code]
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
-from arcp_proto.client.job_messages import ENDS
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import (
     CancelAnswered,
@@ -24,6 +23,7 @@ from arcp_proto.engine.output import (
 )
 from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import ErrorCode
+from arcp_proto.final_statuses import FAILURES
 from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
 from arcp_proto.wire.messages import TO_CLIENT, TO_RUNTIME
@@ -41,7 +41,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "code": st.sampled_from([*ErrorCode, "SOMETHING_NEW"]),
     "message": st.sampled_from(["", "why"]),
     "details": st.dictionaries(st.just("request_id"), st.just("$oldest"), max_size=1),
-    "final_status": st.sampled_from([*ENDS, "success", "completed", "exploded"]),
+    "final_status": st.sampled_from([*FAILURES, "success", "completed", "exploded"]),
     "completed_at": st.just("2026-01-01T00:00:00Z"),
     "result": JSON,
     "result_id": st.sampled_from(["res_1", "res_2"]),
