@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from arcp_proto.errors import LocalProtocolError, Refusal, ensure
+from arcp_proto.errors import InvariantViolated, LocalProtocolError, Refusal, ensure
 from arcp_proto.ids import JobId, SessionId, control_id_prefix
 from arcp_proto.limits import MAX_ID_LENGTH
 from arcp_proto.wire import codec
@@ -31,7 +32,22 @@ class Framing(StrEnum):
 
 
 class Phase(StrEnum):
-    """Where a connection stands."""
+    """Where a connection stands. All changes, with the role of the machine and the function that makes them:
+
+    AWAITING_HELLO   -> AUTHENTICATING  runtime: _ask
+                     -> OPEN            runtime: Connection.open
+                     -> CLOSING         runtime: Connection.end
+                     -> CLOSED          runtime: Machine.lose_connection
+    AUTHENTICATING   -> OPEN            runtime: Connection.open
+                     -> CLOSING         runtime: Connection.end
+                     -> CLOSED          runtime: Machine.lose_connection
+    AWAITING_WELCOME -> OPEN            client: Connection.open
+                     -> CLOSING         client: Connection.end
+                     -> CLOSED          client: Machine.lose_connection
+    OPEN             -> CLOSING         both: Connection.end
+                     -> CLOSED          both: Machine.lose_connection
+    CLOSING          -> CLOSED          both: Machine.lose_connection
+    """
 
     AWAITING_HELLO = "awaiting_hello"
     """The runtime waits for `session.hello`."""
@@ -47,6 +63,50 @@ class Phase(StrEnum):
     """The transport is gone."""
 
 
+class Role(StrEnum):
+    """Whose connection it is."""
+
+    RUNTIME = "runtime"
+    CLIENT = "client"
+    BOTH = "both"
+
+
+class PhaseChange(NamedTuple):
+    """One change of the phase: in a connection of which role, and by which function."""
+
+    before: Phase
+    after: Phase
+    role: Role
+    function: str
+    meaning: str
+
+
+_OPENED: Final = "Connection.open"
+_ENDED: Final = "Connection.end"
+_LOST: Final = "Machine.lose_connection"
+PHASE_CHANGES: Final = (
+    PhaseChange(
+        Phase.AWAITING_HELLO, Phase.AUTHENTICATING, Role.RUNTIME, "_ask", "The host is asked who the peer is."
+    ),
+    PhaseChange(
+        Phase.AWAITING_HELLO, Phase.OPEN, Role.RUNTIME, _OPENED, "A client without a name is welcomed."
+    ),
+    PhaseChange(Phase.AWAITING_HELLO, Phase.CLOSING, Role.RUNTIME, _ENDED, "The hello is refused, or late."),
+    PhaseChange(Phase.AWAITING_HELLO, Phase.CLOSED, Role.RUNTIME, _LOST, "The transport is gone."),
+    PhaseChange(Phase.AUTHENTICATING, Phase.OPEN, Role.RUNTIME, _OPENED, "The client is welcomed."),
+    PhaseChange(Phase.AUTHENTICATING, Phase.CLOSING, Role.RUNTIME, _ENDED, "The client is refused."),
+    PhaseChange(Phase.AUTHENTICATING, Phase.CLOSED, Role.RUNTIME, _LOST, "The transport is gone."),
+    PhaseChange(Phase.AWAITING_WELCOME, Phase.OPEN, Role.CLIENT, _OPENED, "The runtime has said welcome."),
+    PhaseChange(Phase.AWAITING_WELCOME, Phase.CLOSING, Role.CLIENT, _ENDED, "The client gives up."),
+    PhaseChange(Phase.AWAITING_WELCOME, Phase.CLOSED, Role.CLIENT, _LOST, "The transport is gone."),
+    PhaseChange(Phase.OPEN, Phase.CLOSING, Role.BOTH, _ENDED, "One side closes the session, or refuses."),
+    PhaseChange(Phase.OPEN, Phase.CLOSED, Role.BOTH, _LOST, "The transport is gone."),
+    PhaseChange(Phase.CLOSING, Phase.CLOSED, Role.BOTH, _LOST, "The transport is closed."),
+)
+"""Every change of the phase of a connection."""
+_AFTER: Final[Mapping[Phase, frozenset[Phase]]] = {
+    before: frozenset(one.after for one in PHASE_CHANGES if one.before is before) for before in Phase
+}
 _DEAF: Final = (Phase.CLOSING, Phase.CLOSED)
 _NO_LINES: Final = LineSplitter()
 """Of every connection that has nothing to split: messages, or no more input."""
@@ -97,6 +157,7 @@ class Connection:
         self.secure = secure
         self.peer = peer
         self.phase = phase
+        """Changes by `goes_to` alone."""
         self.session: EventSource | None = None
         self.session_id: SessionId | None = None
         """What envelopes say once the handshake is over, in both roles."""
@@ -283,9 +344,15 @@ class Connection:
         """Whether a nonce begins as only those of this connection do: who knows that has had its welcome."""
         return nonce.startswith(f"p_{self._id_prefix}")
 
+    def goes_to(self, phase: Phase) -> None:
+        """Change the phase, as the table allows it; raises InvariantViolated for any other change."""
+        if phase not in _AFTER[self.phase]:
+            raise InvariantViolated(f"a connection does not go from {self.phase.value} to {phase.value}")
+        self.phase = phase
+
     def open(self, session: EventSource | None, cursor: int = 0, ids: str = "") -> None:
         """The handshake is over: the whole message limit, the log from `cursor` on; `ids` begin so now."""
-        self.phase = Phase.OPEN
+        self.goes_to(Phase.OPEN)
         self.session = session
         self.session_id = self.session_id if session is None else session.id
         self._id_prefix = ids or self._id_prefix
@@ -366,7 +433,7 @@ class Connection:
 
     def end(self, *, flush: bool) -> None:
         """Nothing is numbered for it any more; without `flush` only what is urgent is still sent."""
-        self.phase = Phase.CLOSING
+        self.goes_to(Phase.CLOSING)
         self._outbox.end(flush=flush)
         self._drop_input()
 

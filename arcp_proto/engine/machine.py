@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal, Unreadable, ensure
+from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal, Unreadable
 from arcp_proto.ids import SECOND, Time
 from arcp_proto.limits import MAX_REASON_LENGTH, Limits
 from arcp_proto.wire.messages import Ping
@@ -273,7 +273,6 @@ class Machine(ABC):
         flush: bool,
     ) -> None:
         """Stop talking: what is urgent, with `flush` all that is queued, is sent; then it closes."""
-        ensure(connection.phase not in (Phase.CLOSING, Phase.CLOSED), "a connection is closed once")
         connection.end(flush=flush)
         self._disarm(connection)
         self.timers.arm(TimerKind.LINGER, connection.number, Time(self.now + self.limits.linger * SECOND))
@@ -286,7 +285,7 @@ class Machine(ABC):
         was = connection.phase
         if was is Phase.CLOSED:
             return
-        connection.phase = Phase.CLOSED
+        connection.goes_to(Phase.CLOSED)
         self._disarm(connection)
         self.timers.disarm(TimerKind.LINGER, connection.number)
         connection.drop_queues()

@@ -23,7 +23,7 @@ from arcp_proto import errors, features, limits
 from arcp_proto.client import client as client_machine
 from arcp_proto.client.dispatch import HANDLERS as OF_CLIENT
 from arcp_proto.engine import machine, timers
-from arcp_proto.engine.connection import Phase
+from arcp_proto.engine.connection import PHASE_CHANGES, Phase
 from arcp_proto.server import audit
 from arcp_proto.server.dispatch import DUE
 from arcp_proto.server.dispatch import HANDLERS as OF_RUNTIME
@@ -431,12 +431,14 @@ def states() -> list[str]:
     """The states of a connection and of a job."""
     phases = member_docs(Phase)
     rows = [[f"`{phase}`", phases.get(phase.name, "")] for phase in Phase]
+    changes = [[f"`{one.before}`", f"`{one.after}`", one.role, one.meaning] for one in PHASE_CHANGES]
     return [
         "# States",
         "## Connection",
         "[Three lifetimes](../explanation/lifetimes.md) explains how connections, sessions and jobs belong"
         " together.",
         table(["Phase", "Meaning"], rows),
+        table(["From", "To", "Role", "Meaning"], changes),
         "## Job",
         "[How a job ends](../explanation/endings.md) explains the steps to its end.",
         *diagram_of_jobs(),

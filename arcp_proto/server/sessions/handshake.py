@@ -232,7 +232,7 @@ def _authenticate(runtime: Runtime, pending: Pending, auth: messages.Auth, clien
 def _ask(runtime: Runtime, pending: Pending, request: Authenticate) -> None:
     connection = pending.connection
     request.request = connection.number
-    connection.phase = Phase.AUTHENTICATING
+    connection.goes_to(Phase.AUTHENTICATING)
     at = Time(runtime.now + runtime.limits.authentication * SECOND)
     runtime.timers.arm(TimerKind.AUTHENTICATION, connection.number, at)
     runtime.pending[connection.number] = pending
