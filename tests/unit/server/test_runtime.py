@@ -120,11 +120,11 @@ def test_two_spellings_of_one_event_are_the_same_bytes() -> None:
 
 
 BAD_EVENTS: list[tuple[str, Any, str]] = [
-    ("zork", {}, "no event kind"),
-    ("x-vendor.only", {}, "no event kind"),
-    ('x-vendor.a."b', {}, "no event kind"),
+    ("zork", {}, "is not an event kind"),
+    ("x-vendor.only", {}, "is not an event kind"),
+    ('x-vendor.a."b', {}, "is not an event kind"),
     ("log", {"level": "loud", "message": ""}, "log level"),
-    ("log", {"message": "no level"}, "no body of log"),
+    ("log", {"message": "no level"}, "is not a body of log"),
     ("metric", {"name": "m", "value": float("nan")}, "finite"),
     ("metric", {"name": "cost.x", "value": -1}, "negative"),
     ("metric", {"name": "cost.budget.remaining", "value": 1}, "only the runtime"),
@@ -133,9 +133,9 @@ BAD_EVENTS: list[tuple[str, Any, str]] = [
     ("artifact_ref", {"uri": "x" * 70_000, "content_type": "t"}, "a frame holds"),
     ("x-vendor.a.b", {"x": "\ud800"}, "surrogate"),
     ("result_chunk", {}, "write_result"),
-    ("status", {"phase": {1, 2}}, "no JSON"),
+    ("status", {"phase": {1, 2}}, "is not a JSON value"),
     ("log", event_bodies.Thought("of another kind"), "log"),
-    ('a"b', event_bodies.Thought("x"), "no body"),
+    ('a"b', event_bodies.Thought("x"), "is not a body of"),
 ]
 
 
