@@ -56,8 +56,8 @@ class Holdings:
         self._nameless = 0
         """Bytes that are pinned for all clients without a name."""
         self._principals: dict[Principal, _Held] = {}
-        self._by_events = Ranking(self._events_of)
-        self._by_size = Ranking(self._size_of)
+        self._by_events = Ranking()
+        self._by_size = Ranking()
         self._ranked = False
         """Whether one of them is kept."""
         self._crowded: dict[Principal, None] = {}
@@ -202,10 +202,10 @@ class Holdings:
         by_size = self.size > self._total_room or self.events <= most_events
         everybody, shares = self._principals, []
         if by_events:
-            principal = self._by_events.first(everybody)
+            principal = self._by_events.first(everybody, self._events_of)
             shares.append((-self._events_of(principal) * most_size, principal))
         if by_size:
-            principal = self._by_size.first(everybody)
+            principal = self._by_size.first(everybody, self._size_of)
             shares.append((-self._size_of(principal) * most_events, principal))
         self._ranked = True
         return min(shares)[1]
@@ -301,18 +301,19 @@ class Ranking:
     an entry in a dict.
     """
 
-    __slots__ = ("_amount", "_changed", "_heap", "kept")
+    __slots__ = ("_changed", "_heap", "kept")
 
-    def __init__(self, amount: Callable[[Principal], int]) -> None:
-        """`amount` says how much a principal holds, 0 for one that is gone."""
-        self._amount = amount
+    def __init__(self) -> None:
         self._heap: list[tuple[int, Principal]] = []
         self.kept = False
         self._changed: dict[Principal, None] = {}
 
-    def first(self, everybody: Collection[Principal]) -> Principal:
-        """Return who holds most, the first by name; somebody has to hold something."""
-        heap, amount = self._heap, self._amount
+    def first(self, everybody: Collection[Principal], amount: Callable[[Principal], int]) -> Principal:
+        """Return the principal that holds most, the first by name; one at least holds something.
+
+        `amount` returns how much a principal holds, 0 for one that is gone: each time by the same rule.
+        """
+        heap = self._heap
         if not self.kept or len(heap) > 2 * len(everybody) + _SLACK:
             heap[:] = [(-held, principal) for principal in everybody if (held := amount(principal))]
             heapify(heap)

@@ -26,7 +26,7 @@ class Retired:
 
     def __init__(self) -> None:
         self._queues: dict[Principal, _Queue] = {}
-        self._ranking = Ranking(self.count)
+        self._ranking = Ranking()
         self._firsts: list[tuple[Time, int, Principal]] = []
         """When the first of a queue is to be forgotten, its place and whose; stale ones are passed over."""
         self._large: dict[Principal, OrderedDict[JobId, Time]] = {}
@@ -107,7 +107,7 @@ class Retired:
 
     def largest(self) -> Principal:
         """Return who has most, for when there are too many in all."""
-        return self._ranking.first(self._queues)
+        return self._ranking.first(self._queues, self.count)
 
     def entries(self) -> list[tuple[JobId, Time]]:
         """All of them by their places, for tests."""

@@ -29,7 +29,11 @@ NAMES: Final = [Principal(name) for name in "abcdef"]
 )
 def test_it_finds_what_a_look_at_everybody_finds(steps: list[tuple[str, Principal, int]]) -> None:
     held: dict[Principal, int] = {}
-    ranking = Ranking(lambda principal: held.get(principal, 0))
+    ranking = Ranking()
+
+    def held_by(principal: Principal) -> int:
+        return held.get(principal, 0)
+
     for step, principal, amount in steps:
         if step == "set":
             if amount:
@@ -40,30 +44,30 @@ def test_it_finds_what_a_look_at_everybody_finds(steps: list[tuple[str, Principa
                 ranking.changed(principal, held)
         elif held:
             most = max(held.values())
-            assert ranking.first(held) == min(name for name in held if held[name] == most)
+            assert ranking.first(held, held_by) == min(name for name in held if held[name] == most)
         else:
             with pytest.raises(InvariantViolated, match="nobody"):
-                ranking.first(held)
+                ranking.first(held, held_by)
         assert len(ranking._heap) <= 3 * len(NAMES) + 64
 
 
 def test_amounts_that_change_again_and_again_leave_no_more_behind_than_its_bound() -> None:
     """The largest never changes, so that nothing that was seen of the other comes to the top."""
     held = {Principal("most"): 10**9, Principal("other"): 1}
-    ranking = Ranking(lambda principal: held.get(principal, 0))
+    ranking = Ranking()
     for amount in range(1, 1_000):
         held[Principal("other")] = amount
         if ranking.kept:
             ranking.changed(Principal("other"), held)
-        assert ranking.first(held) == "most"
+        assert ranking.first(held, lambda principal: held.get(principal, 0)) == "most"
         assert len(ranking._heap) <= 3 * len(held) + 64
 
 
 def test_it_is_given_up_when_nobody_asks() -> None:
     """Principals that come and go leave nothing behind."""
     held = {Principal("stays"): 1}
-    ranking = Ranking(lambda principal: held.get(principal, 0))
-    assert ranking.first(held) == "stays"
+    ranking = Ranking()
+    assert ranking.first(held, lambda principal: held.get(principal, 0)) == "stays"
     for number in range(1_000):
         if ranking.kept:
             ranking.changed(Principal(f"p{number}"), held)
