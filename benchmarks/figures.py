@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 from .case import Implementation, Row
 
 FIGURES: Final = Path(__file__).with_name("figures.json")
-"""Those that the README shows."""
+"""The figures that README.md and docs/performance.md show."""
 
 
 @dataclass

@@ -95,7 +95,7 @@ def language(pattern: str) -> int:
 
 
 def _expression(pattern: str) -> str:
-    """A pattern as README explains it, as a regular expression."""
+    """A pattern as docs/guides/leases.md explains it, as a regular expression."""
     words = {"*": "[^/]*", "**": ".*"}
     found = []
     for token in _TOKEN.findall(pattern):

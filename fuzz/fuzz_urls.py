@@ -70,7 +70,7 @@ def by_urllib(url: str) -> Read:
 
 
 def by_yarl(url: str) -> Read:
-    """As aiohttp does with `yarl.URL(url, encoded=True)`, which README says to pass."""
+    """As aiohttp does with `yarl.URL(url, encoded=True)`, as docs/guides/security.md says."""
     read = yarl.URL(url, encoded=True)
     return Read(
         read.scheme, _host(read.raw_host or ""), read.port or PORTS[read.scheme], read.raw_path_qs or "/"
