@@ -59,11 +59,11 @@ class LiteLLMProvisioner:
         ssl_context: ssl.SSLContext | None = None,
         allow_plain: bool = False,
     ) -> None:
-        """Issue keys of a gateway; `url` is its management address, `endpoint` where keys are used, by
-        default the same.
+        """Issue keys of a gateway.
 
-        Raises ValueError for an invalid URL, for http:// beyond this machine without `allow_plain`, and for a
-        name in `models` that the gateway reads as several models.
+        `url` is its management address, `endpoint` where keys are used, by default the same. Raises
+        ValueError for an invalid URL, for http:// beyond this machine without `allow_plain`, and for a name
+        in `models` that the gateway reads as several models.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:

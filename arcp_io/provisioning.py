@@ -52,25 +52,25 @@ class CredentialProvisioner(Protocol):
     """
 
     async def issue(self, context: IssueContext) -> Sequence[IssuedCredential]:
-        """Return new credentials that are used for nothing else, see `credential`; an empty sequence is
-        valid.
+        """Return new credentials that are used for nothing else, see `credential`.
 
-        Raises ProvisioningError. A failure does not prove that nothing was issued: `revoke` follows.
+        An empty sequence is valid. Raises ProvisioningError. A failure does not prove that nothing was
+        issued: `revoke` follows.
         """
 
     async def revoke(self, name: str) -> None:
-        """Revoke a credential, and return when nothing of this name is valid; repeated calls must be
-        harmless.
+        """Revoke a credential, and return when nothing of this name is valid.
 
-        `name` is a credential's `handle`, or the alias. Raises ProvisioningError; it is called again then.
+        Repeated calls must be harmless. `name` is a credential's `handle`, or the alias. Raises
+        ProvisioningError; it is called again then.
         """
 
 
 class ProvisioningError(Exception):
-    """A provisioner could not issue or revoke; the message is sent to the client, and must not hold a
-    secret.
+    """A provisioner could not issue or revoke.
 
-    `budget_exhausted`: the upstream has no money left. `final`: trying again cannot help.
+    The message is sent to the client, and must not hold a secret. `budget_exhausted`: the upstream has no
+    money left. `final`: trying again cannot help.
     """
 
     def __init__(self, message: str, *, budget_exhausted: bool = False, final: bool = False) -> None:

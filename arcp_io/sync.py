@@ -391,8 +391,9 @@ class Job(Generic[T]):
 
     @property
     def subscribed_from(self) -> int | None:
-        """The position of the last event before that subscribe, 0 for none (§7.6); None without a
-        subscribe.
+        """The position of the last event before that subscribe, 0 for none (§7.6).
+
+        It is None without a subscribe.
         """
         return self._job.subscribed_from
 
@@ -444,12 +445,11 @@ class Job(Generic[T]):
             self._events.clear()  # Not on the loop: the garbage collector may run in its thread.
 
     def result(self, *, timeout: float | None = None) -> T:
-        """Wait for the end and return the result: a value, text or bytes; converted to `result_type`, if
-        any.
+        """Wait for the end and return the result: a value, text or bytes.
 
-        Raises the ArcpError of the job's error code (§12), and TimeoutError when the end has not come after
-        `timeout` seconds: the job continues, and `result` may be called again. Called inside the job's own
-        loop, it ends that loop.
+        The value is converted to `result_type`, if any. Raises the ArcpError of the job's error code (§12),
+        and TimeoutError when the end has not come after `timeout` seconds: the job continues, and `result`
+        may be called again. Called inside the job's own loop, it ends that loop.
         """
         if self._iterating_thread == threading.get_ident():
             self._events.clear()
@@ -503,8 +503,9 @@ class ResultPieces:
 
     @property
     def history_cut(self) -> HistoryCut | None:
-        """Set when events of the job are lost; none of them was a chunk as long as the iteration
-        continues.
+        """Set when events of the job are lost.
+
+        None of them was a chunk as long as the iteration continues.
         """
         return self._reader.history_cut
 

@@ -7,8 +7,9 @@ from typing import Final
 PROVISIONED_CREDENTIALS: Final = "provisioned_credentials"
 """The feature of credentials that a runtime issues for jobs and revokes (§9.8)."""
 POSITIONS: Final = "x-vendor.arcp-io.job_seq"
-"""The feature of events with their position in the job as `job_seq`; a session without it gets no
-`job_seq`.
+"""The feature of events with their position in the job as `job_seq`.
+
+A session without it gets no `job_seq`.
 """
 
 FEATURES: Final = (

@@ -59,8 +59,9 @@ class BlockingJobContext:
 
     @property
     def session_id(self) -> str:
-        """The session that submitted the job; for a child, the one that submitted the top job of its tree
-        (§10).
+        """The session that submitted the job.
+
+        For a child, the one that submitted the top job of its tree (§10).
         """
         return self._job.session_id
 
@@ -127,10 +128,10 @@ class BlockingJobContext:
         unit: str | None = None,
         dimensions: Mapping[str, Any] | None = None,
     ) -> None:
-        """Publish a measurement; a name with `cost.` spends the budget, if the unit is one of its
-        currencies (§9.6).
+        """Publish a measurement.
 
-        A cost is not negative. It is exact as a Decimal; of a float the shortest decimal form counts.
+        A name with `cost.` spends the budget, if the unit is one of its currencies (§9.6). A cost is not
+        negative. It is exact as a Decimal; of a float the shortest decimal form counts.
         """
         self._call(self._job.metric, name, value, unit, dimensions)
 
@@ -173,10 +174,10 @@ class BlockingJobContext:
 
     @contextmanager
     def tool(self, tool: str, args: Any = None) -> Iterator[ToolCall]:
-        """Publish a tool call around a block; set `call.result` in it. An exception is published and
-        re-raised.
+        """Publish a tool call around a block; set `call.result` in it.
 
-        Raises Denied when the lease does not cover the tool; the block is not entered then.
+        An exception is published and re-raised. Raises Denied when the lease does not cover the tool; the
+        block is not entered then.
         """
         call = ToolCall(self.tool_call(tool, args))
         try:
@@ -189,8 +190,9 @@ class BlockingJobContext:
             raise
 
     def emit(self, kind: str, body: Body | Mapping[str, Any]) -> None:
-        """Publish an event of any kind but `result_chunk`; own kinds are `x-vendor.<vendor>.<name>`
-        (§8.2).
+        """Publish an event of any kind but `result_chunk`.
+
+        Own kinds are `x-vendor.<vendor>.<name>` (§8.2).
         """
         self._call(self._job.emit, kind, body)
 
@@ -262,8 +264,9 @@ class BlockingJobContext:
         self._call(self._job.model, name)
 
     def remaining(self, currency: str) -> Decimal | None:
-        """Return the unspent budget in a currency, including reservations; None if the currency is not
-        bounded.
+        """Return the unspent budget in a currency, including reservations.
+
+        Returns None if the currency is not bounded.
         """
         return self._call(_later, self._job.remaining, currency)
 

@@ -73,8 +73,9 @@ class JobContext:
 
     @property
     def session_id(self) -> str:
-        """The session that submitted the job; for a child, the one that submitted the top job of its tree
-        (§10).
+        """The session that submitted the job.
+
+        For a child, the one that submitted the top job of its tree (§10).
         """
         return self._running.submitted_in()
 
@@ -144,10 +145,10 @@ class JobContext:
         unit: str | None = None,
         dimensions: Mapping[str, Any] | None = None,
     ) -> None:
-        """Publish a measurement; a name with `cost.` spends the budget, if the unit is one of its
-        currencies (§9.6).
+        """Publish a measurement.
 
-        A cost is not negative. It is exact as a Decimal; of a float the shortest decimal form counts.
+        A name with `cost.` spends the budget, if the unit is one of its currencies (§9.6). A cost is not
+        negative. It is exact as a Decimal; of a float the shortest decimal form counts.
         """
         if (
             rest := self._running.speak(METRIC, event_bodies.metric(name, value, unit, dimensions))
@@ -206,10 +207,10 @@ class JobContext:
 
     @asynccontextmanager
     async def tool(self, tool: str, args: Any = None) -> AsyncIterator[ToolCall]:
-        """Publish a tool call around a block; set `call.result` in it. An exception is published and
-        re-raised.
+        """Publish a tool call around a block; set `call.result` in it.
 
-        Raises Denied when the lease does not cover the tool; the block is not entered then.
+        An exception is published and re-raised. Raises Denied when the lease does not cover the tool; the
+        block is not entered then.
         """
         call = ToolCall(await self.tool_call(tool, args))
         try:
@@ -224,8 +225,9 @@ class JobContext:
         await self._running.give_way()
 
     async def emit(self, kind: str, body: Body | Mapping[str, Any]) -> None:
-        """Publish an event of any kind but `result_chunk`; own kinds are `x-vendor.<vendor>.<name>`
-        (§8.2).
+        """Publish an event of any kind but `result_chunk`.
+
+        Own kinds are `x-vendor.<vendor>.<name>` (§8.2).
         """
         if kind in GATED:
             await self._running.speak_in_turn(kind, body)
@@ -306,8 +308,9 @@ class JobContext:
         await self.authorize("model.use", name)
 
     def remaining(self, currency: str) -> Decimal | None:
-        """Return the unspent budget in a currency, including reservations; None if the currency is not
-        bounded.
+        """Return the unspent budget in a currency, including reservations.
+
+        Returns None if the currency is not bounded.
         """
         return self._running.remaining(event_bodies.text("currency", currency))
 

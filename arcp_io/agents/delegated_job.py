@@ -40,8 +40,9 @@ class ChildJob:
         return None if self._end is None else self._end.final_status
 
     async def result(self) -> Any:
-        """Wait for the end; return the result, streamed or not, or raise the ArcpError that the job ended
-        with.
+        """Wait for the end.
+
+        Returns the result, streamed or not, or raises the ArcpError that the job ended with.
         """
         while self._end is None:
             await self._change()
@@ -110,10 +111,10 @@ class BlockingChildJob:
         return self._child.final_status
 
     def result(self) -> Any:
-        """Wait for the end; return the result, streamed or not, or raise the ArcpError that the job ended
-        with.
+        """Wait for the end.
 
-        Raises AgentStopped when the delegating job is to stop meanwhile.
+        Returns the result, streamed or not, or raises the ArcpError that the job ended with. Raises
+        AgentStopped when the delegating job is to stop meanwhile.
         """
         while self._child.final_status is None:
             self._job._call(self._child._until_ended_or_stopping, self._job._told)

@@ -124,8 +124,9 @@ def cost(value: object) -> str | int | float | Decimal:
 
 
 def constraint(constraints: Mapping[str, Any], expires_at: str | None) -> str | None:
-    """Return the `expires_at` of `lease_constraints`; raises ValueError if it is given twice, or for other
-    keys.
+    """Return the `expires_at` of `lease_constraints`.
+
+    Raises ValueError if it is given twice, or for other keys.
     """
     unknown = [name for name in constraints if name != "expires_at"]
     if unknown or (constraints and expires_at is not None):

@@ -303,10 +303,10 @@ class AgentHost:
 
 
 def told_of(error: BaseException) -> ArcpError | Denied | None:
-    """Return the error to report to a client for an exception, if any; trio wraps even single ones in a
-    group.
+    """Return the error to report to a client for an exception, if any.
 
-    Of several refusals in a group it is the first; other groups have no error to report.
+    Trio wraps even single ones in a group. Of several refusals in a group it is the first; other groups have
+    no error to report.
     """
     if isinstance(error, BaseExceptionGroup):
         told = [told_of(one) for one in error.exceptions]

@@ -115,8 +115,9 @@ class RunningJob(msgspec.Struct, eq=False):
     # Events of the agent.
 
     def speak(self, kind: str, body: Body | Mapping[str, Any]) -> Coroutine[Any, Any, None] | None:
-        """Publish an event; return None, or an awaitable if the caller has to wait. Raises the errors of
-        `say`.
+        """Publish an event; return None, or an awaitable if the caller has to wait.
+
+        Raises the errors of `say`.
         """
         now = self._now()
         if now >= self._free_until or self._load >= LAST_LOAD:
@@ -158,8 +159,9 @@ class RunningJob(msgspec.Struct, eq=False):
             self.say_converted(kind, body)
 
     def say_converted(self, kind: str, body: Body | Mapping[str, Any]) -> None:
-        """Publish an event that the core has refused, with a body converted to JSON; raises the errors of
-        `say`.
+        """Publish an event that the core has refused, with a body converted to JSON.
+
+        Raises the errors of `say`.
         """
         self.publish(kind, body_as_json(kind, body))
 
@@ -171,8 +173,9 @@ class RunningJob(msgspec.Struct, eq=False):
             self._pump.soon(size)
 
     def write(self, data: str | bytes) -> None:
-        """Stream a piece of the result; raises the errors of `say`, and Denied beyond the limit of a
-        result.
+        """Stream a piece of the result.
+
+        Raises the errors of `say`, and Denied beyond the limit of a result.
         """
         self._input(self._runtime.write_result, data, size=len(data))
 
@@ -234,8 +237,9 @@ class RunningJob(msgspec.Struct, eq=False):
         self._input(self._runtime.rotate_credential, credential_id)
 
     def remaining(self, currency: str) -> Decimal | None:
-        """Return the unspent budget in a currency; None if it is not bounded. Raises JobOver after the
-        end.
+        """Return the unspent budget in a currency; None if it is not bounded.
+
+        Raises JobOver after the end.
         """
         return self.budget.left(currency)
 
@@ -266,11 +270,11 @@ class RunningJob(msgspec.Struct, eq=False):
         return self._pump.clock.unix()
 
     def _input(self, call: Callable[..., T], *args: Any, size: int = 0, gate: bool = False) -> T:
-        """Pass one input to the runtime; its consequences are carried out soon, those of a refusal at
-        once.
+        """Pass one input to the runtime.
 
-        `size` is the number of bytes sent, if large. `gate` says that the input needs authority, which may
-        have expired by a change of the wall clock since the last timer.
+        Its consequences are carried out soon, those of a refusal at once. `size` is the number of bytes sent,
+        if large. `gate` says that the input needs authority, which may have expired by a change of the wall
+        clock since the last timer.
         """
         if get_ident() != self._thread:
             self._refuse_thread()

@@ -150,10 +150,10 @@ class _Walk:
         return "/" + "/".join((*self._names, *names))
 
     def to(self, path: str, asked: Callable[[str], None]) -> str:
-        """Walk to the directory that holds the target of a path; return the target's name there, which is
-        not a link.
+        """Walk to the directory that holds the target of a path.
 
-        `asked` gets the real path before anything about it is reported. Raises OSError.
+        Returns the target's name there, which is not a link. `asked` gets the real path before anything about
+        it is reported. Raises OSError.
         """
         ahead = _names(path)
         links = 0

@@ -76,8 +76,9 @@ class Cancellation:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """The end of a followed job. Without a job id nothing was accepted; without a status the end was not
-    seen.
+    """The end of a followed job.
+
+    Without a job id nothing was accepted; without a status the end was not seen.
     """
 
     exit: Exit

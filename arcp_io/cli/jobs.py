@@ -137,10 +137,10 @@ class _Listing:
 
 
 def _print_table(listing: _Listing) -> None:
-    """Print a line for each job in the order of the runtime; on a narrow terminal two, the first with the
-    id alone.
+    """Print a line for each job in the order of the runtime.
 
-    An id is never wrapped or truncated, so that it can be copied.
+    On a narrow terminal a job has two lines, the first with the id alone. An id is never wrapped or
+    truncated, so that it can be copied.
     """
     found = listing.found
     if not found:

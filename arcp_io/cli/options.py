@@ -157,8 +157,9 @@ def server_at(
     give_up: str,
     cafile: str | None,
 ) -> Server:
-    """Return the server at a URL, with the store of the session; `path` is the store that the user gave,
-    or None.
+    """Return the server at a URL, with the store of the session.
+
+    `path` is the store that the user gave, or None.
     """
     words = []
     if kept is None or path is not None or session_files.url_of(kept) is None:

@@ -34,8 +34,9 @@ class Kept(NamedTuple):
 
 
 def directory() -> Path:
-    """Return the directory of the sessions: `arcp-io` below $XDG_STATE_HOME, or ~/.local/state; created
-    for its owner alone.
+    """Return the directory of the sessions: `arcp-io` below $XDG_STATE_HOME, or ~/.local/state.
+
+    The directory is created for its owner alone.
     """
     state = os.environ.get("XDG_STATE_HOME", "")
     base = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"

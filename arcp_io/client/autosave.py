@@ -76,8 +76,9 @@ class SessionKeeper:
             self._saved, self._failing = resumption, False
 
     def close(self, *, finished: bool) -> None:
-        """Save the session and stop; `finished` says that nothing is left to resume, so that the store is
-        cleared.
+        """Save the session and stop.
+
+        `finished` says that nothing is left to resume, so that the store is cleared.
         """
         self.save()
         self._closed = True

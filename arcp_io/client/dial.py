@@ -26,8 +26,9 @@ EXIT_SEEN: Final = 1.0
 
 @dataclass(frozen=True)
 class WebSocket:
-    """A runtime at a ws:// or wss:// address; `ssl_context` None means the certificates that the system
-    trusts.
+    """A runtime at a ws:// or wss:// address.
+
+    `ssl_context` None means the certificates that the system trusts.
     """
 
     url: str

@@ -181,14 +181,13 @@ class Job(Generic[T]):
         return events
 
     async def result(self) -> T:
-        """Wait for the end and return the result: a value, text or bytes; converted to `result_type`, if
-        any.
+        """Wait for the end and return the result: a value, text or bytes.
 
-        Events that no iterator takes are dropped; called inside the job's own loop, it ends that loop. Raises
-        the ArcpError of the job's error code (§12), ResultIncomplete when parts of a streamed result are
-        missing, ResultMismatch for a value that does not fit `result_type`, ConnectionLost when the end
-        cannot be received, and RuntimeError after `result_stream` was called, since the result is not stored
-        then.
+        The value is converted to `result_type`, if any. Events that no iterator takes are dropped; called
+        inside the job's own loop, it ends that loop. Raises the ArcpError of the job's error code (§12),
+        ResultIncomplete when parts of a streamed result are missing, ResultMismatch for a value that does not
+        fit `result_type`, ConnectionLost when the end cannot be received, and RuntimeError after
+        `result_stream` was called, since the result is not stored then.
         """
         if self._chunks is not None and (self._end is None or self._chunks.due):
             raise RuntimeError(
@@ -277,8 +276,9 @@ class Job(Generic[T]):
         return self._chunks, early
 
     def _successful_end(self) -> JobEnded:
-        """Return the end of the job; raises the ArcpError of a failure, or the reason why the end is
-        missing.
+        """Return the end of the job.
+
+        Raises the ArcpError of a failure, or the reason why the end is missing.
         """
         end = self._end
         if end is None:
@@ -315,8 +315,9 @@ class Job(Generic[T]):
                 self._wake()
 
     def _claim(self) -> None:
-        """Note that a caller has asked for the job; it gets it at the next turn, after which `_taken` is
-        called.
+        """Note that a caller has asked for the job.
+
+        The caller gets the job at the next turn, after which `_taken` is called.
         """
         self._claimed = True
         self._offered += 1

@@ -263,8 +263,9 @@ class SessionJobs:
             self._done_with(event)
 
     def _done_with(self, event: JobEmitted | JobEnded) -> None:
-        """Mark an event without a taker as processed; if its result is requested again, in order with its
-        job.
+        """Mark an event without a taker as processed.
+
+        If its result is requested again, this happens in order with the events of its job.
         """
         if event.job_id in self._mending:
             self._mending[event.job_id][0]._done_with(event.receipt)

@@ -32,8 +32,9 @@ class ResultReader:
         self._chunks, self._early = job._release_result()
         self._done = False
         self.history_cut: HistoryCut | None = None
-        """Set when events of the job are lost; none of them was a chunk as long as the iteration
-        continues.
+        """Set when events of the job are lost.
+
+        None of them was a chunk as long as the iteration continues.
         """
 
     @property

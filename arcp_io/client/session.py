@@ -140,8 +140,9 @@ class Session:
 
     @property
     def cursor(self) -> int:
-        """The number up to which all events have been processed, as in acks and the store; 0 before the
-        first.
+        """The number up to which all events have been processed, as in acks and the store.
+
+        It is 0 before the first.
         """
         self._jobs.tell()
         return self._client.cursor
@@ -457,8 +458,9 @@ class Session:
             self._answers.give(event.request_id, self._jobs.accepted(event))
 
     def _subscribed(self, event: Subscribed) -> None:
-        """Handle the answer to a subscribe; without a request the client itself subscribed to a job it
-        follows.
+        """Handle the answer to a subscribe.
+
+        Without a request the client itself subscribed to a job it follows.
         """
         if event.request_id in self._mends:
             self._mends.pop(event.request_id)

@@ -13,8 +13,9 @@ WANTED: Final = 65_536
 KEPT: Final = 4
 """One in this number of descriptors is kept for isolated agents, `job.open`, the journal and the audit."""
 LEAST_KEPT: Final = 128
-"""Fewest descriptors kept. It is eight times the connections accepted at once, as closing surplus ones
-takes time.
+"""Fewest descriptors kept.
+
+It is eight times the connections accepted at once, as closing surplus ones takes time.
 """
 EARLY_KEPT: Final = 32
 """Connections of welcomed sessions within the half that is not for connections before their welcome."""

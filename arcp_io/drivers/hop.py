@@ -31,8 +31,9 @@ class Hop:
     def call(self, function: Callable[[], T]) -> T: ...
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """Call a function on the loop's thread and return the result; raises ConnectionLost after the
-        block.
+        """Call a function on the loop's thread and return the result.
+
+        Raises ConnectionLost after the block.
         """
         if self.over:
             raise ConnectionLost(LEFT)

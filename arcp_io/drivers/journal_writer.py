@@ -58,10 +58,9 @@ class Keeper:
         self._closed = False
 
     def restore(self, config: RuntimeConfig, *, seed: bytes, now: int, unix: int) -> Runtime:
-        """Open the journal, and return the runtime that it holds, or a new one. Blocks, so call it in a
-        thread.
+        """Open the journal, and return the runtime that it holds, or a new one.
 
-        Raises JournalError.
+        This blocks, so call it in a thread. Raises JournalError.
         """
         self._journal.open(RECORD_VERSION, self._on_durable, self._on_failed)
         self._base = self._next = self._durable = self._journal.next
@@ -81,8 +80,9 @@ class Keeper:
         return self._runtime
 
     def attach(self, pump: Pump, hold_agents: Callable[[bool], None]) -> None:
-        """Report to this pump; `hold_agents` is called when agents have to wait, and when they may
-        continue.
+        """Report to this pump.
+
+        `hold_agents` is called when agents have to wait, and when they may continue.
         """
         self._pump = pump
         self._hold_agents = hold_agents

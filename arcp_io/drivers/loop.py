@@ -100,8 +100,9 @@ class Loop(Protocol):
         """Return whether the running task is cancelled together with all others of this loop."""
 
     def event(self) -> Event:
-        """Return a new event, which may be made and set outside a task; `wait` always yields to other
-        tasks.
+        """Return a new event, which may be made and set outside a task.
+
+        `wait` always yields to other tasks.
         """
 
     # Streams.

@@ -47,8 +47,9 @@ class LineCodec:
         return [data]
 
     def _count(self, data: bytes) -> None:
-        """Count the bytes of an unfinished line; those beyond the limit do not count, as they are not
-        stored.
+        """Count the bytes of an unfinished line.
+
+        Bytes beyond the limit do not count, as they are not stored.
         """
         end = data.rfind(b"\n")
         pending = self.pending + len(data) if end < 0 else len(data) - end - 1

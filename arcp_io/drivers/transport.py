@@ -16,8 +16,9 @@ class ByteStream(Protocol):
     """The native half: a socket, TLS over one, or two pipes. No method blocks, or calls back at once."""
 
     def write(self, data: bytes) -> bool:
-        """Take all bytes; return whether they are written. If not, `written` is called later, before the
-        next write.
+        """Take all bytes; return whether they are written.
+
+        If not, `written` is called later, before the next write.
         """
 
     def pause(self) -> None:

@@ -227,10 +227,10 @@ class WebSocketCodec(ABC):
             self._collect()
 
     def data_to_send(self) -> bytes:
-        """Return the bytes of the protocol itself: handshake, pongs, close. Send them before frames made
-        later.
+        """Return the bytes of the protocol itself: handshake, pongs, close.
 
-        They may wait while the transport takes nothing: beyond the handshake, less than 5 KiB are held.
+        Send them before frames made later. They may wait while the transport takes nothing: beyond the
+        handshake, less than 5 KiB are held.
         """
         if not (self._outgoing or self._pongs):
             return b""
@@ -244,8 +244,9 @@ class WebSocketCodec(ABC):
         return None if self._protocol is None else self._protocol.close_sent
 
     def _library(self) -> Protocol:
-        """Return the library's protocol. No extension is ever negotiated, so a new object can continue any
-        connection.
+        """Return the library's protocol.
+
+        No extension is ever negotiated, so a new object can continue any connection.
         """
         if self._protocol is None:
             self._protocol = Protocol(self._side, max_size=None, logger=_SILENT)
@@ -386,8 +387,9 @@ class WebSocketCodec(ABC):
         self._discard()
 
     def _refuse_frame(self) -> None:
-        """Refuse a frame that is too large. The library would close at once; here the owner can give a
-        reason.
+        """Refuse a frame that is too large.
+
+        The library would close at once; here the owner can give a reason.
         """
         if self.open:
             self.too_large = True

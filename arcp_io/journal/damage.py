@@ -71,8 +71,9 @@ def damaged(path: str) -> JournalDamaged:
 
 @contextmanager
 def readable_copy(path: str, *, with_log: bool, fitted: bool = True) -> Iterator[sqlite3.Connection]:
-    """Open a copy of a journal; `fitted` mends the header of a truncated one. Raises OSError and
-    sqlite3.Error.
+    """Open a copy of a journal; `fitted` mends the header of a truncated one.
+
+    Raises OSError and sqlite3.Error.
     """
     with tempfile.TemporaryDirectory(prefix=".arcp-io-", dir=os.path.dirname(path)) as directory:
         copy = os.path.join(directory, "journal")

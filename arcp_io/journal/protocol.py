@@ -70,11 +70,11 @@ class Journal(Protocol):
         """Whether the journal has grown enough to be worth a `compact`, with no compaction under way."""
 
     def open(self, record_version: int, on_durable: Durable, on_failed: Failed) -> None:
-        """Open the journal for one writer with this version of records; a closed journal can be opened
-        again.
+        """Open the journal for one writer with this version of records.
 
-        Raises JournalInUse when it is open already, JournalDamaged when it has lost durable records, and
-        other JournalErrors when a newer version wrote it or it cannot be read.
+        A closed journal can be opened again. Raises JournalInUse when it is open already, JournalDamaged when
+        it has lost durable records, and other JournalErrors when a newer version wrote it or it cannot be
+        read.
         """
 
     def read(self) -> Iterator[bytes]:

@@ -13,8 +13,9 @@ ROW_BYTES: Final = 1024 * 1024
 
 
 class Row(NamedTuple):
-    """Records numbered from `first` on; the data are their lengths, 32-bit little-endian, then the
-    records.
+    """Records numbered from `first` on.
+
+    The data are their lengths, 32-bit little-endian, then the records.
     """
 
     first: int

@@ -78,8 +78,9 @@ class SqliteJournal:
         return self._compacting is None and self.failed is None and grown(self._kept, self._since)
 
     def open(self, record_version: int, on_durable: Durable, on_failed: Failed) -> None:
-        """Open the journal, as Journal.open. A damaged file stays unchanged: `repair_journal` keeps its
-        good part.
+        """Open the journal, as Journal.open.
+
+        A damaged file stays unchanged: `repair_journal` keeps its good part.
         """
         if self._thread is not None:
             raise JournalInUse(f"{self.path} is open already")
@@ -117,8 +118,9 @@ class SqliteJournal:
         yield from stored(self._db)
 
     def append(self, first: int, records: Sequence[bytes]) -> None:
-        """Store records, as Journal.append; raises JournalGap, and JournalError when the journal is not
-        open.
+        """Store records, as Journal.append.
+
+        Raises JournalGap, and JournalError when the journal is not open.
         """
         size = sum(map(len, records))
         with self._condition:

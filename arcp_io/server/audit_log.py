@@ -58,8 +58,9 @@ class AuditFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], size: int | None = SIZE) -> None:
-        """Open the file; without a `size` it may grow without bound. Raises OSError if it cannot be
-        opened.
+        """Open the file; without a `size` it may grow without bound.
+
+        Raises OSError if it cannot be opened.
         """
         self._path = os.fspath(path)
         self._most = None if size is None else size // FILES

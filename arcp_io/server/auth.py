@@ -28,8 +28,9 @@ class Verified:
 
     @property
     def expires_ns(self) -> int | None:
-        """`expires` in nanoseconds; raises TypeError and ValueError for a value that is not a point in
-        time.
+        """`expires` in nanoseconds.
+
+        Raises TypeError and ValueError for a value that is not a point in time.
         """
         match self.expires:
             case None:

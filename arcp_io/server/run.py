@@ -161,8 +161,9 @@ def _leave(unstopped: int, failure: BaseException | None) -> NoReturn:
 
 
 def _server_context(certfile: str, keyfile: str | None) -> ssl.SSLContext:
-    """Return a TLS context with this certificate; raises OSError, and ValueError for files that do not
-    match.
+    """Return a TLS context with this certificate.
+
+    Raises OSError, and ValueError for files that do not match.
     """
     import ssl
 

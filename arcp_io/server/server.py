@@ -111,16 +111,18 @@ class Server:
         await self.wait_closed()
 
     def set_observers(self, observers: Mapping[str, Mapping[str, str]]) -> None:
-        """Replace the rights to see jobs of others, as in App; raises LocalProtocolError for unknown
-        rights.
+        """Replace the rights to see jobs of others, as in App.
+
+        Raises LocalProtocolError for unknown rights.
         """
         rights = {principal: dict(owners) for principal, owners in observers.items()}
         self.runtime.observers_set(rights, now=self.pump.now())
         self.pump.run()
 
     def jobs(self, *, finished: bool = False) -> list[JobInfo]:
-        """Return the unfinished jobs of all principals, oldest first; with `finished` all jobs that are
-        listed.
+        """Return the unfinished jobs of all principals, oldest first.
+
+        With `finished` the list has all jobs that are listed to clients.
         """
         return self.runtime.job_infos(finished=finished)
 

@@ -103,11 +103,6 @@ class Budget:
                 return currency
         return None
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether some currency has no free amount, so that no operation is allowed."""
-        return self.used_up() is not None
-
     # Changes by records.
 
     def spend(self, currency: str, amount: Decimal) -> None:
@@ -164,8 +159,9 @@ UNBOUND: Final = Budget({})
 
 
 def to_cost(value: Cost, what: str = "a cost") -> Decimal:
-    """Return a cost as an exact amount; raises LocalProtocolError for a negative or infinite one, or no
-    number.
+    """Return a cost as an exact amount.
+
+    Raises LocalProtocolError for a negative or infinite one, or no number.
     """
     amount = _decimal(value)
     if amount is None or not amount.is_finite():
@@ -200,10 +196,10 @@ def _shown(value: Cost) -> str:
 
 
 def parse_amount(text: str) -> tuple[str, Decimal]:
-    """Return currency and amount of a `cost.budget` pattern such as USD:5.00; raises Refusal
-    INVALID_REQUEST.
+    """Return currency and amount of a `cost.budget` pattern such as USD:5.00.
 
-    At most 18 digits, including leading and trailing zeros, at most 9 of them after the point.
+    Raises Refusal INVALID_REQUEST. An amount has at most 18 digits, including leading and trailing zeros, at
+    most 9 of them after the point.
     """
     match = _AMOUNT.match(text)
     if match is None or len(match[2]) + len(match[3] or "") > _MAX_DIGITS:

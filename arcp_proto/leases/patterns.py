@@ -78,8 +78,9 @@ def parse_pattern(namespace: str, pattern: str) -> list[Parts]:
 
 
 def _parse_url(url: Url, host: str) -> Parts:
-    """Return the parts in the form of `Url.matched`; only the whole host `**` covers addresses in
-    brackets.
+    """Return the parts in the form of `Url.matched`.
+
+    Only the whole host `**` covers addresses in brackets.
     """
     query = url.matched_query
     return (
@@ -95,8 +96,9 @@ def _parse_url(url: Url, host: str) -> Parts:
 
 
 def _rooted(path: str, run: str = "") -> Parts:
-    """Return the parts of a path. It begins with a slash, so `/**` alone does not cover a directory
-    itself.
+    """Return the parts of a path.
+
+    It begins with a slash, so `/**` alone does not cover a directory itself.
     """
     star = "/" + run
     if _ANY_PATH.match(path):

@@ -41,11 +41,11 @@ class Budget:
 
 
 def covers(parent: Automaton, child: Automaton, budget: Budget) -> bool:
-    """Return whether `parent` matches everything that `child` matches. Raises Spent if that takes too
-    long.
+    """Return whether `parent` matches everything that `child` matches.
 
-    A state of the search is a place of the child, and the set of states of the parent that the same text
-    leads to; the child has more when its place accepts and none of the set does.
+    Raises Spent if that takes too long. A state of the search is a place of the child, and the set of states
+    of the parent that the same text leads to; the child has more when its place accepts and none of the set
+    does.
     """
     return _Search(parent, child, budget).run()
 

@@ -266,8 +266,9 @@ def outside_strings(data: bytes) -> tuple[bytes, int]:
 
 
 def encode_value(value: object) -> bytes:
-    """Return a value of our own side as JSON, after checking it; raises LocalProtocolError if JSON cannot
-    hold it.
+    """Return a value of our own side as JSON, after checking it.
+
+    Raises LocalProtocolError if JSON cannot hold it.
     """
     check_value(value)
     return encode_checked(value)
@@ -503,8 +504,9 @@ def _is_flat(fields: dict[Any, Any]) -> bool:
 
 
 def _children(item: object) -> Iterator[object] | None:
-    """Return an iterator over a container's values, None for other values; raises LocalProtocolError if
-    not JSON.
+    """Return an iterator over a container's values, None for other values.
+
+    Raises LocalProtocolError for a value that JSON cannot hold.
     """
     if item is None or isinstance(item, str | int):
         return None

@@ -244,10 +244,10 @@ def read_delegate(body: Body | Mapping[str, Any]) -> str:
 
 
 def read_metric(body: Body | Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a metric, checked; raises LocalProtocolError, also for the runtime's own
-    metric.
+    """Return the fields of a metric, checked.
 
-    A Decimal as its value is kept, to be written digit by digit.
+    Raises LocalProtocolError, also for the runtime's own metric. A Decimal as its value is kept, to be
+    written digit by digit.
     """
     fields = _fields_of("metric", body)
     if fields.get("name") == REMAINING:
@@ -267,8 +267,9 @@ def read_metric(body: Body | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode_metric(fields: dict[str, Any], exact: Decimal | None = None) -> bytes:
-    """Return the JSON of a metric that was read, with the value `exact` if given; a Decimal digit by
-    digit.
+    """Return the JSON of a metric that was read, with the value `exact` if given.
+
+    A Decimal is written digit by digit.
     """
     value = fields["value"] if exact is None else exact
     return codec.encode_checked(

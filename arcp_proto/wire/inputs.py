@@ -70,11 +70,10 @@ _decode_fields: Final = codec.Decoders(_Fields).evenly
 
 
 def decode_submit(payload: bytes | msgspec.Raw) -> messages.Submit:
-    """Return a `job.submit` of the exact shape, with its input as an `Input`; raises the errors of
-    decoders.
+    """Return a `job.submit` of the exact shape, with its input as an `Input`.
 
-    Raw JSON is valid JSON except that a number in it may be too large. So the value of an input that is not
-    tiny is built, and dropped, only if it may hold such a number.
+    Raises the errors of decoders. Raw JSON is valid JSON except that a number in it may be too large. So the
+    value of an input that is not tiny is built, and dropped, only if it may hold such a number.
     """
     submit: messages.Submit = _decode_submit(payload)
     json = bytes(submit.input)

@@ -289,8 +289,9 @@ class Cancel(msgspec.Struct, omit_defaults=True):
 
 
 class Cancelled(msgspec.Struct, omit_defaults=True):
-    """`job.cancelled`: the answer to a cancel, not the end of the job; `final_status` if the job had
-    ended.
+    """`job.cancelled`: the answer to a cancel, not the end of the job.
+
+    It has a `final_status` if the job had ended.
     """
 
     job_id: Id

@@ -24,11 +24,10 @@ class RefusalForm(StrEnum):
     JOB_ERROR_BY_TRACE = "job_error_by_trace"
     """`job.error` with a job id of its own and the trace id of the submit."""
     JOB_ERROR_OF_JOB = "job_error_of_job"
-    """`job.error` with the requested job id and without a number; nothing if that job is the session's
-    own.
+    """`job.error` with the requested job id and without a number.
 
-    The TypeScript client rejects every open promise at a `session.error`, and the promise of its own job at a
-    `job.error` that names it.
+    There is no answer if that job is the session's own. The TypeScript client rejects every open promise at a
+    `session.error`, and the promise of its own job at a `job.error` that names it.
     """
     SESSION_ERROR_IF_IDLE = "session_error_if_idle"
     """`session.error` while no job of the session is open, else nothing: it would reject all of them."""

@@ -32,8 +32,9 @@ class Channel:
         self._changed: anyio.Event | None = None
 
     async def receive(self) -> bytes:
-        """Wait for a message; raises ConnectionLost at the end of the stream, and ValueError for a long
-        message.
+        """Wait for a message.
+
+        Raises ConnectionLost at the end of the stream, and ValueError for a long message.
         """
         while (message := self._gathering.take()) is None:
             if self._gone:

@@ -89,10 +89,10 @@ class Outside:
             self._hear()
 
     def request(self, what: str, *arguments: object) -> msgspec.Raw:
-        """Send a request and return the answer; raise the error that the runtime raised, or JobOver
-        without an answer.
+        """Send a request and return the answer.
 
-        Arguments are JSON values; raises LocalProtocolError for others.
+        Raises the error that the runtime raised, or JobOver without an answer. Arguments are JSON values;
+        raises LocalProtocolError for others.
         """
         if self.over:
             raise JobOver(OVER)
@@ -210,15 +210,16 @@ class Outside:
         return [Credential.of_wire(one) for one in sent]
 
     def remaining(self, currency: str) -> Decimal | None:
-        """Return the unspent budget in a currency; None if the currency is not bounded."""
+        """Return the unspent budget in a currency; Returns None if the currency is not bounded."""
         left = msgspec.json.decode(self.request("remaining", currency), type=str | None)
         return None if left is None else Decimal(left)
 
     # Helpers of the methods above.
 
     def _fitting(self, kind: str, data: bytes) -> bytes:
-        """Return a body shortened as the runtime would; whole if that is not possible: the runtime refuses
-        it then.
+        """Return a body shortened as the runtime would.
+
+        Returns it unchanged if that is not possible: the runtime refuses it then.
         """
         return data if len(data) <= self._body_limit else shorten(kind, data, self._body_limit) or data
 

@@ -121,8 +121,9 @@ class Isolated:
         self._request_limit = request_limit(running.body_limit)
 
     async def run(self) -> Any:
-        """Run the agent and return its result, None if it streamed that; raises the error that it failed
-        with.
+        """Run the agent and return its result, None if it streamed that.
+
+        Raises the error that it failed with.
         """
         running = self._running
         async with open_loop() as loop:
@@ -197,8 +198,9 @@ class Isolated:
                         await channel.send(framed(message))
 
     async def _begin(self) -> Message:
-        """Return the input for the agent, which is about to be called; raises Denied if its lease has
-        ended.
+        """Return the input for the agent, which is about to be called.
+
+        Raises Denied if its lease has ended.
         """
         start = self._running.start
         if self._began:
@@ -235,10 +237,10 @@ class Isolated:
         self._process.kill()
 
     async def _end_child(self) -> None:
-        """End the child and every process that it has started. Its pipes are closed, so it can exit by
-        itself.
+        """End the child and every process that it has started.
 
-        If the end cannot be confirmed, wait for the end of the grace before the job counts as stopped.
+        Its pipes are closed, so it can exit by itself. If the end cannot be confirmed, wait for the end of
+        the grace before the job counts as stopped.
         """
         with anyio.CancelScope(shield=True):
             if await self._process.end(0 if self._running.stopping else EXIT_TIMEOUT):

@@ -120,8 +120,9 @@ class Gathering:
         return len(self._data)
 
     def take(self) -> bytes | None:
-        """Return the next message, or None if it is incomplete; raises ValueError for a message that is
-        too long.
+        """Return the next message, or None if it is incomplete.
+
+        Raises ValueError for a message that is too long.
         """
         if len(self._data) < HEAD:
             return None

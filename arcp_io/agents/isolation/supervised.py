@@ -44,10 +44,9 @@ class SupervisedProcess:
         """Whether the supervisor has reported the end of the process and of everything that it started."""
 
     async def start(self, order: bytes) -> tuple[int, int]:
-        """Start the process with an order; return the descriptors of the pipes to read from it and to
-        write to it.
+        """Start the process with an order.
 
-        Raises OSError.
+        Returns the descriptors of the pipes to read from it and to write to it. Raises OSError.
         """
         path = json.dumps([entry or os.getcwd() for entry in sys.path])
         self._control, theirs = socket.socketpair()

@@ -45,8 +45,9 @@ _SET_CHILD_SUBREAPER: Final = 36
 
 
 def main(control: int) -> None:
-    """Supervise the agent of one order; returns only in the agent's process, after the order is carried
-    out.
+    """Supervise the agent of one order.
+
+    Returns only in the agent's process, after the order is carried out.
     """
     order = _read_order(control)
     if order is None:
@@ -124,8 +125,9 @@ class _Agent:
         return False
 
     def kill_all(self) -> int:
-        """Kill every process until there is none, without a time limit; return how the agent's process
-        ended.
+        """Kill every process until there is none, without a time limit.
+
+        Returns how the agent's process ended.
         """
         _kill_group(self._pid)
         if self._code is None:

@@ -79,8 +79,9 @@ class PipeStream:
     # Called by the transport.
 
     def write(self, data: bytes) -> bool:
-        """Write without waiting, and return whether all was taken; data for a closed pipe are dropped and
-        reported.
+        """Write without waiting, and return whether all was taken.
+
+        Data for a closed pipe are dropped and reported.
         """
         if self._writer_open:  # asyncio drops data for a closed pipe, uvloop raises RuntimeError.
             self._writer.write(data)

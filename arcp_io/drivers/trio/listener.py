@@ -47,8 +47,9 @@ class Listener:
             self.close()
 
     def _accept(self) -> bool:
-        """Accept waiting connections; return False after a failure, for example because no descriptor is
-        free.
+        """Accept waiting connections.
+
+        Returns False after a failure, for example because no descriptor is free.
         """
         for _ in range(ACCEPTED_AT_ONCE):
             try:

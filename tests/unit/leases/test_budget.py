@@ -177,9 +177,9 @@ def test_a_budget_spends_holds_and_lets_go() -> None:
         Decimal("0.2"),
         Decimal(2),
     )
-    assert not budget.exhausted
+    assert budget.used_up() is None
     budget.hold(Hold("USD", Decimal("0.2")))
-    assert (budget.exhausted, budget.used_up()) == (True, "USD")
+    assert budget.used_up() == "USD"
     budget.let_go(Hold("USD", Decimal("0.5")))
     budget.let_go(Hold("USD", Decimal("0.2")))
     assert (budget.held, budget.remaining["USD"], budget.initial["USD"]) == ({}, Decimal("0.7"), Decimal(1))
@@ -190,11 +190,11 @@ def test_what_nothing_bounds_has_no_counter() -> None:
     budget.spend("USD", Decimal(5))
     budget.hold(Hold("USD", Decimal(5)))
     budget.let_go(Hold("USD", Decimal(5)))
-    assert (budget.counters(), budget.left("USD"), budget.free("USD"), budget.exhausted) == (
+    assert (budget.counters(), budget.left("USD"), budget.free("USD"), budget.used_up()) == (
         {},
         None,
         None,
-        False,
+        None,
     )
 
 
@@ -211,7 +211,7 @@ def test_a_currency_that_a_child_does_not_name_is_still_its_parents() -> None:
     child.spend("EUR", Decimal("0.75"))
     child.hold(Hold("EUR", Decimal("0.25")))
     assert child.counters() == {"USD": Decimal("1.5"), "EUR": Decimal("0.25")}
-    assert (child.exhausted, parent.exhausted) == (True, True)
+    assert (child.used_up(), parent.used_up()) == ("EUR", "EUR")
     child.let_go(Hold("EUR", Decimal("0.25")))
     parent.give_back(child.remaining)
     assert parent.counters() == {"USD": Decimal("4.5"), "EUR": Decimal("0.25")}
