@@ -37,6 +37,7 @@ class FollowedJob:
         "recent",
         "refusals",
         "risen_from",
+        "stale",
         "stored",
         "stored_home",
     )
@@ -53,6 +54,8 @@ class FollowedJob:
         """Whether anything has come of it; False after a repeated key until something has."""
         self.awaited = False
         """Whether a subscription is to bring what is above the cursor; until its answer nothing is taken."""
+        self.stale = False
+        """Whether an earlier process may have asked for what comes before that answer, from further on."""
         self.risen_from = 0
         """Positions rise behind this number of the session: a resume from before it brings others."""
         self.refusals = 0
@@ -69,11 +72,11 @@ class FollowedJob:
     def takes(self, position: int | None, seq: int, envelope_id: str) -> bool:
         """Note an event that has come; return whether it is handed out, and False for a copy."""
         self.heard = True
-        if position is None:
-            return self._takes_unplaced(seq, envelope_id)
-        if self.awaited:
+        if self.awaited and (position is not None or self.stale):
             self.risen_from = max(self.risen_from, seq)
             return False  # The subscription brings it.
+        if position is None:
+            return self._takes_unplaced(seq, envelope_id)
         if position <= self.cursor:
             return False
         self.cursor = position
@@ -123,7 +126,7 @@ class FollowedJob:
 
     def lose(self) -> None:
         """Leave the session that is lost: the next one brings it by a subscription alone."""
-        self.awaited = True
+        self.awaited, self.stale = True, False
         self.observed, self.keyed, self.heard, self._before, self.risen_from = True, False, True, 0, 0
 
     def follow_again(self, *, observed: bool) -> None:
@@ -135,4 +138,4 @@ class FollowedJob:
         """Take again, from a runtime that tells no positions, what the user asks for again."""
         self.recent.clear()
         self._before = 0
-        self.awaited = False
+        self.awaited = self.stale = False

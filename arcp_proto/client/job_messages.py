@@ -314,7 +314,7 @@ def _is_taken(session: ClientSession, envelope: codec.Envelope, job_id: JobId, p
         job.keyed = True  # An earlier process has submitted it, or observes it.
     if job is None:
         taken = not over
-    elif position is None and (job.awaited or session.is_placed):
+    elif position is None and (session.is_placed or (job.awaited and not job.stale)):
         taken = True  # A notice to this session, or an event that may wait for an answer.
     else:
         taken = job.takes(position, seq, envelope.id)

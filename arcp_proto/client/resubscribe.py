@@ -72,6 +72,10 @@ def subscribed(client: ClientState, job_id: JobId, answer: messages.Subscribed) 
     if job is not None:
         job.heard, job.refusals = True, 0
         job.awaited = False
+        if job.stale and job.risen_from and answer.job_seq is None:
+            job.heard = False  # What was left out may have been its history: some runtimes answer behind it.
+            _await_sign(client, session, job)
+        job.stale = False
         if not follows:
             _lose(client, session, job.id, "it has ended unseen, and its history is gone")
     _proceed(client, session)

@@ -129,7 +129,8 @@ class ClientSession:
         session.numbers = Numbering(limits.gap_events, resumption.cursor)
         for kept in resumption.jobs:
             job = FollowedJob(kept.job_id, observed=kept.observed, cursor=kept.cursor, home=kept.seen)
-            session.jobs[job.id], job.keyed, job.awaited = job, kept.keyed, kept.behind
+            session.jobs[job.id], job.keyed = job, kept.keyed
+            job.awaited = job.stale = kept.behind
             job.own = kept.own
             job.heard = not kept.keyed or kept.cursor > 0 or kept.seen > 0
         for job_id, seq in resumption.ended:
@@ -166,7 +167,8 @@ class ClientSession:
         job = self.jobs.get(job_id)
         if job is None:
             held = self.acks.holds(job_id)
-            job = self._take_ending(job_id) if held else None
+            # Without positions nothing says what of it is processed anew, and all of it may come again.
+            job = self._take_ending(job_id) if held and self.is_placed else None
             if job is None:
                 job = FollowedJob(job_id, observed=observed, cursor=cursor)
             else:
