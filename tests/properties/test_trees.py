@@ -286,10 +286,11 @@ class Forest(World):
 
     def check(self) -> None:
         """Raise unless everything holds."""
-        for job in self.runtime.jobs.values():
-            if job.ended and job.id not in self.over:
-                self.over[job.id] = None
-                self._lapse(job.id, self.holds[job.id])
+        for job_id in self.parents:
+            job = self.runtime.jobs.get(job_id)
+            if (job is None or job.ended) and job_id not in self.over:
+                self.over[job_id] = None
+                self._lapse(job_id, self.holds[job_id])
         structure.check_trees(self.runtime)
         structure.check_jobs(self.runtime)
         aborted = [one for one, peer in self.peers.items() if peer.closing and peer.closing.abort]
@@ -340,36 +341,51 @@ class Forest(World):
         ensure(happened == [str(event) for event in self.events], "other things happen in a replay")
 
     def check_frames(self) -> None:
-        """What a session saw: a child is announced before it does anything, and ends before its parent."""
+        """What a session saw: each job as one stream, and of its own (§10) a child between the delegate
+        event of its parent and the end of that."""
         self._see()
         for session_id, frames in self.frames.items():
             announced: dict[str, None] = {}
             ended: dict[str, None] = {}
             places: dict[str, int] = {}
             known: dict[str, int] = {}
+            again: set[str] = set()
             asked = [one[1:] for one in self.asked if one[0] == session_id]
             for number, frame in sorted(frames.items()):
                 while asked and asked[0][1] < number:
                     job_id, _, place = asked.pop(0)
                     places[job_id] = min(place, places.get(job_id, place))
+                    again.add(job_id)
                 job_id, payload = JobId(frame["job_id"]), frame["payload"]
                 position = payload.get("job_seq", 0)
                 ensure((position == 0) == (frame["type"] == "job.cancelled"), "a position is told, or not")
                 if not position:
                     continue
-                ensure(position == places.get(job_id, 0) + 1, "a position is left out, or not asked for")
+                due, ends = places.get(job_id, 0) + 1, frame["type"] != "job.event"
+                alone = ends and (job_id in ended or not self._is_own(session_id, job_id))
+                ensure(position == due or (alone and position > due), "a position is left out")
                 places[job_id] = position
                 if position <= known.get(job_id, 0):
                     continue  # It was seen before.
                 known[job_id] = position
-                parent_id = self.parents.get(job_id)
-                ensure(parent_id is None or job_id in announced, "a child that was not announced")
+                parent_id = self.parents.get(job_id) if self._is_own(session_id, job_id) else None
+                # What is published waits behind a history that the session has asked for (§7.6).
+                told = parent_id is None or job_id in announced or parent_id in again
+                ensure(told, "a child that was not announced")
                 ensure(job_id not in ended, "something follows the end of a job")
-                ensure(parent_id not in ended, "something of a child follows the end of its parent")
-                if frame["type"] != "job.event":
+                told = parent_id not in ended or job_id in again
+                ensure(told, "something of a child follows the end of its parent")
+                if ends:
                     ended[job_id] = None
                 elif payload["kind"] == "delegate":
                     announced[payload["body"]["child_job_id"]] = None
+
+    def _is_own(self, session_id: str, job_id: JobId) -> bool:
+        """Whether a job comes to a session by itself. Others that are forgotten may come as their end alone.
+
+        That is so as well for a history of its own that a session asks for behind the end (§7.2, §7.6).
+        """
+        return self.homes.get(job_id) == session_id and not (self.hello and self.parents.get(job_id))
 
     def wind_down(self) -> None:
         """Every agent stops, and in the end nothing is left."""
