@@ -27,7 +27,7 @@ from arcp_proto.engine.output import (
 )
 from arcp_proto.ids import SECOND, JobId, RequestId
 from tests.interop.others import LOCAL_TIME, TRACE
-from tests.unit.scripted_runtime import ScriptedRuntime, accepted, log
+from tests.unit.scripted_runtime import NUMBERED, ScriptedRuntime, accepted, log
 
 REFUSED: Final = {
     "code": "RESUME_WINDOW_EXPIRED",
@@ -39,9 +39,16 @@ LONG: Final = 89
 """Seconds of refusals that are not believed yet, of three heartbeat intervals."""
 
 
+class OtherRuntime(ScriptedRuntime):
+    """A runtime of another make, which sends no positions."""
+
+    def welcome(self, *features: str, **fields: Any) -> list[Event]:
+        return super().welcome(*(features or NUMBERED), **fields)
+
+
 def resuming() -> ScriptedRuntime:
     """A session that is resumed by itself, with a runtime that pings every 30 s."""
-    runtime = ScriptedRuntime(ClientConfig())
+    runtime = OtherRuntime(ClientConfig())
     runtime.welcome(heartbeat_interval_sec=30)
     return runtime
 
@@ -404,7 +411,7 @@ def test_a_go_runtime_gives_us_up(session_id: str | None) -> None:
 
 def test_a_rust_runtime_is_no_runtime() -> None:
     """It drops the connection at the first word: there was no session, and nothing is tried again."""
-    runtime = ScriptedRuntime(ClientConfig())
+    runtime = OtherRuntime(ClientConfig())
     (ended,) = runtime.drop()
     assert isinstance(ended, ConnectionEnded)
     assert runtime.dials == []
