@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from arcp_proto.client import fast_path, resubscribe, resuming
+from arcp_proto.client.acks import Acks
 from arcp_proto.client.followed_job import FollowedJob
 from arcp_proto.client.session import ClientSession
 from arcp_proto.client.state import ClientState
@@ -624,6 +625,20 @@ def history_asked_again_is_dropped(patch: Patch, hits: Hits) -> None:
         original(session, job, job.cursor if again else position)
 
     patch.setattr(ClientSession, "go_back", go_back)
+
+
+@bug
+def set_back_before_it_is_processed(patch: Patch, hits: Hits) -> None:
+    """A store says at once where a job was set back to, while the user holds events from before."""
+    original = Acks.set_back
+
+    def set_back(acks: Acks, job: FollowedJob, position: int) -> None:
+        if acks.holds(job.id) and hits.hit():
+            job.processed(position, placed=True)
+        else:
+            original(acks, job, position)
+
+    patch.setattr(Acks, "set_back", set_back)
 
 
 def _handle(patch: Patch, kind: str, handle: Any) -> None:

@@ -327,8 +327,8 @@ class Honest:
         match event:
             case JobEmitted():
                 taken = self.views.emitted(event)
-                if event.kind == "delegate" and self.views.jobs[event.job_id].work.home == self._session_id:
-                    self.views.announced(event.body["child_job_id"])
+                if event.kind == "delegate":
+                    self.views.announced(event.body["child_job_id"], self.views.jobs[event.job_id])
                 self._hand_out(event.job_id, event.receipt, taken)
             case JobEnded():
                 self._hand_out(event.job_id, event.receipt, self.views.ended(event))

@@ -97,9 +97,11 @@ class Runs:
         """
         said = {name: value for name, value in payload.items() if name != "credentials"}
         digest = hashlib.blake2b(msgspec.json.encode((place, said), order="sorted"), digest_size=8).digest()
-        new = digest not in self._carried_out
+        if digest in self._carried_out:
+            return False
         self._carried_out.add(digest)
-        return new
+        self.answered(payload["request_id"])
+        return True
 
     def after_of(self, ask: Mapping[str, Any]) -> int:
         """Return the position behind which a subscribe asks for the history; "from_job_seq wins"."""

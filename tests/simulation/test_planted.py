@@ -56,6 +56,7 @@ ROWS: Final = (
     Row("new_event_dropped_after_a_lost_session", 10_000, ("I1",)),
     Row("recovery_asks_from_one_too_high", 10_000, ("I1",)),
     Row("history_asked_again_is_dropped", 10_001, ("I1",)),
+    Row("set_back_before_it_is_processed", 10_184, ("I1",)),
 )
 
 

@@ -38,6 +38,8 @@ class View:
     """The user has submitted it: whatever it unsubscribes from, such a job goes on to its end."""
     own: bool = False
     """It was accepted, or announced as a child, in this session, where it comes by itself."""
+    known: bool = True
+    """The client knows that it comes by itself; of a child whose parent was accepted by a key it may not."""
     unwanted: bool = False
     """The user has unsubscribed from a child that comes by itself, which the next process does not know."""
     waits: bool = True
@@ -70,10 +72,11 @@ class View:
 
         Return whether that changes anything.
         """
-        if self.followed and (self.submitted or self.own):
+        known = self.own and self.known
+        if self.followed and (self.submitted or known):
             return False
         self.unwanted, self.own, self.asked = self.own, self.own and self.comes, False
-        self.waits = False  # A child may come all the same, if the client knows whose it is.
+        self.waits = known and self.own
         return True
 
     def begin(self, after: int) -> None:
@@ -116,8 +119,8 @@ class View:
     def kept(self) -> View:
         """Return what another process of the client goes on with, if it begins now."""
         over = self.ended and not self.held  # A job is over for the next process once its end is processed.
-        own = self.own and not self.unwanted
-        return replace(self, cursor=self.done, own=own, ended=over, held=deque(), chunk=0)
+        own, known = self.own and not self.unwanted, self.known and self.asked
+        return replace(self, cursor=self.done, own=own, known=known, ended=over, held=deque(), chunk=0)
 
 
 class Taken(NamedTuple):
@@ -161,11 +164,12 @@ class Views:
         view.submitted, view.waits = True, not left or work.home == self.session_id
         return view
 
-    def announced(self, job_id: str) -> None:
-        """A job of its own has delegated: what the child does comes by itself, in this session."""
+    def announced(self, job_id: str, parent: View) -> None:
+        """A job has delegated: what the child does comes by itself, if the job is of this session."""
         work = self._truth.jobs.get(job_id)
-        if work is not None:
-            self.jobs.setdefault(job_id, View(work)).own = True
+        if work is not None and parent.work.home == self.session_id:
+            view = self.jobs.setdefault(job_id, View(work))
+            view.own, view.known = True, parent.own and parent.known and parent.work.key is None
 
     def subscribed(self, told: Subscribed, *, after: int | None, own: bool, left: bool = False) -> None:
         """The answer to a subscribe; `after` None: live. `own`: the client's own, to go on from its cursor.
@@ -262,7 +266,7 @@ class Views:
     def _followed(self, view: View | None) -> View | None:
         """A new process follows a child, which comes by itself, when it hears of it."""
         if view is not None and self.restarted and view.comes and not view.asked:
-            view.asked, view.chunk = True, 0
+            view.asked, view.known, view.chunk = True, True, 0
         return view
 
     def _found(self, job_id: str, position: int) -> View | None:
@@ -284,7 +288,8 @@ class Views:
         self.strange -= asked
         view = self.jobs[job_id] = View(work, cut=0 if view is None else view.cut)
         view.begin(position - 1 if asked else 0)
-        view.own, view.waits = True, not asked  # It is not owed to this process.
+        view.own, view.known = True, False
+        view.waits = not asked  # It is not owed to this process.
         return view
 
     def _check_result(self, view: View, event: JobEnded) -> None:
