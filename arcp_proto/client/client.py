@@ -199,8 +199,6 @@ class Client(Endpoint[ClientState]):
         size = commands.check_size(state, session, message, job_id)
         state.enter(now, "subscribe", job_id, after, history)
         request = self._about(RequestKind.SUBSCRIBE, job_id, message, size)
-        request.anew = job_id in session.unwanted
-        session.unwanted.pop(job_id, None)
         return self._ask(request)
 
     def unsubscribe(self, job_id: JobId, *, now: int) -> None:

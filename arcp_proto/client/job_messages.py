@@ -326,10 +326,10 @@ def _is_taken(session: ClientSession, envelope: codec.Envelope, job_id: JobId, p
 
 
 def _is_of_an_earlier_subscribe(session: ClientSession, job_id: JobId) -> bool:
-    """Return whether a job that is not followed is to be observed anew, by what comes behind the answer."""
+    """Return whether events of a job come before the answer to a subscribe that was sent again."""
     if job_id in session.jobs or job_id in session.children or not session.is_placed:
         return False
-    return session.requests.observes_anew(job_id)
+    return session.requests.observes(job_id, resent=True)
 
 
 def _waits(session: ClientSession, envelope: codec.Envelope, job_id: JobId) -> bool:

@@ -50,8 +50,6 @@ class Outstanding(msgspec.Struct):
     ours: bool = False
     dropped: bool = False
     """A subscribe that was taken back before its answer."""
-    anew: bool = False
-    """A subscribe of a job that was observed before, and no longer."""
     history: bool = False
     """A subscribe that asks for history."""
     resent: bool = False
@@ -147,12 +145,13 @@ class Requests:
         """Whether a subscribe that asks for the history of a job is not answered."""
         return job_id in self._histories
 
-    def observes_anew(self, job_id: JobId) -> bool:
-        """Return whether a subscribe of a job is not answered, and an earlier one may bring events before."""
+    def observes(self, job_id: JobId, *, resent: bool = False) -> bool:
+        """Return whether a subscribe of a job is not answered; with `resent` only one that was sent again."""
         return any(
             request.kind is RequestKind.SUBSCRIBE
             and request.job_id == job_id
-            and (request.anew or request.resent)
+            and not request.dropped
+            and (request.resent or not resent)
             for request in self._open.values()
         )
 

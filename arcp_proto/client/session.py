@@ -231,8 +231,16 @@ class ClientSession:
         self.jobs.pop(job_id, None)
 
     def is_done_with(self, job_id: JobId) -> bool:
-        """Return whether a job is over, or observed no longer; the events of a child come by themselves."""
-        return job_id in self.ended or (job_id in self.unwanted and job_id not in self.children)
+        """Return whether a job is over, or observed no longer; the events of a child come by themselves.
+
+        A job that was left is followed again from the answer to a subscribe on. A runtime that tells no
+        positions may send what it asks for before that answer.
+        """
+        if job_id in self.ended:
+            return True
+        if job_id not in self.unwanted or job_id in self.children:
+            return False
+        return self.is_placed or not self.requests.observes(job_id)
 
     @property
     def is_placed(self) -> bool:

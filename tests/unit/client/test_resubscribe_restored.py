@@ -64,6 +64,22 @@ def test_another_process_takes_nothing_of_a_job_that_was_observed_no_longer(runt
     assert at(other, 1, 4) == []
 
 
+@pytest.mark.parametrize("answered", [False, True])
+def test_another_process_takes_nothing_of_a_job_that_was_left_before_a_subscribe_that_brings_nothing(
+    runtime: ScriptedRuntime, answered: bool
+) -> None:
+    subscribe(runtime)
+    runtime.client.unsubscribe(JOB, now=runtime.now)
+    runtime.client.subscribe(JOB, None, False, now=runtime.now)
+    runtime.take()
+    assert positions(at(runtime, 2, 4)) == []
+    if answered:
+        answer(runtime, current_status="success", job_seq=5, replayed=False)
+    other = another_process(runtime)
+    assert positions(at(other, 1, 3) + at(other, 2, 4) + at(other, 3, 5)) == []
+    assert other.client.resumption() is not None
+
+
 def test_another_process_takes_nothing_of_a_job_that_was_lost(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
     lose(runtime)
