@@ -72,6 +72,8 @@ class Told:
         """The cursors of what dead processes have asked for, if their answers came too late for them."""
         self.live = False
         """Whether such a process has asked for what comes from then on, and was not told where that is."""
+        self.left = False
+        """Whether the user has unsubscribed since, so that nothing of it is to come in any process."""
         self.cut = 0
         """The position before which the runtime has said that everything is gone (§7.6)."""
         self.floor = 0
@@ -99,7 +101,7 @@ class Told:
 
     def begin(self, after: int) -> None:
         """The job is followed from now on, above a position."""
-        self.followed, self.cursor = True, after
+        self.followed, self.left, self.cursor = True, False, after
         self.starts.clear()
         self.live = False
         self.chunks.clear()
@@ -119,6 +121,12 @@ class Told:
     def told_of_cut(self, first: int) -> None:
         """The runtime says that nothing is left before a position."""
         self.cut, self.floor = max(self.cut, first), max(self.floor, first)
+
+    def leave(self) -> None:
+        """The user observes it no longer (§7.6); what is handed out is still to be processed."""
+        self.followed, self.left = False, True
+        self.starts.clear()
+        self.live = False
 
     def lose(self) -> None:
         """The client says that it cannot be followed any longer."""
@@ -142,7 +150,7 @@ class Told:
 
     def restart(self) -> None:
         """The process dies. The next one goes on behind what was processed, if the end was not."""
-        self.followed |= any(isinstance(event, JobEnded) for event in self.open)
+        self.followed |= not self.left and any(isinstance(event, JobEnded) for event in self.open)
         self.cursor, self.floor = self.stored, 0
         self.open.clear()
         self.chunks.clear()
@@ -270,6 +278,8 @@ class LossyClient:
         self.asked: dict[str, tuple[str, JobId | None, int | None]] = {}
         """Request -> what was asked for, of which job, above which position."""
         self.answered: Counter[str] = Counter()
+        self.dropped: set[str] = set()
+        """The subscribes that the user has taken back before they were answered."""
         self.unanswered = False
         """Whether a process has died before a submit of it was answered."""
         self.recording: list[str] = []
@@ -365,7 +375,7 @@ class LossyClient:
             case Subscribed():
                 told = self._told(event.job_id)
                 told.told_of_cut(event.history_from or 0)
-                if event.request_id is not None:
+                if event.request_id is not None and event.request_id not in self.dropped:
                     told.subscribed(self.asked[event.request_id][2], event)
             case JobLost():
                 self._told(event.job_id).lose()
@@ -401,6 +411,21 @@ class LossyClient:
         except LocalProtocolError:
             return
         self.asked[request] = (what, job_id, after)
+        self.take()
+
+    def leave(self, job_id: JobId) -> None:
+        """The user unsubscribes from a job: one that it has submitted comes to its end all the same."""
+        if state_of(self.client).session is None or job_id not in self.told:
+            return
+        own = any(event.job_id == job_id for event in self.of(JobAccepted))
+        if own and any(event.job_id == job_id for event in self.of(JobEnded, JobLost)):
+            return  # It may be observed again.
+        self.client.unsubscribe(job_id, now=self.world.now)
+        if not own:
+            self.told[job_id].leave()
+            about = [key for key, asked in self.asked.items() if asked[:2] == ("subscribe", job_id)]
+            self.dropped.update(key for key in about if key not in self.answered)
+        self.keep()
         self.take()
 
     def process(self, count: int, number: int = 0) -> None:

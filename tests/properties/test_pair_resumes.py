@@ -15,7 +15,7 @@ from .lossy_pair import LossyPair
 from .machines import examples
 
 ASK = st.sampled_from(
-    ["submit", "submit", "submit keyed", "cancel", "list", "subscribe", "subscribe", "observe"]
+    ["submit", "submit", "submit keyed", "cancel", "list", "subscribe", "subscribe", "observe", "leave"]
 )
 NUMBER = st.integers(0, 3)
 CLIENT = st.integers(0, 1)
@@ -88,7 +88,9 @@ def ask(pair: LossyPair, number: int, what: str, job: int) -> None:
     client = pair.clients[number]
     job_id = pair.started[job % len(pair.started)] if pair.started else None
     told = None if job_id is None else client.told.get(job_id)
-    if what == "observe":
+    if what == "leave" and job_id is not None:
+        client.leave(job_id)
+    elif what == "observe":
         client.ask("subscribe", job_id, None)
     else:
         client.ask(what, job_id, 0 if told is None else told.cursor * job // 3)
@@ -145,6 +147,21 @@ def test_logs_that_are_too_short(story: list[Step], size: int) -> None:
 def test_histories_that_are_too_short(story: list[Step], size: int, history: int) -> None:
     pair = LossyPair(Limits(session_events=size, backlog_events=size // 2, history_events=history))
     play(pair, story)
+    check(pair)
+
+
+def test_a_history_that_is_asked_for_again_on_the_next_connection_comes_once() -> None:
+    """The subscribe was carried out, and its answer is lost; the process dies when it has the end."""
+    pair = LossyPair(framing=Framing.LINES)
+    story = [
+        ("finish", 2),
+        ("up", 1, 4),
+        ("advance", 0),
+        ("restart runtime",),
+        ("reach",),
+        ("process", 1, 3, 1),
+    ]
+    play(pair, [*story, ("restart client", 1)])
     check(pair)
 
 

@@ -19,7 +19,7 @@ from arcp_proto.server.responses import subscribed_of
 from arcp_proto.wire import codec, messages
 
 from .reply_cache import Reply
-from .session import Backlog, Session, session_of
+from .session import Backlog, Session, admission_of, session_of
 
 if TYPE_CHECKING:
     from arcp_proto.server.runtime import Runtime
@@ -71,6 +71,10 @@ def on_subscribe(
     job, right = visible_job(runtime, session.principal, subscribe.job_id)
     if right is not Right.OBSERVE:
         raise Refusal(ErrorCode.PERMISSION_DENIED, "this job may be listed, and not observed")
+    answer = _answered_before(session, connection, connection.request_id(envelope))
+    if answer is not None:
+        responses.send(connection, answer, job)
+        return
     check_room(runtime, session, job)
     start, cut = _asked(session, job, subscribe) if subscribe.history else (None, False)
     observe(runtime, session, job, start)
@@ -83,6 +87,18 @@ def on_subscribe(
     reply = Reply(session.log.last, request_id, "job.subscribed", job.id, payload)
     runtime.commit(Replied(session.id, reply))
     responses.send(connection, reply, job)
+
+
+def _answered_before(session: Session, connection: Connection, request_id: str) -> Reply | None:
+    """Return the answer to a subscribe that was carried out before the resume, and may not have arrived.
+
+    A client that asks for such answers sends what it has no answer to once more (§6.3).
+    """
+    admission = admission_of(connection)
+    if admission is None or not admission.replays:
+        return None
+    kept = (one for one in session.replies if one.message_type == "job.subscribed")
+    return next((one for one in kept if one.request_id == request_id), None)
 
 
 def _asked(session: Session, job: Job, subscribe: messages.Subscribe) -> tuple[int, bool]:
