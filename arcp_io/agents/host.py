@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from arcp_io.drivers.pump import Schedule
 from arcp_io.errors import AgentStopped, ArcpError, ConnectionLost, InternalError, InvalidRequest, JobOver
 from arcp_io.server.activity_log import counted
 from arcp_io.server.auth import Verified, still_holds, verify
@@ -262,7 +263,7 @@ class AgentHost:
 
     def _send_end(self) -> None:
         """Send the end of a job soon; at once if requests wait or no other agent is about to start."""
-        if self._runtime.asks or (self._pump.waits_for_agents and not self._beginning):
+        if self._runtime.asks or (self._pump.schedule is Schedule.AFTER_AGENTS and not self._beginning):
             self._pump.run()
         else:
             self._pump.soon(urgent=True)

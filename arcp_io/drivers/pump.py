@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -34,6 +35,39 @@ LONGEST_COALESCING: Final = 20 * MILLISECOND
 """The longest time for which events are collected, when sending takes long, for example to many observers."""
 TIMES_AS_LONG: Final = 3
 """The factor from the time of a send to the pause after it: sending gets at most a quarter of the time."""
+
+
+class Schedule(Enum):
+    """When the pump sends the events of agents, and the envelopes that wait for agents.
+
+              event, not long after a send
+      IDLE ---------------------------------> COLLECTING
+       | ^                                        |
+       | '-------- sent, when due ----------------|
+       |                                          |
+       | event, or end of a job                   | end of a job
+       v                                          v
+    NEXT_TURN ----------------------------> AFTER_AGENTS
+              agents start, answers wait
+
+    IDLE and COLLECTING go to AFTER_AGENTS for the same reason. NEXT_TURN and AFTER_AGENTS go to IDLE at the
+    turn of the loop. A run sends everything in any state, and ends AFTER_AGENTS.
+    """
+
+    IDLE = "idle"
+    """No event of an agent waits."""
+    NEXT_TURN = "next turn"
+    """Events are sent at the next turn of the loop."""
+    COLLECTING = "collecting"
+    """Events are collected for a while, and sent together."""
+    AFTER_AGENTS = "after agents"
+    """Envelopes wait a turn for agents that were just started, as these may publish more."""
+
+
+_IDLE: Final = Schedule.IDLE
+_NEXT_TURN: Final = Schedule.NEXT_TURN
+_COLLECTING: Final = Schedule.COLLECTING
+_AFTER_AGENTS: Final = Schedule.AFTER_AGENTS
 
 
 class Transport(Protocol):
@@ -99,15 +133,12 @@ class Pump:
         self._stopped = False
         self._unsent = 0
         """Bytes of events that agents have published since the last run."""
-        self.waits_for_agents = False
-        """Whether writable connections wait a turn for agents that were just started, as these may publish
-        more.
-        """
-        self._scheduled = False
+        self.schedule = _IDLE
         self._turns = 0
         """Turns of the loop that were scheduled, and have not come."""
         self._quiet_until = 0
-        self._flush_at: int | None = None
+        self._flush_at = 0
+        """The end of COLLECTING."""
         self._deadline: int | None = None
         self._armed: int | None = None
 
@@ -126,8 +157,8 @@ class Pump:
     def run(self) -> None:
         """Take and carry out, after an input that returns nothing; after the stop do nothing."""
         self._unsent = 0
-        if self.waits_for_agents:
-            self.waits_for_agents = self._scheduled = False
+        if self.schedule is _AFTER_AGENTS:
+            self.schedule = _IDLE
         if self._stopped:
             return
         try:
@@ -147,15 +178,15 @@ class Pump:
         if self._unsent >= BYTES_HELD:
             self.run()
         elif urgent:
-            if not self._scheduled or self._flush_at is not None:
-                self._schedule()
-        elif not self._scheduled:
+            if self.schedule is _IDLE or self.schedule is _COLLECTING:
+                self._await_turn(_NEXT_TURN)
+        elif self.schedule is _IDLE:
             if self._quiet_until > self.now():
-                self._scheduled = True
+                self.schedule = _COLLECTING
                 self._flush_at = self._quiet_until
                 self._arm()
             else:
-                self._schedule()
+                self._await_turn(_NEXT_TURN)
 
     def crash(self, error: BaseException) -> None:
         """Stop after a bug, ours or the host's: the state of this machine cannot be trusted."""
@@ -282,7 +313,7 @@ class Pump:
             return
         now = max(armed, self.now())
         try:
-            if self._flush_at is not None and self._flush_at <= now:
+            if self.schedule is _COLLECTING and self._flush_at <= now:
                 self._send_events()
             if self._deadline is not None and self._deadline <= now:
                 self._set_aside()
@@ -328,7 +359,7 @@ class Pump:
 
     def _set_aside(self) -> None:
         """Set aside agents' events, which are sent at their own time, not with the output of an input."""
-        if self._flush_at is not None and not self._settling:
+        if self.schedule is _COLLECTING and not self._settling:
             writable, self._writable = self._writable, self._spoken_to
             self._gather(self.machine.take())
             self._writable = writable
@@ -386,9 +417,10 @@ class Pump:
             while self._requests or self._closing or self._events or (flush and self._writable):
                 self._settle_once(flush=flush)
             if self._writable:
-                self.waits_for_agents = True
-                if not self._scheduled or self._flush_at is not None:
-                    self._schedule()
+                if self.schedule is _IDLE or self.schedule is _COLLECTING:
+                    self._await_turn(_AFTER_AGENTS)
+                else:
+                    self.schedule = _AFTER_AGENTS
             if self._waiting:
                 self._wake_waiting()
         finally:
@@ -423,21 +455,20 @@ class Pump:
                 del self._waiting[connection]
                 self.loop.call_soon(transport.read_on)
 
-    def _schedule(self) -> None:
-        self._scheduled = True
-        self._flush_at = None
+    def _await_turn(self, schedule: Schedule) -> None:
+        self.schedule = schedule
         self._turns += 1
         self.loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         self._turns -= 1
-        if not self._turns and self._scheduled:  # Otherwise all was sent, and later events have another turn.
-            self._send_events()
+        if self._turns or self.schedule is _IDLE:
+            return  # All was sent, and later events have another turn.
+        self._send_events()
 
     def _send_events(self) -> None:
         """Run, and let the agents' next events wait a while."""
-        self._scheduled = False
-        self._flush_at = None
+        self.schedule = _IDLE
         if not self._unsent:
             self.run()
             return
@@ -450,7 +481,7 @@ class Pump:
     def _arm(self) -> None:
         """Let the loop call `fire` at the machine's deadline, or when held events are due."""
         at = self._deadline
-        if self._flush_at is not None and (at is None or self._flush_at < at):
+        if self.schedule is _COLLECTING and (at is None or self._flush_at < at):
             at = self._flush_at
         if at != self._armed and not self._stopped:
             self._armed = at

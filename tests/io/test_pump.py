@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from arcp_io.drivers.pump import Schedule
 from arcp_io.drivers.stdio import RequestCodec
 from arcp_io.drivers.transport import StreamTransport
 from arcp_proto.engine.output import Audit, ConnectionEnded, Output, StartJob
@@ -334,3 +335,56 @@ def test_a_line_that_is_too_long_counts_no_more_than_is_kept() -> None:
     for _ in range(40):
         stand.stream.transport.received(b"x" * 100 * KIB)
     assert stand.runtime.holdings.pinned <= MIB
+
+
+# When something is sent.
+
+
+def test_each_step_of_the_schedule() -> None:
+    """The arrows of the drawing in `Schedule`."""
+    stand = Stand()
+    stand.say(HELLO)
+    assert stand.pump.schedule is Schedule.IDLE
+    stand.say(SUBMIT)
+    (job,) = (one.job_id for one in stand.requests if isinstance(one, StartJob))
+    assert stand.pump.schedule is Schedule.AFTER_AGENTS
+    stand.loop.turn()
+    assert stand.pump.schedule is Schedule.IDLE
+    stand.pass_time(1)
+    stand.emit(job)
+    assert stand.pump.schedule is Schedule.NEXT_TURN
+    stand.loop.turn()
+    assert stand.pump.schedule is Schedule.IDLE
+    stand.emit(job)
+    assert stand.pump.schedule is Schedule.COLLECTING
+    stand.pass_time(1)
+    assert stand.pump.schedule is Schedule.IDLE
+    stand.emit(job)
+    stand.pump.soon(urgent=True)
+    assert stand.pump.schedule is Schedule.NEXT_TURN
+    stand.say(SUBMIT | {"id": "2"})
+    assert stand.pump.schedule is Schedule.AFTER_AGENTS
+    stand.pump.run()
+    assert stand.pump.schedule is Schedule.IDLE
+    stand.loop.turn()
+    stand.pass_time(1)
+    stand.emit(job)
+    stand.loop.turn()
+    stand.emit(job)
+    assert stand.pump.schedule is Schedule.COLLECTING
+    stand.say(SUBMIT | {"id": "3"})
+    assert stand.pump.schedule is Schedule.AFTER_AGENTS
+
+
+def test_a_run_leaves_a_turn_and_a_collection_as_they_are() -> None:
+    stand = Stand()
+    job = stand.start()
+    stand.emit(job)
+    stand.pump.run()
+    assert stand.pump.schedule is Schedule.NEXT_TURN
+    stand.loop.turn()
+    stand.emit(job)
+    stand.loop.turn()
+    stand.emit(job)
+    stand.pump.run()
+    assert stand.pump.schedule is Schedule.COLLECTING
