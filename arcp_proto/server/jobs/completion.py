@@ -19,6 +19,7 @@ from arcp_proto.server.audit import notice
 from arcp_proto.server.credentials import revocation
 from arcp_proto.server.journal.records import JobEndedRecord, OutcomeFixed
 from arcp_proto.server.sessions import retention
+from arcp_proto.server.sessions.session import Session
 from arcp_proto.wire import codec
 from arcp_proto.wire.messages import JobError
 
@@ -248,8 +249,18 @@ def _let_go(runtime: Runtime, job: Job) -> None:
     _send(runtime, job, ending.ended, ending.how)
 
 
+def _number_children(runtime: Runtime, job: Job, home: Session) -> None:
+    """Number the ends of children that wait behind a history: a job ends after its children (§10)."""
+    for job_id in list(home.backlogs):
+        child = runtime.jobs[job_id]
+        if child.terms.parent_job_id == job.id:
+            retention.number_at_home(runtime, child, child.history.end + 1)
+
+
 def _send(runtime: Runtime, job: Job, ended: JobEndedRecord, how: Outcome | Returned | None) -> None:
     parent, home, observers = job.parent, job.home, job.observers
+    if home is not None and home.backlogs:
+        _number_children(runtime, job, home)
     runtime.commit(ended)
     if ended.whole is not None:
         retention.trim_history(runtime, job)

@@ -16,7 +16,7 @@ from arcp_proto.leases.budget import COST_BUDGET, parse_budget
 from arcp_proto.leases.lease import MODEL_USE, Grants, parse_expiry, parse_lease
 from arcp_proto.server.audit import note
 from arcp_proto.server.journal.records import Delegated
-from arcp_proto.server.sessions import admission_control
+from arcp_proto.server.sessions import admission_control, retention
 from arcp_proto.wire import codec
 from arcp_proto.wire.event_bodies import Delegate, EventKind, encode_body
 from arcp_proto.wire.inputs import Input, given_bytes
@@ -119,6 +119,8 @@ def _begin(runtime: Runtime, parent: Job, terms: Terms, input: Input) -> Job:
     announced = Delegate(terms.job_id, qualified(terms.agent, terms.version), terms.lease)
     body = encode_body(EventKind.DELEGATE, announced)
     payload = codec.open_event(EventKind.DELEGATE, runtime.time_text(), body)
+    if parent.home_behind:  # What the child does comes at once, and the announcement before it.
+        retention.number_at_home(runtime, parent, parent.history.end)
     runtime.commit(Delegated(terms, payload))
     publish.spread(runtime, parent, None)
     child = runtime.jobs[terms.job_id]

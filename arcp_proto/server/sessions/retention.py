@@ -86,16 +86,18 @@ def cut_history(runtime: Runtime, job: Job, upto: int) -> None:
 
 def trim_history(runtime: Runtime, job: Job) -> None:
     """Keep a history within its own limits."""
-    excess = job.history.excess(runtime.limits.history_events, runtime.limits.history_bytes)
+    limits = runtime.limits
+    excess = job.history.excess(limits.history_events, limits.history_bytes)
+    if excess and number_at_home(runtime, job, excess):  # This may have made room in it.
+        excess = job.history.excess(limits.history_events, limits.history_bytes)
     if excess:
-        _keep_for_home(runtime, job, excess)
         cut_history(runtime, job, excess)
 
 
-def _keep_for_home(runtime: Runtime, job: Job, upto: int) -> bool:
-    """Number at home what waits there, if some of it is about to go; return whether that was so.
+def number_at_home(runtime: Runtime, job: Job, upto: int) -> bool:
+    """Number what waits behind a history in the submitting session, if that is not at `upto` yet.
 
-    The log of the session that has submitted the job keeps it then, as what comes live.
+    The log of the session keeps it then, as what comes live. Return whether something was numbered.
     """
     for session in job.behind.values():
         backlog = session.backlogs[job.id]
@@ -134,7 +136,7 @@ def _give_up_oldest(runtime: Runtime, principal: Principal) -> bool:
         runtime.commit(Evicted(holder.session_id, upto))
     else:
         job = runtime.jobs[holder.job_id]
-        if not _keep_for_home(runtime, job, upto):
+        if not number_at_home(runtime, job, upto):
             cut_history(runtime, job, upto)
     return True
 
@@ -167,7 +169,7 @@ def forget(runtime: Runtime, job: Job) -> None:
     runtime.retired.remove(job.terms.principal, job.id)  # Whoever makes room meanwhile takes another.
     if not runtime.retired:
         runtime.timers.disarm(TimerKind.RETENTION, 0)
-    _keep_for_home(runtime, job, job.history.end + 1)
+    number_at_home(runtime, job, job.history.end + 1)
     for session in list(job.behind.values()):
         _end_alone(runtime, session, job)
     runtime.commit(JobForgotten(job.id))

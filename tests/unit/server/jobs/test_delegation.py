@@ -37,9 +37,16 @@ NARROW: Final = {"fs.read": ["/a/b"]}
 class Tree(World):
     """A world with a client whose job delegates."""
 
-    def __init__(self, config: RuntimeConfig = CONFIG, lease: Any = RICH, agent: str = "echo", **submit: Any):
+    def __init__(
+        self,
+        config: RuntimeConfig = CONFIG,
+        lease: Any = RICH,
+        agent: str = "echo",
+        features: tuple[str, ...] = ALL,
+        **submit: Any,
+    ):
         super().__init__(config)
-        self.peer = self.client(features=ALL)
+        self.peer = self.client(features=features)
         self.root = self.peer.submit(agent, lease_request=lease, **submit)
 
     def delegate(

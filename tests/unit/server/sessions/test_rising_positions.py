@@ -7,7 +7,8 @@ import pytest
 
 from arcp_proto.features import POSITIONS
 from arcp_proto.limits import Limits
-from arcp_proto.server.journal.records import decode_record, encode_record
+from arcp_proto.server.journal.records import HistoryCut, decode_record, encode_record
+from tests.unit.server.jobs.test_delegation import ALL, Tree
 from tests.unit.server.sessions.test_subscriptions import QUIET, positions, say, started, texts
 from tests.unit.world import FEATURES, Peer, World
 
@@ -118,3 +119,41 @@ def test_what_waits_for_the_submitting_session_is_owed_after_a_restart(snapshot:
     again.send("job.unsubscribe", {"job_id": job})
     world.advance(0.01)
     assert positions(again, job) == [1, 2, 3, 4]
+
+
+def test_a_child_is_announced_before_all_that_it_does_also_behind_a_history() -> None:
+    world = Tree(features=(*ALL, POSITIONS))
+    for number in range(3):
+        world.emit(world.root, "metric", {"name": f"m{number}", "value": 1})
+    asked(world.peer, world.root, 0)
+    child = world.delegate()
+    world.finish(child)
+    world.advance(0.01)
+    world.emit(world.root, "metric", {"name": "m3", "value": 1})
+    again = [("1", "m0"), ("1", "m1"), ("1", "m2")]
+    rest = [("1", "delegate"), ("2", "job.result"), ("1", "m3")]
+    assert world.said() == [*again, *again, *rest]
+
+
+def test_a_job_ends_after_a_child_that_waits_behind_a_history() -> None:
+    world = Tree(features=(*ALL, POSITIONS))
+    child = world.delegate()
+    world.emit(child, "metric", {"name": "m0", "value": 1})
+    asked(world.peer, child, 0)
+    world.finish(child)
+    world.finish(world.root)
+    world.advance(0.01)
+    assert [who for who, said in world.said() if said == "job.result"] == ["2", "1"]
+    assert positions(world.peer, child) == [1, 1, 2]
+
+
+def test_a_history_that_made_room_when_it_was_numbered_is_cut_no_further() -> None:
+    """What waits at home is numbered for the history's limit, which makes room for the principal."""
+    limits = Limits(history_events=16, session_events=400, principal_events=40, backlog_events=4)
+    world = World(msgspec.structs.replace(QUIET, limits=limits, journal=True))
+    peer, job = started(world, 10, features=TOLD)
+    asked(peer, job, 0)
+    world.carry_out(peer.connection.blocked(now=world.now))
+    say(world, job, *range(11, 41))
+    cuts = [record.upto for record in world.records if isinstance(record, HistoryCut)]
+    assert cuts == sorted(set(cuts))
