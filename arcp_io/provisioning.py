@@ -147,6 +147,7 @@ class Provisioning:
         """Use a provisioner; it has failed if it does not return after `patience` seconds."""
         self._provisioner = provisioner
         self._runtime = runtime
+        self._calls = runtime.agents
         self._pump = pump
         self._loop = loop
         self._patience = patience
@@ -177,7 +178,7 @@ class Provisioning:
         if kind in OF_AGENTS:
             raise LocalProtocolError(f"a provisioner may not publish {kind}: only the agent may")
         encode_body(kind, body)
-        if JobId(job_id) in self._runtime.running:
+        if self._calls.runs(JobId(job_id)):
             self._publish(job_id, kind, body)
             self._pump.soon()
         elif self.awaits(alias):
@@ -189,11 +190,11 @@ class Provisioning:
 
     def credentials_of(self, job_id: str) -> list[Credential]:
         """Return the credentials of a job that are valid now."""
-        return self._runtime.credentials_of(JobId(job_id))
+        return self._calls.credentials_of(JobId(job_id))
 
     def _publish(self, job_id: str, kind: str, body: Body | Mapping[str, Any]) -> None:
         try:
-            self._runtime.emit(JobId(job_id), kind, body, now=self._pump.now())
+            self._calls.emit(JobId(job_id), kind, body, now=self._pump.now())
         except (LocalProtocolError, Denied) as error:
             logger.warning("an event of a provisioner was not published in %s: %s", job_id, error)
 

@@ -19,12 +19,14 @@ from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.state import ClientState
 from arcp_proto.client.stored_session import Resumption
 from arcp_proto.engine.connection import Connection, Framing
-from arcp_proto.engine.endpoint import state_of
+from arcp_proto.engine.endpoint import Endpoint, state_of
 from arcp_proto.engine.entropy import SEED_BYTES, Entropy
 from arcp_proto.engine.output import Output
+from arcp_proto.server.agent_api import AgentApi
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.jobs.listing import Cursors
 from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.state import RuntimeState
 
 from .errors import Denied, LocalProtocolError, Refusal
 from .ids import Time
@@ -58,6 +60,10 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
         "shut_down",
         "credentials_issued",
         "credential_revoked",
+        "handle_timer",
+        "wall_clock_set",
+    ),
+    "agents": (
         "rotate_credential",
         "emit",
         "authorize",
@@ -69,8 +75,6 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
         "delegate",
         "finish",
         "fail",
-        "handle_timer",
-        "wall_clock_set",
     ),
     "client": (
         "submit",
@@ -245,7 +249,9 @@ class _Player:
             call: Callable[..., Output] = getattr(self._connection(number), name)
             return call(now=now, reason=rest[0]) if name == "lost" else call(*rest, now=now)
         elif name in INPUTS[role]:
-            return self._call(name, arguments, now)
+            return self._call(self.machine, name, arguments, now)
+        elif isinstance(self.machine, Runtime) and name in INPUTS["agents"]:
+            return self._call(self.machine.agents, name, arguments, now)
         else:
             raise LocalProtocolError(f"{name!r} is not an input of a {role}")
         return None
@@ -259,9 +265,11 @@ class _Player:
             connection = self.machine.connect(token, Framing(framing), secure=secure, peer=peer, now=now)
         self._connections[connection.number] = connection
 
-    def _call(self, name: str, arguments: list[Any], now: int) -> Output | None:
+    def _call(
+        self, called: Runtime | Client | AgentApi, name: str, arguments: list[Any], now: int
+    ) -> Output | None:
         try:
-            result = getattr(self.machine, name)(*arguments, now=now)
+            result = getattr(called, name)(*arguments, now=now)
         except Denied:
             return None  # As in the original run, the agent was refused and its job is ending.
         return result if isinstance(result, Output) else None
@@ -273,8 +281,9 @@ class _Player:
         return connection
 
 
-def _state_of(machine: Runtime | Client) -> Runtime | ClientState:
-    return machine if isinstance(machine, Runtime) else state_of(machine)
+def _state_of(machine: Runtime | Client) -> RuntimeState | ClientState:
+    endpoint: Endpoint[RuntimeState | ClientState] = machine
+    return state_of(endpoint)
 
 
 def _joined(first: Output | None, second: Output) -> Output:
@@ -405,5 +414,5 @@ def _machine(header: _Header) -> Runtime | Client:
     state = _state_of(machine)
     state.entropy = Entropy.of_keys(bytes.fromhex(header.id_key), bytes.fromhex(header.token_key))
     if isinstance(machine, Runtime):
-        machine.cursors = Cursors(state.entropy.key("cursors"))
+        state_of(machine).cursors = Cursors(state.entropy.key("cursors"))
     return machine

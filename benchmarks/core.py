@@ -74,7 +74,7 @@ class Core:
 
     def emit(self, count: int) -> None:
         """Log events of the job, up to framed bytes."""
-        emit, job = self.runtime.emit, self.job
+        emit, job = self.runtime.agents.emit, self.job
         for number in range(count):
             body = event_bodies.log("info", f"processed item {number} of the batch")
             emit(job, EventKind.LOG, body, now=self.now())

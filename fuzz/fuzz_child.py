@@ -79,8 +79,8 @@ class Outside:
             clock=SimpleNamespace(unix=lambda: UNIX),
         )
         self.loop: Any = SimpleNamespace(checkpoint=_checkpoint, start=lambda run, name: None)
-        runtime = self.world.runtime
-        self.running = RunningJob(self.start, AGENT, runtime, pump, self.loop)
+        calls = self.world.runtime.agents
+        self.running = RunningJob(self.start, AGENT, calls, pump, self.loop)
         self.isolated = Isolated(self.running, "asyncio")
 
     def serve(self, pipes: Pipes) -> bool:
@@ -101,7 +101,7 @@ class Outside:
         ensure(pipes.answered <= pipes.asked, "more is answered than was asked")
 
     def _of_the_other(self) -> Any:
-        job = self.world.runtime.unfinished[self.other_id]
+        job = self.world.state.unfinished[self.other_id]
         return job.budget.counters(), job.ended, len(self.other.raw), job.terms.lease
 
 
@@ -150,7 +150,7 @@ def check(data: bytes) -> None:
     outside.serve(pipes)
     outside.end(pipes)
     if crc32(data) % LOOKED_INTO == 0:
-        structure.check(outside.world.runtime)
+        structure.check(outside.world.state)
 
 
 def _finished(work: Coroutine[Any, Any, Any]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
+from arcp_proto.engine.endpoint import state_of
 from fuzz import harness
 
 with harness.instrumented(__name__):
@@ -150,8 +151,8 @@ class Inputs:
 
     def look_into(self) -> None:
         """Everything that must hold inside, and the same state from the records."""
-        drains = self.runtime.timers.armed(TimerKind.DRAIN, 0) is not None
-        structure.check(self.runtime, aborted=self.aborted, drain=drains)
+        drains = state_of(self.runtime).timers.armed(TimerKind.DRAIN, 0) is not None
+        structure.check(state_of(self.runtime), aborted=self.aborted, drain=drains)
         if self.config.journal:
             again = Runtime.restore(self.config, self.records, seed=SEED, now=self.now, unix=self.unix)
             again.take()
@@ -289,29 +290,31 @@ class Inputs:
             {"text": "t"},
         )
         kind = KINDS[b % len(KINDS)]
-        self.runtime.emit(self._job(a), kind, bodies[b % len(bodies)], now=self.now)
+        self.runtime.agents.emit(self._job(a), kind, bodies[b % len(bodies)], now=self.now)
         self.carry_out(self.runtime.take())
 
     def flood(self, a: int, b: int, c: int) -> None:
         for _ in range(1 + b % 32):
-            self.runtime.emit(self._job(a), "log", {"level": "info", "message": "m" * c}, now=self.now)
+            self.runtime.agents.emit(self._job(a), "log", {"level": "info", "message": "m" * c}, now=self.now)
         self.carry_out(self.runtime.take())
 
     def emit_badly(self, a: int, b: int, c: int) -> None:
-        self.runtime.emit(
+        self.runtime.agents.emit(
             self._job(a), "log", {"level": ["info", 5][b & 1], "message": "\ud800"}, now=self.now
         )
 
     def write(self, a: int, b: int, c: int) -> None:
-        self.runtime.write_result(self._job(a), b"x" * c if b & 1 else "é" * c, now=self.now)
+        self.runtime.agents.write_result(self._job(a), b"x" * c if b & 1 else "é" * c, now=self.now)
         self.carry_out(self.runtime.take())
 
     def finish(self, a: int, b: int, c: int) -> None:
-        self.runtime.finish(self._job(a), {"x": b} if b & 1 else None, "s" if c & 1 else None, now=self.now)
+        self.runtime.agents.finish(
+            self._job(a), {"x": b} if b & 1 else None, "s" if c & 1 else None, now=self.now
+        )
         self.carry_out(self.runtime.take())
 
     def fail(self, a: int, b: int, c: int) -> None:
-        self.runtime.fail(self._job(a), ("X", "TIMEOUT", "")[b % 3], "m", bool(c & 1), now=self.now)
+        self.runtime.agents.fail(self._job(a), ("X", "TIMEOUT", "")[b % 3], "m", bool(c & 1), now=self.now)
         self.carry_out(self.runtime.take())
 
     def stop(self, a: int, b: int, c: int) -> None:
@@ -319,17 +322,17 @@ class Inputs:
 
     def ask(self, a: int, b: int, c: int) -> None:
         target = ("/x/a", "/y", "", "x")[b % 4]
-        self.runtime.authorize(self._job(a), ("fs.read", "tool.call")[c & 1], target, now=self.now)
+        self.runtime.agents.authorize(self._job(a), ("fs.read", "tool.call")[c & 1], target, now=self.now)
         self.carry_out(self.runtime.take())
 
     def spend(self, a: int, b: int, c: int) -> None:
         job_id = self._job(a)
         if b % 3 == 0 or not self.holds:
-            self.holds.append(self.runtime.reserve(job_id, "USD", f"0.{c}", now=self.now))
+            self.holds.append(self.runtime.agents.reserve(job_id, "USD", f"0.{c}", now=self.now))
         elif b % 3 == 1:
-            self.runtime.settle(job_id, self.holds.pop(), f"0.{c}", "cost.x", now=self.now)
+            self.runtime.agents.settle(job_id, self.holds.pop(), f"0.{c}", "cost.x", now=self.now)
         else:
-            self.runtime.release(job_id, self.holds.pop(), now=self.now)
+            self.runtime.agents.release(job_id, self.holds.pop(), now=self.now)
         self.carry_out(self.runtime.take())
 
     def host_cancel(self, a: int, b: int, c: int) -> None:

@@ -33,10 +33,10 @@ from arcp_proto.server.jobs.job import Job
 from arcp_proto.server.journal import apply, records, snapshot
 from arcp_proto.server.journal import recovery as restoring
 from arcp_proto.server.journal.records import Released
-from arcp_proto.server.runtime import Runtime
 from arcp_proto.server.sessions import handshake, subscriptions
 from arcp_proto.server.sessions.admission_control import Caps
 from arcp_proto.server.sessions.session import Session
+from arcp_proto.server.state import RuntimeState
 from arcp_proto.wire.codec import Envelope
 from arcp_proto.wire.envelopes import Entry
 from arcp_proto.wire.messages import Ack, Submit, Subscribe, Welcome
@@ -112,7 +112,7 @@ def event_skipped_at_a_resume(patch: Patch, hits: Hits) -> None:
     """One resume in three that has something to bring leaves out its first event."""
     original = handshake._welcome
 
-    def welcome(runtime: Runtime, pending: handshake.Pending, session: Session, cursor: int) -> None:
+    def welcome(runtime: RuntimeState, pending: handshake.Pending, session: Session, cursor: int) -> None:
         original(runtime, pending, session, cursor)
         if pending.resume is not None and cursor < session.log.last and hits.hit(3):
             pending.connection._outbox.cursor += 1
@@ -126,11 +126,11 @@ def last_event_again_after_a_takeover(patch: Patch, hits: Hits) -> None:
     taken: dict[str, bool] = {}
     take_over, welcome = handshake._take_over, handshake._welcome
 
-    def note(runtime: Runtime, session: Session, connection: Connection) -> None:
+    def note(runtime: RuntimeState, session: Session, connection: Connection) -> None:
         taken[session.id] = session.connection is not None
         take_over(runtime, session, connection)
 
-    def again(runtime: Runtime, pending: handshake.Pending, session: Session, cursor: int) -> None:
+    def again(runtime: RuntimeState, pending: handshake.Pending, session: Session, cursor: int) -> None:
         early = taken.pop(session.id, False) and cursor >= session.log.first and hits.hit()
         welcome(runtime, pending, session, cursor - early)
 
@@ -143,7 +143,7 @@ def last_event_again_under_a_new_number(patch: Patch, hits: Hits) -> None:
     """A takeover numbers the last event of the session once more."""
     original = handshake._take_over
 
-    def take_over(runtime: Runtime, session: Session, connection: Connection) -> None:
+    def take_over(runtime: RuntimeState, session: Session, connection: Connection) -> None:
         again = session.connection is not None and len(session.log) > 0 and hits.hit()
         original(runtime, session, connection)
         if again:
@@ -186,7 +186,7 @@ def finished_keys_lost_at_a_restart(patch: Patch, hits: Hits) -> None:
     """The keys of jobs that are over are free once the runtime was restarted."""
     original = restoring.restore
 
-    def restore(runtime: Runtime, kept: Any) -> None:
+    def restore(runtime: RuntimeState, kept: Any) -> None:
         original(runtime, kept)
         for principal, key, claim in list(runtime.keys.items()):
             if claim.ended is not None and hits.hit():
@@ -200,7 +200,7 @@ def detached_observer_keeps_seeing(patch: Patch, hits: Hits) -> None:
     """Observations of a session that is detached do not end when its right goes."""
     original = subscriptions.revoke
 
-    def revoke(runtime: Runtime) -> None:
+    def revoke(runtime: RuntimeState) -> None:
         attached = {id: session for id, session in runtime.sessions.items() if session.connection is not None}
         for session in runtime.sessions.values():
             if session.connection is None:
@@ -235,7 +235,7 @@ def gap_in_place_of_an_overrun(patch: Patch, hits: Hits) -> None:
 def ack_beyond_the_last_number(patch: Patch, hits: Hits) -> None:
     """An ack of the number after the last one is taken."""
 
-    def on_ack(runtime: Runtime, connection: Connection, envelope: Envelope, ack: Ack) -> None:
+    def on_ack(runtime: RuntimeState, connection: Connection, envelope: Envelope, ack: Ack) -> None:
         session = connection.session
         if session is not None and ack.last_processed_seq == session.log.last + 1 and hits.hit():
             runtime.commit(Released(session.id, ack.last_processed_seq))
@@ -269,7 +269,7 @@ def resume_window_stays_armed(patch: Patch, hits: Hits) -> None:
     """One resume in three does not stop the end of the session."""
     original = handshake._take_over
 
-    def take_over(runtime: Runtime, session: Session, connection: Connection) -> None:
+    def take_over(runtime: RuntimeState, session: Session, connection: Connection) -> None:
         at = runtime.timers.armed(TimerKind.RESUME_WINDOW, session.id)
         original(runtime, session, connection)
         if at is not None and hits.hit(3):
@@ -300,7 +300,7 @@ def valid_resume_refused(patch: Patch, hits: Hits) -> None:
     """One session in five is not found by its token."""
     original = handshake._find
 
-    def find(runtime: Runtime, resume: Any) -> Session | None:
+    def find(runtime: RuntimeState, resume: Any) -> Session | None:
         session = original(runtime, resume)
         return None if session is not None and hits.hit(5) else session
 
@@ -315,7 +315,7 @@ def terminal_twice_at_home(patch: Patch, hits: Hits) -> None:
     """The session that submitted a job gets its end twice, for one job in three."""
     original = apply._job_ended
 
-    def job_ended(runtime: Runtime, record: records.JobEndedRecord) -> None:
+    def job_ended(runtime: RuntimeState, record: records.JobEndedRecord) -> None:
         job = runtime.jobs[record.job_id]
         home = job.home
         original(runtime, record)
@@ -342,7 +342,7 @@ def max_runtime_not_armed_after_a_restart(patch: Patch, hits: Hits) -> None:
     """A job that has started again may run for ever."""
     original = submission.go
 
-    def go(runtime: Runtime, job: Job, input: Any, attempt: int) -> None:
+    def go(runtime: RuntimeState, job: Job, input: Any, attempt: int) -> None:
         original(runtime, job, input, attempt)
         if attempt > 1 and runtime.timers.armed(TimerKind.MAX_RUNTIME, job.id) is not None and hits.hit():
             runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
@@ -355,14 +355,14 @@ def other_observers_never_get_the_end(patch: Patch, hits: Hits) -> None:
     """Who observes the jobs of another principal gets all but their ends."""
     job_ended, catch_up = apply._job_ended, apply._catch_up
 
-    def ended(runtime: Runtime, record: records.JobEndedRecord) -> None:
+    def ended(runtime: RuntimeState, record: records.JobEndedRecord) -> None:
         job = runtime.jobs[record.job_id]
         for session in list(job.observers.values()):
             if session.principal != job.terms.principal and hits.hit():
                 del job.observers[session.id], session.observed[job.id]
         job_ended(runtime, record)
 
-    def caught_up(runtime: Runtime, session: Session, job: Job) -> None:
+    def caught_up(runtime: RuntimeState, session: Session, job: Job) -> None:
         if job.end is not None and session.principal != job.terms.principal and hits.hit():
             del session.observed[job.id]
         else:
@@ -376,7 +376,7 @@ def other_observers_never_get_the_end(patch: Patch, hits: Hits) -> None:
 def submit_refused_as_busy(patch: Patch, hits: Hits) -> None:
     """One submit in ten is refused for no reason."""
 
-    def on_submit(runtime: Runtime, connection: Connection, envelope: Envelope, submit: Submit) -> None:
+    def on_submit(runtime: RuntimeState, connection: Connection, envelope: Envelope, submit: Submit) -> None:
         if hits.hit(10):
             raise Refusal(ErrorCode.INTERNAL_ERROR, "busy")
         submit_queue.on_submit(runtime, connection, envelope, submit)
@@ -389,7 +389,7 @@ def cancel_stops_no_restarted_agent(patch: Patch, hits: Hits) -> None:
     """The agent of a job that has started again is not told to stop."""
     original = completion.stop_agent
 
-    def stop_agent(runtime: Runtime, job: Job, reason: str) -> None:
+    def stop_agent(runtime: RuntimeState, job: Job, reason: str) -> None:
         if job.attempt > 1 and hits.hit():
             at = Time(runtime.now + runtime.limits.grace * SECOND)
             runtime.timers.arm(TimerKind.GRACE, job.id, at)
@@ -426,7 +426,7 @@ def history_begins_one_late(patch: Patch, hits: Hits) -> None:
     """A replay of a history leaves out its first event."""
     original = subscriptions.observe
 
-    def observe(runtime: Runtime, session: Session, job: Job, start: int | None) -> None:
+    def observe(runtime: RuntimeState, session: Session, job: Job, start: int | None) -> None:
         late = start is not None and start < job.history.end and hits.hit()
         original(runtime, session, job, start + 1 if start is not None and late else start)
 
@@ -438,7 +438,7 @@ def last_event_twice_when_live(patch: Patch, hits: Hits) -> None:
     """An observer that has caught up gets the last event of the history again."""
     original = apply._catch_up
 
-    def catch_up(runtime: Runtime, session: Session, job: Job) -> None:
+    def catch_up(runtime: RuntimeState, session: Session, job: Job) -> None:
         history = job.history
         if job.end is None and history.events and hits.hit():
             for payload, _, feature in history.between(history.end - 1, history.end):
@@ -461,7 +461,7 @@ def superseded_token_stays_valid(patch: Patch, hits: Hits) -> None:
         old.update(dict.fromkeys(over, session.id))
         return over
 
-    def found(runtime: Runtime, resume: Any) -> Session | None:
+    def found(runtime: RuntimeState, resume: Any) -> Session | None:
         session = find(runtime, resume)
         if session is None:
             digest = handshake.Secret(resume.resume_token).digest()
@@ -481,10 +481,10 @@ def superseded_token_stays_valid(patch: Patch, hits: Hits) -> None:
 def dead_peer_never_given_up(patch: Patch, hits: Hits) -> None:
     """A peer that says nothing for long is not given up."""
 
-    def silent(runtime: Runtime, connection: Connection) -> None:
+    def silent(runtime: RuntimeState, connection: Connection) -> None:
         hits.hit()
 
-    patch.setattr(Runtime, "_silent", silent)
+    patch.setattr(RuntimeState, "_silent", silent)
 
 
 @bug
@@ -492,7 +492,7 @@ def ack_frees_one_too_many(patch: Patch, hits: Hits) -> None:
     """Every ack frees the event behind it, too."""
     original = apply._released
 
-    def released(runtime: Runtime, record: Released) -> None:
+    def released(runtime: RuntimeState, record: Released) -> None:
         original(runtime, record)
         session = runtime.sessions[record.session_id]
         if session.log.last > record.seq and hits.hit():
@@ -509,7 +509,7 @@ def position_of_what_the_submitter_takes(patch: Patch, hits: Hits) -> None:
     """A history is told by positions that leave out the kinds that the submitter does not take."""
     original, entry = apply._replayed, apply.Entry
 
-    def replayed(runtime: Runtime, record: records.Replayed) -> None:
+    def replayed(runtime: RuntimeState, record: records.Replayed) -> None:
         job = runtime.jobs[record.job_id]
         home, history = job.home, job.history
         taken = frozenset[str]() if home is None else home.features
@@ -536,20 +536,20 @@ def position_given_anew_after_a_restart(patch: Patch, hits: Hits) -> None:
     """A job that was restored from a snapshot gives the last position once more."""
     number, entry, restore = fan_out.number, fan_out.Entry, restoring.restore
     restored: dict[int, Job] = {}
-    reading: list[Runtime] = []
+    reading: list[RuntimeState] = []
 
-    def read(runtime: Runtime, kept: Any) -> None:
+    def read(runtime: RuntimeState, kept: Any) -> None:
         reading.append(runtime)
         restore(runtime, kept)
         reading.remove(runtime)
 
-    def job_kept(runtime: Runtime, record: records.JobKept) -> None:
+    def job_kept(runtime: RuntimeState, record: records.JobKept) -> None:
         snapshot.job_kept(runtime, record)
         job = runtime.jobs[record.terms.job_id]
         if job.history.end:
             restored[id(job)] = job
 
-    def anew(runtime: Runtime, job: Job, *arguments: Any, **options: Any) -> bool:
+    def anew(runtime: RuntimeState, job: Job, *arguments: Any, **options: Any) -> bool:
         def lower(head: bytes, payload: bytes, position: int, *more: Any) -> Entry:
             return entry(head, payload, position - 1 if position > 1 and hits.hit() else position, *more)
 

@@ -23,6 +23,7 @@ from unittest.mock import Mock
 from arcp_io.drivers.journal_writer import Keeper
 from arcp_io.journal import SqliteJournal
 from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, Output, StartJob
 from arcp_proto.ids import SECOND
 from arcp_proto.limits import MIB, Limits
@@ -148,14 +149,14 @@ class Host:
 
     def finish(self, job: StartJob) -> None:
         """Its agent returns."""
-        self.runtime.finish(job.job_id, {"ok": True}, now=self.now())
+        self.runtime.agents.finish(job.job_id, {"ok": True}, now=self.now())
         self.carry_out(self.runtime.take())
 
     def fill(self, connection: Connection, jobs: int) -> None:
         """So many finished jobs, each with one event."""
         for _ in range(jobs):
             job = self.submit(connection)
-            self.runtime.emit(job.job_id, "log", {"level": "info", "message": "done"}, now=self.now())
+            self.runtime.agents.emit(job.job_id, "log", {"level": "info", "message": "done"}, now=self.now())
             self.finish(job)
             self.envelopes.clear()
             self.started.clear()
@@ -210,7 +211,7 @@ def resuming(sizes: Sequence[int]) -> list[str]:
         token = welcome["payload"]["resume_token"]
         host.carry_out(connection.lost(now=host.now()))
         for number in range(size):
-            host.runtime.emit(
+            host.runtime.agents.emit(
                 job.job_id, "log", {"level": "info", "message": f"line {number}"}, now=host.now()
             )
             if number % 64 == 0:
@@ -274,13 +275,15 @@ def restoring(sizes: Sequence[int]) -> list[str]:
             all_seconds, kept = timed(_Kept, path)
             pause, _ = timed(kept.compact)
             written, gap = kept.await_compaction()
-            jobs, snapshot = len(kept.runtime.jobs), len(kept.runtime.snapshot())
+            jobs, snapshot = len(state_of(kept.runtime).jobs), len(kept.runtime.snapshot())
             kept.close()
             del kept
             gc.collect()
             snapshot_seconds, kept = timed(_Kept, path)
-            if not jobs == len(kept.runtime.jobs) == size:
-                raise RuntimeError(f"{jobs} and {len(kept.runtime.jobs)} of {size} jobs were restored")
+            if not jobs == len(state_of(kept.runtime).jobs) == size:
+                raise RuntimeError(
+                    f"{jobs} and {len(state_of(kept.runtime).jobs)} of {size} jobs were restored"
+                )
             kept.close()
             megabytes = path.stat().st_size / MIB
         each.append(all_seconds / count)

@@ -63,6 +63,7 @@ class AgentHost:
     def __init__(self, app: App, runtime: Runtime, pump: Pump, loop: Loop) -> None:
         self._app = app
         self._runtime = runtime
+        self._calls = runtime.agents
         self._pump = pump
         self._loop = loop
         self._jobs: dict[JobId, RunningJob] = {}
@@ -155,7 +156,7 @@ class AgentHost:
 
     def _start(self, request: StartJob) -> None:
         agent = self._app.find(request.agent, request.version)
-        running = RunningJob(request, agent, self._runtime, self._pump, self._loop, debug=self._app.debug)
+        running = RunningJob(request, agent, self._calls, self._pump, self._loop, debug=self._app.debug)
         if self._held:
             running.hold(True)
         self._jobs[request.job_id] = running
@@ -222,7 +223,7 @@ class AgentHost:
 
     def _return(self, running: RunningJob, result: Any) -> None:
         """Pass an agent's result to the runtime, converted if it is not JSON; raises LocalProtocolError."""
-        finish = partial(self._runtime.finish, running.start.job_id, now=self._pump.now())
+        finish = partial(self._calls.finish, running.start.job_id, now=self._pump.now())
         try:
             finish(result, running.summary)
         except LocalProtocolError:
@@ -248,7 +249,7 @@ class AgentHost:
     def _end(self, running: RunningJob, error: ArcpError | Denied) -> None:
         details = error.details
         try:
-            self._runtime.fail(
+            self._calls.fail(
                 running.start.job_id,
                 error.code,
                 error.message,

@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     from arcp_io.drivers.loop import Loop
     from arcp_io.drivers.pump import Pump
     from arcp_proto.engine.output import ChildEnded, CredentialRotated, StartJob
-    from arcp_proto.leases.budget import Budget, Cost
+    from arcp_proto.leases.budget import Cost
     from arcp_proto.limits import Limits
-    from arcp_proto.server.jobs.job import Job
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.agent_api import AgentApi
     from arcp_proto.wire.credential import Credential
 
 T = TypeVar("T")
@@ -52,7 +51,7 @@ class RunningJob(msgspec.Struct, eq=False):
 
     start: StartJob
     agent: Agent
-    _runtime: Runtime
+    _runtime: AgentApi
     _pump: Pump
     _loop: Loop
     id: str = ""
@@ -106,7 +105,7 @@ class RunningJob(msgspec.Struct, eq=False):
     def submitted_in(self) -> str:
         """Return the id of the session that submitted the job, or the top job of its tree (§10)."""
         if not self.session_id:
-            self.session_id = self._runtime.jobs[self.start.job_id].terms.session_id
+            self.session_id = self._runtime.session_of(self.start.job_id)
         return self.session_id
 
     def __repr__(self) -> str:
@@ -241,28 +240,21 @@ class RunningJob(msgspec.Struct, eq=False):
 
         Raises JobOver after the end.
         """
-        return self.budget.left(currency)
-
-    @property
-    def budget(self) -> Budget:
-        """The budget of the job. Raises JobOver after its end."""
-        return self._job.budget
+        self._check_over()
+        return self._runtime.remaining(self.start.job_id, currency)
 
     @property
     def body_limit(self) -> int:
         """The most bytes of the body of an event; larger bodies are shortened."""
-        return self._job.body_limit
+        self._check_over()
+        return self._runtime.body_limit(self.start.job_id)
 
     @property
     def lease_has_ended(self) -> bool:
         """Whether the lease has expired (§9.5)."""
-        expires = self._job.expires
-        return expires is not None and self.unix >= expires
-
-    @property
-    def _job(self) -> Job:
         self._check_over()
-        return self._runtime.unfinished[self.start.job_id]
+        expires = self._runtime.lease_end(self.start.job_id)
+        return expires is not None and self.unix >= expires
 
     @property
     def unix(self) -> int:
@@ -401,7 +393,7 @@ class RunningJob(msgspec.Struct, eq=False):
     @property
     def over(self) -> bool:
         """Whether the end of the job has been sent."""
-        return self.start.job_id not in self._runtime.unfinished
+        return self._runtime.is_over(self.start.job_id)
 
     def _tell_peer(self, what: str, value: Any) -> None:
         if self.peer is not None:

@@ -103,7 +103,7 @@ class Pump:
 
     def __init__(
         self,
-        machine: Machine | Endpoint[Machine],
+        machine: Endpoint[Machine],
         host: Host,
         loop: Loop,
         clock: Clock,

@@ -134,7 +134,7 @@ def _tell_drain(server: Server, drain: float, *, by_ctrl_c: bool) -> None:
     """Log the effect of the signal that has just arrived, and of a second one."""
     from .activity_log import counted
 
-    running = len(server.runtime.running)
+    running = server.counts().running_agents
     jobs = counted(running, "job")
     if not running:
         logger.info("shutting down")

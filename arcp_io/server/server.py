@@ -220,7 +220,7 @@ class Server:
         transport = StreamTransport(self.pump, connection, codec, stream)
         if self._shutting_down:
             transport.close(1012, "the runtime is shutting down", abort=True)
-        elif len(self.runtime.connections) > self._room:
+        elif self.runtime.connection_count > self._room:
             self.refusals.full(self._room)
             transport.close(1013, "there are too many connections", abort=True)
         self.pump.run()

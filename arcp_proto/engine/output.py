@@ -66,7 +66,7 @@ class StartJob(msgspec.Struct, gc=False):
     attempt: int = 1
     """1, and one more each time that the job was started again after a restart of the runtime."""
     credentials: Sequence[Credential] = ()
-    """Those that it begins with; `Runtime.credentials_of` has the current ones."""
+    """Those that it begins with; `AgentApi.credentials_of` has the current ones."""
 
     @property
     def input(self) -> Any:

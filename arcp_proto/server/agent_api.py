@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from arcp_proto.engine.machine import cut
 from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError
-from arcp_proto.ids import JobId, Time
+from arcp_proto.ids import JobId, SessionId, Time
 from arcp_proto.leases.budget import COST_BUDGET, Cost, to_cost
-from arcp_proto.limits import MAX_ID_LENGTH, MAX_NAME_LENGTH, MAX_REASON_LENGTH
+from arcp_proto.limits import MAX_ID_LENGTH, MAX_NAME_LENGTH, MAX_REASON_LENGTH, Limits
 from arcp_proto.server.jobs.delegation import AGENT_DELEGATE
 from arcp_proto.server.jobs.gate import TOOL_CALL
 from arcp_proto.server.jobs.job import Job, LastWord, Verdict
@@ -17,6 +18,7 @@ from arcp_proto.server.jobs.publish import MOST_TOGETHER, SHORT
 from arcp_proto.server.jobs.shortening import shorten
 from arcp_proto.server.jobs.stage import TO_BE_LEFT, WITHOUT_VOICE
 from arcp_proto.wire import codec
+from arcp_proto.wire.credential import Credential
 from arcp_proto.wire.event_bodies import (
     COST_PREFIX,
     FEATURE_OF_KIND,
@@ -35,17 +37,19 @@ from .credentials import issuing
 from .jobs import completion, delegation, gate, publish, results, spending
 
 if TYPE_CHECKING:
-    from .runtime import Runtime
+    from .state import RuntimeState
 
 
-class AgentCalls:
-    """The inputs of a runtime that come from agents; the driver takes afterwards.
+class AgentApi:
+    """What agents call, and what their host asks about their jobs; the driver takes after an input.
 
-    They raise before anything has changed.
+    Inputs raise before anything has changed.
     """
 
-    _runtime: Runtime
-    """The runtime itself."""
+    __slots__ = ("_state",)
+
+    def __init__(self, state: RuntimeState) -> None:
+        self._state = state
 
     def emit(self, job_id: JobId, kind: str, body: Body | Mapping[str, Any], *, now: int) -> int:
         """Publish one event of a job; raises LocalProtocolError for a bad body, or once the job has ended.
@@ -56,7 +60,7 @@ class AgentCalls:
         A tool call passes the gate: refused, its `tool_result` follows it, and Denied is raised (§9.3). A
         metric that begins with `cost.`, in a currency of the budget, spends (§9.6).
         """
-        runtime = self._runtime
+        runtime = self._state
         job, openings = runtime.speaker, runtime.openings
         if job is not None and job.id == job_id and now < openings.until and kind not in _ALONE:
             opening = openings.by_kind.get(kind)
@@ -93,7 +97,7 @@ class AgentCalls:
 
         LEASE_EXPIRED, PERMISSION_DENIED or BUDGET_EXHAUSTED, in this order; the first also ends the job.
         """
-        runtime = self._runtime
+        runtime = self._state
         job = _unended(runtime, job_id)
         capability, target = _text(capability), _text(target)
         runtime.enter(now, "authorize", job_id, capability, target)
@@ -110,7 +114,7 @@ class AgentCalls:
         Raises Denied BUDGET_EXHAUSTED for more than is left and not held, LocalProtocolError for no amount.
         What is neither settled nor released when the job ends counts as spent.
         """
-        runtime = self._runtime
+        runtime = self._state
         job = _unended(runtime, job_id)
         exact = spending.check_reservation(job, currency, amount)
         runtime.enter(now, "reserve", job_id, currency, f"{exact:f}")
@@ -137,7 +141,7 @@ class AgentCalls:
 
         Raises LocalProtocolError for a hold that is over, a cost that is none, a name without `cost.`.
         """
-        runtime = self._runtime
+        runtime = self._state
         job = _unended(runtime, job_id)
         currency = spending.find(job, hold).currency
         exact = to_cost(actual, "what was spent")
@@ -151,7 +155,7 @@ class AgentCalls:
 
     def release(self, job_id: JobId, hold: int, *, now: int) -> None:
         """Nothing was spent of a hold; raises LocalProtocolError for one that is over."""
-        runtime = self._runtime
+        runtime = self._state
         job = _unended(runtime, job_id)
         spending.find(job, hold)
         runtime.enter(now, "release", job_id, hold)
@@ -160,7 +164,7 @@ class AgentCalls:
 
     def upstream_exhausted(self, job_id: JobId, message: str, *, now: int) -> NoReturn:
         """A vendor says that the money is gone: raises Denied BUDGET_EXHAUSTED with its words (§9.8)."""
-        runtime = self._runtime
+        runtime = self._state
         job = _unended(runtime, job_id)
         message = _text(message) or "the upstream budget is exhausted"
         runtime.enter(now, "upstream_exhausted", job_id, message)
@@ -174,7 +178,7 @@ class AgentCalls:
 
         Raises LocalProtocolError for a piece of the other type, Denied beyond the size limit.
         """
-        runtime = self._runtime
+        runtime = self._state
         job = _unended(runtime, job_id)
         encoding = results.check_piece(job, data)
         runtime.enter(now, "write_result", job_id, data)
@@ -203,7 +207,7 @@ class AgentCalls:
         PERMISSION_DENIED beyond a ceiling of the host, INTERNAL_ERROR when too many jobs are running or what
         they were given takes too many bytes.
         """
-        runtime = self._runtime
+        runtime = self._state
         job = _unended(runtime, _running(runtime, job_id).id)
         wish = delegation.read_wish(agent, lease_request, expires_at, max_runtime_sec)
         given = delegation.written(runtime, input)
@@ -222,7 +226,7 @@ class AgentCalls:
         `CredentialRotated` tells how it went. Raises LocalProtocolError for what the job does not have, or
         has asked for already.
         """
-        runtime = self._runtime
+        runtime = self._state
         job = _unended(runtime, job_id)
         held = issuing.check_rotation(runtime, job, credential_id)
         runtime.enter(now, "rotate_credential", job_id, credential_id)
@@ -231,7 +235,7 @@ class AgentCalls:
 
     def finish(self, job_id: JobId, result: Any = None, summary: str | None = None, *, now: int) -> None:
         """The agent has returned a JSON value, or None; raises LocalProtocolError for what is none."""
-        runtime = self._runtime
+        runtime = self._state
         job = _running(runtime, job_id)
         encoded = _encode_result(result, summary)
         runtime.enter(now, "finish", job_id, result, summary)
@@ -253,7 +257,7 @@ class AgentCalls:
 
         Raises LocalProtocolError for a code that is empty or longer than a name, and for what is no JSON.
         """
-        runtime = self._runtime
+        runtime = self._state
         job = _running(runtime, job_id)
         _check_failure(code, message, retryable, details)
         runtime.enter(now, "fail", job_id, code, message, retryable, details)
@@ -261,8 +265,65 @@ class AgentCalls:
         completion.agent_ended(runtime, job, failure)
         runtime.done()
 
+    # Queries about jobs. They change nothing.
 
-def _unended(runtime: Runtime, job_id: JobId) -> Job:
+    @property
+    def limits(self) -> Limits:
+        """The limits of the configuration."""
+        return self._state.limits
+
+    def runs(self, job_id: JobId) -> bool:
+        """Return whether the agent of a job has not stopped."""
+        return job_id in self._state.running
+
+    def is_over(self, job_id: JobId) -> bool:
+        """Return whether the end of a job has been sent, so that it takes no call."""
+        return job_id not in self._state.unfinished
+
+    def session_of(self, job_id: JobId) -> SessionId:
+        """Return the session that submitted a job, or the job at the top of its tree (§10).
+
+        Raises LocalProtocolError for a job that the runtime does not have.
+        """
+        job = self._state.jobs.get(job_id)
+        if job is None:
+            raise LocalProtocolError(f"there is no job {job_id}")
+        return job.terms.session_id
+
+    def remaining(self, job_id: JobId, currency: str) -> Decimal | None:
+        """Return what is left of the budget in a currency (§9.6); None if it is not bounded.
+
+        Raises LocalProtocolError once the job is over.
+        """
+        return self._unfinished(job_id).budget.left(currency)
+
+    def body_limit(self, job_id: JobId) -> int:
+        """Return how many bytes the body of an event may have; a larger one is shortened (§8.2).
+
+        Raises LocalProtocolError once the job is over.
+        """
+        return self._unfinished(job_id).body_limit
+
+    def lease_end(self, job_id: JobId) -> Time | None:
+        """Return the Unix time in nanoseconds at which the lease expires (§9.5); None for never.
+
+        Raises LocalProtocolError once the job is over.
+        """
+        return self._unfinished(job_id).expires
+
+    def credentials_of(self, job_id: JobId) -> list[Credential]:
+        """The credentials of a job that are valid now (§9.8). Changes nothing."""
+        job = self._state.jobs.get(job_id)
+        return [] if job is None else [held.credential for held in job.credentials.values()]
+
+    def _unfinished(self, job_id: JobId) -> Job:
+        job = self._state.unfinished.get(job_id)
+        if job is None:
+            raise _no_job(job_id)
+        return job
+
+
+def _unended(runtime: RuntimeState, job_id: JobId) -> Job:
     job = runtime.unfinished.get(job_id)
     if job is None or job.stage in WITHOUT_VOICE:
         raise _no_job(job_id)
@@ -273,7 +334,7 @@ def _no_job(job_id: JobId) -> LocalProtocolError:
     return LocalProtocolError(f"{job_id} is no unfinished job")
 
 
-def _running(runtime: Runtime, job_id: JobId) -> Job:
+def _running(runtime: RuntimeState, job_id: JobId) -> Job:
     job = runtime.running.get(job_id)
     if job is None:
         raise LocalProtocolError(f"{job_id} has no running agent")
@@ -302,7 +363,7 @@ def _text(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _emit_tool_call(runtime: Runtime, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
+def _emit_tool_call(runtime: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
     """Publish a tool call that is allowed; one that is not with its result, and raise Denied (§9.3)."""
     encoded = _fitting(job, "tool_call", encode_body("tool_call", body))
     tool, call_id = read_tool_call(body)
@@ -321,7 +382,7 @@ def _emit_tool_call(runtime: Runtime, job: Job, body: Body | Mapping[str, Any], 
     runtime.done()
 
 
-def _emit_delegate(runtime: Runtime, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
+def _emit_delegate(runtime: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
     """Publish that a job elsewhere works for this one, if its lease allows that; ours say so themselves."""
     encoded = _fitting(job, "delegate", encode_body("delegate", body))
     agent = read_delegate(body)
@@ -335,7 +396,7 @@ def _emit_delegate(runtime: Runtime, job: Job, body: Body | Mapping[str, Any], n
     runtime.done()
 
 
-def _emit_metric(runtime: Runtime, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
+def _emit_metric(runtime: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
     """Publish a metric; a cost in a currency of the budget is spent, exactly (§9.6)."""
     fields = read_metric(body)
     cost = spending.cost_of(job, fields)
@@ -349,11 +410,11 @@ def _emit_metric(runtime: Runtime, job: Job, body: Body | Mapping[str, Any], now
     runtime.done()
 
 
-def _emit_chunk(runtime: Runtime, job: Job, body: Body | Mapping[str, Any], now: int) -> NoReturn:
+def _emit_chunk(runtime: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> NoReturn:
     raise LocalProtocolError("a result is streamed with write_result")
 
 
-_SPECIAL: Final[Mapping[str, Callable[[Runtime, Job, Body | Mapping[str, Any], int], None]]] = {
+_SPECIAL: Final[Mapping[str, Callable[[RuntimeState, Job, Body | Mapping[str, Any], int], None]]] = {
     "delegate": _emit_delegate,
     "tool_call": _emit_tool_call,
     "metric": _emit_metric,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from arcp_proto.engine.output import Audit, Noted
 
 if TYPE_CHECKING:
-    from .runtime import Runtime
+    from .state import RuntimeState
 
 FACTS: Final[Mapping[str, tuple[str, ...]]] = {
     # Who came, and was not let in (§6.1).
@@ -48,7 +48,7 @@ visible, unknown. `untold` of a limit: how often it was reached since the last t
 """
 
 
-def note(runtime: Runtime, what: str, principal: str, **facts: Any) -> None:
+def note(runtime: RuntimeState, what: str, principal: str, **facts: Any) -> None:
     """Tell the host a fact of the table."""
     runtime.happened(Audit(what, principal, facts))
 
@@ -68,7 +68,7 @@ that is detached ends after `resume_window_sec` seconds unless it is resumed (§
 """
 
 
-def notice(runtime: Runtime, what: str, principal: str, **facts: Any) -> None:
+def notice(runtime: RuntimeState, what: str, principal: str, **facts: Any) -> None:
     """Tell the host a fact of the table, if it wants to know."""
     if runtime.config.notices:
         runtime.happened(Noted(what, principal, facts))

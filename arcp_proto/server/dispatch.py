@@ -32,7 +32,7 @@ from .responses import entry_json
 from .sessions import admission_control, handshake, retention, subscriptions
 
 if TYPE_CHECKING:
-    from .runtime import Runtime
+    from .state import RuntimeState
 
 DEFAULT_PAGE: Final = 100
 """Jobs of a page when the client does not say how many (§6.6)."""
@@ -49,13 +49,13 @@ class Rule(msgspec.Struct, frozen=True):
     nothing else does not use its session (§14).
     """
 
-    handle: Callable[[Runtime, Connection, codec.Envelope, Any], None]
+    handle: Callable[[RuntimeState, Connection, codec.Envelope, Any], None]
     feature: str | None = None
     counted: bool = True
     idle: bool = False
 
 
-def handle(runtime: Runtime, connection: Connection, message: bytes) -> None:
+def handle(runtime: RuntimeState, connection: Connection, message: bytes) -> None:
     """Read one message and carry it out; raises Refusal."""
     connection.answering = None
     envelope = codec.decode_envelope(message)
@@ -87,18 +87,24 @@ def handle(runtime: Runtime, connection: Connection, message: bytes) -> None:
 # The session.
 
 
-def on_ping(runtime: Runtime, connection: Connection, envelope: codec.Envelope, ping: messages.Ping) -> None:
+def on_ping(
+    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, ping: messages.Ping
+) -> None:
     """`session.ping` is answered at once, negotiated or not (§6.4)."""
     connection.send(messages.Pong(ping.nonce, runtime.time_text()), urgent=True)
 
 
-def on_pong(runtime: Runtime, connection: Connection, envelope: codec.Envelope, pong: messages.Pong) -> None:
+def on_pong(
+    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, pong: messages.Pong
+) -> None:
     """`session.pong` (§6.4): whoever answers a ping has had the welcome before it, and its token."""
     if connection.has_pinged(pong.ping_nonce):
         prove(runtime, connection, session_of(connection))
 
 
-def on_ack(runtime: Runtime, connection: Connection, envelope: codec.Envelope, ack: messages.Ack) -> None:
+def on_ack(
+    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, ack: messages.Ack
+) -> None:
     """`session.ack` frees the log (§6.5)."""
     session = session_of(connection)
     if not 0 <= ack.last_processed_seq <= session.log.last:
@@ -116,7 +122,7 @@ def on_ack(runtime: Runtime, connection: Connection, envelope: codec.Envelope, a
 
 
 def on_close(
-    runtime: Runtime, connection: Connection, envelope: codec.Envelope, close: messages.Close
+    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, close: messages.Close
 ) -> None:
     """Detach the session and close; jobs go on (§6.7).
 
@@ -129,7 +135,7 @@ def on_close(
 
 
 def on_list_jobs(
-    runtime: Runtime, connection: Connection, envelope: codec.Envelope, request: messages.ListJobs
+    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, request: messages.ListJobs
 ) -> None:
     """`session.list_jobs` (§6.6): a page, newest first, as long as it fits a frame."""
     session, limits, cursors = session_of(connection), runtime.limits, runtime.cursors
@@ -214,7 +220,7 @@ HOOKS: Final = Hooks(
 """What modules of the runtime tell those above them."""
 
 
-def carry_out(runtime: Runtime, key: TimerKey) -> None:
+def carry_out(runtime: RuntimeState, key: TimerKey) -> None:
     """Its time has come."""
     due = DUE.get(key.kind)
     if due is None:
@@ -222,25 +228,25 @@ def carry_out(runtime: Runtime, key: TimerKey) -> None:
     due(runtime, key.owner)
 
 
-def _no_hello(runtime: Runtime, owner: int | str) -> None:
+def _no_hello(runtime: RuntimeState, owner: int | str) -> None:
     late = Refusal(ErrorCode.UNAUTHENTICATED, "no session.hello in time", fatal=True)
     admission_control.failed(runtime, runtime.connections[int(owner)], "no hello")
     runtime.refuse(runtime.connections[int(owner)], late)
 
 
-def _not_verified(runtime: Runtime, owner: int | str) -> None:
+def _not_verified(runtime: RuntimeState, owner: int | str) -> None:
     late = Refusal(ErrorCode.INTERNAL_ERROR, "authentication took too long", fatal=True)
     admission_control.failed(runtime, runtime.connections[int(owner)], "no answer")
     runtime.refuse(runtime.connections[int(owner)], late)
 
 
-def _ran_too_long(runtime: Runtime, owner: int | str) -> None:
+def _ran_too_long(runtime: RuntimeState, owner: int | str) -> None:
     job = runtime.jobs[JobId(str(owner))]
     message = f"the job ran longer than its max_runtime_sec of {job.terms.max_runtime_sec}"
     completion.fix_outcome(runtime, job, completion.outcome_of(ErrorCode.TIMEOUT, message))
 
 
-DUE: Final[Mapping[TimerKind, Callable[[Runtime, int | str], None]]] = {
+DUE: Final[Mapping[TimerKind, Callable[[RuntimeState, int | str], None]]] = {
     TimerKind.HELLO: _no_hello,
     TimerKind.AUTHENTICATION: _not_verified,
     TimerKind.RESUME_WINDOW: lambda runtime, owner: retention.end_session(runtime, SessionId(str(owner))),

@@ -17,7 +17,7 @@ from arcp_proto.wire.peer_quirks import RefusalForm
 from arcp_proto.wire.trace_context import read_trace
 
 if TYPE_CHECKING:
-    from .runtime import Runtime
+    from .state import RuntimeState
 
 UNKNOWN_AGENT: Final = "unknown"
 NULL: Final = msgspec.Raw(b"null")
@@ -27,7 +27,7 @@ _UNREAD: Final = (Unreadable, UnreadablePayload)
 _OF_A_JOB: Final = ("job.cancel", "job.subscribe", "job.unsubscribe")
 
 
-def answer(runtime: Runtime, connection: Connection, refusal: Refusal) -> None:
+def answer(runtime: RuntimeState, connection: Connection, refusal: Refusal) -> None:
     """Answer `connection.answering`, or tell what is wrong with the connection itself."""
     envelope, session = connection.answering, attached_to(connection)
     if envelope is not None and envelope.type == "session.error":
@@ -54,7 +54,7 @@ def answer(runtime: Runtime, connection: Connection, refusal: Refusal) -> None:
 
 
 def _send_session_error(
-    runtime: Runtime, connection: Connection, envelope: codec.Envelope | None, refusal: Refusal
+    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope | None, refusal: Refusal
 ) -> None:
     error = messages.SessionError(
         code=refusal.code.value,
@@ -70,7 +70,7 @@ def _send_session_error(
 
 
 def _send_job_error(
-    runtime: Runtime,
+    runtime: RuntimeState,
     connection: Connection,
     session: Session,
     envelope: codec.Envelope,
@@ -92,7 +92,7 @@ def _send_job_error(
     connection.send(error, job_id=job_id, trace_id=trace_id)
 
 
-def _job_error(runtime: Runtime, envelope: codec.Envelope, refusal: Refusal) -> messages.JobError:
+def _job_error(runtime: RuntimeState, envelope: codec.Envelope, refusal: Refusal) -> messages.JobError:
     return messages.JobError(
         final_status="error",
         code=refusal.code.value,
@@ -125,7 +125,7 @@ class _Names(msgspec.Struct):
 _decode_names: Final = codec.decoder_of(_Names)
 
 
-def _named_session(runtime: Runtime, connection: Connection, refusal: Refusal) -> SessionId:
+def _named_session(runtime: RuntimeState, connection: Connection, refusal: Refusal) -> SessionId:
     """Before the welcome: the session that was asked for, else one that names nothing."""
     envelope, asked = connection.answering, None
     if envelope is not None and not isinstance(refusal, _UNREAD):

@@ -17,29 +17,29 @@ if TYPE_CHECKING:
     from arcp_proto.wire.credential import Credential
     from arcp_proto.wire.inputs import Input
 
-    from .runtime import Runtime
+    from .state import RuntimeState
 
 
 class Hooks(NamedTuple):
     """The functions that are called, each with the runtime first."""
 
-    session_ends: Callable[[Runtime, Session], None]
+    session_ends: Callable[[RuntimeState, Session], None]
     """A session is over: no job comes of the submits that wait in it."""
-    wall_clock_moves: Callable[[Runtime], None]
+    wall_clock_moves: Callable[[RuntimeState], None]
     """The wall clock is about to be set: a lease that has ended by now stays so (§9.5)."""
-    wall_clock_moved: Callable[[Runtime], None]
+    wall_clock_moved: Callable[[RuntimeState], None]
     """The wall clock was set: leases end by the new one."""
-    lease_is_watched: Callable[[Runtime], bool]
+    lease_is_watched: Callable[[RuntimeState], bool]
     """Whether the lease of a submit that waits is to end."""
-    revoked: Callable[[Runtime, Job], None]
+    revoked: Callable[[RuntimeState, Job], None]
     """Credentials of a job are revoked: its terminal may go (§9.8.2)."""
-    submit_waits: Callable[[Runtime, Turn], None]
+    submit_waits: Callable[[RuntimeState, Turn], None]
     """Credentials were asked for a submit: it waits, at most until its lease ends."""
-    submit_is_ready: Callable[[Runtime, Turn, list[Credential]], None]
+    submit_is_ready: Callable[[RuntimeState, Turn, list[Credential]], None]
     """A submit has its credentials."""
-    submit_is_refused: Callable[[Runtime, Turn, Refusal], None]
+    submit_is_refused: Callable[[RuntimeState, Turn, Refusal], None]
     """A submit does not get its credentials."""
-    job_is_ready: Callable[[Runtime, Job, Input, int], None]
+    job_is_ready: Callable[[RuntimeState, Job, Input, int], None]
     """A job that exists has its credentials: its agent starts, for the attempt of this number."""
-    verdicts: Mapping[Verdict, Callable[[Runtime, Job, LastWord], None]]
+    verdicts: Mapping[Verdict, Callable[[RuntimeState, Job, LastWord], None]]
     """The agent of a job has decided how the job ends, and its children have ended: write its terminal."""

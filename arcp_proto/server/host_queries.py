@@ -21,7 +21,7 @@ from .jobs import completion
 from .jobs.stage import AgentStage
 
 if TYPE_CHECKING:
-    from .runtime import Runtime
+    from .state import RuntimeState
 
 
 class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,60 +69,41 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Agents that have not stopped."""
 
 
-class HostCalls:
-    """The queries and inputs of a runtime that come from its host, about jobs and sessions."""
+def cancel(runtime: RuntimeState, job_id: JobId, reason: str = "", *, now: int) -> bool:
+    """See `Runtime.cancel_job`."""
+    codec.encode_checked(reason)
+    if job_id not in runtime.jobs:
+        raise LocalProtocolError(f"there is no job {job_id}: it never was, or it is forgotten")
+    runtime.enter(now, "cancel_job", job_id, reason)
+    cancelled = _cancel(runtime, runtime.jobs[job_id], reason)
+    runtime.done()
+    return cancelled
 
-    _runtime: Runtime
-    """The runtime itself."""
 
-    def cancel_job(self, job_id: JobId, reason: str = "", *, now: int) -> bool:
-        """Cancel a job, whoever submitted it, and its children before it. Take afterwards.
+def job_infos(runtime: RuntimeState, *, finished: bool = False) -> list[JobInfo]:
+    """See `Runtime.job_infos`."""
+    jobs = runtime.jobs if finished else runtime.unfinished
+    return [_info(job) for job in sorted(jobs.values(), key=_number)]
 
-        The job ends with CANCELLED like a job that a client cancels (§7.4), with the same grace. Returns
-        False and changes nothing when the job has ended or its end is decided: the first outcome wins. A
-        cancel by the host is an audit fact. Raises LocalProtocolError for a job that the runtime does not
-        have, and for a reason that is not valid Unicode.
-        """
-        runtime = self._runtime
-        codec.encode_checked(reason)
-        if job_id not in runtime.jobs:
-            raise LocalProtocolError(f"there is no job {job_id}: it never was, or it is forgotten")
-        runtime.enter(now, "cancel_job", job_id, reason)
-        cancelled = _cancel(runtime, runtime.jobs[job_id], reason)
-        runtime.done()
-        return cancelled
 
-    def job_infos(self, *, finished: bool = False) -> list[JobInfo]:
-        """Return the unfinished jobs, oldest first; with `finished` also those that are still listed.
-
-        Changes nothing. It looks at every job that it returns.
-        """
-        runtime = self._runtime
-        jobs = runtime.jobs if finished else runtime.unfinished
-        return [_info(job) for job in sorted(jobs.values(), key=_number)]
-
-    def counts(self) -> Counts:
-        """Return how many connections, sessions and jobs there are.
-
-        Changes nothing. It looks at every session.
-        """
-        runtime = self._runtime
-        sessions = runtime.sessions.values()
-        return Counts(
-            connections=len(runtime.connections),
-            sessions=len(sessions),
-            attached_sessions=sum(session.connection is not None for session in sessions),
-            unfinished_jobs=len(runtime.unfinished),
-            finished_jobs=len(runtime.jobs) - len(runtime.unfinished),
-            running_agents=len(runtime.running),
-        )
+def counts(runtime: RuntimeState) -> Counts:
+    """See `Runtime.counts`."""
+    sessions = runtime.sessions.values()
+    return Counts(
+        connections=len(runtime.connections),
+        sessions=len(sessions),
+        attached_sessions=sum(session.connection is not None for session in sessions),
+        unfinished_jobs=len(runtime.unfinished),
+        finished_jobs=len(runtime.jobs) - len(runtime.unfinished),
+        running_agents=len(runtime.running),
+    )
 
 
 def _number(job: Job) -> int:
     return job.number
 
 
-def _cancel(runtime: Runtime, job: Job, reason: str) -> bool:
+def _cancel(runtime: RuntimeState, job: Job, reason: str) -> bool:
     message = "cancelled by the host" + (f": {reason}" if reason else "")
     if not completion.fix_outcome(runtime, job, completion.outcome_of(ErrorCode.CANCELLED, cut(message))):
         return False

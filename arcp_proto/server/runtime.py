@@ -1,114 +1,52 @@
 """The server side of ARCP, without I/O: every connection, session and job of one process.
 
-Methods come in four kinds. What the event loop reports (`connect`, `authenticated`, `job_stopped`,
-`handle_timer`, and `receive` or `lost` of a `Connection`) never raises for a peer's fault. What agents call
-(`emit`, `write_result`, `finish`, `fail`), and what the host decides (`cancel_job`), raises
-`LocalProtocolError` before anything has changed. `take` hands out what to do. The rest are queries and change
-nothing.
+Methods come in three kinds. What the event loop reports (`connect`, `authenticated`, `job_stopped`,
+`handle_timer`, and `receive` or `lost` of a `Connection`) never raises for a peer's fault. What the host
+decides (`cancel_job`), and what agents call (`agents`), raises `LocalProtocolError` before anything has
+changed. `take` hands out what to do. The rest are queries and change nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import msgspec
 
 from arcp_proto.engine.connection import Connection, Framing, Phase
-from arcp_proto.engine.entropy import Entropy
-from arcp_proto.engine.machine import CLOSE_OUR_FAULT, CLOSE_REFUSED, CLOSE_RESTART, Machine
-from arcp_proto.engine.output import Output, StartJob
-from arcp_proto.engine.timers import TimerKey, TimerKind
-from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
-from arcp_proto.ids import SECOND, JobId, Principal, SessionId, Time
-from arcp_proto.limits import KIB, MAX_RUNTIME_SEC
-from arcp_proto.server.credentials.model import IssuedCredential, Provisions
-from arcp_proto.server.jobs.idempotency import Keys
-from arcp_proto.server.jobs.inventory import Inventory
-from arcp_proto.server.jobs.job import NO_EVENTS, Job, Status
-from arcp_proto.server.jobs.listing import Cursors, Listing
-from arcp_proto.server.jobs.publish import Openings
-from arcp_proto.server.journal.apply import APPLY
+from arcp_proto.engine.endpoint import Endpoint
+from arcp_proto.engine.output import Output
+from arcp_proto.engine.timers import TimerKind
+from arcp_proto.errors import ErrorCode, LocalProtocolError
+from arcp_proto.ids import SECOND, JobId, Principal, Time
+from arcp_proto.limits import MAX_RUNTIME_SEC
+from arcp_proto.server.credentials.model import IssuedCredential
 from arcp_proto.server.journal.records import Record
 from arcp_proto.server.journal.snapshot import snapshot_of
-from arcp_proto.server.sessions.event_log import History
-from arcp_proto.server.sessions.quotas import Holdings
-from arcp_proto.server.sessions.retired import Retired
-from arcp_proto.server.sessions.session import Session, attached_to
-from arcp_proto.wire import codec
-from arcp_proto.wire.credential import Credential
 
-from . import dispatch, error_responses, shutdown
-from .agent_api import AgentCalls
-from .config import EVENT_BYTES, Observers, RuntimeConfig, check_config, check_observers
+from . import host_queries, shutdown
+from .agent_api import AgentApi
+from .config import RuntimeConfig, check_observers
 from .credentials import issuing, revocation
-from .host_queries import HostCalls
-from .jobs import back_pressure, completion, gate, submit_queue
-from .jobs import publish as delivering
-from .jobs import publish as speaking
+from .host_queries import Counts, JobInfo
+from .jobs import completion
 from .journal import recovery
-from .sessions import admission_control, handshake, retention, subscriptions
-
-PARTIAL: Final = 64 * KIB
-"""Bytes of a message that is not whole that do not count: about what a driver reads at once."""
+from .sessions import admission_control, handshake, subscriptions
+from .state import RuntimeState
 
 
-class Runtime(AgentCalls, HostCalls, Machine):
-    """The runtime's state machine."""
+class Runtime(Endpoint[RuntimeState]):
+    """The server side of the protocol, as its host calls it."""
+
+    __slots__ = ("_agents",)
 
     def __init__(self, config: RuntimeConfig, *, seed: bytes, now: int, unix: int) -> None:
         """`seed` is 32 random bytes, `now` monotonic and `unix` wall-clock nanoseconds.
 
         Raises LocalProtocolError for a wrong seed or inventory, also for one that fits no frame.
         """
-        self._runtime = self
-        super().__init__(config.limits, Entropy(seed), now=now, unix=unix, journal=config.journal)
-        self.config = config
-        self.inventory = Inventory(config.agents)
-        check_config(config, self.inventory)
-        self.features = config.features
-        self.observers: Observers = config.observers
-        self.sessions: dict[SessionId, Session] = {}
-        self.tokens: dict[bytes, Session] = {}
-        """Sessions by the digests of their resume tokens."""
-        self.jobs: dict[JobId, Job] = {}
-        self.job_count = 0
-        """Jobs accepted so far."""
-        self.caps = admission_control.Caps(config.limits)
-        self.running = admission_control.RunningJobs()
-        """Jobs whose agent has not stopped."""
-        self.unfinished: dict[JobId, Job] = {}
-        """Jobs whose terminal is not out."""
-        self.keys = Keys()
-        self.listing = Listing()
-        self.cursor_key: bytes | None = None
-        """What is behind the cursors of listings, once there was one."""
-        self.cursors = Cursors(self.entropy.key("cursors"))
-        self.provisions = Provisions()
-        self.issuing = issuing.Issuing()
-        self.holdings = Holdings(config.limits)
-        self.openings = Openings(self)
-        self.retired = Retired()
-        self.draining = False
-        self.pending: dict[int, handshake.Pending] = {}
-        """What waits for the host's verifier, by the number of its connection."""
-        self.anonymous_principals: dict[Principal, int] = {}
-        """How many sessions and unfinished jobs each has."""
-        self.unsettled: dict[SessionId, Session] = {}
-        """Sessions in which something was numbered since the last take."""
-        self.most_unsaved = back_pressure.Most.of(config.limits)
-        self.unsaved: dict[SessionId, Session] = {}
-        """Sessions with something in their logs that is not known to be durable."""
-        self._waiting: dict[Connection, None] = {}
-        self.speaker: Job | None = None
-        """Whose event was the last input: the next of them are numbered together, before anything else."""
-        self.said: list[bytes] = []
-        """Their payloads."""
-        self.said_at = 0
-        """When the last of them was."""
-        self.hooks = dispatch.HOOKS
-        self.ended = False
-        """Whether `RuntimeEnded` has been told."""
+        super().__init__(RuntimeState(config, seed=seed, now=now, unix=unix))
+        self._agents = AgentApi(self._state)
 
     @classmethod
     def restore(
@@ -120,16 +58,34 @@ class Runtime(AgentCalls, HostCalls, Machine):
         restartable, else end with INTERNAL_ERROR: the first `take` holds what recovery itself decided.
         """
         runtime = cls(config, seed=seed, now=now, unix=unix)
-        recovery.restore(runtime, records)
+        recovery.restore(runtime._state, records)
         return runtime
+
+    @property
+    def agents(self) -> AgentApi:
+        """The calls of agents; keep it to make many of them."""
+        return self._agents
 
     def snapshot(self) -> list[Record]:
         """The live state as records: restoring them is restoring every record so far."""
-        self._completed()
-        return snapshot_of(self)
+        state = self._state
+        state._completed()
+        return snapshot_of(state)
 
-    def crowded(self, connection: Connection) -> bool:
-        return connection.phase is Phase.OPEN and connection.congested(2)
+    @property
+    def record_count(self) -> int:
+        """How many records the runtime has made since it began, or was restored."""
+        return self._state.record_count
+
+    @property
+    def persisted_count(self) -> int:
+        """How many of them are durable."""
+        return self._state.persisted_count
+
+    @property
+    def connection_count(self) -> int:
+        """How many transports are open."""
+        return len(self._state.connections)
 
     # What the event loop reports.
 
@@ -140,15 +96,17 @@ class Runtime(AgentCalls, HostCalls, Machine):
 
         `peer` labels where it comes from, as host:port or by any name: what failed there is counted by it.
         """
-        self.enter(now, "connect", framing.value, secure, peer)
-        connection = self.add_connection(framing, secure=secure, peer=peer, phase=Phase.AWAITING_HELLO)
+        state = self._state
+        state.enter(now, "connect", framing.value, secure, peer)
+        connection = state.add_connection(framing, secure=secure, peer=peer, phase=Phase.AWAITING_HELLO)
         try:
-            admission_control.arrived(self, connection)
+            admission_control.arrived(state, connection)
         except admission_control.Exceeded as refusal:
-            self.refuse(connection, refusal)
+            state.refuse(connection, refusal)
         else:
-            self.timers.arm(TimerKind.HELLO, connection.number, Time(self.now + self.limits.hello * SECOND))
-        self.done()
+            at = Time(state.now + state.limits.hello * SECOND)
+            state.timers.arm(TimerKind.HELLO, connection.number, at)
+        state.done()
         return connection
 
     def authenticated(
@@ -166,36 +124,27 @@ class Runtime(AgentCalls, HostCalls, Machine):
         resumed only with a fresh bearer (§6.1). Raises LocalProtocolError for a principal that is empty or
         holds a lone surrogate.
         """
+        state = self._state
         handshake.check_principal(principal)
-        self.enter(now, "authenticated", request, principal, failed, expires)
-        pending = self.pending.pop(request, None)
+        state.enter(now, "authenticated", request, principal, failed, expires)
+        pending = state.pending.pop(request, None)
         if pending is not None and pending.connection.phase is Phase.AUTHENTICATING:
             verified = None if principal is None else Principal(principal)
             until = None if expires is None else Time(min(expires, handshake.LATEST))
-            handshake.finish(self, pending, verified, until, failed=failed)
-        return self.leave()
+            handshake.finish(state, pending, verified, until, failed=failed)
+        return state.leave()
 
     def observers_set(self, observers: dict[str, dict[str, str]], *, now: int) -> None:
         """Who sees the jobs of others from now on; what is not allowed any more ends. Take afterwards.
 
         Raises LocalProtocolError for a right that is neither "list" nor "observe".
         """
+        state = self._state
         check_observers(observers)
-        self.enter(now, "observers_set", observers)
-        self.observers = observers
-        subscriptions.revoke(self)
-        self.done()
-
-    def wall_clock_set(self, unix: int, *, now: int) -> None:
-        """The wall clock says `unix` now; times on the wire never go back all the same."""
-        self.enter(now, "wall_clock_set", unix)
-        gate.wall_clock_moves(self)
-        self.set_wall(unix)
-        self.openings.forget()
-        gate.wall_clock_moved(self)
-        for connection in self.connections.values():
-            handshake.watch_expiry(self, connection)
-        self.done()
+        state.enter(now, "observers_set", observers)
+        state.observers = observers
+        subscriptions.revoke(state)
+        state.done()
 
     def credentials_issued(
         self,
@@ -210,11 +159,12 @@ class Runtime(AgentCalls, HostCalls, Machine):
 
         `code` is BUDGET_EXHAUSTED when the upstream says so, and the client is told the `message`.
         """
+        state = self._state
         made = None if credentials is None else [IssuedCredential.of(one) for one in credentials]
         recorded = None if made is None else [msgspec.structs.asdict(one) for one in made]
-        self.enter(now, "credentials_issued", alias, recorded, code, message)
-        issuing.answered(self, alias, made, code, message)
-        return self.leave()
+        state.enter(now, "credentials_issued", alias, recorded, code, message)
+        issuing.answered(state, alias, made, code, message)
+        return state.leave()
 
     def credential_revoked(
         self, alias: str, revoked: bool, final: bool = False, reason: str = "", *, now: int
@@ -223,38 +173,25 @@ class Runtime(AgentCalls, HostCalls, Machine):
 
         A `final` failure is not tried again before the next restart. `reason` holds no secret: it is kept.
         """
-        self.enter(now, "credential_revoked", alias, revoked, final, reason)
-        revocation.answered(self, alias, revoked, final, reason)
-        return self.leave()
+        state = self._state
+        state.enter(now, "credential_revoked", alias, revoked, final, reason)
+        revocation.answered(state, alias, revoked, final, reason)
+        return state.leave()
 
     def job_stopped(self, job_id: JobId, *, now: int) -> Output:
         """The answer to `StopJob`, or news that an agent is gone without a word."""
-        self.enter(now, "job_stopped", job_id)
-        job = self.running.get(job_id)
+        state = self._state
+        state.enter(now, "job_stopped", job_id)
+        job = state.running.get(job_id)
         if job is not None:
             completion.agent_ended(
-                self, job, completion.outcome_of(ErrorCode.INTERNAL_ERROR, "agent stopped")
+                state, job, completion.outcome_of(ErrorCode.INTERNAL_ERROR, "agent stopped")
             )
-        return self.leave()
+        return state.leave()
 
     def persisted(self, count: int, *, now: int) -> None:
         """The first `count` records are durable. Take afterwards."""
-        if not self.persisted_count <= count <= self.record_count:
-            raise LocalProtocolError(
-                f"{count} records are not between {self.persisted_count} and {self.record_count}"
-            )
-        self.enter(now, "persisted", count)
-        self.persisted_count = count
-        back_pressure.persisted(self)
-        for request in self._open_gate():
-            self.ask_now(request)
-            if isinstance(request, StartJob):
-                back_pressure.agent_is_asked_for(self, request.job_id)
-        for connection in self._waiting:
-            self.mark_writable(connection)
-        if count == self.record_count:
-            self._waiting = {}
-        self.done()
+        self._state.persisted(count, now=now)
 
     def shut_down(self, drain: float = 30.0, *, now: int) -> None:
         """Take no more sessions and jobs, give running jobs `drain` seconds, cancel the rest, close all.
@@ -262,228 +199,41 @@ class Runtime(AgentCalls, HostCalls, Machine):
         A second call shortens the wait. `RuntimeEnded` tells when it is over. Take afterwards.
         Raises LocalProtocolError for a time that is none.
         """
+        state = self._state
         if not 0 <= drain <= MAX_RUNTIME_SEC:
             raise LocalProtocolError(f"{drain} is not between 0 and {MAX_RUNTIME_SEC} seconds")
-        self.enter(now, "shut_down", drain)
-        self.draining = True
-        shutdown.begin(self, drain)
-        self.done()
-
-    # For handlers and nouns.
-
-    def commit(self, record: Record) -> None:
-        """Change durable state: apply a record, and hand it out when there is a journal."""
-        if self.journaling:
-            self._records.append(record)
-            self.record_count += 1
-        APPLY[type(record)](self, record)
-
-    publish = delivering.publish
-
-    def delivered(self, session: Session) -> None:
-        """Something was numbered in this session."""
-        delivering.sent(self, session)
-        if self.holdings.over:
-            retention.make_room(self)
-
-    def keep_job(self, job: Job) -> None:
-        """A job is there: find it by id, in listings, and its events among what its principal holds."""
-        self.jobs[job.id] = job
-        if job.kept:
-            self.holdings.keep(job.terms.principal, job.kept)
-        job.body_limit = self.body_limit(job)
-        self.listing.add(job)
-        if job.history is not NO_EVENTS:
-            self.holdings.add(job.terms.principal, job.history)
-
-    def open_history(self, job: Job) -> History:
-        """A job has its first event: its principal holds it from now on."""
-        history = job.open_history()
-        self.holdings.add(job.terms.principal, history)
-        return history
-
-    def drop_job(self, job: Job) -> None:
-        """A job is there no longer."""
-        del self.jobs[job.id]
-        if job.kept:
-            self.holdings.keep(job.terms.principal, -job.kept)
-        self.listing.remove(job)
-        if job.history is not NO_EVENTS:
-            self.holdings.remove(job.terms.principal, job.history)
-
-    def pin(self, principal: Principal, size: int) -> None:
-        """So many bytes more of a principal cannot go: if needed, its events make room."""
-        nameless = principal in self.anonymous_principals
-        if self.holdings.pin(principal, size, nameless=nameless):
-            retention.make_room(self)
-
-    def unpin(self, principal: Principal, size: int) -> None:
-        """So many bytes less cannot go."""
-        self.holdings.pin(principal, -size, nameless=principal in self.anonymous_principals)
-
-    def hold_key(self, principal: Principal, size: int) -> None:
-        """So many bytes more, or less, are kept for the idempotency keys of a principal; they cannot go."""
-        self.holdings.pin(principal, size, nameless=principal in self.anonymous_principals)
-
-    def recorded(self, job: Job, record: str, status: Status) -> None:
-        """Change the stage and the status of a job, which is listed by its status."""
-        before = job.status
-        job.recorded(record, status)
-        if self.listing.asked and before is not status:
-            self.listing.changed(job, before)
-
-    def payload_limit(self, job: Job) -> int:
-        """Bytes that a payload may have, with the longest head this job can need (§1)."""
-        return self.limits.frame - codec.HEAD_BYTES - len(job.extensions or b"")
-
-    def result_limit(self, job: Job, session: Session | None) -> int:
-        """Return how many bytes the payload of a `job.result` with its value may have in a session (§8.4).
-
-        A quarter of what a log and a history hold, at most: it must not drive out what was not read.
-        """
-        limits, most = self.limits, self.limits.frame
-        if session is not None and session.long_frames:
-            held = min(limits.session_bytes, limits.history_bytes, limits.principal_bytes) // 4
-            most = max(most, min(limits.inline_frame, held))
-        return self.payload_limit(job) - limits.frame + most
-
-    def body_limit(self, job: Job) -> int:
-        """Bytes that the body of an event may have."""
-        return self.payload_limit(job) - EVENT_BYTES
-
-    def scope(self, principal: Principal) -> str:
-        """The scope of entropy of a principal."""
-        return f"principal {principal}"
-
-    def begin(self, job: Job) -> None:
-        """An agent is about to run."""
-        self.unfinished[job.id] = job
-        principal = job.terms.principal
-        if principal in self.anonymous_principals:
-            self.running.add(job, None)
-            self.anonymous_principals[principal] += 1
-        else:
-            self.running.add(job, principal)
-
-    def job_over(self, job: Job) -> None:
-        """The terminal of a job is out."""
-        self.unfinished.pop(job.id, None)
-        job.stream = None
-        retention.retire(self, job, Time(self.now + self.limits.retention * SECOND))
-        if job.terms.idempotency_key is not None:
-            retention.watch_keys(self)
-        if self.anonymous_principals:
-            retention.let_go(self, job.terms.principal)
-        if self.draining:
-            shutdown.end_if_over(self)
-
-    def leave_job(self, job: Job) -> None:
-        """Leave a job whose agent has stopped, or does not stop in time, to the next process."""
-        shutdown.leave(self, job)
-
-    # Roles of a machine.
-
-    _handle = dispatch.handle
-
-    def credentials_of(self, job_id: JobId) -> list[Credential]:
-        """The credentials of a job that are valid now (§9.8). Changes nothing."""
-        job = self.jobs.get(job_id)
-        return [] if job is None else [held.credential for held in job.credentials.values()]
+        state.enter(now, "shut_down", drain)
+        state.draining = True
+        shutdown.begin(state, drain)
+        state.done()
 
     def credentials_awaited(self, alias: str) -> bool:
         """Return whether anybody still waits for what `IssueCredentials` asked for. Changes nothing."""
-        return issuing.awaited(self, alias)
+        state = self._state
+        return issuing.awaited(state, alias)
 
-    def refuse(self, connection: Connection, refusal: Refusal, code: int = CLOSE_REFUSED) -> None:
-        if submit_queue.keeps_place(self, connection, refusal):
-            return
-        if refusal.fatal or connection.phase is not Phase.OPEN:
-            if refusal.code is ErrorCode.INTERNAL_ERROR and not isinstance(
-                refusal, admission_control.Exceeded
-            ):
-                code = CLOSE_RESTART if self.draining else CLOSE_OUR_FAULT
-            error = refusal.code.value
-            self.close_connection(connection, code, error, error=error, flush=False)
-        if isinstance(refusal, admission_control.Exceeded):
-            admission_control.exceeded(self, connection, refusal)
-        error_responses.answer(self, connection, refusal)
+    # What the host asks and decides.
 
-    def count_control_frames(self, connection: Connection, count: int) -> None:
-        """Count frames that carry no message as requests; before the welcome there are a few (§14)."""
-        try:
-            admission_control.count_control_frames(self, connection, count)
-        except Refusal as refusal:
-            self.refuse(connection, refusal)
+    def cancel_job(self, job_id: JobId, reason: str = "", *, now: int) -> bool:
+        """Cancel a job, whoever submitted it, and its children before it. Take afterwards.
 
-    def hold_partial(self, connection: Connection, size: int) -> None:
-        """What is held of a message that is not whole counts for the principal of its session (§14)."""
-        session = attached_to(connection)
-        if session is None:
-            return
-        counted = size if size > PARTIAL else 0
-        more, connection.partial = counted - connection.partial, counted
-        if more > 0:
-            try:
-                admission_control.check_bytes(self, session.principal, more)
-            except admission_control.Exceeded as refusal:
-                connection.partial -= more
-                refusal.fatal = True
-                self.refuse(connection, refusal)
-                return
-            self.pin(session.principal, more)
-        elif more:
-            self.unpin(session.principal, -more)
+        The job ends with CANCELLED like a job that a client cancels (§7.4), with the same grace. Returns
+        False and changes nothing when the job has ended or its end is decided: the first outcome wins. A
+        cancel by the host is an audit fact. Raises LocalProtocolError for a job that the runtime does not
+        have, and for a reason that is not valid Unicode.
+        """
+        return host_queries.cancel(self._state, job_id, reason, now=now)
 
-    def _detached(self, connection: Connection) -> None:
-        if connection.partial:
-            self.hold_partial(connection, 0)
-        session = attached_to(connection)
-        if session is not None and session.connection is connection:
-            session.connection = None
-            self.caps.session_detached(session)
-            back_pressure.pause_jobs(self, session)
-            subscriptions.fall_behind(self, session)
-            retention.await_resume(self, session)
+    def job_infos(self, *, finished: bool = False) -> list[JobInfo]:
+        """Return the unfinished jobs, oldest first; with `finished` also those that are still listed.
 
-    def lose_connection(self, connection: Connection, reason: str) -> None:
-        """The transport is gone, and nothing refers to it any more."""
-        self.pending.pop(connection.number, None)
-        self._waiting.pop(connection, None)
-        super().lose_connection(connection, reason)
-        self.caps.gone(connection, self.now)
+        Changes nothing. It looks at every job that it returns.
+        """
+        return host_queries.job_infos(self._state, finished=finished)
 
-    def _gone(self) -> None:
-        shutdown.end_if_over(self)
+    def counts(self) -> Counts:
+        """Return how many connections, sessions and jobs there are.
 
-    def _silent(self, connection: Connection) -> None:
-        message = "nothing was received for two heartbeat intervals"
-        self.refuse(connection, Refusal(ErrorCode.HEARTBEAT_LOST, message, fatal=True))
-
-    def transport_blocked(self, connection: Connection, blocked: bool) -> None:
-        """Agents wait for the transport of the session that submitted their job."""
-        session = attached_to(connection)
-        if session is not None and session.connection is connection:
-            back_pressure.pause_jobs(self, session)
-            if blocked:
-                subscriptions.fall_behind(self, session)
-            else:
-                subscriptions.feed_soon(self, session)
-
-    def _on_own_timer(self, key: TimerKey) -> None:
-        dispatch.carry_out(self, key)
-
-    def _completed(self) -> bool:
-        if self.speaker is None:
-            return False
-        speaking.end(self, self.speaker)
-        return True
-
-    def _close_runs(self) -> None:
-        if not self.journaling:
-            self._completed()
-            return
-        for session in self.unsettled.values():
-            session.log.mark_run(self.record_count)
-        self.unsettled.clear()
-        if self.record_count > self.persisted_count:
-            self._waiting.update(self.ready)
+        Changes nothing. It looks at every session.
+        """
+        return host_queries.counts(self._state)

@@ -18,10 +18,10 @@ from .jobs.stage import JobStage
 if TYPE_CHECKING:
     from arcp_proto.server.jobs.job import Job
 
-    from .runtime import Runtime
+    from .state import RuntimeState
 
 
-def begin(runtime: Runtime, drain: float) -> None:
+def begin(runtime: RuntimeState, drain: float) -> None:
     """Give running jobs `drain` seconds, or the rest of an earlier, shorter time."""
     submit_queue.refuse_all(runtime, SHUTTING_DOWN)
     at = Time(runtime.now + int(drain * SECOND))
@@ -34,7 +34,7 @@ def begin(runtime: Runtime, drain: float) -> None:
     end_if_over(runtime)
 
 
-def cancel_rest(runtime: Runtime) -> None:
+def cancel_rest(runtime: RuntimeState) -> None:
     """The time is over: stop every agent whose job has not ended.
 
     A job that can start again when the runtime is restarted is left as it is, to the next process.
@@ -51,7 +51,7 @@ def cancel_rest(runtime: Runtime) -> None:
             completion.stop_agent(runtime, job, SHUTTING_DOWN)
 
 
-def leave(runtime: Runtime, job: Job) -> None:
+def leave(runtime: RuntimeState, job: Job) -> None:
     """Leave a job, whose agent has stopped or does not in time, to the next process; again is harmless."""
     if job.stage is not JobStage.LEFT:
         job.goes_to(JobStage.LEFT)
@@ -61,7 +61,7 @@ def leave(runtime: Runtime, job: Job) -> None:
     end_if_over(runtime)
 
 
-def end_if_over(runtime: Runtime) -> None:
+def end_if_over(runtime: RuntimeState) -> None:
     """Close every connection once no job is left, and tell when the last one is gone."""
     if not runtime.draining or runtime.unfinished or runtime.ended:
         return

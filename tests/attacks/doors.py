@@ -12,6 +12,7 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from websockets.frames import Frame, Opcode
 
 from arcp_io.server.server import Server
+from arcp_proto.engine.endpoint import state_of
 from tests.attacks.place import Place, Spy
 from tests.attacks.rows import Stories, code_of, run
 from tests.io.floods import flood
@@ -131,7 +132,9 @@ async def frames_that_break_the_protocol(place: Place) -> None:
             await peer.stream.send(frame)
             assert await peer.ended() == ([], 1002), frame
             jobs = [
-                job for job in place.server.runtime.jobs.values() if job.terms.principal == peer.principal
+                job
+                for job in state_of(place.server.runtime).jobs.values()
+                if job.terms.principal == peer.principal
             ]
             assert jobs == []
 
@@ -271,7 +274,7 @@ async def connections_without_a_hello(place: Place) -> None:
         for stream in streams[4:]:
             with suppress(anyio.EndOfStream, anyio.BrokenResourceError), anyio.move_on_after(1):
                 await stream.receive()
-        assert len(server.runtime.connections) <= 9
+        assert len(state_of(server.runtime).connections) <= 9
         assert (await run(bob, "puppet", []))[2]["type"] == "job.result"
         for stream in streams:
             await stream.aclose()

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from websockets.frames import Frame, Opcode
 
+from arcp_proto.engine.endpoint import state_of
 from tests.attacks.place import Place
 from tests.attacks.rows import DENIED, Frames, Row, Stories, code_of, run
 
@@ -208,7 +209,9 @@ async def requests_behind_the_end(place: Place) -> None:
         await stranger.stream.send(together(hello, submit("[]"), submit("[]")))
         (answer,), code = await stranger.ended()
         assert (code_of(answer), code) == ("UNAUTHENTICATED", 1008)
-    jobs = [job for job in place.server.runtime.jobs.values() if job.terms.principal == peer.principal]
+    jobs = [
+        job for job in state_of(place.server.runtime).jobs.values() if job.terms.principal == peer.principal
+    ]
     assert jobs == []
 
 

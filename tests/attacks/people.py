@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import anyio
 
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import JobId
 from tests.attacks.cheats import SECRET, oddities
 from tests.attacks.place import CREDENTIALS, FEATURES, Place
@@ -54,7 +55,7 @@ async def cancel_by_another_session(place: Place) -> None:
         answer = await other.ask("job.cancel", {"job_id": accepted["job_id"]})
         assert code_of(answer) == "PERMISSION_DENIED"
         assert [event["type"] for event in await owner.pong()] in ([], ["job.event"])
-        assert place.server.runtime.jobs[accepted["job_id"]].status == "running"
+        assert state_of(place.server.runtime).jobs[accepted["job_id"]].status == "running"
 
 
 @story(
@@ -323,7 +324,7 @@ async def guessed_tokens(place: Place) -> None:
                 await peer.send("session.hello", {"auth": {"scheme": scheme, "token": "victim/t0ken"}})
                 (answer,), code = await peer.ended()
                 assert (code_of(answer), code) == ("UNAUTHENTICATED", 1008), scheme
-        assert not server.runtime.sessions
+        assert not state_of(server.runtime).sessions
     assert {fact.what for fact in place.facts} == {"authentication_failed"}
     assert "t0ke" not in repr(place.facts)
 
@@ -409,7 +410,7 @@ async def an_agent_that_vandalises(place: Place) -> None:
         }
         accepted, _, end = await run(peer, "vandal", None, lease_request=lease)
         assert {"Denied", "LocalProtocolError", "TypeError"} <= set(end["payload"]["result"])
-        assert place.server.runtime.jobs[JobId(accepted["job_id"])].budget.remaining == {"USD": 9}
+        assert state_of(place.server.runtime).jobs[JobId(accepted["job_id"])].budget.remaining == {"USD": 9}
 
 
 @story("agents that return, or raise, what cannot be sent", "an error, or a part of it", "the runtime's end")

@@ -18,6 +18,7 @@ from websockets.uri import parse_uri
 from arcp_io.app import App
 from arcp_io.provisioning import StaticProvisioner
 from arcp_io.server.server import Server, serve
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Audit
 from arcp_proto.ids import JobId
 from arcp_proto.leases.ceilings import Ceiling
@@ -191,7 +192,7 @@ class Place:
         new = self.victim.events[before:]
         assert [one["event_seq"] for one in new] == [before + 1, before + 2]
         assert {one["job_id"] for one in answers} == {answers[0]["job_id"]}
-        assert self.server.runtime.jobs[JobId(self.job_id)].status == "running"
+        assert state_of(self.server.runtime).jobs[JobId(self.job_id)].status == "running"
         for peer in self.others:
             told = json.dumps(peer.told)
             assert peer.principal == VICTIM or not any(word in told for word in (SECRET, "/victims/", KEY))

@@ -346,7 +346,7 @@ class AsTheirRuntime:
 
     def emit(self, job: JobId, kind: str, body: dict[str, Any]) -> None:
         match kind, body:
-            case _ if job not in self.world.runtime.unfinished:
+            case _ if job not in self.world.state.unfinished:
                 pass  # Theirs speak after the end.
             case "result_chunk", {"more": False}:
                 pass
@@ -361,7 +361,7 @@ class AsTheirRuntime:
                 self.world.emit(job, kind, body)
 
     def end(self, job: JobId, payload: dict[str, Any]) -> None:
-        if job not in self.world.runtime.unfinished:
+        if job not in self.world.state.unfinished:
             return
         match payload:
             case {"final_status": "success"}:

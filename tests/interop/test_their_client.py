@@ -16,6 +16,7 @@ import pytest
 from arcp import ARCPError, LeaseConstraints, TransportClosed, WebSocketTransport
 from arcp.client import AutoAckOptions, JobHandle
 
+from arcp_proto.engine.endpoint import state_of
 from tests.interop.peer import ROOT, TOKEN, Guest, converse, over_websocket, visit
 from tests.interop.place import Place, our_runtime
 
@@ -116,7 +117,7 @@ async def test_acks() -> None:
             await guest.wire.until(lambda: any(frame["type"] == "session.ack" for frame in guest.wire.sent))
             await guest.client.ack(guest.client.latest_event_seq)
             await (await guest.client.submit(agent="echo")).done
-            (session,) = place.runtime.sessions.values()
+            (session,) = state_of(place.runtime).sessions.values()
             return session.acked
 
         acked = await visit(place.url, what, auto_ack=AutoAckOptions(every_n=5, interval_sec=0.01))
@@ -136,7 +137,7 @@ async def test_they_say_goodbye_and_jobs_go_on() -> None:
 
     async with our_runtime() as place:
         job_id = await visit(place.url, what)
-        assert list(place.runtime.unfinished) == [job_id]
+        assert list(state_of(place.runtime).unfinished) == [job_id]
 
 
 async def test_our_runtime_shuts_down() -> None:
@@ -154,7 +155,7 @@ async def test_our_runtime_shuts_down() -> None:
             tasks.start_soon(visit, place.url, what)
             await place.asleep.wait()
             await place.server.shut_down(0)
-            assert not place.runtime.unfinished
+            assert not state_of(place.runtime).unfinished
 
 
 async def test_a_message_that_is_too_large() -> None:
@@ -351,7 +352,7 @@ async def test_a_submit_is_refused(agent: str, lease: dict[str, Any], error: typ
 
     async with our_runtime() as place:
         await visit(place.url, what)
-        assert not place.runtime.unfinished
+        assert not state_of(place.runtime).unfinished
 
 
 async def test_a_job_is_cancelled() -> None:
@@ -374,7 +375,7 @@ async def test_a_cancel_that_is_refused_harms_nobody() -> None:
     """They would take an error for the end of everything that is open, so there is none."""
 
     async def stranger(guest: Guest) -> None:
-        (job_id,) = place.runtime.unfinished
+        (job_id,) = state_of(place.runtime).unfinished
         await guest.client.cancel_job(job_id)
         assert (await (await guest.client.submit(agent="echo", input=1)).done).result == 1
 
@@ -431,7 +432,7 @@ async def test_their_command_line() -> None:
         assert (shown["final_status"], shown["result"]) == ("success", {"x": [1]})
         ran = await their_command_line(place, "submit", "--agent", "flood", "--input", "3")
         assert ran.returncode == 0, ran.stderr
-        *_, job_id = place.runtime.jobs
+        *_, job_id = state_of(place.runtime).jobs
         ran = await their_command_line(place, "tail", "--job-id", job_id)
         assert ran.returncode == 0, ran.stderr
         *events, end = map(json.loads, ran.stdout.splitlines())

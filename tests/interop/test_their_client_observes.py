@@ -17,6 +17,7 @@ from arcp import ListJobsFilter
 from arcp._messages.session import JobListEntry
 from arcp.client import JobHandle
 
+from arcp_proto.engine.endpoint import state_of
 from tests.interop.peer import Frame, Guest, converse, over_websocket, visit
 from tests.interop.place import Place, our_runtime
 
@@ -336,7 +337,7 @@ async def test_an_observer_that_acknowledges() -> None:
             await guest.client.ack(3)
             await guest.client.list_jobs()
             logs = sorted(
-                (session.log.first, session.log.last) for session in place.runtime.sessions.values()
+                (session.log.first, session.log.last) for session in state_of(place.runtime).sessions.values()
             )
             assert logs == [(1, 3), (4, 3)]
             await guest.client.subscribe(job_id, history=True)

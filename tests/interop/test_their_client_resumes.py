@@ -16,6 +16,7 @@ from arcp import ARCPError, SessionResume, WebSocketTransport
 from arcp.client import JobHandle
 
 from arcp_io.journal import SqliteJournal
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import JobId
 from tests.interop.peer import Frame, Guest, converse, of, over_websocket, visit
 from tests.interop.place import Place, our_runtime
@@ -50,7 +51,7 @@ async def go(place: Place) -> None:
 
 async def over(place: Place, job_id: str) -> None:
     """Wait for the end of a job."""
-    await place.until(lambda: place.runtime.jobs[JobId(job_id)].ended)
+    await place.until(lambda: state_of(place.runtime).jobs[JobId(job_id)].ended)
 
 
 async def caught(job_id: str, guest: Guest) -> None:
@@ -78,7 +79,7 @@ async def test_a_session_whose_connection_was_cut(missed: int) -> None:
 
     async with our_runtime() as place:
         kept, job_id, before = await visit(place.url, cut_off)
-        assert list(place.runtime.unfinished) == [job_id]
+        assert list(state_of(place.runtime).unfinished) == [job_id]
         await go(place)
         await over(place, job_id)
         asked = kept.model_copy(update={"last_event_seq": 3 - missed})
@@ -118,7 +119,7 @@ async def test_a_session_is_resumed_twice() -> None:
         second = await visit(place.url, twice, resume=first)
         await visit(place.url, twice, resume=second)
         assert await refused(place, first) is arcp.ResumeWindowExpiredError
-        assert list(place.runtime.unfinished) == [job_id]
+        assert list(state_of(place.runtime).unfinished) == [job_id]
 
 
 async def test_the_same_client_resumes() -> None:
@@ -223,10 +224,10 @@ async def test_what_was_acknowledged_is_gone() -> None:
 
     async with our_runtime() as place:
         kept, job_id = await visit(place.url, what)
-        (session,) = place.runtime.sessions.values()
+        (session,) = state_of(place.runtime).sessions.values()
         assert (session.log.first, session.log.last) == (3, 3)
         assert await refused(place, kept) is arcp.ResumeWindowExpiredError
-        assert kept.session_id not in place.runtime.sessions
+        assert kept.session_id not in state_of(place.runtime).sessions
         await visit(place.url, look)
 
 
@@ -300,7 +301,7 @@ async def test_the_same_key_again() -> None:
         assert (late.job_id, (await late.done).result) == (first.job_id, "both")
         assert guest.received("session.error") == []
         assert guest.numbers() == list(range(1, len(guest.numbers()) + 1))
-        assert len(place.runtime.jobs) == 2
+        assert len(state_of(place.runtime).jobs) == 2
 
     async with our_runtime() as place:
         await visit(place.url, what)
@@ -359,7 +360,7 @@ async def test_a_retry_of_what_a_cut_connection_left_open() -> None:
         job = await guest.client.submit(agent="halves", input=3, idempotency_key="halves")
         await (await guest.client.submit(agent="go")).done
         assert (await job.done).result == "both"
-        assert len(place.runtime.jobs) == 2
+        assert len(state_of(place.runtime).jobs) == 2
 
     async with our_runtime() as place:
         kept = await visit(place.url, what)

@@ -25,6 +25,7 @@ import anyio.lowlevel
 from anyio.abc import SocketAttribute
 
 from arcp_io.server.server import Server, serve
+from arcp_proto.engine.endpoint import state_of
 from tests.io.apps import TOKEN, make_app
 from tests.io.peers import Ended, Message, WebSocketPeer, websocket
 from tests.runners import run
@@ -72,7 +73,7 @@ async def open_and_drop(server: Server, sessions: int) -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(min(AT_A_TIME, sessions)):
             tasks.start_soon(come_and_go)
-    runtime = server.runtime
+    runtime = state_of(server.runtime)
     while runtime.connections or runtime.sessions or runtime.jobs or len(runtime.keys):
         await anyio.sleep(0.01)
     for _ in range(10):  # Closing a socket takes the loop a turn or two.

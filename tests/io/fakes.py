@@ -223,7 +223,7 @@ class Stand:
     def emit(self, job: JobId, count: int = 1, *, size: int = 1, told: int = 0) -> None:
         """The agent says something without giving way."""
         for _ in range(count):
-            self.runtime.emit(job, "log", {"level": "info", "message": "x" * size}, now=self.at)
+            self.runtime.agents.emit(job, "log", {"level": "info", "message": "x" * size}, now=self.at)
             self.pump.soon(told)
 
     def pass_time(self, milliseconds: float) -> None:

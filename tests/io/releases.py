@@ -78,9 +78,9 @@ def _lease(world: World, client: Peer) -> tuple[str, str]:
         "echo", lease_request=lease, lease_constraints={"expires_at": "2030-01-01T00:00:00Z"}
     )
     world.emit(leased, "metric", {"name": "cost.search", "value": 0.5, "unit": "USD"})
-    world.runtime.reserve(JobId(leased), "USD", "0.25", now=world.now)
+    world.runtime.agents.reserve(JobId(leased), "USD", "0.25", now=world.now)
     wanted = {"cost.budget": ["USD:0.40"]}
-    child = world.runtime.delegate(JobId(leased), "plain", None, wanted, now=world.now)
+    child = world.runtime.agents.delegate(JobId(leased), "plain", None, wanted, now=world.now)
     world.take()
     world.emit(child, "metric", {"name": "cost.search", "value": 0.1, "unit": "USD"})
     return leased, str(child)

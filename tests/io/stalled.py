@@ -26,6 +26,7 @@ import anyio
 from arcp_io.agents.context import JobContext
 from arcp_io.app import App
 from arcp_io.server.server import Server, serve
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import Principal
 from arcp_proto.limits import MIB, Limits
@@ -105,7 +106,7 @@ def make_app(**limits: Any) -> App:
 
 def measure(server: Server, peak: Peak) -> Peak:
     """What the runtime holds now, where it is more than before."""
-    runtime = server.runtime
+    runtime = state_of(server.runtime)
     holdings = runtime.holdings
     now = Peak(
         holdings.events,

@@ -14,6 +14,7 @@ from websockets.frames import Frame, Opcode
 
 from arcp_io.client.connect import connect
 from arcp_io.server.server import Server, serve
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.limits import KIB, MIB
 from tests.io.apps import TOKEN, make_app
@@ -59,7 +60,7 @@ async def test_a_connection_counts_from_its_accept(
             streams = [await anyio.connect_tcp("127.0.0.1", server.port) for _ in range(40)]
             for stream in streams:
                 await stack.enter_async_context(stream)
-            await until(lambda: len(server.runtime.connections) >= 8)
+            await until(lambda: len(state_of(server.runtime).connections) >= 8)
             ended: list[SocketStream] = []
 
             async def watch(stream: SocketStream) -> None:
@@ -70,9 +71,9 @@ async def test_a_connection_counts_from_its_accept(
                 for stream in streams:
                     tasks.start_soon(watch, stream)
                 await until(lambda: len(ended) >= 24)
-                assert len(server.runtime.connections) <= 16
+                assert len(state_of(server.runtime).connections) <= 16
                 tasks.cancel_scope.cancel()
-        await until(lambda: not server.runtime.connections)
+        await until(lambda: not state_of(server.runtime).connections)
         context = client_tls if secure else None
         async with connect(server.url, token=TOKEN, ssl_context=context) as session:
             assert await (await session.submit("echo", "hi")).result() == "hi"
@@ -85,14 +86,14 @@ async def test_a_connection_that_does_not_begin_tls_ends_with_its_peer(server_tl
                 if said:
                     await stream.send(said)
                 if not said.startswith(b"GET"):
-                    await until(lambda: server.runtime.connections)
-            await until(lambda: not server.runtime.connections)
+                    await until(lambda: state_of(server.runtime).connections)
+            await until(lambda: not state_of(server.runtime).connections)
 
 
 async def test_a_server_that_stops_ends_connections_that_wait_for_tls(server_tls: ssl.SSLContext) -> None:
     async with served(server_tls) as server:
         stream = await anyio.connect_tcp("127.0.0.1", server.port)
-        await until(lambda: server.runtime.connections)
+        await until(lambda: state_of(server.runtime).connections)
     assert await everything(stream) == b""
     await stream.aclose()
 
@@ -176,10 +177,10 @@ async def test_the_rest_of_a_message_comes_in_time(half: str) -> None:
         assert (await peer.hello(TOKEN, features=["ack"]))["type"] == "session.welcome"
         for _ in range(3):
             await peer.stream.send(frames[:20])
-            await until(lambda: server.runtime.timers.armed(TimerKind.REST, 1) is not None)
+            await until(lambda: state_of(server.runtime).timers.armed(TimerKind.REST, 1) is not None)
             await peer.stream.send(frames[20:])
             assert (await peer.receive())["payload"]["ping_nonce"] == "whole"
-            assert server.runtime.timers.armed(TimerKind.REST, 1) is None
+            assert state_of(server.runtime).timers.armed(TimerKind.REST, 1) is None
         await peer.stream.send(frames[:20])
         error = await peer.receive()
         assert error["payload"]["code"] == "INVALID_REQUEST"
@@ -203,11 +204,11 @@ async def test_what_is_held_of_a_message_counts_as_it_grows(half: str) -> None:
             if count == 3:
                 break
             await peer.stream.send(begun)
-            await until(lambda count=count: server.runtime.holdings.pinned > count * 300 * KIB)
+            await until(lambda count=count: state_of(server.runtime).holdings.pinned > count * 300 * KIB)
         await peers[2].stream.send(begun)
         error = await peers[2].receive()
         assert error["payload"]["details"]["limit"] == "principal_bytes"
         for peer in peers[:2]:
             await peer.stream.send(rest)
             assert (await peer.receive())["payload"]["ping_nonce"] == "whole"
-        await until(lambda: server.runtime.holdings.pinned == 0)
+        await until(lambda: state_of(server.runtime).holdings.pinned == 0)

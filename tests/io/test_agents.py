@@ -37,10 +37,13 @@ from arcp_io.errors import (
 )
 from arcp_io.server.auth import Verifier
 from arcp_io.server.memory import MemoryServer, serve_memory
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import PauseJob, ResumeJob, StartJob, StopJob
 from arcp_proto.errors import ErrorCode, InvariantViolated
 from arcp_proto.ids import JobId, Principal
 from arcp_proto.limits import Limits
+from arcp_proto.server.agent_api import AgentApi
+from arcp_proto.server.runtime import Runtime
 from arcp_proto.wire.inputs import NO_INPUT
 
 pytestmark = pytest.mark.anyio
@@ -394,7 +397,7 @@ async def test_cancel_returns_when_the_agent_has_stopped() -> None:
             if event.kind == "status":
                 await job.cancel("enough")
                 assert steps == ["unwinding", "stopped"]
-                assert not server.server.runtime.running
+                assert not state_of(server.server.runtime).running
         assert seen == ["status", "tool_call", "tool_result", "log"]
         assert job.final_status == "cancelled"
         with pytest.raises(JobCancelled, match="enough") as caught:
@@ -435,7 +438,7 @@ async def test_what_an_agent_does_when_cancelled_changes_nothing() -> None:
                 break
             await job.cancel()
             assert job.final_status == "cancelled"
-            assert not server.server.runtime.running
+            assert not state_of(server.server.runtime).running
 
 
 async def test_a_job_that_takes_too_long() -> None:
@@ -470,7 +473,7 @@ async def test_a_plain_function_is_told_to_stop_by_its_next_call() -> None:
             break
         await job.cancel("enough")
         assert (job.final_status, seen) == ("cancelled", ["cancelled by the client: enough"])
-        assert not server.server.runtime.running
+        assert not state_of(server.server.runtime).running
         assert [event.body async for event in job if event.kind == "log"] == [
             {"level": "info", "message": "cleaned up"}
         ]
@@ -516,11 +519,11 @@ async def test_an_agent_that_swallows_its_cancellation_and_goes_on() -> None:
         with pytest.raises(JobCancelled) as caught:
             await job.result()
         assert caught.value.details == {"stopped": False}
-        assert list(server.server.runtime.running) == [job.id]
+        assert list(state_of(server.server.runtime).running) == [job.id]
         let_go.set()
         await anyio.wait_all_tasks_blocked()
         assert len(late) == 3
-        assert not server.server.runtime.running
+        assert not state_of(server.server.runtime).running
 
 
 async def test_a_plain_function_that_never_stops(caplog: pytest.LogCaptureFixture) -> None:
@@ -546,7 +549,7 @@ async def test_a_plain_function_that_never_stops(caplog: pytest.LogCaptureFixtur
         with pytest.raises(JobCancelled) as caught:
             await job.result()
         assert caught.value.details == {"stopped": False}
-        assert list(server.server.runtime.running) == [job.id]
+        assert list(state_of(server.server.runtime).running) == [job.id]
 
         with pytest.raises(InternalError, match="agents that do not stop hold every thread") as refused:
             await (await session.submit("it")).result()
@@ -554,7 +557,7 @@ async def test_a_plain_function_that_never_stops(caplog: pytest.LogCaptureFixtur
         assert "its thread keeps running" in caplog.text
 
         let_go.set()
-        await until(lambda: not server.server.runtime.running)
+        await until(lambda: not state_of(server.server.runtime).running)
         assert [type(error) for error in late] == [AgentStopped, JobOver]
         again = await session.submit("it")
         assert await again.result() == "done"
@@ -574,7 +577,7 @@ async def test_a_plain_function_that_waits_for_a_thread_can_be_cancelled() -> No
             second = await session.submit("it")
             await second.cancel()
             assert (second.final_status, second.events_received) == ("cancelled", 2)
-            assert list(server.server.runtime.running) == [first.id]
+            assert list(state_of(server.server.runtime).running) == [first.id]
             let_go.set()
         assert await first.result() is None
 
@@ -734,7 +737,7 @@ async def test_a_bug_of_the_core_stops_the_server_loudly(call: str, monkeypatch:
 
     with pytest.raises(InvariantViolated, match="a bug"):
         async with serve_memory(make_app(agent)) as server:
-            monkeypatch.setattr(server.server.runtime, call, bug)
+            monkeypatch.setattr(AgentApi if hasattr(AgentApi, call) else Runtime, call, bug)
             async with connect(server, "t0ken") as session:
                 with pytest.raises(ConnectionLost):
                     await (await session.submit("it")).result()
@@ -750,6 +753,7 @@ class Notes:
     def __init__(self) -> None:
         self.notes: list[tuple[Any, ...]] = []
         self.unfinished: dict[str, None] = {}
+        self.agents = self
 
     def now(self) -> int:
         return 0

@@ -15,6 +15,7 @@ import pytest
 from arcp_io.app import App
 from arcp_io.server import server as serving
 from arcp_io.server.server import Server, serve
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Audit
 from arcp_proto.limits import Limits
 from tests.io.apps import TOKEN, make_app
@@ -118,7 +119,7 @@ async def test_connections_that_never_say_hello_take_no_place_of_others() -> Non
             await still_works(bob)
             for peer in silent:
                 assert (await peer.receive())["payload"]["code"] == "UNAUTHENTICATED"
-        while server.runtime.caps.early:  # Each place is free when its connection is gone.
+        while state_of(server.runtime).caps.early:  # Each place is free when its connection is gone.
             await anyio.sleep(0.01)
         async with welcomed(server) as peer:
             await still_works(peer)
@@ -137,7 +138,7 @@ async def test_far_too_many_connections_are_closed_at_once_and_cost_nothing() ->
             for stream in streams[4:]:
                 with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
                     await stream.receive()
-            assert len(server.runtime.connections) <= 4
+            assert len(state_of(server.runtime).connections) <= 4
         assert "early_connections" in reached(facts)
 
 
@@ -156,7 +157,7 @@ async def test_no_more_connections_than_there_are_descriptors_for(
         await still_works(peers[0])
         assert "the limit on open files allows only 4 connections; ulimit -n raises it" in caplog.text
         await peers[0].stream.aclose()
-        while len(server.runtime.connections) > 3:
+        while len(state_of(server.runtime).connections) > 3:
             await anyio.sleep(0.01)
         await stack.enter_async_context(welcomed(server))
 
@@ -213,7 +214,7 @@ async def test_sessions_without_end() -> None:
                 welcome = await peer.hello()
                 assert welcome["type"] == "session.welcome"
                 first = first or welcome
-                assert len(server.runtime.sessions) <= 6, number
+                assert len(state_of(server.runtime).sessions) <= 6, number
         async with websocket(server.url) as peer:
             refused = await peer.resume(first, 0)
             assert refused["payload"]["code"] == "RESUME_WINDOW_EXPIRED"

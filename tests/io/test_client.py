@@ -34,6 +34,7 @@ from arcp_io.errors import (
 from arcp_io.server.memory import serve_memory
 from arcp_io.server.server import Server, serve
 from arcp_proto.client.config import CLIENT_FEATURES
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
 from tests.io.apps import TOKEN, Counters, make_app
@@ -110,7 +111,7 @@ def told_of_back_pressure(event: Event) -> bool:
 
 async def test_a_session(kind: str) -> None:
     async with place(kind) as there, connect(there.target, TOKEN) as session:
-        assert session.id in there.runtime.sessions
+        assert session.id in state_of(there.runtime).sessions
         assert (session.runtime.name, session.runtime.version) == ("tests", "1")
         assert session.features == set(CLIENT_FEATURES) - {"provisioned_credentials"}
         assert [(agent.name, agent.default) for agent in session.agents if agent.versions] == [
@@ -189,8 +190,8 @@ async def test_leaving_detaches_and_jobs_go_on(kind: str) -> None:
             job = await session.submit("sleep")
             async for _ in job:
                 break
-        await until(lambda: there.runtime.sessions[session.id].connection is None)
-        assert list(there.runtime.unfinished) == [job.id]
+        await until(lambda: state_of(there.runtime).sessions[session.id].connection is None)
+        assert list(state_of(there.runtime).unfinished) == [job.id]
         assert isinstance(session.lost, ConnectionLost)
         for call in (session.submit("echo"), job.result(), job.cancel()):
             with pytest.raises(ConnectionLost, match="the session was left"):
@@ -204,7 +205,7 @@ async def test_unless_they_are_to_be_cancelled() -> None:
                 jobs = [await session.submit("sleep") for _ in range(3)]
                 raise KeyError
         assert [job.final_status for job in jobs] == ["cancelled"] * 3
-        assert not there.runtime.running
+        assert not state_of(there.runtime).running
 
 
 async def test_what_the_block_raises_comes_out_as_it_is(kind: str) -> None:
@@ -233,7 +234,7 @@ async def test_saying_goodbye(kind: str) -> None:
         assert isinstance(session.lost, ConnectionLost)
         with pytest.raises(ConnectionLost):
             await job.result()
-        assert list(there.runtime.unfinished) == [job.id]
+        assert list(state_of(there.runtime).unfinished) == [job.id]
 
 
 # Submitting.
@@ -260,7 +261,7 @@ async def test_a_refusal_has_the_class_of_its_code(
             await session.submit(agent, **options)
         assert type(caught.value) is error
         assert caught.value.message
-        assert not there.runtime.jobs
+        assert not state_of(there.runtime).jobs
         assert await (await session.submit("echo", 1)).result() == 1
 
 
@@ -322,7 +323,7 @@ async def test_a_submit_that_nobody_waits_for_any_more() -> None:
         with anyio.CancelScope() as scope:
             scope.cancel()
             await session.submit("flood", {"events": 1000})
-        await until(lambda: len(there.runtime.jobs) == 1 and not there.runtime.unfinished)
+        await until(lambda: len(state_of(there.runtime).jobs) == 1 and not state_of(there.runtime).unfinished)
         assert await (await session.submit("echo", 1)).result() == 1
 
 
@@ -537,7 +538,7 @@ async def test_a_slow_reader_holds_back_the_agent(kind: str) -> None:
 async def test_a_full_buffer_holds_back_no_answer() -> None:
     async with place() as there, connect(there.target, TOKEN, buffer_size=1000) as session:
         job = await session.submit("flood", {"events": 10_000, "size": 1000})
-        flood = there.runtime.jobs[JobId(job.id)]
+        flood = state_of(there.runtime).jobs[JobId(job.id)]
         async for event in job:
             await until(lambda: flood.paused)  # All that may be on its way is full of events.
             assert await (await session.submit("echo", event.seq)).result() == event.seq
@@ -571,7 +572,7 @@ async def test_a_slow_reader_of_one_job_does_not_stop_another() -> None:
 async def test_what_was_processed_is_acked() -> None:
     async with place() as there, connect(there.target, TOKEN) as session:
         job = await session.submit("stage", 100)
-        kept = there.runtime.sessions[session.id].log
+        kept = state_of(there.runtime).sessions[session.id].log
         async for event in job:
             if event.seq == 50:
                 await until(lambda: kept.first == 50)
@@ -693,7 +694,7 @@ async def test_a_subscribe_that_was_given_up_is_taken_back(kind: str) -> None:
             tasks.start_soon(session.subscribe, job.id)
             await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
-        observers = there.runtime.jobs[JobId(job.id)].observers
+        observers = state_of(there.runtime).jobs[JobId(job.id)].observers
         await until(lambda: observers)
         await until(lambda: not observers)
 

@@ -30,6 +30,7 @@ from arcp_io.errors import (
 )
 from arcp_io.server.server import Server, serve
 from arcp_proto.client.stored_session import Resumption
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Detached, Welcomed
 from arcp_proto.engine.output import JobLost as JobLostChange
 from arcp_proto.engine.output import SessionLost as SessionLostChange
@@ -131,7 +132,7 @@ async def test_events_come_exactly_once_whatever_is_cut(seed: int) -> None:
         assert [await first.result(), await second.result()] == [None, None]
         assert there.proxy.connections > 40 - there.proxy.cuts_left > 10
         assert (session.id, session.state) == (session_id, "attached")
-        assert len(there.runtime.sessions) == 1
+        assert len(state_of(there.runtime).sessions) == 1
         await session.close()
         kinds = [type(change) async for change in changes]
         assert kinds.count(Detached) == kinds.count(Welcomed) > 5
@@ -162,7 +163,7 @@ async def test_what_is_asked_for_is_carried_out_once() -> None:
             for number in range(60):
                 tasks.start_soon(submit, number)
         assert sorted(results) == list(range(60))
-        assert len(there.runtime.jobs) == 60
+        assert len(state_of(there.runtime).jobs) == 60
 
 
 async def test_cut_and_resuming_is_neither_finished_nor_lost() -> None:
@@ -326,7 +327,7 @@ async def test_a_job_is_followed_beyond_the_window() -> None:
         first_id = session.id
         there.proxy.refusing = True
         there.proxy.cut()
-        await until(lambda: not there.runtime.sessions)
+        await until(lambda: not state_of(there.runtime).sessions)
         there.step.set()
         there.proxy.refusing = False
         told = [await anext(changes) for _ in range(3)]
@@ -352,7 +353,7 @@ async def test_events_that_are_gone_are_not_passed_over_in_silence() -> None:
                     there.proxy.refusing = True
                     there.proxy.cut()
                     there.step.set()
-                    await until(lambda: not there.runtime.unfinished)
+                    await until(lambda: not state_of(there.runtime).unfinished)
                     there.proxy.refusing = False
         first, rest = numbers(seen), numbers(await follow(job))
         assert first == list(range(50))
@@ -608,7 +609,7 @@ async def test_an_end_is_not_stored_before_the_loop_can_note_it(events: int) -> 
 async def test_the_store_is_never_behind_what_the_runtime_may_forget() -> None:
     store = MemoryStore()
     async with place() as there, connect(there.url, TOKEN, store=store) as session:
-        log = there.runtime.sessions[session.id].log
+        log = state_of(there.runtime).sessions[session.id].log
         forgotten = []
         async for event in await session.submit("flood", {"events": 5000}):
             kept = store.load()

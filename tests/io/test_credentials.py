@@ -28,6 +28,7 @@ from arcp_io.litellm import LiteLLMProvisioner
 from arcp_io.provisioning import IssueContext, IssuedCredential, StaticProvisioner, credential
 from arcp_io.server.memory import serve_memory
 from arcp_io.server.server import Server, serve
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.limits import Limits
 from arcp_proto.recording import record
 from tests.io.gateway import MASTER, Gateway, gateway
@@ -237,7 +238,7 @@ async def test_revocation_goes_on_until_it_is_done(
         with anyio.fail_after(10):
             await job.cancel()
         await until(lambda: not upstream.keys)
-        await until(lambda: len(server.runtime.provisions) == 0)
+        await until(lambda: len(state_of(server.runtime).provisions) == 0)
     assert outstanding_in(tmp_path / "journal") == []
 
 
@@ -339,7 +340,7 @@ async def test_what_is_written_and_what_others_see_holds_no_value(
             async for event in watched:
                 others += [event, event.body]
             others += [entry async for entry in other.list_jobs()]
-            shown += [*server.runtime.provisions, *server.runtime.snapshot()]
+            shown += [*state_of(server.runtime).provisions, *server.runtime.snapshot()]
         everything.lines.append(repr(shown))
     assert len(upstream.values) >= 4
     written = [found.read_bytes() for found in files_in(tmp_path)]

@@ -22,6 +22,7 @@ from arcp_io.errors import ConnectionLost, InvalidRequest
 from arcp_io.server.memory import serve_memory
 from arcp_io.server.server import serve
 from arcp_proto.engine.connection import Framing
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Event as MachineEvent
 from arcp_proto.engine.output import JobEnded
 from tests.io.apps import TOKEN, Counters, make_app
@@ -75,7 +76,7 @@ async def test_memory_has_back_pressure() -> None:
         serve_memory(make_app(counters=counters), capacity=4096) as memory,
         connect(memory, TOKEN, buffer_size=200_000) as session,
     ):
-        running = memory.server.runtime.running
+        running = state_of(memory.server.runtime).running
         events = 0
         async for _ in await session.submit("flood", {"events": 5000, "size": 1000}):
             events += 1

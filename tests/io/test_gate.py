@@ -30,6 +30,7 @@ from arcp_io.errors import (
     PermissionDenied,
 )
 from arcp_io.server.memory import MemoryServer, serve_memory
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import SECOND
 
 pytestmark = pytest.mark.anyio
@@ -373,7 +374,7 @@ async def test_a_job_that_is_cancelled_ends_with_its_children(how: str) -> None:
                 await job.cancel()
         with pytest.raises(JobCancelled):
             await job.result()
-        assert (stopped, list(server.server.runtime.unfinished)) == ([True], [])
+        assert (stopped, list(state_of(server.server.runtime).unfinished)) == ([True], [])
 
 
 async def test_children_at_a_time_share_what_is_left() -> None:

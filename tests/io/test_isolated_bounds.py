@@ -15,6 +15,7 @@ from arcp_io.agents.isolation.protocol import message_limit
 from arcp_io.client.connect import Session, connect
 from arcp_io.errors import InternalError, JobCancelled
 from arcp_io.server.memory import MemoryServer, serve_memory
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.limits import MAX_TARGET_BYTES, MIB
 from tests.io import greedy
 
@@ -67,7 +68,7 @@ async def test_a_message_that_never_comes_whole(traced: None, tmp_path: Path) ->
         with pytest.raises(JobCancelled) as caught:
             await job.result()
         assert caught.value.details == {}
-        assert not server.server.runtime.running
+        assert not state_of(server.server.runtime).running
 
 
 async def test_a_message_that_is_too_long_is_not_read(traced: None, tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ async def test_a_message_that_is_too_long_is_not_read(traced: None, tmp_path: Pa
         with pytest.raises(InternalError, match="agent failed"):
             await job.result()
         assert tracemalloc.get_traced_memory()[1] - before < 2 * MIB
-        assert not server.server.runtime.running
+        assert not state_of(server.server.runtime).running
 
 
 async def test_a_target_that_is_too_long_is_refused_on_both_sides(caplog: pytest.LogCaptureFixture) -> None:

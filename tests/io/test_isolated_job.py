@@ -20,6 +20,7 @@ from arcp_io.client.connect import Job, Session, connect
 from arcp_io.errors import InternalError, InvalidRequest, JobCancelled, LeaseExpired
 from arcp_io.provisioning import StaticProvisioner
 from arcp_io.server.memory import MemoryServer, serve_memory
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import JobId
 from tests.io import offers, tasks
 
@@ -91,7 +92,7 @@ async def test_a_process_of_its_own_offers_the_same(
         inside = await offered(session, f"inside-{kind}", Path(root))
         refused = refusals(caplog)
         isolated = await offered(session, f"isolated-{kind}", Path(root))
-        assert not server.server.runtime.running
+        assert not state_of(server.server.runtime).running
     for name, came in inside[0].items():
         assert (name, isolated[0][name]) == (name, came)
     assert isolated[1] == inside[1]
@@ -113,7 +114,7 @@ async def test_how_deep_and_how_many(where: str) -> None:
         crowd = await session.submit(f"{where}-crowd", lease=DELEGATES)
         full = ["INTERNAL_ERROR", {"limit": "children", "max": 3, "retry_after_ms": 1000}]
         assert await crowd.result() == [None, None, None, full, full]
-        assert list(server.server.runtime.unfinished) == []
+        assert list(state_of(server.server.runtime).unfinished) == []
 
 
 @WHERE
@@ -130,7 +131,7 @@ async def test_a_job_that_is_cancelled_ends_with_its_children(where: str, kind: 
             await job.result()
         assert caught.value.details == {}
         assert said == ["delegate", "waits", "cancelled True"]
-        assert list(server.server.runtime.unfinished) == []
+        assert list(state_of(server.server.runtime).unfinished) == []
 
 
 @WHERE
@@ -146,7 +147,7 @@ async def test_reservations_never_overspend(where: str) -> None:
     async with serving() as (server, session):
         job = await session.submit(f"{where}-rush", budget="USD:1")
         assert await job.result() == [2, "0.30"]
-        assert str(server.server.runtime.jobs[JobId(job.id)].budget.remaining["USD"]) == "0.30"
+        assert str(state_of(server.server.runtime).jobs[JobId(job.id)].budget.remaining["USD"]) == "0.30"
         hasty = await session.submit(f"{where}-hasty", budget="USD:1")
         assert await hasty.result() == "all is there"
 
@@ -188,5 +189,5 @@ async def fails(agent: str, input: Any) -> None:
         job: Job = await session.submit(agent, input, budget="USD:5")
         with pytest.raises((InternalError, InvalidRequest), match=r"agent failed|cannot be done"):
             await job.result()
-        assert not server.server.runtime.running
-        assert server.server.runtime.jobs[JobId(job.id)].budget.remaining["USD"] == 5
+        assert not state_of(server.server.runtime).running
+        assert state_of(server.server.runtime).jobs[JobId(job.id)].budget.remaining["USD"] == 5

@@ -19,6 +19,7 @@ from arcp_io.agents.isolation import supervised
 from arcp_io.client.connect import Session, connect
 from arcp_io.errors import InternalError, JobCancelled
 from arcp_io.server.memory import MemoryServer, serve_memory
+from arcp_proto.engine.endpoint import state_of
 from tests.hanging import PATIENCE
 from tests.io import leaving
 from tests.io.processes import environment
@@ -89,7 +90,7 @@ async def leave(helper: str, ending: str, token: str) -> None:
                 told = f"the agent's process {CODES[ending]}" if ending in CODES else "agent failed"
                 assert failed.value.message == told
         assert running(token) == []
-        assert not server.server.runtime.running
+        assert not state_of(server.server.runtime).running
 
 
 @pytest.mark.anyio
@@ -103,7 +104,7 @@ async def test_a_copy_of_the_agent_does_not_speak_for_it(tmp_path: Path) -> None
                 await job.result()
             assert caught.value.message == "the agent's process exited with code 0"
             assert not alive(int(pid_file.read_text()))
-        assert not server.server.runtime.running
+        assert not state_of(server.server.runtime).running
 
 
 @pytest.mark.anyio
@@ -116,7 +117,7 @@ async def test_a_copy_of_the_agent_is_stopped_with_it(tmp_path: Path) -> None:
             await job.result()
         assert caught.value.details == {}
         assert not alive(int((tmp_path / "pid").read_text()))
-        assert not server.server.runtime.running
+        assert not state_of(server.server.runtime).running
 
 
 def test_the_end_of_the_runtime_ends_its_agents(token: str) -> None:
@@ -155,7 +156,7 @@ async def test_a_supervisor_that_is_killed_takes_its_agent_with_it(
         assert not alive(supervisor)
         assert not alive(agent)
         with anyio.fail_after(PATIENCE):
-            while server.server.runtime.running:
+            while state_of(server.server.runtime).running:
                 await anyio.sleep(0.01)
     told = [record.getMessage() for record in caplog.records if "may still run" in record.getMessage()]
     assert len(told) == 2
@@ -189,7 +190,7 @@ async def test_without_a_subreaper_no_stop_is_told_as_verified(
         [daemon] = running(token)  # It has left the group, and nobody else is left.
         os.kill(int(daemon), signal.SIGKILL)
         with anyio.fail_after(PATIENCE):
-            while server.server.runtime.running:
+            while state_of(server.server.runtime).running:
                 await anyio.sleep(0.01)
     [told] = [record.getMessage() for record in caplog.records if "may still run" in record.getMessage()]
     assert job.id in told

@@ -28,6 +28,7 @@ from arcp_io.errors import (
     PermissionDenied,
 )
 from arcp_io.server.memory import MemoryServer, serve_memory
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import JobId
 from tests.io import isolated, slow_start
 
@@ -161,7 +162,7 @@ async def test_cancelling() -> None:
         with pytest.raises(JobCancelled) as caught:
             await job.result()
         assert caught.value.details == {}
-        assert not server.server.runtime.running
+        assert not state_of(server.server.runtime).running
         assert not alive(int(events[0].body["phase"]))
 
 
@@ -177,7 +178,7 @@ async def test_an_agent_that_spins_is_killed_without_a_traceback(
         with pytest.raises(JobCancelled) as caught:
             await job.result()
         assert caught.value.details == {}
-        assert not server.server.runtime.running
+        assert not state_of(server.server.runtime).running
     [logged] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert logged.getMessage() == f"<RunningJob {job.id} spins>: its process is killed"
     assert logged.exc_info is None
@@ -192,7 +193,7 @@ async def test_an_agent_that_never_stops_is_killed_with_what_it_has_started() ->
         with pytest.raises(JobCancelled) as caught:
             await job.result()
         assert caught.value.details == {}
-        assert not server.server.runtime.running
+        assert not state_of(server.server.runtime).running
         with anyio.fail_after(10):  # The kill was sent to all, but only the child was waited for.
             while any(alive(pid) for pid in pids):
                 await anyio.lowlevel.checkpoint()
@@ -204,7 +205,7 @@ async def test_a_time_limit_that_ends_before_it_has_begun() -> None:
         with pytest.raises(JobTimedOut) as caught:
             await job.result()
         assert caught.value.details == {}
-        assert not server.server.runtime.running
+        assert not state_of(server.server.runtime).running
 
 
 async def test_cancelled_before_it_has_begun() -> None:
@@ -212,7 +213,7 @@ async def test_cancelled_before_it_has_begun() -> None:
         job = await session.submit("sleep")
         await job.cancel()
         assert (job.final_status, job.events_received) == ("cancelled", 2)
-        assert not server.server.runtime.running
+        assert not state_of(server.server.runtime).running
 
 
 async def test_the_end_of_a_server_ends_its_children() -> None:
@@ -318,7 +319,7 @@ async def test_a_process_of_its_own_spends_the_budget_outside(caplog: pytest.Log
         job = await session.submit("asks", asks, lease={"tool.call": ["grep"]}, budget="USD:1")
         said = [(event.kind, event.body) async for event in job]
         assert await job.result() == ["0.7", "BUDGET_EXHAUSTED", "0.0", "BUDGET_EXHAUSTED", None]
-        assert server.server.runtime.jobs[JobId(job.id)].budget.remaining == {"USD": 0}
+        assert state_of(server.server.runtime).jobs[JobId(job.id)].budget.remaining == {"USD": 0}
     metrics = [(body["name"], body["value"]) for kind, body in said if kind == "metric"]
     remaining = "cost.budget.remaining"
     assert metrics == [("cost.test", 0.3), (remaining, 0.7), ("cost.test", 0.7), (remaining, 0)]

@@ -8,6 +8,7 @@ import pytest
 
 from arcp_io.drivers.journal_writer import AGENTS_GO_ON, AGENTS_WAIT
 from arcp_io.journal import JournalError, JournalFailed, MemoryJournal
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import StartJob
 from arcp_proto.server.journal.records import encode_record
 from tests.io.fakes import HELLO, SUBMIT, SlowJournal, Stand
@@ -174,11 +175,11 @@ def test_numbers_go_on_in_the_journal_and_begin_anew_in_the_runtime() -> None:
     assert types(stand) == ["session.welcome", "job.accepted"]
     made = stand.runtime.record_count
     assert (journal.next, stand.runtime.persisted_count) == (made, made)
-    sessions, jobs = list(stand.runtime.sessions), list(stand.runtime.jobs)
+    sessions, jobs = list(state_of(stand.runtime).sessions), list(state_of(stand.runtime).jobs)
     journal.close()
     again = Stand(journal=journal)
     again.loop.turn()
-    assert (list(again.runtime.sessions), list(again.runtime.jobs)) == (sessions, jobs)
+    assert (list(state_of(again.runtime).sessions), list(state_of(again.runtime).jobs)) == (sessions, jobs)
     decided = again.runtime.record_count
     assert 0 < decided == again.runtime.persisted_count
     assert journal.next == made + decided
@@ -201,8 +202,8 @@ def test_a_journal_that_has_grown_is_compacted() -> None:
     stand.loop.turn()
     assert (journal.before, len(journal.records)) == (stand.runtime.record_count - 1, 1)
     again = Stand(journal=journal)
-    assert list(again.runtime.jobs) == [job]
-    (session,) = again.runtime.sessions.values()
+    assert list(state_of(again.runtime).jobs) == [job]
+    (session,) = state_of(again.runtime).sessions.values()
     assert session.log.last == 7, "six events and the terminal of a job that was cut off"
 
 

@@ -18,7 +18,10 @@ import anyio.lowlevel
 import pytest
 
 from arcp_io.server.server import serve
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.errors import InvariantViolated
+from arcp_proto.server.agent_api import AgentApi
+from arcp_proto.server.runtime import Runtime
 from tests.io.apps import Counters, make_app
 from tests.io.conftest import on_every_loop
 from tests.io.dropped_sessions import WAYS, left, open_and_drop, server_of_short_memory
@@ -45,7 +48,7 @@ async def test_left_with_clients_that_read_and_clients_that_do_not() -> None:
             await deaf.submit("flood", {"events": 1_000_000, "size": 5000})
             silent = await clients.enter_async_context(await connect(server))
             group.start_soon(read_to_end, silent)
-            await until(lambda: any(job.paused for job in server.runtime.running.values()))
+            await until(lambda: any(job.paused for job in state_of(server.runtime).running.values()))
             codes: list[int | None] = []
 
             async def read() -> None:
@@ -130,7 +133,7 @@ async def test_wherever_the_bug_is(broken: str, monkeypatch: pytest.MonkeyPatch)
     async with nothing_left():
         with pytest.raises(InvariantViolated, match=f"a bug in {broken}"):
             async with serve(make_app(hello=1), port=0) as server, AsyncExitStack() as clients:
-                monkeypatch.setattr(server.runtime, broken, bug)
+                monkeypatch.setattr(AgentApi if broken == "emit" else Runtime, broken, bug)
                 peer = await clients.enter_async_context(websocket(server.url))
                 await peer.hello()
                 await peer.submit("sleep")
@@ -220,7 +223,7 @@ async def test_it_ends_while_it_waits_for_a_descriptor(monkeypatch: pytest.Monke
                     waiting.connect_ex(("127.0.0.1", server.port))
                     for _ in range(20):
                         await anyio.sleep(0.01)
-                assert not server.runtime.connections
+                assert not state_of(server.runtime).connections
 
 
 @on_every_loop

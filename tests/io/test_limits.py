@@ -17,6 +17,7 @@ from anyio.abc import SocketStream
 
 from arcp_io.app import App
 from arcp_io.server.server import Server, serve
+from arcp_proto.engine.endpoint import state_of
 from tests.io.apps import Counters, make_app
 from tests.io.conftest import on_every_loop
 from tests.io.peers import child, connect_tcp, websocket
@@ -136,9 +137,9 @@ async def test_a_peer_that_is_gone(moment: str, reset: bool) -> None:
             if moment == "running":
                 await send_masked(stream, {"type": "job.submit", "id": "1", "payload": {"agent": "sleep"}})
                 await stream.receive()
-            await until(lambda: len(server.runtime.connections) == 1)
-        await until(lambda: not server.runtime.connections)
-        assert len(server.runtime.running) == (moment == "running")
+            await until(lambda: len(state_of(server.runtime).connections) == 1)
+        await until(lambda: not state_of(server.runtime).connections)
+        assert len(state_of(server.runtime).running) == (moment == "running")
         await still_serves(server)
 
 
@@ -158,9 +159,9 @@ async def test_many_come_and_go() -> None:
         async with anyio.create_task_group() as group:
             for number in range(12):
                 group.start_soon(come_and_go, number)
-        await until(lambda: not server.runtime.sessions)
-        assert not server.runtime.connections
-        assert not server.runtime.timers.keys()
+        await until(lambda: not state_of(server.runtime).sessions)
+        assert not state_of(server.runtime).connections
+        assert not state_of(server.runtime).timers.keys()
 
 
 @on_every_loop
@@ -178,14 +179,14 @@ async def test_a_client_that_never_reads_pauses_its_agents_and_nobody_else(
         await idle.submit("flood", {"events": 1_000_000, "size": 2000})
         emitted = -1
         with anyio.fail_after(20):
-            running = server.runtime.running
+            running = state_of(server.runtime).running
             while counters.emitted != emitted or not all(job.paused for job in running.values()):
                 emitted = counters.emitted  # Until what lies between has filled up.
                 await still_serves(server, client_tls)
         for _ in range(3):
             await still_serves(server, client_tls)
         assert counters.emitted == emitted < 10_000
-        (session,) = (session for session in server.runtime.sessions.values() if session.connection)
+        (session,) = (session for session in state_of(server.runtime).sessions.values() if session.connection)
         assert len(session.log) == emitted
         # Its transport takes no goodbye either: the linger timer aborts it.
 
@@ -197,8 +198,8 @@ async def test_the_peer_says_goodbye_to_the_websocket_alone() -> None:
         await peer.submit("sleep")
         await peer.say_goodbye(4000)
         assert await peer.end() == 4000  # The server ends the stream; the peer has not.
-        assert not server.runtime.connections
-        assert server.runtime.running
+        assert not state_of(server.runtime).connections
+        assert state_of(server.runtime).running
 
 
 @on_every_loop
@@ -206,18 +207,18 @@ async def test_a_goodbye_of_a_peer_that_does_not_read() -> None:
     async with serve(make_app(), port=0) as server, websocket(server.url) as peer:
         await peer.hello()
         await peer.submit("flood", {"events": 1_000_000, "size": 5000})
-        transport = next(iter(server.runtime.connections.values()))
+        transport = next(iter(state_of(server.runtime).connections.values()))
         await until(lambda: transport.is_blocked)
         await anyio.wait_all_tasks_blocked()
         await peer.say_goodbye(1000)
-        await until(lambda: not server.runtime.connections)
+        await until(lambda: not state_of(server.runtime).connections)
 
 
 async def test_a_slow_client_gets_everything() -> None:
     async with serve(make_app(), port=0) as server, websocket(server.url) as peer:
         await peer.hello()
         await peer.submit("flood", {"events": 3_000, "size": 5_000})
-        await until(lambda: any(job.paused for job in server.runtime.running.values()))
+        await until(lambda: any(job.paused for job in state_of(server.runtime).running.values()))
         messages = await peer.until("job.result")
         assert [message["event_seq"] for message in messages] == list(range(1, 3_002))
 
@@ -234,7 +235,7 @@ async def test_reading_stops_while_a_token_is_verified() -> None:
         await peer.send("session.hello", {"auth": auth()})
         for number in range(500):
             await peer.send("session.ping", {"nonce": str(number)})
-        await until(lambda: any(not one.reading for one in server.runtime.connections.values()))
+        await until(lambda: any(not one.reading for one in state_of(server.runtime).connections.values()))
         verified.set()
         assert (await peer.receive())["type"] == "session.welcome"
         for number in range(500):
@@ -257,8 +258,8 @@ async def test_no_descriptor_is_free_for_a_while() -> None:
                 waiting.connect_ex(("127.0.0.1", server.port))
                 for _ in range(20):
                     await anyio.sleep(0.01)
-                assert not server.runtime.connections
-            await until(lambda: bool(server.runtime.connections))
+                assert not state_of(server.runtime).connections
+            await until(lambda: bool(state_of(server.runtime).connections))
         await still_serves(server)
 
 

@@ -17,6 +17,7 @@ from arcp_io.journal.memory import MemoryJournal
 from arcp_io.journal.sqlite import SqliteJournal
 from arcp_io.provisioning import IssueContext, IssuedCredential, StaticProvisioner
 from arcp_io.server.server import serve
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import JobId
 from tests.io.apps import TOKEN, make_app
 from tests.io.conftest import on_every_loop
@@ -112,7 +113,7 @@ def test_a_transport_that_takes_nothing_is_not_read_once_half_of_its_answers_wai
     for submit in submits(40):
         stand.say(submit)
     assert stand.stream.paused
-    assert len(stand.runtime.jobs) == 22  # A write of eleven is under way, and eleven wait.
+    assert len(state_of(stand.runtime).jobs) == 22  # A write of eleven is under way, and eleven wait.
     stand.stream.full = False
     stand.stream.take()
     for _ in range(100):
@@ -127,7 +128,7 @@ def test_lines_that_come_in_one_read_are_not_taken_all_at_once() -> None:
     stand.say(HELLO, *submits(REQUESTS))
     for _ in range(1_000):
         stand.loop.turn()
-    assert len(stand.runtime.jobs) == REQUESTS
+    assert len(state_of(stand.runtime).jobs) == REQUESTS
     accepted = [one for write in stand.stream.messages() for one in write if one["type"] == "job.accepted"]
     assert len(accepted) == REQUESTS
 
@@ -151,14 +152,14 @@ def test_so_it_is_while_answers_wait_for_the_disk() -> None:
     for submit in submits(40):
         stand.say(submit)
     assert stand.stream.paused
-    assert len(stand.runtime.jobs) < 20
+    assert len(state_of(stand.runtime).jobs) < 20
     assert not stand.stream.messages()
     for _ in range(20):
         journal.store()
         stand.loop.turn()
         stand.loop.turn()
     assert not stand.stream.paused
-    assert len(stand.runtime.jobs) == 40
+    assert len(stand.state.jobs) == 40
 
 
 def test_a_job_that_ends_meanwhile_is_told_of() -> None:
@@ -167,7 +168,7 @@ def test_a_job_that_ends_meanwhile_is_told_of() -> None:
     stand.stream.full = True
     for submit in submits(40):
         stand.say(submit)
-    stand.runtime.finish(job, now=stand.at)
+    stand.runtime.agents.finish(job, now=stand.at)
     stand.pump.soon(urgent=True)
     stand.stream.full = False
     stand.stream.take()

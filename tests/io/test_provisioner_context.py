@@ -20,6 +20,7 @@ from arcp_io.client.session import Session
 from arcp_io.errors import ArcpError
 from arcp_io.provisioning import IssueContext, IssuedCredential, ProvisioningError, credential
 from arcp_io.server.memory import MemoryServer, serve_memory
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, LocalProtocolError
 from tests.io.test_limits import until
@@ -226,7 +227,7 @@ async def test_a_revocation_that_fails_in_any_way_is_tried_again(failure: BaseEx
     async with serving(nothing) as (provisioner, memory, session):
         provisioner.failures = [failure]
         await phases(session, "speak")
-        await until(lambda: len(memory.server.runtime.provisions) == 0)
+        await until(lambda: len(state_of(memory.server.runtime).provisions) == 0)
         [alias, again] = provisioner.revoked
         assert alias == again
 
@@ -236,6 +237,6 @@ async def test_a_revocation_that_always_fails_is_not_tried_again_before_a_restar
         provisioner.failures = [ProvisioningError("no such key", final=True)]
         await phases(session, "speak")
         [alias] = provisioner.revoked
-        provision = memory.server.runtime.provisions[alias]
+        provision = state_of(memory.server.runtime).provisions[alias]
         assert provision.outstanding == "no such key"
-        assert memory.server.runtime.timers.armed(TimerKind.REVOCATION, alias) is None
+        assert state_of(memory.server.runtime).timers.armed(TimerKind.REVOCATION, alias) is None

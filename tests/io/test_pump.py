@@ -9,6 +9,7 @@ import pytest
 from arcp_io.drivers.pump import Schedule
 from arcp_io.drivers.stdio import RequestCodec
 from arcp_io.drivers.transport import StreamTransport
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Audit, ConnectionEnded, Output, StartJob
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import MILLISECOND, SECOND
@@ -35,7 +36,7 @@ def test_a_job_is_accepted_together_with_what_its_agent_says_at_once() -> None:
     first, second = (one.job_id for one in stand.requests if isinstance(one, StartJob))
     stand.emit(first)
     for job in (first, second):
-        stand.runtime.finish(job, now=stand.at)
+        stand.runtime.agents.finish(job, now=stand.at)
         stand.pump.soon(urgent=True)
     stand.loop.turn()
     assert types(stand.stream.messages()) == [
@@ -135,7 +136,7 @@ def test_a_terminal_goes_out_at_the_next_turn_with_all_before_it() -> None:
     stand.loop.turn()
     stand.emit(job, 2)
     stand.stream.messages()
-    stand.runtime.finish(job, now=stand.at)
+    stand.runtime.agents.finish(job, now=stand.at)
     stand.pump.soon(urgent=True)
     assert not stand.stream.messages()
     stand.loop.turn()
@@ -183,14 +184,14 @@ def test_a_wall_clock_that_was_set_is_told() -> None:
     stand = Stand(hello=7)
     stand.wall += 3_600 * SECOND
     stand.pass_time(7_000)
-    assert stand.runtime.unix == UNIX + 3_607 * SECOND
+    assert state_of(stand.runtime).unix == UNIX + 3_607 * SECOND
 
 
 def test_a_wall_clock_that_wanders_is_not() -> None:
     stand = Stand(hello=7)
     stand.wall += 99 * MILLISECOND
     stand.pass_time(7_000)
-    assert stand.runtime.unix == UNIX + 7 * SECOND
+    assert state_of(stand.runtime).unix == UNIX + 7 * SECOND
 
 
 def test_a_host_that_has_enough_is_left_alone() -> None:
@@ -215,11 +216,11 @@ def test_while_a_host_has_enough_the_silence_of_the_peer_is_not_counted() -> Non
     stand.pump.hold(stand.connection, True)
     for _ in range(300):  # A second each: after a longer stop the machine looks again before it gives up.
         stand.pass_time(1_000)
-    assert stand.runtime.connections
+    assert state_of(stand.runtime).connections
     stand.pump.hold(stand.connection, False)
     for _ in range(300):
         stand.pass_time(1_000)
-    assert not stand.runtime.connections
+    assert not state_of(stand.runtime).connections
 
 
 def test_a_bug_in_an_input_stops_everything(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +229,7 @@ def test_a_bug_in_an_input_stops_everything(monkeypatch: pytest.MonkeyPatch) -> 
 
     stand = Stand()
     job = stand.start()
-    monkeypatch.setattr(stand.runtime, "_handle", bug)
+    monkeypatch.setattr(state_of(stand.runtime), "_handle", bug)
     stand.say(SUBMIT)
     assert isinstance(stand.loop.failure, InvariantViolated)
     monkeypatch.undo()
@@ -245,7 +246,7 @@ def test_a_bug_in_what_the_end_of_a_transport_causes_stops_everything(
 
     stand = Stand()
     stand.start()
-    monkeypatch.setattr(stand.runtime, "lose_connection", bug)
+    monkeypatch.setattr(state_of(stand.runtime), "lose_connection", bug)
     stand.stream.transport.ended("the peer is gone")
     assert isinstance(stand.loop.failure, InvariantViolated)
 
@@ -256,7 +257,7 @@ def test_a_closing_connection_without_a_transport_is_lost() -> None:
     lonely = stand.runtime.connect(now=stand.at)
     stand.pump.run()
     stand.pass_time(7_000)
-    assert lonely.number not in stand.runtime.connections
+    assert lonely.number not in state_of(stand.runtime).connections
 
 
 def test_a_transport_that_comes_too_late_is_aborted() -> None:
@@ -313,7 +314,7 @@ def test_what_is_held_of_a_line_counts_as_it_grows() -> None:
     stand = Stand(principal_bytes=MIB)
     stand.say(HELLO)
     stand.stream.messages()
-    holdings, inputs = stand.runtime.holdings, 0
+    holdings, inputs = state_of(stand.runtime).holdings, 0
     for piece in range(1, 9):
         stand.stream.transport.received(b"x" * 32 * KIB)
         held = piece * 32 * KIB
@@ -334,7 +335,7 @@ def test_a_line_that_is_too_long_counts_no_more_than_is_kept() -> None:
     stand.say(HELLO)
     for _ in range(40):
         stand.stream.transport.received(b"x" * 100 * KIB)
-    assert stand.runtime.holdings.pinned <= MIB
+    assert state_of(stand.runtime).holdings.pinned <= MIB
 
 
 # When something is sent.

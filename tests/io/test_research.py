@@ -9,6 +9,7 @@ import pytest
 
 from arcp_io.client.connect import Session, connect
 from arcp_io.server.server import serve
+from arcp_proto.engine.endpoint import state_of
 from tests.io.research import MOST, PRICES, TOKEN, app, lease, selling
 
 pytestmark = pytest.mark.anyio
@@ -57,7 +58,7 @@ async def test_it_runs_into_its_budget_and_the_numbers_agree(anyio_backend: str)
             writer, writers = await history(observer, children["writer"])
             critic, critics = await history(observer, children["critic"])
             _, theirs = await history(observer, job.id)
-            budgets = {key: server.runtime.jobs[key].budget for key in (job.id, *children.values())}
+            budgets = {key: state_of(server.runtime).jobs[key].budget for key in (job.id, *children.values())}
 
     # It returns a part, and says why.
     assert report["complete"] is False

@@ -21,6 +21,7 @@ from arcp_io.drivers.journal_writer import AGENTS_WAIT
 from arcp_io.journal import JournalError, JournalFailed, JournalInUse, MemoryJournal, SqliteJournal
 from arcp_io.server.memory import serve_memory
 from arcp_io.server.server import Server, serve
+from arcp_proto.engine.endpoint import state_of
 from tests.io import isolated
 from tests.io.apps import Counters, make_app
 from tests.io.conftest import on_every_loop
@@ -238,7 +239,7 @@ async def test_an_ordered_end_is_told_and_kept(tmp_path: Path) -> None:
             assert await peer.end() == 1012
         assert [event["type"] for event in peer.events] == ["job.event", "job.event", "job.error"]
     async with serve(make_app(), port=0, journal=SqliteJournal(path)) as server:
-        assert [job.status.value for job in server.runtime.jobs.values()] == ["error"]
+        assert [job.status.value for job in state_of(server.runtime).jobs.values()] == ["error"]
 
 
 async def test_one_server_a_journal(tmp_path: Path) -> None:
@@ -296,7 +297,7 @@ async def test_a_long_history_is_compacted_while_it_is_served(tmp_path: Path) ->
     async with second as server, websocket(server.url) as peer:
         await peer.resume(welcome, acked)
         assert await peer.until_event(len(told) - acked) == told[acked:]
-        assert len(server.runtime.jobs) == len(told) - 4 * 3_000
+        assert len(state_of(server.runtime).jobs) == len(told) - 4 * 3_000
 
 
 def behind_snapshot(journal: Any) -> int:

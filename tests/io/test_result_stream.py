@@ -355,9 +355,9 @@ async def lose(there: Place) -> None:
     assert there.between is not None
     there.between.refusing = True
     there.between.cut()
-    await until(lambda: not there.server.runtime.sessions)
+    await until(lambda: not state_of(there.server.runtime).sessions)
     there.step.set()
-    await until(lambda: not there.server.runtime.unfinished)
+    await until(lambda: not state_of(there.server.runtime).unfinished)
     there.between.refusing = False
 
 

@@ -12,6 +12,7 @@ from arcp_io.agents.context import JobContext
 from arcp_io.app import App
 from arcp_io.server.auth import Verified
 from arcp_io.server.server import serve
+from arcp_proto.engine.endpoint import state_of
 from tests.io.apps import TOKEN
 from tests.io.conftest import on_every_loop
 from tests.io.peers import Message, WebSocketPeer, websocket
@@ -189,7 +190,7 @@ async def test_a_session_ends_with_its_window() -> None:
         async with websocket(server.url) as peer:
             welcome = await peer.hello()
             assert welcome["payload"]["resume_window_sec"] == 1
-        while server.runtime.sessions:
+        while state_of(server.runtime).sessions:
             await anyio.sleep(0.02)
         async with websocket(server.url) as peer:
             refused = await peer.resume(welcome, 0)

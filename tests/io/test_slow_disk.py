@@ -18,6 +18,7 @@ from arcp_io.client.connect import connect
 from arcp_io.journal import MemoryJournal
 from arcp_io.journal.protocol import Durable, Failed
 from arcp_io.server.server import Server, serve
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.limits import KIB, Limits
 from arcp_proto.server.sessions.event_log import Log
 
@@ -121,7 +122,7 @@ async def until(done: Callable[[], bool]) -> None:
 
 
 def log_of(server: Server) -> Log:
-    [session] = server.runtime.sessions.values()
+    [session] = state_of(server.runtime).sessions.values()
     return session.log
 
 
@@ -130,7 +131,7 @@ async def comes_to_rest(server: Server) -> None:
 
     A full transport makes them wait as well, so that a paused job alone tells nothing about the journal.
     """
-    [session] = server.runtime.sessions.values()
+    [session] = state_of(server.runtime).sessions.values()
     await until(lambda: session.awaits_journal)
     last = -1
     while last != log_of(server).last:

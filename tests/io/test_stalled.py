@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from arcp_io.server.server import serve
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.limits import MIB
 from tests.io.apps import TOKEN
 from tests.io.conftest import on_every_loop
@@ -66,7 +67,7 @@ async def test_who_reads_again_has_no_gap_and_is_told_where_it_ends() -> None:
             tasks.start_soon(submitting.until, "job.result")
             for _ in range(2):
                 await opening.run("open")
-            while server.runtime.unfinished:
+            while state_of(server.runtime).unfinished:
                 await anyio.sleep(0.01)
             for peer in late:
                 numbered: list[Message] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from arcp_io.drivers.stdio import LineCodec
 from arcp_proto.engine.connection import Phase
+from arcp_proto.engine.endpoint import state_of
 from tests.io.fakes import HELLO, SUBMIT, Stand
 from tests.io.test_pump import types
 
@@ -81,9 +82,9 @@ def test_the_end_comes_after_the_last_envelope() -> None:
     stand.stream.take()
     assert stand.stream.ending == ["end"]
     assert types(stand.stream.messages()) == [["job.event"] * 64, ["job.event"] * 64 + ["session.closed"]]
-    assert stand.runtime.connections
+    assert state_of(stand.runtime).connections
     stand.stream.transport.ended("the peer ended the stream")
-    assert not stand.runtime.connections
+    assert not state_of(stand.runtime).connections
     assert stand.stream.ending == ["end", "close"]
 
 
@@ -94,7 +95,7 @@ def test_the_end_does_not_wait_for_ever() -> None:
     stand.say(BYE)
     stand.pass_time(5_000)
     assert stand.stream.ending == ["abort"]
-    assert not stand.runtime.connections
+    assert not state_of(stand.runtime).connections
 
 
 def test_a_stream_that_breaks_while_it_is_full_lets_agents_go() -> None:
@@ -122,7 +123,7 @@ def test_what_comes_in_while_it_closes_is_dropped() -> None:
     assert not stand.stream.paused  # To see the peer's end.
     stand.say(SUBMIT)
     stand.loop.turn()
-    assert not stand.runtime.jobs
+    assert not stand.state.jobs
 
 
 def test_a_transport_ends_once_for_the_first_reason_that_it_is_told() -> None:
@@ -134,7 +135,7 @@ def test_a_transport_ends_once_for_the_first_reason_that_it_is_told() -> None:
     transport.ended("the stream was closed")
     assert transport.gone == "the stream broke"
     assert stand.stream.ending == ["close"]
-    assert not stand.runtime.connections
+    assert not state_of(stand.runtime).connections
 
 
 def test_a_codec_of_lines_counts_what_it_holds_of_the_first_line() -> None:

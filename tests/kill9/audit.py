@@ -17,6 +17,7 @@ import msgspec
 
 from arcp_io.journal import SqliteJournal
 from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, Output
 from arcp_proto.ids import SECOND, SessionId
 from arcp_proto.server.config import SUPPORTED_FEATURES
@@ -81,7 +82,7 @@ def check_integrity(path: Path) -> list[str]:
 
 def check_session(host: _Client, session_id: str, seen: SessionSeen) -> list[str]:
     """The session can be resumed, and all that its client had not acknowledged comes again, byte for byte."""
-    session = host.runtime.sessions.get(SessionId(session_id))
+    session = state_of(host.runtime).sessions.get(SessionId(session_id))
     if session is None:
         return [f"session {session_id} is gone"]
     first = session.log.first

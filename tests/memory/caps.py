@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import SECOND
 from arcp_proto.limits import KIB, MIB, Limits
 
@@ -118,7 +119,7 @@ def _events(size: int, principals: int = 1, **limits: int) -> Filled:
         return host
 
     taken = grown(fill)
-    holdings = host.runtime.holdings
+    holdings = state_of(host.runtime).holdings
     bound = bounds.principal_bytes if principals == 1 else bounds.total_bytes
     assert holdings.size <= bound
     assert holdings.events <= bounds.total_events
@@ -151,7 +152,7 @@ def _finished(result: Any, times: int, **payload: Any) -> Filled:
         return host
 
     taken = grown(fill)
-    runtime = host.runtime
+    runtime = state_of(host.runtime)
     documented = runtime.holdings.size + FINISHED * len(runtime.retired)
     return Filled(taken, documented, f"{len(runtime.retired)} jobs")
 
@@ -173,7 +174,7 @@ def _keys(result: Any, times: int, bound: str = "idempotency_bytes", **limits: i
         return host
 
     taken = grown(fill)
-    keys = host.runtime.keys
+    keys = state_of(host.runtime).keys
     assert host.refused == bound, (host.refused, len(keys))
     return Filled(taken, host.runtime.limits.idempotency_bytes + KEY * len(keys), f"{len(keys)} keys")
 
@@ -204,7 +205,7 @@ def _running() -> Filled:
         return host
 
     taken = grown(fill)
-    jobs = len(host.runtime.running)
+    jobs = len(state_of(host.runtime).running)
     assert jobs == LIMITS.running_jobs
     return Filled(taken, RUNNING * jobs, f"{jobs} jobs")
 
@@ -221,7 +222,7 @@ def _leases() -> Filled:
 
     taken = grown(fill)
     assert host.refused == "principal_bytes"
-    return Filled(taken, LIMITS.principal_bytes // 2, f"{len(host.runtime.running)} jobs")
+    return Filled(taken, LIMITS.principal_bytes // 2, f"{len(state_of(host.runtime).running)} jobs")
 
 
 def _sessions() -> Filled:
@@ -233,7 +234,7 @@ def _sessions() -> Filled:
         return host
 
     taken = grown(fill)
-    assert len(host.runtime.sessions) == LIMITS.anonymous_sessions
+    assert len(state_of(host.runtime).sessions) == LIMITS.anonymous_sessions
     return Filled(taken, SESSION * LIMITS.anonymous_sessions)
 
 
@@ -246,7 +247,7 @@ def _early() -> Filled:
         return host
 
     taken = grown(fill)
-    connections = len(host.runtime.caps.early)
+    connections = len(state_of(host.runtime).caps.early)
     return Filled(taken, CONNECTION * connections, f"{connections} connections")
 
 
@@ -306,7 +307,7 @@ def _replies() -> Filled:
         return host
 
     taken = grown(fill)
-    replies = [session.replies.size for session in host.runtime.sessions.values()]
+    replies = [session.replies.size for session in state_of(host.runtime).sessions.values()]
     assert max(replies) > LIMITS.reply_bytes - 11 * KIB
     documented = LIMITS.sessions * (LIMITS.reply_bytes + SESSION)
     return Filled(taken, documented, f"{len(replies)} sessions")
@@ -326,9 +327,9 @@ def _subscriptions() -> Filled:
         return host
 
     taken = grown(fill)
-    count = sum(len(session.observed) for session in host.runtime.sessions.values())
+    count = sum(len(session.observed) for session in state_of(host.runtime).sessions.values())
     assert count == 9 * LIMITS.subscriptions
-    replies = sum(session.replies.size for session in host.runtime.sessions.values())
+    replies = sum(session.replies.size for session in state_of(host.runtime).sessions.values())
     documented = SUBSCRIPTION * count + 2 * replies
     return Filled(taken, documented, f"{count} subscriptions")
 
@@ -349,7 +350,7 @@ def _peers() -> Filled:
         return host
 
     taken = grown(fill)
-    assert len(host.runtime.caps.failures) == LIMITS.peers
+    assert len(state_of(host.runtime).caps.failures) == LIMITS.peers
     return Filled(taken, PLACE * LIMITS.peers)
 
 
@@ -398,12 +399,12 @@ def _streamed() -> Filled:
 
     def fill() -> Host:
         for _ in range(LIMITS.result // (40 * KIB)):
-            host.runtime.write_result(start.job_id, b"x" * 40 * KIB, now=host.now)
+            host.runtime.agents.write_result(start.job_id, b"x" * 40 * KIB, now=host.now)
             host.carry_out(host.runtime.take())
         return host
 
     taken = grown(fill)
-    holdings = host.runtime.holdings
+    holdings = state_of(host.runtime).holdings
     return Filled(taken, LIMITS.session_bytes + LIMITS.history_bytes, f"{holdings.size} bytes are held")
 
 

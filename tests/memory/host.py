@@ -97,12 +97,12 @@ class Host:
 
     def finish(self, job_id: JobId, result: Any = None) -> None:
         """An agent returns."""
-        self.runtime.finish(job_id, result, now=self.now)
+        self.runtime.agents.finish(job_id, result, now=self.now)
         self.carry_out(self.runtime.take())
 
     def emit(self, job_id: JobId, message: str) -> None:
         """An agent says something."""
-        self.runtime.emit(job_id, "log", {"level": "info", "message": message}, now=self.now)
+        self.runtime.agents.emit(job_id, "log", {"level": "info", "message": message}, now=self.now)
 
     def acknowledge(self, connection: Connection) -> None:
         """A client has processed everything."""

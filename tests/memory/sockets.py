@@ -12,6 +12,7 @@ import trustme
 from websockets.frames import Frame, Opcode
 
 from arcp_io.server.server import Server, serve
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.limits import KIB, MIB
 from tests.io.apps import TOKEN, make_app
 from tests.io.peers import websocket
@@ -53,7 +54,7 @@ async def _partial() -> Filled:
                 with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # It may be refused.
                     await peer.stream.send(frame)
             await _settled(server)
-            held = server.runtime.holdings.pinned
+            held = state_of(server.runtime).holdings.pinned
             assert held <= LIMITS.principal_bytes // 2
             documented = LIMITS.principal_bytes // 2 + READ * len(peers)
             found.append(Filled(resident() - before, documented, f"{held // MIB} MiB are counted"))
@@ -70,7 +71,7 @@ async def _heads() -> Filled:
             await stack.enter_async_context(stream)
             await stream.send(head)
         await _settled(server)
-        connections = len(server.runtime.connections)
+        connections = len(state_of(server.runtime).connections)
         return Filled(resident() - before, LIMITS.early_message * connections, f"{connections} connections")
 
 
@@ -84,7 +85,7 @@ async def _silent() -> Filled:
             stream = await anyio.connect_tcp("127.0.0.1", server.port)
             await stack.enter_async_context(stream)
         await _settled(server)
-        connections = len(server.runtime.connections)
+        connections = len(state_of(server.runtime).connections)
         return Filled(resident() - before, TLS * connections, f"{connections} connections")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Output
 from arcp_proto.limits import KIB
 
@@ -45,7 +46,7 @@ def _submits() -> Filled:
         return host
 
     taken = grown(fill)
-    waiting = sum(len(session.turns) for session in host.runtime.sessions.values())
+    waiting = sum(len(session.turns) for session in state_of(host.runtime).sessions.values())
     assert waiting == LIMITS.waiting_submits * len(clients), (waiting, host.refused)
     return Filled(taken, WAITING * waiting, f"{waiting} submits")
 

@@ -107,23 +107,23 @@ class Judge:
     @property
     def now(self) -> int:
         """What the runtime takes for the time of the next input."""
-        return max(self.world.now, self.world.runtime.now)
+        return max(self.world.now, self.world.state.now)
 
     @property
     def wall(self) -> int:
         """The wall clock of the next input."""
-        return self.now + self.world.runtime._unix_offset
+        return self.now + self.world.state._unix_offset
 
     @property
     def unix(self) -> int:
         """The same, never going back; to ask the runtime would be an input of its own."""
-        return max(self.world.runtime._unix, self.wall)
+        return max(self.world.state._unix, self.wall)
 
     # Looking.
 
     def watch(self) -> None:
         """Look at what was numbered since the last time."""
-        runtime = self.world.runtime
+        runtime = self.world.state
         for line in self.lines.values():
             if line.session_id not in runtime.sessions and not line.over:
                 self._session_over(line)
@@ -136,7 +136,7 @@ class Judge:
         for work in self.works.values():
             if not work.gone and work.job_id not in runtime.jobs:
                 work.gone = True
-                due = self.world.runtime.now >= work.ended_at + self.config.limits.retention * SECOND
+                due = self.world.state.now >= work.ended_at + self.config.limits.retention * SECOND
                 early = self._crowded() or self._full()
                 ensure(work.ended and (due or early), "a job is forgotten before its time")
         for session in runtime.sessions.values():
@@ -168,7 +168,7 @@ class Judge:
         if line is None:
             features = tuple(name for name in (*FEATURES, BUDGETED, POSITIONS) if name in session.features)
             line = Line(session.id, session.principal, features, session.quirk.name)
-            line.detached_at = self.world.runtime.now
+            line.detached_at = self.world.state.now
             self.lines[session.id] = line
         return line
 
@@ -176,7 +176,7 @@ class Judge:
         if session.connection is not None:
             line.attached = session.connection.number
         elif line.attached is not None:
-            line.attached, line.detached_at = None, self.world.runtime.now
+            line.attached, line.detached_at = None, self.world.state.now
             self.crowded_until.pop(line.principal, None)
 
     def _session_over(self, line: Line) -> None:
@@ -185,12 +185,12 @@ class Judge:
         if self.blind:
             return
         if line.attached is not None:
-            line.attached, line.detached_at = None, self.world.runtime.now
+            line.attached, line.detached_at = None, self.world.state.now
         window = self.config.resume_window_sec * SECOND
-        late = self.world.runtime.now >= line.detached_at + window
+        late = self.world.state.now >= line.detached_at + window
         ensure(late or line.may_end or line.may_make_room, "a session ended before its window")
         for work in self.works.values():
-            job = self.world.runtime.jobs.get(work.job_id)
+            job = self.world.state.jobs.get(work.job_id)
             if work.home is not line or job is None or job.end is not None:
                 continue
             if job.history.end == len(work.events):  # Else it goes on in the same moment.
@@ -200,7 +200,7 @@ class Judge:
     def _work(self, job: Job) -> Work:
         work = self.works.get(job.id)
         if work is None:
-            terms, now = job.terms, self.world.runtime.now
+            terms, now = job.terms, self.world.state.now
             home = self.lines.get(terms.session_id)
             if home is None:  # It came and went in one moment.
                 home = Line(terms.session_id, terms.principal, (), "", over=True)
@@ -216,7 +216,7 @@ class Judge:
             home.ends[job.id] = 1
             self.works[job.id] = work
         if self.blind:
-            work.ended, work.stopped = job.ended, job.id not in self.world.runtime.running
+            work.ended, work.stopped = job.ended, job.id not in self.world.state.running
         return work
 
     def _history(self, work: Work, job: Job) -> None:
@@ -230,7 +230,7 @@ class Judge:
                 work.published(past)
         if job.end is not None and work.end_source is None and not self.blind:
             ensure(work.ended, "it ended before its time")
-            work.ended_at, work.ended_unix = self.world.runtime.now, job.end.at
+            work.ended_at, work.ended_unix = self.world.state.now, job.end.at
             work.ended_with(job.end.source)
 
     def _left_out(self, line: Line) -> None:
@@ -239,7 +239,7 @@ class Judge:
         Others are told of a cut, and may subscribe again; the session that has submitted a job loses nothing.
         """
         for job_id, flow in line.flows.items():
-            work, job = self.works[JobId(job_id)], self.world.runtime.jobs.get(JobId(job_id))
+            work, job = self.works[JobId(job_id)], self.world.state.jobs.get(JobId(job_id))
             if job is None and not flow.live:
                 flow.floor = len(work.events)
             elif job is not None and not flow.live and "subscribe" not in line.features:
@@ -258,7 +258,7 @@ class Judge:
         lag = self.config.limits.lag
         for entry in log.between(line.last, log.last):
             raw = session.envelopes.one(entry, line.last + 1)
-            records, now = self.world.runtime.record_count, self.world.runtime.now
+            records, now = self.world.runtime.record_count, self.world.state.now
             line.numbered(raw, self.works, entry.position, lag=lag, records=records, now=now)
         if line.last > before and line.acking and session.jobs and line.told is False:
             ensure(line.last - line.acked <= lag, "nobody was told of back-pressure")
@@ -266,7 +266,7 @@ class Judge:
 
     def _check_kept(self, line: Line, session: Session, *, aged: bool) -> None:
         """What is not acknowledged is kept, or for the window without acks, as long as limits allow it."""
-        first, now, roomy = session.log.first, self.world.runtime.now, self.roomy
+        first, now, roomy = session.log.first, self.world.state.now, self.roomy
         since = now - self.config.resume_window_sec * SECOND
         if line.acking:
             taken = first > line.acked + 1 and self._takes(line, session)
@@ -340,7 +340,7 @@ class Judge:
         if self.drain_at is not None and self.drain_at <= end:
             self.drain_at = None
         self.world.advance(seconds)
-        runtime = self.world.runtime
+        runtime = self.world.state
         if self.world.now < runtime.now:
             return  # Its clock has stepped back: nothing was due.
         window = self.config.resume_window_sec * SECOND
@@ -460,7 +460,7 @@ class Judge:
         lines = [line for line in self.lines.values() if line.principal == who and not line.over]
         if len(lines) < self.config.limits.sessions:
             return False
-        sessions = self.world.runtime.sessions
+        sessions = self.world.state.sessions
         ending = [line for line in lines if line.attached is None and not sessions[line.session_id].jobs]
         if self.now < self.crowded_until.get(who, 0):
             return True
@@ -479,7 +479,7 @@ class Judge:
         if session is None or self.blind:
             return
         line = client.line = self._line(session)
-        line.over = session.id not in self.world.runtime.sessions  # It said goodbye before its welcome.
+        line.over = session.id not in self.world.state.sessions  # It said goodbye before its welcome.
         offered = [name for name in client.features if name in self.config.features]
         ensure(sorted(line.features) == sorted(offered), "another set of features was negotiated")
         client.token = line.issue(client.number)
@@ -506,7 +506,7 @@ class Judge:
         line, token = known
         if not attempt.bearer and line.expires is not None and line.expires <= self.wall:
             return "UNAUTHENTICATED"
-        session = self.world.runtime.sessions[line.session_id]
+        session = self.world.state.sessions[line.session_id]
         first = session.log.first
         if attempt.cursor > line.last:
             return "INVALID_REQUEST"
@@ -548,7 +548,7 @@ class Judge:
         client.honest, client.whole = not line.lied, self.config.limits.replies >= 64
         line.may_end = False
         if line.attached is None:  # It said goodbye before its welcome.
-            line.detached_at = self.world.runtime.now
+            line.detached_at = self.world.state.now
         if not attempt.replies:  # What was not answered so far never will be.
             line.skipped = True
             line.outstanding.clear()
@@ -563,7 +563,7 @@ class Judge:
 
     def right(self, principal: str, work: Work) -> str | None:
         """What a principal may see of a job; None: it does not exist for it."""
-        if work.job_id not in self.world.runtime.jobs:
+        if work.job_id not in self.world.state.jobs:
             return None
         if work.principal == principal:
             return "observe"
@@ -607,7 +607,7 @@ class Judge:
 
     def join_job(self, line: Line, job_id: JobId, request_id: str, payload: dict[str, Any]) -> None:
         """A submit with a key of before is answered by its job, and what the session has not seen of it."""
-        work, job = self.works[job_id], self.world.runtime.jobs.get(job_id)
+        work, job = self.works[job_id], self.world.state.jobs.get(job_id)
         line.answers.append(request_id)
         line.carried[request_id] = (job_id, line.last, payload)
         if job is None:
@@ -620,7 +620,7 @@ class Judge:
 
     def accepted(self, line: Line, job_id: JobId | None) -> Check:
         """Return what the answer to a submit has to be, which a new job answers, or this one."""
-        known = job_id is not None and job_id in self.world.runtime.jobs
+        known = job_id is not None and job_id in self.world.state.jobs
         work = self.works.get(job_id) if job_id is not None and known else None
         last = 0 if job_id is None else None if work is None else work.last_position
 
@@ -635,7 +635,7 @@ class Judge:
 
     def judge_again(self, line: Line, work: Work, payload: dict[str, Any]) -> str:
         """The answer to a submit that was carried out before; with a key the end of its job comes again."""
-        job = self.world.runtime.jobs.get(work.job_id)
+        job = self.world.state.jobs.get(work.job_id)
         if job is None:
             return "JOB_NOT_FOUND"
         if work.ended and "idempotency_key" in payload and self._is_new(line, work):
@@ -647,7 +647,7 @@ class Judge:
     def _is_new(self, line: Line, work: Work) -> bool:
         """Whether a session observes a job from the time on at which it submits it again."""
         observes = work.job_id in line.flows and line.flows[work.job_id].until is None
-        known = work.job_id in self.world.runtime.jobs
+        known = work.job_id in self.world.state.jobs
         return known and not observes and work.job_id not in line.home
 
     def _observes_all(self, line: Line, work: Work) -> bool:
@@ -677,7 +677,7 @@ class Judge:
 
         It asks for the history above the home number `after`, or above `position` if it says that.
         """
-        history = self.world.runtime.jobs[work.job_id].history
+        history = self.world.state.jobs[work.job_id].history
         home, flow = line.home.get(work.job_id), line.flows.get(work.job_id)
         if after is None:
             if not work.ended and home is None and flow is None:
@@ -723,7 +723,7 @@ class Judge:
 
     def is_silent(self, line: Line, job_id: JobId | None = None) -> bool:
         """Whether a refusal would end a job of a TypeScript client: the one that it names, or all of them."""
-        jobs = self.world.runtime.sessions[line.session_id].jobs
+        jobs = self.world.state.sessions[line.session_id].jobs
         return line.quirk == "typescript" and (bool(jobs) if job_id is None else job_id in jobs)
 
     def listing(self, line: Line, b: int, c: int) -> tuple[dict[str, Any], tuple[str, ...], Check]:
@@ -778,7 +778,7 @@ class Judge:
             work = list(self.works.values())[number]
             if self.right(principal, work) is None:
                 continue
-            status = self.world.runtime.jobs[work.job_id].status
+            status = self.world.state.jobs[work.job_id].status
             if "status" in asked and status not in asked["status"]:
                 continue
             if len(found) == limit or (looked == scan and asked.keys() - {"status"}):
@@ -789,7 +789,7 @@ class Judge:
         return found, None
 
     def _asked_for(self, work: Work, asked: dict[str, Any]) -> bool:
-        job = self.world.runtime.jobs[work.job_id]
+        job = self.world.state.jobs[work.job_id]
         created = format_time(Time(work.created // MILLISECOND * MILLISECOND))
         return (
             asked.get("agent") in (None, work.agent, job.agent)
@@ -801,7 +801,7 @@ class Judge:
 
     def check_promises(self) -> None:
         """Raise unless everybody has what was promised."""
-        runtime = self.world.runtime
+        runtime = self.world.state
         durable = runtime.persisted_count == runtime.record_count
         for client in self.clients:
             line, peer = client.line, client.peer

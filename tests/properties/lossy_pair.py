@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from arcp_proto.client.config import CLIENT_FEATURES, ClientConfig
 from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, Deadline, Output, StartJob, StopJob
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import JobId
@@ -97,14 +98,14 @@ class LossyPair(Lossy):
                 if number % 2
                 else ("log", {"level": "info", "message": f"{job_id} {self.said}"})
             )
-            self.runtime.emit(job_id, kind, body, now=self.now)
+            self.runtime.agents.emit(job_id, kind, body, now=self.now)
             self._carry_out(self.runtime.take())
 
     def write(self, number: int) -> None:
         """One of them streams a piece of its result."""
         job_id = self._agent(number)
         if job_id is not None:
-            self.runtime.write_result(job_id, "x" * (number + 1), now=self.now)
+            self.runtime.agents.write_result(job_id, "x" * (number + 1), now=self.now)
             self._carry_out(self.runtime.take())
 
     def finish(self, number: int) -> None:
@@ -112,7 +113,7 @@ class LossyPair(Lossy):
         job_id = self._agent(number)
         if job_id is not None:
             self.running.pop(job_id)
-            self.runtime.finish(job_id, now=self.now)
+            self.runtime.agents.finish(job_id, now=self.now)
             self._carry_out(self.runtime.take())
 
     def _agent(self, number: int) -> JobId | None:
@@ -123,7 +124,7 @@ class LossyPair(Lossy):
 
     def _look(self) -> None:
         """Keep what the histories say, before anything of them can be cut."""
-        for job in self.runtime.jobs.values():
+        for job in state_of(self.runtime).jobs.values():
             facts, history = self._facts.setdefault(job.id, []), job.history
             for payload, _, feature in history.between(max(len(facts), history.first), history.end):
                 event = codec.decode_value(payload + b"}")

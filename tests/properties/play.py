@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.errors import Denied, LocalProtocolError, ensure
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, JobId
@@ -291,7 +292,7 @@ class Play(Judge):
         again: bool = False,
         **fields: Any,
     ) -> None:
-        line, jobs = client.line, list(self.world.runtime.jobs)
+        line, jobs = client.line, list(self.world.state.jobs)
         if line is None or not self._acts(client):
             if "idempotency_key" not in payload:  # It may be held.
                 client.loose[request_id] = None
@@ -310,7 +311,7 @@ class Play(Judge):
         check = self.accepted(line, job_id)
         client.asked[request_id] = Asked("job.submit", may, check, line.last, payload, cap)
         self._send(client, "job.submit", payload, request_id, **fields)
-        new = [job_id for job_id in self.world.runtime.jobs if job_id not in jobs]
+        new = [job_id for job_id in self.world.state.jobs if job_id not in jobs]
         ensure(len(new) == (may == ("job.accepted",) and job_id is None), f"{new} after {may}")
         if new:
             line.answers.append(request_id)
@@ -508,7 +509,7 @@ class Play(Judge):
         for _ in range(1 + b % 24):
             work.markers.append(self._next())
             body = {"n": work.markers[-1], "filler": "x" * c}
-            self.world.runtime.emit(work.job_id, "x-vendor.a.b", body, now=self.world.now)
+            self.world.runtime.agents.emit(work.job_id, "x-vendor.a.b", body, now=self.world.now)
             if not self.world.durable:  # What may be sent depends on when it was taken.
                 self.world.take()
         self.world.take()
@@ -518,7 +519,7 @@ class Play(Judge):
         kind, body = (("zork", {}), ("log", {}), ("metric", {"name": "cost.x", "value": -1}))[b % 3]
         try:
             job_id = JobId("job_nobody") if work is None else work.job_id
-            self.world.runtime.emit(job_id, kind, body, now=self.world.now)
+            self.world.runtime.agents.emit(job_id, kind, body, now=self.world.now)
         except LocalProtocolError:
             return
         raise AssertionError(f"{kind} {body} was emitted")
@@ -552,7 +553,7 @@ class Play(Judge):
             if b % 3 == 2:
                 self.world.emit(job_id, "tool_call", {"tool": "t", "args": c, "call_id": "c"})
             else:
-                runtime.authorize(job_id, "fs.read", "/x/y" if b % 3 == 0 else "/y", now=now)
+                runtime.agents.authorize(job_id, "fs.read", "/x/y" if b % 3 == 0 else "/y", now=now)
         except Denied as denied:
             ensure(denied.code == expected, f"{denied.code} and not {expected}")
         else:
@@ -575,17 +576,17 @@ class Play(Judge):
             self._reserve(work, amount)
         elif b % 4 == 2:
             work.markers.append(self._next())
-            runtime.settle(job_id, hold, amount, f"cost.{self.count}", now=now)
+            runtime.agents.settle(job_id, hold, amount, f"cost.{self.count}", now=now)
             del work.holds[hold]
             self._pay(work, amount)
         else:
-            runtime.release(job_id, hold, now=now)
+            runtime.agents.release(job_id, hold, now=now)
             del work.holds[hold]
         self.world.take()
         left, free = (
             (None, None) if work.money is None else (work.money, work.money - sum(work.holds.values()))
         )
-        budget = runtime.jobs[job_id].budget
+        budget = state_of(runtime).jobs[job_id].budget
         ensure(budget.left("USD") == left and budget.free("USD") == free, "a counter is not exact")
 
     def _pay(self, work: Work, amount: Decimal) -> None:
@@ -600,7 +601,7 @@ class Play(Judge):
         if expected == "LEASE_EXPIRED":
             self.fix(work, self.now, expected)
         try:
-            hold = self.world.runtime.reserve(work.job_id, "USD", amount, now=self.world.now)
+            hold = self.world.runtime.agents.reserve(work.job_id, "USD", amount, now=self.world.now)
         except Denied as denied:
             ensure(denied.code == expected, f"{denied.code} and not {expected}")
         else:
@@ -719,14 +720,16 @@ class Play(Judge):
                     client.see_end()
             self.check_promises()
         aborted = [connection for connection, peer in self.world.peers.items() if _aborted(peer)]
-        structure.check(self.world.runtime, aborted=aborted, drain=self.drain_at is not None)
+        structure.check(self.world.state, aborted=aborted, drain=self.drain_at is not None)
 
     def check_replay(self) -> None:
         """The recording makes the same machine again, and the same bytes."""
         if self.recording is None:
             return
         again, world = replay(self.recording), self.world
-        ensure(again.machine.timers.keys() == world.runtime.timers.keys(), "a replay has other timers")
+        ensure(
+            state_of(again.machine).timers.keys() == world.state.timers.keys(), "a replay has other timers"
+        )
         made = [fact for output in again.outputs for fact in output.records]
         ensure(self._plain(made) == self._plain(world.records), "a replay makes other records")
         asked = [str(request) for output in again.outputs for request in output.requests]
@@ -758,7 +761,7 @@ class Play(Judge):
         for client in self._live():
             client.peer.drop()
         for work in self.works.values():
-            if work.job_id in self.world.runtime.running:
+            if work.job_id in self.world.state.running:
                 self._ended(work, "INTERNAL_ERROR")
                 self.world.stopped(work.job_id)
         self.world.durable = True
@@ -773,8 +776,8 @@ class Play(Judge):
         self.pass_time(self.config.resume_window_sec + limits.retention + 2 * limits.idempotency + steps)
         self.note()
         self.check()
-        if not structure.leaves(self.world.runtime):  # Else they are there for the next process.
-            structure.check_empty(self.world.runtime)
+        if not structure.leaves(self.world.state):  # Else they are there for the next process.
+            structure.check_empty(self.world.state)
 
     # Below: choosing, and what is known.
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.errors import ensure
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.secret import Secret
@@ -22,6 +23,7 @@ from arcp_proto.server.journal.records import (
 )
 from arcp_proto.server.runtime import Runtime
 from arcp_proto.server.sessions.session import Session
+from arcp_proto.server.state import RuntimeState
 
 from .streams import Flow, Line, Token, Work, marker_of
 
@@ -35,7 +37,7 @@ def applied(config: RuntimeConfig, records: Iterable[Record], *, now: int, unix:
     """What records say, before a restart decides anything."""
     runtime = Runtime(config, seed=SEED, now=now, unix=unix)
     for record in records:
-        APPLY[type(record)](runtime, record)
+        APPLY[type(record)](state_of(runtime), record)
     return runtime
 
 
@@ -73,10 +75,10 @@ def restart(judge: Judge, a: int, *, snapshot: bool) -> None:
     ensure(
         encoded(other.snapshot()) == encoded(runtime.snapshot()), "a snapshot is not what all records make"
     )
-    ensure(other.timers.keys() == runtime.timers.keys(), "a snapshot arms other timers")
+    ensure(state_of(other).timers.keys() == state_of(runtime).timers.keys(), "a snapshot arms other timers")
     judge.recording = None
     if not judge.blind:
-        forget(judge, bare, durable)
+        forget(judge, state_of(bare), durable)
     judge.clients, judge.pending = [], []
     judge.started, judge.paused, judge.told_to_stop, judge.crowded_until = {}, {}, {}, {}
     judge.draining, judge.drain_at, judge.noted = False, None, 0
@@ -95,16 +97,16 @@ def check_survives(judge: Judge, durable: list[Record] | None = None) -> Runtime
     records = world.records[: len(world.records) - behind] if durable is None else durable
     bare = applied(config, records, now=judge.now, unix=judge.wall)
     if not judge.blind:
-        check_told(judge, bare, records)
+        check_told(judge, state_of(bare), records)
     if len(records) == len(world.records):
-        ensure(facts(bare) == facts(old), "records make another state than lived")
+        ensure(facts(state_of(bare)) == facts(state_of(old)), "records make another state than lived")
         ensure(encoded(bare.snapshot()) == encoded(old.snapshot()), "a snapshot is not what lived")
     again = applied(config, map(read, encoded(bare.snapshot())), now=judge.now, unix=judge.wall)
-    ensure(facts(again) == facts(bare), "a snapshot makes another state")
+    ensure(facts(state_of(again)) == facts(state_of(bare)), "a snapshot makes another state")
     return bare
 
 
-def facts(runtime: Runtime) -> list[Any]:
+def facts(runtime: RuntimeState) -> list[Any]:
     """Everything durable, as values that can be compared; written without what `snapshots` does."""
     facts: list[Any] = [runtime.job_count, runtime.cursor_key, [list(runtime.sessions), list(runtime.jobs)]]
     for session in runtime.sessions.values():
@@ -128,7 +130,7 @@ def facts(runtime: Runtime) -> list[Any]:
     return facts
 
 
-def check_told(judge: Judge, bare: Runtime, durable: list[Record]) -> None:
+def check_told(judge: Judge, bare: RuntimeState, durable: list[Record]) -> None:
     """What anybody was told, or asked to do, has survived."""
     accepted: dict[str, None] = {}
     for record in durable:
@@ -154,7 +156,7 @@ def check_told(judge: Judge, bare: Runtime, durable: list[Record]) -> None:
     ensure(all(job_id in accepted for job_id in judge.started), "an agent was started, and nobody knows")
 
 
-def _check_ends(bare: Runtime, line: Line) -> None:
+def _check_ends(bare: RuntimeState, line: Line) -> None:
     """Ends and cancels that were told still hold."""
     for seq in range(1, line.received + 1):
         raw = line.frames.get(seq, b"")
@@ -170,7 +172,7 @@ def _check_ends(bare: Runtime, line: Line) -> None:
             ensure(job.ended, "an end that was told did not survive")
 
 
-def forget(judge: Judge, bare: Runtime, durable: list[Record]) -> None:
+def forget(judge: Judge, bare: RuntimeState, durable: list[Record]) -> None:
     """What was not durable has never been."""
     accepted = [
         fact.terms.job_id for fact in durable if isinstance(fact, JobAcceptedRecord | Delegated | JobKept)

@@ -23,10 +23,10 @@ from arcp_proto.server.jobs.stage import (
     AgentStage,
     JobStage,
 )
-from arcp_proto.server.runtime import Runtime
 from arcp_proto.server.sessions.admission_control import Group, group_of
 from arcp_proto.server.sessions.event_log import History, Log
 from arcp_proto.server.sessions.session import MOST_TOKENS, Session
+from arcp_proto.server.state import RuntimeState
 
 NOTICES = 8
 """Notices that may stand in a log beyond its limit, until the next event makes room."""
@@ -36,7 +36,7 @@ NOTICE = KIB
 """More bytes than one of them has."""
 
 
-def check(runtime: Runtime, *, aborted: Sequence[Connection] = (), drain: bool = False) -> None:
+def check(runtime: RuntimeState, *, aborted: Sequence[Connection] = (), drain: bool = False) -> None:
     """Raise unless everything holds; `aborted` linger no more, with `drain` a shutdown waits for jobs."""
     check_timers(runtime, aborted, drain)
     check_connections(runtime)
@@ -54,7 +54,7 @@ def check(runtime: Runtime, *, aborted: Sequence[Connection] = (), drain: bool =
     check_caps(runtime)
 
 
-def check_empty(runtime: Runtime) -> None:
+def check_empty(runtime: RuntimeState) -> None:
     """Everything is over: nothing is kept of it."""
     tables = {
         name: getattr(runtime, name)
@@ -79,7 +79,7 @@ def check_empty(runtime: Runtime) -> None:
 # Timers.
 
 
-def check_timers(runtime: Runtime, aborted: Sequence[Connection], drain: bool) -> None:
+def check_timers(runtime: RuntimeState, aborted: Sequence[Connection], drain: bool) -> None:
     """The armed timers are a function of the state."""
     expected = [TimerKey(TimerKind.RETENTION, 0)] if len(runtime.retired) else []
     if any(claim.ended is not None for _, _, claim in runtime.keys.items()):
@@ -118,7 +118,7 @@ def check_timers(runtime: Runtime, aborted: Sequence[Connection], drain: bool) -
     ensure((runtime.deadline() is None) == (not keys), "a deadline without a timer, or the reverse")
 
 
-def check_feeding(runtime: Runtime, armed: list[TimerKey]) -> None:
+def check_feeding(runtime: RuntimeState, armed: list[TimerKey]) -> None:
     """Whoever waits for a history and takes it gets the next piece."""
     fed = [str(key.owner) for key in armed]
     ensure(all(owner in runtime.sessions for owner in fed), "a dead session is fed")
@@ -146,7 +146,7 @@ def timer_of(connection: Connection) -> TimerKind | None:
 # What refers to what.
 
 
-def check_connections(runtime: Runtime) -> None:
+def check_connections(runtime: RuntimeState) -> None:
     """Nothing refers to a connection that is gone."""
     live = runtime.connections
     for number, connection in live.items():
@@ -165,7 +165,7 @@ def check_connections(runtime: Runtime) -> None:
     ensure(behind or not (runtime._gated or runtime._waiting), "all is durable, and somebody waits for it")
 
 
-def check_sessions(runtime: Runtime) -> None:
+def check_sessions(runtime: RuntimeState) -> None:
     """Sessions by id and by token."""
     by_token: dict[bytes, Session] = {}
     for session_id, session in runtime.sessions.items():
@@ -187,7 +187,7 @@ def check_sessions(runtime: Runtime) -> None:
         ensure(runtime.sessions.get(session_id) is session, "a dead session waits")
 
 
-def check_positions(runtime: Runtime) -> None:
+def check_positions(runtime: RuntimeState) -> None:
     """An event has its position in every log; only notices to one session have none."""
     for session in runtime.sessions.values() if runtime.jobs else ():
         log = session.log
@@ -207,7 +207,7 @@ def check_positions(runtime: Runtime) -> None:
                     ensure(place < history.first or b'"final_status":' in entry.payload, "this is no end")
 
 
-def check_saving(runtime: Runtime) -> None:
+def check_saving(runtime: RuntimeState) -> None:
     """A session awaits the journal if and only if too much of its log is not durable."""
     behind, most = runtime.record_count > runtime.persisted_count, runtime.most_unsaved
     held = [job.id for job in runtime.jobs.values() if job.agent_stage is AgentStage.HELD]
@@ -227,7 +227,7 @@ def check_saving(runtime: Runtime) -> None:
         ensure(waits or not most.reached(events, size) or not runtime.journaling, "it does not wait")
 
 
-def check_jobs(runtime: Runtime) -> None:
+def check_jobs(runtime: RuntimeState) -> None:
     """Sessions and jobs refer to each other as long as both live, and no longer."""
     sessions, jobs = runtime.sessions, runtime.jobs
     retired = [job_id for job_id, _ in runtime.retired.entries()]
@@ -260,7 +260,7 @@ def check_jobs(runtime: Runtime) -> None:
     _check_anonymous(runtime)
 
 
-def leaves(runtime: Runtime) -> bool:
+def leaves(runtime: RuntimeState) -> bool:
     """Return whether a job is there for the next process."""
     return any(job.stage in TO_BE_LEFT for job in runtime.jobs.values())
 
@@ -278,7 +278,7 @@ def check_stage(job: Job) -> None:
     ensure(fixed == (stage in OUTCOME_COUNTS) or job.ended, "an outcome that is fixed counts")
 
 
-def check_trees(runtime: Runtime) -> None:
+def check_trees(runtime: RuntimeState) -> None:
     """Parents and children know each other as long as the child has not ended, and so has not the parent."""
     for job in runtime.jobs.values():
         terms, parent = job.terms, job.parent
@@ -315,7 +315,7 @@ def _waits(job: Job) -> bool:
     return connection is not None and (connection.is_blocked or journal)
 
 
-def _check_anonymous(runtime: Runtime) -> None:
+def _check_anonymous(runtime: RuntimeState) -> None:
     counts: dict[Principal, int] = {}
     named = [session.principal for session in runtime.sessions.values()]
     named += [job.terms.principal for job in runtime.jobs.values() if not job.ended]
@@ -325,7 +325,7 @@ def _check_anonymous(runtime: Runtime) -> None:
     ensure(counts == runtime.anonymous_principals, "sessions and jobs of those without a name")
 
 
-def check_observers(runtime: Runtime) -> None:
+def check_observers(runtime: RuntimeState) -> None:
     """Who observes which job, seen from both sides; a history is waited for at one place."""
     live: dict[tuple[SessionId, str], None] = {}
     behind: dict[tuple[SessionId, str], None] = {}
@@ -360,7 +360,7 @@ def check_observers(runtime: Runtime) -> None:
     ensure(len(behind) == count, "behind without a backlog")
 
 
-def check_listing(runtime: Runtime) -> None:
+def check_listing(runtime: RuntimeState) -> None:
     """Every index of the listing, from the jobs."""
     listing = runtime.listing
     ensure(listing._jobs == {job.number: job for job in runtime.jobs.values()}, "the numbers of jobs")
@@ -387,7 +387,7 @@ def _numbers(index: Any) -> list[int]:
     return [number for chunk in index.chunks for number in chunk]
 
 
-def check_keys(runtime: Runtime) -> None:
+def check_keys(runtime: RuntimeState) -> None:
     """What is kept for idempotency keys, and whose job they stand for."""
     held: dict[Principal, list[int]] = {}
     for principal, key, claim in runtime.keys.items():
@@ -408,7 +408,7 @@ def check_keys(runtime: Runtime) -> None:
     ensure(ended <= set(runtime.keys._ended), "the end of a key is not watched")
 
 
-def check_turns(runtime: Runtime) -> None:
+def check_turns(runtime: RuntimeState) -> None:
     """Whoever waits for a key waits, over others at last, for credentials: nobody waits for himself."""
     issuing, wanted = runtime.issuing, Counter[tuple[Principal, str]]()
     holders: dict[tuple[Principal, str], Session] = {}
@@ -435,7 +435,7 @@ def check_turns(runtime: Runtime) -> None:
 # Bounds.
 
 
-def check_holdings(runtime: Runtime) -> None:
+def check_holdings(runtime: RuntimeState) -> None:
     """The sums of what is held are right, and within every limit."""
     holdings, limits = runtime.holdings, runtime.limits
     holders: dict[Principal, dict[str, Log | History]] = {}
@@ -467,7 +467,7 @@ def check_holdings(runtime: Runtime) -> None:
     ensure(not holdings._crowded and not holdings.over, "somebody is crowded")
 
 
-def pinned_bytes(runtime: Runtime) -> dict[Principal, int]:
+def pinned_bytes(runtime: RuntimeState) -> dict[Principal, int]:
     """Bytes that cannot go, by principal: what jobs and submits were given, parts of messages, and keys."""
     pinned = Counter[Principal]()
     for job in runtime.jobs.values():
@@ -483,7 +483,7 @@ def pinned_bytes(runtime: Runtime) -> dict[Principal, int]:
     return +pinned
 
 
-def kept_bytes(runtime: Runtime) -> Counter[Principal]:
+def kept_bytes(runtime: RuntimeState) -> Counter[Principal]:
     """Bytes that can go and are no events, by principal: those of finished jobs."""
     kept = Counter[Principal]()
     for job in runtime.jobs.values():
@@ -492,7 +492,7 @@ def kept_bytes(runtime: Runtime) -> Counter[Principal]:
     return +kept
 
 
-def check_bounds(runtime: Runtime) -> None:
+def check_bounds(runtime: RuntimeState) -> None:
     """Nothing grows beyond its limit."""
     limits = runtime.limits
     ensure(len(runtime.running) <= limits.running_jobs, "too many jobs run")
@@ -524,7 +524,7 @@ def check_bounds(runtime: Runtime) -> None:
     ensure(len(runtime.entropy._scopes) <= scopes, "entropy of the dead is kept")
 
 
-def check_caps(runtime: Runtime) -> None:
+def check_caps(runtime: RuntimeState) -> None:
     """Whose sessions, connections and jobs are counted, and that none has too many."""
     limits, caps, running = runtime.limits, runtime.caps, runtime.running
     sessions: dict[Group, list[SessionId]] = {}

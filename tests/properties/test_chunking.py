@@ -129,10 +129,10 @@ def test_inputs_of_agents_coalesced(setup: tuple[int, int, int], count: int, tak
         peer = world.client()
         job = peer.submit()
         for number in range(count):
-            world.runtime.emit(job, "log", {"level": "info", "message": str(number)}, now=world.now)
+            world.runtime.agents.emit(job, "log", {"level": "info", "message": str(number)}, now=world.now)
             if not coalesced or number in take_at:
                 world.take()
-        world.runtime.finish(job, {"x": 1}, now=world.now)
+        world.runtime.agents.finish(job, {"x": 1}, now=world.now)
         world.take()
         raws.append(peer.raw)
     if config.limits.session_events > count:

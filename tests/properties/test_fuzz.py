@@ -113,7 +113,7 @@ def test_what_a_process_says_reaches_its_own_job() -> None:
     pipes = fuzz_child.Pipes(b"\n".join(lines))
     assert not outside.serve(pipes)
     assert (pipes.asked, pipes.answered) == (3, 1)
-    assert str(outside.running.budget.free("USD")) == "4"
+    assert str(outside.world.state.jobs[outside.running.start.job_id].budget.free("USD")) == "4"
     assert [frame["payload"]["body"]["message"] for frame in outside.mine.of("job.event")] == ["m"]
 
 

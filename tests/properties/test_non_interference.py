@@ -217,34 +217,38 @@ class Side:
     def emit(self, a: int, b: int) -> None:
         runtime, now = self._world.runtime, self._world.now
         body = {"level": "info", "message": f"{b}" * (1 + b % 40)}
-        self._agent(a, lambda job_id: runtime.emit(job_id, "log", body, now=now))
+        self._agent(a, lambda job_id: runtime.agents.emit(job_id, "log", body, now=now))
 
     def tool(self, a: int, b: int) -> None:
         runtime, now = self._world.runtime, self._world.now
         body: dict[str, Any] = {"tool": ("a", "bb", "c")[b % 3], "args": {}, "call_id": f"c{b}"}
-        self._agent(a, lambda job_id: runtime.emit(job_id, "tool_call", body, now=now))
+        self._agent(a, lambda job_id: runtime.agents.emit(job_id, "tool_call", body, now=now))
 
     def spend(self, a: int, b: int) -> None:
         runtime, now = self._world.runtime, self._world.now
         body = {"name": "cost.x", "value": (0.1, 0.5, 1, 3)[b % 4], "unit": ("USD", "EUR")[b // 4 % 2]}
-        self._agent(a, lambda job_id: runtime.emit(job_id, "metric", body, now=now))
+        self._agent(a, lambda job_id: runtime.agents.emit(job_id, "metric", body, now=now))
 
     def delegate(self, a: int, b: int) -> None:
         runtime, now = self._world.runtime, self._world.now
         lease = {"tool.call": ["a"], "cost.budget": ["USD:0.5"]} if b % 2 else None
-        self._agent(a, lambda job_id: runtime.delegate(job_id, "one", b, lease, now=now))
+        self._agent(a, lambda job_id: runtime.agents.delegate(job_id, "one", b, lease, now=now))
 
     def stream_result(self, a: int, b: int) -> None:
         runtime, now = self._world.runtime, self._world.now
-        self._agent(a, lambda job_id: runtime.write_result(job_id, "x" * (1 + b % 50), now=now))
+        self._agent(a, lambda job_id: runtime.agents.write_result(job_id, "x" * (1 + b % 50), now=now))
 
     def finish(self, a: int, b: int) -> None:
         runtime, now = self._world.runtime, self._world.now
-        self._agent(a, lambda job_id: self._over(job_id, lambda: runtime.finish(job_id, None, now=now)))
+        self._agent(
+            a, lambda job_id: self._over(job_id, lambda: runtime.agents.finish(job_id, None, now=now))
+        )
 
     def fail(self, a: int, b: int) -> None:
         runtime, now = self._world.runtime, self._world.now
-        self._agent(a, lambda job_id: self._over(job_id, lambda: runtime.fail(job_id, "X-A", "m", now=now)))
+        self._agent(
+            a, lambda job_id: self._over(job_id, lambda: runtime.agents.fail(job_id, "X-A", "m", now=now))
+        )
 
     def _over(self, job_id: JobId, how: Callable[[], object]) -> None:
         self.agents.remove(job_id)

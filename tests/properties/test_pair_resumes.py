@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcp_proto.engine.connection import Framing
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.limits import Limits
 
 from .lossy_pair import LossyPair
@@ -101,7 +102,7 @@ def check(pair: LossyPair) -> None:
     assert len(pair.started) == len(set(pair.started))
     for client in pair.clients:
         client.check()
-    assert pair.runtime.timers.size <= 2 * len(pair.runtime.timers) + 64
+    assert state_of(pair.runtime).timers.size <= 2 * len(state_of(pair.runtime).timers) + 64
 
 
 @settings(max_examples=examples(150), deadline=None)

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import IssueCredentials, RevokeCredential, StartJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, LocalProtocolError, ensure
@@ -221,11 +222,11 @@ class Provider(World):
 
     def _rotate(self, a: int, b: int, c: int) -> None:
         held = [
-            (job.id, credential_id) for job in self.runtime.jobs.values() for credential_id in job.credentials
+            (job.id, credential_id) for job in self.state.jobs.values() for credential_id in job.credentials
         ]
         if held:
             try:
-                self.runtime.rotate_credential(*held[a % len(held)], now=self.now)
+                self.runtime.agents.rotate_credential(*held[a % len(held)], now=self.now)
             except LocalProtocolError:
                 return  # It is being rotated, or its job ends.
             self.take()
@@ -236,7 +237,7 @@ class Provider(World):
             return
         lease = {"model.use": ["m"], "cost.budget": ["USD:0.5"]}
         try:
-            self.runtime.delegate(job_id, AGENTS[b % 2].name, None, lease, now=self.now)
+            self.runtime.agents.delegate(job_id, AGENTS[b % 2].name, None, lease, now=self.now)
         except Denied as denied:
             cap = denied.details.get("limit") if denied.details else None
             ensure(cap in (None, *CAPS), f"refused for {cap}")
@@ -290,11 +291,11 @@ class Provider(World):
         self._check_records()
         self._check_revoked()
         for check in (structure.check_sessions, structure.check_caps, structure.check_keys):
-            check(self.runtime)
-        structure.check_turns(self.runtime)
-        running = self.runtime.running
+            check(self.state)
+        structure.check_turns(self.state)
+        running = self.state.running
         ensure(len(running) <= self.config.limits.running_jobs, "too many jobs run")
-        for job in self.runtime.jobs.values():
+        for job in self.state.jobs.values():
             ensure(not job.ended or not job.credentials, f"{job.id} is over, and has values")
 
     def _take_note(self) -> None:
@@ -347,7 +348,7 @@ class Provider(World):
 
     def _check_revoked(self) -> None:
         """What is valid is known; of a job that is over it is being revoked, or listed as outstanding."""
-        runtime = self.runtime
+        runtime = self.state
         unknown = [alias for alias in self.valid if runtime.provisions.get(alias) is None]
         ensure(not unknown, f"{unknown} are valid, and nobody knows")
         waiting = [
@@ -375,7 +376,7 @@ class Provider(World):
             peer.drop()
         for _ in range(40):
             self._take_note()
-            for job_id in list(self.runtime.running):
+            for job_id in list(self.state.running):
                 self.stopped(job_id)
             for request in list(self.unanswered.values()):
                 self._asked_for(request)
@@ -388,13 +389,11 @@ class Provider(World):
             self.advance(65)
         left = [alias for alias in self.valid if alias not in self.stuck]
         ensure(not left, f"in the end {left} are valid")
-        listed = [one for one in self.runtime.provisions if one.alias not in self.stuck]
-        ensure(not listed and not self.runtime.issuing.awaited, f"in the end {listed} are left")
-        issuing = self.runtime.issuing
+        listed = [one for one in self.state.provisions if one.alias not in self.stuck]
+        ensure(not listed and not self.state.issuing.awaited, f"in the end {listed} are left")
+        issuing = self.state.issuing
         ensure(not (issuing.submits or issuing.keys or issuing.wanted), "somebody waits for ever")
-        ensure(
-            all(one.outstanding for one in self.runtime.provisions), "it cannot be revoked, and nobody says"
-        )
+        ensure(all(one.outstanding for one in self.state.provisions), "it cannot be revoked, and nobody says")
         self._check_replay()
 
     def _check_replay(self) -> None:
@@ -419,14 +418,14 @@ class Provider(World):
         return peers[number % len(peers)] if peers else None
 
     def _any_job(self, number: int) -> str:
-        jobs: Sequence[str] = list(self.runtime.jobs)
+        jobs: Sequence[str] = list(self.state.jobs)
         return jobs[number % len(jobs)] if jobs else "job_nobody"
 
     def _running(self, number: int) -> JobId | None:
         started = [
             job_id
-            for job_id, job in self.runtime.running.items()
-            if job.id in self.runtime.unfinished and not self._waits(job_id)
+            for job_id, job in self.state.running.items()
+            if job.id in self.state.unfinished and not self._waits(job_id)
         ]
         return started[number % len(started)] if started else None
 
@@ -445,7 +444,7 @@ class Provider(World):
 
     def _sessions_of(self, who: str) -> tuple[bool, bool]:
         """Whether a principal has as many sessions as it may, and whether one of them may end for another."""
-        sessions = [one for one in self.runtime.sessions.values() if one.principal == who]
+        sessions = [one for one in self.state.sessions.values() if one.principal == who]
         room = any(one.connection is None and not one.jobs for one in sessions)
         return len(sessions) >= self.config.limits.sessions, room
 
@@ -455,9 +454,10 @@ class Provider(World):
         waiting = [
             request.principal
             for request in self.unanswered.values()
-            if runtime.issuing.awaited.get(request.alias) is not None and request.job_id not in runtime.jobs
+            if state_of(runtime).issuing.awaited.get(request.alias) is not None
+            and request.job_id not in state_of(runtime).jobs
         ]
-        running = [job.terms.principal for job in runtime.running.values()]
+        running = [job.terms.principal for job in state_of(runtime).running.values()]
         if len(running) + len(waiting) >= limits.running_jobs:
             return "running_jobs"
         return "principal_jobs" if [*running, *waiting].count(Principal(who)) >= limits.principal_jobs else ""

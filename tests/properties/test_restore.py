@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.journal.records import Record, decode_record
 from arcp_proto.server.runtime import Runtime
@@ -81,8 +82,10 @@ def test_a_snapshot_is_all_records(setup: tuple[int, int, int], drawn: Sequence[
     from_records = restored(play.config, play.world.records)
     from_snapshot = restored(play.config, lived)
     assert encoded(from_snapshot.snapshot()) == encoded(from_records.snapshot())
-    assert list(from_snapshot.jobs) == list(from_records.jobs) == list(play.world.runtime.jobs)
-    assert from_snapshot.timers.keys() == from_records.timers.keys()
+    assert (
+        list(state_of(from_snapshot).jobs) == list(state_of(from_records).jobs) == list(play.world.state.jobs)
+    )
+    assert state_of(from_snapshot).timers.keys() == state_of(from_records).timers.keys()
     one, two = from_snapshot.take(), from_records.take()
     assert encoded(one.records) == encoded(two.records)
     assert str(one.requests) == str(two.requests)
@@ -97,13 +100,13 @@ def test_any_prefix_is_a_legal_past(
     records = play.world.records
     for count in range(0, len(records) + 1, 1 + len(records) // 25):
         runtime = restored(play.config, records[:count])
-        structure.check(runtime)
-        assert all(job.terms.agent == "again" for job in runtime.unfinished.values())
+        structure.check(state_of(runtime))
+        assert all(job.terms.agent == "again" for job in state_of(runtime).unfinished.values())
         made = runtime.take().records
         lived = encoded(runtime.snapshot())
         assert encoded(applied(play.config, [*records[:count], *made]).snapshot()) == lived
         assert encoded(applied(play.config, runtime.snapshot()).snapshot()) == lived
-        if not runtime.unfinished:  # Else agents that were started again are started once more.
+        if not state_of(runtime).unfinished:  # Else agents that were started again are started once more.
             again = restored(play.config, [*records[:count], *made])
             assert encoded(again.snapshot()) == lived
             assert again.take().records == ()

@@ -126,7 +126,7 @@ class SlowDisk:
                 reader.peer.send("session.ack", {"last_processed_seq": reader.last})
         world.advance(0.001)
         self._note()
-        structure.check(world.runtime)
+        structure.check(world.state)
 
     def end(self) -> None:
         """Everybody reads and everything is durable: all has come, and nobody waits."""
@@ -152,7 +152,7 @@ class SlowDisk:
         return [] if reader is self.clients[1] else self.jobs[::2]
 
     def _ask_again(self, reader: Reader, job: JobId, number: int) -> None:
-        position = number % (self.world.runtime.jobs[job].last_position + 1)
+        position = number % (self.world.state.jobs[job].last_position + 1)
         request_id = f"again{len(reader.asked)}"
         reader.asked[request_id] = position
         asked = {"job_id": job, "history": True, "from_job_seq": position}
@@ -161,7 +161,7 @@ class SlowDisk:
     def _emit(self, job: JobId, padding: str) -> None:
         self.said[job] += 1
         body = {"level": "info", "message": f"{self.said[job]}", "padding": padding}
-        self.world.runtime.emit(job, "log", body, now=self.world.now)
+        self.world.runtime.agents.emit(job, "log", body, now=self.world.now)
 
     def _persist(self, count: int) -> None:
         runtime = self.world.runtime

@@ -80,7 +80,7 @@ class Row(World):
         attached = self.peer.connection.phase is Phase.OPEN
         job = self.submitted[number % len(self.submitted)]
         if name == "finish":
-            if job in self.runtime.running:
+            if job in self.state.running:
                 self.finish(job)
         elif name == "clock":
             self.runtime.wall_clock_set(UNIX + (number - 1) * SECOND, now=self.now)
@@ -106,24 +106,32 @@ class Row(World):
             self.now += wait * MILLISECOND
             for _ in range(count):
                 try:
-                    self.runtime.emit(JobId(self.submitted[job % 2]), kind, _body(kind, size), now=self.now)
+                    self.runtime.agents.emit(
+                        JobId(self.submitted[job % 2]), kind, _body(kind, size), now=self.now
+                    )
                 except (LocalProtocolError, Denied):
                     break  # It is over, or has no tools.
                 if self.apart:
-                    self.runtime._completed()
+                    self.state._completed()
         self.take()
 
-    def state(self) -> Any:
+    def picture(self) -> Any:
+        """Return all that must not depend on how events are put together."""
         runtime = self.runtime
+        state = self.state
         holders: list[Holder] = [
-            *(session.log for session in runtime.sessions.values()),
-            *(job.history for job in runtime.jobs.values()),
+            *(session.log for session in state.sessions.values()),
+            *(job.history for job in state.jobs.values()),
         ]
         return (
             list(map(encode_record, runtime.snapshot())),
             [(holder.size, holder.events, holder.oldest_at, holder._ages._marks) for holder in holders],
-            (runtime.holdings.events, runtime.holdings.size, runtime.holdings.over),
-            [(connection.number, connection.sent_at) for connection in runtime.connections.values()],
+            (
+                state.holdings.events,
+                state.holdings.size,
+                state.holdings.over,
+            ),
+            [(connection.number, connection.sent_at) for connection in state.connections.values()],
             [peer.raw for peer in self.peers.values()],
         )
 
@@ -156,5 +164,5 @@ def test_in_a_row_as_one_by_one(limits: Limits, features: tuple[str, ...], steps
     for step in steps:
         together.step(step)
         apart.step(step)
-        assert together.state() == apart.state()
-        structure.check(together.runtime)
+        assert together.picture() == apart.picture()
+        structure.check(together.state)

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arcp_proto.engine.connection import Phase
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import ChildEnded, StartJob, StopJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, ensure
@@ -119,9 +120,9 @@ class Forest(World):
             payload["lease_constraints"] = {"expires_at": format_time(UNIX + 90 * SECOND)}
         if c & 2:
             payload["max_runtime_sec"] = 1 + c % 20
-        before = len(self.runtime.jobs)
+        before = len(self.state.jobs)
         self.peer.send("job.submit", payload)
-        if len(self.runtime.jobs) > before:
+        if len(self.state.jobs) > before:
             self._born(self.last(StartJob).job_id)
 
     def _delegate(self, a: int, b: int, c: int) -> None:
@@ -132,20 +133,20 @@ class Forest(World):
         budget = BUDGETS[c % len(BUDGETS)]
         if lease is not None and budget:
             lease = {**lease, "cost.budget": budget}
-        expires = format_time(self.runtime.wall + (1 + c) * SECOND) if b & 64 else None
+        expires = format_time(self.state.wall + (1 + c) * SECOND) if b & 64 else None
         runtime_sec = 1 + c % 9 if b & 128 else None
         agent = ("plain", "echo", "again", "zork")[a // 64]
-        before = facts(self.runtime)
+        before = facts(self.state)
         try:
-            child = self.runtime.delegate(job.id, agent, c, lease, expires, runtime_sec, now=self.now)
+            child = self.runtime.agents.delegate(job.id, agent, c, lease, expires, runtime_sec, now=self.now)
         except Denied as denied:
             expired = denied.code == "LEASE_EXPIRED"
-            ensure(expired or facts(self.runtime) == before, "a refused delegation leaves a trace")
+            ensure(expired or facts(self.state) == before, "a refused delegation leaves a trace")
             self.take()
             return
         self.take()
         self._born(child)
-        self._check_authority(self.runtime.jobs[child], job)
+        self._check_authority(self.state.jobs[child], job)
 
     def _spend(self, a: int, b: int, c: int) -> None:
         job = self._unended(a)
@@ -161,7 +162,7 @@ class Forest(World):
             return
         cost, unit = Decimal(COSTS[b % len(COSTS)]), ("USD", "credits", "EUR")[c % 3]
         try:
-            hold = self.runtime.reserve(job.id, unit, cost, now=self.now)
+            hold = self.runtime.agents.reserve(job.id, unit, cost, now=self.now)
         except Denied:
             pass
         else:
@@ -175,11 +176,11 @@ class Forest(World):
             return
         unit, _ = self.holds[job.id].pop(hold)
         if b & 1:
-            self.runtime.release(job.id, hold, now=self.now)
+            self.runtime.agents.release(job.id, hold, now=self.now)
         else:
             cost = Decimal(COSTS[c % len(COSTS)])
             self._count(job, unit, cost)
-            self.runtime.settle(job.id, hold, cost, now=self.now)
+            self.runtime.agents.settle(job.id, hold, cost, now=self.now)
         self.take()
 
     def _emit(self, a: int, b: int, c: int) -> None:
@@ -193,30 +194,30 @@ class Forest(World):
             self.write(job.id, "x" * c)
 
     def _finish(self, a: int, b: int, c: int) -> None:
-        job = self._one(self.runtime.running, a)
+        job = self._one(self.state.running, a)
         if job is not None:
             self.finish(job.id, None if b & 1 else {"n": c})
 
     def _fail(self, a: int, b: int, c: int) -> None:
-        job = self._one(self.runtime.running, a)
+        job = self._one(self.state.running, a)
         if job is not None:
             self.fail(job.id, "X_MINE")
 
     def _stop(self, a: int, b: int, c: int) -> None:
         """Those that were told to stop do so before the others."""
         told = {request.job_id: None for request in self.all(StopJob)}
-        stopping = {key: job for key, job in self.runtime.running.items() if key in told}
-        job = self._one(stopping or self.runtime.running, a)
+        stopping = {key: job for key, job in self.state.running.items() if key in told}
+        job = self._one(stopping or self.state.running, a)
         if job is not None:
             self.stopped(job.id)
 
     def _cancel(self, a: int, b: int, c: int) -> None:
-        job = self._one(self.runtime.unfinished, a)
+        job = self._one(self.state.unfinished, a)
         if job is not None and self.there:
             self.peer.cancel(job.id)
 
     def _host_cancel(self, a: int, b: int, c: int) -> None:
-        job = self._one(self.runtime.unfinished, a)
+        job = self._one(self.state.unfinished, a)
         if job is not None:
             self.runtime.cancel_job(job.id, now=self.now)
             self.take()
@@ -236,7 +237,7 @@ class Forest(World):
         if self.there:
             return
         self._see()
-        if self.peer.session_id in self.runtime.sessions:
+        if self.peer.session_id in self.state.sessions:
             last = max(self.frames.get(self.peer.session_id, {}), default=0)
             again = self.connect()
             self.all_peers.append(again)
@@ -244,15 +245,15 @@ class Forest(World):
             again.hello(features=self.features, resume=resume, **self.hello)
             ensure(again.connection.phase is Phase.OPEN, "a session was not resumed")
             self.peer = again
-        elif not self.runtime.draining:
+        elif not self.state.draining:
             self.peer = self._open()
 
     def _subscribe(self, a: int, b: int, c: int) -> None:
-        job, history = self._one(self.runtime.jobs, a), bool(b & 1)
+        job, history = self._one(self.state.jobs, a), bool(b & 1)
         if job is None or not self.there:
             return
         session_id = SessionId(self.peer.session_id)
-        last = self.runtime.sessions[session_id].log.last
+        last = self.state.sessions[session_id].log.last
         place = b // 2 % (job.last_position + 1) if history else job.last_position
         if history or not self._gets(session_id, job):
             self.asked.append((session_id, job.id, last, place))
@@ -261,7 +262,7 @@ class Forest(World):
 
     def _gets(self, session_id: SessionId, job: Job) -> bool:
         """Whether a session gets the events of a job: then only a history is something that it asks for."""
-        session = self.runtime.sessions[session_id]
+        session = self.state.sessions[session_id]
         return job.id in session.jobs or job.id in session.observed
 
     def _crash(self, a: int, b: int, c: int) -> None:
@@ -287,17 +288,15 @@ class Forest(World):
     def check(self) -> None:
         """Raise unless everything holds."""
         for job_id in self.parents:
-            job = self.runtime.jobs.get(job_id)
+            job = self.state.jobs.get(job_id)
             if (job is None or job.ended) and job_id not in self.over:
                 self.over[job_id] = None
                 self._lapse(job_id, self.holds[job_id])
-        structure.check_trees(self.runtime)
-        structure.check_jobs(self.runtime)
+        structure.check_trees(self.state)
+        structure.check_jobs(self.state)
         aborted = [one for one, peer in self.peers.items() if peer.closing and peer.closing.abort]
-        structure.check_timers(
-            self.runtime, aborted, drain=bool(self.runtime.timers.armed(TimerKind.DRAIN, 0))
-        )
-        for job in self.runtime.jobs.values():
+        structure.check_timers(self.state, aborted, drain=bool(self.state.timers.armed(TimerKind.DRAIN, 0)))
+        for job in self.state.jobs.values():
             if job.terms.parent_job_id is None:
                 self._check_money(job)
         for told in self.all(ChildEnded):
@@ -324,11 +323,11 @@ class Forest(World):
         """Records make what lived, and so does a snapshot of it."""
         if not self.config.journal:
             return
-        moment = {"now": self.now, "unix": self.runtime.wall}
+        moment = {"now": self.now, "unix": self.state.wall}
         bare = applied(self.config, map(read, encoded(self.records)), **moment)
-        ensure(facts(bare) == facts(self.runtime), "records make another state than lived")
+        ensure(facts(state_of(bare)) == facts(self.state), "records make another state than lived")
         again = applied(self.config, map(read, encoded(self.runtime.snapshot())), **moment)
-        ensure(facts(again) == facts(self.runtime), "a snapshot makes another state")
+        ensure(facts(state_of(again)) == facts(self.state), "a snapshot makes another state")
 
     def check_replay(self) -> None:
         """The recording makes the same again."""
@@ -393,16 +392,16 @@ class Forest(World):
         for peer in self.peers.values():
             if peer.connection.phase is not Phase.CLOSED:
                 peer.drop()
-        for job_id in list(self.runtime.running):
+        for job_id in list(self.state.running):
             self.stopped(job_id)
             self.check()
-        if not structure.leaves(self.runtime):
-            ensure(not self.runtime.unfinished, "a job without agents goes on")
+        if not structure.leaves(self.state):
+            ensure(not self.state.unfinished, "a job without agents goes on")
         self.check_frames()
         self.check_replay()
-        if not structure.leaves(self.runtime):
+        if not structure.leaves(self.state):
             self.advance(100)
-            structure.check_empty(self.runtime)
+            structure.check_empty(self.state)
 
     # Below.
 
@@ -435,11 +434,11 @@ class Forest(World):
         return items[number % len(items)] if items else None
 
     def _unended(self, number: int) -> Job | None:
-        running = {key: job for key, job in self.runtime.running.items() if key in self.runtime.unfinished}
+        running = {key: job for key, job in self.state.running.items() if key in self.state.unfinished}
         return self._one(running, number)
 
     def _born(self, job_id: JobId) -> None:
-        terms = self.runtime.jobs[job_id].terms
+        terms = self.state.jobs[job_id].terms
         self.parents[job_id], self.homes[job_id] = terms.parent_job_id, terms.session_id
         self.holds[job_id] = {}
 

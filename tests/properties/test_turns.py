@@ -42,7 +42,7 @@ def test_every_submit_is_answered_whoever_waits_for_whom(actions: list[tuple[str
             key = {} if KEYS[b] is None else {"idempotency_key": KEYS[b]}
             peers[a % 2].send("job.submit", {"agent": "echo", "input": None, **key})
         elif name == "wait":
-            for job_id in list(world.runtime.running)[: a % 3]:
+            for job_id in list(world.state.running)[: a % 3]:
                 world.stopped(job_id)
             world.advance((0.5, 2, 31)[b])
         elif unanswered:
@@ -51,8 +51,8 @@ def test_every_submit_is_answered_whoever_waits_for_whom(actions: list[tuple[str
         world.advance(0)  # What came in while too many waited is carried out.
         unanswered += world.asked[noted:]
         noted = len(world.asked)
-        structure.check_turns(world.runtime)
+        structure.check_turns(world.state)
 
-    ensure(not any(session.turns for session in world.runtime.sessions.values()), "somebody waits for ever")
+    ensure(not any(session.turns for session in world.state.sessions.values()), "somebody waits for ever")
     answers = [frame for one in peers for kind in ("job.accepted", "session.error") for frame in one.of(kind)]
     ensure(len(answers) == submits, f"{len(answers)} answers to {submits} submits")

@@ -93,7 +93,7 @@ def answers(frame: Frame) -> tuple[list[bytes], str]:
     peer = world.connect() if frame["type"] in ("session.hello", "session.resume") else world.client()
     before = len(peer.raw)
     peer.send_bytes(json.dumps(frame).encode())
-    return peer.raw[before:], f"{world.requests} {peer.connection.phase} {world.runtime.jobs.keys()}"
+    return peer.raw[before:], f"{world.requests} {peer.connection.phase} {world.state.jobs.keys()}"
 
 
 def times_that_fit(frame: Frame, value: Any) -> int:

@@ -90,7 +90,7 @@ class Agents:
             name = KINDS[kind % len(KINDS)]
             mark = host.world.truth.mark()
             try:
-                host.runtime.emit(job_id, name, _body(name, mark, long), now=host.now)
+                host.runtime.agents.emit(job_id, name, _body(name, mark, long), now=host.now)
             except LocalProtocolError:
                 self.refused(agent)
                 return
@@ -119,7 +119,7 @@ class Agents:
             return
         piece = chr(97 + len(work.pieces) % 26) * (1 + size % 150)
         try:
-            host.runtime.write_result(JobId(work.job_id), piece, now=host.now)
+            host.runtime.agents.write_result(JobId(work.job_id), piece, now=host.now)
         except (LocalProtocolError, Denied):
             self.refused(agent)
             return
@@ -135,12 +135,12 @@ class Agents:
         host, work = self._host, agent.work
         value = None if agent.streams else value
         work.returned.append(value)
-        job = host.runtime.running.get(JobId(work.job_id))
+        job = host.state.running.get(JobId(work.job_id))
         closes = agent.streams and job is not None and job.outcome is None
         if closes and host.world.ledger.has_children(work.job_id):
             closes, work.closes = False, True  # Until they have ended it may be cancelled.
         try:
-            host.runtime.finish(JobId(work.job_id), value, now=host.now)
+            host.runtime.agents.finish(JobId(work.job_id), value, now=host.now)
             if closes:
                 work.add_chunks(1)
         except LocalProtocolError:
@@ -156,7 +156,7 @@ class Agents:
         message = f"m{host.world.truth.mark()}"
         work.failed.append((code, message))
         try:
-            host.runtime.fail(JobId(work.job_id), code, message, now=host.now)
+            host.runtime.agents.fail(JobId(work.job_id), code, message, now=host.now)
         except LocalProtocolError:
             work.failed.pop()
         self.over(agent)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sized
 from typing import TYPE_CHECKING, Any, Final
 
 from arcp_proto.engine.connection import Phase
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import SECOND
 from arcp_proto.server.jobs.idempotency import key_bytes
 from arcp_proto.server.journal import records as facts
@@ -33,7 +34,7 @@ which age as they are used."""
 
 def fact(host: Host, record: facts.Record) -> None:
     """A limit or a window is about to take something: was it its turn? (I1, I8)"""
-    runtime = host.runtime
+    runtime = host.state
     match record:
         case facts.Evicted(session_id=session_id):
             session = runtime.sessions[session_id]
@@ -113,10 +114,10 @@ def holdings(host: Host) -> tuple[dict[str, int], dict[str, int]]:
     """Events of all logs and histories of each principal, and the bytes of all that can go."""
     events: dict[str, int] = defaultdict(int)
     size: dict[str, int] = defaultdict(int)
-    for session in host.runtime.sessions.values():
+    for session in host.state.sessions.values():
         events[session.principal] += len(session.log)
         size[session.principal] += session.log.size
-    for job in host.runtime.jobs.values():
+    for job in host.state.jobs.values():
         events[job.terms.principal] += job.history.events
         size[job.terms.principal] += job.history.size + job.kept
     return events, size
@@ -125,11 +126,11 @@ def holdings(host: Host) -> tuple[dict[str, int], dict[str, int]]:
 def pinned_bytes(host: Host) -> dict[str, int]:
     """Bytes of what running jobs, and submits that wait, were given, and of keys whose jobs have ended."""
     pinned: dict[str, int] = defaultdict(int)
-    for job in host.runtime.jobs.values():
+    for job in host.state.jobs.values():
         pinned[job.terms.principal] += job.pinned
-    for session in host.runtime.sessions.values():
+    for session in host.state.sessions.values():
         pinned[session.principal] += sum(turn.pinned for turn in session.turns)
-    for principal, key, claim in host.runtime.keys.items():
+    for principal, key, claim in host.state.keys.items():
         pinned[principal] += 0 if claim.ended is None else key_bytes(key, claim)
     return pinned
 
@@ -137,17 +138,19 @@ def pinned_bytes(host: Host) -> dict[str, int]:
 def check(host: Host) -> None:
     """Everything is within its limits (I8)."""
     runtime, limits = host.runtime, host.runtime.limits
-    if runtime.timers.size > 2 * len(runtime.timers) + HEAP_SLACK:
-        raise Broken("I8", f"{runtime.timers.size} entries for {len(runtime.timers)} timers")
+    if state_of(runtime).timers.size > 2 * len(state_of(runtime).timers) + HEAP_SLACK:
+        raise Broken(
+            "I8", f"{state_of(runtime).timers.size} entries for {len(state_of(runtime).timers)} timers"
+        )
     # Of each subscription that ends because its history was cut, a notice comes on top (§7.6).
     most_events = limits.session_events + min(limits.subscriptions, len(host.world.truth.jobs))
     most_bytes = limits.session_bytes + limits.session_bytes // 16 + NOTICES
-    for session in runtime.sessions.values():
+    for session in state_of(runtime).sessions.values():
         log = session.log
         if len(log) > most_events or log.size > most_bytes:
             raise Broken("I8", f"{session.id} holds {len(log)} events, {log.size} bytes")
         _check_session(host, session)
-    for job in runtime.jobs.values():
+    for job in state_of(runtime).jobs.values():
         history = job.history
         if history.size > limits.history_bytes or history.events > limits.history_events:
             raise Broken("I8", f"the history of {job.id} has {history.events} events")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import (
     Authenticate,
     ChildEnded,
@@ -29,6 +30,7 @@ from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.jobs.job import Job
 from arcp_proto.server.journal.records import Record
 from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.state import RuntimeState
 
 from . import bounds
 from .agents import AGENTS, Agents
@@ -183,6 +185,11 @@ class Host:
         self.runtime = self._watch(Runtime(self.config, seed=world.seed(), now=self.now, unix=self.unix))
         self.agents = Agents(self)
         self.powers = Powers(self)
+
+    @property
+    def state(self) -> RuntimeState:
+        """What the runtime keeps."""
+        return state_of(self.runtime)
 
     @property
     def now(self) -> int:
@@ -440,7 +447,7 @@ class Host:
         )
         self.up = True
         self.changed_at = world.now
-        self.detached_at = dict.fromkeys(map(str, self.runtime.sessions), world.now)
+        self.detached_at = dict.fromkeys(map(str, self.state.sessions), world.now)
         output = self.runtime.take()
         for record in output.records:
             world.works.fact(record)
@@ -470,7 +477,8 @@ class Host:
 
     def _watch(self, runtime: Runtime) -> Runtime:
         """The same runtime, looked at as it decides."""
-        commit, world = runtime.commit, self.world
+        state, world = state_of(runtime), self.world
+        commit = state.commit
 
         def watched(record: Record) -> None:
             world.works.fact(record)
@@ -480,7 +488,7 @@ class Host:
             bounds.fact(self, record)
             commit(record)
 
-        publish = runtime.publish
+        publish = state.publish
 
         def published(job: Job, kind: str, body: bytes) -> None:
             work = world.truth.jobs.get(job.id)
@@ -489,7 +497,7 @@ class Host:
                 work.add_chunks(1)
             publish(job, kind, body)
 
-        vars(runtime).update(commit=watched, publish=published)
+        vars(state).update(commit=watched, publish=published)
         return runtime
 
     def set_observers(self, observers: dict[str, dict[str, str]]) -> None:

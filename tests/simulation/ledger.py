@@ -364,7 +364,7 @@ class Ledger:
         """The wall clock was set; it has shown `past`: what had ended by then stays so."""
         for account in self._live.values():
             over = account.expires is not None and past >= account.expires
-            if over and not account.ended and account.job_id in self._world.host.runtime.unfinished:
+            if over and not account.ended and account.job_id in self._world.host.state.unfinished:
                 ensure(account.expired, "I4", f"the lease of {account.job_id} had ended, and has not now")
 
     def check_stopped(self) -> None:
@@ -393,7 +393,9 @@ class Ledger:
         """Everything is over: every tree balances, and nobody is left."""
         for account in self._live.values():
             ensure(
-                account.ended or account.job_id in self._world.host.runtime.unfinished, "I2", account.job_id
+                account.ended or account.job_id in self._world.host.state.unfinished,
+                "I2",
+                account.job_id,
             )
             self.check_settled(account.job_id)
 

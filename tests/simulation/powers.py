@@ -53,7 +53,7 @@ class Powers:
         expected = self._world.ledger.refusal(self._account(agent), name, what)
         job_id = JobId(agent.work.job_id)
         try:
-            self._host.runtime.authorize(job_id, name, what, now=self._host.now)
+            self._host.runtime.agents.authorize(job_id, name, what, now=self._host.now)
         except Denied as denied:
             self._denied(agent, denied, expected, f"{name} {what!r}", passes=passes)
         except LocalProtocolError:
@@ -69,7 +69,7 @@ class Powers:
         mark = self._world.truth.mark()
         body = {"tool": tool, "args": {}, "call_id": f"m{mark}"}
         try:
-            host.runtime.emit(JobId(work.job_id), "tool_call", body, now=host.now)
+            host.runtime.agents.emit(JobId(work.job_id), "tool_call", body, now=host.now)
         except Denied as denied:
             work.add(mark, "tool_call")
             work.add(RESULTS + mark, "tool_result")
@@ -100,7 +100,7 @@ class Powers:
             return
         agent.work.failed.append((denied.code.value, denied.message))
         try:
-            self._host.runtime.fail(
+            self._host.runtime.agents.fail(
                 JobId(agent.work.job_id), denied.code.value, denied.message, now=self._host.now
             )
         except LocalProtocolError:
@@ -128,7 +128,7 @@ class Powers:
         before = {currency: ledger.left(account, currency) for currency in ledger.currencies(account)}
         metric = {"name": "cost.try", "value": said, "unit": unit, "dimensions": {"m": f"m{mark}"}}
         try:
-            host.runtime.emit(JobId(work.job_id), "metric", metric, now=host.now)
+            host.runtime.agents.emit(JobId(work.job_id), "metric", metric, now=host.now)
         except LocalProtocolError:
             self._gone(agent)
             return
@@ -159,7 +159,7 @@ class Powers:
         else:
             body = {"name": REMAINING, "value": 1000, "unit": "USD"}
         try:
-            host.runtime.emit(job_id, "metric", body, now=host.now)
+            host.runtime.agents.emit(job_id, "metric", body, now=host.now)
         except LocalProtocolError:
             pass
         else:
@@ -177,7 +177,7 @@ class Powers:
         if expected is None and free is not None and Fraction(said) > free:
             expected = "BUDGET_EXHAUSTED"
         try:
-            hold = host.runtime.reserve(JobId(account.job_id), unit, said, now=host.now)
+            hold = host.runtime.agents.reserve(JobId(account.job_id), unit, said, now=host.now)
         except Denied as denied:
             self._denied(agent, denied, expected, f"reserving {said} {unit} of {free}", passes=False)
         except LocalProtocolError:
@@ -200,9 +200,9 @@ class Powers:
         said, mark, job_id = COSTS[cost % len(COSTS)], self._world.truth.mark(), JobId(account.job_id)
         try:
             if releases:
-                host.runtime.release(job_id, hold, now=host.now)
+                host.runtime.agents.release(job_id, hold, now=host.now)
             else:
-                host.runtime.settle(job_id, hold, said, "cost.held", {"m": f"m{mark}"}, now=host.now)
+                host.runtime.agents.settle(job_id, hold, said, "cost.held", {"m": f"m{mark}"}, now=host.now)
         except LocalProtocolError:
             self._gone(agent)
             return
@@ -217,7 +217,9 @@ class Powers:
         if self._waits(agent):
             return
         try:
-            self._host.runtime.upstream_exhausted(JobId(agent.work.job_id), "no money", now=self._host.now)
+            self._host.runtime.agents.upstream_exhausted(
+                JobId(agent.work.job_id), "no money", now=self._host.now
+            )
         except Denied as denied:
             self._denied(agent, denied, "BUDGET_EXHAUSTED", "upstream", passes=True)
         except LocalProtocolError:
@@ -229,11 +231,11 @@ class Powers:
         if self._waits(agent):
             return
         host, job_id = self._host, JobId(agent.work.job_id)
-        held = host.runtime.credentials_of(job_id)
+        held = host.runtime.agents.credentials_of(job_id)
         if not held:
             return
         try:
-            host.runtime.rotate_credential(job_id, held[which % len(held)].id, now=host.now)
+            host.runtime.agents.rotate_credential(job_id, held[which % len(held)].id, now=host.now)
         except LocalProtocolError:
             return  # It is asked for already, or the job is to end.
         self._world.count("rotation")
@@ -260,7 +262,7 @@ class Powers:
             currency: world.ledger.left(account, currency) for currency in world.ledger.currencies(account)
         }
         try:
-            child_id = host.runtime.delegate(
+            child_id = host.runtime.agents.delegate(
                 JobId(account.job_id), name, given, asked, expires, seconds, now=host.now
             )
         except Denied as denied:

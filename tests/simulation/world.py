@@ -212,7 +212,7 @@ class World:
         """What is still to come; None for nothing."""
         if not self.host.up:
             return "the runtime is down"
-        for job in self.host.runtime.unfinished.values():
+        for job in self.host.state.unfinished.values():
             return f"{job.id} has not ended"
         for client in self.clients:
             if isinstance(client, Honest) and not client.final:

@@ -51,9 +51,10 @@ from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.recording import record
 from arcp_proto.secret import Secret
+from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.jobs.inventory import AgentInfo
 from arcp_proto.server.journal.records import Record
-from arcp_proto.server.runtime import Runtime, RuntimeConfig
+from arcp_proto.server.runtime import Runtime
 from tests.unit.world import MAX_DEADLINES, START, UNIX, Frame, World
 
 CONFIG: Final = RuntimeConfig(name="example", version="1", agents=(AgentInfo("echo"),))
@@ -364,7 +365,7 @@ class Stage(World):
         """An agent calls anything else; what it gets back is written down."""
 
         def call(job: JobId) -> None:
-            got = getattr(self.runtime, method)(job, *self.value(arguments), now=self.now)
+            got = getattr(self.runtime.agents, method)(job, *self.value(arguments), now=self.now)
             if got is not None:
                 self._write("returns", json.dumps(got))
             self.take()

@@ -15,8 +15,10 @@ from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, Closing, Event, Output, Request, StartJob
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.secret import Secret
+from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.jobs.inventory import AgentInfo
-from arcp_proto.server.runtime import Runtime, RuntimeConfig
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.state import RuntimeState
 
 T = TypeVar("T")
 
@@ -130,6 +132,11 @@ class Pair:
     def client_state(self) -> ClientState:
         """What the client keeps."""
         return state_of(self.client)
+
+    @property
+    def runtime_state(self) -> RuntimeState:
+        """What the runtime keeps."""
+        return state_of(self.runtime)
 
     def last(self, kind: type[T]) -> T:
         """The last event of the client, or request of the runtime, of a kind."""

@@ -40,13 +40,13 @@ class Story:
 
     def log(self, text: str = "hi") -> None:
         """Let the job emit what everybody takes."""
-        self.pair.runtime.emit(self.job, "log", Log("info", text), now=self.pair.now)
+        self.pair.runtime.agents.emit(self.job, "log", Log("info", text), now=self.pair.now)
         self.pair.advance(0.01)
 
     def progress(self, *numbers: int) -> None:
         """Let the job emit what the submitting session does not take."""
         for number in numbers:
-            self.pair.runtime.emit(self.job, "progress", Progress(number), now=self.pair.now)
+            self.pair.runtime.agents.emit(self.job, "progress", Progress(number), now=self.pair.now)
         self.pair.advance(0.01)
 
     def subscribe(self, after: int | None = 0) -> None:
@@ -155,12 +155,12 @@ def test_a_session_that_takes_other_kinds_goes_on() -> None:
     story.subscribe()
     story.log()
     story.progress(1, 2)
-    story.pair.runtime.features = tuple(name for name in CLIENT_FEATURES if name != "progress")
+    story.pair.runtime_state.features = tuple(name for name in CLIENT_FEATURES if name != "progress")
     story.lose()
     story.progress(3)
     story.log()
     assert story.got() == [1, 2, 3, 5]
-    story.pair.runtime.features = CLIENT_FEATURES
+    story.pair.runtime_state.features = CLIENT_FEATURES
     story.lose()
     story.progress(4)
     assert (story.got(), story.asked()) == ([1, 2, 3, 5, 6], [0, 3, 5])
@@ -171,12 +171,12 @@ def test_a_streamed_result_is_whole_over_an_ended_subscription() -> None:
     story.subscribe()
     runtime, pair = story.pair.runtime, story.pair
     story.log()
-    runtime.write_result(story.job, "ab", now=pair.now)
+    runtime.agents.write_result(story.job, "ab", now=pair.now)
     pair.advance(0.01)
     story.stop()
-    runtime.write_result(story.job, "cd", now=pair.now)
+    runtime.agents.write_result(story.job, "cd", now=pair.now)
     pair.advance(2)
-    runtime.finish(story.job, None, now=pair.now)
+    runtime.agents.finish(story.job, None, now=pair.now)
     pair.advance(1)
     assert pair.last(JobEnded).result == "abcd"
 
@@ -185,10 +185,10 @@ def test_an_end_behind_chunks_comes() -> None:
     story = Story()
     story.subscribe()
     runtime, pair = story.pair.runtime, story.pair
-    runtime.write_result(story.job, "ab", now=pair.now)
+    runtime.agents.write_result(story.job, "ab", now=pair.now)
     pair.advance(0.01)
     story.stop()
-    runtime.finish(story.job, None, now=pair.now)
+    runtime.agents.finish(story.job, None, now=pair.now)
     pair.advance(2)
     end = pair.last(JobEnded)
     assert (end.result, end.job_seq) == ("ab", 3), "the empty last chunk is 2"
@@ -288,8 +288,8 @@ def test_the_submitting_session_goes_on_over_gaps() -> None:
 
     def emit(*numbers: int) -> None:
         for number in numbers:
-            runtime.emit(job, "progress", Progress(number), now=pair.now)
-        runtime.emit(job, "log", Log("info", "hi"), now=pair.now)
+            runtime.agents.emit(job, "progress", Progress(number), now=pair.now)
+        runtime.agents.emit(job, "log", Log("info", "hi"), now=pair.now)
         pair.advance(0.01)
 
     emit(1, 2)
@@ -306,7 +306,7 @@ def test_the_submitting_session_goes_on_over_gaps() -> None:
         pair.advance(5)
     emit()
     assert [event.job_seq for event in pair.all(JobEmitted)] == [3, 5, 6, 8, 9]
-    runtime.finish(job, {"done": True}, now=pair.now)
+    runtime.agents.finish(job, {"done": True}, now=pair.now)
     pair.advance(0.01)
     end = pair.last(JobEnded)
     assert (end.result, end.job_seq) == ({"done": True}, 10)

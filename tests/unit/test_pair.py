@@ -23,8 +23,8 @@ from arcp_proto.engine.output import (
 )
 from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits
+from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.jobs.inventory import AgentInfo
-from arcp_proto.server.runtime import RuntimeConfig
 from arcp_proto.wire.event_bodies import Log, Progress
 from tests.unit.pair import RUNTIME_CONFIG, Pair
 
@@ -45,7 +45,7 @@ def test_the_handshake(pair: Pair) -> None:
     assert welcomed.runtime.name == "pair"
     assert welcomed.features == set(CLIENT_FEATURES) - {"provisioned_credentials"}
     assert [agent.name for agent in pair.client.agents] == ["echo"]
-    assert list(pair.runtime.sessions) == [pair.client.session_id]
+    assert list(pair.runtime_state.sessions) == [pair.client.session_id]
 
 
 def test_a_wrong_token() -> None:
@@ -56,7 +56,7 @@ def test_a_wrong_token() -> None:
     assert isinstance(ended, ConnectionEnded)
     assert (failed.code, ended.who) == ("UNAUTHENTICATED", "peer")
     assert not pair.client_state.connections
-    assert not pair.runtime.connections
+    assert not pair.runtime_state.connections
 
 
 def test_an_anonymous_client(pair: Pair) -> None:
@@ -75,9 +75,9 @@ def test_a_job_from_its_submit_to_its_end(framing: Framing, piece: int) -> None:
     pair.connect()
     job_id = pair.submit("echo", {"x": 1}, max_runtime_sec=60)
     assert pair.last(StartJob).input == {"x": 1}
-    pair.runtime.emit(job_id, "log", Log("info", "hello"), now=pair.now)
-    pair.runtime.emit(job_id, "progress", Progress(1, 2), now=pair.now)
-    pair.runtime.finish(job_id, {"echo": 1}, now=pair.now, summary="done")
+    pair.runtime.agents.emit(job_id, "log", Log("info", "hello"), now=pair.now)
+    pair.runtime.agents.emit(job_id, "progress", Progress(1, 2), now=pair.now)
+    pair.runtime.agents.finish(job_id, {"echo": 1}, now=pair.now, summary="done")
     pair.settle()
     assert pair.last(JobAccepted).job_id == job_id
     assert [(event.seq, event.kind) for event in pair.all(JobEmitted)] == [(1, "log"), (2, "progress")]
@@ -97,7 +97,7 @@ def test_several_jobs_at_once_are_told_apart(pair: Pair) -> None:
     jobs = [start.job_id for start in pair.all(StartJob)]
     assert [accepted.request_id for accepted in pair.all(JobAccepted)] == requests
     for number, job_id in reversed(list(enumerate(jobs))):
-        pair.runtime.finish(job_id, number, now=pair.now)
+        pair.runtime.agents.finish(job_id, number, now=pair.now)
     pair.settle()
     assert {end.job_id: end.result for end in pair.all(JobEnded)} == dict(zip(jobs, range(5), strict=True))
 
@@ -127,7 +127,7 @@ def test_a_cancel_its_answer_and_the_verified_end(pair: Pair) -> None:
 
 def test_a_cancel_that_crosses_the_end_of_its_job(pair: Pair) -> None:
     job_id = pair.submit()
-    pair.runtime.finish(job_id, 1, now=pair.now)
+    pair.runtime.agents.finish(job_id, 1, now=pair.now)
     request_id = pair.client.cancel(job_id, now=pair.now)
     pair.settle()
     assert pair.all(CancelAnswered) == [CancelAnswered(request_id, job_id, 0, "success")]
@@ -154,8 +154,8 @@ def test_a_cancel_of_no_job(pair: Pair) -> None:
 def test_a_streamed_result(pair: Pair, pieces: list[str | bytes], expected: str | bytes) -> None:
     job_id = pair.submit()
     for piece in pieces:
-        pair.runtime.write_result(job_id, piece, now=pair.now)
-    pair.runtime.finish(job_id, now=pair.now)
+        pair.runtime.agents.write_result(job_id, piece, now=pair.now)
+    pair.runtime.agents.finish(job_id, now=pair.now)
     pair.settle()
     end = pair.last(JobEnded)
     assert end.final_status == "success"
@@ -166,7 +166,7 @@ def test_a_streamed_result(pair: Pair, pieces: list[str | bytes], expected: str 
 def test_a_large_value_comes_whole(pair: Pair) -> None:
     job_id = pair.submit()
     value = {"text": "ü" * 100_000, "numbers": list(range(1000))}
-    pair.runtime.finish(job_id, value, now=pair.now)
+    pair.runtime.agents.finish(job_id, value, now=pair.now)
     pair.settle()
     assert pair.last(JobEnded).result == value
 
@@ -175,8 +175,8 @@ def test_a_stream_for_a_client_without_chunks_comes_inline() -> None:
     pair = Pair(client=ClientConfig(features=("heartbeat",)))
     pair.connect()
     job_id = pair.submit()
-    pair.runtime.write_result(job_id, "small", now=pair.now)
-    pair.runtime.finish(job_id, now=pair.now)
+    pair.runtime.agents.write_result(job_id, "small", now=pair.now)
+    pair.runtime.agents.finish(job_id, now=pair.now)
     pair.settle()
     assert (pair.last(JobEnded).result, pair.all(JobEmitted)) == ("small", [])
 
@@ -187,7 +187,7 @@ def test_a_stream_for_a_client_without_chunks_comes_inline() -> None:
 def test_an_agent_that_fails_with_any_code(pair: Pair, code: str) -> None:
     job_id = pair.submit()
     request_id = pair.client.cancel(job_id, now=pair.now)
-    pair.runtime.fail(job_id, code, "why", now=pair.now, details={"request_id": "upstream"})
+    pair.runtime.agents.fail(job_id, code, "why", now=pair.now, details={"request_id": "upstream"})
     pair.settle()
     end = pair.last(JobEnded)
     assert (end.job_id, end.final_status, end.code, end.message) == (job_id, "error", code, "why")
@@ -206,9 +206,9 @@ def test_a_job_that_runs_too_long(pair: Pair) -> None:
 def test_what_was_processed_frees_the_log_of_the_runtime(pair: Pair) -> None:
     job_id = pair.submit()
     for number in range(100):
-        pair.runtime.emit(job_id, "log", Log("info", str(number)), now=pair.now)
+        pair.runtime.agents.emit(job_id, "log", Log("info", str(number)), now=pair.now)
     pair.settle()
-    session = pair.runtime.sessions[pair.last(Welcomed).session_id]
+    session = pair.runtime_state.sessions[pair.last(Welcomed).session_id]
     for event in pair.all(JobEmitted)[:60]:
         pair.client.processed(event.job_id, event.receipt, now=pair.now)
     pair.settle()
@@ -222,7 +222,7 @@ def test_the_trace_of_a_submit_comes_back(pair: Pair) -> None:
     job_id = pair.submit(traceparent=traceparent, tracestate="a=1")
     assert pair.last(JobAccepted).trace_id == traceparent[3:35]
     assert pair.last(StartJob).trace_headers["tracestate"] == "a=1"
-    pair.runtime.finish(job_id, now=pair.now)
+    pair.runtime.agents.finish(job_id, now=pair.now)
     pair.settle()
     assert pair.sent_by("runtime", "job.result")[0]["trace_id"] == traceparent[3:35]
 
@@ -239,7 +239,7 @@ def test_a_side_that_is_not_heard_any_more_is_given_up(pair: Pair, mute: str) ->
     pair.advance(70)
     ended = pair.last(ConnectionEnded)
     assert not pair.client_state.connections
-    assert not pair.runtime.connections
+    assert not pair.runtime_state.connections
     if mute == "runtime":
         assert (ended.who, ended.code) == ("local", "HEARTBEAT_LOST")
     else:
@@ -256,7 +256,7 @@ def test_a_close_and_a_new_session(pair: Pair) -> None:
     pair.connect()
     assert pair.client.session_id not in (None, first)
     job_id = pair.submit()
-    pair.runtime.finish(job_id, 1, now=pair.now)
+    pair.runtime.agents.finish(job_id, 1, now=pair.now)
     pair.settle()
     assert pair.last(JobEnded).seq == 1
 
@@ -266,7 +266,7 @@ def test_a_dropped_transport(pair: Pair) -> None:
     pair.drop()
     assert pair.last(ConnectionEnded).who == "transport"
     assert not pair.client_state.connections
-    assert not pair.runtime.connections
+    assert not pair.runtime_state.connections
     pair.connect()
     assert len(pair.all(Welcomed)) == 2
 
@@ -313,7 +313,7 @@ def test_every_frame_of_the_client_is_unique_and_names_its_session(framing: Fram
 def delegated(pair: Pair) -> tuple[JobId, JobId]:
     """A job and its child."""
     job_id = pair.submit(lease_request={"agent.delegate": ["*"], "fs.read": ["/a"]})
-    child = pair.runtime.delegate(job_id, "echo", now=pair.now)
+    child = pair.runtime.agents.delegate(job_id, "echo", now=pair.now)
     pair.settle()
     return job_id, child
 
@@ -323,12 +323,12 @@ def test_the_end_of_a_child_refuses_no_submit(pair: Pair, depth: int) -> None:
     job_id = pair.submit(lease_request={"agent.delegate": ["*"], "fs.read": ["/a", "/b", "/c"]})
     for n in range(depth):
         lease = {"agent.delegate": ["*"], "fs.read": ["/a", "/b", "/c"][n + 1 :]}
-        job_id = pair.runtime.delegate(job_id, "echo", None, lease, now=pair.now)
+        job_id = pair.runtime.agents.delegate(job_id, "echo", None, lease, now=pair.now)
         pair.settle()
     pair.muted["client"] = True
     pair.client.submit("echo", None, now=pair.now)
     pair.settle()
-    pair.runtime.fail(job_id, "INTERNAL_ERROR", "no", now=pair.now)
+    pair.runtime.agents.fail(job_id, "INTERNAL_ERROR", "no", now=pair.now)
     pair.settle()
     assert pair.all(RequestRefused) == []
     assert pair.last(JobEnded).job_id == job_id and pair.last(JobEnded).code == "INTERNAL_ERROR"
@@ -338,15 +338,15 @@ def test_a_child_is_followed_where_its_frames_come_anyhow(pair: Pair) -> None:
     job_id, child = delegated(pair)
     pair.client.subscribe(child, history=True, now=pair.now)
     pair.settle()
-    pair.runtime.emit(child, "log", Log("info", "hi"), now=pair.now)
+    pair.runtime.agents.emit(child, "log", Log("info", "hi"), now=pair.now)
     pair.settle()
-    pair.runtime.finish(child, {"ok": True}, now=pair.now)
+    pair.runtime.agents.finish(child, {"ok": True}, now=pair.now)
     pair.settle()
     pair.advance(1)
     of_child = [event for event in pair.events if getattr(event, "job_id", None) == child]
     assert [type(event).__name__ for event in of_child] == ["Subscribed", "JobEmitted", "JobEnded"]
     assert pair.last(JobEnded).result == {"ok": True}
-    pair.runtime.finish(job_id, None, now=pair.now)
+    pair.runtime.agents.finish(job_id, None, now=pair.now)
     pair.settle()
     assert pair.last(JobEnded).job_id == job_id
 
@@ -354,8 +354,8 @@ def test_a_child_is_followed_where_its_frames_come_anyhow(pair: Pair) -> None:
 def test_what_children_did_comes_after_a_resume(pair: Pair) -> None:
     _, child = delegated(pair)
     pair.drop()
-    pair.runtime.emit(child, "log", Log("info", "hi"), now=pair.now)
-    pair.runtime.fail(child, "X_MINE", "no", now=pair.now)
+    pair.runtime.agents.emit(child, "log", Log("info", "hi"), now=pair.now)
+    pair.runtime.agents.fail(child, "X_MINE", "no", now=pair.now)
     pair.settle()
     pair.connect()
     assert (pair.last(JobEmitted).job_id, pair.last(JobEnded).code) == (child, "X_MINE")

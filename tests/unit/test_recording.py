@@ -14,6 +14,7 @@ from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, Output
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.ids import SECOND, JobId, SessionId
@@ -64,7 +65,7 @@ def say_everything(world: World) -> None:
     world.take()
     world.stopped(cancelled)
     failed = peer.submit()
-    world.runtime.fail(failed, "X", "m", True, {"a": [1]}, now=world.now)
+    world.runtime.agents.fail(failed, "X", "m", True, {"a": [1]}, now=world.now)
     world.take()
     lines.feed(b'{"type":"session.ping","payload":{"nonce":"1"}}\n{"type":"zork"}\n{"type":"session.')
     lines.feed(b'ping"}\n\xff\n' + b"x" * 5_000_000)
@@ -119,7 +120,7 @@ def test_a_part_of_a_line_is_life_in_a_replay_as_well() -> None:
     assert peer.connection.phase is Phase.OPEN
     again = replay(lines)
     assert sorted(again.envelopes) == pulled(world)
-    [connection] = again.machine.connections.values()
+    [connection] = state_of(again.machine).connections.values()
     assert (connection.phase, connection.heard_at) == (Phase.OPEN, peer.connection.heard_at)
 
 

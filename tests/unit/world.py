@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, Closing, Event, Output, Request, StartJob, StopJob
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.jobs.inventory import AgentInfo
 from arcp_proto.server.journal.records import Record
 from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.state import RuntimeState
 
 T = TypeVar("T")
 Frame = dict[str, Any]
@@ -64,6 +66,11 @@ class World:
         self.records: list[Record] = []
         self.outputs: list[Output] = []
 
+    @property
+    def state(self) -> RuntimeState:
+        """What the runtime keeps."""
+        return state_of(self.runtime)
+
     # Time.
 
     def advance(self, seconds: float) -> None:
@@ -111,7 +118,7 @@ class World:
     def restart(self) -> None:
         """The process dies, and another one begins with what its journal holds."""
         self.restarts += 1
-        unix = self.runtime.unix + self.now - self.runtime.now
+        unix = self.state.unix + self.now - self.state.now
         seed = bytes([self.restarts]) * 32
         self.runtime = Runtime.restore(self.config, self.records, seed=seed, now=self.now, unix=unix)
         self.peers.clear()
@@ -153,22 +160,22 @@ class World:
     def emit(self, job_id: str, kind: str = "log", body: Any = None) -> None:
         """An agent emits; a line of log unless it says something else."""
         body = {"level": "info", "message": "hi"} if body is None else body
-        self.runtime.emit(JobId(job_id), kind, body, now=self.now)
+        self.runtime.agents.emit(JobId(job_id), kind, body, now=self.now)
         self.take()
 
     def write(self, job_id: str, data: str | bytes) -> None:
         """An agent streams."""
-        self.runtime.write_result(JobId(job_id), data, now=self.now)
+        self.runtime.agents.write_result(JobId(job_id), data, now=self.now)
         self.take()
 
     def finish(self, job_id: str, result: Any = None, summary: str | None = None) -> None:
         """An agent returns."""
-        self.runtime.finish(JobId(job_id), result, summary, now=self.now)
+        self.runtime.agents.finish(JobId(job_id), result, summary, now=self.now)
         self.take()
 
     def fail(self, job_id: str, code: str = "INTERNAL_ERROR", message: str = "agent failed") -> None:
         """An agent raises."""
-        self.runtime.fail(JobId(job_id), code, message, now=self.now)
+        self.runtime.agents.fail(JobId(job_id), code, message, now=self.now)
         self.take()
 
     def stopped(self, job_id: str) -> None:

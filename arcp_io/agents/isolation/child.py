@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from arcp_io.drivers.loop import AgentTask, Loop
     from arcp_io.drivers.pump import Pump
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.agent_api import AgentApi
 
 logger = logging.getLogger("arcp_io")
 
@@ -173,7 +173,7 @@ class _Child:
         return IsolatedJob(
             start,
             self._agent,
-            cast("Runtime", self._outside),  # Both have what a RunningJob calls.
+            cast("AgentApi", self._outside),  # Both have what a RunningJob calls.
             cast("Pump", pump),
             self._loop,
             session_id=order.session_id,

@@ -46,7 +46,7 @@ _decode_message: Final = msgspec.json.Decoder(Message).decode
 
 
 class Outside:
-    """A Runtime for a RunningJob that sends each call to the runtime outside; for the loop's thread.
+    """An AgentApi for a RunningJob that sends each call to the runtime outside; for the loop's thread.
 
     Each call sends a request and blocks until the answer arrives: the runtime outside holds and decides
     everything about the job. Messages that are not answers go to `on_told`.
@@ -135,10 +135,10 @@ class Outside:
             self.over = True
             raise JobOver(OVER) from None
 
-    # The methods of a Runtime. They ignore `now`: the clock that counts runs outside.
+    # The methods of an AgentApi. They ignore `now`: the clock that counts runs outside.
 
     def emit(self, job_id: str, kind: str, body: Body | Mapping[str, Any], *, now: int) -> int:
-        """Publish an event and return its size; raises the same errors as `Runtime.emit`."""
+        """Publish an event and return its size; raises the same errors as `AgentApi.emit`."""
         exact = None
         if kind == EventKind.METRIC:
             fields = read_metric(body)

@@ -34,8 +34,8 @@ from . import revocation
 from .model import MOST_BYTES, Held, IssuedCredential, Provision, Rotated, fault_of, named
 
 if TYPE_CHECKING:
-    from arcp_proto.server.runtime import Runtime
     from arcp_proto.server.sessions.session import Session
+    from arcp_proto.server.state import RuntimeState
 
 FAILED = "no credentials were issued"
 LATE = "credentials were not issued in time"
@@ -97,12 +97,12 @@ class Issuing:
             del self.submits[principal]
 
 
-def issues(runtime: Runtime, session: Session) -> bool:
+def issues(runtime: RuntimeState, session: Session) -> bool:
     """Whether what this session submits gets credentials."""
     return PROVISIONED_CREDENTIALS in session.features and PROVISIONED_CREDENTIALS in runtime.features
 
 
-def withheld(runtime: Runtime, session: Session) -> str:
+def withheld(runtime: RuntimeState, session: Session) -> str:
     """Return why a session whose client asks for credentials gets none; empty when it gets them."""
     if PROVISIONED_CREDENTIALS in session.features or not runtime.config.credentials:
         return ""
@@ -122,7 +122,7 @@ def check_withheld(session: Session, lease: Mapping[str, Sequence[str]]) -> None
         raise Refusal(ErrorCode.PERMISSION_DENIED, message, details=details)
 
 
-def may_have(runtime: Runtime, lease: Mapping[str, Sequence[str]], *, any_model: bool) -> bool:
+def may_have(runtime: RuntimeState, lease: Mapping[str, Sequence[str]], *, any_model: bool) -> bool:
     """Return whether a lease can have credentials, by `RuntimeConfig.credential_namespaces` (§9.8)."""
     namespaces = runtime.config.credential_namespaces
     if not namespaces or any(lease.get(namespace) for namespace in namespaces):
@@ -130,20 +130,20 @@ def may_have(runtime: Runtime, lease: Mapping[str, Sequence[str]], *, any_model:
     return any_model and MODEL_USE in namespaces
 
 
-def waits(runtime: Runtime, session: Session, terms: Terms) -> bool:
+def waits(runtime: RuntimeState, session: Session, terms: Terms) -> bool:
     """Return whether a submit of this session has to wait for credentials."""
     any_model = not runtime.config.models_required and MODEL_USE not in terms.lease
     return issues(runtime, session) and may_have(runtime, terms.lease, any_model=any_model)
 
 
-def needs(runtime: Runtime, job: Job) -> bool:
+def needs(runtime: RuntimeState, job: Job) -> bool:
     """Whether a job that is about to start has to get credentials first: a child, or one that lost them."""
     if not job.terms.credentials or job.credentials or PROVISIONED_CREDENTIALS not in runtime.features:
         return False
     return may_have(runtime, job.terms.lease, any_model=gate.any_model(runtime, job))
 
 
-def for_submit(runtime: Runtime, turn: Turn, terms: Terms) -> None:
+def for_submit(runtime: RuntimeState, turn: Turn, terms: Terms) -> None:
     """Ask for what a submit needs before it is answered."""
     turn.terms = terms
     any_model = not runtime.config.models_required and MODEL_USE not in terms.lease
@@ -155,7 +155,7 @@ def for_submit(runtime: Runtime, turn: Turn, terms: Terms) -> None:
         runtime.issuing.keys.setdefault((terms.principal, terms.idempotency_key), {})
 
 
-def for_start(runtime: Runtime, job: Job, input: Input, attempt: int) -> None:
+def for_start(runtime: RuntimeState, job: Job, input: Input, attempt: int) -> None:
     """Ask for what a job needs before its agent starts."""
     runtime.unfinished[job.id] = job
     runtime.issuing.starts(job)
@@ -164,7 +164,7 @@ def for_start(runtime: Runtime, job: Job, input: Input, attempt: int) -> None:
     _ask_for(runtime, job, Starting(job, input, attempt, ids))
 
 
-def check_rotation(runtime: Runtime, job: Job, credential_id: str) -> Held:
+def check_rotation(runtime: RuntimeState, job: Job, credential_id: str) -> Held:
     """The credential that is to be rotated; raises LocalProtocolError when it cannot be."""
     held = job.credentials.get(credential_id)
     if held is None or _is_over(job):
@@ -175,13 +175,13 @@ def check_rotation(runtime: Runtime, job: Job, credential_id: str) -> Held:
     return held
 
 
-def for_rotation(runtime: Runtime, job: Job, held: Held) -> None:
+def for_rotation(runtime: RuntimeState, job: Job, held: Held) -> None:
     """Ask for others in place of all that came under the alias of this one."""
     ids = [one.credential.id for one in job.credentials.values() if one.alias == held.alias]
     _ask_for(runtime, job, Rotating(job, held.alias, held.credential.id, ids))
 
 
-def awaited(runtime: Runtime, alias: str) -> bool:
+def awaited(runtime: RuntimeState, alias: str) -> bool:
     """Return whether a submit, or a job that is not about to end, waits for these credentials."""
     match runtime.issuing.awaited.get(alias):
         case None:
@@ -193,7 +193,7 @@ def awaited(runtime: Runtime, alias: str) -> bool:
 
 
 def answered(
-    runtime: Runtime,
+    runtime: RuntimeState,
     alias: str,
     made: list[IssuedCredential] | None,
     code: str,
@@ -221,7 +221,7 @@ def answered(
         _came(runtime, provision, named(alias, made, provision.ids), waiting)
 
 
-def late(runtime: Runtime, alias: str) -> None:
+def late(runtime: RuntimeState, alias: str) -> None:
     """The answer is overdue: nothing waits for it any more, and what it brings is revoked."""
     runtime.timers.disarm(TimerKind.LEASE_ENDS, alias)
     waiting = runtime.issuing.awaited.pop(alias, None)
@@ -230,7 +230,7 @@ def late(runtime: Runtime, alias: str) -> None:
         _failed(runtime, waiting, Refusal(ErrorCode.INTERNAL_ERROR, LATE))
 
 
-def drop(runtime: Runtime, turn: Turn) -> None:
+def drop(runtime: RuntimeState, turn: Turn) -> None:
     """A submit comes to nothing: what it asked for is revoked, now and when the answer has come."""
     counts_no_more(runtime, turn)
     if turn.alias is None:
@@ -242,7 +242,7 @@ def drop(runtime: Runtime, turn: Turn) -> None:
         revocation.revoke(runtime, provision)
 
 
-def counts_no_more(runtime: Runtime, turn: Turn) -> None:
+def counts_no_more(runtime: RuntimeState, turn: Turn) -> None:
     """A submit is a job now, or never will be; again is harmless."""
     if turn.counts:
         turn.counts = False
@@ -266,13 +266,13 @@ def _is_over(job: Job) -> bool:
     return job.stage in OVER
 
 
-def _ask_for(runtime: Runtime, job: Job, waiting: Starting | Rotating) -> None:
+def _ask_for(runtime: RuntimeState, job: Job, waiting: Starting | Rotating) -> None:
     any_model = gate.any_model(runtime, job)
     _ask(runtime, job.terms, job.budget.counters(), waiting, any_model=any_model)
 
 
 def _ask(
-    runtime: Runtime,
+    runtime: RuntimeState,
     terms: Terms,
     budget: Mapping[str, Decimal],
     waiting: Turn | Starting | Rotating,
@@ -321,7 +321,7 @@ def _fault(alias: str, made: list[IssuedCredential]) -> str | None:
 
 
 def _note(
-    runtime: Runtime,
+    runtime: RuntimeState,
     provision: Provision,
     made: list[IssuedCredential],
     waiting: Turn | Starting | Rotating | None,
@@ -337,7 +337,7 @@ def _note(
 
 
 def _came(
-    runtime: Runtime,
+    runtime: RuntimeState,
     provision: Provision,
     credentials: list[Credential],
     waiting: Turn | Starting | Rotating,
@@ -358,7 +358,7 @@ def _came(
             _rotate(runtime, waiting, provision, credentials)
 
 
-def _failed(runtime: Runtime, waiting: Turn | Starting | Rotating, refusal: Refusal) -> None:
+def _failed(runtime: RuntimeState, waiting: Turn | Starting | Rotating, refusal: Refusal) -> None:
     match waiting:
         case Turn():
             counts_no_more(runtime, waiting)
@@ -372,7 +372,9 @@ def _failed(runtime: Runtime, waiting: Turn | Starting | Rotating, refusal: Refu
             runtime.happened(CredentialRotated(job.id, credential_id, refusal.code.value, refusal.message))
 
 
-def _rotate(runtime: Runtime, waiting: Rotating, provision: Provision, credentials: list[Credential]) -> None:
+def _rotate(
+    runtime: RuntimeState, waiting: Rotating, provision: Provision, credentials: list[Credential]
+) -> None:
     """New values in place of the old ones, which are revoked once the new ones are out."""
     job, old = waiting.job, waiting.old
     before = [held for held in job.credentials.values() if held.alias == old]
@@ -393,7 +395,7 @@ def _rotate(runtime: Runtime, waiting: Rotating, provision: Provision, credentia
     runtime.happened(CredentialRotated(job.id, waiting.credential_id))
 
 
-def _tell(runtime: Runtime, job: Job, credentials: list[Credential]) -> None:
+def _tell(runtime: RuntimeState, job: Job, credentials: list[Credential]) -> None:
     """`status credential_rotated` to the principal alone; what is kept of it names no value (§9.8.2)."""
     for credential in credentials:
         job.credentials[credential.id].rotated = Rotated(credential)

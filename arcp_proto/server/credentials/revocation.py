@@ -15,7 +15,7 @@ from arcp_proto.server.journal.records import CredentialOutstanding, CredentialR
 from .model import Provision, forget
 
 if TYPE_CHECKING:
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 DOUBT: Final = 60
 """Seconds after which what was asked for, and not answered, is either there or never will be."""
@@ -23,19 +23,19 @@ TELLS: Final = 5
 """Attempts after which a credential counts as outstanding; it is tried on all the same."""
 
 
-def revoke(runtime: Runtime, provision: Provision) -> None:
+def revoke(runtime: RuntimeState, provision: Provision) -> None:
     """Let the provisioner revoke what is there under an alias, and again until it has."""
     provision.revoking = True
     if not provision.in_flight and runtime.provisions.get(provision.alias) is provision:
         _try(runtime, provision)
 
 
-def doubt(runtime: Runtime, provision: Provision) -> None:
+def doubt(runtime: RuntimeState, provision: Provision) -> None:
     """What was asked for may come into being later: that there is nothing is believed after a while."""
     provision.certain_at = Time(runtime.now + DOUBT * SECOND)
 
 
-def restored(runtime: Runtime) -> None:
+def restored(runtime: RuntimeState) -> None:
     """After a restart nothing that was issued before is of use: it is revoked."""
     for provision in runtime.provisions:
         if not provision.issued:
@@ -43,14 +43,14 @@ def restored(runtime: Runtime) -> None:
         revoke(runtime, provision)
 
 
-def again(runtime: Runtime, alias: str) -> None:
+def again(runtime: RuntimeState, alias: str) -> None:
     """The time for another attempt has come."""
     provision = runtime.provisions.get(alias)
     if provision is not None and provision.revoking and not provision.in_flight:
         _try(runtime, provision)
 
 
-def answered(runtime: Runtime, alias: str, revoked: bool, final: bool, reason: str) -> None:
+def answered(runtime: RuntimeState, alias: str, revoked: bool, final: bool, reason: str) -> None:
     """The provisioner has revoked, or failed to: `final` when it always will."""
     provision = runtime.provisions.get(alias)
     if provision is None or not provision.in_flight:
@@ -65,7 +65,7 @@ def answered(runtime: Runtime, alias: str, revoked: bool, final: bool, reason: s
         runtime.hooks.revoked(runtime, job)
 
 
-def begin(runtime: Runtime, job: Job) -> None:
+def begin(runtime: RuntimeState, job: Job) -> None:
     """A job is over: its credentials are forgotten here, and revoked."""
     forget(job)
     for provision in runtime.provisions.of_job(job.id):
@@ -73,7 +73,7 @@ def begin(runtime: Runtime, job: Job) -> None:
             revoke(runtime, provision)
 
 
-def under_way(runtime: Runtime, job: Job) -> bool:
+def under_way(runtime: RuntimeState, job: Job) -> bool:
     """Whether credentials of a job are valid that may still be revoked soon."""
     return any(
         not provision.gone and (provision.in_flight or provision.outstanding is None)
@@ -81,14 +81,14 @@ def under_way(runtime: Runtime, job: Job) -> bool:
     )
 
 
-def _try(runtime: Runtime, provision: Provision) -> None:
+def _try(runtime: RuntimeState, provision: Provision) -> None:
     provision.in_flight = True
     provision.attempts += 1
     runtime.timers.disarm(TimerKind.REVOCATION, provision.alias)
     runtime.request(RevokeCredential(provision.alias, tuple(provision.handles)))
 
 
-def _revoked(runtime: Runtime, provision: Provision) -> None:
+def _revoked(runtime: RuntimeState, provision: Provision) -> None:
     """It is gone, unless what was asked for may still be under way: then it is revoked once more."""
     provision.gone = True
     provision.attempts = 0
@@ -101,7 +101,7 @@ def _revoked(runtime: Runtime, provision: Provision) -> None:
     runtime.commit(CredentialRevoked(provision.alias))
 
 
-def _failed(runtime: Runtime, provision: Provision, final: bool, reason: str) -> None:
+def _failed(runtime: RuntimeState, provision: Provision, final: bool, reason: str) -> None:
     tells = final or provision.attempts == TELLS
     if tells and provision.outstanding is None:
         runtime.commit(CredentialOutstanding(provision.alias, reason))

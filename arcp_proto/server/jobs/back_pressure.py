@@ -15,13 +15,13 @@ from .stage import AgentStage
 if TYPE_CHECKING:
     from arcp_proto.ids import JobId
     from arcp_proto.limits import Limits
-    from arcp_proto.server.runtime import Runtime
     from arcp_proto.server.sessions.session import Session
+    from arcp_proto.server.state import RuntimeState
 
     from .job import Job
 
 
-def pause_jobs(runtime: Runtime, session: Session) -> None:
+def pause_jobs(runtime: RuntimeState, session: Session) -> None:
     """Let the agents of the jobs that a session submitted wait, or go on, as its state says."""
     paused = session.full
     for job in session.jobs.values():
@@ -30,7 +30,7 @@ def pause_jobs(runtime: Runtime, session: Session) -> None:
             tell_agent(runtime, job)
 
 
-def tell_agent(runtime: Runtime, job: Job) -> None:
+def tell_agent(runtime: RuntimeState, job: Job) -> None:
     """Ask the host to let the agent of a job wait, or go on; at once, since that waits for no record.
 
     An agent that is not asked for yet is told when it is.
@@ -39,7 +39,7 @@ def tell_agent(runtime: Runtime, job: Job) -> None:
         runtime.ask_now(PauseJob(job.id) if job.paused else ResumeJob(job.id))
 
 
-def agent_is_asked_for(runtime: Runtime, job_id: JobId) -> None:
+def agent_is_asked_for(runtime: RuntimeState, job_id: JobId) -> None:
     """The records before the start of a job are durable: its agent may have to wait at once."""
     job = runtime.running.get(job_id)
     if job is not None:
@@ -79,7 +79,7 @@ class Most(NamedTuple):
         return events <= self.events // 2 and size <= self.size // 2
 
 
-def look(runtime: Runtime, session: Session) -> tuple[int, int]:
+def look(runtime: RuntimeState, session: Session) -> tuple[int, int]:
     """Count what is not durable in a log to which something was added; let the session wait for the journal.
 
     Returns the number and the bytes of the log up to which no other look is needed.
@@ -100,7 +100,7 @@ def look(runtime: Runtime, session: Session) -> tuple[int, int]:
     return log.last + max(left_events, 1) - 1, log.size + max(left_size, 1) - 1
 
 
-def persisted(runtime: Runtime) -> None:
+def persisted(runtime: RuntimeState) -> None:
     """More records are durable: sessions go on of whose logs enough is."""
     most = runtime.most_unsaved
     for session in list(runtime.unsaved.values()):

@@ -37,7 +37,7 @@ from .stage import (
 )
 
 if TYPE_CHECKING:
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 PARENT_ENDS: Final = "the job that delegated it ends"
 
@@ -54,7 +54,7 @@ def outcome_of(
     return Outcome(Status(status_of(code)), code, message, retryable, details)
 
 
-def fix_outcome(runtime: Runtime, job: Job, outcome: Outcome) -> bool:
+def fix_outcome(runtime: RuntimeState, job: Job, outcome: Outcome) -> bool:
     """Decide how an unfinished job ends, unless that is decided, and stop its children and its agent.
 
     Once its agent has decided how it ends, nothing but a cancel counts. Return whether this outcome is the
@@ -81,27 +81,27 @@ def fix_outcome(runtime: Runtime, job: Job, outcome: Outcome) -> bool:
     return True
 
 
-def stop_children(runtime: Runtime, job: Job) -> None:
+def stop_children(runtime: RuntimeState, job: Job) -> None:
     """A job is to end: so are its children before it, and theirs before them (§10)."""
     for child in list(job.children.values()):
         details = {"parent_job_id": job.id}
         fix_outcome(runtime, child, outcome_of(ErrorCode.CANCELLED, PARENT_ENDS, details=details))
 
 
-def stop_agent(runtime: Runtime, job: Job, reason: str) -> None:
+def stop_agent(runtime: RuntimeState, job: Job, reason: str) -> None:
     """Cancel the agent, and give it its grace."""
     kill_at = Time(runtime.now + runtime.limits.grace * SECOND)
     runtime.timers.arm(TimerKind.GRACE, job.id, kill_at)
     runtime.request(StopJob(job.id, reason, kill_at))
 
 
-def starts_again(runtime: Runtime, job: Job) -> bool:
+def starts_again(runtime: RuntimeState, job: Job) -> bool:
     """Whether an unfinished job starts again, from its input, when the runtime is restarted."""
     kept = job.input is not None and job.stage in UNDECIDED and not job.streamed
     return kept and runtime.inventory.restartable(job.terms.agent)
 
 
-def grace_over(runtime: Runtime, job: Job) -> None:
+def grace_over(runtime: RuntimeState, job: Job) -> None:
     """End a job whose agent has not stopped in time: the terminal says so, and the agent still counts."""
     for child in job.descendants():
         grace_over(runtime, child)
@@ -115,7 +115,7 @@ def grace_over(runtime: Runtime, job: Job) -> None:
         end_with_error(runtime, job, _fixed(job))  # Its agent is over: only the children of the job are not.
 
 
-def agent_ended(runtime: Runtime, job: Job, outcome: Outcome) -> None:
+def agent_ended(runtime: RuntimeState, job: Job, outcome: Outcome) -> None:
     """End a job whose agent is over: by the outcome that was fixed, else by this one.
 
     A job that is to be left to the next process is left.
@@ -128,7 +128,7 @@ def agent_ended(runtime: Runtime, job: Job, outcome: Outcome) -> None:
         agent_over(runtime, job, LastWord(Verdict.FAILED, outcome))
 
 
-def agent_over(runtime: Runtime, job: Job, word: LastWord) -> None:
+def agent_over(runtime: RuntimeState, job: Job, word: LastWord) -> None:
     """End a job whose agent is over, once its children have ended (§10): as it said, or as was fixed."""
     del runtime.running[job.id]
     job.agent_goes_to(AgentStage.NONE)
@@ -156,7 +156,7 @@ def _fixed(job: Job) -> Outcome:
     return found(job.outcome, "the outcome of a job that is stopped is fixed")
 
 
-def conclude(runtime: Runtime, job: Job) -> None:
+def conclude(runtime: RuntimeState, job: Job) -> None:
     """End a job that waits for its children only, if the last of them has ended."""
     if job.children:
         return
@@ -167,12 +167,12 @@ def conclude(runtime: Runtime, job: Job) -> None:
         end_with_error(runtime, job, _fixed(job))
 
 
-def failed(runtime: Runtime, job: Job, word: LastWord) -> None:
+def failed(runtime: RuntimeState, job: Job, word: LastWord) -> None:
     """End a job whose agent has failed."""
     end_with_error(runtime, job, found(word.failure, "an agent that failed has said how"))
 
 
-def end_with_error(runtime: Runtime, job: Job, outcome: Outcome) -> None:
+def end_with_error(runtime: RuntimeState, job: Job, outcome: Outcome) -> None:
     """Send `job.error`."""
     error = JobError(
         outcome.status.value,
@@ -208,7 +208,7 @@ class Ending(msgspec.Struct):
     how: Outcome | Returned | None
 
 
-def end(runtime: Runtime, job: Job, ended: JobEndedRecord, how: Outcome | Returned | None) -> None:
+def end(runtime: RuntimeState, job: Job, ended: JobEndedRecord, how: Outcome | Returned | None) -> None:
     """Let the terminal go once its credentials are revoked, or two seconds are over (§9.8.2).
 
     `how` is for whoever delegated the job.
@@ -226,12 +226,12 @@ def end(runtime: Runtime, job: Job, ended: JobEndedRecord, how: Outcome | Return
         release(runtime, job)
 
 
-def wait_over(runtime: Runtime, job: Job) -> None:
+def wait_over(runtime: RuntimeState, job: Job) -> None:
     """Send the terminal of a job, whatever is still valid: it has waited long enough."""
     _let_go(runtime, job)
 
 
-def release(runtime: Runtime, job: Job) -> None:
+def release(runtime: RuntimeState, job: Job) -> None:
     """Send the terminal that is written, unless it waits for revocation, or for the children of its job."""
     if job.stage not in WRITTEN or job.children:
         return
@@ -243,13 +243,13 @@ def release(runtime: Runtime, job: Job) -> None:
     _let_go(runtime, job)
 
 
-def _let_go(runtime: Runtime, job: Job) -> None:
+def _let_go(runtime: RuntimeState, job: Job) -> None:
     ending = found(job.ending, "a terminal that waits is written")
     runtime.timers.disarm(TimerKind.REVOCATION_WAIT, job.id)
     _send(runtime, job, ending.ended, ending.how)
 
 
-def _number_children(runtime: Runtime, job: Job, home: Session) -> None:
+def _number_children(runtime: RuntimeState, job: Job, home: Session) -> None:
     """Number the ends of children that wait behind a history: a job ends after its children (§10)."""
     for job_id in list(home.backlogs):
         child = runtime.jobs[job_id]
@@ -257,7 +257,7 @@ def _number_children(runtime: Runtime, job: Job, home: Session) -> None:
             retention.number_at_home(runtime, child, child.history.end + 1)
 
 
-def _send(runtime: Runtime, job: Job, ended: JobEndedRecord, how: Outcome | Returned | None) -> None:
+def _send(runtime: RuntimeState, job: Job, ended: JobEndedRecord, how: Outcome | Returned | None) -> None:
     parent, home, observers = job.parent, job.home, job.observers
     if home is not None and home.backlogs:
         _number_children(runtime, job, home)
@@ -291,7 +291,7 @@ def _send(runtime: Runtime, job: Job, ended: JobEndedRecord, how: Outcome | Retu
         release(runtime, parent)
 
 
-def _tell_parent(runtime: Runtime, job: Job, parent: Job, how: Outcome | Returned | None) -> None:
+def _tell_parent(runtime: RuntimeState, job: Job, parent: Job, how: Outcome | Returned | None) -> None:
     """What the child has left is back in the counters of its parent, whose agent is told how it ended."""
     if not parent.ended:
         own = job.budget.initial

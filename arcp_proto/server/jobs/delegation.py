@@ -27,7 +27,7 @@ from .job import Job, Terms
 from .stage import OUTCOME_COUNTS
 
 if TYPE_CHECKING:
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 AGENT_DELEGATE: Final = "agent.delegate"
 
@@ -66,7 +66,7 @@ def read_wish(agent: Any, lease: Any, expires_at: Any, max_runtime_sec: Any) -> 
     return wish
 
 
-def written(runtime: Runtime, input: Any) -> Input:
+def written(runtime: RuntimeState, input: Any) -> Input:
     """Return the input of a child as JSON; raises LocalProtocolError for no JSON, or too much of it."""
     encoded = codec.encode_value(input)
     if len(encoded) > runtime.limits.message:
@@ -74,7 +74,7 @@ def written(runtime: Runtime, input: Any) -> Input:
     return Input.of(encoded)
 
 
-def delegate(runtime: Runtime, parent: Job, wish: Wish, input: Input) -> Job:
+def delegate(runtime: RuntimeState, parent: Job, wish: Wish, input: Input) -> Job:
     """Start a child of a running job; raises Denied, and leaves no trace then.
 
     The order of the checks is that of §10: the gate, the agent, the subset, what the host bounds.
@@ -114,7 +114,7 @@ def delegate(runtime: Runtime, parent: Job, wish: Wish, input: Input) -> Job:
     return _begin(runtime, parent, terms, input)
 
 
-def _begin(runtime: Runtime, parent: Job, terms: Terms, input: Input) -> Job:
+def _begin(runtime: RuntimeState, parent: Job, terms: Terms, input: Input) -> Job:
     """The `delegate` event announces the child, and comes before all that the child does."""
     announced = Delegate(terms.job_id, qualified(terms.agent, terms.version), terms.lease)
     body = encode_body(EventKind.DELEGATE, announced)
@@ -134,7 +134,7 @@ def _begin(runtime: Runtime, parent: Job, terms: Terms, input: Input) -> Job:
 # The share of a child.
 
 
-def share_of(runtime: Runtime, parent: Job, wish: Wish) -> Share:
+def share_of(runtime: RuntimeState, parent: Job, wish: Wish) -> Share:
     """What the child gets; raises Refusal INVALID_REQUEST for what cannot be read.
 
     LEASE_SUBSET_VIOLATION for what is not covered, and for what is narrower in nothing (§9.4).
@@ -162,7 +162,7 @@ def _inherited(parent: Job) -> Lease:
     }
 
 
-def _check_grants(runtime: Runtime, parent: Job, lease: Lease) -> bool:
+def _check_grants(runtime: RuntimeState, parent: Job, lease: Lease) -> bool:
     """Whether the patterns of a child are narrower than its parent's; raises Refusal if not covered."""
     asked = dict(lease)
     free = MODEL_USE in asked and gate.any_model(runtime, parent)
@@ -205,7 +205,7 @@ def target_of(parent: Job, agent: str) -> str:
     return agent if parent.grants.allows(AGENT_DELEGATE, agent) else agent.partition("@")[0]
 
 
-def _check_limits(runtime: Runtime, parent: Job, given: int) -> None:
+def _check_limits(runtime: RuntimeState, parent: Job, given: int) -> None:
     """How deep and how many; what passes with time is retryable (§12)."""
     limits = runtime.limits
     if parent.terms.depth >= limits.delegation_depth:
@@ -227,7 +227,7 @@ def _check_limits(runtime: Runtime, parent: Job, given: int) -> None:
     submission.check_limits(runtime, parent.terms.principal, given, keyed=False)
 
 
-def _refuse(runtime: Runtime, parent: Job, target: str, refusal: Refusal) -> NoReturn:
+def _refuse(runtime: RuntimeState, parent: Job, target: str, refusal: Refusal) -> NoReturn:
     """Into the agent; what is a matter of authority, or of a limit, is a fact as well."""
     if refusal.code in (ErrorCode.LEASE_SUBSET_VIOLATION, ErrorCode.PERMISSION_DENIED):
         gate.deny(runtime, parent, refusal.code, refusal.message, AGENT_DELEGATE, target)

@@ -15,14 +15,14 @@ from arcp_proto.wire.event_bodies import FEATURE_OF_KIND, Status
 from .job import NO_EVENTS, Job
 
 if TYPE_CHECKING:
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 EVENT: Final = "job.event"
 """The type of what is published in a job."""
 
 
 def number(
-    runtime: Runtime,
+    runtime: RuntimeState,
     job: Job,
     kind: str,
     payload: bytes,
@@ -71,7 +71,7 @@ def number(
     return runtime.holdings.changed(principal, count, count * size) or look
 
 
-def number_all(runtime: Runtime, job: Job, payloads: list[bytes]) -> bool:
+def number_all(runtime: RuntimeState, job: Job, payloads: list[bytes]) -> bool:
     """Do the same for many events that need no feature, of a job with a home and no observers, in one go.
 
     False, and nothing is done, when there are observers or something would come to a limit.
@@ -97,7 +97,7 @@ def number_all(runtime: Runtime, job: Job, payloads: list[bytes]) -> bool:
     return True
 
 
-def keep(runtime: Runtime, job: Job, payload: bytes, source: int, feature: str | None) -> None:
+def keep(runtime: RuntimeState, job: Job, payload: bytes, source: int, feature: str | None) -> None:
     """Put an event into the history of a job alone, under the home number `source`."""
     history, size = job.history, len(payload)
     if history is NO_EVENTS:
@@ -106,18 +106,18 @@ def keep(runtime: Runtime, job: Job, payload: bytes, source: int, feature: str |
     runtime.holdings.changed(job.terms.principal, 1, size)
 
 
-def append(runtime: Runtime, session: Session, entry: Entry) -> None:
+def append(runtime: RuntimeState, session: Session, entry: Entry) -> None:
     """Give one entry its number in one session."""
     size = len(entry.payload)
     session.log.append(entry, size, runtime.now)
     runtime.holdings.changed(session.principal, 1, size)
 
 
-def notice_payload(runtime: Runtime, phase: str, message: str) -> bytes:
+def notice_payload(runtime: RuntimeState, phase: str, message: str) -> bytes:
     """Return the open payload of a `status` that the runtime says of a job."""
     return codec.open_event("status", runtime.time_text(), codec.encode_checked(Status(phase, message)))
 
 
-def end_of(runtime: Runtime, session: Session, job: Job, why: str) -> Unobserved:
+def end_of(runtime: RuntimeState, session: Session, job: Job, why: str) -> Unobserved:
     """Return the end of a subscription, which says so last; the session and the job go on (§7.6)."""
     return Unobserved(session.id, job.id, notice_payload(runtime, "unsubscribed", why))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from arcp_proto.leases.ceilings import Ceiling
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 NET_FETCH: Final = "net.fetch"
 TOOL_CALL: Final = "tool.call"
@@ -48,7 +48,7 @@ _LOGIN: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*:[/\\]++)?[^/]*@")
 """No backslash is tried twice, so that it is linear in a target that holds nothing else."""
 
 
-def check(runtime: Runtime, job: Job, capability: str, target: str) -> None:
+def check(runtime: RuntimeState, job: Job, capability: str, target: str) -> None:
     """Raise Denied unless the lease of a job allows an operation now: the one gate (§9.3)."""
     check_expiry(runtime, job, capability, target)
     if is_too_long(target):
@@ -63,7 +63,7 @@ def check(runtime: Runtime, job: Job, capability: str, target: str) -> None:
     check_budget(runtime, job, capability, target)
 
 
-def check_expiry(runtime: Runtime, job: Job, capability: str, target: str) -> None:
+def check_expiry(runtime: RuntimeState, job: Job, capability: str, target: str) -> None:
     """Raise Denied once the lease has expired; the first refusal fixes how the job ends (§9.5)."""
     if job.expires is None or not (job.expired or runtime.wall >= job.expires):
         return
@@ -71,7 +71,7 @@ def check_expiry(runtime: Runtime, job: Job, capability: str, target: str) -> No
     deny(runtime, job, ErrorCode.LEASE_EXPIRED, _expired_message(job), capability, target)
 
 
-def check_budget(runtime: Runtime, job: Job, capability: str, target: str) -> None:
+def check_budget(runtime: RuntimeState, job: Job, capability: str, target: str) -> None:
     """Raise Denied while nothing is free of some currency (§9.6)."""
     currency = job.budget.used_up()
     if currency is not None:
@@ -81,7 +81,7 @@ def check_budget(runtime: Runtime, job: Job, capability: str, target: str) -> No
         deny(runtime, job, ErrorCode.BUDGET_EXHAUSTED, message, capability, target)
 
 
-def check_amount(runtime: Runtime, job: Job, currency: str, amount: Decimal) -> None:
+def check_amount(runtime: RuntimeState, job: Job, currency: str, amount: Decimal) -> None:
     """Raise Denied unless so much of a currency is free, and something of every other (§9.6)."""
     check_expiry(runtime, job, COST_BUDGET, currency)
     check_budget(runtime, job, COST_BUDGET, currency)
@@ -93,7 +93,9 @@ def check_amount(runtime: Runtime, job: Job, currency: str, amount: Decimal) -> 
         deny(runtime, job, ErrorCode.BUDGET_EXHAUSTED, message, COST_BUDGET, currency)
 
 
-def deny(runtime: Runtime, job: Job, code: ErrorCode, message: str, capability: str, target: str) -> NoReturn:
+def deny(
+    runtime: RuntimeState, job: Job, code: ErrorCode, message: str, capability: str, target: str
+) -> NoReturn:
     """Tell the host, and raise Denied into the agent."""
     about: dict[str, Any] = {"capability": capability[:SHOWN], "target": _shown(capability, target)}
     note(
@@ -111,7 +113,7 @@ def deny(runtime: Runtime, job: Job, code: ErrorCode, message: str, capability: 
 # Expiry.
 
 
-def watch(runtime: Runtime, job: Job) -> None:
+def watch(runtime: RuntimeState, job: Job) -> None:
     """Stop the job a second after its lease has ended; also after the wall clock was set."""
     if job.expires is None or job.stage not in UNDECIDED:
         return
@@ -122,13 +124,13 @@ def watch(runtime: Runtime, job: Job) -> None:
     watch_wall_clock(runtime)
 
 
-def watch_wall_clock(runtime: Runtime) -> None:
+def watch_wall_clock(runtime: RuntimeState) -> None:
     """Wake the driver now and then to look at the wall clock, while a lease is to end."""
     if runtime.timers.armed(TimerKind.WALL_CLOCK, 0) is None:
         runtime.timers.arm(TimerKind.WALL_CLOCK, 0, Time(runtime.now + LOOK_SEC * SECOND))
 
 
-def look_again(runtime: Runtime) -> None:
+def look_again(runtime: RuntimeState) -> None:
     """The driver has looked at the wall clock, as it does at every timer: again, as long as a lease ends."""
     if runtime.hooks.lease_is_watched(runtime):
         watch_wall_clock(runtime)
@@ -139,7 +141,7 @@ def look_again(runtime: Runtime) -> None:
             return
 
 
-def due(runtime: Runtime, job: Job) -> None:
+def due(runtime: RuntimeState, job: Job) -> None:
     """The timer of a lease: the job is stopped, unless its lease has become longer by the wall clock."""
     if job.expired or (job.expires is not None and runtime.wall >= job.expires + GRACE_SEC * SECOND):
         end(runtime, job)
@@ -147,7 +149,7 @@ def due(runtime: Runtime, job: Job) -> None:
         watch(runtime, job)
 
 
-def wall_clock_moves(runtime: Runtime) -> None:
+def wall_clock_moves(runtime: RuntimeState) -> None:
     """The wall clock is about to be set: what has expired by now stays so."""
     for job in runtime.unfinished.values():
         if job.expires is not None and runtime.wall >= job.expires:
@@ -155,14 +157,14 @@ def wall_clock_moves(runtime: Runtime) -> None:
     runtime.hooks.wall_clock_moves(runtime)
 
 
-def wall_clock_moved(runtime: Runtime) -> None:
+def wall_clock_moved(runtime: RuntimeState) -> None:
     """The wall clock was set: leases end by the new one."""
     for job in runtime.unfinished.values():
         watch(runtime, job)
     runtime.hooks.wall_clock_moved(runtime)
 
 
-def expire(runtime: Runtime, job: Job) -> None:
+def expire(runtime: RuntimeState, job: Job) -> None:
     """The lease of a job has ended, for good."""
     if not job.expired:
         runtime.commit(LeaseEnded(job.id))
@@ -170,7 +172,7 @@ def expire(runtime: Runtime, job: Job) -> None:
         note(runtime, "lease_expired", job.terms.principal, job_id=job.id, expires_at=ended)
 
 
-def end(runtime: Runtime, job: Job) -> None:
+def end(runtime: RuntimeState, job: Job) -> None:
     """The lease has ended, and with it the job: nothing that comes later changes how (§9.5)."""
     expire(runtime, job)
     completion.fix_outcome(
@@ -185,11 +187,11 @@ def _expired_message(job: Job) -> str:
 # The lease.
 
 
-def _granted(runtime: Runtime, job: Job, capability: str, target: str) -> bool:
+def _granted(runtime: RuntimeState, job: Job, capability: str, target: str) -> bool:
     return job.grants.allows(capability, target) or (capability == MODEL_USE and any_model(runtime, job))
 
 
-def any_model(runtime: Runtime, job: Job) -> bool:
+def any_model(runtime: RuntimeState, job: Job) -> bool:
     """Whether a job may use every model: the host allows it, and no lease from here up names any (§9.7)."""
     if runtime.config.models_required:
         return False
@@ -200,7 +202,7 @@ def any_model(runtime: Runtime, job: Job) -> bool:
 
 
 def check_ceiling(
-    runtime: Runtime,
+    runtime: RuntimeState,
     ceiling: Ceiling | None,
     lease: Mapping[str, Sequence[str]],
     expires: Time | None,

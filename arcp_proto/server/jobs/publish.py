@@ -23,10 +23,10 @@ from .job import Job
 
 if TYPE_CHECKING:
     from arcp_proto.ids import JobId
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 
-def publish(runtime: Runtime, job: Job, kind: str, body: bytes, taken_as: str = "") -> None:
+def publish(runtime: RuntimeState, job: Job, kind: str, body: bytes, taken_as: str = "") -> None:
     """Number one event in every session that gets the job and takes its kind, or `taken_as` (§8.3)."""
     payload = runtime.openings.of(kind) + body
     kind = taken_as or kind
@@ -37,7 +37,7 @@ def publish(runtime: Runtime, job: Job, kind: str, body: bytes, taken_as: str = 
         spread(runtime, job, FEATURE_OF_KIND.get(kind))
 
 
-def spread(runtime: Runtime, job: Job, feature: str | None) -> None:
+def spread(runtime: RuntimeState, job: Job, feature: str | None) -> None:
     """An event of a job was numbered: keep what holds it within limits, wake who takes it."""
     history, limits, now = job.history, runtime.limits, runtime.now
     if history.due(now):
@@ -54,14 +54,14 @@ def spread(runtime: Runtime, job: Job, feature: str | None) -> None:
         retention.make_room(runtime)
 
 
-def sent(runtime: Runtime, session: Session) -> None:
+def sent(runtime: RuntimeState, session: Session) -> None:
     """Something was numbered in a session: keep its log within limits, wake its connection."""
     if session.log.due(runtime.now):
         look_at(runtime, session)
     _wake(runtime, session)
 
 
-def look_at(runtime: Runtime, session: Session) -> None:
+def look_at(runtime: RuntimeState, session: Session) -> None:
     """Keep the log of a session within limits, tell a session that does not keep up, and allow some more."""
     log, limits = session.log, runtime.limits
     retention.shrink(runtime, session)
@@ -79,7 +79,7 @@ def look_at(runtime: Runtime, session: Session) -> None:
     log.allow(upto, size, None if session.acking else retention.aged_at(runtime, session))
 
 
-def _wake(runtime: Runtime, session: Session) -> None:
+def _wake(runtime: RuntimeState, session: Session) -> None:
     connection = session.connection
     if connection is not None:
         connection.sent_at = runtime.now
@@ -88,14 +88,14 @@ def _wake(runtime: Runtime, session: Session) -> None:
         runtime.unsettled[session.id] = session
 
 
-def notify(runtime: Runtime, session: Session, job_id: JobId, phase: str, message: str) -> None:
+def notify(runtime: RuntimeState, session: Session, job_id: JobId, phase: str, message: str) -> None:
     """A `status` of a job in one session only, numbered there and in no history (§6.5, §7.6)."""
     payload = notice_payload(runtime, phase, message)
     runtime.commit(Delivered(session.id, job_id, "job.event", payload))
     noted(runtime, session)
 
 
-def noted(runtime: Runtime, session: Session) -> None:
+def noted(runtime: RuntimeState, session: Session) -> None:
     """A notice was numbered in a session: keep its log within limits as well, wake its connection."""
     if session.log.due(runtime.now):
         look_at(runtime, session)
@@ -105,7 +105,7 @@ def noted(runtime: Runtime, session: Session) -> None:
         runtime.unsettled[session.id] = session
 
 
-def _tell_of_lag(runtime: Runtime, session: Session) -> None:
+def _tell_of_lag(runtime: RuntimeState, session: Session) -> None:
     """Once per crossing, on the newest unfinished job; without one nobody is told (§6.5)."""
     job_id = next(reversed(session.jobs), None)
     if job_id is not None:
@@ -120,7 +120,7 @@ MOST_TOGETHER: Final = 64
 """Events that wait at a time."""
 
 
-def begin(runtime: Runtime, job: Job) -> None:
+def begin(runtime: RuntimeState, job: Job) -> None:
     """End the input in which an event of a job was numbered, or let it go on with its next ones.
 
     Not for observers, nor for what is recorded or kept in a journal one by one.
@@ -132,7 +132,7 @@ def begin(runtime: Runtime, job: Job) -> None:
         runtime.speaker = job
 
 
-def end(runtime: Runtime, job: Job) -> None:
+def end(runtime: RuntimeState, job: Job) -> None:
     """Number what the speaker has said, and end the input."""
     runtime.speaker, runtime.busy = None, False
     said, runtime.said = runtime.said, []

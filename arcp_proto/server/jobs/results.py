@@ -19,7 +19,7 @@ from .completion import Returned, end, end_with_error, fix_outcome, outcome_of
 from .job import Job, LastWord, Status, Stream
 
 if TYPE_CHECKING:
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 UTF8: Final = "utf8"
 BASE64: Final = "base64"
@@ -41,7 +41,7 @@ def check_piece(job: Job, data: str | bytes) -> str:
     return encoding
 
 
-def write(runtime: Runtime, job: Job, data: str | bytes, encoding: str) -> None:
+def write(runtime: RuntimeState, job: Job, data: str | bytes, encoding: str) -> None:
     """Send a piece as chunks; raises Denied, and ends the job, beyond the limit of a result (§14)."""
     stream = job.stream or _open_stream(runtime, job, encoding)
     if not data:
@@ -63,7 +63,7 @@ def write(runtime: Runtime, job: Job, data: str | bytes, encoding: str) -> None:
             stream.inline = None
 
 
-def returned(runtime: Runtime, job: Job, word: LastWord) -> None:
+def returned(runtime: RuntimeState, job: Job, word: LastWord) -> None:
     """End a job with what its agent has returned."""
     encoded, summary = word.value, word.summary
     if job.stream is not None and encoded is not None:
@@ -90,7 +90,7 @@ def returned(runtime: Runtime, job: Job, word: LastWord) -> None:
 
 
 def _as_whole(
-    runtime: Runtime, job: Job, ended: JobEndedRecord, encoded: bytes, summary: str | None
+    runtime: RuntimeState, job: Job, ended: JobEndedRecord, encoded: bytes, summary: str | None
 ) -> JobEndedRecord:
     """Return a terminal that has its value where frames are long, and names a `result_id` elsewhere."""
     at, begin = runtime.stamp.text(ended.at), ended.payload.index(encoded)
@@ -100,7 +100,7 @@ def _as_whole(
     return msgspec.structs.replace(ended, payload=payload, whole=whole)
 
 
-def _finish_in_chunks(runtime: Runtime, job: Job, text: str, word: LastWord) -> None:
+def _finish_in_chunks(runtime: RuntimeState, job: Job, text: str, word: LastWord) -> None:
     if _needs_inline(job):
         _fail(runtime, job, word, ErrorCode.INVALID_REQUEST, TOO_LARGE)
     elif _is_too_large(runtime, job, word, len(text.encode())):
@@ -114,7 +114,7 @@ def _finish_in_chunks(runtime: Runtime, job: Job, text: str, word: LastWord) -> 
         _end_stream(runtime, job, stream, word.summary, JSON_TYPE, text)
 
 
-def _finish_stream(runtime: Runtime, job: Job, stream: Stream, word: LastWord) -> None:
+def _finish_stream(runtime: RuntimeState, job: Job, stream: Stream, word: LastWord) -> None:
     """All of a stream is there: say so by an empty last chunk, and end its job."""
     completed_at = runtime.time_text()
     inline = None
@@ -130,7 +130,7 @@ def _finish_stream(runtime: Runtime, job: Job, stream: Stream, word: LastWord) -
 
 
 def _end_stream(
-    runtime: Runtime,
+    runtime: RuntimeState,
     job: Job,
     stream: Stream,
     summary: str | None,
@@ -151,7 +151,7 @@ def _end_stream(
     )
 
 
-def _inline(runtime: Runtime, job: Job, stream: Stream, at: str, summary: str | None) -> bytes | None:
+def _inline(runtime: RuntimeState, job: Job, stream: Stream, at: str, summary: str | None) -> bytes | None:
     """The open payload of a stream as an inline result, if it fits."""
     value = _joined(stream)
     if value is None:
@@ -176,14 +176,14 @@ def _for_parent(encoded: bytes | None) -> Returned:
     return Returned(None if encoded is None else codec.decode_value(encoded), None, None)
 
 
-def _open_stream(runtime: Runtime, job: Job, encoding: str) -> Stream:
+def _open_stream(runtime: RuntimeState, job: Job, encoding: str) -> Stream:
     result_id = _new_id(runtime, job)
     kept = _needs_inline(job) or job.parent is not None
     job.stream = Stream(result_id, encoding, inline=[] if kept else None)
     return job.stream
 
 
-def _is_too_large(runtime: Runtime, job: Job, word: LastWord, size: int) -> bool:
+def _is_too_large(runtime: RuntimeState, job: Job, word: LastWord, size: int) -> bool:
     """Return whether a returned value that does not fit `Limits.frame` is too large; end its job if so."""
     limits = runtime.limits
     if size > limits.returned:
@@ -196,12 +196,12 @@ def _is_too_large(runtime: Runtime, job: Job, word: LastWord, size: int) -> bool
     return size > min(limits.returned, limits.result)
 
 
-def _new_id(runtime: Runtime, job: Job) -> str:
+def _new_id(runtime: RuntimeState, job: Job) -> str:
     return "res_" + ulid(runtime.entropy.bits(runtime.scope(job.terms.principal), "result"))
 
 
 def _fail(
-    runtime: Runtime,
+    runtime: RuntimeState,
     job: Job,
     word: LastWord,
     code: ErrorCode,
@@ -218,7 +218,7 @@ def _fail(
         end_with_error(runtime, job, outcome_of(code, message, details=details))
 
 
-def _fits(runtime: Runtime, job: Job, payload: bytes) -> bool:
+def _fits(runtime: RuntimeState, job: Job, payload: bytes) -> bool:
     """Return whether an inline result fits a frame of its session, also where it stands twice (quirks)."""
     home = job.home
     times = 2 if home is not None and home.quirk.result_as_output else 1

@@ -16,7 +16,7 @@ from . import publish
 from .job import Job
 
 if TYPE_CHECKING:
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 WARNING: Final = "budget_warning"
 MAX_HOLDS: Final = 1_000
@@ -34,7 +34,7 @@ def cost_of(job: Job, fields: dict[str, Any]) -> tuple[str, Decimal] | None:
     return unit, to_cost(fields["value"], "value")
 
 
-def spend(runtime: Runtime, job: Job, currency: str, amount: Decimal, metric: bytes) -> None:
+def spend(runtime: RuntimeState, job: Job, currency: str, amount: Decimal, metric: bytes) -> None:
     """A cost that the agent reports: it is counted, published, and what is left told behind it."""
     if amount:
         runtime.commit(Spent(job.id, currency, amount))
@@ -42,7 +42,7 @@ def spend(runtime: Runtime, job: Job, currency: str, amount: Decimal, metric: by
     tell(runtime, job, (currency,))
 
 
-def tell(runtime: Runtime, job: Job, currencies: Iterable[str], *, always: bool = False) -> None:
+def tell(runtime: RuntimeState, job: Job, currencies: Iterable[str], *, always: bool = False) -> None:
     """Tell in a job what is left, where a counter has moved by enough, and once that little is left.
 
     With `always` it has moved to a child or back, and nothing of it was used (§10).
@@ -76,7 +76,7 @@ def check_reservation(job: Job, currency: str, amount: Cost) -> Decimal:
     return exact
 
 
-def reserve(runtime: Runtime, job: Job, currency: str, amount: Decimal) -> int:
+def reserve(runtime: RuntimeState, job: Job, currency: str, amount: Decimal) -> int:
     """Hold back an amount that is free."""
     runtime.commit(Reserved(job.id, job.hold_count + 1, currency, amount))
     return job.hold_count
@@ -90,7 +90,7 @@ def find(job: Job, hold: int) -> Hold:
     return found
 
 
-def settle(runtime: Runtime, job: Job, hold: int, actual: Decimal, metric: bytes) -> None:
+def settle(runtime: RuntimeState, job: Job, hold: int, actual: Decimal, metric: bytes) -> None:
     """A hold is over: what was spent is counted, published, and what is left told behind it."""
     currency = job.holds[hold].currency
     runtime.commit(Settled(job.id, hold, actual))
@@ -98,6 +98,6 @@ def settle(runtime: Runtime, job: Job, hold: int, actual: Decimal, metric: bytes
     tell(runtime, job, (currency,))
 
 
-def release(runtime: Runtime, job: Job, hold: int) -> None:
+def release(runtime: RuntimeState, job: Job, hold: int) -> None:
     """A hold is over, and nothing was spent."""
     runtime.commit(Settled(job.id, hold, Decimal(0)))

@@ -37,14 +37,14 @@ from .stage import AgentStage
 from .turn import Turn, is_wanted, knows, waits_for_key
 
 if TYPE_CHECKING:
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 CLAIM_BYTES = 2 * KIB
 """What is reckoned for the end of a job, when a key is taken: most are smaller."""
 
 
 def carry_out(
-    runtime: Runtime,
+    runtime: RuntimeState,
     connection: Connection,
     session: Session,
     envelope: codec.Envelope,
@@ -58,7 +58,7 @@ def carry_out(
     accept(runtime, connection, session, submit, terms, request_id)
 
 
-def judge(runtime: Runtime, connection: Connection | None, turn: Turn) -> bool:
+def judge(runtime: RuntimeState, connection: Connection | None, turn: Turn) -> bool:
     """Answer a submit whose turn has come; False when it waits; raises Refusal."""
     session, submit = turn.session, found(turn.submit, "what is judged was read")
     check_runtime(submit.max_runtime_sec)
@@ -79,7 +79,7 @@ def judge(runtime: Runtime, connection: Connection | None, turn: Turn) -> bool:
     return True
 
 
-def ask_ahead(runtime: Runtime, turn: Turn) -> None:
+def ask_ahead(runtime: RuntimeState, turn: Turn) -> None:
     """Ask for the credentials of a submit that waits behind others; raises Refusal if it is refused."""
     session, submit = turn.session, found(turn.submit, "what is judged was read")
     key = submit.idempotency_key
@@ -95,7 +95,7 @@ def ask_ahead(runtime: Runtime, turn: Turn) -> None:
 
 
 def accept(
-    runtime: Runtime,
+    runtime: RuntimeState,
     connection: Connection | None,
     session: Session,
     submit: messages.Submit,
@@ -123,7 +123,7 @@ def accept(
         go(runtime, job, submit.input, 1)
 
 
-def start(runtime: Runtime, job: Job, input: Input, *, attempt: int) -> None:
+def start(runtime: RuntimeState, job: Job, input: Input, *, attempt: int) -> None:
     """Ask the host to run the agent of an accepted job, once it has the credentials that it needs."""
     if job.terms.credentials and issuing.needs(runtime, job):
         _pin(runtime, job, input)
@@ -132,7 +132,7 @@ def start(runtime: Runtime, job: Job, input: Input, *, attempt: int) -> None:
         go(runtime, job, input, attempt)
 
 
-def go(runtime: Runtime, job: Job, input: Input, attempt: int) -> None:
+def go(runtime: RuntimeState, job: Job, input: Input, attempt: int) -> None:
     """Ask the host to run the agent now."""
     terms = job.terms
     if (input.size or terms.lease) and not job.pinned:
@@ -172,7 +172,7 @@ def go(runtime: Runtime, job: Job, input: Input, attempt: int) -> None:
         spending.tell(runtime, job, held)  # What an agent that died with its process reserved is spent.
 
 
-def _pin(runtime: Runtime, job: Job, input: Input) -> None:
+def _pin(runtime: RuntimeState, job: Job, input: Input) -> None:
     """What a job was given counts until its end, with the JSON that is kept of one that starts again."""
     given = given_bytes(input, job.terms.lease)
     if given:
@@ -181,7 +181,7 @@ def _pin(runtime: Runtime, job: Job, input: Input) -> None:
 
 
 def on_cancel(
-    runtime: Runtime, connection: Connection, envelope: codec.Envelope, cancel: messages.Cancel
+    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, cancel: messages.Cancel
 ) -> None:
     """`job.cancel` (§7.4): answered by `job.cancelled`; the terminal follows when the agent has stopped."""
     session = session_of(connection)
@@ -223,7 +223,9 @@ def fingerprint_of(submit: messages.Submit) -> bytes:
     )
 
 
-def _join(runtime: Runtime, connection: Connection | None, turn: Turn, claim: Claim, claimed: bytes) -> None:
+def _join(
+    runtime: RuntimeState, connection: Connection | None, turn: Turn, claim: Claim, claimed: bytes
+) -> None:
     """The first payload again, and what the session has not seen of the job."""
     if claim.fingerprint != claimed:
         message = "this idempotency_key was used for another submit"
@@ -244,7 +246,7 @@ def _join(runtime: Runtime, connection: Connection | None, turn: Turn, claim: Cl
     _end_again(runtime, session, claim, accepted.trace_id)
 
 
-def _end_again(runtime: Runtime, session: Session, claim: Claim, trace_id: str | None) -> None:
+def _end_again(runtime: RuntimeState, session: Session, claim: Claim, trace_id: str | None) -> None:
     """The terminal of a job of which nothing else is left."""
     message_type, payload, inline = found(claim.ended, "a job is forgotten after its end")
     if inline is not None and "result_chunk" not in session.features:
@@ -260,7 +262,7 @@ def _end_again(runtime: Runtime, session: Session, claim: Claim, trace_id: str |
 
 
 def answered_before(
-    runtime: Runtime, connection: Connection, session: Session, envelope: codec.Envelope
+    runtime: RuntimeState, connection: Connection, session: Session, envelope: codec.Envelope
 ) -> bool:
     """Answer a submit again that was carried out before the resume; False if it was not.
 
@@ -306,7 +308,7 @@ def check_runtime(seconds: int | None) -> None:
 
 
 def _check_submit(
-    runtime: Runtime,
+    runtime: RuntimeState,
     session: Session,
     envelope: codec.Envelope,
     submit: messages.Submit,
@@ -344,7 +346,7 @@ def _check_submit(
 
 
 def _authority_asked(
-    runtime: Runtime, session: Session, submit: messages.Submit, name: str, version: str | None
+    runtime: RuntimeState, session: Session, submit: messages.Submit, name: str, version: str | None
 ) -> tuple[messages.Lease, Expiry | None]:
     """Lease and expiry as they are granted; raises Refusal, and tells the host of what a ceiling refuses."""
     try:
@@ -362,7 +364,7 @@ def _authority_asked(
 
 
 def _authority_below(
-    runtime: Runtime, session: Session, submit: messages.Submit, name: str, version: str | None
+    runtime: RuntimeState, session: Session, submit: messages.Submit, name: str, version: str | None
 ) -> tuple[messages.Lease, Expiry | None]:
     """As asked, below the ceiling; raises Refusal."""
     constraints = submit.lease_constraints
@@ -377,7 +379,7 @@ def _authority_below(
     return lease, expiry
 
 
-def check_limits(runtime: Runtime, principal: Principal, given: int, *, keyed: bool) -> None:
+def check_limits(runtime: RuntimeState, principal: Principal, given: int, *, keyed: bool) -> None:
     """What passes with time: one more job, with so many bytes that it is given, and one more key."""
     if runtime.draining:
         raise Refusal(ErrorCode.INTERNAL_ERROR, admission_control.SHUTTING_DOWN)

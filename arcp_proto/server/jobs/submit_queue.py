@@ -29,11 +29,11 @@ from .turn import Turn
 
 if TYPE_CHECKING:
     from arcp_proto.ids import SessionId
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 
 def on_submit(
-    runtime: Runtime, connection: Connection, envelope: codec.Envelope, submit: messages.Submit
+    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, submit: messages.Submit
 ) -> None:
     """`job.submit` (§7.1): every check, then the job exists."""
     session = session_of(connection)
@@ -47,7 +47,7 @@ def on_submit(
         submission.carry_out(runtime, connection, session, envelope, submit, request_id)
 
 
-def take(runtime: Runtime, connection: Connection, turn: Turn) -> None:
+def take(runtime: RuntimeState, connection: Connection, turn: Turn) -> None:
     """Judge a submit, or let it wait behind others; raises Refusal when none waits."""
     session = turn.session
     if not session.turns:
@@ -61,7 +61,7 @@ def take(runtime: Runtime, connection: Connection, turn: Turn) -> None:
     _wait(runtime, turn)
 
 
-def keeps_place(runtime: Runtime, connection: Connection, refusal: Refusal) -> bool:
+def keeps_place(runtime: RuntimeState, connection: Connection, refusal: Refusal) -> bool:
     """Return whether a refusal waits for the answers to the submits before it, and queue it there.
 
     That is the refusal of a submit, and one that its peer would take for the answer to a submit
@@ -83,7 +83,7 @@ def keeps_place(runtime: Runtime, connection: Connection, refusal: Refusal) -> b
     return True
 
 
-def ready(runtime: Runtime, turn: Turn, credentials: list[Credential]) -> None:
+def ready(runtime: RuntimeState, turn: Turn, credentials: list[Credential]) -> None:
     """What a submit has waited for is there, unless its lease has ended meanwhile (§9.5)."""
     try:
         _check_lease(runtime, turn)
@@ -94,13 +94,13 @@ def ready(runtime: Runtime, turn: Turn, credentials: list[Credential]) -> None:
     proceed(runtime, turn.session)
 
 
-def refused(runtime: Runtime, turn: Turn, refusal: Refusal) -> None:
+def refused(runtime: RuntimeState, turn: Turn, refusal: Refusal) -> None:
     """A submit does not get its credentials."""
     turn.refusal = refusal
     proceed(runtime, turn.session)
 
 
-def proceed(runtime: Runtime, session: Session) -> None:
+def proceed(runtime: RuntimeState, session: Session) -> None:
     """Answer the submits of a session that can be answered, in their order, and those that wait for a key."""
     freed: dict[SessionId, None] = {}
     full = len(session.turns) >= runtime.limits.waiting_submits
@@ -113,7 +113,7 @@ def proceed(runtime: Runtime, session: Session) -> None:
             proceed(runtime, waiting)
 
 
-def _read_on(runtime: Runtime, session: Session) -> None:
+def _read_on(runtime: RuntimeState, session: Session) -> None:
     """Carry out what has come in on the session's connection meanwhile, if there is room for it."""
     connection = session.connection
     if connection is None or connection.phase is not Phase.OPEN or not connection.holds_input:
@@ -122,7 +122,7 @@ def _read_on(runtime: Runtime, session: Session) -> None:
         runtime.timers.arm(TimerKind.ROOM, connection.number, runtime.now)
 
 
-def _answer(runtime: Runtime, session: Session, freed: dict[SessionId, None]) -> None:
+def _answer(runtime: RuntimeState, session: Session, freed: dict[SessionId, None]) -> None:
     while session.turns:
         turn = session.turns[0]
         connection = session.connection
@@ -155,7 +155,7 @@ def _answer(runtime: Runtime, session: Session, freed: dict[SessionId, None]) ->
         _free_key(runtime, turn, freed)
 
 
-def lease_ends(runtime: Runtime, alias: str) -> None:
+def lease_ends(runtime: RuntimeState, alias: str) -> None:
     """The lease of a submit has ended before its credentials came: refuse it now (§9.5).
 
     After the wall clock was set back the lease ends later: watch it again.
@@ -171,7 +171,7 @@ def lease_ends(runtime: Runtime, alias: str) -> None:
         watch_lease(runtime, turn)
 
 
-def watch_lease(runtime: Runtime, turn: Turn) -> None:
+def watch_lease(runtime: RuntimeState, turn: Turn) -> None:
     """Look when the lease of a submit that waits for credentials ends, by the wall clock as it is now."""
     expires_at = None if turn.terms is None else turn.terms.expires_at
     expires = None if expires_at is None else parse_time(expires_at)
@@ -182,7 +182,7 @@ def watch_lease(runtime: Runtime, turn: Turn) -> None:
     gate.watch_wall_clock(runtime)
 
 
-def watches_lease(runtime: Runtime) -> bool:
+def watches_lease(runtime: RuntimeState) -> bool:
     """Return whether the lease of a submit that waits for credentials is to end."""
     return any(
         isinstance(waiting, Turn) and waiting.terms is not None and waiting.terms.expires_at is not None
@@ -190,14 +190,14 @@ def watches_lease(runtime: Runtime) -> bool:
     )
 
 
-def wall_clock_moved(runtime: Runtime) -> None:
+def wall_clock_moved(runtime: RuntimeState) -> None:
     """The wall clock was set: leases of submits that wait end by the new one."""
     for waiting in runtime.issuing.awaited.values():
         if isinstance(waiting, Turn):
             watch_lease(runtime, waiting)
 
 
-def abandon(runtime: Runtime, session: Session) -> None:
+def abandon(runtime: RuntimeState, session: Session) -> None:
     """The session is over: nobody gets these answers, so no job comes of the submits."""
     waiting = list(session.turns)
     freed: dict[SessionId, None] = {}
@@ -211,14 +211,14 @@ def abandon(runtime: Runtime, session: Session) -> None:
             proceed(runtime, runtime.sessions[session_id])
 
 
-def wall_clock_moves(runtime: Runtime) -> None:
+def wall_clock_moves(runtime: RuntimeState) -> None:
     """The wall clock is about to be set: a lease that has ended by now stays so (§9.5)."""
     for session in runtime.sessions.values():
         for turn in session.turns:
             turn.expired = _has_ended(runtime, turn)
 
 
-def refuse_all(runtime: Runtime, message: str) -> None:
+def refuse_all(runtime: RuntimeState, message: str) -> None:
     """Nothing that waits becomes a job: the runtime is shutting down."""
     for session in list(runtime.sessions.values()):
         for turn in session.turns:
@@ -228,7 +228,7 @@ def refuse_all(runtime: Runtime, message: str) -> None:
         proceed(runtime, session)
 
 
-def _wait(runtime: Runtime, turn: Turn) -> None:
+def _wait(runtime: RuntimeState, turn: Turn) -> None:
     """It is not answered at once: what comes later with its key waits for it."""
     turn.session.turns.append(turn)
     submit = found(turn.submit, "what waits to be judged was read")
@@ -241,7 +241,7 @@ def _wait(runtime: Runtime, turn: Turn) -> None:
         runtime.issuing.wanted[turn.wants] += 1
 
 
-def _pin(runtime: Runtime, turn: Turn) -> None:
+def _pin(runtime: RuntimeState, turn: Turn) -> None:
     """What a submit that waits, and is not refused, would give its job counts."""
     if turn.submit is None or turn.refusal is not None:
         return
@@ -251,13 +251,13 @@ def _pin(runtime: Runtime, turn: Turn) -> None:
         runtime.pin(turn.session.principal, given)
 
 
-def _unpin(runtime: Runtime, turn: Turn) -> None:
+def _unpin(runtime: RuntimeState, turn: Turn) -> None:
     if turn.pinned:
         runtime.unpin(turn.session.principal, turn.pinned)
         turn.pinned = 0
 
 
-def _check_lease(runtime: Runtime, turn: Turn) -> None:
+def _check_lease(runtime: RuntimeState, turn: Turn) -> None:
     """Raise Refusal LEASE_EXPIRED when nothing can be done with what a submit gets: it is revoked."""
     if not _has_ended(runtime, turn):
         return
@@ -268,13 +268,13 @@ def _check_lease(runtime: Runtime, turn: Turn) -> None:
     raise Refusal(ErrorCode.LEASE_EXPIRED, message)
 
 
-def _has_ended(runtime: Runtime, turn: Turn) -> bool:
+def _has_ended(runtime: RuntimeState, turn: Turn) -> bool:
     expires_at = None if turn.terms is None else turn.terms.expires_at
     expires = None if expires_at is None else parse_time(expires_at)
     return turn.expired or (expires is not None and runtime.wall >= expires)
 
 
-def _refuse(runtime: Runtime, connection: Connection | None, turn: Turn, refusal: Refusal) -> None:
+def _refuse(runtime: RuntimeState, connection: Connection | None, turn: Turn, refusal: Refusal) -> None:
     if connection is None or connection.phase is not Phase.OPEN:
         return
     admission = admission_of(connection)
@@ -285,7 +285,7 @@ def _refuse(runtime: Runtime, connection: Connection | None, turn: Turn, refusal
     connection.answering = before
 
 
-def _free_key(runtime: Runtime, turn: Turn, freed: dict[SessionId, None]) -> None:
+def _free_key(runtime: RuntimeState, turn: Turn, freed: dict[SessionId, None]) -> None:
     """The key of a submit that is answered is free, or means a job: add the sessions that wait for it."""
     key, wanted = turn.wants, runtime.issuing.wanted
     if key is None:

@@ -16,7 +16,7 @@ from .job import Terms
 
 if TYPE_CHECKING:
     from arcp_proto.ids import Principal
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 
 class Turn(msgspec.Struct, eq=False):
@@ -43,7 +43,7 @@ class Turn(msgspec.Struct, eq=False):
     pinned: int = 0
 
 
-def is_wanted(runtime: Runtime, session: Session, key: str) -> bool:
+def is_wanted(runtime: RuntimeState, session: Session, key: str) -> bool:
     """Whether a submit that is not answered may get this key of the session's principal.
 
     Who comes later does not ask ahead of it: in the same session each would wait for the other.
@@ -51,7 +51,7 @@ def is_wanted(runtime: Runtime, session: Session, key: str) -> bool:
     return (session.principal, key) in runtime.issuing.wanted
 
 
-def waits_for_key(runtime: Runtime, session: Session, key: str) -> bool:
+def waits_for_key(runtime: RuntimeState, session: Session, key: str) -> bool:
     """Whether another submit has this key, and is not answered: then this session waits for it too."""
     waiting = runtime.issuing.keys.get((session.principal, key))
     if waiting is None:

@@ -30,13 +30,13 @@ from . import records
 from .snapshot import job_kept, key_kept, runtime_kept, session_kept
 
 if TYPE_CHECKING:
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 
 # Sessions.
 
 
-def _session_opened(runtime: Runtime, record: records.SessionOpened) -> None:
+def _session_opened(runtime: RuntimeState, record: records.SessionOpened) -> None:
     session = Session(
         record.session_id,
         record.principal,
@@ -50,7 +50,7 @@ def _session_opened(runtime: Runtime, record: records.SessionOpened) -> None:
     runtime.holdings.add(session.principal, session.log)
 
 
-def _token_issued(runtime: Runtime, record: records.TokenIssued) -> None:
+def _token_issued(runtime: RuntimeState, record: records.TokenIssued) -> None:
     session = runtime.sessions[record.session_id]
     runtime.tokens[record.digest] = session
     over = session.issue(record.digest)
@@ -60,12 +60,12 @@ def _token_issued(runtime: Runtime, record: records.TokenIssued) -> None:
     session.expires = record.expires
 
 
-def _token_proven(runtime: Runtime, record: records.TokenProven) -> None:
+def _token_proven(runtime: RuntimeState, record: records.TokenProven) -> None:
     for over in runtime.sessions[record.session_id].prove(record.digest):
         del runtime.tokens[over]
 
 
-def _session_ended(runtime: Runtime, record: records.SessionEnded) -> None:
+def _session_ended(runtime: RuntimeState, record: records.SessionEnded) -> None:
     session = runtime.sessions.pop(record.session_id)
     runtime.caps.session_ended(session, runtime.now)
     for digest in session.tokens:
@@ -80,7 +80,7 @@ def _session_ended(runtime: Runtime, record: records.SessionEnded) -> None:
     runtime.holdings.remove(session.principal, session.log)
 
 
-def _released(runtime: Runtime, record: records.Released) -> None:
+def _released(runtime: RuntimeState, record: records.Released) -> None:
     session = runtime.sessions[record.session_id]
     session.acked = max(session.acked, record.seq)
     session.replies.seen(record.seq)
@@ -90,23 +90,23 @@ def _released(runtime: Runtime, record: records.Released) -> None:
         session.connection.skip_to(record.seq)
 
 
-def _evicted(runtime: Runtime, record: records.Evicted) -> None:
+def _evicted(runtime: RuntimeState, record: records.Evicted) -> None:
     _free(runtime, runtime.sessions[record.session_id], record.seq)
 
 
-def _free(runtime: Runtime, session: Session, seq: int) -> None:
+def _free(runtime: RuntimeState, session: Session, seq: int) -> None:
     events, size = session.log.release(seq)
     runtime.holdings.changed(session.principal, -events, -size)
 
 
-def _replied(runtime: Runtime, record: records.Replied) -> None:
+def _replied(runtime: RuntimeState, record: records.Replied) -> None:
     runtime.sessions[record.session_id].replies.add(record.reply, runtime.limits)
 
 
 # Jobs.
 
 
-def _job_accepted(runtime: Runtime, record: records.JobAcceptedRecord) -> None:
+def _job_accepted(runtime: RuntimeState, record: records.JobAcceptedRecord) -> None:
     terms = record.terms
     runtime.job_count += 1
     job = Job(runtime.job_count, terms, Budget.of(terms.lease) if terms.lease else UNBOUND)
@@ -122,7 +122,7 @@ def _job_accepted(runtime: Runtime, record: records.JobAcceptedRecord) -> None:
     _answered(runtime, session, job, record.request_id)
 
 
-def _delegated(runtime: Runtime, record: records.Delegated) -> None:
+def _delegated(runtime: RuntimeState, record: records.Delegated) -> None:
     terms = record.terms
     parent = runtime.jobs[found(terms.parent_job_id, "a child has a parent")]
     number(runtime, parent, EventKind.DELEGATE, record.payload)
@@ -138,14 +138,14 @@ def _delegated(runtime: Runtime, record: records.Delegated) -> None:
         home.take_on(job)
 
 
-def _job_joined(runtime: Runtime, record: records.JobJoined) -> None:
+def _job_joined(runtime: RuntimeState, record: records.JobJoined) -> None:
     session = runtime.sessions[record.session_id]
     job = runtime.jobs.get(record.job_id)
     if job is not None:
         _answered(runtime, session, job, record.request_id)
 
 
-def _answered(runtime: Runtime, session: Session, job: Job, request_id: str) -> None:
+def _answered(runtime: RuntimeState, session: Session, job: Job, request_id: str) -> None:
     """A session was told that the job is accepted: it may cancel it, and may ask for the answer again."""
     others = job.submitters and tuple(other for other in job.submitters if other in runtime.sessions)
     job.submitters = others if session.id in others else (*others, session.id)
@@ -154,7 +154,7 @@ def _answered(runtime: Runtime, session: Session, job: Job, request_id: str) -> 
     session.replies.add(reply, runtime.limits)
 
 
-def _job_started(runtime: Runtime, record: records.JobStarted) -> None:
+def _job_started(runtime: RuntimeState, record: records.JobStarted) -> None:
     job = runtime.jobs[record.job_id]
     runtime.recorded(job, JOB_STARTED, Status.RUNNING)
     job.attempt = record.attempt
@@ -162,13 +162,13 @@ def _job_started(runtime: Runtime, record: records.JobStarted) -> None:
         _lapse(job)  # What an agent that died with its process reserved.
 
 
-def _published(runtime: Runtime, record: records.Published) -> None:
+def _published(runtime: RuntimeState, record: records.Published) -> None:
     job = runtime.jobs[record.job_id]
     job.streamed = job.streamed or record.kind == "result_chunk"
     number(runtime, job, record.kind, record.payload)
 
 
-def _delivered(runtime: Runtime, record: records.Delivered) -> None:
+def _delivered(runtime: RuntimeState, record: records.Delivered) -> None:
     session = runtime.sessions[record.session_id]
     head = head_of(runtime, record.job_id, record.trace_id, record.message_type)
     append(runtime, session, Entry(head, record.payload, record.position))
@@ -177,7 +177,7 @@ def _delivered(runtime: Runtime, record: records.Delivered) -> None:
         job.home_seq = session.log.last
 
 
-def head_of(runtime: Runtime, job_id: JobId, trace_id: str | None, message_type: str) -> bytes:
+def head_of(runtime: RuntimeState, job_id: JobId, trace_id: str | None, message_type: str) -> bytes:
     """The head of what is numbered for a job, also for one that is forgotten."""
     job = runtime.jobs.get(job_id)
     if job is not None:
@@ -185,23 +185,23 @@ def head_of(runtime: Runtime, job_id: JobId, trace_id: str | None, message_type:
     return codec.event_head(message_type, job_id, trace_id)
 
 
-def _outcome_fixed(runtime: Runtime, record: records.OutcomeFixed) -> None:
+def _outcome_fixed(runtime: RuntimeState, record: records.OutcomeFixed) -> None:
     job = runtime.jobs[record.job_id]
     job.recorded(OUTCOME_FIXED)
     job.outcome = record.outcome
 
 
-def _spent(runtime: Runtime, record: records.Spent) -> None:
+def _spent(runtime: RuntimeState, record: records.Spent) -> None:
     runtime.jobs[record.job_id].budget.spend(record.currency, record.amount)
 
 
-def _reserved(runtime: Runtime, record: records.Reserved) -> None:
+def _reserved(runtime: RuntimeState, record: records.Reserved) -> None:
     job = runtime.jobs[record.job_id]
     job.hold_count = record.hold
     job.hold(record.hold, Hold(record.currency, record.amount))
 
 
-def _settled(runtime: Runtime, record: records.Settled) -> None:
+def _settled(runtime: RuntimeState, record: records.Settled) -> None:
     job = runtime.jobs[record.job_id]
     hold = job.holds.pop(record.hold)
     job.budget.let_go(hold)
@@ -216,11 +216,11 @@ def _lapse(job: Job) -> None:
     job.holds = NOTHING
 
 
-def _lease_ended(runtime: Runtime, record: records.LeaseEnded) -> None:
+def _lease_ended(runtime: RuntimeState, record: records.LeaseEnded) -> None:
     runtime.jobs[record.job_id].expired = True
 
 
-def _job_ended(runtime: Runtime, record: records.JobEndedRecord) -> None:
+def _job_ended(runtime: RuntimeState, record: records.JobEndedRecord) -> None:
     job = runtime.jobs[record.job_id]
     if job.holds:
         _lapse(job)
@@ -273,7 +273,7 @@ def _leave(job: Job, parent: Job) -> None:
     del parent.children[job.id]
 
 
-def _cut_whole(runtime: Runtime, job: Job, whole: records.Whole, end: End) -> None:
+def _cut_whole(runtime: RuntimeState, job: Job, whole: records.Whole, end: End) -> None:
     """Put a value that only long frames hold into the history, and to observers without them, as chunks.
 
     They have the home number of the terminal, which they precede.
@@ -293,7 +293,7 @@ def _reads_chunks(session: Session) -> bool:
 
 
 def terminal(
-    runtime: Runtime,
+    runtime: RuntimeState,
     job: Job,
     session: Session,
     end: End,
@@ -308,7 +308,7 @@ def terminal(
 
 
 def ending(
-    runtime: Runtime, job: Job, session: Session, end: End, whole: records.Whole | None = None
+    runtime: RuntimeState, job: Job, session: Session, end: End, whole: records.Whole | None = None
 ) -> tuple[str, bytes]:
     """The end of a job as one session reads it: message type and open payload."""
     payload = end.payload
@@ -322,35 +322,35 @@ def ending(
     return rewrite_end(quirk, end.message_type, payload, runtime.result_limit(job, session))
 
 
-def _credential_requested(runtime: Runtime, record: records.CredentialRequested) -> None:
+def _credential_requested(runtime: RuntimeState, record: records.CredentialRequested) -> None:
     runtime.provisions.add(Provision(record.alias, record.principal, record.job_id, record.at))
 
 
-def _credential_issued(runtime: Runtime, record: records.CredentialIssued) -> None:
+def _credential_issued(runtime: RuntimeState, record: records.CredentialIssued) -> None:
     provision = runtime.provisions[record.alias]
     provision.issued, provision.ids, provision.handles = True, list(record.ids), list(record.handles)
 
 
-def _credential_revoked(runtime: Runtime, record: records.CredentialRevoked) -> None:
+def _credential_revoked(runtime: RuntimeState, record: records.CredentialRevoked) -> None:
     runtime.provisions.remove(record.alias)
 
 
-def _credential_outstanding(runtime: Runtime, record: records.CredentialOutstanding) -> None:
+def _credential_outstanding(runtime: RuntimeState, record: records.CredentialOutstanding) -> None:
     runtime.provisions[record.alias].outstanding = record.reason
 
 
-def _credential_rotated(runtime: Runtime, record: records.CredentialRotatedRecord) -> None:
+def _credential_rotated(runtime: RuntimeState, record: records.CredentialRotatedRecord) -> None:
     job = runtime.jobs[record.job_id]
     held = job.credentials.get(record.credential_id)  # In recovery nothing knows the value.
     rotated = None if held is None else held.rotated
     number(runtime, job, "status", record.payload, needs=PROVISIONED_CREDENTIALS, rotated=rotated)
 
 
-def _job_forgotten(runtime: Runtime, record: records.JobForgotten) -> None:
+def _job_forgotten(runtime: RuntimeState, record: records.JobForgotten) -> None:
     runtime.drop_job(runtime.jobs[record.job_id])
 
 
-def _key_forgotten(runtime: Runtime, record: records.KeyForgotten) -> None:
+def _key_forgotten(runtime: RuntimeState, record: records.KeyForgotten) -> None:
     size = runtime.keys.forget(record.principal, record.key)
     runtime.hold_key(record.principal, -size)
 
@@ -358,7 +358,7 @@ def _key_forgotten(runtime: Runtime, record: records.KeyForgotten) -> None:
 # Observers.
 
 
-def _observed(runtime: Runtime, record: records.Observed) -> None:
+def _observed(runtime: RuntimeState, record: records.Observed) -> None:
     session, job = runtime.sessions[record.session_id], runtime.jobs[record.job_id]
     if record.backlog is None:
         session.observed[job.id] = job
@@ -375,7 +375,7 @@ def _observed(runtime: Runtime, record: records.Observed) -> None:
         job.observers.pop(session.id, None)
 
 
-def _replayed(runtime: Runtime, record: records.Replayed) -> None:
+def _replayed(runtime: RuntimeState, record: records.Replayed) -> None:
     session, job = runtime.sessions[record.session_id], runtime.jobs[record.job_id]
     backlog = session.backlogs[job.id]
     head, start = job.head(EVENT), backlog.position
@@ -396,7 +396,7 @@ def _replayed(runtime: Runtime, record: records.Replayed) -> None:
         _catch_up(runtime, session, job)
 
 
-def _catch_up(runtime: Runtime, session: Session, job: Job) -> None:
+def _catch_up(runtime: RuntimeState, session: Session, job: Job) -> None:
     """All that was published is numbered: go on live, or end with the job."""
     if job.end is None:
         job.observed_by(session)
@@ -405,7 +405,7 @@ def _catch_up(runtime: Runtime, session: Session, job: Job) -> None:
     session.observed.pop(job.id, None)
 
 
-def _unobserved(runtime: Runtime, record: records.Unobserved) -> None:
+def _unobserved(runtime: RuntimeState, record: records.Unobserved) -> None:
     session = runtime.sessions[record.session_id]
     job = runtime.jobs[record.job_id]
     if record.last is not None:
@@ -427,7 +427,7 @@ def _unobserved(runtime: Runtime, record: records.Unobserved) -> None:
     job.observers.pop(session.id, None)
 
 
-def _history_cut(runtime: Runtime, record: records.HistoryCut) -> None:
+def _history_cut(runtime: RuntimeState, record: records.HistoryCut) -> None:
     job = runtime.jobs[record.job_id]
     events, size = job.history.release(record.upto)
     for session in job.behind.values():
@@ -438,7 +438,7 @@ def _history_cut(runtime: Runtime, record: records.HistoryCut) -> None:
         _unobserved(runtime, unobserved)
 
 
-APPLY: Final[Mapping[type[Any], Callable[[Runtime, Any], None]]] = {
+APPLY: Final[Mapping[type[Any], Callable[[RuntimeState, Any], None]]] = {
     records.SessionOpened: _session_opened,
     records.TokenIssued: _token_issued,
     records.TokenProven: _token_proven,

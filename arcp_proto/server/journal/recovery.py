@@ -17,12 +17,12 @@ from .apply import APPLY
 from .records import Record
 
 if TYPE_CHECKING:
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 RESTARTED: Final = "the runtime was restarted"
 
 
-def restore(runtime: Runtime, records: Iterable[Record]) -> None:
+def restore(runtime: RuntimeState, records: Iterable[Record]) -> None:
     """Fill a new runtime; `take` then hands out what this decides."""
     runtime.used = True
     for record in records:
@@ -61,7 +61,7 @@ def restore(runtime: Runtime, records: Iterable[Record]) -> None:
     retention.watch_keys(runtime)
 
 
-def _go_on(runtime: Runtime, job: Job) -> None:
+def _go_on(runtime: RuntimeState, job: Job) -> None:
     """The agent of an unfinished job died with the process: it starts again, or the job ends."""
     if job.input is not None and completion.starts_again(runtime, job):
         attempt = job.attempt + (job.status is Status.RUNNING)
@@ -70,7 +70,7 @@ def _go_on(runtime: Runtime, job: Job) -> None:
     _end(runtime, job)
 
 
-def _end(runtime: Runtime, job: Job) -> None:
+def _end(runtime: RuntimeState, job: Job) -> None:
     """Its agent died with the process."""
     if job.terms.principal in runtime.anonymous_principals:
         _count(runtime, job.terms.principal)
@@ -79,6 +79,6 @@ def _end(runtime: Runtime, job: Job) -> None:
     completion.end_with_error(runtime, job, job.outcome or lost)
 
 
-def _count(runtime: Runtime, principal: Principal) -> None:
+def _count(runtime: RuntimeState, principal: Principal) -> None:
     """A session or an unfinished job of a principal that never comes again."""
     runtime.anonymous_principals[principal] = runtime.anonymous_principals.get(principal, 0) + 1

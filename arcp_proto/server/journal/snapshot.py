@@ -27,10 +27,10 @@ from .records import (
 )
 
 if TYPE_CHECKING:
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 
-def snapshot_of(runtime: Runtime) -> list[Record]:
+def snapshot_of(runtime: RuntimeState) -> list[Record]:
     """Sessions before the jobs that name them, and who is behind with a history after both.
 
     Nothing of it changes later.
@@ -58,7 +58,7 @@ def snapshot_of(runtime: Runtime) -> list[Record]:
     return kept
 
 
-def session_kept(runtime: Runtime, record: SessionKept) -> None:
+def session_kept(runtime: RuntimeState, record: SessionKept) -> None:
     """Apply what a snapshot says of one session."""
     opened = record.opened
     session = Session(
@@ -80,7 +80,7 @@ def session_kept(runtime: Runtime, record: SessionKept) -> None:
     runtime.holdings.add(session.principal, session.log)
 
 
-def job_kept(runtime: Runtime, record: JobKept) -> None:
+def job_kept(runtime: RuntimeState, record: JobKept) -> None:
     """Apply what a snapshot says of one job."""
     parent_id = None if record.end is not None else record.terms.parent_job_id
     parent = None if parent_id is None else runtime.jobs[parent_id]
@@ -120,7 +120,7 @@ def _stage_kept(record: JobKept) -> JobStage:
     return JobStage.RUNNING if record.status is Status.RUNNING else JobStage.ACCEPTED
 
 
-def key_kept(runtime: Runtime, record: KeyKept) -> None:
+def key_kept(runtime: RuntimeState, record: KeyKept) -> None:
     """Apply what a snapshot says of one idempotency key."""
     claim = msgspec.structs.replace(record.claim)  # It changes, and the record does not.
     job = runtime.jobs.get(claim.job_id)
@@ -131,7 +131,7 @@ def key_kept(runtime: Runtime, record: KeyKept) -> None:
         runtime.hold_key(record.principal, key_bytes(record.key, claim))
 
 
-def runtime_kept(runtime: Runtime, record: RuntimeKept) -> None:
+def runtime_kept(runtime: RuntimeState, record: RuntimeKept) -> None:
     """Apply what a snapshot says of the runtime itself."""
     runtime.job_count = record.jobs
     if record.cursor_key is not None:

@@ -24,7 +24,7 @@ from . import retention
 from .session import Session, attached_to
 
 if TYPE_CHECKING:
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 Group: TypeAlias = Principal | None
 """Whose sessions and jobs are counted together: a principal's, and those of everybody without a name."""
@@ -312,24 +312,24 @@ def origin_of(peer: str) -> str:
 # Before the welcome.
 
 
-def arrived(runtime: Runtime, connection: Connection) -> None:
+def arrived(runtime: RuntimeState, connection: Connection) -> None:
     """A client has opened a transport; raises Exceeded when it is to be closed at once."""
     if not runtime.caps.early.add(connection.number, origin_of(connection.peer)):
         raise _too_many_early(runtime)
 
 
-def check_place(runtime: Runtime, connection: Connection) -> None:
+def check_place(runtime: RuntimeState, connection: Connection) -> None:
     """The first message of a connection; raises Exceeded when it came without finding a place."""
     if not runtime.caps.early.placed(connection.number):
         raise _too_many_early(runtime)
 
 
-def _too_many_early(runtime: Runtime) -> Exceeded:
+def _too_many_early(runtime: RuntimeState) -> Exceeded:
     message = "too many connections have not said hello, or are being verified"
     return Exceeded("early_connections", runtime.limits.early_connections, message)
 
 
-def check_failures(runtime: Runtime, connection: Connection) -> None:
+def check_failures(runtime: RuntimeState, connection: Connection) -> None:
     """Before the verifier is asked; raises Exceeded where too many have failed (§6.1)."""
     wait = runtime.caps.failures.wait(origin_of(connection.peer), runtime.now)
     if wait:
@@ -341,14 +341,14 @@ def check_failures(runtime: Runtime, connection: Connection) -> None:
         )
 
 
-def failed(runtime: Runtime, connection: Connection, reason: str, *, guessed: bool = False) -> None:
+def failed(runtime: RuntimeState, connection: Connection, reason: str, *, guessed: bool = False) -> None:
     """An authentication has failed; one that was `guessed` counts against where it came from."""
     note(runtime, "authentication_failed", "", peer=connection.peer, reason=reason)
     if guessed:
         runtime.caps.failures.charge(origin_of(connection.peer), runtime.now)
 
 
-def check_connections(runtime: Runtime, principal: Principal) -> None:
+def check_connections(runtime: RuntimeState, principal: Principal) -> None:
     """One more connection of a principal that was verified; raises Exceeded."""
     standing, most = runtime.caps.standings.get(principal), runtime.limits.connections
     if standing is not None and standing.connections >= most:
@@ -356,7 +356,7 @@ def check_connections(runtime: Runtime, principal: Principal) -> None:
         raise Exceeded("connections", most, message, principal=principal)
 
 
-def make_room(runtime: Runtime, principal: Principal, *, anonymous: bool) -> None:
+def make_room(runtime: RuntimeState, principal: Principal, *, anonymous: bool) -> None:
     """One more session of a principal: an older one that nobody needs ends for it, or it raises Exceeded.
 
     That is the longest detached one without unfinished jobs, then the one whose peer has said nothing but
@@ -386,7 +386,9 @@ def make_room(runtime: Runtime, principal: Principal, *, anonymous: bool) -> Non
     raise Exceeded(limit, most, message, principal=principal)
 
 
-def _longest_idle(runtime: Runtime, standing: Standing, horizon: Time) -> tuple[Connection, Session] | None:
+def _longest_idle(
+    runtime: RuntimeState, standing: Standing, horizon: Time
+) -> tuple[Connection, Session] | None:
     found: tuple[Connection, Session] | None = None
     for session in standing.sessions.values():
         connection = session.connection
@@ -398,7 +400,7 @@ def _longest_idle(runtime: Runtime, standing: Standing, horizon: Time) -> tuple[
     return found
 
 
-def _evict(runtime: Runtime, session: Session, peer: str, reason: str) -> None:
+def _evict(runtime: RuntimeState, session: Session, peer: str, reason: str) -> None:
     note(runtime, "session_evicted", session.principal, peer=peer, session_id=session.id, reason=reason)
     if session.id in runtime.sessions:  # A window of 0 has ended it with its connection.
         retention.end_session(runtime, session.id)
@@ -407,7 +409,7 @@ def _evict(runtime: Runtime, session: Session, peer: str, reason: str) -> None:
 # In an open session.
 
 
-def count_request(runtime: Runtime, connection: Connection, *, idle: bool) -> None:
+def count_request(runtime: RuntimeState, connection: Connection, *, idle: bool) -> None:
     """One more request of a connection, and of its principal; raises Exceeded, fatal in the end (§14).
 
     One that is `idle` is of no use.
@@ -427,12 +429,12 @@ def count_request(runtime: Runtime, connection: Connection, *, idle: bool) -> No
     raise Exceeded(limit, most, f"more than {most} requests a second", fatal=fatal)
 
 
-def count_work(runtime: Runtime, connection: Connection, extra: int) -> None:
+def count_work(runtime: RuntimeState, connection: Connection, extra: int) -> None:
     """Count a request as so many more, by what it has cost; what is too much is refused from the next on."""
     runtime.caps.allowances[connection.number].charge(runtime.now, extra)
 
 
-def count_control_frames(runtime: Runtime, connection: Connection, count: int) -> None:
+def count_control_frames(runtime: RuntimeState, connection: Connection, count: int) -> None:
     """Count WebSocket frames that carry no message; raises Refusal.
 
     In a session each is a request that is of no use. Before the welcome `count` is of all of them.
@@ -445,12 +447,12 @@ def count_control_frames(runtime: Runtime, connection: Connection, count: int) -
         raise Refusal(ErrorCode.INVALID_REQUEST, message, fatal=True)
 
 
-def active(runtime: Runtime, connection: Connection) -> None:
+def active(runtime: RuntimeState, connection: Connection) -> None:
     """Its peer has said something of use."""
     runtime.caps.allowances[connection.number].active_at = runtime.now
 
 
-def check_jobs(runtime: Runtime, principal: Principal) -> None:
+def check_jobs(runtime: RuntimeState, principal: Principal) -> None:
     """One more job of a principal, by whatever way, beside those that wait to run; raises Exceeded."""
     limits, waiting = runtime.limits, runtime.issuing.submits
     group = None if principal in runtime.anonymous_principals else principal
@@ -462,7 +464,7 @@ def check_jobs(runtime: Runtime, principal: Principal) -> None:
         raise Exceeded("principal_jobs", limits.principal_jobs, message, principal=principal)
 
 
-def check_bytes(runtime: Runtime, principal: Principal, size: int) -> None:
+def check_bytes(runtime: RuntimeState, principal: Principal, size: int) -> None:
     """So many bytes more that cannot go while they are in use; raises Exceeded.
 
     They take a share of what a principal, or all, may hold; clients without a name share one (`Holdings`).
@@ -483,7 +485,7 @@ def check_bytes(runtime: Runtime, principal: Principal, size: int) -> None:
 # What follows.
 
 
-def exceeded(runtime: Runtime, connection: Connection, refusal: Exceeded) -> None:
+def exceeded(runtime: RuntimeState, connection: Connection, refusal: Exceeded) -> None:
     """A limit was reached: tell the host, and do not read an open connection for a while."""
     session = attached_to(connection)
     untold = 0
@@ -509,7 +511,7 @@ def exceeded(runtime: Runtime, connection: Connection, refusal: Exceeded) -> Non
     )
 
 
-def pause(runtime: Runtime, connection: Connection) -> None:
+def pause(runtime: RuntimeState, connection: Connection) -> None:
     """Read nothing more of a connection for a while."""
     connection.paused = True
     runtime.timers.arm(TimerKind.PAUSE, connection.number, Time(runtime.now + PAUSE))

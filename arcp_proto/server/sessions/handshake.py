@@ -28,7 +28,7 @@ from .session import Admission, Session, admission_of, session_of
 from .subscriptions import feed_soon
 
 if TYPE_CHECKING:
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 ANONYMOUS: Final = "anonymous"
 LATEST: Final = Time(2**63 - 1)
@@ -55,7 +55,7 @@ class Pending(msgspec.Struct):
 
 
 def on_hello(
-    runtime: Runtime, connection: Connection, envelope: codec.Envelope, hello: messages.Hello
+    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, hello: messages.Hello
 ) -> None:
     """`session.hello` (§6.2): ask the host who it is."""
     if runtime.draining and hello.resume is None:
@@ -76,7 +76,7 @@ def on_hello(
 
 
 def on_resume(
-    runtime: Runtime, connection: Connection, envelope: codec.Envelope, resume: messages.SessionResume
+    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, resume: messages.SessionResume
 ) -> None:
     """`session.resume` (§6.3); without `auth` the host is asked whether the principal still holds."""
     runtime.timers.disarm(TimerKind.HELLO, connection.number)
@@ -108,7 +108,12 @@ def check_principal(principal: str | None) -> None:
 
 
 def finish(
-    runtime: Runtime, pending: Pending, principal: Principal | None, expires: Time | None, *, failed: bool
+    runtime: RuntimeState,
+    pending: Pending,
+    principal: Principal | None,
+    expires: Time | None,
+    *,
+    failed: bool,
 ) -> None:
     """The host has answered: welcome, or refuse (§6.1, §6.2)."""
     connection = pending.connection
@@ -136,7 +141,7 @@ def finish(
 
 
 def _verified(
-    runtime: Runtime,
+    runtime: RuntimeState,
     pending: Pending,
     principal: Principal | None,
     expires: Time | None,
@@ -157,7 +162,7 @@ def _verified(
     return principal
 
 
-def watch_expiry(runtime: Runtime, connection: Connection) -> None:
+def watch_expiry(runtime: RuntimeState, connection: Connection) -> None:
     """Look again when the authentication expires, by the wall clock as it is now."""
     admission = admission_of(connection)
     expires_at = None if admission is None else admission.expires_at
@@ -166,7 +171,7 @@ def watch_expiry(runtime: Runtime, connection: Connection) -> None:
         runtime.timers.arm(TimerKind.EXPIRY, connection.number, at)
 
 
-def expire(runtime: Runtime, connection: Connection) -> None:
+def expire(runtime: RuntimeState, connection: Connection) -> None:
     """The authentication has expired: the session is resumed with a fresh one, or not (§6.1)."""
     session = session_of(connection)
     note(
@@ -179,7 +184,7 @@ def expire(runtime: Runtime, connection: Connection) -> None:
     runtime.refuse(connection, Refusal(ErrorCode.UNAUTHENTICATED, EXPIRED, fatal=True))
 
 
-def prove(runtime: Runtime, connection: Connection, session: Session) -> None:
+def prove(runtime: RuntimeState, connection: Connection, session: Session) -> None:
     """The peer has the token that its welcome brought: those before it are over (§6.3)."""
     admission = found(admission_of(connection), "whoever is in a session was let in")
     token, admission.token = admission.token, None
@@ -190,7 +195,7 @@ def prove(runtime: Runtime, connection: Connection, session: Session) -> None:
 # Who it is.
 
 
-def _claims_nobody(runtime: Runtime, auth: messages.Auth) -> bool:
+def _claims_nobody(runtime: RuntimeState, auth: messages.Auth) -> bool:
     """Return whether `auth` claims no principal: scheme `anonymous`, or `bearer` without a token.
 
     Go clients without a token send the second form; it counts where the host allows anonymous sessions.
@@ -198,7 +203,7 @@ def _claims_nobody(runtime: Runtime, auth: messages.Auth) -> bool:
     return auth.scheme == ANONYMOUS or (runtime.config.anonymous and auth.scheme == BEARER and not auth.token)
 
 
-def _enter_anonymously(runtime: Runtime, pending: Pending) -> None:
+def _enter_anonymously(runtime: RuntimeState, pending: Pending) -> None:
     connection, resume = pending.connection, pending.resume
     if resume is None:
         admission_control.make_room(runtime, Principal(""), anonymous=True)
@@ -211,14 +216,16 @@ def _enter_anonymously(runtime: Runtime, pending: Pending) -> None:
     _resume(runtime, pending, resume, session.principal)
 
 
-def _nobody_else(runtime: Runtime, connection: Connection) -> Principal:
+def _nobody_else(runtime: RuntimeState, connection: Connection) -> Principal:
     """A principal that is nobody else and never comes again (§6.1)."""
     principal = Principal("anonymous-" + ulid(runtime.entropy.bits(connection.scope, ANONYMOUS)))
     runtime.anonymous_principals[principal] = 1
     return principal
 
 
-def _authenticate(runtime: Runtime, pending: Pending, auth: messages.Auth, client: messages.Peer) -> None:
+def _authenticate(
+    runtime: RuntimeState, pending: Pending, auth: messages.Auth, client: messages.Peer
+) -> None:
     if auth.scheme != BEARER or not auth.token:
         admission_control.failed(runtime, pending.connection, "the scheme")
         raise Refusal(ErrorCode.UNAUTHENTICATED, "a bearer token is required")
@@ -229,7 +236,7 @@ def _authenticate(runtime: Runtime, pending: Pending, auth: messages.Auth, clien
     _ask(runtime, pending, Authenticate(0, pending.connection, auth.scheme, Secret(auth.token), client))
 
 
-def _ask(runtime: Runtime, pending: Pending, request: Authenticate) -> None:
+def _ask(runtime: RuntimeState, pending: Pending, request: Authenticate) -> None:
     connection = pending.connection
     request.request = connection.number
     connection.goes_to(Phase.AUTHENTICATING)
@@ -242,7 +249,7 @@ def _ask(runtime: Runtime, pending: Pending, request: Authenticate) -> None:
 # Resume.
 
 
-def _find(runtime: Runtime, resume: messages.Resume) -> Session | None:
+def _find(runtime: RuntimeState, resume: messages.Resume) -> Session | None:
     """The session behind a token, found by its digest."""
     token = Secret(resume.resume_token)
     digest = token.digest()
@@ -252,7 +259,7 @@ def _find(runtime: Runtime, resume: messages.Resume) -> Session | None:
     return session if resume.session_id in (None, session.id) else None
 
 
-def _resume(runtime: Runtime, pending: Pending, resume: messages.Resume, principal: Principal) -> None:
+def _resume(runtime: RuntimeState, pending: Pending, resume: messages.Resume, principal: Principal) -> None:
     """Go on with a session; raises Refusal, and then nothing has changed for its owner (§6.3).
 
     Unknown, stale and foreign tokens and sessions that ended are refused in the same way.
@@ -292,14 +299,14 @@ def _resume(runtime: Runtime, pending: Pending, resume: messages.Resume, princip
     feed_soon(runtime, session)
 
 
-def _check_expiry(runtime: Runtime, connection: Connection, session: Session) -> None:
+def _check_expiry(runtime: RuntimeState, connection: Connection, session: Session) -> None:
     """Check that a session may be resumed without a bearer; raises Refusal once that has expired (§6.3)."""
     if session.expires is not None and session.expires <= runtime.wall:
         admission_control.failed(runtime, connection, "expired")
         raise Refusal(ErrorCode.UNAUTHENTICATED, EXPIRED)
 
 
-def _take_over(runtime: Runtime, session: Session, connection: Connection) -> None:
+def _take_over(runtime: RuntimeState, session: Session, connection: Connection) -> None:
     """The newest valid resume has the session, however alive the old connection looks (§6.3)."""
     runtime.timers.disarm(TimerKind.RESUME_WINDOW, session.id)
     old, session.connection = session.connection, connection
@@ -322,7 +329,7 @@ def _take_over(runtime: Runtime, session: Session, connection: Connection) -> No
 
 
 def _note_refused(
-    runtime: Runtime, pending: Pending, resume: messages.Resume, reason: str, principal: str
+    runtime: RuntimeState, pending: Pending, resume: messages.Resume, reason: str, principal: str
 ) -> None:
     session_id = None if resume.session_id is None else cut(resume.session_id)
     peer = pending.connection.peer
@@ -330,7 +337,7 @@ def _note_refused(
 
 
 def _not_resumed(
-    runtime: Runtime, pending: Pending, resume: messages.Resume, reason: str, principal: str = ""
+    runtime: RuntimeState, pending: Pending, resume: messages.Resume, reason: str, principal: str = ""
 ) -> Refusal:
     """The one refusal, whyever; `reason` is for the host alone."""
     _note_refused(runtime, pending, resume, reason, principal)
@@ -340,7 +347,7 @@ def _not_resumed(
 # Welcome.
 
 
-def _open(runtime: Runtime, pending: Pending, principal: Principal, *, anonymous: bool = False) -> None:
+def _open(runtime: RuntimeState, pending: Pending, principal: Principal, *, anonymous: bool = False) -> None:
     session_id = SessionId("sess_" + ulid(runtime.entropy.bits(runtime.scope(principal), "session")))
     long_frames = pending.connection.framing is Framing.MESSAGES and QUIRKS[pending.quirk].long_frames
     runtime.commit(
@@ -352,7 +359,7 @@ def _open(runtime: Runtime, pending: Pending, principal: Principal, *, anonymous
     notice(runtime, "session_opened", principal, session_id=session_id, peer=pending.connection.peer)
 
 
-def _welcome(runtime: Runtime, pending: Pending, session: Session, cursor: int) -> None:
+def _welcome(runtime: RuntimeState, pending: Pending, session: Session, cursor: int) -> None:
     """`session.welcome`, with a new token; a resumed session keeps what its first one said."""
     connection, config = pending.connection, runtime.config
     if pending.asks is not None:

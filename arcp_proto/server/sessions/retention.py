@@ -29,7 +29,7 @@ from .event_log import MARK, Log
 from .session import Session
 
 if TYPE_CHECKING:
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 AT_A_TIME: Final = 64
 """Of what a principal may hold, this part at most goes at a time when room is made."""
@@ -40,20 +40,20 @@ OF_THE_LARGEST: Final = 16
 # Logs and histories.
 
 
-def shrink(runtime: Runtime, session: Session) -> None:
+def shrink(runtime: RuntimeState, session: Session) -> None:
     """A log is over its limits: its oldest events go."""
     excess = session.log.excess(runtime.limits.session_events, runtime.limits.session_bytes)
     if excess:
         runtime.commit(Evicted(session.id, excess))
 
 
-def aged_at(runtime: Runtime, session: Session) -> Time | None:
+def aged_at(runtime: RuntimeState, session: Session) -> Time | None:
     """When the oldest events of a session that does not acknowledge will be older than the window (§6.3)."""
     oldest = session.log.oldest_at
     return None if oldest is None else Time(oldest + MARK + runtime.config.resume_window_sec * SECOND)
 
 
-def age(runtime: Runtime, session: Session) -> None:
+def age(runtime: RuntimeState, session: Session) -> None:
     """A session that does not acknowledge keeps what is younger than the window (§6.3)."""
     aged = aged_at(runtime, session)
     horizon = Time(runtime.now - runtime.config.resume_window_sec * SECOND)
@@ -67,7 +67,7 @@ def age(runtime: Runtime, session: Session) -> None:
         runtime.commit(Evicted(session.id, upto))
 
 
-def cut_history(runtime: Runtime, job: Job, upto: int) -> None:
+def cut_history(runtime: RuntimeState, job: Job, upto: int) -> None:
     """The events of a job before a position go; observers that had not come so far are told (§7.6).
 
     A session that cannot subscribe again, and observes by an idempotency key, goes on with what is left.
@@ -84,7 +84,7 @@ def cut_history(runtime: Runtime, job: Job, upto: int) -> None:
         runtime.delivered(session)
 
 
-def trim_history(runtime: Runtime, job: Job) -> None:
+def trim_history(runtime: RuntimeState, job: Job) -> None:
     """Keep a history within its own limits."""
     limits = runtime.limits
     excess = job.history.excess(limits.history_events, limits.history_bytes)
@@ -94,7 +94,7 @@ def trim_history(runtime: Runtime, job: Job) -> None:
         cut_history(runtime, job, excess)
 
 
-def number_at_home(runtime: Runtime, job: Job, upto: int) -> bool:
+def number_at_home(runtime: RuntimeState, job: Job, upto: int) -> bool:
     """Number what waits behind a history in the submitting session, if that is not at `upto` yet.
 
     The log of the session keeps it then, as what comes live. Return whether something was numbered.
@@ -108,7 +108,7 @@ def number_at_home(runtime: Runtime, job: Job, upto: int) -> bool:
     return False
 
 
-def make_room(runtime: Runtime) -> None:
+def make_room(runtime: RuntimeState) -> None:
     """Principals hold too much, or all of them together: the oldest of who holds most goes (§6.5).
 
     That is the oldest of its events and of the finished jobs that count. A job that is just about to be
@@ -119,7 +119,7 @@ def make_room(runtime: Runtime) -> None:
             break
 
 
-def _give_up_oldest(runtime: Runtime, principal: Principal) -> bool:
+def _give_up_oldest(runtime: RuntimeState, principal: Principal) -> bool:
     limits, holdings = runtime.limits, runtime.holdings
     holder = holdings.victim(principal) if holdings.of(principal)[0] else None
     large = runtime.retired.oldest_large(principal) if holdings.too_large(principal) else None
@@ -144,7 +144,7 @@ def _give_up_oldest(runtime: Runtime, principal: Principal) -> bool:
 # Finished jobs.
 
 
-def retire(runtime: Runtime, job: Job, at: Time) -> None:
+def retire(runtime: RuntimeState, job: Job, at: Time) -> None:
     """A job has ended: forget it at `at`, or when too many others have ended since."""
     retired, limits, principal = runtime.retired, runtime.limits, job.terms.principal
     if retired.add(job.id, principal, at, large=job.kept > 0) > limits.finished_jobs:
@@ -159,12 +159,12 @@ def retire(runtime: Runtime, job: Job, at: Time) -> None:
         make_room(runtime)
 
 
-def forget_oldest(runtime: Runtime, principal: Principal) -> None:
+def forget_oldest(runtime: RuntimeState, principal: Principal) -> None:
     """The first finished job of a principal is listed and observed no longer."""
     forget(runtime, runtime.jobs[runtime.retired.oldest(principal)])
 
 
-def forget(runtime: Runtime, job: Job) -> None:
+def forget(runtime: RuntimeState, job: Job) -> None:
     """A finished job is listed and observed no longer."""
     runtime.retired.remove(job.terms.principal, job.id)  # Whoever makes room meanwhile takes another.
     if not runtime.retired:
@@ -175,7 +175,7 @@ def forget(runtime: Runtime, job: Job) -> None:
     runtime.commit(JobForgotten(job.id))
 
 
-def _end_alone(runtime: Runtime, session: Session, job: Job) -> None:
+def _end_alone(runtime: RuntimeState, session: Session, job: Job) -> None:
     """Who is behind with a job that is forgotten gets its end, without the rest of the history (§7.2)."""
     if job.id not in session.observed:
         runtime.commit(Unobserved(session.id, job.id))
@@ -186,7 +186,7 @@ def _end_alone(runtime: Runtime, session: Session, job: Job) -> None:
     runtime.delivered(session)
 
 
-def forget_due(runtime: Runtime) -> None:
+def forget_due(runtime: RuntimeState) -> None:
     """Forget the jobs whose time is over."""
     while (principal := runtime.retired.due(runtime.now)) is not None:
         forget_oldest(runtime, principal)
@@ -194,7 +194,7 @@ def forget_due(runtime: Runtime) -> None:
         _watch(runtime)
 
 
-def _watch(runtime: Runtime) -> None:
+def _watch(runtime: RuntimeState) -> None:
     at = runtime.retired.next_at
     if at is not None:
         runtime.timers.arm(TimerKind.RETENTION, 0, at)
@@ -203,7 +203,7 @@ def _watch(runtime: Runtime) -> None:
 # Idempotency keys.
 
 
-def watch_keys(runtime: Runtime) -> None:
+def watch_keys(runtime: RuntimeState) -> None:
     """Look again when the next key is due; keys go by the wall clock, which outlives a restart."""
     due = runtime.keys.next_due(runtime.limits)
     if due is not None and runtime.timers.armed(TimerKind.KEYS, 0) is None:
@@ -211,7 +211,7 @@ def watch_keys(runtime: Runtime) -> None:
         runtime.timers.arm(TimerKind.KEYS, 0, at)
 
 
-def forget_keys(runtime: Runtime) -> None:
+def forget_keys(runtime: RuntimeState) -> None:
     """Forget the keys of jobs that ended long ago."""
     for principal, key in runtime.keys.due(runtime.unix, runtime.limits):
         runtime.commit(KeyForgotten(principal, key))
@@ -221,7 +221,7 @@ def forget_keys(runtime: Runtime) -> None:
 # Sessions and principals.
 
 
-def await_resume(runtime: Runtime, session: Session) -> None:
+def await_resume(runtime: RuntimeState, session: Session) -> None:
     """A session without a connection ends after its window (§6.3)."""
     window = runtime.config.resume_window_sec
     if window > 0:
@@ -234,7 +234,7 @@ def await_resume(runtime: Runtime, session: Session) -> None:
         end_session(runtime, session.id)
 
 
-def end_session(runtime: Runtime, session_id: SessionId) -> None:
+def end_session(runtime: RuntimeState, session_id: SessionId) -> None:
     """Nobody can resume it any more; its jobs go on."""
     session = runtime.sessions[session_id]
     runtime.hooks.session_ends(runtime, session)
@@ -247,7 +247,7 @@ def end_session(runtime: Runtime, session_id: SessionId) -> None:
     let_go(runtime, session.principal)
 
 
-def let_go(runtime: Runtime, principal: Principal) -> None:
+def let_go(runtime: RuntimeState, principal: Principal) -> None:
     """A session or a job of this principal is over: after its last, forget one that never comes again."""
     left = runtime.anonymous_principals.get(principal)
     if left is None:

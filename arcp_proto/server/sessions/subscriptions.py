@@ -22,7 +22,7 @@ from .reply_cache import Reply
 from .session import Backlog, Session, admission_of, session_of
 
 if TYPE_CHECKING:
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto.server.state import RuntimeState
 
 EVERYBODY = "*"
 """As an owner: the jobs of every principal."""
@@ -35,7 +35,7 @@ class Right(StrEnum):
     OBSERVE = "observe"
 
 
-def right_to(runtime: Runtime, principal: Principal, job: Job) -> Right | None:
+def right_to(runtime: RuntimeState, principal: Principal, job: Job) -> Right | None:
     """What a principal may see of a job; None: it does not exist for it."""
     owner = job.terms.principal
     if owner == principal:
@@ -45,7 +45,7 @@ def right_to(runtime: Runtime, principal: Principal, job: Job) -> Right | None:
     return None if word is None else Right(word)
 
 
-def visible_job(runtime: Runtime, principal: Principal, job_id: str) -> tuple[Job, Right]:
+def visible_job(runtime: RuntimeState, principal: Principal, job_id: str) -> tuple[Job, Right]:
     """A job that exists for a principal; raises Refusal JOB_NOT_FOUND, whyever it does not (§12)."""
     job = runtime.jobs.get(JobId(job_id))
     right = None if job is None else right_to(runtime, principal, job)
@@ -54,7 +54,7 @@ def visible_job(runtime: Runtime, principal: Principal, job_id: str) -> tuple[Jo
     return job, right
 
 
-def owners_listed(runtime: Runtime, principal: Principal) -> list[Principal] | None:
+def owners_listed(runtime: RuntimeState, principal: Principal) -> list[Principal] | None:
     """Whose jobs a principal is shown in a listing, its own first; None: everybody's (§6.6)."""
     owners = runtime.observers.get(principal, {})
     if EVERYBODY in owners:
@@ -63,7 +63,7 @@ def owners_listed(runtime: Runtime, principal: Principal) -> list[Principal] | N
 
 
 def on_subscribe(
-    runtime: Runtime, connection: Connection, envelope: codec.Envelope, subscribe: messages.Subscribe
+    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, subscribe: messages.Subscribe
 ) -> None:
     """`job.subscribe` (§7.6): the answer, then history if asked for, then live."""
     session = session_of(connection)
@@ -115,7 +115,7 @@ def _asked(session: Session, job: Job, subscribe: messages.Subscribe) -> tuple[i
     return history.after(after), after < history.cut
 
 
-def _note_decision(runtime: Runtime, session: Session, job_id: str) -> None:
+def _note_decision(runtime: RuntimeState, session: Session, job_id: str) -> None:
     """Who asked for whose job, and what it is told (§14)."""
     job = runtime.jobs.get(JobId(job_id))
     right = None if job is None else right_to(runtime, session.principal, job)
@@ -132,7 +132,7 @@ def _note_decision(runtime: Runtime, session: Session, job_id: str) -> None:
 
 
 def on_unsubscribe(
-    runtime: Runtime, connection: Connection, envelope: codec.Envelope, unsubscribe: messages.Unsubscribe
+    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, unsubscribe: messages.Unsubscribe
 ) -> None:
     """`job.unsubscribe` (§7.6) ends observing, and has no answer; the submitting session keeps its job."""
     session = session_of(connection)
@@ -145,7 +145,7 @@ def on_unsubscribe(
         runtime.commit(Unobserved(session.id, job_id))
 
 
-def check_room(runtime: Runtime, session: Session, job: Job) -> None:
+def check_room(runtime: RuntimeState, session: Session, job: Job) -> None:
     """Raise Refusal unless a session may observe one more job, or does observe this one."""
     most = runtime.limits.subscriptions
     known = session.observed.keys() | session.backlogs.keys()
@@ -157,7 +157,7 @@ def check_room(runtime: Runtime, session: Session, job: Job) -> None:
         )
 
 
-def observe(runtime: Runtime, session: Session, job: Job, start: int | None) -> None:
+def observe(runtime: RuntimeState, session: Session, job: Job, start: int | None) -> None:
     """Observe a job with its history from `start` on, counted as by `History`; None: live from now on.
 
     The terminal of a job that has ended stands at the end of its history.
@@ -175,7 +175,7 @@ def observe(runtime: Runtime, session: Session, job: Job, start: int | None) -> 
     feed_soon(runtime, session, session.quirk.history_after_ms)
 
 
-def _observe_at_home(runtime: Runtime, session: Session, job: Job, start: int) -> None:
+def _observe_at_home(runtime: RuntimeState, session: Session, job: Job, start: int) -> None:
     """Replay a history in the session that has submitted the job.
 
     What is published waits behind it, so that positions rise there as everywhere. A session that is not told
@@ -187,7 +187,7 @@ def _observe_at_home(runtime: Runtime, session: Session, job: Job, start: int) -
         _observe_again(runtime, session, job, Backlog(start, until, owed=until is None))
 
 
-def _observe_again(runtime: Runtime, session: Session, job: Job, backlog: Backlog) -> None:
+def _observe_again(runtime: RuntimeState, session: Session, job: Job, backlog: Backlog) -> None:
     """Let a session get a history. Nothing is left out that it waits for already."""
     waiting = session.backlogs.get(job.id)
     if waiting is not None and session.positions:
@@ -195,7 +195,7 @@ def _observe_again(runtime: Runtime, session: Session, job: Job, backlog: Backlo
     runtime.commit(Observed(session.id, job.id, backlog))
 
 
-def fall_behind(runtime: Runtime, session: Session) -> None:
+def fall_behind(runtime: RuntimeState, session: Session) -> None:
     """Nobody takes what is numbered, or the journal is behind: let what the session observes wait.
 
     It waits in the histories of the jobs. So an observer costs nothing that does not read, or has to wait for
@@ -206,7 +206,7 @@ def fall_behind(runtime: Runtime, session: Session) -> None:
             runtime.commit(Observed(session.id, job.id, Backlog(job.history.end)))
 
 
-def feed_soon(runtime: Runtime, session: Session, after_ms: int = 0) -> None:
+def feed_soon(runtime: RuntimeState, session: Session, after_ms: int = 0) -> None:
     """Number the next piece of what a session has asked for, as fast as transport and journal take it."""
     if not session.backlogs or not session.reading:
         return
@@ -215,7 +215,7 @@ def feed_soon(runtime: Runtime, session: Session, after_ms: int = 0) -> None:
         runtime.timers.arm(TimerKind.BACKLOG, session.id, at)
 
 
-def feed(runtime: Runtime, session: Session) -> None:
+def feed(runtime: RuntimeState, session: Session) -> None:
     """Its time has come: one piece of the history that was asked for first."""
     job_id = next(iter(session.backlogs), None)
     if job_id is None or not session.reading:
@@ -234,7 +234,7 @@ def feed(runtime: Runtime, session: Session) -> None:
     feed_soon(runtime, session)
 
 
-def revoke(runtime: Runtime) -> None:
+def revoke(runtime: RuntimeState) -> None:
     """The host's data is another: end the observations that it does not allow."""
     for session in runtime.sessions.values():
         for job in sorted(session.observed.values(), key=lambda job: job.number):
@@ -252,7 +252,7 @@ def revoke(runtime: Runtime) -> None:
                 runtime.delivered(session)
 
 
-def _piece(runtime: Runtime) -> tuple[int, int]:
+def _piece(runtime: RuntimeState) -> tuple[int, int]:
     """Events and bytes that are numbered at once: a log holds them beside as many that were not sent."""
     limits = runtime.limits
     events = min(limits.session_events, limits.principal_events) // 2

@@ -9,13 +9,15 @@ import msgspec
 import pytest
 
 from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, ConnectionEnded
 from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.ids import SECOND, Principal
 from arcp_proto.limits import KIB, MIB, Limits
 from arcp_proto.recording import record, replay
-from arcp_proto.server.runtime import PARTIAL, Runtime
+from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.state import PARTIAL
 from tests.unit.world import CONFIG, Peer, World
 
 
@@ -97,7 +99,7 @@ def test_a_message_that_is_too_large() -> None:
     peer.feed(b" " * (4 * 1024 * KIB + 1))
     assert str(4 * 1024 * KIB) in peer.frames[-1]["payload"]["message"]
     assert peer.closing is not None and peer.closing.code == 1009
-    assert job in world.runtime.unfinished
+    assert job in world.state.unfinished
 
 
 def test_a_message_of_exactly_the_limit() -> None:
@@ -126,7 +128,7 @@ def test_too_large_while_the_host_verifies() -> None:
     peer.feed(b" " * (64 * KIB + 1))
     assert peer.closing is not None and peer.closing.code == 1009
     world.carry_out(world.runtime.authenticated(peer.connection.number, "alice", now=world.now))
-    assert world.runtime.sessions == {}
+    assert world.state.sessions == {}
 
 
 # Lines.
@@ -213,7 +215,7 @@ def test_what_comes_after_the_end_is_dropped(framing: Framing) -> None:
     peer.drop()
     peer.send("session.ping")
     assert len(peer.frames) == count
-    assert world.runtime.jobs == {}
+    assert world.state.jobs == {}
 
 
 # Pulling.
@@ -424,15 +426,15 @@ def test_a_transport_that_does_not_take_the_last_envelopes_is_aborted() -> None:
     world = World(msgspec.structs.replace(CONFIG, resume_window_sec=0))
     peer = world.client()
     peer.send("session.close", {})
-    assert world.runtime.timers.keys() == [TimerKey(TimerKind.LINGER, 1)]
+    assert world.state.timers.keys() == [TimerKey(TimerKind.LINGER, 1)]
     world.advance(4.9)
     assert peer.closing is not None and not peer.closing.abort
     world.advance(0.2)
     assert (peer.closing.code, peer.closing.abort) == (1001, True)
     world.advance(100)
-    assert world.runtime.timers.keys() == []
+    assert world.state.timers.keys() == []
     peer.drop()
-    assert world.runtime.connections == {}
+    assert world.state.connections == {}
 
 
 def test_lost_is_told_once() -> None:
@@ -444,8 +446,8 @@ def test_lost_is_told_once() -> None:
     peer.drop()
     peer.drop()
     assert len(world.all(ConnectionEnded)) == 1
-    assert world.runtime.connections == {}
-    assert world.runtime.timers.keys() == []
+    assert world.state.connections == {}
+    assert world.state.timers.keys() == []
     assert peer.connection.phase is Phase.CLOSED
     assert not peer.connection.pending
 
@@ -464,7 +466,7 @@ def test_entropy_of_a_connection_is_forgotten_with_it() -> None:
     world = World()
     for _ in range(5):
         world.connect().drop()
-    assert world.runtime.entropy._scopes == {}
+    assert world.state.entropy._scopes == {}
 
 
 # The rest of a message.
@@ -495,7 +497,7 @@ def test_a_message_that_is_whole_in_time_is_one() -> None:
     world.carry_out(peer.connection.message_whole(now=world.now))
     world.advance(600)
     assert peer.closing is None
-    assert world.runtime.timers.armed(TimerKind.REST, peer.connection.number) is None
+    assert world.state.timers.armed(TimerKind.REST, peer.connection.number) is None
 
 
 def test_the_rest_is_not_overdue_while_nothing_is_read() -> None:
@@ -525,9 +527,9 @@ def test_a_connection_that_ends_awaits_no_rest() -> None:
             peer.drop()
         else:
             peer.send("session.close", {})
-        assert world.runtime.timers.armed(TimerKind.REST, peer.connection.number) is None
+        assert world.state.timers.armed(TimerKind.REST, peer.connection.number) is None
         world.carry_out(peer.connection.message_begun(now=world.now))
-        assert world.runtime.timers.armed(TimerKind.REST, peer.connection.number) is None
+        assert world.state.timers.armed(TimerKind.REST, peer.connection.number) is None
 
 
 @pytest.mark.parametrize("framing", Framing)
@@ -551,7 +553,7 @@ ALICE: Final = Principal("alice")
 
 
 def pinned(world: World) -> tuple[int, int]:
-    return world.runtime.holdings.pinned_by(ALICE), world.runtime.holdings.pinned
+    return world.state.holdings.pinned_by(ALICE), world.state.holdings.pinned
 
 
 def grows(peer: Peer, size: int) -> None:
@@ -623,4 +625,8 @@ def test_inputs_about_connections_are_replayed() -> None:
     before = pinned(world)
     again = replay(lines).machine
     assert isinstance(again, Runtime)
-    assert (again.holdings.pinned_by(ALICE), again.holdings.pinned) == before == (200 * KIB,) * 2
+    assert (
+        (state_of(again).holdings.pinned_by(ALICE), state_of(again).holdings.pinned)
+        == before
+        == (200 * KIB,) * 2
+    )

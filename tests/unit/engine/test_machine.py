@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.machine import cut, found
 from arcp_proto.engine.output import NOTHING, ConnectionEnded, Deadline
 from arcp_proto.engine.timers import TimerKey, TimerKind
@@ -55,10 +56,10 @@ def test_an_output_accumulates_in_order() -> None:
         peer.slow = True
         job = peer.submit()
         runtime = world.runtime
-        runtime.emit(job, "log", {"level": "info", "message": "1"}, now=world.now)
+        runtime.agents.emit(job, "log", {"level": "info", "message": "1"}, now=world.now)
         if world is separate:
             outputs.append(runtime.take())
-        runtime.finish(job, now=world.now)
+        runtime.agents.finish(job, now=world.now)
         outputs.append(runtime.take())
         assert [frame.get("event_seq") for frame in peer.pull()] == [None, 1, 2]
     assert [connection.number for connection in outputs[2].writable] == [1]
@@ -85,19 +86,19 @@ def test_the_monotonic_clock_never_goes_back() -> None:
     peer.send("session.ping")
     world.now -= 60 * SECOND
     peer.send("session.ping")
-    assert world.runtime.now == START + 5 * SECOND
+    assert world.state.now == START + 5 * SECOND
     assert peer.connection.heard_at == START + 5 * SECOND
 
 
 def test_the_wall_clock_follows_the_monotonic_one_from_where_it_was_set() -> None:
     runtime = World().runtime
     runtime.wall_clock_set(UNIX + 100 * SECOND, now=START + SECOND)
-    assert runtime.unix == UNIX + 100 * SECOND
+    assert state_of(runtime).unix == UNIX + 100 * SECOND
     runtime.handle_timer(now=START + 3 * SECOND)
-    assert runtime.unix == UNIX + 102 * SECOND
+    assert state_of(runtime).unix == UNIX + 102 * SECOND
     runtime.wall_clock_set(UNIX, now=START + 3 * SECOND)
-    assert runtime.unix == UNIX + 102 * SECOND
-    assert runtime.time_text() == "2026-05-28T20:28:22.000Z"
+    assert state_of(runtime).unix == UNIX + 102 * SECOND
+    assert state_of(runtime).time_text() == "2026-05-28T20:28:22.000Z"
 
 
 def test_a_timer_called_early_late_or_twice_is_harmless() -> None:
@@ -114,11 +115,11 @@ def test_a_timer_called_early_late_or_twice_is_harmless() -> None:
 def test_a_machine_has_no_timers_but_its_own() -> None:
     runtime = World().runtime
     for kind in (TimerKind.CLOSE, TimerKind.ACK):
-        runtime.timers.arm(kind, 1, runtime.now)
+        state_of(runtime).timers.arm(kind, 1, state_of(runtime).now)
         with pytest.raises(InvariantViolated, match="no timer"):
             runtime.handle_timer(now=START)
-        runtime.done()
-    runtime.timers.arm(TimerKind.HEARTBEAT, 7, runtime.now)
+        state_of(runtime).done()
+    state_of(runtime).timers.arm(TimerKind.HEARTBEAT, 7, state_of(runtime).now)
     with pytest.raises(InvariantViolated, match="outlived"):
         runtime.handle_timer(now=START)
 
@@ -143,7 +144,7 @@ def test_a_quiet_peer_is_pinged_and_given_up() -> None:
     lost(peer)
     ended = world.last(ConnectionEnded)
     assert (ended.who, ended.code) == ("local", "HEARTBEAT_LOST")
-    assert world.stops() == [] and job in world.runtime.running
+    assert world.stops() == [] and job in world.state.running
 
 
 @pytest.mark.parametrize("message", ["session.pong", "zork", "session.error", "garbage"])
@@ -264,7 +265,7 @@ def test_heartbeats_of_one_moment_survive_each_other() -> None:
     world.now = START + 10 * SECOND
     world.carry_out(world.runtime.handle_timer(now=world.now))
     assert peer.closing is not None and peer.closing.code == 1012
-    armed = world.runtime.timers.keys()
+    armed = world.state.timers.keys()
     assert [key.kind for key in armed] == [TimerKind.RETENTION, TimerKind.LINGER, TimerKind.RESUME_WINDOW]
     assert peer.of("session.ping") == []
 
@@ -277,16 +278,16 @@ def test_a_session_outlives_its_connection_by_its_window(window: int) -> None:
     job = peer.submit()
     peer.drop()
     if window:
-        assert len(world.runtime.sessions) == 1
+        assert len(world.state.sessions) == 1
         world.emit(job)
-        assert world.runtime.timers.keys() == [TimerKey(TimerKind.RESUME_WINDOW, peer.session_id)]
+        assert world.state.timers.keys() == [TimerKey(TimerKind.RESUME_WINDOW, peer.session_id)]
         world.advance(59.9)
-        assert len(world.runtime.sessions) == 1
+        assert len(world.state.sessions) == 1
         world.advance(0.2)
-    assert world.runtime.sessions == {}
+    assert world.state.sessions == {}
     assert type(world.records[-1]) is SessionEnded
-    assert world.runtime.jobs[job].observers == {}
-    assert world.runtime.timers.keys() == []
+    assert world.state.jobs[job].observers == {}
+    assert world.state.timers.keys() == []
 
 
 # Answers that wait.
@@ -307,7 +308,7 @@ def test_a_close_whose_answer_is_one_too_many_is_a_close_all_the_same() -> None:
 
 def test_deadlines_follow_the_wall_clock_back_and_times_on_the_wire_do_not() -> None:
     world = World()
-    runtime = world.runtime
+    runtime = world.state
     runtime.wall_clock_set(UNIX - 300 * SECOND, now=world.now)
     assert runtime.wall == UNIX - 300 * SECOND
     assert runtime.unix == UNIX
@@ -330,11 +331,11 @@ def test_a_recorder_that_fails_harms_nothing() -> None:
     def full(name: str, arguments: Sequence[Any], now: Time) -> None:
         raise OSError("no space left")
 
-    world.runtime.recorder = full
+    world.state.recorder = full
     for call in (lambda: world.emit(job), lambda: peer.send("session.ping")):
         with pytest.raises(OSError, match="no space"):
             call()
-    world.runtime.recorder = None
+    world.state.recorder = None
     world.emit(job)
     assert peer.numbers() == [1]
 

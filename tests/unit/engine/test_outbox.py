@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from arcp_proto.engine.outbox import Outbox
 from arcp_proto.ids import JobId, Principal, SessionId, Time
-from arcp_proto.server.runtime import Runtime
 from arcp_proto.server.sessions.session import Session
+from arcp_proto.server.state import RuntimeState
 from arcp_proto.wire.codec import decode_envelope, event_head
 from arcp_proto.wire.envelopes import Entry
 from tests.unit.world import CONFIG, SEED, START, UNIX
@@ -14,7 +14,7 @@ HEAD = event_head("job.event", JobId("job_1"), None)
 
 
 def outbox_of(events: int = 0) -> Outbox:
-    outbox = Outbox(Runtime(CONFIG, seed=SEED, now=START, unix=UNIX))
+    outbox = Outbox(RuntimeState(CONFIG, seed=SEED, now=START, unix=UNIX))
     outbox.session = session = Session(SessionId("sess_1"), Principal("alice"), [], "")
     for _ in range(events):
         session.log.append(Entry(HEAD, b"{"), 1, Time(0))

@@ -22,8 +22,8 @@ def test_envelopes_pulls_everything_from_everybody() -> None:
     ours, theirs = alice.submit(), bob.submit()
     alice.slow = bob.slow = True
     for _ in range(300):
-        world.runtime.emit(ours, "log", {"level": "info", "message": "x"}, now=world.now)
-        world.runtime.emit(theirs, "log", {"level": "info", "message": "x"}, now=world.now)
+        world.runtime.agents.emit(ours, "log", {"level": "info", "message": "x"}, now=world.now)
+        world.runtime.agents.emit(theirs, "log", {"level": "info", "message": "x"}, now=world.now)
     output = world.runtime.take()
     pulled = list(output.envelopes())
     assert [connection for connection, _ in pulled] == [alice.connection] * 300 + [bob.connection] * 300

@@ -56,6 +56,9 @@ class Notes:
         self._check(job_id)
         self.said.append(("result", data))
 
+    def is_over(self, job_id: JobId) -> bool:
+        return job_id not in self.unfinished
+
     def _check(self, job_id: JobId) -> None:
         if job_id not in self.unfinished:
             raise LocalProtocolError(f"{job_id} is no unfinished job")

@@ -45,6 +45,12 @@ class Notes:
         self.fault: BaseException | None = None
         self.runs = 0
 
+    def is_over(self, job_id: str) -> bool:
+        return job_id not in self.unfinished
+
+    def remaining(self, job_id: str, currency: str) -> Decimal | None:
+        return self.budget.left(currency)
+
     def _note(self, job_id: str, *asked: Any) -> None:
         if job_id not in self.unfinished:
             raise LocalProtocolError(f"{job_id} is no unfinished job")

@@ -30,7 +30,7 @@ def asked(
     if answer["type"] == "job.accepted":
         assert answer["payload"]["lease"] == submit.get("lease_request", {}), "never cut"
         return ""
-    assert not world.runtime.jobs
+    assert not world.state.jobs
     code: str = answer["payload"]["code"]
     return code
 

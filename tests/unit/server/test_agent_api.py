@@ -19,13 +19,13 @@ def runtime() -> Runtime:
 def test_a_job_that_there_is_not_says_nothing(runtime: Runtime) -> None:
     nobody = JobId("job_nobody")
     with pytest.raises(LocalProtocolError, match="job_nobody is no unfinished job"):
-        runtime.emit(nobody, "log", {"level": "info", "message": "hi"}, now=0)
+        runtime.agents.emit(nobody, "log", {"level": "info", "message": "hi"}, now=0)
     with pytest.raises(LocalProtocolError, match="job_nobody is no unfinished job"):
-        runtime.write_result(nobody, "x", now=0)
+        runtime.agents.write_result(nobody, "x", now=0)
     with pytest.raises(LocalProtocolError, match="job_nobody has no running agent"):
-        runtime.finish(nobody, now=0)
+        runtime.agents.finish(nobody, now=0)
     with pytest.raises(LocalProtocolError, match="job_nobody has no running agent"):
-        runtime.fail(nobody, "INTERNAL_ERROR", "m", now=0)
+        runtime.agents.fail(nobody, "INTERNAL_ERROR", "m", now=0)
 
 
 def test_who_delegates_to_a_job_elsewhere_needs_the_authority() -> None:
@@ -33,9 +33,9 @@ def test_who_delegates_to_a_job_elsewhere_needs_the_authority() -> None:
     peer = world.client()
     job = JobId(peer.submit(lease_request={"agent.delegate": ["helper"]}))
     body = {"child_job_id": "job_elsewhere", "agent": "helper@2"}
-    world.runtime.emit(job, "delegate", body, now=world.now)
+    world.runtime.agents.emit(job, "delegate", body, now=world.now)
     with pytest.raises(Denied, match=r"agent\.delegate 'other' is not covered"):
-        world.runtime.emit(job, "delegate", {**body, "agent": "other"}, now=world.now)
+        world.runtime.agents.emit(job, "delegate", {**body, "agent": "other"}, now=world.now)
     world.take()
     assert [frame["payload"]["body"] for frame in peer.about(job)] == [body]
 
@@ -50,4 +50,4 @@ def test_an_event_says_how_much_larger_than_a_kib_its_body_is(observed: bool) ->
     empty = len('{"level":"info","message":""}')
     for size, more in ((1, 0), (1024 - empty, 0), (1025 - empty, 1), (5_000, 5_000 + empty - 1024)):
         body = {"level": "info", "message": "x" * size}
-        assert world.runtime.emit(job, "log", body, now=world.now) == more
+        assert world.runtime.agents.emit(job, "log", body, now=world.now) == more

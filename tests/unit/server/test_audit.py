@@ -52,7 +52,7 @@ def test_no_fact_has_a_field_for_a_secret() -> None:
 
 def test_a_fact_is_told_in_its_order() -> None:
     world = World()
-    note(world.runtime, "takeover", "alice", peer="here", session_id="s", superseded_peer="there")
+    note(world.state, "takeover", "alice", peer="here", session_id="s", superseded_peer="there")
     world.take()
     fact = world.last(Audit)
     assert (fact.what, fact.principal) == ("takeover", "alice")

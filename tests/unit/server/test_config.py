@@ -72,5 +72,5 @@ def test_a_wrong_right_changes_nothing() -> None:
     world = made(observers={"bob": {"alice": "list"}})
     with pytest.raises(LocalProtocolError):
         world.runtime.observers_set({"bob": {"alice": "zork"}}, now=world.now)
-    assert world.runtime.observers == {"bob": {"alice": "list"}}
+    assert world.state.observers == {"bob": {"alice": "list"}}
     world.client()

@@ -12,7 +12,7 @@ from arcp_proto.engine.output import Authenticate, ConnectionEnded, PauseJob, St
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.ids import SECOND
 from arcp_proto.limits import MAX_RUNTIME_SEC, Limits
-from arcp_proto.server.runtime import RuntimeConfig
+from arcp_proto.server.config import RuntimeConfig
 from tests.unit.world import AGENTS, CONFIG, FEATURES, START, Peer, World
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -70,7 +70,7 @@ def test_features_are_the_intersection() -> None:
     welcome = world.client(features=("progress", "subscribe", "zork", "ack")).frames[0]
     assert welcome["payload"]["capabilities"]["features"] == ["ack", "subscribe", "progress"]
     assert "heartbeat_interval_sec" not in welcome["payload"]
-    assert world.runtime.timers.keys() == []
+    assert world.state.timers.keys() == []
 
 
 def test_a_runtime_without_heartbeats_offers_none() -> None:
@@ -87,7 +87,7 @@ def test_nobody_is_refused() -> None:
     assert not error["payload"]["retryable"]
     assert "wrong" not in str(error)
     assert error["session_id"].startswith("sess_")
-    assert world.runtime.sessions == {}
+    assert world.state.sessions == {}
     assert world.last(ConnectionEnded).code == "UNAUTHENTICATED"
 
 
@@ -110,7 +110,7 @@ def test_an_authentication_that_takes_too_long() -> None:
     refused(peer, "INTERNAL_ERROR", 1011)
     request = world.last(Authenticate).request
     world.carry_out(world.runtime.authenticated(request, "alice", now=world.now))
-    assert world.runtime.sessions == {}
+    assert world.state.sessions == {}
 
 
 def test_an_answer_for_a_connection_that_is_gone() -> None:
@@ -118,10 +118,10 @@ def test_an_answer_for_a_connection_that_is_gone() -> None:
     peer = world.connect()
     peer.hello()
     peer.drop()
-    assert world.runtime.pending == {}
+    assert world.state.pending == {}
     request = world.last(Authenticate).request
     world.carry_out(world.runtime.authenticated(request, "alice", now=world.now))
-    assert world.runtime.sessions == {}
+    assert world.state.sessions == {}
 
 
 def test_a_second_answer_is_ignored() -> None:
@@ -130,7 +130,7 @@ def test_a_second_answer_is_ignored() -> None:
     world.carry_out(world.runtime.authenticated(peer.connection.number, None, now=world.now))
     world.carry_out(world.runtime.authenticated(99, "alice", now=world.now))
     assert peer.connection.phase is Phase.OPEN
-    assert len(world.runtime.sessions) == 1
+    assert len(world.state.sessions) == 1
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_anonymous_where_it_is_allowed() -> None:
     first.hello(None, scheme="anonymous")
     second.hello(None, scheme="anonymous")
     assert first.frames[0]["type"] == second.frames[0]["type"] == "session.welcome"
-    principals = [session.principal for session in world.runtime.sessions.values()]
+    principals = [session.principal for session in world.state.sessions.values()]
     assert len(dict.fromkeys(principals)) == 2
     assert all(principal.startswith("anonymous-") for principal in principals)
     assert world.requests == []
@@ -234,7 +234,7 @@ def test_acks_free_the_log_and_never_go_back() -> None:
     job = peer.submit()
     for _ in range(5):
         world.emit(job)
-    session = world.runtime.sessions[next(iter(world.runtime.sessions))]
+    session = world.state.sessions[next(iter(world.state.sessions))]
     assert peer.send("session.ack", {"last_processed_seq": 3}) == []
     assert (session.acked, session.log.first, len(session.log)) == (3, 4, 2)
     assert peer.send("session.ack", {"last_processed_seq": 2}) == []
@@ -256,7 +256,7 @@ def test_an_ack_of_what_was_never_sent(seq: Any) -> None:
     else:
         assert answer[0]["payload"]["code"] == "INVALID_REQUEST"
         assert answer[0]["payload"]["request_id"] == "a"
-    assert world.runtime.sessions[peer_session(peer)].acked == 0
+    assert world.state.sessions[peer_session(peer)].acked == 0
 
 
 def peer_session(peer: Peer) -> Any:
@@ -310,7 +310,7 @@ def test_a_submit_is_accepted_and_its_agent_started() -> None:
     assert started.input == {"x": [1, None]}
     assert started.lease == lease
     assert started.trace_headers["traceparent"].startswith(f"00-{TRACE}-")
-    assert world.runtime.timers.armed(TimerKind.MAX_RUNTIME, started.job_id) == START + 60 * SECOND
+    assert world.state.timers.armed(TimerKind.MAX_RUNTIME, started.job_id) == START + 60 * SECOND
 
 
 def test_what_a_plain_submit_says() -> None:
@@ -377,14 +377,14 @@ BAD_SUBMITS: list[tuple[dict[str, Any], str]] = [
 def test_a_refused_submit_leaves_no_trace(payload: dict[str, Any], code: str) -> None:
     world = World()
     peer = world.client()
-    requests, timers = len(world.requests), world.runtime.timers.keys()
+    requests, timers = len(world.requests), world.state.timers.keys()
     [error] = peer.send("job.submit", payload, id="s9")
     assert error["type"] == "session.error"
     assert error["payload"]["code"] == code
     assert error["payload"]["request_id"] == error["payload"]["details"]["request_id"] == "s9"
-    assert world.runtime.jobs == {}
+    assert world.state.jobs == {}
     assert len(world.requests) == requests
-    assert world.runtime.timers.keys() == timers
+    assert world.state.timers.keys() == timers
     assert peer.connection.phase is Phase.OPEN
 
 
@@ -517,9 +517,9 @@ def test_an_agent_that_does_not_stop() -> None:
     world.advance(0.2)
     [end] = peer.of("job.error")
     assert end["payload"]["details"] == {"stopped": False}
-    assert job in world.runtime.running
+    assert job in world.state.running
     world.finish(job, "too late")
-    assert job not in world.runtime.running
+    assert job not in world.state.running
     assert peer.frames[-1] is end
 
 
@@ -640,7 +640,7 @@ def test_close_is_answered_and_jobs_go_on(message_type: str) -> None:
     assert peer.numbers() == [1]
     peer.drop()
     assert len(world.all(ConnectionEnded)) == 1
-    assert world.runtime.connections == {}
+    assert world.state.connections == {}
 
 
 def test_a_close_comes_behind_what_was_said_before() -> None:
@@ -676,7 +676,7 @@ def test_what_is_no_message_of_an_open_session() -> None:
         assert error["payload"]["code"] == "INVALID_REQUEST"
         assert error["payload"]["request_id"] == "m"
     assert peer.connection.phase is Phase.OPEN
-    assert len(world.runtime.sessions) == 1
+    assert len(world.state.sessions) == 1
     assert peer.send("session.error", {"code": "X"}) == []
 
 

@@ -78,7 +78,7 @@ def test_pypi_is_accepted_and_at_once_refused() -> None:
     assert (error["payload"]["final_status"], error["payload"]["code"]) == ("error", "AGENT_NOT_AVAILABLE")
     assert accepted["trace_id"] == error["trace_id"] == TRACE
     assert "event_seq" not in error
-    assert JobId(error["job_id"]) not in peer.world.runtime.jobs
+    assert JobId(error["job_id"]) not in peer.world.state.jobs
     assert peer.send("job.cancel", {"job_id": error["job_id"]}) == []
     assert peer.send("session.list_jobs", {"cursor": "x"})[0]["type"] == "session.error"
 

@@ -27,7 +27,7 @@ def cancel(world: World, job_id: str, reason: str = "") -> bool:
 
 
 def delegated(world: World, parent: JobId) -> JobId:
-    child = world.runtime.delegate(parent, "echo", None, CHILD, None, None, now=world.now)
+    child = world.runtime.agents.delegate(parent, "echo", None, CHILD, None, None, now=world.now)
     world.take()
     return child
 
@@ -168,13 +168,13 @@ def test_the_jobs_of_a_runtime() -> None:
     assert [info.job_id for info in infos] == [first, second, child]
     assert infos[0] == JobInfo(
         job_id=first,
-        principal=world.runtime.jobs[first].terms.principal,
+        principal=world.state.jobs[first].terms.principal,
         agent="echo@2.0.0",
         status=Status.RUNNING,
         ends_as=None,
         agent_runs=True,
-        accepted_at=world.runtime.jobs[first].terms.accepted_at,
-        session_id=world.runtime.jobs[first].terms.session_id,
+        accepted_at=world.state.jobs[first].terms.accepted_at,
+        session_id=world.state.jobs[first].terms.session_id,
         parent_job_id=None,
         trace_id=alice.of("job.accepted")[0]["trace_id"],
         lease=PARENT,

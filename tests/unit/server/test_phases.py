@@ -120,6 +120,6 @@ def test_no_message_moves_a_session_that_is_closed() -> None:
     for phase in ("closing", "closed"):
         for row in TABLE:
             peer = peer_in(phase, row)
-            before = peer.world.runtime.snapshot(), peer.world.runtime.timers.keys()
+            before = peer.world.runtime.snapshot(), peer.world.state.timers.keys()
             peer.send_bytes(data_of(row))
-            assert (peer.world.runtime.snapshot(), peer.world.runtime.timers.keys()) == before
+            assert (peer.world.runtime.snapshot(), peer.world.state.timers.keys()) == before

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import PauseJob, ResumeJob, StartJob, StopJob
 from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import Denied, InvariantViolated, LocalProtocolError
@@ -42,7 +43,7 @@ def test_a_seed_has_32_bytes() -> None:
 
 def test_the_largest_inventory_fits_a_welcome() -> None:
     agents = tuple(AgentInfo(f"agent-{number:05}" + "x" * 100) for number in range(400))
-    entries = World(msgspec.structs.replace(CONFIG, agents=agents)).runtime.inventory.entries
+    entries = state_of(World(msgspec.structs.replace(CONFIG, agents=agents)).runtime).inventory.entries
     room = 60 * 1024 - WELCOME_BYTES - len(msgspec.json.encode(["", "1", entries]))
     config = msgspec.structs.replace(CONFIG, agents=agents, name="n" * room)
     assert 59 * 1024 < len(World(config).client().raw[0]) <= 60 * 1024
@@ -55,7 +56,7 @@ def test_queries_change_nothing() -> None:
     peer = world.client()
     job = peer.submit()
     peer.slow = True
-    world.runtime.emit(job, "thought", {"text": "x"}, now=world.now)
+    world.runtime.agents.emit(job, "thought", {"text": "x"}, now=world.now)
     before = world.runtime.snapshot()
     for _ in range(2):
         assert world.runtime.writable() == [peer.connection]
@@ -146,7 +147,7 @@ def test_a_bad_event_raises_in_the_agent_and_harms_nothing(kind: str, body: Any,
     job = peer.submit()
     before = world.runtime.snapshot()
     with pytest.raises(LocalProtocolError, match=message):
-        world.runtime.emit(job, kind, body, now=world.now)
+        world.runtime.agents.emit(job, kind, body, now=world.now)
     assert world.runtime.snapshot() == before
     world.take()
     world.emit(job)
@@ -157,7 +158,7 @@ def test_the_largest_event_that_fits() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
-    limit = world.runtime.body_limit(world.runtime.jobs[job])
+    limit = world.state.body_limit(world.state.jobs[job])
     text = "x" * (limit - len('{"text":""}'))
     world.emit(job, "thought", {"text": text})
     assert len(peer.raw[-1]) <= 60 * 1024
@@ -194,13 +195,13 @@ def test_nothing_is_emitted_before_or_after() -> None:
     body = {"level": "info", "message": ""}
     for job_id in (job, NOBODY):
         with pytest.raises(LocalProtocolError, match="unfinished"):
-            world.runtime.emit(job_id, "log", body, now=world.now)
+            world.runtime.agents.emit(job_id, "log", body, now=world.now)
         with pytest.raises(LocalProtocolError, match="unfinished"):
-            world.runtime.write_result(job_id, "x", now=world.now)
+            world.runtime.agents.write_result(job_id, "x", now=world.now)
         with pytest.raises(LocalProtocolError, match="running"):
-            world.runtime.finish(job_id, now=world.now)
+            world.runtime.agents.finish(job_id, now=world.now)
         with pytest.raises(LocalProtocolError, match="running"):
-            world.runtime.fail(job_id, "X", "m", now=world.now)
+            world.runtime.agents.fail(job_id, "X", "m", now=world.now)
     world.stopped(job)
     world.stopped(NOBODY)
     assert len(peer.about(job)) == 1
@@ -227,7 +228,7 @@ def test_a_job_whose_session_is_gone_goes_on() -> None:
     peer.drop()
     world.emit(job)
     world.finish(job, {"x": 1})
-    assert world.runtime.unfinished == {}
+    assert world.state.unfinished == {}
     assert world.client().cancel(job)[0]["payload"]["final_status"] == "success"
 
 
@@ -267,7 +268,7 @@ def test_fail_says_what_the_agent_says() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
-    world.runtime.fail(job, "X_MINE", "m" * 2000, True, {"a": 1}, now=world.now)
+    world.runtime.agents.fail(job, "X_MINE", "m" * 2000, True, {"a": 1}, now=world.now)
     world.take()
     payload = peer.frames[-1]["payload"]
     assert (payload["final_status"], payload["code"], payload["retryable"]) == ("error", "X_MINE", True)
@@ -296,8 +297,8 @@ def test_a_failure_that_cannot_be_said(code: Any, message: Any, retryable: Any, 
     world = World()
     job = world.client().submit()
     with pytest.raises(LocalProtocolError):
-        world.runtime.fail(job, code, message, retryable, details, now=world.now)
-    assert job in world.runtime.running
+        world.runtime.agents.fail(job, code, message, retryable, details, now=world.now)
+    assert job in world.state.running
     world.fail(job)
 
 
@@ -316,8 +317,8 @@ def test_a_result_that_cannot_be_said(result: Any, summary: str | None) -> None:
     world = World()
     job = world.client().submit()
     with pytest.raises(LocalProtocolError):
-        world.runtime.finish(job, result, summary, now=world.now)
-    assert job in world.runtime.running
+        world.runtime.agents.finish(job, result, summary, now=world.now)
+    assert job in world.state.running
     world.finish(job)
 
 
@@ -346,7 +347,7 @@ def test_max_runtime() -> None:
     world.finish(job, "almost")
     payload = peer.frames[-1]["payload"]
     assert (payload["final_status"], payload["code"], payload["retryable"]) == ("timed_out", "TIMEOUT", True)
-    assert world.runtime.timers.keys() == [TimerKey(TimerKind.RETENTION, 0)]
+    assert world.state.timers.keys() == [TimerKey(TimerKind.RETENTION, 0)]
 
 
 def test_a_streamed_result_beyond_the_limit() -> None:
@@ -416,7 +417,7 @@ def test_a_log_beyond_its_limit_loses_its_oldest() -> None:
     job = peer.submit()
     for _ in range(40):
         world.emit(job)
-    [session] = world.runtime.sessions.values()
+    [session] = world.state.sessions.values()
     assert len(session.log) <= 16
     assert session.log.last == 40
     assert peer.numbers() == list(range(1, 41))
@@ -429,7 +430,7 @@ def test_a_log_beyond_its_limit_loses_its_oldest() -> None:
     [error] = peer.pull()
     assert error["payload"]["code"] == "INTERNAL_ERROR"
     assert peer.closing is not None and peer.closing.code == 1011
-    assert world.runtime.unfinished  # Jobs never notice.
+    assert world.state.unfinished  # Jobs never notice.
     world.carry_out(peer.connection.overran(now=world.now))
     assert peer.pull() == []
 
@@ -558,7 +559,7 @@ def test_a_connection_that_is_gone_has_nothing_to_pull() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
-    world.runtime.emit(job, "log", {"level": "info", "message": ""}, now=world.now)
+    world.runtime.agents.emit(job, "log", {"level": "info", "message": ""}, now=world.now)
     assert peer.connection.lost(now=world.now).writable == ()
 
 
@@ -596,7 +597,7 @@ def test_a_machine_that_a_bug_has_stopped_stays_stopped(monkeypatch: pytest.Monk
     def bug(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(world.runtime, "publish", bug)
+    monkeypatch.setattr(world.state, "publish", bug)
     job = peer.submit()
     with pytest.raises(ZeroDivisionError):
         world.emit(job)
@@ -618,7 +619,7 @@ def test_a_bug_while_streaming_stops_it_too(monkeypatch: pytest.MonkeyPatch) -> 
     def bug(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(world.runtime, "publish", bug)
+    monkeypatch.setattr(world.state, "publish", bug)
     with pytest.raises(ZeroDivisionError):
         world.write(job, "x")
     with pytest.raises(InvariantViolated, match="under way"):
@@ -631,4 +632,4 @@ def test_framing_and_labels_of_a_connection() -> None:
     assert (connection.number, connection.secure, connection.peer) == (1, True, "label")
     assert repr(connection) == "<Connection 1 awaiting_hello lines>"
     assert connection.phase is Phase.AWAITING_HELLO
-    assert world.runtime.connections == {1: connection}
+    assert world.state.connections == {1: connection}

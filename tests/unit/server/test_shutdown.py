@@ -32,7 +32,7 @@ def test_without_jobs_every_connection_closes_at_once() -> None:
     open_.drop()
     early.drop()
     assert world.all(RuntimeEnded) == [RuntimeEnded(0)]
-    assert world.runtime.timers.keys() == []
+    assert world.state.timers.keys() == []
 
 
 def test_without_anything_it_is_over_at_once() -> None:
@@ -54,7 +54,7 @@ def test_running_jobs_have_their_time() -> None:
     world.finish(job, "in time")
     assert peer.frames[-1]["payload"]["result"] == "in time"
     assert peer.closing is not None and peer.closing.code == 1012
-    assert world.runtime.timers.armed(TimerKind.DRAIN, 0) is None
+    assert world.state.timers.armed(TimerKind.DRAIN, 0) is None
     peer.drop()
     assert world.last(RuntimeEnded).unstopped == 0
 
@@ -79,7 +79,7 @@ def test_the_rest_is_cancelled() -> None:
     peer.drop()
     assert world.all(RuntimeEnded) == [RuntimeEnded(1)]
     world.stopped(bad)
-    assert world.runtime.running == {}
+    assert world.state.running == {}
 
 
 def test_what_was_queued_is_sent_before_the_end() -> None:
@@ -136,7 +136,7 @@ def test_a_second_call_shortens_the_wait(second: float, at: int) -> None:
     world.client().submit()
     shut_down(world, 30)
     shut_down(world, second)
-    assert world.runtime.timers.armed(TimerKind.DRAIN, 0) == START + at * SECOND
+    assert world.state.timers.armed(TimerKind.DRAIN, 0) == START + at * SECOND
 
 
 def test_a_second_call_without_a_wait_cancels_at_once() -> None:
@@ -145,7 +145,7 @@ def test_a_second_call_without_a_wait_cancels_at_once() -> None:
     shut_down(world)
     shut_down(world, 0)
     assert world.stops() == [job]
-    assert world.runtime.timers.armed(TimerKind.DRAIN, 0) is None
+    assert world.state.timers.armed(TimerKind.DRAIN, 0) is None
     shut_down(world, 0)
     assert world.stops() == [job]
 
@@ -155,7 +155,7 @@ def test_a_wait_that_is_none(drain: float) -> None:
     world = World()
     with pytest.raises(LocalProtocolError):
         world.runtime.shut_down(drain, now=world.now)
-    assert not world.runtime.draining
+    assert not world.state.draining
     world.client()
 
 

@@ -110,7 +110,7 @@ def test_they_are_for_any_model_only_when_the_host_allows_it_and_the_lease_names
 ) -> None:
     world = Provided(msgspec.structs.replace(RESTARTABLE, models_required=required))
     job = world.job(world.client(), lease_request=lease)
-    world.runtime.rotate_credential(job, world.asked[0], now=world.now)
+    world.runtime.agents.rotate_credential(job, world.asked[0], now=world.now)
     world.take()
     world.restart()
     asked = world.all(IssueCredentials)
@@ -122,7 +122,7 @@ def test_there_is_no_job_and_no_answer_until_they_are_there() -> None:
     world = Provided()
     peer = world.client()
     assert submit(peer) == []
-    assert (world.runtime.jobs, world.all(StartJob)) == ({}, [])
+    assert (world.state.jobs, world.all(StartJob)) == ({}, [])
     alias = world.issue("sk-virtual", constraints={"model.use": ["x"]}, profile="openai")
     [accepted] = peer.of("job.accepted")
     assert accepted["payload"]["credentials"] == [
@@ -183,7 +183,7 @@ def test_a_failure_refuses_the_submit_and_what_may_be_there_is_revoked(said: str
     world.refuse(said, "no money")
     assert peer.codes() == [code]
     assert peer.frames[-1]["payload"]["message"] == "no money"
-    assert world.runtime.jobs == {}
+    assert world.state.jobs == {}
     assert world.revocations == world.asked
 
 
@@ -220,8 +220,8 @@ def test_what_comes_late_is_revoked_and_the_client_was_answered_before() -> None
     world.issue(alias=alias)
     assert world.revocations == [alias, alias]
     world.revoke(alias)
-    assert len(world.runtime.provisions) == 0
-    assert world.runtime.jobs == {}
+    assert len(world.state.provisions) == 0
+    assert world.state.jobs == {}
 
 
 def test_a_submit_of_a_session_that_is_over_leaves_nothing() -> None:
@@ -233,7 +233,7 @@ def test_a_submit_of_a_session_that_is_over_leaves_nothing() -> None:
     world.advance(CONFIG.resume_window_sec + 1)
     world.issue(alias=alias)
     world.revoke(alias)
-    assert (world.runtime.jobs, len(world.runtime.provisions)) == ({}, 0)
+    assert (world.state.jobs, len(world.state.provisions)) == ({}, 0)
 
 
 def test_an_answer_that_comes_twice_or_for_nothing_is_ignored() -> None:
@@ -284,7 +284,7 @@ def test_a_repeated_acceptance_carries_the_current_ones() -> None:
     world = Provided()
     peer, other = world.client(), world.client()
     job = world.job(peer, idempotency_key="k")
-    world.runtime.rotate_credential(job, world.asked[0], now=world.now)
+    world.runtime.agents.rotate_credential(job, world.asked[0], now=world.now)
     world.take()
     world.issue("sk-new")
     for one in (peer, other):
@@ -297,7 +297,7 @@ def test_a_kept_answer_is_replayed_with_the_current_ones_and_holds_none() -> Non
     peer = world.client()
     job = world.job(peer)
     peer.drop()
-    world.runtime.rotate_credential(job, world.asked[0], now=world.now)
+    world.runtime.agents.rotate_credential(job, world.asked[0], now=world.now)
     world.take()
     world.issue("sk-new")
     again = world.resumed(peer, 0, features=WITH, replies=True)
@@ -320,7 +320,7 @@ def test_a_rotation_tells_the_principal_alone_and_revokes_the_old_value() -> Non
     for one in (other, bob, without):
         one.send("job.subscribe", {"job_id": job})
     [old] = world.asked
-    world.runtime.rotate_credential(job, old, now=world.now)
+    world.runtime.agents.rotate_credential(job, old, now=world.now)
     world.take()
     assert world.last(IssueCredentials).rotation
     world.issue("sk-new")
@@ -336,7 +336,7 @@ def test_a_rotation_tells_the_principal_alone_and_revokes_the_old_value() -> Non
     assert b"sk-new" not in world.values(bob.connection) + world.values(without.connection)
     assert world.revocations == [old]
     assert world.last(CredentialRotated) == CredentialRotated(job, old)
-    assert [one.value.reveal() for one in world.runtime.credentials_of(job)] == ["sk-new"]
+    assert [one.value.reveal() for one in world.runtime.agents.credentials_of(job)] == ["sk-new"]
 
 
 def test_a_history_keeps_phase_and_id_and_is_not_replayed_to_others() -> None:
@@ -344,7 +344,7 @@ def test_a_history_keeps_phase_and_id_and_is_not_replayed_to_others() -> None:
     peer, other, bob = world.client(), world.client(), world.client("tok-bob")
     job = world.job(peer)
     [old] = world.asked
-    world.runtime.rotate_credential(job, old, now=world.now)
+    world.runtime.agents.rotate_credential(job, old, now=world.now)
     world.take()
     world.issue("sk-new")
     for one in (other, bob):
@@ -362,7 +362,7 @@ def test_a_replayed_event_names_no_value_that_was_revoked() -> None:
     [old] = world.asked
     peer.drop()
     for value in ("sk-two", "sk-three"):
-        world.runtime.rotate_credential(job, old, now=world.now)
+        world.runtime.agents.rotate_credential(job, old, now=world.now)
         world.take()
         world.issue(value)
     again = world.resumed(peer, 0, features=WITH)
@@ -377,20 +377,20 @@ def test_a_rotation_that_fails_leaves_the_old_value() -> None:
     peer = world.client()
     job = world.job(peer)
     [old] = world.asked
-    world.runtime.rotate_credential(job, old, now=world.now)
+    world.runtime.agents.rotate_credential(job, old, now=world.now)
     with pytest.raises(LocalProtocolError, match="is being rotated"):
-        world.runtime.rotate_credential(job, old, now=world.now)
+        world.runtime.agents.rotate_credential(job, old, now=world.now)
     world.take()
     world.refuse("BUDGET_EXHAUSTED", "no money")
     assert world.last(CredentialRotated) == CredentialRotated(job, old, "BUDGET_EXHAUSTED", "no money")
-    assert [one.value.reveal() for one in world.runtime.credentials_of(job)] == ["sk-1"]
+    assert [one.value.reveal() for one in world.runtime.agents.credentials_of(job)] == ["sk-1"]
     assert world.revocations == world.asked[1:]
-    world.runtime.rotate_credential(job, old, now=world.now)
+    world.runtime.agents.rotate_credential(job, old, now=world.now)
     world.take()
     alias = world.last(IssueCredentials).alias
     world.carry_out(world.runtime.credentials_issued(alias, [], now=world.now))
     assert world.last(CredentialRotated).code == "INTERNAL_ERROR"
-    assert [one.value.reveal() for one in world.runtime.credentials_of(job)] == ["sk-1"]
+    assert [one.value.reveal() for one in world.runtime.agents.credentials_of(job)] == ["sk-1"]
 
 
 def test_a_rotation_of_a_job_that_is_over_is_revoked() -> None:
@@ -398,14 +398,14 @@ def test_a_rotation_of_a_job_that_is_over_is_revoked() -> None:
     peer = world.client()
     job = world.job(peer)
     [old] = world.asked
-    world.runtime.rotate_credential(job, old, now=world.now)
+    world.runtime.agents.rotate_credential(job, old, now=world.now)
     world.take()
     world.finish(job)
     new = world.issue("sk-late")
     assert world.revocations.count(new) >= 1
     assert b"sk-late" not in world.values(peer.connection)
     with pytest.raises(LocalProtocolError):
-        world.runtime.rotate_credential(job, old, now=world.now)
+        world.runtime.agents.rotate_credential(job, old, now=world.now)
 
 
 @pytest.mark.parametrize("how", ["finish", "cancel", "expire"])
@@ -418,7 +418,7 @@ def test_a_rotation_that_is_answered_while_its_job_ends_gives_nothing(
     expires_at = datetime.fromtimestamp(UNIX // SECOND + 5, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     job = world.job(peer, lease_constraints={"expires_at": expires_at})
     [old] = world.asked
-    world.runtime.rotate_credential(job, old, now=world.now)
+    world.runtime.agents.rotate_credential(job, old, now=world.now)
     world.take()
     if how == "finish":
         world.finish(job)  # The terminal waits for revocation.
@@ -427,12 +427,12 @@ def test_a_rotation_that_is_answered_while_its_job_ends_gives_nothing(
     else:
         world.advance(5 + GRACE_SEC + 0.1)
         assert world.stops() == [job]
-    held = [one.value.reveal() for one in world.runtime.credentials_of(job)]
+    held = [one.value.reveal() for one in world.runtime.agents.credentials_of(job)]
     new = world.last(IssueCredentials).alias
     answer = [made(value) for value in values]
     world.carry_out(world.runtime.credentials_issued(new, answer, now=world.now))
     assert held == ([] if how == "finish" else ["sk-1"])
-    assert [one.value.reveal() for one in world.runtime.credentials_of(job)] == held
+    assert [one.value.reveal() for one in world.runtime.agents.credentials_of(job)] == held
     assert rotations(peer) == []
     assert (new in world.revocations) is (how == "finish" or bool(values))
     told = CredentialRotated(job, old, "INTERNAL_ERROR", "the job is over")
@@ -451,7 +451,7 @@ def test_a_child_gets_its_own_before_it_starts() -> None:
     peer = world.client()
     lease = {"agent.delegate": ["echo"], "fs.read": ["/a/**"]}
     job = world.job(peer, lease_request=lease)
-    child = world.runtime.delegate(job, "echo", None, {"fs.read": ["/a/b"]}, now=world.now)
+    child = world.runtime.agents.delegate(job, "echo", None, {"fs.read": ["/a/b"]}, now=world.now)
     world.take()
     assert len(world.asked) == 2
     assert world.last(IssueCredentials).job_id == child
@@ -468,7 +468,7 @@ def test_a_child_whose_credentials_fail_ends_so() -> None:
     world = Provided()
     peer = world.client()
     job = world.job(peer, lease_request={"agent.delegate": ["echo"], "fs.read": ["/a/**"]})
-    child = world.runtime.delegate(job, "echo", None, {"fs.read": ["/a/b"]}, now=world.now)
+    child = world.runtime.agents.delegate(job, "echo", None, {"fs.read": ["/a/b"]}, now=world.now)
     world.take()
     world.refuse("BUDGET_EXHAUSTED", "no money")
     world.revoke(world.asked[-1])
@@ -487,7 +487,7 @@ def test_a_child_that_waits_for_its_own_counts_as_a_running_job() -> None:
     peer = world.client()
     job = world.job(peer, lease_request={"agent.delegate": ["*"]})
     for end in ("starts", "fails", "comes late", "is cancelled"):
-        child = world.runtime.delegate(job, "plain", now=world.now)
+        child = world.runtime.agents.delegate(job, "plain", now=world.now)
         world.take()
         [error] = submit(peer)
         assert error["payload"]["details"]["limit"] == "principal_jobs", end
@@ -502,9 +502,9 @@ def test_a_child_that_waits_for_its_own_counts_as_a_running_job() -> None:
             world.issue()
         else:
             peer.cancel(child)
-            assert not world.runtime.issuing.submits
+            assert not world.state.issuing.submits
             world.issue()
-        assert not world.runtime.issuing.submits, end
+        assert not world.state.issuing.submits, end
         for alias in world.revocations:
             world.revoke(alias)
         world.advance(3)
@@ -531,7 +531,7 @@ def test_after_two_rotations_a_job_starts_again_under_the_ids_that_its_client_kn
     world = Provided(RESTARTABLE)
     job = world.job(world.client())
     for value in ("sk-two", "sk-three"):
-        world.runtime.rotate_credential(job, world.asked[0], now=world.now)
+        world.runtime.agents.rotate_credential(job, world.asked[0], now=world.now)
         world.take()
         world.issue(value)
     world.restart()
@@ -599,7 +599,7 @@ def test_a_recording_does_the_same_again_and_holds_no_value_unless_it_keeps_secr
     record(world.runtime, lines.append, salt=bytes(16), keep_secrets=keep)
     peer = world.client()
     job = world.job(peer)
-    world.runtime.rotate_credential(job, world.asked[0], now=world.now)
+    world.runtime.agents.rotate_credential(job, world.asked[0], now=world.now)
     world.take()
     world.issue("sk-2")
     world.finish(job)

@@ -27,11 +27,11 @@ def test_the_terminal_waits_for_revocation() -> None:
     [alias] = world.asked
     assert world.revocations == [alias]
     assert ends(peer) == []
-    assert world.runtime.credentials_of(job) == []
+    assert world.runtime.agents.credentials_of(job) == []
     world.revoke(alias)
     assert ends(peer) == ["job.result"]
     assert CredentialRevoked(alias) in world.records
-    assert len(world.runtime.provisions) == 0
+    assert len(world.state.provisions) == 0
 
 
 @pytest.mark.parametrize("how", ["fail", "cancel", "timeout", "stopped"])
@@ -68,7 +68,7 @@ def test_it_waits_two_seconds_at_most_and_the_revocation_goes_on() -> None:
     world.advance(1.1)
     assert len(world.revocations) == 2
     world.revoke(world.asked[0])
-    assert len(world.runtime.provisions) == 0
+    assert len(world.state.provisions) == 0
 
 
 def test_a_cancel_while_it_waits_is_how_the_job_ends() -> None:
@@ -80,7 +80,7 @@ def test_a_cancel_while_it_waits_is_how_the_job_ends() -> None:
     world.revoke(world.asked[0])
     [end] = [frame for frame in peer.frames if frame["type"] in ("job.result", "job.error")]
     assert end["payload"]["code"] == "CANCELLED"
-    assert world.runtime.unfinished == {}
+    assert world.state.unfinished == {}
 
 
 def test_an_agent_that_does_not_stop_loses_them_at_the_end_of_its_grace() -> None:
@@ -115,7 +115,7 @@ def test_what_fails_is_tried_again_with_backoff_and_told() -> None:
     assert facts[0]["alias"] == alias
     assert CredentialOutstanding(alias, "HTTP 500") in world.records
     world.revoke(alias)
-    assert len(world.runtime.provisions) == 0
+    assert len(world.state.provisions) == 0
 
 
 def test_what_always_fails_is_outstanding_at_once_and_no_terminal_waits_for_it() -> None:
@@ -130,7 +130,7 @@ def test_what_always_fails_is_outstanding_at_once_and_no_terminal_waits_for_it()
     assert world.revocations == [alias]
     world.restart()
     assert world.revocations == [alias, alias]
-    assert world.runtime.provisions[alias].outstanding == "unknown to the gateway"
+    assert world.state.provisions[alias].outstanding == "unknown to the gateway"
 
 
 def test_the_longest_pause_is_bounded() -> None:
@@ -147,7 +147,7 @@ def test_handles_are_what_the_provisioner_revokes_by() -> None:
     peer = world.client()
     peer.send("job.submit", {"agent": "echo", "input": None})
     alias = world.issue("a", "b", handle="h")
-    world.finish(world.runtime.provisions[alias].job_id)
+    world.finish(world.state.provisions[alias].job_id)
     assert world.last(RevokeCredential) == RevokeCredential(alias, ("h", "h"))
 
 
@@ -159,7 +159,7 @@ def test_after_a_restart_everything_is_revoked_by_its_alias() -> None:
     shown, asked = world.asked
     world.restart()
     assert world.revocations == [shown, asked]
-    assert world.runtime.unfinished
+    assert world.state.unfinished
     world.revoke(shown)
     again = world.resumed(peer, 0, features=WITH)
     assert ends(again) == ["job.error"]
@@ -186,10 +186,10 @@ def test_a_process_that_dies_after_asking_revokes_until_it_is_certain() -> None:
     for _ in range(2):
         world.restart()
         world.revoke(alias)
-    assert len(world.runtime.provisions) == 1
+    assert len(world.state.provisions) == 1
     world.advance(DOUBT + 0.1)
     world.revoke(alias)
-    assert len(world.runtime.provisions) == 0
+    assert len(world.state.provisions) == 0
 
 
 def test_a_restored_snapshot_revokes_the_same() -> None:
@@ -206,7 +206,7 @@ def test_a_restored_snapshot_revokes_the_same() -> None:
     world.runtime.persisted(world.runtime.record_count, now=world.now)
     world.restart()
     assert world.revocations[-2:] == world.asked
-    assert world.runtime.provisions[world.asked[1]].outstanding == "no"
+    assert world.state.provisions[world.asked[1]].outstanding == "no"
 
 
 def test_a_job_that_is_left_to_the_next_process_loses_them_there() -> None:
@@ -224,7 +224,7 @@ def test_parents_end_after_their_children_whose_credentials_go_first() -> None:
     world = Provided()
     peer = world.client()
     job = world.job(peer, lease_request={"agent.delegate": ["echo"], "fs.read": ["/a/**"]})
-    child = world.runtime.delegate(job, "echo", None, {"fs.read": ["/a/b"]}, now=world.now)
+    child = world.runtime.agents.delegate(job, "echo", None, {"fs.read": ["/a/b"]}, now=world.now)
     world.take()
     world.issue("sk-child")
     world.finish(job)

@@ -27,7 +27,7 @@ def with_limits(**limits: int) -> RuntimeConfig:
 
 
 def session_of(world: World, peer: Peer) -> Session:
-    return world.runtime.sessions[SessionId(peer.session_id)]
+    return world.state.sessions[SessionId(peer.session_id)]
 
 
 def emits(world: World, job: JobId, count: int, text: str = "x") -> None:
@@ -161,7 +161,7 @@ def test_events_in_one_take_count_one_by_one() -> None:
     world = World(QUIET)
     _, job = held(world)
     for _ in range(QUARTER):
-        world.runtime.emit(job, "log", {"level": "info", "message": "x"}, now=world.now)
+        world.runtime.agents.emit(job, "log", {"level": "info", "message": "x"}, now=world.now)
     assert told(world, job) == []
     world.take()
     assert told(world, job) == [PauseJob]
@@ -181,7 +181,7 @@ def test_without_a_journal_nothing_is_counted() -> None:
     peer, job = held(world)
     peer.slow = True
     emits(world, job, 2 * QUARTER)
-    assert told(world, job) == [] and world.runtime.unsaved == {}
+    assert told(world, job) == [] and world.state.unsaved == {}
 
 
 def test_every_agent_of_the_session_waits_and_nobody_elses() -> None:
@@ -202,7 +202,7 @@ def test_a_child_waits_as_its_parent_does() -> None:
     parent = world.last(StartJob).job_id
     world.durable = False
     emits(world, parent, QUARTER)
-    child = world.runtime.delegate(parent, "echo", lease_request={"tool.call": ["x"]}, now=world.now)
+    child = world.runtime.agents.delegate(parent, "echo", lease_request={"tool.call": ["x"]}, now=world.now)
     world.take()
     assert told(world, child) == []  # It has not begun.
     world.runtime.persisted(world.runtime.record_count - 2, now=world.now)
@@ -315,7 +315,7 @@ def test_the_smallest_logs_come_to_rest(events: int) -> None:
     world.persist()
     assert told(world, job)[-1] is ResumeJob
     assert peer.numbers() == list(range(1, len(peer.numbers()) + 1))
-    assert world.runtime.unsaved == {}
+    assert world.state.unsaved == {}
 
 
 def test_without_ack_age_costs_no_event_that_is_not_durable() -> None:

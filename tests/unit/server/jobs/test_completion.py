@@ -39,7 +39,7 @@ def test_an_agent_does_not_change_the_retryable_of_a_code_of_the_draft(code: Err
     world = World()
     peer = world.client()
     job = peer.submit()
-    world.runtime.fail(job, code.value, "m", said, now=world.now)
+    world.runtime.agents.fail(job, code.value, "m", said, now=world.now)
     world.take()
     assert peer.frames[-1]["payload"]["retryable"] is RETRYABLE[code]
 
@@ -52,9 +52,9 @@ def test_exactly_one_terminal_by_the_first_outcome(first: str, second: str) -> N
     job = peer.submit(max_runtime_sec=2)
     for how in (first, second):
         match how:
-            case "finish" if job in world.runtime.running:
+            case "finish" if job in world.state.running:
                 world.finish(job)
-            case "fail" if job in world.runtime.running:
+            case "fail" if job in world.state.running:
                 world.fail(job, "X_MINE")
             case "stopped":
                 world.stopped(job)
@@ -67,9 +67,9 @@ def test_exactly_one_terminal_by_the_first_outcome(first: str, second: str) -> N
     codes = {"fail": "X_MINE", "stopped": "INTERNAL_ERROR", "cancel": "CANCELLED", "timeout": "TIMEOUT"}
     assert end["payload"].get("code") == codes.get(first)
     assert [frame["type"] for frame in peer.about(job)].index(end["type"]) >= 0
-    assert world.runtime.unfinished == {}
+    assert world.state.unfinished == {}
     assert len(world.stops()) == (first in ("cancel", "timeout"))
-    armed = world.runtime.timers.keys()
+    armed = world.state.timers.keys()
     assert [key.kind for key in armed] == [TimerKind.RETENTION]
 
 
@@ -80,8 +80,8 @@ def test_a_stop_is_asked_once_with_its_deadline() -> None:
     peer.cancel(job)
     kill_at = Time(world.now + 5 * SECOND)
     assert world.all(StopJob) == [StopJob(job, "cancelled by the client", kill_at)]
-    assert world.runtime.timers.armed(TimerKind.MAX_RUNTIME, job) is None
-    assert world.runtime.timers.armed(TimerKind.GRACE, job) == world.now + 5 * SECOND
+    assert world.state.timers.armed(TimerKind.MAX_RUNTIME, job) is None
+    assert world.state.timers.armed(TimerKind.GRACE, job) == world.now + 5 * SECOND
 
 
 def test_a_message_is_never_empty() -> None:
@@ -97,7 +97,7 @@ def test_details_that_do_not_fit_a_frame_are_dropped(size: int, kept: bool) -> N
     peer = world.client()
     job = peer.submit()
     details: dict[str, Any] = {"text": "x" * size}
-    world.runtime.fail(job, "X", "m", None, details, now=world.now)
+    world.runtime.agents.fail(job, "X", "m", None, details, now=world.now)
     world.take()
     assert peer.frames[-1]["payload"].get("details") == (details if kept else None)
     assert len(peer.raw[-1]) <= 60 * 1024
@@ -109,8 +109,8 @@ def test_details_are_kept_that_fit_a_frame_to_the_byte() -> None:
         world = World()
         peer = world.client()
         job = peer.submit()
-        limit = world.runtime.payload_limit(world.runtime.jobs[job])
-        world.runtime.fail(job, "X", "m", None, {"text": "x" * size}, now=world.now)
+        limit = world.state.payload_limit(world.state.jobs[job])
+        world.runtime.agents.fail(job, "X", "m", None, {"text": "x" * size}, now=world.now)
         world.take()
         payload = peer.frames[-1]["payload"]
         return payload, limit - len(codec.encode_value(payload))
@@ -136,5 +136,5 @@ def test_an_agent_that_waits_for_the_transport_goes_on_when_its_job_is_over() ->
     world.carry_out(peer.connection.blocked(now=world.now))
     assert world.all(PauseJob) == [PauseJob(job)]
     world.advance(7)
-    assert world.runtime.jobs[job].ended
+    assert world.state.jobs[job].ended
     assert world.all(ResumeJob) == [ResumeJob(job)]

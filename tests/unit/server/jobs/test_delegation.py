@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Audit, ChildEnded, PauseJob, RuntimeEnded, StartJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, LocalProtocolError
@@ -59,7 +60,7 @@ class Tree(World):
     ) -> JobId:
         """A job delegates; the root unless another is given."""
         try:
-            return self.runtime.delegate(
+            return self.runtime.agents.delegate(
                 self.root if job_id is None else job_id, agent, input, lease, now=self.now, **more
             )
         finally:
@@ -78,7 +79,7 @@ class Tree(World):
 
     def left(self, job_id: JobId, unit: str = "USD") -> str:
         """What a counter says."""
-        return f"{self.runtime.jobs[job_id].budget.counters()[unit]:f}"
+        return f"{self.state.jobs[job_id].budget.counters()[unit]:f}"
 
     def said(self, peer: Peer | None = None, since: int = 0) -> list[tuple[str, str]]:
         """Who said what, in the order of the numbers."""
@@ -87,7 +88,7 @@ class Tree(World):
 
     def name(self, job_id: str) -> str:
         """Jobs by the order of their acceptance: 1, 2, 3."""
-        return str(self.runtime.jobs[JobId(job_id)].number)
+        return str(self.state.jobs[JobId(job_id)].number)
 
 
 def what(frame: Frame) -> str:
@@ -163,9 +164,9 @@ def test_a_value_that_went_out_in_chunks_is_a_value_for_the_parent() -> None:
 def test_the_child_goes_on_with_the_trace() -> None:
     world = Tree()
     root, child = world.last(StartJob), world.delegate()
-    started, terms = world.last(StartJob), world.runtime.jobs[child].terms
+    started, terms = world.last(StartJob), world.state.jobs[child].terms
     assert started.trace_id == root.trace_id and started.trace_headers != root.trace_headers
-    assert terms.trace.parent_id == world.runtime.jobs[world.root].terms.span_id
+    assert terms.trace.parent_id == world.state.jobs[world.root].terms.span_id
 
 
 def test_the_input_is_a_copy() -> None:
@@ -291,12 +292,12 @@ def test_an_expiry_is_inherited_and_never_later() -> None:
     assert world.refused(expires_at="tomorrow") == "INVALID_REQUEST"
     assert world.refused(expires_at=format_time(UNIX)) == "INVALID_REQUEST"
     assert world.refused(lease=RICH, expires_at=at) == "LEASE_SUBSET_VIOLATION"
-    jobs = world.runtime.jobs
+    jobs = world.state.jobs
     assert jobs[world.delegate()].terms.expires_at == at
     assert jobs[world.delegate(expires_at=earlier)].terms.expires_at == earlier
     world.now += 20 * SECOND
     with pytest.raises(Denied) as denied:
-        world.runtime.authorize(JobId(list(jobs)[1]), "fs.read", "/a/b", now=world.now)
+        world.runtime.agents.authorize(JobId(list(jobs)[1]), "fs.read", "/a/b", now=world.now)
     assert denied.value.code == "LEASE_EXPIRED"
 
 
@@ -307,10 +308,10 @@ def test_a_child_has_no_model_that_its_parent_has_not(required: bool) -> None:
     assert world.refused(lease={"model.use": ["n"]}) == "LEASE_SUBSET_VIOLATION"
     one, none = world.delegate(lease={"model.use": ["m-1"]}), world.delegate(lease={})
     deep = world.delegate(world.delegate(lease={"agent.delegate": ["*"], "fs.read": ["/a/b"]}))
-    world.runtime.authorize(one, "model.use", "m-1", now=world.now)
+    world.runtime.agents.authorize(one, "model.use", "m-1", now=world.now)
     for job_id, model in ((one, "m-2"), (none, "m-1"), (deep, "m-1")):
         with pytest.raises(Denied):
-            world.runtime.authorize(job_id, "model.use", model, now=world.now)
+            world.runtime.agents.authorize(job_id, "model.use", model, now=world.now)
 
 
 def test_a_job_that_may_use_any_model_delegates_some() -> None:
@@ -443,8 +444,8 @@ def test_what_a_child_overspends_is_charged() -> None:
 def test_what_a_child_has_reserved_and_not_settled_is_spent() -> None:
     world = Tree()
     own, shared = world.delegate(lease={"cost.budget": ["USD:0.5"]}), world.delegate(lease=NARROW)
-    world.runtime.reserve(own, "USD", "0.1", now=world.now)
-    world.runtime.reserve(shared, "USD", "0.2", now=world.now)
+    world.runtime.agents.reserve(own, "USD", "0.1", now=world.now)
+    world.runtime.agents.reserve(shared, "USD", "0.2", now=world.now)
     assert world.refused(lease={"cost.budget": ["USD:0.31"]}) == "LEASE_SUBSET_VIOLATION"
     world.finish(own)
     world.finish(shared)
@@ -455,8 +456,8 @@ def test_a_parent_is_told_what_a_child_has_reserved_of_its_money_and_not_settled
     world = Tree(lease={**LEASE, "cost.budget": ["USD:1", "EUR:5"]})
     child = world.delegate(lease={**NARROW, "cost.budget": ["USD:0.5"]})
     small = world.delegate(lease=NARROW)
-    world.runtime.reserve(child, "EUR", "2", now=world.now)
-    world.runtime.reserve(small, "EUR", "0.01", now=world.now)
+    world.runtime.agents.reserve(child, "EUR", "2", now=world.now)
+    world.runtime.agents.reserve(small, "EUR", "0.01", now=world.now)
     since = len(world.peer.frames)
     world.finish(child)
     world.finish(small)
@@ -473,7 +474,7 @@ def test_a_child_without_a_budget_spends_from_its_parents_counters() -> None:
     world.spend(two, 0.3)
     for job_id in (one, two):
         with pytest.raises(Denied) as denied:
-            world.runtime.authorize(job_id, "fs.read", "/a/b", now=world.now)
+            world.runtime.agents.authorize(job_id, "fs.read", "/a/b", now=world.now)
         assert denied.value.code == "BUDGET_EXHAUSTED"
     world.finish(one)
     world.finish(two)
@@ -487,7 +488,7 @@ def test_a_currency_that_the_child_does_not_name_is_bound_all_the_same() -> None
     world.spend(child, 1, "EUR")
     assert world.left(world.root, "credits") == "6"
     world.finish(child)
-    assert world.runtime.jobs[world.root].budget.counters() == {"USD": Decimal(1), "credits": Decimal(6)}
+    assert world.state.jobs[world.root].budget.counters() == {"USD": Decimal(1), "credits": Decimal(6)}
 
 
 def test_a_grandchild_without_a_budget_spends_that_of_the_child() -> None:
@@ -549,7 +550,7 @@ def test_a_typescript_client_gets_nothing_of_a_child_and_subscribes() -> None:
     world = World()
     peer = world.client(features=(*ALL, POSITIONS), hello_id="msg_1")
     root = peer.submit(lease_request=LEASE)
-    child = world.runtime.delegate(root, "plain", now=world.now)
+    child = world.runtime.agents.delegate(root, "plain", now=world.now)
     world.take()
     world.emit(child)
     assert [frame["job_id"] for frame in peer.frames if "event_seq" in frame] == [root]
@@ -576,7 +577,7 @@ def test_a_child_outlives_the_session_of_its_root() -> None:
         world.finish(job_id)
     assert [what(frame) for frame in again.about(child)] == ["log", "job.result"]
     ended = again.send("job.subscribe", {"job_id": late})[-1]["payload"]
-    assert ended["subscribed_from"] == world.runtime.jobs[late].home_seq == 4
+    assert ended["subscribed_from"] == world.state.jobs[late].home_seq == 4
 
 
 def test_a_session_that_resumes_gets_what_its_jobs_children_did() -> None:
@@ -620,7 +621,7 @@ def test_a_job_that_is_cancelled_stops_its_tree_leaves_before_branches() -> None
     details = [frame["payload"].get("details") for frame in world.peer.frames[since:]]
     assert details == [{"parent_job_id": child}, *[{"parent_job_id": world.root}] * 2, None]
     owners = (world.root, child, deep, other)
-    assert [owner for owner in owners if world.runtime.timers.armed(TimerKind.GRACE, owner)] == []
+    assert [owner for owner in owners if world.state.timers.armed(TimerKind.GRACE, owner)] == []
 
 
 def test_agents_that_do_not_stop_share_one_grace() -> None:
@@ -634,7 +635,7 @@ def test_agents_that_do_not_stop_share_one_grace() -> None:
         with pytest.raises(LocalProtocolError):
             world.delegate(job_id)
         world.stopped(job_id)
-    assert world.runtime.running == {}
+    assert world.state.running == {}
 
 
 def test_a_job_that_returns_ends_when_its_children_have_stopped() -> None:
@@ -777,7 +778,7 @@ def test_a_job_that_starts_again_does_so_without_its_children() -> None:
 
 def test_a_job_that_starts_again_is_told_what_it_had_reserved_before() -> None:
     world = Tree(JOURNALED, agent="again")
-    world.runtime.reserve(world.root, "USD", "0.4", now=world.now)
+    world.runtime.agents.reserve(world.root, "USD", "0.4", now=world.now)
     world.take()
     world.restart()
     assert world.left(world.root) == "0.6"
@@ -798,7 +799,7 @@ def test_a_job_that_is_left_to_the_next_process_leaves_no_child() -> None:
     assert world.peer.closing is not None
     world.restart()
     assert world.last(StartJob).attempt == 2
-    assert list(world.runtime.unfinished) == [world.root]
+    assert list(world.state.unfinished) == [world.root]
 
 
 def test_a_snapshot_holds_the_tree() -> None:
@@ -806,21 +807,21 @@ def test_a_snapshot_holds_the_tree() -> None:
     own = world.delegate(lease={"agent.delegate": ["*"], "cost.budget": ["USD:0.5"]})
     shared, ended = world.delegate(own), world.delegate()
     world.spend(shared, 0.125)
-    world.runtime.reserve(shared, "USD", "0.1", now=world.now)
+    world.runtime.agents.reserve(shared, "USD", "0.1", now=world.now)
     world.take()
     world.finish(ended)
     facts = kept(world)
     for records in (world.records, world.runtime.snapshot()):
         runtime = Runtime.restore(JOURNALED, records, seed=SEED, now=START, unix=UNIX)
-        jobs = runtime.jobs
+        jobs = state_of(runtime).jobs
         assert all(job.end is not None for job in jobs.values())
         assert jobs[world.root].budget.remaining == {"USD": Decimal("0.775")}
     bare = Runtime(JOURNALED, seed=SEED, now=START, unix=UNIX)
     for fact in world.runtime.snapshot():
-        APPLY[type(fact)](bare, fact)
+        APPLY[type(fact)](state_of(bare), fact)
     assert [encode_record(fact) for fact in bare.snapshot()] == facts
-    assert bare.jobs[shared].budget is bare.jobs[own].budget
-    assert [job.id for job in bare.jobs[world.root].descendants()] == [shared, own]
+    assert state_of(bare).jobs[shared].budget is state_of(bare).jobs[own].budget
+    assert [job.id for job in state_of(bare).jobs[world.root].descendants()] == [shared, own]
 
 
 def test_a_recording_of_a_tree_replays() -> None:
@@ -829,10 +830,12 @@ def test_a_recording_of_a_tree_replays() -> None:
     record(world.runtime, lines.append, keep_secrets=True)
     peer = world.client(features=ALL)
     root = peer.submit(lease_request=RICH)
-    child = world.runtime.delegate(root, "plain", {"n": 1}, {"cost.budget": ["USD:0.5"]}, now=world.now)
+    child = world.runtime.agents.delegate(
+        root, "plain", {"n": 1}, {"cost.budget": ["USD:0.5"]}, now=world.now
+    )
     world.take()
     with pytest.raises(Denied):
-        world.runtime.delegate(child, "plain", now=world.now)
+        world.runtime.agents.delegate(child, "plain", now=world.now)
     world.finish(root, "done")
     world.stopped(child)
     envelopes = [envelope for _, envelope in replay(lines).envelopes]

@@ -26,7 +26,7 @@ class Speaker(World):
     def say(self, count: int = 1, *, kind: str = "log", size: int = 2) -> None:
         for _ in range(count):
             body = {"level": "info", "message": "x" * size} if kind == "log" else {"current": 1}
-            self.runtime.emit(JobId(self.job), kind, body, now=self.now)
+            self.runtime.agents.emit(JobId(self.job), kind, body, now=self.now)
 
     def say_later(self) -> None:
         self.now += MILLISECOND
@@ -34,14 +34,14 @@ class Speaker(World):
 
     @property
     def numbered(self) -> int:
-        [session] = self.runtime.sessions.values()
+        [session] = self.state.sessions.values()
         return session.log.last
 
 
 def test_the_first_is_numbered_at_once_and_the_next_ones_before_they_are_taken() -> None:
     world = Speaker()
     world.say(5)
-    assert (world.numbered, len(world.runtime.said)) == (1, 4)
+    assert (world.numbered, len(world.state.said)) == (1, 4)
     world.take()
     assert (world.numbered, world.peer.numbers()) == (5, [1, 2, 3, 4, 5])
 
@@ -51,9 +51,9 @@ def test_they_have_come_when_the_last_of_them_was_said() -> None:
     world.say()
     world.now += MILLISECOND // 2
     world.say()
-    assert len(world.runtime.said) == 1
+    assert len(world.state.said) == 1
     world.take()
-    assert (world.runtime.now, world.peer.connection.sent_at) == (world.now, world.now)
+    assert (world.state.now, world.peer.connection.sent_at) == (world.now, world.now)
 
 
 @pytest.mark.parametrize("limit", ["session_events", "history_events"])
@@ -61,8 +61,8 @@ def test_what_is_said_in_a_row_is_kept_within_limits(limit: str) -> None:
     world = Speaker(**{limit: 32})
     world.say(MOST_TOGETHER)
     world.take()
-    [session] = world.runtime.sessions.values()
-    history = world.runtime.jobs[JobId(world.job)].history
+    [session] = world.state.sessions.values()
+    history = world.state.jobs[JobId(world.job)].history
     assert world.numbered == history.end == MOST_TOGETHER > 32
     kept = session.log.events if limit == "session_events" else history.events
     assert 0 < kept <= 32
@@ -71,9 +71,9 @@ def test_what_is_said_in_a_row_is_kept_within_limits(limit: str) -> None:
 def test_no_more_wait_than_may() -> None:
     world = Speaker()
     world.say(MOST_TOGETHER + 1)
-    assert (world.numbered, world.runtime.said) == (MOST_TOGETHER + 1, [])
+    assert (world.numbered, world.state.said) == (MOST_TOGETHER + 1, [])
     world.say(MOST_TOGETHER)
-    assert (world.numbered, len(world.runtime.said)) == (MOST_TOGETHER + 2, MOST_TOGETHER - 1)
+    assert (world.numbered, len(world.state.said)) == (MOST_TOGETHER + 2, MOST_TOGETHER - 1)
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_what_is_numbered_alone(alone: Callable[[Speaker], object]) -> None:
     world = Speaker()
     world.say(3)
     alone(world)
-    assert (world.numbered, world.runtime.said) == (4, [])
+    assert (world.numbered, world.state.said) == (4, [])
 
 
 @pytest.mark.parametrize(
     "input",
     [
-        lambda world: world.runtime.finish(world.job, now=world.now),
-        lambda world: world.runtime.authorize(world.job, "agent.delegate", "x", now=world.now),
+        lambda world: world.runtime.agents.finish(world.job, now=world.now),
+        lambda world: world.runtime.agents.authorize(world.job, "agent.delegate", "x", now=world.now),
         lambda world: world.peer.connection.receive(b"{}", now=world.now),
         lambda world: world.runtime.handle_timer(now=world.now),
         lambda world: world.peer.connection.lost(now=world.now),
@@ -111,8 +111,8 @@ def test_any_other_input_comes_after_them(input: Callable[[Speaker], object]) ->
         input(world)
     except Exception as refused:
         assert type(refused).__name__ == "Denied"
-    assert (world.runtime.said, world.runtime.speaker) == ([], None)
-    [session] = world.runtime.sessions.values()
+    assert (world.state.said, world.state.speaker) == ([], None)
+    [session] = world.state.sessions.values()
     assert session.log.last >= 3
 
 
@@ -120,7 +120,7 @@ def test_an_event_of_another_job_comes_after_them() -> None:
     world = Speaker()
     other = world.peer.submit()
     world.say(3)
-    world.runtime.emit(JobId(other), "status", {"phase": "x"}, now=world.now)
+    world.runtime.agents.emit(JobId(other), "status", {"phase": "x"}, now=world.now)
     world.take()
     assert [frame["job_id"] for frame in world.peer.frames[-4:]] == [world.job] * 3 + [other]
 
@@ -132,17 +132,17 @@ def test_where_each_is_kept_or_recorded_or_observed_none_waits() -> None:
     peer = recorded.client()
     job = peer.submit()
     for _ in range(2):
-        recorded.runtime.emit(job, "log", {"level": "info", "message": "m"}, now=recorded.now)
-    assert [session.log.last for session in recorded.runtime.sessions.values()] == [2]
+        recorded.runtime.agents.emit(job, "log", {"level": "info", "message": "m"}, now=recorded.now)
+    assert [session.log.last for session in recorded.state.sessions.values()] == [2]
     observed.client().send("job.subscribe", {"job_id": observed.job})
     for world in (journal, observed):
         world.say(2)
-        assert next(session.log.last for session in world.runtime.sessions.values()) == 2
+        assert next(session.log.last for session in world.state.sessions.values()) == 2
 
 
 def test_an_input_that_died_is_no_row() -> None:
     world = Speaker()
     world.say(2)
-    world.runtime.enter(world.now, "something")
+    world.state.enter(world.now, "something")
     with pytest.raises(InvariantViolated):
         world.say()

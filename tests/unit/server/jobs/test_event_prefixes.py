@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import MILLISECOND, SECOND
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.jobs.inventory import AgentInfo
 from arcp_proto.server.jobs.publish import MOST_KINDS
 from arcp_proto.server.runtime import Runtime
+from arcp_proto.server.state import RuntimeState
 
 THEN = 1_780_000_000_000 * MILLISECOND
 NOON = b'{"kind":"log","ts":"2026-05-28T20:26:40.%03dZ","body":'
@@ -17,52 +19,52 @@ def runtime_at(now: int) -> Runtime:
     return Runtime(config, seed=bytes(32), now=now, unix=THEN)
 
 
-def go_to(runtime: Runtime, now: int) -> None:
+def go_to(runtime: RuntimeState, now: int) -> None:
     runtime.enter(now, "later")
     runtime.done()
 
 
 def test_an_opening_is_that_of_its_kind_and_millisecond() -> None:
     runtime = runtime_at(SECOND)
-    openings = runtime.openings
+    openings = state_of(runtime).openings
     first = openings.of("log")
     assert first == NOON % 0
     assert openings.of("status") == b'{"kind":"status","ts":"2026-05-28T20:26:40.000Z","body":'
-    go_to(runtime, SECOND + MILLISECOND - 1)
+    go_to(state_of(runtime), SECOND + MILLISECOND - 1)
     assert openings.of("log") is first
-    go_to(runtime, SECOND + MILLISECOND)
+    go_to(state_of(runtime), SECOND + MILLISECOND)
     assert openings.of("log") == NOON % 1
 
 
 def test_the_wall_clock_is_read_again_when_it_was_set() -> None:
     runtime = runtime_at(SECOND)
-    assert runtime.openings.of("log") == NOON % 0
+    assert state_of(runtime).openings.of("log") == NOON % 0
     runtime.wall_clock_set(THEN + 7 * MILLISECOND, now=SECOND + 1)
-    assert runtime.openings.of("log") == NOON % 7
+    assert state_of(runtime).openings.of("log") == NOON % 7
 
 
 def test_it_never_goes_back_behind_what_was_written() -> None:
     runtime = runtime_at(SECOND)
-    assert runtime.openings.of("log") == NOON % 0
-    go_to(runtime, SECOND + MILLISECOND // 2)
-    assert runtime.openings.of("log") == NOON % 0
+    assert state_of(runtime).openings.of("log") == NOON % 0
+    go_to(state_of(runtime), SECOND + MILLISECOND // 2)
+    assert state_of(runtime).openings.of("log") == NOON % 0
     runtime.wall_clock_set(THEN - SECOND, now=SECOND + MILLISECOND // 2)
-    assert runtime.unix == THEN + MILLISECOND // 2
-    go_to(runtime, 2 * SECOND + MILLISECOND)
-    assert runtime.openings.of("log") == NOON % 0
-    go_to(runtime, 2 * SECOND + 2 * MILLISECOND)
-    assert runtime.openings.of("log") == NOON % 1
+    assert state_of(runtime).unix == THEN + MILLISECOND // 2
+    go_to(state_of(runtime), 2 * SECOND + MILLISECOND)
+    assert state_of(runtime).openings.of("log") == NOON % 0
+    go_to(state_of(runtime), 2 * SECOND + 2 * MILLISECOND)
+    assert state_of(runtime).openings.of("log") == NOON % 1
 
 
 def test_a_wall_clock_that_was_set_and_not_read_was_not_written() -> None:
     runtime = runtime_at(SECOND)
     runtime.wall_clock_set(THEN + 3_600 * SECOND, now=SECOND)
     runtime.wall_clock_set(THEN + MILLISECOND, now=SECOND)
-    assert runtime.openings.of("log") == NOON % 1
+    assert state_of(runtime).openings.of("log") == NOON % 1
 
 
 def test_no_more_are_kept_than_a_limit_says() -> None:
-    openings = runtime_at(SECOND).openings
+    openings = state_of(runtime_at(SECOND)).openings
     for number in range(2 * MOST_KINDS):
         kind = f"x-vendor.acme.n{number}"
         assert openings.of(kind).startswith(b'{"kind":"%b"' % kind.encode())

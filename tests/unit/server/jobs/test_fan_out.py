@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import SECOND, JobId, Time
 from arcp_proto.limits import Limits
 from arcp_proto.server.jobs.fan_out import number, number_all
@@ -27,7 +28,7 @@ def world_of(*tokens: str) -> tuple[World, list[Peer], JobId]:
 
 def test_an_event_enters_every_log_and_the_history_and_is_counted() -> None:
     world, peers, job_id = world_of("tok-alice", "tok-alice")
-    runtime = world.runtime
+    runtime = world.state
     job = runtime.jobs[job_id]
     before = runtime.holdings.events, runtime.holdings.size
     assert not number(runtime, job, "log", b'{"n":1')
@@ -40,23 +41,23 @@ def test_an_event_enters_every_log_and_the_history_and_is_counted() -> None:
 def test_who_does_not_take_a_kind_gets_no_number_and_is_not_woken() -> None:
     world = World(QUIET)
     peer = world.client(features=("ack",))
-    job = world.runtime.jobs[peer.submit()]
-    number(world.runtime, job, "progress", b'{"n":1')
-    assert [session.log.last for session in world.runtime.sessions.values()] == [0]
-    assert (job.history.end, list(world.runtime.ready)) == (1, [])
+    job = world.state.jobs[peer.submit()]
+    number(world.state, job, "progress", b'{"n":1')
+    assert [session.log.last for session in world.state.sessions.values()] == [0]
+    assert (job.history.end, list(world.state.ready)) == (1, [])
 
 
 def test_beyond_what_is_allowed_a_look_is_due() -> None:
     world, _, job_id = world_of("tok-alice")
-    job = world.runtime.jobs[job_id]
-    assert not number(world.runtime, job, "log", b'{"n":1')
-    for session in world.runtime.sessions.values():
+    job = world.state.jobs[job_id]
+    assert not number(world.state, job, "log", b'{"n":1')
+    for session in world.state.sessions.values():
         session.log.look_again()
-        assert number(world.runtime, job, "log", b'{"n":1')
+        assert number(world.state, job, "log", b'{"n":1')
         session.log.allow(99, 9_999, None)
-        assert not number(world.runtime, job, "log", b'{"n":1')
+        assert not number(world.state, job, "log", b'{"n":1')
     job.history.look_again()
-    assert number(world.runtime, job, "log", b'{"n":1')
+    assert number(world.state, job, "log", b'{"n":1')
 
 
 # Many in one go.
@@ -64,20 +65,24 @@ def test_beyond_what_is_allowed_a_look_is_due() -> None:
 
 def let_in(world: World, job_id: JobId, count: int, size: int) -> None:
     """Let so many events more, with so many bytes, into the log of the only session and into the history."""
-    [session] = world.runtime.sessions.values()
-    history = world.runtime.jobs[job_id].history
+    [session] = world.state.sessions.values()
+    history = world.state.jobs[job_id].history
     session.log.allow(session.log.last + count, session.log.size + size, None)
     history.allow(history.end + count, history.size + size)
 
 
 def kept(world: World, job_id: JobId) -> object:
     """What the log, the history and the counters hold of a job."""
-    runtime, job = world.runtime, world.runtime.jobs[job_id]
-    [session] = runtime.sessions.values()
+    runtime, job = world.runtime, world.state.jobs[job_id]
+    [session] = state_of(runtime).sessions.values()
     history = list(job.history.between(job.history.first, job.history.end))
     entries = session.log.between(0, session.log.last)
     numbers = (session.log.last, session.log.size, job.history.end, job.history.size, job.home_seq)
-    held = (runtime.holdings.events, runtime.holdings.size, runtime.holdings.over)
+    held = (
+        state_of(runtime).holdings.events,
+        state_of(runtime).holdings.size,
+        state_of(runtime).holdings.over,
+    )
     return numbers, history, entries, held
 
 
@@ -90,13 +95,13 @@ def test_many_in_one_go_leave_what_they_leave_one_by_one() -> None:
     for world in (one, many):
         let_in(world, job_id, len(PAYLOADS), sum(map(len, PAYLOADS)))
     for payload in PAYLOADS:
-        assert not number(one.runtime, one.runtime.jobs[job_id], "log", payload)
-    assert number_all(many.runtime, many.runtime.jobs[job_id], PAYLOADS)
+        assert not number(one.state, one.state.jobs[job_id], "log", payload)
+    assert number_all(many.state, many.state.jobs[job_id], PAYLOADS)
     assert kept(many, job_id) == kept(one, job_id)
-    [session] = many.runtime.sessions.values()
+    [session] = many.state.sessions.values()
     assert [entry.payload for entry in session.log.between(1, 4)] == PAYLOADS
     for world, peers in ((one, one_peers), (many, many_peers)):
-        assert list(world.runtime.ready) == [peer.connection for peer in peers]
+        assert list(world.state.ready) == [peer.connection for peer in peers]
 
 
 @pytest.mark.parametrize("held", ["log", "history"])
@@ -105,16 +110,16 @@ def test_many_that_come_to_a_limit_are_left_to_be_numbered_one_by_one(
     held: str, count: int, size: int, seconds: int
 ) -> None:
     world, _, job_id = world_of()
-    [session] = world.runtime.sessions.values()
-    job = world.runtime.jobs[job_id]
+    [session] = world.state.sessions.values()
+    job = world.state.jobs[job_id]
     let_in(world, job_id, 99, 999)
     if held == "log":
         session.log.allow(session.log.last + count, session.log.size + size, None)
     else:
         job.history.allow(job.history.end + count, job.history.size + size)
-    world.runtime.now = Time(world.runtime.now + seconds * SECOND)
+    world.state.now = Time(world.state.now + seconds * SECOND)
     before = kept(world, job_id)
-    assert not number_all(world.runtime, job, PAYLOADS)
+    assert not number_all(world.state, job, PAYLOADS)
     assert kept(world, job_id) == before
 
 
@@ -125,11 +130,11 @@ def test_many_that_come_to_what_a_principal_may_hold_are_left_as_well(room: int)
     job_id = peer.submit()
     world.emit(job_id)
     let_in(world, job_id, 99, 999)
-    assert number_all(world.runtime, world.runtime.jobs[job_id], PAYLOADS) is (room == 6)
-    assert not world.runtime.holdings.over
+    assert number_all(world.state, world.state.jobs[job_id], PAYLOADS) is (room == 6)
+    assert not world.state.holdings.over
 
 
 def test_many_of_a_job_that_is_observed_are_left_as_well() -> None:
     world, _, job_id = world_of("tok-alice")
-    assert not number_all(world.runtime, world.runtime.jobs[job_id], PAYLOADS)
-    assert [session.log.last for session in world.runtime.sessions.values()] == [1, 1]
+    assert not number_all(world.state, world.state.jobs[job_id], PAYLOADS)
+    assert [session.log.last for session in world.state.sessions.values()] == [1, 1]

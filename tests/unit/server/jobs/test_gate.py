@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Audit, StopJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError
@@ -85,12 +86,12 @@ class Gate:
 
     @property
     def job(self) -> Job:
-        return self.runtime.jobs[self.id]
+        return state_of(self.runtime).jobs[self.id]
 
     def ask(self, capability: str = "tool.call", target: str = "search") -> str:
         """The code of the refusal, or nothing."""
         try:
-            self.runtime.authorize(self.id, capability, target, now=self.world.now)
+            self.runtime.agents.authorize(self.id, capability, target, now=self.world.now)
         except Denied as denied:
             return denied.code.value
         finally:
@@ -109,7 +110,7 @@ class Gate:
     def reserve(self, amount: Cost = 0, currency: str = "USD") -> str:
         """The same, of a reservation."""
         try:
-            self.runtime.reserve(self.id, currency, amount, now=self.world.now)
+            self.runtime.agents.reserve(self.id, currency, amount, now=self.world.now)
         except Denied as denied:
             return denied.code.value
         finally:
@@ -164,7 +165,7 @@ def test_no_lease_is_no_authority(capability: str, target: str, lease: Any) -> N
 def test_a_refusal_names_capability_and_target_and_nothing_of_the_lease() -> None:
     gate = Gate({"tool.call": ["secret-name"]})
     with pytest.raises(Denied) as denied:
-        gate.runtime.authorize(gate.id, "tool.call", "rm", now=gate.world.now)
+        gate.runtime.agents.authorize(gate.id, "tool.call", "rm", now=gate.world.now)
     assert str(denied.value) == f"tool.call 'rm' {UNCOVERED}"
     assert denied.value.details == {"capability": "tool.call", "target": "rm"}
     assert denied.value.retryable is False
@@ -188,7 +189,7 @@ def test_a_refusal_names_capability_and_target_and_nothing_of_the_lease() -> Non
 def test_of_a_url_no_login_and_no_query_is_told(url: str, shown: str) -> None:
     gate = Gate(EVERYTHING)
     with pytest.raises(Denied) as denied:
-        gate.runtime.authorize(gate.id, "net.fetch", url, now=gate.world.now)
+        gate.runtime.agents.authorize(gate.id, "net.fetch", url, now=gate.world.now)
     gate.world.take()
     assert repr(shown) in str(denied.value)
     assert denied.value.details == {"capability": "net.fetch", "target": shown}
@@ -199,7 +200,7 @@ def test_of_a_url_no_login_and_no_query_is_told(url: str, shown: str) -> None:
 def test_a_refusal_is_told_in_linear_time(target: str) -> None:
     gate, begun = Gate(EVERYTHING), perf_counter()
     with pytest.raises(Denied):
-        gate.runtime.authorize(gate.id, "net.fetch", target, now=gate.world.now)
+        gate.runtime.agents.authorize(gate.id, "net.fetch", target, now=gate.world.now)
     assert perf_counter() - begun < 5
 
 
@@ -207,7 +208,7 @@ def test_a_long_target_is_cut_where_it_is_shown() -> None:
     gate = Gate({"tool.call": ["a" * 500]})
     assert gate.ask(target="a" * 500) == ""
     with pytest.raises(Denied) as denied:
-        gate.runtime.authorize(gate.id, "tool.call", "b" * 100_000, now=gate.world.now)
+        gate.runtime.agents.authorize(gate.id, "tool.call", "b" * 100_000, now=gate.world.now)
     assert len(str(denied.value)) < 400
     assert len(str(denied.value.details)) < 400
 
@@ -216,7 +217,7 @@ def test_a_long_target_is_cut_where_it_is_shown() -> None:
 def test_what_is_no_text_is_our_own_fault(words: Any) -> None:
     gate = Gate(EVERYTHING)
     with pytest.raises(LocalProtocolError, match="is no text"):
-        gate.runtime.authorize(gate.id, *words, now=gate.world.now)
+        gate.runtime.agents.authorize(gate.id, *words, now=gate.world.now)
     assert gate.ask() == ""
 
 
@@ -234,7 +235,7 @@ def test_after_its_end_a_job_has_no_authority() -> None:
         with pytest.raises(LocalProtocolError, match="is no unfinished job"):
             call()
     with pytest.raises(LocalProtocolError, match="is no unfinished job"):
-        gate.runtime.upstream_exhausted(gate.id, "no", now=gate.world.now)
+        gate.runtime.agents.upstream_exhausted(gate.id, "no", now=gate.world.now)
 
 
 # Tool calls.
@@ -336,7 +337,7 @@ def test_what_ends_first_counts() -> None:
     assert gate.ask() == "LEASE_EXPIRED"
     gate.world.finish(gate.id)
     assert gate.end()["code"] == "CANCELLED"
-    assert gate.runtime.timers.armed(TimerKind.LEASE_EXPIRED, gate.id) is None
+    assert state_of(gate.runtime).timers.armed(TimerKind.LEASE_EXPIRED, gate.id) is None
 
 
 def test_a_job_that_has_ended_does_not_expire() -> None:
@@ -361,7 +362,7 @@ def test_a_lease_that_ends_in_a_thousand_years() -> None:
         lease_request=EVERYTHING, lease_constraints={"expires_at": "9999-12-31T23:59:59.999999999Z"}
     )
     gate.world.advance(3600)
-    gate.runtime.authorize(far, "tool.call", "search", now=gate.world.now)
+    gate.runtime.agents.authorize(far, "tool.call", "search", now=gate.world.now)
 
 
 def test_a_wall_clock_that_is_set_ahead_ends_a_lease() -> None:
@@ -409,7 +410,7 @@ def test_a_clock_that_is_set_back_does_not_save_what_has_expired() -> None:
 
 def test_a_timer_that_is_early_stops_nothing() -> None:
     gate = Gate(EVERYTHING, expires=10)
-    gate.runtime.timers.arm(TimerKind.LEASE_EXPIRED, gate.id, gate.runtime.now)
+    state_of(gate.runtime).timers.arm(TimerKind.LEASE_EXPIRED, gate.id, state_of(gate.runtime).now)
     gate.world.carry_out(gate.runtime.handle_timer(now=gate.world.now))
     assert gate.world.stops() == []
     gate.world.advance(11)
@@ -423,7 +424,7 @@ def test_an_expiry_outlives_a_crash_and_a_clock_that_is_set_back() -> None:
     restored = Runtime.restore(
         gate.world.config, gate.world.records, seed=bytes(32), now=gate.world.now, unix=UNIX
     )
-    assert restored.jobs[gate.id].expired
+    assert state_of(restored).jobs[gate.id].expired
 
 
 def test_while_a_lease_is_to_end_the_driver_looks_at_the_wall_clock_every_ten_seconds() -> None:
@@ -437,7 +438,7 @@ def test_while_a_lease_is_to_end_the_driver_looks_at_the_wall_clock_every_ten_se
     assert times == [(10, "wall_clock"), (20, "wall_clock"), (26, "lease_expired")]
     gate.world.finish(gate.id)
     gate.world.advance(10)
-    assert gate.runtime.timers.armed(TimerKind.WALL_CLOCK, 0) is None
+    assert state_of(gate.runtime).timers.armed(TimerKind.WALL_CLOCK, 0) is None
 
 
 # Budget.
@@ -473,17 +474,17 @@ def test_what_is_reserved_is_not_there_for_others() -> None:
     assert gate.reserve("0.5") == "BUDGET_EXHAUSTED"
     assert gate.reserve("0.4") == ""
     assert gate.ask() == "BUDGET_EXHAUSTED"
-    gate.runtime.release(gate.id, 1, now=gate.world.now)
+    gate.runtime.agents.release(gate.id, 1, now=gate.world.now)
     assert gate.ask() == ""
 
 
 def test_a_vendor_that_is_paid_no_more() -> None:
     gate = Gate(EVERYTHING)
     with pytest.raises(Denied, match="402 from upstream") as denied:
-        gate.runtime.upstream_exhausted(gate.id, "402 from upstream", now=gate.world.now)
+        gate.runtime.agents.upstream_exhausted(gate.id, "402 from upstream", now=gate.world.now)
     assert denied.value.code is ErrorCode.BUDGET_EXHAUSTED
     with pytest.raises(Denied, match="is exhausted"):
-        gate.runtime.upstream_exhausted(gate.id, "", now=gate.world.now)
+        gate.runtime.agents.upstream_exhausted(gate.id, "", now=gate.world.now)
     gate.world.take()
     assert [audit.facts["code"] for audit in gate.audits("lease_denied")] == ["BUDGET_EXHAUSTED"] * 2
 
@@ -520,9 +521,9 @@ def test_the_features_are_offered_and_bind_without_being_asked_for() -> None:
     )
     world.emit(job, "metric", {"name": "cost.x", "value": 1, "unit": "USD"})
     with pytest.raises(Denied) as denied:
-        world.runtime.authorize(job, "tool.call", "search", now=world.now)
+        world.runtime.agents.authorize(job, "tool.call", "search", now=world.now)
     assert denied.value.code is ErrorCode.BUDGET_EXHAUSTED
     world.advance(10)
     with pytest.raises(Denied) as denied:
-        world.runtime.authorize(job, "tool.call", "search", now=world.now)
+        world.runtime.agents.authorize(job, "tool.call", "search", now=world.now)
     assert denied.value.code is ErrorCode.LEASE_EXPIRED

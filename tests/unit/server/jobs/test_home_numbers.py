@@ -12,7 +12,7 @@ from tests.unit.world import CONFIG, Peer, World
 
 def home_numbers(world: World, job_id: str) -> list[int]:
     """The home numbers of the events of a job, and of its end."""
-    job = world.runtime.jobs[JobId(job_id)]
+    job = world.state.jobs[JobId(job_id)]
     numbers = [past.source for past in job.history.between(job.history.first, job.history.end)]
     return numbers if job.end is None else [*numbers, job.end.source]
 

@@ -210,7 +210,7 @@ def world_of(**limits: Any) -> World:
 
 def pinned(world: World) -> tuple[int, int]:
     """Bytes that cannot go, of alice and of all."""
-    return world.runtime.holdings.pinned_by(ALICE), world.runtime.holdings.pinned
+    return world.state.holdings.pinned_by(ALICE), world.state.holdings.pinned
 
 
 def submit(peer: Peer, size: int, **payload: Any) -> Frame:
@@ -283,12 +283,12 @@ def test_events_make_room_for_inputs() -> None:
     job = peer.submit()
     for _ in range(50):
         world.emit(job, "log", {"level": "info", "message": "x" * 1_000})
-    before = world.runtime.holdings.of(ALICE)[1]
+    before = world.state.holdings.of(ALICE)[1]
     assert before > 90_000
     assert submit(peer, 45_000)["type"] == "job.accepted"
-    _, size = world.runtime.holdings.of(ALICE)
+    _, size = world.state.holdings.of(ALICE)
     assert size <= 100_000 - counted(45_000)
-    assert not world.runtime.holdings.over
+    assert not world.state.holdings.over
 
 
 def test_events_have_half_of_the_bytes_at_least() -> None:
@@ -298,16 +298,16 @@ def test_events_have_half_of_the_bytes_at_least() -> None:
     job = world.last(StartJob).job_id
     for _ in range(100):
         world.emit(job, "log", {"level": "info", "message": "x" * 1_000})
-    assert 45_000 < world.runtime.holdings.of(ALICE)[1] <= 100_000 - counted(49_000)
+    assert 45_000 < world.state.holdings.of(ALICE)[1] <= 100_000 - counted(49_000)
 
 
 def test_an_input_of_a_child_counts_too() -> None:
     world = world_of(principal_bytes=40_000)
     root = world.client().submit(lease_request={"agent.delegate": ["*"]})
-    world.runtime.delegate(JobId(root), "echo", "x" * 18_000, now=world.now)
+    world.runtime.agents.delegate(JobId(root), "echo", "x" * 18_000, now=world.now)
     world.take()
     with pytest.raises(Denied, match="given") as denied:
-        world.runtime.delegate(JobId(root), "echo", "x" * 3_000, now=world.now)
+        world.runtime.agents.delegate(JobId(root), "echo", "x" * 3_000, now=world.now)
     assert (denied.value.code, denied.value.details["limit"]) == ("INTERNAL_ERROR", "principal_bytes")
     world.take()
     assert pinned(world)[0] == counted(18_002)
@@ -337,7 +337,7 @@ def test_a_restart_with_smaller_limits_keeps_the_jobs_and_no_event() -> None:
         world.config, limits=Limits(principal_bytes=50_000, total_bytes=60_000)
     )
     world.restart()
-    assert (world.runtime.holdings.of(ALICE), world.runtime.holdings.over) == ((0, 0), False)
+    assert (world.state.holdings.of(ALICE), world.state.holdings.over) == ((0, 0), False)
     world.finish(world.last(StartJob).job_id)
     assert pinned(world) == (0, 0)
 
@@ -353,7 +353,7 @@ def test_submits_that_wait_count_until_they_are_jobs() -> None:
     for number in range(3):
         peer.send("job.submit", given)
         assert pinned(world) == ((number + 1) * size,) * 2
-    held = [turn.envelope for session in world.runtime.sessions.values() for turn in session.turns]
+    held = [turn.envelope for session in world.state.sessions.values() for turn in session.turns]
     assert all(len(bytes(envelope.payload)) < 100 for envelope in held)  # No message is kept with it.
     first, second, _ = world.asked
     world.issue(alias=first)

@@ -31,7 +31,7 @@ def test_an_agent_that_is_not_asked_for_in_time_never_hears_of_the_wait() -> Non
     world.persist()
     second = world.last(StartJob).job_id
     assert (told(world, job), told(world, second)) == ([PauseJob, ResumeJob], [])
-    assert world.runtime.jobs[second].agent_stage is AgentStage.ASKED
+    assert world.state.jobs[second].agent_stage is AgentStage.ASKED
 
 
 def test_a_job_that_ends_before_its_agent_is_asked_for() -> None:
@@ -39,12 +39,12 @@ def test_a_job_that_ends_before_its_agent_is_asked_for() -> None:
     peer, job = held(world)
     emits(world, job, QUARTER)
     peer.send("job.submit", {"agent": "echo"}, id="second")
-    [second] = [one for one in world.runtime.jobs if one != job]
+    [second] = [one for one in world.state.jobs if one != job]
     peer.cancel(second)
     world.advance(10)  # The grace is over.
     world.persist()
     assert told(world, second) == []
-    assert world.runtime.jobs[second].agent_stage is AgentStage.ASKED
+    assert world.state.jobs[second].agent_stage is AgentStage.ASKED
 
 
 # Two reasons, one wait.
@@ -107,6 +107,6 @@ def test_a_pause_comes_before_its_end_also_when_all_is_durable_at_once() -> None
     peer = world.client()
     first, second = peer.submit(), peer.submit()
     for _ in range(QUARTER):
-        world.runtime.emit(first, "log", {"level": "info", "message": "x"}, now=world.now)
+        world.runtime.agents.emit(first, "log", {"level": "info", "message": "x"}, now=world.now)
     world.take()
     assert told(world, first) == told(world, second) == [PauseJob, ResumeJob]

@@ -181,7 +181,7 @@ def test_a_child_counts_its_own_events() -> None:
     home = world.client(features=(*TOLD, "cost.budget"))
     root = home.submit(lease_request={"agent.delegate": ["*"], "fs.read": ["/a/**"]})
     speak(world, root, 2)
-    child = world.runtime.delegate(root, "plain", None, {"fs.read": ["/a/b"]}, now=world.now)
+    child = world.runtime.agents.delegate(root, "plain", None, {"fs.read": ["/a/b"]}, now=world.now)
     world.take()
     other = observer(world, child)
     speak(world, child, 3)
@@ -199,9 +199,9 @@ def test_a_burst_of_one_agent_is_told_as_one_event_after_the_other() -> None:
     home.slow = True
     speak(world, job, 5)
     for number in range(1_200):
-        world.runtime.emit(job, "log", {"level": "info", "message": str(number)}, now=world.now)
+        world.runtime.agents.emit(job, "log", {"level": "info", "message": str(number)}, now=world.now)
         if number % 100 == 0:
-            world.runtime.emit(job, "progress", {"current": number}, now=world.now)
+            world.runtime.agents.emit(job, "progress", {"current": number}, now=world.now)
     world.take()
     home.slow = False
     home.pull()
@@ -262,7 +262,7 @@ def test_the_first_position_that_is_left_of_a_history(
     world = World(limited(history_events=2))
     job = world.client(features=TOLD).submit()
     speak(world, job, 6)
-    history = world.runtime.jobs[job].history
+    history = world.state.jobs[job].history
     assert (history.first, history.end) == (4, 6)
     world.finish(job, 1)
     peer = world.client(features=TOLD)
@@ -275,7 +275,7 @@ def test_the_terminal_is_the_first_that_is_left_of_a_history_without_events() ->
     world = World()
     job = world.client(features=TOLD).submit()
     speak(world, job, 3)
-    world.runtime.jobs[job].history.release(3)
+    world.state.jobs[job].history.release(3)
     world.finish(job, 1)
     peer = world.client(features=TOLD)
     assert ask(peer, job, history=True, from_job_seq=1)["history_from_job_seq"] == 4
@@ -337,7 +337,7 @@ def test_a_repeated_submit_is_told_where_its_job_stands() -> None:
     world.finish(job, 1)
     assert repeat() == (4, [1, 2, 3, 4])
     world.advance(600)
-    assert job not in world.runtime.jobs
+    assert job not in world.state.jobs
     assert repeat() == (4, [4])
     world.restart()
     assert repeat() == (4, [4])
@@ -353,7 +353,7 @@ def test_who_is_behind_with_a_job_that_is_forgotten_gets_the_position_of_its_end
     world.carry_out(slow.connection.blocked(now=world.now))
     slow.send("job.subscribe", {"job_id": job, "history": True})
     world.finish(home.submit(), 1)
-    assert job not in world.runtime.jobs
+    assert job not in world.state.jobs
     assert told(slow, job) == [4]
     world.restart()
     assert world.resumed(slow, 0).numbered == slow.numbered
@@ -418,7 +418,7 @@ def test_a_journal_of_a_version_before_positions_is_restored_with_them(snapshot:
     assert told(observer(world, over, history=True), over) == [1, 2, 3]
     world.advance(600)
     late.send("job.submit", {"agent": "echo", "input": None, "idempotency_key": "k"})
-    assert over not in world.runtime.jobs
+    assert over not in world.state.jobs
     assert late.of("job.accepted")[0]["payload"]["job_seq"] == 3
     assert told(late, over) == [3]
 
@@ -439,7 +439,7 @@ def test_the_largest_positions_fit_the_wire() -> None:
     world = World()
     home = world.client(features=TOLD)
     job = home.submit()
-    history = world.runtime.jobs[JobId(job)].open_history()
+    history = world.state.jobs[JobId(job)].open_history()
     history.first = history.end = 2**63 - 10
     speak(world, job, 6)
     assert told(home, job) == list(range(2**63 - 9, 2**63 - 3))

@@ -76,7 +76,7 @@ def test_without_a_feature_its_events_take_no_number() -> None:
     world.emit(job, "progress", {"current": 1})
     world.emit(job)
     assert peer.numbers() == [1]
-    [session] = world.runtime.sessions.values()
+    [session] = world.state.sessions.values()
     assert len(session.log) == 1
 
 
@@ -89,7 +89,7 @@ def test_an_ack_frees_the_log() -> None:
     job = peer.submit()
     emits(world, job, 4)
     assert acked(peer, 3) == []
-    [session] = world.runtime.sessions.values()
+    [session] = world.state.sessions.values()
     assert (session.acked, session.log.first, len(session.log)) == (3, 4, 1)
 
 
@@ -99,7 +99,7 @@ def test_an_ack_above_the_last_number_is_invalid() -> None:
     emits(world, peer.submit(), 2)
     [error] = acked(peer, 3)
     assert error["payload"]["code"] == "INVALID_REQUEST"
-    [session] = world.runtime.sessions.values()
+    [session] = world.state.sessions.values()
     assert (session.acked, len(session.log)) == (0, 2)
 
 
@@ -118,7 +118,7 @@ def test_an_ack_may_be_written_in_other_ways(seq: Any) -> None:
     peer = world.client()
     emits(world, peer.submit(), 3)
     assert acked(peer, seq) == []
-    [session] = world.runtime.sessions.values()
+    [session] = world.state.sessions.values()
     assert session.acked == 2
 
 
@@ -336,12 +336,12 @@ def test_a_pause_ends_with_the_session() -> None:
     peer = world.client()
     job = peer.submit()
     world.carry_out(peer.connection.blocked(now=world.now))
-    assert world.runtime.jobs[job].paused
+    assert world.state.jobs[job].paused
     peer.drop()
-    assert not world.runtime.jobs[job].paused
+    assert not world.state.jobs[job].paused
     world.now += 20 * SECOND
     world.carry_out(world.runtime.handle_timer(now=world.now))
-    assert world.runtime.sessions == {}
+    assert world.state.sessions == {}
     world.emit(job)
 
 

@@ -114,7 +114,7 @@ def test_a_result_too_large_without_chunks() -> None:
     [end] = peer.about(job)
     assert (end["type"], end["payload"]["code"]) == ("job.error", "INVALID_REQUEST")
     assert "result_chunk" in end["payload"]["message"]
-    assert job not in world.runtime.running
+    assert job not in world.state.running
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_result_too_large_for_a_stream(limits: Limits, code: str, details: Any
     assert (end["payload"]["code"], end["payload"].get("details")) == (code, details)
     assert end["payload"]["retryable"] is (code == "INTERNAL_ERROR")
     assert world.all(StopJob) == []
-    assert world.runtime.unfinished == {}
+    assert world.state.unfinished == {}
 
 
 @pytest.mark.parametrize("size", [*range(58_500, 61_600, 61), 30_000])
@@ -157,8 +157,8 @@ def test_a_summary_counts(size: int, hello_id: str) -> None:
 def test_the_largest_inline_result(framing: Framing, frame: int, features: tuple[str, ...]) -> None:
     world = World()
     peer = world.client(framing=framing, features=features)
-    job = world.runtime.jobs[peer.submit()]
-    room = world.runtime.result_limit(job, job.home)
+    job = world.state.jobs[peer.submit()]
+    room = world.state.result_limit(job, job.home)
     assert room == frame - codec.HEAD_BYTES
     overhead = len('{"final_status":"success","completed_at":"2026-05-28T20:26:40.000Z","result":""}')
     world.finish(peer.submit(), "x" * (room - overhead))
@@ -262,13 +262,13 @@ def test_a_long_result_is_kept_once_and_counts() -> None:
     peer = world.client()
     job = peer.submit(idempotency_key="k")
     world.finish(job, "x" * 500_000)
-    kept = world.runtime.jobs[job]
+    kept = world.state.jobs[job]
     assert kept.end is not None and len(kept.end.payload) < 500 and kept.end.inline is None
     assert 500_000 < kept.history.size < 510_000
-    claim = world.runtime.keys.get(kept.terms.principal, "k")
+    claim = world.state.keys.get(kept.terms.principal, "k")
     assert claim is not None and claim.ended is not None and len(claim.ended[1]) < 500
     peer.send("session.ack", {"last_processed_seq": 1})
-    holdings = world.runtime.holdings
+    holdings = world.state.holdings
     assert holdings.of(kept.terms.principal) == (kept.history.events, kept.history.size)
     assert holdings.pinned_by(kept.terms.principal) == key_bytes("k", claim)
 
@@ -404,7 +404,7 @@ def test_a_stream_nobody_can_take_any_more() -> None:
     peer.drop()
     world.write(job, "x" * 50_000)
     world.finish(job)
-    assert world.runtime.jobs[job].status.value == "success"
+    assert world.state.jobs[job].status.value == "success"
 
 
 def test_a_stream_beyond_its_limit_stays_refused() -> None:
@@ -459,7 +459,7 @@ def test_no_frame_is_ever_larger_than_its_session_reads(
         carried = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "x" * 512}
         extensions = {"x-vendor.opentelemetry.tracecontext": carried}
     peer.send("job.submit", {"agent": "echo"}, extensions=extensions)
-    [job] = list(world.runtime.jobs)
+    [job] = list(world.state.jobs)
     if streamed:
         for piece in pieces:
             world.write(job, piece.encode() if binary else piece)

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.recording import record, replay
 from arcp_proto.server.jobs.spending import MAX_HOLDS
@@ -120,7 +121,7 @@ def test_what_is_no_cost_raises_and_changes_nothing(value: Any) -> None:
     before = states(gate)
     if value != "1":
         with pytest.raises(LocalProtocolError):
-            gate.runtime.settle(gate.id, 1, value, now=gate.world.now)
+            gate.runtime.agents.settle(gate.id, 1, value, now=gate.world.now)
     assert states(gate) == before
     assert left(gate) == "5"
 
@@ -279,17 +280,17 @@ def test_the_same_key_again_shows_the_budget_as_it_was() -> None:
 
 def test_a_hold_is_settled_with_what_it_has_cost() -> None:
     gate = budget("USD:1.00")
-    assert gate.runtime.reserve(gate.id, "USD", "0.50", now=gate.world.now) == 1
-    assert gate.runtime.reserve(gate.id, "USD", Decimal("0.3"), now=gate.world.now) == 2
+    assert gate.runtime.agents.reserve(gate.id, "USD", "0.50", now=gate.world.now) == 1
+    assert gate.runtime.agents.reserve(gate.id, "USD", Decimal("0.3"), now=gate.world.now) == 2
     assert (left(gate), gate.job.budget.free("USD")) == ("1.00", Decimal("0.2"))
-    gate.runtime.settle(gate.id, 1, 0.4, "cost.search", {"model": "m"}, now=gate.world.now)
+    gate.runtime.agents.settle(gate.id, 1, 0.4, "cost.search", {"model": "m"}, now=gate.world.now)
     gate.world.take()
     assert gate.said() == [
         ("metric", {"name": "cost.search", "value": 0.4, "unit": "USD", "dimensions": {"model": "m"}}),
         ("metric", {"name": REMAINING, "value": 0.6, "unit": "USD"}),
     ]
     assert gate.job.budget.free("USD") == Decimal("0.3")
-    gate.runtime.settle(gate.id, 2, "0.7", now=gate.world.now)
+    gate.runtime.agents.settle(gate.id, 2, "0.7", now=gate.world.now)
     gate.world.take()
     assert (gate.job.budget.left("USD"), gate.job.budget.held) == (Decimal("-0.1"), {})
     assert gate.said()[2][1] == {"name": "cost.settled", "value": 0.7, "unit": "USD"}
@@ -298,7 +299,7 @@ def test_a_hold_is_settled_with_what_it_has_cost() -> None:
 def test_a_hold_that_is_released_costs_nothing() -> None:
     gate = budget("USD:1")
     gate.reserve("0.5")
-    gate.runtime.release(gate.id, 1, now=gate.world.now)
+    gate.runtime.agents.release(gate.id, 1, now=gate.world.now)
     gate.world.take()
     assert states(gate) == ({"USD": 1}, {}, {}, [])
 
@@ -306,12 +307,12 @@ def test_a_hold_that_is_released_costs_nothing() -> None:
 def test_a_hold_is_over_once() -> None:
     gate = budget("USD:1")
     gate.reserve("0.5")
-    gate.runtime.release(gate.id, 1, now=gate.world.now)
+    gate.runtime.agents.release(gate.id, 1, now=gate.world.now)
     for hold in (1, 2, 0, -1):
         with pytest.raises(LocalProtocolError, match="has no reservation"):
-            gate.runtime.release(gate.id, hold, now=gate.world.now)
+            gate.runtime.agents.release(gate.id, hold, now=gate.world.now)
         with pytest.raises(LocalProtocolError, match="has no reservation"):
-            gate.runtime.settle(gate.id, hold, 1, now=gate.world.now)
+            gate.runtime.agents.settle(gate.id, hold, 1, now=gate.world.now)
     gate.reserve("0.5")
     assert list(gate.job.holds) == [2]
 
@@ -321,7 +322,7 @@ def test_a_settled_hold_is_called_a_cost(name: Any) -> None:
     gate = budget("USD:1")
     gate.reserve("0.5")
     with pytest.raises(LocalProtocolError):
-        gate.runtime.settle(gate.id, 1, 1, name, now=gate.world.now)
+        gate.runtime.agents.settle(gate.id, 1, 1, name, now=gate.world.now)
     assert list(gate.job.holds) == [1]
 
 
@@ -340,7 +341,7 @@ def test_what_is_no_amount_is_not_reserved(amount: Any) -> None:
 def test_an_unbound_currency_is_reserved_and_settled_all_the_same() -> None:
     gate = budget("USD:1")
     assert gate.reserve(10**17, "EUR") == ""
-    gate.runtime.settle(gate.id, 1, "1.50", now=gate.world.now)
+    gate.runtime.agents.settle(gate.id, 1, "1.50", now=gate.world.now)
     gate.world.take()
     assert gate.said() == [("metric", {"name": "cost.settled", "value": 1.5, "unit": "EUR"})]
     assert gate.job.budget.counters() == {"USD": 1}
@@ -357,7 +358,7 @@ def test_reservations_are_bounded() -> None:
 def test_a_refused_reservation_says_what_is_left() -> None:
     gate = budget("USD:1.00")
     with pytest.raises(Denied) as denied:
-        gate.runtime.reserve(gate.id, "USD", "1.01", now=gate.world.now)
+        gate.runtime.agents.reserve(gate.id, "USD", "1.01", now=gate.world.now)
     assert str(denied.value) == "1.01 USD are asked for, and only 1 are left and not reserved"
     assert denied.value.details == {"capability": "cost.budget", "target": "USD"}
     gate.world.take()
@@ -369,7 +370,7 @@ def test_concurrent_operations_cannot_overspend_what_they_reserve() -> None:
     granted = [code for code in (gate.reserve("0.3") for _ in range(10)) if code == ""]
     assert len(granted) == 3
     for hold in list(gate.job.holds):
-        gate.runtime.settle(gate.id, hold, "0.3", now=gate.world.now)
+        gate.runtime.agents.settle(gate.id, hold, "0.3", now=gate.world.now)
     assert gate.job.budget.left("USD") == Decimal("0.1")
 
 
@@ -395,14 +396,14 @@ def test_counters_and_holds_outlive_a_crash() -> None:
     gate.spend(0.25)
     gate.reserve("0.25")
     gate.reserve("0.1", "EUR")
-    gate.runtime.settle(gate.id, 2, "0.1", now=gate.world.now)
+    gate.runtime.agents.settle(gate.id, 2, "0.1", now=gate.world.now)
     gate.world.take()
     runtime = restored(gate)
-    job = runtime.jobs[gate.id]
+    job = state_of(runtime).jobs[gate.id]
     assert job.status == "running"
     assert job.budget.remaining == {"USD": Decimal("0.5"), "EUR": Decimal("1.9")}, "unsettled is spent"
     assert (job.holds, job.budget.held, job.hold_count) == ({}, {}, 2)
-    assert runtime.reserve(gate.id, "USD", "0.5", now=gate.world.now) == 3
+    assert runtime.agents.reserve(gate.id, "USD", "0.5", now=gate.world.now) == 3
 
 
 def test_a_snapshot_holds_the_counters() -> None:
@@ -411,7 +412,7 @@ def test_a_snapshot_holds_the_counters() -> None:
     gate.reserve("0.25")
     records = gate.runtime.snapshot()
     kept = Runtime.restore(gate.world.config, records, seed=bytes(32), now=START, unix=UNIX)
-    assert kept.jobs[gate.id].budget.remaining == {"USD": Decimal("0.5")}
+    assert state_of(kept).jobs[gate.id].budget.remaining == {"USD": Decimal("0.5")}
     assert kept.snapshot() == restored(gate).snapshot()
 
 
@@ -426,15 +427,15 @@ def test_a_recording_repeats_what_was_spent() -> None:
     world.emit(job, "metric", Metric("cost.x", 0.3, "USD"))
     odd = {"value": {"$decimal": "1"}}
     world.emit(job, "x-vendor.acme.odd", odd)
-    runtime.reserve(job, "USD", Decimal("1.5"), now=world.now)
-    runtime.reserve(job, "USD", 1.25, now=world.now)
-    runtime.settle(job, 1, Decimal("1.25"), "cost.y", {"a": 1}, now=world.now)
-    runtime.release(job, 2, now=world.now)
-    runtime.authorize(job, "tool.call", "t", now=world.now)
+    runtime.agents.reserve(job, "USD", Decimal("1.5"), now=world.now)
+    runtime.agents.reserve(job, "USD", 1.25, now=world.now)
+    runtime.agents.settle(job, 1, Decimal("1.25"), "cost.y", {"a": 1}, now=world.now)
+    runtime.agents.release(job, 2, now=world.now)
+    runtime.agents.authorize(job, "tool.call", "t", now=world.now)
     for refused in (
-        lambda: runtime.authorize(job, "tool.call", "rm", now=world.now),
-        lambda: runtime.reserve(job, "USD", 100, now=world.now),
-        lambda: runtime.upstream_exhausted(job, "no", now=world.now),
+        lambda: runtime.agents.authorize(job, "tool.call", "rm", now=world.now),
+        lambda: runtime.agents.reserve(job, "USD", 100, now=world.now),
+        lambda: runtime.agents.upstream_exhausted(job, "no", now=world.now),
         lambda: world.emit(job, "tool_call", {"tool": "rm", "args": {}, "call_id": "c"}),
     ):
         with pytest.raises(Denied):

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import JobId
 from arcp_proto.server.jobs import stage
@@ -126,7 +127,7 @@ class Staged(Provided):
 
     def delegated(self, parent: JobId) -> JobId:
         """A child of a job; that of a job with credentials waits for its own."""
-        child = self.runtime.delegate(parent, "echo", None, {"fs.read": ["/a/b"]}, now=self.now)
+        child = self.runtime.agents.delegate(parent, "echo", None, {"fs.read": ["/a/b"]}, now=self.now)
         self.take()
         return child
 
@@ -144,13 +145,13 @@ class Staged(Provided):
 
     def cancel(self, job: JobId) -> None:
         """The client that has submitted a job cancels it."""
-        session_id = self.runtime.jobs[job].terms.session_id
+        session_id = self.state.jobs[job].terms.session_id
         peer: Peer = next(one for one in (self.peer, self.other) if one.session_id == session_id)
         peer.cancel(job)
 
     def revoked(self, job: JobId) -> None:
         """The credentials of a job are revoked."""
-        for provision in self.runtime.provisions.of_job(job):
+        for provision in self.state.provisions.of_job(job):
             self.revoke(provision.alias)
 
 
@@ -333,7 +334,7 @@ def starts_once_records_are_durable(world: Staged) -> JobId:
     world.durable = False
     world.other.send("job.submit", {"agent": "echo"})
     world.durable = True
-    return next(reversed(world.runtime.jobs))
+    return next(reversed(world.state.jobs))
 
 
 def is_asked_for_late(world: Staged) -> None:
@@ -452,7 +453,7 @@ def test_a_runtime_makes_the_transitions_of_a_story(
     story(world)
     expected: list[tuple[Any, Any]] = [*STORIES.get(story, ()), *AGENT_STORIES.get(story, ())]
     assert [pair for pair in expected if pair not in seen] == []
-    check_jobs(world.runtime)
+    check_jobs(world.state)
 
 
 @pytest.mark.parametrize("story", STORIES)
@@ -466,7 +467,7 @@ def test_a_snapshot_and_the_records_restore_the_same_stages(story: Callable[[Sta
     for again in (by_records, by_snapshot):
         again.restarts = 8  # A seed that the story has not used.
         again.restart()
-        stages.append({job.id: job.stage for job in again.runtime.jobs.values()})
+        stages.append({job.id: job.stage for job in state_of(again.runtime).jobs.values()})
     assert stages[0] == stages[1]
 
 
@@ -476,17 +477,17 @@ def test_a_snapshot_and_the_records_restore_the_same_stages(story: Callable[[Sta
 def test_a_child_that_has_decided_its_end_outlives_the_grace_of_a_parent_that_is_left() -> None:
     world = Staged()
     parent = world.secret("again")
-    child = world.runtime.delegate(parent, "echo", None, {"agent.delegate": ["echo"]}, now=world.now)
+    child = world.runtime.agents.delegate(parent, "echo", None, {"agent.delegate": ["echo"]}, now=world.now)
     world.take()
     world.issue()
-    grandchild = world.runtime.delegate(child, "echo", None, {}, now=world.now)
+    grandchild = world.runtime.agents.delegate(child, "echo", None, {}, now=world.now)
     world.take()
     world.issue()
     world.finish(child)
     world.advance(1)
     world.shut_down()
     world.advance(5)  # The grace of the grandchild is over, its credentials are not revoked.
-    stages = {job: world.runtime.jobs[job].stage for job in (parent, child, grandchild)}
+    stages = {job: world.state.jobs[job].stage for job in (parent, child, grandchild)}
     assert stages == {
         parent: JobStage.LEFT,
         child: JobStage.WAITING_FOR_CHILDREN,
@@ -494,7 +495,7 @@ def test_a_child_that_has_decided_its_end_outlives_the_grace_of_a_parent_that_is
     }
     world.revoked(grandchild)
     world.revoked(child)
-    assert world.runtime.jobs[child].status is Status.SUCCESS
+    assert world.state.jobs[child].status is Status.SUCCESS
 
 
 def test_an_agent_that_has_stopped_is_not_said_to_run_when_the_grace_of_its_parent_is_over() -> None:

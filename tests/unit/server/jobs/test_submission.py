@@ -183,7 +183,7 @@ def test_of_a_job_that_is_forgotten_the_end_comes_alone(whose: str) -> None:
     world.finish(job, {"x": 1}, "sum")
     [end] = first.of("job.result")
     world.advance(11)
-    assert world.runtime.jobs == {}
+    assert world.state.jobs == {}
     peer = first if whose == "first" else second
     accepted, ended = keyed(peer, lease_request={"cost.budget": ["USD:1.50"]})
     request_id = accepted["payload"]["request_id"]
@@ -513,9 +513,9 @@ def test_an_input_is_kept_while_its_job_may_start_again(restartable: bool) -> No
     agents = (AgentInfo("echo", restartable=restartable),)
     world = World(msgspec.structs.replace(JOURNAL, agents=agents))
     job = world.client().submit(input={"secret": 1})
-    assert world.runtime.jobs[job].input == (b'{"secret": 1}' if restartable else None)
+    assert world.state.jobs[job].input == (b'{"secret": 1}' if restartable else None)
     world.finish(job)
-    assert world.runtime.jobs[job].input is None
+    assert world.state.jobs[job].input is None
 
 
 def test_a_runtime_that_shuts_down_still_answers_under_a_key() -> None:

@@ -34,8 +34,8 @@ def answers(peer: Peer) -> list[tuple[str, str]]:
 
 def assert_nobody_waits(world: Provided) -> None:
     """Every submit is answered, and no key is kept for one."""
-    assert not any(session.turns for session in world.runtime.sessions.values())
-    issuing = world.runtime.issuing
+    assert not any(session.turns for session in world.state.sessions.values())
+    issuing = world.state.issuing
     assert not (issuing.keys or issuing.wanted or issuing.submits)
 
 
@@ -175,7 +175,7 @@ def test_two_sessions_never_wait_for_the_keys_of_each_other() -> None:
             count += 1
             world.issue(alias=alias)
     assert [kind for kind, _ in answers(one) + answers(two)] == ["job.accepted"] * 6
-    assert len({job.terms.idempotency_key for job in world.runtime.jobs.values()}) == 3
+    assert len({job.terms.idempotency_key for job in world.state.jobs.values()}) == 3
     assert_nobody_waits(world)
 
 
@@ -323,7 +323,7 @@ def test_a_connection_that_ends_while_too_many_submits_wait_is_read_no_more() ->
     world.issue()
     peer.drop()
     world.advance(1)
-    assert (len(world.asked), world.runtime.connections) == (1, {})
+    assert (len(world.asked), world.state.connections) == (1, {})
 
 
 def test_those_that_wait_count_as_running_jobs() -> None:
@@ -350,8 +350,8 @@ def test_those_that_have_their_credentials_and_wait_behind_others_count_too(limi
     submit(other)
     assert (other.codes(), len(world.asked)) == (["INTERNAL_ERROR"], 3)
     world.issue(alias=first)
-    assert len(world.runtime.running) == 3
-    assert world.runtime.issuing.submits.total() == 0
+    assert len(world.state.running) == 3
+    assert world.state.issuing.submits.total() == 0
 
 
 @pytest.mark.parametrize("ready", [True, False])
@@ -361,7 +361,7 @@ def test_what_waits_no_more_counts_no_more(how: str, ready: bool) -> None:
     peer = world.client()
     submit(peer)
     submit(peer, lease_constraints=until(10))
-    assert world.runtime.issuing.submits.total() == 2
+    assert world.state.issuing.submits.total() == 2
     if ready:
         world.issue(alias=world.asked[1])
     if how == "the session ends":
@@ -375,7 +375,7 @@ def test_what_waits_no_more_counts_no_more(how: str, ready: bool) -> None:
         for alias in world.asked[: 1 if ready else 2]:
             world.issue(alias=alias)
         assert peer.codes() == ["LEASE_EXPIRED"]
-    assert not world.runtime.issuing.submits
+    assert not world.state.issuing.submits
 
 
 def test_a_session_that_is_over_frees_its_keys() -> None:
@@ -436,11 +436,11 @@ def test_a_lease_that_ends_before_its_credentials_come_refuses_the_submit() -> N
     assert peer.codes() == ["LEASE_EXPIRED"]
     error = peer.frames[-1]["payload"]
     assert (error["retryable"], error["request_id"]) == (False, "req2")
-    assert (peer.of("job.accepted"), world.all(StartJob), len(world.runtime.jobs)) == ([], [], 0)
+    assert (peer.of("job.accepted"), world.all(StartJob), len(world.state.jobs)) == ([], [], 0)
     assert world.revocations == world.asked
     assert b"sk-late" not in world.values(peer.connection)
     world.revoke(world.asked[0])
-    assert len(world.runtime.provisions) == 0
+    assert len(world.state.provisions) == 0
     assert world.last(Audit) == Audit(
         "lease_expired", "alice", {"job_id": world.last(IssueCredentials).job_id, **until(10)}
     )
@@ -464,7 +464,7 @@ def test_a_provisioner_that_has_made_none_leaves_nothing_to_revoke() -> None:
     world.carry_out(world.runtime.credentials_issued(world.asked[0], [], now=world.now))
     assert (peer.codes(), world.revocations) == (["LEASE_EXPIRED"], world.asked)
     world.revoke(world.asked[0])
-    assert len(world.runtime.provisions) == 0
+    assert len(world.state.provisions) == 0
 
 
 def test_the_refusal_of_an_ended_lease_keeps_its_place_and_its_values_go_at_once() -> None:
@@ -506,7 +506,7 @@ def test_the_key_of_a_submit_whose_lease_has_ended_is_free() -> None:
     assert (peer.codes(), answers(other), len(world.asked)) == (["LEASE_EXPIRED"], [], 2)
     world.issue()
     assert answers(other) == [("job.accepted", "req1")]
-    assert [request.job_id for request in world.all(StartJob)] == list(world.runtime.jobs)
+    assert [request.job_id for request in world.all(StartJob)] == list(world.state.jobs)
 
 
 def test_a_lease_that_has_ended_stays_so_when_the_wall_clock_is_set_back() -> None:
@@ -529,7 +529,7 @@ def test_the_wall_clock_is_looked_at_as_long_as_a_lease_waits() -> None:
     world = Provided()
     submit(world.client(), lease_constraints=until(3_600))
     world.advance(25)
-    at = world.runtime.timers.armed(TimerKind.WALL_CLOCK, 0)
+    at = world.state.timers.armed(TimerKind.WALL_CLOCK, 0)
     assert at is not None and at <= world.now + LOOK_SEC * SECOND
 
 
@@ -583,9 +583,9 @@ def test_a_child_that_can_have_no_credential_starts_at_once() -> None:
     peer = world.client()
     lease = {"agent.delegate": ["plain"], "model.use": ["small", "large"], "fs.read": ["/a/**"]}
     job = world.job(peer, lease_request=lease)
-    bare = world.runtime.delegate(job, "plain", None, {"fs.read": ["/a/b"]}, now=world.now)
+    bare = world.runtime.agents.delegate(job, "plain", None, {"fs.read": ["/a/b"]}, now=world.now)
     world.take()
     assert (world.last(StartJob).job_id, len(world.asked)) == (bare, 1)
-    world.runtime.delegate(job, "plain", None, {"model.use": ["small"]}, now=world.now)
+    world.runtime.agents.delegate(job, "plain", None, {"model.use": ["small"]}, now=world.now)
     world.take()
     assert (world.last(StartJob).job_id, len(world.asked)) == (bare, 2)

@@ -7,6 +7,7 @@ from typing import get_args
 import msgspec
 import pytest
 
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import JobId, Principal, SessionId, Time
 from arcp_proto.server.jobs.job import Outcome, Status, Terms
 from arcp_proto.server.journal import records
@@ -15,6 +16,7 @@ from arcp_proto.server.journal.records import Record
 from arcp_proto.server.runtime import Runtime
 from arcp_proto.server.sessions.reply_cache import Reply
 from arcp_proto.server.sessions.session import Backlog
+from arcp_proto.server.state import RuntimeState
 from arcp_proto.wire.trace_context import TraceContext
 from tests.unit.world import CONFIG, SEED, START, UNIX
 
@@ -45,11 +47,11 @@ OBSERVED = records.Observed(OTHER, JOB, None)
 def applied(*made: Record) -> Runtime:
     """A runtime to which records were applied, without what recovery decides by itself."""
     runtime = Runtime(CONFIG, seed=SEED, now=START, unix=UNIX)
-    apply(runtime, *made)
+    apply(state_of(runtime), *made)
     return runtime
 
 
-def apply(runtime: Runtime, *made: Record) -> None:
+def apply(runtime: RuntimeState, *made: Record) -> None:
     for record in made:
         APPLY[type(record)](runtime, record)
 
@@ -58,11 +60,11 @@ def published(*kinds: str) -> list[Record]:
     return [records.Published(JOB, kind, b'{"n":%d' % number) for number, kind in enumerate(kinds, 1)]
 
 
-def payloads(runtime: Runtime, session_id: SessionId) -> list[bytes]:
+def payloads(runtime: RuntimeState, session_id: SessionId) -> list[bytes]:
     return [payload for _, payload, _ in runtime.sessions[session_id].log.entries()]
 
 
-def positions(runtime: Runtime, session_id: SessionId) -> list[int]:
+def positions(runtime: RuntimeState, session_id: SessionId) -> list[int]:
     return runtime.sessions[session_id].log.positions()
 
 
@@ -75,58 +77,58 @@ def test_every_record_has_its_rule() -> None:
 
 def test_sessions_and_their_tokens() -> None:
     runtime = applied(OPENED, records.TokenIssued(SESSION, b"1"), OPENED_OTHER)
-    session = runtime.sessions[SESSION]
+    session = state_of(runtime).sessions[SESSION]
     assert (session.principal, session.tokens) == ("alice", [b"1"])
     assert session.features == {"ack", "result_chunk"}
-    assert runtime.sessions[OTHER].quirk.name == "go"
-    assert runtime.tokens == {b"1": session}
-    apply(runtime, *[records.TokenIssued(SESSION, token) for token in (b"2", b"3", b"4", b"5")])
-    assert list(runtime.tokens) == session.tokens == [b"1", b"3", b"4", b"5"]
-    apply(runtime, records.TokenProven(SESSION, b"4"))
-    assert list(runtime.tokens) == session.tokens == [b"4", b"5"]
-    apply(runtime, records.SessionEnded(SESSION))
-    assert list(runtime.sessions) == [OTHER]
-    assert runtime.tokens == {}
+    assert state_of(runtime).sessions[OTHER].quirk.name == "go"
+    assert state_of(runtime).tokens == {b"1": session}
+    apply(state_of(runtime), *[records.TokenIssued(SESSION, token) for token in (b"2", b"3", b"4", b"5")])
+    assert list(state_of(runtime).tokens) == session.tokens == [b"1", b"3", b"4", b"5"]
+    apply(state_of(runtime), records.TokenProven(SESSION, b"4"))
+    assert list(state_of(runtime).tokens) == session.tokens == [b"4", b"5"]
+    apply(state_of(runtime), records.SessionEnded(SESSION))
+    assert list(state_of(runtime).sessions) == [OTHER]
+    assert state_of(runtime).tokens == {}
 
 
 def test_a_session_that_ends_lets_go_of_its_jobs() -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, STARTED, OBSERVED, *published("log", "log"))
-    apply(runtime, records.SessionEnded(SESSION))
-    job = runtime.jobs[JOB]
+    apply(state_of(runtime), records.SessionEnded(SESSION))
+    job = state_of(runtime).jobs[JOB]
     assert (job.home, job.home_seq, job.ended) == (None, 2, False)
-    apply(runtime, records.SessionEnded(OTHER))
+    apply(state_of(runtime), records.SessionEnded(OTHER))
     assert job.observers == {}
-    assert runtime.holdings.of(BOB) == (0, 0)
+    assert state_of(runtime).holdings.of(BOB) == (0, 0)
 
 
 def test_a_session_that_ends_is_behind_no_longer() -> None:
     behind = records.Observed(OTHER, JOB, Backlog(0))
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, STARTED, *published("log"), behind)
-    assert list(runtime.jobs[JOB].behind) == [OTHER]
-    apply(runtime, records.SessionEnded(OTHER))
-    assert runtime.jobs[JOB].behind == {}
+    assert list(state_of(runtime).jobs[JOB].behind) == [OTHER]
+    apply(state_of(runtime), records.SessionEnded(OTHER))
+    assert state_of(runtime).jobs[JOB].behind == {}
 
 
 def test_released_and_evicted() -> None:
     runtime = applied(OPENED, ACCEPTED, *published(*["log"] * 5))
-    session = runtime.sessions[SESSION]
-    apply(runtime, records.Evicted(SESSION, 1))
+    session = state_of(runtime).sessions[SESSION]
+    apply(state_of(runtime), records.Evicted(SESSION, 1))
     assert (session.log.first, session.acked) == (2, 0)
-    apply(runtime, records.Released(SESSION, 3))
+    apply(state_of(runtime), records.Released(SESSION, 3))
     assert (session.log.first, session.acked) == (4, 3)
-    apply(runtime, records.Released(SESSION, 2))
+    apply(state_of(runtime), records.Released(SESSION, 2))
     assert (session.log.first, session.acked) == (4, 3)
-    assert runtime.holdings.of(ALICE)[0] == 2 + 5
+    assert state_of(runtime).holdings.of(ALICE)[0] == 2 + 5
 
 
 def test_an_answer_is_kept_until_something_behind_it_was_seen() -> None:
     reply = Reply(0, "r2", "job.subscribed", JOB, b"{}")
     runtime = applied(OPENED, ACCEPTED, records.Replied(SESSION, reply), *published("log"))
-    session = runtime.sessions[SESSION]
+    session = state_of(runtime).sessions[SESSION]
     assert [one.request_id for one in session.replies] == ["r1", "r2"]
-    apply(runtime, records.TokenIssued(SESSION, b"t", 0))
+    apply(state_of(runtime), records.TokenIssued(SESSION, b"t", 0))
     assert len(session.replies) == 2
-    apply(runtime, records.TokenIssued(SESSION, b"u", 1))
+    apply(state_of(runtime), records.TokenIssued(SESSION, b"u", 1))
     assert len(session.replies) == 0
 
 
@@ -135,67 +137,67 @@ def test_an_answer_is_kept_until_something_behind_it_was_seen() -> None:
 
 def test_a_job_from_its_acceptance_to_its_end() -> None:
     runtime = applied(OPENED, ACCEPTED)
-    job = runtime.jobs[JOB]
-    assert (job.status, job.terms, job.home) == (Status.PENDING, TERMS, runtime.sessions[SESSION])
+    job = state_of(runtime).jobs[JOB]
+    assert (job.status, job.terms, job.home) == (Status.PENDING, TERMS, state_of(runtime).sessions[SESSION])
     assert (job.number, list(job.submitters)) == (1, [SESSION])
     assert {name: str(amount) for name, amount in job.budget.remaining.items()} == {"USD": "1.50"}
     assert job.extensions is not None and b"v=1" in job.extensions
-    assert list(runtime.sessions[SESSION].jobs) == [JOB]
-    apply(runtime, STARTED)
+    assert list(state_of(runtime).sessions[SESSION].jobs) == [JOB]
+    apply(state_of(runtime), STARTED)
     assert job.status is Status.RUNNING
     outcome = Outcome(Status.CANCELLED, "CANCELLED", "m", False)
-    apply(runtime, records.OutcomeFixed(JOB, outcome))
+    apply(state_of(runtime), records.OutcomeFixed(JOB, outcome))
     assert job.outcome == outcome
-    apply(runtime, ENDED)
+    apply(state_of(runtime), ENDED)
     assert job.end is not None
     assert (job.status, job.end.at, job.end.source, job.home) == (Status.SUCCESS, 7, 1, None)
-    assert runtime.sessions[SESSION].jobs == {}
-    apply(runtime, records.JobForgotten(JOB))
-    assert runtime.jobs == {} and len(runtime.listing) == 0
-    assert runtime.holdings.of(ALICE)[0] == 1
+    assert state_of(runtime).sessions[SESSION].jobs == {}
+    apply(state_of(runtime), records.JobForgotten(JOB))
+    assert state_of(runtime).jobs == {} and len(state_of(runtime).listing) == 0
+    assert state_of(runtime).holdings.of(ALICE)[0] == 1
 
 
 def test_a_job_that_starts_again_is_running_still() -> None:
     runtime = applied(OPENED, ACCEPTED, STARTED, records.JobStarted(JOB, 2))
-    job = runtime.jobs[JOB]
+    job = state_of(runtime).jobs[JOB]
     assert (job.status, job.attempt) == (Status.RUNNING, 2)
 
 
 def test_a_piece_of_the_result_is_noted() -> None:
     runtime = applied(OPENED, ACCEPTED, STARTED, *published("log"))
-    assert not runtime.jobs[JOB].streamed
-    apply(runtime, *published("result_chunk"))
-    assert runtime.jobs[JOB].streamed
+    assert not state_of(runtime).jobs[JOB].streamed
+    apply(state_of(runtime), *published("result_chunk"))
+    assert state_of(runtime).jobs[JOB].streamed
 
 
 def test_whoever_is_answered_is_a_submitter_and_those_who_are_gone_are_not() -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED)
-    apply(runtime, records.JobJoined(OTHER, JOB, "r2"))
-    assert list(runtime.jobs[JOB].submitters) == [SESSION, OTHER]
-    apply(runtime, records.SessionEnded(SESSION), records.JobJoined(OTHER, JOB, "r3"))
-    assert list(runtime.jobs[JOB].submitters) == [OTHER]
-    assert [reply.request_id for reply in runtime.sessions[OTHER].replies] == ["r2", "r3"]
+    apply(state_of(runtime), records.JobJoined(OTHER, JOB, "r2"))
+    assert list(state_of(runtime).jobs[JOB].submitters) == [SESSION, OTHER]
+    apply(state_of(runtime), records.SessionEnded(SESSION), records.JobJoined(OTHER, JOB, "r3"))
+    assert list(state_of(runtime).jobs[JOB].submitters) == [OTHER]
+    assert [reply.request_id for reply in state_of(runtime).sessions[OTHER].replies] == ["r2", "r3"]
 
 
 def test_to_join_a_job_that_is_forgotten_changes_nothing() -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, STARTED, ENDED, records.JobForgotten(JOB))
     before = runtime.snapshot()
-    apply(runtime, records.JobJoined(OTHER, JOB, "r2"))
+    apply(state_of(runtime), records.JobJoined(OTHER, JOB, "r2"))
     assert runtime.snapshot() == before
 
 
 def test_a_key_is_claimed_with_its_job_and_forgotten_by_itself() -> None:
     runtime = applied(OPENED, records.JobAcceptedRecord(KEYED, "r1"), STARTED)
-    claim = runtime.keys.get(ALICE, "k")
+    claim = state_of(runtime).keys.get(ALICE, "k")
     assert claim is not None
     assert (claim.fingerprint, claim.job_id, claim.ended) == (b"f" * 32, JOB, None)
     assert msgspec.json.decode(claim.accepted)["request_id"] == ""
-    apply(runtime, ENDED, records.JobForgotten(JOB))
-    claim = runtime.keys.get(ALICE, "k")
+    apply(state_of(runtime), ENDED, records.JobForgotten(JOB))
+    claim = state_of(runtime).keys.get(ALICE, "k")
     assert claim is not None
     assert claim.ended == ("job.result", b'{"result":1', b'{"inline":1')
-    apply(runtime, records.KeyForgotten(ALICE, "k"))
-    assert len(runtime.keys) == 0
+    apply(state_of(runtime), records.KeyForgotten(ALICE, "k"))
+    assert len(state_of(runtime).keys) == 0
 
 
 # Numbers.
@@ -207,42 +209,42 @@ def test_a_key_is_claimed_with_its_job_and_forgotten_by_itself() -> None:
 )
 def test_who_takes_an_event(kind: str, home: int, other: int) -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, OBSERVED, *published(kind))
-    assert len(runtime.sessions[SESSION].log) == home
-    assert len(runtime.sessions[OTHER].log) == other
-    assert runtime.jobs[JOB].history.events == 1
+    assert len(state_of(runtime).sessions[SESSION].log) == home
+    assert len(state_of(runtime).sessions[OTHER].log) == other
+    assert state_of(runtime).jobs[JOB].history.events == 1
 
 
 def test_every_session_has_the_positions_of_events() -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, STARTED, *published("log"))
-    apply(runtime, OBSERVED, *published("log", "log"))
-    assert positions(runtime, SESSION) == [1, 2, 3]
-    assert positions(runtime, OTHER) == [2, 3]
-    apply(runtime, records.SessionEnded(SESSION), *published("log"), ENDED)
-    assert positions(runtime, OTHER) == [2, 3, 4, 5]
+    apply(state_of(runtime), OBSERVED, *published("log", "log"))
+    assert positions(state_of(runtime), SESSION) == [1, 2, 3]
+    assert positions(state_of(runtime), OTHER) == [2, 3]
+    apply(state_of(runtime), records.SessionEnded(SESSION), *published("log"), ENDED)
+    assert positions(state_of(runtime), OTHER) == [2, 3, 4, 5]
 
 
 def test_what_is_delivered_to_one_session_alone() -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED)
-    apply(runtime, records.Delivered(OTHER, JOB, "job.cancelled", b'{"a":1'))
-    assert len(runtime.sessions[SESSION].log) == 0
-    [(head, payload, _)] = runtime.sessions[OTHER].log.entries()
-    assert (payload, positions(runtime, OTHER)) == (b'{"a":1', [0])
+    apply(state_of(runtime), records.Delivered(OTHER, JOB, "job.cancelled", b'{"a":1'))
+    assert len(state_of(runtime).sessions[SESSION].log) == 0
+    [(head, payload, _)] = state_of(runtime).sessions[OTHER].log.entries()
+    assert (payload, positions(state_of(runtime), OTHER)) == (b'{"a":1', [0])
     assert b'"type":"job.cancelled"' in head
-    assert runtime.jobs[JOB].home_seq == 0
+    assert state_of(runtime).jobs[JOB].home_seq == 0
 
 
 def test_what_is_delivered_at_home_moves_the_home_number() -> None:
     runtime = applied(OPENED, ACCEPTED, *published("log"))
-    apply(runtime, records.Delivered(SESSION, JOB, "job.cancelled", b'{"a":1'))
-    assert runtime.jobs[JOB].home_seq == 2
-    assert runtime.jobs[JOB].history.events == 1
+    apply(state_of(runtime), records.Delivered(SESSION, JOB, "job.cancelled", b'{"a":1'))
+    assert state_of(runtime).jobs[JOB].home_seq == 2
+    assert state_of(runtime).jobs[JOB].history.events == 1
 
 
 def test_what_is_delivered_of_a_job_that_is_forgotten() -> None:
     runtime = applied(OPENED, OPENED_OTHER)
-    apply(runtime, records.Delivered(OTHER, JOB, "job.result", b'{"a":1', trace_id="c" * 32))
-    [(head, _, _)] = runtime.sessions[OTHER].log.entries()
-    assert head == head_of(runtime, JOB, "c" * 32, "job.result") + b"}}"
+    apply(state_of(runtime), records.Delivered(OTHER, JOB, "job.result", b'{"a":1', trace_id="c" * 32))
+    [(head, _, _)] = state_of(runtime).sessions[OTHER].log.entries()
+    assert head == head_of(state_of(runtime), JOB, "c" * 32, "job.result") + b"}}"
     assert b"job_1" in head and b"c" * 32 in head
 
 
@@ -251,9 +253,9 @@ def test_a_terminal_is_written_for_each_session_as_it_reads_it() -> None:
         ENDED, payload=b'{"final_status":"success","result":1', inline=b'{"final_status":"success","result":2'
     )
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, STARTED, OBSERVED, ended)
-    assert payloads(runtime, SESSION) == [b'{"final_status":"success","result":1']
-    assert payloads(runtime, OTHER) == [b'{"final_status":"success","result":2,"output":2']
-    assert runtime.jobs[JOB].observers == runtime.sessions[OTHER].observed == {}
+    assert payloads(state_of(runtime), SESSION) == [b'{"final_status":"success","result":1']
+    assert payloads(state_of(runtime), OTHER) == [b'{"final_status":"success","result":2,"output":2']
+    assert state_of(runtime).jobs[JOB].observers == state_of(runtime).sessions[OTHER].observed == {}
 
 
 # Observers.
@@ -262,44 +264,44 @@ def test_a_terminal_is_written_for_each_session_as_it_reads_it() -> None:
 def test_a_history_is_numbered_piece_by_piece_and_live_follows() -> None:
     behind = records.Observed(OTHER, JOB, Backlog(1))
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, *published("log", "log", "result_chunk"), behind)
-    job, other = runtime.jobs[JOB], runtime.sessions[OTHER]
-    apply(runtime, records.Replayed(OTHER, JOB, 2))
-    assert payloads(runtime, OTHER) == [b'{"n":2']
+    job, other = state_of(runtime).jobs[JOB], state_of(runtime).sessions[OTHER]
+    apply(state_of(runtime), records.Replayed(OTHER, JOB, 2))
+    assert payloads(state_of(runtime), OTHER) == [b'{"n":2']
     assert list(job.behind) == [OTHER] and job.observers == {}
-    apply(runtime, records.Replayed(OTHER, JOB, 3))
-    assert payloads(runtime, OTHER) == [b'{"n":2']
+    apply(state_of(runtime), records.Replayed(OTHER, JOB, 3))
+    assert payloads(state_of(runtime), OTHER) == [b'{"n":2']
     assert job.behind == {} and list(job.observers) == [OTHER]
     assert list(other.observed) == [JOB] and other.backlogs == {}
 
 
 def test_a_history_of_a_job_that_is_over_has_its_end() -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, STARTED, *published("log"), ENDED)
-    apply(runtime, records.Observed(OTHER, JOB, Backlog(0)), records.Replayed(OTHER, JOB, 1))
-    assert positions(runtime, OTHER) == [1, 2]
-    assert runtime.sessions[OTHER].observed == {}
+    apply(state_of(runtime), records.Observed(OTHER, JOB, Backlog(0)), records.Replayed(OTHER, JOB, 1))
+    assert positions(state_of(runtime), OTHER) == [1, 2]
+    assert state_of(runtime).sessions[OTHER].observed == {}
 
 
 def test_a_history_at_home_ends_where_it_was_asked_for() -> None:
     runtime = applied(OPENED, ACCEPTED, *published("log", "log"))
-    apply(runtime, records.Observed(SESSION, JOB, Backlog(0, 1)), records.Replayed(SESSION, JOB, 1))
-    assert positions(runtime, SESSION) == [1, 2, 1]
-    assert runtime.sessions[SESSION].observed == runtime.sessions[SESSION].backlogs == {}
-    assert runtime.jobs[JOB].observers == {}
+    apply(state_of(runtime), records.Observed(SESSION, JOB, Backlog(0, 1)), records.Replayed(SESSION, JOB, 1))
+    assert positions(state_of(runtime), SESSION) == [1, 2, 1]
+    assert state_of(runtime).sessions[SESSION].observed == state_of(runtime).sessions[SESSION].backlogs == {}
+    assert state_of(runtime).jobs[JOB].observers == {}
 
 
 @pytest.mark.parametrize("backlog", [None, Backlog(0)])
 def test_to_observe_no_longer(backlog: Backlog | None) -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, *published("log"))
-    apply(runtime, records.Observed(OTHER, JOB, backlog), records.Unobserved(OTHER, JOB))
-    job, other = runtime.jobs[JOB], runtime.sessions[OTHER]
+    apply(state_of(runtime), records.Observed(OTHER, JOB, backlog), records.Unobserved(OTHER, JOB))
+    job, other = state_of(runtime).jobs[JOB], state_of(runtime).sessions[OTHER]
     assert job.observers == job.behind == other.observed == other.backlogs == {}
 
 
 def test_a_subscription_ends_in_one_record_with_what_ends_it() -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, *published("log", "log", "log"))
     ended = records.Unobserved(OTHER, JOB, b'{"kind":"status"')
-    apply(runtime, records.Observed(OTHER, JOB, Backlog(0)), records.HistoryCut(JOB, 2, [ended]))
-    job, other = runtime.jobs[JOB], runtime.sessions[OTHER]
+    apply(state_of(runtime), records.Observed(OTHER, JOB, Backlog(0)), records.HistoryCut(JOB, 2, [ended]))
+    job, other = state_of(runtime).jobs[JOB], state_of(runtime).sessions[OTHER]
     assert job.observers == job.behind == other.observed == other.backlogs == {}
     assert [payload for _, payload, _ in other.log.entries()] == [b'{"kind":"status"']
     assert other.log.last == 1
@@ -307,6 +309,6 @@ def test_a_subscription_ends_in_one_record_with_what_ends_it() -> None:
 
 def test_a_history_is_cut() -> None:
     runtime = applied(OPENED, ACCEPTED, *published("log", "log", "log"), records.HistoryCut(JOB, 2))
-    history = runtime.jobs[JOB].history
+    history = state_of(runtime).jobs[JOB].history
     assert (history.first, history.cut, history.events) == (2, 2, 1)
-    assert runtime.holdings.of(ALICE)[0] == 3 + 1
+    assert state_of(runtime).holdings.of(ALICE)[0] == 3 + 1

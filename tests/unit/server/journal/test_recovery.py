@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, StartJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.features import POSITIONS
@@ -56,7 +57,7 @@ def test_a_session_keeps_features_acks_and_tokens() -> None:
     peer.send("session.ack", {"last_processed_seq": 2})
     second = world.resumed(peer)
     world.restart()
-    session = world.runtime.sessions[SessionId(peer.session_id)]
+    session = world.state.sessions[SessionId(peer.session_id)]
     assert (session.acked, session.log.first, len(session.tokens)) == (2, 3, 2)
     third = world.resumed(second, 3)
     features = third.frames[0]["payload"]["capabilities"]["features"]
@@ -82,9 +83,9 @@ def test_the_window_of_every_session_begins_anew() -> None:
     world.advance(599)
     world.restart()
     world.advance(599)
-    assert list(world.runtime.sessions) == [peer.session_id]
+    assert list(world.state.sessions) == [peer.session_id]
     world.advance(1)
-    assert world.runtime.sessions == {}
+    assert world.state.sessions == {}
 
 
 def test_without_a_window_no_session_survives() -> None:
@@ -92,8 +93,8 @@ def test_without_a_window_no_session_survives() -> None:
     world = World(config)
     _, job = started(world)
     world.restart()
-    assert world.runtime.sessions == {}
-    assert world.runtime.jobs[job].ended
+    assert world.state.sessions == {}
+    assert world.state.jobs[job].ended
     assert world.client().cancel(job)[0]["payload"]["final_status"] == "error"
 
 
@@ -146,7 +147,7 @@ def test_an_anonymous_session_is_resumed_by_its_token_still() -> None:
     assert again.about(job)[0]["type"] == "job.error"
     again.drop()
     world.advance(601)
-    assert world.runtime.anonymous_principals == {}
+    assert world.state.anonymous_principals == {}
 
 
 @pytest.mark.parametrize("how", ["session.resume", "hello"])
@@ -214,7 +215,7 @@ def test_jobs_whose_agents_died_end_with_an_error_that_may_be_retried() -> None:
         "retryable": True,
         "completed_at": "2026-05-28T20:26:40.000Z",
     }
-    assert world.runtime.running == world.runtime.unfinished == {}
+    assert world.state.running == world.state.unfinished == {}
     assert len(world.all(StartJob)) == 1
 
 
@@ -321,9 +322,9 @@ def test_a_finished_job_is_kept_for_the_rest_of_its_time() -> None:
     world.advance(500)
     world.restart()
     world.advance(99)
-    assert list(world.runtime.jobs) == [job]
+    assert list(world.state.jobs) == [job]
     world.advance(1)
-    assert world.runtime.jobs == {}
+    assert world.state.jobs == {}
 
 
 def test_a_clock_that_was_ahead_keeps_no_job_longer() -> None:
@@ -335,9 +336,9 @@ def test_a_clock_that_was_ahead_keeps_no_job_longer() -> None:
     world.runtime.wall_clock_set(UNIX, now=world.now)
     world.runtime = Runtime.restore(JOURNAL, world.records, seed=b"t" * 32, now=world.now, unix=UNIX)
     world.take()
-    assert world.runtime.jobs[second].ended
+    assert world.state.jobs[second].ended
     world.advance(601)
-    assert world.runtime.jobs == {}
+    assert world.state.jobs == {}
 
 
 def test_finished_jobs_are_forgotten_in_the_order_of_their_ends() -> None:
@@ -349,7 +350,7 @@ def test_finished_jobs_are_forgotten_in_the_order_of_their_ends() -> None:
     world.finish(first)
     world.restart()
     world.advance(541)
-    assert list(world.runtime.jobs) == [first]
+    assert list(world.state.jobs) == [first]
 
 
 def test_a_job_that_ran_longer_than_finished_jobs_are_kept_is_kept_after_its_end() -> None:
@@ -358,7 +359,7 @@ def test_a_job_that_ran_longer_than_finished_jobs_are_kept_is_kept_after_its_end
     world.advance(5_000)
     world.restart()
     world.advance(599)
-    assert world.runtime.jobs[job].ended
+    assert world.state.jobs[job].ended
 
 
 # What recovery decides.
@@ -427,7 +428,7 @@ def test_what_was_not_durable_never_was() -> None:
 
 def test_nothing_at_all_is_a_past_too() -> None:
     runtime = Runtime.restore(JOURNAL, [], seed=b"t" * 32, now=START, unix=UNIX)
-    assert runtime.sessions == runtime.jobs == {}
+    assert state_of(runtime).sessions == state_of(runtime).jobs == {}
     assert runtime.take().records == ()
 
 
@@ -440,7 +441,7 @@ def test_a_crash_between_an_event_and_its_eviction() -> None:
     assert type(world.records[-1]) is Evicted
     world.records.pop()
     world.restart()
-    [session] = world.runtime.sessions.values()
+    [session] = world.state.sessions.values()
     assert len(session.log) <= 16
     assert Evicted in [type(record) for record in world.records]
 
@@ -451,7 +452,7 @@ def test_a_crash_between_an_event_and_the_cut_of_its_history() -> None:
     assert [type(record) for record in world.records[-2:]] == [Published, HistoryCut]
     world.records.pop()
     world.restart()
-    assert world.runtime.jobs[job].history.events <= 16
+    assert world.state.jobs[job].history.events <= 16
 
 
 def test_limits_that_were_lowered_hold_after_a_restart() -> None:
@@ -459,7 +460,7 @@ def test_limits_that_were_lowered_hold_after_a_restart() -> None:
     started(world, 50)
     world.config = msgspec.structs.replace(JOURNAL, limits=Limits(principal_events=20))
     world.restart()
-    assert world.runtime.holdings.events <= 20
+    assert world.state.holdings.events <= 20
 
 
 def test_limits_that_were_lowered_hold_for_what_is_over_too() -> None:
@@ -468,7 +469,7 @@ def test_limits_that_were_lowered_hold_for_what_is_over_too() -> None:
     world.finish(job)
     world.config = msgspec.structs.replace(JOURNAL, limits=Limits(principal_events=20))
     world.restart()
-    assert world.runtime.holdings.events <= 20
+    assert world.state.holdings.events <= 20
 
 
 def test_fewer_finished_jobs_are_kept_when_the_limit_was_lowered() -> None:
@@ -479,7 +480,7 @@ def test_fewer_finished_jobs_are_kept_when_the_limit_was_lowered() -> None:
         world.finish(job)
     world.config = msgspec.structs.replace(JOURNAL, limits=Limits(finished_jobs=2))
     world.restart()
-    assert list(world.runtime.jobs) == jobs[2:]
+    assert list(world.state.jobs) == jobs[2:]
 
 
 def test_timers_after_a_restart() -> None:
@@ -487,5 +488,5 @@ def test_timers_after_a_restart() -> None:
     _, job = started(world, idempotency_key="k")
     world.finish(job)
     world.restart()
-    armed = world.runtime.timers.keys()
+    armed = world.state.timers.keys()
     assert [key.kind for key in armed] == [TimerKind.RESUME_WINDOW, TimerKind.RETENTION, TimerKind.KEYS]

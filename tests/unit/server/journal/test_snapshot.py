@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import SECOND
 from arcp_proto.limits import Limits
 from arcp_proto.server.jobs.inventory import AgentInfo
@@ -30,7 +31,7 @@ def law(world: World) -> Runtime:
     other = restored(world, world.records)
     assert one.snapshot() == other.snapshot()
     assert one.take() == other.take()
-    assert one.timers.keys() == other.timers.keys()
+    assert state_of(one).timers.keys() == state_of(other).timers.keys()
     return one
 
 
@@ -65,7 +66,7 @@ def test_of_a_job_in_every_status() -> None:
     peer.cancel(jobs[3])
     world.write(jobs[4], "streamed")
     runtime = law(world)
-    statuses = [job.status.value for job in runtime.jobs.values()]
+    statuses = [job.status.value for job in state_of(runtime).jobs.values()]
     assert statuses == ["success", "error", "cancelled", "cancelled", "error", "error"]
 
 
@@ -75,7 +76,7 @@ def test_of_jobs_that_start_again() -> None:
     for number in range(3):
         world.emit(peer.submit(input={"n": number}))
     world.restart()
-    assert [job.attempt for job in law(world).jobs.values()] == [3, 3, 3]
+    assert [job.attempt for job in state_of(law(world)).jobs.values()] == [3, 3, 3]
 
 
 def test_of_a_log_that_was_acked_and_evicted() -> None:
@@ -87,9 +88,9 @@ def test_of_a_log_that_was_acked_and_evicted() -> None:
     peer.send("session.ack", {"last_processed_seq": 37})
     world.emit(job)
     runtime = law(world)
-    [session] = runtime.sessions.values()
+    [session] = state_of(runtime).sessions.values()
     assert (session.acked, session.log.first) == (37, 38)
-    assert runtime.jobs[job].history.cut == 33
+    assert state_of(runtime).jobs[job].history.cut == 33
 
 
 def test_of_tokens_replies_and_requests_that_were_answered() -> None:
@@ -99,8 +100,8 @@ def test_of_tokens_replies_and_requests_that_were_answered() -> None:
         peer.send("job.submit", {"agent": "echo"}, id=f"s{number}")
     world.resumed(peer)
     runtime = law(world)
-    [session] = runtime.sessions.values()
-    assert len(session.tokens) == 2 and len(runtime.tokens) == 2
+    [session] = state_of(runtime).sessions.values()
+    assert len(session.tokens) == 2 and len(state_of(runtime).tokens) == 2
     assert [reply.request_id for reply in session.replies] == ["s2", "s3"]
     assert session.replies.accepted("s0") is not None
 
@@ -131,8 +132,8 @@ def test_of_a_job_whose_session_has_ended() -> None:
     world.advance(11)
     world.emit(job)
     runtime = law(world)
-    assert runtime.sessions == {}
-    assert runtime.jobs[job].home_seq == 3
+    assert state_of(runtime).sessions == {}
+    assert state_of(runtime).jobs[job].home_seq == 3
 
 
 def test_of_keys_whose_jobs_run_ended_and_are_forgotten() -> None:
@@ -143,9 +144,9 @@ def test_of_keys_whose_jobs_run_ended_and_are_forgotten() -> None:
     world.advance(11)
     world.finish(jobs[1], 2)
     runtime = law(world)
-    claims = {key: claim.job_id for _, key, claim in runtime.keys.items()}
+    claims = {key: claim.job_id for _, key, claim in state_of(runtime).keys.items()}
     assert claims == dict(zip("abc", jobs, strict=True))
-    assert list(runtime.jobs) == jobs[1:]
+    assert list(state_of(runtime).jobs) == jobs[1:]
 
 
 def test_of_a_peer_with_a_form_of_its_own() -> None:
@@ -155,7 +156,7 @@ def test_of_a_peer_with_a_form_of_its_own() -> None:
     job = peer.submit(lease_request={"cost.budget": ["USD:1.50"]})
     peer.cancel(job)
     world.stopped(job)
-    [session] = law(world).sessions.values()
+    [session] = state_of(law(world)).sessions.values()
     assert session.quirk.name == "pypi"
 
 
@@ -164,7 +165,7 @@ def test_of_an_anonymous_session() -> None:
     peer = world.connect()
     peer.hello(None, scheme="anonymous")
     peer.submit()
-    assert list(law(world).anonymous_principals.values()) == [1]
+    assert list(state_of(law(world)).anonymous_principals.values()) == [1]
 
 
 def test_a_job_keeps_its_number_when_others_are_forgotten() -> None:
@@ -174,9 +175,9 @@ def test_a_job_keeps_its_number_when_others_are_forgotten() -> None:
     world.finish(first)
     world.advance(11)
     runtime = law(world)
-    assert runtime.job_count == 2
-    assert [job.number for job in runtime.jobs.values()] == [2]
-    assert list(runtime.jobs) == [second]
+    assert state_of(runtime).job_count == 2
+    assert [job.number for job in state_of(runtime).jobs.values()] == [2]
+    assert list(state_of(runtime).jobs) == [second]
 
 
 @pytest.mark.parametrize("first", ["records", "snapshot"])

@@ -160,7 +160,7 @@ def test_another_connection_is_no_new_rate_for_a_principal() -> None:
             assert ping(peer)[0]["type"] == "session.pong"
         peer.drop()
     refused(ping(world.client()), "principal_requests_per_sec", 8)
-    assert list(world.runtime.caps.standings) == ["alice"]
+    assert list(world.state.caps.standings) == ["alice"]
 
 
 def test_groups_with_nothing_are_forgotten_when_their_bucket_is_full() -> None:
@@ -168,11 +168,11 @@ def test_groups_with_nothing_are_forgotten_when_their_bucket_is_full() -> None:
     peer = world.client()
     ping(peer)
     peer.drop()
-    assert list(world.runtime.caps.standings) == ["alice"]
+    assert list(world.state.caps.standings) == ["alice"]
     world.advance(5)
     world.client("tok-bob").drop()
     world.client("tok-bob").drop()
-    assert "alice" not in world.runtime.caps.standings
+    assert "alice" not in world.state.caps.standings
 
 
 @pytest.mark.parametrize("left", ["session", "connection"])
@@ -184,9 +184,9 @@ def test_a_group_that_has_something_again_is_not_forgotten(left: str) -> None:
     ping(first := world.client())
     first.drop()
     world.advance(1)
-    assert list(world.runtime.caps.resting) == ["alice"]
+    assert list(world.state.caps.resting) == ["alice"]
     again = world.client()
-    standing = world.runtime.caps.standings["alice"]
+    standing = world.state.caps.standings["alice"]
     world.advance(5)
     if left == "session":
         again.drop()
@@ -196,12 +196,12 @@ def test_a_group_that_has_something_again_is_not_forgotten(left: str) -> None:
         world.advance(1)
     assert (len(standing.sessions), standing.connections) == ((1, 0) if left == "session" else (0, 1))
     world.client("tok-bob").drop()
-    assert world.runtime.caps.standings["alice"] is standing
+    assert world.state.caps.standings["alice"] is standing
     again.drop()
     world.advance(1)
     assert (len(standing.sessions), standing.connections) == (0, 0)
     world.client("tok-bob").drop()
-    assert list(world.runtime.caps.standings) == ["bob"]
+    assert list(world.state.caps.standings) == ["bob"]
 
 
 def test_acks_and_pongs_are_no_requests() -> None:
@@ -274,7 +274,7 @@ def test_the_longest_detached_session_without_jobs_makes_room() -> None:
         peer.drop()
     third = world.client()
     assert third.connection.phase is Phase.OPEN
-    assert set(world.runtime.sessions) == {busy.session_id, first.session_id, third.session_id}
+    assert set(world.state.sessions) == {busy.session_id, first.session_id, third.session_id}
     evicted = {"peer": "", "session_id": second.session_id, "reason": "detached"}
     assert facts(world, "session_evicted") == [evicted]
     gone = world.resumed(second)
@@ -311,7 +311,7 @@ def test_an_hour_of_ping_and_pong_makes_an_attached_session_the_next() -> None:
         talks.send("session.list_jobs")
     other = world.client()
     assert other.connection.phase is Phase.OPEN
-    assert idle.session_id not in world.runtime.sessions
+    assert idle.session_id not in world.state.sessions
     refused(idle.of("session.error"), "sessions", 3)
     assert facts(world, "session_evicted")[0]["reason"] == "idle"
     refused(world.connect().hello(), "sessions", 3)
@@ -375,8 +375,8 @@ def test_restored_sessions_are_counted() -> None:
     old = [world.client(), world.client()]
     world.restart()
     assert world.client().connection.phase is Phase.OPEN
-    assert old[0].session_id not in world.runtime.sessions
-    assert old[1].session_id in world.runtime.sessions
+    assert old[0].session_id not in world.state.sessions
+    assert old[1].session_id in world.state.sessions
 
 
 # Connections.
@@ -416,7 +416,7 @@ def test_one_place_has_half_of_the_early_connections_and_few_more_are_turned_awa
     refused(crowd[500].hello(), "early_connections", 1_000)
     for port in range(700):
         world.connect(peer=f"192.0.2.{2 + port // 200}:{port}")
-    assert len(world.runtime.caps.early) == 1_000 + 64
+    assert len(world.state.caps.early) == 1_000 + 64
 
 
 def test_whoever_says_no_hello_loses_its_place() -> None:
@@ -568,7 +568,7 @@ def test_an_agent_that_does_not_stop_counts_on() -> None:
 
 def test_running_jobs_are_counted_by_group_as_long_as_they_are_there() -> None:
     world = World()
-    job = world.runtime.jobs[world.client().submit()]
+    job = world.state.jobs[world.client().submit()]
     running = RunningJobs()
     running.add(job, None)
     running.add(job, None)

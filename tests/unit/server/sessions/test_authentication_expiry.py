@@ -21,7 +21,7 @@ def opened(world: World, seconds: float | None, **resume: Any) -> Peer:
     """Return a client that the host verified, for so many seconds or for ever."""
     peer = world.connect()
     peer.hello(resume=resume or None)
-    expires = None if seconds is None else world.runtime.unix + int(seconds * SECOND)
+    expires = None if seconds is None else world.state.unix + int(seconds * SECOND)
     world.verdict("alice", expires=expires)
     return peer
 
@@ -89,13 +89,13 @@ def test_the_host_may_shorten_an_authentication_but_not_lengthen_it() -> None:
     peer = opened(world, 20)
     peer.drop()
     again = by_token(world, peer)
-    world.verdict("alice", expires=world.runtime.unix + 10 * SECOND)
+    world.verdict("alice", expires=world.state.unix + 10 * SECOND)
     world.advance(10.1)
     assert again.codes() == ["UNAUTHENTICATED"]
     fresh = opened(world, 20, resume_token=again.token)
     fresh.drop()
     last = by_token(world, fresh)
-    world.verdict("alice", expires=world.runtime.unix + 1_000 * SECOND)
+    world.verdict("alice", expires=world.state.unix + 1_000 * SECOND)
     world.advance(20.1)
     assert last.codes() == ["UNAUTHENTICATED"]
 

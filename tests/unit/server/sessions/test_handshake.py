@@ -22,7 +22,7 @@ SMALL = msgspec.structs.replace(CONFIG, limits=Limits(session_events=16))
 
 def session_of(world: World) -> Session:
     """The only session."""
-    [session] = world.runtime.sessions.values()
+    [session] = world.state.sessions.values()
     return session
 
 
@@ -77,7 +77,7 @@ def test_a_resumed_session_has_its_id_and_another_token() -> None:
     assert again.session_id == first.session_id
     assert again.token != first.token
     assert again.token.startswith("rt_") and len(again.token) == 46
-    assert list(world.runtime.sessions) == [first.session_id]
+    assert list(world.state.sessions) == [first.session_id]
 
 
 @pytest.mark.parametrize("last", [0, 1, 2, 3])
@@ -194,7 +194,7 @@ def test_a_session_ends_when_it_was_detached_for_the_window() -> None:
     first, _ = started(world)
     first.drop()
     world.advance(600)
-    assert world.runtime.sessions == {} and world.runtime.tokens == {}
+    assert world.state.sessions == {} and world.state.tokens == {}
     refused(world.resumed(first))
 
 
@@ -213,9 +213,9 @@ def test_without_a_window_a_session_ends_with_its_connection() -> None:
     world = World(msgspec.structs.replace(CONFIG, resume_window_sec=0))
     first, job = started(world)
     first.drop()
-    assert world.runtime.sessions == {}
+    assert world.state.sessions == {}
     refused(world.resumed(first))
-    assert job in world.runtime.running
+    assert job in world.state.running
 
 
 # Cursors that cannot be served.
@@ -246,9 +246,9 @@ def test_a_detached_session_ends_when_its_newest_token_asks_for_what_is_gone() -
     first, job = started(world, 17)
     first.drop()
     refused(world.resumed(first, 1))
-    assert world.runtime.sessions == {}
+    assert world.state.sessions == {}
     refused(world.resumed(first, 17))
-    assert job in world.runtime.running
+    assert job in world.state.running
 
 
 def test_an_attached_session_lives_when_its_token_asks_for_what_is_gone() -> None:
@@ -284,7 +284,7 @@ def test_at_most_four_tokens_are_valid() -> None:
     peers = [world.client()]
     for _ in range(4):
         peers.append(attempt(world, peers[0].token))
-    assert len(session_of(world).tokens) == len(world.runtime.tokens) == 4
+    assert len(session_of(world).tokens) == len(world.state.tokens) == 4
     refused(attempt(world, peers[1].token))
     welcomed(attempt(world, peers[2].token))
 
@@ -371,7 +371,7 @@ def test_only_digests_of_tokens_are_kept() -> None:
     world = World(msgspec.structs.replace(CONFIG, journal=True))
     first = world.client()
     second = world.resumed(first)
-    kept = repr([world.records, world.runtime.snapshot(), world.runtime.tokens, session_of(world).tokens])
+    kept = repr([world.records, world.runtime.snapshot(), world.state.tokens, session_of(world).tokens])
     assert first.token not in kept and second.token not in kept
 
 
@@ -478,12 +478,12 @@ def test_whyever_a_session_cannot_be_resumed_the_answer_is_the_same(way: Refuse)
 def test_a_failed_attempt_changes_nothing_for_the_owner(way: Refuse) -> None:
     world = World()
     owner, job = started(world)
-    before, armed = world.runtime.snapshot(), world.runtime.timers.armed(TimerKind.HEARTBEAT, 1)
+    before, armed = world.runtime.snapshot(), world.state.timers.armed(TimerKind.HEARTBEAT, 1)
     peer = way(world, owner)
     refused(peer)
     peer.drop()
     assert world.runtime.snapshot() == before
-    assert world.runtime.timers.armed(TimerKind.HEARTBEAT, 1) == armed
+    assert world.state.timers.armed(TimerKind.HEARTBEAT, 1) == armed
     world.emit(job)
     assert owner.closing is None and owner.numbers() == [1, 2, 3, 4]
 
@@ -701,7 +701,7 @@ def test_the_end_of_the_superseded_connection_harms_nobody() -> None:
     old.drop()
     world.emit(job)
     assert new.numbers() == [4]
-    assert world.runtime.timers.armed(TimerKind.RESUME_WINDOW, new.session_id) is None
+    assert world.state.timers.armed(TimerKind.RESUME_WINDOW, new.session_id) is None
 
 
 def test_what_was_read_before_a_takeover_is_carried_out_and_answered_on_the_new_connection() -> None:
@@ -759,7 +759,7 @@ def expiring(world: World, seconds: float, **resume: Any) -> Peer:
     """A client whose authentication holds for so long."""
     peer = world.connect()
     peer.hello(resume=resume or None)
-    world.verdict("alice", expires=world.runtime.unix + int(seconds * SECOND))
+    world.verdict("alice", expires=world.state.unix + int(seconds * SECOND))
     return peer
 
 
@@ -774,7 +774,7 @@ def test_when_the_authentication_expires_the_connection_is_closed() -> None:
     assert error["payload"]["code"] == "UNAUTHENTICATED"
     assert "request_id" not in error["payload"]
     assert peer.closing is not None and peer.closing.code == 1008
-    assert job in world.runtime.running
+    assert job in world.state.running
 
 
 def test_a_session_whose_authentication_expired_is_resumed_with_a_fresh_one() -> None:
@@ -803,7 +803,7 @@ def test_another_connection_has_its_own_expiry() -> None:
 def test_an_authentication_that_has_expired_already(seconds: float) -> None:
     world = World(tokens=None)
     refused(expiring(world, seconds), "UNAUTHENTICATED")
-    assert world.runtime.sessions == {}
+    assert world.state.sessions == {}
 
 
 def test_an_authentication_expires_by_the_wall_clock() -> None:

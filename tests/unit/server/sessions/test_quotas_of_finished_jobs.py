@@ -37,7 +37,7 @@ def finished(world: World, peer: Peer, result: Any = None, **payload: Any) -> st
 
 
 def held(world: World, principal: str = "alice") -> int:
-    return world.runtime.holdings.of(Principal(principal))[1]
+    return world.state.holdings.of(Principal(principal))[1]
 
 
 def forgotten(world: World) -> list[str]:
@@ -93,7 +93,7 @@ def test_a_finished_job_with_a_large_lease_takes_little_more_than_its_json() -> 
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     for job in jobs:
-        world.runtime.finish(job, None, now=world.now)
+        world.runtime.agents.finish(job, None, now=world.now)
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     json = len(msgspec.json.encode(WIDE))
@@ -105,7 +105,7 @@ def test_a_finished_job_with_a_large_lease_takes_little_more_than_its_json() -> 
 def test_a_finished_job_counts_when_it_is_not_small(more: int, counts: bool) -> None:
     world = world_of()
     peer = world.client()
-    end = world.runtime.jobs[JobId(finished(world, peer, ""))].end
+    end = world.state.jobs[JobId(finished(world, peer, ""))].end
     assert end is not None
     size = len(end.payload)
     finished(world, peer, "x" * (SMALL - size + more))
@@ -119,14 +119,14 @@ def test_the_oldest_finished_jobs_go_beyond_the_bytes_of_their_principal() -> No
     small = finished(world, peer)
     jobs = [finished(world, peer, "x" * 20_000) for _ in range(7)]
     assert forgotten(world) == jobs[:2]
-    assert list(world.runtime.jobs) == [others, small, *jobs[2:]]
+    assert list(world.state.jobs) == [others, small, *jobs[2:]]
     assert 100_000 < held(world) <= 125_000
     other = world.client()
     refused = other.send("job.subscribe", {"job_id": jobs[0]})[0]["payload"]
     assert refused["code"] == "JOB_NOT_FOUND"
     assert other.send("job.subscribe", {"job_id": jobs[2]})[0]["payload"]["current_status"] == "success"
     world.advance(601)
-    assert (world.runtime.jobs, held(world)) == ({}, 0)
+    assert (world.state.jobs, held(world)) == ({}, 0)
 
 
 def test_events_and_finished_jobs_go_by_their_age() -> None:
@@ -144,12 +144,12 @@ def test_events_and_finished_jobs_go_by_their_age() -> None:
     peer.send("session.ack", {"last_processed_seq": max(peer.numbers())})
     assert held(world) > 60_000
     second = finished(world, peer, "x" * 45_000)  # The first ten events go.
-    assert (forgotten(world), world.runtime.jobs[job].history.first > 0) == ([], True)
+    assert (forgotten(world), world.state.jobs[job].history.first > 0) == ([], True)
     world.advance(5)
     third = finished(world, peer, "x" * 45_000)
     assert forgotten(world) == [first]  # And not the last ten events, which are younger.
-    assert world.runtime.jobs[job].history.events >= 10
-    assert list(world.runtime.jobs) == [job, second, third]
+    assert world.state.jobs[job].history.events >= 10
+    assert list(world.state.jobs) == [job, second, third]
 
 
 def test_too_many_events_cost_no_finished_job() -> None:
@@ -159,7 +159,7 @@ def test_too_many_events_cost_no_finished_job() -> None:
     job = peer.submit()
     for _ in range(100):
         world.emit(job)
-    assert (forgotten(world), first in world.runtime.jobs) == ([], True)
+    assert (forgotten(world), first in world.state.jobs) == ([], True)
 
 
 def test_of_all_the_principal_that_holds_most_loses_its_finished_jobs() -> None:
@@ -168,7 +168,7 @@ def test_of_all_the_principal_that_holds_most_loses_its_finished_jobs() -> None:
     few = finished(world, bob, "x" * 20_000)
     jobs = [finished(world, alice, "x" * 20_000) for _ in range(6)]
     assert forgotten(world) == jobs[:3]
-    assert few in world.runtime.jobs
+    assert few in world.state.jobs
 
 
 def test_a_result_that_is_larger_than_all_is_told_and_forgotten() -> None:
@@ -176,10 +176,10 @@ def test_a_result_that_is_larger_than_all_is_told_and_forgotten() -> None:
     peer = world.client()
     job = peer.submit()
     world.finish(job, "x" * 50_000)
-    assert not world.runtime.holdings.over
-    assert job not in world.runtime.jobs
-    assert len(world.runtime.retired) == 0
-    assert world.runtime.timers.armed(TimerKind.RETENTION, 0) is None
+    assert not world.state.holdings.over
+    assert job not in world.state.jobs
+    assert len(world.state.retired) == 0
+    assert world.state.timers.armed(TimerKind.RETENTION, 0) is None
 
 
 def test_a_restart_counts_what_is_left() -> None:
@@ -204,35 +204,35 @@ def test_a_restart_with_less_room_forgets_the_oldest() -> None:
     jobs = [finished(world, peer, "x" * 20_000) for _ in range(4)]
     world.config = msgspec.structs.replace(QUIET, limits=Limits(principal_bytes=45_000))
     world.restart()
-    assert list(world.runtime.jobs) == jobs[2:]
+    assert list(world.state.jobs) == jobs[2:]
 
 
 # Idempotency keys.
 
 
 def keys_of(world: World, principal: str = "alice") -> list[str]:
-    return [key for owner, key, _ in world.runtime.keys.items() if owner == principal]
+    return [key for owner, key, _ in world.state.keys.items() if owner == principal]
 
 
 def forget_jobs(world: World) -> None:
     """Let the window of finished jobs pass; keys stay for a day."""
     world.advance(601)
-    assert not world.runtime.jobs
+    assert not world.state.jobs
 
 
 def test_keys_of_ended_jobs_count_until_they_are_forgotten() -> None:
     world = world_of()
     peer = world.client()
     job = peer.submit(idempotency_key="k")
-    assert world.runtime.holdings.pinned_by(ALICE) == 0  # The key of a running job is a part of it.
+    assert world.state.holdings.pinned_by(ALICE) == 0  # The key of a running job is a part of it.
     world.finish(job, "x" * 1_000)
     peer.send("session.ack", {"last_processed_seq": 1})
     forget_jobs(world)
-    claim = world.runtime.keys.get(ALICE, "k")
+    claim = world.state.keys.get(ALICE, "k")
     assert claim is not None
-    assert world.runtime.holdings.pinned_by(ALICE) == key_bytes("k", claim) > 1_000
+    assert world.state.holdings.pinned_by(ALICE) == key_bytes("k", claim) > 1_000
     world.advance(24 * 3600)
-    assert (keys_of(world), world.runtime.holdings.pinned_by(ALICE)) == ([], 0)
+    assert (keys_of(world), world.state.holdings.pinned_by(ALICE)) == ([], 0)
 
 
 def test_no_key_is_forgotten_early() -> None:
@@ -247,7 +247,7 @@ def test_no_key_is_forgotten_early() -> None:
     job = peer.submit()
     for _ in range(40):
         world.emit(job, "log", {"level": "info", "message": "x" * 9_000})
-    assert world.runtime.jobs[job].history.first > 0  # Events go for the bytes of their principal.
+    assert world.state.jobs[job].history.first > 0  # Events go for the bytes of their principal.
     assert keys_of(world) == keys
     for key, done in jobs.items():
         world.advance(1)
@@ -266,7 +266,7 @@ def test_keys_may_be_half_of_what_is_held(total: bool) -> None:
     peer, bob = world.client(), world.client("tok-bob")
 
     def left() -> int:
-        return 100_000 - world.runtime.holdings.pinned_by(ALICE)
+        return 100_000 - world.state.holdings.pinned_by(ALICE)
 
     for number in range(4):
         finished(world, peer, "x" * 23_000, idempotency_key=f"k{number}")
@@ -288,19 +288,19 @@ def test_keys_of_a_client_without_a_name_go_with_it(first: str) -> None:
     done = peer.submit(idempotency_key="done")
     world.finish(done)
     job = peer.submit(idempotency_key="k")
-    assert len(world.runtime.keys) == 2
+    assert len(world.state.keys) == 2
     peer.drop()
     if first == "session":
         world.advance(601)
-        assert len(world.runtime.keys) == 2
+        assert len(world.state.keys) == 2
         world.finish(job)
     else:
         world.finish(job)
-        assert len(world.runtime.keys) == 2
+        assert len(world.state.keys) == 2
         world.advance(601)
-    assert len(world.runtime.keys) == 0
+    assert len(world.state.keys) == 0
     world.advance(601)
-    assert len(world.runtime.holdings) == 0
+    assert len(world.state.holdings) == 0
 
 
 # Leases of running jobs.
@@ -311,10 +311,10 @@ def test_large_leases_of_running_jobs_count_like_inputs() -> None:
     peer = world.client()
     small = {"fs.read": ["/a"]}
     assert answer(peer, lease_request=small)["type"] == "job.accepted"
-    assert world.runtime.holdings.pinned == 0
+    assert world.state.holdings.pinned == 0
     answers = [answer(peer, lease_request=WIDE)["type"] for _ in range(4)]
     assert answers == ["job.accepted", "job.accepted", "session.error", "session.error"]
-    assert 2 * 100_000 < world.runtime.holdings.pinned <= 500_000
+    assert 2 * 100_000 < world.state.holdings.pinned <= 500_000
     for start in world.all(StartJob):
         world.finish(start.job_id)
-    assert world.runtime.holdings.pinned == 0
+    assert world.state.holdings.pinned == 0

@@ -199,7 +199,7 @@ def test_an_ack_above_an_answer_says_that_it_has_arrived() -> None:
     peer = world.client()
     world.emit(peer.submit())
     peer.send("session.ack", {"last_processed_seq": 1})
-    [session] = world.runtime.sessions.values()
+    [session] = world.state.sessions.values()
     assert len(session.replies) == 0
     assert types(world.resumed(peer, 1, replies=True)) == ["session.welcome"]
 

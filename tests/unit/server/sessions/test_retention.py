@@ -25,7 +25,7 @@ def limited(**limits: int) -> RuntimeConfig:
 
 def log_of(world: World) -> Log:
     """Of the only session."""
-    [session] = world.runtime.sessions.values()
+    [session] = world.state.sessions.values()
     return session.log
 
 
@@ -37,22 +37,22 @@ def test_a_job_is_forgotten_600_seconds_after_its_end() -> None:
     world.advance(10)
     world.finish(second)
     world.finish(third)
-    assert world.runtime.timers.armed(TimerKind.RETENTION, 0) == START + 600 * SECOND
+    assert world.state.timers.armed(TimerKind.RETENTION, 0) == START + 600 * SECOND
     world.advance(589)
     assert peer.cancel(first)[0]["payload"]["final_status"] == "success"
     world.advance(2)
     assert peer.cancel(first)[0]["payload"]["code"] == "JOB_NOT_FOUND"
-    assert list(world.runtime.jobs) == [second, third]
-    assert world.runtime.timers.armed(TimerKind.RETENTION, 0) == START + 610 * SECOND
+    assert list(world.state.jobs) == [second, third]
+    assert world.state.timers.armed(TimerKind.RETENTION, 0) == START + 610 * SECOND
     world.advance(10)
-    assert world.runtime.jobs == {}
-    assert len(world.runtime.retired) == 0
+    assert world.state.jobs == {}
+    assert len(world.state.retired) == 0
     assert [record for record in world.records if isinstance(record, JobForgotten)] == [
         JobForgotten(first),
         JobForgotten(second),
         JobForgotten(third),
     ]
-    assert world.runtime.timers.keys() == []
+    assert world.state.timers.keys() == []
 
 
 def test_an_agent_that_never_stops_counts_on_after_its_job_is_forgotten() -> None:
@@ -61,10 +61,10 @@ def test_an_agent_that_never_stops_counts_on_after_its_job_is_forgotten() -> Non
     job = peer.submit()
     peer.cancel(job)
     world.advance(700)
-    assert world.runtime.jobs == {}
-    assert list(world.runtime.running) == [job]
+    assert world.state.jobs == {}
+    assert list(world.state.running) == [job]
     world.stopped(job)
-    assert world.runtime.running == {}
+    assert world.state.running == {}
 
 
 def test_beyond_their_number_the_oldest_finished_jobs_are_forgotten() -> None:
@@ -73,10 +73,10 @@ def test_beyond_their_number_the_oldest_finished_jobs_are_forgotten() -> None:
     jobs = [peer.submit() for _ in range(5)]
     for job in jobs:
         world.finish(job)
-    assert list(world.runtime.jobs) == jobs[2:]
-    assert len(world.runtime.retired) == 3
+    assert list(world.state.jobs) == jobs[2:]
+    assert len(world.state.retired) == 3
     world.advance(600)
-    assert world.runtime.jobs == {}
+    assert world.state.jobs == {}
 
 
 def test_the_number_of_finished_jobs_is_one_of_a_principal() -> None:
@@ -87,7 +87,7 @@ def test_the_number_of_finished_jobs_is_one_of_a_principal() -> None:
     jobs = [alice.submit() for _ in range(4)]
     for job in jobs:
         world.finish(job)
-    assert list(world.runtime.jobs) == [theirs, *jobs[2:]]
+    assert list(world.state.jobs) == [theirs, *jobs[2:]]
 
 
 def test_of_all_finished_jobs_those_of_the_principal_with_most_go_first() -> None:
@@ -97,10 +97,10 @@ def test_of_all_finished_jobs_those_of_the_principal_with_most_go_first() -> Non
     jobs = [alice.submit() for _ in range(50)]
     for job in (*theirs, *jobs):
         world.finish(job)
-    assert len(world.runtime.retired) <= 40
-    assert world.runtime.retired.count(Principal("bob")) == 2
-    assert all(job in world.runtime.jobs for job in theirs)
-    assert list(world.runtime.jobs)[-1] == jobs[-1]
+    assert len(world.state.retired) <= 40
+    assert world.state.retired.count(Principal("bob")) == 2
+    assert all(job in world.state.jobs for job in theirs)
+    assert list(world.state.jobs)[-1] == jobs[-1]
 
 
 # Logs.
@@ -192,7 +192,7 @@ def test_of_what_a_principal_holds_a_64th_goes_at_a_time(limit: str) -> None:
     held: list[int] = []
     for _ in range(400):
         world.emit(job)
-        events, size = world.runtime.holdings.of(Principal("alice"))
+        events, size = world.state.holdings.of(Principal("alice"))
         held.append(events if limit == "principal_events" else size)
     assert max(held) <= most
     full = held[held.index(max(held)) :]
@@ -205,7 +205,7 @@ def test_a_history_is_kept_within_its_bytes() -> None:
     job = world.client().submit()
     for _ in range(30):
         world.emit(job)
-    history = world.runtime.jobs[job].history
+    history = world.state.jobs[job].history
     assert history.size <= 1_000 and history.end == 30
     assert log_of(world).first == 1
 
@@ -214,7 +214,7 @@ def test_a_history_is_kept_within_its_bytes() -> None:
 
 
 def held(world: World, principal: str) -> int:
-    return world.runtime.holdings.of(Principal(principal))[0]
+    return world.state.holdings.of(Principal(principal))[0]
 
 
 def test_a_principal_beyond_its_limit_loses_its_own_oldest() -> None:
@@ -258,11 +258,9 @@ def test_the_oldest_go_across_the_sessions_and_jobs_of_a_principal() -> None:
     for _ in range(25):
         world.emit(new)
     assert held(world, "alice") <= 64
-    assert world.runtime.jobs[new].history.first == 0
-    assert len(world.runtime.sessions[SessionId(second.session_id)].log) == 25
-    kept = world.runtime.jobs[old].history.events + len(
-        world.runtime.sessions[SessionId(first.session_id)].log
-    )
+    assert world.state.jobs[new].history.first == 0
+    assert len(world.state.sessions[SessionId(second.session_id)].log) == 25
+    kept = world.state.jobs[old].history.events + len(world.state.sessions[SessionId(first.session_id)].log)
     assert kept < 20
 
 
@@ -276,7 +274,7 @@ def test_a_flood_costs_nobody_who_holds_less(limits: Limits) -> None:
     world.advance(5)
     for _ in range(500):
         world.emit(flood)
-    holdings = world.runtime.holdings
+    holdings = world.state.holdings
     assert holdings.events <= limits.total_events and holdings.size <= limits.total_bytes
     assert held(world, "alice") == 40
     alice.drop()
@@ -304,7 +302,7 @@ def test_what_is_held_is_let_go_in_the_end() -> None:
     world.finish(job)
     peer.drop()
     world.advance(601)
-    holdings = world.runtime.holdings
+    holdings = world.state.holdings
     assert (len(holdings), holdings.events, holdings.size) == (0, 0, 0)
 
 
@@ -316,11 +314,11 @@ def test_no_timer_waits_for_keys_that_are_forgotten_with_their_principal() -> No
     peer = world.connect()
     peer.hello(None, scheme="anonymous")
     world.finish(peer.submit(idempotency_key="k"))
-    assert world.runtime.timers.armed(TimerKind.KEYS, 0) is not None
+    assert world.state.timers.armed(TimerKind.KEYS, 0) is not None
     peer.drop()
     world.advance(ANONYMOUS.resume_window_sec)
-    assert world.runtime.sessions == {} and len(world.runtime.keys) == 0
-    assert world.runtime.timers.armed(TimerKind.KEYS, 0) is None
+    assert world.state.sessions == {} and len(world.state.keys) == 0
+    assert world.state.timers.armed(TimerKind.KEYS, 0) is None
 
 
 @pytest.mark.parametrize("first", ["session", "job"])
@@ -328,19 +326,19 @@ def test_entropy_of_an_anonymous_principal_is_forgotten_with_its_last_use(first:
     world = World(msgspec.structs.replace(ANONYMOUS, resume_window_sec=0))
     peer = world.connect()
     peer.hello(None, scheme="anonymous")
-    [principal] = world.runtime.anonymous_principals
+    [principal] = world.state.anonymous_principals
     job = peer.submit()
-    scope = world.runtime.scope(principal)
+    scope = world.state.scope(principal)
     if first == "session":
         peer.drop()
-        assert scope in world.runtime.entropy._scopes
+        assert scope in world.state.entropy._scopes
         world.finish(job)
     else:
         world.finish(job)
-        assert scope in world.runtime.entropy._scopes
+        assert scope in world.state.entropy._scopes
         peer.drop()
-    assert world.runtime.anonymous_principals == {}
-    assert world.runtime.entropy._scopes == {}
+    assert world.state.anonymous_principals == {}
+    assert world.state.entropy._scopes == {}
 
 
 def test_entropy_of_others_is_kept() -> None:
@@ -349,4 +347,4 @@ def test_entropy_of_others_is_kept() -> None:
     world.finish(one.submit())
     one.drop()
     two.drop()
-    assert sorted(world.runtime.entropy._scopes) == ["principal alice", "principal bob"]
+    assert sorted(world.state.entropy._scopes) == ["principal alice", "principal bob"]

@@ -97,7 +97,7 @@ def test_a_job_that_is_forgotten_takes_nothing_from_the_submitting_session() -> 
     say(world, job, 11)
     world.finish(job)
     world.advance(11)
-    assert world.runtime.jobs == {}
+    assert world.state.jobs == {}
     world.carry_out(peer.connection.drained(now=world.now))
     world.advance(0.01)
     assert positions(peer, job) == [*range(1, 11), *range(1, 13)]
@@ -113,7 +113,7 @@ def test_what_waits_for_the_submitting_session_is_owed_after_a_restart(snapshot:
     if snapshot:
         world.records[:] = [decode_record(encode_record(one)) for one in world.runtime.snapshot()]
     world.restart()
-    (backlog,) = next(iter(world.runtime.sessions.values())).backlogs.values()
+    (backlog,) = next(iter(world.state.sessions.values())).backlogs.values()
     assert (backlog.position, backlog.until, backlog.owed) == (0, None, True)
     again = world.resumed(peer, 3)
     again.send("job.unsubscribe", {"job_id": job})

@@ -33,7 +33,7 @@ def test_an_ack_moves_the_cursor_of_the_connection() -> None:
     for _ in range(3):
         world.emit(job)
     peer.send("session.ack", {"last_processed_seq": 2})
-    [session] = world.runtime.sessions.values()
+    [session] = world.state.sessions.values()
     assert (session.acked, session.log.first) == (2, 3)
     assert [frame["event_seq"] for frame in peer.pull()] == [3]
 
@@ -57,7 +57,7 @@ def test_a_proven_token_ends_those_before_it() -> None:
 def test_who_reads_has_a_transport_that_is_not_full() -> None:
     world = World()
     peer = world.client()
-    [session] = world.runtime.sessions.values()
+    [session] = world.state.sessions.values()
     assert session.reading
     world.carry_out(peer.connection.blocked(now=world.now))
     assert not session.reading
@@ -70,7 +70,7 @@ def test_who_reads_has_a_transport_that_is_not_full() -> None:
 def test_jobs_of_a_session_are_those_that_have_not_ended() -> None:
     world = World()
     peer = world.client()
-    [session] = world.runtime.sessions.values()
+    [session] = world.state.sessions.values()
     first, second = peer.submit(), peer.submit()
     assert list(session.jobs) == [first, second]
     world.finish(first)

@@ -174,7 +174,7 @@ def test_the_history_of_a_finished_job_has_its_end() -> None:
     assert (answer["current_status"], answer["subscribed_from"]) == ("success", 3)
     assert texts(other, job) == ["1", "2", "success"]
     assert other.about(job)[-1]["payload"]["result"] == {"x": 1}
-    [session] = [one for one in world.runtime.sessions.values() if one.connection is other.connection]
+    [session] = [one for one in world.state.sessions.values() if one.connection is other.connection]
     assert session.observed == session.backlogs == {}
 
 
@@ -366,10 +366,10 @@ def test_a_session_that_ends_before_its_history_begins() -> None:
     _, job = started(world, 1)
     other = world.client()
     other.send("job.subscribe", {"job_id": job, "history": True})
-    assert world.runtime.timers.armed(TimerKind.BACKLOG, other.session_id) is not None
+    assert world.state.timers.armed(TimerKind.BACKLOG, other.session_id) is not None
     session_id = other.session_id
     other.drop()
-    assert world.runtime.timers.armed(TimerKind.BACKLOG, session_id) is None
+    assert world.state.timers.armed(TimerKind.BACKLOG, session_id) is None
     world.advance(1)
     say(world, job, 2)
     assert texts(other, job) == []
@@ -444,7 +444,7 @@ def test_unsubscribe_ends_a_history_too() -> None:
     other.send("job.unsubscribe", {"job_id": job})
     world.advance(0.001)
     assert texts(other, job) == []
-    assert world.runtime.jobs[job].behind == world.runtime.jobs[job].observers == {}
+    assert world.state.jobs[job].behind == world.state.jobs[job].observers == {}
 
 
 def test_unsubscribe_leaves_the_submitting_session_its_job() -> None:
@@ -588,7 +588,7 @@ def test_an_observer_that_does_not_read_costs_nothing_and_misses_nothing(how: st
     world = World(SMALL)
     _, job = started(world)
     other = not_reading(world, job, how)
-    assert world.runtime.sessions[SessionId(other.session_id)].log.last == 1
+    assert world.state.sessions[SessionId(other.session_id)].log.last == 1
     again = world.resumed(other, 0)
     world.advance(0.001)
     assert texts(again, job) == [str(number) for number in range(1, 40)]
@@ -661,7 +661,7 @@ def test_a_history_that_is_cut_under_an_observer_ends_its_subscription() -> None
     say(world, job, *range(11, 40))
     assert texts(other, job) == ["1", "2", "3", "4", "unsubscribed"]
     assert "subscribe again" in other.about(job)[-1]["payload"]["body"]["message"]
-    assert world.runtime.jobs[job].behind == {}
+    assert world.state.jobs[job].behind == {}
     world.carry_out(other.connection.drained(now=world.now))
     world.advance(1)
     assert texts(other, job)[-1] == "unsubscribed"
@@ -697,7 +697,7 @@ def test_a_job_that_is_forgotten_under_an_observer_ends_there() -> None:
     world.advance(11)
     assert texts(other, job) == ["1", "2", "3", "4", "success"]
     assert positions(other, job) == [1, 2, 3, 4, 11]
-    assert world.runtime.jobs == {}
+    assert world.state.jobs == {}
     world.carry_out(other.connection.drained(now=world.now))
     world.advance(1)
 
@@ -720,8 +720,8 @@ def test_a_session_that_ends_observes_no_longer() -> None:
     live.drop()
     behind.drop()
     world.advance(11)
-    assert world.runtime.jobs[job].observers == world.runtime.jobs[job].behind == {}
-    assert world.runtime.timers.armed(TimerKind.BACKLOG, behind.session_id) is None
+    assert world.state.jobs[job].observers == world.state.jobs[job].behind == {}
+    assert world.state.timers.armed(TimerKind.BACKLOG, behind.session_id) is None
     say(world, job, 4)
 
 
@@ -736,7 +736,7 @@ def test_a_history_waits_for_a_journal_that_is_behind() -> None:
     world.durable = False
     other.send("job.subscribe", {"job_id": job, "history": True})
     world.advance(1)
-    session = world.runtime.sessions[SessionId(other.session_id)]
+    session = world.state.sessions[SessionId(other.session_id)]
     assert session.log.last == 10
     assert session.awaits_journal
     world.persist()
@@ -745,7 +745,7 @@ def test_a_history_waits_for_a_journal_that_is_behind() -> None:
     world.persist()
     world.advance(1)
     assert texts(other, job) == [str(number) for number in range(1, 101)]
-    assert world.runtime.unsaved == {}
+    assert world.state.unsaved == {}
 
 
 def test_a_history_that_waits_for_the_journal_ends_with_its_session() -> None:
@@ -756,10 +756,10 @@ def test_a_history_that_waits_for_the_journal_ends_with_its_session() -> None:
     world.durable = False
     other.send("job.subscribe", {"job_id": job, "history": True})
     world.advance(1)
-    assert other.session_id in world.runtime.unsaved
+    assert other.session_id in world.state.unsaved
     other.drop()
     world.advance(6)
-    assert other.session_id not in world.runtime.unsaved
+    assert other.session_id not in world.state.unsaved
     world.persist()
 
 
