@@ -421,7 +421,7 @@ class Promises:
         self._world.works.accepted(told.principal, job_id)
         told.accepted.add(job_id)
         work, ask = truth.jobs.get(job_id), told.first(payload["request_id"], "job.submit")
-        new = told.runs.is_carried_out(line.next - 1, payload)
+        new = told.runs.is_carried_out(payload)
         if work is not None and ask is not None and work.key is not None and new:
             told.runs.joined(work, ask.at)
 
@@ -441,7 +441,7 @@ class Promises:
         ensure({status, UNSURE} & had, "I2", f"{work.job_id} is told to be {status}, and was {had}")
         ensure(("job_seq" in payload) == (POSITIONS in told.features), "I1", f"{told.id} is told {payload}")
         follows = status not in FINAL or (payload["replayed"] and told.runs.after_of(ask.payload) == 0)
-        if told.runs.is_carried_out(line.next - 1, payload):
+        if told.runs.is_carried_out(payload):
             told.runs.subscribed(work, ask, payload)
             if work.home != told.id and follows and told.left.get(work.job_id, 0) < ask.at:
                 told.watched[work.job_id] = ask.at

@@ -52,7 +52,7 @@ class Begin(NamedTuple):
     after: int
     at: int
     resumes: int
-    """How often the session had been resumed when it came."""
+    """How often the session had been resumed when it came; -1 if it had come before."""
 
 
 class Runs:
@@ -70,12 +70,15 @@ class Runs:
         self._left: dict[str, list[int]] = {}
         """When the session has unsubscribed from a job, by the clock of `Works.tick`."""
         self._carried_out: set[bytes] = set()
+        self._asked: set[str] = set()
 
     # Requests.
 
     def asked(self, about: str, request_id: str, after: int, at: int) -> None:
         """A subscribe, or a submit with a key, has come; its answer may be lost (§6.3). `after` ANY: live."""
-        self._begins.setdefault(about, []).append(Begin(request_id, after, at, self.resumes))
+        again = request_id in self._asked
+        self._asked.add(request_id)
+        self._begins.setdefault(about, []).append(Begin(request_id, after, at, -1 if again else self.resumes))
 
     def left(self, job_id: str, at: int) -> None:
         """The session unsubscribes from a job."""
@@ -89,14 +92,14 @@ class Runs:
                     begins.remove(begin)
                     return
 
-    def is_carried_out(self, place: int, payload: Mapping[str, Any]) -> bool:
-        """Return whether an answer is of a request that was carried out now, and no copy.
+    def is_carried_out(self, payload: Mapping[str, Any]) -> bool:
+        """Return whether an answer is of a request that was carried out now, unlike a copy of one.
 
-        "Answers are replayed in their place": a copy says the same behind the same number. So does a request
-        that is carried out twice between two numbers, and the second time changes nothing.
+        A client that resumes is told the kept answers, and once more when it sends such a request again. One
+        whose answer is kept no longer is carried out again, and may say the same: see `_begun`.
         """
         said = {name: value for name, value in payload.items() if name != "credentials"}
-        digest = hashlib.blake2b(msgspec.json.encode((place, said), order="sorted"), digest_size=8).digest()
+        digest = hashlib.blake2b(msgspec.json.encode(said, order="sorted"), digest_size=8).digest()
         if digest in self._carried_out:
             return False
         self._carried_out.add(digest)
