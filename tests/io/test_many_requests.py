@@ -159,7 +159,7 @@ def test_so_it_is_while_answers_wait_for_the_disk() -> None:
         stand.loop.turn()
         stand.loop.turn()
     assert not stand.stream.paused
-    assert len(stand.state.jobs) == 40
+    assert len(state_of(stand.runtime).jobs) == 40
 
 
 def test_a_job_that_ends_meanwhile_is_told_of() -> None:

@@ -123,7 +123,7 @@ def test_what_comes_in_while_it_closes_is_dropped() -> None:
     assert not stand.stream.paused  # To see the peer's end.
     stand.say(SUBMIT)
     stand.loop.turn()
-    assert not stand.state.jobs
+    assert not state_of(stand.runtime).jobs
 
 
 def test_a_transport_ends_once_for_the_first_reason_that_it_is_told() -> None:
