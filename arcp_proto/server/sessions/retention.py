@@ -169,10 +169,22 @@ def forget(runtime: RuntimeState, job: Job) -> None:
     runtime.retired.remove(job.terms.principal, job.id)  # Whoever makes room meanwhile takes another.
     if not runtime.retired:
         runtime.timers.disarm(TimerKind.RETENTION, 0)
-    number_at_home(runtime, job, job.history.end + 1)
     for session in list(job.behind.values()):
-        _end_alone(runtime, session, job)
+        if session.backlogs[job.id].owed and _has_room_for_rest(runtime, session, job):
+            number_at_home(runtime, job, job.history.end + 1)
+        else:
+            _end_alone(runtime, session, job)
     runtime.commit(JobForgotten(job.id))
+
+
+def _has_room_for_rest(runtime: RuntimeState, session: Session, job: Job) -> bool:
+    """Return whether the log of a session holds the rest of a history, and loses nothing for it."""
+    rest = list(job.history.between(session.backlogs[job.id].position, job.history.end))
+    count, size = len(rest) + 1, sum(len(payload) for payload, _, _ in rest)
+    log, limits = session.log, runtime.limits
+    events, total = log.last - log.first + 1 + count, log.size + size
+    fits = events <= limits.session_events and total <= limits.session_bytes
+    return fits and runtime.holdings.let_in(session.principal, count, size)
 
 
 def _end_alone(runtime: RuntimeState, session: Session, job: Job) -> None:
@@ -187,9 +199,18 @@ def _end_alone(runtime: RuntimeState, session: Session, job: Job) -> None:
 
 
 def forget_due(runtime: RuntimeState) -> None:
-    """Forget the jobs whose time is over."""
+    """Forget the jobs whose time is over.
+
+    A job is kept for the same time again while a history of it is due to the session that has submitted it.
+    """
     while (principal := runtime.retired.due(runtime.now)) is not None:
-        forget_oldest(runtime, principal)
+        job = runtime.jobs[runtime.retired.oldest(principal)]
+        if any(session.backlogs[job.id].owed for session in job.behind.values()):
+            runtime.retired.remove(principal, job.id)
+            at = Time(runtime.now + runtime.limits.retention * SECOND)
+            runtime.retired.add(job.id, principal, at, large=job.kept > 0)
+        else:
+            forget(runtime, job)
     if runtime.timers.armed(TimerKind.RETENTION, 0) is None:
         _watch(runtime)
 
