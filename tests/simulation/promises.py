@@ -443,7 +443,7 @@ class Promises:
         follows = status not in FINAL or (payload["replayed"] and told.runs.after_of(ask.payload) == 0)
         if told.runs.is_carried_out(payload):
             told.runs.subscribed(work, ask, payload)
-            if work.home != told.id and follows and told.left.get(work.job_id, 0) < ask.at:
+            if work.home != told.id and follows and not told.runs.left_since(work.job_id, ask.at):
                 told.watched[work.job_id] = ask.at
 
     def missing(self) -> str | None:

@@ -84,6 +84,10 @@ class Runs:
         """The session unsubscribes from a job."""
         self._left.setdefault(job_id, []).append(at)
 
+    def left_since(self, job_id: str, at: int) -> bool:
+        """Return whether the session has unsubscribed from a job after a time."""
+        return any(left > at for left in self._left.get(job_id, ()))
+
     def answered(self, request_id: str) -> None:
         """A request is answered, or refused: what it brings is known."""
         for begins in self._begins.values():

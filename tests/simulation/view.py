@@ -273,11 +273,16 @@ class Views:
         """Return a job of a request whose answer was lost; None if there is none.
 
         An earlier process may have asked for it. Or the user was told that the job of its submit is over, and
-        forgotten. The session brings what it submitted from its beginning, and all else from where it was
-        asked for.
+        forgotten; if the agent of that never started, its label is not known. The session brings what it
+        submitted from its beginning, and all else from where it was asked for.
         """
         work, view = self._truth.jobs.get(job_id), self.jobs.get(job_id)
-        if work is not None and view is None and work.label in self.forgotten:
+        unnamed = work is not None and not work.label and work.forgotten and work.home == self.session_id
+        if (
+            work is not None
+            and view is None
+            and (work.label in self.forgotten or (unnamed and self.forgotten))
+        ):
             view = self.jobs[job_id] = View(work, own=True)
             return view
         if work is None or not self.restarted:

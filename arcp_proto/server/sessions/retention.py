@@ -160,8 +160,25 @@ def retire(runtime: RuntimeState, job: Job, at: Time) -> None:
 
 
 def forget_oldest(runtime: RuntimeState, principal: Principal) -> None:
-    """The first finished job of a principal is listed and observed no longer."""
+    """Forget the first finished job of a principal that is not due to its submitter, else the first."""
+    for _ in range(runtime.retired.count(principal)):
+        job = runtime.jobs[runtime.retired.oldest(principal)]
+        if not _is_due_at_home(job):
+            break
+        _keep_longer(runtime, job)
     forget(runtime, runtime.jobs[runtime.retired.oldest(principal)])
+
+
+def _is_due_at_home(job: Job) -> bool:
+    """Return whether the session that has submitted a job waits for a history of it."""
+    return any(session.backlogs[job.id].owed for session in job.behind.values())
+
+
+def _keep_longer(runtime: RuntimeState, job: Job) -> None:
+    """Keep a finished job as if it had ended now."""
+    runtime.retired.remove(job.terms.principal, job.id)
+    at = Time(runtime.now + max(runtime.limits.retention, 1) * SECOND)
+    runtime.retired.add(job.id, job.terms.principal, at, large=job.kept > 0)
 
 
 def forget(runtime: RuntimeState, job: Job) -> None:
@@ -169,22 +186,10 @@ def forget(runtime: RuntimeState, job: Job) -> None:
     runtime.retired.remove(job.terms.principal, job.id)  # Whoever makes room meanwhile takes another.
     if not runtime.retired:
         runtime.timers.disarm(TimerKind.RETENTION, 0)
+    number_at_home(runtime, job, job.history.end + 1)
     for session in list(job.behind.values()):
-        if session.backlogs[job.id].owed and _has_room_for_rest(runtime, session, job):
-            number_at_home(runtime, job, job.history.end + 1)
-        else:
-            _end_alone(runtime, session, job)
+        _end_alone(runtime, session, job)
     runtime.commit(JobForgotten(job.id))
-
-
-def _has_room_for_rest(runtime: RuntimeState, session: Session, job: Job) -> bool:
-    """Return whether the log of a session holds the rest of a history, and loses nothing for it."""
-    rest = list(job.history.between(session.backlogs[job.id].position, job.history.end))
-    count, size = len(rest) + 1, sum(len(payload) for payload, _, _ in rest)
-    log, limits = session.log, runtime.limits
-    events, total = log.last - log.first + 1 + count, log.size + size
-    fits = events <= limits.session_events and total <= limits.session_bytes
-    return fits and runtime.holdings.let_in(session.principal, count, size)
 
 
 def _end_alone(runtime: RuntimeState, session: Session, job: Job) -> None:
@@ -205,10 +210,8 @@ def forget_due(runtime: RuntimeState) -> None:
     """
     while (principal := runtime.retired.due(runtime.now)) is not None:
         job = runtime.jobs[runtime.retired.oldest(principal)]
-        if any(session.backlogs[job.id].owed for session in job.behind.values()):
-            runtime.retired.remove(principal, job.id)
-            at = Time(runtime.now + runtime.limits.retention * SECOND)
-            runtime.retired.add(job.id, principal, at, large=job.kept > 0)
+        if _is_due_at_home(job):
+            _keep_longer(runtime, job)
         else:
             forget(runtime, job)
     if runtime.timers.armed(TimerKind.RETENTION, 0) is None:
