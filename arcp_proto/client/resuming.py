@@ -210,9 +210,9 @@ def unsubscribe(client: ClientState, session: ClientSession, message: messages.U
     """A job is observed no longer; there is no answer, so that it is said again on the next connection."""
     job_id = JobId(message.job_id)
     job = session.jobs.get(job_id)
-    if job is not None and (job.own or (session.is_placed and not job.observed)):
+    if job is not None and (job.own or (session.is_placed and not job.may_be_observed)):
         return  # It comes all the same, to its end.
-    if job is None or job.observed:
+    if job is None or job.may_be_observed:
         session.leave(job_id, session.requests.asked)
         for request in session.requests:
             if request.job_id == job_id and request.kind is RequestKind.SUBSCRIBE:

@@ -236,6 +236,8 @@ class Views:
         ensure(position > view.cursor, "I1", f"{what} twice: it had {view.cursor}")
         missing = self._missed(view, position)
         ensure(missing is None, "I1", f"{what} before event {missing}")
+        if view.joined:
+            view.cut = max(view.cut, position - 1)  # The next process is not told of the rest, either.
         view.cursor, view.joined = position, False
         return view.hand(position)
 

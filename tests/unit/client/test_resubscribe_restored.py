@@ -80,6 +80,18 @@ def test_another_process_takes_nothing_of_a_job_that_was_left_before_a_subscribe
     assert other.client.resumption() is not None
 
 
+def test_another_process_leaves_a_job_of_which_it_was_not_told(runtime: ScriptedRuntime) -> None:
+    """An earlier process may have submitted it, or observes it: the unsubscribe is sent, and kept."""
+    other = another_process(runtime)
+    assert positions(at(other, 1, 1)) == [1]
+    other.client.unsubscribe(JOB, now=other.now)
+    other.take()
+    assert [frame["job_id"] for frame in other.sent("job.unsubscribe")] == [JOB]
+    assert positions(at(other, 2, 2)) == []
+    third = another_process(other)
+    assert positions(at(third, 1, 1) + at(third, 2, 2)) == []
+
+
 def test_another_process_takes_nothing_of_a_job_that_was_lost(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
     lose(runtime)
