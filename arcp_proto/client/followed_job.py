@@ -115,11 +115,6 @@ class FollowedJob:
     # Subscriptions.
 
     @property
-    def may_be_home(self) -> bool:
-        """Whether its events may come by themselves, beside those of a subscription."""
-        return self.keyed or not self.observed
-
-    @property
     def may_be_observed(self) -> bool:
         """Whether its events may come by a subscription, or by its key."""
         return self.keyed or self.observed
@@ -131,7 +126,8 @@ class FollowedJob:
 
     def follow_again(self, *, observed: bool) -> None:
         """Begin anew after its end, of which the user has not processed all."""
-        self.observed, self.keyed, self.heard, self.refusals, self.home = observed, False, True, 0, 0
+        self.observed, self.own, self.keyed, self.heard, self.refusals = observed, False, False, True, 0
+        self.home = 0
         self.repeat()
 
     def repeat(self) -> None:

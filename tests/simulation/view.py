@@ -82,7 +82,8 @@ class View:
     def begin(self, after: int) -> None:
         """Follow it from behind a position; it was not followed, or has ended."""
         if not (self.asked and self.ended and self.held):
-            self.held, self.submitted = deque(), False  # What is still held is of an earlier time.
+            self.held = deque()  # What is still held is of an earlier time.
+        self.submitted = False
         self.own = self.own and self.work.parent is not None
         self.asked, self.waits, self.ended, self.lost, self.unwanted = True, True, False, False, False
         self.chunk = 0

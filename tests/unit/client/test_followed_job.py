@@ -73,7 +73,7 @@ def test_in_the_next_session_a_job_comes_by_a_subscription_alone() -> None:
     followed.heard = False
     followed.lose()
     assert (followed.observed, followed.keyed, followed.heard, followed.awaited) == (True, False, True, True)
-    assert (followed.may_be_home, followed.may_be_observed) == (False, True)
+    assert followed.may_be_observed
     followed.awaited = False
     assert take(followed, 5, 9, 10) == [5, 9, 10]
 
@@ -92,21 +92,27 @@ def test_positions_rise_behind_what_came_while_a_job_was_awaited_until_the_sessi
 
 
 @pytest.mark.parametrize(
-    ("observed", "keyed", "home", "subscribed"),
-    [(True, False, False, True), (False, False, True, False), (False, True, True, True)],
+    ("observed", "keyed", "subscribed"),
+    [(True, False, True), (False, False, False), (False, True, True)],
 )
-def test_how_events_of_a_job_may_come(observed: bool, keyed: bool, home: bool, subscribed: bool) -> None:
+def test_how_events_of_a_job_may_come(observed: bool, keyed: bool, subscribed: bool) -> None:
     followed = job(observed=observed)
     followed.keyed = keyed
-    assert (followed.may_be_home, followed.may_be_observed) == (home, subscribed)
+    assert followed.may_be_observed == subscribed
 
 
 def test_a_job_that_has_ended_and_is_followed_again_is_new_but_for_its_positions() -> None:
     followed = job(observed=False, cursor=4, home=7)
-    followed.keyed, followed.awaited, followed.heard, followed.refusals = True, True, False, 3
+    followed.own, followed.keyed, followed.awaited, followed.heard, followed.refusals = (
+        True,
+        True,
+        True,
+        False,
+        3,
+    )
     assert followed.takes(None, 8, "e")
     followed.follow_again(observed=True)
-    assert (followed.observed, followed.keyed, followed.awaited) == (True, False, False)
+    assert (followed.observed, followed.own, followed.keyed, followed.awaited) == (True, False, False, False)
     assert (followed.heard, followed.refusals, followed.recent) == (True, 0, {})
     assert (followed.cursor, followed.stored) == (4, 4)
 
