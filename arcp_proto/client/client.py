@@ -66,7 +66,7 @@ class Client(Endpoint[ClientState]):
 
     @property
     def features(self) -> frozenset[str]:
-        """What was negotiated for the session (§6.2)."""
+        """The features that were negotiated for the session (§6.2)."""
         return self._state.features
 
     @property
@@ -80,7 +80,7 @@ class Client(Endpoint[ClientState]):
         return 0 if self._state.session is None else self._state.session.cursor
 
     def resumption(self) -> Resumption | None:
-        """What another process needs to go on with the session; None when there is none to go on with.
+        """Return what another process needs to continue the session; None without a session to continue.
 
         It changes by `Welcomed`, by the answers to submit and subscribe, by the ends of jobs and by
         `processed`.

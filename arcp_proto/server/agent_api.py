@@ -1,4 +1,4 @@
-"""What agents call: the checks that come before anything changes, and what follows (§7, §8)."""
+"""The calls of agents: the checks that come before anything changes, and what follows (§7, §8)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class AgentApi:
-    """What agents call, and what their host asks about their jobs; the driver takes after an input.
+    """The calls of agents, and the queries of their host about jobs; the driver takes after an input.
 
     Inputs raise before anything has changed.
     """
@@ -137,7 +137,7 @@ class AgentApi:
         *,
         now: int,
     ) -> None:
-        """What an operation has cost in fact: spent in full, and published as a metric called `name`.
+        """Spend the actual cost of an operation, in full, and publish it as a metric called `name`.
 
         Raises LocalProtocolError for a hold that is over, a cost that is none, a name without `cost.`.
         """

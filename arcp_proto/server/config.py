@@ -32,7 +32,7 @@ Observers = Mapping[str, Mapping[str, str]]
 
 
 class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host decides. Times in seconds.
+    """The configuration of a runtime. Times are in seconds.
 
     `resume_window_sec` is how long a session outlives its connection; a `heartbeat_interval_sec` of 0
     offers no heartbeats; `quirks` answers peers that deviate in the form that they read. `observers` says
@@ -65,7 +65,7 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def features(self) -> tuple[str, ...]:
-        """What is offered."""
+        """The features that the runtime offers (§6.2)."""
         withheld = {
             "heartbeat": self.heartbeat_interval_sec == 0,
             PROVISIONED_CREDENTIALS: not self.credentials or not (self.journal or self.volatile_credentials),

@@ -43,7 +43,7 @@ JOBS_A_REQUEST: Final = 50
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """Who handles a message, and the feature that it needs (§6.2).
+    """The handler of a message type, and the feature that the message needs (§6.2).
 
     `counted` says that it is a request, of which there may be so many a second; `idle` that whoever says
     nothing else does not use its session (§14).
@@ -221,7 +221,7 @@ HOOKS: Final = Hooks(
 
 
 def carry_out(runtime: RuntimeState, key: TimerKey) -> None:
-    """Its time has come."""
+    """Carry out a timer that is due."""
     due = DUE.get(key.kind)
     if due is None:
         raise InvariantViolated(f"a runtime has no timer {key.kind}")

@@ -118,7 +118,7 @@ class Runtime(Endpoint[RuntimeState]):
         *,
         now: int,
     ) -> Output:
-        """The answer to `Authenticate`: who it is, None for nobody, `failed` when it cannot be told.
+        """Answer `Authenticate`: the principal, None to refuse, `failed` when the host cannot tell.
 
         At `expires`, Unix time in nanoseconds, the connection is closed, and from then on the session is
         resumed only with a fresh bearer (§6.1). Raises LocalProtocolError for a principal that is empty or
@@ -135,7 +135,7 @@ class Runtime(Endpoint[RuntimeState]):
         return state.leave()
 
     def observers_set(self, observers: dict[str, dict[str, str]], *, now: int) -> None:
-        """Who sees the jobs of others from now on; what is not allowed any more ends. Take afterwards.
+        """Set which principals see the jobs of others; other observations end (§7.6). Take afterwards.
 
         Raises LocalProtocolError for a right that is neither "list" nor "observe".
         """
@@ -169,7 +169,7 @@ class Runtime(Endpoint[RuntimeState]):
     def credential_revoked(
         self, alias: str, revoked: bool, final: bool = False, reason: str = "", *, now: int
     ) -> Output:
-        """The answer to `RevokeCredential`: nothing is valid any more, or why it has failed.
+        """Answer `RevokeCredential`: every credential of the alias is revoked, or why that has failed.
 
         A `final` failure is not tried again before the next restart. `reason` holds no secret: it is kept.
         """
