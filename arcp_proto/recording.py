@@ -82,7 +82,7 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
         "subscribe",
         "unsubscribe",
         "list_jobs",
-        "processed",
+        "mark_processed",
         "stream_result",
         "close",
         "detach",
@@ -92,6 +92,9 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
     ),
 }
 """Methods that a recording may call; `connect`, `message`, `heard` and `line` are handled one by one."""
+
+RENAMED: Final[Mapping[str, str]] = {"processed": "mark_processed"}
+"""The names of inputs in recordings of earlier versions, and their present names."""
 
 _FREE: Final = ("submit", "emit", "write_result", "delegate", "finish", "fail")
 """Inputs that hold data of agents and users."""
@@ -235,6 +238,7 @@ class _Player:
     def _repeat(self, name: str, arguments: list[Any], now: int) -> Output | None:
         """Repeat an input; return its output, or None if that must still be taken."""
         role = "runtime" if isinstance(self.machine, Runtime) else "client"
+        name = RENAMED.get(name, name)
         if name == "connect":
             self._connect(arguments, now)
         elif name == "message":

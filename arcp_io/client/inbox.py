@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from arcp_io.errors import HistoryCut
-from arcp_proto.engine.output import JobEmitted
+from arcp_proto.engine.output import JobEvent
 
 if TYPE_CHECKING:
     from .jobs import SessionJobs
@@ -24,7 +24,7 @@ class Inbox:
     __slots__ = ("_job_id", "behind", "full", "jobs", "size", "taken", "told", "upto", "waiting")
 
     def __init__(self, jobs: SessionJobs, job_id: str) -> None:
-        self.waiting: deque[JobEmitted | HistoryCut] = deque()
+        self.waiting: deque[JobEvent | HistoryCut] = deque()
         """Waiting events, oldest first, with marks where events are missing."""
         self.size = 0
         """Bytes of the waiting events."""
@@ -41,17 +41,17 @@ class Inbox:
         self.full = False
         """Whether more bytes wait than the buffer size."""
 
-    def add(self, events: Sequence[JobEmitted]) -> None:
+    def add(self, events: Sequence[JobEvent]) -> None:
         """Add new events."""
         size = sum(map(_SIZE, events))
         self.waiting += events
         self.size += size
         self.jobs.size += size
 
-    def take(self) -> JobEmitted | HistoryCut:
+    def take(self) -> JobEvent | HistoryCut:
         """Return the oldest waiting item."""
         event = self.waiting.popleft()
-        if isinstance(event, JobEmitted):
+        if isinstance(event, JobEvent):
             self.size -= event.size
             self.jobs.size -= event.size
         return event
@@ -67,7 +67,7 @@ class Inbox:
         A receipt covers everything before it as well, so it is held back while earlier events are taken or
         wait.
         """
-        first = self.taken or next((one.receipt for one in self.waiting if isinstance(one, JobEmitted)), 0)
+        first = self.taken or next((one.receipt for one in self.waiting if isinstance(one, JobEvent)), 0)
         if 0 < first < receipt:
             self.behind = max(self.behind, receipt)
             return

@@ -13,7 +13,7 @@ import msgspec
 
 from arcp_io.errors import ArcpError, ConnectionLost, HistoryCut, ResultIncomplete, ResultMismatch, error_for
 from arcp_io.values import read_as
-from arcp_proto.engine.output import JobAccepted, JobEmitted, JobEnded, Subscribed
+from arcp_proto.engine.output import JobAccepted, JobEnded, JobEvent, Subscribed
 from arcp_proto.final_statuses import FAILURES
 from arcp_proto.ids import JobId
 from arcp_proto.wire.result_chunks import ChunkReader
@@ -36,7 +36,7 @@ else:
 
     T = TypeVar("T")
 
-Event: TypeAlias = JobEmitted
+Event: TypeAlias = JobEvent
 """One event of a job (§8.1).
 
 `kind`, `body`, `ts` and `job_id`; `job_seq` is its position in the job, the same in every session, or None if

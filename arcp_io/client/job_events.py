@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Self
 
 from arcp_io.errors import HistoryCut
-from arcp_proto.engine.output import JobEmitted
+from arcp_proto.engine.output import JobEvent
 from arcp_proto.ids import MILLISECOND
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class JobEvents:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> JobEmitted:
+    async def __anext__(self) -> JobEvent:
         """Return the next event, and mark the one before as processed."""
         inbox = self._inbox
         if inbox.upto > inbox.told and not inbox.behind:

@@ -12,12 +12,12 @@ from arcp_io.drivers.clock import Clock
 from arcp_io.errors import ArcpError, ConnectionLost
 from arcp_proto.client.stored_session import Resumption
 from arcp_proto.engine.output import (
-    CancelAnswered,
+    CancelAcknowledged,
     Detached,
     Event,
     JobAccepted,
-    JobEmitted,
     JobEnded,
+    JobEvent,
     SessionLost,
     Subscribed,
 )
@@ -201,8 +201,8 @@ class SessionJobs:
     def take_emitted(self, events: Sequence[Event]) -> Iterator[Event]:
         """Pass the events of jobs to their jobs; yield everything else, in order."""
         for kind, group in groupby(events, type):
-            if kind is JobEmitted:
-                for job_id, emitted in groupby(cast(Iterator[JobEmitted], group), _JOB_ID):
+            if kind is JobEvent:
+                for job_id, emitted in groupby(cast(Iterator[JobEvent], group), _JOB_ID):
                     self._emitted(job_id, list(emitted))
             else:
                 yield from group
@@ -224,7 +224,7 @@ class SessionJobs:
         else:
             self._end(job, event)
 
-    def cancel_answered(self, event: CancelAnswered) -> None:
+    def cancel_answered(self, event: CancelAcknowledged) -> None:
         """Count a numbered answer to a cancel."""
         if event.seq and (job := self._unfinished.get(event.job_id)) is not None:
             job._cancel_answered()
@@ -251,7 +251,7 @@ class SessionJobs:
         """Note that a session is open: the stored one, the same again, or (not `resumed`) another."""
         self._restoring = self._restoring and resumed
 
-    def _emitted(self, job_id: str, events: Sequence[JobEmitted]) -> None:
+    def _emitted(self, job_id: str, events: Sequence[JobEvent]) -> None:
         """Pass events to their job, or acknowledge them if it is not followed."""
         job = self._unfinished.get(job_id)
         if job is None and self._restoring and job_id not in self._mending:
@@ -262,7 +262,7 @@ class SessionJobs:
         for event in events:
             self._done_with(event)
 
-    def _done_with(self, event: JobEmitted | JobEnded) -> None:
+    def _done_with(self, event: JobEvent | JobEnded) -> None:
         """Mark an event without a taker as processed.
 
         If its result is requested again, this happens in order with the events of its job.

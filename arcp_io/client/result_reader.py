@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 from arcp_io.errors import HistoryCut, ResultIncomplete
-from arcp_proto.engine.output import JobEmitted
+from arcp_proto.engine.output import JobEvent
 from arcp_proto.wire import codec
 from arcp_proto.wire.event_bodies import EventKind
 from arcp_proto.wire.result_chunks import JSON_TYPE, ChunkError, missing_chunks, read_chunk
@@ -24,7 +24,7 @@ class ResultReader:
     up, a later `Job.result_stream` continues after its last piece.
     """
 
-    def __init__(self, job: Job, on_event: Callable[[JobEmitted], object] | None) -> None:
+    def __init__(self, job: Job, on_event: Callable[[JobEvent], object] | None) -> None:
         self._job = job
         self._on_event = on_event
         self._events = aiter(job)
@@ -62,7 +62,7 @@ class ResultReader:
                 self._on_event(item)
         return item
 
-    async def next_item(self) -> JobEmitted | str | bytes | None:
+    async def next_item(self) -> JobEvent | str | bytes | None:
         """Return the next piece, or an event that is not a chunk; None at the end."""
         if self._early:
             early, self._early = self._early, ""
@@ -78,7 +78,7 @@ class ResultReader:
                 return piece
         return None
 
-    async def _next_event(self) -> JobEmitted | None:
+    async def _next_event(self) -> JobEvent | None:
         """Return the next event of the job, None at its end."""
         while True:
             try:
@@ -87,7 +87,7 @@ class ResultReader:
                 self.history_cut = cut
                 self._events = aiter(self._job)
 
-    def _read(self, event: JobEmitted) -> str | bytes:
+    def _read(self, event: JobEvent) -> str | bytes:
         """Return the data of a chunk; empty if it was read before."""
         if self._kept:
             return ""

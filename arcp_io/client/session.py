@@ -20,7 +20,7 @@ from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.connection import Connection
 from arcp_proto.engine.output import (
-    CancelAnswered,
+    CancelAcknowledged,
     ConnectionEnded,
     Detached,
     Dial,
@@ -318,7 +318,7 @@ class Session:
     def _processed(self, job_id: str, receipt: int) -> None:
         """Note that everything of a job up to a receipt is processed."""
         if self.lost is None:
-            self._client.processed(JobId(job_id), receipt, now=self._pump.now())
+            self._client.mark_processed(JobId(job_id), receipt, now=self._pump.now())
             if self._keeper is not None:
                 self._keeper.changed_before(self._connection)
 
@@ -407,7 +407,7 @@ class Session:
                 if event.request_id in self._mends:
                     self._jobs.not_mended(self._mends.pop(event.request_id))
                 self._answers.refuse(event.request_id, refusal_of(event))
-            case CancelAnswered():
+            case CancelAcknowledged():
                 self._jobs.cancel_answered(event)
                 self._answers.give(event.request_id, event.final_status)
             case JobsListed():

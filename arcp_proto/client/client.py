@@ -1,8 +1,8 @@
 """The client side of ARCP, without I/O: one session at a time, over as many connections as it takes.
 
-`connect` and what the user calls (`submit`, `cancel`, `subscribe`, `unsubscribe`, `list_jobs`, `processed`,
-`close`, `detach`, `dial_failed`) are followed by `take`; what a transport reports (`receive`, `lost` of the
-`Connection`) and `handle_timer` take by themselves. Whatever a runtime sends comes out as an event, and never
+`connect` and what the user calls (`submit`, `cancel`, `subscribe`, `unsubscribe`, `list_jobs`,
+`mark_processed`, `close`, `detach`, `dial_failed`) are followed by `take`; what a transport reports
+(`receive`, `lost` of the `Connection`) and `handle_timer` take by themselves. Whatever a runtime sends comes out as an event, and never
 raises. What the user calls raises `LocalProtocolError` before anything has changed.
 """
 
@@ -83,7 +83,7 @@ class Client(Endpoint[ClientState]):
         """Return what another process needs to continue the session; None without a session to continue.
 
         It changes by `Welcomed`, by the answers to submit and subscribe, by the ends of jobs and by
-        `processed`.
+        `mark_processed`.
         """
         return None if self._state.session is None else self._state.session.resumption()
 
@@ -172,9 +172,9 @@ class Client(Endpoint[ClientState]):
         return self._ask(request)
 
     def cancel(self, job_id: JobId, reason: str = "", *, now: int) -> RequestId:
-        """Ask for the end of a job (§7.4); `CancelAnswered` or `RequestRefused` answers, `JobEnded` follows.
+        """Ask for the end of a job (§7.4); `CancelAcknowledged` or `RequestRefused` answers.
 
-        Raises LocalProtocolError without a session, and when too much is unanswered.
+        `JobEnded` follows. Raises LocalProtocolError without a session, and when too much is unanswered.
         """
         state = self._state
         session = self._asking()
@@ -239,14 +239,14 @@ class Client(Endpoint[ClientState]):
         state.enter(now, "list_jobs", *which)
         return self._ask(self._about(RequestKind.LIST, None, message, size))
 
-    def processed(self, job_id: JobId, receipt: int, *, now: int) -> None:
+    def mark_processed(self, job_id: JobId, receipt: int, *, now: int) -> None:
         """Note that the user has done with the events of a job, up to one of them: acks tell of it (§6.5).
 
-        `receipt` is that of a `JobEmitted` or a `JobEnded` of the job. It stands for those of the same job
+        `receipt` is that of a `JobEvent` or a `JobEnded` of the job. It stands for those of the same job
         that were handed out before, too; a second call, or one after the end of the session, is harmless.
         """
         state = self._state
-        state.enter(now, "processed", job_id, receipt)
+        state.enter(now, "mark_processed", job_id, receipt)
         session = state.session
         if session is not None:
             session.acks.done(receipt, job_id)

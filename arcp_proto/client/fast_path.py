@@ -13,7 +13,7 @@ import msgspec
 
 from arcp_proto.engine.connection import Connection, Phase
 from arcp_proto.engine.machine import takes
-from arcp_proto.engine.output import Event, JobEmitted
+from arcp_proto.engine.output import Event, JobEvent
 from arcp_proto.ids import JobId
 from arcp_proto.limits import MAX_ID_LENGTH
 from arcp_proto.wire.codec import Count, Decoders
@@ -148,7 +148,7 @@ def _receive_run(
         receipt += 1
         ids.append(event.id)
         sizes.append(size)
-        events.append(JobEmitted(job_id, seq, kind, payload.ts, body, position, None, size, receipt))
+        events.append(JobEvent(job_id, seq, kind, payload.ts, body, position, None, size, receipt))
     if events:
         _hand_out(session, job, ids, sizes, places)
         connection.heard_at, client.reconnecting.heard = client.now, True

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 from arcp_proto.engine.connection import Connection
 from arcp_proto.engine.machine import found
 from arcp_proto.engine.output import (
-    CancelAnswered,
+    CancelAcknowledged,
     JobAccepted,
-    JobEmitted,
     JobEnded,
+    JobEvent,
     RequestRefused,
     SessionFailed,
     Subscribed,
@@ -142,7 +142,7 @@ def on_cancelled(
     else:
         request = requests.take_cancel(job_id)
     request_id = None if request is None else request.id
-    client.happened(CancelAnswered(request_id, job_id, envelope.event_seq or 0, cancelled.final_status))
+    client.happened(CancelAcknowledged(request_id, job_id, envelope.event_seq or 0, cancelled.final_status))
 
 
 # Events and ends.
@@ -167,7 +167,7 @@ def on_event(
     receipt = _hand_out(session, envelope, job_id, job, position)
     value = taken_out(event.body) if event.kind == "status" else None
     seq, size = envelope.event_seq or 0, len(envelope.payload) + EVENT_BYTES
-    client.happened(JobEmitted(job_id, seq, event.kind, event.ts, event.body, position, value, size, receipt))
+    client.happened(JobEvent(job_id, seq, event.kind, event.ts, event.body, position, value, size, receipt))
 
 
 def on_result(
@@ -423,7 +423,7 @@ def _set_fault(end: JobEnded, final_status: str, message: str | None) -> None:
 def _end(client: ClientState, session: ClientSession, envelope: codec.Envelope, end: JobEnded) -> None:
     """A job is over, and so is every cancel of it that was not answered: some peers never do."""
     while (request := session.requests.take_cancel(end.job_id)) is not None:
-        client.happened(CancelAnswered(request.id, end.job_id, 0, end.final_status))
+        client.happened(CancelAcknowledged(request.id, end.job_id, 0, end.final_status))
     job = session.jobs.get(end.job_id)
     end.receipt = _hand_out(session, envelope, end.job_id, job, end.job_seq)
     session.end_job(end.job_id, end.seq)

@@ -288,7 +288,7 @@ class JobsListed(msgspec.Struct):
 class Subscribed(msgspec.Struct):
     """The answer to a subscribe (§7.6). `request_id` is None when the client asked by itself, to recover.
 
-    Events follow as `JobEmitted`. `subscribed_from` is the position of the last event of the job when it was
+    Events follow as `JobEvent`. `subscribed_from` is the position of the last event of the job when it was
     answered, and `history_from` of the first one that is left of a history that a bound has cut; of a runtime
     that tells no positions they are numbers of the session that submitted the job.
     """
@@ -346,7 +346,7 @@ class RequestRefused(msgspec.Struct):
     details: dict[str, Any]
 
 
-class JobEmitted(msgspec.Struct):
+class JobEvent(msgspec.Struct):
     """One event of a job (§8.1).
 
     `job_seq` is its position: its place in its job, the same for everybody; None of a runtime that tells
@@ -364,10 +364,10 @@ class JobEmitted(msgspec.Struct):
     size: int = 0
     """Bytes that it takes, about: what is not processed is bounded by them."""
     receipt: int = 0
-    """How many events this client had handed out with it: what `Client.processed` is told."""
+    """How many events this client had handed out with it: what `Client.mark_processed` is told."""
 
 
-class CancelAnswered(msgspec.Struct):
+class CancelAcknowledged(msgspec.Struct):
     """The answer to a cancel (§7.4); the end of the job follows unless `final_status` says how it ended."""
 
     request_id: RequestId | None
@@ -432,8 +432,8 @@ Event = (
     | SubscriptionEnded
     | JobAccepted
     | RequestRefused
-    | JobEmitted
-    | CancelAnswered
+    | JobEvent
+    | CancelAcknowledged
     | JobEnded
     | SessionFailed
     | SessionClosed

@@ -15,12 +15,12 @@ from typing import Any, Final
 import pytest
 
 from arcp_proto.engine.output import (
-    CancelAnswered,
+    CancelAcknowledged,
     ConnectionEnded,
     Event,
     JobAccepted,
-    JobEmitted,
     JobEnded,
+    JobEvent,
     RequestRefused,
     SessionClosed,
     SessionFailed,
@@ -102,12 +102,12 @@ class AsTheirClient:
                 if event.job_id not in self._jobs:
                     self._jobs.append(event.job_id)
                 return f"{self.job(event.job_id)} is accepted: {event.agent}"
-            case JobEmitted():
+            case JobEvent():
                 return f"{self.job(event.job_id)}: {event.kind}"
             case JobEnded():
                 end = f"{event.final_status} {event.code or repr(event.result)}"
                 return f"{self.job(event.job_id)} ends: {end}"
-            case CancelAnswered():
+            case CancelAcknowledged():
                 return f"the cancel of {self.job(event.job_id)} is answered"
             case RequestRefused():
                 number = list(self._requests.values()).index(event.request_id)

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from arcp_proto.engine.output import (
-    CancelAnswered,
+    CancelAcknowledged,
     ConnectionEnded,
     JobAccepted,
-    JobEmitted,
     JobEnded,
+    JobEvent,
     RequestRefused,
     SessionClosed,
     SessionFailed,
@@ -298,7 +298,7 @@ def test_the_events_of_a_go_runtime() -> None:
     for number, (kind, body) in enumerate(said, 1):
         payload = {"kind": kind, "ts": LOCAL_TIME, "body": body}
         (event,) = runtime.say("job.event", payload, job_id=job, event_seq=number)
-        assert isinstance(event, JobEmitted)
+        assert isinstance(event, JobEvent)
         bodies.append(event.body)
         values.append(event.value)
     assert bodies[0] == {"level": "info", "message": "m", "dimensions": {"k": 1}}
@@ -318,7 +318,7 @@ def test_a_go_runtime_cancels() -> None:
     job = runtime.accept()
     request = runtime.cancel(job, "stop")
     (event,) = runtime.say("job.cancelled", {"job_id": job, "reason": "stop"}, job_id=job, event_seq=1)
-    assert isinstance(event, CancelAnswered)
+    assert isinstance(event, CancelAcknowledged)
     assert event.request_id == request
     error = {"final_status": "cancelled", "code": "CANCELLED", "retryable": False}
     (event,) = runtime.say("job.error", error, job_id=job, event_seq=2)
@@ -383,7 +383,7 @@ def test_a_java_runtime_cancels_and_closes() -> None:
     job = runtime.accept()
     request = runtime.cancel(job, "stop")
     (event,) = runtime.say("job.cancelled", {"reason": "stop"}, job_id=job, event_seq=1)
-    assert isinstance(event, CancelAnswered)
+    assert isinstance(event, CancelAcknowledged)
     assert event.request_id == request
     error = {"final_status": "cancelled", "code": "CANCELLED", "message": "stop", "retryable": False}
     (event,) = runtime.say("job.error", error, job_id=job, event_seq=2)
@@ -439,13 +439,13 @@ def test_a_typescript_runtime_runs_and_cancels_a_job() -> None:
             event_seq=2,
         ),
     ]
-    assert [event.body for event in events if isinstance(event, JobEmitted)] == [
+    assert [event.body for event in events if isinstance(event, JobEvent)] == [
         {"phase": "running"},
         {"name": "m", "value": 1, "dimensions": {"a": "b"}},
     ]
     request = runtime.cancel(job)
     (event,) = runtime.say("job.cancelled", {}, job_id=job)
-    assert isinstance(event, CancelAnswered)
+    assert isinstance(event, CancelAcknowledged)
     assert event.request_id == request
     error = {
         "final_status": "cancelled",

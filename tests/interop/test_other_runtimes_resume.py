@@ -16,8 +16,8 @@ from arcp_proto.engine.output import (
     Detached,
     Event,
     JobAccepted,
-    JobEmitted,
     JobEnded,
+    JobEvent,
     JobLost,
     JobsListed,
     RequestRefused,
@@ -85,7 +85,7 @@ def refuse_until(runtime: ScriptedRuntime, kind: str, done: type[Event], **field
 
 def texts(events: list[Event]) -> list[str]:
     """What was logged, in order."""
-    return [event.body["message"] for event in events if isinstance(event, JobEmitted)]
+    return [event.body["message"] for event in events if isinstance(event, JobEvent)]
 
 
 def kinds(events: list[Event]) -> list[str]:
@@ -311,7 +311,7 @@ def test_history_that_comes_before_the_answer(answers_by: str) -> None:
     fields = {"request_id": request} if answers_by == "request_id" else {}
     happened += runtime.say("job.subscribed", subscribed(replayed=True, **fields), job_id="job_9")
     happened += said(runtime, "job_9", 3)
-    assert kinds(happened) == ["Subscribed", "JobEmitted", "JobEmitted", "JobEmitted"]
+    assert kinds(happened) == ["Subscribed", "JobEvent", "JobEvent", "JobEvent"]
     assert texts(happened) == ["1", "2", "3"]
 
 
@@ -324,7 +324,7 @@ def test_an_end_that_comes_before_the_answer() -> None:
     happened += runtime.say("job.result", result, job_id="job_9", event_seq=2)
     answer = subscribed(status="success", replayed=2, request_id=request)
     happened += runtime.say("job.subscribed", answer, job_id="job_9")
-    assert kinds(happened) == ["Subscribed", "JobEmitted", "JobEnded"]
+    assert kinds(happened) == ["Subscribed", "JobEvent", "JobEnded"]
     assert runtime.state.session is not None and "job_9" not in runtime.state.session.jobs
 
 
@@ -341,7 +341,7 @@ def test_a_lost_session_is_recovered_from_a_runtime_that_replays_before_it_answe
     happened += runtime.say("job.result", result, id="r2", job_id=job, event_seq=2)
     answer = subscribed(job, status="success", replayed=2, request_id=asked["id"])
     happened += runtime.say("job.subscribed", answer, job_id=job)
-    assert kinds(happened) == ["Subscribed", "JobEmitted", "JobEnded"]
+    assert kinds(happened) == ["Subscribed", "JobEvent", "JobEnded"]
     assert texts(happened) == ["3"]
 
 

@@ -132,7 +132,7 @@ def test_a_cursor_is_kept_before_it_is_acked() -> None:
     assert [kept.cursor for kept, _ in stand.store.saves] == [0]
     for seq in range(1, 41):
         stand.emit(seq)
-        stand.client.processed(JobId("job_1"), seq, now=stand.at)
+        stand.client.mark_processed(JobId("job_1"), seq, now=stand.at)
         stand.keeper.changed()
     kept, written = stand.store.saves[-1]
     (ack,) = acks(stand.stream.written)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from arcp_proto.client.config import ClientConfig
-from arcp_proto.engine.output import JobEmitted
+from arcp_proto.engine.output import JobEvent
 from arcp_proto.limits import KIB, MIB, Limits
 from tests.unit.scripted_runtime import JOB, ScriptedRuntime
 
@@ -85,8 +85,8 @@ def _results() -> Filled:
                 body = {"result_id": "res_1", "chunk_seq": sequence, "data": piece, "encoding": "base64"}
                 _say(runtime, number, {**body, "more": True}, "result_chunk", job_id)
                 for event in runtime.events:
-                    if isinstance(event, JobEmitted):
-                        runtime.client.processed(event.job_id, event.receipt, now=runtime.now)
+                    if isinstance(event, JobEvent):
+                        runtime.client.mark_processed(event.job_id, event.receipt, now=runtime.now)
                 runtime.events.clear()
         return runtime
 

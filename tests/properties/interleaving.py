@@ -12,7 +12,7 @@ import msgspec
 
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.output import (
-    CancelAnswered,
+    CancelAcknowledged,
     Event,
     JobAccepted,
     JobEnded,
@@ -203,7 +203,7 @@ class Interleaving:
         self._close(request)
         match request.kind:
             case "cancel":
-                expected = [(request.id, "CancelAnswered", request.job_id or "")]
+                expected = [(request.id, "CancelAcknowledged", request.job_id or "")]
                 self._tell("job.cancelled", payload, expected, **envelope)
             case "subscribe":
                 payload |= {"job_id": request.job_id, "current_status": "running"}
@@ -246,7 +246,7 @@ class Interleaving:
         cancels = [one for one in self.open if one.kind == "cancel" and one.job_id == job.id]
         for request in cancels:
             self._close(request)
-        expected = [(request.id, "CancelAnswered", job.id) for request in cancels]
+        expected = [(request.id, "CancelAcknowledged", job.id) for request in cancels]
         envelope = {"job_id": job.id, "event_seq": self._next_seq()}
         if traced and job.trace_id is not None:
             envelope["trace_id"] = job.trace_id
@@ -359,6 +359,6 @@ def answers(events: list[Event]) -> list[Told]:
                 told.append((event.request_id, "RequestRefused", event.message))
             case JobsListed():
                 told.append((event.request_id, "JobsListed", ""))
-            case JobAccepted() | CancelAnswered() | Subscribed() if event.request_id is not None:
+            case JobAccepted() | CancelAcknowledged() | Subscribed() if event.request_id is not None:
                 told.append((event.request_id, type(event).__name__, event.job_id))
     return told

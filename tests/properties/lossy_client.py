@@ -13,13 +13,13 @@ from arcp_proto.client.stored_session import Resumption
 from arcp_proto.engine.connection import Connection, Framing
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import (
-    CancelAnswered,
+    CancelAcknowledged,
     Deadline,
     Dial,
     Event,
     JobAccepted,
-    JobEmitted,
     JobEnded,
+    JobEvent,
     JobLost,
     JobsListed,
     Output,
@@ -34,7 +34,7 @@ from arcp_proto.recording import record, replay
 from arcp_proto.secret import Secret
 
 UNIX = 1_780_000_000 * SECOND
-ANSWERS = (JobAccepted, RequestRefused, CancelAnswered, Subscribed, JobsListed)
+ANSWERS = (JobAccepted, RequestRefused, CancelAcknowledged, Subscribed, JobsListed)
 
 
 NOTICES = ("back_pressure", "unsubscribed")
@@ -66,7 +66,7 @@ class Told:
         """The position of the last event that was handed out, or behind which the user has asked."""
         self.stored = 0
         """The cursor of the next process: everything up to it is processed, in the order of handing out."""
-        self.open: deque[JobEmitted | JobEnded | int] = deque()
+        self.open: deque[JobEvent | JobEnded | int] = deque()
         """What is handed out and not processed; a number says that the cursor was set back to it."""
         self.starts: set[int] = set()
         """The cursors of what dead processes have asked for, if their answers came too late for them."""
@@ -83,11 +83,11 @@ class Told:
 
     # What comes.
 
-    def hand_out(self, event: JobEmitted | JobEnded, facts: Sequence[Fact], features: frozenset[str]) -> None:
+    def hand_out(self, event: JobEvent | JobEnded, facts: Sequence[Fact], features: frozenset[str]) -> None:
         """Take an event, which has to be the next that there is for this session."""
         position = event.job_seq
         if position is None:
-            assert isinstance(event, JobEmitted) and event.body.get("phase") in NOTICES, event
+            assert isinstance(event, JobEvent) and event.body.get("phase") in NOTICES, event
         else:
             if not self.followed:
                 self._begin_late(position, facts, features)
@@ -137,7 +137,7 @@ class Told:
 
     # What the user does.
 
-    def process(self) -> JobEmitted | JobEnded:
+    def process(self) -> JobEvent | JobEnded:
         """The user has done with the next event, and with the cursor being set back behind it."""
         event = self.open.popleft()
         assert not isinstance(event, int)
@@ -184,9 +184,9 @@ class Told:
             if _is_for(facts[number - 1], features)
         ]
 
-    def _look_at(self, event: JobEmitted | JobEnded, position: int, facts: Sequence[Fact]) -> None:
+    def _look_at(self, event: JobEvent | JobEnded, position: int, facts: Sequence[Fact]) -> None:
         what = facts[position - 1]
-        if isinstance(event, JobEmitted):
+        if isinstance(event, JobEvent):
             assert (event.kind, event.body) == (what.kind, what.body), f"{what} is at {position}"
             if event.kind == "result_chunk":
                 self.chunks[position] = event.body["data"]
@@ -215,7 +215,7 @@ class ToldLoosely(Told):
         self.numbers: list[int] = []
         """The positions that the events have, whatever the runtime tells."""
 
-    def hand_out(self, event: JobEmitted | JobEnded, facts: Sequence[Fact], features: frozenset[str]) -> None:
+    def hand_out(self, event: JobEvent | JobEnded, facts: Sequence[Fact], features: frozenset[str]) -> None:
         """Take an event, which has to be one that has happened."""
         assert event.job_seq is None
         if isinstance(event, JobEnded):
@@ -238,7 +238,7 @@ class ToldLoosely(Told):
         """Another session numbers from 1."""
         self.last = 0
 
-    def process(self) -> JobEmitted | JobEnded:
+    def process(self) -> JobEvent | JobEnded:
         """The user has done with the next event."""
         event = self.open.popleft()
         assert not isinstance(event, int)
@@ -361,7 +361,7 @@ class LossyClient:
         if isinstance(event, ANSWERS) and event.request_id is not None:
             self.answered[event.request_id] += 1
         match event:
-            case JobEmitted() | JobEnded():
+            case JobEvent() | JobEnded():
                 assert event.receipt > 0
                 told = self._told(event.job_id)
                 told.hand_out(event, self.world.facts(event.job_id), self.client.features)
@@ -436,7 +436,7 @@ class LossyClient:
             told = self.told[job_id]
             while told.open and count > 0:
                 count -= 1
-                self.client.processed(job_id, told.process().receipt, now=self.world.now)
+                self.client.mark_processed(job_id, told.process().receipt, now=self.world.now)
                 self.keep()
             self.take()
 

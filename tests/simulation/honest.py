@@ -11,15 +11,15 @@ from arcp_proto.client.stored_session import Resumption
 from arcp_proto.engine.connection import Connection, Framing, Phase
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import (
-    CancelAnswered,
+    CancelAcknowledged,
     Closing,
     ConnectionEnded,
     Detached,
     Dial,
     Event,
     JobAccepted,
-    JobEmitted,
     JobEnded,
+    JobEvent,
     JobLost,
     JobsListed,
     Output,
@@ -325,7 +325,7 @@ class Honest:
 
     def _happened(self, event: Event) -> None:
         match event:
-            case JobEmitted():
+            case JobEvent():
                 taken = self.views.emitted(event)
                 if event.kind == "delegate":
                     self.views.announced(event.body["child_job_id"], self.views.jobs[event.job_id])
@@ -350,7 +350,7 @@ class Honest:
             case JobsListed():
                 _, listing = self._answered(event.request_id, "list")
                 self._listed(listing, event)
-            case CancelAnswered() if event.request_id is not None:
+            case CancelAcknowledged() if event.request_id is not None:
                 self._answered(event.request_id, "cancel")
             case RequestRefused():
                 command, what = self._answered(event.request_id, "")
@@ -392,7 +392,7 @@ class Honest:
                 view = self.views.noticed(job_id)
                 if view is not None and not self.actor.reconnect:
                     view.asked = view.own = False
-            case Detached() | SessionFailed() | SessionClosed() | CancelAnswered():
+            case Detached() | SessionFailed() | SessionClosed() | CancelAcknowledged():
                 return
             case _:
                 raise Broken("simulator", f"a client does not tell of {event}")
@@ -418,7 +418,7 @@ class Honest:
             return
         for _ in range(min(count, len(self.inbox))):
             job_id, receipt, taken = self.inbox.popleft()
-            machine.processed(JobId(job_id), receipt, now=self.now)
+            machine.mark_processed(JobId(job_id), receipt, now=self.now)
             if taken is not None:
                 taken.processed()
         if self._settling:

@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from arcp_proto.engine.output import JobEmitted, JobEnded, Subscribed
+from arcp_proto.engine.output import JobEnded, JobEvent, Subscribed
 
 from .broken import Broken, ensure
 from .truth import FINAL, Truth, Work, is_notice, mark_of
@@ -195,7 +195,7 @@ class Views:
 
     # Events.
 
-    def emitted(self, event: JobEmitted) -> Taken | None:
+    def emitted(self, event: JobEvent) -> Taken | None:
         """An event of a job, or a notice of the session."""
         position = event.job_seq
         if position is None:

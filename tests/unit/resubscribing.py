@@ -6,7 +6,7 @@ from typing import Any
 
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import Resumption
-from arcp_proto.engine.output import Event, JobEmitted, JobEnded
+from arcp_proto.engine.output import Event, JobEnded, JobEvent
 from arcp_proto.ids import JobId
 from tests.unit.scripted_runtime import JOB, ScriptedRuntime, log, positions
 
@@ -91,8 +91,8 @@ def another_process(runtime: ScriptedRuntime) -> ScriptedRuntime:
 def process_all(runtime: ScriptedRuntime, job_id: str = JOB) -> None:
     """Process every event of a job."""
     for event in runtime.events:
-        if isinstance(event, JobEmitted | JobEnded) and event.job_id == job_id:
-            runtime.client.processed(event.job_id, event.receipt, now=runtime.now)
+        if isinstance(event, JobEvent | JobEnded) and event.job_id == job_id:
+            runtime.client.mark_processed(event.job_id, event.receipt, now=runtime.now)
 
 
 def subscribe_second(runtime: ScriptedRuntime) -> None:

@@ -12,7 +12,7 @@ from arcp_proto.client.state import ClientState
 from arcp_proto.client.stored_session import Resumption
 from arcp_proto.engine.connection import Framing
 from arcp_proto.engine.endpoint import state_of
-from arcp_proto.engine.output import Closing, Dial, Event, JobEmitted, Output
+from arcp_proto.engine.output import Closing, Dial, Event, JobEvent, Output
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, JobId, RequestId
 from arcp_proto.secret import Secret
@@ -207,12 +207,12 @@ class ScriptedRuntime:
 
 def numbers(events: list[Event]) -> list[int]:
     """The numbers of events of jobs."""
-    return [event.seq for event in events if isinstance(event, JobEmitted)]
+    return [event.seq for event in events if isinstance(event, JobEvent)]
 
 
 def positions(events: list[Event]) -> list[int | None]:
     """The positions of events of jobs."""
-    return [event.job_seq for event in events if isinstance(event, JobEmitted)]
+    return [event.job_seq for event in events if isinstance(event, JobEvent)]
 
 
 def accepted(job_id: str = JOB, **fields: Any) -> dict[str, Any]:

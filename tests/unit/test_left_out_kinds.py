@@ -10,7 +10,7 @@ import pytest
 from arcp_proto.client.client import Client
 from arcp_proto.client.config import CLIENT_FEATURES, ClientConfig
 from arcp_proto.client.stored_session import Resumption
-from arcp_proto.engine.output import JobEmitted, JobEnded, Subscribed, SubscriptionEnded, Welcomed
+from arcp_proto.engine.output import JobEnded, JobEvent, Subscribed, SubscriptionEnded, Welcomed
 from arcp_proto.limits import Limits
 from arcp_proto.wire.event_bodies import Log, Progress
 from tests.unit.pair import RUNTIME_CONFIG, UNIX, Pair
@@ -85,9 +85,7 @@ class Story:
 
     def got(self) -> list[int | None]:
         """The positions that bob has."""
-        return [
-            event.job_seq for event in self.pair.events if isinstance(event, JobEmitted) and event.job_seq
-        ]
+        return [event.job_seq for event in self.pair.events if isinstance(event, JobEvent) and event.job_seq]
 
     def asked(self) -> list[int | None]:
         """The positions above which he has asked."""
@@ -96,8 +94,8 @@ class Story:
     def process(self, count: int) -> Resumption:
         """Let bob process so much of what he has got, and write down where he is."""
         client = self.pair.client
-        for event in self.pair.all(JobEmitted)[:count]:
-            client.processed(event.job_id, event.receipt, now=self.pair.now)
+        for event in self.pair.all(JobEvent)[:count]:
+            client.mark_processed(event.job_id, event.receipt, now=self.pair.now)
         resumption = client.resumption()
         assert resumption is not None
         return Resumption.of_json(resumption.to_json())
@@ -305,7 +303,7 @@ def test_the_submitting_session_goes_on_over_gaps() -> None:
             pair.connect()
         pair.advance(5)
     emit()
-    assert [event.job_seq for event in pair.all(JobEmitted)] == [3, 5, 6, 8, 9]
+    assert [event.job_seq for event in pair.all(JobEvent)] == [3, 5, 6, 8, 9]
     runtime.agents.finish(job, {"done": True}, now=pair.now)
     pair.advance(0.01)
     end = pair.last(JobEnded)

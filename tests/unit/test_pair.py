@@ -9,11 +9,11 @@ import pytest
 from arcp_proto.client.config import CLIENT_FEATURES, ClientConfig
 from arcp_proto.engine.connection import Framing
 from arcp_proto.engine.output import (
-    CancelAnswered,
+    CancelAcknowledged,
     ConnectionEnded,
     JobAccepted,
-    JobEmitted,
     JobEnded,
+    JobEvent,
     RequestRefused,
     SessionClosed,
     SessionFailed,
@@ -80,7 +80,7 @@ def test_a_job_from_its_submit_to_its_end(framing: Framing, piece: int) -> None:
     pair.runtime.agents.finish(job_id, {"echo": 1}, now=pair.now, summary="done")
     pair.settle()
     assert pair.last(JobAccepted).job_id == job_id
-    assert [(event.seq, event.kind) for event in pair.all(JobEmitted)] == [(1, "log"), (2, "progress")]
+    assert [(event.seq, event.kind) for event in pair.all(JobEvent)] == [(1, "log"), (2, "progress")]
     end = pair.last(JobEnded)
     assert (end.job_id, end.seq, end.final_status, end.result, end.summary) == (
         job_id,
@@ -117,7 +117,7 @@ def test_a_cancel_its_answer_and_the_verified_end(pair: Pair) -> None:
     job_id = pair.submit()
     request_id = pair.client.cancel(job_id, "enough", now=pair.now)
     pair.settle()
-    assert pair.last(CancelAnswered) == CancelAnswered(request_id, job_id, 1, None)
+    assert pair.last(CancelAcknowledged) == CancelAcknowledged(request_id, job_id, 1, None)
     assert pair.last(StopJob).job_id == job_id
     assert pair.all(JobEnded) == []
     pair.job_stopped(job_id)
@@ -130,11 +130,11 @@ def test_a_cancel_that_crosses_the_end_of_its_job(pair: Pair) -> None:
     pair.runtime.agents.finish(job_id, 1, now=pair.now)
     request_id = pair.client.cancel(job_id, now=pair.now)
     pair.settle()
-    assert pair.all(CancelAnswered) == [CancelAnswered(request_id, job_id, 0, "success")]
+    assert pair.all(CancelAcknowledged) == [CancelAcknowledged(request_id, job_id, 0, "success")]
     assert [end.final_status for end in pair.all(JobEnded)] == ["success"]
     again = pair.client.cancel(job_id, now=pair.now)
     pair.settle()
-    assert pair.last(CancelAnswered) == CancelAnswered(again, job_id, 3, "success")
+    assert pair.last(CancelAcknowledged) == CancelAcknowledged(again, job_id, 3, "success")
 
 
 def test_a_cancel_of_no_job(pair: Pair) -> None:
@@ -160,7 +160,7 @@ def test_a_streamed_result(pair: Pair, pieces: list[str | bytes], expected: str 
     end = pair.last(JobEnded)
     assert end.final_status == "success"
     assert end.result == expected
-    assert {event.kind for event in pair.all(JobEmitted)} == {"result_chunk"}
+    assert {event.kind for event in pair.all(JobEvent)} == {"result_chunk"}
 
 
 def test_a_large_value_comes_whole(pair: Pair) -> None:
@@ -178,7 +178,7 @@ def test_a_stream_for_a_client_without_chunks_comes_inline() -> None:
     pair.runtime.agents.write_result(job_id, "small", now=pair.now)
     pair.runtime.agents.finish(job_id, now=pair.now)
     pair.settle()
-    assert (pair.last(JobEnded).result, pair.all(JobEmitted)) == ("small", [])
+    assert (pair.last(JobEnded).result, pair.all(JobEvent)) == ("small", [])
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_an_agent_that_fails_with_any_code(pair: Pair, code: str) -> None:
     pair.settle()
     end = pair.last(JobEnded)
     assert (end.job_id, end.final_status, end.code, end.message) == (job_id, "error", code, "why")
-    assert [answer.request_id for answer in pair.all(CancelAnswered)] == [request_id]
+    assert [answer.request_id for answer in pair.all(CancelAcknowledged)] == [request_id]
 
 
 def test_a_job_that_runs_too_long(pair: Pair) -> None:
@@ -209,8 +209,8 @@ def test_what_was_processed_frees_the_log_of_the_runtime(pair: Pair) -> None:
         pair.runtime.agents.emit(job_id, "log", Log("info", str(number)), now=pair.now)
     pair.settle()
     session = pair.runtime_state.sessions[pair.last(Welcomed).session_id]
-    for event in pair.all(JobEmitted)[:60]:
-        pair.client.processed(event.job_id, event.receipt, now=pair.now)
+    for event in pair.all(JobEvent)[:60]:
+        pair.client.mark_processed(event.job_id, event.receipt, now=pair.now)
     pair.settle()
     assert session.log.first == 61 - 28
     pair.advance(0.25)
@@ -344,7 +344,7 @@ def test_a_child_is_followed_where_its_frames_come_anyhow(pair: Pair) -> None:
     pair.settle()
     pair.advance(1)
     of_child = [event for event in pair.events if getattr(event, "job_id", None) == child]
-    assert [type(event).__name__ for event in of_child] == ["Subscribed", "JobEmitted", "JobEnded"]
+    assert [type(event).__name__ for event in of_child] == ["Subscribed", "JobEvent", "JobEnded"]
     assert pair.last(JobEnded).result == {"ok": True}
     pair.runtime.agents.finish(job_id, None, now=pair.now)
     pair.settle()
@@ -358,4 +358,4 @@ def test_what_children_did_comes_after_a_resume(pair: Pair) -> None:
     pair.runtime.agents.fail(child, "X_MINE", "no", now=pair.now)
     pair.settle()
     pair.connect()
-    assert (pair.last(JobEmitted).job_id, pair.last(JobEnded).code) == (child, "X_MINE")
+    assert (pair.last(JobEvent).job_id, pair.last(JobEnded).code) == (child, "X_MINE")

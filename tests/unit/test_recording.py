@@ -302,7 +302,7 @@ def test_a_client_that_goes_on_is_recorded_with_what_it_went_on_with() -> None:
         client.connect(Secret("s3cret"), now=START)
         outputs.append(client.take())
         client.stream_result(JobId("job_1"), now=START)
-        client.processed(JobId("job_1"), 5, now=START)
+        client.mark_processed(JobId("job_1"), 5, now=START)
         client.detach(now=START)
         outputs.append(client.take())
         again = replay(lines)
@@ -315,6 +315,16 @@ def test_a_client_that_goes_on_is_recorded_with_what_it_went_on_with() -> None:
         assert (kept.session_id, kept.cursor, kept.jobs) == ("sess_x", 4, (job,))
         outcomes.append(("rt_secret" in "".join(lines), kept.token.reveal() == "rt_secret"))
     assert outcomes == [(False, False), (True, True)]
+
+
+def test_an_input_may_have_its_earlier_name() -> None:
+    client = Client(ClientConfig(), seed=SEED, now=START, unix=UNIX)
+    lines: list[str] = []
+    record(client, lines.append, salt=SALT)
+    client.mark_processed(JobId("job_1"), 5, now=START)
+    earlier = [line.replace('"mark_processed"', '"processed"') for line in lines]
+    assert earlier != lines
+    assert len(replay(earlier).outputs) == 1
 
 
 # What is no recording.

@@ -16,8 +16,8 @@ from arcp_proto.engine.connection import Framing, Phase
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import (
     ConnectionEnded,
-    JobEmitted,
     JobEnded,
+    JobEvent,
     SessionClosed,
     SessionFailed,
     Welcomed,
@@ -432,7 +432,7 @@ def test_a_close_waits_a_second_and_goes_on_listening(runtime: ScriptedRuntime) 
     runtime.take()
     assert runtime.sent("session.close")[0]["payload"] == {"reason": ""}
     assert runtime.advance(0.9) == []
-    runtime.only(JobEmitted, runtime.say("job.event", log(), job_id=JOB, event_seq=1))
+    runtime.only(JobEvent, runtime.say("job.event", log(), job_id=JOB, event_seq=1))
     ended = runtime.only(ConnectionEnded, runtime.advance(0.2))
     assert (ended.who, ended.code, ended.reason) == ("local", "", "the close was not answered")
 
@@ -544,7 +544,7 @@ def emit(runtime: ScriptedRuntime, first: int, last: int) -> None:
 
 def process(runtime: ScriptedRuntime, first: int, last: int, job_id: JobId = JOB) -> None:
     for seq in range(first, last + 1):
-        runtime.client.processed(job_id, seq, now=runtime.now)
+        runtime.client.mark_processed(job_id, seq, now=runtime.now)
     runtime.take()
 
 
@@ -752,13 +752,13 @@ def test_what_the_user_calls_can_be_recorded_and_repeated() -> None:
     connection.receive(json.dumps({"type": "session.welcome", "payload": WELCOME}).encode(), now=SECOND)
     client.submit("echo", 1, {"fs.read": []}, "2027-01-01T00:00:00Z", "k", 5, TRACEPARENT, "a=1", now=SECOND)
     client.cancel(JOB, "why", now=SECOND)
-    client.processed(JOB, 1, now=SECOND)
+    client.mark_processed(JOB, 1, now=SECOND)
     client.close("bye", now=SECOND)
     assert calls[0] == ("connect", (token, "messages", True, "p"))
     assert calls[2:] == [
         ("submit", ("echo", 1, {"fs.read": []}, "2027-01-01T00:00:00Z", "k", 5, TRACEPARENT, "a=1")),
         ("cancel", (JOB, "why")),
-        ("processed", (JOB, 1)),
+        ("mark_processed", (JOB, 1)),
         ("close", ("bye",)),
     ]
     sent = [envelope for _, envelope in client.take().envelopes()]

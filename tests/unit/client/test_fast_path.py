@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from arcp_proto.client import fast_path
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.endpoint import state_of
-from arcp_proto.engine.output import Event, JobEmitted
+from arcp_proto.engine.output import Event, JobEvent
 from arcp_proto.ids import JobId
 from arcp_proto.limits import MAX_DEPTH, MAX_ID_LENGTH, Limits
 from tests.unit.scripted_runtime import FEATURES, JOB, NUMBERED, ScriptedRuntime
@@ -92,7 +92,7 @@ def state(runtime: ScriptedRuntime) -> object:
 def heard(runtime: ScriptedRuntime) -> object:
     """What it has said and told."""
     events = [
-        msgspec.structs.replace(event, size=0) if isinstance(event, JobEmitted) else event
+        msgspec.structs.replace(event, size=0) if isinstance(event, JobEvent) else event
         for event in runtime.events
     ]  # Sizes are about.
     return (repr(events), runtime.received, repr(runtime.closings), runtime.dials)
@@ -220,10 +220,10 @@ def test_what_is_read_at_once_comes_out_as_one_by_one(
         assert state(together) == state(single)
         if together.state.connection is None:
             break
-        held = [event for event in together.events if isinstance(event, JobEmitted) and event.seq]
+        held = [event for event in together.events if isinstance(event, JobEvent) and event.seq]
         for event in held[: data.draw(st.integers(0, len(held)))]:
             for runtime in (together, single):
-                runtime.client.processed(event.job_id, event.receipt, now=runtime.now)
+                runtime.client.mark_processed(event.job_id, event.receipt, now=runtime.now)
                 runtime.take()
         seconds = data.draw(st.sampled_from([0, 0.1, 0.3]))
         for runtime in (together, single):
@@ -252,18 +252,18 @@ def test_a_run_of_events(monkeypatch: pytest.MonkeyPatch, placed: bool) -> None:
         *texts_of(2, OTHER, 41, starts[1]),
         *texts_of(3, JOB, 43, starts[2]),
     ]
-    events = [event for event in at_once(runtime, found) if isinstance(event, JobEmitted)]
+    events = [event for event in at_once(runtime, found) if isinstance(event, JobEvent)]
     assert [event.seq for event in events] == [event.receipt for event in events] == list(range(1, 46))
     expected = [*range(1, 41), 7, 8, 50, 51, 52] if placed else [None] * 45
     assert [event.job_seq for event in events] == expected
     first = events[0]
     assert (first.job_id, first.kind, first.body) == (JOB, "log", {"level": "info", "message": "hi"})
     assert (first.ts, first.size) == ("2026-01-01T00:00:00Z", len(found[0]))
-    runtime.client.processed(JOB, 40, now=runtime.now)
+    runtime.client.mark_processed(JOB, 40, now=runtime.now)
     assert runtime.client.cursor == 40
-    runtime.client.processed(JOB, 45, now=runtime.now)
+    runtime.client.mark_processed(JOB, 45, now=runtime.now)
     assert runtime.client.cursor == 40
-    runtime.client.processed(OTHER, 42, now=runtime.now)
+    runtime.client.mark_processed(OTHER, 42, now=runtime.now)
     assert runtime.client.cursor == 45
     session = runtime.state.session
     assert session is not None
@@ -276,21 +276,21 @@ def test_a_copy_is_not_part_of_a_run() -> None:
     runtime = opened()
     found = [*texts_of(2, JOB, 1, 1), *texts_of(2, JOB, 3, 2), *texts_of(1, JOB, 5, 4)]
     events = at_once(runtime, found)
-    assert [event.job_seq for event in events if isinstance(event, JobEmitted)] == [1, 2, 3, 4]
-    assert [event.seq for event in events if isinstance(event, JobEmitted)] == [1, 2, 4, 5]
+    assert [event.job_seq for event in events if isinstance(event, JobEvent)] == [1, 2, 3, 4]
+    assert [event.seq for event in events if isinstance(event, JobEvent)] == [1, 2, 4, 5]
 
 
 def test_a_copy_without_a_position_is_not_part_of_a_run() -> None:
     runtime = opened(placed=False)
     copy = msgspec.json.encode({**message(3), "id": "e1"})
     events = at_once(runtime, [*texts_of(2), copy, *texts_of(1, JOB, 4)])
-    assert [event.seq for event in events if isinstance(event, JobEmitted)] == [1, 2, 4]
+    assert [event.seq for event in events if isinstance(event, JobEvent)] == [1, 2, 4]
 
 
 def test_a_notice_to_one_session_is_not_part_of_a_run() -> None:
     runtime = opened()
     events = at_once(runtime, [*texts_of(2, JOB, 1, 1), *texts_of(1, JOB, 3), *texts_of(1, JOB, 4, 3)])
-    assert [event.job_seq for event in events if isinstance(event, JobEmitted)] == [1, 2, None, 3]
+    assert [event.job_seq for event in events if isinstance(event, JobEvent)] == [1, 2, None, 3]
     session = runtime.state.session
     assert session is not None
     assert (session.jobs[JOB].cursor, session.jobs[JOB].home) == (3, 0)
@@ -301,7 +301,7 @@ def test_a_history_that_was_asked_for_again_comes_in_no_run() -> None:
     at_once(runtime, texts_of(3, JOB, 1, 1))
     subscribe(runtime, JOB, 3)
     events = at_once(runtime, [*texts_of(3, JOB, 4, 1), *texts_of(1, JOB, 7, 2), *texts_of(2, JOB, 8, 4)])
-    assert [event.job_seq for event in events if isinstance(event, JobEmitted)] == [1, 2, 3, 4, 5]
+    assert [event.job_seq for event in events if isinstance(event, JobEvent)] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("kind", ["status", "delegate"])
@@ -326,7 +326,7 @@ def test_what_is_not_processed_stops_it() -> None:
     assert runtime.client.receive_all(runtime.connection, messages, now=runtime.now) == 4
     assert not runtime.connection.reading
     assert runtime.client.receive_all(runtime.connection, messages[4:], now=runtime.now) == 0
-    runtime.client.processed(JOB, 4, now=runtime.now)
+    runtime.client.mark_processed(JOB, 4, now=runtime.now)
     assert runtime.client.receive_all(runtime.connection, messages[4:], now=runtime.now) == 4
 
 
@@ -350,7 +350,7 @@ def test_every_event_of_a_run_is_decoded_by_itself() -> None:
     runtime = opened()
     joined = b"\n".join(texts_of(2))
     events = at_once(runtime, [joined, *texts_of(1)])
-    assert [event.seq for event in events if isinstance(event, JobEmitted)] == [1]
+    assert [event.seq for event in events if isinstance(event, JobEvent)] == [1]
 
 
 def test_the_types_of_a_body_are_those_of_json() -> None:

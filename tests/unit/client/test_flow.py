@@ -120,7 +120,7 @@ def test_what_is_not_processed_stops_the_reading(slow: ScriptedRuntime) -> None:
         seq += 1
         emit(slow, seq, "x" * 100)
     assert 2 <= seq <= 10
-    slow.client.processed(JOB, 1, now=slow.now)
+    slow.client.mark_processed(JOB, 1, now=slow.now)
     assert slow.connection.reading
     emit(slow, seq + 1, "x" * 100)
     assert not slow.connection.reading
@@ -139,7 +139,7 @@ def test_what_a_lost_session_brought_counts_as_well(slow: ScriptedRuntime) -> No
     emit(slow, 1, "x" * 2_000)
     slow.reconnect(session_id="sess_2")
     assert not slow.connection.reading
-    slow.client.processed(JOB, 1, now=slow.now)
+    slow.client.mark_processed(JOB, 1, now=slow.now)
     assert slow.connection.reading
 
 
@@ -154,9 +154,9 @@ def test_the_cursor_is_what_is_processed(runtime: ScriptedRuntime) -> None:
     assert runtime.client.cursor == 0
     for seq in (1, 2, 3):
         emit(runtime, seq)
-    runtime.client.processed(JobId("job_other"), 3, now=runtime.now)
+    runtime.client.mark_processed(JobId("job_other"), 3, now=runtime.now)
     assert runtime.client.cursor == 0
-    runtime.client.processed(JOB, 2, now=runtime.now)
+    runtime.client.mark_processed(JOB, 2, now=runtime.now)
     assert runtime.client.cursor == 2
-    runtime.client.processed(JOB, 1, now=runtime.now)
+    runtime.client.mark_processed(JOB, 1, now=runtime.now)
     assert runtime.client.cursor == 2

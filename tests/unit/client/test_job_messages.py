@@ -9,12 +9,12 @@ import pytest
 
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.output import (
-    CancelAnswered,
+    CancelAcknowledged,
     ConnectionEnded,
     Event,
     JobAccepted,
-    JobEmitted,
     JobEnded,
+    JobEvent,
     RequestRefused,
     SessionClosed,
     SessionFailed,
@@ -258,8 +258,8 @@ def test_a_cancel_is_answered_by_its_name(runtime: ScriptedRuntime, final_status
     runtime.cancel()
     request_id = runtime.cancel()
     payload = {"job_id": JOB, "request_id": request_id, "final_status": final_status}
-    event = runtime.only(CancelAnswered, runtime.say("job.cancelled", payload, event_seq=1))
-    assert event == CancelAnswered(request_id, JOB, 1, final_status)
+    event = runtime.only(CancelAcknowledged, runtime.say("job.cancelled", payload, event_seq=1))
+    assert event == CancelAcknowledged(request_id, JOB, 1, final_status)
     assert runtime.say("job.cancelled", payload, event_seq=2) == []
 
 
@@ -267,8 +267,8 @@ def test_a_cancel_is_answered_without_a_name(runtime: ScriptedRuntime) -> None:
     runtime.cancel("job_2")
     first, second = runtime.cancel(), runtime.cancel()
     for request_id in (first, second, None):
-        event = runtime.only(CancelAnswered, runtime.say("job.cancelled", {"reason": "r"}, job_id=JOB))
-        assert event == CancelAnswered(request_id, JOB, 0, None)
+        event = runtime.only(CancelAcknowledged, runtime.say("job.cancelled", {"reason": "r"}, job_id=JOB))
+        assert event == CancelAcknowledged(request_id, JOB, 0, None)
 
 
 def test_an_answer_to_a_cancel_is_none_to_a_submit(runtime: ScriptedRuntime) -> None:
@@ -287,7 +287,7 @@ def test_the_end_of_a_job_answers_its_cancels_first(
     runtime.accept()
     first, other, second = runtime.cancel(), runtime.cancel("job_2"), runtime.cancel()
     *answers, ended = runtime.say(message_type, payload, job_id=JOB, event_seq=1)
-    assert answers == [CancelAnswered(request_id, JOB, 0, "cancelled") for request_id in (first, second)]
+    assert answers == [CancelAcknowledged(request_id, JOB, 0, "cancelled") for request_id in (first, second)]
     assert isinstance(ended, JobEnded)
     assert (ended.final_status, ended.code, ended.retryable) == ("cancelled", "CANCELLED", False)
     assert refused(runtime, "session.error", error("JOB_NOT_FOUND")).request_id == other
@@ -298,9 +298,9 @@ def test_the_end_of_a_job_answers_its_cancels_first(
 
 def test_an_event(runtime: ScriptedRuntime) -> None:
     runtime.accept()
-    event = runtime.only(JobEmitted, runtime.say("job.event", log(), job_id=JOB, event_seq=1))
+    event = runtime.only(JobEvent, runtime.say("job.event", log(), job_id=JOB, event_seq=1))
     body = {"level": "info", "message": "hi"}
-    assert event == JobEmitted(JOB, 1, "log", "2026-01-01T00:00:00Z", body, 1, size=event.size, receipt=1)
+    assert event == JobEvent(JOB, 1, "log", "2026-01-01T00:00:00Z", body, 1, size=event.size, receipt=1)
     assert event.size >= len(json.dumps(body))
 
 
@@ -313,21 +313,19 @@ def test_the_new_value_of_a_credential_is_not_in_the_body_of_its_event(
     if details is not None:
         body["details"] = details
     said = {"kind": "status", "ts": "t", "body": body}
-    event = runtime.only(JobEmitted, runtime.say("job.event", said, job_id=JOB, event_seq=1))
+    event = runtime.only(JobEvent, runtime.say("job.event", said, job_id=JOB, event_seq=1))
     assert event.body == {"phase": "credential_rotated", "id": "cred_1"}
     assert event.value is not None and event.value.reveal() == "sk-new"
     assert "sk-new" not in repr(event)
-    other = runtime.only(
-        JobEmitted, runtime.say("job.event", {**said, "kind": "log"}, job_id=JOB, event_seq=2)
-    )
+    other = runtime.only(JobEvent, runtime.say("job.event", {**said, "kind": "log"}, job_id=JOB, event_seq=2))
     assert (other.value, other.body["value"]) == (None, "sk-new")
 
 
 def test_an_event_of_another_job_without_a_number(runtime: ScriptedRuntime) -> None:
     event = runtime.only(
-        JobEmitted, runtime.say("job.event", {"kind": "x-vendor.a.b", "body": 5, "job_id": "job_9"})
+        JobEvent, runtime.say("job.event", {"kind": "x-vendor.a.b", "body": 5, "job_id": "job_9"})
     )
-    assert event == JobEmitted(
+    assert event == JobEvent(
         JobId("job_9"), 0, "x-vendor.a.b", "", {"value": 5}, 1, size=event.size, receipt=1
     )
 
@@ -350,7 +348,7 @@ def test_what_waited_behind_a_goodbye_is_not_handed_out(runtime: ScriptedRuntime
         runtime.say("job.event", log(), job_id=JOB, event_seq=seq)
     runtime.say("session.bye", {}, event_seq=2)
     events = runtime.say("job.event", log(), job_id=JOB, event_seq=1)
-    assert [type(event) for event in events] == [JobEmitted, SessionClosed, ConnectionEnded]
+    assert [type(event) for event in events] == [JobEvent, SessionClosed, ConnectionEnded]
 
 
 def test_after_its_end_a_job_is_silent(runtime: ScriptedRuntime) -> None:
@@ -418,7 +416,7 @@ def test_an_accepted_job_ends_with_any_code(runtime: ScriptedRuntime, code: str)
         job_seq=1,
         receipt=1,
     )
-    assert [type(answer) for answer in answers] == [CancelAnswered]
+    assert [type(answer) for answer in answers] == [CancelAcknowledged]
 
 
 @pytest.mark.parametrize("code", [*ErrorCode, "SOMETHING_NEW"])
@@ -480,7 +478,7 @@ def test_a_result_that_is_none(
 
 def test_a_streamed_result_is_joined_and_its_chunks_are_events(runtime: ScriptedRuntime) -> None:
     runtime.accept()
-    first = runtime.only(JobEmitted, runtime.say("job.event", chunk(0, "ab"), job_id=JOB, event_seq=1))
+    first = runtime.only(JobEvent, runtime.say("job.event", chunk(0, "ab"), job_id=JOB, event_seq=1))
     assert (first.kind, first.body["data"]) == ("result_chunk", "ab")
     runtime.say("job.event", chunk(1, "c", more=False), job_id=JOB, event_seq=2)
     payload = {"final_status": "success", "completed_at": "t", "result_id": "res_1", "result_size": 3}
@@ -494,7 +492,7 @@ def test_a_result_that_the_user_reads_is_not_joined(runtime: ScriptedRuntime) ->
     reader, early = runtime.client.stream_result(JOB, now=runtime.now)
     assert (early, reader.due) == ("ab", 1)
     event = runtime.only(
-        JobEmitted, runtime.say("job.event", chunk(1, "c", more=False), job_id=JOB, event_seq=2)
+        JobEvent, runtime.say("job.event", chunk(1, "c", more=False), job_id=JOB, event_seq=2)
     )
     assert event.body["data"] == "c"
     session = runtime.state.session
@@ -533,7 +531,7 @@ def test_a_broken_stream_is_an_error_of_its_job_alone(
 ) -> None:
     runtime.accept()
     for payload in chunks:
-        runtime.only(JobEmitted, runtime.say("job.event", payload, job_id=JOB))
+        runtime.only(JobEvent, runtime.say("job.event", payload, job_id=JOB))
     event = runtime.only(JobEnded, runtime.say("job.result", {"result_id": "res_1", **fields}, job_id=JOB))
     assert (event.final_status, event.code, event.retryable) == ("error", "INTERNAL_ERROR", True)
     assert message in event.message
@@ -578,7 +576,7 @@ def at(
 
 def test_an_observed_event_tells_its_position(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
-    event = runtime.only(JobEmitted, at(runtime, 1, 7))
+    event = runtime.only(JobEvent, at(runtime, 1, 7))
     assert (event.seq, event.job_seq) == (1, 7)
     end = runtime.only(
         JobEnded, runtime.say("job.error", {**end_of("TIMEOUT"), "job_seq": 8}, job_id=JOB, event_seq=2)
@@ -616,15 +614,15 @@ def test_a_subscription_from_above_the_last_event_brings_all_that_follows_that(
     runtime: ScriptedRuntime,
 ) -> None:
     subscribe(runtime, 20)
-    runtime.only(JobEmitted, at(runtime, 1, 10))
+    runtime.only(JobEvent, at(runtime, 1, 10))
     runtime.only(JobEnded, runtime.say("job.error", {**end_of("TIMEOUT"), "job_seq": 11}, job_id=JOB))
 
 
 def test_an_event_of_a_job_that_is_not_followed_is_handed_out(runtime: ScriptedRuntime) -> None:
     """Its receipt keeps the ack back, as that of any event."""
-    event = runtime.only(JobEmitted, at(runtime, 1, 7))
+    event = runtime.only(JobEvent, at(runtime, 1, 7))
     assert runtime.client.cursor == 0
-    runtime.client.processed(JOB, event.receipt, now=runtime.now)
+    runtime.client.mark_processed(JOB, event.receipt, now=runtime.now)
     assert runtime.client.cursor == 1
 
 
@@ -659,7 +657,7 @@ def test_our_own_job_is_not_unsubscribed(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
     runtime.client.unsubscribe(JOB, now=runtime.now)
     runtime.take()
-    runtime.only(JobEmitted, runtime.say("job.event", log(), job_id=JOB, event_seq=1))
+    runtime.only(JobEvent, runtime.say("job.event", log(), job_id=JOB, event_seq=1))
 
 
 def test_the_jobs_that_are_not_wanted_are_bounded() -> None:
@@ -725,8 +723,8 @@ def test_history_that_comes_before_the_answer_waits_for_it(numbered: ScriptedRun
     payload = {"job_id": JOB, "request_id": request_id, "current_status": "cancelled", "replayed": True}
     answer, event, ending = numbered.say("job.subscribed", payload)
     assert isinstance(answer, Subscribed)
-    assert isinstance(event, JobEmitted) and isinstance(ending, JobEnded)
-    numbered.client.processed(JOB, ending.receipt, now=numbered.now)
+    assert isinstance(event, JobEvent) and isinstance(ending, JobEnded)
+    numbered.client.mark_processed(JOB, ending.receipt, now=numbered.now)
     assert numbered.client.cursor == 2
 
 

@@ -13,12 +13,12 @@ from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import (
-    CancelAnswered,
+    CancelAcknowledged,
     ConnectionEnded,
     Event,
     JobAccepted,
-    JobEmitted,
     JobEnded,
+    JobEvent,
     RequestRefused,
 )
 from arcp_proto.engine.timers import TimerKey, TimerKind
@@ -178,7 +178,7 @@ def _do(runtime: ScriptedRuntime, asked: list[str], action: str, argument: Any) 
         case "cancel" if can_ask:
             asked.append(runtime.cancel(argument))
         case "processed":
-            client.processed(JobId(argument[0]), argument[1], now=runtime.now)
+            client.mark_processed(JobId(argument[0]), argument[1], now=runtime.now)
             runtime.take()
         case "close" if state_of(client).connection is not None:
             client.close(now=runtime.now)
@@ -206,7 +206,8 @@ def _check_events(events: list[Event], asked: list[str]) -> None:
     answers = [
         event.request_id
         for event in events
-        if isinstance(event, JobAccepted | RequestRefused | CancelAnswered) and event.request_id is not None
+        if isinstance(event, JobAccepted | RequestRefused | CancelAcknowledged)
+        and event.request_id is not None
     ]
     assert max(Counter(answers).values(), default=0) <= 1
     assert set(answers) <= set(asked)
@@ -217,7 +218,7 @@ def _check_events(events: list[Event], asked: list[str]) -> None:
         match event:
             case JobAccepted():
                 open_jobs[event.job_id] = True
-            case JobEmitted():
+            case JobEvent():
                 assert open_jobs.get(event.job_id, True)
             case JobEnded():
                 assert open_jobs.get(event.job_id, True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arcp_proto.client.config import ClientConfig
-from arcp_proto.engine.output import Event, JobAccepted, JobEmitted, JobEnded, JobLost, SubscriptionEnded
+from arcp_proto.engine.output import Event, JobAccepted, JobEnded, JobEvent, JobLost, SubscriptionEnded
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.wire.timestamps import format_time
 from tests.unit.scripted_runtime import JOB, NUMBERED, UNIX, ScriptedRuntime, accepted, log
@@ -43,7 +43,7 @@ def answer(runtime: ScriptedRuntime, **fields: Any) -> list[Event]:
 
 def said(runtime: ScriptedRuntime, seq: int, text: str, **payload: Any) -> list[str]:
     events = runtime.say("job.event", {**log(text), **payload}, job_id=JOB, event_seq=seq)
-    return [event.body["message"] for event in events if isinstance(event, JobEmitted)]
+    return [event.body["message"] for event in events if isinstance(event, JobEvent)]
 
 
 WITH_HISTORY = {"job_id": JOB, "from_job_seq": 0, "history": True}

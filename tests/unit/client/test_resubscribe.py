@@ -8,8 +8,8 @@ from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.resubscribe import MOST_REFUSALS, WINDOW
 from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.engine.output import (
-    JobEmitted,
     JobEnded,
+    JobEvent,
     JobLost,
     RequestRefused,
     SessionLost,
@@ -199,9 +199,9 @@ def test_an_event_of_a_lost_session_that_is_processed_late_is_none_of_the_next(
     lose(runtime)
     answer(runtime)
     at(runtime, 1, 2)
-    runtime.client.processed(JOB, 1, now=runtime.now)
+    runtime.client.mark_processed(JOB, 1, now=runtime.now)
     assert runtime.client.cursor == 0
-    runtime.client.processed(JOB, 2, now=runtime.now)
+    runtime.client.mark_processed(JOB, 2, now=runtime.now)
     assert runtime.client.cursor == 1
 
 
@@ -242,7 +242,7 @@ def test_an_ended_subscription_is_asked_for_again_a_second_later(runtime: Script
     assert subscribes(runtime) == [(JOB, 0), (JOB, 3)]
     runtime.only(Subscribed, answer(runtime))
     assert numbers(at(runtime, 3, 3) + at(runtime, 4, 4)) == [4]
-    runtime.client.processed(JOB, 1, now=runtime.now)
+    runtime.client.mark_processed(JOB, 1, now=runtime.now)
     assert runtime.client.cursor == 3, "nobody has to process the notice"
 
 
@@ -259,15 +259,15 @@ def test_while_it_is_detached_it_waits(runtime: ScriptedRuntime) -> None:
 
 def test_an_event_of_an_observed_agent_ends_no_subscription(runtime: ScriptedRuntime) -> None:
     subscribe(runtime)
-    runtime.only(JobEmitted, at(runtime, 2, 4, kind="status", body=UNSUBSCRIBED["body"]))
+    runtime.only(JobEvent, at(runtime, 2, 4, kind="status", body=UNSUBSCRIBED["body"]))
 
 
 def test_a_notice_to_this_session_has_no_place_in_its_job(runtime: ScriptedRuntime) -> None:
     notice = {**UNSUBSCRIBED, "body": {"phase": "back_pressure", "message": "too slow"}}
     runtime.accept()
     (told,) = runtime.say("job.event", notice, job_id=JOB, event_seq=1)
-    assert isinstance(told, JobEmitted)
-    runtime.client.processed(JOB, told.receipt, now=runtime.now)
+    assert isinstance(told, JobEvent)
+    runtime.client.mark_processed(JOB, told.receipt, now=runtime.now)
     assert runtime.client.cursor == 1
     other = another_process(runtime)
     for client in (runtime, other):
@@ -281,7 +281,7 @@ def test_a_job_that_was_submitted_here_has_no_subscription_to_end(
 ) -> None:
     runtime.accept()
     notice = {**UNSUBSCRIBED, "job_seq": position}
-    runtime.only(JobEmitted, runtime.say("job.event", notice, job_id=JOB, event_seq=1))
+    runtime.only(JobEvent, runtime.say("job.event", notice, job_id=JOB, event_seq=1))
     runtime.advance(5)
     assert subscribes(runtime) == []
 
@@ -366,7 +366,7 @@ def test_the_end_of_a_history_beside_a_job_that_a_key_has_made_stops_nothing(
     trace_id = runtime.sent("job.submit")[-1]["trace_id"]
     runtime.say("job.accepted", {"job_id": JOB, "request_id": request_id}, trace_id=trace_id)
     (notice,) = runtime.say("job.event", UNSUBSCRIBED, job_id=JOB, event_seq=1)
-    assert isinstance(notice, JobEmitted)
+    assert isinstance(notice, JobEvent)
     assert positions(own(runtime, 2)) == [1]
 
 

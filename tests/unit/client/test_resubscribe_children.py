@@ -6,7 +6,7 @@ import pytest
 
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import ResumedJob, Resumption
-from arcp_proto.engine.output import JobEmitted, JobEnded, SubscriptionEnded
+from arcp_proto.engine.output import JobEnded, JobEvent, SubscriptionEnded
 from arcp_proto.ids import JobId, SessionId
 from arcp_proto.secret import Secret
 from tests.unit.resubscribing import UNSUBSCRIBED, another_process, answer, at, lose, refuse, subscribes
@@ -60,7 +60,7 @@ def test_a_child_goes_on_when_a_subscription_of_it_ends(runtime: ScriptedRuntime
     runtime.client.subscribe(JobId("job_2"), 0, True, now=runtime.now)
     runtime.take()
     answer(runtime, "job_2")
-    runtime.only(JobEmitted, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=2))
+    runtime.only(JobEvent, runtime.say("job.event", UNSUBSCRIBED, job_id="job_2", event_seq=2))
     assert numbers(runtime.say("job.event", log(), job_id="job_2", event_seq=3)) == [3]
 
 

@@ -63,7 +63,7 @@ def test_an_ended_subscription_goes_on_from_what_the_user_has_asked_for(numbered
 def test_another_process_asks_from_the_number_that_is_processed(numbered: ScriptedRuntime) -> None:
     numbered.accept()
     own(numbered, 1, 2, 3)
-    numbered.client.processed(JOB, 2, now=numbered.now)
+    numbered.client.mark_processed(JOB, 2, now=numbered.now)
     resumption = numbered.client.resumption()
     assert resumption is not None
     other = ScriptedRuntime(ClientConfig(), resumption=Resumption.of_json(resumption.to_json()))

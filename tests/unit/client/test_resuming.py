@@ -10,13 +10,13 @@ from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.engine.connection import Framing
 from arcp_proto.engine.output import (
-    CancelAnswered,
+    CancelAcknowledged,
     ConnectionEnded,
     Detached,
     Dial,
     JobAccepted,
-    JobEmitted,
     JobEnded,
+    JobEvent,
     JobLost,
     RequestRefused,
     SessionClosed,
@@ -147,11 +147,11 @@ def test_what_is_processed_while_it_is_detached_is_acked_afterwards(runtime: Scr
     runtime.accept()
     emit(runtime, 1, 2)
     runtime.drop()
-    runtime.client.processed(JOB, 1, now=runtime.now)
+    runtime.client.mark_processed(JOB, 1, now=runtime.now)
     assert runtime.client.cursor == 1
     runtime.connect()
     runtime.welcome()
-    runtime.client.processed(JOB, 2, now=runtime.now)
+    runtime.client.mark_processed(JOB, 2, now=runtime.now)
     runtime.advance(0.3)
     assert [ack["payload"]["last_processed_seq"] for ack in runtime.sent("session.ack")] == [2]
 
@@ -424,7 +424,7 @@ def test_what_a_child_does_waits_for_no_answer(runtime: ScriptedRuntime) -> None
     runtime.submit()
     runtime.reconnect(replies=True)
     (event,) = runtime.say("job.event", log("of the child"), job_id="job_2", event_seq=2)
-    assert isinstance(event, JobEmitted) and event.job_id == "job_2"
+    assert isinstance(event, JobEvent) and event.job_id == "job_2"
 
 
 def test_what_a_child_does_waits_with_what_announces_it(numbered: ScriptedRuntime) -> None:
@@ -438,7 +438,7 @@ def test_what_a_child_does_waits_with_what_announces_it(numbered: ScriptedRuntim
     ]
     assert waiting == []
     events = numbered.say("job.accepted", accepted(JOB, request_id=request_id), job_id=JOB)
-    assert [event.seq for event in events if isinstance(event, JobEmitted)] == [1, 2, 3, 4]
+    assert [event.seq for event in events if isinstance(event, JobEvent)] == [1, 2, 3, 4]
 
 
 def test_events_wait_for_an_acceptance_that_the_runtime_keeps_no_longer(runtime: ScriptedRuntime) -> None:
@@ -446,7 +446,7 @@ def test_events_wait_for_an_acceptance_that_the_runtime_keeps_no_longer(runtime:
     runtime.reconnect(replies=True)
     assert runtime.say("job.event", log(), job_id=JOB, event_seq=1) == []
     answer, event = runtime.say("job.accepted", accepted(JOB, request_id=request_id), job_id=JOB)
-    assert isinstance(answer, JobAccepted) and isinstance(event, JobEmitted)
+    assert isinstance(answer, JobAccepted) and isinstance(event, JobEvent)
     assert (event.seq, event.job_seq) == (1, 1)
 
 
@@ -458,7 +458,7 @@ def test_events_of_jobs_of_an_earlier_process_wait_until_every_submit_is_answere
     first = runtime.client.cursor + 1
     assert runtime.say("job.event", log(), job_id="job_9", event_seq=first) == []
     answer, event = runtime.say("job.accepted", accepted(JOB, request_id=request_id), job_id=JOB)
-    assert isinstance(answer, JobAccepted) and isinstance(event, JobEmitted)
+    assert isinstance(answer, JobAccepted) and isinstance(event, JobEvent)
     assert (answer.job_id, event.job_id) == (JOB, "job_9")
 
 
@@ -621,7 +621,7 @@ def test_a_drop_in_a_close_is_the_end(runtime: ScriptedRuntime) -> None:
 def test_who_leaves_can_go_on_later(runtime: ScriptedRuntime) -> None:
     runtime.accept()
     emit(runtime, 1, 2)
-    runtime.client.processed(JOB, 1, now=runtime.now)
+    runtime.client.mark_processed(JOB, 1, now=runtime.now)
     runtime.client.detach(now=runtime.now)
     runtime.only(ConnectionEnded, runtime.take())
     assert runtime.sent("session.close") == []
@@ -705,7 +705,7 @@ def test_a_cancel_by_the_id_of_a_job_of_another_process() -> None:
     request_id = runtime.cancel()
     runtime.welcome()
     payload = {"job_id": JOB, "request_id": request_id}
-    answer = runtime.only(CancelAnswered, runtime.say("job.cancelled", payload, event_seq=5))
+    answer = runtime.only(CancelAcknowledged, runtime.say("job.cancelled", payload, event_seq=5))
     assert answer.request_id == request_id
 
 
