@@ -1,9 +1,9 @@
 """The client side of ARCP, without I/O: one session at a time, over as many connections as it takes.
 
-`connect` and what the user calls (`submit`, `cancel`, `subscribe`, `unsubscribe`, `list_jobs`,
-`mark_processed`, `close`, `detach`, `dial_failed`) are followed by `take`; what a transport reports
-(`receive`, `lost` of the `Connection`) and `handle_timer` take by themselves. Whatever a runtime sends comes out as an event, and never
-raises. What the user calls raises `LocalProtocolError` before anything has changed.
+`connect` and the commands of the user (`submit`, `cancel`, `subscribe`, `unsubscribe`, `list_jobs`,
+`mark_processed`, `close`, `detach`, `dial_failed`) are followed by `take`; the reports of a transport
+(`receive`, `lost` and others of the `Connection`) and `handle_timer` take by themselves. All messages of a
+runtime come out as events, and never raise. A command raises `LocalProtocolError` before it changes anything.
 """
 
 from __future__ import annotations
