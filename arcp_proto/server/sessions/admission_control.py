@@ -1,7 +1,7 @@
-"""What one peer, one principal and all of them together may take of a runtime (§14), and what is told then.
+"""Admission control: how many connections, sessions, requests and jobs a peer and a principal may have (§14).
 
-Nothing here has a timer of its own, but for a connection that is not read for a second, and nothing looks
-through sessions until a principal has as many as it may.
+The only timer here is that of a connection that is not read for a second. Sessions are searched only when a
+principal has as many as it may have.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState
 
 Group: TypeAlias = Principal | None
-"""Whose sessions and jobs are counted together: a principal's, and those of everybody without a name."""
+"""The principal whose sessions and jobs are counted together; None: all anonymous clients."""
 
 PAUSE: Final = SECOND
-"""How long a connection is not read once it was told of a limit: it is told at most once in this time."""
+"""How long a connection is not read after an error about a limit: it gets one such error in this time."""
 RETRY_AFTER: Final = 1000
-"""Milliseconds after which it is worth trying again, where nothing better is known."""
+"""Milliseconds of `retry_after_ms`, where nothing better is known."""
 MINUTE: Final = 60 * SECOND
 TURNED_AWAY: Final = 64
-"""Connections that found no place before their welcome, and are to be told so when they say hello."""
+"""Connections without a place before their welcome that may stay until their hello, to be told the reason."""
 TOLD_RATE: Final = 10
 TOLD_BURST: Final = 100
-"""Facts of one limit that are told of connections that were never let in: so many a second, and at once."""
+"""Audit facts per limit about connections before their welcome: at most this rate a second, and this burst.
+"""
 
 
 EVENTS_A_REQUEST: Final = 64
-"""Events of a history that are replayed count as one request more: they cost about as much (§14)."""
+"""How many replayed events of a history count as one request: they cost about as much (§14)."""
 
 
 SHUTTING_DOWN: Final = "the runtime is shutting down"
-"""Why a runtime takes no new sessions and jobs, and ends those that it has."""
+"""The message of a runtime that takes no new sessions and jobs, and ends those that it has."""
 
 
 class Exceeded(Refusal):
@@ -62,7 +63,7 @@ class Exceeded(Refusal):
         principal: str = "",
         fatal: bool = False,
     ) -> None:
-        """`limit` names a field of Limits, and `most` is its value."""
+        """Take the name of a field of Limits as `limit`, and its value as `most`."""
         details = {"limit": limit, "max": most, "retry_after_ms": retry_after_ms}
         super().__init__(ErrorCode.INTERNAL_ERROR, message, fatal=fatal, details=details)
         self.limit = limit
@@ -71,7 +72,7 @@ class Exceeded(Refusal):
 
 
 class RunningJobs(dict[JobId, Job]):
-    """The jobs whose agents have not stopped, and how many each group has."""
+    """The jobs whose agents have not stopped, and the number of them in each group."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +80,7 @@ class RunningJobs(dict[JobId, Job]):
         self._counts: dict[Group, int] = {}
 
     def add(self, job: Job, group: Group) -> None:
-        """An agent is about to run; again is harmless."""
+        """Count a job whose agent is about to run; a second call for it changes nothing."""
         if job.id not in self:
             self._groups[job.id] = group
             self._counts[group] = self._counts.get(group, 0) + 1
@@ -93,26 +94,26 @@ class RunningJobs(dict[JobId, Job]):
             del self._counts[group]
 
     def count(self, group: Group) -> int:
-        """How many a group has."""
+        """Return how many running jobs a group has."""
         return self._counts.get(group, 0)
 
 
 class Standing:
-    """What a group has: its sessions, those without a connection in the order in which they lost it."""
+    """The sessions and connections of a group; its detached sessions in the order of their detachment."""
 
     __slots__ = ("bucket", "connections", "sessions", "settled_until")
 
     def __init__(self, limits: Limits) -> None:
         self.sessions: OrderedDict[SessionId, Session] = OrderedDict()
         self.connections = 0
-        """Let in, and not gone yet."""
+        """Connections that were welcomed and are not gone yet."""
         self.bucket = Bucket(limits.principal_requests_per_sec, 2 * limits.principal_requests_per_sec)
         self.settled_until = Time(0)
-        """Until then no session can make room for another: it was looked for."""
+        """Until when no session can make room for another, as a search has shown."""
 
 
 class Allowance:
-    """What an open connection may still ask for."""
+    """The requests that an open connection may still make."""
 
     __slots__ = ("active_at", "asked", "bucket", "group", "over_at", "over_since", "shared")
 
@@ -120,14 +121,14 @@ class Allowance:
         self.group = group
         self.bucket = Bucket(limits.requests_per_sec, 2 * limits.requests_per_sec)
         self.shared = shared
-        """The principal's; who has no name shares with nobody."""
+        """The bucket of the principal; an anonymous client shares none."""
         self.active_at = now
         self.asked: dict[JobId, int] = {}
-        """For each job whose history was asked for, the position up to which its replay counts."""
+        """Per job whose history was asked for, the position up to which its replay counts as requests."""
         self.over_at = self.over_since = Time(-MINUTE)
 
     def charge(self, now: Time, count: int) -> None:
-        """Count so many requests, whether they might pass or not."""
+        """Count requests, whether the buckets hold that many or not."""
         self.bucket.charge(now, count)
         if self.shared is not None:
             self.shared.charge(now, count)
@@ -142,10 +143,10 @@ class Allowance:
             self.asked = {job_id: end for job_id, end in self.asked.items() if job_id in waiting}
 
     def replay(self, now: Time, job_id: JobId, start: int, end: int) -> int:
-        """Count events of a history as requests, if they were asked for, or return how long they wait.
+        """Count the replayed events as requests, if they were asked for; return how long they wait instead.
 
-        They wait, in nanoseconds, while less than half of what may be asked at once is left. So a client that
-        is replayed long histories can still ask for something else, and is refused nothing on their account.
+        The replay waits, in nanoseconds, while less than half of the burst is left. So a client with a long
+        replay can still ask for something else, and is never refused because of its replay.
         """
         asked = self.asked.get(job_id)
         if asked is None:
@@ -161,10 +162,11 @@ class Allowance:
 
 
 class Early:
-    """Connections before their welcome, by where they come from.
+    """Connections before their welcome, by their origin.
 
-    One origin has half of the places at most. Who finds none is turned away when it says hello, as long as
-    there are no more than TURNED_AWAY of those, half of them from one origin; else at once.
+    One origin has half of the places at most. A connection without a place is refused at its hello, as long
+    as there are at most TURNED_AWAY of these, half of them from one origin; any further one is refused at
+    once.
     """
 
     __slots__ = ("_counts", "_most", "_origins", "_placed")
@@ -179,7 +181,7 @@ class Early:
         return len(self._origins)
 
     def add(self, number: int, origin: str) -> bool:
-        """A connection has come; False: it is one too many even to be turned away."""
+        """Count a new connection; return False when it cannot stay even until its hello."""
         for placed in (True, False):
             count = self._counts.get((origin, placed), 0)
             total = self._placed if placed else len(self._origins) - self._placed
@@ -192,11 +194,11 @@ class Early:
         return False
 
     def placed(self, number: int) -> bool:
-        """Whether a connection has a place."""
+        """Return whether a connection has a place."""
         return self._origins[number][1]
 
     def remove(self, number: int) -> None:
-        """It was welcomed, or is gone; again is harmless."""
+        """Free the place of a connection that was welcomed or is gone; a second call changes nothing."""
         key = self._origins.pop(number, None)
         if key is not None:
             self._placed -= key[1]
@@ -206,7 +208,7 @@ class Early:
 
 
 class Told:
-    """Of facts that a stranger can cause as often as it likes, how many were not told."""
+    """A rate limit for the audit facts that unauthenticated peers cause; counts the suppressed ones."""
 
     __slots__ = ("bucket", "untold")
 
@@ -216,39 +218,39 @@ class Told:
 
 
 class Caps:
-    """The counters of one runtime."""
+    """The counters of admission control of one runtime."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.standings: dict[Group, Standing] = {}
         self.resting: OrderedDict[Group, None] = OrderedDict()
-        """Groups that have nothing any more, and whose bucket is not full yet."""
+        """Groups without sessions and connections whose bucket is not full yet."""
         self.allowances: dict[int, Allowance] = {}
-        """Of the connections that were let in, by number."""
+        """The allowances of the welcomed connections, by number."""
         self.early = Early(limits.early_connections)
         failures = limits.failed_authentications
         self.failures = Buckets(failures, failures, MINUTE, most=limits.peers)
         self.told: dict[str, Told] = {}
 
     def standing(self, group: Group) -> Standing:
-        """What a group has; made when it has nothing yet."""
+        """Return the standing of a group, a new one if it has none."""
         standing = self.standings.get(group)
         if standing is None:
             standing = self.standings[group] = Standing(self._limits)
         return standing
 
     def session_opened(self, session: Session) -> None:
-        """A session is there."""
+        """Count a session that was opened."""
         self.standing(group_of(session)).sessions[session.id] = session
 
     def session_detached(self, session: Session) -> None:
-        """It has lost its connection."""
+        """Move a session that has lost its connection behind the other detached ones of its group."""
         standing = self.standing(group_of(session))
         standing.sessions.move_to_end(session.id)
         standing.settled_until = Time(0)
 
     def session_ended(self, session: Session, now: Time) -> None:
-        """It is there no longer."""
+        """Count a session that has ended."""
         group = group_of(session)
         standing = self.standings[group]
         del standing.sessions[session.id]
@@ -256,7 +258,7 @@ class Caps:
         self._rest(group, standing, now)
 
     def let_in(self, connection: Connection, session: Session, now: Time) -> None:
-        """A connection is about to be welcomed."""
+        """Count a connection that is about to be welcomed, and give it its allowance."""
         group = group_of(session)
         standing = self.standing(group)
         standing.connections += 1
@@ -265,7 +267,7 @@ class Caps:
         self.early.remove(connection.number)
 
     def gone(self, connection: Connection, now: Time) -> None:
-        """The transport is gone; again is harmless."""
+        """Count a connection that is gone; a second call changes nothing."""
         self.early.remove(connection.number)
         allowance = self.allowances.pop(connection.number, None)
         if allowance is not None:
@@ -274,7 +276,7 @@ class Caps:
             self._rest(allowance.group, standing, now)
 
     def _rest(self, group: Group, standing: Standing, now: Time) -> None:
-        """Forget a group that has nothing; one that asked much in short time a little later."""
+        """Forget a group without sessions and connections, but only once its bucket of requests is full."""
         if not (standing.sessions or standing.connections):
             self.resting[group] = None
         for _ in range(2):
@@ -291,12 +293,12 @@ class Caps:
 
 
 def group_of(session: Session) -> Group:
-    """With whom a session is counted."""
+    """Return the group with which a session is counted."""
     return None if session.anonymous else session.principal
 
 
 def origin_of(peer: str) -> str:
-    """Where the peer behind a label comes from: the label without a port, and of IPv6 the first 64 bits."""
+    """Return the origin in the label of a peer: the label without its port, and of IPv6 the first 64 bits."""
     host, colon, port = peer.rpartition(":")
     if not (colon and port.isdecimal() and (host.startswith("[") or ":" not in host)):
         host = peer
@@ -313,24 +315,24 @@ def origin_of(peer: str) -> str:
 
 
 def arrived(runtime: RuntimeState, connection: Connection) -> None:
-    """A client has opened a transport; raises Exceeded when it is to be closed at once."""
+    """Count a new transport of a client; raises Exceeded when it is to be closed at once."""
     if not runtime.caps.early.add(connection.number, origin_of(connection.peer)):
         raise _too_many_early(runtime)
 
 
 def check_place(runtime: RuntimeState, connection: Connection) -> None:
-    """The first message of a connection; raises Exceeded when it came without finding a place."""
+    """Check at the first message of a connection that it has found a place; raises Exceeded if not."""
     if not runtime.caps.early.placed(connection.number):
         raise _too_many_early(runtime)
 
 
 def _too_many_early(runtime: RuntimeState) -> Exceeded:
-    message = "too many connections have not said hello, or are being verified"
+    message = "too many connections wait for a hello or for its verification"
     return Exceeded("early_connections", runtime.limits.early_connections, message)
 
 
 def check_failures(runtime: RuntimeState, connection: Connection) -> None:
-    """Before the verifier is asked; raises Exceeded where too many have failed (§6.1)."""
+    """Check, before the verifier is asked, how many have failed there; raises Exceeded (§6.1)."""
     wait = runtime.caps.failures.wait(origin_of(connection.peer), runtime.now)
     if wait:
         raise Exceeded(
@@ -342,14 +344,14 @@ def check_failures(runtime: RuntimeState, connection: Connection) -> None:
 
 
 def failed(runtime: RuntimeState, connection: Connection, reason: str, *, guessed: bool = False) -> None:
-    """An authentication has failed; one that was `guessed` counts against where it came from."""
+    """Write the audit fact of a failed authentication; a `guessed` token counts against its origin."""
     note(runtime, "authentication_failed", "", peer=connection.peer, reason=reason)
     if guessed:
         runtime.caps.failures.charge(origin_of(connection.peer), runtime.now)
 
 
 def check_connections(runtime: RuntimeState, principal: Principal) -> None:
-    """One more connection of a principal that was verified; raises Exceeded."""
+    """Check that a verified principal may have one more connection; raises Exceeded if not."""
     standing, most = runtime.caps.standings.get(principal), runtime.limits.connections
     if standing is not None and standing.connections >= most:
         message = f"{principal} has {most} connections"
@@ -357,10 +359,11 @@ def check_connections(runtime: RuntimeState, principal: Principal) -> None:
 
 
 def make_room(runtime: RuntimeState, principal: Principal, *, anonymous: bool) -> None:
-    """One more session of a principal: an older one that nobody needs ends for it, or it raises Exceeded.
+    """Check that a principal may have one more session, and end an unused one for it; raises Exceeded if not.
 
-    That is the longest detached one without unfinished jobs, then the one whose peer has said nothing but
-    ping and pong for longest, if for long enough, and that neither has jobs nor observes any (§14).
+    First goes the session that has been detached longest and has no unfinished jobs. Then goes the one whose
+    peer has sent only ping and pong for longest, if that is long enough, and that neither has jobs nor
+    observes any (§14).
     """
     limits = runtime.limits
     standing = runtime.caps.standings.get(None if anonymous else principal)
@@ -376,7 +379,7 @@ def make_room(runtime: RuntimeState, principal: Principal, *, anonymous: bool) -
         idle = _longest_idle(runtime, standing, Time(runtime.now - limits.idle_session * SECOND))
         if idle is not None:
             connection, session = idle
-            reason = "nothing was asked in it for long, and its principal has opened too many"
+            reason = "the session was idle, and its principal has opened too many sessions"
             runtime.refuse(connection, Exceeded(limit, most, reason, principal=principal, fatal=True))
             _evict(runtime, session, connection.peer, "idle")
             return
@@ -402,7 +405,7 @@ def _longest_idle(
 
 def _evict(runtime: RuntimeState, session: Session, peer: str, reason: str) -> None:
     note(runtime, "session_evicted", session.principal, peer=peer, session_id=session.id, reason=reason)
-    if session.id in runtime.sessions:  # A window of 0 has ended it with its connection.
+    if session.id in runtime.sessions:  # A resume window of 0 has ended it with its connection.
         retention.end_session(runtime, session.id)
 
 
@@ -410,9 +413,10 @@ def _evict(runtime: RuntimeState, session: Session, peer: str, reason: str) -> N
 
 
 def count_request(runtime: RuntimeState, connection: Connection, *, idle: bool) -> None:
-    """One more request of a connection, and of its principal; raises Exceeded, fatal in the end (§14).
+    """Count a request of a connection and of its principal; raises Exceeded above their rates (§14).
 
-    One that is `idle` is of no use.
+    A request that is `idle` does not show that the session is used. Exceeded is fatal after `over_rate`
+    seconds.
     """
     allowance, now = runtime.caps.allowances[connection.number], runtime.now
     own, shared = allowance.bucket, allowance.shared
@@ -430,14 +434,14 @@ def count_request(runtime: RuntimeState, connection: Connection, *, idle: bool) 
 
 
 def count_work(runtime: RuntimeState, connection: Connection, extra: int) -> None:
-    """Count a request as so many more, by what it has cost; what is too much is refused from the next on."""
+    """Count a request as `extra` more, by what it has cost; this can refuse only the requests after it."""
     runtime.caps.allowances[connection.number].charge(runtime.now, extra)
 
 
 def count_control_frames(runtime: RuntimeState, connection: Connection, count: int) -> None:
-    """Count WebSocket frames that carry no message; raises Refusal.
+    """Count WebSocket control frames, which carry no message; raises Refusal when there are too many.
 
-    In a session each is a request that is of no use. Before the welcome `count` is of all of them.
+    In a session each counts as an idle request. Before the welcome `count` is that of all frames so far.
     """
     if connection.phase is Phase.OPEN:
         for _ in range(count):
@@ -448,12 +452,12 @@ def count_control_frames(runtime: RuntimeState, connection: Connection, count: i
 
 
 def active(runtime: RuntimeState, connection: Connection) -> None:
-    """Its peer has said something of use."""
+    """Note that the peer of a connection has sent something that shows use of the session."""
     runtime.caps.allowances[connection.number].active_at = runtime.now
 
 
 def check_jobs(runtime: RuntimeState, principal: Principal) -> None:
-    """One more job of a principal, by whatever way, beside those that wait to run; raises Exceeded."""
+    """Check that a principal may have one more job, with the submits that wait; raises Exceeded if not."""
     limits, waiting = runtime.limits, runtime.issuing.submits
     group = None if principal in runtime.anonymous_principals else principal
     if len(runtime.running) + (waiting.total() if waiting else 0) >= limits.running_jobs:
@@ -465,9 +469,9 @@ def check_jobs(runtime: RuntimeState, principal: Principal) -> None:
 
 
 def check_bytes(runtime: RuntimeState, principal: Principal, size: int) -> None:
-    """So many bytes more that cannot go while they are in use; raises Exceeded.
+    """Check that a principal may pin `size` more bytes; raises Exceeded if not.
 
-    They take a share of what a principal, or all, may hold; clients without a name share one (`Holdings`).
+    Pinned bytes take a share of what a principal, or all, may hold; anonymous clients share one (`Holdings`).
     """
     nameless = principal in runtime.anonymous_principals
     full = runtime.holdings.admits(principal, size, nameless=nameless)
@@ -475,10 +479,8 @@ def check_bytes(runtime: RuntimeState, principal: Principal, size: int) -> None:
         most: int = getattr(runtime.limits, full)
         whose = "clients without a name" if nameless else principal
         whose = whose if full == "principal_bytes" else "all principals"
-        message = (
-            f"what running jobs of {whose} were given, parts of messages and idempotency keys take half of "
-            f"{most} bytes"
-        )
+        held = "inputs of running jobs, partial messages and idempotency keys"
+        message = f"{held} of {whose} take half of {most} bytes"
         raise Exceeded(full, most, message, principal=principal)
 
 
@@ -486,7 +488,7 @@ def check_bytes(runtime: RuntimeState, principal: Principal, size: int) -> None:
 
 
 def exceeded(runtime: RuntimeState, connection: Connection, refusal: Exceeded) -> None:
-    """A limit was reached: tell the host, and do not read an open connection for a while."""
+    """Write the audit fact of a reached limit, and pause the reading of an open connection."""
     session = attached_to(connection)
     untold = 0
     if session is None:
@@ -512,6 +514,6 @@ def exceeded(runtime: RuntimeState, connection: Connection, refusal: Exceeded) -
 
 
 def pause(runtime: RuntimeState, connection: Connection) -> None:
-    """Read nothing more of a connection for a while."""
+    """Stop reading from a connection for a second."""
     connection.paused = True
     runtime.timers.arm(TimerKind.PAUSE, connection.number, Time(runtime.now + PAUSE))

@@ -1,4 +1,4 @@
-"""Numbered events: the log of a session, which is its outbox and replay log, and a job's history (§6.3)."""
+"""The log of a session, which is both its outbox and its replay log, and the history of a job (§6.3)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from arcp_proto.wire.event_bodies import FEATURE_OF_KIND
 
 
 class Run(msgspec.Struct, gc=False):
-    """Events that one `take` handed out: the last number, and how many records came before."""
+    """Events that one `take` handed out: the last number, and how many records were made before."""
 
     last: int
     records: int
 
 
 class Mark(msgspec.Struct, gc=False):
-    """Everything up to the number `last`, with `size` bytes in all, is durable once `records` are."""
+    """A bound of durability: numbers up to `last`, of `size` bytes, are durable once `records` are."""
 
     last: int
     size: int
@@ -34,10 +34,10 @@ class Mark(msgspec.Struct, gc=False):
 
 
 class Log:
-    """Entries by number, from `first` to `last`, without a gap.
+    """The numbered events of a session, from `first` to `last`, without a gap.
 
-    Entries leave at the front only: released by an ack, or evicted by a limit. What `allow` says lets the
-    next ones in without a look at limits and ages.
+    Entries leave at the front only: released by an ack, or evicted by a limit. Within the allowance set by
+    `allow`, entries are appended without a look at limits and ages.
     """
 
     __slots__ = (
@@ -67,12 +67,12 @@ class Log:
         self._marks: list[Mark] = []
         self._saved = 0
         self._released = self._saved_size = 0
-        """Bytes of the payloads that are gone, and of all that are known to be durable."""
+        """Bytes of the payloads that have left the log, and of all those known to be durable."""
         self.size = 0
-        """Bytes of all payloads."""
+        """Bytes of all payloads in the log."""
         self.first = 1
         self.last = 0
-        """The last number given out; 0 for none."""
+        """The last number assigned; 0 for none."""
         self.look_again()
 
     def __len__(self) -> int:
@@ -80,23 +80,23 @@ class Log:
 
     @property
     def events(self) -> int:
-        """How many there are."""
+        """How many entries the log holds."""
         return len(self._entries)
 
     @property
     def oldest_at(self) -> Time | None:
-        """When the first entry was numbered."""
+        """When the first entry was numbered; None for an empty log."""
         return self._ages.oldest
 
     @property
     def newest_at(self) -> Time:
-        """When the last event came, to a second; 0 before the first, also once all are released."""
+        """When the last event was numbered, to a second, even if it is released; 0 before the first."""
         return self._ages.newest
 
     def append(self, entry: Entry, size: int, at: Time) -> bool:
-        """Give the next number to an entry with so many bytes of payload.
+        """Assign the next number to an entry with `size` bytes of payload.
 
-        True when it goes beyond what is allowed: then limits are to be looked at.
+        Return True when this passes the allowance: the caller then checks the limits.
         """
         self._entries.append(entry)
         self.last = last = self.last + 1
@@ -107,7 +107,7 @@ class Log:
         return True
 
     def lets_in(self, count: int, size: int, at: Time) -> bool:
-        """Whether so many more, with so many bytes, come to no limit."""
+        """Return whether `count` more entries with `size` bytes in total fit into the allowance."""
         return (
             self.last + count <= self._allowed_upto
             and self.size + size <= self._allowed_size
@@ -115,15 +115,15 @@ class Log:
         )
 
     def add(self, entries: Sequence[Entry], size: int) -> None:
-        """Give the next numbers to entries that are let in."""
+        """Assign the next numbers to entries that fit into the allowance."""
         self._entries += entries
         self.last += len(entries)
         self.size += size
 
     def extend(self, entries: Sequence[Entry], at: Time) -> int:
-        """Give the next numbers to entries that come at once; returns the bytes of their payloads.
+        """Assign the next numbers to entries that come at once; return the bytes of their payloads.
 
-        Limits are to be looked at afterwards.
+        The caller checks the limits afterwards.
         """
         size = sum(len(entry.payload) for entry in entries)
         if entries:
@@ -135,27 +135,27 @@ class Log:
         return size
 
     def due(self, at: Time) -> bool:
-        """Whether limits are to be looked at."""
+        """Return whether the log has passed its allowance, so that its limits are to be checked."""
         return self.last > self._allowed_upto or self.size > self._allowed_size or at >= self._allowed_until
 
     def allow(self, upto: int, size: int, until: Time | None) -> None:
-        """Limits were looked at: that is not needed again up to this number, bytes in all, and time."""
+        """Set the allowance after a check of the limits: up to this number, these bytes and this time."""
         next_mark = self._ages.next_mark
         self._allowed_upto, self._allowed_size = upto, size
         self._allowed_until = next_mark if until is None or next_mark < until else until
 
     def look_again(self) -> None:
-        """Limits are to be looked at with the next entry."""
+        """Withdraw the allowance, so that the limits are checked at the next entry."""
         self._allowed_upto = -1
         self._allowed_size = 0
         self._allowed_until = Time(0)
 
     def between(self, after: int, upto: int) -> list[Entry]:
-        """The entries numbered above `after`, up to and with `upto`."""
+        """Return the entries numbered above `after`, up to and including `upto`."""
         return self._entries[after + 1 - self.first : upto + 1 - self.first]
 
     def release(self, seq: int) -> tuple[int, int]:
-        """Drop every entry numbered up to and with `seq`; returns how many those were, and their bytes."""
+        """Drop every entry numbered up to and with `seq`; return how many those were, and their bytes."""
         count = min(seq, self.last) - self.first + 1
         if count <= 0:
             return 0, 0
@@ -171,7 +171,7 @@ class Log:
         return count, size
 
     def excess(self, events: int, size: int) -> int:
-        """The number up to which the oldest entries go, with some to spare; 0 when within both limits."""
+        """Return the number up to which the oldest entries exceed the limits, with some to spare; or 0."""
         if len(self._entries) <= events and self.size <= size:
             return 0
         keep_events, keep_size = events - events // 16, size - size // 16
@@ -182,7 +182,7 @@ class Log:
         return self.first + count - 1
 
     def oldest(self, events: int, size: int) -> int:
-        """The number up to which entries are as old as the first, but at most so many; at least the first."""
+        """Return the number up to which entries are as old as the first, within `events` and `size`."""
         end = min(self._ages.end_of_oldest(self.last), self.first + events - 1)
         upto, left = self.first, size
         while upto < end and (left := left - len(self._entries[upto - self.first].payload)) > 0:
@@ -190,24 +190,24 @@ class Log:
         return upto
 
     def older_than(self, at: Time) -> int:
-        """The number up to which all was numbered before; 0 for none."""
+        """Return the number up to which every entry was numbered before `at`; 0 for none."""
         return self._ages.last_before(at, self.last)
 
-    # Durability: what was numbered before its records are durable may not be sent.
+    # Durability: events numbered before their records are durable may not be sent.
 
     def mark_run(self, records: int) -> None:
-        """Note that everything up to `last` waits for `records` to be durable."""
+        """Note that the events up to `last` may be sent once `records` records are durable."""
         if not self._runs or self._runs[-1].last < self.last:
             self._runs.append(Run(self.last, records))
 
     def settle(self) -> None:
-        """All that is there is durable."""
+        """Note that every entry in the log is durable."""
         self._runs.clear()
         self._durable = self.last
         self.save(0, 0)
 
     def visible(self, persisted: int, records: int) -> int:
-        """The number up to which entries may be sent, when `persisted` of `records` are durable."""
+        """Return the number up to which entries may be sent, when `persisted` of `records` are durable."""
         if persisted >= records:
             self._runs.clear()
             self._durable = self.last
@@ -221,16 +221,16 @@ class Log:
         del self._runs[:done]
         return self._durable
 
-    # Back-pressure: how much of what was numbered is not durable, whenever the driver takes.
+    # Back-pressure: how much of the log is not durable, whether the driver takes or not.
 
     @property
     def unsaved(self) -> tuple[int, int]:
-        """Return how many entries are not known to be durable, and the bytes of their payloads."""
+        """How many entries are not known to be durable, and the bytes of their payloads."""
         size = self._released + self.size - max(self._saved_size, self._released)
         return self.last - max(self._saved, self.first - 1), size
 
     def mark(self, records: int) -> None:
-        """Note that everything up to `last` is durable once so many records are."""
+        """Note that the log up to `last` is durable once `records` records are."""
         if not self._marks or self._marks[-1].last < self.last:
             self._marks.append(Mark(self.last, self._released + self.size, records))
 
@@ -264,7 +264,7 @@ class Log:
     def load(
         self, first: int, entries: Iterable[tuple[bytes, bytes, int]], positions: Iterable[int], at: Time
     ) -> None:
-        """Fill an empty log from a snapshot, which has no positions of a session that is not told them."""
+        """Fill an empty log from a snapshot, which has no positions for a session without them."""
         ensure(not self._entries, "a log is loaded once")
         self.first, self.last = first, first - 1
         for (head, payload, _), position in zip(entries, chain(positions, repeat(0)), strict=False):
@@ -280,7 +280,7 @@ _CODES: Final = {feature: code for code, feature in enumerate(_FEATURES)}
 
 
 class Past(NamedTuple):
-    """One event of a history: its payload without the last brace, its home number, the feature it needs."""
+    """An event of a history: its payload without the last brace, home number, and the feature it needs."""
 
     payload: bytes
     source: int
@@ -288,10 +288,10 @@ class Past(NamedTuple):
 
 
 class History:
-    """Events by position, from `first` to before `end`.
+    """The events of a job by position, from `first` to before `end`.
 
-    A position counts the events of the job from 0; the home number of each does not fall. What `allow` says
-    lets the next ones in without a look at limits and ages.
+    A position counts the events of the job from 0. Home numbers never fall from one event to the next. Within
+    the allowance set by `allow`, events are appended without a look at limits and ages.
     """
 
     __slots__ = (
@@ -315,30 +315,30 @@ class History:
         self._payloads: list[bytes] = []
         self._sources = array("Q")
         self._features = bytearray()
-        """What they need, up to the last one that needs any."""
+        """The codes of the features that events need, up to the last event that needs one."""
         self.first = 0
         self.end = 0
         """The position of the next event."""
         self.cut = 0
-        """The home number of the last event that is gone."""
+        """The home number of the last event that was dropped."""
         self.size = 0
-        """Bytes of all payloads."""
+        """Bytes of all payloads in the history."""
         self.look_again()
 
     @property
     def events(self) -> int:
-        """How many there are."""
+        """How many events the history holds."""
         return len(self._payloads)
 
     @property
     def oldest_at(self) -> Time | None:
-        """When the first of them was published."""
+        """When the first event was published; None for an empty history."""
         return self._ages.oldest
 
     def append(self, payload: bytes, source: int, feature: str | None, size: int, at: Time) -> bool:
-        """One event was published, with so many bytes of payload.
+        """Append a published event with `size` bytes of payload.
 
-        True when it goes beyond what is allowed: then limits are to be looked at.
+        Return True when this passes the allowance: the caller then checks the limits.
         """
         self._payloads.append(payload)
         self._sources.append(source)
@@ -353,7 +353,7 @@ class History:
         return True
 
     def lets_in(self, count: int, size: int, at: Time) -> bool:
-        """Whether so many more, with so many bytes, come to no limit."""
+        """Return whether `count` more events with `size` bytes in total fit into the allowance."""
         return (
             self.end + count <= self._allowed_end
             and self.size + size <= self._allowed_size
@@ -361,14 +361,14 @@ class History:
         )
 
     def add(self, payloads: Sequence[bytes], source: int, size: int) -> None:
-        """Events that need no feature and are let in were published, under home numbers from `source` on."""
+        """Append events that need no feature and fit into the allowance, numbered at home from `source`."""
         self._payloads += payloads
         self._sources.extend(range(source, source + len(payloads)))
         self.end += len(payloads)
         self.size += size
 
     def _need(self, feature: str) -> None:
-        """The last event needs a feature."""
+        """Note the feature that the last event needs."""
         self._features.extend(bytes(len(self._payloads) - 1 - len(self._features)))
         self._features.append(_CODES[feature])
 
@@ -376,35 +376,35 @@ class History:
         return self._features[index] if index < len(self._features) else 0
 
     def due(self, at: Time) -> bool:
-        """Whether limits are to be looked at."""
+        """Return whether the history has passed its allowance, so that its limits are to be checked."""
         return self.end > self._allowed_end or self.size > self._allowed_size or at >= self._allowed_until
 
     def allow(self, end: int, size: int) -> None:
-        """Limits were looked at: that is not needed again up to this end, bytes in all, and mark of time."""
+        """Set the allowance after a check of the limits: this end, these bytes, the next mark."""
         self._allowed_end, self._allowed_size, self._allowed_until = end, size, self._ages.next_mark
 
     def look_again(self) -> None:
-        """Limits are to be looked at with the next event."""
+        """Withdraw the allowance, so that the limits are checked at the next event."""
         self._allowed_end = self._allowed_size = 0
         self._allowed_until = Time(0)
 
     def after(self, source: int) -> int:
-        """The position of the first event whose home number is above `source`."""
+        """Return the position of the first event whose home number is above `source`."""
         return self.first + bisect_right(self._sources, source)
 
     def source_at(self, position: int) -> int:
-        """The home number of the event at a position that is kept."""
+        """Return the home number of the event at a position that is kept."""
         return self._sources[position - self.first]
 
     def between(self, start: int, end: int) -> Iterable[Past]:
-        """The events from position `start` on, before `end`."""
+        """Return the events from position `start` on, before `end`."""
         low, high = start - self.first, end - self.first
         features = [_FEATURES[code] for code in self._features[low:high]]
         features += [None] * (high - low - len(features))
         return map(Past, self._payloads[low:high], self._sources[low:high], features)
 
     def reach(self, start: int, events: int, size: int) -> int:
-        """The position to which one goes from `start` with so many events and bytes; at least one event."""
+        """Return the position that `events` events and `size` bytes from `start` reach, at least the next."""
         end, position, left = min(self.end, start + events), start, size
         while position < end and left > 0:
             left -= len(self._payloads[position - self.first])
@@ -412,7 +412,7 @@ class History:
         return position
 
     def release(self, upto: int) -> tuple[int, int]:
-        """Drop every event before position `upto`; returns how many those were, and their bytes."""
+        """Drop every event before position `upto`; return how many those were, and their bytes."""
         count = min(upto, self.end) - self.first
         if count <= 0:
             return 0, 0
@@ -428,7 +428,7 @@ class History:
         return count, size
 
     def excess(self, events: int, size: int) -> int:
-        """The position before which the oldest events go, with some to spare; 0 when within both limits."""
+        """Return the position before which the oldest events exceed the limits, with some to spare; or 0."""
         if len(self._payloads) <= events and self.size <= size:
             return 0
         keep_events, keep_size = events - events // 16, size - size // 16
@@ -439,14 +439,14 @@ class History:
         return self.first + count
 
     def oldest(self, events: int, size: int) -> int:
-        """The position before which all is as old as the first, but at most so many; past the first."""
+        """Return the position before which events are as old as the first, within `events` and `size`."""
         end = min(self._ages.end_of_oldest(self.end - 1) + 1, self.first + events)
         return max(self.first + 1, self.reach(self.first, end - self.first, size))
 
     # Snapshots.
 
     def entries(self) -> list[tuple[bytes, int, int]]:
-        """Payload, home number and feature's code of every event."""
+        """Return payload, home number and feature code of every event."""
         codes = map(self._code, range(len(self._payloads)))
         return list(zip(self._payloads, self._sources, codes, strict=True))
 
@@ -458,11 +458,11 @@ class History:
 
 
 MARK: Final = SECOND
-"""What was noted within this time has one age."""
+"""Nanoseconds: numbers that are noted within this time have the same age."""
 
 
 class Ages:
-    """Marks on a row of numbers that grows at its end and shrinks at its front."""
+    """An index from age to number, for numbers that grow at the end and leave at the front."""
 
     __slots__ = ("_marks", "_since")
 
@@ -472,13 +472,13 @@ class Ages:
         self._since = Time(0)
 
     def note(self, number: int, at: Time) -> None:
-        """A number was added."""
+        """Note when a number was added."""
         if at - self._since >= MARK or not self._marks:
             self._marks.append((number, at))
             self._since = at
 
     def drop(self, first: int) -> None:
-        """Numbers below `first` are gone."""
+        """Drop the marks of numbers below `first`."""
         gone = 0
         while gone + 1 < len(self._marks) and self._marks[gone + 1][0] <= first:
             gone += 1
@@ -486,7 +486,7 @@ class Ages:
             del self._marks[:gone]
 
     def clear(self) -> None:
-        """Nothing is left."""
+        """Drop all marks, when no number is left."""
         self._marks.clear()
 
     @property
@@ -496,20 +496,20 @@ class Ages:
 
     @property
     def newest(self) -> Time:
-        """When a number was noted last, to a second; 0 before the first, also once all are gone."""
+        """When the last mark was set, even if its numbers are gone; 0 before the first."""
         return self._since
 
     @property
     def next_mark(self) -> Time:
-        """Until when another number needs no mark of its own; 0 when the next one does."""
+        """Until when further numbers need no mark of their own; 0 when the next one needs a mark."""
         return Time(self._since + MARK) if self._marks else Time(0)
 
     def end_of_oldest(self, last: int) -> int:
-        """The last number that is as old as the first, when `last` is the last of all."""
+        """Return the last number that is as old as the first; `last` is the last of all."""
         return self._marks[1][0] - 1 if len(self._marks) > 1 else last
 
     def last_before(self, at: Time, last: int) -> int:
-        """The last number of all marks that ended before `at`; 0 for none."""
+        """Return the last number of all marks that ended before `at`; 0 for none."""
         found = 0
         for index, (_, noted) in enumerate(self._marks):
             if noted + MARK > at:

@@ -1,4 +1,4 @@
-"""How a session begins and goes on: hello, resume, welcome (§6.1 to §6.3)."""
+"""The handshake: `session.hello`, `session.resume` and `session.welcome` (§6.1 to §6.3)."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 ANONYMOUS: Final = "anonymous"
 LATEST: Final = Time(2**63 - 1)
-"""The last expiry that a record holds, in the year 2262; a later one counts as this one."""
+"""The latest expiry that a record can hold, in the year 2262; a later one counts as this one."""
 BEARER: Final = "bearer"
 NOT_RESUMED: Final = "the session cannot be resumed"
 EXPIRED: Final = "the authentication has expired: resume with a fresh token"
 
 
 class Pending(msgspec.Struct):
-    """A hello or a resume that the host is verifying."""
+    """A hello or a resume that waits for the host to verify it."""
 
     connection: Connection
     envelope: codec.Envelope
@@ -47,23 +47,23 @@ class Pending(msgspec.Struct):
     quirk: str
     resume: messages.Resume | None
     asks: bool | None = None
-    """Whether the client asks for credentials; None when a `session.resume` does not say."""
+    """Whether the client asks for credentials; None when a `session.resume` does not say so."""
     principal: Principal | None = None
-    """Who may resume by the resume token alone, if the host says so."""
+    """The principal that may resume by the resume token alone, if the host confirms it."""
     expires: Time | None = None
-    """When the authentication ends, in Unix nanoseconds, as the host has answered."""
+    """When the authentication ends, in Unix nanoseconds, as the host has answered; None: never."""
 
 
 def on_hello(
     runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, hello: messages.Hello
 ) -> None:
-    """`session.hello` (§6.2): ask the host who it is."""
+    """Handle `session.hello` (§6.2): ask the host to verify its token, or open an anonymous session."""
     if runtime.draining and hello.resume is None:
         raise Refusal(ErrorCode.INTERNAL_ERROR, admission_control.SHUTTING_DOWN)
     runtime.timers.disarm(TimerKind.HELLO, connection.number)
     offered = frozenset(hello.capabilities.features)
     nobody = _claims_nobody(runtime, hello.auth)
-    secret = connection.secure and not nobody  # No credentials without a verified principal (§9.8).
+    secret = connection.secure and not nobody  # Only a verified principal gets credentials (§9.8).
     features = [
         name for name in runtime.features if name in offered and (secret or name != PROVISIONED_CREDENTIALS)
     ]
@@ -78,7 +78,7 @@ def on_hello(
 def on_resume(
     runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, resume: messages.SessionResume
 ) -> None:
-    """`session.resume` (§6.3); without `auth` the host is asked whether the principal still holds."""
+    """Handle `session.resume` (§6.3); without `auth`, ask the host whether the principal is still valid."""
     runtime.timers.disarm(TimerKind.HELLO, connection.number)
     asked = messages.Resume(resume.resume_token, resume.last_event_seq, resume.session_id, resume.replies)
     pending = Pending(connection, envelope, [], "", asked)
@@ -98,13 +98,13 @@ def on_resume(
 
 
 def check_principal(principal: str | None) -> None:
-    """Check that a record can hold a principal; raises LocalProtocolError for an empty one and no text."""
+    """Check that a record can hold a principal; raises LocalProtocolError if it is empty or not Unicode."""
     if principal == "":
         raise LocalProtocolError("a principal is not empty: answer None for a token that is not valid")
     try:
         (principal or "").encode()
     except UnicodeEncodeError:
-        raise LocalProtocolError("the principal holds a lone surrogate, which is no text") from None
+        raise LocalProtocolError("the principal holds a lone surrogate, so it is not valid Unicode") from None
 
 
 def finish(
@@ -115,7 +115,7 @@ def finish(
     *,
     failed: bool,
 ) -> None:
-    """The host has answered: welcome, or refuse (§6.1, §6.2)."""
+    """Carry out the host's answer to `Authenticate`: welcome the peer or refuse it (§6.1, §6.2)."""
     connection = pending.connection
     runtime.timers.disarm(TimerKind.AUTHENTICATION, connection.number)
     connection.answering = pending.envelope
@@ -148,11 +148,11 @@ def _verified(
     *,
     failed: bool,
 ) -> Principal:
-    """Who it is; raises Refusal for nobody."""
+    """Return the verified principal; raises Refusal when there is none."""
     connection, resume = pending.connection, pending.resume
     if failed:
         admission_control.failed(runtime, connection, "the verifier")
-        raise Refusal(ErrorCode.INTERNAL_ERROR, "authentication failed by itself")
+        raise Refusal(ErrorCode.INTERNAL_ERROR, "the token could not be verified")
     if pending.principal is not None and resume is not None and principal != pending.principal:
         raise _not_resumed(runtime, pending, resume, "the host")
     if principal is None or (expires is not None and expires <= runtime.wall):
@@ -163,7 +163,7 @@ def _verified(
 
 
 def watch_expiry(runtime: RuntimeState, connection: Connection) -> None:
-    """Look again when the authentication expires, by the wall clock as it is now."""
+    """Arm the timer for the end of the authentication, by the present wall clock."""
     admission = admission_of(connection)
     expires_at = None if admission is None else admission.expires_at
     if expires_at is not None and connection.phase is Phase.OPEN:
@@ -172,7 +172,7 @@ def watch_expiry(runtime: RuntimeState, connection: Connection) -> None:
 
 
 def expire(runtime: RuntimeState, connection: Connection) -> None:
-    """The authentication has expired: the session is resumed with a fresh one, or not (§6.1)."""
+    """Close a connection whose authentication has expired; a fresh token resumes the session (§6.1)."""
     session = session_of(connection)
     note(
         runtime,
@@ -185,14 +185,14 @@ def expire(runtime: RuntimeState, connection: Connection) -> None:
 
 
 def prove(runtime: RuntimeState, connection: Connection, session: Session) -> None:
-    """The peer has the token that its welcome brought: those before it are over (§6.3)."""
+    """Note that the peer holds the token of its welcome: the older ones are valid no longer (§6.3)."""
     admission = found(admission_of(connection), "whoever is in a session was let in")
     token, admission.token = admission.token, None
     if token is not None and token in session.tokens and session.tokens[0] != token:
         runtime.commit(TokenProven(session.id, token))
 
 
-# Who it is.
+# Verification.
 
 
 def _claims_nobody(runtime: RuntimeState, auth: messages.Auth) -> bool:
@@ -217,7 +217,7 @@ def _enter_anonymously(runtime: RuntimeState, pending: Pending) -> None:
 
 
 def _nobody_else(runtime: RuntimeState, connection: Connection) -> Principal:
-    """A principal that is nobody else and never comes again (§6.1)."""
+    """Return a fresh principal for an anonymous session, which is never used again (§6.1)."""
     principal = Principal("anonymous-" + ulid(runtime.entropy.bits(connection.scope, ANONYMOUS)))
     runtime.anonymous_principals[principal] = 1
     return principal
@@ -232,7 +232,7 @@ def _authenticate(
     if pending.resume is None or _find(runtime, pending.resume) is None:
         admission_control.check_failures(
             runtime, pending.connection
-        )  # Nobody guesses the token of a session.
+        )  # A valid resume token shows that the peer does not guess.
     _ask(runtime, pending, Authenticate(0, pending.connection, auth.scheme, Secret(auth.token), client))
 
 
@@ -250,7 +250,7 @@ def _ask(runtime: RuntimeState, pending: Pending, request: Authenticate) -> None
 
 
 def _find(runtime: RuntimeState, resume: messages.Resume) -> Session | None:
-    """The session behind a token, found by its digest."""
+    """Return the session of a resume token, found by its digest; None when it is not valid."""
     token = Secret(resume.resume_token)
     digest = token.digest()
     session = runtime.tokens.get(digest)
@@ -260,9 +260,9 @@ def _find(runtime: RuntimeState, resume: messages.Resume) -> Session | None:
 
 
 def _resume(runtime: RuntimeState, pending: Pending, resume: messages.Resume, principal: Principal) -> None:
-    """Go on with a session; raises Refusal, and then nothing has changed for its owner (§6.3).
+    """Resume a session; raises Refusal, and then nothing has changed for its owner (§6.3).
 
-    Unknown, stale and foreign tokens and sessions that ended are refused in the same way.
+    Unknown, stale and foreign tokens and ended sessions are refused in the same way.
     """
     connection, cursor = pending.connection, resume.last_event_seq
     session = _find(runtime, resume)
@@ -280,7 +280,7 @@ def _resume(runtime: RuntimeState, pending: Pending, resume: messages.Resume, pr
         )
     if cursor < log.first - 1:
         if session.connection is None and session.tokens[-1] == digest:
-            end_session(runtime, session.id)  # Nobody else can ask for less.
+            end_session(runtime, session.id)  # No other token can ask for fewer events.
         raise _not_resumed(runtime, pending, resume, "evicted", principal)
     if PROVISIONED_CREDENTIALS in session.features and not connection.secure:
         message = "a session with credentials is resumed over a secure connection only"
@@ -300,14 +300,17 @@ def _resume(runtime: RuntimeState, pending: Pending, resume: messages.Resume, pr
 
 
 def _check_expiry(runtime: RuntimeState, connection: Connection, session: Session) -> None:
-    """Check that a session may be resumed without a bearer; raises Refusal once that has expired (§6.3)."""
+    """Check that a session may be resumed without a bearer token; raises Refusal after its expiry (§6.3)."""
     if session.expires is not None and session.expires <= runtime.wall:
         admission_control.failed(runtime, connection, "expired")
         raise Refusal(ErrorCode.UNAUTHENTICATED, EXPIRED)
 
 
 def _take_over(runtime: RuntimeState, session: Session, connection: Connection) -> None:
-    """The newest valid resume has the session, however alive the old connection looks (§6.3)."""
+    """Attach a session to the connection of its newest valid resume, and close its old connection (§6.3).
+
+    The old connection is closed even if it still seems alive.
+    """
     runtime.timers.disarm(TimerKind.RESUME_WINDOW, session.id)
     old, session.connection = session.connection, connection
     if old is not None:
@@ -339,7 +342,7 @@ def _note_refused(
 def _not_resumed(
     runtime: RuntimeState, pending: Pending, resume: messages.Resume, reason: str, principal: str = ""
 ) -> Refusal:
-    """The one refusal, whyever; `reason` is for the host alone."""
+    """Return the one refusal for every failed resume; only the audit fact gives the `reason`."""
     _note_refused(runtime, pending, resume, reason, principal)
     return Refusal(ErrorCode.RESUME_WINDOW_EXPIRED, NOT_RESUMED, fatal=True, details={"final": True})
 
@@ -360,7 +363,7 @@ def _open(runtime: RuntimeState, pending: Pending, principal: Principal, *, anon
 
 
 def _welcome(runtime: RuntimeState, pending: Pending, session: Session, cursor: int) -> None:
-    """`session.welcome`, with a new token; a resumed session keeps what its first one said."""
+    """Send `session.welcome` with a new resume token; a resumed session keeps its first features."""
     connection, config = pending.connection, runtime.config
     if pending.asks is not None:
         session.withheld = issuing.withheld(runtime, session) if pending.asks else ""
@@ -370,7 +373,7 @@ def _welcome(runtime: RuntimeState, pending: Pending, session: Session, cursor: 
     replies = pending.resume is not None and pending.resume.replies
     connection.admission = Admission(digest, cursor, replies, pending.expires)
     runtime.caps.let_in(connection, session, runtime.now)
-    # From here on ids are the principal's: whoever else connects does not change them.
+    # From here on ids come from the principal's entropy, which other peers do not change.
     ids = control_id_prefix(runtime.entropy.bits(runtime.scope(session.principal), "control"))
     connection.open(session, cursor, ids)
     heartbeat = config.heartbeat_interval_sec if "heartbeat" in session.features else None

@@ -1,9 +1,9 @@
-"""The account of each principal: what the runtime holds for it, and whose holdings go first (§6.5, §14).
+"""Quotas: what the runtime holds for each principal, and whose events and jobs are freed first (§6.5, §14).
 
-What running jobs were given, parts of messages, and idempotency keys whose jobs have ended are *pinned*:
-they cannot go. They may be half of `principal_bytes` and of `total_bytes`, and whoever asks for more is
-refused. The rest can go. A principal above its limits, or the one that holds most when all together are above
-theirs, loses what is oldest of its events and finished jobs (see `retention.make_room`).
+The inputs of running jobs, partial messages, and the idempotency keys of ended jobs are *pinned*: they cannot
+be freed. They may take half of `principal_bytes` and of `total_bytes`; a request for more is refused. The
+rest can be freed. A principal above its limits, or the one that holds most when the total is above its
+limits, loses the oldest of its events and finished jobs (see `retention.make_room`).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from arcp_proto.limits import Limits
 from .event_log import History, Log
 
 Holder = Log | History
-"""What holds events: the log of a session, or the history of a job."""
+"""A holder of events: the log of a session, or the history of a job."""
 
 
 PINNED: Final = 2
-"""One in so many of the bytes that a principal, or all of them, may hold can be pinned."""
+"""The divisor of the bytes that a principal, or all of them, may hold: one such part can be pinned."""
 
 
 class Holdings:
-    """The accounts of all principals; one that holds nothing is dropped."""
+    """The accounts of all principals; an account that holds nothing is dropped."""
 
     __slots__ = (
         "_by_events",
@@ -52,42 +52,42 @@ class Holdings:
         self._most_events, self._most_size = limits.principal_events, limits.principal_bytes
         self._total_events = limits.total_events
         self._total_room = limits.total_bytes
-        """What is left of it beside what is pinned."""
+        """Bytes of the total that are left beside the pinned ones."""
         self._nameless = 0
-        """Bytes that are pinned for all clients without a name."""
+        """Bytes that are pinned for all anonymous clients together."""
         self._principals: dict[Principal, _Held] = {}
         self._by_events = Ranking()
         self._by_size = Ranking()
         self._ranked = False
-        """Whether one of them is kept."""
+        """Whether one of the two rankings is kept."""
         self._crowded: dict[Principal, None] = {}
-        """Those above the limits of one principal."""
+        """The principals above the limits of a single principal."""
         self.events = 0
-        """Of all principals."""
+        """Events of all principals."""
         self.size = 0
-        """Bytes of all principals that can go."""
+        """Bytes of all principals that can be freed."""
         self.pinned = 0
-        """Bytes of all principals that cannot go."""
+        """Bytes of all principals that are pinned."""
         self.over = False
-        """Whether a principal holds more than one may, or all together more than they may."""
+        """Whether a principal is above its limits, or the total is above its own."""
 
     def __len__(self) -> int:
         return len(self._principals)
 
     def of(self, principal: Principal) -> tuple[int, int]:
-        """How many events a principal holds, and the bytes of all that can go."""
+        """Return how many events a principal holds, and the bytes of it that can be freed."""
         held = self._principals.get(principal)
         return (0, 0) if held is None else (held.events, held.size)
 
     def pinned_by(self, principal: Principal) -> int:
-        """Return how many bytes of a principal cannot go."""
+        """Return how many bytes of a principal are pinned."""
         held = self._principals.get(principal)
         return 0 if held is None else held.pinned
 
     def admits(self, principal: Principal, size: int, *, nameless: bool) -> str:
-        """Return the name of the limit that so many more bytes would pass if they were pinned; "" for none.
+        """Return the name of the limit that `size` more pinned bytes would exceed; "" for none.
 
-        All clients without a name are counted together.
+        All anonymous clients are counted together.
         """
         limits = self._limits
         pinned = self._nameless if nameless else self.pinned_by(principal)
@@ -96,7 +96,7 @@ class Holdings:
         return "total_bytes" if self.pinned + size > limits.total_bytes // PINNED else ""
 
     def pin(self, principal: Principal, size: int, *, nameless: bool = False) -> bool:
-        """So many bytes more, or less, of a principal cannot go; returns `over`."""
+        """Pin `size` more bytes of a principal, or less if it is negative; return `over`."""
         held = self._account(principal)
         if not held.pinned:
             held.nameless = nameless
@@ -111,7 +111,7 @@ class Holdings:
         return over
 
     def keep(self, principal: Principal, size: int) -> bool:
-        """So many bytes more, or less, are kept of what is no event; returns `over`."""
+        """Count `size` more bytes, or less, that can be freed and are not events; return `over`."""
         held = self._account(principal)
         held.beside += size
         over = self.changed(principal, 0, size)
@@ -119,7 +119,7 @@ class Holdings:
         return over
 
     def add(self, principal: Principal, holder: Holder) -> None:
-        """A holder is there from now on, with what it holds already."""
+        """Add a holder, with the events that it holds already."""
         held = self._account(principal)
         name = _name(holder)
         ensure(name not in held.holders, "a holder is added once")
@@ -129,7 +129,7 @@ class Holdings:
         self.changed(principal, holder.events, holder.size)
 
     def remove(self, principal: Principal, holder: Holder) -> None:
-        """A holder is gone, with what it still holds."""
+        """Remove a holder, with the events that it still holds."""
         held = self._principals[principal]
         del held.holders[_name(holder)]
         self.changed(principal, -holder.events, -holder.size)
@@ -142,7 +142,7 @@ class Holdings:
         return held
 
     def _drop(self, principal: Principal, held: _Held) -> None:
-        """Forget a principal that holds nothing."""
+        """Drop the account of a principal that holds nothing."""
         if not held.holders:
             ensure(held.events == 0 and held.size == held.beside, "the sum of what is held was wrong")
             if not (held.pinned or held.beside):
@@ -153,7 +153,7 @@ class Holdings:
                     self._ranked = False
 
     def changed(self, principal: Principal, events: int, size: int) -> bool:
-        """The holders of a principal have so many more, or less; returns `over`."""
+        """Count more events and bytes in the holders of a principal, or less if negative; return `over`."""
         held = self._principals[principal]
         held.events = of_it = held.events + events
         held.size = size_of_it = held.size + size
@@ -176,7 +176,7 @@ class Holdings:
         return over
 
     def let_in(self, principal: Principal, events: int, size: int) -> bool:
-        """Whether a principal may hold so many more while nobody holds more than is allowed."""
+        """Return whether a principal may hold more events and bytes without exceeding any limit."""
         held = self._principals[principal]
         return (
             not self.over
@@ -187,16 +187,16 @@ class Holdings:
         )
 
     def crowded(self) -> Principal | None:
-        """Whose oldest goes next; None when all is within the limits.
+        """Return the principal whose oldest is to be freed next; None when all limits are kept.
 
-        A principal above its own limits comes first, then the largest of all.
+        A principal above its own limits comes first, then the one that holds most.
         """
         if not self.over:
             return None
         return min(self._crowded) if self._crowded else self.largest()
 
     def largest(self) -> Principal:
-        """Who holds the largest share of the total that is exceeded, or of either; the first by name."""
+        """Return the principal with the largest share of the exceeded total, or of both; first by name."""
         most_events, most_size = self._limits.total_events, self._limits.total_bytes
         by_events = self.events > most_events or self.size <= self._total_room
         by_size = self.size > self._total_room or self.events <= most_events
@@ -219,30 +219,31 @@ class Holdings:
         return 0 if held is None else held.size
 
     def _rank(self, principal: Principal) -> None:
-        """What a principal holds has changed, and the ranking is kept."""
+        """Tell the rankings that are kept that the holdings of a principal have changed."""
         for ranking in (self._by_events, self._by_size):
             if ranking.kept:
                 ranking.changed(principal, self._principals)
         self._ranked = self._by_events.kept or self._by_size.kept
 
     def too_large(self, principal: Principal) -> bool:
-        """Whether bytes of a principal have to go, not only events."""
+        """Return whether bytes of a principal must be freed, not only events."""
         held = self._principals[principal]
         return held.size > held.room or self.size > self._total_room
 
     def victim(self, principal: Principal) -> Holder:
-        """The holder whose oldest event is the oldest of the principal's, which has one.
+        """Return the holder of the oldest event of a principal, which holds one.
 
-        What a look at all holders has found is kept, so that many calls share one.
+        The result of a look at all holders is kept, so that many calls share one.
         """
         return self._principals[principal].victim()
 
 
 class _Held:
-    """Of one principal.
+    """The account of one principal.
 
-    `oldest` is a heap of holders by the time of their oldest event, then by name: of all whose oldest was not
-    after `upto` when it was made. Time goes forward, so whoever is not in it has nothing older than `upto`.
+    `oldest` is a heap of holders by the time of their oldest event, then by name: of those whose oldest event
+    was not after `upto` when the heap was made. Time never goes back, so a holder outside the heap has
+    nothing older than `upto`.
     """
 
     __slots__ = ("beside", "events", "holders", "nameless", "oldest", "pinned", "room", "size", "upto")
@@ -251,22 +252,22 @@ class _Held:
         self.events = 0
         self.size = 0
         self.beside = 0
-        """Bytes that can go, and are no events."""
+        """Bytes that can be freed and are not events."""
         self.pinned = 0
         self.nameless = False
-        """Whether what is pinned counts with that of all clients without a name."""
+        """Whether the pinned bytes count with those of all anonymous clients."""
         self.room = room
-        """Bytes that there may be beside what is pinned; below zero when that alone is too much."""
+        """Bytes allowed beside the pinned ones; negative when these alone are too many."""
         self.holders: dict[str, Holder] = {}
         self.oldest: list[tuple[Time, str]] = []
         self.upto = Time(0)
 
     def victim(self) -> Holder:
-        """The holder whose oldest event is the oldest."""
+        """Return the holder of the oldest event."""
         while self.oldest:
             at, name = self.oldest[0]
             if at >= self.upto:
-                break  # Others may have something that is as old.
+                break  # Others may hold an event of the same age.
             holder = self.holders.get(name)
             now = None if holder is None else holder.oldest_at
             if holder is not None and now == at:
@@ -278,7 +279,7 @@ class _Held:
         self.oldest = [
             (holder.oldest_at, name) for name, holder in self.holders.items() if holder.oldest_at is not None
         ]
-        ensure(self.oldest, "nobody holds an event")
+        ensure(self.oldest, "no holder has an event")
         self.upto = max(self.oldest)[0]
         heapify(self.oldest)
         return self.holders[self.oldest[0][1]]
@@ -292,13 +293,13 @@ _SLACK: Final = 64
 
 
 class Ranking:
-    """Principals by how much they hold, as long as somebody asks who holds most.
+    """Principals by how much they hold, for the question which one holds most.
 
-    It is made when that is asked first, with a look at all of them. From then on it is `kept`: its owner
-    tells whose amount has changed, and the next question looks at those alone. A heap holds what was seen; an
-    entry that is not true any more is passed over. When more have changed than there are, it is given
-    up until it is asked for again. So a question costs O(log n) for each change before it, and a change costs
-    an entry in a dict.
+    The first question looks at all principals. From then on the ranking is `kept`: its owner reports each
+    principal whose amount has changed, and the next question looks at those alone. A heap holds the amounts
+    seen; stale entries are skipped. When more principals have changed than exist, the ranking is given up
+    until the next question. So a question costs O(log n) for each change before it, and a change costs an
+    entry in a dict.
     """
 
     __slots__ = ("_changed", "_heap", "kept")
@@ -309,7 +310,7 @@ class Ranking:
         self._changed: dict[Principal, None] = {}
 
     def first(self, everybody: Collection[Principal], amount: Callable[[Principal], int]) -> Principal:
-        """Return the principal that holds most, the first by name; one at least holds something.
+        """Return the principal that holds most, the first by name; at least one holds something.
 
         `amount` returns how much a principal holds, 0 for one that is gone: each time by the same rule.
         """
@@ -328,7 +329,7 @@ class Ranking:
             if amount(principal) == -held:
                 return principal
             heappop(heap)
-        raise InvariantViolated("nobody holds anything")
+        raise InvariantViolated("no principal holds anything")
 
     def changed(self, principal: Principal, everybody: Collection[Principal]) -> None:
         """Note that the amount of a principal has changed, while the ranking is kept."""
@@ -337,7 +338,7 @@ class Ranking:
             self.give_up()
 
     def give_up(self) -> None:
-        """Forget everything until it is asked for again, as when nobody holds anything any more."""
+        """Drop the ranking until the next question, as when no principal holds anything."""
         self.kept = False
         self._heap.clear()
         self._changed.clear()

@@ -1,4 +1,4 @@
-"""Answers to submit and subscribe that may not have arrived: kept for a client that resumes (§6.3)."""
+"""The reply cache: answers to submits and subscribes, kept until they are known to have arrived (§6.3)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from arcp_proto.limits import Limits
 from arcp_proto.wire import codec
 
 ANSWERED: Final = 512
-"""Requests whose answers are remembered by their ids; our client leaves no more than 500 unanswered."""
+"""How many answered submits are remembered by request id; our client leaves at most 500 unanswered."""
 
 _SMALL: Final = 512
-"""Bytes of an answer that has little room behind it."""
+"""Bytes of an answer from which on its spare memory is freed."""
 
 NEVER: Final = 2**63
-"""Of an answer that was dropped unseen: no event shows that it has arrived."""
+"""The number kept for an answer that was dropped unseen: no event shows that it has arrived."""
 
 
 class Reply(msgspec.Struct, gc=False):
-    """One answer: the number after which it stood, and what it said; `payload` holds no secret."""
+    """One answer. `after` is the event number behind which it was sent; `payload` holds no secret."""
 
     after: int
     request_id: str
@@ -32,13 +32,13 @@ class Reply(msgspec.Struct, gc=False):
 
 
 class Replies:
-    """Of one session, oldest first: bounded, and dropped when an event behind them was seen."""
+    """The answers of one session, oldest first, within limits."""
 
     __slots__ = ("_answered", "_kept", "_size", "newest")
 
     def __init__(self) -> None:
         self.newest: Reply | None = None
-        """What was added last, also when it is kept no more."""
+        """The answer that was added last, even if it is kept no longer."""
         self._kept: list[Reply] = []
         self._size = 0
         self._answered: dict[str, tuple[int, JobId]] = {}
@@ -51,11 +51,11 @@ class Replies:
 
     @property
     def size(self) -> int:
-        """Bytes of the answers kept."""
+        """Bytes of the payloads of the answers that are kept."""
         return self._size
 
     def add(self, reply: Reply, limits: Limits) -> None:
-        """An answer was sent; the oldest ones go when there are too many."""
+        """Keep an answer that was sent, and drop the oldest ones above the limits."""
         kept, answered, size = self._kept, self._answered, self._size + len(reply.payload)
         if len(reply.payload) > _SMALL:
             reply.payload = codec.compact(reply.payload)
@@ -73,7 +73,7 @@ class Replies:
         self._size = size
 
     def seen(self, seq: int) -> None:
-        """The client has the event numbered `seq`, and so every answer that stood before it."""
+        """Drop every answer sent before the event `seq`, which the client has."""
         while self._kept and self._kept[0].after < seq:
             self._size -= len(self._kept.pop(0).payload)
         arrived = [request_id for request_id, (after, _) in self._answered.items() if after < seq]
@@ -81,18 +81,18 @@ class Replies:
             del self._answered[request_id]
 
     def accepted(self, request_id: str) -> JobId | None:
-        """The job that a submit was answered with, as long as the answer may not have arrived."""
+        """Return the job in the answer to a submit, while that may not have arrived; else None."""
         found = self._answered.get(request_id)
         return None if found is None else found[1]
 
     # Snapshots.
 
     def answered(self) -> list[tuple[str, int, JobId]]:
-        """Request, number and job of every submit whose answer may not have arrived."""
+        """Return the request id, number and job of every submit whose answer may not have arrived."""
         return [(request_id, after, job_id) for request_id, (after, job_id) in self._answered.items()]
 
     def load(self, kept: list[Reply], answered: list[tuple[str, int, JobId]]) -> None:
-        """Fill from a snapshot."""
+        """Fill an empty cache from a snapshot."""
         self._kept.extend(kept)
         self._size = sum(len(reply.payload) for reply in kept)
         self._answered = {request_id: (after, job_id) for request_id, after, job_id in answered}

@@ -1,7 +1,8 @@
-"""What is kept, and how long: logs, histories, finished jobs and keys, within their limits (§6.3, §6.5).
+"""Retention: how long logs, histories, finished jobs and keys are kept, within their limits (§6.3, §6.5).
 
-The resume window is a promise within the limits. A limit of one session or job takes its own oldest; that of
-a principal takes that principal's oldest; that of all takes from the principal that holds most.
+The resume window is a promise within the limits. Above the limit of a session or job its own oldest events
+go; above that of a principal, the oldest of this principal; above the total, the oldest of the principal that
+holds most.
 """
 
 from __future__ import annotations
@@ -32,45 +33,45 @@ if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState
 
 AT_A_TIME: Final = 64
-"""Of what a principal may hold, this part at most goes at a time when room is made."""
+"""The divisor of a principal's limits: one such part at most is freed in one step."""
 OF_THE_LARGEST: Final = 16
-"""Of the finished jobs of the principal that has most, this part goes when there are too many in all."""
+"""The divisor of the finished jobs of the principal with most: one such part is forgotten above the total."""
 
 
 # Logs and histories.
 
 
 def shrink(runtime: RuntimeState, session: Session) -> None:
-    """A log is over its limits: its oldest events go."""
+    """Evict the oldest events of a log that is above its limits."""
     excess = session.log.excess(runtime.limits.session_events, runtime.limits.session_bytes)
     if excess:
         runtime.commit(Evicted(session.id, excess))
 
 
 def aged_at(runtime: RuntimeState, session: Session) -> Time | None:
-    """When the oldest events of a session that does not acknowledge will be older than the window (§6.3)."""
+    """Return when the first event of a session without `ack` passes the resume window (§6.3), if any."""
     oldest = session.log.oldest_at
     return None if oldest is None else Time(oldest + MARK + runtime.config.resume_window_sec * SECOND)
 
 
 def age(runtime: RuntimeState, session: Session) -> None:
-    """A session that does not acknowledge keeps what is younger than the window (§6.3)."""
+    """Evict the events that are older than the resume window, in a session without `ack` (§6.3)."""
     aged = aged_at(runtime, session)
     horizon = Time(runtime.now - runtime.config.resume_window_sec * SECOND)
     if aged is None or runtime.now < aged:
         return
     log = session.log
     upto = log.older_than(horizon)
-    if runtime.journaling:  # What the journal still has to store was sent to nobody yet.
+    if runtime.journaling:  # Events that the journal has still to store have not been sent.
         upto = min(upto, log.last - log.unsaved[0])
     if upto >= log.first:
         runtime.commit(Evicted(session.id, upto))
 
 
 def cut_history(runtime: RuntimeState, job: Job, upto: int) -> None:
-    """The events of a job before a position go; observers that had not come so far are told (§7.6).
+    """Drop the events of a job before a position, and end the observations that had not come so far (§7.6).
 
-    A session that cannot subscribe again, and observes by an idempotency key, goes on with what is left.
+    A session that cannot subscribe again, because it observes by an idempotency key, continues with the rest.
     """
     over = [
         session
@@ -88,16 +89,16 @@ def trim_history(runtime: RuntimeState, job: Job) -> None:
     """Keep a history within its own limits."""
     limits = runtime.limits
     excess = job.history.excess(limits.history_events, limits.history_bytes)
-    if excess and number_at_home(runtime, job, excess):  # This may have made room in it.
+    if excess and number_at_home(runtime, job, excess):  # Numbering it may have cut the history already.
         excess = job.history.excess(limits.history_events, limits.history_bytes)
     if excess:
         cut_history(runtime, job, excess)
 
 
 def number_at_home(runtime: RuntimeState, job: Job, upto: int) -> bool:
-    """Number what waits behind a history in the submitting session, if that is not at `upto` yet.
+    """Number what waits behind a history in the submitting session, if its backlog is before `upto`.
 
-    The log of the session keeps it then, as what comes live. Return whether something was numbered.
+    The log of the session then keeps these events as it keeps live ones. Return whether there were any.
     """
     for session in job.behind.values():
         backlog = session.backlogs[job.id]
@@ -109,10 +110,10 @@ def number_at_home(runtime: RuntimeState, job: Job, upto: int) -> bool:
 
 
 def make_room(runtime: RuntimeState) -> None:
-    """Principals hold too much, or all of them together: the oldest of who holds most goes (§6.5).
+    """Free the oldest events and finished jobs of principals until all are within their limits (§6.5).
 
-    That is the oldest of its events and of the finished jobs that count. A job that is just about to be
-    finished goes when it is. Idempotency keys stay: without its key, a repeated submit would run again.
+    A job that is about to be finished counts once it is. Idempotency keys stay: without its key a repeated
+    submit would run again.
     """
     while (principal := runtime.holdings.crowded()) is not None:
         if not _give_up_oldest(runtime, principal):
@@ -145,7 +146,7 @@ def _give_up_oldest(runtime: RuntimeState, principal: Principal) -> bool:
 
 
 def retire(runtime: RuntimeState, job: Job, at: Time) -> None:
-    """A job has ended: forget it at `at`, or when too many others have ended since."""
+    """Keep a job that has ended until `at`, and forget the oldest finished jobs above the limits."""
     retired, limits, principal = runtime.retired, runtime.limits, job.terms.principal
     if retired.add(job.id, principal, at, large=job.kept > 0) > limits.finished_jobs:
         forget_oldest(runtime, principal)
@@ -160,7 +161,7 @@ def retire(runtime: RuntimeState, job: Job, at: Time) -> None:
 
 
 def forget_oldest(runtime: RuntimeState, principal: Principal) -> None:
-    """Forget the first finished job of a principal that is not due to its submitter, else the first."""
+    """Forget the first finished job of a principal that its submitter does not wait for, else its first."""
     for _ in range(runtime.retired.count(principal)):
         job = runtime.jobs[runtime.retired.oldest(principal)]
         if not _is_due_at_home(job):
@@ -182,8 +183,8 @@ def _keep_longer(runtime: RuntimeState, job: Job) -> None:
 
 
 def forget(runtime: RuntimeState, job: Job) -> None:
-    """A finished job is listed and observed no longer."""
-    runtime.retired.remove(job.terms.principal, job.id)  # Whoever makes room meanwhile takes another.
+    """Forget a finished job: it can be listed and observed no longer."""
+    runtime.retired.remove(job.terms.principal, job.id)  # Making room meanwhile takes another.
     if not runtime.retired:
         runtime.timers.disarm(TimerKind.RETENTION, 0)
     number_at_home(runtime, job, job.history.end + 1)
@@ -193,7 +194,7 @@ def forget(runtime: RuntimeState, job: Job) -> None:
 
 
 def _end_alone(runtime: RuntimeState, session: Session, job: Job) -> None:
-    """Who is behind with a job that is forgotten gets its end, without the rest of the history (§7.2)."""
+    """Send the terminal event, without the rest of the history, to a session that is behind (§7.2)."""
     if job.id not in session.observed:
         runtime.commit(Unobserved(session.id, job.id))
         return
@@ -204,7 +205,7 @@ def _end_alone(runtime: RuntimeState, session: Session, job: Job) -> None:
 
 
 def forget_due(runtime: RuntimeState) -> None:
-    """Forget the jobs whose time is over.
+    """Forget the finished jobs whose time is over.
 
     A job is kept for the same time again while a history of it is due to the session that has submitted it.
     """
@@ -228,7 +229,7 @@ def _watch(runtime: RuntimeState) -> None:
 
 
 def watch_keys(runtime: RuntimeState) -> None:
-    """Look again when the next key is due; keys go by the wall clock, which outlives a restart."""
+    """Arm the timer for the next expiry of a key; keys expire by the wall clock, which outlives a restart."""
     due = runtime.keys.next_due(runtime.limits)
     if due is not None and runtime.timers.armed(TimerKind.KEYS, 0) is None:
         at = Time(runtime.now + max(due - runtime.unix, SECOND))
@@ -236,7 +237,7 @@ def watch_keys(runtime: RuntimeState) -> None:
 
 
 def forget_keys(runtime: RuntimeState) -> None:
-    """Forget the keys of jobs that ended long ago."""
+    """Forget the idempotency keys that have expired."""
     for principal, key in runtime.keys.due(runtime.unix, runtime.limits):
         runtime.commit(KeyForgotten(principal, key))
     watch_keys(runtime)
@@ -246,7 +247,7 @@ def forget_keys(runtime: RuntimeState) -> None:
 
 
 def await_resume(runtime: RuntimeState, session: Session) -> None:
-    """A session without a connection ends after its window (§6.3)."""
+    """End a detached session after its resume window, or at once if that is zero (§6.3)."""
     window = runtime.config.resume_window_sec
     if window > 0:
         notice(
@@ -259,7 +260,7 @@ def await_resume(runtime: RuntimeState, session: Session) -> None:
 
 
 def end_session(runtime: RuntimeState, session_id: SessionId) -> None:
-    """Nobody can resume it any more; its jobs go on."""
+    """End a session, which can be resumed no longer; its jobs continue."""
     session = runtime.sessions[session_id]
     runtime.hooks.session_ends(runtime, session)
     runtime.commit(SessionEnded(session_id))
@@ -272,7 +273,7 @@ def end_session(runtime: RuntimeState, session_id: SessionId) -> None:
 
 
 def let_go(runtime: RuntimeState, principal: Principal) -> None:
-    """A session or a job of this principal is over: after its last, forget one that never comes again."""
+    """Count an ended session or job of an anonymous principal; forget the principal after the last."""
     left = runtime.anonymous_principals.get(principal)
     if left is None:
         return
@@ -282,6 +283,6 @@ def let_go(runtime: RuntimeState, principal: Principal) -> None:
         del runtime.anonymous_principals[principal]
         runtime.entropy.forget(runtime.scope(principal))
         while (key := runtime.keys.oldest(principal)) is not None:
-            runtime.commit(KeyForgotten(principal, key))  # Nobody else can use it.
+            runtime.commit(KeyForgotten(principal, key))  # No other principal can use it.
         if runtime.keys.next_due(runtime.limits) is None:
             runtime.timers.disarm(TimerKind.KEYS, 0)

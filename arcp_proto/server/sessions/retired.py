@@ -1,4 +1,4 @@
-"""Jobs that have ended and are not forgotten: oldest first, in all and by principal."""
+"""The expiry queue of finished jobs: by principal and in total, the oldest first."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _SLACK = 64
 
 
 class Retired:
-    """A queue of each principal, and of the principals a heap by the job that is first in their queue.
+    """The finished jobs that are kept: a queue per principal, and a heap of the queues by their first job.
 
-    `at` does not fall from one `add` to the next. The heap never holds more than twice the principals plus a
-    constant. Jobs that count to the bytes of their principal are known by themselves: they may go before
-    others.
+    The times passed to `add` never fall. The heap never holds more than twice the number of principals plus a
+    constant. Large jobs, whose bytes count against their principal, are indexed apart, because they may be
+    forgotten before older small ones.
     """
 
     __slots__ = ("_count", "_firsts", "_large", "_queues", "_ranking", "_size")
@@ -28,9 +28,10 @@ class Retired:
         self._queues: dict[Principal, _Queue] = {}
         self._ranking = Ranking()
         self._firsts: list[tuple[Time, int, Principal]] = []
-        """When the first of a queue is to be forgotten, its place and whose; stale ones are passed over."""
+        """Per queue, when its first job is to be forgotten, its place and principal; stale ones are skipped.
+        """
         self._large: dict[Principal, OrderedDict[JobId, Time]] = {}
-        """Of those that count, when each is to be forgotten."""
+        """Per principal, its large jobs and when each is to be forgotten."""
         self._count = 0
         self._size = 0
 
@@ -38,9 +39,9 @@ class Retired:
         return self._size
 
     def add(self, job_id: JobId, principal: Principal, at: Time, *, large: bool = False) -> int:
-        """A job has ended; forget it at `at`. Returns how many its principal has.
+        """Add a job that has ended, to be forgotten at `at`; return how many finished jobs its principal has.
 
-        It is `large` when it counts to the bytes of its principal.
+        A job is `large` when its bytes count against its principal.
         """
         self._count += 1
         self._size += 1
@@ -55,7 +56,7 @@ class Retired:
         return queue.append(job_id, at, self._count)
 
     def remove(self, principal: Principal, job_id: JobId) -> None:
-        """A job of a principal is forgotten: its oldest, or one that is large."""
+        """Remove a job that is forgotten: the oldest of its principal, or one behind it."""
         queue = self._queues[principal]
         first = queue.first
         queue.remove(job_id)
@@ -77,7 +78,7 @@ class Retired:
 
     @property
     def next_at(self) -> Time | None:
-        """When the first of all is to be forgotten."""
+        """When the first job of all is to be forgotten; None when there is none."""
         while self._firsts:
             at, place, principal = self._firsts[0]
             queue = self._queues.get(principal)
@@ -87,36 +88,36 @@ class Retired:
         return None
 
     def due(self, now: Time) -> Principal | None:
-        """Whose oldest is the first of all, if its time has come."""
+        """Return the principal of the first job of all, if that is to be forgotten by now; else None."""
         at = self.next_at
         return self._firsts[0][2] if at is not None and at <= now else None
 
     def count(self, principal: Principal) -> int:
-        """How many a principal has."""
+        """Return how many finished jobs a principal has."""
         queue = self._queues.get(principal)
         return 0 if queue is None else len(queue)
 
     def oldest(self, principal: Principal) -> JobId:
-        """The first of a principal that has any."""
+        """Return the oldest finished job of a principal that has one."""
         return self._queues[principal].job_id
 
     def oldest_large(self, principal: Principal) -> tuple[JobId, Time] | None:
-        """Return the first of those of a principal that count, and when it is to be forgotten."""
+        """Return the oldest large job of a principal and when it is to be forgotten; None for none."""
         large = self._large.get(principal)
         return None if large is None else next(iter(large.items()))
 
     def largest(self) -> Principal:
-        """Return who has most, for when there are too many in all."""
+        """Return the principal with the most finished jobs."""
         return self._ranking.first(self._queues, self.count)
 
     def entries(self) -> list[tuple[JobId, Time]]:
-        """All of them by their places, for tests."""
+        """Return all jobs with their times, in the order in which they were added; for tests."""
         found = sorted(entry for queue in self._queues.values() for entry in queue.entries())
         return [(job_id, at) for _, job_id, at in found]
 
 
 class _Queue:
-    """Jobs of one principal, when each is to be forgotten, and its place among those of all."""
+    """The finished jobs of one principal, each with its time and its place in the order of all jobs."""
 
     __slots__ = ("_ats", "_early", "_gone", "_job_ids", "_places")
 
@@ -125,32 +126,32 @@ class _Queue:
         self._ats = array("q")
         self._places = array("Q")
         self._gone = 0
-        """How many at the front are not there any more."""
+        """How many entries at the front are removed."""
         self._early: dict[JobId, None] = {}
-        """Those behind the front that are not, either."""
+        """The removed entries behind the front."""
 
     def __len__(self) -> int:
         return len(self._job_ids) - self._gone - len(self._early)
 
     @property
     def first(self) -> tuple[Time, int]:
-        """When the first is to be forgotten, and its place."""
+        """When the first job is to be forgotten, and its place."""
         return Time(self._ats[self._gone]), self._places[self._gone]
 
     @property
     def job_id(self) -> JobId:
-        """The first."""
+        """The first job."""
         return self._job_ids[self._gone]
 
     def append(self, job_id: JobId, at: Time, place: int) -> int:
-        """One more; returns how many there are."""
+        """Append a job; return how many there are."""
         self._job_ids.append(job_id)
         self._ats.append(at)
         self._places.append(place)
         return len(self._job_ids) - self._gone - len(self._early)
 
     def remove(self, job_id: JobId) -> None:
-        """One of them is gone; whoever is not the first has to be there."""
+        """Remove a job; one that is not the first must be in the queue."""
         ensure(len(self), "nothing is left to forget")
         self._early[job_id] = None
         while self._early and self._job_ids[self._gone] in self._early:
@@ -179,7 +180,7 @@ class _Queue:
         self._gone = 0
 
     def entries(self) -> list[tuple[int, JobId, Time]]:
-        """Place, job and time of each."""
+        """Return the place, job and time of each entry."""
         rows = zip(self._places, self._job_ids, self._ats, strict=True)
         left = [(place, job_id, Time(at)) for place, job_id, at in rows][self._gone :]
         return [entry for entry in left if entry[1] not in self._early]

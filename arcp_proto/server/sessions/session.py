@@ -1,4 +1,4 @@
-"""One client's numbered stream: it outlives its connections (§6)."""
+"""A session: the numbered stream of events of one client, which outlives its connections (§6)."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ if TYPE_CHECKING:
     from arcp_proto.server.jobs.turn import Turn
 
 MOST_TOKENS: Final = 4
-"""Resume tokens that are valid at a time: the last proven one, and those issued after it (§6.3)."""
+"""How many resume tokens of a session are valid at a time: the last proven one and later ones (§6.3)."""
 
 
 class Backlog(msgspec.Struct):
-    """History that a session has asked for, from `position` on.
+    """The part of a job's history that a session has asked for and that is not numbered in it yet.
 
-    `until` is where it ends, for a session in which the job flows anyhow; None: what comes live follows.
+    `position` is that of the next event to replay. `until` is the position before which the replay ends, for
+    a session that gets the live events anyway; None: the live events follow the history.
     """
 
     position: int
     until: int | None = None
     owed: bool = False
-    """Whether the session has submitted the job, so that an unsubscribe does not end it."""
+    """Whether the session has submitted the job, so that the events are due to it in any case."""
 
 
 class Admission(msgspec.Struct):
-    """How a connection was let into its session.
+    """How a connection was admitted to its session.
 
-    `token` is the digest of the resume token that its welcome brought, until the peer has proved it; `cursor`
-    what the peer had; `replays` says that it asked for answers that may not have arrived; `expires_at` is
-    Unix time in nanoseconds.
+    `token` is the digest of the resume token in its welcome, until the peer has proven that it holds it;
+    `cursor` is the last event that the peer had; `replays` tells whether the peer asked for the answers that
+    may not have arrived; `expires_at` is Unix time in nanoseconds.
     """
 
     token: bytes | None
@@ -52,11 +53,11 @@ class Admission(msgspec.Struct):
 
 
 class Session:
-    """Who speaks, what was negotiated, and the log of everything numbered.
+    """A session: its principal, what was negotiated, and the log of its numbered events.
 
-    `features` is the effective set of §6.2; `tokens` are digests of the resume tokens that are valid, the
-    last proven one first; `jobs` are those that it submitted and that have not ended; `observed` those
-    that it observes, live or with a backlog.
+    `features` is the effective feature set of §6.2. `tokens` are the digests of the valid resume tokens, the
+    last proven one first. `jobs` are the unfinished jobs that the session submitted, with their children;
+    `observed` are the jobs that it observes, live or with a backlog.
     """
 
     __slots__ = (
@@ -96,39 +97,39 @@ class Session:
         self.id = session_id
         self.principal = principal
         self.anonymous = anonymous
-        """Nobody was verified: whoever has its token may resume it (§6.1)."""
+        """Whether no principal was verified: the resume token alone resumes the session (§6.1)."""
         self.features = _set_of(tuple(features))
         self.acking = "ack" in self.features
         self.positions = POSITIONS in self.features
-        """Whether it is told the positions of events."""
+        """Whether events carry their position in the job (`job_seq`) in this session."""
         self.quirk: Quirk = QUIRKS[quirk]
         self.long_frames = long_frames
         """Whether a `job.result` with its value may be as large as `Limits.inline_frame`.
 
-        Like the features, it is settled by the first welcome: a session that was opened over WebSocket, by a
-        peer without the quirk of the PyPI reader, has long frames, and is resumed over WebSocket only. One
-        that was opened over stdio has none on any transport. Events keep `Limits.frame` everywhere: a log, a
-        job's history and every observer hold the same bytes.
+        The first welcome settles this, as it settles the features. A session that was opened over WebSocket,
+        by a peer without the quirk of the PyPI reader, has long frames and can be resumed over WebSocket
+        only. A session that was opened over stdio has none on any transport. Events keep to `Limits.frame`
+        everywhere, because a log, a job's history and every observer hold the same bytes.
         """
         self.log = Log(session_id)
         self.acked = 0
         self.lagging = False
-        """It was told that it does not keep up (§6.5)."""
+        """Whether the client was told that it does not keep up with its events (§6.5)."""
         self.awaits_journal = False
-        """Too much of its log is not durable (see `back_pressure`)."""
+        """Whether too much of the log is not durable yet (see `back_pressure`)."""
         self.tokens: list[bytes] = []
         self.expires: Time | None = None
-        """Unix time in nanoseconds from which on a resume needs a fresh bearer (§6.1); None: never."""
+        """Unix time in nanoseconds from which on a resume needs a fresh bearer token (§6.1); None: never."""
         self.replies = Replies()
         self.turns: list[Turn] = []
-        """Submits that are not answered, in their order."""
+        """The submits that are not answered yet, in the order in which they came."""
         self.jobs: dict[JobId, Job] = {}
         self.observed: dict[JobId, Job] = {}
         self.backlogs: dict[JobId, Backlog] = {}
         self.connection: Connection | None = None
         self.envelopes = Envelopes(session_id, positions=self.positions)
         self.withheld = ""
-        """Why the session gets no credentials, although its client has asked for them (§9.8); else empty."""
+        """Why the session gets no credentials although its client has asked for them (§9.8); else empty."""
 
     @property
     def waiting_submits(self) -> int:
@@ -137,7 +138,7 @@ class Session:
 
     @property
     def reading(self) -> bool:
-        """Whether more may be numbered for it: it is attached, and neither transport nor journal are full."""
+        """Whether more events may be numbered: it is attached, and neither transport nor journal is full."""
         return self.connection is not None and not self.connection.is_blocked and not self.awaits_journal
 
     @property
@@ -146,18 +147,21 @@ class Session:
         return self.connection is not None and (self.connection.is_blocked or self.awaits_journal)
 
     def take_on(self, job: Job) -> None:
-        """It has submitted a job, or gets what a child of one says; on its jobs it is told of its lag."""
+        """Add a job that the session has submitted, or a child of one.
+
+        The first job makes the log look at its limits again: only a session with jobs is told of its lag.
+        """
         if not self.jobs:
             self.log.look_again()
         self.jobs[job.id] = job
 
     def issue(self, digest: bytes) -> bytes | None:
-        """Another resume token is valid; returns the one that is not any more, if there are too many."""
+        """Add the digest of a new resume token; return the one that it replaces when there are too many."""
         self.tokens.append(digest)
         return self.tokens.pop(1) if len(self.tokens) > MOST_TOKENS else None
 
     def prove(self, digest: bytes) -> list[bytes]:
-        """The client has this token: those before it are over, and returned."""
+        """Note that the client holds this token; return the older ones, which are valid no longer (§6.3)."""
         index = self.tokens.index(digest)
         over, self.tokens = self.tokens[:index], self.tokens[index:]
         return over
@@ -175,12 +179,12 @@ def session_of(connection: Connection) -> Session:
 
 
 def admission_of(connection: Connection) -> Admission | None:
-    """Return how a connection was let into its session; None before its welcome."""
+    """Return how a connection was admitted to its session; None before its welcome."""
     admission = connection.admission
     return admission if isinstance(admission, Admission) else None
 
 
 @lru_cache(64)
 def _set_of(features: tuple[str, ...]) -> frozenset[str]:
-    """One set for all sessions that have negotiated the same; there are as many as kinds of peers."""
+    """Return one shared set for all sessions that have negotiated the same features."""
     return frozenset(features)

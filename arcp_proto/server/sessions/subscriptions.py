@@ -1,4 +1,4 @@
-"""Jobs seen from elsewhere: who may, history first, then live (§7.6)."""
+"""Subscriptions: which jobs a principal may observe, and their history and live events (§7.6)."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState
 
 EVERYBODY = "*"
-"""As an owner: the jobs of every principal."""
+"""The word for all owners in the observers' data: the jobs of every principal."""
 
 
 class Right(StrEnum):
-    """What a principal may do with another's jobs, as the host's data says it."""
+    """The right of a principal to the jobs of another, as the host configures it."""
 
     LIST = "list"
     OBSERVE = "observe"
 
 
 def right_to(runtime: RuntimeState, principal: Principal, job: Job) -> Right | None:
-    """What a principal may see of a job; None: it does not exist for it."""
+    """Return what a principal may do with a job; None: the job is not visible to it."""
     owner = job.terms.principal
     if owner == principal:
         return Right.OBSERVE
@@ -46,7 +46,10 @@ def right_to(runtime: RuntimeState, principal: Principal, job: Job) -> Right | N
 
 
 def visible_job(runtime: RuntimeState, principal: Principal, job_id: str) -> tuple[Job, Right]:
-    """A job that exists for a principal; raises Refusal JOB_NOT_FOUND, whyever it does not (§12)."""
+    """Return a job that is visible to a principal, and the right to it; raises Refusal JOB_NOT_FOUND (§12).
+
+    The refusal is the same for a job that does not exist and for one that is not visible.
+    """
     job = runtime.jobs.get(JobId(job_id))
     right = None if job is None else right_to(runtime, principal, job)
     if job is None or right is None:
@@ -55,7 +58,7 @@ def visible_job(runtime: RuntimeState, principal: Principal, job_id: str) -> tup
 
 
 def owners_listed(runtime: RuntimeState, principal: Principal) -> list[Principal] | None:
-    """Whose jobs a principal is shown in a listing, its own first; None: everybody's (§6.6)."""
+    """Return the principals whose jobs a principal may list, itself first; None: all principals (§6.6)."""
     owners = runtime.observers.get(principal, {})
     if EVERYBODY in owners:
         return None
@@ -65,7 +68,7 @@ def owners_listed(runtime: RuntimeState, principal: Principal) -> list[Principal
 def on_subscribe(
     runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, subscribe: messages.Subscribe
 ) -> None:
-    """`job.subscribe` (§7.6): the answer, then history if asked for, then live."""
+    """Handle `job.subscribe` (§7.6): answer, then replay the history if asked for, then send live events."""
     session = session_of(connection)
     _note_decision(runtime, session, subscribe.job_id)
     job, right = visible_job(runtime, session.principal, subscribe.job_id)
@@ -90,9 +93,9 @@ def on_subscribe(
 
 
 def _answered_before(session: Session, connection: Connection, request_id: str) -> Reply | None:
-    """Return the answer to a subscribe that was carried out before the resume, and may not have arrived.
+    """Return the answer to a subscribe of before the resume that may not have arrived; None if there is none.
 
-    A client that asks for such answers sends what it has no answer to once more (§6.3).
+    A client that asks for such answers repeats the requests that it has no answer to (§6.3).
     """
     admission = admission_of(connection)
     if admission is None or not admission.replays:
@@ -102,9 +105,9 @@ def _answered_before(session: Session, connection: Connection, request_id: str) 
 
 
 def _asked(session: Session, job: Job, subscribe: messages.Subscribe) -> tuple[int, bool]:
-    """Return from where on a history is asked for, and whether some of that is gone.
+    """Return the position from which a history is asked for, and whether some of that is gone.
 
-    The first is counted as by `History`, and is behind its end if not even the terminal is asked for.
+    The position is past the end of the history if not even the terminal event is asked for.
     """
     history = job.history
     if session.positions and subscribe.from_job_seq is not None:
@@ -116,7 +119,7 @@ def _asked(session: Session, job: Job, subscribe: messages.Subscribe) -> tuple[i
 
 
 def _note_decision(runtime: RuntimeState, session: Session, job_id: str) -> None:
-    """Who asked for whose job, and what it is told (§14)."""
+    """Write the audit fact of a subscribe: its principal, the owner of the job and the decision (§14)."""
     job = runtime.jobs.get(JobId(job_id))
     right = None if job is None else right_to(runtime, session.principal, job)
     decisions = {Right.OBSERVE: "granted", Right.LIST: "list only", None: "not visible"}
@@ -134,19 +137,19 @@ def _note_decision(runtime: RuntimeState, session: Session, job_id: str) -> None
 def on_unsubscribe(
     runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, unsubscribe: messages.Unsubscribe
 ) -> None:
-    """`job.unsubscribe` (§7.6) ends observing, and has no answer; the submitting session keeps its job."""
+    """Handle `job.unsubscribe` (§7.6): end the observation, without an answer; a submitter keeps its job."""
     session = session_of(connection)
     job_id = JobId(unsubscribe.job_id)
     runtime.caps.allowances[connection.number].asked.pop(job_id, None)
     backlog = session.backlogs.get(job_id)
     if backlog is not None and backlog.owed:
-        return  # What was published waits behind the history.
+        return  # The events published since wait behind this history and are due to the submitter.
     if job_id in session.observed or job_id in session.backlogs:
         runtime.commit(Unobserved(session.id, job_id))
 
 
 def check_room(runtime: RuntimeState, session: Session, job: Job) -> None:
-    """Raise Refusal unless a session may observe one more job, or does observe this one."""
+    """Check that a session may observe this job besides others; raises Refusal INVALID_REQUEST if not."""
     most = runtime.limits.subscriptions
     known = session.observed.keys() | session.backlogs.keys()
     if job.id not in known and len(known) >= most:
@@ -158,9 +161,9 @@ def check_room(runtime: RuntimeState, session: Session, job: Job) -> None:
 
 
 def observe(runtime: RuntimeState, session: Session, job: Job, start: int | None) -> None:
-    """Observe a job with its history from `start` on, counted as by `History`; None: live from now on.
+    """Observe a job with its history from position `start` on; None: only live events from now on.
 
-    The terminal of a job that has ended stands at the end of its history.
+    The terminal event of a job that has ended stands at the end of its history.
     """
     if start is None:
         if not job.ended and job.home is not session and job.id not in session.observed:
@@ -178,8 +181,9 @@ def observe(runtime: RuntimeState, session: Session, job: Job, start: int | None
 def _observe_at_home(runtime: RuntimeState, session: Session, job: Job, start: int) -> None:
     """Replay a history in the session that has submitted the job.
 
-    What is published waits behind it, so that positions rise there as everywhere. A session that is not told
-    positions goes by the numbers of what it gets: there events come at once, and the history between them.
+    Events published meanwhile wait behind the history, so that positions rise here as in any observer. A
+    session without positions goes by the numbers of its events: there new events are sent at once, with the
+    history between them.
     """
     end = job.history.end
     if start < end:
@@ -188,7 +192,7 @@ def _observe_at_home(runtime: RuntimeState, session: Session, job: Job, start: i
 
 
 def _observe_again(runtime: RuntimeState, session: Session, job: Job, backlog: Backlog) -> None:
-    """Let a session get a history. Nothing is left out that it waits for already."""
+    """Start to replay a history in a session, with all of the backlog that it still waits for."""
     waiting = session.backlogs.get(job.id)
     if waiting is not None and session.positions:
         backlog.position, backlog.owed = min(backlog.position, waiting.position), waiting.owed or backlog.owed
@@ -196,10 +200,10 @@ def _observe_again(runtime: RuntimeState, session: Session, job: Job, backlog: B
 
 
 def fall_behind(runtime: RuntimeState, session: Session) -> None:
-    """Nobody takes what is numbered, or the journal is behind: let what the session observes wait.
+    """Turn the live observations of a session into backlogs, when its transport or the journal takes no more.
 
-    It waits in the histories of the jobs. So an observer costs nothing that does not read, or has to wait for
-    the journal, and its log keeps what it will resume with.
+    The events then wait in the histories of the jobs. So an observer that does not read costs no memory, and
+    its log keeps the events that it needs for its resume.
     """
     for job in sorted(session.observed.values(), key=lambda job: job.number):
         if session.id in job.observers:
@@ -207,7 +211,7 @@ def fall_behind(runtime: RuntimeState, session: Session) -> None:
 
 
 def feed_soon(runtime: RuntimeState, session: Session, after_ms: int = 0) -> None:
-    """Number the next piece of what a session has asked for, as fast as transport and journal take it."""
+    """Arm the timer for the next piece of a session's backlogs, if transport and journal take more."""
     if not session.backlogs or not session.reading:
         return
     if runtime.timers.armed(TimerKind.BACKLOG, session.id) is None:
@@ -216,7 +220,7 @@ def feed_soon(runtime: RuntimeState, session: Session, after_ms: int = 0) -> Non
 
 
 def feed(runtime: RuntimeState, session: Session) -> None:
-    """Its time has come: one piece of the history that was asked for first."""
+    """Replay one piece of the backlog that was asked for first; called by its timer."""
     job_id = next(iter(session.backlogs), None)
     if job_id is None or not session.reading:
         return
@@ -235,7 +239,7 @@ def feed(runtime: RuntimeState, session: Session) -> None:
 
 
 def revoke(runtime: RuntimeState) -> None:
-    """The host's data is another: end the observations that it does not allow."""
+    """End the observations that the host's new configuration no longer allows."""
     for session in runtime.sessions.values():
         for job in sorted(session.observed.values(), key=lambda job: job.number):
             if job.id in session.observed and right_to(runtime, session.principal, job) is not Right.OBSERVE:
@@ -247,13 +251,13 @@ def revoke(runtime: RuntimeState) -> None:
                     job_id=job.id,
                     owner=job.terms.principal,
                 )
-                why = "this job may not be observed any more"
+                why = "this job may be observed no longer"
                 runtime.commit(end_of(runtime, session, job, why))
                 runtime.delivered(session)
 
 
 def _piece(runtime: RuntimeState) -> tuple[int, int]:
-    """Events and bytes that are numbered at once: a log holds them beside as many that were not sent."""
+    """Return how many events and bytes are replayed at a time: half of what fits into a log, at most."""
     limits = runtime.limits
     events = min(limits.session_events, limits.principal_events) // 2
     size = min(limits.session_bytes, limits.principal_bytes) // 2

@@ -46,7 +46,7 @@ def test_it_finds_what_a_look_at_everybody_finds(steps: list[tuple[str, Principa
             most = max(held.values())
             assert ranking.first(held, held_by) == min(name for name in held if held[name] == most)
         else:
-            with pytest.raises(InvariantViolated, match="nobody"):
+            with pytest.raises(InvariantViolated, match="no principal"):
                 ranking.first(held, held_by)
         assert len(ranking._heap) <= 3 * len(NAMES) + 64
 

@@ -48,7 +48,7 @@ def test_nobody_holds_anything() -> None:
     assert (len(holdings), holdings.events, holdings.size, holdings.of(ALICE)) == (0, 0, 0, (0, 0))
     assert not holdings.over
     assert holdings.crowded() is None
-    with pytest.raises(InvariantViolated, match="nobody"):
+    with pytest.raises(InvariantViolated, match="no principal"):
         holdings.largest()
 
 
@@ -155,7 +155,7 @@ def test_the_victim_has_the_oldest_event() -> None:
     holdings.remove(ALICE, young)
     assert holdings.victim(ALICE) is older
     holdings.changed(ALICE, *(-count for count in older.release(9)))
-    with pytest.raises(InvariantViolated, match="nobody holds an event"):
+    with pytest.raises(InvariantViolated, match="no holder has an event"):
         holdings.victim(ALICE)
 
 
