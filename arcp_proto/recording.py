@@ -83,6 +83,7 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
         "unsubscribe",
         "list_jobs",
         "mark_processed",
+        "stopped_iterating",
         "stream_result",
         "close",
         "detach",

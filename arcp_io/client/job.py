@@ -48,11 +48,6 @@ FinalStatus: TypeAlias = Literal["success", "error", "cancelled", "timed_out"]
 
 TURN_OF_A_THREAD: Final = 1.0
 """Seconds in which a thread that has asked for a job should begin its loop."""
-GRACE: Final = 5.0
-"""Seconds from the end of a loop until its last event counts as processed, while the session stays open.
-
-A program that failed with that event has left the session by then.
-"""
 OVERFLOW = 64 * 1024 * 1024
 """Bytes that a full buffer may grow to while a caller waits for an answer behind its events."""
 _VALUE: Final = attrgetter("value")
@@ -127,7 +122,6 @@ class Job(Generic[T]):
         self._offered = 0
         """Number of callers that got the job, but had no turn yet to begin a loop; its events wait."""
         self._wanted = True
-        self._letting_go = False
         self._iterator: weakref.ref[JobEvents] | None = None
         self._arrived: anyio.Event | None = None
         self._end: JobEnded | None = None
@@ -462,21 +456,16 @@ class Job(Generic[T]):
         if self._iterating:
             return
         self._iterator = None
-        if self._inbox.taken and not self._letting_go:
-            self._letting_go = True
-            self._jobs.beside(self._let_go)
+        if self._inbox.taken:
+            self._jobs.left(self, self._inbox.taken)
         self._look_at_buffer()
         self._look_at_end()
 
-    async def _let_go(self) -> None:
-        """Mark the last event as processed when no later loop continues within the grace."""
-        while self._inbox.taken and not self._iterating:
-            left_with = self._inbox.taken
-            await anyio.sleep(GRACE)
-            if self._inbox.taken == left_with and not self._iterating:
-                self._inbox.done_with_taken()
-                self._look_at_end()
-        self._letting_go = False
+    def _marked_processed(self, receipt: int) -> None:
+        """Note that the event with which a loop was left counts as processed."""
+        if self._inbox.taken == receipt and not self._iterating:
+            self._inbox.done_with_taken()
+            self._look_at_end()
 
     def _look_at_end(self) -> None:
         """Mark the end as processed when all earlier events are, unless a caller is about to see it."""

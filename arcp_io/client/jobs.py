@@ -18,6 +18,7 @@ from arcp_proto.engine.output import (
     JobAccepted,
     JobEnded,
     JobEvent,
+    MarkedProcessed,
     SessionLost,
     Subscribed,
 )
@@ -72,6 +73,8 @@ class SessionJobs:
         """Jobs that have ended with chunks of their result missing, which were requested again."""
         self._seen: list[Job] = []
         """Jobs of which a loop has reached the end in this turn."""
+        self._left: dict[str, Job] = {}
+        """Jobs whose loop was left with an event that is not processed yet."""
         self._telling: dict[Inbox, None] = {}
         """Inboxes with processed events that were not reported to the session."""
         self.size = 0
@@ -146,6 +149,11 @@ class SessionJobs:
         seen, self._seen = self._seen, []
         for job in seen:
             job._done_with_end()
+
+    def left(self, job: Job, receipt: int) -> None:
+        """Note that a loop over a job was left with the event of this receipt."""
+        self._left[job.id] = job
+        self.session._stopped_iterating(job.id, receipt)
 
     def told_soon(self, inbox: Inbox) -> None:
         """Report the processed events of a job to the session soon, together with others."""
@@ -228,6 +236,11 @@ class SessionJobs:
         """Count a numbered answer to a cancel."""
         if event.seq and (job := self._unfinished.get(event.job_id)) is not None:
             job._cancel_answered()
+
+    def marked_processed(self, event: MarkedProcessed) -> None:
+        """Note that the event with which a loop was left counts as processed."""
+        if (job := self._left.pop(event.job_id, None)) is not None:
+            job._marked_processed(event.receipt)
 
     def lose(self, job_id: str, error: ArcpError) -> None:
         """Note that no further events of a job will come."""

@@ -28,6 +28,7 @@ from arcp_proto.engine.output import (
     JobEnded,
     JobLost,
     JobsListed,
+    MarkedProcessed,
     RequestRefused,
     SessionClosed,
     SessionFailed,
@@ -322,6 +323,12 @@ class Session:
             if self._keeper is not None:
                 self._keeper.changed_before(self._connection)
 
+    def _stopped_iterating(self, job_id: str, receipt: int) -> None:
+        """Note that a loop over a job was left with the event of this receipt."""
+        if self.lost is None:
+            self._client.stopped_iterating(JobId(job_id), receipt, now=self._pump.now())
+            self._pump.soon()
+
     def _stream_result(self, job_id: str) -> tuple[ChunkReader, str | bytes]:
         """Leave the chunks of a job's result to its reader; see `Client.stream_result`."""
         return self._client.stream_result(JobId(job_id), now=self._pump.now())
@@ -412,6 +419,8 @@ class Session:
                 self._answers.give(event.request_id, event.final_status)
             case JobsListed():
                 self._answers.give(event.request_id, event)
+            case MarkedProcessed():
+                self._jobs.marked_processed(event)
             case _:
                 self._session_changed(event)
 

@@ -1,9 +1,10 @@
 """The client side of ARCP, without I/O: one session at a time, over as many connections as it takes.
 
 `connect` and the commands of the user (`submit`, `cancel`, `subscribe`, `unsubscribe`, `list_jobs`,
-`mark_processed`, `close`, `detach`, `dial_failed`) are followed by `take`; the reports of a transport
-(`receive`, `lost` and others of the `Connection`) and `handle_timer` take by themselves. All messages of a
-runtime come out as events, and never raise. A command raises `LocalProtocolError` before it changes anything.
+`mark_processed`, `stopped_iterating`, `close`, `detach`, `dial_failed`) are followed by `take`; the reports
+of a transport (`receive`, `lost` and others of the `Connection`) and `handle_timer` take by themselves. All
+messages of a runtime come out as events, and never raise. A command raises `LocalProtocolError` before it
+changes anything.
 """
 
 from __future__ import annotations
@@ -247,11 +248,20 @@ class Client(Endpoint[ClientState]):
         """
         state = self._state
         state.enter(now, "mark_processed", job_id, receipt)
-        session = state.session
-        if session is not None:
-            session.acks.done(receipt, job_id)
-            if session.attached and state.connection is not None:
-                flow.ack_soon(state, state.connection, session)
+        if state.session is not None:
+            flow.mark_processed(state, state.session, job_id, receipt)
+        state.done()
+
+    def stopped_iterating(self, job_id: JobId, receipt: int, *, now: int) -> None:
+        """Note that the user takes no more events of a job for now; `receipt` is that of the last one taken.
+
+        The user may have failed with that event. So it counts as processed only after five seconds in which
+        the session stays open, and `MarkedProcessed` says so; `mark_processed` still marks it at once.
+        """
+        state = self._state
+        state.enter(now, "stopped_iterating", job_id, receipt)
+        if state.session is not None:
+            flow.stopped_iterating(state, state.session, job_id, receipt)
         state.done()
 
     def stream_result(self, job_id: JobId, *, now: int) -> tuple[ChunkReader, str | bytes]:
@@ -303,6 +313,8 @@ class Client(Endpoint[ClientState]):
         state.enter(now, "detach")
         state.left = True
         state.timers.disarm(TimerKind.GIVE_UP, 0)
+        if state.session is not None:
+            flow.forget_stopped(state, state.session)
         if state.connection is not None:
             state.close_connection(state.connection, CLOSE_GOING_AWAY, "the session was left", flush=True)
         state.done()

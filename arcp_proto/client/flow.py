@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.machine import found
+from arcp_proto.engine.output import MarkedProcessed
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ensure
-from arcp_proto.ids import Time
+from arcp_proto.ids import SECOND, JobId, Time
 from arcp_proto.wire import messages
 
 from .acks import ACK_EVENTS, ACK_INTERVAL
@@ -15,6 +17,40 @@ from .session import ClientSession
 
 if TYPE_CHECKING:
     from .state import ClientState
+
+PROCESSED_AFTER: Final = 5 * SECOND
+"""The time from the end of an iteration until its last event counts as processed.
+
+A program that failed with that event has left the session by then, and its next process gets the event again.
+"""
+
+
+def mark_processed(client: ClientState, session: ClientSession, job_id: JobId, receipt: int) -> None:
+    """Mark the events of a job up to a receipt as processed, and ack them now or soon."""
+    session.acks.done(receipt, job_id)
+    if session.attached and client.connection is not None:
+        ack_soon(client, client.connection, session)
+
+
+def stopped_iterating(client: ClientState, session: ClientSession, job_id: JobId, receipt: int) -> None:
+    """Note the last event of an iteration that has ended; it counts as processed later."""
+    session.stopped[job_id] = receipt
+    client.timers.arm(TimerKind.PROCESSED, job_id, Time(client.now + PROCESSED_AFTER))
+
+
+def on_processed(client: ClientState, job_id: JobId) -> None:
+    """Mark the last event of an iteration as processed, since the time for it has passed."""
+    session = found(client.session, "only a session has events to process")
+    receipt = session.stopped.pop(job_id)
+    mark_processed(client, session, job_id, receipt)
+    client.happened(MarkedProcessed(job_id, receipt))
+
+
+def forget_stopped(client: ClientState, session: ClientSession) -> None:
+    """Leave the last events of iterations unprocessed: the next process gets them again."""
+    for job_id in session.stopped:
+        client.timers.disarm(TimerKind.PROCESSED, job_id)
+    session.stopped.clear()
 
 
 def ack_soon(client: ClientState, connection: Connection, session: ClientSession) -> None:

@@ -14,7 +14,7 @@ from arcp_proto.limits import MAX_TOKEN_LENGTH
 from arcp_proto.secret import Secret
 from arcp_proto.wire import messages
 
-from . import commands, resubscribe
+from . import commands, flow, resubscribe
 from .backoff import Fate
 from .pending import Outstanding, RequestKind
 from .session import ClientSession
@@ -172,6 +172,7 @@ def give_up(client: ClientState, session: ClientSession, code: str, reason: str)
 def forget(client: ClientState, session: ClientSession) -> None:
     """It is over for us."""
     resubscribe.forget(client, session)
+    flow.forget_stopped(client, session)
     client.timers.disarm(TimerKind.GIVE_UP, 0)
     client.session = None
 

@@ -67,6 +67,7 @@ class ClientSession:
         "restored",
         "resume_window_sec",
         "skipped",
+        "stopped",
         "stuck",
         "token",
         "unwanted",
@@ -104,6 +105,8 @@ class ClientSession:
         self.restored = False
         """Another process began it: jobs may have been accepted there that this one knows nothing of."""
         self.acks = Acks(now)
+        self.stopped: dict[JobId, int] = {}
+        """Receipts of the last events of iterations that have ended, until these count as processed."""
         self.requests = Requests(limits.requests)
         self.assembly = Assembly(limits.result, limits.results)
         self.recovery = Recovery()

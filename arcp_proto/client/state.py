@@ -170,6 +170,8 @@ class ClientState(Machine):
                 resuming.on_give_up(self)
             case (TimerKind.RESUBSCRIBE, str(job_id)):
                 resubscribe.on_timer(self, JobId(job_id))
+            case (TimerKind.PROCESSED, str(job_id)):
+                flow.on_processed(self, JobId(job_id))
             case (TimerKind.SILENCE, str(job_id)):
                 resubscribe.on_silence(self, JobId(job_id))
             case (kind, int(number)):

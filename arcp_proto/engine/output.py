@@ -401,6 +401,16 @@ class JobEnded(msgspec.Struct):
     receipt: int = 0
 
 
+class MarkedProcessed(msgspec.Struct):
+    """The events of a job up to a receipt count as processed, as the user has not gone on after them.
+
+    `Client.stopped_iterating` named the receipt five seconds ago.
+    """
+
+    job_id: JobId
+    receipt: int
+
+
 class SessionFailed(msgspec.Struct):
     """An error that answers no request of ours: it is the connection's."""
 
@@ -435,6 +445,7 @@ Event = (
     | JobEvent
     | CancelAcknowledged
     | JobEnded
+    | MarkedProcessed
     | SessionFailed
     | SessionClosed
 )

@@ -67,6 +67,8 @@ class TimerKind(StrEnum):
     """A session of the client has not been reached again for too long."""
     RESUBSCRIBE = "resubscribe"
     """The client observes a job again whose subscription has ended, or was refused for now (§7.6)."""
+    PROCESSED = "processed"
+    """The event at which the user of a client stopped iterating over its job counts as processed (§6.5)."""
     SILENCE = "silence"
     """Nothing has followed the acceptance of a submit with a key: the client asks for its job (§7.2)."""
 

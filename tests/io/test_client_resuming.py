@@ -34,6 +34,7 @@ from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Detached, Welcomed
 from arcp_proto.engine.output import JobLost as JobLostChange
 from arcp_proto.engine.output import SessionLost as SessionLostChange
+from arcp_proto.ids import SECOND
 from arcp_proto.limits import Limits
 from tests.io.apps import TOKEN, Counters, make_app
 from tests.io.conftest import on_every_loop
@@ -508,7 +509,7 @@ async def test_a_loop_that_was_left_goes_on_behind_it() -> None:
 
 
 async def test_a_loop_that_was_left_for_good_holds_nobody_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("arcp_io.client.job.GRACE", 0.2)
+    monkeypatch.setattr("arcp_proto.client.flow.PROCESSED_AFTER", SECOND // 5)
     async with place() as there, connect(there.url, TOKEN) as session:
         there.step.set()
         for _ in range(2):
@@ -520,13 +521,13 @@ async def test_a_loop_that_was_left_for_good_holds_nobody_back(monkeypatch: pyte
 async def test_what_waits_for_a_loop_that_was_left_ends_with_its_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("arcp_io.client.job.GRACE", 0.05)
+    monkeypatch.setattr("arcp_proto.client.flow.PROCESSED_AFTER", SECOND // 20)
     async with place() as there, connect(there.url, TOKEN) as session:
         there.step.set()
         job = await session.submit("halves", 6)
         await read_up_to_the_fifth(job, [], "break")
-        await until(lambda: job._letting_go)
-        await until(lambda: not job._letting_go)
+        await until(lambda: job._inbox.taken > 0)
+        await until(lambda: job._inbox.taken == 0)
 
 
 async def test_the_end_of_a_stored_job_waits_for_who_attaches() -> None:

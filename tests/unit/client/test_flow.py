@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
-from arcp_proto.engine.output import ConnectionEnded, Detached, Event, SessionFailed
-from arcp_proto.ids import JobId
+from arcp_proto.engine.output import ConnectionEnded, Detached, Event, MarkedProcessed, SessionFailed
+from arcp_proto.ids import SECOND, JobId
 from arcp_proto.limits import Limits
-from tests.unit.scripted_runtime import JOB, ScriptedRuntime, log, numbers
+from arcp_proto.recording import record, replay
+from tests.unit.scripted_runtime import JOB, UNIX, WELCOME, ScriptedRuntime, log, numbers
 
 
 @pytest.fixture
@@ -160,3 +164,79 @@ def test_the_cursor_is_what_is_processed(runtime: ScriptedRuntime) -> None:
     assert runtime.client.cursor == 2
     runtime.client.mark_processed(JOB, 1, now=runtime.now)
     assert runtime.client.cursor == 2
+
+
+# The end of an iteration.
+
+
+def test_the_last_event_of_an_iteration_counts_as_processed_later(runtime: ScriptedRuntime) -> None:
+    for seq in (1, 2, 3):
+        emit(runtime, seq)
+    runtime.client.mark_processed(JOB, 1, now=runtime.now)
+    runtime.client.stopped_iterating(JOB, 2, now=runtime.now)
+    assert runtime.advance(4.9) == []
+    assert runtime.client.cursor == 1
+    assert runtime.advance(0.1) == [MarkedProcessed(JOB, 2)]
+    assert runtime.client.cursor == 2
+    runtime.advance(1)
+    assert [ack["payload"]["last_processed_seq"] for ack in runtime.sent("session.ack")] == [1, 2]
+
+
+def test_a_later_iteration_may_end_again(runtime: ScriptedRuntime) -> None:
+    for seq in (1, 2):
+        emit(runtime, seq)
+    runtime.client.stopped_iterating(JOB, 1, now=runtime.now)
+    runtime.advance(3)
+    runtime.client.stopped_iterating(JOB, 2, now=runtime.now)
+    assert runtime.advance(4.9) == []
+    assert runtime.advance(0.1) == [MarkedProcessed(JOB, 2)]
+
+
+def test_the_end_of_an_iteration_outlives_a_lost_session(runtime: ScriptedRuntime) -> None:
+    emit(runtime, 1)
+    runtime.client.stopped_iterating(JOB, 1, now=runtime.now)
+    runtime.reconnect(session_id="sess_2")
+    runtime.advance(5)
+    assert runtime.events[-1] == MarkedProcessed(JOB, 1)
+    assert runtime.state.session is not None
+    assert runtime.state.session.acks.size == 0
+
+
+def test_the_next_process_gets_the_last_event_of_an_iteration(runtime: ScriptedRuntime) -> None:
+    emit(runtime, 1)
+    runtime.client.stopped_iterating(JOB, 1, now=runtime.now)
+    runtime.client.detach(now=runtime.now)
+    assert MarkedProcessed(JOB, 1) not in runtime.advance(60)
+    assert runtime.client.cursor == 0
+
+
+def test_the_end_of_an_iteration_after_the_session_is_ignored(runtime: ScriptedRuntime) -> None:
+    emit(runtime, 1)
+    runtime.client.stopped_iterating(JOB, 1, now=runtime.now)
+    runtime.client.close(now=runtime.now)
+    runtime.say("session.closed", {})
+    runtime.client.stopped_iterating(JOB, 1, now=runtime.now)
+    assert runtime.advance(60) == []
+    assert len(runtime.state.timers) == 0
+
+
+def test_a_recording_tells_when_an_event_was_acked() -> None:
+    client = Client(ClientConfig(), seed=bytes(32), now=SECOND, unix=UNIX)
+    lines: list[str] = []
+    record(client, lines.append, keep_secrets=True)
+    connection = client.connect(None, now=SECOND)
+    messages = (
+        {"type": "session.welcome", "payload": WELCOME},
+        {"type": "job.event", "job_id": JOB, "event_seq": 1, "payload": log()},
+    )
+    outputs = [connection.receive(json.dumps(message).encode(), now=SECOND) for message in messages]
+    client.stopped_iterating(JOB, 1, now=SECOND)
+    while (deadline := client.deadline()) is not None and deadline.at <= 20 * SECOND:
+        outputs.append(client.handle_timer(now=deadline.at))
+    sent = [envelope for output in outputs for _, envelope in output.envelopes()]
+    assert [json.loads(envelope)["payload"] for envelope in sent if b"session.ack" in envelope] == [
+        {"last_processed_seq": 1}
+    ]
+    again = replay(lines)
+    assert [envelope for _, envelope in again.envelopes] == sent
+    assert MarkedProcessed(JOB, 1) in [event for output in again.outputs for event in output.events]
