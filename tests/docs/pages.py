@@ -12,6 +12,8 @@ README: Final = ROOT / "README.md"
 DOCS: Final = ROOT / "docs"
 GENERATED: Final = DOCS / "reference"
 """Where `python -m tests.docs.reference` writes."""
+SNIPPETS: Final = DOCS / "snippets"
+"""The programs that the pages show."""
 
 _FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _CODE: Final = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -60,12 +62,18 @@ def blocks(language: str) -> list[Block]:
 
 
 def programs() -> dict[str, str]:
-    """Return the programs of all pages by their names; raises ValueError for two of one name that differ."""
-    named: dict[str, str] = {}
-    for block in blocks("python"):
-        if block.name is not None and named.setdefault(block.name, block.text) != block.text:
-            raise ValueError(f"{block.place}: there is another {block.name}")
-    return named
+    """Return the programs below `docs/snippets` by their names."""
+    return {path.name: path.read_text() for path in sorted(SNIPPETS.glob("*.py"))}
+
+
+def with_programs(text: str) -> str:
+    """Return a page with each block that names a program showing that program as it is now."""
+
+    def shown(fence: re.Match[str]) -> str:
+        block = Block(SNIPPETS, fence[1], fence[2], 0)
+        return f"```{block.language}\n{programs()[block.name]}```" if block.name in programs() else fence[0]
+
+    return _FENCE.sub(shown, text)
 
 
 def program(name: str) -> str:

@@ -38,7 +38,7 @@ from arcp_proto.server.journal import records
 from arcp_proto.wire import event_bodies, messages, peer_quirks
 from tests.docs import api
 from tests.docs.diagrams import diagram_of_jobs, diagram_of_stages
-from tests.docs.pages import GENERATED
+from tests.docs.pages import GENERATED, pages, with_programs
 
 NOTE: Final = (
     "<!-- Written by `python -m tests.docs.reference` from the code: change the code, not this page. -->"
@@ -46,10 +46,12 @@ NOTE: Final = (
 
 
 def main() -> int:
-    """Write every page; 0."""
+    """Write every page of the reference, and the programs that other pages show; return 0."""
     GENERATED.mkdir(exist_ok=True)
     for name in PAGES:
         (GENERATED / name).write_text(written(name))
+    for page in pages():
+        page.write_text(with_programs(page.read_text()))
     return 0
 
 

@@ -126,6 +126,23 @@ def test_every_program_is_run_by_a_test() -> None:
     assert [name for name in pages.programs() if name not in words] == []
 
 
+@each_page
+def test_pages_show_the_programs_as_they_are(page: Path) -> None:
+    text = page.read_text()
+    assert text == pages.with_programs(text), "run python -m tests.docs.reference, and commit what it writes"
+
+
+def test_every_program_is_shown_and_every_block_with_a_name_is_a_program() -> None:
+    assert {block.name for block in pages.blocks("python")} - {None} == set(pages.programs())
+
+
+def test_a_page_that_shows_an_older_program_is_found() -> None:
+    name = next(iter(pages.programs()))
+    old = f"```python\n# {name}\nx = 1\n```\n"
+    assert pages.with_programs(old) == f"```python\n{pages.program(name)}```\n"
+    assert pages.with_programs("```python\nx = 1\n```\n") == "```python\nx = 1\n```\n"
+
+
 def test_python_blocks_are_found() -> None:
     text = "```console\n$ ls\n```\n```python\n# a.py\nx = 1\n```\nand\n```python\ny = 2\n```\n"
     found = pages.blocks_of(pages.README, text)

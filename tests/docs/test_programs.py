@@ -193,7 +193,8 @@ def data(tmp_path: Path) -> Path:
     return directory
 
 
-FOUND: Final = {"found": [f"part {number}" for number in range(13)], "left": "0.09"}
+SEARCHED: Final = "https://api.example.com/search"
+FOUND: Final = {"found": [f"part {number} of {SEARCHED}" for number in range(13)], "left": "0.09"}
 """What a dollar buys of pieces for 7 cents, of which 10 are reserved before each."""
 
 
