@@ -36,7 +36,7 @@ from arcp_proto.server.jobs.stage import (
 )
 from arcp_proto.server.journal import records
 from arcp_proto.wire import event_bodies, messages, peer_quirks
-from tests.docs import api
+from tests.docs import api, pictures
 from tests.docs.diagrams import diagram_of_jobs, diagram_of_stages
 from tests.docs.pages import GENERATED, pages, with_programs
 
@@ -46,12 +46,13 @@ NOTE: Final = (
 
 
 def main() -> int:
-    """Write every page of the reference, and the programs that other pages show; return 0."""
+    """Write every page of the reference, the pictures, and the programs that other pages show; return 0."""
     GENERATED.mkdir(exist_ok=True)
     for name in PAGES:
         (GENERATED / name).write_text(written(name))
     for page in pages():
         page.write_text(with_programs(page.read_text()))
+    pictures.write()
     return 0
 
 
@@ -439,6 +440,7 @@ def states() -> list[str]:
         "## Connection",
         "[Three lifetimes](../explanation/lifetimes.md) explains how connections, sessions and jobs belong"
         " together.",
+        "![The phases of a connection and the steps between them](../pictures/phases.svg)",
         table(["Phase", "Meaning"], rows),
         table(["From", "To", "Role", "Meaning"], changes),
         "## Job",
@@ -447,7 +449,7 @@ def states() -> list[str]:
         "## Stages of a job",
         "Inside a runtime a job has a stage, which says more than the status that clients see. Its agent has"
         " one of its own, since an agent that ignores its cancellation outlives its job.",
-        *diagram_of_stages(TRANSITIONS),
+        "![The stages of a job and the steps between them](../pictures/stages.svg)",
         _stages(JobStage),
         _transitions(TRANSITIONS),
         "A transition with a record survives a crash. After a crash a job is in the stage that the last such"
