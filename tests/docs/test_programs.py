@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 import runpy
@@ -154,14 +155,22 @@ def test_the_first_agent_and_its_client(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.anyio
-async def test_the_test_of_an_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "hello.py").write_text(program("hello.py"))
-    test = tmp_path / "test_echo.py"
-    test.write_text(program("test_echo.py"))
+@pytest.mark.parametrize(
+    ("test", "agents"),
+    [("test_echo.py", "hello.py"), ("test_refusal.py", "leased_job.py"), ("test_restart.py", "counter.py")],
+)
+async def test_the_tests_of_agents(
+    test: str, agents: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (test, agents):
+        (tmp_path / name).write_text(program(name))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "hello", raising=False)
-    await runpy.run_path(str(test))["test_echo"]()
-    monkeypatch.delitem(sys.modules, "hello")
+    monkeypatch.delitem(sys.modules, agents.removesuffix(".py"), raising=False)
+    [run] = [
+        value for name, value in runpy.run_path(str(tmp_path / test)).items() if name.startswith("test_")
+    ]
+    await (run(tmp_path) if "tmp_path" in inspect.signature(run).parameters else run())
+    monkeypatch.delitem(sys.modules, agents.removesuffix(".py"))
 
 
 def rows() -> list[tuple[str, str, list[str], list[str]]]:
