@@ -1,7 +1,26 @@
 """The pump: the synchronous link between a machine of arcp_proto and an event loop, asyncio or trio.
 
-After every input it takes the machine's output and carries it out: pull and write, pass requests to the
-host, close, report events, arm the timer. Each machine has one pump.
+Theory of operation
+
+A machine decides what is sent, and its pump decides when. After every input the pump takes the output and
+carries it out in this order: records to the journal; envelopes of the connections that are writable;
+requests to the host; closings; events to the host; the loop's one timer. No `await` stands between an input
+and that work, so a task that is cancelled never leaves the machine half changed. An exception that leaves
+the machine is a bug of arcp-io, and stops the loop.
+
+An answer to a message is sent at once, with everything that stands before it. An event of an agent is sent
+at the next turn of the loop when none was sent for a while, and otherwise together with those that follow
+within a millisecond, or when 64 events or 64 KiB wait. Sending gets at most a quarter of the time: when it
+takes long, the pause after it grows up to 20 ms. This pause is the only timer that belongs to a driver. It
+chooses when envelopes are pulled, and pulling decides nothing: numbers and order are fixed when an event is
+published.
+
+The pump pulls one batch for each writable connection, and its transport writes that without blocking. What
+the socket does not take is written by a task, and nothing more is pulled for that connection meanwhile. A
+connection that becomes writable again by then is `blocked`: the machine pauses the agents of its session.
+`drained` says that the write has finished, and they go on. Agents wait for the transport of the session
+that submitted their job, and for the journal, and for nothing else: not for acks, not for observers, and
+not for a session that is detached.
 """
 
 from __future__ import annotations

@@ -1,9 +1,36 @@
 """The server side of ARCP, without I/O: every connection, session and job of one process.
 
-Methods come in three kinds. What the event loop reports (`connect`, `authenticated`, `job_stopped`,
-`handle_timer`, and `receive` or `lost` of a `Connection`) never raises for a peer's fault. What the host
-decides (`cancel_job`), and what agents call (`agents`), raises `LocalProtocolError` before anything has
-changed. `take` hands out what to do. The rest are queries and change nothing.
+Theory of operation: three lifetimes (§6, §7)
+
+A connection, a session and a job begin and end each for itself, and the three are joined by references
+only:
+
+    job          |---------------------------------------------------|
+    session    |-----------------------------------------------------------|
+    connection |-----------|  cut     |---------|  cut    |---------|
+
+A connection is one transport. It has a phase, a heartbeat, and the control envelopes that wait to be sent.
+All of that dies with the transport, and nothing of it has to survive.
+
+A session is one client's numbered stream. It begins with `session.welcome` and belongs to one principal.
+Its log holds every numbered envelope until the client acknowledges it, and a connection is a cursor into
+that log. The end of a connection detaches the session: a transport that breaks, a heartbeat that is missed
+and `session.close` are the same. A resume within the window attaches the session to another connection, and
+moves the cursor. A session ends when its window is over, or when its log no longer has what its client
+needs.
+
+A job is one run of an agent. It begins with `job.accepted` or by delegation, and does not notice what
+becomes of connections and sessions. Its home is the session that submitted it, in which its events are
+numbered while that session lives; its history serves observers in any session. A job ends exactly once (see
+`server.jobs.stage`), and is kept for its retention.
+
+So a cut costs a connection, a client that stays away costs a session, and only the end of a job ends the
+job. With a journal, sessions and jobs also survive the process (see `server.journal.records`).
+
+The methods come in three kinds. Reports of the event loop (`connect`, `authenticated`, `job_stopped`,
+`handle_timer`, and `receive` or `lost` of a `Connection`) never raise for a fault of a peer. Decisions of
+the host (`cancel_job`) and calls of agents (`agents`) raise `LocalProtocolError` before anything has
+changed. `take` hands out the Output. The rest are queries, and change nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,15 @@
 """The stages of a job and of its agent, and the transitions between them: two tables (§7, §9.8, §10).
 
-A job has a stage, which says how far the job has come, and an agent stage, which says whether an agent works
-for it. These are two states, because an agent that ignores its cancellation outlives its job.
+Theory of operation: how a job ends
+
+A job ends exactly once, in four steps. The outcome is fixed: the first reason wins, be it the return of the
+agent, an error, a cancel, a timeout, the end of the lease or a shutdown. An agent that is told to stop has
+a grace. Then the children end, by the same steps, leaves before branches, so that no event of a child
+follows the end of its parent. Then provisioned credentials are revoked, for which the terminal waits two
+seconds at most. Then the terminal, `job.result` or `job.error`, is published as the last event of the job.
+
+A job has a stage, which says how far the job has come, and an agent stage, which says whether an agent
+works for it. These are two states, because an agent that ignores its cancellation outlives its job.
 
 Until a job is decided, any outcome may be fixed for it. In the stages WAITING_FOR_CHILDREN and REVOKING its
 agent has decided how the job ends, and only a cancel changes that. In the stages that begin with STOP an

@@ -1,6 +1,31 @@
-"""Facts: what has to survive a crash, and the only way in which durable state changes (see `apply`).
+"""The records of the journal: all that survives a crash, and the only way in which durable state changes.
 
-A record holds hashes of tokens and no secret. `RECORD_VERSION` counts changes of this schema.
+Theory of operation: durability
+
+An input decides, makes records, and applies each of them by its function in the table of `apply`. Recovery
+applies the same records by the same functions, so a restored runtime cannot differ from the one that died:
+
+    live       input -> decide -> record -> apply          recovery   record -> apply
+                                    |                                   ^
+                                    '------------ journal --------------'
+
+Records are numbered. The driver stores them in order, several in one transaction, and reports with
+`persisted(count)` how many are durable. What depends on a record waits for it. An envelope is not pulled
+before the records are durable that were made when it was queued, and what stands behind it in its session
+waits with it, so order is kept. A request with an effect outside of the process (to start or stop an agent,
+to issue or revoke a credential) comes out when every record before it is durable. Pings, pongs, refusals
+before the welcome, and the pause of an agent wait for nothing. So a client is never told a fact that a
+crash could take back.
+
+A restore applies all records and then decides: sessions wait to be resumed; ended jobs are kept for the
+rest of their retention; a job that was running starts again if its agent is restartable, and ends with
+INTERNAL_ERROR otherwise; children end before their parents; credentials that are not known to be revoked
+are revoked.
+
+`snapshot` writes the live state as records, with the law `restore(snapshot()) == restore(all records)`. A
+journal compacts by it. Agents wait for a disk that is slow, long before a log would have to drop an event.
+
+A record holds hashes of tokens and no secret. `RECORD_VERSION` counts the changes of this schema.
 """
 
 from __future__ import annotations

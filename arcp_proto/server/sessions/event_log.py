@@ -1,4 +1,31 @@
-"""The log of a session, which is both its outbox and its replay log, and the history of a job (§6.3)."""
+"""The log of a session, which is both its outbox and its replay log, and the history of a job (§6.3).
+
+Theory of operation: numbers, resume and recovery
+
+An event has two counters. Its number (`event_seq`, §8.3) counts the numbered envelopes of one session, from
+1 and without a gap. Its position (`job_seq`, a feature of arcp-io) counts the events of one job, its
+terminal included, and is the same in every session, over restarts too.
+
+Publishing encodes the body of an event once. The history of the job and the log of each session hold the
+same bytes; the head with the id, the session and the number is put in front of them when a connection
+pulls.
+
+The log of a session reaches from the oldest envelope that is left to the newest one. A connection is a
+cursor into it. A resume names the last number that the client has, and moves the cursor there: what follows
+is sent again, the same bytes. A number that the log no longer reaches is RESUME_WINDOW_EXPIRED; a number
+that was never given is INVALID_REQUEST. Acks free the log, and so do limits. How far a transport has pulled
+decides nothing, because an envelope that was pulled may not have arrived.
+
+Recovery is the way into another session, when the first one is lost. The client subscribes to its jobs from
+its position in each of them, and gets the rest from their histories, with numbers of the new session and
+the positions of before. One comparison finds copies: an event is new if and only if its position is above
+the position of the client in that job. For this to hold, the positions of a job only rise in a session that
+is told positions: a history goes first, and events that are published meanwhile wait behind it, in the
+session of the submitter too.
+
+A history is bounded. When the part above the position is gone, the answer says where the rest begins, so
+that a hole is never silent.
+"""
 
 from __future__ import annotations
 
