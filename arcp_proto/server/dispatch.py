@@ -112,7 +112,7 @@ def on_ack(
             ErrorCode.INVALID_REQUEST,
             f"last_processed_seq is not between 0 and the last event, {session.log.last}",
         )
-    admission = found(admission_of(connection), "whoever is in a session was let in")
+    admission = found(admission_of(connection), "a connection in a session was admitted")
     if ack.last_processed_seq > admission.cursor:
         prove(runtime, connection, session)
     if ack.last_processed_seq > session.acked:

@@ -1,7 +1,8 @@
 """Back-pressure: agents wait while a transport or the journal is full (§6.5).
 
-A slow disk costs time, and never an event of a client that reads. What is not durable is counted in steps, by
-marks on the log. So an event costs nothing beside the comparison that every append makes."""
+A slow disk costs time, and never an event of a client that reads. Events that are not durable are counted in
+steps, by marks on the log, so that an event costs only the comparison that every append makes.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def pause_jobs(runtime: RuntimeState, session: Session) -> None:
-    """Let the agents of the jobs that a session submitted wait, or go on, as its state says."""
+    """Pause the agents of the jobs that a session submitted while it is full, and resume them after."""
     paused = session.full
     for job in session.jobs.values():
         if job.paused is not paused:
@@ -31,16 +32,16 @@ def pause_jobs(runtime: RuntimeState, session: Session) -> None:
 
 
 def tell_agent(runtime: RuntimeState, job: Job) -> None:
-    """Ask the host to let the agent of a job wait, or go on; at once, since that waits for no record.
+    """Ask the host to pause or resume the agent of a job; at once, since this waits for no record.
 
-    An agent that is not asked for yet is told when it is.
+    An agent that the host was not asked to run yet is told when it is.
     """
     if job.agent_stage is AgentStage.ASKED:
         runtime.ask_now(PauseJob(job.id) if job.paused else ResumeJob(job.id))
 
 
 def agent_is_asked_for(runtime: RuntimeState, job_id: JobId) -> None:
-    """The records before the start of a job are durable: its agent may have to wait at once."""
+    """Pause the agent of a job if needed, now that the records before its start are durable."""
     job = runtime.running.get(job_id)
     if job is not None:
         job.agent_goes_to(AgentStage.ASKED)
@@ -49,20 +50,20 @@ def agent_is_asked_for(runtime: RuntimeState, job_id: JobId) -> None:
 
 
 SHARE: Final = 4
-"""One in so many of the events and bytes that a log may hold may wait for the journal."""
+"""The divisor of the events and bytes that a log may hold: one such part may wait for the journal."""
 STEPS: Final = 16
-"""Marks on what waits for the journal in one log."""
+"""How many marks divide what waits for the journal in one log."""
 
 
 class Most(NamedTuple):
-    """The events and bytes that wait for the journal in one log when its session awaits the journal."""
+    """How many events and bytes of one log wait for the journal when its session has to wait."""
 
     events: int
     size: int
 
     @classmethod
     def of(cls, limits: Limits) -> Self:
-        """Return a share of what one log may hold, its principal and all together included.
+        """Return this share of what a log may hold within all limits, those of its principal included.
 
         An event at home counts twice for its principal: in the log, and in the history of its job.
         """
@@ -71,18 +72,18 @@ class Most(NamedTuple):
         return cls(max(events // SHARE, 1), max(size // SHARE, 1))
 
     def reached(self, events: int, size: int) -> bool:
-        """Return whether a session with so many events and bytes that are not durable has to wait."""
+        """Return whether a session with this many events and bytes that are not durable has to wait."""
         return events >= self.events or size >= self.size
 
     def passed(self, events: int, size: int) -> bool:
-        """Return whether a session that has waited goes on with so many."""
+        """Return whether a session that waits goes on with this many events and bytes not durable."""
         return events <= self.events // 2 and size <= self.size // 2
 
 
 def look(runtime: RuntimeState, session: Session) -> tuple[int, int]:
-    """Count what is not durable in a log to which something was added; let the session wait for the journal.
+    """Count what is not durable in a log to which events were added; pause the session above its share.
 
-    Returns the number and the bytes of the log up to which no other look is needed.
+    Return the number and the bytes of the log up to which no other look is needed.
     """
     log, most = session.log, runtime.most_unsaved
     events, size = log.unsaved
@@ -101,7 +102,7 @@ def look(runtime: RuntimeState, session: Session) -> tuple[int, int]:
 
 
 def persisted(runtime: RuntimeState) -> None:
-    """More records are durable: sessions go on of whose logs enough is."""
+    """Resume the sessions of which enough is durable, after the host has reported more records as durable."""
     most = runtime.most_unsaved
     for session in list(runtime.unsaved.values()):
         log = session.log

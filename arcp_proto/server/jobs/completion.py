@@ -1,6 +1,6 @@
-"""How jobs end: the first outcome wins, and exactly one terminal is sent (§7.3, §7.4).
+"""The end of a job: the first outcome counts, and exactly one terminal is sent (§7.3, §7.4).
 
-A job ends after its children: they are stopped first, leaves before branches (§10).
+A job ends after its children, which are stopped first, leaves before branches (§10).
 """
 
 from __future__ import annotations
@@ -45,20 +45,19 @@ PARENT_ENDS: Final = "the job that delegated it ends"
 def outcome_of(
     code: str, message: str, *, retryable: bool | None = None, details: dict[str, Any] | None = None
 ) -> Outcome:
-    """Return the outcome that an error code means.
+    """Return the outcome for an error code.
 
-    For each code of §12 the table decides whether it is retryable, whatever the agent says; `retryable`
-    counts only for other codes, which are not retryable without it.
+    For a code of §12 the table decides whether it is retryable; `retryable` counts for other codes only,
+    which are not retryable without it.
     """
     retryable = RETRYABLE.get(code, bool(retryable))
     return Outcome(Status(status_of(code)), code, message, retryable, details)
 
 
 def fix_outcome(runtime: RuntimeState, job: Job, outcome: Outcome) -> bool:
-    """Decide how an unfinished job ends, unless that is decided, and stop its children and its agent.
+    """Fix how an unfinished job ends, unless that is decided, and stop its children and its agent.
 
-    Once its agent has decided how it ends, nothing but a cancel counts. Return whether this outcome is the
-    one that counts.
+    Once the agent has decided how the job ends, only a cancel counts. Return whether this outcome counts.
     """
     stage = AFTER_RECORD[OUTCOME_FIXED].get(job.stage)
     if stage is None or (stage is JobStage.STOPPED and outcome.status is not Status.CANCELLED):
@@ -82,27 +81,27 @@ def fix_outcome(runtime: RuntimeState, job: Job, outcome: Outcome) -> bool:
 
 
 def stop_children(runtime: RuntimeState, job: Job) -> None:
-    """A job is to end: so are its children before it, and theirs before them (§10)."""
+    """Cancel the children of a job that is to end, and their descendants before them (§10)."""
     for child in list(job.children.values()):
         details = {"parent_job_id": job.id}
         fix_outcome(runtime, child, outcome_of(ErrorCode.CANCELLED, PARENT_ENDS, details=details))
 
 
 def stop_agent(runtime: RuntimeState, job: Job, reason: str) -> None:
-    """Cancel the agent, and give it its grace."""
+    """Ask the host to stop the agent, and give it the grace to do so."""
     kill_at = Time(runtime.now + runtime.limits.grace * SECOND)
     runtime.timers.arm(TimerKind.GRACE, job.id, kill_at)
     runtime.request(StopJob(job.id, reason, kill_at))
 
 
 def starts_again(runtime: RuntimeState, job: Job) -> bool:
-    """Whether an unfinished job starts again, from its input, when the runtime is restarted."""
+    """Return whether an unfinished job starts again, from its input, after a restart of the runtime."""
     kept = job.input is not None and job.stage in UNDECIDED and not job.streamed
     return kept and runtime.inventory.restartable(job.terms.agent)
 
 
 def grace_over(runtime: RuntimeState, job: Job) -> None:
-    """End a job whose agent has not stopped in time: the terminal says so, and the agent still counts."""
+    """End a job whose agent has not stopped in its grace; the terminal says so, and the agent is counted."""
     for child in job.descendants():
         grace_over(runtime, child)
     if job.stage in TO_BE_LEFT:
@@ -112,11 +111,11 @@ def grace_over(runtime: RuntimeState, job: Job) -> None:
         details = {**(outcome.details or {}), "stopped": False}
         end_with_error(runtime, job, msgspec.structs.replace(outcome, details=details))
     elif job.stage is JobStage.STOPPED:
-        end_with_error(runtime, job, _fixed(job))  # Its agent is over: only the children of the job are not.
+        end_with_error(runtime, job, _fixed(job))  # The agent is over, and only children are not.
 
 
 def agent_ended(runtime: RuntimeState, job: Job, outcome: Outcome) -> None:
-    """End a job whose agent is over: by the outcome that was fixed, else by this one.
+    """End a job whose agent is over, by the outcome that was fixed before, else by this one.
 
     A job that is to be left to the next process is left.
     """
@@ -129,7 +128,7 @@ def agent_ended(runtime: RuntimeState, job: Job, outcome: Outcome) -> None:
 
 
 def agent_over(runtime: RuntimeState, job: Job, word: LastWord) -> None:
-    """End a job whose agent is over, once its children have ended (§10): as it said, or as was fixed."""
+    """End a job whose agent is over, once its children have ended (§10), by a fixed outcome or by `word`."""
     del runtime.running[job.id]
     job.agent_goes_to(AgentStage.NONE)
     stage = job.stage
@@ -157,7 +156,7 @@ def _fixed(job: Job) -> Outcome:
 
 
 def conclude(runtime: RuntimeState, job: Job) -> None:
-    """End a job that waits for its children only, if the last of them has ended."""
+    """End a job that waits only for its children, if the last of them has ended."""
     if job.children:
         return
     if job.stage is JobStage.WAITING_FOR_CHILDREN:
@@ -169,11 +168,11 @@ def conclude(runtime: RuntimeState, job: Job) -> None:
 
 def failed(runtime: RuntimeState, job: Job, word: LastWord) -> None:
     """End a job whose agent has failed."""
-    end_with_error(runtime, job, found(word.failure, "an agent that failed has said how"))
+    end_with_error(runtime, job, found(word.failure, "the outcome of a failed agent is known"))
 
 
 def end_with_error(runtime: RuntimeState, job: Job, outcome: Outcome) -> None:
-    """Send `job.error`."""
+    """End a job with a `job.error`."""
     error = JobError(
         outcome.status.value,
         outcome.code,
@@ -191,9 +190,10 @@ def end_with_error(runtime: RuntimeState, job: Job, outcome: Outcome) -> None:
 
 
 class Returned(NamedTuple):
-    """What a job returned: a JSON value, text or bytes; None for nothing, and for a stream that is too large.
+    """The result of a job for its parent: a JSON value, text or bytes; None without a value.
 
-    `result_id` and `result_size` are those of a streamed result (§8.4).
+    A stream that is too large has no value. `result_id` and `result_size` are those of a streamed result
+    (§8.4).
     """
 
     value: Any
@@ -202,21 +202,21 @@ class Returned(NamedTuple):
 
 
 class Ending(msgspec.Struct):
-    """The terminal of a job, and what its parent is told of it."""
+    """The terminal of a job, and the outcome that its parent is told."""
 
     ended: JobEndedRecord
     how: Outcome | Returned | None
 
 
 def end(runtime: RuntimeState, job: Job, ended: JobEndedRecord, how: Outcome | Returned | None) -> None:
-    """Let the terminal go once its credentials are revoked, or two seconds are over (§9.8.2).
+    """Send the terminal of a job once its credentials are revoked, or after two seconds (§9.8.2).
 
-    `how` is for whoever delegated the job.
+    `how` is for the parent of the job.
     """
     runtime.timers.disarm_all(OF_A_RUN, job.id)
     first = job.ending is None
     if first and not (job.children or job.terms.credentials or runtime.provisions):
-        _send(runtime, job, ended, how)  # Nothing has to go before it.
+        _send(runtime, job, ended, how)  # Nothing delays it.
         return
     if job.stage is not JobStage.STOPPED_REVOKING:
         job.goes_to(JobStage.STOPPED_REVOKING if job.stage in OUTCOME_COUNTS else JobStage.REVOKING)
@@ -227,12 +227,12 @@ def end(runtime: RuntimeState, job: Job, ended: JobEndedRecord, how: Outcome | R
 
 
 def wait_over(runtime: RuntimeState, job: Job) -> None:
-    """Send the terminal of a job, whatever is still valid: it has waited long enough."""
+    """Send the terminal of a job that has waited long enough, even if credentials are still valid."""
     _let_go(runtime, job)
 
 
 def release(runtime: RuntimeState, job: Job) -> None:
-    """Send the terminal that is written, unless it waits for revocation, or for the children of its job."""
+    """Send the terminal that is written, unless it waits for a revocation or for children."""
     if job.stage not in WRITTEN or job.children:
         return
     if revocation.under_way(runtime, job):
@@ -250,7 +250,7 @@ def _let_go(runtime: RuntimeState, job: Job) -> None:
 
 
 def _number_children(runtime: RuntimeState, job: Job, home: Session) -> None:
-    """Number the ends of children that wait behind a history: a job ends after its children (§10)."""
+    """Number the terminals of children that wait behind a history: a job ends after its children (§10)."""
     for job_id in list(home.backlogs):
         child = runtime.jobs[job_id]
         if child.terms.parent_job_id == job.id:
@@ -282,7 +282,7 @@ def _send(runtime: RuntimeState, job: Job, ended: JobEndedRecord, how: Outcome |
         runtime.delivered(session)
     if job.paused:
         job.paused = False
-        back_pressure.tell_agent(runtime, job)  # An agent that has not stopped finds that its job is over.
+        back_pressure.tell_agent(runtime, job)  # Calls of an agent that has not stopped must see the end.
     if parent is not None:
         _tell_parent(runtime, job, parent, how)
     runtime.job_over(job)
@@ -292,11 +292,11 @@ def _send(runtime: RuntimeState, job: Job, ended: JobEndedRecord, how: Outcome |
 
 
 def _tell_parent(runtime: RuntimeState, job: Job, parent: Job, how: Outcome | Returned | None) -> None:
-    """What the child has left is back in the counters of its parent, whose agent is told how it ended."""
+    """Report the end of a child: its unspent budget is back in the counters of its parent (§10)."""
     if not parent.ended:
         own = job.budget.initial
         spending.tell(runtime, parent, own, always=True)
-        # What the child had reserved of its parent's own money, and not settled, is spent by its end.
+        # A reservation of the child in its parent's own counters counts as spent when the child ends.
         spending.tell(runtime, parent, [name for name in parent.budget.counters() if name not in own])
     told = ChildEnded(parent.id, job.id, job.status.value)
     if isinstance(how, Outcome):
@@ -307,5 +307,5 @@ def _tell_parent(runtime: RuntimeState, job: Job, parent: Job, how: Outcome | Re
             how.details,
         )
     else:
-        told.result, told.result_id, told.result_size = found(how, "a child says how it ended")
+        told.result, told.result_id, told.result_size = found(how, "the outcome of an ended child is known")
     runtime.happened(told)

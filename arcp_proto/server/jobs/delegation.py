@@ -1,4 +1,4 @@
-"""Jobs that a job delegates to: with what authority, and how they begin (§10); `completion` has their end."""
+"""Delegation: the authority of a child job, and its start (§10); `completion` has its end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AGENT_DELEGATE: Final = "agent.delegate"
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """What a job asks of another agent; without a lease the child gets that of the job (§10)."""
+    """A request of a job to delegate to an agent; without a lease the child gets that of the job (§10)."""
 
     agent: str
     lease: Lease | None = None
@@ -42,7 +42,7 @@ class Wish(msgspec.Struct, frozen=True):
 
 
 class Share(msgspec.Struct, frozen=True):
-    """What a child gets of the authority of its parent: lease, budget of its own, end of both."""
+    """The part of its parent's authority that a child gets: lease, budget of its own, and expiry."""
 
     lease: Lease
     budget: Mapping[str, Decimal]
@@ -51,7 +51,7 @@ class Share(msgspec.Struct, frozen=True):
 
 
 def read_wish(agent: Any, lease: Any, expires_at: Any, max_runtime_sec: Any) -> Wish:
-    """What an agent has asked for; raises LocalProtocolError for values of other types."""
+    """Return the request of an agent; raises LocalProtocolError for values of other types."""
     fields = {
         "agent": agent,
         "lease": lease,
@@ -67,7 +67,7 @@ def read_wish(agent: Any, lease: Any, expires_at: Any, max_runtime_sec: Any) -> 
 
 
 def written(runtime: RuntimeState, input: Any) -> Input:
-    """Return the input of a child as JSON; raises LocalProtocolError for no JSON, or too much of it."""
+    """Return the input of a child as JSON; raises LocalProtocolError if it is not JSON or too large."""
     encoded = codec.encode_value(input)
     if len(encoded) > runtime.limits.message:
         raise LocalProtocolError(f"the input of a child has at most {runtime.limits.message} bytes")
@@ -75,13 +75,13 @@ def written(runtime: RuntimeState, input: Any) -> Input:
 
 
 def delegate(runtime: RuntimeState, parent: Job, wish: Wish, input: Input) -> Job:
-    """Start a child of a running job; raises Denied, and leaves no trace then.
+    """Start a child of a running job; raises Denied, and then changes nothing.
 
-    The order of the checks is that of §10: the gate, the agent, the subset, what the host bounds.
+    The checks come in the order of §10: the gate, the agent, the subset, the ceiling and limits of the host.
     """
     if parent.stage in OUTCOME_COUNTS:
         outcome = found(parent.outcome, "the outcome of a job that is stopped is fixed")
-        raise Denied(ErrorCode(outcome.code), "a job that ends delegates no more")
+        raise Denied(ErrorCode(outcome.code), "the job is ending and can delegate no longer")
     target = target_of(parent, wish.agent)
     gate.check(runtime, parent, AGENT_DELEGATE, target)
     try:
@@ -115,11 +115,11 @@ def delegate(runtime: RuntimeState, parent: Job, wish: Wish, input: Input) -> Jo
 
 
 def _begin(runtime: RuntimeState, parent: Job, terms: Terms, input: Input) -> Job:
-    """The `delegate` event announces the child, and comes before all that the child does."""
+    """Publish the `delegate` event that announces the child, before anything that the child does."""
     announced = Delegate(terms.job_id, qualified(terms.agent, terms.version), terms.lease)
     body = encode_body(EventKind.DELEGATE, announced)
     payload = codec.open_event(EventKind.DELEGATE, runtime.time_text(), body)
-    if parent.home_behind:  # What the child does comes at once, and the announcement before it.
+    if parent.home_behind:  # The announcement must precede the child's events, which are not behind.
         retention.number_at_home(runtime, parent, parent.history.end)
     runtime.commit(Delegated(terms, payload))
     publish.spread(runtime, parent, None)
@@ -135,9 +135,9 @@ def _begin(runtime: RuntimeState, parent: Job, terms: Terms, input: Input) -> Jo
 
 
 def share_of(runtime: RuntimeState, parent: Job, wish: Wish) -> Share:
-    """What the child gets; raises Refusal INVALID_REQUEST for what cannot be read.
+    """Return what the child gets; raises Refusal INVALID_REQUEST for a request that cannot be read.
 
-    LEASE_SUBSET_VIOLATION for what is not covered, and for what is narrower in nothing (§9.4).
+    Raises Refusal LEASE_SUBSET_VIOLATION for a lease that is not covered, or narrower in nothing (§9.4).
     """
     lease = _inherited(parent) if wish.lease is None else parse_lease(wish.lease)
     budget = parse_budget(lease)
@@ -150,12 +150,12 @@ def share_of(runtime: RuntimeState, parent: Job, wish: Wish) -> Share:
     narrower = _check_grants(runtime, parent, lease)
     narrower = _check_budget(parent, budget) or narrower or expires != parent.expires
     if not narrower:
-        raise _violation("a delegated lease is narrower in something than that of the job (§9.4)")
+        raise _violation("the lease of a child must be narrower than that of the job in something (§9.4)")
     return Share(lease, budget, expires_at, expires)
 
 
 def _inherited(parent: Job) -> Lease:
-    """Without `cost.budget`: the child spends from the counters of its parent."""
+    """Return the inherited lease, without `cost.budget`: the child spends from the counters of its parent."""
     lease = parent.terms.lease
     return {
         name: list(patterns) for name, patterns in lease.items() if name not in (AGENT_DELEGATE, COST_BUDGET)
@@ -163,11 +163,11 @@ def _inherited(parent: Job) -> Lease:
 
 
 def _check_grants(runtime: RuntimeState, parent: Job, lease: Lease) -> bool:
-    """Whether the patterns of a child are narrower than its parent's; raises Refusal if not covered."""
+    """Return whether the patterns of a child are narrower than its parent's; raises Refusal if uncovered."""
     asked = dict(lease)
     free = MODEL_USE in asked and gate.any_model(runtime, parent)
     if free:
-        del asked[MODEL_USE]  # The job may use any model: whatever a child names is less.
+        del asked[MODEL_USE]  # The job may use any model: all that a child names is less.
     grants = Grants.of(asked)
     if not parent.grants.covers(grants):
         raise _violation(f"{_uncovered(parent, asked)} is not covered by the lease of the job")
@@ -175,7 +175,7 @@ def _check_grants(runtime: RuntimeState, parent: Job, lease: Lease) -> bool:
 
 
 def _uncovered(parent: Job, lease: Lease) -> str:
-    """The first namespace that the parent does not cover."""
+    """Return the first namespace that the parent does not cover."""
     for name, patterns in lease.items():
         if not parent.grants.covers(Grants.of({name: patterns})):
             return name
@@ -183,7 +183,7 @@ def _uncovered(parent: Job, lease: Lease) -> str:
 
 
 def _check_budget(parent: Job, budget: Mapping[str, Decimal]) -> bool:
-    """Whether a budget is less than what its parent has; raises Refusal if it is more than is free."""
+    """Return whether a budget is less than that of its parent; raises Refusal if it is more than is free."""
     narrower = False
     for currency, amount in budget.items():
         free, left = parent.budget.free(currency), parent.budget.left(currency)
@@ -201,12 +201,12 @@ def _violation(message: str) -> Refusal:
 
 
 def target_of(parent: Job, agent: str) -> str:
-    """What the gate is asked for: the agent's name; `name@version` where the lease grants that by itself."""
+    """Return the target for the gate: the agent's name, or `name@version` if the lease grants that."""
     return agent if parent.grants.allows(AGENT_DELEGATE, agent) else agent.partition("@")[0]
 
 
 def _check_limits(runtime: RuntimeState, parent: Job, given: int) -> None:
-    """How deep and how many; what passes with time is retryable (§12)."""
+    """Check depth and number of jobs; raises Refusal, retryable if the limit passes with time (§12)."""
     limits = runtime.limits
     if parent.terms.depth >= limits.delegation_depth:
         raise Refusal(
@@ -228,7 +228,7 @@ def _check_limits(runtime: RuntimeState, parent: Job, given: int) -> None:
 
 
 def _refuse(runtime: RuntimeState, parent: Job, target: str, refusal: Refusal) -> NoReturn:
-    """Into the agent; what is a matter of authority, or of a limit, is a fact as well."""
+    """Raise Denied into the agent; write an audit fact if the refusal is about authority or a limit."""
     if refusal.code in (ErrorCode.LEASE_SUBSET_VIOLATION, ErrorCode.PERMISSION_DENIED):
         gate.deny(runtime, parent, refusal.code, refusal.message, AGENT_DELEGATE, target)
     if isinstance(refusal, admission_control.Exceeded):

@@ -1,4 +1,4 @@
-"""How what is numbered enters the logs of sessions and the histories of jobs (§8.3)."""
+"""Fan-out: how one event enters the logs of sessions and the history of its job (§8.3)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState
 
 EVENT: Final = "job.event"
-"""The type of what is published in a job."""
+"""The message type of a published event."""
 
 
 def number(
@@ -29,10 +29,10 @@ def number(
     needs: str | None = None,
     rotated: Rotated | None = None,
 ) -> bool:
-    """Give one event its number in every session that takes its kind, and its place in the history (§8.3).
+    """Number one event in every session that takes its kind, and append it to the history of its job (§8.3).
 
-    `needs` is a feature that this one needs beside its kind, `rotated` what its payload leaves out. Returns
-    whether something has come to a limit, so that it has to be looked at; else whoever takes it was woken.
+    `needs` is a feature that the event needs instead of that of its kind; `rotated` is the credential that
+    its payload leaves out. Return whether a limit has to be checked; if not, the sessions were woken already.
     """
     feature, now, size = needs or FEATURE_OF_KIND.get(kind), runtime.now, len(payload)
     home, principal, ready = job.home, job.terms.principal, runtime.ready
@@ -42,12 +42,12 @@ def number(
         source = job.home_seq = job.home_seq + 1
     elif not job.home_behind and (feature is None or feature in home.features):
         log, connection = home.log, home.connection
-        count = 2  # Its home is a session of the same principal.
+        count = 2  # The home session has the same principal.
         head = job.heads.get(EVENT) or job.head(EVENT)
         look = log.append(Entry(head, payload, position, rotated), size, now)
         source = job.home_seq = log.last
     else:
-        source = job.home_seq or 1  # What has no number at home has that of the event before, or the first.
+        source = job.home_seq or 1  # An event without a number at home takes that of the event before, or 1.
     if history is NO_EVENTS:
         history = runtime.open_history(job)
     if history.append(payload, source, feature, size, now):
@@ -72,9 +72,9 @@ def number(
 
 
 def number_all(runtime: RuntimeState, job: Job, payloads: list[bytes]) -> bool:
-    """Do the same for many events that need no feature, of a job with a home and no observers, in one go.
+    """Number several events at once that need no feature, for a job with a home session and no observers.
 
-    False, and nothing is done, when there are observers or something would come to a limit.
+    Return False and do nothing when there are observers or the events do not fit into an allowance.
     """
     home, history, now = job.home, job.history, runtime.now
     if home is None or job.observers or job.home_behind:
@@ -98,7 +98,7 @@ def number_all(runtime: RuntimeState, job: Job, payloads: list[bytes]) -> bool:
 
 
 def keep(runtime: RuntimeState, job: Job, payload: bytes, source: int, feature: str | None) -> None:
-    """Put an event into the history of a job alone, under the home number `source`."""
+    """Append an event to the history of a job only, with the home number `source`."""
     history, size = job.history, len(payload)
     if history is NO_EVENTS:
         history = runtime.open_history(job)
@@ -107,17 +107,17 @@ def keep(runtime: RuntimeState, job: Job, payload: bytes, source: int, feature: 
 
 
 def append(runtime: RuntimeState, session: Session, entry: Entry) -> None:
-    """Give one entry its number in one session."""
+    """Number one entry in one session only."""
     size = len(entry.payload)
     session.log.append(entry, size, runtime.now)
     runtime.holdings.changed(session.principal, 1, size)
 
 
 def notice_payload(runtime: RuntimeState, phase: str, message: str) -> bytes:
-    """Return the open payload of a `status` that the runtime says of a job."""
+    """Return the payload, without the last brace, of a `status` event that the runtime itself emits."""
     return codec.open_event("status", runtime.time_text(), codec.encode_checked(Status(phase, message)))
 
 
 def end_of(runtime: RuntimeState, session: Session, job: Job, why: str) -> Unobserved:
-    """Return the end of a subscription, which says so last; the session and the job go on (§7.6)."""
+    """Return the record that ends an observation with a last `status` event; session and job go on (§7.6)."""
     return Unobserved(session.id, job.id, notice_payload(runtime, "unsubscribed", why))

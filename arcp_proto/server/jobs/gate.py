@@ -1,7 +1,7 @@
-"""The gate: whatever an agent may do only with authority ends in `check` (§9.3).
+"""The gate: `check` decides on every operation of an agent that needs authority (§9.3).
 
-Expiry first, then the lease, then the budget. Everything here is called within an input: a refusal for
-expiry is the job's end.
+It checks expiry first, then the lease, then the budget. Every function here is called within an input,
+because a refusal for expiry ends the job.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ if TYPE_CHECKING:
 NET_FETCH: Final = "net.fetch"
 TOOL_CALL: Final = "tool.call"
 GRACE_SEC: Final = 1
-"""From the end of a lease until its job is stopped, whatever it does (§14)."""
+"""Seconds from the end of a lease until its job is stopped in any case (§14)."""
 LOOK_SEC: Final = 10
-"""How often a driver is woken at least to look at the wall clock, while a lease is to end."""
+"""The longest time in seconds between two looks at the wall clock, while a lease is to end."""
 SHOWN: Final = 256
-"""Characters of a target in messages and facts."""
+"""Characters of a target in messages and audit facts."""
 
 TOO_LONG: Final = f"a target has at most {MAX_TARGET_BYTES} bytes"
 
 _QUERY: Final = re.compile(r"[?#].*", re.DOTALL)
 _LOGIN: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*:[/\\]++)?[^/]*@")
-"""No backslash is tried twice, so that it is linear in a target that holds nothing else."""
+"""The user and password of a URL. The pattern tries no backslash twice, so that it takes linear time."""
 
 
 def check(runtime: RuntimeState, job: Job, capability: str, target: str) -> None:
-    """Raise Denied unless the lease of a job allows an operation now: the one gate (§9.3)."""
+    """Check that the lease of a job allows an operation now; raises Denied if not (§9.3)."""
     check_expiry(runtime, job, capability, target)
     if is_too_long(target):
         message = f"{capability} {_quoted(capability, target)} is not allowed: {TOO_LONG}"
@@ -64,7 +64,7 @@ def check(runtime: RuntimeState, job: Job, capability: str, target: str) -> None
 
 
 def check_expiry(runtime: RuntimeState, job: Job, capability: str, target: str) -> None:
-    """Raise Denied once the lease has expired; the first refusal fixes how the job ends (§9.5)."""
+    """Check that the lease has not expired; raises Denied, and the first one fixes the outcome (§9.5)."""
     if job.expires is None or not (job.expired or runtime.wall >= job.expires):
         return
     end(runtime, job)
@@ -72,17 +72,17 @@ def check_expiry(runtime: RuntimeState, job: Job, capability: str, target: str) 
 
 
 def check_budget(runtime: RuntimeState, job: Job, capability: str, target: str) -> None:
-    """Raise Denied while nothing is free of some currency (§9.6)."""
+    """Check that something is free in every currency; raises Denied if not (§9.6)."""
     currency = job.budget.used_up()
     if currency is not None:
         left = job.budget.left(currency)
-        how = "all is reserved that is left" if left is not None and left > 0 else "nothing is left"
+        how = "all that is left is reserved" if left is not None and left > 0 else "nothing is left"
         message = f"{how} of the budget in {currency}: {capability} {_quoted(capability, target)} is refused"
         deny(runtime, job, ErrorCode.BUDGET_EXHAUSTED, message, capability, target)
 
 
 def check_amount(runtime: RuntimeState, job: Job, currency: str, amount: Decimal) -> None:
-    """Raise Denied unless so much of a currency is free, and something of every other (§9.6)."""
+    """Check that an amount of a currency is free, and some of every other; raises Denied if not (§9.6)."""
     check_expiry(runtime, job, COST_BUDGET, currency)
     check_budget(runtime, job, COST_BUDGET, currency)
     free = job.budget.free(currency)
@@ -96,7 +96,7 @@ def check_amount(runtime: RuntimeState, job: Job, currency: str, amount: Decimal
 def deny(
     runtime: RuntimeState, job: Job, code: ErrorCode, message: str, capability: str, target: str
 ) -> NoReturn:
-    """Tell the host, and raise Denied into the agent."""
+    """Write the audit fact of a refused operation, and raise Denied into the agent."""
     about: dict[str, Any] = {"capability": capability[:SHOWN], "target": _shown(capability, target)}
     note(
         runtime,
@@ -114,7 +114,7 @@ def deny(
 
 
 def watch(runtime: RuntimeState, job: Job) -> None:
-    """Stop the job a second after its lease has ended; also after the wall clock was set."""
+    """Arm the timer that stops a job a second after its lease ends, by the present wall clock."""
     if job.expires is None or job.stage not in UNDECIDED:
         return
     if job.expired and runtime.timers.armed(TimerKind.LEASE_EXPIRED, job.id) is not None:
@@ -125,13 +125,16 @@ def watch(runtime: RuntimeState, job: Job) -> None:
 
 
 def watch_wall_clock(runtime: RuntimeState) -> None:
-    """Wake the driver now and then to look at the wall clock, while a lease is to end."""
+    """Arm the timer that makes the driver look at the wall clock, while a lease is to end."""
     if runtime.timers.armed(TimerKind.WALL_CLOCK, 0) is None:
         runtime.timers.arm(TimerKind.WALL_CLOCK, 0, Time(runtime.now + LOOK_SEC * SECOND))
 
 
 def look_again(runtime: RuntimeState) -> None:
-    """The driver has looked at the wall clock, as it does at every timer: again, as long as a lease ends."""
+    """Arm the timer for the wall clock again, as long as some lease is to end.
+
+    The driver has looked at the wall clock just before, as it does at every timer.
+    """
     if runtime.hooks.lease_is_watched(runtime):
         watch_wall_clock(runtime)
         return
@@ -142,7 +145,7 @@ def look_again(runtime: RuntimeState) -> None:
 
 
 def due(runtime: RuntimeState, job: Job) -> None:
-    """The timer of a lease: the job is stopped, unless its lease has become longer by the wall clock."""
+    """Stop a job at the timer of its lease, unless the wall clock says that the lease ends later."""
     if job.expired or (job.expires is not None and runtime.wall >= job.expires + GRACE_SEC * SECOND):
         end(runtime, job)
     else:
@@ -150,7 +153,7 @@ def due(runtime: RuntimeState, job: Job) -> None:
 
 
 def wall_clock_moves(runtime: RuntimeState) -> None:
-    """The wall clock is about to be set: what has expired by now stays so."""
+    """Note which leases have expired, before the wall clock is set: they stay expired."""
     for job in runtime.unfinished.values():
         if job.expires is not None and runtime.wall >= job.expires:
             expire(runtime, job)
@@ -158,14 +161,14 @@ def wall_clock_moves(runtime: RuntimeState) -> None:
 
 
 def wall_clock_moved(runtime: RuntimeState) -> None:
-    """The wall clock was set: leases end by the new one."""
+    """Arm the timers of leases anew, after the wall clock was set."""
     for job in runtime.unfinished.values():
         watch(runtime, job)
     runtime.hooks.wall_clock_moved(runtime)
 
 
 def expire(runtime: RuntimeState, job: Job) -> None:
-    """The lease of a job has ended, for good."""
+    """Note that the lease of a job has ended, for good."""
     if not job.expired:
         runtime.commit(LeaseEnded(job.id))
         ended = job.terms.expires_at
@@ -173,7 +176,7 @@ def expire(runtime: RuntimeState, job: Job) -> None:
 
 
 def end(runtime: RuntimeState, job: Job) -> None:
-    """The lease has ended, and with it the job: nothing that comes later changes how (§9.5)."""
+    """End a job whose lease has ended; nothing that comes later changes the outcome (§9.5)."""
     expire(runtime, job)
     completion.fix_outcome(
         runtime, job, completion.outcome_of(ErrorCode.LEASE_EXPIRED, _expired_message(job))
@@ -192,7 +195,10 @@ def _granted(runtime: RuntimeState, job: Job, capability: str, target: str) -> b
 
 
 def any_model(runtime: RuntimeState, job: Job) -> bool:
-    """Whether a job may use every model: the host allows it, and no lease from here up names any (§9.7)."""
+    """Return whether a job may use every model, as the host allows it and no lease names one (§9.7).
+
+    The leases are those of the job and of the jobs above it.
+    """
     if runtime.config.models_required:
         return False
     above: Job | None = job
@@ -208,9 +214,9 @@ def check_ceiling(
     expires: Time | None,
     parent: Job | None = None,
 ) -> None:
-    """Raise Refusal PERMISSION_DENIED for a lease beyond a ceiling; without one all is granted as asked.
+    """Check a lease against a ceiling; raises Refusal PERMISSION_DENIED beyond it. None allows every lease.
 
-    What a child does not name counts as what it gets of its `parent` (§10).
+    A bound that a child does not name counts as what it gets of its `parent` (§10).
     """
     named = parent is not None and not any_model(runtime, parent)
     around = {} if parent is None else parent.budget.counters()
@@ -224,7 +230,7 @@ def _quoted(capability: str, target: str) -> str:
 
 
 def _shown(capability: str, target: str) -> str:
-    """A target as it is told: of a URL without its query, and without who logs in."""
+    """Return a target as messages show it: a URL without its query and login, cut to SHOWN characters."""
     if capability == NET_FETCH:
         target = _LOGIN.sub(lambda match: match[1] or "", _QUERY.sub("", target))
     return target if len(target) <= SHOWN else target[: SHOWN - 1] + "…"

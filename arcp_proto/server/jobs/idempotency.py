@@ -1,4 +1,4 @@
-"""Submitting twice without running twice: what was asked under a key, and what was answered (§7.2)."""
+"""Idempotency keys: the fingerprint of the submit under each key, and its answer (§7.2)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _LONG: Final = re.compile(rb"[0-9]{17,}+")
 _POWER: Final = re.compile(rb"\.([0-9]++)e([0-9]++)")
 _DIGITS: Final = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
 _FLOAT_DIGITS: Final = 17
-"""An encoder never writes more of them in front of an exponent."""
+"""The most digits that an encoder writes in front of an exponent."""
 _encode_sorted: Final = msgspec.json.Encoder(order="sorted").encode
 
 
 class Claim(msgspec.Struct):
-    """One key: what was submitted under it, which job that became, and what was said of it.
+    """One claimed key: the fingerprint of its submit, its job, and the answers.
 
     `accepted` is the encoded payload of `job.accepted` with an empty `request_id`. `ended` is the terminal:
-    its type, its payload without the last brace, and that for sessions without `result_chunk`; None while
-    the job runs. `ended_at` is Unix time in nanoseconds, `position` the position of the terminal in its job;
-    0 if a version before positions kept it.
+    its type, its payload without the last brace, and that for sessions without `result_chunk`; None while the
+    job runs. `ended_at` is Unix time in nanoseconds. `position` is that of the terminal in its job; 0 in the
+    records of versions before positions.
     """
 
     fingerprint: bytes
@@ -43,7 +43,7 @@ class Claim(msgspec.Struct):
 
     @property
     def size(self) -> int:
-        """Bytes of what is kept."""
+        """Bytes that are kept."""
         size = len(self.fingerprint) + len(self.accepted)
         if self.ended is not None:
             _, payload, inline = self.ended
@@ -58,10 +58,10 @@ def fingerprint(
     lease_constraints: LeaseConstraints | None,
     max_runtime_sec: int | None,
 ) -> bytes:
-    """SHA-256 of a submit: equal exactly when the same was asked.
+    """Return the SHA-256 of a submit, which is equal exactly for equal submits.
 
-    Values count as `codec.decode_value` reads them: keys in any order, numbers by value (1 is 1.0 and 1e0,
-    and no bool). A lease or constraints without anything in them are as if absent.
+    Values count as `codec.decode_value` reads them: keys in any order, and numbers by value (1 is 1.0 and
+    1e0, but not a bool). An empty lease or empty constraints count as absent.
     """
     constraints = None if lease_constraints is None else msgspec.structs.asdict(lease_constraints)
     if constraints is not None and all(value is None for value in constraints.values()):
@@ -72,7 +72,7 @@ def fingerprint(
 
 
 class Keys:
-    """The keys of all principals, in the order in which they were claimed."""
+    """The idempotency keys of all principals, in the order in which they were claimed."""
 
     __slots__ = ("_claims", "_ended", "_held")
 
@@ -80,27 +80,27 @@ class Keys:
         self._claims: dict[tuple[Principal, str], Claim] = {}
         self._held: dict[Principal, _Held] = {}
         self._ended: list[tuple[Time, Principal, str]] = []
-        """A heap; what it says of a key that is forgotten, or claimed anew, is passed over."""
+        """A heap by the end of the job; entries of keys that were forgotten or claimed anew are skipped."""
 
     def __len__(self) -> int:
         return len(self._claims)
 
     def items(self) -> Iterator[tuple[Principal, str, Claim]]:
-        """Everything, for a snapshot."""
+        """Yield everything, for a snapshot."""
         for (principal, key), claim in self._claims.items():
             yield principal, key, claim
 
     def size(self, principal: Principal) -> int:
-        """Bytes that are kept for the keys of a principal, the keys included."""
+        """Return the bytes that are kept for the keys of a principal, the keys included."""
         held = self._held.get(principal)
         return 0 if held is None else held.size
 
     def get(self, principal: Principal, key: str) -> Claim | None:
-        """What a key stands for; None when it is free."""
+        """Return the claim of a key; None when the key is free."""
         return self._claims.get((principal, key))
 
     def room(self, principal: Principal, size: int, limits: Limits) -> str | None:
-        """The name of the limit that one more claim of so many bytes would pass; None when there is room."""
+        """Return the name of the limit that one more claim of `size` bytes would exceed; None for none."""
         held = self._held.get(principal) or _Held()
         if held.keys >= limits.idempotency_keys:
             return "idempotency_keys"
@@ -111,7 +111,7 @@ class Keys:
         return None
 
     def add(self, principal: Principal, key: str, claim: Claim) -> None:
-        """A key that was free is claimed."""
+        """Claim a key that is free."""
         ensure((principal, key) not in self._claims, "an idempotency key is claimed once")
         self._claims[principal, key] = claim
         held = self._held.setdefault(principal, _Held())
@@ -119,7 +119,7 @@ class Keys:
         held.size += key_bytes(key, claim)
 
     def load(self, principal: Principal, key: str, claim: Claim) -> None:
-        """Take a claim from a snapshot, ended or not."""
+        """Add a claim from a snapshot, whether its job has ended or not."""
         self.add(principal, key, claim)
         if claim.ended is not None:
             self._held[principal].ended.append(key)
@@ -133,7 +133,7 @@ class Keys:
         at: Time,
         position: int = 0,
     ) -> int:
-        """The job of a key is over; `at` is Unix time in nanoseconds. Returns the bytes that are kept."""
+        """Keep the terminal of the job of a key, with its Unix time `at`; return the bytes that are kept."""
         claim = self._claims[principal, key]
         before = claim.size
         claim.ended, claim.position, claim.ended_at = ended, position, at
@@ -144,7 +144,7 @@ class Keys:
         return key_bytes(key, claim)
 
     def forget(self, principal: Principal, key: str) -> int:
-        """A key is free again. Returns the bytes that were kept for it, if its job had ended; else 0."""
+        """Free a key; return the bytes that were kept for it if its job had ended, else 0."""
         claim = self._claims.pop((principal, key))
         held = self._held[principal]
         size = key_bytes(key, claim)
@@ -159,7 +159,7 @@ class Keys:
         return 0 if claim.ended is None else size
 
     def due(self, unix: Time, limits: Limits) -> list[tuple[Principal, str]]:
-        """The keys whose time after the end of their job is over, the oldest first; costs what it finds."""
+        """Return the keys that have expired, the oldest first; it costs only what it finds."""
         ended, before = self._ended, unix - limits.idempotency * SECOND
         found: list[tuple[Time, Principal, str]] = []
         places = [0]
@@ -172,11 +172,11 @@ class Keys:
         return list(dict.fromkeys((principal, key) for _, principal, key in sorted(found)))
 
     def next_due(self, limits: Limits) -> Time | None:
-        """When the next key is due, in Unix time; None as long as no job of a key has ended."""
+        """Return when the next key expires, in Unix time; None as long as no job of a key has ended."""
         return Time(self._ended[0][0] + limits.idempotency * SECOND) if self._ended else None
 
     def oldest(self, principal: Principal) -> str | None:
-        """Return the key of a principal whose job has ended first, in about; None if none has ended."""
+        """Return about the key of a principal whose job has ended first; None if none has ended."""
         held = self._held.get(principal)
         return held.ended[0] if held is not None and held.ended else None
 
@@ -190,12 +190,12 @@ class Keys:
 
 
 class _Held(msgspec.Struct):
-    """Of one principal."""
+    """The keys of one principal."""
 
     keys: int = 0
     size: int = 0
     ended: deque[str] = msgspec.field(default_factory=deque)
-    """Keys whose jobs have ended, in that order; the first of them means something."""
+    """Keys whose jobs have ended, in that order; the first one is always valid."""
 
 
 def key_bytes(key: str, claim: Claim) -> int:
@@ -204,12 +204,12 @@ def key_bytes(key: str, claim: Claim) -> int:
 
 
 def _canonical(value: Any) -> bytes:
-    """The JSON text that all equal values share: keys sorted, and one way to write each number.
+    """Return the JSON text that all equal values share: keys sorted, and each number written in one way.
 
-    Strings are set apart as a whole: what costs something for each number looks at nothing else.
+    Strings are separated as a whole, so that the work for numbers looks at nothing else.
     """
     text = _encode_sorted(value)
-    parts = text.replace(b"\\\\", b"\0").replace(b'\\"', b"\1").split(b'"')  # Neither is in any JSON text.
+    parts = text.replace(b"\\\\", b"\0").replace(b'\\"', b"\1").split(b'"')  # Unused in JSON.
     bare = b'"'.join(parts[::2])
     one_way = _with_powers(_with_long_numbers(_without_fractions(bare)))
     if one_way == bare:
@@ -219,7 +219,7 @@ def _canonical(value: Any) -> bytes:
 
 
 def _without_fractions(bare: bytes) -> bytes:
-    """`1.0` is 1, and `-0.0` is 0."""
+    """Write `1.0` as 1, and `-0.0` as 0."""
     if b".0" in bare:
         negative_zero = b"-0.0" in bare
         for end in (b",", b"]", b"}"):
@@ -230,8 +230,8 @@ def _without_fractions(bare: bytes) -> bytes:
 
 
 def _with_long_numbers(bare: bytes) -> bytes:
-    """A whole number of 17 digits or more, without the zeros at its end: `12e16`."""
-    if b"0" * 17 in bare.translate(_DIGITS):  # Far cheaper than to try the pattern at each short number.
+    """Write a whole number of 17 digits or more without the zeros at its end: `12e16`."""
+    if b"0" * 17 in bare.translate(_DIGITS):  # Far cheaper than the pattern at each short number.
         return _LONG.sub(_without_zeros, bare)
     return bare
 
@@ -243,14 +243,14 @@ def _without_zeros(number: re.Match[bytes]) -> bytes:
 
 
 def _with_powers(bare: bytes) -> bytes:
-    """A float that is written with an exponent, as a whole number with fewer zeros: `1.2e17` is `12e16`."""
+    """Write a float with an exponent as a whole number with fewer zeros: `1.2e17` as `12e16`."""
     parts, powers = _POWER.split(bare), [_Powers(count) for count in range(_FLOAT_DIGITS)]
     parts[2::3] = [powers[len(digits)][power] for digits, power in zip(parts[1::3], parts[2::3], strict=True)]
     return b"".join(parts)
 
 
 class _Powers(dict[bytes, bytes]):
-    """Exponents by what they are when so many digits stand behind the point; each is worked out once."""
+    """A cache of exponents, by the exponent of a float with a fixed number of digits behind the point."""
 
     def __init__(self, digits: int) -> None:
         self._digits = digits

@@ -1,4 +1,4 @@
-"""The agents of a runtime, and which of their versions a name means (§7.5)."""
+"""The agents of a runtime, and the resolution of their names and versions (§7.5)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _VERSION: Final = re.compile(r"[a-zA-Z0-9.+_-]+\Z")
 
 
 class AgentInfo(msgspec.Struct, frozen=True):
-    """An agent as a host registers it; several versions need a default, one is its own.
+    """An agent as a host registers it; several versions need a default, a single one is the default.
 
-    The jobs of a `restartable` one start again, from their input, when the runtime was restarted.
+    The jobs of a `restartable` agent start again, from their input, after a restart of the runtime.
     """
 
     name: str
@@ -30,15 +30,15 @@ class AgentInfo(msgspec.Struct, frozen=True):
 
 
 class Inventory:
-    """Every agent of a runtime, for its whole life."""
+    """All agents of a runtime, fixed for its lifetime."""
 
     __slots__ = ("_by_name", "_restartable", "entries")
 
     entries: list[AgentEntry]
-    """What the welcome says, sorted by name."""
+    """The agents as the welcome lists them, sorted by name."""
 
     def __init__(self, agents: Sequence[AgentInfo]) -> None:
-        """Raises LocalProtocolError for names and versions that break the grammar or come twice."""
+        """Check the agents; raises LocalProtocolError for a name or version that is wrong or comes twice."""
         entries = [_entry(agent) for agent in agents]
         self.entries = sorted(entries, key=lambda entry: entry.name)
         self._by_name = {entry.name: entry for entry in entries}
@@ -47,9 +47,9 @@ class Inventory:
             raise LocalProtocolError("two agents have the same name; one agent may have several versions")
 
     def resolve(self, agent: str) -> tuple[str, str | None]:
-        """Name and version that `name` or `name@version` means; no version if the agent has none.
+        """Return the name and version that `name` or `name@version` means; None: the agent has no version.
 
-        Raises Refusal INVALID_REQUEST, AGENT_NOT_AVAILABLE, AGENT_VERSION_NOT_AVAILABLE.
+        Raises Refusal INVALID_REQUEST, AGENT_NOT_AVAILABLE or AGENT_VERSION_NOT_AVAILABLE.
         """
         named = self._by_name.get(agent)
         if named is not None:
@@ -68,7 +68,7 @@ class Inventory:
         return name, version
 
     def restartable(self, name: str) -> bool:
-        """Whether the jobs of an agent start again when the runtime was restarted."""
+        """Return whether the jobs of an agent start again after a restart of the runtime."""
         return name in self._restartable
 
 
@@ -81,18 +81,18 @@ def _split(agent: str) -> tuple[str, str | None]:
         )
     name, at, version = agent.partition("@")
     if not _NAME.match(name) or (at and not _VERSION.match(version)):
-        raise Refusal(ErrorCode.INVALID_REQUEST, f"{agent!r} is no agent: name or name@version (§7.5)")
+        raise Refusal(ErrorCode.INVALID_REQUEST, f"{agent!r} is not an agent: name or name@version (§7.5)")
     return name, version if at else None
 
 
 def _entry(agent: AgentInfo) -> AgentEntry:
-    """One agent as the welcome shows it, checked."""
+    """Return one agent as the welcome lists it; raises LocalProtocolError for a wrong one."""
     name, versions, default = agent.name, agent.versions, agent.default
     if not _NAME.match(name):
-        raise LocalProtocolError(f"{name!r} is no agent name: a-z, 0-9 and . _ - after the first character")
+        raise LocalProtocolError(f"{name!r} is not an agent name: a-z, 0-9 and . _ - after the first")
     for version in versions:
         if not _VERSION.match(version):
-            raise LocalProtocolError(f"{version!r} is no version of {name}: letters, digits and . + _ -")
+            raise LocalProtocolError(f"{version!r} is not a version of {name}: letters, digits and . + _ -")
     if any(len(qualified(name, version)) > MAX_AGENT_LENGTH for version in versions or (None,)):
         raise LocalProtocolError(f"name@version of {name} is longer than {MAX_AGENT_LENGTH} characters")
     if len(dict.fromkeys(versions)) < len(versions):

@@ -1,4 +1,4 @@
-"""One run of an agent: it outlives its sessions (§7)."""
+"""A job: one run of an agent, which outlives the sessions that see it (§7)."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 CURRENCY_BYTES: Final = 256
-"""What the counters of one currency take, in about."""
+"""Bytes that are reckoned for the counters of one currency."""
 NO_EVENTS: Final = History(JobId(""))
-"""The history of every job that has had no event."""
+"""The shared empty history of every job that has had no event."""
 
 
 class Status(StrEnum):
-    """Where a job stands (§7.3)."""
+    """The status of a job on the wire (§7.3)."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -53,11 +53,11 @@ LIFECYCLE: Final[Mapping[Status, frozenset[Status]]] = {
     Status.CANCELLED: frozenset(),
     Status.TIMED_OUT: frozenset(),
 }
-"""From which status a job can go to which; a status that leads nowhere is terminal."""
+"""The statuses to which each status leads; a status that leads to none is terminal."""
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """How a job that did not succeed ends; fixed once, sent when its agent has stopped (§7.4)."""
+    """The end of a job that does not succeed; fixed once, and sent when the agent has stopped (§7.4)."""
 
     status: Status
     code: str
@@ -67,17 +67,18 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 
 class Verdict(StrEnum):
-    """What the agent of a job has decided: which function writes the terminal, by `Hooks.verdicts`."""
+    """How the agent of a job has decided its end: the key of a function in `Hooks.verdicts`."""
 
     RETURNED = "returned"
     FAILED = "failed"
 
 
 class LastWord(msgspec.Struct, frozen=True, gc=False):
-    """What the agent of a job has said last, or its host in place of it.
+    """How the agent of a job has ended, as the agent or the host reports it.
 
-    `failure` is how it has failed, `value` the JSON that it has returned, None for nothing. `left` says that
-    the job was to be left to the next process: it is, if its result cannot be sent.
+    `failure` is the outcome of an agent that has failed; `value` is the JSON that it has returned, None for
+    nothing. `left` tells that the job was to be left to the next process, as it is if its result cannot be
+    sent.
     """
 
     verdict: Verdict
@@ -88,7 +89,7 @@ class LastWord(msgspec.Struct, frozen=True, gc=False):
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What was accepted, and never changes."""
+    """The accepted terms of a job, which never change."""
 
     job_id: JobId
     session_id: SessionId
@@ -105,17 +106,17 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Unix time in nanoseconds."""
     idempotency_key: str | None = None
     fingerprint: bytes | None = None
-    """Of what was submitted under the key (§7.2)."""
+    """The fingerprint of the submit under its idempotency key (§7.2)."""
     parent_job_id: JobId | None = None
-    """The job that delegated it; `session_id` is then the submitting session of the root (§10)."""
+    """The job that delegated this one; `session_id` is then the submitting session of the root job (§10)."""
     depth: int = 0
-    """How many jobs are above it."""
+    """How many jobs are above this one."""
     credentials: bool = False
-    """Whether it gets provisioned credentials (§9.8)."""
+    """Whether the job gets provisioned credentials (§9.8)."""
 
 
 class Stream(msgspec.Struct):
-    """A result that is being streamed (§8.4)."""
+    """A result that an agent is streaming (§8.4)."""
 
     result_id: str
     encoding: str
@@ -123,15 +124,17 @@ class Stream(msgspec.Struct):
     size: int = 0
     """Decoded bytes so far."""
     inline: list[str | bytes] | None = None
-    """All of it, for a submitting session without `result_chunk`, or for whoever delegated the job; None once
-    it is too large for that."""
+    """The pieces so far, for a submitting session without `result_chunk` or for a parent job; else None.
+
+    None too once they are too large for that.
+    """
 
 
 class End(msgspec.Struct, frozen=True, gc=False):
-    """The terminal of a job as it was sent: its payload without the last brace (§7.3).
+    """The terminal of a job as it was sent; `payload` is without the last brace (§7.3).
 
-    `inline` is the payload for sessions without `result_chunk`, `at` Unix time in nanoseconds, and `source`
-    its home number.
+    `inline` is the payload for sessions without `result_chunk`, `at` is Unix time in nanoseconds, and
+    `source` is the home number of the terminal.
     """
 
     message_type: str
@@ -144,11 +147,11 @@ class End(msgspec.Struct, frozen=True, gc=False):
 class Job(msgspec.Struct, eq=False):
     """The state of one job.
 
-    `number` counts jobs by acceptance. `home` is the submitting session while it lives and the job runs,
+    `number` counts jobs by acceptance. `home` is the submitting session while it lives and the job runs;
     `observers` are the other sessions that get its events live, `behind` those that still get its history.
-    `home_seq` is the home number of the last event; `submitters` are the sessions that were answered
-    `job.accepted`, and may cancel it. `parent` is the job that delegated it and `children` those that it
-    delegated, as long as they have not ended (§10). `stage` and `agent_stage` follow the tables of `stage`.
+    `home_seq` is the home number of the last event. `submitters` are the sessions that were answered
+    `job.accepted` and may cancel the job. `parent` is the job that delegated it, and `children` are the
+    unfinished jobs that it delegated (§10). `stage` and `agent_stage` follow the tables of `stage`.
     """
 
     number: int
@@ -158,38 +161,38 @@ class Job(msgspec.Struct, eq=False):
     stage: JobStage = JobStage.ACCEPTED
     agent_stage: AgentStage = AgentStage.NONE
     holds: dict[int, Hold] = NOTHING
-    """What the agent has reserved and not settled, by its number."""
+    """The reservations of the agent that are not settled, by number."""
     hold_count: int = 0
     expires: Time | None = None
-    """When its lease ends, Unix time in nanoseconds."""
+    """When the lease ends, in Unix nanoseconds; None: never."""
     expired: bool = False
-    """Its lease has ended: it stays so, wherever the wall clock goes (§9.5)."""
+    """Whether the lease has ended; a wall clock that is set back does not change this (§9.5)."""
     _grants: Grants | None = None
     extensions: bytes | None = None
     body_limit: int = 0
-    """Bytes that the body of an event may have; the runtime that keeps the job says so."""
+    """The most bytes that the body of an event may have; set by the runtime."""
     status: Status = Status.PENDING
     outcome: Outcome | None = None
     paused: bool = False
     stream: Stream | None = None
     streamed: bool = False
-    """A piece of its result is out, which cannot be taken back."""
+    """Whether a chunk of the result was published, which cannot be taken back."""
     attempt: int = 1
     input: bytes | None = None
-    """The input with which it can be started again."""
+    """The input, as JSON, with which the job can be started again after a restart."""
     pinned: int = 0
-    """Bytes that its principal's account has for what it was given, while it runs."""
+    """Bytes pinned in the account of the principal for the input and lease, while the job runs."""
     packed: bytes | None = None
-    """Its lease as JSON, once it has ended: then `terms` have none."""
+    """The lease as JSON once the job has ended, when `terms` hold none."""
     kept: int = 0
-    """Bytes that its principal's account has for what is left of it, once it has ended."""
+    """Bytes in the account of the principal for what is kept of the job once it has ended."""
     end: End | None = None
     entry: bytes | None = None
-    """How it is listed, as JSON, which does not change after its end; written when first asked for."""
+    """The listing entry as JSON, which does not change after the end; made when it is first needed."""
     home: Session | None = None
     home_seq: int = 0
     home_behind: bool = False
-    """Whether its home gets a history first, so that what is published waits there (§7.6)."""
+    """Whether the home session is replayed a history first, so that new events wait behind it (§7.6)."""
     history: History = NO_EVENTS
     observers: dict[SessionId, Session] = NOTHING
     behind: dict[SessionId, Session] = NOTHING
@@ -198,11 +201,11 @@ class Job(msgspec.Struct, eq=False):
     parent: Job | None = None
     children: dict[JobId, Job] = NOTHING
     credentials: dict[str, Held] = NOTHING
-    """Its provisioned credentials by their ids, while they are valid."""
+    """The provisioned credentials by id, while they are valid."""
     ending: Ending | None = None
-    """Its terminal, while it is written and not out."""
+    """The terminal, while it is written but not sent."""
     word: LastWord | None = None
-    """What its agent has said last, while the job waits for its children."""
+    """How the agent has ended, while the job waits for its children."""
 
     def __post_init__(self) -> None:
         terms = self.terms
@@ -218,45 +221,45 @@ class Job(msgspec.Struct, eq=False):
         return qualified(self.terms.agent, self.terms.version)
 
     def adopt(self, child: Job) -> None:
-        """It has delegated this job, which has not ended."""
+        """Add an unfinished job that this job has delegated."""
         child.parent = self
         if self.children is NOTHING:
             self.children = {}
         self.children[child.id] = child
 
     def observed_by(self, session: Session) -> None:
-        """This session gets its events live from now on."""
+        """Add a session that gets the events live from now on."""
         if self.observers is NOTHING:
             self.observers = {}
         self.observers[session.id] = session
 
     def awaited_by(self, session: Session) -> None:
-        """This session still gets its history."""
+        """Add a session that still gets the history."""
         if self.behind is NOTHING:
             self.behind = {}
         self.behind[session.id] = session
 
     def hold(self, number: int, hold: Hold) -> None:
-        """Money is held back for it."""
+        """Hold back a reserved amount of the budget."""
         if self.holds is NOTHING:
             self.holds = {}
         self.holds[number] = hold
         self.budget.hold(hold)
 
     def give(self, held: Held) -> None:
-        """It has a credential."""
+        """Add a provisioned credential."""
         if self.credentials is NOTHING:
             self.credentials = {}
         self.credentials[held.credential.id] = held
 
     def open_history(self) -> History:
-        """Its history, from its first event on one of its own."""
+        """Return the history of the job; from its first event on, one of its own."""
         if self.history is NO_EVENTS:
             self.history = History(self.id)
         return self.history
 
     def close(self) -> None:
-        """Its terminal is out: what only a job that runs needs is given up."""
+        """Drop what only a running job needs, once the terminal is sent."""
         self.home = self.ending = self.word = None
         self.observers = self.heads = self.holds = self.children = NOTHING
         self.input = None
@@ -264,7 +267,7 @@ class Job(msgspec.Struct, eq=False):
         self.pack()
 
     def pack(self) -> None:
-        """It has ended: what is left of it takes as little as it can, and counts if it is not small."""
+        """Reduce an ended job to what is kept of it, and count its bytes if they are not few."""
         end = self.end
         if end is None:
             raise InvariantViolated(f"job {self.id} has not ended")
@@ -279,7 +282,7 @@ class Job(msgspec.Struct, eq=False):
 
     @property
     def lease(self) -> dict[str, list[str]]:
-        """Its lease, which is made from JSON once it has ended."""
+        """The lease, read from JSON once the job has ended."""
         if self.packed is None:
             return self.terms.lease
         lease: dict[str, list[str]] = codec.decode_checked(self.packed, evenly=False)
@@ -287,65 +290,68 @@ class Job(msgspec.Struct, eq=False):
 
     @property
     def whole_terms(self) -> Terms:
-        """Its terms with its lease."""
+        """The terms with the lease, also once the job has ended."""
         return self.terms if self.packed is None else msgspec.structs.replace(self.terms, lease=self.lease)
 
     @property
     def root(self) -> Job:
-        """The job at the top of its tree, which a client submitted (§10)."""
+        """The job at the top of the tree, which a client submitted (§10)."""
         job = self
         while job.parent is not None:
             job = job.parent
         return job
 
     def descendants(self) -> Iterator[Job]:
-        """Its children and theirs that have not ended, leaves before branches."""
+        """Yield the unfinished children and their descendants, leaves before branches."""
         for child in list(self.children.values()):
             yield from child.descendants()
             yield child
 
     @property
     def grants(self) -> Grants:
-        """Its lease, compiled."""
+        """The lease, compiled."""
         if self._grants is None:
             self._grants = Grants.of(self.terms.lease)
         return self._grants
 
     @property
     def last_position(self) -> int:
-        """The position of its last event, its terminal included; 0 before the first."""
+        """The position of the last event, the terminal included; 0 before the first."""
         return self.history.end + 1 if self.stage is JobStage.ENDED else self.history.end
 
     @property
     def ended(self) -> bool:
-        """Whether its terminal is out."""
+        """Whether the terminal was sent."""
         return self.stage is JobStage.ENDED
 
     def goes_to(self, stage: JobStage) -> None:
-        """Change the stage, as the table allows it without a record."""
+        """Change the stage without a record; raises InvariantViolated if the table does not allow it."""
         if stage not in AFTER[self.stage]:
             raise not_in_table(self.stage, stage)
         self.stage = stage
 
     def recorded(self, record: str, status: Status | None = None) -> None:
-        """Change the stage by a record of the journal, which is named, and the status if it says one."""
+        """Change the stage by a record of the journal, given by name, and the status if there is one.
+
+        Raises InvariantViolated for a record that the table does not allow in the present stage.
+        """
         try:
             self.stage = AFTER_RECORD[record][self.stage]
         except KeyError:
-            raise InvariantViolated(f"in the stage {self.stage.value!r} no {record} is made") from None
+            raise InvariantViolated(f"the stage {self.stage.value!r} does not allow {record}") from None
         if status is not None and status is not self.status:
             if status not in LIFECYCLE[self.status]:
                 raise InvariantViolated(f"a job does not go from {self.status} to {status}")
             self.status = status
 
     def agent_goes_to(self, stage: AgentStage) -> None:
-        """Change the stage of the agent."""
+        """Change the stage of the agent; raises InvariantViolated if the table does not allow it."""
         if stage not in AGENT_AFTER[self.agent_stage]:
             raise not_in_table(self.agent_stage, stage)
         self.agent_stage = stage
 
     def head(self, message_type: str) -> bytes:
-        """Return the template that all numbered envelopes of one type of this job share."""
+        """Return the envelope template of one message type of this job, which its events share."""
         head = self.heads.get(message_type)
         if head is None:
             head = self.new_head(message_type)
@@ -355,5 +361,5 @@ class Job(msgspec.Struct, eq=False):
         return head
 
     def new_head(self, message_type: str) -> bytes:
-        """Return the same template for a message that is sent once, which is not kept."""
+        """Return such a template for a message that is sent once, without keeping it."""
         return codec.event_head(message_type, self.id, self.terms.trace.trace_id, self.extensions)

@@ -1,6 +1,6 @@
-"""Which jobs are there: newest first, page by page (§6.6).
+"""The job listing: newest first, page by page (§6.6).
 
-Order is that of acceptance, so no clock changes it, and a page costs what it shows, however many jobs
+The order is that of acceptance, so that no clock changes it. A page costs what it shows, however many jobs
 there are.
 """
 
@@ -27,7 +27,7 @@ from arcp_proto.wire.timestamps import parse_time
 from .job import Job, Status
 
 _CHUNK: Final = 512
-"""Numbers of one chunk, before it is cut in two."""
+"""Numbers in a chunk before it is cut in two."""
 _STATUSES: Final = frozenset(Status)
 _INDEXED: Final = _STATUSES | {None}
 _NUMBER_BYTES: Final = 8
@@ -35,10 +35,10 @@ _TAG_BYTES: Final = 16
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """Which jobs are asked for; None asks for all.
+    """The filter of a listing; None asks for all.
 
-    `statuses` are words of the wire, sorted, without unknown ones, which match nothing. `agent` is a name or
-    `name@version`. Times are Unix times in nanoseconds, both exclusive, and compared with `created_at` as
+    `statuses` are sorted words of the wire, without unknown ones, which match nothing. `agent` is a name or
+    `name@version`. Times are Unix times in nanoseconds, both exclusive, and are compared with `created_at` as
     it is written, to the millisecond.
     """
 
@@ -51,7 +51,7 @@ class Filter(msgspec.Struct, frozen=True):
     def of(cls, asked: JobFilter | None) -> Self:
         """Return the filter of a request.
 
-        Raises Refusal INVALID_REQUEST for a time that is none, and for more words than MAX_STATUS_WORDS.
+        Raises Refusal INVALID_REQUEST for a wrong time, and for more statuses than MAX_STATUS_WORDS.
         """
         if asked is None:
             return cls()
@@ -68,11 +68,11 @@ class Filter(msgspec.Struct, frozen=True):
 
     @property
     def indexed(self) -> bool:
-        """Whether the index alone answers it, and no job has to be looked at."""
+        """Whether the index alone answers it, without a look at jobs."""
         return self.agent is None and self.created_after is None and self.created_before is None
 
     def matches(self, job: Job) -> bool:
-        """Whether a job is asked for."""
+        """Return whether the filter asks for a job."""
         created = job.terms.accepted_at // MILLISECOND * MILLISECOND
         return (
             (self.statuses is None or job.status in self.statuses)
@@ -83,10 +83,10 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 class Listing:
-    """The jobs by number: of each principal, and in whatever other ways they were asked for.
+    """The jobs by number: for each principal, and in each other way that was asked for.
 
-    Such an index, of all principals or of one status, is made when it is first asked for, and kept up to
-    date from then on: the jobs that nobody lists so cost nothing.
+    An index of all principals or of one status is made when it is first asked for, and kept up to date from
+    then on. So jobs that are not listed in this way cost nothing.
     """
 
     __slots__ = ("_jobs", "_owned", "asked")
@@ -100,11 +100,11 @@ class Listing:
         return len(self._jobs)
 
     def job(self, number: int) -> Job:
-        """The job of a number that is listed."""
+        """Return the listed job of a number."""
         return self._jobs[number]
 
     def add(self, job: Job) -> None:
-        """A job is there from now on, in the status that it has."""
+        """List a new job in its present status."""
         number, principal = job.number, job.terms.principal
         ensure(number not in self._jobs, "a job is listed once")
         self._jobs[number] = job
@@ -117,7 +117,7 @@ class Listing:
                 index.add(number)
 
     def changed(self, job: Job, old_status: Status) -> None:
-        """A listed job has another status than before."""
+        """Move a listed job from its old status to its present one."""
         ensure(job.number in self._jobs, "a job that is not listed has changed")
         if self.asked:
             for index in self._asked_of(job.terms.principal, (old_status,)):
@@ -126,7 +126,7 @@ class Listing:
                 index.add(job.number)
 
     def remove(self, job: Job) -> None:
-        """A job is forgotten."""
+        """Remove a job that is forgotten."""
         number, principal = job.number, job.terms.principal
         del self._jobs[number]
         owned = self._owned[principal]
@@ -143,9 +143,9 @@ class Listing:
     def below(
         self, owners: Sequence[Principal] | None, statuses: Sequence[str] | None, number: int | None
     ) -> Iterator[int]:
-        """Numbers below `number` in descending order, of these owners and statuses; None means all.
+        """Yield numbers below `number` in descending order, of these owners and statuses; None means all.
 
-        Lazy: what is not asked for costs nothing. Valid until the listing changes.
+        The iterator is lazy: only the numbers taken from it cost time. It is valid until the listing changes.
         """
         rows = [
             self._index(owner, status).below(number)
@@ -156,7 +156,7 @@ class Listing:
         return rows[0] if len(rows) == 1 else merge(*rows, reverse=True)
 
     def _index(self, owner: Principal | None, status: str | None) -> _Numbers:
-        """The index of an owner who has jobs, or of all; made when it is not there."""
+        """Return the index of an owner that has jobs, or of all; make it when it does not exist."""
         if owner is not None and status is None:
             return self._owned[owner]
         of_owner = self.asked.setdefault(owner, {})
@@ -171,7 +171,7 @@ class Listing:
         return index
 
     def _asked_of(self, principal: Principal, statuses: Sequence[str | None]) -> Iterator[_Numbers]:
-        """The indexes that are there of these statuses, and hold the jobs of a principal."""
+        """Yield the existing indexes of these statuses that hold the jobs of a principal."""
         for owner in (principal, None):
             of_owner = self.asked.get(owner, {})
             for status in statuses:
@@ -187,7 +187,7 @@ def page(
     limit: int,
     scan: int,
 ) -> tuple[list[Job], int | None]:
-    """At most `limit` jobs numbered below `below`, newest first, of these owners; None: of all principals.
+    """Return at most `limit` jobs numbered below `below`, newest first, of these owners; None: of all.
 
     A filter that is not `indexed` looks at no more than `scan` jobs, and the page holds what it found. The
     second value is the number below which the next page begins; None when nothing is left to look at.
@@ -214,24 +214,24 @@ def _next_below(looked: list[int], rest: Iterator[int]) -> int | None:
 
 
 class Cursors:
-    """Where the next page begins, as text that only this key can make, for one principal and one filter."""
+    """Cursors as authenticated text, each for one place, one principal and one filter."""
 
     __slots__ = ("_key",)
 
     def __init__(self, key: bytes) -> None:
-        """`key` is secret, of 16 to 64 bytes."""
+        """Take a secret `key` of 16 to 64 bytes."""
         ensure(16 <= len(key) <= 64, "a key of cursors has 16 to 64 bytes")
         self._key = key
 
     def write(self, principal: Principal, filter: Filter, number: int) -> str:
-        """The cursor of a page that begins below `number`."""
+        """Return the cursor of a page that begins below `number`."""
         bound = codec.encode_checked((number, principal.encode("utf-8", "surrogatepass"), filter))
         tag = hashlib.blake2b(bound, key=self._key, digest_size=_TAG_BYTES, person=b"arcp-cursor").digest()
         place = self._hidden(number.to_bytes(_NUMBER_BYTES, "big"), tag)
         return base64.urlsafe_b64encode(place + tag).decode()
 
     def read(self, cursor: str, principal: Principal, filter: Filter) -> int:
-        """The number of a cursor; raises Refusal INVALID_REQUEST unless `write` made it of the same."""
+        """Return the number in a cursor; raises Refusal INVALID_REQUEST if it is of another listing."""
         refusal = Refusal(ErrorCode.INVALID_REQUEST, "the cursor is not one of this listing and filter")
         try:
             data = base64.urlsafe_b64decode(cursor)
@@ -244,16 +244,16 @@ class Cursors:
         return number
 
     def _hidden(self, place: bytes, tag: bytes) -> bytes:
-        """A place as nobody can read it, or again as it is: it would tell how many jobs others have."""
+        """Encrypt or decrypt a place, because it would tell how many jobs other principals have."""
         tag = tag[:_TAG_BYTES]
         pad = hashlib.blake2b(tag, key=self._key, digest_size=_NUMBER_BYTES, person=b"arcp-place").digest()
         return bytes(a ^ b for a, b in zip(place, pad, strict=False))
 
 
 class _Numbers:
-    """Numbers in ascending order, in chunks: one is put in or taken out in logarithmic time and a short move.
+    """Numbers in ascending order, in chunks; adding or removing one takes logarithmic time and a short move.
 
-    No chunk is empty, so that whoever walks them finds one number at least in each.
+    No chunk is empty, so that each step of a walk finds at least one number.
     """
 
     __slots__ = ("chunks", "firsts")
@@ -263,7 +263,7 @@ class _Numbers:
         self.firsts: list[int] = []
 
     def add(self, number: int) -> None:
-        """Put in a number that is not there."""
+        """Add a number that is not there."""
         last = self.chunks[-1] if self.chunks else None
         if last is None or number > last[-1]:
             if last is not None and len(last) < _CHUNK:
@@ -282,7 +282,7 @@ class _Numbers:
         self.firsts[place] = chunk[0]
 
     def remove(self, number: int) -> None:
-        """Take out a number that is there."""
+        """Remove a number that is there."""
         place = bisect_right(self.firsts, number) - 1
         ensure(place >= 0, "a number that is not listed was to be removed")
         chunk = self.chunks[place]
@@ -295,7 +295,7 @@ class _Numbers:
             del self.chunks[place], self.firsts[place]
 
     def below(self, number: int | None) -> Iterator[int]:
-        """From the greatest below `number` on downwards; None: from the greatest of all."""
+        """Yield the numbers below `number` in descending order; None: all numbers."""
         place = len(self.chunks) if number is None else bisect_left(self.firsts, number)
         if number is not None and place:
             place -= 1
@@ -311,5 +311,5 @@ def _time(name: str, text: str | None) -> Time | None:
         return None
     unix = parse_time(text)
     if unix is None:
-        raise Refusal(ErrorCode.INVALID_REQUEST, f"filter.{name} is no RFC 3339 time")
+        raise Refusal(ErrorCode.INVALID_REQUEST, f"filter.{name} is not an RFC 3339 time")
     return unix

@@ -1,7 +1,8 @@
 """Publishing: an event gets its number in every session that takes it, and its position in its job (§8.3).
 
-Events that one agent publishes in a row are numbered together, before anything else. Their payloads begin
-alike, as long as the wall clock shows the same millisecond."""
+Events that one agent publishes in a row are collected and numbered together, before any other input. The
+beginnings of their payloads are shared as long as the wall clock shows the same millisecond.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def publish(runtime: RuntimeState, job: Job, kind: str, body: bytes, taken_as: s
 
 
 def spread(runtime: RuntimeState, job: Job, feature: str | None) -> None:
-    """An event of a job was numbered: keep what holds it within limits, wake who takes it."""
+    """Keep limits after an event of a job was numbered, and wake the sessions that take it."""
     history, limits, now = job.history, runtime.limits, runtime.now
     if history.due(now):
         retention.trim_history(runtime, job)
@@ -55,14 +56,14 @@ def spread(runtime: RuntimeState, job: Job, feature: str | None) -> None:
 
 
 def sent(runtime: RuntimeState, session: Session) -> None:
-    """Something was numbered in a session: keep its log within limits, wake its connection."""
+    """Keep the log of a session within limits after something was numbered, and wake its connection."""
     if session.log.due(runtime.now):
         look_at(runtime, session)
     _wake(runtime, session)
 
 
 def look_at(runtime: RuntimeState, session: Session) -> None:
-    """Keep the log of a session within limits, tell a session that does not keep up, and allow some more."""
+    """Keep the log of a session within limits, tell the client of its lag, and set the next allowance."""
     log, limits = session.log, runtime.limits
     retention.shrink(runtime, session)
     if not session.acking:
@@ -89,14 +90,14 @@ def _wake(runtime: RuntimeState, session: Session) -> None:
 
 
 def notify(runtime: RuntimeState, session: Session, job_id: JobId, phase: str, message: str) -> None:
-    """A `status` of a job in one session only, numbered there and in no history (§6.5, §7.6)."""
+    """Send a `status` event of a job to one session only, numbered there and in no history (§6.5, §7.6)."""
     payload = notice_payload(runtime, phase, message)
     runtime.commit(Delivered(session.id, job_id, "job.event", payload))
     noted(runtime, session)
 
 
 def noted(runtime: RuntimeState, session: Session) -> None:
-    """A notice was numbered in a session: keep its log within limits as well, wake its connection."""
+    """Keep the log of a session within limits after such a notice, and wake its connection."""
     if session.log.due(runtime.now):
         look_at(runtime, session)
     if session.connection is not None:
@@ -106,7 +107,7 @@ def noted(runtime: RuntimeState, session: Session) -> None:
 
 
 def _tell_of_lag(runtime: RuntimeState, session: Session) -> None:
-    """Once per crossing, on the newest unfinished job; without one nobody is told (§6.5)."""
+    """Tell the client of its lag, once per crossing, on its newest unfinished job if it has one (§6.5)."""
     job_id = next(reversed(session.jobs), None)
     if job_id is not None:
         session.lagging = True
@@ -115,15 +116,15 @@ def _tell_of_lag(runtime: RuntimeState, session: Session) -> None:
 
 
 SHORT: Final = 1024
-"""Bytes of the body of an event that waits for others."""
+"""Bytes: an event with a shorter body may be collected."""
 MOST_TOGETHER: Final = 64
-"""Events that wait at a time."""
+"""How many events are collected at most."""
 
 
 def begin(runtime: RuntimeState, job: Job) -> None:
-    """End the input in which an event of a job was numbered, or let it go on with its next ones.
+    """End the input in which an event of a job was numbered, or keep it open to collect the next events.
 
-    Not for observers, nor for what is recorded or kept in a journal one by one.
+    Events are not collected for observers, nor while a recording or a journal takes each by itself.
     """
     apart = runtime.journaling or runtime.recorder is not None
     if apart or job.home is None or job.observers or job.body_limit < SHORT:
@@ -133,7 +134,7 @@ def begin(runtime: RuntimeState, job: Job) -> None:
 
 
 def end(runtime: RuntimeState, job: Job) -> None:
-    """Number what the speaker has said, and end the input."""
+    """Number the collected events of the speaker, and end the input."""
     runtime.speaker, runtime.busy = None, False
     said, runtime.said = runtime.said, []
     if not said:
@@ -147,11 +148,11 @@ def end(runtime: RuntimeState, job: Job) -> None:
 
 
 MOST_KINDS: Final = 64
-"""Kinds of one millisecond that are kept; vendors have as many as they like."""
+"""How many kinds of one millisecond are cached; vendors may have any number of kinds."""
 
 
 class Openings:
-    """Of the events of one millisecond of the wall clock of a machine, by kind."""
+    """The cache of event prefixes, by kind, for one millisecond of the wall clock."""
 
     __slots__ = ("_machine", "_text", "by_kind", "until")
 
@@ -159,12 +160,12 @@ class Openings:
         self._machine = machine
         self._text = ""
         self.by_kind: dict[str, bytes] = {}
-        """Those of the millisecond that were written."""
+        """The prefixes of this millisecond that were made so far."""
         self.until = NEVER
-        """The end of it."""
+        """The monotonic end of this millisecond."""
 
     def of(self, kind: str) -> bytes:
-        """What stands before the body of an event that is published now."""
+        """Return the bytes in front of the body of an event that is published now."""
         machine = self._machine
         now = machine.now
         if now < self.until:
@@ -183,5 +184,5 @@ class Openings:
         return opening
 
     def forget(self) -> None:
-        """The wall clock was set."""
+        """Drop the cache, because the wall clock was set."""
         self.until = NEVER

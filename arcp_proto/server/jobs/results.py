@@ -1,4 +1,4 @@
-"""What an agent returns: inline, or as chunks (§8.4)."""
+"""The result of a job: an inline value, or a stream of chunks (§8.4)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOO_LARGE: Final = "the result does not fit a frame, and its session did not neg
 
 
 def check_piece(job: Job, data: str | bytes) -> str:
-    """The encoding of a piece; raises LocalProtocolError when the stream has another."""
+    """Return the encoding of a piece; raises LocalProtocolError when the stream has another."""
     encoding = UTF8 if isinstance(data, str) else BASE64
     if job.stream is not None and job.stream.encoding != encoding:
         raise LocalProtocolError(
@@ -37,12 +37,12 @@ def check_piece(job: Job, data: str | bytes) -> str:
         try:
             data.encode()
         except UnicodeEncodeError:
-            raise LocalProtocolError("a string holds a lone surrogate, which is no text") from None
+            raise LocalProtocolError("a string holds a lone surrogate, so it is not valid Unicode") from None
     return encoding
 
 
 def write(runtime: RuntimeState, job: Job, data: str | bytes, encoding: str) -> None:
-    """Send a piece as chunks; raises Denied, and ends the job, beyond the limit of a result (§14)."""
+    """Publish a piece as chunks; above the limit of a result, end the job and raise Denied (§14)."""
     stream = job.stream or _open_stream(runtime, job, encoding)
     if not data:
         return
@@ -64,7 +64,7 @@ def write(runtime: RuntimeState, job: Job, data: str | bytes, encoding: str) -> 
 
 
 def returned(runtime: RuntimeState, job: Job, word: LastWord) -> None:
-    """End a job with what its agent has returned."""
+    """End a job with the value that its agent has returned."""
     encoded, summary = word.value, word.summary
     if job.stream is not None and encoded is not None:
         message = "mixed: the agent returned a value after it had streamed a result"
@@ -92,7 +92,7 @@ def returned(runtime: RuntimeState, job: Job, word: LastWord) -> None:
 def _as_whole(
     runtime: RuntimeState, job: Job, ended: JobEndedRecord, encoded: bytes, summary: str | None
 ) -> JobEndedRecord:
-    """Return a terminal that has its value where frames are long, and names a `result_id` elsewhere."""
+    """Return a terminal with its value for sessions with long frames, and with a `result_id` for others."""
     at, begin = runtime.stamp.text(ended.at), ended.payload.index(encoded)
     result = Result("success", at, UNSET, _new_id(runtime, job), len(encoded), JSON_TYPE, summary)
     whole = Whole(ended.payload, begin, begin + len(encoded), runtime.limits.chunk, runtime.body_limit(job))
@@ -115,7 +115,7 @@ def _finish_in_chunks(runtime: RuntimeState, job: Job, text: str, word: LastWord
 
 
 def _finish_stream(runtime: RuntimeState, job: Job, stream: Stream, word: LastWord) -> None:
-    """All of a stream is there: say so by an empty last chunk, and end its job."""
+    """End a stream by an empty last chunk, and its job."""
     completed_at = runtime.time_text()
     inline = None
     if _needs_inline(job):
@@ -138,7 +138,7 @@ def _end_stream(
     returned: str | None = None,
     inline: bytes | None = None,
 ) -> None:
-    """All chunks are out; `returned` is the JSON that they carry, if the agent returned a value."""
+    """End a job whose chunks are published; `returned` is their JSON if the agent returned a value."""
     completed_at = runtime.time_text()
     result = Result("success", completed_at, UNSET, stream.result_id, stream.size, content_type, summary)
     how = None
@@ -152,7 +152,7 @@ def _end_stream(
 
 
 def _inline(runtime: RuntimeState, job: Job, stream: Stream, at: str, summary: str | None) -> bytes | None:
-    """The open payload of a stream as an inline result, if it fits."""
+    """Return a stream as the payload of an inline result, without the last brace; None if it does not fit."""
     value = _joined(stream)
     if value is None:
         return None
@@ -163,7 +163,7 @@ def _inline(runtime: RuntimeState, job: Job, stream: Stream, at: str, summary: s
 
 
 def _joined(stream: Stream) -> str | bytes | None:
-    """All of a stream, if it was kept."""
+    """Return the whole stream, if its pieces were kept; else None."""
     if stream.inline is None:
         return None
     if stream.encoding == UTF8:
@@ -172,7 +172,7 @@ def _joined(stream: Stream) -> str | bytes | None:
 
 
 def _for_parent(encoded: bytes | None) -> Returned:
-    """What the job returned, for whoever delegated it: a value of its own."""
+    """Return the result for the parent of a job, with a value of its own."""
     return Returned(None if encoded is None else codec.decode_value(encoded), None, None)
 
 
@@ -210,7 +210,7 @@ def _fail(
 ) -> None:
     """End a job whose result cannot be sent, unless it is left to the next process.
 
-    INVALID_REQUEST says that the next attempt fails as well.
+    INVALID_REQUEST tells that another attempt fails as well.
     """
     if word.left:
         runtime.leave_job(job)
@@ -219,14 +219,14 @@ def _fail(
 
 
 def _fits(runtime: RuntimeState, job: Job, payload: bytes) -> bool:
-    """Return whether an inline result fits a frame of its session, also where it stands twice (quirks)."""
+    """Return whether an inline result fits a frame of its session, even if a quirk of the peer doubles it."""
     home = job.home
     times = 2 if home is not None and home.quirk.result_as_output else 1
     return times * len(payload) <= runtime.result_limit(job, home)
 
 
 def _needs_inline(job: Job) -> bool:
-    """Whether the submitting session is there and cannot read chunks (§6.2)."""
+    """Return whether the submitting session is alive and cannot read chunks (§6.2)."""
     home = job.home
     return home is not None and RESULT_CHUNK not in home.features
 

@@ -1,7 +1,7 @@
-"""Events that do not fit a frame: what is cut out of them, and the mark that says how much (§8.2).
+"""Shortening: what is cut out of an event that does not fit a frame, and the mark that says so (§8.2).
 
 A body keeps its shape: text stays text, an array an array, an object an object. So a body that was valid for
-its kind is valid when it is short. Values that name or measure something are never cut.
+its kind stays valid. Values that name or measure something are never cut.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ WHOLE: Final[Mapping[str, frozenset[str]]] = {
     "artifact_ref": frozenset(("uri", "content_type", "byte_size", "sha256")),
     "delegate": frozenset(("child_job_id", "agent", "lease")),
 }
-"""Fields of an event's body, by kind, that are sent whole or not at all."""
+"""The fields of an event's body, by kind, that are sent whole or not at all."""
 
 LEAST: Final = 96
-"""Bytes in which a value is cut: its mark, and a little of what was there."""
+"""The fewest bytes to which a value is cut: its mark, and a little of its content."""
 _MARK: Final = 64
-"""More than the bytes of a mark as JSON, with a number of 20 digits, without the quotes."""
+"""An upper bound for the bytes of a mark as JSON, with a number of 20 digits, without the quotes."""
 
 
 def shorten(kind: str, encoded: bytes, limit: int) -> bytes | None:
-    """Return a body of at most `limit` bytes with marks where something is left out.
+    """Return a body of at most `limit` bytes, with marks where something is left out.
 
-    `encoded` is a valid body of the kind as JSON. None when the fields that may not be cut take too much.
+    `encoded` is a valid body of the kind as JSON. Return None when the fields that may not be cut take too
+    much.
     """
     whole = WHOLE.get(kind, frozenset())
     fields = codec.decode_fields(encoded)
@@ -75,7 +76,7 @@ def _text(data: bytes, room: int) -> msgspec.Raw:
 
 
 def _cut_items(items: list[msgspec.Raw], room: int) -> msgspec.Raw:
-    """Keep the first items; of the first one that does not fit, as much as does."""
+    """Keep the first items, and as much as fits of the next one."""
     kept: list[bytes] = []
     left = room - 4 - _MARK
     for number, item in enumerate(items):
@@ -94,7 +95,7 @@ def _cut_items(items: list[msgspec.Raw], room: int) -> msgspec.Raw:
 
 
 def _cut_fields(fields: Mapping[str, msgspec.Raw], room: int) -> dict[str, msgspec.Raw]:
-    """Cut the largest fields to the same size, or, when there are too many for that, keep the first ones."""
+    """Cut the largest fields to the same size, or keep the first fields when there are too many for that."""
     sizes = {name: _size(name, value) for name, value in fields.items()}
     if sum(sizes.values()) <= room:
         return dict(fields)
@@ -114,7 +115,7 @@ def _cut_fields(fields: Mapping[str, msgspec.Raw], room: int) -> dict[str, msgsp
 
 
 def _share(fields: Mapping[str, msgspec.Raw], room: int) -> int:
-    """Return the bytes that a value may have, so that what smaller ones leave goes to the larger ones."""
+    """Return the most bytes that a value may have, so that the larger values get what smaller ones leave."""
     values = sorted(len(bytes(value)) for value in fields.values())
     left = room - sum(_size(name, msgspec.Raw(b"")) for name in fields)
     for number, size in enumerate(values):
@@ -130,7 +131,7 @@ def _mark(left_out: int) -> str:
 
 
 def _size(name: str, value: msgspec.Raw) -> int:
-    """Bytes of a field in an object, with the comma behind it."""
+    """Return the bytes of a field in an object, with the comma behind it."""
     return len(codec.encode_checked(name)) + len(bytes(value)) + 2
 
 

@@ -1,4 +1,4 @@
-"""Costs: they leave the counters of a job's budget, and what is left is told (§9.6)."""
+"""Spending: costs reduce the counters of a job's budget, and events report what is left (§9.6)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 WARNING: Final = "budget_warning"
 MAX_HOLDS: Final = 1_000
-"""Reservations of one job that are not settled."""
+"""How many reservations of one job may be unsettled."""
 
 
 def cost_of(job: Job, fields: dict[str, Any]) -> tuple[str, Decimal] | None:
-    """What a metric spends: a currency that is bound, and how much; None when it spends nothing.
+    """Return the currency and amount that a metric spends; None when it spends nothing.
 
-    Raises LocalProtocolError for a cost that no counter can hold.
+    Only a currency that the budget bounds is spent. Raises LocalProtocolError for a cost that no counter can
+    hold.
     """
     unit = fields.get("unit")
     if unit is None or not fields["name"].startswith(COST_PREFIX) or job.budget.bound(unit) is None:
@@ -35,7 +36,7 @@ def cost_of(job: Job, fields: dict[str, Any]) -> tuple[str, Decimal] | None:
 
 
 def spend(runtime: RuntimeState, job: Job, currency: str, amount: Decimal, metric: bytes) -> None:
-    """A cost that the agent reports: it is counted, published, and what is left told behind it."""
+    """Count a cost that the agent reports, publish its metric, and then report what is left."""
     if amount:
         runtime.commit(Spent(job.id, currency, amount))
     runtime.publish(job, "metric", metric)
@@ -43,9 +44,9 @@ def spend(runtime: RuntimeState, job: Job, currency: str, amount: Decimal, metri
 
 
 def tell(runtime: RuntimeState, job: Job, currencies: Iterable[str], *, always: bool = False) -> None:
-    """Tell in a job what is left, where a counter has moved by enough, and once that little is left.
+    """Report what is left where a counter has moved by enough, and warn once when little is left.
 
-    With `always` it has moved to a child or back, and nothing of it was used (§10).
+    With `always`, an amount has moved to a child or back, without being used (§10).
     """
     for currency in currencies:
         budget = job.budget.bound(currency)
@@ -63,27 +64,27 @@ def tell(runtime: RuntimeState, job: Job, currencies: Iterable[str], *, always: 
             runtime.publish(job, "status", codec.encode_checked(Status(WARNING, message)))
 
 
-# Holds.
+# Reservations.
 
 
 def check_reservation(job: Job, currency: str, amount: Cost) -> Decimal:
-    """The amount of a reservation; raises LocalProtocolError for what is none, or one too many."""
+    """Return the exact amount of a reservation; raises LocalProtocolError if it is wrong or one too many."""
     exact = to_cost(amount, "a reservation")
     if not is_currency(currency):
-        raise LocalProtocolError(f"{currency!r:.64} is no currency")
+        raise LocalProtocolError(f"{currency!r:.64} is not a currency")
     if len(job.holds) >= MAX_HOLDS:
         raise LocalProtocolError(f"a job has at most {MAX_HOLDS} reservations that are not settled")
     return exact
 
 
 def reserve(runtime: RuntimeState, job: Job, currency: str, amount: Decimal) -> int:
-    """Hold back an amount that is free."""
+    """Hold back an amount that is free; return the number of the reservation."""
     runtime.commit(Reserved(job.id, job.hold_count + 1, currency, amount))
     return job.hold_count
 
 
 def find(job: Job, hold: int) -> Hold:
-    """A hold that is not over; raises LocalProtocolError when there is none."""
+    """Return an unsettled reservation; raises LocalProtocolError when there is none with this number."""
     found = job.holds.get(hold)
     if found is None:
         raise LocalProtocolError(f"{job.id} has no reservation {hold}, or it is over")
@@ -91,7 +92,7 @@ def find(job: Job, hold: int) -> Hold:
 
 
 def settle(runtime: RuntimeState, job: Job, hold: int, actual: Decimal, metric: bytes) -> None:
-    """A hold is over: what was spent is counted, published, and what is left told behind it."""
+    """Settle a reservation: count what was spent, publish its metric, and then report what is left."""
     currency = job.holds[hold].currency
     runtime.commit(Settled(job.id, hold, actual))
     runtime.publish(job, "metric", metric)
@@ -99,5 +100,5 @@ def settle(runtime: RuntimeState, job: Job, hold: int, actual: Decimal, metric: 
 
 
 def release(runtime: RuntimeState, job: Job, hold: int) -> None:
-    """A hold is over, and nothing was spent."""
+    """Settle a reservation of which nothing was spent."""
     runtime.commit(Settled(job.id, hold, Decimal(0)))

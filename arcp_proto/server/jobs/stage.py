@@ -74,7 +74,7 @@ from arcp_proto.errors import InvariantViolated
 
 
 class JobStage(StrEnum):
-    """How far a job has come. The statuses of the wire (§7.3) tell less: `running` means most of these."""
+    """How far a job has come; the statuses of the wire (§7.3) tell less: `running` covers most of these."""
 
     ACCEPTED = "accepted"
     """The job exists, and its agent was not asked for."""
@@ -217,17 +217,17 @@ AGENT_AFTER: Final[Mapping[AgentStage, frozenset[AgentStage]]] = _stages_after(A
 UNDECIDED: Final = frozenset(
     stage for stage, after in AFTER_RECORD[OUTCOME_FIXED].items() if after is JobStage.STOPPING
 )
-"""Neither the agent nor an outcome has decided how the job ends."""
+"""The stages in which neither the agent nor an outcome has decided how the job ends."""
 TO_BE_LEFT: Final = frozenset({JobStage.LEAVING, JobStage.LEFT})
-"""The next process goes on with the job, unless it is ended here."""
+"""The stages in which the next process continues the job, unless it is ended in this one."""
 OUTCOME_COUNTS: Final = frozenset({JobStage.STOPPING, JobStage.STOPPED, JobStage.STOPPED_REVOKING})
-"""An outcome is fixed, and nothing changes how the job ends."""
+"""The stages in which an outcome is fixed, and nothing changes how the job ends."""
 OVER: Final = OUTCOME_COUNTS | {JobStage.REVOKING, JobStage.ENDED}
-"""The job has ended, or is about to: it gets no other credentials (§9.8.2)."""
+"""The stages of a job that has ended or is about to: it gets no other credentials (§9.8.2)."""
 WITHOUT_VOICE: Final = frozenset({JobStage.WAITING_FOR_CHILDREN, JobStage.STOPPED})
-"""The agent is over, so that it publishes nothing, and a child has not ended."""
+"""The stages in which the agent is over, so that it publishes nothing, and a child has not ended."""
 WRITTEN: Final = frozenset({JobStage.REVOKING, JobStage.STOPPED_REVOKING})
-"""The terminal is written, and not out."""
+"""The stages in which the terminal is written but not sent."""
 
 
 def not_in_table(before: Stage, after: Stage) -> InvariantViolated:

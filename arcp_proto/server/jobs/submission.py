@@ -1,4 +1,4 @@
-"""How a job begins, and how a client asks for its end (§7.1, §7.2, §7.4)."""
+"""The beginning of a job, from its submit to the start of its agent, and its cancel (§7.1, §7.2, §7.4)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState
 
 CLAIM_BYTES = 2 * KIB
-"""What is reckoned for the end of a job, when a key is taken: most are smaller."""
+"""Bytes that are reckoned for the terminal of a job when its key is claimed: most are smaller."""
 
 
 def carry_out(
@@ -51,7 +51,7 @@ def carry_out(
     submit: messages.Submit,
     request_id: str,
 ) -> None:
-    """Accept a submit that waits for nothing, after every check; raises Refusal."""
+    """Accept a submit that has nothing to wait for, after every check; raises Refusal."""
     if submit.max_runtime_sec is not None:
         check_runtime(submit.max_runtime_sec)
     terms = _check_submit(runtime, session, envelope, submit, None)
@@ -59,8 +59,8 @@ def carry_out(
 
 
 def judge(runtime: RuntimeState, connection: Connection | None, turn: Turn) -> bool:
-    """Answer a submit whose turn has come; False when it waits; raises Refusal."""
-    session, submit = turn.session, found(turn.submit, "what is judged was read")
+    """Answer a submit whose turn has come, or return False when it has to wait; raises Refusal."""
+    session, submit = turn.session, found(turn.submit, "a submit that is judged was decoded")
     check_runtime(submit.max_runtime_sec)
     key, claimed = submit.idempotency_key, None
     if key is not None:
@@ -81,7 +81,7 @@ def judge(runtime: RuntimeState, connection: Connection | None, turn: Turn) -> b
 
 def ask_ahead(runtime: RuntimeState, turn: Turn) -> None:
     """Ask for the credentials of a submit that waits behind others; raises Refusal if it is refused."""
-    session, submit = turn.session, found(turn.submit, "what is judged was read")
+    session, submit = turn.session, found(turn.submit, "a submit that is judged was decoded")
     key = submit.idempotency_key
     claimed = None if key is None else fingerprint_of(submit)
     known = key is not None and (
@@ -104,7 +104,7 @@ def accept(
     credentials: Sequence[Credential] = (),
     alias: str = "",
 ) -> None:
-    """The job exists, and its agent is asked to run; the answer goes to the connection of the moment.
+    """Create the job, answer on the connection that the session has now, and start the agent.
 
     `alias` names the credentials.
     """
@@ -169,11 +169,11 @@ def go(runtime: RuntimeState, job: Job, input: Input, attempt: int) -> None:
     if attempt > 1:
         restarted = event_bodies.Status("restarted", f"attempt {attempt}")
         runtime.publish(job, "status", event_bodies.encode_body("status", restarted))
-        spending.tell(runtime, job, held)  # What an agent that died with its process reserved is spent.
+        spending.tell(runtime, job, held)  # Reservations from before the restart count as spent.
 
 
 def _pin(runtime: RuntimeState, job: Job, input: Input) -> None:
-    """What a job was given counts until its end, with the JSON that is kept of one that starts again."""
+    """Pin the bytes of the input and lease until the job ends, with the input kept for a restart."""
     given = given_bytes(input, job.terms.lease)
     if given:
         job.pinned = given + len(job.input or b"")
@@ -183,12 +183,12 @@ def _pin(runtime: RuntimeState, job: Job, input: Input) -> None:
 def on_cancel(
     runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, cancel: messages.Cancel
 ) -> None:
-    """`job.cancel` (§7.4): answered by `job.cancelled`; the terminal follows when the agent has stopped."""
+    """Handle `job.cancel` (§7.4): answer `job.cancelled`; the terminal follows when the agent has stopped."""
     session = session_of(connection)
     job, _ = visible_job(runtime, session.principal, cancel.job_id)
     if job.terms.principal != session.principal:
-        raise Refusal(ErrorCode.PERMISSION_DENIED, "only its owner cancels a job")
-    submitters = job.root.submitters  # Of a child: who may cancel the job that a client submitted.
+        raise Refusal(ErrorCode.PERMISSION_DENIED, "only the owner of a job may cancel it")
+    submitters = job.root.submitters  # A child is cancelled by the sessions that may cancel its root job.
     foreign = session.id not in submitters
     if foreign and not job.ended and any(other in runtime.sessions for other in submitters):
         raise Refusal(
@@ -209,11 +209,11 @@ def on_cancel(
     completion.fix_outcome(runtime, job, completion.outcome_of(ErrorCode.CANCELLED, cut(message)))
 
 
-# The same key again (§7.2).
+# Repeated keys (§7.2).
 
 
 def fingerprint_of(submit: messages.Submit) -> bytes:
-    """What identifies a submit under its key."""
+    """Return the fingerprint of a submit under its key."""
     return fingerprint(
         submit.agent,
         submit.input.value(),
@@ -226,7 +226,7 @@ def fingerprint_of(submit: messages.Submit) -> bytes:
 def _join(
     runtime: RuntimeState, connection: Connection | None, turn: Turn, claim: Claim, claimed: bytes
 ) -> None:
-    """The first payload again, and what the session has not seen of the job."""
+    """Answer a repeated key with the first payload, and observe the job; raises Refusal DUPLICATE_KEY."""
     if claim.fingerprint != claimed:
         message = "this idempotency_key was used for another submit"
         raise Refusal(ErrorCode.DUPLICATE_KEY, message, details={"job_id": claim.job_id})
@@ -247,7 +247,7 @@ def _join(
 
 
 def _end_again(runtime: RuntimeState, session: Session, claim: Claim, trace_id: str | None) -> None:
-    """The terminal of a job of which nothing else is left."""
+    """Send the terminal of a forgotten job again, from what is kept for its key."""
     message_type, payload, inline = found(claim.ended, "a job is forgotten after its end")
     if inline is not None and "result_chunk" not in session.features:
         payload = inline
@@ -264,16 +264,16 @@ def _end_again(runtime: RuntimeState, session: Session, claim: Claim, trace_id: 
 def answered_before(
     runtime: RuntimeState, connection: Connection, session: Session, envelope: codec.Envelope
 ) -> bool:
-    """Answer a submit again that was carried out before the resume; False if it was not.
+    """Answer a submit again that was carried out before the resume; return False if it was not.
 
-    Its end may have been taken for that of another submit with its key: it comes again.
+    The client may have taken its terminal for that of another submit with the same key, so it is sent again.
     """
     job_id = session.replies.accepted(envelope.id)
     if job_id is None:
         return knows(session, envelope.id, connection)
     job = runtime.jobs.get(job_id)
     if job is None:
-        raise Refusal(ErrorCode.JOB_NOT_FOUND, "the job of this submit is over, and forgotten")
+        raise Refusal(ErrorCode.JOB_NOT_FOUND, "the job of this submit has ended and is forgotten")
     if job.ended and job.terms.idempotency_key is not None and job.id not in session.observed:
         check_room(runtime, session, job)
         observe(runtime, session, job, 0)
@@ -282,7 +282,7 @@ def answered_before(
 
 
 def _send_kept(connection: Connection, session: Session, job: Job) -> None:
-    """Send `job.accepted` as it was just kept for a resume; with credentials, which are not kept, anew."""
+    """Send `job.accepted` as it was kept for a resume; with credentials, which are not kept, made anew."""
     kept = found(session.replies.newest, "a session keeps the answer to a submit")
     if job.credentials:
         _send_accepted(connection, session, job, kept.request_id)
@@ -300,7 +300,7 @@ def _send_accepted(connection: Connection, session: Session, job: Job, request_i
 
 
 def check_runtime(seconds: int | None) -> None:
-    """Raise Refusal INVALID_REQUEST for a `max_runtime_sec` that is none."""
+    """Check a `max_runtime_sec`; raises Refusal INVALID_REQUEST outside its range."""
     if seconds is not None and not 1 <= seconds <= MAX_RUNTIME_SEC:
         raise Refusal(
             ErrorCode.INVALID_REQUEST, f"max_runtime_sec is a whole number from 1 to {MAX_RUNTIME_SEC}"
@@ -314,7 +314,7 @@ def _check_submit(
     submit: messages.Submit,
     claimed: bytes | None,
 ) -> Terms:
-    """Check agent, lease and ceiling, expiry, limits, in this order; raises Refusal, leaves no trace."""
+    """Check agent, lease and ceiling, expiry and limits, in this order; raises Refusal, changes nothing."""
     name, version = runtime.inventory.resolve(submit.agent)
     lease, expiry = NOTHING, None
     if submit.lease_request or submit.lease_constraints or runtime.config.ceilings:
@@ -348,7 +348,7 @@ def _check_submit(
 def _authority_asked(
     runtime: RuntimeState, session: Session, submit: messages.Submit, name: str, version: str | None
 ) -> tuple[messages.Lease, Expiry | None]:
-    """Lease and expiry as they are granted; raises Refusal, and tells the host of what a ceiling refuses."""
+    """Return the granted lease and expiry; raises Refusal, with an audit fact if a ceiling refuses them."""
     try:
         return _authority_below(runtime, session, submit, name, version)
     except ceilings.Beyond as beyond:
@@ -366,7 +366,7 @@ def _authority_asked(
 def _authority_below(
     runtime: RuntimeState, session: Session, submit: messages.Submit, name: str, version: str | None
 ) -> tuple[messages.Lease, Expiry | None]:
-    """As asked, below the ceiling; raises Refusal."""
+    """Return the lease and expiry as asked for, within the ceiling; raises Refusal."""
     constraints = submit.lease_constraints
     lease = parse_lease(submit.lease_request)
     ceiling = ceilings.ceiling_for(runtime.config.ceilings, session.principal, name, version)
@@ -380,14 +380,13 @@ def _authority_below(
 
 
 def check_limits(runtime: RuntimeState, principal: Principal, given: int, *, keyed: bool) -> None:
-    """What passes with time: one more job, with so many bytes that it is given, and one more key."""
+    """Check the limits that pass with time: one more job, its bytes and its key; raises Refusal."""
     if runtime.draining:
         raise Refusal(ErrorCode.INTERNAL_ERROR, admission_control.SHUTTING_DOWN)
     admission_control.check_jobs(runtime, principal)
     if given or keyed:
-        admission_control.check_bytes(
-            runtime, principal, max(given, 1)
-        )  # What a key takes is known at the end of its job.
+        # The bytes of a key are not known before the end of its job.
+        admission_control.check_bytes(runtime, principal, max(given, 1))
     if keyed and (full := runtime.keys.room(principal, CLAIM_BYTES, runtime.limits)) is not None:
         most: int = getattr(runtime.limits, full)
         raise admission_control.Exceeded(

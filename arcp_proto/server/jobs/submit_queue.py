@@ -1,6 +1,7 @@
-"""Submits that wait: for their credentials, or for those before them (§7.1): answers keep submit order.
+"""The ordered submit queue of a session: submits are answered in the order in which they came (§7.1).
 
-While `Limits.waiting_submits` of a session wait, its connection is not read.
+A submit waits for its credentials, for its idempotency key, or for the submits before it. While
+`Limits.waiting_submits` of a session wait, its connection is not read.
 """
 
 from __future__ import annotations
@@ -35,20 +36,20 @@ if TYPE_CHECKING:
 def on_submit(
     runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, submit: messages.Submit
 ) -> None:
-    """`job.submit` (§7.1): every check, then the job exists."""
+    """Handle `job.submit` (§7.1): accept it after every check, or let it wait."""
     session = session_of(connection)
-    admission = found(admission_of(connection), "whoever is in a session was let in")
+    admission = found(admission_of(connection), "a connection in a session was admitted")
     if admission.replays and submission.answered_before(runtime, connection, session, envelope):
         return
     request_id = connection.request_id(envelope)
     if session.turns or submit.idempotency_key is not None or issuing.issues(runtime, session):
         take(runtime, connection, Turn(session, envelope, submit, request_id, connection))
-    else:  # It waits for nothing: not for others, a key or credentials.
+    else:  # It waits for no other submit, key or credentials.
         submission.carry_out(runtime, connection, session, envelope, submit, request_id)
 
 
 def take(runtime: RuntimeState, connection: Connection, turn: Turn) -> None:
-    """Judge a submit, or let it wait behind others; raises Refusal when none waits."""
+    """Judge a submit at once, or let it wait behind others; raises Refusal when no other waits."""
     session = turn.session
     if not session.turns:
         if not submission.judge(runtime, connection, turn):
@@ -64,7 +65,7 @@ def take(runtime: RuntimeState, connection: Connection, turn: Turn) -> None:
 def keeps_place(runtime: RuntimeState, connection: Connection, refusal: Refusal) -> bool:
     """Return whether a refusal waits for the answers to the submits before it, and queue it there.
 
-    That is the refusal of a submit, and one that its peer would take for the answer to a submit
+    This holds for the refusal of a submit, and for one that the peer would take for the answer to a submit
     (`RefusalForm.JOB_ERROR_OF_JOB`).
     """
     envelope, session = connection.answering, attached_to(connection)
@@ -84,7 +85,7 @@ def keeps_place(runtime: RuntimeState, connection: Connection, refusal: Refusal)
 
 
 def ready(runtime: RuntimeState, turn: Turn, credentials: list[Credential]) -> None:
-    """What a submit has waited for is there, unless its lease has ended meanwhile (§9.5)."""
+    """Give a submit the credentials that it has waited for, unless its lease has ended meanwhile (§9.5)."""
     try:
         _check_lease(runtime, turn)
     except Refusal as refusal:
@@ -95,13 +96,13 @@ def ready(runtime: RuntimeState, turn: Turn, credentials: list[Credential]) -> N
 
 
 def refused(runtime: RuntimeState, turn: Turn, refusal: Refusal) -> None:
-    """A submit does not get its credentials."""
+    """Refuse a submit that does not get its credentials."""
     turn.refusal = refusal
     proceed(runtime, turn.session)
 
 
 def proceed(runtime: RuntimeState, session: Session) -> None:
-    """Answer the submits of a session that can be answered, in their order, and those that wait for a key."""
+    """Answer the submits of a session that can be answered, in order, and those that wait for their keys."""
     freed: dict[SessionId, None] = {}
     full = len(session.turns) >= runtime.limits.waiting_submits
     _answer(runtime, session, freed)
@@ -114,7 +115,7 @@ def proceed(runtime: RuntimeState, session: Session) -> None:
 
 
 def _read_on(runtime: RuntimeState, session: Session) -> None:
-    """Carry out what has come in on the session's connection meanwhile, if there is room for it."""
+    """Continue to read from the session's connection, if there is room for further submits."""
     connection = session.connection
     if connection is None or connection.phase is not Phase.OPEN or not connection.holds_input:
         return
@@ -126,7 +127,7 @@ def _answer(runtime: RuntimeState, session: Session, freed: dict[SessionId, None
     while session.turns:
         turn = session.turns[0]
         connection = session.connection
-        _unpin(runtime, turn)  # As a job it is counted anew.
+        _unpin(runtime, turn)  # The job counts it anew.
         try:
             if turn.refusal is not None:
                 raise turn.refusal
@@ -142,7 +143,7 @@ def _answer(runtime: RuntimeState, session: Session, freed: dict[SessionId, None
                 accepted_at, some = runtime.unix, bool(turn.credentials)
                 issuing.counts_no_more(runtime, turn)
                 terms = msgspec.structs.replace(turn.terms, accepted_at=accepted_at, credentials=some)
-                submit, alias = found(turn.submit, "what is accepted was read"), turn.alias
+                submit, alias = found(turn.submit, "a submit that is accepted was decoded"), turn.alias
                 credentials = turn.credentials
                 submission.accept(
                     runtime, connection, session, submit, terms, turn.request_id, credentials, alias
@@ -156,9 +157,9 @@ def _answer(runtime: RuntimeState, session: Session, freed: dict[SessionId, None
 
 
 def lease_ends(runtime: RuntimeState, alias: str) -> None:
-    """The lease of a submit has ended before its credentials came: refuse it now (§9.5).
+    """Refuse a submit whose lease ends before its credentials have come (§9.5).
 
-    After the wall clock was set back the lease ends later: watch it again.
+    If the wall clock was set back, the lease ends later: watch it again.
     """
     turn = runtime.issuing.awaited.get(alias)
     if not isinstance(turn, Turn):
@@ -172,7 +173,7 @@ def lease_ends(runtime: RuntimeState, alias: str) -> None:
 
 
 def watch_lease(runtime: RuntimeState, turn: Turn) -> None:
-    """Look when the lease of a submit that waits for credentials ends, by the wall clock as it is now."""
+    """Arm the timer for the end of the lease of a submit that waits for credentials, by the wall clock."""
     expires_at = None if turn.terms is None else turn.terms.expires_at
     expires = None if expires_at is None else parse_time(expires_at)
     if expires is None or turn.alias not in runtime.issuing.awaited:
@@ -183,7 +184,7 @@ def watch_lease(runtime: RuntimeState, turn: Turn) -> None:
 
 
 def watches_lease(runtime: RuntimeState) -> bool:
-    """Return whether the lease of a submit that waits for credentials is to end."""
+    """Return whether a submit that waits for credentials has a lease that ends."""
     return any(
         isinstance(waiting, Turn) and waiting.terms is not None and waiting.terms.expires_at is not None
         for waiting in runtime.issuing.awaited.values()
@@ -191,14 +192,14 @@ def watches_lease(runtime: RuntimeState) -> bool:
 
 
 def wall_clock_moved(runtime: RuntimeState) -> None:
-    """The wall clock was set: leases of submits that wait end by the new one."""
+    """Arm the timers for the leases of waiting submits anew, after the wall clock was set."""
     for waiting in runtime.issuing.awaited.values():
         if isinstance(waiting, Turn):
             watch_lease(runtime, waiting)
 
 
 def abandon(runtime: RuntimeState, session: Session) -> None:
-    """The session is over: nobody gets these answers, so no job comes of the submits."""
+    """Drop the waiting submits of a session that has ended: no client gets answers, so no job starts."""
     waiting = list(session.turns)
     freed: dict[SessionId, None] = {}
     session.turns.clear()
@@ -212,14 +213,14 @@ def abandon(runtime: RuntimeState, session: Session) -> None:
 
 
 def wall_clock_moves(runtime: RuntimeState) -> None:
-    """The wall clock is about to be set: a lease that has ended by now stays so (§9.5)."""
+    """Note which leases of waiting submits have ended before the wall clock is set: they stay so (§9.5)."""
     for session in runtime.sessions.values():
         for turn in session.turns:
             turn.expired = _has_ended(runtime, turn)
 
 
 def refuse_all(runtime: RuntimeState, message: str) -> None:
-    """Nothing that waits becomes a job: the runtime is shutting down."""
+    """Refuse every waiting submit, because the runtime is shutting down."""
     for session in list(runtime.sessions.values()):
         for turn in session.turns:
             if turn.refusal is None:
@@ -229,10 +230,10 @@ def refuse_all(runtime: RuntimeState, message: str) -> None:
 
 
 def _wait(runtime: RuntimeState, turn: Turn) -> None:
-    """It is not answered at once: what comes later with its key waits for it."""
+    """Queue a submit; later submits with the same key wait for it."""
     turn.session.turns.append(turn)
-    submit = found(turn.submit, "what waits to be judged was read")
-    payload = msgspec.Raw(codec.encode_checked({"agent": submit.agent}))  # What a refusal may name.
+    submit = found(turn.submit, "a submit that waits was decoded")
+    payload = msgspec.Raw(codec.encode_checked({"agent": submit.agent}))  # All that a refusal may name.
     turn.envelope = msgspec.structs.replace(turn.envelope, payload=payload)
     _pin(runtime, turn)
     key = submit.idempotency_key
@@ -242,7 +243,7 @@ def _wait(runtime: RuntimeState, turn: Turn) -> None:
 
 
 def _pin(runtime: RuntimeState, turn: Turn) -> None:
-    """What a submit that waits, and is not refused, would give its job counts."""
+    """Pin the bytes that a waiting submit would give to its job."""
     if turn.submit is None or turn.refusal is not None:
         return
     given = given_bytes(turn.submit.input, turn.submit.lease_request)
@@ -258,10 +259,10 @@ def _unpin(runtime: RuntimeState, turn: Turn) -> None:
 
 
 def _check_lease(runtime: RuntimeState, turn: Turn) -> None:
-    """Raise Refusal LEASE_EXPIRED when nothing can be done with what a submit gets: it is revoked."""
+    """Check that the lease of a submit has not ended; raises Refusal LEASE_EXPIRED, and drops its turn."""
     if not _has_ended(runtime, turn):
         return
-    terms = found(turn.terms, "a lease that has ended was asked for")
+    terms = found(turn.terms, "a submit with a lease has terms")
     issuing.drop(runtime, turn)
     note(runtime, "lease_expired", terms.principal, job_id=terms.job_id, expires_at=terms.expires_at)
     message = f"the lease expired at {terms.expires_at}, before the job could begin"
@@ -279,14 +280,14 @@ def _refuse(runtime: RuntimeState, connection: Connection | None, turn: Turn, re
         return
     admission = admission_of(connection)
     if admission is not None and admission.replays and connection is not turn.asked_on:
-        return  # It was asked on a connection that is gone, and is asked again on this one: judged anew.
+        return  # The client asks again on this connection: the submit is then judged anew.
     before, connection.answering = connection.answering, turn.envelope
     error_responses.answer(runtime, connection, refusal)
     connection.answering = before
 
 
 def _free_key(runtime: RuntimeState, turn: Turn, freed: dict[SessionId, None]) -> None:
-    """The key of a submit that is answered is free, or means a job: add the sessions that wait for it."""
+    """Release the key of an answered submit, and add the sessions that wait for it to `freed`."""
     key, wanted = turn.wants, runtime.issuing.wanted
     if key is None:
         return

@@ -1,4 +1,4 @@
-"""A submit that is not answered, and what is known of those that are not (§7.1)."""
+"""A turn: the place of one unanswered submit in the order of its session (§7.1)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 
 class Turn(msgspec.Struct, eq=False):
-    """One submit that is not answered: judged when its turn comes, unless it has been before.
+    """One unanswered submit in the queue of its session.
 
-    `alias` names the credentials that it waits for, until they or the `refusal` have come. `asked_on` is the
-    connection on which it came last. `counts`: it is among the submits that may become jobs. `wants`: the key
-    that nobody behind it takes. `expired`: its lease has ended, whatever a wall clock says later. `pinned`:
-    bytes of its input that the account of its principal has while it waits.
+    `alias` names the credentials that it waits for, until they or a `refusal` have come. `asked_on` is the
+    connection on which the submit came last. `counts` tells that it is counted among the submits that may
+    become jobs; `wants` is the idempotency key that it may claim; `expired` tells that its lease has ended,
+    even if the wall clock is set back; `pinned` are the bytes of its input that the account of its principal
+    holds while it waits.
     """
 
     session: Session
@@ -44,15 +45,15 @@ class Turn(msgspec.Struct, eq=False):
 
 
 def is_wanted(runtime: RuntimeState, session: Session, key: str) -> bool:
-    """Whether a submit that is not answered may get this key of the session's principal.
+    """Return whether an unanswered submit may claim this key of the session's principal.
 
-    Who comes later does not ask ahead of it: in the same session each would wait for the other.
+    Prefetching for a later submit with the key would deadlock two submits of one session.
     """
     return (session.principal, key) in runtime.issuing.wanted
 
 
 def waits_for_key(runtime: RuntimeState, session: Session, key: str) -> bool:
-    """Whether another submit has this key, and is not answered: then this session waits for it too."""
+    """Return whether an unanswered submit holds this key; if so, note that this session waits for it."""
     waiting = runtime.issuing.keys.get((session.principal, key))
     if waiting is None:
         return False
@@ -61,7 +62,7 @@ def waits_for_key(runtime: RuntimeState, session: Session, key: str) -> bool:
 
 
 def knows(session: Session, request_id: str, connection: Connection) -> bool:
-    """Whether this submit has come before, and waits; its answer is awaited on this connection now."""
+    """Return whether this submit came before and waits; if so, its answer goes to this connection now."""
     for turn in session.turns:
         if turn.request_id == request_id:
             turn.asked_on = connection

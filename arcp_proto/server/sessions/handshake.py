@@ -186,7 +186,7 @@ def expire(runtime: RuntimeState, connection: Connection) -> None:
 
 def prove(runtime: RuntimeState, connection: Connection, session: Session) -> None:
     """Note that the peer holds the token of its welcome: the older ones are valid no longer (§6.3)."""
-    admission = found(admission_of(connection), "whoever is in a session was let in")
+    admission = found(admission_of(connection), "a connection in a session was admitted")
     token, admission.token = admission.token, None
     if token is not None and token in session.tokens and session.tokens[0] != token:
         runtime.commit(TokenProven(session.id, token))

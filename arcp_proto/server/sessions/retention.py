@@ -126,7 +126,7 @@ def _give_up_oldest(runtime: RuntimeState, principal: Principal) -> bool:
     large = runtime.retired.oldest_large(principal) if holdings.too_large(principal) else None
     if large is not None:
         ended_at = large[1] - limits.retention * SECOND
-        if holder is None or ended_at <= found(holder.oldest_at, "who is chosen holds an event"):
+        if holder is None or ended_at <= found(holder.oldest_at, "the chosen holder has an event"):
             forget(runtime, runtime.jobs[large[0]])
             return True
     if holder is None:

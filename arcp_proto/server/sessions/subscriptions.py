@@ -228,7 +228,7 @@ def feed(runtime: RuntimeState, session: Session) -> None:
     upto = job.history.reach(backlog.position, *_piece(runtime))
     if backlog.until is not None:
         upto = min(upto, backlog.until)
-    allowance = runtime.caps.allowances.get(found(session.connection, "what reads is connected").number)
+    allowance = runtime.caps.allowances.get(found(session.connection, "a reader is connected").number)
     wait = 0 if allowance is None else allowance.replay(runtime.now, job_id, backlog.position, upto)
     if wait:
         runtime.timers.arm(TimerKind.BACKLOG, session.id, Time(runtime.now + wait))

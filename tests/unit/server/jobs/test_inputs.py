@@ -306,7 +306,7 @@ def test_an_input_of_a_child_counts_too() -> None:
     root = world.client().submit(lease_request={"agent.delegate": ["*"]})
     world.runtime.agents.delegate(JobId(root), "echo", "x" * 18_000, now=world.now)
     world.take()
-    with pytest.raises(Denied, match="given") as denied:
+    with pytest.raises(Denied, match="inputs of running jobs") as denied:
         world.runtime.agents.delegate(JobId(root), "echo", "x" * 3_000, now=world.now)
     assert (denied.value.code, denied.value.details["limit"]) == ("INTERNAL_ERROR", "principal_bytes")
     world.take()

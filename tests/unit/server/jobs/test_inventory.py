@@ -89,7 +89,7 @@ def test_an_unknown_version_is_not_available(agent: str, message: str) -> None:
     ],
 )
 def test_what_breaks_the_grammar_is_invalid(agent: str) -> None:
-    with pytest.raises(Refusal, match="is no agent") as caught:
+    with pytest.raises(Refusal, match="is not an agent") as caught:
         INVENTORY.resolve(agent)
     assert caught.value.code is ErrorCode.INVALID_REQUEST
 
@@ -117,13 +117,13 @@ def test_whatever_is_asked_is_resolved_or_refused(agent: str) -> None:
 @pytest.mark.parametrize(
     ("agents", "message"),
     [
-        ([AgentInfo("")], "is no agent name"),
-        ([AgentInfo("Echo")], "is no agent name"),
-        ([AgentInfo("echo@1")], "is no agent name"),
-        ([AgentInfo(".echo")], "is no agent name"),
-        ([AgentInfo("echo", ("",))], "is no version"),
-        ([AgentInfo("echo", ("1 0",))], "is no version"),
-        ([AgentInfo("echo", ("1@0",))], "is no version"),
+        ([AgentInfo("")], "is not an agent name"),
+        ([AgentInfo("Echo")], "is not an agent name"),
+        ([AgentInfo("echo@1")], "is not an agent name"),
+        ([AgentInfo(".echo")], "is not an agent name"),
+        ([AgentInfo("echo", ("",))], "is not a version"),
+        ([AgentInfo("echo", ("1 0",))], "is not a version"),
+        ([AgentInfo("echo", ("1@0",))], "is not a version"),
         ([AgentInfo("echo", ("1", "1"), "1")], "comes twice"),
         ([AgentInfo("echo", ("1", "2"))], "needs a default"),
         ([AgentInfo("echo", ("1", "2"), "3")], "needs a default"),

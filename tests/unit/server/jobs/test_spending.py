@@ -328,7 +328,7 @@ def test_a_settled_hold_is_called_a_cost(name: Any) -> None:
 
 @pytest.mark.parametrize("currency", ["", "U S", "x" * 33, "\udc80", 7, None])
 def test_what_is_no_currency_is_not_reserved(currency: Any) -> None:
-    with pytest.raises(LocalProtocolError, match="is no currency"):
+    with pytest.raises(LocalProtocolError, match="is not a currency"):
         budget("USD:1").reserve(1, currency)
 
 

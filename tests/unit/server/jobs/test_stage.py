@@ -82,7 +82,7 @@ def test_a_record_changes_only_the_stages_of_the_table(before: JobStage, record:
         job.recorded(record)
         assert [job.stage] == after
     else:
-        with pytest.raises(InvariantViolated, match=f"no {record} is made"):
+        with pytest.raises(InvariantViolated, match=f"does not allow {record}"):
             job.recorded(record)
         assert job.stage is before
 
