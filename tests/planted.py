@@ -391,7 +391,7 @@ def cancel_stops_no_restarted_agent(patch: Patch, hits: Hits) -> None:
 
     def stop_agent(runtime: RuntimeState, job: Job, reason: str) -> None:
         if job.attempt > 1 and hits.hit():
-            at = Time(runtime.now + runtime.limits.grace * SECOND)
+            at = Time(runtime.now + runtime.limits.stop_grace_sec * SECOND)
             runtime.timers.arm(TimerKind.GRACE, job.id, at)
         else:
             original(runtime, job, reason)

@@ -43,21 +43,21 @@ FACTOR: Final = 4.0
 """What counts as flat, or linear, between the smallest and the largest size; noise is below 2."""
 UNIX: Final = 1_780_000_000 * SECOND
 ROOMY: Final = Limits(
-    finished_jobs=10**9,
-    finished_jobs_total=10**9,
-    running_jobs=10**9,
-    principal_jobs=10**9,
-    requests_per_sec=10**9,
-    principal_requests_per_sec=10**9,
-    session_events=10**9,
-    session_bytes=10**12,
-    principal_events=10**9,
-    principal_bytes=10**12,
-    total_events=10**9,
-    total_bytes=10**12,
-    history_events=10**9,
-    history_bytes=10**12,
-    lag=10**9,
+    max_principal_finished_jobs=10**9,
+    max_total_finished_jobs=10**9,
+    max_total_running_jobs=10**9,
+    max_principal_running_jobs=10**9,
+    max_requests_per_sec=10**9,
+    max_principal_requests_per_sec=10**9,
+    max_session_events=10**9,
+    max_session_bytes=10**12,
+    max_principal_events=10**9,
+    max_principal_bytes=10**12,
+    max_total_events=10**9,
+    max_total_bytes=10**12,
+    max_history_events=10**9,
+    max_history_bytes=10**12,
+    back_pressure_events=10**9,
 )
 """Nothing is cut: what is measured is the cost of holding so much."""
 

@@ -456,7 +456,9 @@ class ResultStream:
         if not isinstance(data, bytes if self._binary else str):
             wanted = "bytes" if self._binary else "str"
             raise TypeError(f"this result is a stream of {wanted}, not of {type(data).__name__}")
-        size = self._running.limits.chunk  # About one frame at a time, so that other tasks run in between.
+        size = (
+            self._running.limits.max_chunk_bytes
+        )  # About one frame at a time, so that other tasks run in between.
         for start in range(0, len(data), size):
             await self._running.ready()
             self._running.write(data[start : start + size])

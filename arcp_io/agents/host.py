@@ -121,7 +121,7 @@ class AgentHost:
         tasks = list(self._tasks.values())
         for task in tasks:
             self._loop.cancel(task)
-        with anyio.move_on_after(self._app.limits.grace, shield=True):
+        with anyio.move_on_after(self._app.limits.stop_grace_sec, shield=True):
             for task in tasks:
                 await self._loop.wait(task)
         return sum(not task.done() for task in tasks)

@@ -116,7 +116,9 @@ class Following:
             options["ssl_context"] = context
         if self._output is not None and self._output.memory > COLLECTED:
             # Chunks that arrive before streaming begins are joined in memory.
-            options["limits"] = Limits(result=self._output.memory, results=self._output.memory)
+            options["limits"] = Limits(
+                max_result_bytes=self._output.memory, max_joined_results_bytes=self._output.memory
+            )
         return options
 
     async def _to_its_end(self, session: Session, job: Job) -> Ending:

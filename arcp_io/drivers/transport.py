@@ -276,7 +276,7 @@ class StreamTransport:
             framed = codec.frame(envelopes)
             data = data + framed if data else framed
             limits = self._pump.machine.limits
-            self._more = len(envelopes) >= limits.pull_envelopes or len(framed) >= limits.pull_bytes
+            self._more = len(envelopes) >= limits.max_pull_envelopes or len(framed) >= limits.max_pull_bytes
         self._write(data)
         if self._undelivered:
             self._pump.advanced(self.connection)

@@ -85,7 +85,9 @@ class Server:
         self._auditor = Auditor(app.audit, app.audit_bytes)
         self.refusals = activity_log.Refusals(clock.now)
         provisioner = app.provisioner or NoProvisioner()
-        self._provisioning = Provisioning(provisioner, runtime, self.pump, loop, 0.9 * app.limits.issue)
+        self._provisioning = Provisioning(
+            provisioner, runtime, self.pump, loop, 0.9 * app.limits.issue_timeout_sec
+        )
         self._secure_loopback = app.secure_loopback
         self._keeper = keeper
         if keeper is not None:
@@ -216,7 +218,9 @@ class Server:
     def _accepted(self, admission: Admission, secure: bool, stream: ByteStream, peer: str) -> StreamTransport:
         connection = self.connect(Framing.MESSAGES, secure=secure, peer=peer)
         codec = ServerCodec(admission, limit=connection.message_limit)
-        codec.most_controls = partial(_most_controls, connection, self.runtime.limits.early_control_frames)
+        codec.most_controls = partial(
+            _most_controls, connection, self.runtime.limits.max_early_control_frames
+        )
         transport = StreamTransport(self.pump, connection, codec, stream)
         if self._shutting_down:
             transport.close(1012, "the runtime is shutting down", abort=True)
@@ -315,8 +319,8 @@ async def open_server(app: App, drain: float, journal: Journal | None = None) ->
 async def _made(app: App, loop: Loop, journal: Journal | None) -> Server:
     """Return a server with a new runtime, or with the one that its journal holds."""
     config = msgspec.structs.replace(app.config(), notices=activity_log.wanted())
-    early = min(config.limits.early_connections, early_of(room_of(descriptors())))
-    limits = msgspec.structs.replace(config.limits, early_connections=early)
+    early = min(config.limits.max_early_connections, early_of(room_of(descriptors())))
+    limits = msgspec.structs.replace(config.limits, max_early_connections=early)
     clock, config = Clock(), msgspec.structs.replace(config, limits=limits)
     seed, now, unix = os.urandom(32), clock.now(), clock.unix()
     if journal is None:

@@ -114,7 +114,9 @@ class Client(Endpoint[ClientState]):
         connection = state.add_connection(framing, secure=secure, peer=peer, phase=Phase.AWAITING_WELCOME)
         state.connection, state.left = connection, False
         connection.send(hello)
-        state.timers.arm(TimerKind.HELLO, connection.number, Time(state.now + state.limits.hello * SECOND))
+        state.timers.arm(
+            TimerKind.HELLO, connection.number, Time(state.now + state.limits.hello_timeout_sec * SECOND)
+        )
         if state.session is not None and state.config.resume:
             resuming.watch(state)
         state.done()
@@ -329,10 +331,10 @@ class Client(Endpoint[ClientState]):
             raise LocalProtocolError("no session is open")
         if session.closing:
             raise LocalProtocolError("the session is being closed")
-        if len(session.requests) >= state.limits.requests:
-            raise LocalProtocolError(f"{state.limits.requests} requests wait for their answers")
-        if following and len(session.jobs) + len(session.requests) >= state.limits.running_jobs:
-            raise LocalProtocolError(f"{state.limits.running_jobs} jobs are unfinished")
+        if len(session.requests) >= state.limits.max_pending_requests:
+            raise LocalProtocolError(f"{state.limits.max_pending_requests} requests wait for their answers")
+        if following and len(session.jobs) + len(session.requests) >= state.limits.max_total_running_jobs:
+            raise LocalProtocolError(f"{state.limits.max_total_running_jobs} jobs are unfinished")
         return session
 
     def _about(

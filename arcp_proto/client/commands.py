@@ -184,7 +184,7 @@ def check_size(
     if session.attached and client.connection is not None:
         room = client.connection.has_room(size)
     else:
-        room = session.requests.kept + size <= client.limits.control_bytes
+        room = session.requests.kept + size <= client.limits.max_control_bytes
     if not room:
         raise LocalProtocolError("the requests that wait for the transport are too large together")
     return size

@@ -71,10 +71,12 @@ def watch_gap(client: ClientState, connection: Connection, session: ClientSessio
     numbers, limits = session.numbers, client.limits
     if numbers.held_count == 0:
         client.timers.disarm(TimerKind.GAP, connection.number)
-    elif numbers.held_count > limits.gap_events or numbers.held_bytes > limits.gap_bytes:
+    elif numbers.held_count > limits.max_gap_events or numbers.held_bytes > limits.max_gap_bytes:
         give_up_gap(client, connection, session)
     elif moved or client.timers.armed(TimerKind.GAP, connection.number) is None:
-        client.timers.arm(TimerKind.GAP, connection.number, Time(client.now + limits.gap * SECOND))
+        client.timers.arm(
+            TimerKind.GAP, connection.number, Time(client.now + limits.gap_timeout_sec * SECOND)
+        )
 
 
 def give_up_gap(client: ClientState, connection: Connection, session: ClientSession) -> None:

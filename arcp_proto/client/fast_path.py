@@ -106,7 +106,7 @@ def _receive_run(
     decode: Callable[[bytes], _WholeEvent[Any]],
 ) -> int:
     """Carry out what `rest` begins with; returns how many. One more was looked at, unless it was the last."""
-    most, longest = client.limits.unprocessed_bytes, connection.message_limit
+    most, longest = client.limits.max_unprocessed_bytes, connection.message_limit
     seq, held, receipt = session.numbers.last, session.acks.size, session.acks.receipts
     placed = session.is_placed
     job: FollowedJob | None = None

@@ -95,7 +95,7 @@ class ClientSession:
         self.heartbeat_sec: int | None = None
         self.framing = Framing.MESSAGES
         """Of its last connection."""
-        self.numbers = Numbering(limits.gap_events)
+        self.numbers = Numbering(limits.max_gap_events)
         self.skipped = 0
         """The number behind which a resume has found nothing."""
         self.large_at: int | None = None
@@ -107,8 +107,8 @@ class ClientSession:
         self.acks = Acks(now)
         self.stopped: dict[JobId, int] = {}
         """Receipts of the last events of iterations that have ended, until these count as processed."""
-        self.requests = Requests(limits.requests)
-        self.assembly = Assembly(limits.result, limits.results)
+        self.requests = Requests(limits.max_pending_requests)
+        self.assembly = Assembly(limits.max_result_bytes, limits.max_joined_results_bytes)
         self.recovery = Recovery()
         self.jobs: dict[JobId, FollowedJob] = {}
         self.ended: dict[JobId, None] = {}
@@ -117,10 +117,10 @@ class ClientSession:
         """The last jobs that were announced as children of a job: what they do comes without an answer."""
         self.unwanted: dict[JobId, int | None] = {}
         """Jobs that are observed no longer: how much had been asked for then; None: the runtime was told."""
-        self.early = Early(limits.history_events, limits.gap_bytes)
+        self.early = Early(limits.max_history_events, limits.max_gap_bytes)
         self._ending: deque[tuple[FollowedJob, int]] = deque()
         """Jobs that have ended, each with the number of its end, until the cursor has passed that."""
-        self._ended_limit = limits.running_jobs
+        self._ended_limit = limits.max_total_running_jobs
         self._limits = limits
 
     @classmethod
@@ -129,7 +129,7 @@ class ClientSession:
         session = cls(resumption.session_id, limits, now)
         session.token, session.restored = resumption.token, True
         session.resume_window_sec = resumption.resume_window_sec
-        session.numbers = Numbering(limits.gap_events, resumption.cursor)
+        session.numbers = Numbering(limits.max_gap_events, resumption.cursor)
         for kept in resumption.jobs:
             job = FollowedJob(kept.job_id, observed=kept.observed, cursor=kept.cursor, home=kept.seen)
             session.jobs[job.id], job.keyed = job, kept.keyed
@@ -225,7 +225,7 @@ class ClientSession:
         self.forget_job(job_id)
         self._ending = deque(ending for ending in self._ending if ending[0].id != job_id)
         self.unwanted[job_id] = asked
-        if len(self.unwanted) > self._limits.subscriptions:
+        if len(self.unwanted) > self._limits.max_session_subscriptions:
             del self.unwanted[next(iter(self.unwanted))]
 
     def forget_job(self, job_id: JobId) -> None:
@@ -272,7 +272,7 @@ class ClientSession:
         self.id, self.lost, self.token, self.skipped = session_id, False, None, 0
         self.large_at, self.stuck, self.restored = None, False, False
         self.acks.begin_session(now)
-        self.numbers = Numbering(self._limits.gap_events)
+        self.numbers = Numbering(self._limits.max_gap_events)
         self._ending = deque((job, 0) for job, _ in self._ending if self.acks.holds(job.id))
         self.ended.clear()
         self.unwanted = {

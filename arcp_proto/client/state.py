@@ -97,7 +97,7 @@ class ClientState(Machine):
     def ask(self, request: Outstanding) -> None:
         """Send a request, or keep it until the session is attached; it is checked."""
         session, connection = found(self.session, "a session is asked"), self.connection
-        kept = session.requests.kept + request.size <= self.limits.control_bytes
+        kept = session.requests.kept + request.size <= self.limits.max_control_bytes
         request.sent = False
         if session.attached and connection is not None:
             resuming.transmit(connection, session, request)
@@ -115,7 +115,11 @@ class ClientState(Machine):
 
     def frame_limit(self, framing: Framing) -> int:
         """Bytes of the largest envelope of ours."""
-        return self.limits.frame if framing is Framing.LINES else self.limits.client_frame
+        return (
+            self.limits.max_envelope_bytes
+            if framing is Framing.LINES
+            else self.limits.max_client_envelope_bytes
+        )
 
     # Roles of a machine.
 
@@ -125,7 +129,7 @@ class ClientState(Machine):
         session = self.session
         if session is None:
             return True
-        size, limit = session.acks.size, self.limits.unprocessed_bytes
+        size, limit = session.acks.size, self.limits.max_unprocessed_bytes
         return size <= limit or (size <= 4 * limit and len(session.requests) > 0)  # Answers stand behind.
 
     def _handle(self, connection: Connection, message: bytes) -> None:
@@ -146,7 +150,7 @@ class ClientState(Machine):
         end = self._events[-1]
         if self.session is not None and isinstance(end, ConnectionEnded):
             failure, self.failure = self.failure, None
-            told = failure is not None and self.now <= failure.at + self.limits.linger * SECOND
+            told = failure is not None and self.now <= failure.at + self.limits.close_linger_sec * SECOND
             if failure is not None and told and end.who != "local":
                 end = ConnectionEnded(end.connection, end.who, failure.code, failure.message)
             resuming.ended(self, self.session, end)

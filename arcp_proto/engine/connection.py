@@ -164,7 +164,9 @@ class Connection:
         self.answering: codec.Envelope | None = None
         """The message that is being handled, once its envelope was read."""
         limits = machine.limits
-        self.message_limit = limits.message if phase is Phase.AWAITING_WELCOME else limits.early_message
+        self.message_limit = (
+            limits.max_message_bytes if phase is Phase.AWAITING_WELCOME else limits.max_early_message_bytes
+        )
         """Bytes of one inbound message. Only a runtime has a smaller limit before the welcome: a client has
         chosen its peer, and may read the welcome and a large replayed frame at once."""
         self.admission: object = None
@@ -275,7 +277,8 @@ class Connection:
         """
         limits = self._machine.limits
         pulled = self._outbox.pull(
-            limits.pull_envelopes if limit is None else limit, limits.pull_bytes if size is None else size
+            limits.max_pull_envelopes if limit is None else limit,
+            limits.max_pull_bytes if size is None else size,
         )
         if self.framing is Framing.LINES:
             return [envelope + b"\n" for envelope in pulled]
@@ -299,7 +302,7 @@ class Connection:
     @property
     def _holds_more(self) -> bool:
         limits = self._machine.limits
-        room = len(self._held) < limits.held_messages and self._held_bytes < limits.held_bytes
+        room = len(self._held) < limits.max_held_messages and self._held_bytes < limits.max_held_message_bytes
         return room and not self._waits
 
     @property
@@ -311,7 +314,8 @@ class Connection:
         """
         session = self.session
         return self.paused or (
-            session is not None and session.waiting_submits >= self._machine.limits.waiting_submits
+            session is not None
+            and session.waiting_submits >= self._machine.limits.max_session_waiting_submits
         )
 
     @property
@@ -356,7 +360,7 @@ class Connection:
         self.session = session
         self.session_id = self.session_id if session is None else session.id
         self._id_prefix = ids or self._id_prefix
-        self.message_limit = self._machine.limits.message
+        self.message_limit = self._machine.limits.max_message_bytes
         self._outbox.session, self._outbox.cursor = session, cursor
 
     def send(
@@ -405,11 +409,14 @@ class Connection:
         limits, outbox = self._machine.limits, self._outbox
         controls = outbox.controls
         waiting = len(controls.waiting) + len(outbox.urgent)
-        return waiting > limits.control_envelopes // share or controls.size > limits.control_bytes // share
+        return (
+            waiting > limits.max_control_envelopes // share
+            or controls.size > limits.max_control_bytes // share
+        )
 
     def has_room(self, size: int) -> bool:
         """Whether another envelope of `size` bytes may wait for the transport."""
-        return self._outbox.controls.size + size <= self._machine.limits.control_bytes
+        return self._outbox.controls.size + size <= self._machine.limits.max_control_bytes
 
     def release_held(self) -> None:
         """Handle what was held while the hello was being verified, or while nothing was carried out."""
@@ -424,7 +431,7 @@ class Connection:
         """One more unreadable or unknown message; too many a second make the refusal fatal (§1)."""
         if self._bad is None:
             self._bad = Window(self._machine.now)
-        if self._bad.count(self._machine.now) > self._machine.limits.bad_messages:
+        if self._bad.count(self._machine.now) > self._machine.limits.max_bad_messages_per_sec:
             refusal.fatal = True
 
     def skip_to(self, seq: int) -> None:
@@ -502,7 +509,10 @@ class Connection:
         """Whether a driver has gone on receiving although `reading` is off."""
         limits = self._machine.limits
         held = self._held_bytes + self._lines.size
-        return len(self._held) > 2 * limits.held_messages or held > 2 * limits.held_bytes + limits.message
+        return (
+            len(self._held) > 2 * limits.max_held_messages
+            or held > 2 * limits.max_held_message_bytes + limits.max_message_bytes
+        )
 
     def _drop_input(self) -> None:
         self._held.clear()

@@ -275,7 +275,9 @@ class Machine(ABC):
         """Stop talking: what is urgent, with `flush` all that is queued, is sent; then it closes."""
         connection.end(flush=flush)
         self._disarm(connection)
-        self.timers.arm(TimerKind.LINGER, connection.number, Time(self.now + self.limits.linger * SECOND))
+        self.timers.arm(
+            TimerKind.LINGER, connection.number, Time(self.now + self.limits.close_linger_sec * SECOND)
+        )
         self._closing.append(Closing(connection, code, reason))
         self.happened(ConnectionEnded(connection, who, error, reason))
         self._detached(connection)
@@ -325,7 +327,7 @@ class Machine(ABC):
         connection.partial = 0
 
     def _await_rest(self, connection: Connection, since: Time) -> None:
-        at = Time(since + self.limits.rest * SECOND)
+        at = Time(since + self.limits.message_timeout_sec * SECOND)
         self.timers.arm(TimerKind.REST, connection.number, at)
 
     def _miss_rest(self, connection: Connection) -> None:
@@ -333,13 +335,16 @@ class Machine(ABC):
 
         A peer that sends without a pause is never seen at the end of a message.
         """
-        if connection.whole_at > self.now - self.limits.rest * SECOND:
+        if connection.whole_at > self.now - self.limits.message_timeout_sec * SECOND:
             self._await_rest(connection, connection.whole_at)
             return
-        if not connection.listening or self.now - self.timers.due > self.limits.rest * SECOND // _LATE:
+        if (
+            not connection.listening
+            or self.now - self.timers.due > self.limits.message_timeout_sec * SECOND // _LATE
+        ):
             self._await_rest(connection, self.now)
             return
-        message = f"the rest of a message has not come within {self.limits.rest} seconds"
+        message = f"the rest of a message has not come within {self.limits.message_timeout_sec} seconds"
         self.refuse(connection, Refusal(ErrorCode.INVALID_REQUEST, message, fatal=True))
 
     def refuse_too_large(self, connection: Connection) -> None:
@@ -357,8 +362,8 @@ class Machine(ABC):
         limits = self.limits
         message = (
             "events were evicted before this connection took them: the runtime keeps at most"
-            f" {limits.session_events} events and {limits.session_bytes} bytes of a session, and fewer while"
-            " its principal or all together hold too much"
+            f" {limits.max_session_events} events and {limits.max_session_bytes} bytes of a session,"
+            " and fewer while its principal or all together hold too much"
         )
         self.refuse(connection, Refusal(ErrorCode.INTERNAL_ERROR, message, fatal=True))
 
@@ -407,7 +412,9 @@ class Machine(ABC):
         match key.kind:
             case TimerKind.HEARTBEAT:
                 self._look_at(self._live(connection))
-            case TimerKind.HELLO if self.now - self.timers.due > self.limits.hello * SECOND // _LATE:
+            case TimerKind.HELLO if (
+                self.now - self.timers.due > self.limits.hello_timeout_sec * SECOND // _LATE
+            ):
                 # The process has stood still: read what has come before the connection is given up.
                 self.timers.arm(TimerKind.HELLO, key.owner, Time(self.now + SECOND))
             case TimerKind.PAUSE:

@@ -75,10 +75,10 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 def check_config(config: RuntimeConfig, inventory: Inventory) -> None:
     """Raise LocalProtocolError for bounds in which not every answer fits a frame, and for unknown rights."""
-    if config.limits.frame < LEAST_FRAME:
+    if config.limits.max_envelope_bytes < LEAST_FRAME:
         raise LocalProtocolError(f"a frame has at least {LEAST_FRAME} bytes")
     size = len(codec.encode_checked([config.name, config.version, inventory.entries]))
-    if size > config.limits.frame - WELCOME_BYTES:
+    if size > config.limits.max_envelope_bytes - WELCOME_BYTES:
         raise LocalProtocolError(f"the agents' inventory of {size} bytes does not fit a welcome")
     for seconds in (config.heartbeat_interval_sec, config.resume_window_sec):
         if not 0 <= seconds <= MAX_RUNTIME_SEC:

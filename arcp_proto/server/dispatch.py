@@ -117,7 +117,7 @@ def on_ack(
         prove(runtime, connection, session)
     if ack.last_processed_seq > session.acked:
         runtime.commit(Released(session.id, ack.last_processed_seq))
-    if session.log.last - session.acked <= runtime.limits.lag:
+    if session.log.last - session.acked <= runtime.limits.back_pressure_events:
         session.lagging = False
 
 
@@ -141,15 +141,15 @@ def on_list_jobs(
     session, limits, cursors = session_of(connection), runtime.limits, runtime.cursors
     principal, asked = session.principal, Filter.of(request.filter)
     last = below = None if request.cursor is None else cursors.read(request.cursor, principal, asked)
-    limit = min(max(DEFAULT_PAGE if request.limit is None else request.limit, 1), limits.page)
+    limit = min(max(DEFAULT_PAGE if request.limit is None else request.limit, 1), limits.max_page_jobs)
     owners = owners_listed(runtime, principal)
-    jobs, next_below = page(runtime.listing, owners, asked, below, limit, limits.page)
-    looked = len(jobs) if asked.indexed else min(len(runtime.jobs), limits.page)
+    jobs, next_below = page(runtime.listing, owners, asked, below, limit, limits.max_page_jobs)
+    looked = len(jobs) if asked.indexed else min(len(runtime.jobs), limits.max_page_jobs)
     if looked >= JOBS_A_REQUEST:
         admission_control.count_work(
-            runtime, connection, min(looked // JOBS_A_REQUEST, limits.requests_per_sec)
+            runtime, connection, min(looked // JOBS_A_REQUEST, limits.max_requests_per_sec)
         )
-    room = limits.frame - codec.HEAD_BYTES - PAGE_BYTES
+    room = limits.max_envelope_bytes - codec.HEAD_BYTES - PAGE_BYTES
     entries: list[msgspec.Raw] = []
     for job in jobs:
         entry = entry_json(job, session)

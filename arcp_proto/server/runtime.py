@@ -131,7 +131,7 @@ class Runtime(Endpoint[RuntimeState]):
         except admission_control.Exceeded as refusal:
             state.refuse(connection, refusal)
         else:
-            at = Time(state.now + state.limits.hello * SECOND)
+            at = Time(state.now + state.limits.hello_timeout_sec * SECOND)
             state.timers.arm(TimerKind.HELLO, connection.number, at)
         state.done()
         return connection

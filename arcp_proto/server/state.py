@@ -198,18 +198,18 @@ class RuntimeState(Machine):
 
     def payload_limit(self, job: Job) -> int:
         """Bytes that a payload may have, with the longest head this job can need (§1)."""
-        return self.limits.frame - codec.HEAD_BYTES - len(job.extensions or b"")
+        return self.limits.max_envelope_bytes - codec.HEAD_BYTES - len(job.extensions or b"")
 
     def result_limit(self, job: Job, session: Session | None) -> int:
         """Return how many bytes the payload of a `job.result` with its value may have in a session (§8.4).
 
         A quarter of what a log and a history hold, at most: it must not drive out what was not read.
         """
-        limits, most = self.limits, self.limits.frame
+        limits, most = self.limits, self.limits.max_envelope_bytes
         if session is not None and session.long_frames:
-            held = min(limits.session_bytes, limits.history_bytes, limits.principal_bytes) // 4
-            most = max(most, min(limits.inline_frame, held))
-        return self.payload_limit(job) - limits.frame + most
+            held = min(limits.max_session_bytes, limits.max_history_bytes, limits.max_principal_bytes) // 4
+            most = max(most, min(limits.max_inline_result_bytes, held))
+        return self.payload_limit(job) - limits.max_envelope_bytes + most
 
     def body_limit(self, job: Job) -> int:
         """Bytes that the body of an event may have."""
@@ -233,7 +233,7 @@ class RuntimeState(Machine):
         """The terminal of a job is out."""
         self.unfinished.pop(job.id, None)
         job.stream = None
-        retention.retire(self, job, Time(self.now + self.limits.retention * SECOND))
+        retention.retire(self, job, Time(self.now + self.limits.retention_sec * SECOND))
         if job.terms.idempotency_key is not None:
             retention.watch_keys(self)
         if self.anonymous_principals:

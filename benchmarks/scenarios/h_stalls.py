@@ -17,12 +17,12 @@ from .c_observers import audience
 MIB: Final = 1024 * 1024
 SECONDS: Final = 2.0
 MANY: Final = {
-    "sessions": 1_000,
-    "connections": 1_000,
-    "principal_events": 10**9,
-    "principal_bytes": 10**12,
-    "total_events": 10**9,
-    "total_bytes": 10**12,
+    "max_principal_sessions": 1_000,
+    "max_principal_connections": 1_000,
+    "max_principal_events": 10**9,
+    "max_principal_bytes": 10**12,
+    "max_total_events": 10**9,
+    "max_total_bytes": 10**12,
 }
 """Everybody here is one principal; the bounds of a session and of a job are the usual ones."""
 WITH_PATIENCE: Final = tuple(name for name in Implementation if name is not Implementation.FLOOR)

@@ -13,7 +13,7 @@ from ..process import Server, serving
 MIB: Final = 1024 * 1024
 TOTAL: Final = 30 * MIB
 CHUNK: Final = 64 * 1024
-FOUR_MIB: Final = {"session_bytes": 4 * MIB, "history_bytes": 4 * MIB}
+FOUR_MIB: Final = {"max_session_bytes": 4 * MIB, "max_history_bytes": 4 * MIB}
 open_server = serving(roomy=False, limits=FOUR_MIB)
 
 

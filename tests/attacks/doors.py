@@ -171,7 +171,7 @@ async def messages_that_are_too_large(place: Place) -> None:
 )
 async def frames_without_end(place: Place) -> None:
     async with (
-        place.other(requests_per_sec=40) as server,
+        place.other(max_requests_per_sec=40) as server,
         place.session(server=server) as bob,
         place.session(server=server) as peer,
     ):
@@ -211,7 +211,7 @@ async def a_head_without_end(place: Place) -> None:
 )
 async def a_flood_of_submit_and_cancel(place: Place) -> None:
     """Rapid reset (CVE-2023-44487)."""
-    async with place.other(requests_per_sec=40) as server, place.session(server=server) as bob:
+    async with place.other(max_requests_per_sec=40) as server, place.session(server=server) as bob:
         async with place.session(server=server) as peer:
             told, code = await flood(peer, "victim")
         assert code == 1008
@@ -222,7 +222,7 @@ async def a_flood_of_submit_and_cancel(place: Place) -> None:
         assert (await run(bob, "puppet", []))[2]["type"] == "job.result"
         assert [event["event_seq"] for event in bob.events] == [1]
     assert {fact.facts["limit"] for fact in place.facts if fact.what == "limit_reached"} == {
-        "requests_per_sec"
+        "max_requests_per_sec"
     }
 
 
@@ -232,7 +232,7 @@ async def a_flood_of_submit_and_cancel(place: Place) -> None:
     "a place",
 )
 async def hellos_that_are_slow(place: Place) -> None:
-    async with place.other(early_connections=12) as server, AsyncExitStack() as stack:
+    async with place.other(max_early_connections=12) as server, AsyncExitStack() as stack:
         silent = [await stack.enter_async_context(place.connected(server)) for _ in range(2)]
         slow = await stack.enter_async_context(place.connected(server))
         half = await anyio.connect_tcp("127.0.0.1", server.port)
@@ -264,7 +264,7 @@ async def drip(peer: Spy) -> None:
     "others' place",
 )
 async def connections_without_a_hello(place: Place) -> None:
-    async with place.other(early_connections=4, hello=5) as server, AsyncExitStack() as stack:
+    async with place.other(max_early_connections=4, hello_timeout_sec=5) as server, AsyncExitStack() as stack:
         bob = await stack.enter_async_context(place.session(server=server))
         for _ in range(2):
             await stack.enter_async_context(place.connected(server))
@@ -284,7 +284,7 @@ async def connections_without_a_hello(place: Place) -> None:
     "tokens guessed one after the other", "INTERNAL_ERROR {failed_authentications}, unverified", "a question"
 )
 async def tokens_guessed_without_end(place: Place) -> None:
-    async with place.other(failed_authentications=3) as server:
+    async with place.other(max_failed_authentications=3) as server:
         async with place.session(server=server) as bob:
             for number in range(8):
                 async with place.connected(server) as peer:
@@ -306,7 +306,11 @@ async def tokens_guessed_without_end(place: Place) -> None:
     "others'",
 )
 async def a_principal_that_wants_everything(place: Place) -> None:
-    small = {"sessions": 3, "principal_jobs": 2, "idempotency_keys": 3}
+    small = {
+        "max_principal_sessions": 3,
+        "max_principal_running_jobs": 2,
+        "max_principal_idempotency_keys": 3,
+    }
     async with place.other(**small) as server, AsyncExitStack() as stack:
         bob = await stack.enter_async_context(place.session(server=server))
         peer = await stack.enter_async_context(place.session(server=server))

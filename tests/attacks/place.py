@@ -56,7 +56,14 @@ async def verify(token: str) -> str | None:
 
 def make_app(late: list[str] | None = None, **limits: Any) -> App:
     """The App that is served, with small limits, so that they are reached."""
-    small = {"children": 4, "delegation_depth": 5, "grace": 1, "hello": 1, "over_rate": 1, **limits}
+    small = {
+        "max_job_children": 4,
+        "max_delegation_depth": 5,
+        "stop_grace_sec": 1,
+        "hello_timeout_sec": 1,
+        "over_rate_sec": 1,
+        **limits,
+    }
     app = App(
         "attacked",
         "1",

@@ -177,86 +177,22 @@ def _fields(shape: type[msgspec.Struct]) -> str:
     return ", ".join(words)
 
 
-UNITS: Final[Mapping[str, str]] = {
-    "message": "bytes",
-    "early_message": "bytes",
-    "frame": "bytes",
-    "inline_frame": "bytes",
-    "client_frame": "bytes",
-    "chunk": "bytes",
-    "result": "bytes",
-    "returned": "bytes",
-    "results": "bytes",
-    "hello": "s",
-    "authentication": "s",
-    "rest": "s",
-    "linger": "s",
-    "grace": "s",
-    "retention": "s",
-    "idempotency": "s",
-    "over_rate": "s",
-    "idle_session": "s",
-    "issue": "s",
-    "revocation": "s",
-    "revocation_pause": "s",
-    "gap": "s",
-    "early_control_frames": "",
-    "held_messages": "",
-    "bad_messages": "",
-    "subscriptions": "",
-    "replies": "",
-    "lag": "",
-    "page": "",
-    "idempotency_keys": "",
-    "idempotency_keys_total": "",
-    "control_envelopes": "",
-    "pull_envelopes": "",
-    "sessions": "",
-    "anonymous_sessions": "",
-    "connections": "",
-    "early_connections": "",
-    "failed_authentications": "",
-    "peers": "",
-    "delegation_depth": "",
-    "children": "",
-    "descendants": "",
-    "waiting_submits": "",
-    "requests": "",
-}
-"""Units of those fields of Limits whose names do not say it; empty for a number of things."""
-SUFFIXES: Final[Mapping[str, str]] = {
-    "_per_sec": "per second",
-    "_bytes": "bytes",
-    "_events": "",
-    "_jobs": "",
-    "_jobs_total": "",
-}
-"""Units of fields by the ends of their names."""
+SUFFIXES: Final[Mapping[str, str]] = {"_per_sec": "per second", "_sec": "s", "_bytes": "bytes"}
+"""Units of the fields of Limits by the ends of their names; all others are numbers of things."""
 
 
 def unit_of(name: str) -> str:
-    """Return the unit of a field of Limits; raises KeyError for a field that has none."""
-    for suffix, unit in SUFFIXES.items():
-        if name.endswith(suffix):
-            return unit
-    if name not in UNITS:
-        raise KeyError(f"tests/docs/reference.py does not know the unit of Limits.{name}")
-    return UNITS[name]
+    """Return the unit of a field of Limits."""
+    return next((unit for suffix, unit in SUFFIXES.items() if name.endswith(suffix)), "")
 
 
 def limit_table() -> list[str]:
     """Every field of Limits, and the bounds that cannot be changed."""
     text = inspect.getdoc(limits.Limits) or ""
-    before, _, fields = text.partition("The fields:")
-    meanings = {
-        name: one_line(meaning)
-        for name, meaning in re.findall(r"^  (\w+): (.*?)(?=^  \w+: |\Z)", fields, re.DOTALL | re.MULTILINE)
-    }
-    defaults = limits.Limits()
-    rows = [
-        [f"`{name}`", f"{getattr(defaults, name):,}", unit_of(name), meanings[name]]
-        for name in limits.Limits.__struct_fields__
-    ]
+    before, *families = re.split(r"^(\w[\w ]*):\n(?=  )", text, flags=re.MULTILINE)
+    tables = []
+    for family, fields in zip(families[::2], families[1::2], strict=True):
+        tables += [f"## {family}", _limits_of(fields)]
     fixed = [
         [f"`{name}`", f"{getattr(limits, name):,}", meaning]
         for name, meaning in constant_docs(limits).items()
@@ -264,14 +200,28 @@ def limit_table() -> list[str]:
     ]
     return [
         "# Limits",
-        "A host changes a bound with `App(limits=Limits(sessions=500))`, a client with"
+        "A host changes a bound with `App(limits=Limits(max_principal_sessions=500))`, a client with"
         " `connect(url, limits=Limits(...))`. What happens at those bounds that users meet stands in"
         " [What a client may take](../guides/limits.md).",
         *paragraphs(before),
-        table(["Field of `Limits`", "Default", "Unit", "Meaning"], rows),
+        *tables,
         "## Bounds that are fixed",
         table(["Name in `arcp_proto.limits`", "Value", "Meaning"], fixed),
     ]
+
+
+def _limits_of(fields: str) -> str:
+    """Return the table of one family of fields, from its part of the docstring."""
+    rows = []
+    for name, meaning in re.findall(r"^  (\w+): (.*?)(?=^  \w+: |\Z)", fields, re.DOTALL | re.MULTILINE):
+        word = (
+            f" The word in `details.limit` is `{limits.WIRE_WORDS[name]}`."
+            if name in limits.WIRE_WORDS
+            else ""
+        )
+        default = f"{getattr(limits.Limits(), name):,}"
+        rows.append([f"`{name}`", default, unit_of(name), one_line(meaning) + word])
+    return table(["Field of `Limits`", "Default", "Unit", "Meaning"], rows)
 
 
 def timer_table() -> list[str]:

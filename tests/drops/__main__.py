@@ -84,12 +84,12 @@ class Watch:
 def make_app(events: int) -> App:
     """An agent that counts, in a runtime that keeps all of it."""
     limits = Limits(
-        session_events=2 * events,
-        session_bytes=1024 * MIB,
-        principal_events=4 * events,
-        principal_bytes=2048 * MIB,
-        total_events=4 * events,
-        total_bytes=2048 * MIB,
+        max_session_events=2 * events,
+        max_session_bytes=1024 * MIB,
+        max_principal_events=4 * events,
+        max_principal_bytes=2048 * MIB,
+        max_total_events=4 * events,
+        max_total_bytes=2048 * MIB,
     )
     app = App("drops", "1", tokens={TOKEN: "alice"}, limits=limits)
 

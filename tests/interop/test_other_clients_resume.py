@@ -280,7 +280,7 @@ def test_a_typescript_client_lists_and_observes() -> None:
 
 
 def test_a_typescript_client_hears_of_its_lag_as_of_any_status() -> None:
-    peer = typescript_client(world(limits=Limits(lag=4)))
+    peer = typescript_client(world(limits=Limits(back_pressure_events=4)))
     job = peer.submit()
     peer.world.emit(job)
     peer.send("session.ack", {"last_processed_seq": 1}, id=typescript_id(2))

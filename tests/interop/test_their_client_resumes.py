@@ -272,7 +272,7 @@ async def test_falling_behind_is_told_once_and_harms_nothing() -> None:
         assert [message for message in said if message.isdigit()] == [str(n) for n in [*range(20)] * 2]
         assert guest.numbers() == list(range(1, len(guest.numbers()) + 1))
 
-    async with our_runtime(lag=10) as place:
+    async with our_runtime(back_pressure_events=10) as place:
         await visit(place.url, what)
 
 

@@ -54,8 +54,12 @@ class Left(NamedTuple):
 @asynccontextmanager
 async def server_of_short_memory() -> AsyncIterator[Server]:
     """One that forgets sessions, jobs and keys after a second."""
-    limits = {"failed_authentications": 1_000_000, "sessions": 10_000, "connections": 10_000}
-    app = make_app(retention=WINDOW, idempotency=WINDOW, linger=1, **limits)
+    limits = {
+        "max_failed_authentications": 1_000_000,
+        "max_principal_sessions": 10_000,
+        "max_principal_connections": 10_000,
+    }
+    app = make_app(retention_sec=WINDOW, idempotency_retention_sec=WINDOW, close_linger_sec=1, **limits)
     app.anonymous = True
     app.resume_window = WINDOW
     async with serve(app, port=0) as server:

@@ -12,7 +12,7 @@ from arcp_io.app import App
 from arcp_io.errors import Denied
 from arcp_proto.limits import Limits
 
-app = App("fetchers", "1", tokens={"t0ken": "alice"}, limits=Limits(grace=5))
+app = App("fetchers", "1", tokens={"t0ken": "alice"}, limits=Limits(stop_grace_sec=5))
 
 
 async def of_loop(job: JobContext, input: Any) -> list[Any]:

@@ -17,7 +17,13 @@ app = App(
     "tests",
     "1",
     tokens={"t0ken": "alice"},
-    limits=Limits(grace=2, session_bytes=MIB, history_bytes=MIB // 4, message=MIB, returned=MIB),
+    limits=Limits(
+        stop_grace_sec=2,
+        max_session_bytes=MIB,
+        max_history_bytes=MIB // 4,
+        max_message_bytes=MIB,
+        max_returned_value_bytes=MIB,
+    ),
 )
 PIECE = 512 * 1024
 

@@ -20,7 +20,7 @@ from arcp_io.app import App
 from arcp_io.errors import Denied, PermissionDenied
 from arcp_proto.limits import Limits
 
-app = App("tests", "1", tokens={"t0ken": "alice"}, limits=Limits(grace=2))
+app = App("tests", "1", tokens={"t0ken": "alice"}, limits=Limits(stop_grace_sec=2))
 
 
 @app.agent("about", version="1.0.0", isolation="process")

@@ -19,7 +19,7 @@ from arcp_io.agents.context import JobContext
 from arcp_io.app import App
 from arcp_proto.limits import Limits
 
-app = App("tests", "1", tokens={"t0ken": "alice-of-tests"}, limits=Limits(grace=2))
+app = App("tests", "1", tokens={"t0ken": "alice-of-tests"}, limits=Limits(stop_grace_sec=2))
 
 SLEEP = "import sys, time; print('begun', flush=True); time.sleep(1000)"
 DAEMON = f"""

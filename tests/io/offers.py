@@ -23,7 +23,7 @@ app = App(
     "offers",
     "1",
     tokens={"t0ken": "alice"},
-    limits=Limits(grace=2),
+    limits=Limits(stop_grace_sec=2),
     provisioner=StaticProvisioner(values, "https://models.example/"),
     volatile_credentials=True,
 )

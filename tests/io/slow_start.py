@@ -9,7 +9,12 @@ from arcp_io.agents.context import JobContext
 from arcp_io.app import App
 from arcp_proto.limits import Limits
 
-app = App("slow", "1", tokens={"t0ken": "alice"}, limits=Limits(hello=1, authentication=1, principal_jobs=1))
+app = App(
+    "slow",
+    "1",
+    tokens={"t0ken": "alice"},
+    limits=Limits(hello_timeout_sec=1, authentication_timeout_sec=1, max_principal_running_jobs=1),
+)
 if "PATH" not in os.environ:  # Only in a child.
     time.sleep(1.5)
 

@@ -82,7 +82,7 @@ def make_app(**limits: Any) -> App:
         "1",
         tokens={TOKEN: "alice", STALLED: "bob", READING: "carol"},
         observers={"bob": {"alice": "observe"}, "carol": {"alice": "observe"}},
-        limits=Limits(**{"sessions": 1_000, "connections": 2_000} | limits),
+        limits=Limits(**{"max_principal_sessions": 1_000, "max_principal_connections": 2_000} | limits),
     )
 
     @app.agent("flood")
@@ -288,8 +288,10 @@ def main(words: Sequence[str] | None = None) -> int:
         for observers in (0, options.observers):
             rate, peak = _measured(options, observers)
             rates.setdefault(observers, []).append(rate.per_second)
-            within &= peak.bytes <= limits.total_bytes and peak.of_a_log <= limits.session_bytes
-            within &= peak.of_a_principal <= limits.principal_bytes and peak.events <= limits.total_events
+            within &= peak.bytes <= limits.max_total_bytes and peak.of_a_log <= limits.max_session_bytes
+            within &= (
+                peak.of_a_principal <= limits.max_principal_bytes and peak.events <= limits.max_total_events
+            )
             print(
                 f"{observers:>4} observers, {peak.blocked:>3} blocked:"
                 f" {rate.per_second:>8,.0f} events/s for the one that reads;"

@@ -23,7 +23,7 @@ app = App(
     "tasks",
     "1",
     tokens={"t0ken": "alice"},
-    limits=Limits(grace=2, delegation_depth=2, children=3),
+    limits=Limits(stop_grace_sec=2, max_delegation_depth=2, max_job_children=3),
     provisioner=StaticProvisioner(map(str, range(1000)), "https://models.example/"),
     volatile_credentials=True,
 )

@@ -55,7 +55,9 @@ async def test_a_connection_counts_from_its_accept(
     server_tls: ssl.SSLContext, client_tls: ssl.SSLContext, secure: bool
 ) -> None:
     """Half of the bound is for one place; beyond it a connection is closed, TLS or not."""
-    async with served(server_tls if secure else None, early_connections=8, hello=20) as server:
+    async with served(
+        server_tls if secure else None, max_early_connections=8, hello_timeout_sec=20
+    ) as server:
         async with AsyncExitStack() as stack:
             streams = [await anyio.connect_tcp("127.0.0.1", server.port) for _ in range(40)]
             for stream in streams:
@@ -122,7 +124,7 @@ async def pings(peer: WebSocketPeer, count: int) -> None:
 
 @pytest.mark.parametrize("at_once", [True, False])
 async def test_a_few_control_frames_come_before_the_welcome(at_once: bool) -> None:
-    async with served(early_control_frames=16) as server:
+    async with served(max_early_control_frames=16) as server:
         async with websocket(server.url) as peer:
             await pings(peer, 16)
             assert (await peer.hello(TOKEN))["type"] == "session.welcome"
@@ -144,7 +146,7 @@ async def test_a_few_control_frames_come_before_the_welcome(at_once: bool) -> No
 )
 async def test_control_frames_count_as_requests(frame: Frame) -> None:
     async with (
-        served(requests_per_sec=50) as server,
+        served(max_requests_per_sec=50) as server,
         websocket(server.url) as peer,
         websocket(server.url) as other,
     ):
@@ -173,7 +175,7 @@ async def test_the_rest_of_a_message_comes_in_time(half: str) -> None:
     if half == "message":
         frames = Frame(Opcode.TEXT, text[:9], fin=False).serialize(mask=True)
         frames += Frame(Opcode.CONT, text[9:]).serialize(mask=True)
-    async with served(rest=1) as server, websocket(server.url) as peer:
+    async with served(message_timeout_sec=1) as server, websocket(server.url) as peer:
         assert (await peer.hello(TOKEN, features=["ack"]))["type"] == "session.welcome"
         for _ in range(3):
             await peer.stream.send(frames[:20])
@@ -197,7 +199,7 @@ async def test_what_is_held_of_a_message_counts_as_it_grows(half: str) -> None:
         frames += Frame(Opcode.CONT, text[100 : 300 * KIB], fin=False).serialize(mask=True)
         frames += Frame(Opcode.CONT, text[300 * KIB :]).serialize(mask=True)
     begun, rest = frames[: 400 * KIB], frames[400 * KIB :]
-    async with served(principal_bytes=2 * MIB) as server, AsyncExitStack() as stack:
+    async with served(max_principal_bytes=2 * MIB) as server, AsyncExitStack() as stack:
         peers = [await stack.enter_async_context(websocket(server.url)) for _ in range(3)]
         for count, peer in enumerate(peers, 1):
             assert (await peer.hello(TOKEN, features=["ack"]))["type"] == "session.welcome"

@@ -189,7 +189,7 @@ async def test_a_stream_far_beyond_what_a_session_keeps() -> None:
         async with job.stream_result() as out:
             await out.write("x" * 8_000_000)
 
-    assert await outcome(agent, limits=Limits(session_bytes=1_000_000)) == "x" * 8_000_000
+    assert await outcome(agent, limits=Limits(max_session_bytes=1_000_000)) == "x" * 8_000_000
 
 
 # Agents that fail.
@@ -367,7 +367,7 @@ async def test_a_result_beyond_its_limit() -> None:
                 raise
 
     with pytest.raises(InternalError, match="a streamed result is at most 10000 bytes"):
-        await outcome(agent, limits=Limits(result=10_000))
+        await outcome(agent, limits=Limits(max_result_bytes=10_000))
     assert len(raised) == 1
 
 
@@ -512,7 +512,7 @@ async def test_an_agent_that_swallows_its_cancellation_and_goes_on() -> None:
                 late.append(over)
         return "done"
 
-    async with serving(make_app(agent, limits=Limits(grace=0))) as (server, session):
+    async with serving(make_app(agent, limits=Limits(stop_grace_sec=0))) as (server, session):
         job = await session.submit("it")
         async for _ in job:
             await job.cancel()
@@ -541,7 +541,7 @@ async def test_a_plain_function_that_never_stops(caplog: pytest.LogCaptureFixtur
         ended.set()
         return "done"
 
-    app = make_app(agent, limits=Limits(grace=0), max_threads=1)
+    app = make_app(agent, limits=Limits(stop_grace_sec=0), max_threads=1)
     async with serving(app) as (server, session):
         job = await session.submit("it")
         async for _ in job:
@@ -597,7 +597,7 @@ async def test_the_end_of_a_server_leaves_a_stuck_thread_behind(caplog: pytest.L
                 late.append(error)
         ended.set()
 
-    async with serving(make_app(agent, limits=Limits(grace=0))) as (_, session):
+    async with serving(make_app(agent, limits=Limits(stop_grace_sec=0))) as (_, session):
         async for _ in await session.submit("it"):
             break
     assert "is left behind" in caplog.text

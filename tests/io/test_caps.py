@@ -69,7 +69,10 @@ def reached(facts: list[Audit]) -> list[str]:
 
 async def test_a_flood_of_submit_and_cancel_is_slowed_told_and_in_the_end_closed() -> None:
     """Rapid reset (CVE-2023-44487)."""
-    async with served(requests_per_sec=40, over_rate=2) as (server, facts), welcomed(server, "other") as bob:
+    async with (
+        served(max_requests_per_sec=40, over_rate_sec=2) as (server, facts),
+        welcomed(server, "other") as bob,
+    ):
         async with welcomed(server) as peer:
             begun = anyio.current_time()
             told, code = await flood(peer, "sleep")
@@ -81,12 +84,12 @@ async def test_a_flood_of_submit_and_cancel_is_slowed_told_and_in_the_end_closed
         assert 2 <= took < 6
         assert 2 <= errors <= took + 2
         assert accepted <= 40 + 20 * (took + 1)
-        assert set(reached(facts)) == {"requests_per_sec"}
+        assert set(reached(facts)) == {"max_requests_per_sec"}
         await still_works(bob)
 
 
 async def test_within_its_rate_nobody_is_told_anything() -> None:
-    async with served(requests_per_sec=50) as (server, facts), welcomed(server) as peer:
+    async with served(max_requests_per_sec=50) as (server, facts), welcomed(server) as peer:
         for _ in range(60):
             await peer.send("session.ping", {"nonce": "n", "sent_at": ""})
             assert (await peer.receive())["type"] == "session.pong"
@@ -109,7 +112,10 @@ async def test_a_flood_over_stdio(runner: str) -> None:
 
 
 async def test_connections_that_never_say_hello_take_no_place_of_others() -> None:
-    async with served(early_connections=6, hello=1) as (server, facts), welcomed(server, "other") as bob:
+    async with (
+        served(max_early_connections=6, hello_timeout_sec=1) as (server, facts),
+        welcomed(server, "other") as bob,
+    ):
         async with AsyncExitStack() as stack:
             silent = [await stack.enter_async_context(websocket(server.url)) for _ in range(3)]
             for _ in range(3):
@@ -123,13 +129,13 @@ async def test_connections_that_never_say_hello_take_no_place_of_others() -> Non
             await anyio.sleep(0.01)
         async with welcomed(server) as peer:
             await still_works(peer)
-        assert reached(facts) == ["early_connections"] * 3
+        assert reached(facts) == ["max_early_connections"] * 3
         told = [fact.facts["reason"] for fact in facts if fact.what == "authentication_failed"]
         assert told == ["no hello"] * 3
 
 
 async def test_far_too_many_connections_are_closed_at_once_and_cost_nothing() -> None:
-    async with served(early_connections=4, hello=1) as (server, facts):
+    async with served(max_early_connections=4, hello_timeout_sec=1) as (server, facts):
         async with AsyncExitStack() as stack:
             streams = [
                 await stack.enter_async_context(await anyio.connect_tcp(server.host, server.port))
@@ -139,7 +145,7 @@ async def test_far_too_many_connections_are_closed_at_once_and_cost_nothing() ->
                 with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
                     await stream.receive()
             assert len(state_of(server.runtime).connections) <= 4
-        assert "early_connections" in reached(facts)
+        assert "max_early_connections" in reached(facts)
 
 
 async def test_no_more_connections_than_there_are_descriptors_for(
@@ -149,7 +155,7 @@ async def test_no_more_connections_than_there_are_descriptors_for(
     monkeypatch.setattr(serving, "room_of", lambda limit: 4)
     monkeypatch.setattr(serving, "early_of", lambda room: room // 2)
     async with served() as (server, _), AsyncExitStack() as stack:
-        assert server.runtime.limits.early_connections == 2
+        assert server.runtime.limits.max_early_connections == 2
         peers = [await stack.enter_async_context(welcomed(server)) for _ in range(4)]
         late = await stack.enter_async_context(await anyio.connect_tcp(server.host, server.port))
         with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
@@ -163,7 +169,7 @@ async def test_no_more_connections_than_there_are_descriptors_for(
 
 
 async def test_who_drips_its_hello_is_cut_off() -> None:
-    async with served(hello=1) as (server, facts), websocket(server.url) as peer:
+    async with served(hello_timeout_sec=1) as (server, facts), websocket(server.url) as peer:
         await peer.stream.send(b"\x81\xfe\x10\x00\x00\x00\x00\x00")
         begun = anyio.current_time()
         with anyio.move_on_after(20):
@@ -185,7 +191,7 @@ async def test_who_guesses_tokens_is_not_even_asked_about() -> None:
         return "alice" if token == TOKEN else None
 
     facts: list[Audit] = []
-    limits = Limits(failed_authentications=5)
+    limits = Limits(max_failed_authentications=5)
     app = App("guess", "1", auth=verify, limits=limits, audit=facts.append)
     async with serve(app, port=0) as server:
         async with websocket(server.url) as early:
@@ -207,7 +213,7 @@ async def test_who_guesses_tokens_is_not_even_asked_about() -> None:
 
 
 async def test_sessions_without_end() -> None:
-    async with served(sessions=5) as (server, facts), welcomed(server, "other") as bob:
+    async with served(max_principal_sessions=5) as (server, facts), welcomed(server, "other") as bob:
         first: Message = {}
         for number in range(30):
             async with websocket(server.url) as peer:
@@ -223,7 +229,7 @@ async def test_sessions_without_end() -> None:
 
 
 async def test_sessions_that_stay_are_the_principals_own_limit() -> None:
-    async with served(sessions=3) as (server, facts), AsyncExitStack() as stack:
+    async with served(max_principal_sessions=3) as (server, facts), AsyncExitStack() as stack:
         peers = [await stack.enter_async_context(welcomed(server)) for _ in range(3)]
         async with websocket(server.url) as peer:
             assert limit_of(await peer.hello()) == "sessions"
@@ -231,17 +237,17 @@ async def test_sessions_that_stay_are_the_principals_own_limit() -> None:
         async with welcomed(server, "other") as bob:
             await still_works(bob)
         await still_works(peers[0])
-        assert reached(facts) == ["sessions"]
+        assert reached(facts) == ["max_principal_sessions"]
 
 
 async def test_jobs_without_end() -> None:
-    async with served(principal_jobs=4) as (server, facts), welcomed(server) as peer:
+    async with served(max_principal_running_jobs=4) as (server, facts), welcomed(server) as peer:
         for _ in range(4):
             assert (await peer.submit("sleep"))["type"] == "job.accepted"
         assert limit_of(await peer.submit("sleep")) == "principal_jobs"
         async with welcomed(server, "other") as bob:
             await still_works(bob)
-        assert reached(facts) == ["principal_jobs"]
+        assert reached(facts) == ["max_principal_running_jobs"]
 
 
 async def test_what_is_served_writes_its_audit(tmp_path: Path, anyio_backend: str) -> None:
@@ -281,14 +287,16 @@ async def test_an_audit_file_that_cannot_be_opened_is_told_at_once(tmp_path: Pat
 
 
 async def test_a_refused_session_is_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
-    async with served(sessions=1) as (server, facts), welcomed(server):
+    async with served(max_principal_sessions=1) as (server, facts), welcomed(server):
         for _ in range(3):
             async with websocket(server.url) as peer:
                 assert limit_of(await peer.hello(TOKEN)) == "sessions"
-        assert reached(facts) == ["sessions"] * 3
+        assert reached(facts) == ["max_principal_sessions"] * 3
     [line] = [record.getMessage() for record in caplog.records if "sessions" in record.getMessage()]
     assert line.startswith("alice from 127.0.0.1:")
-    assert line.endswith("has reached the limit sessions of 1: App(limits=Limits(sessions=...)) raises it")
+    assert line.endswith(
+        "the limit max_principal_sessions of 1: App(limits=Limits(max_principal_sessions=...)) raises it"
+    )
 
 
 async def test_a_refused_client_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -160,7 +160,7 @@ async def test_nobody_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"ws://127.0.0.1:{silent.getsockname()[1]}/arcp"
         with pytest.raises(ConnectionLost, match="no welcome in time"):
-            async with connect(url, TOKEN, limits=Limits(hello=1)):
+            async with connect(url, TOKEN, limits=Limits(hello_timeout_sec=1)):
                 pytest.fail("there is no session")
 
 

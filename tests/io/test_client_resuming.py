@@ -248,7 +248,7 @@ async def test_a_call_that_nobody_answers_is_given_up() -> None:
     async with place() as there, await anyio.create_tcp_listener(local_host="127.0.0.1") as deaf:
         port = deaf.extra(SocketAttribute.local_port)
         server = there.proxy.server
-        async with connect(there.url, TOKEN, limits=Limits(hello=1)) as session:
+        async with connect(there.url, TOKEN, limits=Limits(hello_timeout_sec=1)) as session:
             there.proxy.server = ("127.0.0.1", port)
             there.proxy.cut()
             await until(lambda: there.proxy.connections == 2)
@@ -342,7 +342,7 @@ async def test_a_job_is_followed_beyond_the_window() -> None:
 
 async def test_events_that_are_gone_are_not_passed_over_in_silence() -> None:
     async with (
-        place(session_events=100, history_events=100) as there,
+        place(max_session_events=100, max_history_events=100) as there,
         connect(there.url, TOKEN) as session,
     ):
         job = await session.submit("halves", [50, 400])
@@ -646,7 +646,7 @@ async def test_a_result_is_whole_though_its_first_chunks_were_taken_by_another_p
 
 async def test_a_result_whose_chunks_are_gone_is_told_apart_from_a_failed_job() -> None:
     store = MemoryStore()
-    async with place(history_events=5) as there:
+    async with place(max_history_events=5) as there:
         async with connect(there.url, TOKEN, store=store) as session:
             job = await session.submit("streams", 20)
             taken = 0

@@ -87,7 +87,7 @@ async def test_memory_has_back_pressure() -> None:
 
 
 async def test_a_message_too_large_in_memory() -> None:
-    async with serve_memory(make_app(message=10_000)) as memory, connect(memory, TOKEN) as session:
+    async with serve_memory(make_app(max_message_bytes=10_000)) as memory, connect(memory, TOKEN) as session:
         job = await session.submit("echo", "x" * 9000)
         assert await job.result() == "x" * 9000
         with pytest.raises(InvalidRequest, match="larger"):

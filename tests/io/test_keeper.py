@@ -112,7 +112,7 @@ def test_a_connection_is_closed_after_its_last_envelope() -> None:
 
 def test_a_connection_that_lingers_is_closed_however_slow_the_disk_is() -> None:
     journal = SlowJournal()
-    stand = Stand(journal=journal, linger=1)
+    stand = Stand(journal=journal, close_linger_sec=1)
     job = started(stand, journal)
     stand.emit(job, 2)
     stand.say({"type": "session.close"})

@@ -39,7 +39,7 @@ class Boom(Exception):
 async def test_left_with_clients_that_read_and_clients_that_do_not() -> None:
     counters = Counters()
     async with nothing_left(), AsyncExitStack() as clients, anyio.create_task_group() as group:
-        async with serve(make_app(counters=counters, linger=1), port=0) as server:
+        async with serve(make_app(counters=counters, close_linger_sec=1), port=0) as server:
             reading = await clients.enter_async_context(websocket(server.url))
             await reading.hello()
             await reading.submit("sleep")
@@ -132,7 +132,7 @@ async def test_wherever_the_bug_is(broken: str, monkeypatch: pytest.MonkeyPatch)
 
     async with nothing_left():
         with pytest.raises(InvariantViolated, match=f"a bug in {broken}"):
-            async with serve(make_app(hello=1), port=0) as server, AsyncExitStack() as clients:
+            async with serve(make_app(hello_timeout_sec=1), port=0) as server, AsyncExitStack() as clients:
                 monkeypatch.setattr(AgentApi if broken == "emit" else Runtime, broken, bug)
                 peer = await clients.enter_async_context(websocket(server.url))
                 await peer.hello()
@@ -205,7 +205,7 @@ async def test_a_handshake_of_tls_that_never_ends(server_tls: ssl.SSLContext) ->
     async with (
         nothing_left(),
         AsyncExitStack() as clients,
-        serve(make_app(linger=1), port=0, ssl_context=server_tls) as server,
+        serve(make_app(close_linger_sec=1), port=0, ssl_context=server_tls) as server,
     ):
         await clients.enter_async_context(await connect(server))
         await anyio.wait_all_tasks_blocked()

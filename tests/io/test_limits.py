@@ -98,7 +98,7 @@ async def test_the_refusal_reaches_a_client_that_goes_on_sending() -> None:
 
 @on_every_loop
 async def test_a_message_too_large_in_a_session() -> None:
-    async with serve(make_app(message=200_000), port=0) as server, websocket(server.url) as peer:
+    async with serve(make_app(max_message_bytes=200_000), port=0) as server, websocket(server.url) as peer:
         await peer.hello()
         largest = json.dumps({"type": "session.ping", "payload": {"nonce": "n"}}).ljust(200_000)
         await peer.send_text(largest)
@@ -170,7 +170,7 @@ async def test_a_client_that_never_reads_pauses_its_agents_and_nobody_else(
     secure: bool, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
     counters = Counters()
-    app = make_app(counters=counters, linger=1)
+    app = make_app(counters=counters, close_linger_sec=1)
     context = server_tls if secure else None
     async with serve(app, port=0, ssl_context=context) as server, websocket(server.url, client_tls) as idle:
         raw = idle.stream.extra(anyio.abc.SocketAttribute.raw_socket)
@@ -243,7 +243,7 @@ async def test_reading_stops_while_a_token_is_verified() -> None:
 
 
 async def test_a_client_that_says_nothing_is_closed() -> None:
-    app = make_app(hello=1)
+    app = make_app(hello_timeout_sec=1)
     async with serve(app, port=0) as server, websocket(server.url) as peer, await connect(server) as silent:
         assert (await peer.receive())["payload"]["code"] == "UNAUTHENTICATED"
         assert await peer.end() == 1008

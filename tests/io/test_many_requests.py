@@ -27,7 +27,12 @@ from tests.io.peers import LinePeer, Message, Peer, WebSocketPeer, child, websoc
 pytestmark = pytest.mark.anyio
 
 REQUESTS = 2_500
-ROOM = {"requests_per_sec": 10_000, "principal_jobs": 5_000, "running_jobs": 5_000, "finished_jobs": 5_000}
+ROOM = {
+    "max_requests_per_sec": 10_000,
+    "max_principal_running_jobs": 5_000,
+    "max_total_running_jobs": 5_000,
+    "max_principal_finished_jobs": 5_000,
+}
 
 JOURNALS: dict[str, Callable[[Path], Journal | None]] = {
     "without": lambda _: None,
@@ -107,7 +112,7 @@ def submits(count: int) -> list[dict[str, Any]]:
 
 
 def test_a_transport_that_takes_nothing_is_not_read_once_half_of_its_answers_wait() -> None:
-    stand = Stand(control_envelopes=20, principal_jobs=100)
+    stand = Stand(max_control_envelopes=20, max_principal_running_jobs=100)
     stand.say(HELLO)
     stand.stream.full = True
     for submit in submits(40):
@@ -134,7 +139,7 @@ def test_lines_that_come_in_one_read_are_not_taken_all_at_once() -> None:
 
 
 def test_nor_when_few_answers_may_wait() -> None:
-    stand = Stand(control_envelopes=10, principal_jobs=100)
+    stand = Stand(max_control_envelopes=10, max_principal_running_jobs=100)
     stand.say(HELLO, *submits(40))
     for _ in range(100):
         stand.loop.turn()
@@ -144,7 +149,7 @@ def test_nor_when_few_answers_may_wait() -> None:
 
 def test_so_it_is_while_answers_wait_for_the_disk() -> None:
     journal = SlowJournal()
-    stand = Stand(journal=journal, control_envelopes=20, principal_jobs=100)
+    stand = Stand(journal=journal, max_control_envelopes=20, max_principal_running_jobs=100)
     stand.say(HELLO)
     journal.store()
     stand.loop.turn()
@@ -163,7 +168,7 @@ def test_so_it_is_while_answers_wait_for_the_disk() -> None:
 
 
 def test_a_job_that_ends_meanwhile_is_told_of() -> None:
-    stand = Stand(control_envelopes=20, principal_jobs=100)
+    stand = Stand(max_control_envelopes=20, max_principal_running_jobs=100)
     job: JobId = stand.start()
     stand.stream.full = True
     for submit in submits(40):

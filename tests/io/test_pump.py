@@ -157,7 +157,7 @@ def test_a_reply_takes_along_what_waits() -> None:
 
 
 def test_the_timer_follows_the_earlier_of_deadline_and_events() -> None:
-    stand = Stand(hello=7)
+    stand = Stand(hello_timeout_sec=7)
     assert stand.loop.armed is not None
     assert stand.loop.armed[0] == START + 7 * SECOND
     job = stand.start()
@@ -171,7 +171,7 @@ def test_the_timer_follows_the_earlier_of_deadline_and_events() -> None:
 
 
 def test_a_timer_that_fires_early_is_taken_at_its_word() -> None:
-    stand = Stand(hello=7)
+    stand = Stand(hello_timeout_sec=7)
     assert stand.loop.armed is not None
     stand.at += 7 * SECOND - MILLISECOND
     stand.loop.armed[1]()
@@ -181,14 +181,14 @@ def test_a_timer_that_fires_early_is_taken_at_its_word() -> None:
 
 
 def test_a_wall_clock_that_was_set_is_told() -> None:
-    stand = Stand(hello=7)
+    stand = Stand(hello_timeout_sec=7)
     stand.wall += 3_600 * SECOND
     stand.pass_time(7_000)
     assert state_of(stand.runtime).unix == UNIX + 3_607 * SECOND
 
 
 def test_a_wall_clock_that_wanders_is_not() -> None:
-    stand = Stand(hello=7)
+    stand = Stand(hello_timeout_sec=7)
     stand.wall += 99 * MILLISECOND
     stand.pass_time(7_000)
     assert state_of(stand.runtime).unix == UNIX + 7 * SECOND
@@ -252,7 +252,7 @@ def test_a_bug_in_what_the_end_of_a_transport_causes_stops_everything(
 
 
 def test_a_closing_connection_without_a_transport_is_lost() -> None:
-    stand = Stand(hello=7)
+    stand = Stand(hello_timeout_sec=7)
     stand.start()
     lonely = stand.runtime.connect(now=stand.at)
     stand.pump.run()
@@ -261,7 +261,7 @@ def test_a_closing_connection_without_a_transport_is_lost() -> None:
 
 
 def test_a_transport_that_comes_too_late_is_aborted() -> None:
-    stand = Stand(hello=7)
+    stand = Stand(hello_timeout_sec=7)
     late = stand.runtime.connect(now=stand.at)
     stand.pump.run()
     stand.pass_time(7_000)
@@ -311,7 +311,7 @@ def test_the_rest_of_a_line_comes_within_a_minute() -> None:
 
 
 def test_what_is_held_of_a_line_counts_as_it_grows() -> None:
-    stand = Stand(principal_bytes=MIB)
+    stand = Stand(max_principal_bytes=MIB)
     stand.say(HELLO)
     stand.stream.messages()
     holdings, inputs = state_of(stand.runtime).holdings, 0
@@ -331,7 +331,7 @@ def test_what_is_held_of_a_line_counts_as_it_grows() -> None:
 
 
 def test_a_line_that_is_too_long_counts_no_more_than_is_kept() -> None:
-    stand = Stand(message=MIB)
+    stand = Stand(max_message_bytes=MIB)
     stand.say(HELLO)
     for _ in range(40):
         stand.stream.transport.received(b"x" * 100 * KIB)

@@ -101,7 +101,7 @@ def held_by(session: Session) -> int:
 
 @on_every_loop
 async def test_a_result_larger_than_any_limit_of_the_client_is_read_and_held_nowhere() -> None:
-    async with place(result=2**40) as there, connect(there.url, TOKEN) as session:
+    async with place(max_result_bytes=2**40) as there, connect(there.url, TOKEN) as session:
         job = await session.submit("text", [1_200, 0])
         size, most = 0, 0
         async for piece in (pieces := job.result_stream()):
@@ -161,7 +161,7 @@ async def test_other_events_are_handed_to_a_function() -> None:
 
 async def test_a_reader_that_is_behind_holds_back_the_agent() -> None:
     async with (
-        place(result=2**40) as there,
+        place(max_result_bytes=2**40) as there,
         connect(there.server.url, TOKEN, buffer_size=100_000) as session,
     ):
         job = await session.submit("text", [2_000, 0])
@@ -238,7 +238,7 @@ async def test_a_session_that_is_lost_goes_on_in_another() -> None:
 
 
 async def test_chunks_that_are_gone_are_an_error_of_its_own() -> None:
-    few = {"history_events": 10, "session_events": 10}  # The first half, and a notice, are less.
+    few = {"max_history_events": 10, "max_session_events": 10}  # The first half, and a notice, are less.
     async with place(window=1, **few) as there, connect(there.url, TOKEN) as session:
         job = await session.submit("text", [4, 30])
         pieces = job.result_stream()

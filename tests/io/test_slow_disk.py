@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 TOKEN = "t0ken"
 EVENTS = 1_500
-LIMITS = Limits(session_events=400, session_bytes=800 * KIB)
+LIMITS = Limits(max_session_events=400, max_session_bytes=800 * KIB)
 QUARTER = 100
 ONE_BATCH = 64
 """Events that agents publish before the pump takes what follows from them."""

@@ -56,7 +56,7 @@ def test_an_agent_that_outruns_one_batch_a_turn_is_paused_too() -> None:
 
 
 def test_what_was_evicted_before_it_was_pulled_ends_the_connection() -> None:
-    stand = Stand(session_events=100)
+    stand = Stand(max_session_events=100)
     job = stand.start()
     stand.stream.full = True
     stand.emit(job, 300)  # Though it is paused.
@@ -89,7 +89,7 @@ def test_the_end_comes_after_the_last_envelope() -> None:
 
 
 def test_the_end_does_not_wait_for_ever() -> None:
-    stand = Stand(linger=5)
+    stand = Stand(close_linger_sec=5)
     stand.start()
     stand.stream.full = True
     stand.say(BYE)

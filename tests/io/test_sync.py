@@ -60,7 +60,7 @@ def test_a_result_comes_piece_by_piece_between_the_events(url: str) -> None:
 
 
 def test_a_job_says_where_a_history_begins_that_was_cut() -> None:
-    app = make_app(history_events=50)
+    app = make_app(max_history_events=50)
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(arcp_io.serve(app, port=0)) as server,

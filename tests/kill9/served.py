@@ -21,13 +21,13 @@ PADDING: Final = 97
 """Lines have up to so many bytes more than they need, so that they are not all alike."""
 
 LIMITS: Final = Limits(
-    retention=24 * 3600,
-    finished_jobs=10**6,
-    finished_jobs_total=10**6,
-    principal_events=10**7,
-    principal_bytes=1024 * MIB,
-    total_events=10**7,
-    total_bytes=1024 * MIB,
+    retention_sec=24 * 3600,
+    max_principal_finished_jobs=10**6,
+    max_total_finished_jobs=10**6,
+    max_principal_events=10**7,
+    max_principal_bytes=1024 * MIB,
+    max_total_events=10**7,
+    max_total_bytes=1024 * MIB,
 )
 """Nothing is forgotten before it is looked at."""
 

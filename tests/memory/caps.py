@@ -57,11 +57,11 @@ def grown(fill: Callable[[], Any]) -> int:
     return after - before
 
 
-# Inputs of running jobs: half of principal_bytes and of total_bytes.
+# Inputs of running jobs: half of max_principal_bytes and of max_total_bytes.
 
 
 def _inputs(json: bytes, principals: int = 1, **limits: int) -> Filled:
-    host = Host(running_jobs=10_000, principal_jobs=10_000, **limits)
+    host = Host(max_total_running_jobs=10_000, max_principal_running_jobs=10_000, **limits)
     clients = [host.client(f"p{number}") for number in range(principals)]
     warm = host.submit(clients[0], json[:1] + json[-1:])
     values: list[Any] = []
@@ -74,7 +74,9 @@ def _inputs(json: bytes, principals: int = 1, **limits: int) -> Filled:
 
     assert warm is not None
     taken = grown(fill)
-    bound = host.runtime.limits.principal_bytes if principals == 1 else host.runtime.limits.total_bytes
+    bound = (
+        host.runtime.limits.max_principal_bytes if principals == 1 else host.runtime.limits.max_total_bytes
+    )
     assert host.refused == ("principal_bytes" if principals == 1 else "total_bytes"), host.refused
     return Filled(taken, bound // 2, f"{len(values)} jobs")
 
@@ -85,15 +87,15 @@ def _of(item: bytes, size: int) -> bytes:
 
 
 INPUTS: Final[Mapping[str, Callable[[], Filled]]] = {
-    "principal_bytes: inputs of empty lists": lambda: _inputs(_of(b"[]", 250 * KIB)),
-    "principal_bytes: inputs of small objects": lambda: _inputs(_of(b'{"":0}', 200 * KIB)),
-    "principal_bytes: inputs of short strings": lambda: _inputs(_of(b'"ab"', 250 * KIB)),
-    "principal_bytes: inputs of numbers": lambda: _inputs(_of(b"300", 250 * KIB)),
-    "principal_bytes: inputs of one text": lambda: _inputs(b'"' + b"x" * 3 * MIB + b'"'),
-    "principal_bytes: inputs of a text with one wide letter": lambda: _inputs(
+    "max_principal_bytes: inputs of empty lists": lambda: _inputs(_of(b"[]", 250 * KIB)),
+    "max_principal_bytes: inputs of small objects": lambda: _inputs(_of(b'{"":0}', 200 * KIB)),
+    "max_principal_bytes: inputs of short strings": lambda: _inputs(_of(b'"ab"', 250 * KIB)),
+    "max_principal_bytes: inputs of numbers": lambda: _inputs(_of(b"300", 250 * KIB)),
+    "max_principal_bytes: inputs of one text": lambda: _inputs(b'"' + b"x" * 3 * MIB + b'"'),
+    "max_principal_bytes: inputs of a text with one wide letter": lambda: _inputs(
         ('"' + "x" * MIB + '\U0001f600"').encode()
     ),
-    "total_bytes: inputs of six principals": lambda: _inputs(_of(b'{"":0}', 200 * KIB), principals=6),
+    "max_total_bytes: inputs of six principals": lambda: _inputs(_of(b'{"":0}', 200 * KIB), principals=6),
 }
 
 
@@ -111,7 +113,9 @@ def _events(size: int, principals: int = 1, **limits: int) -> Filled:
             for _ in range(3 if principals == 1 else 1):
                 start = host.submit(host.client(f"p{number}", ack=False))
                 assert start is not None
-                for count in range(min(2 * bounds.session_events, 3 * bounds.session_bytes // (size + 100))):
+                for count in range(
+                    min(2 * bounds.max_session_events, 3 * bounds.max_session_bytes // (size + 100))
+                ):
                     host.emit(start.job_id, message)
                     if not count % 64:
                         host.carry_out(host.runtime.take())
@@ -120,18 +124,20 @@ def _events(size: int, principals: int = 1, **limits: int) -> Filled:
 
     taken = grown(fill)
     holdings = state_of(host.runtime).holdings
-    bound = bounds.principal_bytes if principals == 1 else bounds.total_bytes
+    bound = bounds.max_principal_bytes if principals == 1 else bounds.max_total_bytes
     assert holdings.size <= bound
-    assert holdings.events <= bounds.total_events
+    assert holdings.events <= bounds.max_total_events
     return Filled(taken, holdings.size + EVENT * holdings.events, f"{holdings.events} events")
 
 
 EVENTS: Final[Mapping[str, Callable[[], Filled]]] = {
-    "principal_bytes: events of 10 KB": lambda: _events(10_000),
-    "total_bytes: events of 40 KB": lambda: _events(40_000, principals=18),
-    "principal_events: events of 20 bytes": lambda: _events(20, session_events=20_000, history_events=20_000),
-    "total_events: events of 20 bytes": lambda: _events(
-        20, principals=5, session_events=20_000, history_events=20_000, total_events=100_000
+    "max_principal_bytes: events of 10 KB": lambda: _events(10_000),
+    "max_total_bytes: events of 40 KB": lambda: _events(40_000, principals=18),
+    "max_principal_events: events of 20 bytes": lambda: _events(
+        20, max_session_events=20_000, max_history_events=20_000
+    ),
+    "max_total_events: events of 20 bytes": lambda: _events(
+        20, principals=5, max_session_events=20_000, max_history_events=20_000, max_total_events=100_000
     ),
 }
 
@@ -140,7 +146,7 @@ EVENTS: Final[Mapping[str, Callable[[], Filled]]] = {
 
 
 def _finished(result: Any, times: int, **payload: Any) -> Filled:
-    host = Host(principal_bytes=4 * MIB, finished_jobs=5_000)
+    host = Host(max_principal_bytes=4 * MIB, max_principal_finished_jobs=5_000)
     client = host.client()
 
     def fill() -> Host:
@@ -158,7 +164,7 @@ def _finished(result: Any, times: int, **payload: Any) -> Filled:
 
 
 def _keys(result: Any, times: int, bound: str = "idempotency_bytes", **limits: int) -> Filled:
-    host = Host(retention=1, **limits)
+    host = Host(retention_sec=1, **limits)
     client = host.client()
 
     def fill() -> Host:
@@ -176,18 +182,24 @@ def _keys(result: Any, times: int, bound: str = "idempotency_bytes", **limits: i
     taken = grown(fill)
     keys = state_of(host.runtime).keys
     assert host.refused == bound, (host.refused, len(keys))
-    return Filled(taken, host.runtime.limits.idempotency_bytes + KEY * len(keys), f"{len(keys)} keys")
+    return Filled(
+        taken, host.runtime.limits.max_principal_idempotency_bytes + KEY * len(keys), f"{len(keys)} keys"
+    )
 
 
 KEPT: Final[Mapping[str, Callable[[], Filled]]] = {
-    "principal_bytes: finished jobs with leases of 10 KB": lambda: _finished(None, 450, lease_request=LEASE),
-    "principal_bytes: finished jobs with results of 50 KB": lambda: _finished("x" * 50_000, 200),
-    "finished_jobs: 5,000 small ones": lambda: _finished(None, 6_000),
-    "idempotency_bytes: keys with small results": lambda: _keys(None, 10_000, idempotency_bytes=2 * MIB),
-    "idempotency_bytes: keys with results of 50 KB": lambda: _keys(
-        "x" * 50_000, 400, idempotency_bytes=2 * MIB
+    "max_principal_bytes: finished jobs with leases of 10 KB": lambda: _finished(
+        None, 450, lease_request=LEASE
     ),
-    "idempotency_keys: the smallest ones": lambda: _keys(None, 60_000, "idempotency_keys"),
+    "max_principal_bytes: finished jobs with results of 50 KB": lambda: _finished("x" * 50_000, 200),
+    "max_principal_finished_jobs: 5,000 small ones": lambda: _finished(None, 6_000),
+    "max_principal_idempotency_bytes: keys with small results": lambda: _keys(
+        None, 10_000, max_principal_idempotency_bytes=2 * MIB
+    ),
+    "max_principal_idempotency_bytes: keys with results of 50 KB": lambda: _keys(
+        "x" * 50_000, 400, max_principal_idempotency_bytes=2 * MIB
+    ),
+    "max_principal_idempotency_keys: the smallest ones": lambda: _keys(None, 60_000, "idempotency_keys"),
 }
 
 
@@ -206,7 +218,7 @@ def _running() -> Filled:
 
     taken = grown(fill)
     jobs = len(state_of(host.runtime).running)
-    assert jobs == LIMITS.running_jobs
+    assert jobs == LIMITS.max_total_running_jobs
     return Filled(taken, RUNNING * jobs, f"{jobs} jobs")
 
 
@@ -222,27 +234,27 @@ def _leases() -> Filled:
 
     taken = grown(fill)
     assert host.refused == "principal_bytes"
-    return Filled(taken, LIMITS.principal_bytes // 2, f"{len(state_of(host.runtime).running)} jobs")
+    return Filled(taken, LIMITS.max_principal_bytes // 2, f"{len(state_of(host.runtime).running)} jobs")
 
 
 def _sessions() -> Filled:
     host = Host()
 
     def fill() -> Host:
-        for _ in range(LIMITS.anonymous_sessions):
+        for _ in range(LIMITS.max_anonymous_sessions):
             host.client(None)
         return host
 
     taken = grown(fill)
-    assert len(state_of(host.runtime).sessions) == LIMITS.anonymous_sessions
-    return Filled(taken, SESSION * LIMITS.anonymous_sessions)
+    assert len(state_of(host.runtime).sessions) == LIMITS.max_anonymous_sessions
+    return Filled(taken, SESSION * LIMITS.max_anonymous_sessions)
 
 
 def _early() -> Filled:
     host = Host()
 
     def fill() -> Host:
-        for number in range(4 * LIMITS.early_connections):
+        for number in range(4 * LIMITS.max_early_connections):
             host.connect(f"10.0.{number % 16}.1:5")
         return host
 
@@ -264,7 +276,7 @@ def _held() -> Filled:
                 host.carry_out(client.receive(bytes(bytearray(message)), now=host.now))
         return host
 
-    each = LIMITS.held_bytes + LIMITS.early_message
+    each = LIMITS.max_held_message_bytes + LIMITS.max_early_message_bytes
     return Filled(grown(fill), each * len(clients), f"{len(clients)} connections")
 
 
@@ -289,7 +301,7 @@ def _answers() -> Filled:
         return host
 
     grown(fill)
-    return Filled(most, LIMITS.control_bytes)
+    return Filled(most, LIMITS.max_control_bytes)
 
 
 def _replies() -> Filled:
@@ -300,23 +312,23 @@ def _replies() -> Filled:
     host.finish(start.job_id)
 
     def fill() -> Host:
-        for _ in range(LIMITS.sessions - 1):
+        for _ in range(LIMITS.max_principal_sessions - 1):
             client = host.client()
-            for _ in range(LIMITS.replies):
+            for _ in range(LIMITS.max_session_replies):
                 host.send(client, "job.subscribe", {"job_id": start.job_id})
         return host
 
     taken = grown(fill)
     replies = [session.replies.size for session in state_of(host.runtime).sessions.values()]
-    assert max(replies) > LIMITS.reply_bytes - 11 * KIB
-    documented = LIMITS.sessions * (LIMITS.reply_bytes + SESSION)
+    assert max(replies) > LIMITS.max_session_reply_bytes - 11 * KIB
+    documented = LIMITS.max_principal_sessions * (LIMITS.max_session_reply_bytes + SESSION)
     return Filled(taken, documented, f"{len(replies)} sessions")
 
 
 def _subscriptions() -> Filled:
-    host = Host(running_jobs=2_000, principal_jobs=2_000)
+    host = Host(max_total_running_jobs=2_000, max_principal_running_jobs=2_000)
     client, other = host.client(), host.client()
-    jobs = [host.submit(client) for _ in range(LIMITS.subscriptions)]
+    jobs = [host.submit(client) for _ in range(LIMITS.max_session_subscriptions)]
     observers = [host.client() for _ in range(8)]
 
     def fill() -> Host:
@@ -328,7 +340,7 @@ def _subscriptions() -> Filled:
 
     taken = grown(fill)
     count = sum(len(session.observed) for session in state_of(host.runtime).sessions.values())
-    assert count == 9 * LIMITS.subscriptions
+    assert count == 9 * LIMITS.max_session_subscriptions
     replies = sum(session.replies.size for session in state_of(host.runtime).sessions.values())
     documented = SUBSCRIPTION * count + 2 * replies
     return Filled(taken, documented, f"{count} subscriptions")
@@ -338,7 +350,7 @@ def _peers() -> Filled:
     host = Host()
 
     def fill() -> Host:
-        for number in range(LIMITS.peers + 2_000):
+        for number in range(LIMITS.max_failing_addresses + 2_000):
             connection = host.connect(f"2001:db8:{number:x}::1")
             auth = {"scheme": "bearer", "token": "x"}
             host.verifies = False
@@ -350,20 +362,20 @@ def _peers() -> Filled:
         return host
 
     taken = grown(fill)
-    assert len(state_of(host.runtime).caps.failures) == LIMITS.peers
-    return Filled(taken, PLACE * LIMITS.peers)
+    assert len(state_of(host.runtime).caps.failures) == LIMITS.max_failing_addresses
+    return Filled(taken, PLACE * LIMITS.max_failing_addresses)
 
 
 NUMBERS: Final[Mapping[str, Callable[[], Filled]]] = {
-    "running_jobs: small ones": _running,
-    "principal_bytes: running jobs with leases of 10 KB": _leases,
-    "anonymous_sessions": _sessions,
-    "early_connections": _early,
-    "held_bytes": _held,
-    "control_bytes": _answers,
-    "reply_bytes": _replies,
-    "subscriptions": _subscriptions,
-    "peers": _peers,
+    "max_total_running_jobs: small ones": _running,
+    "max_principal_bytes: running jobs with leases of 10 KB": _leases,
+    "max_anonymous_sessions": _sessions,
+    "max_early_connections": _early,
+    "max_held_message_bytes": _held,
+    "max_control_bytes": _answers,
+    "max_session_reply_bytes": _replies,
+    "max_session_subscriptions": _subscriptions,
+    "max_failing_addresses": _peers,
 }
 
 
@@ -373,11 +385,11 @@ NUMBERS: Final[Mapping[str, Callable[[], Filled]]] = {
 def _message(item: bytes) -> Filled:
     host = Host()
     client = host.client()
-    json = _of(item, LIMITS.message - 200)
+    json = _of(item, LIMITS.max_message_bytes - 200)
     before = peak()
     host.submit(client, json)
     taken = peak() - before
-    return Filled(taken, DECODED * LIMITS.message)
+    return Filled(taken, DECODED * LIMITS.max_message_bytes)
 
 
 def _returned() -> Filled:
@@ -385,10 +397,10 @@ def _returned() -> Filled:
     client = host.client()
     start = host.submit(client)
     assert start is not None
-    value = "x" * (LIMITS.returned - 10)
+    value = "x" * (LIMITS.max_returned_value_bytes - 10)
     before = peak()
     host.finish(start.job_id, value)
-    return Filled(peak() - before, RETURNED * LIMITS.returned)
+    return Filled(peak() - before, RETURNED * LIMITS.max_returned_value_bytes)
 
 
 def _streamed() -> Filled:
@@ -398,21 +410,23 @@ def _streamed() -> Filled:
     assert start is not None
 
     def fill() -> Host:
-        for _ in range(LIMITS.result // (40 * KIB)):
+        for _ in range(LIMITS.max_result_bytes // (40 * KIB)):
             host.runtime.agents.write_result(start.job_id, b"x" * 40 * KIB, now=host.now)
             host.carry_out(host.runtime.take())
         return host
 
     taken = grown(fill)
     holdings = state_of(host.runtime).holdings
-    return Filled(taken, LIMITS.session_bytes + LIMITS.history_bytes, f"{holdings.size} bytes are held")
+    return Filled(
+        taken, LIMITS.max_session_bytes + LIMITS.max_history_bytes, f"{holdings.size} bytes are held"
+    )
 
 
 MOMENTS: Final[Mapping[str, Callable[[], Filled]]] = {
-    "message: short strings": lambda: _message(b'"ab"'),
-    "message: numbers": lambda: _message(b"300"),
-    "returned": _returned,
-    "result: session_bytes and history_bytes": _streamed,
+    "max_message_bytes: short strings": lambda: _message(b'"ab"'),
+    "max_message_bytes: numbers": lambda: _message(b"300"),
+    "max_returned_value_bytes": _returned,
+    "max_result_bytes: max_session_bytes and max_history_bytes": _streamed,
 }
 
 CAPS: Final = {**INPUTS, **EVENTS, **KEPT, **NUMBERS, **MOMENTS}

@@ -47,8 +47,8 @@ def _unprocessed(size: int) -> Filled:
 
     taken = grown(fill)
     count = len(runtime.events)
-    assert count > LIMITS.unprocessed_bytes // (size + 400)
-    return Filled(taken, LIMITS.unprocessed_bytes + EMITTED * count, f"{count} events")
+    assert count > LIMITS.max_unprocessed_bytes // (size + 400)
+    return Filled(taken, LIMITS.max_unprocessed_bytes + EMITTED * count, f"{count} events")
 
 
 def _early(size: int) -> Filled:
@@ -58,21 +58,21 @@ def _early(size: int) -> Filled:
     runtime.events.clear()
 
     def fill() -> ScriptedRuntime:
-        for number in range(LIMITS.gap_events):
-            if (number + 1) * (size + 400) < LIMITS.gap_bytes:
+        for number in range(LIMITS.max_gap_events):
+            if (number + 1) * (size + 400) < LIMITS.max_gap_bytes:
                 _say(runtime, number + 2, body, "log")
         return runtime
 
     taken = grown(fill)
     assert not runtime.closings
     assert not runtime.events
-    count = min(LIMITS.gap_events, LIMITS.gap_bytes // (size + 400))
+    count = min(LIMITS.max_gap_events, LIMITS.max_gap_bytes // (size + 400))
     return Filled(taken, count * (size + EARLY), f"{count} events")
 
 
 def _results() -> Filled:
     """Results that are streamed by many jobs, and end in none."""
-    runtime = _runtime(result=16 * MIB, results=64 * MIB)
+    runtime = _runtime(max_result_bytes=16 * MIB, max_joined_results_bytes=64 * MIB)
     jobs = [runtime.accept(f"job_{number}") for number in range(2, 6)]
     piece = base64.b64encode(b"x" * 40 * KIB).decode()
     chunks = 16 * MIB // (40 * KIB)

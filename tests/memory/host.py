@@ -38,7 +38,7 @@ class Host:
     """Drives a runtime; what clients are sent is pulled and dropped, while they read."""
 
     def __init__(self, *, credentials: bool = False, **limits: Any) -> None:
-        rates = {"requests_per_sec": 10**9, "principal_requests_per_sec": 10**9}
+        rates = {"max_requests_per_sec": 10**9, "max_principal_requests_per_sec": 10**9}
         config = RuntimeConfig(
             name="memory",
             version="1",

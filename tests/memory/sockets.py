@@ -41,7 +41,9 @@ async def _settled(server: Server) -> None:
 
 async def _partial() -> Filled:
     """Messages without their last byte, in every session that a principal may have."""
-    text = b'{"type":"session.ping","payload":{"nonce":"n","x":"%b"}}' % (b"x" * (LIMITS.message - 100))
+    text = b'{"type":"session.ping","payload":{"nonce":"n","x":"%b"}}' % (
+        b"x" * (LIMITS.max_message_bytes - 100)
+    )
     frame = Frame(Opcode.TEXT, text).serialize(mask=True)[:-1]
     found: list[Filled] = []
     with suppress(OSError):  # Of a peer that was refused, and whose end is said to a closed socket.
@@ -55,8 +57,8 @@ async def _partial() -> Filled:
                     await peer.stream.send(frame)
             await _settled(server)
             held = state_of(server.runtime).holdings.pinned
-            assert held <= LIMITS.principal_bytes // 2
-            documented = LIMITS.principal_bytes // 2 + READ * len(peers)
+            assert held <= LIMITS.max_principal_bytes // 2
+            documented = LIMITS.max_principal_bytes // 2 + READ * len(peers)
             found.append(Filled(resident() - before, documented, f"{held // MIB} MiB are counted"))
     return found[0]
 
@@ -64,7 +66,7 @@ async def _partial() -> Filled:
 async def _heads() -> Filled:
     """Heads of HTTP that do not end."""
     head = b"GET /arcp HTTP/1.1\r\nHost: localhost\r\n" + b"X: " + b"y" * 15_000
-    async with _served(early_connections=400, hello=60) as server, AsyncExitStack() as stack:
+    async with _served(max_early_connections=400, hello_timeout_sec=60) as server, AsyncExitStack() as stack:
         before = resident()
         for _ in range(200):
             stream = await anyio.connect_tcp("127.0.0.1", server.port)
@@ -72,14 +74,19 @@ async def _heads() -> Filled:
             await stream.send(head)
         await _settled(server)
         connections = len(state_of(server.runtime).connections)
-        return Filled(resident() - before, LIMITS.early_message * connections, f"{connections} connections")
+        return Filled(
+            resident() - before, LIMITS.max_early_message_bytes * connections, f"{connections} connections"
+        )
 
 
 async def _silent() -> Filled:
     """Connections to a listener of TLS that say nothing."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("localhost").configure_cert(context)
-    async with _served(context, early_connections=200, hello=60) as server, AsyncExitStack() as stack:
+    async with (
+        _served(context, max_early_connections=200, hello_timeout_sec=60) as server,
+        AsyncExitStack() as stack,
+    ):
         before = resident()
         for _ in range(150):
             stream = await anyio.connect_tcp("127.0.0.1", server.port)
@@ -94,7 +101,7 @@ def _run(fill: Callable[[], Awaitable[Filled]]) -> Callable[[], Filled]:
 
 
 SOCKETS: Final[Mapping[str, Callable[[], Filled]]] = {
-    "principal_bytes: parts of messages": _run(_partial),
-    "early_connections: heads that do not end": _run(_heads),
-    "early_connections: silent, before TLS": _run(_silent),
+    "max_principal_bytes: parts of messages": _run(_partial),
+    "max_early_connections: heads that do not end": _run(_heads),
+    "max_early_connections: silent, before TLS": _run(_silent),
 }

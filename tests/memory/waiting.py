@@ -47,7 +47,7 @@ def _submits() -> Filled:
 
     taken = grown(fill)
     waiting = sum(len(session.turns) for session in state_of(host.runtime).sessions.values())
-    assert waiting == LIMITS.waiting_submits * len(clients), (waiting, host.refused)
+    assert waiting == LIMITS.max_session_waiting_submits * len(clients), (waiting, host.refused)
     return Filled(taken, WAITING * waiting, f"{waiting} submits")
 
 
@@ -66,7 +66,7 @@ def _connections() -> Filled:
 
     taken = grown(fill)
     assert host.refused == "connections"
-    return Filled(taken, SESSION * LIMITS.connections)
+    return Filled(taken, SESSION * LIMITS.max_principal_connections)
 
 
 def _pieces() -> Filled:
@@ -74,10 +74,10 @@ def _pieces() -> Filled:
     host = Stalled()
     start = host.submit(host.client())
     assert start is not None
-    for _ in range(4 * LIMITS.backlog_events):
+    for _ in range(4 * LIMITS.max_backlog_events):
         host.emit(start.job_id, "x" * 100)
     host.carry_out(host.runtime.take())
-    observers = [host.client() for _ in range(LIMITS.sessions - 1)]
+    observers = [host.client() for _ in range(LIMITS.max_principal_sessions - 1)]
     host.pulls = False
 
     def fill() -> Host:
@@ -91,13 +91,13 @@ def _pieces() -> Filled:
     taken = grown(fill)
     sessions = [observer.session for observer in observers]
     numbered = sum(0 if session is None else len(session.log) for session in sessions)
-    assert numbered == LIMITS.backlog_events * len(observers)
-    documented = len(observers) * (LIMITS.backlog_bytes + EVENT * LIMITS.backlog_events)
+    assert numbered == LIMITS.max_backlog_events * len(observers)
+    documented = len(observers) * (LIMITS.max_backlog_bytes + EVENT * LIMITS.max_backlog_events)
     return Filled(taken, documented, f"{numbered} events")
 
 
 WAITS: Final[Mapping[str, Callable[[], Filled]]] = {
-    "waiting_submits": _submits,
-    "connections": _connections,
-    "backlog_bytes": _pieces,
+    "max_session_waiting_submits": _submits,
+    "max_principal_connections": _connections,
+    "max_backlog_bytes": _pieces,
 }

@@ -73,9 +73,14 @@ class Judge:
         self.roomy = (
             all(
                 getattr(limits, name) == getattr(most, name)
-                for name in ("session_events", "principal_events", "total_events", "total_bytes")
+                for name in (
+                    "max_session_events",
+                    "max_principal_events",
+                    "max_total_events",
+                    "max_total_bytes",
+                )
             )
-            and limits.session_bytes == most.session_bytes
+            and limits.max_session_bytes == most.max_session_bytes
         )
         """No log comes to its limits."""
         self.works: dict[JobId, Work] = {}
@@ -136,7 +141,7 @@ class Judge:
         for work in self.works.values():
             if not work.gone and work.job_id not in runtime.jobs:
                 work.gone = True
-                due = self.world.state.now >= work.ended_at + self.config.limits.retention * SECOND
+                due = self.world.state.now >= work.ended_at + self.config.limits.retention_sec * SECOND
                 early = self._crowded() or self._full()
                 ensure(work.ended and (due or early), "a job is forgotten before its time")
         for session in runtime.sessions.values():
@@ -149,8 +154,12 @@ class Judge:
         """Whether finished jobs may go before their time: they are too many, or held bytes may be (§14)."""
         limits, most = self.config.limits, Limits()
         finished = [work for work in self.works.values() if work.ended]
-        many = len(finished) > min(limits.finished_jobs, limits.finished_jobs_total)
-        return many or limits.total_bytes < most.total_bytes or limits.principal_bytes < most.principal_bytes
+        many = len(finished) > min(limits.max_principal_finished_jobs, limits.max_total_finished_jobs)
+        return (
+            many
+            or limits.max_total_bytes < most.max_total_bytes
+            or limits.max_principal_bytes < most.max_principal_bytes
+        )
 
     def _full(self) -> bool:
         """Whether the runtime may hold as many bytes as it may: for those the oldest finished jobs go, too.
@@ -161,7 +170,7 @@ class Judge:
         works, limits = self.works.values(), self.config.limits
         held = sum(work.size for work in works) * (1 + len(self.lines))
         unknown = any(None in work.events for work in works)
-        return unknown or held >= min(limits.principal_bytes, limits.total_bytes) // 2
+        return unknown or held >= min(limits.max_principal_bytes, limits.max_total_bytes) // 2
 
     def _line(self, session: Session) -> Line:
         line = self.lines.get(session.id)
@@ -255,7 +264,7 @@ class Judge:
         log, before = session.log, line.last
         if log.first > line.last + 1:
             line.lost(log.first)
-        lag = self.config.limits.lag
+        lag = self.config.limits.back_pressure_events
         for entry in log.between(line.last, log.last):
             raw = session.envelopes.one(entry, line.last + 1)
             records, now = self.world.runtime.record_count, self.world.state.now
@@ -283,13 +292,16 @@ class Judge:
         What the limits of a principal, or of all, may have taken is not looked at, nor what a crash left.
         """
         limits, most = self.config.limits, Limits()
-        shared = ("principal_events", "principal_bytes", "total_events", "total_bytes")
+        shared = ("max_principal_events", "max_principal_bytes", "max_total_events", "max_total_bytes")
         if self.crashes or any(getattr(limits, name) < getattr(most, name) for name in shared):
             return True
         numbers = range(session.log.first, line.last + 1)
         size = sum(len(line.frames.get(number, b"")) for number in numbers)
-        full = len(numbers) >= limits.session_events - limits.session_events // 16
-        return full or size + limits.frame >= limits.session_bytes - limits.session_bytes // 16
+        full = len(numbers) >= limits.max_session_events - limits.max_session_events // 16
+        return (
+            full
+            or size + limits.max_envelope_bytes >= limits.max_session_bytes - limits.max_session_bytes // 16
+        )
 
     # Taking notice.
 
@@ -458,7 +470,7 @@ class Judge:
     def _too_many(self, who: str) -> bool:
         """Whether a principal has too many sessions for another, and none that ends for it (§14)."""
         lines = [line for line in self.lines.values() if line.principal == who and not line.over]
-        if len(lines) < self.config.limits.sessions:
+        if len(lines) < self.config.limits.max_principal_sessions:
             return False
         sessions = self.world.state.sessions
         ending = [line for line in lines if line.attached is None and not sessions[line.session_id].jobs]
@@ -545,7 +557,7 @@ class Judge:
         client.resumed, client.cursor, client.replies = True, attempt.cursor, attempt.replies
         line.seen = max(line.seen, attempt.cursor)
         line.lied = line.lied or attempt.cursor > line.received
-        client.honest, client.whole = not line.lied, self.config.limits.replies >= 64
+        client.honest, client.whole = not line.lied, self.config.limits.max_session_replies >= 64
         line.may_end = False
         if line.attached is None:  # It said goodbye before its welcome.
             line.detached_at = self.world.state.now
@@ -599,11 +611,11 @@ class Judge:
         limits = self.config.limits
         running = [_group(work.principal) for work in self.works.values() if not work.stopped]
         claims = sum(principal == line.principal for principal, _ in self.keys)
-        if len(running) >= limits.running_jobs:
+        if len(running) >= limits.max_total_running_jobs:
             return "running_jobs"
-        if running.count(_group(line.principal)) >= limits.principal_jobs:
+        if running.count(_group(line.principal)) >= limits.max_principal_running_jobs:
             return "principal_jobs"
-        return "idempotency_keys" if keyed and claims >= limits.idempotency_keys else ""
+        return "idempotency_keys" if keyed and claims >= limits.max_principal_idempotency_keys else ""
 
     def join_job(self, line: Line, job_id: JobId, request_id: str, payload: dict[str, Any]) -> None:
         """A submit with a key of before is answered by its job, and what the session has not seen of it."""
@@ -653,7 +665,7 @@ class Judge:
     def _observes_all(self, line: Line, work: Work) -> bool:
         """Whether a session observes as many jobs as it may, and not this one."""
         observed = line.observed
-        return len(observed) >= self.config.limits.subscriptions and work.job_id not in observed
+        return len(observed) >= self.config.limits.max_session_subscriptions and work.job_id not in observed
 
     def judge_cancel(self, line: Line, work: Work) -> str | None:
         """The code with which a cancel is refused; None when it is carried out."""
@@ -750,7 +762,7 @@ class Judge:
             return payload, ("INVALID_REQUEST",), None
         if "list_jobs" not in line.features:
             return payload, ("INVALID_REQUEST",), None
-        most = self.config.limits.page
+        most = self.config.limits.max_page_jobs
         limit = min(max(payload.get("limit", 100), 1), most)
         expected, rest = self._page(line.principal, payload.get("filter", {}), upto, limit, most)
         told = POSITIONS in line.features
@@ -821,7 +833,7 @@ class Judge:
             ensure(asked, "its agent was not told to stop")
         for (principal, key), (_, job_id) in list(self.keys.items()):
             if runtime.keys.get(Principal(principal), key) is None:
-                due = self.works[job_id].ended_unix + self.config.limits.idempotency * SECOND
+                due = self.works[job_id].ended_unix + self.config.limits.idempotency_retention_sec * SECOND
                 lines = [line for line in self.lines.values() if line.principal == principal]
                 gone = _group(principal) != principal and all(line.over for line in lines)
                 late = self.unix >= due or gone  # Nobody else is the principal of a session without a name.

@@ -88,31 +88,31 @@ RIGHTS: Final[Sequence[dict[str, dict[str, str]]]] = (
 def config_of(a: int, b: int, c: int) -> RuntimeConfig:
     """One of many configurations: with and without a journal, a window, heartbeats, tight limits."""
     limits = Limits(
-        session_events=16 if b & 1 else 10_000,
-        session_bytes=200_000 if b & 2 else 16 * 1024 * KIB,
-        control_envelopes=8 if b & 4 else 1_000,
-        held_messages=2 if b & 8 else 64,
-        running_jobs=3 if c & 1 else 1_000,
-        principal_jobs=2 if c & 16 else 500,
-        sessions=3 if c & 16 else 64,
-        result=100_000 if c & 2 else 64 * 1024 * KIB,
-        retention=15 if c & 4 else 600,
-        chunk=1_000 if c & 8 else 40 * KIB,
-        message=80 * KIB,
-        history_events=8 if a & 8 else 10_000,
-        history_bytes=100_000 if b & 16 else 4 * 1024 * KIB,
-        principal_events=60 if a & 16 else 100_000,
-        total_events=90 if a & 16 else 1_000_000,
-        total_bytes=400_000 if b & 32 else 256 * 1024 * KIB,
-        lag=5 if a & 32 else 1_000,
-        replies=2 if a & 64 else 64,
-        subscriptions=2 if a & 64 else 1_000,
-        page=3 if a & 128 else 1_000,
-        backlog_events=2 if a & 128 else 256,
-        idempotency=30 if b & 64 else 24 * 3600,
-        idempotency_keys=2 if b & 64 else 100_000,
-        finished_jobs=3 if b & 128 else 10_000,
-        finished_jobs_total=4 if b & 128 else 100_000,
+        max_session_events=16 if b & 1 else 10_000,
+        max_session_bytes=200_000 if b & 2 else 16 * 1024 * KIB,
+        max_control_envelopes=8 if b & 4 else 1_000,
+        max_held_messages=2 if b & 8 else 64,
+        max_total_running_jobs=3 if c & 1 else 1_000,
+        max_principal_running_jobs=2 if c & 16 else 500,
+        max_principal_sessions=3 if c & 16 else 64,
+        max_result_bytes=100_000 if c & 2 else 64 * 1024 * KIB,
+        retention_sec=15 if c & 4 else 600,
+        max_chunk_bytes=1_000 if c & 8 else 40 * KIB,
+        max_message_bytes=80 * KIB,
+        max_history_events=8 if a & 8 else 10_000,
+        max_history_bytes=100_000 if b & 16 else 4 * 1024 * KIB,
+        max_principal_events=60 if a & 16 else 100_000,
+        max_total_events=90 if a & 16 else 1_000_000,
+        max_total_bytes=400_000 if b & 32 else 256 * 1024 * KIB,
+        back_pressure_events=5 if a & 32 else 1_000,
+        max_session_replies=2 if a & 64 else 64,
+        max_session_subscriptions=2 if a & 64 else 1_000,
+        max_page_jobs=3 if a & 128 else 1_000,
+        max_backlog_events=2 if a & 128 else 256,
+        idempotency_retention_sec=30 if b & 64 else 24 * 3600,
+        max_principal_idempotency_keys=2 if b & 64 else 100_000,
+        max_principal_finished_jobs=3 if b & 128 else 10_000,
+        max_total_finished_jobs=4 if b & 128 else 100_000,
     )
     return RuntimeConfig(
         name="play",
@@ -402,7 +402,7 @@ class Play(Judge):
             self.proved(client)
         if not may:
             line.acked, line.seen = max(line.acked, seq), max(line.seen, seq)
-            if line.last - line.acked <= self.config.limits.lag:
+            if line.last - line.acked <= self.config.limits.back_pressure_events:
                 line.told = False
         self._say(client, "session.ack", {"last_processed_seq": seq}, may)
 
@@ -773,7 +773,12 @@ class Play(Judge):
         runtime.wall_clock_set(ahead, now=self.world.now)
         self.world.now = self.now
         steps = 5 * 3600  # What a clock was wrong by, which nobody looks at while a timer is armed.
-        self.pass_time(self.config.resume_window_sec + limits.retention + 2 * limits.idempotency + steps)
+        self.pass_time(
+            self.config.resume_window_sec
+            + limits.retention_sec
+            + 2 * limits.idempotency_retention_sec
+            + steps
+        )
         self.note()
         self.check()
         if not structure.leaves(self.world.state):  # Else they are there for the next process.
@@ -847,7 +852,7 @@ class Play(Judge):
         if streamed and value is not None:
             return ("INVALID_REQUEST",)
         size = sum(map(len, work.written)) * 4 // 3 if streamed else len(msgspec.json.encode(value))
-        if not streamed and size > max(self.config.limits.result, FRAME):
+        if not streamed and size > max(self.config.limits.max_result_bytes, FRAME):
             return ("INTERNAL_ERROR",)
         if not work.home.over and "result_chunk" not in work.home.features and size > FRAME // 2 - KIB:
             return ("success", "INVALID_REQUEST")

@@ -203,7 +203,7 @@ def forget(judge: Judge, bare: RuntimeState, durable: list[Record]) -> None:
 
 
 def _forget_in_line(judge: Judge, line: Line, session: Session) -> None:
-    log, lag = session.log, judge.config.limits.lag
+    log, lag = session.log, judge.config.limits.back_pressure_events
     line.frames = {seq: raw for seq, raw in line.frames.items() if seq <= log.last}
     line.last, line.over, line.may_end = log.last, False, False
     line.attached, line.detached_at = None, judge.now
@@ -259,8 +259,8 @@ def _forget_in_work(judge: Judge, work: Work, job: Job) -> None:
     unix, now, limits = judge.wall, judge.now, judge.config.limits
     if job.end is not None:
         work.ended, work.end_source, work.ended_unix = True, job.end.source, job.end.at
-        left = min(max(job.end.at + limits.retention * SECOND - unix, 0), limits.retention * SECOND)
-        work.ended_at = now + left - limits.retention * SECOND
+        left = min(max(job.end.at + limits.retention_sec * SECOND - unix, 0), limits.retention_sec * SECOND)
+        work.ended_at = now + left - limits.retention_sec * SECOND
         return
     work.end_source = work.code = None
     work.outcomes = () if job.outcome is None else (str(job.outcome.code),)

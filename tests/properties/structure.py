@@ -455,15 +455,15 @@ def check_holdings(runtime: RuntimeState) -> None:
         events = sum(holder.events for holder in named.values())
         size = sum(holder.size for holder in named.values()) + kept[principal]
         ensure(holdings.of(principal) == (events, size), "the sum of what a principal holds")
-        ensure(events <= limits.principal_events, "a principal holds too many events")
+        ensure(events <= limits.max_principal_events, "a principal holds too many events")
         ensure(holdings.pinned_by(principal) == pinned.get(principal, 0), "the sum of what cannot go")
-        room = limits.principal_bytes - pinned.get(principal, 0)
+        room = limits.max_principal_bytes - pinned.get(principal, 0)
         ensure(size <= max(room, 0), "a principal holds too much")
     ensure(holdings.pinned == sum(pinned.values()), "the sum of all that cannot go")
     sums = [holdings.of(principal) for principal in held]
-    ensure(holdings.events == sum(events for events, _ in sums) <= limits.total_events, "too many events")
+    ensure(holdings.events == sum(events for events, _ in sums) <= limits.max_total_events, "too many events")
     ensure(holdings.size == sum(size for _, size in sums), "the sum of all bytes of events")
-    ensure(holdings.size <= max(limits.total_bytes - holdings.pinned, 0), "too many bytes of events")
+    ensure(holdings.size <= max(limits.max_total_bytes - holdings.pinned, 0), "too many bytes of events")
     ensure(not holdings._crowded and not holdings.over, "somebody is crowded")
 
 
@@ -495,30 +495,42 @@ def kept_bytes(runtime: RuntimeState) -> Counter[Principal]:
 def check_bounds(runtime: RuntimeState) -> None:
     """Nothing grows beyond its limit."""
     limits = runtime.limits
-    ensure(len(runtime.running) <= limits.running_jobs, "too many jobs run")
-    ensure(len(runtime.retired) <= limits.finished_jobs_total, "too many finished jobs")
+    ensure(len(runtime.running) <= limits.max_total_running_jobs, "too many jobs run")
+    ensure(len(runtime.retired) <= limits.max_total_finished_jobs, "too many finished jobs")
     for principal in runtime.holdings._principals:
-        ensure(runtime.retired.count(principal) <= limits.finished_jobs, "too many of one principal")
-        ensure(runtime.keys.size(principal) <= 2 * limits.idempotency_bytes + 256 * KIB, "keys hold too much")
+        ensure(
+            runtime.retired.count(principal) <= limits.max_principal_finished_jobs,
+            "too many of one principal",
+        )
+        ensure(
+            runtime.keys.size(principal) <= 2 * limits.max_principal_idempotency_bytes + 256 * KIB,
+            "keys hold too much",
+        )
     for job in runtime.jobs.values():
-        ensure(job.history.events <= limits.history_events, "a history has too many events")
-        ensure(job.history.size <= limits.history_bytes, "a history is too large")
+        ensure(job.history.events <= limits.max_history_events, "a history has too many events")
+        ensure(job.history.size <= limits.max_history_bytes, "a history is too large")
     for session in runtime.sessions.values():
-        extra = NOTICES + limits.subscriptions
-        ensure(len(session.log) <= limits.session_events + extra, "a log has too many events")
-        most = limits.session_bytes + limits.session_bytes // 16 + extra * NOTICE
+        extra = NOTICES + limits.max_session_subscriptions
+        ensure(len(session.log) <= limits.max_session_events + extra, "a log has too many events")
+        most = limits.max_session_bytes + limits.max_session_bytes // 16 + extra * NOTICE
         ensure(session.log.size <= most, "a log is too large")
-        ensure(len(session.observed.keys() | session.backlogs.keys()) <= limits.subscriptions, "subscribed")
-        ensure(len(session.replies) <= limits.replies, "too many answers are kept")
-        ensure(session.replies.size <= limits.reply_bytes, "answers that are kept are too large")
+        ensure(
+            len(session.observed.keys() | session.backlogs.keys()) <= limits.max_session_subscriptions,
+            "subscribed",
+        )
+        ensure(len(session.replies) <= limits.max_session_replies, "too many answers are kept")
+        ensure(session.replies.size <= limits.max_session_reply_bytes, "answers that are kept are too large")
     for connection in runtime.connections.values():
         control = connection._outbox.controls
-        ensure(len(control) <= limits.control_envelopes + 2 + limits.replies, "too many answers wait")
-        ensure(len(connection._outbox.urgent) <= limits.control_envelopes + 2, "too many pongs wait")
+        ensure(
+            len(control) <= limits.max_control_envelopes + 2 + limits.max_session_replies,
+            "too many answers wait",
+        )
+        ensure(len(connection._outbox.urgent) <= limits.max_control_envelopes + 2, "too many pongs wait")
         ensure(control.size == sum(len(one.envelope) for one in control.waiting), "bytes of answers")
-        ensure(len(connection._held) <= limits.held_messages, "too much is held")
+        ensure(len(connection._held) <= limits.max_held_messages, "too much is held")
         ensure(connection._held_bytes == sum(len(held or b"") for held in connection._held), "bytes held")
-        ensure(connection._lines.size <= limits.message + 100 * KIB, "too much of a line is kept")
+        ensure(connection._lines.size <= limits.max_message_bytes + 100 * KIB, "too much of a line is kept")
     named = 2  # alice and bob.
     scopes = len(runtime.connections) + len(runtime.anonymous_principals) + named
     ensure(len(runtime.entropy._scopes) <= scopes, "entropy of the dead is kept")
@@ -544,7 +556,7 @@ def check_caps(runtime: RuntimeState) -> None:
         ensure(standing.connections == connections.pop(group, 0), "the connections of a group")
         idle = not (standing.sessions or standing.connections)
         ensure(not idle or group in caps.resting, "a group that has nothing is kept")
-        most = limits.sessions if group is not None else limits.anonymous_sessions
+        most = limits.max_principal_sessions if group is not None else limits.max_anonymous_sessions
         ensure(len(standing.sessions) <= most, "too many sessions")
     ensure(not sessions and not connections, "a group that is not counted")
     ensure(running.keys() == running._groups.keys(), "jobs that are not counted")
@@ -552,5 +564,8 @@ def check_caps(runtime: RuntimeState) -> None:
     for group in running._groups.values():
         counts[group] = counts.get(group, 0) + 1
     ensure(counts == running._counts, "the jobs of a group")
-    ensure(all(count <= limits.principal_jobs for count in counts.values()), "too many jobs of a group")
-    ensure(len(caps.failures) <= limits.peers, "too many places are remembered")
+    ensure(
+        all(count <= limits.max_principal_running_jobs for count in counts.values()),
+        "too many jobs of a group",
+    )
+    ensure(len(caps.failures) <= limits.max_failing_addresses, "too many places are remembered")

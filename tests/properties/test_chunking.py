@@ -135,7 +135,7 @@ def test_inputs_of_agents_coalesced(setup: tuple[int, int, int], count: int, tak
         world.runtime.agents.finish(job, {"x": 1}, now=world.now)
         world.take()
         raws.append(peer.raw)
-    if config.limits.session_events > count:
+    if config.limits.max_session_events > count:
         assert raws[0] == raws[1]
     else:  # Events that nobody took in time may be gone.
         assert len(raws[1]) <= len(raws[0])

@@ -19,7 +19,7 @@ from arcp_proto.engine.connection import Connection, Phase
 from arcp_proto.engine.output import Authenticate, Output, StartJob, StopJob
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.ids import MILLISECOND, SECOND, JobId, Time
-from arcp_proto.limits import Limits
+from arcp_proto.limits import WIRE_WORDS, Limits
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.jobs.inventory import AgentInfo
 from arcp_proto.server.runtime import Runtime
@@ -362,7 +362,15 @@ def test_below_all_limits_nothing_that_one_does_changes_a_byte_for_another(
     assert with_bob == alone
 
 
-@pytest.mark.parametrize("limit", ["running_jobs", "idempotency_keys_total", "principal_jobs", "sessions"])
+@pytest.mark.parametrize(
+    "limit",
+    [
+        "max_total_running_jobs",
+        "max_total_idempotency_keys",
+        "max_principal_running_jobs",
+        "max_principal_sessions",
+    ],
+)
 @settings(max_examples=examples(40))
 @given(MOVES, st.booleans())
 def test_over_a_limit_that_all_share_somebody_is_refused_and_told_so(
@@ -372,14 +380,14 @@ def test_over_a_limit_that_all_share_somebody_is_refused_and_told_so(
     with_bob, alone = streams(steps, Limits(**{limit: 2}), journal=journal)
     if with_bob == alone:
         return
-    assert limit not in ("principal_jobs", "sessions")
+    assert limit not in ("max_principal_running_jobs", "max_principal_sessions")
     differs = next(
         (at for at, (one, other) in enumerate(zip(with_bob, alone, strict=False)) if one != other),
         min(len(with_bob), len(alone)),
     )
     told = json.loads(with_bob[differs])
     assert told["type"] in ("session.error", "denied")
-    assert told["payload"]["details"]["limit"] == limit
+    assert told["payload"]["details"]["limit"] == WIRE_WORDS[limit]
 
 
 def test_both_are_there() -> None:

@@ -138,7 +138,7 @@ def test_clients_that_die(story: list[Step]) -> None:
 @settings(max_examples=examples(150), deadline=None)
 @given(steps(*RUNTIME_DIES, *CLIENT_DIES), st.integers(4, 12))
 def test_logs_that_are_too_short(story: list[Step], size: int) -> None:
-    pair = LossyPair(Limits(session_events=size, backlog_events=size // 2))
+    pair = LossyPair(Limits(max_session_events=size, max_backlog_events=size // 2))
     play(pair, story)
     check(pair)
 
@@ -146,7 +146,9 @@ def test_logs_that_are_too_short(story: list[Step], size: int) -> None:
 @settings(max_examples=examples(150), deadline=None)
 @given(steps(*RUNTIME_DIES, *CLIENT_DIES), st.integers(4, 12), st.integers(2, 6))
 def test_histories_that_are_too_short(story: list[Step], size: int, history: int) -> None:
-    pair = LossyPair(Limits(session_events=size, backlog_events=size // 2, history_events=history))
+    pair = LossyPair(
+        Limits(max_session_events=size, max_backlog_events=size // 2, max_history_events=history)
+    )
     play(pair, story)
     check(pair)
 

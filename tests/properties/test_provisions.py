@@ -21,7 +21,7 @@ from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, LocalProtocolError, ensure
 from arcp_proto.features import PROVISIONED_CREDENTIALS
 from arcp_proto.ids import SECOND, JobId, Principal, Time
-from arcp_proto.limits import Limits
+from arcp_proto.limits import WIRE_WORDS, Limits
 from arcp_proto.recording import record, replay
 from arcp_proto.secret import Secret
 from arcp_proto.server.config import RuntimeConfig
@@ -39,6 +39,7 @@ Action = tuple[str, int, int, int]
 
 AGENTS: Final = (AgentInfo("echo"), AgentInfo("again", restartable=True))
 VALUE: Final = re.compile(rb"sk-[0-9]+-secret")
+FIELDS: Final = {word: field for field, word in WIRE_WORDS.items()}
 CAPS: Final = ("sessions", "principal_jobs", "running_jobs")
 LEASE: Final = {"agent.delegate": ["*"], "tool.call": ["*"], "model.use": ["m"], "cost.budget": ["USD:5"]}
 NAMES: Final = (
@@ -65,11 +66,11 @@ class Provider(World):
                 heartbeat_interval_sec=0,
                 observers={"bob": {"*": "observe"}} if setup & 4 else {},
                 limits=Limits(
-                    sessions=2 if setup & 8 else 64,
-                    principal_jobs=2 if setup & 16 else 500,
-                    running_jobs=3 if setup & 32 else 1_000,
-                    waiting_submits=2 if setup & 64 else 64,
-                    retention=20,
+                    max_principal_sessions=2 if setup & 8 else 64,
+                    max_principal_running_jobs=2 if setup & 16 else 500,
+                    max_total_running_jobs=3 if setup & 32 else 1_000,
+                    max_session_waiting_submits=2 if setup & 64 else 64,
+                    retention_sec=20,
                 ),
             )
         )
@@ -294,7 +295,7 @@ class Provider(World):
             check(self.state)
         structure.check_turns(self.state)
         running = self.state.running
-        ensure(len(running) <= self.config.limits.running_jobs, "too many jobs run")
+        ensure(len(running) <= self.config.limits.max_total_running_jobs, "too many jobs run")
         for job in self.state.jobs.values():
             ensure(not job.ended or not job.credentials, f"{job.id} is over, and has values")
 
@@ -446,7 +447,7 @@ class Provider(World):
         """Whether a principal has as many sessions as it may, and whether one of them may end for another."""
         sessions = [one for one in self.state.sessions.values() if one.principal == who]
         room = any(one.connection is None and not one.jobs for one in sessions)
-        return len(sessions) >= self.config.limits.sessions, room
+        return len(sessions) >= self.config.limits.max_principal_sessions, room
 
     def _job_cap(self, who: str) -> str:
         """The cap that one more job of a principal would pass."""
@@ -458,9 +459,13 @@ class Provider(World):
             and request.job_id not in state_of(runtime).jobs
         ]
         running = [job.terms.principal for job in state_of(runtime).running.values()]
-        if len(running) + len(waiting) >= limits.running_jobs:
+        if len(running) + len(waiting) >= limits.max_total_running_jobs:
             return "running_jobs"
-        return "principal_jobs" if [*running, *waiting].count(Principal(who)) >= limits.principal_jobs else ""
+        return (
+            "principal_jobs"
+            if [*running, *waiting].count(Principal(who)) >= limits.max_principal_running_jobs
+            else ""
+        )
 
     def _limit(self, frame: Frame) -> str:
         """The cap that a refusal names; it says what it is, and when to try again."""
@@ -469,7 +474,7 @@ class Provider(World):
         ensure((payload["code"], payload["retryable"]) == ("INTERNAL_ERROR", True), f"{payload} is of no cap")
         details: dict[str, Any] = payload["details"]
         limit: str = details["limit"]
-        ensure(details["max"] == getattr(self.config.limits, limit), "another bound")
+        ensure(details["max"] == getattr(self.config.limits, FIELDS[limit]), "another bound")
         ensure(details["retry_after_ms"] > 0, "nobody says when")
         return limit
 

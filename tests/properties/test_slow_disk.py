@@ -22,7 +22,11 @@ from .machines import examples
 Action = tuple[str, int, int]
 
 LIMITS: Final = Limits(
-    session_events=80, session_bytes=16_000, history_events=400, backlog_events=7, result=2**20
+    max_session_events=80,
+    max_session_bytes=16_000,
+    max_history_events=400,
+    max_backlog_events=7,
+    max_result_bytes=2**20,
 )
 SETUP: Final = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0, journal=True, limits=LIMITS)
 BURST: Final = 5

@@ -47,15 +47,15 @@ STEPS: Final = st.one_of(
     ),
 )
 TIGHT: Final = {
-    "session_events": (6, 30),
-    "session_bytes": (2_000, 20_000),
-    "history_events": (5, 40),
-    "history_bytes": (1_500, 15_000),
-    "principal_events": (20, 100),
-    "principal_bytes": (5_000, 20_000),
-    "total_events": (24, 120),
-    "total_bytes": (6_000, 25_000),
-    "lag": (3, 25),
+    "max_session_events": (6, 30),
+    "max_session_bytes": (2_000, 20_000),
+    "max_history_events": (5, 40),
+    "max_history_bytes": (1_500, 15_000),
+    "max_principal_events": (20, 100),
+    "max_principal_bytes": (5_000, 20_000),
+    "max_total_events": (24, 120),
+    "max_total_bytes": (6_000, 25_000),
+    "back_pressure_events": (3, 25),
 }
 LIMITS: Final = st.lists(
     st.sampled_from([(name, value) for name, values in TIGHT.items() for value in values]), max_size=2

@@ -81,10 +81,10 @@ class Forest(World):
                 heartbeat_interval_sec=0,
                 models_required=not setup & 4,
                 limits=Limits(
-                    delegation_depth=3 if setup & 8 else 8,
-                    children=3 if setup & 16 else 64,
-                    descendants=5 if setup & 32 else 256,
-                    retention=20,
+                    max_delegation_depth=3 if setup & 8 else 8,
+                    max_job_children=3 if setup & 16 else 64,
+                    max_job_descendants=5 if setup & 32 else 256,
+                    retention_sec=20,
                 ),
             )
         )

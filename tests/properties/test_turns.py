@@ -17,7 +17,9 @@ KEYS = (None, "k", "l")
 ACTIONS = (*("submit",) * 6, *("refuse",) * 4, "issue", "wait")
 MOST = 50
 CONFIG = msgspec.structs.replace(
-    PROVIDED, heartbeat_interval_sec=0, limits=Limits(idempotency=1, retention=1, waiting_submits=3)
+    PROVIDED,
+    heartbeat_interval_sec=0,
+    limits=Limits(idempotency_retention_sec=1, retention_sec=1, max_session_waiting_submits=3),
 )
 
 

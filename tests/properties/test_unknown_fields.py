@@ -98,7 +98,7 @@ def answers(frame: Frame) -> tuple[list[bytes], str]:
 
 def times_that_fit(frame: Frame, value: Any) -> int:
     """How often a value can be put into a message that is still small enough before a welcome; at most 3."""
-    room = Limits().early_message - len(json.dumps(frame)) - 300  # What names and commas take.
+    room = Limits().max_early_message_bytes - len(json.dumps(frame)) - 300  # What names and commas take.
     return min(3, room // len(json.dumps(value)))
 
 

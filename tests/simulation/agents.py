@@ -125,7 +125,7 @@ class Agents:
             return
         agent.streams = True
         work.pieces.append(piece)
-        work.add_chunks(-(-len(piece) // host.world.options.limits.chunk))
+        work.add_chunks(-(-len(piece) // host.world.options.limits.max_chunk_bytes))
         host.take()
 
     def finish(self, agent: Agent, value: Any) -> None:

@@ -39,7 +39,7 @@ def fact(host: Host, record: facts.Record) -> None:
         case facts.Evicted(session_id=session_id):
             session = runtime.sessions[session_id]
             log, limits = session.log, runtime.limits
-            own = len(log) > limits.session_events or log.size > limits.session_bytes
+            own = len(log) > limits.max_session_events or log.size > limits.max_session_bytes
             if not own and "ack" not in session.features:
                 oldest = log.oldest_at
                 window = host.config.resume_window_sec * SECOND
@@ -51,7 +51,7 @@ def fact(host: Host, record: facts.Record) -> None:
         case facts.HistoryCut(job_id=job_id):
             job = runtime.jobs[job_id]
             history, limits = job.history, runtime.limits
-            if history.events <= limits.history_events and history.size <= limits.history_bytes:
+            if history.events <= limits.max_history_events and history.size <= limits.max_history_bytes:
                 _check_turn(host, job.terms.principal, f"history of {job_id}")
             work = host.world.truth.jobs.get(job_id)
             if work is not None:
@@ -100,12 +100,12 @@ def _check_turn(host: Host, principal: str, what: str) -> None:
     limits = host.runtime.limits
     events, size = holdings(host)
     pinned = pinned_bytes(host)
-    if events[principal] > limits.principal_events:
+    if events[principal] > limits.max_principal_events:
         return
-    if size[principal] + pinned[principal] > limits.principal_bytes:
+    if size[principal] + pinned[principal] > limits.max_principal_bytes:
         return
-    by_events = sum(events.values()) > limits.total_events and events[principal] == max(events.values())
-    over = sum(size.values()) + sum(pinned.values()) > limits.total_bytes
+    by_events = sum(events.values()) > limits.max_total_events and events[principal] == max(events.values())
+    over = sum(size.values()) + sum(pinned.values()) > limits.max_total_bytes
     by_size = over and size[principal] == max(size.values())
     ensure(by_events or by_size, "I8", f"{what} go, and {principal} holds {events} events, {size} bytes")
 
@@ -143,8 +143,10 @@ def check(host: Host) -> None:
             "I8", f"{state_of(runtime).timers.size} entries for {len(state_of(runtime).timers)} timers"
         )
     # Of each subscription that ends because its history was cut, a notice comes on top (§7.6).
-    most_events = limits.session_events + min(limits.subscriptions, len(host.world.truth.jobs))
-    most_bytes = limits.session_bytes + limits.session_bytes // 16 + NOTICES
+    most_events = limits.max_session_events + min(
+        limits.max_session_subscriptions, len(host.world.truth.jobs)
+    )
+    most_bytes = limits.max_session_bytes + limits.max_session_bytes // 16 + NOTICES
     for session in state_of(runtime).sessions.values():
         log = session.log
         if len(log) > most_events or log.size > most_bytes:
@@ -152,28 +154,28 @@ def check(host: Host) -> None:
         _check_session(host, session)
     for job in state_of(runtime).jobs.values():
         history = job.history
-        if history.size > limits.history_bytes or history.events > limits.history_events:
+        if history.size > limits.max_history_bytes or history.events > limits.max_history_events:
             raise Broken("I8", f"the history of {job.id} has {history.events} events")
     events, size = holdings(host)
     pinned = pinned_bytes(host)
-    room = max(limits.total_bytes - sum(pinned.values()), 0)
-    if sum(events.values()) > limits.total_events or sum(size.values()) > room:
+    room = max(limits.max_total_bytes - sum(pinned.values()), 0)
+    if sum(events.values()) > limits.max_total_events or sum(size.values()) > room:
         raise Broken("I8", f"all hold {events} events, {size} bytes")
     for principal in events:
-        room = max(limits.principal_bytes - pinned[principal], 0)
-        if events[principal] > limits.principal_events or size[principal] > room:
+        room = max(limits.max_principal_bytes - pinned[principal], 0)
+        if events[principal] > limits.max_principal_events or size[principal] > room:
             raise Broken("I8", f"{principal} holds {events[principal]} events, {size[principal]} bytes")
 
 
 def _check_session(host: Host, session: Session) -> None:
     log, limits, replies = session.log, host.runtime.limits, session.replies
-    if replies.size > limits.reply_bytes or len(replies) > limits.replies:
+    if replies.size > limits.max_session_reply_bytes or len(replies) > limits.max_session_replies:
         raise Broken("I8", f"{session.id} holds {len(replies)} answers")
     if session.acked >= log.first and "ack" in session.features:
         raise Broken("I8", f"{session.id} has acked {session.acked}, and {log.first} is kept")
     # Jobs that a session has joined by their keys come on top (§7.2).
     observed = len(session.observed)
-    more = observed - limits.subscriptions
+    more = observed - limits.max_session_subscriptions
     if more > 0 and more > host.world.works.keys_of(session.principal):
         raise Broken("I8", f"{session.id} observes {observed} jobs")
 

@@ -24,10 +24,10 @@ class Deadlines:
     def __init__(self, world: World) -> None:
         self._world = world
         limits, options = world.options.limits, world.options
-        levels = 1 + limits.delegation_depth
-        revocation = limits.revocation * levels if options.credentials else 0
+        levels = 1 + limits.max_delegation_depth
+        revocation = limits.revocation_timeout_sec * levels if options.credentials else 0
         timers = options.late_timer * (2 + levels)
-        self._grace = (limits.grace + revocation) * SECOND + timers + MILLISECOND
+        self._grace = (limits.stop_grace_sec + revocation) * SECOND + timers + MILLISECOND
         """From the outcome of a job to its end: its agent's grace, and what its own and its descendants' ends
         wait for while credentials are revoked (§9.8)."""
 

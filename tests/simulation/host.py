@@ -91,7 +91,7 @@ class ServerEnd:
             return
         self.heard_at = host.world.now
         if self.link.up.lines:
-            data = self.link.up.keep_back(data, host.world.options.limits.control_envelopes // 2)
+            data = self.link.up.keep_back(data, host.world.options.limits.max_control_envelopes // 2)
         if connection.phase not in (Phase.CLOSING, Phase.CLOSED):
             host.world.promises.heard(self.line, data)
         output = connection.receive(data, now=host.now)

@@ -41,7 +41,7 @@ class Pages:
         place = self._place(principal, ask)
         limits = self._world.options.limits
         limit = asked.get("limit")
-        most = min(max(100 if limit is None else limit, 1), limits.page)
+        most = min(max(100 if limit is None else limit, 1), limits.max_page_jobs)
         entries = payload["jobs"]
         ensure(len(entries) <= most, "I9", f"a page of {most} has {len(entries)} jobs")
         last, shown = place.last, set(place.shown)

@@ -232,10 +232,10 @@ def _with_slow_disk(plan: Plan, dice: random.Random) -> Plan:
     small = dice.random() < 0.75
     limits = msgspec.structs.replace(
         options.limits,
-        session_events=ROOMY_EVENTS if small else Limits().session_events,
-        session_bytes=ROOMY_BYTES if dice.random() < 0.5 else Limits().session_bytes,
-        **{name: getattr(Limits(), name) for name in ("principal_events", "principal_bytes")},
-        **{name: getattr(Limits(), name) for name in ("total_events", "total_bytes")},
+        max_session_events=ROOMY_EVENTS if small else Limits().max_session_events,
+        max_session_bytes=ROOMY_BYTES if dice.random() < 0.5 else Limits().max_session_bytes,
+        **{name: getattr(Limits(), name) for name in ("max_principal_events", "max_principal_bytes")},
+        **{name: getattr(Limits(), name) for name in ("max_total_events", "max_total_bytes")},
     )
     options = msgspec.structs.replace(
         options,
@@ -262,9 +262,9 @@ def _with_authority(plan: Plan, dice: random.Random) -> Plan:
     limits = plan.options.limits
     limits = msgspec.structs.replace(
         limits,
-        delegation_depth=dice.choice((1, 2, 8)) if often() < 0.25 else limits.delegation_depth,
-        children=dice.choice((1, 2)) if often() < 0.15 else limits.children,
-        descendants=dice.choice((1, 3)) if often() < 0.15 else limits.descendants,
+        max_delegation_depth=dice.choice((1, 2, 8)) if often() < 0.25 else limits.max_delegation_depth,
+        max_job_children=dice.choice((1, 2)) if often() < 0.15 else limits.max_job_children,
+        max_job_descendants=dice.choice((1, 3)) if often() < 0.15 else limits.max_job_descendants,
     )
     credentials = often() < 0.4
     more = (*OF_AUTHORITY, "provisioned_credentials") if credentials else OF_AUTHORITY
@@ -317,8 +317,8 @@ def _options(seed: int, dice: random.Random) -> Options:
     often = dice.random
     journal = dice.choice(("prompt", "late", "late", "late", "off"))
     limits = _limits(dice)
-    small_log = limits.session_events < 30 or limits.session_bytes < 5_000
-    tight = limits.control_envelopes < 100 or small_log
+    small_log = limits.max_session_events < 30 or limits.max_session_bytes < 5_000
+    tight = limits.max_control_envelopes < 100 or small_log
     requests = 6 if often() < 0.3 or tight else 500  # All answers at once must find room.
     return Options(
         seed=seed,
@@ -337,7 +337,7 @@ def _options(seed: int, dice: random.Random) -> Options:
         expires=dice.choice((0, 0, 0, 0, 20)) * SECOND,
         observers={"carol": {"alice": "observe", "bob": "list"}} if often() < 0.5 else {},
         limits=limits,
-        client_limits=Limits(gap=1, requests=requests),
+        client_limits=Limits(gap_timeout_sec=1, max_pending_requests=requests),
     )
 
 
@@ -376,31 +376,31 @@ def _limits(dice: random.Random) -> Limits:
         return dice.choice(values) if dice.random() < 0.25 else default
 
     return Limits(
-        chunk=small("chunk", 64, 200),
-        session_events=small("session_events", 8, 16, 30),
-        session_bytes=small("session_bytes", 1_000, 5_000),
-        principal_events=small("principal_events", 10, 50),
-        principal_bytes=small("principal_bytes", 3_000, 20_000),
-        total_events=small("total_events", 20, 100),
-        total_bytes=small("total_bytes", 5_000, 50_000),
-        history_events=small("history_events", 2, 8),
-        history_bytes=small("history_bytes", 500, 3_000),
-        backlog_events=small("backlog_events", 1, 3),
-        backlog_bytes=small("backlog_bytes", 200),
-        subscriptions=small("subscriptions", 1, 3),
-        replies=small("replies", 1, 3),
-        reply_bytes=small("reply_bytes", 500),
-        lag=small("lag", 2, 10),
-        retention=small("retention", 1, 10, 60),
-        finished_jobs=small("finished_jobs", 1, 3),
-        finished_jobs_total=small("finished_jobs_total", 2, 5),
-        idempotency=small("idempotency", 1, 30),
-        idempotency_keys=small("idempotency_keys", 2),
-        idempotency_keys_total=small("idempotency_keys_total", 3),
-        running_jobs=small("running_jobs", 3, 8),
-        control_envelopes=small("control_envelopes", 16),
-        held_messages=small("held_messages", 1, 2),
-        page=small("page", 1, 3),
-        pull_bytes=small("pull_bytes", 500),
-        linger=small("linger", 1),
+        max_chunk_bytes=small("max_chunk_bytes", 64, 200),
+        max_session_events=small("max_session_events", 8, 16, 30),
+        max_session_bytes=small("max_session_bytes", 1_000, 5_000),
+        max_principal_events=small("max_principal_events", 10, 50),
+        max_principal_bytes=small("max_principal_bytes", 3_000, 20_000),
+        max_total_events=small("max_total_events", 20, 100),
+        max_total_bytes=small("max_total_bytes", 5_000, 50_000),
+        max_history_events=small("max_history_events", 2, 8),
+        max_history_bytes=small("max_history_bytes", 500, 3_000),
+        max_backlog_events=small("max_backlog_events", 1, 3),
+        max_backlog_bytes=small("max_backlog_bytes", 200),
+        max_session_subscriptions=small("max_session_subscriptions", 1, 3),
+        max_session_replies=small("max_session_replies", 1, 3),
+        max_session_reply_bytes=small("max_session_reply_bytes", 500),
+        back_pressure_events=small("back_pressure_events", 2, 10),
+        retention_sec=small("retention_sec", 1, 10, 60),
+        max_principal_finished_jobs=small("max_principal_finished_jobs", 1, 3),
+        max_total_finished_jobs=small("max_total_finished_jobs", 2, 5),
+        idempotency_retention_sec=small("idempotency_retention_sec", 1, 30),
+        max_principal_idempotency_keys=small("max_principal_idempotency_keys", 2),
+        max_total_idempotency_keys=small("max_total_idempotency_keys", 3),
+        max_total_running_jobs=small("max_total_running_jobs", 3, 8),
+        max_control_envelopes=small("max_control_envelopes", 16),
+        max_held_messages=small("max_held_messages", 1, 2),
+        max_page_jobs=small("max_page_jobs", 1, 3),
+        max_pull_bytes=small("max_pull_bytes", 500),
+        close_linger_sec=small("close_linger_sec", 1),
     )

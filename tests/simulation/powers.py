@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.ids import SECOND, JobId
+from arcp_proto.limits import WIRE_WORDS
 
 from . import leases
 from .agents import Agent
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 CAPABILITIES: Final = tuple(leases.TARGETS)
 COSTS: Final = ("0.01", "0.1", "0.25", "0.5", "1", "1", "2.75", "100", "0", "0.000000001")
 FORGED: Final[tuple[Any, ...]] = (-1, -0.01, float("nan"), float("inf"), Decimal("-0.001"), 10**400)
+FIELDS: Final = {word: field for field, word in WIRE_WORDS.items()}
 LIMITS: Final = ("delegation_depth", "children", "descendants", "running_jobs", "principal_jobs")
 
 
@@ -341,7 +343,7 @@ class Powers:
 
     def _over_limit(self, account: Account, limit: str) -> bool:
         ledger = self._world.ledger
-        most: int = getattr(self._world.options.limits, limit)
+        most: int = getattr(self._world.options.limits, FIELDS[limit])
         if limit == "delegation_depth":
             return account.depth >= most
         if limit == "children":

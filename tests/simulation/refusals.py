@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from arcp_proto.ids import SECOND
+from arcp_proto.limits import WIRE_WORDS
 
 from . import leases
 from .agents import AGENTS
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from .told import Ask, Frame, Line, Told
     from .world import World
 
+FIELDS: Final = {word: field for field, word in WIRE_WORDS.items()}
 RETRYABLE: Final = ("INTERNAL_ERROR", "TIMEOUT", "HEARTBEAT_LOST")
 NOT_ISSUED: Final = ("no money", "no credentials were issued")
 NOT_IN_TIME: Final = "credentials were not issued in time"
@@ -85,7 +87,7 @@ class Refusals:
             case "UNAUTHENTICATED":
                 return line.expires is not None and (line.expires <= world.host.unix or world.stepped)
             case "INTERNAL_ERROR":
-                unread = world.options.limits.control_envelopes < 1_000
+                unread = world.options.limits.max_control_envelopes < 1_000
                 return told.evicted >= line.next or unread or "limit" in details
             case _:
                 return code == "INVALID_REQUEST" and not line.honest
@@ -171,7 +173,7 @@ class Refusals:
     def _observes_most(self, told: Told) -> bool:
         """Whether a session has asked for as many jobs as it may observe."""
         keys = [work for work in self._world.truth.jobs.values() if work.key in told.keyed]
-        return len(told.subscribes) + len(keys) >= self._world.options.limits.subscriptions
+        return len(told.subscribes) + len(keys) >= self._world.options.limits.max_session_subscriptions
 
     def _is_past(self, asked: dict[str, Any]) -> bool:
         """Whether a lease has ended, as far as wall clocks tell."""
@@ -186,14 +188,14 @@ class Refusals:
         if not self._world.options.credentials or "provisioned_credentials" not in told.features:
             return False
         if message == NOT_IN_TIME:
-            return gateway.is_late(told.principal, self._world.options.limits.issue * SECOND)
+            return gateway.is_late(told.principal, self._world.options.limits.issue_timeout_sec * SECOND)
         count = self._not_issued[told.principal] = self._not_issued.get(told.principal, 0) + 1
         return message in NOT_ISSUED and count <= gateway.failed.get(told.principal, 0)
 
     def _is_full(self, told: Told, ask: Ask, limit: str, most: int) -> bool:
         """Whether a limit was reached since a submit was asked for."""
         works = self._world.works
-        if most != getattr(self._world.options.limits, limit):
+        if most != getattr(self._world.options.limits, FIELDS[limit]):
             return False
         match limit:
             case "running_jobs":

@@ -117,11 +117,15 @@ class Works:
         ensure(job_id is not None, "I7", f"a key that means nothing is forgotten: {key}")
         ended_at = self._ended_at.get(str(job_id))
         ensure(ended_at is not None, "I7", f"the key of {job_id} is forgotten before its end")
-        kept = self._world.options.limits.idempotency * SECOND
+        kept = self._world.options.limits.idempotency_retention_sec * SECOND
         # Wall clocks step, and what was kept is told by them after a restart.
         # A terminal waits for credentials to be revoked, and the key counts from when the job was over.
         limits = self._world.options.limits
-        waits = (limits.revocation + limits.grace) * SECOND if self._world.options.credentials else 0
+        waits = (
+            (limits.revocation_timeout_sec + limits.stop_grace_sec) * SECOND
+            if self._world.options.credentials
+            else 0
+        )
         early = self._world.now < (ended_at or 0) + kept - waits and not self._world.stepped
         early = early and not _crowds_out(limits)
         ensure(not early, "I7", f"the key of {job_id} is forgotten too early")
@@ -218,4 +222,7 @@ class Works:
 def _crowds_out(limits: Limits) -> bool:
     """Whether bounds are so small that keys go when a principal, or all, hold too much."""
     usual = Limits()
-    return limits.principal_bytes < usual.principal_bytes or limits.total_bytes < usual.total_bytes
+    return (
+        limits.max_principal_bytes < usual.max_principal_bytes
+        or limits.max_total_bytes < usual.max_total_bytes
+    )

@@ -230,7 +230,15 @@ class World:
                 client.drop()
         options = self.options
         limits = options.limits
-        wait = max(options.window_sec, limits.retention, limits.idempotency, limits.grace) + 100
+        wait = (
+            max(
+                options.window_sec,
+                limits.retention_sec,
+                limits.idempotency_retention_sec,
+                limits.stop_grace_sec,
+            )
+            + 100
+        )
         for _ in range(40):
             # What was asked of a slow gateway may begin yet.
             self._until(self.now + (2 * SECOND if self.options.credentials else SECOND // 2))

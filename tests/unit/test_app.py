@@ -37,7 +37,7 @@ def test_an_agent_is_found_again(app: App) -> None:
 
 
 def test_the_configuration() -> None:
-    limits = Limits(running_jobs=3)
+    limits = Limits(max_total_running_jobs=3)
     app = App("example", "0.1.0", anonymous=True, heartbeat=7, limits=limits, quirks=False)
     app.agent("two", version="1")(agent)
     app.agent("two", version="2", default=True)(agent)

@@ -265,7 +265,7 @@ def test_a_subscription_from_a_position_on_goes_on(
 
 
 def test_positions_that_a_bound_has_cut_are_told() -> None:
-    story = Story(limits=Limits(history_events=3))
+    story = Story(limits=Limits(max_history_events=3))
     story.subscribe()
     story.log()
     story.progress(1, 2)

@@ -20,11 +20,15 @@ from arcp_proto.wire.messages import JobEntry, JobEvent, Jobs
 
 def test_the_defaults_are_those_of_the_protocol() -> None:
     defaults = Limits()
-    assert (defaults.message, defaults.early_message) == (4 * MIB, 64 * KIB)
-    assert (defaults.frame, defaults.inline_frame, defaults.client_frame) == (60 * KIB, MIB - KIB, MIB - KIB)
-    assert (defaults.chunk, defaults.result) == (40 * KIB, 64 * MIB)
-    assert (defaults.hello, defaults.grace) == (10, 5)
-    assert defaults.bad_messages == 10
+    assert (defaults.max_message_bytes, defaults.max_early_message_bytes) == (4 * MIB, 64 * KIB)
+    assert (
+        defaults.max_envelope_bytes,
+        defaults.max_inline_result_bytes,
+        defaults.max_client_envelope_bytes,
+    ) == (60 * KIB, MIB - KIB, MIB - KIB)
+    assert (defaults.max_chunk_bytes, defaults.max_result_bytes) == (40 * KIB, 64 * MIB)
+    assert (defaults.hello_timeout_sec, defaults.stop_grace_sec) == (10, 5)
+    assert defaults.max_bad_messages_per_sec == 10
     assert (limits.MAX_DEPTH, limits.MAX_ID_LENGTH, limits.MAX_LEASE_BYTES) == (64, 256, 16 * KIB)
     assert (limits.MAX_PATTERNS, limits.MAX_PATTERN_BYTES, limits.MAX_RUNTIME_SEC) == (64, 512, 2**31)
 
@@ -36,9 +40,9 @@ def test_every_default_is_a_positive_whole_number() -> None:
 
 
 def test_a_host_changes_one_by_its_name_and_for_good() -> None:
-    changed = Limits(frame=1000)
-    assert changed.frame == 1000
-    assert changed.chunk == Limits().chunk
+    changed = Limits(max_envelope_bytes=1000)
+    assert changed.max_envelope_bytes == 1000
+    assert changed.max_chunk_bytes == Limits().max_chunk_bytes
     make: Callable[..., Limits] = Limits
     with pytest.raises(TypeError):
         make(1000)
@@ -49,10 +53,10 @@ def test_a_host_changes_one_by_its_name_and_for_good() -> None:
 
 def test_a_chunk_fits_a_frame() -> None:
     defaults = Limits()
-    data = base64.b64encode(bytes(defaults.chunk)).decode()
+    data = base64.b64encode(bytes(defaults.max_chunk_bytes)).decode()
     body = codec.encode_checked(ResultChunk("res_" + "0" * 26, 10**9, data, "base64", True))
     event = JobEvent("result_chunk", "2026-05-13T19:42:13.000000Z", {}, job_seq=2**63 - 1)
-    assert codec.HEAD_BYTES + len(codec.encode_checked(event)) + len(body) <= defaults.frame
+    assert codec.HEAD_BYTES + len(codec.encode_checked(event)) + len(body) <= defaults.max_envelope_bytes
 
 
 def test_a_listed_job_fits_a_frame_whatever_its_lease() -> None:
@@ -60,15 +64,15 @@ def test_a_listed_job_fits_a_frame_whatever_its_lease() -> None:
         "job_" + "0" * 26, "a" * 256, "timed_out", {}, "t" * 30, "t" * 30, 10**18, "j" * 30, "f" * 32
     )
     page = codec.encode_checked(Jobs("r" * 256, [entry], "c" * 1024))
-    assert codec.HEAD_BYTES + len(page) + limits.MAX_LEASE_BYTES <= Limits().frame
+    assert codec.HEAD_BYTES + len(page) + limits.MAX_LEASE_BYTES <= Limits().max_envelope_bytes
 
 
 def test_what_is_read_early_is_read_later_and_our_frames_are_read_by_us() -> None:
     defaults = Limits()
-    assert defaults.early_message <= defaults.message
-    assert defaults.frame <= defaults.client_frame <= defaults.message
-    assert defaults.frame < 64 * KIB
-    assert defaults.held_bytes <= defaults.message
+    assert defaults.max_early_message_bytes <= defaults.max_message_bytes
+    assert defaults.max_envelope_bytes <= defaults.max_client_envelope_bytes <= defaults.max_message_bytes
+    assert defaults.max_envelope_bytes < 64 * KIB
+    assert defaults.max_held_message_bytes <= defaults.max_message_bytes
 
 
 def test_help_documents_every_field() -> None:

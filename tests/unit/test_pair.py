@@ -284,7 +284,7 @@ def test_a_runtime_that_shuts_down(pair: Pair) -> None:
 
 
 def test_too_many_jobs_is_an_answer() -> None:
-    runtime = config(limits=Limits(running_jobs=1))
+    runtime = config(limits=Limits(max_total_running_jobs=1))
     pair = Pair(runtime)
     pair.connect()
     pair.submit()

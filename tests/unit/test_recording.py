@@ -27,7 +27,9 @@ from arcp_proto.wire.event_bodies import Log, Progress
 from tests.unit.world import CONFIG, SEED, START, UNIX, World
 
 SALT = b"s" * SALT_BYTES
-JOURNAL = msgspec.structs.replace(CONFIG, journal=True, limits=Limits(held_messages=2, result=100_000))
+JOURNAL = msgspec.structs.replace(
+    CONFIG, journal=True, limits=Limits(max_held_messages=2, max_result_bytes=100_000)
+)
 
 
 def recorded(*, keep: bool = True) -> tuple[World, list[str]]:

@@ -30,7 +30,7 @@ from arcp_io.values import converted
 from arcp_proto.engine.output import CredentialRotated, StartJob
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.ids import SECOND, JobId, Principal
-from arcp_proto.limits import MAX_REASON_LENGTH, Limits
+from arcp_proto.limits import MAX_REASON_LENGTH, Limits, details_of
 from arcp_proto.wire import codec
 from arcp_proto.wire.inputs import NO_INPUT, Input
 
@@ -249,10 +249,10 @@ class _Child:
             self._send_value(value)
 
     def _send_value(self, value: bytes) -> None:
-        most = self._order.limits.returned
+        most = self._order.limits.max_returned_value_bytes
         if len(value) > most:
             message = f"a returned value is at most {most} bytes: stream the result"
-            self._tell_failure(InvalidRequest(message, details={"limit": "returned", "max": most}))
+            self._tell_failure(InvalidRequest(message, details=details_of("max_returned_value_bytes", most)))
         else:
             self._outside.send(RETURNED, msgspec.Raw(value), self._running.summary)
 

@@ -195,8 +195,10 @@ class Outside:
     ) -> str:
         """Start a child job; return its id."""
         data = codec.encode_value(input)
-        if len(data) > self.limits.message:
-            raise LocalProtocolError(f"the input of a child has at most {self.limits.message} bytes")
+        if len(data) > self.limits.max_message_bytes:
+            raise LocalProtocolError(
+                f"the input of a child has at most {self.limits.max_message_bytes} bytes"
+            )
         answer = self.request(DELEGATE, agent, msgspec.Raw(data), lease, expires_at, max_runtime)
         return msgspec.json.decode(answer, type=str)
 

@@ -94,7 +94,7 @@ def request_limit(body_limit: int) -> int:
 
 def message_limit(limits: Limits) -> int:
     """Return the most bytes of a message to the runtime: the largest input and the largest result fit."""
-    return max(limits.message, limits.returned) + ROOM
+    return max(limits.max_message_bytes, limits.max_returned_value_bytes) + ROOM
 
 
 def framed(message: Request | Message) -> bytes:

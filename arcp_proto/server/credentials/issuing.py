@@ -283,7 +283,7 @@ def _ask(
     runtime.commit(CredentialRequested(alias, terms.principal, terms.job_id, runtime.unix))
     runtime.provisions[alias].asked = True
     runtime.issuing.awaited[alias] = waiting
-    runtime.timers.arm(TimerKind.ISSUE, alias, Time(runtime.now + runtime.limits.issue * SECOND))
+    runtime.timers.arm(TimerKind.ISSUE, alias, Time(runtime.now + runtime.limits.issue_timeout_sec * SECOND))
     runtime.request(
         IssueCredentials(
             alias,

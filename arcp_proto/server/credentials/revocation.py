@@ -117,6 +117,6 @@ def _failed(runtime: RuntimeState, provision: Provision, final: bool, reason: st
             outstanding=tells,
         )
     if not final:
-        pause = min(2 ** min(provision.attempts - 1, 20), runtime.limits.revocation_pause)
+        pause = min(2 ** min(provision.attempts - 1, 20), runtime.limits.max_revocation_pause_sec)
         at = Time(runtime.now + pause * SECOND)
         runtime.timers.arm(TimerKind.REVOCATION, provision.alias, at)

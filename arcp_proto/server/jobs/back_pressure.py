@@ -67,8 +67,10 @@ class Most(NamedTuple):
 
         An event at home counts twice for its principal: in the log, and in the history of its job.
         """
-        events = min(limits.session_events, limits.principal_events // 2, limits.total_events // 2)
-        size = min(limits.session_bytes, limits.principal_bytes // 2, limits.total_bytes // 2)
+        events = min(
+            limits.max_session_events, limits.max_principal_events // 2, limits.max_total_events // 2
+        )
+        size = min(limits.max_session_bytes, limits.max_principal_bytes // 2, limits.max_total_bytes // 2)
         return cls(max(events // SHARE, 1), max(size // SHARE, 1))
 
     def reached(self, events: int, size: int) -> bool:

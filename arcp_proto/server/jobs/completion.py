@@ -89,7 +89,7 @@ def stop_children(runtime: RuntimeState, job: Job) -> None:
 
 def stop_agent(runtime: RuntimeState, job: Job, reason: str) -> None:
     """Ask the host to stop the agent, and give it the grace to do so."""
-    kill_at = Time(runtime.now + runtime.limits.grace * SECOND)
+    kill_at = Time(runtime.now + runtime.limits.stop_grace_sec * SECOND)
     runtime.timers.arm(TimerKind.GRACE, job.id, kill_at)
     runtime.request(StopJob(job.id, reason, kill_at))
 
@@ -237,7 +237,7 @@ def release(runtime: RuntimeState, job: Job) -> None:
         return
     if revocation.under_way(runtime, job):
         if runtime.timers.armed(TimerKind.REVOCATION_WAIT, job.id) is None:
-            at = Time(runtime.now + runtime.limits.revocation * SECOND)
+            at = Time(runtime.now + runtime.limits.revocation_timeout_sec * SECOND)
             runtime.timers.arm(TimerKind.REVOCATION_WAIT, job.id, at)
         return
     _let_go(runtime, job)

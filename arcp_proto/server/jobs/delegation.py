@@ -14,6 +14,7 @@ from arcp_proto.ids import JobId, Time, qualified, ulid
 from arcp_proto.leases import ceilings
 from arcp_proto.leases.budget import COST_BUDGET, parse_budget
 from arcp_proto.leases.lease import MODEL_USE, Grants, parse_expiry, parse_lease
+from arcp_proto.limits import WIRE_WORDS, details_of
 from arcp_proto.server.audit import note
 from arcp_proto.server.journal.records import Delegated
 from arcp_proto.server.sessions import admission_control, retention
@@ -69,8 +70,8 @@ def read_wish(agent: Any, lease: Any, expires_at: Any, max_runtime_sec: Any) -> 
 def written(runtime: RuntimeState, input: Any) -> Input:
     """Return the input of a child as JSON; raises LocalProtocolError if it is not JSON or too large."""
     encoded = codec.encode_value(input)
-    if len(encoded) > runtime.limits.message:
-        raise LocalProtocolError(f"the input of a child has at most {runtime.limits.message} bytes")
+    if len(encoded) > runtime.limits.max_message_bytes:
+        raise LocalProtocolError(f"the input of a child has at most {runtime.limits.max_message_bytes} bytes")
     return Input.of(encoded)
 
 
@@ -208,21 +209,21 @@ def target_of(parent: Job, agent: str) -> str:
 def _check_limits(runtime: RuntimeState, parent: Job, given: int) -> None:
     """Check depth and number of jobs; raises Refusal, retryable if the limit passes with time (§12)."""
     limits = runtime.limits
-    if parent.terms.depth >= limits.delegation_depth:
+    if parent.terms.depth >= limits.max_delegation_depth:
         raise Refusal(
             ErrorCode.INVALID_REQUEST,
-            f"delegation goes {limits.delegation_depth} jobs deep at most",
-            details={"limit": "delegation_depth", "max": limits.delegation_depth},
+            f"delegation goes {limits.max_delegation_depth} jobs deep at most",
+            details=details_of("max_delegation_depth", limits.max_delegation_depth),
         )
     tree = sum(1 for _ in parent.root.descendants())
     full = None
-    if len(parent.children) >= limits.children:
-        full = "children"
-    elif tree >= limits.descendants:
-        full = "descendants"
+    if len(parent.children) >= limits.max_job_children:
+        full = "max_job_children"
+    elif tree >= limits.max_job_descendants:
+        full = "max_job_descendants"
     if full is not None:
         most: int = getattr(limits, full)
-        message = f"too many {full} of a job are running"
+        message = f"too many {WIRE_WORDS[full]} of a job are running"
         raise admission_control.Exceeded(full, most, message, principal=parent.terms.principal)
     submission.check_limits(runtime, parent.terms.principal, given, keyed=False)
 

@@ -102,12 +102,12 @@ class Keys:
     def room(self, principal: Principal, size: int, limits: Limits) -> str | None:
         """Return the name of the limit that one more claim of `size` bytes would exceed; None for none."""
         held = self._held.get(principal) or _Held()
-        if held.keys >= limits.idempotency_keys:
-            return "idempotency_keys"
-        if len(self._claims) >= limits.idempotency_keys_total:
-            return "idempotency_keys_total"
-        if held.size + size > limits.idempotency_bytes:
-            return "idempotency_bytes"
+        if held.keys >= limits.max_principal_idempotency_keys:
+            return "max_principal_idempotency_keys"
+        if len(self._claims) >= limits.max_total_idempotency_keys:
+            return "max_total_idempotency_keys"
+        if held.size + size > limits.max_principal_idempotency_bytes:
+            return "max_principal_idempotency_bytes"
         return None
 
     def add(self, principal: Principal, key: str, claim: Claim) -> None:
@@ -160,7 +160,7 @@ class Keys:
 
     def due(self, unix: Time, limits: Limits) -> list[tuple[Principal, str]]:
         """Return the keys that have expired, the oldest first; it costs only what it finds."""
-        ended, before = self._ended, unix - limits.idempotency * SECOND
+        ended, before = self._ended, unix - limits.idempotency_retention_sec * SECOND
         found: list[tuple[Time, Principal, str]] = []
         places = [0]
         while places:
@@ -173,7 +173,7 @@ class Keys:
 
     def next_due(self, limits: Limits) -> Time | None:
         """Return when the next key expires, in Unix time; None as long as no job of a key has ended."""
-        return Time(self._ended[0][0] + limits.idempotency * SECOND) if self._ended else None
+        return Time(self._ended[0][0] + limits.idempotency_retention_sec * SECOND) if self._ended else None
 
     def oldest(self, principal: Principal) -> str | None:
         """Return about the key of a principal whose job has ended first; None if none has ended."""

@@ -43,7 +43,7 @@ def spread(runtime: RuntimeState, job: Job, feature: str | None) -> None:
     history, limits, now = job.history, runtime.limits, runtime.now
     if history.due(now):
         retention.trim_history(runtime, job)
-        history.allow(history.first + limits.history_events, limits.history_bytes)
+        history.allow(history.first + limits.max_history_events, limits.max_history_bytes)
     home = job.home
     if home is not None and (feature is None or feature in home.features):
         sent(runtime, home)
@@ -68,12 +68,12 @@ def look_at(runtime: RuntimeState, session: Session) -> None:
     retention.shrink(runtime, session)
     if not session.acking:
         retention.age(runtime, session)
-    elif log.last - session.acked > limits.lag and not session.lagging:
+    elif log.last - session.acked > limits.back_pressure_events and not session.lagging:
         _tell_of_lag(runtime, session)
-    upto = log.first - 1 + limits.session_events
+    upto = log.first - 1 + limits.max_session_events
     if session.acking and session.jobs and not session.lagging:
-        upto = min(upto, session.acked + limits.lag)
-    size = limits.session_bytes
+        upto = min(upto, session.acked + limits.back_pressure_events)
+    size = limits.max_session_bytes
     if runtime.journaling:
         last, most = back_pressure.look(runtime, session)
         upto, size = min(upto, last), min(size, most)

@@ -9,6 +9,7 @@ import msgspec
 
 from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError
 from arcp_proto.ids import ulid
+from arcp_proto.limits import details_of
 from arcp_proto.server.journal.records import JobEndedRecord, Whole
 from arcp_proto.wire import codec
 from arcp_proto.wire.event_bodies import RESULT_CHUNK, UNSET
@@ -47,18 +48,22 @@ def write(runtime: RuntimeState, job: Job, data: str | bytes, encoding: str) -> 
     if not data:
         return
     size = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
-    if stream.size + size > runtime.limits.result:
-        message = f"a streamed result is at most {runtime.limits.result} bytes"
+    if stream.size + size > runtime.limits.max_result_bytes:
+        message = f"a streamed result is at most {runtime.limits.max_result_bytes} bytes"
         fix_outcome(runtime, job, outcome_of(ErrorCode.INTERNAL_ERROR, message))
         raise Denied(ErrorCode.INTERNAL_ERROR, message)
-    chunk, frame = runtime.limits.chunk, runtime.body_limit(job)
+    chunk, frame = runtime.limits.max_chunk_bytes, runtime.body_limit(job)
     for body in encode_chunks(stream.result_id, stream.chunks, data, chunk=chunk, frame=frame):
         runtime.publish(job, RESULT_CHUNK, body)
         stream.chunks += 1
     stream.size += size
     if stream.inline is not None:
         stream.inline.append(data)
-        most = runtime.result_limit(job, job.home) if job.parent is None else runtime.limits.returned
+        most = (
+            runtime.result_limit(job, job.home)
+            if job.parent is None
+            else runtime.limits.max_returned_value_bytes
+        )
         if stream.size > most:
             stream.inline = None
 
@@ -95,7 +100,9 @@ def _as_whole(
     """Return a terminal with its value for sessions with long frames, and with a `result_id` for others."""
     at, begin = runtime.stamp.text(ended.at), ended.payload.index(encoded)
     result = Result("success", at, UNSET, _new_id(runtime, job), len(encoded), JSON_TYPE, summary)
-    whole = Whole(ended.payload, begin, begin + len(encoded), runtime.limits.chunk, runtime.body_limit(job))
+    whole = Whole(
+        ended.payload, begin, begin + len(encoded), runtime.limits.max_chunk_bytes, runtime.body_limit(job)
+    )
     payload = codec.encode_checked(result)[:-1]
     return msgspec.structs.replace(ended, payload=payload, whole=whole)
 
@@ -107,7 +114,7 @@ def _finish_in_chunks(runtime: RuntimeState, job: Job, text: str, word: LastWord
         pass
     else:
         stream = _open_stream(runtime, job, UTF8)
-        chunk, frame = runtime.limits.chunk, runtime.body_limit(job)
+        chunk, frame = runtime.limits.max_chunk_bytes, runtime.body_limit(job)
         for body in encode_whole(stream.result_id, text, chunk, frame):
             runtime.publish(job, RESULT_CHUNK, body)
         stream.size = len(text.encode())
@@ -184,16 +191,16 @@ def _open_stream(runtime: RuntimeState, job: Job, encoding: str) -> Stream:
 
 
 def _is_too_large(runtime: RuntimeState, job: Job, word: LastWord, size: int) -> bool:
-    """Return whether a returned value that does not fit `Limits.frame` is too large; end its job if so."""
+    """Return whether a returned value that does not fit an envelope is too large; end its job if so."""
     limits = runtime.limits
-    if size > limits.returned:
-        message = f"a returned value is at most {limits.returned} bytes: stream the result"
-        details = {"limit": "returned", "max": limits.returned}
+    if size > limits.max_returned_value_bytes:
+        message = f"a returned value is at most {limits.max_returned_value_bytes} bytes: stream the result"
+        details = details_of("max_returned_value_bytes", limits.max_returned_value_bytes)
         _fail(runtime, job, word, ErrorCode.INVALID_REQUEST, message, details)
-    elif size > limits.result:  # It would be streamed: §14 names the code.
-        message = f"a returned value is at most {limits.result} bytes"
+    elif size > limits.max_result_bytes:  # It would be streamed: §14 names the code.
+        message = f"a returned value is at most {limits.max_result_bytes} bytes"
         _fail(runtime, job, word, ErrorCode.INTERNAL_ERROR, message)
-    return size > min(limits.returned, limits.result)
+    return size > min(limits.max_returned_value_bytes, limits.max_result_bytes)
 
 
 def _new_id(runtime: RuntimeState, job: Job) -> str:

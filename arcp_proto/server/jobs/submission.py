@@ -252,7 +252,7 @@ def _end_again(runtime: RuntimeState, session: Session, claim: Claim, trace_id: 
     if inline is not None and "result_chunk" not in session.features:
         payload = inline
     message_type, payload = rewrite_end(
-        session.quirk, message_type, payload, runtime.limits.frame - codec.HEAD_BYTES
+        session.quirk, message_type, payload, runtime.limits.max_envelope_bytes - codec.HEAD_BYTES
     )
     position = claim.position
     runtime.commit(

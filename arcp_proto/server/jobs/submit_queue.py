@@ -1,7 +1,7 @@
 """The ordered submit queue of a session: submits are answered in the order in which they came (§7.1).
 
 A submit waits for its credentials, for its idempotency key, or for the submits before it. While
-`Limits.waiting_submits` of a session wait, its connection is not read.
+`Limits.max_session_waiting_submits` of a session wait, its connection is not read.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def keeps_place(runtime: RuntimeState, connection: Connection, refusal: Refusal)
     binds = session.quirk.refusal_of(envelope.type) is RefusalForm.JOB_ERROR_OF_JOB
     if not (envelope.type == "job.submit" or binds) or connection.phase is not Phase.OPEN:
         return False
-    if len(session.turns) >= runtime.limits.control_envelopes:
+    if len(session.turns) >= runtime.limits.max_control_envelopes:
         refusal.fatal = True
         return False
     job_id = error_responses.job_id_of(envelope, refusal)
@@ -104,7 +104,7 @@ def refused(runtime: RuntimeState, turn: Turn, refusal: Refusal) -> None:
 def proceed(runtime: RuntimeState, session: Session) -> None:
     """Answer the submits of a session that can be answered, in order, and those that wait for their keys."""
     freed: dict[SessionId, None] = {}
-    full = len(session.turns) >= runtime.limits.waiting_submits
+    full = len(session.turns) >= runtime.limits.max_session_waiting_submits
     _answer(runtime, session, freed)
     if full:
         _read_on(runtime, session)
@@ -119,7 +119,7 @@ def _read_on(runtime: RuntimeState, session: Session) -> None:
     connection = session.connection
     if connection is None or connection.phase is not Phase.OPEN or not connection.holds_input:
         return
-    if len(session.turns) < runtime.limits.waiting_submits:
+    if len(session.turns) < runtime.limits.max_session_waiting_submits:
         runtime.timers.arm(TimerKind.ROOM, connection.number, runtime.now)
 
 

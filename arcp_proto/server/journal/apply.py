@@ -234,7 +234,7 @@ def _job_ended(runtime: RuntimeState, record: records.JobEndedRecord) -> None:
     flows = home is not None and not job.home_behind
     source = (home.log.last if home is not None and flows else job.home_seq) + 1
     inline = record.inline
-    if inline is not None and len(inline) > runtime.limits.frame:
+    if inline is not None and len(inline) > runtime.limits.max_envelope_bytes:
         inline = None  # Who comes later gets the result as chunks: it is not kept twice.
     job.end = End(record.message_type, record.payload, record.at, source, inline)
     end = End(record.message_type, record.payload, record.at, source, record.inline)

@@ -31,7 +31,9 @@ def restore(runtime: RuntimeState, records: Iterable[Record]) -> None:
         runtime.written_before(job.terms.accepted_at if job.end is None else job.end.at)
     for session in runtime.sessions.values():
         session.log.settle()
-        session.lagging = session.acking and session.log.last - session.acked > runtime.limits.lag
+        session.lagging = (
+            session.acking and session.log.last - session.acked > runtime.limits.back_pressure_events
+        )
         if session.anonymous:
             _count(runtime, session.principal)
     for session in list(runtime.sessions.values()):
@@ -44,9 +46,9 @@ def restore(runtime: RuntimeState, records: Iterable[Record]) -> None:
         retention.trim_history(runtime, job)
     ended = [(job.end.at, job) for job in runtime.jobs.values() if job.end is not None]
     for at, job in sorted(ended, key=lambda pair: pair[0]):
-        left = at + runtime.limits.retention * SECOND - runtime.wall
+        left = at + runtime.limits.retention_sec * SECOND - runtime.wall
         retention.retire(
-            runtime, job, Time(runtime.now + min(max(left, 0), runtime.limits.retention * SECOND))
+            runtime, job, Time(runtime.now + min(max(left, 0), runtime.limits.retention_sec * SECOND))
         )
     revocation.restored(runtime)
     unfinished = [job for job in runtime.jobs.values() if not job.ended]

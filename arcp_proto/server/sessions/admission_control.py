@@ -16,7 +16,7 @@ from arcp_proto.engine.rate_limits import Bucket, Buckets
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, Refusal
 from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, Time
-from arcp_proto.limits import Limits
+from arcp_proto.limits import WIRE_WORDS, Limits, details_of
 from arcp_proto.server.audit import note
 from arcp_proto.server.jobs.job import Job
 
@@ -64,7 +64,7 @@ class Exceeded(Refusal):
         fatal: bool = False,
     ) -> None:
         """Take the name of a field of Limits as `limit`, and its value as `most`."""
-        details = {"limit": limit, "max": most, "retry_after_ms": retry_after_ms}
+        details = {**details_of(limit, most), "retry_after_ms": retry_after_ms}
         super().__init__(ErrorCode.INTERNAL_ERROR, message, fatal=fatal, details=details)
         self.limit = limit
         self.most = most
@@ -107,7 +107,7 @@ class Standing:
         self.sessions: OrderedDict[SessionId, Session] = OrderedDict()
         self.connections = 0
         """Connections that were welcomed and are not gone yet."""
-        self.bucket = Bucket(limits.principal_requests_per_sec, 2 * limits.principal_requests_per_sec)
+        self.bucket = Bucket(limits.max_principal_requests_per_sec, 2 * limits.max_principal_requests_per_sec)
         self.settled_until = Time(0)
         """Until when no session can make room for another, as a search has shown."""
 
@@ -119,7 +119,7 @@ class Allowance:
 
     def __init__(self, limits: Limits, group: Group, shared: Bucket | None, now: Time) -> None:
         self.group = group
-        self.bucket = Bucket(limits.requests_per_sec, 2 * limits.requests_per_sec)
+        self.bucket = Bucket(limits.max_requests_per_sec, 2 * limits.max_requests_per_sec)
         self.shared = shared
         """The bucket of the principal; an anonymous client shares none."""
         self.active_at = now
@@ -227,9 +227,9 @@ class Caps:
         """Groups without sessions and connections whose bucket is not full yet."""
         self.allowances: dict[int, Allowance] = {}
         """The allowances of the welcomed connections, by number."""
-        self.early = Early(limits.early_connections)
-        failures = limits.failed_authentications
-        self.failures = Buckets(failures, failures, MINUTE, most=limits.peers)
+        self.early = Early(limits.max_early_connections)
+        failures = limits.max_failed_authentications
+        self.failures = Buckets(failures, failures, MINUTE, most=limits.max_failing_addresses)
         self.told: dict[str, Told] = {}
 
     def standing(self, group: Group) -> Standing:
@@ -328,7 +328,7 @@ def check_place(runtime: RuntimeState, connection: Connection) -> None:
 
 def _too_many_early(runtime: RuntimeState) -> Exceeded:
     message = "too many connections wait for a hello or for its verification"
-    return Exceeded("early_connections", runtime.limits.early_connections, message)
+    return Exceeded("max_early_connections", runtime.limits.max_early_connections, message)
 
 
 def check_failures(runtime: RuntimeState, connection: Connection) -> None:
@@ -336,8 +336,8 @@ def check_failures(runtime: RuntimeState, connection: Connection) -> None:
     wait = runtime.caps.failures.wait(origin_of(connection.peer), runtime.now)
     if wait:
         raise Exceeded(
-            "failed_authentications",
-            runtime.limits.failed_authentications,
+            "max_failed_authentications",
+            runtime.limits.max_failed_authentications,
             "too many authentications have failed from where you are",
             retry_after_ms=-(-wait // MILLISECOND),
         )
@@ -352,10 +352,10 @@ def failed(runtime: RuntimeState, connection: Connection, reason: str, *, guesse
 
 def check_connections(runtime: RuntimeState, principal: Principal) -> None:
     """Check that a verified principal may have one more connection; raises Exceeded if not."""
-    standing, most = runtime.caps.standings.get(principal), runtime.limits.connections
+    standing, most = runtime.caps.standings.get(principal), runtime.limits.max_principal_connections
     if standing is not None and standing.connections >= most:
         message = f"{principal} has {most} connections"
-        raise Exceeded("connections", most, message, principal=principal)
+        raise Exceeded("max_principal_connections", most, message, principal=principal)
 
 
 def make_room(runtime: RuntimeState, principal: Principal, *, anonymous: bool) -> None:
@@ -367,7 +367,7 @@ def make_room(runtime: RuntimeState, principal: Principal, *, anonymous: bool) -
     """
     limits = runtime.limits
     standing = runtime.caps.standings.get(None if anonymous else principal)
-    limit = "anonymous_sessions" if anonymous else "sessions"
+    limit = "max_anonymous_sessions" if anonymous else "max_principal_sessions"
     most: int = getattr(limits, limit)
     if standing is None or len(standing.sessions) < most:
         return
@@ -376,7 +376,7 @@ def make_room(runtime: RuntimeState, principal: Principal, *, anonymous: bool) -
             if session.connection is None and not session.jobs:
                 _evict(runtime, session, "", "detached")
                 return
-        idle = _longest_idle(runtime, standing, Time(runtime.now - limits.idle_session * SECOND))
+        idle = _longest_idle(runtime, standing, Time(runtime.now - limits.idle_session_sec * SECOND))
         if idle is not None:
             connection, session = idle
             reason = "the session was idle, and its principal has opened too many sessions"
@@ -385,7 +385,7 @@ def make_room(runtime: RuntimeState, principal: Principal, *, anonymous: bool) -
             return
         standing.settled_until = Time(runtime.now + PAUSE)
     whose = "clients without a name have" if anonymous else f"{principal} has"
-    message = f"{whose} {most} sessions in use, which is the limit {limit}"
+    message = f"{whose} {most} sessions in use, which is the limit {WIRE_WORDS[limit]}"
     raise Exceeded(limit, most, message, principal=principal)
 
 
@@ -427,9 +427,9 @@ def count_request(runtime: RuntimeState, connection: Connection, *, idle: bool) 
     if now - allowance.over_at > 2 * PAUSE:
         allowance.over_since = now
     allowance.over_at = now
-    limit = "principal_requests_per_sec" if own.ready(now) else "requests_per_sec"
+    limit = "max_principal_requests_per_sec" if own.ready(now) else "max_requests_per_sec"
     most: int = getattr(runtime.limits, limit)
-    fatal = now - allowance.over_since >= runtime.limits.over_rate * SECOND
+    fatal = now - allowance.over_since >= runtime.limits.over_rate_sec * SECOND
     raise Exceeded(limit, most, f"more than {most} requests a second", fatal=fatal)
 
 
@@ -446,7 +446,7 @@ def count_control_frames(runtime: RuntimeState, connection: Connection, count: i
     if connection.phase is Phase.OPEN:
         for _ in range(count):
             count_request(runtime, connection, idle=True)
-    elif count > (most := runtime.limits.early_control_frames):
+    elif count > (most := runtime.limits.max_early_control_frames):
         message = f"more than {most} control frames before the welcome"
         raise Refusal(ErrorCode.INVALID_REQUEST, message, fatal=True)
 
@@ -460,12 +460,19 @@ def check_jobs(runtime: RuntimeState, principal: Principal) -> None:
     """Check that a principal may have one more job, with the submits that wait; raises Exceeded if not."""
     limits, waiting = runtime.limits, runtime.issuing.submits
     group = None if principal in runtime.anonymous_principals else principal
-    if len(runtime.running) + (waiting.total() if waiting else 0) >= limits.running_jobs:
-        raise Exceeded("running_jobs", limits.running_jobs, "too many jobs are running", principal=principal)
-    if runtime.running.count(group) + waiting.get(principal, 0) >= limits.principal_jobs:
+    if len(runtime.running) + (waiting.total() if waiting else 0) >= limits.max_total_running_jobs:
+        raise Exceeded(
+            "max_total_running_jobs",
+            limits.max_total_running_jobs,
+            "too many jobs are running",
+            principal=principal,
+        )
+    if runtime.running.count(group) + waiting.get(principal, 0) >= limits.max_principal_running_jobs:
         whose = principal if group is not None else "clients without a name"
         message = f"too many jobs of {whose} are running"
-        raise Exceeded("principal_jobs", limits.principal_jobs, message, principal=principal)
+        raise Exceeded(
+            "max_principal_running_jobs", limits.max_principal_running_jobs, message, principal=principal
+        )
 
 
 def check_bytes(runtime: RuntimeState, principal: Principal, size: int) -> None:
@@ -478,7 +485,7 @@ def check_bytes(runtime: RuntimeState, principal: Principal, size: int) -> None:
     if full:
         most: int = getattr(runtime.limits, full)
         whose = "clients without a name" if nameless else principal
-        whose = whose if full == "principal_bytes" else "all principals"
+        whose = whose if full == "max_principal_bytes" else "all principals"
         held = "inputs of running jobs, partial messages and idempotency keys"
         message = f"{held} of {whose} take half of {most} bytes"
         raise Exceeded(full, most, message, principal=principal)

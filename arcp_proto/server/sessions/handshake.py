@@ -240,7 +240,7 @@ def _ask(runtime: RuntimeState, pending: Pending, request: Authenticate) -> None
     connection = pending.connection
     request.request = connection.number
     connection.goes_to(Phase.AUTHENTICATING)
-    at = Time(runtime.now + runtime.limits.authentication * SECOND)
+    at = Time(runtime.now + runtime.limits.authentication_timeout_sec * SECOND)
     runtime.timers.arm(TimerKind.AUTHENTICATION, connection.number, at)
     runtime.pending[connection.number] = pending
     runtime.request(request)

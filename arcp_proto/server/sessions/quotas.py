@@ -1,8 +1,8 @@
 """Quotas: what the runtime holds for each principal, and whose events and jobs are freed first (§6.5, §14).
 
 The inputs of running jobs, partial messages, and the idempotency keys of ended jobs are *pinned*: they cannot
-be freed. They may take half of `principal_bytes` and of `total_bytes`; a request for more is refused. The
-rest can be freed. A principal above its limits, or the one that holds most when the total is above its
+be freed. They may take half of `max_principal_bytes` and of `max_total_bytes`; a request for more is refused.
+The rest can be freed. A principal above its limits, or the one that holds most when the total is above its
 limits, loses the oldest of its events and finished jobs (see `retention.make_room`).
 """
 
@@ -49,9 +49,9 @@ class Holdings:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._most_events, self._most_size = limits.principal_events, limits.principal_bytes
-        self._total_events = limits.total_events
-        self._total_room = limits.total_bytes
+        self._most_events, self._most_size = limits.max_principal_events, limits.max_principal_bytes
+        self._total_events = limits.max_total_events
+        self._total_room = limits.max_total_bytes
         """Bytes of the total that are left beside the pinned ones."""
         self._nameless = 0
         """Bytes that are pinned for all anonymous clients together."""
@@ -91,9 +91,9 @@ class Holdings:
         """
         limits = self._limits
         pinned = self._nameless if nameless else self.pinned_by(principal)
-        if pinned + size > limits.principal_bytes // PINNED:
-            return "principal_bytes"
-        return "total_bytes" if self.pinned + size > limits.total_bytes // PINNED else ""
+        if pinned + size > limits.max_principal_bytes // PINNED:
+            return "max_principal_bytes"
+        return "max_total_bytes" if self.pinned + size > limits.max_total_bytes // PINNED else ""
 
     def pin(self, principal: Principal, size: int, *, nameless: bool = False) -> bool:
         """Pin `size` more bytes of a principal, or less if it is negative; return `over`."""
@@ -197,7 +197,7 @@ class Holdings:
 
     def largest(self) -> Principal:
         """Return the principal with the largest share of the exceeded total, or of both; first by name."""
-        most_events, most_size = self._limits.total_events, self._limits.total_bytes
+        most_events, most_size = self._limits.max_total_events, self._limits.max_total_bytes
         by_events = self.events > most_events or self.size <= self._total_room
         by_size = self.size > self._total_room or self.events <= most_events
         everybody, shares = self._principals, []

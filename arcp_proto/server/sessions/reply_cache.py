@@ -65,7 +65,7 @@ class Replies:
             answered[reply.request_id] = (reply.after, reply.job_id)
             if len(answered) > ANSWERED:
                 del answered[next(iter(answered))]
-        while len(kept) > limits.replies or size > limits.reply_bytes:
+        while len(kept) > limits.max_session_replies or size > limits.max_session_reply_bytes:
             dropped = kept.pop(0)
             size -= len(dropped.payload)
             if dropped.request_id in answered:

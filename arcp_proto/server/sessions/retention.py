@@ -43,7 +43,7 @@ OF_THE_LARGEST: Final = 16
 
 def shrink(runtime: RuntimeState, session: Session) -> None:
     """Evict the oldest events of a log that is above its limits."""
-    excess = session.log.excess(runtime.limits.session_events, runtime.limits.session_bytes)
+    excess = session.log.excess(runtime.limits.max_session_events, runtime.limits.max_session_bytes)
     if excess:
         runtime.commit(Evicted(session.id, excess))
 
@@ -88,9 +88,9 @@ def cut_history(runtime: RuntimeState, job: Job, upto: int) -> None:
 def trim_history(runtime: RuntimeState, job: Job) -> None:
     """Keep a history within its own limits."""
     limits = runtime.limits
-    excess = job.history.excess(limits.history_events, limits.history_bytes)
+    excess = job.history.excess(limits.max_history_events, limits.max_history_bytes)
     if excess and number_at_home(runtime, job, excess):  # Numbering it may have cut the history already.
-        excess = job.history.excess(limits.history_events, limits.history_bytes)
+        excess = job.history.excess(limits.max_history_events, limits.max_history_bytes)
     if excess:
         cut_history(runtime, job, excess)
 
@@ -125,13 +125,13 @@ def _give_up_oldest(runtime: RuntimeState, principal: Principal) -> bool:
     holder = holdings.victim(principal) if holdings.of(principal)[0] else None
     large = runtime.retired.oldest_large(principal) if holdings.too_large(principal) else None
     if large is not None:
-        ended_at = large[1] - limits.retention * SECOND
+        ended_at = large[1] - limits.retention_sec * SECOND
         if holder is None or ended_at <= found(holder.oldest_at, "the chosen holder has an event"):
             forget(runtime, runtime.jobs[large[0]])
             return True
     if holder is None:
         return False
-    events, size = limits.principal_events // AT_A_TIME, limits.principal_bytes // AT_A_TIME
+    events, size = limits.max_principal_events // AT_A_TIME, limits.max_principal_bytes // AT_A_TIME
     upto = holder.oldest(max(events, 1), max(size, 1))
     if isinstance(holder, Log):
         runtime.commit(Evicted(holder.session_id, upto))
@@ -148,9 +148,9 @@ def _give_up_oldest(runtime: RuntimeState, principal: Principal) -> bool:
 def retire(runtime: RuntimeState, job: Job, at: Time) -> None:
     """Keep a job that has ended until `at`, and forget the oldest finished jobs above the limits."""
     retired, limits, principal = runtime.retired, runtime.limits, job.terms.principal
-    if retired.add(job.id, principal, at, large=job.kept > 0) > limits.finished_jobs:
+    if retired.add(job.id, principal, at, large=job.kept > 0) > limits.max_principal_finished_jobs:
         forget_oldest(runtime, principal)
-    if len(retired) > limits.finished_jobs_total:
+    if len(retired) > limits.max_total_finished_jobs:
         largest = retired.largest()
         for _ in range(max(1, retired.count(largest) // OF_THE_LARGEST)):
             forget_oldest(runtime, largest)
@@ -178,7 +178,7 @@ def _is_due_at_home(job: Job) -> bool:
 def _keep_longer(runtime: RuntimeState, job: Job) -> None:
     """Keep a finished job as if it had ended now."""
     runtime.retired.remove(job.terms.principal, job.id)
-    at = Time(runtime.now + max(runtime.limits.retention, 1) * SECOND)
+    at = Time(runtime.now + max(runtime.limits.retention_sec, 1) * SECOND)
     runtime.retired.add(job.id, job.terms.principal, at, large=job.kept > 0)
 
 

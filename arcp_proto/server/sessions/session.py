@@ -104,12 +104,13 @@ class Session:
         """Whether events carry their position in the job (`job_seq`) in this session."""
         self.quirk: Quirk = QUIRKS[quirk]
         self.long_frames = long_frames
-        """Whether a `job.result` with its value may be as large as `Limits.inline_frame`.
+        """Whether a `job.result` with its value may be as large as `Limits.max_inline_result_bytes`.
 
         The first welcome settles this, as it settles the features. A session that was opened over WebSocket,
         by a peer without the quirk of the PyPI reader, has long frames and can be resumed over WebSocket
-        only. A session that was opened over stdio has none on any transport. Events keep to `Limits.frame`
-        everywhere, because a log, a job's history and every observer hold the same bytes.
+        only. A session that was opened over stdio has none on any transport. Events keep to
+        `Limits.max_envelope_bytes` everywhere, because a log, a job's history and every
+        observer hold the same bytes.
         """
         self.log = Log(session_id)
         self.acked = 0

@@ -10,6 +10,7 @@ from arcp_proto.engine.machine import found
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, Refusal
 from arcp_proto.ids import MILLISECOND, JobId, Principal, Time
+from arcp_proto.limits import details_of
 from arcp_proto.server import responses
 from arcp_proto.server.audit import note
 from arcp_proto.server.jobs.fan_out import end_of
@@ -83,7 +84,7 @@ def on_subscribe(
     observe(runtime, session, job, start)
     if job.id in session.backlogs and start is not None:
         allowance = runtime.caps.allowances[connection.number]
-        allowance.ask(job.id, job.history.end, session.backlogs, runtime.limits.subscriptions)
+        allowance.ask(job.id, job.history.end, session.backlogs, runtime.limits.max_session_subscriptions)
     request_id = connection.request_id(envelope)
     message = subscribed_of(job, session, request_id, replayed=start is not None, cut=cut)
     payload = codec.encode_checked(message)
@@ -150,13 +151,13 @@ def on_unsubscribe(
 
 def check_room(runtime: RuntimeState, session: Session, job: Job) -> None:
     """Check that a session may observe this job besides others; raises Refusal INVALID_REQUEST if not."""
-    most = runtime.limits.subscriptions
+    most = runtime.limits.max_session_subscriptions
     known = session.observed.keys() | session.backlogs.keys()
     if job.id not in known and len(known) >= most:
         raise Refusal(
             ErrorCode.INVALID_REQUEST,
             f"a session observes at most {most} jobs: unsubscribe from some",
-            details={"limit": "subscriptions", "max": most},
+            details=details_of("max_session_subscriptions", most),
         )
 
 
@@ -259,6 +260,6 @@ def revoke(runtime: RuntimeState) -> None:
 def _piece(runtime: RuntimeState) -> tuple[int, int]:
     """Return how many events and bytes are replayed at a time: half of what fits into a log, at most."""
     limits = runtime.limits
-    events = min(limits.session_events, limits.principal_events) // 2
-    size = min(limits.session_bytes, limits.principal_bytes) // 2
-    return max(min(limits.backlog_events, events), 1), min(limits.backlog_bytes, size)
+    events = min(limits.max_session_events, limits.max_principal_events) // 2
+    size = min(limits.max_session_bytes, limits.max_principal_bytes) // 2
+    return max(min(limits.max_backlog_events, events), 1), min(limits.max_backlog_bytes, size)

@@ -306,7 +306,7 @@ def test_ids_of_requests_are_drawn_and_are_those_of_no_connection(runtime: Scrip
 def test_a_connection_has_room_for_as_many_bytes_as_may_wait(
     runtime: ScriptedRuntime,
 ) -> None:
-    most = runtime.client.limits.control_bytes
+    most = runtime.client.limits.max_control_bytes
     assert runtime.connection.has_room(most)
     assert not runtime.connection.has_room(most + 1)
 
@@ -351,7 +351,7 @@ def test_nothing_can_be_asked_for_without_an_open_session(call: Callable[[Client
 
 
 def test_requests_without_an_answer_are_bounded() -> None:
-    runtime = ScriptedRuntime(ClientConfig(limits=Limits(requests=2)))
+    runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_pending_requests=2)))
     runtime.welcome()
     runtime.submit()
     cancel = runtime.cancel()
@@ -362,7 +362,7 @@ def test_requests_without_an_answer_are_bounded() -> None:
 
 
 def test_unfinished_jobs_are_bounded() -> None:
-    runtime = ScriptedRuntime(ClientConfig(limits=Limits(running_jobs=2)))
+    runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_total_running_jobs=2)))
     runtime.welcome()
     runtime.accept("job_1")
     runtime.accept("job_2")
@@ -710,7 +710,7 @@ def test_no_more_than_256_events_are_held_back(runtime: ScriptedRuntime) -> None
 
 
 def test_no_more_bytes_than_the_limit_are_held_back() -> None:
-    runtime = ScriptedRuntime(ClientConfig(limits=Limits(gap_bytes=1000)))
+    runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_gap_bytes=1000)))
     runtime.welcome()
     assert runtime.say("job.event", log("x" * 500), job_id=JOB, event_seq=3) == []
     assert len(runtime.say("job.event", log("x" * 500), job_id=JOB, event_seq=2)) == 2
@@ -784,7 +784,7 @@ def test_no_secret_in_anything_that_can_be_printed() -> None:
 
 
 def test_the_configuration_survives_json() -> None:
-    config = ClientConfig(name="x", features=("ack",), limits=Limits(requests=3))
+    config = ClientConfig(name="x", features=("ack",), limits=Limits(max_pending_requests=3))
     assert msgspec.convert(msgspec.to_builtins(config), ClientConfig) == config
 
 

@@ -165,7 +165,7 @@ def test_a_subscribe_of_a_job_that_is_not_found(runtime: ScriptedRuntime, messag
 
 def test_jobs_that_are_followed_are_bounded(runtime: ScriptedRuntime) -> None:
     limits = runtime.client.limits
-    for number in range(limits.running_jobs):
+    for number in range(limits.max_total_running_jobs):
         runtime.accept(f"job_{number}")
     with pytest.raises(LocalProtocolError, match="jobs are unfinished"):
         runtime.client.subscribe(JOB, now=runtime.now)

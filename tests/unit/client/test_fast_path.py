@@ -321,7 +321,7 @@ def test_what_ends_a_run_leaves_its_job_as_it_was(kind: str) -> None:
 
 def test_what_is_not_processed_stops_it() -> None:
     size = len(texts_of(1, JOB, 1, 1)[0])
-    runtime = opened(ClientConfig(limits=Limits(unprocessed_bytes=3 * size)))
+    runtime = opened(ClientConfig(limits=Limits(max_unprocessed_bytes=3 * size)))
     messages = texts_of(9, JOB, 1, 1)
     assert runtime.client.receive_all(runtime.connection, messages, now=runtime.now) == 4
     assert not runtime.connection.reading
@@ -331,7 +331,7 @@ def test_what_is_not_processed_stops_it() -> None:
 
 
 def test_a_message_beyond_the_limit_closes() -> None:
-    runtime = opened(ClientConfig(limits=Limits(message=1000)))
+    runtime = opened(ClientConfig(limits=Limits(max_message_bytes=1000)))
     large = msgspec.json.encode(message(2, {"a": "x" * 1000}))
     at_once(runtime, [*texts_of(1), large, *texts_of(1, JOB, 3)])
     assert [closing.code for closing in runtime.closings] == [1009]

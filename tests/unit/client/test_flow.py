@@ -60,7 +60,7 @@ def test_a_gap_that_a_resume_does_not_fill_is_given_up_and_said(runtime: Scripte
 
 
 def test_too_much_behind_a_gap_does_not_wait() -> None:
-    runtime = ScriptedRuntime(ClientConfig(limits=Limits(gap_events=3)))
+    runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_gap_events=3)))
     runtime.welcome()
     assert [emit(runtime, seq) for seq in (2, 3, 4)] == [[], [], []]
     assert [type(event) for event in emit(runtime, 5)] == [ConnectionEnded, Detached]
@@ -91,7 +91,7 @@ def test_a_gap_of_a_session_that_is_closing_is_said_and_resumes_nothing() -> Non
 
 def test_the_next_gap_waits_for_its_whole_time_when_the_one_before_was_given_up_early() -> None:
     """The first gap is given up because too much waits behind it, 0.1 seconds before its time."""
-    runtime = ScriptedRuntime(ClientConfig(limits=Limits(gap_events=3)))
+    runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_gap_events=3)))
     runtime.welcome()
     for seq in (2, 3, 4, 5):
         emit(runtime, seq)
@@ -113,7 +113,7 @@ def test_the_next_gap_waits_for_its_whole_time_when_the_one_before_was_given_up_
 
 @pytest.fixture
 def slow() -> ScriptedRuntime:
-    runtime = ScriptedRuntime(ClientConfig(limits=Limits(unprocessed_bytes=1_000)))
+    runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_unprocessed_bytes=1_000)))
     runtime.welcome()
     return runtime
 
@@ -148,7 +148,7 @@ def test_what_a_lost_session_brought_counts_as_well(slow: ScriptedRuntime) -> No
 
 
 def test_silence_is_not_counted_meanwhile() -> None:
-    runtime = ScriptedRuntime(ClientConfig(limits=Limits(unprocessed_bytes=100)))
+    runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_unprocessed_bytes=100)))
     runtime.welcome(heartbeat_interval_sec=10)
     emit(runtime, 1, "x" * 1_000)
     assert runtime.advance(100) == []

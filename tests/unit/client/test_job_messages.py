@@ -540,7 +540,7 @@ def test_a_broken_stream_is_an_error_of_its_job_alone(
 
 
 def test_a_result_beyond_the_limit_is_not_kept() -> None:
-    runtime = ScriptedRuntime(ClientConfig(limits=Limits(result=3)))
+    runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_result_bytes=3)))
     runtime.welcome()
     runtime.accept()
     runtime.say("job.event", chunk(0, "abcd", more=False), job_id=JOB)
@@ -661,7 +661,7 @@ def test_our_own_job_is_not_unsubscribed(runtime: ScriptedRuntime) -> None:
 
 
 def test_the_jobs_that_are_not_wanted_are_bounded() -> None:
-    runtime = ScriptedRuntime(ClientConfig(limits=Limits(subscriptions=3)))
+    runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_session_subscriptions=3)))
     runtime.welcome()
     for number in range(9):
         runtime.client.unsubscribe(JobId(f"job_{number}"), now=runtime.now)
@@ -764,7 +764,7 @@ def test_history_before_an_answer_that_a_drop_has_lost_comes_again() -> None:
 
 
 def test_an_event_that_comes_too_early_and_finds_no_room_is_handed_out() -> None:
-    runtime = ScriptedRuntime(ClientConfig(limits=Limits(history_events=1)))
+    runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_history_events=1)))
     runtime.welcome(*NUMBERED)
     runtime.client.subscribe(JOB, 0, True, now=runtime.now)
     runtime.take()

@@ -135,7 +135,14 @@ STEPS = st.lists(
     st.integers(0, 19).flatmap(lambda number: SELDOM if number == 19 else OFTEN), min_size=10, max_size=60
 )
 CONFIG = ClientConfig(
-    resume=False, limits=Limits(requests=5, running_jobs=6, gap_events=8, result=20, results=40)
+    resume=False,
+    limits=Limits(
+        max_pending_requests=5,
+        max_total_running_jobs=6,
+        max_gap_events=8,
+        max_result_bytes=20,
+        max_joined_results_bytes=40,
+    ),
 )
 
 
@@ -163,7 +170,11 @@ def armed(client: Client) -> list[TimerKey]:
 def _do(runtime: ScriptedRuntime, asked: list[str], action: str, argument: Any) -> None:
     """One step; what the client does not allow in its state is left out."""
     client, session = runtime.client, runtime.state.session
-    can_ask = session is not None and not session.closing and len(session.requests) < CONFIG.limits.requests
+    can_ask = (
+        session is not None
+        and not session.closing
+        and len(session.requests) < CONFIG.limits.max_pending_requests
+    )
     match action:
         case "say":
             last = 0 if session is None else session.numbers.last

@@ -305,7 +305,7 @@ def test_a_request_too_large_for_another_framing_is_refused(runtime: ScriptedRun
 
 
 def test_what_waits_is_bounded_in_number_and_bytes() -> None:
-    runtime = ScriptedRuntime(ClientConfig(limits=Limits(requests=6, control_bytes=3_000)))
+    runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_pending_requests=6, max_control_bytes=3_000)))
     runtime.welcome()
     runtime.drop()
     for _ in range(2):
@@ -313,7 +313,7 @@ def test_what_waits_is_bounded_in_number_and_bytes() -> None:
     with pytest.raises(LocalProtocolError, match="too large together"):
         runtime.submit(input="x" * 1_000)
     assert len(runtime.state.session.requests if runtime.state.session else ()) == 2
-    small = ScriptedRuntime(ClientConfig(limits=Limits(requests=1)))
+    small = ScriptedRuntime(ClientConfig(limits=Limits(max_pending_requests=1)))
     small.welcome()
     small.drop()
     small.submit()
@@ -322,7 +322,7 @@ def test_what_waits_is_bounded_in_number_and_bytes() -> None:
 
 
 def test_more_than_can_be_kept_is_sent_once() -> None:
-    runtime = ScriptedRuntime(ClientConfig(limits=Limits(control_bytes=3_000)))
+    runtime = ScriptedRuntime(ClientConfig(limits=Limits(max_control_bytes=3_000)))
     runtime.welcome()
     asked = [runtime.submit(input="x" * 1_000, idempotency_key=f"{number}") for number in range(3)]
     _, refused = runtime.reconnect(replies=True)

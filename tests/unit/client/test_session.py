@@ -16,7 +16,7 @@ from arcp_proto.wire import messages
 
 
 def session(jobs: int = 3) -> ClientSession:
-    return ClientSession(SessionId("sess_1"), Limits(running_jobs=jobs), Time(0))
+    return ClientSession(SessionId("sess_1"), Limits(max_total_running_jobs=jobs), Time(0))
 
 
 def test_a_job_from_acceptance_to_its_end_and_again() -> None:

@@ -148,7 +148,7 @@ def test_lines_cut_anywhere() -> None:
 
 
 def test_an_overlong_line_is_skipped_and_answered() -> None:
-    world = limited(message=8 * KIB)
+    world = limited(max_message_bytes=8 * KIB)
     peer = world.client(framing=Framing.LINES)
     for _ in range(4):
         peer.feed(b"x" * 4 * KIB)
@@ -167,7 +167,7 @@ def test_an_overlong_first_line_closes() -> None:
 
 
 def test_lines_behind_a_hello_wait() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(held_messages=2)), tokens=None)
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_held_messages=2)), tokens=None)
     peer = world.connect(Framing.LINES)
     hello = {"type": "session.hello", "payload": {"auth": {"token": "t"}}}
     lines = [hello] + [{"type": "session.ping", "payload": {"nonce": str(n)}} for n in range(5)]
@@ -179,7 +179,7 @@ def test_lines_behind_a_hello_wait() -> None:
 
 
 def test_whoever_receives_although_reading_is_off_is_told() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(held_messages=2)), tokens=None)
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_held_messages=2)), tokens=None)
     peer = world.connect()
     peer.hello()
     for _ in range(5):
@@ -192,7 +192,7 @@ def test_whoever_receives_although_reading_is_off_is_told() -> None:
 
 @pytest.mark.parametrize("framing", Framing)
 def test_bytes_held_are_bounded_too(framing: Framing) -> None:
-    config = msgspec.structs.replace(CONFIG, limits=Limits(held_bytes=KIB, message=KIB))
+    config = msgspec.structs.replace(CONFIG, limits=Limits(max_held_message_bytes=KIB, max_message_bytes=KIB))
     world = World(config, tokens=None)
     peer = world.connect(framing)
     peer.hello()
@@ -205,7 +205,7 @@ def test_bytes_held_are_bounded_too(framing: Framing) -> None:
 
 @pytest.mark.parametrize("framing", Framing)
 def test_what_comes_after_the_end_is_dropped(framing: Framing) -> None:
-    world = limited(held_bytes=KIB, message=64 * KIB)
+    world = limited(max_held_message_bytes=KIB, max_message_bytes=64 * KIB)
     peer = world.client(framing=framing)
     peer.send("session.close", {})
     count = len(peer.frames)
@@ -237,7 +237,7 @@ def test_answers_keep_their_place_among_events_and_urgent_ones_go_first() -> Non
 
 
 def test_no_answer_overtakes_an_event_that_was_evicted() -> None:
-    world = limited(session_events=16)
+    world = limited(max_session_events=16)
     peer = world.client()
     job = peer.submit()
     peer.slow = True
@@ -307,7 +307,7 @@ def test_nothing_overtakes_the_welcome() -> None:
 
 
 def test_a_peer_that_was_never_welcomed_gets_nothing_but_the_error() -> None:
-    world = World(msgspec.structs.replace(CONFIG, journal=True, limits=Limits(control_envelopes=3)))
+    world = World(msgspec.structs.replace(CONFIG, journal=True, limits=Limits(max_control_envelopes=3)))
     world.durable = False
     peer = world.connect()
     peer.hello()
@@ -348,7 +348,7 @@ def test_ids_are_never_used_twice() -> None:
 
 
 def test_answers_that_nobody_reads_close_the_connection() -> None:
-    world = limited(control_envelopes=5)
+    world = limited(max_control_envelopes=5)
     peer = world.client()
     peer.slow = True
     for _ in range(4):
@@ -364,7 +364,7 @@ def test_answers_that_nobody_reads_close_the_connection() -> None:
 
 
 def test_answers_are_bounded_in_bytes() -> None:
-    world = limited(control_bytes=2_000)
+    world = limited(max_control_bytes=2_000)
     peer = world.client()
     peer.slow = True
     for _ in range(20):
@@ -372,7 +372,7 @@ def test_answers_are_bounded_in_bytes() -> None:
     assert world.last(ConnectionEnded).code == "INTERNAL_ERROR"
 
 
-@pytest.mark.parametrize("limits", [{"control_envelopes": 8}, {"control_bytes": 1_500}])
+@pytest.mark.parametrize("limits", [{"max_control_envelopes": 8}, {"max_control_bytes": 1_500}])
 def test_half_of_them_make_it_crowded_until_some_are_pulled(limits: dict[str, Any]) -> None:
     world = limited(**limits)
     peer = world.client()
@@ -388,7 +388,7 @@ def test_half_of_them_make_it_crowded_until_some_are_pulled(limits: dict[str, An
 
 
 def test_a_connection_that_closes_is_never_crowded() -> None:
-    world = limited(control_envelopes=8)
+    world = limited(max_control_envelopes=8)
     peer = world.client()
     peer.slow = True
     for _ in range(5):
@@ -399,7 +399,7 @@ def test_a_connection_that_closes_is_never_crowded() -> None:
 
 
 def test_what_was_pulled_no_longer_counts() -> None:
-    world = limited(control_envelopes=5, control_bytes=3_000)
+    world = limited(max_control_envelopes=5, max_control_bytes=3_000)
     peer = world.client()
     for _ in range(30):
         peer.send("session.list_jobs")
@@ -579,7 +579,7 @@ def test_a_part_of_a_message_counts_until_the_message_is_whole(end: str) -> None
 
 
 def test_parts_of_messages_are_refused_beyond_the_share_of_their_principal() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(principal_bytes=MIB)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_principal_bytes=MIB)))
     peers = [world.client() for _ in range(3)]
     for peer in peers:
         grows(peer, 200 * KIB)
@@ -599,7 +599,7 @@ def test_parts_of_messages_are_refused_beyond_the_share_of_their_principal() -> 
 
 def test_a_message_does_not_count_twice() -> None:
     """Its input is looked at when nothing counts for the message any more."""
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(principal_bytes=MIB)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_principal_bytes=MIB)))
     peer = world.client()
     grows(peer, 400 * KIB)
     [accepted] = peer.send("job.submit", {"agent": "echo", "input": "x" * 400 * KIB})

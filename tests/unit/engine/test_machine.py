@@ -208,7 +208,7 @@ def test_no_heartbeat_where_it_was_not_negotiated() -> None:
 
 
 def test_silence_is_not_counted_while_nothing_is_read() -> None:
-    world = World(msgspec.structs.replace(FAST, limits=Limits(held_messages=0)))
+    world = World(msgspec.structs.replace(FAST, limits=Limits(max_held_messages=0)))
     peer = world.client()
     assert not peer.connection.reading
     world.advance(100)
@@ -294,7 +294,7 @@ def test_a_session_outlives_its_connection_by_its_window(window: int) -> None:
 
 
 def test_a_close_whose_answer_is_one_too_many_is_a_close_all_the_same() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(control_envelopes=1)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_control_envelopes=1)))
     peer = world.client()
     peer.slow = True
     peer.send("session.list_jobs")

@@ -35,7 +35,7 @@ class Notes:
     """A runtime, a pump and a loop, as far as a job needs them; `said` is JSON as it would be sent."""
 
     def __init__(self) -> None:
-        self.limits = Limits(chunk=4)
+        self.limits = Limits(max_chunk_bytes=4)
         self.unfinished = {JOB: None}
         self.said: list[tuple[str, Any]] = []
         self.sizes: list[int] = []
@@ -448,7 +448,7 @@ def test_it_gives_way_after_a_millisecond(notes: Notes, running: RunningJob) -> 
 
 
 def test_it_gives_way_after_64_kib_of_a_result(notes: Notes, running: RunningJob) -> None:
-    notes.limits = Limits(chunk=32 * 1024)
+    notes.limits = Limits(max_chunk_bytes=32 * 1024)
 
     async def agent(job: JobContext) -> None:
         async with job.stream_result() as out:

@@ -41,7 +41,7 @@ from arcp_proto.errors import ErrorCode
 from arcp_proto.ids import JobId
 from arcp_proto.limits import MAX_CONTAINERS, MAX_TARGET_BYTES, Limits
 
-LIMITS = Limits(message=1_000_000, returned=50_000)
+LIMITS = Limits(max_message_bytes=1_000_000, max_returned_value_bytes=50_000)
 LIMIT = message_limit(LIMITS)
 
 
@@ -72,8 +72,8 @@ def test_a_message_is_so_long_and_no_longer() -> None:
 
 
 def test_the_largest_input_and_the_largest_value_fit() -> None:
-    assert message_limit(Limits(message=10, returned=5)) == 10 + ROOM
-    assert message_limit(Limits(message=5, returned=10)) == 10 + ROOM
+    assert message_limit(Limits(max_message_bytes=10, max_returned_value_bytes=5)) == 10 + ROOM
+    assert message_limit(Limits(max_message_bytes=5, max_returned_value_bytes=10)) == 10 + ROOM
 
 
 class Pipe:

@@ -33,15 +33,20 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_one_line_in_ten_seconds_for_each_limit(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     refusals = Refusals(clock.now)
-    for name in ("sessions", "sessions", "connections", "sessions"):
+    for name in (
+        "max_principal_sessions",
+        "max_principal_sessions",
+        "max_principal_connections",
+        "max_principal_sessions",
+    ):
         refusals.happened(limit(name, principal=""))
     text = "a client from 192.0.2.7:1 has reached the limit {0} of 3: App(limits=Limits({0}=...)) raises it"
-    assert lines(caplog) == [text.format("sessions"), text.format("connections")]
+    assert lines(caplog) == [text.format("max_principal_sessions"), text.format("max_principal_connections")]
     clock.at = REFUSALS_EVERY
-    refusals.happened(limit("sessions", untold=5, principal="bob\n"))
+    refusals.happened(limit("max_principal_sessions", untold=5, principal="bob\n"))
     assert lines(caplog)[2:] == [
-        "'bob\\n' from 192.0.2.7:1 has reached the limit sessions of 3:"
-        " App(limits=Limits(sessions=...)) raises it (7 more like this before)"
+        "'bob\\n' from 192.0.2.7:1 has reached the limit max_principal_sessions of 3:"
+        " App(limits=Limits(max_principal_sessions=...)) raises it (7 more like this before)"
     ]
 
 

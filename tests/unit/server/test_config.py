@@ -25,9 +25,9 @@ def test_two_agents_of_one_name() -> None:
 
 
 def test_a_frame_that_is_too_small() -> None:
-    made(limits=Limits(frame=LEAST_FRAME))
+    made(limits=Limits(max_envelope_bytes=LEAST_FRAME))
     with pytest.raises(LocalProtocolError, match="at least"):
-        made(limits=Limits(frame=LEAST_FRAME - 1))
+        made(limits=Limits(max_envelope_bytes=LEAST_FRAME - 1))
 
 
 def test_an_inventory_that_does_not_fit_a_welcome() -> None:

@@ -204,7 +204,7 @@ def test_messages_behind_a_refused_hello_are_dropped() -> None:
 
 
 def test_too_many_held_messages_stop_reading() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(held_messages=3)), tokens=None)
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_held_messages=3)), tokens=None)
     peer = world.connect()
     peer.hello()
     for _ in range(3):
@@ -390,7 +390,7 @@ def test_a_refused_submit_leaves_no_trace(payload: dict[str, Any], code: str) ->
 
 def test_the_order_of_the_checks() -> None:
     """Each payload breaks every rule but those that were made good before it."""
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(running_jobs=0)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_total_running_jobs=0)))
     peer = world.client()
     payload: dict[str, Any] = {
         "agent": "zork",
@@ -419,7 +419,7 @@ def test_the_order_of_the_checks() -> None:
 
 
 def test_too_many_running_jobs() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(running_jobs=1)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_total_running_jobs=1)))
     peer = world.client()
     job = peer.submit()
     [error] = peer.send("job.submit", {"agent": "echo"}, id="s2")

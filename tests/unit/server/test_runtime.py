@@ -351,7 +351,7 @@ def test_max_runtime() -> None:
 
 
 def test_a_streamed_result_beyond_the_limit() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(result=10)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_result_bytes=10)))
     peer = world.client()
     job = peer.submit()
     world.write(job, "12345")
@@ -412,7 +412,7 @@ def test_a_session_without_a_connection_makes_no_agent_wait(how: str) -> None:
 
 
 def test_a_log_beyond_its_limit_loses_its_oldest() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(session_events=16)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_events=16)))
     peer = world.client()
     job = peer.submit()
     for _ in range(40):
@@ -436,7 +436,7 @@ def test_a_log_beyond_its_limit_loses_its_oldest() -> None:
 
 
 def test_a_log_of_exactly_its_limit_loses_nothing() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(session_events=16)))
+    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_session_events=16)))
     job = world.client().submit()
     for _ in range(17):
         world.emit(job)

@@ -134,7 +134,7 @@ def test_a_refused_subscribe_is_an_unnumbered_error_of_that_job_for_typescript()
 
 def test_a_refused_subscribe_does_not_end_a_job_of_the_same_typescript_session() -> None:
     """Its client would take the error for the end of the job that it names."""
-    peer = peer_of("typescript", limits=Limits(subscriptions=0))
+    peer = peer_of("typescript", limits=Limits(max_session_subscriptions=0))
     job = peer.submit()
     assert peer.send("job.subscribe", {"job_id": job}, id="msg_s") == []
     peer.world.finish(job)

@@ -183,11 +183,11 @@ def test_no_piece_of_text_has_room_for_one_more_character(text: str, size: int, 
 def test_a_large_result_is_cut_to_the_limits_that_we_use(unit: Any) -> None:
     data = unit * (2 * 1024 * 1024 // len(unit.encode() if isinstance(unit, str) else unit))
     size = len(data.encode() if isinstance(data, str) else data)
-    frame = LIMITS.frame - 512
-    bodies = send(data, size=LIMITS.chunk, frame=frame)
+    frame = LIMITS.max_envelope_bytes - 512
+    bodies = send(data, size=LIMITS.max_chunk_bytes, frame=frame)
     assert max(map(len, bodies)) <= frame
-    assert len(bodies) <= 6 * size // LIMITS.chunk
-    assert receive(bodies, size, LIMITS.result) == data
+    assert len(bodies) <= 6 * size // LIMITS.max_chunk_bytes
+    assert receive(bodies, size, LIMITS.max_result_bytes) == data
 
 
 def test_cutting_is_lazy() -> None:

@@ -213,7 +213,7 @@ def test_what_comes_late_is_revoked_and_the_client_was_answered_before() -> None
     peer = world.client()
     submit(peer)
     [alias] = world.asked
-    world.advance(world.runtime.limits.issue + 0.1)
+    world.advance(world.runtime.limits.issue_timeout_sec + 0.1)
     assert peer.codes() == ["INTERNAL_ERROR"]
     assert world.revocations == [alias]
     world.revoke(alias)
@@ -483,7 +483,7 @@ RESTARTABLE = msgspec.structs.replace(JOURNALED, agents=(AgentInfo("echo", resta
 
 
 def test_a_child_that_waits_for_its_own_counts_as_a_running_job() -> None:
-    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(principal_jobs=2)))
+    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(max_principal_running_jobs=2)))
     peer = world.client()
     job = world.job(peer, lease_request={"agent.delegate": ["*"]})
     for end in ("starts", "fails", "comes late", "is cancelled"):

@@ -134,7 +134,7 @@ def test_what_always_fails_is_outstanding_at_once_and_no_terminal_waits_for_it()
 
 
 def test_the_longest_pause_is_bounded() -> None:
-    world = Provided(msgspec.structs.replace(JOURNALED, limits=Limits(revocation_pause=3)))
+    world = Provided(msgspec.structs.replace(JOURNALED, limits=Limits(max_revocation_pause_sec=3)))
     world.finish(world.job(world.client()))
     for _ in range(40):
         world.revoke(world.asked[0], False)

@@ -15,7 +15,7 @@ from arcp_proto.server.journal.records import Observed
 from arcp_proto.server.sessions.session import Session
 from tests.unit.world import AGENTS, CONFIG, Peer, World
 
-LIMITS = Limits(session_events=80)
+LIMITS = Limits(max_session_events=80)
 QUARTER = 20
 QUIET = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0, journal=True, limits=LIMITS)
 BURST = 7
@@ -92,7 +92,7 @@ def test_an_agent_waits_from_a_quarter_of_the_log_to_half_of_that() -> None:
 @pytest.mark.parametrize("events", [20, 40, 100, 107, 1_000])
 def test_an_agent_waits_at_that_event_and_not_at_the_next_however_long_the_log(events: int) -> None:
     """A longer log is looked at less often."""
-    world = World(with_limits(session_events=SHARE * events))
+    world = World(with_limits(max_session_events=SHARE * events))
     _, job = held(world)
     emits(world, job, events - 1)
     assert told(world, job) == []
@@ -101,11 +101,11 @@ def test_an_agent_waits_at_that_event_and_not_at_the_next_however_long_the_log(e
 
 
 def test_an_agent_waits_at_the_event_that_fills_the_bytes() -> None:
-    world = World(with_limits(session_events=10_000))
+    world = World(with_limits(max_session_events=10_000))
     peer, job = held(world)
     emits(world, job, 1)
     size = session_of(world, peer).log.size
-    world = World(with_limits(session_events=10_000, session_bytes=SHARE * 64 * size))
+    world = World(with_limits(max_session_events=10_000, max_session_bytes=SHARE * 64 * size))
     _, job = held(world)
     emits(world, job, 63)
     assert told(world, job) == []
@@ -116,28 +116,28 @@ def test_an_agent_waits_at_the_event_that_fills_the_bytes() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "events", "size"),
     [
-        ("session_events", 800, 200, 1_000_000),
-        ("principal_events", 800, 100, 1_000_000),
-        ("total_events", 800, 100, 1_000_000),
-        ("session_bytes", 8_000, 100_000, 2_000),
-        ("principal_bytes", 8_000, 100_000, 1_000),
-        ("total_bytes", 8_000, 100_000, 1_000),
+        ("max_session_events", 800, 200, 1_000_000),
+        ("max_principal_events", 800, 100, 1_000_000),
+        ("max_total_events", 800, 100, 1_000_000),
+        ("max_session_bytes", 8_000, 100_000, 2_000),
+        ("max_principal_bytes", 8_000, 100_000, 1_000),
+        ("max_total_bytes", 8_000, 100_000, 1_000),
     ],
 )
 def test_the_smallest_limit_says_how_much_may_wait(name: str, value: int, events: int, size: int) -> None:
     limits = {
-        "session_events": 400_000,
-        "principal_events": 800_000,
-        "total_events": 800_000,
-        "session_bytes": 4_000_000,
-        "principal_bytes": 8_000_000,
-        "total_bytes": 8_000_000,
+        "max_session_events": 400_000,
+        "max_principal_events": 800_000,
+        "max_total_events": 800_000,
+        "max_session_bytes": 4_000_000,
+        "max_principal_bytes": 8_000_000,
+        "max_total_bytes": 8_000_000,
     }
     assert Most.of(Limits(**{**limits, name: value})) == (events, size)
 
 
 def test_an_agent_waits_for_bytes_as_well() -> None:
-    world = World(with_limits(session_events=10_000, session_bytes=40_000))
+    world = World(with_limits(max_session_events=10_000, max_session_bytes=40_000))
     _, job = held(world)
     emits(world, job, 2, "x" * 4_500)
     assert told(world, job) == []
@@ -148,7 +148,7 @@ def test_an_agent_waits_for_bytes_as_well() -> None:
 
 
 def test_a_streamed_result_counts_like_events() -> None:
-    world = World(with_limits(session_bytes=256 * KIB, session_events=10_000))
+    world = World(with_limits(max_session_bytes=256 * KIB, max_session_events=10_000))
     peer, job = held(world)
     world.write(job, "x" * 70_000)
     assert told(world, job) == [PauseJob]
@@ -219,7 +219,7 @@ def test_a_child_waits_as_its_parent_does() -> None:
 
 def test_an_observer_waits_for_the_journal_and_makes_no_job_wait() -> None:
     """Its log is smaller than what the agent of a detached session says before the journal answers."""
-    world = World(with_limits(history_events=1_000))
+    world = World(with_limits(max_history_events=1_000))
     owner = world.client()
     job = owner.submit()
     observer = world.client()
@@ -298,14 +298,14 @@ def test_a_snapshot_holds_nothing_of_the_wait() -> None:
 def test_smaller_limits_of_a_principal_and_of_all_count() -> None:
     plain = Most.of(Limits())
     assert plain == Most(10_000 // SHARE, 16 * MIB // SHARE)
-    assert Most.of(Limits(principal_events=1_000)).events == 1_000 // 2 // SHARE
-    assert Most.of(Limits(total_bytes=MIB)).size == MIB // 2 // SHARE
-    assert Most.of(Limits(session_events=1, session_bytes=1)) == Most(1, 1)
+    assert Most.of(Limits(max_principal_events=1_000)).events == 1_000 // 2 // SHARE
+    assert Most.of(Limits(max_total_bytes=MIB)).size == MIB // 2 // SHARE
+    assert Most.of(Limits(max_session_events=1, max_session_bytes=1)) == Most(1, 1)
 
 
 @pytest.mark.parametrize("events", range(1, 12))
 def test_the_smallest_logs_come_to_rest(events: int) -> None:
-    world = World(with_limits(session_events=events))
+    world = World(with_limits(max_session_events=events))
     peer, job = held(world)
     for _ in range(20):
         if told(world, job)[-1:] != [PauseJob]:

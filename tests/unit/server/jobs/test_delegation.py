@@ -16,6 +16,7 @@ from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.leases.ceilings import Ceiling
+from arcp_proto.limits import WIRE_WORDS
 from arcp_proto.recording import record, replay
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.jobs.inventory import AgentInfo
@@ -145,7 +146,7 @@ def test_the_parent_is_told_how_its_child_ended() -> None:
 
 
 def test_a_streamed_result_that_is_too_large_to_keep_is_named_only() -> None:
-    limits = msgspec.structs.replace(CONFIG.limits, returned=5)
+    limits = msgspec.structs.replace(CONFIG.limits, max_returned_value_bytes=5)
     world = Tree(msgspec.structs.replace(CONFIG, limits=limits))
     child = world.delegate()
     world.write(child, b"123456")
@@ -381,7 +382,9 @@ def test_delegation_goes_eight_jobs_deep() -> None:
     assert denied.value.details == {"limit": "delegation_depth", "max": 8}
 
 
-@pytest.mark.parametrize(("limit", "most"), [("children", 2), ("descendants", 3), ("running_jobs", 4)])
+@pytest.mark.parametrize(
+    ("limit", "most"), [("max_job_children", 2), ("max_job_descendants", 3), ("max_total_running_jobs", 4)]
+)
 def test_how_many_children_there_are_at_a_time(limit: str, most: int) -> None:
     limits = msgspec.structs.replace(CONFIG.limits, **{limit: most})
     world, _, _ = three(msgspec.structs.replace(CONFIG, limits=limits))
@@ -389,7 +392,7 @@ def test_how_many_children_there_are_at_a_time(limit: str, most: int) -> None:
     with pytest.raises(Denied) as denied:
         world.delegate()
     assert denied.value.code == "INTERNAL_ERROR" and denied.value.retryable
-    assert denied.value.details is not None and denied.value.details["limit"] == limit
+    assert denied.value.details is not None and denied.value.details["limit"] == WIRE_WORDS[limit]
     assert (world.last(Audit).what, world.last(Audit).facts["limit"]) == ("limit_reached", limit)
     world.finish(last)
     world.delegate()

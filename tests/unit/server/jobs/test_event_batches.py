@@ -56,7 +56,7 @@ def test_they_have_come_when_the_last_of_them_was_said() -> None:
     assert (world.state.now, world.peer.connection.sent_at) == (world.now, world.now)
 
 
-@pytest.mark.parametrize("limit", ["session_events", "history_events"])
+@pytest.mark.parametrize("limit", ["max_session_events", "max_history_events"])
 def test_what_is_said_in_a_row_is_kept_within_limits(limit: str) -> None:
     world = Speaker(**{limit: 32})
     world.say(MOST_TOGETHER)
@@ -64,7 +64,7 @@ def test_what_is_said_in_a_row_is_kept_within_limits(limit: str) -> None:
     [session] = world.state.sessions.values()
     history = world.state.jobs[JobId(world.job)].history
     assert world.numbered == history.end == MOST_TOGETHER > 32
-    kept = session.log.events if limit == "session_events" else history.events
+    kept = session.log.events if limit == "max_session_events" else history.events
     assert 0 < kept <= 32
 
 

@@ -125,7 +125,7 @@ def test_many_that_come_to_a_limit_are_left_to_be_numbered_one_by_one(
 
 @pytest.mark.parametrize("room", [6, 5])
 def test_many_that_come_to_what_a_principal_may_hold_are_left_as_well(room: int) -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(principal_events=2 + room)))
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_principal_events=2 + room)))
     peer = world.client()
     job_id = peer.submit()
     world.emit(job_id)

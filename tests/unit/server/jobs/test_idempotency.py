@@ -21,7 +21,7 @@ from arcp_proto.wire.messages import LeaseConstraints
 
 ALICE, BOB = Principal("alice"), Principal("bob")
 TERMINAL = ("job.result", b'{"final_status":"success"', None)
-DAY = Limits(idempotency=24 * 3600)
+DAY = Limits(idempotency_retention_sec=24 * 3600)
 
 scalars = (
     st.none()
@@ -291,23 +291,25 @@ def test_the_oldest_key_is_the_first_of_those_that_are_not_free_again() -> None:
 
 
 def test_a_full_table_says_which_limit_it_is() -> None:
-    limits = Limits(idempotency_keys=2, idempotency_keys_total=3, idempotency_bytes=100)
+    limits = Limits(
+        max_principal_idempotency_keys=2, max_total_idempotency_keys=3, max_principal_idempotency_bytes=100
+    )
     keys = Keys()
     assert keys.room(ALICE, 100, limits) is None
-    assert keys.room(ALICE, 101, limits) == "idempotency_bytes"
+    assert keys.room(ALICE, 101, limits) == "max_principal_idempotency_bytes"
     keys.add(ALICE, "ä", claim_of(26))
     assert keys.room(ALICE, 40, limits) is None
-    assert keys.room(ALICE, 41, limits) == "idempotency_bytes"
+    assert keys.room(ALICE, 41, limits) == "max_principal_idempotency_bytes"
     assert keys.room(BOB, 100, limits) is None
     keys.ended(ALICE, "ä", ("job.result", b"x" * 40, None), Time(1))
     assert keys.room(ALICE, 0, limits) is None
-    assert keys.room(ALICE, 1, limits) == "idempotency_bytes"
+    assert keys.room(ALICE, 1, limits) == "max_principal_idempotency_bytes"
     keys.add(ALICE, "l", claim_of(0))
-    assert keys.room(ALICE, 0, limits) == "idempotency_keys"
+    assert keys.room(ALICE, 0, limits) == "max_principal_idempotency_keys"
     assert keys.room(BOB, 0, limits) is None
     keys.add(BOB, "k", claim_of(0))
-    assert keys.room(BOB, 0, limits) == "idempotency_keys_total"
-    assert keys.room(Principal("carol"), 0, limits) == "idempotency_keys_total"
+    assert keys.room(BOB, 0, limits) == "max_total_idempotency_keys"
+    assert keys.room(Principal("carol"), 0, limits) == "max_total_idempotency_keys"
     keys.forget(ALICE, "ä")
     assert keys.room(ALICE, 0, limits) is None
 
@@ -335,7 +337,7 @@ def test_the_oldest_end_is_due_first_also_when_the_clock_went_back() -> None:
     for key, at in (("a", 30), ("b", 10), ("c", 20), ("d", 40)):
         keys.add(ALICE, key, claim_of())
         keys.ended(ALICE, key, TERMINAL, Time(at * SECOND))
-    limits = Limits(idempotency=100)
+    limits = Limits(idempotency_retention_sec=100)
     assert keys.next_due(limits) == 110 * SECOND
     assert keys.due(Time(130 * SECOND), limits) == [(ALICE, "b"), (ALICE, "c"), (ALICE, "a")]
     keys.forget(ALICE, "c")
@@ -345,7 +347,7 @@ def test_the_oldest_end_is_due_first_also_when_the_clock_went_back() -> None:
 
 
 def test_many_that_are_due_come_in_the_order_of_their_ends() -> None:
-    keys, limits = Keys(), Limits(idempotency=0)
+    keys, limits = Keys(), Limits(idempotency_retention_sec=0)
     for place in range(50):
         keys.add(ALICE, str(place), claim_of())
         keys.ended(ALICE, str(place), TERMINAL, Time(place * 37 % 50))
@@ -354,7 +356,7 @@ def test_many_that_are_due_come_in_the_order_of_their_ends() -> None:
 
 
 def test_a_key_that_is_claimed_anew_is_not_due_by_its_former_end() -> None:
-    keys, limits = Keys(), Limits(idempotency=1)
+    keys, limits = Keys(), Limits(idempotency_retention_sec=1)
     for key, at in (("a", 1), ("b", 2), ("c", 3)):
         keys.add(ALICE, key, claim_of())
         keys.ended(ALICE, key, TERMINAL, Time(at))
@@ -377,7 +379,7 @@ steps = st.lists(st.tuples(st.sampled_from(["add", "end", "forget", "due"]), nam
 
 @given(steps)
 def test_keys_are_what_a_plain_table_would_be(steps: list[tuple[str, tuple[Principal, str], int]]) -> None:
-    keys, limits = Keys(), Limits(idempotency=0)
+    keys, limits = Keys(), Limits(idempotency_retention_sec=0)
     table: dict[tuple[Principal, str], Claim] = {}
     for step, name, number in steps:
         known = table.get(name)

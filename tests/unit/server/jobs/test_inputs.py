@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from arcp_proto.engine.output import Audit, StartJob
 from arcp_proto.errors import Denied, Unreadable
 from arcp_proto.ids import JobId, Principal
-from arcp_proto.limits import KIB, MIB, Limits
+from arcp_proto.limits import KIB, MIB, WIRE_WORDS, Limits
 from arcp_proto.server.jobs.inventory import AgentInfo
 from arcp_proto.wire import codec, lenient
 from arcp_proto.wire.inputs import NO_INPUT, SMALL, Input, decode_submit, input_of, memory_of
@@ -225,7 +225,7 @@ def counted(size: int) -> int:
     return Input.of(b'"' + b"x" * (size - 2) + b'"').size
 
 
-@pytest.mark.parametrize("limit", ["principal_bytes", "total_bytes"])
+@pytest.mark.parametrize("limit", ["max_principal_bytes", "max_total_bytes"])
 def test_inputs_of_running_jobs_take_half_of_the_bytes(limit: str) -> None:
     most = 2 * counted(10_000) + counted(5_000)
     world = world_of(**{limit: 2 * most})
@@ -235,7 +235,7 @@ def test_inputs_of_running_jobs_take_half_of_the_bytes(limit: str) -> None:
     assert pinned(world) == (most, most)
     error = submit(peer, SMALL + 1)["payload"]
     assert (error["code"], error["retryable"]) == ("INTERNAL_ERROR", True)
-    assert (error["details"]["limit"], error["details"]["max"]) == (limit, 2 * most)
+    assert (error["details"]["limit"], error["details"]["max"]) == (WIRE_WORDS[limit], 2 * most)
     assert error["details"]["retry_after_ms"] > 0
     assert world.last(Audit).facts["limit"] == limit
     world.finish(world.last(StartJob).job_id)
@@ -243,14 +243,14 @@ def test_inputs_of_running_jobs_take_half_of_the_bytes(limit: str) -> None:
 
 
 def test_one_principal_does_not_take_the_share_of_another() -> None:
-    world = world_of(principal_bytes=40_000)
+    world = world_of(max_principal_bytes=40_000)
     assert submit(world.client(), 19_000)["type"] == "job.accepted"
     assert submit(world.client(), 2_000)["type"] == "session.error"
     assert submit(world.client("tok-bob"), 19_000)["type"] == "job.accepted"
 
 
 def test_clients_without_a_name_share_one_share() -> None:
-    world = world_of(principal_bytes=40_000)
+    world = world_of(max_principal_bytes=40_000)
     peers = [world.connect() for _ in range(3)]
     for peer in peers:
         peer.hello(None, scheme="anonymous")
@@ -278,7 +278,7 @@ def test_the_bytes_of_an_input_end_with_its_job(end: str) -> None:
 
 
 def test_events_make_room_for_inputs() -> None:
-    world = world_of(principal_bytes=100_000)
+    world = world_of(max_principal_bytes=100_000)
     peer = world.client()
     job = peer.submit()
     for _ in range(50):
@@ -292,7 +292,7 @@ def test_events_make_room_for_inputs() -> None:
 
 
 def test_events_have_half_of_the_bytes_at_least() -> None:
-    world = world_of(principal_bytes=100_000)
+    world = world_of(max_principal_bytes=100_000)
     peer = world.client()
     submit(peer, 49_000)
     job = world.last(StartJob).job_id
@@ -302,7 +302,7 @@ def test_events_have_half_of_the_bytes_at_least() -> None:
 
 
 def test_an_input_of_a_child_counts_too() -> None:
-    world = world_of(principal_bytes=40_000)
+    world = world_of(max_principal_bytes=40_000)
     root = world.client().submit(lease_request={"agent.delegate": ["*"]})
     world.runtime.agents.delegate(JobId(root), "echo", "x" * 18_000, now=world.now)
     world.take()
@@ -334,7 +334,7 @@ def test_a_restart_with_smaller_limits_keeps_the_jobs_and_no_event() -> None:
     peer = world.client()
     submit(peer, 100_000)
     world.config = msgspec.structs.replace(
-        world.config, limits=Limits(principal_bytes=50_000, total_bytes=60_000)
+        world.config, limits=Limits(max_principal_bytes=50_000, max_total_bytes=60_000)
     )
     world.restart()
     assert (world.state.holdings.of(ALICE), world.state.holdings.over) == ((0, 0), False)
@@ -369,7 +369,7 @@ def test_submits_that_wait_count_until_they_are_jobs() -> None:
 
 
 def test_submits_that_wait_are_refused_beyond_the_share() -> None:
-    limits = Limits(principal_bytes=MIB)
+    limits = Limits(max_principal_bytes=MIB)
     world = Provided(
         msgspec.structs.replace(QUIET, credentials=True, volatile_credentials=True, limits=limits)
     )

@@ -145,7 +145,7 @@ def test_pages_are_whole_and_never_overlap(limit: int, sizes: list[int]) -> None
 
 @pytest.mark.parametrize(("limit", "size"), [(-5, 1), (0, 1), (None, 100), (150, 150), (5_000, 200)])
 def test_a_limit_is_clamped(limit: int | None, size: int) -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(page=200)))
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_page_jobs=200)))
     peer = world.client()
     for _ in range(230):
         peer.submit()
@@ -164,7 +164,7 @@ def test_new_jobs_do_not_appear_in_later_pages() -> None:
 
 
 def test_a_cursor_survives_its_job() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(retention=10)))
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(retention_sec=10)))
     peer = world.client()
     jobs = [peer.submit() for _ in range(4)]
     page = listed(peer, limit=2)
@@ -211,7 +211,7 @@ SMALL_FRAME = 32 * 1024
 
 def four_jobs(length: int) -> Peer:
     """Return a client with four jobs: an old one, one whose last pattern has this length, two large ones."""
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(frame=SMALL_FRAME)))
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_envelope_bytes=SMALL_FRAME)))
     peer = world.client()
     for patterns, last in ((0, 1), (2, length), (31, 440), (31, 440)):
         lease = [*(f"{number:03}" + "x" * 440 for number in range(patterns)), "y" * last]
@@ -319,7 +319,7 @@ def test_by_time_exclusively() -> None:
 
 
 def test_a_filter_that_matches_little_looks_at_so_many_jobs_a_page() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(page=10)))
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_page_jobs=10)))
     peer = world.client()
     rare = peer.submit("plain")
     for _ in range(25):
@@ -392,7 +392,7 @@ def submit(world: World, count: int) -> None:
 def test_a_listing_counts_by_the_jobs_that_it_looks_at(
     jobs: int, request_: dict[str, Any], cost: int
 ) -> None:
-    limits = Limits(requests_per_sec=30, principal_requests_per_sec=10_000)
+    limits = Limits(max_requests_per_sec=30, max_principal_requests_per_sec=10_000)
     world = World(msgspec.structs.replace(QUIET, limits=limits))
     submit(world, jobs)
     peer = world.client()
@@ -404,7 +404,7 @@ def test_a_listing_counts_by_the_jobs_that_it_looks_at(
 
 
 def test_a_listing_never_counts_for_more_than_a_second() -> None:
-    limits = Limits(requests_per_sec=1, principal_requests_per_sec=10_000)
+    limits = Limits(max_requests_per_sec=1, max_principal_requests_per_sec=10_000)
     world = World(msgspec.structs.replace(QUIET, limits=limits))
     submit(world, 200)
     peer = world.client()

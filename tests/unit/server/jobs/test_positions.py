@@ -130,7 +130,7 @@ def test_the_terminal_stands_behind_the_last_event(end: str, events: int) -> Non
 
 
 def test_notices_and_answers_to_a_cancel_have_none() -> None:
-    world = World(limited(lag=2, history_events=2))
+    world = World(limited(back_pressure_events=2, max_history_events=2))
     home = world.client(features=TOLD)
     job = home.submit()
     slow = observer(world, job)
@@ -259,7 +259,7 @@ def test_what_is_no_position_is_refused(nonsense: Any) -> None:
 def test_the_first_position_that_is_left_of_a_history(
     above: int, first: int | None, positions: list[int]
 ) -> None:
-    world = World(limited(history_events=2))
+    world = World(limited(max_history_events=2))
     job = world.client(features=TOLD).submit()
     speak(world, job, 6)
     history = world.state.jobs[job].history
@@ -283,7 +283,7 @@ def test_the_terminal_is_the_first_that_is_left_of_a_history_without_events() ->
 
 
 def test_what_is_asked_for_by_a_home_number_says_the_first_position_too() -> None:
-    world = World(limited(history_events=2))
+    world = World(limited(max_history_events=2))
     job = world.client(features=TOLD).submit()
     speak(world, job, 6)
     peer = world.client(features=TOLD)
@@ -293,7 +293,7 @@ def test_what_is_asked_for_by_a_home_number_says_the_first_position_too() -> Non
 
 
 def test_a_history_in_the_submitting_session_and_live_events_have_their_positions() -> None:
-    world = World(limited(backlog_events=2))
+    world = World(limited(max_backlog_events=2))
     home = world.client(features=TOLD)
     job = home.submit()
     speak(world, job, 5)
@@ -344,7 +344,7 @@ def test_a_repeated_submit_is_told_where_its_job_stands() -> None:
 
 
 def test_who_is_behind_with_a_job_that_is_forgotten_gets_the_position_of_its_end() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(finished_jobs=1)))
+    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_principal_finished_jobs=1)))
     home = world.client(features=TOLD)
     job = home.submit()
     speak(world, job, 3)
@@ -365,7 +365,7 @@ def test_who_is_behind_with_a_job_that_is_forgotten_gets_the_position_of_its_end
 @pytest.mark.parametrize("snapshot", [False, True])
 @pytest.mark.parametrize("cut", [False, True])
 def test_positions_go_on_after_a_restart(snapshot: bool, cut: bool) -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(history_events=4 if cut else 100)))
+    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_history_events=4 if cut else 100)))
     home = world.client(features=TOLD)
     job = home.submit(idempotency_key="k")
     other = observer(world, job, (*FEATURES[:4], POSITIONS))
@@ -398,7 +398,7 @@ def before_positions(record: Record) -> Record:
 
 @pytest.mark.parametrize("snapshot", [False, True])
 def test_a_journal_of_a_version_before_positions_is_restored_with_them(snapshot: bool) -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(history_events=4)))
+    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_history_events=4)))
     home = world.client()
     job, over = home.submit(), home.submit(idempotency_key="k")
     other = observer(world, job, FEATURES, history=True)

@@ -16,7 +16,7 @@ from tests.unit.world import CONFIG, FEATURES, Frame, Peer, World
 
 QUIET = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0)
 JOURNAL = msgspec.structs.replace(QUIET, journal=True)
-LAG = msgspec.structs.replace(QUIET, limits=Limits(lag=5))
+LAG = msgspec.structs.replace(QUIET, limits=Limits(back_pressure_events=5))
 
 
 def acked(peer: Peer, seq: int) -> list[Frame]:
@@ -347,7 +347,9 @@ def test_a_pause_ends_with_the_session() -> None:
 
 def test_the_next_notice_of_a_lag_counts_from_an_ack_that_frees_nothing() -> None:
     """What is acknowledged was evicted before, so that the log itself does not change."""
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(lag=5, session_bytes=2_000)))
+    world = World(
+        msgspec.structs.replace(QUIET, limits=Limits(back_pressure_events=5, max_session_bytes=2_000))
+    )
     peer = world.client()
     job = peer.submit()
     world.emit(job)
@@ -381,7 +383,7 @@ def test_who_submits_a_job_after_it_has_come_to_lag_is_told() -> None:
 
 
 def test_a_notice_that_a_history_was_cut_counts_for_the_lag_as_well() -> None:
-    limits = Limits(lag=5, history_events=8, backlog_events=2)
+    limits = Limits(back_pressure_events=5, max_history_events=8, max_backlog_events=2)
     world = World(msgspec.structs.replace(QUIET, limits=limits))
     owner, peer = world.client(), world.client()
     job, mine = owner.submit(), peer.submit()

@@ -120,8 +120,8 @@ def test_a_result_too_large_without_chunks() -> None:
 @pytest.mark.parametrize(
     ("limits", "code", "details"),
     [
-        (Limits(result=100_000), "INTERNAL_ERROR", None),
-        (Limits(returned=100_000), "INVALID_REQUEST", {"limit": "returned", "max": 100_000}),
+        (Limits(max_result_bytes=100_000), "INTERNAL_ERROR", None),
+        (Limits(max_returned_value_bytes=100_000), "INVALID_REQUEST", {"limit": "returned", "max": 100_000}),
     ],
 )
 def test_a_result_too_large_for_a_stream(limits: Limits, code: str, details: Any) -> None:
@@ -250,7 +250,7 @@ def test_a_session_that_was_opened_over_stdio_has_no_long_frames_anywhere() -> N
 
 def test_a_long_result_leaves_most_of_a_log_and_of_a_history_to_others() -> None:
     """What a log cannot hold would be lost before it was sent."""
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(session_bytes=400_000)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_bytes=400_000)))
     peer = world.client()
     for size, inline in ((99_000, True), (101_000, False)):
         world.finish(peer.submit(), "x" * size)
@@ -408,7 +408,7 @@ def test_a_stream_nobody_can_take_any_more() -> None:
 
 
 def test_a_stream_beyond_its_limit_stays_refused() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(result=4)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_result_bytes=4)))
     job = world.client().submit()
     for _ in range(2):
         with pytest.raises(Denied):

@@ -9,13 +9,13 @@ import pytest
 
 from arcp_proto.engine.output import StartJob
 from arcp_proto.features import POSITIONS
-from arcp_proto.limits import Limits
+from arcp_proto.limits import WIRE_WORDS, Limits
 from arcp_proto.server.jobs.inventory import AgentInfo
 from arcp_proto.server.journal.records import JobAcceptedRecord, JobStarted
 from tests.unit.world import CONFIG, FEATURES, Frame, Peer, World
 
 JOURNAL = msgspec.structs.replace(CONFIG, journal=True)
-SHORT = Limits(retention=10)
+SHORT = Limits(retention_sec=10)
 NO_CHUNKS = tuple(name for name in FEATURES if name != "result_chunk")
 PYPI: dict[str, Any] = {"agents": []}
 """What a hello of the PyPI peer has among its capabilities."""
@@ -94,7 +94,7 @@ def test_a_session_that_observes_the_job_already_gets_nothing_twice() -> None:
 
 
 def test_a_session_that_observes_as_many_jobs_as_it_may_joins_no_other() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(subscriptions=1)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_subscriptions=1)))
     first, second = world.client(), world.client()
     keyed(first)
     other = first.submit()
@@ -108,7 +108,7 @@ def test_a_session_that_observes_as_many_jobs_as_it_may_joins_no_other() -> None
 
 
 def test_of_a_job_that_is_over_the_end_comes_again_within_the_same_limit() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(subscriptions=1)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_subscriptions=1)))
     first = world.client()
     other = world.client().submit()
     submit = {"agent": "echo", "idempotency_key": "k"}
@@ -161,7 +161,7 @@ def test_the_end_comes_every_time_it_is_asked_for() -> None:
 
 
 def test_a_job_that_is_forgotten_before_its_history_was_replayed_ends_all_the_same() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(finished_jobs=1)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_principal_finished_jobs=1)))
     peer, other = world.client(), world.client()
     keyed(peer)
     [job] = jobs_of(world)
@@ -332,21 +332,21 @@ def test_a_refused_submit_leaves_its_key_free() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "name"),
+    ("field", "bound"),
     [
-        (Limits(idempotency_keys=1), "idempotency_keys"),
-        (Limits(idempotency_keys_total=1), "idempotency_keys_total"),
-        (Limits(idempotency_bytes=2_200), "idempotency_bytes"),
+        ("max_principal_idempotency_keys", 1),
+        ("max_total_idempotency_keys", 1),
+        ("max_principal_idempotency_bytes", 2_200),
     ],
 )
-def test_a_full_table_refuses_new_keys_and_forgets_none(limits: Limits, name: str) -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=limits))
+def test_a_full_table_refuses_new_keys_and_forgets_none(field: str, bound: int) -> None:
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(**{field: bound})))
     peer = world.client()
     keyed(peer)
     [error] = keyed(peer, "another")
     assert (error["payload"]["code"], error["payload"]["retryable"]) == ("INTERNAL_ERROR", True)
-    assert error["payload"]["details"]["limit"] == name
-    assert error["payload"]["details"]["max"] == getattr(limits, name)
+    assert error["payload"]["details"]["limit"] == WIRE_WORDS[field]
+    assert error["payload"]["details"]["max"] == bound
     assert error["payload"]["details"]["retry_after_ms"] > 0
     world.advance(1)
     assert keyed(peer)[0]["type"] == "job.accepted"

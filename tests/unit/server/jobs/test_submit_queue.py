@@ -140,7 +140,7 @@ def test_a_duplicate_that_comes_later_waits_behind_the_one_that_is_to_be_judged_
 
 
 def test_a_duplicate_waits_behind_one_whose_key_is_forgotten_meanwhile() -> None:
-    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(idempotency=1)))
+    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(idempotency_retention_sec=1)))
     peer = world.client()
     job = world.job(peer, idempotency_key="k")
     submit(peer)
@@ -264,7 +264,7 @@ def test_a_submit_that_is_sent_again_after_a_resume_is_carried_out_once() -> Non
 @pytest.mark.parametrize("framing", Framing)
 def test_a_connection_is_not_read_while_too_many_submits_wait(framing: Framing) -> None:
     """What comes all the same is held, and is carried out when there is room: no submit is refused."""
-    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(waiting_submits=2)))
+    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(max_session_waiting_submits=2)))
     peer = world.client(framing=framing)
     job = world.job(peer)
     submit(peer)
@@ -288,7 +288,7 @@ def test_a_connection_is_not_read_while_too_many_submits_wait(framing: Framing) 
 
 def test_no_input_is_needed_to_read_on() -> None:
     """A provisioner that never answers holds submits for so long as credentials may take to come."""
-    limits = Limits(waiting_submits=2, issue=30)
+    limits = Limits(max_session_waiting_submits=2, issue_timeout_sec=30)
     world = Provided(msgspec.structs.replace(PROVIDED, limits=limits))
     peer = world.client(features=(*WITH, "heartbeat"))
     for _ in range(5):
@@ -301,7 +301,7 @@ def test_no_input_is_needed_to_read_on() -> None:
 
 
 def test_a_session_that_is_resumed_while_too_many_submits_wait_goes_on() -> None:
-    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(waiting_submits=2)))
+    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(max_session_waiting_submits=2)))
     peer = world.client()
     submit(peer)
     submit(peer)
@@ -316,7 +316,7 @@ def test_a_session_that_is_resumed_while_too_many_submits_wait_goes_on() -> None
 
 
 def test_a_connection_that_ends_while_too_many_submits_wait_is_read_no_more() -> None:
-    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(waiting_submits=1)))
+    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(max_session_waiting_submits=1)))
     peer = world.client()
     submit(peer)
     submit(peer)
@@ -327,7 +327,7 @@ def test_a_connection_that_ends_while_too_many_submits_wait_is_read_no_more() ->
 
 
 def test_those_that_wait_count_as_running_jobs() -> None:
-    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(running_jobs=1)))
+    world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(max_total_running_jobs=1)))
     peer = world.client()
     submit(peer)
     submit(peer)
@@ -338,7 +338,7 @@ def test_those_that_wait_count_as_running_jobs() -> None:
     assert len(world.asked) == 2
 
 
-@pytest.mark.parametrize("limits", [Limits(running_jobs=3), Limits(principal_jobs=3)])
+@pytest.mark.parametrize("limits", [Limits(max_total_running_jobs=3), Limits(max_principal_running_jobs=3)])
 def test_those_that_have_their_credentials_and_wait_behind_others_count_too(limits: Limits) -> None:
     world = Provided(msgspec.structs.replace(PROVIDED, limits=limits))
     peer, other = world.client(), world.client()

@@ -168,7 +168,7 @@ def test_a_verified_principal_is_never_taken_for_an_anonymous_one(how: str) -> N
 
 
 def test_the_notice_of_a_lag_does_not_come_again_after_a_restart() -> None:
-    world = World(msgspec.structs.replace(AGAIN, limits=Limits(lag=5)))
+    world = World(msgspec.structs.replace(AGAIN, limits=Limits(back_pressure_events=5)))
     peer, job = started(world, 1)
     peer.send("session.ack", {"last_processed_seq": 1})
     for _ in range(8):
@@ -185,7 +185,7 @@ def test_the_notice_of_a_lag_does_not_come_again_after_a_restart() -> None:
 
 
 def test_a_session_that_was_told_of_its_lag_is_told_once_across_a_restart() -> None:
-    world = World(msgspec.structs.replace(AGAIN, limits=Limits(lag=5)))
+    world = World(msgspec.structs.replace(AGAIN, limits=Limits(back_pressure_events=5)))
     peer, job = started(world, 10)
     assert str(peer.frames).count("back_pressure") == 1
     world.restart()
@@ -436,7 +436,7 @@ def test_nothing_at_all_is_a_past_too() -> None:
 
 
 def test_a_crash_between_an_event_and_its_eviction() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(session_events=16)))
+    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_session_events=16)))
     started(world, 17)
     assert type(world.records[-1]) is Evicted
     world.records.pop()
@@ -447,7 +447,7 @@ def test_a_crash_between_an_event_and_its_eviction() -> None:
 
 
 def test_a_crash_between_an_event_and_the_cut_of_its_history() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(history_events=16)))
+    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_history_events=16)))
     _, job = started(world, 17)
     assert [type(record) for record in world.records[-2:]] == [Published, HistoryCut]
     world.records.pop()
@@ -458,7 +458,7 @@ def test_a_crash_between_an_event_and_the_cut_of_its_history() -> None:
 def test_limits_that_were_lowered_hold_after_a_restart() -> None:
     world = World(JOURNAL)
     started(world, 50)
-    world.config = msgspec.structs.replace(JOURNAL, limits=Limits(principal_events=20))
+    world.config = msgspec.structs.replace(JOURNAL, limits=Limits(max_principal_events=20))
     world.restart()
     assert world.state.holdings.events <= 20
 
@@ -467,7 +467,7 @@ def test_limits_that_were_lowered_hold_for_what_is_over_too() -> None:
     world = World(JOURNAL)
     _, job = started(world, 50)
     world.finish(job)
-    world.config = msgspec.structs.replace(JOURNAL, limits=Limits(principal_events=20))
+    world.config = msgspec.structs.replace(JOURNAL, limits=Limits(max_principal_events=20))
     world.restart()
     assert world.state.holdings.events <= 20
 
@@ -478,7 +478,7 @@ def test_fewer_finished_jobs_are_kept_when_the_limit_was_lowered() -> None:
     jobs = [peer.submit() for _ in range(4)]
     for job in jobs:
         world.finish(job)
-    world.config = msgspec.structs.replace(JOURNAL, limits=Limits(finished_jobs=2))
+    world.config = msgspec.structs.replace(JOURNAL, limits=Limits(max_principal_finished_jobs=2))
     world.restart()
     assert list(world.state.jobs) == jobs[2:]
 

@@ -80,7 +80,9 @@ def test_of_jobs_that_start_again() -> None:
 
 
 def test_of_a_log_that_was_acked_and_evicted() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(session_events=16, history_events=8)))
+    world = World(
+        msgspec.structs.replace(JOURNAL, limits=Limits(max_session_events=16, max_history_events=8))
+    )
     peer = world.client()
     job = peer.submit()
     for _ in range(40):
@@ -94,7 +96,7 @@ def test_of_a_log_that_was_acked_and_evicted() -> None:
 
 
 def test_of_tokens_replies_and_requests_that_were_answered() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(replies=2)))
+    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_session_replies=2)))
     peer = world.client()
     for number in range(4):
         peer.send("job.submit", {"agent": "echo"}, id=f"s{number}")
@@ -107,7 +109,7 @@ def test_of_tokens_replies_and_requests_that_were_answered() -> None:
 
 
 def test_of_observers_live_and_behind() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(backlog_events=2)))
+    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_backlog_events=2)))
     peer, live, behind = world.client(), world.client(), world.client()
     job, other = peer.submit(), peer.submit()
     for _ in range(5):
@@ -137,7 +139,7 @@ def test_of_a_job_whose_session_has_ended() -> None:
 
 
 def test_of_keys_whose_jobs_run_ended_and_are_forgotten() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(retention=10)))
+    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(retention_sec=10)))
     peer = world.client()
     jobs = [peer.submit(idempotency_key=key) for key in "abc"]
     world.finish(jobs[0], 1)
@@ -169,7 +171,7 @@ def test_of_an_anonymous_session() -> None:
 
 
 def test_a_job_keeps_its_number_when_others_are_forgotten() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(retention=10)))
+    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(retention_sec=10)))
     peer = world.client()
     first, second = peer.submit(), peer.submit()
     world.finish(first)
@@ -232,7 +234,7 @@ def test_a_snapshot_and_the_records_behind_it_are_all_records() -> None:
 
 
 def test_a_snapshot_is_what_was_when_it_was_taken() -> None:
-    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(backlog_events=1)))
+    world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_backlog_events=1)))
     peer, other = world.client(), world.client()
     job = peer.submit(idempotency_key="k")
     for _ in range(3):

@@ -53,19 +53,19 @@ def ping(peer: Peer) -> list[Frame]:
 
 
 def test_a_connection_asks_so_much_at_once_and_is_told_then() -> None:
-    world = world_of(requests_per_sec=5)
+    world = world_of(max_requests_per_sec=5)
     peer = world.client()
     for _ in range(10):
         assert ping(peer)[0]["type"] == "session.pong"
     refused(ping(peer), "requests_per_sec", 5)
     assert not peer.connection.reading
-    fact = {"limit": "requests_per_sec", "max": 5, "untold": 0}
+    fact = {"limit": "max_requests_per_sec", "max": 5, "untold": 0}
     assert facts(world) == [{"peer": "here", "session_id": peer.session_id, **fact}]
     assert world.last(Audit).principal == "alice"
 
 
 def test_the_rest_is_not_read_until_the_bucket_allows() -> None:
-    world = world_of(requests_per_sec=5)
+    world = world_of(max_requests_per_sec=5)
     peer = world.client()
     for _ in range(11):
         ping(peer)
@@ -78,7 +78,7 @@ def test_the_rest_is_not_read_until_the_bucket_allows() -> None:
 
 
 def test_lines_of_one_chunk_wait_too() -> None:
-    world = world_of(requests_per_sec=5)
+    world = world_of(max_requests_per_sec=5)
     peer = world.client(framing=Framing.LINES)
     line = b'{"type":"session.ping","id":"x","payload":{"nonce":"n"}}\n'
     answers = peer.feed(line * 30)
@@ -91,7 +91,7 @@ def test_lines_of_one_chunk_wait_too() -> None:
 
 
 def test_a_connection_is_told_once_a_second_whatever_limit_it_reaches() -> None:
-    world = world_of(running_jobs=1)
+    world = world_of(max_total_running_jobs=1)
     peer = world.client()
     peer.submit()
     for _ in range(5):
@@ -105,7 +105,7 @@ def test_a_connection_is_told_once_a_second_whatever_limit_it_reaches() -> None:
 
 
 def test_a_cancel_that_waits_is_carried_out() -> None:
-    world = world_of(running_jobs=1)
+    world = world_of(max_total_running_jobs=1)
     peer = world.client()
     job = peer.submit()
     peer.send("job.submit", {"agent": "echo"})
@@ -115,7 +115,7 @@ def test_a_cancel_that_waits_is_carried_out() -> None:
 
 
 def test_ten_seconds_over_it_a_connection_is_closed_and_its_session_goes_on() -> None:
-    world = world_of(requests_per_sec=5)
+    world = world_of(max_requests_per_sec=5)
     peer = world.client()
     seconds = 0
     while peer.connection.phase is Phase.OPEN and seconds < 30:
@@ -132,7 +132,7 @@ def test_ten_seconds_over_it_a_connection_is_closed_and_its_session_goes_on() ->
 
 
 def test_whoever_asks_too_much_now_and_then_is_not_closed() -> None:
-    world = world_of(requests_per_sec=5)
+    world = world_of(max_requests_per_sec=5)
     peer = world.client()
     for _ in range(30):
         while peer.connection.reading:
@@ -142,7 +142,7 @@ def test_whoever_asks_too_much_now_and_then_is_not_closed() -> None:
 
 
 def test_connections_of_a_principal_share_its_rate_and_no_other_principal_does() -> None:
-    world = world_of(requests_per_sec=6, principal_requests_per_sec=8)
+    world = world_of(max_requests_per_sec=6, max_principal_requests_per_sec=8)
     one, two, other = world.client(), world.client(), world.client("tok-bob")
     for _ in range(8):
         assert ping(one)[0]["type"] == ping(two)[0]["type"] == "session.pong"
@@ -153,7 +153,7 @@ def test_connections_of_a_principal_share_its_rate_and_no_other_principal_does()
 
 
 def test_another_connection_is_no_new_rate_for_a_principal() -> None:
-    world = world_of(window=0, requests_per_sec=100, principal_requests_per_sec=8)
+    world = world_of(window=0, max_requests_per_sec=100, max_principal_requests_per_sec=8)
     for _ in range(4):
         peer = world.client()
         for _ in range(4):
@@ -177,7 +177,7 @@ def test_groups_with_nothing_are_forgotten_when_their_bucket_is_full() -> None:
 
 @pytest.mark.parametrize("left", ["session", "connection"])
 def test_a_group_that_has_something_again_is_not_forgotten(left: str) -> None:
-    world = world_of(window=1, principal_requests_per_sec=1)
+    world = world_of(window=1, max_principal_requests_per_sec=1)
     first = world.client()
     ping(first)
     first.drop()
@@ -205,7 +205,7 @@ def test_a_group_that_has_something_again_is_not_forgotten(left: str) -> None:
 
 
 def test_acks_and_pongs_are_no_requests() -> None:
-    world = world_of(requests_per_sec=1)
+    world = world_of(max_requests_per_sec=1)
     peer = world.client()
     for _ in range(50):
         assert peer.send("session.ack", {"last_processed_seq": 0}) == []
@@ -214,7 +214,7 @@ def test_acks_and_pongs_are_no_requests() -> None:
 
 
 def test_what_is_not_supported_is_counted_too() -> None:
-    world = world_of(requests_per_sec=1)
+    world = world_of(max_requests_per_sec=1)
     peer = world.client()
     future = b'{"arcp":"2.0","type":"session.ping","id":"f"}'
     assert [peer.send_bytes(future)[0]["payload"]["code"] for _ in range(2)] == ["INVALID_REQUEST"] * 2
@@ -222,7 +222,7 @@ def test_what_is_not_supported_is_counted_too() -> None:
 
 
 def test_a_flood_of_submit_and_cancel_starts_no_more_than_the_rate() -> None:
-    world = world_of(requests_per_sec=10)
+    world = world_of(max_requests_per_sec=10)
     peer = world.client()
     while peer.connection.reading:
         peer.send("job.submit", {"agent": "echo"})
@@ -232,7 +232,9 @@ def test_a_flood_of_submit_and_cancel_starts_no_more_than_the_rate() -> None:
 
 
 def test_silence_is_not_counted_while_a_connection_is_not_read() -> None:
-    world = World(msgspec.structs.replace(CONFIG, heartbeat_interval_sec=1, limits=Limits(running_jobs=0)))
+    world = World(
+        msgspec.structs.replace(CONFIG, heartbeat_interval_sec=1, limits=Limits(max_total_running_jobs=0))
+    )
     peer = world.client()
     peer.send("job.submit", {"agent": "echo"})
     world.advance(1)
@@ -241,7 +243,9 @@ def test_silence_is_not_counted_while_a_connection_is_not_read() -> None:
 
 
 def test_what_waited_is_replayed_in_its_order() -> None:
-    config = msgspec.structs.replace(QUIET, limits=Limits(requests_per_sec=3, principal_requests_per_sec=5))
+    config = msgspec.structs.replace(
+        QUIET, limits=Limits(max_requests_per_sec=3, max_principal_requests_per_sec=5)
+    )
     world, recording = World(config), list[str]()
     record(world.runtime, recording.append, keep_secrets=True)
     lines = [world.client(framing=Framing.LINES) for _ in range(2)]
@@ -266,7 +270,7 @@ def test_what_waited_is_replayed_in_its_order() -> None:
 
 
 def test_the_longest_detached_session_without_jobs_makes_room() -> None:
-    world = world_of(sessions=3)
+    world = world_of(max_principal_sessions=3)
     busy, first, second = world.client(), world.client(), world.client()
     busy.submit()
     for peer in (busy, second, first):
@@ -282,7 +286,7 @@ def test_the_longest_detached_session_without_jobs_makes_room() -> None:
 
 
 def test_no_room_is_an_error_that_passes() -> None:
-    world = world_of(sessions=2)
+    world = world_of(max_principal_sessions=2)
     kept = [world.client(), world.client()]
     peer = world.connect()
     refused(peer.hello(), "sessions", 2)
@@ -294,7 +298,7 @@ def test_no_room_is_an_error_that_passes() -> None:
 
 
 def test_a_resume_needs_no_room() -> None:
-    world = world_of(sessions=1)
+    world = world_of(max_principal_sessions=1)
     peer = world.client()
     again = world.resumed(peer)
     again.drop()
@@ -302,7 +306,7 @@ def test_a_resume_needs_no_room() -> None:
 
 
 def test_an_hour_of_ping_and_pong_makes_an_attached_session_the_next() -> None:
-    world = world_of(sessions=3)
+    world = world_of(max_principal_sessions=3)
     idle, talks, waits = world.client(), world.client(), world.client()
     waits.submit()
     for _ in range(61):
@@ -318,7 +322,7 @@ def test_an_hour_of_ping_and_pong_makes_an_attached_session_the_next() -> None:
 
 
 def test_of_two_idle_ones_the_longer_idle_ends_also_without_a_window() -> None:
-    world = world_of(sessions=2, window=0)
+    world = world_of(max_principal_sessions=2, window=0)
     late, early = world.client(), world.client()
     world.advance(100)
     late.send("session.list_jobs")
@@ -329,7 +333,7 @@ def test_of_two_idle_ones_the_longer_idle_ends_also_without_a_window() -> None:
 
 
 def test_whoever_observes_or_was_sent_something_is_not_idle() -> None:
-    world = world_of(sessions=2)
+    world = world_of(max_principal_sessions=2)
     works, observes = world.client(), world.client()
     job = works.submit()
     observes.send("job.subscribe", {"job_id": job})
@@ -343,7 +347,7 @@ def test_whoever_observes_or_was_sent_something_is_not_idle() -> None:
 
 
 def test_a_search_without_success_is_not_repeated_for_a_second_unless_something_changes() -> None:
-    world = world_of(sessions=1)
+    world = world_of(max_principal_sessions=1)
     peer = world.client()
     job = peer.submit()
     peer.drop()
@@ -355,7 +359,13 @@ def test_a_search_without_success_is_not_repeated_for_a_second_unless_something_
 
 
 def test_those_without_a_name_have_their_places_together() -> None:
-    world = world_of(anonymous=True, anonymous_sessions=2, sessions=1, running_jobs=10, principal_jobs=1)
+    world = world_of(
+        anonymous=True,
+        max_anonymous_sessions=2,
+        max_principal_sessions=1,
+        max_total_running_jobs=10,
+        max_principal_running_jobs=1,
+    )
     peers = [world.connect() for _ in range(3)]
     for peer in peers:
         peer.hello(None, scheme="anonymous")
@@ -371,7 +381,7 @@ def test_those_without_a_name_have_their_places_together() -> None:
 
 
 def test_restored_sessions_are_counted() -> None:
-    world = World(msgspec.structs.replace(QUIET, journal=True, limits=Limits(sessions=2)))
+    world = World(msgspec.structs.replace(QUIET, journal=True, limits=Limits(max_principal_sessions=2)))
     old = [world.client(), world.client()]
     world.restart()
     assert world.client().connection.phase is Phase.OPEN
@@ -383,7 +393,7 @@ def test_restored_sessions_are_counted() -> None:
 
 
 def test_a_principal_has_so_many_connections_those_that_close_included() -> None:
-    world = world_of(connections=2)
+    world = world_of(max_principal_connections=2)
     peer = world.client()
     second = world.resumed(peer)
     third = world.resumed(second)
@@ -394,7 +404,7 @@ def test_a_principal_has_so_many_connections_those_that_close_included() -> None
 
 
 def test_connections_before_their_welcome_are_few_and_half_of_them_from_one_place() -> None:
-    world = world_of(early_connections=4)
+    world = world_of(max_early_connections=4)
     crowd = [world.connect(peer=f"192.0.2.1:{port}") for port in range(6)]
     assert [peer.connection.phase for peer in crowd] == [Phase.AWAITING_HELLO] * 4 + [Phase.CLOSING] * 2
     refused(crowd[2].hello(), "early_connections", 4)
@@ -407,7 +417,7 @@ def test_connections_before_their_welcome_are_few_and_half_of_them_from_one_plac
 
 
 def test_one_place_has_half_of_the_early_connections_and_few_more_are_turned_away() -> None:
-    world = world_of(early_connections=1_000)
+    world = world_of(max_early_connections=1_000)
     crowd = [world.connect(peer=f"192.0.2.1:{port}") for port in range(533)]
     waiting = [peer.connection.phase is Phase.AWAITING_HELLO for peer in crowd]
     assert waiting == [True] * 532 + [False]
@@ -420,7 +430,7 @@ def test_one_place_has_half_of_the_early_connections_and_few_more_are_turned_awa
 
 
 def test_whoever_says_no_hello_loses_its_place() -> None:
-    world = world_of(early_connections=2)
+    world = world_of(max_early_connections=2)
     slow = [world.connect(peer="a"), world.connect(peer="b")]
     late = world.connect(peer="c")
     refused(late.hello(), "early_connections", 2)
@@ -436,10 +446,10 @@ def test_whoever_says_no_hello_loses_its_place() -> None:
 
 
 def test_of_what_strangers_cause_not_everything_is_told_but_counted() -> None:
-    world = world_of(early_connections=2)
+    world = world_of(max_early_connections=2)
     for _ in range(150):
         world.connect(peer="a")
-    told = [fact for fact in facts(world) if fact["limit"] == "early_connections"]
+    told = [fact for fact in facts(world) if fact["limit"] == "max_early_connections"]
     assert len(told) == 100
     world.advance(10)
     world.connect(peer="a")
@@ -481,7 +491,7 @@ def test_places_are_given_back() -> None:
 
 
 def test_who_guesses_is_not_verified_any_more_until_some_time_has_passed() -> None:
-    world = world_of(failed_authentications=3)
+    world = world_of(max_failed_authentications=3)
     for number in range(3):
         peer = world.connect(peer=f"192.0.2.1:{number}")
         assert peer.hello(f"guess{number}")[0]["payload"]["code"] == "UNAUTHENTICATED"
@@ -500,7 +510,7 @@ def test_who_guesses_is_not_verified_any_more_until_some_time_has_passed() -> No
 
 
 def test_a_session_is_resumed_from_where_others_have_failed() -> None:
-    world = world_of(failed_authentications=1)
+    world = world_of(max_failed_authentications=1)
     peer = world.client()
     world.connect().hello("wrong")
     refused(world.connect().hello(), "failed_authentications", 1)
@@ -509,7 +519,7 @@ def test_a_session_is_resumed_from_where_others_have_failed() -> None:
 
 
 def test_right_tokens_and_other_failures_do_not_count() -> None:
-    world = world_of(failed_authentications=1)
+    world = world_of(max_failed_authentications=1)
     world.client()
     world.connect().hello("x", scheme="zork")
     world.connect().hello(None)
@@ -532,19 +542,19 @@ def test_right_tokens_and_other_failures_do_not_count() -> None:
 
 
 def test_no_fact_holds_a_token() -> None:
-    world = world_of(failed_authentications=2)
+    world = world_of(max_failed_authentications=2)
     for _ in range(4):
         world.connect().hello("gu3ss")
     told = repr([fact.facts for fact in world.all(Audit)])
     assert "gu3ss" not in told
-    assert "failed_authentications" in told
+    assert "max_failed_authentications" in told
 
 
 # Jobs.
 
 
 def test_a_principal_has_so_many_jobs_and_others_have_theirs() -> None:
-    world = world_of(principal_jobs=2)
+    world = world_of(max_principal_running_jobs=2)
     peer = world.client()
     first, _ = peer.submit(), peer.submit()
     refused(peer.send("job.submit", {"agent": "echo"}), "principal_jobs", 2)
@@ -555,7 +565,7 @@ def test_a_principal_has_so_many_jobs_and_others_have_theirs() -> None:
 
 
 def test_an_agent_that_does_not_stop_counts_on() -> None:
-    world = world_of(principal_jobs=1)
+    world = world_of(max_principal_running_jobs=1)
     peer = world.client()
     job = peer.submit()
     peer.cancel(job)
@@ -580,14 +590,14 @@ def test_running_jobs_are_counted_by_group_as_long_as_they_are_there() -> None:
 
 
 def test_a_limit_that_passes_says_so() -> None:
-    error = Exceeded("sessions", 3, "too many", retry_after_ms=7)
+    error = Exceeded("max_principal_sessions", 3, "too many", retry_after_ms=7)
     assert error.code is ErrorCode.INTERNAL_ERROR
     assert error.details == {"limit": "sessions", "max": 3, "retry_after_ms": 7}
 
 
 def test_the_clock_of_a_bucket_does_not_depend_on_where_it_starts() -> None:
     for start in (0, 10**18):
-        world = world_of(requests_per_sec=2)
+        world = world_of(max_requests_per_sec=2)
         world.now = start + 1_000 * SECOND
         peer = world.client()
         assert [ping(peer)[0]["type"] for _ in range(5)] == ["session.pong"] * 4 + ["session.error"]

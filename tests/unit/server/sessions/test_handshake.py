@@ -17,7 +17,7 @@ from arcp_proto.server.sessions.session import Session
 from tests.unit.world import CONFIG, FEATURES, UNIX, Peer, World
 
 ANONYMOUS = msgspec.structs.replace(CONFIG, anonymous=True)
-SMALL = msgspec.structs.replace(CONFIG, limits=Limits(session_events=16))
+SMALL = msgspec.structs.replace(CONFIG, limits=Limits(max_session_events=16))
 
 
 def session_of(world: World) -> Session:

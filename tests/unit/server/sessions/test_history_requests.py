@@ -20,11 +20,11 @@ def replayed(world: World, peer: Peer) -> int:
 
 
 @pytest.mark.parametrize("unsubscribe", [False, True])
-@pytest.mark.parametrize("limit", ["requests_per_sec", "principal_requests_per_sec"])
+@pytest.mark.parametrize("limit", ["max_requests_per_sec", "max_principal_requests_per_sec"])
 def test_histories_that_are_asked_for_again_and_again_count_as_requests(
     limit: str, unsubscribe: bool
 ) -> None:
-    rates = {"requests_per_sec": 10**6, "principal_requests_per_sec": 10**6}
+    rates = {"max_requests_per_sec": 10**6, "max_principal_requests_per_sec": 10**6}
     world = World(msgspec.structs.replace(QUIET, limits=Limits(**{**rates, limit: 100})))
     _, job = started(world, 1_000)
     other = world.client()
@@ -59,7 +59,7 @@ def test_a_client_that_recovers_32_jobs_waits_for_nothing_and_is_refused_nothing
 
 
 def test_a_long_history_waits_and_requests_do_not() -> None:
-    limits = Limits(requests_per_sec=10, history_events=5_000)
+    limits = Limits(max_requests_per_sec=10, max_history_events=5_000)
     world = World(msgspec.structs.replace(QUIET, limits=limits))
     _, job = started(world, 3_000)
     other = world.client()

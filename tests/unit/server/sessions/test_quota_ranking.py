@@ -143,9 +143,9 @@ def full_holdings(principals: int, **limits: int) -> Callable[[], None]:
     return more
 
 
-@pytest.mark.parametrize("limit", ["total_events", "total_bytes"])
+@pytest.mark.parametrize("limit", ["max_total_events", "max_total_bytes"])
 def test_an_eviction_costs_as_much_with_20_000_principals_as_with_100(limit: str) -> None:
-    each = EACH * (10 if limit == "total_bytes" else 1)
+    each = EACH * (10 if limit == "max_total_bytes" else 1)
     few = steps_of(full_holdings(100, **{limit: 100 * each}))
     many = steps_of(full_holdings(20_000, **{limit: 20_000 * each}))
     assert many < 1.5 * few

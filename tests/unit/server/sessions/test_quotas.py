@@ -77,7 +77,7 @@ def test_a_wrong_sum_is_a_bug() -> None:
         holdings.remove(ALICE, log)
 
 
-@pytest.mark.parametrize("limits", [Limits(principal_events=2), Limits(principal_bytes=29)])
+@pytest.mark.parametrize("limits", [Limits(max_principal_events=2), Limits(max_principal_bytes=29)])
 def test_a_principal_above_its_limit_is_crowded_until_it_is_not(limits: Limits) -> None:
     holdings = holdings_of(limits, alice=[log_of("s", 1, 1)], bob=[log_of("t", 1)])
     assert (holdings.over, holdings.crowded()) == (False, None)
@@ -92,7 +92,7 @@ def test_a_principal_above_its_limit_is_crowded_until_it_is_not(limits: Limits) 
 
 def test_a_crowded_principal_that_goes_is_crowded_no_longer() -> None:
     log = log_of("s", 1, 1)
-    holdings = holdings_of(Limits(principal_events=1), alice=[log])
+    holdings = holdings_of(Limits(max_principal_events=1), alice=[log])
     assert holdings.crowded() == ALICE
     holdings.remove(ALICE, log)
     assert (holdings.over, holdings.crowded()) == (False, None)
@@ -101,10 +101,10 @@ def test_a_crowded_principal_that_goes_is_crowded_no_longer() -> None:
 @pytest.mark.parametrize(
     ("limits", "largest"),
     [
-        (Limits(total_events=10, total_bytes=2_300), "many"),
-        (Limits(total_events=1_000, total_bytes=1_000), "wide"),
-        (Limits(total_events=10, total_bytes=1_000), "wide"),
-        (Limits(total_events=2, total_bytes=2_000), "many"),
+        (Limits(max_total_events=10, max_total_bytes=2_300), "many"),
+        (Limits(max_total_events=1_000, max_total_bytes=1_000), "wide"),
+        (Limits(max_total_events=10, max_total_bytes=1_000), "wide"),
+        (Limits(max_total_events=2, max_total_bytes=2_000), "many"),
     ],
 )
 def test_the_largest_is_so_in_what_is_exceeded(limits: Limits, largest: str) -> None:
@@ -120,12 +120,12 @@ def test_the_largest_is_so_in_what_is_exceeded(limits: Limits, largest: str) -> 
 
 
 def test_of_equals_the_first_by_name_is_the_largest() -> None:
-    holdings = holdings_of(Limits(total_events=2), b=[log_of("s", 1, 1)], a=[log_of("t", 1, 1)])
+    holdings = holdings_of(Limits(max_total_events=2), b=[log_of("s", 1, 1)], a=[log_of("t", 1, 1)])
     assert holdings.crowded() == "a"
 
 
 def test_who_holds_less_loses_nothing_to_a_flood() -> None:
-    limits = Limits(total_events=100)
+    limits = Limits(max_total_events=100)
     small = log_of("small", *range(40))
     flood = log_of("flood", *range(100, 130))
     holdings = holdings_of(limits, small=[small], flood=[flood])
@@ -188,7 +188,9 @@ class HoldingsMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.limits = Limits(principal_events=8, principal_bytes=120, total_events=14, total_bytes=200)
+        self.limits = Limits(
+            max_principal_events=8, max_principal_bytes=120, max_total_events=14, max_total_bytes=200
+        )
         self.holdings = Holdings(self.limits)
         self.holders: dict[Principal, list[Holder]] = {}
         self.now = 1
@@ -261,8 +263,8 @@ class HoldingsMachine(RuleBasedStateMachine):
             events, size = victim.release(victim.oldest(2, 20))
             assert events > 0
             self.holdings.changed(principal, -events, -size)
-        assert self.holdings.events <= self.limits.total_events
-        assert self.holdings.size <= self.limits.total_bytes
+        assert self.holdings.events <= self.limits.max_total_events
+        assert self.holdings.size <= self.limits.max_total_bytes
 
     @invariant()
     def sums_are_right(self) -> None:
@@ -278,9 +280,9 @@ class HoldingsMachine(RuleBasedStateMachine):
         full = [
             who
             for who, held in sums.items()
-            if held[0] > limits.principal_events or held[1] > limits.principal_bytes
+            if held[0] > limits.max_principal_events or held[1] > limits.max_principal_bytes
         ]
-        total = events > limits.total_events or size > limits.total_bytes
+        total = events > limits.max_total_events or size > limits.max_total_bytes
         assert self.holdings.over == (total or bool(full))
         crowded = self.holdings.crowded()
         assert crowded in full if full else (crowded is not None) == total

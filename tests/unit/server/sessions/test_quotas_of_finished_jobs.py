@@ -11,7 +11,7 @@ import pytest
 from arcp_proto.engine.output import StartJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.ids import JobId, Principal
-from arcp_proto.limits import KIB, Limits
+from arcp_proto.limits import KIB, WIRE_WORDS, Limits
 from arcp_proto.server.jobs.idempotency import key_bytes
 from arcp_proto.server.journal.records import JobForgotten, KeyForgotten
 from arcp_proto.wire.inputs import SMALL
@@ -24,7 +24,7 @@ WIDE: Final = {f"x-vendor.n{n}": [f"{m:02}" for m in range(64)] for n in range(2
 
 
 def world_of(**limits: Any) -> World:
-    limits = {"requests_per_sec": 10_000, "principal_requests_per_sec": 10_000, **limits}
+    limits = {"max_requests_per_sec": 10_000, "max_principal_requests_per_sec": 10_000, **limits}
     return World(msgspec.structs.replace(QUIET, limits=Limits(**limits)))
 
 
@@ -113,7 +113,7 @@ def test_a_finished_job_counts_when_it_is_not_small(more: int, counts: bool) -> 
 
 
 def test_the_oldest_finished_jobs_go_beyond_the_bytes_of_their_principal() -> None:
-    world = world_of(principal_bytes=125_000)
+    world = world_of(max_principal_bytes=125_000)
     peer, bob = world.client(), world.client("tok-bob")
     others = finished(world, bob, "x" * 20_000)
     small = finished(world, peer)
@@ -130,7 +130,7 @@ def test_the_oldest_finished_jobs_go_beyond_the_bytes_of_their_principal() -> No
 
 
 def test_events_and_finished_jobs_go_by_their_age() -> None:
-    world = world_of(principal_bytes=150_000)
+    world = world_of(max_principal_bytes=150_000)
     peer = world.client()
     job = peer.submit()
     for _ in range(10):
@@ -153,7 +153,7 @@ def test_events_and_finished_jobs_go_by_their_age() -> None:
 
 
 def test_too_many_events_cost_no_finished_job() -> None:
-    world = world_of(principal_events=20)
+    world = world_of(max_principal_events=20)
     peer = world.client()
     first = finished(world, peer, "x" * 20_000)
     job = peer.submit()
@@ -163,7 +163,7 @@ def test_too_many_events_cost_no_finished_job() -> None:
 
 
 def test_of_all_the_principal_that_holds_most_loses_its_finished_jobs() -> None:
-    world = world_of(total_bytes=105_000)
+    world = world_of(max_total_bytes=105_000)
     alice, bob = world.client(), world.client("tok-bob")
     few = finished(world, bob, "x" * 20_000)
     jobs = [finished(world, alice, "x" * 20_000) for _ in range(6)]
@@ -172,7 +172,7 @@ def test_of_all_the_principal_that_holds_most_loses_its_finished_jobs() -> None:
 
 
 def test_a_result_that_is_larger_than_all_is_told_and_forgotten() -> None:
-    world = world_of(principal_bytes=40_000, history_bytes=200_000)
+    world = world_of(max_principal_bytes=40_000, max_history_bytes=200_000)
     peer = world.client()
     job = peer.submit()
     world.finish(job, "x" * 50_000)
@@ -202,7 +202,7 @@ def test_a_restart_with_less_room_forgets_the_oldest() -> None:
     world = world_of()
     peer = world.client()
     jobs = [finished(world, peer, "x" * 20_000) for _ in range(4)]
-    world.config = msgspec.structs.replace(QUIET, limits=Limits(principal_bytes=45_000))
+    world.config = msgspec.structs.replace(QUIET, limits=Limits(max_principal_bytes=45_000))
     world.restart()
     assert list(world.state.jobs) == jobs[2:]
 
@@ -237,7 +237,7 @@ def test_keys_of_ended_jobs_count_until_they_are_forgotten() -> None:
 
 def test_no_key_is_forgotten_early() -> None:
     """A key that goes before its time lets a repeated submit run, and pay, twice."""
-    world = world_of(principal_bytes=200_000)
+    world = world_of(max_principal_bytes=200_000)
     peer = world.client()
     keys = [f"k{number}" for number in range(5)]
     jobs = {key: finished(world, peer, "x" * 20_000, idempotency_key=key) for key in keys}
@@ -261,7 +261,7 @@ def test_no_key_is_forgotten_early() -> None:
 
 @pytest.mark.parametrize("total", [False, True])
 def test_keys_may_be_half_of_what_is_held(total: bool) -> None:
-    limit = "total_bytes" if total else "principal_bytes"
+    limit = "max_total_bytes" if total else "max_principal_bytes"
     world = world_of(**{limit: 200_000})
     peer, bob = world.client(), world.client("tok-bob")
 
@@ -274,10 +274,10 @@ def test_keys_may_be_half_of_what_is_held(total: bool) -> None:
     assert 0 < left() < 10_000
     finished(world, peer, "x" * 10_000, idempotency_key="last")
     assert -10_000 < left() <= 0
-    assert limit_of(answer(peer, idempotency_key="more")) == limit
+    assert limit_of(answer(peer, idempotency_key="more")) == WIRE_WORDS[limit]
     assert answer(peer)["type"] == "job.accepted"
     others = answer(bob, idempotency_key="more")
-    assert (limit_of(others) == limit) if total else (others["type"] == "job.accepted")
+    assert (limit_of(others) == WIRE_WORDS[limit]) if total else (others["type"] == "job.accepted")
 
 
 @pytest.mark.parametrize("first", ["session", "job"])
@@ -307,7 +307,7 @@ def test_keys_of_a_client_without_a_name_go_with_it(first: str) -> None:
 
 
 def test_large_leases_of_running_jobs_count_like_inputs() -> None:
-    world = world_of(principal_bytes=1_000_000)
+    world = world_of(max_principal_bytes=1_000_000)
     peer = world.client()
     small = {"fs.read": ["/a"]}
     assert answer(peer, lease_request=small)["type"] == "job.accepted"

@@ -14,7 +14,7 @@ from arcp_proto.server.sessions.reply_cache import ANSWERED, Replies, Reply
 from arcp_proto.wire import codec
 from tests.unit.world import CONFIG, Peer, World
 
-LIMITS = Limits(replies=3, reply_bytes=100)
+LIMITS = Limits(max_session_replies=3, max_session_reply_bytes=100)
 
 
 def reply(after: int, name: str, message_type: str = "job.accepted", size: int = 10) -> Reply:
@@ -57,7 +57,7 @@ def test_beyond_their_bytes_the_oldest_go() -> None:
 def test_they_take_no_more_than_their_bytes() -> None:
     """An encoder leaves room behind what it writes."""
     lease = {f"x-vendor.n{number}": ["a" * 20] * 20 for number in range(17)}
-    replies, limits = Replies(), Limits(replies=100, reply_bytes=10**7)
+    replies, limits = Replies(), Limits(max_session_replies=100, max_session_reply_bytes=10**7)
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
@@ -212,7 +212,7 @@ def test_refusals_are_not_kept() -> None:
 
 
 def test_no_more_than_so_many_answers_are_kept() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(replies=3)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_replies=3)))
     peer = world.client()
     jobs = [peer.submit() for _ in range(5)]
     again = world.resumed(peer, 0, replies=True)
@@ -234,7 +234,7 @@ def test_a_submit_that_was_answered_is_not_carried_out_again() -> None:
 
 
 def test_the_end_of_a_job_that_two_submits_have_comes_for_each() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(replies=1)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_replies=1)))
     peer = deaf(world)
     submit = {"agent": "echo", "idempotency_key": "k"}
     for name in ("s1", "s2"):
@@ -258,7 +258,7 @@ def test_a_submit_that_was_not_answered_is_carried_out() -> None:
 
 
 def test_a_submit_that_was_refused_is_judged_again() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(running_jobs=1)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_total_running_jobs=1)))
     peer = world.client()
     job = peer.submit()
     assert peer.send("job.submit", {"agent": "echo"}, id="s2")[0]["type"] == "session.error"
@@ -287,7 +287,7 @@ def test_a_submit_whose_answer_has_arrived_is_another_one() -> None:
 
 
 def test_more_submits_are_answered_again_than_answers_are_kept() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(replies=1)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_replies=1)))
     peer = world.client()
     for number in range(10):
         peer.send("job.submit", {"agent": "echo"}, id=f"s{number}")
@@ -299,7 +299,7 @@ def test_more_submits_are_answered_again_than_answers_are_kept() -> None:
 
 
 def test_a_submit_of_a_job_that_is_forgotten_is_not_carried_out_either() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(retention=10)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(retention_sec=10)))
     peer = world.client(features=())
     peer.send("job.submit", {"agent": "echo"}, id="s1")
     world.finish(world.last(StartJob).job_id)
@@ -311,7 +311,7 @@ def test_a_submit_of_a_job_that_is_forgotten_is_not_carried_out_either() -> None
 
 
 def test_an_answer_of_a_job_that_is_forgotten_comes_again_all_the_same() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(retention=10)))
+    world = World(msgspec.structs.replace(CONFIG, limits=Limits(retention_sec=10)))
     peer = world.client(features=())
     job = peer.submit()
     world.finish(job)

@@ -68,7 +68,7 @@ def test_an_agent_that_never_stops_counts_on_after_its_job_is_forgotten() -> Non
 
 
 def test_beyond_their_number_the_oldest_finished_jobs_are_forgotten() -> None:
-    world = World(limited(finished_jobs=3))
+    world = World(limited(max_principal_finished_jobs=3))
     peer = world.client()
     jobs = [peer.submit() for _ in range(5)]
     for job in jobs:
@@ -80,7 +80,7 @@ def test_beyond_their_number_the_oldest_finished_jobs_are_forgotten() -> None:
 
 
 def test_the_number_of_finished_jobs_is_one_of_a_principal() -> None:
-    world = World(limited(finished_jobs=2))
+    world = World(limited(max_principal_finished_jobs=2))
     alice, bob = world.client(), world.client("tok-bob")
     theirs = bob.submit()
     world.finish(theirs)
@@ -91,7 +91,7 @@ def test_the_number_of_finished_jobs_is_one_of_a_principal() -> None:
 
 
 def test_of_all_finished_jobs_those_of_the_principal_with_most_go_first() -> None:
-    world = World(limited(finished_jobs_total=40))
+    world = World(limited(max_total_finished_jobs=40))
     alice, bob = world.client(), world.client("tok-bob")
     theirs = [bob.submit() for _ in range(2)]
     jobs = [alice.submit() for _ in range(50)]
@@ -172,7 +172,7 @@ def test_without_ack_nothing_goes_within_the_window() -> None:
 
 
 def test_a_log_beyond_its_bytes_loses_its_oldest() -> None:
-    world = World(limited(session_bytes=1_000))
+    world = World(limited(max_session_bytes=1_000))
     job = world.client().submit()
     for _ in range(30):
         world.emit(job)
@@ -181,27 +181,27 @@ def test_a_log_beyond_its_bytes_loses_its_oldest() -> None:
     assert (log.first > 1, log.last) == (True, 30)
 
 
-@pytest.mark.parametrize("limit", ["principal_events", "principal_bytes"])
+@pytest.mark.parametrize("limit", ["max_principal_events", "max_principal_bytes"])
 def test_of_what_a_principal_holds_a_64th_goes_at_a_time(limit: str) -> None:
     """Everything is of one age, so nothing else stops it."""
-    world = World(limited(**{limit: 64 * 4} if limit == "principal_events" else {limit: 64 * 400}))
+    world = World(limited(**{limit: 64 * 4} if limit == "max_principal_events" else {limit: 64 * 400}))
     job = world.client().submit()
     world.emit(job)
     each = log_of(world).size
-    most = 64 * 4 if limit == "principal_events" else 64 * 400
+    most = 64 * 4 if limit == "max_principal_events" else 64 * 400
     held: list[int] = []
     for _ in range(400):
         world.emit(job)
         events, size = world.state.holdings.of(Principal("alice"))
-        held.append(events if limit == "principal_events" else size)
+        held.append(events if limit == "max_principal_events" else size)
     assert max(held) <= most
     full = held[held.index(max(held)) :]
-    gone = 4 if limit == "principal_events" else 400 + each
+    gone = 4 if limit == "max_principal_events" else 400 + each
     assert min(full) >= most - gone
 
 
 def test_a_history_is_kept_within_its_bytes() -> None:
-    world = World(limited(history_bytes=1_000))
+    world = World(limited(max_history_bytes=1_000))
     job = world.client().submit()
     for _ in range(30):
         world.emit(job)
@@ -218,7 +218,7 @@ def held(world: World, principal: str) -> int:
 
 
 def test_a_principal_beyond_its_limit_loses_its_own_oldest() -> None:
-    world = World(limited(principal_events=64))
+    world = World(limited(max_principal_events=64))
     alice, bob = world.client(), world.client("tok-bob")
     ours, theirs = alice.submit(), bob.submit()
     world.emit(theirs)
@@ -231,7 +231,7 @@ def test_a_principal_beyond_its_limit_loses_its_own_oldest() -> None:
 
 @pytest.mark.parametrize(
     ("limits", "least", "most"),
-    [({"principal_events": 64 * 4}, 4, 4), ({"principal_bytes": 64 * 1_000}, 2, 1_000 // 60)],
+    [({"max_principal_events": 64 * 4}, 4, 4), ({"max_principal_bytes": 64 * 1_000}, 2, 1_000 // 60)],
 )
 def test_a_principal_beyond_its_limit_loses_a_64th_of_it_at_a_time(
     limits: dict[str, int], least: int, most: int
@@ -249,7 +249,7 @@ def test_a_principal_beyond_its_limit_loses_a_64th_of_it_at_a_time(
 
 
 def test_the_oldest_go_across_the_sessions_and_jobs_of_a_principal() -> None:
-    world = World(limited(principal_events=64))
+    world = World(limited(max_principal_events=64))
     first, second = world.client(), world.client()
     old, new = first.submit(), second.submit()
     for _ in range(10):
@@ -264,7 +264,7 @@ def test_the_oldest_go_across_the_sessions_and_jobs_of_a_principal() -> None:
     assert kept < 20
 
 
-@pytest.mark.parametrize("limits", [Limits(total_events=200), Limits(total_bytes=20_000)])
+@pytest.mark.parametrize("limits", [Limits(max_total_events=200), Limits(max_total_bytes=20_000)])
 def test_a_flood_costs_nobody_who_holds_less(limits: Limits) -> None:
     world = World(msgspec.structs.replace(QUIET, limits=limits))
     alice, bob = world.client(), world.client("tok-bob")
@@ -275,14 +275,14 @@ def test_a_flood_costs_nobody_who_holds_less(limits: Limits) -> None:
     for _ in range(500):
         world.emit(flood)
     holdings = world.state.holdings
-    assert holdings.events <= limits.total_events and holdings.size <= limits.total_bytes
+    assert holdings.events <= limits.max_total_events and holdings.size <= limits.max_total_bytes
     assert held(world, "alice") == 40
     alice.drop()
     assert world.resumed(alice, 0).numbers() == list(range(1, 21))
 
 
 def test_an_observer_pays_for_what_it_holds() -> None:
-    config = limited(principal_events=40)
+    config = limited(max_principal_events=40)
     world = World(msgspec.structs.replace(config, observers={"bob": {"*": "observe"}}))
     alice, bob = world.client(), world.client("tok-bob")
     job = alice.submit()

@@ -74,7 +74,7 @@ def test_a_history_that_is_asked_for_when_the_job_has_ended_leaves_what_waits(as
 @pytest.mark.parametrize("ended", [False, True])
 def test_a_history_that_is_cut_takes_nothing_from_the_submitting_session(ended: bool) -> None:
     """What waits for a connection that does not read is numbered before the history goes."""
-    limits = Limits(history_events=16, session_events=200, backlog_events=4)
+    limits = Limits(max_history_events=16, max_session_events=200, max_backlog_events=4)
     world = World(msgspec.structs.replace(QUIET, limits=limits))
     peer, job = started(world, 10, features=TOLD)
     asked(peer, job, 0)
@@ -89,7 +89,7 @@ def test_a_history_that_is_cut_takes_nothing_from_the_submitting_session(ended: 
 
 
 def test_a_job_is_kept_while_the_submitting_session_waits_for_its_history() -> None:
-    limits = Limits(retention=10, session_events=200, backlog_events=4)
+    limits = Limits(retention_sec=10, max_session_events=200, max_backlog_events=4)
     world = World(msgspec.structs.replace(QUIET, limits=limits))
     peer, job = started(world, 10, features=TOLD)
     asked(peer, job, 0)
@@ -106,7 +106,7 @@ def test_a_job_is_kept_while_the_submitting_session_waits_for_its_history() -> N
 
 
 def test_another_job_goes_while_the_submitting_session_waits_for_a_history() -> None:
-    limits = Limits(finished_jobs=2, session_events=16, backlog_events=4)
+    limits = Limits(max_principal_finished_jobs=2, max_session_events=16, max_backlog_events=4)
     world = World(msgspec.structs.replace(QUIET, limits=limits))
     peer, job = started(world, 10, features=TOLD)
     asked(peer, job, 0)
@@ -167,7 +167,9 @@ def test_a_job_ends_after_a_child_that_waits_behind_a_history() -> None:
 
 def test_a_history_that_made_room_when_it_was_numbered_is_cut_no_further() -> None:
     """What waits at home is numbered for the history's limit, which makes room for the principal."""
-    limits = Limits(history_events=16, session_events=400, principal_events=40, backlog_events=4)
+    limits = Limits(
+        max_history_events=16, max_session_events=400, max_principal_events=40, max_backlog_events=4
+    )
     world = World(msgspec.structs.replace(QUIET, limits=limits, journal=True))
     peer, job = started(world, 10, features=TOLD)
     asked(peer, job, 0)

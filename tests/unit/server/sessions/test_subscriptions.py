@@ -15,7 +15,7 @@ from arcp_proto.limits import Limits
 from tests.unit.world import CONFIG, FEATURES, Frame, Peer, World
 
 QUIET = msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0)
-SMALL = msgspec.structs.replace(QUIET, limits=Limits(session_events=16))
+SMALL = msgspec.structs.replace(QUIET, limits=Limits(max_session_events=16))
 ENDS = ("job.result", "job.error")
 
 
@@ -247,7 +247,7 @@ def test_an_observer_without_chunks_gets_the_end_it_can_read() -> None:
 
 
 def test_a_history_is_numbered_piece_by_piece() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(backlog_events=4)))
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_backlog_events=4)))
     _, job = started(world, 10)
     other = world.client()
     other.send("job.subscribe", {"job_id": job, "history": True})
@@ -259,7 +259,7 @@ def test_a_history_is_numbered_piece_by_piece() -> None:
 
 
 def test_a_piece_is_half_of_what_a_principal_may_hold() -> None:
-    limits = Limits(session_events=100, principal_events=40)
+    limits = Limits(max_session_events=100, max_principal_events=40)
     world = World(msgspec.structs.replace(QUIET, limits=limits, observers={"bob": {"alice": "observe"}}))
     peer, job = started(world)
     for number in range(1, 31):
@@ -272,7 +272,7 @@ def test_a_piece_is_half_of_what_a_principal_may_hold() -> None:
 
 
 def test_a_history_enters_the_log_only_as_fast_as_its_connection_takes_it() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(backlog_events=4)))
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_backlog_events=4)))
     _, job = started(world, 20)
     other = world.client()
     other.send("job.subscribe", {"job_id": job, "history": True})
@@ -286,7 +286,7 @@ def test_a_history_enters_the_log_only_as_fast_as_its_connection_takes_it() -> N
 
 
 def test_a_history_goes_on_after_a_resume() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(backlog_events=4)))
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_backlog_events=4)))
     _, job = started(world, 10)
     other = world.client()
     other.send("job.subscribe", {"job_id": job, "history": True})
@@ -301,7 +301,7 @@ def test_a_history_goes_on_after_a_resume() -> None:
 
 
 def test_two_histories_come_one_after_the_other() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(backlog_events=2)))
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_backlog_events=2)))
     peer, one = started(world, 3)
     two = peer.submit()
     say(world, two, 1, 2, 3)
@@ -457,7 +457,7 @@ def test_unsubscribe_leaves_the_submitting_session_its_job() -> None:
 
 
 def test_a_session_observes_no_more_than_so_many_jobs() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(subscriptions=2)))
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_session_subscriptions=2)))
     peer = world.client()
     jobs = [peer.submit() for _ in range(3)]
     other = world.client()
@@ -472,7 +472,7 @@ def test_a_session_observes_no_more_than_so_many_jobs() -> None:
 
 
 def test_a_job_counts_once_while_its_history_comes() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(subscriptions=2)))
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_session_subscriptions=2)))
     peer, one = started(world, 3)
     two = peer.submit()
     other = world.client()
@@ -608,7 +608,7 @@ def test_an_observer_that_drains_goes_on_where_it_stopped() -> None:
 
 @pytest.mark.parametrize("how", ["blocked", "detached"])
 def test_a_subscription_ends_when_the_history_that_it_waits_for_is_cut(how: str) -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(history_events=16)))
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_history_events=16)))
     _, job = started(world)
     other = not_reading(world, job, how)
     again = world.resumed(other, 0)
@@ -631,7 +631,7 @@ def test_an_observer_that_reads_is_not_unsubscribed() -> None:
 
 
 def test_a_history_that_is_cut_says_where_it_begins() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(history_events=16)))
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_history_events=16)))
     _, job = started(world, 17)
     other = world.client()
     assert subscribed(other, job, history=True)["history_from"] == 3
@@ -642,7 +642,7 @@ def test_a_history_that_is_cut_says_where_it_begins() -> None:
 
 @pytest.mark.parametrize("ended", [False, True])
 def test_a_history_of_which_nothing_is_left_says_where_it_goes_on(ended: bool) -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(history_bytes=50)))
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_history_bytes=50)))
     _, job = started(world, 2)
     if ended:
         world.finish(job)
@@ -652,7 +652,7 @@ def test_a_history_of_which_nothing_is_left_says_where_it_goes_on(ended: bool) -
 
 
 def test_a_history_that_is_cut_under_an_observer_ends_its_subscription() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(history_events=16, backlog_events=4)))
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_history_events=16, max_backlog_events=4)))
     _, job = started(world, 10)
     other = world.client()
     other.send("job.subscribe", {"job_id": job, "history": True})
@@ -668,7 +668,7 @@ def test_a_history_that_is_cut_under_an_observer_ends_its_subscription() -> None
 
 
 def test_a_history_that_is_cut_is_skipped_for_whoever_cannot_subscribe_again() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(history_events=16, backlog_events=4)))
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(max_history_events=16, max_backlog_events=4)))
     peer, other = world.client(), world.client(features=())
     submit = {"agent": "echo", "idempotency_key": "k"}
     [accepted] = peer.send("job.submit", submit)
@@ -687,7 +687,7 @@ def test_a_history_that_is_cut_is_skipped_for_whoever_cannot_subscribe_again() -
 
 
 def test_a_job_that_is_forgotten_under_an_observer_ends_there() -> None:
-    world = World(msgspec.structs.replace(QUIET, limits=Limits(retention=10, backlog_events=4)))
+    world = World(msgspec.structs.replace(QUIET, limits=Limits(retention_sec=10, max_backlog_events=4)))
     _, job = started(world, 10)
     world.finish(job)
     other = world.client(features=(*FEATURES, POSITIONS))
@@ -729,7 +729,7 @@ def test_a_session_that_ends_observes_no_longer() -> None:
 
 
 def test_a_history_waits_for_a_journal_that_is_behind() -> None:
-    limits = Limits(backlog_events=10, session_events=40)
+    limits = Limits(max_backlog_events=10, max_session_events=40)
     world = World(msgspec.structs.replace(QUIET, journal=True, limits=limits))
     _, job = started(world, 100)
     other = world.client()
@@ -750,7 +750,7 @@ def test_a_history_waits_for_a_journal_that_is_behind() -> None:
 
 def test_a_history_that_waits_for_the_journal_ends_with_its_session() -> None:
     config = msgspec.structs.replace(QUIET, journal=True, resume_window_sec=5)
-    world = World(msgspec.structs.replace(config, limits=Limits(backlog_events=2, session_events=16)))
+    world = World(msgspec.structs.replace(config, limits=Limits(max_backlog_events=2, max_session_events=16)))
     _, job = started(world, 20)
     other = world.client()
     world.durable = False
@@ -764,7 +764,7 @@ def test_a_history_that_waits_for_the_journal_ends_with_its_session() -> None:
 
 
 def test_an_observer_over_a_restart() -> None:
-    world = World(msgspec.structs.replace(QUIET, journal=True, limits=Limits(backlog_events=2)))
+    world = World(msgspec.structs.replace(QUIET, journal=True, limits=Limits(max_backlog_events=2)))
     _, job = started(world, 5)
     live, behind = world.client(), world.client()
     subscribed(live, job)
