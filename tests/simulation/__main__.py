@@ -83,7 +83,7 @@ def _simulate(options: argparse.Namespace) -> int:
     first = (options.seed or 0) + options.start
     end = (options.seed or 0) + options.seeds
     began, done, failed = time.monotonic(), 0, 0
-    step = CHUNK * options.processes * 4
+    step = CHUNK * options.processes * 2
     for start in range(first, end, step):
         if options.minutes is not None and time.monotonic() - began >= 60 * options.minutes:
             break

@@ -129,7 +129,8 @@ def pinned_bytes(host: Host) -> dict[str, int]:
     for job in host.state.jobs.values():
         pinned[job.terms.principal] += job.pinned
     for session in host.state.sessions.values():
-        pinned[session.principal] += sum(turn.pinned for turn in session.turns)
+        if session.turns:
+            pinned[session.principal] += sum(turn.pinned for turn in session.turns)
     for principal, key, claim in host.state.keys.items():
         pinned[principal] += 0 if claim.ended is None else key_bytes(key, claim)
     return pinned

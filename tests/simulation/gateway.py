@@ -15,6 +15,7 @@ from arcp_proto.secret import Secret
 from arcp_proto.server.journal import records as facts
 
 from .broken import Broken, ensure
+from .truth import COMMON
 
 if TYPE_CHECKING:
     from .host import Host
@@ -126,6 +127,8 @@ class Gateway:
 
     def fact(self, record: facts.Record) -> None:
         """A record is about to be applied."""
+        if isinstance(record, COMMON):
+            return
         match record:
             case facts.CredentialRequested(alias=alias, principal=principal, job_id=job_id):
                 self._waits[alias] = Wait(principal, job_id, self._world.now)
@@ -153,6 +156,8 @@ class Gateway:
 
     def durable(self, record: facts.Record) -> None:
         """A record is kept."""
+        if isinstance(record, COMMON):
+            return
         match record:
             case facts.CredentialRequested(alias=alias):
                 self._asked[alias] = None

@@ -20,7 +20,7 @@ from arcp_proto.server.journal import records as facts
 
 from . import leases
 from .broken import ensure
-from .truth import REMAINING
+from .truth import COMMON, REMAINING
 
 if TYPE_CHECKING:
     from .world import World
@@ -82,6 +82,10 @@ class Ledger:
 
     def fact(self, record: facts.Record) -> None:
         """A record is about to be applied."""
+        if isinstance(record, facts.Published) and record.kind == REMAINING:
+            self._check_told(record)
+        if isinstance(record, COMMON):
+            return
         if isinstance(record, facts.JobAcceptedRecord):
             over = self.is_expired(_account(record.terms))
             ensure(not over, "I4", f"{record.terms.job_id} is accepted after the end of its lease")
@@ -89,13 +93,12 @@ class Ledger:
             self._check_child(record.terms)
         if isinstance(record, facts.JobEndedRecord):
             self._check_end(record)
-        if isinstance(record, facts.Published) and record.kind == REMAINING:
-            self._check_told(record)
         self._write(self._live, record)
 
     def durable(self, record: facts.Record) -> None:
         """A record is kept."""
-        self._write(self._kept, record)
+        if not isinstance(record, COMMON):
+            self._write(self._kept, record)
 
     def crash(self) -> None:
         """What was not kept has not happened."""

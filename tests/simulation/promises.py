@@ -333,7 +333,8 @@ class Promises:
             raise Broken("I3", f"{told.id} gets {mark} of {work.job_id}, which is not kept, or another's")
         if mark != NO_MARK and not self._world.truth.is_kept(work.job_id, mark):
             raise Broken("I3", f"{told.id} gets {mark} of {work.job_id} before it is durable")
-        ensure(need in work.takes(told.principal, told.features), "features", f"{told.id} gets {kind}")
+        if need not in work.takes(told.principal, told.features):
+            raise Broken("features", f"{told.id} gets {kind}")
         if position is not None:
             work.hear(position, Heard(mark, need, _digest(frame.payload)))
         elif mark == NO_MARK:
@@ -347,7 +348,8 @@ class Promises:
         """Return the position of an event or an end; "a session without it sees none of this"."""
         position: int | None = frame.payload.get("job_seq")
         has = POSITIONS in told.features and not notice
-        ensure((position is not None) == has, "I1", f"{told.id} gets {frame} with the position {position}")
+        if (position is not None) != has:
+            raise Broken("I1", f"{told.id} gets {frame} with the position {position}")
         return position
 
     def _end(self, told: Told, frame: Frame, work: Work) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from bisect import bisect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -23,6 +24,8 @@ _CALL: Final = re.compile(rb'"call_id":"m(\d+)"')
 _RESTARTED: Final = re.compile(rb'"phase":"restarted","message":"attempt (\d+)"')
 NOTICES: Final = ("back_pressure", "unsubscribed", "budget_warning", "credential_rotated")
 """Phases of a status that only the runtime says."""
+COMMON: Final = (facts.Published, facts.HistoryCut)
+"""Most of all records; money and credentials are in none of them."""
 NO_MARK: Final = 0
 RESTARTS: Final = 10**9
 """The mark of what the runtime says of a job that it has started again, and its attempt."""
@@ -148,6 +151,8 @@ class Work:
     """Its events by their positions, as far as anybody was told of them."""
     positions: dict[int, int] = field(default_factory=dict)
     """The positions of marks, as far as anybody was told of them."""
+    placed: list[tuple[int, int]] = field(default_factory=list)
+    """The same as pairs of places in `marks` and positions, in their order, in which both rise."""
     last: int | None = None
     """The position of its end, once somebody was told of that."""
     passed: dict[int, list[tuple[str, Takes]]] = field(default_factory=dict)
@@ -250,16 +255,18 @@ class Work:
 
     def hear(self, position: int, heard: Heard) -> None:
         """Somebody is told of an event at a position: it is the same for everybody, and for ever."""
-        what = f"position {position} of {self.job_id}"
         before = self.heard.get(position)
-        if before is not None:
-            ensure(before == heard, "I1", f"{what} is {heard}, and was {before}")
+        if before == heard:
             return
+        what = f"position {position} of {self.job_id}"
+        ensure(before is None, "I1", f"{what} is {heard}, and was {before}")
         self.heard[position] = heard
-        ensure(self.last is None or position < self.last, "I1", f"{what} is behind its end at {self.last}")
+        if self.last is not None and position >= self.last:
+            raise Broken("I1", f"{what} is behind its end at {self.last}")
         if heard.mark != NO_MARK:
             known = self.positions.setdefault(heard.mark, position)
-            ensure(known == position, "I1", f"{what} is {heard}, which has the position {known}")
+            if known != position:
+                raise Broken("I1", f"{what} is {heard}, which has the position {known}")
             self._check_order(position, self.index[heard.mark], what)
         for who, takes in self.passed.pop(position, ()):
             ensure(heard.need not in takes, "I1", f"{who} was not told of {what}: {heard}")
@@ -275,16 +282,23 @@ class Work:
         ensure(position == self.last, "I1", f"{what} and {self.last}")
 
     def _check_order(self, position: int, place: int, what: str) -> None:
-        """Positions have no gaps, and the order of what was said."""
-        ensure(self.others or position == place + 1, "I1", f"{what} is told of event {place}")
-        around = [(self.index[mark] - place, known - position) for mark, known in self.positions.items()]
-        around.append((-1 - place, -position))
-        for places, positions in around:
-            ensure(
-                positions >= places if places >= 0 else positions <= places,
-                "I1",
-                f"{what} is told of event {place}, and event {place + places} is {positions} from it",
-            )
+        """Positions have no gaps, and the order of what was said: they rise at least as places do.
+
+        So it is enough to look at the events next to it of which somebody was told.
+        """
+        if not self.others:
+            if position != place + 1:
+                raise Broken("I1", f"{what} is told of event {place}")
+            return
+        at = bisect(self.placed, (place, position))
+        around = self.placed[max(at - 1, 0) : at + 1]
+        for other, known in (*around, (-1, 0)):
+            places, positions = other - place, known - position
+            if positions < places if places >= 0 else positions > places:
+                raise Broken(
+                    "I1", f"{what} is told of event {place}, and event {other} is {positions} from it"
+                )
+        self.placed.insert(at, (place, position))
 
     def missed(self, after: int, upto: int, takes: Takes, who: str) -> int | None:
         """Return the first position between two of which a session has to be told; None for none.
@@ -306,9 +320,9 @@ class Work:
             return frozenset({heard.need})
         low, high = position - 2, position
         if self.others:
-            places = [(known, self.index[mark]) for mark, known in self.positions.items()]
-            low = max((place for known, place in places if known < position), default=-1)
-            high = min((place for known, place in places if known > position), default=len(self.marks))
+            at = bisect(self.placed, position, key=lambda pair: pair[1])
+            low = self.placed[at - 1][0] if at else -1
+            high = self.placed[at][0] if at < len(self.placed) else len(self.marks)
         kinds = {self.kinds[mark] for mark in self.marks[low + 1 : high]}
         return self.others | {kind if kind in _FEATURE else "" for kind in kinds}
 
