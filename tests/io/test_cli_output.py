@@ -54,7 +54,7 @@ async def half(job, input):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    agents = MORE_AGENTS.replace("App(name", "App(limits=Limits(result=2**31), name").replace(
+    agents = MORE_AGENTS.replace("App(name", "App(limits=Limits(max_result_bytes=2**31), name").replace(
         "from arcp_io import App", "from arcp_io import App\nfrom arcp_proto import Limits"
     )
     served = Served(tmp_path_factory.mktemp("served"), agents=agents)

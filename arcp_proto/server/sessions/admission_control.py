@@ -415,7 +415,7 @@ def _evict(runtime: RuntimeState, session: Session, peer: str, reason: str) -> N
 def count_request(runtime: RuntimeState, connection: Connection, *, idle: bool) -> None:
     """Count a request of a connection and of its principal; raises Exceeded above their rates (§14).
 
-    A request that is `idle` does not show that the session is used. Exceeded is fatal after `over_rate`
+    A request that is `idle` does not show that the session is used. Exceeded is fatal after `over_rate_sec`
     seconds.
     """
     allowance, now = runtime.caps.allowances[connection.number], runtime.now
