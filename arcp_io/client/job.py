@@ -404,10 +404,6 @@ class Job(Generic[T]):
         """Whether events wait."""
         return bool(self._inbox.waiting)
 
-    def _done_with(self, receipt: int) -> None:
-        """Note as processed an event that is not for the user."""
-        self._inbox.done_with(receipt)
-
     def _done_with_end(self) -> None:
         """Note that the end was seen."""
         if self._end_receipt:

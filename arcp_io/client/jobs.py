@@ -69,8 +69,6 @@ class SessionJobs:
         """Jobs of the stored session that were not requested in this process; some may have ended."""
         self._ended: dict[str, Job] = {}
         """Jobs that have ended with events that were not taken yet."""
-        self._mending: dict[str, tuple[Job, JobEnded]] = {}
-        """Jobs that have ended with chunks of their result missing, which were requested again."""
         self._seen: list[Job] = []
         """Jobs of which a loop has reached the end in this turn."""
         self._left: dict[str, Job] = {}
@@ -102,7 +100,7 @@ class SessionJobs:
             self.loss += f"; before that its connection had ended: {self._detached_by}"
 
     def __contains__(self, job_id: str) -> bool:
-        return job_id in self._unfinished or job_id in self._stored or job_id in self._mending
+        return job_id in self._unfinished or job_id in self._stored
 
     @property
     def stored(self) -> Sequence[str]:
@@ -198,8 +196,6 @@ class SessionJobs:
 
     def subscribed(self, event: Subscribed) -> Job:
         """Apply the answer to a subscribe."""
-        if event.job_id in self._mending:
-            return self._mending[event.job_id][0]
         job = self._unfinished.get(event.job_id) or self._add(event.job_id)
         if event.request_id is not None:
             job._claim()
@@ -216,21 +212,17 @@ class SessionJobs:
                 yield from group
 
     def ended(self, event: JobEnded) -> None:
-        """Apply the end of a job; request its result again if another process has taken chunks of it."""
-        if event.job_id in self._mending:
-            self._done_with(event)
-            self._mended(event.job_id, event)
-            return
+        """Apply the end of a job."""
         job = self._unfinished.pop(event.job_id, None)
         if job is None and self._restoring and event.job_id not in self._stored:
             job = self._restore(event.job_id)
             del self._unfinished[event.job_id]
         if job is None:
             self._done_with(event)
-        elif job._stored and event.code and event.result_id is not None and self.session._mend(event.job_id):
-            self._mending[event.job_id] = (job, event)
-        else:
-            self._end(job, event)
+            return
+        job._ended(event)
+        if job._waiting:
+            self._ended[job.id] = job
 
     def cancel_answered(self, event: CancelAcknowledged) -> None:
         """Count a numbered answer to a cancel."""
@@ -244,18 +236,11 @@ class SessionJobs:
 
     def lose(self, job_id: str, error: ArcpError) -> None:
         """Note that no further events of a job will come."""
-        self.not_mended(job_id)
         if (job := self._unfinished.pop(job_id, None)) is not None:
             job._lose(error)
 
-    def not_mended(self, job_id: str) -> None:
-        """Note that the requested chunks of a result will not come."""
-        self._mended(job_id, None)
-
     def lose_all(self, lost: ConnectionLost) -> None:
         """Note that no further events of any job will come."""
-        for job_id in list(self._mending):
-            self.not_mended(job_id)
         for job in self._unfinished.values():
             job._lose(lost)
         self._unfinished.clear()
@@ -267,7 +252,7 @@ class SessionJobs:
     def _emitted(self, job_id: str, events: Sequence[JobEvent]) -> None:
         """Pass events to their job, or acknowledge them if it is not followed."""
         job = self._unfinished.get(job_id)
-        if job is None and self._restoring and job_id not in self._mending:
+        if job is None and self._restoring:
             job = self._restore(job_id)
         if job is not None:
             job._emitted(events)
@@ -276,28 +261,9 @@ class SessionJobs:
             self._done_with(event)
 
     def _done_with(self, event: JobEvent | JobEnded) -> None:
-        """Mark an event without a taker as processed.
-
-        If its result is requested again, this happens in order with the events of its job.
-        """
-        if event.job_id in self._mending:
-            self._mending[event.job_id][0]._done_with(event.receipt)
-        else:
-            self.session._processed(event.job_id, event.receipt)
-            self.session._tells_soon()
-
-    def _mended(self, job_id: str, end: JobEnded | None) -> None:
-        if job_id in self._mending:
-            job, first_end = self._mending.pop(job_id)
-            if end is not None:
-                first_end.result, first_end.code, first_end.message = end.result, end.code, end.message
-                first_end.final_status, first_end.retryable = end.final_status, end.retryable
-            self._end(job, first_end)
-
-    def _end(self, job: Job, end: JobEnded) -> None:
-        job._ended(end)
-        if job._waiting:
-            self._ended[job.id] = job
+        """Mark an event without a taker as processed."""
+        self.session._processed(event.job_id, event.receipt)
+        self.session._tells_soon()
 
     def _restore(self, job_id: str) -> Job:
         """Create a job of the stored session, of which only the id is known."""

@@ -106,8 +106,6 @@ class Session:
         """The connection that carries the session."""
         self._welcome = Answer()
         self._answers = Answers()
-        self._mends: dict[RequestId, str] = {}
-        """Requests of `_mend`, and their jobs."""
         self._holding = Holding(self._hold)
         self._jobs = SessionJobs(self, loop, self._clock, resumption, self._holding, buffer_size)
         self._pump = ClientPump(
@@ -337,16 +335,6 @@ class Session:
         """Have the pump report processed events at its next turn."""
         self._pump.soon()
 
-    def _mend(self, job_id: str) -> bool:
-        """Request the whole history of an ended job, for its result; return False if that is not possible."""
-        try:
-            request_id = self._client.subscribe(JobId(job_id), 0, True, now=self._pump.now())
-        except LocalProtocolError:
-            return False
-        self._mends[request_id] = job_id
-        self._pump.soon()
-        return True
-
     # Called by `connect`.
 
     async def _open(
@@ -411,8 +399,6 @@ class Session:
             case Subscribed():
                 self._subscribed(event)
             case RequestRefused():
-                if event.request_id in self._mends:
-                    self._jobs.not_mended(self._mends.pop(event.request_id))
                 self._answers.refuse(event.request_id, refusal_of(event))
             case CancelAcknowledged():
                 self._jobs.cancel_answered(event)
@@ -471,9 +457,7 @@ class Session:
 
         Without a request the client itself subscribed to a job it follows.
         """
-        if event.request_id in self._mends:
-            self._mends.pop(event.request_id)
-        elif event.request_id is None or event.request_id in self._answers:
+        if event.request_id is None or event.request_id in self._answers:
             self._answers.give(event.request_id, self._jobs.subscribed(event))
         elif event.job_id not in self._jobs:
             self._client.unsubscribe(event.job_id, now=self._pump.now())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from arcp_proto.engine.output import JobEnded
 from arcp_proto.ids import JobId
 
 RECENT: Final = 256
@@ -32,10 +33,12 @@ class FollowedJob:
         "home",
         "id",
         "keyed",
+        "mending",
         "observed",
         "own",
         "recent",
         "refusals",
+        "restored",
         "risen_from",
         "stale",
         "stored",
@@ -46,6 +49,10 @@ class FollowedJob:
         self.id = job_id
         self.observed = observed
         """Whether its events come by a subscription alone."""
+        self.restored = False
+        """Whether an earlier process has followed it, and taken chunks of its result perhaps."""
+        self.mending: JobEnded | None = None
+        """Its end, while the chunks of its result that are missing are asked for again (§8.4)."""
         self.own = False
         """Whether this client has submitted it, so that an unsubscribe does not end it."""
         self.keyed = False
@@ -92,7 +99,7 @@ class FollowedJob:
     @property
     def is_plain(self) -> bool:
         """Whether the next event is new if its position is above the cursor, or if it has none."""
-        return not self.awaited and not self._before
+        return not self.awaited and not self._before and self.mending is None
 
     def _takes_unplaced(self, seq: int, envelope_id: str) -> bool:
         if not self.observed and 0 < seq <= self._before:
@@ -115,6 +122,11 @@ class FollowedJob:
     # Subscriptions.
 
     @property
+    def asks_after(self) -> int:
+        """The position above which a subscription is to bring its events: all of them to mend its result."""
+        return 0 if self.mending is not None else self.cursor
+
+    @property
     def may_be_observed(self) -> bool:
         """Whether its events may come by a subscription, or by its key."""
         return self.keyed or self.observed
@@ -127,6 +139,7 @@ class FollowedJob:
     def follow_again(self, *, observed: bool) -> None:
         """Begin anew after its end, of which the user has not processed all."""
         self.observed, self.own, self.keyed, self.heard, self.refusals = observed, False, False, True, 0
+        self.restored = False
         self.home = 0
         self.repeat()
 

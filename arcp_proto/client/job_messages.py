@@ -107,6 +107,8 @@ def on_subscribed(
         if not resubscribe.subscribed(client, job_id, answer):
             return
     else:
+        if (mended := _mended(session, job_id)) is not None:
+            resubscribe.give_up_mending(client, session, mended)  # The user gets all of it anew.
         if not request.dropped:
             _observe(session, job_id, request, answer)
         resubscribe.answered(client, job_id)
@@ -153,6 +155,12 @@ def on_event(
 ) -> None:
     """`job.event` (§8.1); chunks of a result are kept for its end as well (§8.4)."""
     session, job_id, position = session_of(client), _job_id(envelope), event.job_seq
+    if (mended := _mended(session, job_id)) is not None:
+        if _ends_subscription(event):
+            resubscribe.subscribe_later(client, mended)
+        elif event.kind == "result_chunk" and resubscribe.mends_by(session, mended):
+            session.assembly.add(job_id, event.body)
+        return
     if not _is_taken(session, envelope, job_id, position):
         return
     job = session.jobs.get(job_id)
@@ -175,6 +183,9 @@ def on_result(
 ) -> None:
     """`job.result` (§8.4): success, or from some peers the end of a job that was cancelled or timed out."""
     session, job_id = session_of(client), _job_id(envelope)
+    if (mended := _mended(session, job_id)) is not None:
+        resubscribe.mended(client, session, mended, result)
+        return
     if not _is_taken(session, envelope, job_id, result.job_seq):
         return
     end = JobEnded(
@@ -212,6 +223,9 @@ def on_job_error(
         return  # The refusal of what is no longer waited for.
     elif job_id is None or (error.code in OF_THE_CONNECTION and not session.knows(job_id)):
         fail(client, error)
+    elif (mended := _mended(session, job_id)) is not None:
+        if resubscribe.mends_by(session, mended):
+            resubscribe.give_up_mending(client, session, mended)
     elif _is_taken(session, envelope, job_id, error.job_seq):
         _end(client, session, envelope, _end_of(envelope, error, job_id))
 
@@ -263,6 +277,12 @@ def session_of(client: ClientState) -> ClientSession:
 # Below: steps of the above.
 
 
+def _mended(session: ClientSession, job_id: JobId) -> FollowedJob | None:
+    """Return a job whose end has come, and the messages of which only complete its result."""
+    job = session.jobs.get(job_id)
+    return None if job is None or job.mending is None else job
+
+
 def _is_made_by(
     client: ClientState, request: Outstanding, accepted: messages.Accepted, trace_ids: Sequence[str]
 ) -> bool:
@@ -311,7 +331,7 @@ def _is_taken(session: ClientSession, envelope: codec.Envelope, job_id: JobId, p
         return False
     if job is None and session.restored and seq and not over:
         job = session.follow(job_id, observed=False, cursor=max((position or 0) - 1, 0))
-        job.keyed = True  # An earlier process has submitted it, or observes it.
+        job.keyed = job.restored = True  # An earlier process has submitted it, or observes it.
     if job is None:
         taken = not over
     elif position is None and (session.is_placed or (job.awaited and not job.stale)):
@@ -421,13 +441,13 @@ def _set_fault(end: JobEnded, final_status: str, message: str | None) -> None:
 
 
 def _end(client: ClientState, session: ClientSession, envelope: codec.Envelope, end: JobEnded) -> None:
-    """A job is over, and so is every cancel of it that was not answered: some peers never do."""
-    while (request := session.requests.take_cancel(end.job_id)) is not None:
-        client.happened(CancelAcknowledged(request.id, end.job_id, 0, end.final_status))
+    """A job is over: report its end, unless chunks of its result are missing that can be asked for again."""
     job = session.jobs.get(end.job_id)
     end.receipt = _hand_out(session, envelope, end.job_id, job, end.job_seq)
-    session.end_job(end.job_id, end.seq)
-    client.happened(end)
+    if job is not None and end.code and end.result_id is not None and resubscribe.mends(session, job):
+        resubscribe.mend(client, session, job, end)
+    else:
+        client.hand_out_end(session, end, end.seq)
 
 
 def _hand_out(

@@ -6,12 +6,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from arcp_proto.engine.machine import found
-from arcp_proto.engine.output import JobLost
+from arcp_proto.engine.output import JobEnded, JobLost
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode
 from arcp_proto.final_statuses import FINAL_STATUSES
 from arcp_proto.ids import SECOND, JobId, Time
 from arcp_proto.wire import messages
+from arcp_proto.wire.result_chunks import ChunkError
 
 from .followed_job import FollowedJob
 from .pending import Outstanding, RequestKind
@@ -26,6 +27,7 @@ MOST_REFUSALS: Final = 5
 """Subscribes of one job that may be refused in a row for what passes with time."""
 PAUSE: Final = SECOND
 """From the end of a subscription, or a refusal that passes with time, to the next attempt."""
+WINDOW_EXPIRED: Final = ErrorCode.RESUME_WINDOW_EXPIRED.value
 SILENCE: Final = SECOND
 """From the acceptance of a repeated key until its job is asked for, if nothing comes of it (§7.2)."""
 
@@ -48,17 +50,18 @@ def begin(client: ClientState) -> None:
         if not job.heard:
             _await_sign(client, session, job)
     asked = {request.job_id for request in session.requests if request.ours}
-    awaited = [job.id for job in session.jobs.values() if job.awaited and job.id not in asked]
+    awaited = [job for job in session.jobs.values() if job.awaited and job.id not in asked]
     recovery.open = len(asked)
     if session.features is not None and "subscribe" in session.features:
         recovery.waiting = deque(
-            job_id for job_id in awaited if client.timers.armed(TimerKind.RESUBSCRIBE, job_id) is None
+            job.id for job in awaited if client.timers.armed(TimerKind.RESUBSCRIBE, job.id) is None
         )
         _proceed(client, session)
         return
     recovery.waiting.clear()
-    for job_id in awaited:
-        _lose(client, session, job_id, "its session is lost, and the runtime does not offer to subscribe")
+    for job in awaited:
+        why = "its session is lost, and the runtime does not offer to subscribe"
+        lose(client, session, job, WINDOW_EXPIRED, why)
 
 
 def subscribed(client: ClientState, job_id: JobId, answer: messages.Subscribed) -> bool:
@@ -76,8 +79,12 @@ def subscribed(client: ClientState, job_id: JobId, answer: messages.Subscribed) 
             job.heard = False  # What was left out may have been its history: some runtimes answer behind it.
             _await_sign(client, session, job)
         job.stale = False
-        if not follows:
-            _lose(client, session, job.id, "it has ended unseen, and its history is gone")
+        if job.mending is not None:
+            if not follows:
+                give_up_mending(client, session, job)
+            follows = False  # Its events are not for the user.
+        elif not follows:
+            lose(client, session, job, WINDOW_EXPIRED, "it has ended unseen, and its history is gone")
     _proceed(client, session)
     return follows
 
@@ -93,6 +100,8 @@ def refused(client: ClientState, job_id: JobId, code: str, message: str, *, retr
         job.refusals += 1
         if retryable and job.refusals < MOST_REFUSALS:
             subscribe_later(client, job)
+        elif job.mending is not None:
+            give_up_mending(client, session, job)
         else:
             session.leave(job_id, None)
             client.happened(JobLost(job_id, code, message))
@@ -127,6 +136,53 @@ def on_silence(client: ClientState, job_id: JobId) -> None:
         return
     if session.attached and not session.closing:
         _ask_for(client, session, job)
+
+
+# Results of which an earlier process has taken chunks (§8.4).
+
+
+def mends(session: ClientSession, job: FollowedJob) -> bool:
+    """Return whether the missing chunks of a result can be asked for: an earlier process has taken them."""
+    return job.restored and "subscribe" in (session.features or ())
+
+
+def mend(client: ClientState, session: ClientSession, job: FollowedJob, end: JobEnded) -> None:
+    """Ask for all of a job again, and keep its end until the chunks of its result have come."""
+    session.assembly.drop(job.id)
+    job.mending, job.awaited = end, True
+    session.recovery.waiting.append(job.id)
+    _proceed(client, session)
+
+
+def mends_by(session: ClientSession, job: FollowedJob) -> bool:
+    """Return whether a message of a job comes of the subscription that mends its result.
+
+    A runtime that tells positions answers the subscribe before.
+    """
+    return not (job.awaited and session.is_placed)
+
+
+def mended(client: ClientState, session: ClientSession, job: FollowedJob, result: messages.Result) -> None:
+    """Report the end of a job with the result that its chunks make, now that all of them have come again."""
+    end = job.mending
+    if end is None or not mends_by(session, job):
+        return
+    try:
+        end.result = session.assembly.finish(job.id, result)
+    except ChunkError:
+        if job.awaited:
+            return  # This was not the history that was asked for.
+    else:
+        end.final_status, end.code, end.message, end.retryable = "success", "", "", False
+    give_up_mending(client, session, job)
+
+
+def give_up_mending(client: ClientState, session: ClientSession, job: FollowedJob) -> None:
+    """Report the end of a job as it is; the messages of it that have come since are behind it."""
+    end, job.mending, job.awaited = job.mending, None, False
+    client.timers.disarm(TimerKind.RESUBSCRIBE, job.id)
+    if end is not None:
+        client.hand_out_end(session, end, session.numbers.last)
 
 
 def _await_sign(client: ClientState, session: ClientSession, job: FollowedJob) -> None:
@@ -203,7 +259,7 @@ def _is_asked_for(session: ClientSession, job: FollowedJob) -> bool:
         request.history
         and request.job_id == job.id
         and not request.dropped
-        and _begins(request) <= job.cursor
+        and _begins(request) <= job.asks_after
         for request in session.requests
     )
 
@@ -215,14 +271,18 @@ def _begins(request: Outstanding) -> int:
 
 def _subscribe(job: FollowedJob) -> messages.Subscribe:
     """Return the request for all of a job that is missing, as any runtime reads it."""
-    after = job.cursor
-    by_positions = after or not job.home  # Old stores have nothing but the number.
-    return messages.Subscribe(job.id, job.home, True, after if by_positions else None)
+    after, home = job.asks_after, 0 if job.mending is not None else job.home
+    by_positions = after or not home  # Old stores have nothing but the number.
+    return messages.Subscribe(job.id, home, True, after if by_positions else None)
 
 
-def _lose(client: ClientState, session: ClientSession, job_id: JobId, message: str) -> None:
-    session.forget_job(job_id)
-    client.happened(JobLost(job_id, ErrorCode.RESUME_WINDOW_EXPIRED.value, message))
+def lose(client: ClientState, session: ClientSession, job: FollowedJob, code: str, message: str) -> None:
+    """Report that a job cannot be followed further, or its end if that has come with a part of its result."""
+    if job.mending is not None:
+        give_up_mending(client, session, job)
+        return
+    session.forget_job(job.id)
+    client.happened(JobLost(job.id, code, message))
 
 
 def _session(client: ClientState) -> ClientSession:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from arcp_proto.engine.connection import Connection
 from arcp_proto.engine.machine import CLOSE_NORMAL, found
-from arcp_proto.engine.output import ConnectionEnded, Detached, JobLost, RequestRefused, SessionLost, Welcomed
+from arcp_proto.engine.output import ConnectionEnded, Detached, RequestRefused, SessionLost, Welcomed
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode
 from arcp_proto.ids import SECOND, JobId, SessionId, Time
@@ -254,9 +254,8 @@ def _refuse_all(client: ClientState, session: ClientSession, reason: str) -> Non
 
 
 def _lose_jobs(client: ClientState, session: ClientSession, code: str, reason: str) -> None:
-    for job_id in list(session.jobs):
-        session.forget_job(job_id)
-        client.happened(JobLost(job_id, code, f"its session is lost: {reason}"))
+    for job in list(session.jobs.values()):
+        resubscribe.lose(client, session, job, code, f"its session is lost: {reason}")
 
 
 def _refuse(client: ClientState, request: Outstanding, code: str, message: str) -> None:

@@ -134,7 +134,7 @@ class ClientSession:
             job = FollowedJob(kept.job_id, observed=kept.observed, cursor=kept.cursor, home=kept.seen)
             session.jobs[job.id], job.keyed = job, kept.keyed
             job.awaited = job.stale = kept.behind
-            job.own = kept.own
+            job.own, job.restored = kept.own, True
             job.heard = not kept.keyed or kept.cursor > 0 or kept.seen > 0
         for job_id, seq in resumption.ended:
             session.ended[job_id] = None
@@ -231,7 +231,9 @@ class ClientSession:
     def forget_job(self, job_id: JobId) -> None:
         """Nothing more of a job is waited for."""
         self.assembly.drop(job_id)
-        self.jobs.pop(job_id, None)
+        job = self.jobs.pop(job_id, None)
+        if job is not None and job.mending is not None:
+            self.acks.done(job.mending.receipt, job_id)  # The user has not seen it.
 
     def is_done_with(self, job_id: JobId) -> bool:
         """Return whether a job is over, or observed no longer; the events of a child come by themselves.

@@ -18,7 +18,7 @@ from arcp_proto.engine.machine import (
     Machine,
     found,
 )
-from arcp_proto.engine.output import ConnectionEnded
+from arcp_proto.engine.output import CancelAcknowledged, ConnectionEnded, JobEnded
 from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
 from arcp_proto.ids import MILLISECOND, SECOND, JobId, RequestId, Time, control_id_prefix
@@ -103,6 +103,16 @@ class ClientState(Machine):
             resuming.transmit(connection, session, request)
             request.message = request.message if kept else None
         session.requests.add(request)
+
+    def hand_out_end(self, session: ClientSession, end: JobEnded, seq: int) -> None:
+        """Report the end of a job, which no message up to a number of the session follows.
+
+        It answers the cancels of the job that were not answered, since some runtimes never do.
+        """
+        while (request := session.requests.take_cancel(end.job_id)) is not None:
+            self.happened(CancelAcknowledged(request.id, end.job_id, 0, end.final_status))
+        session.end_job(end.job_id, seq)
+        self.happened(end)
 
     def say_close(self, connection: Connection, session: ClientSession, message: messages.Close) -> None:
         """Say `session.close` once, and wait a while for its answer (§6.7)."""
