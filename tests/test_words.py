@@ -18,8 +18,7 @@ CHECKED: Final = (
     "arcp_proto/*.py",
     "arcp_proto/wire/*.py",
     "arcp_proto/leases/*.py",
-    "arcp_proto/server/jobs/*.py",
-    "arcp_proto/server/sessions/*.py",
+    "arcp_proto/server/**/*.py",
 )
 """The files whose words are checked; the other folders follow when they are rewritten."""
 

@@ -1,4 +1,4 @@
-"""The calls of agents: the checks that come before anything changes, and what follows (§7, §8)."""
+"""The calls of agents: each is checked before anything changes, and then carried out (§7, §8)."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 
 class AgentApi:
-    """The calls of agents, and the queries of their host about jobs; the driver takes after an input.
+    """The calls of agents, and the queries of their host about jobs.
 
-    Inputs raise before anything has changed.
+    Every call raises before anything has changed; the driver takes after it.
     """
 
     __slots__ = ("_state",)
@@ -54,11 +54,11 @@ class AgentApi:
     def emit(self, job_id: JobId, kind: str, body: Body | Mapping[str, Any], *, now: int) -> int:
         """Publish one event of a job; raises LocalProtocolError for a bad body, or once the job has ended.
 
-        A body that is too large for a frame is cut, and marks in it say how much is left out (§8.2).
-        Returns how many bytes more than a KiB its body has, so that a driver takes large events soon.
+        A body that is too large for a frame is cut, and marks in it say how much is left out (§8.2). Returns
+        how many bytes more than a KiB its body has, so that a driver takes large events soon.
 
-        A tool call passes the gate: refused, its `tool_result` follows it, and Denied is raised (§9.3). A
-        metric that begins with `cost.`, in a currency of the budget, spends (§9.6).
+        A tool call passes the gate: if that refuses it, its `tool_result` follows it, and Denied is raised
+        (§9.3). A metric that begins with `cost.`, in a currency of the budget, is spent (§9.6).
         """
         runtime = self._state
         job, openings = runtime.speaker, runtime.openings
@@ -93,9 +93,10 @@ class AgentApi:
         return len(encoded) - SHORT if len(encoded) > SHORT else 0
 
     def authorize(self, job_id: JobId, capability: str, target: str, *, now: int) -> None:
-        """The gate (§9.3): raises Denied unless the job's lease allows the operation now.
+        """Check at the gate (§9.3) that the job's lease allows an operation now; raises Denied if not.
 
-        LEASE_EXPIRED, PERMISSION_DENIED or BUDGET_EXHAUSTED, in this order; the first also ends the job.
+        The code is LEASE_EXPIRED, PERMISSION_DENIED or BUDGET_EXHAUSTED, checked in this order; the first
+        also ends the job.
         """
         runtime = self._state
         job = _unended(runtime, job_id)
@@ -109,10 +110,10 @@ class AgentApi:
         runtime.done()
 
     def reserve(self, job_id: JobId, currency: str, amount: Cost, *, now: int) -> int:
-        """Hold back what an operation may cost; returns a number to settle or release it with (§9.6).
+        """Hold back the possible cost of an operation; return a number to settle or release it with (§9.6).
 
-        Raises Denied BUDGET_EXHAUSTED for more than is left and not held, LocalProtocolError for no amount.
-        What is neither settled nor released when the job ends counts as spent.
+        Raises Denied BUDGET_EXHAUSTED for more than is free, and LocalProtocolError for a wrong amount. A
+        reservation that is open when the job ends counts as spent.
         """
         runtime = self._state
         job = _unended(runtime, job_id)
@@ -139,7 +140,7 @@ class AgentApi:
     ) -> None:
         """Spend the actual cost of an operation, in full, and publish it as a metric called `name`.
 
-        Raises LocalProtocolError for a hold that is over, a cost that is none, a name without `cost.`.
+        Raises LocalProtocolError for a reservation that is over, a wrong cost, and a name without `cost.`.
         """
         runtime = self._state
         job = _unended(runtime, job_id)
@@ -154,7 +155,7 @@ class AgentApi:
         runtime.done()
 
     def release(self, job_id: JobId, hold: int, *, now: int) -> None:
-        """Nothing was spent of a hold; raises LocalProtocolError for one that is over."""
+        """Release a reservation of which nothing was spent; raises LocalProtocolError if it is over."""
         runtime = self._state
         job = _unended(runtime, job_id)
         spending.find(job, hold)
@@ -163,7 +164,7 @@ class AgentApi:
         runtime.done()
 
     def upstream_exhausted(self, job_id: JobId, message: str, *, now: int) -> NoReturn:
-        """A vendor says that the money is gone: raises Denied BUDGET_EXHAUSTED with its words (§9.8)."""
+        """Raise Denied BUDGET_EXHAUSTED with the message of a vendor whose budget is exhausted (§9.8)."""
         runtime = self._state
         job = _unended(runtime, job_id)
         message = _text(message) or "the upstream budget is exhausted"
@@ -176,7 +177,7 @@ class AgentApi:
     def write_result(self, job_id: JobId, data: str | bytes, *, now: int) -> None:
         """Stream a piece of the result, cut to frames (§8.4).
 
-        Raises LocalProtocolError for a piece of the other type, Denied beyond the size limit.
+        Raises LocalProtocolError for a piece of the other type, and Denied above the limit of a result.
         """
         runtime = self._state
         job = _unended(runtime, job_id)
@@ -204,8 +205,8 @@ class AgentApi:
 
         Without a lease the child gets that of the job, without agent.delegate. Raises Denied: as `authorize`,
         then AGENT_NOT_AVAILABLE, AGENT_VERSION_NOT_AVAILABLE, INVALID_REQUEST, LEASE_SUBSET_VIOLATION,
-        PERMISSION_DENIED beyond a ceiling of the host, INTERNAL_ERROR when too many jobs are running or what
-        they were given takes too many bytes.
+        PERMISSION_DENIED beyond a ceiling of the host, INTERNAL_ERROR when too many jobs are running or their
+        inputs take too many bytes.
         """
         runtime = self._state
         job = _unended(runtime, _running(runtime, job_id).id)
@@ -221,10 +222,10 @@ class AgentApi:
         return child.id
 
     def rotate_credential(self, job_id: JobId, credential_id: str, *, now: int) -> None:
-        """Ask for a new value in place of that of one credential, and of all that came with it (§9.8.2).
+        """Ask for a new value of one credential, and of all that were issued with it (§9.8.2).
 
-        `CredentialRotated` tells how it went. Raises LocalProtocolError for what the job does not have, or
-        has asked for already.
+        `CredentialRotated` tells the outcome. Raises LocalProtocolError for a credential that the job does
+        not have, or that is being rotated.
         """
         runtime = self._state
         job = _unended(runtime, job_id)
@@ -234,7 +235,7 @@ class AgentApi:
         runtime.done()
 
     def finish(self, job_id: JobId, result: Any = None, summary: str | None = None, *, now: int) -> None:
-        """The agent has returned a JSON value, or None; raises LocalProtocolError for what is none."""
+        """End a job whose agent has returned a JSON value or None; raises LocalProtocolError for others."""
         runtime = self._state
         job = _running(runtime, job_id)
         encoded = _encode_result(result, summary)
@@ -253,9 +254,9 @@ class AgentApi:
         *,
         now: int,
     ) -> None:
-        """The agent has failed; for the codes of §12 the table says `retryable`, whatever is given.
+        """End a job whose agent has failed; the table overrides `retryable` for the codes of §12.
 
-        Raises LocalProtocolError for a code that is empty or longer than a name, and for what is no JSON.
+        Raises LocalProtocolError for a code that is empty or too long, and for details that are not JSON.
         """
         runtime = self._state
         job = _running(runtime, job_id)
@@ -277,7 +278,7 @@ class AgentApi:
         return job_id in self._state.running
 
     def is_over(self, job_id: JobId) -> bool:
-        """Return whether the end of a job has been sent, so that it takes no call."""
+        """Return whether the terminal of a job was sent, so that the job takes no call."""
         return job_id not in self._state.unfinished
 
     def session_of(self, job_id: JobId) -> SessionId:
@@ -312,7 +313,7 @@ class AgentApi:
         return self._unfinished(job_id).expires
 
     def credentials_of(self, job_id: JobId) -> list[Credential]:
-        """The credentials of a job that are valid now (§9.8). Changes nothing."""
+        """Return the credentials of a job that are valid now (§9.8). Changes nothing."""
         job = self._state.jobs.get(job_id)
         return [] if job is None else [held.credential for held in job.credentials.values()]
 
@@ -331,7 +332,7 @@ def _unended(runtime: RuntimeState, job_id: JobId) -> Job:
 
 
 def _no_job(job_id: JobId) -> LocalProtocolError:
-    return LocalProtocolError(f"{job_id} is no unfinished job")
+    return LocalProtocolError(f"{job_id} is not an unfinished job")
 
 
 def _running(runtime: RuntimeState, job_id: JobId) -> Job:
@@ -342,7 +343,7 @@ def _running(runtime: RuntimeState, job_id: JobId) -> Job:
 
 
 def _fitting(job: Job, kind: str, encoded: bytes) -> bytes:
-    """The body of an event, cut to what a frame can hold; raises LocalProtocolError if that cannot be."""
+    """Return the body of an event, cut to a frame; raises LocalProtocolError if that is not possible."""
     return encoded if len(encoded) <= job.body_limit else _short(job, kind, encoded)
 
 
@@ -357,14 +358,14 @@ def _short(job: Job, kind: str, encoded: bytes) -> bytes:
 
 
 def _text(text: str) -> str:
-    """Text of an agent as it can be shown and kept: a lone surrogate, which no pattern holds, is escaped."""
+    """Return the text of an agent with lone surrogates escaped, which cannot be shown or kept."""
     if not isinstance(text, str):
-        raise LocalProtocolError(f"a {type(text).__name__} is no text")
+        raise LocalProtocolError(f"a {type(text).__name__} is not text")
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _emit_tool_call(runtime: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
-    """Publish a tool call that is allowed; one that is not with its result, and raise Denied (§9.3)."""
+    """Publish a tool call if it is allowed; if not, publish it with its result, and raise Denied (§9.3)."""
     encoded = _fitting(job, "tool_call", encode_body("tool_call", body))
     tool, call_id = read_tool_call(body)
     if len(call_id) > MAX_ID_LENGTH:
@@ -383,7 +384,7 @@ def _emit_tool_call(runtime: RuntimeState, job: Job, body: Body | Mapping[str, A
 
 
 def _emit_delegate(runtime: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
-    """Publish that a job elsewhere works for this one, if its lease allows that; ours say so themselves."""
+    """Publish an agent's own `delegate` event, of a job elsewhere, if its lease allows that."""
     encoded = _fitting(job, "delegate", encode_body("delegate", body))
     agent = read_delegate(body)
     runtime.enter(now, "emit", job.id, "delegate", body)
@@ -397,7 +398,7 @@ def _emit_delegate(runtime: RuntimeState, job: Job, body: Body | Mapping[str, An
 
 
 def _emit_metric(runtime: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
-    """Publish a metric; a cost in a currency of the budget is spent, exactly (§9.6)."""
+    """Publish a metric; a cost in a currency of the budget is spent exactly (§9.6)."""
     fields = read_metric(body)
     cost = spending.cost_of(job, fields)
     encoded = encode_metric(fields, None if cost is None else cost[1])
@@ -420,13 +421,13 @@ _SPECIAL: Final[Mapping[str, Callable[[RuntimeState, Job, Body | Mapping[str, An
     "metric": _emit_metric,
     "result_chunk": _emit_chunk,
 }
-"""Kinds of events that do more than being published."""
+"""The kinds of events that need more than to be published."""
 _ALONE: Final = frozenset((*_SPECIAL, *FEATURE_OF_KIND))
-"""Kinds that are numbered one by one."""
+"""The kinds of events that are numbered one by one."""
 
 
 def _encode_result(result: Any, summary: str | None) -> bytes | None:
-    """A returned value as JSON, None for nothing; raises LocalProtocolError for what is no JSON value."""
+    """Return a value as JSON, None for None; raises LocalProtocolError if it is not a JSON value."""
     encoded = None if result is None else codec.encode_value(result)
     if summary is not None:
         codec.encode_value(summary)
@@ -436,7 +437,7 @@ def _encode_result(result: Any, summary: str | None) -> bytes | None:
 
 
 def _check_failure(code: Any, message: Any, retryable: Any, details: Any) -> None:
-    """Raise LocalProtocolError for a code that is empty or too long, and for other types, and no JSON."""
+    """Check the arguments of `fail`; raises LocalProtocolError for wrong types, lengths or JSON."""
     if not (
         isinstance(code, str)
         and isinstance(message, str)

@@ -1,6 +1,4 @@
-"""What is worth keeping for an audit, and what an operator may want to see in a log (§14).
-
-Every fact, and what it tells. None of it is a secret."""
+"""Audit facts, and notices for an operator's log (§14); none of them holds a secret."""
 
 from __future__ import annotations
 
@@ -13,17 +11,17 @@ if TYPE_CHECKING:
     from .state import RuntimeState
 
 FACTS: Final[Mapping[str, tuple[str, ...]]] = {
-    # Who came, and was not let in (§6.1).
+    # Authentications that failed or expired (§6.1).
     "authentication_failed": ("peer", "reason"),
     "authentication_expired": ("peer", "session_id"),
     # Sessions (§6.3).
     "resume_refused": ("peer", "session_id", "reason"),
     "takeover": ("peer", "session_id", "superseded_peer"),
     "session_evicted": ("peer", "session_id", "reason"),
-    # Who looks at the jobs of whom (§7.6).
+    # Observers of jobs (§7.6).
     "subscription": ("session_id", "job_id", "owner", "decision"),
     "subscription_revoked": ("session_id", "job_id", "owner"),
-    # What was too much.
+    # Limits.
     "limit_reached": ("peer", "session_id", "limit", "max", "untold"),
     # Jobs that the host has cancelled (§7.4).
     "job_cancelled": ("job_id", "owner", "reason"),
@@ -34,22 +32,23 @@ FACTS: Final[Mapping[str, tuple[str, ...]]] = {
     # Credentials (§9.8).
     "revocation_failed": ("job_id", "alias", "reason", "attempts", "outstanding"),
 }
-"""By name, the fields of `Audit.facts`.
+"""The fields of `Audit.facts`, by the name of the fact.
 
-`reason`, of a failed authentication: the token (not valid), the scheme (unsupported, or no token), expired,
-the verifier (it failed by itself), no answer (of the verifier, in time), no hello (in time).
+`reason` of a failed authentication: the token (not valid), the scheme (unsupported, or no token), expired,
+the verifier (it failed), no answer (of the verifier, in time), no hello (in time).
 
-`reason`, of a refused resume: the token (unknown, or stale), the principal (it is another's), the host (it
-says that the principal may no longer), evicted (the events are not kept), ahead (there is no such event).
+`reason` of a refused resume: the token (unknown or stale), the principal (the session belongs to another),
+the host (it no longer accepts the principal), evicted (the events are not kept), ahead (no such event was
+sent).
 
-`reason`, of an evicted session: detached, or idle. `decision` of a subscription: granted, list only, not
-visible, unknown. `untold` of a limit: how often it was reached since the last time that this was told.
-`outstanding`: the credential is listed as one that could not be revoked.
+`reason` of an evicted session: detached or idle. `decision` on a subscription: granted, list only, not
+visible, unknown. `untold` of a limit: how often it was reached without a fact since the last one.
+`outstanding`: whether the credential is listed as one that could not be revoked.
 """
 
 
 def note(runtime: RuntimeState, what: str, principal: str, **facts: Any) -> None:
-    """Tell the host a fact of the table."""
+    """Hand out an audit fact, with the fields of the table."""
     runtime.happened(Audit(what, principal, facts))
 
 
@@ -61,14 +60,14 @@ NOTICES: Final[Mapping[str, tuple[str, ...]]] = {
     "job_started": ("job_id", "agent", "attempt"),
     "job_ended": ("job_id", "agent", "final_status", "code"),
 }
-"""By name, the fields of `Noted.facts`.
+"""The fields of `Noted.facts`, by the name of the notice.
 
-`peer` is the label of the connection, `agent` is name or name@version, `code` is empty on success. A session
-that is detached ends after `resume_window_sec` seconds unless it is resumed (§6.3).
+`peer` is the label of the connection, `agent` is name or name@version, `code` is empty on success. A detached
+session ends after `resume_window_sec` seconds unless it is resumed (§6.3).
 """
 
 
 def notice(runtime: RuntimeState, what: str, principal: str, **facts: Any) -> None:
-    """Tell the host a fact of the table, if it wants to know."""
+    """Hand out a notice, with the fields of the table, if the host wants notices."""
     if runtime.config.notices:
         runtime.happened(Noted(what, principal, facts))

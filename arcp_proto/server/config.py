@@ -1,4 +1,4 @@
-"""What a host decides about its runtime, checked before it begins."""
+"""The configuration of a runtime by its host, which is checked before the runtime begins."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ SUPPORTED_FEATURES: Final = FEATURES
 """The features of §6.2 that this runtime offers."""
 
 LEAST_FRAME: Final = 32 * KIB
-"""An answer with the largest lease, and every error, fit it."""
+"""Bytes: the smallest frame limit, which fits an answer with the largest lease, and every error."""
 
 WELCOME_BYTES: Final = 1024
-"""More than what stands in a welcome beside names and inventory."""
+"""An upper bound for the bytes of a welcome beside names and inventory."""
 
 EVENT_BYTES: Final = 256
-"""More than what stands around a body in its payload: the longest kind, the time, a position."""
+"""An upper bound for the bytes around a body in its payload: the longest kind, the time, a position."""
 
 Observers = Mapping[str, Mapping[str, str]]
-"""Who sees the jobs of others: principal to owner, or "*" for all owners, to "list" or "observe" (§7.6)."""
+"""The rights to the jobs of others: principal to owner, "*" for all, to "list" or "observe" (§7.6)."""
 
 
 class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration of a runtime. Times are in seconds.
 
-    `resume_window_sec` is how long a session outlives its connection; a `heartbeat_interval_sec` of 0
-    offers no heartbeats; `quirks` answers peers that deviate in the form that they read. `observers` says
-    who sees the jobs of others, until `observers_set`. `journal` says that the host persists records and
-    reports `persisted`; without it no records are made. With `models_required` a lease without `model.use`
-    allows no model, else any (§9.7). Of the `ceilings` the first that is for a submit binds it.
+    `resume_window_sec` is how long a session outlives its connection; a `heartbeat_interval_sec` of 0 offers
+    no heartbeats; `quirks` answers peers that deviate in the form that they read. `observers` are the rights
+    to the jobs of others, until `observers_set`. `journal` tells that the host persists records and reports
+    `persisted`; without it no records are made. With `models_required` a lease without `model.use` allows no
+    model, else any (§9.7). The first of the `ceilings` that is for a submit binds it.
     """
 
     name: str
@@ -51,15 +51,17 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
     journal: bool = False
     observers: dict[str, dict[str, str]] = {}
     credentials: bool = False
-    """The host has a provisioner, and answers `IssueCredentials` and `RevokeCredential` (§9.8)."""
+    """Whether the host has a provisioner, and answers `IssueCredentials` and `RevokeCredential` (§9.8)."""
     credential_namespaces: tuple[str, ...] = ()
-    """Namespaces for which there are credentials: a lease that names no pattern of any of them is not asked
-    for. Empty: every lease may have some."""
+    """The namespaces with credentials; empty: every lease can have credentials.
+
+    A lease without a pattern of any of them gets no credentials.
+    """
     volatile_credentials: bool = False
-    """Credentials are offered without a journal too: what is valid when the process dies stays so."""
+    """Whether credentials are offered without a journal too: they then outlive a process that dies."""
     models_required: bool = True
     notices: bool = False
-    """The host is told of sessions and jobs that come and go, by `Noted`."""
+    """Whether the host gets `Noted` for sessions and jobs that begin and end."""
     ceilings: tuple[Ceiling, ...] = ()
     limits: Limits = Limits()
 
@@ -74,7 +76,7 @@ class RuntimeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_config(config: RuntimeConfig, inventory: Inventory) -> None:
-    """Raise LocalProtocolError for bounds in which not every answer fits a frame, and for unknown rights."""
+    """Check that every answer fits a frame, and the rights of observers; raises LocalProtocolError if not."""
     if config.limits.max_envelope_bytes < LEAST_FRAME:
         raise LocalProtocolError(f"a frame has at least {LEAST_FRAME} bytes")
     size = len(codec.encode_checked([config.name, config.version, inventory.entries]))
@@ -88,7 +90,7 @@ def check_config(config: RuntimeConfig, inventory: Inventory) -> None:
 
 
 def check_observers(observers: Observers) -> None:
-    """Raise LocalProtocolError for a right that there is not."""
+    """Check the rights of observers; raises LocalProtocolError for an unknown one."""
     for principal, owners in observers.items():
         for owner, word in owners.items():
             if word not in (Right.LIST, Right.OBSERVE):

@@ -1,4 +1,4 @@
-"""What a client may say, when, and what the runtime does about it and about timers: two tables."""
+"""Dispatch: which message is legal in which phase, and what the runtime does at each message and timer."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
     from .state import RuntimeState
 
 DEFAULT_PAGE: Final = 100
-"""Jobs of a page when the client does not say how many (§6.6)."""
+"""Jobs of a page when the client does not set a limit (§6.6)."""
 PAGE_BYTES: Final = 6 * MAX_ID_LENGTH + 512
-"""More than what stands around the entries of a page: the request's id, all of it escaped, and the cursor."""
+"""An upper bound for the bytes around the entries of a page: the request's id, escaped, and the cursor."""
 JOBS_A_REQUEST: Final = 50
-"""Jobs that a listing shows, or looks at, count as one request more: they cost about as much (§14)."""
+"""How many jobs that a listing shows or searches count as one more request: they cost about as much (§14)."""
 
 
 class Rule(msgspec.Struct, frozen=True):
     """The handler of a message type, and the feature that the message needs (§6.2).
 
-    `counted` says that it is a request, of which there may be so many a second; `idle` that whoever says
-    nothing else does not use its session (§14).
+    A message that is `counted` is a request, which counts against the rates. A message that is `idle` does
+    not show that the session is used (§14).
     """
 
     handle: Callable[[RuntimeState, Connection, codec.Envelope, Any], None]
@@ -90,14 +90,14 @@ def handle(runtime: RuntimeState, connection: Connection, message: bytes) -> Non
 def on_ping(
     runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, ping: messages.Ping
 ) -> None:
-    """`session.ping` is answered at once, negotiated or not (§6.4)."""
+    """Handle `session.ping`: answer at once, even if heartbeats were not negotiated (§6.4)."""
     connection.send(messages.Pong(ping.nonce, runtime.time_text()), urgent=True)
 
 
 def on_pong(
     runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, pong: messages.Pong
 ) -> None:
-    """`session.pong` (§6.4): whoever answers a ping has had the welcome before it, and its token."""
+    """Handle `session.pong` (§6.4): its sender has read the welcome before the ping, and has its token."""
     if connection.has_pinged(pong.ping_nonce):
         prove(runtime, connection, session_of(connection))
 
@@ -105,7 +105,7 @@ def on_pong(
 def on_ack(
     runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, ack: messages.Ack
 ) -> None:
-    """`session.ack` frees the log (§6.5)."""
+    """Handle `session.ack`: free the log up to the acknowledged event (§6.5)."""
     session = session_of(connection)
     if not 0 <= ack.last_processed_seq <= session.log.last:
         raise Refusal(
@@ -137,7 +137,7 @@ def on_close(
 def on_list_jobs(
     runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, request: messages.ListJobs
 ) -> None:
-    """`session.list_jobs` (§6.6): a page, newest first, as long as it fits a frame."""
+    """Handle `session.list_jobs` (§6.6): answer with a page, newest first, as long as fits a frame."""
     session, limits, cursors = session_of(connection), runtime.limits, runtime.cursors
     principal, asked = session.principal, Filter.of(request.filter)
     last = below = None if request.cursor is None else cursors.read(request.cursor, principal, asked)
@@ -189,7 +189,7 @@ HANDLERS: Final[Mapping[Phase, Mapping[str, Rule]]] = {
     Phase.CLOSING: {},
     Phase.CLOSED: {},
 }
-"""Which message is legal in which phase."""
+"""The legal messages of each phase."""
 
 
 def _not_legal(connection: Connection, envelope: codec.Envelope) -> None:
@@ -217,7 +217,7 @@ HOOKS: Final = Hooks(
     job_is_ready=submission.go,
     verdicts={Verdict.RETURNED: results.returned, Verdict.FAILED: completion.failed},
 )
-"""What modules of the runtime tell those above them."""
+"""The functions behind the hooks."""
 
 
 def carry_out(runtime: RuntimeState, key: TimerKey) -> None:
@@ -268,4 +268,4 @@ DUE: Final[Mapping[TimerKind, Callable[[RuntimeState, int | str], None]]] = {
     TimerKind.EXPIRY: lambda runtime, owner: handshake.expire(runtime, runtime.connections[int(owner)]),
     TimerKind.DRAIN: lambda runtime, _: shutdown.cancel_rest(runtime),
 }
-"""By the kind of the timer; its owner is a connection's number, a session's id or a job's."""
+"""The function of each timer; its owner is a connection's number, a session's id or a job's."""

@@ -1,4 +1,4 @@
-"""What a refused request gets, in the form that its peer can read."""
+"""Error responses: the answer to a refused request, in the form that its peer can read."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 UNKNOWN_AGENT: Final = "unknown"
 NULL: Final = msgspec.Raw(b"null")
 LONGEST: Final = 6 * MAX_ID_LENGTH + 2
-"""Bytes of a string of JSON that is as long as an id can be."""
+"""Bytes of the longest JSON string of an id."""
 _UNREAD: Final = (Unreadable, UnreadablePayload)
 _OF_A_JOB: Final = ("job.cancel", "job.subscribe", "job.unsubscribe")
 
 
 def answer(runtime: RuntimeState, connection: Connection, refusal: Refusal) -> None:
-    """Answer `connection.answering`, or tell what is wrong with the connection itself."""
+    """Answer `connection.answering` with an error, or report a fault of the connection itself."""
     envelope, session = connection.answering, attached_to(connection)
     if envelope is not None and envelope.type == "session.error":
         return  # No error answers an error.
@@ -77,7 +77,7 @@ def _send_job_error(
     refusal: Refusal,
     form: RefusalForm,
 ) -> None:
-    """A refusal for a peer that expects a `job.error`."""
+    """Send a refusal to a peer that expects a `job.error`."""
     error = _job_error(runtime, envelope, refusal)
     if form is RefusalForm.JOB_ERROR_BY_ID:
         connection.send(error, message_id=envelope.id)
@@ -104,7 +104,7 @@ def _job_error(runtime: RuntimeState, envelope: codec.Envelope, refusal: Refusal
 
 
 def _details(envelope: codec.Envelope | None, refusal: Refusal) -> dict[str, Any] | None:
-    """`fatal` tells that the connection has failed, and no request that a peer may think was refused."""
+    """Return the details of an error; `fatal` tells that the connection has failed, not a request."""
     details = dict(refusal.details or {})
     if envelope is None and refusal.fatal and refusal.code is ErrorCode.INTERNAL_ERROR:
         details["fatal"] = True
@@ -114,7 +114,7 @@ def _details(envelope: codec.Envelope | None, refusal: Refusal) -> dict[str, Any
 
 
 class _Names(msgspec.Struct):
-    """What a refusal may name of a payload; all else is passed over, and nothing is made of it."""
+    """The fields of a refused payload that its answer may name; all others are skipped."""
 
     job_id: msgspec.Raw = NULL
     agent: msgspec.Raw = NULL
@@ -126,7 +126,7 @@ _decode_names: Final = codec.decoder_of(_Names)
 
 
 def _named_session(runtime: RuntimeState, connection: Connection, refusal: Refusal) -> SessionId:
-    """Before the welcome: the session that was asked for, else one that names nothing."""
+    """Return the session id of an error before the welcome: the requested one, else a fresh one."""
     envelope, asked = connection.answering, None
     if envelope is not None and not isinstance(refusal, _UNREAD):
         names = _names(envelope.payload)
@@ -150,13 +150,13 @@ def job_id_of(envelope: codec.Envelope | None, refusal: Refusal) -> str | None:
 
 
 def _agent_of(envelope: codec.Envelope) -> str:
-    """The agent that a refused submit names."""
+    """Return the agent that a refused submit names."""
     agent = _text(_names(envelope.payload).agent)
     return agent[:MAX_AGENT_LENGTH] if agent else UNKNOWN_AGENT
 
 
 def _names(payload: msgspec.Raw) -> _Names:
-    """Return what a payload names, by one pass over it; nothing of what is no object."""
+    """Return the fields of a payload in one pass; none of a payload that is not an object."""
     try:
         return _decode_names(payload)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -164,7 +164,7 @@ def _names(payload: msgspec.Raw) -> _Names:
 
 
 def _name(value: msgspec.Raw) -> str | None:
-    """Return an id; None for whatever is none."""
+    """Return an id; None for any other value."""
     text = _text(value)
     return text if text and len(text) <= MAX_ID_LENGTH else None
 

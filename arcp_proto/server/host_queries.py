@@ -1,6 +1,6 @@
-"""What a host asks of its own runtime: which jobs there are, how many sessions, and that a job ends (§7).
+"""The host's queries about jobs and sessions, and its cancel of a job (§7).
 
-A host is the program that runs the runtime. It sees and cancels every job, whoever submitted it.
+A host is the program that runs the runtime. It sees and cancels the jobs of every principal.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cancel(runtime: RuntimeState, job_id: JobId, reason: str = "", *, now: int) -> bool:
-    """See `Runtime.cancel_job`."""
+    """Cancel a job for `Runtime.cancel_job`."""
     codec.encode_checked(reason)
     if job_id not in runtime.jobs:
         raise LocalProtocolError(f"there is no job {job_id}: it never was, or it is forgotten")
@@ -81,13 +81,13 @@ def cancel(runtime: RuntimeState, job_id: JobId, reason: str = "", *, now: int) 
 
 
 def job_infos(runtime: RuntimeState, *, finished: bool = False) -> list[JobInfo]:
-    """See `Runtime.job_infos`."""
+    """Return the jobs for `Runtime.job_infos`."""
     jobs = runtime.jobs if finished else runtime.unfinished
     return [_info(job) for job in sorted(jobs.values(), key=_number)]
 
 
 def counts(runtime: RuntimeState) -> Counts:
-    """See `Runtime.counts`."""
+    """Return the counts for `Runtime.counts`."""
     sessions = runtime.sessions.values()
     return Counts(
         connections=len(runtime.connections),

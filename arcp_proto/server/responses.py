@@ -1,4 +1,4 @@
-"""What jobs look like in answers: `job.accepted`, `job.subscribed`, an entry of `session.jobs`."""
+"""The form of jobs in answers: `job.accepted`, `job.subscribed`, and entries of `session.jobs`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def send(connection: Connection, reply: Reply, job: Job | None) -> None:
 
 
 def accepted_of(job: Job, request_id: str, session: Session | None = None) -> messages.Accepted:
-    """`job.accepted` (§7.1), in the form that the peer of a session reads."""
+    """Return `job.accepted` (§7.1), in the form that the peer of a session reads."""
     terms = job.terms
     quirk = None if session is None else session.quirk
     return messages.Accepted(
@@ -60,7 +60,7 @@ def accepted_of(job: Job, request_id: str, session: Session | None = None) -> me
 
 
 def accepted_again(claim: Claim, request_id: str, session: Session) -> messages.Accepted:
-    """`job.accepted` once more, of a job that is known by its idempotency key alone (§7.2)."""
+    """Return `job.accepted` for a job of which only the claim of its idempotency key is left (§7.2)."""
     accepted = msgspec.convert(codec.decode_value(claim.accepted), messages.Accepted)
     accepted.request_id = request_id
     if session.positions and claim.position:
@@ -77,7 +77,7 @@ def accepted_again(claim: Claim, request_id: str, session: Session) -> messages.
 def subscribed_of(
     job: Job, session: Session, request_id: str, *, replayed: bool, cut: bool
 ) -> messages.Subscribed:
-    """`job.subscribed` (§7.6); `cut` says that some of the history that was asked for is gone."""
+    """Return `job.subscribed` (§7.6); `cut` tells that some of the requested history is gone."""
     terms, positions = job.terms, session.positions
     return messages.Subscribed(
         job_id=job.id,
@@ -105,7 +105,7 @@ def _history_from(job: Job) -> int:
 
 
 def entry_of(job: Job, session: Session | None = None) -> messages.JobEntry:
-    """One job of a page (§6.6), as this session is shown it."""
+    """Return one entry of a page (§6.6), as this session may see it."""
     accepted_at = format_time(job.terms.accepted_at)
     terms, credentials = job.terms, None
     if session is not None and terms.parent_job_id is None:
@@ -125,9 +125,9 @@ def entry_of(job: Job, session: Session | None = None) -> messages.JobEntry:
 
 
 def entry_json(job: Job, session: Session) -> bytes:
-    """The same as JSON, written once of a job that has ended: then nobody is shown anything else.
+    """Return this entry as JSON, cached once the job has ended, when it is the same for every session.
 
-    What is not small is written each time: it is kept once, in the job.
+    An entry with a large lease is made each time, so that the lease is kept only once.
     """
     entry = job.entry
     if entry is None:
@@ -154,7 +154,7 @@ def _budget(counters: Mapping[str, Decimal], quirk: Quirk | None) -> dict[str, A
 
 
 def _as_read(amounts: dict[str, msgspec.Raw], quirk: Quirk | None) -> dict[str, Any]:
-    """The counters in the form that a peer reads."""
+    """Return the counters in the form that a peer reads."""
     if quirk is None or not quirk.budget_as_strings:
         return dict(amounts)
     return {currency: f"{currency}:{bytes(amount).decode()}" for currency, amount in amounts.items()}

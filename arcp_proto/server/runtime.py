@@ -68,9 +68,10 @@ class Runtime(Endpoint[RuntimeState]):
     __slots__ = ("_agents",)
 
     def __init__(self, config: RuntimeConfig, *, seed: bytes, now: int, unix: int) -> None:
-        """`seed` is 32 random bytes, `now` monotonic and `unix` wall-clock nanoseconds.
+        """Take 32 random bytes as `seed`, monotonic nanoseconds as `now` and wall-clock ones as `unix`.
 
-        Raises LocalProtocolError for a wrong seed or inventory, also for one that fits no frame.
+        Raises LocalProtocolError for a wrong seed, and for an inventory that is wrong or does not fit a
+        frame.
         """
         super().__init__(RuntimeState(config, seed=seed, now=now, unix=unix))
         self._agents = AgentApi(self._state)
@@ -79,10 +80,10 @@ class Runtime(Endpoint[RuntimeState]):
     def restore(
         cls, config: RuntimeConfig, records: Iterable[Record], *, seed: bytes, now: int, unix: int
     ) -> Self:
-        """The runtime as its records left it; `seed` is a new one.
+        """Return a runtime restored from the records of another; `seed` is a new one.
 
-        Sessions wait to be resumed. Jobs whose agents died with the process start again if their agent is
-        restartable, else end with INTERNAL_ERROR: the first `take` holds what recovery itself decided.
+        Sessions wait to be resumed. A job whose agent died with the process starts again if its agent is
+        restartable, else it ends with INTERNAL_ERROR. The first `take` holds what recovery itself decided.
         """
         runtime = cls(config, seed=seed, now=now, unix=unix)
         recovery.restore(runtime._state, records)
@@ -90,11 +91,11 @@ class Runtime(Endpoint[RuntimeState]):
 
     @property
     def agents(self) -> AgentApi:
-        """The calls of agents; keep it to make many of them."""
+        """The calls of agents, always the same object."""
         return self._agents
 
     def snapshot(self) -> list[Record]:
-        """The live state as records: restoring them is restoring every record so far."""
+        """Return the live state as records: restoring them equals restoring every record so far."""
         state = self._state
         state._completed()
         return snapshot_of(state)
@@ -106,7 +107,7 @@ class Runtime(Endpoint[RuntimeState]):
 
     @property
     def persisted_count(self) -> int:
-        """How many of them are durable."""
+        """How many of these records are durable."""
         return self._state.persisted_count
 
     @property
@@ -119,9 +120,10 @@ class Runtime(Endpoint[RuntimeState]):
     def connect(
         self, framing: Framing = Framing.MESSAGES, *, secure: bool = False, peer: str = "", now: int
     ) -> Connection:
-        """A client has opened a transport. Take afterwards; when there are too many, it is closed at once.
+        """Add the connection of a client that has opened a transport. Take afterwards.
 
-        `peer` labels where it comes from, as host:port or by any name: what failed there is counted by it.
+        If there are too many connections, the first take closes it. `peer` labels its origin, as host:port or
+        by any name: failed authentications are counted by it.
         """
         state = self._state
         state.enter(now, "connect", framing.value, secure, peer)
@@ -182,9 +184,9 @@ class Runtime(Endpoint[RuntimeState]):
         *,
         now: int,
     ) -> Output:
-        """The answer to `IssueCredentials`; None: it has failed, and what is there all the same is revoked.
+        """Answer `IssueCredentials`; None: the provisioner has failed, and what it issued anyway is revoked.
 
-        `code` is BUDGET_EXHAUSTED when the upstream says so, and the client is told the `message`.
+        `code` is BUDGET_EXHAUSTED when the upstream says so; the client gets the `message`.
         """
         state = self._state
         made = None if credentials is None else [IssuedCredential.of(one) for one in credentials]
@@ -196,9 +198,10 @@ class Runtime(Endpoint[RuntimeState]):
     def credential_revoked(
         self, alias: str, revoked: bool, final: bool = False, reason: str = "", *, now: int
     ) -> Output:
-        """Answer `RevokeCredential`: every credential of the alias is revoked, or why that has failed.
+        """Answer `RevokeCredential`: every credential of the alias is revoked, or the `reason` why not.
 
-        A `final` failure is not tried again before the next restart. `reason` holds no secret: it is kept.
+        A `final` failure is not tried again before the next restart. `reason` holds no secret: it is
+        recorded.
         """
         state = self._state
         state.enter(now, "credential_revoked", alias, revoked, final, reason)
@@ -206,7 +209,7 @@ class Runtime(Endpoint[RuntimeState]):
         return state.leave()
 
     def job_stopped(self, job_id: JobId, *, now: int) -> Output:
-        """The answer to `StopJob`, or news that an agent is gone without a word."""
+        """Answer `StopJob`, or report that an agent is gone without a result."""
         state = self._state
         state.enter(now, "job_stopped", job_id)
         job = state.running.get(job_id)
@@ -217,14 +220,14 @@ class Runtime(Endpoint[RuntimeState]):
         return state.leave()
 
     def persisted(self, count: int, *, now: int) -> None:
-        """The first `count` records are durable. Take afterwards."""
+        """Note that the first `count` records are durable. Take afterwards."""
         self._state.persisted(count, now=now)
 
     def shut_down(self, drain: float = 30.0, *, now: int) -> None:
-        """Take no more sessions and jobs, give running jobs `drain` seconds, cancel the rest, close all.
+        """Take no more sessions and jobs, give running jobs `drain` seconds, then cancel them and close.
 
-        A second call shortens the wait. `RuntimeEnded` tells when it is over. Take afterwards.
-        Raises LocalProtocolError for a time that is none.
+        A second call can shorten the wait. `RuntimeEnded` is handed out at the end. Take afterwards. Raises
+        LocalProtocolError for a time out of range.
         """
         state = self._state
         if not 0 <= drain <= MAX_RUNTIME_SEC:
@@ -235,17 +238,17 @@ class Runtime(Endpoint[RuntimeState]):
         state.done()
 
     def credentials_awaited(self, alias: str) -> bool:
-        """Return whether anybody still waits for what `IssueCredentials` asked for. Changes nothing."""
+        """Return whether the answer to `IssueCredentials` is still needed. Changes nothing."""
         state = self._state
         return issuing.awaited(state, alias)
 
-    # What the host asks and decides.
+    # Queries and decisions of the host.
 
     def cancel_job(self, job_id: JobId, reason: str = "", *, now: int) -> bool:
-        """Cancel a job, whoever submitted it, and its children before it. Take afterwards.
+        """Cancel a job of any principal, and its children before it. Take afterwards.
 
         The job ends with CANCELLED like a job that a client cancels (§7.4), with the same grace. Returns
-        False and changes nothing when the job has ended or its end is decided: the first outcome wins. A
+        False and changes nothing when the job has ended or its end is decided: the first outcome counts. A
         cancel by the host is an audit fact. Raises LocalProtocolError for a job that the runtime does not
         have, and for a reason that is not valid Unicode.
         """

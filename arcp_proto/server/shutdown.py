@@ -1,4 +1,4 @@
-"""The end of a runtime: no more sessions and jobs, time for those that run, then all connections close."""
+"""Shutdown: no more sessions and jobs, time for the running jobs, then all connections close."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def begin(runtime: RuntimeState, drain: float) -> None:
 
 
 def cancel_rest(runtime: RuntimeState) -> None:
-    """The time is over: stop every agent whose job has not ended.
+    """Stop every agent whose job has not ended when the time to drain is over.
 
-    A job that can start again when the runtime is restarted is left as it is, to the next process.
+    A job that can start again after a restart of the runtime is left as it is, to the next process.
     """
     stop = completion.outcome_of(ErrorCode.INTERNAL_ERROR, SHUTTING_DOWN)
     for job in list(runtime.unfinished.values()):
@@ -47,12 +47,12 @@ def cancel_rest(runtime: RuntimeState) -> None:
             runtime.issuing.starts_no_more(job)
             job.goes_to(JobStage.LEAVING)
             for child in list(job.children.values()):
-                completion.fix_outcome(runtime, child, stop)  # It would be started again by its parent only.
+                completion.fix_outcome(runtime, child, stop)  # Only its parent would start it again.
             completion.stop_agent(runtime, job, SHUTTING_DOWN)
 
 
 def leave(runtime: RuntimeState, job: Job) -> None:
-    """Leave a job, whose agent has stopped or does not in time, to the next process; again is harmless."""
+    """Leave a job whose agent has stopped, or has not in time, to the next process; again is harmless."""
     if job.stage is not JobStage.LEFT:
         job.goes_to(JobStage.LEFT)
         job.word = None
@@ -62,7 +62,7 @@ def leave(runtime: RuntimeState, job: Job) -> None:
 
 
 def end_if_over(runtime: RuntimeState) -> None:
-    """Close every connection once no job is left, and tell when the last one is gone."""
+    """Close every connection once no job is left, and hand out `RuntimeEnded` after the last one is gone."""
     if not runtime.draining or runtime.unfinished or runtime.ended:
         return
     runtime.timers.disarm(TimerKind.DRAIN, 0)

@@ -1,7 +1,7 @@
-"""What a runtime keeps between its inputs: every connection, session and job of one process.
+"""The state of a runtime between its inputs: every connection, session and job of one process.
 
-`Runtime` is what a host calls, `AgentApi` what agents call; the handlers of messages, timers and records take
-this.
+A host calls `Runtime`, and agents call `AgentApi`; the handlers of messages, timers and records take this
+state.
 """
 
 from __future__ import annotations
@@ -39,16 +39,17 @@ from .jobs import publish as speaking
 from .sessions import admission_control, handshake, retention, subscriptions
 
 PARTIAL: Final = 64 * KIB
-"""Bytes of a message that is not whole that do not count: about what a driver reads at once."""
+"""Bytes of a partial message that are not counted: about what a driver reads at once."""
 
 
 class RuntimeState(Machine):
-    """The state of a runtime, and what its handlers do to it."""
+    """The state of a runtime, and the changes that its handlers make."""
 
     def __init__(self, config: RuntimeConfig, *, seed: bytes, now: int, unix: int) -> None:
-        """`seed` is 32 random bytes, `now` monotonic and `unix` wall-clock nanoseconds.
+        """Take 32 random bytes as `seed`, monotonic nanoseconds as `now` and wall-clock ones as `unix`.
 
-        Raises LocalProtocolError for a wrong seed or inventory, also for one that fits no frame.
+        Raises LocalProtocolError for a wrong seed, and for an inventory that is wrong or does not fit a
+        frame.
         """
         super().__init__(config.limits, Entropy(seed), now=now, unix=unix, journal=config.journal)
         self.config = config
@@ -66,11 +67,11 @@ class RuntimeState(Machine):
         self.running = admission_control.RunningJobs()
         """Jobs whose agent has not stopped."""
         self.unfinished: dict[JobId, Job] = {}
-        """Jobs whose terminal is not out."""
+        """Jobs whose terminal was not sent."""
         self.keys = Keys()
         self.listing = Listing()
         self.cursor_key: bytes | None = None
-        """What is behind the cursors of listings, once there was one."""
+        """The recorded key of listing cursors, once there is one."""
         self.cursors = Cursors(self.entropy.key("cursors"))
         self.provisions = Provisions()
         self.issuing = issuing.Issuing()
@@ -79,32 +80,33 @@ class RuntimeState(Machine):
         self.retired = Retired()
         self.draining = False
         self.pending: dict[int, handshake.Pending] = {}
-        """What waits for the host's verifier, by the number of its connection."""
+        """The handshakes that wait for the host's verifier, by the number of their connection."""
         self.anonymous_principals: dict[Principal, int] = {}
-        """How many sessions and unfinished jobs each has."""
+        """How many sessions and unfinished jobs each anonymous principal has."""
         self.unsettled: dict[SessionId, Session] = {}
-        """Sessions in which something was numbered since the last take."""
+        """Sessions in which events were numbered since the last take."""
         self.most_unsaved = back_pressure.Most.of(config.limits)
         self.unsaved: dict[SessionId, Session] = {}
-        """Sessions with something in their logs that is not known to be durable."""
+        """Sessions with events in their logs that are not known to be durable."""
         self._waiting: dict[Connection, None] = {}
         self.speaker: Job | None = None
-        """Whose event was the last input: the next of them are numbered together, before anything else."""
+        """The job of the last input, if that was an event; its next events are numbered together.
+        """
         self.said: list[bytes] = []
-        """Their payloads."""
+        """The payloads of the collected events."""
         self.said_at = 0
-        """When the last of them was."""
+        """When the last of them was published."""
         self.hooks = dispatch.HOOKS
         self.ended = False
-        """Whether `RuntimeEnded` has been told."""
+        """Whether `RuntimeEnded` was handed out."""
 
     def crowded(self, connection: Connection) -> bool:
         return connection.phase is Phase.OPEN and connection.congested(2)
 
-    # Inputs that change more than what one noun keeps.
+    # Inputs that change more than one part of the state.
 
     def wall_clock_set(self, unix: int, *, now: int) -> None:
-        """The wall clock says `unix` now; times on the wire never go back all the same."""
+        """Set the wall clock to `unix`; times on the wire never go back all the same."""
         self.enter(now, "wall_clock_set", unix)
         gate.wall_clock_moves(self)
         self.set_wall(unix)
@@ -115,7 +117,7 @@ class RuntimeState(Machine):
         self.done()
 
     def persisted(self, count: int, *, now: int) -> None:
-        """The first `count` records are durable. Take afterwards."""
+        """Note that the first `count` records are durable. Take afterwards."""
         if not self.persisted_count <= count <= self.record_count:
             raise LocalProtocolError(
                 f"{count} records are not between {self.persisted_count} and {self.record_count}"
@@ -133,7 +135,7 @@ class RuntimeState(Machine):
             self._waiting = {}
         self.done()
 
-    # For handlers and nouns.
+    # Changes, for handlers.
 
     def commit(self, record: Record) -> None:
         """Change durable state: apply a record, and hand it out when there is a journal."""
@@ -145,13 +147,13 @@ class RuntimeState(Machine):
     publish = delivering.publish
 
     def delivered(self, session: Session) -> None:
-        """Something was numbered in this session."""
+        """Keep limits after something was numbered in this session, and wake its connection."""
         delivering.sent(self, session)
         if self.holdings.over:
             retention.make_room(self)
 
     def keep_job(self, job: Job) -> None:
-        """A job is there: find it by id, in listings, and its events among what its principal holds."""
+        """Add a job: by id, to listings, and its events to the account of its principal."""
         self.jobs[job.id] = job
         if job.kept:
             self.holdings.keep(job.terms.principal, job.kept)
@@ -161,13 +163,13 @@ class RuntimeState(Machine):
             self.holdings.add(job.terms.principal, job.history)
 
     def open_history(self, job: Job) -> History:
-        """A job has its first event: its principal holds it from now on."""
+        """Return the history of a job at its first event, and add it to the account of its principal."""
         history = job.open_history()
         self.holdings.add(job.terms.principal, history)
         return history
 
     def drop_job(self, job: Job) -> None:
-        """A job is there no longer."""
+        """Remove a job."""
         del self.jobs[job.id]
         if job.kept:
             self.holdings.keep(job.terms.principal, -job.kept)
@@ -176,34 +178,34 @@ class RuntimeState(Machine):
             self.holdings.remove(job.terms.principal, job.history)
 
     def pin(self, principal: Principal, size: int) -> None:
-        """So many bytes more of a principal cannot go: if needed, its events make room."""
+        """Pin `size` more bytes of a principal; its events make room if needed."""
         nameless = principal in self.anonymous_principals
         if self.holdings.pin(principal, size, nameless=nameless):
             retention.make_room(self)
 
     def unpin(self, principal: Principal, size: int) -> None:
-        """So many bytes less cannot go."""
+        """Pin `size` bytes less of a principal."""
         self.holdings.pin(principal, -size, nameless=principal in self.anonymous_principals)
 
     def hold_key(self, principal: Principal, size: int) -> None:
-        """So many bytes more, or less, are kept for the idempotency keys of a principal; they cannot go."""
+        """Pin `size` bytes more, or less if negative, for the idempotency keys of a principal."""
         self.holdings.pin(principal, size, nameless=principal in self.anonymous_principals)
 
     def recorded(self, job: Job, record: str, status: Status) -> None:
-        """Change the stage and the status of a job, which is listed by its status."""
+        """Change the stage and status of a job by a record, and move it in listings by status."""
         before = job.status
         job.recorded(record, status)
         if self.listing.asked and before is not status:
             self.listing.changed(job, before)
 
     def payload_limit(self, job: Job) -> int:
-        """Bytes that a payload may have, with the longest head this job can need (§1)."""
+        """Return the most bytes of a payload, behind the longest head that this job can need (§1)."""
         return self.limits.max_envelope_bytes - codec.HEAD_BYTES - len(job.extensions or b"")
 
     def result_limit(self, job: Job, session: Session | None) -> int:
-        """Return how many bytes the payload of a `job.result` with its value may have in a session (§8.4).
+        """Return the most bytes of the payload of a `job.result` with its value in a session (§8.4).
 
-        A quarter of what a log and a history hold, at most: it must not drive out what was not read.
+        It is at most a quarter of what a log and a history hold, so that it never evicts what was not read.
         """
         limits, most = self.limits, self.limits.max_envelope_bytes
         if session is not None and session.long_frames:
@@ -212,15 +214,15 @@ class RuntimeState(Machine):
         return self.payload_limit(job) - limits.max_envelope_bytes + most
 
     def body_limit(self, job: Job) -> int:
-        """Bytes that the body of an event may have."""
+        """Return the most bytes of the body of an event."""
         return self.payload_limit(job) - EVENT_BYTES
 
     def scope(self, principal: Principal) -> str:
-        """The scope of entropy of a principal."""
+        """Return the scope of entropy of a principal."""
         return f"principal {principal}"
 
     def begin(self, job: Job) -> None:
-        """An agent is about to run."""
+        """Count a job whose agent is about to run."""
         self.unfinished[job.id] = job
         principal = job.terms.principal
         if principal in self.anonymous_principals:
@@ -230,7 +232,7 @@ class RuntimeState(Machine):
             self.running.add(job, principal)
 
     def job_over(self, job: Job) -> None:
-        """The terminal of a job is out."""
+        """Retire a job whose terminal was sent."""
         self.unfinished.pop(job.id, None)
         job.stream = None
         retention.retire(self, job, Time(self.now + self.limits.retention_sec * SECOND))
@@ -242,10 +244,10 @@ class RuntimeState(Machine):
             shutdown.end_if_over(self)
 
     def leave_job(self, job: Job) -> None:
-        """Leave a job whose agent has stopped, or does not stop in time, to the next process."""
+        """Leave a job whose agent has stopped, or has not stopped in time, to the next process."""
         shutdown.leave(self, job)
 
-    # Roles of a machine.
+    # Overridden methods of `Machine`.
 
     _handle = dispatch.handle
 
@@ -264,14 +266,14 @@ class RuntimeState(Machine):
         error_responses.answer(self, connection, refusal)
 
     def count_control_frames(self, connection: Connection, count: int) -> None:
-        """Count frames that carry no message as requests; before the welcome there are a few (§14)."""
+        """Count frames without a message as requests; before the welcome a few are free (§14)."""
         try:
             admission_control.count_control_frames(self, connection, count)
         except Refusal as refusal:
             self.refuse(connection, refusal)
 
     def hold_partial(self, connection: Connection, size: int) -> None:
-        """What is held of a message that is not whole counts for the principal of its session (§14)."""
+        """Count the bytes of a partial message for the principal of its session (§14)."""
         session = attached_to(connection)
         if session is None:
             return
@@ -301,7 +303,7 @@ class RuntimeState(Machine):
             retention.await_resume(self, session)
 
     def lose_connection(self, connection: Connection, reason: str) -> None:
-        """The transport is gone, and nothing refers to it any more."""
+        """Remove a connection whose transport is gone, with everything that refers to it."""
         self.pending.pop(connection.number, None)
         self._waiting.pop(connection, None)
         super().lose_connection(connection, reason)
@@ -315,7 +317,7 @@ class RuntimeState(Machine):
         self.refuse(connection, Refusal(ErrorCode.HEARTBEAT_LOST, message, fatal=True))
 
     def transport_blocked(self, connection: Connection, blocked: bool) -> None:
-        """Agents wait for the transport of the session that submitted their job."""
+        """Pause or resume the agents of the jobs that the session of this connection submitted."""
         session = attached_to(connection)
         if session is not None and session.connection is connection:
             back_pressure.pause_jobs(self, session)

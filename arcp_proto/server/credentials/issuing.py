@@ -1,4 +1,4 @@
-"""How credentials are asked for, what waits for them, and what comes of the answer (§9.8.2)."""
+"""Issuing of credentials: the requests to the provisioner, what waits for each, and the answers (§9.8.2)."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ NOT_SECURE: Final = (
     "credentials for them are shown on secure connections only (TLS, stdio or in memory), while this session"
     " began on a plain one"
 )
-"""Why a session gets no credentials (§9.8)."""
+"""The reasons why a session gets no credentials (§9.8)."""
 
 
 class Starting(msgspec.Struct):
-    """A job that exists, and starts when it has its credentials; `ids` are those that it had before."""
+    """An accepted job that starts once it has its credentials; `ids` are those that it had before."""
 
     job: Job
     input: Input
@@ -59,7 +59,7 @@ class Starting(msgspec.Struct):
 
 
 class Rotating(msgspec.Struct):
-    """A job that runs, and gets others in place of those under the alias `old`, under their `ids`."""
+    """A running job that gets new credentials for those under the alias `old`; they keep their `ids`."""
 
     job: Job
     old: str
@@ -68,37 +68,37 @@ class Rotating(msgspec.Struct):
 
 
 class Issuing:
-    """What waits for credentials, by their alias, and who waits for a key that one of these submits has."""
+    """The submits and jobs that wait for credentials, by alias, and the keys that these submits claim."""
 
     __slots__ = ("awaited", "keys", "submits", "wanted")
 
     def __init__(self) -> None:
         self.awaited: dict[str, Turn | Starting | Rotating] = {}
         self.submits: Counter[Principal] = Counter()
-        """What may run soon, by principal: submits that asked and are not answered, and jobs that wait."""
+        """Per principal, how many jobs may run soon: submits and accepted jobs that wait for credentials."""
         self.keys: dict[tuple[Principal, str], dict[SessionId, None]] = {}
         self.wanted: Counter[tuple[Principal, str]] = Counter()
-        """How many submits that are not answered may get a key: none that comes later asks ahead of them."""
+        """Per key, how many unanswered submits may claim it; a later submit with it does not prefetch."""
 
     def starts(self, job: Job) -> None:
-        """A job is to start once it has its credentials."""
+        """Count a job that starts once it has its credentials."""
         job.goes_to(JobStage.WAITING_FOR_CREDENTIALS)
         self.submits[job.terms.principal] += 1
 
     def starts_no_more(self, job: Job) -> None:
-        """A job goes on to another stage: it starts no more, if it has waited for its credentials."""
+        """Count a job that leaves the stage in which it waits for credentials, if it is in that stage."""
         if job.stage is JobStage.WAITING_FOR_CREDENTIALS:
             self.one_less(job.terms.principal)
 
     def one_less(self, principal: Principal) -> None:
-        """What may run soon is a job that runs, or none."""
+        """Count one less of the jobs of a principal that may run soon."""
         self.submits[principal] -= 1
         if not self.submits[principal]:
             del self.submits[principal]
 
 
 def issues(runtime: RuntimeState, session: Session) -> bool:
-    """Whether what this session submits gets credentials."""
+    """Return whether the submits of this session get credentials."""
     return PROVISIONED_CREDENTIALS in session.features and PROVISIONED_CREDENTIALS in runtime.features
 
 
@@ -112,9 +112,9 @@ def withheld(runtime: RuntimeState, session: Session) -> str:
 
 
 def check_withheld(session: Session, lease: Mapping[str, Sequence[str]]) -> None:
-    """Raise Refusal PERMISSION_DENIED for a lease with models whose credentials are withheld (§9.8).
+    """Check that a lease with models can have credentials; raises Refusal PERMISSION_DENIED if not (§9.8).
 
-    The job could not call a model: its agent would run, and do nothing.
+    Without them the agent could not call a model, and would run in vain.
     """
     if session.withheld and lease.get(MODEL_USE):
         details = {"feature": PROVISIONED_CREDENTIALS}
@@ -137,14 +137,14 @@ def waits(runtime: RuntimeState, session: Session, terms: Terms) -> bool:
 
 
 def needs(runtime: RuntimeState, job: Job) -> bool:
-    """Whether a job that is about to start has to get credentials first: a child, or one that lost them."""
+    """Return whether a job needs credentials before it starts: a child, or a job after a restart."""
     if not job.terms.credentials or job.credentials or PROVISIONED_CREDENTIALS not in runtime.features:
         return False
     return may_have(runtime, job.terms.lease, any_model=gate.any_model(runtime, job))
 
 
 def for_submit(runtime: RuntimeState, turn: Turn, terms: Terms) -> None:
-    """Ask for what a submit needs before it is answered."""
+    """Ask for the credentials that a submit needs before it is answered."""
     turn.terms = terms
     any_model = not runtime.config.models_required and MODEL_USE not in terms.lease
     turn.alias = _ask(runtime, terms, parse_budget(terms.lease), turn, any_model=any_model)
@@ -156,7 +156,7 @@ def for_submit(runtime: RuntimeState, turn: Turn, terms: Terms) -> None:
 
 
 def for_start(runtime: RuntimeState, job: Job, input: Input, attempt: int) -> None:
-    """Ask for what a job needs before its agent starts."""
+    """Ask for the credentials that a job needs before its agent starts."""
     runtime.unfinished[job.id] = job
     runtime.issuing.starts(job)
     before = [provision for provision in runtime.provisions.of_job(job.id) if provision.issued]
@@ -165,7 +165,7 @@ def for_start(runtime: RuntimeState, job: Job, input: Input, attempt: int) -> No
 
 
 def check_rotation(runtime: RuntimeState, job: Job, credential_id: str) -> Held:
-    """The credential that is to be rotated; raises LocalProtocolError when it cannot be."""
+    """Return the credential that is to be rotated; raises LocalProtocolError when it cannot be."""
     held = job.credentials.get(credential_id)
     if held is None or _is_over(job):
         raise LocalProtocolError(f"{job.id} has no credential {credential_id}")
@@ -176,7 +176,7 @@ def check_rotation(runtime: RuntimeState, job: Job, credential_id: str) -> Held:
 
 
 def for_rotation(runtime: RuntimeState, job: Job, held: Held) -> None:
-    """Ask for others in place of all that came under the alias of this one."""
+    """Ask for new credentials in place of all that came under the alias of this one."""
     ids = [one.credential.id for one in job.credentials.values() if one.alias == held.alias]
     _ask_for(runtime, job, Rotating(job, held.alias, held.credential.id, ids))
 
@@ -199,7 +199,7 @@ def answered(
     code: str,
     message: str,
 ) -> None:
-    """The provisioner has answered; None: it has failed, and something may be there all the same."""
+    """Carry out the answer of the provisioner; None: it has failed, and may have issued something anyway."""
     provision = runtime.provisions.get(alias)
     if provision is None or not provision.asked:
         return
@@ -222,7 +222,7 @@ def answered(
 
 
 def late(runtime: RuntimeState, alias: str) -> None:
-    """The answer is overdue: nothing waits for it any more, and what it brings is revoked."""
+    """Give up a request whose answer is overdue, and revoke what it may still bring."""
     runtime.timers.disarm(TimerKind.LEASE_ENDS, alias)
     waiting = runtime.issuing.awaited.pop(alias, None)
     revocation.revoke(runtime, runtime.provisions[alias])
@@ -231,7 +231,7 @@ def late(runtime: RuntimeState, alias: str) -> None:
 
 
 def drop(runtime: RuntimeState, turn: Turn) -> None:
-    """A submit comes to nothing: what it asked for is revoked, now and when the answer has come."""
+    """Drop the request of a submit that will not become a job, and revoke what it brings, now or later."""
     counts_no_more(runtime, turn)
     if turn.alias is None:
         return
@@ -243,19 +243,19 @@ def drop(runtime: RuntimeState, turn: Turn) -> None:
 
 
 def counts_no_more(runtime: RuntimeState, turn: Turn) -> None:
-    """A submit is a job now, or never will be; again is harmless."""
+    """Stop counting a submit that has become a job, or never will; a second call changes nothing."""
     if turn.counts:
         turn.counts = False
         runtime.issuing.one_less(turn.session.principal)
 
 
 def give(job: Job, alias: str, credentials: Sequence[Credential]) -> None:
-    """A job has its first credentials."""
+    """Give a job its first credentials."""
     for credential in credentials:
         job.give(Held(credential, alias))
 
 
-# Below: steps of the above.
+# Steps of the functions above.
 
 
 def _is_over(job: Job) -> bool:
@@ -303,12 +303,12 @@ def _ask(
 
 
 def _code(code: str) -> ErrorCode:
-    """The error of a submit whose credentials failed: the upstream's budget, or ours to know (§9.8)."""
+    """Return the error code of a submit without credentials: the upstream's budget, or our failure (§9.8)."""
     return ErrorCode.BUDGET_EXHAUSTED if code == ErrorCode.BUDGET_EXHAUSTED else ErrorCode.INTERNAL_ERROR
 
 
 def _fault(alias: str, made: list[IssuedCredential]) -> str | None:
-    """What a client is told when what was made cannot be used."""
+    """Return the message to a client when the credentials made cannot be used; None if they can."""
     if fault_of(made) is not None:
         return FAILED
     try:
@@ -326,7 +326,7 @@ def _note(
     made: list[IssuedCredential],
     waiting: Turn | Starting | Rotating | None,
 ) -> None:
-    """What is there under an alias; a rotation and a restart keep the names that the client knows."""
+    """Record the credentials under an alias; a rotation and a restart keep the ids that the client knows."""
     if not made:
         runtime.commit(CredentialRevoked(provision.alias))
         return
@@ -375,7 +375,7 @@ def _failed(runtime: RuntimeState, waiting: Turn | Starting | Rotating, refusal:
 def _rotate(
     runtime: RuntimeState, waiting: Rotating, provision: Provision, credentials: list[Credential]
 ) -> None:
-    """New values in place of the old ones, which are revoked once the new ones are out."""
+    """Replace credentials by new ones, and revoke the old ones once the new ones are sent."""
     job, old = waiting.job, waiting.old
     before = [held for held in job.credentials.values() if held.alias == old]
     over = _is_over(job)
@@ -396,7 +396,7 @@ def _rotate(
 
 
 def _tell(runtime: RuntimeState, job: Job, credentials: list[Credential]) -> None:
-    """`status credential_rotated` to the principal alone; what is kept of it names no value (§9.8.2)."""
+    """Publish `status credential_rotated` to the principal alone; the record holds no value (§9.8.2)."""
     for credential in credentials:
         job.credentials[credential.id].rotated = Rotated(credential)
         body = codec.encode_checked({"phase": ROTATED, "id": credential.id})

@@ -1,7 +1,7 @@
-"""Provisioned credentials (§9.8): what they are, and what is known of those that are not revoked.
+"""Provisioned credentials (§9.8), and what is known of those that are not revoked.
 
-Each is asked for under an alias of ours, which is durable before the provisioner hears of it. Values live in
-memory only, as long as they are valid.
+Each is requested under an alias of ours, which is durable before the provisioner hears of it. Values are kept
+in memory only, while they are valid.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from arcp_proto.server.sessions.session import Session
 
 MOST_BYTES: Final = 8 * KIB
-"""JSON of all credentials of one job: an answer with them and the largest lease fits a frame."""
+"""Bytes of JSON of all credentials of a job: an answer with them and the largest lease fits a frame."""
 MOST: Final = 16
 """Credentials under one alias."""
 
@@ -42,12 +42,12 @@ class IssuedCredential(msgspec.Struct, eq=False):
 
     @classmethod
     def of(cls, made: IssuedCredential | Mapping[str, Any]) -> IssuedCredential:
-        """Itself, or one of its fields by name; raises TypeError for others."""
+        """Return the credential itself, or one made of its fields by name; raises TypeError for others."""
         return made if isinstance(made, IssuedCredential) else cls(**made)
 
 
 class Rotated:
-    """What an event of a rotation says beside the id: the new value, until it is revoked."""
+    """The secret part of a rotation event: the new value, until it is revoked."""
 
     __slots__ = ("_details",)
 
@@ -60,16 +60,16 @@ class Rotated:
         return "Rotated(…)"
 
     def forget(self) -> None:
-        """The value is not valid any more."""
+        """Drop the value, which is valid no longer."""
         self._details = None
 
     def complete(self, payload: bytes) -> bytes:
-        """The payload of the event, without its last brace, with the value if there is one."""
+        """Return the payload of the event, without its last brace, with the value while it is valid."""
         return payload if self._details is None else payload[:-1] + self._details
 
 
 class Held(msgspec.Struct, eq=False):
-    """A credential of a job that runs, the alias it came under, and the event that told of its value."""
+    """A credential of a running job, its alias, and the event that brought its value."""
 
     credential: Credential
     alias: str
@@ -77,9 +77,9 @@ class Held(msgspec.Struct, eq=False):
 
 
 class Provision:
-    """What was asked for under one alias, and is not known to be revoked.
+    """A request for credentials under one alias that is not known to be revoked.
 
-    Everything up to `outstanding` is durable.
+    The fields up to `outstanding` are durable.
     """
 
     __slots__ = (
@@ -107,29 +107,29 @@ class Provision:
         """Unix time in nanoseconds."""
         self.issued = False
         self.ids: list[str] = []
-        """What the credentials are called on the wire."""
+        """The ids of the credentials on the wire."""
         self.handles: list[str] = []
-        """What the provisioner calls them; nothing: by the alias."""
+        """The provisioner's names of the credentials; none: it knows them by the alias."""
         self.outstanding: str | None = None
-        """Why it cannot be revoked, as far as is known."""
+        """Why the credentials cannot be revoked, as far as is known; else None."""
         self.asked = False
-        """The provisioner has not answered."""
+        """Whether the provisioner has not answered the request yet."""
         self.revoking = False
-        """It is to be revoked."""
+        """Whether the credentials are to be revoked."""
         self.in_flight = False
-        """The provisioner was told to revoke it, and has not answered."""
+        """Whether the provisioner was asked to revoke them and has not answered."""
         self.gone = False
-        """The provisioner has said once that it is revoked."""
+        """Whether the provisioner has once answered that they are revoked."""
         self.attempts = 0
         self.certain_at: Time | None = None
-        """When an answer that there is nothing can be trusted: what was asked for may still be under way."""
+        """When an answer that nothing exists can be trusted; before, the request may still be carried out."""
 
     def __repr__(self) -> str:
         return f"<Provision {self.alias} of {self.job_id}>"
 
 
 class Provisions:
-    """Every alias that was requested and is not known to be revoked, oldest first."""
+    """All requests that are not known to be revoked, by alias, the oldest first."""
 
     __slots__ = ("_by_alias", "_by_job")
 
@@ -147,21 +147,21 @@ class Provisions:
         return self._by_alias[alias]
 
     def get(self, alias: str) -> Provision | None:
-        """What is known of an alias; None: nothing, or it is revoked."""
+        """Return the request under an alias; None when it is revoked or was never made."""
         return self._by_alias.get(alias)
 
     def of_job(self, job_id: JobId) -> list[Provision]:
-        """Those of one job."""
+        """Return the requests of one job."""
         return list(self._by_job.get(job_id, {}).values())
 
     def add(self, provision: Provision) -> None:
-        """An alias is about to be asked for."""
+        """Add a request that is about to be made."""
         ensure(provision.alias not in self._by_alias, "an alias is asked for once")
         self._by_alias[provision.alias] = provision
         self._by_job.setdefault(provision.job_id, {})[provision.alias] = provision
 
     def remove(self, alias: str) -> None:
-        """Nothing is left under an alias."""
+        """Remove a request of which nothing is left."""
         job_id = self._by_alias.pop(alias).job_id
         del self._by_job[job_id][alias]
         if not self._by_job[job_id]:
@@ -169,7 +169,7 @@ class Provisions:
 
 
 def fault_of(issued: list[IssuedCredential]) -> str | None:
-    """What is wrong with what a provisioner has made; None: nothing."""
+    """Return the fault in the credentials that a provisioner has made; None when there is none."""
     if len(issued) > MOST:
         return f"more than {MOST} credentials"
     for one in issued:
@@ -190,7 +190,7 @@ def fault_of(issued: list[IssuedCredential]) -> str | None:
 
 
 def named(alias: str, issued: list[IssuedCredential], ids: list[str]) -> list[Credential]:
-    """Credentials under their names on the wire: `ids`, as far as they go, else the alias with a number."""
+    """Return credentials with their ids on the wire: `ids` as far as they go, else the alias numbered."""
     return [
         Credential(
             ids[index] if index < len(ids) else alias if index == 0 else f"{alias}.{index + 1}",
@@ -205,9 +205,10 @@ def named(alias: str, issued: list[IssuedCredential], ids: list[str]) -> list[Cr
 
 
 def shown(job: Job, session: Session) -> list[messages.Credential] | None:
-    """The credentials of a job as an answer in this session shows them; None: it has no such field.
+    """Return the credentials of a job for an answer in this session; None: the answer has no such field.
 
-    Only the principal that submitted the job sees them, in sessions with the feature, while it runs (§14).
+    Only the principal that submitted the job sees them, in sessions with the feature, while the job runs
+    (§14).
     """
     if not job.credentials or job.ended or not takes(job, session, PROVISIONED_CREDENTIALS):
         return None
@@ -215,21 +216,21 @@ def shown(job: Job, session: Session) -> list[messages.Credential] | None:
 
 
 def takes(job: Job, session: Session, feature: str) -> bool:
-    """Whether a session gets events of a job that need this feature."""
+    """Return whether a session gets the events of a job that need this feature."""
     return feature in session.features and (
         feature != PROVISIONED_CREDENTIALS or session.principal == job.terms.principal
     )
 
 
 def with_credentials(payload: bytes, credentials: list[messages.Credential] | None) -> bytes:
-    """The payload of an answer that is kept without them, with the current ones."""
+    """Return the payload of an answer that is kept without credentials, with the current ones."""
     if credentials is None:
         return payload
     return b'%b,"credentials":%b}' % (payload[:-1], codec.encode_checked(credentials))
 
 
 def forget(job: Job) -> None:
-    """The credentials of a job are not valid any more: nothing knows their values."""
+    """Drop the values of a job's credentials, which are valid no longer."""
     for held in job.credentials.values():
         if held.rotated is not None:
             held.rotated.forget()

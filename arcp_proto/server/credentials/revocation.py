@@ -1,4 +1,4 @@
-"""How credentials are revoked: at every end, until it is done, across restarts (§9.8.2, §14)."""
+"""Revocation of credentials: at every end of a job, until it is done, also across restarts (§9.8.2, §14)."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState
 
 DOUBT: Final = 60
-"""Seconds after which what was asked for, and not answered, is either there or never will be."""
+"""Seconds after which an unanswered request was either carried out or never will be."""
 TELLS: Final = 5
-"""Attempts after which a credential counts as outstanding; it is tried on all the same."""
+"""Attempts after which a credential counts as outstanding; the attempts continue."""
 
 
 def revoke(runtime: RuntimeState, provision: Provision) -> None:
-    """Let the provisioner revoke what is there under an alias, and again until it has."""
+    """Ask the provisioner to revoke what exists under an alias, and repeat until it has."""
     provision.revoking = True
     if not provision.in_flight and runtime.provisions.get(provision.alias) is provision:
         _try(runtime, provision)
 
 
 def doubt(runtime: RuntimeState, provision: Provision) -> None:
-    """What was asked for may come into being later: that there is nothing is believed after a while."""
+    """Note that a failed request may still be carried out: trust an answer that nothing exists only later."""
     provision.certain_at = Time(runtime.now + DOUBT * SECOND)
 
 
 def restored(runtime: RuntimeState) -> None:
-    """After a restart nothing that was issued before is of use: it is revoked."""
+    """Revoke, after a restart, every credential that was requested before."""
     for provision in runtime.provisions:
         if not provision.issued:
             doubt(runtime, provision)
@@ -44,14 +44,14 @@ def restored(runtime: RuntimeState) -> None:
 
 
 def again(runtime: RuntimeState, alias: str) -> None:
-    """The time for another attempt has come."""
+    """Make the next attempt to revoke; called by its timer."""
     provision = runtime.provisions.get(alias)
     if provision is not None and provision.revoking and not provision.in_flight:
         _try(runtime, provision)
 
 
 def answered(runtime: RuntimeState, alias: str, revoked: bool, final: bool, reason: str) -> None:
-    """The provisioner has revoked, or failed to: `final` when it always will."""
+    """Carry out the answer to `RevokeCredential`; a `final` failure is not tried again."""
     provision = runtime.provisions.get(alias)
     if provision is None or not provision.in_flight:
         return
@@ -66,7 +66,7 @@ def answered(runtime: RuntimeState, alias: str, revoked: bool, final: bool, reas
 
 
 def begin(runtime: RuntimeState, job: Job) -> None:
-    """A job is over: its credentials are forgotten here, and revoked."""
+    """Drop and revoke the credentials of a job that is over."""
     forget(job)
     for provision in runtime.provisions.of_job(job.id):
         if not provision.revoking:
@@ -74,7 +74,7 @@ def begin(runtime: RuntimeState, job: Job) -> None:
 
 
 def under_way(runtime: RuntimeState, job: Job) -> bool:
-    """Whether credentials of a job are valid that may still be revoked soon."""
+    """Return whether valid credentials of a job may be revoked soon."""
     return any(
         not provision.gone and (provision.in_flight or provision.outstanding is None)
         for provision in runtime.provisions.of_job(job.id)
@@ -89,7 +89,7 @@ def _try(runtime: RuntimeState, provision: Provision) -> None:
 
 
 def _revoked(runtime: RuntimeState, provision: Provision) -> None:
-    """It is gone, unless what was asked for may still be under way: then it is revoked once more."""
+    """Note a revocation; repeat it later if the request may still be carried out."""
     provision.gone = True
     provision.attempts = 0
     certain_at = provision.certain_at

@@ -1,4 +1,4 @@
-"""What each record does to the durable state, live and in recovery alike: one table."""
+"""The table that applies records: what each does to the durable state, live and in recovery alike."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _released(runtime: RuntimeState, record: records.Released) -> None:
     session.acked = max(session.acked, record.seq)
     session.replies.seen(record.seq)
     _free(runtime, session, record.seq)
-    session.log.look_again()  # Also when nothing was freed: the next notice of its lag is due later.
+    session.log.look_again()  # Even if nothing was freed, the client may lag again.
     if session.connection is not None:
         session.connection.skip_to(record.seq)
 
@@ -146,7 +146,7 @@ def _job_joined(runtime: RuntimeState, record: records.JobJoined) -> None:
 
 
 def _answered(runtime: RuntimeState, session: Session, job: Job, request_id: str) -> None:
-    """A session was told that the job is accepted: it may cancel it, and may ask for the answer again."""
+    """Note that a session was answered `job.accepted`: it may cancel the job, and ask for the answer."""
     others = job.submitters and tuple(other for other in job.submitters if other in runtime.sessions)
     job.submitters = others if session.id in others else (*others, session.id)
     payload = codec.encode_checked(accepted_of(job, request_id, session))
@@ -159,7 +159,7 @@ def _job_started(runtime: RuntimeState, record: records.JobStarted) -> None:
     runtime.recorded(job, JOB_STARTED, Status.RUNNING)
     job.attempt = record.attempt
     if job.holds:
-        _lapse(job)  # What an agent that died with its process reserved.
+        _lapse(job)  # The reservations of the agent that died.
 
 
 def _published(runtime: RuntimeState, record: records.Published) -> None:
@@ -178,7 +178,7 @@ def _delivered(runtime: RuntimeState, record: records.Delivered) -> None:
 
 
 def head_of(runtime: RuntimeState, job_id: JobId, trace_id: str | None, message_type: str) -> bytes:
-    """The head of what is numbered for a job, also for one that is forgotten."""
+    """Return the envelope template for a message about a job, even if the job is forgotten."""
     job = runtime.jobs.get(job_id)
     if job is not None:
         return job.head(message_type)
@@ -209,7 +209,7 @@ def _settled(runtime: RuntimeState, record: records.Settled) -> None:
 
 
 def _lapse(job: Job) -> None:
-    """Nobody will settle what was reserved: it counts as spent (§9.6)."""
+    """Count all reservations as spent, since they can be settled no longer (§9.6)."""
     for hold in job.holds.values():
         job.budget.let_go(hold)
         job.budget.spend(hold.currency, hold.amount)
@@ -235,7 +235,7 @@ def _job_ended(runtime: RuntimeState, record: records.JobEndedRecord) -> None:
     source = (home.log.last if home is not None and flows else job.home_seq) + 1
     inline = record.inline
     if inline is not None and len(inline) > runtime.limits.max_envelope_bytes:
-        inline = None  # Who comes later gets the result as chunks: it is not kept twice.
+        inline = None  # Later observers get it as chunks: do not keep it twice.
     job.end = End(record.message_type, record.payload, record.at, source, inline)
     end = End(record.message_type, record.payload, record.at, source, record.inline)
     if record.whole is not None:
@@ -244,7 +244,7 @@ def _job_ended(runtime: RuntimeState, record: records.JobEndedRecord) -> None:
         if flows:
             append(runtime, home, terminal(runtime, job, home, end, record.whole, observed=False))
         else:
-            home.observed[job.id] = job  # Its end comes behind the history.
+            home.observed[job.id] = job  # The terminal comes behind the history.
         del home.jobs[job.id]
     job.home_behind = False
     job.home_seq = source
@@ -262,7 +262,7 @@ def _job_ended(runtime: RuntimeState, record: records.JobEndedRecord) -> None:
 
 
 def _leave(job: Job, parent: Job) -> None:
-    """A child leaves its parent: the signed rest of a budget of its own goes back (§10)."""
+    """Detach an ended child from its parent, and return the signed rest of its own budget (§10)."""
     own: Budget = job.budget
     if own is parent.budget:
         job.budget = UNBOUND
@@ -274,9 +274,9 @@ def _leave(job: Job, parent: Job) -> None:
 
 
 def _cut_whole(runtime: RuntimeState, job: Job, whole: records.Whole, end: End) -> None:
-    """Put a value that only long frames hold into the history, and to observers without them, as chunks.
+    """Append a value that only long frames hold as chunks, to the history and to observers without them.
 
-    They have the home number of the terminal, which they precede.
+    The chunks have the home number of the terminal, which they precede.
     """
     result = codec.decode_value(end.payload + b"}")
     text, ts = whole.payload[whole.begin : whole.end].decode(), result["completed_at"]
@@ -301,7 +301,7 @@ def terminal(
     *,
     observed: bool,
 ) -> Entry:
-    """The end of a job as an entry of one session's log; `whole` as in `JobEnded`."""
+    """Return the terminal of a job as a log entry of one session; `whole` as in `JobEndedRecord`."""
     message_type, payload = ending(runtime, job, session, end, whole)
     head = job.head(message_type) if observed else job.new_head(message_type)
     return Entry(head, payload, job.history.end + 1)
@@ -310,7 +310,7 @@ def terminal(
 def ending(
     runtime: RuntimeState, job: Job, session: Session, end: End, whole: records.Whole | None = None
 ) -> tuple[str, bytes]:
-    """The end of a job as one session reads it: message type and open payload."""
+    """Return the terminal of a job as one session reads it: message type, payload without the last brace."""
     payload = end.payload
     if whole is not None and session.long_frames:
         payload = whole.payload
@@ -341,7 +341,7 @@ def _credential_outstanding(runtime: RuntimeState, record: records.CredentialOut
 
 def _credential_rotated(runtime: RuntimeState, record: records.CredentialRotatedRecord) -> None:
     job = runtime.jobs[record.job_id]
-    held = job.credentials.get(record.credential_id)  # In recovery nothing knows the value.
+    held = job.credentials.get(record.credential_id)  # Recovery does not know the value.
     rotated = None if held is None else held.rotated
     number(runtime, job, "status", record.payload, needs=PROVISIONED_CREDENTIALS, rotated=rotated)
 
@@ -364,7 +364,7 @@ def _observed(runtime: RuntimeState, record: records.Observed) -> None:
         session.observed[job.id] = job
         job.observed_by(session)
         return
-    session.backlogs[job.id] = replace(record.backlog)  # It changes, and the record does not.
+    session.backlogs[job.id] = replace(record.backlog)  # The backlog changes; the record does not.
     job.awaited_by(session)
     if record.backlog.until is not None:
         return
@@ -397,7 +397,7 @@ def _replayed(runtime: RuntimeState, record: records.Replayed) -> None:
 
 
 def _catch_up(runtime: RuntimeState, session: Session, job: Job) -> None:
-    """All that was published is numbered: go on live, or end with the job."""
+    """Continue with live events once the history is numbered, or send the terminal of an ended job."""
     if job.end is None:
         job.observed_by(session)
         return
@@ -474,4 +474,4 @@ APPLY: Final[Mapping[type[Any], Callable[[RuntimeState, Any], None]]] = {
     records.JobKept: job_kept,
     records.KeyKept: key_kept,
 }
-"""What each fact does to the durable state, live and in recovery alike."""
+"""The function that applies each type of record to the durable state, live and in recovery alike."""

@@ -44,7 +44,7 @@ from arcp_proto.server.sessions.reply_cache import Reply
 from arcp_proto.server.sessions.session import Backlog
 
 RECORD_VERSION: Final = 2
-"""The version of the schema of records: a journal says it, and one of another version is refused."""
+"""The version of the schema: a journal names it, and a journal of another version is refused."""
 
 
 class SessionOpened(msgspec.Struct, tag=True, gc=False):
@@ -59,10 +59,10 @@ class SessionOpened(msgspec.Struct, tag=True, gc=False):
 
 
 class TokenIssued(msgspec.Struct, tag=True, gc=False):
-    """A welcome carried a resume token; this is its SHA-256 (§6.3).
+    """A welcome carried the resume token with this SHA-256 digest (§6.3).
 
-    `cursor` is the number up to which the client said that it has everything; `expires` the Unix time, in
-    nanoseconds, from which on the session is resumed only with a fresh bearer (None: never).
+    `cursor` is the event number up to which the client has everything. `expires` is the Unix time in
+    nanoseconds from which on the session is resumed only with a fresh bearer token (None: never).
     """
 
     session_id: SessionId
@@ -72,7 +72,7 @@ class TokenIssued(msgspec.Struct, tag=True, gc=False):
 
 
 class TokenProven(msgspec.Struct, tag=True, gc=False):
-    """The client has this token: those issued before are not valid any more."""
+    """The client has proven that it holds this token: older ones are valid no longer."""
 
     session_id: SessionId
     digest: bytes
@@ -85,9 +85,9 @@ class SessionEnded(msgspec.Struct, tag=True, gc=False):
 
 
 class JobAcceptedRecord(msgspec.Struct, tag="JobAccepted", gc=False):
-    """`job.accepted` was answered to a request (§7.1).
+    """A request was answered with `job.accepted` (§7.1).
 
-    `input` is kept when the agent can be started again, as JSON.
+    `input` is JSON, kept only if the agent can be started again.
     """
 
     terms: Terms
@@ -96,9 +96,9 @@ class JobAcceptedRecord(msgspec.Struct, tag="JobAccepted", gc=False):
 
 
 class Delegated(msgspec.Struct, tag=True, gc=False):
-    """A job delegated to a child (§10), and its `delegate` event was numbered, which announces the child.
+    """A job delegated to a child (§10), and the `delegate` event that announces the child was numbered.
 
-    `payload` is that event, a JSON object without its last brace. A budget that the lease of the child names
+    `payload` is that event, a JSON object without its last brace. A budget named in the lease of the child
     has left the counters of the parent.
     """
 
@@ -107,7 +107,7 @@ class Delegated(msgspec.Struct, tag=True, gc=False):
 
 
 class JobJoined(msgspec.Struct, tag=True, gc=False):
-    """`job.accepted` was answered again, to a submit with the same idempotency key (§7.2)."""
+    """A submit with the same idempotency key was answered with `job.accepted` again (§7.2)."""
 
     session_id: SessionId
     job_id: JobId
@@ -115,16 +115,16 @@ class JobJoined(msgspec.Struct, tag=True, gc=False):
 
 
 class JobStarted(msgspec.Struct, tag=True, gc=False):
-    """The agent was asked to run; `attempt` counts from 1."""
+    """The host was asked to run the agent; `attempt` counts from 1."""
 
     job_id: JobId
     attempt: int = 1
 
 
 class Published(msgspec.Struct, tag=True, gc=False):
-    """A `job.event`, numbered in every session that observes the job (§8.3).
+    """A `job.event` was numbered in every session that gets the job and takes its kind (§8.3).
 
-    By `kind` it is decided who takes it: the kind, or the name of a metric that has a feature of its own.
+    `kind` decides which sessions take it: the kind, or the name of a metric with a feature of its own.
     """
 
     job_id: JobId
@@ -134,9 +134,9 @@ class Published(msgspec.Struct, tag=True, gc=False):
 
 
 class Delivered(msgspec.Struct, tag=True, gc=False):
-    """Something numbered in one session only: `job.cancelled`, a notice, a terminal once more.
+    """An envelope was numbered in one session only: `job.cancelled`, a notice, or a repeated terminal.
 
-    `position` is the position in its job of what has one, and 0 for the rest.
+    `position` is its position in the job, or 0 if it has none.
     """
 
     session_id: SessionId
@@ -148,14 +148,14 @@ class Delivered(msgspec.Struct, tag=True, gc=False):
 
 
 class OutcomeFixed(msgspec.Struct, tag=True, gc=False):
-    """How the job will end, whatever its agent still does (§7.4)."""
+    """An outcome was fixed: the job ends with it, whichever way its agent ends (§7.4)."""
 
     job_id: JobId
     outcome: Outcome
 
 
 class Spent(msgspec.Struct, tag=True, gc=False):
-    """A cost left the counter of its currency (§9.6)."""
+    """A cost was taken from the counter of its currency (§9.6)."""
 
     job_id: JobId
     currency: str
@@ -163,7 +163,7 @@ class Spent(msgspec.Struct, tag=True, gc=False):
 
 
 class Reserved(msgspec.Struct, tag=True, gc=False):
-    """Money is held back for an operation; if nothing settles it, it counts as spent (§9.6)."""
+    """An amount is held back for an operation; without a settlement it counts as spent (§9.6)."""
 
     job_id: JobId
     hold: int
@@ -172,7 +172,7 @@ class Reserved(msgspec.Struct, tag=True, gc=False):
 
 
 class Settled(msgspec.Struct, tag=True, gc=False):
-    """A hold is over: so much of it, or more, was spent; nothing when it was released."""
+    """A reservation was settled with the amount that was spent, or released with 0."""
 
     job_id: JobId
     hold: int
@@ -180,16 +180,17 @@ class Settled(msgspec.Struct, tag=True, gc=False):
 
 
 class LeaseEnded(msgspec.Struct, tag=True, gc=False):
-    """The lease of a job was seen to have expired, and stays so (§9.5)."""
+    """The lease of a job has expired, for good (§9.5)."""
 
     job_id: JobId
 
 
 class Whole(msgspec.Struct, frozen=True, gc=False):
-    """A returned value that fits a long frame, and no other (§8.4).
+    """A returned value that fits a long frame only (§8.4).
 
-    `payload` is the open payload of `job.result` with the value, which is `payload[begin:end]`. Sessions
-    without long frames, and the history, get it as chunks of so many bytes, whose bodies have at most `body`.
+    `payload` is that of `job.result` with the value, without the last brace; the value is
+    `payload[begin:end]`. The history and sessions without long frames get it in chunks of `chunk` bytes,
+    whose bodies have at most `body` bytes.
     """
 
     payload: bytes
@@ -200,9 +201,9 @@ class Whole(msgspec.Struct, frozen=True, gc=False):
 
 
 class JobEndedRecord(msgspec.Struct, tag="JobEnded", gc=False):
-    """The terminal of a job (§7.3); `inline` is its payload for sessions without `result_chunk`.
+    """The job has ended with this terminal (§7.3); `inline` is that for sessions without `result_chunk`.
 
-    With `whole` the payload names a `result_id`, and the submitting session has long frames.
+    With `whole`, `payload` names a `result_id`, and the submitting session has long frames.
     """
 
     job_id: JobId
@@ -224,7 +225,7 @@ class CredentialRequested(msgspec.Struct, tag=True, gc=False):
 
 
 class CredentialIssued(msgspec.Struct, tag=True, gc=False):
-    """Credentials are there: their ids on the wire, and what the provisioner calls them, if it says so."""
+    """Credentials were issued: their ids on the wire, and the provisioner's names for them, if it has any."""
 
     alias: str
     ids: list[str]
@@ -232,20 +233,20 @@ class CredentialIssued(msgspec.Struct, tag=True, gc=False):
 
 
 class CredentialRevoked(msgspec.Struct, tag=True, gc=False):
-    """Nothing is valid any more of what was requested under this alias."""
+    """Every credential that was requested under this alias is revoked."""
 
     alias: str
 
 
 class CredentialOutstanding(msgspec.Struct, tag=True, gc=False):
-    """What is there under this alias could not be revoked (§14)."""
+    """The credentials under this alias could not be revoked (§14)."""
 
     alias: str
     reason: str
 
 
 class CredentialRotatedRecord(msgspec.Struct, tag="CredentialRotated", gc=False):
-    """A `status credential_rotated`, numbered for the principal of the job alone; it holds no value."""
+    """A `status credential_rotated` was numbered for the principal of the job alone; it holds no value."""
 
     job_id: JobId
     credential_id: str
@@ -254,20 +255,20 @@ class CredentialRotatedRecord(msgspec.Struct, tag="CredentialRotated", gc=False)
 
 
 class JobForgotten(msgspec.Struct, tag=True, gc=False):
-    """A finished job is listed and observed no longer."""
+    """A finished job was forgotten: it can be listed and observed no longer."""
 
     job_id: JobId
 
 
 class KeyForgotten(msgspec.Struct, tag=True, gc=False):
-    """An idempotency key means nothing any more (§7.2)."""
+    """An idempotency key was forgotten: it can be claimed again (§7.2)."""
 
     principal: Principal
     key: str
 
 
 class Observed(msgspec.Struct, tag=True, gc=False):
-    """A session observes a job (§7.6): from a position of its history, or live from now on."""
+    """A session observes a job (§7.6): from a position of its history on, or only live events."""
 
     session_id: SessionId
     job_id: JobId
@@ -275,14 +276,14 @@ class Observed(msgspec.Struct, tag=True, gc=False):
 
 
 class Replied(msgspec.Struct, tag=True, gc=False):
-    """An answer that is kept for a resume (§6.3), beside those that follow from `JobAcceptedRecord`."""
+    """An answer is kept for a resume (§6.3); those to submits follow from `JobAcceptedRecord` instead."""
 
     session_id: SessionId
     reply: Reply
 
 
 class Replayed(msgspec.Struct, tag=True, gc=False):
-    """A piece of a history was numbered for an observer, before position `upto`."""
+    """A piece of a history, before position `upto`, was numbered for an observer."""
 
     session_id: SessionId
     job_id: JobId
@@ -290,9 +291,9 @@ class Replayed(msgspec.Struct, tag=True, gc=False):
 
 
 class Unobserved(msgspec.Struct, tag=True, gc=False):
-    """A session observes a job no longer; `last` is the payload that tells it so, in the same breath.
+    """A session observes a job no longer; `last` is the payload of the last envelope for it, if any.
 
-    It is that of a notice, or the end of the job, which has a `position`.
+    That is a notice, or the terminal of the job, which has a `position`.
     """
 
     session_id: SessionId
@@ -303,24 +304,23 @@ class Unobserved(msgspec.Struct, tag=True, gc=False):
 
 
 class Released(msgspec.Struct, tag=True, gc=False):
-    """A session has acknowledged everything up to `seq` (§6.5)."""
+    """A session has acknowledged every event up to `seq` (§6.5)."""
 
     session_id: SessionId
     seq: int
 
 
 class Evicted(msgspec.Struct, tag=True, gc=False):
-    """A limit took a session's events up to `seq`."""
+    """A limit has evicted the events of a session up to `seq`."""
 
     session_id: SessionId
     seq: int
 
 
 class HistoryCut(msgspec.Struct, tag=True, gc=False):
-    """A limit took a job's history before position `upto`, and `ended` the observations that were not so far.
+    """A limit has cut the history of a job before position `upto`, and `ended` observations behind it.
 
-    They are told in the same record: whoever observed without knowing, or knew nothing of an end, would
-    wait for ever.
+    They are part of the same record: a crash between two records would leave an observer that waits for ever.
     """
 
     job_id: JobId
@@ -329,9 +329,9 @@ class HistoryCut(msgspec.Struct, tag=True, gc=False):
 
 
 class RuntimeKept(msgspec.Struct, tag=True, gc=False):
-    """What there is of the runtime itself: how many jobs it has accepted, and the key of its cursors.
+    """The state of the runtime itself: how many jobs it has accepted, and the key of its listing cursors.
 
-    A snapshot says it, and whoever writes the first cursor (§6.6). Such a key only names places in listings.
+    A snapshot holds it, and the first cursor makes one (§6.6). The key only protects places in listings.
     """
 
     jobs: int
@@ -339,7 +339,7 @@ class RuntimeKept(msgspec.Struct, tag=True, gc=False):
 
 
 class SessionKept(msgspec.Struct, tag=True, gc=False):
-    """A session as it is, in a snapshot: its log as head, payload and 0 of each entry.
+    """The state of a session in a snapshot; its log as head, payload and 0 of each entry.
 
     Versions before positions wrote a home number in place of the 0.
     """
@@ -352,15 +352,15 @@ class SessionKept(msgspec.Struct, tag=True, gc=False):
     replies: list[Reply]
     answered: list[tuple[str, int, JobId]]
     expires: Time | None = None
-    """As in `TokenIssued`, of the latest one."""
+    """As in the latest `TokenIssued`."""
     positions: list[int] = []
-    """The position of each entry; empty if the session is not told positions."""
+    """The position of each entry; empty for a session without positions."""
 
 
 class JobKept(msgspec.Struct, tag=True, gc=False):
-    """A job as it is, in a snapshot: its history as payload, home number and feature of each event.
+    """The state of a job in a snapshot; its history as payload, home number and feature of each event.
 
-    Sessions that are behind with it follow as `Observed`.
+    The sessions that are behind follow as `Observed`.
     """
 
     number: int
@@ -379,14 +379,14 @@ class JobKept(msgspec.Struct, tag=True, gc=False):
     observers: list[SessionId]
     submitters: list[SessionId]
     remaining: dict[str, Decimal] = {}
-    """What is left of its budget."""
+    """The rest of the budget, per currency."""
     holds: dict[int, Hold] = {}
     hold_count: int = 0
     expired: bool = False
 
 
 class KeyKept(msgspec.Struct, tag=True, gc=False):
-    """An idempotency key as it is, in a snapshot."""
+    """The state of an idempotency key in a snapshot."""
 
     principal: Principal
     key: str
@@ -429,16 +429,16 @@ Record = (
     | JobKept
     | KeyKept
 )
-"""Everything that a journal keeps, by its tag: the name of its class without `Record`."""
+"""Every type of record, tagged with the name of its class without `Record`."""
 
 
 def encode_record(record: Record) -> bytes:
-    """A record as a journal keeps it, in MessagePack."""
+    """Return a record in MessagePack, as a journal stores it."""
     return _encode(record)
 
 
 def decode_record(data: bytes) -> Record:
-    """A record of this version of the schema; raises ValueError for what is none."""
+    """Return the record of these bytes; raises ValueError for other bytes."""
     return _decode(data)
 
 

@@ -1,4 +1,4 @@
-"""A runtime from its records: what they say, and what its restart decides (§6.3, §7.3)."""
+"""Recovery: a runtime restored from its records, and what its restart decides (§6.3, §7.3)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RESTARTED: Final = "the runtime was restarted"
 
 
 def restore(runtime: RuntimeState, records: Iterable[Record]) -> None:
-    """Fill a new runtime; `take` then hands out what this decides."""
+    """Fill a new runtime from records; the next `take` hands out what recovery decides."""
     runtime.used = True
     for record in records:
         APPLY[type(record)](runtime, record)
@@ -54,7 +54,7 @@ def restore(runtime: RuntimeState, records: Iterable[Record]) -> None:
     unfinished = [job for job in runtime.jobs.values() if not job.ended]
     for job in reversed(unfinished):
         if job.parent is not None:
-            _end(runtime, job)  # Leaves before branches; a job that starts again delegates again.
+            _end(runtime, job)  # Leaves before branches; a restarted parent delegates anew.
     for job in unfinished:
         if job.parent is None and not job.ended:
             _go_on(runtime, job)
@@ -64,7 +64,7 @@ def restore(runtime: RuntimeState, records: Iterable[Record]) -> None:
 
 
 def _go_on(runtime: RuntimeState, job: Job) -> None:
-    """The agent of an unfinished job died with the process: it starts again, or the job ends."""
+    """Start an unfinished job again, or end it: its agent died with the process."""
     if job.input is not None and completion.starts_again(runtime, job):
         attempt = job.attempt + (job.status is Status.RUNNING)
         submission.start(runtime, job, Input.of(job.input), attempt=attempt)
@@ -73,7 +73,7 @@ def _go_on(runtime: RuntimeState, job: Job) -> None:
 
 
 def _end(runtime: RuntimeState, job: Job) -> None:
-    """Its agent died with the process."""
+    """End a job whose agent died with the process."""
     if job.terms.principal in runtime.anonymous_principals:
         _count(runtime, job.terms.principal)
     runtime.unfinished[job.id] = job
@@ -82,5 +82,5 @@ def _end(runtime: RuntimeState, job: Job) -> None:
 
 
 def _count(runtime: RuntimeState, principal: Principal) -> None:
-    """A session or an unfinished job of a principal that never comes again."""
+    """Count a session or an unfinished job of an anonymous principal."""
     runtime.anonymous_principals[principal] = runtime.anonymous_principals.get(principal, 0) + 1

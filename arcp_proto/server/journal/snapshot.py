@@ -1,4 +1,4 @@
-"""The live state as records, and back: restoring a snapshot is restoring every record before it."""
+"""Snapshots: the live state as records; restoring them equals restoring every record before them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 
 def snapshot_of(runtime: RuntimeState) -> list[Record]:
-    """Sessions before the jobs that name them, and who is behind with a history after both.
+    """Return the live state as records, which later changes do not touch.
 
-    Nothing of it changes later.
+    Sessions come before the jobs that name them, and backlogs after both.
     """
     kept: list[Record] = [RuntimeKept(runtime.job_count, runtime.cursor_key)]
     kept += [_session(session) for session in runtime.sessions.values()]
@@ -59,7 +59,7 @@ def snapshot_of(runtime: RuntimeState) -> list[Record]:
 
 
 def session_kept(runtime: RuntimeState, record: SessionKept) -> None:
-    """Apply what a snapshot says of one session."""
+    """Apply the state of a session in a snapshot."""
     opened = record.opened
     session = Session(
         opened.session_id,
@@ -81,7 +81,7 @@ def session_kept(runtime: RuntimeState, record: SessionKept) -> None:
 
 
 def job_kept(runtime: RuntimeState, record: JobKept) -> None:
-    """Apply what a snapshot says of one job."""
+    """Apply the state of a job in a snapshot."""
     parent_id = None if record.end is not None else record.terms.parent_job_id
     parent = None if parent_id is None else runtime.jobs[parent_id]
     around = None if parent is None else parent.budget
@@ -121,18 +121,18 @@ def _stage_kept(record: JobKept) -> JobStage:
 
 
 def key_kept(runtime: RuntimeState, record: KeyKept) -> None:
-    """Apply what a snapshot says of one idempotency key."""
-    claim = msgspec.structs.replace(record.claim)  # It changes, and the record does not.
+    """Apply the state of an idempotency key in a snapshot."""
+    claim = msgspec.structs.replace(record.claim)  # The claim changes; the record does not.
     job = runtime.jobs.get(claim.job_id)
     if job is not None and job.ended:
-        claim.position = job.last_position  # A version before positions did not keep it.
+        claim.position = job.last_position  # Versions before positions did not keep it.
     runtime.keys.load(record.principal, record.key, claim)
     if claim.ended is not None:
         runtime.hold_key(record.principal, key_bytes(record.key, claim))
 
 
 def runtime_kept(runtime: RuntimeState, record: RuntimeKept) -> None:
-    """Apply what a snapshot says of the runtime itself."""
+    """Apply the state of the runtime itself in a snapshot."""
     runtime.job_count = record.jobs
     if record.cursor_key is not None:
         runtime.cursor_key = record.cursor_key

@@ -61,7 +61,7 @@ class Notes:
 
     def _check(self, job_id: JobId) -> None:
         if job_id not in self.unfinished:
-            raise LocalProtocolError(f"{job_id} is no unfinished job")
+            raise LocalProtocolError(f"{job_id} is not an unfinished job")
         if self.fault is not None:
             raise self.fault
 

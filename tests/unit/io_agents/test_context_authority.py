@@ -53,7 +53,7 @@ class Notes:
 
     def _note(self, job_id: str, *asked: Any) -> None:
         if job_id not in self.unfinished:
-            raise LocalProtocolError(f"{job_id} is no unfinished job")
+            raise LocalProtocolError(f"{job_id} is not an unfinished job")
         self.asked.append(asked)
         if self.fault is not None and not asked[0].startswith(("emit x-vendor", "release")):
             raise self.fault

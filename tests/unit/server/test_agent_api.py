@@ -18,9 +18,9 @@ def runtime() -> Runtime:
 
 def test_a_job_that_there_is_not_says_nothing(runtime: Runtime) -> None:
     nobody = JobId("job_nobody")
-    with pytest.raises(LocalProtocolError, match="job_nobody is no unfinished job"):
+    with pytest.raises(LocalProtocolError, match="job_nobody is not an unfinished job"):
         runtime.agents.emit(nobody, "log", {"level": "info", "message": "hi"}, now=0)
-    with pytest.raises(LocalProtocolError, match="job_nobody is no unfinished job"):
+    with pytest.raises(LocalProtocolError, match="job_nobody is not an unfinished job"):
         runtime.agents.write_result(nobody, "x", now=0)
     with pytest.raises(LocalProtocolError, match="job_nobody has no running agent"):
         runtime.agents.finish(nobody, now=0)

@@ -216,7 +216,7 @@ def test_a_long_target_is_cut_where_it_is_shown() -> None:
 @pytest.mark.parametrize("words", [(1, "x"), ("tool.call", None), ("tool.call", b"x")])
 def test_what_is_no_text_is_our_own_fault(words: Any) -> None:
     gate = Gate(EVERYTHING)
-    with pytest.raises(LocalProtocolError, match="is no text"):
+    with pytest.raises(LocalProtocolError, match="is not text"):
         gate.runtime.agents.authorize(gate.id, *words, now=gate.world.now)
     assert gate.ask() == ""
 
@@ -232,9 +232,9 @@ def test_after_its_end_a_job_has_no_authority() -> None:
     gate = Gate(EVERYTHING)
     gate.world.finish(gate.id)
     for call in (gate.ask, gate.call, gate.reserve):
-        with pytest.raises(LocalProtocolError, match="is no unfinished job"):
+        with pytest.raises(LocalProtocolError, match="is not an unfinished job"):
             call()
-    with pytest.raises(LocalProtocolError, match="is no unfinished job"):
+    with pytest.raises(LocalProtocolError, match="is not an unfinished job"):
         gate.runtime.agents.upstream_exhausted(gate.id, "no", now=gate.world.now)
 
 
