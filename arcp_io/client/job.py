@@ -14,8 +14,6 @@ import msgspec
 from arcp_io.errors import ArcpError, ConnectionLost, HistoryCut, ResultIncomplete, ResultMismatch, error_for
 from arcp_io.values import read_as
 from arcp_proto.engine.output import JobAccepted, JobEnded, JobEvent, Subscribed
-from arcp_proto.final_statuses import FAILURES
-from arcp_proto.ids import JobId
 from arcp_proto.wire.result_chunks import ChunkReader
 
 from .inbox import Inbox
@@ -368,24 +366,14 @@ class Job(Generic[T]):
 
     def _ended(self, end: JobEnded) -> None:
         """Take the end of the job."""
-        self.events_received += 1
-        self.last_seq = end.job_seq or end.seq
+        if end.seq:
+            self.events_received += 1
+            self.last_seq = end.job_seq or end.seq
         self._end = end
         self.credentials = ()
         self._end_receipt = end.receipt
         self._finish()
         self._look_at_end()
-
-    def _ended_before(self, final_status: str) -> None:
-        """Note that the job was over already, according to the answer to a cancel, so that no end will
-        come.
-        """
-        if not self.over:
-            self._end = JobEnded(JobId(self.id), 0, final_status, "")
-            failure = FAILURES.get(final_status)
-            if failure is not None:
-                self._end.code, self._end.message = failure.code.value, "the job had ended already"
-            self._finish()
 
     def _leave(self) -> None:
         """End the iteration, because the job is no longer observed."""

@@ -309,9 +309,7 @@ class Session:
     async def _cancel(self, job: Job, reason: str) -> None:
         """Cancel a job and wait for its end; raises the error of a refusal (§7.4)."""
         with self._holding.reading_on():
-            ended_as = await self._ask(partial(self._client.cancel, JobId(job.id), reason))
-            if ended_as is not None:
-                job._ended_before(ended_as)
+            await self._ask(partial(self._client.cancel, JobId(job.id), reason))
             await job.wait()
 
     def _processed(self, job_id: str, receipt: int) -> None:

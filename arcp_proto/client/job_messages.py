@@ -136,7 +136,8 @@ def on_cancelled(
     client: ClientState, connection: Connection, envelope: codec.Envelope, cancelled: messages.Cancelled
 ) -> None:
     """`job.cancelled` (§7.4): by `request_id`, or without one for the oldest cancel of the job."""
-    requests, job_id = session_of(client).requests, JobId(cancelled.job_id)
+    session, job_id = session_of(client), JobId(cancelled.job_id)
+    requests = session.requests
     if cancelled.request_id:
         request = requests.take(cancelled.request_id, RequestKind.CANCEL)
         if request is None:
@@ -145,6 +146,8 @@ def on_cancelled(
         request = requests.take_cancel(job_id)
     request_id = None if request is None else request.id
     client.happened(CancelAcknowledged(request_id, job_id, envelope.event_seq or 0, cancelled.final_status))
+    if cancelled.final_status in FINAL_STATUSES:
+        _end_unseen(client, session, job_id, cancelled.final_status)
 
 
 # Events and ends.
@@ -448,6 +451,21 @@ def _end(client: ClientState, session: ClientSession, envelope: codec.Envelope, 
         resubscribe.mend(client, session, job, end)
     else:
         client.hand_out_end(session, end, end.seq)
+
+
+def _end_unseen(client: ClientState, session: ClientSession, job_id: JobId, final_status: str) -> None:
+    """Report the end of a job that had ended before it was cancelled, if its end will not come.
+
+    A runtime that tells positions sends each end of a job that is followed.
+    """
+    job = session.jobs.get(job_id)
+    if job is None or session.is_placed or job.awaited or session.requests.wants_history(job_id):
+        return
+    end = JobEnded(job_id, 0, final_status, "")
+    if final_status in FAILURES:
+        _set_fault(end, final_status, "the job had ended already")
+    end.receipt = session.acks.handed_out(0, job_id, job=job)
+    client.hand_out_end(session, end, session.numbers.last)
 
 
 def _hand_out(

@@ -271,6 +271,40 @@ def test_a_cancel_is_answered_without_a_name(runtime: ScriptedRuntime) -> None:
         assert event == CancelAcknowledged(request_id, JOB, 0, None)
 
 
+@pytest.mark.parametrize(
+    ("final_status", "code"),
+    [("success", ""), ("error", "INTERNAL_ERROR"), ("cancelled", "CANCELLED"), ("timed_out", "TIMEOUT")],
+)
+def test_a_job_that_had_ended_before_it_was_cancelled_ends(
+    numbered: ScriptedRuntime, final_status: str, code: str
+) -> None:
+    numbered.accept()
+    numbered.say("job.event", log(), job_id=JOB, event_seq=1)
+    request_id = numbered.cancel()
+    payload = {"job_id": JOB, "request_id": request_id, "final_status": final_status}
+    acknowledged, ended = numbered.say("job.cancelled", payload, event_seq=2)
+    assert acknowledged == CancelAcknowledged(request_id, JOB, 2, final_status)
+    assert isinstance(ended, JobEnded)
+    message = "the job had ended already" if code else ""
+    assert (ended.final_status, ended.code, ended.message) == (final_status, code, message)
+    assert numbered.client.cursor == 0
+    numbered.client.mark_processed(JOB, ended.receipt, now=numbered.now)
+    assert numbered.client.cursor == 2
+    assert numbered.say("job.result", {"final_status": "success"}, job_id=JOB, event_seq=3) == []
+
+
+def test_an_end_that_is_to_come_is_awaited(runtime: ScriptedRuntime, numbered: ScriptedRuntime) -> None:
+    numbered.accept()
+    numbered.client.subscribe(JOB, 0, True, now=numbered.now)
+    numbered.take()
+    runtime.accept()
+    for one in (runtime, numbered):
+        payload = {"job_id": JOB, "request_id": one.cancel(), "final_status": "success"}
+        one.only(CancelAcknowledged, one.say("job.cancelled", payload, event_seq=1))
+        other = {"job_id": "job_2", "request_id": one.cancel("job_2"), "final_status": "success"}
+        one.only(CancelAcknowledged, one.say("job.cancelled", other, event_seq=2))
+
+
 def test_an_answer_to_a_cancel_is_none_to_a_submit(runtime: ScriptedRuntime) -> None:
     request_id = runtime.submit()
     assert runtime.say("job.cancelled", {"job_id": JOB, "request_id": request_id}) == []
