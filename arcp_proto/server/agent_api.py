@@ -60,36 +60,36 @@ class AgentApi:
         A tool call passes the gate: if that refuses it, its `tool_result` follows it, and Denied is raised
         (§9.3). A metric that begins with `cost.`, in a currency of the budget, is spent (§9.6).
         """
-        runtime = self._state
-        job, openings = runtime.speaker, runtime.openings
+        state = self._state
+        job, openings = state.speaker, state.openings
         if job is not None and job.id == job_id and now < openings.until and kind not in _ALONE:
             opening = openings.by_kind.get(kind)
             encoded = encode_body(kind, body)
             if opening is not None and len(encoded) <= SHORT:
-                said = runtime.said
+                said = state.said
                 said.append(opening + encoded)
-                runtime.said_at = now
+                state.said_at = now
                 if len(said) >= MOST_TOGETHER:
-                    publish.end(runtime, job)
+                    publish.end(state, job)
                 return 0
-        job = runtime.unfinished.get(job_id)
+        job = state.unfinished.get(job_id)
         if job is None or job.stage in WITHOUT_VOICE:
             raise _no_job(job_id)
         special = _SPECIAL.get(kind)
         if special is not None:
-            special(runtime, job, body, now)
+            special(state, job, body, now)
             return 0
         encoded = encode_body(kind, body)
         if len(encoded) > job.body_limit:
             encoded = _short(job, kind, encoded)
-        if runtime.busy or runtime.recorder is not None:
-            runtime.enter(now, "emit", job_id, kind, body)
+        if state.busy or state.recorder is not None:
+            state.enter(now, "emit", job_id, kind, body)
         else:
-            runtime.busy = True
-            if now > runtime.now:
-                runtime.now = Time(now)
-        runtime.publish(job, kind, encoded)
-        publish.begin(runtime, job)
+            state.busy = True
+            if now > state.now:
+                state.now = Time(now)
+        state.publish(job, kind, encoded)
+        publish.begin(state, job)
         return len(encoded) - SHORT if len(encoded) > SHORT else 0
 
     def authorize(self, job_id: JobId, capability: str, target: str, *, now: int) -> None:
@@ -98,16 +98,16 @@ class AgentApi:
         The code is LEASE_EXPIRED, PERMISSION_DENIED or BUDGET_EXHAUSTED, checked in this order; the first
         also ends the job.
         """
-        runtime = self._state
-        job = _unended(runtime, job_id)
+        state = self._state
+        job = _unended(state, job_id)
         capability, target = _text(capability), _text(target)
-        runtime.enter(now, "authorize", job_id, capability, target)
+        state.enter(now, "authorize", job_id, capability, target)
         try:
-            gate.check(runtime, job, capability, target)
+            gate.check(state, job, capability, target)
         except Denied:
-            runtime.done()
+            state.done()
             raise
-        runtime.done()
+        state.done()
 
     def reserve(self, job_id: JobId, currency: str, amount: Cost, *, now: int) -> int:
         """Hold back the possible cost of an operation; return a number to settle or release it with (§9.6).
@@ -115,17 +115,17 @@ class AgentApi:
         Raises Denied BUDGET_EXHAUSTED for more than is free, and LocalProtocolError for a wrong amount. A
         reservation that is open when the job ends counts as spent.
         """
-        runtime = self._state
-        job = _unended(runtime, job_id)
+        state = self._state
+        job = _unended(state, job_id)
         exact = spending.check_reservation(job, currency, amount)
-        runtime.enter(now, "reserve", job_id, currency, f"{exact:f}")
+        state.enter(now, "reserve", job_id, currency, f"{exact:f}")
         try:
-            gate.check_amount(runtime, job, currency, exact)
+            gate.check_amount(state, job, currency, exact)
         except Denied:
-            runtime.done()
+            state.done()
             raise
-        hold = spending.reserve(runtime, job, currency, exact)
-        runtime.done()
+        hold = spending.reserve(state, job, currency, exact)
+        state.done()
         return hold
 
     def settle(
@@ -142,53 +142,53 @@ class AgentApi:
 
         Raises LocalProtocolError for a reservation that is over, a wrong cost, and a name without `cost.`.
         """
-        runtime = self._state
-        job = _unended(runtime, job_id)
+        state = self._state
+        job = _unended(state, job_id)
         currency = spending.find(job, hold).currency
         exact = to_cost(actual, "what was spent")
         if not isinstance(name, str) or not name.startswith(COST_PREFIX):
             raise LocalProtocolError(f"the metric of a cost begins with {COST_PREFIX} (§9.6)")
         fields = read_metric(Metric(name, 0, currency, dimensions))
         encoded = _fitting(job, "metric", encode_metric(fields, exact))
-        runtime.enter(now, "settle", job_id, hold, f"{exact:f}", name, dimensions)
-        spending.settle(runtime, job, hold, exact, encoded)
-        runtime.done()
+        state.enter(now, "settle", job_id, hold, f"{exact:f}", name, dimensions)
+        spending.settle(state, job, hold, exact, encoded)
+        state.done()
 
     def release(self, job_id: JobId, hold: int, *, now: int) -> None:
         """Release a reservation of which nothing was spent; raises LocalProtocolError if it is over."""
-        runtime = self._state
-        job = _unended(runtime, job_id)
+        state = self._state
+        job = _unended(state, job_id)
         spending.find(job, hold)
-        runtime.enter(now, "release", job_id, hold)
-        spending.release(runtime, job, hold)
-        runtime.done()
+        state.enter(now, "release", job_id, hold)
+        spending.release(state, job, hold)
+        state.done()
 
     def upstream_exhausted(self, job_id: JobId, message: str, *, now: int) -> NoReturn:
         """Raise Denied BUDGET_EXHAUSTED with the message of a vendor whose budget is exhausted (§9.8)."""
-        runtime = self._state
-        job = _unended(runtime, job_id)
+        state = self._state
+        job = _unended(state, job_id)
         message = _text(message) or "the upstream budget is exhausted"
-        runtime.enter(now, "upstream_exhausted", job_id, message)
+        state.enter(now, "upstream_exhausted", job_id, message)
         try:
-            gate.deny(runtime, job, ErrorCode.BUDGET_EXHAUSTED, message, COST_BUDGET, "upstream")
+            gate.deny(state, job, ErrorCode.BUDGET_EXHAUSTED, message, COST_BUDGET, "upstream")
         finally:
-            runtime.done()
+            state.done()
 
     def write_result(self, job_id: JobId, data: str | bytes, *, now: int) -> None:
         """Stream a piece of the result, cut to frames (§8.4).
 
         Raises LocalProtocolError for a piece of the other type, and Denied above the limit of a result.
         """
-        runtime = self._state
-        job = _unended(runtime, job_id)
+        state = self._state
+        job = _unended(state, job_id)
         encoding = results.check_piece(job, data)
-        runtime.enter(now, "write_result", job_id, data)
+        state.enter(now, "write_result", job_id, data)
         try:
-            results.write(runtime, job, data, encoding)
+            results.write(state, job, data, encoding)
         except Denied:
-            runtime.done()
+            state.done()
             raise
-        runtime.done()
+        state.done()
 
     def delegate(
         self,
@@ -208,17 +208,17 @@ class AgentApi:
         PERMISSION_DENIED beyond a ceiling of the host, INTERNAL_ERROR when too many jobs are running or their
         inputs take too many bytes.
         """
-        runtime = self._state
-        job = _unended(runtime, _running(runtime, job_id).id)
+        state = self._state
+        job = _unended(state, _running(state, job_id).id)
         wish = delegation.read_wish(agent, lease_request, expires_at, max_runtime_sec)
-        given = delegation.written(runtime, input)
-        runtime.enter(now, "delegate", job_id, agent, input, wish.lease, expires_at, max_runtime_sec)
+        given = delegation.written(state, input)
+        state.enter(now, "delegate", job_id, agent, input, wish.lease, expires_at, max_runtime_sec)
         try:
-            child = delegation.delegate(runtime, job, wish, given)
+            child = delegation.delegate(state, job, wish, given)
         except Denied:
-            runtime.done()
+            state.done()
             raise
-        runtime.done()
+        state.done()
         return child.id
 
     def rotate_credential(self, job_id: JobId, credential_id: str, *, now: int) -> None:
@@ -227,22 +227,22 @@ class AgentApi:
         `CredentialRotated` tells the outcome. Raises LocalProtocolError for a credential that the job does
         not have, or that is being rotated.
         """
-        runtime = self._state
-        job = _unended(runtime, job_id)
-        held = issuing.check_rotation(runtime, job, credential_id)
-        runtime.enter(now, "rotate_credential", job_id, credential_id)
-        issuing.for_rotation(runtime, job, held)
-        runtime.done()
+        state = self._state
+        job = _unended(state, job_id)
+        held = issuing.check_rotation(state, job, credential_id)
+        state.enter(now, "rotate_credential", job_id, credential_id)
+        issuing.for_rotation(state, job, held)
+        state.done()
 
     def finish(self, job_id: JobId, result: Any = None, summary: str | None = None, *, now: int) -> None:
         """End a job whose agent has returned a JSON value or None; raises LocalProtocolError for others."""
-        runtime = self._state
-        job = _running(runtime, job_id)
+        state = self._state
+        job = _running(state, job_id)
         encoded = _encode_result(result, summary)
-        runtime.enter(now, "finish", job_id, result, summary)
+        state.enter(now, "finish", job_id, result, summary)
         word = LastWord(Verdict.RETURNED, None, encoded, summary, job.stage in TO_BE_LEFT)
-        completion.agent_over(runtime, job, word)
-        runtime.done()
+        completion.agent_over(state, job, word)
+        state.done()
 
     def fail(
         self,
@@ -258,13 +258,13 @@ class AgentApi:
 
         Raises LocalProtocolError for a code that is empty or too long, and for details that are not JSON.
         """
-        runtime = self._state
-        job = _running(runtime, job_id)
+        state = self._state
+        job = _running(state, job_id)
         _check_failure(code, message, retryable, details)
-        runtime.enter(now, "fail", job_id, code, message, retryable, details)
+        state.enter(now, "fail", job_id, code, message, retryable, details)
         failure = completion.outcome_of(code, cut(message), retryable=retryable, details=details)
-        completion.agent_ended(runtime, job, failure)
-        runtime.done()
+        completion.agent_ended(state, job, failure)
+        state.done()
 
     # Queries about jobs. They change nothing.
 
@@ -324,8 +324,8 @@ class AgentApi:
         return job
 
 
-def _unended(runtime: RuntimeState, job_id: JobId) -> Job:
-    job = runtime.unfinished.get(job_id)
+def _unended(state: RuntimeState, job_id: JobId) -> Job:
+    job = state.unfinished.get(job_id)
     if job is None or job.stage in WITHOUT_VOICE:
         raise _no_job(job_id)
     return job
@@ -335,8 +335,8 @@ def _no_job(job_id: JobId) -> LocalProtocolError:
     return LocalProtocolError(f"{job_id} is not an unfinished job")
 
 
-def _running(runtime: RuntimeState, job_id: JobId) -> Job:
-    job = runtime.running.get(job_id)
+def _running(state: RuntimeState, job_id: JobId) -> Job:
+    job = state.running.get(job_id)
     if job is None:
         raise LocalProtocolError(f"{job_id} has no running agent")
     return job
@@ -364,54 +364,54 @@ def _text(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _emit_tool_call(runtime: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
+def _emit_tool_call(state: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
     """Publish a tool call if it is allowed; if not, publish it with its result, and raise Denied (§9.3)."""
     encoded = _fitting(job, "tool_call", encode_body("tool_call", body))
     tool, call_id = read_tool_call(body)
     if len(call_id) > MAX_ID_LENGTH:
         raise LocalProtocolError(f"a call_id has at most {MAX_ID_LENGTH} characters")
-    runtime.enter(now, "emit", job.id, "tool_call", body)
+    state.enter(now, "emit", job.id, "tool_call", body)
     try:
-        gate.check(runtime, job, TOOL_CALL, tool)
+        gate.check(state, job, TOOL_CALL, tool)
     except Denied as denied:
         error = ToolError(denied.code.value, denied.message, denied.retryable)
-        runtime.publish(job, "tool_call", encoded)
-        runtime.publish(job, "tool_result", codec.encode_checked(ToolResult(call_id, error=error)))
-        runtime.done()
+        state.publish(job, "tool_call", encoded)
+        state.publish(job, "tool_result", codec.encode_checked(ToolResult(call_id, error=error)))
+        state.done()
         raise
-    runtime.publish(job, "tool_call", encoded)
-    runtime.done()
+    state.publish(job, "tool_call", encoded)
+    state.done()
 
 
-def _emit_delegate(runtime: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
+def _emit_delegate(state: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
     """Publish an agent's own `delegate` event, of a job elsewhere, if its lease allows that."""
     encoded = _fitting(job, "delegate", encode_body("delegate", body))
     agent = read_delegate(body)
-    runtime.enter(now, "emit", job.id, "delegate", body)
+    state.enter(now, "emit", job.id, "delegate", body)
     try:
-        gate.check(runtime, job, AGENT_DELEGATE, delegation.target_of(job, agent))
+        gate.check(state, job, AGENT_DELEGATE, delegation.target_of(job, agent))
     except Denied:
-        runtime.done()
+        state.done()
         raise
-    runtime.publish(job, "delegate", encoded)
-    runtime.done()
+    state.publish(job, "delegate", encoded)
+    state.done()
 
 
-def _emit_metric(runtime: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
+def _emit_metric(state: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> None:
     """Publish a metric; a cost in a currency of the budget is spent exactly (§9.6)."""
     fields = read_metric(body)
     cost = spending.cost_of(job, fields)
     encoded = encode_metric(fields, None if cost is None else cost[1])
     encoded = _fitting(job, "metric", encoded)
-    runtime.enter(now, "emit", job.id, "metric", fields)
+    state.enter(now, "emit", job.id, "metric", fields)
     if cost is None:
-        runtime.publish(job, "metric", encoded)
+        state.publish(job, "metric", encoded)
     else:
-        spending.spend(runtime, job, *cost, encoded)
-    runtime.done()
+        spending.spend(state, job, *cost, encoded)
+    state.done()
 
 
-def _emit_chunk(runtime: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> NoReturn:
+def _emit_chunk(state: RuntimeState, job: Job, body: Body | Mapping[str, Any], now: int) -> NoReturn:
     raise LocalProtocolError("a result is streamed with write_result")
 
 

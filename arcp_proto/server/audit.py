@@ -47,9 +47,9 @@ visible, unknown. `untold` of a limit: how often it was reached without a fact s
 """
 
 
-def note(runtime: RuntimeState, what: str, principal: str, **facts: Any) -> None:
+def note(state: RuntimeState, what: str, principal: str, **facts: Any) -> None:
     """Hand out an audit fact, with the fields of the table."""
-    runtime.happened(Audit(what, principal, facts))
+    state.happened(Audit(what, principal, facts))
 
 
 NOTICES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -67,7 +67,7 @@ session ends after `resume_window_sec` seconds unless it is resumed (§6.3).
 """
 
 
-def notice(runtime: RuntimeState, what: str, principal: str, **facts: Any) -> None:
+def notice(state: RuntimeState, what: str, principal: str, **facts: Any) -> None:
     """Hand out a notice, with the fields of the table, if the host wants notices."""
-    if runtime.config.notices:
-        runtime.happened(Noted(what, principal, facts))
+    if state.config.notices:
+        state.happened(Noted(what, principal, facts))

@@ -55,7 +55,7 @@ class Rule(msgspec.Struct, frozen=True):
     idle: bool = False
 
 
-def handle(runtime: RuntimeState, connection: Connection, message: bytes) -> None:
+def handle(state: RuntimeState, connection: Connection, message: bytes) -> None:
     """Read one message and carry it out; raises Refusal."""
     connection.answering = None
     envelope = codec.decode_envelope(message)
@@ -63,11 +63,11 @@ def handle(runtime: RuntimeState, connection: Connection, message: bytes) -> Non
     phase = connection.phase
     rule = HANDLERS[phase].get(envelope.type)
     if phase is Phase.AWAITING_HELLO:
-        admission_control.check_place(runtime, connection)
+        admission_control.check_place(state, connection)
     elif rule is None or rule.counted:
-        admission_control.count_request(runtime, connection, idle=rule is None or rule.idle)
+        admission_control.count_request(state, connection, idle=rule is None or rule.idle)
     elif not rule.idle:
-        admission_control.active(runtime, connection)
+        admission_control.active(state, connection)
     if envelope.arcp != codec.VERSION and not envelope.supported:
         raise Refusal(
             ErrorCode.INVALID_REQUEST,
@@ -81,30 +81,28 @@ def handle(runtime: RuntimeState, connection: Connection, message: bytes) -> Non
             ErrorCode.INVALID_REQUEST,
             f"{envelope.type} needs the feature {rule.feature}, which was not negotiated",
         )
-    rule.handle(runtime, connection, envelope, read_request(envelope))
+    rule.handle(state, connection, envelope, read_request(envelope))
 
 
 # The session.
 
 
 def on_ping(
-    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, ping: messages.Ping
+    state: RuntimeState, connection: Connection, envelope: codec.Envelope, ping: messages.Ping
 ) -> None:
     """Handle `session.ping`: answer at once, even if heartbeats were not negotiated (§6.4)."""
-    connection.send(messages.Pong(ping.nonce, runtime.time_text()), urgent=True)
+    connection.send(messages.Pong(ping.nonce, state.time_text()), urgent=True)
 
 
 def on_pong(
-    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, pong: messages.Pong
+    state: RuntimeState, connection: Connection, envelope: codec.Envelope, pong: messages.Pong
 ) -> None:
     """Handle `session.pong` (§6.4): its sender has read the welcome before the ping, and has its token."""
     if connection.has_pinged(pong.ping_nonce):
-        prove(runtime, connection, session_of(connection))
+        prove(state, connection, session_of(connection))
 
 
-def on_ack(
-    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, ack: messages.Ack
-) -> None:
+def on_ack(state: RuntimeState, connection: Connection, envelope: codec.Envelope, ack: messages.Ack) -> None:
     """Handle `session.ack`: free the log up to the acknowledged event (§6.5)."""
     session = session_of(connection)
     if not 0 <= ack.last_processed_seq <= session.log.last:
@@ -114,15 +112,15 @@ def on_ack(
         )
     admission = found(admission_of(connection), "a connection in a session was admitted")
     if ack.last_processed_seq > admission.cursor:
-        prove(runtime, connection, session)
+        prove(state, connection, session)
     if ack.last_processed_seq > session.acked:
-        runtime.commit(Released(session.id, ack.last_processed_seq))
-    if session.log.last - session.acked <= runtime.limits.back_pressure_events:
+        state.commit(Released(session.id, ack.last_processed_seq))
+    if session.log.last - session.acked <= state.limits.back_pressure_events:
         session.lagging = False
 
 
 def on_close(
-    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, close: messages.Close
+    state: RuntimeState, connection: Connection, envelope: codec.Envelope, close: messages.Close
 ) -> None:
     """Detach the session and close; jobs go on (§6.7).
 
@@ -131,23 +129,23 @@ def on_close(
     """
     if envelope.type == "session.close":
         connection.send(messages.Closed(close.reason))
-    runtime.close_connection(connection, CLOSE_NORMAL, "session closed", who="peer", flush=True)
+    state.close_connection(connection, CLOSE_NORMAL, "session closed", who="peer", flush=True)
 
 
 def on_list_jobs(
-    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, request: messages.ListJobs
+    state: RuntimeState, connection: Connection, envelope: codec.Envelope, request: messages.ListJobs
 ) -> None:
     """Handle `session.list_jobs` (§6.6): answer with a page, newest first, as long as fits a frame."""
-    session, limits, cursors = session_of(connection), runtime.limits, runtime.cursors
+    session, limits, cursors = session_of(connection), state.limits, state.cursors
     principal, asked = session.principal, Filter.of(request.filter)
     last = below = None if request.cursor is None else cursors.read(request.cursor, principal, asked)
     limit = min(max(DEFAULT_PAGE if request.limit is None else request.limit, 1), limits.max_page_jobs)
-    owners = owners_listed(runtime, principal)
-    jobs, next_below = page(runtime.listing, owners, asked, below, limit, limits.max_page_jobs)
-    looked = len(jobs) if asked.indexed else min(len(runtime.jobs), limits.max_page_jobs)
+    owners = owners_listed(state, principal)
+    jobs, next_below = page(state.listing, owners, asked, below, limit, limits.max_page_jobs)
+    looked = len(jobs) if asked.indexed else min(len(state.jobs), limits.max_page_jobs)
     if looked >= JOBS_A_REQUEST:
         admission_control.count_work(
-            runtime, connection, min(looked // JOBS_A_REQUEST, limits.max_requests_per_sec)
+            state, connection, min(looked // JOBS_A_REQUEST, limits.max_requests_per_sec)
         )
     room = limits.max_envelope_bytes - codec.HEAD_BYTES - PAGE_BYTES
     entries: list[msgspec.Raw] = []
@@ -162,8 +160,8 @@ def on_list_jobs(
     cursor = None
     if next_below is not None:
         cursor = cursors.write(principal, asked, next_below)
-        if runtime.cursor_key is None:
-            runtime.commit(RuntimeKept(runtime.job_count, runtime.entropy.key("cursors")))
+        if state.cursor_key is None:
+            state.commit(RuntimeKept(state.job_count, state.entropy.key("cursors")))
     answer = messages.EncodedJobs(connection.request_id(envelope), entries, cursor)
     connection.send(answer, message_type="session.jobs")
 
@@ -220,52 +218,50 @@ HOOKS: Final = Hooks(
 """The functions behind the hooks."""
 
 
-def carry_out(runtime: RuntimeState, key: TimerKey) -> None:
+def carry_out(state: RuntimeState, key: TimerKey) -> None:
     """Carry out a timer that is due."""
     due = DUE.get(key.kind)
     if due is None:
         raise InvariantViolated(f"a runtime has no timer {key.kind}")
-    due(runtime, key.owner)
+    due(state, key.owner)
 
 
-def _no_hello(runtime: RuntimeState, owner: int | str) -> None:
+def _no_hello(state: RuntimeState, owner: int | str) -> None:
     late = Refusal(ErrorCode.UNAUTHENTICATED, "no session.hello in time", fatal=True)
-    admission_control.failed(runtime, runtime.connections[int(owner)], "no hello")
-    runtime.refuse(runtime.connections[int(owner)], late)
+    admission_control.failed(state, state.connections[int(owner)], "no hello")
+    state.refuse(state.connections[int(owner)], late)
 
 
-def _not_verified(runtime: RuntimeState, owner: int | str) -> None:
+def _not_verified(state: RuntimeState, owner: int | str) -> None:
     late = Refusal(ErrorCode.INTERNAL_ERROR, "authentication took too long", fatal=True)
-    admission_control.failed(runtime, runtime.connections[int(owner)], "no answer")
-    runtime.refuse(runtime.connections[int(owner)], late)
+    admission_control.failed(state, state.connections[int(owner)], "no answer")
+    state.refuse(state.connections[int(owner)], late)
 
 
-def _ran_too_long(runtime: RuntimeState, owner: int | str) -> None:
-    job = runtime.jobs[JobId(str(owner))]
+def _ran_too_long(state: RuntimeState, owner: int | str) -> None:
+    job = state.jobs[JobId(str(owner))]
     message = f"the job ran longer than its max_runtime_sec of {job.terms.max_runtime_sec}"
-    completion.fix_outcome(runtime, job, completion.outcome_of(ErrorCode.TIMEOUT, message))
+    completion.fix_outcome(state, job, completion.outcome_of(ErrorCode.TIMEOUT, message))
 
 
 DUE: Final[Mapping[TimerKind, Callable[[RuntimeState, int | str], None]]] = {
     TimerKind.HELLO: _no_hello,
     TimerKind.AUTHENTICATION: _not_verified,
-    TimerKind.RESUME_WINDOW: lambda runtime, owner: retention.end_session(runtime, SessionId(str(owner))),
+    TimerKind.RESUME_WINDOW: lambda state, owner: retention.end_session(state, SessionId(str(owner))),
     TimerKind.MAX_RUNTIME: _ran_too_long,
-    TimerKind.LEASE_EXPIRED: lambda runtime, owner: gate.due(runtime, runtime.jobs[JobId(str(owner))]),
-    TimerKind.LEASE_ENDS: lambda runtime, owner: submit_queue.lease_ends(runtime, str(owner)),
-    TimerKind.ISSUE: lambda runtime, owner: issuing.late(runtime, str(owner)),
-    TimerKind.REVOCATION: lambda runtime, owner: revocation.again(runtime, str(owner)),
-    TimerKind.REVOCATION_WAIT: lambda runtime, owner: completion.wait_over(
-        runtime, runtime.jobs[JobId(str(owner))]
+    TimerKind.LEASE_EXPIRED: lambda state, owner: gate.due(state, state.jobs[JobId(str(owner))]),
+    TimerKind.LEASE_ENDS: lambda state, owner: submit_queue.lease_ends(state, str(owner)),
+    TimerKind.ISSUE: lambda state, owner: issuing.late(state, str(owner)),
+    TimerKind.REVOCATION: lambda state, owner: revocation.again(state, str(owner)),
+    TimerKind.REVOCATION_WAIT: lambda state, owner: completion.wait_over(
+        state, state.jobs[JobId(str(owner))]
     ),
-    TimerKind.WALL_CLOCK: lambda runtime, _: gate.look_again(runtime),
-    TimerKind.GRACE: lambda runtime, owner: completion.grace_over(runtime, runtime.jobs[JobId(str(owner))]),
-    TimerKind.RETENTION: lambda runtime, _: retention.forget_due(runtime),
-    TimerKind.KEYS: lambda runtime, _: retention.forget_keys(runtime),
-    TimerKind.BACKLOG: lambda runtime, owner: subscriptions.feed(
-        runtime, runtime.sessions[SessionId(str(owner))]
-    ),
-    TimerKind.EXPIRY: lambda runtime, owner: handshake.expire(runtime, runtime.connections[int(owner)]),
-    TimerKind.DRAIN: lambda runtime, _: shutdown.cancel_rest(runtime),
+    TimerKind.WALL_CLOCK: lambda state, _: gate.look_again(state),
+    TimerKind.GRACE: lambda state, owner: completion.grace_over(state, state.jobs[JobId(str(owner))]),
+    TimerKind.RETENTION: lambda state, _: retention.forget_due(state),
+    TimerKind.KEYS: lambda state, _: retention.forget_keys(state),
+    TimerKind.BACKLOG: lambda state, owner: subscriptions.feed(state, state.sessions[SessionId(str(owner))]),
+    TimerKind.EXPIRY: lambda state, owner: handshake.expire(state, state.connections[int(owner)]),
+    TimerKind.DRAIN: lambda state, _: shutdown.cancel_rest(state),
 }
 """The function of each timer; its owner is a connection's number, a session's id or a job's."""

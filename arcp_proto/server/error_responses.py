@@ -27,34 +27,34 @@ _UNREAD: Final = (Unreadable, UnreadablePayload)
 _OF_A_JOB: Final = ("job.cancel", "job.subscribe", "job.unsubscribe")
 
 
-def answer(runtime: RuntimeState, connection: Connection, refusal: Refusal) -> None:
+def answer(state: RuntimeState, connection: Connection, refusal: Refusal) -> None:
     """Answer `connection.answering` with an error, or report a fault of the connection itself."""
     envelope, session = connection.answering, attached_to(connection)
     if envelope is not None and envelope.type == "session.error":
         return  # No error answers an error.
     if envelope is None or session is None or refusal.fatal:
-        _send_session_error(runtime, connection, envelope, refusal)
+        _send_session_error(state, connection, envelope, refusal)
         return
     match session.quirk.refusal_of(envelope.type):
         case RefusalForm.NOTHING:
             return
         case RefusalForm.SESSION_ERROR:
-            _send_session_error(runtime, connection, envelope, refusal)
+            _send_session_error(state, connection, envelope, refusal)
         case RefusalForm.SESSION_ERROR_IF_IDLE:
             if not (session.jobs or session.turns):
-                _send_session_error(runtime, connection, envelope, refusal)
+                _send_session_error(state, connection, envelope, refusal)
         case RefusalForm.JOB_ERROR_OF_JOB:
             job_id = job_id_of(envelope, refusal)
             if job_id is None:
-                _send_session_error(runtime, connection, envelope, refusal)
+                _send_session_error(state, connection, envelope, refusal)
             elif JobId(job_id) not in session.jobs:
-                connection.send(_job_error(runtime, envelope, refusal), job_id=JobId(job_id))
+                connection.send(_job_error(state, envelope, refusal), job_id=JobId(job_id))
         case form:
-            _send_job_error(runtime, connection, session, envelope, refusal, form)
+            _send_job_error(state, connection, session, envelope, refusal, form)
 
 
 def _send_session_error(
-    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope | None, refusal: Refusal
+    state: RuntimeState, connection: Connection, envelope: codec.Envelope | None, refusal: Refusal
 ) -> None:
     error = messages.SessionError(
         code=refusal.code.value,
@@ -64,13 +64,13 @@ def _send_session_error(
         job_id=job_id_of(envelope, refusal),
         details=_details(envelope, refusal),
     )
-    session_id = None if connection.session is not None else _named_session(runtime, connection, refusal)
+    session_id = None if connection.session is not None else _named_session(state, connection, refusal)
     urgent = refusal.fatal or connection.phase is not Phase.OPEN
     connection.send(error, urgent=urgent, session_id=session_id)
 
 
 def _send_job_error(
-    runtime: RuntimeState,
+    state: RuntimeState,
     connection: Connection,
     session: Session,
     envelope: codec.Envelope,
@@ -78,27 +78,27 @@ def _send_job_error(
     form: RefusalForm,
 ) -> None:
     """Send a refusal to a peer that expects a `job.error`."""
-    error = _job_error(runtime, envelope, refusal)
+    error = _job_error(state, envelope, refusal)
     if form is RefusalForm.JOB_ERROR_BY_ID:
         connection.send(error, message_id=envelope.id)
         return
     trace = read_trace(envelope.trace_id, envelope.extensions)
     trace_id = None if trace is None else trace.trace_id
-    job_id = JobId("job_" + ulid(runtime.entropy.bits(runtime.scope(session.principal), "refused")))
+    job_id = JobId("job_" + ulid(state.entropy.bits(state.scope(session.principal), "refused")))
     if form is RefusalForm.ACCEPTED_THEN_ERROR:
-        request_id, now = connection.request_id(envelope), runtime.time_text()
+        request_id, now = connection.request_id(envelope), state.time_text()
         accepted = messages.Accepted(job_id, _agent_of(envelope), {}, now, request_id)
         connection.send(accepted, job_id=job_id, trace_id=trace_id)
     connection.send(error, job_id=job_id, trace_id=trace_id)
 
 
-def _job_error(runtime: RuntimeState, envelope: codec.Envelope, refusal: Refusal) -> messages.JobError:
+def _job_error(state: RuntimeState, envelope: codec.Envelope, refusal: Refusal) -> messages.JobError:
     return messages.JobError(
         final_status="error",
         code=refusal.code.value,
         message=cut(refusal.message),
         retryable=RETRYABLE[refusal.code],
-        completed_at=runtime.time_text(),
+        completed_at=state.time_text(),
         details=_details(envelope, refusal),
     )
 
@@ -125,7 +125,7 @@ class _Names(msgspec.Struct):
 _decode_names: Final = codec.decoder_of(_Names)
 
 
-def _named_session(runtime: RuntimeState, connection: Connection, refusal: Refusal) -> SessionId:
+def _named_session(state: RuntimeState, connection: Connection, refusal: Refusal) -> SessionId:
     """Return the session id of an error before the welcome: the requested one, else a fresh one."""
     envelope, asked = connection.answering, None
     if envelope is not None and not isinstance(refusal, _UNREAD):
@@ -136,7 +136,7 @@ def _named_session(runtime: RuntimeState, connection: Connection, refusal: Refus
             asked = _name(_names(names.resume).session_id)
     if asked is not None:
         return SessionId(asked)
-    return SessionId("sess_" + ulid(runtime.entropy.bits(connection.scope, "session")))
+    return SessionId("sess_" + ulid(state.entropy.bits(connection.scope, "session")))
 
 
 def job_id_of(envelope: codec.Envelope | None, refusal: Refusal) -> str | None:

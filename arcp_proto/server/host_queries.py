@@ -69,33 +69,33 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Agents that have not stopped."""
 
 
-def cancel(runtime: RuntimeState, job_id: JobId, reason: str = "", *, now: int) -> bool:
+def cancel(state: RuntimeState, job_id: JobId, reason: str = "", *, now: int) -> bool:
     """Cancel a job for `Runtime.cancel_job`."""
     codec.encode_checked(reason)
-    if job_id not in runtime.jobs:
+    if job_id not in state.jobs:
         raise LocalProtocolError(f"there is no job {job_id}: it never was, or it is forgotten")
-    runtime.enter(now, "cancel_job", job_id, reason)
-    cancelled = _cancel(runtime, runtime.jobs[job_id], reason)
-    runtime.done()
+    state.enter(now, "cancel_job", job_id, reason)
+    cancelled = _cancel(state, state.jobs[job_id], reason)
+    state.done()
     return cancelled
 
 
-def job_infos(runtime: RuntimeState, *, finished: bool = False) -> list[JobInfo]:
+def job_infos(state: RuntimeState, *, finished: bool = False) -> list[JobInfo]:
     """Return the jobs for `Runtime.job_infos`."""
-    jobs = runtime.jobs if finished else runtime.unfinished
+    jobs = state.jobs if finished else state.unfinished
     return [_info(job) for job in sorted(jobs.values(), key=_number)]
 
 
-def counts(runtime: RuntimeState) -> Counts:
+def counts(state: RuntimeState) -> Counts:
     """Return the counts for `Runtime.counts`."""
-    sessions = runtime.sessions.values()
+    sessions = state.sessions.values()
     return Counts(
-        connections=len(runtime.connections),
+        connections=len(state.connections),
         sessions=len(sessions),
         attached_sessions=sum(session.connection is not None for session in sessions),
-        unfinished_jobs=len(runtime.unfinished),
-        finished_jobs=len(runtime.jobs) - len(runtime.unfinished),
-        running_agents=len(runtime.running),
+        unfinished_jobs=len(state.unfinished),
+        finished_jobs=len(state.jobs) - len(state.unfinished),
+        running_agents=len(state.running),
     )
 
 
@@ -103,12 +103,12 @@ def _number(job: Job) -> int:
     return job.number
 
 
-def _cancel(runtime: RuntimeState, job: Job, reason: str) -> bool:
+def _cancel(state: RuntimeState, job: Job, reason: str) -> bool:
     message = "cancelled by the host" + (f": {reason}" if reason else "")
-    if not completion.fix_outcome(runtime, job, completion.outcome_of(ErrorCode.CANCELLED, cut(message))):
+    if not completion.fix_outcome(state, job, completion.outcome_of(ErrorCode.CANCELLED, cut(message))):
         return False
     owner = job.terms.principal
-    note(runtime, "job_cancelled", "", job_id=job.id, owner=owner, reason=cut(reason))
+    note(state, "job_cancelled", "", job_id=job.id, owner=owner, reason=cut(reason))
     return True
 
 

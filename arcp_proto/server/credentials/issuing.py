@@ -97,16 +97,16 @@ class Issuing:
             del self.submits[principal]
 
 
-def issues(runtime: RuntimeState, session: Session) -> bool:
+def issues(state: RuntimeState, session: Session) -> bool:
     """Return whether the submits of this session get credentials."""
-    return PROVISIONED_CREDENTIALS in session.features and PROVISIONED_CREDENTIALS in runtime.features
+    return PROVISIONED_CREDENTIALS in session.features and PROVISIONED_CREDENTIALS in state.features
 
 
-def withheld(runtime: RuntimeState, session: Session) -> str:
+def withheld(state: RuntimeState, session: Session) -> str:
     """Return why a session whose client asks for credentials gets none; empty when it gets them."""
-    if PROVISIONED_CREDENTIALS in session.features or not runtime.config.credentials:
+    if PROVISIONED_CREDENTIALS in session.features or not state.config.credentials:
         return ""
-    if PROVISIONED_CREDENTIALS not in runtime.features:
+    if PROVISIONED_CREDENTIALS not in state.features:
         return NO_JOURNAL
     return ANONYMOUS if session.anonymous else NOT_SECURE
 
@@ -122,68 +122,68 @@ def check_withheld(session: Session, lease: Mapping[str, Sequence[str]]) -> None
         raise Refusal(ErrorCode.PERMISSION_DENIED, message, details=details)
 
 
-def may_have(runtime: RuntimeState, lease: Mapping[str, Sequence[str]], *, any_model: bool) -> bool:
+def may_have(state: RuntimeState, lease: Mapping[str, Sequence[str]], *, any_model: bool) -> bool:
     """Return whether a lease can have credentials, by `RuntimeConfig.credential_namespaces` (§9.8)."""
-    namespaces = runtime.config.credential_namespaces
+    namespaces = state.config.credential_namespaces
     if not namespaces or any(lease.get(namespace) for namespace in namespaces):
         return True
     return any_model and MODEL_USE in namespaces
 
 
-def waits(runtime: RuntimeState, session: Session, terms: Terms) -> bool:
+def waits(state: RuntimeState, session: Session, terms: Terms) -> bool:
     """Return whether a submit of this session has to wait for credentials."""
-    any_model = not runtime.config.models_required and MODEL_USE not in terms.lease
-    return issues(runtime, session) and may_have(runtime, terms.lease, any_model=any_model)
+    any_model = not state.config.models_required and MODEL_USE not in terms.lease
+    return issues(state, session) and may_have(state, terms.lease, any_model=any_model)
 
 
-def needs(runtime: RuntimeState, job: Job) -> bool:
+def needs(state: RuntimeState, job: Job) -> bool:
     """Return whether a job needs credentials before it starts: a child, or a job after a restart."""
-    if not job.terms.credentials or job.credentials or PROVISIONED_CREDENTIALS not in runtime.features:
+    if not job.terms.credentials or job.credentials or PROVISIONED_CREDENTIALS not in state.features:
         return False
-    return may_have(runtime, job.terms.lease, any_model=gate.any_model(runtime, job))
+    return may_have(state, job.terms.lease, any_model=gate.any_model(state, job))
 
 
-def for_submit(runtime: RuntimeState, turn: Turn, terms: Terms) -> None:
+def for_submit(state: RuntimeState, turn: Turn, terms: Terms) -> None:
     """Ask for the credentials that a submit needs before it is answered."""
     turn.terms = terms
-    any_model = not runtime.config.models_required and MODEL_USE not in terms.lease
-    turn.alias = _ask(runtime, terms, parse_budget(terms.lease), turn, any_model=any_model)
-    runtime.issuing.submits[terms.principal] += 1
+    any_model = not state.config.models_required and MODEL_USE not in terms.lease
+    turn.alias = _ask(state, terms, parse_budget(terms.lease), turn, any_model=any_model)
+    state.issuing.submits[terms.principal] += 1
     turn.counts = True
-    runtime.hooks.submit_waits(runtime, turn)
+    state.hooks.submit_waits(state, turn)
     if terms.idempotency_key is not None:
-        runtime.issuing.keys.setdefault((terms.principal, terms.idempotency_key), {})
+        state.issuing.keys.setdefault((terms.principal, terms.idempotency_key), {})
 
 
-def for_start(runtime: RuntimeState, job: Job, input: Input, attempt: int) -> None:
+def for_start(state: RuntimeState, job: Job, input: Input, attempt: int) -> None:
     """Ask for the credentials that a job needs before its agent starts."""
-    runtime.unfinished[job.id] = job
-    runtime.issuing.starts(job)
-    before = [provision for provision in runtime.provisions.of_job(job.id) if provision.issued]
+    state.unfinished[job.id] = job
+    state.issuing.starts(job)
+    before = [provision for provision in state.provisions.of_job(job.id) if provision.issued]
     ids = before[-1].ids if before else []
-    _ask_for(runtime, job, Starting(job, input, attempt, ids))
+    _ask_for(state, job, Starting(job, input, attempt, ids))
 
 
-def check_rotation(runtime: RuntimeState, job: Job, credential_id: str) -> Held:
+def check_rotation(state: RuntimeState, job: Job, credential_id: str) -> Held:
     """Return the credential that is to be rotated; raises LocalProtocolError when it cannot be."""
     held = job.credentials.get(credential_id)
     if held is None or _is_over(job):
         raise LocalProtocolError(f"{job.id} has no credential {credential_id}")
-    for waiting in runtime.issuing.awaited.values():
+    for waiting in state.issuing.awaited.values():
         if isinstance(waiting, Rotating) and waiting.old == held.alias:
             raise LocalProtocolError(f"{credential_id} is being rotated")
     return held
 
 
-def for_rotation(runtime: RuntimeState, job: Job, held: Held) -> None:
+def for_rotation(state: RuntimeState, job: Job, held: Held) -> None:
     """Ask for new credentials in place of all that came under the alias of this one."""
     ids = [one.credential.id for one in job.credentials.values() if one.alias == held.alias]
-    _ask_for(runtime, job, Rotating(job, held.alias, held.credential.id, ids))
+    _ask_for(state, job, Rotating(job, held.alias, held.credential.id, ids))
 
 
-def awaited(runtime: RuntimeState, alias: str) -> bool:
+def awaited(state: RuntimeState, alias: str) -> bool:
     """Return whether a submit, or a job that is not about to end, waits for these credentials."""
-    match runtime.issuing.awaited.get(alias):
+    match state.issuing.awaited.get(alias):
         case None:
             return False
         case Turn():
@@ -193,60 +193,60 @@ def awaited(runtime: RuntimeState, alias: str) -> bool:
 
 
 def answered(
-    runtime: RuntimeState,
+    state: RuntimeState,
     alias: str,
     made: list[IssuedCredential] | None,
     code: str,
     message: str,
 ) -> None:
     """Carry out the answer of the provisioner; None: it has failed, and may have issued something anyway."""
-    provision = runtime.provisions.get(alias)
+    provision = state.provisions.get(alias)
     if provision is None or not provision.asked:
         return
     provision.asked = provision.gone = False
-    runtime.timers.disarm_all(OF_A_REQUEST, alias)
-    waiting = runtime.issuing.awaited.pop(alias, None)
+    state.timers.disarm_all(OF_A_REQUEST, alias)
+    waiting = state.issuing.awaited.pop(alias, None)
     if made is None:
-        revocation.doubt(runtime, provision)
+        revocation.doubt(state, provision)
         fault: str | None = message or FAILED
     else:
         fault = _fault(alias, made)
-        _note(runtime, provision, made, waiting)
+        _note(state, provision, made, waiting)
     if waiting is None:
-        revocation.revoke(runtime, provision)
+        revocation.revoke(state, provision)
     elif made is None or fault is not None:
-        revocation.revoke(runtime, provision)
-        _failed(runtime, waiting, Refusal(_code(code), fault or FAILED))
+        revocation.revoke(state, provision)
+        _failed(state, waiting, Refusal(_code(code), fault or FAILED))
     else:
-        _came(runtime, provision, named(alias, made, provision.ids), waiting)
+        _came(state, provision, named(alias, made, provision.ids), waiting)
 
 
-def late(runtime: RuntimeState, alias: str) -> None:
+def late(state: RuntimeState, alias: str) -> None:
     """Give up a request whose answer is overdue, and revoke what it may still bring."""
-    runtime.timers.disarm(TimerKind.LEASE_ENDS, alias)
-    waiting = runtime.issuing.awaited.pop(alias, None)
-    revocation.revoke(runtime, runtime.provisions[alias])
+    state.timers.disarm(TimerKind.LEASE_ENDS, alias)
+    waiting = state.issuing.awaited.pop(alias, None)
+    revocation.revoke(state, state.provisions[alias])
     if waiting is not None:
-        _failed(runtime, waiting, Refusal(ErrorCode.INTERNAL_ERROR, LATE))
+        _failed(state, waiting, Refusal(ErrorCode.INTERNAL_ERROR, LATE))
 
 
-def drop(runtime: RuntimeState, turn: Turn) -> None:
+def drop(state: RuntimeState, turn: Turn) -> None:
     """Drop the request of a submit that will not become a job, and revoke what it brings, now or later."""
-    counts_no_more(runtime, turn)
+    counts_no_more(state, turn)
     if turn.alias is None:
         return
-    runtime.timers.disarm(TimerKind.LEASE_ENDS, turn.alias)
-    runtime.issuing.awaited.pop(turn.alias, None)
-    provision = runtime.provisions.get(turn.alias)
+    state.timers.disarm(TimerKind.LEASE_ENDS, turn.alias)
+    state.issuing.awaited.pop(turn.alias, None)
+    provision = state.provisions.get(turn.alias)
     if provision is not None:
-        revocation.revoke(runtime, provision)
+        revocation.revoke(state, provision)
 
 
-def counts_no_more(runtime: RuntimeState, turn: Turn) -> None:
+def counts_no_more(state: RuntimeState, turn: Turn) -> None:
     """Stop counting a submit that has become a job, or never will; a second call changes nothing."""
     if turn.counts:
         turn.counts = False
-        runtime.issuing.one_less(turn.session.principal)
+        state.issuing.one_less(turn.session.principal)
 
 
 def give(job: Job, alias: str, credentials: Sequence[Credential]) -> None:
@@ -266,25 +266,25 @@ def _is_over(job: Job) -> bool:
     return job.stage in OVER
 
 
-def _ask_for(runtime: RuntimeState, job: Job, waiting: Starting | Rotating) -> None:
-    any_model = gate.any_model(runtime, job)
-    _ask(runtime, job.terms, job.budget.counters(), waiting, any_model=any_model)
+def _ask_for(state: RuntimeState, job: Job, waiting: Starting | Rotating) -> None:
+    any_model = gate.any_model(state, job)
+    _ask(state, job.terms, job.budget.counters(), waiting, any_model=any_model)
 
 
 def _ask(
-    runtime: RuntimeState,
+    state: RuntimeState,
     terms: Terms,
     budget: Mapping[str, Decimal],
     waiting: Turn | Starting | Rotating,
     *,
     any_model: bool,
 ) -> str:
-    alias = "cred_" + ulid(runtime.entropy.bits(runtime.scope(terms.principal), "credential"))
-    runtime.commit(CredentialRequested(alias, terms.principal, terms.job_id, runtime.unix))
-    runtime.provisions[alias].asked = True
-    runtime.issuing.awaited[alias] = waiting
-    runtime.timers.arm(TimerKind.ISSUE, alias, Time(runtime.now + runtime.limits.issue_timeout_sec * SECOND))
-    runtime.request(
+    alias = "cred_" + ulid(state.entropy.bits(state.scope(terms.principal), "credential"))
+    state.commit(CredentialRequested(alias, terms.principal, terms.job_id, state.unix))
+    state.provisions[alias].asked = True
+    state.issuing.awaited[alias] = waiting
+    state.timers.arm(TimerKind.ISSUE, alias, Time(state.now + state.limits.issue_timeout_sec * SECOND))
+    state.request(
         IssueCredentials(
             alias,
             terms.job_id,
@@ -321,85 +321,85 @@ def _fault(alias: str, made: list[IssuedCredential]) -> str | None:
 
 
 def _note(
-    runtime: RuntimeState,
+    state: RuntimeState,
     provision: Provision,
     made: list[IssuedCredential],
     waiting: Turn | Starting | Rotating | None,
 ) -> None:
     """Record the credentials under an alias; a rotation and a restart keep the ids that the client knows."""
     if not made:
-        runtime.commit(CredentialRevoked(provision.alias))
+        state.commit(CredentialRevoked(provision.alias))
         return
     ids = waiting.ids if isinstance(waiting, Starting | Rotating) else []
     credentials = named(provision.alias, made, ids)
     handles = [one.handle for one in made if isinstance(one.handle, str)]
-    runtime.commit(CredentialIssued(provision.alias, [one.id for one in credentials], handles))
+    state.commit(CredentialIssued(provision.alias, [one.id for one in credentials], handles))
 
 
 def _came(
-    runtime: RuntimeState,
+    state: RuntimeState,
     provision: Provision,
     credentials: list[Credential],
     waiting: Turn | Starting | Rotating,
 ) -> None:
     match waiting:
         case Turn():
-            runtime.hooks.submit_is_ready(runtime, waiting, credentials)
+            state.hooks.submit_is_ready(state, waiting, credentials)
         case Starting(job=job):
             if job.stage is not JobStage.WAITING_FOR_CREDENTIALS:
-                revocation.revoke(runtime, provision)
+                revocation.revoke(state, provision)
                 return
-            runtime.issuing.starts_no_more(job)
+            state.issuing.starts_no_more(job)
             give(job, provision.alias, credentials)
-            runtime.hooks.job_is_ready(runtime, job, waiting.input, waiting.attempt)
+            state.hooks.job_is_ready(state, job, waiting.input, waiting.attempt)
             if waiting.ids:
-                _tell(runtime, job, credentials)
+                _tell(state, job, credentials)
         case Rotating():
-            _rotate(runtime, waiting, provision, credentials)
+            _rotate(state, waiting, provision, credentials)
 
 
-def _failed(runtime: RuntimeState, waiting: Turn | Starting | Rotating, refusal: Refusal) -> None:
+def _failed(state: RuntimeState, waiting: Turn | Starting | Rotating, refusal: Refusal) -> None:
     match waiting:
         case Turn():
-            counts_no_more(runtime, waiting)
-            runtime.hooks.submit_is_refused(runtime, waiting, refusal)
+            counts_no_more(state, waiting)
+            state.hooks.submit_is_refused(state, waiting, refusal)
         case Starting(job=job):
             if job.stage is JobStage.WAITING_FOR_CREDENTIALS:
-                runtime.issuing.starts_no_more(job)
+                state.issuing.starts_no_more(job)
                 failed = completion.outcome_of(refusal.code, refusal.message)
-                completion.end_with_error(runtime, job, failed)
+                completion.end_with_error(state, job, failed)
         case Rotating(job=job, credential_id=credential_id):
-            runtime.happened(CredentialRotated(job.id, credential_id, refusal.code.value, refusal.message))
+            state.happened(CredentialRotated(job.id, credential_id, refusal.code.value, refusal.message))
 
 
 def _rotate(
-    runtime: RuntimeState, waiting: Rotating, provision: Provision, credentials: list[Credential]
+    state: RuntimeState, waiting: Rotating, provision: Provision, credentials: list[Credential]
 ) -> None:
     """Replace credentials by new ones, and revoke the old ones once the new ones are sent."""
     job, old = waiting.job, waiting.old
     before = [held for held in job.credentials.values() if held.alias == old]
     over = _is_over(job)
     if over or len(before) != len(credentials):
-        revocation.revoke(runtime, provision)
+        revocation.revoke(state, provision)
         message = "the job is over" if over else "not as many credentials were issued as before"
-        _failed(runtime, waiting, Refusal(ErrorCode.INTERNAL_ERROR, message))
+        _failed(state, waiting, Refusal(ErrorCode.INTERNAL_ERROR, message))
         return
     for held in before:
         if held.rotated is not None:
             held.rotated.forget()
     give(job, provision.alias, credentials)
-    _tell(runtime, job, credentials)
-    replaced = runtime.provisions.get(old)
+    _tell(state, job, credentials)
+    replaced = state.provisions.get(old)
     if replaced is not None:
-        revocation.revoke(runtime, replaced)
-    runtime.happened(CredentialRotated(job.id, waiting.credential_id))
+        revocation.revoke(state, replaced)
+    state.happened(CredentialRotated(job.id, waiting.credential_id))
 
 
-def _tell(runtime: RuntimeState, job: Job, credentials: list[Credential]) -> None:
+def _tell(state: RuntimeState, job: Job, credentials: list[Credential]) -> None:
     """Publish `status credential_rotated` to the principal alone; the record holds no value (§9.8.2)."""
     for credential in credentials:
         job.credentials[credential.id].rotated = Rotated(credential)
         body = codec.encode_checked({"phase": ROTATED, "id": credential.id})
-        payload = codec.open_event("status", runtime.time_text(), body)
-        runtime.commit(CredentialRotatedRecord(job.id, credential.id, payload))
-        publish.spread(runtime, job, PROVISIONED_CREDENTIALS)
+        payload = codec.open_event("status", state.time_text(), body)
+        state.commit(CredentialRotatedRecord(job.id, credential.id, payload))
+        publish.spread(state, job, PROVISIONED_CREDENTIALS)

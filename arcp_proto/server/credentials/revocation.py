@@ -23,91 +23,91 @@ TELLS: Final = 5
 """Attempts after which a credential counts as outstanding; the attempts continue."""
 
 
-def revoke(runtime: RuntimeState, provision: Provision) -> None:
+def revoke(state: RuntimeState, provision: Provision) -> None:
     """Ask the provisioner to revoke what exists under an alias, and repeat until it has."""
     provision.revoking = True
-    if not provision.in_flight and runtime.provisions.get(provision.alias) is provision:
-        _try(runtime, provision)
+    if not provision.in_flight and state.provisions.get(provision.alias) is provision:
+        _try(state, provision)
 
 
-def doubt(runtime: RuntimeState, provision: Provision) -> None:
+def doubt(state: RuntimeState, provision: Provision) -> None:
     """Note that a failed request may still be carried out: trust an answer that nothing exists only later."""
-    provision.certain_at = Time(runtime.now + DOUBT * SECOND)
+    provision.certain_at = Time(state.now + DOUBT * SECOND)
 
 
-def restored(runtime: RuntimeState) -> None:
+def restored(state: RuntimeState) -> None:
     """Revoke, after a restart, every credential that was requested before."""
-    for provision in runtime.provisions:
+    for provision in state.provisions:
         if not provision.issued:
-            doubt(runtime, provision)
-        revoke(runtime, provision)
+            doubt(state, provision)
+        revoke(state, provision)
 
 
-def again(runtime: RuntimeState, alias: str) -> None:
+def again(state: RuntimeState, alias: str) -> None:
     """Make the next attempt to revoke; called by its timer."""
-    provision = runtime.provisions.get(alias)
+    provision = state.provisions.get(alias)
     if provision is not None and provision.revoking and not provision.in_flight:
-        _try(runtime, provision)
+        _try(state, provision)
 
 
-def answered(runtime: RuntimeState, alias: str, revoked: bool, final: bool, reason: str) -> None:
+def answered(state: RuntimeState, alias: str, revoked: bool, final: bool, reason: str) -> None:
     """Carry out the answer to `RevokeCredential`; a `final` failure is not tried again."""
-    provision = runtime.provisions.get(alias)
+    provision = state.provisions.get(alias)
     if provision is None or not provision.in_flight:
         return
     provision.in_flight = False
     if revoked:
-        _revoked(runtime, provision)
+        _revoked(state, provision)
     else:
-        _failed(runtime, provision, final, cut(reason) or "the provisioner failed")
-    job = runtime.jobs.get(provision.job_id)
+        _failed(state, provision, final, cut(reason) or "the provisioner failed")
+    job = state.jobs.get(provision.job_id)
     if job is not None:
-        runtime.hooks.revoked(runtime, job)
+        state.hooks.revoked(state, job)
 
 
-def begin(runtime: RuntimeState, job: Job) -> None:
+def begin(state: RuntimeState, job: Job) -> None:
     """Drop and revoke the credentials of a job that is over."""
     forget(job)
-    for provision in runtime.provisions.of_job(job.id):
+    for provision in state.provisions.of_job(job.id):
         if not provision.revoking:
-            revoke(runtime, provision)
+            revoke(state, provision)
 
 
-def under_way(runtime: RuntimeState, job: Job) -> bool:
+def under_way(state: RuntimeState, job: Job) -> bool:
     """Return whether valid credentials of a job may be revoked soon."""
     return any(
         not provision.gone and (provision.in_flight or provision.outstanding is None)
-        for provision in runtime.provisions.of_job(job.id)
+        for provision in state.provisions.of_job(job.id)
     )
 
 
-def _try(runtime: RuntimeState, provision: Provision) -> None:
+def _try(state: RuntimeState, provision: Provision) -> None:
     provision.in_flight = True
     provision.attempts += 1
-    runtime.timers.disarm(TimerKind.REVOCATION, provision.alias)
-    runtime.request(RevokeCredential(provision.alias, tuple(provision.handles)))
+    state.timers.disarm(TimerKind.REVOCATION, provision.alias)
+    state.request(RevokeCredential(provision.alias, tuple(provision.handles)))
 
 
-def _revoked(runtime: RuntimeState, provision: Provision) -> None:
+def _revoked(state: RuntimeState, provision: Provision) -> None:
     """Note a revocation; repeat it later if the request may still be carried out."""
     provision.gone = True
     provision.attempts = 0
     certain_at = provision.certain_at
     if provision.asked:
-        certain_at = Time(runtime.now + DOUBT * SECOND)
-    if certain_at is not None and runtime.now < certain_at:
-        runtime.timers.arm(TimerKind.REVOCATION, provision.alias, certain_at)
+        certain_at = Time(state.now + DOUBT * SECOND)
+    if certain_at is not None and state.now < certain_at:
+        state.timers.arm(TimerKind.REVOCATION, provision.alias, certain_at)
         return
-    runtime.commit(CredentialRevoked(provision.alias))
+    state.commit(CredentialRevoked(provision.alias))
 
 
-def _failed(runtime: RuntimeState, provision: Provision, final: bool, reason: str) -> None:
+def _failed(state: RuntimeState, provision: Provision, final: bool, reason: str) -> None:
     tells = final or provision.attempts == TELLS
     if tells and provision.outstanding is None:
-        runtime.commit(CredentialOutstanding(provision.alias, reason))
+        state.commit(CredentialOutstanding(provision.alias, reason))
     if tells or provision.attempts == 1:
         note(
-            runtime,
+            state,
             "revocation_failed",
             provision.principal,
             job_id=provision.job_id,
@@ -117,6 +117,6 @@ def _failed(runtime: RuntimeState, provision: Provision, final: bool, reason: st
             outstanding=tells,
         )
     if not final:
-        pause = min(2 ** min(provision.attempts - 1, 20), runtime.limits.max_revocation_pause_sec)
-        at = Time(runtime.now + pause * SECOND)
-        runtime.timers.arm(TimerKind.REVOCATION, provision.alias, at)
+        pause = min(2 ** min(provision.attempts - 1, 20), state.limits.max_revocation_pause_sec)
+        at = Time(state.now + pause * SECOND)
+        state.timers.arm(TimerKind.REVOCATION, provision.alias, at)

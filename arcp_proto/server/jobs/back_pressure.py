@@ -22,31 +22,31 @@ if TYPE_CHECKING:
     from .job import Job
 
 
-def pause_jobs(runtime: RuntimeState, session: Session) -> None:
+def pause_jobs(state: RuntimeState, session: Session) -> None:
     """Pause the agents of the jobs that a session submitted while it is full, and resume them after."""
     paused = session.full
     for job in session.jobs.values():
         if job.paused is not paused:
             job.paused = paused
-            tell_agent(runtime, job)
+            tell_agent(state, job)
 
 
-def tell_agent(runtime: RuntimeState, job: Job) -> None:
+def tell_agent(state: RuntimeState, job: Job) -> None:
     """Ask the host to pause or resume the agent of a job; at once, since this waits for no record.
 
     An agent that the host was not asked to run yet is told when it is.
     """
     if job.agent_stage is AgentStage.ASKED:
-        runtime.ask_now(PauseJob(job.id) if job.paused else ResumeJob(job.id))
+        state.ask_now(PauseJob(job.id) if job.paused else ResumeJob(job.id))
 
 
-def agent_is_asked_for(runtime: RuntimeState, job_id: JobId) -> None:
+def agent_is_asked_for(state: RuntimeState, job_id: JobId) -> None:
     """Pause the agent of a job if needed, now that the records before its start are durable."""
-    job = runtime.running.get(job_id)
+    job = state.running.get(job_id)
     if job is not None:
         job.agent_goes_to(AgentStage.ASKED)
         if job.paused:
-            tell_agent(runtime, job)
+            tell_agent(state, job)
 
 
 SHARE: Final = 4
@@ -82,36 +82,36 @@ class Most(NamedTuple):
         return events <= self.events // 2 and size <= self.size // 2
 
 
-def look(runtime: RuntimeState, session: Session) -> tuple[int, int]:
+def look(state: RuntimeState, session: Session) -> tuple[int, int]:
     """Count what is not durable in a log to which events were added; pause the session above its share.
 
     Return the number and the bytes of the log up to which no other look is needed.
     """
-    log, most = session.log, runtime.most_unsaved
+    log, most = session.log, state.most_unsaved
     events, size = log.unsaved
     if events:
-        log.mark(runtime.record_count)
-        runtime.unsaved[session.id] = session
+        log.mark(state.record_count)
+        state.unsaved[session.id] = session
     left_events, left_size = most.events // STEPS, most.size // STEPS
     if not session.awaits_journal:
         if most.reached(events, size):
             session.awaits_journal = True
-            pause_jobs(runtime, session)
-            subscriptions.fall_behind(runtime, session)
+            pause_jobs(state, session)
+            subscriptions.fall_behind(state, session)
         else:
             left_events, left_size = min(left_events, most.events - events), min(left_size, most.size - size)
     return log.last + max(left_events, 1) - 1, log.size + max(left_size, 1) - 1
 
 
-def persisted(runtime: RuntimeState) -> None:
+def persisted(state: RuntimeState) -> None:
     """Resume the sessions of which enough is durable, after the host has reported more records as durable."""
-    most = runtime.most_unsaved
-    for session in list(runtime.unsaved.values()):
+    most = state.most_unsaved
+    for session in list(state.unsaved.values()):
         log = session.log
-        if log.save(runtime.persisted_count, runtime.record_count):
-            del runtime.unsaved[session.id]
+        if log.save(state.persisted_count, state.record_count):
+            del state.unsaved[session.id]
         if session.awaits_journal and most.passed(*log.unsaved):
             session.awaits_journal = False
             log.look_again()
-            pause_jobs(runtime, session)
-            subscriptions.feed_soon(runtime, session)
+            pause_jobs(state, session)
+            subscriptions.feed_soon(state, session)

@@ -54,7 +54,7 @@ def outcome_of(
     return Outcome(Status(status_of(code)), code, message, retryable, details)
 
 
-def fix_outcome(runtime: RuntimeState, job: Job, outcome: Outcome) -> bool:
+def fix_outcome(state: RuntimeState, job: Job, outcome: Outcome) -> bool:
     """Fix how an unfinished job ends, unless that is decided, and stop its children and its agent.
 
     Once the agent has decided how the job ends, only a cancel counts. Return whether this outcome counts.
@@ -63,130 +63,130 @@ def fix_outcome(runtime: RuntimeState, job: Job, outcome: Outcome) -> bool:
     if stage is None or (stage is JobStage.STOPPED and outcome.status is not Status.CANCELLED):
         return False
     if job.stage is JobStage.LEFT:
-        runtime.unfinished[job.id] = job
+        state.unfinished[job.id] = job
     elif job.stage is JobStage.WAITING_FOR_CREDENTIALS:
-        runtime.issuing.starts_no_more(job)
-    stop_children(runtime, job)
-    runtime.commit(OutcomeFixed(job.id, outcome))
+        state.issuing.starts_no_more(job)
+    stop_children(state, job)
+    state.commit(OutcomeFixed(job.id, outcome))
     job.word = None
-    runtime.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
-    runtime.timers.disarm(TimerKind.LEASE_EXPIRED, job.id)
+    state.timers.disarm(TimerKind.MAX_RUNTIME, job.id)
+    state.timers.disarm(TimerKind.LEASE_EXPIRED, job.id)
     if job.agent_stage is not AgentStage.NONE:
-        stop_agent(runtime, job, outcome.message)
+        stop_agent(state, job, outcome.message)
     else:
         if job.stage is JobStage.STOPPING:
             job.goes_to(JobStage.STOPPED)
-        conclude(runtime, job)
+        conclude(state, job)
     return True
 
 
-def stop_children(runtime: RuntimeState, job: Job) -> None:
+def stop_children(state: RuntimeState, job: Job) -> None:
     """Cancel the children of a job that is to end, and their descendants before them (§10)."""
     for child in list(job.children.values()):
         details = {"parent_job_id": job.id}
-        fix_outcome(runtime, child, outcome_of(ErrorCode.CANCELLED, PARENT_ENDS, details=details))
+        fix_outcome(state, child, outcome_of(ErrorCode.CANCELLED, PARENT_ENDS, details=details))
 
 
-def stop_agent(runtime: RuntimeState, job: Job, reason: str) -> None:
+def stop_agent(state: RuntimeState, job: Job, reason: str) -> None:
     """Ask the host to stop the agent, and give it the grace to do so."""
-    kill_at = Time(runtime.now + runtime.limits.stop_grace_sec * SECOND)
-    runtime.timers.arm(TimerKind.GRACE, job.id, kill_at)
-    runtime.request(StopJob(job.id, reason, kill_at))
+    kill_at = Time(state.now + state.limits.stop_grace_sec * SECOND)
+    state.timers.arm(TimerKind.GRACE, job.id, kill_at)
+    state.request(StopJob(job.id, reason, kill_at))
 
 
-def starts_again(runtime: RuntimeState, job: Job) -> bool:
+def starts_again(state: RuntimeState, job: Job) -> bool:
     """Return whether an unfinished job starts again, from its input, after a restart of the runtime."""
     kept = job.input is not None and job.stage in UNDECIDED and not job.streamed
-    return kept and runtime.inventory.restartable(job.terms.agent)
+    return kept and state.inventory.restartable(job.terms.agent)
 
 
-def grace_over(runtime: RuntimeState, job: Job) -> None:
+def grace_over(state: RuntimeState, job: Job) -> None:
     """End a job whose agent has not stopped in its grace; the terminal says so, and the agent is counted."""
     for child in job.descendants():
-        grace_over(runtime, child)
+        grace_over(state, child)
     if job.stage in TO_BE_LEFT:
-        runtime.leave_job(job)
+        state.leave_job(job)
     elif job.stage is JobStage.STOPPING:
         outcome = _fixed(job)
         details = {**(outcome.details or {}), "stopped": False}
-        end_with_error(runtime, job, msgspec.structs.replace(outcome, details=details))
+        end_with_error(state, job, msgspec.structs.replace(outcome, details=details))
     elif job.stage is JobStage.STOPPED:
-        end_with_error(runtime, job, _fixed(job))  # The agent is over, and only children are not.
+        end_with_error(state, job, _fixed(job))  # The agent is over, and only children are not.
 
 
-def agent_ended(runtime: RuntimeState, job: Job, outcome: Outcome) -> None:
+def agent_ended(state: RuntimeState, job: Job, outcome: Outcome) -> None:
     """End a job whose agent is over, by the outcome that was fixed before, else by this one.
 
     A job that is to be left to the next process is left.
     """
     if job.stage in TO_BE_LEFT:
-        del runtime.running[job.id]
+        del state.running[job.id]
         job.agent_goes_to(AgentStage.NONE)
-        runtime.leave_job(job)
+        state.leave_job(job)
     else:
-        agent_over(runtime, job, LastWord(Verdict.FAILED, outcome))
+        agent_over(state, job, LastWord(Verdict.FAILED, outcome))
 
 
-def agent_over(runtime: RuntimeState, job: Job, word: LastWord) -> None:
+def agent_over(state: RuntimeState, job: Job, word: LastWord) -> None:
     """End a job whose agent is over, once its children have ended (§10), by a fixed outcome or by `word`."""
-    del runtime.running[job.id]
+    del state.running[job.id]
     job.agent_goes_to(AgentStage.NONE)
     stage = job.stage
     if stage is JobStage.ENDED:
         return
     if stage is JobStage.LEFT:
-        runtime.unfinished[job.id] = job
+        state.unfinished[job.id] = job
     if job.children:
-        runtime.timers.disarm_all(OF_A_RUN, job.id)
-        stop_children(runtime, job)
+        state.timers.disarm_all(OF_A_RUN, job.id)
+        stop_children(state, job)
         if stage in OUTCOME_COUNTS:
             job.goes_to(JobStage.STOPPED)
         else:
             job.goes_to(JobStage.WAITING_FOR_CHILDREN)
             job.word = word
-        conclude(runtime, job)
+        conclude(state, job)
     elif stage in OUTCOME_COUNTS:
-        end_with_error(runtime, job, _fixed(job))
+        end_with_error(state, job, _fixed(job))
     else:
-        runtime.hooks.verdicts[word.verdict](runtime, job, word)
+        state.hooks.verdicts[word.verdict](state, job, word)
 
 
 def _fixed(job: Job) -> Outcome:
     return found(job.outcome, "the outcome of a job that is stopped is fixed")
 
 
-def conclude(runtime: RuntimeState, job: Job) -> None:
+def conclude(state: RuntimeState, job: Job) -> None:
     """End a job that waits only for its children, if the last of them has ended."""
     if job.children:
         return
     if job.stage is JobStage.WAITING_FOR_CHILDREN:
         word = found(job.word, "a job that waits for its children has its last word")
-        runtime.hooks.verdicts[word.verdict](runtime, job, word)
+        state.hooks.verdicts[word.verdict](state, job, word)
     elif job.stage is JobStage.STOPPED:
-        end_with_error(runtime, job, _fixed(job))
+        end_with_error(state, job, _fixed(job))
 
 
-def failed(runtime: RuntimeState, job: Job, word: LastWord) -> None:
+def failed(state: RuntimeState, job: Job, word: LastWord) -> None:
     """End a job whose agent has failed."""
-    end_with_error(runtime, job, found(word.failure, "the outcome of a failed agent is known"))
+    end_with_error(state, job, found(word.failure, "the outcome of a failed agent is known"))
 
 
-def end_with_error(runtime: RuntimeState, job: Job, outcome: Outcome) -> None:
+def end_with_error(state: RuntimeState, job: Job, outcome: Outcome) -> None:
     """End a job with a `job.error`."""
     error = JobError(
         outcome.status.value,
         outcome.code,
         outcome.message or outcome.code,
         outcome.retryable,
-        runtime.time_text(),
+        state.time_text(),
         outcome.details,
     )
     payload = codec.encode_checked(error)
-    if len(payload) > runtime.payload_limit(job):
+    if len(payload) > state.payload_limit(job):
         error.details = None
         payload = codec.encode_checked(error)
-    ended = JobEndedRecord(job.id, outcome.status, "job.error", payload[:-1], runtime.unix)
-    end(runtime, job, ended, outcome)
+    ended = JobEndedRecord(job.id, outcome.status, "job.error", payload[:-1], state.unix)
+    end(state, job, ended, outcome)
 
 
 class Returned(NamedTuple):
@@ -208,67 +208,67 @@ class Ending(msgspec.Struct):
     how: Outcome | Returned | None
 
 
-def end(runtime: RuntimeState, job: Job, ended: JobEndedRecord, how: Outcome | Returned | None) -> None:
+def end(state: RuntimeState, job: Job, ended: JobEndedRecord, how: Outcome | Returned | None) -> None:
     """Send the terminal of a job once its credentials are revoked, or after two seconds (§9.8.2).
 
     `how` is for the parent of the job.
     """
-    runtime.timers.disarm_all(OF_A_RUN, job.id)
+    state.timers.disarm_all(OF_A_RUN, job.id)
     first = job.ending is None
-    if first and not (job.children or job.terms.credentials or runtime.provisions):
-        _send(runtime, job, ended, how)  # Nothing delays it.
+    if first and not (job.children or job.terms.credentials or state.provisions):
+        _send(state, job, ended, how)  # Nothing delays it.
         return
     if job.stage is not JobStage.STOPPED_REVOKING:
         job.goes_to(JobStage.STOPPED_REVOKING if job.stage in OUTCOME_COUNTS else JobStage.REVOKING)
     job.ending, job.word = Ending(ended, how), None
     if first:
-        revocation.begin(runtime, job)
-        release(runtime, job)
+        revocation.begin(state, job)
+        release(state, job)
 
 
-def wait_over(runtime: RuntimeState, job: Job) -> None:
+def wait_over(state: RuntimeState, job: Job) -> None:
     """Send the terminal of a job that has waited long enough, even if credentials are still valid."""
-    _let_go(runtime, job)
+    _let_go(state, job)
 
 
-def release(runtime: RuntimeState, job: Job) -> None:
+def release(state: RuntimeState, job: Job) -> None:
     """Send the terminal that is written, unless it waits for a revocation or for children."""
     if job.stage not in WRITTEN or job.children:
         return
-    if revocation.under_way(runtime, job):
-        if runtime.timers.armed(TimerKind.REVOCATION_WAIT, job.id) is None:
-            at = Time(runtime.now + runtime.limits.revocation_timeout_sec * SECOND)
-            runtime.timers.arm(TimerKind.REVOCATION_WAIT, job.id, at)
+    if revocation.under_way(state, job):
+        if state.timers.armed(TimerKind.REVOCATION_WAIT, job.id) is None:
+            at = Time(state.now + state.limits.revocation_timeout_sec * SECOND)
+            state.timers.arm(TimerKind.REVOCATION_WAIT, job.id, at)
         return
-    _let_go(runtime, job)
+    _let_go(state, job)
 
 
-def _let_go(runtime: RuntimeState, job: Job) -> None:
+def _let_go(state: RuntimeState, job: Job) -> None:
     ending = found(job.ending, "a terminal that waits is written")
-    runtime.timers.disarm(TimerKind.REVOCATION_WAIT, job.id)
-    _send(runtime, job, ending.ended, ending.how)
+    state.timers.disarm(TimerKind.REVOCATION_WAIT, job.id)
+    _send(state, job, ending.ended, ending.how)
 
 
-def _number_children(runtime: RuntimeState, job: Job, home: Session) -> None:
+def _number_children(state: RuntimeState, job: Job, home: Session) -> None:
     """Number the terminals of children that wait behind a history: a job ends after its children (§10)."""
     for job_id in list(home.backlogs):
-        child = runtime.jobs[job_id]
+        child = state.jobs[job_id]
         if child.terms.parent_job_id == job.id:
-            retention.number_at_home(runtime, child, child.history.end + 1)
+            retention.number_at_home(state, child, child.history.end + 1)
 
 
-def _send(runtime: RuntimeState, job: Job, ended: JobEndedRecord, how: Outcome | Returned | None) -> None:
+def _send(state: RuntimeState, job: Job, ended: JobEndedRecord, how: Outcome | Returned | None) -> None:
     parent, home, observers = job.parent, job.home, job.observers
     if home is not None and home.backlogs:
-        _number_children(runtime, job, home)
-    runtime.commit(ended)
+        _number_children(state, job, home)
+    state.commit(ended)
     if ended.whole is not None:
-        retention.trim_history(runtime, job)
-    if runtime.config.notices:
+        retention.trim_history(state, job)
+    if state.config.notices:
         code = how.code if isinstance(how, Outcome) else ""
         agent, status = qualified(job.terms.agent, job.terms.version), ended.status.value
         notice(
-            runtime,
+            state,
             "job_ended",
             job.terms.principal,
             job_id=job.id,
@@ -277,27 +277,27 @@ def _send(runtime: RuntimeState, job: Job, ended: JobEndedRecord, how: Outcome |
             code=code,
         )
     if home is not None:
-        runtime.delivered(home)
+        state.delivered(home)
     for session in observers.values():
-        runtime.delivered(session)
+        state.delivered(session)
     if job.paused:
         job.paused = False
-        back_pressure.tell_agent(runtime, job)  # Calls of an agent that has not stopped must see the end.
+        back_pressure.tell_agent(state, job)  # Calls of an agent that has not stopped must see the end.
     if parent is not None:
-        _tell_parent(runtime, job, parent, how)
-    runtime.job_over(job)
+        _tell_parent(state, job, parent, how)
+    state.job_over(job)
     if parent is not None:
-        conclude(runtime, parent)
-        release(runtime, parent)
+        conclude(state, parent)
+        release(state, parent)
 
 
-def _tell_parent(runtime: RuntimeState, job: Job, parent: Job, how: Outcome | Returned | None) -> None:
+def _tell_parent(state: RuntimeState, job: Job, parent: Job, how: Outcome | Returned | None) -> None:
     """Report the end of a child: its unspent budget is back in the counters of its parent (§10)."""
     if not parent.ended:
         own = job.budget.initial
-        spending.tell(runtime, parent, own, always=True)
+        spending.tell(state, parent, own, always=True)
         # A reservation of the child in its parent's own counters counts as spent when the child ends.
-        spending.tell(runtime, parent, [name for name in parent.budget.counters() if name not in own])
+        spending.tell(state, parent, [name for name in parent.budget.counters() if name not in own])
     told = ChildEnded(parent.id, job.id, job.status.value)
     if isinstance(how, Outcome):
         told.code, told.message, told.retryable, told.details = (
@@ -308,4 +308,4 @@ def _tell_parent(runtime: RuntimeState, job: Job, parent: Job, how: Outcome | Re
         )
     else:
         told.result, told.result_id, told.result_size = found(how, "the outcome of an ended child is known")
-    runtime.happened(told)
+    state.happened(told)

@@ -67,15 +67,15 @@ def read_wish(agent: Any, lease: Any, expires_at: Any, max_runtime_sec: Any) -> 
     return wish
 
 
-def written(runtime: RuntimeState, input: Any) -> Input:
+def written(state: RuntimeState, input: Any) -> Input:
     """Return the input of a child as JSON; raises LocalProtocolError if it is not JSON or too large."""
     encoded = codec.encode_value(input)
-    if len(encoded) > runtime.limits.max_message_bytes:
-        raise LocalProtocolError(f"the input of a child has at most {runtime.limits.max_message_bytes} bytes")
+    if len(encoded) > state.limits.max_message_bytes:
+        raise LocalProtocolError(f"the input of a child has at most {state.limits.max_message_bytes} bytes")
     return Input.of(encoded)
 
 
-def delegate(runtime: RuntimeState, parent: Job, wish: Wish, input: Input) -> Job:
+def delegate(state: RuntimeState, parent: Job, wish: Wish, input: Input) -> Job:
     """Start a child of a running job; raises Denied, and then changes nothing.
 
     The checks come in the order of §10: the gate, the agent, the subset, the ceiling and limits of the host.
@@ -84,20 +84,20 @@ def delegate(runtime: RuntimeState, parent: Job, wish: Wish, input: Input) -> Jo
         outcome = found(parent.outcome, "the outcome of a job that is stopped is fixed")
         raise Denied(ErrorCode(outcome.code), "the job is ending and can delegate no longer")
     target = target_of(parent, wish.agent)
-    gate.check(runtime, parent, AGENT_DELEGATE, target)
+    gate.check(state, parent, AGENT_DELEGATE, target)
     try:
-        name, version = runtime.inventory.resolve(wish.agent)
+        name, version = state.inventory.resolve(wish.agent)
         submission.check_runtime(wish.max_runtime_sec)
-        share = share_of(runtime, parent, wish)
-        ceiling = ceilings.ceiling_for(runtime.config.ceilings, parent.terms.principal, name, version)
-        gate.check_ceiling(runtime, ceiling, share.lease, share.expires, parent)
-        _check_limits(runtime, parent, given_bytes(input, share.lease))
+        share = share_of(state, parent, wish)
+        ceiling = ceilings.ceiling_for(state.config.ceilings, parent.terms.principal, name, version)
+        gate.check_ceiling(state, ceiling, share.lease, share.expires, parent)
+        _check_limits(state, parent, given_bytes(input, share.lease))
     except Refusal as refusal:
-        _refuse(runtime, parent, target, refusal)
+        _refuse(state, parent, target, refusal)
     principal = parent.terms.principal
-    scope = runtime.scope(principal)
+    scope = state.scope(principal)
     terms = Terms(
-        job_id=JobId("job_" + ulid(runtime.entropy.bits(scope, "job"))),
+        job_id=JobId("job_" + ulid(state.entropy.bits(scope, "job"))),
         session_id=parent.terms.session_id,
         principal=principal,
         agent=name,
@@ -106,36 +106,36 @@ def delegate(runtime: RuntimeState, parent: Job, wish: Wish, input: Input) -> Jo
         expires_at=share.expires_at,
         max_runtime_sec=wish.max_runtime_sec,
         trace=msgspec.structs.replace(parent.terms.trace, parent_id=parent.terms.span_id),
-        span_id=runtime.entropy.bits(scope, "span")[:8].hex(),
-        accepted_at=runtime.unix,
+        span_id=state.entropy.bits(scope, "span")[:8].hex(),
+        accepted_at=state.unix,
         parent_job_id=parent.id,
         depth=parent.terms.depth + 1,
         credentials=bool(parent.credentials),
     )
-    return _begin(runtime, parent, terms, input)
+    return _begin(state, parent, terms, input)
 
 
-def _begin(runtime: RuntimeState, parent: Job, terms: Terms, input: Input) -> Job:
+def _begin(state: RuntimeState, parent: Job, terms: Terms, input: Input) -> Job:
     """Publish the `delegate` event that announces the child, before anything that the child does."""
     announced = Delegate(terms.job_id, qualified(terms.agent, terms.version), terms.lease)
     body = encode_body(EventKind.DELEGATE, announced)
-    payload = codec.open_event(EventKind.DELEGATE, runtime.time_text(), body)
+    payload = codec.open_event(EventKind.DELEGATE, state.time_text(), body)
     if parent.home_behind:  # The announcement must precede the child's events, which are not behind.
-        retention.number_at_home(runtime, parent, parent.history.end)
-    runtime.commit(Delegated(terms, payload))
-    publish.spread(runtime, parent, None)
-    child = runtime.jobs[terms.job_id]
-    spending.tell(runtime, parent, parse_budget(terms.lease), always=True)
+        retention.number_at_home(state, parent, parent.history.end)
+    state.commit(Delegated(terms, payload))
+    publish.spread(state, parent, None)
+    child = state.jobs[terms.job_id]
+    spending.tell(state, parent, parse_budget(terms.lease), always=True)
     home = child.home
     child.paused = home is not None and home.full
-    submission.start(runtime, child, input, attempt=1)
+    submission.start(state, child, input, attempt=1)
     return child
 
 
 # The share of a child.
 
 
-def share_of(runtime: RuntimeState, parent: Job, wish: Wish) -> Share:
+def share_of(state: RuntimeState, parent: Job, wish: Wish) -> Share:
     """Return what the child gets; raises Refusal INVALID_REQUEST for a request that cannot be read.
 
     Raises Refusal LEASE_SUBSET_VIOLATION for a lease that is not covered, or narrower in nothing (§9.4).
@@ -144,11 +144,11 @@ def share_of(runtime: RuntimeState, parent: Job, wish: Wish) -> Share:
     budget = parse_budget(lease)
     expires_at, expires = parent.terms.expires_at, parent.expires
     if wish.expires_at is not None:
-        expiry = parse_expiry(wish.expires_at, unix=runtime.wall)
+        expiry = parse_expiry(wish.expires_at, unix=state.wall)
         if expires is not None and expiry.unix > expires:
             raise _violation(f"the lease of the job expires at {expires_at}, before {expiry.text}")
         expires_at, expires = expiry.text, expiry.unix
-    narrower = _check_grants(runtime, parent, lease)
+    narrower = _check_grants(state, parent, lease)
     narrower = _check_budget(parent, budget) or narrower or expires != parent.expires
     if not narrower:
         raise _violation("the lease of a child must be narrower than that of the job in something (§9.4)")
@@ -163,10 +163,10 @@ def _inherited(parent: Job) -> Lease:
     }
 
 
-def _check_grants(runtime: RuntimeState, parent: Job, lease: Lease) -> bool:
+def _check_grants(state: RuntimeState, parent: Job, lease: Lease) -> bool:
     """Return whether the patterns of a child are narrower than its parent's; raises Refusal if uncovered."""
     asked = dict(lease)
-    free = MODEL_USE in asked and gate.any_model(runtime, parent)
+    free = MODEL_USE in asked and gate.any_model(state, parent)
     if free:
         del asked[MODEL_USE]  # The job may use any model: all that a child names is less.
     grants = Grants.of(asked)
@@ -206,9 +206,9 @@ def target_of(parent: Job, agent: str) -> str:
     return agent if parent.grants.allows(AGENT_DELEGATE, agent) else agent.partition("@")[0]
 
 
-def _check_limits(runtime: RuntimeState, parent: Job, given: int) -> None:
+def _check_limits(state: RuntimeState, parent: Job, given: int) -> None:
     """Check depth and number of jobs; raises Refusal, retryable if the limit passes with time (§12)."""
-    limits = runtime.limits
+    limits = state.limits
     if parent.terms.depth >= limits.max_delegation_depth:
         raise Refusal(
             ErrorCode.INVALID_REQUEST,
@@ -225,16 +225,16 @@ def _check_limits(runtime: RuntimeState, parent: Job, given: int) -> None:
         most: int = getattr(limits, full)
         message = f"too many {WIRE_WORDS[full]} of a job are running"
         raise admission_control.Exceeded(full, most, message, principal=parent.terms.principal)
-    submission.check_limits(runtime, parent.terms.principal, given, keyed=False)
+    submission.check_limits(state, parent.terms.principal, given, keyed=False)
 
 
-def _refuse(runtime: RuntimeState, parent: Job, target: str, refusal: Refusal) -> NoReturn:
+def _refuse(state: RuntimeState, parent: Job, target: str, refusal: Refusal) -> NoReturn:
     """Raise Denied into the agent; write an audit fact if the refusal is about authority or a limit."""
     if refusal.code in (ErrorCode.LEASE_SUBSET_VIOLATION, ErrorCode.PERMISSION_DENIED):
-        gate.deny(runtime, parent, refusal.code, refusal.message, AGENT_DELEGATE, target)
+        gate.deny(state, parent, refusal.code, refusal.message, AGENT_DELEGATE, target)
     if isinstance(refusal, admission_control.Exceeded):
         note(
-            runtime,
+            state,
             "limit_reached",
             refusal.principal,
             peer="",

@@ -22,7 +22,7 @@ EVENT: Final = "job.event"
 
 
 def number(
-    runtime: RuntimeState,
+    state: RuntimeState,
     job: Job,
     kind: str,
     payload: bytes,
@@ -34,8 +34,8 @@ def number(
     `needs` is a feature that the event needs instead of that of its kind; `rotated` is the credential that
     its payload leaves out. Return whether a limit has to be checked; if not, the sessions were woken already.
     """
-    feature, now, size = needs or FEATURE_OF_KIND.get(kind), runtime.now, len(payload)
-    home, principal, ready = job.home, job.terms.principal, runtime.ready
+    feature, now, size = needs or FEATURE_OF_KIND.get(kind), state.now, len(payload)
+    home, principal, ready = job.home, job.terms.principal, state.ready
     history = job.history
     count, connection, look, position = 1, None, False, history.end + 1
     if home is None:
@@ -49,7 +49,7 @@ def number(
     else:
         source = job.home_seq or 1  # An event without a number at home takes that of the event before, or 1.
     if history is NO_EVENTS:
-        history = runtime.open_history(job)
+        history = state.open_history(job)
     if history.append(payload, source, feature, size, now):
         look = True
     elif connection is not None:
@@ -64,60 +64,60 @@ def number(
                 if session.principal == principal:
                     count += 1
                 else:
-                    runtime.holdings.changed(session.principal, 1, size)
+                    state.holdings.changed(session.principal, 1, size)
                 if not look and (connection := session.connection) is not None:
                     connection.sent_at = now
                     ready[connection] = None
-    return runtime.holdings.changed(principal, count, count * size) or look
+    return state.holdings.changed(principal, count, count * size) or look
 
 
-def number_all(runtime: RuntimeState, job: Job, payloads: list[bytes]) -> bool:
+def number_all(state: RuntimeState, job: Job, payloads: list[bytes]) -> bool:
     """Number several events at once that need no feature, for a job with a home session and no observers.
 
     Return False and do nothing when there are observers or the events do not fit into an allowance.
     """
-    home, history, now = job.home, job.history, runtime.now
+    home, history, now = job.home, job.history, state.now
     if home is None or job.observers or job.home_behind:
         return False
     log, principal = home.log, job.terms.principal
     count, size = len(payloads), sum(map(len, payloads))
     lets_in = log.lets_in(count, size, now) and history.lets_in(count, size, now)
-    if not lets_in or not runtime.holdings.let_in(principal, 2 * count, 2 * size):
+    if not lets_in or not state.holdings.let_in(principal, 2 * count, 2 * size):
         return False
     position = history.end + 1
     history.add(payloads, log.last + 1, size)
     head = job.heads.get(EVENT) or job.head(EVENT)
     log.add(list(map(Entry, repeat(head), payloads, range(position, position + count))), size)
     job.home_seq = log.last
-    runtime.holdings.changed(principal, 2 * count, 2 * size)
+    state.holdings.changed(principal, 2 * count, 2 * size)
     connection = home.connection
     if connection is not None:
         connection.sent_at = now
-        runtime.ready[connection] = None
+        state.ready[connection] = None
     return True
 
 
-def keep(runtime: RuntimeState, job: Job, payload: bytes, source: int, feature: str | None) -> None:
+def keep(state: RuntimeState, job: Job, payload: bytes, source: int, feature: str | None) -> None:
     """Append an event to the history of a job only, with the home number `source`."""
     history, size = job.history, len(payload)
     if history is NO_EVENTS:
-        history = runtime.open_history(job)
-    history.append(payload, source, feature, size, runtime.now)
-    runtime.holdings.changed(job.terms.principal, 1, size)
+        history = state.open_history(job)
+    history.append(payload, source, feature, size, state.now)
+    state.holdings.changed(job.terms.principal, 1, size)
 
 
-def append(runtime: RuntimeState, session: Session, entry: Entry) -> None:
+def append(state: RuntimeState, session: Session, entry: Entry) -> None:
     """Number one entry in one session only."""
     size = len(entry.payload)
-    session.log.append(entry, size, runtime.now)
-    runtime.holdings.changed(session.principal, 1, size)
+    session.log.append(entry, size, state.now)
+    state.holdings.changed(session.principal, 1, size)
 
 
-def notice_payload(runtime: RuntimeState, phase: str, message: str) -> bytes:
+def notice_payload(state: RuntimeState, phase: str, message: str) -> bytes:
     """Return the payload, without the last brace, of a `status` event that the runtime itself emits."""
-    return codec.open_event("status", runtime.time_text(), codec.encode_checked(Status(phase, message)))
+    return codec.open_event("status", state.time_text(), codec.encode_checked(Status(phase, message)))
 
 
-def end_of(runtime: RuntimeState, session: Session, job: Job, why: str) -> Unobserved:
+def end_of(state: RuntimeState, session: Session, job: Job, why: str) -> Unobserved:
     """Return the record that ends an observation with a last `status` event; session and job go on (§7.6)."""
-    return Unobserved(session.id, job.id, notice_payload(runtime, "unsubscribed", why))
+    return Unobserved(session.id, job.id, notice_payload(state, "unsubscribed", why))

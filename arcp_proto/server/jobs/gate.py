@@ -48,58 +48,58 @@ _LOGIN: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*:[/\\]++)?[^/]*@")
 """The user and password of a URL. The pattern tries no backslash twice, so that it takes linear time."""
 
 
-def check(runtime: RuntimeState, job: Job, capability: str, target: str) -> None:
+def check(state: RuntimeState, job: Job, capability: str, target: str) -> None:
     """Check that the lease of a job allows an operation now; raises Denied if not (§9.3)."""
-    check_expiry(runtime, job, capability, target)
+    check_expiry(state, job, capability, target)
     if is_too_long(target):
         message = f"{capability} {_quoted(capability, target)} is not allowed: {TOO_LONG}"
-        deny(runtime, job, ErrorCode.PERMISSION_DENIED, message, capability, target)
-    if not _granted(runtime, job, capability, target):
+        deny(state, job, ErrorCode.PERMISSION_DENIED, message, capability, target)
+    if not _granted(state, job, capability, target):
         message = (
             f"{capability} {_quoted(capability, target)} is not covered by the lease of this job:"
             " its submitter asks for it in lease_request"
         )
-        deny(runtime, job, ErrorCode.PERMISSION_DENIED, message, capability, target)
-    check_budget(runtime, job, capability, target)
+        deny(state, job, ErrorCode.PERMISSION_DENIED, message, capability, target)
+    check_budget(state, job, capability, target)
 
 
-def check_expiry(runtime: RuntimeState, job: Job, capability: str, target: str) -> None:
+def check_expiry(state: RuntimeState, job: Job, capability: str, target: str) -> None:
     """Check that the lease has not expired; raises Denied, and the first one fixes the outcome (§9.5)."""
-    if job.expires is None or not (job.expired or runtime.wall >= job.expires):
+    if job.expires is None or not (job.expired or state.wall >= job.expires):
         return
-    end(runtime, job)
-    deny(runtime, job, ErrorCode.LEASE_EXPIRED, _expired_message(job), capability, target)
+    end(state, job)
+    deny(state, job, ErrorCode.LEASE_EXPIRED, _expired_message(job), capability, target)
 
 
-def check_budget(runtime: RuntimeState, job: Job, capability: str, target: str) -> None:
+def check_budget(state: RuntimeState, job: Job, capability: str, target: str) -> None:
     """Check that something is free in every currency; raises Denied if not (§9.6)."""
     currency = job.budget.used_up()
     if currency is not None:
         left = job.budget.left(currency)
         how = "all that is left is reserved" if left is not None and left > 0 else "nothing is left"
         message = f"{how} of the budget in {currency}: {capability} {_quoted(capability, target)} is refused"
-        deny(runtime, job, ErrorCode.BUDGET_EXHAUSTED, message, capability, target)
+        deny(state, job, ErrorCode.BUDGET_EXHAUSTED, message, capability, target)
 
 
-def check_amount(runtime: RuntimeState, job: Job, currency: str, amount: Decimal) -> None:
+def check_amount(state: RuntimeState, job: Job, currency: str, amount: Decimal) -> None:
     """Check that an amount of a currency is free, and some of every other; raises Denied if not (§9.6)."""
-    check_expiry(runtime, job, COST_BUDGET, currency)
-    check_budget(runtime, job, COST_BUDGET, currency)
+    check_expiry(state, job, COST_BUDGET, currency)
+    check_budget(state, job, COST_BUDGET, currency)
     free = job.budget.free(currency)
     if free is not None and amount > free:
         message = (
             f"{shown(amount)} {currency} are asked for, and only {shown(free)} are left and not reserved"
         )
-        deny(runtime, job, ErrorCode.BUDGET_EXHAUSTED, message, COST_BUDGET, currency)
+        deny(state, job, ErrorCode.BUDGET_EXHAUSTED, message, COST_BUDGET, currency)
 
 
 def deny(
-    runtime: RuntimeState, job: Job, code: ErrorCode, message: str, capability: str, target: str
+    state: RuntimeState, job: Job, code: ErrorCode, message: str, capability: str, target: str
 ) -> NoReturn:
     """Write the audit fact of a refused operation, and raise Denied into the agent."""
     about: dict[str, Any] = {"capability": capability[:SHOWN], "target": _shown(capability, target)}
     note(
-        runtime,
+        state,
         "lease_denied",
         job.terms.principal,
         job_id=job.id,
@@ -113,74 +113,72 @@ def deny(
 # Expiry.
 
 
-def watch(runtime: RuntimeState, job: Job) -> None:
+def watch(state: RuntimeState, job: Job) -> None:
     """Arm the timer that stops a job a second after its lease ends, by the present wall clock."""
     if job.expires is None or job.stage not in UNDECIDED:
         return
-    if job.expired and runtime.timers.armed(TimerKind.LEASE_EXPIRED, job.id) is not None:
+    if job.expired and state.timers.armed(TimerKind.LEASE_EXPIRED, job.id) is not None:
         return
-    left = 0 if job.expired else max(0, job.expires - runtime.wall)
-    runtime.timers.arm(TimerKind.LEASE_EXPIRED, job.id, Time(runtime.now + left + GRACE_SEC * SECOND))
-    watch_wall_clock(runtime)
+    left = 0 if job.expired else max(0, job.expires - state.wall)
+    state.timers.arm(TimerKind.LEASE_EXPIRED, job.id, Time(state.now + left + GRACE_SEC * SECOND))
+    watch_wall_clock(state)
 
 
-def watch_wall_clock(runtime: RuntimeState) -> None:
+def watch_wall_clock(state: RuntimeState) -> None:
     """Arm the timer that makes the driver look at the wall clock, while a lease is to end."""
-    if runtime.timers.armed(TimerKind.WALL_CLOCK, 0) is None:
-        runtime.timers.arm(TimerKind.WALL_CLOCK, 0, Time(runtime.now + LOOK_SEC * SECOND))
+    if state.timers.armed(TimerKind.WALL_CLOCK, 0) is None:
+        state.timers.arm(TimerKind.WALL_CLOCK, 0, Time(state.now + LOOK_SEC * SECOND))
 
 
-def look_again(runtime: RuntimeState) -> None:
+def look_again(state: RuntimeState) -> None:
     """Arm the timer for the wall clock again, as long as some lease is to end.
 
     The driver has looked at the wall clock just before, as it does at every timer.
     """
-    if runtime.hooks.lease_is_watched(runtime):
-        watch_wall_clock(runtime)
+    if state.hooks.lease_is_watched(state):
+        watch_wall_clock(state)
         return
-    for job in runtime.unfinished.values():
+    for job in state.unfinished.values():
         if job.expires is not None and job.stage in UNDECIDED:
-            runtime.timers.arm(TimerKind.WALL_CLOCK, 0, Time(runtime.now + LOOK_SEC * SECOND))
+            state.timers.arm(TimerKind.WALL_CLOCK, 0, Time(state.now + LOOK_SEC * SECOND))
             return
 
 
-def due(runtime: RuntimeState, job: Job) -> None:
+def due(state: RuntimeState, job: Job) -> None:
     """Stop a job at the timer of its lease, unless the wall clock says that the lease ends later."""
-    if job.expired or (job.expires is not None and runtime.wall >= job.expires + GRACE_SEC * SECOND):
-        end(runtime, job)
+    if job.expired or (job.expires is not None and state.wall >= job.expires + GRACE_SEC * SECOND):
+        end(state, job)
     else:
-        watch(runtime, job)
+        watch(state, job)
 
 
-def wall_clock_moves(runtime: RuntimeState) -> None:
+def wall_clock_moves(state: RuntimeState) -> None:
     """Note which leases have expired, before the wall clock is set: they stay expired."""
-    for job in runtime.unfinished.values():
-        if job.expires is not None and runtime.wall >= job.expires:
-            expire(runtime, job)
-    runtime.hooks.wall_clock_moves(runtime)
+    for job in state.unfinished.values():
+        if job.expires is not None and state.wall >= job.expires:
+            expire(state, job)
+    state.hooks.wall_clock_moves(state)
 
 
-def wall_clock_moved(runtime: RuntimeState) -> None:
+def wall_clock_moved(state: RuntimeState) -> None:
     """Arm the timers of leases anew, after the wall clock was set."""
-    for job in runtime.unfinished.values():
-        watch(runtime, job)
-    runtime.hooks.wall_clock_moved(runtime)
+    for job in state.unfinished.values():
+        watch(state, job)
+    state.hooks.wall_clock_moved(state)
 
 
-def expire(runtime: RuntimeState, job: Job) -> None:
+def expire(state: RuntimeState, job: Job) -> None:
     """Note that the lease of a job has ended, for good."""
     if not job.expired:
-        runtime.commit(LeaseEnded(job.id))
+        state.commit(LeaseEnded(job.id))
         ended = job.terms.expires_at
-        note(runtime, "lease_expired", job.terms.principal, job_id=job.id, expires_at=ended)
+        note(state, "lease_expired", job.terms.principal, job_id=job.id, expires_at=ended)
 
 
-def end(runtime: RuntimeState, job: Job) -> None:
+def end(state: RuntimeState, job: Job) -> None:
     """End a job whose lease has ended; nothing that comes later changes the outcome (§9.5)."""
-    expire(runtime, job)
-    completion.fix_outcome(
-        runtime, job, completion.outcome_of(ErrorCode.LEASE_EXPIRED, _expired_message(job))
-    )
+    expire(state, job)
+    completion.fix_outcome(state, job, completion.outcome_of(ErrorCode.LEASE_EXPIRED, _expired_message(job)))
 
 
 def _expired_message(job: Job) -> str:
@@ -190,16 +188,16 @@ def _expired_message(job: Job) -> str:
 # The lease.
 
 
-def _granted(runtime: RuntimeState, job: Job, capability: str, target: str) -> bool:
-    return job.grants.allows(capability, target) or (capability == MODEL_USE and any_model(runtime, job))
+def _granted(state: RuntimeState, job: Job, capability: str, target: str) -> bool:
+    return job.grants.allows(capability, target) or (capability == MODEL_USE and any_model(state, job))
 
 
-def any_model(runtime: RuntimeState, job: Job) -> bool:
+def any_model(state: RuntimeState, job: Job) -> bool:
     """Return whether a job may use every model, as the host allows it and no lease names one (§9.7).
 
     The leases are those of the job and of the jobs above it.
     """
-    if runtime.config.models_required:
+    if state.config.models_required:
         return False
     above: Job | None = job
     while above is not None and not above.grants.names(MODEL_USE):
@@ -208,7 +206,7 @@ def any_model(runtime: RuntimeState, job: Job) -> bool:
 
 
 def check_ceiling(
-    runtime: RuntimeState,
+    state: RuntimeState,
     ceiling: Ceiling | None,
     lease: Mapping[str, Sequence[str]],
     expires: Time | None,
@@ -218,11 +216,11 @@ def check_ceiling(
 
     A bound that a child does not name counts as what it gets of its `parent` (§10).
     """
-    named = parent is not None and not any_model(runtime, parent)
+    named = parent is not None and not any_model(state, parent)
     around = {} if parent is None else parent.budget.counters()
-    unbound = not (runtime.config.models_required or named)
+    unbound = not (state.config.models_required or named)
     ceilings.check_lease(ceiling, lease, any_model=unbound, around=around)
-    ceilings.check_expiry(ceiling, expires, runtime.wall)
+    ceilings.check_expiry(ceiling, expires, state.wall)
 
 
 def _quoted(capability: str, target: str) -> str:

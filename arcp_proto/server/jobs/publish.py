@@ -27,92 +27,92 @@ if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState
 
 
-def publish(runtime: RuntimeState, job: Job, kind: str, body: bytes, taken_as: str = "") -> None:
+def publish(state: RuntimeState, job: Job, kind: str, body: bytes, taken_as: str = "") -> None:
     """Number one event in every session that gets the job and takes its kind, or `taken_as` (§8.3)."""
-    payload = runtime.openings.of(kind) + body
+    payload = state.openings.of(kind) + body
     kind = taken_as or kind
-    if runtime.journaling:
-        runtime.commit(Published(job.id, kind, payload))
-        spread(runtime, job, FEATURE_OF_KIND.get(kind))
-    elif number(runtime, job, kind, payload):
-        spread(runtime, job, FEATURE_OF_KIND.get(kind))
+    if state.journaling:
+        state.commit(Published(job.id, kind, payload))
+        spread(state, job, FEATURE_OF_KIND.get(kind))
+    elif number(state, job, kind, payload):
+        spread(state, job, FEATURE_OF_KIND.get(kind))
 
 
-def spread(runtime: RuntimeState, job: Job, feature: str | None) -> None:
+def spread(state: RuntimeState, job: Job, feature: str | None) -> None:
     """Keep limits after an event of a job was numbered, and wake the sessions that take it."""
-    history, limits, now = job.history, runtime.limits, runtime.now
+    history, limits, now = job.history, state.limits, state.now
     if history.due(now):
-        retention.trim_history(runtime, job)
+        retention.trim_history(state, job)
         history.allow(history.first + limits.max_history_events, limits.max_history_bytes)
     home = job.home
     if home is not None and (feature is None or feature in home.features):
-        sent(runtime, home)
+        sent(state, home)
     if job.observers:
         for session in list(job.observers.values()):
             if feature is None or takes(job, session, feature):
-                sent(runtime, session)
-    if runtime.holdings.over:
-        retention.make_room(runtime)
+                sent(state, session)
+    if state.holdings.over:
+        retention.make_room(state)
 
 
-def sent(runtime: RuntimeState, session: Session) -> None:
+def sent(state: RuntimeState, session: Session) -> None:
     """Keep the log of a session within limits after something was numbered, and wake its connection."""
-    if session.log.due(runtime.now):
-        look_at(runtime, session)
-    _wake(runtime, session)
+    if session.log.due(state.now):
+        look_at(state, session)
+    _wake(state, session)
 
 
-def look_at(runtime: RuntimeState, session: Session) -> None:
+def look_at(state: RuntimeState, session: Session) -> None:
     """Keep the log of a session within limits, tell the client of its lag, and set the next allowance."""
-    log, limits = session.log, runtime.limits
-    retention.shrink(runtime, session)
+    log, limits = session.log, state.limits
+    retention.shrink(state, session)
     if not session.acking:
-        retention.age(runtime, session)
+        retention.age(state, session)
     elif log.last - session.acked > limits.back_pressure_events and not session.lagging:
-        _tell_of_lag(runtime, session)
+        _tell_of_lag(state, session)
     upto = log.first - 1 + limits.max_session_events
     if session.acking and session.jobs and not session.lagging:
         upto = min(upto, session.acked + limits.back_pressure_events)
     size = limits.max_session_bytes
-    if runtime.journaling:
-        last, most = back_pressure.look(runtime, session)
+    if state.journaling:
+        last, most = back_pressure.look(state, session)
         upto, size = min(upto, last), min(size, most)
-    log.allow(upto, size, None if session.acking else retention.aged_at(runtime, session))
+    log.allow(upto, size, None if session.acking else retention.aged_at(state, session))
 
 
-def _wake(runtime: RuntimeState, session: Session) -> None:
+def _wake(state: RuntimeState, session: Session) -> None:
     connection = session.connection
     if connection is not None:
-        connection.sent_at = runtime.now
-        runtime.ready[connection] = None
-    if runtime.journaling:
-        runtime.unsettled[session.id] = session
+        connection.sent_at = state.now
+        state.ready[connection] = None
+    if state.journaling:
+        state.unsettled[session.id] = session
 
 
-def notify(runtime: RuntimeState, session: Session, job_id: JobId, phase: str, message: str) -> None:
+def notify(state: RuntimeState, session: Session, job_id: JobId, phase: str, message: str) -> None:
     """Send a `status` event of a job to one session only, numbered there and in no history (§6.5, §7.6)."""
-    payload = notice_payload(runtime, phase, message)
-    runtime.commit(Delivered(session.id, job_id, "job.event", payload))
-    noted(runtime, session)
+    payload = notice_payload(state, phase, message)
+    state.commit(Delivered(session.id, job_id, "job.event", payload))
+    noted(state, session)
 
 
-def noted(runtime: RuntimeState, session: Session) -> None:
+def noted(state: RuntimeState, session: Session) -> None:
     """Keep the log of a session within limits after such a notice, and wake its connection."""
-    if session.log.due(runtime.now):
-        look_at(runtime, session)
+    if session.log.due(state.now):
+        look_at(state, session)
     if session.connection is not None:
-        runtime.mark_writable(session.connection)
-    if runtime.journaling:
-        runtime.unsettled[session.id] = session
+        state.mark_writable(session.connection)
+    if state.journaling:
+        state.unsettled[session.id] = session
 
 
-def _tell_of_lag(runtime: RuntimeState, session: Session) -> None:
+def _tell_of_lag(state: RuntimeState, session: Session) -> None:
     """Tell the client of its lag, once per crossing, on its newest unfinished job if it has one (§6.5)."""
     job_id = next(reversed(session.jobs), None)
     if job_id is not None:
         session.lagging = True
         lag = session.log.last - session.acked
-        notify(runtime, session, job_id, "back_pressure", f"{lag} events are not acknowledged")
+        notify(state, session, job_id, "back_pressure", f"{lag} events are not acknowledged")
 
 
 SHORT: Final = 1024
@@ -121,30 +121,30 @@ MOST_TOGETHER: Final = 64
 """How many events are collected at most."""
 
 
-def begin(runtime: RuntimeState, job: Job) -> None:
+def begin(state: RuntimeState, job: Job) -> None:
     """End the input in which an event of a job was numbered, or keep it open to collect the next events.
 
     Events are not collected for observers, nor while a recording or a journal takes each by itself.
     """
-    apart = runtime.journaling or runtime.recorder is not None
+    apart = state.journaling or state.recorder is not None
     if apart or job.home is None or job.observers or job.body_limit < SHORT:
-        runtime.busy = False
+        state.busy = False
     else:
-        runtime.speaker = job
+        state.speaker = job
 
 
-def end(runtime: RuntimeState, job: Job) -> None:
+def end(state: RuntimeState, job: Job) -> None:
     """Number the collected events of the speaker, and end the input."""
-    runtime.speaker, runtime.busy = None, False
-    said, runtime.said = runtime.said, []
+    state.speaker, state.busy = None, False
+    said, state.said = state.said, []
     if not said:
         return
-    if runtime.said_at > runtime.now:
-        runtime.now = Time(runtime.said_at)
-    if not number_all(runtime, job, said):
+    if state.said_at > state.now:
+        state.now = Time(state.said_at)
+    if not number_all(state, job, said):
         for payload in said:
-            if number(runtime, job, "", payload):
-                spread(runtime, job, None)
+            if number(state, job, "", payload):
+                spread(state, job, None)
 
 
 MOST_KINDS: Final = 64

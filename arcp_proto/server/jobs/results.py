@@ -42,102 +42,100 @@ def check_piece(job: Job, data: str | bytes) -> str:
     return encoding
 
 
-def write(runtime: RuntimeState, job: Job, data: str | bytes, encoding: str) -> None:
+def write(state: RuntimeState, job: Job, data: str | bytes, encoding: str) -> None:
     """Publish a piece as chunks; above the limit of a result, end the job and raise Denied (§14)."""
-    stream = job.stream or _open_stream(runtime, job, encoding)
+    stream = job.stream or _open_stream(state, job, encoding)
     if not data:
         return
     size = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
-    if stream.size + size > runtime.limits.max_result_bytes:
-        message = f"a streamed result is at most {runtime.limits.max_result_bytes} bytes"
-        fix_outcome(runtime, job, outcome_of(ErrorCode.INTERNAL_ERROR, message))
+    if stream.size + size > state.limits.max_result_bytes:
+        message = f"a streamed result is at most {state.limits.max_result_bytes} bytes"
+        fix_outcome(state, job, outcome_of(ErrorCode.INTERNAL_ERROR, message))
         raise Denied(ErrorCode.INTERNAL_ERROR, message)
-    chunk, frame = runtime.limits.max_chunk_bytes, runtime.body_limit(job)
+    chunk, frame = state.limits.max_chunk_bytes, state.body_limit(job)
     for body in encode_chunks(stream.result_id, stream.chunks, data, chunk=chunk, frame=frame):
-        runtime.publish(job, RESULT_CHUNK, body)
+        state.publish(job, RESULT_CHUNK, body)
         stream.chunks += 1
     stream.size += size
     if stream.inline is not None:
         stream.inline.append(data)
         most = (
-            runtime.result_limit(job, job.home)
-            if job.parent is None
-            else runtime.limits.max_returned_value_bytes
+            state.result_limit(job, job.home) if job.parent is None else state.limits.max_returned_value_bytes
         )
         if stream.size > most:
             stream.inline = None
 
 
-def returned(runtime: RuntimeState, job: Job, word: LastWord) -> None:
+def returned(state: RuntimeState, job: Job, word: LastWord) -> None:
     """End a job with the value that its agent has returned."""
     encoded, summary = word.value, word.summary
     if job.stream is not None and encoded is not None:
         message = "mixed: the agent returned a value after it had streamed a result"
-        _fail(runtime, job, word, ErrorCode.INVALID_REQUEST, message)
+        _fail(state, job, word, ErrorCode.INVALID_REQUEST, message)
     elif job.stream is not None:
-        _finish_stream(runtime, job, job.stream, word)
+        _finish_stream(state, job, job.stream, word)
     else:
         value = UNSET if encoded is None else msgspec.Raw(encoded)
-        at = runtime.unix
-        payload = codec.encode_checked(Result("success", runtime.stamp.text(at), value, summary=summary))
+        at = state.unix
+        payload = codec.encode_checked(Result("success", state.stamp.text(at), value, summary=summary))
         how = None if job.parent is None else _for_parent(encoded)
         ended = JobEndedRecord(job.id, Status.SUCCESS, "job.result", payload[:-1], at)
         if encoded is None:
-            end(runtime, job, ended, how)
-        elif not _fits(runtime, job, payload):
-            _finish_in_chunks(runtime, job, encoded.decode(), word)
-        elif len(payload) <= runtime.payload_limit(job):
-            end(runtime, job, ended, how)
-        elif _is_too_large(runtime, job, word, len(encoded)):
+            end(state, job, ended, how)
+        elif not _fits(state, job, payload):
+            _finish_in_chunks(state, job, encoded.decode(), word)
+        elif len(payload) <= state.payload_limit(job):
+            end(state, job, ended, how)
+        elif _is_too_large(state, job, word, len(encoded)):
             pass
         else:
-            end(runtime, job, _as_whole(runtime, job, ended, encoded, summary), how)
+            end(state, job, _as_whole(state, job, ended, encoded, summary), how)
 
 
 def _as_whole(
-    runtime: RuntimeState, job: Job, ended: JobEndedRecord, encoded: bytes, summary: str | None
+    state: RuntimeState, job: Job, ended: JobEndedRecord, encoded: bytes, summary: str | None
 ) -> JobEndedRecord:
     """Return a terminal with its value for sessions with long frames, and with a `result_id` for others."""
-    at, begin = runtime.stamp.text(ended.at), ended.payload.index(encoded)
-    result = Result("success", at, UNSET, _new_id(runtime, job), len(encoded), JSON_TYPE, summary)
+    at, begin = state.stamp.text(ended.at), ended.payload.index(encoded)
+    result = Result("success", at, UNSET, _new_id(state, job), len(encoded), JSON_TYPE, summary)
     whole = Whole(
-        ended.payload, begin, begin + len(encoded), runtime.limits.max_chunk_bytes, runtime.body_limit(job)
+        ended.payload, begin, begin + len(encoded), state.limits.max_chunk_bytes, state.body_limit(job)
     )
     payload = codec.encode_checked(result)[:-1]
     return msgspec.structs.replace(ended, payload=payload, whole=whole)
 
 
-def _finish_in_chunks(runtime: RuntimeState, job: Job, text: str, word: LastWord) -> None:
+def _finish_in_chunks(state: RuntimeState, job: Job, text: str, word: LastWord) -> None:
     if _needs_inline(job):
-        _fail(runtime, job, word, ErrorCode.INVALID_REQUEST, TOO_LARGE)
-    elif _is_too_large(runtime, job, word, len(text.encode())):
+        _fail(state, job, word, ErrorCode.INVALID_REQUEST, TOO_LARGE)
+    elif _is_too_large(state, job, word, len(text.encode())):
         pass
     else:
-        stream = _open_stream(runtime, job, UTF8)
-        chunk, frame = runtime.limits.max_chunk_bytes, runtime.body_limit(job)
+        stream = _open_stream(state, job, UTF8)
+        chunk, frame = state.limits.max_chunk_bytes, state.body_limit(job)
         for body in encode_whole(stream.result_id, text, chunk, frame):
-            runtime.publish(job, RESULT_CHUNK, body)
+            state.publish(job, RESULT_CHUNK, body)
         stream.size = len(text.encode())
-        _end_stream(runtime, job, stream, word.summary, JSON_TYPE, text)
+        _end_stream(state, job, stream, word.summary, JSON_TYPE, text)
 
 
-def _finish_stream(runtime: RuntimeState, job: Job, stream: Stream, word: LastWord) -> None:
+def _finish_stream(state: RuntimeState, job: Job, stream: Stream, word: LastWord) -> None:
     """End a stream by an empty last chunk, and its job."""
-    completed_at = runtime.time_text()
+    completed_at = state.time_text()
     inline = None
     if _needs_inline(job):
-        inline = _inline(runtime, job, stream, completed_at, word.summary)
+        inline = _inline(state, job, stream, completed_at, word.summary)
         if inline is None:
-            _fail(runtime, job, word, ErrorCode.INVALID_REQUEST, TOO_LARGE)
+            _fail(state, job, word, ErrorCode.INVALID_REQUEST, TOO_LARGE)
             return
     end_of_data = "" if stream.encoding == UTF8 else b""
     last = encode_chunk(stream.result_id, stream.chunks, end_of_data, more=False)
-    runtime.publish(job, RESULT_CHUNK, last)
-    _end_stream(runtime, job, stream, word.summary, None, inline=inline)
+    state.publish(job, RESULT_CHUNK, last)
+    _end_stream(state, job, stream, word.summary, None, inline=inline)
 
 
 def _end_stream(
-    runtime: RuntimeState,
+    state: RuntimeState,
     job: Job,
     stream: Stream,
     summary: str | None,
@@ -146,19 +144,17 @@ def _end_stream(
     inline: bytes | None = None,
 ) -> None:
     """End a job whose chunks are published; `returned` is their JSON if the agent returned a value."""
-    completed_at = runtime.time_text()
+    completed_at = state.time_text()
     result = Result("success", completed_at, UNSET, stream.result_id, stream.size, content_type, summary)
     how = None
     if job.parent is not None:
         value = _joined(stream) if returned is None else codec.decode_value(returned.encode())
         how = Returned(value, stream.result_id, stream.size)
     payload = codec.encode_checked(result)[:-1]
-    end(
-        runtime, job, JobEndedRecord(job.id, Status.SUCCESS, "job.result", payload, runtime.unix, inline), how
-    )
+    end(state, job, JobEndedRecord(job.id, Status.SUCCESS, "job.result", payload, state.unix, inline), how)
 
 
-def _inline(runtime: RuntimeState, job: Job, stream: Stream, at: str, summary: str | None) -> bytes | None:
+def _inline(state: RuntimeState, job: Job, stream: Stream, at: str, summary: str | None) -> bytes | None:
     """Return a stream as the payload of an inline result, without the last brace; None if it does not fit."""
     value = _joined(stream)
     if value is None:
@@ -166,7 +162,7 @@ def _inline(runtime: RuntimeState, job: Job, stream: Stream, at: str, summary: s
     if isinstance(value, bytes):
         value = base64.b64encode(value).decode()
     payload = codec.encode_checked(Result("success", at, value, summary=summary))
-    return payload[:-1] if _fits(runtime, job, payload) else None
+    return payload[:-1] if _fits(state, job, payload) else None
 
 
 def _joined(stream: Stream) -> str | bytes | None:
@@ -183,32 +179,32 @@ def _for_parent(encoded: bytes | None) -> Returned:
     return Returned(None if encoded is None else codec.decode_value(encoded), None, None)
 
 
-def _open_stream(runtime: RuntimeState, job: Job, encoding: str) -> Stream:
-    result_id = _new_id(runtime, job)
+def _open_stream(state: RuntimeState, job: Job, encoding: str) -> Stream:
+    result_id = _new_id(state, job)
     kept = _needs_inline(job) or job.parent is not None
     job.stream = Stream(result_id, encoding, inline=[] if kept else None)
     return job.stream
 
 
-def _is_too_large(runtime: RuntimeState, job: Job, word: LastWord, size: int) -> bool:
+def _is_too_large(state: RuntimeState, job: Job, word: LastWord, size: int) -> bool:
     """Return whether a returned value that does not fit an envelope is too large; end its job if so."""
-    limits = runtime.limits
+    limits = state.limits
     if size > limits.max_returned_value_bytes:
         message = f"a returned value is at most {limits.max_returned_value_bytes} bytes: stream the result"
         details = details_of("max_returned_value_bytes", limits.max_returned_value_bytes)
-        _fail(runtime, job, word, ErrorCode.INVALID_REQUEST, message, details)
+        _fail(state, job, word, ErrorCode.INVALID_REQUEST, message, details)
     elif size > limits.max_result_bytes:  # It would be streamed: §14 names the code.
         message = f"a returned value is at most {limits.max_result_bytes} bytes"
-        _fail(runtime, job, word, ErrorCode.INTERNAL_ERROR, message)
+        _fail(state, job, word, ErrorCode.INTERNAL_ERROR, message)
     return size > min(limits.max_returned_value_bytes, limits.max_result_bytes)
 
 
-def _new_id(runtime: RuntimeState, job: Job) -> str:
-    return "res_" + ulid(runtime.entropy.bits(runtime.scope(job.terms.principal), "result"))
+def _new_id(state: RuntimeState, job: Job) -> str:
+    return "res_" + ulid(state.entropy.bits(state.scope(job.terms.principal), "result"))
 
 
 def _fail(
-    runtime: RuntimeState,
+    state: RuntimeState,
     job: Job,
     word: LastWord,
     code: ErrorCode,
@@ -220,16 +216,16 @@ def _fail(
     INVALID_REQUEST tells that another attempt fails as well.
     """
     if word.left:
-        runtime.leave_job(job)
+        state.leave_job(job)
     else:
-        end_with_error(runtime, job, outcome_of(code, message, details=details))
+        end_with_error(state, job, outcome_of(code, message, details=details))
 
 
-def _fits(runtime: RuntimeState, job: Job, payload: bytes) -> bool:
+def _fits(state: RuntimeState, job: Job, payload: bytes) -> bool:
     """Return whether an inline result fits a frame of its session, even if a quirk of the peer doubles it."""
     home = job.home
     times = 2 if home is not None and home.quirk.result_as_output else 1
-    return times * len(payload) <= runtime.result_limit(job, home)
+    return times * len(payload) <= state.result_limit(job, home)
 
 
 def _needs_inline(job: Job) -> bool:

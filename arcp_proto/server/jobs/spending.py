@@ -35,15 +35,15 @@ def cost_of(job: Job, fields: dict[str, Any]) -> tuple[str, Decimal] | None:
     return unit, to_cost(fields["value"], "value")
 
 
-def spend(runtime: RuntimeState, job: Job, currency: str, amount: Decimal, metric: bytes) -> None:
+def spend(state: RuntimeState, job: Job, currency: str, amount: Decimal, metric: bytes) -> None:
     """Count a cost that the agent reports, publish its metric, and then report what is left."""
     if amount:
-        runtime.commit(Spent(job.id, currency, amount))
-    runtime.publish(job, "metric", metric)
-    tell(runtime, job, (currency,))
+        state.commit(Spent(job.id, currency, amount))
+    state.publish(job, "metric", metric)
+    tell(state, job, (currency,))
 
 
-def tell(runtime: RuntimeState, job: Job, currencies: Iterable[str], *, always: bool = False) -> None:
+def tell(state: RuntimeState, job: Job, currencies: Iterable[str], *, always: bool = False) -> None:
     """Report what is left where a counter has moved by enough, and warn once when little is left.
 
     With `always`, an amount has moved to a child or back, without being used (§10).
@@ -56,12 +56,12 @@ def tell(runtime: RuntimeState, job: Job, currencies: Iterable[str], *, always: 
         if always or budget.moved(currency):
             budget.told[currency] = left
             body = encode_metric({"name": REMAINING, "value": left, "unit": currency})
-            publish.publish(runtime, job, "metric", body, taken_as=REMAINING)
+            publish.publish(state, job, "metric", body, taken_as=REMAINING)
         if budget.low(currency) and not always:
             budget.warned[currency] = None
             whole = shown(budget.initial[currency])
             message = f"80 % of the budget of {whole} {currency} are used; {shown(left)} are left"
-            runtime.publish(job, "status", codec.encode_checked(Status(WARNING, message)))
+            state.publish(job, "status", codec.encode_checked(Status(WARNING, message)))
 
 
 # Reservations.
@@ -77,9 +77,9 @@ def check_reservation(job: Job, currency: str, amount: Cost) -> Decimal:
     return exact
 
 
-def reserve(runtime: RuntimeState, job: Job, currency: str, amount: Decimal) -> int:
+def reserve(state: RuntimeState, job: Job, currency: str, amount: Decimal) -> int:
     """Hold back an amount that is free; return the number of the reservation."""
-    runtime.commit(Reserved(job.id, job.hold_count + 1, currency, amount))
+    state.commit(Reserved(job.id, job.hold_count + 1, currency, amount))
     return job.hold_count
 
 
@@ -91,14 +91,14 @@ def find(job: Job, hold: int) -> Hold:
     return found
 
 
-def settle(runtime: RuntimeState, job: Job, hold: int, actual: Decimal, metric: bytes) -> None:
+def settle(state: RuntimeState, job: Job, hold: int, actual: Decimal, metric: bytes) -> None:
     """Settle a reservation: count what was spent, publish its metric, and then report what is left."""
     currency = job.holds[hold].currency
-    runtime.commit(Settled(job.id, hold, actual))
-    runtime.publish(job, "metric", metric)
-    tell(runtime, job, (currency,))
+    state.commit(Settled(job.id, hold, actual))
+    state.publish(job, "metric", metric)
+    tell(state, job, (currency,))
 
 
-def release(runtime: RuntimeState, job: Job, hold: int) -> None:
+def release(state: RuntimeState, job: Job, hold: int) -> None:
     """Settle a reservation of which nothing was spent."""
-    runtime.commit(Settled(job.id, hold, Decimal(0)))
+    state.commit(Settled(job.id, hold, Decimal(0)))

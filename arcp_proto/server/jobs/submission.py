@@ -44,7 +44,7 @@ CLAIM_BYTES = 2 * KIB
 
 
 def carry_out(
-    runtime: RuntimeState,
+    state: RuntimeState,
     connection: Connection,
     session: Session,
     envelope: codec.Envelope,
@@ -54,48 +54,48 @@ def carry_out(
     """Accept a submit that has nothing to wait for, after every check; raises Refusal."""
     if submit.max_runtime_sec is not None:
         check_runtime(submit.max_runtime_sec)
-    terms = _check_submit(runtime, session, envelope, submit, None)
-    accept(runtime, connection, session, submit, terms, request_id)
+    terms = _check_submit(state, session, envelope, submit, None)
+    accept(state, connection, session, submit, terms, request_id)
 
 
-def judge(runtime: RuntimeState, connection: Connection | None, turn: Turn) -> bool:
+def judge(state: RuntimeState, connection: Connection | None, turn: Turn) -> bool:
     """Answer a submit whose turn has come, or return False when it has to wait; raises Refusal."""
     session, submit = turn.session, found(turn.submit, "a submit that is judged was decoded")
     check_runtime(submit.max_runtime_sec)
     key, claimed = submit.idempotency_key, None
     if key is not None:
         claimed = fingerprint_of(submit)
-        claim = runtime.keys.get(session.principal, key)
+        claim = state.keys.get(session.principal, key)
         if claim is not None:
-            _join(runtime, connection, turn, claim, claimed)
+            _join(state, connection, turn, claim, claimed)
             return True
-        if waits_for_key(runtime, session, key):
+        if waits_for_key(state, session, key):
             return False
-    terms = _check_submit(runtime, session, turn.envelope, submit, claimed)
-    if issuing.waits(runtime, session, terms):
-        issuing.for_submit(runtime, turn, terms)
+    terms = _check_submit(state, session, turn.envelope, submit, claimed)
+    if issuing.waits(state, session, terms):
+        issuing.for_submit(state, turn, terms)
         return False
-    accept(runtime, connection, session, submit, terms, turn.request_id)
+    accept(state, connection, session, submit, terms, turn.request_id)
     return True
 
 
-def ask_ahead(runtime: RuntimeState, turn: Turn) -> None:
+def ask_ahead(state: RuntimeState, turn: Turn) -> None:
     """Ask for the credentials of a submit that waits behind others; raises Refusal if it is refused."""
     session, submit = turn.session, found(turn.submit, "a submit that is judged was decoded")
     key = submit.idempotency_key
     claimed = None if key is None else fingerprint_of(submit)
     known = key is not None and (
-        runtime.keys.get(session.principal, key) is not None or is_wanted(runtime, session, key)
+        state.keys.get(session.principal, key) is not None or is_wanted(state, session, key)
     )
-    if not known and issuing.issues(runtime, session):
+    if not known and issuing.issues(state, session):
         check_runtime(submit.max_runtime_sec)
-        terms = _check_submit(runtime, session, turn.envelope, submit, claimed)
-        if issuing.waits(runtime, session, terms):
-            issuing.for_submit(runtime, turn, terms)
+        terms = _check_submit(state, session, turn.envelope, submit, claimed)
+        if issuing.waits(state, session, terms):
+            issuing.for_submit(state, turn, terms)
 
 
 def accept(
-    runtime: RuntimeState,
+    state: RuntimeState,
     connection: Connection | None,
     session: Session,
     submit: messages.Submit,
@@ -108,48 +108,48 @@ def accept(
 
     `alias` names the credentials.
     """
-    again = runtime.journaling and runtime.inventory.restartable(terms.agent)
+    again = state.journaling and state.inventory.restartable(terms.agent)
     kept = submit.input.json if again else None
-    runtime.commit(JobAcceptedRecord(terms, request_id, kept))
-    job = runtime.jobs[terms.job_id]
+    state.commit(JobAcceptedRecord(terms, request_id, kept))
+    job = state.jobs[terms.job_id]
     if credentials:
         issuing.give(job, alias, credentials)
     if connection is not None:
         _send_kept(connection, session, job)
     job.paused = session.full
     if terms.credentials:
-        start(runtime, job, submit.input, attempt=1)
+        start(state, job, submit.input, attempt=1)
     else:
-        go(runtime, job, submit.input, 1)
+        go(state, job, submit.input, 1)
 
 
-def start(runtime: RuntimeState, job: Job, input: Input, *, attempt: int) -> None:
+def start(state: RuntimeState, job: Job, input: Input, *, attempt: int) -> None:
     """Ask the host to run the agent of an accepted job, once it has the credentials that it needs."""
-    if job.terms.credentials and issuing.needs(runtime, job):
-        _pin(runtime, job, input)
-        issuing.for_start(runtime, job, input, attempt)
+    if job.terms.credentials and issuing.needs(state, job):
+        _pin(state, job, input)
+        issuing.for_start(state, job, input, attempt)
     else:
-        go(runtime, job, input, attempt)
+        go(state, job, input, attempt)
 
 
-def go(runtime: RuntimeState, job: Job, input: Input, attempt: int) -> None:
+def go(state: RuntimeState, job: Job, input: Input, attempt: int) -> None:
     """Ask the host to run the agent now."""
     terms = job.terms
     if (input.size or terms.lease) and not job.pinned:
-        _pin(runtime, job, input)
+        _pin(state, job, input)
     if terms.max_runtime_sec is not None:
         most = terms.max_runtime_sec * SECOND
-        left = terms.accepted_at + most - runtime.unix
-        runtime.timers.arm(TimerKind.MAX_RUNTIME, job.id, Time(runtime.now + min(max(left, 0), most)))
+        left = terms.accepted_at + most - state.unix
+        state.timers.arm(TimerKind.MAX_RUNTIME, job.id, Time(state.now + min(max(left, 0), most)))
     if job.expires is not None:
-        gate.watch(runtime, job)
+        gate.watch(state, job)
     held = dict.fromkeys(hold.currency for hold in job.holds.values()) if job.holds else NOTHING
-    runtime.commit(JobStarted(job.id, attempt))
-    runtime.begin(job)
-    if runtime.config.notices:
+    state.commit(JobStarted(job.id, attempt))
+    state.begin(job)
+    if state.config.notices:
         agent = qualified(terms.agent, terms.version)
-        notice(runtime, "job_started", terms.principal, job_id=job.id, agent=agent, attempt=attempt)
-    asked = runtime.request(
+        notice(state, "job_started", terms.principal, job_id=job.id, agent=agent, attempt=attempt)
+    asked = state.request(
         StartJob(
             job.id,
             terms.agent,
@@ -165,32 +165,32 @@ def go(runtime: RuntimeState, job: Job, input: Input, attempt: int) -> None:
     )
     job.agent_goes_to(AgentStage.ASKED if asked else AgentStage.HELD)
     if job.paused:
-        back_pressure.tell_agent(runtime, job)
+        back_pressure.tell_agent(state, job)
     if attempt > 1:
         restarted = event_bodies.Status("restarted", f"attempt {attempt}")
-        runtime.publish(job, "status", event_bodies.encode_body("status", restarted))
-        spending.tell(runtime, job, held)  # Reservations from before the restart count as spent.
+        state.publish(job, "status", event_bodies.encode_body("status", restarted))
+        spending.tell(state, job, held)  # Reservations from before the restart count as spent.
 
 
-def _pin(runtime: RuntimeState, job: Job, input: Input) -> None:
+def _pin(state: RuntimeState, job: Job, input: Input) -> None:
     """Pin the bytes of the input and lease until the job ends, with the input kept for a restart."""
     given = given_bytes(input, job.terms.lease)
     if given:
         job.pinned = given + len(job.input or b"")
-        runtime.pin(job.terms.principal, job.pinned)
+        state.pin(job.terms.principal, job.pinned)
 
 
 def on_cancel(
-    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, cancel: messages.Cancel
+    state: RuntimeState, connection: Connection, envelope: codec.Envelope, cancel: messages.Cancel
 ) -> None:
     """Handle `job.cancel` (§7.4): answer `job.cancelled`; the terminal follows when the agent has stopped."""
     session = session_of(connection)
-    job, _ = visible_job(runtime, session.principal, cancel.job_id)
+    job, _ = visible_job(state, session.principal, cancel.job_id)
     if job.terms.principal != session.principal:
         raise Refusal(ErrorCode.PERMISSION_DENIED, "only the owner of a job may cancel it")
     submitters = job.root.submitters  # A child is cancelled by the sessions that may cancel its root job.
     foreign = session.id not in submitters
-    if foreign and not job.ended and any(other in runtime.sessions for other in submitters):
+    if foreign and not job.ended and any(other in state.sessions for other in submitters):
         raise Refusal(
             ErrorCode.PERMISSION_DENIED,
             "only a session that submitted a job cancels it while such a session can be resumed: cancel it"
@@ -203,10 +203,10 @@ def on_cancel(
         job.status.value if job.ended else None,
     )
     payload = codec.encode_checked(answer)[:-1]
-    runtime.commit(Delivered(session.id, job.id, "job.cancelled", payload))
-    runtime.delivered(session)
+    state.commit(Delivered(session.id, job.id, "job.cancelled", payload))
+    state.delivered(session)
     message = "cancelled by the client" + (f": {cancel.reason}" if cancel.reason else "")
-    completion.fix_outcome(runtime, job, completion.outcome_of(ErrorCode.CANCELLED, cut(message)))
+    completion.fix_outcome(state, job, completion.outcome_of(ErrorCode.CANCELLED, cut(message)))
 
 
 # Repeated keys (§7.2).
@@ -224,18 +224,18 @@ def fingerprint_of(submit: messages.Submit) -> bytes:
 
 
 def _join(
-    runtime: RuntimeState, connection: Connection | None, turn: Turn, claim: Claim, claimed: bytes
+    state: RuntimeState, connection: Connection | None, turn: Turn, claim: Claim, claimed: bytes
 ) -> None:
     """Answer a repeated key with the first payload, and observe the job; raises Refusal DUPLICATE_KEY."""
     if claim.fingerprint != claimed:
         message = "this idempotency_key was used for another submit"
         raise Refusal(ErrorCode.DUPLICATE_KEY, message, details={"job_id": claim.job_id})
     session, request_id = turn.session, turn.request_id
-    job = runtime.jobs.get(claim.job_id)
+    job = state.jobs.get(claim.job_id)
     if job is not None and job.home is not session and job.id not in session.observed:
-        check_room(runtime, session, job)
-        observe(runtime, session, job, 0)
-    runtime.commit(JobJoined(session.id, claim.job_id, request_id))
+        check_room(state, session, job)
+        observe(state, session, job, 0)
+    state.commit(JobJoined(session.id, claim.job_id, request_id))
     if job is not None:
         if connection is not None:
             _send_kept(connection, session, job)
@@ -243,26 +243,26 @@ def _join(
     accepted = accepted_again(claim, request_id, session)
     if connection is not None:
         connection.send(accepted, job_id=claim.job_id, trace_id=accepted.trace_id)
-    _end_again(runtime, session, claim, accepted.trace_id)
+    _end_again(state, session, claim, accepted.trace_id)
 
 
-def _end_again(runtime: RuntimeState, session: Session, claim: Claim, trace_id: str | None) -> None:
+def _end_again(state: RuntimeState, session: Session, claim: Claim, trace_id: str | None) -> None:
     """Send the terminal of a forgotten job again, from what is kept for its key."""
     message_type, payload, inline = found(claim.ended, "a job is forgotten after its end")
     if inline is not None and "result_chunk" not in session.features:
         payload = inline
     message_type, payload = rewrite_end(
-        session.quirk, message_type, payload, runtime.limits.max_envelope_bytes - codec.HEAD_BYTES
+        session.quirk, message_type, payload, state.limits.max_envelope_bytes - codec.HEAD_BYTES
     )
     position = claim.position
-    runtime.commit(
+    state.commit(
         Delivered(session.id, claim.job_id, message_type, payload, trace_id=trace_id, position=position)
     )
-    runtime.delivered(session)
+    state.delivered(session)
 
 
 def answered_before(
-    runtime: RuntimeState, connection: Connection, session: Session, envelope: codec.Envelope
+    state: RuntimeState, connection: Connection, session: Session, envelope: codec.Envelope
 ) -> bool:
     """Answer a submit again that was carried out before the resume; return False if it was not.
 
@@ -271,12 +271,12 @@ def answered_before(
     job_id = session.replies.accepted(envelope.id)
     if job_id is None:
         return knows(session, envelope.id, connection)
-    job = runtime.jobs.get(job_id)
+    job = state.jobs.get(job_id)
     if job is None:
         raise Refusal(ErrorCode.JOB_NOT_FOUND, "the job of this submit has ended and is forgotten")
     if job.ended and job.terms.idempotency_key is not None and job.id not in session.observed:
-        check_room(runtime, session, job)
-        observe(runtime, session, job, 0)
+        check_room(state, session, job)
+        observe(state, session, job, 0)
     _send_accepted(connection, session, job, envelope.id)
     return True
 
@@ -308,26 +308,26 @@ def check_runtime(seconds: int | None) -> None:
 
 
 def _check_submit(
-    runtime: RuntimeState,
+    state: RuntimeState,
     session: Session,
     envelope: codec.Envelope,
     submit: messages.Submit,
     claimed: bytes | None,
 ) -> Terms:
     """Check agent, lease and ceiling, expiry and limits, in this order; raises Refusal, changes nothing."""
-    name, version = runtime.inventory.resolve(submit.agent)
+    name, version = state.inventory.resolve(submit.agent)
     lease, expiry = NOTHING, None
-    if submit.lease_request or submit.lease_constraints or runtime.config.ceilings:
-        lease, expiry = _authority_asked(runtime, session, submit, name, version)
+    if submit.lease_request or submit.lease_constraints or state.config.ceilings:
+        lease, expiry = _authority_asked(state, session, submit, name, version)
     given = given_bytes(submit.input, lease) if lease else submit.input.size
-    check_limits(runtime, session.principal, given, keyed=claimed is not None)
-    scope = runtime.scope(session.principal)
+    check_limits(state, session.principal, given, keyed=claimed is not None)
+    scope = state.scope(session.principal)
     trace = read_trace(envelope.trace_id, envelope.extensions)
     if trace is None:
-        trace_id, job_id, span = runtime.entropy.draws(scope, "trace", "job", "span")
+        trace_id, job_id, span = state.entropy.draws(scope, "trace", "job", "span")
         trace = TraceContext(trace_id.hex())
     else:
-        job_id, span = runtime.entropy.draws(scope, "job", "span")
+        job_id, span = state.entropy.draws(scope, "job", "span")
     return Terms(
         job_id=JobId("job_" + ulid(job_id)),
         session_id=session.id,
@@ -339,21 +339,21 @@ def _check_submit(
         max_runtime_sec=submit.max_runtime_sec,
         trace=trace,
         span_id=span[:8].hex(),
-        accepted_at=runtime.unix,
+        accepted_at=state.unix,
         idempotency_key=submit.idempotency_key,
         fingerprint=claimed,
     )
 
 
 def _authority_asked(
-    runtime: RuntimeState, session: Session, submit: messages.Submit, name: str, version: str | None
+    state: RuntimeState, session: Session, submit: messages.Submit, name: str, version: str | None
 ) -> tuple[messages.Lease, Expiry | None]:
     """Return the granted lease and expiry; raises Refusal, with an audit fact if a ceiling refuses them."""
     try:
-        return _authority_below(runtime, session, submit, name, version)
+        return _authority_below(state, session, submit, name, version)
     except ceilings.Beyond as beyond:
         audit.note(
-            runtime,
+            state,
             "ceiling_exceeded",
             session.principal,
             session_id=session.id,
@@ -364,31 +364,31 @@ def _authority_asked(
 
 
 def _authority_below(
-    runtime: RuntimeState, session: Session, submit: messages.Submit, name: str, version: str | None
+    state: RuntimeState, session: Session, submit: messages.Submit, name: str, version: str | None
 ) -> tuple[messages.Lease, Expiry | None]:
     """Return the lease and expiry as asked for, within the ceiling; raises Refusal."""
     constraints = submit.lease_constraints
     lease = parse_lease(submit.lease_request)
-    ceiling = ceilings.ceiling_for(runtime.config.ceilings, session.principal, name, version)
-    ceilings.check_lease(ceiling, lease, any_model=not runtime.config.models_required)
+    ceiling = ceilings.ceiling_for(state.config.ceilings, session.principal, name, version)
+    ceilings.check_lease(ceiling, lease, any_model=not state.config.models_required)
     expiry = None
     if constraints is not None and constraints.expires_at is not None:
-        expiry = parse_expiry(constraints.expires_at, unix=runtime.wall)
-    ceilings.check_expiry(ceiling, None if expiry is None else expiry.unix, runtime.wall)
+        expiry = parse_expiry(constraints.expires_at, unix=state.wall)
+    ceilings.check_expiry(ceiling, None if expiry is None else expiry.unix, state.wall)
     issuing.check_withheld(session, lease)
     return lease, expiry
 
 
-def check_limits(runtime: RuntimeState, principal: Principal, given: int, *, keyed: bool) -> None:
+def check_limits(state: RuntimeState, principal: Principal, given: int, *, keyed: bool) -> None:
     """Check the limits that pass with time: one more job, its bytes and its key; raises Refusal."""
-    if runtime.draining:
+    if state.draining:
         raise Refusal(ErrorCode.INTERNAL_ERROR, admission_control.SHUTTING_DOWN)
-    admission_control.check_jobs(runtime, principal)
+    admission_control.check_jobs(state, principal)
     if given or keyed:
         # The bytes of a key are not known before the end of its job.
-        admission_control.check_bytes(runtime, principal, max(given, 1))
-    if keyed and (full := runtime.keys.room(principal, CLAIM_BYTES, runtime.limits)) is not None:
-        most: int = getattr(runtime.limits, full)
+        admission_control.check_bytes(state, principal, max(given, 1))
+    if keyed and (full := state.keys.room(principal, CLAIM_BYTES, state.limits)) is not None:
+        most: int = getattr(state.limits, full)
         raise admission_control.Exceeded(
             full, most, "too many idempotency keys are kept", principal=principal
         )

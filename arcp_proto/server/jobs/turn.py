@@ -44,17 +44,17 @@ class Turn(msgspec.Struct, eq=False):
     pinned: int = 0
 
 
-def is_wanted(runtime: RuntimeState, session: Session, key: str) -> bool:
+def is_wanted(state: RuntimeState, session: Session, key: str) -> bool:
     """Return whether an unanswered submit may claim this key of the session's principal.
 
     Prefetching for a later submit with the key would deadlock two submits of one session.
     """
-    return (session.principal, key) in runtime.issuing.wanted
+    return (session.principal, key) in state.issuing.wanted
 
 
-def waits_for_key(runtime: RuntimeState, session: Session, key: str) -> bool:
+def waits_for_key(state: RuntimeState, session: Session, key: str) -> bool:
     """Return whether an unanswered submit holds this key; if so, note that this session waits for it."""
-    waiting = runtime.issuing.keys.get((session.principal, key))
+    waiting = state.issuing.keys.get((session.principal, key))
     if waiting is None:
         return False
     waiting[session.id] = None

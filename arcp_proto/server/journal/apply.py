@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # Sessions.
 
 
-def _session_opened(runtime: RuntimeState, record: records.SessionOpened) -> None:
+def _session_opened(state: RuntimeState, record: records.SessionOpened) -> None:
     session = Session(
         record.session_id,
         record.principal,
@@ -45,164 +45,164 @@ def _session_opened(runtime: RuntimeState, record: records.SessionOpened) -> Non
         record.anonymous,
         record.long_frames,
     )
-    runtime.sessions[session.id] = session
-    runtime.caps.session_opened(session)
-    runtime.holdings.add(session.principal, session.log)
+    state.sessions[session.id] = session
+    state.caps.session_opened(session)
+    state.holdings.add(session.principal, session.log)
 
 
-def _token_issued(runtime: RuntimeState, record: records.TokenIssued) -> None:
-    session = runtime.sessions[record.session_id]
-    runtime.tokens[record.digest] = session
+def _token_issued(state: RuntimeState, record: records.TokenIssued) -> None:
+    session = state.sessions[record.session_id]
+    state.tokens[record.digest] = session
     over = session.issue(record.digest)
     if over is not None:
-        del runtime.tokens[over]
+        del state.tokens[over]
     session.replies.seen(record.cursor)
     session.expires = record.expires
 
 
-def _token_proven(runtime: RuntimeState, record: records.TokenProven) -> None:
-    for over in runtime.sessions[record.session_id].prove(record.digest):
-        del runtime.tokens[over]
+def _token_proven(state: RuntimeState, record: records.TokenProven) -> None:
+    for over in state.sessions[record.session_id].prove(record.digest):
+        del state.tokens[over]
 
 
-def _session_ended(runtime: RuntimeState, record: records.SessionEnded) -> None:
-    session = runtime.sessions.pop(record.session_id)
-    runtime.caps.session_ended(session, runtime.now)
+def _session_ended(state: RuntimeState, record: records.SessionEnded) -> None:
+    session = state.sessions.pop(record.session_id)
+    state.caps.session_ended(session, state.now)
     for digest in session.tokens:
-        del runtime.tokens[digest]
+        del state.tokens[digest]
     for job in session.jobs.values():
         job.home, job.home_behind = None, False
         job.home_seq = session.log.last
     for job in session.observed.values():
         job.observers.pop(session.id, None)
     for job_id in session.backlogs:
-        del runtime.jobs[job_id].behind[session.id]
-    runtime.holdings.remove(session.principal, session.log)
+        del state.jobs[job_id].behind[session.id]
+    state.holdings.remove(session.principal, session.log)
 
 
-def _released(runtime: RuntimeState, record: records.Released) -> None:
-    session = runtime.sessions[record.session_id]
+def _released(state: RuntimeState, record: records.Released) -> None:
+    session = state.sessions[record.session_id]
     session.acked = max(session.acked, record.seq)
     session.replies.seen(record.seq)
-    _free(runtime, session, record.seq)
+    _free(state, session, record.seq)
     session.log.look_again()  # Even if nothing was freed, the client may lag again.
     if session.connection is not None:
         session.connection.skip_to(record.seq)
 
 
-def _evicted(runtime: RuntimeState, record: records.Evicted) -> None:
-    _free(runtime, runtime.sessions[record.session_id], record.seq)
+def _evicted(state: RuntimeState, record: records.Evicted) -> None:
+    _free(state, state.sessions[record.session_id], record.seq)
 
 
-def _free(runtime: RuntimeState, session: Session, seq: int) -> None:
+def _free(state: RuntimeState, session: Session, seq: int) -> None:
     events, size = session.log.release(seq)
-    runtime.holdings.changed(session.principal, -events, -size)
+    state.holdings.changed(session.principal, -events, -size)
 
 
-def _replied(runtime: RuntimeState, record: records.Replied) -> None:
-    runtime.sessions[record.session_id].replies.add(record.reply, runtime.limits)
+def _replied(state: RuntimeState, record: records.Replied) -> None:
+    state.sessions[record.session_id].replies.add(record.reply, state.limits)
 
 
 # Jobs.
 
 
-def _job_accepted(runtime: RuntimeState, record: records.JobAcceptedRecord) -> None:
+def _job_accepted(state: RuntimeState, record: records.JobAcceptedRecord) -> None:
     terms = record.terms
-    runtime.job_count += 1
-    job = Job(runtime.job_count, terms, Budget.of(terms.lease) if terms.lease else UNBOUND)
+    state.job_count += 1
+    job = Job(state.job_count, terms, Budget.of(terms.lease) if terms.lease else UNBOUND)
     job.input = record.input
-    runtime.keep_job(job)
+    state.keep_job(job)
     if terms.idempotency_key is not None and terms.fingerprint is not None:
         accepted = codec.encode_checked(accepted_of(job, ""))
         claim = Claim(terms.fingerprint, job.id, accepted)
-        runtime.keys.add(terms.principal, terms.idempotency_key, claim)
-    session = runtime.sessions[terms.session_id]
+        state.keys.add(terms.principal, terms.idempotency_key, claim)
+    session = state.sessions[terms.session_id]
     job.home = session
     session.take_on(job)
-    _answered(runtime, session, job, record.request_id)
+    _answered(state, session, job, record.request_id)
 
 
-def _delegated(runtime: RuntimeState, record: records.Delegated) -> None:
+def _delegated(state: RuntimeState, record: records.Delegated) -> None:
     terms = record.terms
-    parent = runtime.jobs[found(terms.parent_job_id, "a child has a parent")]
-    number(runtime, parent, EventKind.DELEGATE, record.payload)
-    runtime.job_count += 1
-    job = Job(runtime.job_count, terms, Budget.of(terms.lease, parent.budget))
+    parent = state.jobs[found(terms.parent_job_id, "a child has a parent")]
+    number(state, parent, EventKind.DELEGATE, record.payload)
+    state.job_count += 1
+    job = Job(state.job_count, terms, Budget.of(terms.lease, parent.budget))
     if job.budget is not parent.budget:
         parent.budget.withdraw(job.budget.initial)
     parent.adopt(job)
-    runtime.keep_job(job)
+    state.keep_job(job)
     home, job.home_seq = parent.home, parent.home_seq
     if home is not None and home.quirk.children:
         job.home = home
         home.take_on(job)
 
 
-def _job_joined(runtime: RuntimeState, record: records.JobJoined) -> None:
-    session = runtime.sessions[record.session_id]
-    job = runtime.jobs.get(record.job_id)
+def _job_joined(state: RuntimeState, record: records.JobJoined) -> None:
+    session = state.sessions[record.session_id]
+    job = state.jobs.get(record.job_id)
     if job is not None:
-        _answered(runtime, session, job, record.request_id)
+        _answered(state, session, job, record.request_id)
 
 
-def _answered(runtime: RuntimeState, session: Session, job: Job, request_id: str) -> None:
+def _answered(state: RuntimeState, session: Session, job: Job, request_id: str) -> None:
     """Note that a session was answered `job.accepted`: it may cancel the job, and ask for the answer."""
-    others = job.submitters and tuple(other for other in job.submitters if other in runtime.sessions)
+    others = job.submitters and tuple(other for other in job.submitters if other in state.sessions)
     job.submitters = others if session.id in others else (*others, session.id)
     payload = codec.encode_checked(accepted_of(job, request_id, session))
     reply = Reply(session.log.last, request_id, "job.accepted", job.id, payload)
-    session.replies.add(reply, runtime.limits)
+    session.replies.add(reply, state.limits)
 
 
-def _job_started(runtime: RuntimeState, record: records.JobStarted) -> None:
-    job = runtime.jobs[record.job_id]
-    runtime.recorded(job, JOB_STARTED, Status.RUNNING)
+def _job_started(state: RuntimeState, record: records.JobStarted) -> None:
+    job = state.jobs[record.job_id]
+    state.recorded(job, JOB_STARTED, Status.RUNNING)
     job.attempt = record.attempt
     if job.holds:
         _lapse(job)  # The reservations of the agent that died.
 
 
-def _published(runtime: RuntimeState, record: records.Published) -> None:
-    job = runtime.jobs[record.job_id]
+def _published(state: RuntimeState, record: records.Published) -> None:
+    job = state.jobs[record.job_id]
     job.streamed = job.streamed or record.kind == "result_chunk"
-    number(runtime, job, record.kind, record.payload)
+    number(state, job, record.kind, record.payload)
 
 
-def _delivered(runtime: RuntimeState, record: records.Delivered) -> None:
-    session = runtime.sessions[record.session_id]
-    head = head_of(runtime, record.job_id, record.trace_id, record.message_type)
-    append(runtime, session, Entry(head, record.payload, record.position))
-    job = runtime.jobs.get(record.job_id)
+def _delivered(state: RuntimeState, record: records.Delivered) -> None:
+    session = state.sessions[record.session_id]
+    head = head_of(state, record.job_id, record.trace_id, record.message_type)
+    append(state, session, Entry(head, record.payload, record.position))
+    job = state.jobs.get(record.job_id)
     if job is not None and job.home is session:
         job.home_seq = session.log.last
 
 
-def head_of(runtime: RuntimeState, job_id: JobId, trace_id: str | None, message_type: str) -> bytes:
+def head_of(state: RuntimeState, job_id: JobId, trace_id: str | None, message_type: str) -> bytes:
     """Return the envelope template for a message about a job, even if the job is forgotten."""
-    job = runtime.jobs.get(job_id)
+    job = state.jobs.get(job_id)
     if job is not None:
         return job.head(message_type)
     return codec.event_head(message_type, job_id, trace_id)
 
 
-def _outcome_fixed(runtime: RuntimeState, record: records.OutcomeFixed) -> None:
-    job = runtime.jobs[record.job_id]
+def _outcome_fixed(state: RuntimeState, record: records.OutcomeFixed) -> None:
+    job = state.jobs[record.job_id]
     job.recorded(OUTCOME_FIXED)
     job.outcome = record.outcome
 
 
-def _spent(runtime: RuntimeState, record: records.Spent) -> None:
-    runtime.jobs[record.job_id].budget.spend(record.currency, record.amount)
+def _spent(state: RuntimeState, record: records.Spent) -> None:
+    state.jobs[record.job_id].budget.spend(record.currency, record.amount)
 
 
-def _reserved(runtime: RuntimeState, record: records.Reserved) -> None:
-    job = runtime.jobs[record.job_id]
+def _reserved(state: RuntimeState, record: records.Reserved) -> None:
+    job = state.jobs[record.job_id]
     job.hold_count = record.hold
     job.hold(record.hold, Hold(record.currency, record.amount))
 
 
-def _settled(runtime: RuntimeState, record: records.Settled) -> None:
-    job = runtime.jobs[record.job_id]
+def _settled(state: RuntimeState, record: records.Settled) -> None:
+    job = state.jobs[record.job_id]
     hold = job.holds.pop(record.hold)
     job.budget.let_go(hold)
     job.budget.spend(hold.currency, record.amount)
@@ -216,49 +216,49 @@ def _lapse(job: Job) -> None:
     job.holds = NOTHING
 
 
-def _lease_ended(runtime: RuntimeState, record: records.LeaseEnded) -> None:
-    runtime.jobs[record.job_id].expired = True
+def _lease_ended(state: RuntimeState, record: records.LeaseEnded) -> None:
+    state.jobs[record.job_id].expired = True
 
 
-def _job_ended(runtime: RuntimeState, record: records.JobEndedRecord) -> None:
-    job = runtime.jobs[record.job_id]
+def _job_ended(state: RuntimeState, record: records.JobEndedRecord) -> None:
+    job = state.jobs[record.job_id]
     if job.holds:
         _lapse(job)
     if job.parent is not None:
         _leave(job, job.parent)
     if job.pinned:
-        runtime.unpin(job.terms.principal, job.pinned)
+        state.unpin(job.terms.principal, job.pinned)
         job.pinned = 0
-    runtime.recorded(job, JOB_ENDED, record.status)
+    state.recorded(job, JOB_ENDED, record.status)
     home = job.home
     flows = home is not None and not job.home_behind
     source = (home.log.last if home is not None and flows else job.home_seq) + 1
     inline = record.inline
-    if inline is not None and len(inline) > runtime.limits.max_envelope_bytes:
+    if inline is not None and len(inline) > state.limits.max_envelope_bytes:
         inline = None  # Later observers get it as chunks: do not keep it twice.
     job.end = End(record.message_type, record.payload, record.at, source, inline)
     end = End(record.message_type, record.payload, record.at, source, record.inline)
     if record.whole is not None:
-        _cut_whole(runtime, job, record.whole, end)
+        _cut_whole(state, job, record.whole, end)
     if home is not None:
         if flows:
-            append(runtime, home, terminal(runtime, job, home, end, record.whole, observed=False))
+            append(state, home, terminal(state, job, home, end, record.whole, observed=False))
         else:
             home.observed[job.id] = job  # The terminal comes behind the history.
         del home.jobs[job.id]
     job.home_behind = False
     job.home_seq = source
     for session in job.observers.values():
-        append(runtime, session, terminal(runtime, job, session, end, record.whole, observed=True))
+        append(state, session, terminal(state, job, session, end, record.whole, observed=True))
         del session.observed[job.id]
     job.close()
     if job.kept:
-        runtime.holdings.keep(job.terms.principal, job.kept)
+        state.holdings.keep(job.terms.principal, job.kept)
     if job.terms.idempotency_key is not None:
         ended = (record.message_type, record.payload, inline)
         key, position = job.terms.idempotency_key, job.last_position
-        size = runtime.keys.ended(job.terms.principal, key, ended, record.at, position)
-        runtime.hold_key(job.terms.principal, size)
+        size = state.keys.ended(job.terms.principal, key, ended, record.at, position)
+        state.hold_key(job.terms.principal, size)
 
 
 def _leave(job: Job, parent: Job) -> None:
@@ -273,7 +273,7 @@ def _leave(job: Job, parent: Job) -> None:
     del parent.children[job.id]
 
 
-def _cut_whole(runtime: RuntimeState, job: Job, whole: records.Whole, end: End) -> None:
+def _cut_whole(state: RuntimeState, job: Job, whole: records.Whole, end: End) -> None:
     """Append a value that only long frames hold as chunks, to the history and to observers without them.
 
     The chunks have the home number of the terminal, which they precede.
@@ -283,9 +283,9 @@ def _cut_whole(runtime: RuntimeState, job: Job, whole: records.Whole, end: End) 
     observers = [one for one in job.observers.values() if _reads_chunks(one) and not one.long_frames]
     for body in encode_whole(result["result_id"], text, whole.chunk, whole.body):
         payload = codec.open_event(EventKind.RESULT_CHUNK, ts, body)
-        keep(runtime, job, payload, end.source, RESULT_CHUNK)
+        keep(state, job, payload, end.source, RESULT_CHUNK)
         for session in observers:
-            append(runtime, session, Entry(job.head(EVENT), payload, job.history.end))
+            append(state, session, Entry(job.head(EVENT), payload, job.history.end))
 
 
 def _reads_chunks(session: Session) -> bool:
@@ -293,7 +293,7 @@ def _reads_chunks(session: Session) -> bool:
 
 
 def terminal(
-    runtime: RuntimeState,
+    state: RuntimeState,
     job: Job,
     session: Session,
     end: End,
@@ -302,13 +302,13 @@ def terminal(
     observed: bool,
 ) -> Entry:
     """Return the terminal of a job as a log entry of one session; `whole` as in `JobEndedRecord`."""
-    message_type, payload = ending(runtime, job, session, end, whole)
+    message_type, payload = ending(state, job, session, end, whole)
     head = job.head(message_type) if observed else job.new_head(message_type)
     return Entry(head, payload, job.history.end + 1)
 
 
 def ending(
-    runtime: RuntimeState, job: Job, session: Session, end: End, whole: records.Whole | None = None
+    state: RuntimeState, job: Job, session: Session, end: End, whole: records.Whole | None = None
 ) -> tuple[str, bytes]:
     """Return the terminal of a job as one session reads it: message type, payload without the last brace."""
     payload = end.payload
@@ -319,47 +319,47 @@ def ending(
     quirk = session.quirk
     if not (quirk.ends_as_result or quirk.result_as_output):
         return end.message_type, payload
-    return rewrite_end(quirk, end.message_type, payload, runtime.result_limit(job, session))
+    return rewrite_end(quirk, end.message_type, payload, state.result_limit(job, session))
 
 
-def _credential_requested(runtime: RuntimeState, record: records.CredentialRequested) -> None:
-    runtime.provisions.add(Provision(record.alias, record.principal, record.job_id, record.at))
+def _credential_requested(state: RuntimeState, record: records.CredentialRequested) -> None:
+    state.provisions.add(Provision(record.alias, record.principal, record.job_id, record.at))
 
 
-def _credential_issued(runtime: RuntimeState, record: records.CredentialIssued) -> None:
-    provision = runtime.provisions[record.alias]
+def _credential_issued(state: RuntimeState, record: records.CredentialIssued) -> None:
+    provision = state.provisions[record.alias]
     provision.issued, provision.ids, provision.handles = True, list(record.ids), list(record.handles)
 
 
-def _credential_revoked(runtime: RuntimeState, record: records.CredentialRevoked) -> None:
-    runtime.provisions.remove(record.alias)
+def _credential_revoked(state: RuntimeState, record: records.CredentialRevoked) -> None:
+    state.provisions.remove(record.alias)
 
 
-def _credential_outstanding(runtime: RuntimeState, record: records.CredentialOutstanding) -> None:
-    runtime.provisions[record.alias].outstanding = record.reason
+def _credential_outstanding(state: RuntimeState, record: records.CredentialOutstanding) -> None:
+    state.provisions[record.alias].outstanding = record.reason
 
 
-def _credential_rotated(runtime: RuntimeState, record: records.CredentialRotatedRecord) -> None:
-    job = runtime.jobs[record.job_id]
+def _credential_rotated(state: RuntimeState, record: records.CredentialRotatedRecord) -> None:
+    job = state.jobs[record.job_id]
     held = job.credentials.get(record.credential_id)  # Recovery does not know the value.
     rotated = None if held is None else held.rotated
-    number(runtime, job, "status", record.payload, needs=PROVISIONED_CREDENTIALS, rotated=rotated)
+    number(state, job, "status", record.payload, needs=PROVISIONED_CREDENTIALS, rotated=rotated)
 
 
-def _job_forgotten(runtime: RuntimeState, record: records.JobForgotten) -> None:
-    runtime.drop_job(runtime.jobs[record.job_id])
+def _job_forgotten(state: RuntimeState, record: records.JobForgotten) -> None:
+    state.drop_job(state.jobs[record.job_id])
 
 
-def _key_forgotten(runtime: RuntimeState, record: records.KeyForgotten) -> None:
-    size = runtime.keys.forget(record.principal, record.key)
-    runtime.hold_key(record.principal, -size)
+def _key_forgotten(state: RuntimeState, record: records.KeyForgotten) -> None:
+    size = state.keys.forget(record.principal, record.key)
+    state.hold_key(record.principal, -size)
 
 
 # Observers.
 
 
-def _observed(runtime: RuntimeState, record: records.Observed) -> None:
-    session, job = runtime.sessions[record.session_id], runtime.jobs[record.job_id]
+def _observed(state: RuntimeState, record: records.Observed) -> None:
+    session, job = state.sessions[record.session_id], state.jobs[record.job_id]
     if record.backlog is None:
         session.observed[job.id] = job
         job.observed_by(session)
@@ -375,8 +375,8 @@ def _observed(runtime: RuntimeState, record: records.Observed) -> None:
         job.observers.pop(session.id, None)
 
 
-def _replayed(runtime: RuntimeState, record: records.Replayed) -> None:
-    session, job = runtime.sessions[record.session_id], runtime.jobs[record.job_id]
+def _replayed(state: RuntimeState, record: records.Replayed) -> None:
+    session, job = state.sessions[record.session_id], state.jobs[record.job_id]
     backlog = session.backlogs[job.id]
     head, start = job.head(EVENT), backlog.position
     entries = [
@@ -384,8 +384,8 @@ def _replayed(runtime: RuntimeState, record: records.Replayed) -> None:
         for position, (payload, _, feature) in enumerate(job.history.between(start, record.upto), start + 1)
         if feature is None or takes(job, session, feature)
     ]
-    size = session.log.extend(entries, runtime.now)
-    runtime.holdings.changed(session.principal, len(entries), size)
+    size = session.log.extend(entries, state.now)
+    state.holdings.changed(session.principal, len(entries), size)
     backlog.position = record.upto
     if record.upto < (job.history.end if backlog.until is None else backlog.until):
         return
@@ -393,24 +393,24 @@ def _replayed(runtime: RuntimeState, record: records.Replayed) -> None:
     if job.home is session:
         job.home_behind = False
     elif backlog.until is None:
-        _catch_up(runtime, session, job)
+        _catch_up(state, session, job)
 
 
-def _catch_up(runtime: RuntimeState, session: Session, job: Job) -> None:
+def _catch_up(state: RuntimeState, session: Session, job: Job) -> None:
     """Continue with live events once the history is numbered, or send the terminal of an ended job."""
     if job.end is None:
         job.observed_by(session)
         return
-    append(runtime, session, terminal(runtime, job, session, job.end, observed=True))
+    append(state, session, terminal(state, job, session, job.end, observed=True))
     session.observed.pop(job.id, None)
 
 
-def _unobserved(runtime: RuntimeState, record: records.Unobserved) -> None:
-    session = runtime.sessions[record.session_id]
-    job = runtime.jobs[record.job_id]
+def _unobserved(state: RuntimeState, record: records.Unobserved) -> None:
+    session = state.sessions[record.session_id]
+    job = state.jobs[record.job_id]
     if record.last is not None:
         _delivered(
-            runtime,
+            state,
             records.Delivered(
                 session.id,
                 job.id,
@@ -427,15 +427,15 @@ def _unobserved(runtime: RuntimeState, record: records.Unobserved) -> None:
     job.observers.pop(session.id, None)
 
 
-def _history_cut(runtime: RuntimeState, record: records.HistoryCut) -> None:
-    job = runtime.jobs[record.job_id]
+def _history_cut(state: RuntimeState, record: records.HistoryCut) -> None:
+    job = state.jobs[record.job_id]
     events, size = job.history.release(record.upto)
     for session in job.behind.values():
         backlog = session.backlogs[job.id]
         backlog.position = max(backlog.position, job.history.first)
-    runtime.holdings.changed(job.terms.principal, -events, -size)
+    state.holdings.changed(job.terms.principal, -events, -size)
     for unobserved in record.ended:
-        _unobserved(runtime, unobserved)
+        _unobserved(state, unobserved)
 
 
 APPLY: Final[Mapping[type[Any], Callable[[RuntimeState, Any], None]]] = {

@@ -22,65 +22,63 @@ if TYPE_CHECKING:
 RESTARTED: Final = "the runtime was restarted"
 
 
-def restore(runtime: RuntimeState, records: Iterable[Record]) -> None:
+def restore(state: RuntimeState, records: Iterable[Record]) -> None:
     """Fill a new runtime from records; the next `take` hands out what recovery decides."""
-    runtime.used = True
+    state.used = True
     for record in records:
-        APPLY[type(record)](runtime, record)
-    for job in runtime.jobs.values():
-        runtime.written_before(job.terms.accepted_at if job.end is None else job.end.at)
-    for session in runtime.sessions.values():
+        APPLY[type(record)](state, record)
+    for job in state.jobs.values():
+        state.written_before(job.terms.accepted_at if job.end is None else job.end.at)
+    for session in state.sessions.values():
         session.log.settle()
         session.lagging = (
-            session.acking and session.log.last - session.acked > runtime.limits.back_pressure_events
+            session.acking and session.log.last - session.acked > state.limits.back_pressure_events
         )
         if session.anonymous:
-            _count(runtime, session.principal)
-    for session in list(runtime.sessions.values()):
-        subscriptions.fall_behind(runtime, session)
-    subscriptions.revoke(runtime)
-    for session in list(runtime.sessions.values()):
-        publish.sent(runtime, session)
-        retention.await_resume(runtime, session)
-    for job in runtime.jobs.values():
-        retention.trim_history(runtime, job)
-    ended = [(job.end.at, job) for job in runtime.jobs.values() if job.end is not None]
+            _count(state, session.principal)
+    for session in list(state.sessions.values()):
+        subscriptions.fall_behind(state, session)
+    subscriptions.revoke(state)
+    for session in list(state.sessions.values()):
+        publish.sent(state, session)
+        retention.await_resume(state, session)
+    for job in state.jobs.values():
+        retention.trim_history(state, job)
+    ended = [(job.end.at, job) for job in state.jobs.values() if job.end is not None]
     for at, job in sorted(ended, key=lambda pair: pair[0]):
-        left = at + runtime.limits.retention_sec * SECOND - runtime.wall
-        retention.retire(
-            runtime, job, Time(runtime.now + min(max(left, 0), runtime.limits.retention_sec * SECOND))
-        )
-    revocation.restored(runtime)
-    unfinished = [job for job in runtime.jobs.values() if not job.ended]
+        left = at + state.limits.retention_sec * SECOND - state.wall
+        retention.retire(state, job, Time(state.now + min(max(left, 0), state.limits.retention_sec * SECOND)))
+    revocation.restored(state)
+    unfinished = [job for job in state.jobs.values() if not job.ended]
     for job in reversed(unfinished):
         if job.parent is not None:
-            _end(runtime, job)  # Leaves before branches; a restarted parent delegates anew.
+            _end(state, job)  # Leaves before branches; a restarted parent delegates anew.
     for job in unfinished:
         if job.parent is None and not job.ended:
-            _go_on(runtime, job)
-    if runtime.holdings.over:
-        retention.make_room(runtime)
-    retention.watch_keys(runtime)
+            _go_on(state, job)
+    if state.holdings.over:
+        retention.make_room(state)
+    retention.watch_keys(state)
 
 
-def _go_on(runtime: RuntimeState, job: Job) -> None:
+def _go_on(state: RuntimeState, job: Job) -> None:
     """Start an unfinished job again, or end it: its agent died with the process."""
-    if job.input is not None and completion.starts_again(runtime, job):
+    if job.input is not None and completion.starts_again(state, job):
         attempt = job.attempt + (job.status is Status.RUNNING)
-        submission.start(runtime, job, Input.of(job.input), attempt=attempt)
+        submission.start(state, job, Input.of(job.input), attempt=attempt)
         return
-    _end(runtime, job)
+    _end(state, job)
 
 
-def _end(runtime: RuntimeState, job: Job) -> None:
+def _end(state: RuntimeState, job: Job) -> None:
     """End a job whose agent died with the process."""
-    if job.terms.principal in runtime.anonymous_principals:
-        _count(runtime, job.terms.principal)
-    runtime.unfinished[job.id] = job
+    if job.terms.principal in state.anonymous_principals:
+        _count(state, job.terms.principal)
+    state.unfinished[job.id] = job
     lost = completion.outcome_of(ErrorCode.INTERNAL_ERROR, RESTARTED)
-    completion.end_with_error(runtime, job, job.outcome or lost)
+    completion.end_with_error(state, job, job.outcome or lost)
 
 
-def _count(runtime: RuntimeState, principal: Principal) -> None:
+def _count(state: RuntimeState, principal: Principal) -> None:
     """Count a session or an unfinished job of an anonymous principal."""
-    runtime.anonymous_principals[principal] = runtime.anonymous_principals.get(principal, 0) + 1
+    state.anonymous_principals[principal] = state.anonymous_principals.get(principal, 0) + 1

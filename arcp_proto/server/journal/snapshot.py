@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState
 
 
-def snapshot_of(runtime: RuntimeState) -> list[Record]:
+def snapshot_of(state: RuntimeState) -> list[Record]:
     """Return the live state as records, which later changes do not touch.
 
     Sessions come before the jobs that name them, and backlogs after both.
     """
-    kept: list[Record] = [RuntimeKept(runtime.job_count, runtime.cursor_key)]
-    kept += [_session(session) for session in runtime.sessions.values()]
-    kept += [_job(job) for job in runtime.jobs.values()]
-    for provision in runtime.provisions:
+    kept: list[Record] = [RuntimeKept(state.job_count, state.cursor_key)]
+    kept += [_session(session) for session in state.sessions.values()]
+    kept += [_job(job) for job in state.jobs.values()]
+    for provision in state.provisions:
         alias = provision.alias
         requested_at = provision.requested_at
         kept.append(CredentialRequested(alias, provision.principal, provision.job_id, requested_at))
@@ -46,19 +46,19 @@ def snapshot_of(runtime: RuntimeState) -> list[Record]:
             kept.append(CredentialIssued(alias, list(provision.ids), list(provision.handles)))
         if provision.outstanding is not None:
             kept.append(CredentialOutstanding(alias, provision.outstanding))
-    for session in runtime.sessions.values():
+    for session in state.sessions.values():
         kept += [
             Observed(session.id, job_id, msgspec.structs.replace(backlog))
             for job_id, backlog in session.backlogs.items()
         ]
     kept += [
         KeyKept(principal, key, msgspec.structs.replace(claim))
-        for principal, key, claim in runtime.keys.items()
+        for principal, key, claim in state.keys.items()
     ]
     return kept
 
 
-def session_kept(runtime: RuntimeState, record: SessionKept) -> None:
+def session_kept(state: RuntimeState, record: SessionKept) -> None:
     """Apply the state of a session in a snapshot."""
     opened = record.opened
     session = Session(
@@ -69,21 +69,21 @@ def session_kept(runtime: RuntimeState, record: SessionKept) -> None:
         opened.anonymous,
         opened.long_frames,
     )
-    runtime.sessions[session.id] = session
-    runtime.caps.session_opened(session)
+    state.sessions[session.id] = session
+    state.caps.session_opened(session)
     session.tokens.extend(record.tokens)
-    runtime.tokens.update(dict.fromkeys(record.tokens, session))
+    state.tokens.update(dict.fromkeys(record.tokens, session))
     session.acked = record.acked
-    session.log.load(record.first, record.entries, record.positions, runtime.now)
+    session.log.load(record.first, record.entries, record.positions, state.now)
     session.replies.load(record.replies, record.answered)
     session.expires = record.expires
-    runtime.holdings.add(session.principal, session.log)
+    state.holdings.add(session.principal, session.log)
 
 
-def job_kept(runtime: RuntimeState, record: JobKept) -> None:
+def job_kept(state: RuntimeState, record: JobKept) -> None:
     """Apply the state of a job in a snapshot."""
     parent_id = None if record.end is not None else record.terms.parent_job_id
-    parent = None if parent_id is None else runtime.jobs[parent_id]
+    parent = None if parent_id is None else state.jobs[parent_id]
     around = None if parent is None else parent.budget
     job = Job(record.number, record.terms, Budget.of(record.terms.lease, around))
     if parent is not None:
@@ -97,16 +97,16 @@ def job_kept(runtime: RuntimeState, record: JobKept) -> None:
     for number, hold in record.holds.items():
         job.hold(number, hold)
     if record.cut or record.history:
-        job.open_history().load(record.first, record.cut, record.history, runtime.now)
+        job.open_history().load(record.first, record.cut, record.history, state.now)
     job.submitters = tuple(record.submitters)
     if job.ended:
         job.pack()
-    runtime.keep_job(job)
+    state.keep_job(job)
     if record.at_home:
-        home = job.home = runtime.sessions[record.terms.session_id]
+        home = job.home = state.sessions[record.terms.session_id]
         home.take_on(job)
     for session_id in record.observers:
-        session = runtime.sessions[session_id]
+        session = state.sessions[session_id]
         job.observed_by(session)
         session.observed[job.id] = job
 
@@ -120,23 +120,23 @@ def _stage_kept(record: JobKept) -> JobStage:
     return JobStage.RUNNING if record.status is Status.RUNNING else JobStage.ACCEPTED
 
 
-def key_kept(runtime: RuntimeState, record: KeyKept) -> None:
+def key_kept(state: RuntimeState, record: KeyKept) -> None:
     """Apply the state of an idempotency key in a snapshot."""
     claim = msgspec.structs.replace(record.claim)  # The claim changes; the record does not.
-    job = runtime.jobs.get(claim.job_id)
+    job = state.jobs.get(claim.job_id)
     if job is not None and job.ended:
         claim.position = job.last_position  # Versions before positions did not keep it.
-    runtime.keys.load(record.principal, record.key, claim)
+    state.keys.load(record.principal, record.key, claim)
     if claim.ended is not None:
-        runtime.hold_key(record.principal, key_bytes(record.key, claim))
+        state.hold_key(record.principal, key_bytes(record.key, claim))
 
 
-def runtime_kept(runtime: RuntimeState, record: RuntimeKept) -> None:
+def runtime_kept(state: RuntimeState, record: RuntimeKept) -> None:
     """Apply the state of the runtime itself in a snapshot."""
-    runtime.job_count = record.jobs
+    state.job_count = record.jobs
     if record.cursor_key is not None:
-        runtime.cursor_key = record.cursor_key
-        runtime.cursors = Cursors(record.cursor_key)
+        state.cursor_key = record.cursor_key
+        state.cursors = Cursors(record.cursor_key)
 
 
 def _session(session: Session) -> SessionKept:

@@ -314,111 +314,111 @@ def origin_of(peer: str) -> str:
 # Before the welcome.
 
 
-def arrived(runtime: RuntimeState, connection: Connection) -> None:
+def arrived(state: RuntimeState, connection: Connection) -> None:
     """Count a new transport of a client; raises Exceeded when it is to be closed at once."""
-    if not runtime.caps.early.add(connection.number, origin_of(connection.peer)):
-        raise _too_many_early(runtime)
+    if not state.caps.early.add(connection.number, origin_of(connection.peer)):
+        raise _too_many_early(state)
 
 
-def check_place(runtime: RuntimeState, connection: Connection) -> None:
+def check_place(state: RuntimeState, connection: Connection) -> None:
     """Check at the first message of a connection that it has found a place; raises Exceeded if not."""
-    if not runtime.caps.early.placed(connection.number):
-        raise _too_many_early(runtime)
+    if not state.caps.early.placed(connection.number):
+        raise _too_many_early(state)
 
 
-def _too_many_early(runtime: RuntimeState) -> Exceeded:
+def _too_many_early(state: RuntimeState) -> Exceeded:
     message = "too many connections wait for a hello or for its verification"
-    return Exceeded("max_early_connections", runtime.limits.max_early_connections, message)
+    return Exceeded("max_early_connections", state.limits.max_early_connections, message)
 
 
-def check_failures(runtime: RuntimeState, connection: Connection) -> None:
+def check_failures(state: RuntimeState, connection: Connection) -> None:
     """Check, before the verifier is asked, how many have failed there; raises Exceeded (§6.1)."""
-    wait = runtime.caps.failures.wait(origin_of(connection.peer), runtime.now)
+    wait = state.caps.failures.wait(origin_of(connection.peer), state.now)
     if wait:
         raise Exceeded(
             "max_failed_authentications",
-            runtime.limits.max_failed_authentications,
+            state.limits.max_failed_authentications,
             "too many authentications have failed from where you are",
             retry_after_ms=-(-wait // MILLISECOND),
         )
 
 
-def failed(runtime: RuntimeState, connection: Connection, reason: str, *, guessed: bool = False) -> None:
+def failed(state: RuntimeState, connection: Connection, reason: str, *, guessed: bool = False) -> None:
     """Write the audit fact of a failed authentication; a `guessed` token counts against its origin."""
-    note(runtime, "authentication_failed", "", peer=connection.peer, reason=reason)
+    note(state, "authentication_failed", "", peer=connection.peer, reason=reason)
     if guessed:
-        runtime.caps.failures.charge(origin_of(connection.peer), runtime.now)
+        state.caps.failures.charge(origin_of(connection.peer), state.now)
 
 
-def check_connections(runtime: RuntimeState, principal: Principal) -> None:
+def check_connections(state: RuntimeState, principal: Principal) -> None:
     """Check that a verified principal may have one more connection; raises Exceeded if not."""
-    standing, most = runtime.caps.standings.get(principal), runtime.limits.max_principal_connections
+    standing, most = state.caps.standings.get(principal), state.limits.max_principal_connections
     if standing is not None and standing.connections >= most:
         message = f"{principal} has {most} connections"
         raise Exceeded("max_principal_connections", most, message, principal=principal)
 
 
-def make_room(runtime: RuntimeState, principal: Principal, *, anonymous: bool) -> None:
+def make_room(state: RuntimeState, principal: Principal, *, anonymous: bool) -> None:
     """Check that a principal may have one more session, and end an unused one for it; raises Exceeded if not.
 
     First goes the session that has been detached longest and has no unfinished jobs. Then goes the one whose
     peer has sent only ping and pong for longest, if that is long enough, and that neither has jobs nor
     observes any (§14).
     """
-    limits = runtime.limits
-    standing = runtime.caps.standings.get(None if anonymous else principal)
+    limits = state.limits
+    standing = state.caps.standings.get(None if anonymous else principal)
     limit = "max_anonymous_sessions" if anonymous else "max_principal_sessions"
     most: int = getattr(limits, limit)
     if standing is None or len(standing.sessions) < most:
         return
-    if runtime.now >= standing.settled_until:
+    if state.now >= standing.settled_until:
         for session in standing.sessions.values():
             if session.connection is None and not session.jobs:
-                _evict(runtime, session, "", "detached")
+                _evict(state, session, "", "detached")
                 return
-        idle = _longest_idle(runtime, standing, Time(runtime.now - limits.idle_session_sec * SECOND))
+        idle = _longest_idle(state, standing, Time(state.now - limits.idle_session_sec * SECOND))
         if idle is not None:
             connection, session = idle
             reason = "the session was idle, and its principal has opened too many sessions"
-            runtime.refuse(connection, Exceeded(limit, most, reason, principal=principal, fatal=True))
-            _evict(runtime, session, connection.peer, "idle")
+            state.refuse(connection, Exceeded(limit, most, reason, principal=principal, fatal=True))
+            _evict(state, session, connection.peer, "idle")
             return
-        standing.settled_until = Time(runtime.now + PAUSE)
+        standing.settled_until = Time(state.now + PAUSE)
     whose = "clients without a name have" if anonymous else f"{principal} has"
     message = f"{whose} {most} sessions in use, which is the limit {WIRE_WORDS[limit]}"
     raise Exceeded(limit, most, message, principal=principal)
 
 
 def _longest_idle(
-    runtime: RuntimeState, standing: Standing, horizon: Time
+    state: RuntimeState, standing: Standing, horizon: Time
 ) -> tuple[Connection, Session] | None:
     found: tuple[Connection, Session] | None = None
     for session in standing.sessions.values():
         connection = session.connection
         if connection is None or session.jobs or session.observed or session.backlogs:
             continue
-        at = max(runtime.caps.allowances[connection.number].active_at, session.log.newest_at)
+        at = max(state.caps.allowances[connection.number].active_at, session.log.newest_at)
         if at <= horizon:
             found, horizon = (connection, session), Time(at - 1)
     return found
 
 
-def _evict(runtime: RuntimeState, session: Session, peer: str, reason: str) -> None:
-    note(runtime, "session_evicted", session.principal, peer=peer, session_id=session.id, reason=reason)
-    if session.id in runtime.sessions:  # A resume window of 0 has ended it with its connection.
-        retention.end_session(runtime, session.id)
+def _evict(state: RuntimeState, session: Session, peer: str, reason: str) -> None:
+    note(state, "session_evicted", session.principal, peer=peer, session_id=session.id, reason=reason)
+    if session.id in state.sessions:  # A resume window of 0 has ended it with its connection.
+        retention.end_session(state, session.id)
 
 
 # In an open session.
 
 
-def count_request(runtime: RuntimeState, connection: Connection, *, idle: bool) -> None:
+def count_request(state: RuntimeState, connection: Connection, *, idle: bool) -> None:
     """Count a request of a connection and of its principal; raises Exceeded above their rates (§14).
 
     A request that is `idle` does not show that the session is used. Exceeded is fatal after `over_rate_sec`
     seconds.
     """
-    allowance, now = runtime.caps.allowances[connection.number], runtime.now
+    allowance, now = state.caps.allowances[connection.number], state.now
     own, shared = allowance.bucket, allowance.shared
     if own.take(now) if shared is None else own.take_with(shared, now):
         if not idle:
@@ -428,46 +428,46 @@ def count_request(runtime: RuntimeState, connection: Connection, *, idle: bool) 
         allowance.over_since = now
     allowance.over_at = now
     limit = "max_principal_requests_per_sec" if own.ready(now) else "max_requests_per_sec"
-    most: int = getattr(runtime.limits, limit)
-    fatal = now - allowance.over_since >= runtime.limits.over_rate_sec * SECOND
+    most: int = getattr(state.limits, limit)
+    fatal = now - allowance.over_since >= state.limits.over_rate_sec * SECOND
     raise Exceeded(limit, most, f"more than {most} requests a second", fatal=fatal)
 
 
-def count_work(runtime: RuntimeState, connection: Connection, extra: int) -> None:
+def count_work(state: RuntimeState, connection: Connection, extra: int) -> None:
     """Count a request as `extra` more, by what it has cost; this can refuse only the requests after it."""
-    runtime.caps.allowances[connection.number].charge(runtime.now, extra)
+    state.caps.allowances[connection.number].charge(state.now, extra)
 
 
-def count_control_frames(runtime: RuntimeState, connection: Connection, count: int) -> None:
+def count_control_frames(state: RuntimeState, connection: Connection, count: int) -> None:
     """Count WebSocket control frames, which carry no message; raises Refusal when there are too many.
 
     In a session each counts as an idle request. Before the welcome `count` is that of all frames so far.
     """
     if connection.phase is Phase.OPEN:
         for _ in range(count):
-            count_request(runtime, connection, idle=True)
-    elif count > (most := runtime.limits.max_early_control_frames):
+            count_request(state, connection, idle=True)
+    elif count > (most := state.limits.max_early_control_frames):
         message = f"more than {most} control frames before the welcome"
         raise Refusal(ErrorCode.INVALID_REQUEST, message, fatal=True)
 
 
-def active(runtime: RuntimeState, connection: Connection) -> None:
+def active(state: RuntimeState, connection: Connection) -> None:
     """Note that the peer of a connection has sent something that shows use of the session."""
-    runtime.caps.allowances[connection.number].active_at = runtime.now
+    state.caps.allowances[connection.number].active_at = state.now
 
 
-def check_jobs(runtime: RuntimeState, principal: Principal) -> None:
+def check_jobs(state: RuntimeState, principal: Principal) -> None:
     """Check that a principal may have one more job, with the submits that wait; raises Exceeded if not."""
-    limits, waiting = runtime.limits, runtime.issuing.submits
-    group = None if principal in runtime.anonymous_principals else principal
-    if len(runtime.running) + (waiting.total() if waiting else 0) >= limits.max_total_running_jobs:
+    limits, waiting = state.limits, state.issuing.submits
+    group = None if principal in state.anonymous_principals else principal
+    if len(state.running) + (waiting.total() if waiting else 0) >= limits.max_total_running_jobs:
         raise Exceeded(
             "max_total_running_jobs",
             limits.max_total_running_jobs,
             "too many jobs are running",
             principal=principal,
         )
-    if runtime.running.count(group) + waiting.get(principal, 0) >= limits.max_principal_running_jobs:
+    if state.running.count(group) + waiting.get(principal, 0) >= limits.max_principal_running_jobs:
         whose = principal if group is not None else "clients without a name"
         message = f"too many jobs of {whose} are running"
         raise Exceeded(
@@ -475,15 +475,15 @@ def check_jobs(runtime: RuntimeState, principal: Principal) -> None:
         )
 
 
-def check_bytes(runtime: RuntimeState, principal: Principal, size: int) -> None:
+def check_bytes(state: RuntimeState, principal: Principal, size: int) -> None:
     """Check that a principal may pin `size` more bytes; raises Exceeded if not.
 
     Pinned bytes take a share of what a principal, or all, may hold; anonymous clients share one (`Holdings`).
     """
-    nameless = principal in runtime.anonymous_principals
-    full = runtime.holdings.admits(principal, size, nameless=nameless)
+    nameless = principal in state.anonymous_principals
+    full = state.holdings.admits(principal, size, nameless=nameless)
     if full:
-        most: int = getattr(runtime.limits, full)
+        most: int = getattr(state.limits, full)
         whose = "clients without a name" if nameless else principal
         whose = whose if full == "max_principal_bytes" else "all principals"
         held = "inputs of running jobs, partial messages and idempotency keys"
@@ -494,22 +494,22 @@ def check_bytes(runtime: RuntimeState, principal: Principal, size: int) -> None:
 # What follows.
 
 
-def exceeded(runtime: RuntimeState, connection: Connection, refusal: Exceeded) -> None:
+def exceeded(state: RuntimeState, connection: Connection, refusal: Exceeded) -> None:
     """Write the audit fact of a reached limit, and pause the reading of an open connection."""
     session = attached_to(connection)
     untold = 0
     if session is None:
-        told = runtime.caps.told.get(refusal.limit)
+        told = state.caps.told.get(refusal.limit)
         if told is None:
-            told = runtime.caps.told[refusal.limit] = Told()
-        if not told.bucket.take(runtime.now):
+            told = state.caps.told[refusal.limit] = Told()
+        if not told.bucket.take(state.now):
             told.untold += 1
             return
         untold, told.untold = told.untold, 0
     elif connection.phase is Phase.OPEN and not refusal.fatal:
-        pause(runtime, connection)
+        pause(state, connection)
     note(
-        runtime,
+        state,
         "limit_reached",
         refusal.principal or ("" if session is None else session.principal),
         peer=connection.peer,
@@ -520,7 +520,7 @@ def exceeded(runtime: RuntimeState, connection: Connection, refusal: Exceeded) -
     )
 
 
-def pause(runtime: RuntimeState, connection: Connection) -> None:
+def pause(state: RuntimeState, connection: Connection) -> None:
     """Stop reading from a connection for a second."""
     connection.paused = True
-    runtime.timers.arm(TimerKind.PAUSE, connection.number, Time(runtime.now + PAUSE))
+    state.timers.arm(TimerKind.PAUSE, connection.number, Time(state.now + PAUSE))

@@ -55,46 +55,46 @@ class Pending(msgspec.Struct):
 
 
 def on_hello(
-    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, hello: messages.Hello
+    state: RuntimeState, connection: Connection, envelope: codec.Envelope, hello: messages.Hello
 ) -> None:
     """Handle `session.hello` (§6.2): ask the host to verify its token, or open an anonymous session."""
-    if runtime.draining and hello.resume is None:
+    if state.draining and hello.resume is None:
         raise Refusal(ErrorCode.INTERNAL_ERROR, admission_control.SHUTTING_DOWN)
-    runtime.timers.disarm(TimerKind.HELLO, connection.number)
+    state.timers.disarm(TimerKind.HELLO, connection.number)
     offered = frozenset(hello.capabilities.features)
-    nobody = _claims_nobody(runtime, hello.auth)
+    nobody = _claims_nobody(state, hello.auth)
     secret = connection.secure and not nobody  # Only a verified principal gets credentials (§9.8).
     features = [
-        name for name in runtime.features if name in offered and (secret or name != PROVISIONED_CREDENTIALS)
+        name for name in state.features if name in offered and (secret or name != PROVISIONED_CREDENTIALS)
     ]
-    quirk = recognise(envelope) if runtime.config.quirks else ""
+    quirk = recognise(envelope) if state.config.quirks else ""
     pending = Pending(connection, envelope, features, quirk, hello.resume, PROVISIONED_CREDENTIALS in offered)
-    if nobody and runtime.config.anonymous:
-        _enter_anonymously(runtime, pending)
+    if nobody and state.config.anonymous:
+        _enter_anonymously(state, pending)
     else:
-        _authenticate(runtime, pending, hello.auth, hello.client)
+        _authenticate(state, pending, hello.auth, hello.client)
 
 
 def on_resume(
-    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, resume: messages.SessionResume
+    state: RuntimeState, connection: Connection, envelope: codec.Envelope, resume: messages.SessionResume
 ) -> None:
     """Handle `session.resume` (§6.3); without `auth`, ask the host whether the principal is still valid."""
-    runtime.timers.disarm(TimerKind.HELLO, connection.number)
+    state.timers.disarm(TimerKind.HELLO, connection.number)
     asked = messages.Resume(resume.resume_token, resume.last_event_seq, resume.session_id, resume.replies)
     pending = Pending(connection, envelope, [], "", asked)
     nobody = messages.Peer("", "")
-    if resume.auth is not None and not _claims_nobody(runtime, resume.auth):
-        _authenticate(runtime, pending, resume.auth, nobody)
+    if resume.auth is not None and not _claims_nobody(state, resume.auth):
+        _authenticate(state, pending, resume.auth, nobody)
         return
-    session = _find(runtime, asked)
+    session = _find(state, asked)
     if session is None:
-        raise _not_resumed(runtime, pending, asked, "the token")
-    _check_expiry(runtime, connection, session)
+        raise _not_resumed(state, pending, asked, "the token")
+    _check_expiry(state, connection, session)
     if session.anonymous:
-        _resume(runtime, pending, asked, session.principal)
+        _resume(state, pending, asked, session.principal)
         return
     pending.principal = session.principal
-    _ask(runtime, pending, Authenticate(0, connection, "", Secret(""), nobody, session.principal))
+    _ask(state, pending, Authenticate(0, connection, "", Secret(""), nobody, session.principal))
 
 
 def check_principal(principal: str | None) -> None:
@@ -108,7 +108,7 @@ def check_principal(principal: str | None) -> None:
 
 
 def finish(
-    runtime: RuntimeState,
+    state: RuntimeState,
     pending: Pending,
     principal: Principal | None,
     expires: Time | None,
@@ -117,31 +117,31 @@ def finish(
 ) -> None:
     """Carry out the host's answer to `Authenticate`: welcome the peer or refuse it (§6.1, §6.2)."""
     connection = pending.connection
-    runtime.timers.disarm(TimerKind.AUTHENTICATION, connection.number)
+    state.timers.disarm(TimerKind.AUTHENTICATION, connection.number)
     connection.answering = pending.envelope
     pending.expires = expires
     try:
-        principal = _verified(runtime, pending, principal, expires, failed=failed)
-        admission_control.check_connections(runtime, principal)
+        principal = _verified(state, pending, principal, expires, failed=failed)
+        admission_control.check_connections(state, principal)
         if pending.resume is not None:
-            _resume(runtime, pending, pending.resume, principal)
-        elif runtime.draining:
+            _resume(state, pending, pending.resume, principal)
+        elif state.draining:
             raise Refusal(ErrorCode.INTERNAL_ERROR, admission_control.SHUTTING_DOWN)
         else:
-            admission_control.make_room(runtime, principal, anonymous=False)
-            _open(runtime, pending, principal)
+            admission_control.make_room(state, principal, anonymous=False)
+            _open(state, pending, principal)
     except Refusal as refusal:
-        runtime.refuse(connection, refusal)
+        state.refuse(connection, refusal)
         return
     finally:
         connection.answering = None
     if admission_of(connection) is not None:
-        watch_expiry(runtime, connection)
+        watch_expiry(state, connection)
     connection.release_held()
 
 
 def _verified(
-    runtime: RuntimeState,
+    state: RuntimeState,
     pending: Pending,
     principal: Principal | None,
     expires: Time | None,
@@ -151,137 +151,135 @@ def _verified(
     """Return the verified principal; raises Refusal when there is none."""
     connection, resume = pending.connection, pending.resume
     if failed:
-        admission_control.failed(runtime, connection, "the verifier")
+        admission_control.failed(state, connection, "the verifier")
         raise Refusal(ErrorCode.INTERNAL_ERROR, "the token could not be verified")
     if pending.principal is not None and resume is not None and principal != pending.principal:
-        raise _not_resumed(runtime, pending, resume, "the host")
-    if principal is None or (expires is not None and expires <= runtime.wall):
+        raise _not_resumed(state, pending, resume, "the host")
+    if principal is None or (expires is not None and expires <= state.wall):
         reason = "the token" if principal is None else "expired"
-        admission_control.failed(runtime, connection, reason, guessed=principal is None)
+        admission_control.failed(state, connection, reason, guessed=principal is None)
         raise Refusal(ErrorCode.UNAUTHENTICATED, "the token is not valid")
     return principal
 
 
-def watch_expiry(runtime: RuntimeState, connection: Connection) -> None:
+def watch_expiry(state: RuntimeState, connection: Connection) -> None:
     """Arm the timer for the end of the authentication, by the present wall clock."""
     admission = admission_of(connection)
     expires_at = None if admission is None else admission.expires_at
     if expires_at is not None and connection.phase is Phase.OPEN:
-        at = Time(runtime.now + max(expires_at - runtime.wall, 0))
-        runtime.timers.arm(TimerKind.EXPIRY, connection.number, at)
+        at = Time(state.now + max(expires_at - state.wall, 0))
+        state.timers.arm(TimerKind.EXPIRY, connection.number, at)
 
 
-def expire(runtime: RuntimeState, connection: Connection) -> None:
+def expire(state: RuntimeState, connection: Connection) -> None:
     """Close a connection whose authentication has expired; a fresh token resumes the session (§6.1)."""
     session = session_of(connection)
     note(
-        runtime,
+        state,
         "authentication_expired",
         session.principal,
         peer=connection.peer,
         session_id=session.id,
     )
-    runtime.refuse(connection, Refusal(ErrorCode.UNAUTHENTICATED, EXPIRED, fatal=True))
+    state.refuse(connection, Refusal(ErrorCode.UNAUTHENTICATED, EXPIRED, fatal=True))
 
 
-def prove(runtime: RuntimeState, connection: Connection, session: Session) -> None:
+def prove(state: RuntimeState, connection: Connection, session: Session) -> None:
     """Note that the peer holds the token of its welcome: the older ones are valid no longer (§6.3)."""
     admission = found(admission_of(connection), "a connection in a session was admitted")
     token, admission.token = admission.token, None
     if token is not None and token in session.tokens and session.tokens[0] != token:
-        runtime.commit(TokenProven(session.id, token))
+        state.commit(TokenProven(session.id, token))
 
 
 # Verification.
 
 
-def _claims_nobody(runtime: RuntimeState, auth: messages.Auth) -> bool:
+def _claims_nobody(state: RuntimeState, auth: messages.Auth) -> bool:
     """Return whether `auth` claims no principal: scheme `anonymous`, or `bearer` without a token.
 
     Go clients without a token send the second form; it counts where the host allows anonymous sessions.
     """
-    return auth.scheme == ANONYMOUS or (runtime.config.anonymous and auth.scheme == BEARER and not auth.token)
+    return auth.scheme == ANONYMOUS or (state.config.anonymous and auth.scheme == BEARER and not auth.token)
 
 
-def _enter_anonymously(runtime: RuntimeState, pending: Pending) -> None:
+def _enter_anonymously(state: RuntimeState, pending: Pending) -> None:
     connection, resume = pending.connection, pending.resume
     if resume is None:
-        admission_control.make_room(runtime, Principal(""), anonymous=True)
-        _open(runtime, pending, _nobody_else(runtime, connection), anonymous=True)
+        admission_control.make_room(state, Principal(""), anonymous=True)
+        _open(state, pending, _nobody_else(state, connection), anonymous=True)
         return
-    session = _find(runtime, resume)
+    session = _find(state, resume)
     if session is None or not session.anonymous:
         reason = "the token" if session is None else "the principal"
-        raise _not_resumed(runtime, pending, resume, reason)
-    _resume(runtime, pending, resume, session.principal)
+        raise _not_resumed(state, pending, resume, reason)
+    _resume(state, pending, resume, session.principal)
 
 
-def _nobody_else(runtime: RuntimeState, connection: Connection) -> Principal:
+def _nobody_else(state: RuntimeState, connection: Connection) -> Principal:
     """Return a fresh principal for an anonymous session, which is never used again (§6.1)."""
-    principal = Principal("anonymous-" + ulid(runtime.entropy.bits(connection.scope, ANONYMOUS)))
-    runtime.anonymous_principals[principal] = 1
+    principal = Principal("anonymous-" + ulid(state.entropy.bits(connection.scope, ANONYMOUS)))
+    state.anonymous_principals[principal] = 1
     return principal
 
 
-def _authenticate(
-    runtime: RuntimeState, pending: Pending, auth: messages.Auth, client: messages.Peer
-) -> None:
+def _authenticate(state: RuntimeState, pending: Pending, auth: messages.Auth, client: messages.Peer) -> None:
     if auth.scheme != BEARER or not auth.token:
-        admission_control.failed(runtime, pending.connection, "the scheme")
+        admission_control.failed(state, pending.connection, "the scheme")
         raise Refusal(ErrorCode.UNAUTHENTICATED, "a bearer token is required")
-    if pending.resume is None or _find(runtime, pending.resume) is None:
+    if pending.resume is None or _find(state, pending.resume) is None:
         admission_control.check_failures(
-            runtime, pending.connection
+            state, pending.connection
         )  # A valid resume token shows that the peer does not guess.
-    _ask(runtime, pending, Authenticate(0, pending.connection, auth.scheme, Secret(auth.token), client))
+    _ask(state, pending, Authenticate(0, pending.connection, auth.scheme, Secret(auth.token), client))
 
 
-def _ask(runtime: RuntimeState, pending: Pending, request: Authenticate) -> None:
+def _ask(state: RuntimeState, pending: Pending, request: Authenticate) -> None:
     connection = pending.connection
     request.request = connection.number
     connection.goes_to(Phase.AUTHENTICATING)
-    at = Time(runtime.now + runtime.limits.authentication_timeout_sec * SECOND)
-    runtime.timers.arm(TimerKind.AUTHENTICATION, connection.number, at)
-    runtime.pending[connection.number] = pending
-    runtime.request(request)
+    at = Time(state.now + state.limits.authentication_timeout_sec * SECOND)
+    state.timers.arm(TimerKind.AUTHENTICATION, connection.number, at)
+    state.pending[connection.number] = pending
+    state.request(request)
 
 
 # Resume.
 
 
-def _find(runtime: RuntimeState, resume: messages.Resume) -> Session | None:
+def _find(state: RuntimeState, resume: messages.Resume) -> Session | None:
     """Return the session of a resume token, found by its digest; None when it is not valid."""
     token = Secret(resume.resume_token)
     digest = token.digest()
-    session = runtime.tokens.get(digest)
+    session = state.tokens.get(digest)
     if session is None or not any(token.matches(valid) for valid in session.tokens):
         return None
     return session if resume.session_id in (None, session.id) else None
 
 
-def _resume(runtime: RuntimeState, pending: Pending, resume: messages.Resume, principal: Principal) -> None:
+def _resume(state: RuntimeState, pending: Pending, resume: messages.Resume, principal: Principal) -> None:
     """Resume a session; raises Refusal, and then nothing has changed for its owner (§6.3).
 
     Unknown, stale and foreign tokens and ended sessions are refused in the same way.
     """
     connection, cursor = pending.connection, resume.last_event_seq
-    session = _find(runtime, resume)
+    session = _find(state, resume)
     if session is None or session.principal != principal:
         reason = "the token" if session is None else "the principal"
-        raise _not_resumed(runtime, pending, resume, reason, principal)
+        raise _not_resumed(state, pending, resume, reason, principal)
     if pending.principal is not None:
-        _check_expiry(runtime, connection, session)
+        _check_expiry(state, connection, session)
         pending.expires = min(filter(None, (pending.expires, session.expires)), default=None)
     digest, log = Secret(resume.resume_token).digest(), session.log
     if cursor > log.last:
-        _note_refused(runtime, pending, resume, "ahead", principal)
+        _note_refused(state, pending, resume, "ahead", principal)
         raise Refusal(
             ErrorCode.INVALID_REQUEST, f"last_event_seq {cursor} is above the last event, {log.last}"
         )
     if cursor < log.first - 1:
         if session.connection is None and session.tokens[-1] == digest:
-            end_session(runtime, session.id)  # No other token can ask for fewer events.
-        raise _not_resumed(runtime, pending, resume, "evicted", principal)
+            end_session(state, session.id)  # No other token can ask for fewer events.
+        raise _not_resumed(state, pending, resume, "evicted", principal)
     if PROVISIONED_CREDENTIALS in session.features and not connection.secure:
         message = "a session with credentials is resumed over a secure connection only"
         raise Refusal(ErrorCode.PERMISSION_DENIED, message, fatal=True)
@@ -289,33 +287,33 @@ def _resume(runtime: RuntimeState, pending: Pending, resume: messages.Resume, pr
         message = "a session that was opened over WebSocket is resumed over WebSocket only"
         raise Refusal(ErrorCode.PERMISSION_DENIED, message, fatal=True)
     if session.tokens[0] != digest:
-        runtime.commit(TokenProven(session.id, digest))
-    _take_over(runtime, session, connection)
-    _welcome(runtime, pending, session, cursor)
-    notice(runtime, "session_resumed", principal, session_id=session.id, peer=connection.peer)
+        state.commit(TokenProven(session.id, digest))
+    _take_over(state, session, connection)
+    _welcome(state, pending, session, cursor)
+    notice(state, "session_resumed", principal, session_id=session.id, peer=connection.peer)
     for reply in session.replies if resume.replies else ():
-        responses.send(connection, reply, runtime.jobs.get(reply.job_id))
-    back_pressure.pause_jobs(runtime, session)
-    feed_soon(runtime, session)
+        responses.send(connection, reply, state.jobs.get(reply.job_id))
+    back_pressure.pause_jobs(state, session)
+    feed_soon(state, session)
 
 
-def _check_expiry(runtime: RuntimeState, connection: Connection, session: Session) -> None:
+def _check_expiry(state: RuntimeState, connection: Connection, session: Session) -> None:
     """Check that a session may be resumed without a bearer token; raises Refusal after its expiry (§6.3)."""
-    if session.expires is not None and session.expires <= runtime.wall:
-        admission_control.failed(runtime, connection, "expired")
+    if session.expires is not None and session.expires <= state.wall:
+        admission_control.failed(state, connection, "expired")
         raise Refusal(ErrorCode.UNAUTHENTICATED, EXPIRED)
 
 
-def _take_over(runtime: RuntimeState, session: Session, connection: Connection) -> None:
+def _take_over(state: RuntimeState, session: Session, connection: Connection) -> None:
     """Attach a session to the connection of its newest valid resume, and close its old connection (§6.3).
 
     The old connection is closed even if it still seems alive.
     """
-    runtime.timers.disarm(TimerKind.RESUME_WINDOW, session.id)
+    state.timers.disarm(TimerKind.RESUME_WINDOW, session.id)
     old, session.connection = session.connection, connection
     if old is not None:
         note(
-            runtime,
+            state,
             "takeover",
             session.principal,
             peer=connection.peer,
@@ -328,66 +326,66 @@ def _take_over(runtime: RuntimeState, session: Session, connection: Connection) 
             fatal=True,
             details={"reason": "superseded"},
         )
-        runtime.refuse(old, superseded)
+        state.refuse(old, superseded)
 
 
 def _note_refused(
-    runtime: RuntimeState, pending: Pending, resume: messages.Resume, reason: str, principal: str
+    state: RuntimeState, pending: Pending, resume: messages.Resume, reason: str, principal: str
 ) -> None:
     session_id = None if resume.session_id is None else cut(resume.session_id)
     peer = pending.connection.peer
-    note(runtime, "resume_refused", principal, peer=peer, session_id=session_id, reason=reason)
+    note(state, "resume_refused", principal, peer=peer, session_id=session_id, reason=reason)
 
 
 def _not_resumed(
-    runtime: RuntimeState, pending: Pending, resume: messages.Resume, reason: str, principal: str = ""
+    state: RuntimeState, pending: Pending, resume: messages.Resume, reason: str, principal: str = ""
 ) -> Refusal:
     """Return the one refusal for every failed resume; only the audit fact gives the `reason`."""
-    _note_refused(runtime, pending, resume, reason, principal)
+    _note_refused(state, pending, resume, reason, principal)
     return Refusal(ErrorCode.RESUME_WINDOW_EXPIRED, NOT_RESUMED, fatal=True, details={"final": True})
 
 
 # Welcome.
 
 
-def _open(runtime: RuntimeState, pending: Pending, principal: Principal, *, anonymous: bool = False) -> None:
-    session_id = SessionId("sess_" + ulid(runtime.entropy.bits(runtime.scope(principal), "session")))
+def _open(state: RuntimeState, pending: Pending, principal: Principal, *, anonymous: bool = False) -> None:
+    session_id = SessionId("sess_" + ulid(state.entropy.bits(state.scope(principal), "session")))
     long_frames = pending.connection.framing is Framing.MESSAGES and QUIRKS[pending.quirk].long_frames
-    runtime.commit(
+    state.commit(
         SessionOpened(session_id, principal, pending.features, pending.quirk, anonymous, long_frames)
     )
-    session = runtime.sessions[session_id]
+    session = state.sessions[session_id]
     session.connection = pending.connection
-    _welcome(runtime, pending, session, 0)
-    notice(runtime, "session_opened", principal, session_id=session_id, peer=pending.connection.peer)
+    _welcome(state, pending, session, 0)
+    notice(state, "session_opened", principal, session_id=session_id, peer=pending.connection.peer)
 
 
-def _welcome(runtime: RuntimeState, pending: Pending, session: Session, cursor: int) -> None:
+def _welcome(state: RuntimeState, pending: Pending, session: Session, cursor: int) -> None:
     """Send `session.welcome` with a new resume token; a resumed session keeps its first features."""
-    connection, config = pending.connection, runtime.config
+    connection, config = pending.connection, state.config
     if pending.asks is not None:
-        session.withheld = issuing.withheld(runtime, session) if pending.asks else ""
-    token = runtime.entropy.token(runtime.scope(session.principal), "rt_")
+        session.withheld = issuing.withheld(state, session) if pending.asks else ""
+    token = state.entropy.token(state.scope(session.principal), "rt_")
     digest = token.digest()
-    runtime.commit(TokenIssued(session.id, digest, cursor, pending.expires))
+    state.commit(TokenIssued(session.id, digest, cursor, pending.expires))
     replies = pending.resume is not None and pending.resume.replies
     connection.admission = Admission(digest, cursor, replies, pending.expires)
-    runtime.caps.let_in(connection, session, runtime.now)
+    state.caps.let_in(connection, session, state.now)
     # From here on ids come from the principal's entropy, which other peers do not change.
-    ids = control_id_prefix(runtime.entropy.bits(runtime.scope(session.principal), "control"))
+    ids = control_id_prefix(state.entropy.bits(state.scope(session.principal), "control"))
     connection.open(session, cursor, ids)
     heartbeat = config.heartbeat_interval_sec if "heartbeat" in session.features else None
-    features = [name for name in runtime.features if name in session.features]
+    features = [name for name in state.features if name in session.features]
     welcome = messages.Welcome(
         runtime=messages.Peer(config.name, config.version),
         session_id=session.id,
         resume_token=token.reveal(),
         resume_window_sec=config.resume_window_sec,
-        capabilities=messages.RuntimeCapabilities(["json"], features, runtime.inventory.entries),
-        accepted_at=runtime.time_text(),
+        capabilities=messages.RuntimeCapabilities(["json"], features, state.inventory.entries),
+        accepted_at=state.time_text(),
         heartbeat_interval_sec=heartbeat,
         replies=replies,
     )
     connection.send(welcome, after=cursor)
     if heartbeat is not None:
-        runtime.start_heartbeat(connection, heartbeat)
+        state.start_heartbeat(connection, heartbeat)

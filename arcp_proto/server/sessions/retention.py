@@ -41,34 +41,34 @@ OF_THE_LARGEST: Final = 16
 # Logs and histories.
 
 
-def shrink(runtime: RuntimeState, session: Session) -> None:
+def shrink(state: RuntimeState, session: Session) -> None:
     """Evict the oldest events of a log that is above its limits."""
-    excess = session.log.excess(runtime.limits.max_session_events, runtime.limits.max_session_bytes)
+    excess = session.log.excess(state.limits.max_session_events, state.limits.max_session_bytes)
     if excess:
-        runtime.commit(Evicted(session.id, excess))
+        state.commit(Evicted(session.id, excess))
 
 
-def aged_at(runtime: RuntimeState, session: Session) -> Time | None:
+def aged_at(state: RuntimeState, session: Session) -> Time | None:
     """Return when the first event of a session without `ack` passes the resume window (§6.3), if any."""
     oldest = session.log.oldest_at
-    return None if oldest is None else Time(oldest + MARK + runtime.config.resume_window_sec * SECOND)
+    return None if oldest is None else Time(oldest + MARK + state.config.resume_window_sec * SECOND)
 
 
-def age(runtime: RuntimeState, session: Session) -> None:
+def age(state: RuntimeState, session: Session) -> None:
     """Evict the events that are older than the resume window, in a session without `ack` (§6.3)."""
-    aged = aged_at(runtime, session)
-    horizon = Time(runtime.now - runtime.config.resume_window_sec * SECOND)
-    if aged is None or runtime.now < aged:
+    aged = aged_at(state, session)
+    horizon = Time(state.now - state.config.resume_window_sec * SECOND)
+    if aged is None or state.now < aged:
         return
     log = session.log
     upto = log.older_than(horizon)
-    if runtime.journaling:  # Events that the journal has still to store have not been sent.
+    if state.journaling:  # Events that the journal has still to store have not been sent.
         upto = min(upto, log.last - log.unsaved[0])
     if upto >= log.first:
-        runtime.commit(Evicted(session.id, upto))
+        state.commit(Evicted(session.id, upto))
 
 
-def cut_history(runtime: RuntimeState, job: Job, upto: int) -> None:
+def cut_history(state: RuntimeState, job: Job, upto: int) -> None:
     """Drop the events of a job before a position, and end the observations that had not come so far (§7.6).
 
     A session that cannot subscribe again, because it observes by an idempotency key, continues with the rest.
@@ -79,23 +79,23 @@ def cut_history(runtime: RuntimeState, job: Job, upto: int) -> None:
         if session.backlogs[job.id].position < upto and "subscribe" in session.features
     ]
     why = "the history was cut: subscribe again from the last job_seq"
-    ended = [end_of(runtime, session, job, why) for session in over]
-    runtime.commit(HistoryCut(job.id, upto, ended))
+    ended = [end_of(state, session, job, why) for session in over]
+    state.commit(HistoryCut(job.id, upto, ended))
     for session in over:
-        runtime.delivered(session)
+        state.delivered(session)
 
 
-def trim_history(runtime: RuntimeState, job: Job) -> None:
+def trim_history(state: RuntimeState, job: Job) -> None:
     """Keep a history within its own limits."""
-    limits = runtime.limits
+    limits = state.limits
     excess = job.history.excess(limits.max_history_events, limits.max_history_bytes)
-    if excess and number_at_home(runtime, job, excess):  # Numbering it may have cut the history already.
+    if excess and number_at_home(state, job, excess):  # Numbering it may have cut the history already.
         excess = job.history.excess(limits.max_history_events, limits.max_history_bytes)
     if excess:
-        cut_history(runtime, job, excess)
+        cut_history(state, job, excess)
 
 
-def number_at_home(runtime: RuntimeState, job: Job, upto: int) -> bool:
+def number_at_home(state: RuntimeState, job: Job, upto: int) -> bool:
     """Number what waits behind a history in the submitting session, if its backlog is before `upto`.
 
     The log of the session then keeps these events as it keeps live ones. Return whether there were any.
@@ -103,71 +103,71 @@ def number_at_home(runtime: RuntimeState, job: Job, upto: int) -> bool:
     for session in job.behind.values():
         backlog = session.backlogs[job.id]
         if backlog.owed and backlog.position < upto:
-            runtime.commit(Replayed(session.id, job.id, job.history.end))
-            runtime.delivered(session)
+            state.commit(Replayed(session.id, job.id, job.history.end))
+            state.delivered(session)
             return True
     return False
 
 
-def make_room(runtime: RuntimeState) -> None:
+def make_room(state: RuntimeState) -> None:
     """Free the oldest events and finished jobs of principals until all are within their limits (§6.5).
 
     A job that is about to be finished counts once it is. Idempotency keys stay: without its key a repeated
     submit would run again.
     """
-    while (principal := runtime.holdings.crowded()) is not None:
-        if not _give_up_oldest(runtime, principal):
+    while (principal := state.holdings.crowded()) is not None:
+        if not _give_up_oldest(state, principal):
             break
 
 
-def _give_up_oldest(runtime: RuntimeState, principal: Principal) -> bool:
-    limits, holdings = runtime.limits, runtime.holdings
+def _give_up_oldest(state: RuntimeState, principal: Principal) -> bool:
+    limits, holdings = state.limits, state.holdings
     holder = holdings.victim(principal) if holdings.of(principal)[0] else None
-    large = runtime.retired.oldest_large(principal) if holdings.too_large(principal) else None
+    large = state.retired.oldest_large(principal) if holdings.too_large(principal) else None
     if large is not None:
         ended_at = large[1] - limits.retention_sec * SECOND
         if holder is None or ended_at <= found(holder.oldest_at, "the chosen holder has an event"):
-            forget(runtime, runtime.jobs[large[0]])
+            forget(state, state.jobs[large[0]])
             return True
     if holder is None:
         return False
     events, size = limits.max_principal_events // AT_A_TIME, limits.max_principal_bytes // AT_A_TIME
     upto = holder.oldest(max(events, 1), max(size, 1))
     if isinstance(holder, Log):
-        runtime.commit(Evicted(holder.session_id, upto))
+        state.commit(Evicted(holder.session_id, upto))
     else:
-        job = runtime.jobs[holder.job_id]
-        if not number_at_home(runtime, job, upto):
-            cut_history(runtime, job, upto)
+        job = state.jobs[holder.job_id]
+        if not number_at_home(state, job, upto):
+            cut_history(state, job, upto)
     return True
 
 
 # Finished jobs.
 
 
-def retire(runtime: RuntimeState, job: Job, at: Time) -> None:
+def retire(state: RuntimeState, job: Job, at: Time) -> None:
     """Keep a job that has ended until `at`, and forget the oldest finished jobs above the limits."""
-    retired, limits, principal = runtime.retired, runtime.limits, job.terms.principal
+    retired, limits, principal = state.retired, state.limits, job.terms.principal
     if retired.add(job.id, principal, at, large=job.kept > 0) > limits.max_principal_finished_jobs:
-        forget_oldest(runtime, principal)
+        forget_oldest(state, principal)
     if len(retired) > limits.max_total_finished_jobs:
         largest = retired.largest()
         for _ in range(max(1, retired.count(largest) // OF_THE_LARGEST)):
-            forget_oldest(runtime, largest)
-    if runtime.timers.armed(TimerKind.RETENTION, 0) is None:
-        _watch(runtime)
-    if runtime.holdings.over:
-        make_room(runtime)
+            forget_oldest(state, largest)
+    if state.timers.armed(TimerKind.RETENTION, 0) is None:
+        _watch(state)
+    if state.holdings.over:
+        make_room(state)
 
 
-def forget_oldest(runtime: RuntimeState, principal: Principal) -> None:
+def forget_oldest(state: RuntimeState, principal: Principal) -> None:
     """Forget the first finished job of a principal that its submitter does not wait for, else its first."""
-    for _ in range(runtime.retired.count(principal)):
-        job = runtime.jobs[runtime.retired.oldest(principal)]
+    for _ in range(state.retired.count(principal)):
+        job = state.jobs[state.retired.oldest(principal)]
         if not _is_due_at_home(job):
             break
-        _keep_longer(runtime, job)
-    forget(runtime, runtime.jobs[runtime.retired.oldest(principal)])
+        _keep_longer(state, job)
+    forget(state, state.jobs[state.retired.oldest(principal)])
 
 
 def _is_due_at_home(job: Job) -> bool:
@@ -175,114 +175,112 @@ def _is_due_at_home(job: Job) -> bool:
     return any(session.backlogs[job.id].owed for session in job.behind.values())
 
 
-def _keep_longer(runtime: RuntimeState, job: Job) -> None:
+def _keep_longer(state: RuntimeState, job: Job) -> None:
     """Keep a finished job as if it had ended now."""
-    runtime.retired.remove(job.terms.principal, job.id)
-    at = Time(runtime.now + max(runtime.limits.retention_sec, 1) * SECOND)
-    runtime.retired.add(job.id, job.terms.principal, at, large=job.kept > 0)
+    state.retired.remove(job.terms.principal, job.id)
+    at = Time(state.now + max(state.limits.retention_sec, 1) * SECOND)
+    state.retired.add(job.id, job.terms.principal, at, large=job.kept > 0)
 
 
-def forget(runtime: RuntimeState, job: Job) -> None:
+def forget(state: RuntimeState, job: Job) -> None:
     """Forget a finished job: it can be listed and observed no longer."""
-    runtime.retired.remove(job.terms.principal, job.id)  # Making room meanwhile takes another.
-    if not runtime.retired:
-        runtime.timers.disarm(TimerKind.RETENTION, 0)
-    number_at_home(runtime, job, job.history.end + 1)
+    state.retired.remove(job.terms.principal, job.id)  # Making room meanwhile takes another.
+    if not state.retired:
+        state.timers.disarm(TimerKind.RETENTION, 0)
+    number_at_home(state, job, job.history.end + 1)
     for session in list(job.behind.values()):
-        _end_alone(runtime, session, job)
-    runtime.commit(JobForgotten(job.id))
+        _end_alone(state, session, job)
+    state.commit(JobForgotten(job.id))
 
 
-def _end_alone(runtime: RuntimeState, session: Session, job: Job) -> None:
+def _end_alone(state: RuntimeState, session: Session, job: Job) -> None:
     """Send the terminal event, without the rest of the history, to a session that is behind (§7.2)."""
     if job.id not in session.observed:
-        runtime.commit(Unobserved(session.id, job.id))
+        state.commit(Unobserved(session.id, job.id))
         return
     end = found(job.end, "a job is forgotten after its end")
-    message_type, payload = ending(runtime, job, session, end)
-    runtime.commit(Unobserved(session.id, job.id, payload, message_type, job.last_position))
-    runtime.delivered(session)
+    message_type, payload = ending(state, job, session, end)
+    state.commit(Unobserved(session.id, job.id, payload, message_type, job.last_position))
+    state.delivered(session)
 
 
-def forget_due(runtime: RuntimeState) -> None:
+def forget_due(state: RuntimeState) -> None:
     """Forget the finished jobs whose time is over.
 
     A job is kept for the same time again while a history of it is due to the session that has submitted it.
     """
-    while (principal := runtime.retired.due(runtime.now)) is not None:
-        job = runtime.jobs[runtime.retired.oldest(principal)]
+    while (principal := state.retired.due(state.now)) is not None:
+        job = state.jobs[state.retired.oldest(principal)]
         if _is_due_at_home(job):
-            _keep_longer(runtime, job)
+            _keep_longer(state, job)
         else:
-            forget(runtime, job)
-    if runtime.timers.armed(TimerKind.RETENTION, 0) is None:
-        _watch(runtime)
+            forget(state, job)
+    if state.timers.armed(TimerKind.RETENTION, 0) is None:
+        _watch(state)
 
 
-def _watch(runtime: RuntimeState) -> None:
-    at = runtime.retired.next_at
+def _watch(state: RuntimeState) -> None:
+    at = state.retired.next_at
     if at is not None:
-        runtime.timers.arm(TimerKind.RETENTION, 0, at)
+        state.timers.arm(TimerKind.RETENTION, 0, at)
 
 
 # Idempotency keys.
 
 
-def watch_keys(runtime: RuntimeState) -> None:
+def watch_keys(state: RuntimeState) -> None:
     """Arm the timer for the next expiry of a key; keys expire by the wall clock, which outlives a restart."""
-    due = runtime.keys.next_due(runtime.limits)
-    if due is not None and runtime.timers.armed(TimerKind.KEYS, 0) is None:
-        at = Time(runtime.now + max(due - runtime.unix, SECOND))
-        runtime.timers.arm(TimerKind.KEYS, 0, at)
+    due = state.keys.next_due(state.limits)
+    if due is not None and state.timers.armed(TimerKind.KEYS, 0) is None:
+        at = Time(state.now + max(due - state.unix, SECOND))
+        state.timers.arm(TimerKind.KEYS, 0, at)
 
 
-def forget_keys(runtime: RuntimeState) -> None:
+def forget_keys(state: RuntimeState) -> None:
     """Forget the idempotency keys that have expired."""
-    for principal, key in runtime.keys.due(runtime.unix, runtime.limits):
-        runtime.commit(KeyForgotten(principal, key))
-    watch_keys(runtime)
+    for principal, key in state.keys.due(state.unix, state.limits):
+        state.commit(KeyForgotten(principal, key))
+    watch_keys(state)
 
 
 # Sessions and principals.
 
 
-def await_resume(runtime: RuntimeState, session: Session) -> None:
+def await_resume(state: RuntimeState, session: Session) -> None:
     """End a detached session after its resume window, or at once if that is zero (§6.3)."""
-    window = runtime.config.resume_window_sec
+    window = state.config.resume_window_sec
     if window > 0:
-        notice(
-            runtime, "session_detached", session.principal, session_id=session.id, resume_window_sec=window
-        )
-        at = Time(runtime.now + window * SECOND)
-        runtime.timers.arm(TimerKind.RESUME_WINDOW, session.id, at)
+        notice(state, "session_detached", session.principal, session_id=session.id, resume_window_sec=window)
+        at = Time(state.now + window * SECOND)
+        state.timers.arm(TimerKind.RESUME_WINDOW, session.id, at)
     else:
-        end_session(runtime, session.id)
+        end_session(state, session.id)
 
 
-def end_session(runtime: RuntimeState, session_id: SessionId) -> None:
+def end_session(state: RuntimeState, session_id: SessionId) -> None:
     """End a session, which can be resumed no longer; its jobs continue."""
-    session = runtime.sessions[session_id]
-    runtime.hooks.session_ends(runtime, session)
-    runtime.commit(SessionEnded(session_id))
-    notice(runtime, "session_ended", session.principal, session_id=session_id)
-    runtime.timers.disarm(TimerKind.RESUME_WINDOW, session_id)
-    runtime.timers.disarm(TimerKind.BACKLOG, session_id)
-    runtime.unsaved.pop(session_id, None)
-    runtime.unsettled.pop(session_id, None)
-    let_go(runtime, session.principal)
+    session = state.sessions[session_id]
+    state.hooks.session_ends(state, session)
+    state.commit(SessionEnded(session_id))
+    notice(state, "session_ended", session.principal, session_id=session_id)
+    state.timers.disarm(TimerKind.RESUME_WINDOW, session_id)
+    state.timers.disarm(TimerKind.BACKLOG, session_id)
+    state.unsaved.pop(session_id, None)
+    state.unsettled.pop(session_id, None)
+    let_go(state, session.principal)
 
 
-def let_go(runtime: RuntimeState, principal: Principal) -> None:
+def let_go(state: RuntimeState, principal: Principal) -> None:
     """Count an ended session or job of an anonymous principal; forget the principal after the last."""
-    left = runtime.anonymous_principals.get(principal)
+    left = state.anonymous_principals.get(principal)
     if left is None:
         return
     if left > 1:
-        runtime.anonymous_principals[principal] = left - 1
+        state.anonymous_principals[principal] = left - 1
     else:
-        del runtime.anonymous_principals[principal]
-        runtime.entropy.forget(runtime.scope(principal))
-        while (key := runtime.keys.oldest(principal)) is not None:
-            runtime.commit(KeyForgotten(principal, key))  # No other principal can use it.
-        if runtime.keys.next_due(runtime.limits) is None:
-            runtime.timers.disarm(TimerKind.KEYS, 0)
+        del state.anonymous_principals[principal]
+        state.entropy.forget(state.scope(principal))
+        while (key := state.keys.oldest(principal)) is not None:
+            state.commit(KeyForgotten(principal, key))  # No other principal can use it.
+        if state.keys.next_due(state.limits) is None:
+            state.timers.disarm(TimerKind.KEYS, 0)

@@ -36,60 +36,60 @@ class Right(StrEnum):
     OBSERVE = "observe"
 
 
-def right_to(runtime: RuntimeState, principal: Principal, job: Job) -> Right | None:
+def right_to(state: RuntimeState, principal: Principal, job: Job) -> Right | None:
     """Return what a principal may do with a job; None: the job is not visible to it."""
     owner = job.terms.principal
     if owner == principal:
         return Right.OBSERVE
-    owners = runtime.observers.get(principal)
+    owners = state.observers.get(principal)
     word = None if owners is None else owners.get(owner, owners.get(EVERYBODY))
     return None if word is None else Right(word)
 
 
-def visible_job(runtime: RuntimeState, principal: Principal, job_id: str) -> tuple[Job, Right]:
+def visible_job(state: RuntimeState, principal: Principal, job_id: str) -> tuple[Job, Right]:
     """Return a job that is visible to a principal, and the right to it; raises Refusal JOB_NOT_FOUND (§12).
 
     The refusal is the same for a job that does not exist and for one that is not visible.
     """
-    job = runtime.jobs.get(JobId(job_id))
-    right = None if job is None else right_to(runtime, principal, job)
+    job = state.jobs.get(JobId(job_id))
+    right = None if job is None else right_to(state, principal, job)
     if job is None or right is None:
         raise Refusal(ErrorCode.JOB_NOT_FOUND, "no such job")
     return job, right
 
 
-def owners_listed(runtime: RuntimeState, principal: Principal) -> list[Principal] | None:
+def owners_listed(state: RuntimeState, principal: Principal) -> list[Principal] | None:
     """Return the principals whose jobs a principal may list, itself first; None: all principals (§6.6)."""
-    owners = runtime.observers.get(principal, {})
+    owners = state.observers.get(principal, {})
     if EVERYBODY in owners:
         return None
     return [principal, *(Principal(owner) for owner in owners if owner != principal)]
 
 
 def on_subscribe(
-    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, subscribe: messages.Subscribe
+    state: RuntimeState, connection: Connection, envelope: codec.Envelope, subscribe: messages.Subscribe
 ) -> None:
     """Handle `job.subscribe` (§7.6): answer, then replay the history if asked for, then send live events."""
     session = session_of(connection)
-    _note_decision(runtime, session, subscribe.job_id)
-    job, right = visible_job(runtime, session.principal, subscribe.job_id)
+    _note_decision(state, session, subscribe.job_id)
+    job, right = visible_job(state, session.principal, subscribe.job_id)
     if right is not Right.OBSERVE:
         raise Refusal(ErrorCode.PERMISSION_DENIED, "this job may be listed, and not observed")
     answer = _answered_before(session, connection, connection.request_id(envelope))
     if answer is not None:
         responses.send(connection, answer, job)
         return
-    check_room(runtime, session, job)
+    check_room(state, session, job)
     start, cut = _asked(session, job, subscribe) if subscribe.history else (None, False)
-    observe(runtime, session, job, start)
+    observe(state, session, job, start)
     if job.id in session.backlogs and start is not None:
-        allowance = runtime.caps.allowances[connection.number]
-        allowance.ask(job.id, job.history.end, session.backlogs, runtime.limits.max_session_subscriptions)
+        allowance = state.caps.allowances[connection.number]
+        allowance.ask(job.id, job.history.end, session.backlogs, state.limits.max_session_subscriptions)
     request_id = connection.request_id(envelope)
     message = subscribed_of(job, session, request_id, replayed=start is not None, cut=cut)
     payload = codec.encode_checked(message)
     reply = Reply(session.log.last, request_id, "job.subscribed", job.id, payload)
-    runtime.commit(Replied(session.id, reply))
+    state.commit(Replied(session.id, reply))
     responses.send(connection, reply, job)
 
 
@@ -119,13 +119,13 @@ def _asked(session: Session, job: Job, subscribe: messages.Subscribe) -> tuple[i
     return history.after(after), after < history.cut
 
 
-def _note_decision(runtime: RuntimeState, session: Session, job_id: str) -> None:
+def _note_decision(state: RuntimeState, session: Session, job_id: str) -> None:
     """Write the audit fact of a subscribe: its principal, the owner of the job and the decision (§14)."""
-    job = runtime.jobs.get(JobId(job_id))
-    right = None if job is None else right_to(runtime, session.principal, job)
+    job = state.jobs.get(JobId(job_id))
+    right = None if job is None else right_to(state, session.principal, job)
     decisions = {Right.OBSERVE: "granted", Right.LIST: "list only", None: "not visible"}
     note(
-        runtime,
+        state,
         "subscription",
         session.principal,
         session_id=session.id,
@@ -136,22 +136,22 @@ def _note_decision(runtime: RuntimeState, session: Session, job_id: str) -> None
 
 
 def on_unsubscribe(
-    runtime: RuntimeState, connection: Connection, envelope: codec.Envelope, unsubscribe: messages.Unsubscribe
+    state: RuntimeState, connection: Connection, envelope: codec.Envelope, unsubscribe: messages.Unsubscribe
 ) -> None:
     """Handle `job.unsubscribe` (§7.6): end the observation, without an answer; a submitter keeps its job."""
     session = session_of(connection)
     job_id = JobId(unsubscribe.job_id)
-    runtime.caps.allowances[connection.number].asked.pop(job_id, None)
+    state.caps.allowances[connection.number].asked.pop(job_id, None)
     backlog = session.backlogs.get(job_id)
     if backlog is not None and backlog.owed:
         return  # The events published since wait behind this history and are due to the submitter.
     if job_id in session.observed or job_id in session.backlogs:
-        runtime.commit(Unobserved(session.id, job_id))
+        state.commit(Unobserved(session.id, job_id))
 
 
-def check_room(runtime: RuntimeState, session: Session, job: Job) -> None:
+def check_room(state: RuntimeState, session: Session, job: Job) -> None:
     """Check that a session may observe this job besides others; raises Refusal INVALID_REQUEST if not."""
-    most = runtime.limits.max_session_subscriptions
+    most = state.limits.max_session_subscriptions
     known = session.observed.keys() | session.backlogs.keys()
     if job.id not in known and len(known) >= most:
         raise Refusal(
@@ -161,7 +161,7 @@ def check_room(runtime: RuntimeState, session: Session, job: Job) -> None:
         )
 
 
-def observe(runtime: RuntimeState, session: Session, job: Job, start: int | None) -> None:
+def observe(state: RuntimeState, session: Session, job: Job, start: int | None) -> None:
     """Observe a job with its history from position `start` on; None: only live events from now on.
 
     The terminal event of a job that has ended stands at the end of its history.
@@ -169,17 +169,17 @@ def observe(runtime: RuntimeState, session: Session, job: Job, start: int | None
     if start is None:
         if not job.ended and job.home is not session and job.id not in session.observed:
             backlog = None if session.reading else Backlog(job.history.end)
-            runtime.commit(Observed(session.id, job.id, backlog))
+            state.commit(Observed(session.id, job.id, backlog))
         return
     start, end = max(start, job.history.first), job.history.end
     if job.home is session:
-        _observe_at_home(runtime, session, job, start)
+        _observe_at_home(state, session, job, start)
     elif job.end is None or start <= end:
-        _observe_again(runtime, session, job, Backlog(min(start, end)))
-    feed_soon(runtime, session, session.quirk.history_after_ms)
+        _observe_again(state, session, job, Backlog(min(start, end)))
+    feed_soon(state, session, session.quirk.history_after_ms)
 
 
-def _observe_at_home(runtime: RuntimeState, session: Session, job: Job, start: int) -> None:
+def _observe_at_home(state: RuntimeState, session: Session, job: Job, start: int) -> None:
     """Replay a history in the session that has submitted the job.
 
     Events published meanwhile wait behind the history, so that positions rise here as in any observer. A
@@ -189,18 +189,18 @@ def _observe_at_home(runtime: RuntimeState, session: Session, job: Job, start: i
     end = job.history.end
     if start < end:
         until = None if session.positions else end
-        _observe_again(runtime, session, job, Backlog(start, until, owed=until is None))
+        _observe_again(state, session, job, Backlog(start, until, owed=until is None))
 
 
-def _observe_again(runtime: RuntimeState, session: Session, job: Job, backlog: Backlog) -> None:
+def _observe_again(state: RuntimeState, session: Session, job: Job, backlog: Backlog) -> None:
     """Start to replay a history in a session, with all of the backlog that it still waits for."""
     waiting = session.backlogs.get(job.id)
     if waiting is not None and session.positions:
         backlog.position, backlog.owed = min(backlog.position, waiting.position), waiting.owed or backlog.owed
-    runtime.commit(Observed(session.id, job.id, backlog))
+    state.commit(Observed(session.id, job.id, backlog))
 
 
-def fall_behind(runtime: RuntimeState, session: Session) -> None:
+def fall_behind(state: RuntimeState, session: Session) -> None:
     """Turn the live observations of a session into backlogs, when its transport or the journal takes no more.
 
     The events then wait in the histories of the jobs. So an observer that does not read costs no memory, and
@@ -208,44 +208,44 @@ def fall_behind(runtime: RuntimeState, session: Session) -> None:
     """
     for job in sorted(session.observed.values(), key=lambda job: job.number):
         if session.id in job.observers:
-            runtime.commit(Observed(session.id, job.id, Backlog(job.history.end)))
+            state.commit(Observed(session.id, job.id, Backlog(job.history.end)))
 
 
-def feed_soon(runtime: RuntimeState, session: Session, after_ms: int = 0) -> None:
+def feed_soon(state: RuntimeState, session: Session, after_ms: int = 0) -> None:
     """Arm the timer for the next piece of a session's backlogs, if transport and journal take more."""
     if not session.backlogs or not session.reading:
         return
-    if runtime.timers.armed(TimerKind.BACKLOG, session.id) is None:
-        at = Time(runtime.now + after_ms * MILLISECOND)
-        runtime.timers.arm(TimerKind.BACKLOG, session.id, at)
+    if state.timers.armed(TimerKind.BACKLOG, session.id) is None:
+        at = Time(state.now + after_ms * MILLISECOND)
+        state.timers.arm(TimerKind.BACKLOG, session.id, at)
 
 
-def feed(runtime: RuntimeState, session: Session) -> None:
+def feed(state: RuntimeState, session: Session) -> None:
     """Replay one piece of the backlog that was asked for first; called by its timer."""
     job_id = next(iter(session.backlogs), None)
     if job_id is None or not session.reading:
         return
-    job, backlog = runtime.jobs[job_id], session.backlogs[job_id]
-    upto = job.history.reach(backlog.position, *_piece(runtime))
+    job, backlog = state.jobs[job_id], session.backlogs[job_id]
+    upto = job.history.reach(backlog.position, *_piece(state))
     if backlog.until is not None:
         upto = min(upto, backlog.until)
-    allowance = runtime.caps.allowances.get(found(session.connection, "a reader is connected").number)
-    wait = 0 if allowance is None else allowance.replay(runtime.now, job_id, backlog.position, upto)
+    allowance = state.caps.allowances.get(found(session.connection, "a reader is connected").number)
+    wait = 0 if allowance is None else allowance.replay(state.now, job_id, backlog.position, upto)
     if wait:
-        runtime.timers.arm(TimerKind.BACKLOG, session.id, Time(runtime.now + wait))
+        state.timers.arm(TimerKind.BACKLOG, session.id, Time(state.now + wait))
         return
-    runtime.commit(Replayed(session.id, job.id, upto))
-    runtime.delivered(session)
-    feed_soon(runtime, session)
+    state.commit(Replayed(session.id, job.id, upto))
+    state.delivered(session)
+    feed_soon(state, session)
 
 
-def revoke(runtime: RuntimeState) -> None:
+def revoke(state: RuntimeState) -> None:
     """End the observations that the host's new configuration no longer allows."""
-    for session in runtime.sessions.values():
+    for session in state.sessions.values():
         for job in sorted(session.observed.values(), key=lambda job: job.number):
-            if job.id in session.observed and right_to(runtime, session.principal, job) is not Right.OBSERVE:
+            if job.id in session.observed and right_to(state, session.principal, job) is not Right.OBSERVE:
                 note(
-                    runtime,
+                    state,
                     "subscription_revoked",
                     session.principal,
                     session_id=session.id,
@@ -253,13 +253,13 @@ def revoke(runtime: RuntimeState) -> None:
                     owner=job.terms.principal,
                 )
                 why = "this job may be observed no longer"
-                runtime.commit(end_of(runtime, session, job, why))
-                runtime.delivered(session)
+                state.commit(end_of(state, session, job, why))
+                state.delivered(session)
 
 
-def _piece(runtime: RuntimeState) -> tuple[int, int]:
+def _piece(state: RuntimeState) -> tuple[int, int]:
     """Return how many events and bytes are replayed at a time: half of what fits into a log, at most."""
-    limits = runtime.limits
+    limits = state.limits
     events = min(limits.max_session_events, limits.max_principal_events) // 2
     size = min(limits.max_session_bytes, limits.max_principal_bytes) // 2
     return max(min(limits.max_backlog_events, events), 1), min(limits.max_backlog_bytes, size)
