@@ -13,7 +13,7 @@ import msgspec
 
 from arcp_proto.engine.connection import Connection, Phase
 from arcp_proto.engine.machine import takes
-from arcp_proto.engine.output import Event, JobEvent
+from arcp_proto.engine.output import JobEvent
 from arcp_proto.ids import JobId
 from arcp_proto.limits import MAX_ID_LENGTH
 from arcp_proto.wire.codec import Count, Decoders
@@ -69,8 +69,6 @@ _MARK: Final = b'"job.event"'
 """Nearly no other message has it, and is not looked at here."""
 _TOLD: Final = frozenset({"status", "delegate"})
 """Kinds that may tell the client something."""
-_READ: Final = frozenset({"result_chunk", *SYNONYMS})
-"""Kinds whose bodies the client reads."""
 
 
 def receive_all(client: ClientState, connection: Connection, messages: Sequence[bytes], *, now: int) -> int:
@@ -107,15 +105,15 @@ def _receive_run(
 ) -> int:
     """Carry out what `rest` begins with; returns how many. One more was looked at, unless it was the last."""
     most, longest = client.limits.max_unprocessed_bytes, connection.message_limit
-    seq, held, receipt = session.numbers.last, session.acks.size, session.acks.receipts
+    seq, held = session.numbers.last, session.acks.size
+    to_receipt = session.acks.receipts - seq
     placed = session.is_placed
     job: FollowedJob | None = None
     job_id = JobId("")
     cursor = 0
-    events: list[Event] = []
+    events: list[JobEvent] = []
+    run: list[JobEvent] = []
     ids: list[str] = []
-    sizes: list[int] = []
-    places: list[int] = []
     for message in rest:
         size = len(message)
         if held > most or size > longest:
@@ -133,50 +131,43 @@ def _receive_run(
             next_job = session.jobs.get(JobId(event.job_id))
             if next_job is None or not next_job.is_plain:
                 break
-            _hand_out(session, job, ids, sizes, places)
-            job, job_id, cursor, ids, sizes, places = next_job, next_job.id, next_job.cursor, [], [], []
-        if placed:
-            if position is None or position <= cursor:
-                break
-            cursor = position
-            places.append(position)
-        elif position is not None or not job.takes(None, seq, event.id):
+            _hand_out(session, job, ids, run)
+            events += run
+            job, job_id, cursor, ids, run = next_job, next_job.id, next_job.cursor, [], []
+        if position is not None:
+            is_next, cursor = placed and position > cursor, position
+        else:
+            is_next = not placed and job.takes(None, seq, event.id)
+        if not is_next:
             break
-        if kind in _READ:
-            body = _read(session, job_id, kind, body)
+        if kind in SYNONYMS:
+            body = settled_body(kind, body)
+        elif kind == "result_chunk":
+            session.assembly.add(job_id, body)
         held += size
-        receipt += 1
         ids.append(event.id)
-        sizes.append(size)
-        events.append(JobEvent(job_id, seq, kind, payload.ts, body, position, None, size, receipt))
+        run.append(JobEvent(job_id, seq, kind, payload.ts, body, position, None, size, to_receipt + seq))
+    _hand_out(session, job, ids, run)
+    events += run
     if events:
-        _hand_out(session, job, ids, sizes, places)
         connection.heard_at, client.reconnecting.heard = client.now, True
         client.all_happened(events)
         flow.ack_soon(client, connection, session)
     return len(events)
 
 
-def _read(session: ClientSession, job_id: JobId, kind: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Read the body of an event; return it as the user gets it."""
-    if kind == "result_chunk":
-        session.assembly.add(job_id, body)
-        return body
-    return settled_body(kind, body)
-
-
-def _hand_out(
-    session: ClientSession, job: FollowedJob | None, ids: list[str], sizes: list[int], places: list[int]
-) -> None:
-    """Hand the next events of a job to the user; all of them have a position, or `places` is empty."""
-    if job is None or not ids:
+def _hand_out(session: ClientSession, job: FollowedJob | None, ids: list[str], run: list[JobEvent]) -> None:
+    """Hand the next events of a job to the user; all of them have a position, or none has."""
+    if job is None or not run:
         return
     first = session.numbers.last + 1
     session.numbers.follow(job.id, ids)
     job.heard = True
-    if places:
+    sizes = [event.size for event in run]
+    if run[-1].job_seq is not None:
+        places = [event.job_seq or 0 for event in run]
         job.cursor = places[-1]
         session.acks.all_handed_out(first, sizes, job, places, placed=True)
         return
-    at_home = [0] * len(ids) if job.observed else list(range(first, first + len(ids)))
+    at_home = [0] * len(run) if job.observed else list(range(first, first + len(run)))
     session.acks.all_handed_out(first, sizes, job, at_home, placed=False)
