@@ -322,44 +322,68 @@ def _checked(kind: str, fields: dict[str, Any]) -> msgspec.Struct:
         body = msgspec.convert(fields, BODIES[kind])
     except ValueError as error:  # Each error of msgspec is a ValueError.
         raise LocalProtocolError(f"this is not a body of {kind}: {error}") from None
-    _check_body(body)
+    check = _CHECKS.get(type(body))
+    if check is not None:
+        check(body)
     return body
 
 
-def _check_body(body: Any) -> None:
-    """Check rules that the types of a body do not express; raises LocalProtocolError."""
-    match body:
-        case Log():
-            level = LEVELS.get(body.level.lower())
-            if level is None:
-                raise LocalProtocolError(f"{body.level!r} is not a log level: use debug, info, warn or error")
-            body.level = level
-        case Status(phase="credential_rotated"):
-            raise LocalProtocolError("only the runtime reports a rotation (§9.8.2)")
-        case Metric():
-            _check_number("value", body.value)
-            if body.name.startswith("cost.") and body.value < 0:
-                raise LocalProtocolError("a cost is not negative (§9.6)")
-            if body.dimensions is not None:
-                codec.check_value(body.dimensions, around=3)
-        case Progress():
-            _check_number("current", body.current)
-            if body.current < 0:
-                raise LocalProtocolError("progress is not negative (§8.2.1)")
-            if body.total is not None:
-                _check_number("total", body.total)
-        case ToolCall():
-            codec.check_value(body.args, around=3)
-        case ToolResult():
-            if (body.result is UNSET) == (body.error is None):
-                raise LocalProtocolError("a tool_result has either a result or an error")
-            if body.error is not None:
-                body.error = _with_table(body.error)
-            if body.result is not UNSET:
-                codec.check_value(body.result, around=3)
-        case ArtifactRef():
-            if body.byte_size is not None and body.byte_size < 0:
-                raise LocalProtocolError("byte_size is not negative")
+def _check_log(body: Log) -> None:
+    level = LEVELS.get(body.level.lower())
+    if level is None:
+        raise LocalProtocolError(f"{body.level!r} is not a log level: use debug, info, warn or error")
+    body.level = level
+
+
+def _check_status(body: Status) -> None:
+    if body.phase == "credential_rotated":
+        raise LocalProtocolError("only the runtime reports a rotation (§9.8.2)")
+
+
+def _check_metric(body: Metric) -> None:
+    _check_number("value", body.value)
+    if body.name.startswith("cost.") and body.value < 0:
+        raise LocalProtocolError("a cost is not negative (§9.6)")
+    if body.dimensions is not None:
+        codec.check_value(body.dimensions, around=3)
+
+
+def _check_progress(body: Progress) -> None:
+    _check_number("current", body.current)
+    if body.current < 0:
+        raise LocalProtocolError("progress is not negative (§8.2.1)")
+    if body.total is not None:
+        _check_number("total", body.total)
+
+
+def _check_tool_call(body: ToolCall) -> None:
+    codec.check_value(body.args, around=3)
+
+
+def _check_tool_result(body: ToolResult) -> None:
+    if (body.result is UNSET) == (body.error is None):
+        raise LocalProtocolError("a tool_result has either a result or an error")
+    if body.error is not None:
+        body.error = _with_table(body.error)
+    if body.result is not UNSET:
+        codec.check_value(body.result, around=3)
+
+
+def _check_artifact(body: ArtifactRef) -> None:
+    if body.byte_size is not None and body.byte_size < 0:
+        raise LocalProtocolError("byte_size is not negative")
+
+
+_CHECKS: Final[Mapping[type[Any], Callable[[Any], None]]] = {
+    Log: _check_log,
+    Status: _check_status,
+    Metric: _check_metric,
+    Progress: _check_progress,
+    ToolCall: _check_tool_call,
+    ToolResult: _check_tool_result,
+    ArtifactRef: _check_artifact,
+}
+"""Body -> a check of the rules that its types do not express; it raises LocalProtocolError."""
 
 
 def _with_table(error: ToolError) -> ToolError:

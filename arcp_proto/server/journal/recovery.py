@@ -27,8 +27,24 @@ def restore(state: RuntimeState, records: Iterable[Record]) -> None:
     state.used = True
     for record in records:
         APPLY[type(record)](state, record)
+    _resume_clock(state)
+    _restore_sessions(state)
+    _restore_finished(state)
+    revocation.restored(state)
+    _end_unfinished(state)
+    if state.holdings.over:
+        retention.make_room(state)
+    retention.watch_keys(state)
+
+
+def _resume_clock(state: RuntimeState) -> None:
+    """Let the time of the next event follow that of every restored job."""
     for job in state.jobs.values():
         state.written_before(job.terms.accepted_at if job.end is None else job.end.at)
+
+
+def _restore_sessions(state: RuntimeState) -> None:
+    """Let every session wait for its resume."""
     for session in state.sessions.values():
         session.log.settle()
         session.lagging = (
@@ -42,23 +58,28 @@ def restore(state: RuntimeState, records: Iterable[Record]) -> None:
     for session in list(state.sessions.values()):
         publish.sent(state, session)
         retention.await_resume(state, session)
+
+
+def _restore_finished(state: RuntimeState) -> None:
+    """Trim the histories, and retire each finished job for the rest of its time, the oldest first."""
     for job in state.jobs.values():
         retention.trim_history(state, job)
+    window = state.limits.retention_sec * SECOND
     ended = [(job.end.at, job) for job in state.jobs.values() if job.end is not None]
     for at, job in sorted(ended, key=lambda pair: pair[0]):
-        left = at + state.limits.retention_sec * SECOND - state.wall
-        retention.retire(state, job, Time(state.now + min(max(left, 0), state.limits.retention_sec * SECOND)))
-    revocation.restored(state)
+        left = min(max(at + window - state.wall, 0), window)
+        retention.retire(state, job, Time(state.now + left))
+
+
+def _end_unfinished(state: RuntimeState) -> None:
+    """Start unfinished jobs again, or end them, children before their parents."""
     unfinished = [job for job in state.jobs.values() if not job.ended]
     for job in reversed(unfinished):
         if job.parent is not None:
-            _end(state, job)  # Leaves before branches; a restarted parent delegates anew.
+            _end(state, job)  # A restarted parent delegates anew.
     for job in unfinished:
         if job.parent is None and not job.ended:
             _go_on(state, job)
-    if state.holdings.over:
-        retention.make_room(state)
-    retention.watch_keys(state)
 
 
 def _go_on(state: RuntimeState, job: Job) -> None:
