@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from arcp_proto.client.stored_session import ResumedJob, Resumption
-from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto.engine.connection import Connection
 from arcp_proto.engine.output import (
     Audit,
     Authenticate,
@@ -52,6 +52,7 @@ from arcp_proto.engine.output import (
     SubscriptionEnded,
     Welcomed,
 )
+from arcp_proto.engine.phases import Phase
 from arcp_proto.leases.ceilings import Ceiling
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.credentials.model import IssuedCredential
@@ -100,6 +101,7 @@ from arcp_proto.server.journal.records import (
 from arcp_proto.server.runtime import Runtime
 from arcp_proto.wire.credential import Credential
 from arcp_proto.wire.event_bodies import EventKind
+from arcp_proto.wire.framing import Framing
 from arcp_proto.wire.inputs import Input
 from arcp_proto.wire.messages import AgentEntry, JobEntry, Peer
 

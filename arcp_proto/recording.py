@@ -18,7 +18,7 @@ from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.state import ClientState
 from arcp_proto.client.stored_session import Resumption
-from arcp_proto.engine.connection import Connection, Framing
+from arcp_proto.engine.connection import Connection, connection_state
 from arcp_proto.engine.endpoint import Endpoint, state_of
 from arcp_proto.engine.entropy import SEED_BYTES, Entropy
 from arcp_proto.engine.output import Output
@@ -27,6 +27,7 @@ from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.jobs.listing import Cursors
 from arcp_proto.server.runtime import Runtime
 from arcp_proto.server.state import RuntimeState
+from arcp_proto.wire.framing import Framing
 
 from .errors import Denied, LocalProtocolError, Refusal
 from .ids import Time
@@ -43,13 +44,11 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
         "too_large",
         "control_frames",
         "message_begun",
-        "message_whole",
         "lost",
         "blocked",
         "drained",
         "overran",
         "stopped_reading",
-        "reads_again",
     ),
     "runtime": (
         "authenticated",
@@ -94,8 +93,12 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
 }
 """Methods that a recording may call; `connect`, `message`, `heard` and `line` are handled one by one."""
 
-RENAMED: Final[Mapping[str, str]] = {"processed": "mark_processed"}
-"""The names of inputs in recordings of earlier versions, and their present names."""
+RENAMED: Final[Mapping[str, tuple[str, Sequence[Any]]]] = {
+    "processed": ("mark_processed", ()),
+    "message_whole": ("message_begun", (0,)),
+    "reads_again": ("stopped_reading", (False,)),
+}
+"""The names of inputs in recordings of earlier versions, their present names, and arguments to add."""
 
 _FREE: Final = ("submit", "emit", "write_result", "delegate", "finish", "fail")
 """Inputs that hold data of agents and users."""
@@ -224,7 +227,7 @@ class _Player:
         output = self._repeat(entry.input, [_read(value) for value in entry.arguments], entry.now)
         for detail in inside:
             number, *data = detail.arguments
-            connection = self._connection(number)
+            connection = connection_state(self._connection(number))
             self._state.enter(detail.now, detail.input, *detail.arguments)
             if detail.input == "congested":
                 self._state.refuse_congested(connection)
@@ -234,12 +237,15 @@ class _Player:
         if output is None or inside:
             output = _joined(output, self.machine.take())
         self.outputs.append(output)
-        self.envelopes.extend((connection.number, envelope) for connection, envelope in output.envelopes())
+        self.envelopes.extend(
+            (connection_state(connection).number, envelope) for connection, envelope in output.envelopes()
+        )
 
     def _repeat(self, name: str, arguments: list[Any], now: int) -> Output | None:
         """Repeat an input; return its output, or None if that must still be taken."""
         role = "runtime" if isinstance(self.machine, Runtime) else "client"
-        name = RENAMED.get(name, name)
+        name, added = RENAMED.get(name, (name, ()))
+        arguments = [*arguments, *added]
         if name == "connect":
             self._connect(arguments, now)
         elif name == "message":
@@ -247,7 +253,7 @@ class _Player:
             return self._connection(number).receive(data, now=now)
         elif name == "heard":
             self._state.enter(now, name, *arguments)
-            self._connection(arguments[0]).heard_at = self._state.now
+            connection_state(self._connection(arguments[0])).heard_at = self._state.now
             self._state.done()
         elif name in INPUTS["connection"]:
             number, *rest = arguments
@@ -268,7 +274,7 @@ class _Player:
         else:
             token = rest[0]
             connection = self.machine.connect(token, Framing(framing), secure=secure, peer=peer, now=now)
-        self._connections[connection.number] = connection
+        self._connections[connection_state(connection).number] = connection
 
     def _call(
         self, called: Runtime | Client | AgentApi, name: str, arguments: list[Any], now: int

@@ -9,7 +9,7 @@ from typing import Any, Final
 from arcp_io.agents import event_bodies
 from arcp_io.drivers.websocket import ServerCodec
 from arcp_io.drivers.ws_admission import Admission
-from arcp_proto.engine.connection import Connection
+from arcp_proto import Connection
 from arcp_proto.engine.output import Authenticate, Output, StartJob
 from arcp_proto.ids import SECOND
 from arcp_proto.server.config import RuntimeConfig

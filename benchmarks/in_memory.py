@@ -14,7 +14,7 @@ from arcp_io import Session, connect
 from arcp_io.drivers.memory import LengthCodec, MemoryStream
 from arcp_io.drivers.transport import StreamTransport
 from arcp_io.server.memory import CAPACITY, MemoryServer, serve_memory
-from arcp_proto.engine.connection import Framing
+from arcp_proto import Framing
 
 from .servers.options import TOKEN, Options
 from .servers.ours import app_of

@@ -19,7 +19,8 @@ from fuzz import harness
 with harness.instrumented(__name__):
     import msgspec
 
-    from arcp_proto.engine.connection import Connection, Framing
+    from arcp_proto import Connection, Framing
+    from arcp_proto.engine.connection import connection_state
     from arcp_proto.engine.output import Authenticate, Output, StartJob
     from arcp_proto.engine.timers import TimerKind
     from arcp_proto.errors import Denied, LocalProtocolError, ensure
@@ -112,7 +113,7 @@ class Inputs:
         client = self._client(number)
         if client is not None and client.connection.reading:
             client.lied |= by_hand
-            if client.connection.framing is Framing.LINES:
+            if connection_state(client.connection).framing is Framing.LINES:
                 data += b"\n"
             self.carry_out(client.connection.receive(data, now=self.now))
 

@@ -13,12 +13,13 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from arcp_proto import Phase
 from arcp_proto.client import fast_path, resubscribe, resuming
 from arcp_proto.client.acks import Acks
 from arcp_proto.client.followed_job import FollowedJob
 from arcp_proto.client.session import ClientSession
 from arcp_proto.client.state import ClientState
-from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.outbox import Outbox
 from arcp_proto.engine.output import JobLost
 from arcp_proto.engine.timers import TimerKind
@@ -115,7 +116,7 @@ def event_skipped_at_a_resume(patch: Patch, hits: Hits) -> None:
     def welcome(runtime: RuntimeState, pending: handshake.Pending, session: Session, cursor: int) -> None:
         original(runtime, pending, session, cursor)
         if pending.resume is not None and cursor < session.log.last and hits.hit(3):
-            pending.connection._outbox.cursor += 1
+            pending.connection.outbox.cursor += 1
 
     patch.setattr(handshake, "_welcome", welcome)
 
@@ -126,7 +127,7 @@ def last_event_again_after_a_takeover(patch: Patch, hits: Hits) -> None:
     taken: dict[str, bool] = {}
     take_over, welcome = handshake._take_over, handshake._welcome
 
-    def note(runtime: RuntimeState, session: Session, connection: Connection) -> None:
+    def note(runtime: RuntimeState, session: Session, connection: ConnectionState) -> None:
         taken[session.id] = session.connection is not None
         take_over(runtime, session, connection)
 
@@ -143,7 +144,7 @@ def last_event_again_under_a_new_number(patch: Patch, hits: Hits) -> None:
     """A takeover numbers the last event of the session once more."""
     original = handshake._take_over
 
-    def take_over(runtime: RuntimeState, session: Session, connection: Connection) -> None:
+    def take_over(runtime: RuntimeState, session: Session, connection: ConnectionState) -> None:
         again = session.connection is not None and len(session.log) > 0 and hits.hit()
         original(runtime, session, connection)
         if again:
@@ -235,7 +236,7 @@ def gap_in_place_of_an_overrun(patch: Patch, hits: Hits) -> None:
 def ack_beyond_the_last_number(patch: Patch, hits: Hits) -> None:
     """An ack of the number after the last one is taken."""
 
-    def on_ack(runtime: RuntimeState, connection: Connection, envelope: Envelope, ack: Ack) -> None:
+    def on_ack(runtime: RuntimeState, connection: ConnectionState, envelope: Envelope, ack: Ack) -> None:
         session = connection.session
         if session is not None and ack.last_processed_seq == session.log.last + 1 and hits.hit():
             runtime.commit(Released(session.id, ack.last_processed_seq))
@@ -269,7 +270,7 @@ def resume_window_stays_armed(patch: Patch, hits: Hits) -> None:
     """One resume in three does not stop the end of the session."""
     original = handshake._take_over
 
-    def take_over(runtime: RuntimeState, session: Session, connection: Connection) -> None:
+    def take_over(runtime: RuntimeState, session: Session, connection: ConnectionState) -> None:
         at = runtime.timers.armed(TimerKind.RESUME_WINDOW, session.id)
         original(runtime, session, connection)
         if at is not None and hits.hit(3):
@@ -283,7 +284,7 @@ def connections_of_another_counted_down(patch: Patch, hits: Hits) -> None:
     """When a connection goes, another principal has one less."""
     original = Caps.gone
 
-    def gone(caps: Caps, connection: Connection, now: Time) -> None:
+    def gone(caps: Caps, connection: ConnectionState, now: Time) -> None:
         allowance = caps.allowances.get(connection.number)
         original(caps, connection, now)
         if allowance is not None:
@@ -376,7 +377,9 @@ def other_observers_never_get_the_end(patch: Patch, hits: Hits) -> None:
 def submit_refused_as_busy(patch: Patch, hits: Hits) -> None:
     """One submit in ten is refused for no reason."""
 
-    def on_submit(runtime: RuntimeState, connection: Connection, envelope: Envelope, submit: Submit) -> None:
+    def on_submit(
+        runtime: RuntimeState, connection: ConnectionState, envelope: Envelope, submit: Submit
+    ) -> None:
         if hits.hit(10):
             raise Refusal(ErrorCode.INTERNAL_ERROR, "busy")
         submit_queue.on_submit(runtime, connection, envelope, submit)
@@ -407,7 +410,7 @@ def client_gives_up_a_job_after_a_resume(patch: Patch, hits: Hits) -> None:
     """The client takes one job in three for lost when its session is resumed."""
     original = resuming.welcomed
 
-    def welcomed(client: ClientState, connection: Connection, welcome: Welcome) -> None:
+    def welcomed(client: ClientState, connection: ConnectionState, welcome: Welcome) -> None:
         before = client.session
         resumed = isinstance(before, ClientSession) and before.id == welcome.session_id
         original(client, connection, welcome)
@@ -481,7 +484,7 @@ def superseded_token_stays_valid(patch: Patch, hits: Hits) -> None:
 def dead_peer_never_given_up(patch: Patch, hits: Hits) -> None:
     """A peer that says nothing for long is not given up."""
 
-    def silent(runtime: RuntimeState, connection: Connection) -> None:
+    def silent(runtime: RuntimeState, connection: ConnectionState) -> None:
         hits.hit()
 
     patch.setattr(RuntimeState, "_silent", silent)

@@ -22,7 +22,7 @@ from unittest.mock import Mock
 
 from arcp_io.drivers.journal_writer import Keeper
 from arcp_io.journal import SqliteJournal
-from arcp_proto.engine.connection import Connection
+from arcp_proto import Connection
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, Output, StartJob
 from arcp_proto.ids import SECOND

@@ -8,10 +8,10 @@ from typing import Final
 
 import pytest
 
-from arcp_proto import Client, Runtime
+from arcp_proto import Client, Connection, Runtime
 from arcp_proto.server.agent_api import AgentApi
 
-MOST: Final[Mapping[type, int]] = {Client: 30, Runtime: 30, AgentApi: 30}
+MOST: Final[Mapping[type, int]] = {Client: 30, Connection: 15, Runtime: 30, AgentApi: 30}
 """How many public names each class may have."""
 
 

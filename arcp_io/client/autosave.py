@@ -11,9 +11,9 @@ import anyio
 from arcp_io.drivers.clock import Clock
 from arcp_io.drivers.pump import Host, Pump
 from arcp_io.errors import NotAStore
+from arcp_proto import Connection
 from arcp_proto.client.client import Client
 from arcp_proto.client.stored_session import Resumption
-from arcp_proto.engine.connection import Connection
 from arcp_proto.engine.output import Output
 
 from .store import SessionStore

@@ -15,7 +15,7 @@ from arcp_io.drivers.pump import Pump
 from arcp_io.drivers.stdio import Command, LineCodec, ending, reap, spawn
 from arcp_io.drivers.transport import ByteStream, StreamTransport
 from arcp_io.drivers.websocket import ClientCodec
-from arcp_proto.engine.connection import Connection, Framing
+from arcp_proto import Connection, Framing
 
 if TYPE_CHECKING:
     from anyio.abc import Process

@@ -12,9 +12,9 @@ from typing import Final, TypeAlias
 import anyio
 
 from arcp_io.drivers.pump import Pump
+from arcp_proto import Connection
 from arcp_proto.client.backoff import Reconnecting
 from arcp_proto.client.client import Client
-from arcp_proto.engine.connection import Connection
 from arcp_proto.engine.output import Dial
 from arcp_proto.ids import MILLISECOND, SECOND
 from arcp_proto.secret import Secret

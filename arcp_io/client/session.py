@@ -16,9 +16,9 @@ from arcp_io.drivers.clock import Clock
 from arcp_io.errors import ArcpError, ConnectionLost, LocalProtocolError, error_for
 from arcp_io.lease_terms import moment, with_budget
 from arcp_io.values import converted
+from arcp_proto import Connection
 from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
-from arcp_proto.engine.connection import Connection
 from arcp_proto.engine.output import (
     CancelAcknowledged,
     ConnectionEnded,

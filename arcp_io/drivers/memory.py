@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol, runtime_checkable
 
-from arcp_proto.engine.connection import Connection
+from arcp_proto import Connection
 
 from .loop import Loop
 from .pump import Pump

@@ -31,7 +31,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto import Connection, Phase
 from arcp_proto.engine.endpoint import Endpoint
 from arcp_proto.engine.machine import Machine
 from arcp_proto.engine.output import Closing, Event, Output, Request
@@ -271,7 +271,7 @@ class Pump:
         else:
             del self._held[connection]
             self._wake_waiting()
-            self._report(connection.reads_again)
+            self._report(partial(connection.stopped_reading, False))
 
     def advanced(self, connection: Connection) -> None:
         """Note that a connection has sent something while its messages wait."""
@@ -296,7 +296,7 @@ class Pump:
         """Note that `size` bytes of an incomplete message have been received, or with 0 that it is
         complete.
         """
-        self._report(partial(connection.message_begun, size) if size else connection.message_whole)
+        self._report(partial(connection.message_begun, size))
 
     def blocked(self, connection: Connection) -> None:
         """Note that the connection became writable while its last write had not finished."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto import Connection, Phase
 from arcp_proto.limits import KIB
 
 if TYPE_CHECKING:

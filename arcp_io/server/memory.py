@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from arcp_io.drivers.memory import LengthCodec, MemoryStream
 from arcp_io.drivers.pump import Pump
 from arcp_io.drivers.transport import StreamTransport
-from arcp_proto.engine.connection import Connection, Framing
+from arcp_proto import Connection, Framing
 
 from .server import Server, open_server
 

@@ -27,7 +27,7 @@ from arcp_io.drivers.transport import ByteStream, StreamTransport
 from arcp_io.drivers.websocket import ServerCodec
 from arcp_io.drivers.ws_admission import LOOPBACK_HOSTS, Admission
 from arcp_io.provisioning import NoProvisioner, Provisioning
-from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto import Connection, Framing, Phase
 from arcp_proto.engine.output import (
     Audit,
     ConnectionEnded,

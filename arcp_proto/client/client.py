@@ -14,15 +14,17 @@ from typing import Any
 
 import msgspec
 
-from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto.engine.connection import Connection
 from arcp_proto.engine.endpoint import Endpoint
 from arcp_proto.engine.machine import CLOSE_GOING_AWAY, CLOSE_NORMAL, cut
 from arcp_proto.engine.output import SessionClosed
+from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import LocalProtocolError
 from arcp_proto.ids import SECOND, JobId, RequestId, SessionId, Time
 from arcp_proto.secret import Secret
 from arcp_proto.wire import codec, messages
+from arcp_proto.wire.framing import Framing
 from arcp_proto.wire.result_chunks import ChunkReader
 
 from . import commands, flow, resuming
@@ -120,7 +122,7 @@ class Client(Endpoint[ClientState]):
         if state.session is not None and state.config.resume:
             resuming.watch(state)
         state.done()
-        return connection
+        return state.handles[connection]
 
     def dial_failed(self, reason: str = "", *, now: int) -> None:
         """The transport that a `Dial` asked for could not be opened: another Dial follows, if it may."""

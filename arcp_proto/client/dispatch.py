@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.machine import CLOSE_NORMAL
 from arcp_proto.engine.output import JobsListed, SessionClosed, SessionFailed
+from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, Refusal
 from arcp_proto.ids import SECOND, JobId, Time
@@ -36,7 +37,7 @@ FATAL: Final = "fatal"
 _OPEN: Final = Phase.OPEN
 
 
-def handle(client: ClientState, connection: Connection, data: bytes) -> None:
+def handle(client: ClientState, connection: ConnectionState, data: bytes) -> None:
     """Read one message and carry out what can be by now: it, those that waited for it, or none."""
     envelope = codec.decode_envelope(data)
     session = client.session
@@ -55,7 +56,7 @@ def handle(client: ClientState, connection: Connection, data: bytes) -> None:
         _let_go(client, connection, session)
 
 
-def carry_out(client: ClientState, connection: Connection, envelopes: Iterable[codec.Envelope]) -> None:
+def carry_out(client: ClientState, connection: ConnectionState, envelopes: Iterable[codec.Envelope]) -> None:
     """Numbered envelopes whose turn it is, until one ends the connection."""
     for envelope in envelopes:
         if connection.phase is _OPEN:
@@ -66,7 +67,9 @@ def carry_out(client: ClientState, connection: Connection, envelopes: Iterable[c
 # Gaps in the numbers (§8.3).
 
 
-def watch_gap(client: ClientState, connection: Connection, session: ClientSession, *, moved: bool) -> None:
+def watch_gap(
+    client: ClientState, connection: ConnectionState, session: ClientSession, *, moved: bool
+) -> None:
     """Events are held back for missing ones, or no longer; `moved` says that the stream went on."""
     numbers, limits = session.numbers, client.limits
     if numbers.held_count == 0:
@@ -79,7 +82,7 @@ def watch_gap(client: ClientState, connection: Connection, session: ClientSessio
         )
 
 
-def give_up_gap(client: ClientState, connection: Connection, session: ClientSession) -> None:
+def give_up_gap(client: ClientState, connection: ConnectionState, session: ClientSession) -> None:
     """The session is broken: it is resumed behind its last number, once for each gap.
 
     What does not come then is given up, and said; a runtime that leaves out numbers is taken as it is.
@@ -104,7 +107,7 @@ def give_up_gap(client: ClientState, connection: Connection, session: ClientSess
 
 
 def on_welcome(
-    client: ClientState, connection: Connection, envelope: codec.Envelope, welcome: messages.Welcome
+    client: ClientState, connection: ConnectionState, envelope: codec.Envelope, welcome: messages.Welcome
 ) -> None:
     """`session.welcome` (§6.2)."""
     resuming.welcomed(client, connection, welcome)
@@ -112,7 +115,7 @@ def on_welcome(
 
 def on_early_error(
     client: ClientState,
-    connection: Connection,
+    connection: ConnectionState,
     envelope: codec.Envelope,
     error: messages.SessionError | messages.JobError,
 ) -> None:
@@ -126,7 +129,7 @@ def on_early_error(
 
 
 def on_early_event(
-    client: ClientState, connection: Connection, envelope: codec.Envelope, message: msgspec.Struct
+    client: ClientState, connection: ConnectionState, envelope: codec.Envelope, message: msgspec.Struct
 ) -> None:
     """Of a job before the welcome: some peers send what comes again behind it, when a session is resumed."""
     if isinstance(message, messages.JobError) and envelope.event_seq is None:
@@ -139,20 +142,20 @@ def on_early_event(
 
 
 def on_ping(
-    client: ClientState, connection: Connection, envelope: codec.Envelope, ping: messages.Ping
+    client: ClientState, connection: ConnectionState, envelope: codec.Envelope, ping: messages.Ping
 ) -> None:
     """`session.ping` is answered at once, negotiated or not (§6.4)."""
     connection.send(messages.Pong(ping.nonce, client.time_text()), urgent=True)
 
 
 def on_pong(
-    client: ClientState, connection: Connection, envelope: codec.Envelope, pong: messages.Pong
+    client: ClientState, connection: ConnectionState, envelope: codec.Envelope, pong: messages.Pong
 ) -> None:
     """`session.pong`: that something was heard is all it says (§6.4)."""
 
 
 def on_closed(
-    client: ClientState, connection: Connection, envelope: codec.Envelope, closed: messages.Closed
+    client: ClientState, connection: ConnectionState, envelope: codec.Envelope, closed: messages.Closed
 ) -> None:
     """`session.closed` and `session.bye` (§6.7): an answer to our close, or the runtime's own."""
     asked = client.session is not None and client.session.closing
@@ -163,7 +166,7 @@ def on_closed(
 
 
 def on_session_error(
-    client: ClientState, connection: Connection, envelope: codec.Envelope, error: messages.SessionError
+    client: ClientState, connection: ConnectionState, envelope: codec.Envelope, error: messages.SessionError
 ) -> None:
     """`session.error`: the refusal of a request, or of our close by some peers, or the connection's."""
     session = jobs.session_of(client)
@@ -195,7 +198,7 @@ def on_session_error(
 
 
 def on_accepted(
-    client: ClientState, connection: Connection, envelope: codec.Envelope, accepted: messages.Accepted
+    client: ClientState, connection: ConnectionState, envelope: codec.Envelope, accepted: messages.Accepted
 ) -> None:
     """`job.accepted` (§7.1), and what came of the job before it."""
     jobs.on_accepted(client, connection, envelope, accepted)
@@ -206,7 +209,7 @@ def on_accepted(
 
 
 def on_subscribed(
-    client: ClientState, connection: Connection, envelope: codec.Envelope, answer: messages.Subscribed
+    client: ClientState, connection: ConnectionState, envelope: codec.Envelope, answer: messages.Subscribed
 ) -> None:
     """`job.subscribed` (§7.6), and what some peers replay before it."""
     jobs.on_subscribed(client, connection, envelope, answer)
@@ -214,7 +217,7 @@ def on_subscribed(
 
 
 def on_jobs(
-    client: ClientState, connection: Connection, envelope: codec.Envelope, page: messages.Jobs
+    client: ClientState, connection: ConnectionState, envelope: codec.Envelope, page: messages.Jobs
 ) -> None:
     """`session.jobs` (§6.6): by `request_id`, or without one for the oldest list."""
     requests = jobs.session_of(client).requests
@@ -226,7 +229,7 @@ def on_jobs(
         client.happened(JobsListed(request.id, page.jobs, page.next_cursor))
 
 
-Handler = Callable[["ClientState", Connection, codec.Envelope, Any], None]
+Handler = Callable[["ClientState", ConnectionState, codec.Envelope, Any], None]
 
 HANDLERS: Final[Mapping[Phase, Mapping[str, Handler]]] = {
     Phase.AWAITING_WELCOME: {
@@ -258,14 +261,14 @@ HANDLERS: Final[Mapping[Phase, Mapping[str, Handler]]] = {
 """Which message is legal in which phase; any other is ignored."""
 
 
-def _go_on(client: ClientState, connection: Connection, job_id: JobId) -> None:
+def _go_on(client: ClientState, connection: ConnectionState, job_id: JobId) -> None:
     """What waited for an answer about a job."""
     session = jobs.session_of(client)
     if job_id in session.early and job_id in session.jobs:
         carry_out(client, connection, session.early.take(job_id))
 
 
-def _let_go(client: ClientState, connection: Connection, session: ClientSession) -> None:
+def _let_go(client: ClientState, connection: ConnectionState, session: ClientSession) -> None:
     """Every submit is answered, and what still waits is of none of them.
 
     It is of a job of the process that has begun the session, or of a child of a job that a key has brought.
@@ -280,7 +283,7 @@ def _let_go(client: ClientState, connection: Connection, session: ClientSession)
             session.drop_early([job_id])
 
 
-def _let_children_go_on(client: ClientState, connection: Connection) -> None:
+def _let_children_go_on(client: ClientState, connection: ConnectionState) -> None:
     """What children did has waited with what announces them, for an answer about the job that delegated."""
     session = client.session
     if session is None or not session.early.count:
@@ -292,7 +295,11 @@ def _let_children_go_on(client: ClientState, connection: Connection) -> None:
 
 
 def _in_order(
-    client: ClientState, connection: Connection, session: ClientSession, envelope: codec.Envelope, size: int
+    client: ClientState,
+    connection: ConnectionState,
+    session: ClientSession,
+    envelope: codec.Envelope,
+    size: int,
 ) -> Sequence[codec.Envelope]:
     """The numbered envelopes whose turn it is."""
     numbers = session.numbers
@@ -303,7 +310,7 @@ def _in_order(
     return ready
 
 
-def _carry_out(client: ClientState, connection: Connection, envelope: codec.Envelope) -> None:
+def _carry_out(client: ClientState, connection: ConnectionState, envelope: codec.Envelope) -> None:
     """One message in its turn. A bad one is ignored and keeps back none behind it; too many close (§1)."""
     try:
         if not envelope.supported:

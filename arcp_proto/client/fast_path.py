@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, TypeA
 
 import msgspec
 
-from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.machine import takes
 from arcp_proto.engine.output import JobEvent
+from arcp_proto.engine.phases import Phase
 from arcp_proto.ids import JobId
 from arcp_proto.limits import MAX_ID_LENGTH
 from arcp_proto.wire.codec import Count, Decoders
@@ -71,7 +72,9 @@ _TOLD: Final = frozenset({"status", "delegate"})
 """Kinds that may tell the client something."""
 
 
-def receive_all(client: ClientState, connection: Connection, messages: Sequence[bytes], *, now: int) -> int:
+def receive_all(
+    client: ClientState, connection: ConnectionState, messages: Sequence[bytes], *, now: int
+) -> int:
     """See `Machine.receive_all`."""
     decode, rest, taken = _DECODERS.suited_to(messages), iter(messages), 0
     while taken < len(messages) and takes(connection):
@@ -90,7 +93,7 @@ def receive_all(client: ClientState, connection: Connection, messages: Sequence[
     return taken
 
 
-def _flows(connection: Connection, session: ClientSession) -> bool:
+def _flows(connection: ConnectionState, session: ClientSession) -> bool:
     """Whether nothing is held back, and nothing is in the way of what comes next."""
     held_back = session.numbers.held_count or session.early.count
     return connection.phase is Phase.OPEN and not held_back and not connection.congested()
@@ -98,7 +101,7 @@ def _flows(connection: Connection, session: ClientSession) -> bool:
 
 def _receive_run(
     client: ClientState,
-    connection: Connection,
+    connection: ConnectionState,
     session: ClientSession,
     rest: Iterator[bytes],
     decode: Callable[[bytes], _WholeEvent[Any]],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.machine import found
 from arcp_proto.engine.output import MarkedProcessed
 from arcp_proto.engine.timers import TimerKind
@@ -53,7 +53,7 @@ def forget_stopped(client: ClientState, session: ClientSession) -> None:
     session.stopped.clear()
 
 
-def ack_soon(client: ClientState, connection: Connection, session: ClientSession) -> None:
+def ack_soon(client: ClientState, connection: ConnectionState, session: ClientSession) -> None:
     """Something may have been processed: ack it now or when its time has come (§6.5)."""
     acks = session.acks
     if session.closing or not session.acking:
@@ -66,12 +66,12 @@ def ack_soon(client: ClientState, connection: Connection, session: ClientSession
         client.timers.arm(TimerKind.ACK, number, Time(client.now + ACK_INTERVAL))
 
 
-def ack(client: ClientState, connection: Connection, session: ClientSession) -> None:
+def ack(client: ClientState, connection: ConnectionState, session: ClientSession) -> None:
     """Say what is processed, or wait for a transport that takes nothing."""
     ensure(session.acking, "an ack that was not negotiated")
     client.timers.disarm(TimerKind.ACK, connection.number)
     seq = session.cursor
-    if connection.is_blocked:
+    if connection.blocked:
         client.timers.arm(TimerKind.ACK, connection.number, Time(client.now + ACK_INTERVAL))
     elif seq > session.acks.told:
         connection.send(messages.Ack(seq))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.machine import found
 from arcp_proto.engine.output import (
     CancelAcknowledged,
@@ -49,7 +49,7 @@ EVENT_BYTES: Final = 200
 
 
 def on_accepted(
-    client: ClientState, connection: Connection, envelope: codec.Envelope, accepted: messages.Accepted
+    client: ClientState, connection: ConnectionState, envelope: codec.Envelope, accepted: messages.Accepted
 ) -> None:
     """`job.accepted` (§7.1), the answer to a submit; with a `parent_job_id` it announces a child (§10)."""
     session, job_id = session_of(client), JobId(accepted.job_id)
@@ -91,7 +91,7 @@ def on_accepted(
 
 
 def on_subscribed(
-    client: ClientState, connection: Connection, envelope: codec.Envelope, answer: messages.Subscribed
+    client: ClientState, connection: ConnectionState, envelope: codec.Envelope, answer: messages.Subscribed
 ) -> None:
     """`job.subscribed` (§7.6): by `request_id`, or without one for the oldest subscribe of the job."""
     session, job_id = session_of(client), JobId(answer.job_id)
@@ -133,7 +133,7 @@ def on_subscribed(
 
 
 def on_cancelled(
-    client: ClientState, connection: Connection, envelope: codec.Envelope, cancelled: messages.Cancelled
+    client: ClientState, connection: ConnectionState, envelope: codec.Envelope, cancelled: messages.Cancelled
 ) -> None:
     """`job.cancelled` (§7.4): by `request_id`, or without one for the oldest cancel of the job."""
     session, job_id = session_of(client), JobId(cancelled.job_id)
@@ -154,7 +154,7 @@ def on_cancelled(
 
 
 def on_event(
-    client: ClientState, connection: Connection, envelope: codec.Envelope, event: messages.JobEvent
+    client: ClientState, connection: ConnectionState, envelope: codec.Envelope, event: messages.JobEvent
 ) -> None:
     """`job.event` (§8.1); chunks of a result are kept for its end as well (§8.4)."""
     session, job_id, position = session_of(client), _job_id(envelope), event.job_seq
@@ -182,7 +182,7 @@ def on_event(
 
 
 def on_result(
-    client: ClientState, connection: Connection, envelope: codec.Envelope, result: messages.Result
+    client: ClientState, connection: ConnectionState, envelope: codec.Envelope, result: messages.Result
 ) -> None:
     """`job.result` (§8.4): success, or from some peers the end of a job that was cancelled or timed out."""
     session, job_id = session_of(client), _job_id(envelope)
@@ -215,7 +215,7 @@ def on_result(
 
 
 def on_job_error(
-    client: ClientState, connection: Connection, envelope: codec.Envelope, error: messages.JobError
+    client: ClientState, connection: ConnectionState, envelope: codec.Envelope, error: messages.JobError
 ) -> None:
     """`job.error`: the end of a job (§7.3), or from some peers the refusal of a request."""
     session, job_id = session_of(client), name(envelope.job_id)

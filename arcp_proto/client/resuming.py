@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.machine import CLOSE_NORMAL, found
 from arcp_proto.engine.output import ConnectionEnded, Detached, RequestRefused, SessionLost, Welcomed
 from arcp_proto.engine.timers import TimerKind
@@ -38,7 +38,7 @@ def resume_of(client: ClientState, session: ClientSession | None) -> messages.Re
     return messages.Resume(session.token.reveal(), last, session.id, replies=True)
 
 
-def welcomed(client: ClientState, connection: Connection, welcome: messages.Welcome) -> None:
+def welcomed(client: ClientState, connection: ConnectionState, welcome: messages.Welcome) -> None:
     """The handshake is over: the session is open, or open again, or another one in its place."""
     offered = frozenset(welcome.capabilities.features)
     features = frozenset(name for name in client.config.features if name in offered)
@@ -63,7 +63,7 @@ def welcomed(client: ClientState, connection: Connection, welcome: messages.Welc
     client.attach(connection, session)
     client.happened(
         Welcomed(
-            connection,
+            client.handles[connection],
             session_id,
             welcome.runtime,
             features,
@@ -183,7 +183,9 @@ def close(client: ClientState, session: ClientSession, reason: str) -> None:
     _refuse_all(client, session, reason)
 
 
-def _send(client: ClientState, connection: Connection, session: ClientSession, request: Outstanding) -> None:
+def _send(
+    client: ClientState, connection: ConnectionState, session: ClientSession, request: Outstanding
+) -> None:
     """Send a request, now that the session is attached; one that its runtime did not negotiate is refused."""
     message = found(request.message, "a request that waits has its message")
     reason = commands.not_negotiated(message, session.features or frozenset())
@@ -194,7 +196,7 @@ def _send(client: ClientState, connection: Connection, session: ClientSession, r
         _refuse(client, request, NOT_NEGOTIATED, reason)
 
 
-def transmit(connection: Connection, session: ClientSession, request: Outstanding) -> None:
+def transmit(connection: ConnectionState, session: ClientSession, request: Outstanding) -> None:
     """Hand a request to its connection."""
     message = found(request.message, "a request that is sent has its message")
     connection.send(
@@ -222,7 +224,9 @@ def unsubscribe(client: ClientState, session: ClientSession, message: messages.U
         client.connection.send(message, job_id=job_id)
 
 
-def _ask_again(client: ClientState, connection: Connection, session: ClientSession, replies: bool) -> None:
+def _ask_again(
+    client: ClientState, connection: ConnectionState, session: ClientSession, replies: bool
+) -> None:
     """Send what has no answer, in its order: with `replies` the runtime does nothing of it twice."""
     for request in session.requests:
         _unsubscribe_again(connection, session, request.number)
@@ -239,7 +243,7 @@ def _ask_again(client: ClientState, connection: Connection, session: ClientSessi
     _unsubscribe_again(connection, session, session.requests.asked + 1)
 
 
-def _unsubscribe_again(connection: Connection, session: ClientSession, number: int) -> None:
+def _unsubscribe_again(connection: ConnectionState, session: ClientSession, number: int) -> None:
     """Say which jobs are observed no longer since before this request was asked."""
     for job_id, asked in session.unwanted.items():
         if asked is not None and asked < number:

@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from arcp_proto.engine.connection import Framing
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import JobId, SessionId, Time
 from arcp_proto.limits import Limits
 from arcp_proto.secret import Secret
 from arcp_proto.wire.codec import Envelope
+from arcp_proto.wire.framing import Framing
 from arcp_proto.wire.messages import AgentEntry
 
 from .acks import Acks

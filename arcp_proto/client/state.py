@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from arcp_proto.engine.connection import Connection, Framing
+from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.entropy import Entropy
 from arcp_proto.engine.machine import (
     CLOSE_GOING_AWAY,
@@ -23,6 +23,7 @@ from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
 from arcp_proto.ids import MILLISECOND, SECOND, JobId, RequestId, Time, control_id_prefix
 from arcp_proto.wire import messages
+from arcp_proto.wire.framing import Framing
 
 from . import dispatch, fast_path, flow, resubscribe, resuming
 from .backoff import Reconnecting
@@ -49,7 +50,7 @@ class ClientState(Machine):
         """`session` is one that another process has left; raises LocalProtocolError for a wrong seed."""
         super().__init__(config.limits, Entropy(seed), now=now, unix=unix)
         self.config = config
-        self.connection: Connection | None = None
+        self.connection: ConnectionState | None = None
         """The connection that is in use; one that is only being closed is not."""
         self.session = session
         self.reconnecting = Reconnecting(
@@ -69,14 +70,14 @@ class ClientState(Machine):
         """Return what was negotiated for the session (§6.2)."""
         return (None if self.session is None else self.session.features) or frozenset()
 
-    def receive_all(self, connection: Connection, messages: Sequence[bytes], *, now: int) -> int:
+    def receive_all(self, connection: ConnectionState, messages: Sequence[bytes], *, now: int) -> int:
         if self.recorder is not None or connection.framing is not Framing.MESSAGES:
             return super().receive_all(connection, messages, now=now)
         return fast_path.receive_all(self, connection, messages, now=now)
 
     # For handlers.
 
-    def attach(self, connection: Connection, session: ClientSession) -> None:
+    def attach(self, connection: ConnectionState, session: ClientSession) -> None:
         """The welcome has come."""
         self.timers.disarm(TimerKind.HELLO, connection.number)
         self.timers.disarm(TimerKind.GIVE_UP, 0)
@@ -114,7 +115,7 @@ class ClientState(Machine):
         session.end_job(end.job_id, seq)
         self.happened(end)
 
-    def say_close(self, connection: Connection, session: ClientSession, message: messages.Close) -> None:
+    def say_close(self, connection: ConnectionState, session: ClientSession, message: messages.Close) -> None:
         """Say `session.close` once, and wait a while for its answer (§6.7)."""
         if not session.closing:
             session.closing = True
@@ -142,10 +143,10 @@ class ClientState(Machine):
         size, limit = session.acks.size, self.limits.max_unprocessed_bytes
         return size <= limit or (size <= 4 * limit and len(session.requests) > 0)  # Answers stand behind.
 
-    def _handle(self, connection: Connection, message: bytes) -> None:
+    def _handle(self, connection: ConnectionState, message: bytes) -> None:
         dispatch.handle(self, connection, message)
 
-    def refuse(self, connection: Connection, refusal: Refusal, code: int = CLOSE_REFUSED) -> None:
+    def refuse(self, connection: ConnectionState, refusal: Refusal, code: int = CLOSE_REFUSED) -> None:
         """What a runtime sends is never answered with an error; what is fatal closes."""
         if refusal.fatal:
             if code == CLOSE_TOO_LARGE:
@@ -153,7 +154,7 @@ class ClientState(Machine):
             reason = refusal.message.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore")
             self.close_connection(connection, code, reason, error=refusal.code.value, flush=False)
 
-    def _detached(self, connection: Connection) -> None:
+    def _detached(self, connection: ConnectionState) -> None:
         for kind in (TimerKind.ACK, TimerKind.GAP):
             self.timers.disarm(kind, connection.number)
         self.connection = None
@@ -168,14 +169,14 @@ class ClientState(Machine):
     def _gone(self) -> None:
         pass
 
-    def _silent(self, connection: Connection) -> None:
+    def _silent(self, connection: ConnectionState) -> None:
         message = "nothing was received for two heartbeat intervals"
         self.refuse(connection, Refusal(ErrorCode.HEARTBEAT_LOST, message, fatal=True), CLOSE_GOING_AWAY)
 
-    def transport_blocked(self, connection: Connection, blocked: bool) -> None:
+    def transport_blocked(self, connection: ConnectionState, blocked: bool) -> None:
         pass
 
-    def count_control_frames(self, connection: Connection, count: int) -> None:
+    def count_control_frames(self, connection: ConnectionState, count: int) -> None:
         pass  # A runtime was chosen, and is trusted with their number.
 
     def _on_own_timer(self, key: TimerKey) -> None:
@@ -198,7 +199,7 @@ class ClientState(Machine):
 
     # Below: steps of the above.
 
-    def _on_connection_timer(self, kind: TimerKind, connection: Connection) -> None:
+    def _on_connection_timer(self, kind: TimerKind, connection: ConnectionState) -> None:
         match kind:
             case TimerKind.HELLO:
                 self.refuse(connection, Refusal(ErrorCode.INTERNAL_ERROR, "no welcome in time", fatal=True))

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from arcp_proto.limits import Limits
 
-from .connection import Connection
+from .connection import Connection, connection_state
 from .machine import Machine
 from .output import Deadline, Output
 
@@ -57,7 +57,7 @@ class Endpoint(Generic[MachineT]):
 
         A driver then pulls some of them before the connection receives more.
         """
-        return self._state.crowded(connection)
+        return self._state.crowded(connection_state(connection))
 
     # Inputs.
 
@@ -66,7 +66,7 @@ class Endpoint(Generic[MachineT]):
 
         The rest waits until `reading` is on again, or until some of the answers are pulled. Take afterwards.
         """
-        return self._state.receive_all(connection, messages, now=now)
+        return self._state.receive_all(connection_state(connection), messages, now=now)
 
     def handle_timer(self, *, now: int) -> Output:
         """Carry out the deadlines that have come; a call that is early, late or repeated is harmless."""

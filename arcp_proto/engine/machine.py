@@ -9,12 +9,15 @@ from typing import Any, Final, Protocol, TypeVar
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal, Unreadable
 from arcp_proto.ids import SECOND, Time
 from arcp_proto.limits import MAX_REASON_LENGTH, Limits
+from arcp_proto.wire.framing import Framing
 from arcp_proto.wire.messages import Ping
 from arcp_proto.wire.timestamps import Stamp
 
-from .connection import Connection, Framing, Phase
+from .connection import Connection
+from .connection_state import ConnectionState
 from .entropy import Entropy
 from .output import NOTHING, Closing, ConnectionEnded, Deadline, Event, Output, Request
+from .phases import DEAF, Phase
 from .timers import TimerKey, TimerKind, Timers
 
 T = TypeVar("T")
@@ -46,7 +49,9 @@ class Machine(ABC):
         self.limits = limits
         self.entropy = entropy
         self.timers = Timers()
-        self.connections: dict[int, Connection] = {}
+        self.connections: dict[int, ConnectionState] = {}
+        self.handles: dict[ConnectionState, Connection] = {}
+        """Each as the driver holds it; a handle in its state would be a circle of references."""
         self.now = Time(now)
         self.stamp = Stamp()
         self.recorder: Recorder | None = None
@@ -64,14 +69,14 @@ class Machine(ABC):
         """Whether it has had an input, or was restored."""
         self._connection_count = 0
         self._records: list[Any] = []
-        self.ready: dict[Connection, None] = {}
+        self.ready: dict[ConnectionState, None] = {}
         """Connections that have had something to pull since the last `take`."""
         self._requests: list[Request] = []
         self._gated: list[tuple[int, Request]] = []
         self._closing: list[Closing] = []
         self._events: list[Event] = []
         self._deadline: Deadline | None = None
-        self._resumed: list[Connection] = []
+        self._resumed: list[ConnectionState] = []
 
     # Outputs.
 
@@ -80,7 +85,7 @@ class Machine(ABC):
         self._close_runs()
         output = Output(
             self._records or NOTHING,
-            list(self.ready) if self.ready else NOTHING,
+            list(map(self.handles.__getitem__, self.ready)) if self.ready else NOTHING,
             self._requests or NOTHING,
             self._closing or NOTHING,
             self._events or NOTHING,
@@ -115,9 +120,9 @@ class Machine(ABC):
 
     def writable(self) -> list[Connection]:
         """Every connection that has envelopes to pull. Changes nothing."""
-        return [connection for connection in self.connections.values() if connection.pending]
+        return [connection for connection in self.handles.values() if connection.pending]
 
-    def crowded(self, connection: Connection) -> bool:
+    def crowded(self, connection: ConnectionState) -> bool:
         """Whether half as many answers wait as close a connection: pull some before it receives more.
 
         Changes nothing. A client has no answers: if both sides stopped to read, they would wait for ever.
@@ -126,7 +131,7 @@ class Machine(ABC):
 
     # Inputs that both machines know.
 
-    def receive_all(self, connection: Connection, messages: Sequence[bytes], *, now: int) -> int:
+    def receive_all(self, connection: ConnectionState, messages: Sequence[bytes], *, now: int) -> int:
         """Inputs as of `Connection.receive`, for each message in its order; `take` follows.
 
         Returns how many were carried out: the rest waits until `reading` is on again, or until some of the
@@ -156,7 +161,7 @@ class Machine(ABC):
 
     # For handlers and nouns.
 
-    def hear(self, connection: Connection, data: bytes, *, now: int) -> None:
+    def hear(self, connection: ConnectionState, data: bytes, *, now: int) -> None:
         """Begin the input of a message, or of bytes of lines, and carry it out; its end follows."""
         if connection.framing is Framing.MESSAGES:
             self.enter(now, "message", connection.number, data)
@@ -244,27 +249,29 @@ class Machine(ABC):
         """Tell the host of each of them."""
         self._events += events
 
-    def mark_writable(self, connection: Connection) -> None:
+    def mark_writable(self, connection: ConnectionState) -> None:
         """The connection has something to pull."""
         self.ready[connection] = None
 
     # Connections.
 
-    def add_connection(self, framing: Framing, *, secure: bool, peer: str, phase: Phase) -> Connection:
-        """A new transport."""
+    def add_connection(self, framing: Framing, *, secure: bool, peer: str, phase: Phase) -> ConnectionState:
+        """Add a connection for a new transport."""
         self._connection_count += 1
-        connection = Connection(self, self._connection_count, framing, secure=secure, peer=peer, phase=phase)
-        self.connections[connection.number] = connection
+        number = self._connection_count
+        connection = ConnectionState(self, number, framing, secure=secure, peer=peer, phase=phase)
+        self.connections[number] = connection
+        self.handles[connection] = Connection(self, connection)
         return connection
 
-    def start_heartbeat(self, connection: Connection, interval_sec: int) -> None:
+    def start_heartbeat(self, connection: ConnectionState, interval_sec: int) -> None:
         """Watch the liveness of an open connection (§6.4)."""
         connection.heartbeat = interval_sec * SECOND
         self.timers.arm(TimerKind.HEARTBEAT, connection.number, Time(self.now + connection.heartbeat))
 
     def close_connection(
         self,
-        connection: Connection,
+        connection: ConnectionState,
         code: int,
         reason: str,
         *,
@@ -278,11 +285,12 @@ class Machine(ABC):
         self.timers.arm(
             TimerKind.LINGER, connection.number, Time(self.now + self.limits.close_linger_sec * SECOND)
         )
-        self._closing.append(Closing(connection, code, reason))
-        self.happened(ConnectionEnded(connection, who, error, reason))
+        handle = self.handles[connection]
+        self._closing.append(Closing(handle, code, reason))
+        self.happened(ConnectionEnded(handle, who, error, reason))
         self._detached(connection)
 
-    def lose_connection(self, connection: Connection, reason: str) -> None:
+    def lose_connection(self, connection: ConnectionState, reason: str) -> None:
         """The transport is gone."""
         was = connection.phase
         if was is Phase.CLOSED:
@@ -293,14 +301,15 @@ class Machine(ABC):
         connection.drop_queues()
         self.entropy.forget(connection.scope)
         del self.connections[connection.number]
+        handle = self.handles.pop(connection)
         self.ready.pop(connection, None)
-        self._closing = [closing for closing in self._closing if closing.connection is not connection]
+        self._closing = [closing for closing in self._closing if closing.connection is not handle]
         if was is not Phase.CLOSING:
-            self.happened(ConnectionEnded(connection, "transport", "", reason))
+            self.happened(ConnectionEnded(handle, "transport", "", reason))
             self._detached(connection)
         self._gone()
 
-    def receive_message(self, connection: Connection, message: bytes | None) -> None:
+    def receive_message(self, connection: ConnectionState, message: bytes | None) -> None:
         """One message, or None for one that was too large. The one place where a Refusal is caught."""
         try:
             if message is None:
@@ -316,21 +325,24 @@ class Machine(ABC):
                 self.recorder("congested", (connection.number,), self.now)
             self.refuse_congested(connection)
 
-    def message_grows(self, connection: Connection, size: int) -> None:
-        """So much of a message has come: refuse the connection when the rest does not follow in time."""
-        if self.timers.armed(TimerKind.REST, connection.number) is None:
+    def message_grows(self, connection: ConnectionState, size: int) -> None:
+        """Note how many bytes of an incomplete message were received; the rest has to follow in time."""
+        if not size:
+            self.timers.disarm(TimerKind.REST, connection.number)
+        elif self.timers.armed(TimerKind.REST, connection.number) is None:
             self._await_rest(connection, self.now)
-        self.hold_partial(connection, size)
+        if size or connection.partial:
+            self.hold_partial(connection, size)
 
-    def hold_partial(self, connection: Connection, size: int) -> None:
+    def hold_partial(self, connection: ConnectionState, size: int) -> None:
         """So many bytes are held of a message that is not whole. Only a runtime counts them."""
         connection.partial = 0
 
-    def _await_rest(self, connection: Connection, since: Time) -> None:
+    def _await_rest(self, connection: ConnectionState, since: Time) -> None:
         at = Time(since + self.limits.message_timeout_sec * SECOND)
         self.timers.arm(TimerKind.REST, connection.number, at)
 
-    def _miss_rest(self, connection: Connection) -> None:
+    def _miss_rest(self, connection: ConnectionState) -> None:
         """The rest of a message is overdue, unless others came, nothing was read, or the process stood still.
 
         A peer that sends without a pause is never seen at the end of a message.
@@ -347,17 +359,17 @@ class Machine(ABC):
         message = f"the rest of a message has not come within {self.limits.message_timeout_sec} seconds"
         self.refuse(connection, Refusal(ErrorCode.INVALID_REQUEST, message, fatal=True))
 
-    def refuse_too_large(self, connection: Connection) -> None:
+    def refuse_too_large(self, connection: ConnectionState) -> None:
         """A WebSocket message is larger than the limit: INVALID_REQUEST, then close 1009 (§1)."""
         message = f"the message is larger than {connection.message_limit} bytes"
         self.refuse(connection, Refusal(ErrorCode.INVALID_REQUEST, message, fatal=True), CLOSE_TOO_LARGE)
 
-    def refuse_congested(self, connection: Connection) -> None:
+    def refuse_congested(self, connection: ConnectionState) -> None:
         """Too many answers wait for the transport. How many depends on it, so that a recording tells."""
-        if connection.phase not in (Phase.CLOSING, Phase.CLOSED):
+        if connection.phase not in DEAF:
             self.refuse(connection, Refusal(ErrorCode.INTERNAL_ERROR, "answers are not read", fatal=True))
 
-    def refuse_overrun(self, connection: Connection) -> None:
+    def refuse_overrun(self, connection: ConnectionState) -> None:
         """What the peer should get next is no longer kept."""
         limits = self.limits
         message = (
@@ -370,19 +382,19 @@ class Machine(ABC):
     # What differs between the roles.
 
     @abstractmethod
-    def count_control_frames(self, connection: Connection, count: int) -> None:
+    def count_control_frames(self, connection: ConnectionState, count: int) -> None:
         """Count frames of a peer that carry no message (§14)."""
 
     @abstractmethod
-    def _handle(self, connection: Connection, message: bytes) -> None:
+    def _handle(self, connection: ConnectionState, message: bytes) -> None:
         """Read one message and carry it out; raises Refusal."""
 
     @abstractmethod
-    def refuse(self, connection: Connection, refusal: Refusal, code: int = CLOSE_REFUSED) -> None:
+    def refuse(self, connection: ConnectionState, refusal: Refusal, code: int = CLOSE_REFUSED) -> None:
         """Answer what was refused; a fatal refusal closes with `code`."""
 
     @abstractmethod
-    def _detached(self, connection: Connection) -> None:
+    def _detached(self, connection: ConnectionState) -> None:
         """The connection carries its session no longer."""
 
     @abstractmethod
@@ -390,11 +402,11 @@ class Machine(ABC):
         """A transport is closed and forgotten."""
 
     @abstractmethod
-    def _silent(self, connection: Connection) -> None:
+    def _silent(self, connection: ConnectionState) -> None:
         """Nothing was heard for two intervals and a tenth (§6.4)."""
 
     @abstractmethod
-    def transport_blocked(self, connection: Connection, blocked: bool) -> None:
+    def transport_blocked(self, connection: ConnectionState, blocked: bool) -> None:
         """The transport has stopped, or begun again, to take what is written."""
 
     @abstractmethod
@@ -427,11 +439,13 @@ class Machine(ABC):
                 self._resumed.append(self._live(connection))
             case TimerKind.LINGER:
                 connection = self._live(connection)
-                self._closing.append(Closing(connection, CLOSE_GOING_AWAY, "linger", abort=True))
+                self._closing.append(
+                    Closing(self.handles[connection], CLOSE_GOING_AWAY, "linger", abort=True)
+                )
             case _:
                 self._on_own_timer(key)
 
-    def _look_at(self, connection: Connection) -> None:
+    def _look_at(self, connection: ConnectionState) -> None:
         """Ping when nothing was sent or heard for an interval; give up after two and a tenth (§6.4)."""
         interval = connection.heartbeat
         if not connection.listening:
@@ -456,7 +470,7 @@ class Machine(ABC):
         for connection in sorted(resumed, key=lambda one: one.framing is Framing.LINES):
             connection.release_held()
 
-    def _disarm(self, connection: Connection) -> None:
+    def _disarm(self, connection: ConnectionState) -> None:
         for kind in (
             TimerKind.HELLO,
             TimerKind.AUTHENTICATION,
@@ -469,7 +483,7 @@ class Machine(ABC):
         ):
             self.timers.disarm(kind, connection.number)
 
-    def _live(self, connection: Connection | None) -> Connection:
+    def _live(self, connection: ConnectionState | None) -> ConnectionState:
         if connection is None:
             raise InvariantViolated("a timer outlived its connection")
         return connection
@@ -486,9 +500,9 @@ class Machine(ABC):
         return opened
 
 
-def takes(connection: Connection) -> bool:
+def takes(connection: ConnectionState) -> bool:
     """Whether a message may be received: what comes in while a connection closes is dropped there."""
-    return connection.reading or connection.phase in (Phase.CLOSING, Phase.CLOSED)
+    return connection.reading or connection.phase in DEAF
 
 
 def cut(message: str) -> str:

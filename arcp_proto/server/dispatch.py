@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.machine import CLOSE_NORMAL, found
+from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
 from arcp_proto.ids import JobId, SessionId
@@ -49,13 +50,13 @@ class Rule(msgspec.Struct, frozen=True):
     not show that the session is used (§14).
     """
 
-    handle: Callable[[RuntimeState, Connection, codec.Envelope, Any], None]
+    handle: Callable[[RuntimeState, ConnectionState, codec.Envelope, Any], None]
     feature: str | None = None
     counted: bool = True
     idle: bool = False
 
 
-def handle(state: RuntimeState, connection: Connection, message: bytes) -> None:
+def handle(state: RuntimeState, connection: ConnectionState, message: bytes) -> None:
     """Read one message and carry it out; raises Refusal."""
     connection.answering = None
     envelope = codec.decode_envelope(message)
@@ -88,21 +89,23 @@ def handle(state: RuntimeState, connection: Connection, message: bytes) -> None:
 
 
 def on_ping(
-    state: RuntimeState, connection: Connection, envelope: codec.Envelope, ping: messages.Ping
+    state: RuntimeState, connection: ConnectionState, envelope: codec.Envelope, ping: messages.Ping
 ) -> None:
     """Handle `session.ping`: answer at once, even if heartbeats were not negotiated (§6.4)."""
     connection.send(messages.Pong(ping.nonce, state.time_text()), urgent=True)
 
 
 def on_pong(
-    state: RuntimeState, connection: Connection, envelope: codec.Envelope, pong: messages.Pong
+    state: RuntimeState, connection: ConnectionState, envelope: codec.Envelope, pong: messages.Pong
 ) -> None:
     """Handle `session.pong` (§6.4): its sender has read the welcome before the ping, and has its token."""
     if connection.has_pinged(pong.ping_nonce):
         prove(state, connection, session_of(connection))
 
 
-def on_ack(state: RuntimeState, connection: Connection, envelope: codec.Envelope, ack: messages.Ack) -> None:
+def on_ack(
+    state: RuntimeState, connection: ConnectionState, envelope: codec.Envelope, ack: messages.Ack
+) -> None:
     """Handle `session.ack`: free the log up to the acknowledged event (§6.5)."""
     session = session_of(connection)
     if not 0 <= ack.last_processed_seq <= session.log.last:
@@ -120,7 +123,7 @@ def on_ack(state: RuntimeState, connection: Connection, envelope: codec.Envelope
 
 
 def on_close(
-    state: RuntimeState, connection: Connection, envelope: codec.Envelope, close: messages.Close
+    state: RuntimeState, connection: ConnectionState, envelope: codec.Envelope, close: messages.Close
 ) -> None:
     """Detach the session and close; jobs go on (§6.7).
 
@@ -133,7 +136,7 @@ def on_close(
 
 
 def on_list_jobs(
-    state: RuntimeState, connection: Connection, envelope: codec.Envelope, request: messages.ListJobs
+    state: RuntimeState, connection: ConnectionState, envelope: codec.Envelope, request: messages.ListJobs
 ) -> None:
     """Handle `session.list_jobs` (§6.6): answer with a page, newest first, as long as fits a frame."""
     session, limits, cursors = session_of(connection), state.limits, state.cursors
@@ -190,7 +193,7 @@ HANDLERS: Final[Mapping[Phase, Mapping[str, Rule]]] = {
 """The legal messages of each phase."""
 
 
-def _not_legal(connection: Connection, envelope: codec.Envelope) -> None:
+def _not_legal(connection: ConnectionState, envelope: codec.Envelope) -> None:
     kind = envelope.type
     if kind == "session.error" and connection.phase is Phase.OPEN:
         return  # No error answers an error.

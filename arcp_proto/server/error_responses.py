@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.machine import cut
+from arcp_proto.engine.phases import Phase
 from arcp_proto.errors import RETRYABLE, ErrorCode, Refusal, Unreadable, UnreadablePayload
 from arcp_proto.ids import JobId, SessionId, ulid
 from arcp_proto.limits import MAX_AGENT_LENGTH, MAX_ID_LENGTH
@@ -27,7 +28,7 @@ _UNREAD: Final = (Unreadable, UnreadablePayload)
 _OF_A_JOB: Final = ("job.cancel", "job.subscribe", "job.unsubscribe")
 
 
-def answer(state: RuntimeState, connection: Connection, refusal: Refusal) -> None:
+def answer(state: RuntimeState, connection: ConnectionState, refusal: Refusal) -> None:
     """Answer `connection.answering` with an error, or report a fault of the connection itself."""
     envelope, session = connection.answering, attached_to(connection)
     if envelope is not None and envelope.type == "session.error":
@@ -54,7 +55,7 @@ def answer(state: RuntimeState, connection: Connection, refusal: Refusal) -> Non
 
 
 def _send_session_error(
-    state: RuntimeState, connection: Connection, envelope: codec.Envelope | None, refusal: Refusal
+    state: RuntimeState, connection: ConnectionState, envelope: codec.Envelope | None, refusal: Refusal
 ) -> None:
     error = messages.SessionError(
         code=refusal.code.value,
@@ -71,7 +72,7 @@ def _send_session_error(
 
 def _send_job_error(
     state: RuntimeState,
-    connection: Connection,
+    connection: ConnectionState,
     session: Session,
     envelope: codec.Envelope,
     refusal: Refusal,
@@ -125,7 +126,7 @@ class _Names(msgspec.Struct):
 _decode_names: Final = codec.decoder_of(_Names)
 
 
-def _named_session(state: RuntimeState, connection: Connection, refusal: Refusal) -> SessionId:
+def _named_session(state: RuntimeState, connection: ConnectionState, refusal: Refusal) -> SessionId:
     """Return the session id of an error before the welcome: the requested one, else a fresh one."""
     envelope, asked = connection.answering, None
     if envelope is not None and not isinstance(refusal, _UNREAD):

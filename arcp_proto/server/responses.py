@@ -17,7 +17,7 @@ from arcp_proto.wire.inputs import SMALL
 from arcp_proto.wire.timestamps import format_time
 
 if TYPE_CHECKING:
-    from arcp_proto.engine.connection import Connection
+    from arcp_proto.engine.connection_state import ConnectionState
     from arcp_proto.server.jobs.idempotency import Claim
     from arcp_proto.server.jobs.job import Job
     from arcp_proto.server.sessions.reply_cache import Reply
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from arcp_proto.wire.peer_quirks import Quirk
 
 
-def send(connection: Connection, reply: Reply, job: Job | None) -> None:
+def send(connection: ConnectionState, reply: Reply, job: Job | None) -> None:
     """Queue an answer that is kept, at its place among the events (§6.3), with current credentials."""
     payload, session = reply.payload, attached_to(connection)
     if job is not None and job.credentials and session is not None:

@@ -40,9 +40,10 @@ from typing import Any, Self
 
 import msgspec
 
-from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto.engine.connection import Connection
 from arcp_proto.engine.endpoint import Endpoint
 from arcp_proto.engine.output import Output
+from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, LocalProtocolError
 from arcp_proto.ids import SECOND, JobId, Principal, Time
@@ -50,6 +51,7 @@ from arcp_proto.limits import MAX_RUNTIME_SEC
 from arcp_proto.server.credentials.model import IssuedCredential
 from arcp_proto.server.journal.records import Record
 from arcp_proto.server.journal.snapshot import snapshot_of
+from arcp_proto.wire.framing import Framing
 
 from . import host_queries, shutdown
 from .agent_api import AgentApi
@@ -136,7 +138,7 @@ class Runtime(Endpoint[RuntimeState]):
             at = Time(state.now + state.limits.hello_timeout_sec * SECOND)
             state.timers.arm(TimerKind.HELLO, connection.number, at)
         state.done()
-        return connection
+        return state.handles[connection]
 
     def authenticated(
         self,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from arcp_proto.engine.connection import Phase
 from arcp_proto.engine.machine import CLOSE_RESTART
 from arcp_proto.engine.output import RuntimeEnded
+from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import OF_A_RUN, TimerKind
 from arcp_proto.errors import ErrorCode
 from arcp_proto.ids import SECOND, Time

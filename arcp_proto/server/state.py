@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.entropy import Entropy
 from arcp_proto.engine.machine import CLOSE_OUR_FAULT, CLOSE_REFUSED, CLOSE_RESTART, Machine
 from arcp_proto.engine.output import StartJob
+from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKey
 from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
 from arcp_proto.ids import SECOND, JobId, Principal, SessionId, Time
@@ -88,7 +89,7 @@ class RuntimeState(Machine):
         self.most_unsaved = back_pressure.Most.of(config.limits)
         self.unsaved: dict[SessionId, Session] = {}
         """Sessions with events in their logs that are not known to be durable."""
-        self._waiting: dict[Connection, None] = {}
+        self._waiting: dict[ConnectionState, None] = {}
         self.speaker: Job | None = None
         """The job of the last input, if that was an event; its next events are numbered together.
         """
@@ -100,7 +101,7 @@ class RuntimeState(Machine):
         self.ended = False
         """Whether `RuntimeEnded` was handed out."""
 
-    def crowded(self, connection: Connection) -> bool:
+    def crowded(self, connection: ConnectionState) -> bool:
         return connection.phase is Phase.OPEN and connection.congested(2)
 
     # Inputs that change more than one part of the state.
@@ -251,7 +252,7 @@ class RuntimeState(Machine):
 
     _handle = dispatch.handle
 
-    def refuse(self, connection: Connection, refusal: Refusal, code: int = CLOSE_REFUSED) -> None:
+    def refuse(self, connection: ConnectionState, refusal: Refusal, code: int = CLOSE_REFUSED) -> None:
         if submit_queue.keeps_place(self, connection, refusal):
             return
         if refusal.fatal or connection.phase is not Phase.OPEN:
@@ -265,14 +266,14 @@ class RuntimeState(Machine):
             admission_control.exceeded(self, connection, refusal)
         error_responses.answer(self, connection, refusal)
 
-    def count_control_frames(self, connection: Connection, count: int) -> None:
+    def count_control_frames(self, connection: ConnectionState, count: int) -> None:
         """Count frames without a message as requests; before the welcome a few are free (§14)."""
         try:
             admission_control.count_control_frames(self, connection, count)
         except Refusal as refusal:
             self.refuse(connection, refusal)
 
-    def hold_partial(self, connection: Connection, size: int) -> None:
+    def hold_partial(self, connection: ConnectionState, size: int) -> None:
         """Count the bytes of a partial message for the principal of its session (§14)."""
         session = attached_to(connection)
         if session is None:
@@ -291,7 +292,7 @@ class RuntimeState(Machine):
         elif more:
             self.unpin(session.principal, -more)
 
-    def _detached(self, connection: Connection) -> None:
+    def _detached(self, connection: ConnectionState) -> None:
         if connection.partial:
             self.hold_partial(connection, 0)
         session = attached_to(connection)
@@ -302,7 +303,7 @@ class RuntimeState(Machine):
             subscriptions.fall_behind(self, session)
             retention.await_resume(self, session)
 
-    def lose_connection(self, connection: Connection, reason: str) -> None:
+    def lose_connection(self, connection: ConnectionState, reason: str) -> None:
         """Remove a connection whose transport is gone, with everything that refers to it."""
         self.pending.pop(connection.number, None)
         self._waiting.pop(connection, None)
@@ -312,11 +313,11 @@ class RuntimeState(Machine):
     def _gone(self) -> None:
         shutdown.end_if_over(self)
 
-    def _silent(self, connection: Connection) -> None:
+    def _silent(self, connection: ConnectionState) -> None:
         message = "nothing was received for two heartbeat intervals"
         self.refuse(connection, Refusal(ErrorCode.HEARTBEAT_LOST, message, fatal=True))
 
-    def transport_blocked(self, connection: Connection, blocked: bool) -> None:
+    def transport_blocked(self, connection: ConnectionState, blocked: bool) -> None:
         """Pause or resume the agents of the jobs that the session of this connection submitted."""
         session = attached_to(connection)
         if session is not None and session.connection is connection:

@@ -1,11 +1,19 @@
-"""Newline-delimited JSON: splitting a stream of bytes into lines (stdio, §4)."""
+"""How envelopes are told apart, and the splitting of a stream of bytes into lines (stdio, §4)."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 
 OVERLONG: Final = None
 """Stands in for a line that was longer than the limit and has been skipped."""
+
+
+class Framing(StrEnum):
+    """How envelopes are told apart: a WebSocket message a call, or lines of bytes cut anywhere (§4)."""
+
+    MESSAGES = "messages"
+    LINES = "lines"
 
 
 class LineSplitter:

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from arcp_proto.engine.connection import PHASE_CHANGES, Phase
+from arcp_proto.engine.phases import PHASE_CHANGES, Phase
 from arcp_proto.server.jobs.stage import JOB_ENDED, JOB_STARTED, OUTCOME_FIXED, TRANSITIONS, JobStage
 from tests.docs.pages import DOCS
 

@@ -19,11 +19,11 @@ import typer
 from arcp_io import errors as exceptions
 from arcp_io.cli import commands as cli
 from arcp_io.cli.exit_codes import Exit
-from arcp_proto import errors, features, limits
+from arcp_proto import Phase, errors, features, limits
 from arcp_proto.client import client as client_machine
 from arcp_proto.client.dispatch import HANDLERS as OF_CLIENT
 from arcp_proto.engine import machine, timers
-from arcp_proto.engine.connection import PHASE_CHANGES, Phase
+from arcp_proto.engine.phases import PHASE_CHANGES
 from arcp_proto.server import audit
 from arcp_proto.server.dispatch import DUE
 from arcp_proto.server.dispatch import HANDLERS as OF_RUNTIME

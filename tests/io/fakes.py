@@ -15,7 +15,7 @@ from arcp_io.drivers.stdio import RequestCodec
 from arcp_io.drivers.transport import StreamTransport
 from arcp_io.journal import Journal
 from arcp_io.journal.protocol import Durable, Failed
-from arcp_proto.engine.connection import Framing
+from arcp_proto import Framing
 from arcp_proto.engine.output import Event, PauseJob, Request, ResumeJob, StartJob
 from arcp_proto.ids import MILLISECOND, SECOND, JobId
 from arcp_proto.limits import Limits

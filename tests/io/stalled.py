@@ -113,7 +113,7 @@ def measure(server: Server, peak: Peak) -> Peak:
         holdings.size,
         max(holdings.of(principal)[1] for principal in map(Principal, ("alice", "bob", "carol"))),
         max((session.log.size for session in runtime.sessions.values()), default=0),
-        sum(connection.is_blocked for connection in runtime.connections.values()),
+        sum(connection.blocked for connection in runtime.connections.values()),
         _rss(),
     )
     return Peak(*map(max, peak, now))

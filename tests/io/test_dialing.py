@@ -21,7 +21,7 @@ from arcp_io.drivers.stdio import Command
 from arcp_io.errors import ConnectionLost, InvalidRequest
 from arcp_io.server.memory import serve_memory
 from arcp_io.server.server import serve
-from arcp_proto.engine.connection import Framing
+from arcp_proto import Framing
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Event as MachineEvent
 from arcp_proto.engine.output import JobEnded

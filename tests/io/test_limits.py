@@ -208,7 +208,7 @@ async def test_a_goodbye_of_a_peer_that_does_not_read() -> None:
         await peer.hello()
         await peer.submit("flood", {"events": 1_000_000, "size": 5000})
         transport = next(iter(state_of(server.runtime).connections.values()))
-        await until(lambda: transport.is_blocked)
+        await until(lambda: transport.blocked)
         await anyio.wait_all_tasks_blocked()
         await peer.say_goodbye(1000)
         await until(lambda: not state_of(server.runtime).connections)

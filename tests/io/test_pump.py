@@ -9,6 +9,7 @@ import pytest
 from arcp_io.drivers.pump import Schedule
 from arcp_io.drivers.stdio import RequestCodec
 from arcp_io.drivers.transport import StreamTransport
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Audit, ConnectionEnded, Output, StartJob
 from arcp_proto.errors import InvariantViolated
@@ -257,7 +258,7 @@ def test_a_closing_connection_without_a_transport_is_lost() -> None:
     lonely = stand.runtime.connect(now=stand.at)
     stand.pump.run()
     stand.pass_time(7_000)
-    assert lonely.number not in state_of(stand.runtime).connections
+    assert connection_state(lonely).number not in state_of(stand.runtime).connections
 
 
 def test_a_transport_that_comes_too_late_is_aborted() -> None:

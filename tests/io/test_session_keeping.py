@@ -14,10 +14,10 @@ from arcp_io.drivers.clock import Clock
 from arcp_io.drivers.loop import AgentTask, Loop
 from arcp_io.drivers.stdio import LineCodec
 from arcp_io.drivers.transport import StreamTransport
+from arcp_proto import Framing
 from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import Resumption
-from arcp_proto.engine.connection import Framing
 from arcp_proto.engine.output import Event, Request
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import JobId

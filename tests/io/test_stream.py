@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from arcp_io.drivers.stdio import LineCodec
-from arcp_proto.engine.connection import Phase
+from arcp_proto import Phase
 from arcp_proto.engine.endpoint import state_of
 from tests.io.fakes import HELLO, SUBMIT, Stand
 from tests.io.test_pump import types

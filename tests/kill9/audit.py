@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from arcp_io.journal import SqliteJournal
-from arcp_proto.engine.connection import Connection
+from arcp_proto import Connection
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, Output
 from arcp_proto.ids import SECOND, SessionId

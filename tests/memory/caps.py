@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import SECOND
 from arcp_proto.limits import KIB, MIB, Limits
@@ -295,7 +296,11 @@ def _answers() -> Filled:
         nonlocal most
         before = resident()
         payload = b'{"limit":40}'
-        while client.reading and client.session is not None and not client.congested(2):
+        while (
+            client.reading
+            and connection_state(client).session is not None
+            and not connection_state(client).congested(2)
+        ):
             client.receive(b'{"type":"session.list_jobs","payload":%b}' % payload, now=host.now)
         most = resident() - before
         return host
@@ -356,7 +361,7 @@ def _peers() -> Filled:
             host.verifies = False
             hello = {"client": {"name": "c", "version": "1"}, "auth": auth, "capabilities": {}}
             host.send(connection, "session.hello", hello)
-            request = connection.number
+            request = connection_state(connection).number
             host.carry_out(host.runtime.authenticated(request, None, now=host.now))
             host.carry_out(connection.lost(now=host.now))
         return host

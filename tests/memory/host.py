@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from arcp_proto.engine.connection import Connection
+from arcp_proto import Connection
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import Authenticate, Output, StartJob
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.limits import Limits
@@ -106,7 +107,7 @@ class Host:
 
     def acknowledge(self, connection: Connection) -> None:
         """A client has processed everything."""
-        session = connection.session
+        session = connection_state(connection).session
         if session is not None:
             self.send(connection, "session.ack", {"last_processed_seq": session.log.last})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Output
 from arcp_proto.limits import KIB
@@ -60,7 +61,7 @@ def _connections() -> Filled:
     def fill() -> Host:
         while not host.refused:
             client = host.client()
-            if client.session is not None:
+            if connection_state(client).session is not None:
                 host.send(client, "session.close", {})
         return host
 
@@ -89,7 +90,7 @@ def _pieces() -> Filled:
         return host
 
     taken = grown(fill)
-    sessions = [observer.session for observer in observers]
+    sessions = [connection_state(observer).session for observer in observers]
     numbered = sum(0 if session is None else len(session.log) for session in sessions)
     assert numbered == LIMITS.max_backlog_events * len(observers)
     documented = len(observers) * (LIMITS.max_backlog_bytes + EVENT * LIMITS.max_backlog_events)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final
 
-from arcp_proto.engine.connection import Phase
+from arcp_proto import Phase
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import NOTHING, Authenticate, Output, PauseJob, ResumeJob, StartJob, StopJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ensure
@@ -486,7 +487,7 @@ class Judge:
 
     def welcomed(self, client: Client) -> None:
         """A new session was opened for a client."""
-        session = client.peer.connection.session
+        session = connection_state(client.peer.connection).session
         ensure(session is not None, "it was not welcomed")
         if session is None or self.blind:
             return
@@ -546,7 +547,7 @@ class Judge:
                 ensure(details["final"] is True, "nobody said that it is final")
             return
         line, token = expected
-        session = connection.session
+        session = connection_state(connection).session
         ensure(refused is None, f"it was not resumed: {refused}")
         ensure(session is not None and session.id == line.session_id, "it got another session")
         attempt = client.attempt

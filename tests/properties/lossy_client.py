@@ -7,10 +7,10 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from arcp_proto import Connection, Framing
 from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import Resumption
-from arcp_proto.engine.connection import Connection, Framing
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import (
     CancelAcknowledged,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from arcp_proto import Connection, Framing, Phase
 from arcp_proto.client.config import CLIENT_FEATURES, ClientConfig
-from arcp_proto.engine.connection import Connection, Framing, Phase
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, Deadline, Output, StartJob, StopJob
 from arcp_proto.features import POSITIONS

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto import Framing, Phase
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.errors import ErrorCode, ensure
 from arcp_proto.limits import KIB, MIB
 from tests.unit.world import Frame, Peer
@@ -94,14 +95,14 @@ class Client:
 
     @property
     def number(self) -> int:
-        return self.peer.connection.number
+        return connection_state(self.peer.connection).number
 
     @property
     def reads_long_frames(self) -> bool:
         """Whether its transport is WebSocket, and it is not the PyPI peer."""
-        session = self.peer.connection.session
+        session = connection_state(self.peer.connection).session
         pypi = session is not None and session.quirk.name == "pypi"
-        return self.peer.connection.framing is Framing.MESSAGES and not pypi
+        return connection_state(self.peer.connection).framing is Framing.MESSAGES and not pypi
 
     def see(self) -> None:
         """Look at what has come since the last time; raises for what was never promised."""

@@ -13,7 +13,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto import Framing, Phase
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.errors import Denied, LocalProtocolError, ensure
 from arcp_proto.features import POSITIONS
@@ -187,7 +188,7 @@ class Play(Judge):
         if asked is None:
             return
         self.pending.remove(asked)
-        client = self.client_of(asked.connection.number)
+        client = self.client_of(connection_state(asked.connection).number)
         who = (None, "alice", "alice", "bob")[b % 4]
         if client is not None and client.attempt is not None and c % 8:
             known = self.find(client.attempt)
@@ -416,7 +417,7 @@ class Play(Judge):
         if client is None:
             return
         data = GARBAGE[c % len(GARBAGE)]
-        if client.peer.connection.framing is Framing.LINES and b & 1:
+        if connection_state(client.peer.connection).framing is Framing.LINES and b & 1:
             client.peer.feed(data)
             client.torn = client.torn or data != b""
         else:
@@ -436,7 +437,7 @@ class Play(Judge):
         if client is None:
             return
         connection = client.peer.connection
-        if b & 1 and connection.framing is Framing.MESSAGES:
+        if b & 1 and connection_state(connection).framing is Framing.MESSAGES:
             self.world.carry_out(connection.too_large(now=self.world.now))
         else:
             client.peer.send_bytes(b"x" * (81 * KIB if b & 2 else 65 * KIB))
@@ -470,8 +471,7 @@ class Play(Judge):
         if client is not None:
             connection = client.peer.connection
             client.unread = not b & 1
-            report = connection.stopped_reading if client.unread else connection.reads_again
-            self.world.carry_out(report(now=self.world.now))
+            self.world.carry_out(connection.stopped_reading(client.unread, now=self.world.now))
 
     def slow_down(self, a: int, b: int, c: int) -> None:
         client = _one(self._live(), a)

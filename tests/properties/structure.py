@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto import Connection, Phase
+from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.machine import found
 from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import ensure
@@ -86,7 +87,7 @@ def check_timers(runtime: RuntimeState, aborted: Sequence[Connection], drain: bo
         expected.append(TimerKey(TimerKind.KEYS, 0))
     for connection in runtime.connections.values():
         kind = timer_of(connection)
-        if kind is not None and not (kind is TimerKind.LINGER and connection in aborted):
+        if kind is not None and not (kind is TimerKind.LINGER and runtime.handles[connection] in aborted):
             expected.append(TimerKey(kind, connection.number))
         if connection.paused and connection.phase is Phase.OPEN:
             expected.append(TimerKey(TimerKind.PAUSE, connection.number))
@@ -129,7 +130,7 @@ def check_feeding(runtime: RuntimeState, armed: list[TimerKey]) -> None:
     ensure(at == sorted(at), "retired out of order")
 
 
-def timer_of(connection: Connection) -> TimerKind | None:
+def timer_of(connection: ConnectionState) -> TimerKind | None:
     """The timer that a connection has in its phase."""
     match connection.phase:
         case Phase.AWAITING_HELLO:
@@ -312,7 +313,7 @@ def check_history(job: Job) -> None:
 def _waits(job: Job) -> bool:
     connection = None if job.home is None else job.home.connection
     journal = job.home is not None and job.home.awaits_journal
-    return connection is not None and (connection.is_blocked or journal)
+    return connection is not None and (connection.blocked or journal)
 
 
 def _check_anonymous(runtime: RuntimeState) -> None:
@@ -521,12 +522,12 @@ def check_bounds(runtime: RuntimeState) -> None:
         ensure(len(session.replies) <= limits.max_session_replies, "too many answers are kept")
         ensure(session.replies.size <= limits.max_session_reply_bytes, "answers that are kept are too large")
     for connection in runtime.connections.values():
-        control = connection._outbox.controls
+        control = connection.outbox.controls
         ensure(
             len(control) <= limits.max_control_envelopes + 2 + limits.max_session_replies,
             "too many answers wait",
         )
-        ensure(len(connection._outbox.urgent) <= limits.max_control_envelopes + 2, "too many pongs wait")
+        ensure(len(connection.outbox.urgent) <= limits.max_control_envelopes + 2, "too many pongs wait")
         ensure(control.size == sum(len(one.envelope) for one in control.waiting), "bytes of answers")
         ensure(len(connection._held) <= limits.max_held_messages, "too much is held")
         ensure(connection._held_bytes == sum(len(held or b"") for held in connection._held), "bytes held")

@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.engine.connection import Framing
+from arcp_proto import Framing
 from arcp_proto.recording import Replay, replay
 from tests.unit.world import CONFIG, World
 

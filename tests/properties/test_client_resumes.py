@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arcp_proto import Framing
 from arcp_proto.client.config import ClientConfig
-from arcp_proto.engine.connection import Framing
 from arcp_proto.engine.output import JobAccepted, JobEnded, JobLost, RequestRefused, SessionLost
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import JobId

@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arcp_proto.engine.connection import connection_state
 from tests.unit.world import Peer, World
 
 from .digest import said
@@ -28,8 +29,8 @@ def test_the_same_run_twice(setup: tuple[int, int, int], drawn: list[Action]) ->
 def step(peer: Peer, name: str, number: int) -> None:
     """One thing that a client or an agent of its own does."""
     world = peer.world
-    assert peer.connection.session is not None
-    jobs = list(peer.connection.session.jobs)
+    assert connection_state(peer.connection).session is not None
+    jobs = list(connection_state(peer.connection).session.jobs)
     job = jobs[number % len(jobs)] if jobs else ""
     match name:
         case "submit":

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto import Connection, Phase
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import Authenticate, Output, StartJob, StopJob
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.ids import MILLISECOND, SECOND, JobId, Time
@@ -297,7 +298,7 @@ class World:
         else:
             more = None
         for connection, data in output.envelopes():
-            self.owners[connection].take(data, nobody=connection.session_id is None)
+            self.owners[connection].take(data, nobody=connection_state(connection).session_id is None)
         for request in output.requests:
             match request:
                 case Authenticate():

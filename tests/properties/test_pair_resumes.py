@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.engine.connection import Framing
+from arcp_proto import Framing
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.limits import Limits
 

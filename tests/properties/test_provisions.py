@@ -14,7 +14,8 @@ from typing import Any, Final
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto import Connection, Phase
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import IssueCredentials, RevokeCredential, StartJob
 from arcp_proto.engine.timers import TimerKind
@@ -131,7 +132,7 @@ class Provider(World):
 
     def _submit(self, a: int, b: int, c: int) -> None:
         peer = self._peer(a)
-        session = None if peer is None else peer.connection.session
+        session = None if peer is None else connection_state(peer.connection).session
         if peer is None or session is None or not peer.connection.reading:
             return
         payload: dict[str, Any] = {"agent": AGENTS[b % 2].name, "lease_request": LEASE}
@@ -318,10 +319,10 @@ class Provider(World):
             looked = self.looked.get(connection, 0)
             self.looked[connection] = len(peer.raw)
             for raw, frame in zip(peer.raw[looked:], peer.frames[looked:], strict=True):
-                session = connection.session
+                session = connection_state(connection).session
                 for value in VALUE.findall(raw):
                     ensure(self.owners[value] == who, f"{who} is shown a value of {self.owners[value]}")
-                    ensure(connection.secure, "a value is shown where others may read it")
+                    ensure(connection_state(connection).secure, "a value is shown where others may read it")
                     ensure(
                         session is not None and PROVISIONED_CREDENTIALS in session.features,
                         "nobody asked for values",

@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.engine.connection import Phase
+from arcp_proto import Phase
 from arcp_proto.engine.output import StartJob
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.features import POSITIONS

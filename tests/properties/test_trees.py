@@ -15,7 +15,7 @@ from typing import Any, Final
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.engine.connection import Phase
+from arcp_proto import Phase
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import ChildEnded, StartJob, StopJob
 from arcp_proto.engine.timers import TimerKind

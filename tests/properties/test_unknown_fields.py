@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.engine.connection import Phase
+from arcp_proto import Phase
 from arcp_proto.limits import Limits
 from arcp_proto.wire.messages import TO_RUNTIME
 from tests.unit.world import FEATURES, Peer, World

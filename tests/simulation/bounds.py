@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sized
 from typing import TYPE_CHECKING, Any, Final
 
-from arcp_proto.engine.connection import Phase
+from arcp_proto import Phase
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import SECOND
 from arcp_proto.server.jobs.idempotency import key_bytes
@@ -66,10 +66,10 @@ def fact(host: Host, record: facts.Record) -> None:
 def _check_unsent(host: Host, session: Session, seq: int) -> None:
     """What a client that reads was not sent so far stays, whatever the disk does (I11)."""
     connection = session.connection
-    end = None if connection is None else host.ends.get(connection)
+    end = None if connection is None else host.ends.get(host.state.handles[connection])
     if connection is None or end is None or not end.reads:
         return
-    unsent = seq - connection._outbox.cursor
+    unsent = seq - connection.outbox.cursor
     if unsent > 0 and host.world.options.slow_disk:
         raise Broken("I11", f"{unsent} events of {session.id} go, and its client, which reads, has none")
 

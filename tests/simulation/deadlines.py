@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from arcp_proto.engine.connection import Phase
+from arcp_proto import Phase
 from arcp_proto.ids import MILLISECOND, SECOND
 
 from .broken import Broken

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from arcp_proto import Connection, Framing, Phase
 from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import Resumption
-from arcp_proto.engine.connection import Connection, Framing, Phase
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import (
     CancelAcknowledged,
@@ -302,8 +302,7 @@ class Honest:
         if full is not self.full:
             self.full = full
             for end in list(self.ends.values()):
-                report = end.connection.stopped_reading if full else end.connection.reads_again
-                self.carry_out(report(now=self.now))
+                self.carry_out(end.connection.stopped_reading(full, now=self.now))
         for end in list(self.ends.values()):
             if end.link.down.waiting and end.takes():
                 end.link.down.read_on()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto import Connection, Framing, Phase
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import (
     Authenticate,
@@ -213,7 +214,7 @@ class Host:
 
     def principal_of(self, connection: Connection) -> str:
         """Who the verifier said it is."""
-        return self._principals[connection.number]
+        return self._principals[connection_state(connection).number]
 
     # Outputs.
 
@@ -268,8 +269,11 @@ class Host:
                 self.carry_out(closing.connection.lost(now=self.now))
         for event in output.events:
             world.note("runtime", event)
-            if isinstance(event, ConnectionEnded) and event.connection.session_id is not None:
-                self.detached_at[event.connection.session_id] = world.now
+            if (
+                isinstance(event, ConnectionEnded)
+                and connection_state(event.connection).session_id is not None
+            ):
+                self.detached_at[connection_state(event.connection).session_id] = world.now
             if isinstance(event, CredentialRotated):
                 world.count("rotated" if not event.code else f"rotation {event.code}")
             if isinstance(event, ChildEnded):
@@ -317,7 +321,7 @@ class Host:
         if world.options.expires and not world.healed:
             expires = self.unix + world.options.expires
         if principal is not None:
-            self._principals[connection.number] = principal
+            self._principals[connection_state(connection).number] = principal
         end = self.ends.get(connection)
         waiting = end is not None and connection.phase is Phase.AUTHENTICATING and not failed
         alone = request.principal is not None
@@ -331,14 +335,14 @@ class Host:
         )
         if end is not None and waiting:
             if principal is not None:
-                world.promises.verified(end.line, principal, connection.session_id)
+                world.promises.verified(end.line, principal, connection_state(connection).session_id)
             end.line.expires = least = (
                 min(filter(None, (before, expires)), default=None) if alone else expires
             )
             if end.line.resume and expected is None and principal is not None and not alone:
                 end.line.expected = "RESUME_WINDOW_EXPIRED"
             self._check_resumed(end, expected, certain=certain)
-            session = connection.session
+            session = connection_state(connection).session
             ensure(session is None or session.expires == least, "I9", "an authentication got another end")
         self.carry_out(output)
 
@@ -364,7 +368,7 @@ class Host:
         return None, True
 
     def _check_resumed(self, end: ServerEnd, expected: Told | None, *, certain: bool) -> None:
-        session, line, promises = end.connection.session, end.line, self.world.promises
+        session, line, promises = connection_state(end.connection).session, end.line, self.world.promises
         given = None if session is None else session.id
         digest = digest_of(str((line.resume or {}).get("resume_token")))
         if expected is not None and (certain or given is not None):

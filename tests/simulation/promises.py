@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from arcp_proto.engine.connection import Phase
+from arcp_proto import Phase
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.features import POSITIONS
 from arcp_proto.server.journal import records as facts
 
@@ -46,7 +47,7 @@ class Promises:
 
     def heard(self, line: Line, data: bytes) -> None:
         """Something has come in, just before the runtime gets it."""
-        if line.connection.framing != "lines":
+        if connection_state(line.connection).framing != "lines":
             self._message(line, data)
             return
         *whole, line.rest = (line.rest + data).split(b"\n")
@@ -141,7 +142,11 @@ class Promises:
         ahead, line.ahead = line.ahead, 0
         if told is None or not (line.proves or ahead):
             return
-        if line.proves and line.connection.phase is Phase.OPEN and not line.connection.holds_input:
+        if (
+            line.proves
+            and line.connection.phase is Phase.OPEN
+            and not connection_state(line.connection).holds_input
+        ):
             self.prove(told, line.token)
         elif line.token in told.tokens:  # Whether it was carried out is not known.
             told.doubtful.update(told.tokens[: told.tokens.index(line.token)])
@@ -230,7 +235,7 @@ class Promises:
             features = frozenset(payload["capabilities"]["features"])
             runs = runs_of(session_id, principal, features)
             told = self.sessions[session_id] = Told(session_id, principal, features, runs)
-            told.expires, told.lines = line.expires, line.connection.framing == "lines"
+            told.expires, told.lines = line.expires, connection_state(line.connection).framing == "lines"
         else:
             ensure(line.resume, "I9", f"{session_id} was given to somebody who did not ask for it")
             ensure(told.principal == principal, "I9", f"{session_id} of {told.principal} went to {principal}")

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from arcp_proto.engine.connection import Connection
+from arcp_proto import Connection
 
 from .runs import Ask, Runs
 

@@ -45,7 +45,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arcp_proto.engine.connection import Connection, Framing
+from arcp_proto import Connection, Framing
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import Authenticate, Output
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.ids import SECOND, JobId
@@ -219,8 +220,8 @@ class Stage(World):
         peer.pull(limit)
         for raw in peer.raw[before:]:
             if self.restarts == 0:
-                self.pulled.append((connection.number, raw))
-            end = b"\n" if connection.framing is Framing.LINES else b""
+                self.pulled.append((connection_state(connection).number, raw))
+            end = b"\n" if connection_state(connection).framing is Framing.LINES else b""
             assert raw.endswith(end)
             self._call_prefix(connection, json.loads(raw))
             self._write(f"{self._number(connection)}<", raw.removesuffix(end).decode())
@@ -283,7 +284,7 @@ class Stage(World):
     def says(self, number: str, message: str) -> None:
         """A message or a line."""
         connection = self.peer(number)
-        end = "\n" if connection.framing is Framing.LINES else ""
+        end = "\n" if connection_state(connection).framing is Framing.LINES else ""
         self.hears(connection, message + end)
 
     def says_bytes(self, number: str, text: str) -> None:
@@ -322,7 +323,7 @@ class Stage(World):
         principal = verdict.removeprefix("is ") if verdict.startswith("is ") else None
         principal = None if principal == "nobody" else principal
         failed = verdict == "cannot be told"
-        request = self.peer(number).number
+        request = connection_state(self.peer(number)).number
         expires = None if seconds is None else UNIX + self.now - START + int(float(seconds) * SECOND)
         self.carry_out(self.runtime.authenticated(request, principal, failed, expires, now=self.now))
 

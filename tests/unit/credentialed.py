@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from arcp_proto.engine.connection import Connection, Framing
+from arcp_proto import Connection, Framing
 from arcp_proto.engine.output import IssueCredentials, RevokeCredential
 from arcp_proto.features import PROVISIONED_CREDENTIALS
 from arcp_proto.ids import JobId

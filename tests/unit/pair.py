@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
+from arcp_proto import Connection, Framing, Phase
 from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.state import ClientState
-from arcp_proto.engine.connection import Connection, Framing, Phase
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, Closing, Event, Output, Request, StartJob
 from arcp_proto.ids import SECOND, JobId

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
+from arcp_proto import Framing
 from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.dispatch import HANDLERS
 from arcp_proto.client.state import ClientState
 from arcp_proto.client.stored_session import Resumption
-from arcp_proto.engine.connection import Framing
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Closing, Dial, Event, JobEvent, Output
 from arcp_proto.features import POSITIONS

@@ -64,8 +64,9 @@ class Story:
 
     def drop(self) -> None:
         """Drop his transport; that of alice stays."""
-        if self.pair.client_state.connection is not None:
-            self.pair.drop(self.pair.client_state.connection)
+        state = self.pair.client_state
+        if state.connection is not None:
+            self.pair.drop(state.handles[state.connection])
 
     def lose(self) -> None:
         """Let his session be lost; the runtime opens another."""

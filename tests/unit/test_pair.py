@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from arcp_proto import Framing
 from arcp_proto.client.config import CLIENT_FEATURES, ClientConfig
-from arcp_proto.engine.connection import Framing
 from arcp_proto.engine.output import (
     CancelAcknowledged,
     ConnectionEnded,

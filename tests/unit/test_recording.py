@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 
+from arcp_proto import Framing, Phase
 from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import ResumedJob, Resumption
-from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, Output
+from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.ids import SECOND, JobId, SessionId
 from arcp_proto.limits import Limits
@@ -41,7 +44,9 @@ def recorded(*, keep: bool = True) -> tuple[World, list[str]]:
 
 def pulled(world: World) -> list[tuple[int, bytes]]:
     """What every connection got, by number; the order among connections is not kept."""
-    return [(peer.connection.number, raw) for peer in world.peers.values() for raw in peer.raw]
+    return [
+        (connection_state(peer.connection).number, raw) for peer in world.peers.values() for raw in peer.raw
+    ]
 
 
 def say_everything(world: World) -> None:
@@ -84,7 +89,9 @@ def say_everything(world: World) -> None:
     held = world.connect(Framing.LINES)
     held.hello()
     held.feed(b'{"type":"session.ping"}\n' * 5)
-    world.carry_out(world.runtime.authenticated(held.connection.number, "carol", now=world.now))
+    world.carry_out(
+        world.runtime.authenticated(connection_state(held.connection).number, "carol", now=world.now)
+    )
     world.runtime.shut_down(1.5, now=world.now)
     world.take()
     peer.send_bytes(b"\x00\xff")
@@ -123,7 +130,7 @@ def test_a_part_of_a_line_is_life_in_a_replay_as_well() -> None:
     again = replay(lines)
     assert sorted(again.envelopes) == pulled(world)
     [connection] = state_of(again.machine).connections.values()
-    assert (connection.phase, connection.heard_at) == (Phase.OPEN, peer.connection.heard_at)
+    assert (connection.phase, connection.heard_at) == (Phase.OPEN, connection_state(peer.connection).heard_at)
 
 
 def test_a_replay_without_secrets_does_the_same() -> None:
@@ -365,6 +372,21 @@ def test_an_empty_recording_is_a_new_machine() -> None:
 def test_what_is_no_recording(lines: list[str]) -> None:
     with pytest.raises(LocalProtocolError):
         replay(lines)
+
+
+def test_inputs_of_earlier_recordings_are_replayed() -> None:
+    world, lines = recorded()
+    peer = world.client(features=("ack",))
+    for now, report in enumerate(
+        (partial(peer.connection.message_begun, 5), peer.connection.stopped_reading)
+    ):
+        world.carry_out(report(now=world.now + now))
+    number = connection_state(peer.connection).number
+    for name in ("message_whole", "reads_again"):
+        lines.append(json.dumps({"input": name, "arguments": [number], "now": world.now + 2}))
+    state = state_of(replay(lines).machine)
+    assert state.timers.armed(TimerKind.REST, number) is None
+    assert state.connections[number].listening
 
 
 def test_outputs_of_one_input_are_joined() -> None:

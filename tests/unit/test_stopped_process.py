@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from arcp_proto.engine.connection import Phase
+from arcp_proto import Phase
 from arcp_proto.ids import SECOND
 from tests.unit.scripted_runtime import ScriptedRuntime
 from tests.unit.world import World

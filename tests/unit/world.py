@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
-from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto import Connection, Framing, Phase
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, Closing, Event, Output, Request, StartJob, StopJob
 from arcp_proto.ids import SECOND, JobId
@@ -145,7 +146,7 @@ class World:
 
     def resumed(self, peer: Peer, last: int | None = None, token: str = "tok-alice", **resume: Any) -> Peer:
         """Another connection that asks for the session of `peer`, after what that has received."""
-        again = self.connect(peer.connection.framing)
+        again = self.connect(connection_state(peer.connection).framing)
         last = max(peer.numbers(), default=0) if last is None else last
         again.hello(token, resume={"resume_token": peer.token, "last_event_seq": last, **resume})
         return again
@@ -222,7 +223,7 @@ class Peer:
 
     def send_bytes(self, data: bytes) -> list[Frame]:
         """Send one message, or a line."""
-        if self.connection.framing is Framing.LINES:
+        if connection_state(self.connection).framing is Framing.LINES:
             data += b"\n"
         return self.feed(data)
 

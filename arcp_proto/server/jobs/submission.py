@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from arcp_proto.empty import NOTHING
-from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.machine import cut, found
 from arcp_proto.engine.output import StartJob
 from arcp_proto.engine.timers import TimerKind
@@ -45,7 +45,7 @@ CLAIM_BYTES = 2 * KIB
 
 def carry_out(
     state: RuntimeState,
-    connection: Connection,
+    connection: ConnectionState,
     session: Session,
     envelope: codec.Envelope,
     submit: messages.Submit,
@@ -58,7 +58,7 @@ def carry_out(
     accept(state, connection, session, submit, terms, request_id)
 
 
-def judge(state: RuntimeState, connection: Connection | None, turn: Turn) -> bool:
+def judge(state: RuntimeState, connection: ConnectionState | None, turn: Turn) -> bool:
     """Answer a submit whose turn has come, or return False when it has to wait; raises Refusal."""
     session, submit = turn.session, found(turn.submit, "a submit that is judged was decoded")
     check_runtime(submit.max_runtime_sec)
@@ -96,7 +96,7 @@ def ask_ahead(state: RuntimeState, turn: Turn) -> None:
 
 def accept(
     state: RuntimeState,
-    connection: Connection | None,
+    connection: ConnectionState | None,
     session: Session,
     submit: messages.Submit,
     terms: Terms,
@@ -181,7 +181,7 @@ def _pin(state: RuntimeState, job: Job, input: Input) -> None:
 
 
 def on_cancel(
-    state: RuntimeState, connection: Connection, envelope: codec.Envelope, cancel: messages.Cancel
+    state: RuntimeState, connection: ConnectionState, envelope: codec.Envelope, cancel: messages.Cancel
 ) -> None:
     """Handle `job.cancel` (§7.4): answer `job.cancelled`; the terminal follows when the agent has stopped."""
     session = session_of(connection)
@@ -224,7 +224,7 @@ def fingerprint_of(submit: messages.Submit) -> bytes:
 
 
 def _join(
-    state: RuntimeState, connection: Connection | None, turn: Turn, claim: Claim, claimed: bytes
+    state: RuntimeState, connection: ConnectionState | None, turn: Turn, claim: Claim, claimed: bytes
 ) -> None:
     """Answer a repeated key with the first payload, and observe the job; raises Refusal DUPLICATE_KEY."""
     if claim.fingerprint != claimed:
@@ -262,7 +262,7 @@ def _end_again(state: RuntimeState, session: Session, claim: Claim, trace_id: st
 
 
 def answered_before(
-    state: RuntimeState, connection: Connection, session: Session, envelope: codec.Envelope
+    state: RuntimeState, connection: ConnectionState, session: Session, envelope: codec.Envelope
 ) -> bool:
     """Answer a submit again that was carried out before the resume; return False if it was not.
 
@@ -281,7 +281,7 @@ def answered_before(
     return True
 
 
-def _send_kept(connection: Connection, session: Session, job: Job) -> None:
+def _send_kept(connection: ConnectionState, session: Session, job: Job) -> None:
     """Send `job.accepted` as it was kept for a resume; with credentials, which are not kept, made anew."""
     kept = found(session.replies.newest, "a session keeps the answer to a submit")
     if job.credentials:
@@ -290,7 +290,7 @@ def _send_kept(connection: Connection, session: Session, job: Job) -> None:
         responses.send(connection, kept, job)
 
 
-def _send_accepted(connection: Connection, session: Session, job: Job, request_id: str) -> None:
+def _send_accepted(connection: ConnectionState, session: Session, job: Job, request_id: str) -> None:
     accepted = accepted_of(job, request_id, session)
     accepted.credentials = shown(job, session)
     connection.send(accepted, job_id=job.id, trace_id=job.terms.trace.trace_id, extensions=job.extensions)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.machine import found
+from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, Refusal
 from arcp_proto.ids import Time
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def on_submit(
-    state: RuntimeState, connection: Connection, envelope: codec.Envelope, submit: messages.Submit
+    state: RuntimeState, connection: ConnectionState, envelope: codec.Envelope, submit: messages.Submit
 ) -> None:
     """Handle `job.submit` (§7.1): accept it after every check, or let it wait."""
     session = session_of(connection)
@@ -48,7 +49,7 @@ def on_submit(
         submission.carry_out(state, connection, session, envelope, submit, request_id)
 
 
-def take(state: RuntimeState, connection: Connection, turn: Turn) -> None:
+def take(state: RuntimeState, connection: ConnectionState, turn: Turn) -> None:
     """Judge a submit at once, or let it wait behind others; raises Refusal when no other waits."""
     session = turn.session
     if not session.turns:
@@ -62,7 +63,7 @@ def take(state: RuntimeState, connection: Connection, turn: Turn) -> None:
     _wait(state, turn)
 
 
-def keeps_place(state: RuntimeState, connection: Connection, refusal: Refusal) -> bool:
+def keeps_place(state: RuntimeState, connection: ConnectionState, refusal: Refusal) -> bool:
     """Return whether a refusal waits for the answers to the submits before it, and queue it there.
 
     This holds for the refusal of a submit, and for one that the peer would take for the answer to a submit
@@ -275,7 +276,7 @@ def _has_ended(state: RuntimeState, turn: Turn) -> bool:
     return turn.expired or (expires is not None and state.wall >= expires)
 
 
-def _refuse(state: RuntimeState, connection: Connection | None, turn: Turn, refusal: Refusal) -> None:
+def _refuse(state: RuntimeState, connection: ConnectionState | None, turn: Turn, refusal: Refusal) -> None:
     if connection is None or connection.phase is not Phase.OPEN:
         return
     admission = admission_of(connection)

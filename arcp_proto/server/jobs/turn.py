@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.errors import Refusal
 from arcp_proto.server.sessions.session import Session
 from arcp_proto.wire import codec, messages
@@ -33,7 +33,7 @@ class Turn(msgspec.Struct, eq=False):
     envelope: codec.Envelope
     submit: messages.Submit | None
     request_id: str
-    asked_on: Connection | None = None
+    asked_on: ConnectionState | None = None
     alias: str | None = None
     terms: Terms | None = None
     credentials: list[Credential] | None = None
@@ -61,7 +61,7 @@ def waits_for_key(state: RuntimeState, session: Session, key: str) -> bool:
     return True
 
 
-def knows(session: Session, request_id: str, connection: Connection) -> bool:
+def knows(session: Session, request_id: str, connection: ConnectionState) -> bool:
     """Return whether this submit came before and waits; if so, its answer goes to this connection now."""
     for turn in session.turns:
         if turn.request_id == request_id:

@@ -11,7 +11,8 @@ from collections import OrderedDict
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from arcp_proto.engine.connection import Connection, Phase
+from arcp_proto.engine.connection_state import ConnectionState
+from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.rate_limits import Bucket, Buckets
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, Refusal
@@ -257,7 +258,7 @@ class Caps:
         standing.settled_until = Time(0)
         self._rest(group, standing, now)
 
-    def let_in(self, connection: Connection, session: Session, now: Time) -> None:
+    def let_in(self, connection: ConnectionState, session: Session, now: Time) -> None:
         """Count a connection that is about to be welcomed, and give it its allowance."""
         group = group_of(session)
         standing = self.standing(group)
@@ -266,7 +267,7 @@ class Caps:
         self.allowances[connection.number] = Allowance(self._limits, group, shared, now)
         self.early.remove(connection.number)
 
-    def gone(self, connection: Connection, now: Time) -> None:
+    def gone(self, connection: ConnectionState, now: Time) -> None:
         """Count a connection that is gone; a second call changes nothing."""
         self.early.remove(connection.number)
         allowance = self.allowances.pop(connection.number, None)
@@ -314,13 +315,13 @@ def origin_of(peer: str) -> str:
 # Before the welcome.
 
 
-def arrived(state: RuntimeState, connection: Connection) -> None:
+def arrived(state: RuntimeState, connection: ConnectionState) -> None:
     """Count a new transport of a client; raises Exceeded when it is to be closed at once."""
     if not state.caps.early.add(connection.number, origin_of(connection.peer)):
         raise _too_many_early(state)
 
 
-def check_place(state: RuntimeState, connection: Connection) -> None:
+def check_place(state: RuntimeState, connection: ConnectionState) -> None:
     """Check at the first message of a connection that it has found a place; raises Exceeded if not."""
     if not state.caps.early.placed(connection.number):
         raise _too_many_early(state)
@@ -331,7 +332,7 @@ def _too_many_early(state: RuntimeState) -> Exceeded:
     return Exceeded("max_early_connections", state.limits.max_early_connections, message)
 
 
-def check_failures(state: RuntimeState, connection: Connection) -> None:
+def check_failures(state: RuntimeState, connection: ConnectionState) -> None:
     """Check, before the verifier is asked, how many have failed there; raises Exceeded (§6.1)."""
     wait = state.caps.failures.wait(origin_of(connection.peer), state.now)
     if wait:
@@ -343,7 +344,7 @@ def check_failures(state: RuntimeState, connection: Connection) -> None:
         )
 
 
-def failed(state: RuntimeState, connection: Connection, reason: str, *, guessed: bool = False) -> None:
+def failed(state: RuntimeState, connection: ConnectionState, reason: str, *, guessed: bool = False) -> None:
     """Write the audit fact of a failed authentication; a `guessed` token counts against its origin."""
     note(state, "authentication_failed", "", peer=connection.peer, reason=reason)
     if guessed:
@@ -391,8 +392,8 @@ def make_room(state: RuntimeState, principal: Principal, *, anonymous: bool) -> 
 
 def _longest_idle(
     state: RuntimeState, standing: Standing, horizon: Time
-) -> tuple[Connection, Session] | None:
-    found: tuple[Connection, Session] | None = None
+) -> tuple[ConnectionState, Session] | None:
+    found: tuple[ConnectionState, Session] | None = None
     for session in standing.sessions.values():
         connection = session.connection
         if connection is None or session.jobs or session.observed or session.backlogs:
@@ -412,7 +413,7 @@ def _evict(state: RuntimeState, session: Session, peer: str, reason: str) -> Non
 # In an open session.
 
 
-def count_request(state: RuntimeState, connection: Connection, *, idle: bool) -> None:
+def count_request(state: RuntimeState, connection: ConnectionState, *, idle: bool) -> None:
     """Count a request of a connection and of its principal; raises Exceeded above their rates (§14).
 
     A request that is `idle` does not show that the session is used. Exceeded is fatal after `over_rate_sec`
@@ -433,12 +434,12 @@ def count_request(state: RuntimeState, connection: Connection, *, idle: bool) ->
     raise Exceeded(limit, most, f"more than {most} requests a second", fatal=fatal)
 
 
-def count_work(state: RuntimeState, connection: Connection, extra: int) -> None:
+def count_work(state: RuntimeState, connection: ConnectionState, extra: int) -> None:
     """Count a request as `extra` more, by what it has cost; this can refuse only the requests after it."""
     state.caps.allowances[connection.number].charge(state.now, extra)
 
 
-def count_control_frames(state: RuntimeState, connection: Connection, count: int) -> None:
+def count_control_frames(state: RuntimeState, connection: ConnectionState, count: int) -> None:
     """Count WebSocket control frames, which carry no message; raises Refusal when there are too many.
 
     In a session each counts as an idle request. Before the welcome `count` is that of all frames so far.
@@ -451,7 +452,7 @@ def count_control_frames(state: RuntimeState, connection: Connection, count: int
         raise Refusal(ErrorCode.INVALID_REQUEST, message, fatal=True)
 
 
-def active(state: RuntimeState, connection: Connection) -> None:
+def active(state: RuntimeState, connection: ConnectionState) -> None:
     """Note that the peer of a connection has sent something that shows use of the session."""
     state.caps.allowances[connection.number].active_at = state.now
 
@@ -494,7 +495,7 @@ def check_bytes(state: RuntimeState, principal: Principal, size: int) -> None:
 # What follows.
 
 
-def exceeded(state: RuntimeState, connection: Connection, refusal: Exceeded) -> None:
+def exceeded(state: RuntimeState, connection: ConnectionState, refusal: Exceeded) -> None:
     """Write the audit fact of a reached limit, and pause the reading of an open connection."""
     session = attached_to(connection)
     untold = 0
@@ -520,7 +521,7 @@ def exceeded(state: RuntimeState, connection: Connection, refusal: Exceeded) -> 
     )
 
 
-def pause(state: RuntimeState, connection: Connection) -> None:
+def pause(state: RuntimeState, connection: ConnectionState) -> None:
     """Stop reading from a connection for a second."""
     connection.paused = True
     state.timers.arm(TimerKind.PAUSE, connection.number, Time(state.now + PAUSE))

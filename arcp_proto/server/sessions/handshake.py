@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from arcp_proto.engine.connection import Connection, Framing, Phase
+from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.machine import cut, found
 from arcp_proto.engine.output import Authenticate
+from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
 from arcp_proto.features import PROVISIONED_CREDENTIALS
@@ -20,6 +21,7 @@ from arcp_proto.server.credentials import issuing
 from arcp_proto.server.jobs import back_pressure
 from arcp_proto.server.journal.records import SessionOpened, TokenIssued, TokenProven
 from arcp_proto.wire import codec, messages
+from arcp_proto.wire.framing import Framing
 from arcp_proto.wire.peer_quirks import QUIRKS, recognise
 
 from . import admission_control
@@ -41,7 +43,7 @@ EXPIRED: Final = "the authentication has expired: resume with a fresh token"
 class Pending(msgspec.Struct):
     """A hello or a resume that waits for the host to verify it."""
 
-    connection: Connection
+    connection: ConnectionState
     envelope: codec.Envelope
     features: list[str]
     quirk: str
@@ -55,7 +57,7 @@ class Pending(msgspec.Struct):
 
 
 def on_hello(
-    state: RuntimeState, connection: Connection, envelope: codec.Envelope, hello: messages.Hello
+    state: RuntimeState, connection: ConnectionState, envelope: codec.Envelope, hello: messages.Hello
 ) -> None:
     """Handle `session.hello` (§6.2): ask the host to verify its token, or open an anonymous session."""
     if state.draining and hello.resume is None:
@@ -76,7 +78,7 @@ def on_hello(
 
 
 def on_resume(
-    state: RuntimeState, connection: Connection, envelope: codec.Envelope, resume: messages.SessionResume
+    state: RuntimeState, connection: ConnectionState, envelope: codec.Envelope, resume: messages.SessionResume
 ) -> None:
     """Handle `session.resume` (§6.3); without `auth`, ask the host whether the principal is still valid."""
     state.timers.disarm(TimerKind.HELLO, connection.number)
@@ -94,7 +96,9 @@ def on_resume(
         _resume(state, pending, asked, session.principal)
         return
     pending.principal = session.principal
-    _ask(state, pending, Authenticate(0, connection, "", Secret(""), nobody, session.principal))
+    _ask(
+        state, pending, Authenticate(0, state.handles[connection], "", Secret(""), nobody, session.principal)
+    )
 
 
 def check_principal(principal: str | None) -> None:
@@ -162,7 +166,7 @@ def _verified(
     return principal
 
 
-def watch_expiry(state: RuntimeState, connection: Connection) -> None:
+def watch_expiry(state: RuntimeState, connection: ConnectionState) -> None:
     """Arm the timer for the end of the authentication, by the present wall clock."""
     admission = admission_of(connection)
     expires_at = None if admission is None else admission.expires_at
@@ -171,7 +175,7 @@ def watch_expiry(state: RuntimeState, connection: Connection) -> None:
         state.timers.arm(TimerKind.EXPIRY, connection.number, at)
 
 
-def expire(state: RuntimeState, connection: Connection) -> None:
+def expire(state: RuntimeState, connection: ConnectionState) -> None:
     """Close a connection whose authentication has expired; a fresh token resumes the session (§6.1)."""
     session = session_of(connection)
     note(
@@ -184,7 +188,7 @@ def expire(state: RuntimeState, connection: Connection) -> None:
     state.refuse(connection, Refusal(ErrorCode.UNAUTHENTICATED, EXPIRED, fatal=True))
 
 
-def prove(state: RuntimeState, connection: Connection, session: Session) -> None:
+def prove(state: RuntimeState, connection: ConnectionState, session: Session) -> None:
     """Note that the peer holds the token of its welcome: the older ones are valid no longer (§6.3)."""
     admission = found(admission_of(connection), "a connection in a session was admitted")
     token, admission.token = admission.token, None
@@ -216,7 +220,7 @@ def _enter_anonymously(state: RuntimeState, pending: Pending) -> None:
     _resume(state, pending, resume, session.principal)
 
 
-def _nobody_else(state: RuntimeState, connection: Connection) -> Principal:
+def _nobody_else(state: RuntimeState, connection: ConnectionState) -> Principal:
     """Return a fresh principal for an anonymous session, which is never used again (§6.1)."""
     principal = Principal("anonymous-" + ulid(state.entropy.bits(connection.scope, ANONYMOUS)))
     state.anonymous_principals[principal] = 1
@@ -231,7 +235,11 @@ def _authenticate(state: RuntimeState, pending: Pending, auth: messages.Auth, cl
         admission_control.check_failures(
             state, pending.connection
         )  # A valid resume token shows that the peer does not guess.
-    _ask(state, pending, Authenticate(0, pending.connection, auth.scheme, Secret(auth.token), client))
+    _ask(
+        state,
+        pending,
+        Authenticate(0, state.handles[pending.connection], auth.scheme, Secret(auth.token), client),
+    )
 
 
 def _ask(state: RuntimeState, pending: Pending, request: Authenticate) -> None:
@@ -297,14 +305,14 @@ def _resume(state: RuntimeState, pending: Pending, resume: messages.Resume, prin
     feed_soon(state, session)
 
 
-def _check_expiry(state: RuntimeState, connection: Connection, session: Session) -> None:
+def _check_expiry(state: RuntimeState, connection: ConnectionState, session: Session) -> None:
     """Check that a session may be resumed without a bearer token; raises Refusal after its expiry (§6.3)."""
     if session.expires is not None and session.expires <= state.wall:
         admission_control.failed(state, connection, "expired")
         raise Refusal(ErrorCode.UNAUTHENTICATED, EXPIRED)
 
 
-def _take_over(state: RuntimeState, session: Session, connection: Connection) -> None:
+def _take_over(state: RuntimeState, session: Session, connection: ConnectionState) -> None:
     """Attach a session to the connection of its newest valid resume, and close its old connection (§6.3).
 
     The old connection is closed even if it still seems alive.

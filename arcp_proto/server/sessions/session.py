@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.machine import found
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import JobId, Principal, SessionId, Time
@@ -127,7 +127,7 @@ class Session:
         self.jobs: dict[JobId, Job] = {}
         self.observed: dict[JobId, Job] = {}
         self.backlogs: dict[JobId, Backlog] = {}
-        self.connection: Connection | None = None
+        self.connection: ConnectionState | None = None
         self.envelopes = Envelopes(session_id, positions=self.positions)
         self.withheld = ""
         """Why the session gets no credentials although its client has asked for them (§9.8); else empty."""
@@ -140,12 +140,12 @@ class Session:
     @property
     def reading(self) -> bool:
         """Whether more events may be numbered: it is attached, and neither transport nor journal is full."""
-        return self.connection is not None and not self.connection.is_blocked and not self.awaits_journal
+        return self.connection is not None and not self.connection.blocked and not self.awaits_journal
 
     @property
     def full(self) -> bool:
         """Whether the agents of its jobs wait: it is attached, and its transport or the journal is full."""
-        return self.connection is not None and (self.connection.is_blocked or self.awaits_journal)
+        return self.connection is not None and (self.connection.blocked or self.awaits_journal)
 
     def take_on(self, job: Job) -> None:
         """Add a job that the session has submitted, or a child of one.
@@ -168,18 +168,18 @@ class Session:
         return over
 
 
-def attached_to(connection: Connection) -> Session | None:
+def attached_to(connection: ConnectionState) -> Session | None:
     """Return the session that a connection carries; None before its welcome and after its end."""
     session = connection.session
     return session if isinstance(session, Session) else None
 
 
-def session_of(connection: Connection) -> Session:
+def session_of(connection: ConnectionState) -> Session:
     """Return the session of an open connection; raises InvariantViolated for any other."""
     return found(attached_to(connection), "only an open connection gets here")
 
 
-def admission_of(connection: Connection) -> Admission | None:
+def admission_of(connection: ConnectionState) -> Admission | None:
     """Return how a connection was admitted to its session; None before its welcome."""
     admission = connection.admission
     return admission if isinstance(admission, Admission) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.machine import found
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, Refusal
@@ -67,7 +67,7 @@ def owners_listed(state: RuntimeState, principal: Principal) -> list[Principal] 
 
 
 def on_subscribe(
-    state: RuntimeState, connection: Connection, envelope: codec.Envelope, subscribe: messages.Subscribe
+    state: RuntimeState, connection: ConnectionState, envelope: codec.Envelope, subscribe: messages.Subscribe
 ) -> None:
     """Handle `job.subscribe` (§7.6): answer, then replay the history if asked for, then send live events."""
     session = session_of(connection)
@@ -93,7 +93,7 @@ def on_subscribe(
     responses.send(connection, reply, job)
 
 
-def _answered_before(session: Session, connection: Connection, request_id: str) -> Reply | None:
+def _answered_before(session: Session, connection: ConnectionState, request_id: str) -> Reply | None:
     """Return the answer to a subscribe of before the resume that may not have arrived; None if there is none.
 
     A client that asks for such answers repeats the requests that it has no answer to (§6.3).
@@ -136,7 +136,10 @@ def _note_decision(state: RuntimeState, session: Session, job_id: str) -> None:
 
 
 def on_unsubscribe(
-    state: RuntimeState, connection: Connection, envelope: codec.Envelope, unsubscribe: messages.Unsubscribe
+    state: RuntimeState,
+    connection: ConnectionState,
+    envelope: codec.Envelope,
+    unsubscribe: messages.Unsubscribe,
 ) -> None:
     """Handle `job.unsubscribe` (§7.6): end the observation, without an answer; a submitter keeps its job."""
     session = session_of(connection)

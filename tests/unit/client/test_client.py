@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto import Framing, Phase
 from arcp_proto.client.client import Client
 from arcp_proto.client.config import CLIENT_FEATURES, ClientConfig
-from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import (
     ConnectionEnded,
@@ -103,7 +104,7 @@ def test_a_token_that_cannot_be_sent_raises_and_changes_nothing(token: str) -> N
         client.connect(Secret(token), now=SECOND)
     assert not token or token not in str(raised.value)
     assert state_of(client).connections == {}
-    assert client.connect(Secret("x" * 16384), now=SECOND) is state_of(client).connection
+    assert client.connect(Secret("x" * 16384), now=SECOND) in state_of(client).handles.values()
 
 
 def test_one_connection_at_a_time(runtime: ScriptedRuntime) -> None:
@@ -111,7 +112,7 @@ def test_one_connection_at_a_time(runtime: ScriptedRuntime) -> None:
         runtime.client.connect(None, now=runtime.now)
     runtime.carry_out(runtime.connection.lost(now=runtime.now))
     again = runtime.client.connect(None, now=runtime.now)
-    assert again.number == runtime.connection.number + 1
+    assert connection_state(again).number == connection_state(runtime.connection).number + 1
 
 
 def test_a_connection_that_is_only_being_closed_does_not_hinder_the_next(runtime: ScriptedRuntime) -> None:
@@ -119,7 +120,7 @@ def test_a_connection_that_is_only_being_closed_does_not_hinder_the_next(runtime
     assert runtime.connection.phase is Phase.CLOSING
     following = runtime.client.connect(Secret("secret"), now=runtime.now)
     runtime.carry_out(runtime.connection.lost(now=runtime.now))
-    assert runtime.state.connection is following
+    assert runtime.state.connection is connection_state(following)
     assert following.phase is Phase.AWAITING_WELCOME
 
 
@@ -307,8 +308,8 @@ def test_a_connection_has_room_for_as_many_bytes_as_may_wait(
     runtime: ScriptedRuntime,
 ) -> None:
     most = runtime.client.limits.max_control_bytes
-    assert runtime.connection.has_room(most)
-    assert not runtime.connection.has_room(most + 1)
+    assert connection_state(runtime.connection).has_room(most)
+    assert not connection_state(runtime.connection).has_room(most + 1)
 
 
 def test_a_message_may_be_counted_as_long_as_a_frame_and_no_longer() -> None:
@@ -728,7 +729,7 @@ def test_a_gap_and_a_close_that_are_due_together_end_the_connection_once(runtime
 
 def test_a_timer_that_is_not_a_clients_is_a_bug() -> None:
     runtime = ScriptedRuntime()
-    runtime.state.timers.arm(TimerKind.GRACE, runtime.connection.number, runtime.state.now)
+    runtime.state.timers.arm(TimerKind.GRACE, connection_state(runtime.connection).number, runtime.state.now)
     with pytest.raises(InvariantViolated, match="no timer grace"):
         runtime.advance(1)
 
@@ -736,7 +737,7 @@ def test_a_timer_that_is_not_a_clients_is_a_bug() -> None:
 def test_an_ack_timer_without_acks_is_a_bug() -> None:
     runtime = ScriptedRuntime()
     runtime.welcome("heartbeat")
-    runtime.state.timers.arm(TimerKind.ACK, runtime.connection.number, runtime.state.now)
+    runtime.state.timers.arm(TimerKind.ACK, connection_state(runtime.connection).number, runtime.state.now)
     with pytest.raises(InvariantViolated, match="not negotiated"):
         runtime.advance(1)
 
@@ -746,9 +747,7 @@ def test_what_the_user_calls_can_be_recorded_and_repeated() -> None:
     client = fresh()
     state_of(client).recorder = lambda name, arguments, now: calls.append((name, tuple(arguments)))
     token = Secret("secret")
-    client.connect(token, Framing.MESSAGES, secure=True, peer="p", now=SECOND)
-    connection = state_of(client).connection
-    assert connection is not None
+    connection = client.connect(token, Framing.MESSAGES, secure=True, peer="p", now=SECOND)
     connection.receive(json.dumps({"type": "session.welcome", "payload": WELCOME}).encode(), now=SECOND)
     client.submit("echo", 1, {"fs.read": []}, "2027-01-01T00:00:00Z", "k", 5, TRACEPARENT, "a=1", now=SECOND)
     client.cancel(JOB, "why", now=SECOND)
@@ -763,9 +762,8 @@ def test_what_the_user_calls_can_be_recorded_and_repeated() -> None:
     ]
     sent = [envelope for _, envelope in client.take().envelopes()]
     again = fresh()
-    again.connect(token, Framing.MESSAGES, secure=True, peer="p", now=SECOND)
-    assert state_of(again).connection is not None
-    state_of(again).connection.receive(calls[1][1][1], now=SECOND)
+    connection = again.connect(token, Framing.MESSAGES, secure=True, peer="p", now=SECOND)
+    connection.receive(calls[1][1][1], now=SECOND)
     for name, arguments in calls[2:]:
         getattr(again, name)(*arguments, now=SECOND)
     assert [envelope for _, envelope in again.take().envelopes()] == sent
@@ -794,8 +792,8 @@ def test_nothing_is_left_of_a_session(runtime: ScriptedRuntime) -> None:
     emit(runtime, 4, 4)
     process(runtime, 1, 1)
     armed = runtime.state.timers.keys()
-    assert TimerKey(TimerKind.GAP, runtime.connection.number) in armed
-    assert TimerKey(TimerKind.ACK, runtime.connection.number) in armed
+    assert TimerKey(TimerKind.GAP, connection_state(runtime.connection).number) in armed
+    assert TimerKey(TimerKind.ACK, connection_state(runtime.connection).number) in armed
     runtime.carry_out(runtime.connection.lost(now=runtime.now))
     assert runtime.state.timers.keys() == []
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from arcp_proto import Framing, Phase
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.dispatch import HANDLERS
-from arcp_proto.engine.connection import Framing, Phase
 from arcp_proto.engine.output import ConnectionEnded, SessionClosed, SessionFailed, SessionLost, Welcomed
 from arcp_proto.errors import RETRYABLE
 from arcp_proto.wire.messages import TO_CLIENT

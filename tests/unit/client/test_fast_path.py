@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from arcp_proto.client import fast_path
 from arcp_proto.client.config import ClientConfig
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Event, JobEvent
 from arcp_proto.ids import JobId
@@ -76,7 +77,7 @@ def state(runtime: ScriptedRuntime) -> object:
     numbers = session.numbers
     held = (numbers.last, numbers.held_count, numbers._jobs, session.acks.processed, session.acks.told)
     receipts = (session.acks.receipts, session.skipped)
-    results = (session.assembly.size, runtime.connection.phase, runtime.connection.heard_at)
+    results = (session.assembly.size, runtime.connection.phase, connection_state(runtime.connection).heard_at)
     return (
         jobs,
         held,

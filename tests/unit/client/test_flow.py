@@ -8,6 +8,7 @@ import pytest
 
 from arcp_proto.client.client import Client
 from arcp_proto.client.config import ClientConfig
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import ConnectionEnded, Detached, Event, MarkedProcessed, SessionFailed
 from arcp_proto.ids import SECOND, JobId
 from arcp_proto.limits import Limits
@@ -53,7 +54,7 @@ def test_a_gap_that_a_resume_does_not_fill_is_given_up_and_said(runtime: Scripte
     failed, *events = runtime.advance(1.1)
     assert failed == SessionFailed("INTERNAL_ERROR", "events 2..3 are missing", True, {})
     assert numbers(events) == [4, 5]
-    assert runtime.state.connection is runtime.connection
+    assert runtime.state.connection is connection_state(runtime.connection)
     _, detached = runtime.advance(1.1)
     assert isinstance(detached, Detached), "each gap is worth a resume"
     assert detached.reason == "events 6..6 are missing"

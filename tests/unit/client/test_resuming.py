@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from arcp_proto import Framing
 from arcp_proto.client.config import ClientConfig
 from arcp_proto.client.stored_session import ResumedJob, Resumption
-from arcp_proto.engine.connection import Framing
 from arcp_proto.engine.output import (
     CancelAcknowledged,
     ConnectionEnded,

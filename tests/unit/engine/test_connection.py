@@ -8,7 +8,8 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto import Framing, Phase
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Authenticate, ConnectionEnded
 from arcp_proto.engine.timers import TimerKey, TimerKind
@@ -127,7 +128,9 @@ def test_too_large_while_the_host_verifies() -> None:
     peer.hello()
     peer.feed(b" " * (64 * KIB + 1))
     assert peer.closing is not None and peer.closing.code == 1009
-    world.carry_out(world.runtime.authenticated(peer.connection.number, "alice", now=world.now))
+    world.carry_out(
+        world.runtime.authenticated(connection_state(peer.connection).number, "alice", now=world.now)
+    )
     assert world.state.sessions == {}
 
 
@@ -475,7 +478,7 @@ def test_entropy_of_a_connection_is_forgotten_with_it() -> None:
 def begun(world: World) -> Any:
     """A client that was welcomed, without a heartbeat, and of which a part of a message has come."""
     peer = world.client(features=("ack",))
-    world.carry_out(peer.connection.message_begun(now=world.now))
+    world.carry_out(peer.connection.message_begun(1, now=world.now))
     return peer
 
 
@@ -494,10 +497,10 @@ def test_a_message_that_is_whole_in_time_is_one() -> None:
     world = World()
     peer = begun(world)
     world.advance(59)
-    world.carry_out(peer.connection.message_whole(now=world.now))
+    world.carry_out(peer.connection.message_begun(0, now=world.now))
     world.advance(600)
     assert peer.closing is None
-    assert world.state.timers.armed(TimerKind.REST, peer.connection.number) is None
+    assert world.state.timers.armed(TimerKind.REST, connection_state(peer.connection).number) is None
 
 
 def test_the_rest_is_not_overdue_while_nothing_is_read() -> None:
@@ -506,7 +509,7 @@ def test_the_rest_is_not_overdue_while_nothing_is_read() -> None:
     world.carry_out(peer.connection.stopped_reading(now=world.now))
     world.advance(300)
     assert peer.closing is None
-    world.carry_out(peer.connection.reads_again(now=world.now))
+    world.carry_out(peer.connection.stopped_reading(False, now=world.now))
     world.advance(60.1)
     assert peer.closing is not None
 
@@ -527,9 +530,9 @@ def test_a_connection_that_ends_awaits_no_rest() -> None:
             peer.drop()
         else:
             peer.send("session.close", {})
-        assert world.state.timers.armed(TimerKind.REST, peer.connection.number) is None
-        world.carry_out(peer.connection.message_begun(now=world.now))
-        assert world.state.timers.armed(TimerKind.REST, peer.connection.number) is None
+        assert world.state.timers.armed(TimerKind.REST, connection_state(peer.connection).number) is None
+        world.carry_out(peer.connection.message_begun(1, now=world.now))
+        assert world.state.timers.armed(TimerKind.REST, connection_state(peer.connection).number) is None
 
 
 @pytest.mark.parametrize("framing", Framing)
@@ -570,7 +573,7 @@ def test_a_part_of_a_message_counts_until_the_message_is_whole(end: str) -> None
     if end == "message":
         peer.send("session.ack", {"last_processed_seq": 0})
     elif end == "whole":
-        world.carry_out(peer.connection.message_whole(now=world.now))
+        world.carry_out(peer.connection.message_begun(0, now=world.now))
     elif end == "drop":
         peer.drop()
     else:

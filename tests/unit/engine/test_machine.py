@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto import Framing, Phase
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.machine import cut, found
 from arcp_proto.engine.output import NOTHING, ConnectionEnded, Deadline
@@ -62,7 +63,7 @@ def test_an_output_accumulates_in_order() -> None:
         runtime.agents.finish(job, now=world.now)
         outputs.append(runtime.take())
         assert [frame.get("event_seq") for frame in peer.pull()] == [None, 1, 2]
-    assert [connection.number for connection in outputs[2].writable] == [1]
+    assert [connection_state(connection).number for connection in outputs[2].writable] == [1]
     assert separate.runtime.snapshot() == together.runtime.snapshot()
 
 
@@ -87,7 +88,7 @@ def test_the_monotonic_clock_never_goes_back() -> None:
     world.now -= 60 * SECOND
     peer.send("session.ping")
     assert world.state.now == START + 5 * SECOND
-    assert peer.connection.heard_at == START + 5 * SECOND
+    assert connection_state(peer.connection).heard_at == START + 5 * SECOND
 
 
 def test_the_wall_clock_follows_the_monotonic_one_from_where_it_was_set() -> None:
@@ -221,7 +222,9 @@ def test_the_time_of_the_verifier_is_no_silence() -> None:
     peer = world.connect()
     peer.hello()
     world.advance(9)
-    world.carry_out(world.runtime.authenticated(peer.connection.number, "alice", now=world.now))
+    world.carry_out(
+        world.runtime.authenticated(connection_state(peer.connection).number, "alice", now=world.now)
+    )
     world.advance(4)
     assert [frame["type"] for frame in peer.frames] == ["session.welcome", "session.ping"]
 
@@ -236,7 +239,7 @@ def test_silence_is_not_counted_while_the_driver_does_not_read() -> None:
     assert peer.connection.phase is Phase.OPEN
     assert len(peer.of("session.ping")) == 10
     for _ in range(2):
-        world.carry_out(peer.connection.reads_again(now=world.now))
+        world.carry_out(peer.connection.stopped_reading(False, now=world.now))
         world.advance(10)
     world.advance(0.9)
     assert peer.connection.phase is Phase.OPEN

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arcp_proto.engine.connection import Framing
+from arcp_proto import Framing
 from arcp_proto.engine.output import NOTHING, Authenticate, Closing, Deadline, JobEnded, Output, PauseJob
 from arcp_proto.ids import JobId, Time
 from tests.unit.world import World

@@ -12,7 +12,10 @@ from typing import Final
 import msgspec
 import pytest
 
-from arcp_proto.engine.connection import PHASE_CHANGES, Connection, Phase, PhaseChange, Role
+from arcp_proto import Phase
+from arcp_proto.engine.connection import connection_state
+from arcp_proto.engine.connection_state import ConnectionState
+from arcp_proto.engine.phases import PHASE_CHANGES, PhaseChange, Role
 from arcp_proto.errors import InvariantViolated
 from tests.unit.scripted_runtime import ScriptedRuntime
 from tests.unit.world import CONFIG, Peer, World
@@ -32,7 +35,7 @@ def test_the_docstring_shows_the_table() -> None:
 
 @pytest.mark.parametrize(("before", "after"), list(product(Phase, Phase)))
 def test_a_connection_goes_only_where_the_table_leads(before: Phase, after: Phase) -> None:
-    connection = World().connect().connection
+    connection = connection_state(World().connect().connection)
     connection.phase = before
     if any((one.before, one.after) == (before, after) for one in PHASE_CHANGES):
         connection.goes_to(after)
@@ -77,7 +80,7 @@ def test_only_the_functions_of_the_table_change_a_phase() -> None:
                     ):
                         makers.add((name, after))
                     case ast.Attribute(attr="phase", ctx=ast.Store()):
-                        assert name in ("Connection.__init__", "Connection.goes_to")
+                        assert name in ("ConnectionState.__init__", "ConnectionState.goes_to")
     assert makers == {(one.function, one.after.name) for one in PHASE_CHANGES}
 
 
@@ -199,12 +202,12 @@ def test_each_change_has_a_story_in_each_of_its_roles() -> None:
 @pytest.mark.parametrize("story", STORIES)
 def test_a_story_makes_its_changes(story: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[Phase, Phase]] = []
-    goes_to = Connection.goes_to
+    goes_to = ConnectionState.goes_to
 
-    def watched(self: Connection, after: Phase) -> None:
+    def watched(self: ConnectionState, after: Phase) -> None:
         made.append((self.phase, after))
         goes_to(self, after)
 
-    monkeypatch.setattr(Connection, "goes_to", watched)
+    monkeypatch.setattr(ConnectionState, "goes_to", watched)
     story()
     assert [pair for pair in STORIES[story] if pair not in made] == []

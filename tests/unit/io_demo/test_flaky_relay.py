@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from arcp_io.demo.flaky_relay import Drops
-from arcp_proto.engine.connection import Framing
+from arcp_proto import Framing
 from arcp_proto.engine.output import Detached, SessionLost, Welcomed
 from arcp_proto.ids import SessionId
 from arcp_proto.wire.messages import Peer

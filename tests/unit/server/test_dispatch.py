@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.engine.connection import Phase
+from arcp_proto import Phase
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import Authenticate, ConnectionEnded, PauseJob, StartJob, StopJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.ids import SECOND
@@ -127,7 +128,9 @@ def test_an_answer_for_a_connection_that_is_gone() -> None:
 def test_a_second_answer_is_ignored() -> None:
     world = World()
     peer = world.client()
-    world.carry_out(world.runtime.authenticated(peer.connection.number, None, now=world.now))
+    world.carry_out(
+        world.runtime.authenticated(connection_state(peer.connection).number, None, now=world.now)
+    )
     world.carry_out(world.runtime.authenticated(99, "alice", now=world.now))
     assert peer.connection.phase is Phase.OPEN
     assert len(world.state.sessions) == 1
@@ -260,8 +263,8 @@ def test_an_ack_of_what_was_never_sent(seq: Any) -> None:
 
 
 def peer_session(peer: Peer) -> Any:
-    assert peer.connection.session is not None
-    return peer.connection.session.id
+    assert connection_state(peer.connection).session is not None
+    return connection_state(peer.connection).session.id
 
 
 # Submitting.

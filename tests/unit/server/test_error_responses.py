@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from arcp_proto.engine.connection import Phase
+from arcp_proto import Phase
 from arcp_proto.ids import JobId
 from arcp_proto.wire import codec
 from tests.unit.wire.test_peer_quirks import HELLOS, peer_of

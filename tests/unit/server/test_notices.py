@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import Noted
 from arcp_proto.server.audit import NOTICES
 from tests.unit.world import CONFIG, World
@@ -43,7 +44,7 @@ def told(world: World) -> list[tuple[str, str, dict[str, object]]]:
 def test_sessions_and_jobs_are_told_from_their_beginning_to_their_end() -> None:
     world = World(msgspec.structs.replace(CONFIG, notices=True, resume_window_sec=30))
     alice = world.client()
-    session_id = alice.connection.session.id
+    session_id = connection_state(alice.connection).session.id
     done, failed = alice.submit(), alice.submit("plain")
     world.finish(done)
     world.fail(failed, "TIMEOUT")
@@ -51,7 +52,7 @@ def test_sessions_and_jobs_are_told_from_their_beginning_to_their_end() -> None:
     alice = world.resumed(alice)
     world.carry_out(alice.connection.lost(now=world.now))
     world.advance(31)
-    peer = {"session_id": session_id, "peer": alice.connection.peer}
+    peer = {"session_id": session_id, "peer": connection_state(alice.connection).peer}
     detached = ("session_detached", "alice", {"session_id": session_id, "resume_window_sec": 30})
     echo = {"job_id": done, "agent": "echo@2.0.0"}
     plain = {"job_id": failed, "agent": "plain"}

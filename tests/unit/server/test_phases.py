@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto import Framing, Phase
 from arcp_proto.engine.output import Authenticate
 from arcp_proto.errors import ErrorCode
 from arcp_proto.limits import KIB

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto import Framing, Phase
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import PauseJob, ResumeJob, StartJob, StopJob
 from arcp_proto.engine.timers import TimerKey, TimerKind
@@ -211,10 +212,10 @@ def test_events_of_features_that_were_not_negotiated_take_no_number() -> None:
     world = World()
     peer = world.client(features=("heartbeat", "ack"))
     job = peer.submit()
-    sent_at = peer.connection.sent_at
+    sent_at = connection_state(peer.connection).sent_at
     world.now += SECOND
     world.emit(job, "progress", {"current": 1})
-    assert peer.connection.sent_at == sent_at  # Nothing was sent: a ping may be due.
+    assert connection_state(peer.connection).sent_at == sent_at  # Nothing was sent: a ping may be due.
     assert world.outputs[-1].writable == ()
     world.emit(job)
     assert peer.numbers() == [1]
@@ -512,7 +513,9 @@ def test_a_pong_never_overtakes_the_welcome() -> None:
     peer = world.connect()
     peer.hello()
     peer.send("session.ping", {"nonce": "n"})
-    world.carry_out(world.runtime.authenticated(peer.connection.number, "alice", now=world.now))
+    world.carry_out(
+        world.runtime.authenticated(connection_state(peer.connection).number, "alice", now=world.now)
+    )
     assert not peer.connection.pending
     world.persist()
     assert [frame["type"] for frame in peer.frames] == ["session.welcome", "session.pong"]
@@ -629,7 +632,11 @@ def test_a_bug_while_streaming_stops_it_too(monkeypatch: pytest.MonkeyPatch) -> 
 def test_framing_and_labels_of_a_connection() -> None:
     world = World()
     connection = world.connect(Framing.LINES, secure=True, peer="label").connection
-    assert (connection.number, connection.secure, connection.peer) == (1, True, "label")
+    assert (
+        connection_state(connection).number,
+        connection_state(connection).secure,
+        connection_state(connection).peer,
+    ) == (1, True, "label")
     assert repr(connection) == "<Connection 1 awaiting_hello lines>"
     assert connection.phase is Phase.AWAITING_HELLO
-    assert world.state.connections == {1: connection}
+    assert world.state.connections == {1: connection_state(connection)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from arcp_proto.engine.connection import Phase
+from arcp_proto import Phase
 from arcp_proto.engine.output import Authenticate, RuntimeEnded, StartJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import LocalProtocolError

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.engine.connection import Framing
+from arcp_proto import Framing
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.limits import Limits
 from arcp_proto.wire import codec
 from arcp_proto.wire.peer_quirks import QUIRKS, RefusalForm, recognise, rewrite_end
@@ -37,7 +38,7 @@ def hello(message_id: str, payload: object) -> codec.Envelope:
 
 @pytest.mark.parametrize("name", HELLOS)
 def test_a_peer_is_recognised_by_its_hello(name: str) -> None:
-    session = peer_of(name).connection.session
+    session = connection_state(peer_of(name).connection).session
     assert session is not None
     assert session.quirk is QUIRKS[name]
     assert session.quirk.name == name
@@ -45,7 +46,7 @@ def test_a_peer_is_recognised_by_its_hello(name: str) -> None:
 
 @pytest.mark.parametrize("name", HELLOS)
 def test_quirks_can_be_switched_off(name: str) -> None:
-    session = peer_of(name, quirks=False).connection.session
+    session = connection_state(peer_of(name, quirks=False).connection).session
     assert session is not None and session.quirk.name == ""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.errors import InvariantViolated
 from arcp_proto.ids import MILLISECOND, JobId
 from arcp_proto.limits import Limits
@@ -53,7 +54,7 @@ def test_they_have_come_when_the_last_of_them_was_said() -> None:
     world.say()
     assert len(world.state.said) == 1
     world.take()
-    assert (world.state.now, world.peer.connection.sent_at) == (world.now, world.now)
+    assert (world.state.now, connection_state(world.peer.connection).sent_at) == (world.now, world.now)
 
 
 @pytest.mark.parametrize("limit", ["max_session_events", "max_history_events"])

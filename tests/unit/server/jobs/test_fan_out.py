@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
 from arcp_proto.ids import SECOND, JobId, Time
 from arcp_proto.limits import Limits
@@ -35,7 +36,7 @@ def test_an_event_enters_every_log_and_the_history_and_is_counted() -> None:
     assert [session.log.last for session in runtime.sessions.values()] == [2, 2, 2]
     assert job.history.end == 2
     assert (runtime.holdings.events, runtime.holdings.size) == (before[0] + 4, before[1] + 4 * 6)
-    assert list(runtime.ready) == [peer.connection for peer in peers]
+    assert list(runtime.ready) == [connection_state(peer.connection) for peer in peers]
 
 
 def test_who_does_not_take_a_kind_gets_no_number_and_is_not_woken() -> None:
@@ -101,7 +102,7 @@ def test_many_in_one_go_leave_what_they_leave_one_by_one() -> None:
     [session] = many.state.sessions.values()
     assert [entry.payload for entry in session.log.between(1, 4)] == PAYLOADS
     for world, peers in ((one, one_peers), (many, many_peers)):
-        assert list(world.state.ready) == [peer.connection for peer in peers]
+        assert list(world.state.ready) == [connection_state(peer.connection) for peer in peers]
 
 
 @pytest.mark.parametrize("held", ["log", "history"])

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from arcp_proto.engine.connection import Framing
+from arcp_proto import Framing
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import JobId
 from arcp_proto.limits import Limits

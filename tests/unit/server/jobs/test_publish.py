@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import PauseJob, StartJob
 from arcp_proto.features import POSITIONS
 from arcp_proto.ids import SECOND
@@ -356,7 +357,7 @@ def test_the_next_notice_of_a_lag_counts_from_an_ack_that_frees_nothing() -> Non
     acked(peer, 1)
     for _ in range(13):
         world.emit(job, "log", {"level": "info", "message": "x" * 500})
-    session = peer.connection.session
+    session = connection_state(peer.connection).session
     assert session is not None and session.log.first > 10
     assert len(notices(peer)) == 1
     acked(peer, session.log.last - 4)
@@ -392,7 +393,7 @@ def test_a_notice_that_a_history_was_cut_counts_for_the_lag_as_well() -> None:
     emits(world, job, 6)
     peer.slow = True
     peer.send("job.subscribe", {"job_id": job, "history": True})
-    session = peer.connection.session
+    session = connection_state(peer.connection).session
     assert session is not None
     emits(world, mine, 6 - session.log.last)
     assert (session.log.last - session.acked, session.lagging) == (5, False)

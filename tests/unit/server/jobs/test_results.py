@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcp_proto.engine.connection import Framing
+from arcp_proto import Framing
 from arcp_proto.engine.output import StopJob
 from arcp_proto.errors import Denied, LocalProtocolError
 from arcp_proto.limits import KIB, Limits

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.engine.connection import Framing
+from arcp_proto import Framing
 from arcp_proto.engine.output import Audit, IssueCredentials, StartJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.ids import SECOND, Time

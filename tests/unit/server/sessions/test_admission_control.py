@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto import Framing, Phase
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import Audit, Authenticate, ConnectionEnded, StartJob, StopJob
 from arcp_proto.errors import ErrorCode
 from arcp_proto.ids import SECOND, JobId
@@ -239,7 +240,7 @@ def test_silence_is_not_counted_while_a_connection_is_not_read() -> None:
     peer.send("job.submit", {"agent": "echo"})
     world.advance(1)
     assert peer.connection.phase is Phase.OPEN
-    assert peer.connection.listening
+    assert connection_state(peer.connection).listening
 
 
 def test_what_waited_is_replayed_in_its_order() -> None:
@@ -260,7 +261,7 @@ def test_what_waited_is_replayed_in_its_order() -> None:
                 ping(peer)
         world.advance(0.5)
     again = replay(recording)
-    sent = {peer.connection.number: peer.raw for peer in peers}
+    sent = {connection_state(peer.connection).number: peer.raw for peer in peers}
     for number, raw in sent.items():
         assert [envelope for one, envelope in again.envelopes if one == number] == raw
     assert sum(frame["type"] == "session.error" for peer in peers for frame in peer.frames) > 20

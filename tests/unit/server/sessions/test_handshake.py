@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from arcp_proto.engine.connection import Framing, Phase
+from arcp_proto import Framing, Phase
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import Authenticate, ConnectionEnded, PauseJob, ResumeJob, StartJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.ids import SECOND
@@ -206,7 +207,7 @@ def test_the_window_begins_again_with_every_connection() -> None:
         world.advance(599)
         peer = world.resumed(peer, 3)
     world.advance(10_000)
-    assert session_of(world).connection is peer.connection
+    assert session_of(world).connection is connection_state(peer.connection)
 
 
 def test_without_a_window_a_session_ends_with_its_connection() -> None:

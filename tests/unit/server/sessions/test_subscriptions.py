@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import PauseJob, StopJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.features import POSITIONS
@@ -174,7 +175,9 @@ def test_the_history_of_a_finished_job_has_its_end() -> None:
     assert (answer["current_status"], answer["subscribed_from"]) == ("success", 3)
     assert texts(other, job) == ["1", "2", "success"]
     assert other.about(job)[-1]["payload"]["result"] == {"x": 1}
-    [session] = [one for one in world.state.sessions.values() if one.connection is other.connection]
+    [session] = [
+        one for one in world.state.sessions.values() if one is connection_state(other.connection).session
+    ]
     assert session.observed == session.backlogs == {}
 
 
