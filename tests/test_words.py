@@ -28,12 +28,16 @@ VAGUE: Final = re.compile(
     re.IGNORECASE,
 )
 """Words for an unnamed subject or amount, and "is no X" in place of "is not an X"."""
+FIELD: Final = re.compile(r"\{\w+\}")
+"""A field of a text that is formatted later."""
 NO_SUBJECT: Final = re.compile(
     r"(?:Its?|They|He|She|This|That|These|Those|Something|Nothing|What|Likewise|The same|Again)\b"
 )
 """The beginning of a sentence about a subject that it does not name."""
 NOT_IMPERATIVE: Final = re.compile(
-    r"(?:Whether|How|When|Where|Why|As|Until|While|An?|The|One|Each|Every|All|[A-Z]\w*[^\Ws]s)\b"
+    r"[^A-Z]|(?:Whether|How|When|Where|Why|As|Until|While|If|Once|An?|The|One|Each|Every|All|Some|Any|No|Not"
+    r"|None|More|Less|Other|Another|Same|There|Now|Only|Both|Also|True|False|In|On|At|Of|By|To|With|Without|For"
+    r"|From|After|Before|Behind|Above|Below|Yes|[A-Z]\w*[^\Ws]s)\b"
 )
 """The beginning of a docstring that does not tell a function what to do, such as "Returns" or "Whether"."""
 
@@ -67,7 +71,19 @@ def faults(source: str) -> list[str]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             found += [f"{token.start[0]}: {match[0]}" for match in VAGUE.finditer(token.string)]
+    for line, text in strings(source):
+        found += [f"{line}: {match[0]}" for match in VAGUE.finditer(FIELD.sub("", text))]
     return found
+
+
+def strings(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the strings of a module that are not docstrings, such as messages of errors, with lines."""
+    tree = ast.parse(source)
+    statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Constant(value=str(text)) if id(node) not in statements:
+                yield node.lineno, text
 
 
 def checked() -> list[Path]:
@@ -98,6 +114,9 @@ def test_files_are_found() -> None:
         "Raises ValueError for an empty text.",
         "Whether the job has ended.",
         "The id of a job.",
+        "`job.cancel` ends a job.",
+        "Once per job.",
+        "Without a job: None.",
     ],
 )
 def test_words_of_functions_are_refused(docstring: str) -> None:
@@ -119,6 +138,11 @@ def test_other_words_are_allowed(source: str) -> None:
 
 def test_comments_are_checked() -> None:
     assert faults("a = 1  # Nobody waits.\n") == ["1: Nobody"]
+
+
+def test_messages_are_checked() -> None:
+    assert faults('raise ValueError(f"{a} is no job")\n') == ["1: is no"]
+    assert faults('"{who} waits".format(who=1)\n') == []
 
 
 def _is_function(node: ast.AST) -> bool:

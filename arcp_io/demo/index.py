@@ -103,7 +103,7 @@ class _Indexing:
 def _root(input: Any) -> str:
     path = input.get("path", ".") if isinstance(input, Mapping) else "."
     if not isinstance(path, str) or "\0" in path or not os.path.isdir(path):
-        raise InvalidRequest("path is no directory")
+        raise InvalidRequest("path is not a directory")
     return os.path.realpath(path)
 
 

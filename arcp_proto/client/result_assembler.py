@@ -129,4 +129,4 @@ def _parse(joined: str | bytes) -> Any:
     try:
         return codec.decode_value(data)
     except Unreadable:
-        raise ChunkError("the result is no JSON") from None
+        raise ChunkError("the result is not JSON") from None

@@ -238,7 +238,7 @@ def _ask_again(
             _send(client, connection, session, request)
         else:
             session.requests.take(request.id)
-            what = "the answer was lost with the connection" if fits else "it does not fit a frame any more"
+            what = "the answer was lost with the connection" if fits else "it no longer fits a frame"
             _refuse(client, request, CONNECTION_LOST, what)
     _unsubscribe_again(connection, session, session.requests.asked + 1)
 

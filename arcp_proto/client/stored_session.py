@@ -79,9 +79,9 @@ class Resumption(msgspec.Struct, frozen=True):
         try:
             stored = msgspec.convert(codec.decode_value(data), _Read)
         except (Refusal, msgspec.ValidationError):
-            raise ValueError("this is no stored session") from None  # The reason could show the token.
+            raise ValueError("this is not a stored session") from None  # The reason could show the token.
         if not 0 < len(stored.token.encode()) <= MAX_TOKEN_LENGTH:
-            raise ValueError("this is no stored session")
+            raise ValueError("this is not a stored session")
         return cls(
             SessionId(stored.session_id),
             Secret(stored.token),

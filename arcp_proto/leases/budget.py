@@ -205,7 +205,7 @@ def parse_amount(text: str) -> tuple[str, Decimal]:
     if match is None or len(match[2]) + len(match[3] or "") > _MAX_DIGITS:
         raise Refusal(
             ErrorCode.INVALID_REQUEST,
-            f"{text[:64]!r} is no amount: a currency, a colon and at most {_MAX_DIGITS} digits,"
+            f"{text[:64]!r} is not an amount: a currency, a colon and at most {_MAX_DIGITS} digits,"
             " at most 9 of them after the point",
         )
     currency, _, number = text.partition(":")

@@ -123,7 +123,7 @@ def read_path(text: str) -> str:
     Nothing is decoded, and the host resolves links.
     """
     if not text.startswith("/"):
-        raise Unfit("is no absolute path")
+        raise Unfit("is not an absolute path")
     if "\\" in text:
         raise Unfit("holds a backslash")
     if "/." not in text and "//" not in text and text[-1] != "/":
@@ -143,7 +143,7 @@ def read_url(text: str, *, pattern: bool = False) -> Url:
         raise Unfit("holds a control character")
     url = _URL.match(text)
     if url is None:
-        raise Unfit("is no URL of the form scheme://...")
+        raise Unfit("is not a URL of the form scheme://...")
     if _NO_URL.search(text):
         raise Unfit("holds a space, a backslash, a bare % or an escaped %5C, %00")
     if text.count("#") > 1:
@@ -179,7 +179,7 @@ def read_other_url(text: str) -> tuple[str, str]:
     url = _OTHER.match(text)
     rest = "" if url is None else text[url.end(1) + 3 :]
     if url is None or not rest:
-        raise Unfit("is no URL of the form scheme://...")
+        raise Unfit("is not a URL of the form scheme://...")
     scheme, authority, path = url.groups()
     if "@" in authority:
         raise Unfit("names a user")
@@ -222,7 +222,7 @@ def _read_host(host: str, pattern: bool) -> str:
         if any(label.startswith("xn--") and "*" in label for label in ascii_host.split(".")):
             raise Unfit("has a * in an internationalized label")
     elif _NUMBER.match(ascii_host[ascii_host.rstrip(".").rfind(".") + 1 :]) and not _is_ipv4(ascii_host):
-        raise Unfit("has a host that ends in a number and is no IPv4 address")
+        raise Unfit("has a host that ends in a number and is not an IPv4 address")
     return ascii_host
 
 

@@ -75,7 +75,7 @@ def parse_expiry(text: str, *, unix: Time) -> Expiry:
     if expires is None:
         raise Refusal(
             ErrorCode.INVALID_REQUEST,
-            f"expires_at {text[:64]!r} is no UTC time such as 2026-05-13T23:42:00Z",
+            f"expires_at {text[:64]!r} is not a UTC time such as 2026-05-13T23:42:00Z",
         )
     expiry = Expiry(*expires)
     if expiry.unix <= unix:
@@ -88,7 +88,8 @@ def _check_namespace(namespace: str) -> None:
         return
     raise Refusal(
         ErrorCode.INVALID_REQUEST,
-        f"{namespace[:64]!r} is no capability namespace of the protocol, and does not begin with x-vendor.",
+        f"{namespace[:64]!r} is not a capability namespace of the protocol,"
+        " and does not begin with x-vendor.",
     )
 
 

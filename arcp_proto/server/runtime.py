@@ -117,7 +117,7 @@ class Runtime(Endpoint[RuntimeState]):
         """How many transports are open."""
         return len(self._state.connections)
 
-    # What the event loop reports.
+    # Reports of the event loop.
 
     def connect(
         self, framing: Framing = Framing.MESSAGES, *, secure: bool = False, peer: str = "", now: int

@@ -52,7 +52,7 @@ def cancel_rest(state: RuntimeState) -> None:
 
 
 def leave(state: RuntimeState, job: Job) -> None:
-    """Leave a job whose agent has stopped, or has not in time, to the next process; again is harmless."""
+    """Leave a job whose agent has stopped, or has not in time, to the next process."""
     if job.stage is not JobStage.LEFT:
         job.goes_to(JobStage.LEFT)
         job.word = None

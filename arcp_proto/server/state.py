@@ -107,7 +107,7 @@ class RuntimeState(Machine):
     # Inputs that change more than one part of the state.
 
     def wall_clock_set(self, unix: int, *, now: int) -> None:
-        """Set the wall clock to `unix`; times on the wire never go back all the same."""
+        """Set the wall clock to `unix`; times on the wire still never go back."""
         self.enter(now, "wall_clock_set", unix)
         gate.wall_clock_moves(self)
         self.set_wall(unix)

@@ -33,7 +33,7 @@ HEAD_BYTES: Final = 320
 NOT_TEXT: Final = "the message is not UTF-8"
 TOO_DEEP: Final = f"the message nests deeper than {MAX_DEPTH}, or its brackets do not match"
 TOO_MANY: Final = f"the message holds more than {MAX_CONTAINERS} objects and lists"
-NO_OBJECT: Final = "the message is no JSON object that can be held"
+NO_OBJECT: Final = "the message is not a JSON object that can be held"
 """Reasons why a message is unreadable. They name nothing of its content, since a recording replaces it."""
 
 _ACCEPTED_VERSION: Final = re.compile(r"1(\.\d{1,9})?\Z")

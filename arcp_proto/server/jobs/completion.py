@@ -216,7 +216,7 @@ def end(state: RuntimeState, job: Job, ended: JobEndedRecord, how: Outcome | Ret
     state.timers.disarm_all(OF_A_RUN, job.id)
     first = job.ending is None
     if first and not (job.children or job.terms.credentials or state.provisions):
-        _send(state, job, ended, how)  # Nothing delays it.
+        _send(state, job, ended, how)  # No step delays the terminal.
         return
     if job.stage is not JobStage.STOPPED_REVOKING:
         job.goes_to(JobStage.STOPPED_REVOKING if job.stage in OUTCOME_COUNTS else JobStage.REVOKING)

@@ -193,7 +193,7 @@ def _is_too_large(state: RuntimeState, job: Job, word: LastWord, size: int) -> b
         message = f"a returned value is at most {limits.max_returned_value_bytes} bytes: stream the result"
         details = details_of("max_returned_value_bytes", limits.max_returned_value_bytes)
         _fail(state, job, word, ErrorCode.INVALID_REQUEST, message, details)
-    elif size > limits.max_result_bytes:  # It would be streamed: §14 names the code.
+    elif size > limits.max_result_bytes:  # As a stream it would fail with this code (§14).
         message = f"a returned value is at most {limits.max_result_bytes} bytes"
         _fail(state, job, word, ErrorCode.INTERNAL_ERROR, message)
     return size > min(limits.max_returned_value_bytes, limits.max_result_bytes)

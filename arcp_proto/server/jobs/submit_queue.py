@@ -45,7 +45,7 @@ def on_submit(
     request_id = connection.request_id(envelope)
     if session.turns or submit.idempotency_key is not None or issuing.issues(state, session):
         take(state, connection, Turn(session, envelope, submit, request_id, connection))
-    else:  # It waits for no other submit, key or credentials.
+    else:  # The submit waits for no other one, no key and no credentials.
         submission.carry_out(state, connection, session, envelope, submit, request_id)
 
 

@@ -492,7 +492,7 @@ def check_bytes(state: RuntimeState, principal: Principal, size: int) -> None:
         raise Exceeded(full, most, message, principal=principal)
 
 
-# What follows.
+# Reached limits.
 
 
 def exceeded(state: RuntimeState, connection: ConnectionState, refusal: Exceeded) -> None:

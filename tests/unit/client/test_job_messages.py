@@ -557,7 +557,7 @@ def test_a_value_too_large_for_a_frame_is_a_value_again(runtime: ScriptedRuntime
         ([chunk(0, "ab")], {}, "without the last one"),
         ([chunk(0, "ab", more=False)], {"result_size": 3}, "the job says 3"),
         ([chunk(1, "ab", more=False)], {}, "where 0 was due"),
-        ([chunk(0, "ab", more=False)], {"content_type": "application/json"}, "no JSON"),
+        ([chunk(0, "ab", more=False)], {"content_type": "application/json"}, "not JSON"),
     ],
 )
 def test_a_broken_stream_is_an_error_of_its_job_alone(

@@ -82,13 +82,13 @@ def test_a_value_that_was_too_large_for_a_frame(assembly: Assembly) -> None:
 def test_a_value_that_is_no_json(text: str) -> None:
     assembly = Assembly(1000, 1000)
     assembly.add(A, body(0, text, more=False))
-    with pytest.raises(ChunkError, match=r"no JSON|nests too deeply"):
+    with pytest.raises(ChunkError, match=r"not JSON|nests too deeply"):
         assembly.finish(A, ended(content_type="application/json"))
 
 
 def test_bytes_that_are_no_text_are_no_json(assembly: Assembly) -> None:
     assembly.add(A, body(0, "/w==", more=False, encoding="base64"))
-    with pytest.raises(ChunkError, match="no JSON"):
+    with pytest.raises(ChunkError, match="not JSON"):
         assembly.finish(A, ended(content_type="application/json"))
 
 

@@ -111,7 +111,7 @@ def test_fields_of_a_later_version_are_no_matter() -> None:
     ],
 )
 def test_anything_else_is_a_value_error_that_tells_nothing(data: bytes) -> None:
-    with pytest.raises(ValueError, match="no stored session") as raised:
+    with pytest.raises(ValueError, match="not a stored session") as raised:
         Resumption.of_json(data)
     assert raised.value.__cause__ is None
     assert "very_secret" not in str(raised.value)

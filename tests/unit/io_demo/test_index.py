@@ -240,7 +240,7 @@ def test_a_file_that_became_a_link_or_a_pipe_is_not_read(tmp_path: Path) -> None
     "input", [{"path": "no/such/place"}, {"path": 3}, {"path": "a\0b"}, {"path": __file__}]
 )
 def test_a_path_that_is_no_directory_is_refused(input: Any, backend: str) -> None:
-    with pytest.raises(InvalidRequest, match="no directory"):
+    with pytest.raises(InvalidRequest, match="not a directory"):
         anyio.run(RUN, RecordedJob(), input, backend=backend)
 
 

@@ -79,7 +79,7 @@ def test_an_amount_is_a_currency_and_a_decimal(text: str, currency: str, amount:
     ],
 )
 def test_anything_else_is_refused(text: str) -> None:
-    with pytest.raises(Refusal, match="is no amount") as caught:
+    with pytest.raises(Refusal, match="is not an amount") as caught:
         parse_amount(text)
     assert caught.value.code is ErrorCode.INVALID_REQUEST
     assert not caught.value.fatal
@@ -112,7 +112,7 @@ def test_the_same_currency_twice_is_summed() -> None:
 
 
 def test_a_budget_refuses_what_is_no_amount() -> None:
-    with pytest.raises(Refusal, match="is no amount"):
+    with pytest.raises(Refusal, match="is not an amount"):
         parse_budget({"cost.budget": ["USD:1", "nonsense"]})
 
 

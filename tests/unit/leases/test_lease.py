@@ -60,8 +60,8 @@ def test_an_empty_list_grants_nothing(namespace: str) -> None:
 
 def test_a_budget_names_an_amount() -> None:
     assert refused_lease({"cost.budget": []}).message == "cost.budget names no amount"
-    assert "is no amount" in refused_lease({"cost.budget": ["USD:1", "five"]}).message
-    assert "is no amount" in refused_lease({"cost.budget": ["**"]}).message
+    assert "is not an amount" in refused_lease({"cost.budget": ["USD:1", "five"]}).message
+    assert "is not an amount" in refused_lease({"cost.budget": ["**"]}).message
 
 
 @pytest.mark.parametrize(
@@ -91,12 +91,12 @@ def test_vendors_have_namespaces_of_their_own(namespace: str) -> None:
     ],
 )
 def test_any_other_namespace_is_refused(namespace: str) -> None:
-    assert "is no capability namespace" in refused_lease({namespace: []}).message
+    assert "is not a capability namespace" in refused_lease({namespace: []}).message
 
 
 def test_every_pattern_is_checked_by_its_namespace() -> None:
-    assert "is no absolute path" in refused_lease({"fs.read": ["/ok", "relative"]}).message
-    assert "is no URL of the form" in refused_lease({"net.fetch": ["/ok"]}).message
+    assert "is not an absolute path" in refused_lease({"fs.read": ["/ok", "relative"]}).message
+    assert "is not a URL of the form" in refused_lease({"net.fetch": ["/ok"]}).message
     assert "a pattern is empty" in refused_lease({"tool.call": [""]}).message
 
 
@@ -184,7 +184,7 @@ def test_an_expiry_lies_in_the_future() -> None:
     ],
 )
 def test_what_is_no_utc_time_is_refused_and_never_no_expiry(text: str) -> None:
-    with pytest.raises(Refusal, match="is no UTC time") as caught:
+    with pytest.raises(Refusal, match="is not a UTC time") as caught:
         parse_expiry(text, unix=NOW)
     assert caught.value.code is ErrorCode.INVALID_REQUEST
     assert len(caught.value.message) < 200

@@ -83,16 +83,16 @@ def test_a_path_is_absolute(namespace: str, pattern: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "fault"),
     [
-        ("a", "is no absolute path"),
-        ("*", "is no absolute path"),
-        ("**/x", "is no absolute path"),
-        ("***", "is no absolute path"),
-        ("./a", "is no absolute path"),
-        ("~/a", "is no absolute path"),
-        ("C:/a", "is no absolute path"),
-        (" /a", "is no absolute path"),
-        ("file:///a", "is no absolute path"),
-        ("\\a", "is no absolute path"),
+        ("a", "is not an absolute path"),
+        ("*", "is not an absolute path"),
+        ("**/x", "is not an absolute path"),
+        ("***", "is not an absolute path"),
+        ("./a", "is not an absolute path"),
+        ("~/a", "is not an absolute path"),
+        ("C:/a", "is not an absolute path"),
+        (" /a", "is not an absolute path"),
+        ("file:///a", "is not an absolute path"),
+        ("\\a", "is not an absolute path"),
         ("/a\\b", "holds a backslash"),
         ("/a/**/..", "has .. after a wildcard"),
         ("/a*/../b", "has .. after a wildcard"),
@@ -150,14 +150,14 @@ def test_a_url_names_a_scheme_and_a_host(pattern: str) -> None:
     check_pattern("net.fetch", pattern)
 
 
-NO_URL = "is no URL of the form scheme://..."
+NO_URL = "is not a URL of the form scheme://..."
 DOT = "has a host that ends in a dot, which some clients leave out"
 NO_PORT = "has a port that is not between 1 and 65535"
 SLASHES = "has a path that begins with //, of which some clients send one /"
 NO_HOST = "has no host, or no port after its colon"
 NO_LABEL = "has a host with an empty or too long label, or without an ASCII form"
 NO_CHARACTER = "has a character in its host that no host has"
-NO_ADDRESS = "has a host that ends in a number and is no IPv4 address"
+NO_ADDRESS = "has a host that ends in a number and is not an IPv4 address"
 TWO_FORMS = "has a host with two ASCII forms; write the one that is meant, xn--..."
 ESCAPED_DOTS = "holds an escaped dot segment, such as %2e%2e"
 DOTS = "has a segment . or .., which only http and https resolve"
