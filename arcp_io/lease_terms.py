@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from arcp_proto.ids import SECOND, Time
+from arcp_proto.ids import SECOND, UnixTime
 from arcp_proto.leases.budget import COST_BUDGET
 from arcp_proto.wire.timestamps import format_time
 
@@ -34,5 +34,5 @@ def moment(when: str | datetime | timedelta | None, unix: int) -> str | None:
             text = when.astimezone(UTC).isoformat(timespec="microseconds")
             return text.replace("+00:00", "Z")
         case timedelta():
-            return format_time(Time(unix + int(when.total_seconds() * SECOND)))
+            return format_time(UnixTime(unix + int(when.total_seconds() * SECOND)))
     return when

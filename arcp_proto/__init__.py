@@ -106,7 +106,7 @@ from arcp_proto.wire.inputs import Input
 from arcp_proto.wire.messages import AgentEntry, JobEntry, Peer
 
 from .errors import RETRYABLE, Denied, ErrorCode, InvariantViolated, LocalProtocolError
-from .ids import JobId, Principal, RequestId, SessionId, Time
+from .ids import JobId, Monotonic, Principal, RequestId, SessionId, UnixTime
 from .limits import Limits
 from .secret import Secret
 
@@ -175,6 +175,7 @@ __all__ = [
     "Limits",
     "LocalProtocolError",
     "MarkedProcessed",
+    "Monotonic",
     "Noted",
     "Observed",
     "OutcomeFixed",
@@ -214,9 +215,9 @@ __all__ = [
     "StopJob",
     "Subscribed",
     "SubscriptionEnded",
-    "Time",
     "TokenIssued",
     "TokenProven",
+    "UnixTime",
     "Unobserved",
     "Welcomed",
     "decode_record",

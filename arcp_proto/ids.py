@@ -13,12 +13,14 @@ RequestId = NewType("RequestId", str)
 """The envelope `id` of a request, which its answer carries as `request_id`."""
 Principal = NewType("Principal", str)
 """The identity that a session acts for, as the host's verifier named it."""
-Time = NewType("Time", int)
-"""Nanoseconds of a monotonic clock, or of the Unix epoch where a name contains `unix`."""
+Monotonic = NewType("Monotonic", int)
+"""Nanoseconds of a monotonic clock: when timers are due, and how long ago something was."""
+UnixTime = NewType("UnixTime", int)
+"""Nanoseconds since the Unix epoch: what is written, kept over restarts, or told by a peer."""
 
 if not TYPE_CHECKING:  # Calling a NewType would cost a function call at run time.
     SessionId = JobId = RequestId = Principal = str
-    Time = int
+    Monotonic = UnixTime = int
 
 SECOND: Final = 1_000_000_000
 MILLISECOND: Final = 1_000_000

@@ -30,7 +30,7 @@ from arcp_proto.server.state import RuntimeState
 from arcp_proto.wire.framing import Framing
 
 from .errors import Denied, LocalProtocolError, Refusal
-from .ids import Time
+from .ids import Monotonic
 from .secret import Secret
 from .stand_ins import SALT_BYTES, StandIns, Walk, redact, token_of
 from .wire import codec
@@ -168,7 +168,7 @@ def record(
         state.entropy = entropy = _Twins(state.entropy)
         stand_ins.twins = entropy.twins
 
-    def recorder(name: str, arguments: Sequence[Any], now: Time) -> None:
+    def recorder(name: str, arguments: Sequence[Any], now: Monotonic) -> None:
         if stand_ins is not None:
             arguments = _without_secrets(name, arguments, stand_ins, from_clients=role == "runtime")
         written = [_write(argument, stand_ins) for argument in arguments]

@@ -24,7 +24,7 @@ from arcp_proto.engine.outbox import Outbox
 from arcp_proto.engine.output import JobLost
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, Refusal
-from arcp_proto.ids import SECOND, Time
+from arcp_proto.ids import SECOND, Monotonic
 from arcp_proto.server import dispatch
 from arcp_proto.server.credentials import model
 from arcp_proto.server.credentials.model import Rotated
@@ -284,7 +284,7 @@ def connections_of_another_counted_down(patch: Patch, hits: Hits) -> None:
     """When a connection goes, another principal has one less."""
     original = Caps.gone
 
-    def gone(caps: Caps, connection: ConnectionState, now: Time) -> None:
+    def gone(caps: Caps, connection: ConnectionState, now: Monotonic) -> None:
         allowance = caps.allowances.get(connection.number)
         original(caps, connection, now)
         if allowance is not None:
@@ -394,7 +394,7 @@ def cancel_stops_no_restarted_agent(patch: Patch, hits: Hits) -> None:
 
     def stop_agent(runtime: RuntimeState, job: Job, reason: str) -> None:
         if job.attempt > 1 and hits.hit():
-            at = Time(runtime.now + runtime.limits.stop_grace_sec * SECOND)
+            at = Monotonic(runtime.now + runtime.limits.stop_grace_sec * SECOND)
             runtime.timers.arm(TimerKind.GRACE, job.id, at)
         else:
             original(runtime, job, reason)

@@ -162,7 +162,7 @@ def test_the_core_is_pure(path: Path) -> None:
         ("from arcp_io import App", ["arcp_io.App"]),
         ("from ..arcp_io import App", ["..arcp_io"]),
         ("from decimal import getcontext", ["decimal.getcontext"]),
-        ("import msgspec.json\nfrom collections.abc import Mapping\nfrom .ids import Time", []),
+        ("import msgspec.json\nfrom collections.abc import Mapping\nfrom .ids import Monotonic", []),
     ],
 )
 def test_an_impure_import_is_found(source: str, found: list[str]) -> None:

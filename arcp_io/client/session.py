@@ -38,7 +38,7 @@ from arcp_proto.engine.output import (
 )
 from arcp_proto.engine.output import Event as MachineEvent
 from arcp_proto.engine.output import Request as MachineRequest
-from arcp_proto.ids import SECOND, JobId, RequestId, Time
+from arcp_proto.ids import SECOND, JobId, Monotonic, RequestId
 from arcp_proto.wire.messages import AgentEntry, Peer
 from arcp_proto.wire.result_chunks import ChunkReader
 
@@ -360,7 +360,9 @@ class Session:
                 await self._welcome.wait()  # The client resumes the stored session by itself.
                 return
             self._welcome = Answer()
-            await anyio.sleep(max(0, backoff.dial(Time(self._pump.now())).at - self._pump.now()) / SECOND)
+            await anyio.sleep(
+                max(0, backoff.dial(Monotonic(self._pump.now())).at - self._pump.now()) / SECOND
+            )
 
     def _leave(self) -> None:
         """Drop the connection: the session is detached, its jobs continue."""

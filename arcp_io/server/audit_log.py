@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any, Final, TypeAlias
 
 from arcp_proto.engine.output import Audit
-from arcp_proto.ids import Time
+from arcp_proto.ids import UnixTime
 from arcp_proto.wire.timestamps import format_time
 
 logger = logging.getLogger("arcp_io.audit")
@@ -258,7 +258,7 @@ class Auditor:
 def line_of(fact: Audit, unix_ns: int) -> str:
     """Return a fact as a line of JSON in ASCII: {"at", "what", "principal", "facts"}."""
     line: dict[str, Any] = {
-        "at": format_time(Time(unix_ns)),
+        "at": format_time(UnixTime(unix_ns)),
         "what": fact.what,
         "principal": fact.principal,
         "facts": fact.facts,

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from arcp_proto.ids import MILLISECOND, JobId, Time
+from arcp_proto.ids import MILLISECOND, JobId, Monotonic
 
 from .followed_job import FollowedJob
 
@@ -83,10 +83,10 @@ class Acks:
         "told",
     )
 
-    def __init__(self, now: Time) -> None:
+    def __init__(self, now: Monotonic) -> None:
         self.told = 0
         """The number in the last ack."""
-        self.sent_at = Time(now - ACK_INTERVAL)
+        self.sent_at = Monotonic(now - ACK_INTERVAL)
         self.processed = 0
         """Events processed since."""
         self.size = 0
@@ -176,16 +176,16 @@ class Acks:
         first = self._order[0]
         return min(first.seq + first.done - 1, last)
 
-    def tell(self, seq: int, now: Time) -> None:
+    def tell(self, seq: int, now: Monotonic) -> None:
         """Note that an ack of `seq` is on its way."""
         self.told, self.sent_at, self.processed = seq, now, 0
 
-    def begin_session(self, now: Time) -> None:
+    def begin_session(self, now: Monotonic) -> None:
         """Begin a session, which numbers from 1. What the user holds of the last one is not acked."""
         for batch in self._waiting.values():
             self.size -= batch.size
         self._waiting, self._order, self._session = {}, deque(), self.receipts + 1
-        self.told, self.processed, self.sent_at = 0, 0, Time(now - ACK_INTERVAL)
+        self.told, self.processed, self.sent_at = 0, 0, Monotonic(now - ACK_INTERVAL)
 
     def holds_of_lost(self, job_id: JobId) -> bool:
         """Return whether the user holds events of a job that came in a session that is lost."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from arcp_proto.engine.output import Dial
 from arcp_proto.errors import RETRYABLE, ErrorCode
-from arcp_proto.ids import MILLISECOND, SECOND, Time
+from arcp_proto.ids import MILLISECOND, SECOND, Monotonic
 
 HEARTBEAT_SEC: Final = 30
 """What stands for the heartbeat interval of a runtime that has told none; the draft's example."""
@@ -63,25 +63,25 @@ class Reconnecting:
         self._first = first
         self._most = most
         self._fraction = fraction
-        self._not_before = Time(0)
-        self._welcomed_at = Time(0)
-        self._refused_at: Time | None = None
+        self._not_before = Monotonic(0)
+        self._welcomed_at = Monotonic(0)
+        self._refused_at: Monotonic | None = None
         self._refusals = 0
-        self._superseded_at: Time | None = None
+        self._superseded_at: Monotonic | None = None
         self._losses = 0
-        self._lost_at = Time(-LOST_AGAIN)
+        self._lost_at = Monotonic(-LOST_AGAIN)
 
-    def welcomed(self, now: Time) -> None:
+    def welcomed(self, now: Monotonic) -> None:
         """A hello was answered with a welcome."""
         self.fate, self.earlier, self.heard = Fate.AGAIN, False, False
         self._welcomed_at, self._refused_at, self._refusals = now, None, 0
 
-    def detached(self, now: Time) -> None:
+    def detached(self, now: Monotonic) -> None:
         """The connection of a session has ended."""
         if self.heard or now - self._welcomed_at >= OF_USE:
             self.attempt = 0
 
-    def lost(self, now: Time) -> None:
+    def lost(self, now: Monotonic) -> None:
         """Another session is opened in its place: at once, unless one is lost after the other."""
         self.fate, self.attempt, self.earlier = Fate.AGAIN, 0, False
         self._refused_at, self._refusals = None, 0
@@ -89,24 +89,24 @@ class Reconnecting:
         self._lost_at = now
         if self._losses:
             wait = int(self._most_after(self._losses) * self._fraction())
-            self._not_before = Time(max(self._not_before, now + wait))
+            self._not_before = Monotonic(max(self._not_before, now + wait))
 
-    def dial(self, now: Time) -> Dial:
+    def dial(self, now: Monotonic) -> Dial:
         """The next attempt."""
         self.attempt += 1
         wait = 0
         if self.attempt > 1:
             wait = int(self._most_after(self.attempt - 1) * self._fraction())
-        at = Time(max(now + wait, self._not_before))
-        self._not_before = Time(0)
+        at = Monotonic(max(now + wait, self._not_before))
+        self._not_before = Monotonic(0)
         return Dial(at, self.attempt)
 
-    def superseded(self, now: Time) -> None:
+    def superseded(self, now: Monotonic) -> None:
         """Another connection has taken the session over (§6.3)."""
         if self._superseded_at is not None and now - self._superseded_at < SUPERSEDED_AGAIN:
             self._end(Fate.OVER, ErrorCode.UNAUTHENTICATED, "the session was taken over twice in a minute")
         self._superseded_at = now
-        self._not_before = Time(now + SUPERSEDED_FIRST + int(SUPERSEDED_SPAN * self._fraction()))
+        self._not_before = Monotonic(now + SUPERSEDED_FIRST + int(SUPERSEDED_SPAN * self._fraction()))
 
     def refused(
         self,
@@ -118,7 +118,7 @@ class Reconnecting:
         resuming: bool,
         cursor: int,
         heartbeat_sec: int | None,
-        now: Time,
+        now: Monotonic,
     ) -> None:
         """A hello was refused, which asked to resume after `cursor`, or for a new session."""
         if resuming and code in (ErrorCode.RESUME_WINDOW_EXPIRED, ErrorCode.PERMISSION_DENIED):
@@ -128,7 +128,7 @@ class Reconnecting:
         elif retryable or RETRYABLE.get(code, False):
             after = details.get("retry_after_ms")
             if isinstance(after, int) and after > 0:
-                self._not_before = Time(now + min(after * MILLISECOND, self._most))
+                self._not_before = Monotonic(now + min(after * MILLISECOND, self._most))
         else:
             self._refusals += 1
             if self._refusals >= MOST_REFUSALS:
@@ -147,7 +147,13 @@ class Reconnecting:
         return min(self._most, self._first << min(failures - 1, 40))
 
     def _resume_refused(
-        self, code: str, message: str, details: Mapping[str, Any], cursor: int, heartbeat_sec: int, now: Time
+        self,
+        code: str,
+        message: str,
+        details: Mapping[str, Any],
+        cursor: int,
+        heartbeat_sec: int,
+        now: Monotonic,
     ) -> None:
         first = self._refused_at is None
         if self._refused_at is None:

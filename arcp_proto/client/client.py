@@ -21,7 +21,7 @@ from arcp_proto.engine.output import SessionClosed
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.ids import SECOND, JobId, RequestId, SessionId, Time
+from arcp_proto.ids import JobId, Monotonic, RequestId, SessionId
 from arcp_proto.secret import Secret
 from arcp_proto.wire import codec, messages
 from arcp_proto.wire.framing import Framing
@@ -57,7 +57,7 @@ class Client(Endpoint[ClientState]):
         check_config(config)
         session = None
         if resumption is not None:
-            session = ClientSession.of_resumption(resumption, config.limits, Time(now))
+            session = ClientSession.of_resumption(resumption, config.limits, Monotonic(now))
         super().__init__(ClientState(config, seed=seed, now=now, unix=unix, session=session))
 
     # Queries.
@@ -116,9 +116,7 @@ class Client(Endpoint[ClientState]):
         connection = state.add_connection(framing, secure=secure, peer=peer, phase=Phase.AWAITING_WELCOME)
         state.connection, state.left = connection, False
         connection.send(hello)
-        state.timers.arm(
-            TimerKind.HELLO, connection.number, Time(state.now + state.limits.hello_timeout_sec * SECOND)
-        )
+        state.arm_after(TimerKind.HELLO, connection.number, state.limits.hello_timeout_sec)
         if state.session is not None and state.config.resume:
             resuming.watch(state)
         state.done()

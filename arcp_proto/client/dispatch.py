@@ -16,7 +16,7 @@ from arcp_proto.engine.output import JobsListed, SessionClosed, SessionFailed
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, Refusal
-from arcp_proto.ids import SECOND, JobId, Time
+from arcp_proto.ids import JobId
 from arcp_proto.wire import codec, messages
 from arcp_proto.wire.lenient import read_message
 
@@ -77,9 +77,7 @@ def watch_gap(
     elif numbers.held_count > limits.max_gap_events or numbers.held_bytes > limits.max_gap_bytes:
         give_up_gap(client, connection, session)
     elif moved or client.timers.armed(TimerKind.GAP, connection.number) is None:
-        client.timers.arm(
-            TimerKind.GAP, connection.number, Time(client.now + limits.gap_timeout_sec * SECOND)
-        )
+        client.arm_after(TimerKind.GAP, connection.number, limits.gap_timeout_sec)
 
 
 def give_up_gap(client: ClientState, connection: ConnectionState, session: ClientSession) -> None:

@@ -9,7 +9,7 @@ from arcp_proto.engine.machine import found
 from arcp_proto.engine.output import MarkedProcessed
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ensure
-from arcp_proto.ids import SECOND, JobId, Time
+from arcp_proto.ids import SECOND, JobId, Monotonic
 from arcp_proto.wire import messages
 
 from .acks import ACK_EVENTS, ACK_INTERVAL
@@ -35,7 +35,7 @@ def mark_processed(client: ClientState, session: ClientSession, job_id: JobId, r
 def stopped_iterating(client: ClientState, session: ClientSession, job_id: JobId, receipt: int) -> None:
     """Note the last event of an iteration that has ended; it counts as processed later."""
     session.stopped[job_id] = receipt
-    client.timers.arm(TimerKind.PROCESSED, job_id, Time(client.now + PROCESSED_AFTER))
+    client.timers.arm(TimerKind.PROCESSED, job_id, Monotonic(client.now + PROCESSED_AFTER))
 
 
 def on_processed(client: ClientState, job_id: JobId) -> None:
@@ -63,7 +63,7 @@ def ack_soon(client: ClientState, connection: ConnectionState, session: ClientSe
         return
     number = connection.number
     if acks.cursor(session.numbers.last) > acks.told and client.timers.armed(TimerKind.ACK, number) is None:
-        client.timers.arm(TimerKind.ACK, number, Time(client.now + ACK_INTERVAL))
+        client.timers.arm(TimerKind.ACK, number, Monotonic(client.now + ACK_INTERVAL))
 
 
 def ack(client: ClientState, connection: ConnectionState, session: ClientSession) -> None:
@@ -72,7 +72,7 @@ def ack(client: ClientState, connection: ConnectionState, session: ClientSession
     client.timers.disarm(TimerKind.ACK, connection.number)
     seq = session.cursor
     if connection.blocked:
-        client.timers.arm(TimerKind.ACK, connection.number, Time(client.now + ACK_INTERVAL))
+        client.timers.arm(TimerKind.ACK, connection.number, Monotonic(client.now + ACK_INTERVAL))
     elif seq > session.acks.told:
         connection.send(messages.Ack(seq))
         session.acks.tell(seq, client.now)

@@ -10,7 +10,7 @@ from arcp_proto.engine.output import JobEnded, JobLost
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode
 from arcp_proto.final_statuses import FINAL_STATUSES
-from arcp_proto.ids import SECOND, JobId, Time
+from arcp_proto.ids import SECOND, JobId, Monotonic
 from arcp_proto.wire import messages
 from arcp_proto.wire.result_chunks import ChunkError
 
@@ -111,7 +111,7 @@ def refused(client: ClientState, job_id: JobId, code: str, message: str, *, retr
 def subscribe_later(client: ClientState, job: FollowedJob) -> None:
     """What a job brings is lost for now; it is asked for again from where it stopped."""
     job.awaited = True
-    client.timers.arm(TimerKind.RESUBSCRIBE, job.id, Time(client.now + PAUSE))
+    client.timers.arm(TimerKind.RESUBSCRIBE, job.id, Monotonic(client.now + PAUSE))
 
 
 def look_for(client: ClientState, session: ClientSession, job: FollowedJob, *, over: bool) -> None:
@@ -188,7 +188,7 @@ def give_up_mending(client: ClientState, session: ClientSession, job: FollowedJo
 def _await_sign(client: ClientState, session: ClientSession, job: FollowedJob) -> None:
     """Give a job a second in which something may come of it."""
     if not job.awaited and "subscribe" in (session.features or ()):
-        client.timers.arm(TimerKind.SILENCE, job.id, Time(client.now + SILENCE))
+        client.timers.arm(TimerKind.SILENCE, job.id, Monotonic(client.now + SILENCE))
 
 
 def _ask_for(client: ClientState, session: ClientSession, job: FollowedJob) -> None:

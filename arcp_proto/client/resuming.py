@@ -9,7 +9,7 @@ from arcp_proto.engine.machine import CLOSE_NORMAL, found
 from arcp_proto.engine.output import ConnectionEnded, Detached, RequestRefused, SessionLost, Welcomed
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode
-from arcp_proto.ids import SECOND, JobId, SessionId, Time
+from arcp_proto.ids import JobId, SessionId
 from arcp_proto.limits import MAX_TOKEN_LENGTH
 from arcp_proto.secret import Secret
 from arcp_proto.wire import messages
@@ -123,8 +123,7 @@ def ended(client: ClientState, session: ClientSession, end: ConnectionEnded) -> 
 def watch(client: ClientState) -> None:
     """Give up when the session is not reached in time, counted from when it was attached last."""
     if client.timers.armed(TimerKind.GIVE_UP, 0) is None:
-        at = Time(client.now + client.config.give_up_sec * SECOND)
-        client.timers.arm(TimerKind.GIVE_UP, 0, at)
+        client.arm_after(TimerKind.GIVE_UP, 0, client.config.give_up_sec)
 
 
 def too_large(client: ClientState, reason: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from arcp_proto.features import POSITIONS
-from arcp_proto.ids import JobId, SessionId, Time
+from arcp_proto.ids import JobId, Monotonic, SessionId
 from arcp_proto.limits import Limits
 from arcp_proto.secret import Secret
 from arcp_proto.wire.codec import Envelope
@@ -31,7 +31,7 @@ class Failure(NamedTuple):
 
     code: str
     message: str
-    at: Time
+    at: Monotonic
 
 
 class ClientSession:
@@ -73,7 +73,7 @@ class ClientSession:
         "unwanted",
     )
 
-    def __init__(self, session_id: SessionId, limits: Limits, now: Time) -> None:
+    def __init__(self, session_id: SessionId, limits: Limits, now: Monotonic) -> None:
         self.id = session_id
         self.token: Secret | None = None
         """What resumes it; some runtimes give none."""
@@ -124,7 +124,7 @@ class ClientSession:
         self._limits = limits
 
     @classmethod
-    def of_resumption(cls, resumption: Resumption, limits: Limits, now: Time) -> ClientSession:
+    def of_resumption(cls, resumption: Resumption, limits: Limits, now: Monotonic) -> ClientSession:
         """The session that another process has left."""
         session = cls(resumption.session_id, limits, now)
         session.token, session.restored = resumption.token, True
@@ -269,7 +269,7 @@ class ClientSession:
         for envelope in envelopes:
             self.acks.drop(envelope.event_seq or 0, job_id)
 
-    def renew(self, session_id: SessionId, now: Time) -> None:
+    def renew(self, session_id: SessionId, now: Monotonic) -> None:
         """Another session begins in its place."""
         self.id, self.lost, self.token, self.skipped = session_id, False, None, 0
         self.large_at, self.stuck, self.restored = None, False, False

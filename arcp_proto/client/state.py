@@ -21,7 +21,7 @@ from arcp_proto.engine.machine import (
 from arcp_proto.engine.output import CancelAcknowledged, ConnectionEnded, JobEnded
 from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
-from arcp_proto.ids import MILLISECOND, SECOND, JobId, RequestId, Time, control_id_prefix
+from arcp_proto.ids import MILLISECOND, SECOND, JobId, RequestId, control_id_prefix
 from arcp_proto.wire import messages
 from arcp_proto.wire.framing import Framing
 
@@ -121,8 +121,7 @@ class ClientState(Machine):
             session.closing = True
             self.timers.disarm(TimerKind.ACK, connection.number)
             connection.send(message)
-            at = Time(self.now + self.config.close_wait_sec * SECOND)
-            self.timers.arm(TimerKind.CLOSE, connection.number, at)
+            self.arm_after(TimerKind.CLOSE, connection.number, self.config.close_wait_sec)
 
     def frame_limit(self, framing: Framing) -> int:
         """Bytes of the largest envelope of ours."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal, Unreadable
-from arcp_proto.ids import SECOND, Time
+from arcp_proto.ids import SECOND, Monotonic, UnixTime
 from arcp_proto.limits import MAX_REASON_LENGTH, Limits
 from arcp_proto.wire.framing import Framing
 from arcp_proto.wire.messages import Ping
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 _LATE: Final = 10
 """A timer that comes later than this part of what it measures tells that the process has stood still."""
-NEVER: Final = Time(-(2**63))
+NEVER: Final = Monotonic(-(2**63))
 """Before any time."""
 CLOSE_NORMAL: Final = 1000
 CLOSE_GOING_AWAY: Final = 1001
@@ -37,7 +37,7 @@ CLOSE_RESTART: Final = 1012
 class Recorder(Protocol):
     """Who is told of every input before it is carried out (see `recording`)."""
 
-    def __call__(self, name: str, arguments: Sequence[Any], now: Time) -> None: ...
+    def __call__(self, name: str, arguments: Sequence[Any], now: Monotonic) -> None: ...
 
 
 class Machine(ABC):
@@ -52,7 +52,7 @@ class Machine(ABC):
         self.connections: dict[int, ConnectionState] = {}
         self.handles: dict[ConnectionState, Connection] = {}
         """Each as the driver holds it; a handle in its state would be a circle of references."""
-        self.now = Time(now)
+        self.now = Monotonic(now)
         self.stamp = Stamp()
         self.recorder: Recorder | None = None
         self.record_count = 0
@@ -60,7 +60,7 @@ class Machine(ABC):
         self.journaling = journal
         """Whether records are made."""
         self._unix_offset = unix - now
-        self._unix = Time(unix)
+        self._unix = UnixTime(unix)
         self.read_at = self.now
         """When the wall clock was read last since it was set."""
         self.busy = False
@@ -176,28 +176,32 @@ class Machine(ABC):
         return True
 
     @property
-    def unix(self) -> Time:
+    def unix(self) -> UnixTime:
         """The wall clock, in nanoseconds; it never goes back."""
         self.read_at = now = self.now
         unix = now + self._unix_offset
         if unix > self._unix:
-            self._unix = Time(unix)
+            self._unix = UnixTime(unix)
         return self._unix
 
     @property
-    def wall(self) -> Time:
+    def wall(self) -> UnixTime:
         """The wall clock as it was last set: for what passes by it, not for what is written."""
-        return Time(self.now + self._unix_offset)
+        return UnixTime(self.now + self._unix_offset)
 
     def set_wall(self, unix: int) -> None:
         """From now on the wall clock goes on from `unix`."""
-        self.written_before(Time(self.read_at + self._unix_offset))
+        self.written_before(UnixTime(self.read_at + self._unix_offset))
         self.read_at = NEVER
         self._unix_offset = unix - self.now
 
-    def written_before(self, unix: Time) -> None:
+    def written_before(self, unix: UnixTime) -> None:
         """This time was written once: no later one is before it."""
         self._unix = max(self._unix, unix)
+
+    def arm_after(self, kind: TimerKind, owner: int | str, seconds: int) -> None:
+        """Arm a timer that is due in so many seconds."""
+        self.arm_after(kind, owner, seconds)
 
     def time_text(self) -> str:
         """The wall clock as it is written on the wire."""
@@ -208,10 +212,10 @@ class Machine(ABC):
         if self.busy and not self._completed():
             raise InvariantViolated(f"{name} called while another input is, or died, under way")
         if self.recorder is not None:
-            self.recorder(name, arguments, Time(now))
+            self.recorder(name, arguments, Monotonic(now))
         self.busy = self.used = True
         if now > self.now:
-            self.now = Time(now)
+            self.now = Monotonic(now)
 
     def _completed(self) -> bool:
         """Bring an input to its end that was left open for more of its kind; False when none was."""
@@ -267,7 +271,7 @@ class Machine(ABC):
     def start_heartbeat(self, connection: ConnectionState, interval_sec: int) -> None:
         """Watch the liveness of an open connection (§6.4)."""
         connection.heartbeat = interval_sec * SECOND
-        self.timers.arm(TimerKind.HEARTBEAT, connection.number, Time(self.now + connection.heartbeat))
+        self.timers.arm(TimerKind.HEARTBEAT, connection.number, Monotonic(self.now + connection.heartbeat))
 
     def close_connection(
         self,
@@ -282,9 +286,7 @@ class Machine(ABC):
         """Stop talking: what is urgent, with `flush` all that is queued, is sent; then it closes."""
         connection.end(flush=flush)
         self._disarm(connection)
-        self.timers.arm(
-            TimerKind.LINGER, connection.number, Time(self.now + self.limits.close_linger_sec * SECOND)
-        )
+        self.arm_after(TimerKind.LINGER, connection.number, self.limits.close_linger_sec)
         handle = self.handles[connection]
         self._closing.append(Closing(handle, code, reason))
         self.happened(ConnectionEnded(handle, who, error, reason))
@@ -338,8 +340,8 @@ class Machine(ABC):
         """So many bytes are held of a message that is not whole. Only a runtime counts them."""
         connection.partial = 0
 
-    def _await_rest(self, connection: ConnectionState, since: Time) -> None:
-        at = Time(since + self.limits.message_timeout_sec * SECOND)
+    def _await_rest(self, connection: ConnectionState, since: Monotonic) -> None:
+        at = Monotonic(since + self.limits.message_timeout_sec * SECOND)
         self.timers.arm(TimerKind.REST, connection.number, at)
 
     def _miss_rest(self, connection: ConnectionState) -> None:
@@ -428,7 +430,7 @@ class Machine(ABC):
                 self.now - self.timers.due > self.limits.hello_timeout_sec * SECOND // _LATE
             ):
                 # The process has stood still: read what has come before the connection is given up.
-                self.timers.arm(TimerKind.HELLO, key.owner, Time(self.now + SECOND))
+                self.arm_after(TimerKind.HELLO, key.owner, 1)
             case TimerKind.PAUSE:
                 connection = self._live(connection)
                 connection.paused = False
@@ -456,13 +458,15 @@ class Machine(ABC):
                 self._silent(connection)
                 return
             # The process has stood still: what the peer has said meanwhile waits in its transport.
-            lost_at = Time(self.now + interval // _LATE)
-            connection.heard_at = Time(lost_at - 2 * interval - interval // 10)
+            lost_at = Monotonic(self.now + interval // _LATE)
+            connection.heard_at = Monotonic(lost_at - 2 * interval - interval // 10)
         quiet_since = min(connection.heard_at, connection.sent_at)
         if self.now >= quiet_since + interval:
             connection.send(Ping(connection.fresh_nonce(), self.time_text()), urgent=True)
             quiet_since = self.now
-        self.timers.arm(TimerKind.HEARTBEAT, connection.number, Time(min(lost_at, quiet_since + interval)))
+        self.timers.arm(
+            TimerKind.HEARTBEAT, connection.number, Monotonic(min(lost_at, quiet_since + interval))
+        )
 
     def _read_on(self) -> None:
         """Handle what was held while connections were not read: lines last, as a replay has them."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from arcp_proto.ids import JobId, Principal, RequestId, SessionId, Time
+from arcp_proto.ids import JobId, Monotonic, Principal, RequestId, SessionId
 from arcp_proto.secret import Secret
 from arcp_proto.wire import codec
 from arcp_proto.wire.credential import Credential
@@ -28,7 +28,7 @@ NOTHING: Final[tuple[()]] = ()
 class Deadline(NamedTuple):
     """When to call `handle_timer`, in nanoseconds of the monotonic clock, and what for."""
 
-    at: Time
+    at: Monotonic
     reason: str
 
 
@@ -87,7 +87,7 @@ class StopJob(msgspec.Struct):
 
     job_id: JobId
     reason: str
-    kill_at: Time
+    kill_at: Monotonic
 
 
 class IssueCredentials(msgspec.Struct):
@@ -147,7 +147,7 @@ class Dial(msgspec.Struct, gc=False):
     `attempt` counts from 1 since the session was last of use.
     """
 
-    at: Time
+    at: Monotonic
     attempt: int
 
 

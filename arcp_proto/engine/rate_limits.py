@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from arcp_proto.ids import SECOND, Time
+from arcp_proto.ids import SECOND, Monotonic
 
 
 class Bucket:
@@ -21,22 +21,22 @@ class Bucket:
         self._depth = burst * self._interval
         self._full_at = 0
 
-    def ready(self, now: Time) -> bool:
+    def ready(self, now: Monotonic) -> bool:
         """Whether one more may pass."""
         return self._full_at + self._interval <= now + self._depth
 
-    def charge(self, now: Time, count: int = 1) -> None:
+    def charge(self, now: Monotonic, count: int = 1) -> None:
         """So many have passed, whether they might or not."""
         self._full_at = (self._full_at if self._full_at > now else now) + count * self._interval
 
-    def take(self, now: Time) -> bool:
+    def take(self, now: Monotonic) -> bool:
         """Let one pass, if it may."""
         if self.ready(now):
             self.charge(now)
             return True
         return False
 
-    def take_with(self, other: Bucket, now: Time) -> bool:
+    def take_with(self, other: Bucket, now: Monotonic) -> bool:
         """Let one pass both, if it may."""
         mine, theirs = self._full_at, other._full_at
         if mine + self._interval > now + self._depth or theirs + other._interval > now + other._depth:
@@ -45,15 +45,15 @@ class Bucket:
         other._full_at = (theirs if theirs > now else now) + other._interval
         return True
 
-    def wait(self, now: Time) -> int:
+    def wait(self, now: Monotonic) -> int:
         """Nanoseconds until one more may pass; 0: it may now."""
         return max(0, self._full_at + self._interval - now - self._depth)
 
-    def wait_for_half(self, now: Time) -> int:
+    def wait_for_half(self, now: Monotonic) -> int:
         """Return the nanoseconds until half of `burst` may pass at once; 0 if it may now."""
         return max(0, self._full_at - now - self._depth // 2)
 
-    def is_full(self, now: Time) -> bool:
+    def is_full(self, now: Monotonic) -> bool:
         """Whether it is as if nothing had ever passed."""
         return self._full_at <= now
 
@@ -63,11 +63,11 @@ class Window:
 
     __slots__ = ("_count", "_since")
 
-    def __init__(self, now: Time) -> None:
+    def __init__(self, now: Monotonic) -> None:
         self._since = now
         self._count = 0
 
-    def count(self, now: Time) -> int:
+    def count(self, now: Monotonic) -> int:
         """One more; how many it are now."""
         if now - self._since >= SECOND:
             self._since, self._count = now, 0
@@ -87,12 +87,12 @@ class Buckets:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def wait(self, name: str, now: Time) -> int:
+    def wait(self, name: str, now: Monotonic) -> int:
         """Nanoseconds until one more of this name may pass; 0: it may now. Changes nothing."""
         bucket = self._buckets.get(name)
         return 0 if bucket is None else bucket.wait(now)
 
-    def charge(self, name: str, now: Time) -> None:
+    def charge(self, name: str, now: Monotonic) -> None:
         """One of this name has passed, whether it might or not."""
         buckets = self._buckets
         bucket = buckets.get(name)

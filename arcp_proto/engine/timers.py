@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from arcp_proto.ids import Time
+from arcp_proto.ids import Monotonic
 
 _SLACK: Final = 64
 
@@ -87,7 +87,7 @@ class TimerKey(NamedTuple):
     owner: int | str
 
 
-_Entry = tuple[Time, int, TimerKey]
+_Entry = tuple[Monotonic, int, TimerKey]
 """When a key is due, how many were armed up to it, and the key."""
 
 
@@ -106,9 +106,9 @@ class Timers:
         """How many there are."""
         self._heap: list[_Entry] = []
         self._count = 0
-        self.due = Time(0)
+        self.due = Monotonic(0)
         """When the key that was taken last was due."""
-        self._next: tuple[Time, TimerKey] | None = None
+        self._next: tuple[Monotonic, TimerKey] | None = None
         """The first deadline, as long as it is known."""
 
     def __len__(self) -> int:
@@ -119,7 +119,7 @@ class Timers:
         """Entries of the heap, dead ones included."""
         return len(self._heap)
 
-    def arm(self, kind: TimerKind, owner: int | str, at: Time) -> None:
+    def arm(self, kind: TimerKind, owner: int | str, at: Monotonic) -> None:
         """Set the deadline of a key, in place of an earlier one."""
         self._count += 1
         entry = (at, self._count, TimerKey(kind, owner))
@@ -145,7 +145,7 @@ class Timers:
             for kind in kinds:
                 self.disarm(kind, owner)
 
-    def armed(self, kind: TimerKind, owner: int | str) -> Time | None:
+    def armed(self, kind: TimerKind, owner: int | str) -> Monotonic | None:
         """When a key is due, or None."""
         armed = self._armed.get(owner)
         if armed is None or (entry := armed.get(kind)) is None:
@@ -156,7 +156,7 @@ class Timers:
         """Every armed key, for tests of what must be armed."""
         return [key for _, _, key in self._entries()]
 
-    def next(self) -> tuple[Time, TimerKey] | None:
+    def next(self) -> tuple[Monotonic, TimerKey] | None:
         """The first deadline, or None. Drops dead entries from the top; no answer changes by it."""
         if self._next is None and self._heap:
             heap, armed = self._heap, self._armed
@@ -166,7 +166,7 @@ class Timers:
                 self._next = heap[0][0], heap[0][2]
         return self._next
 
-    def pop_due(self, now: Time) -> Iterator[TimerKey]:
+    def pop_due(self, now: Monotonic) -> Iterator[TimerKey]:
         """Take the keys that are due, one by one: not those that carrying out an earlier one disarms.
 
         A key that is armed again meanwhile waits for the next call, so that nothing loops for ever.

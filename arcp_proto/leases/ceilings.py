@@ -10,7 +10,7 @@ import msgspec
 
 from arcp_proto.empty import NOTHING
 from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
-from arcp_proto.ids import SECOND, Principal, Time, qualified
+from arcp_proto.ids import SECOND, Principal, UnixTime, qualified
 from arcp_proto.limits import MAX_RUNTIME_SEC
 
 from .budget import COST_BUDGET, parse_budget, shown
@@ -81,7 +81,7 @@ def check_lease(
         _check_amounts(ceiling, around, lease)
 
 
-def check_expiry(ceiling: Ceiling | None, expires: Time | None, wall: Time) -> None:
+def check_expiry(ceiling: Ceiling | None, expires: UnixTime | None, wall: UnixTime) -> None:
     """Raise Refusal PERMISSION_DENIED for a lease that would last longer than a ceiling allows."""
     longest = None if ceiling is None else ceiling.longest_expiry_sec
     if longest is not None and (expires is None or expires > wall + longest * SECOND):

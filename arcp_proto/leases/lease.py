@@ -10,7 +10,7 @@ import msgspec
 
 from arcp_proto.empty import NOTHING
 from arcp_proto.errors import ErrorCode, Refusal
-from arcp_proto.ids import Time
+from arcp_proto.ids import UnixTime
 from arcp_proto.limits import MAX_LEASE_BYTES, MAX_NAME_LENGTH, MAX_NAMESPACES, MAX_PATTERNS
 from arcp_proto.wire import codec
 from arcp_proto.wire.messages import Lease
@@ -43,7 +43,7 @@ class Expiry(msgspec.Struct, frozen=True, gc=False):
     (§9.5).
     """
 
-    unix: Time
+    unix: UnixTime
     text: str
 
 
@@ -69,7 +69,7 @@ def parse_lease(request: Mapping[str, list[str]] | None) -> Lease:
     return lease
 
 
-def parse_expiry(text: str, *, unix: Time) -> Expiry:
+def parse_expiry(text: str, *, unix: UnixTime) -> Expiry:
     """Return an `expires_at` after `unix`; raises Refusal INVALID_REQUEST for any other text (§9.5)."""
     expires = parse_utc(text)
     if expires is None:

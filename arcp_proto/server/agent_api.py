@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from arcp_proto.engine.machine import cut
 from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError
-from arcp_proto.ids import JobId, SessionId, Time
+from arcp_proto.ids import JobId, Monotonic, SessionId, UnixTime
 from arcp_proto.leases.budget import COST_BUDGET, Cost, to_cost
 from arcp_proto.limits import MAX_ID_LENGTH, MAX_NAME_LENGTH, MAX_REASON_LENGTH, Limits
 from arcp_proto.server.jobs.delegation import AGENT_DELEGATE
@@ -87,7 +87,7 @@ class AgentApi:
         else:
             state.busy = True
             if now > state.now:
-                state.now = Time(now)
+                state.now = Monotonic(now)
         state.publish(job, kind, encoded)
         publish.begin(state, job)
         return len(encoded) - SHORT if len(encoded) > SHORT else 0
@@ -305,7 +305,7 @@ class AgentApi:
         """
         return self._unfinished(job_id).body_limit
 
-    def lease_end(self, job_id: JobId) -> Time | None:
+    def lease_end(self, job_id: JobId) -> UnixTime | None:
         """Return the Unix time in nanoseconds at which the lease expires (§9.5); None for never.
 
         Raises LocalProtocolError once the job is over.

@@ -11,7 +11,7 @@ import msgspec
 
 from arcp_proto.engine.machine import cut
 from arcp_proto.errors import ErrorCode, LocalProtocolError
-from arcp_proto.ids import JobId, Principal, SessionId, Time
+from arcp_proto.ids import JobId, Principal, SessionId, UnixTime
 from arcp_proto.server.jobs.job import Job, Status
 from arcp_proto.wire import codec
 from arcp_proto.wire.messages import Lease
@@ -38,7 +38,7 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The final status, once it is decided: the agent of an unfinished job is then being stopped."""
     agent_runs: bool
     """Whether the agent has not stopped; it may outlive its job when it ignores its cancellation."""
-    accepted_at: Time
+    accepted_at: UnixTime
     """Unix time in nanoseconds."""
     session_id: SessionId
     """The session that submitted the job; it may have ended."""

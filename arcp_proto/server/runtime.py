@@ -46,7 +46,7 @@ from arcp_proto.engine.output import Output
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, LocalProtocolError
-from arcp_proto.ids import SECOND, JobId, Principal, Time
+from arcp_proto.ids import JobId, Principal, UnixTime
 from arcp_proto.limits import MAX_RUNTIME_SEC
 from arcp_proto.server.credentials.model import IssuedCredential
 from arcp_proto.server.journal.records import Record
@@ -135,8 +135,7 @@ class Runtime(Endpoint[RuntimeState]):
         except admission_control.Exceeded as refusal:
             state.refuse(connection, refusal)
         else:
-            at = Time(state.now + state.limits.hello_timeout_sec * SECOND)
-            state.timers.arm(TimerKind.HELLO, connection.number, at)
+            state.arm_after(TimerKind.HELLO, connection.number, state.limits.hello_timeout_sec)
         state.done()
         return state.handles[connection]
 
@@ -161,7 +160,7 @@ class Runtime(Endpoint[RuntimeState]):
         pending = state.pending.pop(request, None)
         if pending is not None and pending.connection.phase is Phase.AUTHENTICATING:
             verified = None if principal is None else Principal(principal)
-            until = None if expires is None else Time(min(expires, handshake.LATEST))
+            until = None if expires is None else UnixTime(min(expires, handshake.LATEST))
             handshake.finish(state, pending, verified, until, failed=failed)
         return state.leave()
 

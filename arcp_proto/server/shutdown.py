@@ -9,7 +9,7 @@ from arcp_proto.engine.output import RuntimeEnded
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import OF_A_RUN, TimerKind
 from arcp_proto.errors import ErrorCode
-from arcp_proto.ids import SECOND, Time
+from arcp_proto.ids import SECOND, Monotonic
 from arcp_proto.server.sessions.admission_control import SHUTTING_DOWN
 
 from .jobs import completion, submit_queue
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def begin(state: RuntimeState, drain: float) -> None:
     """Give running jobs `drain` seconds, or the rest of an earlier, shorter time."""
     submit_queue.refuse_all(state, SHUTTING_DOWN)
-    at = Time(state.now + int(drain * SECOND))
+    at = Monotonic(state.now + int(drain * SECOND))
     armed = state.timers.armed(TimerKind.DRAIN, 0)
     if at <= state.now:
         state.timers.disarm(TimerKind.DRAIN, 0)

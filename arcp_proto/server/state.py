@@ -15,7 +15,7 @@ from arcp_proto.engine.output import StartJob
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKey
 from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
-from arcp_proto.ids import SECOND, JobId, Principal, SessionId, Time
+from arcp_proto.ids import SECOND, JobId, Monotonic, Principal, SessionId
 from arcp_proto.limits import KIB
 from arcp_proto.server.credentials.model import Provisions
 from arcp_proto.server.jobs.idempotency import Keys
@@ -236,7 +236,7 @@ class RuntimeState(Machine):
         """Retire a job whose terminal was sent."""
         self.unfinished.pop(job.id, None)
         job.stream = None
-        retention.retire(self, job, Time(self.now + self.limits.retention_sec * SECOND))
+        retention.retire(self, job, Monotonic(self.now + self.limits.retention_sec * SECOND))
         if job.terms.idempotency_key is not None:
             retention.watch_keys(self)
         if self.anonymous_principals:

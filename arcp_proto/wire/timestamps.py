@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from functools import lru_cache
 from typing import Final
 
-from arcp_proto.ids import MILLISECOND, SECOND, Time
+from arcp_proto.ids import MILLISECOND, SECOND, UnixTime
 
 _DAY: Final = 86_400
 _EPOCH: Final = date(1970, 1, 1)
@@ -28,9 +28,9 @@ class Stamp:
 
     def __init__(self) -> None:
         self._millisecond = 0
-        self._text = format_time(Time(0))
+        self._text = format_time(UnixTime(0))
 
-    def text(self, unix: Time) -> str:
+    def text(self, unix: UnixTime) -> str:
         """Return a time as RFC 3339 UTC with milliseconds and Z."""
         millisecond = unix // MILLISECOND
         if millisecond != self._millisecond:
@@ -39,7 +39,7 @@ class Stamp:
         return self._text
 
 
-def format_time(unix: Time) -> str:
+def format_time(unix: UnixTime) -> str:
     """Return a time as RFC 3339 UTC with milliseconds (truncated) and Z.
 
     Never raises: a time before the year 1 or after 9999 is written as the first or last valid time.
@@ -59,7 +59,7 @@ def _format_second(unix: int) -> str:
     return f"{day}T{hour:02}:{minute:02}:{second:02}"
 
 
-def parse_time(text: str) -> Time | None:
+def parse_time(text: str) -> UnixTime | None:
     """Return the nanoseconds since the Unix epoch of an RFC 3339 time; any offset, none means UTC.
 
     None for anything else, including a leap second, more than nine decimals, and a date that does not exist.
@@ -76,10 +76,10 @@ def parse_time(text: str) -> Time | None:
     if sign is not None:
         offset = int(offset_hours) * 3600 + int(offset_minutes) * 60
         seconds += offset if sign == "-" else -offset
-    return Time(seconds * SECOND + int((fraction or "").ljust(9, "0")))
+    return UnixTime(seconds * SECOND + int((fraction or "").ljust(9, "0")))
 
 
-def parse_utc(text: str) -> tuple[Time, str] | None:
+def parse_utc(text: str) -> tuple[UnixTime, str] | None:
     """Return a time like `parse_time`, but only with the zone Z or +00:00; and its text with T and Z."""
     unix = parse_time(text)
     match = _UTC.match(text)

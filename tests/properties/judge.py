@@ -16,7 +16,7 @@ from arcp_proto.engine.output import NOTHING, Authenticate, Output, PauseJob, Re
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ensure
 from arcp_proto.features import POSITIONS
-from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, Time
+from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, UnixTime
 from arcp_proto.limits import Limits
 from arcp_proto.recording import record
 from arcp_proto.server.config import RuntimeConfig
@@ -749,7 +749,7 @@ class Judge:
         elif kind == "agent":
             payload["filter"] = {kind: ("echo", "echo@1.0.0", "again", "zork")[b // 4 % 4]}
         elif kind is not None and works:
-            payload["filter"] = {kind: format_time(Time(works[b % len(works)].created))}
+            payload["filter"] = {kind: format_time(UnixTime(works[b % len(works)].created))}
         upto, stale = len(works), False
         known = [page for page in self.pages if page[1] == line.principal] or self.pages
         if b & 128 and known:
@@ -803,7 +803,7 @@ class Judge:
 
     def _asked_for(self, work: Work, asked: dict[str, Any]) -> bool:
         job = self.world.state.jobs[work.job_id]
-        created = format_time(Time(work.created // MILLISECOND * MILLISECOND))
+        created = format_time(UnixTime(work.created // MILLISECOND * MILLISECOND))
         return (
             asked.get("agent") in (None, work.agent, job.agent)
             and ("created_after" not in asked or created > asked["created_after"])

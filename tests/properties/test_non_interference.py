@@ -19,7 +19,7 @@ from arcp_proto import Connection, Phase
 from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.output import Authenticate, Output, StartJob, StopJob
 from arcp_proto.errors import Denied, LocalProtocolError
-from arcp_proto.ids import MILLISECOND, SECOND, JobId, Time
+from arcp_proto.ids import MILLISECOND, SECOND, JobId, UnixTime
 from arcp_proto.limits import WIRE_WORDS, Limits
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.jobs.inventory import AgentInfo
@@ -163,7 +163,7 @@ class Side:
         if b % 5 == 0:
             payload["idempotency_key"] = f"k{b % 3}"
         if b % 7 == 0:
-            at = format_time(Time(self._world.unix + (1 + a % 9) * SECOND))
+            at = format_time(UnixTime(self._world.unix + (1 + a % 9) * SECOND))
             payload["lease_constraints"] = {"expires_at": at}
         if b % 11 == 0:
             payload["max_runtime_sec"] = 1 + a % 3

@@ -21,7 +21,7 @@ from arcp_proto.engine.output import IssueCredentials, RevokeCredential, StartJo
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, LocalProtocolError, ensure
 from arcp_proto.features import PROVISIONED_CREDENTIALS
-from arcp_proto.ids import SECOND, JobId, Principal, Time
+from arcp_proto.ids import SECOND, JobId, Principal, UnixTime
 from arcp_proto.limits import WIRE_WORDS, Limits
 from arcp_proto.recording import record, replay
 from arcp_proto.secret import Secret
@@ -137,7 +137,7 @@ class Provider(World):
             return
         payload: dict[str, Any] = {"agent": AGENTS[b % 2].name, "lease_request": LEASE}
         if b & 4:
-            payload["lease_constraints"] = {"expires_at": format_time(Time(UNIX + (2 + c) * SECOND))}
+            payload["lease_constraints"] = {"expires_at": format_time(UnixTime(UNIX + (2 + c) * SECOND))}
         if b & 8:
             payload["idempotency_key"] = f"k{c % 3}"
         if b & 16:

@@ -13,7 +13,7 @@ from arcp_proto.engine.output import CredentialRotated, IssueCredentials
 from arcp_proto.engine.timers import OF_A_REQUEST, TimerKind
 from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
 from arcp_proto.features import PROVISIONED_CREDENTIALS
-from arcp_proto.ids import SECOND, Principal, SessionId, Time, ulid
+from arcp_proto.ids import Principal, SessionId, ulid
 from arcp_proto.leases.budget import parse_budget
 from arcp_proto.leases.lease import MODEL_USE
 from arcp_proto.server.jobs import completion, gate, publish
@@ -283,7 +283,7 @@ def _ask(
     state.commit(CredentialRequested(alias, terms.principal, terms.job_id, state.unix))
     state.provisions[alias].asked = True
     state.issuing.awaited[alias] = waiting
-    state.timers.arm(TimerKind.ISSUE, alias, Time(state.now + state.limits.issue_timeout_sec * SECOND))
+    state.arm_after(TimerKind.ISSUE, alias, state.limits.issue_timeout_sec)
     state.request(
         IssueCredentials(
             alias,

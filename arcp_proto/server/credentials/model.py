@@ -14,7 +14,7 @@ import msgspec
 from arcp_proto.empty import NOTHING
 from arcp_proto.errors import ensure
 from arcp_proto.features import PROVISIONED_CREDENTIALS
-from arcp_proto.ids import JobId, Principal, Time
+from arcp_proto.ids import JobId, Monotonic, Principal, UnixTime
 from arcp_proto.limits import KIB, MAX_ID_LENGTH
 from arcp_proto.secret import Secret
 from arcp_proto.wire import codec, messages
@@ -99,7 +99,7 @@ class Provision:
         "revoking",
     )
 
-    def __init__(self, alias: str, principal: Principal, job_id: JobId, requested_at: Time) -> None:
+    def __init__(self, alias: str, principal: Principal, job_id: JobId, requested_at: UnixTime) -> None:
         self.alias = alias
         self.principal = principal
         self.job_id = job_id
@@ -121,7 +121,7 @@ class Provision:
         self.gone = False
         """Whether the provisioner has once answered that they are revoked."""
         self.attempts = 0
-        self.certain_at: Time | None = None
+        self.certain_at: Monotonic | None = None
         """When an answer that nothing exists can be trusted; before, the request may still be carried out."""
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from arcp_proto.engine.machine import cut
 from arcp_proto.engine.output import RevokeCredential
 from arcp_proto.engine.timers import TimerKind
-from arcp_proto.ids import SECOND, Time
+from arcp_proto.ids import SECOND, Monotonic
 from arcp_proto.server.audit import note
 from arcp_proto.server.jobs.job import Job
 from arcp_proto.server.journal.records import CredentialOutstanding, CredentialRevoked
@@ -32,7 +32,7 @@ def revoke(state: RuntimeState, provision: Provision) -> None:
 
 def doubt(state: RuntimeState, provision: Provision) -> None:
     """Note that a failed request may still be carried out: trust an answer that nothing exists only later."""
-    provision.certain_at = Time(state.now + DOUBT * SECOND)
+    provision.certain_at = Monotonic(state.now + DOUBT * SECOND)
 
 
 def restored(state: RuntimeState) -> None:
@@ -94,7 +94,7 @@ def _revoked(state: RuntimeState, provision: Provision) -> None:
     provision.attempts = 0
     certain_at = provision.certain_at
     if provision.asked:
-        certain_at = Time(state.now + DOUBT * SECOND)
+        certain_at = Monotonic(state.now + DOUBT * SECOND)
     if certain_at is not None and state.now < certain_at:
         state.timers.arm(TimerKind.REVOCATION, provision.alias, certain_at)
         return
@@ -118,5 +118,4 @@ def _failed(state: RuntimeState, provision: Provision, final: bool, reason: str)
         )
     if not final:
         pause = min(2 ** min(provision.attempts - 1, 20), state.limits.max_revocation_pause_sec)
-        at = Time(state.now + pause * SECOND)
-        state.timers.arm(TimerKind.REVOCATION, provision.alias, at)
+        state.arm_after(TimerKind.REVOCATION, provision.alias, pause)

@@ -14,7 +14,7 @@ from arcp_proto.engine.output import ChildEnded, StopJob
 from arcp_proto.engine.timers import OF_A_RUN, TimerKind
 from arcp_proto.errors import RETRYABLE, ErrorCode
 from arcp_proto.final_statuses import status_of
-from arcp_proto.ids import SECOND, Time, qualified
+from arcp_proto.ids import SECOND, Monotonic, qualified
 from arcp_proto.server.audit import notice
 from arcp_proto.server.credentials import revocation
 from arcp_proto.server.journal.records import JobEndedRecord, OutcomeFixed
@@ -89,7 +89,7 @@ def stop_children(state: RuntimeState, job: Job) -> None:
 
 def stop_agent(state: RuntimeState, job: Job, reason: str) -> None:
     """Ask the host to stop the agent, and give it the grace to do so."""
-    kill_at = Time(state.now + state.limits.stop_grace_sec * SECOND)
+    kill_at = Monotonic(state.now + state.limits.stop_grace_sec * SECOND)
     state.timers.arm(TimerKind.GRACE, job.id, kill_at)
     state.request(StopJob(job.id, reason, kill_at))
 
@@ -237,8 +237,7 @@ def release(state: RuntimeState, job: Job) -> None:
         return
     if revocation.under_way(state, job):
         if state.timers.armed(TimerKind.REVOCATION_WAIT, job.id) is None:
-            at = Time(state.now + state.limits.revocation_timeout_sec * SECOND)
-            state.timers.arm(TimerKind.REVOCATION_WAIT, job.id, at)
+            state.arm_after(TimerKind.REVOCATION_WAIT, job.id, state.limits.revocation_timeout_sec)
         return
     _let_go(state, job)
 

@@ -10,7 +10,7 @@ import msgspec
 
 from arcp_proto.engine.machine import found
 from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError, Refusal
-from arcp_proto.ids import JobId, Time, qualified, ulid
+from arcp_proto.ids import JobId, UnixTime, qualified, ulid
 from arcp_proto.leases import ceilings
 from arcp_proto.leases.budget import COST_BUDGET, parse_budget
 from arcp_proto.leases.lease import MODEL_USE, Grants, parse_expiry, parse_lease
@@ -48,7 +48,7 @@ class Share(msgspec.Struct, frozen=True):
     lease: Lease
     budget: Mapping[str, Decimal]
     expires_at: str | None
-    expires: Time | None
+    expires: UnixTime | None
 
 
 def read_wish(agent: Any, lease: Any, expires_at: Any, max_runtime_sec: Any) -> Wish:

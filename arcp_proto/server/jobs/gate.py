@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from arcp_proto.engine.machine import cut
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, ErrorCode
-from arcp_proto.ids import SECOND, Time
+from arcp_proto.ids import SECOND, Monotonic, UnixTime
 from arcp_proto.leases import ceilings
 from arcp_proto.leases.budget import COST_BUDGET, shown
 from arcp_proto.leases.canonical import is_too_long
@@ -120,14 +120,14 @@ def watch(state: RuntimeState, job: Job) -> None:
     if job.expired and state.timers.armed(TimerKind.LEASE_EXPIRED, job.id) is not None:
         return
     left = 0 if job.expired else max(0, job.expires - state.wall)
-    state.timers.arm(TimerKind.LEASE_EXPIRED, job.id, Time(state.now + left + GRACE_SEC * SECOND))
+    state.timers.arm(TimerKind.LEASE_EXPIRED, job.id, Monotonic(state.now + left + GRACE_SEC * SECOND))
     watch_wall_clock(state)
 
 
 def watch_wall_clock(state: RuntimeState) -> None:
     """Arm the timer that makes the driver look at the wall clock, while a lease is to end."""
     if state.timers.armed(TimerKind.WALL_CLOCK, 0) is None:
-        state.timers.arm(TimerKind.WALL_CLOCK, 0, Time(state.now + LOOK_SEC * SECOND))
+        state.arm_after(TimerKind.WALL_CLOCK, 0, LOOK_SEC)
 
 
 def look_again(state: RuntimeState) -> None:
@@ -140,7 +140,7 @@ def look_again(state: RuntimeState) -> None:
         return
     for job in state.unfinished.values():
         if job.expires is not None and job.stage in UNDECIDED:
-            state.timers.arm(TimerKind.WALL_CLOCK, 0, Time(state.now + LOOK_SEC * SECOND))
+            state.arm_after(TimerKind.WALL_CLOCK, 0, LOOK_SEC)
             return
 
 
@@ -209,7 +209,7 @@ def check_ceiling(
     state: RuntimeState,
     ceiling: Ceiling | None,
     lease: Mapping[str, Sequence[str]],
-    expires: Time | None,
+    expires: UnixTime | None,
     parent: Job | None = None,
 ) -> None:
     """Check a lease against a ceiling; raises Refusal PERMISSION_DENIED beyond it. None allows every lease.

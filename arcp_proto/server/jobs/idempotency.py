@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from arcp_proto.errors import ensure
-from arcp_proto.ids import SECOND, JobId, Principal, Time
+from arcp_proto.ids import SECOND, JobId, Principal, UnixTime
 from arcp_proto.limits import Limits
 from arcp_proto.wire.messages import LeaseConstraints
 
@@ -38,7 +38,7 @@ class Claim(msgspec.Struct):
     job_id: JobId
     accepted: bytes
     ended: tuple[str, bytes, bytes | None] | None = None
-    ended_at: Time = Time(0)
+    ended_at: UnixTime = UnixTime(0)
     position: int = 0
 
     @property
@@ -79,7 +79,7 @@ class Keys:
     def __init__(self) -> None:
         self._claims: dict[tuple[Principal, str], Claim] = {}
         self._held: dict[Principal, _Held] = {}
-        self._ended: list[tuple[Time, Principal, str]] = []
+        self._ended: list[tuple[UnixTime, Principal, str]] = []
         """A heap by the end of the job; entries of keys that were forgotten or claimed anew are skipped."""
 
     def __len__(self) -> int:
@@ -130,7 +130,7 @@ class Keys:
         principal: Principal,
         key: str,
         ended: tuple[str, bytes, bytes | None],
-        at: Time,
+        at: UnixTime,
         position: int = 0,
     ) -> int:
         """Keep the terminal of the job of a key, with its Unix time `at`; return the bytes that are kept."""
@@ -158,10 +158,10 @@ class Keys:
             heappop(self._ended)
         return 0 if claim.ended is None else size
 
-    def due(self, unix: Time, limits: Limits) -> list[tuple[Principal, str]]:
+    def due(self, unix: UnixTime, limits: Limits) -> list[tuple[Principal, str]]:
         """Return the keys that have expired, the oldest first; it costs only what it finds."""
         ended, before = self._ended, unix - limits.idempotency_retention_sec * SECOND
-        found: list[tuple[Time, Principal, str]] = []
+        found: list[tuple[UnixTime, Principal, str]] = []
         places = [0]
         while places:
             place = places.pop()
@@ -171,9 +171,11 @@ class Keys:
                     found.append(ended[place])
         return list(dict.fromkeys((principal, key) for _, principal, key in sorted(found)))
 
-    def next_due(self, limits: Limits) -> Time | None:
+    def next_due(self, limits: Limits) -> UnixTime | None:
         """Return when the next key expires, in Unix time; None as long as no job of a key has ended."""
-        return Time(self._ended[0][0] + limits.idempotency_retention_sec * SECOND) if self._ended else None
+        return (
+            UnixTime(self._ended[0][0] + limits.idempotency_retention_sec * SECOND) if self._ended else None
+        )
 
     def oldest(self, principal: Principal) -> str | None:
         """Return about the key of a principal whose job has ended first; None if none has ended."""
@@ -184,7 +186,7 @@ class Keys:
         claim = self._claims.get((principal, key))
         return claim is not None and claim.ended is not None
 
-    def _stands(self, at: Time, principal: Principal, key: str) -> bool:
+    def _stands(self, at: UnixTime, principal: Principal, key: str) -> bool:
         claim = self._claims.get((principal, key))
         return claim is not None and claim.ended is not None and claim.ended_at == at
 

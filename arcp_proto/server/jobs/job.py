@@ -10,7 +10,7 @@ import msgspec
 
 from arcp_proto.empty import NOTHING
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.ids import JobId, Principal, SessionId, Time, qualified
+from arcp_proto.ids import JobId, Principal, SessionId, UnixTime, qualified
 from arcp_proto.leases.budget import Budget, Hold
 from arcp_proto.leases.lease import Grants
 from arcp_proto.server.sessions.event_log import History
@@ -102,7 +102,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     trace: TraceContext
     span_id: str
     """The span of the agent, 16 hex digits (§11)."""
-    accepted_at: Time
+    accepted_at: UnixTime
     """Unix time in nanoseconds."""
     idempotency_key: str | None = None
     fingerprint: bytes | None = None
@@ -139,7 +139,7 @@ class End(msgspec.Struct, frozen=True, gc=False):
 
     message_type: str
     payload: bytes
-    at: Time
+    at: UnixTime
     source: int
     inline: bytes | None = None
 
@@ -163,7 +163,7 @@ class Job(msgspec.Struct, eq=False):
     holds: dict[int, Hold] = NOTHING
     """The reservations of the agent that are not settled, by number."""
     hold_count: int = 0
-    expires: Time | None = None
+    expires: UnixTime | None = None
     """When the lease ends, in Unix nanoseconds; None: never."""
     expired: bool = False
     """Whether the lease has ended; a wall clock that is set back does not change this (§9.5)."""

@@ -18,7 +18,7 @@ from typing import Final, Self
 import msgspec
 
 from arcp_proto.errors import ErrorCode, Refusal, ensure
-from arcp_proto.ids import MILLISECOND, Principal, Time
+from arcp_proto.ids import MILLISECOND, Principal, UnixTime
 from arcp_proto.limits import MAX_STATUS_WORDS
 from arcp_proto.wire import codec
 from arcp_proto.wire.messages import JobFilter
@@ -44,8 +44,8 @@ class Filter(msgspec.Struct, frozen=True):
 
     statuses: tuple[str, ...] | None = None
     agent: str | None = None
-    created_after: Time | None = None
-    created_before: Time | None = None
+    created_after: UnixTime | None = None
+    created_before: UnixTime | None = None
 
     @classmethod
     def of(cls, asked: JobFilter | None) -> Self:
@@ -306,7 +306,7 @@ class _Numbers:
             yield from reversed(self.chunks[place])
 
 
-def _time(name: str, text: str | None) -> Time | None:
+def _time(name: str, text: str | None) -> UnixTime | None:
     if text is None:
         return None
     unix = parse_time(text)

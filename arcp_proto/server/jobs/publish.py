@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from arcp_proto.engine.machine import NEVER, Machine
-from arcp_proto.ids import MILLISECOND, Time
+from arcp_proto.ids import MILLISECOND, Monotonic
 from arcp_proto.server.credentials.model import takes
 from arcp_proto.server.journal.records import Delivered, Published
 from arcp_proto.server.sessions import retention
@@ -140,7 +140,7 @@ def end(state: RuntimeState, job: Job) -> None:
     if not said:
         return
     if state.said_at > state.now:
-        state.now = Time(state.said_at)
+        state.now = Monotonic(state.said_at)
     if not number_all(state, job, said):
         for payload in said:
             if number(state, job, "", payload):
@@ -177,7 +177,7 @@ class Openings:
             self.by_kind.clear()
             unix = machine.unix
             self._text = format_time(unix)
-            self.until = Time(now + MILLISECOND - unix % MILLISECOND)
+            self.until = Monotonic(now + MILLISECOND - unix % MILLISECOND)
         opening = codec.event_opening(kind, self._text)
         if len(self.by_kind) < MOST_KINDS:
             self.by_kind[kind] = opening

@@ -11,7 +11,7 @@ from arcp_proto.engine.machine import cut, found
 from arcp_proto.engine.output import StartJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, Refusal
-from arcp_proto.ids import SECOND, JobId, Principal, Time, qualified, ulid
+from arcp_proto.ids import SECOND, JobId, Monotonic, Principal, qualified, ulid
 from arcp_proto.leases import ceilings
 from arcp_proto.leases.lease import Expiry, parse_expiry, parse_lease
 from arcp_proto.limits import KIB, MAX_RUNTIME_SEC
@@ -140,7 +140,7 @@ def go(state: RuntimeState, job: Job, input: Input, attempt: int) -> None:
     if terms.max_runtime_sec is not None:
         most = terms.max_runtime_sec * SECOND
         left = terms.accepted_at + most - state.unix
-        state.timers.arm(TimerKind.MAX_RUNTIME, job.id, Time(state.now + min(max(left, 0), most)))
+        state.timers.arm(TimerKind.MAX_RUNTIME, job.id, Monotonic(state.now + min(max(left, 0), most)))
     if job.expires is not None:
         gate.watch(state, job)
     held = dict.fromkeys(hold.currency for hold in job.holds.values()) if job.holds else NOTHING

@@ -15,7 +15,7 @@ from arcp_proto.engine.machine import found
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, Refusal
-from arcp_proto.ids import Time
+from arcp_proto.ids import Monotonic
 from arcp_proto.server import error_responses
 from arcp_proto.server.audit import note
 from arcp_proto.server.credentials import issuing
@@ -180,7 +180,7 @@ def watch_lease(state: RuntimeState, turn: Turn) -> None:
     if expires is None or turn.alias not in state.issuing.awaited:
         return
     left = 0 if turn.expired else max(0, expires - state.wall)
-    state.timers.arm(TimerKind.LEASE_ENDS, turn.alias, Time(state.now + left))
+    state.timers.arm(TimerKind.LEASE_ENDS, turn.alias, Monotonic(state.now + left))
     gate.watch_wall_clock(state)
 
 

@@ -36,7 +36,7 @@ from typing import Final
 
 import msgspec
 
-from arcp_proto.ids import JobId, Principal, SessionId, Time
+from arcp_proto.ids import JobId, Principal, SessionId, UnixTime
 from arcp_proto.leases.budget import Hold
 from arcp_proto.server.jobs.idempotency import Claim
 from arcp_proto.server.jobs.job import End, Outcome, Status, Terms
@@ -68,7 +68,7 @@ class TokenIssued(msgspec.Struct, tag=True, gc=False):
     session_id: SessionId
     digest: bytes
     cursor: int = 0
-    expires: Time | None = None
+    expires: UnixTime | None = None
 
 
 class TokenProven(msgspec.Struct, tag=True, gc=False):
@@ -210,7 +210,7 @@ class JobEndedRecord(msgspec.Struct, tag="JobEnded", gc=False):
     status: Status
     message_type: str
     payload: bytes
-    at: Time
+    at: UnixTime
     inline: bytes | None = None
     whole: Whole | None = None
 
@@ -221,7 +221,7 @@ class CredentialRequested(msgspec.Struct, tag=True, gc=False):
     alias: str
     principal: Principal
     job_id: JobId
-    at: Time
+    at: UnixTime
 
 
 class CredentialIssued(msgspec.Struct, tag=True, gc=False):
@@ -351,7 +351,7 @@ class SessionKept(msgspec.Struct, tag=True, gc=False):
     entries: list[tuple[bytes, bytes, int]]
     replies: list[Reply]
     answered: list[tuple[str, int, JobId]]
-    expires: Time | None = None
+    expires: UnixTime | None = None
     """As in the latest `TokenIssued`."""
     positions: list[int] = []
     """The position of each entry; empty for a session without positions."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from arcp_proto.errors import ErrorCode
-from arcp_proto.ids import SECOND, Principal, Time
+from arcp_proto.ids import SECOND, Monotonic, Principal
 from arcp_proto.server.credentials import revocation
 from arcp_proto.server.jobs import completion, publish, submission
 from arcp_proto.server.jobs.job import Job, Status
@@ -68,7 +68,7 @@ def _restore_finished(state: RuntimeState) -> None:
     ended = [(job.end.at, job) for job in state.jobs.values() if job.end is not None]
     for at, job in sorted(ended, key=lambda pair: pair[0]):
         left = min(max(at + window - state.wall, 0), window)
-        retention.retire(state, job, Time(state.now + left))
+        retention.retire(state, job, Monotonic(state.now + left))
 
 
 def _end_unfinished(state: RuntimeState) -> None:

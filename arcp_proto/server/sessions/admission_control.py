@@ -16,7 +16,7 @@ from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.rate_limits import Bucket, Buckets
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, Refusal
-from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, Time
+from arcp_proto.ids import MILLISECOND, SECOND, JobId, Monotonic, Principal, SessionId
 from arcp_proto.limits import WIRE_WORDS, Limits, details_of
 from arcp_proto.server.audit import note
 from arcp_proto.server.jobs.job import Job
@@ -109,7 +109,7 @@ class Standing:
         self.connections = 0
         """Connections that were welcomed and are not gone yet."""
         self.bucket = Bucket(limits.max_principal_requests_per_sec, 2 * limits.max_principal_requests_per_sec)
-        self.settled_until = Time(0)
+        self.settled_until = Monotonic(0)
         """Until when no session can make room for another, as a search has shown."""
 
 
@@ -118,7 +118,7 @@ class Allowance:
 
     __slots__ = ("active_at", "asked", "bucket", "group", "over_at", "over_since", "shared")
 
-    def __init__(self, limits: Limits, group: Group, shared: Bucket | None, now: Time) -> None:
+    def __init__(self, limits: Limits, group: Group, shared: Bucket | None, now: Monotonic) -> None:
         self.group = group
         self.bucket = Bucket(limits.max_requests_per_sec, 2 * limits.max_requests_per_sec)
         self.shared = shared
@@ -126,9 +126,9 @@ class Allowance:
         self.active_at = now
         self.asked: dict[JobId, int] = {}
         """Per job whose history was asked for, the position up to which its replay counts as requests."""
-        self.over_at = self.over_since = Time(-MINUTE)
+        self.over_at = self.over_since = Monotonic(-MINUTE)
 
-    def charge(self, now: Time, count: int) -> None:
+    def charge(self, now: Monotonic, count: int) -> None:
         """Count requests, whether the buckets hold that many or not."""
         self.bucket.charge(now, count)
         if self.shared is not None:
@@ -143,7 +143,7 @@ class Allowance:
         if len(self.asked) > most:
             self.asked = {job_id: end for job_id, end in self.asked.items() if job_id in waiting}
 
-    def replay(self, now: Time, job_id: JobId, start: int, end: int) -> int:
+    def replay(self, now: Monotonic, job_id: JobId, start: int, end: int) -> int:
         """Count the replayed events as requests, if they were asked for; return how long they wait instead.
 
         The replay waits, in nanoseconds, while less than half of the burst is left. So a client with a long
@@ -248,17 +248,17 @@ class Caps:
         """Move a session that has lost its connection behind the other detached ones of its group."""
         standing = self.standing(group_of(session))
         standing.sessions.move_to_end(session.id)
-        standing.settled_until = Time(0)
+        standing.settled_until = Monotonic(0)
 
-    def session_ended(self, session: Session, now: Time) -> None:
+    def session_ended(self, session: Session, now: Monotonic) -> None:
         """Count a session that has ended."""
         group = group_of(session)
         standing = self.standings[group]
         del standing.sessions[session.id]
-        standing.settled_until = Time(0)
+        standing.settled_until = Monotonic(0)
         self._rest(group, standing, now)
 
-    def let_in(self, connection: ConnectionState, session: Session, now: Time) -> None:
+    def let_in(self, connection: ConnectionState, session: Session, now: Monotonic) -> None:
         """Count a connection that is about to be welcomed, and give it its allowance."""
         group = group_of(session)
         standing = self.standing(group)
@@ -267,7 +267,7 @@ class Caps:
         self.allowances[connection.number] = Allowance(self._limits, group, shared, now)
         self.early.remove(connection.number)
 
-    def gone(self, connection: ConnectionState, now: Time) -> None:
+    def gone(self, connection: ConnectionState, now: Monotonic) -> None:
         """Count a connection that is gone; a second call changes nothing."""
         self.early.remove(connection.number)
         allowance = self.allowances.pop(connection.number, None)
@@ -276,7 +276,7 @@ class Caps:
             standing.connections -= 1
             self._rest(allowance.group, standing, now)
 
-    def _rest(self, group: Group, standing: Standing, now: Time) -> None:
+    def _rest(self, group: Group, standing: Standing, now: Monotonic) -> None:
         """Forget a group without sessions and connections, but only once its bucket of requests is full."""
         if not (standing.sessions or standing.connections):
             self.resting[group] = None
@@ -377,21 +377,21 @@ def make_room(state: RuntimeState, principal: Principal, *, anonymous: bool) -> 
             if session.connection is None and not session.jobs:
                 _evict(state, session, "", "detached")
                 return
-        idle = _longest_idle(state, standing, Time(state.now - limits.idle_session_sec * SECOND))
+        idle = _longest_idle(state, standing, Monotonic(state.now - limits.idle_session_sec * SECOND))
         if idle is not None:
             connection, session = idle
             reason = "the session was idle, and its principal has opened too many sessions"
             state.refuse(connection, Exceeded(limit, most, reason, principal=principal, fatal=True))
             _evict(state, session, connection.peer, "idle")
             return
-        standing.settled_until = Time(state.now + PAUSE)
+        standing.settled_until = Monotonic(state.now + PAUSE)
     whose = "clients without a name have" if anonymous else f"{principal} has"
     message = f"{whose} {most} sessions in use, which is the limit {WIRE_WORDS[limit]}"
     raise Exceeded(limit, most, message, principal=principal)
 
 
 def _longest_idle(
-    state: RuntimeState, standing: Standing, horizon: Time
+    state: RuntimeState, standing: Standing, horizon: Monotonic
 ) -> tuple[ConnectionState, Session] | None:
     found: tuple[ConnectionState, Session] | None = None
     for session in standing.sessions.values():
@@ -400,7 +400,7 @@ def _longest_idle(
             continue
         at = max(state.caps.allowances[connection.number].active_at, session.log.newest_at)
         if at <= horizon:
-            found, horizon = (connection, session), Time(at - 1)
+            found, horizon = (connection, session), Monotonic(at - 1)
     return found
 
 
@@ -524,4 +524,4 @@ def exceeded(state: RuntimeState, connection: ConnectionState, refusal: Exceeded
 def pause(state: RuntimeState, connection: ConnectionState) -> None:
     """Stop reading from a connection for a second."""
     connection.paused = True
-    state.timers.arm(TimerKind.PAUSE, connection.number, Time(state.now + PAUSE))
+    state.timers.arm(TimerKind.PAUSE, connection.number, Monotonic(state.now + PAUSE))

@@ -39,7 +39,7 @@ import msgspec
 
 from arcp_proto.errors import ensure
 from arcp_proto.features import PROVISIONED_CREDENTIALS
-from arcp_proto.ids import SECOND, JobId, SessionId, Time
+from arcp_proto.ids import SECOND, JobId, Monotonic, SessionId
 from arcp_proto.wire.codec import closed_head, open_head
 from arcp_proto.wire.envelopes import Entry
 from arcp_proto.wire.event_bodies import FEATURE_OF_KIND
@@ -111,16 +111,16 @@ class Log:
         return len(self._entries)
 
     @property
-    def oldest_at(self) -> Time | None:
+    def oldest_at(self) -> Monotonic | None:
         """When the first entry was numbered; None for an empty log."""
         return self._ages.oldest
 
     @property
-    def newest_at(self) -> Time:
+    def newest_at(self) -> Monotonic:
         """When the last event was numbered, to a second, even if it is released; 0 before the first."""
         return self._ages.newest
 
-    def append(self, entry: Entry, size: int, at: Time) -> bool:
+    def append(self, entry: Entry, size: int, at: Monotonic) -> bool:
         """Assign the next number to an entry with `size` bytes of payload.
 
         Return True when this passes the allowance: the caller then checks the limits.
@@ -133,7 +133,7 @@ class Log:
         self._ages.note(last, at)
         return True
 
-    def lets_in(self, count: int, size: int, at: Time) -> bool:
+    def lets_in(self, count: int, size: int, at: Monotonic) -> bool:
         """Return whether `count` more entries with `size` bytes in total fit into the allowance."""
         return (
             self.last + count <= self._allowed_upto
@@ -147,7 +147,7 @@ class Log:
         self.last += len(entries)
         self.size += size
 
-    def extend(self, entries: Sequence[Entry], at: Time) -> int:
+    def extend(self, entries: Sequence[Entry], at: Monotonic) -> int:
         """Assign the next numbers to entries that come at once; return the bytes of their payloads.
 
         The caller checks the limits afterwards.
@@ -161,11 +161,11 @@ class Log:
             self.look_again()
         return size
 
-    def due(self, at: Time) -> bool:
+    def due(self, at: Monotonic) -> bool:
         """Return whether the log has passed its allowance, so that its limits are to be checked."""
         return self.last > self._allowed_upto or self.size > self._allowed_size or at >= self._allowed_until
 
-    def allow(self, upto: int, size: int, until: Time | None) -> None:
+    def allow(self, upto: int, size: int, until: Monotonic | None) -> None:
         """Set the allowance after a check of the limits: up to this number, these bytes and this time."""
         next_mark = self._ages.next_mark
         self._allowed_upto, self._allowed_size = upto, size
@@ -175,7 +175,7 @@ class Log:
         """Withdraw the allowance, so that the limits are checked at the next entry."""
         self._allowed_upto = -1
         self._allowed_size = 0
-        self._allowed_until = Time(0)
+        self._allowed_until = Monotonic(0)
 
     def between(self, after: int, upto: int) -> list[Entry]:
         """Return the entries numbered above `after`, up to and including `upto`."""
@@ -216,7 +216,7 @@ class Log:
             upto += 1
         return upto
 
-    def older_than(self, at: Time) -> int:
+    def older_than(self, at: Monotonic) -> int:
         """Return the number up to which every entry was numbered before `at`; 0 for none."""
         return self._ages.last_before(at, self.last)
 
@@ -289,7 +289,7 @@ class Log:
         return [entry.position for entry in self._entries]
 
     def load(
-        self, first: int, entries: Iterable[tuple[bytes, bytes, int]], positions: Iterable[int], at: Time
+        self, first: int, entries: Iterable[tuple[bytes, bytes, int]], positions: Iterable[int], at: Monotonic
     ) -> None:
         """Fill an empty log from a snapshot, which has no positions for a session without them."""
         ensure(not self._entries, "a log is loaded once")
@@ -358,11 +358,11 @@ class History:
         return len(self._payloads)
 
     @property
-    def oldest_at(self) -> Time | None:
+    def oldest_at(self) -> Monotonic | None:
         """When the first event was published; None for an empty history."""
         return self._ages.oldest
 
-    def append(self, payload: bytes, source: int, feature: str | None, size: int, at: Time) -> bool:
+    def append(self, payload: bytes, source: int, feature: str | None, size: int, at: Monotonic) -> bool:
         """Append a published event with `size` bytes of payload.
 
         Return True when this passes the allowance: the caller then checks the limits.
@@ -379,7 +379,7 @@ class History:
         self._ages.note(position, at)
         return True
 
-    def lets_in(self, count: int, size: int, at: Time) -> bool:
+    def lets_in(self, count: int, size: int, at: Monotonic) -> bool:
         """Return whether `count` more events with `size` bytes in total fit into the allowance."""
         return (
             self.end + count <= self._allowed_end
@@ -402,7 +402,7 @@ class History:
     def _code(self, index: int) -> int:
         return self._features[index] if index < len(self._features) else 0
 
-    def due(self, at: Time) -> bool:
+    def due(self, at: Monotonic) -> bool:
         """Return whether the history has passed its allowance, so that its limits are to be checked."""
         return self.end > self._allowed_end or self.size > self._allowed_size or at >= self._allowed_until
 
@@ -413,7 +413,7 @@ class History:
     def look_again(self) -> None:
         """Withdraw the allowance, so that the limits are checked at the next event."""
         self._allowed_end = self._allowed_size = 0
-        self._allowed_until = Time(0)
+        self._allowed_until = Monotonic(0)
 
     def after(self, source: int) -> int:
         """Return the position of the first event whose home number is above `source`."""
@@ -477,7 +477,7 @@ class History:
         codes = map(self._code, range(len(self._payloads)))
         return list(zip(self._payloads, self._sources, codes, strict=True))
 
-    def load(self, first: int, cut: int, entries: Sequence[tuple[bytes, int, int]], at: Time) -> None:
+    def load(self, first: int, cut: int, entries: Sequence[tuple[bytes, int, int]], at: Monotonic) -> None:
         """Fill an empty history from a snapshot."""
         self.first, self.end, self.cut = first, first, cut
         for payload, source, code in entries:
@@ -494,11 +494,11 @@ class Ages:
     __slots__ = ("_marks", "_since")
 
     def __init__(self) -> None:
-        self._marks: list[tuple[int, Time]] = []
+        self._marks: list[tuple[int, Monotonic]] = []
         """The first number of each mark, and when it was noted."""
-        self._since = Time(0)
+        self._since = Monotonic(0)
 
-    def note(self, number: int, at: Time) -> None:
+    def note(self, number: int, at: Monotonic) -> None:
         """Note when a number was added."""
         if at - self._since >= MARK or not self._marks:
             self._marks.append((number, at))
@@ -517,25 +517,25 @@ class Ages:
         self._marks.clear()
 
     @property
-    def oldest(self) -> Time | None:
+    def oldest(self) -> Monotonic | None:
         """When the first number was noted; None for none."""
         return self._marks[0][1] if self._marks else None
 
     @property
-    def newest(self) -> Time:
+    def newest(self) -> Monotonic:
         """When the last mark was set, even if its numbers are gone; 0 before the first."""
         return self._since
 
     @property
-    def next_mark(self) -> Time:
+    def next_mark(self) -> Monotonic:
         """Until when further numbers need no mark of their own; 0 when the next one needs a mark."""
-        return Time(self._since + MARK) if self._marks else Time(0)
+        return Monotonic(self._since + MARK) if self._marks else Monotonic(0)
 
     def end_of_oldest(self, last: int) -> int:
         """Return the last number that is as old as the first; `last` is the last of all."""
         return self._marks[1][0] - 1 if len(self._marks) > 1 else last
 
-    def last_before(self, at: Time, last: int) -> int:
+    def last_before(self, at: Monotonic, last: int) -> int:
         """Return the last number of all marks that ended before `at`; 0 for none."""
         found = 0
         for index, (_, noted) in enumerate(self._marks):

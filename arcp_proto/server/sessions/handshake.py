@@ -13,7 +13,7 @@ from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, LocalProtocolError, Refusal
 from arcp_proto.features import PROVISIONED_CREDENTIALS
-from arcp_proto.ids import SECOND, Principal, SessionId, Time, control_id_prefix, ulid
+from arcp_proto.ids import Monotonic, Principal, SessionId, UnixTime, control_id_prefix, ulid
 from arcp_proto.secret import Secret
 from arcp_proto.server import responses
 from arcp_proto.server.audit import note, notice
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState
 
 ANONYMOUS: Final = "anonymous"
-LATEST: Final = Time(2**63 - 1)
+LATEST: Final = UnixTime(2**63 - 1)
 """The latest expiry that a record can hold, in the year 2262; a later one counts as this one."""
 BEARER: Final = "bearer"
 NOT_RESUMED: Final = "the session cannot be resumed"
@@ -52,7 +52,7 @@ class Pending(msgspec.Struct):
     """Whether the client asks for credentials; None when a `session.resume` does not say so."""
     principal: Principal | None = None
     """The principal that may resume by the resume token alone, if the host confirms it."""
-    expires: Time | None = None
+    expires: UnixTime | None = None
     """When the authentication ends, in Unix nanoseconds, as the host has answered; None: never."""
 
 
@@ -115,7 +115,7 @@ def finish(
     state: RuntimeState,
     pending: Pending,
     principal: Principal | None,
-    expires: Time | None,
+    expires: UnixTime | None,
     *,
     failed: bool,
 ) -> None:
@@ -148,7 +148,7 @@ def _verified(
     state: RuntimeState,
     pending: Pending,
     principal: Principal | None,
-    expires: Time | None,
+    expires: UnixTime | None,
     *,
     failed: bool,
 ) -> Principal:
@@ -171,7 +171,7 @@ def watch_expiry(state: RuntimeState, connection: ConnectionState) -> None:
     admission = admission_of(connection)
     expires_at = None if admission is None else admission.expires_at
     if expires_at is not None and connection.phase is Phase.OPEN:
-        at = Time(state.now + max(expires_at - state.wall, 0))
+        at = Monotonic(state.now + max(expires_at - state.wall, 0))
         state.timers.arm(TimerKind.EXPIRY, connection.number, at)
 
 
@@ -246,8 +246,7 @@ def _ask(state: RuntimeState, pending: Pending, request: Authenticate) -> None:
     connection = pending.connection
     request.request = connection.number
     connection.goes_to(Phase.AUTHENTICATING)
-    at = Time(state.now + state.limits.authentication_timeout_sec * SECOND)
-    state.timers.arm(TimerKind.AUTHENTICATION, connection.number, at)
+    state.arm_after(TimerKind.AUTHENTICATION, connection.number, state.limits.authentication_timeout_sec)
     state.pending[connection.number] = pending
     state.request(request)
 

@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from typing import Final
 
 from arcp_proto.errors import InvariantViolated, ensure
-from arcp_proto.ids import Principal, Time
+from arcp_proto.ids import Monotonic, Principal
 from arcp_proto.limits import Limits
 
 from .event_log import History, Log
@@ -259,8 +259,8 @@ class _Held:
         self.room = room
         """Bytes allowed beside the pinned ones; negative when these alone are too many."""
         self.holders: dict[str, Holder] = {}
-        self.oldest: list[tuple[Time, str]] = []
-        self.upto = Time(0)
+        self.oldest: list[tuple[Monotonic, str]] = []
+        self.upto = Monotonic(0)
 
     def victim(self) -> Holder:
         """Return the holder of the oldest event."""

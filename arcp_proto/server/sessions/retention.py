@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from arcp_proto.engine.machine import found
 from arcp_proto.engine.timers import TimerKind
-from arcp_proto.ids import SECOND, Principal, SessionId, Time
+from arcp_proto.ids import SECOND, Monotonic, Principal, SessionId
 from arcp_proto.server.audit import notice
 from arcp_proto.server.jobs.fan_out import end_of
 from arcp_proto.server.jobs.job import Job
@@ -48,16 +48,16 @@ def shrink(state: RuntimeState, session: Session) -> None:
         state.commit(Evicted(session.id, excess))
 
 
-def aged_at(state: RuntimeState, session: Session) -> Time | None:
+def aged_at(state: RuntimeState, session: Session) -> Monotonic | None:
     """Return when the first event of a session without `ack` passes the resume window (§6.3), if any."""
     oldest = session.log.oldest_at
-    return None if oldest is None else Time(oldest + MARK + state.config.resume_window_sec * SECOND)
+    return None if oldest is None else Monotonic(oldest + MARK + state.config.resume_window_sec * SECOND)
 
 
 def age(state: RuntimeState, session: Session) -> None:
     """Evict the events that are older than the resume window, in a session without `ack` (§6.3)."""
     aged = aged_at(state, session)
-    horizon = Time(state.now - state.config.resume_window_sec * SECOND)
+    horizon = Monotonic(state.now - state.config.resume_window_sec * SECOND)
     if aged is None or state.now < aged:
         return
     log = session.log
@@ -145,7 +145,7 @@ def _give_up_oldest(state: RuntimeState, principal: Principal) -> bool:
 # Finished jobs.
 
 
-def retire(state: RuntimeState, job: Job, at: Time) -> None:
+def retire(state: RuntimeState, job: Job, at: Monotonic) -> None:
     """Keep a job that has ended until `at`, and forget the oldest finished jobs above the limits."""
     retired, limits, principal = state.retired, state.limits, job.terms.principal
     if retired.add(job.id, principal, at, large=job.kept > 0) > limits.max_principal_finished_jobs:
@@ -178,7 +178,7 @@ def _is_due_at_home(job: Job) -> bool:
 def _keep_longer(state: RuntimeState, job: Job) -> None:
     """Keep a finished job as if it had ended now."""
     state.retired.remove(job.terms.principal, job.id)
-    at = Time(state.now + max(state.limits.retention_sec, 1) * SECOND)
+    at = Monotonic(state.now + max(state.limits.retention_sec, 1) * SECOND)
     state.retired.add(job.id, job.terms.principal, at, large=job.kept > 0)
 
 
@@ -232,7 +232,7 @@ def watch_keys(state: RuntimeState) -> None:
     """Arm the timer for the next expiry of a key; keys expire by the wall clock, which outlives a restart."""
     due = state.keys.next_due(state.limits)
     if due is not None and state.timers.armed(TimerKind.KEYS, 0) is None:
-        at = Time(state.now + max(due - state.unix, SECOND))
+        at = Monotonic(state.now + max(due - state.unix, SECOND))
         state.timers.arm(TimerKind.KEYS, 0, at)
 
 
@@ -251,8 +251,7 @@ def await_resume(state: RuntimeState, session: Session) -> None:
     window = state.config.resume_window_sec
     if window > 0:
         notice(state, "session_detached", session.principal, session_id=session.id, resume_window_sec=window)
-        at = Time(state.now + window * SECOND)
-        state.timers.arm(TimerKind.RESUME_WINDOW, session.id, at)
+        state.arm_after(TimerKind.RESUME_WINDOW, session.id, window)
     else:
         end_session(state, session.id)
 

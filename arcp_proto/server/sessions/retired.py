@@ -7,7 +7,7 @@ from collections import OrderedDict
 from heapq import heapify, heappop, heappush
 
 from arcp_proto.errors import ensure
-from arcp_proto.ids import JobId, Principal, Time
+from arcp_proto.ids import JobId, Monotonic, Principal
 
 from .quotas import Ranking
 
@@ -27,10 +27,10 @@ class Retired:
     def __init__(self) -> None:
         self._queues: dict[Principal, _Queue] = {}
         self._ranking = Ranking()
-        self._firsts: list[tuple[Time, int, Principal]] = []
+        self._firsts: list[tuple[Monotonic, int, Principal]] = []
         """Per queue, when its first job is to be forgotten, its place and principal; stale ones are skipped.
         """
-        self._large: dict[Principal, OrderedDict[JobId, Time]] = {}
+        self._large: dict[Principal, OrderedDict[JobId, Monotonic]] = {}
         """Per principal, its large jobs and when each is to be forgotten."""
         self._count = 0
         self._size = 0
@@ -38,7 +38,7 @@ class Retired:
     def __len__(self) -> int:
         return self._size
 
-    def add(self, job_id: JobId, principal: Principal, at: Time, *, large: bool = False) -> int:
+    def add(self, job_id: JobId, principal: Principal, at: Monotonic, *, large: bool = False) -> int:
         """Add a job that has ended, to be forgotten at `at`; return how many finished jobs its principal has.
 
         A job is `large` when its bytes count against its principal.
@@ -77,7 +77,7 @@ class Retired:
             heapify(self._firsts)
 
     @property
-    def next_at(self) -> Time | None:
+    def next_at(self) -> Monotonic | None:
         """When the first job of all is to be forgotten; None when there is none."""
         while self._firsts:
             at, place, principal = self._firsts[0]
@@ -87,7 +87,7 @@ class Retired:
             heappop(self._firsts)
         return None
 
-    def due(self, now: Time) -> Principal | None:
+    def due(self, now: Monotonic) -> Principal | None:
         """Return the principal of the first job of all, if that is to be forgotten by now; else None."""
         at = self.next_at
         return self._firsts[0][2] if at is not None and at <= now else None
@@ -101,7 +101,7 @@ class Retired:
         """Return the oldest finished job of a principal that has one."""
         return self._queues[principal].job_id
 
-    def oldest_large(self, principal: Principal) -> tuple[JobId, Time] | None:
+    def oldest_large(self, principal: Principal) -> tuple[JobId, Monotonic] | None:
         """Return the oldest large job of a principal and when it is to be forgotten; None for none."""
         large = self._large.get(principal)
         return None if large is None else next(iter(large.items()))
@@ -110,7 +110,7 @@ class Retired:
         """Return the principal with the most finished jobs."""
         return self._ranking.first(self._queues, self.count)
 
-    def entries(self) -> list[tuple[JobId, Time]]:
+    def entries(self) -> list[tuple[JobId, Monotonic]]:
         """Return all jobs with their times, in the order in which they were added; for tests."""
         found = sorted(entry for queue in self._queues.values() for entry in queue.entries())
         return [(job_id, at) for _, job_id, at in found]
@@ -134,16 +134,16 @@ class _Queue:
         return len(self._job_ids) - self._gone - len(self._early)
 
     @property
-    def first(self) -> tuple[Time, int]:
+    def first(self) -> tuple[Monotonic, int]:
         """When the first job is to be forgotten, and its place."""
-        return Time(self._ats[self._gone]), self._places[self._gone]
+        return Monotonic(self._ats[self._gone]), self._places[self._gone]
 
     @property
     def job_id(self) -> JobId:
         """The first job."""
         return self._job_ids[self._gone]
 
-    def append(self, job_id: JobId, at: Time, place: int) -> int:
+    def append(self, job_id: JobId, at: Monotonic, place: int) -> int:
         """Append a job; return how many there are."""
         self._job_ids.append(job_id)
         self._ats.append(at)
@@ -179,8 +179,8 @@ class _Queue:
         self._early.clear()
         self._gone = 0
 
-    def entries(self) -> list[tuple[int, JobId, Time]]:
+    def entries(self) -> list[tuple[int, JobId, Monotonic]]:
         """Return the place, job and time of each entry."""
         rows = zip(self._places, self._job_ids, self._ats, strict=True)
-        left = [(place, job_id, Time(at)) for place, job_id, at in rows][self._gone :]
+        left = [(place, job_id, Monotonic(at)) for place, job_id, at in rows][self._gone :]
         return [entry for entry in left if entry[1] not in self._early]

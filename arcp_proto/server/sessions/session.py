@@ -10,7 +10,7 @@ import msgspec
 from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.machine import found
 from arcp_proto.features import POSITIONS
-from arcp_proto.ids import JobId, Principal, SessionId, Time
+from arcp_proto.ids import JobId, Principal, SessionId, UnixTime
 from arcp_proto.wire.envelopes import Envelopes
 from arcp_proto.wire.peer_quirks import QUIRKS, Quirk
 
@@ -49,7 +49,7 @@ class Admission(msgspec.Struct):
     token: bytes | None
     cursor: int
     replays: bool
-    expires_at: Time | None = None
+    expires_at: UnixTime | None = None
 
 
 class Session:
@@ -119,7 +119,7 @@ class Session:
         self.awaits_journal = False
         """Whether too much of the log is not durable yet (see `back_pressure`)."""
         self.tokens: list[bytes] = []
-        self.expires: Time | None = None
+        self.expires: UnixTime | None = None
         """Unix time in nanoseconds from which on a resume needs a fresh bearer token (§6.1); None: never."""
         self.replies = Replies()
         self.turns: list[Turn] = []

@@ -9,7 +9,7 @@ from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.machine import found
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode, Refusal
-from arcp_proto.ids import MILLISECOND, JobId, Principal, Time
+from arcp_proto.ids import MILLISECOND, JobId, Monotonic, Principal
 from arcp_proto.limits import details_of
 from arcp_proto.server import responses
 from arcp_proto.server.audit import note
@@ -219,7 +219,7 @@ def feed_soon(state: RuntimeState, session: Session, after_ms: int = 0) -> None:
     if not session.backlogs or not session.reading:
         return
     if state.timers.armed(TimerKind.BACKLOG, session.id) is None:
-        at = Time(state.now + after_ms * MILLISECOND)
+        at = Monotonic(state.now + after_ms * MILLISECOND)
         state.timers.arm(TimerKind.BACKLOG, session.id, at)
 
 
@@ -235,7 +235,7 @@ def feed(state: RuntimeState, session: Session) -> None:
     allowance = state.caps.allowances.get(found(session.connection, "a reader is connected").number)
     wait = 0 if allowance is None else allowance.replay(state.now, job_id, backlog.position, upto)
     if wait:
-        state.timers.arm(TimerKind.BACKLOG, session.id, Time(state.now + wait))
+        state.timers.arm(TimerKind.BACKLOG, session.id, Monotonic(state.now + wait))
         return
     state.commit(Replayed(session.id, job.id, upto))
     state.delivered(session)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from arcp_proto.client.acks import ACK_INTERVAL, Acks
 from arcp_proto.client.followed_job import FollowedJob
-from arcp_proto.ids import SECOND, JobId, Time
+from arcp_proto.ids import SECOND, JobId, Monotonic
 
 A, B = JobId("job_a"), JobId("job_b")
-NOW = Time(SECOND)
+NOW = Monotonic(SECOND)
 
 
 def test_receipts_count_every_event_that_is_handed_out() -> None:
@@ -122,7 +122,7 @@ def test_another_session_acks_nothing_of_the_one_before() -> None:
     acks.wait(3, B, 40)
     old = acks.handed_out(1, A, 10, job, 1, placed=True)
     acks.tell(1, NOW)
-    later = Time(2 * SECOND)
+    later = Monotonic(2 * SECOND)
     acks.begin_session(later)
     assert (acks.told, acks.processed, acks.sent_at + ACK_INTERVAL) == (0, 0, later)
     assert (acks.cursor(0), acks.size) == (0, 10), "nothing waits for an answer of the lost session"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from arcp_proto.client.backoff import Fate, Reconnecting
-from arcp_proto.ids import MILLISECOND, SECOND, Time
+from arcp_proto.ids import MILLISECOND, SECOND, Monotonic
 
-NOW = Time(1000 * SECOND)
+NOW = Monotonic(1000 * SECOND)
 
 
 def reconnecting(fraction: float = 1.0) -> Reconnecting:
@@ -21,7 +21,7 @@ def refused(
     one: Reconnecting,
     code: str,
     *,
-    now: Time = NOW,
+    now: Monotonic = NOW,
     retryable: bool = False,
     details: Mapping[str, Any] | None = None,
     resuming: bool = True,
@@ -73,7 +73,7 @@ def test_a_connection_that_was_of_use_begins_it_anew() -> None:
     assert one.dial(NOW).attempt == 1
     waits(one, 5)
     one.welcomed(NOW)
-    one.detached(Time(NOW + SECOND))
+    one.detached(Monotonic(NOW + SECOND))
     assert one.dial(NOW).attempt == 1
 
 
@@ -88,8 +88,8 @@ def test_a_final_refusal_is_final_at_once(code: str) -> None:
 def test_another_refusal_is_final_after_three_heartbeat_intervals_and_15_seconds(code: str) -> None:
     one = reconnecting()
     for second in (0, 1, 44.9):
-        assert refused(one, code, now=Time(NOW + int(second * SECOND))) is Fate.AGAIN
-    assert refused(one, code, now=Time(NOW + 45 * SECOND)) is Fate.LOST
+        assert refused(one, code, now=Monotonic(NOW + int(second * SECOND))) is Fate.AGAIN
+    assert refused(one, code, now=Monotonic(NOW + 45 * SECOND)) is Fate.LOST
 
 
 @pytest.mark.parametrize("code", ["RESUME_WINDOW_EXPIRED", "PERMISSION_DENIED"])
@@ -106,7 +106,7 @@ def test_there_is_no_number_less_than_none() -> None:
     one = reconnecting()
     refused(one, "RESUME_WINDOW_EXPIRED", cursor=0)
     assert not one.earlier
-    later = Time(NOW + 45 * SECOND)
+    later = Monotonic(NOW + 45 * SECOND)
     assert refused(one, "RESUME_WINDOW_EXPIRED", cursor=0, now=later) is Fate.LOST
 
 
@@ -114,8 +114,8 @@ def test_an_unknown_heartbeat_interval_is_thirty_seconds() -> None:
     one = reconnecting()
     code = "RESUME_WINDOW_EXPIRED"
     refused(one, code, heartbeat_sec=None)
-    assert refused(one, code, heartbeat_sec=None, now=Time(NOW + 104 * SECOND)) is Fate.AGAIN
-    assert refused(one, code, heartbeat_sec=None, now=Time(NOW + 105 * SECOND)) is Fate.LOST
+    assert refused(one, code, heartbeat_sec=None, now=Monotonic(NOW + 104 * SECOND)) is Fate.AGAIN
+    assert refused(one, code, heartbeat_sec=None, now=Monotonic(NOW + 105 * SECOND)) is Fate.LOST
 
 
 def test_a_welcome_forgets_what_was_refused() -> None:
@@ -125,7 +125,7 @@ def test_a_welcome_forgets_what_was_refused() -> None:
     refused(one, "UNAUTHENTICATED")
     one.welcomed(NOW)
     assert not one.earlier
-    assert refused(one, "RESUME_WINDOW_EXPIRED", now=Time(NOW + 60 * SECOND)) is Fate.AGAIN
+    assert refused(one, "RESUME_WINDOW_EXPIRED", now=Monotonic(NOW + 60 * SECOND)) is Fate.AGAIN
     assert refused(one, "UNAUTHENTICATED") is Fate.AGAIN
 
 
@@ -169,9 +169,9 @@ def test_a_session_that_was_taken_over_is_taken_back_once_a_minute() -> None:
     one = reconnecting(0.25)
     one.superseded(NOW)
     assert waits(one, 1) == [2]
-    one.superseded(Time(NOW + 60 * SECOND))
+    one.superseded(Monotonic(NOW + 60 * SECOND))
     assert one.fate is Fate.AGAIN
-    one.superseded(Time(NOW + 119 * SECOND))
+    one.superseded(Monotonic(NOW + 119 * SECOND))
     assert (one.fate, one.code) == (Fate.OVER, "UNAUTHENTICATED")
 
 
@@ -182,8 +182,8 @@ def test_sessions_that_are_lost_one_after_another_are_replaced_ever_later() -> N
         one.lost(NOW)
         found += waits(one, 1)
     assert found == [0, 0.1, 0.2, 0.4]
-    one.lost(Time(NOW + 60 * SECOND))
-    assert one.dial(Time(NOW + 60 * SECOND)).at == NOW + 60 * SECOND
+    one.lost(Monotonic(NOW + 60 * SECOND))
+    assert one.dial(Monotonic(NOW + 60 * SECOND)).at == NOW + 60 * SECOND
 
 
 def test_lost() -> None:

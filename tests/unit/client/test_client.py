@@ -25,7 +25,7 @@ from arcp_proto.engine.output import (
 )
 from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import InvariantViolated, LocalProtocolError
-from arcp_proto.ids import SECOND, JobId, SessionId, Time
+from arcp_proto.ids import SECOND, JobId, SessionId, UnixTime
 from arcp_proto.limits import Limits
 from arcp_proto.secret import Secret
 from arcp_proto.wire.messages import AgentEntry, Peer
@@ -523,7 +523,7 @@ def test_the_times_that_a_client_writes_follow_the_wall_clock() -> None:
     runtime.client.wall_clock_set(UNIX + 3_600 * SECOND, now=runtime.now)
     runtime.advance(10)
     (ping,) = runtime.sent("session.ping")
-    assert ping["payload"]["sent_at"] == format_time(Time(UNIX + 3_610 * SECOND))
+    assert ping["payload"]["sent_at"] == format_time(UnixTime(UNIX + 3_610 * SECOND))
 
 
 def test_whatever_is_heard_is_life() -> None:

@@ -27,7 +27,7 @@ from arcp_proto.engine.output import (
 )
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import LocalProtocolError
-from arcp_proto.ids import SECOND, JobId, SessionId, Time
+from arcp_proto.ids import SECOND, JobId, Monotonic, SessionId
 from arcp_proto.limits import Limits
 from arcp_proto.secret import Secret
 from tests.unit.scripted_runtime import (
@@ -79,7 +79,7 @@ def test_a_drop_is_told_and_another_transport_asked_for_at_once(runtime: Scripte
     ended, detached = runtime.drop()
     assert isinstance(ended, ConnectionEnded)
     assert detached == Detached(SessionId("sess_1"), "", "the transport ended")
-    assert runtime.dials == [Dial(Time(runtime.now), 1)]
+    assert runtime.dials == [Dial(Monotonic(runtime.now), 1)]
     assert runtime.client.session_id == "sess_1"
 
 

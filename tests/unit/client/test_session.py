@@ -9,14 +9,14 @@ from arcp_proto.client.pending import Outstanding, RequestKind
 from arcp_proto.client.session import ClientSession
 from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.features import POSITIONS
-from arcp_proto.ids import JobId, RequestId, SessionId, Time
+from arcp_proto.ids import JobId, Monotonic, RequestId, SessionId
 from arcp_proto.limits import Limits
 from arcp_proto.secret import Secret
 from arcp_proto.wire import messages
 
 
 def session(jobs: int = 3) -> ClientSession:
-    return ClientSession(SessionId("sess_1"), Limits(max_total_running_jobs=jobs), Time(0))
+    return ClientSession(SessionId("sess_1"), Limits(max_total_running_jobs=jobs), Monotonic(0))
 
 
 def test_a_job_from_acceptance_to_its_end_and_again() -> None:
@@ -82,7 +82,7 @@ def test_a_job_that_is_over_is_kept_until_the_cursor_has_passed_its_end() -> Non
     assert stored is not None
     assert [job.job_id for job in stored.jobs] == [other]
     assert stored.ended == ((job_id, 2),)
-    again = ClientSession.of_resumption(stored, Limits(), Time(0))
+    again = ClientSession.of_resumption(stored, Limits(), Monotonic(0))
     assert again.is_done_with(job_id), "its events come again, and are processed"
     assert again.resumption() == stored
     opened.acks.done(first, other)
@@ -108,9 +108,9 @@ def test_a_job_whose_history_may_follow_its_end_is_kept_as_long_as_its_session()
     assert stored is not None
     assert (stored.cursor, stored.jobs) == (3, ())
     assert [ended for ended, _ in stored.ended] == [job_id], "and the other one is forgotten"
-    again = ClientSession.of_resumption(stored, Limits(), Time(0))
+    again = ClientSession.of_resumption(stored, Limits(), Monotonic(0))
     assert again.is_done_with(job_id), "the process that has asked for its history is gone"
-    again.renew(SessionId("sess_2"), Time(0))
+    again.renew(SessionId("sess_2"), Monotonic(0))
     again.token = Secret("rt_2")
     assert kept(again) == (0, [])
     assert not again.is_done_with(job_id)
@@ -122,7 +122,7 @@ def test_a_job_of_a_key_that_an_earlier_process_may_have_asked_for_is_kept_as_lo
     opened.follow(job_id, observed=False).keyed = True
     stored = opened.resumption()
     assert stored is not None
-    again = ClientSession.of_resumption(stored, Limits(), Time(0))
+    again = ClientSession.of_resumption(stored, Limits(), Monotonic(0))
     last = hand_out(again, again.jobs[job_id], 1, 1)
     again.end_job(job_id, 1)
     again.acks.done(last, job_id)
@@ -169,7 +169,7 @@ def test_a_job_is_behind_until_what_a_lost_session_has_brought_is_processed() ->
     job = opened.follow(job_id, observed=False)
     receipt = hand_out(opened, job, 5, 2)
     opened.lose()
-    opened.renew(SessionId("sess_2"), Time(0))
+    opened.renew(SessionId("sess_2"), Monotonic(0))
     opened.token = Secret("rt_2")
     assert kept(opened) == (0, [ResumedJob(job_id, 0, observed=True, behind=True)])
     job.awaited = False
@@ -245,7 +245,7 @@ def test_another_process_goes_on() -> None:
         ResumedJob(JobId("job_4"), 0, 6),
     )
     resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 7, jobs)
-    opened = ClientSession.of_resumption(resumption, Limits(), Time(0))
+    opened = ClientSession.of_resumption(resumption, Limits(), Monotonic(0))
     assert (opened.id, opened.cursor, opened.numbers.last) == ("sess_1", 7, 7)
     assert kept(opened) == (7, list(jobs))
     assert [job.cursor for job in opened.jobs.values()] == [3, 4, 4, 0]

@@ -15,7 +15,7 @@ from arcp_proto.engine.machine import cut, found
 from arcp_proto.engine.output import NOTHING, ConnectionEnded, Deadline
 from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.ids import SECOND, Time
+from arcp_proto.ids import SECOND, Monotonic
 from arcp_proto.limits import Limits
 from arcp_proto.server.journal.records import SessionEnded
 from tests.unit.world import CONFIG, START, UNIX, Peer, World
@@ -71,10 +71,10 @@ def test_the_deadline_says_what_it_is_for() -> None:
     world = World()
     assert world.runtime.deadline() is None
     world.connect()
-    assert world.runtime.deadline() == Deadline(Time(START + 10 * SECOND), "hello")
+    assert world.runtime.deadline() == Deadline(Monotonic(START + 10 * SECOND), "hello")
     assert world.runtime.deadline() is world.runtime.deadline()
     world.client()
-    assert world.runtime.deadline() == Deadline(Time(START + 10 * SECOND), "hello")
+    assert world.runtime.deadline() == Deadline(Monotonic(START + 10 * SECOND), "hello")
 
 
 # Time.
@@ -331,7 +331,7 @@ def test_a_recorder_that_fails_harms_nothing() -> None:
     peer = world.client()
     job = peer.submit()
 
-    def full(name: str, arguments: Sequence[Any], now: Time) -> None:
+    def full(name: str, arguments: Sequence[Any], now: Monotonic) -> None:
         raise OSError("no space left")
 
     world.state.recorder = full

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from arcp_proto.engine.outbox import Outbox
-from arcp_proto.ids import JobId, Principal, SessionId, Time
+from arcp_proto.ids import JobId, Monotonic, Principal, SessionId
 from arcp_proto.server.sessions.session import Session
 from arcp_proto.server.state import RuntimeState
 from arcp_proto.wire.codec import decode_envelope, event_head
@@ -17,7 +17,7 @@ def outbox_of(events: int = 0) -> Outbox:
     outbox = Outbox(RuntimeState(CONFIG, seed=SEED, now=START, unix=UNIX))
     outbox.session = session = Session(SessionId("sess_1"), Principal("alice"), [], "")
     for _ in range(events):
-        session.log.append(Entry(HEAD, b"{"), 1, Time(0))
+        session.log.append(Entry(HEAD, b"{"), 1, Monotonic(0))
     return outbox
 
 
@@ -62,7 +62,7 @@ def test_an_end_keeps_what_is_to_be_flushed() -> None:
         if not flush:
             outbox.urgent.append(b"goodbye")
         assert outbox.session is not None
-        outbox.session.log.append(Entry(HEAD, b"{"), 1, Time(0))
+        outbox.session.log.append(Entry(HEAD, b"{"), 1, Monotonic(0))
         assert shown(outbox.pull(9, 9_999)) == left
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from arcp_proto import Framing
 from arcp_proto.engine.output import NOTHING, Authenticate, Closing, Deadline, JobEnded, Output, PauseJob
-from arcp_proto.ids import JobId, Time
+from arcp_proto.ids import JobId, Monotonic
 from tests.unit.world import World
 
 
@@ -35,7 +35,7 @@ def test_defaults() -> None:
     world = World()
     connection = world.connect().connection
     assert not Closing(connection, 1000, "").abort
-    assert Deadline(Time(5), "hello") == (5, "hello")
+    assert Deadline(Monotonic(5), "hello") == (5, "hello")
     assert PauseJob(JobId("job_a")) == PauseJob(JobId("job_a"))
     first = JobEnded(JobId("j"), 1, "success", "t")
     first.details["a"] = 1

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto.engine.rate_limits import Bucket, Buckets, Window
-from arcp_proto.ids import MILLISECOND, SECOND, Time
+from arcp_proto.ids import MILLISECOND, SECOND, Monotonic
 
 GAPS = st.lists(st.one_of(st.just(0), st.integers(0, 3 * SECOND), st.integers(0, 1_000)), max_size=200)
 
@@ -17,7 +17,7 @@ def test_never_more_than_the_rate_and_the_burst(rate: int, burst: int, start: in
     times: list[int] = []
     for gap in gaps:
         now += gap
-        if bucket.take(Time(now)):
+        if bucket.take(Monotonic(now)):
             times.append(now)
     for first in range(0, len(times), 7):
         for last in range(first, len(times)):
@@ -29,14 +29,14 @@ def test_never_more_than_the_rate_and_the_burst(rate: int, burst: int, start: in
 def test_whoever_waits_as_long_as_is_said_may_pass_and_not_earlier(
     rate: int, burst: int, start: int, gaps: list[int]
 ) -> None:
-    bucket, now = Bucket(rate, burst), Time(start)
+    bucket, now = Bucket(rate, burst), Monotonic(start)
     for gap in gaps:
-        now = Time(now + gap)
+        now = Monotonic(now + gap)
         wait = bucket.wait(now)
         assert bucket.ready(now) is (wait == 0)
         if wait:
-            assert not bucket.ready(Time(now + wait - 1))
-            now = Time(now + wait)
+            assert not bucket.ready(Monotonic(now + wait - 1))
+            now = Monotonic(now + wait)
         assert bucket.take(now)
 
 
@@ -52,65 +52,65 @@ def test_two_together_let_pass_what_each_would(steps: list[tuple[int, int]], one
     for gap, action in steps:
         now += gap
         if action:
-            both = expected_a.ready(Time(now)) and expected_b.take(Time(now))
+            both = expected_a.ready(Monotonic(now)) and expected_b.take(Monotonic(now))
             if both:
-                expected_a.charge(Time(now))
-            assert a.take_with(b, Time(now)) == both
+                expected_a.charge(Monotonic(now))
+            assert a.take_with(b, Monotonic(now)) == both
         else:
-            assert b.take(Time(now)) == expected_b.take(Time(now))
-        assert (a.wait(Time(now)), b.wait(Time(now))) == (
-            expected_a.wait(Time(now)),
-            expected_b.wait(Time(now)),
+            assert b.take(Monotonic(now)) == expected_b.take(Monotonic(now))
+        assert (a.wait(Monotonic(now)), b.wait(Monotonic(now))) == (
+            expected_a.wait(Monotonic(now)),
+            expected_b.wait(Monotonic(now)),
         )
 
 
 def test_a_burst_passes_at_once_and_then_the_rate() -> None:
     bucket = Bucket(10, 3)
-    assert [bucket.take(Time(SECOND)) for _ in range(4)] == [True, True, True, False]
-    assert bucket.wait(Time(SECOND)) == SECOND // 10
-    assert not bucket.take(Time(SECOND + SECOND // 10 - 1))
-    assert bucket.take(Time(SECOND + SECOND // 10))
-    assert not bucket.is_full(Time(SECOND + SECOND // 10))
-    assert bucket.is_full(Time(2 * SECOND))
+    assert [bucket.take(Monotonic(SECOND)) for _ in range(4)] == [True, True, True, False]
+    assert bucket.wait(Monotonic(SECOND)) == SECOND // 10
+    assert not bucket.take(Monotonic(SECOND + SECOND // 10 - 1))
+    assert bucket.take(Monotonic(SECOND + SECOND // 10))
+    assert not bucket.is_full(Monotonic(SECOND + SECOND // 10))
+    assert bucket.is_full(Monotonic(2 * SECOND))
 
 
 def test_two_together_let_nothing_pass_a_nanosecond_before_either_would() -> None:
     for one, other in ((1, 100), (100, 1)):
         first, second = Bucket(one, 1), Bucket(other, 1)
-        assert first.take_with(second, Time(SECOND))
-        assert not first.take_with(second, Time(2 * SECOND - 1))
-        assert first.take_with(second, Time(2 * SECOND))
+        assert first.take_with(second, Monotonic(SECOND))
+        assert not first.take_with(second, Monotonic(2 * SECOND - 1))
+        assert first.take_with(second, Monotonic(2 * SECOND))
 
 
 def test_what_was_charged_too_much_is_waited_for_as_well() -> None:
     bucket = Bucket(1, 2)
     for _ in range(5):
-        bucket.charge(Time(0))
-    assert bucket.wait(Time(0)) == 4 * SECOND
-    assert bucket.take(Time(4 * SECOND))
+        bucket.charge(Monotonic(0))
+    assert bucket.wait(Monotonic(0)) == 4 * SECOND
+    assert bucket.take(Monotonic(4 * SECOND))
 
 
 def test_a_rate_beyond_the_clock_lets_everything_through() -> None:
     bucket = Bucket(10**12, 10**12)
-    assert all(bucket.take(Time(0)) for _ in range(1_000))
+    assert all(bucket.take(Monotonic(0)) for _ in range(1_000))
 
 
 def test_a_window_counts_what_comes_within_a_second_of_its_first() -> None:
-    window = Window(Time(0))
-    counts = [window.count(Time(at * MILLISECOND)) for at in (0, 10, 999, 1_000, 1_500, 2_500)]
+    window = Window(Monotonic(0))
+    counts = [window.count(Monotonic(at * MILLISECOND)) for at in (0, 10, 999, 1_000, 1_500, 2_500)]
     assert counts == [1, 2, 3, 1, 2, 1]
 
 
 def test_names_have_their_own_and_those_that_are_full_are_forgotten() -> None:
     buckets = Buckets(1, 2, most=10)
     for _ in range(2):
-        buckets.charge("a", Time(0))
-    assert buckets.wait("a", Time(0)) == SECOND
-    assert buckets.wait("b", Time(0)) == 0
+        buckets.charge("a", Monotonic(0))
+    assert buckets.wait("a", Monotonic(0)) == SECOND
+    assert buckets.wait("b", Monotonic(0)) == 0
     assert len(buckets) == 1
-    buckets.charge("b", Time(2 * SECOND))
+    buckets.charge("b", Monotonic(2 * SECOND))
     assert len(buckets) == 1
-    assert buckets.wait("a", Time(2 * SECOND)) == 0
+    assert buckets.wait("a", Monotonic(2 * SECOND)) == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, SECOND)), max_size=300))
@@ -118,13 +118,13 @@ def test_never_more_names_than_there_may_be(charges: list[tuple[int, int]]) -> N
     buckets, now = Buckets(1, 5, most=8), 0
     for name, gap in charges:
         now += gap
-        buckets.charge(str(name), Time(now))
+        buckets.charge(str(name), Monotonic(now))
         assert len(buckets) <= 8
 
 
 def test_the_longest_quiet_one_makes_room() -> None:
     buckets = Buckets(1, 1, 1_000 * SECOND, most=2)
     for name in ("a", "b", "a", "c"):
-        buckets.charge(name, Time(0))
-    assert buckets.wait("b", Time(0)) == 0
-    assert buckets.wait("a", Time(0)) > buckets.wait("c", Time(0)) > 0
+        buckets.charge(name, Monotonic(0))
+    assert buckets.wait("b", Monotonic(0)) == 0
+    assert buckets.wait("a", Monotonic(0)) > buckets.wait("c", Monotonic(0)) > 0

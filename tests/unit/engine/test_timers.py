@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto.engine.timers import TimerKey, TimerKind, Timers
-from arcp_proto.ids import Time
+from arcp_proto.ids import Monotonic
 
 KINDS = st.sampled_from([TimerKind.HEARTBEAT, TimerKind.GRACE])
 OWNERS = st.sampled_from([0, 1, "job_1"])
@@ -20,13 +20,13 @@ STEPS: st.SearchStrategy[list[Step]] = st.lists(st.one_of(ARM, DISARM, POP), max
 
 
 def arm(timers: Timers, kind: TimerKind, owner: int | str, at: int) -> None:
-    timers.arm(kind, owner, Time(at))
+    timers.arm(kind, owner, Monotonic(at))
 
 
 def test_nothing_is_due_when_nothing_is_armed() -> None:
     timers = Timers()
     assert timers.next() is None
-    assert list(timers.pop_due(Time(10**18))) == []
+    assert list(timers.pop_due(Monotonic(10**18))) == []
     assert (len(timers), timers.size, timers.keys()) == (0, 0, [])
 
 
@@ -34,8 +34,8 @@ def test_a_deadline_is_due_at_its_time_and_then_gone() -> None:
     timers = Timers()
     arm(timers, TimerKind.HELLO, 1, 10)
     assert timers.next() == (10, (TimerKind.HELLO, 1))
-    assert list(timers.pop_due(Time(9))) == []
-    assert list(timers.pop_due(Time(10))) == [TimerKey(TimerKind.HELLO, 1)]
+    assert list(timers.pop_due(Monotonic(9))) == []
+    assert list(timers.pop_due(Monotonic(10))) == [TimerKey(TimerKind.HELLO, 1)]
     assert timers.next() is None
     assert timers.armed(TimerKind.HELLO, 1) is None
 
@@ -46,9 +46,9 @@ def test_arming_again_replaces_the_deadline(later: int) -> None:
     arm(timers, TimerKind.ACK, 0, 10)
     arm(timers, TimerKind.ACK, 0, later)
     assert timers.armed(TimerKind.ACK, 0) == later
-    assert list(timers.pop_due(Time(later - 1))) == []
-    assert list(timers.pop_due(Time(later))) == [(TimerKind.ACK, 0)]
-    assert list(timers.pop_due(Time(100))) == []
+    assert list(timers.pop_due(Monotonic(later - 1))) == []
+    assert list(timers.pop_due(Monotonic(later))) == [(TimerKind.ACK, 0)]
+    assert list(timers.pop_due(Monotonic(100))) == []
 
 
 def test_ties_come_in_the_order_of_arming() -> None:
@@ -56,21 +56,21 @@ def test_ties_come_in_the_order_of_arming() -> None:
     names = ["c", "a", "b"]
     for owner in names:
         arm(timers, TimerKind.GRACE, owner, 7)
-    assert [owner for _kind, owner in timers.pop_due(Time(7))] == names
+    assert [owner for _kind, owner in timers.pop_due(Monotonic(7))] == names
 
 
 def test_arming_again_at_the_same_time_goes_to_the_end_of_a_tie() -> None:
     timers = Timers()
     for owner in ["a", "b", "a"]:
         arm(timers, TimerKind.GRACE, owner, 7)
-    assert [owner for _kind, owner in timers.pop_due(Time(7))] == ["b", "a"]
+    assert [owner for _kind, owner in timers.pop_due(Monotonic(7))] == ["b", "a"]
 
 
 def test_a_timer_that_is_armed_again_when_it_is_due_does_not_loop() -> None:
     timers = Timers()
     arm(timers, TimerKind.HEARTBEAT, 1, 5)
     for _ in range(3):
-        for kind, owner in timers.pop_due(Time(5)):
+        for kind, owner in timers.pop_due(Monotonic(5)):
             arm(timers, kind, owner, 5)
     assert timers.keys() == [TimerKey(TimerKind.HEARTBEAT, 1)]
 
@@ -80,7 +80,7 @@ def test_a_timer_that_an_earlier_one_disarms_is_not_due_any_more() -> None:
     for number in [1, 2, 3]:
         arm(timers, TimerKind.CLOSE, number, 5)
     due: list[int | str] = []
-    for kind, owner in timers.pop_due(Time(5)):
+    for kind, owner in timers.pop_due(Monotonic(5)):
         due.append(owner)
         timers.disarm(kind, 2)
     assert due == [1, 3]
@@ -91,7 +91,7 @@ def test_disarming_drops_it_and_what_is_not_armed_is_no_error() -> None:
     arm(timers, TimerKind.HELLO, 1, 5)
     timers.disarm(TimerKind.HELLO, 1)
     timers.disarm(TimerKind.HELLO, 2)
-    assert list(timers.pop_due(Time(100))) == []
+    assert list(timers.pop_due(Monotonic(100))) == []
 
 
 def test_several_kinds_of_one_owner_are_dropped_at_once() -> None:
@@ -130,7 +130,7 @@ def test_it_does_what_a_list_would(steps: list[Step]) -> None:
             model.pop(key, None)
         else:
             due = [one for one in sorted(model, key=lambda one: model[one]) if model[one] <= at]
-            assert list(timers.pop_due(Time(at))) == due
+            assert list(timers.pop_due(Monotonic(at))) == due
             for one in due:
                 del model[one]
         first = min(model, key=lambda one: model[one], default=None)
@@ -152,7 +152,7 @@ def test_the_heap_stays_within_its_bound(steps: list[Step], times: int) -> None:
                 case "disarm":
                     timers.disarm(kind, f"{owner}-{turn % 40}")
                 case _:
-                    list(timers.pop_due(Time(at)))
+                    list(timers.pop_due(Monotonic(at)))
             assert timers.size <= 2 * len(timers) + 64
 
 
@@ -163,7 +163,7 @@ def test_the_heap_stays_within_its_bound_when_many_are_due_at_once() -> None:
     for at in (100, 1):
         for owner in range(500):
             arm(timers, TimerKind.GRACE, owner, at)
-    list(timers.pop_due(Time(1)))
+    list(timers.pop_due(Monotonic(1)))
     assert timers.size <= 2 * len(timers) + 64
 
 
@@ -174,13 +174,13 @@ def test_looking_changes_no_answer(times: list[int]) -> None:
         for timers in (looked_at, left_alone):
             arm(timers, TimerKind.GRACE, number % 3, at)
         looked_at.next()
-    assert list(looked_at.pop_due(Time(100))) == list(left_alone.pop_due(Time(100)))
+    assert list(looked_at.pop_due(Monotonic(100))) == list(left_alone.pop_due(Monotonic(100)))
 
 
 def test_nothing_is_kept_of_what_was_disarmed_last() -> None:
     timers = Timers()
     for owner in range(10):
-        timers.arm(TimerKind.HEARTBEAT, owner, Time(owner))
+        timers.arm(TimerKind.HEARTBEAT, owner, Monotonic(owner))
     for owner in range(10):
         timers.disarm(TimerKind.HEARTBEAT, owner)
     assert timers.next() is None

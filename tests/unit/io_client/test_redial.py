@@ -6,9 +6,9 @@ import pytest
 
 from arcp_io.client import redial
 from arcp_io.client.redial import first_attempts
-from arcp_proto.ids import MILLISECOND, SECOND, Time
+from arcp_proto.ids import MILLISECOND, SECOND, Monotonic
 
-NOW = Time(1_000 * SECOND)
+NOW = Monotonic(1_000 * SECOND)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto.errors import ErrorCode, Refusal
-from arcp_proto.ids import SECOND, Time
+from arcp_proto.ids import SECOND, UnixTime
 from arcp_proto.leases.lease import RESERVED, Expiry, parse_expiry, parse_lease
 from arcp_proto.limits import MAX_LEASE_BYTES, MAX_NAME_LENGTH, MAX_NAMESPACES, MAX_PATTERNS
 from arcp_proto.wire import codec
 
-AT = Time(1_778_715_720 * SECOND)  # 2026-05-13T23:42:00Z
-NOW = Time(AT - 3600 * SECOND)
+AT = UnixTime(1_778_715_720 * SECOND)  # 2026-05-13T23:42:00Z
+NOW = UnixTime(AT - 3600 * SECOND)
 
 
 def refused_lease(request: dict[str, list[str]]) -> Refusal:
@@ -146,10 +146,10 @@ def test_a_lease_is_taken_unchanged_or_refused(request: dict[str, list[str]]) ->
         ("2026-05-13t23:42:00z", Expiry(AT, "2026-05-13T23:42:00Z")),
         ("2026-05-13T23:42:00+00:00", Expiry(AT, "2026-05-13T23:42:00Z")),
         ("2026-05-13T23:42:00.000Z", Expiry(AT, "2026-05-13T23:42:00.000Z")),
-        ("2026-05-13T23:42:00.000000001Z", Expiry(Time(AT + 1), "2026-05-13T23:42:00.000000001Z")),
+        ("2026-05-13T23:42:00.000000001Z", Expiry(UnixTime(AT + 1), "2026-05-13T23:42:00.000000001Z")),
         (
             "9999-12-31T23:59:59.999999999Z",
-            Expiry(Time(253_402_300_800 * SECOND - 1), "9999-12-31T23:59:59.999999999Z"),
+            Expiry(UnixTime(253_402_300_800 * SECOND - 1), "9999-12-31T23:59:59.999999999Z"),
         ),
     ],
 )
@@ -158,10 +158,10 @@ def test_an_expiry_is_a_utc_time_to_the_nanosecond(text: str, expiry: Expiry) ->
 
 
 def test_an_expiry_lies_in_the_future() -> None:
-    assert parse_expiry("2026-05-13T23:42:00Z", unix=Time(AT - 1)).unix == AT
+    assert parse_expiry("2026-05-13T23:42:00Z", unix=UnixTime(AT - 1)).unix == AT
     for unix in (AT, AT + 1, 10**30):
         with pytest.raises(Refusal, match=r"2026-05-13T23:42:00Z is not in the future") as caught:
-            parse_expiry("2026-05-13T23:42:00z", unix=Time(unix))
+            parse_expiry("2026-05-13T23:42:00z", unix=UnixTime(unix))
         assert caught.value.code is ErrorCode.INVALID_REQUEST
 
 
@@ -202,6 +202,6 @@ def test_any_text_is_an_expiry_or_refused(text: str) -> None:
 @given(st.datetimes(), st.sampled_from(["Z", "z", "+00:00"]))
 def test_what_is_echoed_means_the_same(moment: datetime, zone: str) -> None:
     text = f"{moment}{zone}"
-    expiry = parse_expiry(text, unix=Time(-(10**20)))
-    assert parse_expiry(expiry.text, unix=Time(-(10**20))) == expiry
+    expiry = parse_expiry(text, unix=UnixTime(-(10**20)))
+    assert parse_expiry(expiry.text, unix=UnixTime(-(10**20))) == expiry
     assert expiry.text == str(moment).replace(" ", "T") + "Z"

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from arcp_proto.features import POSITIONS
-from arcp_proto.ids import JobId, Principal, SessionId, Time
+from arcp_proto.ids import JobId, Monotonic, Principal, SessionId, UnixTime
 from arcp_proto.leases.budget import Budget
 from arcp_proto.server.jobs.idempotency import Claim
 from arcp_proto.server.jobs.job import End, Job, Status, Terms
@@ -34,7 +34,7 @@ def job_of(**changes: Any) -> Job:
         max_runtime_sec=None,
         trace=TraceContext("a" * 32),
         span_id="b" * 16,
-        accepted_at=Time(UNIX),
+        accepted_at=UnixTime(UNIX),
     )
     terms = msgspec.structs.replace(terms, **changes)
     return Job(1, terms, Budget.of(terms.lease))
@@ -57,7 +57,7 @@ def test_an_entry_is_written_anew_until_the_job_has_ended() -> None:
     assert msgspec.json.decode(entry_json(job, session))["last_event_seq"] == 2
     assert job.entry is None
     job.status, job.stage = Status.ERROR, JobStage.ENDED
-    job.end = End("job.error", b"{", Time(UNIX), 2)
+    job.end = End("job.error", b"{", UnixTime(UNIX), 2)
     last = entry_json(job, session)
     assert msgspec.json.decode(last) == written(entry_of(job, session))
     assert entry_json(job, session) is job.entry is last
@@ -130,7 +130,7 @@ def test_positions_are_told_where_they_were_negotiated() -> None:
     assert written(accepted_of(job, "r1", session))["job_seq"] == 0
     history = job.open_history()
     for number in range(4):
-        history.append(b"{", 1, None, 1, Time(number))
+        history.append(b"{", 1, None, 1, Monotonic(number))
     assert written(accepted_of(job, "r1", session))["job_seq"] == 4
     assert written(accepted_again(claim, "r1", session))["job_seq"] == 9
     subscribed = written(subscribed_of(job, session, "r1", replayed=True, cut=False))
@@ -140,7 +140,7 @@ def test_positions_are_told_where_they_were_negotiated() -> None:
     assert (subscribed["job_seq"], subscribed["history_from_job_seq"]) == (4, 4)
     assert msgspec.json.decode(entry_json(job, session)) == {**written(entry_of(job, session)), "job_seq": 4}
     job.status, job.stage = Status.ERROR, JobStage.ENDED
-    job.end = End("job.error", b"{", Time(UNIX), 2)
+    job.end = End("job.error", b"{", UnixTime(UNIX), 2)
     for _ in range(2):
         assert msgspec.json.decode(entry_json(job, session))["job_seq"] == 5
         assert "job_seq" not in msgspec.json.decode(entry_json(job, session_of()))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from arcp_proto.ids import MILLISECOND, SECOND, Time
+from arcp_proto.ids import MILLISECOND, SECOND, UnixTime
 from arcp_proto.wire.timestamps import Stamp, format_time, parse_time, parse_utc
 
 FIRST = -62_135_596_800 * SECOND
@@ -32,8 +32,8 @@ LAST = 253_402_300_800 * SECOND - 1
     ],
 )
 def test_a_time_is_written_to_the_millisecond_in_utc(unix: int, text: str) -> None:
-    assert format_time(Time(unix)) == text
-    assert Stamp().text(Time(unix)) == text
+    assert format_time(UnixTime(unix)) == text
+    assert Stamp().text(UnixTime(unix)) == text
 
 
 @pytest.mark.parametrize(
@@ -46,15 +46,15 @@ def test_a_time_is_written_to_the_millisecond_in_utc(unix: int, text: str) -> No
     ],
 )
 def test_a_time_that_no_date_holds_is_written_as_the_nearest(unix: int, text: str) -> None:
-    assert format_time(Time(unix)) == text
-    assert Stamp().text(Time(unix)) == text
+    assert format_time(UnixTime(unix)) == text
+    assert Stamp().text(UnixTime(unix)) == text
 
 
 @given(st.integers(FIRST, LAST))
 @example(FIRST)
 @example(LAST)
 def test_what_is_written_is_read_as_its_millisecond(unix: int) -> None:
-    text = format_time(Time(unix))
+    text = format_time(UnixTime(unix))
     assert parse_time(text) == unix - unix % MILLISECOND
     assert parse_utc(text) == (unix - unix % MILLISECOND, text)
 
@@ -62,20 +62,22 @@ def test_what_is_written_is_read_as_its_millisecond(unix: int) -> None:
 @given(st.integers(FIRST, LAST))
 def test_times_are_written_as_datetime_writes_them(unix: int) -> None:
     expected = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=unix // 1000)
-    assert format_time(Time(unix)) == expected.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    assert (
+        format_time(UnixTime(unix)) == expected.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    )
 
 
 @given(st.lists(st.integers(-3 * MILLISECOND, 3 * MILLISECOND) | st.integers(FIRST, LAST)))
 def test_a_stamp_writes_what_format_time_writes_in_any_order(times: list[int]) -> None:
     stamp = Stamp()
-    assert [stamp.text(Time(unix)) for unix in times] == [format_time(Time(unix)) for unix in times]
+    assert [stamp.text(UnixTime(unix)) for unix in times] == [format_time(UnixTime(unix)) for unix in times]
 
 
 def test_a_stamp_keeps_the_text_of_its_millisecond() -> None:
     stamp = Stamp()
-    text = stamp.text(Time(7 * MILLISECOND))
-    assert stamp.text(Time(8 * MILLISECOND - 1)) is text
-    assert stamp.text(Time(8 * MILLISECOND)) == "1970-01-01T00:00:00.008Z"
+    text = stamp.text(UnixTime(7 * MILLISECOND))
+    assert stamp.text(UnixTime(8 * MILLISECOND - 1)) is text
+    assert stamp.text(UnixTime(8 * MILLISECOND)) == "1970-01-01T00:00:00.008Z"
 
 
 @pytest.mark.parametrize(

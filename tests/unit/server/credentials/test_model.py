@@ -7,7 +7,7 @@ import json
 import pytest
 
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.ids import JobId, Principal, Time
+from arcp_proto.ids import JobId, Principal, UnixTime
 from arcp_proto.secret import Secret
 from arcp_proto.server.credentials.model import (
     MOST,
@@ -23,7 +23,7 @@ from tests.unit.credentialed import ENDPOINT, made
 
 
 def provision(alias: str, job_id: str = "job_1") -> Provision:
-    return Provision(alias, Principal("alice"), JobId(job_id), Time(0))
+    return Provision(alias, Principal("alice"), JobId(job_id), UnixTime(0))
 
 
 def test_no_repr_shows_a_value() -> None:

@@ -9,7 +9,7 @@ import pytest
 from arcp_proto.engine.output import PauseJob, ResumeJob, StopJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import RETRYABLE, ErrorCode
-from arcp_proto.ids import SECOND, Time
+from arcp_proto.ids import SECOND, Monotonic
 from arcp_proto.server.jobs.completion import outcome_of
 from arcp_proto.server.jobs.job import Status
 from arcp_proto.wire import codec
@@ -78,7 +78,7 @@ def test_a_stop_is_asked_once_with_its_deadline() -> None:
     peer = world.client()
     job = peer.submit(max_runtime_sec=60)
     peer.cancel(job)
-    kill_at = Time(world.now + 5 * SECOND)
+    kill_at = Monotonic(world.now + 5 * SECOND)
     assert world.all(StopJob) == [StopJob(job, "cancelled by the client", kill_at)]
     assert world.state.timers.armed(TimerKind.MAX_RUNTIME, job) is None
     assert world.state.timers.armed(TimerKind.GRACE, job) == world.now + 5 * SECOND

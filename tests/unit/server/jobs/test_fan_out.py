@@ -7,7 +7,7 @@ import pytest
 
 from arcp_proto.engine.connection import connection_state
 from arcp_proto.engine.endpoint import state_of
-from arcp_proto.ids import SECOND, JobId, Time
+from arcp_proto.ids import SECOND, JobId, Monotonic
 from arcp_proto.limits import Limits
 from arcp_proto.server.jobs.fan_out import number, number_all
 from tests.unit.world import CONFIG, Peer, World
@@ -118,7 +118,7 @@ def test_many_that_come_to_a_limit_are_left_to_be_numbered_one_by_one(
         session.log.allow(session.log.last + count, session.log.size + size, None)
     else:
         job.history.allow(job.history.end + count, job.history.size + size)
-    world.state.now = Time(world.state.now + seconds * SECOND)
+    world.state.now = Monotonic(world.state.now + seconds * SECOND)
     before = kept(world, job_id)
     assert not number_all(world.state, job, PAYLOADS)
     assert kept(world, job_id) == before

@@ -13,7 +13,7 @@ from arcp_proto.engine.endpoint import state_of
 from arcp_proto.engine.output import Audit, StopJob
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError
-from arcp_proto.ids import SECOND, JobId, Time
+from arcp_proto.ids import SECOND, JobId, UnixTime
 from arcp_proto.leases.budget import Cost
 from arcp_proto.server.jobs.job import Job
 from arcp_proto.server.runtime import Runtime
@@ -66,7 +66,7 @@ NOT_GRANTED: Final = [
 
 def at(seconds: float) -> str:
     """A time of the wall clock, so many seconds after the beginning."""
-    return format_time(Time(UNIX + int(seconds * SECOND)))
+    return format_time(UnixTime(UNIX + int(seconds * SECOND)))
 
 
 class Gate:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.ids import SECOND, JobId, Principal, Time
+from arcp_proto.ids import SECOND, JobId, Principal, UnixTime
 from arcp_proto.limits import MAX_DEPTH, Limits
 from arcp_proto.server.jobs.idempotency import Claim, Keys, _canonical, fingerprint
 from arcp_proto.wire.codec import decode_value
@@ -251,7 +251,7 @@ def test_the_end_is_kept_with_the_claim() -> None:
     keys = Keys()
     keys.add(ALICE, "k", claim_of(10))
     assert keys.size(ALICE) == 1 + 32 + 10
-    keys.ended(ALICE, "k", ("job.result", b"123", b"12345"), Time(7))
+    keys.ended(ALICE, "k", ("job.result", b"123", b"12345"), UnixTime(7))
     claim = keys.get(ALICE, "k")
     assert claim is not None
     assert (claim.ended, claim.ended_at) == (("job.result", b"123", b"12345"), 7)
@@ -266,7 +266,7 @@ def test_nothing_is_left_of_principals_whose_keys_are_free_again() -> None:
     for name in names:
         for key in ("k", "l"):
             keys.add(name, key, claim_of())
-    keys.ended(names[0], "k", TERMINAL, Time(1))
+    keys.ended(names[0], "k", TERMINAL, UnixTime(1))
     for name in names:
         keys.forget(name, "l")
     assert list(keys._held) == names
@@ -281,7 +281,7 @@ def test_the_oldest_key_is_the_first_of_those_that_are_not_free_again() -> None:
         keys.add(ALICE, key, claim_of())
     assert keys.oldest(ALICE) is None
     for at, key in enumerate("bacd"):
-        keys.ended(ALICE, key, TERMINAL, Time(at))
+        keys.ended(ALICE, key, TERMINAL, UnixTime(at))
     left = []
     for key in ("c", "b", "a", "d"):
         left.append(keys.oldest(ALICE))
@@ -301,7 +301,7 @@ def test_a_full_table_says_which_limit_it_is() -> None:
     assert keys.room(ALICE, 40, limits) is None
     assert keys.room(ALICE, 41, limits) == "max_principal_idempotency_bytes"
     assert keys.room(BOB, 100, limits) is None
-    keys.ended(ALICE, "ä", ("job.result", b"x" * 40, None), Time(1))
+    keys.ended(ALICE, "ä", ("job.result", b"x" * 40, None), UnixTime(1))
     assert keys.room(ALICE, 0, limits) is None
     assert keys.room(ALICE, 1, limits) == "max_principal_idempotency_bytes"
     keys.add(ALICE, "l", claim_of(0))
@@ -321,11 +321,11 @@ def test_a_key_is_due_a_day_after_the_end_of_its_job() -> None:
     keys = Keys()
     keys.add(ALICE, "k", claim_of())
     assert keys.next_due(DAY) is None
-    assert keys.due(Time(10**30), DAY) == []
-    keys.ended(ALICE, "k", TERMINAL, Time(5))
+    assert keys.due(UnixTime(10**30), DAY) == []
+    keys.ended(ALICE, "k", TERMINAL, UnixTime(5))
     due = keys.next_due(DAY)
     assert due == 5 + 24 * 3600 * SECOND
-    assert keys.due(Time(due - 1), DAY) == []
+    assert keys.due(UnixTime(due - 1), DAY) == []
     assert keys.due(due, DAY) == [(ALICE, "k")]
     assert keys.due(due, DAY) == [(ALICE, "k")], "only the record takes it away"
     keys.forget(ALICE, "k")
@@ -336,12 +336,12 @@ def test_the_oldest_end_is_due_first_also_when_the_clock_went_back() -> None:
     keys = Keys()
     for key, at in (("a", 30), ("b", 10), ("c", 20), ("d", 40)):
         keys.add(ALICE, key, claim_of())
-        keys.ended(ALICE, key, TERMINAL, Time(at * SECOND))
+        keys.ended(ALICE, key, TERMINAL, UnixTime(at * SECOND))
     limits = Limits(idempotency_retention_sec=100)
     assert keys.next_due(limits) == 110 * SECOND
-    assert keys.due(Time(130 * SECOND), limits) == [(ALICE, "b"), (ALICE, "c"), (ALICE, "a")]
+    assert keys.due(UnixTime(130 * SECOND), limits) == [(ALICE, "b"), (ALICE, "c"), (ALICE, "a")]
     keys.forget(ALICE, "c")
-    assert keys.due(Time(130 * SECOND), limits) == [(ALICE, "b"), (ALICE, "a")]
+    assert keys.due(UnixTime(130 * SECOND), limits) == [(ALICE, "b"), (ALICE, "a")]
     keys.forget(ALICE, "b")
     assert keys.next_due(limits) == 130 * SECOND
 
@@ -350,27 +350,27 @@ def test_many_that_are_due_come_in_the_order_of_their_ends() -> None:
     keys, limits = Keys(), Limits(idempotency_retention_sec=0)
     for place in range(50):
         keys.add(ALICE, str(place), claim_of())
-        keys.ended(ALICE, str(place), TERMINAL, Time(place * 37 % 50))
+        keys.ended(ALICE, str(place), TERMINAL, UnixTime(place * 37 % 50))
     ends = {place * 37 % 50: str(place) for place in range(50)}
-    assert keys.due(Time(39), limits) == [(ALICE, ends[at]) for at in range(40)]
+    assert keys.due(UnixTime(39), limits) == [(ALICE, ends[at]) for at in range(40)]
 
 
 def test_a_key_that_is_claimed_anew_is_not_due_by_its_former_end() -> None:
     keys, limits = Keys(), Limits(idempotency_retention_sec=1)
     for key, at in (("a", 1), ("b", 2), ("c", 3)):
         keys.add(ALICE, key, claim_of())
-        keys.ended(ALICE, key, TERMINAL, Time(at))
+        keys.ended(ALICE, key, TERMINAL, UnixTime(at))
     for key in ("b", "c"):
         keys.forget(ALICE, key)
         keys.add(ALICE, key, claim_of())
-    assert keys.due(Time(SECOND + 9), limits) == [(ALICE, "a")]
-    keys.ended(ALICE, "b", TERMINAL, Time(5))
-    keys.ended(ALICE, "c", TERMINAL, Time(3))
-    assert keys.due(Time(SECOND + 3), limits) == [(ALICE, "a"), (ALICE, "c")]
-    assert keys.due(Time(SECOND + 5), limits) == [(ALICE, "a"), (ALICE, "c"), (ALICE, "b")]
+    assert keys.due(UnixTime(SECOND + 9), limits) == [(ALICE, "a")]
+    keys.ended(ALICE, "b", TERMINAL, UnixTime(5))
+    keys.ended(ALICE, "c", TERMINAL, UnixTime(3))
+    assert keys.due(UnixTime(SECOND + 3), limits) == [(ALICE, "a"), (ALICE, "c")]
+    assert keys.due(UnixTime(SECOND + 5), limits) == [(ALICE, "a"), (ALICE, "c"), (ALICE, "b")]
     for key in "abc":
         keys.forget(ALICE, key)
-    assert (keys.due(Time(SECOND + 9), limits), keys.next_due(limits)) == ([], None)
+    assert (keys.due(UnixTime(SECOND + 9), limits), keys.next_due(limits)) == ([], None)
 
 
 names = st.tuples(st.sampled_from([ALICE, BOB]), st.sampled_from("abcde"))
@@ -387,20 +387,20 @@ def test_keys_are_what_a_plain_table_would_be(steps: list[tuple[str, tuple[Princ
             table[name] = claim_of(number)
             keys.add(*name, claim_of(number))
         elif step == "end" and known is not None and known.ended is None:
-            known.ended, known.ended_at = ("job.error", b"e" * number, b"i"), Time(number)
+            known.ended, known.ended_at = ("job.error", b"e" * number, b"i"), UnixTime(number)
             keys.ended(*name, known.ended, known.ended_at)
         elif step == "forget" and known is not None:
             del table[name]
             keys.forget(*name)
         ends = sorted((claim.ended_at, *name) for name, claim in table.items() if claim.ended is not None)
-        assert keys.due(Time(number), limits) == [(who, key) for at, who, key in ends if at <= number]
+        assert keys.due(UnixTime(number), limits) == [(who, key) for at, who, key in ends if at <= number]
         assert keys.next_due(limits) == (ends[0][0] if ends else None)
         assert list(keys.items()) == [(*name, claim) for name, claim in table.items()]
     restored = Keys()
     for principal, key, claim in keys.items():
         restored.load(principal, key, msgspec.structs.replace(claim))
     assert list(restored.items()) == list(keys.items())
-    assert restored.due(Time(20), limits) == keys.due(Time(20), limits)
+    assert restored.due(UnixTime(20), limits) == keys.due(UnixTime(20), limits)
     for who in (ALICE, BOB):
         kept = sum(len(key) + claim.size for (owner, key), claim in table.items() if owner == who)
         assert keys.size(who) == restored.size(who) == kept

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.ids import JobId, Principal, SessionId, Time
+from arcp_proto.ids import JobId, Principal, SessionId, UnixTime
 from arcp_proto.leases.budget import Budget
 from arcp_proto.server.jobs.job import CURRENCY_BYTES, End, Job, Status, Terms
 from arcp_proto.server.jobs.stage import JOB_ENDED
@@ -41,7 +41,7 @@ def job_of(version: str | None = "1.0.0", trace: TraceContext | None = None) -> 
         max_runtime_sec=None,
         trace=trace or TraceContext("a" * 32),
         span_id="b" * 16,
-        accepted_at=Time(0),
+        accepted_at=UnixTime(0),
     )
     return Job(7, terms, {})
 
@@ -95,6 +95,6 @@ def test_a_job_that_has_ended_counts_for_each_currency_of_its_budget(currencies:
     lease = {"fs.read": ["/" + "x" * 600]}
     job.terms = msgspec.structs.replace(job.terms, lease=lease)
     job.budget = Budget({f"X{number:02}": Decimal(1) for number in range(currencies)})
-    job.end = End("job.error", b"p" * 100, Time(0), source=1)
+    job.end = End("job.error", b"p" * 100, UnixTime(0), source=1)
     job.pack()
     assert job.kept == 100 + len(codec.encode_value(lease)) + currencies * CURRENCY_BYTES

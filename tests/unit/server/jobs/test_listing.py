@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
-from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, Time
+from arcp_proto.ids import MILLISECOND, SECOND, JobId, Principal, SessionId, UnixTime
 from arcp_proto.server.jobs.job import LIFECYCLE, Job, Status, Terms
 from arcp_proto.server.jobs.listing import Cursors, Filter, Listing, page
 from arcp_proto.wire.messages import JobFilter
@@ -47,7 +47,7 @@ def job_of(
         max_runtime_sec=None,
         trace=TraceContext("a" * 32),
         span_id="b" * 16,
-        accepted_at=Time(at),
+        accepted_at=UnixTime(at),
     )
     job = Job(number, terms, {})
     job.status = status
@@ -205,11 +205,11 @@ def test_a_filter_beyond_the_index_looks_at_so_many_and_goes_on() -> None:
         (Filter(agent="plain@1.0.0"), []),
         (Filter(agent="ech"), []),
         (Filter(("running",), agent="echo"), [3]),
-        (Filter(created_after=Time(1 * SECOND)), [4, 3, 2]),
-        (Filter(created_before=Time(3 * SECOND)), [2, 1]),
-        (Filter(created_after=Time(1 * SECOND), created_before=Time(3 * SECOND)), [2]),
-        (Filter(created_after=Time(2 * SECOND + MILLISECOND)), [4, 3]),
-        (Filter(created_before=Time(2 * SECOND + MILLISECOND)), [1]),
+        (Filter(created_after=UnixTime(1 * SECOND)), [4, 3, 2]),
+        (Filter(created_before=UnixTime(3 * SECOND)), [2, 1]),
+        (Filter(created_after=UnixTime(1 * SECOND), created_before=UnixTime(3 * SECOND)), [2]),
+        (Filter(created_after=UnixTime(2 * SECOND + MILLISECOND)), [4, 3]),
+        (Filter(created_before=UnixTime(2 * SECOND + MILLISECOND)), [1]),
     ],
 )
 def test_filters(filter: Filter, found: list[int]) -> None:
@@ -230,7 +230,7 @@ def test_a_filter_is_read_from_a_request() -> None:
     asked = JobFilter(
         ["running", "pending", "running"], "echo", "1970-01-01T00:00:01Z", "1970-01-01T01:00:02+01:00"
     )
-    assert Filter.of(asked) == Filter(("pending", "running"), "echo", Time(SECOND), Time(2 * SECOND))
+    assert Filter.of(asked) == Filter(("pending", "running"), "echo", UnixTime(SECOND), UnixTime(2 * SECOND))
     assert Filter.of(JobFilter(status=[])) == Filter(())
     assert Filter.of(JobFilter(status=["paused"])).indexed
 
@@ -255,8 +255,8 @@ FILTERS: Final = (
     Filter(("pending", "running")),
     Filter(agent="running"),
     Filter(agent=""),
-    Filter(created_after=Time(1)),
-    Filter(created_before=Time(1)),
+    Filter(created_after=UnixTime(1)),
+    Filter(created_before=UnixTime(1)),
     Filter.of(JobFilter(created_before="9999-12-31T23:59:59Z")),
     Filter.of(JobFilter(created_before="0001-01-01T00:00:00Z")),
 )
@@ -396,7 +396,7 @@ class ListingMachine(RuleBasedStateMachine):
         filter = Filter(
             None if statuses is None else tuple(statuses),
             agent,
-            None if after is None else Time(after * SECOND),
+            None if after is None else UnixTime(after * SECOND),
         )
         expected = [
             job.number

@@ -10,7 +10,7 @@ import pytest
 from arcp_proto import Framing
 from arcp_proto.engine.output import Audit, IssueCredentials, StartJob
 from arcp_proto.engine.timers import TimerKind
-from arcp_proto.ids import SECOND, Time
+from arcp_proto.ids import SECOND, UnixTime
 from arcp_proto.limits import Limits
 from arcp_proto.server.jobs.gate import LOOK_SEC
 from arcp_proto.wire.timestamps import format_time
@@ -421,7 +421,7 @@ def test_the_date_of_acceptance_is_that_of_the_answer(count: int) -> None:
 
 def until(seconds: int) -> dict[str, str]:
     """`lease_constraints` of a lease that ends so long after the world began."""
-    return {"expires_at": format_time(Time(UNIX + seconds * SECOND))}
+    return {"expires_at": format_time(UnixTime(UNIX + seconds * SECOND))}
 
 
 def test_a_lease_that_ends_before_its_credentials_come_refuses_the_submit() -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from arcp_proto.engine.endpoint import state_of
-from arcp_proto.ids import JobId, Principal, SessionId, Time
+from arcp_proto.ids import JobId, Principal, SessionId, UnixTime
 from arcp_proto.server.jobs.job import Outcome, Status, Terms
 from arcp_proto.server.journal import records
 from arcp_proto.server.journal.apply import APPLY, head_of
@@ -33,14 +33,14 @@ TERMS = Terms(
     max_runtime_sec=5,
     trace=TraceContext("a" * 32, explicit=True, tracestate="v=1"),
     span_id="b" * 16,
-    accepted_at=Time(UNIX),
+    accepted_at=UnixTime(UNIX),
 )
 KEYED = msgspec.structs.replace(TERMS, idempotency_key="k", fingerprint=b"f" * 32)
 OPENED = records.SessionOpened(SESSION, ALICE, ["ack", "result_chunk"], "")
 OPENED_OTHER = records.SessionOpened(OTHER, BOB, ["progress"], "go")
 ACCEPTED = records.JobAcceptedRecord(TERMS, "r1")
 STARTED = records.JobStarted(JOB)
-ENDED = records.JobEndedRecord(JOB, Status.SUCCESS, "job.result", b'{"result":1', Time(7), b'{"inline":1')
+ENDED = records.JobEndedRecord(JOB, Status.SUCCESS, "job.result", b'{"result":1', UnixTime(7), b'{"inline":1')
 OBSERVED = records.Observed(OTHER, JOB, None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from arcp_proto.ids import SECOND, Time
+from arcp_proto.ids import SECOND, Monotonic
 from arcp_proto.server.sessions.event_log import MARK, Ages
 
 
@@ -16,8 +16,8 @@ def ages_of(*seconds: float) -> Ages:
     return ages
 
 
-def at(second: float) -> Time:
-    return Time(int(second * SECOND))
+def at(second: float) -> Monotonic:
+    return Monotonic(int(second * SECOND))
 
 
 def test_nothing_has_no_age() -> None:

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.ids import SECOND, SessionId, Time
+from arcp_proto.ids import SECOND, Monotonic, SessionId
 from arcp_proto.server.sessions.event_log import Log
 from arcp_proto.wire.envelopes import Entry
 
 SESSION = SessionId("sess_x")
-NOW = Time(5 * SECOND)
+NOW = Monotonic(5 * SECOND)
 
 
 def log_of(*sizes: int) -> Log:
@@ -83,20 +83,20 @@ def test_after_the_excess_has_gone_both_limits_hold(sizes: list[int], events: in
 def aged(*seconds: float) -> Log:
     log = Log(SESSION)
     for second in seconds:
-        log.append(Entry(b"head", b"xx"), 2, Time(int(second * SECOND)))
+        log.append(Entry(b"head", b"xx"), 2, Monotonic(int(second * SECOND)))
     return log
 
 
 def test_the_oldest_of_an_empty_log_is_nothing() -> None:
     log = aged(1)
     log.release(1)
-    assert (log.oldest_at, log.older_than(Time(99 * SECOND))) == (None, 0)
+    assert (log.oldest_at, log.older_than(Monotonic(99 * SECOND))) == (None, 0)
 
 
 def test_entries_of_one_second_have_one_age() -> None:
     log = aged(1, 1.5, 1.9, 3, 3.5)
     assert log.oldest_at == SECOND
-    assert [log.older_than(Time(int(at * SECOND))) for at in (1.9, 2, 3.9, 4)] == [0, 3, 3, 5]
+    assert [log.older_than(Monotonic(int(at * SECOND))) for at in (1.9, 2, 3.9, 4)] == [0, 3, 3, 5]
 
 
 def test_the_oldest_go_together_within_a_share() -> None:
@@ -113,7 +113,7 @@ def test_the_oldest_go_together_within_a_share() -> None:
 
 
 def append(log: Log, size: int, at: float) -> bool:
-    return log.append(Entry(b"head", b"x" * size), size, Time(int(at * SECOND)))
+    return log.append(Entry(b"head", b"x" * size), size, Monotonic(int(at * SECOND)))
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,8 @@ def test_a_look_is_due_beyond_what_was_allowed(
 ) -> None:
     log = Log(SESSION)
     assert append(log, 5, 1)
-    log.allow(upto, size, None if until is None else Time(int(until * SECOND)))
-    assert [(append(log, 5, at), log.due(Time(int(at * SECOND)))) for at in (1.1, 1.2, 2)] == [
+    log.allow(upto, size, None if until is None else Monotonic(int(until * SECOND)))
+    assert [(append(log, 5, at), log.due(Monotonic(int(at * SECOND)))) for at in (1.1, 1.2, 2)] == [
         (look, look) for look in looks
     ]
 
@@ -141,12 +141,12 @@ def test_what_comes_at_once_is_as_what_comes_one_by_one() -> None:
     entries = [Entry(b"head", b"x" * size) for size in (3, 1, 2)]
     log, other = aged(1), aged(1)
     log.allow(99, 99, None)
-    assert log.extend([], NOW) == 0 and not log.due(Time(SECOND))
+    assert log.extend([], NOW) == 0 and not log.due(Monotonic(SECOND))
     assert log.extend(entries, NOW) == 6
     for entry in entries:
         other.append(entry, len(entry.payload), NOW)
     assert (log.last, log.size, log.entries()) == (other.last, other.size, other.entries())
-    assert [log.older_than(Time(at * SECOND)) for at in (2, 5, 6)] == [1, 1, 4]
+    assert [log.older_than(Monotonic(at * SECOND)) for at in (2, 5, 6)] == [1, 1, 4]
     assert log.due(NOW)
 
 

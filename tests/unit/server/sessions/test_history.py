@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto.ids import SECOND, JobId, Time
+from arcp_proto.ids import SECOND, JobId, Monotonic
 from arcp_proto.server.sessions.event_log import History
 
 JOB = JobId("job_x")
@@ -15,14 +15,14 @@ JOB = JobId("job_x")
 def history_of(*sources: int, size: int = 10) -> History:
     history = History(JOB)
     for source in sources:
-        history.append(b"x" * size, source, None, size, Time(0))
+        history.append(b"x" * size, source, None, size, Monotonic(0))
     return history
 
 
 def test_positions_count_from_zero() -> None:
     history = History(JOB)
     assert (history.first, history.end, history.events, history.size) == (0, 0, 0, 0)
-    history.append(b"abc", 4, None, 3, Time(7))
+    history.append(b"abc", 4, None, 3, Monotonic(7))
     assert (history.first, history.end, history.events, history.size) == (0, 1, 1, 3)
     assert history.oldest_at == 7
 
@@ -35,7 +35,7 @@ def test_after_a_home_number(source: int, position: int) -> None:
 def test_what_lies_between_two_positions() -> None:
     history = History(JOB)
     for number, feature in enumerate([None, "progress", "result_chunk", None], 1):
-        history.append(b"%d" % number, number * 10, feature, 1, Time(0))
+        history.append(b"%d" % number, number * 10, feature, 1, Monotonic(0))
     history.release(1)
     assert list(history.between(1, 3)) == [(b"2", 20, "progress"), (b"3", 30, "result_chunk")]
     assert history.source_at(3) == 40
@@ -75,7 +75,7 @@ def test_excess_leaves_some_to_spare() -> None:
 def test_after_the_excess_has_gone_both_limits_hold(sizes: list[int], events: int, size: int) -> None:
     history = History(JOB)
     for number, length in enumerate(sizes):
-        history.append(b"x" * length, number, None, length, Time(0))
+        history.append(b"x" * length, number, None, length, Monotonic(0))
     history.release(history.excess(events, size))
     assert history.events <= events and history.size <= size
     assert history.end == len(sizes)
@@ -84,7 +84,7 @@ def test_after_the_excess_has_gone_both_limits_hold(sizes: list[int], events: in
 def test_the_oldest_go_together_within_a_share() -> None:
     history = History(JOB)
     for number, second in enumerate([1, 1, 1, 5]):
-        history.append(b"xx", number, None, 2, Time(second * SECOND))
+        history.append(b"xx", number, None, 2, Monotonic(second * SECOND))
     assert [history.oldest(events, 99) for events in (1, 2, 3, 4)] == [1, 2, 3, 3]
     assert [history.oldest(99, size) for size in (1, 3, 99)] == [1, 2, 3]
     history.release(3)
@@ -98,12 +98,12 @@ def test_the_oldest_go_together_within_a_share() -> None:
 def test_a_look_is_due_beyond_what_was_allowed(end: int, size: int, looks: list[bool]) -> None:
     history = history_of(1)
     history.allow(end, size)
-    found = [history.append(b"x" * 10, 2, None, 10, Time(at)) for at in (0, SECOND - 1, SECOND)]
-    assert (found, history.due(Time(SECOND))) == (looks, True)
+    found = [history.append(b"x" * 10, 2, None, 10, Monotonic(at)) for at in (0, SECOND - 1, SECOND)]
+    assert (found, history.due(Monotonic(SECOND))) == (looks, True)
     history.allow(9, 99)
-    assert not history.due(Time(SECOND))
+    assert not history.due(Monotonic(SECOND))
     history.release(1)
-    assert history.due(Time(SECOND))
+    assert history.due(Monotonic(SECOND))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_look_is_due_beyond_what_was_allowed(end: int, size: int, looks: list[
 def test_many_are_let_in_up_to_what_was_allowed(count: int, size: int, at: int, let_in: bool) -> None:
     history = history_of(1, 2)
     history.allow(5, 50)
-    assert history.lets_in(count, size, Time(at)) is let_in
+    assert history.lets_in(count, size, Monotonic(at)) is let_in
 
 
 def test_many_that_are_let_in_follow_what_is_there() -> None:
@@ -122,15 +122,15 @@ def test_many_that_are_let_in_follow_what_is_there() -> None:
     history.add([b"a", b"b"], 7, 2)
     assert (history.end, history.events, history.size) == (4, 4, 22)
     assert list(history.between(2, 4)) == [(b"a", 7, None), (b"b", 8, None)]
-    assert history.lets_in(1, 28, Time(0)) and not history.lets_in(2, 28, Time(0))
+    assert history.lets_in(1, 28, Monotonic(0)) and not history.lets_in(2, 28, Monotonic(0))
 
 
 def test_a_history_is_loaded_as_it_was() -> None:
     history = History(JOB)
     for number, feature in enumerate([None, "progress", "result_chunk"]):
-        history.append(b"%d" % number, number, feature, 1, Time(0))
+        history.append(b"%d" % number, number, feature, 1, Monotonic(0))
     history.release(1)
     again = History(JOB)
-    again.load(history.first, history.cut, history.entries(), Time(0))
+    again.load(history.first, history.cut, history.entries(), Monotonic(0))
     assert list(again.between(1, 3)) == list(history.between(1, 3))
     assert (again.first, again.end, again.cut, again.size) == (1, 3, 0, 2)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.ids import JobId, Principal, SessionId, Time
+from arcp_proto.ids import JobId, Monotonic, Principal, SessionId
 from arcp_proto.limits import Limits
 from arcp_proto.server.sessions.event_log import Log
 from arcp_proto.server.sessions.quotas import Holdings, Ranking
@@ -78,11 +78,11 @@ def test_no_name_is_kept_of_those_that_hold_nothing_any_more() -> None:
     holdings, retired = Holdings(Limits()), Retired()
     logs = {name: Log(SessionId(f"s{name}")) for name in NAMES}
     for log in logs.values():
-        log.append(Entry(b"head", b"x"), 1, Time(0))
+        log.append(Entry(b"head", b"x"), 1, Monotonic(0))
     for _ in range(2):
         for name, log in logs.items():
             holdings.add(name, log)
-            retired.add(JobId(f"job_{name}"), name, Time(0))
+            retired.add(JobId(f"job_{name}"), name, Monotonic(0))
         assert (holdings.largest(), retired.largest()) == ("a", "a")
         for name, log in logs.items():
             holdings.remove(name, log)
@@ -125,7 +125,7 @@ def full_holdings(principals: int, **limits: int) -> Callable[[], None]:
 
     def publish(number: int) -> None:
         principal = names[number * 7 % principals]
-        logs[principal].append(Entry(b"head", b"x" * 10), 10, Time(number))
+        logs[principal].append(Entry(b"head", b"x" * 10), 10, Monotonic(number))
         holdings.changed(principal, 1, 10)
         while (crowded := holdings.crowded()) is not None:
             log = logs[crowded]
@@ -155,11 +155,11 @@ def test_an_eviction_costs_as_much_with_20_000_principals_as_with_100(limit: str
 def full_retired(principals: int) -> Callable[[], None]:
     retired = Retired()
     for number in range(EACH * principals):
-        retired.add(JobId(f"job{number}"), Principal(f"p{number % principals:05}"), Time(number))
+        retired.add(JobId(f"job{number}"), Principal(f"p{number % principals:05}"), Monotonic(number))
 
     def finish(number: int) -> None:
         principal = Principal(f"p{number * 7 % principals:05}")
-        retired.add(JobId(f"more{number}"), principal, Time(EACH * principals + number))
+        retired.add(JobId(f"more{number}"), principal, Monotonic(EACH * principals + number))
         largest = retired.largest()
         retired.remove(largest, retired.oldest(largest))
 

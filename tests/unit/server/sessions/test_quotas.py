@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from arcp_proto.errors import InvariantViolated
-from arcp_proto.ids import SECOND, JobId, Principal, SessionId, Time
+from arcp_proto.ids import SECOND, JobId, Monotonic, Principal, SessionId
 from arcp_proto.limits import Limits
 from arcp_proto.server.sessions.event_log import History, Log
 from arcp_proto.server.sessions.quotas import Holder, Holdings
@@ -24,14 +24,14 @@ def log_of(name: str, *times: int, size: int = 10) -> Log:
     """A log with one event of so many bytes at each of these seconds."""
     log = Log(SessionId(name))
     for at in times:
-        log.append(Entry(b"head", b"x" * size), size, Time(at * SECOND))
+        log.append(Entry(b"head", b"x" * size), size, Monotonic(at * SECOND))
     return log
 
 
 def history_of(name: str, *times: int, size: int = 10) -> History:
     history = History(JobId(name))
     for number, at in enumerate(times):
-        history.append(b"x" * size, number + 1, None, size, Time(at * SECOND))
+        history.append(b"x" * size, number + 1, None, size, Monotonic(at * SECOND))
     return history
 
 
@@ -57,7 +57,7 @@ def test_logs_and_histories_count_together() -> None:
     holdings = holdings_of(WIDE, alice=[log, history], bob=[log_of("t", 1)])
     assert holdings.of(ALICE) == (3, 25)
     assert (holdings.events, holdings.size, len(holdings)) == (4, 35, 2)
-    log.append(Entry(b"head", b"abc"), 3, Time(0))
+    log.append(Entry(b"head", b"abc"), 3, Monotonic(0))
     holdings.changed(ALICE, 1, 3)
     assert holdings.of(ALICE) == (4, 28)
     holdings.remove(ALICE, log)
@@ -130,7 +130,7 @@ def test_who_holds_less_loses_nothing_to_a_flood() -> None:
     flood = log_of("flood", *range(100, 130))
     holdings = holdings_of(limits, small=[small], flood=[flood])
     for at in range(130, 1_000):
-        flood.append(Entry(b"head", b"x" * 10), 10, Time(at * SECOND))
+        flood.append(Entry(b"head", b"x" * 10), 10, Monotonic(at * SECOND))
         holdings.changed(Principal("flood"), 1, 10)
         while (principal := holdings.crowded()) is not None:
             victim = holdings.victim(principal)
@@ -168,8 +168,8 @@ def test_one_that_was_filled_since_the_last_look_is_seen() -> None:
     busy, idle = log_of("a", 1), log_of("b")
     holdings = holdings_of(WIDE, alice=[busy, idle])
     assert holdings.victim(ALICE) is busy
-    idle.append(Entry(b"head", b""), 0, Time(2 * SECOND))
-    busy.append(Entry(b"head", b""), 0, Time(3 * SECOND))
+    idle.append(Entry(b"head", b""), 0, Monotonic(2 * SECOND))
+    busy.append(Entry(b"head", b""), 0, Monotonic(3 * SECOND))
     holdings.changed(ALICE, 2, 0)
     holdings.changed(ALICE, *(-count for count in busy.release(1)))
     assert holdings.victim(ALICE) is idle
@@ -220,9 +220,9 @@ class HoldingsMachine(RuleBasedStateMachine):
         principal, holder = self.some(data)
         for _ in range(count):
             if isinstance(holder, Log):
-                holder.append(Entry(b"head", b"x" * size), size, Time(self.now * SECOND))
+                holder.append(Entry(b"head", b"x" * size), size, Monotonic(self.now * SECOND))
             else:
-                holder.append(b"x" * size, 1, None, size, Time(self.now * SECOND))
+                holder.append(b"x" * size, 1, None, size, Monotonic(self.now * SECOND))
             self.holdings.changed(principal, 1, size)
 
     @precondition(lambda self: self.holders)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from arcp_proto.engine.timers import TimerKind
-from arcp_proto.ids import SECOND, Principal, SessionId, Time
+from arcp_proto.ids import SECOND, Monotonic, Principal, SessionId
 from arcp_proto.limits import Limits
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.journal.records import Evicted, HistoryCut, JobForgotten
@@ -148,8 +148,8 @@ def test_with_ack_age_makes_no_event_due_to_be_looked_at() -> None:
     world.advance(100)
     world.emit(job)
     assert log_of(world).first == 1
-    assert not log_of(world).due(Time(world.now + SECOND - 1))
-    assert log_of(world).due(Time(world.now + SECOND))
+    assert not log_of(world).due(Monotonic(world.now + SECOND - 1))
+    assert log_of(world).due(Monotonic(world.now + SECOND))
 
 
 def test_without_ack_no_event_is_due_to_be_looked_at_before_the_window_is_over() -> None:
@@ -158,7 +158,7 @@ def test_without_ack_no_event_is_due_to_be_looked_at_before_the_window_is_over()
     world.emit(job)
     world.advance(10)
     world.emit(job)
-    assert not log_of(world).due(Time(world.now + SECOND - 1))
+    assert not log_of(world).due(Monotonic(world.now + SECOND - 1))
 
 
 def test_without_ack_nothing_goes_within_the_window() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto.ids import JobId, Principal, Time
+from arcp_proto.ids import JobId, Monotonic, Principal
 from arcp_proto.server.sessions.retired import Retired
 
 PRINCIPALS = st.sampled_from([Principal(name) for name in "abc"])
@@ -17,12 +17,12 @@ STEPS = st.lists(
 
 def test_what_is_retired() -> None:
     retired = Retired()
-    assert (len(retired), retired.next_at, retired.due(Time(99))) == (0, None, None)
+    assert (len(retired), retired.next_at, retired.due(Monotonic(99))) == (0, None, None)
     for number, (principal, at) in enumerate([("a", 5), ("b", 7), ("a", 7)]):
-        retired.add(JobId(f"job_{number}"), Principal(principal), Time(at))
+        retired.add(JobId(f"job_{number}"), Principal(principal), Monotonic(at))
     assert (len(retired), retired.next_at, retired.largest()) == (3, 5, "a")
     assert [retired.count(Principal(name)) for name in "abc"] == [2, 1, 0]
-    assert (retired.due(Time(4)), retired.due(Time(5))) == (None, "a")
+    assert (retired.due(Monotonic(4)), retired.due(Monotonic(5))) == (None, "a")
     assert retired.oldest(Principal("b")) == "job_1"
     retired.remove(Principal("b"), JobId("job_1"))
     retired.remove(Principal("a"), JobId("job_0"))
@@ -40,13 +40,13 @@ def test_it_does_what_a_list_would(steps: list[tuple[str, Principal, int]]) -> N
         mine = [job_id for job_id, owner, _ in model if owner == principal]
         if action == "add":
             model.append((JobId(f"job_{number}"), principal, now + 5))
-            assert retired.add(JobId(f"job_{number}"), principal, Time(now + 5)) == len(mine) + 1
+            assert retired.add(JobId(f"job_{number}"), principal, Monotonic(now + 5)) == len(mine) + 1
         elif action == "remove" and mine:
             assert retired.oldest(principal) == mine[0]
             retired.remove(principal, mine[0])
             model = [entry for entry in model if entry[0] != mine[0]]
         else:
-            while (due := retired.due(Time(now))) is not None:
+            while (due := retired.due(Monotonic(now))) is not None:
                 assert model[0][1] == due and model[0][2] <= now
                 job_id, _, _ = model.pop(0)
                 assert retired.oldest(due) == job_id
@@ -60,9 +60,9 @@ def test_it_does_what_a_list_would(steps: list[tuple[str, Principal, int]]) -> N
 
 def test_what_went_before_others_of_its_principal_leaves_nothing_behind() -> None:
     retired, a, b = Retired(), Principal("a"), Principal("b")
-    retired.add(JobId("stays"), b, Time(0))
+    retired.add(JobId("stays"), b, Monotonic(0))
     for number in range(1_000):
-        retired.add(JobId(f"job_{number}"), a, Time(number))
+        retired.add(JobId(f"job_{number}"), a, Monotonic(number))
         if number >= 10:
             retired.remove(a, retired.oldest(a))
     assert (len(retired), retired.next_at, len(retired.entries())) == (11, 0, 11)
@@ -85,7 +85,7 @@ def test_those_that_are_large_go_from_between_the_others(steps: list[tuple[str, 
         large = [job_id for job_id, owner, counts in model if owner == principal and counts]
         if action in ("add", "large"):
             model.append((JobId(f"job_{number}"), principal, action == "large"))
-            retired.add(JobId(f"job_{number}"), principal, Time(number), large=action == "large")
+            retired.add(JobId(f"job_{number}"), principal, Monotonic(number), large=action == "large")
         elif gone := (large if action == "early" else mine)[:1]:
             retired.remove(principal, gone[0])
             model = [entry for entry in model if entry[0] != gone[0]]
@@ -103,15 +103,15 @@ def test_those_that_are_large_go_from_between_the_others(steps: list[tuple[str, 
 def test_what_goes_early_leaves_no_more_behind_than_what_stays() -> None:
     retired, a = Retired(), Principal("a")
     for number in range(1_000):
-        retired.add(JobId(f"small_{number}"), a, Time(number))
-        retired.add(JobId(f"large_{number}"), a, Time(number), large=True)
+        retired.add(JobId(f"small_{number}"), a, Monotonic(number))
+        retired.add(JobId(f"large_{number}"), a, Monotonic(number), large=True)
     for _ in range(1_000):
         first = retired.oldest_large(a)
         assert first is not None
         retired.remove(a, first[0])
     assert (retired.oldest_large(a), len(retired), retired._large) == (None, 1_000, {})
     for number in range(100_000):
-        retired.add(JobId(f"more_{number}"), a, Time(1_000 + number), large=True)
+        retired.add(JobId(f"more_{number}"), a, Monotonic(1_000 + number), large=True)
         retired.remove(a, JobId(f"more_{number}"))
     assert (len(retired), retired.oldest(a)) == (1_000, "small_0")
     assert len(retired._queues[a]._job_ids) <= 2 * 1_000 + 2 * 64
