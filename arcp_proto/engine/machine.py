@@ -201,7 +201,7 @@ class Machine(ABC):
 
     def arm_after(self, kind: TimerKind, owner: int | str, seconds: int) -> None:
         """Arm a timer that is due in so many seconds."""
-        self.arm_after(kind, owner, seconds)
+        self.timers.arm(kind, owner, Monotonic(self.now + seconds * SECOND))
 
     def time_text(self) -> str:
         """The wall clock as it is written on the wire."""
