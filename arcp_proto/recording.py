@@ -86,6 +86,7 @@ INPUTS: Final[Mapping[str, Sequence[str]]] = {
         "stream_result",
         "close",
         "detach",
+        "dial",
         "dial_failed",
         "handle_timer",
         "wall_clock_set",

@@ -177,7 +177,8 @@ class Job(Generic[T]):
 
         The value is converted to `result_type`, if any. Events that no iterator takes are dropped; called
         inside the job's own loop, it ends that loop. Raises the ArcpError of the job's error code (§12),
-        ResultIncomplete when parts of a streamed result are missing, ResultMismatch for a value that does not
+        ResultIncomplete when parts of a streamed result are missing, or all of it because the job had ended
+        before it was observed without its history, ResultMismatch for a value that does not
         fit `result_type`, ConnectionLost when the end cannot be received, and RuntimeError after
         `result_stream` was called, since the result is not stored then.
         """
@@ -275,6 +276,9 @@ class Job(Generic[T]):
         end = self._end
         if end is None:
             self._raise_lost()
+        if not end.code and not end.receipt:
+            message = "the job had ended before: attach(job_id) gets its history, and its result"
+            raise ResultIncomplete(message, job_id=self.id)
         if end.code and end.result_id is not None:
             raise ResultIncomplete(end.message, job_id=self.id)
         if end.code:

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import inspect
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import anyio
 
 from arcp_io.drivers.pump import Pump
 from arcp_proto import Connection
-from arcp_proto.client.backoff import Reconnecting
 from arcp_proto.client.client import Client
 from arcp_proto.engine.output import Dial
-from arcp_proto.ids import MILLISECOND, SECOND
+from arcp_proto.ids import SECOND
 from arcp_proto.secret import Secret
 
 from .dial import Target, dial, framing_of, is_secure, label_of
 
-__all__ = ["Dialer", "Dialing", "Token", "first_attempts"]
+__all__ = ["Dialer", "Dialing", "Token"]
 
 logger = logging.getLogger("arcp_io")
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]] | None
 """A bearer token, or a plain or async function that returns one for each connection; None: anonymous."""
-
-FIRST_WAIT: Final = 100 * MILLISECOND
-LONGEST_WAIT: Final = 30 * SECOND
-"""The longest wait before any of the `first_attempts`; FIRST_WAIT is that before the second."""
 
 Dialing: TypeAlias = Callable[[Target, Pump, Connection], Awaitable[object]]
 """Gives a connection its transport; see `dial.dial`."""
@@ -64,8 +58,6 @@ class Dialer:
     ) -> None:
         self.connection: Connection | None = None
         """The newest connection."""
-        self.failure: Exception | None = None
-        """Why the last attempt failed to get a transport."""
         self._client = client
         self._pump = pump
         self._target = target
@@ -73,14 +65,14 @@ class Dialer:
         self._dial = dialing
         self._attempt = Attempt()
 
-    async def connect(self) -> None:
-        """Make one attempt; return when the transport can be used, or when the attempt is given up.
+    async def connect(self, request: Dial | None = None) -> None:
+        """Make one attempt, at the time of the client's request if there is one.
 
-        Raises OSError when the target is not reached, ValueError for an invalid address, and the errors of
-        the token function.
+        Returns when the transport can be used, or when the attempt is given up. Raises OSError when the
+        target is not reached, ValueError for an invalid address, and the errors of the token function.
         """
         attempt = self._attempt = Attempt()
-        await attempt.run(partial(self._connect, attempt))
+        await attempt.run(partial(self._connect, request, attempt))
 
     def again(self, request: Dial) -> None:
         """Connect again for the client; give up an attempt in progress."""
@@ -94,36 +86,32 @@ class Dialer:
         self._attempt.give_up()
 
     async def _redial(self, request: Dial, attempt: Attempt) -> None:
-        await anyio.sleep(max(0, request.at - self._pump.now()) / SECOND)
-        before = self.connection
         try:
-            await self._connect(attempt)
+            await self._connect(request, attempt)
         except Exception as error:  # The next attempt may succeed after any error.
-            self.failure = error
             logger.info("attempt %d to reach %s: %s", request.attempt, label_of(self._target), error)
-            if self.connection is before and not attempt.given_up:
+
+    async def _connect(self, request: Dial | None, attempt: Attempt) -> None:
+        if request is not None:
+            await anyio.sleep(max(0, request.at - self._pump.now()) / SECOND)
+        try:
+            secret = await _secret(self._token)
+            if attempt.given_up:
+                return
+            connection = self.connection = self._client.connect(
+                secret,
+                framing_of(self._target),
+                secure=is_secure(self._target),
+                peer=label_of(self._target),
+                now=self._pump.now(),
+            )
+        except Exception as error:
+            if not attempt.given_up:
                 self._client.dial_failed(f"no token: {type(error).__name__}", now=self._pump.now())
                 self._pump.run()
-
-    async def _connect(self, attempt: Attempt) -> None:
-        secret = await _secret(self._token)
-        if attempt.given_up:
-            return
-        connection = self._client.connect(
-            secret,
-            framing_of(self._target),
-            secure=is_secure(self._target),
-            peer=label_of(self._target),
-            now=self._pump.now(),
-        )
-        self.connection = connection
+            raise
         self._pump.run()
         await self._dial(self._target, self._pump, connection)
-
-
-def first_attempts() -> Reconnecting:
-    """Return the backoff for a runtime that was never reached; it is the client's own."""
-    return Reconnecting(FIRST_WAIT, LONGEST_WAIT, random.random)
 
 
 async def _secret(token: Token) -> Secret | None:

@@ -38,7 +38,7 @@ from arcp_proto.engine.output import (
 )
 from arcp_proto.engine.output import Event as MachineEvent
 from arcp_proto.engine.output import Request as MachineRequest
-from arcp_proto.ids import SECOND, JobId, Monotonic, RequestId
+from arcp_proto.ids import JobId, RequestId
 from arcp_proto.wire.messages import AgentEntry, Peer
 from arcp_proto.wire.result_chunks import ChunkReader
 
@@ -49,7 +49,7 @@ from .job import Job
 from .job_pages import Listing
 from .jobs import SessionJobs
 from .pending import Answer, Answers, again, job_loss_of, loss_of, refusal_of
-from .redial import Dialer, Dialing, Token, first_attempts
+from .redial import Dialer, Dialing, Token
 from .store import SessionStore
 from .watch import State, Watcher, Watchers
 
@@ -113,10 +113,10 @@ class Session:
         )
         self._watchers = Watchers()
         self._failure: ArcpError | None = None
-        self._patient = False
+        self._dial: Dial | None = None
+        """The client's request for the next attempt to open a first session."""
         self._finished = False
         """Whether it was closed with nothing left to resume."""
-        self._give_up = config.give_up_sec * SECOND
         self._over = loop.event()
         self.lost: ConnectionLost | None = None
         self.id = ""
@@ -345,24 +345,22 @@ class Session:
         session would be.
         """
         self._dialer = Dialer(self._client, self._pump, target, token, dialing)
-        self._patient = patient
-        until = self._pump.now() + self._give_up
-        backoff = first_attempts()
+        if patient and self._client.session_id is None:
+            self._client.dial(now=self._pump.now())
+            self._pump.run()
         while True:
+            request, self._dial = self._dial, None
             try:
-                await self._dialer.connect()
+                await self._dialer.connect(request)
                 await self._welcome.wait()
                 return
             except (OSError, ConnectionLost):
-                if not patient or self.lost is not None or self._pump.now() >= until:
+                if patient and self._client.session_id is not None:
+                    await self._welcome.wait()  # The client resumes the stored session by itself.
+                    return
+                if self._dial is None:
                     raise
-            if self._client.session_id is not None:
-                await self._welcome.wait()  # The client resumes the stored session by itself.
-                return
             self._welcome = Answer()
-            await anyio.sleep(
-                max(0, backoff.dial(Monotonic(self._pump.now())).at - self._pump.now()) / SECOND
-            )
 
     def _leave(self) -> None:
         """Drop the connection: the session is detached, its jobs continue."""
@@ -381,7 +379,10 @@ class Session:
     def _request(self, request: MachineRequest) -> None:
         """Carry out the client's request for a connection."""
         if isinstance(request, Dial) and self._dialer is not None:
-            self._dialer.again(request)
+            if self._client.session_id is None:
+                self._dial = request
+            else:
+                self._dialer.again(request)
 
     def _happened(self, events: Sequence[MachineEvent]) -> None:
         """Handle events of the runtime and of the connection."""
@@ -472,8 +473,8 @@ class Session:
 
     def _end_soon(self, loss: ConnectionLost) -> None:
         """End the session after the client's remaining events, for example about its jobs."""
-        if self._patient and not self.id and self._failure is None:
-            self._welcome.refuse(loss)  # No session was open yet: `_open` continues.
+        if self._dial is not None:
+            self._welcome.refuse(loss)  # `_open` makes another attempt.
             return
         if self.lost is None or isinstance(loss, errors.SessionLost):
             self.lost = loss

@@ -1,6 +1,6 @@
 """The client side of ARCP, without I/O: one session at a time, over as many connections as it takes.
 
-`connect` and the commands of the user (`submit`, `cancel`, `subscribe`, `unsubscribe`, `list_jobs`,
+`dial`, `connect` and the commands of the user (`submit`, `cancel`, `subscribe`, `unsubscribe`, `list_jobs`,
 `mark_processed`, `stopped_iterating`, `close`, `detach`, `dial_failed`) are followed by `take`; the reports
 of a transport (`receive`, `lost` and others of the `Connection`) and `handle_timer` take by themselves. All
 messages of a runtime come out as events, and never raise. A command raises `LocalProtocolError` before it
@@ -122,13 +122,31 @@ class Client(Endpoint[ClientState]):
         state.done()
         return state.handles[connection]
 
+    def dial(self, *, now: int) -> None:
+        """Ask for transports until a first session is open: a `Dial` follows, and one after each failure.
+
+        A refusal of the runtime ends it, and so do `give_up_sec` without success: then no Dial follows a
+        failed attempt. Raises LocalProtocolError while a connection is in use.
+        """
+        state = self._state
+        if state.connection is not None:
+            raise LocalProtocolError("a connection is already in use")
+        state.enter(now, "dial")
+        state.opening, state.left, state.failure = True, False, None
+        resuming.watch(state)
+        state.request(state.reconnecting.dial(state.now))
+        state.done()
+
     def dial_failed(self, reason: str = "", *, now: int) -> None:
-        """The transport that a `Dial` asked for could not be opened: another Dial follows, if it may."""
+        """Note that the transport of a `Dial` could not be opened: another Dial follows, unless given up."""
         state = self._state
         state.enter(now, "dial_failed", reason)
-        if state.session is not None and state.connection is None and state.config.resume and not state.left:
-            resuming.watch(state)
-            state.request(state.reconnecting.dial(state.now))
+        if state.connection is None and not state.left:
+            if state.session is not None and state.config.resume:
+                resuming.watch(state)
+                state.request(state.reconnecting.dial(state.now))
+            elif state.session is None and state.opening:
+                resuming.not_opened(state)
         state.done()
 
     def submit(
@@ -300,6 +318,7 @@ class Client(Endpoint[ClientState]):
         else:
             if session is not None:
                 resuming.close(state, session, "the session was closed")
+            state.opening = False
             if connection is not None:
                 state.close_connection(connection, CLOSE_NORMAL, "closed before the welcome", flush=False)
             if session is not None:
@@ -313,7 +332,7 @@ class Client(Endpoint[ClientState]):
         """
         state = self._state
         state.enter(now, "detach")
-        state.left = True
+        state.left, state.opening = True, False
         state.timers.disarm(TimerKind.GIVE_UP, 0)
         if state.session is not None:
             flow.forget_stopped(state, state.session)

@@ -103,14 +103,14 @@ def on_subscribed(
         request = session.requests.take_subscribe(job_id)
     if request is None:
         return  # It was answered before.
+    over = False
     if request.ours:
         if not resubscribe.subscribed(client, job_id, answer):
             return
     else:
         if (mended := _mended(session, job_id)) is not None:
             resubscribe.give_up_mending(client, session, mended)  # The user gets all of it anew.
-        if not request.dropped:
-            _observe(session, job_id, request, answer)
+        over = not request.dropped and not _observe(session, job_id, request, answer)
         resubscribe.answered(client, job_id)
     placed = answer.job_seq is not None
     client.happened(
@@ -130,6 +130,8 @@ def on_subscribed(
             _credentials(answer),
         )
     )
+    if over:
+        client.happened(_unseen_end(job_id, answer.current_status))
 
 
 def on_cancelled(
@@ -302,15 +304,18 @@ def _is_made_by(
 
 def _observe(
     session: ClientSession, job_id: JobId, request: Outstanding, answer: messages.Subscribed
-) -> None:
-    """Follow a job as the user has asked: from where its history was asked for, or from now on."""
+) -> bool:
+    """Follow a job as the user has asked: from where its history was asked for, or from now on.
+
+    Return False if nothing of it is to come, since it is over.
+    """
     asked, placed = request.message, answer.job_seq is not None
     last = answer.subscribed_from if answer.job_seq is None else answer.job_seq
     history, after = answer.replayed, last
     if isinstance(asked, messages.Subscribe) and asked.history:
         history, after = True, (asked.from_job_seq if placed else asked.from_event_seq) or 0
     if answer.current_status in FINAL_STATUSES and (not history or 0 < last <= after):
-        return  # Nothing is left to come.
+        return job_id in session.jobs  # Nothing is left to come but what came to be before.
     after = min(after, last) if placed else after  # No event is above the last one so far.
     known = job_id in session.jobs
     job = session.follow(job_id, observed=job_id not in session.children, cursor=after if placed else 0)
@@ -320,6 +325,7 @@ def _observe(
         session.go_back(job, after)
     elif history:
         job.repeat()
+    return True
 
 
 def _is_taken(session: ClientSession, envelope: codec.Envelope, job_id: JobId, position: int | None) -> bool:
@@ -461,11 +467,15 @@ def _end_unseen(client: ClientState, session: ClientSession, job_id: JobId, fina
     job = session.jobs.get(job_id)
     if job is None or session.is_placed or job.awaited or session.requests.wants_history(job_id):
         return
+    client.hand_out_end(session, _unseen_end(job_id, final_status), session.numbers.last)
+
+
+def _unseen_end(job_id: JobId, final_status: str) -> JobEnded:
+    """Return the end of a job that has ended before, of which nothing but its status is known."""
     end = JobEnded(job_id, 0, final_status, "")
     if final_status in FAILURES:
         _set_fault(end, final_status, "the job had ended already")
-    end.receipt = session.acks.handed_out(0, job_id, job=job)
-    client.hand_out_end(session, end, session.numbers.last)
+    return end
 
 
 def _hand_out(

@@ -120,8 +120,20 @@ def ended(client: ClientState, session: ClientSession, end: ConnectionEnded) -> 
     client.request(reconnecting.dial(client.now))
 
 
+def not_opened(client: ClientState) -> None:
+    """Try again to open a first session, until it is given up or refused."""
+    client.opening = client.failure is None
+    if client.opening:
+        client.request(client.reconnecting.dial(client.now))
+    else:
+        client.timers.disarm(TimerKind.GIVE_UP, 0)
+
+
 def watch(client: ClientState) -> None:
-    """Give up when the session is not reached in time, counted from when it was attached last."""
+    """Give up when the session is not reached in time, counted from when it was attached last.
+
+    For a first session the time is counted from `Client.dial`.
+    """
     if client.timers.armed(TimerKind.GIVE_UP, 0) is None:
         client.arm_after(TimerKind.GIVE_UP, 0, client.config.give_up_sec)
 
@@ -142,11 +154,11 @@ def too_large(client: ClientState, reason: str) -> None:
 def on_give_up(client: ClientState) -> None:
     """It was not reached."""
     session, connection = client.session, client.connection
-    if session is None:
-        return
+    client.opening = False
     reason = f"the runtime was not reached for {client.config.give_up_sec} s"
     if connection is None:
-        give_up(client, session, ErrorCode.RESUME_WINDOW_EXPIRED.value, reason)
+        if session is not None:
+            give_up(client, session, ErrorCode.RESUME_WINDOW_EXPIRED.value, reason)
         return
     client.reconnecting.give_up(ErrorCode.RESUME_WINDOW_EXPIRED, reason)
     client.close_connection(connection, CLOSE_NORMAL, reason, flush=False)
@@ -173,7 +185,7 @@ def forget(client: ClientState, session: ClientSession) -> None:
     resubscribe.forget(client, session)
     flow.forget_stopped(client, session)
     client.timers.disarm(TimerKind.GIVE_UP, 0)
-    client.session = None
+    client.session, client.opening = None, False
 
 
 def close(client: ClientState, session: ClientSession, reason: str) -> None:

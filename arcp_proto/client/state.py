@@ -62,6 +62,8 @@ class ClientState(Machine):
         """The last error that answered no request, on the connection of the moment."""
         self.left = False
         """The user has left: the session stays as it is until the next `connect`."""
+        self.opening = False
+        """Whether a Dial follows each attempt that fails, as there is no session yet (`Client.dial`)."""
         self._id_prefix = ""
         self._id_count = 0
 
@@ -81,7 +83,7 @@ class ClientState(Machine):
         """The welcome has come."""
         self.timers.disarm(TimerKind.HELLO, connection.number)
         self.timers.disarm(TimerKind.GIVE_UP, 0)
-        self.failure = None
+        self.failure, self.opening = None, False
         self.reconnecting.welcomed(self.now)
         connection.open(None)
         connection.session_id = session.id
@@ -157,6 +159,8 @@ class ClientState(Machine):
         for kind in (TimerKind.ACK, TimerKind.GAP):
             self.timers.disarm(kind, connection.number)
         self.connection = None
+        if self.opening and self.session is None:
+            resuming.not_opened(self)
         end = self._events[-1]
         if self.session is not None and isinstance(end, ConnectionEnded):
             failure, self.failure = self.failure, None

@@ -382,6 +382,9 @@ class JobEnded(msgspec.Struct):
     `result` is the value, or the assembled text or bytes of a streamed result; None for one whose chunks
     were left to the user (`Client.stream_result`). `content_type` is `application/json` when the chunks are
     the JSON text of a value that was too large for a frame.
+
+    A job that had ended before it was observed, or cancelled, may have nothing but a final status, and a
+    `receipt` of 0: there is nothing to process.
     """
 
     job_id: JobId

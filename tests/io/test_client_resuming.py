@@ -793,6 +793,9 @@ async def test_a_job_that_is_over_cannot_be_cancelled() -> None:
         live = await session.subscribe(job.id)
         await live.cancel()
         assert live.final_status == "success"
+        assert await follow(live) == []
+        with pytest.raises(ResultIncomplete, match="had ended before"):
+            await live.result()
         assert await ended_in(other, job.id) == 1
 
 

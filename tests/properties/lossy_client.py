@@ -362,6 +362,9 @@ class LossyClient:
         if isinstance(event, ANSWERS) and event.request_id is not None:
             self.answered[event.request_id] += 1
         match event:
+            case JobEnded(seq=0):
+                answer = next(event for event in reversed(self.events) if isinstance(event, Subscribed))
+                assert (answer.job_id, answer.status) == (event.job_id, event.final_status)
             case JobEvent() | JobEnded():
                 assert event.receipt > 0
                 told = self._told(event.job_id)

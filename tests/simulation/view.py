@@ -155,6 +155,8 @@ class Views:
         """Jobs and keys that it had asked for, and was not answered, when an earlier process died."""
         self.forgotten: set[str] = set()
         """Labels of submits of which it was told that their jobs are over, and forgotten."""
+        self.over: dict[str, str] = {}
+        """Status of jobs that were over when they were subscribed to, until it is told as an end."""
         self.restarted = False
         """An earlier process has begun the session."""
         self._principal = principal
@@ -192,7 +194,11 @@ class Views:
             view.cut = max(view.cut, told.history_from - 1)
         last = told.subscribed_from
         after = last if after is None else min(after, last)
-        if own or left or (told.status in FINAL and after >= last):
+        if own or left:
+            return
+        if told.status in FINAL and after >= last:
+            if not view.followed:
+                self.over[told.job_id] = told.status
             return
         self.jobs[told.job_id], view.waits = view, True
         if not view.followed:
@@ -225,11 +231,13 @@ class Views:
             return self._found(job_id, 1)
         return self._followed(view)
 
-    def ended(self, event: JobEnded) -> Taken:
-        """The end of a job."""
+    def ended(self, event: JobEnded) -> Taken | None:
+        """The end of a job, or of one that was over when it was subscribed to, and of which no more comes."""
         position = event.job_seq
         if position is None:
-            raise Broken("I1", f"{self.who} gets the end of {event.job_id} without a position")
+            over = self.over.pop(event.job_id, None)
+            ensure(event.final_status == over, "I1", f"{self.who} gets {event}: {event.job_id} was {over}")
+            return None
         view = self._view(event.job_id, position)
         if view.work.forgotten:
             view.cut = position  # "the terminal always comes, alone if the history is gone".
@@ -315,9 +323,8 @@ class Views:
             raise Broken("I2", f"{self.who} gets the end of {work.job_id}, which was never sent")
         status, code = end["final_status"], end.get("code", "")
         streamed = bool(work.pieces) and "result" not in end and status == "success"
-        if streamed and view.asked and view.chunk != work.chunks:
-            ensure(event.code, "I2", f"{self.who} is not told that it lacks chunks of {work.job_id}")
-            return
+        if streamed and view.asked and view.chunk != work.chunks and event.code:
+            return  # It lacks chunks, which the runtime may have no longer.
         same = (event.final_status, event.code) == (status, code)
         ensure(same, "I2", f"{self.who} reads {event.final_status} {event.code} in {status} {code}")
         if status != "success":

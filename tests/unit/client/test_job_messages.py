@@ -287,10 +287,22 @@ def test_a_job_that_had_ended_before_it_was_cancelled_ends(
     assert isinstance(ended, JobEnded)
     message = "the job had ended already" if code else ""
     assert (ended.final_status, ended.code, ended.message) == (final_status, code, message)
-    assert numbered.client.cursor == 0
-    numbered.client.mark_processed(JOB, ended.receipt, now=numbered.now)
-    assert numbered.client.cursor == 2
+    assert ended.receipt == 0
     assert numbered.say("job.result", {"final_status": "success"}, job_id=JOB, event_seq=3) == []
+
+
+@pytest.mark.parametrize("fields", [{}, {"history": True, "after": 9}])
+def test_a_job_of_which_nothing_is_to_come_ends_when_it_is_observed(
+    runtime: ScriptedRuntime, fields: dict[str, Any]
+) -> None:
+    runtime.positions[JOB] = 9
+    request_id = runtime.client.subscribe(JOB, now=runtime.now, **fields)
+    runtime.take()
+    payload = {"job_id": JOB, "request_id": request_id, "current_status": "cancelled", "subscribed_from": 9}
+    subscribed, ended = runtime.say("job.subscribed", payload)
+    assert isinstance(subscribed, Subscribed)
+    assert isinstance(ended, JobEnded)
+    assert (ended.final_status, ended.code, ended.receipt) == ("cancelled", "CANCELLED", 0)
 
 
 def test_an_end_that_is_to_come_is_awaited(runtime: ScriptedRuntime, numbered: ScriptedRuntime) -> None:

@@ -1,0 +1,139 @@
+"""The attempts of a client to open its first session."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from arcp_proto.client.client import Client
+from arcp_proto.client.config import ClientConfig
+from arcp_proto.client.stored_session import Resumption
+from arcp_proto.engine.endpoint import state_of
+from arcp_proto.engine.machine import found
+from arcp_proto.engine.output import ConnectionEnded, Dial, Output, SessionFailed, SessionLost
+from arcp_proto.engine.timers import TimerKind
+from arcp_proto.errors import LocalProtocolError
+from arcp_proto.ids import SECOND, SessionId
+from arcp_proto.recording import record, replay
+from arcp_proto.secret import Secret
+from tests.unit.scripted_runtime import UNIX, WELCOME
+
+NOW = 1_000 * SECOND
+
+
+def opening(**config: Any) -> tuple[Client, list[Dial]]:
+    """A client that has asked for its first transport, and its request."""
+    client = Client(ClientConfig(**config), seed=bytes(32), now=NOW, unix=UNIX)
+    client.dial(now=NOW)
+    return client, dials_of(client.take())
+
+
+def dials_of(output: Output) -> list[Dial]:
+    return [request for request in output.requests if isinstance(request, Dial)]
+
+
+def test_the_first_attempt_is_at_once_and_each_later_one_within_twice_the_time_of_the_last() -> None:
+    client, dials = opening(reconnect_first_ms=100, reconnect_most_sec=30)
+    for _ in range(12):
+        client.dial_failed(now=NOW)
+        dials += dials_of(client.take())
+    waits = [dial.at - NOW for dial in dials]
+    most = [0, *(min(0.1 * 2**failures, 30) * SECOND for failures in range(12))]
+    assert all(0 <= wait <= longest for wait, longest in zip(waits, most, strict=True))
+    assert [dial.attempt for dial in dials] == [*range(1, 14)]
+    assert len({*waits}) > 8
+
+
+def test_a_recording_tells_when_first_attempts_were_made() -> None:
+    client = Client(ClientConfig(), seed=bytes(range(32)), now=NOW, unix=UNIX)
+    lines: list[str] = []
+    record(client, lines.append, keep_secrets=True)
+    client.dial(now=NOW)
+    dials = dials_of(client.take())
+    for _ in range(3):
+        client.dial_failed(now=NOW)
+        dials += dials_of(client.take())
+    assert [dial for output in replay(lines).outputs for dial in dials_of(output)] == dials
+
+
+def test_a_transport_that_ends_before_the_welcome_is_another_attempt() -> None:
+    client, _ = opening(resume=False)
+    for attempt in (2, 3):
+        connection = client.connect(None, now=NOW)
+        client.take()
+        (dial,) = dials_of(connection.lost(now=NOW))
+        assert dial.attempt == attempt
+    connection = client.connect(None, now=NOW)
+    client.take()
+    while not dials_of(output := client.handle_timer(now=found(client.deadline(), "a timer is armed").at)):
+        pass
+    assert [type(event) for event in output.events] == [ConnectionEnded]
+
+
+def test_a_refusal_is_not_tried_again() -> None:
+    client, _ = opening()
+    connection = client.connect(None, now=NOW)
+    client.take()
+    error = {"type": "session.error", "payload": {"code": "UNAUTHENTICATED", "message": "no"}}
+    output = connection.receive(json.dumps(error).encode(), now=NOW)
+    assert [type(event) for event in output.events] == [SessionFailed, ConnectionEnded]
+    assert dials_of(output) == []
+    client.dial_failed(now=NOW)
+    assert dials_of(client.take()) == []
+    assert state_of(client).timers.armed(TimerKind.GIVE_UP, 0) is None
+
+
+def test_a_first_session_is_given_up() -> None:
+    client, _ = opening(give_up_sec=60)
+    client.dial_failed(now=NOW + 59 * SECOND)
+    assert len(dials_of(client.take())) == 1
+    assert client.handle_timer(now=NOW + 60 * SECOND).events == ()
+    client.dial_failed(now=NOW + 61 * SECOND)
+    assert dials_of(client.take()) == []
+
+
+def test_a_connection_that_is_still_not_welcome_is_given_up() -> None:
+    client, _ = opening(give_up_sec=5)
+    client.connect(None, now=NOW)
+    client.take()
+    output = client.handle_timer(now=NOW + 5 * SECOND)
+    (ended,) = output.events
+    assert isinstance(ended, ConnectionEnded)
+    assert ended.reason == "the runtime was not reached for 5 s"
+    assert dials_of(output) == []
+
+
+@pytest.mark.parametrize("leave", [Client.detach, Client.close])
+def test_a_user_that_leaves_before_the_welcome_is_asked_for_nothing(leave: Callable[..., None]) -> None:
+    client, _ = opening()
+    connection = client.connect(None, now=NOW)
+    client.take()
+    leave(client, now=NOW)
+    output = client.take()
+    connection.lost(now=NOW)
+    client.dial_failed(now=NOW)
+    assert dials_of(output) + dials_of(client.take()) == []
+
+
+def test_a_welcome_ends_the_first_attempts() -> None:
+    client, _ = opening(resume=False)
+    connection = client.connect(None, now=NOW)
+    with pytest.raises(LocalProtocolError, match="in use"):
+        client.dial(now=NOW)
+    connection.receive(json.dumps({"type": "session.welcome", "payload": WELCOME}).encode(), now=NOW)
+    assert dials_of(connection.lost(now=NOW)) == []
+    client.dial_failed(now=NOW)
+    assert dials_of(client.take()) == []
+
+
+def test_a_stored_session_is_dialled_like_a_first_one() -> None:
+    resumption = Resumption(SessionId("sess_1"), Secret("rt_1"), 0)
+    client = Client(ClientConfig(), seed=bytes(32), now=NOW, unix=UNIX, resumption=resumption)
+    client.dial(now=NOW)
+    client.dial_failed(now=NOW)
+    assert [dial.attempt for dial in dials_of(client.take())] == [1, 2]
+    events = [event for _ in range(3) for event in client.handle_timer(now=NOW + 600 * SECOND).events]
+    assert [type(event) for event in events] == [SessionLost]
