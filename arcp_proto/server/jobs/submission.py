@@ -266,7 +266,8 @@ def answered_before(
 ) -> bool:
     """Answer a submit again that was carried out before the resume; return False if it was not.
 
-    The client may have taken its terminal for that of another submit with the same key, so it is sent again.
+    A client that got the terminal without this answer may have taken it for that of another submit with the
+    same key, so it is sent again. An answer that is kept was replayed by the resume, and the terminal too.
     """
     job_id = session.replies.accepted(envelope.id)
     if job_id is None:
@@ -274,7 +275,8 @@ def answered_before(
     job = state.jobs.get(job_id)
     if job is None:
         raise Refusal(ErrorCode.JOB_NOT_FOUND, "the job of this submit has ended and is forgotten")
-    if job.ended and job.terms.idempotency_key is not None and job.id not in session.observed:
+    unseen = job.terms.idempotency_key is not None and not session.replies.is_kept(envelope.id)
+    if unseen and job.ended and job.id not in session.observed:
         check_room(state, session, job)
         observe(state, session, job, 0)
     _send_accepted(connection, session, job, envelope.id)

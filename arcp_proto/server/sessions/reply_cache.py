@@ -85,6 +85,10 @@ class Replies:
         found = self._answered.get(request_id)
         return None if found is None else found[1]
 
+    def is_kept(self, request_id: str) -> bool:
+        """Return whether the answer to a request is kept, so that a resume replays it."""
+        return any(reply.request_id == request_id for reply in self._kept)
+
     # Snapshots.
 
     def answered(self) -> list[tuple[str, int, JobId]]:

@@ -108,7 +108,8 @@ def test_a_session_that_observes_as_many_jobs_as_it_may_joins_no_other() -> None
 
 
 def test_of_a_job_that_is_over_the_end_comes_again_within_the_same_limit() -> None:
-    world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_subscriptions=1)))
+    limits = Limits(max_session_subscriptions=1, max_session_replies=1)
+    world = World(msgspec.structs.replace(CONFIG, limits=limits))
     first = world.client()
     other = world.client().submit()
     submit = {"agent": "echo", "idempotency_key": "k"}

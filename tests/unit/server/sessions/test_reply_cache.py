@@ -233,6 +233,18 @@ def test_a_submit_that_was_answered_is_not_carried_out_again() -> None:
     assert answer["payload"]["request_id"] == "s1"
 
 
+def test_the_end_of_a_job_does_not_come_again_behind_an_answer_that_is_kept() -> None:
+    world = World()
+    peer = deaf(world)
+    submit = {"agent": "echo", "idempotency_key": "k"}
+    peer.send("job.submit", submit, id="s1")
+    world.finish(world.last(StartJob).job_id, 1)
+    again = world.resumed(peer, 0, replies=True)
+    again.send("job.submit", submit, id="s1")
+    world.advance(1)
+    assert types(again) == ["session.welcome", "job.accepted", "job.result", "job.accepted"]
+
+
 def test_the_end_of_a_job_that_two_submits_have_comes_for_each() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_replies=1)))
     peer = deaf(world)
