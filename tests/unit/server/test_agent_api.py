@@ -16,7 +16,7 @@ def runtime() -> Runtime:
     return Runtime(RuntimeConfig(name="r", version="1"), seed=bytes(32), now=0, unix=0)
 
 
-def test_a_job_that_there_is_not_says_nothing(runtime: Runtime) -> None:
+def test_a_call_for_an_unknown_job_raises(runtime: Runtime) -> None:
     nobody = JobId("job_nobody")
     with pytest.raises(LocalProtocolError, match="job_nobody is not an unfinished job"):
         runtime.agents.emit(nobody, "log", {"level": "info", "message": "hi"}, now=0)
@@ -28,7 +28,7 @@ def test_a_job_that_there_is_not_says_nothing(runtime: Runtime) -> None:
         runtime.agents.fail(nobody, "INTERNAL_ERROR", "m", now=0)
 
 
-def test_who_delegates_to_a_job_elsewhere_needs_the_authority() -> None:
+def test_a_delegate_event_of_an_agent_passes_the_gate() -> None:
     world = World()
     peer = world.client()
     job = JobId(peer.submit(lease_request={"agent.delegate": ["helper"]}))
@@ -41,7 +41,7 @@ def test_who_delegates_to_a_job_elsewhere_needs_the_authority() -> None:
 
 
 @pytest.mark.parametrize("observed", [True, False])
-def test_an_event_says_how_much_larger_than_a_kib_its_body_is(observed: bool) -> None:
+def test_emit_returns_the_bytes_of_a_body_above_a_kib(observed: bool) -> None:
     world = World()
     peer = world.client()
     job = peer.submit()

@@ -37,20 +37,22 @@ SAID = [
 
 
 @pytest.mark.parametrize(("module", "what", "fields"), SAID, ids=lambda value: str(value))
-def test_what_the_code_tells_is_in_the_table(module: str, what: str, fields: tuple[str, ...]) -> None:
+def test_every_audit_fact_of_the_code_is_in_the_table(
+    module: str, what: str, fields: tuple[str, ...]
+) -> None:
     assert sorted(FACTS[what]) == sorted(fields), module
 
 
-def test_what_is_in_the_table_is_told_somewhere() -> None:
+def test_every_audit_fact_of_the_table_is_in_the_code() -> None:
     assert sorted({what for _, what, _ in SAID}) == sorted(FACTS)
 
 
-def test_no_fact_has_a_field_for_a_secret() -> None:
+def test_no_audit_fact_has_a_field_for_a_secret() -> None:
     secret = ("token", "value", "secret", "auth", "bearer")
     assert [name for fields in FACTS.values() for name in fields if name in secret] == []
 
 
-def test_a_fact_is_told_in_its_order() -> None:
+def test_note_hands_out_an_audit_fact() -> None:
     world = World()
     note(world.state, "takeover", "alice", peer="here", session_id="s", superseded_peer="there")
     world.take()

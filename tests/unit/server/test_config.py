@@ -19,18 +19,18 @@ def made(**changes: Any) -> World:
     return World(msgspec.structs.replace(CONFIG, **changes))
 
 
-def test_two_agents_of_one_name() -> None:
+def test_two_agents_of_one_name_are_refused() -> None:
     with pytest.raises(LocalProtocolError, match="same name"):
         made(agents=(AgentInfo("a"), AgentInfo("a")))
 
 
-def test_a_frame_that_is_too_small() -> None:
+def test_a_frame_limit_that_is_too_small_is_refused() -> None:
     made(limits=Limits(max_envelope_bytes=LEAST_FRAME))
     with pytest.raises(LocalProtocolError, match="at least"):
         made(limits=Limits(max_envelope_bytes=LEAST_FRAME - 1))
 
 
-def test_an_inventory_that_does_not_fit_a_welcome() -> None:
+def test_an_inventory_that_does_not_fit_a_welcome_is_refused() -> None:
     agents = tuple(AgentInfo(f"agent-{number:05}" + "x" * 100) for number in range(600))
     with pytest.raises(LocalProtocolError, match="does not fit a welcome"):
         made(agents=agents)
@@ -38,7 +38,7 @@ def test_an_inventory_that_does_not_fit_a_welcome() -> None:
 
 @pytest.mark.parametrize("name", ["heartbeat_interval_sec", "resume_window_sec"])
 @pytest.mark.parametrize("seconds", [-1, MAX_RUNTIME_SEC + 1])
-def test_times_that_are_none(name: str, seconds: int) -> None:
+def test_times_out_of_range_are_refused(name: str, seconds: int) -> None:
     with pytest.raises(LocalProtocolError, match="seconds"):
         made(**{name: seconds})
 
@@ -57,18 +57,18 @@ def test_by_default_a_session_can_be_resumed_for_ten_minutes() -> None:
 
 
 @pytest.mark.parametrize("word", ["", "all", "Observe"])
-def test_a_right_that_there_is_not(word: str) -> None:
+def test_an_unknown_right_of_an_observer_is_refused(word: str) -> None:
     with pytest.raises(LocalProtocolError, match="not"):
         made(observers={"bob": {"alice": "list", "*": word}})
 
 
 @pytest.mark.parametrize("word", ["list", "observe"])
-def test_rights_that_there_are(word: str) -> None:
+def test_the_rights_of_observers_are_list_and_observe(word: str) -> None:
     check_observers({"bob": {"alice": word, "*": word}})
     made(observers={"bob": {"alice": word}})
 
 
-def test_a_wrong_right_changes_nothing() -> None:
+def test_an_unknown_right_changes_nothing() -> None:
     world = made(observers={"bob": {"alice": "list"}})
     with pytest.raises(LocalProtocolError):
         world.runtime.observers_set({"bob": {"alice": "zork"}}, now=world.now)

@@ -79,7 +79,7 @@ def test_a_runtime_without_heartbeats_offers_none() -> None:
     assert "heartbeat" not in world.client().frames[0]["payload"]["capabilities"]["features"]
 
 
-def test_nobody_is_refused() -> None:
+def test_a_hello_without_a_principal_is_unauthenticated() -> None:
     world = World()
     peer = world.connect()
     peer.hello("wrong", hello_id="h")
@@ -92,7 +92,7 @@ def test_nobody_is_refused() -> None:
     assert world.last(ConnectionEnded).code == "UNAUTHENTICATED"
 
 
-def test_an_authentication_that_fails_by_itself() -> None:
+def test_a_verifier_that_fails_is_an_internal_error() -> None:
     world = World(tokens=None)
     peer = world.connect()
     peer.hello()
@@ -101,7 +101,7 @@ def test_an_authentication_that_fails_by_itself() -> None:
     assert refused(peer, "INTERNAL_ERROR", 1011)["payload"]["retryable"]
 
 
-def test_an_authentication_that_takes_too_long() -> None:
+def test_a_verifier_that_takes_too_long_is_an_internal_error() -> None:
     world = World(tokens=None)
     peer = world.connect()
     peer.hello()
@@ -114,7 +114,7 @@ def test_an_authentication_that_takes_too_long() -> None:
     assert world.state.sessions == {}
 
 
-def test_an_answer_for_a_connection_that_is_gone() -> None:
+def test_an_answer_about_a_lost_connection_is_ignored() -> None:
     world = World(tokens=None)
     peer = world.connect()
     peer.hello()
@@ -125,7 +125,7 @@ def test_an_answer_for_a_connection_that_is_gone() -> None:
     assert world.state.sessions == {}
 
 
-def test_a_second_answer_is_ignored() -> None:
+def test_a_second_answer_of_the_verifier_is_ignored() -> None:
     world = World()
     peer = world.client()
     world.carry_out(
@@ -139,7 +139,7 @@ def test_a_second_answer_is_ignored() -> None:
 @pytest.mark.parametrize(
     ("scheme", "token"), [("bearer", None), ("bearer", ""), ("basic", "tok-alice"), ("anonymous", None)]
 )
-def test_auth_that_is_none(scheme: str, token: str | None) -> None:
+def test_an_auth_without_a_bearer_token_is_unauthenticated(scheme: str, token: str | None) -> None:
     world = World()
     peer = world.connect()
     peer.hello(token, scheme=scheme)
@@ -147,7 +147,7 @@ def test_auth_that_is_none(scheme: str, token: str | None) -> None:
     assert world.requests == []
 
 
-def test_anonymous_where_it_is_allowed() -> None:
+def test_an_anonymous_hello_is_welcomed_where_it_is_allowed() -> None:
     world = World(msgspec.structs.replace(CONFIG, anonymous=True))
     first, second = world.connect(), world.connect()
     first.hello(None, scheme="anonymous")
@@ -159,7 +159,7 @@ def test_anonymous_where_it_is_allowed() -> None:
     assert world.requests == []
 
 
-def test_no_hello_in_time() -> None:
+def test_a_connection_without_a_hello_in_time_is_closed() -> None:
     world = World()
     peer = world.connect()
     world.advance(9.9)
@@ -169,7 +169,7 @@ def test_no_hello_in_time() -> None:
 
 
 @pytest.mark.parametrize("sent", ["session.resume", "session.hello"])
-def test_what_cannot_be_resumed(sent: str) -> None:
+def test_a_resume_of_an_unknown_session_is_refused(sent: str) -> None:
     peer = World().connect()
     resume = {"session_id": "sess_old", "resume_token": "rt_x", "last_event_seq": 3}
     if sent == "session.resume":
@@ -206,7 +206,7 @@ def test_messages_behind_a_refused_hello_are_dropped() -> None:
     assert peer.connection.reading
 
 
-def test_too_many_held_messages_stop_reading() -> None:
+def test_too_many_messages_behind_the_hello_stop_the_reading() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_held_messages=3)), tokens=None)
     peer = world.connect()
     peer.hello()
@@ -223,7 +223,7 @@ def test_too_many_held_messages_stop_reading() -> None:
 # Liveness and acks.
 
 
-def test_ping_is_answered_also_without_heartbeats() -> None:
+def test_a_ping_is_answered_even_without_heartbeats() -> None:
     peer = World().client(features=())
     [pong] = peer.send("session.ping", {"nonce": "n1", "sent_at": "x"})
     assert pong["type"] == "session.pong"
@@ -247,7 +247,7 @@ def test_acks_free_the_log_and_never_go_back() -> None:
 
 
 @pytest.mark.parametrize("seq", [3, -1, 2**63, 1.5, True, "x", None])
-def test_an_ack_of_what_was_never_sent(seq: Any) -> None:
+def test_an_ack_above_the_last_event_is_invalid(seq: Any) -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -316,7 +316,7 @@ def test_a_submit_is_accepted_and_its_agent_started() -> None:
     assert world.state.timers.armed(TimerKind.MAX_RUNTIME, started.job_id) == START + 60 * SECOND
 
 
-def test_what_a_plain_submit_says() -> None:
+def test_job_accepted_of_a_plain_submit_has_the_required_fields() -> None:
     world = World()
     peer = world.client()
     [accepted] = peer.send("job.submit", {"agent": "plain"})
@@ -338,7 +338,7 @@ def test_a_submit_without_an_id_gets_an_answer() -> None:
     assert "request_id" not in error["payload"] and "details" not in error["payload"]
 
 
-def test_the_default_version_and_others() -> None:
+def test_a_submit_gets_the_default_or_the_requested_version() -> None:
     world = World()
     peer = world.client()
     peer.submit("echo")
@@ -377,7 +377,7 @@ BAD_SUBMITS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("payload", "code"), BAD_SUBMITS)
-def test_a_refused_submit_leaves_no_trace(payload: dict[str, Any], code: str) -> None:
+def test_a_refused_submit_changes_nothing(payload: dict[str, Any], code: str) -> None:
     world = World()
     peer = world.client()
     requests, timers = len(world.requests), world.state.timers.keys()
@@ -391,7 +391,7 @@ def test_a_refused_submit_leaves_no_trace(payload: dict[str, Any], code: str) ->
     assert peer.connection.phase is Phase.OPEN
 
 
-def test_the_order_of_the_checks() -> None:
+def test_the_checks_of_a_submit_come_in_order() -> None:
     """Each payload breaks every rule but those that were made good before it."""
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_total_running_jobs=0)))
     peer = world.client()
@@ -421,7 +421,7 @@ def test_the_order_of_the_checks() -> None:
     assert "too many jobs" in message()
 
 
-def test_too_many_running_jobs() -> None:
+def test_a_submit_above_the_limit_of_running_jobs_is_refused() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_total_running_jobs=1)))
     peer = world.client()
     job = peer.submit()
@@ -474,7 +474,7 @@ def test_a_traceparent_is_kept_and_its_extension_sent_back() -> None:
 
 
 @pytest.mark.parametrize("trace_id", ["0" * 32, "xyz", 5, None])
-def test_a_trace_is_minted_where_none_can_be_used(trace_id: Any) -> None:
+def test_a_submit_without_a_valid_trace_gets_a_new_one(trace_id: Any) -> None:
     world = World()
     peer = world.client()
     one = peer.send("job.submit", {"agent": "echo"}, trace_id=trace_id)[0]["trace_id"]
@@ -510,7 +510,7 @@ def test_cancel_is_answered_and_ends_the_job_when_its_agent_has_stopped() -> Non
     }
 
 
-def test_an_agent_that_does_not_stop() -> None:
+def test_a_job_ends_after_the_grace_of_an_agent_that_does_not_stop() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -527,7 +527,7 @@ def test_an_agent_that_does_not_stop() -> None:
 
 
 @pytest.mark.parametrize("how", ["finish", "fail", "stopped", "timeout", "cancel"])
-def test_the_first_outcome_wins(how: str) -> None:
+def test_the_first_outcome_of_a_job_counts(how: str) -> None:
     world = World()
     peer = world.client()
     job = peer.submit(max_runtime_sec=3)
@@ -552,7 +552,7 @@ def test_the_first_outcome_wins(how: str) -> None:
     assert len(world.stops()) == 1
 
 
-def test_a_cancel_after_the_end_says_how_it_ended() -> None:
+def test_a_cancel_after_the_end_is_answered_with_the_final_status() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -565,7 +565,7 @@ def test_a_cancel_after_the_end_says_how_it_ended() -> None:
     assert world.stops() == []
 
 
-def test_who_may_cancel() -> None:
+def test_only_the_submitting_session_may_cancel() -> None:
     world = World()
     alice, again, bob = world.client(), world.client(), world.client("tok-bob")
     job = alice.submit()
@@ -622,7 +622,7 @@ def test_a_long_reason_is_cut() -> None:
 
 
 @pytest.mark.parametrize("message_type", ["session.close", "session.bye"])
-def test_close_is_answered_and_jobs_go_on(message_type: str) -> None:
+def test_session_close_is_answered_and_jobs_continue(message_type: str) -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -646,7 +646,7 @@ def test_close_is_answered_and_jobs_go_on(message_type: str) -> None:
     assert world.state.connections == {}
 
 
-def test_a_close_comes_behind_what_was_said_before() -> None:
+def test_a_close_follows_the_envelopes_queued_before() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -661,7 +661,7 @@ def test_a_close_comes_behind_what_was_said_before() -> None:
 # Refusing.
 
 
-def test_what_is_no_message_of_an_open_session() -> None:
+def test_an_illegal_or_unknown_message_in_an_open_session_is_invalid() -> None:
     world = World()
     peer = world.client()
     for message_type, payload in (
@@ -684,7 +684,7 @@ def test_what_is_no_message_of_an_open_session() -> None:
 
 
 @pytest.mark.parametrize("version", ["2.0", "2", "0.9", "", "x", 2])
-def test_another_major_version(version: Any) -> None:
+def test_another_major_version_is_invalid(version: Any) -> None:
     world = World()
     early = world.connect()
     early.send("session.hello", {"auth": {"token": "tok-alice"}}, arcp=version)
@@ -697,7 +697,7 @@ def test_another_major_version(version: Any) -> None:
 
 
 @pytest.mark.parametrize("version", ["1", "1.0", "1.1", "1.9", None, 1.1])
-def test_our_major_version(version: Any) -> None:
+def test_every_version_of_our_major_version_is_accepted(version: Any) -> None:
     peer = World().client()
     assert peer.send("session.ping", {"nonce": "n"}, arcp=version)[0]["type"] == "session.pong"
 
@@ -711,7 +711,9 @@ def test_our_major_version(version: Any) -> None:
         ("job.unsubscribe", {"job_id": "job_x"}, "subscribe"),
     ],
 )
-def test_what_was_not_negotiated(message_type: str, payload: dict[str, Any], feature: str) -> None:
+def test_a_message_of_a_feature_that_was_not_negotiated_is_invalid(
+    message_type: str, payload: dict[str, Any], feature: str
+) -> None:
     peer = World().client(features=tuple(name for name in FEATURES if name != feature))
     [error] = peer.send(message_type, payload)
     assert error["payload"]["code"] == "INVALID_REQUEST"
@@ -719,7 +721,7 @@ def test_what_was_not_negotiated(message_type: str, payload: dict[str, Any], fea
     assert peer.connection.phase is Phase.OPEN
 
 
-def test_an_inventory_is_the_same_for_everybody() -> None:
+def test_every_session_gets_the_same_inventory() -> None:
     config = RuntimeConfig(name="n", version="1", agents=tuple(reversed(AGENTS)))
     agents = World(config).client().frames[0]["payload"]["capabilities"]["agents"]
     assert [agent["name"] for agent in agents] == ["echo", "plain"]

@@ -20,7 +20,7 @@ def refused_submit(peer: Peer) -> list[dict[str, Any]]:
     return peer.send("job.submit", {"agent": "zork@1"}, id="s1", trace_id=TRACE)
 
 
-def test_the_drafts_form() -> None:
+def test_a_refusal_is_a_session_error() -> None:
     for name in ("", "go"):
         [error] = refused_submit(peer_of(name))
         assert error["type"] == "session.error"
@@ -96,7 +96,7 @@ def test_pypi_is_accepted_and_at_once_refused() -> None:
         ('{"agent":"a","input":1e999}', "a"),
     ],
 )
-def test_the_agent_of_a_refused_submit(payload: str, agent: str) -> None:
+def test_pypi_gets_the_agent_of_its_refused_submit(payload: str, agent: str) -> None:
     peer = peer_of("pypi")
     frames = peer.feed(b'{"type":"job.submit","id":"s","payload":%b}' % payload.encode())
     if len(frames) == 1:  # The envelope itself could not be read.
@@ -130,7 +130,7 @@ def test_no_error_answers_an_error_before_the_welcome() -> None:
     assert peer.closing is not None and peer.closing.code == 1008
 
 
-def test_the_job_that_a_refusal_is_about() -> None:
+def test_a_refusal_names_the_job_of_its_request() -> None:
     peer = peer_of("")
     assert peer.send("job.cancel", {"job_id": "job_x"})[0]["payload"]["job_id"] == "job_x"
     assert peer.send("job.subscribe", job_id="job_y")[0]["payload"]["job_id"] == "job_y"
@@ -155,7 +155,7 @@ def test_the_job_that_a_refusal_is_about() -> None:
         ("job.submit", {}, {"session_id": "sess_asked"}, False),
     ],
 )
-def test_the_session_that_was_asked_for(
+def test_an_error_before_the_welcome_names_the_requested_session(
     message_type: str, payload: dict[str, Any], fields: dict[str, Any], named: bool
 ) -> None:
     peer = World().connect()
@@ -281,7 +281,7 @@ def test_a_message_of_a_job_that_is_refused_unread_is_answered_with_the_longest_
 
 
 @pytest.mark.parametrize("value", ["5", "null", '""', LARGE, json.dumps("x" * 257), '"\\u0001"'])
-def test_what_is_no_id_is_not_named(value: str) -> None:
+def test_a_refusal_does_not_repeat_a_wrong_id(value: str) -> None:
     peer = peer_of("")
     [error] = peer.feed(b'{"arcp":"2.0","type":"job.cancel","payload":{"job_id":%b}}' % value.encode())
     assert error["payload"].get("job_id") == ("\x01" if "u0001" in value else None)

@@ -32,7 +32,7 @@ def delegated(world: World, parent: JobId) -> JobId:
     return child
 
 
-def test_a_host_cancels_a_job_of_anybody() -> None:
+def test_a_host_cancels_a_job_of_any_principal() -> None:
     world = World(JOURNAL)
     peer = world.client()
     job = peer.submit()
@@ -50,7 +50,7 @@ def test_a_host_cancels_a_job_of_anybody() -> None:
     )
 
 
-def test_a_cancel_by_the_host_is_a_fact_for_the_audit() -> None:
+def test_a_cancel_by_the_host_is_an_audit_fact() -> None:
     world = World()
     job = world.client().submit()
     cancel(world, job, "why")
@@ -58,7 +58,7 @@ def test_a_cancel_by_the_host_is_a_fact_for_the_audit() -> None:
     assert world.all(Audit) == [Audit("job_cancelled", "", facts)]
 
 
-def test_the_grace_is_that_of_every_cancel() -> None:
+def test_a_cancel_by_the_host_has_the_usual_grace() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -71,7 +71,7 @@ def test_the_grace_is_that_of_every_cancel() -> None:
     assert world.runtime.counts().running_agents == 1
 
 
-def test_the_first_outcome_wins() -> None:
+def test_a_cancel_by_the_host_does_not_change_a_fixed_outcome() -> None:
     world = World()
     peer = world.client()
     job = peer.submit(max_runtime_sec=1)
@@ -84,7 +84,7 @@ def test_the_first_outcome_wins() -> None:
     assert len(world.all(Audit)) == audited
 
 
-def test_a_second_cancel_changes_nothing() -> None:
+def test_a_second_cancel_by_the_host_changes_nothing() -> None:
     world = World(JOURNAL)
     job = world.client().submit()
     cancel(world, job, "one")
@@ -93,7 +93,7 @@ def test_a_second_cancel_changes_nothing() -> None:
     assert len(world.records) == made
 
 
-def test_children_end_first() -> None:
+def test_a_cancel_by_the_host_ends_children_first() -> None:
     world = World(JOURNAL)
     peer = world.client()
     parent = peer.submit(lease_request=PARENT)
@@ -109,7 +109,7 @@ def test_children_end_first() -> None:
     assert details == [{"parent_job_id": parent}, None]
 
 
-def test_a_child_can_be_cancelled_alone() -> None:
+def test_a_host_can_cancel_a_child_alone() -> None:
     world = World()
     parent = world.client().submit(lease_request=PARENT)
     child = delegated(world, parent)
@@ -118,7 +118,7 @@ def test_a_child_can_be_cancelled_alone() -> None:
 
 
 @pytest.mark.parametrize(("job_id", "reason"), [("job_nobody", ""), ("", "\ud800")])
-def test_what_cannot_be_cancelled_is_said_before_anything_changes(job_id: str, reason: str) -> None:
+def test_a_wrong_cancel_by_the_host_raises_before_anything_changes(job_id: str, reason: str) -> None:
     world = World()
     lines: list[str] = []
     record(world.runtime, lines.append, salt=bytes(16))
@@ -129,13 +129,13 @@ def test_what_cannot_be_cancelled_is_said_before_anything_changes(job_id: str, r
     assert len(lines) == recorded and world.stops() == []
 
 
-def test_a_long_reason_is_cut() -> None:
+def test_a_long_reason_of_the_host_is_cut() -> None:
     world = World()
     cancel(world, world.client().submit(), "r" * 10_000)
     assert len(world.last(StopJob).reason) == len(world.last(Audit).facts["reason"]) == MAX_REASON_LENGTH
 
 
-def test_a_recording_repeats_it() -> None:
+def test_a_replay_repeats_a_cancel_by_the_host() -> None:
     world = World(JOURNAL)
     lines: list[str] = []
     record(world.runtime, lines.append, keep_secrets=True)
@@ -148,7 +148,7 @@ def test_a_recording_repeats_it() -> None:
     assert [made for output in again.outputs for made in output.records] == world.records
 
 
-def test_a_cancel_survives_a_restart() -> None:
+def test_a_cancel_by_the_host_survives_a_restart() -> None:
     world = World(JOURNAL)
     job = world.client().submit()
     cancel(world, job, "enough")
@@ -157,7 +157,7 @@ def test_a_cancel_survives_a_restart() -> None:
     assert [(fact.job_id, fact.status) for fact in ended] == [(job, Status.CANCELLED)]
 
 
-def test_the_jobs_of_a_runtime() -> None:
+def test_job_infos_lists_unfinished_and_finished_jobs() -> None:
     world = World()
     alice, bob = world.client(), world.client("tok-bob")
     first = alice.submit(lease_request=PARENT, lease_constraints={"expires_at": "2030-01-01T00:00:00Z"})
@@ -185,7 +185,7 @@ def test_the_jobs_of_a_runtime() -> None:
     assert (infos[1].agent, infos[1].principal, infos[2].parent_job_id) == ("plain", "bob", first)
 
 
-def test_a_job_that_is_being_stopped_and_one_that_has_ended() -> None:
+def test_job_infos_shows_a_stopping_and_an_ended_job() -> None:
     world = World()
     peer = world.client()
     ended, stopping = peer.submit(), peer.submit()
@@ -199,7 +199,7 @@ def test_a_job_that_is_being_stopped_and_one_that_has_ended() -> None:
     ]
 
 
-def test_counts() -> None:
+def test_counts_of_connections_sessions_and_jobs() -> None:
     world = World()
     alice, bob = world.client(), world.client("tok-bob")
     world.connect()

@@ -29,11 +29,11 @@ SAID = [found for path in sorted(CORE.rglob("*.py")) for found in notices_in(pat
 
 
 @pytest.mark.parametrize(("what", "fields"), SAID, ids=str)
-def test_what_the_code_tells_is_in_the_table(what: str, fields: tuple[str, ...]) -> None:
+def test_every_notice_of_the_code_is_in_the_table(what: str, fields: tuple[str, ...]) -> None:
     assert sorted(NOTICES[what]) == sorted(fields)
 
 
-def test_what_is_in_the_table_is_told_somewhere() -> None:
+def test_every_notice_of_the_table_is_in_the_code() -> None:
     assert sorted({what for what, _ in SAID}) == sorted(NOTICES)
 
 
@@ -41,7 +41,7 @@ def told(world: World) -> list[tuple[str, str, dict[str, object]]]:
     return [(noted.what, noted.principal, noted.facts) for noted in world.all(Noted)]
 
 
-def test_sessions_and_jobs_are_told_from_their_beginning_to_their_end() -> None:
+def test_notices_tell_the_life_of_sessions_and_jobs() -> None:
     world = World(msgspec.structs.replace(CONFIG, notices=True, resume_window_sec=30))
     alice = world.client()
     session_id = connection_state(alice.connection).session.id
@@ -69,7 +69,7 @@ def test_sessions_and_jobs_are_told_from_their_beginning_to_their_end() -> None:
     ]
 
 
-def test_nothing_is_told_unless_it_is_asked_for() -> None:
+def test_there_are_no_notices_unless_configured() -> None:
     world = World()
     world.finish(world.client().submit())
     assert told(world) == []

@@ -83,7 +83,7 @@ def says(peer: Peer, frames: list[Frame], expected: str, row: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize(("row", "phase", "expected"), cells())
-def test_what_a_message_gets(row: dict[str, Any], phase: str, expected: str) -> None:
+def test_each_message_gets_the_answer_of_its_phase(row: dict[str, Any], phase: str, expected: str) -> None:
     peer = peer_in(phase, row)
     world, before = peer.world, peer.connection.phase
     asked = len(world.all(Authenticate))
@@ -107,7 +107,7 @@ def test_what_a_message_gets(row: dict[str, Any], phase: str, expected: str) -> 
             assert peer.connection.phase is before
 
 
-def test_the_table_is_whole() -> None:
+def test_the_table_of_phases_is_complete() -> None:
     sent = {json.loads(row["frame"]).get("type") for row in TABLE if row.get("frame", "").startswith("{")}
     assert set(TO_RUNTIME) <= sent
     assert all(row["source"] for row in TABLE)

@@ -49,7 +49,7 @@ def written(message: msgspec.Struct) -> dict[str, Any]:
     return shown
 
 
-def test_an_entry_is_written_anew_until_the_job_has_ended() -> None:
+def test_a_listing_entry_is_cached_once_the_job_has_ended() -> None:
     job, session = job_of(), Session(SessionId("sess_1"), Principal("alice"), [], "")
     job.home_seq = 1
     assert msgspec.json.decode(entry_json(job, session)) == written(entry_of(job, session))
@@ -63,7 +63,7 @@ def test_an_entry_is_written_anew_until_the_job_has_ended() -> None:
     assert entry_json(job, session) is job.entry is last
 
 
-def test_what_is_always_there() -> None:
+def test_job_accepted_has_its_required_fields() -> None:
     assert written(accepted_of(job_of(), "r1")) == {
         "job_id": "job_1",
         "agent": "echo@1.0.0",
@@ -74,7 +74,7 @@ def test_what_is_always_there() -> None:
     }
 
 
-def test_what_is_there_when_it_was_asked_for() -> None:
+def test_job_accepted_has_the_requested_optional_fields() -> None:
     job = job_of(lease=LEASE, expires_at="2030-01-01T00:00:00Z", version=None)
     shown = written(accepted_of(job, "r1"))
     assert shown["lease_constraints"] == {"expires_at": "2030-01-01T00:00:00Z"}
@@ -90,7 +90,7 @@ def test_what_is_there_when_it_was_asked_for() -> None:
         ("pypi", {"USD": "USD:1.5", "EUR": "EUR:2"}),
     ],
 )
-def test_a_budget_is_written_as_its_peer_reads_it(quirk: str, budget: dict[str, Any]) -> None:
+def test_a_budget_has_the_form_that_its_peer_reads(quirk: str, budget: dict[str, Any]) -> None:
     job = job_of(lease=LEASE)
     session = session_of(quirk)
     assert written(accepted_of(job, "r1", session))["budget"] == budget
@@ -98,7 +98,7 @@ def test_a_budget_is_written_as_its_peer_reads_it(quirk: str, budget: dict[str, 
     assert written(accepted_again(claim, "r1", session))["budget"] == budget
 
 
-def test_what_is_known_by_a_key_alone_is_the_first_answer() -> None:
+def test_a_repeated_key_of_a_forgotten_job_gets_the_first_answer() -> None:
     job = job_of(lease=LEASE, expires_at="2030-01-01T00:00:00Z")
     claim = Claim(b"", JobId("job_1"), msgspec.json.encode(accepted_of(job, "")))
     assert written(accepted_again(claim, "r2", session_of())) == written(accepted_of(job, "r2"))
@@ -106,7 +106,7 @@ def test_what_is_known_by_a_key_alone_is_the_first_answer() -> None:
     assert written(accepted_again(plain, "r2", session_of("pypi"))) == written(accepted_of(job_of(), "r2"))
 
 
-def test_a_subscription() -> None:
+def test_job_subscribed_has_its_fields() -> None:
     shown = written(subscribed_of(job_of(), session_of(), "r1", replayed=False, cut=False))
     assert shown == {
         "job_id": "job_1",
@@ -124,7 +124,7 @@ def test_a_subscription() -> None:
     assert (cut["replayed"], cut["history_from"]) == (True, 7)
 
 
-def test_positions_are_told_where_they_were_negotiated() -> None:
+def test_answers_have_positions_where_negotiated() -> None:
     job, session, claim = job_of(), session_of("", POSITIONS), Claim(b"", JobId("job_1"), b"{}", position=9)
     claim.accepted = msgspec.json.encode(accepted_of(job, ""))
     assert written(accepted_of(job, "r1", session))["job_seq"] == 0
@@ -153,12 +153,12 @@ def test_positions_are_told_where_they_were_negotiated() -> None:
     )
 
 
-def test_a_position_that_an_older_version_did_not_keep_is_not_told() -> None:
+def test_a_position_missing_in_an_old_journal_is_left_out() -> None:
     claim = Claim(b"", JobId("job_1"), msgspec.json.encode(accepted_of(job_of(), "")))
     assert accepted_again(claim, "r1", session_of("", POSITIONS)).job_seq is None
 
 
-def test_an_entry_has_no_budget() -> None:
+def test_a_listing_entry_has_no_budget() -> None:
     job = job_of(lease=LEASE)
     job.home_seq = 9
     shown = written(entry_of(job))

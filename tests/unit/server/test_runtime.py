@@ -86,7 +86,7 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("kind", "body"), KINDS)
-def test_every_kind_of_event(kind: str, body: dict[str, Any]) -> None:
+def test_every_kind_of_event_is_published(kind: str, body: dict[str, Any]) -> None:
     world = World()
     peer = world.client()
     job = peer.submit(lease_request={"tool.call": ["t"], "agent.delegate": ["echo"]})
@@ -114,7 +114,7 @@ def test_every_kind_of_event(kind: str, body: dict[str, Any]) -> None:
         ]
 
 
-def test_two_spellings_of_one_event_are_the_same_bytes() -> None:
+def test_a_struct_and_a_mapping_make_the_same_event() -> None:
     one, two = World(), World()
     for world, body in ((one, event_bodies.Log("warn", "x")), (two, {"level": "WARNING", "message": "x"})):
         world.emit(world.client().submit(), "log", body)
@@ -142,7 +142,7 @@ BAD_EVENTS: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "body", "message"), BAD_EVENTS)
-def test_a_bad_event_raises_in_the_agent_and_harms_nothing(kind: str, body: Any, message: str) -> None:
+def test_a_bad_event_raises_in_the_agent_and_changes_nothing(kind: str, body: Any, message: str) -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -155,7 +155,7 @@ def test_a_bad_event_raises_in_the_agent_and_harms_nothing(kind: str, body: Any,
     assert peer.numbers() == [1]
 
 
-def test_the_largest_event_that_fits() -> None:
+def test_the_largest_event_that_fits_a_frame_is_not_cut() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -188,7 +188,7 @@ def test_events_that_pass_the_gate_or_spend_are_cut_too(kind: str) -> None:
     assert len(peer.raw[-1]) <= 60 * 1024
 
 
-def test_nothing_is_emitted_before_or_after() -> None:
+def test_calls_of_agents_raise_for_unknown_and_ended_jobs() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -222,7 +222,7 @@ def test_events_of_features_that_were_not_negotiated_take_no_number() -> None:
     assert peer.frames[-1]["payload"]["kind"] == "log"
 
 
-def test_a_job_whose_session_is_gone_goes_on() -> None:
+def test_a_job_continues_after_the_end_of_its_session() -> None:
     world = World(msgspec.structs.replace(CONFIG, resume_window_sec=0))
     peer = world.client()
     job = peer.submit()
@@ -233,7 +233,7 @@ def test_a_job_whose_session_is_gone_goes_on() -> None:
     assert world.client().cancel(job)[0]["payload"]["final_status"] == "success"
 
 
-def test_two_sessions_have_their_own_numbers() -> None:
+def test_each_session_numbers_its_own_events() -> None:
     world = World()
     alice, bob = world.client(), world.client("tok-bob")
     ours, theirs = alice.submit(), bob.submit()
@@ -265,7 +265,7 @@ def test_time_on_the_wire_never_goes_back() -> None:
 # Agents: ending.
 
 
-def test_fail_says_what_the_agent_says() -> None:
+def test_fail_sends_the_error_of_the_agent() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -294,7 +294,9 @@ def test_fail_says_what_the_agent_says() -> None:
         ("X", "m", None, "a"),
     ],
 )
-def test_a_failure_that_cannot_be_said(code: Any, message: Any, retryable: Any, details: Any) -> None:
+def test_fail_raises_for_an_error_that_cannot_be_sent(
+    code: Any, message: Any, retryable: Any, details: Any
+) -> None:
     world = World()
     job = world.client().submit()
     with pytest.raises(LocalProtocolError):
@@ -314,7 +316,7 @@ def test_a_failure_that_cannot_be_said(code: Any, message: Any, retryable: Any, 
         (None, "\ud800"),
     ],
 )
-def test_a_result_that_cannot_be_said(result: Any, summary: str | None) -> None:
+def test_finish_raises_for_a_result_that_cannot_be_sent(result: Any, summary: str | None) -> None:
     world = World()
     job = world.client().submit()
     with pytest.raises(LocalProtocolError):
@@ -323,7 +325,7 @@ def test_a_result_that_cannot_be_said(result: Any, summary: str | None) -> None:
     world.finish(job)
 
 
-def test_an_agent_that_is_gone_without_a_word() -> None:
+def test_a_job_whose_agent_is_gone_ends_with_an_internal_error() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -333,7 +335,7 @@ def test_an_agent_that_is_gone_without_a_word() -> None:
     assert payload["retryable"]
 
 
-def test_max_runtime() -> None:
+def test_a_job_beyond_max_runtime_sec_times_out() -> None:
     world = World()
     peer = world.client(features=())
     job = peer.submit(max_runtime_sec=2)
@@ -351,7 +353,7 @@ def test_max_runtime() -> None:
     assert world.state.timers.keys() == [TimerKey(TimerKind.RETENTION, 0)]
 
 
-def test_a_streamed_result_beyond_the_limit() -> None:
+def test_a_streamed_result_above_its_limit_ends_the_job() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_result_bytes=10)))
     peer = world.client()
     job = peer.submit()
@@ -384,7 +386,7 @@ def test_agents_wait_for_the_transport_of_their_session() -> None:
     assert other not in [pause.job_id for pause in world.all(PauseJob)]
 
 
-def test_a_connection_that_is_blocked_before_its_welcome() -> None:
+def test_a_connection_blocked_before_its_welcome_pauses_later_jobs() -> None:
     world = World()
     peer = world.connect()
     world.carry_out(peer.connection.blocked(now=world.now))
@@ -394,7 +396,7 @@ def test_a_connection_that_is_blocked_before_its_welcome() -> None:
 
 
 @pytest.mark.parametrize("how", ["lost", "close", "heartbeat"])
-def test_a_session_without_a_connection_makes_no_agent_wait(how: str) -> None:
+def test_a_detached_session_pauses_no_agent(how: str) -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -412,7 +414,7 @@ def test_a_session_without_a_connection_makes_no_agent_wait(how: str) -> None:
     assert len(world.all(PauseJob)) == 1
 
 
-def test_a_log_beyond_its_limit_loses_its_oldest() -> None:
+def test_a_log_above_its_limit_evicts_its_oldest_events() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_events=16)))
     peer = world.client()
     job = peer.submit()
@@ -436,7 +438,7 @@ def test_a_log_beyond_its_limit_loses_its_oldest() -> None:
     assert peer.pull() == []
 
 
-def test_a_log_of_exactly_its_limit_loses_nothing() -> None:
+def test_a_log_at_its_limit_evicts_nothing() -> None:
     world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_session_events=16)))
     job = world.client().submit()
     for _ in range(17):
@@ -448,7 +450,7 @@ def test_a_log_of_exactly_its_limit_loses_nothing() -> None:
 # The journal.
 
 
-def test_an_input_makes_the_records_of_what_it_changed() -> None:
+def test_an_input_makes_records_of_its_changes() -> None:
     world = World(JOURNAL)
     peer = world.client()
     assert [type(record) for record in world.records] == [SessionOpened, TokenIssued]
@@ -479,7 +481,7 @@ def test_without_a_journal_no_records_are_made() -> None:
     assert world.runtime.record_count == 0
 
 
-def test_nothing_is_sent_or_asked_before_it_is_durable() -> None:
+def test_envelopes_and_requests_wait_for_their_records() -> None:
     world = World(JOURNAL)
     world.durable = False
     peer = world.connect()
@@ -521,7 +523,7 @@ def test_a_pong_never_overtakes_the_welcome() -> None:
     assert [frame["type"] for frame in peer.frames] == ["session.welcome", "session.pong"]
 
 
-def test_requests_come_in_order_once_their_records_are_durable() -> None:
+def test_requests_come_out_in_order_once_their_records_are_durable() -> None:
     world = World(JOURNAL)
     peer = world.client()
     world.durable = False
@@ -542,7 +544,7 @@ def test_requests_come_in_order_once_their_records_are_durable() -> None:
     assert world.stops() == [job]
 
 
-def test_requests_keep_their_order_at_the_gate() -> None:
+def test_requests_that_wait_for_records_keep_their_order() -> None:
     world = World(JOURNAL)
     peer = world.client()
     world.durable = False
@@ -558,7 +560,7 @@ def test_requests_keep_their_order_at_the_gate() -> None:
     assert kinds == [StartJob, PauseJob, StopJob, StopJob]
 
 
-def test_a_connection_that_is_gone_has_nothing_to_pull() -> None:
+def test_a_lost_connection_has_no_envelopes_to_pull() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -566,7 +568,7 @@ def test_a_connection_that_is_gone_has_nothing_to_pull() -> None:
     assert peer.connection.lost(now=world.now).writable == ()
 
 
-def test_a_connection_that_is_gone_is_not_waited_for() -> None:
+def test_a_lost_connection_does_not_become_writable() -> None:
     world = World(JOURNAL)
     peer = world.client()
     job = peer.submit()
@@ -579,7 +581,7 @@ def test_a_connection_that_is_gone_is_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize("count", [-1, 1, 99])
-def test_persisted_is_a_count_of_records(count: int) -> None:
+def test_persisted_raises_for_a_count_out_of_range(count: int) -> None:
     world = World(JOURNAL)
     world.client()
     world.durable = False
@@ -593,7 +595,7 @@ def test_persisted_is_a_count_of_records(count: int) -> None:
 # Bugs of ours.
 
 
-def test_a_machine_that_a_bug_has_stopped_stays_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_stopped_by_a_bug_stays_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     peer = world.client()
 
@@ -615,7 +617,7 @@ def test_a_machine_that_a_bug_has_stopped_stays_stopped(monkeypatch: pytest.Monk
             call()
 
 
-def test_a_bug_while_streaming_stops_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_in_a_streamed_result_stops_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     job = world.client().submit()
 

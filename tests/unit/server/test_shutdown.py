@@ -21,7 +21,7 @@ def shut_down(world: World, drain: float = 30) -> None:
     world.take()
 
 
-def test_without_jobs_every_connection_closes_at_once() -> None:
+def test_a_shutdown_without_jobs_closes_every_connection_at_once() -> None:
     world = World(msgspec.structs.replace(CONFIG, resume_window_sec=0))
     open_, early = world.client(), world.connect()
     shut_down(world)
@@ -35,14 +35,14 @@ def test_without_jobs_every_connection_closes_at_once() -> None:
     assert world.state.timers.keys() == []
 
 
-def test_without_anything_it_is_over_at_once() -> None:
+def test_a_shutdown_without_connections_ends_at_once() -> None:
     world = World()
     shut_down(world)
     shut_down(world)
     assert world.all(RuntimeEnded) == [RuntimeEnded(0)]
 
 
-def test_running_jobs_have_their_time() -> None:
+def test_running_jobs_may_end_in_the_time_to_drain() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -59,7 +59,7 @@ def test_running_jobs_have_their_time() -> None:
     assert world.last(RuntimeEnded).unstopped == 0
 
 
-def test_the_rest_is_cancelled() -> None:
+def test_jobs_that_run_after_the_time_to_drain_are_cancelled() -> None:
     world = World()
     peer = world.client(features=())
     good, bad = peer.submit(), peer.submit()
@@ -82,7 +82,7 @@ def test_the_rest_is_cancelled() -> None:
     assert world.state.running == {}
 
 
-def test_what_was_queued_is_sent_before_the_end() -> None:
+def test_queued_envelopes_are_sent_before_the_end_of_a_shutdown() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -93,7 +93,7 @@ def test_what_was_queued_is_sent_before_the_end() -> None:
     assert [frame["type"] for frame in peer.pull()] == ["job.event", "job.result"]
 
 
-def test_nothing_new_begins() -> None:
+def test_a_shutdown_refuses_new_sessions_and_jobs() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -108,7 +108,7 @@ def test_nothing_new_begins() -> None:
     assert peer.cancel(job)[0]["type"] == "job.cancelled"
 
 
-def test_nobody_gets_in_without_a_name_either() -> None:
+def test_a_shutdown_refuses_anonymous_sessions() -> None:
     world = World(msgspec.structs.replace(CONFIG, anonymous=True))
     world.client().submit()
     shut_down(world)
@@ -117,7 +117,7 @@ def test_nobody_gets_in_without_a_name_either() -> None:
     assert late.codes() == ["INTERNAL_ERROR"]
 
 
-def test_a_hello_that_was_being_verified_is_refused() -> None:
+def test_a_shutdown_refuses_a_hello_that_is_being_verified() -> None:
     world = World()
     world.client().submit()
     world.tokens = None
@@ -131,7 +131,7 @@ def test_a_hello_that_was_being_verified_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("second", "at"), [(10, 10), (60, 30), (30, 30)])
-def test_a_second_call_shortens_the_wait(second: float, at: int) -> None:
+def test_a_second_shutdown_shortens_the_time_to_drain(second: float, at: int) -> None:
     world = World()
     world.client().submit()
     shut_down(world, 30)
@@ -139,7 +139,7 @@ def test_a_second_call_shortens_the_wait(second: float, at: int) -> None:
     assert world.state.timers.armed(TimerKind.DRAIN, 0) == START + at * SECOND
 
 
-def test_a_second_call_without_a_wait_cancels_at_once() -> None:
+def test_a_second_shutdown_with_no_time_cancels_at_once() -> None:
     world = World()
     job = world.client().submit()
     shut_down(world)
@@ -151,7 +151,7 @@ def test_a_second_call_without_a_wait_cancels_at_once() -> None:
 
 
 @pytest.mark.parametrize("drain", [-1, float("nan"), float("inf"), -float("inf")])
-def test_a_wait_that_is_none(drain: float) -> None:
+def test_a_time_to_drain_out_of_range_raises(drain: float) -> None:
     world = World()
     with pytest.raises(LocalProtocolError):
         world.runtime.shut_down(drain, now=world.now)
@@ -159,7 +159,7 @@ def test_a_wait_that_is_none(drain: float) -> None:
     world.client()
 
 
-def test_a_job_that_was_cancelled_keeps_its_outcome() -> None:
+def test_a_cancelled_job_keeps_its_outcome_in_a_shutdown() -> None:
     world = World()
     peer = world.client()
     job = peer.submit()
@@ -170,7 +170,7 @@ def test_a_job_that_was_cancelled_keeps_its_outcome() -> None:
     assert world.stops() == [job]
 
 
-def test_a_job_that_can_start_again_is_left_to_the_next_process() -> None:
+def test_a_shutdown_leaves_a_restartable_job_to_the_next_process() -> None:
     world = World(AGAIN)
     peer = world.client()
     job = peer.submit()
@@ -189,7 +189,7 @@ def test_a_job_that_can_start_again_is_left_to_the_next_process() -> None:
     assert [frame["payload"].get("result") for frame in again.about(job)] == [None, "done"]
 
 
-def test_a_job_that_could_start_again_and_ends_in_its_grace_has_ended() -> None:
+def test_a_restartable_job_that_ends_in_its_grace_has_ended() -> None:
     world = World(AGAIN)
     peer = world.client()
     job = peer.submit()
@@ -200,7 +200,7 @@ def test_a_job_that_could_start_again_and_ends_in_its_grace_has_ended() -> None:
     assert world.all(RuntimeEnded) == [RuntimeEnded(0)]
 
 
-def test_a_job_that_is_cancelled_while_it_is_left_ends() -> None:
+def test_a_cancel_ends_a_job_that_is_being_left() -> None:
     world = World(AGAIN)
     peer = world.client()
     job = peer.submit()
@@ -210,7 +210,7 @@ def test_a_job_that_is_cancelled_while_it_is_left_ends() -> None:
     assert peer.frames[-1]["payload"]["code"] == "CANCELLED"
 
 
-def test_a_job_that_is_cancelled_once_its_agent_has_stopped_ends_at_once() -> None:
+def test_a_cancel_ends_a_left_job_whose_agent_has_stopped_at_once() -> None:
     world = World(AGAIN)
     peer = world.client()
     job, other = peer.submit(), peer.submit()
@@ -224,7 +224,7 @@ def test_a_job_that_is_cancelled_once_its_agent_has_stopped_ends_at_once() -> No
     assert world.all(RuntimeEnded) == [RuntimeEnded(0)]
 
 
-def test_an_agent_that_does_not_stop_does_not_keep_its_job() -> None:
+def test_a_restartable_job_is_left_even_if_its_agent_does_not_stop() -> None:
     world = World(AGAIN)
     peer = world.client()
     job = peer.submit()
@@ -240,7 +240,7 @@ def test_an_agent_that_does_not_stop_does_not_keep_its_job() -> None:
 
 
 @pytest.mark.parametrize("how", ["no journal", "streamed", "another agent"])
-def test_what_cannot_start_again_is_ended(how: str) -> None:
+def test_a_shutdown_ends_jobs_that_cannot_start_again(how: str) -> None:
     world = World(
         msgspec.structs.replace(
             AGAIN, journal=how != "no journal", agents=(*AGAIN.agents, AgentInfo("plain"))

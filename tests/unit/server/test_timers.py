@@ -12,7 +12,7 @@ from arcp_proto.server.dispatch import carry_out
 from arcp_proto.server.runtime import Runtime
 
 
-def test_a_timer_of_a_client_is_a_bug_here() -> None:
+def test_a_timer_of_a_client_raises_invariant_violated() -> None:
     runtime = Runtime(RuntimeConfig(name="r", version="1"), seed=bytes(32), now=0, unix=0)
     with pytest.raises(InvariantViolated, match=TimerKind.GIVE_UP):
         carry_out(state_of(runtime), TimerKey(TimerKind.GIVE_UP, 0))

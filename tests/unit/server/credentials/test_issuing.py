@@ -41,14 +41,14 @@ def rotations(peer: Peer) -> list[dict[str, Any]]:
 # Who is offered it.
 
 
-def test_the_feature_is_there_with_a_provisioner_and_a_journal_alone() -> None:
+def test_credentials_are_offered_only_with_a_provisioner_and_a_journal() -> None:
     assert PROVISIONED_CREDENTIALS not in CONFIG.features
     assert PROVISIONED_CREDENTIALS not in msgspec.structs.replace(CONFIG, credentials=True).features
     assert PROVISIONED_CREDENTIALS in JOURNALED.features
     assert PROVISIONED_CREDENTIALS in PROVIDED.features
 
 
-def test_a_connection_that_is_not_secure_is_not_offered_it() -> None:
+def test_credentials_are_not_offered_on_an_insecure_connection() -> None:
     world = Provided()
     peer = world.connect(secure=False)
     [welcome] = peer.hello(features=WITH)
@@ -58,20 +58,20 @@ def test_a_connection_that_is_not_secure_is_not_offered_it() -> None:
     assert peer.of("job.accepted")
 
 
-def test_nobody_in_particular_is_not_offered_it() -> None:
+def test_credentials_are_not_offered_to_an_anonymous_client() -> None:
     world = Provided(msgspec.structs.replace(PROVIDED, anonymous=True))
     peer = world.connect()
     [welcome] = peer.hello(None, scheme="anonymous", features=WITH)
     assert PROVISIONED_CREDENTIALS not in welcome["payload"]["capabilities"]["features"]
 
 
-def test_a_session_that_did_not_ask_for_it_gets_none() -> None:
+def test_a_session_without_the_feature_gets_no_credentials() -> None:
     world = Provided()
     submit(world.client(features=FEATURES))
     assert world.asked == []
 
 
-def test_such_a_session_is_resumed_over_a_secure_connection_only() -> None:
+def test_a_session_with_credentials_is_resumed_over_a_secure_connection_only() -> None:
     world = Provided()
     peer = world.client()
     resume = {"resume_token": peer.token, "last_event_seq": 0}
@@ -86,7 +86,7 @@ def test_such_a_session_is_resumed_over_a_secure_connection_only() -> None:
 # Before the job is there.
 
 
-def test_the_provisioner_is_asked_for_what_the_lease_bounds() -> None:
+def test_the_provisioner_gets_lease_budget_and_expiry() -> None:
     world = Provided()
     lease = {"cost.budget": ["USD:5.50"], "model.use": ["fast/*"]}
     submit(world.client(), lease_request=lease, lease_constraints={"expires_at": "2026-06-30T00:00:00Z"})
@@ -105,7 +105,7 @@ def test_the_provisioner_is_asked_for_what_the_lease_bounds() -> None:
     [({"fs.read": ["/a"]}, True), ({"model.use": ["fast/small"]}, False), ({"model.use": []}, False)],
     ids=["no models", "one model", "none of them"],
 )
-def test_they_are_for_any_model_only_when_the_host_allows_it_and_the_lease_names_none(
+def test_credentials_are_for_any_model_only_if_the_host_allows_it_and_the_lease_names_none(
     lease: dict[str, list[str]], free: bool, required: bool
 ) -> None:
     world = Provided(msgspec.structs.replace(RESTARTABLE, models_required=required))
@@ -118,7 +118,7 @@ def test_they_are_for_any_model_only_when_the_host_allows_it_and_the_lease_names
     assert [request.any_model for request in asked] == [free and not required] * 3
 
 
-def test_there_is_no_job_and_no_answer_until_they_are_there() -> None:
+def test_a_submit_is_answered_once_its_credentials_are_issued() -> None:
     world = Provided()
     peer = world.client()
     assert submit(peer) == []
@@ -139,7 +139,7 @@ def test_there_is_no_job_and_no_answer_until_they_are_there() -> None:
     assert [one.value.reveal() for one in started.credentials] == ["sk-virtual"]
 
 
-def test_the_intent_is_durable_before_it_is_asked_and_the_id_before_it_is_shown() -> None:
+def test_the_alias_is_durable_before_the_request_and_the_id_before_the_answer() -> None:
     world = Provided(JOURNALED)
     peer = world.client()
     world.durable = False
@@ -155,7 +155,7 @@ def test_the_intent_is_durable_before_it_is_asked_and_the_id_before_it_is_shown(
     assert len(peer.of("job.accepted")) == 1
 
 
-def test_a_provisioner_may_issue_none() -> None:
+def test_a_provisioner_may_issue_no_credentials() -> None:
     world = Provided(JOURNALED)
     peer = world.client()
     submit(peer)
@@ -166,7 +166,7 @@ def test_a_provisioner_may_issue_none() -> None:
     assert world.revocations == []
 
 
-def test_several_have_names_of_their_own() -> None:
+def test_several_credentials_of_one_alias_have_different_ids() -> None:
     world = Provided()
     peer = world.client()
     submit(peer)
@@ -176,7 +176,7 @@ def test_several_have_names_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(("said", "code"), [("BUDGET_EXHAUSTED", "BUDGET_EXHAUSTED"), ("", "INTERNAL_ERROR")])
-def test_a_failure_refuses_the_submit_and_what_may_be_there_is_revoked(said: str, code: str) -> None:
+def test_a_failed_request_refuses_the_submit_and_is_revoked(said: str, code: str) -> None:
     world = Provided()
     peer = world.client()
     submit(peer)
@@ -198,7 +198,7 @@ def test_a_failure_refuses_the_submit_and_what_may_be_there_is_revoked(said: str
         msgspec.structs.replace(made(), scheme=""),
     ],
 )
-def test_what_cannot_be_shown_is_revoked(bad: Any) -> None:
+def test_credentials_that_cannot_be_sent_are_revoked(bad: Any) -> None:
     world = Provided()
     peer = world.client()
     submit(peer)
@@ -208,7 +208,7 @@ def test_what_cannot_be_shown_is_revoked(bad: Any) -> None:
     assert world.revocations == [alias]
 
 
-def test_what_comes_late_is_revoked_and_the_client_was_answered_before() -> None:
+def test_credentials_that_come_late_are_revoked_after_the_refusal() -> None:
     world = Provided()
     peer = world.client()
     submit(peer)
@@ -224,7 +224,7 @@ def test_what_comes_late_is_revoked_and_the_client_was_answered_before() -> None
     assert world.state.jobs == {}
 
 
-def test_a_submit_of_a_session_that_is_over_leaves_nothing() -> None:
+def test_the_credentials_of_a_submit_whose_session_has_ended_are_revoked() -> None:
     world = Provided()
     peer = world.client()
     submit(peer)
@@ -236,7 +236,7 @@ def test_a_submit_of_a_session_that_is_over_leaves_nothing() -> None:
     assert (world.state.jobs, len(world.state.provisions)) == ({}, 0)
 
 
-def test_an_answer_that_comes_twice_or_for_nothing_is_ignored() -> None:
+def test_a_repeated_or_unknown_answer_of_the_provisioner_is_ignored() -> None:
     world = Provided()
     peer = world.client()
     world.job(peer)
@@ -249,7 +249,7 @@ def test_an_answer_that_comes_twice_or_for_nothing_is_ignored() -> None:
 # Who sees them.
 
 
-def test_a_subscribed_and_a_listing_show_them_to_the_principal_with_the_feature() -> None:
+def test_job_subscribed_and_listings_show_credentials_to_the_principal_only() -> None:
     world = Provided(msgspec.structs.replace(PROVIDED, observers={"bob": {"*": "observe"}}))
     peer, other, bob = world.client(), world.client(), world.client("tok-bob")
     without = world.client(features=FEATURES)
@@ -268,7 +268,7 @@ def test_a_subscribed_and_a_listing_show_them_to_the_principal_with_the_feature(
         assert "credentials" not in one.of("session.jobs")[0]["payload"]["jobs"][0]
 
 
-def test_nothing_shows_them_once_the_job_is_over() -> None:
+def test_no_answer_shows_credentials_once_the_job_has_ended() -> None:
     world = Provided()
     peer, other = world.client(), world.client()
     job = world.job(peer, idempotency_key="k")
@@ -280,7 +280,7 @@ def test_nothing_shows_them_once_the_job_is_over() -> None:
     assert b"sk-1" not in world.values(other.connection)
 
 
-def test_a_repeated_acceptance_carries_the_current_ones() -> None:
+def test_a_repeated_job_accepted_carries_the_current_credentials() -> None:
     world = Provided()
     peer, other = world.client(), world.client()
     job = world.job(peer, idempotency_key="k")
@@ -292,7 +292,7 @@ def test_a_repeated_acceptance_carries_the_current_ones() -> None:
         assert [shown["value"] for shown in accepted["payload"]["credentials"]] == ["sk-new"]
 
 
-def test_a_kept_answer_is_replayed_with_the_current_ones_and_holds_none() -> None:
+def test_a_reply_holds_no_credentials_and_is_replayed_with_the_current_ones() -> None:
     world = Provided(JOURNALED)
     peer = world.client()
     job = world.job(peer)
@@ -312,7 +312,7 @@ def test_a_kept_answer_is_replayed_with_the_current_ones_and_holds_none() -> Non
 # Rotation.
 
 
-def test_a_rotation_tells_the_principal_alone_and_revokes_the_old_value() -> None:
+def test_a_rotation_is_sent_to_the_principal_only_and_revokes_the_old_value() -> None:
     world = Provided(msgspec.structs.replace(JOURNALED, observers={"bob": {"*": "observe"}}))
     peer, other, bob = world.client(), world.client(), world.client("tok-bob")
     without = world.client(features=FEATURES)
@@ -339,7 +339,7 @@ def test_a_rotation_tells_the_principal_alone_and_revokes_the_old_value() -> Non
     assert [one.value.reveal() for one in world.runtime.agents.credentials_of(job)] == ["sk-new"]
 
 
-def test_a_history_keeps_phase_and_id_and_is_not_replayed_to_others() -> None:
+def test_a_history_keeps_phase_and_id_of_a_rotation_for_the_principal_only() -> None:
     world = Provided(msgspec.structs.replace(PROVIDED, observers={"bob": {"*": "observe"}}))
     peer, other, bob = world.client(), world.client(), world.client("tok-bob")
     job = world.job(peer)
@@ -355,7 +355,7 @@ def test_a_history_keeps_phase_and_id_and_is_not_replayed_to_others() -> None:
     assert bob.numbers() == []
 
 
-def test_a_replayed_event_names_no_value_that_was_revoked() -> None:
+def test_a_replayed_rotation_holds_no_revoked_value() -> None:
     world = Provided()
     peer = world.client()
     job = world.job(peer)
@@ -372,7 +372,7 @@ def test_a_replayed_event_names_no_value_that_was_revoked() -> None:
     assert [body.get("value") for body in rotations(last)] == [None, None]
 
 
-def test_a_rotation_that_fails_leaves_the_old_value() -> None:
+def test_a_failed_rotation_keeps_the_old_value() -> None:
     world = Provided()
     peer = world.client()
     job = world.job(peer)
@@ -393,7 +393,7 @@ def test_a_rotation_that_fails_leaves_the_old_value() -> None:
     assert [one.value.reveal() for one in world.runtime.agents.credentials_of(job)] == ["sk-1"]
 
 
-def test_a_rotation_of_a_job_that_is_over_is_revoked() -> None:
+def test_a_rotation_answered_after_the_end_of_its_job_is_revoked() -> None:
     world = Provided()
     peer = world.client()
     job = world.job(peer)
@@ -410,9 +410,7 @@ def test_a_rotation_of_a_job_that_is_over_is_revoked() -> None:
 
 @pytest.mark.parametrize("how", ["finish", "cancel", "expire"])
 @pytest.mark.parametrize("values", [("sk-late",), ()], ids=["one", "none"])
-def test_a_rotation_that_is_answered_while_its_job_ends_gives_nothing(
-    how: str, values: tuple[str, ...]
-) -> None:
+def test_a_rotation_answered_while_its_job_ends_is_revoked(how: str, values: tuple[str, ...]) -> None:
     world = Provided()
     peer = world.client()
     expires_at = datetime.fromtimestamp(UNIX // SECOND + 5, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -439,14 +437,14 @@ def test_a_rotation_that_is_answered_while_its_job_ends_gives_nothing(
     assert world.all(CredentialRotated) == [told]
 
 
-def test_only_the_runtime_tells_of_a_rotation() -> None:
+def test_an_agent_cannot_emit_credential_rotated() -> None:
     world = Provided()
     job = world.job(world.client())
     with pytest.raises(LocalProtocolError, match="only the runtime"):
         world.emit(job, "status", {"phase": "credential_rotated", "id": "x", "value": "y"})
 
 
-def test_a_child_gets_its_own_before_it_starts() -> None:
+def test_a_child_gets_credentials_of_its_own_before_it_starts() -> None:
     world = Provided()
     peer = world.client()
     lease = {"agent.delegate": ["echo"], "fs.read": ["/a/**"]}
@@ -464,7 +462,7 @@ def test_a_child_gets_its_own_before_it_starts() -> None:
     assert [one["value"] for one in peer.frames[-1]["payload"]["credentials"]] == ["sk-child"]
 
 
-def test_a_child_whose_credentials_fail_ends_so() -> None:
+def test_a_child_without_credentials_ends_with_an_error() -> None:
     world = Provided()
     peer = world.client()
     job = world.job(peer, lease_request={"agent.delegate": ["echo"], "fs.read": ["/a/**"]})
@@ -482,7 +480,7 @@ def test_a_child_whose_credentials_fail_ends_so() -> None:
 RESTARTABLE = msgspec.structs.replace(JOURNALED, agents=(AgentInfo("echo", restartable=True),))
 
 
-def test_a_child_that_waits_for_its_own_counts_as_a_running_job() -> None:
+def test_a_child_that_waits_for_credentials_counts_as_a_running_job() -> None:
     world = Provided(msgspec.structs.replace(PROVIDED, limits=Limits(max_principal_running_jobs=2)))
     peer = world.client()
     job = world.job(peer, lease_request={"agent.delegate": ["*"]})
@@ -512,7 +510,7 @@ def test_a_child_that_waits_for_its_own_counts_as_a_running_job() -> None:
     assert len(world.asked) == 6
 
 
-def test_a_job_that_starts_again_gets_others_first_and_its_session_is_told() -> None:
+def test_a_restarted_job_gets_new_credentials_first_and_its_session_is_told() -> None:
     world = Provided(RESTARTABLE)
     peer = world.client()
     world.job(peer)
@@ -527,7 +525,7 @@ def test_a_job_that_starts_again_gets_others_first_and_its_session_is_told() -> 
     assert [(body["id"], body["value"]) for body in rotations(again)] == [(old, "sk-new")]
 
 
-def test_after_two_rotations_a_job_starts_again_under_the_ids_that_its_client_knows() -> None:
+def test_a_job_restarted_after_two_rotations_keeps_the_ids_of_its_credentials() -> None:
     world = Provided(RESTARTABLE)
     job = world.job(world.client())
     for value in ("sk-two", "sk-three"):
@@ -539,7 +537,7 @@ def test_after_two_rotations_a_job_starts_again_under_the_ids_that_its_client_kn
     assert [one.id for one in world.last(StartJob).credentials] == [world.asked[0]]
 
 
-def test_a_job_that_has_got_more_credentials_keeps_the_ids_of_all_of_them() -> None:
+def test_a_restarted_job_with_more_credentials_keeps_all_known_ids() -> None:
     """What it had first is still to be revoked, and has fewer ids."""
     world = Provided(RESTARTABLE)
     world.job(world.client())
@@ -552,7 +550,7 @@ def test_a_job_that_has_got_more_credentials_keeps_the_ids_of_all_of_them() -> N
     assert len(set(ids)) == 2
 
 
-def test_a_job_that_waits_for_others_through_two_restarts_starts_again_once() -> None:
+def test_a_job_that_waits_for_credentials_through_two_restarts_starts_once() -> None:
     world = Provided(RESTARTABLE)
     peer = world.client()
     world.job(peer)
@@ -563,7 +561,7 @@ def test_a_job_that_waits_for_others_through_two_restarts_starts_again_once() ->
     assert sum(b"attempt 2" in encode_record(record) for record in world.records) == 1
 
 
-def test_a_job_that_is_left_to_the_next_process_while_it_waits_does_not_start() -> None:
+def test_a_job_left_while_it_waits_for_credentials_does_not_start() -> None:
     world = Provided(RESTARTABLE)
     world.job(world.client())
     world.restart()
@@ -593,7 +591,7 @@ def test_a_cancel_while_a_job_waits_for_its_credentials_ends_it() -> None:
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_recording_does_the_same_again_and_holds_no_value_unless_it_keeps_secrets(keep: bool) -> None:
+def test_a_replay_repeats_issuing_and_a_recording_holds_no_value_by_default(keep: bool) -> None:
     world = Provided()
     lines: list[str] = []
     record(world.runtime, lines.append, salt=bytes(16), keep_secrets=keep)
@@ -661,7 +659,7 @@ def test_a_client_that_does_not_ask_for_credentials_runs_without(config: Runtime
     assert submit(peer, lease_request=MODELS)[0]["type"] == "job.accepted"
 
 
-def test_a_resumed_session_is_told_the_same() -> None:
+def test_a_resumed_session_gets_the_same_reason_for_withheld_credentials() -> None:
     world = Provided(JOURNALED)
     peer = world.connect(secure=False)
     peer.hello(features=WITH)
@@ -673,7 +671,7 @@ def test_a_resumed_session_is_told_the_same() -> None:
     assert refused["payload"]["code"] == "PERMISSION_DENIED"
 
 
-def test_a_session_that_is_resumed_without_features_keeps_what_it_was_told() -> None:
+def test_a_session_resumed_without_features_keeps_the_reason_for_withheld_credentials() -> None:
     world = Provided()
     peer = world.connect(secure=False)
     peer.hello(features=WITH)

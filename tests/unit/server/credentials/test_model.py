@@ -26,13 +26,13 @@ def provision(alias: str, job_id: str = "job_1") -> Provision:
     return Provision(alias, Principal("alice"), JobId(job_id), UnixTime(0))
 
 
-def test_no_repr_shows_a_value() -> None:
+def test_no_repr_shows_the_value_of_a_credential() -> None:
     credential = Credential("c", "bearer", Secret("sk-hidden"), ENDPOINT)
     shown = [credential, made("sk-hidden"), Rotated(credential), credential.on_wire(), provision("c")]
     assert "sk-hidden" not in repr(shown) + "".join(map(str, shown))
 
 
-def test_a_credential_goes_out_and_comes_back() -> None:
+def test_a_credential_round_trips_over_the_wire() -> None:
     credential = Credential("c", "bearer", Secret("sk"), ENDPOINT, "openai", {"model.use": ["*"]})
     back = Credential.of_wire(credential.on_wire())
     assert (back.id, back.value.reveal(), back.profile) == ("c", "sk", "openai")
@@ -53,18 +53,18 @@ def test_a_rotation_completes_its_event_until_it_is_forgotten() -> None:
     assert rotated.complete(payload) == payload
 
 
-def test_names_are_the_known_ones_and_then_those_of_the_alias() -> None:
+def test_credentials_get_the_known_ids_and_then_those_of_the_alias() -> None:
     issued = [made("a"), made("b"), made("c")]
     assert [one.id for one in named("cred_x", issued, [])] == ["cred_x", "cred_x.2", "cred_x.3"]
     assert [one.id for one in named("cred_x", issued, ["old"])] == ["old", "cred_x.2", "cred_x.3"]
 
 
-def test_too_many_are_a_fault() -> None:
+def test_too_many_credentials_are_a_fault() -> None:
     assert fault_of([made()] * MOST) is None
     assert fault_of([made()] * (MOST + 1)) is not None
 
 
-def test_an_alias_is_asked_for_once_and_found_by_its_job() -> None:
+def test_an_alias_is_added_once_and_found_by_its_job() -> None:
     provisions = Provisions()
     for alias in ("a", "b"):
         provisions.add(provision(alias))

@@ -35,7 +35,7 @@ def test_the_terminal_waits_for_revocation() -> None:
 
 
 @pytest.mark.parametrize("how", ["fail", "cancel", "timeout", "stopped"])
-def test_whatever_the_end_is(how: str) -> None:
+def test_every_kind_of_end_revokes_the_credentials(how: str) -> None:
     world = Provided()
     peer = world.client()
     job = world.job(peer, max_runtime_sec=10)
@@ -56,7 +56,7 @@ def test_whatever_the_end_is(how: str) -> None:
     assert ends(peer) == ["job.error"]
 
 
-def test_it_waits_two_seconds_at_most_and_the_revocation_goes_on() -> None:
+def test_a_terminal_waits_for_revocation_two_seconds_at_most() -> None:
     world = Provided()
     peer = world.client()
     world.finish(world.job(peer))
@@ -71,7 +71,7 @@ def test_it_waits_two_seconds_at_most_and_the_revocation_goes_on() -> None:
     assert len(world.state.provisions) == 0
 
 
-def test_a_cancel_while_it_waits_is_how_the_job_ends() -> None:
+def test_a_cancel_while_the_terminal_waits_for_revocation_counts() -> None:
     world = Provided()
     peer = world.client()
     job = world.job(peer)
@@ -83,7 +83,7 @@ def test_a_cancel_while_it_waits_is_how_the_job_ends() -> None:
     assert world.state.unfinished == {}
 
 
-def test_an_agent_that_does_not_stop_loses_them_at_the_end_of_its_grace() -> None:
+def test_credentials_of_an_agent_that_does_not_stop_are_revoked_after_its_grace() -> None:
     world = Provided()
     peer = world.client()
     job = world.job(peer)
@@ -98,7 +98,7 @@ def test_an_agent_that_does_not_stop_loses_them_at_the_end_of_its_grace() -> Non
     assert ends(peer) == ["job.error"]
 
 
-def test_what_fails_is_tried_again_with_backoff_and_told() -> None:
+def test_a_failed_revocation_is_retried_with_backoff_and_audited() -> None:
     world = Provided(JOURNALED)
     peer = world.client()
     world.finish(world.job(peer))
@@ -118,7 +118,7 @@ def test_what_fails_is_tried_again_with_backoff_and_told() -> None:
     assert len(world.state.provisions) == 0
 
 
-def test_what_always_fails_is_outstanding_at_once_and_no_terminal_waits_for_it() -> None:
+def test_a_final_failure_is_outstanding_at_once_and_delays_no_terminal() -> None:
     world = Provided(JOURNALED)
     peer = world.client()
     world.finish(world.job(peer))
@@ -133,7 +133,7 @@ def test_what_always_fails_is_outstanding_at_once_and_no_terminal_waits_for_it()
     assert world.state.provisions[alias].outstanding == "unknown to the gateway"
 
 
-def test_the_longest_pause_is_bounded() -> None:
+def test_the_backoff_of_a_revocation_is_bounded() -> None:
     world = Provided(msgspec.structs.replace(JOURNALED, limits=Limits(max_revocation_pause_sec=3)))
     world.finish(world.job(world.client()))
     for _ in range(40):
@@ -142,7 +142,7 @@ def test_the_longest_pause_is_bounded() -> None:
     assert len(world.revocations) == 41
 
 
-def test_handles_are_what_the_provisioner_revokes_by() -> None:
+def test_a_revocation_names_the_handles_of_the_provisioner() -> None:
     world = Provided()
     peer = world.client()
     peer.send("job.submit", {"agent": "echo", "input": None})
@@ -151,7 +151,7 @@ def test_handles_are_what_the_provisioner_revokes_by() -> None:
     assert world.last(RevokeCredential) == RevokeCredential(alias, ("h", "h"))
 
 
-def test_after_a_restart_everything_is_revoked_by_its_alias() -> None:
+def test_a_restart_revokes_every_credential_by_its_alias() -> None:
     world = Provided(JOURNALED)
     peer = world.client()
     world.job(peer)
@@ -165,7 +165,7 @@ def test_after_a_restart_everything_is_revoked_by_its_alias() -> None:
     assert ends(again) == ["job.error"]
 
 
-def test_that_there_is_nothing_is_believed_once_it_must_have_come() -> None:
+def test_an_answer_that_nothing_exists_is_trusted_only_after_a_minute() -> None:
     world = Provided(JOURNALED)
     peer = world.client()
     peer.send("job.submit", {"agent": "echo", "input": None})
@@ -179,7 +179,7 @@ def test_that_there_is_nothing_is_believed_once_it_must_have_come() -> None:
     assert CredentialRevoked(alias) in world.records
 
 
-def test_a_process_that_dies_after_asking_revokes_until_it_is_certain() -> None:
+def test_a_restart_after_a_request_revokes_until_it_is_certain() -> None:
     world = Provided(JOURNALED)
     world.client().send("job.submit", {"agent": "echo", "input": None})
     [alias] = world.asked
@@ -209,7 +209,7 @@ def test_a_restored_snapshot_revokes_the_same() -> None:
     assert world.state.provisions[world.asked[1]].outstanding == "no"
 
 
-def test_a_job_that_is_left_to_the_next_process_loses_them_there() -> None:
+def test_credentials_of_a_job_that_is_left_are_revoked_by_the_next_process() -> None:
     config = msgspec.structs.replace(JOURNALED, agents=(AgentInfo("echo", restartable=True),))
     world = Provided(config)
     job = world.job(world.client())
@@ -220,7 +220,7 @@ def test_a_job_that_is_left_to_the_next_process_loses_them_there() -> None:
     assert world.revocations[-1] == world.asked[0]
 
 
-def test_parents_end_after_their_children_whose_credentials_go_first() -> None:
+def test_credentials_of_children_are_revoked_before_their_parents_end() -> None:
     world = Provided()
     peer = world.client()
     job = world.job(peer, lease_request={"agent.delegate": ["echo"], "fs.read": ["/a/**"]})

@@ -68,14 +68,14 @@ def positions(runtime: RuntimeState, session_id: SessionId) -> list[int]:
     return runtime.sessions[session_id].log.positions()
 
 
-def test_every_record_has_its_rule() -> None:
+def test_every_record_type_has_a_function() -> None:
     assert list(APPLY) == list(get_args(Record))
 
 
 # Sessions.
 
 
-def test_sessions_and_their_tokens() -> None:
+def test_records_open_sessions_and_rotate_their_tokens() -> None:
     runtime = applied(OPENED, records.TokenIssued(SESSION, b"1"), OPENED_OTHER)
     session = state_of(runtime).sessions[SESSION]
     assert (session.principal, session.tokens) == ("alice", [b"1"])
@@ -91,7 +91,7 @@ def test_sessions_and_their_tokens() -> None:
     assert state_of(runtime).tokens == {}
 
 
-def test_a_session_that_ends_lets_go_of_its_jobs() -> None:
+def test_the_end_of_a_session_detaches_its_jobs() -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, STARTED, OBSERVED, *published("log", "log"))
     apply(state_of(runtime), records.SessionEnded(SESSION))
     job = state_of(runtime).jobs[JOB]
@@ -101,7 +101,7 @@ def test_a_session_that_ends_lets_go_of_its_jobs() -> None:
     assert state_of(runtime).holdings.of(BOB) == (0, 0)
 
 
-def test_a_session_that_ends_is_behind_no_longer() -> None:
+def test_the_end_of_a_session_drops_its_backlogs() -> None:
     behind = records.Observed(OTHER, JOB, Backlog(0))
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, STARTED, *published("log"), behind)
     assert list(state_of(runtime).jobs[JOB].behind) == [OTHER]
@@ -109,7 +109,7 @@ def test_a_session_that_ends_is_behind_no_longer() -> None:
     assert state_of(runtime).jobs[JOB].behind == {}
 
 
-def test_released_and_evicted() -> None:
+def test_released_and_evicted_free_a_log() -> None:
     runtime = applied(OPENED, ACCEPTED, *published(*["log"] * 5))
     session = state_of(runtime).sessions[SESSION]
     apply(state_of(runtime), records.Evicted(SESSION, 1))
@@ -121,7 +121,7 @@ def test_released_and_evicted() -> None:
     assert state_of(runtime).holdings.of(ALICE)[0] == 2 + 5
 
 
-def test_an_answer_is_kept_until_something_behind_it_was_seen() -> None:
+def test_a_reply_is_kept_until_a_later_event_was_seen() -> None:
     reply = Reply(0, "r2", "job.subscribed", JOB, b"{}")
     runtime = applied(OPENED, ACCEPTED, records.Replied(SESSION, reply), *published("log"))
     session = state_of(runtime).sessions[SESSION]
@@ -135,7 +135,7 @@ def test_an_answer_is_kept_until_something_behind_it_was_seen() -> None:
 # Jobs.
 
 
-def test_a_job_from_its_acceptance_to_its_end() -> None:
+def test_records_take_a_job_from_its_acceptance_to_its_end() -> None:
     runtime = applied(OPENED, ACCEPTED)
     job = state_of(runtime).jobs[JOB]
     assert (job.status, job.terms, job.home) == (Status.PENDING, TERMS, state_of(runtime).sessions[SESSION])
@@ -157,20 +157,20 @@ def test_a_job_from_its_acceptance_to_its_end() -> None:
     assert state_of(runtime).holdings.of(ALICE)[0] == 1
 
 
-def test_a_job_that_starts_again_is_running_still() -> None:
+def test_a_restarted_job_is_still_running() -> None:
     runtime = applied(OPENED, ACCEPTED, STARTED, records.JobStarted(JOB, 2))
     job = state_of(runtime).jobs[JOB]
     assert (job.status, job.attempt) == (Status.RUNNING, 2)
 
 
-def test_a_piece_of_the_result_is_noted() -> None:
+def test_a_published_result_chunk_marks_the_job_as_streamed() -> None:
     runtime = applied(OPENED, ACCEPTED, STARTED, *published("log"))
     assert not state_of(runtime).jobs[JOB].streamed
     apply(state_of(runtime), *published("result_chunk"))
     assert state_of(runtime).jobs[JOB].streamed
 
 
-def test_whoever_is_answered_is_a_submitter_and_those_who_are_gone_are_not() -> None:
+def test_the_submitters_of_a_job_are_its_living_answered_sessions() -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED)
     apply(state_of(runtime), records.JobJoined(OTHER, JOB, "r2"))
     assert list(state_of(runtime).jobs[JOB].submitters) == [SESSION, OTHER]
@@ -179,7 +179,7 @@ def test_whoever_is_answered_is_a_submitter_and_those_who_are_gone_are_not() -> 
     assert [reply.request_id for reply in state_of(runtime).sessions[OTHER].replies] == ["r2", "r3"]
 
 
-def test_to_join_a_job_that_is_forgotten_changes_nothing() -> None:
+def test_job_joined_of_a_forgotten_job_changes_nothing() -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, STARTED, ENDED, records.JobForgotten(JOB))
     before = runtime.snapshot()
     apply(state_of(runtime), records.JobJoined(OTHER, JOB, "r2"))
@@ -207,7 +207,7 @@ def test_a_key_is_claimed_with_its_job_and_forgotten_by_itself() -> None:
     ("kind", "home", "other"),
     [("log", 1, 1), ("progress", 0, 1), ("result_chunk", 1, 0), ("x-vendor.a.b", 1, 1)],
 )
-def test_who_takes_an_event(kind: str, home: int, other: int) -> None:
+def test_an_event_is_numbered_in_the_sessions_that_take_its_kind(kind: str, home: int, other: int) -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, OBSERVED, *published(kind))
     assert len(state_of(runtime).sessions[SESSION].log) == home
     assert len(state_of(runtime).sessions[OTHER].log) == other
@@ -223,7 +223,7 @@ def test_every_session_has_the_positions_of_events() -> None:
     assert positions(state_of(runtime), OTHER) == [2, 3, 4, 5]
 
 
-def test_what_is_delivered_to_one_session_alone() -> None:
+def test_delivered_is_numbered_in_one_session_only() -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED)
     apply(state_of(runtime), records.Delivered(OTHER, JOB, "job.cancelled", b'{"a":1'))
     assert len(state_of(runtime).sessions[SESSION].log) == 0
@@ -233,14 +233,14 @@ def test_what_is_delivered_to_one_session_alone() -> None:
     assert state_of(runtime).jobs[JOB].home_seq == 0
 
 
-def test_what_is_delivered_at_home_moves_the_home_number() -> None:
+def test_delivered_in_the_submitting_session_moves_the_home_number() -> None:
     runtime = applied(OPENED, ACCEPTED, *published("log"))
     apply(state_of(runtime), records.Delivered(SESSION, JOB, "job.cancelled", b'{"a":1'))
     assert state_of(runtime).jobs[JOB].home_seq == 2
     assert state_of(runtime).jobs[JOB].history.events == 1
 
 
-def test_what_is_delivered_of_a_job_that_is_forgotten() -> None:
+def test_delivered_works_for_a_forgotten_job() -> None:
     runtime = applied(OPENED, OPENED_OTHER)
     apply(state_of(runtime), records.Delivered(OTHER, JOB, "job.result", b'{"a":1', trace_id="c" * 32))
     [(head, _, _)] = state_of(runtime).sessions[OTHER].log.entries()
@@ -248,7 +248,7 @@ def test_what_is_delivered_of_a_job_that_is_forgotten() -> None:
     assert b"job_1" in head and b"c" * 32 in head
 
 
-def test_a_terminal_is_written_for_each_session_as_it_reads_it() -> None:
+def test_a_terminal_has_the_form_that_each_session_reads() -> None:
     ended = msgspec.structs.replace(
         ENDED, payload=b'{"final_status":"success","result":1', inline=b'{"final_status":"success","result":2'
     )
@@ -274,14 +274,14 @@ def test_a_history_is_numbered_piece_by_piece_and_live_follows() -> None:
     assert list(other.observed) == [JOB] and other.backlogs == {}
 
 
-def test_a_history_of_a_job_that_is_over_has_its_end() -> None:
+def test_a_replay_of_an_ended_job_ends_with_its_terminal() -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, STARTED, *published("log"), ENDED)
     apply(state_of(runtime), records.Observed(OTHER, JOB, Backlog(0)), records.Replayed(OTHER, JOB, 1))
     assert positions(state_of(runtime), OTHER) == [1, 2]
     assert state_of(runtime).sessions[OTHER].observed == {}
 
 
-def test_a_history_at_home_ends_where_it_was_asked_for() -> None:
+def test_a_replay_in_the_submitting_session_ends_where_live_events_began() -> None:
     runtime = applied(OPENED, ACCEPTED, *published("log", "log"))
     apply(state_of(runtime), records.Observed(SESSION, JOB, Backlog(0, 1)), records.Replayed(SESSION, JOB, 1))
     assert positions(state_of(runtime), SESSION) == [1, 2, 1]
@@ -290,14 +290,14 @@ def test_a_history_at_home_ends_where_it_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize("backlog", [None, Backlog(0)])
-def test_to_observe_no_longer(backlog: Backlog | None) -> None:
+def test_unobserved_ends_an_observation(backlog: Backlog | None) -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, *published("log"))
     apply(state_of(runtime), records.Observed(OTHER, JOB, backlog), records.Unobserved(OTHER, JOB))
     job, other = state_of(runtime).jobs[JOB], state_of(runtime).sessions[OTHER]
     assert job.observers == job.behind == other.observed == other.backlogs == {}
 
 
-def test_a_subscription_ends_in_one_record_with_what_ends_it() -> None:
+def test_history_cut_ends_subscriptions_in_the_same_record() -> None:
     runtime = applied(OPENED, OPENED_OTHER, ACCEPTED, *published("log", "log", "log"))
     ended = records.Unobserved(OTHER, JOB, b'{"kind":"status"')
     apply(state_of(runtime), records.Observed(OTHER, JOB, Backlog(0)), records.HistoryCut(JOB, 2, [ended]))
@@ -307,7 +307,7 @@ def test_a_subscription_ends_in_one_record_with_what_ends_it() -> None:
     assert other.log.last == 1
 
 
-def test_a_history_is_cut() -> None:
+def test_history_cut_drops_events_and_moves_backlogs() -> None:
     runtime = applied(OPENED, ACCEPTED, *published("log", "log", "log"), records.HistoryCut(JOB, 2))
     history = state_of(runtime).jobs[JOB].history
     assert (history.first, history.cut, history.events) == (2, 2, 1)

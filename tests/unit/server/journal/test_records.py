@@ -31,7 +31,7 @@ def busy() -> tuple[World, list[Peer]]:
     return world, [peer, other]
 
 
-def test_this_is_the_first_version() -> None:
+def test_the_record_version_is_pinned() -> None:
     assert RECORD_VERSION == 2
 
 
@@ -62,18 +62,18 @@ def test_records_can_be_written_as_json_too() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"zork", b'{"type":"JobForgotten"}', b"\x81\xa4type\xa4Zork"])
-def test_what_is_no_record(data: bytes) -> None:
+def test_bytes_that_are_not_a_record_raise(data: bytes) -> None:
     with pytest.raises(ValueError):
         decode_record(data)
 
 
-def test_every_record_says_which_it_is() -> None:
+def test_every_record_has_a_tag() -> None:
     tags = [shape.__struct_config__.tag for shape in get_args(Record)]
     assert tags == [shape.__name__.removesuffix("Record") for shape in get_args(Record)]
     assert len(dict.fromkeys(tags)) == len(tags)
 
 
-def test_a_field_that_a_later_version_adds_does_no_harm() -> None:
+def test_unknown_fields_of_a_record_are_ignored() -> None:
     data = msgspec.msgpack.encode({"type": "JobForgotten", "job_id": "job_1", "later": 5})
     assert decode_record(data) == records.JobForgotten(JobId("job_1"))
 

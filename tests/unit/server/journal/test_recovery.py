@@ -65,7 +65,7 @@ def test_a_session_keeps_features_acks_and_tokens() -> None:
     assert world.resumed(peer, 3).codes() == ["RESUME_WINDOW_EXPIRED"]
 
 
-def test_numbers_go_on_without_a_gap() -> None:
+def test_event_numbers_continue_without_a_gap_after_a_restart() -> None:
     world = World(AGAIN)
     peer, job = started(world, 3)
     world.restart()
@@ -76,7 +76,7 @@ def test_numbers_go_on_without_a_gap() -> None:
     assert again.numbers() == [4, 5, 6]
 
 
-def test_the_window_of_every_session_begins_anew() -> None:
+def test_a_restart_begins_every_resume_window_anew() -> None:
     world = World(JOURNAL)
     peer, _ = started(world)
     peer.drop()
@@ -88,7 +88,7 @@ def test_the_window_of_every_session_begins_anew() -> None:
     assert world.state.sessions == {}
 
 
-def test_without_a_window_no_session_survives() -> None:
+def test_a_resume_window_of_zero_ends_every_session_in_a_restart() -> None:
     config = msgspec.structs.replace(JOURNAL, resume_window_sec=0)
     world = World(config)
     _, job = started(world)
@@ -98,7 +98,7 @@ def test_without_a_window_no_session_survives() -> None:
     assert world.client().cancel(job)[0]["payload"]["final_status"] == "error"
 
 
-def test_ids_and_tokens_of_a_new_process_are_its_own() -> None:
+def test_a_restarted_process_makes_new_ids_and_tokens() -> None:
     world = World(JOURNAL)
     peer, job = started(world)
     world.restart()
@@ -111,7 +111,7 @@ def test_ids_and_tokens_of_a_new_process_are_its_own() -> None:
     assert len(dict.fromkeys(ids)) == len(ids)
 
 
-def test_a_superseded_token_stays_so() -> None:
+def test_a_superseded_token_is_invalid_after_a_restart() -> None:
     world = World(JOURNAL)
     peer, _ = started(world)
     second = world.resumed(peer)
@@ -121,7 +121,7 @@ def test_a_superseded_token_stays_so() -> None:
     assert world.resumed(third).session_id == peer.session_id
 
 
-def test_a_session_that_had_ended_has_ended() -> None:
+def test_an_ended_session_is_not_restored() -> None:
     world = World(JOURNAL)
     peer, job = started(world, 2)
     peer.drop()
@@ -135,7 +135,7 @@ def test_a_session_that_had_ended_has_ended() -> None:
     assert [frame["payload"]["job_seq"] for frame in other.about(job)] == [1, 2, 3, 4]
 
 
-def test_an_anonymous_session_is_resumed_by_its_token_still() -> None:
+def test_an_anonymous_session_is_resumed_by_its_token_after_a_restart() -> None:
     world = World(msgspec.structs.replace(JOURNAL, anonymous=True))
     peer = world.connect()
     peer.hello(None, scheme="anonymous")
@@ -167,7 +167,7 @@ def test_a_verified_principal_is_never_taken_for_an_anonymous_one(how: str) -> N
         assert world.last(Authenticate).principal == "anonymous-x"
 
 
-def test_the_notice_of_a_lag_does_not_come_again_after_a_restart() -> None:
+def test_the_notice_of_a_lag_is_not_repeated_after_a_restart() -> None:
     world = World(msgspec.structs.replace(AGAIN, limits=Limits(back_pressure_events=5)))
     peer, job = started(world, 1)
     peer.send("session.ack", {"last_processed_seq": 1})
@@ -184,7 +184,7 @@ def test_the_notice_of_a_lag_does_not_come_again_after_a_restart() -> None:
     assert str(again.frames).count("back_pressure") == 1
 
 
-def test_a_session_that_was_told_of_its_lag_is_told_once_across_a_restart() -> None:
+def test_a_lag_is_reported_once_across_a_restart() -> None:
     world = World(msgspec.structs.replace(AGAIN, limits=Limits(back_pressure_events=5)))
     peer, job = started(world, 10)
     assert str(peer.frames).count("back_pressure") == 1
@@ -202,7 +202,7 @@ def test_a_session_that_was_told_of_its_lag_is_told_once_across_a_restart() -> N
 # Jobs.
 
 
-def test_jobs_whose_agents_died_end_with_an_error_that_may_be_retried() -> None:
+def test_jobs_whose_agents_died_end_with_a_retryable_error() -> None:
     world = World(JOURNAL)
     peer, job = started(world, 1)
     world.restart()
@@ -219,7 +219,7 @@ def test_jobs_whose_agents_died_end_with_an_error_that_may_be_retried() -> None:
     assert len(world.all(StartJob)) == 1
 
 
-def test_an_outcome_that_was_fixed_before_the_crash_wins() -> None:
+def test_an_outcome_fixed_before_the_crash_counts() -> None:
     world = World(AGAIN)
     peer, job = started(world)
     peer.cancel(job, "enough")
@@ -281,7 +281,7 @@ def test_an_agent_that_is_restartable_no_longer_is_not_started() -> None:
     assert [frame["type"] for frame in world.resumed(peer, 0).about(job)] == ["job.error"]
 
 
-def test_the_time_of_a_job_goes_on_over_a_restart() -> None:
+def test_max_runtime_sec_counts_across_a_restart() -> None:
     world = World(AGAIN)
     peer, job = started(world, max_runtime_sec=100)
     world.advance(40)
@@ -295,7 +295,7 @@ def test_the_time_of_a_job_goes_on_over_a_restart() -> None:
     assert again.about(job)[-1]["payload"]["code"] == "TIMEOUT"
 
 
-def test_a_clock_that_was_ahead_gives_no_job_more_time() -> None:
+def test_a_wall_clock_that_was_ahead_does_not_extend_max_runtime_sec() -> None:
     world = World(AGAIN)
     world.runtime.wall_clock_set(UNIX + 3_600 * SECOND, now=world.now)
     _, job = started(world, max_runtime_sec=100)
@@ -306,7 +306,7 @@ def test_a_clock_that_was_ahead_gives_no_job_more_time() -> None:
     assert world.stops() == [job]
 
 
-def test_a_job_whose_time_ran_out_meanwhile_is_stopped_at_once() -> None:
+def test_a_job_whose_max_runtime_sec_ended_meanwhile_is_stopped_at_once() -> None:
     world = World(AGAIN)
     _, job = started(world, max_runtime_sec=10)
     world.now += 20 * SECOND
@@ -327,7 +327,7 @@ def test_a_finished_job_is_kept_for_the_rest_of_its_time() -> None:
     assert world.state.jobs == {}
 
 
-def test_a_clock_that_was_ahead_keeps_no_job_longer() -> None:
+def test_a_wall_clock_that_was_ahead_does_not_extend_the_retention_of_jobs() -> None:
     world = World(JOURNAL)
     peer = world.client()
     first, second = peer.submit(), peer.submit()
@@ -353,7 +353,7 @@ def test_finished_jobs_are_forgotten_in_the_order_of_their_ends() -> None:
     assert list(world.state.jobs) == [first]
 
 
-def test_a_job_that_ran_longer_than_finished_jobs_are_kept_is_kept_after_its_end() -> None:
+def test_the_retention_of_a_long_job_begins_at_its_end() -> None:
     world = World(JOURNAL)
     _, job = started(world)
     world.advance(5_000)
@@ -377,7 +377,7 @@ def test_what_recovery_decides_is_handed_out_by_the_first_take() -> None:
     assert output.events == ()
 
 
-def test_nothing_that_recovery_decides_is_sent_before_it_is_durable() -> None:
+def test_decisions_of_recovery_are_sent_once_they_are_durable() -> None:
     world = World(JOURNAL)
     peer, job = started(world, 1)
     world.durable = False
@@ -400,7 +400,7 @@ def test_a_restarted_agent_waits_until_its_start_is_durable() -> None:
     assert len(world.all(StartJob)) == 2
 
 
-def test_a_restart_of_a_restart_decides_nothing_more() -> None:
+def test_a_second_restart_decides_nothing_new() -> None:
     world = World(JOURNAL)
     started(world, 2)
     world.restart()
@@ -411,7 +411,7 @@ def test_a_restart_of_a_restart_decides_nothing_more() -> None:
     assert world.runtime.snapshot() == snapshot
 
 
-def test_what_was_not_durable_never_was() -> None:
+def test_changes_that_were_not_durable_are_lost_without_a_trace() -> None:
     world = World(JOURNAL)
     peer, job = started(world, 2)
     world.durable = False
@@ -426,7 +426,7 @@ def test_what_was_not_durable_never_was() -> None:
     assert (end["event_seq"], end["payload"]["code"]) == (3, "INTERNAL_ERROR")
 
 
-def test_nothing_at_all_is_a_past_too() -> None:
+def test_a_runtime_restores_from_no_records() -> None:
     runtime = Runtime.restore(JOURNAL, [], seed=b"t" * 32, now=START, unix=UNIX)
     assert state_of(runtime).sessions == state_of(runtime).jobs == {}
     assert runtime.take().records == ()
@@ -435,7 +435,7 @@ def test_nothing_at_all_is_a_past_too() -> None:
 # Limits.
 
 
-def test_a_crash_between_an_event_and_its_eviction() -> None:
+def test_a_crash_between_an_event_and_its_eviction_restores_within_limits() -> None:
     world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_session_events=16)))
     started(world, 17)
     assert type(world.records[-1]) is Evicted
@@ -446,7 +446,7 @@ def test_a_crash_between_an_event_and_its_eviction() -> None:
     assert Evicted in [type(record) for record in world.records]
 
 
-def test_a_crash_between_an_event_and_the_cut_of_its_history() -> None:
+def test_a_crash_between_an_event_and_the_cut_of_its_history_restores_within_limits() -> None:
     world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_history_events=16)))
     _, job = started(world, 17)
     assert [type(record) for record in world.records[-2:]] == [Published, HistoryCut]
@@ -455,7 +455,7 @@ def test_a_crash_between_an_event_and_the_cut_of_its_history() -> None:
     assert world.state.jobs[job].history.events <= 16
 
 
-def test_limits_that_were_lowered_hold_after_a_restart() -> None:
+def test_lowered_limits_hold_after_a_restart() -> None:
     world = World(JOURNAL)
     started(world, 50)
     world.config = msgspec.structs.replace(JOURNAL, limits=Limits(max_principal_events=20))
@@ -463,7 +463,7 @@ def test_limits_that_were_lowered_hold_after_a_restart() -> None:
     assert world.state.holdings.events <= 20
 
 
-def test_limits_that_were_lowered_hold_for_what_is_over_too() -> None:
+def test_lowered_limits_hold_for_finished_jobs_after_a_restart() -> None:
     world = World(JOURNAL)
     _, job = started(world, 50)
     world.finish(job)
@@ -483,7 +483,7 @@ def test_fewer_finished_jobs_are_kept_when_the_limit_was_lowered() -> None:
     assert list(world.state.jobs) == jobs[2:]
 
 
-def test_timers_after_a_restart() -> None:
+def test_a_restart_arms_the_timers_of_its_sessions_and_jobs() -> None:
     world = World(JOURNAL)
     _, job = started(world, idempotency_key="k")
     world.finish(job)

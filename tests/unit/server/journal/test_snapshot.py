@@ -39,13 +39,13 @@ def kinds(world: World) -> list[type]:
     return [type(record) for record in world.runtime.snapshot()]
 
 
-def test_of_nothing() -> None:
+def test_a_snapshot_of_an_empty_runtime() -> None:
     world = World(JOURNAL)
     assert world.runtime.snapshot() == [RuntimeKept(0)]
     law(world)
 
 
-def test_sessions_come_before_their_jobs_and_histories_and_keys_behind() -> None:
+def test_a_snapshot_orders_sessions_jobs_backlogs_and_keys() -> None:
     world = World(JOURNAL)
     peer, other = world.client(), world.client()
     job = peer.submit(idempotency_key="k")
@@ -55,7 +55,7 @@ def test_sessions_come_before_their_jobs_and_histories_and_keys_behind() -> None
     law(world)
 
 
-def test_of_a_job_in_every_status() -> None:
+def test_a_snapshot_of_a_job_in_every_status() -> None:
     world = World(JOURNAL)
     peer = world.client()
     jobs = [peer.submit(max_runtime_sec=100) for _ in range(6)]
@@ -70,7 +70,7 @@ def test_of_a_job_in_every_status() -> None:
     assert statuses == ["success", "error", "cancelled", "cancelled", "error", "error"]
 
 
-def test_of_jobs_that_start_again() -> None:
+def test_a_snapshot_of_jobs_that_start_again() -> None:
     world = World(AGAIN)
     peer = world.client()
     for number in range(3):
@@ -79,7 +79,7 @@ def test_of_jobs_that_start_again() -> None:
     assert [job.attempt for job in state_of(law(world)).jobs.values()] == [3, 3, 3]
 
 
-def test_of_a_log_that_was_acked_and_evicted() -> None:
+def test_a_snapshot_of_an_acked_and_evicted_log() -> None:
     world = World(
         msgspec.structs.replace(JOURNAL, limits=Limits(max_session_events=16, max_history_events=8))
     )
@@ -95,7 +95,7 @@ def test_of_a_log_that_was_acked_and_evicted() -> None:
     assert state_of(runtime).jobs[job].history.cut == 33
 
 
-def test_of_tokens_replies_and_requests_that_were_answered() -> None:
+def test_a_snapshot_of_tokens_and_replies() -> None:
     world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_session_replies=2)))
     peer = world.client()
     for number in range(4):
@@ -108,7 +108,7 @@ def test_of_tokens_replies_and_requests_that_were_answered() -> None:
     assert session.replies.accepted("s0") is not None
 
 
-def test_of_observers_live_and_behind() -> None:
+def test_a_snapshot_of_observers_live_and_behind() -> None:
     world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_backlog_events=2)))
     peer, live, behind = world.client(), world.client(), world.client()
     job, other = peer.submit(), peer.submit()
@@ -125,7 +125,7 @@ def test_of_observers_live_and_behind() -> None:
     law(world)
 
 
-def test_of_a_job_whose_session_has_ended() -> None:
+def test_a_snapshot_of_a_job_whose_session_has_ended() -> None:
     world = World(msgspec.structs.replace(JOURNAL, resume_window_sec=10))
     peer = world.client()
     job = peer.submit()
@@ -138,7 +138,7 @@ def test_of_a_job_whose_session_has_ended() -> None:
     assert state_of(runtime).jobs[job].home_seq == 3
 
 
-def test_of_keys_whose_jobs_run_ended_and_are_forgotten() -> None:
+def test_a_snapshot_of_keys_of_running_ended_and_forgotten_jobs() -> None:
     world = World(msgspec.structs.replace(JOURNAL, limits=Limits(retention_sec=10)))
     peer = world.client()
     jobs = [peer.submit(idempotency_key=key) for key in "abc"]
@@ -151,7 +151,7 @@ def test_of_keys_whose_jobs_run_ended_and_are_forgotten() -> None:
     assert list(state_of(runtime).jobs) == jobs[1:]
 
 
-def test_of_a_peer_with_a_form_of_its_own() -> None:
+def test_a_snapshot_of_a_session_with_a_quirk() -> None:
     world = World(JOURNAL)
     peer = world.connect()
     peer.hello(features=(), agents=[])
@@ -162,7 +162,7 @@ def test_of_a_peer_with_a_form_of_its_own() -> None:
     assert session.quirk.name == "pypi"
 
 
-def test_of_an_anonymous_session() -> None:
+def test_a_snapshot_of_an_anonymous_session() -> None:
     world = World(msgspec.structs.replace(JOURNAL, anonymous=True))
     peer = world.connect()
     peer.hello(None, scheme="anonymous")
@@ -183,7 +183,7 @@ def test_a_job_keeps_its_number_when_others_are_forgotten() -> None:
 
 
 @pytest.mark.parametrize("first", ["records", "snapshot"])
-def test_a_runtime_goes_on_the_same_from_either(first: str) -> None:
+def test_a_runtime_continues_equally_from_snapshot_and_records(first: str) -> None:
     """Frames after a restart are the same bytes, whether the journal was compacted or not."""
 
     def frames(records: list[Record], world: World, peer: Peer) -> list[bytes]:
@@ -217,7 +217,7 @@ def test_a_snapshot_changes_nothing() -> None:
     assert world.runtime.take().records == ()
 
 
-def test_a_snapshot_and_the_records_behind_it_are_all_records() -> None:
+def test_a_snapshot_and_later_records_restore_the_same_state() -> None:
     world = World(AGAIN)
     peer, other = world.client(), world.client()
     job = peer.submit(idempotency_key="k")
@@ -233,7 +233,7 @@ def test_a_snapshot_and_the_records_behind_it_are_all_records() -> None:
     assert one.snapshot() == restored(world, world.records).snapshot() == world.runtime.snapshot()
 
 
-def test_a_snapshot_is_what_was_when_it_was_taken() -> None:
+def test_a_snapshot_does_not_change_after_it_was_taken() -> None:
     world = World(msgspec.structs.replace(JOURNAL, limits=Limits(max_backlog_events=1)))
     peer, other = world.client(), world.client()
     job = peer.submit(idempotency_key="k")

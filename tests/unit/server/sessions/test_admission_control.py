@@ -53,7 +53,7 @@ def ping(peer: Peer) -> list[Frame]:
 # Requests a second.
 
 
-def test_a_connection_asks_so_much_at_once_and_is_told_then() -> None:
+def test_a_connection_above_its_burst_of_requests_gets_an_error() -> None:
     world = world_of(max_requests_per_sec=5)
     peer = world.client()
     for _ in range(10):
@@ -65,7 +65,7 @@ def test_a_connection_asks_so_much_at_once_and_is_told_then() -> None:
     assert world.last(Audit).principal == "alice"
 
 
-def test_the_rest_is_not_read_until_the_bucket_allows() -> None:
+def test_requests_above_the_rate_are_read_when_the_bucket_allows() -> None:
     world = world_of(max_requests_per_sec=5)
     peer = world.client()
     for _ in range(11):
@@ -78,7 +78,7 @@ def test_the_rest_is_not_read_until_the_bucket_allows() -> None:
     assert peer.frames[-1]["type"] == "session.pong"
 
 
-def test_lines_of_one_chunk_wait_too() -> None:
+def test_lines_of_one_chunk_above_the_rate_wait() -> None:
     world = world_of(max_requests_per_sec=5)
     peer = world.client(framing=Framing.LINES)
     line = b'{"type":"session.ping","id":"x","payload":{"nonce":"n"}}\n'
@@ -91,7 +91,7 @@ def test_lines_of_one_chunk_wait_too() -> None:
     assert (len(peer.of("session.pong")), len(peer.of("session.error"))) == (26, 4)
 
 
-def test_a_connection_is_told_once_a_second_whatever_limit_it_reaches() -> None:
+def test_a_connection_gets_one_error_about_limits_a_second() -> None:
     world = world_of(max_total_running_jobs=1)
     peer = world.client()
     peer.submit()
@@ -105,7 +105,7 @@ def test_a_connection_is_told_once_a_second_whatever_limit_it_reaches() -> None:
     assert peer.connection.phase is Phase.OPEN
 
 
-def test_a_cancel_that_waits_is_carried_out() -> None:
+def test_a_cancel_on_a_paused_connection_is_carried_out_later() -> None:
     world = world_of(max_total_running_jobs=1)
     peer = world.client()
     job = peer.submit()
@@ -115,7 +115,7 @@ def test_a_cancel_that_waits_is_carried_out() -> None:
     assert world.last(StopJob).job_id == job
 
 
-def test_ten_seconds_over_it_a_connection_is_closed_and_its_session_goes_on() -> None:
+def test_a_connection_ten_seconds_above_its_rate_is_closed_and_its_session_detached() -> None:
     world = world_of(max_requests_per_sec=5)
     peer = world.client()
     seconds = 0
@@ -132,7 +132,7 @@ def test_ten_seconds_over_it_a_connection_is_closed_and_its_session_goes_on() ->
     assert again.of("session.welcome")
 
 
-def test_whoever_asks_too_much_now_and_then_is_not_closed() -> None:
+def test_a_connection_above_its_rate_now_and_then_is_not_closed() -> None:
     world = world_of(max_requests_per_sec=5)
     peer = world.client()
     for _ in range(30):
@@ -153,7 +153,7 @@ def test_connections_of_a_principal_share_its_rate_and_no_other_principal_does()
         assert ping(other)[0]["type"] == "session.pong"
 
 
-def test_another_connection_is_no_new_rate_for_a_principal() -> None:
+def test_a_new_connection_does_not_reset_the_rate_of_its_principal() -> None:
     world = world_of(window=0, max_requests_per_sec=100, max_principal_requests_per_sec=8)
     for _ in range(4):
         peer = world.client()
@@ -164,7 +164,7 @@ def test_another_connection_is_no_new_rate_for_a_principal() -> None:
     assert list(world.state.caps.standings) == ["alice"]
 
 
-def test_groups_with_nothing_are_forgotten_when_their_bucket_is_full() -> None:
+def test_groups_without_sessions_are_forgotten_when_their_bucket_is_full() -> None:
     world = world_of(window=0)
     peer = world.client()
     ping(peer)
@@ -177,7 +177,7 @@ def test_groups_with_nothing_are_forgotten_when_their_bucket_is_full() -> None:
 
 
 @pytest.mark.parametrize("left", ["session", "connection"])
-def test_a_group_that_has_something_again_is_not_forgotten(left: str) -> None:
+def test_a_group_with_a_session_again_is_not_forgotten(left: str) -> None:
     world = world_of(window=1, max_principal_requests_per_sec=1)
     first = world.client()
     ping(first)
@@ -205,7 +205,7 @@ def test_a_group_that_has_something_again_is_not_forgotten(left: str) -> None:
     assert list(world.state.caps.standings) == ["bob"]
 
 
-def test_acks_and_pongs_are_no_requests() -> None:
+def test_acks_and_pongs_do_not_count_as_requests() -> None:
     world = world_of(max_requests_per_sec=1)
     peer = world.client()
     for _ in range(50):
@@ -214,7 +214,7 @@ def test_acks_and_pongs_are_no_requests() -> None:
     assert peer.connection.reading
 
 
-def test_what_is_not_supported_is_counted_too() -> None:
+def test_unknown_message_types_count_as_requests() -> None:
     world = world_of(max_requests_per_sec=1)
     peer = world.client()
     future = b'{"arcp":"2.0","type":"session.ping","id":"f"}'
@@ -243,7 +243,7 @@ def test_silence_is_not_counted_while_a_connection_is_not_read() -> None:
     assert connection_state(peer.connection).listening
 
 
-def test_what_waited_is_replayed_in_its_order() -> None:
+def test_a_replay_of_a_recording_keeps_the_order_of_paused_requests() -> None:
     config = msgspec.structs.replace(
         QUIET, limits=Limits(max_requests_per_sec=3, max_principal_requests_per_sec=5)
     )
@@ -270,7 +270,7 @@ def test_what_waited_is_replayed_in_its_order() -> None:
 # Sessions.
 
 
-def test_the_longest_detached_session_without_jobs_makes_room() -> None:
+def test_the_longest_detached_session_without_jobs_ends_for_a_new_one() -> None:
     world = world_of(max_principal_sessions=3)
     busy, first, second = world.client(), world.client(), world.client()
     busy.submit()
@@ -286,7 +286,7 @@ def test_the_longest_detached_session_without_jobs_makes_room() -> None:
     assert gone.codes() == ["RESUME_WINDOW_EXPIRED"]
 
 
-def test_no_room_is_an_error_that_passes() -> None:
+def test_one_session_too_many_is_a_retryable_error() -> None:
     world = world_of(max_principal_sessions=2)
     kept = [world.client(), world.client()]
     peer = world.connect()
@@ -298,7 +298,7 @@ def test_no_room_is_an_error_that_passes() -> None:
     assert world.client().connection.phase is Phase.OPEN
 
 
-def test_a_resume_needs_no_room() -> None:
+def test_a_resume_does_not_count_as_a_new_session() -> None:
     world = world_of(max_principal_sessions=1)
     peer = world.client()
     again = world.resumed(peer)
@@ -306,7 +306,7 @@ def test_a_resume_needs_no_room() -> None:
     assert world.resumed(again).of("session.welcome")
 
 
-def test_an_hour_of_ping_and_pong_makes_an_attached_session_the_next() -> None:
+def test_an_attached_session_that_was_idle_for_an_hour_ends_for_a_new_one() -> None:
     world = world_of(max_principal_sessions=3)
     idle, talks, waits = world.client(), world.client(), world.client()
     waits.submit()
@@ -322,7 +322,7 @@ def test_an_hour_of_ping_and_pong_makes_an_attached_session_the_next() -> None:
     refused(world.connect().hello(), "sessions", 3)
 
 
-def test_of_two_idle_ones_the_longer_idle_ends_also_without_a_window() -> None:
+def test_the_longest_idle_session_ends_first_even_without_a_resume_window() -> None:
     world = world_of(max_principal_sessions=2, window=0)
     late, early = world.client(), world.client()
     world.advance(100)
@@ -333,7 +333,7 @@ def test_of_two_idle_ones_the_longer_idle_ends_also_without_a_window() -> None:
     assert late.closing is None
 
 
-def test_whoever_observes_or_was_sent_something_is_not_idle() -> None:
+def test_a_session_that_observes_or_got_an_event_is_not_idle() -> None:
     world = world_of(max_principal_sessions=2)
     works, observes = world.client(), world.client()
     job = works.submit()
@@ -347,7 +347,7 @@ def test_whoever_observes_or_was_sent_something_is_not_idle() -> None:
     assert world.client().connection.phase is Phase.OPEN
 
 
-def test_a_search_without_success_is_not_repeated_for_a_second_unless_something_changes() -> None:
+def test_a_failed_search_for_an_unused_session_is_not_repeated_for_a_second() -> None:
     world = world_of(max_principal_sessions=1)
     peer = world.client()
     job = peer.submit()
@@ -359,7 +359,7 @@ def test_a_search_without_success_is_not_repeated_for_a_second_unless_something_
     assert world.client().connection.phase is Phase.OPEN
 
 
-def test_those_without_a_name_have_their_places_together() -> None:
+def test_anonymous_clients_share_one_limit_of_sessions() -> None:
     world = world_of(
         anonymous=True,
         max_anonymous_sessions=2,
@@ -393,7 +393,7 @@ def test_restored_sessions_are_counted() -> None:
 # Connections.
 
 
-def test_a_principal_has_so_many_connections_those_that_close_included() -> None:
+def test_closing_connections_count_against_the_limit_of_a_principal() -> None:
     world = world_of(max_principal_connections=2)
     peer = world.client()
     second = world.resumed(peer)
@@ -404,7 +404,7 @@ def test_a_principal_has_so_many_connections_those_that_close_included() -> None
     assert world.resumed(second).connection.phase is Phase.OPEN
 
 
-def test_connections_before_their_welcome_are_few_and_half_of_them_from_one_place() -> None:
+def test_connections_before_their_welcome_are_limited_in_total_and_per_origin() -> None:
     world = world_of(max_early_connections=4)
     crowd = [world.connect(peer=f"192.0.2.1:{port}") for port in range(6)]
     assert [peer.connection.phase for peer in crowd] == [Phase.AWAITING_HELLO] * 4 + [Phase.CLOSING] * 2
@@ -417,7 +417,7 @@ def test_connections_before_their_welcome_are_few_and_half_of_them_from_one_plac
     assert world.connect(peer="192.0.2.1:9").connection.phase is Phase.AWAITING_HELLO
 
 
-def test_one_place_has_half_of_the_early_connections_and_few_more_are_turned_away() -> None:
+def test_one_origin_has_half_of_the_early_places_and_a_few_refusals() -> None:
     world = world_of(max_early_connections=1_000)
     crowd = [world.connect(peer=f"192.0.2.1:{port}") for port in range(533)]
     waiting = [peer.connection.phase is Phase.AWAITING_HELLO for peer in crowd]
@@ -430,7 +430,7 @@ def test_one_place_has_half_of_the_early_connections_and_few_more_are_turned_awa
     assert len(world.state.caps.early) == 1_000 + 64
 
 
-def test_whoever_says_no_hello_loses_its_place() -> None:
+def test_a_connection_without_a_hello_loses_its_early_place() -> None:
     world = world_of(max_early_connections=2)
     slow = [world.connect(peer="a"), world.connect(peer="b")]
     late = world.connect(peer="c")
@@ -446,7 +446,7 @@ def test_whoever_says_no_hello_loses_its_place() -> None:
     assert fresh.connection.phase is Phase.OPEN
 
 
-def test_of_what_strangers_cause_not_everything_is_told_but_counted() -> None:
+def test_audit_facts_about_early_connections_are_rate_limited_and_counted() -> None:
     world = world_of(max_early_connections=2)
     for _ in range(150):
         world.connect(peer="a")
@@ -472,11 +472,11 @@ def test_of_what_strangers_cause_not_everything_is_told_but_counted() -> None:
         ("host:", "host:"),
     ],
 )
-def test_where_a_peer_comes_from(peer: str, origin: str) -> None:
+def test_the_origin_of_a_peer_is_its_host_or_ipv6_prefix(peer: str, origin: str) -> None:
     assert origin_of(peer) == origin
 
 
-def test_places_are_given_back() -> None:
+def test_a_removed_early_connection_frees_its_place() -> None:
     early = Early(2)
     assert [early.add(number, "a") for number in range(3)] == [True, True, False]
     assert (early.placed(0), early.placed(1)) == (True, False)
@@ -491,7 +491,7 @@ def test_places_are_given_back() -> None:
 # Failed authentications.
 
 
-def test_who_guesses_is_not_verified_any_more_until_some_time_has_passed() -> None:
+def test_an_origin_with_too_many_failed_authentications_is_throttled() -> None:
     world = world_of(max_failed_authentications=3)
     for number in range(3):
         peer = world.connect(peer=f"192.0.2.1:{number}")
@@ -510,7 +510,7 @@ def test_who_guesses_is_not_verified_any_more_until_some_time_has_passed() -> No
     assert later.connection.phase is Phase.OPEN
 
 
-def test_a_session_is_resumed_from_where_others_have_failed() -> None:
+def test_a_valid_resume_token_passes_the_throttle_of_its_origin() -> None:
     world = world_of(max_failed_authentications=1)
     peer = world.client()
     world.connect().hello("wrong")
@@ -519,7 +519,7 @@ def test_a_session_is_resumed_from_where_others_have_failed() -> None:
     assert world.resumed(peer, resume_token="rt_guess").codes() == ["INTERNAL_ERROR"]
 
 
-def test_right_tokens_and_other_failures_do_not_count() -> None:
+def test_only_refused_tokens_count_as_failed_authentications() -> None:
     world = world_of(max_failed_authentications=1)
     world.client()
     world.connect().hello("x", scheme="zork")
@@ -542,7 +542,7 @@ def test_right_tokens_and_other_failures_do_not_count() -> None:
     assert last.connection.phase is Phase.OPEN
 
 
-def test_no_fact_holds_a_token() -> None:
+def test_no_audit_fact_holds_a_token() -> None:
     world = world_of(max_failed_authentications=2)
     for _ in range(4):
         world.connect().hello("gu3ss")
@@ -554,7 +554,7 @@ def test_no_fact_holds_a_token() -> None:
 # Jobs.
 
 
-def test_a_principal_has_so_many_jobs_and_others_have_theirs() -> None:
+def test_running_jobs_are_limited_per_principal() -> None:
     world = world_of(max_principal_running_jobs=2)
     peer = world.client()
     first, _ = peer.submit(), peer.submit()
@@ -565,7 +565,7 @@ def test_a_principal_has_so_many_jobs_and_others_have_theirs() -> None:
     peer.submit()
 
 
-def test_an_agent_that_does_not_stop_counts_on() -> None:
+def test_an_agent_that_ignores_its_cancel_still_counts_as_running() -> None:
     world = world_of(max_principal_running_jobs=1)
     peer = world.client()
     job = peer.submit()
@@ -577,7 +577,7 @@ def test_an_agent_that_does_not_stop_counts_on() -> None:
     peer.submit()
 
 
-def test_running_jobs_are_counted_by_group_as_long_as_they_are_there() -> None:
+def test_running_jobs_are_counted_by_group() -> None:
     world = World()
     job = world.state.jobs[world.client().submit()]
     running = RunningJobs()
@@ -590,13 +590,13 @@ def test_running_jobs_are_counted_by_group_as_long_as_they_are_there() -> None:
         del running[JobId("job_x")]
 
 
-def test_a_limit_that_passes_says_so() -> None:
+def test_exceeded_is_retryable_and_names_the_limit() -> None:
     error = Exceeded("max_principal_sessions", 3, "too many", retry_after_ms=7)
     assert error.code is ErrorCode.INTERNAL_ERROR
     assert error.details == {"limit": "sessions", "max": 3, "retry_after_ms": 7}
 
 
-def test_the_clock_of_a_bucket_does_not_depend_on_where_it_starts() -> None:
+def test_a_bucket_does_not_depend_on_the_start_of_the_clock() -> None:
     for start in (0, 10**18):
         world = world_of(max_requests_per_sec=2)
         world.now = start + 1_000 * SECOND

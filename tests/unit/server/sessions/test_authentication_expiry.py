@@ -137,7 +137,7 @@ def test_the_expiry_survives_a_restart(compacted: bool) -> None:
     assert opened(world, None, resume_token=again.token).frames[0]["type"] == "session.welcome"
 
 
-def test_records_that_tell_no_expiry_are_read() -> None:
+def test_records_without_an_expiry_are_read() -> None:
     world = World(JOURNAL, tokens=None)
     opened(world, None)
     for record in (*world.records, *world.runtime.snapshot()):
@@ -148,7 +148,7 @@ def test_records_that_tell_no_expiry_are_read() -> None:
 
 
 @pytest.mark.parametrize("expires", [2**63, 10**30])
-def test_an_expiry_beyond_what_a_record_holds_is_the_last_moment_of_one(expires: int) -> None:
+def test_an_expiry_beyond_the_range_of_a_record_is_capped(expires: int) -> None:
     world = World(JOURNAL, tokens=None)
     peer = world.connect()
     peer.hello()
@@ -158,7 +158,7 @@ def test_an_expiry_beyond_what_a_record_holds_is_the_last_moment_of_one(expires:
 
 
 @pytest.mark.parametrize("principal", ["", "a\ud800", "\udfff"])
-def test_a_principal_that_is_not_valid_text_is_refused_before_anything_changes(principal: str) -> None:
+def test_a_principal_that_is_not_valid_unicode_raises_before_anything_changes(principal: str) -> None:
     runtime = Runtime(JOURNAL, seed=bytes(32), now=START, unix=UNIX)
     world = World(runtime=runtime, tokens=None)
     peer = world.connect()

@@ -22,14 +22,14 @@ def log_of(*sizes: int) -> Log:
     return log
 
 
-def test_numbers_begin_at_one() -> None:
+def test_log_numbers_begin_at_one() -> None:
     log = Log(SESSION)
     assert (len(log), log.first, log.last, log.size) == (0, 1, 0, 0)
     log.append(Entry(b"h", b"abc"), 3, NOW)
     assert (len(log), log.first, log.last, log.size) == (1, 1, 1, 3)
 
 
-def test_between_is_by_number() -> None:
+def test_between_selects_entries_by_number() -> None:
     log = log_of(1, 2, 3, 4)
     assert [len(entry.payload) for entry in log.between(1, 3)] == [2, 3]
     assert log.between(4, 4) == []
@@ -37,7 +37,7 @@ def test_between_is_by_number() -> None:
     assert [len(entry.payload) for entry in log.between(2, 4)] == [3, 4]
 
 
-def test_release_leaves_no_gap() -> None:
+def test_release_leaves_no_gap_in_the_log() -> None:
     log = log_of(1, 2, 3)
     assert log.release(0) == (0, 0)
     assert (log.first, log.size) == (1, 6)
@@ -87,7 +87,7 @@ def aged(*seconds: float) -> Log:
     return log
 
 
-def test_the_oldest_of_an_empty_log_is_nothing() -> None:
+def test_an_empty_log_has_no_oldest_event() -> None:
     log = aged(1)
     log.release(1)
     assert (log.oldest_at, log.older_than(Monotonic(99 * SECOND))) == (None, 0)
@@ -126,7 +126,7 @@ def append(log: Log, size: int, at: float) -> bool:
         (0, 99, None, [True, True, True]),
     ],
 )
-def test_a_look_is_due_beyond_what_was_allowed(
+def test_a_log_is_due_beyond_its_allowance(
     upto: int, size: int, until: float | None, looks: list[bool]
 ) -> None:
     log = Log(SESSION)
@@ -137,7 +137,7 @@ def test_a_look_is_due_beyond_what_was_allowed(
     ]
 
 
-def test_what_comes_at_once_is_as_what_comes_one_by_one() -> None:
+def test_extend_equals_repeated_append() -> None:
     entries = [Entry(b"head", b"x" * size) for size in (3, 1, 2)]
     log, other = aged(1), aged(1)
     log.allow(99, 99, None)
@@ -150,7 +150,7 @@ def test_what_comes_at_once_is_as_what_comes_one_by_one() -> None:
     assert log.due(NOW)
 
 
-def test_what_goes_makes_a_look_due() -> None:
+def test_a_release_withdraws_the_allowance_of_a_log() -> None:
     log = log_of(1, 1)
     log.allow(9, 99, None)
     assert not log.due(NOW)
@@ -161,7 +161,7 @@ def test_what_goes_makes_a_look_due() -> None:
     assert append(log, 1, 5)
 
 
-def test_an_empty_log_allows_nothing() -> None:
+def test_an_empty_log_has_no_allowance() -> None:
     log = Log(SESSION)
     log.allow(9, 99, None)
     assert append(log, 1, 0)
@@ -171,7 +171,7 @@ def test_an_empty_log_allows_nothing() -> None:
 # Durability.
 
 
-def test_what_is_not_durable_is_not_visible() -> None:
+def test_events_that_are_not_durable_are_not_visible() -> None:
     log = log_of(1, 1)
     assert log.visible(persisted=0, records=0) == 2  # No journal.
     log.append(Entry(b"", b""), 0, NOW)
@@ -201,7 +201,7 @@ def test_a_released_log_stays_visible() -> None:
 # Snapshots.
 
 
-def test_a_log_is_loaded_as_it_was() -> None:
+def test_a_loaded_log_equals_the_saved_one() -> None:
     log = log_of(1, 2, 3)
     log.release(1)
     copy = Log(SESSION)

@@ -82,7 +82,7 @@ def test_a_resumed_session_has_its_id_and_another_token() -> None:
 
 
 @pytest.mark.parametrize("last", [0, 1, 2, 3])
-def test_every_frame_above_the_cursor_comes_again_byte_for_byte_then_live(last: int) -> None:
+def test_a_resume_replays_frames_above_the_cursor_byte_for_byte_then_live_events(last: int) -> None:
     world = World()
     first, job = started(world)
     first.drop()
@@ -92,7 +92,7 @@ def test_every_frame_above_the_cursor_comes_again_byte_for_byte_then_live(last: 
     assert again.numbers() == list(range(last + 1, 5))
 
 
-def test_what_a_detached_session_missed_comes_after_the_welcome() -> None:
+def test_events_missed_while_detached_follow_the_welcome() -> None:
     world = World()
     first, job = started(world)
     first.drop()
@@ -103,7 +103,7 @@ def test_what_a_detached_session_missed_comes_after_the_welcome() -> None:
     assert again.numbers() == [4, 5]
 
 
-def test_a_cursor_that_is_absent_is_zero() -> None:
+def test_an_absent_cursor_means_zero() -> None:
     world = World()
     first, _ = started(world)
     first.drop()
@@ -112,7 +112,7 @@ def test_a_cursor_that_is_absent_is_zero() -> None:
     assert again.numbers() == [1, 2, 3]
 
 
-def test_a_resume_may_stand_flat_in_the_hello() -> None:
+def test_a_hello_may_hold_the_fields_of_a_resume_flat() -> None:
     world = World()
     first, _ = started(world)
     first.drop()
@@ -143,7 +143,7 @@ def test_a_resumed_session_keeps_the_features_of_its_first_welcome() -> None:
     assert again.numbers() == []
 
 
-def test_a_resumed_connection_has_its_heartbeat() -> None:
+def test_a_resumed_connection_sends_heartbeats() -> None:
     world = World()
     first, _ = started(world)
     first.drop()
@@ -153,7 +153,7 @@ def test_a_resumed_connection_has_its_heartbeat() -> None:
     assert len(again.of("session.ping")) == 1
 
 
-def test_ids_of_all_connections_of_a_session_differ() -> None:
+def test_envelope_ids_differ_on_all_connections_of_a_session() -> None:
     world = World()
     peers = [world.client()]
     for _ in range(4):
@@ -163,7 +163,7 @@ def test_ids_of_all_connections_of_a_session_differ() -> None:
     assert len(dict.fromkeys(ids)) == len(ids)
 
 
-def test_what_was_acked_need_not_come_again() -> None:
+def test_a_resume_at_the_acked_event_is_served() -> None:
     world = World()
     first, _ = started(world)
     first.send("session.ack", {"last_processed_seq": 2})
@@ -172,7 +172,7 @@ def test_what_was_acked_need_not_come_again() -> None:
 
 
 @pytest.mark.parametrize("how", ["drop", "close", "silence"])
-def test_however_a_connection_ended_its_session_can_be_resumed(how: str) -> None:
+def test_a_session_can_be_resumed_after_every_kind_of_close(how: str) -> None:
     world = World()
     first, job = started(world)
     match how:
@@ -190,7 +190,7 @@ def test_however_a_connection_ended_its_session_can_be_resumed(how: str) -> None
 # The window.
 
 
-def test_a_session_ends_when_it_was_detached_for_the_window() -> None:
+def test_a_session_ends_after_its_resume_window() -> None:
     world = World()
     first, _ = started(world)
     first.drop()
@@ -199,7 +199,7 @@ def test_a_session_ends_when_it_was_detached_for_the_window() -> None:
     refused(world.resumed(first))
 
 
-def test_the_window_begins_again_with_every_connection() -> None:
+def test_every_resume_restarts_the_resume_window() -> None:
     world = World(msgspec.structs.replace(CONFIG, heartbeat_interval_sec=0))
     peer, _ = started(world)
     for _ in range(3):
@@ -210,7 +210,7 @@ def test_the_window_begins_again_with_every_connection() -> None:
     assert session_of(world).connection is connection_state(peer.connection)
 
 
-def test_without_a_window_a_session_ends_with_its_connection() -> None:
+def test_a_resume_window_of_zero_ends_the_session_with_its_connection() -> None:
     world = World(msgspec.structs.replace(CONFIG, resume_window_sec=0))
     first, job = started(world)
     first.drop()
@@ -233,7 +233,7 @@ def test_a_cursor_above_the_last_number_is_invalid_and_changes_nothing() -> None
     welcomed(world.resumed(first, 3))
 
 
-def test_a_cursor_at_the_first_gap_is_served() -> None:
+def test_a_cursor_just_below_the_first_kept_event_is_served() -> None:
     world = World(SMALL)
     first, _ = started(world, 17)
     first.drop()
@@ -242,7 +242,7 @@ def test_a_cursor_at_the_first_gap_is_served() -> None:
     assert world.resumed(first, 2).numbers() == list(range(3, 18))
 
 
-def test_a_detached_session_ends_when_its_newest_token_asks_for_what_is_gone() -> None:
+def test_a_resume_by_the_newest_token_for_evicted_events_ends_a_detached_session() -> None:
     world = World(SMALL)
     first, job = started(world, 17)
     first.drop()
@@ -252,7 +252,7 @@ def test_a_detached_session_ends_when_its_newest_token_asks_for_what_is_gone() -
     assert job in world.state.running
 
 
-def test_an_attached_session_lives_when_its_token_asks_for_what_is_gone() -> None:
+def test_a_resume_for_evicted_events_does_not_end_an_attached_session() -> None:
     world = World(SMALL)
     first, _ = started(world, 17)
     refused(world.resumed(first, 1))
@@ -260,7 +260,7 @@ def test_an_attached_session_lives_when_its_token_asks_for_what_is_gone() -> Non
     welcomed(world.resumed(first, 17))
 
 
-def test_a_session_lives_when_an_older_token_asks_for_what_is_gone() -> None:
+def test_a_resume_by_an_older_token_for_evicted_events_does_not_end_the_session() -> None:
     world = World(SMALL)
     first, _ = started(world, 17)
     second = world.resumed(first, 17)
@@ -269,7 +269,7 @@ def test_a_session_lives_when_an_older_token_asks_for_what_is_gone() -> None:
     welcomed(attempt(world, second.token, 17))
 
 
-def test_what_was_released_by_an_ack_is_gone() -> None:
+def test_a_resume_below_acked_events_is_refused() -> None:
     world = World()
     first, _ = started(world)
     first.send("session.ack", {"last_processed_seq": 2})
@@ -345,7 +345,7 @@ def test_a_token_is_proven_by_an_ack_above_the_cursor_of_its_resume() -> None:
     refused(attempt(world, first.token, 2))
 
 
-def test_what_may_have_been_written_before_the_welcome_proves_nothing() -> None:
+def test_a_frame_that_may_precede_the_welcome_does_not_prove_its_token() -> None:
     world = World()
     first, job = started(world)
     second = world.resumed(first)
@@ -356,7 +356,7 @@ def test_what_may_have_been_written_before_the_welcome_proves_nothing() -> None:
     welcomed(attempt(world, first.token))
 
 
-def test_a_welcome_that_never_arrived_locks_nobody_out() -> None:
+def test_a_welcome_that_never_arrived_leaves_older_tokens_valid() -> None:
     world = World()
     first, _ = started(world)
     for _ in range(3):
@@ -368,7 +368,7 @@ def test_a_welcome_that_never_arrived_locks_nobody_out() -> None:
     assert world.resumed(first, 0).numbers() == [1, 2, 3]
 
 
-def test_only_digests_of_tokens_are_kept() -> None:
+def test_a_session_keeps_only_digests_of_its_tokens() -> None:
     world = World(msgspec.structs.replace(CONFIG, journal=True))
     first = world.client()
     second = world.resumed(first)
@@ -459,7 +459,7 @@ def bytes_of(peer: Peer) -> bytes:
 
 
 @pytest.mark.parametrize("way", WAYS, ids=[way.__name__ for way in WAYS])
-def test_whyever_a_session_cannot_be_resumed_the_answer_is_the_same(way: Refuse) -> None:
+def test_every_failed_resume_gets_the_same_answer(way: Refuse) -> None:
     world = World()
     owner, _ = started(world)
     peer = way(world, owner)
@@ -476,7 +476,7 @@ def test_whyever_a_session_cannot_be_resumed_the_answer_is_the_same(way: Refuse)
 
 
 @pytest.mark.parametrize("way", [unknown, foreign, by_token_unknown, by_token_with_foreign_auth])
-def test_a_failed_attempt_changes_nothing_for_the_owner(way: Refuse) -> None:
+def test_a_failed_resume_changes_nothing_for_the_owner(way: Refuse) -> None:
     world = World()
     owner, job = started(world)
     before, armed = world.runtime.snapshot(), world.state.timers.armed(TimerKind.HEARTBEAT, 1)
@@ -489,7 +489,7 @@ def test_a_failed_attempt_changes_nothing_for_the_owner(way: Refuse) -> None:
     assert owner.closing is None and owner.numbers() == [1, 2, 3, 4]
 
 
-def test_a_token_of_another_session_is_not_that_of_this_one() -> None:
+def test_a_resume_token_with_another_session_id_is_refused() -> None:
     world = World()
     one, other = world.client(), world.client()
     refused(attempt(world, one.token, session_id=other.session_id))
@@ -497,7 +497,7 @@ def test_a_token_of_another_session_is_not_that_of_this_one() -> None:
     assert other.closing is None
 
 
-def test_a_bearer_that_is_not_valid_is_that_before_all_else() -> None:
+def test_an_invalid_bearer_is_unauthenticated_before_the_resume_is_looked_at() -> None:
     world = World()
     owner = world.client()
     payload = refused(attempt(world, owner.token, bearer="tok-nobody"), "UNAUTHENTICATED")
@@ -505,7 +505,7 @@ def test_a_bearer_that_is_not_valid_is_that_before_all_else() -> None:
     assert owner.closing is None
 
 
-def test_a_connection_has_one_attempt() -> None:
+def test_a_connection_has_one_attempt_to_resume() -> None:
     world = World()
     owner = world.client()
     peer = attempt(world, "rt_x")
@@ -514,7 +514,7 @@ def test_a_connection_has_one_attempt() -> None:
     assert owner.closing is None
 
 
-def test_a_verifier_that_fails_during_a_resume_leaves_the_owner_alone() -> None:
+def test_a_verifier_that_fails_during_a_resume_changes_nothing_for_the_owner() -> None:
     world = World()
     owner = world.client()
     world.tokens = None
@@ -527,7 +527,7 @@ def test_a_verifier_that_fails_during_a_resume_leaves_the_owner_alone() -> None:
     assert owner.closing is None
 
 
-def test_whoever_resumes_a_runtime_that_shuts_down_hears_its_jobs_end() -> None:
+def test_a_session_resumed_during_a_shutdown_gets_the_ends_of_its_jobs() -> None:
     world = World()
     first, job = started(world)
     first.drop()
@@ -570,7 +570,7 @@ def test_without_auth_the_host_is_asked_whether_the_principal_still_holds() -> N
     assert again.numbers() == [2, 3]
 
 
-def test_nobody_is_asked_about_a_token_that_is_none() -> None:
+def test_the_host_is_not_asked_about_an_unknown_resume_token() -> None:
     world = World()
     refused(asked_by_token(world, "rt_x"))
     assert world.all(Authenticate) == []
@@ -588,7 +588,7 @@ def test_the_session_may_end_while_the_host_is_asked() -> None:
     refused(again)
 
 
-def test_session_resume_with_auth_of_another_scheme() -> None:
+def test_session_resume_with_auth_of_another_scheme_is_unauthenticated() -> None:
     world = World()
     first = world.client()
     auth = {"scheme": "basic", "token": "x"}
@@ -639,7 +639,7 @@ def test_a_bearer_without_a_token_is_anonymous_where_that_is_allowed(token: str 
 
 
 @pytest.mark.parametrize("token", [None, ""])
-def test_a_bearer_without_a_token_is_refused_where_nobody_is_anonymous(token: str | None) -> None:
+def test_a_bearer_without_a_token_is_refused_where_anonymous_is_not_allowed(token: str | None) -> None:
     peer = World().connect()
     peer.hello(token)
     refused(peer, "UNAUTHENTICATED")
@@ -655,14 +655,14 @@ def test_a_verified_session_is_not_resumed_without_a_bearer() -> None:
     assert first.closing is None
 
 
-def test_an_anonymous_session_is_not_resumed_by_somebody() -> None:
+def test_an_anonymous_session_is_not_resumed_by_a_verified_principal() -> None:
     world = World(ANONYMOUS)
     first = nobody(world)
     refused(attempt(world, first.token))
     assert first.closing is None
 
 
-def test_a_resumed_anonymous_session_is_the_same_nobody() -> None:
+def test_a_resumed_anonymous_session_keeps_its_principal() -> None:
     world = World(ANONYMOUS)
     first = nobody(world)
     job = first.submit()
@@ -694,7 +694,7 @@ def test_the_newest_resume_takes_the_session_over() -> None:
     assert new.numbers() == [4]
 
 
-def test_the_end_of_the_superseded_connection_harms_nobody() -> None:
+def test_the_end_of_a_superseded_connection_does_not_touch_the_session() -> None:
     world = World()
     old, job = started(world)
     new = world.resumed(old)
@@ -705,7 +705,7 @@ def test_the_end_of_the_superseded_connection_harms_nobody() -> None:
     assert world.state.timers.armed(TimerKind.RESUME_WINDOW, new.session_id) is None
 
 
-def test_what_was_read_before_a_takeover_is_carried_out_and_answered_on_the_new_connection() -> None:
+def test_a_request_read_before_a_takeover_is_answered_on_the_new_connection() -> None:
     world = World()
     old = world.client()
     old.slow = True
@@ -742,7 +742,7 @@ def test_a_session_that_is_resumed_on_a_blocked_transport_makes_its_agents_wait(
     assert world.all(ResumeJob) == [ResumeJob(job)]
 
 
-def test_a_takeover_of_a_takeover() -> None:
+def test_a_second_takeover_supersedes_the_first() -> None:
     world = World()
     peers = [world.client()]
     job = peers[0].submit()
@@ -790,7 +790,7 @@ def test_a_session_whose_authentication_expired_is_resumed_with_a_fresh_one() ->
     assert again.closing is None
 
 
-def test_another_connection_has_its_own_expiry() -> None:
+def test_each_connection_has_its_own_expiry() -> None:
     world = World(tokens=None)
     peer = expiring(world, 10)
     again = expiring(world, 25, resume_token=peer.token, last_event_seq=0)
@@ -801,7 +801,7 @@ def test_another_connection_has_its_own_expiry() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, -1])
-def test_an_authentication_that_has_expired_already(seconds: float) -> None:
+def test_an_authentication_that_has_expired_already_is_refused(seconds: float) -> None:
     world = World(tokens=None)
     refused(expiring(world, seconds), "UNAUTHENTICATED")
     assert world.state.sessions == {}

@@ -19,7 +19,7 @@ def history_of(*sources: int, size: int = 10) -> History:
     return history
 
 
-def test_positions_count_from_zero() -> None:
+def test_history_positions_count_from_zero() -> None:
     history = History(JOB)
     assert (history.first, history.end, history.events, history.size) == (0, 0, 0, 0)
     history.append(b"abc", 4, None, 3, Monotonic(7))
@@ -28,11 +28,11 @@ def test_positions_count_from_zero() -> None:
 
 
 @pytest.mark.parametrize(("source", "position"), [(0, 0), (1, 0), (2, 1), (4, 1), (5, 3), (8, 4), (99, 4)])
-def test_after_a_home_number(source: int, position: int) -> None:
+def test_after_returns_the_position_behind_a_home_number(source: int, position: int) -> None:
     assert history_of(2, 5, 5, 8).after(source) == position
 
 
-def test_what_lies_between_two_positions() -> None:
+def test_between_returns_the_events_of_two_positions() -> None:
     history = History(JOB)
     for number, feature in enumerate([None, "progress", "result_chunk", None], 1):
         history.append(b"%d" % number, number * 10, feature, 1, Monotonic(0))
@@ -43,7 +43,7 @@ def test_what_lies_between_two_positions() -> None:
     assert list(history.between(4, 4)) == []
 
 
-def test_release_says_what_has_gone() -> None:
+def test_release_returns_the_events_and_bytes_dropped() -> None:
     history = history_of(2, 5, 8)
     assert history.release(0) == (0, 0)
     assert history.release(2) == (2, 20)
@@ -57,11 +57,11 @@ def test_release_says_what_has_gone() -> None:
 @pytest.mark.parametrize(
     ("events", "size", "end"), [(1, 99, 1), (2, 99, 2), (9, 99, 4), (9, 1, 1), (9, 11, 2)]
 )
-def test_one_goes_at_least_one_event_far(events: int, size: int, end: int) -> None:
+def test_reach_covers_at_least_one_event(events: int, size: int, end: int) -> None:
     assert history_of(1, 2, 3, 4).reach(0, events, size) == end
 
 
-def test_at_the_end_there_is_nothing_to_reach() -> None:
+def test_reach_at_the_end_of_a_history_is_the_end() -> None:
     assert history_of(1, 2).reach(2, 9, 9) == 2
 
 
@@ -110,13 +110,13 @@ def test_a_look_is_due_beyond_what_was_allowed(end: int, size: int, looks: list[
     ("count", "size", "at", "let_in"),
     [(3, 30, SECOND - 1, True), (4, 30, 0, False), (3, 31, 0, False), (3, 30, SECOND, False)],
 )
-def test_many_are_let_in_up_to_what_was_allowed(count: int, size: int, at: int, let_in: bool) -> None:
+def test_lets_in_allows_events_up_to_the_allowance(count: int, size: int, at: int, let_in: bool) -> None:
     history = history_of(1, 2)
     history.allow(5, 50)
     assert history.lets_in(count, size, Monotonic(at)) is let_in
 
 
-def test_many_that_are_let_in_follow_what_is_there() -> None:
+def test_add_appends_events_behind_the_others() -> None:
     history = history_of(1, 2)
     history.allow(5, 50)
     history.add([b"a", b"b"], 7, 2)
@@ -125,7 +125,7 @@ def test_many_that_are_let_in_follow_what_is_there() -> None:
     assert history.lets_in(1, 28, Monotonic(0)) and not history.lets_in(2, 28, Monotonic(0))
 
 
-def test_a_history_is_loaded_as_it_was() -> None:
+def test_a_loaded_history_equals_the_saved_one() -> None:
     history = History(JOB)
     for number, feature in enumerate([None, "progress", "result_chunk"]):
         history.append(b"%d" % number, number, feature, 1, Monotonic(0))

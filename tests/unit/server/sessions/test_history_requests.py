@@ -21,9 +21,7 @@ def replayed(world: World, peer: Peer) -> int:
 
 @pytest.mark.parametrize("unsubscribe", [False, True])
 @pytest.mark.parametrize("limit", ["max_requests_per_sec", "max_principal_requests_per_sec"])
-def test_histories_that_are_asked_for_again_and_again_count_as_requests(
-    limit: str, unsubscribe: bool
-) -> None:
+def test_repeated_replays_of_a_history_count_as_requests(limit: str, unsubscribe: bool) -> None:
     rates = {"max_requests_per_sec": 10**6, "max_principal_requests_per_sec": 10**6}
     world = World(msgspec.structs.replace(QUIET, limits=Limits(**{**rates, limit: 100})))
     _, job = started(world, 1_000)
@@ -40,7 +38,7 @@ def test_histories_that_are_asked_for_again_and_again_count_as_requests(
     assert events / EVENTS_A_REQUEST + requests <= 100 * (2 + seconds)
 
 
-def test_a_client_that_recovers_32_jobs_waits_for_nothing_and_is_refused_nothing() -> None:
+def test_a_client_that_recovers_32_jobs_is_never_throttled() -> None:
     world = World(QUIET)
     owner = world.client()
     jobs = [owner.submit() for _ in range(32)]
@@ -58,7 +56,7 @@ def test_a_client_that_recovers_32_jobs_waits_for_nothing_and_is_refused_nothing
     assert not other.of("session.error") and not other.of("job.error")
 
 
-def test_a_long_history_waits_and_requests_do_not() -> None:
+def test_a_long_replay_waits_and_requests_beside_it_do_not() -> None:
     limits = Limits(max_requests_per_sec=10, max_history_events=5_000)
     world = World(msgspec.structs.replace(QUIET, limits=limits))
     _, job = started(world, 3_000)

@@ -27,7 +27,7 @@ NAMES: Final = [Principal(name) for name in "abcdef"]
         max_size=300,
     )
 )
-def test_it_finds_what_a_look_at_everybody_finds(steps: list[tuple[str, Principal, int]]) -> None:
+def test_a_ranking_finds_the_same_principal_as_a_full_search(steps: list[tuple[str, Principal, int]]) -> None:
     held: dict[Principal, int] = {}
     ranking = Ranking()
 
@@ -51,7 +51,7 @@ def test_it_finds_what_a_look_at_everybody_finds(steps: list[tuple[str, Principa
         assert len(ranking._heap) <= 3 * len(NAMES) + 64
 
 
-def test_amounts_that_change_again_and_again_leave_no_more_behind_than_its_bound() -> None:
+def test_repeated_changes_keep_the_heap_of_a_ranking_within_its_bound() -> None:
     """The largest never changes, so that nothing that was seen of the other comes to the top."""
     held = {Principal("most"): 10**9, Principal("other"): 1}
     ranking = Ranking()
@@ -63,7 +63,7 @@ def test_amounts_that_change_again_and_again_leave_no_more_behind_than_its_bound
         assert len(ranking._heap) <= 3 * len(held) + 64
 
 
-def test_it_is_given_up_when_nobody_asks() -> None:
+def test_a_ranking_is_given_up_when_it_is_not_asked() -> None:
     """Principals that come and go leave nothing behind."""
     held = {Principal("stays"): 1}
     ranking = Ranking()
@@ -74,7 +74,7 @@ def test_it_is_given_up_when_nobody_asks() -> None:
     assert (ranking.kept, len(ranking._changed), len(ranking._heap)) == (False, 0, 0)
 
 
-def test_no_name_is_kept_of_those_that_hold_nothing_any_more() -> None:
+def test_a_ranking_keeps_no_principal_that_holds_nothing() -> None:
     holdings, retired = Holdings(Limits()), Retired()
     logs = {name: Log(SessionId(f"s{name}")) for name in NAMES}
     for log in logs.values():

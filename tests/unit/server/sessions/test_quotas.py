@@ -43,7 +43,7 @@ def holdings_of(limits: Limits, **holders: list[Holder]) -> Holdings:
     return holdings
 
 
-def test_nobody_holds_anything() -> None:
+def test_accounts_without_principals_are_empty() -> None:
     holdings = Holdings(WIDE)
     assert (len(holdings), holdings.events, holdings.size, holdings.of(ALICE)) == (0, 0, 0, (0, 0))
     assert not holdings.over
@@ -67,7 +67,7 @@ def test_logs_and_histories_count_together() -> None:
     assert (holdings.events, holdings.size) == (1, 10)
 
 
-def test_a_wrong_sum_is_a_bug() -> None:
+def test_a_wrong_sum_raises_invariant_violated() -> None:
     log = log_of("s", 1)
     holdings = holdings_of(WIDE, alice=[log])
     with pytest.raises(InvariantViolated, match="added once"):
@@ -78,7 +78,7 @@ def test_a_wrong_sum_is_a_bug() -> None:
 
 
 @pytest.mark.parametrize("limits", [Limits(max_principal_events=2), Limits(max_principal_bytes=29)])
-def test_a_principal_above_its_limit_is_crowded_until_it_is_not(limits: Limits) -> None:
+def test_a_principal_is_crowded_while_it_is_above_its_limit(limits: Limits) -> None:
     holdings = holdings_of(limits, alice=[log_of("s", 1, 1)], bob=[log_of("t", 1)])
     assert (holdings.over, holdings.crowded()) == (False, None)
     holdings.changed(ALICE, 1, 10)
@@ -90,7 +90,7 @@ def test_a_principal_above_its_limit_is_crowded_until_it_is_not(limits: Limits) 
     assert (holdings.over, holdings.crowded()) == (False, None)
 
 
-def test_a_crowded_principal_that_goes_is_crowded_no_longer() -> None:
+def test_a_crowded_principal_whose_holders_are_removed_is_not_crowded() -> None:
     log = log_of("s", 1, 1)
     holdings = holdings_of(Limits(max_principal_events=1), alice=[log])
     assert holdings.crowded() == ALICE
@@ -107,7 +107,7 @@ def test_a_crowded_principal_that_goes_is_crowded_no_longer() -> None:
         (Limits(max_total_events=2, max_total_bytes=2_000), "many"),
     ],
 )
-def test_the_largest_is_so_in_what_is_exceeded(limits: Limits, largest: str) -> None:
+def test_the_largest_principal_is_chosen_by_the_exceeded_total(limits: Limits, largest: str) -> None:
     holdings = holdings_of(
         limits,
         few=[log_of("a", 1, 1, size=100)],
@@ -119,12 +119,12 @@ def test_the_largest_is_so_in_what_is_exceeded(limits: Limits, largest: str) -> 
     assert holdings.largest() == holdings.crowded() == largest
 
 
-def test_of_equals_the_first_by_name_is_the_largest() -> None:
+def test_equally_large_principals_are_ordered_by_name() -> None:
     holdings = holdings_of(Limits(max_total_events=2), b=[log_of("s", 1, 1)], a=[log_of("t", 1, 1)])
     assert holdings.crowded() == "a"
 
 
-def test_who_holds_less_loses_nothing_to_a_flood() -> None:
+def test_a_flood_costs_no_event_of_a_principal_that_holds_less() -> None:
     limits = Limits(max_total_events=100)
     small = log_of("small", *range(40))
     flood = log_of("flood", *range(100, 130))
@@ -144,7 +144,7 @@ def test_who_holds_less_loses_nothing_to_a_flood() -> None:
 # Victims.
 
 
-def test_the_victim_has_the_oldest_event() -> None:
+def test_the_victim_is_the_holder_of_the_oldest_event() -> None:
     old, older, young = log_of("a", 5, 6), history_of("j", 3, 30), log_of("b", 9)
     holdings = holdings_of(WIDE, alice=[log_of("empty"), old, older, young], bob=[log_of("c", 1)])
     assert holdings.victim(ALICE) is older
@@ -159,12 +159,12 @@ def test_the_victim_has_the_oldest_event() -> None:
         holdings.victim(ALICE)
 
 
-def test_of_equally_old_ones_the_first_by_name_is_the_victim() -> None:
+def test_equally_old_holders_are_ordered_by_name() -> None:
     one, other = log_of("b", 1), log_of("a", 1)
     assert holdings_of(WIDE, alice=[one, other]).victim(ALICE) is other
 
 
-def test_one_that_was_filled_since_the_last_look_is_seen() -> None:
+def test_a_holder_filled_since_the_last_search_can_be_the_victim() -> None:
     busy, idle = log_of("a", 1), log_of("b")
     holdings = holdings_of(WIDE, alice=[busy, idle])
     assert holdings.victim(ALICE) is busy
@@ -175,7 +175,7 @@ def test_one_that_was_filled_since_the_last_look_is_seen() -> None:
     assert holdings.victim(ALICE) is idle
 
 
-def test_one_that_comes_with_old_events_is_seen() -> None:
+def test_a_holder_added_with_old_events_can_be_the_victim() -> None:
     holdings = holdings_of(WIDE, alice=[log_of("a", 5), log_of("b", 7)])
     assert holdings.victim(ALICE).events == 1
     old = history_of("j", 2)

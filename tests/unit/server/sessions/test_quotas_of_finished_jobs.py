@@ -58,7 +58,7 @@ def limit_of(frame: Frame) -> Any:
 
 
 @pytest.mark.parametrize("lease", [{}, {"cost.budget": ["USD:5", "EUR:7"], "fs.read": ["/a/**"]}, WIDE])
-def test_the_lease_of_a_finished_job_is_told_as_it_was(lease: dict[str, list[str]]) -> None:
+def test_the_lease_of_a_finished_job_is_listed_unchanged(lease: dict[str, list[str]]) -> None:
     world = world_of()
     peer = world.client()
     job = finished(world, peer, lease_request=lease, idempotency_key="k")
@@ -102,7 +102,7 @@ def test_a_finished_job_with_a_large_lease_takes_little_more_than_its_json() -> 
 
 
 @pytest.mark.parametrize(("more", "counts"), [(0, False), (1, True)])
-def test_a_finished_job_counts_when_it_is_not_small(more: int, counts: bool) -> None:
+def test_only_a_large_finished_job_counts_against_its_principal(more: int, counts: bool) -> None:
     world = world_of()
     peer = world.client()
     end = world.state.jobs[JobId(finished(world, peer, ""))].end
@@ -112,7 +112,7 @@ def test_a_finished_job_counts_when_it_is_not_small(more: int, counts: bool) -> 
     assert held(world) == (SMALL + more if counts else 0)
 
 
-def test_the_oldest_finished_jobs_go_beyond_the_bytes_of_their_principal() -> None:
+def test_the_oldest_finished_jobs_are_forgotten_above_the_bytes_of_their_principal() -> None:
     world = world_of(max_principal_bytes=125_000)
     peer, bob = world.client(), world.client("tok-bob")
     others = finished(world, bob, "x" * 20_000)
@@ -129,7 +129,7 @@ def test_the_oldest_finished_jobs_go_beyond_the_bytes_of_their_principal() -> No
     assert (world.state.jobs, held(world)) == ({}, 0)
 
 
-def test_events_and_finished_jobs_go_by_their_age() -> None:
+def test_events_and_finished_jobs_are_freed_oldest_first() -> None:
     world = world_of(max_principal_bytes=150_000)
     peer = world.client()
     job = peer.submit()
@@ -152,7 +152,7 @@ def test_events_and_finished_jobs_go_by_their_age() -> None:
     assert list(world.state.jobs) == [job, second, third]
 
 
-def test_too_many_events_cost_no_finished_job() -> None:
+def test_too_many_events_do_not_free_finished_jobs() -> None:
     world = world_of(max_principal_events=20)
     peer = world.client()
     first = finished(world, peer, "x" * 20_000)
@@ -162,7 +162,7 @@ def test_too_many_events_cost_no_finished_job() -> None:
     assert (forgotten(world), first in world.state.jobs) == ([], True)
 
 
-def test_of_all_the_principal_that_holds_most_loses_its_finished_jobs() -> None:
+def test_above_the_total_the_largest_principal_loses_its_finished_jobs() -> None:
     world = world_of(max_total_bytes=105_000)
     alice, bob = world.client(), world.client("tok-bob")
     few = finished(world, bob, "x" * 20_000)
@@ -171,7 +171,7 @@ def test_of_all_the_principal_that_holds_most_loses_its_finished_jobs() -> None:
     assert few in world.state.jobs
 
 
-def test_a_result_that_is_larger_than_all_is_told_and_forgotten() -> None:
+def test_a_result_above_all_limits_is_sent_and_its_job_forgotten() -> None:
     world = world_of(max_principal_bytes=40_000, max_history_bytes=200_000)
     peer = world.client()
     job = peer.submit()
@@ -182,7 +182,7 @@ def test_a_result_that_is_larger_than_all_is_told_and_forgotten() -> None:
     assert world.state.timers.armed(TimerKind.RETENTION, 0) is None
 
 
-def test_a_restart_counts_what_is_left() -> None:
+def test_a_restart_counts_the_kept_finished_jobs() -> None:
     world = world_of()
     peer = world.client()
     for number in range(3):
@@ -220,7 +220,7 @@ def forget_jobs(world: World) -> None:
     assert not world.state.jobs
 
 
-def test_keys_of_ended_jobs_count_until_they_are_forgotten() -> None:
+def test_keys_of_ended_jobs_are_pinned_until_they_are_forgotten() -> None:
     world = world_of()
     peer = world.client()
     job = peer.submit(idempotency_key="k")
@@ -235,7 +235,7 @@ def test_keys_of_ended_jobs_count_until_they_are_forgotten() -> None:
     assert (keys_of(world), world.state.holdings.pinned_by(ALICE)) == ([], 0)
 
 
-def test_no_key_is_forgotten_early() -> None:
+def test_a_full_quota_does_not_forget_keys() -> None:
     """A key that goes before its time lets a repeated submit run, and pay, twice."""
     world = world_of(max_principal_bytes=200_000)
     peer = world.client()
@@ -260,7 +260,7 @@ def test_no_key_is_forgotten_early() -> None:
 
 
 @pytest.mark.parametrize("total", [False, True])
-def test_keys_may_be_half_of_what_is_held(total: bool) -> None:
+def test_keys_may_take_half_of_the_bytes_of_a_principal(total: bool) -> None:
     limit = "max_total_bytes" if total else "max_principal_bytes"
     world = world_of(**{limit: 200_000})
     peer, bob = world.client(), world.client("tok-bob")
@@ -281,7 +281,7 @@ def test_keys_may_be_half_of_what_is_held(total: bool) -> None:
 
 
 @pytest.mark.parametrize("first", ["session", "job"])
-def test_keys_of_a_client_without_a_name_go_with_it(first: str) -> None:
+def test_keys_of_an_anonymous_client_are_forgotten_with_it(first: str) -> None:
     world = World(msgspec.structs.replace(QUIET, anonymous=True))
     peer = world.connect()
     peer.hello(None, scheme="anonymous")
@@ -306,7 +306,7 @@ def test_keys_of_a_client_without_a_name_go_with_it(first: str) -> None:
 # Leases of running jobs.
 
 
-def test_large_leases_of_running_jobs_count_like_inputs() -> None:
+def test_large_leases_of_running_jobs_are_pinned_like_inputs() -> None:
     world = world_of(max_principal_bytes=1_000_000)
     peer = world.client()
     small = {"fs.read": ["/a"]}

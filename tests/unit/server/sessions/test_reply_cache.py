@@ -32,29 +32,29 @@ def names(replies: Replies) -> list[str]:
     return [one.request_id for one in replies]
 
 
-def test_they_are_kept_in_order() -> None:
+def test_replies_are_kept_in_order() -> None:
     replies = replies_of(reply(0, "a"), reply(2, "b", "job.subscribed"))
     assert names(replies) == ["a", "b"]
     assert (len(replies), replies.size) == (2, 20)
 
 
-def test_the_newest_is_known_also_without_room_for_it() -> None:
+def test_the_newest_reply_is_known_even_without_room_for_it() -> None:
     assert Replies().newest is None
     replies = replies_of(reply(0, "a"), large := reply(0, "b", size=101))
     assert (names(replies), replies.newest) == ([], large)
 
 
-def test_beyond_their_number_the_oldest_go() -> None:
+def test_the_oldest_replies_are_dropped_above_their_number() -> None:
     assert names(replies_of(*[reply(0, name) for name in "abcde"])) == ["c", "d", "e"]
 
 
-def test_beyond_their_bytes_the_oldest_go() -> None:
+def test_the_oldest_replies_are_dropped_above_their_bytes() -> None:
     replies = replies_of(reply(0, "a", size=50), reply(0, "b", size=40), reply(0, "c", size=60))
     assert names(replies) == ["b", "c"]
     assert replies.size == 100
 
 
-def test_they_take_no_more_than_their_bytes() -> None:
+def test_replies_use_no_more_memory_than_their_bytes() -> None:
     """An encoder leaves room behind what it writes."""
     lease = {f"x-vendor.n{number}": ["a" * 20] * 20 for number in range(17)}
     replies, limits = Replies(), Limits(max_session_replies=100, max_session_reply_bytes=10**7)
@@ -71,24 +71,24 @@ def test_they_take_no_more_than_their_bytes() -> None:
     assert after - before < 1.1 * replies.size
 
 
-def test_a_submit_whose_answer_was_dropped_unsent_is_known_whatever_was_seen() -> None:
+def test_a_submit_whose_reply_was_dropped_stays_known_after_later_events() -> None:
     replies = replies_of(*[reply(0, name) for name in "abcd"], reply(1, "s", "job.subscribed"))
     replies.seen(9)
     assert [name for name in "abcds" if replies.accepted(name)] == ["a", "b"]
 
 
-def test_an_answer_to_a_subscribe_that_was_dropped_is_gone() -> None:
+def test_a_dropped_reply_to_a_subscribe_is_not_remembered() -> None:
     replies = replies_of(reply(0, "s", "job.subscribed"), *[reply(0, name) for name in "abc"])
     assert names(replies) == ["a", "b", "c"]
     assert replies.accepted("s") is None
 
 
-def test_one_that_is_larger_than_all_may_be_is_not_kept() -> None:
+def test_a_reply_above_the_limit_of_bytes_is_not_kept() -> None:
     assert names(replies_of(reply(0, "a", size=101))) == []
 
 
 @pytest.mark.parametrize(("seq", "left"), [(0, "abcd"), (1, "bcd"), (2, "bcd"), (3, "d"), (9, "")])
-def test_those_that_stood_before_what_was_seen_have_arrived(seq: int, left: str) -> None:
+def test_replies_before_a_seen_event_are_dropped(seq: int, left: str) -> None:
     replies = Replies()
     for one in (reply(0, "a"), reply(2, "b"), reply(2, "c"), reply(5, "d")):
         replies.add(one, Limits())
@@ -97,20 +97,20 @@ def test_those_that_stood_before_what_was_seen_have_arrived(seq: int, left: str)
     assert [name for name in "abcd" if replies.accepted(name)] == list(left)
 
 
-def test_a_submit_that_was_answered_is_known_by_its_id() -> None:
+def test_an_answered_submit_is_known_by_its_request_id() -> None:
     replies = replies_of(reply(0, "a"), reply(0, "b", "job.subscribed"))
     assert replies.accepted("a") == "job_a"
     assert replies.accepted("b") is None
     assert replies.accepted("c") is None
 
 
-def test_more_submits_are_known_than_answers_are_kept() -> None:
+def test_more_answered_submits_are_known_than_replies_are_kept() -> None:
     replies = replies_of(*[reply(0, str(number)) for number in range(ANSWERED + 2)])
     assert len(replies) == 3
     assert [replies.accepted(str(number)) is None for number in range(4)] == [True, True, False, False]
 
 
-def test_they_are_loaded_as_they_were() -> None:
+def test_loaded_replies_equal_the_saved_ones() -> None:
     replies = replies_of(*[reply(number, str(number)) for number in range(5)])
     again = Replies()
     again.load(list(replies), replies.answered())
@@ -133,7 +133,7 @@ def deaf(world: World) -> Peer:
     return peer
 
 
-def test_answers_come_again_in_their_places_among_the_events() -> None:
+def test_a_resume_replays_replies_at_their_places_among_the_events() -> None:
     world = World()
     peer = world.client()
     one = peer.submit()
@@ -149,7 +149,7 @@ def test_answers_come_again_in_their_places_among_the_events() -> None:
 
 
 @pytest.mark.parametrize(("last", "answers"), [(0, 2), (1, 1), (2, 0)])
-def test_answers_below_the_cursor_have_arrived(last: int, answers: int) -> None:
+def test_replies_below_the_cursor_are_not_replayed(last: int, answers: int) -> None:
     world = World()
     peer = world.client()
     for _ in range(2):
@@ -158,7 +158,7 @@ def test_answers_below_the_cursor_have_arrived(last: int, answers: int) -> None:
     assert len(again.of("job.accepted")) == answers
 
 
-def test_answers_come_again_only_to_a_client_that_asks() -> None:
+def test_replies_are_replayed_only_to_a_client_that_asks() -> None:
     world = World()
     peer = world.client()
     world.emit(peer.submit())
@@ -170,11 +170,11 @@ def test_answers_come_again_only_to_a_client_that_asks() -> None:
     assert types(asking) == ["session.welcome", "job.accepted", "job.event"]
 
 
-def test_the_first_welcome_says_nothing_of_replies() -> None:
+def test_the_first_welcome_does_not_mention_replies() -> None:
     assert "replies" not in World().client().frames[0]["payload"]
 
 
-def test_session_resume_may_ask_too() -> None:
+def test_session_resume_may_ask_for_replies() -> None:
     world = World()
     peer = world.client()
     peer.submit()
@@ -183,7 +183,7 @@ def test_session_resume_may_ask_too() -> None:
     assert types(again) == ["session.welcome", "job.accepted"]
 
 
-def test_the_answer_to_a_subscribe_comes_again() -> None:
+def test_the_reply_to_a_subscribe_is_replayed() -> None:
     world = World()
     job = world.client().submit()
     peer = world.client()
@@ -194,7 +194,7 @@ def test_the_answer_to_a_subscribe_comes_again() -> None:
     assert again.frames[1]["payload"] == peer.of("job.subscribed")[0]["payload"]
 
 
-def test_an_ack_above_an_answer_says_that_it_has_arrived() -> None:
+def test_an_ack_above_a_reply_drops_it() -> None:
     world = World()
     peer = world.client()
     world.emit(peer.submit())
@@ -204,14 +204,14 @@ def test_an_ack_above_an_answer_says_that_it_has_arrived() -> None:
     assert types(world.resumed(peer, 1, replies=True)) == ["session.welcome"]
 
 
-def test_refusals_are_not_kept() -> None:
+def test_refusals_are_not_replayed() -> None:
     world = World()
     peer = world.client()
     peer.send("job.submit", {"agent": "zork"})
     assert types(world.resumed(peer, 0, replies=True)) == ["session.welcome"]
 
 
-def test_no_more_than_so_many_answers_are_kept() -> None:
+def test_the_number_of_replayed_replies_is_limited() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_replies=3)))
     peer = world.client()
     jobs = [peer.submit() for _ in range(5)]
@@ -222,7 +222,7 @@ def test_no_more_than_so_many_answers_are_kept() -> None:
 # A submit that is sent again.
 
 
-def test_a_submit_that_was_answered_is_not_carried_out_again() -> None:
+def test_a_repeated_submit_that_was_answered_is_not_carried_out_again() -> None:
     world = World()
     peer = deaf(world)
     peer.send("job.submit", {"agent": "echo"}, id="s1")
@@ -245,7 +245,7 @@ def test_the_end_of_a_job_does_not_come_again_behind_an_answer_that_is_kept() ->
     assert types(again) == ["session.welcome", "job.accepted", "job.result", "job.accepted"]
 
 
-def test_the_end_of_a_job_that_two_submits_have_comes_for_each() -> None:
+def test_the_end_of_a_job_joined_by_key_is_sent_for_each_submit() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_replies=1)))
     peer = deaf(world)
     submit = {"agent": "echo", "idempotency_key": "k"}
@@ -260,7 +260,7 @@ def test_the_end_of_a_job_that_two_submits_have_comes_for_each() -> None:
     assert types(again)[3:] == ["job.accepted", "job.result"]
 
 
-def test_a_submit_that_was_not_answered_is_carried_out() -> None:
+def test_a_repeated_submit_that_was_not_answered_is_carried_out() -> None:
     world = World()
     peer = world.client()
     peer.send("job.submit", {"agent": "echo"}, id="s1")
@@ -269,7 +269,7 @@ def test_a_submit_that_was_not_answered_is_carried_out() -> None:
     assert len(world.all(StartJob)) == 2
 
 
-def test_a_submit_that_was_refused_is_judged_again() -> None:
+def test_a_repeated_submit_that_was_refused_is_judged_again() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_total_running_jobs=1)))
     peer = world.client()
     job = peer.submit()
@@ -279,7 +279,7 @@ def test_a_submit_that_was_refused_is_judged_again() -> None:
     assert again.send("job.submit", {"agent": "echo"}, id="s2")[0]["type"] == "job.accepted"
 
 
-def test_without_replies_the_same_id_is_another_submit() -> None:
+def test_without_replies_a_repeated_request_id_is_a_new_submit() -> None:
     world = World()
     peer = world.client()
     peer.send("job.submit", {"agent": "echo"}, id="s1")
@@ -288,7 +288,7 @@ def test_without_replies_the_same_id_is_another_submit() -> None:
     assert len(world.all(StartJob)) == 2
 
 
-def test_a_submit_whose_answer_has_arrived_is_another_one() -> None:
+def test_a_request_id_whose_reply_has_arrived_is_a_new_submit() -> None:
     world = World()
     peer = world.client()
     peer.send("job.submit", {"agent": "echo"}, id="s1")
@@ -298,7 +298,7 @@ def test_a_submit_whose_answer_has_arrived_is_another_one() -> None:
     assert len(world.all(StartJob)) == 2
 
 
-def test_more_submits_are_answered_again_than_answers_are_kept() -> None:
+def test_repeated_submits_are_answered_even_if_their_replies_were_dropped() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(max_session_replies=1)))
     peer = world.client()
     for number in range(10):
@@ -310,7 +310,7 @@ def test_more_submits_are_answered_again_than_answers_are_kept() -> None:
     assert len(world.all(StartJob)) == 10
 
 
-def test_a_submit_of_a_job_that_is_forgotten_is_not_carried_out_either() -> None:
+def test_a_repeated_submit_of_a_forgotten_job_is_not_carried_out() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(retention_sec=10)))
     peer = world.client(features=())
     peer.send("job.submit", {"agent": "echo"}, id="s1")
@@ -322,7 +322,7 @@ def test_a_submit_of_a_job_that_is_forgotten_is_not_carried_out_either() -> None
     assert len(world.all(StartJob)) == 1
 
 
-def test_an_answer_of_a_job_that_is_forgotten_comes_again_all_the_same() -> None:
+def test_the_reply_about_a_forgotten_job_is_replayed() -> None:
     world = World(msgspec.structs.replace(CONFIG, limits=Limits(retention_sec=10)))
     peer = world.client(features=())
     job = peer.submit()
@@ -333,7 +333,7 @@ def test_an_answer_of_a_job_that_is_forgotten_comes_again_all_the_same() -> None
     assert again.frames[1]["payload"]["trace_id"] == again.frames[2]["trace_id"]
 
 
-def test_a_submit_with_a_key_is_answered_again_too() -> None:
+def test_a_repeated_submit_with_a_key_is_answered_again() -> None:
     world = World()
     peer = world.client()
     submit = {"agent": "echo", "idempotency_key": "k"}
@@ -343,7 +343,7 @@ def test_a_submit_with_a_key_is_answered_again_too() -> None:
     assert len(world.all(StartJob)) == 1
 
 
-def test_answers_outlive_a_restart() -> None:
+def test_replies_outlive_a_restart() -> None:
     world = World(msgspec.structs.replace(CONFIG, journal=True))
     peer = world.client()
     peer.send("job.submit", {"agent": "echo"}, id="s1")

@@ -55,7 +55,7 @@ def test_a_job_is_forgotten_600_seconds_after_its_end() -> None:
     assert world.state.timers.keys() == []
 
 
-def test_an_agent_that_never_stops_counts_on_after_its_job_is_forgotten() -> None:
+def test_an_agent_that_never_stops_still_counts_after_its_job_is_forgotten() -> None:
     world = World()
     peer = world.client(features=())
     job = peer.submit()
@@ -67,7 +67,7 @@ def test_an_agent_that_never_stops_counts_on_after_its_job_is_forgotten() -> Non
     assert world.state.running == {}
 
 
-def test_beyond_their_number_the_oldest_finished_jobs_are_forgotten() -> None:
+def test_the_oldest_finished_jobs_are_forgotten_above_their_number() -> None:
     world = World(limited(max_principal_finished_jobs=3))
     peer = world.client()
     jobs = [peer.submit() for _ in range(5)]
@@ -79,7 +79,7 @@ def test_beyond_their_number_the_oldest_finished_jobs_are_forgotten() -> None:
     assert world.state.jobs == {}
 
 
-def test_the_number_of_finished_jobs_is_one_of_a_principal() -> None:
+def test_finished_jobs_are_limited_per_principal() -> None:
     world = World(limited(max_principal_finished_jobs=2))
     alice, bob = world.client(), world.client("tok-bob")
     theirs = bob.submit()
@@ -90,7 +90,7 @@ def test_the_number_of_finished_jobs_is_one_of_a_principal() -> None:
     assert list(world.state.jobs) == [theirs, *jobs[2:]]
 
 
-def test_of_all_finished_jobs_those_of_the_principal_with_most_go_first() -> None:
+def test_above_the_total_finished_jobs_of_the_principal_with_most_are_forgotten() -> None:
     world = World(limited(max_total_finished_jobs=40))
     alice, bob = world.client(), world.client("tok-bob")
     theirs = [bob.submit() for _ in range(2)]
@@ -106,7 +106,7 @@ def test_of_all_finished_jobs_those_of_the_principal_with_most_go_first() -> Non
 # Logs.
 
 
-def test_a_session_that_acks_keeps_what_it_has_not_acked_whatever_its_age() -> None:
+def test_a_session_with_ack_keeps_unacked_events_of_any_age() -> None:
     world = World(QUIET)
     peer = world.client(features=("ack",))
     job = peer.submit()
@@ -116,7 +116,7 @@ def test_a_session_that_acks_keeps_what_it_has_not_acked_whatever_its_age() -> N
     assert log_of(world).first == 1
 
 
-def test_without_ack_what_is_older_than_the_window_goes() -> None:
+def test_a_session_without_ack_evicts_events_older_than_its_window() -> None:
     world = World(QUIET)
     peer = world.client(features=())
     job = peer.submit()
@@ -132,7 +132,7 @@ def test_without_ack_what_is_older_than_the_window_goes() -> None:
     assert world.resumed(peer, 2).numbers() == [3, 4]
 
 
-def test_without_ack_what_is_older_than_the_window_goes_as_soon_as_it_is() -> None:
+def test_a_session_without_ack_evicts_events_at_the_end_of_its_window() -> None:
     world = World(msgspec.structs.replace(QUIET, resume_window_sec=60))
     job = world.client(features=()).submit()
     for seconds, first in ((0, 1), (60.5, 1), (0.49, 1), (0.01, 2)):
@@ -141,7 +141,7 @@ def test_without_ack_what_is_older_than_the_window_goes_as_soon_as_it_is() -> No
         assert log_of(world).first == first
 
 
-def test_with_ack_age_makes_no_event_due_to_be_looked_at() -> None:
+def test_in_a_session_with_ack_age_makes_no_check_due() -> None:
     world = World(msgspec.structs.replace(QUIET, resume_window_sec=60))
     job = world.client(features=("ack",)).submit()
     world.emit(job)
@@ -152,7 +152,7 @@ def test_with_ack_age_makes_no_event_due_to_be_looked_at() -> None:
     assert log_of(world).due(Monotonic(world.now + SECOND))
 
 
-def test_without_ack_no_event_is_due_to_be_looked_at_before_the_window_is_over() -> None:
+def test_in_a_session_without_ack_no_check_is_due_before_the_window_ends() -> None:
     world = World(msgspec.structs.replace(QUIET, resume_window_sec=60))
     job = world.client(features=()).submit()
     world.emit(job)
@@ -161,7 +161,7 @@ def test_without_ack_no_event_is_due_to_be_looked_at_before_the_window_is_over()
     assert not log_of(world).due(Monotonic(world.now + SECOND - 1))
 
 
-def test_without_ack_nothing_goes_within_the_window() -> None:
+def test_a_session_without_ack_evicts_nothing_within_its_window() -> None:
     world = World(QUIET)
     peer = world.client(features=())
     job = peer.submit()
@@ -171,7 +171,7 @@ def test_without_ack_nothing_goes_within_the_window() -> None:
     assert log_of(world).first == 1
 
 
-def test_a_log_beyond_its_bytes_loses_its_oldest() -> None:
+def test_a_log_above_its_bytes_evicts_its_oldest_events() -> None:
     world = World(limited(max_session_bytes=1_000))
     job = world.client().submit()
     for _ in range(30):
@@ -182,7 +182,7 @@ def test_a_log_beyond_its_bytes_loses_its_oldest() -> None:
 
 
 @pytest.mark.parametrize("limit", ["max_principal_events", "max_principal_bytes"])
-def test_of_what_a_principal_holds_a_64th_goes_at_a_time(limit: str) -> None:
+def test_events_of_a_principal_are_freed_by_64ths_of_its_limit(limit: str) -> None:
     """Everything is of one age, so nothing else stops it."""
     world = World(limited(**{limit: 64 * 4} if limit == "max_principal_events" else {limit: 64 * 400}))
     job = world.client().submit()
@@ -217,7 +217,7 @@ def held(world: World, principal: str) -> int:
     return world.state.holdings.of(Principal(principal))[0]
 
 
-def test_a_principal_beyond_its_limit_loses_its_own_oldest() -> None:
+def test_a_principal_above_its_limit_loses_its_own_oldest_events() -> None:
     world = World(limited(max_principal_events=64))
     alice, bob = world.client(), world.client("tok-bob")
     ours, theirs = alice.submit(), bob.submit()
@@ -233,7 +233,7 @@ def test_a_principal_beyond_its_limit_loses_its_own_oldest() -> None:
     ("limits", "least", "most"),
     [({"max_principal_events": 64 * 4}, 4, 4), ({"max_principal_bytes": 64 * 1_000}, 2, 1_000 // 60)],
 )
-def test_a_principal_beyond_its_limit_loses_a_64th_of_it_at_a_time(
+def test_a_principal_above_its_limit_loses_a_64th_of_it_at_a_time(
     limits: dict[str, int], least: int, most: int
 ) -> None:
     """In events of 60 bytes and more, of the log of its session and of the history of its job."""
@@ -248,7 +248,7 @@ def test_a_principal_beyond_its_limit_loses_a_64th_of_it_at_a_time(
         assert least <= max(steps) <= most
 
 
-def test_the_oldest_go_across_the_sessions_and_jobs_of_a_principal() -> None:
+def test_the_oldest_events_are_freed_across_the_sessions_and_jobs_of_a_principal() -> None:
     world = World(limited(max_principal_events=64))
     first, second = world.client(), world.client()
     old, new = first.submit(), second.submit()
@@ -265,7 +265,7 @@ def test_the_oldest_go_across_the_sessions_and_jobs_of_a_principal() -> None:
 
 
 @pytest.mark.parametrize("limits", [Limits(max_total_events=200), Limits(max_total_bytes=20_000)])
-def test_a_flood_costs_nobody_who_holds_less(limits: Limits) -> None:
+def test_a_flood_of_one_principal_costs_others_no_event(limits: Limits) -> None:
     world = World(msgspec.structs.replace(QUIET, limits=limits))
     alice, bob = world.client(), world.client("tok-bob")
     quiet, flood = alice.submit(), bob.submit()
@@ -281,7 +281,7 @@ def test_a_flood_costs_nobody_who_holds_less(limits: Limits) -> None:
     assert world.resumed(alice, 0).numbers() == list(range(1, 21))
 
 
-def test_an_observer_pays_for_what_it_holds() -> None:
+def test_an_observed_event_counts_for_the_principal_of_the_observer() -> None:
     config = limited(max_principal_events=40)
     world = World(msgspec.structs.replace(config, observers={"bob": {"*": "observe"}}))
     alice, bob = world.client(), world.client("tok-bob")
@@ -294,7 +294,7 @@ def test_an_observer_pays_for_what_it_holds() -> None:
     assert (held(world, "alice"), held(world, "bob")) == (15, 15)
 
 
-def test_what_is_held_is_let_go_in_the_end() -> None:
+def test_accounts_are_empty_after_all_sessions_and_jobs_are_forgotten() -> None:
     world = World(msgspec.structs.replace(QUIET, resume_window_sec=10))
     peer = world.client()
     job = peer.submit()
@@ -309,7 +309,7 @@ def test_what_is_held_is_let_go_in_the_end() -> None:
 # Anonymous principals.
 
 
-def test_no_timer_waits_for_keys_that_are_forgotten_with_their_principal() -> None:
+def test_the_timer_of_keys_is_disarmed_when_they_are_forgotten_with_their_principal() -> None:
     world = World(ANONYMOUS)
     peer = world.connect()
     peer.hello(None, scheme="anonymous")

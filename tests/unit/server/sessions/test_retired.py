@@ -15,7 +15,7 @@ STEPS = st.lists(
 )
 
 
-def test_what_is_retired() -> None:
+def test_finished_jobs_are_queued_per_principal_by_time() -> None:
     retired = Retired()
     assert (len(retired), retired.next_at, retired.due(Monotonic(99))) == (0, None, None)
     for number, (principal, at) in enumerate([("a", 5), ("b", 7), ("a", 7)]):
@@ -31,7 +31,7 @@ def test_what_is_retired() -> None:
 
 
 @given(STEPS)
-def test_it_does_what_a_list_would(steps: list[tuple[str, Principal, int]]) -> None:
+def test_the_expiry_queue_equals_a_list(steps: list[tuple[str, Principal, int]]) -> None:
     retired = Retired()
     model: list[tuple[JobId, Principal, int]] = []
     now = 0
@@ -58,7 +58,7 @@ def test_it_does_what_a_list_would(steps: list[tuple[str, Principal, int]]) -> N
         assert retired.count(principal) == sum(owner == principal for _, owner, _ in model)
 
 
-def test_what_went_before_others_of_its_principal_leaves_nothing_behind() -> None:
+def test_a_job_removed_before_older_ones_leaves_nothing_behind() -> None:
     retired, a, b = Retired(), Principal("a"), Principal("b")
     retired.add(JobId("stays"), b, Monotonic(0))
     for number in range(1_000):
@@ -77,7 +77,7 @@ LARGE_STEPS = st.lists(
 
 
 @given(LARGE_STEPS)
-def test_those_that_are_large_go_from_between_the_others(steps: list[tuple[str, Principal, int]]) -> None:
+def test_large_jobs_can_be_removed_before_older_small_ones(steps: list[tuple[str, Principal, int]]) -> None:
     retired = Retired()
     model: list[tuple[JobId, Principal, bool]] = []
     for number, (action, principal, _) in enumerate(steps):
@@ -100,7 +100,7 @@ def test_those_that_are_large_go_from_between_the_others(steps: list[tuple[str, 
         assert retired.next_at == (int(model[0][0][4:]) if model else None)
 
 
-def test_what_goes_early_leaves_no_more_behind_than_what_stays() -> None:
+def test_removed_entries_never_outnumber_the_kept_ones() -> None:
     retired, a = Retired(), Principal("a")
     for number in range(1_000):
         retired.add(JobId(f"small_{number}"), a, Monotonic(number))

@@ -21,7 +21,7 @@ def asked(peer: Peer, job: str, after: int) -> None:
 
 @pytest.mark.parametrize(("earlier", "later"), [(0, 2), (2, 0)])
 @pytest.mark.parametrize("home", [True, False])
-def test_to_subscribe_again_while_behind_leaves_nothing_out(home: bool, earlier: int, later: int) -> None:
+def test_a_second_subscribe_while_behind_leaves_no_event_out(home: bool, earlier: int, later: int) -> None:
     world = World()
     peer, job = started(world, 3, features=TOLD)
     if not home:
@@ -34,7 +34,7 @@ def test_to_subscribe_again_while_behind_leaves_nothing_out(home: bool, earlier:
     assert positions(peer, job)[had:] == [1, 2, 3, 4]
 
 
-def test_an_unsubscribe_leaves_the_submitting_session_what_waits_behind_a_history() -> None:
+def test_an_unsubscribe_keeps_the_events_due_to_the_submitting_session() -> None:
     world = World()
     peer, job = started(world, 2, features=TOLD)
     asked(peer, job, 0)
@@ -58,7 +58,7 @@ def test_an_unsubscribe_ends_the_history_of_a_job_that_had_ended() -> None:
 
 
 @pytest.mark.parametrize("asks_again", [False, True])
-def test_a_history_that_is_asked_for_when_the_job_has_ended_leaves_what_waits(asks_again: bool) -> None:
+def test_a_second_history_of_an_ended_job_keeps_the_events_that_wait(asks_again: bool) -> None:
     """It is owed all the same: an unsubscribe takes back the second request, and not the job."""
     world = World()
     peer, job = started(world, 2, features=TOLD)
@@ -72,7 +72,7 @@ def test_a_history_that_is_asked_for_when_the_job_has_ended_leaves_what_waits(as
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_a_history_that_is_cut_takes_nothing_from_the_submitting_session(ended: bool) -> None:
+def test_a_cut_history_costs_the_submitting_session_no_event(ended: bool) -> None:
     """What waits for a connection that does not read is numbered before the history goes."""
     limits = Limits(max_history_events=16, max_session_events=200, max_backlog_events=4)
     world = World(msgspec.structs.replace(QUIET, limits=limits))
@@ -105,7 +105,7 @@ def test_a_job_is_kept_while_the_submitting_session_waits_for_its_history() -> N
     assert world.state.jobs == {}
 
 
-def test_another_job_goes_while_the_submitting_session_waits_for_a_history() -> None:
+def test_another_finished_job_is_forgotten_while_a_history_is_due_to_the_submitter() -> None:
     limits = Limits(max_principal_finished_jobs=2, max_session_events=16, max_backlog_events=4)
     world = World(msgspec.structs.replace(QUIET, limits=limits))
     peer, job = started(world, 10, features=TOLD)
@@ -123,7 +123,7 @@ def test_another_job_goes_while_the_submitting_session_waits_for_a_history() -> 
 
 
 @pytest.mark.parametrize("snapshot", [False, True])
-def test_what_waits_for_the_submitting_session_is_owed_after_a_restart(snapshot: bool) -> None:
+def test_events_due_to_the_submitting_session_survive_a_restart(snapshot: bool) -> None:
     world = World(msgspec.structs.replace(QUIET, journal=True))
     peer, job = started(world, 3, features=TOLD)
     asked(peer, job, 0)
@@ -139,7 +139,7 @@ def test_what_waits_for_the_submitting_session_is_owed_after_a_restart(snapshot:
     assert positions(again, job) == [1, 2, 3, 4]
 
 
-def test_a_child_is_announced_before_all_that_it_does_also_behind_a_history() -> None:
+def test_a_child_is_announced_before_its_events_even_behind_a_history() -> None:
     world = Tree(features=(*ALL, POSITIONS))
     for number in range(3):
         world.emit(world.root, "metric", {"name": f"m{number}", "value": 1})
@@ -165,7 +165,7 @@ def test_a_job_ends_after_a_child_that_waits_behind_a_history() -> None:
     assert positions(world.peer, child) == [1, 1, 2]
 
 
-def test_a_history_that_made_room_when_it_was_numbered_is_cut_no_further() -> None:
+def test_a_history_cut_while_it_was_numbered_is_not_cut_again() -> None:
     """What waits at home is numbered for the history's limit, which makes room for the principal."""
     limits = Limits(
         max_history_events=16, max_session_events=400, max_principal_events=40, max_backlog_events=4

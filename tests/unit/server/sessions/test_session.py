@@ -10,7 +10,7 @@ from arcp_proto.wire.peer_quirks import QUIRKS
 from tests.unit.world import World
 
 
-def test_what_a_session_holds() -> None:
+def test_a_session_starts_with_its_negotiated_features_and_an_empty_log() -> None:
     session = Session(SessionId("sess_x"), Principal("alice"), ["ack", "progress"], "java")
     assert session.features == {"ack", "progress"}
     assert session.quirk is QUIRKS["java"]
@@ -38,7 +38,7 @@ def test_an_ack_moves_the_cursor_of_the_connection() -> None:
     assert [frame["event_seq"] for frame in peer.pull()] == [3]
 
 
-def test_at_most_four_tokens_and_the_proven_one_stays() -> None:
+def test_a_fifth_token_replaces_the_oldest_unproven_one() -> None:
     session = Session(SessionId("sess_x"), Principal("alice"), [], "")
     over = [session.issue(bytes([number])) for number in range(6)]
     assert over == [None, None, None, None, b"\1", b"\2"]
@@ -54,7 +54,7 @@ def test_a_proven_token_ends_those_before_it() -> None:
     assert session.tokens == [b"\2", b"\3"]
 
 
-def test_who_reads_has_a_transport_that_is_not_full() -> None:
+def test_a_session_reads_while_its_transport_is_not_full() -> None:
     world = World()
     peer = world.client()
     [session] = world.state.sessions.values()
@@ -67,7 +67,7 @@ def test_who_reads_has_a_transport_that_is_not_full() -> None:
     assert not session.reading
 
 
-def test_jobs_of_a_session_are_those_that_have_not_ended() -> None:
+def test_a_session_keeps_only_its_unfinished_jobs() -> None:
     world = World()
     peer = world.client()
     [session] = world.state.sessions.values()

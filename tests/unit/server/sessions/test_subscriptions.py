@@ -63,7 +63,7 @@ def positions(peer: Peer, job: str) -> list[int]:
 # The answer.
 
 
-def test_the_answer_describes_the_job() -> None:
+def test_job_subscribed_describes_the_job() -> None:
     world = World()
     peer = world.client()
     lease = {"cost.budget": ["USD:5"]}
@@ -89,7 +89,7 @@ def test_the_answer_describes_the_job() -> None:
     }
 
 
-def test_nothing_was_numbered_yet() -> None:
+def test_job_subscribed_of_a_job_without_events_starts_at_zero() -> None:
     world = World()
     _, job = started(world)
     answer = subscribed(world.client(), job, history=True)
@@ -97,7 +97,7 @@ def test_nothing_was_numbered_yet() -> None:
     assert "history_from" not in answer and "budget" not in answer
 
 
-def test_the_answer_precedes_all_that_follows() -> None:
+def test_job_subscribed_precedes_the_events() -> None:
     world = World()
     _, job = started(world, 2)
     other = world.client()
@@ -109,7 +109,7 @@ def test_the_answer_precedes_all_that_follows() -> None:
 # Live, and history.
 
 
-def test_without_history_only_what_comes_from_now_on() -> None:
+def test_a_subscribe_without_history_gets_only_new_events() -> None:
     world = World()
     _, job = started(world, 2)
     other = world.client()
@@ -121,7 +121,7 @@ def test_without_history_only_what_comes_from_now_on() -> None:
 
 
 @pytest.mark.parametrize(("after", "first"), [(None, 1), (0, 1), (1, 2), (3, 4), (99, 4)])
-def test_history_begins_above_the_number_that_is_asked_for(after: int | None, first: int) -> None:
+def test_a_history_begins_above_the_requested_number(after: int | None, first: int) -> None:
     world = World()
     _, job = started(world, 3)
     other = world.client()
@@ -132,7 +132,7 @@ def test_history_begins_above_the_number_that_is_asked_for(after: int | None, fi
     assert other.numbers() == list(range(1, len(texts(other, job)) + 1))
 
 
-def test_history_is_the_same_but_for_its_numbers() -> None:
+def test_a_history_differs_from_the_first_events_only_in_its_numbers() -> None:
     world = World()
     peer, job = started(world, 1)
     world.advance(5)
@@ -156,7 +156,7 @@ def test_live_events_wait_behind_the_history() -> None:
     assert texts(other, job) == ["1", "2", "3", "4"]
 
 
-def test_a_job_that_ends_behind_a_history_ends_after_it() -> None:
+def test_the_terminal_of_a_job_that_ends_meanwhile_follows_the_history() -> None:
     world = World()
     _, job = started(world, 2)
     other = world.client()
@@ -166,7 +166,7 @@ def test_a_job_that_ends_behind_a_history_ends_after_it() -> None:
     assert texts(other, job) == ["1", "2", "success"]
 
 
-def test_the_history_of_a_finished_job_has_its_end() -> None:
+def test_the_history_of_a_finished_job_ends_with_its_terminal() -> None:
     world = World()
     _, job = started(world, 2)
     world.finish(job, {"x": 1})
@@ -181,7 +181,7 @@ def test_the_history_of_a_finished_job_has_its_end() -> None:
     assert session.observed == session.backlogs == {}
 
 
-def test_the_end_alone_comes_to_whoever_has_all_else() -> None:
+def test_a_subscribe_from_the_last_event_gets_only_the_terminal() -> None:
     world = World()
     _, job = started(world, 2)
     world.finish(job)
@@ -190,7 +190,7 @@ def test_the_end_alone_comes_to_whoever_has_all_else() -> None:
     assert texts(other, job) == ["success"]
 
 
-def test_nothing_comes_to_whoever_has_the_end() -> None:
+def test_a_subscribe_from_the_terminal_gets_nothing() -> None:
     world = World()
     _, job = started(world, 2)
     world.finish(job)
@@ -199,7 +199,7 @@ def test_nothing_comes_to_whoever_has_the_end() -> None:
     assert texts(other, job) == []
 
 
-def test_a_finished_job_without_history_says_only_its_status() -> None:
+def test_a_subscribe_to_a_finished_job_without_history_gets_only_its_status() -> None:
     world = World()
     _, job = started(world, 2)
     world.fail(job)
@@ -221,7 +221,7 @@ def test_an_observer_subscribes_again_exactly_where_it_stopped() -> None:
     assert texts(two, job) == ["4", "5"]
 
 
-def test_kinds_that_an_observer_did_not_negotiate_are_left_out() -> None:
+def test_an_observer_gets_only_the_kinds_that_it_negotiated() -> None:
     world = World()
     _, job = started(world, 1)
     world.emit(job, "progress", {"current": 7})
@@ -235,7 +235,7 @@ def test_kinds_that_an_observer_did_not_negotiate_are_left_out() -> None:
     assert texts(full, job) == ["1", "7", "8", "9"]
 
 
-def test_an_observer_without_chunks_gets_the_end_it_can_read() -> None:
+def test_an_observer_without_result_chunk_gets_an_inline_result() -> None:
     world = World()
     peer, job = started(world, features=())
     with_chunks, without = world.client(), world.client(features=("subscribe",))
@@ -249,7 +249,7 @@ def test_an_observer_without_chunks_gets_the_end_it_can_read() -> None:
     assert with_chunks.about(job)[-1]["payload"]["result_size"] == 4
 
 
-def test_a_history_is_numbered_piece_by_piece() -> None:
+def test_a_history_is_replayed_piece_by_piece() -> None:
     world = World(msgspec.structs.replace(QUIET, limits=Limits(max_backlog_events=4)))
     _, job = started(world, 10)
     other = world.client()
@@ -261,7 +261,7 @@ def test_a_history_is_numbered_piece_by_piece() -> None:
     assert numbered == [4, 8, 10, 10]
 
 
-def test_a_piece_is_half_of_what_a_principal_may_hold() -> None:
+def test_a_piece_of_a_history_is_at_most_half_of_the_limit_of_a_principal() -> None:
     limits = Limits(max_session_events=100, max_principal_events=40)
     world = World(msgspec.structs.replace(QUIET, limits=limits, observers={"bob": {"alice": "observe"}}))
     peer, job = started(world)
@@ -303,7 +303,7 @@ def test_a_history_goes_on_after_a_resume() -> None:
     assert again.numbers() == list(range(5, 12))
 
 
-def test_two_histories_come_one_after_the_other() -> None:
+def test_two_histories_are_replayed_one_after_the_other() -> None:
     world = World(msgspec.structs.replace(QUIET, limits=Limits(max_backlog_events=2)))
     peer, one = started(world, 3)
     two = peer.submit()
@@ -318,7 +318,7 @@ def test_two_histories_come_one_after_the_other() -> None:
 # Again, at home, and no longer.
 
 
-def test_to_subscribe_again_is_answered_and_doubles_nothing() -> None:
+def test_a_second_subscribe_is_answered_and_doubles_no_event() -> None:
     world = World()
     _, job = started(world, 1)
     other = world.client()
@@ -328,7 +328,7 @@ def test_to_subscribe_again_is_answered_and_doubles_nothing() -> None:
     assert texts(other, job) == ["2"]
 
 
-def test_to_subscribe_again_replays_again_when_asked() -> None:
+def test_a_second_subscribe_with_history_replays_again() -> None:
     world = World()
     _, job = started(world, 2)
     other = world.client()
@@ -340,7 +340,7 @@ def test_to_subscribe_again_replays_again_when_asked() -> None:
     assert other.numbers() == [1, 2, 3, 4, 5, 6]
 
 
-def test_live_waits_when_a_history_is_asked_for_again() -> None:
+def test_live_events_wait_behind_a_second_history() -> None:
     world = World()
     _, job = started(world, 1)
     other = world.client()
@@ -352,7 +352,7 @@ def test_live_waits_when_a_history_is_asked_for_again() -> None:
     assert texts(other, job) == ["1", "1", "2", "3"]
 
 
-def test_to_subscribe_again_without_history_leaves_the_one_that_comes_alone() -> None:
+def test_a_second_subscribe_without_history_keeps_the_first_history() -> None:
     world = World()
     _, job = started(world, 1)
     other = world.client()
@@ -364,7 +364,7 @@ def test_to_subscribe_again_without_history_leaves_the_one_that_comes_alone() ->
     assert texts(other, job) == ["1", "2", "3"]
 
 
-def test_a_session_that_ends_before_its_history_begins() -> None:
+def test_a_session_that_ends_before_its_history_observes_nothing() -> None:
     world = World(msgspec.structs.replace(QUIET, resume_window_sec=0))
     _, job = started(world, 1)
     other = world.client()
@@ -378,7 +378,7 @@ def test_a_session_that_ends_before_its_history_begins() -> None:
     assert texts(other, job) == []
 
 
-def test_to_subscribe_again_while_behind_begins_where_it_says() -> None:
+def test_a_second_subscribe_while_behind_begins_where_it_asks() -> None:
     world = World()
     _, job = started(world, 3)
     other = world.client()
@@ -388,7 +388,7 @@ def test_to_subscribe_again_while_behind_begins_where_it_says() -> None:
     assert texts(other, job) == ["3", "4"]
 
 
-def test_in_the_submitting_session_the_job_flows_already() -> None:
+def test_a_subscribe_in_the_submitting_session_changes_nothing() -> None:
     world = World()
     peer, job = started(world, 1)
     assert subscribed(peer, job)["subscribed_from"] == 1
@@ -397,7 +397,7 @@ def test_in_the_submitting_session_the_job_flows_already() -> None:
     assert texts(peer, job) == ["1", "2", "success"]
 
 
-def test_the_submitting_session_may_have_its_history_again() -> None:
+def test_the_submitting_session_can_replay_its_history() -> None:
     world = World()
     peer, job = started(world, 2, features=(*FEATURES, POSITIONS))
     peer.send("job.subscribe", {"job_id": job, "history": True})
@@ -410,7 +410,7 @@ def test_the_submitting_session_may_have_its_history_again() -> None:
     assert peer.numbers() == list(range(1, 7))
 
 
-def test_the_submitting_session_that_has_everything_gets_nothing_again() -> None:
+def test_the_submitting_session_with_every_event_gets_no_replay() -> None:
     world = World()
     peer, job = started(world, 2)
     assert subscribed(peer, job, history=True, from_event_seq=2)["replayed"]
@@ -418,7 +418,7 @@ def test_the_submitting_session_that_has_everything_gets_nothing_again() -> None
     assert texts(peer, job) == ["1", "2", "3"]
 
 
-def test_the_submitting_session_gets_a_finished_job_again() -> None:
+def test_the_submitting_session_can_replay_a_finished_job() -> None:
     world = World()
     peer, job = started(world, 1)
     world.finish(job)
@@ -459,7 +459,7 @@ def test_unsubscribe_leaves_the_submitting_session_its_job() -> None:
     assert texts(peer, job) == ["success"]
 
 
-def test_a_session_observes_no_more_than_so_many_jobs() -> None:
+def test_the_number_of_jobs_that_a_session_observes_is_limited() -> None:
     world = World(msgspec.structs.replace(QUIET, limits=Limits(max_session_subscriptions=2)))
     peer = world.client()
     jobs = [peer.submit() for _ in range(3)]
@@ -501,7 +501,7 @@ def test_an_unknown_job_and_an_invisible_one_are_the_same() -> None:
 
 
 @pytest.mark.parametrize("owner", ["alice", "*"])
-def test_who_may_observe(owner: str) -> None:
+def test_the_rights_of_the_host_allow_an_observer(owner: str) -> None:
     world = World(msgspec.structs.replace(QUIET, observers={"bob": {owner: "observe"}}))
     _, job = started(world, 1)
     bob = world.client("tok-bob")
@@ -510,21 +510,21 @@ def test_who_may_observe(owner: str) -> None:
     assert texts(bob, job) == ["1", "success"]
 
 
-def test_who_may_only_list_is_denied() -> None:
+def test_a_principal_that_may_only_list_is_denied_to_subscribe() -> None:
     world = World(msgspec.structs.replace(QUIET, observers={"bob": {"alice": "list", "*": "observe"}}))
     _, job = started(world)
     [error] = world.client("tok-bob").send("job.subscribe", {"job_id": job})
     assert error["payload"]["code"] == "PERMISSION_DENIED"
 
 
-def test_rights_are_one_way() -> None:
+def test_the_right_to_observe_is_not_mutual() -> None:
     world = World(msgspec.structs.replace(QUIET, observers={"bob": {"alice": "observe"}}))
     job = world.client("tok-bob").submit()
     [error] = world.client().send("job.subscribe", {"job_id": job})
     assert error["payload"]["code"] == "JOB_NOT_FOUND"
 
 
-def test_a_right_that_is_taken_away_ends_what_it_allowed() -> None:
+def test_a_withdrawn_right_ends_the_observation() -> None:
     world = World(msgspec.structs.replace(QUIET, observers={"bob": {"alice": "observe"}}))
     _, job = started(world)
     bob = world.client("tok-bob")
@@ -536,7 +536,7 @@ def test_a_right_that_is_taken_away_ends_what_it_allowed() -> None:
     assert bob.send("job.subscribe", {"job_id": job})[0]["payload"]["code"] == "JOB_NOT_FOUND"
 
 
-def test_a_right_that_a_restarted_host_does_not_give_ends_what_it_allowed() -> None:
+def test_a_right_missing_after_a_restart_ends_the_observation() -> None:
     world = World(msgspec.structs.replace(QUIET, journal=True, observers={"bob": {"alice": "observe"}}))
     _, job = started(world)
     bob = world.client("tok-bob")
@@ -546,7 +546,7 @@ def test_a_right_that_a_restarted_host_does_not_give_ends_what_it_allowed() -> N
     assert texts(world.resumed(bob, token="tok-bob"), job) == ["unsubscribed"]
 
 
-def test_a_right_that_stays_ends_nothing() -> None:
+def test_a_right_that_stays_keeps_the_observation() -> None:
     world = World(msgspec.structs.replace(QUIET, observers={"bob": {"alice": "observe"}}))
     peer, job = started(world)
     bob = world.client("tok-bob")
@@ -598,7 +598,7 @@ def test_an_observer_that_does_not_read_costs_nothing_and_misses_nothing(how: st
     assert world.stops() == [] and world.all(StopJob) == []
 
 
-def test_an_observer_that_drains_goes_on_where_it_stopped() -> None:
+def test_an_observer_that_reads_again_continues_where_it_stopped() -> None:
     world = World(SMALL)
     _, job = started(world)
     other = not_reading(world, job, "blocked")
@@ -633,7 +633,7 @@ def test_an_observer_that_reads_is_not_unsubscribed() -> None:
     assert texts(other, job) == [str(number) for number in range(1, 100)]
 
 
-def test_a_history_that_is_cut_says_where_it_begins() -> None:
+def test_job_subscribed_tells_where_a_cut_history_begins() -> None:
     world = World(msgspec.structs.replace(QUIET, limits=Limits(max_history_events=16)))
     _, job = started(world, 17)
     other = world.client()
@@ -644,7 +644,7 @@ def test_a_history_that_is_cut_says_where_it_begins() -> None:
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_a_history_of_which_nothing_is_left_says_where_it_goes_on(ended: bool) -> None:
+def test_job_subscribed_tells_where_events_continue_after_an_empty_history(ended: bool) -> None:
     world = World(msgspec.structs.replace(QUIET, limits=Limits(max_history_bytes=50)))
     _, job = started(world, 2)
     if ended:
@@ -670,7 +670,7 @@ def test_a_history_that_is_cut_under_an_observer_ends_its_subscription() -> None
     assert texts(other, job)[-1] == "unsubscribed"
 
 
-def test_a_history_that_is_cut_is_skipped_for_whoever_cannot_subscribe_again() -> None:
+def test_an_observer_that_cannot_subscribe_again_skips_a_cut_history() -> None:
     world = World(msgspec.structs.replace(QUIET, limits=Limits(max_history_events=16, max_backlog_events=4)))
     peer, other = world.client(), world.client(features=())
     submit = {"agent": "echo", "idempotency_key": "k"}
@@ -689,7 +689,7 @@ def test_a_history_that_is_cut_is_skipped_for_whoever_cannot_subscribe_again() -
     assert texts(other, job)[-2:] == ["39", "success"]
 
 
-def test_a_job_that_is_forgotten_under_an_observer_ends_there() -> None:
+def test_an_observer_of_a_forgotten_job_gets_its_terminal() -> None:
     world = World(msgspec.structs.replace(QUIET, limits=Limits(retention_sec=10, max_backlog_events=4)))
     _, job = started(world, 10)
     world.finish(job)
@@ -766,7 +766,7 @@ def test_a_history_that_waits_for_the_journal_ends_with_its_session() -> None:
     world.persist()
 
 
-def test_an_observer_over_a_restart() -> None:
+def test_an_observer_continues_after_a_restart() -> None:
     world = World(msgspec.structs.replace(QUIET, journal=True, limits=Limits(max_backlog_events=2)))
     _, job = started(world, 5)
     live, behind = world.client(), world.client()
