@@ -105,6 +105,7 @@ from arcp_proto.wire.framing import Framing
 from arcp_proto.wire.inputs import Input
 from arcp_proto.wire.messages import AgentEntry, JobEntry, Peer
 
+from .close_codes import CloseCode
 from .errors import RETRYABLE, Denied, ErrorCode, InvariantViolated, LocalProtocolError
 from .ids import JobId, Monotonic, Principal, RequestId, SessionId, UnixTime
 from .limits import Limits
@@ -128,6 +129,7 @@ __all__ = [
     "ChildEnded",
     "Client",
     "ClientConfig",
+    "CloseCode",
     "Closing",
     "Connection",
     "ConnectionEnded",

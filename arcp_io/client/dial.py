@@ -15,7 +15,7 @@ from arcp_io.drivers.pump import Pump
 from arcp_io.drivers.stdio import Command, LineCodec, ending, reap, spawn
 from arcp_io.drivers.transport import ByteStream, StreamTransport
 from arcp_io.drivers.websocket import ClientCodec
-from arcp_proto import Connection, Framing
+from arcp_proto import CloseCode, Connection, Framing
 
 if TYPE_CHECKING:
     from anyio.abc import Process
@@ -115,7 +115,7 @@ async def _dial_websocket(target: WebSocket, pump: Pump, connection: Connection)
         if transport.gone or codec.failure is not None:
             raise ConnectionError(_explained(target, codec.failure or transport.gone))
     except BaseException:
-        transport.close(1002, "no WebSocket", abort=True)
+        transport.close(CloseCode.PROTOCOL_ERROR, "no WebSocket", abort=True)
         raise
     return transport
 

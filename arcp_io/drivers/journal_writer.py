@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from arcp_io.journal import JournalError
+from arcp_proto import CloseCode
 from arcp_proto.errors import InvariantViolated, ensure
 from arcp_proto.server.journal.records import (
     RECORD_VERSION,
@@ -139,7 +140,7 @@ class Keeper:
             return
         if self._failure is not None:
             self._closed = True
-            self._pump.abandon(1011, "the journal failed", self._failure)
+            self._pump.abandon(CloseCode.INTERNAL_ERROR, "the journal failed", self._failure)
             return
         self._pump.persisted(self._durable - self._base, self._runtime.persisted)
         if self._holding and self._journal.waiting_bytes <= AGENTS_GO_ON:

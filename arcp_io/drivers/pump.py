@@ -31,7 +31,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-from arcp_proto import Connection, Phase
+from arcp_proto import CloseCode, Connection, Phase
 from arcp_proto.engine.endpoint import Endpoint
 from arcp_proto.engine.machine import Machine
 from arcp_proto.engine.output import Closing, Event, Output, Request
@@ -238,7 +238,7 @@ class Pump:
         """Carry a connection over a transport, which pulls waiting envelopes when it can be written to."""
         self._transports[connection] = transport
         if connection.phase in (Phase.CLOSING, Phase.CLOSED):
-            self.loop.call_soon(lambda: transport.close(1001, "too late", abort=True))
+            self.loop.call_soon(lambda: transport.close(CloseCode.GOING_AWAY, "too late", abort=True))
 
     def receive(self, connection: Connection, messages: Sequence[bytes]) -> int:
         """Pass received messages (or bytes, for LINES) to the machine; return how many were taken.
@@ -359,7 +359,7 @@ class Pump:
         Later ends of agents are not recorded: for a journal, the end of the process has cut them off.
         """
         for connection, transport in list(self._transports.items()):
-            transport.close(1001, "", abort=True)
+            transport.close(CloseCode.GOING_AWAY, "", abort=True)
             self._transports.pop(connection, None)
         self._stopped = True
         self._waiting.clear()

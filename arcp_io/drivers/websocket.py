@@ -23,6 +23,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Origin
 from websockets.uri import parse_uri
 
+from arcp_proto import CloseCode
 from arcp_proto.errors import LocalProtocolError
 
 from .ws_admission import Admission
@@ -205,7 +206,7 @@ class WebSocketCodec(ABC):
     def frame(self, messages: Sequence[bytes]) -> bytes:
         """Return frames of text messages (UTF-8), joined. Raises LocalProtocolError unless `open`."""
 
-    def close(self, code: int = 1000, reason: str = "") -> None:
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Send a close frame, once; during the opening handshake, give the connection up.
 
         The reason is truncated to 123 bytes. After `too_large`, too many control frames, or in the midst of a
@@ -394,7 +395,7 @@ class WebSocketCodec(ABC):
         if self.open:
             self.too_large = True
         else:
-            self._library().fail(1009)
+            self._library().fail(CloseCode.MESSAGE_TOO_BIG)
             self._collect()
         self._discard()
 

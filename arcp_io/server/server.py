@@ -27,7 +27,7 @@ from arcp_io.drivers.transport import ByteStream, StreamTransport
 from arcp_io.drivers.websocket import ServerCodec
 from arcp_io.drivers.ws_admission import LOOPBACK_HOSTS, Admission
 from arcp_io.provisioning import NoProvisioner, Provisioning
-from arcp_proto import Connection, Framing, Phase
+from arcp_proto import CloseCode, Connection, Framing, Phase
 from arcp_proto.engine.output import (
     Audit,
     ConnectionEnded,
@@ -223,10 +223,10 @@ class Server:
         )
         transport = StreamTransport(self.pump, connection, codec, stream)
         if self._shutting_down:
-            transport.close(1012, "the runtime is shutting down", abort=True)
+            transport.close(CloseCode.SERVICE_RESTART, "the runtime is shutting down", abort=True)
         elif self.runtime.connection_count > self._room:
             self.refusals.full(self._room)
-            transport.close(1013, "there are too many connections", abort=True)
+            transport.close(CloseCode.TRY_AGAIN_LATER, "there are too many connections", abort=True)
         self.pump.run()
         return transport
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import msgspec
 
+from arcp_proto.close_codes import CloseCode
 from arcp_proto.engine.connection import Connection
 from arcp_proto.engine.endpoint import Endpoint
-from arcp_proto.engine.machine import CLOSE_GOING_AWAY, CLOSE_NORMAL, cut
+from arcp_proto.engine.machine import cut
 from arcp_proto.engine.output import SessionClosed
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
@@ -320,7 +321,9 @@ class Client(Endpoint[ClientState]):
                 resuming.close(state, session, "the session was closed")
             state.opening = False
             if connection is not None:
-                state.close_connection(connection, CLOSE_NORMAL, "closed before the welcome", flush=False)
+                state.close_connection(
+                    connection, CloseCode.NORMAL_CLOSURE, "closed before the welcome", flush=False
+                )
             if session is not None:
                 state.happened(SessionClosed(message.reason))
         state.done()
@@ -337,7 +340,7 @@ class Client(Endpoint[ClientState]):
         if state.session is not None:
             flow.forget_stopped(state, state.session)
         if state.connection is not None:
-            state.close_connection(state.connection, CLOSE_GOING_AWAY, "the session was left", flush=True)
+            state.close_connection(state.connection, CloseCode.GOING_AWAY, "the session was left", flush=True)
         state.done()
 
     # Below: steps of the above.

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from arcp_proto.close_codes import CloseCode
 from arcp_proto.engine.connection_state import ConnectionState
-from arcp_proto.engine.machine import CLOSE_NORMAL
 from arcp_proto.engine.output import JobsListed, SessionClosed, SessionFailed
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKind
@@ -122,7 +122,12 @@ def on_early_error(
     if client.session is not None:
         resuming.refused(client, client.session, error)
     client.close_connection(
-        connection, CLOSE_NORMAL, "the hello was refused", who="peer", error=error.code, flush=False
+        connection,
+        CloseCode.NORMAL_CLOSURE,
+        "the hello was refused",
+        who="peer",
+        error=error.code,
+        flush=False,
     )
 
 
@@ -159,7 +164,7 @@ def on_closed(
     asked = client.session is not None and client.session.closing
     client.happened(SessionClosed(closed.reason))
     client.close_connection(
-        connection, CLOSE_NORMAL, "session closed", who="local" if asked else "peer", flush=False
+        connection, CloseCode.NORMAL_CLOSURE, "session closed", who="local" if asked else "peer", flush=False
     )
 
 
@@ -172,7 +177,7 @@ def on_session_error(
     request = requests.take(error.request_id or envelope.id)
     session.names = session.names or bool(error.request_id)
     if request is None and session.closing:
-        client.close_connection(connection, CLOSE_NORMAL, "session closed", flush=False)
+        client.close_connection(connection, CloseCode.NORMAL_CLOSURE, "session closed", flush=False)
         return
     if request is None and error.request_id:
         return  # Something that has no answer was refused, or what is no longer waited for.
@@ -191,7 +196,7 @@ def on_session_error(
     if (error.details or {}).get("reason") == SUPERSEDED and client.config.resume:
         client.reconnecting.superseded(client.now)
         client.close_connection(
-            connection, CLOSE_NORMAL, SUPERSEDED, who="peer", error=error.code, flush=False
+            connection, CloseCode.NORMAL_CLOSURE, SUPERSEDED, who="peer", error=error.code, flush=False
         )
 
 

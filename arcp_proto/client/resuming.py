@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from arcp_proto.close_codes import CloseCode
 from arcp_proto.engine.connection_state import ConnectionState
-from arcp_proto.engine.machine import CLOSE_NORMAL, found
+from arcp_proto.engine.machine import found
 from arcp_proto.engine.output import ConnectionEnded, Detached, RequestRefused, SessionLost, Welcomed
 from arcp_proto.engine.timers import TimerKind
 from arcp_proto.errors import ErrorCode
@@ -161,7 +162,7 @@ def on_give_up(client: ClientState) -> None:
             give_up(client, session, ErrorCode.RESUME_WINDOW_EXPIRED.value, reason)
         return
     client.reconnecting.give_up(ErrorCode.RESUME_WINDOW_EXPIRED, reason)
-    client.close_connection(connection, CLOSE_NORMAL, reason, flush=False)
+    client.close_connection(connection, CloseCode.NORMAL_CLOSURE, reason, flush=False)
 
 
 def lose(client: ClientState, session: ClientSession, code: str, reason: str) -> None:

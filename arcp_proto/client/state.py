@@ -6,18 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
+from arcp_proto.close_codes import CLOSE_REASON_BYTES, CloseCode
 from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.entropy import Entropy
-from arcp_proto.engine.machine import (
-    CLOSE_GOING_AWAY,
-    CLOSE_NORMAL,
-    CLOSE_REFUSED,
-    CLOSE_TOO_LARGE,
-    Machine,
-    found,
-)
+from arcp_proto.engine.machine import Machine, found
 from arcp_proto.engine.output import CancelAcknowledged, ConnectionEnded, JobEnded
 from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
@@ -30,9 +23,6 @@ from .backoff import Reconnecting
 from .config import ClientConfig
 from .pending import Outstanding
 from .session import ClientSession, Failure
-
-CLOSE_REASON_BYTES: Final = 123
-"""RFC 6455, 5.5: what a close frame holds beside its code."""
 
 
 class ClientState(Machine):
@@ -147,10 +137,12 @@ class ClientState(Machine):
     def _handle(self, connection: ConnectionState, message: bytes) -> None:
         dispatch.handle(self, connection, message)
 
-    def refuse(self, connection: ConnectionState, refusal: Refusal, code: int = CLOSE_REFUSED) -> None:
+    def refuse(
+        self, connection: ConnectionState, refusal: Refusal, code: CloseCode = CloseCode.POLICY_VIOLATION
+    ) -> None:
         """What a runtime sends is never answered with an error; what is fatal closes."""
         if refusal.fatal:
-            if code == CLOSE_TOO_LARGE:
+            if code == CloseCode.MESSAGE_TOO_BIG:
                 resuming.too_large(self, refusal.message)
             reason = refusal.message.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore")
             self.close_connection(connection, code, reason, error=refusal.code.value, flush=False)
@@ -174,7 +166,7 @@ class ClientState(Machine):
 
     def _silent(self, connection: ConnectionState) -> None:
         message = "nothing was received for two heartbeat intervals"
-        self.refuse(connection, Refusal(ErrorCode.HEARTBEAT_LOST, message, fatal=True), CLOSE_GOING_AWAY)
+        self.refuse(connection, Refusal(ErrorCode.HEARTBEAT_LOST, message, fatal=True), CloseCode.GOING_AWAY)
 
     def transport_blocked(self, connection: ConnectionState, blocked: bool) -> None:
         pass
@@ -207,7 +199,9 @@ class ClientState(Machine):
             case TimerKind.HELLO:
                 self.refuse(connection, Refusal(ErrorCode.INTERNAL_ERROR, "no welcome in time", fatal=True))
             case TimerKind.CLOSE:
-                self.close_connection(connection, CLOSE_NORMAL, "the close was not answered", flush=False)
+                self.close_connection(
+                    connection, CloseCode.NORMAL_CLOSURE, "the close was not answered", flush=False
+                )
             case TimerKind.ACK if self.session is not None:
                 flow.ack(self, connection, self.session)
             case TimerKind.GAP if self.session is not None:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, TypeVar
 
+from arcp_proto.close_codes import CloseCode
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal, Unreadable
 from arcp_proto.ids import SECOND, Monotonic, UnixTime
 from arcp_proto.limits import MAX_REASON_LENGTH, Limits
@@ -26,12 +27,6 @@ _LATE: Final = 10
 """A timer that comes later than this part of what it measures tells that the process has stood still."""
 NEVER: Final = Monotonic(-(2**63))
 """Before any time."""
-CLOSE_NORMAL: Final = 1000
-CLOSE_GOING_AWAY: Final = 1001
-CLOSE_REFUSED: Final = 1008
-CLOSE_TOO_LARGE: Final = 1009
-CLOSE_OUR_FAULT: Final = 1011
-CLOSE_RESTART: Final = 1012
 
 
 class Recorder(Protocol):
@@ -276,7 +271,7 @@ class Machine(ABC):
     def close_connection(
         self,
         connection: ConnectionState,
-        code: int,
+        code: CloseCode,
         reason: str,
         *,
         who: str = "local",
@@ -364,7 +359,9 @@ class Machine(ABC):
     def refuse_too_large(self, connection: ConnectionState) -> None:
         """A WebSocket message is larger than the limit: INVALID_REQUEST, then close 1009 (§1)."""
         message = f"the message is larger than {connection.message_limit} bytes"
-        self.refuse(connection, Refusal(ErrorCode.INVALID_REQUEST, message, fatal=True), CLOSE_TOO_LARGE)
+        self.refuse(
+            connection, Refusal(ErrorCode.INVALID_REQUEST, message, fatal=True), CloseCode.MESSAGE_TOO_BIG
+        )
 
     def refuse_congested(self, connection: ConnectionState) -> None:
         """Too many answers wait for the transport. How many depends on it, so that a recording tells."""
@@ -392,7 +389,9 @@ class Machine(ABC):
         """Read one message and carry it out; raises Refusal."""
 
     @abstractmethod
-    def refuse(self, connection: ConnectionState, refusal: Refusal, code: int = CLOSE_REFUSED) -> None:
+    def refuse(
+        self, connection: ConnectionState, refusal: Refusal, code: CloseCode = CloseCode.POLICY_VIOLATION
+    ) -> None:
         """Answer what was refused; a fatal refusal closes with `code`."""
 
     @abstractmethod
@@ -442,7 +441,7 @@ class Machine(ABC):
             case TimerKind.LINGER:
                 connection = self._live(connection)
                 self._closing.append(
-                    Closing(self.handles[connection], CLOSE_GOING_AWAY, "linger", abort=True)
+                    Closing(self.handles[connection], CloseCode.GOING_AWAY, "linger", abort=True)
                 )
             case _:
                 self._on_own_timer(key)

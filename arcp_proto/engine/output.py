@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from arcp_proto.close_codes import CloseCode
 from arcp_proto.ids import JobId, Monotonic, Principal, RequestId, SessionId
 from arcp_proto.secret import Secret
 from arcp_proto.wire import codec
@@ -163,7 +164,7 @@ class Closing(NamedTuple):
     """
 
     connection: Connection
-    code: int
+    code: CloseCode
     reason: str
     abort: bool = False
 

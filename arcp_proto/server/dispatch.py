@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from arcp_proto.close_codes import CloseCode
 from arcp_proto.engine.connection_state import ConnectionState
-from arcp_proto.engine.machine import CLOSE_NORMAL, found
+from arcp_proto.engine.machine import found
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKey, TimerKind
 from arcp_proto.errors import ErrorCode, InvariantViolated, Refusal
@@ -132,7 +133,7 @@ def on_close(
     """
     if envelope.type == "session.close":
         connection.send(messages.Closed(close.reason))
-    state.close_connection(connection, CLOSE_NORMAL, "session closed", who="peer", flush=True)
+    state.close_connection(connection, CloseCode.NORMAL_CLOSURE, "session closed", who="peer", flush=True)
 
 
 def on_list_jobs(

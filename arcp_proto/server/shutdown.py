@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from arcp_proto.engine.machine import CLOSE_RESTART
+from arcp_proto.close_codes import CloseCode
 from arcp_proto.engine.output import RuntimeEnded
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import OF_A_RUN, TimerKind
@@ -68,7 +68,7 @@ def end_if_over(state: RuntimeState) -> None:
     state.timers.disarm(TimerKind.DRAIN, 0)
     for connection in list(state.connections.values()):
         if connection.phase is not Phase.CLOSING:
-            state.close_connection(connection, CLOSE_RESTART, SHUTTING_DOWN, flush=True)
+            state.close_connection(connection, CloseCode.SERVICE_RESTART, SHUTTING_DOWN, flush=True)
     if not state.connections:
         state.ended = True
         state.happened(RuntimeEnded(len(state.running)))

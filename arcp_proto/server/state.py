@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from arcp_proto.close_codes import CloseCode
 from arcp_proto.engine.connection_state import ConnectionState
 from arcp_proto.engine.entropy import Entropy
-from arcp_proto.engine.machine import CLOSE_OUR_FAULT, CLOSE_REFUSED, CLOSE_RESTART, Machine
+from arcp_proto.engine.machine import Machine
 from arcp_proto.engine.output import StartJob
 from arcp_proto.engine.phases import Phase
 from arcp_proto.engine.timers import TimerKey
@@ -252,14 +253,16 @@ class RuntimeState(Machine):
 
     _handle = dispatch.handle
 
-    def refuse(self, connection: ConnectionState, refusal: Refusal, code: int = CLOSE_REFUSED) -> None:
+    def refuse(
+        self, connection: ConnectionState, refusal: Refusal, code: CloseCode = CloseCode.POLICY_VIOLATION
+    ) -> None:
         if submit_queue.keeps_place(self, connection, refusal):
             return
         if refusal.fatal or connection.phase is not Phase.OPEN:
             if refusal.code is ErrorCode.INTERNAL_ERROR and not isinstance(
                 refusal, admission_control.Exceeded
             ):
-                code = CLOSE_RESTART if self.draining else CLOSE_OUR_FAULT
+                code = CloseCode.SERVICE_RESTART if self.draining else CloseCode.INTERNAL_ERROR
             error = refusal.code.value
             self.close_connection(connection, code, error, error=error, flush=False)
         if isinstance(refusal, admission_control.Exceeded):
