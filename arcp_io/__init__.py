@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from arcp_io.server.memory import MemoryServer, serve_memory
     from arcp_io.server.run import run
     from arcp_io.server.server import serve, serve_stdio
-    from arcp_proto.leases.ceilings import Ceiling
-    from arcp_proto.limits import Limits
-    from arcp_proto.server.host_queries import Counts, JobInfo
+    from arcp_proto import Ceiling, Counts, JobInfo, Limits
 
     from . import errors, sync
     from .app import App

@@ -11,12 +11,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 from arcp_io.server.audit_log import LEAST_SIZE, SIZE, AuditTo
 from arcp_io.server.auth import TokenTable, Verifier, is_async
 from arcp_io.server.run import run
-from arcp_proto.errors import LocalProtocolError
-from arcp_proto.ids import qualified
-from arcp_proto.leases.ceilings import Ceiling
-from arcp_proto.limits import Limits
-from arcp_proto.server.config import RuntimeConfig
-from arcp_proto.server.jobs.inventory import AgentInfo, Inventory
+from arcp_proto import AgentInfo, Ceiling, Limits, LocalProtocolError, RuntimeConfig, qualified
 
 from .errors import InvalidRequest
 from .provisioning import CredentialProvisioner
@@ -225,7 +220,7 @@ class App:
     def _register(self, agent: Agent) -> None:
         _check_function(agent)
         try:
-            Inventory([AgentInfo(agent.name, () if agent.version is None else (agent.version,))])
+            AgentInfo(agent.name, () if agent.version is None else (agent.version,)).entry()
         except LocalProtocolError as error:
             raise ValueError(str(error)) from None
         versions = self._agents.get(agent.name, {})

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
-from arcp_proto.errors import RETRYABLE, Denied, ErrorCode, LocalProtocolError
+from arcp_proto import RETRYABLE, Denied, ErrorCode, LocalProtocolError
 
 __all__ = [
     "AgentError",

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
-from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError
-from arcp_proto.leases.canonical import Unfit, canonical, read_url
-from arcp_proto.limits import MAX_PATTERN_BYTES
+from arcp_proto import Denied, ErrorCode, LocalProtocolError
+from arcp_proto.leases import MAX_PATTERN_BYTES, Unfit, canonical, read_url
 
 try:
     import httpx

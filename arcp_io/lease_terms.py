@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from arcp_proto.ids import SECOND, UnixTime
-from arcp_proto.leases.budget import COST_BUDGET
-from arcp_proto.wire.timestamps import format_time
+from arcp_proto import SECOND, UnixTime
+from arcp_proto.leases import COST_BUDGET
+from arcp_proto.wire import format_time
 
 __all__ = ["moment", "with_budget"]
 

@@ -18,8 +18,8 @@ import msgspec
 
 from arcp_io.agents.threads import call_in_thread
 from arcp_io.drivers.sockets import is_loopback
-from arcp_proto.leases.lease import Grants
-from arcp_proto.secret import Secret
+from arcp_proto import Secret
+from arcp_proto.leases import Grants
 
 from .provisioning import IssueContext, IssuedCredential, ProvisioningError, credential
 

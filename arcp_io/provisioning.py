@@ -13,19 +13,24 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import anyio
 
 from arcp_io.agents.issue_context import IssueContext
-from arcp_proto.engine.output import IssueCredentials, RevokeCredential
-from arcp_proto.errors import Denied, ErrorCode, InvariantViolated, LocalProtocolError
-from arcp_proto.ids import JobId
-from arcp_proto.secret import Secret
-from arcp_proto.server.credentials.model import IssuedCredential
-from arcp_proto.wire.event_bodies import encode_body
+from arcp_proto import (
+    Denied,
+    ErrorCode,
+    InvariantViolated,
+    IssueCredentials,
+    IssuedCredential,
+    JobId,
+    LocalProtocolError,
+    RevokeCredential,
+    Secret,
+)
+from arcp_proto.wire import encode_body
 
 if TYPE_CHECKING:
     from arcp_io.drivers.loop import Loop
     from arcp_io.drivers.pump import Pump
-    from arcp_proto.server.runtime import Runtime
-    from arcp_proto.wire.credential import Credential
-    from arcp_proto.wire.event_bodies import Body
+    from arcp_proto import Credential, Runtime
+    from arcp_proto.wire import Body
 
 __all__ = [
     "CredentialProvisioner",

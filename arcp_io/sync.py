@@ -31,9 +31,7 @@ from arcp_io.client.result_reader import ResultReader
 from arcp_io.client.store import SessionStore
 from arcp_io.client.watch import Change, State
 from arcp_io.drivers.hop import Hop
-from arcp_proto.limits import Limits
-from arcp_proto.wire.credential import Credential
-from arcp_proto.wire.messages import AgentEntry, JobEntry, Peer
+from arcp_proto import AgentEntry, Credential, JobEntry, Limits, Peer
 
 from .client import connect as client
 from .client import job as client_job

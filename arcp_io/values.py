@@ -25,10 +25,8 @@ from uuid import UUID
 
 import msgspec
 
-from arcp_proto.errors import LocalProtocolError
-from arcp_proto.limits import MAX_DEPTH
-from arcp_proto.wire import codec
-from arcp_proto.wire.event_bodies import Body
+from arcp_proto import LocalProtocolError, wire
+from arcp_proto.wire import MAX_DEPTH, Body
 
 T = TypeVar("T")
 
@@ -43,7 +41,7 @@ def as_json(name: str, value: object) -> Any:
     `result.rows[3].when`.
     """
     try:
-        codec.encode_value(value)
+        wire.encode_value(value)
     except LocalProtocolError:
         return converted(name, value)
     return value
@@ -103,7 +101,7 @@ class _Conversion:
             case list() | tuple() | deque():
                 return self._items(value)
             case AbstractSet():
-                return sorted(self._items(value), key=codec.encode_checked)
+                return sorted(self._items(value), key=wire.encode_checked)
             case msgspec.Struct():
                 return self._struct(value)
         if isinstance(value, type):

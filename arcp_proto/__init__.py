@@ -7,15 +7,18 @@ The folders are the layers, and none imports one above it: this one, `wire`, `le
 and `client`, which are independent of each other; `recording` is above both. To read it, begin with
 `engine.output` (outputs), `server.runtime` (inputs) and `server.dispatch` (which message is legal when).
 
-The client side and recordings are imported when they are first used: a server needs neither.
+A host imports from here, and from the two front doors below: `leases` for targets, patterns and budgets,
+`wire` for JSON values and bodies of events. The client side and recordings are imported when they are first
+used: a server needs neither.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from arcp_proto.client.stored_session import ResumedJob, Resumption
 from arcp_proto.engine.connection import Connection
+from arcp_proto.engine.endpoint import Endpoint
 from arcp_proto.engine.output import (
     Audit,
     Authenticate,
@@ -54,6 +57,7 @@ from arcp_proto.engine.output import (
 )
 from arcp_proto.engine.phases import Phase
 from arcp_proto.leases.ceilings import Ceiling
+from arcp_proto.server.agent_api import AgentApi
 from arcp_proto.server.config import RuntimeConfig
 from arcp_proto.server.credentials.model import IssuedCredential
 from arcp_proto.server.host_queries import Counts, JobInfo
@@ -107,19 +111,24 @@ from arcp_proto.wire.messages import AgentEntry, JobEntry, Peer
 
 from .close_codes import CloseCode
 from .errors import RETRYABLE, Denied, ErrorCode, InvariantViolated, LocalProtocolError
-from .ids import JobId, Monotonic, Principal, RequestId, SessionId, UnixTime
+from .ids import MILLISECOND, SECOND, JobId, Monotonic, Principal, RequestId, SessionId, UnixTime, qualified
 from .limits import Limits
 from .secret import Secret
 
 if TYPE_CHECKING:
     from arcp_proto.client.client import Client
     from arcp_proto.client.config import ClientConfig
+    from arcp_proto.client.resuming import NOT_NEGOTIATED
 
     from .recording import record, replay
 
 __all__ = [
+    "MILLISECOND",
+    "NOT_NEGOTIATED",
     "RECORD_VERSION",
     "RETRYABLE",
+    "SECOND",
+    "AgentApi",
     "AgentEntry",
     "AgentInfo",
     "Audit",
@@ -147,6 +156,7 @@ __all__ = [
     "Denied",
     "Detached",
     "Dial",
+    "Endpoint",
     "ErrorCode",
     "Event",
     "EventKind",
@@ -224,19 +234,20 @@ __all__ = [
     "Welcomed",
     "decode_record",
     "encode_record",
+    "qualified",
     "record",
     "replay",
 ]
 
-_OF_CLIENT = ("Client", "ClientConfig")
-_OF_RECORDING = ("record", "replay")
+_OF_CLIENT: Final = ("Client", "ClientConfig", "NOT_NEGOTIATED")
+_OF_RECORDING: Final = ("record", "replay")
 
 
 def __getattr__(name: str) -> Any:
     if name in _OF_CLIENT:
-        from .client import client
+        from .client import client, config, resuming
 
-        value = getattr(client, name)
+        value = next(found[name] for one in (client, config, resuming) if name in (found := vars(one)))
     elif name in _OF_RECORDING:
         from . import recording
 

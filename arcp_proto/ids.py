@@ -23,7 +23,9 @@ if not TYPE_CHECKING:  # Calling a NewType would cost a function call at run tim
     Monotonic = UnixTime = int
 
 SECOND: Final = 1_000_000_000
+"""Nanoseconds of a second."""
 MILLISECOND: Final = 1_000_000
+"""Nanoseconds of a millisecond."""
 
 _MOST_DIGITS: Final = 32
 _CROCKFORD: Final = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ".ljust(256, b"?")

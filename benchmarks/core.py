@@ -9,13 +9,17 @@ from typing import Any, Final
 from arcp_io.agents import event_bodies
 from arcp_io.drivers.websocket import ServerCodec
 from arcp_io.drivers.ws_admission import Admission
-from arcp_proto import Connection
-from arcp_proto.engine.output import Authenticate, Output, StartJob
-from arcp_proto.ids import SECOND
-from arcp_proto.server.config import RuntimeConfig
-from arcp_proto.server.jobs.inventory import AgentInfo
-from arcp_proto.server.runtime import Runtime
-from arcp_proto.wire.event_bodies import EventKind
+from arcp_proto import (
+    SECOND,
+    AgentInfo,
+    Authenticate,
+    Connection,
+    EventKind,
+    Output,
+    Runtime,
+    RuntimeConfig,
+    StartJob,
+)
 
 from .servers.options import PRINCIPAL, TOKEN
 from .servers.ours import ROOMY

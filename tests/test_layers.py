@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -32,6 +33,9 @@ LAYER_OF: Final[Mapping[str, str]] = {
 
 In arcp_proto `server` is a layer; in arcp_io it belongs to what runs agents and serves them.
 """
+
+DOORS: Final = ("arcp_proto", "arcp_proto.leases", "arcp_proto.wire")
+"""The modules of the core whose `__all__` others use: machines, leases, and the form of messages."""
 
 
 class Import(NamedTuple):
@@ -117,6 +121,31 @@ def test_the_two_packages_import_in_one_direction() -> None:
         assert "arcp_io" not in {
             (node.module or "").partition(".")[0] for node, _ in _imports_of(ast.parse(path.read_text()))
         }
+
+
+@pytest.mark.parametrize("package", ["arcp_io", "benchmarks"])
+def test_others_import_public_names_of_the_core_alone(package: str) -> None:
+    public = {door: {*importlib.import_module(door).__all__} for door in DOORS}
+    public["arcp_proto"] |= {door.rpartition(".")[2] for door in DOORS[1:]}
+    found: list[tuple[str, str, str]] = []
+    for name, path in modules(package).items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.ImportFrom(module=str(module), names=names, level=0):
+                    imported = [(module, alias.name) for alias in names]
+                case ast.Import(names=names):
+                    imported = [(alias.name, "") for alias in names]
+                case _:
+                    continue
+            inner = [one for one in imported if one[0].partition(".")[0] == "arcp_proto"]
+            found += [(name, *one) for one in inner if one[1] not in public.get(one[0], ())]
+    assert found == []
+
+
+def test_every_public_name_of_the_core_is_there() -> None:
+    for door in DOORS:
+        module = importlib.import_module(door)
+        assert [name for name in module.__all__ if not hasattr(module, name)] == []
 
 
 def test_imports_are_found() -> None:

@@ -11,7 +11,8 @@ from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from arcp_io.errors import AgentStopped, JobOver
-from arcp_proto.wire.event_bodies import Body, EventKind
+from arcp_proto import EventKind
+from arcp_proto.wire import Body
 
 from . import event_bodies
 from .context import SETTLED, Encoding, Hold, JobContext, LogLevel, ResultStream, ToolCall
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     import httpx
     from anyio.from_thread import BlockingPortal
 
-    from arcp_proto.leases.budget import Cost
-    from arcp_proto.wire.credential import Credential
+    from arcp_proto import Credential
+    from arcp_proto.leases import Cost
 
 P = ParamSpec("P")
 T = TypeVar("T")

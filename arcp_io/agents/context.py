@@ -11,8 +11,9 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
 
 from arcp_io.errors import JobOver
 from arcp_io.lease_terms import moment
-from arcp_proto.leases.canonical import canonical
-from arcp_proto.wire.event_bodies import Body, EventKind
+from arcp_proto import EventKind
+from arcp_proto.leases import canonical
+from arcp_proto.wire import Body
 
 from . import event_bodies
 from .running_job import GATED, RunningJob
@@ -20,8 +21,8 @@ from .running_job import GATED, RunningJob
 if TYPE_CHECKING:
     import httpx
 
-    from arcp_proto.leases.budget import Cost
-    from arcp_proto.wire.credential import Credential
+    from arcp_proto import Credential
+    from arcp_proto.leases import Cost
 
     from .delegated_job import ChildJob
 

@@ -9,7 +9,7 @@ import anyio
 from arcp_io.errors import error_for
 
 if TYPE_CHECKING:
-    from arcp_proto.engine.output import ChildEnded
+    from arcp_proto import ChildEnded
 
     from .blocking_context import BlockingJobContext
     from .running_job import RunningJob

@@ -13,42 +13,39 @@ from typing import Any
 import msgspec
 
 from arcp_io.errors import ArcpError
-from arcp_proto.errors import RETRYABLE, Denied, ErrorCode, LocalProtocolError
-from arcp_proto.limits import MAX_REASON_LENGTH
-from arcp_proto.wire import codec, event_bodies
+from arcp_proto import RETRYABLE, Denied, ErrorCode, LocalProtocolError, wire
+from arcp_proto.wire import MAX_REASON_LENGTH
 
 UNSET = msgspec.UNSET
 
 
-def log(level: str, message: str) -> event_bodies.Log:
+def log(level: str, message: str) -> wire.Log:
     if isinstance(level, str) and isinstance(message, str):
-        return event_bodies.Log(level, message)
-    return event_bodies.Log(_text("level", level), _text("message", message))
+        return wire.Log(level, message)
+    return wire.Log(_text("level", level), _text("message", message))
 
 
-def thought(text: str) -> event_bodies.Thought:
-    return event_bodies.Thought(_text("text", text))
+def thought(text: str) -> wire.Thought:
+    return wire.Thought(_text("text", text))
 
 
-def status(phase: str, message: str | None) -> event_bodies.Status:
-    return event_bodies.Status(_text("phase", phase), _optional_text("message", message))
+def status(phase: str, message: str | None) -> wire.Status:
+    return wire.Status(_text("phase", phase), _optional_text("message", message))
 
 
 def metric(
     name: str, value: float | Decimal, unit: str | None, dimensions: Mapping[str, Any] | None
-) -> event_bodies.Metric | dict[str, Any]:
+) -> wire.Metric | dict[str, Any]:
     """Return the body of a metric; a Decimal keeps all its digits."""
     named, unit = _text("name", name), _optional_text("unit", unit)
     fields = None if dimensions is None else dict(dimensions)
     if isinstance(value, Decimal):
         return {"name": named, "value": value, "unit": unit, "dimensions": fields}
-    return event_bodies.Metric(named, _number("value", value), unit, fields)
+    return wire.Metric(named, _number("value", value), unit, fields)
 
 
-def progress(
-    current: float, total: float | None, units: str | None, message: str | None
-) -> event_bodies.Progress:
-    return event_bodies.Progress(
+def progress(current: float, total: float | None, units: str | None, message: str | None) -> wire.Progress:
+    return wire.Progress(
         _number("current", current),
         None if total is None else _number("total", total),
         _optional_text("units", units),
@@ -56,27 +53,25 @@ def progress(
     )
 
 
-def artifact(
-    uri: str, content_type: str, byte_size: int | None, sha256: str | None
-) -> event_bodies.ArtifactRef:
+def artifact(uri: str, content_type: str, byte_size: int | None, sha256: str | None) -> wire.ArtifactRef:
     if byte_size is not None and (isinstance(byte_size, bool) or not isinstance(byte_size, int)):
         raise TypeError(f"byte_size is an int, not {type(byte_size).__name__}")
-    return event_bodies.ArtifactRef(
+    return wire.ArtifactRef(
         _text("uri", uri), _text("content_type", content_type), byte_size, _optional_text("sha256", sha256)
     )
 
 
-def tool_call(tool: str, args: Any, call_id: str) -> event_bodies.ToolCall:
-    return event_bodies.ToolCall(_text("tool", tool), args, call_id)
+def tool_call(tool: str, args: Any, call_id: str) -> wire.ToolCall:
+    return wire.ToolCall(_text("tool", tool), args, call_id)
 
 
-def tool_result(call_id: str, result: Any) -> event_bodies.ToolResult:
-    return event_bodies.ToolResult(_text("call_id", call_id), result)
+def tool_result(call_id: str, result: Any) -> wire.ToolResult:
+    return wire.ToolResult(_text("call_id", call_id), result)
 
 
 def tool_failure(
     call_id: str, error: Mapping[str, Any] | BaseException, *, tool: str = "the tool", debug: bool = False
-) -> event_bodies.ToolResult:
+) -> wire.ToolResult:
     """Return a tool_result with an error: `{code, message, retryable}`, or an exception.
 
     An exception that is not one of our error classes is reported as the failure of `tool`, without its text
@@ -84,21 +79,21 @@ def tool_failure(
     """
     match error:
         case ArcpError() | Denied():
-            failure = event_bodies.ToolError(str(error.code), error.message, error.retryable)
+            failure = wire.ToolError(str(error.code), error.message, error.retryable)
         case Exception() | SystemExit() | KeyboardInterrupt():
             message = f"{tool} failed: {described(error)}" if debug else f"{tool} failed"
-            failure = event_bodies.ToolError(ErrorCode.INTERNAL_ERROR.value, message, True)
+            failure = wire.ToolError(ErrorCode.INTERNAL_ERROR.value, message, True)
         case BaseException():
-            failure = event_bodies.ToolError(ErrorCode.CANCELLED.value, f"{tool} was cancelled", False)
+            failure = wire.ToolError(ErrorCode.CANCELLED.value, f"{tool} was cancelled", False)
         case _:
             failure = _tool_error(error)
-    return event_bodies.ToolResult(_text("call_id", call_id), error=failure)
+    return wire.ToolResult(_text("call_id", call_id), error=failure)
 
 
 def summary(value: object) -> str:
     """Return a summary; raises TypeError, and LocalProtocolError for text that cannot be sent."""
     said = _text("summary", value)
-    codec.encode_value(said)
+    wire.encode_value(said)
     if len(said) > MAX_REASON_LENGTH:
         raise LocalProtocolError(
             f"a summary has at most {MAX_REASON_LENGTH} characters, this one has {len(said)}"
@@ -148,10 +143,10 @@ def described(error: BaseException) -> str:
     return f"{name}: {text}" if text else name
 
 
-def _tool_error(fields: Mapping[str, Any]) -> event_bodies.ToolError:
+def _tool_error(fields: Mapping[str, Any]) -> wire.ToolError:
     """Return the error of a tool; `retryable` defaults to False, and codes of §12 have their own value."""
     try:
-        failure = msgspec.convert({"retryable": False, **fields}, event_bodies.ToolError)
+        failure = msgspec.convert({"retryable": False, **fields}, wire.ToolError)
     except msgspec.ValidationError as error:
         raise TypeError(f"an error has the form {{code, message, retryable}}: {error}") from None
     failure.retryable = RETRYABLE.get(failure.code, failure.retryable)

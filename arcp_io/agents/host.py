@@ -14,12 +14,15 @@ from arcp_io.errors import AgentStopped, ArcpError, ConnectionLost, InternalErro
 from arcp_io.server.activity_log import counted
 from arcp_io.server.auth import Verified, still_holds, verify
 from arcp_io.values import converted
-from arcp_proto.engine.output import (
+from arcp_proto import (
     Authenticate,
     ChildEnded,
     ConnectionEnded,
     CredentialRotated,
+    Denied,
     Event,
+    InvariantViolated,
+    LocalProtocolError,
     PauseJob,
     Request,
     ResumeJob,
@@ -27,7 +30,6 @@ from arcp_proto.engine.output import (
     StartJob,
     StopJob,
 )
-from arcp_proto.errors import Denied, InvariantViolated, LocalProtocolError
 
 from . import event_bodies
 from .context import JobContext
@@ -38,8 +40,7 @@ if TYPE_CHECKING:
     from arcp_io.app import App
     from arcp_io.drivers.loop import AgentTask, Loop
     from arcp_io.drivers.pump import Pump
-    from arcp_proto.ids import JobId
-    from arcp_proto.server.runtime import Runtime
+    from arcp_proto import JobId, Runtime
 
 __all__ = ["AgentHost", "JobContext"]
 

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
-from arcp_proto.errors import Denied, ErrorCode
-from arcp_proto.leases.lease import MODEL_USE, Grants
+from arcp_proto import Denied, ErrorCode
+from arcp_proto.leases import MODEL_USE, Grants
 
 if TYPE_CHECKING:
-    from arcp_proto.wire.credential import Credential
-    from arcp_proto.wire.event_bodies import Body
+    from arcp_proto import Credential
+    from arcp_proto.wire import Body
 
 __all__ = ["IssueContext"]
 

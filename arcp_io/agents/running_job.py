@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from decimal import Decimal
 from threading import get_ident
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import anyio
@@ -15,10 +16,8 @@ from arcp_io.drivers.loop import unwinding
 from arcp_io.drivers.pump import BYTES_HELD, EVENT_SIZE
 from arcp_io.errors import JobOver, error_for
 from arcp_io.values import as_json, body_as_json
-from arcp_proto.empty import NOTHING
-from arcp_proto.errors import Denied, ErrorCode, InvariantViolated, LocalProtocolError
-from arcp_proto.wire.codec import encode_value
-from arcp_proto.wire.event_bodies import Body, EventKind
+from arcp_proto import Denied, ErrorCode, EventKind, InvariantViolated, LocalProtocolError
+from arcp_proto.wire import Body, encode_value
 
 from .delegated_job import ChildJob
 
@@ -26,11 +25,8 @@ if TYPE_CHECKING:
     from arcp_io.app import Agent
     from arcp_io.drivers.loop import Loop
     from arcp_io.drivers.pump import Pump
-    from arcp_proto.engine.output import ChildEnded, CredentialRotated, StartJob
-    from arcp_proto.leases.budget import Cost
-    from arcp_proto.limits import Limits
-    from arcp_proto.server.agent_api import AgentApi
-    from arcp_proto.wire.credential import Credential
+    from arcp_proto import AgentApi, ChildEnded, Credential, CredentialRotated, Limits, StartJob
+    from arcp_proto.leases import Cost
 
 T = TypeVar("T")
 
@@ -42,6 +38,7 @@ WRONG_THREAD: Final = (
     "this job belongs to the thread of its event loop: call it there, or make the agent a plain"
     " function, whose job may be called from its thread"
 )
+NO_LEASE: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
 GATED: Final = (EventKind.TOOL_CALL, EventKind.DELEGATE)
 """Events for operations that need authority."""
 
@@ -60,7 +57,7 @@ class RunningJob(msgspec.Struct, eq=False):
     """The session that submitted the job, as the agent sees it."""
     attempt: int = 1
     """The number of starts, as the agent sees it."""
-    lease: Mapping[str, Sequence[str]] = NOTHING
+    lease: Mapping[str, Sequence[str]] = NO_LEASE
     """The granted lease, as the agent sees it."""
     started: bool = False
     """Whether its task has begun to run."""
@@ -68,8 +65,8 @@ class RunningJob(msgspec.Struct, eq=False):
     """Whether its task may be cancelled; otherwise the agent learns from `stopping` that it is to end."""
     calls: int = 0
     """Number of tool calls so far."""
-    children: dict[str, ChildJob] = NOTHING
-    """The delegated jobs that have not ended."""
+    children: dict[str, ChildJob] | None = None
+    """The delegated jobs that have not ended; None before the first, as most jobs have none."""
     peer: Callable[[str, Any], None] | None = None
     """Forwards reports of the host to an agent in a separate process (see `protocol`)."""
     held: bool = False
@@ -214,7 +211,7 @@ class RunningJob(msgspec.Struct, eq=False):
         input = as_json("input", input)
         asked = (agent, input, lease, expires_at, max_runtime)
         child_id = self._input(self._runtime.delegate, *asked, gate=True)
-        if self.children is NOTHING:
+        if self.children is None:
             self.children = {}
         child = self.children[child_id] = ChildJob(child_id, self)
         return child
@@ -353,7 +350,7 @@ class RunningJob(msgspec.Struct, eq=False):
             self.stop_reason = reason
             self.kill_at = kill_at
             self._let_go()
-            for child in self.children.values():
+            for child in (self.children or {}).values():
                 child._wake()
             if self._rotations is not None:
                 self._rotations.let_go()
@@ -363,7 +360,7 @@ class RunningJob(msgspec.Struct, eq=False):
 
     def child_ended(self, event: ChildEnded) -> None:
         """Note that a delegated job has ended."""
-        child = self.children.pop(event.job_id, None)
+        child = None if self.children is None else self.children.pop(event.job_id, None)
         if child is not None:
             child._note_end(event)
             self._tell_peer(ENDED, event)

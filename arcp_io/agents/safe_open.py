@@ -18,8 +18,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any, Final, NamedTuple
 
-from arcp_proto.errors import Denied, ErrorCode
-from arcp_proto.leases.canonical import is_too_long
+from arcp_proto import Denied, ErrorCode
+from arcp_proto.leases import is_too_long
 
 FS_READ: Final = "fs.read"
 FS_WRITE: Final = "fs.write"

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from arcp_proto.errors import ErrorCode
+from arcp_proto import ErrorCode
 
 from .ending import show
 from .exit_codes import Exit

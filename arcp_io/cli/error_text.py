@@ -22,7 +22,7 @@ from .exit_codes import Exit
 from .output import OutputFailed, TooLarge
 
 if TYPE_CHECKING:
-    from arcp_proto.wire.messages import AgentEntry
+    from arcp_proto import AgentEntry
 
     from .job_request import Server
 

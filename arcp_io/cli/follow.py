@@ -17,9 +17,7 @@ from arcp_io.client.session import Session
 from arcp_io.client.store import FileStore
 from arcp_io.client.watch import Change
 from arcp_io.errors import ArcpError, HistoryCut
-from arcp_proto.engine.output import Detached, JobLost, SessionLost, Welcomed
-from arcp_proto.limits import Limits
-from arcp_proto.wire.messages import AgentEntry
+from arcp_proto import AgentEntry, Detached, JobLost, Limits, SessionLost, Welcomed
 
 from .error_text import described, failure_of
 from .exit_codes import BY_STATUS, SUCCEEDED, Exit

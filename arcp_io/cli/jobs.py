@@ -20,7 +20,7 @@ from .output import print_out
 from .printable import one_line
 
 if TYPE_CHECKING:
-    from arcp_proto.wire.messages import JobEntry
+    from arcp_proto import JobEntry
 
     from .job_request import Server
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from arcp_proto.wire.result_chunks import JSON_TYPE
+from arcp_proto.wire import JSON_TYPE
 
 from .printable import printable
 

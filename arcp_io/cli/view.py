@@ -10,10 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from arcp_proto.errors import ErrorCode
-from arcp_proto.leases.budget import COST_BUDGET
-from arcp_proto.server.jobs.spending import WARNING
-from arcp_proto.wire.event_bodies import REMAINING, EventKind
+from arcp_proto import ErrorCode, EventKind
+from arcp_proto.leases import COST_BUDGET
+from arcp_proto.wire import BUDGET_WARNING, REMAINING
 
 from .exit_codes import Exit
 from .job_request import Ending
@@ -120,7 +119,7 @@ class View:
     def _show_status(self, body: Mapping[str, Any]) -> None:
         # The status that rotates a credential holds its value, so only phase and message are shown.
         phase, message = _line(body, "phase"), _line(body, "message")
-        style = "bold yellow" if phase == WARNING else "cyan"
+        style = "bold yellow" if phase == BUDGET_WARNING else "cyan"
         self.note(phase + (f": {message}" if message else ""), style)
 
     def _show_metric(self, body: Mapping[str, Any]) -> None:

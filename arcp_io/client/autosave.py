@@ -11,10 +11,7 @@ import anyio
 from arcp_io.drivers.clock import Clock
 from arcp_io.drivers.pump import Host, Pump
 from arcp_io.errors import NotAStore
-from arcp_proto import Connection
-from arcp_proto.client.client import Client
-from arcp_proto.client.stored_session import Resumption
-from arcp_proto.engine.output import Output
+from arcp_proto import Client, Connection, Output, Resumption
 
 from .store import SessionStore
 

@@ -15,8 +15,7 @@ from arcp_io.drivers.loop import open_loop
 from arcp_io.drivers.sockets import is_loopback
 from arcp_io.drivers.stdio import Command
 from arcp_io.version import VERSION
-from arcp_proto.client.config import ClientConfig
-from arcp_proto.limits import Limits
+from arcp_proto import ClientConfig, Limits
 
 from .dial import Target, WebSocket, can_dial_again, check_target
 from .job import Event, Job

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from arcp_io.errors import HistoryCut
-from arcp_proto.engine.output import JobEvent
+from arcp_proto import JobEvent
 
 if TYPE_CHECKING:
     from .jobs import SessionJobs

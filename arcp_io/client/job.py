@@ -13,8 +13,8 @@ import msgspec
 
 from arcp_io.errors import ArcpError, ConnectionLost, HistoryCut, ResultIncomplete, ResultMismatch, error_for
 from arcp_io.values import read_as
-from arcp_proto.engine.output import JobAccepted, JobEnded, JobEvent, Subscribed
-from arcp_proto.wire.result_chunks import ChunkReader
+from arcp_proto import JobAccepted, JobEnded, JobEvent, Subscribed
+from arcp_proto.wire import ChunkReader
 
 from .inbox import Inbox
 from .job_events import JobEvents
@@ -24,7 +24,7 @@ from .result_reader import ResultReader
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    from arcp_proto.wire.credential import Credential
+    from arcp_proto import Credential
 
     from .jobs import SessionJobs
 

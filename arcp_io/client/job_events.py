@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Self
 
 from arcp_io.errors import HistoryCut
-from arcp_proto.engine.output import JobEvent
-from arcp_proto.ids import MILLISECOND
+from arcp_proto import MILLISECOND, JobEvent
 
 if TYPE_CHECKING:
     from .job import Job

@@ -6,8 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Self
 
-from arcp_proto.engine.output import JobsListed
-from arcp_proto.wire.messages import JobEntry
+from arcp_proto import JobEntry, JobsListed
 
 __all__ = ["Listing"]
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from arcp_io.drivers.clock import Clock
 from arcp_io.errors import ArcpError, ConnectionLost
-from arcp_proto.client.stored_session import Resumption
-from arcp_proto.engine.output import (
+from arcp_proto import (
     CancelAcknowledged,
     Detached,
     Event,
@@ -19,6 +18,7 @@ from arcp_proto.engine.output import (
     JobEnded,
     JobEvent,
     MarkedProcessed,
+    Resumption,
     SessionLost,
     Subscribed,
 )

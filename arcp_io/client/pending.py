@@ -8,11 +8,8 @@ import anyio
 import anyio.lowlevel
 
 from arcp_io.errors import ArcpError, ConnectionLost, HeartbeatLost, JobLost, LocalProtocolError, error_for
-from arcp_proto.client.resuming import NOT_NEGOTIATED
-from arcp_proto.engine.output import ConnectionEnded, RequestRefused
-from arcp_proto.engine.output import JobLost as JobLostEvent
-from arcp_proto.errors import ErrorCode
-from arcp_proto.ids import RequestId
+from arcp_proto import NOT_NEGOTIATED, ConnectionEnded, ErrorCode, RequestId, RequestRefused
+from arcp_proto import JobLost as JobLostEvent
 
 __all__ = ["Answer", "Answers", "again", "job_loss_of", "loss_of", "refusal_of"]
 

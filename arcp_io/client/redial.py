@@ -11,11 +11,7 @@ from typing import TypeAlias
 import anyio
 
 from arcp_io.drivers.pump import Pump
-from arcp_proto import Connection
-from arcp_proto.client.client import Client
-from arcp_proto.engine.output import Dial
-from arcp_proto.ids import SECOND
-from arcp_proto.secret import Secret
+from arcp_proto import SECOND, Client, Connection, Dial, Secret
 
 from .dial import Target, dial, framing_of, is_secure, label_of
 

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 from arcp_io.errors import HistoryCut, ResultIncomplete
-from arcp_proto.engine.output import JobEvent
-from arcp_proto.wire import codec
-from arcp_proto.wire.event_bodies import EventKind
-from arcp_proto.wire.result_chunks import JSON_TYPE, ChunkError, missing_chunks, read_chunk
+from arcp_proto import EventKind, JobEvent, wire
+from arcp_proto.wire import JSON_TYPE, ChunkError, missing_chunks, read_chunk
 
 if TYPE_CHECKING:
     from .job import Job
@@ -135,4 +133,4 @@ class ResultReader:
 
 
 def _json(value: Any) -> str:
-    return codec.encode_value(value).decode()
+    return wire.encode_value(value).decode()

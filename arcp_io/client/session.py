@@ -16,19 +16,23 @@ from arcp_io.drivers.clock import Clock
 from arcp_io.errors import ArcpError, ConnectionLost, LocalProtocolError, error_for
 from arcp_io.lease_terms import moment, with_budget
 from arcp_io.values import converted
-from arcp_proto import Connection
-from arcp_proto.client.client import Client
-from arcp_proto.client.config import ClientConfig
-from arcp_proto.engine.output import (
+from arcp_proto import (
+    AgentEntry,
     CancelAcknowledged,
+    Client,
+    ClientConfig,
+    Connection,
     ConnectionEnded,
     Detached,
     Dial,
     JobAccepted,
     JobEnded,
+    JobId,
     JobLost,
     JobsListed,
     MarkedProcessed,
+    Peer,
+    RequestId,
     RequestRefused,
     SessionClosed,
     SessionFailed,
@@ -36,11 +40,9 @@ from arcp_proto.engine.output import (
     Subscribed,
     Welcomed,
 )
-from arcp_proto.engine.output import Event as MachineEvent
-from arcp_proto.engine.output import Request as MachineRequest
-from arcp_proto.ids import JobId, RequestId
-from arcp_proto.wire.messages import AgentEntry, Peer
-from arcp_proto.wire.result_chunks import ChunkReader
+from arcp_proto import Event as MachineEvent
+from arcp_proto import Request as MachineRequest
+from arcp_proto.wire import ChunkReader
 
 from .autosave import ClientPump, SessionKeeper
 from .backpressure import Holding

@@ -13,7 +13,7 @@ from typing import Final, Protocol, Self
 
 from arcp_io.errors import NotAStore, StoreInUse
 from arcp_io.files import PRIVATE, FileLock, Locked, replace_file, sync_directory
-from arcp_proto.client.stored_session import Resumption
+from arcp_proto import Resumption
 
 __all__ = ["FileStore", "MemoryStore", "SessionStore"]
 

@@ -8,7 +8,7 @@ from typing import Final, Literal, Self, TypeAlias
 
 import anyio
 
-from arcp_proto.engine.output import Detached, JobLost, SessionLost, Welcomed
+from arcp_proto import Detached, JobLost, SessionLost, Welcomed
 
 __all__ = ["Change", "State", "Watchers"]
 

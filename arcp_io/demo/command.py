@@ -109,7 +109,7 @@ class _Run:
 
     async def _serve(self, view: View | None) -> Ending:
         from arcp_io import App, serve
-        from arcp_proto.leases.ceilings import Ceiling
+        from arcp_proto import Ceiling
 
         from .flaky_relay import Relay
         from .index import VERSION, index

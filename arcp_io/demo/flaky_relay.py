@@ -12,8 +12,7 @@ from urllib.parse import urlsplit
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
 
-from arcp_proto.engine.output import SessionLost, Welcomed
-from arcp_proto.wire.event_bodies import EventKind
+from arcp_proto import EventKind, SessionLost, Welcomed
 
 if TYPE_CHECKING:
     from arcp_io.client.job import Event

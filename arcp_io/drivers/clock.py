@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from arcp_proto.ids import MILLISECOND
+from arcp_proto import MILLISECOND
 
 _DRIFT: Final = 100 * MILLISECOND
 

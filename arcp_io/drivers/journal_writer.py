@@ -9,21 +9,21 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from arcp_io.journal import JournalError
-from arcp_proto import CloseCode
-from arcp_proto.errors import InvariantViolated, ensure
-from arcp_proto.server.journal.records import (
+from arcp_proto import (
     RECORD_VERSION,
+    CloseCode,
+    InvariantViolated,
     JobKept,
     Record,
+    Runtime,
     SessionKept,
     decode_record,
     encode_record,
 )
-from arcp_proto.server.runtime import Runtime
 
 if TYPE_CHECKING:
     from arcp_io.journal import Journal
-    from arcp_proto.server.config import RuntimeConfig
+    from arcp_proto import RuntimeConfig
 
     from .loop import Loop
     from .pump import Pump
@@ -103,7 +103,8 @@ class Keeper:
         journal, encoded = self._journal, [encode_record(record) for record in records]
         journal.append(self._next, encoded)
         self._next += len(encoded)
-        ensure(self._next - self._base == self._runtime.record_count, "every record is kept")
+        if self._next - self._base != self._runtime.record_count:
+            raise InvariantViolated("every record is kept")
         if not self._holding and journal.waiting_bytes > AGENTS_WAIT:
             self._hold(True)
         if journal.compaction_due:

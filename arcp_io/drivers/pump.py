@@ -29,14 +29,21 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from arcp_proto import CloseCode, Connection, Phase
-from arcp_proto.engine.endpoint import Endpoint
-from arcp_proto.engine.machine import Machine
-from arcp_proto.engine.output import Closing, Event, Output, Request
-from arcp_proto.errors import InvariantViolated
-from arcp_proto.ids import MILLISECOND, SECOND
+from arcp_proto import (
+    MILLISECOND,
+    SECOND,
+    CloseCode,
+    Closing,
+    Connection,
+    Endpoint,
+    Event,
+    InvariantViolated,
+    Output,
+    Phase,
+    Request,
+)
 
 from .clock import Clock
 
@@ -122,7 +129,7 @@ class Pump:
 
     def __init__(
         self,
-        machine: Endpoint[Machine],
+        machine: Endpoint[Any],
         host: Host,
         loop: Loop,
         clock: Clock,

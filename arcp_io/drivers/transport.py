@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from arcp_proto import Connection, Phase
-from arcp_proto.limits import KIB
 
 if TYPE_CHECKING:
     from .pump import Pump
@@ -37,7 +36,7 @@ class ByteStream(Protocol):
         """Close at once; harmless on a closed stream."""
 
 
-STEP: Final = 64 * KIB
+STEP: Final = 64 * 1024
 """Bytes of an incomplete message after which its size is reported again."""
 
 

@@ -23,8 +23,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Origin
 from websockets.uri import parse_uri
 
-from arcp_proto import CloseCode
-from arcp_proto.errors import LocalProtocolError
+from arcp_proto import CloseCode, LocalProtocolError
 
 from .ws_admission import Admission
 

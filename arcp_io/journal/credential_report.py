@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from arcp_proto.server.journal.records import (
+from arcp_proto import (
     RECORD_VERSION,
     CredentialIssued,
     CredentialOutstanding,

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from arcp_io.files import free_name, replace_file, sync_directory
-from arcp_proto.server.journal.records import RECORD_VERSION
+from arcp_proto import RECORD_VERSION
 
 from .contents import Damaged, Versions, check_versions, good_rows, header
 from .damage import Assessed, assess, is_ours, readable_copy

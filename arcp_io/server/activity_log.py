@@ -6,8 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from arcp_proto.engine.output import Audit, Noted
-from arcp_proto.ids import SECOND
+from arcp_proto import SECOND, Audit, Noted
 
 logger = logging.getLogger("arcp_io")
 

@@ -15,9 +15,8 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Any, Final, TypeAlias
 
-from arcp_proto.engine.output import Audit
-from arcp_proto.ids import UnixTime
-from arcp_proto.wire.timestamps import format_time
+from arcp_proto import Audit, UnixTime
+from arcp_proto.wire import format_time
 
 logger = logging.getLogger("arcp_io.audit")
 

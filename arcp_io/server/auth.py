@@ -10,8 +10,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeAlias
 
-from arcp_proto.ids import SECOND
-from arcp_proto.secret import Secret
+from arcp_proto import SECOND, Secret
 
 
 @dataclass(frozen=True, slots=True)

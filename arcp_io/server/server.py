@@ -27,21 +27,25 @@ from arcp_io.drivers.transport import ByteStream, StreamTransport
 from arcp_io.drivers.websocket import ServerCodec
 from arcp_io.drivers.ws_admission import LOOPBACK_HOSTS, Admission
 from arcp_io.provisioning import NoProvisioner, Provisioning
-from arcp_proto import CloseCode, Connection, Framing, Phase
-from arcp_proto.engine.output import (
+from arcp_proto import (
     Audit,
+    CloseCode,
+    Connection,
     ConnectionEnded,
+    Counts,
     Event,
+    Framing,
     IssueCredentials,
+    JobId,
+    JobInfo,
     Noted,
+    Phase,
     Request,
     RevokeCredential,
+    Runtime,
     RuntimeEnded,
     StartJob,
 )
-from arcp_proto.ids import JobId
-from arcp_proto.server.host_queries import Counts, JobInfo
-from arcp_proto.server.runtime import Runtime
 
 from . import activity_log
 from .audit_log import Auditor

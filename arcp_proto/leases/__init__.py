@@ -1,1 +1,33 @@
-"""Leases (§9): patterns, their comparison, budgets and ceilings, independent of jobs and sessions."""
+"""Leases (§9): patterns, their comparison, budgets and ceilings, independent of jobs and sessions.
+
+A host takes from here what it needs to check a target, or an amount, by itself. The modules of this folder
+are for `arcp_proto` alone.
+"""
+
+from __future__ import annotations
+
+from arcp_proto.limits import MAX_PATTERN_BYTES, MAX_TARGET_BYTES
+
+from .automaton import Automaton
+from .budget import COST_BUDGET, Cost, to_cost
+from .canonical import Unfit, canonical, is_too_long, read_url
+from .ceilings import Ceiling
+from .lease import MODEL_USE, Grants
+from .patterns import parse_pattern
+
+__all__ = [
+    "COST_BUDGET",
+    "MAX_PATTERN_BYTES",
+    "MAX_TARGET_BYTES",
+    "MODEL_USE",
+    "Automaton",
+    "Ceiling",
+    "Cost",
+    "Grants",
+    "Unfit",
+    "canonical",
+    "is_too_long",
+    "parse_pattern",
+    "read_url",
+    "to_cost",
+]

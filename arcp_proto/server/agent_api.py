@@ -15,7 +15,6 @@ from arcp_proto.server.jobs.delegation import AGENT_DELEGATE
 from arcp_proto.server.jobs.gate import TOOL_CALL
 from arcp_proto.server.jobs.job import Job, LastWord, Verdict
 from arcp_proto.server.jobs.publish import MOST_TOGETHER, SHORT
-from arcp_proto.server.jobs.shortening import shorten
 from arcp_proto.server.jobs.stage import TO_BE_LEFT, WITHOUT_VOICE
 from arcp_proto.wire import codec
 from arcp_proto.wire.credential import Credential
@@ -32,6 +31,7 @@ from arcp_proto.wire.event_bodies import (
     read_metric,
     read_tool_call,
 )
+from arcp_proto.wire.shortening import shorten
 
 from .credentials import issuing
 from .jobs import completion, delegation, gate, publish, results, spending

@@ -31,6 +31,11 @@ class Credential(msgspec.Struct, eq=False):
         )
 
     @classmethod
+    def list_of_json(cls, data: bytes) -> list[Credential]:
+        """Return the credentials of a JSON array that holds them as they are sent."""
+        return [cls.of_wire(one) for one in msgspec.json.decode(data, type=list[messages.Credential])]
+
+    @classmethod
     def of_wire(cls, sent: messages.Credential) -> Credential:
         """Return the credential of a message."""
         return cls(sent.id, sent.scheme, Secret(sent.value), sent.endpoint, sent.profile, sent.constraints)

@@ -150,6 +150,8 @@ _OPTIONAL: Final[Mapping[str, frozenset[str]]] = {
 }
 """Fields that are absent when they are None."""
 
+BUDGET_WARNING: Final = "budget_warning"
+"""The phase of the status that reports that little of a budget is left (§9.6)."""
 REMAINING: Final = "cost.budget.remaining"
 """The metric that reports a counter of the budget; only the runtime emits it (§9.6)."""
 

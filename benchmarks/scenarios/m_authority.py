@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from arcp_proto.leases.automaton import Automaton
-from arcp_proto.leases.patterns import parse_pattern
+from arcp_proto.leases import Automaton, parse_pattern
 
 from ..case import ONE_LOOP, Case, Implementation, Metrics, Scenario
 from ..process import Server, anew, serving

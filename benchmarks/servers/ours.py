@@ -11,7 +11,7 @@ import msgspec
 
 from arcp_io import App, serve, serve_stdio
 from arcp_io.drivers.loop import current
-from arcp_proto.limits import Limits
+from arcp_proto import Limits
 
 from ..agents import Host, agents_of
 from .options import PRINCIPAL, TOKEN, Options, from_command_line

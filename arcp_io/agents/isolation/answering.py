@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from arcp_io.errors import ArcpError, JobOver
-from arcp_proto.errors import Denied, LocalProtocolError
-from arcp_proto.wire import codec
-from arcp_proto.wire.event_bodies import EventKind
+from arcp_proto import Denied, EventKind, LocalProtocolError, wire
 
 from .protocol import DELEGATE, LARGE, Message, Request, exactly, failure_of
 
@@ -43,16 +41,16 @@ async def answer(running: RunningJob, request: Request, limit: int) -> Message:
     data = bytes(request.arguments)
     if request.what not in LARGE and len(data) > limit:
         raise ValueError("the agent's process has sent a request that is too long")
-    if codec.holds_too_many(data):
-        raise ValueError(codec.TOO_MANY)
-    asked = msgspec.convert(codec.decode_value(data), deed.arguments)
+    if wire.holds_too_many(data):
+        raise ValueError(wire.TOO_MANY)
+    asked = msgspec.convert(wire.decode_value(data), deed.arguments)
     try:
         value = deed.carry_out(running, *asked)
     except RAISED as error:
         return Message(failure=failure_of(error))
     finally:
         await running.give_way()
-    return Message(value=msgspec.Raw(codec.encode_value(value)))
+    return Message(value=msgspec.Raw(wire.encode_value(value)))
 
 
 def _emit(running: RunningJob, kind: str, body: dict[str, Any], exact: str | None) -> None:

@@ -27,12 +27,18 @@ from arcp_io.drivers.loop import open_loop
 from arcp_io.drivers.stdio import own_standard_streams
 from arcp_io.errors import AgentStopped, InternalError, InvalidRequest, JobOver
 from arcp_io.values import converted
-from arcp_proto.engine.output import CredentialRotated, StartJob
-from arcp_proto.errors import LocalProtocolError
-from arcp_proto.ids import SECOND, JobId, Principal
-from arcp_proto.limits import MAX_REASON_LENGTH, Limits, details_of
-from arcp_proto.wire import codec
-from arcp_proto.wire.inputs import NO_INPUT, Input
+from arcp_proto import (
+    SECOND,
+    CredentialRotated,
+    Input,
+    JobId,
+    Limits,
+    LocalProtocolError,
+    Principal,
+    StartJob,
+    wire,
+)
+from arcp_proto.wire import MAX_REASON_LENGTH, NO_INPUT, details_of
 
 from .outside import Outside
 from .protocol import (
@@ -54,7 +60,7 @@ if TYPE_CHECKING:
 
     from arcp_io.drivers.loop import AgentTask, Loop
     from arcp_io.drivers.pump import Pump
-    from arcp_proto.server.agent_api import AgentApi
+    from arcp_proto import AgentApi
 
 logger = logging.getLogger("arcp_io")
 
@@ -274,7 +280,7 @@ class _Child:
     def _tell_failure(self, error: Any) -> None:
         failure = failure_of(error)
         failure.message = failure.message[: MAX_REASON_LENGTH + 1]  # The runtime shortens it.
-        self._outside.send(FAILED, msgspec.Raw(codec.encode_value(msgspec.to_builtins(failure))))
+        self._outside.send(FAILED, msgspec.Raw(wire.encode_value(msgspec.to_builtins(failure))))
 
     def _debugged(self, message: str, error: BaseException) -> str:
         return f"{message}: {event_bodies.described(error)}" if self._order.debug else message
@@ -289,6 +295,6 @@ class _Child:
 def _as_json(result: Any) -> bytes:
     """Return an agent's result as JSON, converted if needed; raises LocalProtocolError."""
     try:
-        return codec.encode_value(result)
+        return wire.encode_value(result)
     except LocalProtocolError:
-        return codec.encode_value(converted("result", result))
+        return wire.encode_value(converted("result", result))

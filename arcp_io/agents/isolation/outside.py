@@ -15,13 +15,17 @@ import msgspec
 
 from arcp_io.agents.running_job import WRONG_THREAD
 from arcp_io.errors import JobOver
-from arcp_proto.errors import LocalProtocolError
-from arcp_proto.leases.budget import Cost, to_cost
-from arcp_proto.limits import MAX_CONTAINERS, MAX_REASON_LENGTH, MAX_TARGET_BYTES, Limits
-from arcp_proto.server.jobs.shortening import shorten
-from arcp_proto.wire import codec, messages
-from arcp_proto.wire.credential import Credential
-from arcp_proto.wire.event_bodies import Body, EventKind, encode_body, encode_metric, read_metric
+from arcp_proto import Credential, EventKind, Limits, LocalProtocolError, wire
+from arcp_proto.leases import MAX_TARGET_BYTES, Cost, to_cost
+from arcp_proto.wire import (
+    MAX_CONTAINERS,
+    MAX_REASON_LENGTH,
+    Body,
+    encode_body,
+    encode_metric,
+    read_metric,
+    shorten,
+)
 
 from .protocol import (
     DELEGATE,
@@ -120,13 +124,13 @@ class Outside:
     def _send(self, what: str, arguments: Sequence[object], *, quiet: bool) -> None:
         if get_ident() != self._thread:
             raise RuntimeError(WRONG_THREAD)
-        written = [one if isinstance(one, msgspec.Raw) else codec.encode_value(one) for one in arguments]
+        written = [one if isinstance(one, msgspec.Raw) else wire.encode_value(one) for one in arguments]
         data = framed(Request(what, msgspec.Raw(b"[" + b",".join(map(bytes, written)) + b"]"), quiet))
         limit = self._limit if what in LARGE else self._request_limit
         if len(data) > limit:
             raise LocalProtocolError(f"a call of a job has at most {limit} bytes of arguments")
-        if what != RETURNED and len(data) > MAX_CONTAINERS and codec.holds_too_many(data):
-            raise LocalProtocolError(codec.TOO_MANY)
+        if what != RETURNED and len(data) > MAX_CONTAINERS and wire.holds_too_many(data):
+            raise LocalProtocolError(wire.TOO_MANY)
         rest = memoryview(data)
         try:
             while rest:
@@ -194,7 +198,7 @@ class Outside:
         now: int,
     ) -> str:
         """Start a child job; return its id."""
-        data = codec.encode_value(input)
+        data = wire.encode_value(input)
         if len(data) > self.limits.max_message_bytes:
             raise LocalProtocolError(
                 f"the input of a child has at most {self.limits.max_message_bytes} bytes"
@@ -208,8 +212,7 @@ class Outside:
 
     def credentials_of(self, job_id: str) -> Sequence[Credential]:
         """Return the credentials that are valid now."""
-        sent = msgspec.json.decode(self.request("credentials"), type=list[messages.Credential])
-        return [Credential.of_wire(one) for one in sent]
+        return Credential.list_of_json(self.request("credentials"))
 
     def remaining(self, currency: str) -> Decimal | None:
         """Return the unspent budget in a currency; Returns None if the currency is not bounded."""

@@ -23,9 +23,8 @@ from arcp_io.drivers.pump import BYTES_HELD
 from arcp_io.drivers.stdio import EXIT_TIMEOUT
 from arcp_io.drivers.transport import ByteStream, StreamTransport
 from arcp_io.errors import AgentStopped, ConnectionLost, InternalError
-from arcp_proto.engine.output import ChildEnded
-from arcp_proto.wire import codec
-from arcp_proto.wire.inputs import NO_INPUT
+from arcp_proto import ChildEnded, wire
+from arcp_proto.wire import NO_INPUT
 
 from .answering import answer
 from .channel import Channel
@@ -214,7 +213,7 @@ class Isolated:
     async def _returned(self, request: Request) -> Any:
         if len(request.arguments) > BYTES_HELD:
             await self._running.ready()  # A job with a large result waits too; here before decoding it.
-        value, summary = msgspec.convert(codec.decode_value(bytes(request.arguments)), tuple[Any, str | None])
+        value, summary = msgspec.convert(wire.decode_value(bytes(request.arguments)), tuple[Any, str | None])
         self._running.summary = None if summary is None else event_bodies.summary(summary)
         return value
 
@@ -253,5 +252,5 @@ class Isolated:
 def _failure(request: Request, limit: int) -> Exception:
     if len(request.arguments) > limit:
         raise ValueError("the agent's process has sent an error that is too long")
-    (failure,) = msgspec.convert(codec.decode_value(bytes(request.arguments)), tuple[Failure])
+    (failure,) = msgspec.convert(wire.decode_value(bytes(request.arguments)), tuple[Failure])
     return error_of(failure)

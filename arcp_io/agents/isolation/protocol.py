@@ -14,9 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from arcp_io.errors import ArcpError, JobOver, error_for
-from arcp_proto.engine.output import ChildEnded
-from arcp_proto.errors import Denied, ErrorCode, LocalProtocolError
-from arcp_proto.limits import Limits
+from arcp_proto import ChildEnded, Denied, ErrorCode, Limits, LocalProtocolError
 
 HEAD: Final = 4
 """Bytes of a length prefix."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 from arcp_io.drivers.loop import Connected
 from arcp_io.drivers.sockets import send_at_once
 from arcp_io.drivers.transport import StreamTransport
-from arcp_proto.errors import InvariantViolated
+from arcp_proto import InvariantViolated
 
 if TYPE_CHECKING:
     from .loop import AsyncioLoop

@@ -28,6 +28,26 @@ class AgentInfo(msgspec.Struct, frozen=True):
     default: str | None = None
     restartable: bool = False
 
+    def entry(self) -> AgentEntry:
+        """Return the agent as the welcome lists it; raises LocalProtocolError for a wrong one."""
+        name, versions, default = self.name, self.versions, self.default
+        if not _NAME.match(name):
+            raise LocalProtocolError(f"{name!r} is not an agent name: a-z, 0-9 and . _ - after the first")
+        for version in versions:
+            if not _VERSION.match(version):
+                raise LocalProtocolError(
+                    f"{version!r} is not a version of {name}: letters, digits and . + _ -"
+                )
+        if any(len(qualified(name, version)) > MAX_AGENT_LENGTH for version in versions or (None,)):
+            raise LocalProtocolError(f"name@version of {name} is longer than {MAX_AGENT_LENGTH} characters")
+        if len(dict.fromkeys(versions)) < len(versions):
+            raise LocalProtocolError(f"a version of {name} comes twice")
+        if default is None and len(versions) == 1:
+            default = versions[0]
+        if (default is None and versions) or (default is not None and default not in versions):
+            raise LocalProtocolError(f"{name} needs a default that is one of its versions")
+        return AgentEntry(name, list(versions), default)
+
 
 class Inventory:
     """All agents of a runtime, fixed for its lifetime."""
@@ -39,7 +59,7 @@ class Inventory:
 
     def __init__(self, agents: Sequence[AgentInfo]) -> None:
         """Check the agents; raises LocalProtocolError for a name or version that is wrong or comes twice."""
-        entries = [_entry(agent) for agent in agents]
+        entries = [agent.entry() for agent in agents]
         self.entries = sorted(entries, key=lambda entry: entry.name)
         self._by_name = {entry.name: entry for entry in entries}
         self._restartable = frozenset(agent.name for agent in agents if agent.restartable)
@@ -83,22 +103,3 @@ def _split(agent: str) -> tuple[str, str | None]:
     if not _NAME.match(name) or (at and not _VERSION.match(version)):
         raise Refusal(ErrorCode.INVALID_REQUEST, f"{agent!r} is not an agent: name or name@version (§7.5)")
     return name, version if at else None
-
-
-def _entry(agent: AgentInfo) -> AgentEntry:
-    """Return one agent as the welcome lists it; raises LocalProtocolError for a wrong one."""
-    name, versions, default = agent.name, agent.versions, agent.default
-    if not _NAME.match(name):
-        raise LocalProtocolError(f"{name!r} is not an agent name: a-z, 0-9 and . _ - after the first")
-    for version in versions:
-        if not _VERSION.match(version):
-            raise LocalProtocolError(f"{version!r} is not a version of {name}: letters, digits and . + _ -")
-    if any(len(qualified(name, version)) > MAX_AGENT_LENGTH for version in versions or (None,)):
-        raise LocalProtocolError(f"name@version of {name} is longer than {MAX_AGENT_LENGTH} characters")
-    if len(dict.fromkeys(versions)) < len(versions):
-        raise LocalProtocolError(f"a version of {name} comes twice")
-    if default is None and len(versions) == 1:
-        default = versions[0]
-    if (default is None and versions) or (default is not None and default not in versions):
-        raise LocalProtocolError(f"{name} needs a default that is one of its versions")
-    return AgentEntry(name, list(versions), default)

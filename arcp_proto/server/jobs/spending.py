@@ -10,7 +10,7 @@ from arcp_proto.errors import LocalProtocolError
 from arcp_proto.leases.budget import Cost, Hold, is_currency, shown, to_cost
 from arcp_proto.server.journal.records import Reserved, Settled, Spent
 from arcp_proto.wire import codec
-from arcp_proto.wire.event_bodies import COST_PREFIX, REMAINING, Status, encode_metric
+from arcp_proto.wire.event_bodies import BUDGET_WARNING, COST_PREFIX, REMAINING, Status, encode_metric
 
 from . import publish
 from .job import Job
@@ -18,7 +18,6 @@ from .job import Job
 if TYPE_CHECKING:
     from arcp_proto.server.state import RuntimeState
 
-WARNING: Final = "budget_warning"
 MAX_HOLDS: Final = 1_000
 """How many reservations of one job may be unsettled."""
 
@@ -61,7 +60,7 @@ def tell(state: RuntimeState, job: Job, currencies: Iterable[str], *, always: bo
             budget.warned[currency] = None
             whole = shown(budget.initial[currency])
             message = f"80 % of the budget of {whole} {currency} are used; {shown(left)} are left"
-            state.publish(job, "status", codec.encode_checked(Status(WARNING, message)))
+            state.publish(job, "status", codec.encode_checked(Status(BUDGET_WARNING, message)))
 
 
 # Reservations.

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcp_proto.server.jobs.shortening import CUT, LEAST, shorten
 from arcp_proto.wire import codec
 from arcp_proto.wire.event_bodies import BODIES, encode_body
+from arcp_proto.wire.shortening import CUT, LEAST, shorten
 
 VENDOR = "x-vendor.acme.thing"
 ERROR = {"code": "INTERNAL_ERROR", "message": "y" * 5_000, "retryable": True}
